@@ -1,0 +1,39 @@
+# Two commands are enough: `make run` and `make test`. Everything they need is made by them.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: run test lint bench ui clean help
+
+help:            ## what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+run: $(READY)    ## from an empty machine to a promoted model
+	$(BIN)/codegen run
+
+test: $(READY)   ## every test
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(READY)   ## format, style, types, and who may import whom
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## the measurements behind the figures in docs/
+	@for script in tests/benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+ui: $(READY)     ## Prefect and MLflow on loopback, over what was just run
+	$(BIN)/codegen ui
+
+# One install, with every version that was tested together. Rebuilt when either file changes.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "got Python %d.%d\n  expected: Python 3.11 or newer\n  do this:  make PYTHON=python3.11 ..." % sys.version_info[:2])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3 has no venv module: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+clean:           ## remove what was made (data/ and var/ are kept: remove them by hand)
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,72 @@
+"""Two hashes, and nothing else, decide what is the same.
+
+`fingerprint` hashes a description (how something was made), `digest_of_files` hashes bytes (what something is). Both are
+SHA-256. A description is hashed in one canonical JSON form; what has no such form is refused, never turned into a string.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+
+class FileEntry(NamedTuple):
+    """One file of an artifact: its path relative to the artifact's folder, its size in bytes and its SHA-256."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces, the same text for the same value on every machine.
+
+    Raises:
+        TypeError: the value holds something that JSON cannot express exactly (a set, a path, an object, NaN).
+    """
+    return json.dumps(_plain(value, "$"), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def _plain(value: Any, path: str) -> Any:
+    if isinstance(value, BaseModel):
+        return _plain(value.model_dump(mode="python"), path)
+    if isinstance(value, Mapping):
+        if bad := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(f"cannot fingerprint {path}: the key {bad[0]!r} is not a string")
+        return {key: _plain(item, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
+    if value is None or isinstance(value, bool | str) or type(value) is int:
+        return value
+    if type(value) is float and math.isfinite(value):
+        return value
+    raise TypeError(f"cannot fingerprint {path}: {value!r} of type {type(value).__name__} has no canonical JSON form")
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def list_files(folder: Path) -> tuple[FileEntry, ...]:
+    """Every file below `folder`, in the order of their paths, with size and SHA-256."""
+    paths = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+    return tuple(FileEntry(name, path.stat().st_size, sha256_file(path)) for name, path in paths)
+
+
+def digest_of_files(files: tuple[FileEntry, ...]) -> str:
+    """SHA-256 (hex) over `path NUL size NUL sha256` lines: the same for the same files, wherever they lie."""
+    lines = "".join(f"{path}\0{size}\0{sha256}\n" for path, size, sha256 in sorted(files))
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,0 +1,32 @@
+"""Loopback ports: found free, or said to be taken."""
+
+from __future__ import annotations
+
+import socket
+
+from components.core.errors import CodegenError
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def require_free_port(name: str, port: int) -> None:
+    """Check that a server can be started on a port of 127.0.0.1.
+
+    Raises:
+        CodegenError: somebody listens there already.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise CodegenError(
+                f"port {port} of 127.0.0.1 is taken, so {name} cannot listen there",
+                expected="a free port",
+                do=f"end what uses it, or choose another: codegen ui --{name.lower()}-port {port + 1}",
+            ) from None

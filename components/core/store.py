@@ -1,0 +1,281 @@
+"""The store: the one place where reuse is decided, and where things become published.
+
+An artifact lives at `{root}/{kind}/{name}-{recipe[:12]}/`. It is built in `{root}/.building/`, moved into place, and its
+`manifest.json` is written last: only a manifest means done. Another recipe has another address, so nothing is ever
+overwritten and nothing stale is served. A killed build leaves its folder under `.building/`; a resumable builder finds
+its work there, any other starts from an empty folder.
+
+The root is a local folder or any fsspec URI; on the latter an artifact is built locally, uploaded, and read through a
+local cache. Two builds of one artifact on one machine wait for each other; between machines this is not covered yet.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import fsspec
+from filelock import FileLock
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import JsonValue
+
+from components.core.artifact import Artifact, Kind, Parent, content_digest, describe_recipe
+from components.core.config import Config
+from components.core.errors import ArtifactError
+from components.core.files import (
+    read_jsonl,
+    remove_unfinished,
+    storage_full_explained,
+    write_json,
+    write_jsonl,
+)
+from components.core.fingerprint import fingerprint, list_files
+from components.core.provenance import provenance
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+
+Build = Callable[[Path], Mapping[str, JsonValue]]
+"""Fills a folder and returns the statistics of what it made."""
+
+
+class Built(NamedTuple):
+    """An artifact, and whether it was there already."""
+
+    artifact: Artifact
+    reused: bool
+
+
+class Difference(NamedTuple):
+    """One field in which two recipes differ."""
+
+    field: str
+    before: JsonValue
+    after: JsonValue
+
+
+class Store:
+    """Artifacts below one root."""
+
+    def __init__(self, root: str | Path, *, scratch: str | Path | None = None) -> None:
+        """`root` is a folder or a URI; `scratch` is the local folder for builds and copies of a remote root."""
+        self.fs, self.root = cast(tuple[fsspec.AbstractFileSystem, str], fsspec.url_to_fs(str(root)))
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+        self.scratch = Path(scratch) if scratch else Path(self.root) if self.is_local else Path("var/scratch")
+        self._verified: set[str] = set()
+
+    # -- making ----------------------------------------------------------------------------------------------------
+
+    def get_or_build(
+        self,
+        kind: Kind,
+        name: str,
+        *,
+        config: Config | Mapping[str, JsonValue],
+        parents: Mapping[str, Artifact],
+        code_version: int,
+        build: Build,
+        resumable: bool = False,
+    ) -> Built:
+        """The artifact of this recipe: the published one if there is one, else built, published and returned.
+
+        Args:
+            config: everything that decides the result and is not a parent.
+            parents: inputs by role; they count by digest.
+            code_version: raised by the component's author when the same recipe would give other bytes.
+            build: called with the folder to fill. With `resumable` the folder may hold the work of a killed build.
+
+        Raises:
+            ArtifactError: what is published under this recipe is damaged.
+            CodegenError: whatever `build` raises; nothing is published then.
+        """
+        inputs = tuple(parent.as_parent(role) for role, parent in sorted(parents.items()))
+        description = describe_recipe(config, inputs, code_version)
+        recipe = fingerprint(description)
+        building = self.scratch / ".building" / kind / f"{name}-{recipe[:12]}"
+        building.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{building}.lock"):
+            if found := self.find(kind, name, recipe):
+                logger.info("reused %s (%s)", found.label, found.digest[:12])
+                return Built(found, reused=True)
+            self._take_back(kind, name, recipe, building)
+            if not resumable:
+                shutil.rmtree(building, ignore_errors=True)
+            building.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(building)
+            attempts = _note_attempt(Path(f"{building}.attempts.jsonl"), resumable)
+            started = time.monotonic()
+            with storage_full_explained(f"building {kind}/{name}"):
+                statistics = dict(build(building))
+                duration = round(time.monotonic() - started, 3)
+                files = list_files(building)
+                artifact = Artifact(
+                    kind=kind,
+                    name=name,
+                    address=self.address(kind, name, recipe),
+                    recipe=recipe,
+                    digest=content_digest(files),
+                    parents=inputs,
+                    statistics=statistics,
+                    provenance={
+                        **provenance(),
+                        "attempts": attempts,
+                        "duration_s": duration,
+                        "code_version": code_version,
+                    },
+                    files=files,
+                )
+                self._publish(artifact, description, building)
+            Path(f"{building}.attempts.jsonl").unlink()
+        return Built(artifact, reused=False)
+
+    def _publish(self, artifact: Artifact, description: dict[str, Any], building: Path) -> None:
+        manifest = {"artifact": artifact.model_dump(mode="json"), "recipe": description}
+        if self.is_local:
+            place = Path(artifact.address)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            building.rename(place)
+            write_json(place / MANIFEST, manifest)
+        else:
+            self.fs.put(f"{building}/", f"{artifact.address}/", recursive=True)
+            self.fs.pipe_file(f"{artifact.address}/{MANIFEST}", json.dumps(manifest).encode())
+            shutil.rmtree(building)
+        self._verified.add(artifact.address)
+        logger.info("published %s (%s)", artifact.label, artifact.digest[:12])
+
+    def _take_back(self, kind: Kind, name: str, recipe: str, building: Path) -> None:
+        """Killed between the move and the manifest: what lies at the address is unfinished, so it goes on being built."""
+        address = self.address(kind, name, recipe)
+        if self.is_local and Path(address).exists() and not building.exists():
+            Path(address).rename(building)
+
+    # -- finding ---------------------------------------------------------------------------------------------------
+
+    def address(self, kind: Kind, name: str, recipe: str) -> str:
+        """Where the artifact of a recipe lies, whether it exists or not."""
+        return (
+            self.fs.unstrip_protocol(self._path(kind, name, recipe)) if not self.is_local else self._path(kind, name, recipe)
+        )
+
+    def _path(self, kind: Kind, name: str, recipe: str) -> str:
+        return f"{self.root}/{kind}/{name}-{recipe[:12]}"
+
+    def find(self, kind: Kind, name: str, recipe: str) -> Artifact | None:
+        """The published artifact of a recipe, or None."""
+        path = self._path(kind, name, recipe)
+        return self._manifest(path)[0] if self.fs.exists(f"{path}/{MANIFEST}") else None
+
+    def load(self, address: str) -> Artifact:
+        """The published artifact at an address, or the one named `kind/name-recipe`.
+
+        Raises:
+            ArtifactError: nothing is published there.
+        """
+        path = address.removeprefix(f"{self.root}/") if address.startswith(self.root) else address
+        path = path if "://" in path or path.startswith("/") else f"{self.root}/{path}"
+        if not self.fs.exists(f"{path}/{MANIFEST}"):
+            raise ArtifactError(
+                f"no artifact is published at {address}",
+                expected=f"a folder with a {MANIFEST} in it",
+                do="list what there is with `codegen artifacts`, or run the flow that makes it",
+            )
+        return self._manifest(path)[0]
+
+    def all(self) -> Iterator[Artifact]:
+        """Every published artifact, the oldest first."""
+        manifests = [self._manifest(path.rsplit("/", 1)[0])[0] for path in self.fs.glob(f"{self.root}/*/*/{MANIFEST}")]
+        yield from sorted(manifests, key=lambda artifact: str(artifact.provenance.get("created_at")))
+
+    def lineage(self, artifact: Artifact) -> list[Artifact]:
+        """The artifact and everything in this store that it was made from, parents before children."""
+        seen: dict[str, Artifact] = {}
+
+        def visit(one: Artifact) -> None:
+            for parent in one.parents:
+                if parent.address not in seen and self._holds(parent):
+                    visit(self.load(parent.address))
+            seen[one.address] = one
+
+        visit(artifact)
+        return list(seen.values())
+
+    def _holds(self, parent: Parent) -> bool:
+        return bool(self.fs.exists(f"{parent.address}/{MANIFEST}"))
+
+    def _manifest(self, path: str) -> tuple[Artifact, dict[str, Any]]:
+        document = json.loads(self.fs.cat_file(f"{path}/{MANIFEST}"))
+        # Where the manifest lies is the truth about where the artifact lies: a store that was moved still works.
+        address = path if self.is_local else self.fs.unstrip_protocol(path)
+        return Artifact.parse({**document["artifact"], "address": address}), document["recipe"]
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def open(self, artifact: Artifact) -> Path:
+        """The local folder with the artifact's files, each checked against its SHA-256 once per process.
+
+        Raises:
+            ArtifactError: a file is missing or its bytes are not those that were published.
+        """
+        folder = Path(artifact.address) if self.is_local else self._fetch(artifact)
+        if artifact.address not in self._verified:
+            found = {file.path: file for file in list_files(folder)}
+            for file in artifact.files:
+                if found.get(file.path) != file:
+                    raise ArtifactError(
+                        f"{artifact.label}: {file.path} is {'damaged' if file.path in found else 'missing'}",
+                        expected=f"{file.size_bytes:,} bytes with SHA-256 {file.sha256}",
+                        do=f"remove {folder} and run the same command again: it is rebuilt",
+                    )
+            self._verified.add(artifact.address)
+        return folder
+
+    def _fetch(self, artifact: Artifact) -> Path:
+        folder = self.scratch / ".cache" / artifact.kind / f"{artifact.name}-{artifact.digest[:12]}"
+        if not folder.exists():
+            partial = folder.with_name(f"{folder.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            with storage_full_explained(f"fetching {artifact.label}"):
+                for file in artifact.files:
+                    (partial / file.path).parent.mkdir(parents=True, exist_ok=True)
+                    self.fs.get_file(f"{artifact.address}/{file.path}", str(partial / file.path))
+            partial.rename(folder)
+        return folder
+
+    # -- explaining ------------------------------------------------------------------------------------------------
+
+    def why(self, artifact: Artifact) -> tuple[Artifact, list[Difference]] | None:
+        """What makes this artifact another one than its nearest sibling: the sibling, and the fields that differ.
+
+        None where there is no other artifact of the same kind and name.
+        """
+        own = self._manifest(artifact.address)[1]
+        siblings = [one for one in self.all() if (one.kind, one.name) == (artifact.kind, artifact.name)]
+        others = [
+            (_differences(self._manifest(one.address)[1], own, ""), one) for one in siblings if one.recipe != artifact.recipe
+        ]
+        if not others:
+            return None
+        differences, sibling = min(reversed(others), key=lambda other: len(other[0]))
+        return sibling, differences
+
+
+def _note_attempt(path: Path, resumable: bool) -> list[JsonValue]:
+    """Add this attempt to those that were killed before it, and return them all: each may have made a part of the result."""
+    earlier = list(read_jsonl(path)) if resumable and path.exists() else []
+    now = {key: value for key, value in provenance().items() if key in ("created_at", "git_commit", "git_dirty", "host")}
+    write_jsonl(path, [*earlier, now])
+    return [*earlier, now]
+
+
+def _differences(before: Any, after: Any, field: str) -> list[Difference]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted({*before, *after})
+        found = (_differences(before.get(key), after.get(key), f"{field}.{key}".lstrip(".")) for key in keys)
+        return [difference for group in found for difference in group]
+    return [] if before == after else [Difference(field, before, after)]

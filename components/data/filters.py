@@ -1,0 +1,113 @@
+"""The paper's filters, over whole columns of texts at once.
+
+A filter returns a reason, not a verdict, so that every rejected document can be counted and looked at. Everything is
+computed in a few numpy passes over the bytes of an Arrow column. Lengths count characters, as the paper does, not bytes.
+The filter by file extension is done where archives are read (`corpus.json`), not here.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from components.data.config import FilterConfig
+
+EMPTY = "empty"
+MEAN_LINE_LENGTH = "mean line length"
+LINE_LENGTH = "line length"
+DIGITS = "digits"
+DUPLICATE = "duplicate"
+
+REASONS = (EMPTY, MEAN_LINE_LENGTH, LINE_LENGTH, DIGITS)
+"""Why a filter rejects a document: the first that applies, in the paper's order (docs/paper.md, section 1)."""
+
+_NEWLINE = ord("\n")
+
+Counts = npt.NDArray[np.int64]
+
+
+class Measures(NamedTuple):
+    """What the filters look at, each [number of texts]."""
+
+    num_characters: Counts
+    """Unicode code points, newlines included."""
+    num_digits: Counts
+    """Decimal and hexadecimal digits: 0-9, a-f, A-F."""
+    num_lines: Counts
+    """Lines end with "\\n" or with the text; a final newline begins no further line."""
+    line_characters: Counts
+    """Code points in lines, without the newlines between them."""
+    longest_line: Counts
+    """Code points in the longest line."""
+
+
+def reject_reasons(texts: pa.LargeStringArray, config: FilterConfig) -> pa.StringArray:
+    """Why each text is rejected; null where it is kept.
+
+    Source of the rules: docs/paper.md, section 1. A text without any character is rejected as well: it is no document.
+    """
+    found = measure(texts)
+    rejected = {
+        EMPTY: found.num_characters == 0,
+        MEAN_LINE_LENGTH: found.line_characters >= config.max_mean_line_length * found.num_lines,
+        LINE_LENGTH: found.longest_line > config.max_line_length,
+        DIGITS: found.num_digits > config.max_digit_fraction * found.num_characters,
+    }
+    reasons = np.full(len(texts), None, dtype=object)
+    for reason in reversed(REASONS):
+        reasons[rejected[reason]] = reason
+    return pa.array(reasons, type=pa.string())
+
+
+def measure(texts: pa.LargeStringArray) -> Measures:
+    """Count characters, digits and lines of each text."""
+    data, offsets = _bytes_and_offsets(texts)
+    starts, ends, has_newline = _lines(data, offsets)
+    # In UTF-8 every byte 0b10xxxxxx continues a character. They are rare, so each is sought instead of counting along.
+    continuations = np.searchsorted(ends, np.flatnonzero((data & 0xC0) == 0x80), side="right")
+    lengths = ends - starts - has_newline - np.bincount(continuations, minlength=len(ends))
+    owner = np.searchsorted(offsets, starts, side="right") - 1
+    num_lines = np.bincount(owner, minlength=len(texts))
+    line_characters = _for_each_text(np.add, lengths, num_lines)
+    is_digit = ((data - ord("0")) < 10) | (((data | 0x20) - ord("a")) < 6)  # both wrap around below zero
+    return Measures(
+        num_characters=line_characters + np.bincount(owner[has_newline], minlength=len(texts)),
+        num_digits=np.array([np.count_nonzero(is_digit[a:b]) for a, b in pairwise(offsets)], dtype=np.int64),
+        num_lines=num_lines,
+        line_characters=line_characters,
+        longest_line=_for_each_text(np.maximum, lengths, num_lines),
+    )
+
+
+def _bytes_and_offsets(texts: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint8], Counts]:
+    """The UTF-8 bytes of all texts, and where each begins: text i is bytes `offsets[i]` to `offsets[i + 1]`."""
+    _, offset_buffer, data_buffer = texts.buffers()
+    if not len(texts) or data_buffer is None:
+        return np.zeros(0, dtype=np.uint8), np.zeros(len(texts) + 1, dtype=np.int64)
+    offsets = np.frombuffer(offset_buffer, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    data = np.frombuffer(data_buffer, dtype=np.uint8)[offsets[0] : offsets[-1]]
+    return data, offsets - offsets[0]
+
+
+def _lines(data: npt.NDArray[np.uint8], offsets: Counts) -> tuple[Counts, Counts, npt.NDArray[np.bool_]]:
+    """The byte ranges of all lines, which tile the data, and whether each ends with a newline (which it then includes)."""
+    after_newlines = np.flatnonzero(data == _NEWLINE) + 1
+    text_ends = offsets[1:][np.diff(offsets) > 0]
+    unfinished = text_ends[data[text_ends - 1] != _NEWLINE]
+    ends = np.insert(after_newlines, np.searchsorted(after_newlines, unfinished), unfinished)
+    starts = np.concatenate([offsets[:1], ends])[: len(ends)]
+    return starts, ends, data[ends - 1] == _NEWLINE
+
+
+def _for_each_text(reduce: np.ufunc, values: Counts, num_lines: Counts) -> Counts:
+    """Reduce the values of each text's lines to one; 0 for a text without lines."""
+    reduced = np.zeros(len(num_lines), dtype=np.int64)
+    filled = num_lines > 0
+    if filled.any():
+        first_line = np.cumsum(num_lines) - num_lines
+        reduced[filled] = reduce.reduceat(values, first_line[filled])
+    return reduced

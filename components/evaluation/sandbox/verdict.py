@@ -1,0 +1,71 @@
+"""How a program ended, in the few classes that results count."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, NamedTuple, get_args
+
+from components.evaluation.sandbox.jailed.frames import FrameError
+from components.evaluation.sandbox.jailed.values import decode
+
+Kind = Literal["passed", "wrong_answer", "syntax_error", "exception", "exited", "time_out", "memory", "no_print"]
+"""`exited`: it ended, or spoke nonsense, without an answer. `no_print`: nothing was printed to compare (MTPB alone)."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_MAX_NAME = 80
+
+
+class Verdict(NamedTuple):
+    """The class of a result and, for exceptions, the name of the type that was raised (as the program tells it)."""
+
+    kind: Kind
+    type_name: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the program solved its task."""
+        return self.kind == "passed"
+
+
+class _Nothing:
+    """The value of a program that printed nothing."""
+
+    def __repr__(self) -> str:
+        return "nothing printed"
+
+
+NOTHING_PRINTED = _Nothing()
+
+
+class Printed(NamedTuple):
+    """The first argument of a program's last print.
+
+    `end` tells how the program ended ("passed": to its end), `value` is plain data, `text` what `str` of it was there.
+    """
+
+    end: Verdict
+    value: Any
+    text: str
+
+
+def as_verdict(report: Any) -> Verdict | None:
+    """The verdict in what a process reported, or none where it is no verdict. Names are cut to harmless ones."""
+    if not isinstance(report, dict) or report.get("class") not in KINDS:
+        return None
+    kind: Kind = report["class"]
+    return Verdict(kind, re.sub(r"[^A-Za-z0-9_.]", "", str(report.get("type") or ""))[:_MAX_NAME])
+
+
+def as_printed(report: Any) -> Printed:
+    """What a process reported about its prints. Nothing in it is believed beyond being plain data."""
+    if not isinstance(report, dict):
+        return Printed(Verdict("exited"), NOTHING_PRINTED, "")
+    end = as_verdict(report["failure"]) if report.get("failure") else Verdict("passed")
+    value: Any = NOTHING_PRINTED
+    if "value" in report:
+        try:
+            value = decode(report["value"], hashed=False)
+        except FrameError:
+            return Printed(Verdict("exited"), NOTHING_PRINTED, "")
+    return Printed(end or Verdict("exited"), value, str(report.get("str", "")))

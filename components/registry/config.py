@@ -1,0 +1,55 @@
+"""What a model must show before it is promoted: the part of a recipe that this room owns.
+
+Design decision: a requirement names metrics as the registry records them (`benchmark/corpus/language`), so the gate needs no
+code for a new benchmark. How metrics are measured, and under which protocol, is the evaluation's business.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from components.core.config import Config, Items
+
+UNIFORM_BITS_PER_BYTE = 8.0
+"""Bits per byte of a guess that holds every byte equally likely: log2(256)."""
+
+
+class Requirement(Config):
+    """One figure that has to hold: the mean of the named metrics, alone and against the champion's."""
+
+    metrics: Annotated[Items[str], Field(min_length=1)]
+    """Names like `bits_per_byte/mono/Python`; the part before the first slash is the benchmark. Several: their mean."""
+    better: Literal["lower", "higher"] = "lower"
+    """Which direction is an improvement."""
+    min_gain: float = 0.0
+    """How much better than the champion it has to be, in the metric's own unit; 0 means no worse."""
+    limit: float | None = None
+    """What it has to reach in any case: at most this where lower is better, at least this where higher is."""
+
+
+def _bits_per_byte(corpus: str, *languages: str) -> tuple[Requirement, ...]:
+    names = tuple(f"bits_per_byte/{corpus}/{language}" for language in languages)
+    return (Requirement(metrics=names, limit=UNIFORM_BITS_PER_BYTE),)
+
+
+def _own_domains() -> dict[str, tuple[Requirement, ...]]:
+    return {
+        "nl": _bits_per_byte("nl", "English"),
+        "multi": _bits_per_byte("multi", "C", "C++", "Go", "Java", "JavaScript", "Python"),
+        "mono": _bits_per_byte("mono", "Python"),
+    }
+
+
+class GateConfig(Config):
+    """The rules of promotion, the same for every model name but for the required metrics of its stage."""
+
+    required: dict[str, Items[Requirement]] = Field(default_factory=_own_domains)
+    """Requirements by stage: each stage answers for its own domain."""
+    max_logit_difference: float = Field(default=1e-4, ge=0)
+    """Largest absolute difference between our logits and Hugging Face's on the exported checkpoint (fp32; assumption)."""
+    require_clean_code: bool = False
+    """Refuse a model that was trained from a working tree with uncommitted changes."""
+    require_sandbox: bool = True
+    """Refuse scores of benchmarks whose programs ran without isolation."""

@@ -1,0 +1,132 @@
+"""The way to a tracking server: does it answer, is the SQLite file usable, and errors in our own words.
+
+Design decision: a server is asked once, with a short deadline and before anything expensive, because MLflow's own client
+retries for minutes. A SQLite file is put into write-ahead mode before MLflow opens it, so that a page that reads it never
+blocks a run that writes. Not covered: a server that goes away later; MLflow's retries apply then.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import logging
+import os
+import shutil
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from components.core.errors import TrackingError
+from components.core.files import storage_full_explained
+
+PROBE_TIMEOUT_S = 4.0
+"""How long a server may take to accept, and again to answer. Assumption: a healthy one needs milliseconds."""
+
+_SQLITE = "sqlite:///"
+_BUSY_TIMEOUT_S = 20.0
+"""How long a writer waits for another; MLflow's own sessions wait as long."""
+
+_LOUDEST = {
+    "alembic": logging.WARNING,  # It tells every migration of a new database's schema.
+    "mlflow.store.db.utils": logging.CRITICAL,  # It prints the traceback of errors that it raises, and we report.
+    "mlflow.system_metrics.system_metrics_monitor": logging.WARNING,  # It tells every start and end.
+}
+
+
+def absolute(uri: str) -> str:
+    """The URI with a relative SQLite path made absolute, so that it means the same file in every process."""
+    return f"{_SQLITE}{sqlite_path(uri).resolve()}" if uri.startswith(_SQLITE) else uri
+
+
+def sqlite_path(uri: str) -> Path:
+    """The file of a `sqlite:///` URI."""
+    return Path(uri.removeprefix(_SQLITE))
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the server or database behind `uri`; a new SQLite database gets its tables.
+
+    Raises:
+        TrackingError: the server does not answer within `PROBE_TIMEOUT_S`, or the database cannot be used.
+    """
+    for name, level in _LOUDEST.items():
+        logging.getLogger(name).setLevel(level)
+    with explained(f"connecting to {uri}"):
+        if uri.startswith(("http://", "https://")):
+            _probe(uri)
+        if not uri.startswith(_SQLITE):
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)
+            return client
+        sqlite_path(uri).parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{sqlite_path(uri)}.lock"):  # Two processes must not create the tables at once.
+            _prepare(sqlite_path(uri))
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)
+            return client
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn what MLflow raises inside into a `TrackingError`, and a full disk into a `StorageFull`."""
+    with storage_full_explained(doing):
+        try:
+            yield
+        except (MlflowException, shutil.Error) as error:
+            # SQLite's words wrapped by MLflow, or the system's collected by shutil.copytree: the number is lost in both.
+            if "disk is full" in str(error) or os.strerror(errno.ENOSPC) in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "in MLflow's folder") from error
+            raise TrackingError(
+                f"MLflow refused while {doing}: {str(error).strip().splitlines()[0]}",
+                expected="an MLflow server or database of a version that fits the installed one",
+                do="mend what it says; for an old database: back it up, then `mlflow db upgrade URI`",
+            ) from error
+
+
+def _probe(uri: str) -> None:
+    """Ask an MLflow server for its health, once.
+
+    Raises:
+        TrackingError: no connection, no answer in time, or the answer of something else.
+    """
+    question = urllib.request.Request(f"{uri.rstrip('/')}/health")  # noqa: S310 (http or https, checked by connect)
+    try:
+        with urllib.request.urlopen(question, timeout=PROBE_TIMEOUT_S) as response:  # noqa: S310
+            answer = response.read(64).decode(errors="replace").strip()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return  # Someone guards the server: it is there. The first real request will say what is missing.
+        answer = f"HTTP {error.code}"
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise _no_answer(uri, f"does not answer ({reason or type(error).__name__})") from None
+    if answer != "OK":
+        raise _no_answer(uri, f"answers {answer!r} to /health")
+
+
+def _no_answer(uri: str, said: str) -> TrackingError:
+    return TrackingError(
+        f"the tracking server {uri} {said}",
+        expected=f"an MLflow server that answers /health with OK within {PROBE_TIMEOUT_S:.0f} s",
+        do="start the server or mend the tracking URI; sqlite:///var/mlflow/mlflow.db needs no server",
+    )
+
+
+def _prepare(path: Path) -> None:
+    """Write-ahead logging is a property of the file and stays; setting it also shows whether it is a database."""
+    try:
+        with closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.Error as error:
+        raise TrackingError(
+            f"the tracking database {path} cannot be used: {error}",
+            expected="a SQLite database that this user may write",
+            do="mend its permissions, or move the file away to start with an empty one",
+        ) from error

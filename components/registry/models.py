@@ -1,0 +1,178 @@
+"""Registered models: a checkpoint becomes a version, once, and can be had back with its digest checked.
+
+Design decision: a checkpoint's digest is the key. A LoggedModel is made first, filled, and marked READY; only then does a
+version name it, in one transaction with its tags. So what a killed registration leaves is either found and finished by
+the next one, or invisible to whoever loads by name. Registering in two processes at once is serialised on one host.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlflow
+from filelock import FileLock
+from mlflow.entities import LoggedModel, LoggedModelStatus
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+
+from components.core.artifact import Artifact, content_digest
+from components.core.errors import ArtifactError
+from components.core.fingerprint import fingerprint, list_files
+from components.core.provenance import provenance
+from components.core.store import MANIFEST
+from components.registry.card import model_card
+from components.registry.connection import explained
+from components.registry.flavor import CHECKPOINT_FOLDER, require_checkpoint, write_model_files
+from components.registry.gate import metrics_of
+from components.registry.naming import renamed
+from components.registry.runs import TrackedRun
+from components.registry.tracking import Tracking
+
+CODE_VERSION = 1
+
+
+def register(
+    checkpoint: Artifact,
+    folder: Path,
+    *,
+    name: str,
+    stage: str,
+    run: TrackedRun,
+    evaluations: Mapping[str, Artifact],
+    dvc_md5: str,
+) -> Artifact:
+    """Make a checkpoint a version of the model `name`, or find the version that it is already.
+
+    Args:
+        folder: the checkpoint's files (`Store.open`).
+        run: the run that registers; its metrics are linked to the model.
+        evaluations: evaluation artifacts by benchmark; their numeric statistics become metrics `benchmark/...`, tags and
+            the model card. Given again with other figures, they replace the former ones.
+        dvc_md5: of `data.dvc`, the root of the lineage.
+
+    Returns:
+        An artifact of kind `registered-model` whose address is `models:/NAME/VERSION` and whose digest is the checkpoint's.
+
+    Raises:
+        ArtifactError: the folder is no complete CodeGen checkpoint.
+        TrackingError: MLflow refused.
+    """
+    require_checkpoint(folder)
+    client, tracking = run.tracking.client, run.tracking
+    card = model_card(name, checkpoint, evaluations, dvc_md5)
+    metrics = metrics_of(evaluations)
+    tags = _version_tags(checkpoint, stage, dvc_md5, metrics)
+    tracking.artifacts.mkdir(parents=True, exist_ok=True)
+    with explained(f"registering {name}"), FileLock(tracking.artifacts / f".{name}.lock"):
+        version = find_version(tracking, name, checkpoint.digest)
+        if version is None:
+            model = _logged_model(run, checkpoint, folder, name, card)
+            version = _new_version(tracking, name, model, run.id, tags, card)
+        for key, value in tags.items():
+            if version.tags.get(key) != value:
+                client.set_model_version_tag(name, version.version, key, value)
+        if version.description != card:
+            client.update_model_version(name, version.version, card)
+        model_id = version.tags["model_id"]
+    run.gave_model(model_id)
+    run.metrics(metrics, model_id=model_id)
+    inputs = (checkpoint.as_parent("checkpoint"), *(one.as_parent(role) for role, one in sorted(evaluations.items())))
+    return Artifact(
+        kind="registered-model",
+        name=name,
+        address=f"models:/{name}/{version.version}",
+        recipe=fingerprint({"name": name, "checkpoint": checkpoint.digest, "code_version": CODE_VERSION}),
+        digest=checkpoint.digest,
+        parents=inputs,
+        statistics={"version": int(version.version), "stage": stage},
+        provenance={**provenance(), "run_id": run.id, "model_id": model_id, "dvc_md5": dvc_md5},
+    )
+
+
+def _version_tags(checkpoint: Artifact, stage: str, dvc_md5: str, metrics: Mapping[str, float]) -> dict[str, str]:
+    return {
+        "checkpoint_digest": checkpoint.digest,
+        "recipe": checkpoint.recipe,
+        "stage": stage,
+        "dvc_md5": dvc_md5,
+        "git_commit": str(checkpoint.provenance.get("git_commit", "unknown")),
+        **renamed({metric: f"{value:.6g}" for metric, value in metrics.items()}),
+    }
+
+
+def find_version(tracking: Tracking, name: str, digest: str) -> ModelVersion | None:
+    """The version of a model that has a checkpoint's digest, or None."""
+    with explained(f"looking for {name}"):
+        found = tracking.client.search_model_versions(f"name = '{name}' and tags.checkpoint_digest = '{digest}'")
+    return min(found, key=lambda version: int(version.version), default=None)
+
+
+def download(tracking: Tracking, uri: str, into: Path) -> Path:
+    """Fetch a registered model as a plain Hugging Face folder and return that folder.
+
+    Args:
+        uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        into: where to put it.
+
+    Raises:
+        ArtifactError: what was fetched does not have the digest that was registered.
+        TrackingError: there is no such model.
+    """
+    with explained(f"fetching {uri}"):
+        name, _, version = uri.removeprefix("models:/").partition("/")
+        if not version:
+            name, _, alias = name.partition("@")
+            version = tracking.client.get_model_version_by_alias(name, alias).version
+        expected = tracking.client.get_model_version(name, version).tags["checkpoint_digest"]
+        into.mkdir(parents=True, exist_ok=True)
+        got = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(into), tracking_uri=tracking.uri)
+    folder = Path(got) / CHECKPOINT_FOLDER
+    digest = content_digest(tuple(file for file in list_files(folder) if file.path != MANIFEST))
+    if digest != expected:
+        raise ArtifactError(
+            f"{uri} was fetched with SHA-256 {digest[:12]}",
+            expected=f"{expected[:12]}, as it was registered",
+            do="register the checkpoint again from the store, under a new version",
+        )
+    return folder
+
+
+def _logged_model(run: TrackedRun, checkpoint: Artifact, folder: Path, name: str, card: str) -> LoggedModel:
+    """The READY LoggedModel of a checkpoint; one that a killed registration left unfinished is filled again."""
+    client = run.tracking.client
+    found = client.search_logged_models([run.experiment_id], f"tags.checkpoint_digest = '{checkpoint.digest}'")
+    model = next((one for one in found if one.name == name and one.status != LoggedModelStatus.FAILED), None)
+    if model and model.status == LoggedModelStatus.READY:
+        return model
+    if model is None:
+        tags = {"checkpoint_digest": checkpoint.digest, "recipe": checkpoint.recipe}
+        model = client.create_logged_model(run.experiment_id, name, run.id, tags, model_type="causal-language-model")
+    described = Model(
+        artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run.id, model_id=model.model_id
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        write_model_files(folder, Path(scratch), model=described, card=card)
+        client.log_model_artifacts(model.model_id, str(folder), CHECKPOINT_FOLDER)
+        client.log_model_artifacts(model.model_id, scratch)
+    return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+
+def _new_version(
+    tracking: Tracking, name: str, model: LoggedModel, run_id: str, tags: Mapping[str, str], card: str
+) -> ModelVersion:
+    try:
+        tracking.client.create_registered_model(name, description="A CodeGen model; see the versions for what they are.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return tracking.client.create_model_version(
+        name,
+        f"models:/{model.model_id}",
+        run_id=run_id,
+        tags={**tags, "model_id": model.model_id},
+        description=card,
+        model_id=model.model_id,
+    )

@@ -1,0 +1,37 @@
+"""How large the vocabulary is: the part of a recipe that this room owns.
+
+Design decision: one number. Everything else about the vocabulary is CodeGen's and a constant of `vocabulary`. A cut keeps
+GPT-2's ids for what it keeps, so a small model can have a small LM head and still tokenise as CodeGen does.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from components.core.config import Config
+
+NUM_BYTES = 256
+"""Tokens below every merge: one for each byte value."""
+SPACE_RUNS = tuple(range(31, 1, -1))
+"""Lengths of the runs of spaces that CodeGen adds, in the order of their ids (docs/paper.md, section 1)."""
+TAB_RUNS = tuple(range(9, 1, -1))
+"""Lengths of the runs of tabs that CodeGen adds, in the order of their ids (docs/paper.md, section 1)."""
+END_OF_TEXT = "<|endoftext|>"
+"""What GPT-2 calls the token that ends every document."""
+
+
+class TokenizerConfig(Config):
+    """GPT-2's byte-level BPE, cut after its first merges, with CodeGen's white-space tokens."""
+
+    num_merges: int = Field(default=50_000, ge=0, le=50_000)
+    """How many of GPT-2's 50,000 merges are kept; with all of them every id is CodeGen's."""
+
+    @property
+    def eot_id(self) -> int:
+        """The id of `<|endoftext|>`: 50256 for CodeGen."""
+        return NUM_BYTES + self.num_merges
+
+    @property
+    def num_ids(self) -> int:
+        """Ids in use, 0 to `num_ids` - 1: 50,295 for CodeGen. At most 65,536, so that an id fits 16 bits."""
+        return self.eot_id + 1 + len(SPACE_RUNS) + len(TAB_RUNS)

@@ -1,0 +1,131 @@
+"""The loop of one rank: batches in, optimizer steps, one line of metrics each, a checkpoint now and then.
+
+What happens in step s depends on s, the run and the state that a checkpoint holds, and on nothing else: the learning rate
+and the batch are pure functions of s, and the model has no dropout. So a stage that was killed and resumed ends with the
+same bits as one that was not (on the same place).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from components.core.errors import TrainingError
+from components.training.batches import Batches
+from components.training.checkpoints import Checkpoints
+from components.training.config import TrainingPlace
+from components.training.distributed import gather_values
+from components.training.metrics import MetricsFile, StepMetrics
+from components.training.peak import measured_peak_flops
+from components.training.run import METRICS, StageRun
+from components.training.schedule import learning_rate
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One rank's part of a stage."""
+
+    engine: Any
+    run: StageRun
+    place: TrainingPlace
+    batches: Batches
+    checkpoints: Checkpoints
+
+    def train(self, folder: Path) -> float:
+        """Take every step that is left, and return the loss of the last one. All ranks call it together.
+
+        Raises:
+            TrainingError: the loss or the gradient is no longer finite.
+            StorageFull: no room for a checkpoint.
+        """
+        done = self.checkpoints.restore(self.engine)
+        peak_flops = measured_peak_flops(self.place.threads_per_process)
+        logger.info("stage %s goes on after step %d; measured peak %.1f GFLOP/s", self.run.stage, done, peak_flops / 1e9)
+        if dist.get_rank() != 0:
+            return [loss for loss, *_ in self._steps(done)][-1]
+        with MetricsFile(folder / METRICS, after_step=done) as metrics:
+            clock = _Clock(self.run, peak_flops, done, metrics.elapsed_s)
+            for loss, grad_norm in self._steps(done):
+                metrics.append(clock.tick(loss, grad_norm))
+        return loss
+
+    def _steps(self, done: int) -> Iterator[tuple[float, float]]:
+        """The loss and the gradient's norm of each step after `done`; a checkpoint follows where one is due."""
+        for step in range(done + 1, self.run.config.steps + 1):
+            yield self._step(step)
+            if step % self.place.checkpoint_every_steps == 0 and step < self.run.config.steps:
+                self.checkpoints.save(self.engine, step)
+
+    def _step(self, step: int) -> tuple[float, float]:
+        rate = learning_rate(step, self.run.config)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        micro_batches = self.batches.of_step(step)
+        losses: list[float] = []
+        for tokens_BT in micro_batches:
+            loss = self.engine(tokens_BT, z_loss=self.run.config.z_loss)
+            self.engine.backward(loss)
+            losses.append(loss.item())
+            if len(losses) == len(micro_batches):
+                by_rank = gather_values(losses)
+                self._require_finite(step, by_rank)
+            self.engine.step()
+        every = [value for values in by_rank for value in values]
+        grad_norm = float(self.engine.get_global_grad_norm())
+        if not math.isfinite(grad_norm):
+            raise self._diverged(step, f"the gradient's norm is {grad_norm}", self.batches.sequences_of_step(step))
+        return sum(every) / len(every), grad_norm
+
+    def _require_finite(self, step: int, by_rank: list[list[float]]) -> None:
+        """Stop before the step is taken, naming the sequences of the micro-batches that were not finite."""
+        values = {(rank, micro): value for rank, row in enumerate(by_rank) for micro, value in enumerate(row)}
+        bad = [where for where, value in values.items() if not math.isfinite(value)]
+        if bad:
+            sequences = [number for rank, micro in bad for number in self.batches.sequences_of(step, rank, micro)]
+            raise self._diverged(step, f"the loss is {values[bad[0]]}", sequences)
+
+    def _diverged(self, step: int, what: str, sequences: list[int]) -> TrainingError:
+        numbers = ", ".join(map(str, sequences))
+        return TrainingError(
+            f"stage {self.run.stage}, step {step}: {what} on the sequences {numbers} of the train split",
+            expected="a finite number",
+            do="lower learning_rate, lengthen warmup_steps, or look at those sequences",
+        )
+
+
+class _Clock:
+    """Turns a step's results and the time it took into its line of metrics."""
+
+    def __init__(self, run: StageRun, peak_flops: float, done: int, elapsed_s: float) -> None:
+        self._run, self._peak_flops, self._done, self._step = run, peak_flops, done, done
+        self._before_s = elapsed_s
+        self._started = self._last = time.monotonic()
+
+    def tick(self, loss: float, grad_norm: float) -> StepMetrics:
+        """The metrics of the step that has just been taken."""
+        now = time.monotonic()
+        step_s, self._last = now - self._last, now
+        self._step += 1
+        config = self._run.config
+        tokens_per_s = config.batch_tokens / step_s
+        mean_step_s = (now - self._started) / (self._step - self._done)
+        return StepMetrics(
+            step=self._step,
+            loss=loss,
+            learning_rate=learning_rate(self._step, config),
+            grad_norm=grad_norm,
+            tokens=self._step * config.batch_tokens,
+            tokens_per_s=tokens_per_s,
+            mfu=tokens_per_s * self._run.model.flops_per_token / self._peak_flops,
+            elapsed_s=self._before_s + now - self._started,
+            time_left_s=mean_step_s * (config.steps - self._step),
+        )

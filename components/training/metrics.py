@@ -1,0 +1,63 @@
+"""One line per optimizer step.
+
+`metrics.jsonl` is the progress stream as well as its record: rank 0 appends, the flow reads along. A resumed stage first
+cuts the file back to the step that it resumes from, so each step stands there exactly once.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Self
+
+from components.core.config import Config
+from components.core.files import write_jsonl
+
+
+class StepMetrics(Config):
+    """One optimizer step. The first five fields are the same in every run of the recipe on one place."""
+
+    step: int
+    """Counted from 1 in each stage."""
+    loss: float
+    """Mean over the global batch, in nats per token, z-loss included."""
+    learning_rate: float
+    grad_norm: float
+    """Global L2 norm before clipping."""
+    tokens: int
+    """Seen in this stage so far."""
+    tokens_per_s: float
+    """Of this step, and of the checkpoint before it where there was one."""
+    mfu: float
+    """Model FLOPs utilisation of this step: the model's FLOPs per second over the measured peak of all ranks."""
+    elapsed_s: float
+    """Spent on the steps of this stage so far, attempts that were killed included."""
+    time_left_s: float
+
+
+class MetricsFile:
+    """`metrics.jsonl`, opened to go on after a given step."""
+
+    def __init__(self, path: Path, after_step: int) -> None:
+        """Keep the lines up to `after_step`, drop later ones (and a line that was cut in half)."""
+        kept = [line for line in read_metrics(path) if line.step <= after_step]
+        self.elapsed_s = kept[-1].elapsed_s if kept else 0.0
+        write_jsonl(path, (line.model_dump() for line in kept))
+        self._file = path.open("a", encoding="utf-8")
+
+    def append(self, metrics: StepMetrics) -> None:
+        """Add a line, at once visible to readers."""
+        self._file.write(json.dumps(metrics.model_dump(), sort_keys=True, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[StepMetrics]:
+    """The whole lines of a metrics file; none where there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [StepMetrics.parse(json.loads(line)) for line in lines if line.endswith("\n")]

@@ -1,0 +1,120 @@
+"""Data Docs: where the pages of Great Expectations go, and how they are found again.
+
+    docs/index.html                       all runs, newest first, with a link to each of their pages
+    docs/raw-corpora-20261123T042241Z/    the Data Docs of one run, never changed again
+
+Design decision: a run's pages are published by one rename, under a lock that dies with its process, so a killed run leaves
+no half a site and two runs cannot mix theirs. A run that failed keeps its pages when a later one succeeds.
+
+Great Expectations' pages take fonts, icons and scripts from content delivery networks. Without a network they would show
+neither success nor failure, so `styles/` adds what is needed to read them, and `docs/index.html` needs no script.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from components.core.files import read_json, storage_full_explained, write_atomic, write_json
+
+STYLES = Path(__file__).parent / "styles"
+"""What Great Expectations calls a plug-in folder: it takes `custom_data_docs/styles/*.css` from there."""
+
+_RUN = "run.json"
+_REMOTE_LOGO = re.compile(r"<img\s[^>]*great-expectations-web-assets[^>]*>|url\([^)]*great-expectations-web-assets[^)]*\)")
+"""A picture fetched from the makers' server, with the id of the context in its address: a counter of visits."""
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><meta charset="utf-8"><title>Data Docs</title>
+<style>body {{ font: 16px/1.5 sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem }}
+h2 {{ font-size: 1.1rem; margin-bottom: 0 }} ul {{ list-style: none; margin: 0; padding: 0 }}</style>
+<h1>Data Docs</h1>
+<p>What was expected of the data and what was found, the latest run first.</p>
+{runs}
+</html>
+"""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a run: a table held against a suite."""
+
+    name: str
+    """The name of the table and of the suite in Great Expectations."""
+    title: str
+    num_rules: int
+    num_broken: int
+
+    def path(self, run: Path) -> Path:
+        """Where the page is, relative to the run's folder."""
+        return next(run.glob(f"validations/{self.name}/**/*.html")).relative_to(run)
+
+
+def settle(site: Path) -> None:
+    """Take out of a site that was just built what is large and not needed, and what reports visits to others."""
+    for picture in (site / "static" / "images").glob("*.gif"):
+        picture.unlink()
+    for page in site.rglob("*.html"):
+        page.write_text(_REMOTE_LOGO.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def publish(site: Path, docs: Path, what: str, started: datetime, pages: Sequence[Page]) -> Path:
+    """Copy a site among the Data Docs and list it; returns its folder there.
+
+    Raises:
+        StorageFull: no room; nothing is listed then.
+    """
+    docs.mkdir(parents=True, exist_ok=True)
+    partial = docs / ".partial"
+    with FileLock(docs / ".lock"), storage_full_explained("publishing Data Docs"):
+        shutil.rmtree(partial, ignore_errors=True)  # Of a run that was killed: we hold the lock, so nobody is writing it.
+        shutil.copytree(site, partial)
+        listed = [{**asdict(page), "path": page.path(partial).as_posix()} for page in pages]
+        _add_listing(partial / "index.html", listed)
+        write_json(partial / _RUN, {"what": what, "started": started.isoformat(timespec="seconds"), "pages": listed})
+        run = _free_name(docs, f"{what.replace(' ', '-')}-{started:%Y%m%dT%H%M%SZ}")
+        partial.rename(run)
+        _write_index(docs)
+    return run
+
+
+def _add_listing(index: Path, pages: Sequence[Mapping[str, Any]]) -> None:
+    """Great Expectations builds the table of its index with a script from the network: this lists the pages without one."""
+    text = index.read_text(encoding="utf-8")
+    index.write_text(text.replace("</body>", f"{_listing(pages, '')}\n</body>"), encoding="utf-8")
+
+
+def _free_name(docs: Path, name: str) -> Path:
+    candidates = (docs / (name if number == 1 else f"{name}-{number}") for number in range(1, len(list(docs.iterdir())) + 2))
+    return next(path for path in candidates if not path.exists())
+
+
+def _write_index(docs: Path) -> None:
+    runs = [(read_json(path), path.parent.name) for path in docs.glob(f"*/{_RUN}")]
+    runs.sort(key=lambda run: (run[0]["started"], run[1]), reverse=True)
+    write_atomic(docs / "index.html", _PAGE.format(runs="\n".join(_run(run, name) for run, name in runs)))
+
+
+def _run(run: Mapping[str, Any], name: str) -> str:
+    started = datetime.fromisoformat(run["started"])
+    title = html.escape(f"{run['what']}, {started:%d %B %Y %H:%M:%S} UTC")
+    return f"<h2>{title}</h2>\n{_listing(run['pages'], f'{name}/')}"
+
+
+def _listing(pages: Sequence[Mapping[str, Any]], place: str) -> str:
+    return f"<ul>\n{''.join(_item(page, place) for page in pages)}</ul>"
+
+
+def _item(page: Mapping[str, Any], place: str) -> str:
+    num_rules, num_broken = page["num_rules"], page["num_broken"]
+    mark = '<span style="color: #cf222e">✘</span>' if num_broken else '<span style="color: #1a7f37">✔</span>'
+    found = f"{num_broken} of {num_rules} rules broken" if num_broken else f"all {num_rules} rules hold"
+    link = f'<a href="{html.escape(place + page["path"])}">{html.escape(page["title"])}</a>'
+    return f"<li>{mark} {link}: {found}</li>\n"

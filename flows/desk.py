@@ -1,0 +1,139 @@
+"""What every flow has on its desk: the recipe, the store, the tracking server, and one way to make a thing.
+
+`Desk.make` is the only bridge between the three systems. It runs as a Prefect task, so the page shows a step by its name;
+it asks the store, which alone decides reuse (Prefect's own task cache stays off: its key contains the run's id); and it
+opens a child run in MLflow. Live objects stay on the desk; flows pass recipes, executions and artifacts, all plain data.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import JsonValue
+from rich.console import Console
+
+from components.core.artifact import Artifact, Kind
+from components.core.config import Config
+from components.core.store import Store
+from flows.execution import Execution
+from flows.recipes import Recipe
+
+if TYPE_CHECKING:  # It would import MLflow.
+    from components.registry.runs import TrackedRun
+
+T = TypeVar("T")
+
+BuildInRun = Callable[[Path, "TrackedRun"], Mapping[str, JsonValue]]
+"""Fills a folder, may log to its MLflow run, and returns the statistics of what it made."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The open store and tracking of one flow run."""
+
+    recipe: Recipe
+    execution: Execution
+    store: Store
+    run: TrackedRun
+    """The MLflow run under which this flow's steps are filed."""
+    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
+
+    def make(
+        self,
+        title: str,
+        kind: Kind,
+        name: str,
+        *,
+        config: Config | Mapping[str, JsonValue],
+        parents: Mapping[str, Artifact],
+        code_version: int,
+        build: BuildInRun,
+        resumable: bool = False,
+        tags: Mapping[str, str] | None = None,
+    ) -> Artifact:
+        """The artifact of this recipe, made in a named step or reused; see `Store.get_or_build`."""
+
+        def step(run: TrackedRun) -> Artifact:
+            started = time.monotonic()
+            run.parameters(config)
+            run.uses(parents.values(), context=kind)
+            built = self.store.get_or_build(
+                kind,
+                name,
+                config=config,
+                parents=parents,
+                code_version=code_version,
+                build=lambda folder: build(folder, run),
+                resumable=resumable,
+            )
+            run.made(built.artifact, reused=built.reused)
+            self.say(title, "reused" if built.reused else f"{time.monotonic() - started:.1f} s", built.artifact)
+            return built.artifact
+
+        return self.task(title, step, tags=tags)
+
+    def task(
+        self,
+        title: str,
+        step: Callable[[TrackedRun], T],
+        *,
+        tags: Mapping[str, str] | None = None,
+        retry_if: Callable[[object], bool] | None = None,
+    ) -> T:
+        """Run a step as a Prefect task with an MLflow child run, both of that name.
+
+        Where `retry_if` holds for the error it failed with, it is run twice more: only for what may mend itself.
+        """
+
+        def tracked() -> T:
+            with self.run.child(title, tags=tags, system_metrics=True) as run:
+                return step(run)
+
+        as_task = task(
+            name=title,
+            task_run_name=title,
+            cache_policy=NO_CACHE,
+            retries=2 if retry_if else 0,
+            retry_delay_seconds=5,
+            retry_condition_fn=(lambda _task, _run, state: retry_if(state.result(raise_on_failure=False)))
+            if retry_if
+            else None,
+        )
+        return as_task(tracked)()
+
+    def say(self, title: str, how: str, artifact: Artifact | None = None) -> None:
+        """One line on the terminal for a finished step."""
+        label = f"[dim]{artifact.label}  {artifact.digest[:12]}[/dim]" if artifact else ""
+        self.console.print(f"[green]✓[/green] {title:<34} {how:>9}  {label}", soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        """One line on the terminal for what a person should know, though the run goes on."""
+        self.console.print(f"[yellow]![/yellow] {message}", soft_wrap=True)
+
+
+@contextmanager
+def desk(recipe: Recipe, execution: Execution, title: str, parent_run: str | None) -> Iterator[Desk]:
+    """Open the desk of a flow: its run lies below `parent_run`, or stands alone where the flow does.
+
+    Raises:
+        TrackingError: the tracking server does not answer; said before anything is made.
+    """
+    with _run(recipe, execution, title, parent_run) as run:
+        yield Desk(recipe, execution, execution.open_store(), run)
+
+
+def _run(recipe: Recipe, execution: Execution, title: str, parent_run: str | None) -> AbstractContextManager[TrackedRun]:
+    from components.registry.tracking import Tracking
+
+    tracking = Tracking(execution.resolved_tracking_uri, execution.workspace_path / "mlflow" / "artifacts")
+    tracking.check()
+    if parent_run:
+        return tracking.child(parent_run, title)
+    return tracking.run(f"{title} {recipe.name}", experiment=recipe.name, tags={"recipe": recipe.name})

@@ -1,0 +1,85 @@
+"""Where a run happens: folders, processes, servers. No field of this is ever part of a fingerprint.
+
+Everything that a run leaves behind lies in one workspace folder, so it can be moved, looked at or removed as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+
+from components.core.config import Config
+from components.core.store import Store
+from components.training.config import TrainingPlace
+
+
+class Execution(Config):
+    """The place of a run. The defaults are one machine with everything embedded."""
+
+    project: str = "."
+    """The folder that holds `data/` and `data.dvc`."""
+    workspace: str = "var"
+    """What runs leave behind: artifacts, tracking, caches, pages. Relative paths start at `project`."""
+    store: str | None = None
+    """Root of the artifacts, a folder or any fsspec URI. None: `{workspace}/store`."""
+    tracking_uri: str | None = None
+    """MLflow. None: SQLite in the workspace."""
+    pins: str | None = None
+    """A list of pinned archives of one's own, in the form of components/data/corpus.json. None: the project's."""
+    archives: str | None = None
+    """A folder to take source archives from before any index is asked."""
+    mtpb_file: str | None = None
+    """The official MTPB file. None: fetched from its upstream address, or MTPB is skipped and said to be."""
+    training: TrainingPlace = TrainingPlace(num_processes=2, micro_batch=2)
+    evaluation_workers: int = Field(default=2, ge=1)
+    """Processes that execute what a model wrote, each in a jail of its own."""
+
+    @property
+    def project_path(self) -> Path:
+        """The project's folder, absolute."""
+        return Path(self.project).resolve()
+
+    @property
+    def workspace_path(self) -> Path:
+        """The workspace, absolute."""
+        return self.project_path / self.workspace
+
+    @property
+    def resolved_tracking_uri(self) -> str:
+        """Where MLflow keeps its records."""
+        return self.tracking_uri or f"sqlite:///{self.workspace_path}/mlflow/mlflow.db"
+
+    def open_store(self) -> Store:
+        """The store of artifacts."""
+        return Store(
+            self.store or self.workspace_path / "store", scratch=self.workspace_path / "store" if self.store else None
+        )
+
+
+def prepare_environment(execution: Execution) -> None:
+    """Settle what libraries read from the environment: nothing phones home, all state lies in the workspace.
+
+    Called once, at the entry, before Prefect or MLflow are imported; values that are set already are respected.
+    """
+    settings = {
+        "DO_NOT_TRACK": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "GX_ANALYTICS_ENABLED": "false",
+        "HF_HUB_OFFLINE": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "PREFECT_HOME": str(execution.workspace_path / "prefect"),
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "components,flows",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        # The terminal shows our own lines; Prefect's page has the full log.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    # Prefect creates its home, but not the folders above it.
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,115 @@
+"""The whole chain as one flow of sub-flows, each of which runs alone: prepare, train, evaluate, promote, and the page.
+
+Nothing here decides what is reused (the store does) or what is good (the gate does); this is the order of things.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from prefect import flow
+
+from components.core.artifact import Artifact
+from components.core.files import write_atomic
+from flows.desk import Desk, desk
+from flows.evaluate import Evaluations, evaluate
+from flows.execution import Execution
+from flows.prepare import Corpora, prepare
+from flows.promote import promote
+from flows.recipes import Recipe
+from flows.train import STAGES, train
+
+if TYPE_CHECKING:  # They would import MLflow and matplotlib.
+    from components.evaluation.report.results import RunResults
+    from components.registry.promotion import Promotion
+
+
+class Page(NamedTuple):
+    """Where the page of results lies."""
+
+    html: str
+    text: str
+
+
+@flow(name="pipeline", flow_run_name="pipeline {recipe.name}")
+def pipeline(recipe: Recipe, execution: Execution) -> Page:
+    """From raw archives to promoted models and a page of results."""
+    started, begun = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    with desk(recipe, execution, "pipeline", None) as here:
+        here.run.parameters(recipe)
+        here.task("check what later steps need", lambda _: check_inputs(recipe, execution))
+        corpora = prepare(recipe, execution, parent_run=here.run.id)
+        checkpoints = train(recipe, execution, corpora, parent_run=here.run.id)
+        evaluations = evaluate(recipe, execution, corpora, checkpoints, parent_run=here.run.id)
+        promotions = promote(recipe, execution, corpora, checkpoints, evaluations, parent_run=here.run.id)
+        results = _results(recipe, corpora, checkpoints, evaluations, promotions, begun, time.monotonic() - started)
+        return here.task("write the page of results", lambda _: _write_page(here, results))
+
+
+def check_inputs(recipe: Recipe, execution: Execution) -> None:
+    """Find now what would stop the chain after hours of training.
+
+    Raises:
+        ConfigError: the gate asks nothing of a stage.
+        EvaluationError: the MTPB file that was given is missing or another one, or HumanEval's is.
+    """
+    from components.evaluation.problems import find_mtpb, load_humaneval
+    from components.registry.gate import require_rules
+
+    load_humaneval()
+    if execution.mtpb_file:
+        find_mtpb(execution.mtpb_file, execution.workspace_path / "cache")
+    for stage in STAGES:
+        require_rules(recipe.promotion, stage)
+
+
+def _results(
+    recipe: Recipe,
+    corpora: Corpora,
+    checkpoints: dict[str, Artifact],
+    evaluations: Evaluations,
+    promotions: list[Promotion],
+    begun: str,
+    total_s: float,
+) -> RunResults:
+    from components.evaluation.report.results import RegisteredVersion, RunResults
+
+    results = RunResults(
+        recipe=recipe.name,
+        raw=corpora.raw,
+        validation=tuple(corpora.validations.values()),
+        tokenizer=corpora.tokenizer,
+        prepared=corpora.prepared,
+        checkpoints=checkpoints,
+        evaluations=evaluations.by_stage(),
+        skipped=evaluations.skipped,
+        registered=tuple(
+            RegisteredVersion(
+                name=one.model,
+                version=str(one.version),
+                promoted=one.decision.promoted,
+                reasons=one.decision.reasons,
+                alias=one.alias,
+            )
+            for one in promotions
+        ),
+        total_s=total_s,
+    )
+    reused = {one.label for one in results.steps() if str(one.provenance["created_at"]) < begun}
+    return replace(results, reused=frozenset(reused))
+
+
+def _write_page(here: Desk, results: RunResults) -> Page:
+    from components.evaluation.report.html import render_html
+    from components.evaluation.report.text import render_text
+
+    folder = here.execution.workspace_path
+    page = Page(str(folder / "report.html"), str(folder / "report.txt"))
+    write_atomic(folder / "report.html", render_html(results, here.store))
+    write_atomic(folder / "report.txt", render_text(results, here.store))
+    for path in page:
+        here.run.file(folder / path)
+    return page

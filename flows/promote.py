@@ -1,0 +1,113 @@
+"""Registration and promotion: every checkpoint becomes a version, and the gate decides about each. Runs alone, too."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from typing import TYPE_CHECKING
+
+from prefect import flow
+
+from components.core.artifact import Artifact
+from components.core.fingerprint import fingerprint
+from flows.desk import Desk, desk
+from flows.evaluate import Evaluations, evaluate
+from flows.execution import Execution
+from flows.prepare import Corpora, prepare
+from flows.recipes import Recipe
+from flows.train import train
+
+if TYPE_CHECKING:  # It would import MLflow.
+    from components.registry.promotion import Promotion
+    from components.registry.runs import TrackedRun
+
+
+@flow(name="promote", flow_run_name="promote {recipe.name}")
+def promote(
+    recipe: Recipe,
+    execution: Execution,
+    corpora: Corpora | None = None,
+    checkpoints: dict[str, Artifact] | None = None,
+    evaluations: Evaluations | None = None,
+    parent_run: str | None = None,
+) -> list[Promotion]:
+    """Register and judge every checkpoint. What is not given is prepared, trained and evaluated first."""
+    corpora = corpora or prepare(recipe, execution, parent_run=parent_run)
+    checkpoints = checkpoints or train(recipe, execution, corpora, parent_run=parent_run)
+    evaluations = evaluations or evaluate(recipe, execution, corpora, checkpoints, parent_run=parent_run)
+    with desk(recipe, execution, "promote", parent_run) as here:
+        return [_judge(here, stage, one, corpora, evaluations) for stage, one in checkpoints.items()]
+
+
+def _judge(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpora, evaluations: Evaluations) -> Promotion:
+    from components.registry.gate import Evidence, metrics_of
+    from components.registry.models import register
+    from components.registry.promotion import promote as decide
+
+    measured = evaluations.of(stage)
+
+    def step(run: TrackedRun) -> Promotion:
+        registered = register(
+            checkpoint,
+            here.store.open(checkpoint),
+            name=checkpoint.name,
+            stage=stage,
+            run=run,
+            evaluations=measured,
+            dvc_md5=str(corpora.raw[stage].provenance["dvc_md5"]),
+        )
+        evidence = Evidence(
+            digest=checkpoint.digest,
+            metrics=metrics_of(measured),
+            protocols={name: protocol(one) for name, one in measured.items()},
+            logit_difference=_logit_difference(here, checkpoint),
+            sandboxed=_sandboxed(measured),
+            git_dirty=_dirty(checkpoint),
+        )
+        return decide(
+            registered,
+            gate=here.recipe.promotion,
+            stage=stage,
+            evidence=evidence,
+            run=run,
+            decided_by=f"{_user()} (flow promote)",
+        )
+
+    promotion = here.task(f"promote {stage}", step, tags={"stage": stage})
+    here.say(f"promote {stage}", promotion.decision.outcome)
+    here.console.print(f"  {promotion.summary}", soft_wrap=True, markup=False)
+    return promotion
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # A container's user need not have a name.
+        return f"uid {os.getuid()}"
+
+
+def protocol(evaluation: Artifact) -> str:
+    """The fingerprint of how a benchmark was run: its recipe and its inputs, all but the model that it measured."""
+    others = {one.role: one.digest for one in evaluation.parents if one.role != "checkpoint"}
+    return fingerprint({"settings": evaluation.statistics.get("protocol"), "inputs": others})
+
+
+def _logit_difference(here: Desk, checkpoint: Artifact) -> float:
+    from components.model.huggingface import logit_parity
+
+    return logit_parity(here.store.open(checkpoint))
+
+
+def _sandboxed(measured: dict[str, Artifact]) -> bool | None:
+    """Programs run in a jail or not at all; there is no third way in this project."""
+    executed = [one.statistics["executed"] for one in measured.values() if "executed" in one.statistics]
+    return True if any(executed) else None
+
+
+def _dirty(checkpoint: Artifact) -> bool | None:
+    """Whether any attempt at the checkpoint ran from uncommitted code; none where one of them cannot tell."""
+    attempts = checkpoint.provenance.get("attempts")
+    states = [one.get("git_dirty") for one in attempts if isinstance(one, dict)] if isinstance(attempts, list) else []
+    if True in states:
+        return True
+    return None if None in states or not states else False

@@ -1,0 +1,59 @@
+"""Tokenising: gigatoken against Hugging Face tokenizers, the same texts, in turn.
+
+    python tests/benchmarks/encoder.py [--runs 5]
+
+Needs `data/` (`codegen data pull`). Prints the median and range of MB/s, and of the ratio run by run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from components.data.records import read_corpus
+from components.tokenizer.config import TokenizerConfig
+from components.tokenizer.encoder import Encoder
+from components.tokenizer.vocabulary import build_tokenizer
+
+NUM_BYTES = 20_000_000
+"""Of Python from the mono corpus; half a minute a run."""
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall seconds of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    runs = parser.parse_args().runs
+    texts, size = [], 0
+    for text in read_corpus(Path("data/mono"))["text"].to_pylist():
+        if size >= NUM_BYTES:
+            break
+        texts.append(text)
+        size += len(text.encode())
+    with tempfile.TemporaryDirectory() as folder:
+        build_tokenizer(Path("data/vocabulary/gpt2.tiktoken"), TokenizerConfig(), Path(folder))
+        encoder = Encoder(Path(folder))
+        pairs = [
+            (seconds(lambda: encoder.encode_batch(texts)), seconds(lambda: encoder.encode_reference(texts)))
+            for _ in range(runs + 1)
+        ][1:]  # The first pair warms up.
+    for name, times in zip(("gigatoken", "tokenizers"), zip(*pairs, strict=True), strict=True):
+        rates = sorted(size / 1e6 / one for one in times)
+        print(f"{name:<12} {statistics.median(rates):7.1f} MB/s  ({rates[0]:.1f} .. {rates[-1]:.1f})")
+    ratios = sorted(slow / fast for fast, slow in pairs)
+    print(f"ratio        {statistics.median(ratios):7.1f}       ({ratios[0]:.1f} .. {ratios[-1]:.1f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""What all tests share. That this file lies here puts `tests/` on the path, so helpers are imported as `fixtures.*`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fixtures.archives import build_archives
+from fixtures.projects import FixtureArchives, new_project
+
+
+@pytest.fixture(scope="session")
+def fixture_archives(tmp_path_factory: pytest.TempPathFactory) -> FixtureArchives:
+    """The preset "tiny", made of small archives. Not to be changed by a test."""
+    folder = tmp_path_factory.mktemp("archives")
+    return FixtureArchives(folder, build_archives(folder))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _dvc_keeps_its_state_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """DVC's table of known hashes would otherwise lie in /var/tmp and outlive the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path_factory.mktemp("dvc")))
+        yield
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """An empty folder under DVC, not under git."""
+    return new_project(tmp_path / "project")

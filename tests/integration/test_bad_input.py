@@ -1,0 +1,132 @@
+"""Bad input of every kind stops the flow before anything expensive: one clear error, and nothing is published."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fixtures.projects import FixtureArchives, new_project, pull_fixtures
+
+from components.core.errors import CodegenError, DataError, FetchError, TrackingError
+from components.core.store import Store
+from components.data import versioning
+from components.data.pins import Pins
+from components.data.raw import raw_artifacts
+from flows.execution import Execution
+from flows.prepare import prepare
+from flows.recipes import tiny
+from flows.train import train
+
+pytestmark = pytest.mark.slow
+
+Tamper = Callable[[Path], None]
+
+
+def execution(project: Path, archives: Path) -> Execution:
+    return Execution(project=str(project), pins=str(archives / "pins.json"), archives=str(archives))
+
+
+def published(project: Path) -> list[str]:
+    return [one.label for one in Store(project / "var/store").all()]
+
+
+@pytest.fixture
+def pulled(tmp_path: Path, fixture_archives: FixtureArchives) -> Path:
+    """A project whose corpora were pulled, to be spoilt."""
+    project = new_project(tmp_path / "project")
+    pull_fixtures(project, fixture_archives)
+    return project
+
+
+def replace_line(change: Callable[[dict[str, str]], object]) -> Tamper:
+    """Change the third record of a mono file, and leave the rest as it is."""
+
+    def tamper(data: Path) -> None:
+        file = next((data / "mono").glob("*.jsonl"))
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        changed = change(json.loads(lines[2]))
+        lines[2] = f"{changed if isinstance(changed, str) else json.dumps(changed)}\n"
+        file.write_text("".join(lines), encoding="utf-8")
+
+    return tamper
+
+
+def empty_the_corpus(data: Path) -> None:
+    for file in (data / "nl").glob("*.jsonl"):
+        file.write_text("")
+
+
+@pytest.mark.parametrize(
+    ("tamper", "named"),
+    [
+        (replace_line(lambda record: json.dumps(record)[:-9]), r"mono/\S+\.jsonl.*3"),
+        (replace_line(lambda record: {**record, "text": "\x00\x01\x02" + record["text"]}), r"mono/\S+\.jsonl.*3"),
+        (replace_line(lambda record: {**record, "text": "\x01\x02\x03\x04" * 50}), "control"),
+        (replace_line(lambda record: {**record, "language": "Klingon"}), "Klingon"),
+        (
+            replace_line(lambda record: {key: record[key] for key in record if key != "licence"}),
+            r"mono/\S+\.jsonl:3",
+        ),
+        (empty_the_corpus, "nl"),
+    ],
+    ids=["not JSON", "NUL bytes", "binary content", "unknown language", "missing field", "empty corpus"],
+)
+def test_a_spoilt_corpus_stops_the_flow(pulled: Path, fixture_archives: FixtureArchives, tamper: Tamper, named: str) -> None:
+    before = versioning.committed(pulled)
+    assert before is not None
+    tamper(pulled / "data")
+    versioning.commit(pulled, before.preset, before.recipe)
+    with pytest.raises(DataError, match=f"(?s){named}.*expected: .*do this: "):
+        prepare(tiny(), execution(pulled, fixture_archives.folder))
+    assert published(pulled) == []
+
+
+def test_data_changed_by_hand_is_not_trained_on(pulled: Path, fixture_archives: FixtureArchives) -> None:
+    replace_line(lambda record: {**record, "text": "x = 1\n"})(pulled / "data")
+    before = versioning.committed(pulled)
+    with pytest.raises(DataError, match=r"(?s)mono.*expected: .*do this: "):
+        raw_artifacts(pulled)
+    # The flow pulls first, which mends it.
+    prepare(tiny(), execution(pulled, fixture_archives.folder))
+    assert versioning.committed(pulled) == before
+    assert {one.kind for one in Store(pulled / "var/store").all()} == {"validation", "tokenizer", "prepared-corpus"}
+
+
+def test_a_corrupt_archive_is_named_and_nothing_is_left(tmp_path: Path, fixture_archives: FixtureArchives) -> None:
+    archives = tmp_path / "archives"
+    shutil.copytree(fixture_archives.folder, archives)
+    victim = archives / Pins.parse(json.loads((archives / "pins.json").read_text())).packages[0].file
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    victim.write_bytes(content)
+    project = new_project(tmp_path / "project")
+    with pytest.raises(FetchError, match=f"(?s){victim.name}.*expected: .*SHA-256.*do this: "):
+        prepare(tiny(), execution(project, archives))
+    assert published(project) == []
+    assert not (project / "data").exists()
+    assert not (project / "data.dvc").exists()
+
+
+def test_a_tracking_server_that_does_not_answer_is_said_first(tmp_path: Path, fixture_archives: FixtureArchives) -> None:
+    project = new_project(tmp_path / "project")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        place = execution(project, fixture_archives.folder).replace(tracking_uri=uri)
+        with pytest.raises(TrackingError, match=f"(?s){uri} does not answer.*expected: .*do this: "):
+            prepare(tiny(), place)
+    assert not (project / "data").exists()
+    assert published(project) == []
+
+
+def test_an_impossible_batch_is_refused_before_training(pulled: Path, fixture_archives: FixtureArchives) -> None:
+    recipe = tiny().override(["training.stages.nl.batch_tokens=256"])
+    place = execution(pulled, fixture_archives.folder)
+    with pytest.raises(CodegenError, match=r"(?s)expected: .*do this: "):
+        train(recipe, place)
+    assert not [label for label in published(pulled) if label.startswith("checkpoint")]

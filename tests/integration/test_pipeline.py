@@ -1,0 +1,210 @@
+"""The whole chain as a user runs it, on small archives and without network: once undisturbed, once killed three times.
+
+Both runs happen in processes of their own, with their own project folder, DVC repository, SQLite files and Prefect home.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from components.core.artifact import Artifact
+from components.core.store import Store
+
+if TYPE_CHECKING:
+    from conftest import FixtureArchives
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+STAGES = ("nl", "multi", "mono")
+
+
+class Project:
+    """A project folder of its own, and the command line in it."""
+
+    def __init__(self, folder: Path, archives: FixtureArchives) -> None:
+        self.folder, self.archives = folder, archives
+        folder.mkdir()
+        subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True, timeout=60)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start `codegen ...` in a session of its own."""
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_", "CODEGEN_"))
+        }
+        places = [f"project={self.folder}", f"pins={self.archives.folder / 'pins.json'}"]
+        environment |= {"CODEGEN_ARCHIVES": str(self.archives.folder), "COLUMNS": "200"}
+        if mtpb := os.environ.get("CODEGEN_MTPB"):
+            environment["CODEGEN_MTPB"] = str(Path(mtpb).resolve())
+        command = [sys.executable, "-m", "flows.cli", *arguments, *(item for place in places for item in ("--at", place))]
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        """Run `codegen ...` to its end; its exit status and what it printed."""
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=400)
+        return process.returncode, output
+
+    def run_until_killed(self, moment: Callable[[], bool], *arguments: str) -> None:
+        """Run `codegen ...` and `kill -9` its whole process tree as soon as `moment` has come."""
+        process = self.start(*arguments)
+        while not moment():
+            assert process.poll() is None, process.communicate()[0]
+            try:
+                process.wait(timeout=0.02)
+            except subprocess.TimeoutExpired:
+                continue
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for one in family:
+            try:
+                one.send_signal(signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+        process.communicate(timeout=60)
+        psutil.wait_procs(family, timeout=60)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "var/store")
+
+    def artifacts(self) -> dict[str, Artifact]:
+        return {one.label: one for one in self.store.all()}
+
+    def building(self, kind: str) -> bool:
+        """Whether an artifact of a kind is being built right now."""
+        return any(path.is_dir() for path in (self.folder / "var/store/.building" / kind).glob("*"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureArchives) -> tuple[Project, str]:
+    """A project in which `codegen run` went through undisturbed, and what it printed."""
+    project = Project(tmp_path_factory.mktemp("finished") / "project", fixture_archives)
+    status, output = project.run("run", "--recipe", "tiny")
+    assert status == 0, output
+    return project, output
+
+
+def test_every_step_published_its_artifact(finished: tuple[Project, str]) -> None:
+    project, output = finished
+    made = {f"{one.kind}/{one.name}" for one in project.store.all()}
+    expected = {"validation/raw", "validation/prepared", "tokenizer/gpt2-500"}
+    expected |= {f"prepared-corpus/{stage}" for stage in STAGES}
+    expected |= {f"checkpoint/codegen-tiny-{stage}" for stage in STAGES}
+    expected |= {f"evaluation/codegen-tiny-{stage}-{one}" for stage in STAGES for one in ("bits-per-byte", "humaneval")}
+    assert expected <= made
+    assert ("evaluation/codegen-tiny-mono-mtpb" in made) == bool(os.environ.get("CODEGEN_MTPB"))
+    assert (project.folder / "var/report.html").exists()
+    assert "codegen ui" in output
+
+
+def test_each_stage_starts_from_the_last_ones_weights(finished: tuple[Project, str]) -> None:
+    project, _ = finished
+    checkpoints = {one.name.rsplit("-", 1)[1]: one for one in project.store.all() if one.kind == "checkpoint"}
+    parents = {stage: {parent.role: parent.digest for parent in one.parents} for stage, one in checkpoints.items()}
+    assert "initial" not in parents["nl"]
+    assert parents["multi"]["initial"] == checkpoints["nl"].digest
+    assert parents["mono"]["initial"] == checkpoints["multi"].digest
+
+
+def test_every_figure_leads_back_to_the_raw_corpora(finished: tuple[Project, str]) -> None:
+    project, _ = finished
+    evaluation = next(one for one in project.store.all() if one.name == "codegen-tiny-mono-bits-per-byte")
+    roots = {
+        parent.name for one in project.store.lineage(evaluation) for parent in one.parents if parent.kind == "raw-corpus"
+    }
+    assert roots == {"nl", "multi", "mono", "vocabulary"}
+
+
+def test_the_champion_loads_in_both_ways(finished: tuple[Project, str]) -> None:
+    project, _ = finished
+    script = """
+import sys, mlflow, torch
+from pathlib import Path
+from transformers import AutoModelForCausalLM, AutoTokenizer
+mlflow.set_tracking_uri(f"sqlite:///{sys.argv[1]}/var/mlflow/mlflow.db")
+pipe = mlflow.transformers.load_model("models:/codegen-tiny-mono@champion")
+from components.registry.tracking import Tracking
+from components.registry.models import download
+tracking = Tracking(f"sqlite:///{sys.argv[1]}/var/mlflow/mlflow.db", Path(sys.argv[1]) / "var/mlflow/artifacts")
+folder = download(tracking, "models:/codegen-tiny-mono@champion", Path(sys.argv[1]) / "pulled")
+model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+prompt = tokenizer("def f(x):", return_tensors="pt")
+with torch.no_grad():
+    assert torch.equal(pipe.model(**prompt).logits, model(**prompt).logits)
+print("same logits of shape", tuple(model(**prompt).logits.shape))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(project.folder)], capture_output=True, text=True, check=False, timeout=200
+    )
+    assert "same logits of shape (1, " in done.stdout, done.stderr
+
+
+def test_a_second_run_makes_nothing_anew_and_says_so(finished: tuple[Project, str]) -> None:
+    project, _ = finished
+    before = {label: one.provenance for label, one in project.artifacts().items()}
+    status, output = project.run("run", "--recipe", "tiny")
+    assert status == 0, output
+    assert {label: one.provenance for label, one in project.artifacts().items()} == before
+    assert not re.findall(r"✓ (?:train|prepare|validate|build) .* \d+\.\d s", output)
+    assert len(re.findall(r"✓ train \w+ +reused", output)) == len(STAGES)
+    assert "already champion" in output
+
+
+def test_killed_three_times_it_ends_with_the_same_digests(
+    finished: tuple[Project, str], tmp_path: Path, fixture_archives: FixtureArchives
+) -> None:
+    undisturbed, _ = finished
+    project = Project(tmp_path / "project", fixture_archives)
+
+    def three_steps_trained() -> bool:
+        logs = list((project.folder / "var/store/.building/checkpoint").glob("*-multi-*/observed/metrics.jsonl"))
+        return bool(logs) and len(logs[0].read_text().splitlines()) >= 3
+
+    for moment in (
+        lambda: project.building("prepared-corpus"),
+        three_steps_trained,
+        lambda: project.building("evaluation"),
+    ):
+        project.run_until_killed(moment, "run", "--recipe", "tiny")
+    status, output = project.run("run", "--recipe", "tiny")
+    assert status == 0, output
+    assert _digests(project) == _digests(undisturbed)
+    assert not [path for path in (project.folder / "var/store/.building").glob("*/*") if path.is_dir()]
+
+
+def _digests(project: Project) -> dict[str, str]:
+    """Shards, tokenizer, weights and measurements by label: the label holds the parents' digests as well."""
+    return {label: one.digest for label, one in project.artifacts().items()}
+
+
+def test_mlflow_shows_the_steps_below_their_flow(finished: tuple[Project, str]) -> None:
+    project, _ = finished
+    script = """
+import json, sys
+from mlflow import MlflowClient
+client = MlflowClient(f"sqlite:///{sys.argv[1]}/var/mlflow/mlflow.db")
+runs = client.search_runs([one.experiment_id for one in client.search_experiments()], max_results=1000)
+names = {run.info.run_id: run.info.run_name for run in runs}
+print(json.dumps([[run.info.run_name, run.info.status, names.get(run.data.tags.get("mlflow.parentRunId"))] for run in runs]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(project.folder)], capture_output=True, text=True, check=True, timeout=100
+    )
+    runs = json.loads(done.stdout.splitlines()[-1])
+    assert {status for _, status, _ in runs} == {"FINISHED"}
+    parents = {name: parent for name, _, parent in runs}
+    assert parents["train multi"] == "train"
+    assert parents["train"] == "pipeline codegen-tiny"
+    assert parents["pipeline codegen-tiny"] is None

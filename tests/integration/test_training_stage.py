@@ -1,0 +1,253 @@
+"""Real stages on real gloo processes: against plain PyTorch, killed and resumed, cancelled, diverging."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from components.core.artifact import content_digest
+from components.core.errors import StorageFull, TrainingError
+from components.core.fingerprint import list_files
+from components.model.config import ModelConfig
+from components.model.huggingface import load_checkpoint
+from components.model.transformer import CodeGen
+from components.tokenizer.config import TokenizerConfig
+from components.tokenizer.reader import PackedSplit
+from components.tokenizer.vocabulary import build_tokenizer
+from components.training.config import StageConfig, TrainingPlace
+from components.training.launch import train_stage
+from components.training.metrics import StepMetrics, read_metrics
+from components.training.run import LOG, METRICS, RESULT, WORK, Input, RunFile, StageRun
+from components.training.schedule import learning_rate
+
+MODEL = ModelConfig(num_layers=2, num_heads=4, head_dim=8, rotary_dims=4, context_length=64, vocab_rows=320)
+STAGE = StageConfig(
+    steps=40, warmup_steps=4, anneal_steps=30, learning_rate=1e-2, final_learning_rate=1e-3, batch_tokens=16 * 64
+)
+PLACE = TrainingPlace(num_processes=2, micro_batch=1, checkpoint_every_steps=4)
+ENDED_S = 20.0
+"""By then nothing of a trainer may be left."""
+
+Steps = list[StepMetrics]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
+    """A stage on 50 sequences of numbers that count up, so there is something to learn; 800 are read: 16 epochs."""
+    root = tmp_path_factory.mktemp("inputs")
+    corpus, tokenizer = root / "corpus", root / "tokenizer"
+    (corpus / "train").mkdir(parents=True)
+    tokenizer.mkdir()
+    starts = np.random.default_rng(0).integers(0, 295, size=(50, 1))
+    ((starts + np.arange(64)) % 295).astype("<u2").tofile(corpus / "train" / "00000.bin")
+    train = {"shards": [{"path": "train/00000.bin", "num_sequences": 50}], "num_sequences": 50}
+    index = {"corpus": "nl", "context_length": 64, "eot_id": 256, "num_ids": 295, "splits": {"train": train}}
+    (corpus / "index.json").write_text(json.dumps(index))
+    ranks = root / "bytes.tiktoken"
+    ranks.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(bytes([value])), value) for value in range(256)))
+    build_tokenizer(ranks, TokenizerConfig(num_merges=0), tokenizer)
+    data = Input(folder=str(corpus), digest="corpus")
+    return StageRun(
+        stage="nl",
+        config=STAGE,
+        model=MODEL,
+        seed=3,
+        data=data,
+        tokenizer=Input(folder=str(tokenizer), digest="tokenizer"),
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run: StageRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Steps, dict[str, object]]:
+    """The stage, trained in one go: its folder, what was reported meanwhile, and its statistics."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    seen: Steps = []
+    statistics = train_stage(folder, run, PLACE, seen.append)
+    return folder, seen, statistics
+
+
+def trainers(folder: Path) -> list[psutil.Process]:
+    """The processes that work on a folder: launcher and ranks have its run.json on their command line."""
+    found = psutil.process_iter(["cmdline"])
+    return [one for one in found if str(folder / "run.json") in (one.info["cmdline"] or [])]
+
+
+def test_leaves_a_checkpoint_and_reports_every_step(
+    run: StageRun, undisturbed: tuple[Path, Steps, dict[str, object]]
+) -> None:
+    folder, seen, statistics = undisturbed
+    assert [one.step for one in seen] == list(range(1, 41))
+    assert [one.learning_rate for one in seen] == [learning_rate(step, STAGE) for step in range(1, 41)]
+    assert seen[-1].tokens == 40 * 1024
+    assert seen[-1].time_left_s == 0
+    assert all(one.mfu > 0 and one.tokens_per_s > 0 for one in seen)
+    assert seen == read_metrics(folder / METRICS)
+    assert statistics == {
+        "steps": 40,
+        "tokens": 40_960,
+        "final_loss": seen[-1].loss,
+        "num_parameters": sum(one.numel() for one in CodeGen(MODEL).parameters()),
+    }
+    assert json.loads((folder / RESULT).read_text()) == {"run": run.identity(), "result": statistics}
+    names = {file.path for file in list_files(folder)}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "training.json", METRICS, LOG} <= names
+    assert not (folder / WORK).exists()
+    assert str(folder.parent) not in "".join(
+        path.read_text(errors="replace") for path in folder.iterdir() if path.is_file()
+    ), "a path of this machine outside observed/"
+
+
+def test_equals_plain_pytorch_on_one_process(run: StageRun, undisturbed: tuple[Path, Steps, dict[str, object]]) -> None:
+    """One forward over the whole batch, torch's own AdamW and clipping: another order of summing, the same training."""
+    folder, seen, _ = undisturbed
+    model, split = CodeGen(MODEL, seed=3), PackedSplit(Path(run.data.folder), "train")
+    decayed = [one for name, one in model.named_parameters() if not name.endswith("bias") and "norm" not in name]
+    plain = [one for name, one in model.named_parameters() if name.endswith("bias") or "norm" in name]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.999), eps=1e-8
+    )
+    losses, norms = [], []
+    for step in range(1, 41):
+        tokens = torch.from_numpy(split.batch(split.order(3, (step - 1) * 16, 16)).astype(np.int64))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, STAGE)
+        optimizer.zero_grad()
+        loss = model.loss(tokens, z_loss=1e-4)
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0], "it has to learn, or equal losses mean little"
+    assert max(norms) > 1.0, "clipping has to matter"
+    np.testing.assert_allclose([one.loss for one in seen], losses, rtol=2e-4)
+    np.testing.assert_allclose([one.grad_norm for one in seen], norms, rtol=5e-3)
+    trained = load_checkpoint(folder)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            trained.get_parameter(name), parameter, rtol=5e-3, atol=5e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+FLOW = """
+import os, signal, sys
+from pathlib import Path
+from components.training.launch import train_stage
+from components.training.run import RunFile
+
+file = RunFile.read(Path(sys.argv[2]))
+
+def killed_at_step_13(metrics):
+    if metrics.step == 13:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train_stage(Path(sys.argv[1]), file.run, file.place, killed_at_step_13)
+"""
+
+
+def test_a_killed_flow_leaves_no_orphan_and_the_stage_goes_on_to_the_same_bits(
+    run: StageRun, undisturbed: tuple[Path, Steps, dict[str, object]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "stage"
+    document = RunFile(run=run, place=PLACE).write(tmp_path)
+    flow = subprocess.run([sys.executable, "-c", FLOW, str(folder), str(document)], check=False)
+    assert flow.returncode == -signal.SIGKILL
+    _, alive = psutil.wait_procs(trainers(folder), timeout=ENDED_S)
+    assert not alive
+    assert not (folder / RESULT).exists()
+
+    # What a kill may leave besides: half a checkpoint, half a line, and (a disk's fault) a damaged newest checkpoint.
+    checkpoints = sorted((folder / WORK).glob("step-*[0-9]"))
+    assert len(checkpoints) == 2
+    damaged = next(checkpoints[-1].rglob("*optim_states.pt"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    (folder / WORK / "step-00000099.partial").mkdir()
+    with (folder / METRICS).open("a") as file:
+        file.write('{"step": 99, "lo')
+
+    seen: Steps = []
+    statistics = train_stage(folder, run, PLACE, seen.append)
+    whole, before, statistics_before = undisturbed
+    assert [(one.step, one.loss, one.grad_norm) for one in seen] == [(one.step, one.loss, one.grad_norm) for one in before]
+    assert read_metrics(folder / METRICS) == seen
+    assert seen[-1].elapsed_s > max(one.elapsed_s for one in seen[:12]), "time of the killed attempt counts"
+    assert statistics == statistics_before
+    assert content_digest(list_files(folder)) == content_digest(list_files(whole))
+    log = (folder / LOG).read_text()
+    assert f"{checkpoints[-1]} is damaged" in log
+    assert f"goes on after step {int(checkpoints[0].name[-8:])};" in log
+
+
+def test_cancelling_ends_every_process_and_another_place_is_refused(run: StageRun, tmp_path: Path) -> None:
+    class Cancelled(BaseException):
+        pass
+
+    def cancel(metrics: StepMetrics) -> None:
+        if metrics.step == 5:
+            assert trainers(tmp_path)
+            raise Cancelled
+
+    alone = TrainingPlace(micro_batch=1, checkpoint_every_steps=4)
+    with pytest.raises(Cancelled):
+        train_stage(tmp_path, run, alone, cancel)
+    assert not trainers(tmp_path)
+
+    other = alone.replace(zero_stage=2)
+    with pytest.raises(TrainingError, match="was made by 1 processes, ZeRO stage 1") as refused:
+        train_stage(tmp_path, run, other, lambda _: None)
+    assert "ZeRO stage 2" in refused.value.expected
+    assert not trainers(tmp_path)
+
+
+def test_hands_on_the_weights_and_stops_before_a_step_that_is_not_finite(
+    run: StageRun, undisturbed: tuple[Path, Steps, dict[str, object]], tmp_path: Path
+) -> None:
+    """The next stage, with a learning rate that ruins the model in its first step."""
+    wild = STAGE.replace(steps=9, learning_rate=1e30, warmup_steps=2)
+    initial = Input(folder=str(undisturbed[0]), digest="checkpoint of stage nl")
+    following = run.model_copy(update={"stage": "multi", "config": wild, "initial": initial})
+    with pytest.raises(TrainingError, match=r"stage multi, step 2: .* is (nan|inf)") as stopped:
+        train_stage(tmp_path, following, TrainingPlace(micro_batch=16), lambda _: None)
+    (first,) = read_metrics(tmp_path / METRICS)
+    assert not (tmp_path / RESULT).exists()
+
+    split = PackedSplit(Path(run.data.folder), "train")
+    with torch.no_grad():
+        handed_on = load_checkpoint(undisturbed[0]).loss(
+            torch.from_numpy(split.batch(split.order(3, 0, 16)).astype(np.int64)), 1e-4
+        )
+    assert first.loss == pytest.approx(handed_on.item(), rel=1e-5), "previous weights, on the corpus from its start"
+    assert first.learning_rate == 0.5e30, "a new warm-up"
+    assert f"sequences {', '.join(map(str, split.order(3, 16, 16)))} of the train split" in stopped.value.got
+
+
+def test_a_disk_without_room_for_a_checkpoint(run: StageRun, tmp_path: Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system needs the right to mount one")
+    try:
+        with pytest.raises(StorageFull, match=r"[01] MB are free at") as full:
+            train_stage(tmp_path, run, TrainingPlace(micro_batch=16, checkpoint_every_steps=2), lambda _: None)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert "the checkpoint of step 2" in full.value.expected
+
+
+def test_a_rank_that_fails_is_reported_with_the_last_lines_of_its_error(run: StageRun, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    shutil.copytree(run.data.folder, corpus)
+    np.full((50, 64), 400, dtype="<u2").tofile(corpus / "train" / "00000.bin")  # The model has rows 0 to 319.
+    broken = run.model_copy(update={"data": Input(folder=str(corpus), digest="broken")})
+    with pytest.raises(TrainingError, match=r"(?s)rank 0 failed.*IndexError: index out of range") as failed:
+        train_stage(tmp_path / "stage", broken, TrainingPlace(micro_batch=16), lambda _: None)
+    assert LOG in failed.value.do
+    assert "Traceback" in (tmp_path / "stage" / LOG).read_text()

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from components.core.config import Config, Items
+from components.core.errors import ConfigError
+
+
+class Stage(Config):
+    steps: int = 10
+    rate: float = 1e-3
+    name: str = "nl"
+
+
+class Training(Config):
+    stage: Stage = Stage()
+    sizes: Items[int] = (1, 2)
+
+
+def test_an_override_reaches_a_nested_field() -> None:
+    changed = Training().override(["stage.steps=200", "stage.name=multi", "sizes=[3,4]"])
+    assert changed == Training(stage=Stage(steps=200, name="multi"), sizes=(3, 4))
+
+
+def test_a_misspelt_field_names_the_near_miss() -> None:
+    with pytest.raises(ConfigError, match=r"stage\.step'(.|\n)*did you mean 'stage\.steps'"):
+        Training().override(["stage.step=200"])
+
+
+def test_a_misspelt_field_in_a_document_names_the_near_miss() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean 'stage\.steps'"):
+        Training.parse({"stage": {"setps": 1}})
+
+
+@pytest.mark.parametrize(
+    "assignment", ['stage.steps="200"', "stage.steps=2.0", "stage.steps=true", "stage.rate=NaN", "stage=1"]
+)
+def test_values_are_strictly_typed(assignment: str) -> None:
+    with pytest.raises(ConfigError, match="stage"):
+        Training().override([assignment])
+
+
+def test_an_override_needs_an_equals_sign() -> None:
+    with pytest.raises(ConfigError, match="has no '='"):
+        Training().override(["stage.steps"])
+
+
+def test_a_path_through_a_plain_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"stage\.steps\.more"):
+        Training().override(["stage.steps.more=1"])
+
+
+def test_replace_checks_like_the_constructor() -> None:
+    assert Stage().replace(steps=3).steps == 3
+    with pytest.raises(ConfigError):
+        Stage().replace(steps="3")
+
+
+def test_a_config_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Stage().steps = 3  # type: ignore[misc]

@@ -1,0 +1,193 @@
+"""The store on a local folder and on an fsspec URI: reuse, damage, kills between the steps of a publication."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from components.core.artifact import Artifact
+from components.core.errors import ArtifactError, DataError
+from components.core.files import writing
+from components.core.store import MANIFEST, Built, Store
+
+
+def writes(text: str, observed: str = "fast") -> Callable[[Path], dict[str, int]]:
+    def build(folder: Path) -> dict[str, int]:
+        (folder / "content.txt").write_text(text)
+        (folder / "observed").mkdir(exist_ok=True)
+        (folder / "observed/timing.txt").write_text(observed)
+        return {"num_bytes": len(text)}
+
+    return build
+
+
+def must_not_build(_: Path) -> dict[str, int]:
+    raise AssertionError("built although it was published")
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    root = str(tmp_path / "store") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+    return Store(root, scratch=None if request.param == "local" else tmp_path / "scratch")
+
+
+def make(store: Store, config: int = 1, *, text: str = "hello", parents: dict[str, Artifact] | None = None) -> Built:
+    return store.get_or_build(
+        "tokenizer", "t", config={"x": config}, parents=parents or {}, code_version=1, build=writes(text)
+    )
+
+
+def test_the_same_recipe_is_built_once(store: Store) -> None:
+    first = make(store)
+    again = store.get_or_build("tokenizer", "t", config={"x": 1}, parents={}, code_version=1, build=must_not_build)
+    assert (first.reused, again.reused) == (False, True)
+    assert again.artifact == first.artifact
+    assert (store.open(again.artifact) / "content.txt").read_text() == "hello"
+    assert first.artifact.statistics == {"num_bytes": 5}
+
+
+@pytest.mark.parametrize("change", [{"config": {"x": 2}}, {"code_version": 2}, {"name": "u"}])
+def test_another_recipe_has_another_address(store: Store, change: dict[str, object]) -> None:
+    first = make(store)
+    arguments = {"name": "t", "config": {"x": 1}, "parents": {}, "code_version": 1, **change}
+    other = store.get_or_build("tokenizer", build=writes("other"), **arguments)  # type: ignore[arg-type]
+    assert not other.reused
+    assert other.artifact.address != first.artifact.address
+    assert (store.open(first.artifact) / "content.txt").read_text() == "hello"
+
+
+def test_a_parent_counts_by_its_bytes(store: Store) -> None:
+    parent, same_bytes, other_bytes = make(store, 1), make(store, 2), make(store, 3, text="bye")
+    assert parent.artifact.digest == same_bytes.artifact.digest != other_bytes.artifact.digest
+    assert not make(store, 9, parents={"p": parent.artifact}).reused
+    assert make(store, 9, parents={"p": same_bytes.artifact}).reused
+    assert not make(store, 9, parents={"p": other_bytes.artifact}).reused
+
+
+def test_what_was_only_observed_is_not_what_it_is(tmp_path: Path) -> None:
+    digests = set()
+    for name, observed in [("a", "fast"), ("b", "slow")]:
+        built = Store(tmp_path / name).get_or_build(
+            "tokenizer", "t", config={}, parents={}, code_version=1, build=writes("hello", observed)
+        )
+        digests.add(built.artifact.digest)
+    assert len(digests) == 1
+
+
+def test_a_failed_build_publishes_nothing(store: Store) -> None:
+    def fails(folder: Path) -> dict[str, int]:
+        (folder / "half").write_text("x")
+        raise DataError("a bad line", expected="a good one", do="mend it")
+
+    with pytest.raises(DataError):
+        store.get_or_build("tokenizer", "t", config={"x": 1}, parents={}, code_version=1, build=fails)
+    assert list(store.all()) == []
+    built = make(store)
+    assert [file.path for file in built.artifact.files] == ["content.txt", "observed/timing.txt"]
+
+
+def test_a_resumable_build_finds_its_work(store: Store) -> None:
+    def killed(folder: Path) -> dict[str, int]:
+        (folder / "half").write_text("kept")
+        raise KeyboardInterrupt
+
+    def continues(folder: Path) -> dict[str, int]:
+        assert (folder / "half").read_text() == "kept"
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        store.get_or_build("checkpoint", "c", config={}, parents={}, code_version=1, build=killed, resumable=True)
+    built = store.get_or_build("checkpoint", "c", config={}, parents={}, code_version=1, build=continues, resumable=True)
+    attempts = built.artifact.provenance["attempts"]
+    assert isinstance(attempts, list)
+    assert len(attempts) == 2
+    assert not list(store.scratch.rglob("*.attempts.jsonl"))
+
+
+def test_what_a_killed_write_left_is_no_part_of_the_artifact(store: Store) -> None:
+    undisturbed = make(store, 1)
+    never_left = []
+
+    def killed(folder: Path) -> dict[str, int]:
+        never_left.append(writing(folder / "content.txt"))
+        never_left[0].__enter__().write_text("hel")
+        raise KeyboardInterrupt
+
+    arguments = {"config": {"x": 2}, "parents": {}, "code_version": 1, "resumable": True}
+    with pytest.raises(KeyboardInterrupt):
+        store.get_or_build("tokenizer", "t", build=killed, **arguments)
+    resumed = store.get_or_build("tokenizer", "t", build=writes("hello"), **arguments)
+    assert resumed.artifact.digest == undisturbed.artifact.digest
+
+
+def test_a_kill_between_the_move_and_the_manifest_leaves_nothing_that_looks_done(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    built = make(store)
+    (Path(built.artifact.address) / MANIFEST).unlink()
+    assert list(Store(tmp_path).all()) == []
+    again = make(Store(tmp_path))
+    assert not again.reused
+    assert again.artifact.digest == built.artifact.digest
+
+
+_KILLED_WHILE_BUILDING = """
+import os, signal, sys
+from components.core.store import Store
+def build(folder):
+    (folder / "half").write_text("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+Store(sys.argv[1]).get_or_build("tokenizer", "t", config={"x": 1}, parents={}, code_version=1, build=build)
+"""
+
+
+def test_a_killed_process_leaves_no_lock_and_nothing_published(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _KILLED_WHILE_BUILDING, str(tmp_path)], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert not make(Store(tmp_path)).reused
+    assert sorted(os.listdir(next(tmp_path.glob("tokenizer/*")))) == ["content.txt", MANIFEST, "observed"]
+
+
+@pytest.mark.parametrize("damage", ["damaged", "missing"])
+def test_damage_is_found_when_the_artifact_is_opened(tmp_path: Path, damage: str) -> None:
+    artifact = make(Store(tmp_path)).artifact
+    file = Path(artifact.address) / "content.txt"
+    file.unlink() if damage == "missing" else file.write_text("hullo")
+    with pytest.raises(ArtifactError, match=rf"content\.txt is {damage}(.|\n)*remove"):
+        Store(tmp_path).open(artifact)
+
+
+def test_why_names_the_field_that_differs_from_the_nearest_sibling(store: Store) -> None:
+    parent = make(store, 7).artifact
+    make(store, 1, parents={"p": parent})
+    newest = make(store, 2, parents={"p": parent}).artifact
+    sibling, differences = store.why(newest) or pytest.fail("no sibling found")
+    assert [(one.field, one.before, one.after) for one in differences] == [("config.x", 1, 2)]
+    assert sibling.parents == newest.parents
+
+
+def test_why_has_no_answer_for_the_only_one(store: Store) -> None:
+    assert store.why(make(store).artifact) is None
+
+
+def test_lineage_lists_parents_before_children(store: Store) -> None:
+    a = make(store, 1, text="a").artifact
+    b = make(store, 2, text="b", parents={"first": a}).artifact
+    c = make(store, 3, text="c", parents={"first": a, "second": b}).artifact
+    assert [one.label for one in store.lineage(c)] == [a.label, b.label, c.label]
+
+
+def test_loading_what_is_not_there_says_so(store: Store) -> None:
+    with pytest.raises(ArtifactError, match="no artifact is published"):
+        store.load("tokenizer/t-000000000000")
+
+
+def test_an_artifact_can_be_loaded_by_its_label_and_its_address(store: Store) -> None:
+    artifact = make(store).artifact
+    assert store.load(artifact.label) == store.load(artifact.address) == artifact

@@ -1,0 +1,120 @@
+"""A pull that goes well: real archives, real DVC, the same bytes everywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from dvc.repo import Repo
+from fixtures.archives import build_archives
+from fixtures.projects import dvc_status, files_below, new_project, pull_fixtures, visible
+
+from components.data.config import LANGUAGES
+from components.data.pins import Pins
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_a_pull_writes_every_corpus_and_dvc_finds_it_clean(project, fixture_archives):
+    pulled = pull_fixtures(project, fixture_archives)
+    files = files_below(project / "data")
+    assert sorted(files) == [
+        "NOTICE",
+        "mono/scripts-1.0.jsonl",
+        "multi/lowlevel-1.0.jsonl",
+        "multi/scripts-1.0.jsonl",
+        "multi/services-1.0.jsonl",
+        "nl/manual-1.0.jsonl",
+        "skipped.jsonl",
+        "vocabulary/gpt2.tiktoken",
+    ]
+    for corpus, languages in LANGUAGES.items():
+        lines = [line for name, text in files.items() if name.startswith(f"{corpus}/") for line in text.splitlines()]
+        records = [json.loads(line) for line in lines]
+        assert {record["language"] for record in records} == set(languages)
+        assert all(list(record) == ["language", "licence", "path", "source", "text"] for record in records)
+        assert len(records) == 120 * len(languages) + (2 if corpus == "multi" else 0)
+    assert not pulled.was_current
+    assert dvc_status(project) == {}
+    assert visible(project) == ["data", "data.dvc"]
+
+
+def test_unusable_members_and_licences_are_listed(project, fixture_archives):
+    pull_fixtures(project, fixture_archives)
+    skipped = [json.loads(line) for line in (project / "data" / "skipped.jsonl").read_text().splitlines()]
+    assert [entry["path"] for entry in skipped] == ["src/binary.c", "src/empty.c", "src/latin.c", "src/link.c"]
+    notice = (project / "data" / "NOTICE").read_text()
+    assert all(f"{package.name} 1.0: MIT" in notice for package in fixture_archives.pins.packages)
+    assert all(f"{source.name} 1.0: MIT" in notice for source in fixture_archives.pins.vocabulary)
+
+
+def test_two_machines_get_the_same_bytes(project, fixture_archives, tmp_path):
+    other = new_project(tmp_path / "other")
+    backwards = Pins(packages=fixture_archives.pins.packages[::-1], vocabulary=fixture_archives.pins.vocabulary)
+    first = pull_fixtures(project, fixture_archives)
+    old_umask = os.umask(0o077)
+    try:
+        second = pull_fixtures(other, fixture_archives, pins=backwards)
+    finally:
+        os.umask(old_umask)
+    assert first.dvc_md5 == second.dvc_md5
+    assert (project / "data.dvc").read_bytes() == (other / "data.dvc").read_bytes()
+    assert files_below(project / "data") == files_below(other / "data")
+
+
+def test_a_second_pull_needs_neither_network_nor_archives(project, fixture_archives, tmp_path):
+    first = pull_fixtures(project, fixture_archives)
+    shutil.rmtree(tmp_path / "cache")
+    again = pull_fixtures(project, fixture_archives, archives=None)
+    assert again.was_current
+    assert again.dvc_md5 == first.dvc_md5
+    assert "up to date" in again.summary
+
+
+def test_a_fresh_clone_gets_the_committed_bytes(project, fixture_archives, tmp_path):
+    first = pull_fixtures(project, fixture_archives)
+    clone = new_project(tmp_path / "other")
+    shutil.copy(project / "data.dvc", clone)
+    assert pull_fixtures(clone, fixture_archives).dvc_md5 == first.dvc_md5
+    assert (clone / "data.dvc").read_bytes() == (project / "data.dvc").read_bytes()
+    assert dvc_status(clone) == {}
+
+
+def test_in_a_git_repository_data_is_ignored_by_git(fixture_archives, tmp_path):
+    project = _made(tmp_path / "checkout")
+    subprocess.run(["git", "init", "-q", str(project)], check=True)
+    Repo.init(str(project)).close()
+    pull_fixtures(project, fixture_archives)
+    listed = subprocess.run(
+        ["git", "-C", str(project), "status", "--porcelain", "-uall"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "data.dvc" in listed
+    assert "data/" not in listed
+
+
+def test_data_changed_by_hand_is_brought_back(project, fixture_archives):
+    pull_fixtures(project, fixture_archives)
+    before = files_below(project / "data")
+    (project / "data" / "nl" / "manual-1.0.jsonl").write_text("{}\n")
+    (project / "data" / "nl" / "mine.jsonl").write_text("{}\n")
+    assert not pull_fixtures(project, fixture_archives).was_current
+    assert files_below(project / "data") == before
+    assert dvc_status(project) == {}
+
+
+def test_another_preset_updates_data_dvc_and_says_so(project, fixture_archives, tmp_path):
+    tiny = pull_fixtures(project, fixture_archives)
+    pins = build_archives(_made(tmp_path / "more"), num_documents=60, num_merges=300, presets=("starter",))
+    starter = pull_fixtures(project, fixture_archives, preset="starter", pins=pins, archives=tmp_path / "more")
+    assert starter.before is not None
+    assert (starter.before.preset, starter.before.md5) == ("tiny", tiny.dvc_md5)
+    assert "data.dvc was updated" in starter.summary
+    assert starter.dvc_md5 in (project / "data.dvc").read_text()
+    assert "preset: starter" in (project / "data.dvc").read_text()
+    assert dvc_status(project) == {}

@@ -1,0 +1,64 @@
+"""The raw corpora as artifacts, and the guard in front of them."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from components.core.errors import DataError
+from components.data.archives import PackageIndex
+from components.data.pull import pull
+from components.data.raw import raw_artifacts
+
+
+@pytest.fixture
+def pulled(project, fixture_archives, tmp_path):
+    nowhere = PackageIndex("http://127.0.0.1:1/simple/")
+    pull(project, "tiny", tmp_path / "cache", pins=fixture_archives.pins, archives=fixture_archives.folder, index=nowhere)
+    return project
+
+
+def test_each_corpus_is_an_artifact_with_the_md5_of_dvc(pulled):
+    found = raw_artifacts(pulled)
+    assert list(found) == ["nl", "multi", "mono", "vocabulary"]
+    assert {one.kind for one in found.values()} == {"raw-corpus"}
+    assert found["nl"].address == str(pulled / "data" / "nl")
+    assert found["multi"].statistics["num_files"] == 3
+    assert found["multi"].statistics["num_documents"] == 6 * 120 + 2
+    assert "num_documents" not in found["vocabulary"].statistics
+    md5 = (pulled / "data.dvc").read_text().split("md5: ")[1].split("\n")[0]
+    assert {one.provenance["dvc_md5"] for one in found.values()} == {md5}
+    assert len({one.recipe for one in found.values()}) == 4
+
+    file = pulled / "data" / "mono" / "scripts-1.0.jsonl"
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    line = f"scripts-1.0.jsonl\0{file.stat().st_size}\0{sha256}\n"
+    assert found["mono"].digest == hashlib.sha256(line.encode()).hexdigest()
+
+
+def test_the_artifacts_do_not_depend_on_when_they_are_made(pulled):
+    assert raw_artifacts(pulled) == raw_artifacts(pulled)
+
+
+@pytest.mark.parametrize("change", ["edit", "add", "remove"])
+def test_data_changed_by_hand_is_refused_and_the_corpus_is_named(pulled, change):
+    file = pulled / "data" / "multi" / "lowlevel-1.0.jsonl"
+    if change == "edit":
+        file.write_text(file.read_text().replace("long", "Long", 1))
+    elif change == "add":
+        file.with_name("mine.jsonl").write_text("{}\n")
+    else:
+        file.unlink()
+    with pytest.raises(DataError) as caught:
+        raw_artifacts(pulled)
+    assert "changed: multi (data/multi/" in caught.value.got
+    assert "data.dvc commits" in caught.value.expected
+    assert "codegen data pull --preset tiny" in caught.value.do
+
+
+def test_a_corpus_that_was_not_pulled_is_said(project):
+    with pytest.raises(DataError) as caught:
+        raw_artifacts(project)
+    assert "data.dvc does not exist" in caught.value.got
+    assert "codegen data pull" in caught.value.do

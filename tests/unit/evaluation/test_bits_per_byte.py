@@ -1,0 +1,162 @@
+"""Against figures worked out by hand, and against whole logits."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fixtures.models import TINY, TOKENIZER, lively_model, write_tokenizer
+
+from components.core.errors import EvaluationError
+from components.core.files import read_json, write_json
+from components.evaluation.bits_per_byte import Score, bits_per_byte_of_texts, evaluate_held_out
+from components.evaluation.held_out import run_bits_per_byte
+from components.model.huggingface import save_checkpoint
+from components.model.transformer import CodeGen
+from components.tokenizer.encoder import Encoder
+from components.tokenizer.shards import INDEX_JSON, Index, SplitWriter
+
+EOT, LENGTH = TOKENIZER.eot_id, 16
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return Encoder(write_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+
+
+def prepare(folder: Path, corpus: str, texts: dict[str, list[list[int]]], *, eot_id: int = EOT) -> Path:
+    """A prepared corpus as its reader needs it: sequences of 16 tokens by language."""
+    splits = {}
+    for name, sequences in {"train": [[0] * LENGTH], **{f"held-out/{key}": value for key, value in texts.items()}}.items():
+        writer = SplitWriter(folder / corpus, name, LENGTH)
+        for sequence in sequences:
+            writer.add(np.array(sequence, dtype=np.uint16))
+        splits[name], _ = writer.close()
+    index = Index(corpus=corpus, context_length=LENGTH, eot_id=eot_id, num_ids=TOKENIZER.num_ids, splits=splits)
+    write_json(folder / corpus / INDEX_JSON, index.model_dump(mode="json"))
+    return folder / corpus
+
+
+def indifferent_model() -> CodeGen:
+    """Every token has the probability 1/512, but the end-of-text 9/520."""
+    model = lively_model()
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.zero_()
+        model.head.bias[EOT] = math.log(9)
+    return model
+
+
+def test_figures_worked_out_by_hand(encoder: Encoder, tmp_path: Path) -> None:
+    # Bytes are tokens 0 to 255; 31 spaces are one token, the first after the end-of-text.
+    spaces = EOT + 1
+    first = [1, 2, 3, EOT, spaces, *[9] * 11]  # predicted: 2 + 11 single bytes, the end-of-text, 31 spaces
+    second = [spaces, *[7] * 15]  # the 31 spaces are given, not predicted
+    prepared = {"nl": prepare(tmp_path, "nl", {"English": [first, second]})}
+    result = evaluate_held_out(indifferent_model(), encoder, prepared, 10)
+    num_bytes = (13 + 31) + 15
+    bits = 29 * math.log2(520) + (math.log2(520) - math.log2(9))
+    assert result == {
+        "nl/English": {
+            "bits_per_byte": pytest.approx(bits / num_bytes, rel=1e-6),
+            "num_bytes": num_bytes,
+            "num_tokens": 30,
+        }
+    }
+
+
+def reference_nats(model: CodeGen, tokens: list[int], start: int) -> float:
+    with torch.no_grad():
+        log_p = model(torch.tensor([tokens]))[0].double().log_softmax(-1)
+    return -sum(float(log_p[at - 1, tokens[at]]) for at in range(start, len(tokens)))
+
+
+def test_splits_are_scored_as_whole_logits_score_them(encoder: Encoder, tmp_path: Path) -> None:
+    model, draws = lively_model(sharpness=1.0), np.random.default_rng(0)
+    texts = {
+        language: draws.integers(0, TOKENIZER.num_ids, (count, LENGTH)).tolist()
+        for language, count in (("C", 3), ("C++", 700))
+    }
+    result = evaluate_held_out(model, encoder, {"multi": prepare(tmp_path, "multi", texts)}, 300)
+    assert list(result) == ["multi/C", "multi/C++"]
+    evenly_spaced = [texts["C++"][number * 700 // 300] for number in range(300)]
+    for name, sequences in (("multi/C", texts["C"]), ("multi/C++", evenly_spaced)):
+        nats = sum(reference_nats(model, sequence, 1) for sequence in sequences)
+        num_bytes = sum(int(encoder.token_num_bytes[sequence[1:]].sum()) for sequence in sequences)
+        assert result[name]["num_bytes"] == num_bytes
+        assert result[name]["num_tokens"] == 15 * len(sequences)
+        assert result[name]["bits_per_byte"] == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
+
+
+def test_only_the_completion_is_scored_given_its_prompt(encoder: Encoder) -> None:
+    model = lively_model(sharpness=1.0)
+    prompts, completions = ["def add(a, b):\n", "# héllo\n"], ["    return a + b\n", "print('é')\n"]
+    result = bits_per_byte_of_texts(model, encoder, prompts, completions)
+    pairs = [(encoder.encode(one), encoder.encode(other)) for one, other in zip(prompts, completions, strict=True)]
+    nats = sum(reference_nats(model, prompt + completion, len(prompt)) for prompt, completion in pairs)
+    num_bytes = sum(len(completion.encode()) for completion in completions)
+    assert result["num_bytes"] == num_bytes
+    assert result["num_tokens"] == sum(len(completion) for _, completion in pairs)
+    assert result["bits_per_byte"] == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
+
+
+def test_texts_longer_than_the_context_are_scored_in_windows(encoder: Encoder) -> None:
+    """Context 64; 50 tokens of prompt and 90 of completion: scored up to 82 with tokens 18.., to 114, to 140."""
+    model = lively_model(sharpness=1.0)
+    prompt, completion = "a1" * 25, "b2" * 45
+    tokens = encoder.encode(prompt) + encoder.encode(completion)
+    assert len(encoder.encode(prompt)) == 50
+    assert len(tokens) == 140
+    windows = [(18, 50, 82), (50, 82, 114), (76, 114, 140)]
+    nats = sum(reference_nats(model, tokens[first:end], start - first) for first, start, end in windows)
+    result = bits_per_byte_of_texts(model, encoder, [prompt], [completion])
+    assert result["num_tokens"] == 90
+    assert result["bits_per_byte"] == pytest.approx(nats / math.log(2) / 90, rel=1e-5)
+
+
+def test_a_corpus_of_another_tokenizer_is_refused(encoder: Encoder, tmp_path: Path) -> None:
+    prepared = {"nl": prepare(tmp_path, "nl", {"English": [[1] * LENGTH]}, eot_id=EOT - 1)}
+    with pytest.raises(EvaluationError, match=r"corpus nl has 495 token ids, end-of-text 455"):
+        evaluate_held_out(lively_model(), encoder, prepared, 10)
+
+
+def test_a_corpus_for_a_longer_context_is_refused(encoder: Encoder, tmp_path: Path) -> None:
+    prepared = {"nl": prepare(tmp_path, "nl", {"English": [[1] * LENGTH]})}
+    with pytest.raises(EvaluationError, match="sequences of 16 tokens"):
+        evaluate_held_out(lively_model(TINY.replace(context_length=8)), encoder, prepared, 10)
+
+
+@pytest.mark.parametrize("score", [Score(1.0, 0, 1), Score(math.nan, 5, 1)])
+def test_no_bytes_or_no_number_is_an_error_and_not_a_figure(score: Score) -> None:
+    with pytest.raises(EvaluationError, match="bytes of text cost"):
+        score.as_record()
+
+
+def test_the_evaluation_holds_every_split_and_the_canonical_solutions(encoder: Encoder, tmp_path: Path) -> None:
+    tokenizer_folder = write_tokenizer(tmp_path / "tokenizer")
+    save_checkpoint(indifferent_model(), tokenizer_folder, tmp_path / "checkpoint")
+    prepared = {
+        "nl": prepare(tmp_path, "nl", {"English": [[1] * LENGTH]}),
+        "mono": prepare(tmp_path, "mono", {"Python": [[2] * LENGTH]}),
+    }
+    statistics = run_bits_per_byte(
+        tmp_path / "result", checkpoint=tmp_path / "checkpoint", prepared=prepared, max_sequences=5
+    )
+    results = read_json(tmp_path / "result" / "results.json")["splits"]
+    assert set(results) == {"nl/English", "mono/Python", "humaneval/canonical"}
+    assert results["mono/Python"]["bits_per_byte"] == pytest.approx(math.log2(520))
+    canonical = results["humaneval/canonical"]
+    assert canonical["bits_per_byte"] == pytest.approx(
+        math.log2(520) * canonical["num_tokens"] / canonical["num_bytes"], rel=1e-5
+    )
+    assert canonical["num_bytes"] == 29_662  # Counted from the file.
+    assert {name: statistics[name] for name in ("nl", "mono", "humaneval")} == {
+        "nl": {"English": results["nl/English"]["bits_per_byte"]},
+        "mono": {"Python": results["mono/Python"]["bits_per_byte"]},
+        "humaneval": {"canonical": canonical["bits_per_byte"]},
+    }

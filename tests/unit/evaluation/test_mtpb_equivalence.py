@@ -1,0 +1,125 @@
+"""The official checker's rules, each as docs/paper.md (section 5) states it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.evaluation.mtpb import MEMORY_MIB, judge
+from components.evaluation.mtpb_defects import can_pass
+from components.evaluation.mtpb_equivalence import equivalent
+from components.evaluation.sandbox import NOTHING_PRINTED, Limits, Printed, Sandbox, Verdict
+from components.evaluation.sandbox.jailed.values import Foreign, Series
+
+END = Verdict("passed")
+
+
+def printed(value: Any, text: str | None = None) -> Printed:
+    return Printed(END, value, str(value) if text is None else text)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "same"),
+    [
+        (3, 3, True),
+        (3, 4, False),
+        ("7980", 7980, True),  # cast to the expected type
+        (3720.9, 3720, True),  # int truncates toward zero
+        (-3.9, -3, True),
+        (True, 1, True),
+        ("12 apples", 12, False),
+        (0.30000001, 0.3, True),
+        (0.300002, 0.3, False),
+        (0, 0.0, True),
+        ("0.5", 0.5, True),
+        (float("nan"), 0.5, False),
+        (5, "5", True),
+        ([1, 2], "[1, 2]", True),
+        ("True", True, True),  # bool is compared as text
+        (1, True, False),
+        (np.bool_(False), False, True),
+        ([1, 2], [1, 2], True),
+        ([1, 2.0], [1, 2], True),
+        ([2, 1], [1, 2], False),
+        ([(1, 2), (3, 4)], [[1, 2], [3, 4]], True),  # tuples in a list
+        ([[1, 2], (3, 4)], [[1, 2], [3, 4]], False),  # only where the first is one
+        ((1, 2), [1, 2], True),
+        ("abc", ["a", "b", "c"], True),  # list() of a string
+        (np.array([[1, 2]]), [[1, 2]], True),
+        (np.int64(3), 3, True),
+        (np.float32(0.5), 0.5, True),
+        (np.uint32(3), 3, True),
+        (Series(np.array([1.0, 2.0])), [1, 2], True),
+        (Series(np.array([1.0, 1.0])), 1, True),  # np.allclose broadcasts
+        (Series(np.array([])), 7, True),  # and an empty Series is close to anything
+        (Series(np.array(["a"], dtype=object)), ["a"], False),
+        (None, None, False),
+        ({"a": 1}, {"a": 1}, False),
+        (None, 0, False),
+        (10**400, 1.0, False),
+        (b"ab", [97, 98], True),
+    ],
+)
+def test_rules(value: Any, expected: Any, same: bool) -> None:
+    assert equivalent(printed(value), expected) is same
+
+
+def test_objects_of_other_classes_are_cast_by_what_they_said_of_themselves() -> None:
+    fraction = Foreign("Fraction", "", None, {"int": 3, "float": 3.5})
+    assert equivalent(printed(fraction, "7/2"), "7/2")
+    assert equivalent(printed(fraction, "7/2"), 3.5)
+    assert equivalent(printed(fraction, "7/2"), 3)
+    assert not equivalent(printed(fraction, "7/2"), [3])
+    assert equivalent(printed(Foreign("range", "range(0, 2)", [0, 1], {})), [0, 1])
+
+
+def test_how_it_ended_counts_only_where_nothing_was_printed() -> None:
+    assert judge(Printed(Verdict("exception", "ValueError"), 5, "5"), 5) == Verdict("passed")
+    assert judge(Printed(END, 4, "4"), 5) == Verdict("wrong_answer")
+    assert judge(Printed(END, NOTHING_PRINTED, ""), 5) == Verdict("no_print")
+    assert judge(Printed(Verdict("exception", "ValueError"), NOTHING_PRINTED, ""), 5) == Verdict("exception", "ValueError")
+
+
+PROGRAMS = [
+    ("print(1)\nprint(2, 3)", 2, "passed"),  # the last print's first argument
+    ("print(2)\nprint()", 2, "no_print"),
+    ("answer = 2", 2, "passed"),  # the last statement's value is printed
+    ("2", 2, "passed"),
+    ("def main():\n    print(2)\nmain()", 2, "wrong_answer"),  # main() returns None, which is printed
+    ("print(2)\n'a docstring'", 2, "wrong_answer"),
+    ("x = [1]\nprint(x)\nx.append(2)\nif True: pass", [1, 2], "passed"),  # by reference, at the end
+    ("printer = lambda x: x\nprint(2)\nprinter(3)", 2, "passed"),  # a name that starts with print
+    ("def print(x): pass\nprint(2)", 2, "no_print"),  # a print of its own is not seen
+    ("import builtins\nbuiltins.print(2)\nif True: pass", 2, "no_print"),
+    ("print(2, file=3)", 2, "passed"),  # it raises after it was recorded
+    ("print(2)\nreturn", 2, "syntax_error"),  # voids everything
+    ("while True: pass\nprint(2)", 2, "time_out"),
+    ("if __name__ == '__main__': print(2)", 2, "passed"),
+    ("try:\n    while True: int()\nexcept Exception:\n    print(2)", 2, "passed"),  # the limit can be caught, as upstream
+    ("from fractions import Fraction\nprint(Fraction(5, 2))", 2.5, "passed"),
+    ("print({3, 1, 2})", [1, 2, 3], "passed"),
+    ("print({'b': 1, 'a': 2})", ["b", "a"], "passed"),
+    ("import numpy as np\nprint(np.arange(3) * 1.0)", [0, 1, 2], "passed"),
+    ("import random\nprint(random.random())", 0.8444218515250481, "passed"),  # seeded: equal programs, equal verdicts
+    ("", 2, "no_print"),
+]
+
+
+@pytest.mark.parametrize(("source", "expected", "kind"), PROGRAMS)
+def test_programs_as_the_official_checker_judges_them(sandbox: Sandbox, source: str, expected: Any, kind: str) -> None:
+    (answer,) = sandbox.last_prints([source], Limits(cpu_s=1))
+    assert judge(answer, expected).kind == kind
+
+
+def test_pandas_and_scikit_learn_are_there(sandbox: Sandbox) -> None:
+    source = "import pandas as pd, sklearn.linear_model\npd.Series([1.5, 2])"
+    (answer,) = sandbox.last_prints([source], Limits(cpu_s=20, memory_mib=MEMORY_MIB))
+    assert judge(answer, [1.5, 2]).kind == "passed"
+
+
+def test_the_cases_that_nothing_can_pass() -> None:
+    impossible = {(problem, case) for problem in range(1, 116) for case in range(5) if not can_pass(problem, case)}
+    assert len(impossible) == 3 * 5 + 2 + 4 + 5
+    assert len({problem for problem, _ in impossible}) == 115 - 104 - 1  # problem 14 passes here, not upstream

@@ -1,0 +1,183 @@
+"""Plain data over the wall: what arrives is equal where it may be, harmless everywhere."""
+
+import os
+import socket
+from collections import OrderedDict, namedtuple
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.evaluation.sandbox.jailed import frames
+from components.evaluation.sandbox.jailed.values import Foreign, decode, encode
+
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.complex_numbers())
+keys = st.one_of(st.booleans(), st.integers(), st.text(), st.tuples(st.integers(), st.text()))
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner), st.lists(inner).map(tuple), st.dictionaries(keys, inner), st.sets(keys), st.frozensets(keys)
+    ),
+    max_leaves=20,
+)
+
+
+def over_the_wire(value: Any, **options: Any) -> Any:
+    one, other = socket.socketpair()
+    with one, other:
+        frames.send(one.fileno(), encode(value))
+        return decode(frames.receive(other.fileno()), **options)
+
+
+def described(value: Any) -> Any:
+    """Types and representations, which tell NaN, -0.0, and 1 from True; sets without their order."""
+    if isinstance(value, list | tuple):
+        return type(value), [described(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return type(value), sorted(map(repr, value))
+    if isinstance(value, dict):
+        return [(described(key), described(item)) for key, item in value.items()]
+    return type(value), repr(value)
+
+
+@given(values)
+def test_plain_data_arrives_as_it_was(value: Any) -> None:
+    assert described(decode(encode(value))) == described(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (OrderedDict(a=1), {"a": 1}),
+        (namedtuple("Pair", "x y")(1, 2), (1, 2)),
+        (IntEnum("Colour", "RED").RED, 1),
+        (2**80, 2**80),
+        (-(2**80), -(2**80)),
+        ("\ud800 lone", "\ud800 lone"),
+        ({"a": 1}.keys(), {"a"}),
+        (bytearray(b"ab"), bytearray(b"ab")),
+    ],
+)
+def test_subclasses_arrive_as_what_their_base_holds(value: Any, expected: Any) -> None:
+    arrived = over_the_wire(value)
+    assert arrived == expected
+    assert type(arrived) is type(expected)
+
+
+class Everything:
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 1
+
+
+class Liar(int):
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("value", [Everything(), [Everything()], Liar(7), {"a": Everything()}])
+def test_equality_of_the_programs_own_does_not_cross(value: Any) -> None:
+    arrived = over_the_wire(value)
+    assert arrived != 42
+    assert arrived != [42]
+    assert arrived != {"a": 42}
+
+
+def test_iterators_bring_their_items_and_endless_ones_do_not() -> None:
+    assert list(over_the_wire(range(3))) == [0, 1, 2]
+    assert sorted(over_the_wire(char for char in "ba")) == ["a", "b"]
+    endless = over_the_wire(iter(int, 1))
+    assert isinstance(endless, Foreign)
+    with pytest.raises(TypeError, match="not iterable"):
+        list(endless)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6, dtype=np.int16).reshape(2, 3),
+        np.array([1.5, np.inf]),
+        np.array([[True], [False]]),
+        np.zeros((0, 4)),
+        np.array(["a", "bc"], dtype=object),
+    ],
+)
+def test_arrays_keep_shape_and_type(array: np.ndarray) -> None:
+    arrived = over_the_wire(array)
+    assert arrived.dtype == array.dtype
+    assert arrived.shape == array.shape
+    assert np.array_equal(arrived, array)
+
+
+def test_numpy_scalars_stay_numpys() -> None:
+    for value in (np.int64(3), np.float32(0.5), np.bool_(True)):
+        arrived = over_the_wire(value)
+        assert arrived == value
+        assert type(arrived) is type(value)
+
+
+def test_outside_a_jail_nothing_is_hashed() -> None:
+    for value in ({3, 1, 2}, {3: "x", 1: "y", 2: "z"}):
+        arrived = over_the_wire([value], hashed=False)[0]
+        assert isinstance(arrived, Foreign)
+        assert list(arrived) == list(value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        {},
+        {"t": "list"},
+        {"t": "list", "v": "abc"},
+        {"t": "__class__", "v": 1},
+        {"t": ["list"], "v": []},
+        {"t": "int", "v": "zz"},
+        {"t": "int", "v": 5},
+        {"t": "dict", "v": [[1]]},
+        {"t": "set", "v": [{"t": "list", "v": []}]},
+        {"t": "array", "dtype": "O", "shape": [9], "v": []},
+        {"t": "array", "dtype": "U99999999", "shape": [1], "v": ["a"]},
+        {"t": "array", "dtype": "f8", "shape": [1], "v": [{"t": "object", "type": "x", "str": ""}]},
+        {"t": "bytes", "v": "0"},
+    ],
+)
+def test_what_encode_never_says_is_refused(data: Any) -> None:
+    with pytest.raises(frames.FrameError):
+        decode(data)
+
+
+def test_deep_nesting_is_refused_or_cut() -> None:
+    bottomless: list[Any] = []
+    bottomless.append(bottomless)
+    decode(encode(bottomless))
+    deep: Any = {"t": "list", "v": []}
+    for _ in range(5000):
+        deep = {"t": "list", "v": [deep]}
+    with pytest.raises(frames.FrameError):
+        decode(deep)
+    with pytest.raises(frames.FrameError):
+        frames.parse(b"[" * 200_000)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00\x00\x00", b"\xff\xff\xff\xff{}", b"\x00\x00\x00\x02{", b"\x00\x00\x00\x01x"])
+def test_broken_frames_are_refused(data: bytes) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, data)
+    os.close(writer)
+    with pytest.raises(frames.FrameError):
+        frames.receive(reader)
+    os.close(reader)
+
+
+def test_a_message_that_is_too_long_is_not_sent() -> None:
+    with pytest.raises(frames.FrameError, match="bytes in one message"):
+        frames.send(1, "x" * (frames.MAX_FRAME_BYTES + 1))

@@ -1,0 +1,97 @@
+"""Recipes are identity, executions are place, and the command line tells the two apart."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.core.config import Config
+from components.core.errors import ConfigError
+from flows.execution import Execution
+from flows.recipes import RECIPES, Recipe, recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "billions", "batch_tokens", "nl_rate"),
+    # docs/paper.md, sections 2 and 3
+    [
+        ("350m", 0.357, 524_288, 3.0e-4),
+        ("2b", 2.78, 1_048_576, 1.6e-4),
+        ("6b", 7.06, 1_048_576, 1.2e-4),
+        ("16b", 16.03, 2_097_152, 0.9e-4),
+    ],
+)
+def test_the_papers_recipes_have_the_papers_figures(name: str, billions: float, batch_tokens: int, nl_rate: float) -> None:
+    made = recipe(name)
+    assert made.model.num_parameters / 1e9 == pytest.approx(billions, abs=0.006)
+    stages = made.training.stages
+    assert (stages.nl.steps, stages.multi.steps, stages.mono.steps) == (350_000, 150_000, 150_000)
+    assert (stages.nl.batch_tokens, stages.nl.learning_rate) == (batch_tokens, nl_rate)
+    assert stages.nl.final_learning_rate == pytest.approx(nl_rate / 10)
+    assert made.tokenizer.num_ids == 50_295 <= made.model.vocab_rows == 51_200
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_fits_together(name: str) -> None:
+    made = recipe(name)
+    assert made.tokenizer.num_ids <= made.model.vocab_rows
+    for stage in (made.training.stages.nl, made.training.stages.multi, made.training.stages.mono):
+        assert stage.batch_tokens % made.model.context_length == 0
+        assert stage.warmup_steps + stage.anneal_steps <= stage.steps
+    assert Recipe.parse(made.model_dump(mode="json")) == made
+
+
+def _paths(config: type[Config], prefix: str = "") -> set[str]:
+    paths = set()
+    for name, field in config.model_fields.items():
+        paths.add(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+            paths |= _paths(field.annotation, f"{prefix}{name}.")
+    return paths
+
+
+def test_no_place_is_part_of_a_recipe() -> None:
+    places = {path.rsplit(".", 1)[-1] for path in _paths(Execution)} - {"training"}
+    identity = {path.rsplit(".", 1)[-1] for path in _paths(Recipe)}
+    assert not places & identity
+
+
+def test_an_unknown_recipe_is_told_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="starter, tiny, 350m"):
+        recipe("stater")
+
+
+def codegen(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_a_misspelt_field_is_one_clear_error_and_nothing_is_made(tmp_path: Path) -> None:
+    done = codegen("run", "--set", "training.stages.nl.step=3", "--at", f"project={tmp_path}")
+    assert done.returncode == 1
+    assert "did you mean 'training.stages.nl.steps'?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_looking_at_a_recipe_prints_all_of_it() -> None:
+    done = codegen("recipe", "show", "tiny", "--set", "seed=7")
+    assert done.returncode == 0
+    assert Recipe.parse(json.loads(done.stdout)).seed == 7
+
+
+def test_looking_at_the_flows_imports_no_heavy_library() -> None:
+    script = """
+import sys
+from pathlib import Path
+import flows.cli, flows.pipeline
+heavy = {"torch", "mlflow", "daft", "dvc", "great_expectations", "deepspeed", "transformers"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,93 @@
+"""Real MLflow on real SQLite, a real store and a real, tiny CodeGen checkpoint."""
+
+import os
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"  # Read while MLflow is imported.
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from components.core.artifact import Artifact
+from components.core.store import Store
+from components.registry.tracking import Tracking
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with all of MLflow's tables; making them takes seconds, so the tests copy this one."""
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    Tracking(f"sqlite:///{path}", path.parent / "artifacts").check()
+    return path
+
+
+@pytest.fixture
+def tracking(tmp_path: Path, empty_database: Path) -> Tracking:
+    """A tracking database of the test's own."""
+    path = tmp_path / "mlflow" / "mlflow.db"
+    path.parent.mkdir()
+    with closing(sqlite3.connect(empty_database)) as source, closing(sqlite3.connect(path)) as copy:
+        source.backup(copy)
+    return Tracking(f"sqlite:///{path}", path.parent / "artifacts")
+
+
+@pytest.fixture(scope="session")
+def huggingface_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CodeGen of one layer with a tokenizer of single bytes, as transformers writes them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import CodeGenConfig, CodeGenForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("huggingface")
+    vocabulary = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab={**vocabulary, "<|endoftext|>": 256}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    end = "<|endoftext|>"
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, bos_token=end).save_pretrained(folder)
+    shape = {"vocab_size": 300, "n_embd": 32, "n_head": 4, "n_layer": 1, "rotary_dim": 4, "n_positions": 64, "n_ctx": 64}
+    CodeGenForCausalLM(CodeGenConfig(**shape, bos_token_id=256, eos_token_id=256)).save_pretrained(folder)
+    return folder
+
+
+MakeCheckpoint = Callable[[str], tuple[Artifact, Path]]
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path, huggingface_folder: Path) -> MakeCheckpoint:
+    """Publish the checkpoint in a real store; another `note` gives other bytes, so another digest."""
+    store = Store(tmp_path / "store")
+
+    def make(note: str) -> tuple[Artifact, Path]:
+        def build(folder: Path) -> dict[str, int]:
+            shutil.copytree(huggingface_folder, folder, dirs_exist_ok=True)
+            (folder / "training.json").write_text(note)
+            return {"num_parameters": 32}
+
+        built = store.get_or_build(
+            "checkpoint", "codegen-tiny-mono", config={"note": note}, parents={}, code_version=1, build=build
+        )
+        return built.artifact, store.open(built.artifact)
+
+    return make
+
+
+@pytest.fixture
+def make_evaluation(tmp_path: Path) -> Callable[[float], Artifact]:
+    """Publish an evaluation with one figure, bits per byte of Python, in a real store."""
+    store = Store(tmp_path / "store")
+
+    def make(bits_per_byte: float) -> Artifact:
+        def build(folder: Path) -> dict[str, object]:
+            (folder / "results.json").write_text(str(bits_per_byte))
+            return {"mono": {"Python": bits_per_byte}, "multi": {"C++": bits_per_byte + 1}}
+
+        config = {"bits_per_byte": bits_per_byte}
+        return store.get_or_build(
+            "evaluation", "codegen-tiny-mono-bits-per-byte", config=config, parents={}, code_version=1, build=build
+        ).artifact
+
+    return make

@@ -1,0 +1,142 @@
+"""A registered checkpoint can be loaded by alias in both ways, is registered once, and survives a kill."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from components.core.artifact import Artifact
+from components.core.errors import ArtifactError, TrackingError
+from components.core.fingerprint import sha256_file
+from components.registry.models import download, find_version, register
+from components.registry.runs import TrackedRun
+from components.registry.tracking import Tracking
+
+NAME = "codegen-tiny-mono"
+MD5 = "0123456789abcdef0123456789abcdef"
+
+
+def _register(run: TrackedRun, made: tuple[Artifact, Path], **evaluations: Artifact) -> Artifact:
+    checkpoint, folder = made
+    return register(checkpoint, folder, name=NAME, stage="mono", run=run, evaluations=evaluations, dvc_md5=MD5)
+
+
+def test_a_model_is_loaded_by_alias(tracking: Tracking, make_checkpoint, tmp_path: Path) -> None:
+    import mlflow
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with tracking.run("register", experiment="tiny") as run:
+        registered = _register(run, make_checkpoint("one"))
+    assert registered.address == f"models:/{NAME}/1"
+    tracking.client.set_registered_model_alias(NAME, "champion", "1")
+
+    pipeline = mlflow.transformers.load_model(f"models:/{NAME}@champion", device="cpu")
+    written = pipeline("def f", max_new_tokens=1, do_sample=False)[0]["generated_text"]
+    assert written.startswith("def f")
+
+    folder = download(tracking, f"models:/{NAME}@champion", tmp_path / "fetched")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = model.generate(**tokenizer("def f", return_tensors="pt"), max_new_tokens=1, do_sample=False)
+    assert tokenizer.decode(ids[0], skip_special_tokens=True) == written
+
+
+def test_a_version_says_where_it_comes_from(
+    tracking: Tracking, make_checkpoint, make_evaluation: Callable[[float], Artifact]
+) -> None:
+    checkpoint, folder = make_checkpoint("one")
+    with tracking.run("register", experiment="tiny") as run:
+        registered = _register(run, (checkpoint, folder), bits_per_byte=make_evaluation(2.5))
+    version = tracking.client.get_model_version(NAME, "1")
+    assert version.tags["checkpoint_digest"] == registered.digest == checkpoint.digest
+    assert (version.tags["recipe"], version.tags["dvc_md5"], version.tags["stage"]) == (checkpoint.recipe, MD5, "mono")
+    assert version.tags["bits_per_byte/multi/Cpp"] == "3.5"
+    assert version.run_id == run.id
+    assert f"`{checkpoint.digest}`" in version.description
+    assert "| multi/C++ | 3.5 |" in version.description
+    assert [parent.role for parent in registered.parents] == ["checkpoint", "bits_per_byte"]
+
+    model = tracking.client.get_logged_model(version.tags["model_id"])
+    assert {metric.key: metric.value for metric in model.metrics}["bits_per_byte/mono/Python"] == 2.5
+    assert [output.model_id for output in tracking.client.get_run(run.id).outputs.model_outputs] == [model.model_id]
+    weights = Path(model.artifact_location.removeprefix("file://")) / "model" / "model.safetensors"
+    assert sha256_file(weights) == sha256_file(folder / "model.safetensors")
+
+
+def test_the_same_checkpoint_is_registered_once(
+    tracking: Tracking, make_checkpoint, make_evaluation: Callable[[float], Artifact]
+) -> None:
+    with tracking.run("register", experiment="tiny") as run:
+        first = _register(run, make_checkpoint("one"))
+        other = _register(run, make_checkpoint("two"))
+    with tracking.run("again", experiment="tiny") as run:
+        again = _register(run, make_checkpoint("one"), bits_per_byte=make_evaluation(2.5))
+    assert [one.statistics["version"] for one in (first, other, again)] == [1, 2, 1]
+    assert (again.recipe, again.digest) == (first.recipe, first.digest)
+    assert len(tracking.client.search_model_versions(f"name = '{NAME}'")) == 2
+    version = tracking.client.get_model_version(NAME, "1")
+    assert version.tags["bits_per_byte/mono/Python"] == "2.5"  # New figures about an old version are kept.
+    assert "| mono/Python | 2.5 |" in version.description
+
+
+_REGISTER_AND_DIE = """
+import json, os, signal, sys
+from pathlib import Path
+from mlflow import MlflowClient
+from components.core.artifact import Artifact
+from components.registry.models import register
+from components.registry.tracking import Tracking
+uri, artifacts, record, moment = sys.argv[1:]
+setattr(MlflowClient, moment, lambda *arguments, **more: os.kill(os.getpid(), signal.SIGKILL))
+checkpoint = Artifact.parse(json.loads(record))
+with Tracking(uri, Path(artifacts)).run("register", experiment="tiny") as run:
+    about = {"name": "codegen-tiny-mono", "stage": "mono", "evaluations": {}, "dvc_md5": "md5"}
+    register(checkpoint, Path(checkpoint.address), run=run, **about)
+"""
+
+
+@pytest.mark.parametrize("moment", ["log_model_artifacts", "create_model_version"])
+def test_a_killed_registration_is_finished_by_the_next(
+    tracking: Tracking, make_checkpoint, moment: str, tmp_path: Path
+) -> None:
+    checkpoint, folder = make_checkpoint("one")
+    arguments = [tracking.uri, str(tracking.artifacts), checkpoint.model_dump_json(), moment]
+    killed = subprocess.run([sys.executable, "-c", _REGISTER_AND_DIE, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert find_version(tracking, NAME, checkpoint.digest) is None
+    with tracking.run("again", experiment="tiny") as run:
+        registered = _register(run, (checkpoint, folder))
+    assert len(tracking.client.search_logged_models([run.experiment_id])) == 1
+    assert (download(tracking, registered.address, tmp_path / "fetched") / "model.safetensors").exists()
+
+
+def test_a_damaged_model_is_not_handed_out(tracking: Tracking, make_checkpoint, tmp_path: Path) -> None:
+    with tracking.run("register", experiment="tiny") as run:
+        registered = _register(run, make_checkpoint("one"))
+    version = tracking.client.get_model_version(NAME, "1")
+    place = tracking.client.get_logged_model(version.tags["model_id"]).artifact_location
+    with (Path(place.removeprefix("file://")) / "model" / "model.safetensors").open("r+b") as weights:
+        weights.seek(-1, 2)
+        weights.write(b"\x7f")
+    with pytest.raises(ArtifactError, match="was fetched with SHA-256"):
+        download(tracking, registered.address, tmp_path / "fetched")
+
+
+def test_what_is_no_checkpoint_is_not_registered(tracking: Tracking, make_checkpoint, tmp_path: Path) -> None:
+    checkpoint, folder = make_checkpoint("one")
+    with tracking.run("register", experiment="tiny") as run:
+        with pytest.raises(ArtifactError, match=r"has no config\.json, model\.safetensors"):
+            _register(run, (checkpoint, tmp_path))
+        for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+            (tmp_path / name).write_bytes((folder / name).read_bytes())
+        (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+        with pytest.raises(ArtifactError, match="type 'gpt2'"):
+            _register(run, (checkpoint, tmp_path))
+    assert tracking.client.search_registered_models() == []
+
+
+def test_a_model_that_does_not_exist_is_said(tracking: Tracking, tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="codegen-none"):
+        download(tracking, "models:/codegen-none@champion", tmp_path)

@@ -1,0 +1,123 @@
+"""Aliases move only when the gate says so, and every decision leaves its record."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from components.core.artifact import Artifact
+from components.registry.config import GateConfig
+from components.registry.gate import Evidence
+from components.registry.models import register
+from components.registry.promotion import Promotion, evidence_of, promote, version_at
+from components.registry.tracking import Tracking
+
+NAME = "codegen-tiny-mono"
+
+
+@pytest.fixture
+def judge(tracking: Tracking, make_checkpoint):
+    """Register a checkpoint and let the gate decide; the run's id comes with the decision."""
+
+    def judge(note: str, bits_per_byte: float, protocol: str = "a") -> tuple[Promotion, str]:
+        checkpoint, folder = make_checkpoint(note)
+        evidence = Evidence(
+            digest=checkpoint.digest,
+            metrics={"bits_per_byte/mono/Python": bits_per_byte},
+            protocols={"bits_per_byte": protocol},
+            logit_difference=1e-6,
+        )
+        with tracking.run(f"promote {note}", experiment="tiny") as run:
+            registered: Artifact = register(
+                checkpoint, folder, name=NAME, stage="mono", run=run, evaluations={}, dvc_md5="md5"
+            )
+            decided = promote(registered, gate=GateConfig(), stage="mono", evidence=evidence, run=run, decided_by="ada")
+        return decided, run.id
+
+    return judge
+
+
+def _aliases(tracking: Tracking) -> dict[str, int]:
+    return {alias: int(version) for alias, version in tracking.client.get_registered_model(NAME).aliases.items()}
+
+
+def test_the_first_model_becomes_champion(tracking: Tracking, judge) -> None:
+    decided, _ = judge("one", 2.0)
+    assert (decided.decision.outcome, decided.champion_before, decided.champion_after) == ("promoted", None, 1)
+    assert decided.alias == "champion"
+    assert _aliases(tracking) == {"champion": 1}
+
+
+def test_a_better_model_takes_over_and_a_worse_one_waits(tracking: Tracking, judge) -> None:
+    judge("one", 2.0)
+    better, _ = judge("two", 1.5)
+    assert (better.champion_before, better.champion_after) == (1, 2)
+    assert _aliases(tracking) == {"champion": 2, "previous": 1}
+    worse, _ = judge("three", 1.75)
+    assert (worse.decision.outcome, worse.champion_after, worse.alias) == ("refused", 2, None)
+    assert "1.75 against 1.5" in worse.summary
+    assert _aliases(tracking) == {"champion": 2, "previous": 1, "candidate": 3}
+
+
+def test_the_champion_again_changes_nothing(tracking: Tracking, judge) -> None:
+    first, _ = judge("one", 2.0)
+    before = tracking.client.get_model_version(NAME, "1").tags
+    again, _ = judge("one", 2.0)
+    assert again.decision.outcome == "already champion"
+    assert (again.champion_before, again.champion_after) == (1, 1)
+    assert _aliases(tracking) == {"champion": 1}
+    assert tracking.client.get_model_version(NAME, "1").tags == before
+    assert before["decided_at"] == first.decided_at
+
+
+def test_another_protocol_is_refused_until_the_champion_is_measured_by_it(tracking: Tracking, judge) -> None:
+    judge("one", 2.0, protocol="a")
+    refused, _ = judge("two", 1.0, protocol="b")
+    assert "same protocol" in refused.summary
+    judge("one", 2.1, protocol="b")  # The champion, evaluated the new way.
+    promoted, _ = judge("two", 1.0, protocol="b")
+    assert promoted.decision.promoted
+    assert promoted.champion_evidence is not None
+    assert promoted.champion_evidence.metrics["bits_per_byte/mono/Python"] == 2.1
+
+
+def test_a_champion_made_by_hand_is_not_replaced_unmeasured(tracking: Tracking, make_checkpoint, judge) -> None:
+    checkpoint, folder = make_checkpoint("by hand")
+    with tracking.run("register", experiment="tiny") as run:
+        register(checkpoint, folder, name=NAME, stage="mono", run=run, evaluations={}, dvc_md5="md5")
+    tracking.client.set_registered_model_alias(NAME, "champion", "1")
+    refused, _ = judge("two", 2.0)
+    assert "evaluate the champion the same way first" in refused.summary
+    same, _ = judge("by hand", 2.5)
+    assert same.decision.outcome == "already champion"
+    promoted, _ = judge("two", 2.0)
+    assert promoted.decision.promoted
+
+
+def test_a_decision_is_recorded_with_who_when_and_why(tracking: Tracking, judge) -> None:
+    judge("one", 2.0)
+    decided, run_id = judge("two", 2.5)
+    version = tracking.client.get_model_version(NAME, "2")
+    assert (version.tags["decision"], version.tags["decided_by"]) == ("refused", "ada")
+    assert version.tags["decided_at"] == decided.decided_at
+    assert "a gain of -0.5" in version.tags["decision_reasons"]
+    assert evidence_of(version) == decided.evidence
+    kept = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/promotion.json", tracking_uri=tracking.uri)
+    assert Promotion.parse(json.loads(Path(kept).read_text())) == decided
+
+
+def test_a_promotion_killed_before_its_last_write_is_decided_again(tracking: Tracking, judge) -> None:
+    judge("one", 2.0)
+    judge("two", 1.5)
+    # What a kill just before the last write leaves: everything is said about version 2, the champion is still 1.
+    tracking.client.set_registered_model_alias(NAME, "champion", "1")
+    tracking.client.set_registered_model_alias(NAME, "candidate", "2")
+    again, _ = judge("two", 1.5)
+    assert (again.decision.promoted, _aliases(tracking)) == (True, {"champion": 2, "previous": 1})
+
+
+def test_an_alias_that_points_nowhere_is_none(tracking: Tracking, judge) -> None:
+    judge("one", 2.0)
+    assert version_at(tracking, NAME, "previous") is None
+    assert evidence_of(None) is None

@@ -1,0 +1,105 @@
+"""The encoder: exactly the reference's ids, reversible, and documents are data, whatever they contain."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.core.errors import DataError
+from components.tokenizer.encoder import Encoder
+from components.tokenizer.proof import HARD_TEXTS, SAMPLE_BYTES, Proof
+
+# Text as it comes, with more of what byte-pair encoders get wrong.
+PIECES = st.one_of(
+    st.text(max_size=8),
+    st.text(alphabet=" \t\n\r\x0b\x0c\x85\u00a0\u2028\u3000", max_size=40),
+    st.sampled_from(
+        ["<|endoftext|>", "<|endof", "text|>", "'ll", "don't", "def ", "return", "0123", "\u00e9e\u0301", "_" * 20]
+    ),
+)
+TEXTS = st.lists(st.lists(PIECES, max_size=8).map("".join), max_size=5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(texts=TEXTS)
+@pytest.mark.parametrize("size", ["small", "full"])
+def test_encodes_as_transformers_does_and_back(request: pytest.FixtureRequest, size: str, texts: list[str]) -> None:
+    encoder: Encoder = request.getfixturevalue(size)
+    tokenizer = request.getfixturevalue(f"{size}_transformers")
+    encoded = encoder.encode_batch(texts)
+    assert len(encoded) == len(texts)
+    assert encoded.ids.dtype == np.uint16
+    for index, text in enumerate(texts):
+        ids = encoded[index].tolist()
+        assert ids == tokenizer(text, split_special_tokens=True)["input_ids"]
+        assert ids == encoder.encode(text)
+        assert encoder.decode(ids) == text
+        assert encoder.token_num_bytes[ids].sum() == len(text.encode())
+
+
+def test_a_separator_written_in_a_document_stays_text(full: Encoder) -> None:
+    """Else a document about tokenizers would be cut in two, and a model could be made to forget its context."""
+    text = "print('<|endoftext|>')"
+    ids = full.encode(text)
+    assert full.eot_id == 50_256
+    assert full.eot_id not in ids
+    assert ids == [4798, 10786, 27, 91, 437, 1659, 5239, 91, 29, 11537]
+    assert full.encode_reference([text]) == [ids]
+    assert full.decode(ids) == text
+    assert full.decode([*full.encode("a"), full.eot_id]) == "a<|endoftext|>"
+
+
+def test_bytes_of_each_id(full: Encoder) -> None:
+    num_bytes = full.token_num_bytes
+    assert num_bytes.shape == (50_295,)
+    assert num_bytes[:256].tolist() == [1] * 256
+    assert num_bytes[[15496, 995]].tolist() == [len("Hello"), len(" world")]
+    assert num_bytes[50_256] == 0, "the separator is no text"
+    assert num_bytes[50_257:].tolist() == [*range(31, 1, -1), *range(9, 1, -1)]
+
+
+def test_no_tokenizer_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"tokenizer\.json does not exist"):
+        Encoder(tmp_path)
+
+
+@pytest.fixture
+def unequal(small_folder: Path, tmp_path: Path) -> Encoder:
+    """A tokenizer that the two libraries understand differently: gigatoken 0.10 does not know `single_word`."""
+    description = json.loads((small_folder / "tokenizer.json").read_text(encoding="utf-8"))
+    word = {**description["added_tokens"][-1], "id": len(description["model"]["vocab"]) + 38, "content": "zebra"}
+    description["added_tokens"].append({**word, "single_word": True})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(description), encoding="utf-8")
+    return Encoder(tmp_path)
+
+
+def test_a_document_that_is_encoded_differently_stops_the_run(unequal: Encoder) -> None:
+    proof = Proof(unequal)
+    texts = ["a zebra", "two zebras"]
+    with pytest.raises(DataError, match=r"encodes b\.py of demo 1\.0 differently from token 4 on") as error:
+        proof.check(["Python"] * 2, ["a.py of demo 1.0", "b.py of demo 1.0"], texts, unequal.encode_batch(texts))
+    assert "Hugging Face tokenizers" in error.value.expected
+
+
+def test_the_hard_texts_stop_the_run(small_folder: Path, tmp_path: Path) -> None:
+    description = json.loads((small_folder / "tokenizer.json").read_text(encoding="utf-8"))
+    for token in description["added_tokens"]:
+        token["single_word"] = not token["special"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(description), encoding="utf-8")
+    with pytest.raises(DataError, match="differently from token"):
+        Proof(Encoder(tmp_path))
+
+
+def test_the_sample_is_the_first_of_each_language(small: Encoder) -> None:
+    proof = Proof(small)
+    texts = ["x" * SAMPLE_BYTES, "never compared", "y = 1\n"]
+    encoded = small.encode_batch(texts)
+    proof.check(["C", "C", "Go"], ["a", "b", "c"], texts, encoded)
+    assert proof.num_documents == 2
+    assert proof.num_tokens == len(encoded[0]) + len(encoded[2])
+    assert len(set(HARD_TEXTS)) == len(HARD_TEXTS)

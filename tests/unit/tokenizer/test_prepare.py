@@ -1,0 +1,240 @@
+"""Preparation against a slow reference: json, hashlib and transformers, one document at a time, and equal bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from fixtures.programs import program, prose
+from transformers import PreTrainedTokenizerBase
+
+from components.core.artifact import content_digest
+from components.core.errors import ConfigError, DataError, RecordError
+from components.core.files import read_json
+from components.core.fingerprint import list_files
+from components.data.config import LANGUAGES, Corpus, DataConfig
+from components.data.engine import daft
+from components.tokenizer.config import TokenizerConfig
+from components.tokenizer.prepare import prepare_corpus
+from components.tokenizer.reader import PackedSplit
+from components.tokenizer.shards import held_out
+from components.tokenizer.vocabulary import build_tokenizer
+
+SEED = 11
+CONTEXT_LENGTH = 32
+SMALL = TokenizerConfig(num_merges=600)
+DATA = DataConfig(held_out_fraction=0.25)
+
+Record = dict[str, str]
+
+
+def raw_records(corpus: Corpus) -> list[Record]:
+    """Twelve documents of each language, and some that need care."""
+    records = []
+    for language in LANGUAGES[corpus]:
+        for number in range(12):
+            text = prose(str(number)) if language == "English" else program(language, str(number))
+            records.append(record(text, language, f"src/{number}", "demo 1.0"))
+    language = LANGUAGES[corpus][-1]
+    records += [record(inspect.getsource(one), language, one.__name__, "stdlib 3") for one in (json, json.decoder)]
+    records += [
+        record("print('<|endoftext|>')\n" * 9, language, "eot", "care 1"),
+        record("\tx\t\t\u00e9\u4e16\u754c  \U0001f600\r\n" * 9, language, "wide", "care 1"),
+        record(records[0]["text"], language, "src/0", "copy 1"),
+        record("z" * 1001, language, "long", "care 1"),
+        record("", language, "none", "care 1"),
+        record("0123456789abcdef\n" * 20, language, "hex", "care 1"),
+    ]
+    return records
+
+
+def record(text: str, language: str, path: str, source: str) -> Record:
+    return {"language": language, "licence": "MIT", "path": path, "source": source, "text": text}
+
+
+def write(folder: Path, parts: Iterable[list[Record]]) -> Path:
+    folder.mkdir(parents=True)
+    for number, part in enumerate(parts):
+        lines = [json.dumps(one, ensure_ascii=False, sort_keys=True) + "\n" for one in part]
+        (folder / f"part-{number}.jsonl").write_text("".join(lines), encoding="utf-8", newline="\n")
+    return folder
+
+
+def prepare(folder: Path, raw: Path, corpus: Corpus, tokenizer_folder: Path, **changes: object) -> dict[str, object]:
+    folder.mkdir()
+    values = {"data": DATA, "tokenizer": SMALL, "context_length": CONTEXT_LENGTH, "seed": SEED, **changes}
+    return prepare_corpus(folder, raw=raw, corpus=corpus, tokenizer_folder=tokenizer_folder, **values)
+
+
+# -- the reference -------------------------------------------------------------------------------------------------------
+
+
+def keyed(purpose: str, text: str) -> bytes:
+    return hashlib.sha256(f"{purpose}:{SEED}:".encode() + hashlib.sha256(text.encode()).digest()).digest()
+
+
+def reason(text: str) -> str | None:
+    lines = text.removesuffix("\n").split("\n")
+    if not text:
+        return "empty"
+    if sum(map(len, lines)) / len(lines) >= 100:
+        return "mean line length"
+    if max(map(len, lines)) > 1000:
+        return "line length"
+    return "digits" if sum(c in "0123456789abcdefABCDEF" for c in text) / len(text) > 0.9 else None
+
+
+def reference(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, bytes], list[dict], list[dict]]:
+    """The shards' bytes by split, and the rows of both tables."""
+    streams: dict[str, list[int]] = {"train": []} | {held_out(language): [] for language in LANGUAGES[corpus]}
+    kept: list[dict] = []
+    rejected: list[dict] = []
+    seen = set()
+    for one in sorted(raw_records(corpus), key=lambda one: (keyed("order", one["text"]), one["source"], one["path"])):
+        text = one["text"]
+        row = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "num_bytes": len(text.encode())}
+        row |= {name: one[name] for name in ("language", "source", "path")}
+        why = reason(text) or ("duplicate" if text in seen else None)
+        seen.add(text)
+        if why:
+            rejected.append(row | {"reason": why})
+            continue
+        is_held_out = int.from_bytes(keyed("held-out", text)[:8], "big") / 2**64 < 0.25
+        split = held_out(one["language"]) if is_held_out else "train"
+        prefix = DATA.language_prefix[one["language"]] if corpus == "multi" else ""
+        ids = [*tokenizer(prefix + text, split_special_tokens=True)["input_ids"], 256 + 600]
+        streams[split] += ids
+        kept.append(row | {"split": split, "num_tokens": len(ids)})
+    whole = {split: stream[: len(stream) // CONTEXT_LENGTH * CONTEXT_LENGTH] for split, stream in streams.items()}
+    return {split: np.array(stream, dtype="<u2").tobytes() for split, stream in whole.items()}, kept, rejected
+
+
+@pytest.mark.parametrize("corpus", ["nl", "multi", "mono"])
+def test_equals_the_reference(
+    corpus: Corpus, small_folder: Path, small_transformers: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    raw, folder = write(tmp_path / "raw", [raw_records(corpus)]), tmp_path / "out"
+    statistics = prepare(folder, raw, corpus, small_folder)
+    shards, kept, rejected = reference(corpus, small_transformers)
+    index = read_json(folder / "index.json")
+    assert {name: index[name] for name in ("corpus", "context_length", "eot_id", "num_ids")} == {
+        "corpus": corpus,
+        "context_length": CONTEXT_LENGTH,
+        "eot_id": 856,
+        "num_ids": 895,
+    }
+    assert index["splits"].keys() == shards.keys()
+    for split, expected in shards.items():
+        (shard,) = index["splits"][split]["shards"]
+        assert (folder / shard["path"]).read_bytes() == expected
+        assert index["splits"][split]["num_sequences"] == shard["num_sequences"] == len(PackedSplit(folder, split))
+    documents, rejects = pq.read_table(folder / "documents.parquet"), pq.read_table(folder / "rejects.parquet")
+    assert documents.to_pylist() == [{name: row[name] for name in documents.column_names} for row in kept]
+    assert rejects.to_pylist() == [{name: row[name] for name in rejects.column_names} for row in rejected]
+    assert {row["reason"] for row in rejected} == {"empty", "mean line length", "digits", "duplicate"}
+    assert statistics["proved_documents"] == len(kept), "so little text is compared as a whole"
+
+
+def test_statistics_are_counted_by_hand(ranks: Path, tmp_path: Path) -> None:
+    """Without merges a document has as many tokens as bytes, and one for the separator: 6 for each of these."""
+    bytes_only = TokenizerConfig(num_merges=0)
+    (tmp_path / "tokenizer").mkdir()
+    build_tokenizer(ranks, bytes_only, tmp_path / "tokenizer")
+    records = [record(f"v{number:03}\n", "Python", f"{number:03}", "demo 1") for number in range(100)]
+    records += [record("v000\n", "Python", "copy", "demo 1"), record("", "Python", "none", "demo 1")]
+    records += [record("z" * 200, "Python", "long", "demo 1")]
+    raw, folder = write(tmp_path / "raw", [records]), tmp_path / "out"
+    statistics = prepare(folder, raw, "mono", tmp_path / "tokenizer", tokenizer=bytes_only, context_length=7)
+    num_out = sum(int.from_bytes(keyed("held-out", f"v{number:03}\n")[:8], "big") / 2**64 < 0.25 for number in range(100))
+    assert 10 < num_out < 40
+    assert statistics["languages"] == {
+        "Python": {
+            "raw_documents": 103,
+            "raw_bytes": 101 * 5 + 200,
+            "rejected": {"empty": 1, "mean line length": 1},
+            "duplicates": 1,
+            "documents": 100,
+            "bytes": 500,
+            "train_tokens": 6 * (100 - num_out),
+            "held_out_documents": num_out,
+            "held_out_tokens": 6 * num_out,
+        }
+    }
+    assert statistics["splits"] == {
+        "train": {"num_sequences": 6 * (100 - num_out) // 7, "dropped_tokens": 6 * (100 - num_out) % 7},
+        "held-out/Python": {"num_sequences": 6 * num_out // 7, "dropped_tokens": 6 * num_out % 7},
+    }
+
+
+def test_the_same_bytes_again_whatever_the_files_and_the_partitions(small_folder: Path, tmp_path: Path) -> None:
+    records = raw_records("multi")
+    one = write(tmp_path / "raw-one", [records])
+    seven = write(tmp_path / "raw-seven", [records[number::7][::-1] for number in range(7)])
+    results = []
+    results.append(prepare(tmp_path / "out-one", one, "multi", small_folder))
+    results.append(prepare(tmp_path / "out-again", one, "multi", small_folder))
+    results.append(prepare(tmp_path / "out-seven", seven, "multi", small_folder))
+    with daft.execution_config_ctx(default_morsel_size=3):
+        results.append(prepare(tmp_path / "out-morsels", seven, "multi", small_folder))
+    assert all(result == results[0] for result in results)
+    digests = {content_digest(list_files(folder)) for folder in tmp_path.glob("out-*")}
+    assert len(digests) == 1
+
+
+def test_a_separator_written_in_a_document_does_not_end_it(small_folder: Path, tmp_path: Path) -> None:
+    records = [record(f"x = '<|endoftext|>'  # {number}\n", "Python", str(number), "demo 1") for number in range(60)]
+    folder = tmp_path / "out"
+    prepare(folder, write(tmp_path / "raw", [records]), "mono", small_folder, context_length=1)
+    read = [PackedSplit(folder, split) for split in ("train", "held-out/Python")]
+    assert sum(int((split.batch(range(len(split))) == SMALL.eot_id).sum()) for split in read) == 60
+
+
+# -- what stops it -------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_corpus_is_an_error(small_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no English document to learn from"):
+        prepare(tmp_path / "out", write(tmp_path / "raw", [[], []]), "nl", small_folder)
+
+
+def test_a_corpus_of_rejects_is_an_error(small_folder: Path, tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", [[record("z" * 2000, "English", str(number), "demo 1") for number in range(3)]])
+    with pytest.raises(DataError, match=r"no English document to learn from \(3 were rejected\)"):
+        prepare(tmp_path / "out", raw, "nl", small_folder)
+
+
+def test_a_language_without_documents_is_an_error(small_folder: Path, tmp_path: Path) -> None:
+    records = [one for one in raw_records("multi") if one["language"] != "Go"]
+    with pytest.raises(DataError, match="no Go document to learn from"):
+        prepare(tmp_path / "out", write(tmp_path / "raw", [records]), "multi", small_folder)
+
+
+def test_a_split_without_a_sequence_is_an_error(small_folder: Path, tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", [raw_records("nl")])
+    with pytest.raises(DataError, match="held-out/English of the nl corpus has too little text") as error:
+        prepare(tmp_path / "out", raw, "nl", small_folder, data=DataConfig(held_out_fraction=1e-9))
+    assert "held_out_fraction" in error.value.do
+    with pytest.raises(DataError, match="train of the nl corpus has too little text"):
+        prepare(tmp_path / "out-2", raw, "nl", small_folder, context_length=1_000_000)
+
+
+def test_another_tokenizer_than_the_recipes_is_an_error(small_folder: Path, tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", [raw_records("nl")])
+    with pytest.raises(ConfigError, match="has 895 ids and ends texts with 856") as error:
+        prepare(tmp_path / "out", raw, "nl", small_folder, tokenizer=TokenizerConfig(num_merges=700))
+    assert error.value.expected == "995 ids and 956, for 700 merges"
+
+
+def test_a_broken_record_is_named(small_folder: Path, tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", [raw_records("nl")])
+    with (raw / "part-0.jsonl").open("ab") as file:
+        file.write(b'{"text": "no more"}\n')
+    line = len(raw_records("nl")) + 1
+    with pytest.raises(RecordError, match=rf"part-0\.jsonl:{line}: the record is the fields text"):
+        prepare(tmp_path / "out", raw, "nl", small_folder)

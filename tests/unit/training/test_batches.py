@@ -1,0 +1,92 @@
+"""Which rank reads what."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.core.errors import ConfigError
+from components.model.config import ModelConfig
+from components.training.batches import Batches, open_split
+from components.training.config import StageConfig, TrainingPlace
+from components.training.run import Input, StageRun
+
+CONTEXT = 8
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
+    """A corpus of 10 sequences; sequence i holds nothing but i."""
+    return stage_run(corpus(tmp_path_factory.mktemp("corpus"), num_sequences=10))
+
+
+def corpus(folder: Path, num_sequences: int) -> Path:
+    (folder / "train").mkdir()
+    np.repeat(np.arange(num_sequences, dtype="<u2"), CONTEXT).tofile(folder / "train" / "00000.bin")
+    shards = [{"path": "train/00000.bin", "num_sequences": num_sequences}] if num_sequences else []
+    splits = {"train": {"shards": shards, "num_sequences": num_sequences}}
+    index = {"corpus": "nl", "context_length": CONTEXT, "eot_id": 256, "num_ids": 300, "splits": splits}
+    (folder / "index.json").write_text(json.dumps(index))
+    return folder
+
+
+def stage_run(folder: Path, sequences_per_step: int = 12, context_length: int = CONTEXT, vocab_rows: int = 320) -> StageRun:
+    return StageRun(
+        stage="nl",
+        config=StageConfig(
+            steps=5,
+            warmup_steps=1,
+            anneal_steps=4,
+            learning_rate=1e-3,
+            final_learning_rate=0.0,
+            batch_tokens=sequences_per_step * CONTEXT,
+        ),
+        model=ModelConfig(
+            num_layers=1, num_heads=4, head_dim=4, rotary_dims=2, context_length=context_length, vocab_rows=vocab_rows
+        ),
+        seed=7,
+        data=Input(folder=str(folder), digest="corpus"),
+        tokenizer=Input(folder=str(folder), digest="tokenizer"),
+    )
+
+
+@given(st.sampled_from([(1, 1), (1, 4), (2, 3), (3, 1), (4, 3), (12, 1)]), st.integers(1, 4))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_batch_is_the_same_for_every_place(run: StageRun, place: tuple[int, int], step: int) -> None:
+    alone = Batches.of_rank(run, TrainingPlace(micro_batch=12), rank=0).of_step(step)[0]
+    num_processes, micro_batch = place
+    rows: list[list[list[int]]] = []
+    for rank in range(num_processes):
+        batches = Batches.of_rank(run, TrainingPlace(num_processes=num_processes, micro_batch=micro_batch), rank)
+        micro_batches = batches.of_step(step)
+        assert all(tokens.shape == (micro_batch, CONTEXT) for tokens in micro_batches)
+        rows.append([row for tokens in micro_batches for row in tokens.tolist()])
+        named = [number for micro in range(len(micro_batches)) for number in batches.sequences_of(step, rank, micro)]
+        assert [row[0] for row in rows[-1]] == named, "an error would name what was read"
+    interleaved = [row for together in zip(*rows, strict=True) for row in together]
+    assert interleaved == alone.tolist()
+
+
+def test_steps_go_through_the_corpus_from_its_start(run: StageRun) -> None:
+    batches = Batches.of_rank(run, TrainingPlace(micro_batch=12), rank=0)
+    read = [number for step in range(1, 6) for number in batches.sequences_of_step(step)]
+    epochs = [sorted(read[start : start + 10]) for start in range(0, 60, 10)]
+    assert epochs == [list(range(10))] * 6
+
+
+@pytest.mark.parametrize(
+    ("num_sequences", "changes", "says"),
+    [
+        (10, {"context_length": 16}, "packed in sequences of 8 tokens"),
+        (10, {"vocab_rows": 299}, "set vocab_rows to 320 or more"),
+        (0, {}, "has no full sequence of 8 tokens"),
+    ],
+)
+def test_a_corpus_that_does_not_fit(tmp_path: Path, num_sequences: int, changes: dict[str, int], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        open_split(stage_run(corpus(tmp_path, num_sequences), **changes))

@@ -1,0 +1,54 @@
+"""The DeepSpeed configuration: a golden file, and batches that do not divide."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.core.errors import ConfigError
+from components.training.config import StageConfig, TrainingPlace
+from components.training.deepspeed_config import accumulation_steps, deepspeed_config
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "deepspeed_350m_nl.json"
+NL_350M = StageConfig(
+    steps=350_000,
+    warmup_steps=3_000,
+    anneal_steps=300_000,
+    learning_rate=3.0e-4,
+    final_learning_rate=3.0e-5,
+    batch_tokens=524_288,
+)
+
+
+def test_golden_file_of_the_paper_at_350m() -> None:
+    place = TrainingPlace(num_processes=8, threads_per_process=4, micro_batch=4)
+    assert deepspeed_config(NL_350M, place, context_length=2048) == json.loads(GOLDEN.read_text())
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6))
+def test_every_sequence_is_in_exactly_one_micro_batch(processes: int, micro_batch: int, accumulation: int) -> None:
+    sequences = processes * micro_batch * accumulation
+    stage = NL_350M.replace(batch_tokens=sequences * 2048)
+    place = TrainingPlace(num_processes=processes, micro_batch=micro_batch)
+    config = deepspeed_config(stage, place, 2048)
+    assert accumulation_steps(stage, place, 2048) == accumulation
+    assert config["train_batch_size"] == sequences
+
+
+@pytest.mark.parametrize(
+    ("tokens", "place", "says"),
+    [
+        (2048 * 3 + 1, TrainingPlace(), "set batch_tokens to 6,144"),
+        (100, TrainingPlace(), "set batch_tokens to 2,048"),
+        (2048 * 9, TrainingPlace(num_processes=4), "set num_processes to 3, or batch_tokens to a multiple of 8,192"),
+        (2048 * 12, TrainingPlace(num_processes=2, micro_batch=4), "set micro_batch to 3"),
+        (2048 * 2, TrainingPlace(num_processes=1, micro_batch=64), "set micro_batch to 2"),
+    ],
+)
+def test_a_batch_that_does_not_divide_names_one_that_does(tokens: int, place: TrainingPlace, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        deepspeed_config(NL_350M.replace(batch_tokens=tokens), place, 2048)

@@ -1,0 +1,45 @@
+"""The metrics file holds each step once, whatever was killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.training.metrics import MetricsFile, StepMetrics, read_metrics
+
+
+def step(number: int) -> StepMetrics:
+    return StepMetrics(
+        step=number,
+        loss=1.0 / number,
+        learning_rate=1e-3,
+        grad_norm=0.5,
+        tokens=number * 64,
+        tokens_per_s=10.0,
+        mfu=0.5,
+        elapsed_s=2.0 * number,
+        time_left_s=0.0,
+    )
+
+
+@pytest.mark.parametrize("half_a_line", ["", '{"step": 6, "loss": 0.1'])
+def test_a_resumed_stage_cuts_back_and_goes_on(tmp_path: Path, half_a_line: str) -> None:
+    path = tmp_path / "observed" / "metrics.jsonl"
+    with MetricsFile(path, after_step=0) as file:
+        assert file.elapsed_s == 0
+        for number in range(1, 6):
+            file.append(step(number))
+            assert read_metrics(path)[-1] == step(number), "visible at once"
+    with path.open("a") as opened:
+        opened.write(half_a_line)
+
+    with MetricsFile(path, after_step=3) as file:
+        assert file.elapsed_s == 6.0
+        assert read_metrics(path) == [step(1), step(2), step(3)]
+        file.append(step(4))
+    assert read_metrics(path) == [step(1), step(2), step(3), step(4)]
+
+
+def test_no_file_no_steps(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "metrics.jsonl") == []

@@ -1,0 +1,45 @@
+"""Stages and places that cannot be are refused with the remedy."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.core.errors import ConfigError
+from components.training.config import StageConfig, Stages, TrainingConfig, TrainingPlace
+
+STAGE = {
+    "steps": 10,
+    "warmup_steps": 2,
+    "anneal_steps": 8,
+    "learning_rate": 1e-3,
+    "final_learning_rate": 1e-4,
+    "batch_tokens": 256,
+}
+
+
+def test_fields_of_a_stage_are_addressed_by_path() -> None:
+    stage = StageConfig.parse(STAGE)
+    config = TrainingConfig(stages=Stages(nl=stage, multi=stage, mono=stage))
+    assert config.override(["stages.nl.steps=200"]).stages.nl.steps == 200
+    with pytest.raises(ConfigError, match=r"did you mean 'stages\.multi\.warmup_steps'"):
+        config.override(["stages.multi.warmup_step=1"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"warmup_steps": 10}, "warmup_steps below steps"),
+        ({"final_learning_rate": 2e-3}, "final_learning_rate at most learning_rate"),
+        ({"steps": 0}, "steps is 0"),
+        ({"learning_rate": "1e-3"}, "learning_rate is '1e-3'"),
+        ({"gradient_clip": 0.0}, "gradient_clip is 0.0"),
+    ],
+)
+def test_impossible_stages(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        StageConfig.parse({**STAGE, **changes})
+
+
+def test_impossible_place() -> None:
+    with pytest.raises(ConfigError, match="num_processes is 0"):
+        TrainingPlace.parse({"num_processes": 0})

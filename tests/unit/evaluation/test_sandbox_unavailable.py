@@ -83,6 +83,8 @@ def test_without_the_filter_nothing_runs(sandbox: Sandbox) -> None:
 def test_when_the_judges_are_gone_it_is_an_error_and_no_verdict(sandbox: Sandbox) -> None:
     view = this_interpreter()
     with Runner(Bubblewrap(view), view.environment, seccomp_program()) as runner:
+        # A judge that has spoken: bubblewrap ties a jail to its maker a moment after it has made it.
+        assert runner.test(TRIAL, Limits(cpu_s=1)).passed
         jail = _descendants(runner._judges.pid)  # bubblewrap dies at once, what it holds a moment later
         runner._judges.kill()
         runner._judges.wait()

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from components.core.config import Config
 from components.core.store import Store
+from components.data.config import DataPlace
 from components.training.config import TrainingPlace
 
 
@@ -32,6 +33,7 @@ class Execution(Config):
     """A folder to take source archives from before any index is asked."""
     mtpb_file: str | None = None
     """The official MTPB file. None: fetched from its upstream address, or MTPB is skipped and said to be."""
+    data: DataPlace = DataPlace()
     training: TrainingPlace = TrainingPlace(num_processes=2, micro_batch=2)
     evaluation_workers: int = Field(default=2, ge=1)
     """Processes that execute what a model wrote, each in a jail of its own."""

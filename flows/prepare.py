@@ -13,12 +13,14 @@ from components.core.artifact import Artifact
 from components.core.config import Config
 from components.core.errors import FetchError
 from components.core.files import read_json
+from components.core.fingerprint import fingerprint
 from components.data.config import CORPORA, Corpus
 from flows.desk import Desk, desk
 from flows.execution import Execution
 from flows.recipes import Recipe
 
-if TYPE_CHECKING:  # It would import DVC.
+if TYPE_CHECKING:  # They would import DVC and numpy.
+    from components.data.decontamination import BenchmarkText
     from components.data.pull import Pulled
 
 
@@ -39,7 +41,10 @@ def prepare(recipe: Recipe, execution: Execution, parent_run: str | None = None)
         here.run.uses((raw[corpus] for corpus in CORPORA), context="raw")
         validated = {"raw": _validate_raw(here, raw)}
         tokenizer = _tokenizer(here, raw["vocabulary"])
-        prepared: dict[str, Artifact] = {corpus: _prepare(here, corpus, raw[corpus], tokenizer) for corpus in CORPORA}
+        benchmarks = here.task("find the benchmarks", lambda _: _benchmarks(here))
+        prepared: dict[str, Artifact] = {}
+        for corpus in CORPORA:
+            prepared[corpus] = _prepare(here, corpus, raw[corpus], tokenizer, benchmarks, dict(prepared))
         validated["prepared"] = _validate_prepared(here, prepared)
         return Corpora(raw=raw, tokenizer=tokenizer, prepared=prepared, validations=validated)
 
@@ -61,12 +66,15 @@ def pull(recipe: Recipe, execution: Execution) -> Pulled:
 
 
 def _raw(here: Desk) -> dict[str, Artifact]:
-    from components.data.raw import raw_artifacts
+    from components.data.raw import listed_artifact, raw_artifacts
 
     pulled = here.task("pull the corpora", lambda _: pull(here.recipe, here.execution), retry_if=_is_network)
     here.say("pull the corpora", "reused" if pulled.was_current else "")
     here.console.print(f"  {pulled.summary}", soft_wrap=True, markup=False)
-    return here.task("check data/ against data.dvc", lambda _: raw_artifacts(here.execution.project_path))
+    raw = here.task("check data/ against data.dvc", lambda _: raw_artifacts(here.execution.project_path))
+    for corpus, sources in (here.recipe.data.sources or {}).items():
+        raw[corpus] = here.task(f"list the sources of {corpus}", lambda _, c=corpus, s=sources: listed_artifact(c, s))
+    return raw
 
 
 def _is_network(error: object) -> bool:
@@ -109,12 +117,43 @@ def _tokenizer(here: Desk, vocabulary: Artifact) -> Artifact:
     )
 
 
-def _prepare(here: Desk, corpus: Corpus, raw: Artifact, tokenizer: Artifact) -> Artifact:
+def _benchmarks(here: Desk) -> list[BenchmarkText]:
+    """What must not be learnt: HumanEval, and MTPB where its file can be had; without it that is said."""
+    from components.data.decontamination import BenchmarkText
+    from components.evaluation.problems import find_mtpb, load_humaneval, load_mtpb
+
+    if not here.recipe.data.decontamination.enabled:
+        return []
+    texts = [
+        BenchmarkText(benchmark="humaneval", problem=one.task_id, text=one.prompt + one.canonical_solution)
+        for one in load_humaneval()
+    ]
+    found = find_mtpb(here.execution.mtpb_file, here.execution.workspace_path / "cache")
+    if not found.path:
+        here.warn(f"documents are not searched for MTPB's problems: {found.missing}")
+        return texts
+    return texts + [
+        BenchmarkText(benchmark="mtpb", problem=str(one.number), text="\n".join(one.prompts))
+        for one in load_mtpb(found.path)
+    ]
+
+
+def _prepare(
+    here: Desk,
+    corpus: Corpus,
+    raw: Artifact,
+    tokenizer: Artifact,
+    benchmarks: list[BenchmarkText],
+    earlier: dict[str, Artifact],
+) -> Artifact:
+    from components.data.raw import sources_of
     from components.tokenizer.prepare import CODE_VERSION, prepare_corpus
 
     recipe = here.recipe
+    others = earlier if recipe.data.dedup_across_corpora else {}
     config: dict[str, JsonValue] = {
         "data": recipe.data.model_dump(mode="json"),
+        "benchmarks": fingerprint(benchmarks),
         "context_length": recipe.model.context_length,
         "seed": recipe.seed,
     }
@@ -123,18 +162,22 @@ def _prepare(here: Desk, corpus: Corpus, raw: Artifact, tokenizer: Artifact) -> 
         "prepared-corpus",
         corpus,
         config=config,
-        parents={"raw": raw, "tokenizer": tokenizer},
+        parents={"raw": raw, "tokenizer": tokenizer, **others},
         code_version=CODE_VERSION,
         tags={"corpus": corpus},
+        resumable=True,
         build=lambda folder, _: prepare_corpus(
             folder,
-            raw=Path(raw.address),
+            sources=sources_of(recipe.data, corpus, here.execution.project_path),
             corpus=corpus,
             data=recipe.data,
             tokenizer_folder=here.store.open(tokenizer),
             tokenizer=recipe.tokenizer,
             context_length=recipe.model.context_length,
             seed=recipe.seed,
+            place=here.execution.data,
+            benchmarks=benchmarks,
+            others=[here.store.open(one) for one in others.values()],
         ),
     )
 

@@ -54,7 +54,7 @@ def _judge(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpora, evalu
             stage=stage,
             run=run,
             evaluations=measured,
-            dvc_md5=str(corpora.raw[stage].provenance["dvc_md5"]),
+            dvc_md5=str(corpora.raw[stage].provenance.get("dvc_md5", "none: not kept by DVC")),
         )
         evidence = Evidence(
             digest=checkpoint.digest,

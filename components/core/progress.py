@@ -7,18 +7,31 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 logger = logging.getLogger(__name__)
 
 _LINE_EVERY_S = 5.0
 """Seconds between two lines where there is no terminal."""
 
-Advance = Callable[[int], None]
+
+class Advance(Protocol):
+    """Adds to the count, and may say what else is worth knowing."""
+
+    def __call__(self, amount: int, note: str = "", /) -> None: ...
 
 
 @contextmanager
@@ -26,11 +39,16 @@ def track(label: str, total: int | None = None, unit: str = "items") -> Iterator
     """Show the progress of the block; the yielded function adds to the count (`unit="bytes"` prints sizes)."""
     console = Console(stderr=True)
     if console.is_terminal:
-        count = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-        columns = (TextColumn("{task.description}"), BarColumn(), count, TextColumn(unit), TimeRemainingColumn())
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task(label, total=total)
-            yield lambda amount: progress.advance(task, amount)
+        of_bytes, of_items = (DownloadColumn(), TransferSpeedColumn()), (MofNCompleteColumn(), TextColumn(unit))
+        count = of_bytes if unit == "bytes" else of_items
+        columns = (TextColumn("{task.description}"), BarColumn(), *count, TimeRemainingColumn())
+        with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as progress:
+            task = progress.add_task(label, total=total, note="")
+
+            def advance(amount: int, note: str = "", /) -> None:
+                progress.update(task, advance=amount, note=note)
+
+            yield advance
     else:
         yield _lines(label, total, unit)
 
@@ -38,11 +56,12 @@ def track(label: str, total: int | None = None, unit: str = "items") -> Iterator
 def _lines(label: str, total: int | None, unit: str) -> Advance:
     done, last = 0, time.monotonic()
 
-    def advance(amount: int) -> None:
+    def advance(amount: int, note: str = "", /) -> None:
         nonlocal done, last
         done += amount
         if time.monotonic() - last >= _LINE_EVERY_S:
             last = time.monotonic()
-            logger.info("%s: %s%s %s", label, f"{done:,}", f" of {total:,}" if total else "", unit)
+            counted = f"{done:,} of {total:,}" if total else f"{done:,}"
+            logger.info("%s: %s %s%s", label, counted, unit, f", {note}" if note else "")
 
     return advance

@@ -10,7 +10,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.core.config import Config
+from components.core.config import Config, Items
+from components.data.sources.config import QuarantineConfig, Source
 
 Corpus = Literal["nl", "multi", "mono"]
 Language = Literal["English", "C", "C++", "Go", "Java", "JavaScript", "Python"]
@@ -38,6 +39,11 @@ LANGUAGE_PREFIX: dict[Language, str] = {
 choose one, a comment of that language."""
 
 
+Kind = Literal["secret", "email", "ip_address"]
+KINDS: tuple[Kind, ...] = ("secret", "email", "ip_address")
+"""What can be found. Where two finds overlap, the one that is named first here replaces both."""
+
+
 class FilterConfig(Config):
     """Which documents are kept. The bounds are those of docs/paper.md, section 1."""
 
@@ -49,12 +55,58 @@ class FilterConfig(Config):
     """A document is dropped when more than this share of its characters are decimal or hexadecimal digits."""
 
 
+class DecontaminationConfig(Config):
+    """Which documents count as contaminated."""
+
+    enabled: bool = True
+    """Whether documents are looked through at all."""
+    ngram_words: int = Field(default=13, ge=1)
+    """Words of an n-gram (GPT-3 removes what shares 13: appendix C of arXiv 2005.14165)."""
+    threshold: float = Field(default=0.0, ge=0, le=1)
+    """Share of a problem's distinct n-grams that a document must contain; at least one always, so 0 means any."""
+    min_problem_words: int = Field(default=8, ge=1)
+    """A problem of fewer words than this, and than an n-gram, is not looked for (GPT-3 goes no lower than 8 words, because
+    fewer match by chance: appendix C of arXiv 2005.14165)."""
+
+
+class NearDuplicateConfig(Config):
+    """Which documents count as near-duplicates."""
+
+    enabled: bool = False
+    """Whether documents are compared at all."""
+    threshold: float = Field(default=0.7, gt=0, lt=1)
+    """Jaccard similarity of two sets of n-grams above which a pair is to be found (StarCoder's, arXiv 2305.06161)."""
+    num_perm: int = Field(default=256, ge=1)
+    """Permutations, i.e. values of a signature (The Stack's, arXiv 2211.15533). More make the threshold sharper."""
+    ngram_words: int = Field(default=5, ge=1)
+    """Words of an n-gram (StarCoder's)."""
+
+
+class RedactionConfig(Config):
+    """Whether secrets and personal data are replaced, and which."""
+
+    enabled: bool = False
+    """Whether texts are looked through at all."""
+    kinds: Items[Kind] = KINDS
+    """What is replaced."""
+
+
 class DataConfig(Config):
     """What is learnt from: the set of archives, the filters, the held-out share and the language prefixes."""
 
     preset: Preset = "starter"
     """Which set of pinned archives `data/` holds."""
+    sources: dict[Corpus, Items[Source]] | None = None
+    """Where the documents of each corpus are, instead of a preset: files that are there already, here or elsewhere."""
+    extensions: dict[str, str] = Field(default_factory=dict)
+    """Languages by extension, besides those of `components.data.sources.config.EXTENSIONS`."""
+    quarantine: QuarantineConfig = QuarantineConfig()
     filters: FilterConfig = FilterConfig()
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    dedup_across_corpora: bool = False
+    """Whether a document that an earlier corpus holds (nl, multi, mono is the order) is a duplicate. The paper does not."""
+    near_duplicates: NearDuplicateConfig = NearDuplicateConfig()
+    redaction: RedactionConfig = RedactionConfig()
     held_out_fraction: float = Field(default=0.01, gt=0, lt=1)
     """Share of the documents of each language kept out of training (assumption: the paper does not state one)."""
     language_prefix: dict[Language, str] = LANGUAGE_PREFIX
@@ -65,3 +117,22 @@ class DataConfig(Config):
         if missing := set(LANGUAGES["multi"]) - set(self.language_prefix):
             raise ValueError(f"language_prefix names none for {', '.join(sorted(missing))}")
         return self
+
+
+class DataPlace(Config):
+    """Where and how wide data are prepared. No part of a fingerprint: every place gives the same bytes."""
+
+    engine: Literal["native", "ray"] = "native"
+    """`native`: Daft's own runner, on this machine. `ray`: an existing Ray cluster, whose nodes share the workspace."""
+    ray_address: str | None = None
+    """Address of the cluster, e.g. `ray://head:10001`. None: the one that Ray finds by itself."""
+    num_workers: int = Field(default=2, ge=1)
+    """Tasks at a time, each in a process of its own and on one core."""
+    memory_mib: int = Field(default=2048, ge=256)
+    """Memory for the documents that all workers together hold at a time. Python, its libraries and the tokenizer take some
+    400 MiB a worker besides (measured)."""
+
+    @property
+    def task_bytes(self) -> int:
+        """Bytes of documents that one task may hold at a time."""
+        return self.memory_mib * 2**20 // self.num_workers

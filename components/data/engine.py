@@ -1,18 +1,153 @@
-"""Daft, as this project uses it: `from components.data.engine import daft` instead of `import daft`.
+"""The engine of data preparation: many independent tasks, run by Daft on this machine or on an existing Ray cluster.
 
-Two habits of Daft are switched off. It reports its use to its makers as soon as it is imported; whoever runs this platform
-has not agreed to that (an environment that already decides it is left alone). And it logs what went wrong in our own
-functions beside raising it; a user is to see one error, ours.
+Design decision: a task is a plain JSON value that names its input and output; what it makes goes into files that appear
+whole or not at all, and what it returns is a small JSON value. So it does not matter which process or machine runs a task,
+in which order tasks end, or whether one is run twice, and memory is bounded by what one task holds, whatever the size of the
+corpus. Daft moves nothing but these small values. What is not covered: tasks that depend on one another; those are two calls.
+
+Two habits of Daft are switched off: it reports its use to its makers as soon as it is imported (an environment that already
+decides it is left alone), and it logs what went wrong in our own functions; a user is to see one error, ours. Errors
+therefore travel as values.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pydantic import JsonValue
+
+from components.core import errors
+from components.core.errors import CodegenError, ConfigError, DataError
+from components.data.config import DataPlace
 
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
 logging.getLogger("daft_local_execution").setLevel(logging.CRITICAL)
 
 import daft  # noqa: E402 - after the switches
 
-__all__ = ["daft"]
+__all__ = ["daft", "run_tasks"]
+
+Task = Callable[[Any], JsonValue]
+"""Does one unit of work that a JSON value describes. Importable by name, so that another process can find it."""
+
+_LAST_LINES = 12
+_LOOK_FOR_PARENT_S = 1.0
+
+
+def run_tasks(task: Task, work: Sequence[JsonValue], place: DataPlace, *, in_threads: bool = False) -> Iterator[Any]:
+    """Run `task` on every unit of work, and yield what it returns, in the order in which tasks end.
+
+    Args:
+        task: run once for every unit; its module is imported where it runs.
+        work: give the largest first: the last to end decides how long the rest of the machine is idle.
+        place: where, and how many at a time.
+        in_threads: on this machine, run in threads of this process instead of others. Worth it for what leaves Python's lock
+            alone (Arrow, hashing, copying), since another process takes a second or two to start.
+
+    Raises:
+        CodegenError: the first that a task raised.
+        DataError: a task failed for another reason; the last lines of its traceback are told.
+        ConfigError: there is no such Ray cluster.
+    """
+    if place.engine == "ray":
+        _use_ray(place.ray_address)
+        yield from _apart(task, work, place)
+    elif place.num_workers == 1 or len(work) == 1:
+        yield from map(task, work)
+    elif in_threads:
+        with ThreadPoolExecutor(place.num_workers) as pool:
+            yield from pool.map(task, work)
+    elif work:
+        yield from _apart(task, work, place)
+
+
+def _apart(task: Task, work: Sequence[JsonValue], place: DataPlace) -> Iterator[Any]:
+    """Run tasks with Daft, in processes of their own."""
+    owner = os.getpid() if place.engine == "native" else None
+    tasks = daft.from_pydict({"task": [json.dumps(one) for one in work]})
+    with TemporaryDirectory() as folder, daft.execution_config_ctx(maintain_order=False):
+        go_on = Path(folder) / "go-on"
+        go_on.touch()
+        pool = daft.cls(_Worker, use_process=True, max_concurrency=min(place.num_workers, len(work)))
+        results = tasks.select(pool(task, str(go_on), owner).run(daft.col("task")).alias("result")).to_arrow_iter()
+        try:
+            for text in (text for batch in results for text in batch["result"].to_pylist()):
+                yield _value_of(json.loads(text))
+        except RuntimeError as error:  # What Daft raises for a worker that was killed.
+            raise _failed(str(error).splitlines()[:1]) from error
+        finally:
+            # To leave a plan of Daft's half-way ends the process in a crash (0.7.26), so the rest is skipped instead.
+            go_on.unlink()
+            with suppress(RuntimeError):
+                for _ in results:
+                    pass
+
+
+class _Worker:
+    """One of the processes that run tasks. What goes wrong in a task is told as a value."""
+
+    def __init__(self, task: Task, go_on: str, owner: int | None) -> None:
+        """`go_on`: a file; once it is gone, tasks are skipped. `owner`: the process on this machine that has to outlive us."""
+        self._task, self._go_on = task, Path(go_on) if owner else None
+        if owner is not None:
+            threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+    @daft.method.batch(return_dtype=daft.DataType.string(), batch_size=1)
+    def run(self, tasks: Any) -> list[str]:
+        """Run the tasks of a column (one, by the size of a batch)."""
+        return [json.dumps(self._run_one(json.loads(text))) for text in tasks.to_pylist()]
+
+    def _run_one(self, work: JsonValue) -> dict[str, JsonValue]:
+        if self._go_on and not self._go_on.exists():
+            return {"value": None}
+        try:
+            return {"value": self._task(work)}
+        except CodegenError as error:
+            return {"kind": type(error).__name__, "got": error.got, "expected": error.expected, "do": error.do}
+        except Exception as error:
+            return {"lines": list[JsonValue]("".join(traceback.format_exception(error)).splitlines()[-_LAST_LINES:])}
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process when its parent was killed: Daft's workers would go on to the end of their task."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_FOR_PARENT_S)
+    os._exit(1)
+
+
+def _value_of(result: dict[str, Any]) -> Any:
+    if "value" in result:
+        return result["value"]
+    if "got" in result:
+        raise getattr(errors, result["kind"], DataError)(result["got"], expected=result["expected"], do=result["do"])
+    raise _failed(result["lines"])
+
+
+def _failed(lines: Sequence[str]) -> DataError:
+    return DataError(
+        "\n    ".join(["a task of data preparation failed; the last lines are", *lines]),
+        expected="every task to end with a result",
+        do="look for a lack of memory, then run the same command again: finished tasks are not repeated",
+    )
+
+
+def _use_ray(address: str | None) -> None:
+    try:
+        daft.set_runner_ray(address, noop_if_initialized=True)
+    except (ImportError, ConnectionError, RuntimeError) as error:
+        raise ConfigError(
+            f"no Ray cluster can be used at {address or 'the default address'}: {error}",
+            expected="a running cluster whose nodes have this project installed, and the extra `ray` here",
+            do="start it (ray start --head), give its address with --at data.ray_address=..., or use --at data.engine=native",
+        ) from error

@@ -7,6 +7,7 @@ The filter by file extension is done where archives are read (`corpus.json`), no
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,10 +21,12 @@ EMPTY = "empty"
 MEAN_LINE_LENGTH = "mean line length"
 LINE_LENGTH = "line length"
 DIGITS = "digits"
+CONTAMINATED = "contaminated"
 DUPLICATE = "duplicate"
-
-REASONS = (EMPTY, MEAN_LINE_LENGTH, LINE_LENGTH, DIGITS)
-"""Why a filter rejects a document: the first that applies, in the paper's order (docs/paper.md, section 1)."""
+NEAR_DUPLICATE = "near duplicate"
+OTHER_CORPUS = "in another corpus"
+"""Reasons that are no filter's: given by `decontamination`, `documents` and `near_duplicates`. The last one marks a document
+of another corpus itself, where copies of such are dropped."""
 
 _NEWLINE = ord("\n")
 
@@ -45,21 +48,25 @@ class Measures(NamedTuple):
     """Code points in the longest line."""
 
 
-def reject_reasons(texts: pa.LargeStringArray, config: FilterConfig) -> pa.StringArray:
-    """Why each text is rejected; null where it is kept.
+FILTERS: dict[str, Callable[[Measures, FilterConfig], npt.NDArray[np.bool_]]] = {
+    EMPTY: lambda found, _: found.num_characters == 0,
+    MEAN_LINE_LENGTH: lambda found, config: found.line_characters >= config.max_mean_line_length * found.num_lines,
+    LINE_LENGTH: lambda found, config: found.longest_line > config.max_line_length,
+    DIGITS: lambda found, config: found.num_digits > config.max_digit_fraction * found.num_characters,
+}
+"""Every filter: the reason it gives, and which texts it rejects, [number of texts]. Source of the rules: docs/paper.md,
+section 1, in its order. A text without any character is rejected as well: it is no document."""
 
-    Source of the rules: docs/paper.md, section 1. A text without any character is rejected as well: it is no document.
-    """
+REASONS = tuple(FILTERS)
+"""Why a filter rejects a document: the first that applies."""
+
+
+def reject_reasons(texts: pa.LargeStringArray, config: FilterConfig) -> pa.StringArray:
+    """Why each text is rejected, the first reason of `FILTERS` that applies; null where it is kept."""
     found = measure(texts)
-    rejected = {
-        EMPTY: found.num_characters == 0,
-        MEAN_LINE_LENGTH: found.line_characters >= config.max_mean_line_length * found.num_lines,
-        LINE_LENGTH: found.longest_line > config.max_line_length,
-        DIGITS: found.num_digits > config.max_digit_fraction * found.num_characters,
-    }
     reasons = np.full(len(texts), None, dtype=object)
     for reason in reversed(REASONS):
-        reasons[rejected[reason]] = reason
+        reasons[FILTERS[reason](found, config)] = reason
     return pa.array(reasons, type=pa.string())
 
 

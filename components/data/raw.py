@@ -7,15 +7,20 @@ makes sense, which is the validation room's question.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from fsspec.implementations.local import LocalFileSystem
 from pydantic import JsonValue
 
 from components.core.artifact import Artifact
 from components.core.errors import DataError
-from components.core.fingerprint import digest_of_files, fingerprint, list_files
+from components.core.fingerprint import digest_of_files, fingerprint, list_files, sha256_file
 from components.data import versioning
-from components.data.config import CORPORA
+from components.data.config import CORPORA, Corpus, DataConfig
+from components.data.sources.config import Source
+from components.data.sources.partitions import list_partitions
+from components.data.sources.place import Place, locate, walk
 from components.data.versioning import DATA, DATA_DVC, Committed
 
 RAW_NAMES = (*CORPORA, "vocabulary")
@@ -77,3 +82,40 @@ def _require_committed(project: Path, committed: Committed) -> None:
         do=f"run `codegen data pull --preset {committed.preset}` to get the committed bytes back, "
         f"or, if the change is meant, `dvc add {DATA}`",
     )
+
+
+def sources_of(data: DataConfig, corpus: Corpus, project: Path) -> tuple[Source, ...]:
+    """Where the documents of a corpus are: what the recipe names, else the JSON Lines of `data/`."""
+    return (data.sources or {}).get(corpus) or (Source(uri=str(project / DATA / corpus / "*.jsonl")),)
+
+
+def listed_artifact(name: Corpus, sources: Sequence[Source]) -> Artifact:
+    """The artifact of a corpus whose files DVC does not keep: what is there now, file by file.
+
+    A local file counts by the SHA-256 of its bytes; one elsewhere by what its store says of it (for S3 the ETag), since
+    reading it all only to name it would cost as much as preparing it.
+
+    Raises:
+        DataError, FetchError: a source has no file, or cannot be listed.
+    """
+    partitions = list_partitions(sources)
+    places = {partition.file: locate(partition.uri) for partition in partitions}
+    states = {file: _state(place) for file, place in sorted(places.items())}
+    digest = fingerprint(states)
+    return Artifact(
+        kind="raw-corpus",
+        name=name,
+        address=", ".join(source.uri for source in sources),
+        recipe=fingerprint({"sources": tuple(sources)}),
+        digest=digest,
+        statistics={"num_files": len(places), "size_bytes": sum(partition.size_bytes for partition in partitions)},
+        provenance={"listing": states},
+    )
+
+
+def _state(place: Place) -> str:
+    if place.fs.isdir(place.path):
+        return fingerprint({entry.path: _state(entry) for entry, _ in walk(place)})
+    if isinstance(place.fs, LocalFileSystem):
+        return f"sha256:{sha256_file(Path(place.path))}"
+    return f"{place.fs.protocol}:{place.fs.checksum(place.path)}"

@@ -72,9 +72,9 @@ class Encoder:
         """The ids of one text."""
         return [int(id_) for id_ in self._fast.encode(text)]
 
-    def encode_batch(self, texts: Sequence[str]) -> Ragged:
-        """The ids of many texts, encoded by as many threads as there are cores."""
-        layout = self._fast.encode_batch(list(texts)).layout
+    def encode_batch(self, texts: Sequence[str], *, parallel: bool = True) -> Ragged:
+        """The ids of many texts, encoded by as many threads as there are cores, or by one."""
+        layout = self._fast.encode_batch(list(texts), parallel=parallel).layout
         return Ragged(layout.content.data.astype(np.uint16), layout.offsets.data)
 
     def encode_reference(self, texts: Sequence[str]) -> list[list[int]]:

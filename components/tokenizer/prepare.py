@@ -1,115 +1,143 @@
 """From a raw corpus to packed shards: the artifact that training and evaluation read.
 
-Documents come from `components.data.documents` in training order, already judged. What is left to do is a stream: prefix,
-encode, append the separator, cut into sequences. One batch is held at a time, so what limits the size of a corpus is the
-sort before it. The other files of the artifact are `index.json` (see `shards`) and two tables (see `tables`).
+Three rounds of tasks (see `job`), run by the engine of `components.data`, and what one process does between them: check the
+counts, plan the next round, write the tables. Nothing here holds more than a range of the corpus at a time. The files of the
+artifact are the shards, `index.json` (see `shards`), the tables (see `tables`), `contamination.jsonl` and `quarantine.jsonl`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import JsonValue
 
-from components.core.errors import ConfigError, DataError
-from components.core.files import write_json
+from components.core.errors import ConfigError, DataError, RecordError
+from components.core.files import read_jsonl, require_free, write_json, write_jsonl
 from components.core.progress import track
-from components.data.config import LANGUAGES, Corpus, DataConfig
-from components.data.documents import ordered_documents
+from components.data.config import LANGUAGES, Corpus, DataConfig, DataPlace
+from components.data.decontamination import BenchmarkText
+from components.data.engine import run_tasks
+from components.data.sources.config import Source
+from components.data.sources.partitions import Partition, list_partitions
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
-from components.tokenizer.proof import Proof
-from components.tokenizer.shards import INDEX_JSON, TRAIN, Index, SplitWriter, held_out
-from components.tokenizer.tables import (
-    DOCUMENTS_PARQUET,
-    KEPT,
-    REJECTED,
-    REJECTS_PARQUET,
-    document_names,
-    language_statistics,
-    rows_of_kept,
-    rows_of_rejects,
-)
+from components.tokenizer.gather import DOCUMENTS, REJECTS, gather, splits_of, stream_name
+from components.tokenizer.global_duplicates import near_duplicates, runs_of_others
+from components.tokenizer.job import Job
+from components.tokenizer.scatter import MATCHES, QUARANTINE, scatter
+from components.tokenizer.shards import INDEX_JSON, TRAIN, Index, Piece, Split, cut_into_shards, pieces_of, write_shard
+from components.tokenizer.tables import DOCUMENTS_PARQUET, KEPT, REJECTED, REJECTS_PARQUET, added
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised when the same recipe would give other bytes."""
 
-_PREFIXED_CORPUS = "multi"
-"""The corpus whose documents begin with their language (docs/paper.md, section 1)."""
-_ENCODED_AT_ONCE = 512
-"""Documents per call of the encoder: some 5 MB of text."""
+CONTAMINATION_JSONL, QUARANTINE_JSONL = "contamination.jsonl", "quarantine.jsonl"
+
+_WORK = "work"
+_PROVED_BYTES = 1_000_000
+"""Text whose encoding is proved, about (assumption: enough to meet each kind of token many times; the reference encodes 1 to
+2.5 MB/s on two cores, measured)."""
+_LEAST_PROVED = 0.001
+"""Share that is proved of a large corpus (assumption: it then takes a twentieth of the time of all the rest)."""
+_SHARE_OF_MEMORY = 1 / 8
+"""A run, and a range, may be as large as this share of a task's memory: sorting one takes three times its size, and the text
+that is being encoded lies beside it (measured)."""
+_ROWS_AT_ONCE = 2**16
+"""Rows in a row group of a table: fixed, so that the bytes of the file do not depend on how the work was cut."""
+_NAMED_BAD_RECORDS = 3
+_ROOM_FACTOR = 2.5
+"""Bytes of disk needed for a byte of raw text, at most: runs, streams and shards of 0.6 each (measured), rounded up."""
 
 
 def prepare_corpus(
     folder: Path,
     *,
-    raw: Path,
+    sources: Sequence[Source],
     corpus: Corpus,
     data: DataConfig,
     tokenizer_folder: Path,
     tokenizer: TokenizerConfig,
     context_length: int,
     seed: int,
+    place: DataPlace | None = None,
+    benchmarks: Sequence[BenchmarkText] = (),
+    others: Sequence[Path] = (),
 ) -> dict[str, JsonValue]:
-    """Fill the folder of a prepared corpus: shards, `index.json`, `documents.parquet`, `rejects.parquet`.
+    """Fill the folder of a prepared corpus, or go on with what a killed attempt left there.
 
     Args:
-        folder: an existing, empty folder.
-        raw: the raw corpus, `*.jsonl` files.
+        folder: an existing folder.
+        sources: where the raw documents are.
         corpus: which corpus it is.
-        data: filters, held-out share, prefixes.
+        data: filters, held-out share, prefixes, what else is left out.
         tokenizer_folder: the tokenizer artifact's files.
         tokenizer: what that tokenizer was built from.
         context_length: tokens in a sequence.
         seed: of the order and of the split.
+        place: where and how wide it runs; no part of what comes out.
+        benchmarks: the problems that must not be learnt.
+        others: prepared corpora whose documents are left out, where `data.dedup_across_corpora` says so.
 
     Returns:
-        Statistics: counts per language and per split, and how much was encoded twice to prove the encoder.
+        Statistics: counts per language and per split, what was left out and why, and how much was encoded twice.
 
     Raises:
-        RecordError: a line of the corpus cannot be read, or its language does not belong to the corpus.
-        DataError: a language has no document or a split no full sequence; the encoder is not the reference's equal.
+        RecordError: more records than tolerated cannot be read.
+        DataError: a source cannot be read, a language has no document or a split no full sequence; the encoder is not the
+            reference's equal.
         ConfigError: the tokenizer in the folder is not the one described.
+        StorageFull: no room.
     """
+    place = place or DataPlace()
     encoder = _encoder(tokenizer_folder, tokenizer)
-    splits = [TRAIN, *(held_out(language) for language in LANGUAGES[corpus])]
-    writers = {split: SplitWriter(folder, split, context_length) for split in splits}
-    prefixes: Mapping[Any, str] = data.language_prefix if corpus == _PREFIXED_CORPUS else {}
-    packer = _Packer(encoder, prefixes, writers)
-    kept, rejected = [KEPT.empty_table()], [REJECTED.empty_table()]
-    with track(f"prepare {corpus}", unit="documents") as advance:
-        for batch in _slices(ordered_documents(raw, corpus, data, seed)):
-            kept.append(packer.add(batch.filter(pc.is_null(batch["reason"]))))
-            rejected.append(rows_of_rejects(batch.filter(pc.is_valid(batch["reason"]))))
-            advance(batch.num_rows)
-    documents, rejects = pa.concat_tables(kept), pa.concat_tables(rejected)
-    _require_documents(raw, corpus, documents, rejects)
-    closed = {split: writer.close() for split, writer in writers.items()}
-    index = Index(
+    partitions = list_partitions(sources)
+    raw_bytes = sum(partition.size_bytes for partition in partitions)
+    require_free(folder, int(_ROOM_FACTOR * raw_bytes), f"preparing {corpus}")
+    piece_bytes = int(place.task_bytes * _SHARE_OF_MEMORY)
+    job = Job(
+        folder=str((folder / _WORK).resolve()),
         corpus=corpus,
-        context_length=context_length,
-        eot_id=encoder.eot_id,
-        num_ids=encoder.num_ids,
-        splits={split: written for split, (written, _) in closed.items()},
+        data=data,
+        seed=seed,
+        tokenizer_folder=str(tokenizer_folder.resolve()),
+        tokenizer=tokenizer,
+        benchmarks=tuple(benchmarks),
+        proof_fraction=min(1.0, max(_LEAST_PROVED, _PROVED_BYTES / max(1, raw_bytes))),
+        run_bytes=piece_bytes,
     )
-    _require_sequences(index)
-    pq.write_table(documents, folder / DOCUMENTS_PARQUET)
-    pq.write_table(rejects, folder / REJECTS_PARQUET)
+    path = job.write()
+    scattered = _scatter_all(job, path, partitions, place)
+    _require_records(corpus, scattered, data)
+    runs = [run for partition in partitions for run in sorted(job.scattered(partition).glob("*.arrow"))]
+    dropped = near_duplicates(job, runs) if data.near_duplicates.enabled else None
+    if data.dedup_across_corpora:
+        runs = [*runs_of_others(job, others), *runs]
+    gathered = _gather_all(job, path, runs, dropped, piece_bytes, place)
+    languages = added(one["languages"] for one in gathered)
+    _require_documents(corpus, languages)
+    ranges = [job.gathered(number, len(gathered)) for number in range(len(gathered))]
+    index, dropped_tokens = _pack_all(folder, job, encoder, context_length, ranges, gathered, place)
+    _write_table(folder / DOCUMENTS_PARQUET, (one / DOCUMENTS for one in ranges), KEPT)
+    _write_table(folder / REJECTS_PARQUET, (one / REJECTS for one in ranges), REJECTED)
+    contaminated = _write_lines(folder / CONTAMINATION_JSONL, job, partitions, MATCHES)
+    _write_lines(folder / QUARANTINE_JSONL, job, partitions, QUARANTINE)
     write_json(folder / INDEX_JSON, index.model_dump(mode="json"))
+    shutil.rmtree(job.folder)
     return {
-        "languages": language_statistics(LANGUAGES[corpus], documents, rejects),
+        "languages": languages,
         "splits": {
-            split: {"num_sequences": written.num_sequences, "dropped_tokens": dropped}
-            for split, (written, dropped) in closed.items()
+            split: {"num_sequences": written.num_sequences, "dropped_tokens": dropped_tokens[split]}
+            for split, written in index.splits.items()
         },
-        "proved_documents": packer.proof.num_documents,
-        "proved_tokens": packer.proof.num_tokens,
+        "contaminated": _num_by_benchmark(contaminated),
+        **{name: added(one[name] for one in scattered) for name in ("bad", "skipped", "redacted")},
+        **{name: sum(one.get(name, 0) for one in scattered) for name in ("proved_documents", "proved_tokens")},
     }
 
 
@@ -124,51 +152,153 @@ def _encoder(folder: Path, config: TokenizerConfig) -> Encoder:
     return encoder
 
 
-def _slices(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        for start in range(0, batch.num_rows, _ENCODED_AT_ONCE):
-            yield batch.slice(start, _ENCODED_AT_ONCE)
+# -- rounds ------------------------------------------------------------------------------------------------------------
 
 
-class _Packer:
-    """Encodes documents and appends each, with its separator, to its split."""
-
-    def __init__(self, encoder: Encoder, prefixes: Mapping[Any, str], writers: Mapping[str, SplitWriter]) -> None:
-        self._encoder, self._prefixes, self._writers = encoder, prefixes, writers
-        self._separator = np.array([encoder.eot_id], dtype=np.uint16)
-        self.proof = Proof(encoder)
-
-    def add(self, batch: pa.RecordBatch) -> pa.Table:
-        """Write the next documents. Returns their rows of `documents.parquet`."""
-        languages, texts = batch["language"].to_pylist(), batch["text"].to_pylist()
-        texts = [self._prefixes.get(language, "") + text for language, text in zip(languages, texts, strict=True)]
-        encoded = self._encoder.encode_batch(texts)
-        self.proof.check(languages, document_names(batch), texts, encoded)
-        kept_out = batch["held_out"].to_pylist()
-        splits = [held_out(name) if out else TRAIN for name, out in zip(languages, kept_out, strict=True)]
-        for number, split in enumerate(splits):
-            self._writers[split].add(encoded[number])
-            self._writers[split].add(self._separator)
-        return rows_of_kept(batch, splits, encoded.lengths + 1)
+def _scatter_all(job: Job, path: str, partitions: Sequence[Partition], place: DataPlace) -> list[dict[str, Any]]:
+    work: list[JsonValue] = [
+        {"job": path, "partition": partition.model_dump(mode="json")}
+        for partition in sorted(partitions, key=lambda one: -one.size_bytes)
+    ]
+    results = []
+    num_documents = num_rejected = 0
+    with track(f"read {job.corpus}", sum(one.size_bytes for one in partitions), "bytes") as advance:
+        for result in run_tasks(scatter, work, place):
+            results.append(result)
+            num_documents += result.get("documents", 0)
+            num_rejected += result.get("rejected", 0)
+            advance(result["size_bytes"], f"{num_documents:,} documents, {num_rejected:,} rejected")
+    return results
 
 
-def _require_documents(raw: Path, corpus: Corpus, documents: pa.Table, rejects: pa.Table) -> None:
-    present = set(documents["language"].unique().to_pylist())
+def _gather_all(
+    job: Job, path: str, runs: Sequence[Path], dropped: str | None, range_bytes: int, place: DataPlace
+) -> list[dict[str, Any]]:
+    num_ranges = max(1, -(-sum(run.stat().st_size for run in runs) // range_bytes))
+    listed = Path(job.folder) / "runs.json"
+    write_json(listed, [str(run) for run in runs])
+    common: dict[str, JsonValue] = {"job": path, "num_ranges": num_ranges, "runs": str(listed), "dropped": dropped}
+    work: list[JsonValue] = [{**common, "number": number} for number in range(num_ranges)]
+    results: list[dict[str, Any]] = []
+    with track(f"order {job.corpus}", num_ranges, "ranges") as advance:
+        for result in run_tasks(gather, work, place, in_threads=True):
+            results.append(result)
+            advance(1)
+    return sorted(results, key=lambda one: int(one["number"]))
+
+
+def _pack_all(
+    folder: Path,
+    job: Job,
+    encoder: Encoder,
+    context_length: int,
+    ranges: Sequence[Path],
+    gathered: Sequence[dict[str, Any]],
+    place: DataPlace,
+) -> tuple[Index, dict[str, int]]:
+    """The index of all shards, which are written by now, and how many tokens of each split fill no sequence."""
+    splits: dict[str, Split] = {}
+    work: list[JsonValue] = []
+    rest: dict[str, int] = {}
+    for name in splits_of(job.corpus):
+        sizes = [int(one["tokens"][name]) for one in gathered]
+        splits[name] = cut_into_shards(name, sum(sizes), context_length)
+        rest[name] = sum(sizes) - splits[name].num_sequences * context_length
+        streams = [(str(one / stream_name(name)), size) for one, size in zip(ranges, sizes, strict=True)]
+        first = 0
+        for shard in splits[name].shards:
+            num_tokens = shard.num_sequences * context_length
+            pieces: list[JsonValue] = [list(piece) for piece in pieces_of(first, num_tokens, streams)]
+            work.append({"folder": str(folder), "path": shard.path, "pieces": pieces})
+            first += num_tokens
+    _require_sequences(job.corpus, splits, context_length)
+    digests: dict[str, str] = {}
+    with track(f"pack {job.corpus}", len(work), "shards") as advance:
+        for path, digest in run_tasks(_pack, work, place, in_threads=True):
+            digests[path] = digest
+            advance(1)
+    return (
+        Index(
+            corpus=job.corpus,
+            context_length=context_length,
+            eot_id=encoder.eot_id,
+            num_ids=encoder.num_ids,
+            splits={name: split.with_digests(digests) for name, split in splits.items()},
+        ),
+        rest,
+    )
+
+
+def _pack(work: Any) -> JsonValue:
+    """Third round: one shard. Returns its path and SHA-256."""
+    return [work["path"], write_shard(Path(work["folder"]) / work["path"], [Piece(*piece) for piece in work["pieces"]])]
+
+
+# -- what must hold ----------------------------------------------------------------------------------------------------
+
+
+def _require_records(corpus: Corpus, scattered: Sequence[dict[str, Any]], data: DataConfig) -> None:
+    bad = added(one["bad"] for one in scattered)
+    num_bad = sum(int(str(number)) for number in bad.values())
+    num_records = num_bad + sum(one.get("documents", 0) for one in scattered)
+    if num_bad <= data.quarantine.max_bad_fraction * num_records:
+        return
+    reasons = ", ".join(f"{reason} ({number:,})" for reason, number in sorted(bad.items()))
+    named = [example for one in scattered for example in one["bad_examples"]][:_NAMED_BAD_RECORDS]
+    raise RecordError(
+        f"{num_bad:,} of {num_records:,} records of {corpus} cannot be read: {reasons}; {'; '.join(named)}",
+        expected=f"at most {data.quarantine.max_bad_fraction:.2%} bad records (data.quarantine.max_bad_fraction)",
+        do="mend or remove them (`codegen data pull` restores the pinned corpora), or tolerate more",
+    )
+
+
+def _require_documents(corpus: Corpus, languages: dict[str, Any]) -> None:
     for language in LANGUAGES[corpus]:
-        if language not in present:
-            num_rejected = pc.sum(pc.equal(rejects["language"], language)).as_py() or 0
+        counts = languages[language]
+        if not counts["documents"]:
             raise DataError(
-                f"{raw} holds no {language} document to learn from ({num_rejected:,} were rejected)",
+                f"{corpus} holds no {language} document to learn from ({sum(counts['rejected'].values()):,} were rejected)",
                 expected=f"documents in each of {', '.join(LANGUAGES[corpus])} that pass the filters",
                 do="fetch the raw corpora with `codegen data pull`, or loosen the filters of the recipe",
             )
 
 
-def _require_sequences(index: Index) -> None:
-    for name, split in index.splits.items():
+def _require_sequences(corpus: Corpus, splits: dict[str, Split], context_length: int) -> None:
+    for name, split in splits.items():
         if not split.num_sequences:
             raise DataError(
-                f"{name} of the {index.corpus} corpus has too little text for one sequence",
-                expected=f"at least {index.context_length:,} tokens in each split",
+                f"{name} of the {corpus} corpus has too little text for one sequence",
+                expected=f"at least {context_length:,} tokens in each split",
                 do="use more data, a shorter context_length" + ("" if name == TRAIN else " or a larger held_out_fraction"),
             )
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def _write_table(path: Path, parts: Iterable[Path], schema: pa.Schema) -> None:
+    """One table from its parts, in row groups whose size does not depend on how it was cut."""
+    with pq.ParquetWriter(path, schema) as writer:
+        held = schema.empty_table()
+        for part in parts:
+            held = pa.concat_tables([held, pa.ipc.open_file(pa.memory_map(str(part))).read_all()])
+            whole = held.num_rows // _ROWS_AT_ONCE * _ROWS_AT_ONCE
+            for start in range(0, whole, _ROWS_AT_ONCE):
+                writer.write_table(held.slice(start, _ROWS_AT_ONCE).combine_chunks(), _ROWS_AT_ONCE)
+            held = held.slice(whole)
+        if held.num_rows:
+            writer.write_table(held.combine_chunks(), _ROWS_AT_ONCE)
+
+
+def _write_lines(path: Path, job: Job, partitions: Sequence[Partition], name: str) -> list[dict[str, Any]]:
+    """The lines that the partitions left under a name, each once, in an order that does not depend on partitioning."""
+    lines = {json.dumps(line, sort_keys=True): line for one in partitions for line in read_jsonl(job.scattered(one) / name)}
+    chosen = [lines[text] for text in sorted(lines)]
+    write_jsonl(path, chosen)
+    return chosen
+
+
+def _num_by_benchmark(matches: Sequence[dict[str, Any]]) -> dict[str, JsonValue]:
+    """How many different documents hold a part of each benchmark."""
+    pairs = {(one["benchmark"], one["sha256"]) for one in matches}
+    return {name: sum(benchmark == name for benchmark, _ in pairs) for name in sorted({name for name, _ in pairs})}

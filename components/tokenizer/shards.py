@@ -1,19 +1,24 @@
-"""Packed token shards: what is in the files, and the writer.
+"""Packed token shards: what is in the files, and how they are written.
 
 A split is a stream of tokens cut into sequences of equal length; a shard is a file of sequences back to back, little-endian
 uint16, without any header. `index.json` says how many sequences each shard holds, so a reader needs no other bookkeeping
-and a shard can be mapped into memory as it is. How the stream is made is `prepare`'s affair, reading it `reader`'s.
+and a shard can be mapped into memory as it is. One decision: where every shard begins and ends is known before any is
+written, so each is copied by itself, in any order and on any machine. Making the stream is `prepare`'s affair, reading the
+shards `reader`'s.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from components.core.config import Config, Items
+from components.core.files import writing
+from components.core.fingerprint import sha256_file
 
 INDEX_JSON = "index.json"
 TRAIN = "train"
@@ -23,13 +28,15 @@ TOKEN = np.dtype("<u2")
 
 SHARD_TOKENS = 2**25
 """Tokens in a full shard, 64 MiB (assumption: large enough to read fast, small enough to copy one by one)."""
-_WRITTEN_AT_ONCE = 2**20
-"""Tokens that are gathered before they are written."""
+_COPIED_AT_ONCE = 2**24
+"""Bytes."""
+HELD_OUT = "held-out/"
+"""What the names of held-out splits begin with; the language follows."""
 
 
 def held_out(language: str) -> str:
     """The name of the split that is kept out of training for a language."""
-    return f"held-out/{language}"
+    return f"{HELD_OUT}{language}"
 
 
 class Shard(Config):
@@ -38,6 +45,8 @@ class Shard(Config):
     path: str
     """Relative to the artifact's folder."""
     num_sequences: int
+    sha256: str | None = None
+    """Of its bytes; none in shards of before it was stated."""
 
 
 class Split(Config):
@@ -45,6 +54,11 @@ class Split(Config):
 
     shards: Items[Shard]
     num_sequences: int
+
+    def with_digests(self, digests: Mapping[str, str]) -> Split:
+        """The same split, its shards with their SHA-256, by path."""
+        shards = tuple(shard.replace(sha256=digests[shard.path]) for shard in self.shards)
+        return Split(shards=shards, num_sequences=self.num_sequences)
 
 
 class Index(Config):
@@ -60,58 +74,46 @@ class Index(Config):
     splits: dict[str, Split]
 
 
-class SplitWriter:
-    """Cuts a stream of tokens into sequences and writes them as shards. `close` tells what was written."""
+class Piece(NamedTuple):
+    """A part of a file of tokens."""
 
-    def __init__(self, folder: Path, name: str, context_length: int, *, shard_tokens: int = SHARD_TOKENS) -> None:
-        """Shards go to `folder/name/00000.bin` and on; none is made before there is a full sequence."""
-        self._folder, self._name, self._context_length = folder, name, context_length
-        self._shard_sequences = max(1, shard_tokens // context_length)
-        self._pending: list[npt.NDArray[np.uint16]] = []
-        self._num_pending = 0
-        self._file: IO[bytes] | None = None
-        self._shards: list[Shard] = []
+    path: str
+    first: int
+    """The first token of it that is meant."""
+    num_tokens: int
 
-    def add(self, ids: npt.NDArray[np.uint16]) -> None:
-        """Append tokens to the stream."""
-        self._pending.append(ids)
-        self._num_pending += len(ids)
-        if self._num_pending >= max(_WRITTEN_AT_ONCE, self._context_length):
-            self._write_sequences()
 
-    def close(self) -> tuple[Split, int]:
-        """Write what is left. Returns the split, and how many tokens of a last partial sequence were dropped."""
-        self._write_sequences()
-        if self._file:
-            self._file.close()
-        num_sequences = sum(shard.num_sequences for shard in self._shards)
-        return Split(shards=tuple(self._shards), num_sequences=num_sequences), self._num_pending
+def cut_into_shards(name: str, num_tokens: int, context_length: int, shard_tokens: int = SHARD_TOKENS) -> Split:
+    """The shards of a split that has so many tokens; a last partial sequence is dropped. Digests are yet to come."""
+    num_sequences, in_shard = num_tokens // context_length, max(1, shard_tokens // context_length)
+    sizes = [min(in_shard, num_sequences - first) for first in range(0, num_sequences, in_shard)]
+    shards = (Shard(path=f"{name}/{number:05d}.bin", num_sequences=size) for number, size in enumerate(sizes))
+    return Split(shards=tuple(shards), num_sequences=num_sequences)
 
-    def _write_sequences(self) -> None:
-        stream = np.concatenate([np.zeros(0, dtype=TOKEN), *self._pending])
-        num_sequences = len(stream) // self._context_length
-        rest = num_sequences * self._context_length
-        sequences = stream[:rest].reshape(num_sequences, self._context_length)
-        while len(sequences):
-            room = self._room()
-            self._append(sequences[:room])
-            sequences = sequences[room:]
-        self._pending, self._num_pending = [stream[rest:]], len(stream) - rest
 
-    def _room(self) -> int:
-        """Sequences that still fit the open shard; opens the next one when it is full."""
-        if self._file is None or self._shards[-1].num_sequences == self._shard_sequences:
-            if self._file:
-                self._file.close()
-            shard = Shard(path=f"{self._name}/{len(self._shards):05d}.bin", num_sequences=0)
-            path = self._folder / shard.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("wb")
-            self._shards.append(shard)
-        return self._shard_sequences - self._shards[-1].num_sequences
+def pieces_of(first: int, num_tokens: int, streams: Sequence[tuple[str, int]]) -> list[Piece]:
+    """Where tokens `first` to `first + num_tokens` lie, if the streams (file, number of tokens) are read one after another."""
+    pieces, start = [], 0
+    for path, length in streams:
+        low, high = max(first, start), min(first + num_tokens, start + length)
+        if low < high:
+            pieces.append(Piece(path, low - start, high - low))
+        start += length
+    return pieces
 
-    def _append(self, sequences: npt.NDArray[np.uint16]) -> None:
-        if self._file:
-            self._file.write(sequences.astype(TOKEN, copy=False).tobytes())
-            num_sequences = self._shards[-1].num_sequences + len(sequences)
-            self._shards[-1] = self._shards[-1].replace(num_sequences=num_sequences)
+
+def write_shard(path: Path, pieces: Iterable[Piece]) -> str:
+    """Write a shard from parts of other files, atomically; one that is there is whole and stays. Returns its SHA-256."""
+    if path.exists():
+        return sha256_file(path)
+    digest = hashlib.sha256()
+    with writing(path) as temporary, temporary.open("wb") as file:
+        for piece in pieces:
+            with Path(piece.path).open("rb") as source:
+                source.seek(piece.first * TOKEN.itemsize)
+                left = piece.num_tokens * TOKEN.itemsize
+                while left and (content := source.read(min(left, _COPIED_AT_ONCE))):
+                    digest.update(content)
+                    file.write(content)
+                    left -= len(content)
+    return digest.hexdigest()

@@ -6,7 +6,7 @@ corpus are counted from these tables, so no figure can disagree with what can be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pydantic import JsonValue
 
 from components.data.filters import DUPLICATE
-from components.tokenizer.shards import TRAIN
+from components.tokenizer.shards import TOKEN, TRAIN
 
 DOCUMENTS_PARQUET = "documents.parquet"
 REJECTS_PARQUET = "rejects.parquet"
@@ -40,30 +40,27 @@ REJECTED = pa.schema(
         ("path", pa.string()),
         ("num_bytes", pa.int64()),
         ("reason", pa.string()),
+        ("excerpt", pa.string()),
     ]
 )
-"""`rejects.parquet`. A reason is one of `components.data.filters.REASONS`, or `duplicate`."""
+"""`rejects.parquet`. A reason is one of `components.data.filters`; the excerpt is how the text begins, null for a duplicate,
+whose text is that of a document that was kept."""
 
 
-def rows_of_kept(batch: pa.RecordBatch, splits: Sequence[str], num_tokens: Any) -> pa.Table:
-    """Rows of `documents.parquet` for documents as `ordered_documents` yields them."""
-    return _rows(batch, KEPT, split=pa.array(splits, type=pa.string()), num_tokens=pa.array(num_tokens, type=pa.int64()))
+def rows_of_kept(documents: pa.Table, splits: pa.ChunkedArray) -> pa.Table:
+    """Rows of `documents.parquet` from rows of a run (`runs.ROW`) and the split of each."""
+    num_tokens = pc.divide(pc.binary_length(documents["tokens"]), TOKEN.itemsize)
+    return _rows(documents, KEPT, split=splits, num_tokens=num_tokens)
 
 
-def rows_of_rejects(batch: pa.RecordBatch) -> pa.Table:
-    """Rows of `rejects.parquet` for documents as `ordered_documents` yields them."""
-    return _rows(batch, REJECTED)
+def rows_of_rejects(documents: pa.Table) -> pa.Table:
+    """Rows of `rejects.parquet` from rows of a run."""
+    return _rows(documents, REJECTED)
 
 
-def document_names(batch: pa.RecordBatch) -> list[str]:
-    """What to call each document in a message."""
-    pairs = zip(batch["path"].to_pylist(), batch["source"].to_pylist(), strict=True)
-    return [f"{path} of {source}" for path, source in pairs]
-
-
-def _rows(batch: pa.RecordBatch, schema: pa.Schema, **columns: pa.Array) -> pa.Table:
-    columns["num_bytes"] = pc.binary_length(batch["text"])
-    values = [columns[name] if name in columns else batch[name] for name in schema.names]
+def _rows(documents: pa.Table, schema: pa.Schema, **columns: pa.ChunkedArray) -> pa.Table:
+    columns["sha256"] = pa.chunked_array([[digest.hex() for digest in documents["sha256"].to_pylist()]], type=pa.string())
+    values = [columns[name] if name in columns else documents[name] for name in schema.names]
     return pa.table([value.cast(field.type) for value, field in zip(values, schema, strict=True)], schema=schema)
 
 
@@ -97,3 +94,15 @@ def _one_language(documents: pa.Table, rejects: pa.Table) -> dict[str, JsonValue
 
 def _sum(column: pa.ChunkedArray) -> int:
     return int(pc.sum(column).as_py() or 0)
+
+
+def added(counts: Iterable[dict[str, Any]]) -> dict[str, JsonValue]:
+    """Counts of several parts, added up: nested mappings of numbers, in which a key may be missing."""
+    total: dict[str, Any] = {}
+    for one in counts:
+        for name, value in one.items():
+            if isinstance(value, dict):
+                total[name] = added([total.get(name, {}), value])
+            else:
+                total[name] = total.get(name, 0) + value
+    return total

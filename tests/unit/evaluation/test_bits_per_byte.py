@@ -17,7 +17,7 @@ from components.evaluation.held_out import run_bits_per_byte
 from components.model.huggingface import save_checkpoint
 from components.model.transformer import CodeGen
 from components.tokenizer.encoder import Encoder
-from components.tokenizer.shards import INDEX_JSON, Index, SplitWriter
+from components.tokenizer.shards import INDEX_JSON, Index
 
 EOT, LENGTH = TOKENIZER.eot_id, 16
 
@@ -33,10 +33,7 @@ def prepare(folder: Path, corpus: str, texts: dict[str, list[list[int]]], *, eot
     """A prepared corpus as its reader needs it: sequences of 16 tokens by language."""
     splits = {}
     for name, sequences in {"train": [[0] * LENGTH], **{f"held-out/{key}": value for key, value in texts.items()}}.items():
-        writer = SplitWriter(folder / corpus, name, LENGTH)
-        for sequence in sequences:
-            writer.add(np.array(sequence, dtype=np.uint16))
-        splits[name], _ = writer.close()
+        splits[name], _ = write_split(folder / corpus, name, LENGTH, [np.array(one) for one in sequences])
     index = Index(corpus=corpus, context_length=LENGTH, eot_id=eot_id, num_ids=TOKENIZER.num_ids, splits=splits)
     write_json(folder / corpus / INDEX_JSON, index.model_dump(mode="json"))
     return folder / corpus

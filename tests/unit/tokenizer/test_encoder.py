@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from components.core.errors import DataError
 from components.tokenizer.encoder import Encoder
-from components.tokenizer.proof import HARD_TEXTS, SAMPLE_BYTES, Proof
+from components.tokenizer.proof import HARD_TEXTS, prove_hard_texts
 
 # Text as it comes, with more of what byte-pair encoders get wrong.
 PIECES = st.one_of(
@@ -79,10 +79,10 @@ def unequal(small_folder: Path, tmp_path: Path) -> Encoder:
 
 
 def test_a_document_that_is_encoded_differently_stops_the_run(unequal: Encoder) -> None:
-    proof = Proof(unequal)
     texts = ["a zebra", "two zebras"]
+    encoded = unequal.encode_batch(texts)
     with pytest.raises(DataError, match=r"encodes b\.py of demo 1\.0 differently from token 4 on") as error:
-        proof.check(["Python"] * 2, ["a.py of demo 1.0", "b.py of demo 1.0"], texts, unequal.encode_batch(texts))
+        unequal.prove(texts, [encoded[0], encoded[1]], ["a.py of demo 1.0", "b.py of demo 1.0"])
     assert "Hugging Face tokenizers" in error.value.expected
 
 
@@ -92,14 +92,10 @@ def test_the_hard_texts_stop_the_run(small_folder: Path, tmp_path: Path) -> None
         token["single_word"] = not token["special"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(description), encoding="utf-8")
     with pytest.raises(DataError, match="differently from token"):
-        Proof(Encoder(tmp_path))
+        prove_hard_texts(Encoder(tmp_path))
 
 
-def test_the_sample_is_the_first_of_each_language(small: Encoder) -> None:
-    proof = Proof(small)
-    texts = ["x" * SAMPLE_BYTES, "never compared", "y = 1\n"]
-    encoded = small.encode_batch(texts)
-    proof.check(["C", "C", "Go"], ["a", "b", "c"], texts, encoded)
-    assert proof.num_documents == 2
-    assert proof.num_tokens == len(encoded[0]) + len(encoded[2])
+def test_the_hard_texts_hold_and_differ(small: Encoder, full: Encoder) -> None:
+    prove_hard_texts(small)
+    prove_hard_texts(full)
     assert len(set(HARD_TEXTS)) == len(HARD_TEXTS)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,10 +20,11 @@ from transformers import PreTrainedTokenizerBase
 
 from components.core.artifact import content_digest
 from components.core.errors import ConfigError, DataError, RecordError
-from components.core.files import read_json
+from components.core.files import read_json, read_jsonl
 from components.core.fingerprint import list_files
-from components.data.config import LANGUAGES, Corpus, DataConfig
-from components.data.engine import daft
+from components.data.config import LANGUAGES, Corpus, DataConfig, DataPlace, NearDuplicateConfig
+from components.data.decontamination import BenchmarkText
+from components.data.sources.config import QuarantineConfig, Source
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.prepare import prepare_corpus
 from components.tokenizer.reader import PackedSplit
@@ -30,6 +35,8 @@ SEED = 11
 CONTEXT_LENGTH = 32
 SMALL = TokenizerConfig(num_merges=600)
 DATA = DataConfig(held_out_fraction=0.25)
+ONE = DataPlace(num_workers=1)
+"""In this process, which saves the start of others."""
 
 Record = dict[str, str]
 
@@ -67,9 +74,10 @@ def write(folder: Path, parts: Iterable[list[Record]]) -> Path:
 
 
 def prepare(folder: Path, raw: Path, corpus: Corpus, tokenizer_folder: Path, **changes: object) -> dict[str, object]:
-    folder.mkdir()
-    values = {"data": DATA, "tokenizer": SMALL, "context_length": CONTEXT_LENGTH, "seed": SEED, **changes}
-    return prepare_corpus(folder, raw=raw, corpus=corpus, tokenizer_folder=tokenizer_folder, **values)
+    folder.mkdir(exist_ok=True)
+    values = {"data": DATA, "tokenizer": SMALL, "context_length": CONTEXT_LENGTH, "seed": SEED, "place": ONE, **changes}
+    sources = [Source(uri=f"{raw}/*.jsonl")]
+    return prepare_corpus(folder, sources=sources, corpus=corpus, tokenizer_folder=tokenizer_folder, **values)
 
 
 # -- the reference -------------------------------------------------------------------------------------------------------
@@ -103,7 +111,7 @@ def reference(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[
         why = reason(text) or ("duplicate" if text in seen else None)
         seen.add(text)
         if why:
-            rejected.append(row | {"reason": why})
+            rejected.append(row | {"reason": why, "excerpt": None if why == "duplicate" else text[:200]})
             continue
         is_held_out = int.from_bytes(keyed("held-out", text)[:8], "big") / 2**64 < 0.25
         split = held_out(one["language"]) if is_held_out else "train"
@@ -138,7 +146,8 @@ def test_equals_the_reference(
     assert documents.to_pylist() == [{name: row[name] for name in documents.column_names} for row in kept]
     assert rejects.to_pylist() == [{name: row[name] for name in rejects.column_names} for row in rejected]
     assert {row["reason"] for row in rejected} == {"empty", "mean line length", "digits", "duplicate"}
-    assert statistics["proved_documents"] == len(kept), "so little text is compared as a whole"
+    num_copies = sum(row["reason"] == "duplicate" for row in rejected)
+    assert statistics["proved_documents"] == len(kept) + num_copies, "so little text is compared as a whole"
 
 
 def test_statistics_are_counted_by_hand(ranks: Path, tmp_path: Path) -> None:
@@ -172,16 +181,18 @@ def test_statistics_are_counted_by_hand(ranks: Path, tmp_path: Path) -> None:
     }
 
 
-def test_the_same_bytes_again_whatever_the_files_and_the_partitions(small_folder: Path, tmp_path: Path) -> None:
+def test_the_same_bytes_again_whatever_the_files_the_workers_and_the_memory(small_folder: Path, tmp_path: Path) -> None:
     records = raw_records("multi")
     one = write(tmp_path / "raw-one", [records])
     seven = write(tmp_path / "raw-seven", [records[number::7][::-1] for number in range(7)])
-    results = []
-    results.append(prepare(tmp_path / "out-one", one, "multi", small_folder))
-    results.append(prepare(tmp_path / "out-again", one, "multi", small_folder))
-    results.append(prepare(tmp_path / "out-seven", seven, "multi", small_folder))
-    with daft.execution_config_ctx(default_morsel_size=3):
-        results.append(prepare(tmp_path / "out-morsels", seven, "multi", small_folder))
+    little = ONE.model_copy(update={"memory_mib": 0.02})  # runs and ranges of a few documents each
+    results = [
+        prepare(tmp_path / "out-one", one, "multi", small_folder),
+        prepare(tmp_path / "out-again", one, "multi", small_folder),
+        prepare(tmp_path / "out-seven", seven, "multi", small_folder),
+        prepare(tmp_path / "out-little", seven, "multi", small_folder, place=little),
+        prepare(tmp_path / "out-two", seven, "multi", small_folder, place=DataPlace(num_workers=2)),
+    ]
     assert all(result == results[0] for result in results)
     digests = {content_digest(list_files(folder)) for folder in tmp_path.glob("out-*")}
     assert len(digests) == 1
@@ -231,10 +242,100 @@ def test_another_tokenizer_than_the_recipes_is_an_error(small_folder: Path, tmp_
     assert error.value.expected == "995 ids and 956, for 700 merges"
 
 
-def test_a_broken_record_is_named(small_folder: Path, tmp_path: Path) -> None:
+def test_bad_records_beyond_what_is_tolerated_stop_it_and_are_named(small_folder: Path, tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", [raw_records("nl")])
+    offset = (raw / "part-0.jsonl").stat().st_size
     with (raw / "part-0.jsonl").open("ab") as file:
-        file.write(b'{"text": "no more"}\n')
-    line = len(raw_records("nl")) + 1
-    with pytest.raises(RecordError, match=rf"part-0\.jsonl:{line}: the record is the fields text"):
+        file.write(b'{"text": "no more\n')
+    with pytest.raises(
+        RecordError, match=rf"1 of 21 records of nl cannot be read: not JSON.*part-0\.jsonl:{offset}: not JSON"
+    ):
         prepare(tmp_path / "out", raw, "nl", small_folder)
+    tolerant = DATA.replace(quarantine=QuarantineConfig(max_bad_fraction=0.05))
+    statistics = prepare(tmp_path / "out-2", raw, "nl", small_folder, data=tolerant)
+    assert sum(statistics["bad"].values()) == 1
+    (line,) = read_jsonl(tmp_path / "out-2" / "quarantine.jsonl")
+    assert (line["offset"], line["excerpt"]) == (offset, '{"text": "no more')
+    assert statistics["languages"]["English"]["raw_documents"] == 20
+
+
+# -- what is left out ----------------------------------------------------------------------------------------------------
+
+
+def test_what_holds_a_benchmark_is_left_out_and_listed(small_folder: Path, tmp_path: Path) -> None:
+    problem = "def unusual(numbers): return the seventh prime after the largest of all the given numbers or none"
+    records = raw_records("mono")
+    leaking = record(f"# mine\n{problem.upper()}\nx = 1\n", "Python", "leak", "demo 1.0")
+    raw = write(tmp_path / "raw", [records, [leaking, {**leaking, "path": "copy"}]])
+    benchmarks = [BenchmarkText(benchmark="mine", problem="7", text=problem)]
+    statistics = prepare(tmp_path / "out", raw, "mono", small_folder, benchmarks=benchmarks)
+    clean = prepare(tmp_path / "clean", write(tmp_path / "without", [records]), "mono", small_folder)
+    assert statistics["contaminated"] == {"mine": 1}, "two copies are one document"
+    assert statistics["languages"]["Python"]["rejected"]["contaminated"] == 2
+    assert statistics["splits"] == clean["splits"]
+    found = [(one["path"], one["benchmark"], one["problem"]) for one in read_jsonl(tmp_path / "out" / "contamination.jsonl")]
+    assert sorted(found) == [("copy", "mine", "7"), ("leak", "mine", "7")]
+
+
+def test_documents_of_an_earlier_corpus_are_left_out_where_the_recipe_says_so(small_folder: Path, tmp_path: Path) -> None:
+    records = raw_records("mono")
+    (tmp_path / "raw-multi").mkdir()
+    multi = write(tmp_path / "raw-multi" / "all", [raw_records("multi")])
+    prepare(tmp_path / "multi", multi, "multi", small_folder)
+    own = [record(f"only = {number}\n" * 9, "Python", f"own/{number}", "demo 2") for number in range(30)]
+    raw = write(tmp_path / "raw", [records + own])
+    across = DATA.replace(dedup_across_corpora=True)
+    prepare(tmp_path / "out", raw, "mono", small_folder, data=across, others=[tmp_path / "multi"])
+    kept = set(pq.read_table(tmp_path / "out" / "documents.parquet")["sha256"].to_pylist())
+    earlier = set(pq.read_table(tmp_path / "multi" / "documents.parquet")["sha256"].to_pylist())
+    alone = tmp_path / "alone"
+    prepare(alone, raw, "mono", small_folder)
+    expected = set(pq.read_table(alone / "documents.parquet")["sha256"].to_pylist()) - earlier
+    assert kept == expected
+    assert len(expected) >= 30
+
+
+def test_near_copies_are_left_out_where_the_recipe_says_so(small_folder: Path, tmp_path: Path) -> None:
+    records = raw_records("mono")
+    lines = inspect.getsource(json.encoder).splitlines(keepends=True)
+    near = [record("".join([*lines, f"# version {number}\n"]), "Python", f"near/{number}", "demo 3") for number in range(5)]
+    raw = write(tmp_path / "raw", [records, near])
+    data = DATA.replace(near_duplicates=NearDuplicateConfig(enabled=True))
+    statistics = prepare(tmp_path / "out", raw, "mono", small_folder, data=data)
+    assert statistics["languages"]["Python"]["rejected"]["near duplicate"] >= 4
+    kept = pq.read_table(tmp_path / "out" / "documents.parquet")["path"].to_pylist()
+    assert sum(path.startswith("near/") for path in kept) == 1
+
+
+# -- killed and gone on with ---------------------------------------------------------------------------------------------
+
+KILLED_AT = {"scattered": "_require_records", "gathered": "_require_documents", "packed": "_write_table"}
+"""By what is finished: the function that is called next, in whose place the process is killed."""
+
+
+@pytest.mark.parametrize("finished", list(KILLED_AT))
+def test_what_was_killed_goes_on_and_repeats_no_finished_task(small_folder: Path, tmp_path: Path, finished: str) -> None:
+    raw = write(tmp_path / "raw", [raw_records("mono")[number::3] for number in range(3)])
+    whole = prepare(tmp_path / "whole", raw, "mono", small_folder)
+    out = tmp_path / "out"
+    out.mkdir()
+    killed = f"""
+import os, signal
+from pathlib import Path
+import test_prepare
+from components.tokenizer import prepare
+prepare.{KILLED_AT[finished]} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+test_prepare.prepare(Path({str(out)!r}), Path({str(raw)!r}), "mono", Path({str(small_folder)!r}))
+"""
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, "-c", killed], env={**os.environ, "PYTHONPATH": path}, cwd=Path.cwd(), check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    before = {path: path.stat().st_mtime_ns for path in [*out.rglob("done.json"), *out.rglob("*.bin")]}
+    assert before
+    (out / "work" / "scattered" / "half.0123").mkdir()  # what a task leaves that was at work
+    assert prepare(out, raw, "mono", small_folder) == whole
+    assert content_digest(list_files(out)) == content_digest(list_files(tmp_path / "whole"))
+    after = {path: path.stat().st_mtime_ns for path in before if path.exists()}
+    assert after.items() <= before.items()

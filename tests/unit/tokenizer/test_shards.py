@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from fixtures.shards import write_split
 
 from components.core.errors import ArtifactError
 from components.core.files import write_json
 from components.tokenizer.reader import PackedSplit, sequence_indices
-from components.tokenizer.shards import INDEX_JSON, Index, Split, SplitWriter, held_out
+from components.tokenizer.shards import INDEX_JSON, Index, Split, held_out
 
 
 def write(folder: Path, documents: list[np.ndarray], context_length: int, shard_tokens: int) -> tuple[Split, int]:
     """Write one split, and the index around it."""
-    writer = SplitWriter(folder, "train", context_length, shard_tokens=shard_tokens)
-    for ids in documents:
-        writer.add(ids)
-    split, num_dropped = writer.close()
+    split, num_dropped = write_split(folder, "train", context_length, documents, shard_tokens)
     index = Index(corpus="nl", context_length=context_length, eot_id=0, num_ids=65_536, splits={"train": split})
     write_json(folder / INDEX_JSON, index.model_dump(mode="json"))
     return split, num_dropped
@@ -47,6 +46,8 @@ def test_the_stream_comes_back_in_whole_sequences(
     assert num_dropped == len(stream) - whole * context_length
     assert split.num_tokens == whole * context_length
     assert np.array_equal(split.batch(np.arange(whole)).ravel(), stream[: whole * context_length])
+    for shard in written.shards:
+        assert shard.sha256 == hashlib.sha256((folder / shard.path).read_bytes()).hexdigest()
     assert all(1 <= shard.num_sequences <= max(1, shard_tokens // context_length) for shard in written.shards)
     assert sorted(path.name for path in folder.glob("train/*")) == [f"{i:05d}.bin" for i in range(len(written.shards))]
 

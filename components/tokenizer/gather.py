@@ -1,0 +1,87 @@
+"""Second round of a preparation: one range of the training order, out of all runs, without duplicates.
+
+What is left of a range is a stream of tokens for every split, and its part of the tables. All copies of a content have one
+place in the order, so they meet in one range, whichever partitions they came from.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import JsonValue
+
+from components.core.files import read_json
+from components.data.config import LANGUAGES
+from components.data.documents import in_order
+from components.data.filters import NEAR_DUPLICATE, OTHER_CORPUS
+from components.tokenizer.job import Job, finish, finished, unfinished
+from components.tokenizer.runs import as_tokens, ranges, read_range
+from components.tokenizer.shards import HELD_OUT, TRAIN, held_out
+from components.tokenizer.tables import language_statistics, rows_of_kept, rows_of_rejects
+
+DOCUMENTS, REJECTS = "documents.arrow", "rejects.arrow"
+
+
+def stream_name(split: str) -> str:
+    """The file of a split's tokens in the folder of a range."""
+    return f"{split.replace('/', '-')}.bin"
+
+
+def splits_of(corpus: Any) -> list[str]:
+    """The training split, and a held-out one for each language of the corpus."""
+    return [TRAIN, *(held_out(language) for language in LANGUAGES[corpus])]
+
+
+def gather(work: Any) -> JsonValue:
+    """Gather the range `work["number"]` of `work["num_ranges"]` of the job `work["job"]` from the runs that a file names.
+
+    Returns:
+        `number`, `tokens` by split, and `languages`, the counts of each language.
+    """
+    job = Job.read(work["job"])
+    place = job.gathered(work["number"], work["num_ranges"])
+    if (result := finished(place)) is None:
+        with unfinished(place) as folder:
+            part = ranges(work["num_ranges"])[work["number"]]
+            rows = read_range([Path(path) for path in read_json(Path(work["runs"]))], part)
+            result = {"number": work["number"], **_gather(job, _judged(rows, work["dropped"]), folder)}
+            finish(folder, result)
+    return result
+
+
+def _judged(rows: pa.Table, dropped: str | None) -> pa.Table:
+    """The rows in training order, with the last reasons: duplicates of this and of other corpora, near-duplicates."""
+    rows = in_order(rows)
+    rows = rows.filter(pc.fill_null(pc.not_equal(rows["reason"], OTHER_CORPUS), True))
+    if dropped:
+        is_near = pc.is_in(rows["order"], value_set=pa.ipc.open_file(dropped).read_all()["order"].combine_chunks())
+        reason = pa.scalar(NEAR_DUPLICATE, type=pa.large_string())
+        reasons = pc.if_else(pc.and_(is_near, pc.is_null(rows["reason"])), reason, rows["reason"])
+        rows = rows.set_column(rows.schema.get_field_index("reason"), rows.schema.field("reason"), reasons)
+    return rows
+
+
+def _splits(kept: pa.Table) -> pa.ChunkedArray:
+    """The split of each document."""
+    text = pa.large_string()
+    own = pc.binary_join_element_wise(pa.scalar(HELD_OUT, type=text), kept["language"], pa.scalar("", type=text))
+    return pc.if_else(kept["held_out"], own, pa.scalar(TRAIN, type=text))
+
+
+def _gather(job: Job, rows: pa.Table, folder: Path) -> dict[str, JsonValue]:
+    is_kept = pc.is_null(rows["reason"])
+    kept, rejected = rows.filter(is_kept), rows.filter(pc.invert(is_kept))
+    splits = _splits(kept)
+    num_tokens: dict[str, JsonValue] = {}
+    for split in splits_of(job.corpus):
+        tokens = as_tokens(kept["tokens"].filter(pc.equal(splits, split)))
+        num_tokens[split] = len(tokens)
+        tokens.tofile(folder / stream_name(split))
+    documents, rejects = rows_of_kept(kept, splits), rows_of_rejects(rejected)
+    for name, table in ((DOCUMENTS, documents), (REJECTS, rejects)):
+        with pa.OSFile(str(folder / name), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    return {"tokens": num_tokens, "languages": language_statistics(LANGUAGES[job.corpus], documents, rejects)}

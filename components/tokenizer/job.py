@@ -1,0 +1,95 @@
+"""What all tasks of one preparation share, as a file: `work/job.json` in the folder that is being filled.
+
+A preparation is three rounds of independent tasks. `scatter` reads a partition of the raw corpus, judges and tokenises it,
+and leaves sorted runs. `gather` takes one range of the training order out of every run, drops duplicates and leaves a stream
+of tokens and the rows of the tables. `pack` copies the streams into shards. Only this module knows where they lie.
+
+Design decision: every task leaves a folder or a file that appears by one rename, and none of them overwrites another's. So
+a preparation that was killed repeats what was at work at that moment, and nothing else. What decides how work is cut (memory,
+ranges) is place: the bytes that come out are the same for every cut.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from components.core.config import Config, Items
+from components.core.files import read_json, write_json
+from components.core.fingerprint import fingerprint
+from components.data.config import Corpus, DataConfig
+from components.data.decontamination import BenchmarkText
+from components.data.sources.partitions import Partition
+from components.tokenizer.config import TokenizerConfig
+
+_DONE = "done.json"
+
+
+class Job(Config):
+    """A preparation, as its tasks see it."""
+
+    folder: str
+    """Where the work lies, absolute; on a cluster, a folder that all nodes see."""
+    corpus: Corpus
+    data: DataConfig
+    seed: int
+    tokenizer_folder: str
+    tokenizer: TokenizerConfig
+    benchmarks: Items[BenchmarkText] = ()
+    """What must not be learnt."""
+    proof_fraction: float
+    """Share of the documents whose encoding is proved."""
+    run_bytes: int
+    """A run is written when it holds as many bytes. Place, like all sizes here."""
+
+    @classmethod
+    def read(cls, path: str) -> Job:
+        """The job in a file."""
+        return cls.parse(read_json(Path(path)))
+
+    def write(self) -> str:
+        """Write `job.json`; returns its path."""
+        path = Path(self.folder) / "job.json"
+        write_json(path, self.model_dump(mode="json"))
+        return str(path)
+
+    def scattered(self, partition: Partition) -> Path:
+        """The folder of what `scatter` leaves of a partition."""
+        return Path(self.folder) / "scattered" / fingerprint(partition)[:16]
+
+    def gathered(self, number: int, num_ranges: int) -> Path:
+        """The folder of what `gather` leaves of one of several ranges."""
+        return Path(self.folder) / "gathered" / f"{number:06d}-of-{num_ranges:06d}"
+
+
+def finished(place: Path) -> dict[str, Any] | None:
+    """What a task said of its folder, or None where it is not finished."""
+    return dict(read_json(place / _DONE)) if (place / _DONE).exists() else None
+
+
+@contextmanager
+def unfinished(place: Path) -> Iterator[Path]:
+    """A folder to work in; it takes its place at the end of the block, unless another attempt was faster."""
+    partial = place.with_name(f"{place.name}.{uuid.uuid4().hex}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        try:
+            partial.rename(place)
+        except OSError:
+            if not (place / _DONE).exists():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def finish(partial: Path, result: dict[str, JsonValue]) -> None:
+    """Write down what came of a task: the last thing it does."""
+    (partial / _DONE).write_text(json.dumps(result), encoding="utf-8")

@@ -1,0 +1,111 @@
+"""Runs: judged and tokenised documents, sorted by their place in the training order, so that a range of it can be cut out.
+
+A run is an Arrow file that is mapped into memory: finding a range is a binary search, and reading it touches that range alone.
+The rows hold no text, only what the rounds to come need: an excerpt of what was rejected, the tokens of what was kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from components.data.documents import FIRST_COPY, JUDGEMENT, leading_bits
+
+ROW = pa.schema(
+    [
+        *JUDGEMENT,
+        ("language", pa.large_string()),
+        ("source", pa.large_string()),
+        ("path", pa.large_string()),
+        ("num_bytes", pa.int64()),
+        ("excerpt", pa.large_string()),
+        ("tokens", pa.large_binary()),
+        ("bands", pa.list_(pa.uint64())),
+    ]
+)
+"""`num_bytes` is of the raw text. `excerpt` is null for what is kept, `tokens` (little-endian uint16, the separator last) for
+what is not; `bands` is null unless near-duplicates are sought."""
+
+
+class Range(NamedTuple):
+    """A part of the training order: places whose first 64 bits are at least `first` and at most `last`."""
+
+    first: int
+    last: int
+
+
+def ranges(num_ranges: int) -> list[Range]:
+    """The whole order, cut into equal parts."""
+    bounds = [number * 2**64 // num_ranges for number in range(num_ranges + 1)]
+    return [Range(first, stop - 1) for first, stop in zip(bounds, bounds[1:], strict=False)]
+
+
+class RunWriter:
+    """Gathers rows, and writes a sorted run whenever they are enough. `close` writes the rest."""
+
+    def __init__(self, folder: Path, run_bytes: int) -> None:
+        self._folder, self._run_bytes = folder, run_bytes
+        self._rows: list[pa.RecordBatch] = []
+        self._num_bytes = self.num_runs = 0
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Take rows of `ROW`, in any order."""
+        self._rows.append(rows)
+        self._num_bytes += rows.nbytes
+        if self._num_bytes >= self._run_bytes:
+            self.close()
+
+    def close(self) -> None:
+        """Write what is held as a run."""
+        if not self._rows:
+            return
+        # One chunk: a range is then one slice of it.
+        rows = pa.Table.from_batches(self._rows, schema=ROW).combine_chunks()
+        self._rows, self._num_bytes = [], 0
+        rows = rows.take(pc.sort_indices(rows, sort_keys=FIRST_COPY)).combine_chunks()
+        with pa.OSFile(str(self._folder / f"{self.num_runs:05d}.arrow"), "wb") as file, pa.ipc.new_file(file, ROW) as writer:
+            writer.write_table(rows)
+        self.num_runs += 1
+
+
+def read_range(runs: Sequence[Path], part: Range) -> pa.Table:
+    """The rows of a range out of every run, run after run. They lie in memory mappings as long as they are held."""
+    return pa.concat_tables([ROW.empty_table(), *(_cut(path, part) for path in runs)])
+
+
+def _cut(path: Path, part: Range) -> pa.Table:
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    if not table.num_rows:
+        return table
+    order = table["order"].chunk(0)
+    start = _first_at_least(order, part.first)
+    stop = _first_at_least(order, part.last + 1)
+    return table.slice(start, stop - start)
+
+
+def _first_at_least(order: pa.Array, bound: int) -> int:
+    """The first row whose place is not below a bound; looked for without reading the whole column."""
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        if int(leading_bits(order.slice(middle, 1))[0]) < bound:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def as_tokens(column: pa.ChunkedArray) -> np.ndarray:
+    """All tokens of a column, back to back: uint16."""
+    parts = [np.zeros(0, dtype=np.uint8)]
+    for chunk in column.chunks:
+        _, offset_buffer, data = chunk.buffers()
+        if data is not None and len(chunk):
+            offsets = np.frombuffer(offset_buffer, dtype=np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+            parts.append(np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]])
+    return np.concatenate(parts).view("<u2")

@@ -1,0 +1,201 @@
+"""Preparation end to end, against datatrove: zstd input, the paper's filters, exact dedup, tokens, shuffle, shards.
+
+    python tests/benchmarks/preparation.py [--megabytes 200] [--runs 3] [--workers 2] [--folder /tmp/codegen-bench]
+
+Both get the same files, the same filter bounds, the same tokenizer (CodeGen's, all merges) and as many workers. Each run is a
+whole process, from start to end, in turn; datatrove runs once, since it takes an hour a gigabyte, and reads a fraction of the
+files (`--peer-files`); rates are per document and per byte of raw text. Needs `data/` and `pip install datatrove==0.10.1`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from corpus import generate  # noqa: E402 - beside this file
+
+CONTEXT_LENGTH = 2048
+VOCABULARY = Path("data/vocabulary/gpt2.tiktoken")
+
+
+def tokenizer_in(folder: Path) -> Path:
+    """CodeGen's tokenizer, built once."""
+    from components.tokenizer.config import TokenizerConfig
+    from components.tokenizer.vocabulary import build_tokenizer
+
+    if not (folder / "tokenizer.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        build_tokenizer(VOCABULARY, TokenizerConfig(), folder)
+    return folder
+
+
+def ours(files: list[str], tokenizer: Path, out: Path, workers: int, options: dict[str, Any]) -> None:
+    """Prepare with this project."""
+    from components.data.config import DataConfig, DataPlace
+    from components.data.decontamination import BenchmarkText
+        from components.data.sources.config import Source
+    from components.evaluation.problems import load_humaneval
+    from components.tokenizer.config import TokenizerConfig
+    from components.tokenizer.prepare import prepare_corpus
+
+    out.mkdir(parents=True)
+    benchmarks = [
+        BenchmarkText(benchmark="humaneval", problem=one.task_id, text=one.prompt + one.canonical_solution)
+        for one in load_humaneval()
+    ]
+    found = prepare_corpus(
+        out,
+        sources=[Source(uri=file) for file in files],
+        corpus="mono",
+        data=DataConfig(),
+        tokenizer_folder=tokenizer,
+        tokenizer=TokenizerConfig(),
+        context_length=CONTEXT_LENGTH,
+        seed=0,
+        place=DataPlace(num_workers=workers, **options),
+        benchmarks=benchmarks,
+    )
+    print(json.dumps(found))
+
+
+def peer(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
+    """Prepare with datatrove: its reader, our filters' bounds as a LambdaFilter, its exact dedup, tokenizer and shuffle."""
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.dedup import ExactDedupConfig, ExactDedupFilter, ExactDedupSignature, ExactFindDedups
+    from datatrove.pipeline.filters import LambdaFilter
+    from datatrove.pipeline.readers import JsonlReader
+    from datatrove.pipeline.tokens import DocumentTokenizer, DocumentTokenizerMerger
+
+    source = out / "input"
+    source.mkdir(parents=True)
+    for file in files:
+        (source / Path(file).name).symlink_to(file)
+    dedup = ExactDedupConfig(content_getter=lambda document: document.text.encode())
+
+    def read() -> list[Any]:
+        return [JsonlReader(str(source)), LambdaFilter(keep)]
+
+    tasks = len(files)
+    stages = [
+        ([*read(), ExactDedupSignature(str(out / "signatures"), config=dedup, finder_workers=1)], tasks),
+        ([ExactFindDedups(str(out / "signatures"), str(out / "duplicates"), config=dedup)], 1),
+        (
+            [
+                *read(),
+                ExactDedupFilter(str(out / "duplicates"), config=dedup),
+                DocumentTokenizer(str(out / "tokens"), str(tokenizer / "tokenizer.json"), eos_token="<|endoftext|>"),
+            ],
+            tasks,
+        ),
+        ([DocumentTokenizerMerger(str(out / "tokens"), str(out / "shards"), save_filename="train")], 1),
+    ]
+    for number, (pipeline, num_tasks) in enumerate(stages):
+        LocalPipelineExecutor(pipeline, tasks=num_tasks, workers=workers, logging_dir=str(out / f"logs-{number}")).run()
+
+
+def keep(document: Any) -> bool:
+    """The paper's filters on one document, as a person would write them."""
+    lines = document.text.removesuffix("\n").split("\n")
+    if not document.text or max(map(len, lines)) > 1000 or sum(map(len, lines)) / len(lines) >= 100:
+        return False
+    return sum(character in "0123456789abcdefABCDEF" for character in document.text) <= 0.9 * len(document.text)
+
+
+def measured(arguments: list[str]) -> tuple[float, float, str]:
+    """Wall seconds, peak resident MB of the process with all its children, and the last line of output."""
+    started = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "TOKENIZERS_PARALLELISM": "false"}
+    process = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, env=environment)
+    peak = [0.0]
+    watcher = threading.Thread(target=_watch, args=(process.pid, peak), daemon=True)
+    watcher.start()
+    output, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed")
+    return time.perf_counter() - started, peak[0], (output.splitlines() or [""])[-1]
+
+
+def _watch(pid: int, peak: list[float]) -> None:
+    """Keep the largest sum of resident memory; pages of mapped files count, too."""
+    while psutil.pid_exists(pid):
+        total = 0
+        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+            try:
+                total += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+        peak[0] = max(peak[0], total / 1e6)
+        time.sleep(0.1)
+
+
+def main() -> None:
+    """Measure and print, or be one of the measured processes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=200)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--peer-files", type=int, default=2)
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/codegen-bench"))  # noqa: S108 - a default of one's own
+    parser.add_argument("--be", choices=["ours", "peer"])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--files", nargs="*")
+    given = parser.parse_args()
+    if given.be:
+        run = {"ours": ours, "peer": peer}[given.be]
+        extra = ({},) if given.be == "ours" else ()
+        run(given.files, tokenizer_in(given.folder / "tokenizer"), given.out, given.workers, *extra)
+        return
+    file_mb = max(8, given.megabytes // 8)
+    corpus = given.folder / f"corpus-{given.megabytes}"
+    paths = generate(corpus, given.megabytes * 10**6, file_bytes=file_mb * 10**6)
+    tokenizer_in(given.folder / "tokenizer")
+    rates = {}
+    for name, files, runs in (("ours", paths, given.runs), ("peer", paths[: given.peer_files], 1)):
+        documents, size = _counted(files)
+        seconds = []
+        for number in range(runs):
+            out = given.folder / f"out-{name}-{number}"
+            shutil.rmtree(out, ignore_errors=True)
+            arguments = ["--be", name, "--out", str(out), "--folder", str(given.folder), "--workers", str(given.workers)]
+            took, peak, _ = measured([*arguments, "--files", *map(str, files)])
+            seconds.append(took)
+            print(
+                f"{name:<6} {size / 1e6:8.0f} MB {took:8.1f} s {size / 1e6 / took:7.2f} MB/s  peak {peak:,.0f} MB",
+                flush=True,
+            )
+        rates[name] = documents / statistics.median(seconds)
+        print(
+            f"{name:<6} {rates[name]:,.1f} documents/s, {size / 1e6 / statistics.median(seconds) / given.workers:.1f} MB/s a core"
+        )
+    print(f"ratio  {rates['ours'] / rates['peer']:.1f}")
+
+
+def _counted(files: list[Path]) -> tuple[int, int]:
+    import zstandard
+
+    documents = size = 0
+    for path in files:
+        with zstandard.open(path, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                documents += 1
+                size += len(json.loads(line)["text"].encode())
+    return documents, size
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    main()

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from components.data.columns import Bytes, Counts, bytes_and_offsets
 from components.data.config import FilterConfig
 
 EMPTY = "empty"
@@ -29,8 +30,6 @@ OTHER_CORPUS = "in another corpus"
 of another corpus itself, where copies of such are dropped."""
 
 _NEWLINE = ord("\n")
-
-Counts = npt.NDArray[np.int64]
 
 
 class Measures(NamedTuple):
@@ -72,7 +71,7 @@ def reject_reasons(texts: pa.LargeStringArray, config: FilterConfig) -> pa.Strin
 
 def measure(texts: pa.LargeStringArray) -> Measures:
     """Count characters, digits and lines of each text."""
-    data, offsets = _bytes_and_offsets(texts)
+    data, offsets = bytes_and_offsets(texts)
     starts, ends, has_newline = _lines(data, offsets)
     # In UTF-8 every byte 0b10xxxxxx continues a character. They are rare, so each is sought instead of counting along.
     continuations = np.searchsorted(ends, np.flatnonzero((data & 0xC0) == 0x80), side="right")
@@ -90,17 +89,7 @@ def measure(texts: pa.LargeStringArray) -> Measures:
     )
 
 
-def _bytes_and_offsets(texts: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint8], Counts]:
-    """The UTF-8 bytes of all texts, and where each begins: text i is bytes `offsets[i]` to `offsets[i + 1]`."""
-    _, offset_buffer, data_buffer = texts.buffers()
-    if not len(texts) or data_buffer is None:
-        return np.zeros(0, dtype=np.uint8), np.zeros(len(texts) + 1, dtype=np.int64)
-    offsets = np.frombuffer(offset_buffer, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    data = np.frombuffer(data_buffer, dtype=np.uint8)[offsets[0] : offsets[-1]]
-    return data, offsets - offsets[0]
-
-
-def _lines(data: npt.NDArray[np.uint8], offsets: Counts) -> tuple[Counts, Counts, npt.NDArray[np.bool_]]:
+def _lines(data: Bytes, offsets: Counts) -> tuple[Counts, Counts, npt.NDArray[np.bool_]]:
     """The byte ranges of all lines, which tile the data, and whether each ends with a newline (which it then includes)."""
     after_newlines = np.flatnonzero(data == _NEWLINE) + 1
     text_ends = offsets[1:][np.diff(offsets) > 0]

@@ -1,0 +1,63 @@
+"""What cleaning costs: decontamination, redaction and the signatures of near-duplicates, in batches of 500 documents.
+
+    python tests/benchmarks/cleaning.py [--runs 3]
+
+Needs `data/` (`codegen data pull`). Prints the median and range of MB/s of processor time, on one core, for the mono corpus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+
+from components.data.decontamination import BenchmarkText, DecontaminationConfig, Decontaminator
+from components.data.near_duplicates import NearDuplicateConfig, signatures
+from components.data.records import read_corpus
+from components.data.redaction import RedactionConfig, redact
+from components.evaluation.problems import load_humaneval
+
+DOCUMENTS_AT_ONCE = 500
+"""What a batch of the preparation holds, some 5 MB."""
+
+
+def steps() -> dict[str, Callable[[pa.LargeStringArray], object]]:
+    """What is measured, by name."""
+    problems = [
+        BenchmarkText(benchmark="humaneval", problem=each.task_id, text=each.prompt + each.canonical_solution)
+        for each in load_humaneval()
+    ]
+    decontaminator = Decontaminator(problems, DecontaminationConfig())
+    redaction, near = RedactionConfig(enabled=True), NearDuplicateConfig(enabled=True)
+    return {
+        "decontamination": decontaminator.find,
+        "redaction": lambda texts: redact(texts, redaction),
+        "signatures": lambda texts: signatures(texts, near),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=3)
+    runs = parser.parse_args().runs
+    texts = read_corpus(Path("data/mono"))["text"].combine_chunks().cast(pa.large_string())
+    batches = [texts[start : start + DOCUMENTS_AT_ONCE] for start in range(0, len(texts), DOCUMENTS_AT_ONCE)]
+    size = sum(len(text.as_buffer()) for text in texts)
+    for name, step in steps().items():
+        step(batches[0])  # Redaction compiles its rules at its first call.
+        rates = []
+        for _ in range(runs):
+            started = time.process_time()
+            for batch in batches:
+                step(batch)
+            rates.append(size / 1e6 / (time.process_time() - started))
+        print(f"{name:<16} {statistics.median(rates):7.1f} MB/s  ({min(rates):.1f} .. {max(rates):.1f})")
+
+
+if __name__ == "__main__":
+    main()

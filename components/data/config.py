@@ -76,7 +76,7 @@ class NearDuplicateConfig(Config):
     """Whether documents are compared at all."""
     threshold: float = Field(default=0.7, gt=0, lt=1)
     """Jaccard similarity of two sets of n-grams above which a pair is to be found (StarCoder's, arXiv 2305.06161)."""
-    num_perm: int = Field(default=256, ge=1)
+    num_perm: int = Field(default=256, ge=8, multiple_of=8)
     """Permutations, i.e. values of a signature (The Stack's, arXiv 2211.15533). More make the threshold sharper."""
     ngram_words: int = Field(default=5, ge=1)
     """Words of an n-gram (StarCoder's)."""

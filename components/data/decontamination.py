@@ -18,30 +18,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import Field
 
 from components.core.config import Config
 from components.core.errors import ConfigError
+from components.data.config import DecontaminationConfig
 from components.data.words import Hashes, Words, find_words, ngram_hashes, word_hashes
 
 EXCERPT_CHARACTERS = 300
 """Longest excerpt of a match (assumption: a line or three; a span may hold any amount of white space)."""
 _CELLS_PER_HASH = 64
 """Size of the table of bits: so 1 in 64 other n-grams passes it, a few thousand of a batch of 5 MB (assumption)."""
-
-
-class DecontaminationConfig(Config):
-    """Which documents count as contaminated."""
-
-    enabled: bool = True
-    """Whether documents are looked through at all."""
-    ngram_words: int = Field(default=13, ge=1)
-    """Words of an n-gram (GPT-3 removes what shares 13: appendix C of arXiv 2005.14165)."""
-    threshold: float = Field(default=0.0, ge=0, le=1)
-    """Share of a problem's distinct n-grams that a document must contain; at least one always, so 0 means any."""
-    min_problem_words: int = Field(default=8, ge=1)
-    """A problem of fewer words than this, and than an n-gram, is not looked for (GPT-3 goes no lower than 8 words, because
-    fewer match by chance: appendix C of arXiv 2005.14165)."""
 
 
 class BenchmarkText(Config):

@@ -2,8 +2,9 @@
 
 Design decision: a task is a plain JSON value that names its input and output; what it makes goes into files that appear
 whole or not at all, and what it returns is a small JSON value. So it does not matter which process or machine runs a task,
-in which order tasks end, or whether one is run twice, and memory is bounded by what one task holds, whatever the size of the
-corpus. Daft moves nothing but these small values. What is not covered: tasks that depend on one another; those are two calls.
+in which order tasks end, or whether one is run twice, and memory is bounded by what one task holds, whatever the size of
+the corpus. Daft moves nothing but these small values. What is not covered: tasks that depend on one another, which are two
+calls.
 
 Two habits of Daft are switched off: it reports its use to its makers as soon as it is imported (an environment that already
 decides it is left alone), and it logs what went wrong in our own functions; a user is to see one error, ours. Errors
@@ -98,7 +99,7 @@ class _Worker:
     """One of the processes that run tasks. What goes wrong in a task is told as a value."""
 
     def __init__(self, task: Task, go_on: str, owner: int | None) -> None:
-        """`go_on`: a file; once it is gone, tasks are skipped. `owner`: the process on this machine that has to outlive us."""
+        """`go_on`: a file; once it is gone, tasks are skipped. `owner`: on this machine, the process that has to outlive us."""
         self._task, self._go_on = task, Path(go_on) if owner else None
         if owner is not None:
             threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
@@ -149,5 +150,5 @@ def _use_ray(address: str | None) -> None:
         raise ConfigError(
             f"no Ray cluster can be used at {address or 'the default address'}: {error}",
             expected="a running cluster whose nodes have this project installed, and the extra `ray` here",
-            do="start it (ray start --head), give its address with --at data.ray_address=..., or use --at data.engine=native",
+            do="start it (ray start --head), name it with --at data.ray_address=..., or use --at data.engine=native",
         ) from error

@@ -16,10 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import Field
 
-from components.core.config import Config
 from components.data.columns import Bytes
+from components.data.config import NearDuplicateConfig
 from components.data.engine import daft
 from components.data.words import Hashes, Words, find_words
 
@@ -29,19 +28,6 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)
 """Odd multiplier that folds a band's values into one key (SplitMix64's gamma: Steele, Lea and Flood, 2014)."""
 _RECALL = 0.95
 """Share of the pairs at the threshold that share a band (assumption: the estimate loses more)."""
-
-
-class NearDuplicateConfig(Config):
-    """Which documents count as near-duplicates."""
-
-    enabled: bool = False
-    """Whether documents are compared at all."""
-    threshold: float = Field(default=0.7, gt=0, lt=1)
-    """Jaccard similarity of two sets of n-grams above which a pair is to be found (StarCoder's, arXiv 2305.06161)."""
-    num_perm: int = Field(default=256, ge=8, multiple_of=8)
-    """Permutations, i.e. values of a signature (The Stack's, arXiv 2211.15533). More make the threshold sharper."""
-    ngram_words: int = Field(default=5, ge=1)
-    """Words of an n-gram (StarCoder's)."""
 
 
 class Bands(NamedTuple):

@@ -14,21 +14,18 @@ import functools
 import ipaddress
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from components.core.config import Config, Items
 from components.data.columns import Counts
+from components.data.config import KINDS, Kind, RedactionConfig
 
 if TYPE_CHECKING:
     from kingfisher_sdk import Scanner
 
-Kind = Literal["secret", "email", "ip_address"]
 
-KINDS: tuple[Kind, ...] = ("secret", "email", "ip_address")
-"""What can be found. Where two finds overlap, the one that is named first here replaces both."""
 PLACEHOLDERS: dict[Kind, str] = {"secret": "<SECRET>", "email": "<EMAIL>", "ip_address": "<IP_ADDRESS>"}
 """What takes the place of a find (assumption: words that no programming language gives a meaning to)."""
 
@@ -42,15 +39,6 @@ _NOBODYS = re.compile(r"(?:^|\.)example(?:\.(?:com|net|org))?$", re.IGNORECASE)
 _IPV4 = re.compile(rb"\d(?<![\w.].)\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\w)")
 _IPV6 = re.compile(rb"[23](?<![\w:.].)[0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
 """All global unicast addresses given out so far begin with the digit 2 or 3 (2000::/3: RFC 4291, section 2.4)."""
-
-
-class RedactionConfig(Config):
-    """Whether secrets and personal data are replaced, and which."""
-
-    enabled: bool = False
-    """Whether texts are looked through at all."""
-    kinds: Items[Kind] = KINDS
-    """What is replaced."""
 
 
 class Redacted(NamedTuple):

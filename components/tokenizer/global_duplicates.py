@@ -32,7 +32,7 @@ def near_duplicates(job: Job, runs: Sequence[Path]) -> str:
         rows = read_range(runs, whole).select(["order", "reason", "bands"])
         rows = _one_of_each(rows.filter(rows["reason"].is_null()).combine_chunks())
         band_keys = rows["bands"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
-        is_dropped = cluster(np.arange(rows.num_rows), band_keys)
+        is_dropped = cluster(np.arange(rows.num_rows), band_keys, job.data.near_duplicates)
         with unfinished(place) as folder:
             dropped = pa.table({"order": rows["order"].filter(pa.array(is_dropped)).cast(DIGEST)})
             with pa.OSFile(str(folder / "dropped.arrow"), "wb") as file, pa.ipc.new_file(file, dropped.schema) as writer:

@@ -5,8 +5,8 @@ and leaves sorted runs. `gather` takes one range of the training order out of ev
 of tokens and the rows of the tables. `pack` copies the streams into shards. Only this module knows where they lie.
 
 Design decision: every task leaves a folder or a file that appears by one rename, and none of them overwrites another's. So
-a preparation that was killed repeats what was at work at that moment, and nothing else. What decides how work is cut (memory,
-ranges) is place: the bytes that come out are the same for every cut.
+a preparation that was killed repeats what was at work at that moment, and nothing else. What decides how work is cut
+(memory, ranges) is place: the bytes that come out are the same for every cut.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """From a raw corpus to packed shards: the artifact that training and evaluation read.
 
 Three rounds of tasks (see `job`), run by the engine of `components.data`, and what one process does between them: check the
-counts, plan the next round, write the tables. Nothing here holds more than a range of the corpus at a time. The files of the
-artifact are the shards, `index.json` (see `shards`), the tables (see `tables`), `contamination.jsonl` and `quarantine.jsonl`.
+counts, plan the next round, write the tables. Nothing here holds more than a range of the corpus at a time. The files of
+the artifact are the shards, `index.json` (see `shards`), the tables (see `tables`), `contamination.jsonl` and
+`quarantine.jsonl`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Proof, in every run, that the fast encoder gives the ids of the reference: on what is known to be hard, and on a sample.
 
-Every process that encodes proves the strings below before it begins. The sample is chosen by content, so it is the same however
-the corpus is cut, and what is compared are the very ids that go into the shards (`scatter`). The first difference stops the run.
+Every process that encodes proves the strings below before it begins. The sample is chosen by content, so it is the same
+however the corpus is cut, and what is compared are the very ids that go into the shards (`scatter`). The first difference
+stops the run.
 """
 
 from __future__ import annotations

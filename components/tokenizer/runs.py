@@ -1,12 +1,13 @@
 """Runs: judged and tokenised documents, sorted by their place in the training order, so that a range of it can be cut out.
 
-A run is an Arrow file that is mapped into memory: finding a range is a binary search, and reading it touches that range alone.
-The rows hold no text, only what the rounds to come need: an excerpt of what was rejected, the tokens of what was kept.
+A run is an Arrow file that is mapped into memory: finding a range is a binary search, and reading it touches that range
+alone. The rows hold no text, only what the rounds to come need: an excerpt of what was rejected, the tokens of what was kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +29,8 @@ ROW = pa.schema(
         ("bands", pa.list_(pa.uint64())),
     ]
 )
-"""`num_bytes` is of the raw text. `excerpt` is null for what is kept, `tokens` (little-endian uint16, the separator last) for
-what is not; `bands` is null unless near-duplicates are sought."""
+"""`num_bytes` is of the raw text. `excerpt` is null for what is kept, `tokens` (little-endian uint16, the separator last)
+for what is not; `bands`, the signature, is null unless near-duplicates are sought."""
 
 
 class Range(NamedTuple):
@@ -42,7 +43,7 @@ class Range(NamedTuple):
 def ranges(num_ranges: int) -> list[Range]:
     """The whole order, cut into equal parts."""
     bounds = [number * 2**64 // num_ranges for number in range(num_ranges + 1)]
-    return [Range(first, stop - 1) for first, stop in zip(bounds, bounds[1:], strict=False)]
+    return [Range(first, stop - 1) for first, stop in pairwise(bounds)]
 
 
 class RunWriter:

@@ -92,7 +92,7 @@ def cut_into_shards(name: str, num_tokens: int, context_length: int, shard_token
 
 
 def pieces_of(first: int, num_tokens: int, streams: Sequence[tuple[str, int]]) -> list[Piece]:
-    """Where tokens `first` to `first + num_tokens` lie, if the streams (file, number of tokens) are read one after another."""
+    """Where tokens `first` to `first + num_tokens` lie, if the streams (file, number of tokens) follow one another."""
     pieces, start = [], 0
     for path, length in streams:
         low, high = max(first, start), min(first + num_tokens, start + length)

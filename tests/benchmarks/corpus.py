@@ -3,9 +3,9 @@
     python tests/benchmarks/corpus.py FOLDER --megabytes 1000 [--file-megabytes 64] [--seed 0]
 
 Every document of data/mono is written again and again. In each copy a line of words drawn from the document itself follows
-every tenth line or so, so no two copies have the same content, the words and lengths are those of real code, and nothing can be
-had twice from a cache. One copy in twenty is left without noise: a true duplicate. Files are JSON Lines, zstd level 3, of equal
-size. The same arguments give the same bytes.
+every tenth line, so no two copies have the same content, the words and lengths are those of real code, and nothing can be
+had twice from a cache. One copy in twenty is left without noise: a true duplicate. Files are JSON Lines, zstd level 3, of
+equal size. The same arguments give the same bytes.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures.models import TINY, TOKENIZER, lively_model, write_tokenizer
+from fixtures.shards import write_split
 
 from components.core.errors import EvaluationError
 from components.core.files import read_json, write_json

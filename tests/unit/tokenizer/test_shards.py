@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures.shards import write_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from fixtures.shards import write_split
 
 from components.core.errors import ArtifactError
 from components.core.files import write_json

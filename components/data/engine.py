@@ -99,7 +99,7 @@ class _Worker:
     """One of the processes that run tasks. What goes wrong in a task is told as a value."""
 
     def __init__(self, task: Task, go_on: str, owner: int | None) -> None:
-        """`go_on`: a file; once it is gone, tasks are skipped. `owner`: on this machine, the process that has to outlive us."""
+        """`go_on`: a file; once it is gone, tasks are skipped. `owner`: the process that has to outlive us, if it is here."""
         self._task, self._go_on = task, Path(go_on) if owner else None
         if owner is not None:
             threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()

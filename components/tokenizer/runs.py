@@ -1,7 +1,8 @@
 """Runs: judged and tokenised documents, sorted by their place in the training order, so that a range of it can be cut out.
 
 A run is an Arrow file that is mapped into memory: finding a range is a binary search, and reading it touches that range
-alone. The rows hold no text, only what the rounds to come need: an excerpt of what was rejected, the tokens of what was kept.
+alone. The rows hold no text, only what the rounds to come need: an excerpt of what was rejected, the tokens of what was
+kept.
 """
 
 from __future__ import annotations

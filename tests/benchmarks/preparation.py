@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from corpus import generate
 
 CONTEXT_LENGTH = 2048
+END = "<|endoftext|>"
 VOCABULARY = Path("data/vocabulary/gpt2.tiktoken")
 
 
@@ -99,7 +100,7 @@ def peer(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
             [
                 *read(),
                 ExactDedupFilter(str(out / "duplicates"), config=dedup),
-                DocumentTokenizer(str(out / "tokens"), str(tokenizer / "tokenizer.json"), eos_token="<|endoftext|>"),
+                DocumentTokenizer(str(out / "tokens"), str(tokenizer / "tokenizer.json"), eos_token=END),
             ],
             tasks,
         ),

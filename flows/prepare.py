@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from components.core.errors import FetchError
 from components.core.files import read_json
 from components.core.fingerprint import fingerprint
 from components.data.config import CORPORA, Corpus
+from components.data.sources.config import Source
 from flows.desk import Desk, desk
 from flows.execution import Execution
 from flows.recipes import Recipe
@@ -22,6 +25,7 @@ from flows.recipes import Recipe
 if TYPE_CHECKING:  # They would import DVC and numpy.
     from components.data.decontamination import BenchmarkText
     from components.data.pull import Pulled
+    from components.registry.runs import TrackedRun
 
 
 class Corpora(Config):
@@ -66,15 +70,21 @@ def pull(recipe: Recipe, execution: Execution) -> Pulled:
 
 
 def _raw(here: Desk) -> dict[str, Artifact]:
-    from components.data.raw import listed_artifact, raw_artifacts
+    from components.data.raw import raw_artifacts
 
     pulled = here.task("pull the corpora", lambda _: pull(here.recipe, here.execution), retry_if=_is_network)
     here.say("pull the corpora", "reused" if pulled.was_current else "")
     here.console.print(f"  {pulled.summary}", soft_wrap=True, markup=False)
     raw = here.task("check data/ against data.dvc", lambda _: raw_artifacts(here.execution.project_path))
     for corpus, sources in (here.recipe.data.sources or {}).items():
-        raw[corpus] = here.task(f"list the sources of {corpus}", lambda _, c=corpus, s=sources: listed_artifact(c, s))
+        raw[corpus] = here.task(f"list the sources of {corpus}", partial(_listed, corpus, sources))
     return raw
+
+
+def _listed(corpus: Corpus, sources: Sequence[Source], _: TrackedRun) -> Artifact:
+    from components.data.raw import listed_artifact
+
+    return listed_artifact(corpus, sources)
 
 
 def _is_network(error: object) -> bool:

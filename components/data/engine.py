@@ -99,12 +99,12 @@ class _Worker:
     """One of the processes that run tasks. What goes wrong in a task is told as a value."""
 
     def __init__(self, task: Task, go_on: str, owner: int | None) -> None:
-        """`go_on`: a file; once it is gone, tasks are skipped. `owner`: the process that has to outlive us, if it is here."""
+        """`go_on`: a file; once it is gone, tasks are skipped. `owner`: the process that has to outlive us, if here."""
         self._task, self._go_on = task, Path(go_on) if owner else None
         if owner is not None:
             threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
-    @daft.method.batch(return_dtype=daft.DataType.string(), batch_size=1)
+    @daft.method.batch(return_dtype=daft.DataType.string(), batch_size=1)  # type: ignore[untyped-decorator]
     def run(self, tasks: Any) -> list[str]:
         """Run the tasks of a column (one, by the size of a batch)."""
         return [json.dumps(self._run_one(json.loads(text))) for text in tasks.to_pylist()]

@@ -109,7 +109,7 @@ def listed_artifact(name: Corpus, sources: Sequence[Source]) -> Artifact:
         recipe=fingerprint({"sources": tuple(sources)}),
         digest=digest,
         statistics={"num_files": len(places), "size_bytes": sum(partition.size_bytes for partition in partitions)},
-        provenance={"listing": states},
+        provenance={"listing": dict[str, JsonValue](states)},
     )
 
 

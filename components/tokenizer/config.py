@@ -1,7 +1,7 @@
-"""How large the vocabulary is: the part of a recipe that this room owns.
+"""How large the vocabulary is, which is the part of a recipe that this room owns; and where streamed shards are kept.
 
-Design decision: one number. Everything else about the vocabulary is CodeGen's and a constant of `vocabulary`. A cut keeps
-GPT-2's ids for what it keeps, so a small model can have a small LM head and still tokenise as CodeGen does.
+Design decision: a recipe says one number. Everything else about the vocabulary is CodeGen's and a constant of `vocabulary`.
+A cut keeps GPT-2's ids for what it keeps, so a small model can have a small LM head and still tokenise as CodeGen does.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from pydantic import Field
 
 from components.core.config import Config
 
+RANGE_BYTES = 2**16
+"""Of a range, where shards are not fetched whole: half a millisecond at 1 Gbit/s, far less than the latency of a request,
+so that smaller ones would come no sooner (assumption)."""
 NUM_BYTES = 256
 """Tokens below every merge: one for each byte value."""
 SPACE_RUNS = tuple(range(31, 1, -1))
@@ -35,3 +38,15 @@ class TokenizerConfig(Config):
     def num_ids(self) -> int:
         """Ids in use, 0 to `num_ids` - 1: 50,295 for CodeGen. At most 65,536, so that an id fits 16 bits."""
         return self.eot_id + 1 + len(SPACE_RUNS) + len(TAB_RUNS)
+
+
+class Streaming(Config):
+    """Where fetched shards are kept and how much of them: a place, never a part of a recipe."""
+
+    cache_folder: str
+    """On this machine; may be shared by all ranks and corpora, and removed at any time."""
+    cache_bytes: int = Field(ge=1)
+    """The cache never holds more."""
+    range_bytes: int | None = Field(default=None, ge=1)
+    """Fetch ranges of this size, rounded down to whole sequences but at least one; None: whole shards where the split fits
+    into the cache, else `RANGE_BYTES`."""

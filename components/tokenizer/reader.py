@@ -4,19 +4,29 @@ The order is a pure function: global position -> sequence, by a permutation that
 batch of a step is the same whatever the number of ranks that share it, and resuming needs no state but the step's number.
 The permutation is computed for the positions asked for (a Feistel network), never stored: an epoch of the paper's corpora
 has 10^8 sequences and more. Who reads which position is training's affair.
+
+A corpus on this machine is mapped into memory; one that lies elsewhere is streamed through a bounded cache (see
+`streaming`). Both give the same sequences.
+
+Shapes: N sequences asked for, T tokens of a sequence.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from components.core.errors import ArtifactError
-from components.core.files import read_json
-from components.tokenizer.shards import INDEX_JSON, TOKEN, TRAIN, Index
+from components.core.errors import ArtifactError, ConfigError
+from components.tokenizer.config import Streaming
+from components.tokenizer.remote import open_folder
+from components.tokenizer.shards import INDEX_JSON, TOKEN, TRAIN, Index, Shard, require_size
+from components.tokenizer.streaming import StreamedShards
 
 Positions = npt.NDArray[np.int64]
 
@@ -25,15 +35,31 @@ _ROUNDS = 6
 
 
 class PackedSplit:
-    """The sequences of one split, mapped into memory."""
+    """The sequences of one split, mapped into memory or streamed."""
 
-    def __init__(self, folder: Path, split: str = TRAIN) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str = TRAIN,
+        *,
+        streaming: Streaming | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
         """Open a split of a prepared corpus.
+
+        Args:
+            folder: of the corpus: a path, or any URI that fsspec understands.
+            split: its name.
+            streaming: the cache for a corpus that is not on this machine; unused for one that is.
+            storage_options: how the URI is reached (endpoint, credentials); see `remote.open_folder`.
 
         Raises:
             ArtifactError: there is no such split, or a shard has another size than the index says.
+            ConfigError: the URI cannot be opened, or no sufficient cache is given for it.
         """
-        self.index = Index.parse(read_json(folder / INDEX_JSON))
+        place = open_folder(folder, storage_options)
+        content = (place / INDEX_JSON).read_bytes() if isinstance(place, Path) else place.read(INDEX_JSON)
+        self.index = Index.parse(json.loads(content))
         if split not in self.index.splits:
             raise ArtifactError(
                 f"{folder} has no split {split!r}",
@@ -44,8 +70,19 @@ class PackedSplit:
         self.context_length = self.index.context_length
         self.num_ids = self.index.num_ids
         shards = self.index.splits[split].shards
-        self._shards = [_map(folder / shard.path, shard.num_sequences, self.context_length) for shard in shards]
         self._ends = np.cumsum([shard.num_sequences for shard in shards], dtype=np.int64)
+        self._shards: _MappedShards | StreamedShards
+        if isinstance(place, Path):
+            self._shards = _MappedShards(place, shards, self.context_length)
+        elif streaming is None:
+            raise ConfigError(
+                f"{folder} is not on this machine, and there is no cache to stream it through",
+                expected="a Streaming with the folder and the size of a cache",
+                do="pass `streaming`, or fetch the corpus and pass its local folder",
+            )
+        else:
+            identity = hashlib.sha256(content).hexdigest()
+            self._shards = StreamedShards(place, shards, self.context_length, identity, streaming)
 
     def __len__(self) -> int:
         """The number of sequences."""
@@ -61,33 +98,39 @@ class PackedSplit:
 
         Raises:
             IndexError: an index is negative or not below `len(self)`.
+            ArtifactError, StorageFull: of a corpus that is streamed (see `streaming.StreamedShards.read`).
         """
         wanted = np.asarray(indices, dtype=np.int64)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"{self.split} has sequences 0 to {len(self) - 1}, got {wanted.min()} to {wanted.max()}")
-        sequences = np.empty((len(wanted), self.context_length), dtype=np.uint16)
-        owner = np.searchsorted(self._ends, wanted, side="right")
-        for number in np.unique(owner):
-            mine = owner == number
-            start = self._ends[number] - len(self._shards[number])
-            sequences[mine] = self._shards[number][wanted[mine] - start]
-        return sequences
+        owners = np.searchsorted(self._ends, wanted, side="right")
+        starts = np.concatenate([np.zeros(1, dtype=np.int64), self._ends])[owners]
+        return self._shards.read(owners, wanted - starts)
 
     def order(self, seed: int, first: int, num_positions: int) -> Positions:
         """Which sequences are trained on at the positions from `first` on (see `sequence_indices`), [num_positions]."""
         return sequence_indices(np.arange(first, first + num_positions, dtype=np.int64), len(self), seed)
 
 
-def _map(path: Path, num_sequences: int, context_length: int) -> npt.NDArray[np.uint16]:
-    size_bytes = num_sequences * context_length * TOKEN.itemsize
-    found = path.stat().st_size if path.is_file() else 0
-    if found != size_bytes:
-        raise ArtifactError(
-            f"{path} has {found:,} bytes",
-            expected=f"{size_bytes:,}: {num_sequences:,} sequences of {context_length:,} tokens",
-            do="remove the artifact's folder and run the same command again: it is rebuilt",
-        )
-    return np.memmap(path, dtype=TOKEN, mode="r", shape=(num_sequences, context_length))
+class _MappedShards:
+    """The shards of one split, on this machine."""
+
+    def __init__(self, folder: Path, shards: Sequence[Shard], context_length: int) -> None:
+        self._context_length = context_length
+        self._maps = [_map(folder / shard.path, shard, context_length) for shard in shards]
+
+    def read(self, numbers_N: npt.NDArray[np.int64], rows_N: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
+        """The sequences `rows_N` of the shards `numbers_N`, [N, T]."""
+        sequences_NT = np.empty((len(rows_N), self._context_length), dtype=np.uint16)
+        for number in np.unique(numbers_N):
+            mine = numbers_N == number
+            sequences_NT[mine] = self._maps[number][rows_N[mine]]
+        return sequences_NT
+
+
+def _map(path: Path, shard: Shard, context_length: int) -> npt.NDArray[np.uint16]:
+    require_size(str(path), path.stat().st_size if path.is_file() else 0, shard, context_length)
+    return np.memmap(path, dtype=TOKEN, mode="r", shape=(shard.num_sequences, context_length))
 
 
 def sequence_indices(positions: npt.ArrayLike, num_sequences: int, seed: int) -> Positions:

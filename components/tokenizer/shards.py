@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from components.core.config import Config, Items
+from components.core.errors import ArtifactError
 from components.core.files import writing
 from components.core.fingerprint import sha256_file
 
@@ -45,8 +47,12 @@ class Shard(Config):
     path: str
     """Relative to the artifact's folder."""
     num_sequences: int
-    sha256: str | None = None
-    """Of its bytes; none in shards of before it was stated."""
+    sha256: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of the file's bytes. Left out of the index where it is not known, so that an index without has the bytes it had."""
+
+    def size_bytes(self, context_length: int) -> int:
+        """How large the file is."""
+        return self.num_sequences * context_length * TOKEN.itemsize
 
 
 class Split(Config):
@@ -72,6 +78,20 @@ class Index(Config):
     num_ids: int
     """Every token is below this."""
     splits: dict[str, Split]
+
+
+def require_size(name: str, found_bytes: int, shard: Shard, context_length: int) -> None:
+    """Compare a shard's file with the index.
+
+    Raises:
+        ArtifactError: it has another size (0: it is absent).
+    """
+    if found_bytes != shard.size_bytes(context_length):
+        raise ArtifactError(
+            f"{name} has {found_bytes:,} bytes",
+            expected=f"{shard.size_bytes(context_length):,}: {shard.num_sequences:,} sequences of {context_length:,} tokens",
+            do="remove the artifact's folder and run the same command again: it is rebuilt",
+        )
 
 
 class Piece(NamedTuple):

@@ -8,13 +8,13 @@ begins at position 0: its data from the start (docs/paper.md section 3).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from components.core.errors import ConfigError
+from components.tokenizer.config import Streaming
 from components.tokenizer.reader import PackedSplit
 from components.tokenizer.shards import TRAIN
 from components.training.config import TrainingPlace
@@ -38,7 +38,7 @@ class Batches:
     def of_rank(cls, run: StageRun, place: TrainingPlace, rank: int) -> Batches:
         """Raises ConfigError where the corpus does not fit the model (see `open_split`)."""
         per_step = num_sequences_per_step(run.config, run.model.context_length)
-        return cls(open_split(run), run.seed, per_step, place.micro_batch, rank, place.num_processes)
+        return cls(open_split(run, place.streaming), run.seed, per_step, place.micro_batch, rank, place.num_processes)
 
     def of_step(self, step: int) -> list[Tensor]:
         """This rank's micro-batches of a step, each int64 of shape [micro_batch, context_length]."""
@@ -59,14 +59,14 @@ class Batches:
         return torch.from_numpy(self.split.batch(numbers).astype(np.int64))
 
 
-def open_split(run: StageRun) -> PackedSplit:
+def open_split(run: StageRun, streaming: Streaming | None = None) -> PackedSplit:
     """The sequences that a stage is trained on.
 
     Raises:
-        ConfigError: the corpus was packed for another context length, has ids that the model has no rows for, or is too
-            small for one sequence.
+        ConfigError: the corpus was packed for another context length, has ids that the model has no rows for, is too
+            small for one sequence, or lies elsewhere and no sufficient cache is given.
     """
-    split = PackedSplit(Path(run.data.folder), TRAIN)
+    split = PackedSplit(run.data.folder, TRAIN, streaming=streaming)
     if split.context_length != run.model.context_length:
         raise ConfigError(
             f"the corpus of stage {run.stage} is packed in sequences of {split.context_length} tokens",

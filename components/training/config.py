@@ -15,6 +15,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from components.core.config import Config
+from components.tokenizer.config import Streaming
 
 
 class StageConfig(Config):
@@ -76,3 +77,5 @@ class TrainingPlace(Config):
     """What is partitioned over the ranks: 0 nothing, 1 optimizer state, 2 gradients too. Stage 3 is not covered yet."""
     checkpoint_every_steps: int = Field(default=100, ge=1)
     """A killed stage loses at most this many steps of work."""
+    streaming: Streaming | None = None
+    """The cache for a corpus that is given by a URI; its credentials come from the file system's own configuration."""

@@ -2,7 +2,7 @@
 
 What happens in step s depends on s, the run and the state that a checkpoint holds, and on nothing else: the learning rate
 and the batch are pure functions of s, and the model has no dropout. So a stage that was killed and resumed ends with the
-same bits as one that was not (on the same place).
+same bits as one that was not (on the same place), and the next steps' batches can be read while this one is computed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from torch import Tensor
 
 from components.core.errors import TrainingError
+from components.tokenizer.prefetch import Prefetcher
 from components.training.batches import Batches
 from components.training.checkpoints import Checkpoints
 from components.training.config import TrainingPlace
@@ -54,22 +56,24 @@ class Trainer:
             return [loss for loss, *_ in self._steps(done)][-1]
         with MetricsFile(folder / METRICS, after_step=done) as metrics:
             clock = _Clock(self.run, peak_flops, done, metrics.elapsed_s)
-            for loss, grad_norm in self._steps(done):
-                metrics.append(clock.tick(loss, grad_norm))
+            for loss, grad_norm, data_wait_s in self._steps(done):
+                metrics.append(clock.tick(loss, grad_norm, data_wait_s))
         return loss
 
-    def _steps(self, done: int) -> Iterator[tuple[float, float]]:
-        """The loss and the gradient's norm of each step after `done`; a checkpoint follows where one is due."""
-        for step in range(done + 1, self.run.config.steps + 1):
-            yield self._step(step)
-            if step % self.place.checkpoint_every_steps == 0 and step < self.run.config.steps:
-                self.checkpoints.save(self.engine, step)
+    def _steps(self, done: int) -> Iterator[tuple[float, float, float]]:
+        """Loss, norm of the gradient and wait for data (in s) of each step after `done`; a due checkpoint follows."""
+        steps, waited_s = range(done + 1, self.run.config.steps + 1), 0.0
+        with Prefetcher(self.batches.of_step, steps) as batches:
+            for step, micro_batches in zip(steps, batches, strict=True):
+                data_wait_s, waited_s = batches.wait_s - waited_s, batches.wait_s
+                yield *self._step(step, micro_batches), data_wait_s
+                if step % self.place.checkpoint_every_steps == 0 and step < self.run.config.steps:
+                    self.checkpoints.save(self.engine, step)
 
-    def _step(self, step: int) -> tuple[float, float]:
+    def _step(self, step: int, micro_batches: list[Tensor]) -> tuple[float, float]:
         rate = learning_rate(step, self.run.config)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        micro_batches = self.batches.of_step(step)
         losses: list[float] = []
         for tokens_BT in micro_batches:
             loss = self.engine(tokens_BT, z_loss=self.run.config.z_loss)
@@ -110,7 +114,7 @@ class _Clock:
         self._before_s = elapsed_s
         self._started = self._last = time.monotonic()
 
-    def tick(self, loss: float, grad_norm: float) -> StepMetrics:
+    def tick(self, loss: float, grad_norm: float, data_wait_s: float) -> StepMetrics:
         """The metrics of the step that has just been taken."""
         now = time.monotonic()
         step_s, self._last = now - self._last, now
@@ -126,6 +130,7 @@ class _Clock:
             tokens=self._step * config.batch_tokens,
             tokens_per_s=tokens_per_s,
             mfu=tokens_per_s * self._run.model.flops_per_token / self._peak_flops,
+            data_wait_s=data_wait_s,
             elapsed_s=self._before_s + now - self._started,
             time_left_s=mean_step_s * (config.steps - self._step),
         )

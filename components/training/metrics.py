@@ -30,6 +30,8 @@ class StepMetrics(Config):
     """Of this step, and of the checkpoint before it where there was one."""
     mfu: float
     """Model FLOPs utilisation of this step: the model's FLOPs per second over the measured peak of all ranks."""
+    data_wait_s: float = 0.0
+    """How long rank 0 waited for this step's batch; a stage that an older version began has lines without it."""
     elapsed_s: float
     """Spent on the steps of this stage so far, attempts that were killed included."""
     time_left_s: float

@@ -47,10 +47,9 @@ def tokenizer_in(folder: Path) -> Path:
 
 def ours(files: list[str], tokenizer: Path, out: Path, workers: int, options: dict[str, Any]) -> None:
     """Prepare with this project."""
-    from components.data.sources.config import Source
-
     from components.data.config import DataConfig, DataPlace
     from components.data.decontamination import BenchmarkText
+    from components.data.sources.config import Source
     from components.evaluation.problems import load_humaneval
     from components.tokenizer.config import TokenizerConfig
     from components.tokenizer.prepare import prepare_corpus

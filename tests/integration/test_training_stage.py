@@ -91,6 +91,8 @@ def test_leaves_a_checkpoint_and_reports_every_step(
     assert seen[-1].tokens == 40 * 1024
     assert seen[-1].time_left_s == 0
     assert all(one.mfu > 0 and one.tokens_per_s > 0 for one in seen)
+    assert all(0 <= one.data_wait_s <= one.elapsed_s for one in seen)
+    assert any(one.data_wait_s > 0 for one in seen)
     assert seen == read_metrics(folder / METRICS)
     assert statistics == {
         "steps": 40,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import lzma
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fixtures.s3 import Bucket, new_bucket, s3_server
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from components.tokenizer.config import TokenizerConfig
@@ -60,3 +63,15 @@ def full_transformers(full_folder: Path) -> PreTrainedTokenizerBase:
 @pytest.fixture(scope="session")
 def small_transformers(small_folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(small_folder)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    with s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str) -> Bucket:
+    """An empty bucket on a real S3 server."""
+    return new_bucket(s3_endpoint, f"bucket-{uuid.uuid4().hex}")

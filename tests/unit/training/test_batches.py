@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from components.core.errors import ConfigError
 from components.model.config import ModelConfig
+from components.tokenizer.config import Streaming
+from components.tokenizer.prefetch import Prefetcher
 from components.training.batches import Batches, open_split
 from components.training.config import StageConfig, TrainingPlace
 from components.training.run import Input, StageRun
@@ -70,6 +73,40 @@ def test_a_batch_is_the_same_for_every_place(run: StageRun, place: tuple[int, in
         assert [row[0] for row in rows[-1]] == named, "an error would name what was read"
     interleaved = [row for together in zip(*rows, strict=True) for row in together]
     assert interleaved == alone.tolist()
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    num_sequences=st.integers(1, 30),
+    done=st.integers(0, 20),
+    cache_sequences=st.none() | st.integers(1, 40),
+    order=st.permutations([1, 2, 4]),
+)
+def test_the_global_batches_are_the_same_for_1_2_and_4_ranks_resumed_anywhere_mapped_or_streamed(
+    tmp_path_factory: pytest.TempPathFactory, num_sequences: int, done: int, cache_sequences: int | None, order: list[int]
+) -> None:
+    """Each rank reads on from step `done` + 1 as the loop does, in any order of the ranks' places."""
+    folder = corpus(tmp_path_factory.mktemp("ranks"), num_sequences)
+    undisturbed = Batches.of_rank(stage_run(folder, 4), TrainingPlace(micro_batch=4), rank=0)
+    steps = range(done + 1, done + 6)
+    expected = [undisturbed.of_step(step)[0].tolist() for step in range(1, done + 6)][done:]
+    uri, streaming = str(folder), None
+    if cache_sequences is not None:
+        uri = f"memory://{folder.name}"
+        fs, root = fsspec.url_to_fs(uri)
+        fs.put(f"{folder}/", f"{root}/", recursive=True)
+        size_bytes = cache_sequences * CONTEXT * 2
+        streaming = Streaming(cache_folder=str(folder / "cache"), cache_bytes=size_bytes, range_bytes=1)
+    for num_processes in order:
+        place = TrainingPlace(num_processes=num_processes, micro_batch=1, streaming=streaming)
+        rows: list[list[list[list[int]]]] = []
+        for rank in range(num_processes):
+            run = stage_run(folder, 4)
+            run = run.model_copy(update={"data": run.data.replace(folder=uri)})
+            with Prefetcher(Batches.of_rank(run, place, rank).of_step, steps) as batches:
+                rows.append([[row for micro in one for row in micro.tolist()] for one in batches])
+        together = [[row for share in zip(*shares, strict=True) for row in share] for shares in zip(*rows, strict=True)]
+        assert together == expected
 
 
 def test_steps_go_through_the_corpus_from_its_start(run: StageRun) -> None:

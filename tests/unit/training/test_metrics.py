@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,14 @@ def test_a_resumed_stage_cuts_back_and_goes_on(tmp_path: Path, half_a_line: str)
         assert read_metrics(path) == [step(1), step(2), step(3)]
         file.append(step(4))
     assert read_metrics(path) == [step(1), step(2), step(3), step(4)]
+
+
+def test_a_line_of_an_older_version_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    line = step(1).model_dump()
+    del line["data_wait_s"]
+    path.write_text(json.dumps(line) + "\n")
+    assert read_metrics(path) == [step(1)]
 
 
 def test_no_file_no_steps(tmp_path: Path) -> None:

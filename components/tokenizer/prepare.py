@@ -51,6 +51,9 @@ _SHARE_OF_MEMORY = 1 / 8
 that is being encoded lies beside it (measured)."""
 _ROWS_AT_ONCE = 2**16
 """Rows in a row group of a table: fixed, so that the bytes of the file do not depend on how the work was cut."""
+_ALONE_BYTES = 64_000_000
+"""Stored bytes up to which a corpus is read by this process alone, encoding on all cores (measured: to start two workers
+takes as long as to read 60 MB)."""
 _NAMED_BAD_RECORDS = 3
 _ROOM_FACTOR = 2.5
 """Bytes of disk needed for a byte of raw text, at most: runs, streams and shards of 0.6 each (measured), rounded up."""
@@ -157,14 +160,16 @@ def _encoder(folder: Path, config: TokenizerConfig) -> Encoder:
 
 
 def _scatter_all(job: Job, path: str, partitions: Sequence[Partition], place: DataPlace) -> list[dict[str, Any]]:
+    total = sum(one.size_bytes for one in partitions)
+    is_alone = place.engine == "native" and total <= _ALONE_BYTES
     work: list[JsonValue] = [
-        {"job": path, "partition": partition.model_dump(mode="json")}
+        {"job": path, "partition": partition.model_dump(mode="json"), "is_alone": is_alone}
         for partition in sorted(partitions, key=lambda one: -one.size_bytes)
     ]
     results = []
     num_documents = num_rejected = 0
-    with track(f"read {job.corpus}", sum(one.size_bytes for one in partitions), "bytes") as advance:
-        for result in run_tasks(scatter, work, place):
+    with track(f"read {job.corpus}", total, "bytes") as advance:
+        for result in run_tasks(scatter, work, place.replace(num_workers=1) if is_alone else place):
             results.append(result)
             num_documents += result.get("documents", 0)
             num_rejected += result.get("rejected", 0)

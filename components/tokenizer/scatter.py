@@ -42,7 +42,7 @@ _NUM_EXAMPLES = 3
 
 
 def scatter(work: Any) -> JsonValue:
-    """Turn the partition `work["partition"]` of the job `work["job"]` into runs.
+    """Turn the partition `work["partition"]` of the job `work["job"]` into runs; `work["is_alone"]`: on all cores.
 
     Returns:
         Counts: size_bytes (of the partition), documents, bytes, rejected, bad (by reason), skipped (by reason), redacted (by
@@ -55,7 +55,7 @@ def scatter(work: Any) -> JsonValue:
     place = scatterer.job.scattered(partition)
     if (result := finished(place)) is None:
         with unfinished(place) as folder:
-            result = scatterer.run(partition, folder)
+            result = scatterer.run(partition, folder, parallel=bool(work["is_alone"]))
             finish(folder, result)
     return result
 
@@ -76,9 +76,9 @@ class _Scatterer:
         prefixes: Mapping[Any, str] = job.data.language_prefix if job.corpus == PREFIXED_CORPUS else {}
         self.prefixes = dict(prefixes)
 
-    def run(self, partition: Partition, folder: Path) -> dict[str, JsonValue]:
+    def run(self, partition: Partition, folder: Path, *, parallel: bool) -> dict[str, JsonValue]:
         """Fill a folder from a partition."""
-        one = _Partition(self, RunWriter(folder, self.job.run_bytes))
+        one = _Partition(self, RunWriter(folder, self.job.run_bytes), parallel)
         data = self.job.data
         for batch in read_partition(partition, LANGUAGES[self.job.corpus], data.extensions, data.quarantine):
             one.add(batch)
@@ -91,8 +91,8 @@ class _Scatterer:
 class _Partition:
     """One partition on its way through."""
 
-    def __init__(self, tools: _Scatterer, runs: RunWriter) -> None:
-        self._tools, self.runs = tools, runs
+    def __init__(self, tools: _Scatterer, runs: RunWriter, parallel: bool) -> None:
+        self._tools, self.runs, self._parallel = tools, runs, parallel
         self.matches: list[dict[str, JsonValue]] = []
         self.quarantined: list[dict[str, JsonValue]] = []
         self._num: Counter[str] = Counter()
@@ -163,7 +163,7 @@ class _Partition:
             self._redacted.update({kind: int(count.sum()) for kind, count in counts.items()})
         languages, encoder = records["language"].to_pylist(), self._tools.encoder
         whole = [self._tools.prefixes.get(name, "") + text for name, text in zip(languages, texts.to_pylist(), strict=True)]
-        encoded = encoder.encode_batch(whole, parallel=False)
+        encoded = encoder.encode_batch(whole, parallel=self._parallel)
         self._prove(records, judged, whole, encoded)
         ids = np.insert(encoded.ids, encoded.offsets[1:], encoder.eot_id).astype("<u2", copy=False)
         offsets = (encoded.offsets + np.arange(len(whole) + 1)) * ids.itemsize

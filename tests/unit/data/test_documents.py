@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.data.config import DataConfig
@@ -53,6 +53,7 @@ def test_a_rejected_copy_keeps_its_reason() -> None:
     assert sorted(map(str, found["reason"].to_pylist())) == ["None", "mean line length", "mean line length"]
 
 
+@settings(deadline=None)
 @given(st.permutations(range(40)), st.integers(1, 40))
 def test_the_order_does_not_depend_on_how_the_rows_came(shuffled: list[int], at_once: int) -> None:
     """40 documents, a third of them copies; the reference is sorted() by the key, the source and the path."""

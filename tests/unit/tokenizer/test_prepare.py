@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from components.data.sources.config import QuarantineConfig, Source
 from fixtures.programs import program, prose
 from transformers import PreTrainedTokenizerBase
 
@@ -25,6 +24,7 @@ from components.core.files import read_json, read_jsonl
 from components.core.fingerprint import list_files
 from components.data.config import LANGUAGES, Corpus, DataConfig, DataPlace, NearDuplicateConfig
 from components.data.decontamination import BenchmarkText
+from components.data.sources.config import QuarantineConfig, Source
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.prepare import prepare_corpus
 from components.tokenizer.reader import PackedSplit

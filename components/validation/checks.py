@@ -26,18 +26,18 @@ from great_expectations.data_context.types.base import (
     InMemoryStoreBackendDefaults,
     ProgressBarsConfig,
 )
+from great_expectations.expectations.metadata_types import FailureSeverity
 from pydantic import JsonValue
 
 from components.core.artifact import OBSERVED
 from components.core.files import write_json
-from components.validation.data_docs import STYLES, Page, publish, settle
-from components.validation.outcome import Outcome, failure, outcome_of
+from components.validation.data_docs import STYLES, Page, name_offenders, publish, settle
+from components.validation.outcome import MAX_OFFENDERS, Evidence, Outcome, failure, num_judged, outcome_of
+from components.validation.quarantine import write_quarantine
 from components.validation.suites import SUITES, load_suite
 
 logger = logging.getLogger(__name__)
 
-_MAX_VALUES_ON_A_PAGE = 20
-"""Offending values that Data Docs list for a rule (Great Expectations' own default)."""
 _one_at_a_time = threading.Lock()
 
 
@@ -56,6 +56,10 @@ class Check:
     """Columns by which a person finds a row."""
     parameters: Mapping[str, JsonValue]
     """Values for the `$PARAMETER`s and the descriptions of the suite."""
+    evidence: Evidence | None = None
+    """What the numbers of the table count, where they count things."""
+    only_warns: bool = False
+    """Whether rules that are broken are shown and stop nothing, whatever severity the suite gives them."""
 
     @property
     def name(self) -> str:
@@ -63,19 +67,31 @@ class Check:
         return f"{self.suite}-{self.subject}".replace(" ", "-")
 
 
-def run_checks(folder: Path, what: str, checks: Sequence[Check], *, docs: Path) -> dict[str, JsonValue]:
+def run_checks(
+    folder: Path,
+    what: str,
+    checks: Sequence[Check],
+    *,
+    docs: Path,
+    not_judged: Sequence[Outcome] = (),
+    quarantined: Sequence[Mapping[str, JsonValue]] = (),
+) -> dict[str, JsonValue]:
     """Hold every table against its suite, all rows of it, and publish what came out.
 
     Args:
         folder: the artifact's folder; gets `results.json` and, under `observed/`, a copy of the pages.
         what: what is checked, in words; names the run.
+        checks: what to hold against which suite.
         docs: folder of all Data Docs; its `index.html` lists the runs.
+        not_judged: suites that could not be applied, and why; shown beside the rest.
+        quarantined: records that were set aside, with `file`, `offset`, `reason` and `excerpt`; they get a page.
 
     Returns:
-        `num_expectations` and `num_passed`.
+        `num_expectations` and `num_passed`, of the rules that have to hold; `num_warnings` and `warnings`, a sentence for
+        each other rule that does not.
 
     Raises:
-        ValidationFailed: a rule is broken. Data Docs are published all the same, and the error says where.
+        ValidationFailed: a rule is broken that has to hold. Data Docs are published all the same; the error says where.
         ConfigError: a suite cannot be understood.
     """
     site = folder / OBSERVED / "data-docs"
@@ -85,19 +101,42 @@ def run_checks(folder: Path, what: str, checks: Sequence[Check], *, docs: Path) 
         outcomes = [_run(context, check, started) for check in checks]
         context.build_data_docs()
     settle(site)
+    if quarantined:
+        write_quarantine(site, quarantined)
     pages = [_page(check, own) for check, own in zip(checks, outcomes, strict=True)]
-    run = publish(site, docs, what, started, pages)
-    flat = [outcome for own in outcomes for outcome in own]
+    name_offenders(site, pages)
+    notes = [f"{one.subject}: {one.suite}: {one.observed}" for one in not_judged]
+    run = publish(site, docs, what, started, pages, notes=notes, num_quarantined=len(quarantined))
+    flat = [*(outcome for own in outcomes for outcome in own), *not_judged]
     write_json(folder / "results.json", [outcome.record() for outcome in flat])
-    if broken := [page for page in pages if page.num_broken]:
-        raise failure(what, flat, run / broken[0].path(run))
-    logger.info("%s: all %d rules hold (%s)", what, len(flat), run / "index.html")
-    return {"num_expectations": len(flat), "num_passed": sum(outcome.success for outcome in flat)}
+    if stopping := [page for page, own in zip(pages, outcomes, strict=True) if any(one.stops for one in own)]:
+        raise failure(what, flat, run / stopping[0].path(run))
+    return _say(what, flat, run)
+
+
+def _say(what: str, outcomes: Sequence[Outcome], run: Path) -> dict[str, JsonValue]:
+    """Log what came out of checks that stop nothing; returns their statistics."""
+    num = num_judged(outcomes)
+    logger.info("%s: all %d rules that have to hold do (%s)", what, num, run / "index.html")
+    for outcome in outcomes:
+        if outcome.is_broken:
+            logger.warning("%s: %s", what, outcome.sentence())
+        if outcome.success is None:
+            logger.info("%s: %s: %s: %s", what, outcome.subject, outcome.suite, outcome.observed)
+    warnings: list[JsonValue] = [outcome.sentence() for outcome in outcomes if outcome.is_broken]
+    return {"num_expectations": num, "num_passed": num, "num_warnings": len(warnings), "warnings": warnings}
 
 
 def _page(check: Check, outcomes: Sequence[Outcome]) -> Page:
-    num_broken = sum(not outcome.success for outcome in outcomes)
-    return Page(check.name, f"{check.subject}: {check.suite}", num_rules=len(outcomes), num_broken=num_broken)
+    broken = [outcome for outcome in outcomes if outcome.is_broken]
+    return Page(
+        check.name,
+        f"{check.subject}: {check.suite}",
+        num_rules=len(outcomes),
+        num_broken=len(broken),
+        is_warning=not any(outcome.stops for outcome in broken),
+        named=tuple((outcome.sentence(), outcome.offenders) for outcome in broken if check.evidence and outcome.offenders),
+    )
 
 
 def _context(site: Path) -> EphemeralDataContext:
@@ -126,7 +165,11 @@ def _harmless(table: pd.DataFrame) -> pd.DataFrame:
 def _run(context: EphemeralDataContext, check: Check, started: datetime) -> list[Outcome]:
     """The outcomes of one check, in the order of its suite."""
     parameters = dict(check.parameters)
-    suite = context.suites.add(load_suite(SUITES / f"{check.suite}.json", check.name, parameters))
+    suite = load_suite(SUITES / f"{check.suite}.json", check.name, parameters)
+    if check.only_warns:
+        for rule in suite.expectations:
+            rule.severity = FailureSeverity.WARNING
+    suite = context.suites.add(suite)
     source = context.data_sources.add_or_update_pandas("tables")
     batch = source.add_dataframe_asset(check.name).add_batch_definition_whole_dataframe("all rows")
     definition = context.validation_definitions.add(gx.ValidationDefinition(name=check.name, data=batch, suite=suite))
@@ -136,13 +179,20 @@ def _run(context: EphemeralDataContext, check: Check, started: datetime) -> list
         result_format={
             "result_format": "COMPLETE",
             "unexpected_index_column_names": list(check.key),
-            "partial_unexpected_count": _MAX_VALUES_ON_A_PAGE,
+            "partial_unexpected_count": MAX_OFFENDERS,
             "return_unexpected_index_query": False,
         },
         run_id=RunIdentifier(run_name=check.name, run_time=started),
     )
     results = {result.expectation_config.id: result for result in done.results}
     return [
-        outcome_of(results[rule.id], suite=check.suite, subject=check.subject, unit=check.unit, key=check.key)
+        outcome_of(
+            results[rule.id],
+            suite=check.suite,
+            subject=check.subject,
+            unit=check.unit,
+            key=check.key,
+            evidence=check.evidence,
+        )
         for rule in suite.expectations
     ]

@@ -7,6 +7,8 @@ to which corpus is no setting: `components.data.config` says it.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from components.core.config import Config
@@ -34,6 +36,29 @@ class ValidationConfig(Config):
     """Documents in each training or held-out split. Assumption: one is enough to measure bits per byte at all."""
     min_sequences_per_split: int = Field(default=1, ge=1)
     """Full sequences in each training or held-out split. Assumption: as above."""
+    max_rejected_fraction: float = Field(default=0.9, ge=0, le=1)
+    """Share of a language's documents that the filters may reject. Assumption: more means that archives of another kind were
+    read, or that a filter is broken. Measured: at most 0.43 % (multi, Go) in what is pinned."""
+    max_duplicate_fraction: float = Field(default=0.9, ge=0, le=1)
+    """Share of a language's documents that may be copies of others. Assumption: more means that the same archives were read
+    again and again. Measured: at most 0.21 % (mono) in what is pinned."""
+    drift: Literal["off", "warn", "fail"] = "warn"
+    """What happens when a corpus differs too much from its previous version: nothing is compared, it is shown and the run
+    goes on, or the run stops."""
+    max_language_share_change: float = Field(default=0.05, ge=0, le=1)
+    """By how much a language's share of the bytes of its corpus may rise or fall, as a fraction of the corpus. Assumption:
+    what is learnt shifts noticeably when a twentieth of the text changes its language."""
+    max_mean_size_change: float = Field(default=0.25, ge=0)
+    """By how much the mean size of a language's documents may grow or shrink, relative to the previous one. Assumption: new
+    releases of packages change it by a few per cent, documents that were cut off or run together by much more."""
+    max_quarantined_share_change: float = Field(default=0.01, ge=0, le=1)
+    """By how much the share of records that could not be read may rise or fall. Assumption: a hundredth of a corpus is a
+    fault of a reader or of a source, not of a few files."""
+    max_rejected_share_change: float = Field(default=0.05, ge=0, le=1)
+    """By how much the share of a language's documents that the filters reject, or that are copies, may rise or fall.
+    Assumption: as for the shares of languages."""
+    max_new_licences: int = Field(default=0, ge=0)
+    """Licences that the previous version did not have. Assumption: every new one is for a person to read."""
 
 
 def languages_of(corpus: str) -> list[str]:

@@ -2,6 +2,7 @@
 
     docs/index.html                       all runs, newest first, with a link to each of their pages
     docs/raw-corpora-20261123T042241Z/    the Data Docs of one run, never changed again
+    docs/raw-corpora-20261123T042241Z/quarantine.html    the records that were set aside, if there are any
 
 Design decision: a run's pages are published by one rename, under a lock that dies with its process, so a killed run leaves
 no half a site and two runs cannot mix theirs. A run that failed keeps its pages when a later one succeeds.
@@ -24,6 +25,7 @@ from typing import Any
 from filelock import FileLock
 
 from components.core.files import read_json, storage_full_explained, write_atomic, write_json
+from components.validation.quarantine import QUARANTINE_PAGE
 
 STYLES = Path(__file__).parent / "styles"
 """What Great Expectations calls a plug-in folder: it takes `custom_data_docs/styles/*.css` from there."""
@@ -51,6 +53,10 @@ class Page:
     title: str
     num_rules: int
     num_broken: int
+    is_warning: bool = False
+    """Whether what is broken stops no run."""
+    named: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Broken rules in words, each with what breaks it: put on the page, which otherwise has only rows of the table."""
 
     def path(self, run: Path) -> Path:
         """Where the page is, relative to the run's folder."""
@@ -65,8 +71,38 @@ def settle(site: Path) -> None:
         page.write_text(_REMOTE_LOGO.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def publish(site: Path, docs: Path, what: str, started: datetime, pages: Sequence[Page]) -> Path:
+def name_offenders(site: Path, pages: Sequence[Page]) -> None:
+    """Put on each page of a site what is named there."""
+    for page in pages:
+        if page.named:
+            _append(site / page.path(site), "\n".join(f"{_offenders(rule, names)}" for rule, names in page.named))
+
+
+def _offenders(rule: str, names: Sequence[str]) -> str:
+    items = "".join(f"<li>{html.escape(name)}</li>\n" for name in names)
+    return f'<div style="padding: 1rem"><h4>{html.escape(rule)}</h4>\n<ul>\n{items}</ul></div>'
+
+
+def publish(
+    site: Path,
+    docs: Path,
+    what: str,
+    started: datetime,
+    pages: Sequence[Page],
+    *,
+    notes: Sequence[str],
+    num_quarantined: int,
+) -> Path:
     """Copy a site among the Data Docs and list it; returns its folder there.
+
+    Args:
+        site: pages as Great Expectations built them.
+        docs: folder of all Data Docs.
+        what: what was checked, in words.
+        started: when.
+        pages: those of the site that are listed.
+        notes: sentences that are listed as well.
+        num_quarantined: records on the site's page of quarantined ones; 0 where there is no such page.
 
     Raises:
         StorageFull: no room; nothing is listed then.
@@ -76,19 +112,30 @@ def publish(site: Path, docs: Path, what: str, started: datetime, pages: Sequenc
     with FileLock(docs / ".lock"), storage_full_explained("publishing Data Docs"):
         shutil.rmtree(partial, ignore_errors=True)  # Of a run that was killed: we hold the lock, so nobody is writing it.
         shutil.copytree(site, partial)
-        listed = [{**asdict(page), "path": page.path(partial).as_posix()} for page in pages]
-        _add_listing(partial / "index.html", listed)
-        write_json(partial / _RUN, {"what": what, "started": started.isoformat(timespec="seconds"), "pages": listed})
+        run_record = {
+            "what": what,
+            "started": started.isoformat(timespec="seconds"),
+            "pages": [_listed(page, partial) for page in pages],
+            "notes": list(notes),
+            "num_quarantined": num_quarantined,
+        }
+        # Great Expectations builds the table of its index with a script from the network: this lists the pages without one.
+        _append(partial / "index.html", _listing(run_record, ""))
+        write_json(partial / _RUN, run_record)
         run = _free_name(docs, f"{what.replace(' ', '-')}-{started:%Y%m%dT%H%M%SZ}")
         partial.rename(run)
         _write_index(docs)
     return run
 
 
-def _add_listing(index: Path, pages: Sequence[Mapping[str, Any]]) -> None:
-    """Great Expectations builds the table of its index with a script from the network: this lists the pages without one."""
-    text = index.read_text(encoding="utf-8")
-    index.write_text(text.replace("</body>", f"{_listing(pages, '')}\n</body>"), encoding="utf-8")
+def _listed(page: Page, run: Path) -> dict[str, Any]:
+    kept = {name: value for name, value in asdict(page).items() if name != "named"}
+    return {**kept, "path": page.path(run).as_posix()}
+
+
+def _append(page: Path, content: str) -> None:
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace("</body>", f"{content}\n</body>"), encoding="utf-8")
 
 
 def _free_name(docs: Path, name: str) -> Path:
@@ -105,16 +152,22 @@ def _write_index(docs: Path) -> None:
 def _run(run: Mapping[str, Any], name: str) -> str:
     started = datetime.fromisoformat(run["started"])
     title = html.escape(f"{run['what']}, {started:%d %B %Y %H:%M:%S} UTC")
-    return f"<h2>{title}</h2>\n{_listing(run['pages'], f'{name}/')}"
+    return f"<h2>{title}</h2>\n{_listing(run, f'{name}/')}"
 
 
-def _listing(pages: Sequence[Mapping[str, Any]], place: str) -> str:
-    return f"<ul>\n{''.join(_item(page, place) for page in pages)}</ul>"
+def _listing(run: Mapping[str, Any], place: str) -> str:
+    items = [_item(page, place) for page in run["pages"]]
+    items += [f"<li>{html.escape(note)}</li>\n" for note in run.get("notes", ())]  # A run of an earlier release has none.
+    if num := run.get("num_quarantined", 0):
+        items.append(f'<li><a href="{html.escape(place + QUARANTINE_PAGE)}">records that were set aside</a>: {num:,}</li>\n')
+    return f"<ul>\n{''.join(items)}</ul>"
 
 
 def _item(page: Mapping[str, Any], place: str) -> str:
     num_rules, num_broken = page["num_rules"], page["num_broken"]
-    mark = '<span style="color: #cf222e">✘</span>' if num_broken else '<span style="color: #1a7f37">✔</span>'
     found = f"{num_broken} of {num_rules} rules broken" if num_broken else f"all {num_rules} rules hold"
+    mark = '<span style="color: #cf222e">✘</span>' if num_broken else '<span style="color: #1a7f37">✔</span>'
+    if num_broken and page.get("is_warning"):
+        mark, found = '<span style="color: #9a6700">!</span>', f"{found}, a warning"
     link = f'<a href="{html.escape(place + page["path"])}">{html.escape(page["title"])}</a>'
     return f"<li>{mark} {link}: {found}</li>\n"

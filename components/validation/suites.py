@@ -1,7 +1,8 @@
 """Suites: the rules, as files that a person can read and edit.
 
 A file is a Great Expectations suite in Great Expectations' own JSON, with one addition: a `description`, which is the rule
-in words, may quote the limits (`{max_document_bytes:,}`). It heads the rule in Data Docs and in errors.
+in words, may quote the limits (`{max_document_bytes:,}`). It heads the rule in Data Docs and in errors. A rule with
+`"severity": "warning"` is shown where it is broken, and stops nothing.
 
 Design decision: a file is checked strictly here, since Great Expectations 1.24 only logs an expectation that it cannot
 build and goes on without it, and a rule that is skipped looks like a rule that holds.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import great_expectations as gx
@@ -24,7 +26,7 @@ from components.validation.config import ValidationConfig
 
 SUITES = Path(__file__).parent / "suites"
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised when the same suites and limits would judge the same data otherwise."""
 
 
@@ -62,7 +64,10 @@ def _rule(path: Path, rule: dict[str, Any], parameters: Mapping[str, JsonValue])
         raise _broken(
             path, f"has a rule ({words}) with the unknown parameter {unknown[0]!r}; known: {', '.join(parameters)}"
         )
-    rule = {**rule, "description": _fill(path, words, parameters), "meta": {"settings": parameters_of(rule)}}
+    description = _fill(path, words, parameters)
+    # A limit that was applied where documents were counted stands in the words alone.
+    settings = [*parameters_of(rule), *(name for _, name, _, _ in Formatter().parse(words) if name)]
+    rule = {**rule, "description": description, "meta": {"settings": settings}}
     try:
         if len(gx.ExpectationSuite(name="one", expectations=[rule]).expectations) == 1:
             return rule

@@ -47,8 +47,8 @@ SMALL = ValidationConfig(min_documents_per_corpus=3, min_documents_per_language=
 
 
 class Prepared:
-    """A prepared corpus on disk: change `splits` (the ids of each document) or `rows` (of the list of documents), then
-    `write` it.
+    """A prepared corpus on disk: change `splits` (the ids of each document), `rows` (of the list of documents) or
+    `rejects`, then `write` it.
     """
 
     def __init__(self, corpus: str, languages: tuple[str, ...]) -> None:
@@ -69,6 +69,7 @@ class Prepared:
             for split, documents in self.splits.items()
             for number, ids in enumerate(documents)
         ]
+        self.rejects: list[Record] = []
 
     @staticmethod
     def _document(seed: int) -> list[int]:
@@ -94,5 +95,7 @@ class Prepared:
         if change_index:
             change_index(index)
         (folder / "index.json").write_text(json.dumps(index))
-        pq.write_table(pa.Table.from_pylist(self.rows), folder / "documents.parquet")
+        pq.write_table(pa.Table.from_pylist(self.rows), folder / "documents.parquet", row_group_size=3)
+        schema = pa.schema([(name, pa.string()) for name in ("language", "source", "path", "reason")])
+        pq.write_table(pa.Table.from_pylist(self.rejects, schema=schema), folder / "rejects.parquet")
         return folder

@@ -12,8 +12,8 @@ import pytest
 from corpora_on_disk import CONTEXT_LENGTH, EOT_ID, SMALL, Prepared
 
 from components.core.errors import ConfigError, ValidationFailed
-from components.validation.prepared import validate_prepared
-from components.validation.shards import Index, read_shards
+from components.validation.prepared import read_figures, validate_prepared
+from components.validation.shards import Index, Separators, ShardEntry, SplitEntry
 
 IndexJson = dict[str, Any]
 
@@ -46,9 +46,10 @@ def test_good_corpora_pass_and_are_counted(tmp_path: Path) -> None:
         "mono": {"train": {"documents": 6, "sequences": 5}, "held-out/Python": {"documents": 2, "sequences": 1}},
     }
     outcomes = outcomes_in(tmp_path)
-    assert statistics["num_expectations"] == statistics["num_passed"] == len(outcomes)
-    assert {one["suite"] for one in outcomes} == {
-        "prepared-shards", "prepared-splits", "prepared-documents", "prepared-held-out"
+    assert statistics["num_expectations"] == statistics["num_passed"] == sum(bool(one["success"]) for one in outcomes)
+    judged = {one["suite"] for one in outcomes if one["success"] is not None}
+    assert judged == {
+        "prepared-shards", "prepared-splits", "prepared-documents", "prepared-languages", "prepared-held-out"
     }  # fmt: skip
 
 
@@ -101,10 +102,15 @@ def test_large_shards_are_read_in_pieces_without_losing_the_place(tmp_path: Path
     ids = np.zeros(num_ids, dtype="<u2")
     ids[[3, num_ids - 1]] = EOT_ID
     ids.tofile(tmp_path / "00000.bin")
-    index = Index(corpus="nl", context_length=CONTEXT_LENGTH, eot_id=EOT_ID, num_ids=300, splits={})
-    content = read_shards(tmp_path, index)["00000.bin"]
-    assert (content.size_bytes, content.max_id) == (2 * num_ids, EOT_ID)
-    assert content.separators.tolist() == [3, num_ids - 1]
+    num_sequences = num_ids // CONTEXT_LENGTH
+    split = SplitEntry(shards=(ShardEntry(path="00000.bin", num_sequences=num_sequences),), num_sequences=num_sequences)
+    index = Index(corpus="nl", context_length=CONTEXT_LENGTH, eot_id=EOT_ID, num_ids=300, splits={"train": split})
+    separators = Separators(tmp_path, index, "train")
+    separators.meet(np.array([4, 0]))
+    separators.meet(np.array([num_ids - 4, 20]))
+    separators.finish()
+    assert separators.contents == {"00000.bin": (2 * num_ids, EOT_ID)}
+    assert (separators.num_separators, separators.num_ends, separators.num_misplaced) == (2, 2, 0)
 
 
 # -- splits ------------------------------------------------------------------------------------------------------------
@@ -170,7 +176,16 @@ def test_separators_at_other_places_than_the_documents_end_are_counted(tmp_path:
     first, second = corpus.rows[0], corpus.rows[1]
     first["num_tokens"], second["num_tokens"] = second["num_tokens"], first["num_tokens"]
     error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
-    assert "1 of 19 rules" in error.got
+    assert "1 of 22 rules" in error.got
+    assert "such as train (num_misplaced = 2)" in error.got
+
+
+def test_separators_beyond_the_last_document_are_misplaced(tmp_path: Path) -> None:
+    # The table lists the first three of six documents, 21 ids; of the five sequences' 40 ids two more separators are left.
+    corpus = english()
+    del corpus.rows[3:6]
+    error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
+    assert "such as train (num_separators = 5, num_ends = 3)" in error.got
     assert "such as train (num_misplaced = 2)" in error.got
 
 
@@ -210,6 +225,7 @@ def test_what_is_wrong_with_documents_is_named(tmp_path: Path) -> None:
 
 
 def test_duplicates_within_a_corpus_are_named(tmp_path: Path) -> None:
+    # They lie in two row groups of the table.
     corpus = english()
     corpus.rows[4]["sha256"] = corpus.rows[1]["sha256"]
     error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
@@ -222,7 +238,7 @@ def test_a_held_out_document_that_another_corpus_trains_on_is_named(tmp_path: Pa
     nl, mono = english(), Prepared("mono", ("Python",))
     mono.rows[2]["sha256"] = next(row["sha256"] for row in nl.rows if row["split"] == "held-out/English")
     error = refused(tmp_path, nl=nl.write(tmp_path / "nl"), mono=mono.write(tmp_path / "mono"))
-    assert "1 of 37 rules" in error.got
+    assert "1 of 43 rules" in error.got
     assert "all corpora: No held-out document is in a training split, of its own corpus or of another" in error.got
     assert (
         "broken by 1 of 4 held-out documents, such as nl/package 1.0/held-out/English/0.txt (trained_on_in = 'mono')"
@@ -234,6 +250,70 @@ def test_the_same_document_held_out_in_two_corpora_is_fine(tmp_path: Path) -> No
     nl, mono = english(), Prepared("mono", ("Python",))
     mono.rows[-1]["sha256"] = nl.rows[-1]["sha256"]
     validate(tmp_path, nl=nl.write(tmp_path / "nl"), mono=mono.write(tmp_path / "mono"))
+
+
+# -- languages ---------------------------------------------------------------------------------------------------------
+
+
+def reject(number: int, reason: str, language: str = "English") -> dict[str, Any]:
+    return {"language": language, "source": "package 1.0", "path": f"rejected/{number}.txt", "reason": reason}
+
+
+def test_documents_that_have_the_same_source_and_path_are_named_be_they_kept_or_not(tmp_path: Path) -> None:
+    corpus = english()
+    corpus.rejects = [{**reject(0, "digits"), "path": corpus.rows[2]["path"]}, reject(1, "digits")]
+    error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
+    rule = "nl: No two documents have the same source and path: broken by 2 of 10 documents, such as "
+    assert f"{rule}package 1.0/train/2.txt; package 1.0/train/2.txt" in error.got
+
+
+def test_too_many_rejected_documents_and_copies_are_counted(tmp_path: Path) -> None:
+    corpus = english()
+    corpus.rejects = [reject(number, "digits" if number < 80 else "duplicate") for number in range(92)]
+    corpus.rejects[0]["reason"] = None  # It was rejected all the same.
+    folder = corpus.write(tmp_path / "nl")
+    validate(tmp_path, nl=folder)  # 80 of 100 are rejected, 12 are copies, 8 are kept.
+    figures = read_figures(tmp_path / "artifact")
+    assert figures is not None
+    assert figures["nl"]["English"] == {
+        "num_raw": 100, "num_kept": 8, "num_rejected": 80, "num_duplicates": 12,
+        "rejected_fraction": 0.8, "duplicate_fraction": 0.12, "num_repeated_names": 0,
+    }  # fmt: skip
+    strict = SMALL.replace(max_rejected_fraction=0.79, max_duplicate_fraction=0.11)
+    with pytest.raises(
+        ValidationFailed, match=r"reject at most 79% of .* such as English \(rejected_fraction = 0.8\)"
+    ) as error:
+        validate_prepared(tmp_path / "strict", prepared={"nl": folder}, config=strict, docs=tmp_path / "docs")
+    assert "At most 11% of the documents of a language are copies of others" in error.value.got
+
+
+def test_documents_of_another_language_have_a_row_of_their_own(tmp_path: Path) -> None:
+    corpus = english()
+    corpus.rejects = [reject(0, "digits", "Klingon")]
+    error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
+    assert "broken by 1 of 2 languages, such as (other) (rejected_fraction = 1)" in error.got
+    figures = read_figures(tmp_path / "artifact")
+    assert figures is not None
+    assert figures["nl"]["(other)"]["num_rejected"] == 1
+
+
+@pytest.mark.parametrize(("before", "now"), [(2, 0), (0, 2)], ids=["fewer", "more"])
+def test_a_changed_share_of_rejected_documents_is_a_warning(tmp_path: Path, before: int, now: int) -> None:
+    folders = []
+    for name, num in (("before", before), ("now", now)):
+        corpus = english()
+        corpus.rejects = [reject(number, "digits") for number in range(num)]
+        folders.append(corpus.write(tmp_path / name))
+    validate(tmp_path, nl=folders[0])
+    previous = read_figures(tmp_path / "artifact")
+    place = {"prepared": {"nl": folders[1]}, "docs": tmp_path / "docs", "previous": previous}
+    statistics = validate_prepared(tmp_path / "warned", config=SMALL, **place)  # type: ignore[arg-type]
+    share = ["0.0%", "20.0%"]
+    found = f"English ({share[now > 0]}, was {share[before > 0]})"
+    rule = "nl: The share of documents that the filters reject has changed by at most 5.0%"
+    assert statistics["warnings"] == [f"{rule}: broken by 1 of 1 languages, such as {found}"]
+    with pytest.raises(ValidationFailed, match="that the filters reject has changed"):
+        validate_prepared(tmp_path / "failed", config=SMALL.replace(drift="fail"), **place)  # type: ignore[arg-type]
 
 
 # -- what cannot be judged at all --------------------------------------------------------------------------------------

@@ -1,47 +1,145 @@
-"""The measures of documents, against plain Python over the same texts."""
+"""The profile of a corpus, against figures computed by hand and however it is cut into batches."""
 
 from __future__ import annotations
 
-import pandas as pd
+import json
+from itertools import pairwise
+from typing import Any
+
 import pyarrow as pa
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.validation.profile import profile
+from components.core.errors import ConfigError, DataError
+from components.data.records import FIELDS, SCHEMA
+from components.validation.profile import DEFECTS, OTHER, Limits, Profile, merge, profile_batch, profile_corpus
+from components.validation.tally import Example, Spread
 
-TEXTS = st.lists(
-    st.text(alphabet=st.sampled_from("ab é\u3000\t\n\r\f\v\0\x01\x1b\x7f\ufffd漢😀"), max_size=12), min_size=1, max_size=8
-)
-CONTROL = {chr(code) for code in (*range(32), 127)} - set("\t\n\f\r")
+LIMITS = Limits(languages=("C", "Go"), max_document_bytes=8, max_control_fraction=0.25, max_replacement_fraction=0.25)
+
+Row = tuple[str | None, ...]
+ROWS: list[Row] = [
+    # language, licence, path, source, text
+    ("C", "MIT", "a.c", "p 1", "int x;\n"),  # 7 bytes
+    ("C", "MIT", "b.h", "p 1", "é"),  # 2 bytes, 1 character
+    ("C", "", "c.tar.gz", "p 1", "123456789"),  # 9 bytes: too large
+    ("C", None, "", "", None),
+    ("Go", "BSD", "x/Makefile", "p 2", ""),
+    ("Go", "BSD", "x/.hidden", "p 2", "ab\x01\x02"),  # half of it control characters
+    ("Rust", "MIT", "lib.rs", "p 3", "\ufffdab"),  # 5 bytes, a third of it not decoded
+    (None, "MIT", None, None, " \n"),
+    ("", "MIT", "y.c", "p 3", "abc"),
+]
 
 
-@given(TEXTS)
-def test_measures_are_those_of_plain_python(texts: list[str]) -> None:
-    measured = profile(
-        pa.table(
-            {"path": [""] * len(texts), "text": texts},
-            schema=pa.schema([("path", pa.string()), ("text", pa.large_string())]),
-        )
+def batch(rows: list[Row], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
+    columns = [pa.array([row[number] for row in rows], type=schema.field(name).type) for number, name in enumerate(FIELDS)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def faults(profile: Profile, language: str) -> dict[str, int]:
+    return {name: found.num for name, found in profile.languages[language].defects.items() if found.num}
+
+
+def test_figures_are_those_computed_by_hand() -> None:
+    profile = profile_batch(batch(ROWS), LIMITS)
+    assert list(profile.languages) == ["C", "Go", OTHER]
+    assert profile.num_documents == 9
+    c, go, other = profile.languages.values()
+    assert (c.num_documents, c.size_bytes, c.num_chars) == (
+        4,
+        Spread(total=18, smallest=0, largest=9),
+        Spread(total=17, smallest=0, largest=9),
     )
-    assert list(measured.columns) == [
-        "path",
-        "num_bytes",
-        "num_chars",
-        "is_blank",
-        "control_fraction",
-        "replacement_fraction",
-    ]
-    assert list(measured["num_bytes"]) == [len(text.encode()) for text in texts]
-    assert list(measured["num_chars"]) == [len(text) for text in texts]
-    assert list(measured["is_blank"]) == [not text.strip() for text in texts]
-    assert list(measured["control_fraction"]) == [
-        sum(char in CONTROL for char in text) / max(len(text), 1) for text in texts
-    ]
-    assert list(measured["replacement_fraction"]) == [text.count("\ufffd") / max(len(text), 1) for text in texts]
+    # 0 bytes; none of 1; 2 of 2-3; 7 of 4-7; 9 of 8-15.
+    assert c.sizes == (1, 0, 1, 1, 1)
+    assert (c.size_below(0.5), c.size_below(0.75), c.size_below(1)) == (4, 8, 16)
+    assert (c.licences.counts, c.extensions.counts) == ({"": 1, "MIT": 2}, {"": 1, ".c": 1, ".gz": 1, ".h": 1})
+    assert (go.licences.counts, go.extensions.counts) == ({"BSD": 2}, {"": 2})
+    assert (other.num_documents, other.size_bytes.total) == (3, 10)
+    assert faults(profile, "C") == {
+        "null_licence": 1, "null_text": 1, "empty_licence": 1, "empty_path": 1, "empty_source": 1, "large_text": 1
+    }  # fmt: skip
+    assert faults(profile, "Go") == {"empty_text": 1, "blank_text": 1, "control_text": 1}
+    assert faults(profile, OTHER) == {
+        "null_language": 1, "null_path": 1, "null_source": 1, "empty_language": 1,
+        "unknown_language": 2, "blank_text": 1, "undecoded_text": 1,
+    }  # fmt: skip
 
 
-def test_no_text_has_no_measures() -> None:
-    measured = profile(pa.table({"text": ["a", None]}))
-    assert measured.iloc[0].notna().all()
-    assert measured.iloc[1].isna().all()
-    assert isinstance(measured, pd.DataFrame)
+def test_examples_say_where_and_what() -> None:
+    profile = profile_batch(batch(ROWS), LIMITS)
+    found = {name: one.defects for name, one in profile.languages.items()}
+    assert found["C"]["large_text"].examples == (Example(source="p 1", path="c.tar.gz", value=9),)
+    assert found["Go"]["control_text"].examples == (Example(source="p 2", path="x/.hidden", value=0.5),)
+    assert found["Go"]["blank_text"].examples == (Example(source="p 2", path="x/Makefile", value=0),)
+    assert {one.value for one in found[OTHER]["unknown_language"].examples} == {"Rust", ""}
+
+
+CELLS: list[Any] = [
+    st.sampled_from(["C", "Go", "Rust", "", None]),
+    st.sampled_from(["MIT", "BSD", "", None]),
+    st.sampled_from(["a.c", "b.go", "docs/a", "", None]),
+    st.sampled_from(["p 1", "p 2", "", None]),
+    st.none() | st.text(alphabet="a é\x01\ufffd", max_size=10),
+]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(*CELLS), max_size=40), st.lists(st.integers(0, 40), max_size=5), st.randoms(use_true_random=False))
+def test_no_profile_depends_on_how_a_corpus_is_cut(rows: list[Row], cuts: list[int], random: Any) -> None:
+    whole = batch(rows)
+    bounds = sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})
+    parts = [profile_batch(whole.slice(a, b - a), LIMITS) for a, b in pairwise(bounds)]
+    random.shuffle(parts)
+    expected = profile_batch(whole, LIMITS)
+    grouped = merge([merge([Profile(limits=LIMITS), *parts[:2]]), *parts[2:]])
+    assert grouped == expected
+    random.shuffle(rows)
+    assert profile_corpus((batch([row]) for row in rows), LIMITS) == expected
+    for name, one in expected.languages.items():
+        texts = [row[4] or "" for row in rows if (row[0] if row[0] in LIMITS.languages else OTHER) == name]
+        assert (one.num_documents, one.size_bytes.total, one.num_chars.total) == (
+            len(texts), sum(len(text.encode()) for text in texts), sum(map(len, texts))
+        )  # fmt: skip
+        assert sum(one.sizes) == len(texts)
+        assert [one.defects[field].num for field in ("null_text", "empty_text", "blank_text")] == [
+            sum(row[4] is None for row in rows if _group(row) == name),
+            sum(row[4] == "" for row in rows if _group(row) == name),
+            sum(row[4] is not None and not row[4].strip() for row in rows if _group(row) == name),
+        ]
+
+
+def _group(row: Row) -> str:
+    return row[0] if row[0] in LIMITS.languages and row[0] else OTHER
+
+
+def test_a_profile_is_plain_json() -> None:
+    profile = profile_batch(batch(ROWS), LIMITS).quarantining(3)
+    assert Profile.parse(json.loads(json.dumps(profile.model_dump(mode="json")))) == profile
+    assert merge([profile, profile]).num_quarantined == 6
+
+
+def test_hostile_input_makes_no_large_profile() -> None:
+    rows: list[Row] = [(f"L{n}", f"licence {n} " * 50, f"a.{n}", "p" * 5000, "\x01" * 9) for n in range(3000)]
+    profile = profile_batch(batch(rows), LIMITS)
+    assert list(profile.languages) == [OTHER]
+    # 1,000 licences and 1,000 extensions of at most 200 characters, and 15 times 20 examples of at most 600.
+    assert len(json.dumps(profile.model_dump(mode="json"))) < 1000 * 2 * 230 + len(DEFECTS) * 20 * 700
+
+
+def test_columns_of_any_string_type_are_read_and_others_refused() -> None:
+    short = pa.schema([(name, pa.string_view() if name == "text" else pa.string()) for name in FIELDS])
+    assert profile_batch(batch(ROWS, short), LIMITS) == profile_batch(batch(ROWS), LIMITS)
+    renamed = batch(ROWS).rename_columns(["language", "license", "path", "source", "text"])
+    with pytest.raises(DataError, match="documents have the columns language, license, path"):
+        profile_batch(renamed, LIMITS)
+
+
+def test_profiles_under_other_limits_or_none_cannot_be_merged() -> None:
+    other = Profile(limits=LIMITS.replace(max_document_bytes=9))
+    with pytest.raises(ConfigError, match="under 2 different limits"):
+        merge([other, Profile(limits=LIMITS)])
+    with pytest.raises(ConfigError, match="at least one profile"):
+        merge([])

@@ -71,6 +71,6 @@ def test_every_rule_has_its_own_words() -> None:
 
 def test_identity_is_the_limits_and_the_suites_of_the_kind() -> None:
     config = ValidationConfig()
-    assert set(identity(config, "raw")["suites"]) == {"raw-documents", "raw-languages"}  # type: ignore[arg-type]
+    assert set(identity(config, "raw")["suites"]) == {"raw-documents", "raw-languages", "raw-drift"}  # type: ignore[arg-type]
     assert identity(config, "raw") != identity(config.replace(max_document_bytes=1), "raw")
     assert identity(config, "raw") != identity(config, "prepared")

@@ -5,6 +5,7 @@ Everything that a run leaves behind lies in one workspace folder, so it can be m
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -75,7 +76,6 @@ def prepare_environment(execution: Execution) -> None:
         "PREFECT_HOME": str(execution.workspace_path / "prefect"),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "components,flows",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-        # The terminal shows our own lines; Prefect's page has the full log.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
@@ -83,5 +83,9 @@ def prepare_environment(execution: Execution) -> None:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    # Prefect logs an error with its traceback in every task and flow that it passes, and then raises it. The terminal shows
+    # it once, as the entry prints it; Prefect's page keeps the full log, whose handler these loggers have themselves.
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).propagate = False
     # Prefect creates its home, but not the folders above it.
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)

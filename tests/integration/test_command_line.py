@@ -1,0 +1,76 @@
+"""What a person sees on the terminal: an error that can be mended is three lines, once; nothing is left behind a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fixtures.projects import FixtureArchives, new_project
+
+from components.data.pins import Pins
+
+pytestmark = pytest.mark.slow
+
+
+def environment(**given: str) -> dict[str, str]:
+    """This process's environment, without what settled Prefect's home for the tests."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_", "CODEGEN_"))}
+    return kept | {"COLUMNS": "200"} | given
+
+
+def codegen(*arguments: str, **given: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    return subprocess.run(command, env=environment(**given), capture_output=True, text=True, check=False, timeout=280)
+
+
+def assert_three_lines(done: subprocess.CompletedProcess[str], got: str) -> None:
+    """One error in three lines, and no traceback."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.count("✗") == 1, done.stderr
+    lines = done.stderr[done.stderr.index("✗") :].strip().splitlines()
+    assert got in lines[0]
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["expected", "do this"]
+
+
+def test_a_tracking_server_that_does_not_answer_is_three_lines(tmp_path: Path) -> None:
+    project = new_project(tmp_path / "project")
+    done = codegen("run", "-r", "tiny", "--at", f"project={project}", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert_three_lines(done, "http://127.0.0.1:9 does not answer")
+
+
+def test_an_error_in_a_task_of_a_sub_flow_is_three_lines(tmp_path: Path, fixture_archives: FixtureArchives) -> None:
+    archives, project = tmp_path / "archives", new_project(tmp_path / "project")
+    shutil.copytree(fixture_archives.folder, archives)
+    victim = archives / Pins.parse(json.loads((archives / "pins.json").read_text())).packages[0].file
+    victim.write_bytes(b"no archive" + victim.read_bytes()[10:])
+    places = (f"project={project}", f"archives={archives}", f"pins={archives / 'pins.json'}")
+    done = codegen("run", "-r", "tiny", *(item for place in places for item in ("--at", place)))
+    assert_three_lines(done, victim.name)
+
+
+_BUG = """
+import sys
+from flows import cli
+import flows.inputs
+def broken(recipe, execution):
+    raise ZeroDivisionError("a bug of ours")
+flows.inputs.check_inputs = broken
+sys.argv = ["codegen", "evaluate", "-r", "tiny", "--at", f"project={sys.argv[1]}"]
+cli.main()
+"""
+
+
+def test_a_bug_still_shows_its_traceback_once(tmp_path: Path) -> None:
+    project = new_project(tmp_path / "project")
+    done = subprocess.run(
+        [sys.executable, "-c", _BUG, str(project)], env=environment(), capture_output=True, text=True, check=False, timeout=280
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback (most recent call last)") == 1, done.stderr
+    assert done.stderr.count("ZeroDivisionError: a bug of ours") == 1, done.stderr

@@ -11,13 +11,15 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, get_args
 
 import psutil
 import typer
 from rich.console import Console
 
+from components.core.artifact import Kind
 from components.core.errors import CodegenError, ConfigError, DataError
+from components.core.watch import watch_over_children
 from flows.execution import Execution, prepare_environment
 from flows.recipes import RECIPES, Recipe, recipe
 
@@ -41,8 +43,11 @@ def _recipe(name: str, sets: list[str]) -> Recipe:
     return recipe(name).override(sets)
 
 
-def _execution(places: list[str]) -> Execution:
-    """The place of this run; environment variables are read here and nowhere else."""
+def _execution(places: list[str], *, runs: bool = False) -> Execution:
+    """The place of this run; environment variables are read here and nowhere else.
+
+    With `runs` there has to be room for a run's records.
+    """
     given = {
         name: os.environ[variable]
         for name, variable in {
@@ -55,14 +60,17 @@ def _execution(places: list[str]) -> Execution:
         if os.environ.get(variable)
     }
     execution = Execution.parse(given).override(places)
+    if runs:
+        execution.require_room()
     prepare_environment(execution)
+    watch_over_children()
     return execution
 
 
 @app.command()
 def run(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) -> None:  # noqa: B006 - Typer copies it
     """The whole chain: from raw archives to promoted models and a page of results. Continues what was killed."""
-    chosen, execution = _recipe(recipe, sets), _execution(at)
+    chosen, execution = _recipe(recipe, sets), _execution(at, runs=True)
     from flows.pipeline import pipeline
 
     page = pipeline(chosen, execution)
@@ -73,7 +81,7 @@ def run(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) -> Non
 @app.command()
 def prepare(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) -> None:  # noqa: B006
     """Pull, validate and pack the corpora."""
-    chosen, execution = _recipe(recipe, sets), _execution(at)
+    chosen, execution = _recipe(recipe, sets), _execution(at, runs=True)
     from flows.prepare import prepare as flow
 
     flow(chosen, execution)
@@ -82,7 +90,7 @@ def prepare(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) ->
 @app.command()
 def train(recipe: RecipeName = "starter", stage: Stage = "mono", sets: Sets = [], at: Places = []) -> None:  # noqa: B006
     """Train the stages up to one, each from the last one's weights."""
-    chosen, execution = _recipe(recipe, sets), _execution(at)
+    chosen, execution = _recipe(recipe, sets), _execution(at, runs=True)
     from flows.train import STAGES
     from flows.train import train as flow
 
@@ -94,7 +102,7 @@ def train(recipe: RecipeName = "starter", stage: Stage = "mono", sets: Sets = []
 @app.command()
 def evaluate(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) -> None:  # noqa: B006
     """Measure every checkpoint: bits per byte, HumanEval, MTPB."""
-    chosen, execution = _recipe(recipe, sets), _execution(at)
+    chosen, execution = _recipe(recipe, sets), _execution(at, runs=True)
     from flows.evaluate import evaluate as flow
 
     flow(chosen, execution)
@@ -103,7 +111,7 @@ def evaluate(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) -
 @app.command()
 def promote(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) -> None:  # noqa: B006
     """Register the checkpoints, and promote those that pass the gate."""
-    chosen, execution = _recipe(recipe, sets), _execution(at)
+    chosen, execution = _recipe(recipe, sets), _execution(at, runs=True)
     from flows.promote import promote as flow
 
     flow(chosen, execution)
@@ -113,7 +121,7 @@ def promote(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) ->
 def pull(preset: str = "starter", at: Places = []) -> None:  # noqa: B006
     """Fetch the pinned archives of a preset into data/ and commit their md5 with DVC."""
     chosen = recipe("starter").override([f"data.preset={preset}"])
-    execution = _execution(at)
+    execution = _execution(at, runs=True)
     from flows.prepare import pull as pull_data
 
     console.print(pull_data(chosen, execution).summary)
@@ -127,6 +135,12 @@ def status(at: Places = []) -> None:  # noqa: B006
 
     versioning.require_dvc(project)
     committed = versioning.committed(project)
+    if committed is None and (project / versioning.DATA_DVC).exists():
+        raise DataError(
+            "data.dvc is damaged: it states no md5 of data/",
+            expected="a file that DVC wrote whole",
+            do="take it back from git, or write it anew with `codegen data pull`",
+        )
     if committed is None:
         raise DataError("data.dvc does not exist", expected="the md5 of a pulled corpus", do="run `codegen data pull`")
     if versioning.is_clean(project):
@@ -155,6 +169,10 @@ def show_recipe(name: Annotated[str, typer.Argument(help=f"One of {', '.join(REC
 @app.command()
 def artifacts(kind: str = "", at: Places = []) -> None:  # noqa: B006
     """What is in the store, the oldest first."""
+    if kind and kind not in get_args(Kind):
+        raise ConfigError(
+            f"there is no kind {kind!r}", expected=f"one of {', '.join(get_args(Kind))}", do="choose one of these"
+        )
     for one in _execution(at).open_store().all():
         if kind in ("", one.kind):
             console.print(f"{one.provenance.get('created_at')}  {one.digest[:12]}  {one.label}", soft_wrap=True)
@@ -209,17 +227,20 @@ def main() -> None:
         interrupted.append(number)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # What nohup asked to be left alone.
+            signal.signal(number, interrupt)
     errors = Console(stderr=True, highlight=False)
     try:
         app()
     except CodegenError as error:
         errors.print(f"[red]✗[/red] {_escaped(str(error))}", soft_wrap=True)
         sys.exit(1)
-    except SystemExit as end:
-        if interrupted and end.code:  # `codegen ui` ends well when it is interrupted; everything else was cut off.
-            errors.print("interrupted; the same command goes on from here", soft_wrap=True)
+    except BaseException as end:
+        # `codegen ui` ends well when it is interrupted; everything else was cut off.
+        if interrupted and not (isinstance(end, SystemExit) and not end.code):
+            with contextlib.suppress(OSError):  # The terminal may be what went away.
+                errors.print("interrupted; the same command goes on from here", soft_wrap=True)
             _end(128 + interrupted[0])
         raise
 

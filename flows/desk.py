@@ -22,6 +22,7 @@ from rich.console import Console
 from components.core.artifact import Artifact, Kind
 from components.core.config import Config
 from components.core.store import Store
+from flows.abandoned import close_abandoned, owned
 from flows.execution import Execution
 from flows.recipes import Recipe
 
@@ -125,7 +126,9 @@ def desk(recipe: Recipe, execution: Execution, title: str, parent_run: str | Non
     Raises:
         TrackingError: the tracking server does not answer; said before anything is made.
     """
-    with _run(recipe, execution, title, parent_run) as run:
+    if parent_run is None:
+        close_abandoned(execution)
+    with owned(execution), _run(recipe, execution, title, parent_run) as run:
         yield Desk(recipe, execution, execution.open_store(), run)
 
 

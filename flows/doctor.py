@@ -59,9 +59,9 @@ def _findings(execution: Execution) -> Iterator[Finding]:
         "apt-get install git",
     )  # fmt: skip
     yield _jail()
-    free = shutil.disk_usage(execution.project_path).free
+    free = shutil.disk_usage(execution.workspace_path).free
     yield Finding(
-        "disk", free > _RUN_DISK_BYTES, f"{free / 1e9:,.1f} GB free at {execution.project_path}",
+        "disk", free > _RUN_DISK_BYTES, f"{free / 1e9:,.1f} GB free at {execution.workspace_path}",
         "a starter run may stop half-way; it continues once there is room",
         f"free {_RUN_DISK_BYTES / 1e9:.0f} GB, or set CODEGEN_WORKSPACE to a larger disk", needed=False,
     )  # fmt: skip

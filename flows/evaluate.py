@@ -16,6 +16,7 @@ from components.core.errors import EvaluationError
 from components.core.files import read_jsonl
 from flows.desk import Desk, desk
 from flows.execution import Execution
+from flows.inputs import check_inputs
 from flows.prepare import Corpora, prepare
 from flows.recipes import Recipe
 from flows.train import train
@@ -59,6 +60,8 @@ def evaluate(
     parent_run: str | None = None,
 ) -> Evaluations:
     """Measure every checkpoint. What is not given is prepared and trained first."""
+    if parent_run is None:  # The pipeline has checked already.
+        check_inputs(recipe, execution)
     corpora = corpora or prepare(recipe, execution, parent_run=parent_run)
     checkpoints = checkpoints or train(recipe, execution, corpora, parent_run=parent_run)
     with desk(recipe, execution, "evaluate", parent_run) as here:

@@ -5,12 +5,15 @@ Everything that a run leaves behind lies in one workspace folder, so it can be m
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from pydantic import Field
 
 from components.core.config import Config
+from components.core.errors import ConfigError
+from components.core.files import require_free, storage_full_explained
 from components.core.store import Store
 from components.data.config import DataPlace
 from components.training.config import TrainingPlace
@@ -35,6 +38,9 @@ class Execution(Config):
     """The official MTPB file. None: fetched from its upstream address, or MTPB is skipped and said to be."""
     data: DataPlace = DataPlace()
     training: TrainingPlace = TrainingPlace(num_processes=2, micro_batch=2)
+    min_free_mb: int = Field(default=200, ge=0)
+    """Room in the workspace without which no run is begun: for the databases of Prefect and MLflow, which say a full disk
+    in tracebacks. Assumption; what a step itself needs is asked where it is known."""
     evaluation_workers: int = Field(default=2, ge=1)
     """Processes that execute what a model wrote, each in a jail of its own."""
 
@@ -53,6 +59,14 @@ class Execution(Config):
         """Where MLflow keeps its records."""
         return self.tracking_uri or f"sqlite:///{self.workspace_path}/mlflow/mlflow.db"
 
+    def require_room(self) -> None:
+        """Check that a run can be begun.
+
+        Raises:
+            StorageFull: fewer than `min_free_mb` are free where the workspace lies, or will lie.
+        """
+        require_free(self.workspace_path, self.min_free_mb * 1_000_000, "the records of a run (min_free_mb)")
+
     def open_store(self) -> Store:
         """The store of artifacts."""
         return Store(
@@ -64,7 +78,17 @@ def prepare_environment(execution: Execution) -> None:
     """Settle what libraries read from the environment: nothing phones home, all state lies in the workspace.
 
     Called once, at the entry, before Prefect or MLflow are imported; values that are set already are respected.
+
+    Raises:
+        ConfigError: there is no such project, or the workspace cannot be made.
+        StorageFull: no room for an empty folder.
     """
+    if not execution.project_path.is_dir():
+        raise ConfigError(
+            f"project is {execution.project_path}, which is no folder",
+            expected="the folder that holds data.dvc and .dvc/",
+            do="mend --at project=..., or run this in a clone of the project",
+        )
     settings = {
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",
@@ -75,7 +99,6 @@ def prepare_environment(execution: Execution) -> None:
         "PREFECT_HOME": str(execution.workspace_path / "prefect"),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "components,flows",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-        # The terminal shows our own lines; Prefect's page has the full log.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
@@ -83,5 +106,22 @@ def prepare_environment(execution: Execution) -> None:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    # Prefect logs an error with its traceback in every task and flow that it passes, and then raises it. The terminal shows
+    # it once, as the entry prints it; Prefect's page keeps the full log, whose handler these loggers have themselves.
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).propagate = False
     # Prefect creates its home, but not the folders above it.
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    for folder in (execution.workspace_path, Path(os.environ["PREFECT_HOME"])):
+        _make(folder)
+
+
+def _make(folder: Path) -> None:
+    try:
+        with storage_full_explained("making the workspace"):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the workspace's folder {folder} cannot be made: {error.strerror}",
+            expected="a folder that this user may write, or the path of one that can be made",
+            do="mend --at workspace=... or CODEGEN_WORKSPACE",
+        ) from error

@@ -17,10 +17,11 @@ from components.core.files import write_atomic
 from flows.desk import Desk, desk
 from flows.evaluate import Evaluations, evaluate
 from flows.execution import Execution
+from flows.inputs import check_inputs
 from flows.prepare import Corpora, prepare
 from flows.promote import promote
 from flows.recipes import Recipe
-from flows.train import STAGES, train
+from flows.train import train
 
 if TYPE_CHECKING:  # They would import MLflow and matplotlib.
     from components.evaluation.report.results import RunResults
@@ -45,25 +46,9 @@ def pipeline(recipe: Recipe, execution: Execution) -> Page:
         checkpoints = train(recipe, execution, corpora, parent_run=here.run.id)
         evaluations = evaluate(recipe, execution, corpora, checkpoints, parent_run=here.run.id)
         promotions = promote(recipe, execution, corpora, checkpoints, evaluations, parent_run=here.run.id)
-        results = _results(recipe, corpora, checkpoints, evaluations, promotions, begun, time.monotonic() - started)
+        made = (corpora, checkpoints, evaluations, promotions)
+        results = _results(recipe, *made, begun, time.monotonic() - started, execution.resolved_tracking_uri)
         return here.task("write the page of results", lambda _: _write_page(here, results))
-
-
-def check_inputs(recipe: Recipe, execution: Execution) -> None:
-    """Find now what would stop the chain after hours of training.
-
-    Raises:
-        ConfigError: the gate asks nothing of a stage.
-        EvaluationError: the MTPB file that was given is missing or another one, or HumanEval's is.
-    """
-    from components.evaluation.problems import find_mtpb, load_humaneval
-    from components.registry.gate import require_rules
-
-    load_humaneval()
-    if execution.mtpb_file:
-        find_mtpb(execution.mtpb_file, execution.workspace_path / "cache")
-    for stage in STAGES:
-        require_rules(recipe.promotion, stage)
 
 
 def _results(
@@ -74,6 +59,7 @@ def _results(
     promotions: list[Promotion],
     begun: str,
     total_s: float,
+    recorded_at: str,
 ) -> RunResults:
     from components.evaluation.report.results import RegisteredVersion, RunResults
 
@@ -96,6 +82,7 @@ def _results(
             )
             for one in promotions
         ),
+        tracking_uri=recorded_at,
         total_s=total_s,
     )
     reused = {one.label for one in results.steps() if str(one.provenance["created_at"]) < begun}

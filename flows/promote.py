@@ -13,6 +13,7 @@ from components.core.fingerprint import fingerprint
 from flows.desk import Desk, desk
 from flows.evaluate import Evaluations, evaluate
 from flows.execution import Execution
+from flows.inputs import check_inputs
 from flows.prepare import Corpora, prepare
 from flows.recipes import Recipe
 from flows.train import train
@@ -32,6 +33,8 @@ def promote(
     parent_run: str | None = None,
 ) -> list[Promotion]:
     """Register and judge every checkpoint. What is not given is prepared, trained and evaluated first."""
+    if parent_run is None:  # The pipeline has checked already.
+        check_inputs(recipe, execution)
     corpora = corpora or prepare(recipe, execution, parent_run=parent_run)
     checkpoints = checkpoints or train(recipe, execution, corpora, parent_run=parent_run)
     evaluations = evaluations or evaluate(recipe, execution, corpora, checkpoints, parent_run=parent_run)

@@ -8,7 +8,11 @@ these recipes name the starter corpus, and only their model, training and evalua
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Self
+
+from pydantic import model_validator
 
 from components.core.config import Config
 from components.core.errors import ConfigError
@@ -19,6 +23,8 @@ from components.registry.config import GateConfig
 from components.tokenizer.config import TokenizerConfig
 from components.training.config import StageConfig, Stages, TrainingConfig
 from components.validation.config import ValidationConfig
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 class Recipe(Config):
@@ -35,6 +41,51 @@ class Recipe(Config):
     training: TrainingConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     promotion: GateConfig = GateConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """What follows from the recipe alone is found when it is read, not after hours.
+
+        A `ConfigError` is no ValueError, so Pydantic lets it through as it is: three lines that name the field.
+        """
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"name is {self.name!r}",
+                expected="lower-case letters, digits, '.', '_', '-', a letter or digit first: it names folders and models",
+                do="choose such a name, e.g. --set name=my-codegen",
+            )
+        if self.model.vocab_rows < self.tokenizer.num_ids:
+            raise ConfigError(
+                f"model.vocab_rows is {self.model.vocab_rows:,}",
+                expected=f"at least the {self.tokenizer.num_ids:,} ids of a tokenizer with "
+                f"tokenizer.num_merges {self.tokenizer.num_merges:,}",
+                do=f"set model.vocab_rows to {self.tokenizer.num_ids:,} or more, or keep fewer merges",
+            )
+        self._batches_fit()
+        self._completions_fit()
+        return self
+
+    def _batches_fit(self) -> None:
+        context = self.model.context_length
+        for stage, settings in self.training.stages:
+            if settings.batch_tokens % context:
+                nearest = max(1, round(settings.batch_tokens / context)) * context
+                raise ConfigError(
+                    f"training.stages.{stage}.batch_tokens is {settings.batch_tokens:,}",
+                    expected=f"a multiple of model.context_length, {context:,}",
+                    do=f"set training.stages.{stage}.batch_tokens to {nearest:,}",
+                )
+
+    def _completions_fit(self) -> None:
+        context = self.model.context_length
+        most = {"humaneval": self.evaluation.humaneval.max_new_tokens, "mtpb": self.evaluation.mtpb.max_new_tokens}
+        for benchmark, tokens in most.items():
+            if tokens >= context:
+                raise ConfigError(
+                    f"evaluation.{benchmark}.max_new_tokens is {tokens:,}",
+                    expected=f"less than model.context_length, {context:,}, so that a prompt has room beside it",
+                    do=f"set evaluation.{benchmark}.max_new_tokens to {context // 2:,}, or lengthen the context",
+                )
 
 
 def starter() -> Recipe:

@@ -1,6 +1,7 @@
 """`codegen ui`: Prefect and MLflow on loopback, over the workspace of earlier runs.
 
-Both are their own programs, started as children of this one and ended with it. Nothing listens beyond this machine.
+Both are their own programs, started as children of this one and ended with it, also
+when it is killed (`components.core.watch`). Nothing listens beyond this machine.
 """
 
 from __future__ import annotations

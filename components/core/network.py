@@ -1,7 +1,8 @@
-"""Loopback ports: found free, or said to be taken."""
+"""Loopback ports: found free, or said to be taken; and addresses that may be shown."""
 
 from __future__ import annotations
 
+import re
 import socket
 
 from components.core.errors import CodegenError
@@ -12,6 +13,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def without_password(uri: str) -> str:
+    """A URI as it may be shown: with USER:PASSWORD where it names any."""
+    return re.sub(r"//[^/@]*@", "//USER:PASSWORD@", uri)
 
 
 def require_free_port(name: str, port: int) -> None:

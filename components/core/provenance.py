@@ -15,6 +15,10 @@ from pydantic import JsonValue
 _PACKAGES = ("daft", "deepspeed", "dvc", "gigatoken", "great-expectations", "mlflow", "prefect", "torch", "transformers")
 
 
+_CODE = ("flows", "components", "pyproject.toml", "constraints.txt")
+"""What decides results, relative to the checkout: our code and the versions of everybody else's."""
+
+
 def provenance() -> dict[str, JsonValue]:
     """Time (UTC), git commit, host, Python and the versions of the packages that decide results."""
     return {"created_at": datetime.now(UTC).isoformat(timespec="seconds"), **_code(), **_machine()}
@@ -22,7 +26,14 @@ def provenance() -> dict[str, JsonValue]:
 
 @functools.cache
 def _code() -> dict[str, JsonValue]:
-    root = Path(__file__).parents[2]
+    return code_of(Path(__file__).parents[2])
+
+
+def code_of(root: Path) -> dict[str, JsonValue]:
+    """The commit of a checkout, and whether code or versions differ from it, in files that git does not know as well.
+
+    `data.dvc` does not count: a pull of another preset rewrites it, and its md5 is in the lineage of all that is made.
+    """
 
     def git(*arguments: str) -> str | None:
         try:
@@ -31,7 +42,7 @@ def _code() -> dict[str, JsonValue]:
             return None  # Not a checkout, or no git: said as "unknown" below.
         return done.stdout.strip()
 
-    commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=all", "--", *_CODE)
     return {"git_commit": commit or "unknown", "git_dirty": None if status is None else bool(status)}
 
 

@@ -26,7 +26,7 @@ from pydantic import JsonValue
 
 from components.core.artifact import Artifact, Kind, Parent, content_digest, describe_recipe
 from components.core.config import Config
-from components.core.errors import ArtifactError
+from components.core.errors import ArtifactError, ConfigError
 from components.core.files import (
     read_jsonl,
     remove_unfinished,
@@ -64,8 +64,12 @@ class Store:
     """Artifacts below one root."""
 
     def __init__(self, root: str | Path, *, scratch: str | Path | None = None) -> None:
-        """`root` is a folder or a URI; `scratch` is the local folder for builds and copies of a remote root."""
-        self.fs, self.root = cast(tuple[fsspec.AbstractFileSystem, str], fsspec.url_to_fs(str(root)))
+        """`root` is a folder or a URI; `scratch` is the local folder for builds and copies of a remote root.
+
+        Raises:
+            ConfigError: no file system of this kind is known, or the package that reads it is not installed.
+        """
+        self.fs, self.root = _file_system(str(root))
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.scratch = Path(scratch) if scratch else Path(self.root) if self.is_local else Path("var/scratch")
         self._verified: set[str] = set()
@@ -92,9 +96,11 @@ class Store:
             build: called with the folder to fill. With `resumable` the folder may hold the work of a killed build.
 
         Raises:
-            ArtifactError: what is published under this recipe is damaged.
+            ArtifactError: what is published under this recipe is damaged, or the name is not the name of one folder.
             CodegenError: whatever `build` raises; nothing is published then.
         """
+        for part in (kind, name):
+            _require_name(part)
         inputs = tuple(parent.as_parent(role) for role, parent in sorted(parents.items()))
         description = describe_recipe(config, inputs, code_version)
         recipe = fingerprint(description)
@@ -263,6 +269,31 @@ class Store:
             return None
         differences, sibling = min(reversed(others), key=lambda other: len(other[0]))
         return sibling, differences
+
+
+def _file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        return cast(tuple[fsspec.AbstractFileSystem, str], fsspec.url_to_fs(root))
+    except (ImportError, ValueError) as error:  # fsspec names the package to install, or the protocol that nobody knows.
+        raise ConfigError(
+            f"the store {root} cannot be opened: {error}",
+            expected="a folder, or a URI of a file system that fsspec can open here",
+            do="install the package that it names into this environment, or choose another store",
+        ) from error
+
+
+def _require_name(name: str) -> None:
+    """A kind and a name are one folder's name; what could mean another folder would leave the store.
+
+    Raises:
+        ArtifactError: it is empty, begins with a dot, or holds a separator.
+    """
+    if not name or name.startswith(".") or any(one in name for one in "/\\\0"):
+        raise ArtifactError(
+            f"an artifact cannot be named {name!r}",
+            expected="the name of one folder: no '/', no leading dot, not empty",
+            do="choose another name",
+        )
 
 
 def _note_attempt(path: Path, resumable: bool) -> list[JsonValue]:

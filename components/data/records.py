@@ -81,6 +81,10 @@ def _record(line: bytes, place: str) -> dict[str, str]:
         raise RecordError(
             f"{place}: column {error.colno} is not JSON ({error.msg})", expected="one JSON object on the line", do=_REBUILD
         ) from None
+    except RecursionError:
+        raise RecordError(
+            f"{place}: lists or objects are nested too deeply to be read", expected="a flat JSON object", do=_REBUILD
+        ) from None
     if not isinstance(record, dict) or record.keys() != set(FIELDS):
         got = f"the fields {', '.join(sorted(record)) or '(none)'}" if isinstance(record, dict) else type(record).__name__
         raise RecordError(

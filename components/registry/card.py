@@ -6,14 +6,19 @@ nothing that was not measured. Not covered yet: confidence intervals, contaminat
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 
 from components.core.artifact import Artifact
+from components.core.network import without_password
 from components.registry.naming import flatten, numbers
 
 
-def model_card(name: str, checkpoint: Artifact, evaluations: Mapping[str, Artifact], dvc_md5: str) -> str:
-    """The card of a checkpoint under the name it is registered as; `evaluations` by benchmark."""
+def model_card(name: str, checkpoint: Artifact, evaluations: Mapping[str, Artifact], dvc_md5: str, tracking_uri: str) -> str:
+    """The card of a checkpoint under the name it is registered as; `evaluations` by benchmark.
+
+    `tracking_uri` is where it is registered; it stands in the card without its password.
+    """
     facts = {
         "Checkpoint": f"`{checkpoint.label}`",
         "SHA-256 of its files": f"`{checkpoint.digest}`",
@@ -26,6 +31,8 @@ def model_card(name: str, checkpoint: Artifact, evaluations: Mapping[str, Artifa
         f"# {name}",
         "A CodeGen language model (decoder, rotary positions, parallel blocks) in Hugging Face format. It completes text; "
         "what it writes is not checked, and must not be executed outside a sandbox.",
+        "## Loading it",
+        _loading(name, tracking_uri),
         "## Origin",
         _table(("", ""), facts.items()),
         _table(
@@ -42,6 +49,14 @@ def model_card(name: str, checkpoint: Artifact, evaluations: Mapping[str, Artifa
     if not evaluations:
         parts.append("None.")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _loading(name: str, tracking_uri: str) -> str:
+    """MLflow finds a model by name only where it is told the registry; without, it makes an empty database of its own."""
+    return (
+        f"```python\nimport mlflow\n\nmlflow.set_tracking_uri({json.dumps(without_password(tracking_uri))})\n"
+        f'pipeline = mlflow.transformers.load_model("models:/{name}/VERSION")  # or @champion, where it is promoted\n```'
+    )
 
 
 def _text(value: object) -> str:

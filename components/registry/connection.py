@@ -22,9 +22,11 @@ from pathlib import Path
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from components.core.errors import TrackingError
 from components.core.files import storage_full_explained
+from components.core.network import without_password
 
 PROBE_TIMEOUT_S = 4.0
 """How long a server may take to accept, and again to answer. Assumption: a healthy one needs milliseconds."""
@@ -58,13 +60,11 @@ def connect(uri: str) -> MlflowClient:
     """
     for name, level in _LOUDEST.items():
         logging.getLogger(name).setLevel(level)
-    with explained(f"connecting to {uri}"):
+    with explained(f"connecting to {without_password(uri)}"):
         if uri.startswith(("http://", "https://")):
             _probe(uri)
         if not uri.startswith(_SQLITE):
-            client = MlflowClient(uri)
-            client.search_experiments(max_results=1)
-            return client
+            return _remote(uri)
         sqlite_path(uri).parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{sqlite_path(uri)}.lock"):  # Two processes must not create the tables at once.
             _prepare(sqlite_path(uri))
@@ -79,8 +79,9 @@ def explained(doing: str) -> Iterator[None]:
     with storage_full_explained(doing):
         try:
             yield
-        except (MlflowException, shutil.Error) as error:
-            # SQLite's words wrapped by MLflow, or the system's collected by shutil.copytree: the number is lost in both.
+        except (MlflowException, SQLAlchemyError, shutil.Error) as error:
+            # SQLite's words, wrapped by MLflow or not (while it makes its tables), or the system's collected by
+            # shutil.copytree: the number is lost in all of them.
             if "disk is full" in str(error) or os.strerror(errno.ENOSPC) in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "in MLflow's folder") from error
             raise TrackingError(
@@ -88,6 +89,24 @@ def explained(doing: str) -> Iterator[None]:
                 expected="an MLflow server or database of a version that fits the installed one",
                 do="mend what it says; for an old database: back it up, then `mlflow db upgrade URI`",
             ) from error
+
+
+def _remote(uri: str) -> MlflowClient:
+    """A client of a server, or of a database whose driver is installed.
+
+    Raises:
+        TrackingError: the driver is not installed.
+    """
+    try:
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    except ModuleNotFoundError as error:
+        raise TrackingError(
+            f"the tracking database {without_password(uri)} needs the package {error.name}, which is not installed",
+            expected="a database whose driver is installed, or an MLflow server",
+            do="install a driver for it into this environment, or use sqlite:///var/mlflow/mlflow.db",
+        ) from error
+    return client
 
 
 def _probe(uri: str) -> None:

@@ -62,7 +62,7 @@ def register(
     """
     require_checkpoint(folder)
     client, tracking = run.tracking.client, run.tracking
-    card = model_card(name, checkpoint, evaluations, dvc_md5)
+    card = model_card(name, checkpoint, evaluations, dvc_md5, tracking.uri)
     metrics = metrics_of(evaluations)
     tags = _version_tags(checkpoint, stage, dvc_md5, metrics)
     tracking.artifacts.mkdir(parents=True, exist_ok=True)

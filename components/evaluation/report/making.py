@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from components.core.artifact import Artifact
 from components.core.files import read_json
+from components.core.network import without_password
 from components.core.store import Store
 from components.evaluation.report.headline import seconds_of
 from components.evaluation.report.lineage import artifact_table
@@ -103,4 +105,15 @@ def commands_section(results: RunResults) -> Section:
     if checkpoint := results.checkpoints.get("mono"):
         items.append((f"codegen lineage {checkpoint.label}", "what this checkpoint was made from, down to the raw corpora"))
         items.append((f"codegen why {checkpoint.label}", "which setting makes it another one than its nearest sibling"))
+    items += [
+        (_load(one.name, one.alias, results.tracking_uri), "load the champion, as a pipeline of transformers")
+        for one in results.registered
+        if one.alias and results.stage_of(one) == "mono"
+    ]
     return Section(anchor="next", title="Going on", blocks=(Commands(tuple(items)),))
+
+
+def _load(name: str, alias: str, tracking_uri: str) -> str:
+    """A command that finds the model wherever it is typed; without the URI MLflow would make an empty database there."""
+    code = f'import mlflow; print(mlflow.transformers.load_model("models:/{name}@{alias}")("def "))'
+    return f"MLFLOW_TRACKING_URI={shlex.quote(without_password(tracking_uri))} python -c '{code}'"

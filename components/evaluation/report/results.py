@@ -56,6 +56,8 @@ class RunResults:
     registered: tuple[RegisteredVersion, ...] = ()
     reused: frozenset[str] = frozenset()
     """Labels of the artifacts that were there already."""
+    tracking_uri: str = ""
+    """Where the registered models are; empty where nobody said."""
     total_s: float
     """Wall time of this run, seconds."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from components.core.artifact import Artifact
-from components.core.errors import ArtifactError, DataError
+from components.core.errors import ArtifactError, ConfigError, DataError
 from components.core.files import writing
 from components.core.store import MANIFEST, Built, Store
 
@@ -191,3 +191,19 @@ def test_loading_what_is_not_there_says_so(store: Store) -> None:
 def test_an_artifact_can_be_loaded_by_its_label_and_its_address(store: Store) -> None:
     artifact = make(store).artifact
     assert store.load(artifact.label) == store.load(artifact.address) == artifact
+
+
+@pytest.mark.parametrize("name", ["", "..", "../../evil", "a/b", "/tmp/evil", "a\\b", ".building"])
+def test_a_name_cannot_leave_the_store(store: Store, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArtifactError, match="cannot be named"):
+        store.get_or_build("tokenizer", name, config={}, parents={}, code_version=1, build=must_not_build)
+    with pytest.raises(ArtifactError, match="cannot be named"):
+        store.get_or_build(name, "t", config={}, parents={}, code_version=1, build=must_not_build)  # type: ignore[arg-type]
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+@pytest.mark.parametrize("root", ["nosuch://bucket/store", "s3://bucket/store"])
+def test_a_store_that_nothing_here_can_open_is_said(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # As where it is not installed.
+    with pytest.raises(ConfigError, match=f"(?s){root} cannot be opened: .*do this: "):
+        Store(root)

@@ -56,3 +56,9 @@ def test_no_corpus_is_an_error(tmp_path: Path) -> None:
         read_corpus(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         read_corpus(tmp_path / "absent")
+
+
+def test_a_line_that_is_nested_without_end_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "a.jsonl", line(), b"[" * 200_000 + b"\n")
+    with pytest.raises(RecordError, match=r"(?s)a\.jsonl:2: .*nested too deeply.*do this: "):
+        read_corpus(tmp_path)

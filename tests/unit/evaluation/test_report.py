@@ -236,3 +236,13 @@ def test_a_damaged_artifact_is_no_result(run: Run) -> None:
     fresh = type(run.store)(run.store.root)  # Another process, which has verified nothing yet.
     with pytest.raises(ArtifactError, match=r"results\.json is damaged"):
         render_html(results, fresh)
+
+
+def test_the_command_that_loads_the_champion_says_where_it_is(run: Run) -> None:
+    versions = (version("nl"), version("mono"))
+    going_on = section(page_of(run, registered=versions, tracking_uri="http://me:secret@host:5000"), "next").text
+    assert "MLFLOW_TRACKING_URI=http://USER:PASSWORD@host:5000 python -c" in going_on
+    assert 'load_model("models:/tiny-mono@champion")' in going_on
+    assert "tiny-nl@" not in going_on
+    unpromoted = section(page_of(run, registered=(version("mono", promoted=False, alias=None),)), "next").text
+    assert "load_model" not in unpromoted

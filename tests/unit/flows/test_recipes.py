@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from fixtures.projects import new_project
 
 from components.core.config import Config
-from components.core.errors import ConfigError
+from components.core.errors import ConfigError, EvaluationError
 from flows.execution import Execution
+from flows.inputs import check_inputs
 from flows.recipes import RECIPES, Recipe, recipe
 
 
@@ -95,3 +97,66 @@ print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["", "../../evil", "a/b", ".hidden", "-x", "Upper", "a b", "a\n"])
+def test_a_name_that_is_no_folders_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)name is .*expected: lower-case.*do this: .*--set name="):
+        recipe("tiny").replace(name=name)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("model.vocab_rows=700", "model.vocab_rows is 700"),  # 256 + 500 + 1 + 38 = 795 ids
+        ("tokenizer.num_merges=602", "model.vocab_rows is 896"),  # 897 ids
+        ("training.stages.multi.batch_tokens=1000", "training.stages.multi.batch_tokens is 1,000.*to 1,024"),
+        ("evaluation.humaneval.max_new_tokens=256", "evaluation.humaneval.max_new_tokens is 256"),
+        ("evaluation.mtpb.max_new_tokens=300", "evaluation.mtpb.max_new_tokens is 300"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused_when_it_is_read(override: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?s){named}.*expected: .*do this: "):
+        recipe("tiny").override([override])
+
+
+def test_a_recipe_that_just_fits_is_taken() -> None:
+    assert (
+        recipe("tiny").override(["tokenizer.num_merges=601", "evaluation.mtpb.max_new_tokens=255"]).model.vocab_rows == 896
+    )
+
+
+def test_inputs_that_need_the_place_are_checked_too(tmp_path: Path) -> None:
+    check_inputs(recipe("tiny"), Execution(project=str(tmp_path)))
+    with pytest.raises(ConfigError, match="num_processes is 3"):
+        check_inputs(recipe("tiny"), Execution(project=str(tmp_path)).override(["training.num_processes=3"]))
+    with pytest.raises(EvaluationError):
+        check_inputs(recipe("tiny"), Execution(project=str(tmp_path), mtpb_file=str(tmp_path / "absent.jsonl")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("artifacts", "--kind", "bogus"), "there is no kind 'bogus'"),
+        (("artifacts", "--at", "project=/nonexistent/project"), "project is /nonexistent/project, which is no folder"),
+        (("artifacts", "--at", "workspace=/etc/passwd"), "/etc/passwd cannot be made"),
+        (("doctor", "--at", "workspace=/proc/x"), "/proc/x cannot be made"),
+        (("artifacts", "--at", "store=nosuch://nope/x"), "nosuch://nope/x cannot be opened"),
+        (("prepare", "-r", "tiny", "--at", "min_free_mb=1000000000"), "MB are free at"),
+        (("data", "status", "--damaged"), "data.dvc is damaged"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_place_that_cannot_be_is_three_lines(tmp_path: Path, arguments: tuple[str, ...], named: str) -> None:
+    if "--damaged" in arguments:
+        tmp_path = new_project(tmp_path / "project")
+        (tmp_path / "data.dvc").write_text("outs:\n- md5: 12")
+        arguments = arguments[:-1]
+    places = () if any("project=" in one for one in arguments) else ("--at", f"project={tmp_path}")
+    done = codegen(*arguments, *places)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    first, *rest = done.stderr[done.stderr.index("✗") :].strip().splitlines()
+    assert named in first
+    assert [line.split(":")[0].strip() for line in rest] == ["expected", "do this"]
+    assert not (tmp_path / "var/store").exists()

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from components.core.errors import StorageFull, TrackingError
 from components.registry.connection import absolute, explained
@@ -92,3 +93,26 @@ def test_a_disk_that_fills_while_a_folder_is_copied_is_said() -> None:
     failed = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.safetensors")
     with pytest.raises(StorageFull, match="registering"), explained("registering"):
         raise shutil.Error([("from", "to", str(failed))])  # As copytree does: the number survives only as text.
+
+
+def test_a_disk_that_fills_while_tables_are_made_is_said(tmp_path: Path) -> None:
+    """A page limit makes SQLite say what it says on a full disk; MLflow does not wrap it where it makes its tables."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'full.db'}")
+    with pytest.raises(StorageFull, match="making tables"), explained("making tables"), engine.connect() as connection:
+        connection.execute(text("PRAGMA max_page_count = 2"))
+        connection.execute(text("CREATE TABLE t (x)"))
+        connection.execute(text("INSERT INTO t VALUES (zeroblob(100000))"))
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("mysql://me:secret@foo/bar", "mysql://USER:PASSWORD@foo/bar needs the package"),
+        ("nosuchdb://foo/bar", "MLflow refused"),
+    ],
+)
+def test_a_database_without_its_driver_is_said(tmp_path: Path, uri: str, named: str) -> None:
+    with pytest.raises(TrackingError, match=named) as caught:
+        Tracking(uri, tmp_path).check()
+    assert "secret" not in str(caught.value)

@@ -55,6 +55,7 @@ def test_a_version_says_where_it_comes_from(
     assert version.tags["bits_per_byte/multi/Cpp"] == "3.5"
     assert version.run_id == run.id
     assert f"`{checkpoint.digest}`" in version.description
+    assert f'mlflow.set_tracking_uri("{tracking.uri}")' in version.description  # A card that can be followed as it stands.
     assert "| multi/C++ | 3.5 |" in version.description
     assert [parent.role for parent in registered.parents] == ["checkpoint", "bits_per_byte"]
 

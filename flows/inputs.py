@@ -1,0 +1,29 @@
+"""What a flow asks of recipe and execution before anything expensive: found now, not after hours of training.
+
+What a recipe alone decides is checked when it is parsed (`Recipe`); here is what needs the place of the run, or a file.
+"""
+
+from __future__ import annotations
+
+from flows.execution import Execution
+from flows.recipes import Recipe
+from flows.train import STAGES
+
+
+def check_inputs(recipe: Recipe, execution: Execution) -> None:
+    """Find now what would stop a flow of several steps half-way.
+
+    Raises:
+        ConfigError: the gate asks nothing of a stage, or a stage's batch does not divide over the processes.
+        EvaluationError: the MTPB file that was given is missing or another one, or HumanEval's is.
+    """
+    from components.evaluation.problems import find_mtpb, load_humaneval
+    from components.registry.gate import require_rules
+    from components.training.deepspeed_config import accumulation_steps
+
+    load_humaneval()
+    if execution.mtpb_file:
+        find_mtpb(execution.mtpb_file, execution.workspace_path / "cache")
+    for stage in STAGES:
+        require_rules(recipe.promotion, stage)
+        accumulation_steps(getattr(recipe.training.stages, stage), execution.training, recipe.model.context_length)

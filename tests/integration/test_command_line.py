@@ -1,0 +1,159 @@
+"""What a person sees on the terminal: an error that can be mended is three lines, once; nothing is left behind a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from fixtures.projects import FixtureArchives, new_project
+
+from components.core.network import free_port, require_free_port
+from components.data.pins import Pins
+
+pytestmark = pytest.mark.slow
+
+
+def environment(**given: str) -> dict[str, str]:
+    """This process's environment, without what settled Prefect's home for the tests."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_", "CODEGEN_"))}
+    return kept | {"COLUMNS": "200"} | given
+
+
+def codegen(*arguments: str, **given: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    return subprocess.run(command, env=environment(**given), capture_output=True, text=True, check=False, timeout=280)
+
+
+def assert_three_lines(done: subprocess.CompletedProcess[str], got: str) -> None:
+    """One error in three lines, and no traceback."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.count("✗") == 1, done.stderr
+    lines = done.stderr[done.stderr.index("✗") :].strip().splitlines()
+    assert got in lines[0]
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["expected", "do this"]
+
+
+def test_a_tracking_server_that_does_not_answer_is_three_lines(tmp_path: Path) -> None:
+    project = new_project(tmp_path / "project")
+    done = codegen("run", "-r", "tiny", "--at", f"project={project}", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert_three_lines(done, "http://127.0.0.1:9 does not answer")
+
+
+def test_an_error_in_a_task_of_a_sub_flow_is_three_lines(tmp_path: Path, fixture_archives: FixtureArchives) -> None:
+    archives, project = tmp_path / "archives", new_project(tmp_path / "project")
+    shutil.copytree(fixture_archives.folder, archives)
+    victim = archives / Pins.parse(json.loads((archives / "pins.json").read_text())).packages[0].file
+    victim.write_bytes(b"no archive" + victim.read_bytes()[10:])
+    places = (f"project={project}", f"archives={archives}", f"pins={archives / 'pins.json'}")
+    done = codegen("run", "-r", "tiny", *(item for place in places for item in ("--at", place)))
+    assert_three_lines(done, victim.name)
+
+
+def test_a_killed_ui_leaves_nothing_that_listens(tmp_path: Path) -> None:
+    project, ports = new_project(tmp_path / "project"), (free_port(), free_port())
+    options = ("--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1]), "--at", f"project={project}")
+    command = [sys.executable, "-m", "flows.cli", "ui", *options]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        assert any("Ctrl-C ends both." in line for line in started.stdout), "the servers did not start"
+        family = psutil.Process(started.pid).children(recursive=True)
+        started.kill()
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert alive == []
+    for port in ports:
+        require_free_port("nobody", port)
+
+
+def test_a_killed_run_is_said_to_have_crashed_and_its_server_ends(tmp_path: Path) -> None:
+    """Killed inside a flow, the command alone; the next flow of the workspace closes its runs."""
+    project = new_project(tmp_path / "project")
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(project)], env=environment(), stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    servers = [int(pid) for pid in done.stdout.split()]
+    assert servers
+    psutil.wait_procs([psutil.Process(pid) for pid in servers if psutil.pid_exists(pid)], timeout=60)
+    assert not [pid for pid in servers if psutil.pid_exists(pid)]
+    looked = subprocess.run(
+        [sys.executable, "-c", _LOOK, str(project)], env=environment(), capture_output=True, text=True, check=False
+    )
+    flows, tasks = looked.stdout.strip().splitlines()[-2:]
+    assert flows == "[('killed', 'CRASHED', 'Its process was killed.'), ('look', 'RUNNING', None)]", looked.stderr
+    assert tasks == "[('a step', 'CRASHED')]"
+
+
+_KILLED = """
+import os, signal, sys
+import psutil
+from flows import cli
+execution = cli._execution([f"project={sys.argv[1]}"])
+from prefect import flow, task
+from flows.abandoned import owned
+
+@task(name="a step", task_run_name="a step")
+def step():
+    print(*[one.pid for one in psutil.Process().children(recursive=True) if "uvicorn" in one.cmdline()], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@flow(name="killed", flow_run_name="killed")
+def killed():
+    with owned(execution):
+        step()
+
+killed()
+"""
+
+_LOOK = """
+import sys
+from flows import cli
+execution = cli._execution([f"project={sys.argv[1]}"])
+from prefect import flow, get_client
+from flows.abandoned import close_abandoned, owned
+
+@flow(name="look", flow_run_name="look")
+def look():
+    with owned(execution), get_client(sync_client=True) as client:
+        close_abandoned(execution)
+        assert close_abandoned(execution) == []
+        runs = sorted(client.read_flow_runs(), key=lambda run: run.name)
+        print([(run.name, run.state.type.value, run.state.message) for run in runs])
+        print([(run.name, run.state.type.value) for run in client.read_task_runs()])
+
+look()
+"""
+
+
+_BUG = """
+import sys
+from flows import cli
+import flows.inputs
+def broken(recipe, execution):
+    raise ZeroDivisionError("a bug of ours")
+flows.inputs.check_inputs = broken  # Before flows.evaluate takes it.
+sys.argv = ["codegen", "evaluate", "-r", "tiny", "--at", f"project={sys.argv[1]}"]
+cli.main()
+"""
+
+
+def test_a_bug_still_shows_its_traceback_once(tmp_path: Path) -> None:
+    project = new_project(tmp_path / "project")
+    done = subprocess.run(
+        [sys.executable, "-c", _BUG, str(project)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback (most recent call last)") == 1, done.stderr
+    assert done.stderr.count("ZeroDivisionError: a bug of ours") == 1, done.stderr

@@ -18,14 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import JsonValue
 
-from components.core.errors import ConfigError, DataError, RecordError
+from components.core.errors import ConfigError, DataError
 from components.core.files import read_jsonl, require_free, write_json, write_jsonl
 from components.core.progress import track
 from components.data.config import LANGUAGES, Corpus, DataConfig, DataPlace
 from components.data.decontamination import BenchmarkText
 from components.data.engine import run_tasks
+from components.data.sources.batches import Bad
 from components.data.sources.config import Source
 from components.data.sources.partitions import Partition, list_partitions
+from components.data.sources.quarantine import require_tolerable
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.gather import DOCUMENTS, REJECTS, gather, splits_of, stream_name
@@ -54,7 +56,6 @@ _ROWS_AT_ONCE = 2**16
 _ALONE_BYTES = 64_000_000
 """Stored bytes up to which a corpus is read by this process alone, encoding on all cores (measured: to start two workers
 takes as long as to read 60 MB)."""
-_NAMED_BAD_RECORDS = 3
 _ROOM_FACTOR = 2.5
 """Bytes of disk needed for a byte of raw text, at most: runs, streams and shards of 0.6 each (measured), rounded up."""
 
@@ -117,7 +118,7 @@ def prepare_corpus(
     )
     path = job.write()
     scattered = _scatter_all(job, path, partitions, place)
-    _require_records(corpus, scattered, data)
+    _require_records(scattered, data)
     runs = [run for partition in partitions for run in sorted(job.scattered(partition).glob("*.arrow"))]
     dropped = near_duplicates(job, runs) if data.near_duplicates.enabled else None
     if data.dedup_across_corpora:
@@ -243,19 +244,11 @@ def _pack(work: Any) -> JsonValue:
 # -- what must hold ----------------------------------------------------------------------------------------------------
 
 
-def _require_records(corpus: Corpus, scattered: Sequence[dict[str, Any]], data: DataConfig) -> None:
-    bad = added(one["bad"] for one in scattered)
-    num_bad = sum(int(str(number)) for number in bad.values())
-    num_records = num_bad + sum(one.get("documents", 0) for one in scattered)
-    if num_bad <= data.quarantine.max_bad_fraction * num_records:
-        return
-    reasons = ", ".join(f"{reason} ({number:,})" for reason, number in sorted(bad.items()))
-    named = [example for one in scattered for example in one["bad_examples"]][:_NAMED_BAD_RECORDS]
-    raise RecordError(
-        f"{num_bad:,} of {num_records:,} records of {corpus} cannot be read: {reasons}; {'; '.join(named)}",
-        expected=f"at most {data.quarantine.max_bad_fraction:.2%} bad records (data.quarantine.max_bad_fraction)",
-        do="mend or remove them (`codegen data pull` restores the pinned corpora), or tolerate more",
-    )
+def _require_records(scattered: Sequence[dict[str, Any]], data: DataConfig) -> None:
+    num_bad, num_skipped = (sum(sum(one[kind].values()) for one in scattered) for kind in ("bad", "skipped"))
+    num_read = num_bad + num_skipped + sum(one.get("documents", 0) for one in scattered)
+    examples = [Bad(**example) for one in scattered for example in one["bad_examples"]]
+    require_tolerable(num_bad, num_read, examples, data.quarantine)
 
 
 def _require_documents(corpus: Corpus, languages: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from components.data.documents import is_among, judge
 from components.data.filters import CONTAMINATED
 from components.data.near_duplicates import signatures
 from components.data.redaction import redact
+from components.data.sources.config import extensions_with
 from components.data.sources.partitions import Partition
 from components.data.sources.reading import Batch, read_partition
 from components.tokenizer.encoder import Encoder
@@ -46,7 +47,7 @@ def scatter(work: Any) -> JsonValue:
 
     Returns:
         Counts: size_bytes (of the partition), documents, bytes, rejected, bad (by reason), skipped (by reason), redacted (by
-        kind), what was proved, and bad_examples, in words.
+        kind), what was proved, and bad_examples.
 
     Raises:
         DataError: the file cannot be read, or the encoder is not the reference's equal.
@@ -80,7 +81,9 @@ class _Scatterer:
         """Fill a folder from a partition."""
         one = _Partition(self, RunWriter(folder, self.job.run_bytes), parallel)
         data = self.job.data
-        for batch in read_partition(partition, LANGUAGES[self.job.corpus], data.extensions, data.quarantine):
+        for batch in read_partition(
+            partition, LANGUAGES[self.job.corpus], extensions_with(data.extensions), data.quarantine
+        ):
             one.add(batch)
         one.runs.close()
         write_jsonl(folder / MATCHES, one.matches)
@@ -103,7 +106,7 @@ class _Partition:
     def counts(self) -> dict[str, JsonValue]:
         """What came of it."""
         groups = {"bad": self._bad, "skipped": self._skipped, "redacted": self._redacted}
-        examples = [f"{bad['file']}:{bad['offset']}: {bad['reason']}" for bad in self.quarantined[:_NUM_EXAMPLES]]
+        examples = self.quarantined[:_NUM_EXAMPLES]
         return {
             **self._num,
             "bad_examples": list[JsonValue](examples),

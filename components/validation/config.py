@@ -23,6 +23,12 @@ class ValidationConfig(Config):
     """Assumption: half of the smallest corpus that is pinned (tiny NL: 43 documents), so a lost archive shows."""
     min_documents_per_language: int = Field(default=10, ge=0)
     """Assumption: just below the smallest language that is pinned (tiny JavaScript: 12 documents)."""
+    max_without_licence: int = Field(default=0, ge=0)
+    """Documents of a language that may name no licence: none of what is pinned. Sources such as the Pile state none."""
+    max_without_path: int = Field(default=0, ge=0)
+    """Documents of a language that may name no path, likewise."""
+    max_without_source: int = Field(default=0, ge=0)
+    """Documents of a language that may not say where they come from, likewise."""
     max_document_bytes: int = Field(default=8 * 2**20, ge=1)
     """Assumption: more is a dump or several files run together. Measured: the largest pinned document is 2.2 MB (zstd.c)."""
     max_control_fraction: float = Field(default=0.01, ge=0, le=1)

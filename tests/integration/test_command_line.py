@@ -135,10 +135,18 @@ look()
 _BUG = """
 import sys
 from flows import cli
-import flows.inputs
+settled = cli._execution
+
 def broken(recipe, execution):
     raise ZeroDivisionError("a bug of ours")
-flows.inputs.check_inputs = broken  # Before flows.evaluate takes it.
+
+def execution(*arguments, **options):
+    place = settled(*arguments, **options)
+    import flows.inputs  # Imports Prefect, which has to find its settings; flows.evaluate takes the function after this.
+    flows.inputs.check_inputs = broken
+    return place
+
+cli._execution = execution
 sys.argv = ["codegen", "evaluate", "-r", "tiny", "--at", f"project={sys.argv[1]}"]
 cli.main()
 """

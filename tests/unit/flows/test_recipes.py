@@ -57,7 +57,8 @@ def _paths(config: type[Config], prefix: str = "") -> set[str]:
 
 
 def test_no_place_is_part_of_a_recipe() -> None:
-    places = {path.rsplit(".", 1)[-1] for path in _paths(Execution)} - {"training"}
+    # Two rooms have a part in both, whose fields are compared one by one.
+    places = {path.rsplit(".", 1)[-1] for path in _paths(Execution)} - {"training", "data"}
     identity = {path.rsplit(".", 1)[-1] for path in _paths(Recipe)}
     assert not places & identity
 
@@ -110,7 +111,7 @@ def test_a_name_that_is_no_folders_name_is_refused(name: str) -> None:
     [
         ("model.vocab_rows=700", "model.vocab_rows is 700"),  # 256 + 500 + 1 + 38 = 795 ids
         ("tokenizer.num_merges=602", "model.vocab_rows is 896"),  # 897 ids
-        ("training.stages.multi.batch_tokens=1000", "training.stages.multi.batch_tokens is 1,000.*to 1,024"),
+        ("training.stages.multi.batch_tokens=1000", "training.stages.multi.batch_tokens is 1,000"),
         ("evaluation.humaneval.max_new_tokens=256", "evaluation.humaneval.max_new_tokens is 256"),
         ("evaluation.mtpb.max_new_tokens=300", "evaluation.mtpb.max_new_tokens is 300"),
     ],

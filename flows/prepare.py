@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,24 +93,57 @@ def _is_network(error: object) -> bool:
 
 
 def _validate_raw(here: Desk, raw: dict[str, Artifact]) -> Artifact:
-    from components.validation.raw import validate_raw
+    from components.validation.partitions import profile_sources
+    from components.validation.raw import read_profiles, validate_raw
     from components.validation.suites import CODE_VERSION, identity
 
+    recipe = here.recipe
     corpora: dict[str, Artifact] = {corpus: raw[corpus] for corpus in CORPORA}
+    declared = recipe.data.sources or {}
+    earlier = _earlier_validation(here, "raw", corpora)
+
+    def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
+        found = {
+            corpus: profile_sources(corpus, sources, recipe.validation, recipe.data, here.execution.data)
+            for corpus, sources in declared.items()
+        }
+        return validate_raw(
+            folder,
+            corpora={corpus: Path(one.address) for corpus, one in corpora.items() if corpus not in declared},
+            profiles={corpus: one.profile for corpus, one in found.items()},
+            quarantined=[record for one in found.values() for record in one.quarantined],
+            previous=read_profiles(here.store.open(earlier)) if earlier else None,
+            config=recipe.validation,
+            docs=here.execution.workspace_path / "gx",
+        )
+
+    parents: dict[str, Artifact] = {**corpora, **({"previous": earlier} if earlier else {})}
     return here.make(
         "validate the raw corpora",
         "validation",
         "raw",
-        config=identity(here.recipe.validation, "raw"),
-        parents=corpora,
+        config=identity(recipe.validation, "raw"),
+        parents=parents,
         code_version=CODE_VERSION,
-        build=lambda folder, _: validate_raw(
-            folder,
-            corpora={corpus: Path(one.address) for corpus, one in corpora.items()},
-            config=here.recipe.validation,
-            docs=here.execution.workspace_path / "gx",
-        ),
+        build=build,
     )
+
+
+def _earlier_validation(here: Desk, name: str, judged: Mapping[str, Artifact]) -> Artifact | None:
+    """The newest validation of other data than these, to compare them with; none where that is switched off.
+
+    The first validation of these very data has to be found again, so what came after it does not count.
+    """
+    if here.recipe.validation.drift == "off":
+        return None
+    digests = {one.digest for one in judged.values()}
+    earlier = None
+    for one in here.store.all():
+        if (one.kind, one.name) == ("validation", name):
+            if {parent.digest for parent in one.parents if parent.role != "previous"} == digests:
+                break
+            earlier = one
+    return earlier
 
 
 def _tokenizer(here: Desk, vocabulary: Artifact) -> Artifact:
@@ -193,19 +226,22 @@ def _prepare(
 
 
 def _validate_prepared(here: Desk, prepared: dict[str, Artifact]) -> Artifact:
-    from components.validation.prepared import validate_prepared
+    from components.validation.prepared import read_figures, validate_prepared
     from components.validation.suites import CODE_VERSION, identity
 
+    earlier = _earlier_validation(here, "prepared", prepared)
+    parents: dict[str, Artifact] = {**prepared, **({"previous": earlier} if earlier else {})}
     return here.make(
         "validate the prepared shards",
         "validation",
         "prepared",
         config=identity(here.recipe.validation, "prepared"),
-        parents=prepared,
+        parents=parents,
         code_version=CODE_VERSION,
         build=lambda folder, _: validate_prepared(
             folder,
             prepared={corpus: here.store.open(one) for corpus, one in prepared.items()},
+            previous=read_figures(here.store.open(earlier)) if earlier else None,
             config=here.recipe.validation,
             docs=here.execution.workspace_path / "gx",
         ),

@@ -1,4 +1,4 @@
-"""Profile a corpus of any size: one task for each partition, run by the engine of `components.data`, and the profiles merged.
+"""Profile a corpus of any size: one task a partition, run by the engine of `components.data`, and the profiles merged.
 
 Design decision: what cannot be read is set aside here as it is in preparation, counted in the profile, and shown; whether it
 is too much is decided when the corpus is prepared. What is not covered: the corpora in `data/`, whose records have to be

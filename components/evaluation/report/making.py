@@ -7,21 +7,22 @@ from typing import Any
 from components.core.artifact import Artifact
 from components.core.files import read_json
 from components.core.store import Store
-from components.evaluation.report.headline import seconds_of
 from components.evaluation.report.lineage import artifact_table
 from components.evaluation.report.page import NOTHING, Cell, Column, Commands, Facts, Section, Table
 from components.evaluation.report.results import RunResults
+from components.evaluation.report.timing import num_attempts, seconds_of_last_attempt, seconds_to_make, total
 from components.evaluation.report.wording import count, digest, duration
 
 
 def steps_section(results: RunResults, store: Store) -> Section:
     """Time and tokens of every step; what was reused says so."""
     steps = list(results.steps())
-    longest = max((seconds_of(one) or 0.0 for one in steps), default=0.0)
-    made = sum(seconds_of(one) or 0.0 for one in steps if one.label not in results.reused)
+    longest = max((seconds for one in steps if (seconds := seconds_to_make(one, store)) is not None), default=0.0)
+    made = total(seconds_of_last_attempt(one) for one in steps if one.label not in results.reused)
+    said = "an unknown time" if made is None else duration(made)
     rows = tuple(_row(one, results, store, longest) for one in steps)
     table = Table(
-        caption=f"{len(steps)} steps; {duration(made)} in steps made now, {duration(results.total_s)} for the whole run",
+        caption=f"{len(steps)} steps; {said} in steps made now, {duration(results.total_s)} for the whole run",
         columns=(
             Column(title="step", numeric=False),
             Column(title="digest", numeric=False),
@@ -31,7 +32,8 @@ def steps_section(results: RunResults, store: Store) -> Section:
             Column(title="tokens/s"),
         ),
         rows=rows,
-        footnote="Time to make: recorded by the store when the artifact was built; a reused one cost nothing in this run. "
+        footnote="Time to make: recorded by the store when the artifact was built; a reused one cost nothing in this run. Of a "
+        "stage that was killed and resumed: the time of its steps in all attempts, as the trainer counted it. "
         "Tokens: written when preparing, trained on, scored, or sampled.",
     )
     return Section(anchor="steps", title="Time and tokens", blocks=(table,))
@@ -39,13 +41,18 @@ def steps_section(results: RunResults, store: Store) -> Section:
 
 def _row(artifact: Artifact, results: RunResults, store: Store, longest: float) -> tuple[Cell, ...]:
     reused = artifact.label in results.reused
-    seconds, tokens = seconds_of(artifact), _tokens(artifact, store)
+    seconds, tokens = seconds_to_make(artifact, store), _tokens(artifact, store)
     share = seconds / longest if seconds and longest and not reused else None
     return (
         Cell(text=f"{artifact.kind} {artifact.name}", title=artifact.label),
         Cell.digest(artifact.digest),
         Cell(text="reused" if reused else "made", tone="quiet" if reused else "plain"),
-        NOTHING if seconds is None else Cell(text=duration(seconds), tone="quiet" if reused else "plain", share=share),
+        Cell(
+            text="unknown" if seconds is None else duration(seconds),
+            tone="quiet" if reused or seconds is None else "plain",
+            share=share,
+            note=f"{attempts} attempts" if (attempts := num_attempts(artifact)) > 1 else "",
+        ),
         Cell(text=count(tokens), title=f"{tokens:,}") if tokens else NOTHING,
         Cell(text=count(tokens / seconds)) if tokens and seconds else NOTHING,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ LOSSES = {"nl": (6.0, 4.0), "multi": (5.0, 3.0), "mono": (3.5, 2.0)}
 class Run:
     """Builds the artifacts of a run; each part can be made otherwise before `results` is asked for."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, killed: Collection[str] = ()) -> None:
+        """`killed`: names of artifacts whose first attempt is broken off, so that a second one has to go on."""
+        self.killed = killed
         self.store = Store(root / "store")
         self.bits: dict[str, dict[str, float]] = {stage: dict(row) for stage, row in BITS.items()}
         self.raw = {name: _raw(name) for name in ("nl", "multi", "mono", "vocabulary")}
@@ -44,9 +47,15 @@ class Run:
             self.checkpoints[stage] = self._train(stage)
 
     def make(self, kind: Kind, name: str, parents: Mapping[str, Artifact], build: Callable[[Path], Any]) -> Artifact:
-        return self.store.get_or_build(
-            kind, name, config={"name": name}, parents=parents, code_version=1, build=build
-        ).artifact
+        def attempt(build: Callable[[Path], Any]) -> Artifact:
+            return self.store.get_or_build(
+                kind, name, config={"name": name}, parents=parents, code_version=1, build=build, resumable=True
+            ).artifact
+
+        if name in self.killed:
+            with suppress(KeyboardInterrupt):
+                attempt(_kill)
+        return attempt(build)
 
     def _prepare(self, corpus: str) -> Artifact:
         def build(folder: Path) -> Mapping[str, JsonValue]:
@@ -125,6 +134,10 @@ def _raw(name: str) -> Artifact:
         statistics={"num_files": 1, "num_documents": 100, "size_bytes": 1_000_000},
         provenance={"dvc_md5": DVC_MD5},
     )
+
+
+def _kill(_: Path) -> None:
+    raise KeyboardInterrupt
 
 
 def _tokenizer(folder: Path) -> Mapping[str, JsonValue]:

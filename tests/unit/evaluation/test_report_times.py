@@ -1,0 +1,62 @@
+"""Times on the page: what a run took, what it cost to make a thing, and what of that nobody knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from html_reader import Tag, read
+from report_run import Run
+
+from components.core.artifact import Artifact
+from components.evaluation.report import render_html
+
+
+def facts(page: Tag) -> dict[str, str]:
+    return {one.first("dt").text: one.first("dd").text for one in page.all("div") if list(one.all("dt"))}
+
+
+def steps(page: Tag) -> dict[str, str]:
+    """Time to make of each step, with its small print."""
+    rows = page.first("section", id="steps").first("tbody").all("tr")
+    return {row.first("th").text: list(row.all("td"))[2].text for row in rows}
+
+
+def training_times(page: Tag) -> list[str]:
+    rows = page.first("section", id="training").first("tbody").all("tr")
+    return [list(row.all("td"))[-1].text for row in rows]
+
+
+def seconds(artifact: Artifact) -> float:
+    measured = artifact.provenance["duration_s"]
+    assert isinstance(measured, float)
+    return measured
+
+
+def test_a_resumed_stage_counts_with_what_this_run_trained_of_it(tmp_path: Path) -> None:
+    run = Run(tmp_path, killed=["tiny-mono"])
+    total_s = 2 * sum(seconds(one) for one in run.checkpoints.values())
+    said = facts(read(render_html(run.results(total_s=total_s), run.store)))["of it training"]
+    assert said == "50.0 %Mono went on from an earlier run; only what this run trained counts"
+
+
+def test_a_resumed_stage_took_as_long_as_the_trainer_counted(tmp_path: Path) -> None:
+    run = Run(tmp_path, killed=["tiny-mono"])
+    page = read(render_html(run.results(), run.store))
+    assert steps(page)["checkpoint tiny-mono"] == "4.0 s2 attempts"  # Two steps of two seconds.
+    assert training_times(page)[-1] == "4.0 s2 attempts"
+    assert not any("attempts" in time for time in training_times(page)[:-1])
+
+
+def test_what_only_the_last_attempt_was_timed_of_is_unknown(tmp_path: Path) -> None:
+    run = Run(tmp_path, killed=["multi"])
+    assert steps(read(render_html(run.results(), run.store)))["prepared-corpus multi"] == "unknown2 attempts"
+
+
+def test_an_unknown_time_is_no_zero_in_a_sum(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    mono = run.checkpoints["mono"]
+    untimed = {name: value for name, value in mono.provenance.items() if name != "duration_s"}
+    run.checkpoints["mono"] = mono.replace(provenance=untimed)
+    page = read(render_html(run.results(), run.store))
+    assert facts(page)["of it training"] == "unknown"
+    assert "an unknown time in steps made now" in page.first("section", id="steps").first("h3").text

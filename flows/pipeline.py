@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect import flow
+from pydantic import JsonValue
 
 from components.core.artifact import Artifact
 from components.core.files import write_atomic
+from components.core.provenance import provenance
 from flows.desk import Desk, desk
 from flows.evaluate import Evaluations, evaluate
 from flows.execution import Execution
@@ -37,7 +38,7 @@ class Page(NamedTuple):
 @flow(name="pipeline", flow_run_name="pipeline {recipe.name}")
 def pipeline(recipe: Recipe, execution: Execution) -> Page:
     """From raw archives to promoted models and a page of results."""
-    started, begun = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    started, made_by = time.monotonic(), provenance()
     with desk(recipe, execution, "pipeline", None) as here:
         here.run.parameters(recipe)
         here.task("check what later steps need", lambda _: check_inputs(recipe, execution))
@@ -45,7 +46,7 @@ def pipeline(recipe: Recipe, execution: Execution) -> Page:
         checkpoints = train(recipe, execution, corpora, parent_run=here.run.id)
         evaluations = evaluate(recipe, execution, corpora, checkpoints, parent_run=here.run.id)
         promotions = promote(recipe, execution, corpora, checkpoints, evaluations, parent_run=here.run.id)
-        results = _results(recipe, corpora, checkpoints, evaluations, promotions, begun, time.monotonic() - started)
+        results = _results(recipe, corpora, checkpoints, evaluations, promotions, made_by, time.monotonic() - started)
         return here.task("write the page of results", lambda _: _write_page(here, results))
 
 
@@ -72,7 +73,7 @@ def _results(
     checkpoints: dict[str, Artifact],
     evaluations: Evaluations,
     promotions: list[Promotion],
-    begun: str,
+    made_by: dict[str, JsonValue],
     total_s: float,
 ) -> RunResults:
     from components.evaluation.report.results import RegisteredVersion, RunResults
@@ -97,8 +98,9 @@ def _results(
             for one in promotions
         ),
         total_s=total_s,
+        made_by=made_by,
     )
-    reused = {one.label for one in results.steps() if str(one.provenance["created_at"]) < begun}
+    reused = {one.label for one in results.steps() if str(one.provenance["created_at"]) < str(made_by["created_at"])}
     return replace(results, reused=frozenset(reused))
 
 

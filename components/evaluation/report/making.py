@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from components.core.artifact import Artifact
@@ -74,7 +76,7 @@ def _tokens(artifact: Artifact, store: Store) -> int | None:
 
 
 def provenance_section(results: RunResults) -> Section:
-    """Commit, machine and packages of the newest artifact, and a word where others differ."""
+    """Commit and time of this run; commit, machine and packages of the newest artifact, and a word where others differ."""
     everything = sorted(results.steps(), key=lambda one: str(one.provenance.get("created_at")))
     if not everything:
         return Section(anchor="provenance", title="Provenance", blocks=())
@@ -82,22 +84,31 @@ def provenance_section(results: RunResults) -> Section:
     commits = {str(one.provenance.get("git_commit")) for one in everything}
     packages = ", ".join(f"{name} {version}" for name, version in found.get("packages", {}).items() if version)
     items = [
-        ("commit", _commit(found, len(commits))),
+        ("this run", Cell(text=f"begun {results.made_by.get('created_at', 'at an unknown time')}")),
+        ("commit of this run", commit_of(results.made_by)),
+        ("commit of the newest artifact", _commit(found, len(commits))),
         ("host", Cell(text=str(found.get("host")), note=str(found.get("platform")))),
         ("processors", Cell(text=str(found.get("num_cpus")))),
         ("Python", Cell(text=str(found.get("python")))),
         ("packages", Cell(text=packages)),
-        ("made between", Cell(text=f"{everything[0].provenance.get('created_at')} and {found.get('created_at')}")),
+        ("artifacts made between", Cell(text=f"{everything[0].provenance.get('created_at')} and {found.get('created_at')}")),
     ]
     return Section(anchor="provenance", title="Provenance", blocks=(Facts(tuple(items)), artifact_table(results)))
 
 
 def _commit(found: dict[str, Any], num_commits: int) -> Cell:
-    commit, dirty = str(found.get("git_commit")), found.get("git_dirty")
-    notes = ["with uncommitted changes"] if dirty else [] if dirty is False else ["changes unknown"]
-    if num_commits > 1:
-        notes.append(f"the newest artifact's; {num_commits} commits had a part in this run")
-    return Cell(text=digest(commit), title=commit, note="; ".join(notes), code=True)
+    cell = commit_of(found)
+    if num_commits == 1:
+        return cell
+    notes = [cell.note, f"{num_commits} commits had a part in what this run made or reused"]
+    return replace(cell, note="; ".join(note for note in notes if note))
+
+
+def commit_of(made_by: Mapping[str, Any]) -> Cell:
+    """A commit, and whether the code was as committed."""
+    commit, dirty = str(made_by.get("git_commit", "unknown")), made_by.get("git_dirty")
+    note = "with uncommitted changes" if dirty else "" if dirty is False else "changes unknown"
+    return Cell(text=digest(commit), title=commit, note=note, code=True)
 
 
 def commands_section(results: RunResults) -> Section:

@@ -92,6 +92,7 @@ class Run:
             "checkpoints": self.checkpoints,
             "evaluations": bits,
             "total_s": 754.0,
+            "made_by": {"created_at": "2031-02-03T04:05:06+00:00", "git_commit": "f" * 40, "git_dirty": False, "host": "here"},
         }
         return RunResults(**{**given, **values})
 
@@ -113,7 +114,7 @@ def figures(language: str) -> dict[str, JsonValue]:
 
 def step(number: int, loss: float) -> dict[str, JsonValue]:
     """One line of the trainer's metrics."""
-    rates = {"learning_rate": 0.001 * number, "tokens_per_s": 50.0 * number, "mfu": 0.2 * number}
+    rates = {"learning_rate": 0.001 * number, "tokens_per_s": 50.0 * number, "mfu": 0.2 * number, "peak_flops": 1.5e11}
     return {"step": number, "loss": loss, "tokens": 100 * number, "elapsed_s": 2.0 * number, "grad_norm": 1.0, **rates}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from html_reader import Tag, read
 from report_run import Run
 
@@ -60,3 +61,28 @@ def test_an_unknown_time_is_no_zero_in_a_sum(tmp_path: Path) -> None:
     page = read(render_html(run.results(), run.store))
     assert facts(page)["of it training"] == "unknown"
     assert "an unknown time in steps made now" in page.first("section", id="steps").first("h3").text
+
+
+BEGUN = "2031-02-03T04:05:06+00:00"
+
+
+@pytest.mark.parametrize(
+    ("dirty", "said"), [(False, ""), (True, " with uncommitted changes"), (None, " changes unknown")]
+)
+def test_the_page_is_of_this_run_and_not_of_the_artifacts_it_reused(tmp_path: Path, dirty: bool | None, said: str) -> None:
+    run = Run(tmp_path)
+    made_by = {"created_at": BEGUN, "git_commit": "0123456789abcdef", "git_dirty": dirty, "host": "elsewhere"}
+    everything = frozenset(one.label for one in run.results().steps())
+    page = read(render_html(run.results(made_by=made_by, reused=everything, total_s=27.0), run.store))
+    expected = f"run begun {BEGUN} \u00b7 took 27 s \u00b7 commit 0123456789ab{said} \u00b7 elsewhere"
+    assert page.first("p", class_="subtitle").text == expected
+    assert facts(page)["this run"] == f"begun {BEGUN}"
+    assert facts(page)["commit of this run"] == f"0123456789ab{said.strip()}"
+    assert BEGUN not in facts(page)["artifacts made between"]
+
+
+def test_mfu_names_the_peak_that_it_is_a_share_of(tmp_path: Path) -> None:
+    training = read(render_html((run := Run(tmp_path)).results(), run.store)).first("section", id="training")
+    cells = [list(row.all("td"))[6].text for row in training.first("tbody").all("tr")]
+    assert cells == ["30.0 %of 150 GFLOP/s"] * 3
+    assert "MFU of stages with unlike peaks cannot be compared" in training.text

@@ -28,7 +28,7 @@ def compose(results: RunResults, store: Store) -> Page:
         sections=(
             summary_section(results, store),
             lineage_section(results),
-            corpus_section(results),
+            corpus_section(results, store),
             training_section(results, store),
             bits_section(results, store),
             *program_sections(results, store),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from components.core.artifact import Artifact, Kind
 from components.core.files import write_json, write_jsonl
 from components.core.store import Store
 from components.evaluation.report import RegisteredVersion, RunResults
+from components.tokenizer.tables import REJECTED
 
 LANGUAGES = {"nl": ("English",), "multi": ("C", "Go"), "mono": ("Python",)}
 DVC_MD5 = "0123456789abcdef0123456789abcdef.dir"
@@ -34,9 +37,16 @@ LOSSES = {"nl": (6.0, 4.0), "multi": (5.0, 3.0), "mono": (3.5, 2.0)}
 class Run:
     """Builds the artifacts of a run; each part can be made otherwise before `results` is asked for."""
 
-    def __init__(self, root: Path, killed: Collection[str] = ()) -> None:
-        """`killed`: names of artifacts whose first attempt is broken off, so that a second one has to go on."""
-        self.killed = killed
+    def __init__(
+        self,
+        root: Path,
+        killed: Collection[str] = (),
+        rejects: Sequence[Mapping[str, JsonValue]] = (),
+        statistics: Mapping[str, JsonValue] | None = None,
+    ) -> None:
+        """`killed`: names of artifacts whose first attempt is broken off, so that a second one has to go on.
+        `rejects`: rows of every corpus's table of rejected documents. `statistics`: what every corpus counts besides."""
+        self.killed, self.rejects, self.statistics = killed, list(rejects), statistics or {}
         self.store = Store(root / "store")
         self.bits: dict[str, dict[str, float]] = {stage: dict(row) for stage, row in BITS.items()}
         self.raw = {name: _raw(name) for name in ("nl", "multi", "mono", "vocabulary")}
@@ -60,7 +70,9 @@ class Run:
     def _prepare(self, corpus: str) -> Artifact:
         def build(folder: Path) -> Mapping[str, JsonValue]:
             write_json(folder / "index.json", {"corpus": corpus, "num_ids": NUM_IDS})
-            return {"languages": {language: figures(language) for language in LANGUAGES[corpus]}}
+            pq.write_table(pa.Table.from_pylist(self.rejects, schema=REJECTED), folder / "rejects.parquet")
+            languages: dict[str, JsonValue] = {language: figures(language) for language in LANGUAGES[corpus]}
+            return {"languages": languages, **self.statistics}
 
         return self.make("prepared-corpus", corpus, {"raw": self.raw[corpus], "tokenizer": self.tokenizer}, build)
 
@@ -92,7 +104,12 @@ class Run:
             "checkpoints": self.checkpoints,
             "evaluations": bits,
             "total_s": 754.0,
-            "made_by": {"created_at": "2031-02-03T04:05:06+00:00", "git_commit": "f" * 40, "git_dirty": False, "host": "here"},
+            "made_by": {
+                "created_at": "2031-02-03T04:05:06+00:00",
+                "git_commit": "f" * 40,
+                "git_dirty": False,
+                "host": "here",
+            },
         }
         return RunResults(**{**given, **values})
 

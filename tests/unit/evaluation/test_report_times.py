@@ -66,9 +66,7 @@ def test_an_unknown_time_is_no_zero_in_a_sum(tmp_path: Path) -> None:
 BEGUN = "2031-02-03T04:05:06+00:00"
 
 
-@pytest.mark.parametrize(
-    ("dirty", "said"), [(False, ""), (True, " with uncommitted changes"), (None, " changes unknown")]
-)
+@pytest.mark.parametrize(("dirty", "said"), [(False, ""), (True, " with uncommitted changes"), (None, " changes unknown")])
 def test_the_page_is_of_this_run_and_not_of_the_artifacts_it_reused(tmp_path: Path, dirty: bool | None, said: str) -> None:
     run = Run(tmp_path)
     made_by = {"created_at": BEGUN, "git_commit": "0123456789abcdef", "git_dirty": dirty, "host": "elsewhere"}

@@ -60,8 +60,8 @@ def starter() -> Recipe:
 def tiny() -> Recipe:
     """The smallest run that goes through every room: 6 MB of text, a minute or two; its model has learnt next to nothing.
 
-    A quarter of the documents is held out because the preset has 13 JavaScript documents: at a twentieth, 7 of the seeds 0 to
-    11 held out none of some language and failed; at a quarter none of them does, and 18 of the seeds 0 to 999 (measured).
+    A quarter of the documents is held out because the preset has 13 JavaScript documents: at a twentieth, 7 of the seeds 0
+    to 11 held out none of some language and failed; at a quarter none of them does, and 18 of 0 to 999 (measured).
     """
     base = starter()
     stage = StageConfig(

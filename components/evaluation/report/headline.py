@@ -93,7 +93,7 @@ def _figures(results: RunResults) -> Facts:
 
 
 def _share_of_training(results: RunResults) -> Cell:
-    """The share of this run's time that went into stages trained in it; what earlier attempts took is no part of this run."""
+    """The share of this run's time that went into stages trained in it, without what earlier attempts took."""
     made = [one for one in results.checkpoints.values() if one.label not in results.reused]
     if not made or results.total_s <= 0:
         return Cell(text="none, all reused" if results.checkpoints else "none")

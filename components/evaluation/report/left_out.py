@@ -52,8 +52,8 @@ def left_out_for(results: RunResults, benchmark: str) -> tuple[Verdict, ...]:
     said = [f"Documents left out of training because they hold a part of {name}: {listed(looked)}."] if looked else []
     if blind:
         said.append(
-            f"Nobody looked for {name} in the documents of {listed(blind)}: its problems were not at hand, or not to be looked "
-            "for, when these were prepared. A model may have learnt them."
+            f"Nobody looked for {name} in the documents of {listed(blind)}: its problems were not at hand, or not to be "
+            "looked for, when these were prepared. A model may have learnt them."
         )
     return (Verdict(None if blind else True, " ".join(said)),)
 
@@ -111,7 +111,7 @@ def _excerpts(prepared: Mapping[str, Artifact], store: Store) -> tuple[Excerpts,
     found = [one for corpus, artifact in prepared.items() for one in _of_corpus(corpus, artifact, store.open(artifact))]
     if not found:
         return ()
-    title = f"How rejected documents begin: the first {_EXCERPTS_PER_REASON} of each reason and corpus"
+    title = f"How rejected documents begin: the first {_EXCERPTS_PER_REASON} of each reason and corpus, copies apart"
     return (Excerpts(title=title, items=tuple(found), sources=tuple(Source.of(one) for one in prepared.values())),)
 
 

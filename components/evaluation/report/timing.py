@@ -1,7 +1,7 @@
 """How long a step took: to make at all, and within this run. The two differ for what was killed and resumed.
 
-One decision: a time that is not known is None and stays so in every sum; it never counts as zero. The store times an attempt,
-so of a resumed step it knows only the last; the trainer carries its own time from one attempt to the next.
+One decision: a time that is not known is None and stays so in every sum, never a zero. The store times an attempt, so of
+a resumed step it knows only the last; the trainer carries its own time from one attempt to the next.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def seconds_to_make(artifact: Artifact, store: Store) -> float | None:
 
 
 def seconds_of_last_attempt(artifact: Artifact) -> float | None:
-    """What the store timed: the attempt that published the artifact. Of an artifact made in a run, that run's share of it."""
+    """What the store timed: the attempt that published the artifact. Of an artifact made in a run, that run's part."""
     seconds = artifact.provenance.get("duration_s")
     return float(seconds) if isinstance(seconds, int | float) else None
 

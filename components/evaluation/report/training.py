@@ -104,9 +104,9 @@ def _table(stages: dict[str, Artifact], steps: dict[str, Steps], store: Store) -
         columns=_COLUMNS,
         rows=tuple(_row(stage, one, steps[stage], store) for stage, one in stages.items()),
         sources=tuple(Source.of(one) for one in stages.values()),
-        footnote="Tokens/s and MFU are medians over steps. MFU is the share of the peak below it: what the ranks together reached "
-        "in a half-second probe of matrix products when that stage was started. A busy machine reaches less, so MFU of stages "
-        "with unlike peaks cannot be compared; tokens/s can.",
+        footnote="Tokens/s and MFU are medians over steps. MFU is the share of the peak below it: what the ranks together "
+        "reached in a short probe of matrix products when that stage was started. A busy machine reaches less, so MFU of "
+        "stages with unlike peaks cannot be compared.",
     )
 
 

@@ -34,8 +34,8 @@ def steps_section(results: RunResults, store: Store) -> Section:
             Column(title="tokens/s"),
         ),
         rows=rows,
-        footnote="Time to make: recorded by the store when the artifact was built; a reused one cost nothing in this run. Of "
-        "a stage that was killed and resumed: the time of its steps in all attempts, as the trainer counted it. "
+        footnote="Time to make: recorded by the store when the artifact was built; a reused one cost nothing in this run. "
+        "Of a stage that was killed and resumed: the time of its steps in all attempts, as the trainer counted it. "
         "Tokens: written when preparing, trained on, scored, or sampled.",
     )
     return Section(anchor="steps", title="Time and tokens", blocks=(table,))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect import flow
+from pydantic import JsonValue
 
 from components.core.artifact import Artifact
 from components.core.files import write_atomic
+from components.core.provenance import provenance
 from flows.desk import Desk, desk
 from flows.evaluate import Evaluations, evaluate
 from flows.execution import Execution
@@ -38,7 +39,7 @@ class Page(NamedTuple):
 @flow(name="pipeline", flow_run_name="pipeline {recipe.name}")
 def pipeline(recipe: Recipe, execution: Execution) -> Page:
     """From raw archives to promoted models and a page of results."""
-    started, begun = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    started, made_by = time.monotonic(), provenance()
     with desk(recipe, execution, "pipeline", None) as here:
         here.run.parameters(recipe)
         here.task("check what later steps need", lambda _: check_inputs(recipe, execution))
@@ -47,7 +48,7 @@ def pipeline(recipe: Recipe, execution: Execution) -> Page:
         evaluations = evaluate(recipe, execution, corpora, checkpoints, parent_run=here.run.id)
         promotions = promote(recipe, execution, corpora, checkpoints, evaluations, parent_run=here.run.id)
         made = (corpora, checkpoints, evaluations, promotions)
-        results = _results(recipe, *made, begun, time.monotonic() - started, execution.resolved_tracking_uri)
+        results = _results(recipe, *made, made_by, time.monotonic() - started, execution.resolved_tracking_uri)
         return here.task("write the page of results", lambda _: _write_page(here, results))
 
 
@@ -57,7 +58,7 @@ def _results(
     checkpoints: dict[str, Artifact],
     evaluations: Evaluations,
     promotions: list[Promotion],
-    begun: str,
+    made_by: dict[str, JsonValue],
     total_s: float,
     recorded_at: str,
 ) -> RunResults:
@@ -84,8 +85,9 @@ def _results(
         ),
         tracking_uri=recorded_at,
         total_s=total_s,
+        made_by=made_by,
     )
-    reused = {one.label for one in results.steps() if str(one.provenance["created_at"]) < begun}
+    reused = {one.label for one in results.steps() if str(one.provenance["created_at"]) < str(made_by["created_at"])}
     return replace(results, reused=frozenset(reused))
 
 

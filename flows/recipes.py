@@ -109,14 +109,18 @@ def starter() -> Recipe:
 
 
 def tiny() -> Recipe:
-    """The smallest run that goes through every room: 6 MB of text, a minute or two; its model has learnt next to nothing."""
+    """The smallest run that goes through every room: 6 MB of text, a minute or two; its model has learnt next to nothing.
+
+    A quarter of the documents is held out because the preset has 13 JavaScript documents: at a twentieth, 7 of the seeds 0
+    to 11 held out none of some language and failed; at a quarter none of them does, and 18 of 0 to 999 (measured).
+    """
     base = starter()
     stage = StageConfig(
         steps=12, warmup_steps=2, anneal_steps=10, learning_rate=3e-3, final_learning_rate=3e-4, batch_tokens=4 * 256
     )
     return base.replace(
         name="codegen-tiny",
-        data=base.data.replace(preset="tiny", held_out_fraction=0.05),
+        data=base.data.replace(preset="tiny", held_out_fraction=0.25),
         tokenizer=TokenizerConfig(num_merges=500),
         model=ModelConfig(num_layers=2, num_heads=4, head_dim=16, rotary_dims=8, context_length=256, vocab_rows=896),
         training=TrainingConfig(stages=Stages(nl=stage, multi=stage, mono=stage)),

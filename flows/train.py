@@ -76,7 +76,7 @@ def _stage(here: Desk, stage: Stage, corpora: Corpora, before: Artifact | None) 
 
             def on_step(step: StepMetrics) -> None:
                 show(step)
-                record(step.model_dump())
+                record(step.model_dump(exclude_none=True))
 
             return train_stage(folder, work, here.execution.training, on_step)
 

@@ -140,7 +140,7 @@ def prepare_corpus(
             split: {"num_sequences": written.num_sequences, "dropped_tokens": dropped_tokens[split]}
             for split, written in index.splits.items()
         },
-        "contaminated": _num_by_benchmark(contaminated),
+        "contaminated": _num_by_benchmark(contaminated, job),
         **{name: added(one[name] for one in scattered) for name in ("bad", "skipped", "redacted")},
         **{name: sum(one.get(name, 0) for one in scattered) for name in ("proved_documents", "proved_tokens")},
     }
@@ -297,7 +297,8 @@ def _write_lines(path: Path, job: Job, partitions: Sequence[Partition], name: st
     return chosen
 
 
-def _num_by_benchmark(matches: Sequence[dict[str, Any]]) -> dict[str, JsonValue]:
-    """How many different documents hold a part of each benchmark."""
+def _num_by_benchmark(matches: Sequence[dict[str, Any]], job: Job) -> dict[str, JsonValue]:
+    """How many different documents hold a part of each benchmark; one that was not looked for is absent, never 0."""
     pairs = {(one["benchmark"], one["sha256"]) for one in matches}
-    return {name: sum(benchmark == name for benchmark, _ in pairs) for name in sorted({name for name, _ in pairs})}
+    looked_for = {one.benchmark for one in job.benchmarks} if job.data.decontamination.enabled else set()
+    return {name: sum(benchmark == name for benchmark, _ in pairs) for name in sorted(looked_for)}

@@ -131,6 +131,7 @@ class _Clock:
             tokens_per_s=tokens_per_s,
             mfu=tokens_per_s * self._run.model.flops_per_token / self._peak_flops,
             data_wait_s=data_wait_s,
+            peak_flops=self._peak_flops,
             elapsed_s=self._before_s + now - self._started,
             time_left_s=mean_step_s * (config.steps - self._step),
         )

@@ -29,7 +29,10 @@ class StepMetrics(Config):
     tokens_per_s: float
     """Of this step, and of the checkpoint before it where there was one."""
     mfu: float
-    """Model FLOPs utilisation of this step: the model's FLOPs per second over the measured peak of all ranks."""
+    """Model FLOPs utilisation of this step: the model's FLOPs per second over `peak_flops`."""
+    peak_flops: float | None = None
+    """FLOP/s that all ranks together reached in the probe at the start of this attempt (`peak`), the denominator of `mfu`.
+    None in lines of a stage that was begun before this was noted."""
     data_wait_s: float = 0.0
     """How long rank 0 waited for this step's batch; a stage that an older version began has lines without it."""
     elapsed_s: float

@@ -93,6 +93,7 @@ def test_leaves_a_checkpoint_and_reports_every_step(
     assert all(one.mfu > 0 and one.tokens_per_s > 0 for one in seen)
     assert all(0 <= one.data_wait_s <= one.elapsed_s for one in seen)
     assert any(one.data_wait_s > 0 for one in seen)
+    assert all(one.peak_flops and one.peak_flops > 0 for one in seen)
     assert seen == read_metrics(folder / METRICS)
     assert statistics == {
         "steps": 40,

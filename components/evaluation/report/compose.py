@@ -7,12 +7,12 @@ from components.evaluation.report.bits import bits_section
 from components.evaluation.report.corpus import corpus_section
 from components.evaluation.report.headline import headline, summary_section
 from components.evaluation.report.lineage import lineage_section
-from components.evaluation.report.making import commands_section, provenance_section, steps_section
+from components.evaluation.report.making import commands_section, commit_of, provenance_section, steps_section
 from components.evaluation.report.page import Page
 from components.evaluation.report.programs import program_sections
 from components.evaluation.report.results import RunResults
 from components.evaluation.report.training import training_section
-from components.evaluation.report.wording import digest, duration
+from components.evaluation.report.wording import duration
 
 
 def compose(results: RunResults, store: Store) -> Page:
@@ -28,7 +28,7 @@ def compose(results: RunResults, store: Store) -> Page:
         sections=(
             summary_section(results, store),
             lineage_section(results),
-            corpus_section(results),
+            corpus_section(results, store),
             training_section(results, store),
             bits_section(results, store),
             *program_sections(results, store),
@@ -40,11 +40,13 @@ def compose(results: RunResults, store: Store) -> Page:
 
 
 def _subtitle(results: RunResults) -> str:
-    """When the newest artifact was made, from which commit, where, and how long this run took."""
-    newest = max((dict(one.provenance) for one in results.steps()), key=lambda p: str(p.get("created_at")), default={})
+    """When this run began, how long it took, from which commit and where."""
+    made_by = results.made_by
+    code = commit_of(made_by)
     parts = [
-        str(newest[name]) if name != "git_commit" else f"commit {digest(str(newest[name]))}"
-        for name in ("created_at", "git_commit", "host")
-        if newest.get(name)
+        f"run begun {made_by.get('created_at', 'at an unknown time')}",
+        f"took {duration(results.total_s)}",
+        f"commit {code.text}" + (f" {code.note}" if code.note else ""),
+        str(made_by.get("host", "")),
     ]
-    return " \u00b7 ".join([*parts, f"run of {duration(results.total_s)}"])
+    return " \u00b7 ".join(part for part in parts if part)

@@ -7,7 +7,9 @@ from typing import Any, cast
 
 from components.core.artifact import Artifact
 from components.core.files import read_json
-from components.evaluation.report.page import NOTHING, Cell, Column, Section, Source, Table, Tone, Verdict
+from components.core.store import Store
+from components.evaluation.report.left_out import left_out
+from components.evaluation.report.page import NOTHING, Block, Cell, Column, Section, Source, Table, Tone, Verdict
 from components.evaluation.report.results import STAGE_NAMES, STAGES, RunResults
 from components.evaluation.report.wording import count, listed, size
 
@@ -29,10 +31,12 @@ _FIGURES = (
 """A language's figures in the statistics of a prepared corpus, in the order of the columns."""
 
 
-def corpus_section(results: RunResults) -> Section:
+def corpus_section(results: RunResults, store: Store) -> Section:
     """Per corpus and language: from raw documents to tokens."""
     prepared = {corpus: results.prepared[corpus] for corpus in STAGES if corpus in results.prepared}
-    ours = (_ours(prepared), *_reasons(prepared)) if prepared else (Verdict(None, "No corpus was prepared in this run."),)
+    ours: tuple[Block, ...] = (Verdict(None, "No corpus was prepared in this run."),)
+    if prepared:
+        ours = (_ours(prepared), *_reasons(prepared), *left_out(prepared, store))
     lead = "From raw documents to tokens. Nothing is dropped silently: every rejected document has a reason and is counted."
     return Section(anchor="corpus", title="Corpus", lead=lead, blocks=(*_expectations(results), *ours, _papers()))
 

@@ -7,6 +7,7 @@ from components.core.store import Store
 from components.evaluation.report.bits import PYTHON, Matrix, matrix_of, python_claim
 from components.evaluation.report.page import Block, Card, Cards, Cell, Facts, Section, Tone, Verdict
 from components.evaluation.report.results import STAGE_NAMES, STAGES, RegisteredVersion, RunResults
+from components.evaluation.report.timing import num_attempts, seconds_of_last_attempt, total
 from components.evaluation.report.wording import count, duration, listed, percent
 
 
@@ -83,7 +84,7 @@ def _figures(results: RunResults) -> Facts:
     reused = sum(one.label in results.reused for one in steps)
     items = [
         ("this run took", Cell(text=duration(results.total_s))),
-        ("of it training", Cell(text=_share_of_training(results))),
+        ("of it training", _share_of_training(results)),
         ("tokens trained on", Cell(text=count(tokens), title=f"{tokens:,}")),
         ("parameters", Cell(text=count(parameters), title=f"{parameters:,}") if parameters else Cell(text="unknown")),
         ("steps reused", Cell(text=f"{reused} of {len(steps)}")),
@@ -91,18 +92,12 @@ def _figures(results: RunResults) -> Facts:
     return Facts(tuple(items))
 
 
-def _share_of_training(results: RunResults) -> str:
-    """The share of this run's time that went into stages trained in it."""
+def _share_of_training(results: RunResults) -> Cell:
+    """The share of this run's time that went into stages trained in it, without what earlier attempts took."""
     made = [one for one in results.checkpoints.values() if one.label not in results.reused]
     if not made or results.total_s <= 0:
-        return "none, all reused" if results.checkpoints else "none"
-    return percent(sum(seconds_of(one) or 0.0 for one in made) / results.total_s)
-
-
-def seconds_of(artifact: Artifact) -> float | None:
-    """How long an artifact took to make, where that is known: of one that was killed and resumed only the end was timed."""
-    attempts = artifact.provenance.get("attempts")
-    if isinstance(attempts, list) and len(attempts) > 1:
-        return None
-    seconds = artifact.provenance.get("duration_s")
-    return float(seconds) if isinstance(seconds, int | float) else None
+        return Cell(text="none, all reused" if results.checkpoints else "none")
+    seconds = total(seconds_of_last_attempt(one) for one in made)
+    resumed = [STAGE_NAMES[stage] for stage, one in results.checkpoints.items() if one in made and num_attempts(one) > 1]
+    note = f"{listed(resumed)} went on from an earlier run; only what this run trained counts" if resumed else ""
+    return Cell(text="unknown" if seconds is None else percent(seconds / results.total_s), note=note)

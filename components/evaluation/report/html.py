@@ -14,6 +14,7 @@ from components.evaluation.report.charts import NARROW, WIDE, dot_chart, line_ch
 from components.evaluation.report.compose import compose
 from components.evaluation.report.markup import Element, document, node
 from components.evaluation.report.page import (
+    NO_EXCERPT,
     Block,
     Card,
     Cards,
@@ -21,6 +22,8 @@ from components.evaluation.report.page import (
     Column,
     Commands,
     DotChart,
+    Excerpt,
+    Excerpts,
     Facts,
     Lineage,
     LineChart,
@@ -211,6 +214,18 @@ def _sample(sample: Sample) -> Element:
     title = node("h3", _mark(sample.mark), sample.heading, " ", node("span", sample.verdict, class_=f"state {sample.tone}"))
     code = node("code", node("span", sample.prompt, class_="quiet"), sample.completion)
     return node("article", title, node("pre", code, tabindex=0), class_="sample")
+
+
+@_block.register
+def _(block: Excerpts) -> Element:
+    shown = (_excerpt(one) for one in block.items)
+    return node("details", node("summary", block.title), *shown, _sources(block.sources), class_="excerpts")
+
+
+def _excerpt(one: Excerpt) -> Element:
+    title = node("h3", _mark(one.mark), one.heading, " ", node("code", one.origin, class_="quiet"))
+    text = node("pre", node("code", one.text), tabindex=0) if one.text else node("p", NO_EXCERPT, class_="quiet")
+    return node("article", title, text)
 
 
 @_block.register

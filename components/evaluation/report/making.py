@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from components.core.artifact import Artifact
 from components.core.files import read_json
 from components.core.network import without_password
 from components.core.store import Store
-from components.evaluation.report.headline import seconds_of
 from components.evaluation.report.lineage import artifact_table
 from components.evaluation.report.page import NOTHING, Cell, Column, Commands, Facts, Section, Table
 from components.evaluation.report.results import RunResults
+from components.evaluation.report.timing import num_attempts, seconds_of_last_attempt, seconds_to_make, total
 from components.evaluation.report.wording import count, digest, duration
 
 
 def steps_section(results: RunResults, store: Store) -> Section:
     """Time and tokens of every step; what was reused says so."""
     steps = list(results.steps())
-    longest = max((seconds_of(one) or 0.0 for one in steps), default=0.0)
-    made = sum(seconds_of(one) or 0.0 for one in steps if one.label not in results.reused)
+    longest = max((seconds for one in steps if (seconds := seconds_to_make(one, store)) is not None), default=0.0)
+    made = total(seconds_of_last_attempt(one) for one in steps if one.label not in results.reused)
+    said = "an unknown time" if made is None else duration(made)
     rows = tuple(_row(one, results, store, longest) for one in steps)
     table = Table(
-        caption=f"{len(steps)} steps; {duration(made)} in steps made now, {duration(results.total_s)} for the whole run",
+        caption=f"{len(steps)} steps; {said} in steps made now, {duration(results.total_s)} for the whole run",
         columns=(
             Column(title="step", numeric=False),
             Column(title="digest", numeric=False),
@@ -34,6 +37,7 @@ def steps_section(results: RunResults, store: Store) -> Section:
         ),
         rows=rows,
         footnote="Time to make: recorded by the store when the artifact was built; a reused one cost nothing in this run. "
+        "Of a stage that was killed and resumed: the time of its steps in all attempts, as the trainer counted it. "
         "Tokens: written when preparing, trained on, scored, or sampled.",
     )
     return Section(anchor="steps", title="Time and tokens", blocks=(table,))
@@ -41,13 +45,18 @@ def steps_section(results: RunResults, store: Store) -> Section:
 
 def _row(artifact: Artifact, results: RunResults, store: Store, longest: float) -> tuple[Cell, ...]:
     reused = artifact.label in results.reused
-    seconds, tokens = seconds_of(artifact), _tokens(artifact, store)
+    seconds, tokens = seconds_to_make(artifact, store), _tokens(artifact, store)
     share = seconds / longest if seconds and longest and not reused else None
     return (
         Cell(text=f"{artifact.kind} {artifact.name}", title=artifact.label),
         Cell.digest(artifact.digest),
         Cell(text="reused" if reused else "made", tone="quiet" if reused else "plain"),
-        NOTHING if seconds is None else Cell(text=duration(seconds), tone="quiet" if reused else "plain", share=share),
+        Cell(
+            text="unknown" if seconds is None else duration(seconds),
+            tone="quiet" if reused or seconds is None else "plain",
+            share=share,
+            note=f"{attempts} attempts" if (attempts := num_attempts(artifact)) > 1 else "",
+        ),
         Cell(text=count(tokens), title=f"{tokens:,}") if tokens else NOTHING,
         Cell(text=count(tokens / seconds)) if tokens and seconds else NOTHING,
     )
@@ -69,7 +78,7 @@ def _tokens(artifact: Artifact, store: Store) -> int | None:
 
 
 def provenance_section(results: RunResults) -> Section:
-    """Commit, machine and packages of the newest artifact, and a word where others differ."""
+    """Commit and time of this run; commit, machine and packages of the newest artifact, and a word where others differ."""
     everything = sorted(results.steps(), key=lambda one: str(one.provenance.get("created_at")))
     if not everything:
         return Section(anchor="provenance", title="Provenance", blocks=())
@@ -77,22 +86,31 @@ def provenance_section(results: RunResults) -> Section:
     commits = {str(one.provenance.get("git_commit")) for one in everything}
     packages = ", ".join(f"{name} {version}" for name, version in found.get("packages", {}).items() if version)
     items = [
-        ("commit", _commit(found, len(commits))),
+        ("this run", Cell(text=f"begun {results.made_by.get('created_at', 'at an unknown time')}")),
+        ("commit of this run", commit_of(results.made_by)),
+        ("commit of the newest artifact", _commit(found, len(commits))),
         ("host", Cell(text=str(found.get("host")), note=str(found.get("platform")))),
         ("processors", Cell(text=str(found.get("num_cpus")))),
         ("Python", Cell(text=str(found.get("python")))),
         ("packages", Cell(text=packages)),
-        ("made between", Cell(text=f"{everything[0].provenance.get('created_at')} and {found.get('created_at')}")),
+        ("artifacts made between", Cell(text=f"{everything[0].provenance.get('created_at')} and {found.get('created_at')}")),
     ]
     return Section(anchor="provenance", title="Provenance", blocks=(Facts(tuple(items)), artifact_table(results)))
 
 
 def _commit(found: dict[str, Any], num_commits: int) -> Cell:
-    commit, dirty = str(found.get("git_commit")), found.get("git_dirty")
-    notes = ["with uncommitted changes"] if dirty else [] if dirty is False else ["changes unknown"]
-    if num_commits > 1:
-        notes.append(f"the newest artifact's; {num_commits} commits had a part in this run")
-    return Cell(text=digest(commit), title=commit, note="; ".join(notes), code=True)
+    cell = commit_of(found)
+    if num_commits == 1:
+        return cell
+    notes = [cell.note, f"{num_commits} commits had a part in what this run made or reused"]
+    return replace(cell, note="; ".join(note for note in notes if note))
+
+
+def commit_of(made_by: Mapping[str, Any]) -> Cell:
+    """A commit, and whether the code was as committed."""
+    commit, dirty = str(made_by.get("git_commit", "unknown")), made_by.get("git_dirty")
+    note = "with uncommitted changes" if dirty else "" if dirty is False else "changes unknown"
+    return Cell(text=digest(commit), title=commit, note=note, code=True)
 
 
 def commands_section(results: RunResults) -> Section:

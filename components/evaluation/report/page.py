@@ -201,6 +201,29 @@ class Samples:
     sources: tuple[Source, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Excerpt:
+    """How a document begins that was left out."""
+
+    mark: str
+    heading: str
+    origin: str
+    text: str | None
+    """None where none was kept: the document, or its like, is in the corpus."""
+
+
+NO_EXCERPT = "No excerpt: this document, or its like, is in a corpus, or it is empty."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excerpts:
+    """Beginnings of documents, folded away until asked for."""
+
+    title: str
+    items: tuple[Excerpt, ...]
+    sources: tuple[Source, ...] = ()
+
+
 @dataclass(frozen=True)
 class Commands:
     """Commands to go on with, and what each is for."""
@@ -208,7 +231,7 @@ class Commands:
     items: tuple[tuple[str, str], ...]
 
 
-Block = Table | Paragraph | Verdict | Cards | Facts | LineChart | DotChart | Lineage | Samples | Commands
+Block = Table | Paragraph | Verdict | Cards | Facts | LineChart | DotChart | Lineage | Samples | Excerpts | Commands
 
 
 @dataclass(frozen=True, kw_only=True)

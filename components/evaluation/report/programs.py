@@ -13,6 +13,7 @@ from typing import Any
 from components.core.artifact import Artifact
 from components.core.files import read_json, read_jsonl
 from components.core.store import Store
+from components.evaluation.report.left_out import left_out_for
 from components.evaluation.report.page import (
     NOTHING,
     Block,
@@ -51,12 +52,12 @@ def _read(results: RunResults, store: Store, benchmark: Measurement) -> dict[str
 
 
 def _humaneval(results: RunResults, store: Store) -> Section:
-    ours = _read(results, store, "humaneval")
+    ours, unseen = _read(results, store, "humaneval"), left_out_for(results, "humaneval")
     lead = (
         "Programs written for 164 documented functions, run against hidden tests. pass@k: the chance that one of k passes."
     )
     if not ours:
-        return Section(anchor="humaneval", title="HumanEval", lead=lead, blocks=(_left_out(results, "humaneval"),))
+        return Section(anchor="humaneval", title="HumanEval", lead=lead, blocks=(_not_run(results, "humaneval"), *unseen))
     paper = {(row["stage"], row["size"]): row for row in _paper("humaneval")["rows"] if row["family"] == "codegen"}
     rows = []
     for stage, result in ours.items():
@@ -72,7 +73,10 @@ def _humaneval(results: RunResults, store: Store) -> Section:
         footnote=f"{_how(next(iter(ours.values())))}. The paper: {_paper('humaneval')['metric']}. {_UNVERIFIED}",
     )
     return Section(
-        anchor="humaneval", title="HumanEval", lead=lead, blocks=(*_executed(ours), table, *_outcomes(ours, table.sources))
+        anchor="humaneval",
+        title="HumanEval",
+        lead=lead,
+        blocks=(*_executed(ours), table, *unseen, *_outcomes(ours, table.sources)),
     )
 
 
@@ -82,10 +86,10 @@ def _ks(result: dict[str, Any]) -> list[int]:
 
 
 def _mtpb(results: RunResults, store: Store) -> Section:
-    ours = _read(results, store, "mtpb")
+    ours, unseen = _read(results, store, "mtpb"), left_out_for(results, "mtpb")
     lead = "Programs written over several turns of a conversation, judged by the last value that they print."
     if not ours:
-        return Section(anchor="mtpb", title="MTPB", lead=lead, blocks=(_left_out(results, "mtpb"),))
+        return Section(anchor="mtpb", title="MTPB", lead=lead, blocks=(_not_run(results, "mtpb"), *unseen))
     paper = {
         (row["stage"], row["size"]): row
         for row in _paper("mtpb")["rows"]
@@ -105,7 +109,9 @@ def _mtpb(results: RunResults, store: Store) -> Section:
         sources=_sources(results, "mtpb"),
         footnote=f"{_how(next(iter(ours.values())))}. The paper: {_paper('mtpb')['metric']}. {_UNVERIFIED}",
     )
-    return Section(anchor="mtpb", title="MTPB", lead=lead, blocks=(*_executed(ours), table, *_outcomes(ours, table.sources)))
+    return Section(
+        anchor="mtpb", title="MTPB", lead=lead, blocks=(*_executed(ours), table, *unseen, *_outcomes(ours, table.sources))
+    )
 
 
 def _columns() -> tuple[Column, ...]:
@@ -113,7 +119,7 @@ def _columns() -> tuple[Column, ...]:
     return (*ours, *(Column(title=size, group="the paper's CodeGen") for size in _SIZES))
 
 
-def _left_out(results: RunResults, benchmark: Measurement) -> Verdict:
+def _not_run(results: RunResults, benchmark: Measurement) -> Verdict:
     return Verdict(None, f"Not run: {results.skipped.get(benchmark, 'this run left it out')}")
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import JsonValue
+
 from components.core.artifact import Artifact
 
 Measurement = Literal["bits-per-byte", "humaneval", "mtpb"]
@@ -60,6 +62,9 @@ class RunResults:
     """Where the registered models are; empty where nobody said."""
     total_s: float
     """Wall time of this run, seconds."""
+    made_by: Mapping[str, JsonValue]
+    """This run's own provenance, as `components.core.provenance` noted it at the start: `created_at` is when it began. What
+    it reused may be older, and of another commit."""
 
     def steps(self) -> Iterator[Artifact]:
         """Every artifact of the run that a step made, parents before children."""

@@ -19,11 +19,13 @@ from rich.text import Text
 from components.core.store import Store
 from components.evaluation.report.compose import compose
 from components.evaluation.report.page import (
+    NO_EXCERPT,
     Block,
     Cards,
     Cell,
     Commands,
     DotChart,
+    Excerpts,
     Facts,
     Lineage,
     LineChart,
@@ -197,6 +199,16 @@ def _(block: Samples) -> RenderableType:
         more = [_text(f"... {len(lines) - _SAMPLE_LINES} more lines", "dim")] if len(lines) > _SAMPLE_LINES else []
         code = Group(*(_text(line, "dim") for line in lines[:_SAMPLE_LINES]), *more)
         shown += [head, Padding(code, (0, 0, 1, 4))]
+    return Group(*shown, *_sources(block.sources))
+
+
+@_block.register
+def _(block: Excerpts) -> RenderableType:
+    shown: list[RenderableType] = [_text(block.title, "italic")]
+    for one in block.items:
+        first = next((line for line in (one.text or "").splitlines() if line.strip()), NO_EXCERPT)
+        line = Text.assemble("  ", printable(one.heading), "  ", (printable(one.origin), "dim"))
+        shown += [line, Padding(_text(first, "dim"), (0, 0, 0, 4))]
     return Group(*shown, *_sources(block.sources))
 
 

@@ -7,6 +7,7 @@ the mean of as many consecutive steps as that takes; the unsmoothed losses stand
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean, median
 from typing import Any
 
@@ -27,10 +28,8 @@ from components.evaluation.report.page import (
     Verdict,
 )
 from components.evaluation.report.results import STAGE_NAMES, STAGES, RunResults
-from components.evaluation.report.wording import count, duration, percent
-
-METRICS = "observed/metrics.jsonl"
-"""One record a step, written by the trainer."""
+from components.evaluation.report.timing import METRICS, num_attempts, seconds_to_make
+from components.evaluation.report.wording import count, duration, percent, three_digits
 
 _NUM_POINTS = 40
 """Points of a smoothed curve, one or two per hundred pixels of its share of the chart. Assumption: enough to read it."""
@@ -46,7 +45,7 @@ def training_section(results: RunResults, store: Store) -> Section:
     steps = {stage: list(read_jsonl(store.open(one) / METRICS)) for stage, one in stages.items()}
     blocks: tuple[Block, ...] = (Verdict(None, "No stage was trained in this run."),)
     if stages:
-        blocks = (_chart(stages, steps), _table(stages, steps))
+        blocks = (_chart(stages, steps), _table(stages, steps, store))
     lead = "Each stage starts from the weights of the one before, with a fresh optimizer, a new warm-up and another corpus."
     return Section(anchor="training", title="Training", lead=lead, blocks=blocks)
 
@@ -97,23 +96,25 @@ _COLUMNS = (
 )
 
 
-def _table(stages: dict[str, Artifact], steps: dict[str, Steps]) -> Table:
+def _table(stages: dict[str, Artifact], steps: dict[str, Steps], store: Store) -> Table:
     parameters = [one.statistics.get("num_parameters") for one in stages.values()]
     size = f", {count(parameters[0])} parameters" if parameters and isinstance(parameters[0], int) else ""
     return Table(
         caption=f"The stages{size}",
         columns=_COLUMNS,
-        rows=tuple(_row(stage, one, steps[stage]) for stage, one in stages.items()),
+        rows=tuple(_row(stage, one, steps[stage], store) for stage, one in stages.items()),
         sources=tuple(Source.of(one) for one in stages.values()),
-        footnote="Tokens/s and MFU (share of the processor's measured peak) are medians over steps.",
+        footnote="Tokens/s and MFU are medians over steps. MFU is the share of the peak below it: what the ranks together "
+        "reached in a short probe of matrix products when that stage was started. A busy machine reaches less, so MFU of "
+        "stages with unlike peaks cannot be compared.",
     )
 
 
-def _row(stage: str, checkpoint: Artifact, steps: Steps) -> tuple[Cell, ...]:
+def _row(stage: str, checkpoint: Artifact, steps: Steps, store: Store) -> tuple[Cell, ...]:
     name = Cell(text=STAGE_NAMES[stage], mark=stage, note=checkpoint.name)
     if not steps:
         return (name, *[NOTHING] * (len(_COLUMNS) - 1))
-    seconds = checkpoint.provenance.get("duration_s")
+    seconds, attempts = seconds_to_make(checkpoint, store), num_attempts(checkpoint)
     return (
         name,
         Cell(text=f"{steps[-1]['step']:,}"),
@@ -122,9 +123,18 @@ def _row(stage: str, checkpoint: Artifact, steps: Steps) -> tuple[Cell, ...]:
         Cell(text=f"{steps[-1]['loss']:.3f}", title=repr(steps[-1]["loss"])),
         Cell(text=f"{max(step['learning_rate'] for step in steps):.1e}"),
         _median([step.get("tokens_per_s") for step in steps], count),
-        _median([step.get("mfu") for step in steps], percent),
-        Cell(text=duration(seconds)) if isinstance(seconds, int | float) else NOTHING,
+        replace(_median([step.get("mfu") for step in steps], percent), note=_peak(steps)),
+        NOTHING if seconds is None else Cell(text=duration(seconds), note=f"{attempts} attempts" if attempts > 1 else ""),
     )
+
+
+def _peak(steps: Steps) -> str:
+    """The denominator of MFU; every attempt of a stage has its own."""
+    peaks = sorted({float(step["peak_flops"]) / 1e9 for step in steps if step.get("peak_flops")})
+    if not peaks:
+        return "of a peak that was not noted"
+    least, most = three_digits(peaks[0]), three_digits(peaks[-1])
+    return f"of {least} GFLOP/s" if least == most else f"of {least} to {most} GFLOP/s"
 
 
 def _median(values: Sequence[float | None], say: Any) -> Cell:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from components.core.artifact import Artifact, Kind
 from components.core.files import write_json, write_jsonl
 from components.core.store import Store
 from components.evaluation.report import RegisteredVersion, RunResults
+from components.tokenizer.tables import REJECTED
 
 LANGUAGES = {"nl": ("English",), "multi": ("C", "Go"), "mono": ("Python",)}
 DVC_MD5 = "0123456789abcdef0123456789abcdef.dir"
@@ -33,7 +37,16 @@ LOSSES = {"nl": (6.0, 4.0), "multi": (5.0, 3.0), "mono": (3.5, 2.0)}
 class Run:
     """Builds the artifacts of a run; each part can be made otherwise before `results` is asked for."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self,
+        root: Path,
+        killed: Collection[str] = (),
+        rejects: Sequence[Mapping[str, JsonValue]] = (),
+        statistics: Mapping[str, JsonValue] | None = None,
+    ) -> None:
+        """`killed`: names of artifacts whose first attempt is broken off, so that a second one has to go on.
+        `rejects`: rows of every corpus's table of rejected documents. `statistics`: what every corpus counts besides."""
+        self.killed, self.rejects, self.statistics = killed, list(rejects), statistics or {}
         self.store = Store(root / "store")
         self.bits: dict[str, dict[str, float]] = {stage: dict(row) for stage, row in BITS.items()}
         self.raw = {name: _raw(name) for name in ("nl", "multi", "mono", "vocabulary")}
@@ -44,14 +57,22 @@ class Run:
             self.checkpoints[stage] = self._train(stage)
 
     def make(self, kind: Kind, name: str, parents: Mapping[str, Artifact], build: Callable[[Path], Any]) -> Artifact:
-        return self.store.get_or_build(
-            kind, name, config={"name": name}, parents=parents, code_version=1, build=build
-        ).artifact
+        def attempt(build: Callable[[Path], Any]) -> Artifact:
+            return self.store.get_or_build(
+                kind, name, config={"name": name}, parents=parents, code_version=1, build=build, resumable=True
+            ).artifact
+
+        if name in self.killed:
+            with suppress(KeyboardInterrupt):
+                attempt(_kill)
+        return attempt(build)
 
     def _prepare(self, corpus: str) -> Artifact:
         def build(folder: Path) -> Mapping[str, JsonValue]:
             write_json(folder / "index.json", {"corpus": corpus, "num_ids": NUM_IDS})
-            return {"languages": {language: figures(language) for language in LANGUAGES[corpus]}}
+            pq.write_table(pa.Table.from_pylist(self.rejects, schema=REJECTED), folder / "rejects.parquet")
+            languages: dict[str, JsonValue] = {language: figures(language) for language in LANGUAGES[corpus]}
+            return {"languages": languages, **self.statistics}
 
         return self.make("prepared-corpus", corpus, {"raw": self.raw[corpus], "tokenizer": self.tokenizer}, build)
 
@@ -83,6 +104,12 @@ class Run:
             "checkpoints": self.checkpoints,
             "evaluations": bits,
             "total_s": 754.0,
+            "made_by": {
+                "created_at": "2031-02-03T04:05:06+00:00",
+                "git_commit": "f" * 40,
+                "git_dirty": False,
+                "host": "here",
+            },
         }
         return RunResults(**{**given, **values})
 
@@ -104,7 +131,7 @@ def figures(language: str) -> dict[str, JsonValue]:
 
 def step(number: int, loss: float) -> dict[str, JsonValue]:
     """One line of the trainer's metrics."""
-    rates = {"learning_rate": 0.001 * number, "tokens_per_s": 50.0 * number, "mfu": 0.2 * number}
+    rates = {"learning_rate": 0.001 * number, "tokens_per_s": 50.0 * number, "mfu": 0.2 * number, "peak_flops": 1.5e11}
     return {"step": number, "loss": loss, "tokens": 100 * number, "elapsed_s": 2.0 * number, "grad_norm": 1.0, **rates}
 
 
@@ -125,6 +152,10 @@ def _raw(name: str) -> Artifact:
         statistics={"num_files": 1, "num_documents": 100, "size_bytes": 1_000_000},
         provenance={"dvc_md5": DVC_MD5},
     )
+
+
+def _kill(_: Path) -> None:
+    raise KeyboardInterrupt
 
 
 def _tokenizer(folder: Path) -> Mapping[str, JsonValue]:

@@ -221,7 +221,7 @@ def test_the_same_artifacts_give_the_same_page(run: Run, tmp_path: Path) -> None
 
 
 def test_a_run_of_which_little_is_there_says_so(run: Run) -> None:
-    nothing = RunResults(recipe="tiny", raw={}, prepared={}, checkpoints={}, evaluations={}, total_s=1.0)
+    nothing = RunResults(recipe="tiny", raw={}, prepared={}, checkpoints={}, evaluations={}, total_s=1.0, made_by={})
     page = read(render_html(nothing, run.store))
     assert "Bits per byte were not measured in this run." in page.text
     assert "No stage was trained in this run." in page.text

@@ -12,6 +12,8 @@ from fixtures.projects import new_project
 
 from components.core.config import Config
 from components.core.errors import ConfigError, EvaluationError
+from components.core.files import read_json
+from components.data.documents import is_held_out
 from flows.execution import Execution
 from flows.inputs import check_inputs
 from flows.recipes import RECIPES, Recipe, recipe
@@ -45,6 +47,22 @@ def test_every_recipe_fits_together(name: str) -> None:
         assert stage.batch_tokens % made.model.context_length == 0
         assert stage.warmup_steps + stage.anneal_steps <= stage.steps
     assert Recipe.parse(made.model_dump(mode="json")) == made
+
+
+PROJECT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_tiny_holds_out_at_least_one_sequence_of_each_language(seed: int) -> None:
+    """Of the three languages with the fewest documents; SHA-256 and tokens of each are from documents.parquet of `tiny`."""
+    pinned = read_json(PROJECT / "tests" / "golden" / "tiny_documents.json")
+    assert pinned["md5"] == read_json(PROJECT / "components" / "data" / "corpus.json")["dvc_md5"]["tiny"]
+    made = recipe("tiny")
+    fraction = made.data.held_out_fraction
+    for name, documents in pinned["documents"].items():
+        held = [tokens for sha256, tokens in documents if is_held_out(bytes.fromhex(sha256), fraction, seed)]
+        assert sum(held) >= made.model.context_length, name
+        assert len(held) < len(documents), name
 
 
 def _paths(config: type[Config], prefix: str = "") -> set[str]:

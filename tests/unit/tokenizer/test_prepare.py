@@ -268,10 +268,12 @@ def test_what_holds_a_benchmark_is_left_out_and_listed(small_folder: Path, tmp_p
     records = raw_records("mono")
     leaking = record(f"# mine\n{problem.upper()}\nx = 1\n", "Python", "leak", "demo 1.0")
     raw = write(tmp_path / "raw", [records, [leaking, {**leaking, "path": "copy"}]])
-    benchmarks = [BenchmarkText(benchmark="mine", problem="7", text=problem)]
+    other = BenchmarkText(benchmark="unseen", problem="1", text=problem.replace("prime", "square"))
+    benchmarks = [BenchmarkText(benchmark="mine", problem="7", text=problem), other]
     statistics = prepare(tmp_path / "out", raw, "mono", small_folder, benchmarks=benchmarks)
     clean = prepare(tmp_path / "clean", write(tmp_path / "without", [records]), "mono", small_folder)
-    assert statistics["contaminated"] == {"mine": 1}, "two copies are one document"
+    assert statistics["contaminated"] == {"mine": 1, "unseen": 0}, "two copies are one document"
+    assert clean["contaminated"] == {}, "nobody looked, which is no zero"
     assert statistics["languages"]["Python"]["rejected"]["contaminated"] == 2
     assert statistics["splits"] == clean["splits"]
     found = [(one["path"], one["benchmark"], one["problem"]) for one in read_jsonl(tmp_path / "out" / "contamination.jsonl")]

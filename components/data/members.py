@@ -67,5 +67,9 @@ def _walk_zip(archive: Path, is_wanted: Callable[[str], bool]) -> Iterator[Membe
 
 
 def _without_top(name: str) -> str:
-    # tarfile writes bytes of a name that are not UTF-8 as surrogates, which could not be written to a file again.
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").partition("/")[2]
+    return readable_name(name).partition("/")[2]
+
+
+def readable_name(name: str) -> str:
+    """The name as text that can be written: Python gives bytes of a name that are not UTF-8 as surrogates, which cannot."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,87 @@
+"""Read one partition: records in the order of its file, in batches of bounded size, and what was bad beside them.
+
+Design decision: a bad record is data, a bad file is an error. What one record holds never ends a run here, it is handed on
+with its place and reason (`quarantine` bounds how many); but a file that is damaged, truncated or changed since it was
+listed raises, since nobody knows how many records it lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from components.core.errors import RecordError
+from components.data.records import SCHEMA
+from components.data.sources import archive, avro, files, jsonl, parquet
+from components.data.sources.batches import Bad, Batch, Collector, Item
+from components.data.sources.config import EXTENSIONS, QuarantineConfig
+from components.data.sources.partitions import Partition
+from components.data.sources.place import Place, explained, locate
+from components.data.sources.records import RecordMaker
+
+__all__ = ["SCHEMA", "Bad", "Batch", "read_partition"]
+
+
+def read_partition(
+    partition: Partition,
+    languages: Sequence[str],
+    extensions: Mapping[str, str] = EXTENSIONS,
+    quarantine: QuarantineConfig | None = None,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Iterator[Batch]:
+    """The records of a partition, streamed.
+
+    Args:
+        partition: from `list_partitions`.
+        languages: of the corpus. A record of another language, or of none, is left out and counted.
+        extensions: the language of an extension, for records that do not state theirs.
+        quarantine: how long a record may be; None is the default. How many may be bad is for the caller to check, over
+            all partitions, with `quarantine.require_tolerable`.
+        storage_options: for the file system of a remote partition.
+
+    Raises:
+        ConfigError: the source names a field that its tables do not have, or a language that is not of the corpus.
+        FetchError: a file is not there, not allowed, or its store does not answer.
+        RecordError: a file is damaged, truncated, or not the one that was listed.
+    """
+    limit = (quarantine or QuarantineConfig()).max_record_bytes
+    maker = RecordMaker(partition.source, languages, extensions, limit)
+    collector = Collector(maker)
+    with explained(partition.name):
+        place = locate(partition.uri, storage_options)
+        _require_unchanged(partition, place)
+        for item in _items(partition, place, maker, limit):
+            collector.add(item)
+            if collector.is_full:
+                yield collector.take()
+    if not collector.is_empty:
+        yield collector.take()
+
+
+def _items(partition: Partition, place: Place, maker: RecordMaker, limit: int) -> Iterator[Item]:
+    match partition.format:
+        case "jsonl":
+            return jsonl.read(place, partition.file, limit)
+        case "parquet":
+            return parquet.read(place, partition, maker)
+        case "avro":
+            return avro.read(place, partition.file, maker)
+        case "archive":
+            return archive.read(place, partition.file, maker, limit)
+        case "files":
+            return files.read(place, partition.file, maker, limit)
+
+
+def _require_unchanged(partition: Partition, place: Place) -> None:
+    """Compare the size with that of the listing: some formats do not show that their end was cut off."""
+    if partition.format == "files":
+        found = sum(entry.size_bytes for entry in files.entries(place)[1])
+    else:
+        found = place.fs.size(place.path)
+    if found != partition.size_bytes:
+        raise RecordError(
+            f"{partition.name} has {found:,} bytes",
+            expected=f"{partition.size_bytes:,} bytes, as when it was listed",
+            do="let nothing write to a source while it is read, then run the same command again",
+        )

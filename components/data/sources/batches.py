@@ -104,8 +104,13 @@ def _begins(value: Mapping[str, Any] | Reject) -> bytes:
     """The beginning of a row, without a copy of its longest field."""
     if isinstance(value, Reject):
         return b""
-    short = (f"{name}={one[:_EXCERPT_CHARACTERS] if isinstance(one, str | bytes) else one!r}" for name, one in value.items())
-    return ", ".join(short).encode("utf-8", "backslashreplace")
+    return ", ".join(f"{name}={_short(one)}" for name, one in value.items()).encode("utf-8", "backslashreplace")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value[:_EXCERPT_CHARACTERS].decode("utf-8", "backslashreplace")
+    return value[:_EXCERPT_CHARACTERS] if isinstance(value, str) else repr(value)
 
 
 def _excerpt(begins: bytes) -> str:

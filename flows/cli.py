@@ -18,59 +18,25 @@ import typer
 from rich.console import Console
 
 from components.core.artifact import Kind
-from components.core.errors import CodegenError, ConfigError, DataError
-from components.core.watch import watch_over_children
-from flows.execution import Execution, prepare_environment
-from flows.recipes import RECIPES, Recipe, recipe
+from components.core.errors import CodegenError, ConfigError
+from flows.data_cli import data
+from flows.options import Places, RecipeName, Sets, chosen_execution, chosen_recipe, console
+from flows.recipes import RECIPES, recipe
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and evaluate CodeGen."
 )
-data = typer.Typer(no_args_is_help=True, help="The raw corpora in data/, versioned by DVC.")
 recipes = typer.Typer(no_args_is_help=True, help="What can be made.")
 app.add_typer(data, name="data")
 app.add_typer(recipes, name="recipe")
 
-console = Console(highlight=False)
-
-RecipeName = Annotated[str, typer.Option("--recipe", "-r", help=f"One of {', '.join(RECIPES)}.")]
-Sets = Annotated[list[str], typer.Option("--set", help="Override a field of the recipe: training.stages.nl.steps=200")]
-Places = Annotated[list[str], typer.Option("--at", help="Override a field of the execution: training.num_processes=1")]
 Stage = Annotated[str, typer.Option(help="The last stage to train: nl, multi or mono.")]
-
-
-def _recipe(name: str, sets: list[str]) -> Recipe:
-    return recipe(name).override(sets)
-
-
-def _execution(places: list[str], *, runs: bool = False) -> Execution:
-    """The place of this run; environment variables are read here and nowhere else.
-
-    With `runs` there has to be room for a run's records.
-    """
-    given = {
-        name: os.environ[variable]
-        for name, variable in {
-            "workspace": "CODEGEN_WORKSPACE",
-            "store": "CODEGEN_STORE",
-            "tracking_uri": "MLFLOW_TRACKING_URI",
-            "archives": "CODEGEN_ARCHIVES",
-            "mtpb_file": "CODEGEN_MTPB",
-        }.items()
-        if os.environ.get(variable)
-    }
-    execution = Execution.parse(given).override(places)
-    if runs:
-        execution.require_room()
-    prepare_environment(execution)
-    watch_over_children()
-    return execution
 
 
 @app.command()
 def run(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) -> None:  # noqa: B006 - Typer copies it
     """The whole chain: from raw archives to promoted models and a page of results. Continues what was killed."""
-    chosen, execution = _recipe(recipe, sets), _execution(at, runs=True)
+    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True)
     from flows.pipeline import pipeline
 
     page = pipeline(chosen, execution)
@@ -81,7 +47,7 @@ def run(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) -> Non
 @app.command()
 def prepare(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) -> None:  # noqa: B006
     """Pull, validate and pack the corpora."""
-    chosen, execution = _recipe(recipe, sets), _execution(at, runs=True)
+    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True)
     from flows.prepare import prepare as flow
 
     flow(chosen, execution)
@@ -90,7 +56,7 @@ def prepare(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) ->
 @app.command()
 def train(recipe: RecipeName = "starter", stage: Stage = "mono", sets: Sets = [], at: Places = []) -> None:  # noqa: B006
     """Train the stages up to one, each from the last one's weights."""
-    chosen, execution = _recipe(recipe, sets), _execution(at, runs=True)
+    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True)
     from flows.train import STAGES
     from flows.train import train as flow
 
@@ -102,7 +68,7 @@ def train(recipe: RecipeName = "starter", stage: Stage = "mono", sets: Sets = []
 @app.command()
 def evaluate(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) -> None:  # noqa: B006
     """Measure every checkpoint: bits per byte, HumanEval, MTPB."""
-    chosen, execution = _recipe(recipe, sets), _execution(at, runs=True)
+    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True)
     from flows.evaluate import evaluate as flow
 
     flow(chosen, execution)
@@ -111,46 +77,10 @@ def evaluate(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) -
 @app.command()
 def promote(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) -> None:  # noqa: B006
     """Register the checkpoints, and promote those that pass the gate."""
-    chosen, execution = _recipe(recipe, sets), _execution(at, runs=True)
+    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True)
     from flows.promote import promote as flow
 
     flow(chosen, execution)
-
-
-@data.command()
-def pull(preset: str = "starter", at: Places = []) -> None:  # noqa: B006
-    """Fetch the pinned archives of a preset into data/ and commit their md5 with DVC."""
-    chosen = recipe("starter").override([f"data.preset={preset}"])
-    execution = _execution(at, runs=True)
-    from flows.prepare import pull as pull_data
-
-    console.print(pull_data(chosen, execution).summary)
-
-
-@data.command()
-def status(at: Places = []) -> None:  # noqa: B006
-    """Whether data/ is what data.dvc commits; names the files that are not."""
-    project = _execution(at).project_path
-    from components.data import versioning
-
-    versioning.require_dvc(project)
-    committed = versioning.committed(project)
-    if committed is None and (project / versioning.DATA_DVC).exists():
-        raise DataError(
-            "data.dvc is damaged: it states no md5 of data/",
-            expected="a file that DVC wrote whole",
-            do="take it back from git, or write it anew with `codegen data pull`",
-        )
-    if committed is None:
-        raise DataError("data.dvc does not exist", expected="the md5 of a pulled corpus", do="run `codegen data pull`")
-    if versioning.is_clean(project):
-        console.print(f"clean: preset {committed.preset}, md5 {committed.md5}")
-        return
-    raise DataError(
-        f"data/ or DVC's cache is not as committed: {', '.join(versioning.changed_paths(project)) or 'files are missing'}",
-        expected=f"the preset {committed.preset}, md5 {committed.md5}",
-        do="run `codegen data pull`, or `dvc add data` where the change is meant",
-    )
 
 
 @recipes.command("list")
@@ -163,7 +93,7 @@ def list_recipes() -> None:
 @recipes.command("show")
 def show_recipe(name: Annotated[str, typer.Argument(help=f"One of {', '.join(RECIPES)}.")], sets: Sets = []) -> None:  # noqa: B006
     """Every field of a recipe, as JSON."""
-    console.print_json(json.dumps(_recipe(name, sets).model_dump(mode="json")))
+    console.print_json(json.dumps(chosen_recipe(name, sets).model_dump(mode="json")))
 
 
 @app.command()
@@ -173,7 +103,7 @@ def artifacts(kind: str = "", at: Places = []) -> None:  # noqa: B006
         raise ConfigError(
             f"there is no kind {kind!r}", expected=f"one of {', '.join(get_args(Kind))}", do="choose one of these"
         )
-    for one in _execution(at).open_store().all():
+    for one in chosen_execution(at).open_store().all():
         if kind in ("", one.kind):
             console.print(f"{one.provenance.get('created_at')}  {one.digest[:12]}  {one.label}", soft_wrap=True)
 
@@ -181,7 +111,7 @@ def artifacts(kind: str = "", at: Places = []) -> None:  # noqa: B006
 @app.command()
 def why(label: Annotated[str, typer.Argument(help="kind/name-recipe, as printed by a run.")], at: Places = []) -> None:  # noqa: B006
     """The fields in which an artifact's recipe differs from its nearest sibling's: why it was made anew."""
-    store = _execution(at).open_store()
+    store = chosen_execution(at).open_store()
     answer = store.why(store.load(label))
     if answer is None:
         console.print("It is the only one of its kind and name: nothing to compare with.")
@@ -195,7 +125,7 @@ def why(label: Annotated[str, typer.Argument(help="kind/name-recipe, as printed 
 @app.command()
 def lineage(label: Annotated[str, typer.Argument(help="kind/name-recipe, as printed by a run.")], at: Places = []) -> None:  # noqa: B006
     """What an artifact was made from, down to the raw corpora."""
-    store = _execution(at).open_store()
+    store = chosen_execution(at).open_store()
     for one in store.lineage(store.load(label)):
         inputs = ", ".join(f"{parent.role} {parent.kind}/{parent.name} {parent.digest[:12]}" for parent in one.parents)
         console.print(f"{one.digest[:12]}  {one.label}  <-  {inputs}", soft_wrap=True, markup=False)
@@ -206,7 +136,7 @@ def doctor(at: Places = []) -> None:  # noqa: B006
     """What this machine has and lacks, what it costs to go without, and how to get it."""
     from flows.doctor import examine
 
-    execution = _execution(at)
+    execution = chosen_execution(at)
     if not examine(execution, console):
         raise typer.Exit(1)
 
@@ -216,7 +146,7 @@ def ui(prefect_port: int = 4200, mlflow_port: int = 5000, at: Places = []) -> No
     """Prefect and MLflow on loopback, over what was run."""
     from flows.ui import serve
 
-    serve(_execution(at), prefect_port=prefect_port, mlflow_port=mlflow_port, console=console)
+    serve(chosen_execution(at), prefect_port=prefect_port, mlflow_port=mlflow_port, console=console)
 
 
 def main() -> None:

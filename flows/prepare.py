@@ -1,10 +1,9 @@
-"""Data: pulled, validated, tokenised, packed, validated again. Runs alone, or as the first part of the pipeline."""
+"""Data: pulled, validated, tokenised, packed, validated again, described. Runs alone, or as the pipeline's first part."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,17 +13,25 @@ from pydantic import JsonValue
 from components.core.artifact import Artifact
 from components.core.config import Config
 from components.core.errors import FetchError
-from components.core.files import read_json
-from components.core.fingerprint import fingerprint
+from components.core.files import write_atomic
 from components.data.config import CORPORA, Corpus
-from components.data.sources.config import Source
+from flows.corpora import (
+    DATASET_CARD,
+    Found,
+    benchmarks,
+    dataset_card,
+    pins_of,
+    prepared_identity,
+    raw_corpora,
+    tokenizer_identity,
+)
 from flows.desk import Desk, desk
 from flows.execution import Execution
 from flows.recipes import Recipe
 
 if TYPE_CHECKING:  # They would import DVC and numpy.
     from components.data.decontamination import BenchmarkText
-    from components.data.pull import Pulled
+    from components.data.pull import Origin, Pulled
     from components.registry.runs import TrackedRun
 
 
@@ -45,46 +52,36 @@ def prepare(recipe: Recipe, execution: Execution, parent_run: str | None = None)
         here.run.uses((raw[corpus] for corpus in CORPORA), context="raw")
         validated = {"raw": _validate_raw(here, raw)}
         tokenizer = _tokenizer(here, raw["vocabulary"])
-        benchmarks = here.task("find the benchmarks", lambda _: _benchmarks(here))
+        avoided = here.task("find the benchmarks", lambda _: _benchmarks(here))
         prepared: dict[str, Artifact] = {}
         for corpus in CORPORA:
-            prepared[corpus] = _prepare(here, corpus, raw[corpus], tokenizer, benchmarks, dict(prepared))
+            prepared[corpus] = _prepare(here, corpus, raw[corpus], tokenizer, avoided, dict(prepared))
         validated["prepared"] = _validate_prepared(here, prepared)
+        _write_card(here, Found(raw, tokenizer, prepared))
         return Corpora(raw=raw, tokenizer=tokenizer, prepared=prepared, validations=validated)
 
 
-def pull(recipe: Recipe, execution: Execution) -> Pulled:
+def pull(recipe: Recipe, execution: Execution, origin: Origin = "auto") -> Pulled:
     """Make `data/` hold the recipe's preset."""
     from components.data.archives import PackageIndex
-    from components.data.pins import Pins
     from components.data.pull import pull as pull_data
 
     return pull_data(
         execution.project_path,
         recipe.data.preset,
         cache=execution.workspace_path / "cache",
-        pins=Pins.parse(read_json(Path(execution.pins))) if execution.pins else None,
+        pins=pins_of(execution),
         archives=Path(execution.archives) if execution.archives else None,
         index=PackageIndex.from_pip(os.environ),
+        origin=origin,
     )
 
 
 def _raw(here: Desk) -> dict[str, Artifact]:
-    from components.data.raw import raw_artifacts
-
     pulled = here.task("pull the corpora", lambda _: pull(here.recipe, here.execution), retry_if=_is_network)
     here.say("pull the corpora", "reused" if pulled.was_current else "")
     here.console.print(f"  {pulled.summary}", soft_wrap=True, markup=False)
-    raw = here.task("check data/ against data.dvc", lambda _: raw_artifacts(here.execution.project_path))
-    for corpus, sources in (here.recipe.data.sources or {}).items():
-        raw[corpus] = here.task(f"list the sources of {corpus}", partial(_listed, corpus, sources))
-    return raw
-
-
-def _listed(corpus: Corpus, sources: Sequence[Source], _: TrackedRun) -> Artifact:
-    from components.data.raw import listed_artifact
-
-    return listed_artifact(corpus, sources)
+    return here.task("check data/ against data.dvc", lambda _: raw_corpora(here.recipe, here.execution))
 
 
 def _is_network(error: object) -> bool:
@@ -147,38 +144,21 @@ def _earlier_validation(here: Desk, name: str, judged: Mapping[str, Artifact]) -
 
 
 def _tokenizer(here: Desk, vocabulary: Artifact) -> Artifact:
-    from components.tokenizer.vocabulary import CODE_VERSION, build_tokenizer
+    from components.tokenizer.vocabulary import build_tokenizer
 
     return here.make(
         "build the tokenizer",
-        "tokenizer",
-        f"gpt2-{here.recipe.tokenizer.num_merges}",
-        config=here.recipe.tokenizer,
-        parents={"vocabulary": vocabulary},
-        code_version=CODE_VERSION,
+        **tokenizer_identity(here.recipe, vocabulary)._asdict(),
         build=lambda folder, _: build_tokenizer(Path(vocabulary.address) / "gpt2.tiktoken", here.recipe.tokenizer, folder),
     )
 
 
 def _benchmarks(here: Desk) -> list[BenchmarkText]:
-    """What must not be learnt: HumanEval, and MTPB where its file can be had; without it that is said."""
-    from components.data.decontamination import BenchmarkText
-    from components.evaluation.problems import find_mtpb, load_humaneval, load_mtpb
-
-    if not here.recipe.data.decontamination.enabled:
-        return []
-    texts = [
-        BenchmarkText(benchmark="humaneval", problem=one.task_id, text=one.prompt + one.canonical_solution)
-        for one in load_humaneval()
-    ]
-    found = find_mtpb(here.execution.mtpb_file, here.execution.workspace_path / "cache")
-    if not found.path:
+    """What must not be learnt; a benchmark that cannot be had is said."""
+    found = benchmarks(here.recipe, here.execution)
+    if found.missing:
         here.warn(f"documents are not searched for MTPB's problems: {found.missing}")
-        return texts
-    return texts + [
-        BenchmarkText(benchmark="mtpb", problem=str(one.number), text="\n".join(one.prompts))
-        for one in load_mtpb(found.path)
-    ]
+    return found.texts
 
 
 def _prepare(
@@ -186,27 +166,18 @@ def _prepare(
     corpus: Corpus,
     raw: Artifact,
     tokenizer: Artifact,
-    benchmarks: list[BenchmarkText],
+    avoided: list[BenchmarkText],
     earlier: dict[str, Artifact],
 ) -> Artifact:
     from components.data.raw import sources_of
-    from components.tokenizer.prepare import CODE_VERSION, prepare_corpus
+    from components.tokenizer.prepare import prepare_corpus
 
     recipe = here.recipe
-    others = earlier if recipe.data.dedup_across_corpora else {}
-    config: dict[str, JsonValue] = {
-        "data": recipe.data.model_dump(mode="json"),
-        "benchmarks": fingerprint(benchmarks),
-        "context_length": recipe.model.context_length,
-        "seed": recipe.seed,
-    }
+    identity = prepared_identity(recipe, corpus, raw, tokenizer, avoided, earlier)
+    others = [one for role, one in identity.parents.items() if role in earlier]
     return here.make(
         f"prepare {corpus}",
-        "prepared-corpus",
-        corpus,
-        config=config,
-        parents={"raw": raw, "tokenizer": tokenizer, **others},
-        code_version=CODE_VERSION,
+        **identity._asdict(),
         tags={"corpus": corpus},
         resumable=True,
         build=lambda folder, _: prepare_corpus(
@@ -219,8 +190,8 @@ def _prepare(
             context_length=recipe.model.context_length,
             seed=recipe.seed,
             place=here.execution.data,
-            benchmarks=benchmarks,
-            others=[here.store.open(one) for one in others.values()],
+            benchmarks=avoided,
+            others=[here.store.open(one) for one in others],
         ),
     )
 
@@ -246,3 +217,9 @@ def _validate_prepared(here: Desk, prepared: dict[str, Artifact]) -> Artifact:
             docs=here.execution.workspace_path / "gx",
         ),
     )
+
+
+def _write_card(here: Desk, found: Found) -> None:
+    path = here.execution.workspace_path / DATASET_CARD
+    write_atomic(path, dataset_card(here.recipe, here.execution, found))
+    here.run.file(path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fixtures.archives import build_archives
 from fixtures.projects import FixtureArchives, new_project
+from fixtures.s3_environment import s3_server
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +31,15 @@ def _dvc_keeps_its_state_here(tmp_path_factory: pytest.TempPathFactory) -> Itera
 def project(tmp_path: Path) -> Path:
     """An empty folder under DVC, not under git."""
     return new_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def _s3() -> Iterator[str]:
+    with s3_server() as bucket:
+        yield bucket
+
+
+@pytest.fixture
+def s3(_s3: str) -> str:
+    """A root of its own in a real S3 bucket, as `s3://bucket/prefix`."""
+    return f"{_s3}/{uuid.uuid4().hex}"

@@ -7,12 +7,13 @@ they differ between two runs of the same recipe, so they are no part of `digest`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
 from components.core.config import Config, Items
-from components.core.fingerprint import FileEntry, digest_of_files
+from components.core.fingerprint import FileEntry, digest_of_files, fingerprint
 
 OBSERVED = "observed/"
 """Folder inside an artifact for what was measured while it was made."""
@@ -63,6 +64,16 @@ class Artifact(Config):
 def content_digest(files: tuple[FileEntry, ...]) -> str:
     """The digest of an artifact: over its files, leaving out what was merely observed."""
     return digest_of_files(tuple(file for file in files if not file.path.startswith(OBSERVED)))
+
+
+def inputs_of(parents: Mapping[str, Artifact]) -> tuple[Parent, ...]:
+    """Inputs by role as an artifact records them, in the order of their roles."""
+    return tuple(parent.as_parent(role) for role, parent in sorted(parents.items()))
+
+
+def recipe_of(config: Any, parents: Mapping[str, Artifact], code_version: int) -> str:
+    """The `recipe` of what would be made from these, whether it was made or not."""
+    return fingerprint(describe_recipe(config, inputs_of(parents), code_version))
 
 
 def describe_recipe(config: Any, parents: tuple[Parent, ...], code_version: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ expected, and what to do. The command line prints those three lines and no trace
     |   |-- RecordError         a record that cannot be read
     |   `-- ValidationFailed    a suite of expectations that did not hold
     |-- ArtifactError           the store: absent, damaged or unreadable artifacts
+    |-- RemoteError             storage elsewhere that does not answer, refuses, or holds other bytes
     |-- StorageFull             no room left on the device
     |-- TrainingError           a stage that did not finish
     |-- EvaluationError         a benchmark that could not be run
@@ -64,6 +65,10 @@ class ValidationFailed(DataError):
 
 class ArtifactError(CodegenError):
     """An artifact is absent, damaged or unreadable."""
+
+
+class RemoteError(CodegenError):
+    """Storage elsewhere (a DVC remote, a second store) does not answer, refuses, or holds other bytes than it should."""
 
 
 class StorageFull(CodegenError):

@@ -16,6 +16,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -24,7 +25,7 @@ from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import JsonValue
 
-from components.core.artifact import Artifact, Kind, Parent, content_digest, describe_recipe
+from components.core.artifact import Artifact, Kind, Parent, content_digest, describe_recipe, inputs_of
 from components.core.config import Config
 from components.core.errors import ArtifactError, ConfigError
 from components.core.files import (
@@ -101,12 +102,10 @@ class Store:
         """
         for part in (kind, name):
             _require_name(part)
-        inputs = tuple(parent.as_parent(role) for role, parent in sorted(parents.items()))
+        inputs = inputs_of(parents)
         description = describe_recipe(config, inputs, code_version)
         recipe = fingerprint(description)
-        building = self.scratch / ".building" / kind / f"{name}-{recipe[:12]}"
-        building.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{building}.lock"):
+        with self.alone(kind, name, recipe) as building:
             if found := self.find(kind, name, recipe):
                 logger.info("reused %s (%s)", found.label, found.digest[:12])
                 return Built(found, reused=True)
@@ -140,6 +139,14 @@ class Store:
                 self._publish(artifact, description, building)
             Path(f"{building}.attempts.jsonl").unlink()
         return Built(artifact, reused=False)
+
+    @contextmanager
+    def alone(self, kind: Kind, name: str, recipe: str) -> Iterator[Path]:
+        """Be the only one on this machine that makes or copies this artifact; yields the folder to build it in."""
+        building = self.scratch / ".building" / kind / f"{name}-{recipe[:12]}"
+        building.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{building}.lock"):
+            yield building
 
     def _publish(self, artifact: Artifact, description: dict[str, Any], building: Path) -> None:
         manifest = {"artifact": artifact.model_dump(mode="json"), "recipe": description}
@@ -216,9 +223,19 @@ class Store:
 
     def _manifest(self, path: str) -> tuple[Artifact, dict[str, Any]]:
         document = json.loads(self.fs.cat_file(f"{path}/{MANIFEST}"))
-        # Where the manifest lies is the truth about where the artifact lies: a store that was moved still works.
+        # Where the manifest lies is the truth about where the artifact lies: a store that was moved or copied still works.
         address = path if self.is_local else self.fs.unstrip_protocol(path)
-        return Artifact.parse({**document["artifact"], "address": address}), document["recipe"]
+        artifact = Artifact.parse(document["artifact"])
+        if address == artifact.address:
+            return artifact, document["recipe"]
+        before, now = (one.removesuffix(artifact.label) for one in (artifact.address, address))
+        moved = [
+            parent.replace(address=now + parent.address.removeprefix(before))
+            if parent.address.startswith(before)
+            else parent
+            for parent in artifact.parents
+        ]
+        return artifact.replace(address=address, parents=moved), document["recipe"]
 
     # -- reading ---------------------------------------------------------------------------------------------------
 

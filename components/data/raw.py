@@ -50,7 +50,7 @@ def _artifact(folder: Path, committed: Committed) -> Artifact:
     files = list_files(folder)
     statistics: dict[str, JsonValue] = {"num_files": len(files), "size_bytes": sum(file.size_bytes for file in files)}
     if folder.name in CORPORA:
-        statistics["num_documents"] = sum(_num_lines(folder / file.path) for file in files)
+        statistics["num_documents"] = sum(num_lines(folder / file.path) for file in files)
     return Artifact(
         kind="raw-corpus",
         name=folder.name,
@@ -63,7 +63,8 @@ def _artifact(folder: Path, committed: Committed) -> Artifact:
     )
 
 
-def _num_lines(path: Path) -> int:
+def num_lines(path: Path) -> int:
+    """Lines of a file: the documents of a JSON Lines file."""
     with path.open("rb") as file:
         return sum(1 for _ in file)
 

@@ -4,7 +4,7 @@ Design decision: DVC computes every md5, so that `dvc status`, `dvc add` and we 
 `data.dvc` says which preset and which pins gave those bytes. Files are ordinary writable copies (DVC's default: reflink
 where the file system can, else copy). Hard links would halve the disk (measured on ext4), but an edit of `data/` would
 then reach DVC's cache too (measured: the cached file is lost); at 153 MB, the second copy is the cheaper of the two.
-What is not covered: remotes; the archives can be fetched again from the index.
+What is not covered: remotes (`remote`) and what differs between two versions (`differences`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from dvc.exceptions import DvcException, NotDvcRepoError
+from dvc.fs import GitFileSystem
 from dvc.repo import Repo
+from dvc.scm import NoSCMError, RevError, resolve_rev
 from dvc.utils.serialize import load_yaml
 from dvc_data.hashfile.build import build
+from dvc_data.hashfile.tree import Tree
 
 from components.core.errors import DataError
 from components.data.config import Preset
@@ -44,7 +47,7 @@ def require_dvc(project: Path) -> None:
     Raises:
         DataError: it is not.
     """
-    with _repo(project):
+    with repository(project):
         pass
 
 
@@ -66,22 +69,31 @@ def committed(project: Path) -> Committed | None:
 
 def is_clean(project: Path) -> bool:
     """Whether `dvc status` finds nothing: `data/` and DVC's cache both hold the committed bytes."""
-    with _repo(project) as repo:
+    with repository(project) as repo:
         return not repo.status(targets=[str(project / DATA_DVC)])
 
 
 def md5_of(project: Path, folder: Path) -> str:
     """The md5 that `dvc add` would give to `folder`, without adding it."""
-    with _repo(project) as repo:
+    return str(list_of(project, folder).hash_info.value)
+
+
+def list_of(project: Path, folder: Path) -> Tree:
+    """The list of files that `dvc add` would make of `folder`, without adding it."""
+    with repository(project) as repo:
         _, _, tree = build(repo.cache.local, str(folder), repo.fs, "md5", ignore=repo.dvcignore, dry_run=True)
-        return str(tree.hash_info.value)
+        return cast(Tree, tree)  # Of a folder it is a list.
 
 
 def changed_paths(project: Path) -> list[str]:
     """Files below `data/` that are not as committed, as far as DVC's cache knows the committed ones."""
-    with _repo(project) as repo:
+    with repository(project) as repo:
         changes = repo.data_status(granular=True)["uncommitted"]
-        return sorted({path for paths in changes.values() for path in paths if not path.endswith("/")})
+        entries = [entry for kind in changes.values() for entry in kind]
+        paths = [
+            path for one in entries for path in (one.values() if isinstance(one, dict) else [one])
+        ]  # Renamed: old and new.
+        return sorted({path for path in paths if not path.endswith("/")})
 
 
 def commit(project: Path, preset: Preset, recipe: str) -> Committed:
@@ -92,7 +104,7 @@ def commit(project: Path, preset: Preset, recipe: str) -> Committed:
     """
     if committed(project) is None:  # DVC would refuse to read the rest of a file that a kill cut off.
         (project / DATA_DVC).unlink(missing_ok=True)
-    with _repo(project) as repo:
+    with repository(project) as repo:
         (stage,) = repo.add([str(project / DATA)])
         stage.meta = {"preset": preset, "recipe": recipe}
         stage.dump()
@@ -105,8 +117,40 @@ def commit(project: Path, preset: Preset, recipe: str) -> Committed:
     return Committed(str(stage.outs[0].hash_info.value), preset, recipe)
 
 
+def committed_at(project: Path, revision: str) -> str | None:
+    """The md5 that `data.dvc` states in a git revision, or None where that has no `data.dvc`.
+
+    Raises:
+        DataError: the project is not under git, or has no such revision.
+    """
+    with repository(project) as repo:
+        try:
+            # Not DVC's own switch to a revision: that reads the configuration of then with the secrets of now, and fails
+            # where these name a remote that the revision does not have (measured with 3.67).
+            fs = GitFileSystem(scm=repo.scm, rev=resolve_rev(repo.scm, revision))
+            folder = Path(repo.root_dir).relative_to(repo.scm.root_dir)
+            path = fs.join("/", *folder.parts, DATA_DVC)
+            return str(load_yaml(path, fs=fs)["outs"][0]["md5"]) if fs.exists(path) else None
+        except NoSCMError:
+            raise DataError(
+                f"{project} is not under git as far as DVC sees it",
+                expected=f"a git repository, whose revisions of {DATA_DVC} are compared",
+                do="run `codegen data status`, which names what differs from the committed bytes, or put the project under "
+                "git (`git init`, and `dvc config core.no_scm false` where DVC was begun without)",
+            ) from None
+        except RevError as error:
+            raise DataError(
+                str(error), expected="a branch, a tag or a commit", do="list them with `git log --oneline -- data.dvc`"
+            ) from None
+
+
 @contextmanager
-def _repo(project: Path) -> Iterator[Repo]:
+def repository(project: Path) -> Iterator[Repo]:
+    """The project's DVC repository, open; what DVC raises inside becomes a `DataError`.
+
+    Raises:
+        DataError: the project is not under DVC, lies inside another project, or DVC failed.
+    """
     try:
         with Repo(str(project)) as repo:
             if Path(repo.root_dir) != project.resolve():  # DVC looks upwards; we would fill a folder inside the project.

@@ -78,12 +78,14 @@ def language_statistics(languages: Iterable[str], documents: pa.Table, rejects: 
 def _one_language(documents: pa.Table, rejects: pa.Table) -> dict[str, JsonValue]:
     reasons = {str(count["values"]): int(count["counts"].as_py()) for count in rejects["reason"].value_counts()}
     in_training = pc.equal(documents["split"], TRAIN)
+    copies = rejects.filter(pc.equal(rejects["reason"], DUPLICATE))
     train, held_out = documents.filter(in_training), documents.filter(pc.invert(in_training))
     return {
         "raw_documents": documents.num_rows + rejects.num_rows,
         "raw_bytes": _sum(documents["num_bytes"]) + _sum(rejects["num_bytes"]),
         "rejected": {reason: number for reason, number in sorted(reasons.items()) if reason != DUPLICATE},
         "duplicates": reasons.get(DUPLICATE, 0),
+        "duplicate_bytes": _sum(copies["num_bytes"]),
         "documents": documents.num_rows,
         "bytes": _sum(documents["num_bytes"]),
         "train_tokens": _sum(train["num_tokens"]),

@@ -127,6 +127,15 @@ def test_every_figure_leads_back_to_the_raw_corpora(finished: tuple[Project, str
     assert roots == {"nl", "multi", "mono", "vocabulary"}
 
 
+def test_the_dataset_card_lies_in_the_workspace_and_in_mlflow(finished: tuple[Project, str]) -> None:
+    project, _ = finished
+    card = (project.folder / "var/dataset-card.md").read_text()
+    kept = [path.read_text() for path in (project.folder / "var/mlflow/artifacts").rglob("dataset-card.md")]
+    assert set(kept) == {card}
+    assert project.run("data", "card", "--recipe", "tiny") == (0, card)
+    assert all(one.digest in card for one in project.store.all() if one.kind == "prepared-corpus")
+
+
 def test_the_champion_loads_in_both_ways(finished: tuple[Project, str]) -> None:
     project, _ = finished
     script = """

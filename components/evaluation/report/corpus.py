@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import Any, cast
 
 from components.core.artifact import Artifact
-from components.core.files import read_json
+from components.core.paper import is_verified, paper_corpora
 from components.core.store import Store
 from components.evaluation.report.left_out import left_out
 from components.evaluation.report.page import NOTHING, Block, Cell, Column, Section, Source, Table, Tone, Verdict
@@ -120,22 +119,20 @@ def _reasons(prepared: dict[str, Artifact]) -> tuple[Table, ...]:
 
 
 def _papers() -> Table:
-    path = resources.files("components.evaluation.report") / "paper_corpora.json"
-    with resources.as_file(path) as file:
-        document = read_json(file)
+    paper = paper_corpora()
     rows = tuple(
-        (Cell(text=row["corpus"], mark=row["stage"]), *(_quoted(row[column]) for column in ("raw", "processed", "tokens")))
-        for row in document["rows"]
+        (Cell(text=row.corpus, mark=row.stage), *(_quoted(figure) for figure in (row.raw, row.processed, row.tokens)))
+        for row in paper.rows
     )
     titles = ("raw", "processed", "tokens")
     return Table(
         caption="The paper's corpora, for scale",
         columns=(Column(title="corpus", numeric=False), *(Column(title=title) for title in titles)),
         rows=rows,
-        footnote=f"{document['source']}. ? unverified: {document['note'].partition(' is ')[2]}.",
+        footnote=f"{paper.source}. ? unverified: {paper.note.partition(' is ')[2]}.",
     )
 
 
 def _quoted(figure: str) -> Cell:
-    verified = not figure.endswith("?")
+    verified = is_verified(figure)
     return Cell(text=figure, tone="plain" if verified else "quiet", title="" if verified else "unverified")

@@ -168,6 +168,7 @@ def test_statistics_are_counted_by_hand(ranks: Path, tmp_path: Path) -> None:
             "raw_bytes": 101 * 5 + 200,
             "rejected": {"empty": 1, "mean line length": 1},
             "duplicates": 1,
+            "duplicate_bytes": 5,
             "documents": 100,
             "bytes": 500,
             "train_tokens": 6 * (100 - num_out),

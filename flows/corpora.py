@@ -1,0 +1,186 @@
+"""Which corpora a recipe means, before or after they were made: what decides them, where they are found, what they are.
+
+Design decision: the identity of the tokenizer and of a prepared corpus is put together here once; `prepare` builds from it,
+sharing and the dataset card look for it. What is not covered: making them (`prepare`) and copying them (`sharing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pydantic import JsonValue
+
+from components.core.artifact import Artifact, Kind, recipe_of
+from components.core.config import Config
+from components.core.errors import ArtifactError, DataError
+from components.core.files import read_json
+from components.core.fingerprint import fingerprint
+from components.core.store import Store
+from components.data.config import CORPORA, Corpus
+from flows.execution import Execution
+from flows.recipes import Recipe
+
+if TYPE_CHECKING:
+    from components.data.decontamination import BenchmarkText
+    from components.data.pins import Pins
+
+DATASET_CARD = "dataset-card.md"
+"""The card of the corpora that were prepared last, in the workspace and in MLflow."""
+
+
+class Identity(NamedTuple):
+    """What decides an artifact: the arguments of `Store.get_or_build` that are no place."""
+
+    kind: Kind
+    name: str
+    config: Config | Mapping[str, JsonValue]
+    parents: Mapping[str, Artifact]
+    code_version: int
+
+    @property
+    def recipe(self) -> str:
+        """The fingerprint under which the artifact is published."""
+        return recipe_of(self.config, self.parents, self.code_version)
+
+
+class Found(NamedTuple):
+    """The corpora of a recipe as they lie in stores."""
+
+    raw: dict[str, Artifact]
+    tokenizer: Artifact
+    prepared: dict[str, Artifact]
+
+
+def tokenizer_identity(recipe: Recipe, vocabulary: Artifact) -> Identity:
+    """What decides the tokenizer."""
+    from components.tokenizer.vocabulary import CODE_VERSION
+
+    name = f"gpt2-{recipe.tokenizer.num_merges}"
+    return Identity("tokenizer", name, recipe.tokenizer, {"vocabulary": vocabulary}, CODE_VERSION)
+
+
+def prepared_identity(
+    recipe: Recipe,
+    corpus: Corpus,
+    raw: Artifact,
+    tokenizer: Artifact,
+    avoided: Sequence[BenchmarkText],
+    earlier: Mapping[str, Artifact],
+) -> Identity:
+    """What decides a prepared corpus: also which benchmarks are avoided and, if the recipe says so, earlier corpora."""
+    from components.tokenizer.prepare import CODE_VERSION
+
+    config: dict[str, JsonValue] = {
+        "data": recipe.data.model_dump(mode="json"),
+        "benchmarks": fingerprint(list(avoided)),
+        "context_length": recipe.model.context_length,
+        "seed": recipe.seed,
+    }
+    others = earlier if recipe.data.dedup_across_corpora else {}
+    return Identity("prepared-corpus", corpus, config, {"raw": raw, "tokenizer": tokenizer, **others}, CODE_VERSION)
+
+
+def raw_corpora(recipe: Recipe, execution: Execution) -> dict[str, Artifact]:
+    """The raw corpora and the vocabulary: of `data/`, but for those whose sources the recipe declares.
+
+    Raises:
+        DataError, FetchError: `data/` is not as committed, or a source cannot be listed.
+    """
+    from components.data.raw import listed_artifact, raw_artifacts
+
+    declared = (recipe.data.sources or {}).items()
+    return raw_artifacts(execution.project_path) | {name: listed_artifact(name, sources) for name, sources in declared}
+
+
+class Benchmarks(NamedTuple):
+    """The problems that must not be learnt, and why those of MTPB are not among them."""
+
+    texts: list[BenchmarkText]
+    missing: str = ""
+
+
+def benchmarks(recipe: Recipe, execution: Execution) -> Benchmarks:
+    """HumanEval, and MTPB where its file can be had; none where decontamination is switched off.
+
+    Raises:
+        EvaluationError: a file that was given is not the pinned one.
+    """
+    from components.data.decontamination import BenchmarkText
+    from components.evaluation.problems import find_mtpb, load_humaneval, load_mtpb
+
+    if not recipe.data.decontamination.enabled:
+        return Benchmarks([])
+    texts = [
+        BenchmarkText(benchmark="humaneval", problem=one.task_id, text=one.prompt + one.canonical_solution)
+        for one in load_humaneval()
+    ]
+    found = find_mtpb(execution.mtpb_file, execution.workspace_path / "cache")
+    if not found.path:
+        return Benchmarks(texts, found.missing)
+    texts += [
+        BenchmarkText(benchmark="mtpb", problem=str(one.number), text="\n".join(one.prompts))
+        for one in load_mtpb(found.path)
+    ]
+    return Benchmarks(texts)
+
+
+def pins_of(execution: Execution) -> Pins:
+    """The pinned archives of this place."""
+    from components.data.pins import Pins, load_pins
+
+    return Pins.parse(read_json(Path(execution.pins))) if execution.pins else load_pins()
+
+
+def find(recipe: Recipe, execution: Execution, *stores: Store) -> Found:
+    """The recipe's corpora, each from the first store that has it.
+
+    Raises:
+        DataError: `data/`, whose bytes are a part of the recipe, is absent, of another preset or not as committed.
+        ArtifactError: no store has one of them.
+    """
+    raw = raw_corpora(recipe, execution)
+    if (preset := raw["vocabulary"].provenance["preset"]) != recipe.data.preset:
+        raise DataError(
+            f"data/ holds the preset {preset}",
+            expected=f"the preset {recipe.data.preset}, whose bytes decide what the recipe {recipe.name} prepares",
+            do=f"run `codegen data pull --preset {recipe.data.preset}`, or name the recipe that was prepared with --recipe",
+        )
+    tokenizer = _find(tokenizer_identity(recipe, raw["vocabulary"]), stores)
+    avoided = benchmarks(recipe, execution).texts
+    prepared: dict[str, Artifact] = {}
+    for corpus in CORPORA:
+        prepared[corpus] = _find(prepared_identity(recipe, corpus, raw[corpus], tokenizer, avoided, prepared), stores)
+    return Found(raw, tokenizer, prepared)
+
+
+def _find(identity: Identity, stores: tuple[Store, ...]) -> Artifact:
+    for store in stores:
+        if found := store.find(identity.kind, identity.name, identity.recipe):
+            return found
+    where = " or ".join(str(store.root) for store in stores)
+    raise ArtifactError(
+        f"{identity.kind}/{identity.name}-{identity.recipe[:12]} is not in {where}",
+        expected="the corpora of this recipe, data/ and code to have been prepared",
+        do="run `codegen prepare` with the same --recipe and --set, here or where they are to be pushed from",
+    )
+
+
+def dataset_card(recipe: Recipe, execution: Execution, found: Found) -> str:
+    """The dataset card of a recipe's corpora, as Markdown."""
+    from components.core.paper import paper_corpora
+    from components.data.card import Corpora
+    from components.data.card import dataset_card as card
+
+    pins = pins_of(execution)
+    corpora = Corpora(
+        name=recipe.name,
+        data=recipe.data,
+        seed=recipe.seed,
+        context_length=recipe.model.context_length,
+        raw=found.raw,
+        tokenizer=found.tokenizer,
+        prepared=found.prepared,
+    )
+    return card(corpora, pins.of(recipe.data.preset), pins.vocabulary, paper_corpora())

@@ -1,0 +1,145 @@
+"""What differs between two versions of data/, in a real git repository under DVC."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+from fixtures.projects import add_remote
+
+from components.core.errors import DataError
+from components.data.differences import Change, differences
+from components.data.remote import push
+from components.data.versioning import changed_paths
+
+
+def git(project: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+    subprocess.run(["git", "-C", str(project), *identity, *arguments], check=True, capture_output=True)
+
+
+def write(project: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = project / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def commit(project: Path) -> None:
+    with Repo(str(project)) as repo:
+        repo.add([str(project / "data")])
+    git(project, "add", "-A")
+    git(project, "commit", "-q", "-m", "data")
+
+
+@pytest.fixture
+def two_versions(tmp_path: Path) -> Path:
+    """A project with two commits of data/."""
+    project = tmp_path / "project"
+    project.mkdir()
+    git(project, "init", "-q")
+    Repo.init(str(project)).close()
+    write(
+        project, {"nl/a.jsonl": "1\n2\n", "nl/b.jsonl": "3\n", "mono/c.jsonl": "4\n5\n6\n", "NOTICE": "x\n", "same": "y\n"}
+    )
+    commit(project)
+    write(project, {"nl/a.jsonl": "1\n2\n2\n2\n", "multi/d.jsonl": "7\n8\n", "NOTICE": "z\n"})
+    (project / "data/nl/b.jsonl").unlink()
+    (project / "data/mono/c.jsonl").rename(project / "data/mono/e.jsonl")
+    commit(project)
+    return project
+
+
+EXPECTED = (
+    Change("modified", "data/NOTICE", None, None, None),
+    Change("renamed", "data/mono/e.jsonl", "data/mono/c.jsonl", 3, 3),
+    Change("added", "data/multi/d.jsonl", None, None, 2),
+    Change("modified", "data/nl/a.jsonl", None, 2, 4),
+    Change("removed", "data/nl/b.jsonl", None, 1, None),
+)
+
+
+def test_two_revisions(two_versions: Path) -> None:
+    assert differences(two_versions, "HEAD~1", "HEAD") == ("HEAD~1", "HEAD", EXPECTED)
+    assert differences(two_versions, "HEAD", "HEAD").changes == ()
+
+
+def test_a_revision_and_what_lies_here(two_versions: Path) -> None:
+    assert differences(two_versions).changes == ()
+    assert differences(two_versions, "HEAD~1").changes == EXPECTED
+    write(two_versions, {"multi/d.jsonl": "7\n", "nl/new.jsonl": "9\n"})
+    assert differences(two_versions).changes == (
+        Change("modified", "data/multi/d.jsonl", None, 2, 1),
+        Change("added", "data/nl/new.jsonl", None, None, 1),
+    )
+
+
+def test_a_list_that_neither_cache_nor_remote_has_is_one_error(two_versions: Path, tmp_path: Path) -> None:
+    add_remote(two_versions, str(tmp_path / "remote"))
+    push(two_versions)
+    shutil.rmtree(two_versions / ".dvc/cache")
+    with pytest.raises(DataError, match=r"the list of files of HEAD~1 .* nor in a remote(.|\n)*git checkout HEAD~1"):
+        differences(two_versions, "HEAD~1", "HEAD")
+    assert differences(two_versions, "HEAD", "HEAD").changes == ()
+
+
+def test_an_old_list_that_was_pushed_is_found(two_versions: Path, tmp_path: Path) -> None:
+    git(two_versions, "checkout", "-q", "HEAD~1", "--", "data.dvc")
+    with Repo(str(two_versions)) as repo:
+        repo.checkout(force=True)
+    add_remote(two_versions, str(tmp_path / "remote"))
+    push(two_versions)
+    git(two_versions, "checkout", "-q", "HEAD", "--", "data.dvc")
+    with Repo(str(two_versions)) as repo:
+        repo.checkout(force=True)
+    push(two_versions)
+    shutil.rmtree(two_versions / ".dvc/cache")
+    found = differences(two_versions, "HEAD~1").changes
+    assert [(one.kind, one.path) for one in found] == [(one.kind, one.path) for one in EXPECTED]
+    assert found[3] == Change("modified", "data/nl/a.jsonl", None, None, 4), "only the bytes that are here are counted"
+
+
+def test_a_remote_that_only_this_machine_knows_is_no_obstacle(two_versions: Path, tmp_path: Path) -> None:
+    """Its secrets lie in a file of their own, which no revision knows the remote of."""
+    add_remote(two_versions, str(tmp_path / "remote"))
+    with Repo(str(two_versions)) as repo, repo.config.edit("local") as config:
+        config["remote"]["backup"] = {"verify": True}
+    assert differences(two_versions, "HEAD~1", "HEAD").changes == EXPECTED
+
+
+def test_a_project_below_the_top_of_the_repository(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    project = tmp_path / "below"
+    project.mkdir()
+    Repo.init(str(project), subdir=True).close()
+    write(project, {"nl/a.jsonl": "1\n"})
+    commit(project)
+    write(project, {"nl/a.jsonl": "1\n2\n"})
+    assert differences(project).changes == (Change("modified", "data/nl/a.jsonl", None, 1, 2),)
+
+
+def test_before_data_dvc_was_committed_everything_is_new(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "nothing")
+    Repo.init(str(tmp_path)).close()
+    write(tmp_path, {"nl/a.jsonl": "1\n"})
+    assert differences(tmp_path).changes == (Change("added", "data/nl/a.jsonl", None, None, 1),)
+
+
+def test_without_git_it_says_so(project: Path) -> None:
+    write(project, {"nl/a.jsonl": "1\n"})
+    with pytest.raises(DataError, match=r"not under git(.|\n)*codegen data status"):
+        differences(project)
+
+
+def test_an_unknown_revision_is_named(two_versions: Path) -> None:
+    with pytest.raises(DataError, match="unknown Git revision 'nowhere'"):
+        differences(two_versions, "nowhere")
+
+
+def test_a_renamed_file_is_named_by_both_its_names(two_versions: Path) -> None:
+    (two_versions / "data/nl/a.jsonl").rename(two_versions / "data/nl/z.jsonl")
+    assert changed_paths(two_versions) == ["data/nl/a.jsonl", "data/nl/z.jsonl"]

@@ -1,0 +1,280 @@
+"""DVC's default remote: a real folder and a real S3, whole, killed half-way, damaged, and out of reach."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+from fixtures.projects import add_remote, dvc_status, files_below, new_project, pull_fixtures, visible
+
+from components.core.errors import DataError, RemoteError
+from components.data.remote import Pushed, push, remote_state
+
+_NUM_OBJECTS = 9
+"""Eight files below data/ (see test_pull), all different, and the list of them."""
+
+
+@pytest.fixture(params=["folder", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "remote") if request.param == "folder" else request.getfixturevalue("s3")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "remote"
+
+
+@pytest.fixture
+def pushed(project, fixture_archives, folder) -> Path:
+    """A project whose data/ was pulled and pushed to `folder`."""
+    pull_fixtures(project, fixture_archives)
+    add_remote(project, str(folder))
+    push(project)
+    return project
+
+
+def clone_of(project: Path, folder: Path) -> Path:
+    """What git would give to another machine: data.dvc and DVC's configuration."""
+    clone = new_project(folder)
+    shutil.copy(project / "data.dvc", clone)
+    shutil.copy(project / ".dvc/config", clone / ".dvc/config")
+    return clone
+
+
+def objects(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "files/md5").glob("*/*") if len(path.name) in (30, 34))
+
+
+def object_of(project: Path, folder: Path, path: str) -> Path:
+    """Where a remote folder, or the cache, keeps a file of data/."""
+    md5 = _md5(project / path)
+    return folder / "files/md5" / md5[:2] / md5[2:]
+
+
+def _md5(path: Path) -> str:
+    done = subprocess.run(["md5sum", str(path)], capture_output=True, text=True, check=True)
+    return done.stdout.split()[0]
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Damage a file as a failing disk does: it stays read-only, so DVC itself would believe it."""
+    path.chmod(0o644)
+    path.write_bytes(content)
+    path.chmod(0o444)
+
+
+def test_what_was_pushed_is_pulled_elsewhere_without_archives(project, fixture_archives, url, tmp_path):
+    pull_fixtures(project, fixture_archives)
+    add_remote(project, url)
+    before = remote_state(project)
+    assert before is not None
+    assert (before.name, before.num_objects, len(before.lacking)) == ("backup", _NUM_OBJECTS, _NUM_OBJECTS)
+    assert push(project) == Pushed("backup", url, _NUM_OBJECTS, _NUM_OBJECTS)
+    assert push(project).num_sent == 0
+
+    clone = clone_of(project, tmp_path / "clone")
+    state = remote_state(clone)
+    assert state is not None
+    assert (state.url, state.lacking) == (url, ())
+    pulled = pull_fixtures(clone, fixture_archives, archives=None)
+    assert files_below(clone / "data") == files_below(project / "data")
+    assert "from the DVC remote backup" in pulled.summary
+    assert (clone / "data.dvc").read_bytes() == (project / "data.dvc").read_bytes()
+    assert dvc_status(clone) == {}
+    assert visible(clone) == ["data", "data.dvc"]
+    (clone / "data/NOTICE").write_text("files are ours to write")
+
+
+def test_dvc_itself_reads_what_was_pushed(pushed, folder, tmp_path):
+    clone = clone_of(pushed, tmp_path / "clone")
+    with Repo(str(clone)) as repo:
+        assert repo.pull()["stats"]["fetched"] == _NUM_OBJECTS
+    assert files_below(clone / "data") == files_below(pushed / "data")
+
+
+def test_the_pins_name_the_bytes_where_no_data_dvc_does(pushed, fixture_archives, tmp_path):
+    clone = clone_of(pushed, tmp_path / "clone")
+    (clone / "data.dvc").unlink()
+    md5 = (pushed / "data.dvc").read_text().split("md5: ")[1].split()[0]
+    pins = fixture_archives.pins.replace(dvc_md5={"tiny": md5})
+    pulled = pull_fixtures(clone, fixture_archives, pins=pins, archives=None, origin="remote")
+    assert pulled.dvc_md5 == md5
+    assert (clone / "data.dvc").read_bytes() == (pushed / "data.dvc").read_bytes()
+
+
+def test_the_archives_are_used_where_they_are_asked_for(pushed, fixture_archives, tmp_path):
+    clone = clone_of(pushed, tmp_path / "clone")
+    pulled = pull_fixtures(clone, fixture_archives, origin="archives")
+    assert pulled.origin == "the pinned archives"
+    assert files_below(clone / "data") == files_below(pushed / "data")
+
+
+def test_without_a_remote_a_push_is_one_error_and_a_pull_uses_the_archives(project, fixture_archives):
+    with pytest.raises(DataError, match=r"has no default DVC remote(.|\n)*dvc remote add --default"):
+        pull_fixtures(project, fixture_archives, origin="remote")
+    assert visible(project) == []
+    assert pull_fixtures(project, fixture_archives).origin == "the pinned archives"
+    assert remote_state(project) is None
+    with pytest.raises(DataError, match=r"has no default DVC remote(.|\n)*dvc remote add --default"):
+        push(project)
+
+
+def test_data_that_is_not_as_committed_is_not_pushed(pushed, folder):
+    sent = files_below(folder)
+    (pushed / "data/nl/manual-1.0.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match="codegen data status"):
+        push(pushed)
+    assert files_below(folder) == sent
+
+
+@pytest.mark.parametrize("damage", ["lost", "short"])
+def test_an_object_that_the_remote_lost_is_named_and_sent_again(pushed, folder, fixture_archives, tmp_path, damage):
+    whole = files_below(folder)
+    broken = object_of(pushed, folder, "data/nl/manual-1.0.jsonl")
+    broken.unlink() if damage == "lost" else overwrite(broken, b"{}")
+    state = remote_state(pushed)
+    assert state is not None
+    assert state.lacking == ("data/nl/manual-1.0.jsonl",)
+
+    clone = clone_of(pushed, tmp_path / "clone")
+    with pytest.raises(RemoteError, match=r"data/nl/manual-1\.0\.jsonl"):
+        pull_fixtures(clone, fixture_archives, archives=None, origin="remote")
+    assert visible(clone) == ["data.dvc"]
+
+    assert push(pushed).num_sent == 1
+    assert files_below(folder) == whole
+    assert pull_fixtures(clone, fixture_archives, archives=None, origin="remote").dvc_md5
+
+
+def test_a_damaged_object_is_not_believed(pushed, folder, fixture_archives, tmp_path):
+    broken = object_of(pushed, folder, "data/mono/scripts-1.0.jsonl")
+    overwrite(broken, broken.read_bytes()[::-1])
+    clone = clone_of(pushed, tmp_path / "clone")
+    with pytest.raises(RemoteError) as caught:
+        pull_fixtures(clone, fixture_archives, archives=None, origin="remote")
+    assert "damaged bytes of data/mono/scripts-1.0.jsonl" in caught.value.got
+    assert str(broken) in caught.value.do
+    assert visible(clone) == ["data.dvc"]
+
+    pulled = pull_fixtures(clone, fixture_archives)  # From whichever has the bytes: the archives, and it says why.
+    assert pulled.origin.startswith("the pinned archives, since the DVC remote backup has damaged bytes")
+    assert files_below(clone / "data") == files_below(pushed / "data")
+
+
+def test_a_damaged_list_of_files_is_not_believed(pushed, folder, fixture_archives, tmp_path):
+    (names,) = [path for path in objects(folder) if path.name.endswith(".dir")]
+    overwrite(names, names.read_bytes().replace(b"NOTICE", b"NOTICF"))
+    clone = clone_of(pushed, tmp_path / "clone")
+    with pytest.raises(RemoteError, match="damaged bytes of the list of files"):
+        pull_fixtures(clone, fixture_archives, archives=None, origin="remote")
+    assert visible(clone) == ["data.dvc"]
+
+
+def test_a_remote_out_of_reach(pushed, fixture_archives, tmp_path):
+    """A path below a file: what a share that is not mounted, or a server that refuses, looks like to DVC."""
+    (tmp_path / "file").write_text("")
+    add_remote(pushed, str(tmp_path / "file" / "remote"), name="away")
+    with pytest.raises(RemoteError, match="the DVC remote away failed while pushing data/"):
+        push(pushed)
+    clone = clone_of(pushed, tmp_path / "clone")
+    with pytest.raises(RemoteError, match="the DVC remote away"):
+        pull_fixtures(clone, fixture_archives, origin="remote")
+    assert "the pinned archives, since the DVC remote away" in pull_fixtures(clone, fixture_archives).summary
+
+
+def test_an_s3_that_does_not_answer(project, fixture_archives, monkeypatch):
+    pull_fixtures(project, fixture_archives)
+    add_remote(project, "s3://team/prefix")
+    with Repo(str(project)) as repo, repo.config.edit() as config:
+        config["remote"]["backup"] |= {"endpointurl": "http://127.0.0.1:1", "access_key_id": "x", "secret_access_key": "y"}
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # Its client would go on trying for some ten seconds.
+    with pytest.raises(RemoteError, match=r"the DVC remote backup failed while .* Could not connect"):
+        push(project)
+
+
+def test_a_remote_that_cannot_be_used_is_no_obstacle_to_a_pull(project, fixture_archives):
+    with Repo(str(project)) as repo, repo.config.edit() as config:
+        config["core"]["remote"] = "unknown"
+    pulled = pull_fixtures(project, fixture_archives)
+    assert "the pinned archives" in pulled.origin
+    with pytest.raises(RemoteError, match=r"the DVC remote unknown cannot be used"):
+        push(project)
+
+
+def test_a_damaged_cache_is_not_pushed(project, fixture_archives, folder):
+    pull_fixtures(project, fixture_archives)
+    add_remote(project, str(folder))
+    cached = object_of(project, project / ".dvc/cache", "data/multi/services-1.0.jsonl")
+    overwrite(cached, b"?" * cached.stat().st_size)
+    with pytest.raises(DataError, match=r"damaged bytes of data/multi/services-1\.0\.jsonl(.|\n)*dvc add data"):
+        push(project)
+    assert not objects(folder)
+    with Repo(str(project)) as repo:
+        repo.add([str(project / "data")])
+    assert push(project).num_sent == _NUM_OBJECTS
+    assert all(_md5(path) == (path.parent.name + path.name).removesuffix(".dir") for path in objects(folder))
+
+
+_PUSH = """
+import sys
+from pathlib import Path
+from components.data.remote import push
+push(Path(sys.argv[1]))
+"""
+
+
+def test_a_push_that_was_killed_goes_on(project, fixture_archives, folder):
+    pull_fixtures(project, fixture_archives)
+    add_remote(project, str(folder))
+    for number in range(300):  # Enough files for the kill to come in between.
+        (project / f"data/nl/more{number:03}.jsonl").write_text(f"{number}\n" * 2_000)
+    with Repo(str(project)) as repo:
+        repo.add([str(project / "data")])
+    with subprocess.Popen([sys.executable, "-c", _PUSH, str(project)], stderr=subprocess.DEVNULL) as process:
+        while not objects(folder) and process.poll() is None:
+            os.sched_yield()
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    sent = objects(folder)
+    assert 0 < len(sent) < 300 + _NUM_OBJECTS
+    assert not [path for path in sent if path.name.endswith(".dir")], "the list of files goes last"
+    assert push(project).num_sent == 300 + _NUM_OBJECTS - len(sent)
+    assert all(_md5(path) == (path.parent.name + path.name).removesuffix(".dir") for path in objects(folder))
+
+
+@pytest.mark.parametrize("moment", ["cache", ".data.building", "data"])
+def test_a_pull_from_the_remote_that_was_killed_is_done_again(pushed, fixture_archives, tmp_path, moment):
+    clone = clone_of(pushed, tmp_path / "clone")
+    command = [sys.executable, "-c", _PULL, str(clone), str(fixture_archives.folder)]
+
+    def has_come() -> bool:
+        return any((clone / ".dvc/cache/files/md5").glob("*/*")) if moment == "cache" else (clone / moment).exists()
+
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not has_come() and process.poll() is None:
+            os.sched_yield()
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    pull_fixtures(clone, fixture_archives, archives=None, origin="remote")
+    assert files_below(clone / "data") == files_below(pushed / "data")
+    assert (clone / "data.dvc").read_bytes() == (pushed / "data.dvc").read_bytes()
+    assert dvc_status(clone) == {}
+    assert visible(clone) == ["data", "data.dvc"]
+
+
+_PULL = """
+import sys
+from pathlib import Path
+from components.core.files import read_json
+from components.data.pins import Pins
+from components.data.pull import pull
+
+project, archives = map(Path, sys.argv[1:])
+pull(project, "tiny", project.parent / "cache", pins=Pins.parse(read_json(archives / "pins.json")), origin="remote")
+"""

@@ -1,0 +1,128 @@
+"""Prepared corpora that one machine makes and another takes over, by recipe and by label; and their card."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from fixtures.projects import FixtureArchives, new_project, pull_fixtures
+
+from components.core.artifact import Artifact
+from components.core.errors import ArtifactError, DataError
+from components.core.store import Store
+from components.data.config import CORPORA
+from components.data.raw import raw_artifacts
+from components.tokenizer.prepare import prepare_corpus
+from components.tokenizer.vocabulary import build_tokenizer
+from flows.corpora import Found, dataset_card, find, prepared_identity, tokenizer_identity
+from flows.execution import Execution
+from flows.recipes import tiny
+from flows.sharing import pull_prepared, push_prepared
+
+
+def must_not_build(_: Path) -> dict[str, int]:
+    raise AssertionError("built although it was pulled")
+
+
+def prepare(execution: Execution) -> Found:
+    """What the flow `prepare` makes, without Prefect and MLflow."""
+    recipe, store, raw = tiny(), execution.open_store(), raw_artifacts(execution.project_path)
+    tokenizer = store.get_or_build(
+        **tokenizer_identity(recipe, raw["vocabulary"])._asdict(),
+        build=lambda folder: build_tokenizer(Path(raw["vocabulary"].address) / "gpt2.tiktoken", recipe.tokenizer, folder),
+    ).artifact
+    prepared: dict[str, Artifact] = {}
+    for corpus in CORPORA:
+        prepared[corpus] = store.get_or_build(
+            **prepared_identity(recipe, corpus, raw[corpus], tokenizer)._asdict(),
+            build=lambda folder, corpus=corpus: prepare_corpus(
+                folder,
+                raw=Path(raw[corpus].address),
+                corpus=corpus,
+                data=recipe.data,
+                tokenizer_folder=store.open(tokenizer),
+                tokenizer=recipe.tokenizer,
+                context_length=recipe.model.context_length,
+                seed=recipe.seed,
+            ),
+        ).artifact
+    return Found(raw, tokenizer, prepared)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureArchives) -> tuple[Execution, Found]:
+    """A project in which the corpora of `tiny` were prepared. Not to be changed by a test."""
+    folder = new_project(tmp_path_factory.mktemp("made") / "project")
+    pull_fixtures(folder, fixture_archives)
+    execution = Execution(project=str(folder), pins=str(fixture_archives.folder / "pins.json"))
+    return execution, prepare(execution)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, made: tuple[Execution, Found]) -> Execution:
+    """Another machine, with the same data/ and an empty store."""
+    folder = new_project(tmp_path / "elsewhere")
+    for name in ("data", "data.dvc"):
+        source = made[0].project_path / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    return made[0].replace(project=str(folder))
+
+
+@pytest.fixture(params=["folder", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "shared") if request.param == "folder" else request.getfixturevalue("s3")
+
+
+def test_what_was_pushed_by_recipe_is_pulled_by_recipe_and_reused(
+    made: tuple[Execution, Found], elsewhere: Execution, root: str
+) -> None:
+    pushed = push_prepared(tiny(), made[0], root)
+    assert {one.artifact.label for one in pushed} == {
+        made[1].tokenizer.label,
+        *(one.label for one in made[1].prepared.values()),
+    }
+    assert all(one.was_there for one in push_prepared(tiny(), made[0], root))
+
+    pulled = {one.artifact.label: one.artifact for one in pull_prepared(tiny(), elsewhere, root)}
+    assert len(pulled) == 4
+    store = elsewhere.open_store()
+    found = find(tiny(), elsewhere, store)
+    for corpus in CORPORA:
+        identity = prepared_identity(tiny(), corpus, found.raw[corpus], found.tokenizer)
+        assert store.get_or_build(**identity._asdict(), build=must_not_build).reused
+        assert found.prepared[corpus].digest == made[1].prepared[corpus].digest
+        store.open(found.prepared[corpus])
+    assert dataset_card(tiny(), elsewhere, found) == dataset_card(tiny(), made[0], made[1])
+
+
+def test_a_label_needs_no_data(made: tuple[Execution, Found], tmp_path: Path) -> None:
+    root, mono = str(tmp_path / "shared"), made[1].prepared["mono"]
+    push_prepared(tiny(), made[0], root, [mono.label])
+    bare = Execution(project=str(tmp_path / "bare"))
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(DataError, match=r"or name them: `codegen data pull-prepared ROOT LABEL"):
+        pull_prepared(tiny(), bare, root)
+    assert [one.artifact.label for one in pull_prepared(tiny(), bare, root, [mono.label])] == [
+        made[1].tokenizer.label,
+        mono.label,
+    ]
+
+
+def test_what_the_root_does_not_have_is_named(made: tuple[Execution, Found], elsewhere: Execution, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=rf"{made[1].tokenizer.label} is not in {tmp_path}/shared"):
+        pull_prepared(tiny(), elsewhere, str(tmp_path / "shared"))
+    with pytest.raises(ArtifactError, match=r"no artifact is published at .*/shared/prepared-corpus/nl-0"):
+        pull_prepared(tiny(), elsewhere, str(tmp_path / "shared"), ["prepared-corpus/nl-0"])
+    with pytest.raises(ArtifactError, match="is no prepared corpus"):
+        push_prepared(tiny(), made[0], str(tmp_path / "shared"), [made[1].tokenizer.label])
+    assert list(Store(tmp_path / "shared").all()) == []
+
+
+def test_another_recipe_is_another_corpus(made: tuple[Execution, Found], tmp_path: Path) -> None:
+    other = tiny().override(["seed=1"])
+    with pytest.raises(ArtifactError, match=r"prepared-corpus/nl-\w+ is not in"):
+        push_prepared(other, made[0], str(tmp_path / "shared"))
+    starter = tiny().override(["data.preset=starter"])
+    with pytest.raises(DataError, match="data/ holds the preset tiny"):
+        push_prepared(starter, made[0], str(tmp_path / "shared"))

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test lint bench ui clean help
+.PHONY: run test lint bench bench-data ui clean help
 
 help:            ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -22,7 +22,11 @@ lint: $(READY)   ## format, style, types, and who may import whom
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## the measurements behind the figures in docs/
-	@for script in tests/benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for name in encoder bytes_per_token sources cleaning reader; do echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py || exit 1; done
+
+bench-data: $(READY)  ## preparation end to end, against datatrove
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python tests/benchmarks/preparation.py
 
 ui: $(READY)     ## Prefect and MLflow on loopback, over what was just run
 	$(BIN)/codegen ui

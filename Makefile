@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test lint bench bench-data ui clean help
+.PHONY: run test test-apart lint bench bench-data ui clean help
 
 help:            ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -12,8 +12,14 @@ help:            ## what there is to make
 run: $(READY)    ## from an empty machine to a promoted model
 	$(BIN)/codegen run
 
-test: $(READY)   ## every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+# The files with the longest tests come first in the order of their names, and are to be started first.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: $(READY)   ## the tests, but for those that start the command line again and again
+	$(PYTEST) -m "not apart"
+
+test-apart: $(READY)  ## those
+	$(PYTEST) -m apart
 
 lint: $(READY)   ## format, style, types, and who may import whom
 	$(BIN)/ruff format --check .

@@ -17,7 +17,7 @@ from fixtures.projects import FixtureArchives, new_project
 from components.core.network import free_port, require_free_port
 from components.data.pins import Pins
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
 
 def environment(**given: str) -> dict[str, str]:
@@ -94,8 +94,8 @@ def test_a_killed_run_is_said_to_have_crashed_and_its_server_ends(tmp_path: Path
 _KILLED = """
 import os, signal, sys
 import psutil
-from flows import cli
-execution = cli._execution([f"project={sys.argv[1]}"])
+from flows.options import chosen_execution
+execution = chosen_execution([f"project={sys.argv[1]}"])
 from prefect import flow, get_client, task
 from flows.abandoned import owned
 
@@ -117,8 +117,8 @@ killed()
 
 _LOOK = """
 import sys
-from flows import cli
-execution = cli._execution([f"project={sys.argv[1]}"])
+from flows.options import chosen_execution
+execution = chosen_execution([f"project={sys.argv[1]}"])
 from prefect import flow, get_client
 from flows.abandoned import close_abandoned, owned
 
@@ -138,7 +138,7 @@ look()
 _BUG = """
 import sys
 from flows import cli
-settled = cli._execution
+settled = cli.chosen_execution
 
 def broken(recipe, execution):
     raise ZeroDivisionError("a bug of ours")
@@ -149,7 +149,7 @@ def execution(*arguments, **options):
     flows.inputs.check_inputs = broken
     return place
 
-cli._execution = execution
+cli.chosen_execution = execution
 sys.argv = ["codegen", "evaluate", "-r", "tiny", "--at", f"project={sys.argv[1]}"]
 cli.main()
 """

@@ -12,10 +12,10 @@ from components.core.artifact import Artifact
 from components.core.errors import ArtifactError, DataError
 from components.core.store import Store
 from components.data.config import CORPORA
-from components.data.raw import raw_artifacts
+from components.data.raw import raw_artifacts, sources_of
 from components.tokenizer.prepare import prepare_corpus
 from components.tokenizer.vocabulary import build_tokenizer
-from flows.corpora import Found, dataset_card, find, prepared_identity, tokenizer_identity
+from flows.corpora import Found, benchmarks, dataset_card, find, prepared_identity, tokenizer_identity
 from flows.execution import Execution
 from flows.recipes import tiny
 from flows.sharing import pull_prepared, push_prepared
@@ -32,19 +32,21 @@ def prepare(execution: Execution) -> Found:
         **tokenizer_identity(recipe, raw["vocabulary"])._asdict(),
         build=lambda folder: build_tokenizer(Path(raw["vocabulary"].address) / "gpt2.tiktoken", recipe.tokenizer, folder),
     ).artifact
+    avoided = benchmarks(recipe, execution).texts
     prepared: dict[str, Artifact] = {}
     for corpus in CORPORA:
         prepared[corpus] = store.get_or_build(
-            **prepared_identity(recipe, corpus, raw[corpus], tokenizer)._asdict(),
+            **prepared_identity(recipe, corpus, raw[corpus], tokenizer, avoided, prepared)._asdict(),
             build=lambda folder, corpus=corpus: prepare_corpus(
                 folder,
-                raw=Path(raw[corpus].address),
+                sources=sources_of(recipe.data, corpus, execution.project_path),
                 corpus=corpus,
                 data=recipe.data,
                 tokenizer_folder=store.open(tokenizer),
                 tokenizer=recipe.tokenizer,
                 context_length=recipe.model.context_length,
                 seed=recipe.seed,
+                benchmarks=avoided,
             ),
         ).artifact
     return Found(raw, tokenizer, prepared)
@@ -88,8 +90,9 @@ def test_what_was_pushed_by_recipe_is_pulled_by_recipe_and_reused(
     assert len(pulled) == 4
     store = elsewhere.open_store()
     found = find(tiny(), elsewhere, store)
+    avoided = benchmarks(tiny(), elsewhere).texts
     for corpus in CORPORA:
-        identity = prepared_identity(tiny(), corpus, found.raw[corpus], found.tokenizer)
+        identity = prepared_identity(tiny(), corpus, found.raw[corpus], found.tokenizer, avoided, {})
         assert store.get_or_build(**identity._asdict(), build=must_not_build).reused
         assert found.prepared[corpus].digest == made[1].prepared[corpus].digest
         store.open(found.prepared[corpus])

@@ -17,7 +17,7 @@ from components.data import versioning
 from components.data.pins import Pins
 from components.data.raw import raw_artifacts
 from flows.execution import Execution
-from flows.prepare import prepare
+from flows.prepare import prepare, pull
 from flows.recipes import tiny
 from flows.train import train
 
@@ -90,10 +90,14 @@ def test_data_changed_by_hand_is_not_trained_on(pulled: Path, fixture_archives: 
     before = versioning.committed(pulled)
     with pytest.raises(DataError, match=r"(?s)mono.*expected: .*do this: "):
         raw_artifacts(pulled)
-    # The flow pulls first, which mends it.
-    prepare(tiny(), execution(pulled, fixture_archives.folder))
+    edited = {path: path.read_bytes() for path in (pulled / "data").rglob("*.jsonl")}
+    with pytest.raises(DataError, match=r"(?s)mono.*expected: .*do this: "):
+        prepare(tiny(), execution(pulled, fixture_archives.folder))
+    assert {path: path.read_bytes() for path in edited} == edited, "a pull would have undone the edit without a word"
+    assert published(pulled) == []
+    pull(tiny(), execution(pulled, fixture_archives.folder))  # Whoever asks for it gets the committed bytes back.
     assert versioning.committed(pulled) == before
-    assert {one.kind for one in Store(pulled / "var/store").all()} == {"validation", "tokenizer", "prepared-corpus"}
+    raw_artifacts(pulled)
 
 
 def test_a_corrupt_archive_is_named_and_nothing_is_left(tmp_path: Path, fixture_archives: FixtureArchives) -> None:

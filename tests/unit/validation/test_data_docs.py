@@ -53,7 +53,7 @@ def test_every_run_is_listed_and_stays(tmp_path: Path) -> None:
     assert listing.count("✘") == 1
     assert "1 of 14 rules broken" in listing
     for run in docs.glob("raw-corpora-*"):
-        assert {target.split("/", 1)[1] for target in targets if target.startswith(run.name)} < set(
+        assert {target.split("/", 1)[1] for target in targets if target.startswith(f"{run.name}/")} < set(
             Links(run / "index.html").targets
         )
     assert len(list(docs.glob("raw-corpora-*"))) == 2

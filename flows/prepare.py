@@ -92,13 +92,13 @@ def _require_unedited(recipe: Recipe, execution: Execution) -> None:
         DataError: names the files that differ.
     """
     from components.data import versioning
-    from components.data.raw import raw_artifacts
+    from components.data.raw import require_committed
 
     project, preset = execution.project_path, recipe.data.preset
     committed = versioning.committed(project)
     is_here = committed is not None and (project / versioning.DATA).is_dir()
     if is_here and committed and (committed.preset, committed.recipe) == (preset, pins_of(execution).recipe(preset)):
-        raw_artifacts(project)
+        require_committed(project, committed)
 
 
 def _is_network(error: object) -> bool:

@@ -42,7 +42,7 @@ def raw_artifacts(project: Path) -> dict[str, Artifact]:
             expected=f"{DATA}/ with the raw corpora, and {DATA_DVC} that commits their md5",
             do="run `codegen data pull`",
         )
-    _require_committed(project, committed)
+    require_committed(project, committed)
     return {name: _artifact(project / DATA / name, committed) for name in RAW_NAMES}
 
 
@@ -69,7 +69,12 @@ def num_lines(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def _require_committed(project: Path, committed: Committed) -> None:
+def require_committed(project: Path, committed: Committed) -> None:
+    """Check that `data/` holds what `data.dvc` commits.
+
+    Raises:
+        DataError: it does not; the message names the corpora and files that differ.
+    """
     found = versioning.md5_of(project, project / DATA)
     if found == committed.md5:
         return

@@ -25,10 +25,7 @@ from components.model.loss import token_losses
 from components.model.transformer import CodeGen
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.reader import PackedSplit
-from components.tokenizer.shards import Index
-
-HELD_OUT = "held-out/"
-"""What the names of held-out splits begin with; the language follows."""
+from components.tokenizer.shards import HELD_OUT, Index
 
 _BATCH_TOKENS = 4096
 """Tokens scored at once; more are no faster on a CPU and take more memory."""

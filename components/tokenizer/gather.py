@@ -18,7 +18,7 @@ from components.data.config import LANGUAGES
 from components.data.documents import in_order
 from components.data.filters import NEAR_DUPLICATE, OTHER_CORPUS
 from components.tokenizer.job import Job, finish, finished, unfinished
-from components.tokenizer.runs import as_tokens, ranges, read_range
+from components.tokenizer.runs import as_tokens, ranges, read_range, write_arrow
 from components.tokenizer.shards import HELD_OUT, TRAIN, held_out
 from components.tokenizer.tables import language_statistics, rows_of_kept, rows_of_rejects
 
@@ -81,7 +81,6 @@ def _gather(job: Job, rows: pa.Table, folder: Path) -> dict[str, JsonValue]:
         num_tokens[split] = len(tokens)
         tokens.tofile(folder / stream_name(split))
     documents, rejects = rows_of_kept(kept, splits), rows_of_rejects(rejected)
-    for name, table in ((DOCUMENTS, documents), (REJECTS, rejects)):
-        with pa.OSFile(str(folder / name), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
+    write_arrow(folder / DOCUMENTS, documents)
+    write_arrow(folder / REJECTS, rejects)
     return {"tokens": num_tokens, "languages": language_statistics(LANGUAGES[job.corpus], documents, rejects)}

@@ -18,7 +18,7 @@ from components.data.documents import DIGEST, keyed
 from components.data.filters import OTHER_CORPUS
 from components.data.near_duplicates import cluster
 from components.tokenizer.job import Job, finish, finished, unfinished
-from components.tokenizer.runs import ROW, RunWriter, ranges, read_range
+from components.tokenizer.runs import ROW, RunWriter, ranges, read_range, write_arrow
 from components.tokenizer.tables import DOCUMENTS_PARQUET
 
 _ROWS_AT_ONCE = 2**16
@@ -35,8 +35,7 @@ def near_duplicates(job: Job, runs: Sequence[Path]) -> str:
         is_dropped = cluster(np.arange(rows.num_rows), band_keys, job.data.near_duplicates)
         with unfinished(place) as folder:
             dropped = pa.table({"order": rows["order"].filter(pa.array(is_dropped)).cast(DIGEST)})
-            with pa.OSFile(str(folder / "dropped.arrow"), "wb") as file, pa.ipc.new_file(file, dropped.schema) as writer:
-                writer.write_table(dropped)
+            write_arrow(folder / "dropped.arrow", dropped)
             finish(folder, {"num_dropped": dropped.num_rows})
     return str(place / "dropped.arrow")
 

@@ -70,9 +70,14 @@ class RunWriter:
         rows = pa.Table.from_batches(self._rows, schema=ROW).combine_chunks()
         self._rows, self._num_bytes = [], 0
         rows = rows.take(pc.sort_indices(rows, sort_keys=FIRST_COPY)).combine_chunks()
-        with pa.OSFile(str(self._folder / f"{self.num_runs:05d}.arrow"), "wb") as file, pa.ipc.new_file(file, ROW) as writer:
-            writer.write_table(rows)
+        write_arrow(self._folder / f"{self.num_runs:05d}.arrow", rows)
         self.num_runs += 1
+
+
+def write_arrow(path: Path, table: pa.Table) -> None:
+    """Write a table as an Arrow file, which can be mapped into memory."""
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
 
 
 def read_range(runs: Sequence[Path], part: Range) -> pa.Table:

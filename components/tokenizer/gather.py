@@ -1,7 +1,8 @@
 """Second round of a preparation: one range of the training order, out of all runs, without duplicates.
 
 What is left of a range is a stream of tokens for every split, and its part of the tables. All copies of a content have one
-place in the order, so they meet in one range, whichever partitions they came from.
+place in the order, so they meet in one range, whichever partitions they came from. Tokens are nine tenths of a range: they
+stay where they lie, in the mapped runs, until the order is known, and are copied once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import JsonValue
@@ -18,11 +20,13 @@ from components.data.config import LANGUAGES
 from components.data.documents import in_order
 from components.data.filters import NEAR_DUPLICATE, OTHER_CORPUS
 from components.tokenizer.job import Job, finish, finished, unfinished
-from components.tokenizer.runs import as_tokens, ranges, read_range, write_arrow
-from components.tokenizer.shards import HELD_OUT, TRAIN, held_out
+from components.tokenizer.runs import ranges, read_range, write_arrow, write_tokens
+from components.tokenizer.shards import HELD_OUT, TOKEN, TRAIN, held_out
 from components.tokenizer.tables import language_statistics, rows_of_kept, rows_of_rejects
 
 DOCUMENTS, REJECTS = "documents.arrow", "rejects.arrow"
+_WRITTEN_BYTES = 1 << 20
+"""Handed to the system at a time."""
 
 
 def stream_name(split: str) -> str:
@@ -47,7 +51,10 @@ def gather(work: Any) -> JsonValue:
         with unfinished(place) as folder:
             part = ranges(work["num_ranges"])[work["number"]]
             rows = read_range([Path(path) for path in read_json(Path(work["runs"]))], part)
-            result = {"number": work["number"], **_gather(job, _judged(rows, work["dropped"]), folder)}
+            tokens = rows["tokens"]
+            rows = rows.set_column(rows.schema.get_field_index("tokens"), "num_tokens", _lengths(tokens))
+            rows = rows.append_column("row", pa.array(np.arange(len(tokens))))
+            result = {"number": work["number"], **_gather(job, _judged(rows, work["dropped"]), tokens, folder)}
             finish(folder, result)
     return result
 
@@ -71,15 +78,20 @@ def _splits(kept: pa.Table) -> pa.ChunkedArray:
     return pc.if_else(kept["held_out"], own, pa.scalar(TRAIN, type=text))
 
 
-def _gather(job: Job, rows: pa.Table, folder: Path) -> dict[str, JsonValue]:
+def _lengths(tokens: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.divide(pc.binary_length(tokens), TOKEN.itemsize)
+
+
+def _gather(job: Job, rows: pa.Table, tokens: pa.ChunkedArray, folder: Path) -> dict[str, JsonValue]:
+    """Write what is left. `rows` are judged; `tokens` are of all rows of the range, by their column `row`."""
     is_kept = pc.is_null(rows["reason"])
     kept, rejected = rows.filter(is_kept), rows.filter(pc.invert(is_kept))
     splits = _splits(kept)
     num_tokens: dict[str, JsonValue] = {}
     for split in splits_of(job.corpus):
-        tokens = as_tokens(kept["tokens"].filter(pc.equal(splits, split)))
-        num_tokens[split] = len(tokens)
-        tokens.tofile(folder / stream_name(split))
+        of_split = kept["row"].filter(pc.equal(splits, split)).to_numpy()
+        with (folder / stream_name(split)).open("wb", buffering=_WRITTEN_BYTES) as file:
+            num_tokens[split] = write_tokens(tokens, of_split, file)
     documents, rejects = rows_of_kept(kept, splits), rows_of_rejects(rejected)
     write_arrow(folder / DOCUMENTS, documents)
     write_arrow(folder / REJECTS, rejects)

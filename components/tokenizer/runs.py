@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.data.documents import FIRST_COPY, JUDGEMENT, leading_bits
+from components.tokenizer.shards import TOKEN
 
 ROW = pa.schema(
     [
@@ -107,12 +109,18 @@ def _first_at_least(order: pa.Array, bound: int) -> int:
     return low
 
 
-def as_tokens(column: pa.ChunkedArray) -> np.ndarray:
-    """All tokens of a column, back to back: uint16."""
-    parts = [np.zeros(0, dtype=np.uint8)]
-    for chunk in column.chunks:
-        _, offset_buffer, data = chunk.buffers()
-        if data is not None and len(chunk):
-            offsets = np.frombuffer(offset_buffer, dtype=np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
-            parts.append(np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]])
-    return np.concatenate(parts).view("<u2")
+def write_tokens(tokens: pa.ChunkedArray, rows: npt.NDArray[np.int64], file: BinaryIO) -> int:
+    """Write the tokens of some rows back to back, straight from where they lie; returns how many there are."""
+    firsts = np.cumsum([0, *(len(chunk) for chunk in tokens.chunks)])
+    data = [_offsets_and_data(chunk) for chunk in tokens.chunks]
+    num_bytes = 0
+    for row, at in zip(rows.tolist(), (np.searchsorted(firsts, rows, side="right") - 1).tolist(), strict=True):
+        offsets, values = data[at]
+        row -= firsts[at]
+        num_bytes += file.write(values[offsets[row] : offsets[row + 1]])
+    return num_bytes // TOKEN.itemsize
+
+
+def _offsets_and_data(tokens: pa.LargeBinaryArray) -> tuple[npt.NDArray[np.int64], memoryview]:
+    _, offsets, data = tokens.buffers()
+    return np.frombuffer(offsets, dtype=np.int64)[tokens.offset :], memoryview(data or b"")

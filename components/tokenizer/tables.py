@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pydantic import JsonValue
 
 from components.data.filters import DUPLICATE
-from components.tokenizer.shards import TOKEN, TRAIN
+from components.tokenizer.shards import TRAIN
 
 DOCUMENTS_PARQUET = "documents.parquet"
 REJECTS_PARQUET = "rejects.parquet"
@@ -48,9 +48,8 @@ whose text is that of a document that was kept."""
 
 
 def rows_of_kept(documents: pa.Table, splits: pa.ChunkedArray) -> pa.Table:
-    """Rows of `documents.parquet` from rows of a run (`runs.ROW`) and the split of each."""
-    num_tokens = pc.divide(pc.binary_length(documents["tokens"]), TOKEN.itemsize)
-    return _rows(documents, KEPT, split=splits, num_tokens=num_tokens)
+    """Rows of `documents.parquet` from rows of a run, with `num_tokens` in the place of tokens, and the split of each."""
+    return _rows(documents, KEPT, split=splits)
 
 
 def rows_of_rejects(documents: pa.Table) -> pa.Table:

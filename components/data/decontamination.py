@@ -4,8 +4,9 @@ An n-gram is n consecutive words of one text (`words` says what a word is). A do
 least `threshold` of the problem's distinct n-grams, and at least one, occur in it. A problem of fewer than n words is looked
 for as a whole; one that is too short even for that is named, not looked for. Whatever matches is returned with its place.
 
-One decision: hashes propose, bytes decide. All texts of a batch are hashed by numpy, a table of bits says which hashes may
-be a problem's, and those few are compared exactly. A collision costs time and never a verdict; no match is ever missed.
+One decision: hashes propose, bytes decide. A match lies in a stretch of words that all occur in some problem: tables of bits
+say which words may, and which n-grams of such stretches may be a problem's, and those few are compared exactly. A collision
+costs time and never a verdict; no match is ever missed.
 Not covered: what was rewritten. A problem with other names, or in another language, has other words.
 """
 
@@ -22,12 +23,12 @@ import pyarrow as pa
 from components.core.config import Config
 from components.core.errors import ConfigError
 from components.data.config import DecontaminationConfig
-from components.data.words import Hashes, Words, find_words, ngram_hashes, word_hashes
+from components.data.words import Hashes, Words, find_words, first_hashes, ngram_hashes, word_hashes
 
 EXCERPT_CHARACTERS = 300
 """Longest excerpt of a match (assumption: a line or three; a span may hold any amount of white space)."""
 _CELLS_PER_HASH = 64
-"""Size of the table of bits: so 1 in 64 other n-grams passes it, a few thousand of a batch of 5 MB (assumption)."""
+"""Size of a table of bits: so 1 in 64 of what is not looked for passes it (assumption)."""
 
 
 class BenchmarkText(Config):
@@ -60,6 +61,22 @@ class Match(NamedTuple):
     """The document from `start` to `end`, at most `EXCERPT_CHARACTERS` of it."""
 
 
+class _Table:
+    """A table of bits: which hashes may be among those that it was made of."""
+
+    def __init__(self, hashes: Hashes) -> None:
+        bits = (len(hashes) * _CELLS_PER_HASH).bit_length()
+        self._shift = np.uint64(64 - bits)
+        self._may_be = np.zeros(1 << bits, dtype=np.bool_)
+        self._may_be[self._cells(hashes)] = True
+
+    def may_hold(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
+        return self._may_be[self._cells(hashes)]
+
+    def _cells(self, hashes: Hashes) -> npt.NDArray[np.int64]:
+        return (hashes >> self._shift).view(np.int64)
+
+
 class _Needles:
     """All n-grams of one length that are looked for."""
 
@@ -67,21 +84,15 @@ class _Needles:
         """`owners`: which problems each n-gram belongs to; `hashes`: of the same n-grams, in any order."""
         self.owners = owners
         self._hashes = np.unique(hashes)
-        bits = (len(self._hashes) * _CELLS_PER_HASH).bit_length()
-        self._shift = np.uint64(64 - bits)
-        self._may_be = np.zeros(1 << bits, dtype=np.bool_)
-        self._may_be[self._cells(self._hashes)] = True
+        self._table = _Table(self._hashes)
 
     def places(self, hashes: Hashes) -> npt.NDArray[np.int64]:
         """Which of the hashes, in their order, are those of needles."""
-        likely = np.flatnonzero(self._may_be[self._cells(hashes)])
+        likely = np.flatnonzero(self._table.may_hold(hashes))
         nearest = np.searchsorted(self._hashes, hashes[likely])
         nearest[nearest == len(self._hashes)] = 0
         is_needle: npt.NDArray[np.bool_] = self._hashes[nearest] == hashes[likely]
         return np.compress(is_needle, likely)
-
-    def _cells(self, hashes: Hashes) -> npt.NDArray[np.int64]:
-        return (hashes >> self._shift).view(np.int64)
 
 
 class _Found(NamedTuple):
@@ -112,6 +123,7 @@ class Decontaminator:
         lengths = [self._needle_words(int(num_words)) for num_words in np.diff(words.first_word)]
         self.too_short = tuple(each for each, length in zip(wanted, lengths, strict=True) if length == 0)
         self._needles = _needles(words, lengths)
+        self._vocabulary = _Table(np.unique(first_hashes(words)))
         self._num_ngrams = Counter(
             problem for needles in self._needles.values() for owners in needles.owners.values() for problem in owners
         )
@@ -140,9 +152,15 @@ class Decontaminator:
     def _look(self, words: Words) -> dict[tuple[int, int], _Found]:
         """What each document contains of each problem, where it contains any of it."""
         found: dict[tuple[int, int], _Found] = {}
-        hashes = word_hashes(words) if self._needles else np.zeros(0, dtype=np.uint64)
+        if not self._needles:
+            return found
+        firsts = first_hashes(words)
+        chosen = _in_stretches(self._vocabulary.may_hold(firsts), min(self._needles))
+        hashes = word_hashes(words, firsts, chosen)
         for length, needles in self._needles.items():
-            for document, word in _within_one_text(needles.places(ngram_hashes(hashes, length)), length, words):
+            places = needles.places(ngram_hashes(hashes, length))
+            ngrams = chosen[places[chosen[places + length - 1] - chosen[places] == length - 1]]
+            for document, word in _within_one_text(ngrams, length, words):
                 ngram = words.ngram(word, length)
                 for problem in needles.owners.get(ngram, ()):
                     span = int(words.starts[word]), int(words.ends[word + length - 1])
@@ -163,7 +181,7 @@ def _check_unique(texts: Sequence[BenchmarkText]) -> None:
 
 def _needles(words: Words, lengths: Sequence[int]) -> dict[int, _Needles]:
     """What is looked for, by its number of words: all n-grams of each text that have the text's length of n-gram."""
-    hashes = word_hashes(words)
+    hashes = word_hashes(words, first_hashes(words), np.arange(len(words.starts)))
     needles = {}
     for length in sorted(set(lengths) - {0}):
         owners: defaultdict[bytes, list[int]] = defaultdict(list)
@@ -176,6 +194,15 @@ def _needles(words: Words, lengths: Sequence[int]) -> dict[int, _Needles]:
                 places.append(place)
         needles[length] = _Needles(owners, every[places])
     return needles
+
+
+def _in_stretches(known: npt.NDArray[np.bool_], length: int) -> npt.NDArray[np.int64]:
+    """The places of at least `length` known words in a row."""
+    unknown = np.concatenate([[-1], np.flatnonzero(~known), [len(known)]])
+    distances = np.diff(unknown)
+    # Each word from behind an unknown one up to the next, which it includes: that one is taken out again.
+    is_long = np.repeat(distances > length, distances)[: len(known)]
+    return np.flatnonzero(is_long & known)
 
 
 def _within_one_text(ngrams: npt.NDArray[np.int64], length: int, words: Words) -> Iterator[tuple[int, int]]:

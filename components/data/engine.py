@@ -30,6 +30,7 @@ from pydantic import JsonValue
 
 from components.core import errors
 from components.core.errors import CodegenError, ConfigError, DataError
+from components.core.memory import keep_freed_memory
 from components.data.config import DataPlace
 
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
@@ -61,6 +62,7 @@ def run_tasks(task: Task, work: Sequence[JsonValue], place: DataPlace, *, in_thr
         DataError: a task failed for another reason; the last lines of its traceback are told.
         ConfigError: there is no such Ray cluster.
     """
+    keep_freed_memory()
     if place.engine == "ray":
         _use_ray(place.ray_address)
         yield from _apart(task, work, place)
@@ -100,6 +102,7 @@ class _Worker:
 
     def __init__(self, task: Task, go_on: str, owner: int | None) -> None:
         """`go_on`: a file; once it is gone, tasks are skipped. `owner`: the process that has to outlive us, if here."""
+        keep_freed_memory()
         self._task, self._go_on = task, Path(go_on) if owner else None
         if owner is not None:
             threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()

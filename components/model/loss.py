@@ -53,7 +53,8 @@ class _MeanCrossEntropy(torch.autograd.Function):
         num_targets = len(targets_N)
         loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         grad_hidden_ND = torch.empty_like(hidden_ND)
-        grad_weight_VD, grad_bias_V = torch.zeros_like(weight_VD), torch.zeros_like(bias_V)
+        # In fp32 whatever the weights are: a chunk adds little to what many chunks before it have summed up.
+        grad_weight_VD, grad_bias_V = (torch.zeros_like(one, dtype=torch.float32) for one in (weight_VD, bias_V))
         for rows in chunks(num_targets, weight_VD.shape[1]):
             hidden_CD, targets_C1 = hidden_ND[rows].to(weight_VD.dtype), targets_N[rows, None]
             logits_CV = F.linear(hidden_CD, weight_VD, bias_V).float()
@@ -61,10 +62,13 @@ class _MeanCrossEntropy(torch.autograd.Function):
             loss += losses_C1.sum()
             error_CV = error_CV.to(weight_VD.dtype)
             grad_hidden_ND[rows] = error_CV @ weight_VD
-            grad_weight_VD.addmm_(error_CV.T, hidden_CD)
-            grad_bias_V += error_CV.sum(0)
+            if weight_VD.dtype == torch.float32:
+                grad_weight_VD.addmm_(error_CV.T, hidden_CD)
+            else:
+                grad_weight_VD += error_CV.T @ hidden_CD
+            grad_bias_V += error_CV.sum(0, dtype=torch.float32)
         ctx.num_targets = num_targets
-        ctx.save_for_backward(grad_hidden_ND, grad_weight_VD, grad_bias_V)
+        ctx.save_for_backward(grad_hidden_ND, grad_weight_VD.to(weight_VD.dtype), grad_bias_V.to(bias_V.dtype))
         return loss / num_targets
 
     @staticmethod

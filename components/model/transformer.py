@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from components.model.config import ModelConfig
 from components.model.initialization import initialise
@@ -45,6 +46,8 @@ class CodeGen(nn.Module):
         """Made on torch's default device; on the meta device no weight is allocated or drawn."""
         super().__init__()
         self.config = config
+        self.recompute_every = 0
+        """The activations of every so many layers are not kept for the backward pass but computed again; 0: of none."""
         device = torch.get_default_device()
         # Layers made on a real device would draw weights of their own first, from the global generator.
         with torch.device("meta"):
@@ -89,8 +92,11 @@ class CodeGen(nn.Module):
             positions_BT = memory.positions
         rotation_BT11K = rotations(positions_BT, self.config.rotary_dims, self.config.head_dim)[:, :, None, None]
         x_BTD: Tensor = self.embedding(tokens_BT)
-        for block in self.blocks:
-            x_BTD = block(x_BTD, rotation_BT11K, memory)
+        for number, block in enumerate(self.blocks):
+            if self.recompute_every and number % self.recompute_every == 0 and torch.is_grad_enabled():
+                x_BTD = checkpoint(block, x_BTD, rotation_BT11K, memory, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_BTD = block(x_BTD, rotation_BT11K, memory)
         normed_BTD: Tensor = self.final_norm(x_BTD)
         return normed_BTD
 

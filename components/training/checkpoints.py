@@ -1,97 +1,159 @@
-"""Checkpoints inside a stage: whole or absent, verified before use, the last two kept.
+"""Checkpoints inside a stage: whole or absent, verified before use, written while training goes on.
 
-A checkpoint is written to `step-N.partial/` by all ranks, gets a manifest with the SHA-256 of each file, and is renamed to
-`step-N/` in one move. So a kill leaves the one before; a damaged one is noticed, and the one before is used. The format
-inside is DeepSpeed's own and stays inside this room: what other rooms get is the Hugging Face folder at the end.
-Not covered: going on with another number of processes or another ZeRO stage.
+A checkpoint is written to `step-N.partial/` by all ranks (see `snapshots`), gets a manifest with the SHA-256 of each file,
+and is renamed to `step-N/` in one move. So a kill leaves the one before; a damaged one is noticed, and the one before is
+used. The format inside is DeepSpeed's own. On another place (ranks, ZeRO stage) it is first converted to DeepSpeed's
+universal format, beside it; the same place goes on with the same bits, another one with the same values in another order of
+sums. What other rooms get is the Hugging Face folder at the end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
+import time
+from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
+from deepspeed.checkpoint import ds_to_universal
 
 from components.core.errors import TrainingError
 from components.core.files import read_json, require_free, write_json
 from components.core.fingerprint import FileEntry, fingerprint, list_files
 from components.training.config import TrainingPlace
 from components.training.distributed import from_first_rank
+from components.training.hardware import Precision
 from components.training.run import StageRun
+from components.training.snapshots import Snapshots, Writing, seal_name, wait_for_seals
 
 logger = logging.getLogger(__name__)
 
-_KEPT = 2
 _TAG = "engine"
 """Folder inside a checkpoint that DeepSpeed writes."""
 _MANIFEST = "manifest.json"
+_UNIVERSAL = ".universal"
 _BYTES_PER_PARAMETER = 16
 """fp32 weights, their master copy and Adam's two moments."""
+
+
+class Found(NamedTuple):
+    """A checkpoint to go on from."""
+
+    folder: str
+    step: int
+    is_universal: bool
+    """Whether it is to be loaded as DeepSpeed's universal format, which the engine has to be told when it is built."""
+
+    def restore(self, engine: Any) -> None:
+        """Load it into the engine; all ranks call it together."""
+        engine.load_checkpoint(self.folder, tag=_TAG)
 
 
 class Checkpoints:
     """The checkpoints of one stage; every method is called by all ranks together."""
 
-    def __init__(self, folder: Path, run: StageRun, place: TrainingPlace) -> None:
+    def __init__(self, folder: Path, run: StageRun, place: TrainingPlace, precision: Precision) -> None:
         self.folder = folder
-        self._made_by = {
-            "run": fingerprint(run.identity()),
-            "num_processes": place.num_processes,
+        self._place = place
+        self._run = fingerprint(run.identity())
+        self._num_ranks = dist.get_world_size()
+        self._layout = {
+            "num_ranks": self._num_ranks,
             "zero_stage": place.zero_stage,
+            "precision": precision,
+            "offload": [place.offload_optimizer, place.offload_parameters],
         }
+        self._snapshots = Snapshots()
+        self._writing: Writing | None = None
 
-    def save(self, engine: Any, step: int) -> None:
-        """Save after optimizer step `step`.
+    def save(self, engine: Any, step: int) -> float:
+        """Save after optimizer step `step`: copied now, written by a thread.
+
+        Returns:
+            Seconds that training waited: for the checkpoint before it, where that was still being written, and the copy.
 
         Raises:
-            StorageFull: there is no room for it; what was saved before is untouched.
+            StorageFull: there is no room for it, or there was none for the one before; what was whole is untouched.
         """
-        final = self.folder / f"step-{step:08d}"
-        partial = final.with_suffix(".partial")
-        size_bytes = _BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in engine.module.parameters())
+        started = time.monotonic()
+        self.finish()
+        partial = self.folder / f"step-{step:08d}.partial"
+        size_bytes = _BYTES_PER_PARAMETER * sum(_numel(parameter) for parameter in engine.module.parameters())
         require_free(self.folder, size_bytes, f"the checkpoint of step {step}")
-        try:
-            engine.save_checkpoint(str(partial), tag=_TAG, save_latest=False)
-        except RuntimeError:
-            require_free(self.folder, size_bytes, f"the checkpoint of step {step}")  # torch does not say why it failed.
-            raise
-        dist.barrier()
-        if dist.get_rank() == 0:
-            _seal(partial, {**self._made_by, "step": step})
-            partial.rename(final)
-            for old in self._newest_first()[_KEPT:]:
-                shutil.rmtree(old)
-        dist.barrier()
+        engine.checkpoint_engine = self._snapshots
+        engine.save_checkpoint(str(partial), tag=_TAG, save_latest=False)
+        rank = dist.get_rank()
+        self._writing = Writing(
+            partial, rank, self._snapshots.taken(), None if rank else lambda: self._publish(partial, step)
+        )
+        return time.monotonic() - started
 
-    def restore(self, engine: Any) -> int:
-        """Load the newest whole checkpoint into the engine and return its step; 0 where there is none.
+    def finish(self) -> None:
+        """Wait until the last checkpoint lies there whole.
 
         Raises:
-            TrainingError: it was made by another run, or by another number of processes.
+            StorageFull: there was no room for it.
         """
-        found = from_first_rank(self._newest_whole() if dist.get_rank() == 0 else None)
-        if found is None:
-            return 0
-        folder, made_by = found
-        if (got := {key: made_by[key] for key in self._made_by}) != self._made_by:
-            raise TrainingError(
-                f"{folder} was made by {_describe(got)}",
-                expected=_describe(self._made_by),
-                do=f"go on with those settings, or remove {self.folder} to begin the stage again",
-            )
-        engine.load_checkpoint(folder, tag=_TAG)
-        return int(made_by["step"])
+        if self._writing:
+            self._writing.finish()
+            self._writing = None
+        dist.barrier()
 
-    def _newest_whole(self) -> tuple[str, dict[str, Any]] | None:
-        for partial in self.folder.glob("step-*.partial"):
+    def find(self) -> Found | None:
+        """The newest whole checkpoint of this stage, made loadable on this place.
+
+        Raises:
+            TrainingError: it was made by another run.
+        """
+        found = from_first_rank(self._find() if dist.get_rank() == 0 else None)
+        if isinstance(found, TrainingError):
+            raise found
+        return found and Found(*found)
+
+    def _find(self) -> Found | TrainingError | None:
+        whole = self._newest_whole()
+        if whole is None:
+            return None
+        folder, made_by = whole
+        if made_by["run"] != self._run:
+            return TrainingError(
+                f"{folder} was made by another run, {made_by['run'][:12]}",
+                expected=f"a checkpoint of run {self._run[:12]}",
+                do=f"remove {self.folder} to begin the stage again, or take back the change to the recipe",
+            )
+        if made_by["layout"] == self._layout:
+            return Found(str(folder), made_by["step"], is_universal=False)
+        logger.info("%s was made on another place (%s); converting it for %s", folder, made_by["layout"], self._layout)
+        return Found(str(_universal(folder)), made_by["step"], is_universal=True)
+
+    def _publish(self, partial: Path, step: int) -> None:
+        """Rank 0, in its thread: once all ranks have written, make the checkpoint count and let old ones go."""
+        wait_for_seals(partial, self._num_ranks)
+        seals = [partial / seal_name(rank) for rank in range(self._num_ranks)]
+        files = [entry for seal in seals for entry in read_json(seal)]
+        write_json(partial / _MANIFEST, {"run": self._run, "layout": self._layout, "step": step, "files": files})
+        for seal in seals:
+            seal.unlink()
+        partial.rename(partial.with_suffix(""))
+        for old in self._superfluous():
+            shutil.rmtree(old)
+
+    def _superfluous(self) -> list[Path]:
+        """What is neither among the last few nor one of those that are kept for good."""
+        every = self._place.keep_every_steps
+        old = self._newest_first()[self._place.keep_last :]
+        return [folder for folder in old if not (every and _step(folder) % every == 0)]
+
+    def _newest_whole(self) -> tuple[Path, dict[str, Any]] | None:
+        for partial in (*self.folder.glob("step-*.partial"), *self.folder.glob(f"step-*{_UNIVERSAL}*")):
             shutil.rmtree(partial)
         for folder in self._newest_first():
             if (manifest := _verified_manifest(folder)) is not None:
-                return str(folder), manifest
+                return folder, manifest
             logger.warning("the checkpoint %s is damaged; it is removed and the one before is used", folder)
             shutil.rmtree(folder)
         return None
@@ -100,17 +162,29 @@ class Checkpoints:
         return sorted((path for path in self.folder.glob("step-*") if not path.suffix), reverse=True)
 
 
-def _describe(made_by: dict[str, Any]) -> str:
-    return f"{made_by['num_processes']} processes, ZeRO stage {made_by['zero_stage']}, run {made_by['run'][:12]}"
+def _universal(folder: Path) -> Path:
+    """Convert a checkpoint to DeepSpeed's universal format."""
+    universal = folder.with_suffix(_UNIVERSAL)
+    options = Namespace(
+        input_folder=str(folder / _TAG),
+        output_folder=str(universal / _TAG),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # It prints its options.
+        ds_to_universal.main(options)
+    return universal
 
 
-def _seal(folder: Path, made_by: dict[str, Any]) -> None:
-    """Flush every file to disk and write down what it has to be."""
-    files = list_files(folder)
-    for file in files:
-        with (folder / file.path).open("rb") as opened:
-            os.fsync(opened.fileno())
-    write_json(folder / _MANIFEST, {**made_by, "files": files})
+def _numel(parameter: Any) -> int:
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _verified_manifest(folder: Path) -> dict[str, Any] | None:

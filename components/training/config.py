@@ -5,17 +5,21 @@ over processes; it is in no fingerprint. Another place gives the same batches in
 order, so weights are bit-identical for one place and equal to rounding between two.
 
 Defaults are those that CodeGen uses at every size (released code: salesforce/jaxformer; paper, section 2.2): Adam betas
-0.9/0.999, eps 1e-8, weight decay 0.1, gradient clip 1.0, z-loss 1e-4. Precision is not a setting yet: all is fp32.
+0.9/0.999, eps 1e-8, weight decay 0.1, gradient clip 1.0, z-loss 1e-4. Precision is place: weights, moments and what is
+handed on are fp32 everywhere; where the hardware multiplies bf16 faster, the products are bf16 (the paper's own setting).
 """
 
 from __future__ import annotations
 
-from typing import Self
+from pathlib import Path
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from components.core.config import Config
 from components.tokenizer.config import Streaming
+
+Offload = Literal["none", "cpu", "nvme"]
 
 
 class StageConfig(Config):
@@ -73,9 +77,45 @@ class TrainingPlace(Config):
     threads_per_process: int = Field(default=1, ge=1)
     micro_batch: int = Field(default=1, ge=1)
     """Sequences per process and forward pass; the rest of the batch is accumulated."""
-    zero_stage: int = Field(default=1, ge=0, le=2)
-    """What is partitioned over the ranks: 0 nothing, 1 optimizer state, 2 gradients too. Stage 3 is not covered yet."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where there is one. One rank a GPU."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of products and gradients. auto: bf16 where a probe finds it clearly faster, as the stage begins."""
+    zero_stage: int = Field(default=1, ge=0, le=3)
+    """What is partitioned over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too (ZeRO, arXiv
+    1910.02054)."""
+    offload_optimizer: Offload = "none"
+    """Where the optimizer's state lives; ZeRO 1 to 3, nvme 3 only."""
+    offload_parameters: Offload = "none"
+    """Where weights live that are not in use; ZeRO 3."""
+    nvme_folder: str | None = None
+    """A folder on a fast local disk, for nvme."""
+    recompute_every: int = Field(default=0, ge=0)
+    """Activation checkpointing of every so many layers: their activations are computed again in the backward pass. 0: of
+    none; 1: of all. The same bits, a third more work for such a layer."""
+    compiled: bool | None = None
+    """torch.compile on every layer. None: on cuda only, since on a CPU it needs a C++ compiler."""
     checkpoint_every_steps: int = Field(default=100, ge=1)
-    """A killed stage loses at most this many steps of work."""
+    """A killed stage loses at most this many steps of work, and those that are taken while a checkpoint is written."""
+    keep_last: int = Field(default=2, ge=1)
+    """Checkpoints of a running stage that are kept, the newest."""
+    keep_every_steps: int | None = Field(default=None, ge=1)
+    """Besides, those of every so many steps, until the stage is finished. None: no others."""
     streaming: Streaming | None = None
     """The cache for a corpus that is given by a URI; its credentials come from the file system's own configuration."""
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether ranks compute on GPUs; asks NVIDIA's driver, without importing torch."""
+        return self.device == "cuda" or (self.device == "auto" and Path("/dev/nvidiactl").exists())
+
+    @model_validator(mode="after")
+    def _can_be_offloaded(self) -> Self:
+        if self.offload_parameters != "none" and self.zero_stage != 3:
+            raise ValueError(f"zero_stage 3 with offload_parameters, which ZeRO {self.zero_stage} keeps in place")
+        if self.offload_optimizer != "none" and self.zero_stage == 0:
+            raise ValueError("zero_stage 1, 2 or 3 with offload_optimizer")
+        wants_nvme = "nvme" in (self.offload_optimizer, self.offload_parameters)
+        if wants_nvme and (self.zero_stage != 3 or self.nvme_folder is None):
+            raise ValueError("zero_stage 3 and an nvme_folder with nvme")
+        return self

@@ -1,8 +1,8 @@
-"""The process group of the ranks, and DeepSpeed's engine on it, on the CPU with gloo.
+"""The process group of the ranks, and DeepSpeed's engine on it: gloo on the CPU, NCCL on GPUs.
 
 DeepSpeed compiles a shared-memory extension with the machine's C++ compiler when its CPU back-end starts (37 s, and a
 failure where there is no compiler), for collectives that only inference uses. Its accelerator is the documented place to
-say which extensions exist, so an accelerator that has none is installed instead. Not covered: other accelerators.
+say which extensions exist, so on the CPU an accelerator that has none is installed instead. Not covered: other devices.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+from deepspeed.utils import safe_get_full_fp32_param
 from torch import nn
-
-from components.training.config import StageConfig, TrainingPlace
-from components.training.deepspeed_config import deepspeed_config
 
 
 class _CpuWithoutExtensions(CPU_Accelerator):  # type: ignore[misc]  # deepspeed has no types
@@ -26,18 +24,20 @@ class _CpuWithoutExtensions(CPU_Accelerator):  # type: ignore[misc]  # deepspeed
         """No extension is ever compiled."""
 
 
-def join_group() -> None:
+def join_group(device: torch.device) -> None:
     """Join the process group that the launcher's environment variables describe."""
-    set_accelerator(_CpuWithoutExtensions())
-    deepspeed.init_distributed("gloo")
+    if device.type == "cpu":
+        set_accelerator(_CpuWithoutExtensions())
+        deepspeed.init_distributed("gloo")
+    else:
+        torch.cuda.set_device(device)
+        deepspeed.init_distributed("nccl")
 
 
-def build_engine(model: nn.Module, stage: StageConfig, place: TrainingPlace, context_length: int) -> Any:
-    """DeepSpeed's engine over the model, with AdamW; `engine(tokens, z_loss=...)` is the loss of a micro-batch."""
+def build_engine(model: nn.Module, weight_decay: float, config: dict[str, Any]) -> Any:
+    """DeepSpeed's engine over the model; `engine(tokens, z_loss=...)` is the loss of a micro-batch."""
     engine, *_ = deepspeed.initialize(
-        model=model,
-        model_parameters=parameter_groups(model.parameters(), stage.weight_decay),
-        config=deepspeed_config(stage, place, context_length),
+        model=model, model_parameters=parameter_groups(model.parameters(), weight_decay), config=config
     )
     return engine
 
@@ -46,14 +46,18 @@ def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) ->
     """Matrices with weight decay; vectors (biases, LayerNorm gains) without. Source: see `StageConfig.weight_decay`."""
     parameters = list(parameters)
     return [
-        {"params": [one for one in parameters if one.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [one for one in parameters if one.dim() < 2], "weight_decay": 0.0},
+        {"params": [one for one in parameters if _num_axes(one) >= 2], "weight_decay": weight_decay},
+        {"params": [one for one in parameters if _num_axes(one) < 2], "weight_decay": 0.0},
     ]
 
 
-def gather_values(values: list[float]) -> list[list[float]]:
-    """The values of every rank, in the order of the ranks; all ranks give equally many."""
-    own = torch.tensor(values, dtype=torch.float64)
+def _num_axes(parameter: nn.Parameter) -> int:
+    """Of the whole parameter; ZeRO 3 leaves an empty one in its place, and the shape beside it."""
+    return len(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def gather_values(own: torch.Tensor) -> list[list[float]]:
+    """The values of every rank, in the order of the ranks; all ranks give equally many, on their device."""
     every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(every, own)
     return [one.tolist() for one in every]
@@ -64,3 +68,13 @@ def from_first_rank(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def whole_fp32(parameter: nn.Parameter) -> torch.Tensor:
+    """The optimizer's fp32 copy of a parameter, put together from all ranks, where there is one; else the parameter.
+
+    All ranks call it together.
+    """
+    has_copy = hasattr(parameter, "ds_id") or getattr(parameter, "_hp_mapping", None) is not None
+    value: torch.Tensor = safe_get_full_fp32_param(parameter) if has_copy else parameter.detach()
+    return value.float()

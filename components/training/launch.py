@@ -91,9 +91,11 @@ def trainer_command(run_file: Path, num_processes: int) -> list[str]:
 def _run_trainer(folder: Path, file: RunFile, on_step: Callable[[StepMetrics], None]) -> None:
     forget_failure(folder / WORK)
     command = trainer_command(file.write(folder), file.place.num_processes)
-    logger.info("training stage %s; the same by hand: DS_ACCELERATOR=cpu %s", file.run.stage, shlex.join(command))
+    accelerator = {} if file.place.uses_gpu else {"DS_ACCELERATOR": "cpu"}
+    by_hand = shlex.join([*(f"{name}={value}" for name, value in accelerator.items()), *command])
+    logger.info("training stage %s; the same by hand: %s", file.run.stage, by_hand)
     tail = _Tail(folder / METRICS, not_before=_inode(folder / METRICS))
-    with _process_group([*command, "--end-with-stdin"], folder / LOG) as launcher:
+    with _process_group([*command, "--end-with-stdin"], folder / LOG, accelerator) as launcher:
         while launcher.poll() is None:
             _relay(tail, on_step)
             time.sleep(_POLL_S)
@@ -103,7 +105,7 @@ def _run_trainer(folder: Path, file: RunFile, on_step: Callable[[StepMetrics], N
 
 
 @contextmanager
-def _process_group(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _process_group(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A command in a session of its own, of which nothing is left after the block."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -113,7 +115,7 @@ def _process_group(command: list[str], log: Path) -> Iterator[subprocess.Popen[b
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "DS_ACCELERATOR": "cpu"},
+            env={**os.environ, **environment},
         )
     try:
         yield launcher

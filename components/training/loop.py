@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.core.errors import TrainingError
 from components.tokenizer.prefetch import Prefetcher
@@ -24,8 +25,8 @@ from components.training.batches import Batches
 from components.training.checkpoints import Checkpoints
 from components.training.config import TrainingPlace
 from components.training.distributed import gather_values
+from components.training.hardware import Hardware
 from components.training.metrics import MetricsFile, StepMetrics
-from components.training.peak import measured_peak_flops
 from components.training.run import METRICS, StageRun
 from components.training.schedule import learning_rate
 
@@ -39,19 +40,22 @@ class Trainer:
     engine: Any
     run: StageRun
     place: TrainingPlace
+    hardware: Hardware
     batches: Batches
     checkpoints: Checkpoints
 
-    def train(self, folder: Path) -> float:
-        """Take every step that is left, and return the loss of the last one. All ranks call it together.
+    def train(self, folder: Path, done: int) -> float:
+        """Take every step after `done`, and return the loss of the last one. All ranks call it together.
 
         Raises:
             TrainingError: the loss or the gradient is no longer finite.
             StorageFull: no room for a checkpoint.
         """
-        done = self.checkpoints.restore(self.engine)
-        peak_flops = measured_peak_flops(self.place.threads_per_process)
-        logger.info("stage %s goes on after step %d; measured peak %.1f GFLOP/s", self.run.stage, done, peak_flops / 1e9)
+        device, precision, peak_flops = self.hardware
+        logger.info(
+            "stage %s goes on after step %d; %s, %s, measured peak %.1f GFLOP/s",
+            *(self.run.stage, done, device, precision, peak_flops / 1e9),
+        )
         if dist.get_rank() != 0:
             return [loss for loss, *_ in self._steps(done)][-1]
         with MetricsFile(folder / METRICS, after_step=done) as metrics:
@@ -74,20 +78,27 @@ class Trainer:
         rate = learning_rate(step, self.run.config)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        losses: list[float] = []
+        losses: list[Tensor] = []
         for tokens_BT in micro_batches:
-            loss = self.engine(tokens_BT, z_loss=self.run.config.z_loss)
+            loss = self.engine(tokens_BT.to(self.hardware.device, non_blocking=True), z_loss=self.run.config.z_loss)
             self.engine.backward(loss)
-            losses.append(loss.item())
+            losses.append(loss.detach())
             if len(losses) == len(micro_batches):
-                by_rank = gather_values(losses)
+                by_rank = gather_values(torch.stack(losses).double())
                 self._require_finite(step, by_rank)
+                own_norm = self._own_norm()
             self.engine.step()
         every = [value for values in by_rank for value in values]
-        grad_norm = float(self.engine.get_global_grad_norm())
+        grad_norm = float(self.engine.get_global_grad_norm() if own_norm is None else own_norm)
         if not math.isfinite(grad_norm):
             raise self._diverged(step, f"the gradient's norm is {grad_norm}", self.batches.sequences_of_step(step))
         return sum(every) / len(every), grad_norm
+
+    def _own_norm(self) -> float | None:
+        """The gradient's norm where DeepSpeed does not tell it: without ZeRO, in fp32. Every rank has all of it by now."""
+        if self.place.zero_stage or self.hardware.precision != "fp32":
+            return None
+        return float(nn.utils.get_total_norm(one.grad for one in self.engine.module.parameters()))
 
     def _require_finite(self, step: int, by_rank: list[list[float]]) -> None:
         """Stop before the step is taken, naming the sequences of the micro-batches that were not finite."""

@@ -19,36 +19,73 @@ from components.model.huggingface import load_checkpoint, save_checkpoint
 from components.model.transformer import CodeGen
 from components.training.batches import Batches
 from components.training.checkpoints import Checkpoints
-from components.training.distributed import build_engine, join_group
+from components.training.deepspeed_config import deepspeed_config
+from components.training.distributed import build_engine, join_group, whole_fp32
+from components.training.hardware import chosen_device, measured_hardware
 from components.training.lock import only_trainer
 from components.training.loop import Trainer
 from components.training.run import RESULT, RUN, WORK, RunFile, StageRun
 
 
-def run_rank(folder: Path, file: RunFile, rank: int) -> None:
+def run_rank(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     """Train this rank's part of the stage and, on rank 0, leave the result in `folder`.
+
+    Args:
+        folder: the folder to fill.
+        file: what is trained, and where.
+        rank: among all ranks.
+        local_rank: among those of this host.
 
     Raises:
         CodegenError: see `Trainer.train`, `Checkpoints.restore`, `only_trainer` and `open_split`.
     """
     with only_trainer(folder / WORK, rank), storage_full_explained(f"training stage {file.run.stage}"):
-        _train(folder, file, rank)
+        _train(folder, file, rank, local_rank)
 
 
-def _train(folder: Path, file: RunFile, rank: int) -> None:
+def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     run, place = file.run, file.place
+    device = chosen_device(place, local_rank)
     batches = Batches.of_rank(run, place, rank)
     model = _initial_model(run)
-    join_group()
+    model.recompute_every = place.recompute_every
+    join_group(device)
     torch.set_num_threads(place.threads_per_process)
-    engine = build_engine(model, run.config, place, run.model.context_length)
-    loss = Trainer(engine, run, place, batches, Checkpoints(folder / WORK, run, place)).train(folder)
+    hardware = measured_hardware(place, device)
+    on_gpu, bf16 = device.type == "cuda", hardware.precision == "bf16"
+    if place.compiled or (place.compiled is None and on_gpu):
+        for block in model.blocks:
+            block.compile()
+    checkpoints = Checkpoints(folder / WORK, run, place, hardware.precision)
+    found = checkpoints.find()
+    config = deepspeed_config(run.config, place, run.model.context_length, on_gpu=on_gpu, bf16=bf16)
+    if found and found.is_universal:
+        config["checkpoint"] = {"load_universal": True}
+    engine = build_engine(model, run.config.weight_decay, config)
+    if found:
+        found.restore(engine)
+    loss = Trainer(engine, run, place, hardware, batches, checkpoints).train(folder, found.step if found else 0)
+    checkpoints.finish()
+    whole = _whole(model)
     if rank == 0:
-        _leave_result(folder, model, run, loss)
+        _leave_result(folder, whole, run, loss)
     dist.barrier()
     dist.destroy_process_group()
     if rank == 0:
         shutil.rmtree(folder / WORK, ignore_errors=True)  # The other ranks may be letting go of their locks in it.
+
+
+def _whole(model: CodeGen) -> CodeGen:
+    """The trained model in fp32 on the CPU, on rank 0; all ranks call it together, since each may hold a part of it."""
+    with torch.device("meta"):
+        whole = CodeGen(model.config)
+    if dist.get_rank() == 0:
+        whole.to_empty(device="cpu")
+    for trained, copy in zip(model.parameters(), whole.parameters(), strict=True):
+        value = whole_fp32(trained)
+        if dist.get_rank() == 0:
+            copy.data.copy_(value)
+    return whole
 
 
 def _initial_model(run: StageRun) -> CodeGen:

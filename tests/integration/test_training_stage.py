@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 import signal
@@ -14,27 +13,20 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from fixtures.training import MODEL, PLACE, STAGE, toy_run
 
 from components.core.artifact import content_digest
 from components.core.errors import StorageFull, TrainingError
 from components.core.fingerprint import list_files
-from components.model.config import ModelConfig
 from components.model.huggingface import load_checkpoint
 from components.model.transformer import CodeGen
-from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.reader import PackedSplit
-from components.tokenizer.vocabulary import build_tokenizer
-from components.training.config import StageConfig, TrainingPlace
+from components.training.config import TrainingPlace
 from components.training.launch import train_stage
 from components.training.metrics import StepMetrics, read_metrics
 from components.training.run import LOG, METRICS, RESULT, WORK, Input, RunFile, StageRun
 from components.training.schedule import learning_rate
 
-MODEL = ModelConfig(num_layers=2, num_heads=4, head_dim=8, rotary_dims=4, context_length=64, vocab_rows=320)
-STAGE = StageConfig(
-    steps=40, warmup_steps=4, anneal_steps=30, learning_rate=1e-2, final_learning_rate=1e-3, batch_tokens=16 * 64
-)
-PLACE = TrainingPlace(num_processes=2, micro_batch=1, checkpoint_every_steps=4)
 ENDED_S = 20.0
 """By then nothing of a trainer may be left."""
 
@@ -43,28 +35,8 @@ Steps = list[StepMetrics]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
-    """A stage on 50 sequences of numbers that count up, so there is something to learn; 800 are read: 16 epochs."""
-    root = tmp_path_factory.mktemp("inputs")
-    corpus, tokenizer = root / "corpus", root / "tokenizer"
-    (corpus / "train").mkdir(parents=True)
-    tokenizer.mkdir()
-    starts = np.random.default_rng(0).integers(0, 295, size=(50, 1))
-    ((starts + np.arange(64)) % 295).astype("<u2").tofile(corpus / "train" / "00000.bin")
-    train = {"shards": [{"path": "train/00000.bin", "num_sequences": 50}], "num_sequences": 50}
-    index = {"corpus": "nl", "context_length": 64, "eot_id": 256, "num_ids": 295, "splits": {"train": train}}
-    (corpus / "index.json").write_text(json.dumps(index))
-    ranks = root / "bytes.tiktoken"
-    ranks.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(bytes([value])), value) for value in range(256)))
-    build_tokenizer(ranks, TokenizerConfig(num_merges=0), tokenizer)
-    data = Input(folder=str(corpus), digest="corpus")
-    return StageRun(
-        stage="nl",
-        config=STAGE,
-        model=MODEL,
-        seed=3,
-        data=data,
-        tokenizer=Input(folder=str(tokenizer), digest="tokenizer"),
-    )
+    """A stage on 50 sequences, of which 800 are read: 16 epochs."""
+    return toy_run(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

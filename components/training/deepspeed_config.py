@@ -86,14 +86,14 @@ def deepspeed_config(
                 "fused": True,  # One pass over memory: 1.5 ms instead of 14 for 1.8M parameters on one core (measured).
             },
         },
-        "zero_optimization": _zero(place, on_gpu),
+        "zero_optimization": _zero(place, on_gpu, bf16),
         "zero_force_ds_cpu_optimizer": False,  # An offloaded optimizer may be torch's: it needs no compiler.
     }
 
 
-def _zero(place: TrainingPlace, on_gpu: bool) -> dict[str, Any]:
+def _zero(place: TrainingPlace, on_gpu: bool, bf16: bool) -> dict[str, Any]:
     zero: dict[str, Any] = {
-        "stage": place.zero_stage,
+        "stage": max(place.zero_stage, int(bf16)),  # It is ZeRO that keeps the fp32 copy of bf16 weights.
         "reduce_bucket_size": _BUCKET_ELEMENTS,
         "allgather_bucket_size": _BUCKET_ELEMENTS,
         "overlap_comm": on_gpu,

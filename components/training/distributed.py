@@ -71,10 +71,10 @@ def from_first_rank(value: Any) -> Any:
 
 
 def whole_fp32(parameter: nn.Parameter) -> torch.Tensor:
-    """The optimizer's fp32 copy of a parameter, put together from all ranks, where there is one; else the parameter.
+    """A parameter in fp32, put together from all ranks' parts of the optimizer's copy where it is not whole in fp32 itself.
 
     All ranks call it together.
     """
-    has_copy = hasattr(parameter, "ds_id") or getattr(parameter, "_hp_mapping", None) is not None
-    value: torch.Tensor = safe_get_full_fp32_param(parameter) if has_copy else parameter.detach()
-    return value.float()
+    is_whole = parameter.dtype == torch.float32 and not hasattr(parameter, "ds_id")
+    value: torch.Tensor = parameter.detach() if is_whole else safe_get_full_fp32_param(parameter)
+    return value

@@ -176,6 +176,11 @@ def _universal(folder: Path) -> Path:
     )
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # It prints its options.
         ds_to_universal.main(options)
+    # Beside weights and moments lies a file of what else is known, under a name for ZeRO 3 or one for the others.
+    names = [universal / _TAG / f"{begin}mp_rank_00_model_states.pt" for begin in ("", "zero_pp_rank_0_")]
+    for here, other in (names, names[::-1]):
+        if not here.exists():
+            os.link(other, here)
     return universal
 
 

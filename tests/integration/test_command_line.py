@@ -57,6 +57,21 @@ def test_an_error_in_a_task_of_a_sub_flow_is_three_lines(tmp_path: Path, fixture
     assert_three_lines(done, victim.name)
 
 
+def test_suites_are_copied_and_a_mistake_in_one_is_three_lines(tmp_path: Path) -> None:
+    project = new_project(tmp_path / "project")
+    at = ("--at", f"project={project}")
+    done = codegen("data", "suites", str(project / "rules"), *at)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("9 suites were copied; apply them with --set validation.suites=rules\n")
+    again = codegen("data", "suites", str(project / "rules"), *at)
+    assert again.stdout == f"{project / 'rules'} has every suite; apply them with --set validation.suites=rules\n"
+    suite = project / "rules" / "raw-languages.json"
+    suite.write_text(suite.read_text().replace("expect_column_values_to_be_between", "expect_column_values_between"))
+    done = codegen("prepare", "-r", "tiny", "--set", "validation.suites=rules", *at)
+    assert_three_lines(done, "the suite raw-languages.json has a rule (Every language has at least")
+    assert "did you mean" in done.stderr
+
+
 def test_a_killed_ui_leaves_nothing_that_listens(tmp_path: Path) -> None:
     project, ports = new_project(tmp_path / "project"), (free_port(), free_port())
     options = ("--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1]), "--at", f"project={project}")

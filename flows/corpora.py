@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import JsonValue
 
@@ -17,6 +17,7 @@ from components.core.config import Config
 from components.core.errors import ArtifactError, DataError
 from components.core.files import read_json
 from components.core.fingerprint import fingerprint
+from components.core.remote import remote_explained
 from components.core.store import Store
 from components.data.config import CORPORA, Corpus
 from flows.execution import Execution
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 DATASET_CARD = "dataset-card.md"
 """The card of the corpora that were prepared last, in the workspace and in MLflow."""
+LEFT_OUT = "left-out.json"
+"""The table of what is in no shard, beside the card in MLflow."""
 
 
 class Identity(NamedTuple):
@@ -184,3 +187,42 @@ def dataset_card(recipe: Recipe, execution: Execution, found: Found) -> str:
         prepared=found.prepared,
     )
     return card(corpora, pins.of(recipe.data.preset), pins.vocabulary, paper_corpora())
+
+
+def sample_of_left_out(prepared: Mapping[str, Artifact], store: Store) -> list[dict[str, JsonValue]]:
+    """A few of what is in no shard, of every corpus, reason and language: a table of `left_out.COLUMNS` and the corpus.
+
+    Only the files that say so are read: they are not verified, and no shard is fetched from where it lies.
+
+    Raises:
+        RemoteError: one of them cannot be read.
+    """
+    from components.tokenizer.left_out import sample_of_quarantine, sample_of_rejects
+    from components.tokenizer.tables import QUARANTINE_JSONL, REJECTS_PARQUET
+
+    rows: list[dict[str, JsonValue]] = []
+    for corpus, one in prepared.items():
+        with (
+            remote_explained("looking at what is left out", one.address),
+            store.fs.open(f"{one.address}/{REJECTS_PARQUET}", "rb") as rejects,
+            store.fs.open(f"{one.address}/{QUARANTINE_JSONL}", "rb") as quarantine,
+        ):
+            chosen = [*sample_of_rejects(rejects), *sample_of_quarantine(quarantine)]
+        chosen.sort(key=lambda row: (row["reason"], row["language"] or ""))
+        rows += [{"reason": row["reason"], "corpus": corpus, **row} for row in chosen]
+    return rows
+
+
+def counts_of_left_out(prepared: Mapping[str, Artifact]) -> dict[str, JsonValue]:
+    """How many documents each reason rejects, and how many records could not be read: the names and values of metrics."""
+    from components.data.filters import DUPLICATE
+
+    rejected: dict[str, JsonValue] = {}
+    unreadable: dict[str, JsonValue] = {}
+    for corpus, one in prepared.items():
+        languages: Any = one.statistics["languages"]
+        rejected[corpus] = {
+            language: {**counts["rejected"], DUPLICATE: counts["duplicates"]} for language, counts in languages.items()
+        }
+        unreadable[corpus] = one.statistics.get("bad", {})
+    return {"rejected": rejected, "unreadable": unreadable}

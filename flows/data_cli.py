@@ -6,6 +6,7 @@ Every command is a thin call of a flow or a component; heavy libraries are impor
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,8 +16,6 @@ from flows.options import Places, RecipeName, Sets, chosen_execution, chosen_rec
 from flows.recipes import recipe as recipe_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from components.core.transfer import Copied
 
 data = typer.Typer(no_args_is_help=True, help="The raw corpora in data/, versioned by DVC, and what was prepared from them.")
@@ -166,6 +165,24 @@ def _say_copied(copied: list[Copied]) -> None:
     for one in copied:
         how = "was there" if one.was_there else f"{one.num_files} of {len(one.artifact.files)} files copied"
         console.print(f"{one.artifact.digest[:12]}  {one.artifact.label}  {how}", soft_wrap=True, markup=False)
+
+
+@data.command()
+def suites(
+    folder: Annotated[Path, typer.Argument(help="Where to; what is there already stays as it is.")],
+    at: Places = [],  # noqa: B006
+) -> None:
+    """Copy the rules of validation, Great Expectations suites in JSON, into a folder, to be edited."""
+    project = chosen_execution(at).project_path
+    from components.validation.suite_files import copy_suites
+
+    copies = copy_suites(folder)
+    for path in copies:
+        console.print(f"{path}", soft_wrap=True, markup=False)
+    place = folder.resolve()
+    given = place.relative_to(project) if place.is_relative_to(project) else place
+    how = f"{len(copies)} suites were copied" if copies else f"{folder} has every suite"
+    console.print(f"{how}; apply them with --set validation.suites={given}", soft_wrap=True, markup=False)
 
 
 @data.command()

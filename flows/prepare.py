@@ -17,12 +17,15 @@ from components.core.files import write_atomic
 from components.data.config import CORPORA, Corpus
 from flows.corpora import (
     DATASET_CARD,
+    LEFT_OUT,
     Found,
     benchmarks,
+    counts_of_left_out,
     dataset_card,
     pins_of,
     prepared_identity,
     raw_corpora,
+    sample_of_left_out,
     tokenizer_identity,
 )
 from flows.desk import Desk, desk
@@ -33,6 +36,10 @@ if TYPE_CHECKING:  # They would import DVC and numpy.
     from components.data.decontamination import BenchmarkText
     from components.data.pull import Origin, Pulled
     from components.registry.runs import TrackedRun
+    from components.validation.suite_files import Suites
+
+_ORIGINS = "origins"
+"""Among the statistics of a validation: what `_origins` says."""
 
 
 class Corpora(Config):
@@ -48,15 +55,16 @@ class Corpora(Config):
 def prepare(recipe: Recipe, execution: Execution, parent_run: str | None = None) -> Corpora:
     """Raw corpora, the tokenizer, and the packed shards of the three stages; invalid data stop it before training."""
     with desk(recipe, execution, "prepare", parent_run) as here:
+        suites = here.task("read the suites", lambda _: _suites(here))
         raw = _raw(here)
         here.run.uses((raw[corpus] for corpus in CORPORA), context="raw")
-        validated = {"raw": _validate_raw(here, raw)}
+        validated = {"raw": _validate_raw(here, raw, suites)}
         tokenizer = _tokenizer(here, raw["vocabulary"])
         avoided = here.task("find the benchmarks", lambda _: _benchmarks(here))
         prepared: dict[str, Artifact] = {}
         for corpus in CORPORA:
             prepared[corpus] = _prepare(here, corpus, raw[corpus], tokenizer, avoided, dict(prepared))
-        validated["prepared"] = _validate_prepared(here, prepared)
+        validated["prepared"] = _validate_prepared(here, prepared, suites)
         _write_card(here, Found(raw, tokenizer, prepared))
         return Corpora(raw=raw, tokenizer=tokenizer, prepared=prepared, validations=validated)
 
@@ -106,10 +114,18 @@ def _is_network(error: object) -> bool:
     return isinstance(error, FetchError) and isinstance(error.__cause__, OSError)
 
 
-def _validate_raw(here: Desk, raw: dict[str, Artifact]) -> Artifact:
+def _suites(here: Desk) -> Suites:
+    """The rules, read and checked before anything is made."""
+    from components.validation.suites import read_suites
+
+    return read_suites(here.recipe.validation, here.execution.project_path)
+
+
+def _validate_raw(here: Desk, raw: dict[str, Artifact], suites: Suites) -> Artifact:
     from components.validation.partitions import profile_sources
     from components.validation.raw import read_profiles, validate_raw
-    from components.validation.suites import CODE_VERSION, identity
+    from components.validation.suite_files import identity
+    from components.validation.suites import CODE_VERSION
 
     recipe = here.recipe
     corpora: dict[str, Artifact] = {corpus: raw[corpus] for corpus in CORPORA}
@@ -121,22 +137,25 @@ def _validate_raw(here: Desk, raw: dict[str, Artifact]) -> Artifact:
             corpus: profile_sources(corpus, sources, recipe.validation, recipe.data, here.execution.data)
             for corpus, sources in declared.items()
         }
-        return validate_raw(
+        statistics = validate_raw(
             folder,
+            suites=suites,
             corpora={corpus: Path(one.address) for corpus, one in corpora.items() if corpus not in declared},
             profiles={corpus: one.profile for corpus, one in found.items()},
-            quarantined=[record for one in found.values() for record in one.quarantined],
+            quarantined={corpus: one.quarantined for corpus, one in found.items()},
             previous=read_profiles(here.store.open(earlier)) if earlier else None,
+            previous_version=_version(earlier),
             config=recipe.validation,
             docs=here.execution.workspace_path / "gx",
         )
+        return {**statistics, _ORIGINS: _origins(recipe)}
 
     parents: dict[str, Artifact] = {**corpora, **({"previous": earlier} if earlier else {})}
     return here.make(
         "validate the raw corpora",
         "validation",
         "raw",
-        config=identity(recipe.validation, "raw"),
+        config=identity(recipe.validation, "raw", suites),
         parents=parents,
         code_version=CODE_VERSION,
         build=build,
@@ -144,9 +163,10 @@ def _validate_raw(here: Desk, raw: dict[str, Artifact]) -> Artifact:
 
 
 def _earlier_validation(here: Desk, name: str, judged: Mapping[str, Artifact]) -> Artifact | None:
-    """The newest validation of other data than these, to compare them with; none where that is switched off.
+    """The newest validation of another version of these data, to compare them with; none where that is switched off.
 
-    The first validation of these very data has to be found again, so what came after it does not count.
+    Versions of one corpus come from the same preset, or are declared: nobody would compare the corpora of two presets that
+    share a workspace. The first validation of these very data has to be found again, so what came after it does not count.
     """
     if here.recipe.validation.drift == "off":
         return None
@@ -156,8 +176,20 @@ def _earlier_validation(here: Desk, name: str, judged: Mapping[str, Artifact]) -
         if (one.kind, one.name) == ("validation", name):
             if {parent.digest for parent in one.parents if parent.role != "previous"} == digests:
                 break
-            earlier = one
+            if one.statistics.get(_ORIGINS) == _origins(here.recipe):
+                earlier = one
     return earlier
+
+
+def _origins(recipe: Recipe) -> dict[str, JsonValue]:
+    """Where each corpus comes from: sources that the recipe declares, or the archives of its preset."""
+    declared = recipe.data.sources or {}
+    return {corpus: "declared" if corpus in declared else recipe.data.preset for corpus in CORPORA}
+
+
+def _version(validation: Artifact | None) -> str:
+    """How Data Docs call what was validated then."""
+    return f"what {validation.label} judged, {validation.provenance.get('created_at')}" if validation else ""
 
 
 def _tokenizer(here: Desk, vocabulary: Artifact) -> Artifact:
@@ -213,9 +245,10 @@ def _prepare(
     )
 
 
-def _validate_prepared(here: Desk, prepared: dict[str, Artifact]) -> Artifact:
+def _validate_prepared(here: Desk, prepared: dict[str, Artifact], suites: Suites) -> Artifact:
     from components.validation.prepared import read_figures, validate_prepared
-    from components.validation.suites import CODE_VERSION, identity
+    from components.validation.suite_files import identity
+    from components.validation.suites import CODE_VERSION
 
     earlier = _earlier_validation(here, "prepared", prepared)
     parents: dict[str, Artifact] = {**prepared, **({"previous": earlier} if earlier else {})}
@@ -223,20 +256,29 @@ def _validate_prepared(here: Desk, prepared: dict[str, Artifact]) -> Artifact:
         "validate the prepared shards",
         "validation",
         "prepared",
-        config=identity(here.recipe.validation, "prepared"),
+        config=identity(here.recipe.validation, "prepared", suites),
         parents=parents,
         code_version=CODE_VERSION,
-        build=lambda folder, _: validate_prepared(
-            folder,
-            prepared={corpus: here.store.open(one) for corpus, one in prepared.items()},
-            previous=read_figures(here.store.open(earlier)) if earlier else None,
-            config=here.recipe.validation,
-            docs=here.execution.workspace_path / "gx",
-        ),
+        build=lambda folder, _: {
+            **validate_prepared(
+                folder,
+                prepared={corpus: here.store.open(one) for corpus, one in prepared.items()},
+                suites=suites,
+                previous=read_figures(here.store.open(earlier)) if earlier else None,
+                previous_version=_version(earlier),
+                config=here.recipe.validation,
+                docs=here.execution.workspace_path / "gx",
+            ),
+            _ORIGINS: _origins(here.recipe),
+        },
     )
 
 
 def _write_card(here: Desk, found: Found) -> None:
+    """The card, and beside it in MLflow what is in no shard: how much for which reason, and some of it."""
     path = here.execution.workspace_path / DATASET_CARD
     write_atomic(path, dataset_card(here.recipe, here.execution, found))
     here.run.file(path)
+    here.run.metrics(counts_of_left_out(found.prepared))
+    if rows := sample_of_left_out(found.prepared, here.store):
+        here.run.table(LEFT_OUT, rows)

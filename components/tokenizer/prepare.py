@@ -35,12 +35,12 @@ from components.tokenizer.global_duplicates import near_duplicates, runs_of_othe
 from components.tokenizer.job import Job
 from components.tokenizer.scatter import MATCHES, QUARANTINE, scatter
 from components.tokenizer.shards import INDEX_JSON, TRAIN, Index, Piece, Split, cut_into_shards, pieces_of, write_shard
-from components.tokenizer.tables import DOCUMENTS_PARQUET, KEPT, REJECTED, REJECTS_PARQUET, added
+from components.tokenizer.tables import DOCUMENTS_PARQUET, KEPT, QUARANTINE_JSONL, REJECTED, REJECTS_PARQUET, added
 
 CODE_VERSION = 2
 """Raised when the same recipe would give other bytes."""
 
-CONTAMINATION_JSONL, QUARANTINE_JSONL = "contamination.jsonl", "quarantine.jsonl"
+CONTAMINATION_JSONL = "contamination.jsonl"
 
 _WORK = "work"
 _PROVED_BYTES = 1_000_000

@@ -48,8 +48,8 @@ def scatter(work: Any) -> JsonValue:
     """Turn the partition `work["partition"]` of the job `work["job"]` into runs; `work["is_alone"]`: on all cores.
 
     Returns:
-        Counts: size_bytes (of the partition), documents, bytes, rejected, bad (by reason), skipped (by reason), redacted (by
-        kind), what was proved, and bad_examples.
+        Counts: size_bytes (of the partition), documents, bytes, rejected, bad (by kind of reason), skipped (by reason),
+        redacted (by kind), what was proved, and bad_examples.
 
     Raises:
         DataError: the file cannot be read, or the encoder is not the reference's equal.
@@ -119,7 +119,7 @@ class _Partition:
         """Take the next records."""
         self._skipped.update(batch.num_skipped)
         for bad in batch.bad:
-            self._bad[bad.reason] += 1
+            self._bad[bad.kind] += 1
             if len(self.quarantined) < _MAX_QUARANTINED:
                 self.quarantined.append(bad._asdict())
         if batch.records.num_rows:

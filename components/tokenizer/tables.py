@@ -18,6 +18,8 @@ from components.tokenizer.shards import TRAIN
 
 DOCUMENTS_PARQUET = "documents.parquet"
 REJECTS_PARQUET = "rejects.parquet"
+QUARANTINE_JSONL = "quarantine.jsonl"
+"""Beside the tables: records that could not be read, which never were documents."""
 
 KEPT = pa.schema(
     [

@@ -31,14 +31,17 @@ from pydantic import JsonValue
 
 from components.core.artifact import OBSERVED
 from components.core.files import write_json
-from components.validation.data_docs import STYLES, Page, name_offenders, publish, settle
-from components.validation.outcome import MAX_OFFENDERS, Evidence, Outcome, failure, num_judged, outcome_of
-from components.validation.quarantine import write_quarantine
-from components.validation.suites import SUITES, load_suite
+from components.validation.data_docs import STYLES, Page, complete, publish, settle
+from components.validation.outcome import MAX_OFFENDERS, Evidence, Outcome, failure, num_judged, outcome_of, trouble_with
+from components.validation.quarantine import Quarantined, write_quarantine
+from components.validation.suite_files import SuiteFile, Suites, broken_suite
+from components.validation.suites import load_suite
 
 logger = logging.getLogger(__name__)
 
 _one_at_a_time = threading.Lock()
+
+_ONLY_WARNS = 'validation.drift is "warn": a rule of this suite that is broken is shown, and stops nothing.'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,7 @@ class Check:
     """One table to hold against one suite."""
 
     suite: str
-    """Name of the file in `suites/`, without its ending."""
+    """Name of its file, without its ending."""
     subject: str
     """What is checked, e.g. the corpus; the run's name in Data Docs is made from it."""
     unit: str
@@ -60,6 +63,8 @@ class Check:
     """What the numbers of the table count, where they count things."""
     only_warns: bool = False
     """Whether rules that are broken are shown and stop nothing, whatever severity the suite gives them."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the head of its page."""
 
     @property
     def name(self) -> str:
@@ -73,8 +78,9 @@ def run_checks(
     checks: Sequence[Check],
     *,
     docs: Path,
+    suites: Suites,
     not_judged: Sequence[Outcome] = (),
-    quarantined: Sequence[Mapping[str, JsonValue]] = (),
+    quarantined: Mapping[str, Quarantined] | None = None,
 ) -> dict[str, JsonValue]:
     """Hold every table against its suite, all rows of it, and publish what came out.
 
@@ -83,8 +89,9 @@ def run_checks(
         what: what is checked, in words; names the run.
         checks: what to hold against which suite.
         docs: folder of all Data Docs; its `index.html` lists the runs.
+        suites: the rules.
         not_judged: suites that could not be applied, and why; shown beside the rest.
-        quarantined: records that were set aside, with `file`, `offset`, `reason` and `excerpt`; they get a page.
+        quarantined: records that were set aside, by the subject of the checks from which they are missing; they get a page.
 
     Returns:
         `num_expectations` and `num_passed`, of the rules that have to hold; `num_warnings` and `warnings`, a sentence for
@@ -98,15 +105,20 @@ def run_checks(
     started = datetime.now(UTC)
     with _one_at_a_time:
         context = _context(site)
-        outcomes = [_run(context, check, started) for check in checks]
+        outcomes = [_run(context, check, suites[check.suite], started) for check in checks]
         context.build_data_docs()
     settle(site)
-    if quarantined:
-        write_quarantine(site, quarantined)
-    pages = [_page(check, own) for check, own in zip(checks, outcomes, strict=True)]
-    name_offenders(site, pages)
+    aside = {subject: one for subject, one in (quarantined or {}).items() if one.num}
+    if aside:
+        write_quarantine(site, aside)
+    nums = {subject: one.num for subject, one in aside.items()}
+    pages = [
+        _page(check, suites[check.suite], own, nums.get(check.subject, 0))
+        for check, own in zip(checks, outcomes, strict=True)
+    ]
+    complete(site, pages)
     notes = [f"{one.subject}: {one.suite}: {one.observed}" for one in not_judged]
-    run = publish(site, docs, what, started, pages, notes=notes, num_quarantined=len(quarantined))
+    run = publish(site, docs, what, started, pages, notes=notes, num_quarantined=sum(nums.values()))
     flat = [*(outcome for own in outcomes for outcome in own), *not_judged]
     write_json(folder / "results.json", [outcome.record() for outcome in flat])
     if stopping := [page for page, own in zip(pages, outcomes, strict=True) if any(one.stops for one in own)]:
@@ -127,15 +139,21 @@ def _say(what: str, outcomes: Sequence[Outcome], run: Path) -> dict[str, JsonVal
     return {"num_expectations": num, "num_passed": num, "num_warnings": len(warnings), "warnings": warnings}
 
 
-def _page(check: Check, outcomes: Sequence[Outcome]) -> Page:
+def _page(check: Check, suite: SuiteFile, outcomes: Sequence[Outcome], num_quarantined: int) -> Page:
     broken = [outcome for outcome in outcomes if outcome.is_broken]
     return Page(
         check.name,
+        check.subject,
         f"{check.subject}: {check.suite}",
+        suite=suite.path,
+        sha256=suite.sha256,
         num_rules=len(outcomes),
         num_broken=len(broken),
         is_warning=not any(outcome.stops for outcome in broken),
         named=tuple((outcome.sentence(), outcome.offenders) for outcome in broken if check.evidence and outcome.offenders),
+        notes=(*check.notes, *((_ONLY_WARNS,) if check.only_warns else ())),
+        table=check.table,
+        num_quarantined=num_quarantined,
     )
 
 
@@ -162,10 +180,10 @@ def _harmless(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**strings.map(lambda value: html.escape(value) if isinstance(value, str) else value))
 
 
-def _run(context: EphemeralDataContext, check: Check, started: datetime) -> list[Outcome]:
+def _run(context: EphemeralDataContext, check: Check, file: SuiteFile, started: datetime) -> list[Outcome]:
     """The outcomes of one check, in the order of its suite."""
     parameters = dict(check.parameters)
-    suite = load_suite(SUITES / f"{check.suite}.json", check.name, parameters)
+    suite = load_suite(file, check.name, parameters, list(check.table))
     if check.only_warns:
         for rule in suite.expectations:
             rule.severity = FailureSeverity.WARNING
@@ -185,6 +203,10 @@ def _run(context: EphemeralDataContext, check: Check, started: datetime) -> list
         run_id=RunIdentifier(run_name=check.name, run_time=started),
     )
     results = {result.expectation_config.id: result for result in done.results}
+    for rule in suite.expectations:
+        if trouble := trouble_with(results[rule.id]):
+            problem = f"has a rule ({rule.description}) that cannot be judged: {trouble}"
+            raise broken_suite(file.path, problem, f"a rule that can be held against the columns {', '.join(check.table)}")
     return [
         outcome_of(
             results[rule.id],

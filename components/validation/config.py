@@ -1,15 +1,16 @@
 """The limits that the suites hold the data to: the part of a recipe that this room owns.
 
-Design decision: rules live in `suites/*.json`, numbers live here, and a rule names its number as
-`{"$PARAMETER": "max_document_bytes"}`, so that a recipe can move a limit without editing a suite. Which languages belong
-to which corpus is no setting: `components.data.config` says it.
+Design decision: rules live in suites, which are files, numbers live here, and a rule names its number as
+`{"$PARAMETER": "max_document_bytes"}`, so that a recipe can move a limit without editing a suite. Where the suites lie is
+stated here too, but is no identity: their content is (`suites.identity`). Which languages belong to which corpus is no
+setting: `components.data.config` says it.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from components.core.config import Config
 from components.core.errors import ConfigError
@@ -19,6 +20,9 @@ from components.data.config import LANGUAGES
 class ValidationConfig(Config):
     """Limits on raw corpora and prepared shards. The defaults hold for the starter and the tiny preset."""
 
+    suites: str | None = Field(default=None, min_length=1)
+    """Folder of suites of one's own; a relative one starts at the project. `codegen data suites FOLDER` makes one. None: the
+    package's."""
     min_documents_per_corpus: int = Field(default=20, ge=1)
     """Assumption: half of the smallest corpus that is pinned (tiny NL: 43 documents), so a lost archive shows."""
     min_documents_per_language: int = Field(default=10, ge=0)
@@ -65,6 +69,11 @@ class ValidationConfig(Config):
     Assumption: as for the shares of languages."""
     max_new_licences: int = Field(default=0, ge=0)
     """Licences that the previous version did not have. Assumption: every new one is for a person to read."""
+
+    @property
+    def limits(self) -> dict[str, JsonValue]:
+        """Everything but the place of the suites, by name: what a rule may name."""
+        return self.model_dump(mode="json", exclude={"suites"})
 
 
 def languages_of(corpus: str) -> list[str]:

@@ -17,11 +17,12 @@ import html
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from filelock import FileLock
 
 from components.core.files import read_json, storage_full_explained, write_atomic, write_json
@@ -31,6 +32,12 @@ STYLES = Path(__file__).parent / "styles"
 """What Great Expectations calls a plug-in folder: it takes `custom_data_docs/styles/*.css` from there."""
 
 _RUN = "run.json"
+_MAX_ROWS = 50
+"""Rows of a table that are shown whole (assumption: all but the shards of a large corpus)."""
+_DIGITS = 12
+"""Of a digest, in a list; a page has all of them."""
+_CONTENT = re.compile(r'<div class="container-fluid')
+"""Where the content of a page of Great Expectations begins, below its bar."""
 _REMOTE_LOGO = re.compile(r"<img\s[^>]*great-expectations-web-assets[^>]*>|url\([^)]*great-expectations-web-assets[^)]*\)")
 """A picture fetched from the makers' server, with the id of the context in its address: a counter of visits."""
 _PAGE = """<!DOCTYPE html>
@@ -50,13 +57,24 @@ class Page:
 
     name: str
     """The name of the table and of the suite in Great Expectations."""
+    subject: str
     title: str
+    suite: Path
+    """The suite's file."""
+    sha256: str
+    """Of that file."""
     num_rules: int
     num_broken: int
-    is_warning: bool = False
+    is_warning: bool
     """Whether what is broken stops no run."""
-    named: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    named: tuple[tuple[str, tuple[str, ...]], ...]
     """Broken rules in words, each with what breaks it: put on the page, which otherwise has only rows of the table."""
+    notes: tuple[str, ...]
+    """Sentences for the head of the page."""
+    table: pd.DataFrame
+    """What the rules were held against."""
+    num_quarantined: int
+    """Records of the subject that are on `QUARANTINE_PAGE`, for a link to them."""
 
     def path(self, run: Path) -> Path:
         """Where the page is, relative to the run's folder."""
@@ -71,11 +89,32 @@ def settle(site: Path) -> None:
         page.write_text(_REMOTE_LOGO.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def name_offenders(site: Path, pages: Sequence[Page]) -> None:
-    """Put on each page of a site what is named there."""
+def complete(site: Path, pages: Sequence[Page]) -> None:
+    """Put on each page of a site what Great Expectations does not: which suite, what breaks its rules, and the table."""
     for page in pages:
-        if page.named:
-            _append(site / page.path(site), "\n".join(f"{_offenders(rule, names)}" for rule, names in page.named))
+        path = page.path(site)
+        _insert(site / path, _head(page, "../" * (len(path.parts) - 1)))
+        _append(site / path, "\n".join([*(_offenders(rule, names) for rule, names in page.named), _table(page.table)]))
+
+
+def _head(page: Page, top: str) -> str:
+    """What stands above all else; `top` leads to the folder of the run."""
+    lines = [f"Suite: <code>{html.escape(str(page.suite))}</code>, SHA-256 <code>{page.sha256}</code>"]
+    lines += [html.escape(note) for note in page.notes]
+    if page.num_quarantined:
+        link = f'<a href="{top}{QUARANTINE_PAGE}#{html.escape(page.subject)}">records that were set aside</a>'
+        lines.append(f"Not among the documents: {link} ({page.num_quarantined:,})")
+    return f'<div style="padding: 1rem; overflow-wrap: anywhere">{"<br>".join(lines)}</div>'
+
+
+def _table(table: pd.DataFrame) -> str:
+    """The table as HTML, upright where it is wider than long."""
+    rows = f"its first {_MAX_ROWS} of {len(table):,} rows" if len(table) > _MAX_ROWS else "whole"
+    shown = table.head(_MAX_ROWS)
+    is_wide = len(shown.columns) > len(shown)
+    upright = shown.set_index(shown.columns[0]).T.rename_axis(columns=None) if is_wide else shown
+    cells = upright.to_html(index=is_wide, border=0, na_rep="", float_format="{:.6g}".format)
+    return f'<div style="padding: 1rem; overflow: auto"><h4>The table that was judged, {rows}</h4>\n{cells}</div>'
 
 
 def _offenders(rule: str, names: Sequence[str]) -> str:
@@ -120,7 +159,7 @@ def publish(
             "num_quarantined": num_quarantined,
         }
         # Great Expectations builds the table of its index with a script from the network: this lists the pages without one.
-        _append(partial / "index.html", _listing(run_record, ""))
+        _insert(partial / "index.html", _listing(run_record, ""))
         write_json(partial / _RUN, run_record)
         run = _free_name(docs, f"{what.replace(' ', '-')}-{started:%Y%m%dT%H%M%SZ}")
         partial.rename(run)
@@ -129,8 +168,14 @@ def publish(
 
 
 def _listed(page: Page, run: Path) -> dict[str, Any]:
-    kept = {name: value for name, value in asdict(page).items() if name != "named"}
-    return {**kept, "path": page.path(run).as_posix()}
+    kept = ("name", "title", "num_rules", "num_broken", "is_warning", "sha256")
+    listed = {name: getattr(page, name) for name in kept}
+    return {**listed, "suite": str(page.suite), "path": page.path(run).as_posix()}
+
+
+def _insert(page: Path, content: str) -> None:
+    text = page.read_text(encoding="utf-8")
+    page.write_text(_CONTENT.sub(lambda found: f"{content}\n{found[0]}", text, count=1), encoding="utf-8")
 
 
 def _append(page: Path, content: str) -> None:
@@ -170,4 +215,14 @@ def _item(page: Mapping[str, Any], place: str) -> str:
     if num_broken and page.get("is_warning"):
         mark, found = '<span style="color: #9a6700">!</span>', f"{found}, a warning"
     link = f'<a href="{html.escape(place + page["path"])}">{html.escape(page["title"])}</a>'
-    return f"<li>{mark} {link}: {found}</li>\n"
+    return f"<li>{mark} {link}: {found}{_suite(page)}</li>\n"
+
+
+def _suite(page: Mapping[str, Any]) -> str:
+    """Which rules these were. A run of an earlier release does not say."""
+    if "suite" not in page:
+        return ""
+    path = Path(page["suite"])
+    whole = html.escape(f"{path}, SHA-256 {page['sha256']}")
+    name = html.escape(f"{path.name} {page['sha256'][:_DIGITS]}")
+    return f' <small style="color: #59636e" title="{whole}">{name}</small>'

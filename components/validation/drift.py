@@ -23,8 +23,8 @@ WHOLE = "(all)"
 """The row of the corpus as a whole."""
 
 
-def drift_check(corpus: str, profile: Profile, previous: Profile, config: ValidationConfig) -> Check:
-    """The check that holds a corpus against its previous version.
+def drift_check(corpus: str, profile: Profile, previous: Profile, config: ValidationConfig, version: str = "") -> Check:
+    """The check that holds a corpus against its previous version, which Data Docs call `version`.
 
     One row for each language of either version, and one for the whole. Columns: language; `share` of the corpus's bytes,
     `mean_bytes` of a document, `quarantined_share` of all records, each also with `previous_` before it and, as rules use
@@ -39,10 +39,16 @@ def drift_check(corpus: str, profile: Profile, previous: Profile, config: Valida
         unit="languages",
         table=pd.DataFrame(rows),
         key=("language",),
-        parameters=config.model_dump(mode="json"),
+        parameters=config.limits,
         evidence=_evidence(rows, new_licences(profile, previous)),
         only_warns=config.drift == "warn",
+        notes=compared_with(version),
     )
+
+
+def compared_with(version: str) -> tuple[str, ...]:
+    """The note that says which version is the previous one, where that is known."""
+    return (f"Compared with {version}.",) if version else ()
 
 
 def new_licences(profile: Profile, previous: Profile) -> dict[str, int]:

@@ -144,7 +144,7 @@ def outcome_of(
         rule=rule["description"],
         severity=str(rule.get("severity") or CRITICAL),
         success=bool(document["success"]),
-        observed=_observed(found, document["exception_info"]),
+        observed=_observed(found),
         num_rows=num_rows,
         num_unexpected=num_unexpected if num_rows is not None else None,
         offenders=() if document["success"] else offenders,
@@ -188,11 +188,15 @@ def num_judged(outcomes: Sequence[Outcome]) -> int:
     return sum(outcome.severity == CRITICAL for outcome in outcomes)
 
 
-def _observed(found: Mapping[str, Any], exception: Mapping[str, Any]) -> JsonValue:
-    if not found:
-        # The rule could not be evaluated: one entry for each metric that failed, or a single one.
-        entries = [exception] if "exception_message" in exception else list(exception.values())
-        return "; ".join(sorted({str(entry["exception_message"]) for entry in entries}))
+def trouble_with(result: ExpectationValidationResult) -> str:
+    """Why a rule could not be judged at all; nothing where it was."""
+    exception = result.to_json_dict()["exception_info"]
+    # One entry for each metric that failed, or a single one.
+    entries = [exception] if "raised_exception" in exception else list(exception.values())
+    return "; ".join(sorted({str(entry["exception_message"]) for entry in entries if entry["raised_exception"]}))
+
+
+def _observed(found: Mapping[str, Any]) -> JsonValue:
     if differences := _differences(found):
         return ", ".join(f"{side} {', '.join(map(str, names))}" for side, names in sorted(differences.items()))
     observed: JsonValue = found.get("observed_value")

@@ -7,6 +7,7 @@ readable one and all (`raw.profile_folder`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,20 +19,18 @@ from components.data.config import DataConfig, DataPlace
 from components.data.engine import run_tasks
 from components.data.sources.config import Source, extensions_with
 from components.data.sources.partitions import Partition, list_partitions
-from components.data.sources.reading import Bad, read_partition
+from components.data.sources.reading import read_partition
 from components.validation.config import ValidationConfig
 from components.validation.profile import Limits, Profile, merge, profile_corpus
-
-_SHOWN = 20
-"""Quarantined records of a partition that Data Docs show."""
+from components.validation.quarantine import MAX_EXAMPLES, Quarantined, merge_quarantined
 
 
 class Profiled(NamedTuple):
     """A corpus, as far as it could be read."""
 
     profile: Profile
-    quarantined: list[dict[str, JsonValue]]
-    """Some of the records that were set aside: `file`, `offset`, `reason`, `excerpt`."""
+    quarantined: Quarantined
+    """The records that were set aside."""
 
 
 def profile_sources(
@@ -50,35 +49,34 @@ def profile_sources(
     }
     partitions = sorted(list_partitions(sources), key=lambda one: -one.size_bytes)
     work: list[JsonValue] = [{**common, "partition": one.model_dump(mode="json")} for one in partitions]
-    profiles, quarantined, num_bad = [Profile(limits=limits)], [], 0
+    profiles, quarantined = [Profile(limits=limits)], Quarantined({}, [])
     with track(f"profile {corpus}", sum(one.size_bytes for one in partitions), "bytes") as advance:
         for result in run_tasks(profile_partition, work, place):
             profiles.append(Profile.parse(result["profile"]))
-            quarantined += result["quarantined"]
-            num_bad += result["num_bad"]
+            quarantined = merge_quarantined([quarantined, Quarantined(result["nums"], result["examples"])])
             advance(result["size_bytes"])
-    shown = sorted(quarantined, key=lambda one: (one["file"], one["offset"]))
-    return Profiled(merge(profiles).quarantining(num_bad), shown)
+    return Profiled(merge(profiles).quarantining(quarantined.num), quarantined)
 
 
 def profile_partition(work: Any) -> JsonValue:
     """The profile of the partition `work["partition"]`, and what was set aside in it."""
     partition, limits = Partition.parse(work["partition"]), Limits.parse(work["limits"])
     data = DataConfig.parse(work["data"])
-    bad: list[Bad] = []
-    num_bad = 0
+    nums: Counter[str] = Counter()
+    examples: list[JsonValue] = []
 
     def records() -> Iterator[pa.RecordBatch]:
-        nonlocal num_bad
         for batch in read_partition(partition, limits.languages, extensions_with(data.extensions), data.quarantine):
-            num_bad += len(batch.bad)
-            bad.extend(batch.bad[: _SHOWN - len(bad)])
+            for bad in batch.bad:
+                if nums[bad.kind] < MAX_EXAMPLES:
+                    examples.append({**bad._asdict(), "kind": bad.kind})
+                nums[bad.kind] += 1
             yield batch.records
 
     profile = profile_corpus(records(), limits)
     return {
         "profile": profile.model_dump(mode="json"),
-        "quarantined": [one._asdict() for one in bad],
-        "num_bad": num_bad,
+        "nums": dict(nums),
+        "examples": examples,
         "size_bytes": partition.size_bytes,
     }

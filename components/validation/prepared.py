@@ -30,10 +30,12 @@ from components.validation.documents import (
     languages_of_tables,
     trained_on,
 )
-from components.validation.drift import FIRST_VERSION
+from components.validation.drift import FIRST_VERSION, compared_with
 from components.validation.outcome import Counted, Evidence, Outcome, in_words, not_judged
 from components.validation.profile import OTHER
 from components.validation.shards import Index, read_index, strange_shards, table_of_shards, table_of_splits
+from components.validation.suite_files import Suites
+from components.validation.suites import read_suites
 from components.validation.tally import Defect
 
 FIGURES_JSON = "figures.json"
@@ -68,6 +70,8 @@ def validate_prepared(
     config: ValidationConfig,
     docs: Path,
     previous: Figures | None = None,
+    previous_version: str = "",
+    suites: Suites | None = None,
 ) -> dict[str, JsonValue]:
     """Hold prepared corpora against the suites `prepared-*`.
 
@@ -77,6 +81,8 @@ def validate_prepared(
         config: the limits.
         docs: folder of all Data Docs.
         previous: the figures of the previous version, as `read_figures` gives them; None if there is none.
+        previous_version: what Data Docs call it.
+        suites: the rules; None means those of `config`, a relative folder starting at the working directory.
 
     Returns:
         Statistics: `num_expectations`, `num_passed`, `warnings`, and `corpora` with documents and sequences of each split.
@@ -87,10 +93,15 @@ def validate_prepared(
     """
     everything = [_read(corpus, place) for corpus, place in prepared.items()]
     checks = [check for one in everything for check in _checks_of(one, config)]
-    drift, skipped = _drift(everything, previous or {}, config)
+    drift, skipped = _drift(everything, previous or {}, previous_version, config)
     write_json(folder / FIGURES_JSON, {one.corpus: one.figures for one in everything})
     passed = run_checks(
-        folder, "prepared corpora", [*checks, _held_out_check(prepared), *drift], docs=docs, not_judged=skipped
+        folder,
+        "prepared corpora",
+        [*checks, _held_out_check(prepared, config), *drift],
+        docs=docs,
+        suites=read_suites(config) if suites is None else suites,
+        not_judged=skipped,
     )
     counts: dict[str, JsonValue] = {
         one.corpus: {
@@ -121,7 +132,7 @@ def _read(corpus: str, folder: Path) -> _Prepared:
 def _checks_of(one: _Prepared, config: ValidationConfig) -> list[Check]:
     languages = languages_of(one.corpus)
     parameters: dict[str, JsonValue] = {
-        **config.model_dump(mode="json"),
+        **config.limits,
         **one.index.model_dump(include={"context_length", "eot_id", "num_ids"}),
         "max_dropped_tokens": one.index.context_length - 1,
         "languages": list[JsonValue](languages),
@@ -184,7 +195,7 @@ def _counted(found: Defect, value: str, place: str = "") -> Counted:
     return Counted(found.num, tuple(place + in_words(example, value) for example in found.examples))
 
 
-def _held_out_check(prepared: Mapping[str, Path]) -> Check:
+def _held_out_check(prepared: Mapping[str, Path], config: ValidationConfig) -> Check:
     """The held-out documents of every corpus, and how many of them any corpus trains on."""
     found = trained_on(prepared)
     rows = [{"corpus": corpus, "num_held_out": num, "num_trained_on": hits.num} for corpus, (num, hits) in found.items()]
@@ -195,14 +206,16 @@ def _held_out_check(prepared: Mapping[str, Path]) -> Check:
         unit="corpora",
         table=pd.DataFrame(rows),
         key=("corpus",),
-        parameters={},
+        parameters=config.limits,
         evidence=Evidence(
             unit="held-out documents", num_all=sum(num for num, _ in found.values()), columns={"num_trained_on": counts}
         ),
     )
 
 
-def _drift(everything: list[_Prepared], previous: Figures, config: ValidationConfig) -> tuple[list[Check], list[Outcome]]:
+def _drift(
+    everything: list[_Prepared], previous: Figures, version: str, config: ValidationConfig
+) -> tuple[list[Check], list[Outcome]]:
     """What to compare with the previous version, and the corpora for which there is none."""
     if config.drift == "off":
         return [], []
@@ -214,9 +227,10 @@ def _drift(everything: list[_Prepared], previous: Figures, config: ValidationCon
             unit="languages",
             table=_table(_changes(one.figures, previous[one.corpus])),
             key=("language",),
-            parameters=config.model_dump(mode="json"),
+            parameters=config.limits,
             evidence=_evidence_of_changes(_changes(one.figures, previous[one.corpus])),
             only_warns=config.drift == "warn",
+            notes=compared_with(version),
         )
         for one in known
     ]

@@ -11,7 +11,7 @@ the profile names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from components.validation.config import ValidationConfig
 from components.validation.drift import FIRST_VERSION, SUITE, drift_check
 from components.validation.outcome import Counted, Evidence, Outcome, in_words, not_judged
 from components.validation.profile import DEFECTS, LanguageProfile, Limits, Profile, profile_corpus
+from components.validation.quarantine import Quarantined
+from components.validation.suite_files import Suites
+from components.validation.suites import read_suites
 
 PROFILE_JSON = "profile.json"
 _FORMAT = 1
@@ -41,7 +44,9 @@ def validate_raw(
     corpora: Mapping[str, Path] | None = None,
     profiles: Mapping[str, Profile] | None = None,
     previous: Mapping[str, Profile] | None = None,
-    quarantined: Sequence[Mapping[str, JsonValue]] = (),
+    previous_version: str = "",
+    quarantined: Mapping[str, Quarantined] | None = None,
+    suites: Suites | None = None,
 ) -> dict[str, JsonValue]:
     """Hold raw corpora against the suites `raw-*`, and leave their profiles in `profile.json`.
 
@@ -52,7 +57,9 @@ def validate_raw(
         corpora: corpora to be profiled here: the folder of JSON Lines files of each, by its name.
         profiles: corpora that were profiled already, under the limits of `config`.
         previous: the profiles of the previous version, as `read_profiles` gives them; None if there is none.
-        quarantined: records that were set aside, with `file`, `offset`, `reason` and `excerpt`, for a page of Data Docs.
+        previous_version: what Data Docs call it.
+        quarantined: the records of each corpus that were set aside, for a page of Data Docs.
+        suites: the rules; None means those of `config`, a relative folder starting at the working directory.
 
     Returns:
         Statistics: `num_expectations`, `num_passed`, `warnings`, and `corpora` with documents and bytes of each language.
@@ -66,12 +73,20 @@ def validate_raw(
     given = {corpus: _checked(corpus, profile, config) for corpus, profile in (profiles or {}).items()}
     every = {**{corpus: profile_folder(corpus, place, config) for corpus, place in (corpora or {}).items()}, **given}
     checks = [check for corpus, profile in every.items() for check in checks_of(corpus, profile, config)]
-    drift, skipped = _drift(every, previous or {}, config)
+    drift, skipped = _drift(every, previous or {}, previous_version, config)
     write_json(
         folder / PROFILE_JSON,
         {"format": _FORMAT, "corpora": {name: one.model_dump(mode="json") for name, one in every.items()}},
     )
-    passed = run_checks(folder, "raw corpora", [*checks, *drift], docs=docs, not_judged=skipped, quarantined=quarantined)
+    passed = run_checks(
+        folder,
+        "raw corpora",
+        [*checks, *drift],
+        docs=docs,
+        suites=read_suites(config) if suites is None else suites,
+        not_judged=skipped,
+        quarantined=quarantined,
+    )
     counts: dict[str, JsonValue] = {
         corpus: {
             language: {"documents": one.num_documents, "bytes": one.size_bytes.total}
@@ -114,7 +129,7 @@ def _batches(folder: Path) -> Iterator[pa.RecordBatch]:
 def checks_of(corpus: str, profile: Profile, config: ValidationConfig) -> list[Check]:
     """What there is to check about one corpus: what its documents have wrong with them, and its languages."""
     parameters: dict[str, JsonValue] = {
-        **config.model_dump(mode="json"),
+        **config.limits,
         "languages": list[JsonValue](profile.limits.languages),
     }
     present = {**_expected(profile), **profile.languages}
@@ -196,11 +211,11 @@ def _evidence(languages: Mapping[str, LanguageProfile], num_documents: int) -> E
 
 
 def _drift(
-    profiles: Mapping[str, Profile], previous: Mapping[str, Profile], config: ValidationConfig
+    profiles: Mapping[str, Profile], previous: Mapping[str, Profile], version: str, config: ValidationConfig
 ) -> tuple[list[Check], list[Outcome]]:
     """What to compare with the previous version, and the corpora for which there is none."""
     if config.drift == "off":
         return [], []
     known = {corpus: profile for corpus, profile in profiles.items() if corpus in previous}
-    checks = [drift_check(corpus, profile, previous[corpus], config) for corpus, profile in known.items()]
+    checks = [drift_check(corpus, profile, previous[corpus], config, version) for corpus, profile in known.items()]
     return checks, [not_judged(SUITE, corpus, FIRST_VERSION) for corpus in profiles if corpus not in known]

@@ -34,6 +34,11 @@ class Bad(NamedTuple):
     excerpt: str
     """Its beginning, printable, at most 200 characters."""
 
+    @property
+    def kind(self) -> str:
+        """The reason without its details: what can be counted."""
+        return self.reason.partition(":")[0]
+
 
 class Batch(NamedTuple):
     """What a stretch of a partition gave."""

@@ -10,22 +10,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from components.core.artifact import Artifact
 from components.core.store import Store
 from components.evaluation.report.page import Block, Cell, Column, Excerpt, Excerpts, Source, Table, Verdict
 from components.evaluation.report.results import STAGE_NAMES, STAGES, RunResults
 from components.evaluation.report.wording import listed
-from components.tokenizer.tables import REJECTS_PARQUET
+from components.tokenizer.left_out import sample_of_quarantine, sample_of_rejects
+from components.tokenizer.tables import QUARANTINE_JSONL, REJECTS_PARQUET
 
 BENCHMARKS = {"humaneval": "HumanEval", "mtpb": "MTPB"}
 """The benchmarks that this project measures, as they are written; each has a column, looked for or not."""
 
 _EXCERPTS_PER_REASON = 3
-_ROWS_AT_ONCE = 8192
-"""Rows of a table of rejected documents held at a time (assumption: some MB, as an excerpt has 200 characters)."""
 _OTHERS = {"bad": "cannot be read", "skipped": "skipped", "redacted": "replaced in kept documents"}
 """Other counts of a prepared corpus, as a person says them: records, records, finds."""
 
@@ -111,22 +107,22 @@ def _excerpts(prepared: Mapping[str, Artifact], store: Store) -> tuple[Excerpts,
     found = [one for corpus, artifact in prepared.items() for one in _of_corpus(corpus, artifact, store.open(artifact))]
     if not found:
         return ()
-    title = f"How rejected documents begin: the first {_EXCERPTS_PER_REASON} of each reason and corpus, copies apart"
+    title = f"How what is left out begins: {_EXCERPTS_PER_REASON} of each reason and corpus, copies apart"
     return (Excerpts(title=title, items=tuple(found), sources=tuple(Source.of(one) for one in prepared.values())),)
 
 
 def _of_corpus(corpus: str, artifact: Artifact, folder: Path) -> list[Excerpt]:
-    """The first rejected documents of each reason, in the order of the reasons."""
-    wanted = dict.fromkeys(_reasons(artifact), _EXCERPTS_PER_REASON)
-    chosen: list[tuple[str, dict[str, Any]]] = []
-    columns = ["reason", "source", "path", "excerpt"]
-    for batch in pq.ParquetFile(folder / REJECTS_PARQUET).iter_batches(_ROWS_AT_ONCE, columns=columns):
-        for reason, number in wanted.items():
-            rows = batch.filter(pc.equal(batch["reason"], reason))[:number].to_pylist() if number else []
-            wanted[reason] -= len(rows)
-            chosen += [(reason, row) for row in rows]
-        if not any(wanted.values()):
-            break
+    """Some documents that were rejected for each reason, in the order of the reasons, and records that cannot be read."""
+    sample = sample_of_rejects(folder / REJECTS_PARQUET, _EXCERPTS_PER_REASON)
+    chosen = [
+        (reason, row)
+        for reason in _reasons(artifact)
+        for row in [row for row in sample if row["reason"] == reason][:_EXCERPTS_PER_REASON]
+    ]
+    if artifact.statistics.get("bad"):
+        with (folder / QUARANTINE_JSONL).open("rb") as lines:
+            unreadable = sample_of_quarantine(lines, _EXCERPTS_PER_REASON)
+        chosen += [(f"{_OTHERS['bad']}: {row['reason']}", row) for row in unreadable]
     return [
         Excerpt(
             mark=corpus,
@@ -134,7 +130,7 @@ def _of_corpus(corpus: str, artifact: Artifact, folder: Path) -> list[Excerpt]:
             origin=f"{row['path']} of {row['source']}",
             text=row["excerpt"],
         )
-        for reason, row in sorted(chosen, key=lambda one: one[0])
+        for reason, row in chosen
     ]
 
 

@@ -43,10 +43,12 @@ class Run:
         killed: Collection[str] = (),
         rejects: Sequence[Mapping[str, JsonValue]] = (),
         statistics: Mapping[str, JsonValue] | None = None,
+        quarantine: Sequence[Mapping[str, JsonValue]] = (),
     ) -> None:
         """`killed`: names of artifacts whose first attempt is broken off, so that a second one has to go on.
-        `rejects`: rows of every corpus's table of rejected documents. `statistics`: what every corpus counts besides."""
-        self.killed, self.rejects, self.statistics = killed, list(rejects), statistics or {}
+        `rejects`: rows of every corpus's table of rejected documents. `statistics`: what every corpus counts besides.
+        `quarantine`: the records of every corpus that cannot be read."""
+        self.killed, self.rejects, self.statistics, self.quarantine = killed, list(rejects), statistics or {}, quarantine
         self.store = Store(root / "store")
         self.bits: dict[str, dict[str, float]] = {stage: dict(row) for stage, row in BITS.items()}
         self.raw = {name: _raw(name) for name in ("nl", "multi", "mono", "vocabulary")}
@@ -71,6 +73,7 @@ class Run:
         def build(folder: Path) -> Mapping[str, JsonValue]:
             write_json(folder / "index.json", {"corpus": corpus, "num_ids": NUM_IDS})
             pq.write_table(pa.Table.from_pylist(self.rejects, schema=REJECTED), folder / "rejects.parquet")
+            write_jsonl(folder / "quarantine.jsonl", self.quarantine)
             languages: dict[str, JsonValue] = {language: figures(language) for language in LANGUAGES[corpus]}
             return {"languages": languages, **self.statistics}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,13 @@ def page_of(run: Run) -> Tag:
 
 
 def rejected(reason: str, number: int, excerpt: str | None) -> dict[str, JsonValue]:
-    where = {"sha256": "0" * 64, "language": "C", "source": "<b>demo</b> 1.0", "path": f"src/{number}.c", "num_bytes": 9}
+    where = {
+        "sha256": f"{number:064}",
+        "language": "C",
+        "source": "<b>demo</b> 1.0",
+        "path": f"src/{number}.c",
+        "num_bytes": 9,
+    }
     return {**where, "reason": reason, "excerpt": excerpt}
 
 
@@ -56,6 +63,18 @@ def test_the_first_three_rejected_documents_of_each_reason_are_shown(tmp_path: P
     digits = [(f"NL, digits src/{number}.c of <b>demo</b> 1.0", [f"0{number}"]) for number in range(3)]
     assert shown == [*digits, ("NL, line length src/9.c of <b>demo</b> 1.0", [])]
     assert "No excerpt" in list(folded.all("article"))[3].text
+
+
+def test_records_that_cannot_be_read_are_shown_beside_the_documents(tmp_path: Path) -> None:
+    bad = [{"file": "a.jsonl", "offset": n, "reason": f"not JSON: at character {n}", "excerpt": "{"} for n in range(5)]
+    counts: dict[str, JsonValue] = {"bad": {"not JSON": 5}}
+    run = Run(tmp_path, rejects=[rejected("digits", 0, "00")], statistics=counts, quarantine=bad)
+    heads = [one.first("h3").text for one in page_of(run).first("details", class_="excerpts").all("article")]
+    assert len(heads) == 12
+    assert heads[0] == "NL, digits src/0.c of <b>demo</b> 1.0"
+    assert all(
+        re.fullmatch(r"NL, cannot be read: not JSON: at character (\d) offset \1 of a\.jsonl", one) for one in heads[1:4]
+    )
 
 
 def test_rejected_documents_are_only_shown(tmp_path: Path) -> None:

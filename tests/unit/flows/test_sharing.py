@@ -9,13 +9,22 @@ import pytest
 from fixtures.projects import FixtureArchives, new_project, pull_fixtures
 
 from components.core.artifact import Artifact
-from components.core.errors import ArtifactError, DataError
+from components.core.errors import ArtifactError, DataError, RemoteError
 from components.core.store import Store
 from components.data.config import CORPORA
 from components.data.raw import raw_artifacts, sources_of
 from components.tokenizer.prepare import prepare_corpus
 from components.tokenizer.vocabulary import build_tokenizer
-from flows.corpora import Found, benchmarks, dataset_card, find, prepared_identity, tokenizer_identity
+from flows.corpora import (
+    Found,
+    benchmarks,
+    counts_of_left_out,
+    dataset_card,
+    find,
+    prepared_identity,
+    sample_of_left_out,
+    tokenizer_identity,
+)
 from flows.execution import Execution
 from flows.recipes import tiny
 from flows.sharing import pull_prepared, push_prepared
@@ -129,3 +138,23 @@ def test_another_recipe_is_another_corpus(made: tuple[Execution, Found], tmp_pat
     starter = tiny().override(["data.preset=starter"])
     with pytest.raises(DataError, match="data/ holds the preset tiny"):
         push_prepared(starter, made[0], str(tmp_path / "shared"))
+
+
+def test_what_is_left_out_is_sampled_where_the_corpora_lie(
+    made: tuple[Execution, Found], elsewhere: Execution, root: str
+) -> None:
+    execution, found = made
+    push_prepared(tiny(), execution, root)
+    shared = Store(root, scratch=elsewhere.workspace_path / "scratch")
+    prepared = {name: shared.load(f"{shared.root}/{one.label}") for name, one in found.prepared.items()}
+    rows = sample_of_left_out(prepared, shared)
+    assert rows == sample_of_left_out(found.prepared, execution.open_store())
+    # The archives hold one document twice and one that is too wide (tests/fixtures/archives.py).
+    assert [(row["corpus"], row["reason"], row["language"]) for row in rows] == [
+        ("multi", "duplicate", "C"), ("multi", "mean line length", "C")
+    ]  # fmt: skip
+    assert counts_of_left_out(prepared)["rejected"]["multi"]["C"] == {"duplicate": 1, "mean line length": 1}  # type: ignore[index, call-overload]
+    assert not (elsewhere.workspace_path / "scratch").exists(), "nothing else is fetched"
+    shared.fs.pipe_file(f"{prepared['multi'].address}/rejects.parquet", b"PAR1 damaged")
+    with pytest.raises(RemoteError, match="looking at what is left out"):
+        sample_of_left_out(prepared, shared)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,13 @@ def write_raw(folder: Path, content: list[Record]) -> Path:
 
 SMALL = ValidationConfig(min_documents_per_corpus=3, min_documents_per_language=2, max_document_bytes=1000)
 """Limits for corpora of a handful of documents."""
+
+
+def upright_table(page: str) -> dict[str, list[str]]:
+    """The table at the end of a page of Data Docs: its rows by their heads; that of the columns' names is empty."""
+    rows = re.findall(r"<tr.*?</tr>", page[page.index("The table that was judged") :], re.DOTALL)
+    cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows]
+    return {head: values for head, *values in cells}
 
 
 class Prepared:

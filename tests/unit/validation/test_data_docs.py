@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from corpora_on_disk import SMALL, records, write_raw
+from corpora_on_disk import SMALL, records, upright_table, write_raw
 from pydantic import JsonValue
 
 from components.core.errors import ValidationFailed
+from components.validation.config import ValidationConfig
+from components.validation.quarantine import Quarantined
 from components.validation.raw import validate_raw
-
-Quarantined = Mapping[str, JsonValue]
+from components.validation.suite_files import copy_suites
+from components.validation.tables import TABLES
 
 
 class Links(HTMLParser):
@@ -31,12 +34,19 @@ class Links(HTMLParser):
         self.targets += [value for name, value in attrs if tag == "a" and name == "href" and value]
 
 
-def validate(folder: Path, artifact: str, *, good: bool = True, quarantined: Sequence[Quarantined] = ()) -> None:
+def validate(
+    folder: Path,
+    artifact: str,
+    *,
+    good: bool = True,
+    quarantined: Mapping[str, Quarantined] | None = None,
+    config: ValidationConfig = SMALL,
+) -> None:
     content = records()
     if not good:
         content[1].update(language="<script>alert(1)</script>", path="a & b.txt")
     corpora = {"nl": write_raw(folder / artifact / "data", content)}
-    validate_raw(folder / artifact / "out", corpora=corpora, config=SMALL, docs=folder / "docs", quarantined=quarantined)
+    validate_raw(folder / artifact / "out", corpora=corpora, config=config, docs=folder / "docs", quarantined=quarantined)
 
 
 def test_every_run_is_listed_and_stays(tmp_path: Path) -> None:
@@ -68,25 +78,64 @@ def test_pages_show_the_failure_and_run_nothing_that_a_corpus_says(tmp_path: Pat
     assert "a &amp; b.txt" in text
 
 
-def test_quarantined_records_have_a_page_that_every_list_links_to(tmp_path: Path) -> None:
-    records: list[Quarantined] = [
-        {"file": "<a>.jsonl", "offset": 12, "reason": "not UTF-8", "excerpt": "<script>alert(2)</script>\n\x1b\u202e\x00 é"},
-        {"file": "b.jsonl", "offset": 0, "reason": "not JSON", "excerpt": "x" * 5000},
-        *({"file": "c.jsonl", "offset": n, "reason": "not JSON", "excerpt": "{"} for n in range(1000)),
-    ]
-    validate(tmp_path, "quarantine", quarantined=records)
+def bad(file: str, offset: int, kind: str, details: str, excerpt: str) -> dict[str, JsonValue]:
+    return {"file": file, "offset": offset, "kind": kind, "reason": f"{kind}{details}", "excerpt": excerpt}
+
+
+QUARANTINED = Quarantined(
+    {"not JSON": 1101, "not UTF-8": 1},
+    [
+        bad("<a>.jsonl", 12, "not UTF-8", ": at byte 3", "<script>alert(2)</script>\n\x1b\u202e\x00 é"),
+        bad("b.jsonl", 0, "not JSON", "", "x" * 5000),
+        *(bad("c.jsonl", number, "not JSON", f": at character {number}", "{") for number in range(99)),
+    ],
+)
+
+
+def test_quarantined_records_have_a_page_that_every_list_and_their_corpus_link_to(tmp_path: Path) -> None:
+    validate(tmp_path, "quarantine", quarantined={"nl": QUARANTINED, "mono": Quarantined({}, [])})
     docs = tmp_path / "docs"
     link = next(target for target in Links(docs / "index.html").targets if target.endswith("/quarantine.html"))
-    assert "quarantine.html" in Links((docs / link).parent / "index.html").targets
-    assert "records that were set aside</a>: 1,002" in (docs / "index.html").read_text(encoding="utf-8")
-    text = (docs / link).read_text(encoding="utf-8")
-    assert '<h2 id="record-1">&lt;a&gt;.jsonl, byte 12</h2>\n<p>not UTF-8</p>' in text
+    run = (docs / link).parent
+    assert "quarantine.html" in Links(run / "index.html").targets
+    assert "records that were set aside</a>: 1,102" in (docs / "index.html").read_text(encoding="utf-8")
+    pages = sorted(run.glob("validations/**/*.html"))
+    assert len(pages) == 2
+    for page in pages:
+        (target,) = (one for one in Links(page).targets if "quarantine.html" in one)
+        path, anchor = target.split("#")
+        assert (page.parent / path).resolve() == docs / link
+        assert f'<h2 id="{anchor}">nl: 1,102</h2>' in (docs / link).read_text(encoding="utf-8")
+
+
+def test_quarantined_records_are_counted_by_kind_and_shown_as_text(tmp_path: Path) -> None:
+    validate(tmp_path, "quarantine", quarantined={"nl": QUARANTINED, "mono": Quarantined({}, [])})
+    page = tmp_path / "quarantine" / "out" / "observed" / "data-docs" / "quarantine.html"
+    text = page.read_text(encoding="utf-8")
+    assert "<li>not JSON: 1,101, 100 of them below</li>\n<li>not UTF-8: 1</li>" in text
+    assert "<h3>&lt;a&gt;.jsonl, offset 12</h3>\n<p>not UTF-8: at byte 3</p>" in text
     assert "<pre>&lt;script&gt;alert(2)&lt;/script&gt;\n\\u{1b}\\u{202e}\\u{0} é</pre>" in text
     assert f"<pre>{'x' * 2000}</pre>" in text
-    assert "<li>not JSON: 1,001</li>\n<li>not UTF-8: 1</li>" in text
-    assert "<p>and 2 more</p>" in text
+    assert text.count("<h3>") == 101
     assert "<script" not in text
-    assert (tmp_path / "quarantine" / "out" / "observed" / "data-docs" / "quarantine.html").is_file()
+    assert "mono" not in text
+
+
+def test_every_page_names_its_suite_with_its_digest_and_shows_the_table(tmp_path: Path) -> None:
+    copy_suites(tmp_path / "rules")
+    validate(tmp_path, "own", config=SMALL.replace(suites=str(tmp_path / "rules")))
+    listing = (tmp_path / "docs" / "index.html").read_text(encoding="utf-8")
+    for name in ("raw-documents", "raw-languages"):
+        path = tmp_path / "rules" / f"{name}.json"
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        (page,) = (tmp_path / "docs").glob(f"raw-corpora-*/validations/{name}-nl/**/*.html")
+        text = page.read_text(encoding="utf-8")
+        assert f"Suite: <code>{path}</code>, SHA-256 <code>{digest}</code>" in text
+        assert text.index("Suite: ") < text.index("Expectation Validation Result")
+        assert f'title="{path}, SHA-256 {digest}">{name}.json {digest[:12]}</small>' in listing
+        table = upright_table(text)
+        assert (table[""], table["num_documents"]) == (["English"], ["4"])
+        assert {*table, "language"} - {""} == set(TABLES[name].columns)
 
 
 def test_a_run_without_quarantined_records_links_to_none(tmp_path: Path) -> None:

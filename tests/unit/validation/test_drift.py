@@ -9,13 +9,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from corpora_on_disk import SMALL
+from corpora_on_disk import SMALL, upright_table
 
 from components.core.errors import ValidationFailed
 from components.data.records import SCHEMA
 from components.validation.config import ValidationConfig
 from components.validation.drift import drift_check
 from components.validation.profile import Limits, Profile, profile_corpus
+from components.validation.quarantine import Quarantined
 from components.validation.raw import read_profiles, validate_raw
 
 SIX = ("C", "C++", "Go", "Java", "JavaScript", "Python")
@@ -114,6 +115,29 @@ def test_warnings_are_logged_and_marked_in_the_pages_and_results(tmp_path: Path,
     assert [(one["severity"], one["examples"]) for one in outcomes if one["success"] is False] == [
         ("warning", ["GPL-3.0-only (10 documents)"])
     ]
+
+
+def test_the_page_says_with_what_it_was_compared_that_it_warns_and_both_versions_figures(tmp_path: Path) -> None:
+    validate_raw(
+        tmp_path / "out",
+        profiles={"multi": profile(size_bytes=130).quarantining(2)},
+        previous={"multi": profile()},
+        previous_version="<the one> of yesterday",
+        quarantined={"multi": Quarantined({"not JSON": 2}, [])},
+        config=SMALL,
+        docs=tmp_path / "docs",
+    )
+    (page,) = (tmp_path / "docs").glob("raw-corpora-*/validations/raw-drift-multi/**/*.html")
+    text = page.read_text(encoding="utf-8")
+    head = text[: text.index("Expectation Validation Result")]
+    assert "<br>Compared with &lt;the one&gt; of yesterday.<br>" in head
+    assert "validation.drift is &quot;warn&quot;: a rule of this suite that is broken is shown, and stops nothing." in head
+    assert 'quarantine.html#multi">records that were set aside</a> (2)' in head
+    table = upright_table(text)
+    assert (table[""], table["mean_bytes"]) == ([*SIX, "(all)"], ["130"] * 7)
+    assert table["previous_mean_bytes"] == ["100"] * 7
+    (other,) = (tmp_path / "docs").glob("raw-corpora-*/validations/raw-documents-multi/**/*.html")
+    assert "Compared with" not in other.read_text(encoding="utf-8")
 
 
 def test_drift_can_stop_a_run_or_be_switched_off(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,10 @@ from corpora_on_disk import SMALL, Record, records, write_raw
 
 from components.core.errors import ConfigError, RecordError, ValidationFailed
 from components.data.records import SCHEMA
-from components.validation import checks
 from components.validation.config import ValidationConfig
 from components.validation.profile import Limits, Profile, profile_corpus
 from components.validation.raw import read_profiles, validate_raw
-from components.validation.suites import SUITES
+from components.validation.suite_files import copy_suites
 
 SIX = ("C", "C++", "Go", "Java", "JavaScript", "Python")
 
@@ -152,11 +150,9 @@ def test_a_profile_under_other_limits_is_refused(tmp_path: Path) -> None:
         )
 
 
-def test_a_suite_that_a_user_edited_is_what_the_corpus_is_held_against(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(SUITES, tmp_path / "suites")
-    monkeypatch.setattr(checks, "SUITES", tmp_path / "suites")
+def test_a_suite_that_a_user_edited_is_what_the_corpus_is_held_against(tmp_path: Path) -> None:
+    copy_suites(tmp_path / "suites")
+    own = SMALL.replace(suites=str(tmp_path / "suites"))
     path = tmp_path / "suites" / "raw-languages.json"
     suite = json.loads(path.read_text())
     rule = {
@@ -176,9 +172,9 @@ def test_a_suite_that_a_user_edited_is_what_the_corpus_is_held_against(
     (tmp_path / "suites" / "raw-documents.json").write_text(json.dumps({**documents, "expectations": [*others, several]}))
     content = records(num=9)  # of 30 bytes each
     content[3]["text"] = " "
-    assert validate(tmp_path / "one", content)["warnings"] == []
+    assert validate(tmp_path / "one", content, config=own)["warnings"] == []
     content[4]["text"] = "\t"
-    warnings = validate(tmp_path / "two", content)["warnings"]
+    warnings = validate(tmp_path / "two", content, config=own)["warnings"]
     assert [one.partition("two are shown, and name 1,000: ")[2] for one in warnings] == [
         "broken by 2 of 9 documents, such as english 1.0/docs/3.txt (num_chars = 1); english 1.0/docs/4.txt (num_chars = 1)"
     ]
@@ -187,7 +183,7 @@ def test_a_suite_that_a_user_edited_is_what_the_corpus_is_held_against(
     with pytest.raises(
         ValidationFailed, match=r"below 32 bytes: broken by 1 of 1 languages, such as English \(half_are_below_bytes = 64\)"
     ):
-        validate(tmp_path / "three", content)
+        validate(tmp_path / "three", content, config=own)
 
 
 def test_too_few_documents_are_counted(tmp_path: Path) -> None:

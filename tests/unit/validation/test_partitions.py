@@ -1,0 +1,65 @@
+"""Corpora that a recipe declares: profiled partition by partition, and nothing that cannot be read is lost from sight."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from corpora_on_disk import SMALL, records, write_raw
+
+from components.data.config import DataConfig, DataPlace
+from components.data.sources.config import Source
+from components.validation.partitions import profile_sources
+from components.validation.quarantine import MAX_EXAMPLES, Quarantined, merge_quarantined
+from components.validation.raw import profile_folder
+
+CUT, BINARY, NAMELESS = b'{"text": "%d', b'{"text": "\xff%d"}', b'{"text": "which language? %d"}'
+
+
+def source(folder: Path, *files: list[bytes]) -> Source:
+    """JSON Lines files of the given lines: each a partition."""
+    folder.mkdir()
+    for number, lines in enumerate(files):
+        (folder / f"{number}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    return Source(uri=f"{folder}/*.jsonl")
+
+
+def test_a_profile_of_partitions_is_that_of_the_folder_and_bad_records_are_counted_by_kind(tmp_path: Path) -> None:
+    content = records(num=6)
+    good = [json.dumps(one).encode() for one in content]
+    files = [*good[:2], CUT % 1, BINARY % 1], [CUT % 2, *good[2:], NAMELESS % 1, CUT % 30]
+    found = profile_sources("nl", [source(tmp_path / "raw", *files)], SMALL, DataConfig(), DataPlace())
+    assert found.profile == profile_folder("nl", write_raw(tmp_path / "same", content), SMALL).quarantining(5)
+    assert found.quarantined.nums == {"not JSON": 3, "not UTF-8": 1, "no language": 1}
+    places = [(one["kind"], Path(one["file"]).name, one["offset"]) for one in found.quarantined.examples]
+    first, second = sum(len(one) + 1 for one in good[:2]), len(CUT % 2) + 1 + sum(len(one) + 1 for one in good[2:])
+    assert sorted(places) == [
+        ("no language", "1.jsonl", second),
+        ("not JSON", "0.jsonl", first),
+        ("not JSON", "1.jsonl", 0),
+        ("not JSON", "1.jsonl", second + len(NAMELESS % 1) + 1),
+        ("not UTF-8", "0.jsonl", first + len(CUT % 1) + 1),
+    ]
+
+
+def test_many_of_one_kind_hide_no_other_and_are_all_counted(tmp_path: Path) -> None:
+    lines = [*(CUT % number for number in range(MAX_EXAMPLES + 20)), BINARY % 1]
+    one = profile_sources("nl", [source(tmp_path / "raw", lines, lines)], SMALL, DataConfig(), DataPlace())
+    assert one.profile.num_quarantined == 2 * (MAX_EXAMPLES + 21)
+    assert one.quarantined.nums == {"not JSON": 2 * (MAX_EXAMPLES + 20), "not UTF-8": 2}
+    kinds = [example["kind"] for example in one.quarantined.examples]
+    assert (kinds.count("not JSON"), kinds.count("not UTF-8")) == (MAX_EXAMPLES, 2)
+
+
+def test_what_was_set_aside_is_the_same_in_whichever_parts_it_was_read() -> None:
+    examples = [{"kind": f"kind {n % 3}", "file": f"{n % 2}", "offset": n} for n in range(700)]
+    whole = merge_quarantined([Quarantined({f"kind {n}": 300 for n in range(3)}, examples)])
+    for seed in range(5):
+        chance = np.random.default_rng(seed)
+        mixed = [examples[at] for at in chance.permutation(700)]
+        cuts = [0, *sorted(chance.choice(700, 4, replace=False)), 700]
+        parts = [Quarantined({}, mixed[start:stop]) for start, stop in pairwise(cuts)]
+        nums = [Quarantined({f"kind {n}": 150 for n in range(3)}, [])] * 2
+        assert merge_quarantined([*parts, *nums]) == whole

@@ -18,8 +18,10 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
 from deepspeed.checkpoint import ds_to_universal
+from deepspeed.checkpoint.constants import OPTIMIZER_STATE_DICT
 
 from components.core.errors import TrainingError
 from components.core.files import read_json, require_free, write_json
@@ -50,7 +52,15 @@ class Found(NamedTuple):
 
     def restore(self, engine: Any) -> None:
         """Load it into the engine; all ranks call it together."""
+        groups = engine.optimizer.param_groups
+        decays = [group["weight_decay"] for group in groups]
         engine.load_checkpoint(self.folder, tag=_TAG)
+        if self.is_universal:
+            # DeepSpeed gives every group what it finds of the first, and does not keep the step in every stage's file.
+            for group, decay in zip(groups, decays, strict=True):
+                group["weight_decay"] = decay
+            for state in engine.optimizer.optimizer.state.values():
+                state["step"] = torch.full_like(torch.as_tensor(state["step"], dtype=torch.float32), self.step)
 
 
 class Checkpoints:
@@ -181,7 +191,16 @@ def _universal(folder: Path) -> Path:
     for here, other in (names, names[::-1]):
         if not here.exists():
             os.link(other, here)
+    _complete(universal / _TAG / "zero" / "optimizer_state.pt")
     return universal
+
+
+def _complete(path: Path) -> None:
+    """Settings of the optimizer, where ZeRO 3 looks for them. The step there is not ours (see `Found.restore`)."""
+    state = torch.load(path, weights_only=False)
+    if OPTIMIZER_STATE_DICT not in state:
+        state[OPTIMIZER_STATE_DICT] = {"state": {0: {"step": torch.tensor(0.0)}}, "param_groups": state["param_groups"]}
+        torch.save(state, path)
 
 
 def _numel(parameter: Any) -> int:

@@ -26,7 +26,8 @@ NL_350M = StageConfig(
 
 def test_golden_file_of_the_paper_at_350m() -> None:
     place = TrainingPlace(num_processes=8, threads_per_process=4, micro_batch=4)
-    assert deepspeed_config(NL_350M, place, context_length=2048) == json.loads(GOLDEN.read_text())
+    config = deepspeed_config(NL_350M, place, context_length=2048, on_gpu=True, bf16=True)
+    assert config == json.loads(GOLDEN.read_text())
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6))
@@ -34,7 +35,7 @@ def test_every_sequence_is_in_exactly_one_micro_batch(processes: int, micro_batc
     sequences = processes * micro_batch * accumulation
     stage = NL_350M.replace(batch_tokens=sequences * 2048)
     place = TrainingPlace(num_processes=processes, micro_batch=micro_batch)
-    config = deepspeed_config(stage, place, 2048)
+    config = deepspeed_config(stage, place, 2048, on_gpu=False, bf16=False)
     assert accumulation_steps(stage, place, 2048) == accumulation
     assert config["train_batch_size"] == sequences
 
@@ -51,4 +52,35 @@ def test_every_sequence_is_in_exactly_one_micro_batch(processes: int, micro_batc
 )
 def test_a_batch_that_does_not_divide_names_one_that_does(tokens: int, place: TrainingPlace, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        deepspeed_config(NL_350M.replace(batch_tokens=tokens), place, 2048)
+        deepspeed_config(NL_350M.replace(batch_tokens=tokens), place, 2048, on_gpu=False, bf16=False)
+
+
+def test_offloading_names_where_everything_lives() -> None:
+    place = TrainingPlace(
+        zero_stage=3, offload_optimizer="nvme", offload_parameters="cpu", nvme_folder="/fast", micro_batch=16
+    )
+    zero = deepspeed_config(NL_350M, place, 2048, on_gpu=True, bf16=True)["zero_optimization"]
+    assert zero["stage"] == 3
+    assert zero["offload_optimizer"] == {"device": "nvme", "pin_memory": True, "nvme_path": "/fast"}
+    assert zero["offload_param"] == {"device": "cpu", "pin_memory": True}
+
+
+@pytest.mark.parametrize(("bf16", "stage"), [(False, 0), (True, 1)])
+def test_bf16_weights_have_an_fp32_copy(bf16: bool, stage: int) -> None:
+    place = TrainingPlace(zero_stage=0, micro_batch=16)
+    assert deepspeed_config(NL_350M, place, 2048, on_gpu=False, bf16=bf16)["zero_optimization"]["stage"] == stage
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"zero_stage": 2, "offload_parameters": "cpu"},
+        {"zero_stage": 0, "offload_optimizer": "cpu"},
+        {"zero_stage": 3, "offload_optimizer": "nvme"},
+        {"zero_stage": 2, "offload_optimizer": "nvme", "nvme_folder": "/fast"},
+    ],
+    ids=["parameters without ZeRO 3", "optimizer without ZeRO", "nvme without a folder", "nvme without ZeRO 3"],
+)
+def test_what_cannot_be_offloaded_is_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="zero_stage"):
+        TrainingPlace.parse(values)

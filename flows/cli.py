@@ -19,6 +19,7 @@ from rich.console import Console
 
 from components.core.artifact import Kind
 from components.core.errors import CodegenError, ConfigError
+from components.model.formats import Dtype, Layout
 from flows.data_cli import data
 from flows.options import Places, RecipeName, Sets, chosen_execution, chosen_recipe, console
 from flows.recipes import RECIPES, recipe
@@ -129,6 +130,21 @@ def lineage(label: Annotated[str, typer.Argument(help="kind/name-recipe, as prin
     for one in store.lineage(store.load(label)):
         inputs = ", ".join(f"{parent.role} {parent.kind}/{parent.name} {parent.digest[:12]}" for parent in one.parents)
         console.print(f"{one.digest[:12]}  {one.label}  <-  {inputs}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="checkpoint/NAME-RECIPE, as a run prints it, or a checkpoint's folder.")],
+    folder: Annotated[Path, typer.Argument(help="Where to: a folder that does not exist yet.")],
+    layout: Annotated[Layout, typer.Option("--format", help="Whose class of transformers loads it.")] = Layout.codegen,
+    dtype: Annotated[Dtype, typer.Option(help="How weights are stored.")] = Dtype.fp32,
+    at: Places = [],  # noqa: B006
+) -> None:
+    """A checkpoint as a plain Hugging Face folder, its logits compared with those of transformers first."""
+    execution = chosen_execution(at)
+    from flows.exporting import export as export_checkpoint
+
+    console.print(export_checkpoint(execution, checkpoint, folder, layout=layout, dtype=dtype), soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from prefect import flow
 
@@ -19,6 +19,7 @@ from flows.recipes import Recipe
 from flows.train import train
 
 if TYPE_CHECKING:  # It would import MLflow.
+    from components.registry.gate import Evidence
     from components.registry.promotion import Promotion
     from components.registry.runs import TrackedRun
 
@@ -43,7 +44,7 @@ def promote(
 
 
 def _judge(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpora, evaluations: Evaluations) -> Promotion:
-    from components.registry.gate import Evidence, metrics_of
+    from components.model.huggingface import logit_parity
     from components.registry.models import register
     from components.registry.promotion import promote as decide
 
@@ -58,20 +59,14 @@ def _judge(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpora, evalu
             run=run,
             evaluations=measured,
             dvc_md5=str(corpora.raw[stage].provenance.get("dvc_md5", "none: not kept by DVC")),
-        )
-        evidence = Evidence(
-            digest=checkpoint.digest,
-            metrics=metrics_of(measured),
-            protocols={name: protocol(one) for name, one in measured.items()},
-            logit_difference=_logit_difference(here, checkpoint),
-            sandboxed=_sandboxed(measured),
-            git_dirty=_dirty(checkpoint),
+            parity=logit_parity,
+            max_logit_difference=here.recipe.promotion.max_logit_difference,
         )
         return decide(
             registered,
             gate=here.recipe.promotion,
             stage=stage,
-            evidence=evidence,
+            evidence=_evidence(checkpoint, registered, measured),
             run=run,
             decided_by=f"{_user()} (flow promote)",
         )
@@ -80,6 +75,19 @@ def _judge(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpora, evalu
     here.say(f"promote {stage}", promotion.decision.outcome)
     here.console.print(f"  {promotion.summary}", soft_wrap=True, markup=False)
     return promotion
+
+
+def _evidence(checkpoint: Artifact, registered: Artifact, measured: dict[str, Artifact]) -> Evidence:
+    from components.registry.gate import Evidence, metrics_of
+
+    return Evidence(
+        digest=checkpoint.digest,
+        metrics=metrics_of(measured),
+        protocols={name: protocol(one) for name, one in measured.items()},
+        logit_difference=cast(float, registered.statistics["logit_difference"]),
+        sandboxed=_sandboxed(measured),
+        git_dirty=_dirty(checkpoint),
+    )
 
 
 def _user() -> str:
@@ -93,12 +101,6 @@ def protocol(evaluation: Artifact) -> str:
     """The fingerprint of how a benchmark was run: its recipe and its inputs, all but the model that it measured."""
     others = {one.role: one.digest for one in evaluation.parents if one.role != "checkpoint"}
     return fingerprint({"settings": evaluation.statistics.get("protocol"), "inputs": others})
-
-
-def _logit_difference(here: Desk, checkpoint: Artifact) -> float:
-    from components.model.huggingface import logit_parity
-
-    return logit_parity(here.store.open(checkpoint))
 
 
 def _sandboxed(measured: dict[str, Artifact]) -> bool | None:

@@ -48,7 +48,8 @@ class GateConfig(Config):
     required: dict[str, Items[Requirement]] = Field(default_factory=_own_domains)
     """Requirements by stage: each stage answers for its own domain."""
     max_logit_difference: float = Field(default=1e-4, ge=0)
-    """Largest absolute difference between our logits and Hugging Face's on the exported checkpoint (fp32; assumption)."""
+    """Largest absolute difference between our logits and Hugging Face's on the exported checkpoint (fp32; assumption); what
+    differs by more is not registered."""
     require_clean_code: bool = False
     """Refuse a model that was trained from a working tree with uncommitted changes."""
     require_sandbox: bool = True

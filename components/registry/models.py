@@ -8,7 +8,7 @@ the next one, or invisible to whoever loads by name. Registering in two processe
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import mlflow
@@ -43,8 +43,12 @@ def register(
     run: TrackedRun,
     evaluations: Mapping[str, Artifact],
     dvc_md5: str,
+    parity: Callable[[Path], float],
+    max_logit_difference: float,
 ) -> Artifact:
     """Make a checkpoint a version of the model `name`, or find the version that it is already.
+
+    Nothing is registered that `transformers` would compute otherwise than we do: that is measured here, on the very files.
 
     Args:
         folder: the checkpoint's files (`Store.open`).
@@ -52,15 +56,20 @@ def register(
         evaluations: evaluation artifacts by benchmark; their numeric statistics become metrics `benchmark/...`, tags and
             the model card. Given again with other figures, they replace the former ones.
         dvc_md5: of `data.dvc`, the root of the lineage.
+        parity: the largest absolute difference between our logits and those of `transformers` for a folder
+            (`components.model.huggingface.logit_parity`; this room does not know the model's).
+        max_logit_difference: what it may be.
 
     Returns:
-        An artifact of kind `registered-model` whose address is `models:/NAME/VERSION` and whose digest is the checkpoint's.
+        An artifact of kind `registered-model` whose address is `models:/NAME/VERSION` and whose digest is the checkpoint's;
+        its statistics state `logit_difference`.
 
     Raises:
-        ArtifactError: the folder is no complete CodeGen checkpoint.
+        ArtifactError: the folder is no complete CodeGen checkpoint, or the logits differ by more.
         TrackingError: MLflow refused.
     """
     require_checkpoint(folder)
+    logit_difference = _require_parity(folder, parity, max_logit_difference)
     client, tracking = run.tracking.client, run.tracking
     card = model_card(name, checkpoint, evaluations, dvc_md5, tracking.uri)
     metrics = metrics_of(evaluations)
@@ -87,9 +96,20 @@ def register(
         recipe=fingerprint({"name": name, "checkpoint": checkpoint.digest, "code_version": CODE_VERSION}),
         digest=checkpoint.digest,
         parents=inputs,
-        statistics={"version": int(version.version), "stage": stage},
+        statistics={"version": int(version.version), "stage": stage, "logit_difference": logit_difference},
         provenance={**provenance(), "run_id": run.id, "model_id": model_id, "dvc_md5": dvc_md5},
     )
+
+
+def _require_parity(folder: Path, parity: Callable[[Path], float], max_difference: float) -> float:
+    found = parity(folder)
+    if not found <= max_difference:  # NaN, too.
+        raise ArtifactError(
+            f"the logits that transformers computes from {folder} differ from ours by {found:.3g}",
+            expected=f"at most {max_difference:g}; nothing was registered",
+            do="install the versions of constraints.txt; if they are, keep the checkpoint and report it",
+        )
+    return found
 
 
 def _version_tags(checkpoint: Artifact, stage: str, dvc_md5: str, metrics: Mapping[str, float]) -> dict[str, str]:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fixtures.models import lively_model, write_tokenizer
 from fixtures.projects import FixtureArchives, new_project
 
 from components.core.network import free_port, require_free_port
 from components.data.pins import Pins
+from components.model.huggingface import save_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
@@ -70,6 +72,17 @@ def test_suites_are_copied_and_a_mistake_in_one_is_three_lines(tmp_path: Path) -
     done = codegen("prepare", "-r", "tiny", "--set", "validation.suites=rules", *at)
     assert_three_lines(done, "the suite raw-languages.json has a rule (Every language has at least")
     assert "did you mean" in done.stderr
+
+
+def test_a_checkpoint_is_exported_once(tmp_path: Path) -> None:
+    model = lively_model(sharpness=1.0)
+    save_checkpoint(model, write_tokenizer(tmp_path / "tokenizer"), tmp_path / "ours")
+    command = ("export", str(tmp_path / "ours"), str(tmp_path / "out"), "--format", "gptj", "--dtype", "bf16")
+    done = codegen(*command, "--at", f"workspace={tmp_path / 'var'}")
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path / 'out'}: gptj in bf16, 0.1 MB; the logits of transformers differ from ours by" in done.stdout
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["GPTJForCausalLM"]
+    assert_three_lines(codegen(*command, "--at", f"workspace={tmp_path / 'var'}"), f"{tmp_path / 'out'} exists")
 
 
 def test_a_killed_ui_leaves_nothing_that_listens(tmp_path: Path) -> None:

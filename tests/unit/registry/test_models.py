@@ -1,5 +1,8 @@
 """A registered checkpoint can be loaded by alias in both ways, is registered once, and survives a kill."""
 
+import json
+import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import pytest
 from components.core.artifact import Artifact
 from components.core.errors import ArtifactError, TrackingError
 from components.core.fingerprint import sha256_file
+from components.model.huggingface import logit_parity
 from components.registry.models import download, find_version, register
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
@@ -21,7 +25,17 @@ MD5 = "0123456789abcdef0123456789abcdef"
 
 def _register(run: TrackedRun, made: tuple[Artifact, Path], **evaluations: Artifact) -> Artifact:
     checkpoint, folder = made
-    return register(checkpoint, folder, name=NAME, stage="mono", run=run, evaluations=evaluations, dvc_md5=MD5)
+    return register(
+        checkpoint,
+        folder,
+        name=NAME,
+        stage="mono",
+        run=run,
+        evaluations=evaluations,
+        dvc_md5=MD5,
+        parity=logit_parity,
+        max_logit_difference=1e-4,
+    )
 
 
 def test_a_model_is_loaded_by_alias(tracking: Tracking, make_checkpoint, tmp_path: Path) -> None:
@@ -94,6 +108,7 @@ setattr(MlflowClient, moment, lambda *arguments, **more: os.kill(os.getpid(), si
 checkpoint = Artifact.parse(json.loads(record))
 with Tracking(uri, Path(artifacts)).run("register", experiment="tiny") as run:
     about = {"name": "codegen-tiny-mono", "stage": "mono", "evaluations": {}, "dvc_md5": "md5"}
+    about |= {"parity": lambda _: 0.0, "max_logit_difference": 1e-4}
     register(checkpoint, Path(checkpoint.address), run=run, **about)
 """
 
@@ -141,3 +156,29 @@ def test_what_is_no_checkpoint_is_not_registered(tracking: Tracking, make_checkp
 def test_a_model_that_does_not_exist_is_said(tracking: Tracking, tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="codegen-none"):
         download(tracking, "models:/codegen-none@champion", tmp_path)
+
+
+def test_what_transformers_computes_otherwise_is_not_registered(tracking: Tracking, make_checkpoint, tmp_path: Path) -> None:
+    """Two names for the number of heads: we go by the one that releases use, transformers by the last."""
+    checkpoint, folder = make_checkpoint("one")
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    settings = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**settings, "num_attention_heads": 8}))
+    with tracking.run("register", experiment="tiny") as run:
+        with pytest.raises(ArtifactError, match=r"the logits that transformers computes from .* differ from ours by 0\.\d+"):
+            _register(run, (checkpoint, copy))
+        assert tracking.client.search_registered_models() == []
+        assert tracking.client.search_logged_models([run.experiment_id]) == []
+        registered = _register(run, (checkpoint, folder))
+    assert 0 <= float(str(registered.statistics["logit_difference"])) < 1e-5
+
+
+@pytest.mark.parametrize("difference", [math.nan, math.inf, 1.1e-4])
+def test_a_difference_that_is_too_large_or_no_number_is_not_registered(
+    tracking: Tracking, make_checkpoint, difference: float
+) -> None:
+    checkpoint, folder = make_checkpoint("one")
+    about = {"name": NAME, "stage": "mono", "evaluations": {}, "dvc_md5": MD5, "max_logit_difference": 1e-4}
+    with tracking.run("register", experiment="tiny") as run, pytest.raises(ArtifactError, match="nothing was registered"):
+        register(checkpoint, folder, run=run, parity=lambda _: difference, **about)
+    assert tracking.client.search_registered_models() == []

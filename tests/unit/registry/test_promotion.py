@@ -7,13 +7,20 @@ import mlflow
 import pytest
 
 from components.core.artifact import Artifact
+from components.model.huggingface import logit_parity
 from components.registry.config import GateConfig
 from components.registry.gate import Evidence
 from components.registry.models import register
 from components.registry.promotion import Promotion, evidence_of, promote, version_at
+from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
 
 NAME = "codegen-tiny-mono"
+
+
+def _register(run: TrackedRun, checkpoint: Artifact, folder: Path) -> Artifact:
+    about = {"name": NAME, "stage": "mono", "evaluations": {}, "dvc_md5": "md5"}
+    return register(checkpoint, folder, run=run, parity=logit_parity, max_logit_difference=1e-4, **about)
 
 
 @pytest.fixture
@@ -29,9 +36,7 @@ def judge(tracking: Tracking, make_checkpoint):
             logit_difference=1e-6,
         )
         with tracking.run(f"promote {note}", experiment="tiny") as run:
-            registered: Artifact = register(
-                checkpoint, folder, name=NAME, stage="mono", run=run, evaluations={}, dvc_md5="md5"
-            )
+            registered = _register(run, checkpoint, folder)
             decided = promote(registered, gate=GateConfig(), stage="mono", evidence=evidence, run=run, decided_by="ada")
         return decided, run.id
 
@@ -85,7 +90,7 @@ def test_another_protocol_is_refused_until_the_champion_is_measured_by_it(tracki
 def test_a_champion_made_by_hand_is_not_replaced_unmeasured(tracking: Tracking, make_checkpoint, judge) -> None:
     checkpoint, folder = make_checkpoint("by hand")
     with tracking.run("register", experiment="tiny") as run:
-        register(checkpoint, folder, name=NAME, stage="mono", run=run, evaluations={}, dvc_md5="md5")
+        _register(run, checkpoint, folder)
     tracking.client.set_registered_model_alias(NAME, "champion", "1")
     refused, _ = judge("two", 2.0)
     assert "evaluate the champion the same way first" in refused.summary

@@ -144,18 +144,27 @@ def find(recipe: Recipe, execution: Execution, *stores: Store) -> Found:
         ArtifactError: no store has one of them.
     """
     raw = raw_corpora(recipe, execution)
-    if (preset := raw["vocabulary"].provenance["preset"]) != recipe.data.preset:
-        raise DataError(
-            f"data/ holds the preset {preset}",
-            expected=f"the preset {recipe.data.preset}, whose bytes decide what the recipe {recipe.name} prepares",
-            do=f"run `codegen data pull --preset {recipe.data.preset}`, or name the recipe that was prepared with --recipe",
-        )
+    require_preset(recipe, raw)
     tokenizer = _find(tokenizer_identity(recipe, raw["vocabulary"]), stores)
     avoided = benchmarks(recipe, execution).texts
     prepared: dict[str, Artifact] = {}
     for corpus in CORPORA:
         prepared[corpus] = _find(prepared_identity(recipe, corpus, raw[corpus], tokenizer, avoided, prepared), stores)
     return Found(raw, tokenizer, prepared)
+
+
+def require_preset(recipe: Recipe, raw: Mapping[str, Artifact]) -> None:
+    """Check that `data/` holds what the recipe is made from.
+
+    Raises:
+        DataError: it holds another preset.
+    """
+    if (preset := raw["vocabulary"].provenance["preset"]) != recipe.data.preset:
+        raise DataError(
+            f"data/ holds the preset {preset}",
+            expected=f"the preset {recipe.data.preset}, whose bytes decide what the recipe {recipe.name} prepares",
+            do=f"run `codegen data pull --preset {recipe.data.preset}`, or name the recipe that was prepared with --recipe",
+        )
 
 
 def _find(identity: Identity, stores: tuple[Store, ...]) -> Artifact:

@@ -22,6 +22,8 @@ data = typer.Typer(no_args_is_help=True, help="The raw corpora in data/, version
 
 _MAX_NAMED = 5
 """Files that a line names before it only counts."""
+_SAMPLE_MB = 64
+"""A minute's work at most on two cores (measured: 5 MB/s on a busy machine)."""
 
 
 class From(StrEnum):
@@ -34,6 +36,7 @@ class From(StrEnum):
 
 Origin = Annotated[From, typer.Option("--from", help="DVC's remote, the pinned archives, or whichever has the bytes.")]
 Root = Annotated[str, typer.Argument(help="The shared root: a folder or any fsspec URI, s3://bucket/prefix.")]
+SampleMb = Annotated[int, typer.Option(help="MB of text to read of each corpus, from the beginnings of its files.")]
 Labels = Annotated[list[str], typer.Argument(help="prepared-corpus/NAME-RECIPE, as a run prints it. None: the recipe's.")]
 
 
@@ -129,6 +132,28 @@ def _documents(before: int | None, after: int | None) -> str:
         number = after if before is None else before
         return "" if number is None else f"  {number:,} documents"
     return f"  {before:,} documents" if before == after else f"  {before:,} -> {after:,} documents"
+
+
+@data.command()
+def estimate(
+    corpus: Annotated[str | None, typer.Argument(help="nl, multi or mono. None: all of them.")] = None,
+    recipe: RecipeName = "starter",
+    sample_mb: SampleMb = _SAMPLE_MB,
+    sets: Sets = [],  # noqa: B006
+    at: Places = [],  # noqa: B006
+) -> None:
+    """What preparation will come to, from a sample: documents, rejects, tokens, disk, hours; nothing is prepared."""
+    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at)
+    from flows.estimate import described, notes
+    from flows.estimate import estimate as foretell
+
+    is_whole = True
+    for name, found in foretell(chosen, execution, corpus, sample_mb):
+        is_whole &= found.is_whole
+        for line in described(name, found, chosen, execution):
+            console.print(line, soft_wrap=True, markup=False)
+    for note in notes(chosen, is_whole):
+        console.print(note, soft_wrap=True, markup=False)
 
 
 @data.command("push-prepared")

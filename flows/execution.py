@@ -110,6 +110,9 @@ def prepare_environment(execution: Execution) -> None:
     # it once, as the entry prints it; Prefect's page keeps the full log, whose handler these loggers have themselves.
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).propagate = False
+    # Prefect takes what these log to its page, where it passes their level; without one of their own, only warnings do.
+    for name in ("components", "flows"):
+        logging.getLogger(name).setLevel(logging.INFO)
     # Prefect creates its home, but not the folders above it.
     for folder in (execution.workspace_path, Path(os.environ["PREFECT_HOME"])):
         _make(folder)

@@ -134,7 +134,9 @@ def _validate_raw(here: Desk, raw: dict[str, Artifact], suites: Suites) -> Artif
 
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
         found = {
-            corpus: profile_sources(corpus, sources, recipe.validation, recipe.data, here.execution.data)
+            corpus: profile_sources(
+                corpus, sources, recipe.validation, recipe.data, here.execution.data, folder / "under-way"
+            )
             for corpus, sources in declared.items()
         }
         statistics = validate_raw(

@@ -54,12 +54,12 @@ def gather(work: Any) -> JsonValue:
             tokens = rows["tokens"]
             rows = rows.set_column(rows.schema.get_field_index("tokens"), "num_tokens", _lengths(tokens))
             rows = rows.append_column("row", pa.array(np.arange(len(tokens))))
-            result = {"number": work["number"], **_gather(job, _judged(rows, work["dropped"]), tokens, folder)}
+            result = {"number": work["number"], **_gather(job, judged(rows, work["dropped"]), tokens, folder)}
             finish(folder, result)
     return result
 
 
-def _judged(rows: pa.Table, dropped: str | None) -> pa.Table:
+def judged(rows: pa.Table, dropped: str | None) -> pa.Table:
     """The rows in training order, with the last reasons: duplicates of this and of other corpora, near-duplicates."""
     rows = in_order(rows)
     rows = rows.filter(pc.fill_null(pc.not_equal(rows["reason"], OTHER_CORPUS), True))

@@ -64,6 +64,11 @@ class Job(Config):
         """The folder of what `scatter` leaves of a partition."""
         return Path(self.folder) / "scattered" / fingerprint(partition)[:16]
 
+    @property
+    def under_way(self) -> Path:
+        """The folder in which `scatter` tells how far it has come, each task in a file named like its folder."""
+        return Path(self.folder) / "under-way"
+
     def gathered(self, number: int, num_ranges: int) -> Path:
         """The folder of what `gather` leaves of one of several ranges."""
         return Path(self.folder) / "gathered" / f"{number:06d}-of-{num_ranges:06d}"

@@ -20,7 +20,7 @@ from pydantic import JsonValue
 
 from components.core.errors import ConfigError, DataError
 from components.core.files import read_jsonl, require_free, write_json, write_jsonl
-from components.core.progress import track
+from components.core.progress import track, watch
 from components.data.config import LANGUAGES, Corpus, DataConfig, DataPlace
 from components.data.decontamination import BenchmarkText
 from components.data.engine import run_tasks
@@ -28,12 +28,13 @@ from components.data.sources.batches import Bad
 from components.data.sources.config import Source
 from components.data.sources.partitions import Partition, list_partitions
 from components.data.sources.quarantine import require_tolerable
+from components.data.under_way import Board
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.gather import DOCUMENTS, REJECTS, gather, splits_of, stream_name
 from components.tokenizer.global_duplicates import near_duplicates, runs_of_others
-from components.tokenizer.job import Job
-from components.tokenizer.scatter import MATCHES, QUARANTINE, scatter
+from components.tokenizer.job import Job, finished
+from components.tokenizer.scatter import MATCHES, QUARANTINE, scatter, so_far
 from components.tokenizer.shards import INDEX_JSON, TRAIN, Index, Piece, Split, cut_into_shards, pieces_of, write_shard
 from components.tokenizer.tables import DOCUMENTS_PARQUET, KEPT, QUARANTINE_JSONL, REJECTED, REJECTS_PARQUET, added
 
@@ -104,7 +105,7 @@ def prepare_corpus(
     partitions = list_partitions(sources)
     raw_bytes = sum(partition.text_bytes for partition in partitions)
     require_free(folder, int(_ROOM_FACTOR * raw_bytes), f"preparing {corpus}")
-    piece_bytes = int(place.task_bytes * _SHARE_OF_MEMORY)
+    piece_bytes = piece_bytes_of(place)
     job = Job(
         folder=str((folder / _WORK).resolve()),
         corpus=corpus,
@@ -113,17 +114,18 @@ def prepare_corpus(
         tokenizer_folder=str(tokenizer_folder.resolve()),
         tokenizer=tokenizer,
         benchmarks=tuple(benchmarks),
-        proof_fraction=min(1.0, max(_LEAST_PROVED, _PROVED_BYTES / max(1, raw_bytes))),
+        proof_fraction=proof_fraction(raw_bytes),
         run_bytes=piece_bytes,
     )
     path = job.write()
-    scattered = _scatter_all(job, path, partitions, place)
+    stored_bytes, is_alone = sum(partition.size_bytes for partition in partitions), is_read_alone(raw_bytes, place)
+    scattered = scatter_all(job, path, partitions, place, is_alone=is_alone, num_bytes=stored_bytes)
     _require_records(scattered, data)
     runs = [run for partition in partitions for run in sorted(job.scattered(partition).glob("*.arrow"))]
     dropped = near_duplicates(job, runs) if data.near_duplicates.enabled else None
     if data.dedup_across_corpora:
         runs = [*runs_of_others(job, others), *runs]
-    gathered = _gather_all(job, path, runs, dropped, piece_bytes, place)
+    gathered = gather_all(job, path, runs, dropped, piece_bytes, place)
     languages = added(one["languages"] for one in gathered)
     _require_documents(corpus, languages)
     ranges = [job.gathered(number, len(gathered)) for number in range(len(gathered))]
@@ -146,6 +148,21 @@ def prepare_corpus(
     }
 
 
+def proof_fraction(text_bytes: int) -> float:
+    """Share of the documents whose encoding is proved, for a corpus of so much text."""
+    return min(1.0, max(_LEAST_PROVED, _PROVED_BYTES / max(1, text_bytes)))
+
+
+def piece_bytes_of(place: DataPlace) -> int:
+    """How large a run and a range may be."""
+    return int(place.task_bytes * _SHARE_OF_MEMORY)
+
+
+def is_read_alone(text_bytes: int, place: DataPlace) -> bool:
+    """Whether a corpus of so much text is read by one process, which then encodes on all cores."""
+    return place.engine == "native" and text_bytes <= _ALONE_BYTES
+
+
 def _encoder(folder: Path, config: TokenizerConfig) -> Encoder:
     encoder = Encoder(folder)
     if (encoder.num_ids, encoder.eot_id) != (config.num_ids, config.eot_id):
@@ -160,27 +177,33 @@ def _encoder(folder: Path, config: TokenizerConfig) -> Encoder:
 # -- rounds ------------------------------------------------------------------------------------------------------------
 
 
-def _scatter_all(job: Job, path: str, partitions: Sequence[Partition], place: DataPlace) -> list[dict[str, Any]]:
-    total = sum(one.size_bytes for one in partitions)
-    is_alone = place.engine == "native" and sum(one.text_bytes for one in partitions) <= _ALONE_BYTES
+def scatter_all(
+    job: Job, path: str, partitions: Sequence[Partition], place: DataPlace, *, is_alone: bool, num_bytes: int | None
+) -> list[dict[str, Any]]:
+    """First round: what `scatter` says of each partition, in their order; of `num_bytes` as stored, where that is known."""
+    names = {job.scattered(one).name: one for one in partitions}
+    # What an earlier attempt finished is no part of the speed, so it is counted before the clock starts.
+    found = {name: finished(job.scattered(one)) for name, one in names.items()}
+    results = {name: result for name, result in found.items() if result is not None}
     work: list[JsonValue] = [
-        {"job": path, "partition": partition.model_dump(mode="json"), "is_alone": is_alone}
-        for partition in sorted(partitions, key=lambda one: -one.size_bytes)
+        {"job": path, "partition": one.model_dump(mode="json"), "is_alone": is_alone}
+        for name, one in sorted(names.items(), key=lambda item: -item[1].size_bytes)
+        if name not in results
     ]
-    results = []
-    num_documents = num_rejected = 0
-    with track(f"read {job.corpus}", total, "bytes") as advance:
+    board = Board(job.under_way)
+    for name, result in results.items():
+        board.finish(name, so_far(result))
+    with watch(f"read {job.corpus}", num_bytes, "bytes", board.look, flow="text"):
         for result in run_tasks(scatter, work, place.replace(num_workers=1) if is_alone else place):
-            results.append(result)
-            num_documents += result.get("documents", 0)
-            num_rejected += result.get("rejected", 0)
-            advance(result["size_bytes"], f"{num_documents:,} documents, {num_rejected:,} rejected")
-    return results
+            results[result["name"]] = result
+            board.finish(result["name"], so_far(result))
+    return [results[name] for name in names]
 
 
-def _gather_all(
+def gather_all(
     job: Job, path: str, runs: Sequence[Path], dropped: str | None, range_bytes: int, place: DataPlace
 ) -> list[dict[str, Any]]:
+    """Second round: what `gather` says of each range of the order, in order."""
     num_ranges = max(1, -(-sum(run.stat().st_size for run in runs) // range_bytes))
     listed = Path(job.folder) / "runs.json"
     write_json(listed, [str(run) for run in runs])

@@ -7,6 +7,7 @@ encoded, and gathered into runs. What a process needs for that (the tokenizer, t
 from __future__ import annotations
 
 import functools
+import time
 from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
@@ -28,6 +29,7 @@ from components.data.redaction import redact
 from components.data.sources.config import extensions_with
 from components.data.sources.partitions import Partition
 from components.data.sources.reading import Batch, read_partition
+from components.data.under_way import Counts, Teller
 from components.tokenizer.encoder import Encoder, Ragged
 from components.tokenizer.job import Job, finish, finished, unfinished
 from components.tokenizer.proof import prove_hard_texts
@@ -48,8 +50,8 @@ def scatter(work: Any) -> JsonValue:
     """Turn the partition `work["partition"]` of the job `work["job"]` into runs; `work["is_alone"]`: on all cores.
 
     Returns:
-        Counts: size_bytes (of the partition), documents, bytes, rejected, bad (by kind of reason), skipped (by reason),
-        redacted (by kind), what was proved, and bad_examples.
+        `name`, that of its folder; `seconds`; and counts: stored_bytes (read of the partition), documents, bytes, rejected,
+        bad (by kind of reason), skipped (by reason), redacted (by kind), what was proved, and bad_examples.
 
     Raises:
         DataError: the file cannot be read, or the encoder is not the reference's equal.
@@ -57,8 +59,11 @@ def scatter(work: Any) -> JsonValue:
     scatterer, partition = _scatterer(work["job"]), Partition.parse(work["partition"])
     place = scatterer.job.scattered(partition)
     if (result := finished(place)) is None:
+        teller = Teller(scatterer.job.under_way / place.name)
         with unfinished(place) as folder:
-            result = scatterer.run(partition, folder, parallel=bool(work["is_alone"]))
+            started_s = time.perf_counter()
+            counts = scatterer.run(partition, folder, parallel=bool(work["is_alone"]), teller=teller)
+            result = {"name": place.name, "seconds": time.perf_counter() - started_s, **counts}
             finish(folder, result)
     return result
 
@@ -79,7 +84,7 @@ class _Scatterer:
         prefixes: Mapping[Any, str] = job.data.language_prefix if job.corpus == PREFIXED_CORPUS else {}
         self.prefixes = dict(prefixes)
 
-    def run(self, partition: Partition, folder: Path, *, parallel: bool) -> dict[str, JsonValue]:
+    def run(self, partition: Partition, folder: Path, *, parallel: bool, teller: Teller) -> dict[str, JsonValue]:
         """Fill a folder from a partition."""
         one = _Partition(self, RunWriter(folder, self.job.run_bytes), parallel)
         data = self.job.data
@@ -87,10 +92,16 @@ class _Scatterer:
             partition, LANGUAGES[self.job.corpus], extensions_with(data.extensions), data.quarantine
         ):
             one.add(batch)
+            teller.tell(so_far(one.counts()))
         one.runs.close()
         write_jsonl(folder / MATCHES, one.matches)
         write_jsonl(folder / QUARANTINE, one.quarantined)
-        return {"size_bytes": partition.size_bytes, **one.counts()}
+        return one.counts()
+
+
+def so_far(counts: Mapping[str, Any]) -> Counts:
+    """What progress shows of the counts of a partition."""
+    return Counts(*(int(counts.get(name, 0)) for name in ("stored_bytes", "documents", "bytes", "rejected")))
 
 
 class _Partition:
@@ -117,6 +128,7 @@ class _Partition:
 
     def add(self, batch: Batch) -> None:
         """Take the next records."""
+        self._num["stored_bytes"] = batch.stored_bytes
         self._skipped.update(batch.num_skipped)
         for bad in batch.bad:
             self._bad[bad.kind] += 1

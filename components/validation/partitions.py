@@ -7,19 +7,23 @@ readable one and all (`raw.profile_folder`).
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import JsonValue
 
-from components.core.progress import track
+from components.core.progress import watch
 from components.data.config import DataConfig, DataPlace
 from components.data.engine import run_tasks
 from components.data.sources.config import Source, extensions_with
 from components.data.sources.partitions import Partition, list_partitions
 from components.data.sources.reading import read_partition
+from components.data.under_way import Board, Counts, Teller
 from components.validation.config import ValidationConfig
 from components.validation.profile import Limits, Profile, merge, profile_corpus
 from components.validation.quarantine import MAX_EXAMPLES, Quarantined, merge_quarantined
@@ -34,9 +38,11 @@ class Profiled(NamedTuple):
 
 
 def profile_sources(
-    corpus: str, sources: Sequence[Source], config: ValidationConfig, data: DataConfig, place: DataPlace
+    corpus: str, sources: Sequence[Source], config: ValidationConfig, data: DataConfig, place: DataPlace, folder: Path
 ) -> Profiled:
     """The profile of everything that the sources of a corpus hold.
+
+    `folder` is one that all workers share and nobody else uses; in it they tell how far they are, and it is removed.
 
     Raises:
         DataError: a source has no file, or one that is damaged.
@@ -48,13 +54,20 @@ def profile_sources(
         "data": data.model_dump(mode="json"),
     }
     partitions = sorted(list_partitions(sources), key=lambda one: -one.size_bytes)
-    work: list[JsonValue] = [{**common, "partition": one.model_dump(mode="json")} for one in partitions]
+    work: list[JsonValue] = [
+        {**common, "partition": one.model_dump(mode="json"), "tells": str(folder / str(number))}
+        for number, one in enumerate(partitions)
+    ]
     profiles, quarantined = [Profile(limits=limits)], Quarantined({}, [])
-    with track(f"profile {corpus}", sum(one.size_bytes for one in partitions), "bytes") as advance:
-        for result in run_tasks(profile_partition, work, place):
-            profiles.append(Profile.parse(result["profile"]))
-            quarantined = merge_quarantined([quarantined, Quarantined(result["nums"], result["examples"])])
-            advance(result["size_bytes"])
+    board, num_bytes = Board(folder), sum(one.size_bytes for one in partitions)
+    try:
+        with watch(f"profile {corpus}", num_bytes, "bytes", board.look, flow="text"):
+            for result in run_tasks(profile_partition, work, place):
+                profiles.append(Profile.parse(result["profile"]))
+                quarantined = merge_quarantined([quarantined, Quarantined(result["nums"], result["examples"])])
+                board.finish(Path(result["tells"]).name, Counts(*result["counts"]))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return Profiled(merge(profiles).quarantining(quarantined.num), quarantined)
 
 
@@ -64,13 +77,19 @@ def profile_partition(work: Any) -> JsonValue:
     data = DataConfig.parse(work["data"])
     nums: Counter[str] = Counter()
     examples: list[JsonValue] = []
+    counts, teller = Counts(), Teller(Path(work["tells"]))
 
     def records() -> Iterator[pa.RecordBatch]:
+        nonlocal counts
         for batch in read_partition(partition, limits.languages, extensions_with(data.extensions), data.quarantine):
             for bad in batch.bad:
                 if nums[bad.kind] < MAX_EXAMPLES:
                     examples.append({**bad._asdict(), "kind": bad.kind})
                 nums[bad.kind] += 1
+            texts = batch.records["text"]
+            text_bytes = int(pc.sum(pc.binary_length(texts)).as_py() or 0)
+            counts = Counts(batch.stored_bytes, counts.documents + len(texts), counts.text_bytes + text_bytes, nums.total())
+            teller.tell(counts)
             yield batch.records
 
     profile = profile_corpus(records(), limits)
@@ -78,5 +97,6 @@ def profile_partition(work: Any) -> JsonValue:
         "profile": profile.model_dump(mode="json"),
         "nums": dict(nums),
         "examples": examples,
-        "size_bytes": partition.size_bytes,
+        "counts": counts,
+        "tells": work["tells"],
     }

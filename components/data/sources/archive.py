@@ -49,7 +49,7 @@ def read(place: Place, file: str, maker: RecordMaker, max_record_bytes: int) -> 
             path = readable_name(member.name)
             reject = _reject(member, path, maker, max_record_bytes)
             value = reject or {"path": path, "source": source, "text": member.read()}
-            yield Item(f"{file}!{path}", 0, member.size_bytes, value)
+            yield Item(f"{file}!{path}", 0, member.size_bytes, member.stored_bytes, value)
     except _DAMAGE as error:
         raise damaged(file, error or type(error).__name__, _EXPECTED) from error
 
@@ -60,6 +60,8 @@ class _Member(NamedTuple):
     name: str
     size_bytes: int
     is_regular: bool
+    stored_bytes: int
+    """Of the archive, up to its end."""
     read: Callable[[], bytes]
 
 
@@ -75,16 +77,21 @@ def _reject(member: _Member, path: str, maker: RecordMaker, max_record_bytes: in
 
 def _walk_zip(place: Place) -> Iterator[_Member]:
     with open_bytes(place) as stored, zipfile.ZipFile(stored) as archive:
-        num_stated = _num_stated(stored, place.fs.size(place.path) - len(archive.comment))
+        stored_bytes = place.fs.size(place.path)
+        num_stated = _num_stated(stored, stored_bytes - len(archive.comment))
         if num_stated != len(archive.infolist()):
             raise zipfile.BadZipFile(f"its directory lists {len(archive.infolist())} members and states {num_stated}")
+        # What members take besides their content is shared out among them.
+        read_bytes, content_bytes = 0, max(1, sum(info.compress_size for info in archive.infolist()))
         for info in archive.infolist():
+            read_bytes += info.compress_size
             if info.compress_type not in _METHODS:
                 raise zipfile.BadZipFile(f"{info.filename!r} is compressed with method {info.compress_type}")
             with archive.open(info) as file:  # Compares the name in front of the member, whether it is read or not.
                 if not info.is_dir():
                     is_link = stat.S_ISLNK(info.external_attr >> 16)
-                    yield _Member(info.filename, info.file_size, not is_link, partial(_whole, file, info.file_size))
+                    read, until = partial(_whole, file, info.file_size), stored_bytes * read_bytes // content_bytes
+                    yield _Member(info.filename, info.file_size, not is_link, until, read)
 
 
 def _num_stated(stored: Any, end: int) -> int:
@@ -112,7 +119,8 @@ def _walk_tar(place: Place, file: str) -> Iterator[_Member]:
                 tar.members.clear()  # It would keep every header for a second walk.
                 if not info.isdir():
                     content: Any = tar.extractfile(info) if info.isreg() else None
-                    yield _Member(info.name, info.size, info.isreg(), partial(_whole, content, info.size))
+                    read = partial(_whole, content, info.size)
+                    yield _Member(info.name, info.size, info.isreg(), stream.stored_bytes(tar.offset), read)
             watched.require_end_at(tar.offset)
 
 

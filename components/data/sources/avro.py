@@ -51,14 +51,15 @@ def read(place: Place, file: str, maker: RecordMaker) -> Iterator[Item]:
     row = 0
     with open_bytes(place) as stored:
         stored_size = place.fs.size(place.path)
-        for rows in _blocks(_Bounded(stored, stored_size), file, maker):
-            for fields in rows:
+        for first, end, rows in _blocks(_Bounded(stored, stored_size), file, maker):
+            for number, fields in enumerate(rows, start=1):
                 size = max((len(value) for value in fields.values() if isinstance(value, str | bytes)), default=0)
-                yield Item(file, row, size, fields)
+                yield Item(file, row, size, first + (end - first) * number // len(rows), fields)
                 row += 1
 
 
-def _blocks(stored: _Bounded, file: str, maker: RecordMaker) -> Iterator[list[dict[str, Any]]]:
+def _blocks(stored: _Bounded, file: str, maker: RecordMaker) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
+    """Where each block begins and ends, and its records."""
     blocks: Any
     try:
         # Bytes that are not UTF-8 become lone surrogates, so that one bad string does not end the whole file.
@@ -80,12 +81,12 @@ def _blocks(stored: _Bounded, file: str, maker: RecordMaker) -> Iterator[list[di
             raise damaged(file, f"{error or type(error).__name__} in the block at byte {end}", _EXPECTED) from error
         if block is None:
             return
-        end = block.offset + block.size
+        first, end = block.offset, block.offset + block.size
         if blocks.codec == "snappy" and zlib.crc32(block.bytes_.getbuffer()) != stored.uint32_at(
             end - _SYNC_BYTES - _CRC_BYTES
         ):
             raise damaged(file, f"the checksum of the block at byte {block.offset} does not hold", _EXPECTED)
-        yield rows
+        yield first, end, rows
 
 
 def _rows(block: Any) -> list[dict[str, Any]]:

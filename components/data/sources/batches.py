@@ -48,6 +48,8 @@ class Batch(NamedTuple):
     bad: list[Bad]
     num_skipped: dict[str, int]
     """How much was left out, by a reason of `SKIP_REASONS`."""
+    stored_bytes: int
+    """How far into the partition it reaches; exactly the partition's size for the last one of a whole partition."""
 
 
 class Item(NamedTuple):
@@ -57,6 +59,8 @@ class Item(NamedTuple):
     offset: int
     size_bytes: int
     """As stored in its file, uncompressed."""
+    stored_bytes: int
+    """Stored bytes of the partition from its beginning to the end of this, as near as the format can tell."""
     value: Mapping[str, Any] | Reject
     begins: bytes = b""
     """At least the first bytes as stored, where a format has them at hand."""
@@ -73,7 +77,7 @@ class Collector:
         self._columns: tuple[list[str], ...] = tuple([] for _ in SCHEMA.names)
         self._bad: list[Bad] = []
         self._num_skipped: Counter[str] = Counter()
-        self._num_bytes = 0
+        self._num_bytes = self._stored_bytes = 0
 
     @property
     def is_full(self) -> bool:
@@ -87,6 +91,7 @@ class Collector:
 
     def add(self, item: Item) -> None:
         """Take up one item, whatever it is."""
+        self._stored_bytes = item.stored_bytes
         made = item.value if isinstance(item.value, Reject) else self._maker.make(item.value)
         if not isinstance(made, Reject):
             for column, value in zip(self._columns, made, strict=True):
@@ -100,7 +105,8 @@ class Collector:
     def take(self) -> Batch:
         """The batch so far; the next one begins."""
         arrays = [pa.array(column, type=pa.large_string()) for column in self._columns]
-        batch = Batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA), self._bad, dict(self._num_skipped))
+        records = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+        batch = Batch(records, self._bad, dict(self._num_skipped), self._stored_bytes)
         self._clear()
         return batch
 

@@ -53,10 +53,12 @@ def read(place: Place, file: str, maker: RecordMaker, max_record_bytes: int) -> 
     """
     root, found = entries(place)
     source = root.rstrip("/").rpartition("/")[2]
+    stored_bytes = 0
     shown = file if file.endswith("/") else folder_of(file)
     for entry in found:
         value = _content(entry, source, maker, max_record_bytes)
-        yield Item(readable_name(join(shown, entry.path)), 0, entry.size_bytes, value)
+        stored_bytes += entry.size_bytes
+        yield Item(readable_name(join(shown, entry.path)), 0, entry.size_bytes, stored_bytes, value)
 
 
 def _content(entry: Entry, source: str, maker: RecordMaker, limit: int) -> Any:

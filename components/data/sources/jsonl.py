@@ -41,7 +41,8 @@ def read(place: Place, file: str, max_record_bytes: int) -> Iterator[Item]:
     """
     with open_stream(place, compression_of(file), file) as stream:
         for line in read_lines(stream, max_record_bytes):
-            yield Item(file, line.offset, line.size_bytes, _parse(line), line.content)
+            stored_bytes = stream.stored_bytes(line.offset + line.size_bytes)
+            yield Item(file, line.offset, line.size_bytes, stored_bytes, _parse(line), line.content)
 
 
 def _parse(line: Line) -> Any:

@@ -54,14 +54,17 @@ def _rows(file: pq.ParquetFile, partition: Partition, maker: RecordMaker) -> Ite
     if groups.stop > len(num_rows):
         raise damaged(partition.name, f"it has {len(num_rows)} row groups", _EXPECTED)
     columns = maker.columns(file.schema_arrow.names, partition.file)
-    row = sum(num_rows[: groups.start])
+    row = start = sum(num_rows[: groups.start])
+    num_here = sum(num_rows[group] for group in groups)
     for group in groups:
         end = row + num_rows[group]
         at_once = _rows_at_once(file.metadata.row_group(group))
         for batch in file.iter_batches(at_once, row_groups=[group], columns=columns, use_threads=False):
             for fields in _undecoded(batch).to_pylist():
-                yield Item(partition.file, row, _size(fields), fields)
                 row += 1
+                # Columns lie side by side, so the position in the file says nothing.
+                stored_bytes = partition.size_bytes * (row - start) // num_here
+                yield Item(partition.file, row - 1, _size(fields), stored_bytes, fields)
         if row != end:
             raise damaged(partition.name, f"row group {group} ends {end - row} rows early", _EXPECTED)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from components.core.config import Config
 from components.core.errors import ConfigError, DataError
@@ -39,11 +40,15 @@ class Partition(Config):
     uri: str
     """Where it lies on this machine: an absolute path or a URI. For a glob of the format "files", the glob."""
     size_bytes: int
-    """As stored, when it was listed; of a folder, all its files."""
+    """As stored, when it was listed; of a folder, all its files; of row groups, about their share of the file."""
     first_row_group: int | None = None
     """The first row group of a Parquet file that was split; None is the whole file."""
     last_row_group: int | None = None
     """The last one, inclusive."""
+    file_bytes: int | None = None
+    """Of the whole of a file that was split."""
+    first_bytes: int | None = Field(default=None, ge=1)
+    """Only the beginning: records until they come to so many bytes, as they lie uncompressed in their file; None is all."""
 
     @property
     def name(self) -> str:
@@ -196,9 +201,13 @@ def _split(whole: Partition, storage_options: Mapping[str, Any] | None, split_by
         raise damaged(whole.name, error, "a whole Parquet file") from error
     # Not the compressed sizes of columns: where their metadata is damaged, pyarrow ends the whole process there (measured).
     sizes = [max(0, metadata.row_group(group).total_byte_size) for group in range(metadata.num_row_groups)]
-    first = size = 0
+    total, until = max(1, sum(sizes)), 0
+    first = start = 0
     for group, uncompressed in enumerate(sizes):
-        size += uncompressed
-        if size * whole.size_bytes >= split_bytes * sum(sizes) or group == len(sizes) - 1:
-            yield whole.replace(first_row_group=first, last_row_group=group)
-            first, size = group + 1, 0
+        until += uncompressed
+        size_bytes = whole.size_bytes * until // total - start
+        if size_bytes >= split_bytes or group == len(sizes) - 1:
+            yield whole.replace(
+                first_row_group=first, last_row_group=group, size_bytes=size_bytes, file_bytes=whole.size_bytes
+            )
+            first, start = group + 1, start + size_bytes

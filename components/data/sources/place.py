@@ -70,9 +70,30 @@ def open_bytes(place: Place) -> Iterator[Any]:
         yield file
 
 
+class Stream:
+    """The bytes of a file, decompressed on the fly."""
+
+    def __init__(self, stream: Any, stored: Any) -> None:
+        """`stored` is the file that the bytes of `stream` come from."""
+        self._stream, self._stored = stream, stored
+        self._num_bytes = 0
+        self._stored_per_byte = 1.0
+
+    def read(self, num_bytes: int) -> bytes:
+        """The next bytes, fewer at the end; raises OSError on damage."""
+        data: bytes = self._stream.read(num_bytes)
+        self._num_bytes += len(data)
+        self._stored_per_byte = self._stored.tell() / max(1, self._num_bytes)
+        return data
+
+    def stored_bytes(self, offset: int) -> int:
+        """How many stored bytes the first `offset` bytes took, to within what is read ahead (a few hundred kB)."""
+        return int(offset * self._stored_per_byte)
+
+
 @contextmanager
-def open_stream(place: Place, compression: Compression | None, name: str) -> Iterator[Any]:
-    """The bytes of a file, decompressed on the fly: an object with `read(n)`, which raises OSError on damage.
+def open_stream(place: Place, compression: Compression | None, name: str) -> Iterator[Stream]:
+    """The bytes of a file, decompressed on the fly.
 
     Raises:
         RecordError: a compressed file of no bytes, which no compressor writes.
@@ -80,12 +101,12 @@ def open_stream(place: Place, compression: Compression | None, name: str) -> Ite
     with ExitStack() as stack:
         file = stack.enter_context(open_bytes(place))
         if compression is None:
-            yield file
+            yield Stream(file, file)
             return
         if not file.read(1):
             raise damaged(name, "0 bytes, not even the header of a compressed file")
         file.seek(0)
-        yield stack.enter_context(pa.CompressedInputStream(pa.PythonFile(file, "r"), compression))
+        yield Stream(stack.enter_context(pa.CompressedInputStream(pa.PythonFile(file, "r"), compression)), file)
 
 
 def damaged(name: str, what: object, expected: str = "a whole file") -> RecordError:

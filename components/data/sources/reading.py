@@ -51,12 +51,17 @@ def read_partition(
     with explained(partition.name):
         place = locate(partition.uri, storage_options)
         _require_unchanged(partition, place)
+        num_bytes = 0
         for item in _items(partition, place, maker, limit):
-            collector.add(item)
-            if collector.is_full:
+            is_over = partition.first_bytes is not None and num_bytes >= partition.first_bytes
+            if is_over or collector.is_full:
                 yield collector.take()
+            if is_over:
+                return
+            collector.add(item)
+            num_bytes += item.size_bytes
     if not collector.is_empty:
-        yield collector.take()
+        yield collector.take()._replace(stored_bytes=partition.size_bytes)
 
 
 def _items(partition: Partition, place: Place, maker: RecordMaker, limit: int) -> Iterator[Item]:
@@ -79,9 +84,10 @@ def _require_unchanged(partition: Partition, place: Place) -> None:
         found = sum(entry.size_bytes for entry in files.entries(place)[1])
     else:
         found = place.fs.size(place.path)
-    if found != partition.size_bytes:
+    listed = partition.file_bytes if partition.file_bytes is not None else partition.size_bytes
+    if found != listed:
         raise RecordError(
             f"{partition.name} has {found:,} bytes",
-            expected=f"{partition.size_bytes:,} bytes, as when it was listed",
+            expected=f"{listed:,} bytes, as when it was listed",
             do="let nothing write to a source while it is read, then run the same command again",
         )

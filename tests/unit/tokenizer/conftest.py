@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.s3 import Bucket, new_bucket, s3_server
+from fixtures.uniform import BYTES_ONLY
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from components.tokenizer.config import TokenizerConfig
@@ -41,6 +42,14 @@ def small_folder(ranks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer cut as `SMALL` says."""
     folder = tmp_path_factory.mktemp("small")
     build_tokenizer(ranks, SMALL, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bytes_only(ranks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer without merges."""
+    folder = tmp_path_factory.mktemp("bytes-only")
+    build_tokenizer(ranks, BYTES_ONLY, folder)
     return folder
 
 

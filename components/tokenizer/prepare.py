@@ -57,8 +57,9 @@ _ROWS_AT_ONCE = 2**16
 _ALONE_BYTES = 64_000_000
 """Text up to which a corpus is read by this process alone, encoding on all cores (measured: to start two workers takes as
 long as to read 60 MB)."""
-_ROOM_FACTOR = 2.5
-"""Bytes of disk needed for a byte of raw text, at most: runs, streams and shards of 0.6 each (measured), rounded up."""
+_ROOM_FACTOR = 3.0
+"""Bytes of disk needed for a byte of raw text: runs, streams and shards, of 0.6 each with all merges and 1.0 with 2,000
+(measured)."""
 
 
 def prepare_corpus(

@@ -7,6 +7,7 @@ encoded, and gathered into runs. What a process needs for that (the tokenizer, t
 from __future__ import annotations
 
 import functools
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -56,7 +57,7 @@ def scatter(work: Any) -> JsonValue:
     Raises:
         DataError: the file cannot be read, or the encoder is not the reference's equal.
     """
-    scatterer, partition = _scatterer(work["job"]), Partition.parse(work["partition"])
+    scatterer, partition = _scatterer(Path(work["job"]).read_text(encoding="utf-8")), Partition.parse(work["partition"])
     place = scatterer.job.scattered(partition)
     if (result := finished(place)) is None:
         teller = Teller(scatterer.job.under_way / place.name)
@@ -70,7 +71,8 @@ def scatter(work: Any) -> JsonValue:
 
 @functools.lru_cache(maxsize=1)
 def _scatterer(job: str) -> _Scatterer:
-    return _Scatterer(Job.read(job))
+    """By the content of the job's file: another one may lie at the same path some day."""
+    return _Scatterer(Job.parse(json.loads(job)))
 
 
 class _Scatterer:

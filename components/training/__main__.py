@@ -18,6 +18,7 @@ from pathlib import Path
 from components.training.config import TrainingPlace
 from components.training.failure import report_failure
 from components.training.run import WORK, RunFile
+from components.training.stopping import watch_for_sigterm
 
 
 def main() -> None:
@@ -32,6 +33,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s")
     folder = arguments.run.resolve().parent
     try:
+        watch_for_sigterm()
         file = RunFile.read(arguments.run)
         _set_up_process(file.place)
         from components.training.stage import run_rank  # After the process is set up: torch reads the variables once.

@@ -120,11 +120,11 @@ def _process_group(command: list[str], log: Path, environment: dict[str, str]) -
     try:
         yield launcher
     finally:
-        _signal_group(launcher, signal.SIGTERM)
-        if launcher.stdin:
-            launcher.stdin.close()
+        _signal_group(launcher, signal.SIGTERM)  # The ranks save what they have, if they can in time.
         with suppress(subprocess.TimeoutExpired):
             launcher.wait(timeout=_GRACE_S)
+        if launcher.stdin:
+            launcher.stdin.close()
         _signal_group(launcher, signal.SIGKILL)
         launcher.wait()
 

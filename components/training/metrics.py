@@ -35,6 +35,8 @@ class StepMetrics(Config):
     None in lines of a stage that was begun before this was noted."""
     data_wait_s: float = 0.0
     """How long rank 0 waited for this step's batch; a stage that an older version began has lines without it."""
+    checkpoint_wait_s: float = 0.0
+    """How long training stood still for the checkpoint before this step."""
     elapsed_s: float
     """Spent on the steps of this stage so far, attempts that were killed included."""
     time_left_s: float

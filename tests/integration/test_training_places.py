@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from fixtures.training import PLACE, STAGE, toy_run
 
+from components.core.errors import TrainingError
 from components.model.huggingface import load_checkpoint
 from components.training.config import TrainingPlace
 from components.training.launch import train_stage
@@ -105,3 +107,28 @@ def test_a_stage_goes_on_with_other_ranks_and_another_zero_stage(
     np.testing.assert_allclose(list(seen.values()), expected, rtol=1e-5)
     require_close(folder, tmp_path)
     assert (tmp_path / LOG).read_text().count("was made on another place") == 2
+
+
+def test_a_rank_that_is_told_to_end_saves_its_step_first(
+    run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
+) -> None:
+    """As a node that is taken away does it: SIGTERM to one rank, from outside."""
+    folder, expected = alone
+
+    def tell(metrics: StepMetrics) -> None:
+        if metrics.step == 2:
+            rank = next(one for one in psutil.process_iter(["cmdline"]) if is_rank(one))
+            rank.terminate()
+
+    def is_rank(process: psutil.Process) -> bool:
+        command = process.info["cmdline"] or []
+        return (
+            str(tmp_path / "run.json") in command and "components.training" in command and "--world_info" not in str(command)
+        )
+
+    with pytest.raises(TrainingError, match=r"told to end \(SIGTERM\) and is saved as of step") as ended:
+        train_stage(tmp_path, run, ONE.replace(checkpoint_every_steps=100), tell)
+    saved = int(ended.value.got.rpartition(" ")[2])
+    assert [path.name for path in (tmp_path / WORK).glob("step-*")] == [f"step-{saved:08d}"]
+    assert losses(tmp_path, run, ONE) == expected
+    assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()

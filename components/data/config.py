@@ -125,7 +125,7 @@ class DataPlace(Config):
     engine: Literal["native", "ray"] = "native"
     """`native`: Daft's own runner, on this machine. `ray`: an existing Ray cluster, whose nodes share the workspace."""
     ray_address: str | None = None
-    """Address of the cluster, e.g. `ray://head:10001`. None: the one that Ray finds by itself."""
+    """Address of the cluster, e.g. `head:6379`. None: the one that Ray finds running on this machine."""
     num_workers: int = Field(default=2, ge=1)
     """Tasks at a time, each in a process of its own and on one core."""
     memory_mib: int = Field(default=2048, ge=256)

@@ -3,9 +3,9 @@
 Everything that is said of a document hangs on its content, the seed and the settings alone, so it does not matter in which
 file, partition or process it was read. The order is a keyed SHA-256 of the content: a shuffle that depends neither on file
 order nor on partitioning, and one that brings equal documents side by side. So a duplicate is a document that equals its
-predecessor; the first copy by (source, path) is kept. Whether a document is held out is decided the same way, so it is never
-trained on in one corpus and held out of another. What is not covered: reading (`sources`), and near-duplicates, which take
-a look at all documents together (`near_duplicates`).
+predecessor; the first copy by (source, path, language) is kept. Whether a document is held out is decided the same way, so
+it is never trained on in one corpus and held out of another. What is not covered: reading (`sources`), and near-duplicates,
+which take a look at all documents together (`near_duplicates`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ DIGEST = pa.binary(32)
 JUDGEMENT = pa.schema([("order", DIGEST), ("sha256", DIGEST), ("held_out", pa.bool_()), ("reason", pa.large_string())])
 """`order` is the place in training order, `sha256` of the text's UTF-8 bytes, `reason` is null for what is kept."""
 
-FIRST_COPY = (("order", "ascending"), ("source", "ascending"), ("path", "ascending"))
+FIRST_COPY = (("order", "ascending"), ("source", "ascending"), ("path", "ascending"), ("language", "ascending"))
+"""What tells two rows apart is all here, so nothing is left for the order in which files are read to decide."""
 
 
 def judge(texts: pa.LargeStringArray, config: DataConfig, seed: int) -> pa.RecordBatch:
@@ -57,8 +58,8 @@ def keyed(purpose: str, seed: int, content_sha256: bytes) -> bytes:
 
 
 def in_order(documents: pa.Table) -> pa.Table:
-    """The documents in training order, copies by (source, path); duplicates marked. Columns `order`, `source`, `path` and
-    `reason` are needed; all copies of a content have to be among the documents, or none.
+    """The documents in training order, copies by (source, path, language); duplicates marked. The columns of `FIRST_COPY`
+    and `reason` are needed; all copies of a content have to be among the documents, or none.
     """
     return mark_duplicates(documents.take(pc.sort_indices(documents, sort_keys=FIRST_COPY)))
 

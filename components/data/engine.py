@@ -16,6 +16,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
+import sys
 import threading
 import time
 import traceback
@@ -24,8 +26,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
+import psutil
 from pydantic import JsonValue
 
 from components.core import errors
@@ -43,8 +48,12 @@ __all__ = ["daft", "run_tasks"]
 Task = Callable[[Any], JsonValue]
 """Does one unit of work that a JSON value describes. Importable by name, so that another process can find it."""
 
+_KILLED = (RuntimeError, OSError)
+"""What Daft raises for a worker that was killed: it was waited for, or written to."""
 _LAST_LINES = 12
-_LOOK_FOR_PARENT_S = 1.0
+_CONNECT_S = 10.0
+"""Until an address of a cluster counts as dead (assumption: hundreds of times what a network needs)."""
+_LOOK_FOR_PARENT_S, _LOOK_FOR_WORKERS_S = 1.0, 0.05
 
 
 def run_tasks(task: Task, work: Sequence[JsonValue], place: DataPlace, *, in_threads: bool = False) -> Iterator[Any]:
@@ -60,11 +69,10 @@ def run_tasks(task: Task, work: Sequence[JsonValue], place: DataPlace, *, in_thr
     Raises:
         CodegenError: the first that a task raised.
         DataError: a task failed for another reason; the last lines of its traceback are told.
-        ConfigError: there is no such Ray cluster.
+        ConfigError: there is no such Ray cluster, or this process has used the other engine before.
     """
     keep_freed_memory()
     if place.engine == "ray":
-        _use_ray(place.ray_address)
         yield from _apart(task, work, place)
     elif place.num_workers == 1 or len(work) == 1:
         yield from map(task, work)
@@ -77,6 +85,7 @@ def run_tasks(task: Task, work: Sequence[JsonValue], place: DataPlace, *, in_thr
 
 def _apart(task: Task, work: Sequence[JsonValue], place: DataPlace) -> Iterator[Any]:
     """Run tasks with Daft, in processes of their own."""
+    _use(place)
     owner = os.getpid() if place.engine == "native" else None
     tasks = daft.from_pydict({"task": [json.dumps(one) for one in work]})
     with TemporaryDirectory() as folder, daft.execution_config_ctx(maintain_order=False):
@@ -87,14 +96,17 @@ def _apart(task: Task, work: Sequence[JsonValue], place: DataPlace) -> Iterator[
         try:
             for text in (text for batch in results for text in batch["result"].to_pylist()):
                 yield _value_of(json.loads(text))
-        except RuntimeError as error:  # What Daft raises for a worker that was killed.
+        except _KILLED as error:
             raise _failed(str(error).splitlines()[:1]) from error
         finally:
-            # To leave a plan of Daft's half-way ends the process in a crash (0.7.26), so the rest is skipped instead.
+            # To leave a plan of Daft's half-way ends the process in a crash (0.7.26), so the rest is skipped instead. When a
+            # worker was killed, threads of Daft's go on waiting for the others: to end before they do is a crash as well.
             go_on.unlink()
-            with suppress(RuntimeError):
+            with suppress(*_KILLED):
                 for _ in results:
                     pass
+            while any(map(_is_worker, psutil.Process().children())) or any(map(_is_dafts, sys._current_frames().values())):
+                time.sleep(_LOOK_FOR_WORKERS_S)
 
 
 class _Worker:
@@ -123,6 +135,23 @@ class _Worker:
             return {"lines": list[JsonValue]("".join(traceback.format_exception(error)).splitlines()[-_LAST_LINES:])}
 
 
+def _is_worker(process: Any) -> bool:
+    """Whether a child of this process was started by Daft, and has not ended."""
+    try:
+        return any("daft" in part for part in process.cmdline()[1:])
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _is_dafts(frame: FrameType | None) -> bool:
+    """Whether what a thread runs is called by Daft, which starts its workers and waits for them in threads of its own."""
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("daft.execution"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _end_with_parent(parent: int) -> None:
     """End this process when its parent was killed: Daft's workers would go on to the end of their task."""
     while os.getppid() == parent:
@@ -146,12 +175,36 @@ def _failed(lines: Sequence[str]) -> DataError:
     )
 
 
-def _use_ray(address: str | None) -> None:
+def _use(place: DataPlace) -> None:
+    """Let Daft run on what the place names. A process chooses once: what it asks for later, Daft refuses or ignores."""
+    if place.engine == "ray":
+        chosen = _join_cluster(place.ray_address)
+    else:
+        chosen = daft.runners._get_runner() or daft.set_runner_native()
+    if chosen.name != place.engine:
+        raise ConfigError(
+            f"this process is to prepare data on {place.engine}, and has done so on {chosen.name} before",
+            expected="one engine in a process",
+            do="run it in a process of its own",
+        )
+
+
+def _join_cluster(address: str | None) -> Any:
+    """The runner that this process has, or one on the cluster."""
     try:
-        daft.set_runner_ray(address, noop_if_initialized=True)
-    except (ImportError, ConnectionError, RuntimeError) as error:
+        if address is not None:
+            _require_listener(address)
+        # None would start a cluster of its own where there is none.
+        return daft.runners._get_runner() or daft.set_runner_ray(address or "auto")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"no Ray cluster can be used at {address or 'the default address'}: {error}",
-            expected="a running cluster whose nodes have this project installed, and the extra `ray` here",
-            do="start it (ray start --head), name it with --at data.ray_address=..., or use --at data.engine=native",
+            expected="a running cluster whose nodes have this project and its extra `ray`, and of which this machine is one",
+            do="start it (ray start --head), name it with --at data.ray_address=HOST:PORT, or use --at data.engine=native",
         ) from error
+
+
+def _require_listener(address: str) -> None:
+    """Raise OSError where nobody listens: Ray would go on trying for minutes (2.60)."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    socket.create_connection((place.hostname, place.port), timeout=_CONNECT_S).close()

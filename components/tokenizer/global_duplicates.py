@@ -68,8 +68,8 @@ def _as_rows(batch: pa.RecordBatch, seed: int) -> pa.RecordBatch:
         "order": pa.array([keyed("order", seed, digest) for digest in digests], type=DIGEST),
         "sha256": pa.array(digests, type=DIGEST),
         "reason": pa.array([OTHER_CORPUS] * len(digests), type=pa.large_string()),
-        "source": pa.array([""] * len(digests), type=pa.large_string()),
-        "path": pa.array([""] * len(digests), type=pa.large_string()),
+        # Nothing sorts before these, so the first copy is the one to be left out.
+        **{name: pa.array([""] * len(digests), type=pa.large_string()) for name in ("source", "path", "language")},
     }
     columns = {field.name: known.get(field.name, pa.nulls(len(digests), type=field.type)) for field in ROW}
     return pa.RecordBatch.from_pydict(columns, schema=ROW)

@@ -5,13 +5,13 @@ and leaves sorted runs. `gather` takes one range of the training order out of ev
 of tokens and the rows of the tables. `pack` copies the streams into shards. Only this module knows where they lie.
 
 Design decision: every task leaves a folder or a file that appears by one rename, and none of them overwrites another's. So
-a preparation that was killed repeats what was at work at that moment, and nothing else. What decides how work is cut
-(memory, ranges) is place: the bytes that come out are the same for every cut.
+a preparation that was killed repeats what was at work at that moment, and nothing else. The work of a whole preparation is
+marked as done before any of it is removed, since what a kill leaves of it looks like finished tasks that lack some files.
+What decides how work is cut (memory, ranges) is place: the bytes that come out are the same for every cut.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -96,5 +96,15 @@ def unfinished(place: Path) -> Iterator[Path]:
 
 
 def finish(partial: Path, result: dict[str, JsonValue]) -> None:
-    """Write down what came of a task: the last thing it does."""
-    (partial / _DONE).write_text(json.dumps(result), encoding="utf-8")
+    """Write down what came of a task: the last thing it does. Atomic, for the sake of a folder that is in its place."""
+    write_json(partial / _DONE, result)
+
+
+def discard(place: Path) -> None:
+    """Remove a finished folder, what says that it is finished last: so this can be killed, and called again."""
+    for entry in place.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != _DONE:
+            entry.unlink()
+    shutil.rmtree(place)

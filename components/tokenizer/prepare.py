@@ -9,7 +9,6 @@ the artifact are the shards, `index.json` (see `shards`), the tables (see `table
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,12 +32,12 @@ from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.gather import DOCUMENTS, REJECTS, gather, splits_of, stream_name
 from components.tokenizer.global_duplicates import near_duplicates, runs_of_others
-from components.tokenizer.job import Job, finished
+from components.tokenizer.job import Job, discard, finish, finished
 from components.tokenizer.scatter import MATCHES, QUARANTINE, scatter, so_far
 from components.tokenizer.shards import INDEX_JSON, TRAIN, Index, Piece, Split, cut_into_shards, pieces_of, write_shard
 from components.tokenizer.tables import DOCUMENTS_PARQUET, KEPT, QUARANTINE_JSONL, REJECTED, REJECTS_PARQUET, added
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised when the same recipe would give other bytes."""
 
 CONTAMINATION_JSONL = "contamination.jsonl"
@@ -101,6 +100,9 @@ def prepare_corpus(
         ConfigError: the tokenizer in the folder is not the one described.
         StorageFull: no room.
     """
+    if (statistics := finished(folder / _WORK)) is not None:  # It was killed while its work was being removed.
+        discard(folder / _WORK)
+        return statistics
     place = place or DataPlace()
     encoder = _encoder(tokenizer_folder, tokenizer)
     partitions = list_partitions(sources)
@@ -136,8 +138,7 @@ def prepare_corpus(
     contaminated = _write_lines(folder / CONTAMINATION_JSONL, job, partitions, MATCHES)
     _write_lines(folder / QUARANTINE_JSONL, job, partitions, QUARANTINE)
     write_json(folder / INDEX_JSON, index.model_dump(mode="json"))
-    shutil.rmtree(job.folder)
-    return {
+    statistics = {
         "languages": languages,
         "splits": {
             split: {"num_sequences": written.num_sequences, "dropped_tokens": dropped_tokens[split]}
@@ -147,6 +148,9 @@ def prepare_corpus(
         **{name: added(one[name] for one in scattered) for name in ("bad", "skipped", "redacted")},
         **{name: sum(one.get(name, 0) for one in scattered) for name in ("proved_documents", "proved_tokens")},
     }
+    finish(folder / _WORK, statistics)
+    discard(folder / _WORK)
+    return statistics
 
 
 def proof_fraction(text_bytes: int) -> float:

@@ -18,11 +18,14 @@ def key(purpose: str, text: str) -> bytes:
     return hashlib.sha256(f"{purpose}:{SEED}:".encode() + hashlib.sha256(text.encode()).digest()).digest()
 
 
-def judged(records: list[tuple[str, str, str]], config: DataConfig | None = None, seed: int = SEED) -> pa.Table:
-    """Rows of (text, source, path), judged."""
-    texts, sources, paths = (pa.array(column, type=pa.large_string()) for column in zip(*records, strict=True))
-    rows = pa.Table.from_batches([judge(texts, config or DataConfig(), seed)])
-    return rows.append_column("source", sources).append_column("path", paths).append_column("text", texts)
+def judged(records: list[tuple[str, ...]], config: DataConfig | None = None, seed: int = SEED) -> pa.Table:
+    """Rows of (text, source, path, language), judged; a language that is not given is Python."""
+    whole = [(*one, "Python")[:4] for one in records]
+    texts, *others = (pa.array(column, type=pa.large_string()) for column in zip(*whole, strict=True))
+    rows = pa.Table.from_batches([judge(texts, config or DataConfig(), seed)]).append_column("text", texts)
+    for name, column in zip(("source", "path", "language"), others, strict=True):
+        rows = rows.append_column(name, column)
+    return rows
 
 
 def test_a_judgement_is_computed_from_the_content() -> None:
@@ -46,6 +49,13 @@ def test_the_first_copy_by_source_and_path_is_kept() -> None:
     found = in_order(judged(copies)).to_pylist()
     assert {(row["source"], row["path"]) for row in found if row["reason"] is None} == {("abc 1", "b.py"), ("abc 1", "c")}
     assert [row["reason"] for row in found].count("duplicate") == 2
+
+
+def test_of_copies_in_two_languages_the_first_by_name_is_kept() -> None:
+    copies = [("int x;\n", "", "", "C++"), ("int x;\n", "", "", "C")]
+    for rows in (copies, copies[::-1]):
+        found = in_order(judged(rows)).to_pylist()
+        assert [(row["language"], row["reason"]) for row in found] == [("C", None), ("C++", "duplicate")]
 
 
 def test_a_rejected_copy_keeps_its_reason() -> None:

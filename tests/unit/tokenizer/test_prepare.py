@@ -2,134 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from fixtures.programs import program, prose
+from fixtures.preparation import CONTEXT_LENGTH, DATA, SEED, SMALL, prepare, raw_records, recipe_of, record, write_raw
+from fixtures.preparation_reference import is_held_out, prepared
 from transformers import PreTrainedTokenizerBase
 
 from components.core.artifact import content_digest
 from components.core.errors import ConfigError, DataError, RecordError
 from components.core.files import read_json, read_jsonl
 from components.core.fingerprint import list_files
-from components.data.config import LANGUAGES, Corpus, DataConfig, DataPlace, NearDuplicateConfig
+from components.data.config import Corpus, DataConfig, DataPlace, NearDuplicateConfig
 from components.data.decontamination import BenchmarkText
-from components.data.sources.config import QuarantineConfig, Source
+from components.data.sources.config import QuarantineConfig
 from components.tokenizer.config import TokenizerConfig
-from components.tokenizer.prepare import prepare_corpus
 from components.tokenizer.reader import PackedSplit
-from components.tokenizer.shards import held_out
 from components.tokenizer.vocabulary import build_tokenizer
-
-SEED = 11
-CONTEXT_LENGTH = 32
-SMALL = TokenizerConfig(num_merges=600)
-DATA = DataConfig(held_out_fraction=0.25)
-ONE = DataPlace(num_workers=1)
-"""In this process, which saves the start of others."""
-
-Record = dict[str, str]
-
-
-def raw_records(corpus: Corpus) -> list[Record]:
-    """Twelve documents of each language, and some that need care."""
-    records = []
-    for language in LANGUAGES[corpus]:
-        for number in range(12):
-            text = prose(str(number)) if language == "English" else program(language, str(number))
-            records.append(record(text, language, f"src/{number}", "demo 1.0"))
-    language = LANGUAGES[corpus][-1]
-    records += [record(inspect.getsource(one), language, one.__name__, "stdlib 3") for one in (json, json.decoder)]
-    records += [
-        record("print('<|endoftext|>')\n" * 9, language, "eot", "care 1"),
-        record("\tx\t\t\u00e9\u4e16\u754c  \U0001f600\r\n" * 9, language, "wide", "care 1"),
-        record(records[0]["text"], language, "src/0", "copy 1"),
-        record("z" * 1001, language, "long", "care 1"),
-        record("", language, "none", "care 1"),
-        record("0123456789abcdef\n" * 20, language, "hex", "care 1"),
-    ]
-    return records
-
-
-def record(text: str, language: str, path: str, source: str) -> Record:
-    return {"language": language, "licence": "MIT", "path": path, "source": source, "text": text}
-
-
-def write(folder: Path, parts: Iterable[list[Record]]) -> Path:
-    folder.mkdir(parents=True)
-    for number, part in enumerate(parts):
-        lines = [json.dumps(one, ensure_ascii=False, sort_keys=True) + "\n" for one in part]
-        (folder / f"part-{number}.jsonl").write_text("".join(lines), encoding="utf-8", newline="\n")
-    return folder
-
-
-def prepare(folder: Path, raw: Path, corpus: Corpus, tokenizer_folder: Path, **changes: object) -> dict[str, object]:
-    folder.mkdir(exist_ok=True)
-    values = {"data": DATA, "tokenizer": SMALL, "context_length": CONTEXT_LENGTH, "seed": SEED, "place": ONE, **changes}
-    sources = [Source(uri=f"{raw}/*.jsonl")]
-    return prepare_corpus(folder, sources=sources, corpus=corpus, tokenizer_folder=tokenizer_folder, **values)
-
-
-# -- the reference -------------------------------------------------------------------------------------------------------
-
-
-def keyed(purpose: str, text: str) -> bytes:
-    return hashlib.sha256(f"{purpose}:{SEED}:".encode() + hashlib.sha256(text.encode()).digest()).digest()
-
-
-def reason(text: str) -> str | None:
-    lines = text.removesuffix("\n").split("\n")
-    if not text:
-        return "empty"
-    if sum(map(len, lines)) / len(lines) >= 100:
-        return "mean line length"
-    if max(map(len, lines)) > 1000:
-        return "line length"
-    return "digits" if sum(c in "0123456789abcdefABCDEF" for c in text) / len(text) > 0.9 else None
-
-
-def reference(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, bytes], list[dict], list[dict]]:
-    """The shards' bytes by split, and the rows of both tables."""
-    streams: dict[str, list[int]] = {"train": []} | {held_out(language): [] for language in LANGUAGES[corpus]}
-    kept: list[dict] = []
-    rejected: list[dict] = []
-    seen = set()
-    for one in sorted(raw_records(corpus), key=lambda one: (keyed("order", one["text"]), one["source"], one["path"])):
-        text = one["text"]
-        row = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "num_bytes": len(text.encode())}
-        row |= {name: one[name] for name in ("language", "source", "path")}
-        why = reason(text) or ("duplicate" if text in seen else None)
-        seen.add(text)
-        if why:
-            rejected.append(row | {"reason": why, "excerpt": None if why == "duplicate" else text[:200]})
-            continue
-        is_held_out = int.from_bytes(keyed("held-out", text)[:8], "big") / 2**64 < 0.25
-        split = held_out(one["language"]) if is_held_out else "train"
-        prefix = DATA.language_prefix[one["language"]] if corpus == "multi" else ""
-        ids = [*tokenizer(prefix + text, split_special_tokens=True)["input_ids"], 256 + 600]
-        streams[split] += ids
-        kept.append(row | {"split": split, "num_tokens": len(ids)})
-    whole = {split: stream[: len(stream) // CONTEXT_LENGTH * CONTEXT_LENGTH] for split, stream in streams.items()}
-    return {split: np.array(stream, dtype="<u2").tobytes() for split, stream in whole.items()}, kept, rejected
 
 
 @pytest.mark.parametrize("corpus", ["nl", "multi", "mono"])
 def test_equals_the_reference(
     corpus: Corpus, small_folder: Path, small_transformers: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    raw, folder = write(tmp_path / "raw", [raw_records(corpus)]), tmp_path / "out"
+    raw, folder = write_raw(tmp_path / "raw", [raw_records(corpus)]), tmp_path / "out"
     statistics = prepare(folder, raw, corpus, small_folder)
-    shards, kept, rejected = reference(corpus, small_transformers)
+    shards, kept, rejected = prepared(raw_records(corpus), recipe_of(corpus, small_transformers))
     index = read_json(folder / "index.json")
     assert {name: index[name] for name in ("corpus", "context_length", "eot_id", "num_ids")} == {
         "corpus": corpus,
@@ -158,9 +59,9 @@ def test_statistics_are_counted_by_hand(ranks: Path, tmp_path: Path) -> None:
     records = [record(f"v{number:03}\n", "Python", f"{number:03}", "demo 1") for number in range(100)]
     records += [record("v000\n", "Python", "copy", "demo 1"), record("", "Python", "none", "demo 1")]
     records += [record("z" * 200, "Python", "long", "demo 1")]
-    raw, folder = write(tmp_path / "raw", [records]), tmp_path / "out"
+    raw, folder = write_raw(tmp_path / "raw", [records]), tmp_path / "out"
     statistics = prepare(folder, raw, "mono", tmp_path / "tokenizer", tokenizer=bytes_only, context_length=7)
-    num_out = sum(int.from_bytes(keyed("held-out", f"v{number:03}\n")[:8], "big") / 2**64 < 0.25 for number in range(100))
+    num_out = sum(is_held_out(f"v{number:03}\n", 0.25, SEED) for number in range(100))
     assert 10 < num_out < 40
     assert statistics["languages"] == {
         "Python": {
@@ -186,8 +87,8 @@ def test_the_same_bytes_again_whatever_the_files_the_workers_and_the_memory(
     small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = raw_records("multi")
-    one = write(tmp_path / "raw-one", [records])
-    seven = write(tmp_path / "raw-seven", [records[number::7][::-1] for number in range(7)])
+    one = write_raw(tmp_path / "raw-one", [records])
+    seven = write_raw(tmp_path / "raw-seven", [records[number::7][::-1] for number in range(7)])
     results = [
         prepare(tmp_path / "out-one", one, "multi", small_folder),
         prepare(tmp_path / "out-again", one, "multi", small_folder),
@@ -202,10 +103,25 @@ def test_the_same_bytes_again_whatever_the_files_the_workers_and_the_memory(
     assert len(digests) == 1
 
 
+def test_of_copies_that_only_their_language_tells_apart_one_is_kept_whatever_the_files(
+    small_folder: Path, tmp_path: Path
+) -> None:
+    """A header that two sources call C and C++, both without a path: its prefix must not hang on which was read first."""
+    copies = [record("int shared(void);\n", language, "", "") for language in ("C++", "C")]
+    for name, parts in (("one", [copies]), ("two", [copies[:1], copies[1:]]), ("back", [copies[1:], copies[:1]])):
+        raw = write_raw(tmp_path / f"raw-{name}", [raw_records("multi"), *parts])
+        prepare(tmp_path / f"out-{name}", raw, "multi", small_folder)
+        (kept,) = (
+            one for one in pq.read_table(tmp_path / f"out-{name}" / "documents.parquet").to_pylist() if not one["path"]
+        )
+        assert kept["language"] == "C"
+    assert len({content_digest(list_files(folder)) for folder in tmp_path.glob("out-*")}) == 1
+
+
 def test_a_separator_written_in_a_document_does_not_end_it(small_folder: Path, tmp_path: Path) -> None:
     records = [record(f"x = '<|endoftext|>'  # {number}\n", "Python", str(number), "demo 1") for number in range(60)]
     folder = tmp_path / "out"
-    prepare(folder, write(tmp_path / "raw", [records]), "mono", small_folder, context_length=1)
+    prepare(folder, write_raw(tmp_path / "raw", [records]), "mono", small_folder, context_length=1)
     read = [PackedSplit(folder, split) for split in ("train", "held-out/Python")]
     assert sum(int((split.batch(range(len(split))) == SMALL.eot_id).sum()) for split in read) == 60
 
@@ -215,11 +131,11 @@ def test_a_separator_written_in_a_document_does_not_end_it(small_folder: Path, t
 
 def test_an_empty_corpus_is_an_error(small_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no English document to learn from"):
-        prepare(tmp_path / "out", write(tmp_path / "raw", [[], []]), "nl", small_folder)
+        prepare(tmp_path / "out", write_raw(tmp_path / "raw", [[], []]), "nl", small_folder)
 
 
 def test_a_corpus_of_rejects_is_an_error(small_folder: Path, tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", [[record("z" * 2000, "English", str(number), "demo 1") for number in range(3)]])
+    raw = write_raw(tmp_path / "raw", [[record("z" * 2000, "English", str(number), "demo 1") for number in range(3)]])
     with pytest.raises(DataError, match=r"no English document to learn from \(3 were rejected\)"):
         prepare(tmp_path / "out", raw, "nl", small_folder)
 
@@ -227,11 +143,11 @@ def test_a_corpus_of_rejects_is_an_error(small_folder: Path, tmp_path: Path) -> 
 def test_a_language_without_documents_is_an_error(small_folder: Path, tmp_path: Path) -> None:
     records = [one for one in raw_records("multi") if one["language"] != "Go"]
     with pytest.raises(DataError, match="no Go document to learn from"):
-        prepare(tmp_path / "out", write(tmp_path / "raw", [records]), "multi", small_folder)
+        prepare(tmp_path / "out", write_raw(tmp_path / "raw", [records]), "multi", small_folder)
 
 
 def test_a_split_without_a_sequence_is_an_error(small_folder: Path, tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", [raw_records("nl")])
+    raw = write_raw(tmp_path / "raw", [raw_records("nl")])
     with pytest.raises(DataError, match="held-out/English of the nl corpus has too little text") as error:
         prepare(tmp_path / "out", raw, "nl", small_folder, data=DataConfig(held_out_fraction=1e-9))
     assert "held_out_fraction" in error.value.do
@@ -240,14 +156,14 @@ def test_a_split_without_a_sequence_is_an_error(small_folder: Path, tmp_path: Pa
 
 
 def test_another_tokenizer_than_the_recipes_is_an_error(small_folder: Path, tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", [raw_records("nl")])
+    raw = write_raw(tmp_path / "raw", [raw_records("nl")])
     with pytest.raises(ConfigError, match="has 895 ids and ends texts with 856") as error:
         prepare(tmp_path / "out", raw, "nl", small_folder, tokenizer=TokenizerConfig(num_merges=700))
     assert error.value.expected == "995 ids and 956, for 700 merges"
 
 
 def test_bad_records_beyond_what_is_tolerated_stop_it_and_are_named(small_folder: Path, tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw", [raw_records("nl")])
+    raw = write_raw(tmp_path / "raw", [raw_records("nl")])
     offset = (raw / "part-0.jsonl").stat().st_size
     with (raw / "part-0.jsonl").open("ab") as file:
         file.write(b'{"text": "no more\n')
@@ -268,11 +184,11 @@ def test_what_holds_a_benchmark_is_left_out_and_listed(small_folder: Path, tmp_p
     problem = "def unusual(numbers): return the seventh prime after the largest of all the given numbers or none"
     records = raw_records("mono")
     leaking = record(f"# mine\n{problem.upper()}\nx = 1\n", "Python", "leak", "demo 1.0")
-    raw = write(tmp_path / "raw", [records, [leaking, {**leaking, "path": "copy"}]])
+    raw = write_raw(tmp_path / "raw", [records, [leaking, {**leaking, "path": "copy"}]])
     other = BenchmarkText(benchmark="unseen", problem="1", text=problem.replace("prime", "square"))
     benchmarks = [BenchmarkText(benchmark="mine", problem="7", text=problem), other]
     statistics = prepare(tmp_path / "out", raw, "mono", small_folder, benchmarks=benchmarks)
-    clean = prepare(tmp_path / "clean", write(tmp_path / "without", [records]), "mono", small_folder)
+    clean = prepare(tmp_path / "clean", write_raw(tmp_path / "without", [records]), "mono", small_folder)
     assert statistics["contaminated"] == {"mine": 1, "unseen": 0}, "two copies are one document"
     assert clean["contaminated"] == {}, "nobody looked, which is no zero"
     assert statistics["languages"]["Python"]["rejected"]["contaminated"] == 2
@@ -284,10 +200,11 @@ def test_what_holds_a_benchmark_is_left_out_and_listed(small_folder: Path, tmp_p
 def test_documents_of_an_earlier_corpus_are_left_out_where_the_recipe_says_so(small_folder: Path, tmp_path: Path) -> None:
     records = raw_records("mono")
     (tmp_path / "raw-multi").mkdir()
-    multi = write(tmp_path / "raw-multi" / "all", [raw_records("multi")])
+    multi = write_raw(tmp_path / "raw-multi" / "all", [raw_records("multi")])
     prepare(tmp_path / "multi", multi, "multi", small_folder)
     own = [record(f"only = {number}\n" * 9, "Python", f"own/{number}", "demo 2") for number in range(30)]
-    raw = write(tmp_path / "raw", [records + own])
+    nameless = [record(records[number]["text"], "Python", "", "") for number in range(3)]
+    raw = write_raw(tmp_path / "raw", [nameless + records + own])
     across = DATA.replace(dedup_across_corpora=True)
     prepare(tmp_path / "out", raw, "mono", small_folder, data=across, others=[tmp_path / "multi"])
     kept = set(pq.read_table(tmp_path / "out" / "documents.parquet")["sha256"].to_pylist())
@@ -303,43 +220,9 @@ def test_near_copies_are_left_out_where_the_recipe_says_so(small_folder: Path, t
     records = raw_records("mono")
     lines = inspect.getsource(json.encoder).splitlines(keepends=True)
     near = [record("".join([*lines, f"# version {number}\n"]), "Python", f"near/{number}", "demo 3") for number in range(5)]
-    raw = write(tmp_path / "raw", [records, near])
+    raw = write_raw(tmp_path / "raw", [records, near])
     data = DATA.replace(near_duplicates=NearDuplicateConfig(enabled=True))
     statistics = prepare(tmp_path / "out", raw, "mono", small_folder, data=data)
     assert statistics["languages"]["Python"]["rejected"]["near duplicate"] >= 4
     kept = pq.read_table(tmp_path / "out" / "documents.parquet")["path"].to_pylist()
     assert sum(path.startswith("near/") for path in kept) == 1
-
-
-# -- killed and gone on with ---------------------------------------------------------------------------------------------
-
-KILLED_AT = {"scattered": "_require_records", "gathered": "_require_documents", "packed": "_write_table"}
-"""By what is finished: the function that is called next, in whose place the process is killed."""
-
-
-@pytest.mark.parametrize("finished", list(KILLED_AT))
-def test_what_was_killed_goes_on_and_repeats_no_finished_task(small_folder: Path, tmp_path: Path, finished: str) -> None:
-    raw = write(tmp_path / "raw", [raw_records("mono")[number::3] for number in range(3)])
-    whole = prepare(tmp_path / "whole", raw, "mono", small_folder)
-    out = tmp_path / "out"
-    out.mkdir()
-    killed = f"""
-import os, signal
-from pathlib import Path
-import test_prepare
-from components.tokenizer import prepare
-prepare.{KILLED_AT[finished]} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-test_prepare.prepare(Path({str(out)!r}), Path({str(raw)!r}), "mono", Path({str(small_folder)!r}))
-"""
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
-    done = subprocess.run(
-        [sys.executable, "-c", killed], env={**os.environ, "PYTHONPATH": path}, cwd=Path.cwd(), check=False
-    )
-    assert done.returncode == -signal.SIGKILL
-    before = {path: path.stat().st_mtime_ns for path in [*out.rglob("done.json"), *out.rglob("*.bin")]}
-    assert before
-    (out / "work" / "scattered" / "half.0123").mkdir()  # what a task leaves that was at work
-    assert prepare(out, raw, "mono", small_folder) == whole
-    assert content_digest(list_files(out)) == content_digest(list_files(tmp_path / "whole"))
-    after = {path: path.stat().st_mtime_ns for path in before if path.exists()}
-    assert after.items() <= before.items()

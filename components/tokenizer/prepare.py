@@ -9,12 +9,10 @@ the artifact are the shards, `index.json` (see `shards`), the tables (see `table
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from components.core.errors import ConfigError, DataError
@@ -35,7 +33,15 @@ from components.tokenizer.global_duplicates import near_duplicates, runs_of_othe
 from components.tokenizer.job import Job, discard, finish, finished
 from components.tokenizer.scatter import MATCHES, QUARANTINE, scatter, so_far
 from components.tokenizer.shards import INDEX_JSON, TRAIN, Index, Piece, Split, cut_into_shards, pieces_of, write_shard
-from components.tokenizer.tables import DOCUMENTS_PARQUET, KEPT, QUARANTINE_JSONL, REJECTED, REJECTS_PARQUET, added
+from components.tokenizer.tables import (
+    DOCUMENTS_PARQUET,
+    KEPT,
+    QUARANTINE_JSONL,
+    REJECTED,
+    REJECTS_PARQUET,
+    added,
+    write_table,
+)
 
 CODE_VERSION = 3
 """Raised when the same recipe would give other bytes."""
@@ -51,8 +57,6 @@ _LEAST_PROVED = 0.001
 _SHARE_OF_MEMORY = 1 / 8
 """A run, and a range, may be as large as this share of a task's memory: sorting one takes three times its size, and the text
 that is being encoded lies beside it (measured)."""
-_ROWS_AT_ONCE = 2**16
-"""Rows in a row group of a table: fixed, so that the bytes of the file do not depend on how the work was cut."""
 _ALONE_BYTES = 64_000_000
 """Text up to which a corpus is read by this process alone, encoding on all cores (measured: to start two workers takes as
 long as to read 60 MB)."""
@@ -133,8 +137,8 @@ def prepare_corpus(
     _require_documents(corpus, languages)
     ranges = [job.gathered(number, len(gathered)) for number in range(len(gathered))]
     index, dropped_tokens = _pack_all(folder, job, encoder, context_length, ranges, gathered, place)
-    _write_table(folder / DOCUMENTS_PARQUET, (one / DOCUMENTS for one in ranges), KEPT)
-    _write_table(folder / REJECTS_PARQUET, (one / REJECTS for one in ranges), REJECTED)
+    write_table(folder / DOCUMENTS_PARQUET, (one / DOCUMENTS for one in ranges), KEPT)
+    write_table(folder / REJECTS_PARQUET, (one / REJECTS for one in ranges), REJECTED)
     contaminated = _write_lines(folder / CONTAMINATION_JSONL, job, partitions, MATCHES)
     _write_lines(folder / QUARANTINE_JSONL, job, partitions, QUARANTINE)
     write_json(folder / INDEX_JSON, index.model_dump(mode="json"))
@@ -301,20 +305,6 @@ def _require_sequences(corpus: Corpus, splits: dict[str, Split], context_length:
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
-
-
-def _write_table(path: Path, parts: Iterable[Path], schema: pa.Schema) -> None:
-    """One table from its parts, in row groups whose size does not depend on how it was cut."""
-    with pq.ParquetWriter(path, schema) as writer:
-        held = schema.empty_table()
-        for part in parts:
-            held = pa.concat_tables([held, pa.ipc.open_file(pa.memory_map(str(part))).read_all()])
-            whole = held.num_rows // _ROWS_AT_ONCE * _ROWS_AT_ONCE
-            for start in range(0, whole, _ROWS_AT_ONCE):
-                writer.write_table(held.slice(start, _ROWS_AT_ONCE).combine_chunks(), _ROWS_AT_ONCE)
-            held = held.slice(whole)
-        if held.num_rows:
-            writer.write_table(held.combine_chunks(), _ROWS_AT_ONCE)
 
 
 def _write_lines(path: Path, job: Job, partitions: Sequence[Partition], name: str) -> list[dict[str, Any]]:

@@ -7,10 +7,12 @@ corpus are counted from these tables, so no figure can disagree with what can be
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from components.data.filters import DUPLICATE
@@ -20,6 +22,9 @@ DOCUMENTS_PARQUET = "documents.parquet"
 REJECTS_PARQUET = "rejects.parquet"
 QUARANTINE_JSONL = "quarantine.jsonl"
 """Beside the tables: records that could not be read, which never were documents."""
+
+_ROWS_AT_ONCE = 2**16
+"""Rows in a row group of a table: fixed, so that the bytes of the file do not depend on how the work was cut."""
 
 KEPT = pa.schema(
     [
@@ -109,3 +114,17 @@ def added(counts: Iterable[dict[str, Any]]) -> dict[str, JsonValue]:
             else:
                 total[name] = total.get(name, 0) + value
     return total
+
+
+def write_table(path: Path, parts: Iterable[Path], schema: pa.Schema) -> None:
+    """Write one table from its parts, Arrow files, in row groups whose size does not depend on how it was cut."""
+    with pq.ParquetWriter(path, schema) as writer:
+        held = schema.empty_table()
+        for part in parts:
+            held = pa.concat_tables([held, pa.ipc.open_file(pa.memory_map(str(part))).read_all()])
+            whole = held.num_rows // _ROWS_AT_ONCE * _ROWS_AT_ONCE
+            for start in range(0, whole, _ROWS_AT_ONCE):
+                writer.write_table(held.slice(start, _ROWS_AT_ONCE).combine_chunks(), _ROWS_AT_ONCE)
+            held = held.slice(whole)
+        if held.num_rows:
+            writer.write_table(held.combine_chunks(), _ROWS_AT_ONCE)

@@ -19,13 +19,12 @@ import torch.distributed as dist
 from components.core.errors import TrainingError
 from components.core.files import read_json, require_free, write_json
 from components.core.fingerprint import FileEntry, fingerprint, list_files
-from components.training.config import TrainingPlace
+from components.training.config import CHECKPOINTS_KEPT, TrainingPlace
 from components.training.distributed import from_first_rank
 from components.training.run import StageRun
 
 logger = logging.getLogger(__name__)
 
-_KEPT = 2
 _TAG = "engine"
 """Folder inside a checkpoint that DeepSpeed writes."""
 _MANIFEST = "manifest.json"
@@ -63,7 +62,7 @@ class Checkpoints:
         if dist.get_rank() == 0:
             _seal(partial, {**self._made_by, "step": step})
             partial.rename(final)
-            for old in self._newest_first()[_KEPT:]:
+            for old in self._newest_first()[CHECKPOINTS_KEPT:]:
                 shutil.rmtree(old)
         dist.barrier()
 

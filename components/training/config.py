@@ -17,6 +17,9 @@ from pydantic import Field, model_validator
 from components.core.config import Config
 from components.tokenizer.config import Streaming
 
+CHECKPOINTS_KEPT = 2
+"""Checkpoints inside a stage; one more lies there while it is written."""
+
 
 class StageConfig(Config):
     """One stage: how many optimizer steps, on how many tokens each, with which learning rates."""

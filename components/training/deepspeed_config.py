@@ -11,7 +11,7 @@ from typing import Any
 from components.core.errors import ConfigError
 from components.training.config import StageConfig, TrainingPlace
 
-_BUCKET_ELEMENTS = 50_000_000
+BUCKET_ELEMENTS = 50_000_000
 """Gradient elements per reduction (200 MB in fp32); assumption: large enough that a small model needs one bucket."""
 
 
@@ -81,8 +81,8 @@ def deepspeed_config(stage: StageConfig, place: TrainingPlace, context_length: i
         },
         "zero_optimization": {
             "stage": place.zero_stage,
-            "reduce_bucket_size": _BUCKET_ELEMENTS,
-            "allgather_bucket_size": _BUCKET_ELEMENTS,
+            "reduce_bucket_size": BUCKET_ELEMENTS,
+            "allgather_bucket_size": BUCKET_ELEMENTS,
             "overlap_comm": False,  # On the CPU there is no second stream to overlap on.
         },
     }

@@ -20,6 +20,8 @@ from rich.console import Console
 from components.core.artifact import Kind
 from components.core.errors import CodegenError, ConfigError
 from components.model.formats import Dtype, Layout
+from components.training.devices import DEVICES
+from components.training.devices import device as device_of
 from flows.data_cli import data
 from flows.options import Places, RecipeName, Sets, chosen_execution, chosen_recipe, console
 from flows.recipes import RECIPES, recipe
@@ -155,6 +157,44 @@ def doctor(at: Places = []) -> None:  # noqa: B006
     execution = chosen_execution(at)
     if not examine(execution, console):
         raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    recipe: Annotated[str, typer.Option("--recipe", "--model", "-r", help=f"One of {', '.join(RECIPES)}.")] = "starter",
+    gpus: Annotated[int, typer.Option(help="Data-parallel devices.")] = 1,
+    gpu: Annotated[str, typer.Option(help=f"One of {', '.join(DEVICES)}, the last for cores.")] = "h100",
+    micro_batch: Annotated[int, typer.Option(help="Sequences per device and forward pass.")] = 1,
+    zero_stage: Annotated[int | None, typer.Option(help="0 to 3. None: all are compared.")] = None,
+    precision: Annotated[str | None, typer.Option(help="bf16 or fp32. None: bf16, fp32 on cpu.")] = None,
+    checkpoint_activations: Annotated[bool, typer.Option("--checkpoint-activations", help="Compute blocks again.")] = False,
+    offload: Annotated[str, typer.Option(help="To the host's memory: none, optimizer, or all (ZeRO 3).")] = "none",
+    price: Annotated[float | None, typer.Option(help="Of one device for an hour.")] = None,
+    mfu: Annotated[float | None, typer.Option(help="Share of the peak that is reached. None: an assumption.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    sets: Sets = [],  # noqa: B006
+) -> None:
+    """What training takes, before it starts: memory by ZeRO stage, tokens, FLOPs, hours, disk, cost."""
+    chosen = chosen_recipe(recipe, sets)
+    from components.training.memory import Setting
+    from flows import plan as planning
+
+    device, asked = device_of(gpu), planning.recipe_options(recipe, sets)
+    setting = Setting.parse(
+        {
+            "num_processes": gpus,
+            "micro_batch": micro_batch,
+            "zero_stage": 3 if zero_stage is None else zero_stage,
+            "precision": precision or ("fp32" if gpu == "cpu" else "bf16"),
+            "checkpoint_activations": checkpoint_activations,
+            "offload": offload,
+        }
+    )
+    made = planning.plan(chosen, setting, device, zero_stage=zero_stage, mfu=mfu, price=price, asked=asked)
+    if as_json:
+        typer.echo(made.model_dump_json())
+    else:
+        planning.show(made, chosen, console, asked=asked)
 
 
 @app.command()

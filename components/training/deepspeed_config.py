@@ -11,7 +11,7 @@ from typing import Any
 from components.core.errors import ConfigError
 from components.training.config import StageConfig, TrainingPlace
 
-_BUCKET_ELEMENTS = 50_000_000
+BUCKET_ELEMENTS = 50_000_000
 """Gradient elements per reduction (200 MB in fp32); assumption: large enough that a small model needs one bucket."""
 
 
@@ -94,8 +94,8 @@ def deepspeed_config(
 def _zero(place: TrainingPlace, on_gpu: bool, bf16: bool) -> dict[str, Any]:
     zero: dict[str, Any] = {
         "stage": max(place.zero_stage, int(bf16)),  # It is ZeRO that keeps the fp32 copy of bf16 weights.
-        "reduce_bucket_size": _BUCKET_ELEMENTS,
-        "allgather_bucket_size": _BUCKET_ELEMENTS,
+        "reduce_bucket_size": BUCKET_ELEMENTS,
+        "allgather_bucket_size": BUCKET_ELEMENTS,
         "overlap_comm": on_gpu,
     }
     for name, where in (("offload_optimizer", place.offload_optimizer), ("offload_param", place.offload_parameters)):

@@ -110,7 +110,7 @@ def test_looking_at_the_flows_imports_no_heavy_library() -> None:
     script = """
 import sys
 from pathlib import Path
-import flows.cli, flows.pipeline
+import flows.cli, flows.pipeline, flows.plan, components.training.plan
 heavy = {"torch", "mlflow", "daft", "dvc", "great_expectations", "deepspeed", "transformers"}
 print(sorted(heavy & set(sys.modules)))
 """

@@ -1,0 +1,204 @@
+"""What training a recipe takes, before it starts: memory, tokens, FLOPs, hours, disk, cost, and settings that fit.
+
+Design decision: pure arithmetic on the recipe's own numbers, with one assumption, the share of the device's peak that is
+reached (MFU), which is an argument. Memory is `memory`'s, published figures are `devices`'. No torch is imported.
+
+Not covered: the time of checkpoints, evaluation, reading data and restarts; the network, so no slow-down of ZeRO 3 or of
+offloading is in the hours; whether the host has the memory that offloading takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+
+from components.core.config import Config, Items
+from components.core.errors import ConfigError
+from components.model.config import ModelConfig
+from components.training.config import Stages, TrainingPlace
+from components.training.deepspeed_config import accumulation_steps, num_sequences_per_step
+from components.training.devices import Device
+from components.training.memory import LOWEST_STAGE_THAT_OFFLOADS, Memory, Setting, checkpoint_bytes, peak_memory
+
+ZERO_STAGES = (0, 1, 2, 3)
+_OFFLOADS = tuple(LOWEST_STAGE_THAT_OFFLOADS)
+_S_PER_HOUR = 3600
+_MOST_PROPOSED = 2
+
+
+class Row(Config):
+    """One setting, what it holds, and whether that fits the device."""
+
+    setting: Setting
+    memory: Memory
+    fits: bool
+
+
+class StagePlan(Config):
+    """One stage of training."""
+
+    name: str
+    tokens: int
+    flops: float
+    """Of the model: forward and backward, without what activation checkpointing computes again."""
+    hours: float
+    """On all devices together."""
+    cost: float | None
+    """In the currency of the price; None without a price."""
+
+
+class Plan(Config):
+    """Everything that `codegen plan` says."""
+
+    num_parameters: int
+    device: Device
+    mfu: float
+    mfu_is: str
+    rows: Items[Row]
+    """By ZeRO stage."""
+    best: Row
+    """The lowest stage that fits, since each higher one only adds communication; where none fits, what needs the least."""
+    stages: Items[StagePlan]
+    total: StagePlan
+    checkpoints_bytes: int
+    """Disk for checkpoints inside a stage: those that are kept and one that is being written."""
+    results_bytes: int
+    """Disk for the weights that the three stages leave."""
+
+
+def make_plan(
+    model: ModelConfig,
+    stages: Stages,
+    settings: list[Setting],
+    device: Device,
+    *,
+    mfu: float | None = None,
+    price: float | None = None,
+) -> Plan:
+    """The plan of a recipe's training.
+
+    Args:
+        settings: what is compared, equal but for the ZeRO stage, the lowest first; at least one.
+        mfu: model FLOPs per second over the peak; None: the device's.
+        price: of one device for an hour.
+
+    Raises:
+        ConfigError: the batch does not divide over the devices, or mfu or price cannot be.
+    """
+    _require(mfu is None or 0 < mfu <= 1, f"mfu is {mfu}", "a share of the peak above 0 and up to 1", "--mfu 0.4 is 40 %")
+    _require(
+        price is None or 0 <= price < math.inf,
+        f"price is {price}",
+        "a price of 0 or more for a device and hour",
+        "mend --price",
+    )
+    rows = [_row(model, stages, setting, device) for setting in settings]
+    best = next((row for row in rows if row.fits), min(rows, key=lambda row: row.memory.total_bytes))
+    shown = best.setting
+    reached = device.mfu if mfu is None else mfu
+    rate = shown.num_processes * device.peak_flops[shown.precision] * reached
+    per_token = model.flops_per_token + (_recomputed_flops(model) if shown.checkpoint_activations else 0)
+
+    def planned(name: str, tokens: int) -> StagePlan:
+        hours = tokens * per_token / rate / _S_PER_HOUR
+        cost = None if price is None else hours * shown.num_processes * price
+        return StagePlan(name=name, tokens=tokens, flops=float(tokens * model.flops_per_token), hours=hours, cost=cost)
+
+    tokens = {name: config.steps * config.batch_tokens for name, config in stages}
+    return Plan(
+        num_parameters=model.num_parameters,
+        device=device,
+        mfu=reached,
+        mfu_is=device.mfu_is if mfu is None else "as given",
+        rows=tuple(rows),
+        best=best,
+        stages=tuple(planned(name, count) for name, count in tokens.items()),
+        total=planned("all", sum(tokens.values())),
+        checkpoints_bytes=(TrainingPlace().keep_last + 1) * checkpoint_bytes(model, shown),
+        results_bytes=len(tokens) * model.num_parameters * shown.weight_bytes,
+    )
+
+
+def proposals(model: ModelConfig, stages: Stages, asked: Setting, device: Device) -> list[Row]:
+    """Settings that fit where `asked` does not: the fewest devices first, and then more that need less of a sacrifice.
+
+    For a number of devices, the cheapest is taken: (1) ZeRO 1 or 2, which send no more than plain data parallelism does
+    (ZeRO section 7.1); (2) smaller micro-batches; (3) ZeRO 3, half as much communication again (section 7.2); (4) computing
+    activations again, about a third more computing; (5) offloading. Devices are doubled from `asked` on.
+    """
+    found: list[Row] = []
+    sequences = [num_sequences_per_step(config, model.context_length) for _, config in stages]
+    number = asked.num_processes
+    while not any(one % number for one in sequences):
+        rows = (_row(model, stages, one, device) for one in _variants(asked, number, sequences))
+        best = min((row for row in rows if row.fits), key=lambda row: _sacrifice(row.setting), default=None)
+        if best and (not found or _sacrifice(best.setting)[:-1] < _sacrifice(found[-1].setting)[:-1]):
+            found.append(best)
+        number *= 2
+    return found[:_MOST_PROPOSED]
+
+
+def place_of(setting: Setting, device: Device) -> TrainingPlace:
+    """The place that makes a run use the setting."""
+    return TrainingPlace(
+        num_processes=setting.num_processes,
+        micro_batch=setting.micro_batch,
+        zero_stage=setting.zero_stage,
+        device="cpu" if device.name == "cpu" else "cuda",
+        precision=setting.precision,
+        recompute_every=int(setting.checkpoint_activations),
+        offload_optimizer="none" if setting.offload == "none" else "cpu",
+        offload_parameters="cpu" if setting.offload == "all" else "none",
+    )
+
+
+def place_options(setting: Setting, device: Device) -> list[str]:
+    """The same as `--at` options; what is the default anyway is left out, but for the processes and what they hold."""
+    place, usual = place_of(setting, device).model_dump(), TrainingPlace().model_dump()
+    said = {"num_processes", "micro_batch", "zero_stage"}
+    return [f"--at training.{name}={value}" for name, value in place.items() if name in said or value != usual[name]]
+
+
+def _row(model: ModelConfig, stages: Stages, setting: Setting, device: Device) -> Row:
+    place = place_of(setting, device)
+    accumulations = {accumulation_steps(config, place, model.context_length) for _, config in stages}
+    memory = max((peak_memory(model, setting, one) for one in accumulations), key=lambda one: one.total_bytes)
+    return Row(setting=setting, memory=memory, fits=memory.total_bytes <= device.usable_bytes)
+
+
+def _variants(asked: Setting, number: int, sequences: list[int]) -> Iterator[Setting]:
+    """Settings of that many devices that give up as much as `asked` or more; batches of `sequences` divide over them."""
+    micro_batches = [
+        size
+        for size in range(1, asked.micro_batch + 1)
+        if asked.micro_batch % size == 0 and not any(one // number % size for one in sequences)
+    ]
+    checkpointed = (True,) if asked.checkpoint_activations else (False, True)
+    offloads = _OFFLOADS[_OFFLOADS.index(asked.offload) :]
+    for stage, micro, checkpoint, offload in product(ZERO_STAGES[asked.zero_stage :], micro_batches, checkpointed, offloads):
+        if stage >= LOWEST_STAGE_THAT_OFFLOADS[offload]:
+            yield asked.replace(
+                num_processes=number, zero_stage=stage, micro_batch=micro, checkpoint_activations=checkpoint, offload=offload
+            )
+
+
+def _sacrifice(setting: Setting) -> tuple[int, ...]:
+    """What a setting gives up to need less memory, the dearest first."""
+    return (
+        _OFFLOADS.index(setting.offload),
+        int(setting.checkpoint_activations),
+        int(setting.zero_stage == ZERO_STAGES[-1]),
+        -setting.micro_batch,
+        setting.zero_stage,
+    )
+
+
+def _recomputed_flops(model: ModelConfig) -> int:
+    """Per token: one more forward pass of the blocks, a third of forward and backward; the head is not computed again."""
+    return (model.flops_per_token - 6 * model.vocab_rows * model.d_model) // 3
+
+
+def _require(holds: bool, got: str, expected: str, do: str) -> None:
+    if not holds:
+        raise ConfigError(got, expected=expected, do=do)

@@ -60,7 +60,6 @@ CASES = [
     case(WIDE, num_processes=2, zero_stage=1, accumulation=2),
     case(WIDE, num_processes=2, zero_stage=2, accumulation=2),
     case(WIDE, num_processes=2, zero_stage=3, accumulation=2),
-    case(NARROW, num_processes=2, zero_stage=0, accumulation=2, precision="bf16"),
     case(NARROW, num_processes=2, zero_stage=1, accumulation=2, precision="bf16"),
     case(NARROW, num_processes=2, zero_stage=3, accumulation=2, precision="bf16"),
 ]

@@ -117,7 +117,7 @@ class Checkpoints:
         """The newest whole checkpoint of this stage, made loadable on this place.
 
         Raises:
-            TrainingError: it was made by another run.
+            TrainingError: it was made by another run, or with ZeRO where this is without, or the other way round.
         """
         found = from_first_rank(self._find() if dist.get_rank() == 0 else None)
         if isinstance(found, TrainingError):
@@ -135,8 +135,17 @@ class Checkpoints:
                 expected=f"a checkpoint of run {self._run[:12]}",
                 do=f"remove {self.folder} to begin the stage again, or take back the change to the recipe",
             )
-        if made_by["layout"] == self._layout:
+        before = made_by["layout"]["zero_stage"]
+        if (
+            made_by["layout"] == self._layout or before == self._layout["zero_stage"] == 0
+        ):  # Without ZeRO every rank has all.
             return Found(str(folder), made_by["step"], is_universal=False)
+        if 0 in (before, self._layout["zero_stage"]):
+            return TrainingError(
+                f"{folder} was made with ZeRO stage {before}, and this is stage {self._layout['zero_stage']}",
+                expected="the same, or two of the stages 1, 2 and 3: DeepSpeed converts no checkpoint without ZeRO",
+                do=f"go on with --at training.zero_stage={before}, or remove {self.folder} to begin the stage again",
+            )
         logger.info("%s was made on another place (%s); converting it for %s", folder, made_by["layout"], self._layout)
         return Found(str(_universal(folder)), made_by["step"], is_universal=True)
 

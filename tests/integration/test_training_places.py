@@ -109,6 +109,24 @@ def test_a_stage_goes_on_with_other_ranks_and_another_zero_stage(
     assert (tmp_path / LOG).read_text().count("was made on another place") == 2
 
 
+def test_without_zero_other_ranks_go_on_and_zero_is_refused(
+    run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
+) -> None:
+    def stop(metrics: StepMetrics) -> None:
+        if metrics.step >= 3 and list((tmp_path / WORK).glob("step-*[0-9]")):
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train_stage(tmp_path, run, ONE.replace(checkpoint_every_steps=2), stop)
+    with pytest.raises(TrainingError, match="was made with ZeRO stage 0, and this is stage 1") as refused:
+        train_stage(tmp_path, run, PLACE, lambda _: None)
+    assert "--at training.zero_stage=0" in refused.value.do
+    found = losses(tmp_path, run, PLACE.replace(zero_stage=0))
+    np.testing.assert_allclose(found, alone[1], rtol=1e-5)
+    last = (tmp_path / LOG).read_text().rpartition("goes on after step ")[2]
+    assert not last.startswith("0;")
+
+
 def test_a_rank_that_is_told_to_end_saves_its_step_first(
     run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
 ) -> None:

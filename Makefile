@@ -15,7 +15,7 @@ run: $(READY)    ## from an empty machine to a promoted model
 # The files with the longest tests come first in the order of their names, and are to be started first.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: $(READY)   ## the tests, but for those that start the command line again and again
+test: $(READY)   ## the tests, but for those that start long processes again and again
 	$(PYTEST) -m "not apart"
 
 test-apart: $(READY)  ## those

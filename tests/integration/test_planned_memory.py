@@ -22,7 +22,7 @@ from components.model.config import ModelConfig
 from components.training.deepspeed_config import BUCKET_ELEMENTS
 from components.training.memory import Setting, checkpoint_bytes, peak_memory
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
 WORKER = Path(__file__).parents[1] / "fixtures" / "measured_memory.py"
 TOLERANCE = 0.15

@@ -17,6 +17,8 @@ from components.training.launch import train_stage
 from components.training.metrics import StepMetrics
 from components.training.run import LOG, WORK, StageRun
 
+pytestmark = [pytest.mark.slow, pytest.mark.apart]
+
 STEPS = 8
 ONE = TrainingPlace(micro_batch=4, zero_stage=0)
 

@@ -73,7 +73,14 @@ class TrainingPlace(Config):
     """How a stage is spread over processes, and how often it is saved."""
 
     num_processes: int = Field(default=1, ge=1)
-    """Data-parallel ranks on this host."""
+    """Data-parallel ranks, those of all hosts together."""
+    launcher: Literal["local", "hostfile", "slurm", "environment"] = "local"
+    """Who starts the ranks: this host; ssh on every host of a hostfile; srun, from inside an allocation; or somebody else
+    (torchrun, Kubernetes), whom the flow waits for. But for local, all folders lie on a file system that all hosts share."""
+    hostfile: str | None = None
+    """DeepSpeed's: a line `HOST slots=RANKS` for every host."""
+    master_port: int | None = Field(default=None, ge=1, le=65_535)
+    """Where the ranks meet, on the first one's host. None: one that is free, or is tried."""
     threads_per_process: int = Field(default=1, ge=1)
     micro_batch: int = Field(default=1, ge=1)
     """Sequences per process and forward pass; the rest of the batch is accumulated."""
@@ -108,6 +115,12 @@ class TrainingPlace(Config):
     def uses_gpu(self) -> bool:
         """Whether ranks compute on GPUs; asks NVIDIA's driver, without importing torch."""
         return self.device == "cuda" or (self.device == "auto" and Path("/dev/nvidiactl").exists())
+
+    @model_validator(mode="after")
+    def _can_be_launched(self) -> Self:
+        if (self.launcher == "hostfile") != (self.hostfile is not None):
+            raise ValueError("a hostfile with launcher hostfile, and with no other")
+        return self
 
     @model_validator(mode="after")
     def _can_be_offloaded(self) -> Self:

@@ -7,7 +7,9 @@ say which extensions exist, so on the CPU an accelerator that has none is instal
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 import deepspeed
@@ -17,6 +19,13 @@ from deepspeed.accelerator import set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import nn
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.rendezvous import rendezvous
+
+from components.core.errors import PortTaken, TrainingError
+
+_MEET_S = 300
+"""For all ranks to be started and to have read their model (assumption: the largest, over a network)."""
 
 
 class _CpuWithoutExtensions(CPU_Accelerator):  # type: ignore[misc]  # deepspeed has no types
@@ -25,13 +34,40 @@ class _CpuWithoutExtensions(CPU_Accelerator):  # type: ignore[misc]  # deepspeed
 
 
 def join_group(device: torch.device) -> None:
-    """Join the process group that the launcher's environment variables describe."""
+    """Join the process group that the launcher's environment variables describe.
+
+    Raises:
+        PortTaken: on rank 0; somebody else listens at the port.
+        TrainingError: on the other ranks; the first one's host did not answer there.
+    """
     if device.type == "cpu":
         set_accelerator(_CpuWithoutExtensions())
-        deepspeed.init_distributed("gloo")
     else:
         torch.cuda.set_device(device)
-        deepspeed.init_distributed("nccl")
+    backend = "gloo" if device.type == "cpu" else "nccl"
+    store, rank, world_size = _meet()
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    deepspeed.init_distributed(backend)  # It takes the group that is there.
+
+
+def _meet() -> tuple[Any, int, int]:
+    address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    try:
+        store, rank, world_size = next(rendezvous("env://", timeout=timedelta(seconds=_MEET_S)))
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" in str(error):
+            raise PortTaken(
+                f"port {port} of {address}, where the ranks were to meet, is taken",
+                expected="a port that nobody listens at",
+                do="end what uses it, or choose another: --at training.master_port=NUMBER (MASTER_PORT, if you set that)",
+            ) from error
+        raise TrainingError(
+            f"rank 0 did not answer at port {port} of {address} within {_MEET_S} s",
+            expected="a host that all ranks can reach by that name",
+            do="see in the log whether rank 0 runs, and whether a firewall stands between the hosts",
+        ) from error
+    store.set_timeout(default_pg_timeout)
+    return store, rank, world_size
 
 
 def build_engine(model: nn.Module, weight_decay: float, config: dict[str, Any]) -> Any:

@@ -171,7 +171,7 @@ def test_cancelling_ends_every_process_and_another_run_is_refused(run: StageRun,
             assert trainers(tmp_path)
             raise Cancelled
 
-    alone = TrainingPlace(micro_batch=1, checkpoint_every_steps=4)
+    alone = TrainingPlace(micro_batch=1, checkpoint_every_steps=4, precision="fp32")
     with pytest.raises(Cancelled):
         train_stage(tmp_path, run, alone, cancel)
     assert not trainers(tmp_path)

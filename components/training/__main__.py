@@ -16,7 +16,7 @@ from pathlib import Path
 
 from components.core.errors import ConfigError
 from components.training.config import TrainingPlace
-from components.training.failure import report_failure
+from components.training.failure import memory_explained, report_failure
 from components.training.guard import run_guarded
 from components.training.membership import Membership, interface_towards, membership, require_size
 from components.training.run import WORK, RunFile
@@ -50,7 +50,7 @@ def _run(run_file: Path, member: Membership) -> int:
         run_rank(run_file.parent, file, member.rank, member.local_rank)
     except Exception as error:
         logging.getLogger(__name__).exception("rank %d failed", member.rank)
-        report_failure(run_file.parent / WORK, member.rank, error)
+        report_failure(run_file.parent / WORK, member.rank, memory_explained(error, member.rank))
         return 1
     return 0
 

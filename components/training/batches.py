@@ -38,7 +38,7 @@ class Batches:
     def of_rank(cls, run: StageRun, place: TrainingPlace, rank: int) -> Batches:
         """Raises ConfigError where the corpus does not fit the model (see `open_split`)."""
         per_step = num_sequences_per_step(run.config, run.model.context_length)
-        return cls(open_split(run, place.streaming), run.seed, per_step, place.micro_batch, rank, place.num_processes)
+        return cls(open_split(run, place.streaming), run.seed, per_step, place.num_sequences, rank, place.num_processes)
 
     def of_step(self, step: int) -> list[Tensor]:
         """This rank's micro-batches of a step, each int64 of shape [micro_batch, context_length]."""

@@ -12,11 +12,12 @@ handed on are fp32 everywhere; where the hardware multiplies bf16 faster, the pr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from components.core.config import Config
+from components.core.errors import ConfigError
 from components.tokenizer.config import Streaming
 
 Offload = Literal["none", "cpu", "nvme"]
@@ -82,8 +83,8 @@ class TrainingPlace(Config):
     master_port: int | None = Field(default=None, ge=1, le=65_535)
     """Where the ranks meet, on the first one's host. None: one that is free, or is tried."""
     threads_per_process: int = Field(default=1, ge=1)
-    micro_batch: int = Field(default=1, ge=1)
-    """Sequences per process and forward pass; the rest of the batch is accumulated."""
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    """Sequences per process and forward pass; the rest of the batch is accumulated. auto: the most that fit (`fitting`)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one. One rank a GPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -115,6 +116,21 @@ class TrainingPlace(Config):
     def uses_gpu(self) -> bool:
         """Whether ranks compute on GPUs; asks NVIDIA's driver, without importing torch."""
         return self.device == "cuda" or (self.device == "auto" and Path("/dev/nvidiactl").exists())
+
+    @property
+    def num_sequences(self) -> int:
+        """`micro_batch`, where it is settled.
+
+        Raises:
+            ConfigError: it is auto, and so not known before the stage begins.
+        """
+        if self.micro_batch == "auto":
+            raise ConfigError(
+                "micro_batch is auto, which is settled as the stage begins",
+                expected="a number",
+                do="give one, --at training.micro_batch=1; what a stage has used stands in its observed/deepspeed.json",
+            )
+        return self.micro_batch
 
     @model_validator(mode="after")
     def _can_be_launched(self) -> Self:

@@ -38,6 +38,23 @@ def accumulation_steps(stage: StageConfig, place: TrainingPlace, context_length:
     Raises:
         ConfigError: the global batch does not divide over processes and micro-batches; a micro-batch that does is named.
     """
+    per_process, micro_batch = sequences_per_process(stage, place, context_length), place.num_sequences
+    if per_process % micro_batch:
+        fitting = max(n for n in range(1, min(micro_batch, per_process) + 1) if per_process % n == 0)
+        raise ConfigError(
+            f"micro_batch is {micro_batch}, and each of {place.num_processes} processes has {per_process} sequences",
+            expected="a micro-batch that divides the sequences of a process",
+            do=f"set micro_batch to {fitting}",
+        )
+    return per_process // micro_batch
+
+
+def sequences_per_process(stage: StageConfig, place: TrainingPlace, context_length: int) -> int:
+    """Each process' part of the global batch.
+
+    Raises:
+        ConfigError: the batch does not divide over the processes.
+    """
     sequences = num_sequences_per_step(stage, context_length)
     per_process, rest = divmod(sequences, place.num_processes)
     if rest:
@@ -47,14 +64,7 @@ def accumulation_steps(stage: StageConfig, place: TrainingPlace, context_length:
             expected="a batch that divides evenly over the processes",
             do=f"set num_processes to {fitting}, or batch_tokens to a multiple of {place.num_processes * context_length:,}",
         )
-    if per_process % place.micro_batch:
-        fitting = max(n for n in range(1, min(place.micro_batch, per_process) + 1) if per_process % n == 0)
-        raise ConfigError(
-            f"micro_batch is {place.micro_batch}, and each of {place.num_processes} processes has {per_process} sequences",
-            expected="a micro-batch that divides the sequences of a process",
-            do=f"set micro_batch to {fitting}",
-        )
-    return per_process // place.micro_batch
+    return per_process
 
 
 def deepspeed_config(
@@ -71,7 +81,7 @@ def deepspeed_config(
     """
     return {
         "train_batch_size": num_sequences_per_step(stage, context_length),
-        "train_micro_batch_size_per_gpu": place.micro_batch,
+        "train_micro_batch_size_per_gpu": place.num_sequences,
         "gradient_accumulation_steps": accumulation_steps(stage, place, context_length),
         "gradient_clipping": stage.gradient_clip,
         "bf16": {"enabled": bf16},

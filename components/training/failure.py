@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core import errors
-from components.core.errors import CodegenError, TrainingError
+from components.core.errors import CodegenError, OutOfMemory, TrainingError
 from components.core.files import read_json
 
 _FAILURE = "failure.json"
@@ -44,6 +44,17 @@ def report_failure(work: Path, rank: int, error: Exception) -> None:
         with (work / _FAILURE).open("x", encoding="utf-8") as file:
             file.write(document)
     print(f"{_MARK}{document}", flush=True)
+
+
+def memory_explained(error: Exception, rank: int) -> Exception:
+    """An error of torch's that says that there is no memory as one of ours, any other as it is."""
+    if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
+        return error
+    return OutOfMemory(
+        f"rank {rank} has no memory left: {str(error).splitlines()[0]}",
+        expected="weights, optimizer and the activations of a micro-batch to fit",
+        do="use a smaller micro_batch, or auto; `codegen plan` says what else needs less",
+    )
 
 
 def was_reported(work: Path) -> bool:

@@ -23,14 +23,14 @@ from typing import IO, cast
 
 from pydantic import JsonValue
 
-from components.core.errors import ArtifactError, PortTaken, TrainingError
+from components.core.errors import ArtifactError, OutOfMemory, PortTaken, TrainingError
 from components.core.files import read_json
 from components.training.config import TrainingPlace
-from components.training.deepspeed_config import accumulation_steps
+from components.training.deepspeed_config import accumulation_steps, sequences_per_process
 from components.training.failure import explain_failure, forget_failure, was_reported
 from components.training.launchers import master_port, trainer_commands
 from components.training.metrics import StepMetrics
-from components.training.run import LOG, METRICS, RESULT, RUN, WORK, RunFile, StageRun
+from components.training.run import DEEPSPEED, LOG, METRICS, RESULT, RUN, WORK, RunFile, StageRun
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ _LAST_GRACE_S = 3.0
 """From the end of their standard input to SIGKILL: as long as ssh and DeepSpeed's launcher take to see that ranks ended."""
 _PORTS_TRIED = 3
 """Between the choice of a port and the first rank's start somebody else may take it."""
+_TRIED_STEPS = 1
+"""Steps after which a micro-batch fits: the second has all that any has, the optimizer's moments and activations."""
 
 
 def train_stage(
@@ -62,7 +64,9 @@ def train_stage(
         TrainingError: the loss diverged or a rank failed; the log is kept in `observed/train.log`.
         StorageFull: no room for a checkpoint.
     """
-    accumulation_steps(run.config, place, run.model.context_length)
+    sequences_per_process(run.config, place, run.model.context_length)
+    if place.micro_batch != "auto":
+        accumulation_steps(run.config, place, run.model.context_length)
     _require_inputs(run)
     folder = folder.resolve()
     if (folder / RESULT).exists():
@@ -85,12 +89,12 @@ def _require_inputs(run: StageRun) -> None:
 
 
 def _run_trainer(folder: Path, file: RunFile, on_step: Callable[[StepMetrics], None]) -> None:
-    run_file = file.write(folder)
-    tail = _Tail(folder / METRICS, not_before=_inode(folder / METRICS))
     given = file.place.master_port is not None or file.place.launcher == "environment"
-    attempts = 1 if given else _PORTS_TRIED
-    for attempt in range(1, attempts + 1):
+    ports = 1 if given else _PORTS_TRIED
+    tail = _Tail(folder / METRICS, not_before=_inode(folder / METRICS))
+    while True:
         forget_failure(folder / WORK)
+        run_file = file.write(folder)
         try:
             if file.place.launcher == "environment":
                 _wait_for_ranks(folder, file, tail, on_step)
@@ -98,9 +102,19 @@ def _run_trainer(folder: Path, file: RunFile, on_step: Callable[[StepMetrics], N
                 _start_ranks(folder, file, run_file, tail, on_step)
             return
         except PortTaken as error:
-            if attempt == attempts:
+            ports -= 1
+            if not ports:
                 raise
             logger.info("%s; trying another", error.got)
+        except OutOfMemory as error:
+            if tail.last_step > _TRIED_STEPS or file.place.micro_batch != "auto" or file.place.launcher == "environment":
+                raise
+            used = read_json(folder / DEEPSPEED)["train_micro_batch_size_per_gpu"]
+            if used == 1:
+                raise
+            logger.info("micro-batch %d did not fit, trying a smaller one: %s", used, error.got)
+            file = file.replace(micro_batch_below=used)
+            tail.begin_again()
 
 
 def _start_ranks(folder: Path, file: RunFile, run_file: Path, tail: _Tail, on_step: Callable[[StepMetrics], None]) -> None:
@@ -173,6 +187,11 @@ class _Tail:
     def __init__(self, path: Path, not_before: int | None = None) -> None:
         """`not_before`: the inode of an earlier attempt's file, which the trainer will replace."""
         self._path, self._not_before, self._offset = path, not_before, 0
+        self.last_step = 0
+
+    def begin_again(self) -> None:
+        """The trainer writes a new file; steps that were read already are left out of it."""
+        self._not_before, self._offset = _inode(self._path), 0
 
     def read(self) -> list[StepMetrics]:
         """The lines that were completed since the last call."""
@@ -180,10 +199,13 @@ class _Tail:
             return []
         with self._path.open("rb") as file:
             file.seek(self._offset)
-            new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]
+            added = file.read()
+        whole = added[: added.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return [StepMetrics.parse(json.loads(line)) for line in whole.splitlines()]
+        every = (StepMetrics.parse(json.loads(line)) for line in whole.splitlines())
+        new_steps = [one for one in every if one.step > self.last_step]
+        self.last_step = new_steps[-1].step if new_steps else self.last_step
+        return new_steps
 
 
 def _relay(tail: _Tail, on_step: Callable[[StepMetrics], None]) -> None:

@@ -17,14 +17,15 @@ from components.core.errors import ConfigError
 from components.core.files import storage_full_explained, write_json
 from components.model.huggingface import load_checkpoint, save_checkpoint
 from components.model.transformer import CodeGen
-from components.training.batches import Batches
+from components.training.batches import Batches, open_split
 from components.training.checkpoints import Checkpoints
 from components.training.deepspeed_config import deepspeed_config
 from components.training.distributed import build_engine, join_group, whole_fp32
+from components.training.fitting import settled_micro_batch
 from components.training.hardware import chosen_device, measured_hardware
 from components.training.lock import only_trainer
 from components.training.loop import Trainer
-from components.training.run import RESULT, RUN, WORK, RunFile, StageRun
+from components.training.run import DEEPSPEED, RESULT, RUN, WORK, RunFile, StageRun
 
 
 def run_rank(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
@@ -46,7 +47,7 @@ def run_rank(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
 def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     run, place = file.run, file.place
     device = chosen_device(place, local_rank)
-    batches = Batches.of_rank(run, place, rank)
+    open_split(run, place.streaming)  # What does not fit is found before the others are waited for.
     model = _initial_model(run)
     model.recompute_every = place.recompute_every
     join_group(device)
@@ -56,9 +57,13 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     if place.compiled or (place.compiled is None and on_gpu):
         for block in model.blocks:
             block.compile()
+    place = place.replace(micro_batch=settled_micro_batch(folder, file, hardware))
+    batches = Batches.of_rank(run, place, rank)
     checkpoints = Checkpoints(folder / WORK, run, place, hardware.precision)
     found = checkpoints.find()
     config = deepspeed_config(run.config, place, run.model.context_length, on_gpu=on_gpu, bf16=bf16)
+    if rank == 0:
+        write_json(folder / DEEPSPEED, config)
     if found and found.is_universal:
         config["checkpoint"] = {"load_universal": True}
     engine = build_engine(model, run.config.weight_decay, config)

@@ -106,7 +106,6 @@ def test_another_number_of_ranks_than_the_batch_is_divided_over() -> None:
         ("gpu[07-08]", "gpu07"),
         ("gpu[003,007-009],login", "gpu003"),
         ("rack[2-3]node[10-12]", "rack2node10"),
-        ("gpu[1-2].site,x", "gpu1.site"),
     ],
 )
 def test_the_first_of_slurms_hosts(node_list: str, first: str) -> None:

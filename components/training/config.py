@@ -74,7 +74,10 @@ class TrainingPlace(Config):
     """How a stage is spread over processes, and how often it is saved."""
 
     num_processes: int = Field(default=1, ge=1)
-    """Data-parallel ranks, those of all hosts together."""
+    """Ranks, those of all hosts together."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Ranks that share one copy of the model, each with a part of every block's heads and of its inner layer (AutoTP). They
+    follow one another, so a host's ranks should be a multiple of it. Needs ZeRO 1 or 2."""
     launcher: Literal["local", "hostfile", "slurm", "environment"] = "local"
     """Who starts the ranks: this host; ssh on every host of a hostfile; srun, from inside an allocation; or somebody else
     (torchrun, Kubernetes), whom the flow waits for. But for local, all folders lie on a file system that all hosts share."""
@@ -131,6 +134,19 @@ class TrainingPlace(Config):
                 do="give one, --at training.micro_batch=1; what a stage has used stands in its observed/deepspeed.json",
             )
         return self.micro_batch
+
+    @property
+    def num_replicas(self) -> int:
+        """Copies of the model, over which a batch is divided."""
+        return self.num_processes // self.tensor_parallel
+
+    @model_validator(mode="after")
+    def _can_be_cut(self) -> Self:
+        if self.num_processes % self.tensor_parallel:
+            raise ValueError(f"num_processes a multiple of tensor_parallel ({self.tensor_parallel})")
+        if self.tensor_parallel > 1 and (self.zero_stage not in (1, 2) or self.offload_optimizer != "none"):
+            raise ValueError("zero_stage 1 or 2 and nothing offloaded with tensor_parallel; other ways were not tried")
+        return self
 
     @model_validator(mode="after")
     def _can_be_launched(self) -> Self:

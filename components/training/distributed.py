@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
-from deepspeed.utils import safe_get_full_fp32_param
+from deepspeed.utils import groups, safe_get_full_fp32_param
 from torch import nn
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.rendezvous import rendezvous
@@ -106,11 +106,23 @@ def from_first_rank(value: Any) -> Any:
     return box[0]
 
 
-def whole_fp32(parameter: nn.Parameter) -> torch.Tensor:
+def whole_fp32(parameter: nn.Parameter, shape: torch.Size, *, num_parts: int = 1) -> torch.Tensor:
     """A parameter in fp32, put together from all ranks' parts of the optimizer's copy where it is not whole in fp32 itself.
 
     All ranks call it together.
+
+    Args:
+        shape: of the whole parameter, before tensor parallelism cut it.
+        num_parts: that lie one after the other along the first axis, each cut by itself: 3 for queries, keys and values.
     """
     is_whole = parameter.dtype == torch.float32 and not hasattr(parameter, "ds_id")
     value: torch.Tensor = parameter.detach() if is_whole else safe_get_full_fp32_param(parameter)
-    return value
+    cut_axis = next((axis for axis, length in enumerate(shape) if value.shape[axis] != length), None)
+    if cut_axis is None:
+        return value
+    group = groups.get_tensor_model_parallel_group()
+    pieces = [torch.empty_like(value) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(pieces, value.contiguous(), group=group)
+    if num_parts > 1:
+        return torch.cat([one.view(num_parts, -1, *one.shape[1:]) for one in pieces], dim=1).flatten(0, 1)
+    return torch.cat(pieces, dim=cut_axis)

@@ -5,7 +5,7 @@ one. The planned memory (`memory`) against what is free says where to begin. Wha
 two steps, and the flow begins again with the next smaller one: a process that ran out of memory in the middle of a
 collective is not to be trusted. On a GPU nothing is kept back; on a CPU a tenth is, since most systems kill there instead of
 refusing. A micro-batch decides the order of sums, so a stage that goes on takes the one it had, for the same bits.
-Not covered: a micro-batch that fits although the plan says no.
+Not covered: a micro-batch that fits although the plan says no, as it may with tensor parallelism, which the plan ignores.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def setting_of(place: TrainingPlace, hardware: Hardware, micro_batch: int) -> Se
     offload = "all" if place.offload_parameters != "none" else "optimizer" if place.offload_optimizer != "none" else "none"
     return Setting.parse(
         {
-            "num_processes": place.num_processes,
+            "num_processes": place.num_replicas,
             "micro_batch": micro_batch,
             "zero_stage": max(place.zero_stage, int(hardware.precision == "bf16")),
             "precision": hardware.precision,

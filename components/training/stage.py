@@ -6,6 +6,7 @@ weights and before the work folder is removed, so a kill in between repeats at m
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from components.model.huggingface import load_checkpoint, save_checkpoint
 from components.model.transformer import CodeGen
 from components.training.batches import Batches, open_split
 from components.training.checkpoints import Checkpoints
+from components.training.config import TrainingPlace
 from components.training.deepspeed_config import deepspeed_config
 from components.training.distributed import build_engine, join_group, whole_fp32
 from components.training.fitting import settled_micro_batch
@@ -57,6 +59,7 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     if place.compiled or (place.compiled is None and on_gpu):
         for block in model.blocks:
             block.compile()
+    _require_heads(run, place)
     place = place.replace(micro_batch=settled_micro_batch(folder, file, hardware))
     batches = Batches.of_rank(run, place, rank)
     checkpoints = Checkpoints(folder / WORK, run, place, hardware.precision)
@@ -80,14 +83,23 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
         shutil.rmtree(folder / WORK, ignore_errors=True)  # The other ranks may be letting go of their locks in it.
 
 
+def _require_heads(run: StageRun, place: TrainingPlace) -> None:
+    if run.model.num_heads % place.tensor_parallel:
+        raise ConfigError(
+            f"the model has {run.model.num_heads} heads and tensor_parallel is {place.tensor_parallel}",
+            expected="heads that divide evenly over the ranks of a copy",
+            do=f"set tensor_parallel to {math.gcd(run.model.num_heads, place.tensor_parallel)}",
+        )
+
+
 def _whole(model: CodeGen) -> CodeGen:
     """The trained model in fp32 on the CPU, on rank 0; all ranks call it together, since each may hold a part of it."""
     with torch.device("meta"):
         whole = CodeGen(model.config)
     if dist.get_rank() == 0:
         whole.to_empty(device="cpu")
-    for trained, copy in zip(model.parameters(), whole.parameters(), strict=True):
-        value = whole_fp32(trained)
+    for (name, copy), trained in zip(whole.named_parameters(), model.parameters(), strict=True):
+        value = whole_fp32(trained, copy.shape, num_parts=3 if name.endswith(".qkv.weight") else 1)
         if dist.get_rank() == 0:
             copy.data.copy_(value)
     return whole

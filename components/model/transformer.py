@@ -36,6 +36,14 @@ class Memory(Protocol):
         ...
 
 
+class Slice(Memory, Protocol):
+    """A part of the positions of every sequence, where several processes compute one together (`training.sequence`)."""
+
+    start: int
+    stop: int
+    num_slices: int
+
+
 class CodeGen(nn.Module):
     """A CodeGen language model with the initialisation of `initialization`.
 
@@ -48,6 +56,8 @@ class CodeGen(nn.Module):
         self.config = config
         self.recompute_every = 0
         """The activations of every so many layers are not kept for the backward pass but computed again; 0: of none."""
+        self.slice: Slice | None = None
+        """What this process computes of every sequence when it is trained; None: all of it."""
         device = torch.get_default_device()
         # Layers made on a real device would draw weights of their own first, from the global generator.
         with torch.device("meta"):
@@ -61,6 +71,8 @@ class CodeGen(nn.Module):
 
     def forward(self, tokens_BT: Tensor, z_loss: float | None = None) -> Tensor:
         """Logits [B, T, V]; or, where `z_loss` is given (0.0 counts), the scalar that `loss` documents."""
+        if z_loss is not None and self.slice is not None:
+            return self._loss_of_slice(tokens_BT, z_loss, self.slice)
         hidden_BTD = self.hidden(tokens_BT)
         if z_loss is None:
             result: Tensor = self.head(hidden_BTD)
@@ -80,6 +92,14 @@ class CodeGen(nn.Module):
         """
         loss: Tensor = self(tokens_BT, z_loss)
         return loss
+
+    def _loss_of_slice(self, tokens_BT: Tensor, z_loss: float, part: Slice) -> Tensor:
+        """A slice's share of the loss, times the number of slices: their mean is the loss."""
+        targets_BS = tokens_BT[:, part.start + 1 : part.stop + 1]  # The last slice has one fewer.
+        num_targets = targets_BS.shape[1]
+        hidden_BSD = self.hidden(tokens_BT[:, part.start : part.stop], part)[:, :num_targets]
+        mean: Tensor = self.head(hidden_BSD.flatten(0, 1), targets_BS.flatten(), z_loss)
+        return mean * (num_targets * part.num_slices / (tokens_BT.shape[1] - 1))
 
     def hidden(self, tokens_BT: Tensor, memory: Memory | None = None) -> Tensor:
         """What the head reads: the residual stream after the final LayerNorm, [B, T, D].

@@ -47,7 +47,7 @@ class Batches:
             place.num_sequences,
             rank,
             place.num_replicas,
-            place.tensor_parallel,
+            place.ranks_per_replica,
         )
 
     def of_step(self, step: int) -> list[Tensor]:

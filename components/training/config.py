@@ -78,6 +78,8 @@ class TrainingPlace(Config):
     tensor_parallel: int = Field(default=1, ge=1)
     """Ranks that share one copy of the model, each with a part of every block's heads and of its inner layer (AutoTP). They
     follow one another, so a host's ranks should be a multiple of it. Needs ZeRO 1 or 2."""
+    sequence_parallel: int = Field(default=1, ge=1)
+    """Ranks that share every sequence, each with a part of its positions (Ulysses). They follow one another as well."""
     launcher: Literal["local", "hostfile", "slurm", "environment"] = "local"
     """Who starts the ranks: this host; ssh on every host of a hostfile; srun, from inside an allocation; or somebody else
     (torchrun, Kubernetes), whom the flow waits for. But for local, all folders lie on a file system that all hosts share."""
@@ -136,14 +138,21 @@ class TrainingPlace(Config):
         return self.micro_batch
 
     @property
+    def ranks_per_replica(self) -> int:
+        """Ranks that compute one copy of the model together, on the same sequences."""
+        return self.tensor_parallel * self.sequence_parallel
+
+    @property
     def num_replicas(self) -> int:
         """Copies of the model, over which a batch is divided."""
-        return self.num_processes // self.tensor_parallel
+        return self.num_processes // self.ranks_per_replica
 
     @model_validator(mode="after")
     def _can_be_cut(self) -> Self:
-        if self.num_processes % self.tensor_parallel:
-            raise ValueError(f"num_processes a multiple of tensor_parallel ({self.tensor_parallel})")
+        if self.tensor_parallel > 1 and self.sequence_parallel > 1:
+            raise ValueError("tensor_parallel or sequence_parallel above 1, not both")
+        if self.num_processes % self.ranks_per_replica:
+            raise ValueError(f"num_processes a multiple of tensor_parallel or sequence_parallel ({self.ranks_per_replica})")
         if self.tensor_parallel > 1 and (self.zero_stage not in (1, 2) or self.offload_optimizer != "none"):
             raise ValueError("zero_stage 1 or 2 and nothing offloaded with tensor_parallel; other ways were not tried")
         return self

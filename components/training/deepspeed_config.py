@@ -58,7 +58,7 @@ def accumulation_steps(stage: StageConfig, place: TrainingPlace, context_length:
 
 
 def sequences_per_process(stage: StageConfig, place: TrainingPlace, context_length: int) -> int:
-    """The part of the global batch that each copy of the model computes: with tensor_parallel, several processes together.
+    """The part of the global batch that each copy of the model computes: several processes together, where they share one.
 
     Raises:
         ConfigError: the batch does not divide over the copies.
@@ -66,7 +66,7 @@ def sequences_per_process(stage: StageConfig, place: TrainingPlace, context_leng
     sequences, replicas = num_sequences_per_step(stage, context_length), place.num_replicas
     per_process, rest = divmod(sequences, replicas)
     if rest:
-        fitting = max(n for n in range(1, replicas) if sequences % n == 0) * place.tensor_parallel
+        fitting = max(n for n in range(1, replicas) if sequences % n == 0) * place.ranks_per_replica
         raise ConfigError(
             f"a step has {sequences} sequences ({stage.batch_tokens:,} tokens) and num_processes is {place.num_processes}",
             expected="a batch that divides evenly over the processes",
@@ -107,9 +107,10 @@ def deepspeed_config(
         "zero_optimization": _zero(place, on_gpu, bf16),
         "zero_force_ds_cpu_optimizer": False,  # An offloaded optimizer may be torch's: it needs no compiler.
     }
+    if place.ranks_per_replica > 1:
+        del config["train_batch_size"]  # DeepSpeed multiplies by all ranks, not by copies; it only reports it.
     if place.tensor_parallel > 1:
         cuts = {"use_default_specs": False, "layer_specs": _CUTS}
-        del config["train_batch_size"]  # DeepSpeed multiplies by all ranks before it knows of copies; it only reports it.
         config["tensor_parallel"] = {"autotp_size": place.tensor_parallel, "partition_config": cuts}
     return config
 

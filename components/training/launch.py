@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shlex
 import shutil
@@ -23,7 +24,7 @@ from typing import IO, cast
 
 from pydantic import JsonValue
 
-from components.core.errors import ArtifactError, OutOfMemory, PortTaken, TrainingError
+from components.core.errors import ArtifactError, ConfigError, OutOfMemory, PortTaken, TrainingError
 from components.core.files import read_json
 from components.training.config import TrainingPlace
 from components.training.deepspeed_config import accumulation_steps, sequences_per_process
@@ -67,6 +68,7 @@ def train_stage(
     sequences_per_process(run.config, place, run.model.context_length)
     if place.micro_batch != "auto":
         accumulation_steps(run.config, place, run.model.context_length)
+    _require_shares(run, place)
     _require_inputs(run)
     folder = folder.resolve()
     if (folder / RESULT).exists():
@@ -85,6 +87,19 @@ def _require_inputs(run: StageRun) -> None:
                 f"stage {run.stage}: there is no folder {given.folder}",
                 expected=f"the artifact {given.digest[:12]}, as its {role}",
                 do="make that artifact first: the pipeline's earlier steps do",
+            )
+
+
+def _require_shares(run: StageRun, place: TrainingPlace) -> None:
+    shared = {"heads": run.model.num_heads}
+    if place.sequence_parallel > 1:
+        shared["positions"] = run.model.context_length
+    for what, number in shared.items():
+        if number % place.ranks_per_replica:
+            raise ConfigError(
+                f"the model has {number} {what}, and {place.ranks_per_replica} ranks share a copy",
+                expected=f"{what} that divide evenly over them",
+                do=f"set tensor_parallel or sequence_parallel to {math.gcd(number, place.ranks_per_replica)}",
             )
 
 

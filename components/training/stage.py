@@ -6,7 +6,6 @@ weights and before the work folder is removed, so a kill in between repeats at m
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from components.model.huggingface import load_checkpoint, save_checkpoint
 from components.model.transformer import CodeGen
 from components.training.batches import Batches, open_split
 from components.training.checkpoints import Checkpoints
-from components.training.config import TrainingPlace
 from components.training.deepspeed_config import deepspeed_config
 from components.training.distributed import build_engine, join_group, whole_fp32
 from components.training.fitting import settled_micro_batch
@@ -28,6 +26,7 @@ from components.training.hardware import chosen_device, measured_hardware
 from components.training.lock import only_trainer
 from components.training.loop import Trainer
 from components.training.run import DEEPSPEED, RESULT, RUN, WORK, RunFile, StageRun
+from components.training.sequence import SequenceSlice
 
 
 def run_rank(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
@@ -55,11 +54,12 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     join_group(device)
     torch.set_num_threads(place.threads_per_process)
     hardware = measured_hardware(place, device)
+    if place.sequence_parallel > 1:
+        model.slice = SequenceSlice(place.sequence_parallel, run.model.context_length, device)
     on_gpu, bf16 = device.type == "cuda", hardware.precision == "bf16"
     if place.compiled or (place.compiled is None and on_gpu):
         for block in model.blocks:
             block.compile()
-    _require_heads(run, place)
     place = place.replace(micro_batch=settled_micro_batch(folder, file, hardware))
     batches = Batches.of_rank(run, place, rank)
     checkpoints = Checkpoints(folder / WORK, run, place, hardware.precision)
@@ -81,15 +81,6 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     dist.destroy_process_group()
     if rank == 0:
         shutil.rmtree(folder / WORK, ignore_errors=True)  # The other ranks may be letting go of their locks in it.
-
-
-def _require_heads(run: StageRun, place: TrainingPlace) -> None:
-    if run.model.num_heads % place.tensor_parallel:
-        raise ConfigError(
-            f"the model has {run.model.num_heads} heads and tensor_parallel is {place.tensor_parallel}",
-            expected="heads that divide evenly over the ranks of a copy",
-            do=f"set tensor_parallel to {math.gcd(run.model.num_heads, place.tensor_parallel)}",
-        )
 
 
 def _whole(model: CodeGen) -> CodeGen:

@@ -45,6 +45,12 @@ class StageConfig(Config):
     """Largest global L2 norm of the gradient."""
     z_loss: float = Field(default=1e-4, ge=0)
     """Weight of log(Z)^2 in the loss."""
+    max_skipped_steps: int = Field(default=10, ge=0)
+    """Batches of the stage that may be left out, with no update, since their loss or gradient is not finite, or spikes. One
+    more stops the stage and names its documents. 0: the first one does."""
+    spike_deviations: float | None = Field(default=None, gt=0)
+    """A batch is left out as a spike where its loss is more than so many standard deviations above the mean of the last 128;
+    OLMo-core uses 6. None: never, as in CodeGen."""
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -101,6 +107,11 @@ class TrainingPlace(Config):
     """Checkpoints of a running stage that are kept, the newest."""
     keep_every_steps: int | None = Field(default=None, ge=1)
     """Besides, those of every so many steps, until the stage is finished. None: no others."""
+    evaluate_every_steps: int = Field(default=200, ge=0)
+    """Held-out documents are measured after every so many steps, and after the last one; the checkpoint of such a step that
+    measured best is kept as well. 0: never."""
+    evaluate_sequences: int = Field(default=4, ge=1)
+    """Of each held-out split, at most."""
     streaming: Streaming | None = None
     """The cache for a corpus that is given by a URI; its credentials come from the file system's own configuration."""
 

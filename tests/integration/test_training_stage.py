@@ -221,6 +221,30 @@ def test_hands_on_the_weights_and_stops_before_a_step_that_is_not_finite(
     assert f"sequences {', '.join(map(str, split.order(3, 16, 16)))} of the train split" in stopped.value.got
 
 
+def test_the_last_the_best_and_every_so_many_checkpoints_are_kept(
+    run: StageRun, undisturbed: tuple[Path, Steps, dict[str, object]], tmp_path: Path
+) -> None:
+    """From a trained model, with a rising learning rate that makes it worse: the best checkpoint is not among the last."""
+    worse = STAGE.replace(warmup_steps=36, learning_rate=0.5)
+    initial = Input(folder=str(undisturbed[0]), digest="checkpoint of stage nl")
+    scores: dict[int, float] = {}
+
+    def stop(metrics: StepMetrics) -> None:
+        if metrics.held_out:
+            scores[metrics.step] = metrics.held_out["English"]
+        if metrics.step >= 29:
+            raise InterruptedError
+
+    place = PLACE.replace(evaluate_every_steps=4, keep_last=1, keep_every_steps=12)
+    with pytest.raises(InterruptedError):
+        train_stage(tmp_path, run.replace(config=worse, initial=initial, stage="multi"), place, stop)
+    kept = sorted(int(path.name[-8:]) for path in (tmp_path / WORK).glob("step-*[0-9]"))
+    best = min((step for step in scores if step <= kept[-1]), key=scores.__getitem__)
+    assert best < 12, "it has to be one that would go"
+    assert kept[-1] >= 24
+    assert kept == sorted({best, 12, 24, kept[-1]} | ({36} if kept[-1] > 36 else set()))
+
+
 def test_a_disk_without_room_for_a_checkpoint(run: StageRun, tmp_path: Path) -> None:
     mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(tmp_path)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:

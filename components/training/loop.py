@@ -131,12 +131,13 @@ class Trainer:
         return self.held_out.bits_per_byte(self.engine, self.hardware.device)
 
     def _step(self, step: int, micro_batches: list[Tensor], skips: Skips) -> _Taken:
-        rate = learning_rate(step, self.run.config)
+        config = self.run.config
+        rate, eot_id = learning_rate(step, config), self.batches.split.index.eot_id if config.mask_documents else None
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         own_losses: list[Tensor] = []
         for tokens_BT in micro_batches:
-            loss = self.engine(tokens_BT.to(self.hardware.device, non_blocking=True), z_loss=self.run.config.z_loss)
+            loss = self.engine(tokens_BT.to(self.hardware.device, non_blocking=True), config.z_loss, eot_id)
             own_losses.append(loss.detach())
             if len(own_losses) == len(micro_batches):
                 by_micro, told, memory, num_bytes = self._shared(own_losses, micro_batches)
@@ -156,7 +157,7 @@ class Trainer:
         if not reason:
             skips.note(mean)
         finite = mean if math.isfinite(mean) else None
-        predicted = self.run.config.batch_tokens - self.batches.num_per_step
+        predicted = config.batch_tokens - self.batches.num_per_step
         per_byte = finite and num_bytes and finite * predicted / math.log(2) / num_bytes
         return _Taken(finite, grad_norm, bool(reason), per_byte or None, int(memory), bool(told))
 

@@ -23,6 +23,8 @@ def mean_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, tar
 
     Source of the second term: docs/paper.md section 3. The result and its gradients are the same from run to run.
     """
+    if not (z_loss or torch.is_grad_enabled()):
+        return token_losses(hidden_ND, weight_VD, bias_V, targets_N).mean()
     loss: Tensor = _MeanCrossEntropy.apply(hidden_ND, weight_VD, bias_V, targets_N, z_loss)  # type: ignore[no-untyped-call]
     return loss
 

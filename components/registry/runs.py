@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 FLUSH_EVERY_S = 2.0
 """How long a streamed metric may wait before it is written, so that the page follows a training."""
 
-Record = Callable[[Config | Mapping[str, float]], None]
+Record = Callable[[Config | Mapping[str, Any]], None]
 
 
 class TrackedRun:
@@ -75,7 +75,8 @@ class TrackedRun:
 
     @contextmanager
     def stream(self, prefix: str = "training") -> Iterator[Record]:
-        """Log rows of figures as they come; every row has `step`, and `tokens` for the second axis.
+        """Log rows of figures as they come; nested ones as `held_out/Python`; every row has `step`, and `tokens`
+        for the second axis.
 
         A server that does not answer for a while costs no row: rows wait, and are written with the next ones.
 
@@ -85,7 +86,7 @@ class TrackedRun:
         waiting: list[Metric] = []
         written = time.monotonic()
 
-        def record(row: Config | Mapping[str, float]) -> None:
+        def record(row: Config | Mapping[str, Any]) -> None:
             nonlocal written
             waiting.extend(_both_axes(prefix, row.model_dump() if isinstance(row, Config) else row))
             if time.monotonic() - written >= FLUSH_EVERY_S:
@@ -182,10 +183,10 @@ def _now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def _both_axes(prefix: str, row: Mapping[str, float]) -> Iterator[Metric]:
+def _both_axes(prefix: str, row: Mapping[str, Any]) -> Iterator[Metric]:
     now, axes = _now_ms(), {"step": prefix, "tokens": f"{prefix}_by_tokens"}
-    figures = renamed({name: value for name, value in row.items() if name not in axes})
+    figures = renamed(numbers({name: value for name, value in row.items() if name not in axes}))
     for axis, family in axes.items():
         if axis in row:
             for name, value in figures.items():
-                yield Metric(f"{family}/{name}", float(value), now, int(row[axis]))
+                yield Metric(f"{family}/{name}", value, now, int(row[axis]))

@@ -47,6 +47,8 @@ class Found(NamedTuple):
 
     folder: str
     step: int
+    num_updates: int
+    """Of the optimizer: steps whose batch was not left out."""
     is_universal: bool
     """Whether it is to be loaded as DeepSpeed's universal format, which the engine has to be told when it is built."""
 
@@ -60,7 +62,7 @@ class Found(NamedTuple):
             for group, decay in zip(groups, decays, strict=True):
                 group["weight_decay"] = decay
             for state in engine.optimizer.optimizer.state.values():
-                state["step"] = torch.full_like(torch.as_tensor(state["step"], dtype=torch.float32), self.step)
+                state["step"] = torch.full_like(torch.as_tensor(state["step"], dtype=torch.float32), self.num_updates)
 
 
 class Checkpoints:
@@ -82,8 +84,12 @@ class Checkpoints:
         self._snapshots = Snapshots()
         self._writing: Writing | None = None
 
-    def save(self, engine: Any, step: int) -> float:
-        """Save after optimizer step `step`: copied now, written by a thread.
+    def save(self, engine: Any, step: int, num_updates: int, held_out: float | None) -> float:
+        """Save after step `step`: copied now, written by a thread.
+
+        Args:
+            num_updates: steps up to it whose batch was not left out.
+            held_out: mean bits per byte on held-out documents after it, the lower the better; None: not measured.
 
         Returns:
             Seconds that training waited: for the checkpoint before it, where that was still being written, and the copy.
@@ -98,9 +104,9 @@ class Checkpoints:
         require_free(self.folder, size_bytes, f"the checkpoint of step {step}")
         engine.checkpoint_engine = self._snapshots
         engine.save_checkpoint(str(partial), tag=_TAG, save_latest=False)
-        rank = dist.get_rank()
+        rank, known = dist.get_rank(), {"step": step, "num_updates": num_updates, "held_out": held_out}
         self._writing = Writing(
-            partial, rank, self._snapshots.taken(), None if rank else lambda: self._publish(partial, step)
+            partial, rank, self._snapshots.taken(), None if rank else lambda: self._publish(partial, known)
         )
         return time.monotonic() - started
 
@@ -148,7 +154,7 @@ class Checkpoints:
         if (
             made_by["layout"] == self._layout or before == self._layout["zero_stage"] == 0
         ):  # Without ZeRO every rank has all.
-            return Found(str(folder), made_by["step"], is_universal=False)
+            return Found(str(folder), made_by["step"], made_by["num_updates"], is_universal=False)
         if 0 in (before, self._layout["zero_stage"]):
             return TrainingError(
                 f"{folder} was made with ZeRO stage {before}, and this is stage {self._layout['zero_stage']}",
@@ -156,14 +162,14 @@ class Checkpoints:
                 do=f"go on with --at training.zero_stage={before}, or remove {self.folder} to begin the stage again",
             )
         logger.info("%s was made on another place (%s); converting it for %s", folder, made_by["layout"], self._layout)
-        return Found(str(_universal(folder)), made_by["step"], is_universal=True)
+        return Found(str(_universal(folder)), made_by["step"], made_by["num_updates"], is_universal=True)
 
-    def _publish(self, partial: Path, step: int) -> None:
+    def _publish(self, partial: Path, known: dict[str, Any]) -> None:
         """Rank 0, in its thread: once all ranks have written, make the checkpoint count and let old ones go."""
         wait_for_seals(partial, self._num_ranks)
         seals = [partial / seal_name(rank) for rank in range(self._num_ranks)]
         files = [entry for seal in seals for entry in read_json(seal)]
-        write_json(partial / _MANIFEST, {"run": self._run, "layout": self._layout, "step": step, "files": files})
+        write_json(partial / _MANIFEST, {"run": self._run, "layout": self._layout, **known, "files": files})
         for seal in seals:
             seal.unlink()
         partial.rename(partial.with_suffix(""))
@@ -171,10 +177,12 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def _superfluous(self) -> list[Path]:
-        """What is neither among the last few nor one of those that are kept for good."""
-        every = self._place.keep_every_steps
-        old = self._newest_first()[self._place.keep_last :]
-        return [folder for folder in old if not (every and _step(folder) % every == 0)]
+        """What is neither among the last few, nor the best, nor one of those that are kept besides."""
+        every, folders = self._place.keep_every_steps, self._newest_first()
+        scores = {folder: read_json(folder / _MANIFEST).get("held_out") for folder in folders}
+        best = min((folder for folder in folders if scores[folder] is not None), key=lambda one: scores[one], default=None)
+        old = folders[self._place.keep_last :]
+        return [folder for folder in old if folder != best and not (every and _step(folder) % every == 0)]
 
     def _newest_whole(self) -> tuple[Path, dict[str, Any]] | None:
         for partial in (*self.folder.glob("step-*.partial"), *self.folder.glob(f"step-*{_UNIVERSAL}*")):

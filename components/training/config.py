@@ -12,7 +12,7 @@ handed on are fp32 everywhere; where the hardware multiplies bf16 faster, the pr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,8 @@ class StageConfig(Config):
 
     steps: int = Field(ge=1)
     """Optimizer steps."""
+    tokens: int | None = Field(default=None, ge=1)
+    """Given in the place of steps: as many steps as it takes to read so many tokens. It is turned into these at once."""
     warmup_steps: int = Field(ge=0)
     """Steps of linear warm-up from zero to `learning_rate`."""
     anneal_steps: int = Field(ge=1)
@@ -46,6 +48,25 @@ class StageConfig(Config):
     """Largest global L2 norm of the gradient."""
     z_loss: float = Field(default=1e-4, ge=0)
     """Weight of log(Z)^2 in the loss."""
+    mask_documents: bool = False
+    """Documents that share a sequence do not attend to each other. In CodeGen they do (assumption: its released code has no
+    such mask)."""
+    max_skipped_steps: int = Field(default=10, ge=0)
+    """Batches of the stage that may be left out, with no update, since their loss or gradient is not finite, or spikes. One
+    more stops the stage and names its documents. 0: the first one does."""
+    spike_deviations: float | None = Field(default=None, gt=0)
+    """A batch is left out as a spike where its loss is more than so many standard deviations above the mean of the last 128;
+    OLMo-core uses 6. None: never, as in CodeGen."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_of_tokens(cls, values: Any) -> Any:
+        given, batch_tokens = (
+            (values.get(name) for name in ("tokens", "batch_tokens")) if isinstance(values, dict) else (0, 0)
+        )
+        if type(given) is not int or type(batch_tokens) is not int or min(given, batch_tokens) < 1:
+            return values  # Nothing to do, or the fields' own rules say what is wrong.
+        return values | {"steps": -(-given // batch_tokens), "tokens": None}
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -114,6 +135,11 @@ class TrainingPlace(Config):
     """Checkpoints of a running stage that are kept, the newest."""
     keep_every_steps: int | None = Field(default=None, ge=1)
     """Besides, those of every so many steps, until the stage is finished. None: no others."""
+    evaluate_every_steps: int = Field(default=200, ge=0)
+    """Held-out documents are measured after every so many steps, and after the last one; the checkpoint of such a step that
+    measured best is kept as well. 0: never."""
+    evaluate_sequences: int = Field(default=4, ge=1)
+    """Of each held-out split, at most."""
     streaming: Streaming | None = None
     """The cache for a corpus that is given by a URI; its credentials come from the file system's own configuration."""
 

@@ -8,6 +8,7 @@ this peak it tells how far the loop is from large matrix products, not from the 
 
 from __future__ import annotations
 
+import resource
 import time
 from typing import Literal, NamedTuple
 
@@ -37,11 +38,6 @@ class Hardware(NamedTuple):
     precision: Precision
     peak_flops: float
     """FLOP/s of all ranks together, each multiplying matrices of that precision at the same time."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of products and gradients."""
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
 
 def measured_hardware(place: TrainingPlace, device: torch.device) -> Hardware:
@@ -79,6 +75,13 @@ def chosen_device(place: TrainingPlace, local_rank: int) -> torch.device:
             do=f"set num_processes to {num_gpus}, or device to cpu",
         )
     return torch.device("cuda", local_rank)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that this rank has held: of the GPU's memory in tensors, or of the host's in the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts it in KiB.
 
 
 def _bf16_is_faster(device: torch.device) -> bool:

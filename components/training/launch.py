@@ -57,7 +57,8 @@ def train_stage(
         on_step: called once for every step, in order; when a stage is resumed, first for the steps done before.
 
     Returns:
-        Statistics: `steps`, `tokens`, `final_loss` (nats per token), `num_parameters`.
+        Statistics: `steps`, `skipped_steps`, `tokens`, `final_loss` (nats per token, of the last batch that was not left
+        out), `num_parameters`.
 
     Raises:
         ArtifactError: an input is absent or damaged.

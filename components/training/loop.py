@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,28 +21,47 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from components.core.errors import TrainingError
+from components.tokenizer.contents import documents_of
 from components.tokenizer.prefetch import Prefetcher
 from components.training.batches import Batches
 from components.training.checkpoints import Checkpoints
 from components.training.config import TrainingPlace
-from components.training.distributed import gather_values
-from components.training.hardware import Hardware
-from components.training.metrics import MetricsFile, StepMetrics
+from components.training.distributed import from_first_rank, gather_values
+from components.training.hardware import Hardware, peak_memory_bytes
+from components.training.held_out import HeldOut
+from components.training.metrics import MetricsFile, StepMetrics, read_metrics
 from components.training.run import METRICS, StageRun
 from components.training.schedule import learning_rate
+from components.training.skipping import Before, Skips
 from components.training.stopping import stopped, was_told
 
 logger = logging.getLogger(__name__)
 
+_MOST_NAMED = 8
+"""Documents in a message."""
+
+
+class _Taken(NamedTuple):
+    """What came of a step by itself."""
+
+    loss: float | None
+    grad_norm: float | None
+    skipped: bool
+    bits_per_byte: float | None
+    peak_memory_bytes: int
+    is_last: bool
+    """A rank was told to end after it."""
+
 
 class _Step(NamedTuple):
-    """What came of a step; times in s."""
+    """What came of a step, with what was done around it; times in s."""
 
-    loss: float
-    grad_norm: float
+    taken: _Taken
     data_wait_s: float
     checkpoint_wait_s: float
     """Of the checkpoint before it."""
+    held_out: dict[str, float] | None
+    evaluation_s: float
 
 
 @dataclass(frozen=True)
@@ -53,13 +73,14 @@ class Trainer:
     place: TrainingPlace
     hardware: Hardware
     batches: Batches
+    held_out: HeldOut
     checkpoints: Checkpoints
 
-    def train(self, folder: Path, done: int) -> float:
-        """Take every step after `done`, and return the loss of the last one. All ranks call it together.
+    def train(self, folder: Path, done: int) -> Before:
+        """Take every step after `done`; what is known of all steps then. All ranks call it together.
 
         Raises:
-            TrainingError: the loss or the gradient is no longer finite.
+            TrainingError: more batches than may be had to be left out.
             StorageFull: no room for a checkpoint.
         """
         device, precision, peak_flops = self.hardware
@@ -67,15 +88,21 @@ class Trainer:
             "stage %s goes on after step %d; %s, %s, measured peak %.1f GFLOP/s",
             *(self.run.stage, done, device, precision, peak_flops / 1e9),
         )
-        if dist.get_rank() != 0:
-            return [step.loss for step in self._steps(done)][-1]
+        config, is_first = self.run.config, dist.get_rank() == 0
+        lines = [line for line in read_metrics(folder / METRICS) if line.step <= done] if is_first else []
+        before = from_first_rank(Before.of((line.loss, line.skipped) for line in lines))
+        skips = Skips(config.max_skipped_steps, config.spike_deviations, before)
+        if not is_first:
+            for _ in self._steps(done, skips):
+                pass
+            return skips.state
         with MetricsFile(folder / METRICS, after_step=done) as metrics:
             clock = _Clock(self.run, peak_flops, done, metrics.elapsed_s)
-            for step in self._steps(done):
+            for step in self._steps(done, skips):
                 metrics.append(clock.tick(step))
-        return step.loss
+        return skips.state
 
-    def _steps(self, done: int) -> Iterator[_Step]:
+    def _steps(self, done: int, skips: Skips) -> Iterator[_Step]:
         """What came of each step after `done`; a due checkpoint follows.
 
         Raises:
@@ -85,58 +112,111 @@ class Trainer:
         with Prefetcher(self.batches.of_step, steps) as batches:
             for step, micro_batches in zip(steps, batches, strict=True):
                 data_wait_s, waited_s = batches.wait_s - waited_s, batches.wait_s
-                loss, grad_norm, is_last = self._step(step, micro_batches)
-                yield _Step(loss, grad_norm, data_wait_s, checkpoint_s)
+                taken = self._step(step, micro_batches, skips)
+                started = time.monotonic()
+                held_out = self._evaluated(step)
+                yield _Step(taken, data_wait_s, checkpoint_s, held_out, time.monotonic() - started)
                 checkpoint_s = 0.0
-                if step < last and (is_last or step % self.place.checkpoint_every_steps == 0):
-                    checkpoint_s = self.checkpoints.save(self.engine, step)
-                if step < last and is_last:
+                if step < last and (taken.is_last or step % self.place.checkpoint_every_steps == 0):
+                    score = statistics.fmean(held_out.values()) if held_out else None
+                    checkpoint_s = self.checkpoints.save(self.engine, step, step - skips.count, score)
+                if step < last and taken.is_last:
                     self.checkpoints.finish()
                     raise stopped(self.run.stage, step)
 
-    def _step(self, step: int, micro_batches: list[Tensor]) -> tuple[float, float, bool]:
-        """Loss, norm of the gradient, and whether a rank was told to end after this step."""
-        rate = learning_rate(step, self.run.config)
+    def _evaluated(self, step: int) -> dict[str, float] | None:
+        every = self.place.evaluate_every_steps
+        if not every or (step % every and step < self.run.config.steps):
+            return None
+        return self.held_out.bits_per_byte(self.engine, self.hardware.device)
+
+    def _step(self, step: int, micro_batches: list[Tensor], skips: Skips) -> _Taken:
+        config = self.run.config
+        rate, eot_id = learning_rate(step, config), self.batches.split.index.eot_id if config.mask_documents else None
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        losses: list[Tensor] = []
+        own_losses: list[Tensor] = []
         for tokens_BT in micro_batches:
-            loss = self.engine(tokens_BT.to(self.hardware.device, non_blocking=True), z_loss=self.run.config.z_loss)
+            loss = self.engine(tokens_BT.to(self.hardware.device, non_blocking=True), config.z_loss, eot_id)
+            own_losses.append(loss.detach())
+            if len(own_losses) == len(micro_batches):
+                by_micro, told, memory, num_bytes = self._shared(own_losses, micro_batches)
+                losses = [value for values in by_micro for value in values]
+                reason = skips.reason(losses)
+                if reason:
+                    self._leave_out(step, reason, self._unfit(step, by_micro), skips)
+                    loss = loss * math.nan  # DeepSpeed takes no step with a gradient that is not finite.
             self.engine.backward(loss)
-            losses.append(loss.detach())
-            if len(losses) == len(micro_batches):
-                told = torch.tensor(float(was_told()), device=self.hardware.device)
-                *by_micro, every_told = zip(*gather_values(torch.stack([*losses, told]).double()), strict=True)
-                self._require_finite(step, by_micro)
-                own_norm = self._own_norm()
+            own_norm = self._own_norm() if len(own_losses) == len(micro_batches) else None
             self.engine.step()
-        every = [value for values in by_micro for value in values]
-        grad_norm = float(self.engine.get_global_grad_norm() if own_norm is None else own_norm)
-        if not math.isfinite(grad_norm):
-            raise self._diverged(step, f"the gradient's norm is {grad_norm}", self.batches.sequences_of_step(step))
-        return math.fsum(every) / len(every), grad_norm, any(every_told)
+        grad_norm = None if reason else float(self.engine.get_global_grad_norm() if own_norm is None else own_norm)
+        if grad_norm is not None and not math.isfinite(grad_norm):
+            reason, grad_norm = f"the gradient's norm is {grad_norm}", None
+            self._leave_out(step, reason, self.batches.sequences_of_step(step), skips)
+        mean = math.fsum(losses) / len(losses)
+        if not reason:
+            skips.note(mean)
+        finite = mean if math.isfinite(mean) else None
+        predicted = config.batch_tokens - self.batches.num_per_step
+        per_byte = finite and num_bytes and finite * predicted / math.log(2) / num_bytes
+        return _Taken(finite, grad_norm, bool(reason), per_byte or None, int(memory), bool(told))
+
+    def _shared(
+        self, losses: list[Tensor], micro_batches: list[Tensor]
+    ) -> tuple[list[tuple[float, ...]], float, float, float]:
+        """Of all ranks: the losses by micro-batch, whether one was told to end, the most memory, the batch's bytes."""
+        device = self.hardware.device
+        num_bytes = sum(self.held_out.num_bytes(tokens_BT) for tokens_BT in micro_batches)
+        others = torch.tensor([was_told(), peak_memory_bytes(device), num_bytes], dtype=torch.float64, device=device)
+        own = torch.cat([torch.stack(losses).double(), others])
+        *by_micro, told, memory, every_num_bytes = zip(*gather_values(own), strict=True)
+        return by_micro, max(told), max(memory), sum(every_num_bytes) / self.place.ranks_per_replica
 
     def _own_norm(self) -> float | None:
-        """The gradient's norm where DeepSpeed does not tell it: without ZeRO, in fp32. Every rank has all of it by now."""
+        """The gradient's norm where DeepSpeed does not tell it: without ZeRO, in fp32. Every rank has all of it by now.
+
+        Nor does DeepSpeed look there whether it is finite, so the optimizer is told, as a gradient scaler would tell it.
+        """
         if self.place.zero_stage or self.hardware.precision != "fp32":
             return None
-        return float(nn.utils.get_total_norm(one.grad for one in self.engine.module.parameters()))
+        norm = nn.utils.get_total_norm(one.grad for one in self.engine.module.parameters())
+        self.engine.optimizer.found_inf = (~norm.isfinite()).float()
+        return float(norm)
 
-    def _require_finite(self, step: int, by_micro: list[tuple[float, ...]]) -> None:
-        """Stop before the step is taken, naming the sequences of the micro-batches that were not finite."""
+    def _unfit(self, step: int, by_micro: list[tuple[float, ...]]) -> list[int]:
+        """The sequences of the micro-batches that are not finite; where all are, of the whole batch."""
         values = {(rank, micro): value for micro, row in enumerate(by_micro) for rank, value in enumerate(row)}
         bad = [where for where, value in values.items() if not math.isfinite(value)]
-        if bad:
-            sequences = [number for rank, micro in bad for number in self.batches.sequences_of(step, rank, micro)]
-            raise self._diverged(step, f"the loss is {values[bad[0]]}", sequences)
+        if not bad:
+            return self.batches.sequences_of_step(step)
+        return [number for rank, micro in bad for number in self.batches.sequences_of(step, rank, micro)]
 
-    def _diverged(self, step: int, what: str, sequences: list[int]) -> TrainingError:
-        numbers = ", ".join(map(str, sequences))
-        return TrainingError(
-            f"stage {self.run.stage}, step {step}: {what} on the sequences {numbers} of the train split",
-            expected="a finite number",
-            do="lower learning_rate, lengthen warmup_steps, or look at those sequences",
-        )
+    def _leave_out(self, step: int, reason: str, sequences: list[int], skips: Skips) -> None:
+        """Count a batch that is left out, and say so.
+
+        Raises:
+            TrainingError: it is one too many.
+        """
+        skips.note(None)
+        what = f"stage {self.run.stage}, step {step}: {reason} on {self._named(sequences)}"
+        if skips.are_used_up:
+            limit = self.run.config.max_skipped_steps
+            raise TrainingError(
+                what,
+                expected=f"at most {limit} such batches in a stage (max_skipped_steps)" if limit else "a finite number",
+                do="lower learning_rate, lengthen warmup_steps, or look at those documents",
+            )
+        if dist.get_rank() == 0:
+            logger.warning("%s; no step is taken (%d of %d)", what, skips.count, self.run.config.max_skipped_steps)
+
+    def _named(self, sequences: list[int]) -> str:
+        corpus = Path(self.run.data.folder)
+        documents = documents_of(corpus, sequences, self.run.model.context_length)
+        numbers = f"the sequences {', '.join(map(str, sequences))} of the train split"
+        if not documents:
+            return numbers
+        more = f" and {len(documents) - _MOST_NAMED} more" if len(documents) > _MOST_NAMED else ""
+        return f"the documents {', '.join(documents[:_MOST_NAMED])}{more} ({numbers})"
 
 
 class _Clock:
@@ -150,22 +230,27 @@ class _Clock:
     def tick(self, step: _Step) -> StepMetrics:
         """The metrics of the step that has just been taken."""
         now = time.monotonic()
-        step_s, self._last = now - self._last, now
+        step_s, self._last = now - self._last - step.evaluation_s, now
         self._step += 1
-        config = self._run.config
+        config, taken = self._run.config, step.taken
         tokens_per_s = config.batch_tokens / step_s
         mean_step_s = (now - self._started) / (self._step - self._done)
         return StepMetrics(
             step=self._step,
-            loss=step.loss,
-            learning_rate=learning_rate(self._step, config),
-            grad_norm=step.grad_norm,
             tokens=self._step * config.batch_tokens,
+            loss=taken.loss,
+            learning_rate=learning_rate(self._step, config),
+            grad_norm=taken.grad_norm,
+            skipped=taken.skipped,
+            bits_per_byte=taken.bits_per_byte,
+            held_out=step.held_out,
             tokens_per_s=tokens_per_s,
             mfu=tokens_per_s * self._run.model.flops_per_token / self._peak_flops,
+            peak_flops=self._peak_flops,
             data_wait_s=step.data_wait_s,
             checkpoint_wait_s=step.checkpoint_wait_s,
-            peak_flops=self._peak_flops,
+            evaluation_s=step.evaluation_s,
+            peak_memory_bytes=taken.peak_memory_bytes,
             elapsed_s=self._before_s + now - self._started,
             time_left_s=mean_step_s * (config.steps - self._step),
         )

@@ -15,17 +15,23 @@ from components.core.files import write_jsonl
 
 
 class StepMetrics(Config):
-    """One optimizer step. The first five fields are the same in every run of the recipe on one place."""
+    """One optimizer step. The fields up to `held_out` are the same in every run of the recipe on one place."""
 
     step: int
     """Counted from 1 in each stage."""
-    loss: float
-    """Mean over the global batch, in nats per token, z-loss included."""
-    learning_rate: float
-    grad_norm: float
-    """Global L2 norm before clipping."""
     tokens: int
     """Seen in this stage so far."""
+    loss: float | None
+    """Mean over the global batch, in nats per token, z-loss included. None: not finite, so the batch was left out."""
+    learning_rate: float
+    grad_norm: float | None
+    """Global L2 norm before clipping. None: not finite, or not computed, since the batch was left out."""
+    skipped: bool = False
+    """The batch was left out: no weight changed."""
+    bits_per_byte: float | None = None
+    """The loss over the bytes of text that the batch's predicted tokens stand for, z-loss included."""
+    held_out: dict[str, float] | None = None
+    """Bits per byte on held-out documents after this step, by language, where they were measured."""
     tokens_per_s: float
     """Of this step, and of the checkpoint before it where there was one."""
     mfu: float
@@ -37,6 +43,10 @@ class StepMetrics(Config):
     """How long rank 0 waited for this step's batch; a stage that an older version began has lines without it."""
     checkpoint_wait_s: float = 0.0
     """How long training stood still for the checkpoint before this step."""
+    evaluation_s: float = 0.0
+    """Spent on held-out documents after this step; in no figure of speed."""
+    peak_memory_bytes: int | None = None
+    """The most that any rank has held since it began: on a GPU of tensors, else of the whole process."""
     elapsed_s: float
     """Spent on the steps of this stage so far, attempts that were killed included."""
     time_left_s: float

@@ -23,10 +23,12 @@ from components.training.deepspeed_config import deepspeed_config
 from components.training.distributed import build_engine, join_group, whole_fp32
 from components.training.fitting import settled_micro_batch
 from components.training.hardware import chosen_device, measured_hardware
+from components.training.held_out import HeldOut
 from components.training.lock import only_trainer
 from components.training.loop import Trainer
 from components.training.run import DEEPSPEED, RESULT, RUN, WORK, RunFile, StageRun
 from components.training.sequence import SequenceSlice
+from components.training.skipping import Before
 
 
 def run_rank(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
@@ -72,11 +74,13 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     engine = build_engine(model, run.config.weight_decay, config)
     if found:
         found.restore(engine)
-    loss = Trainer(engine, run, place, hardware, batches, checkpoints).train(folder, found.step if found else 0)
+    held_out = HeldOut(run, place)
+    trainer = Trainer(engine, run, place, hardware, batches, held_out, checkpoints)
+    after = trainer.train(folder, found.step if found else 0)
     checkpoints.finish()
     whole = _whole(model)
     if rank == 0:
-        _leave_result(folder, whole, run, loss)
+        _leave_result(folder, whole, run, after)
     dist.barrier()
     dist.destroy_process_group()
     if rank == 0:
@@ -109,12 +113,13 @@ def _initial_model(run: StageRun) -> CodeGen:
     return model
 
 
-def _leave_result(folder: Path, model: CodeGen, run: StageRun, loss: float) -> None:
+def _leave_result(folder: Path, model: CodeGen, run: StageRun, after: Before) -> None:
     save_checkpoint(model, Path(run.tokenizer.folder), folder)
     result = {
         "steps": run.config.steps,
         "tokens": run.config.steps * run.config.batch_tokens,
-        "final_loss": loss,
+        "skipped_steps": after.num_skipped,
+        "final_loss": after.losses[-1],
         "num_parameters": run.model.num_parameters,
     }
     (folder / RUN).replace(folder / OBSERVED / RUN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -13,13 +14,15 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from fixtures.training import MODEL, PLACE, STAGE, toy_run
+from fixtures.training import MODEL, PLACE, STAGE, toy_run, train_plainly
 
 from components.core.artifact import content_digest
 from components.core.errors import StorageFull, TrainingError
 from components.core.fingerprint import list_files
+from components.evaluation.bits_per_byte import evaluate_held_out
 from components.model.huggingface import load_checkpoint
 from components.model.transformer import CodeGen
+from components.tokenizer.encoder import Encoder
 from components.tokenizer.reader import PackedSplit
 from components.training.config import TrainingPlace
 from components.training.launch import train_stage
@@ -66,9 +69,17 @@ def test_leaves_a_checkpoint_and_reports_every_step(
     assert all(0 <= one.data_wait_s <= one.elapsed_s for one in seen)
     assert any(one.data_wait_s > 0 for one in seen)
     assert all(one.peak_flops and one.peak_flops > 0 for one in seen)
+    assert all(one.peak_memory_bytes and 1e8 < one.peak_memory_bytes < 2e9 for one in seen)
+    # Ids below 256 stand for a byte each; of the others in the corpus only the separator stands for none, the rest for more.
+    split = PackedSplit(Path(run.data.folder), "train")
+    lengths = Encoder(Path(run.tokenizer.folder)).token_num_bytes
+    first = split.batch(split.order(3, 0, 16))[:, 1:]
+    nats = (seen[0].loss or 0) * first.size
+    assert seen[0].bits_per_byte == pytest.approx(nats / math.log(2) / lengths[first].sum(), rel=1e-9)
     assert seen == read_metrics(folder / METRICS)
     assert statistics == {
         "steps": 40,
+        "skipped_steps": 0,
         "tokens": 40_960,
         "final_loss": seen[-1].loss,
         "num_parameters": sum(one.numel() for one in CodeGen(MODEL).parameters()),
@@ -85,23 +96,10 @@ def test_leaves_a_checkpoint_and_reports_every_step(
 def test_equals_plain_pytorch_on_one_process(run: StageRun, undisturbed: tuple[Path, Steps, dict[str, object]]) -> None:
     """One forward over the whole batch, torch's own AdamW and clipping: another order of summing, the same training."""
     folder, seen, _ = undisturbed
-    model, split = CodeGen(MODEL, seed=3), PackedSplit(Path(run.data.folder), "train")
-    decayed = [one for name, one in model.named_parameters() if not name.endswith("bias") and "norm" not in name]
-    plain = [one for name, one in model.named_parameters() if name.endswith("bias") or "norm" in name]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.999), eps=1e-8
-    )
-    losses, norms = [], []
-    for step in range(1, 41):
-        tokens = torch.from_numpy(split.batch(split.order(3, (step - 1) * 16, 16)).astype(np.int64))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, STAGE)
-        optimizer.zero_grad()
-        loss = model.loss(tokens, z_loss=1e-4)
-        loss.backward()
-        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
-        optimizer.step()
-        losses.append(loss.item())
+    model = CodeGen(MODEL, seed=3)
+    losses, norms = train_plainly(model, run)
+    assert all(losses)
+    assert all(norms)
     assert losses[-1] < 0.7 * losses[0], "it has to learn, or equal losses mean little"
     assert max(norms) > 1.0, "clipping has to matter"
     np.testing.assert_allclose([one.loss for one in seen], losses, rtol=2e-4)
@@ -111,6 +109,24 @@ def test_equals_plain_pytorch_on_one_process(run: StageRun, undisturbed: tuple[P
         torch.testing.assert_close(
             trained.get_parameter(name), parameter, rtol=5e-3, atol=5e-4, msg=lambda text, n=name: f"{n}: {text}"
         )
+
+
+def test_held_out_documents_are_measured_as_the_evaluation_does(
+    run: StageRun, undisturbed: tuple[Path, Steps, dict[str, object]], tmp_path: Path
+) -> None:
+    folder, seen, _ = undisturbed
+    assert [one.step for one in seen if one.held_out] == [40], "after the last step anyway"
+    assert seen[-1].evaluation_s > 0
+    model, encoder = load_checkpoint(folder).eval(), Encoder(folder)
+    expected = evaluate_held_out(model, encoder, {"nl": Path(run.data.folder)}, max_sequences=4)
+    assert seen[-1].held_out == {"English": pytest.approx(expected["nl/English"]["bits_per_byte"], rel=1e-5)}
+
+    often: Steps = []
+    train_stage(tmp_path, run, PLACE.replace(zero_stage=3, evaluate_every_steps=15, evaluate_sequences=5), often.append)
+    assert [one.step for one in often if one.held_out] == [15, 30, 40]
+    np.testing.assert_allclose([one.loss for one in often], [one.loss for one in seen], rtol=2e-4)
+    expected = evaluate_held_out(load_checkpoint(tmp_path).eval(), encoder, {"nl": Path(run.data.folder)}, max_sequences=5)
+    assert often[-1].held_out == {"English": pytest.approx(expected["nl/English"]["bits_per_byte"], rel=1e-5)}
 
 
 FLOW = """
@@ -187,11 +203,11 @@ def test_hands_on_the_weights_and_stops_before_a_step_that_is_not_finite(
     run: StageRun, undisturbed: tuple[Path, Steps, dict[str, object]], tmp_path: Path
 ) -> None:
     """The next stage, with a learning rate that ruins the model in its first step."""
-    wild = STAGE.replace(steps=9, learning_rate=1e30, warmup_steps=2)
+    wild = STAGE.replace(steps=9, learning_rate=1e30, warmup_steps=2, max_skipped_steps=0)
     initial = Input(folder=str(undisturbed[0]), digest="checkpoint of stage nl")
     following = run.model_copy(update={"stage": "multi", "config": wild, "initial": initial})
     with pytest.raises(TrainingError, match=r"stage multi, step 2: .* is (nan|inf)") as stopped:
-        train_stage(tmp_path, following, TrainingPlace(micro_batch=16), lambda _: None)
+        train_stage(tmp_path, following, TrainingPlace(micro_batch=16, precision="fp32"), lambda _: None)
     (first,) = read_metrics(tmp_path / METRICS)
     assert not (tmp_path / RESULT).exists()
 
@@ -205,13 +221,39 @@ def test_hands_on_the_weights_and_stops_before_a_step_that_is_not_finite(
     assert f"sequences {', '.join(map(str, split.order(3, 16, 16)))} of the train split" in stopped.value.got
 
 
+def test_the_last_the_best_and_every_so_many_checkpoints_are_kept(
+    run: StageRun, undisturbed: tuple[Path, Steps, dict[str, object]], tmp_path: Path
+) -> None:
+    """From a trained model, with a rising learning rate that makes it worse: the best checkpoint is not among the last."""
+    worse = STAGE.replace(warmup_steps=36, learning_rate=0.5)
+    initial = Input(folder=str(undisturbed[0]), digest="checkpoint of stage nl")
+    scores: dict[int, float] = {}
+
+    def stop(metrics: StepMetrics) -> None:
+        if metrics.held_out:
+            scores[metrics.step] = metrics.held_out["English"]
+        if metrics.step >= 29:
+            raise InterruptedError
+
+    place = PLACE.replace(evaluate_every_steps=4, keep_last=1, keep_every_steps=12)
+    with pytest.raises(InterruptedError):
+        train_stage(tmp_path, run.replace(config=worse, initial=initial, stage="multi"), place, stop)
+    kept = sorted(int(path.name[-8:]) for path in (tmp_path / WORK).glob("step-*[0-9]"))
+    best = min((step for step in scores if step <= kept[-1]), key=scores.__getitem__)
+    assert best < 12, "it has to be one that would go"
+    assert kept[-1] >= 24
+    assert kept == sorted({best, 12, 24, kept[-1]} | ({36} if kept[-1] > 36 else set()))
+
+
 def test_a_disk_without_room_for_a_checkpoint(run: StageRun, tmp_path: Path) -> None:
     mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(tmp_path)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small file system needs the right to mount one")
     try:
         with pytest.raises(StorageFull, match=r"[01] MB are free at") as full:
-            train_stage(tmp_path, run, TrainingPlace(micro_batch=16, checkpoint_every_steps=2), lambda _: None)
+            train_stage(
+                tmp_path, run, TrainingPlace(micro_batch=16, precision="fp32", checkpoint_every_steps=2), lambda _: None
+            )
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
     assert "the checkpoint of step 2" in full.value.expected
@@ -223,6 +265,6 @@ def test_a_rank_that_fails_is_reported_with_the_last_lines_of_its_error(run: Sta
     np.full((50, 64), 400, dtype="<u2").tofile(corpus / "train" / "00000.bin")  # The model has rows 0 to 319.
     broken = run.model_copy(update={"data": Input(folder=str(corpus), digest="broken")})
     with pytest.raises(TrainingError, match=r"(?s)rank 0 failed.*IndexError: index out of range") as failed:
-        train_stage(tmp_path / "stage", broken, TrainingPlace(micro_batch=16), lambda _: None)
+        train_stage(tmp_path / "stage", broken, TrainingPlace(micro_batch=16, precision="fp32"), lambda _: None)
     assert LOG in failed.value.do
     assert "Traceback" in (tmp_path / "stage" / LOG).read_text()

@@ -1,3 +1,5 @@
+"""What a terminal shows of a training stage."""
+
 from __future__ import annotations
 
 import io
@@ -5,23 +7,61 @@ import io
 from rich.console import Console
 
 from components.training.metrics import StepMetrics
-from flows.live import describe, training_view
+from flows.live import describe, figures, training_view
+
+STEP = StepMetrics(
+    step=120,
+    tokens=245_760,
+    loss=4.3104,
+    learning_rate=2.5e-4,
+    grad_norm=0.876,
+    bits_per_byte=2.1237,
+    held_out={"Python": 1.9551},
+    tokens_per_s=7_030.4,
+    mfu=0.612,
+    peak_flops=1e11,
+    data_wait_s=0.012,
+    checkpoint_wait_s=0.31,
+    peak_memory_bytes=1_250_000_000,
+    elapsed_s=60.0,
+    time_left_s=58.4,
+)
+LEFT_OUT = STEP.replace(step=121, loss=None, grad_norm=None, bits_per_byte=None, held_out=None, skipped=True)
 
 
-def metrics(step: int) -> StepMetrics:
-    return StepMetrics(
-        step=step, loss=4.31049, learning_rate=1e-3, grad_norm=0.5, tokens=step * 10, tokens_per_s=7029.7, mfu=0.614,
-        elapsed_s=1.0, time_left_s=58.4,
-    )  # fmt: skip
+def test_a_line_says_where_it_is() -> None:
+    assert describe(STEP, 400) == "step 120/400  loss 4.310  7,030 tokens/s  MFU 61%  0:58 left"
+    assert describe(LEFT_OUT, 400) == "step 121/400  left out  7,030 tokens/s  MFU 61%  0:58 left"
 
 
-def test_a_step_is_described_for_people() -> None:
-    assert describe(metrics(120), 400) == "step 120/400  loss 4.310  7,030 tokens/s  MFU 61%  0:58 left"
+def test_the_table_has_every_figure_of_a_step() -> None:
+    assert figures(STEP, {"Python": 1.9551}) == {
+        "bits per byte": "2.124",
+        "learning rate": "2.50e-04",
+        "gradient norm": "0.88",
+        "tokens": "245,760",
+        "waited for data": "12 ms",
+        "for a checkpoint": "0.3 s",
+        "memory of a rank": "1.2 GB",
+        "held-out Python": "1.955",
+    }
+    assert figures(LEFT_OUT, {})["gradient norm"] == "-"
 
 
-def test_without_a_terminal_the_first_and_the_last_step_are_lines() -> None:
+def test_a_terminal_shows_both_and_keeps_what_was_measured_last() -> None:
     output = io.StringIO()
-    with training_view("nl", 3, Console(file=output)) as show:
-        for step in (1, 2, 3):
-            show(metrics(step))
-    assert [line.split("  ")[2] for line in output.getvalue().splitlines()] == ["step 1/3", "step 3/3"]
+    with training_view("mono", 400, Console(file=output, force_terminal=True, width=120, color_system=None)) as show:
+        show(STEP)
+        show(LEFT_OUT)
+    drawn = output.getvalue()
+    assert "mono" in drawn
+    assert "step 121/400  left out" in drawn
+    assert "1.955" in drawn.rpartition("left out")[2]
+
+
+def test_elsewhere_the_last_step_is_always_said() -> None:
+    output = io.StringIO()
+    with training_view("mono", 121, Console(file=output, width=60)) as show:
+        show(STEP)
+        show(LEFT_OUT)
+    assert output.getvalue() == f"  mono  {describe(STEP, 121)}\n  mono  {describe(LEFT_OUT, 121)}\n"

@@ -36,6 +36,22 @@ def test_the_loss_is_the_mean_cross_entropy_of_all_but_the_first_token() -> None
     assert model(tokens_BT, 0.3).item() == model.loss(tokens_BT, z_loss=0.3).item()
 
 
+@pytest.mark.parametrize("recompute_every", [0, 1])
+def test_a_masked_document_is_predicted_as_if_it_stood_alone(recompute_every: int) -> None:
+    """Positions go on from the document before, which rotary attention does not see. The separator is of the first one."""
+    model, separator = lively_model(), 5
+    model.recompute_every = recompute_every
+    first, second = (one.masked_fill(one == separator, 6) for one in (tokens(1, 6, seed=1), tokens(1, 9, seed=2)))
+    both = torch.cat([first, torch.tensor([[separator]]), second], dim=1)
+    masked = model(both, eot_id=separator)
+    torch.testing.assert_close(masked[:, 7:], model(second), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(masked[:, :7], model(both[:, :7]), rtol=1e-4, atol=1e-4)
+    assert (masked[:, 7:] - model(both)[:, 7:]).abs().max() > 1e-2, "without a mask they differ"
+    masked_loss = model(both, z_loss=0.0, eot_id=separator)
+    expected = F.cross_entropy(masked[0, :-1], both[0, 1:])
+    torch.testing.assert_close(masked_loss, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_training_lowers_the_loss_and_is_the_same_every_time() -> None:
     def train() -> list[float]:
         model, tokens_BT, losses = CodeGen(TINY, seed=3), tokens(4, 32), []

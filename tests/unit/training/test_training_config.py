@@ -25,6 +25,16 @@ def test_fields_of_a_stage_are_addressed_by_path() -> None:
         config.override(["stages.multi.warmup_step=1"])
 
 
+def test_tokens_in_the_place_of_steps_are_read_to_the_last() -> None:
+    without_steps = {name: value for name, value in STAGE.items() if name != "steps"}
+    assert StageConfig.parse(without_steps | {"tokens": 256 * 12}).steps == 12
+    assert StageConfig.parse(STAGE).override(["tokens=2817"]) == StageConfig.parse(STAGE | {"steps": 12})
+    with pytest.raises(ConfigError, match="tokens is 0"):
+        StageConfig.parse(STAGE | {"tokens": 0})
+    with pytest.raises(ConfigError, match="steps is no value"):
+        StageConfig.parse(without_steps)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

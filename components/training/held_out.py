@@ -1,0 +1,73 @@
+"""Bits per byte on the held-out documents of a stage's own corpus, while it is trained.
+
+The measure is the one that the evaluation of the finished checkpoint uses: nats of all predicted tokens over the bytes that
+they stand for. Here it is computed through DeepSpeed's engine, since with ZeRO 3 no rank has the whole model: each rank
+scores every w-th sequence, and all ranks call the engine equally often. Evenly spaced sequences, the same ones every time.
+
+Shapes: B sequences, T tokens of a sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from components.tokenizer.encoder import Encoder
+from components.tokenizer.reader import PackedSplit
+from components.tokenizer.shards import HELD_OUT
+from components.training.config import TrainingPlace
+from components.training.distributed import gather_values
+from components.training.run import StageRun
+
+
+class HeldOut:
+    """The held-out splits of one stage, as one rank reads them."""
+
+    def __init__(self, run: StageRun, place: TrainingPlace) -> None:
+        """Open the corpus' held-out splits and look up how long the tokenizer's tokens are."""
+        self._token_num_bytes = torch.from_numpy(Encoder(Path(run.tokenizer.folder)).token_num_bytes)
+        self._ranks_per_replica = place.ranks_per_replica
+        self._splits: dict[str, tuple[PackedSplit, npt.NDArray[np.int64]]] = {}
+        for name in sorted(PackedSplit(run.data.folder, streaming=place.streaming).index.splits):
+            if name.startswith(HELD_OUT):
+                split = PackedSplit(run.data.folder, name, streaming=place.streaming)
+                num_sequences = min(place.evaluate_sequences, len(split))
+                chosen = np.arange(num_sequences) * len(split) // max(1, num_sequences)
+                if num_sequences:
+                    self._splits[name.removeprefix(HELD_OUT)] = (split, chosen)
+
+    def num_bytes(self, tokens_BT: Tensor) -> int:
+        """Bytes of text that all but the first token of every sequence stand for."""
+        return int(self._token_num_bytes[tokens_BT[:, 1:]].sum())
+
+    @torch.no_grad()
+    def bits_per_byte(self, engine: Any, device: torch.device) -> dict[str, float]:
+        """By language; all ranks call it together."""
+        engine.eval()
+        scores = {name: self._score(engine, device, *split) for name, split in self._splits.items()}
+        engine.train()
+        return scores
+
+    def _score(self, engine: Any, device: torch.device, split: PackedSplit, chosen: npt.NDArray[np.int64]) -> float:
+        # Ranks of one copy of the model go together, and count alike.
+        rank, num_ranks = (one // self._ranks_per_replica for one in (dist.get_rank(), dist.get_world_size()))
+        own = chosen[rank::num_ranks]
+        nats, num_bytes = torch.zeros((), dtype=torch.float64), 0
+        for number in range(math.ceil(len(chosen) / num_ranks)):
+            # A rank that has no sequence left goes along with its first, or the split's, and counts nothing.
+            is_own = number < len(own)
+            tokens_1T = torch.from_numpy(split.batch([own[number] if is_own else chosen[0]]).astype(np.int64))
+            mean_nats = engine(tokens_1T.to(device), z_loss=0.0)
+            if is_own:
+                nats += mean_nats.double().cpu() * (tokens_1T.shape[1] - 1)
+                num_bytes += self.num_bytes(tokens_1T)
+        both = torch.tensor([float(nats), float(num_bytes)], dtype=torch.float64, device=device)
+        all_nats, all_bytes = (math.fsum(values) for values in zip(*gather_values(both), strict=True))
+        return all_nats / math.log(2) / all_bytes

@@ -1,0 +1,264 @@
+"""Training speed, side by side: this model and `transformers`' CodeGen, both under DeepSpeed with the same settings.
+
+    python tests/benchmarks/training.py [--recipe starter] [--device cuda] [--out figures.json]
+
+For every shape the two are trained by processes of their own, in turn, on the same tokens from the same first weights' law,
+with the configuration that a stage gives DeepSpeed (ZeRO 1, AdamW, clipping, accumulation); a step is timed from its first
+forward pass to the end of the optimizer. The peak of matrix products is measured in the same process just before. On a GPU
+it needs PyTorch, DeepSpeed and pydantic, and `transformers` for the other side. Prints a table, and JSON with `--out`.
+
+Not covered: reading data, and checkpoints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # From a copy of the tree, where nothing is installed.
+
+from components.core.network import free_port
+from components.model.config import ModelConfig
+from flows.recipes import recipe
+
+SIDES = ("ours", "transformers")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recipe's model, a batch, and how it is computed."""
+
+    recipe: str
+    micro_batch: int
+    accumulation: int
+    steps: int
+    """That are timed, after one that is not."""
+    rounds: int = 3
+    num_layers: int | None = None
+    """Where there is no room for all."""
+    precision: str = "fp32"
+    device: str = "cpu"
+    ranks: int = 1
+    threads: int = 1
+    """Of each rank."""
+    offload: str = "none"
+    recompute_every: int = 0
+    sides: tuple[str, ...] = SIDES
+
+    @property
+    def model(self) -> ModelConfig:
+        """The shape."""
+        shape = recipe(self.recipe).model
+        return shape.replace(num_layers=self.num_layers or shape.num_layers)
+
+
+CASES = {
+    # The starter as `make run` trains it; of 350M as many layers as the scores of transformers' attention leave room for.
+    "cpu": (
+        Case("starter", micro_batch=2, accumulation=1, steps=40, rounds=5, ranks=2),
+        Case("350m", micro_batch=1, accumulation=2, steps=3, num_layers=6, threads=2),
+    ),
+    "cuda": (
+        Case("350m", micro_batch=8, accumulation=4, steps=8, rounds=2),
+        Case("2b", micro_batch=4, accumulation=4, steps=6, rounds=2),
+        Case("6b", micro_batch=2, accumulation=2, steps=2, rounds=1, offload="cpu", recompute_every=1, sides=("ours",)),
+    ),
+}
+
+
+def main() -> None:
+    """Measure the shapes of a device, or be one of the processes that are measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--recipe", help="only this recipe's model")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="fp32 on the CPU, bf16 on a GPU")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--out", type=Path, help="where to write the figures as JSON")
+    parser.add_argument("--worker", nargs=2, metavar=("SIDE", "CASE"), help="(for its own processes)")
+    arguments = parser.parse_args()
+    if arguments.worker:
+        side, case = arguments.worker
+        print("\n" + json.dumps(worker(side, Case(**json.loads(case)))))
+        return
+    precision = arguments.precision or ("bf16" if arguments.device == "cuda" else "fp32")
+    found = [
+        measure(replace(case, device=arguments.device, precision=precision, rounds=arguments.rounds or case.rounds))
+        for case in CASES[arguments.device]
+        if arguments.recipe in (None, case.recipe)
+    ]
+    if arguments.out:
+        arguments.out.write_text(json.dumps({"machine": machine(), "cases": found}, indent=1))
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Both sides in turn, `rounds` times; prints and returns the medians."""
+    name = case.recipe if case.num_layers is None else f"{case.recipe} with {case.num_layers} layers"
+    runs: dict[str, list[dict[str, float]]] = {side: [] for side in case.sides}
+    for _ in range(case.rounds):
+        for side in case.sides:
+            runs[side].append(run_worker(side, case))
+    rows = {side: {key: statistics.median(one[key] for one in found) for key in found[0]} for side, found in runs.items()}
+    for side, row in rows.items():
+        print(
+            f"{name} {case.precision} {side:12}: {row['tokens_per_s']:9,.0f} tokens/s, MFU {row['mfu']:.1%} of "
+            f"{row['peak_flops'] / 1e12:.3f} TFLOP/s, {row['peak_bytes'] / 1e9:.2f} GB, loss {row['loss']:.3f}"
+        )
+    result: dict[str, Any] = {"case": asdict(case), "medians": rows, "runs": runs}
+    if len(case.sides) == len(SIDES):
+        ratios = sorted(
+            ours["tokens_per_s"] / theirs["tokens_per_s"]
+            for ours, theirs in zip(*(runs[side] for side in SIDES), strict=True)
+        )
+        result["speed_ratios"] = ratios
+        result["memory_ratio"] = rows["ours"]["peak_bytes"] / rows["transformers"]["peak_bytes"]
+        print(
+            f"  {statistics.median(ratios):.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f}), memory {result['memory_ratio']:.2f}x"
+        )
+    return result
+
+
+def run_worker(side: str, case: Case) -> dict[str, float]:
+    """One side's ranks, from start to end; their memory is summed up."""
+    environment = os.environ | {
+        "WORLD_SIZE": str(case.ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "OMP_NUM_THREADS": str(case.threads),
+    }
+    if case.device == "cpu":
+        environment |= {"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1"}
+    command = [sys.executable, __file__, "--worker", side, json.dumps(asdict(case))]
+    ranks = [
+        subprocess.Popen(
+            command,
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(case.ranks)
+    ]
+    outputs = [rank.communicate() for rank in ranks]
+    for rank, (output, errors) in zip(ranks, outputs, strict=True):
+        if rank.returncode:
+            sys.exit(f"{side} failed on {case.recipe}:\n{output[-2000:]}\n{errors[-4000:]}")
+    figures: list[dict[str, float]] = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
+    return figures[0] | {"peak_bytes": sum(one["peak_bytes"] for one in figures)}
+
+
+def worker(side: str, case: Case) -> dict[str, float]:
+    """One rank of one side: the median step, what it makes of the peak, and the most memory the process held."""
+    sys.modules["mlflow"] = None  # type: ignore[assignment]  # DeepSpeed's autotuner would import it.
+    import torch
+
+    from components.training.config import StageConfig, TrainingPlace
+    from components.training.deepspeed_config import deepspeed_config
+    from components.training.distributed import build_engine, join_group
+    from components.training.hardware import measured_hardware
+
+    on_gpu = case.device == "cuda"
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
+    place = TrainingPlace.parse(
+        {
+            "num_processes": case.ranks,
+            "micro_batch": case.micro_batch,
+            "precision": case.precision,
+            "offload_optimizer": case.offload,
+            "recompute_every": case.recompute_every,
+        }
+    )
+    context = case.model.context_length
+    batch_tokens = case.ranks * case.micro_batch * case.accumulation * context
+    stage = StageConfig(
+        steps=10, warmup_steps=1, anneal_steps=8, learning_rate=1e-4, final_learning_rate=1e-5, batch_tokens=batch_tokens
+    )
+    join_group(device)
+    torch.set_num_threads(case.threads)
+    peak_flops = measured_hardware(place, device).peak_flops
+    config = deepspeed_config(stage, place, context, on_gpu=on_gpu, bf16=case.precision == "bf16")
+    model, loss_of = (our_model if side == "ours" else their_model)(case)
+    engine = build_engine(model, stage.weight_decay, config)
+    generator = torch.Generator().manual_seed(int(os.environ["RANK"]))
+    seconds, loss = [], torch.tensor(0.0)
+    for _ in range(case.steps + 1):
+        shape = (case.accumulation, case.micro_batch, context)
+        batches = torch.randint(case.model.vocab_rows - 64, shape, generator=generator).to(device)
+        started = time.monotonic()
+        for tokens_BT in batches:
+            loss = loss_of(engine, tokens_BT)
+            engine.backward(loss)
+            engine.step()
+        if on_gpu:
+            torch.cuda.synchronize()
+        seconds.append(time.monotonic() - started)
+    tokens_per_s = batch_tokens / statistics.median(seconds[1:])  # The first one allocates, or compiles.
+    peak_bytes = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    mfu = tokens_per_s * case.model.flops_per_token / peak_flops
+    return {
+        "tokens_per_s": tokens_per_s,
+        "mfu": mfu,
+        "peak_flops": peak_flops,
+        "peak_bytes": peak_bytes,
+        "loss": float(loss),
+    }
+
+
+def our_model(case: Case) -> tuple[Any, Any]:
+    """This project's model, prepared as a stage prepares it, and its loss."""
+    from components.model.transformer import CodeGen
+
+    model = CodeGen(case.model, seed=0)
+    model.recompute_every = case.recompute_every
+    if case.device == "cuda":
+        for block in model.blocks:
+            block.compile()
+    return model, lambda engine, tokens_BT: engine(tokens_BT, z_loss=1e-4)
+
+
+def their_model(case: Case) -> tuple[Any, Any]:
+    """`transformers`' model without dropout, as CodeGen was trained, and its loss."""
+    from transformers import CodeGenConfig, CodeGenForCausalLM
+
+    shape = case.model
+    config = CodeGenConfig(
+        vocab_size=shape.vocab_rows,
+        n_positions=shape.context_length,
+        n_ctx=shape.context_length,
+        n_embd=shape.d_model,
+        n_layer=shape.num_layers,
+        n_head=shape.num_heads,
+        rotary_dim=shape.rotary_dims,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        use_cache=False,
+    )
+    return CodeGenForCausalLM(config), lambda engine, tokens_BT: engine(input_ids=tokens_BT, labels=tokens_BT).loss
+
+
+def machine() -> dict[str, Any]:
+    """Where it was measured."""
+    import torch
+
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    processor = next((one for one in Path("/proc/cpuinfo").read_text().splitlines() if one.startswith("model name")), "")
+    return {
+        "processor": processor.partition(": ")[2],
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        "python": platform.python_version(),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""kill -9 of every process of a stage at 20 moments of a seeded choice: it always goes on, and ends with the same bits.
+
+The stage saves after every step. Every other kill falls as soon as a checkpoint is being written; the others some
+milliseconds, by the seed, after a step of that attempt was reported.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fixtures.training import PLACE, STAGE, toy_run
+
+from components.training.launch import train_stage, trainer_command
+from components.training.metrics import StepMetrics, read_metrics
+from components.training.run import METRICS, RESULT, WORK, RunFile, StageRun
+
+pytestmark = [pytest.mark.slow, pytest.mark.apart, pytest.mark.timeout(1200)]
+
+KILLS = 20
+SEED = 7
+MOST_S = 0.25
+"""After a step, until the kill."""
+PATIENCE_S = 120.0
+LASTING = PLACE.replace(checkpoint_every_steps=1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
+    stage = STAGE.replace(steps=160, anneal_steps=150, batch_tokens=32 * 64)
+    return toy_run(tmp_path_factory.mktemp("inputs"), stage)
+
+
+def test_killed_at_many_moments(run: StageRun, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    expected: list[StepMetrics] = []
+    train_stage(whole, run, LASTING, expected.append)
+
+    chance, in_a_save = random.Random(SEED), 0  # noqa: S311
+    for number in range(KILLS):
+        kill_an_attempt(killed, run, chance, in_a_save=number % 2 == 1)
+        assert not (killed / RESULT).exists(), f"finished before kill {number + 1}: the stage is too short for this test"
+        in_a_save += bool(list((killed / WORK).glob("*.partial")))
+    assert in_a_save >= KILLS // 4
+    assert len(read_metrics(killed / METRICS)) > KILLS, "the attempts went on, each from what the one before had saved"
+
+    seen: list[StepMetrics] = []
+    train_stage(killed, run, LASTING, seen.append)
+    assert [(one.step, one.loss, one.grad_norm) for one in seen] == [(one.step, one.loss, one.grad_norm) for one in expected]
+    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def kill_an_attempt(folder: Path, run: StageRun, chance: random.Random, *, in_a_save: bool) -> None:
+    """Start the stage, let it go on, and kill its whole process group."""
+    before = {path: path.stat().st_mtime_ns for path in [folder / METRICS] if path.exists()}
+    with (folder / "attempts.log").open("ab") as log:
+        attempt = subprocess.Popen(
+            trainer_command(RunFile(run=run, place=LASTING).write(folder), LASTING.num_processes),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=os.environ | {"DS_ACCELERATOR": "cpu"},
+        )
+    try:
+        wait_until(lambda: attempt.poll() is not None or stepped(folder, before), "a step")
+        if in_a_save:
+            wait_until(lambda: attempt.poll() is not None or list((folder / WORK).glob("*.partial")), "a save")
+        else:
+            time.sleep(chance.uniform(0, MOST_S))
+    finally:
+        os.killpg(attempt.pid, signal.SIGKILL)
+        attempt.wait()
+
+
+def stepped(folder: Path, before: dict[Path, int]) -> bool:
+    """Whether this attempt has reported a step of its own: it first writes the metrics anew, up to its checkpoint."""
+    path = folder / METRICS
+    return path.exists() and path.stat().st_size > 0 and path.stat().st_mtime_ns != before.get(path)
+
+
+def wait_until(happened: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not happened():
+        if time.monotonic() > deadline:
+            pytest.fail(f"no {what} within {PATIENCE_S} s")
+        time.sleep(0.002)

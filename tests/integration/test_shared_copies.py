@@ -82,6 +82,8 @@ def test_ranks_that_share_sequences_may_keep_documents_apart_and_count_each_byte
     train_stage(tmp_path / "shared", masked, PLACE.replace(sequence_parallel=2), seen.append)
     for name in ("loss", "bits_per_byte", "grad_norm"):
         np.testing.assert_allclose([getattr(one, name) for one in seen], [getattr(one, name) for one in alone], rtol=1e-4)
+    assert alone[-1].held_out
+    assert seen[-1].held_out == pytest.approx(alone[-1].held_out, rel=1e-4)
     assert [one.loss for one in seen] != losses(tmp_path / "unmasked", run, PLACE.replace(sequence_parallel=2))
 
 

@@ -198,6 +198,20 @@ def plan(
 
 
 @app.command()
+def deepspeed(
+    recipe: RecipeName = "starter",
+    stage: Annotated[str, typer.Option(help="nl, multi or mono.")] = "nl",
+    sets: Sets = [],  # noqa: B006
+    at: Places = [],  # noqa: B006
+) -> None:
+    """The configuration that a stage passes to DeepSpeed, as JSON."""
+    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at)
+    from flows.plan import deepspeed as configuration
+
+    typer.echo(json.dumps(configuration(chosen, execution.training, stage), indent=2))
+
+
+@app.command()
 def ui(prefect_port: int = 4200, mlflow_port: int = 5000, at: Places = []) -> None:  # noqa: B006
     """Prefect and MLflow on loopback, over what was run."""
     from flows.ui import serve

@@ -1,17 +1,23 @@
 """`codegen plan`: what training a recipe takes, printed before anything starts; a plan that cannot fit is refused.
 
 The arithmetic is `components.training.plan`'s. Here are the words: the tables, the refusal with what would fit instead, and
-the command that runs what was planned. Nothing heavy is imported, so it answers at once.
+the command that runs what was planned. Nothing heavy is imported, so it answers at once; but for the probe of DeepSpeed's
+configuration (`codegen deepspeed`), which is torch's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import sys
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from components.core.errors import ConfigError
+from components.training.config import TrainingPlace
+from components.training.deepspeed_config import accumulation_steps, deepspeed_config
 from components.training.devices import RESERVED, Device
 from components.training.memory import LOWEST_STAGE_THAT_OFFLOADS, Memory, Setting
 from components.training.plan import ZERO_STAGES, Plan, Row, make_plan, place_options, proposals
@@ -78,6 +84,25 @@ def show(made: Plan, recipe: Recipe, console: Console, *, asked: str) -> None:
             soft_wrap=True,
         )
     _say_how_to_run(one, device, asked, console)
+
+
+def deepspeed(recipe: Recipe, place: TrainingPlace, stage: str) -> dict[str, Any]:
+    """What a stage that begins on this place passes to DeepSpeed; where precision is auto, by a probe of this machine.
+
+    Raises:
+        ConfigError: no such stage, the batch does not divide over the place, or micro_batch is auto.
+    """
+    stages = dict(recipe.training.stages)
+    if stage not in stages:
+        raise ConfigError(f"there is no stage {stage!r}", expected=f"one of {', '.join(stages)}", do="choose one of these")
+    config, context_length = stages[stage], recipe.model.context_length
+    accumulation_steps(config, place, context_length)
+    precision = place.precision
+    if precision == "auto":
+        with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed logs to what is standard output as it is imported.
+            from components.training.hardware import chosen_device, chosen_precision
+        precision = chosen_precision(place, chosen_device(place, local_rank=0))
+    return deepspeed_config(config, place, context_length, on_gpu=place.uses_gpu, bf16=precision == "bf16")
 
 
 def _allowed(setting: Setting, zero_stage: int | None) -> list[int]:

@@ -13,6 +13,8 @@ expected, and what to do. The command line prints those three lines and no trace
     |-- RemoteError             storage elsewhere that does not answer, refuses, or holds other bytes
     |-- StorageFull             no room left on the device
     |-- TrainingError           a stage that did not finish
+    |   |-- PortTaken           the port at which its ranks were to meet
+    |   `-- OutOfMemory         no memory left on a rank's device
     |-- EvaluationError         a benchmark that could not be run
     |   `-- SandboxUnavailable  no isolation, so no execution
     `-- TrackingError           MLflow did not answer, or refused
@@ -77,6 +79,14 @@ class StorageFull(CodegenError):
 
 class TrainingError(CodegenError):
     """A training stage did not finish."""
+
+
+class PortTaken(TrainingError):
+    """Somebody else listens at the port at which the ranks were to meet."""
+
+
+class OutOfMemory(TrainingError):
+    """No memory was left on a rank's device."""
 
 
 class EvaluationError(CodegenError):

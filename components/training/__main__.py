@@ -1,8 +1,8 @@
-"""One rank of a stage: `python -m components.training FOLDER/run.json`, started by the DeepSpeed launcher.
+"""One rank of a stage: `python -m components.training FOLDER/run.json`, started by a launcher.
 
 Everything that a rank takes from its surroundings is taken here: the launcher's variables, the thread count, the network
-interface. With `--end-with-stdin` the rank ends at once when its standard input does. A flow passes a pipe that it never
-writes to; however the flow ends, `kill -9` included, the system closes the pipe, and no orphan goes on writing.
+interface. With `--end-with-stdin` the rank ends at once when its standard input does, and stops after its step when it gets
+a byte. A flow passes a pipe; however the flow ends, `kill -9` included, the system closes it, and no orphan goes on writing.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import logging
 import os
 import socket
 import sys
-import threading
 from pathlib import Path
 
+from components.core.errors import ConfigError
 from components.training.config import TrainingPlace
-from components.training.failure import report_failure
+from components.training.failure import memory_explained, report_failure
+from components.training.guard import run_guarded
+from components.training.membership import Membership, interface_towards, membership, require_size
 from components.training.run import WORK, RunFile
 from components.training.stopping import watch_for_sigterm
 
@@ -27,31 +29,44 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run.json in the folder to fill")
     parser.add_argument("--end-with-stdin", action="store_true", help="end as soon as standard input is closed")
     arguments = parser.parse_args()
-    if arguments.end_with_stdin:
-        threading.Thread(target=_end_with_stdin, daemon=True).start()
-    rank = int(os.environ.get("RANK", "0"))
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s")
-    folder = arguments.run.resolve().parent
+    run_file = arguments.run.resolve()
+    try:
+        member = membership(os.environ)
+    except ConfigError as error:
+        sys.exit(f"✗ {error}")
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s rank {member.rank} %(levelname)s %(name)s: %(message)s")
+    work = run_file.parent / WORK
+    run_guarded(work, member.rank, lambda: _run(run_file, member), end_with_stdin=arguments.end_with_stdin)
+
+
+def _run(run_file: Path, member: Membership) -> int:
     try:
         watch_for_sigterm()
-        file = RunFile.read(arguments.run)
-        _set_up_process(file.place)
+        file = _read(run_file, member.rank)
+        require_size(member, file.place)
+        _set_up_process(file.place, member)
         from components.training.stage import run_rank  # After the process is set up: torch reads the variables once.
 
-        run_rank(folder, file, rank, int(os.environ.get("LOCAL_RANK", "0")))
+        run_rank(run_file.parent, file, member.rank, member.local_rank)
     except Exception as error:
-        logging.getLogger(__name__).exception("rank %d failed", rank)
-        report_failure(folder / WORK, rank, error)
-        sys.exit(1)
+        logging.getLogger(__name__).exception("rank %d failed", member.rank)
+        report_failure(run_file.parent / WORK, member.rank, memory_explained(error, member.rank))
+        return 1
+    return 0
 
 
-def _end_with_stdin() -> None:
-    while os.read(0, 1):
-        pass
-    os._exit(1)  # From a thread, while others wait in a collective: nothing less ends the process.
+def _read(run_file: Path, rank: int) -> RunFile:
+    try:
+        return RunFile.read(run_file)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"rank {rank} on host {socket.gethostname()} sees no {run_file}",
+            expected="the folder that a flow has written run.json to, on a file system that all hosts share",
+            do="put the workspace on a file system with one path on every host, and start the ranks after the flow",
+        ) from None
 
 
-def _set_up_process(place: TrainingPlace) -> None:
+def _set_up_process(place: TrainingPlace, member: Membership) -> None:
     # DeepSpeed imports mlflow for its autotuner and torch's compiler for the Muon optimizer. Without them a rank starts in
     # 3 s instead of 6 (measured).
     sys.modules["mlflow"] = None  # type: ignore[assignment]  # Python's documented way to say: not importable.
@@ -60,12 +75,9 @@ def _set_up_process(place: TrainingPlace) -> None:
             os.environ["TORCHDYNAMO_DISABLE"] = "1"
         os.environ["DS_ACCELERATOR"] = "cpu"
     os.environ["OMP_NUM_THREADS"] = str(place.threads_per_process)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())
-
-
-def _loopback() -> str:
-    """The interface for ranks of one host. gloo would take the one of the host's name, which others may reach."""
-    return next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), "lo")
+    os.environ.update(member.variables())
+    if interface := interface_towards(member.master_address):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Which sequences each rank reads in each step.
 
 The order of the corpus belongs to the tokenizer's reader; the batch of step s is positions (s - 1) * n to s * n - 1 of it,
-whatever the number of ranks. Rank r of w takes rows r, r + w, r + 2w, ... of the batch, a micro-batch at a time. A new stage
-begins at position 0: its data from the start (docs/paper.md section 3).
+whatever the number of ranks. Copy r of w of the model, one rank or several, takes rows r, r + w, r + 2w, ... of the batch, a
+micro-batch at a time. A new stage begins at position 0: its data from the start (docs/paper.md section 3).
 """
 
 from __future__ import annotations
@@ -32,22 +32,32 @@ class Batches:
     """Sequences in a global batch."""
     micro_batch: int
     rank: int
-    world_size: int
+    num_replicas: int
+    """Copies of the model; the ranks of one copy read the same."""
+    ranks_per_replica: int
 
     @classmethod
     def of_rank(cls, run: StageRun, place: TrainingPlace, rank: int) -> Batches:
         """Raises ConfigError where the corpus does not fit the model (see `open_split`)."""
         per_step = num_sequences_per_step(run.config, run.model.context_length)
-        return cls(open_split(run, place.streaming), run.seed, per_step, place.micro_batch, rank, place.num_processes)
+        return cls(
+            open_split(run, place.streaming),
+            run.seed,
+            per_step,
+            place.num_sequences,
+            rank,
+            place.num_replicas,
+            place.ranks_per_replica,
+        )
 
     def of_step(self, step: int) -> list[Tensor]:
         """This rank's micro-batches of a step, each int64 of shape [micro_batch, context_length]."""
-        num_micro = self.num_per_step // (self.world_size * self.micro_batch)
+        num_micro = self.num_per_step // (self.num_replicas * self.micro_batch)
         return [self._read(self.sequences_of(step, self.rank, micro)) for micro in range(num_micro)]
 
     def sequences_of(self, step: int, rank: int, micro: int) -> list[int]:
         """The numbers, in the split, of the sequences that a rank reads in one micro-batch of a step."""
-        own = self.sequences_of_step(step)[rank :: self.world_size]
+        own = self.sequences_of_step(step)[rank // self.ranks_per_replica :: self.num_replicas]
         return own[micro * self.micro_batch : (micro + 1) * self.micro_batch]
 
     def sequences_of_step(self, step: int) -> list[int]:

@@ -73,12 +73,14 @@ class Checkpoints:
         self._place = place
         self._run = fingerprint(run.identity())
         self._num_ranks = dist.get_world_size()
-        self._layout = {
+        self._layout: dict[str, Any] = {
             "num_ranks": self._num_ranks,
             "zero_stage": place.zero_stage,
             "precision": precision,
             "offload": [place.offload_optimizer, place.offload_parameters],
         }
+        if place.tensor_parallel > 1:
+            self._layout["tensor_parallel"] = place.tensor_parallel
         self._snapshots = Snapshots()
         self._writing: Writing | None = None
 
@@ -140,6 +142,13 @@ class Checkpoints:
                 f"{folder} was made by another run, {made_by['run'][:12]}",
                 expected=f"a checkpoint of run {self._run[:12]}",
                 do=f"remove {self.folder} to begin the stage again, or take back the change to the recipe",
+            )
+        cut, cut_before = (one.get("tensor_parallel", 1) for one in (self._layout, made_by["layout"]))
+        if made_by["layout"] != self._layout and cut * cut_before > 1:
+            return TrainingError(
+                f"{folder} was made with tensor_parallel {cut_before} on {made_by['layout']['num_ranks']} ranks",
+                expected="the same place as before: such a checkpoint is not converted",
+                do=f"go on with that place, or remove {self.folder} to begin the stage again",
             )
         before = made_by["layout"]["zero_stage"]
         if (

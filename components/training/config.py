@@ -12,11 +12,12 @@ handed on are fp32 everywhere; where the hardware multiplies bf16 faster, the pr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from components.core.config import Config
+from components.core.errors import ConfigError
 from components.tokenizer.config import Streaming
 
 Offload = Literal["none", "cpu", "nvme"]
@@ -94,10 +95,22 @@ class TrainingPlace(Config):
     """How a stage is spread over processes, and how often it is saved."""
 
     num_processes: int = Field(default=1, ge=1)
-    """Data-parallel ranks on this host."""
+    """Ranks, those of all hosts together."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Ranks that share one copy of the model, each with a part of every block's heads and of its inner layer (AutoTP). They
+    follow one another, so a host's ranks should be a multiple of it. Needs ZeRO 1 or 2."""
+    sequence_parallel: int = Field(default=1, ge=1)
+    """Ranks that share every sequence, each with a part of its positions (Ulysses). They follow one another as well."""
+    launcher: Literal["local", "hostfile", "slurm", "environment"] = "local"
+    """Who starts the ranks: this host; ssh on every host of a hostfile; srun, from inside an allocation; or somebody else
+    (torchrun, Kubernetes), whom the flow waits for. But for local, all folders lie on a file system that all hosts share."""
+    hostfile: str | None = None
+    """DeepSpeed's: a line `HOST slots=RANKS` for every host."""
+    master_port: int | None = Field(default=None, ge=1, le=65_535)
+    """Where the ranks meet, on the first one's host. None: one that is free, or is tried."""
     threads_per_process: int = Field(default=1, ge=1)
-    micro_batch: int = Field(default=1, ge=1)
-    """Sequences per process and forward pass; the rest of the batch is accumulated."""
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    """Sequences per process and forward pass; the rest of the batch is accumulated. auto: the most that fit (`fitting`)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one. One rank a GPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -134,6 +147,47 @@ class TrainingPlace(Config):
     def uses_gpu(self) -> bool:
         """Whether ranks compute on GPUs; asks NVIDIA's driver, without importing torch."""
         return self.device == "cuda" or (self.device == "auto" and Path("/dev/nvidiactl").exists())
+
+    @property
+    def num_sequences(self) -> int:
+        """`micro_batch`, where it is settled.
+
+        Raises:
+            ConfigError: it is auto, and so not known before the stage begins.
+        """
+        if self.micro_batch == "auto":
+            raise ConfigError(
+                "micro_batch is auto, which is settled as the stage begins",
+                expected="a number",
+                do="give one, --at training.micro_batch=1; what a stage has used stands in its observed/deepspeed.json",
+            )
+        return self.micro_batch
+
+    @property
+    def ranks_per_replica(self) -> int:
+        """Ranks that compute one copy of the model together, on the same sequences."""
+        return self.tensor_parallel * self.sequence_parallel
+
+    @property
+    def num_replicas(self) -> int:
+        """Copies of the model, over which a batch is divided."""
+        return self.num_processes // self.ranks_per_replica
+
+    @model_validator(mode="after")
+    def _can_be_cut(self) -> Self:
+        if self.tensor_parallel > 1 and self.sequence_parallel > 1:
+            raise ValueError("tensor_parallel or sequence_parallel above 1, not both")
+        if self.num_processes % self.ranks_per_replica:
+            raise ValueError(f"num_processes a multiple of tensor_parallel or sequence_parallel ({self.ranks_per_replica})")
+        if self.tensor_parallel > 1 and (self.zero_stage not in (1, 2) or self.offload_optimizer != "none"):
+            raise ValueError("zero_stage 1 or 2 and nothing offloaded with tensor_parallel; other ways were not tried")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_launched(self) -> Self:
+        if (self.launcher == "hostfile") != (self.hostfile is not None):
+            raise ValueError("a hostfile with launcher hostfile, and with no other")
+        return self
 
     @model_validator(mode="after")
     def _can_be_offloaded(self) -> Self:

@@ -14,6 +14,14 @@ from components.training.config import StageConfig, TrainingPlace
 BUCKET_ELEMENTS = 50_000_000
 """Gradient elements per reduction (200 MB in fp32); assumption: large enough that a small model needs one bucket."""
 
+_CUTS = [
+    {"patterns": [r".*\.qkv\.weight$"], "partition_type": "column", "shape": [3, -1], "partition_dim": 0},
+    {"patterns": [r".*\.mlp_in\.(weight|bias)$"], "partition_type": "column"},
+    {"patterns": [r".*\.(attention_out|mlp_out)\.(weight|bias)$"], "partition_type": "row"},
+]
+"""Where AutoTP cuts our blocks: queries, keys and values of some heads each, and what reads these heads (Megatron-LM, arXiv
+1909.08053, section 3). It finds no cut by itself in a model that it does not know. Embedding and head stay whole."""
+
 
 def num_sequences_per_step(stage: StageConfig, context_length: int) -> int:
     """Sequences in one global batch.
@@ -38,23 +46,33 @@ def accumulation_steps(stage: StageConfig, place: TrainingPlace, context_length:
     Raises:
         ConfigError: the global batch does not divide over processes and micro-batches; a micro-batch that does is named.
     """
-    sequences = num_sequences_per_step(stage, context_length)
-    per_process, rest = divmod(sequences, place.num_processes)
-    if rest:
-        fitting = max(n for n in range(1, place.num_processes) if sequences % n == 0)
+    per_process, micro_batch = sequences_per_process(stage, place, context_length), place.num_sequences
+    if per_process % micro_batch:
+        fitting = max(n for n in range(1, min(micro_batch, per_process) + 1) if per_process % n == 0)
         raise ConfigError(
-            f"a step has {sequences} sequences ({stage.batch_tokens:,} tokens) and num_processes is {place.num_processes}",
-            expected="a batch that divides evenly over the processes",
-            do=f"set num_processes to {fitting}, or batch_tokens to a multiple of {place.num_processes * context_length:,}",
-        )
-    if per_process % place.micro_batch:
-        fitting = max(n for n in range(1, min(place.micro_batch, per_process) + 1) if per_process % n == 0)
-        raise ConfigError(
-            f"micro_batch is {place.micro_batch}, and each of {place.num_processes} processes has {per_process} sequences",
+            f"micro_batch is {micro_batch}, and each of {place.num_processes} processes has {per_process} sequences",
             expected="a micro-batch that divides the sequences of a process",
             do=f"set micro_batch to {fitting}",
         )
-    return per_process // place.micro_batch
+    return per_process // micro_batch
+
+
+def sequences_per_process(stage: StageConfig, place: TrainingPlace, context_length: int) -> int:
+    """The part of the global batch that each copy of the model computes: several processes together, where they share one.
+
+    Raises:
+        ConfigError: the batch does not divide over the copies.
+    """
+    sequences, replicas = num_sequences_per_step(stage, context_length), place.num_replicas
+    per_process, rest = divmod(sequences, replicas)
+    if rest:
+        fitting = max(n for n in range(1, replicas) if sequences % n == 0) * place.ranks_per_replica
+        raise ConfigError(
+            f"a step has {sequences} sequences ({stage.batch_tokens:,} tokens) and num_processes is {place.num_processes}",
+            expected="a batch that divides evenly over the processes",
+            do=f"set num_processes to {fitting}, or batch_tokens to a multiple of {replicas * context_length:,}",
+        )
+    return per_process
 
 
 def deepspeed_config(
@@ -69,9 +87,9 @@ def deepspeed_config(
     Raises:
         ConfigError: the global batch does not divide over the place.
     """
-    return {
+    config: dict[str, Any] = {
         "train_batch_size": num_sequences_per_step(stage, context_length),
-        "train_micro_batch_size_per_gpu": place.micro_batch,
+        "train_micro_batch_size_per_gpu": place.num_sequences,
         "gradient_accumulation_steps": accumulation_steps(stage, place, context_length),
         "gradient_clipping": stage.gradient_clip,
         "bf16": {"enabled": bf16},
@@ -89,6 +107,12 @@ def deepspeed_config(
         "zero_optimization": _zero(place, on_gpu, bf16),
         "zero_force_ds_cpu_optimizer": False,  # An offloaded optimizer may be torch's: it needs no compiler.
     }
+    if place.ranks_per_replica > 1:
+        del config["train_batch_size"]  # DeepSpeed multiplies by all ranks, not by copies; it only reports it.
+    if place.tensor_parallel > 1:
+        cuts = {"use_default_specs": False, "layer_specs": _CUTS}
+        config["tensor_parallel"] = {"autotp_size": place.tensor_parallel, "partition_config": cuts}
+    return config
 
 
 def _zero(place: TrainingPlace, on_gpu: bool, bf16: bool) -> dict[str, Any]:

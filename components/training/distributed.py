@@ -7,7 +7,9 @@ say which extensions exist, so on the CPU an accelerator that has none is instal
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 import deepspeed
@@ -15,8 +17,15 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
-from deepspeed.utils import safe_get_full_fp32_param
+from deepspeed.utils import groups, safe_get_full_fp32_param
 from torch import nn
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.rendezvous import rendezvous
+
+from components.core.errors import PortTaken, TrainingError
+
+_MEET_S = 300
+"""For all ranks to be started and to have read their model (assumption: the largest, over a network)."""
 
 
 class _CpuWithoutExtensions(CPU_Accelerator):  # type: ignore[misc]  # deepspeed has no types
@@ -25,13 +34,40 @@ class _CpuWithoutExtensions(CPU_Accelerator):  # type: ignore[misc]  # deepspeed
 
 
 def join_group(device: torch.device) -> None:
-    """Join the process group that the launcher's environment variables describe."""
+    """Join the process group that the launcher's environment variables describe.
+
+    Raises:
+        PortTaken: on rank 0; somebody else listens at the port.
+        TrainingError: on the other ranks; the first one's host did not answer there.
+    """
     if device.type == "cpu":
         set_accelerator(_CpuWithoutExtensions())
-        deepspeed.init_distributed("gloo")
     else:
         torch.cuda.set_device(device)
-        deepspeed.init_distributed("nccl")
+    backend = "gloo" if device.type == "cpu" else "nccl"
+    store, rank, world_size = _meet()
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    deepspeed.init_distributed(backend)  # It takes the group that is there.
+
+
+def _meet() -> tuple[Any, int, int]:
+    address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    try:
+        store, rank, world_size = next(rendezvous("env://", timeout=timedelta(seconds=_MEET_S)))
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" in str(error):
+            raise PortTaken(
+                f"port {port} of {address}, where the ranks were to meet, is taken",
+                expected="a port that nobody listens at",
+                do="end what uses it, or choose another: --at training.master_port=NUMBER (MASTER_PORT, if you set that)",
+            ) from error
+        raise TrainingError(
+            f"rank 0 did not answer at port {port} of {address} within {_MEET_S} s",
+            expected="a host that all ranks can reach by that name",
+            do="see in the log whether rank 0 runs, and whether a firewall stands between the hosts",
+        ) from error
+    store.set_timeout(default_pg_timeout)
+    return store, rank, world_size
 
 
 def build_engine(model: nn.Module, weight_decay: float, config: dict[str, Any]) -> Any:
@@ -70,11 +106,23 @@ def from_first_rank(value: Any) -> Any:
     return box[0]
 
 
-def whole_fp32(parameter: nn.Parameter) -> torch.Tensor:
+def whole_fp32(parameter: nn.Parameter, shape: torch.Size, *, num_parts: int = 1) -> torch.Tensor:
     """A parameter in fp32, put together from all ranks' parts of the optimizer's copy where it is not whole in fp32 itself.
 
     All ranks call it together.
+
+    Args:
+        shape: of the whole parameter, before tensor parallelism cut it.
+        num_parts: that lie one after the other along the first axis, each cut by itself: 3 for queries, keys and values.
     """
     is_whole = parameter.dtype == torch.float32 and not hasattr(parameter, "ds_id")
     value: torch.Tensor = parameter.detach() if is_whole else safe_get_full_fp32_param(parameter)
-    return value
+    cut_axis = next((axis for axis, length in enumerate(shape) if value.shape[axis] != length), None)
+    if cut_axis is None:
+        return value
+    group = groups.get_tensor_model_parallel_group()
+    pieces = [torch.empty_like(value) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(pieces, value.contiguous(), group=group)
+    if num_parts > 1:
+        return torch.cat([one.view(num_parts, -1, *one.shape[1:]) for one in pieces], dim=1).flatten(0, 1)
+    return torch.cat(pieces, dim=cut_axis)

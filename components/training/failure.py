@@ -1,24 +1,31 @@
 """How a rank that fails tells the flow why: a small JSON document, written by the first one that fails.
 
 When one rank fails, the others lose their connection and fail too. Only the first report counts, and a lost connection is
-none: where all that is known is a signal (no memory left, say), the launcher's log tells it.
+none. The document lies in the stage's work folder, where the other ranks see it too, and is a line of the launcher's log as
+well: a rank that does not see the folder can only tell its log.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import traceback
 from pathlib import Path
 from typing import Any
 
 from components.core import errors
-from components.core.errors import CodegenError, TrainingError
+from components.core.errors import CodegenError, OutOfMemory, TrainingError
 from components.core.files import read_json
 
 _FAILURE = "failure.json"
 _LAST_LINES = 12
-_LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting")
-"""What gloo says in a rank whose neighbour ended."""
+_MARK = "reported: "
+_LOST_CONNECTION = (
+    *("Connection closed by peer", "Connection reset by peer", "Timed out waiting"),
+    *("Connection was likely closed", "Broken pipe", "recv, got 0 bytes"),
+    *("Connection closed by remote peer", "remote process exited", "ncclRemoteError"),
+)
+"""What gloo, torch's store and NCCL say in a rank whose neighbour ended."""
 
 
 def report_failure(work: Path, rank: int, error: Exception) -> None:
@@ -30,12 +37,29 @@ def report_failure(work: Path, rank: int, error: Exception) -> None:
         reason |= {"got": error.got, "expected": error.expected, "do": error.do}
     else:
         reason["lines"] = "".join(traceback.format_exception(error)).splitlines()[-_LAST_LINES:]
-    try:
-        work.mkdir(parents=True, exist_ok=True)
+    document = json.dumps(reason)
+    # The stage's own folder is not made: where it is absent, this host does not share the flow's file system.
+    with contextlib.suppress(FileExistsError, FileNotFoundError):
+        work.mkdir(exist_ok=True)
         with (work / _FAILURE).open("x", encoding="utf-8") as file:
-            json.dump(reason, file)
-    except FileExistsError:
-        pass
+            file.write(document)
+    print(f"{_MARK}{document}", flush=True)
+
+
+def memory_explained(error: Exception, rank: int) -> Exception:
+    """An error of torch's that says that there is no memory as one of ours, any other as it is."""
+    if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
+        return error
+    return OutOfMemory(
+        f"rank {rank} has no memory left: {str(error).splitlines()[0]}",
+        expected="weights, optimizer and the activations of a micro-batch to fit",
+        do="use a smaller micro_batch, or auto; `codegen plan` says what else needs less",
+    )
+
+
+def was_reported(work: Path) -> bool:
+    """Whether a rank has failed since the stage was started."""
+    return (work / _FAILURE).exists()
 
 
 def forget_failure(work: Path) -> None:
@@ -43,13 +67,17 @@ def forget_failure(work: Path) -> None:
     (work / _FAILURE).unlink(missing_ok=True)
 
 
-def explain_failure(work: Path, log: Path, stage: str) -> CodegenError:
-    """The error to raise for a stage that ended without a result."""
+def explain_failure(work: Path, log: Path, stage: str, log_start: int = 0) -> CodegenError:
+    """The error to raise for a stage that ended without a result; its part of the log begins at byte `log_start`."""
+    said = log.read_bytes()[log_start:].decode(errors="replace").splitlines() if log.exists() else []
     try:
         reason = read_json(work / _FAILURE)
     except (OSError, ValueError):
-        what = "the trainer was ended before the stage was finished (by a signal, or for want of memory)"
-        return _unexplained(stage, what, _last_lines(log), log)
+        marked = [line.partition(_MARK)[2] for line in said if _MARK in line]
+        if not marked:
+            what = "the trainer was ended before the stage was finished, and no rank could say why"
+            return _unexplained(stage, what, said[-_LAST_LINES:], log)
+        reason = json.loads(marked[0])
     if "got" in reason:
         kind = getattr(errors, reason["kind"], TrainingError)
         return kind(reason["got"], expected=reason["expected"], do=reason["do"])
@@ -62,7 +90,3 @@ def _unexplained(stage: str, what: str, lines: list[str], log: Path) -> Training
         expected="every rank to reach the last step",
         do=f"read {log}, then run the same command again: it goes on from the last checkpoint",
     )
-
-
-def _last_lines(log: Path) -> list[str]:
-    return log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:] if log.exists() else []

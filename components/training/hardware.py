@@ -42,14 +42,19 @@ class Hardware(NamedTuple):
 
 def measured_hardware(place: TrainingPlace, device: torch.device) -> Hardware:
     """Probe the machine; all ranks call it together and get the same precision."""
-    precision = place.precision
-    if precision == "auto":
-        precision = from_first_rank("bf16" if _bf16_is_faster(device) else "fp32")
+    precision = from_first_rank(chosen_precision(place, device))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     dist.barrier()
     rate = torch.tensor(_flops(device, dtype, _SIZES[device.type], _PROBE_S), dtype=torch.float64, device=device)
     dist.all_reduce(rate)
     return Hardware(device, precision, rate.item())
+
+
+def chosen_precision(place: TrainingPlace, device: torch.device) -> Precision:
+    """The place's, or what a probe of this process finds; ranks agree on the first one's."""
+    if place.precision != "auto":
+        return place.precision
+    return "bf16" if _bf16_is_faster(device) else "fp32"
 
 
 def chosen_device(place: TrainingPlace, local_rank: int) -> torch.device:

@@ -1,44 +1,50 @@
-"""How a flow trains a stage: it writes `run.json`, starts the DeepSpeed launcher, reads along, and reads the result.
+"""How a flow trains a stage: it writes `run.json`, starts the launchers, reads along, and reads the result.
 
-The trainer is another process group, so that nothing of it can outlive a cancelled flow: every way out of `train_stage`
-ends the whole group, and should the flow itself be killed, the ranks see their standard input close and end by themselves.
-What tells success is `training.json`, never an exit status. DeepSpeed's launcher for one host is started directly: the
-`deepspeed` command would import everything once more (4 s) only to start the same. Not covered: several hosts.
+A launcher is another process group, so that nothing of it can outlive a cancelled flow: every way out of `train_stage` ends
+all groups, and should the flow itself be killed, the ranks see their standard input close and end by themselves, on other
+hosts too. What tells success is `training.json`, never an exit status. Ranks that somebody else starts (launcher
+environment) are only waited for: they are not the flow's to end.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
+import math
 import os
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, cast
 
 from pydantic import JsonValue
 
-from components.core.errors import ArtifactError, TrainingError
+from components.core.errors import ArtifactError, ConfigError, OutOfMemory, PortTaken, TrainingError
 from components.core.files import read_json
-from components.core.network import free_port
 from components.training.config import TrainingPlace
-from components.training.deepspeed_config import accumulation_steps
-from components.training.failure import explain_failure, forget_failure
+from components.training.deepspeed_config import accumulation_steps, sequences_per_process
+from components.training.failure import explain_failure, forget_failure, was_reported
+from components.training.launchers import master_port, trainer_commands
 from components.training.metrics import StepMetrics
-from components.training.run import LOG, METRICS, RESULT, WORK, RunFile, StageRun
+from components.training.run import DEEPSPEED, LOG, METRICS, RESULT, RUN, WORK, RunFile, StageRun
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 """Between two looks at the metrics file."""
 _GRACE_S = 10.0
-"""From SIGTERM to SIGKILL; cancelling has to be over within 20 s."""
+"""For ranks to end after their step; cancelling has to be over within 20 s."""
+_LAST_GRACE_S = 3.0
+"""From the end of their standard input to SIGKILL: as long as ssh and DeepSpeed's launcher take to see that ranks ended."""
+_PORTS_TRIED = 3
+"""Between the choice of a port and the first rank's start somebody else may take it."""
+_TRIED_STEPS = 1
+"""Steps after which a micro-batch fits: the second has all that any has, the optimizer's moments and activations."""
 
 
 def train_stage(
@@ -60,7 +66,10 @@ def train_stage(
         TrainingError: the loss diverged or a rank failed; the log is kept in `observed/train.log`.
         StorageFull: no room for a checkpoint.
     """
-    accumulation_steps(run.config, place, run.model.context_length)
+    sequences_per_process(run.config, place, run.model.context_length)
+    if place.micro_batch != "auto":
+        accumulation_steps(run.config, place, run.model.context_length)
+    _require_shares(run, place)
     _require_inputs(run)
     folder = folder.resolve()
     if (folder / RESULT).exists():
@@ -82,57 +91,110 @@ def _require_inputs(run: StageRun) -> None:
             )
 
 
-def trainer_command(run_file: Path, num_processes: int) -> list[str]:
-    """The command that trains the stage of a `run.json`, the same by hand as from a flow."""
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(num_processes))}).encode()).decode()
-    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}", f"--master_port={free_port()}"]
-    return [*launcher, "--no_local_rank", "--module", "components.training", str(run_file)]
+def _require_shares(run: StageRun, place: TrainingPlace) -> None:
+    shared = {"heads": run.model.num_heads}
+    if place.sequence_parallel > 1:
+        shared["positions"] = run.model.context_length
+    for what, number in shared.items():
+        if number % place.ranks_per_replica:
+            raise ConfigError(
+                f"the model has {number} {what}, and {place.ranks_per_replica} ranks share a copy",
+                expected=f"{what} that divide evenly over them",
+                do=f"set tensor_parallel or sequence_parallel to {math.gcd(number, place.ranks_per_replica)}",
+            )
 
 
 def _run_trainer(folder: Path, file: RunFile, on_step: Callable[[StepMetrics], None]) -> None:
-    forget_failure(folder / WORK)
-    command = trainer_command(file.write(folder), file.place.num_processes)
-    accelerator = {} if file.place.uses_gpu else {"DS_ACCELERATOR": "cpu"}
-    by_hand = shlex.join([*(f"{name}={value}" for name, value in accelerator.items()), *command])
-    logger.info("training stage %s; the same by hand: %s", file.run.stage, by_hand)
+    given = file.place.master_port is not None or file.place.launcher == "environment"
+    ports = 1 if given else _PORTS_TRIED
     tail = _Tail(folder / METRICS, not_before=_inode(folder / METRICS))
-    with _process_group([*command, "--end-with-stdin"], folder / LOG, accelerator) as launcher:
-        while launcher.poll() is None:
+    while True:
+        forget_failure(folder / WORK)
+        run_file = file.write(folder)
+        try:
+            if file.place.launcher == "environment":
+                _wait_for_ranks(folder, file, tail, on_step)
+            else:
+                _start_ranks(folder, file, run_file, tail, on_step)
+            return
+        except PortTaken as error:
+            ports -= 1
+            if not ports:
+                raise
+            logger.info("%s; trying another", error.got)
+        except OutOfMemory as error:
+            if tail.last_step > _TRIED_STEPS or file.place.micro_batch != "auto" or file.place.launcher == "environment":
+                raise
+            used = read_json(folder / DEEPSPEED)["train_micro_batch_size_per_gpu"]
+            if used == 1:
+                raise
+            logger.info("micro-batch %d did not fit, trying a smaller one: %s", used, error.got)
+            file = file.replace(micro_batch_below=used)
+            tail.begin_again()
+
+
+def _start_ranks(folder: Path, file: RunFile, run_file: Path, tail: _Tail, on_step: Callable[[StepMetrics], None]) -> None:
+    commands = trainer_commands(run_file, file.place, master_port(file.place), os.environ)
+    by_hand = " & ".join(shlex.join(command) for command in commands)
+    logger.info("training stage %s; the same by hand: %s", file.run.stage, by_hand)
+    log_start = (folder / LOG).stat().st_size if (folder / LOG).exists() else 0
+    with _process_groups([[*command, "--end-with-stdin"] for command in commands], folder / LOG) as launchers:
+        while any(one.poll() is None for one in launchers) and not any(one.poll() for one in launchers):
             _relay(tail, on_step)
             time.sleep(_POLL_S)
     _relay(tail, on_step)
     if not (folder / RESULT).exists():
-        raise explain_failure(folder / WORK, folder / LOG, file.run.stage)
+        raise explain_failure(folder / WORK, folder / LOG, file.run.stage, log_start)
+
+
+def _wait_for_ranks(folder: Path, file: RunFile, tail: _Tail, on_step: Callable[[StepMetrics], None]) -> None:
+    logger.info(
+        "stage %s waits for %d ranks that run: python -m components.training %s",
+        *(file.run.stage, file.place.num_processes, folder / RUN),
+    )
+    while not was_reported(folder / WORK):
+        _relay(tail, on_step)
+        if (folder / RESULT).exists() and not (folder / WORK).exists():  # The ranks' last act.
+            return
+        time.sleep(_POLL_S)
+    raise explain_failure(folder / WORK, folder / LOG, file.run.stage)
 
 
 @contextmanager
-def _process_group(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A command in a session of its own, of which nothing is left after the block."""
+def _process_groups(commands: list[list[str]], log: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Commands in sessions of their own, of which nothing is left after the block."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        launcher = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, **environment},
-        )
+    launchers: list[subprocess.Popen[bytes]] = []
     try:
-        yield launcher
+        with log.open("ab") as output:
+            for command in commands:
+                launchers.append(_started(command, output))  # noqa: PERF401 - those before a failed one have to be known
+        yield launchers
     finally:
-        _signal_group(launcher, signal.SIGTERM)  # The ranks save what they have, if they can in time.
+        _end(launchers)
+
+
+def _started(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def _end(launchers: list[subprocess.Popen[bytes]]) -> None:
+    inputs = [cast("IO[bytes]", one.stdin) for one in launchers]
+    for one in inputs:
+        with suppress(BrokenPipeError):
+            os.write(one.fileno(), b"\n")  # The ranks save what they have, if they can in time.
+    deadline = time.monotonic() + _GRACE_S
+    for launcher in launchers:
         with suppress(subprocess.TimeoutExpired):
-            launcher.wait(timeout=_GRACE_S)
-        if launcher.stdin:
-            launcher.stdin.close()
-        _signal_group(launcher, signal.SIGKILL)
+            launcher.wait(timeout=max(0.0, deadline - time.monotonic()))
+    for one in inputs:
+        one.close()
+    for launcher in launchers:
+        with suppress(subprocess.TimeoutExpired):
+            launcher.wait(timeout=_LAST_GRACE_S)
+        with suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGKILL)
         launcher.wait()
-
-
-def _signal_group(leader: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(leader.pid, number)
 
 
 class _Tail:
@@ -141,6 +203,11 @@ class _Tail:
     def __init__(self, path: Path, not_before: int | None = None) -> None:
         """`not_before`: the inode of an earlier attempt's file, which the trainer will replace."""
         self._path, self._not_before, self._offset = path, not_before, 0
+        self.last_step = 0
+
+    def begin_again(self) -> None:
+        """The trainer writes a new file; steps that were read already are left out of it."""
+        self._not_before, self._offset = _inode(self._path), 0
 
     def read(self) -> list[StepMetrics]:
         """The lines that were completed since the last call."""
@@ -148,10 +215,13 @@ class _Tail:
             return []
         with self._path.open("rb") as file:
             file.seek(self._offset)
-            new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]
+            added = file.read()
+        whole = added[: added.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return [StepMetrics.parse(json.loads(line)) for line in whole.splitlines()]
+        every = (StepMetrics.parse(json.loads(line)) for line in whole.splitlines())
+        new_steps = [one for one in every if one.step > self.last_step]
+        self.last_step = new_steps[-1].step if new_steps else self.last_step
+        return new_steps
 
 
 def _relay(tail: _Tail, on_step: Callable[[StepMetrics], None]) -> None:

@@ -170,7 +170,7 @@ class Trainer:
         others = torch.tensor([was_told(), peak_memory_bytes(device), num_bytes], dtype=torch.float64, device=device)
         own = torch.cat([torch.stack(losses).double(), others])
         *by_micro, told, memory, every_num_bytes = zip(*gather_values(own), strict=True)
-        return by_micro, max(told), max(memory), sum(every_num_bytes)
+        return by_micro, max(told), max(memory), sum(every_num_bytes) / self.place.ranks_per_replica  # They read the same.
 
     def _own_norm(self) -> float | None:
         """The gradient's norm where DeepSpeed does not tell it: without ZeRO, in fp32. Every rank has all of it by now.

@@ -25,6 +25,8 @@ RESULT = "training.json"
 WORK = "work"
 """Folder of whatever is only needed until the stage is finished."""
 METRICS = f"{OBSERVED}metrics.jsonl"
+DEEPSPEED = f"{OBSERVED}deepspeed.json"
+"""What DeepSpeed was configured with, the last time that the stage was begun."""
 LOG = f"{OBSERVED}train.log"
 
 
@@ -64,6 +66,8 @@ class RunFile(Config):
 
     run: StageRun
     place: TrainingPlace
+    micro_batch_below: int | None = None
+    """Where micro_batch is auto: one that did not fit."""
 
     def write(self, folder: Path) -> Path:
         """Write `run.json` into the folder to fill, and return its path."""

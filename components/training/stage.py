@@ -17,15 +17,17 @@ from components.core.errors import ConfigError
 from components.core.files import storage_full_explained, write_json
 from components.model.huggingface import load_checkpoint, save_checkpoint
 from components.model.transformer import CodeGen
-from components.training.batches import Batches
+from components.training.batches import Batches, open_split
 from components.training.checkpoints import Checkpoints
 from components.training.deepspeed_config import deepspeed_config
 from components.training.distributed import build_engine, join_group, whole_fp32
+from components.training.fitting import settled_micro_batch
 from components.training.hardware import chosen_device, measured_hardware
 from components.training.held_out import HeldOut
 from components.training.lock import only_trainer
 from components.training.loop import Trainer
-from components.training.run import RESULT, RUN, WORK, RunFile, StageRun
+from components.training.run import DEEPSPEED, RESULT, RUN, WORK, RunFile, StageRun
+from components.training.sequence import SequenceSlice
 from components.training.skipping import Before
 
 
@@ -48,19 +50,25 @@ def run_rank(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
 def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     run, place = file.run, file.place
     device = chosen_device(place, local_rank)
-    batches = Batches.of_rank(run, place, rank)
+    open_split(run, place.streaming)  # What does not fit is found before the others are waited for.
     model = _initial_model(run)
     model.recompute_every = place.recompute_every
     join_group(device)
     torch.set_num_threads(place.threads_per_process)
     hardware = measured_hardware(place, device)
+    if place.sequence_parallel > 1:
+        model.slice = SequenceSlice(place.sequence_parallel, run.model.context_length, device)
     on_gpu, bf16 = device.type == "cuda", hardware.precision == "bf16"
     if place.compiled or (place.compiled is None and on_gpu):
         for block in model.blocks:
             block.compile()
+    place = place.replace(micro_batch=settled_micro_batch(folder, file, hardware))
+    batches = Batches.of_rank(run, place, rank)
     checkpoints = Checkpoints(folder / WORK, run, place, hardware.precision)
     found = checkpoints.find()
     config = deepspeed_config(run.config, place, run.model.context_length, on_gpu=on_gpu, bf16=bf16)
+    if rank == 0:
+        write_json(folder / DEEPSPEED, config)
     if found and found.is_universal:
         config["checkpoint"] = {"load_universal": True}
     engine = build_engine(model, run.config.weight_decay, config)
@@ -85,8 +93,8 @@ def _whole(model: CodeGen) -> CodeGen:
         whole = CodeGen(model.config)
     if dist.get_rank() == 0:
         whole.to_empty(device="cpu")
-    for trained, copy in zip(model.parameters(), whole.parameters(), strict=True):
-        value = whole_fp32(trained)
+    for (name, copy), trained in zip(whole.named_parameters(), model.parameters(), strict=True):
+        value = whole_fp32(trained, copy.shape, num_parts=3 if name.endswith(".qkv.weight") else 1)
         if dist.get_rank() == 0:
             copy.data.copy_(value)
     return whole

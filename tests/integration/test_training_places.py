@@ -45,6 +45,12 @@ def losses(folder: Path, run: StageRun, place: TrainingPlace) -> list[float]:
 PLACES = {
     "two ranks, ZeRO 1": PLACE,
     "two ranks, ZeRO 2, optimizer offloaded": PLACE.replace(zero_stage=2, offload_optimizer="cpu"),
+    "two ranks share a copy, ZeRO 1": PLACE.replace(tensor_parallel=2),
+    "two ranks share a copy, ZeRO 2, recomputed": PLACE.replace(tensor_parallel=2, zero_stage=2, recompute_every=1),
+    "two copies on two ranks each": PLACE.replace(num_processes=4, tensor_parallel=2),
+    "two ranks share sequences, no ZeRO": PLACE.replace(sequence_parallel=2, zero_stage=0),
+    "two ranks share sequences, ZeRO 3, recomputed": PLACE.replace(sequence_parallel=2, zero_stage=3, recompute_every=1),
+    "two pairs share sequences, ZeRO 1": PLACE.replace(num_processes=4, sequence_parallel=2, micro_batch=4),
     "two ranks, ZeRO 3, all offloaded": PLACE.replace(zero_stage=3, offload_optimizer="cpu", offload_parameters="cpu"),
 }
 

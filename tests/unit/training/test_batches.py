@@ -109,6 +109,17 @@ def test_the_global_batches_are_the_same_for_1_2_and_4_ranks_resumed_anywhere_ma
         assert together == expected
 
 
+@pytest.mark.parametrize("shared_by", ["tensor_parallel", "sequence_parallel"])
+def test_ranks_of_a_copy_read_the_same_and_copies_share_the_batch(run: StageRun, shared_by: str) -> None:
+    place = TrainingPlace.parse({"num_processes": 6, shared_by: 2, "micro_batch": 2})
+    read = [[micro.tolist() for micro in Batches.of_rank(run, place, rank).of_step(1)] for rank in range(6)]
+    assert read[0::2] == read[1::2]
+    alone = TrainingPlace(num_processes=3, micro_batch=2)
+    assert read[0::2] == [[micro.tolist() for micro in Batches.of_rank(run, alone, rank).of_step(1)] for rank in range(3)]
+    batches = Batches.of_rank(run, place, 0)
+    assert batches.sequences_of(1, rank=5, micro=0) == [rows[0] for rows in read[5][0]]
+
+
 def test_steps_go_through_the_corpus_from_its_start(run: StageRun) -> None:
     batches = Batches.of_rank(run, TrainingPlace(micro_batch=12), rank=0)
     read = [number for step in range(1, 6) for number in batches.sequences_of_step(step)]

@@ -55,6 +55,17 @@ def test_a_batch_that_does_not_divide_names_one_that_does(tokens: int, place: Tr
         deepspeed_config(NL_350M.replace(batch_tokens=tokens), place, 2048, on_gpu=False, bf16=False)
 
 
+def test_copies_that_several_ranks_share_are_what_a_batch_divides_over() -> None:
+    stage = NL_350M.replace(batch_tokens=12 * 2048)
+    place = TrainingPlace(num_processes=8, tensor_parallel=4, micro_batch=2)
+    config = deepspeed_config(stage, place, 2048, on_gpu=False, bf16=False)
+    assert config["gradient_accumulation_steps"] == 12 // (8 // 4) // 2
+    assert config["tensor_parallel"]["autotp_size"] == 4
+    assert "train_batch_size" not in config
+    with pytest.raises(ConfigError, match="set num_processes to 16"):
+        deepspeed_config(stage, place.replace(num_processes=20), 2048, on_gpu=False, bf16=False)
+
+
 def test_offloading_names_where_everything_lives() -> None:
     place = TrainingPlace(
         zero_stage=3, offload_optimizer="nvme", offload_parameters="cpu", nvme_folder="/fast", micro_batch=16

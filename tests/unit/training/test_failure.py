@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from components.core.errors import CodegenError, StorageFull, TrainingError
-from components.training.failure import explain_failure, forget_failure, report_failure
+from components.core.errors import CodegenError, ConfigError, StorageFull, TrainingError
+from components.training.failure import explain_failure, forget_failure, report_failure, was_reported
 
 
 def test_an_error_of_ours_keeps_its_kind_and_its_three_parts(tmp_path: Path) -> None:
@@ -41,16 +41,38 @@ def test_the_first_report_counts_until_it_is_forgotten(tmp_path: Path) -> None:
     assert "another" in told().got
 
 
-@pytest.mark.parametrize("said", ["Connection reset by peer. This is typically", "Connection closed by peer [127.0.0.1]"])
+LOST = [
+    "[gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer. This is typically",
+    "Connection closed by peer [127.0.0.1]",
+    "NCCL error: remote process exited or there was a network error, ncclRemoteError",
+]
+
+
+@pytest.mark.parametrize("said", LOST)
 def test_a_lost_neighbour_is_no_reason_so_the_log_is_told(tmp_path: Path, said: str) -> None:
-    report_failure(tmp_path, 0, RuntimeError(f"[gloo/transport/tcp/pair.cc:537] Read error: {said}"))
+    report_failure(tmp_path, 0, RuntimeError(said))
+    assert not was_reported(tmp_path)
     log = tmp_path / "log"
     log.write_text("".join(f"line {number}\n" for number in range(100)) + "exits with return code = -9\n")
     told = explain_failure(tmp_path, log, "nl")
-    assert "want of memory" in told.got
+    assert "no rank could say why" in told.got
     assert told.got.endswith("exits with return code = -9")
     assert "line 88" not in told.got
     assert "line 89" in told.got
+
+
+def test_a_rank_that_does_not_see_the_folder_is_heard_through_this_attempts_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for got in ("an earlier attempt's", "this attempt's"):
+        report_failure(tmp_path / "absent" / "work", 1, ConfigError(got, expected="e", do="d"))
+    assert not (tmp_path / "absent").exists()
+    before, now = capsys.readouterr().out.splitlines(keepends=True)
+    log = tmp_path / "log"
+    log.write_text(f"{before}1: {now}later\n")  # Slurm can put the number of the task before it.
+    error = explain_failure(tmp_path / "work", log, "nl", log_start=len(before.encode()))
+    assert type(error) is ConfigError
+    assert error.got == "this attempt's"
 
 
 def test_no_report_and_no_log(tmp_path: Path) -> None:

@@ -53,3 +53,11 @@ def test_impossible_stages(changes: dict[str, object], says: str) -> None:
 def test_impossible_place() -> None:
     with pytest.raises(ConfigError, match="num_processes is 0"):
         TrainingPlace.parse({"num_processes": 0})
+
+
+@pytest.mark.parametrize(
+    "values", [{"launcher": "hostfile"}, {"hostfile": "hosts"}, {"launcher": "slurm", "hostfile": "hosts"}]
+)
+def test_a_hostfile_belongs_to_its_launcher(values: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="a hostfile with launcher hostfile, and with no other"):
+        TrainingPlace.parse(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -52,10 +53,13 @@ def _stage(here: Desk, stage: Stage, corpora: Corpora, before: Artifact | None) 
 
     recipe, corpus = here.recipe, corpora.prepared[stage]
     settings = getattr(recipe.training.stages, stage)
+    following = dict(itertools.pairwise(STAGES)).get(stage)
+    leaves_optimizer = following is not None and getattr(recipe.training.stages, following).optimizer == "kept"
     config: dict[str, JsonValue] = {
         "model": recipe.model.model_dump(mode="json"),
         "stage": settings.model_dump(mode="json"),
         "seed": recipe.seed,
+        "leaves_optimizer": leaves_optimizer,
     }
     parents = {"corpus": corpus, "tokenizer": corpora.tokenizer} | ({"initial": before} if before else {})
 
@@ -71,6 +75,7 @@ def _stage(here: Desk, stage: Stage, corpora: Corpora, before: Artifact | None) 
             data=given(corpus),
             tokenizer=given(corpora.tokenizer),
             initial=given(before) if before else None,
+            leaves_optimizer=leaves_optimizer,
         )
         with run.stream() as record, training_view(stage, settings.steps, here.console) as show:
 

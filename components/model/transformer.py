@@ -2,8 +2,7 @@
 
 Source of the architecture: docs/paper.md section 2 (model cards and the authors' code). Queries, keys and values lie one
 after the other in the fused projection, heads in order; the four-block layout of released checkpoints exists in
-`huggingface` alone. Documents of a sequence may be kept from attending to each other; positions need not start anew in
-each, since rotary attention depends on distances only. Not covered: dropout (CodeGen has none).
+`huggingface` alone. Not covered: dropout (CodeGen has none), tensor parallelism.
 
 Shapes: B batch, T time, D model, H heads, K head dim, V vocabulary rows, N = B * (T - 1) predicted tokens.
 """
@@ -37,16 +36,29 @@ class Memory(Protocol):
         ...
 
 
-class Slice(Protocol):
+class Slice(Memory, Protocol):
     """A part of the positions of every sequence, where several processes compute one together (`training.sequence`)."""
 
     start: int
     stop: int
     num_slices: int
 
-    def over(self, allowed_B1TT: Tensor | None) -> Memory:
-        """The keys and values of whole sequences; attention is causal, or as `allowed_B1TT` says (query, key)."""
-        ...
+
+class OwnDocument:
+    """Attention of every token over its own document only, of whole sequences.
+
+    Positions go on from the document before, which rotary attention, being relative, does not see.
+    """
+
+    def __init__(self, tokens_BT: Tensor, eot_id: int) -> None:
+        self.positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
+        ends_BT = tokens_BT == eot_id
+        document_BT = ends_BT.cumsum(1) - ends_BT.long()  # Separators before a token are those up to it, less itself.
+        self._allowed_B1TT = (document_BT[:, None, :, None] == document_BT[:, None, None, :]).tril()
+
+    def attend(self, layer: int, query_BHTK: Tensor, key_BHTK: Tensor, value_BHTK: Tensor) -> Tensor:  # noqa: ARG002
+        """See `Memory`; nothing is remembered."""
+        return F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTK, attn_mask=self._allowed_B1TT)
 
 
 class CodeGen(nn.Module):
@@ -80,8 +92,8 @@ class CodeGen(nn.Module):
         With an `eot_id`, tokens see nothing of the documents before theirs; the end-of-text belongs to the one it ends.
         """
         if z_loss is not None and self.slice is not None:
-            return self._loss_of_slice(tokens_BT, z_loss, eot_id, self.slice)
-        hidden_BTD = self.hidden(tokens_BT, allowed_B1TT=None if eot_id is None else same_document(tokens_BT, eot_id))
+            return self._loss_of_slice(tokens_BT, z_loss, self.slice)
+        hidden_BTD = self.hidden(tokens_BT, None if eot_id is None else OwnDocument(tokens_BT, eot_id))
         if z_loss is None:
             result: Tensor = self.head(hidden_BTD)
         else:
@@ -101,20 +113,18 @@ class CodeGen(nn.Module):
         loss: Tensor = self(tokens_BT, z_loss)
         return loss
 
-    def _loss_of_slice(self, tokens_BT: Tensor, z_loss: float, eot_id: int | None, part: Slice) -> Tensor:
+    def _loss_of_slice(self, tokens_BT: Tensor, z_loss: float, part: Slice) -> Tensor:
         """A slice's share of the loss, times the number of slices: their mean is the loss."""
         targets_BS = tokens_BT[:, part.start + 1 : part.stop + 1]  # The last slice has one fewer.
         num_targets = targets_BS.shape[1]
-        memory = part.over(None if eot_id is None else same_document(tokens_BT, eot_id))
-        hidden_BSD = self.hidden(tokens_BT[:, part.start : part.stop], memory)[:, :num_targets]
+        hidden_BSD = self.hidden(tokens_BT[:, part.start : part.stop], part)[:, :num_targets]
         mean: Tensor = self.head(hidden_BSD.flatten(0, 1), targets_BS.flatten(), z_loss)
         return mean * (num_targets * part.num_slices / (tokens_BT.shape[1] - 1))
 
-    def hidden(self, tokens_BT: Tensor, memory: Memory | None = None, allowed_B1TT: Tensor | None = None) -> Tensor:
+    def hidden(self, tokens_BT: Tensor, memory: Memory | None = None) -> Tensor:
         """What the head reads: the residual stream after the final LayerNorm, [B, T, D].
 
-        With a `memory` the tokens continue what it holds; without one they are whole sequences, and attention is causal, or
-        as `allowed_B1TT` says (query, key).
+        With a `memory` the tokens continue what it holds; without one they are whole sequences.
         """
         if memory is None:
             positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
@@ -124,10 +134,9 @@ class CodeGen(nn.Module):
         x_BTD: Tensor = self.embedding(tokens_BT)
         for number, block in enumerate(self.blocks):
             if self.recompute_every and number % self.recompute_every == 0 and torch.is_grad_enabled():
-                given = (x_BTD, rotation_BT11K, memory, allowed_B1TT)
-                x_BTD = checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)
+                x_BTD = checkpoint(block, x_BTD, rotation_BT11K, memory, use_reentrant=False, preserve_rng_state=False)
             else:
-                x_BTD = block(x_BTD, rotation_BT11K, memory, allowed_B1TT)
+                x_BTD = block(x_BTD, rotation_BT11K, memory)
         normed_BTD: Tensor = self.final_norm(x_BTD)
         return normed_BTD
 
@@ -145,26 +154,20 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(d, MLP_WIDENING * d)
         self.mlp_out = nn.Linear(MLP_WIDENING * d, d)
 
-    def forward(
-        self, x_BTD: Tensor, rotation_BT11K: Tensor, memory: Memory | None = None, allowed_B1TT: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation_BT11K: Tensor, memory: Memory | None = None) -> Tensor:
         """The next state of the residual stream, [B, T, D]."""
         normed_BTD = self.norm(x_BTD)
-        attended_BTD: Tensor = self.attention_out(self._attention(normed_BTD, rotation_BT11K, memory, allowed_B1TT))
+        attended_BTD: Tensor = self.attention_out(self._attention(normed_BTD, rotation_BT11K, memory))
         transformed_BTD: Tensor = self.mlp_out(F.gelu(self.mlp_in(normed_BTD), approximate="tanh"))
         return x_BTD + attended_BTD + transformed_BTD
 
-    def _attention(
-        self, x_BTD: Tensor, rotation_BT11K: Tensor, memory: Memory | None, allowed_B1TT: Tensor | None
-    ) -> Tensor:
+    def _attention(self, x_BTD: Tensor, rotation_BT11K: Tensor, memory: Memory | None) -> Tensor:
         qkv_BT3HK = self.qkv(x_BTD).view(*x_BTD.shape[:2], 3, self.num_heads, self.head_dim)
         query_key_BT2HK, value_BT1HK = qkv_BT3HK.split((2, 1), dim=2)
         query_BTHK, key_BTHK = rotate(query_key_BT2HK, rotation_BT11K).unbind(2)
         query_BHTK, key_BHTK, value_BHTK = (one.transpose(1, 2) for one in (query_BTHK, key_BTHK, value_BT1HK.squeeze(2)))
         if memory is None:
-            attended_BHTK = F.scaled_dot_product_attention(
-                query_BHTK, key_BHTK, value_BHTK, attn_mask=allowed_B1TT, is_causal=allowed_B1TT is None
-            )
+            attended_BHTK = F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTK, is_causal=True)
         else:
             attended_BHTK = memory.attend(self.layer, query_BHTK, key_BHTK, value_BHTK)
         return attended_BHTK.transpose(1, 2).flatten(2)
@@ -178,13 +181,6 @@ class Head(nn.Linear):
         if targets_N is None:
             return super().forward(hidden)
         return mean_cross_entropy(hidden, self.weight, self.bias, targets_N, z_loss)
-
-
-def same_document(tokens_BT: Tensor, eot_id: int) -> Tensor:
-    """Whether a query (the last axis but one) may see a key: not after it, and of its document; bool, [B, 1, T, T]."""
-    ends_BT = tokens_BT == eot_id
-    document_BT = ends_BT.cumsum(1) - ends_BT.long()  # Separators before a token are those up to it, less itself.
-    return (document_BT[:, None, :, None] == document_BT[:, None, None, :]).tril()
 
 
 def rotations(positions: Tensor, rotary_dims: int, head_dim: int) -> Tensor:

@@ -29,6 +29,7 @@ from components.core.fingerprint import FileEntry, fingerprint, list_files
 from components.training.config import TrainingPlace
 from components.training.distributed import from_first_rank
 from components.training.hardware import Precision
+from components.training.moments import set_num_updates
 from components.training.run import StageRun
 from components.training.snapshots import Snapshots, Writing, seal_name, wait_for_seals
 
@@ -48,7 +49,7 @@ class Found(NamedTuple):
     folder: str
     step: int
     num_updates: int
-    """Of the optimizer: steps whose batch was not left out."""
+    """That are in the optimizer's moments: not of batches that were left out, but of a stage whose moments were kept."""
     is_universal: bool
     """Whether it is to be loaded as DeepSpeed's universal format, which the engine has to be told when it is built."""
 
@@ -61,8 +62,7 @@ class Found(NamedTuple):
             # DeepSpeed gives every group what it finds of the first, and does not keep the step in every stage's file.
             for group, decay in zip(groups, decays, strict=True):
                 group["weight_decay"] = decay
-            for state in engine.optimizer.optimizer.state.values():
-                state["step"] = torch.full_like(torch.as_tensor(state["step"], dtype=torch.float32), self.num_updates)
+            set_num_updates(engine, self.num_updates)
 
 
 class Checkpoints:
@@ -88,7 +88,7 @@ class Checkpoints:
         """Save after step `step`: copied now, written by a thread.
 
         Args:
-            num_updates: steps up to it whose batch was not left out.
+            num_updates: that are in the optimizer's moments.
             held_out: mean bits per byte on held-out documents after it, the lower the better; None: not measured.
 
         Returns:

@@ -51,6 +51,9 @@ class StageConfig(Config):
     mask_documents: bool = False
     """Documents that share a sequence do not attend to each other. In CodeGen they do (assumption: its released code has no
     such mask)."""
+    optimizer: Literal["reset", "kept"] = "reset"
+    """Of a stage that starts from another: Adam's moments begin at zero, as in CodeGen (assumption: its released code hands
+    on weights alone), or go on from that stage's. The schedule begins anew either way."""
     max_skipped_steps: int = Field(default=10, ge=0)
     """Batches of the stage that may be left out, with no update, since their loss or gradient is not finite, or spikes. One
     more stops the stage and names its documents. 0: the first one does."""

@@ -1,11 +1,12 @@
-"""Micro-batch auto: the most sequences that fit, so that the global batch stays what the recipe says.
+"""What auto means on this machine, and what it meant when the stage was begun: a stage that goes on takes the same.
 
-Only divisors of a process' part of the batch are tried: the rest is accumulated, and a step has the same tokens to the last
-one. The planned memory (`memory`) against what is free says where to begin. What does not fit is found in the first
-two steps, and the flow begins again with the next smaller one: a process that ran out of memory in the middle of a
-collective is not to be trusted. On a GPU nothing is kept back; on a CPU a tenth is, since most systems kill there instead of
-refusing. A micro-batch decides the order of sums, so a stage that goes on takes the one it had, for the same bits.
-Not covered: a micro-batch that fits although the plan says no, as it may with tensor parallelism, which the plan ignores.
+Micro-batch auto is the most sequences that fit. Only divisors of a process' part of the batch are tried: the rest is
+accumulated, and a step has the same tokens to the last one. The planned memory (`memory`) against what is free says where
+to begin. What does not fit is found in the first two steps, and the flow begins again with the next smaller one: a process
+that ran out of memory in the middle of a collective is not to be trusted. On a GPU nothing is kept back; on a CPU a tenth
+is, since most systems kill there instead of refusing. A micro-batch decides the order of sums, and precision every product,
+so a stage that goes on takes those it had, for the same bits. Not covered: a micro-batch that fits although the plan says
+no, as it may with tensor parallelism, which the plan ignores.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import logging
 import socket
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import torch
@@ -55,6 +57,18 @@ def settled_micro_batch(folder: Path, file: RunFile, hardware: Hardware) -> int:
     needs = _needs(file, hardware, settled)
     logger.info("micro-batch %d: planned %.2f GB of %.2f GB for this rank", settled, needs / 1e9, bytes_free / 1e9)
     return settled
+
+
+def settled_precision(folder: Path, place: TrainingPlace, device: torch.device) -> Literal["auto", "fp32", "bf16"]:
+    """The place's precision; where it is auto and the stage was begun on such a device, what it was then."""
+    if place.precision != "auto":
+        return place.precision
+    try:
+        config = read_json(folder / DEEPSPEED)
+        before, on_gpu = config["bf16"]["enabled"], config["zero_optimization"]["overlap_comm"]
+    except (OSError, ValueError, KeyError):
+        return "auto"
+    return "auto" if on_gpu != (device.type == "cuda") else "bf16" if before else "fp32"
 
 
 def most_that_fits(file: RunFile, hardware: Hardware, bytes_free: float, below: float = float("inf")) -> int:

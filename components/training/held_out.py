@@ -1,8 +1,8 @@
 """Bits per byte on the held-out documents of a stage's own corpus, while it is trained.
 
 The measure is the one that the evaluation of the finished checkpoint uses: nats of all predicted tokens over the bytes that
-they stand for. Here it is computed through DeepSpeed's engine, since with ZeRO 3 no rank has the whole model: each rank
-scores every w-th sequence, and all ranks call the engine equally often. Evenly spaced sequences, the same ones every time.
+they stand for. Here it is computed through DeepSpeed's engine, since with ZeRO 3 no rank has the whole model: each copy of
+the model scores every w-th sequence, and all ranks call the engine equally often. Evenly spaced sequences, always the same.
 
 Shapes: B sequences, T tokens of a sequence.
 """
@@ -32,8 +32,8 @@ class HeldOut:
 
     def __init__(self, run: StageRun, place: TrainingPlace) -> None:
         """Open the corpus' held-out splits and look up how long the tokenizer's tokens are."""
+        self._num_replicas, self._ranks_per_replica = place.num_replicas, place.ranks_per_replica
         self._token_num_bytes = torch.from_numpy(Encoder(Path(run.tokenizer.folder)).token_num_bytes)
-        self._ranks_per_replica = place.ranks_per_replica
         self._splits: dict[str, tuple[PackedSplit, npt.NDArray[np.int64]]] = {}
         for name in sorted(PackedSplit(run.data.folder, streaming=place.streaming).index.splits):
             if name.startswith(HELD_OUT):
@@ -56,18 +56,17 @@ class HeldOut:
         return scores
 
     def _score(self, engine: Any, device: torch.device, split: PackedSplit, chosen: npt.NDArray[np.int64]) -> float:
-        # Ranks of one copy of the model go together, and count alike.
-        rank, num_ranks = (one // self._ranks_per_replica for one in (dist.get_rank(), dist.get_world_size()))
-        own = chosen[rank::num_ranks]
+        own = chosen[dist.get_rank() // self._ranks_per_replica :: self._num_replicas]
         nats, num_bytes = torch.zeros((), dtype=torch.float64), 0
-        for number in range(math.ceil(len(chosen) / num_ranks)):
-            # A rank that has no sequence left goes along with its first, or the split's, and counts nothing.
+        for number in range(math.ceil(len(chosen) / self._num_replicas)):
+            # A copy that has no sequence left goes along with the split's first one, and counts nothing.
             is_own = number < len(own)
             tokens_1T = torch.from_numpy(split.batch([own[number] if is_own else chosen[0]]).astype(np.int64))
             mean_nats = engine(tokens_1T.to(device), z_loss=0.0)
             if is_own:
                 nats += mean_nats.double().cpu() * (tokens_1T.shape[1] - 1)
                 num_bytes += self.num_bytes(tokens_1T)
+        # Ranks of one copy count the same bytes again, and their losses (or the slices' shares) as often: it cancels.
         both = torch.tensor([float(nats), float(num_bytes)], dtype=torch.float64, device=device)
         all_nats, all_bytes = (math.fsum(values) for values in zip(*gather_values(both), strict=True))
         return all_nats / math.log(2) / all_bytes

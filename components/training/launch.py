@@ -89,9 +89,27 @@ def _require_inputs(run: StageRun) -> None:
                 expected=f"the artifact {given.digest[:12]}, as its {role}",
                 do="make that artifact first: the pipeline's earlier steps do",
             )
+    if run.config.optimizer == "kept" and run.initial is None:
+        raise ConfigError(
+            f"stage {run.stage} is to keep the optimizer of the stage before, and there is none",
+            expected="a stage that starts from another one",
+            do="set its optimizer to reset",
+        )
 
 
 def _require_shares(run: StageRun, place: TrainingPlace) -> None:
+    if run.config.mask_documents and place.sequence_parallel > 1:
+        raise ConfigError(
+            f"stage {run.stage} masks documents, and sequence_parallel is {place.sequence_parallel}",
+            expected="one of the two: slices of a sequence attend to all that comes before",
+            do="set sequence_parallel to 1, or mask_documents to false",
+        )
+    if run.config.optimizer == "kept" and place.tensor_parallel > 1:
+        raise ConfigError(
+            f"stage {run.stage} keeps the optimizer, and tensor_parallel is {place.tensor_parallel}",
+            expected="one of the two: moments are not taken apart over ranks that share a copy",
+            do="set tensor_parallel to 1, or the stage's optimizer to reset",
+        )
     shared = {"heads": run.model.num_heads}
     if place.sequence_parallel > 1:
         shared["positions"] = run.model.context_length

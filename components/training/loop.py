@@ -75,6 +75,8 @@ class Trainer:
     batches: Batches
     held_out: HeldOut
     checkpoints: Checkpoints
+    updates_before: int = 0
+    """That were in the optimizer's moments when the stage began."""
 
     def train(self, folder: Path, done: int) -> Before:
         """Take every step after `done`; what is known of all steps then. All ranks call it together.
@@ -118,11 +120,14 @@ class Trainer:
                 yield _Step(taken, data_wait_s, checkpoint_s, held_out, time.monotonic() - started)
                 checkpoint_s = 0.0
                 if step < last and (taken.is_last or step % self.place.checkpoint_every_steps == 0):
-                    score = statistics.fmean(held_out.values()) if held_out else None
-                    checkpoint_s = self.checkpoints.save(self.engine, step, step - skips.count, score)
+                    checkpoint_s = self._save(step, skips, held_out)
                 if step < last and taken.is_last:
                     self.checkpoints.finish()
                     raise stopped(self.run.stage, step)
+
+    def _save(self, step: int, skips: Skips, held_out: dict[str, float] | None) -> float:
+        score = statistics.fmean(held_out.values()) if held_out else None
+        return self.checkpoints.save(self.engine, step, self.updates_before + step - skips.count, score)
 
     def _evaluated(self, step: int) -> dict[str, float] | None:
         every = self.place.evaluate_every_steps
@@ -170,7 +175,7 @@ class Trainer:
         others = torch.tensor([was_told(), peak_memory_bytes(device), num_bytes], dtype=torch.float64, device=device)
         own = torch.cat([torch.stack(losses).double(), others])
         *by_micro, told, memory, every_num_bytes = zip(*gather_values(own), strict=True)
-        return by_micro, max(told), max(memory), sum(every_num_bytes) / self.place.ranks_per_replica
+        return by_micro, max(told), max(memory), sum(every_num_bytes) / self.place.ranks_per_replica  # They read the same.
 
     def _own_norm(self) -> float | None:
         """The gradient's norm where DeepSpeed does not tell it: without ZeRO, in fp32. Every rank has all of it by now.

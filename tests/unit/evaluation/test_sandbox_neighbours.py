@@ -61,6 +61,7 @@ def test_no_program_takes_anything_from_its_neighbours(sandbox: Sandbox) -> None
     assert verdicts == [program in HONEST for program in programs]
 
 
+@pytest.mark.apart
 def test_greedy_programs_are_ended_when_all_of_one_process(sandbox: Sandbox) -> None:
     """The same as MTPB's, in between programs that print 1."""
     sources = [source for code in GREEDY.values() for source in (code, "print(1)")]

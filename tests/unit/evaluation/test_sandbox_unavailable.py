@@ -130,7 +130,7 @@ def test_jails_die_with_the_process_that_made_them() -> None:
         assert launcher.stdout is not None
         assert launcher.stdout.readline() == b"ready\n"
         deadline = time.monotonic() + 60
-        while len(jails := _descendants(launcher.pid)) < 9:  # bubblewrap twice, the servers' parent, five, the program
+        while len(jails := _descendants(launcher.pid)) < 9:  # bubblewrap twice, the servers' parent, five servers, the program
             assert time.monotonic() < deadline
         launcher.kill()
     _wait_until_gone(jails)

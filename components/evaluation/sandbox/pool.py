@@ -8,12 +8,13 @@ that result counts. Not covered: machines that cannot isolate; they are told wha
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import queue
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any
 
 from pydantic import Field
 
@@ -27,11 +28,10 @@ from components.evaluation.sandbox.system_calls import seccomp_programs
 from components.evaluation.sandbox.unsafe import NoIsolation, filters_if_any
 from components.evaluation.sandbox.verdict import Printed, Verdict
 from components.evaluation.sandbox.view import this_interpreter
-from components.evaluation.sandbox.worker import Jail, Mode, Trial, Worker
+from components.evaluation.sandbox.worker import Jail, Job, Mode, Running, Trial, Worker
 
-Work = TypeVar("Work")
-Result = TypeVar("Result")
-Outcome = TypeVar("Outcome", Verdict, Printed)
+_BEGUN_AT_ONCE = 2
+"""Programs that a worker was given: one runs, and the next one waits in the jail, so that a busy machine costs less."""
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     def __init__(self, jail: Jail, filters: dict[str, str], workers: int) -> None:
         self.num_retried = 0
         """Programs that ran out of time, and were run again."""
+        self._workers = workers
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         # A jail dies with the thread that made it: these threads live as long as the sandbox, and make all of its jails.
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
@@ -83,46 +84,67 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
 
     def test(self, trials: Sequence[Trial], limits: Limits, mode: Mode = "split") -> list[Verdict]:
         """The verdict on each trial."""
-        return self._all(lambda worker, trial: worker.test(trial, limits, mode), trials)
+        return self._retried([Job(trial, limits, mode) for trial in trials])
 
     def last_prints(self, sources: Sequence[str], limits: Limits) -> list[Printed]:
         """What each program printed last."""
-        return self._all(lambda worker, source: worker.last_print(source, limits), sources)
+        return self._retried([Job(source, limits, "split") for source in sources])
 
     def cpu_seconds(self, trials: Sequence[Trial], limits: Limits, mode: Mode = "split") -> list[float | None]:
         """The processor time of each trial that passes, in seconds."""
-
-        def run(worker: Worker, trial: Trial) -> float | None:
-            return worker.cpu_s if worker.test(trial, limits, mode).passed else None
-
-        return list(self._each(run, trials))
+        outcomes = self._all([Job(trial, limits, mode) for trial in trials], lambda _: None)
+        return [cpu_s if isinstance(outcome, Verdict) and outcome.passed else None for outcome, cpu_s in outcomes]
 
     def _open(self, jail: Jail, filters: dict[str, str], number: int) -> dict[str, str]:
         worker = Worker(jail, filters, number)
         self._idle.put(worker)
         return self_test(worker, jail.description, isolated=jail.isolated)
 
-    def _all(self, run: Callable[[Worker, Work], Outcome], work: Sequence[Work]) -> list[Outcome]:
-        with track("execute programs", len(work), "programs") as advance:
-            outcomes = []
-            for outcome in self._each(run, work):
-                outcomes.append(outcome)
-                advance(1)
+    def _retried(self, jobs: Sequence[Job]) -> list[Any]:
+        with track("execute programs", len(jobs), "programs") as advance:
+            outcomes = [outcome for outcome, _ in self._all(jobs, advance)]
         for place, outcome in enumerate(outcomes):
             if outcome.out_of_time:
-                outcomes[place] = self._threads.submit(self._one, run, work[place]).result()
+                ((outcomes[place], _),) = self._all([jobs[place]], lambda _: None)
                 self.num_retried += 1
         return outcomes
 
-    def _each(self, run: Callable[[Worker, Work], Result], work: Sequence[Work]) -> Iterator[Result]:
-        return self._threads.map(functools.partial(self._one, run), work)
+    def _all(self, jobs: Sequence[Job], advance: Callable[[int], None]) -> list[tuple[Verdict | Printed, float]]:
+        """What came of each job, and its processor time in seconds."""
+        todo, ended = iter(enumerate(jobs)), dict[int, tuple[Verdict | Printed, float]]()
+        lock = threading.Lock()
 
-    def _one(self, run: Callable[[Worker, Work], Result], work: Work) -> Result:
-        worker = self._idle.get()
+        def work() -> None:
+            worker, begun = self._idle.get(), deque[tuple[int, Running]]()
+
+            def end_first() -> None:
+                place, running = begun.popleft()
+                outcome = worker.end(running), worker.cpu_s
+                with lock:
+                    ended[place] = outcome
+                    advance(1)
+
+            try:
+                while True:
+                    with lock:
+                        place, job = next(todo, (-1, None))
+                    if job is None:
+                        break
+                    while begun and (len(begun) == _BEGUN_AT_ONCE or not worker.can_follow(job, begun[-1][1])):
+                        end_first()
+                    begun.append((place, worker.begin(job)))
+                while begun:
+                    end_first()
+            finally:
+                self._idle.put(worker)
+
         try:
-            return run(worker, work)
+            for thread in [self._threads.submit(work) for _ in range(min(self._workers, len(jobs)))]:
+                thread.result()
         finally:
-            self._idle.put(worker)
+            with lock:
+                deque(todo, maxlen=0)  # after an error, or an interruption, nothing more is begun
+        return [ended[place] for place in range(len(jobs))]
 
 
 def open_sandbox(workers: int, *, unsafe: bool = False) -> Sandbox:

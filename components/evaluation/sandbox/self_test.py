@@ -9,11 +9,11 @@ from __future__ import annotations
 import socket
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from components.core.errors import EvaluationError, SandboxUnavailable
 from components.evaluation.sandbox.limits import Limits
-from components.evaluation.sandbox.worker import Mode, Trial, Worker
+from components.evaluation.sandbox.verdict import Printed, Verdict
+from components.evaluation.sandbox.worker import Job, Mode, Trial, Worker
 
 _LIMITS = Limits(cpu_s=1, memory_mib=512)
 _HONEST = Trial(
@@ -105,11 +105,16 @@ def _completions(worker: Worker) -> dict[str, tuple[str, tuple[str, ...]]]:
     modes: tuple[Mode, ...] = ("split", "fast")
     return {
         name: (
-            " and ".join(sorted({worker.test(_HONEST._replace(completion=code), _LIMITS, mode).kind for mode in modes})),
+            " and ".join(sorted({_kind(worker, Job(_HONEST._replace(completion=code), _LIMITS, mode)) for mode in modes})),
             (expected,),
         )
         for name, (code, expected) in _COMPLETIONS.items()
     }
+
+
+def _kind(worker: Worker, job: Job) -> str:
+    outcome = worker.run(job)
+    return outcome.kind if isinstance(outcome, Verdict) else outcome.end.kind
 
 
 def _attempts(worker: Worker) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -118,7 +123,8 @@ def _attempts(worker: Worker) -> dict[str, tuple[str, tuple[str, ...]]]:
         canary = Path(folder) / "canary"
         canary.write_text("a secret")
         names = f"CANARY, PORT, MEMORY = {str(canary)!r}, {listener.getsockname()[1]}, {_LIMITS.memory_mib << 20}\n"
-        value: Any = worker.last_print(names + _ATTEMPTS, _LIMITS).value
+        printed = worker.run(Job(names + _ATTEMPTS, _LIMITS, "split"))
+    value = printed.value if isinstance(printed, Printed) else None
     told = [str(one) for one in value] if isinstance(value, list) and len(value) == len(_EXPECTED) else []
     return {
         name: (outcome, allowed)

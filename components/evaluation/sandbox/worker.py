@@ -8,7 +8,9 @@ jail that breaks these rules is replaced, and the program that it was given is r
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import signal
 import socket
@@ -62,6 +64,38 @@ class Trial(NamedTuple):
     entry_point: str
 
 
+class Job(NamedTuple):
+    """One program, and what is to be found out about it: the verdict on a trial, or the last print of a source."""
+
+    program: Trial | str
+    limits: Limits
+    mode: Mode
+
+    @property
+    def ask(self) -> str:
+        """What the process of the program does (`jailed.subject`)."""
+        if isinstance(self.program, str):
+            return "last_print"
+        return "serve" if self.mode == "split" else "check"
+
+    @property
+    def source(self) -> str:
+        """All that this process gets to know."""
+        if isinstance(self.program, str):
+            return self.program
+        prompt, completion, test, entry_point = self.program
+        return f"{prompt}{completion}\n" + ("" if self.mode == "split" else f"{test}\ncheck({entry_point})")
+
+
+class Running(NamedTuple):
+    """A job that a worker has begun: in which of its jails, with which server, and the file for its answer."""
+
+    job: Job
+    jail: int
+    server: int
+    answer: int
+
+
 class Ended(NamedTuple):
     """How a program ended, as its server saw it."""
 
@@ -80,89 +114,97 @@ class _JailLost(Exception):
 
 
 class Worker(AbstractContextManager["Worker"]):
-    """A jail that runs programs one after another, until it is closed. Used by one thread at a time."""
+    """A jail that runs programs one after another, until it is closed. Used by one thread at a time.
+
+    A job can be begun while the one before it still runs, where the same server runs both (`can_follow`): it waits in the
+    jail then, and no time is lost between the two.
+    """
 
     def __init__(self, jail: Jail, filters: dict[str, str], first_turn: int = 0) -> None:
         self._jail, self._filters, self._turn = jail, filters, first_turn
+        self._num_jails = 0
         self.cpu_s = 0.0
-        """Processor seconds of the last program."""
+        """Processor seconds of the program that ended last."""
         self._start()
 
     def __exit__(self, *_: object) -> None:
         self._opened.close()
 
-    def test(self, trial: Trial, limits: Limits, mode: Mode) -> Verdict:
-        """Whether `trial` passes its tests; anything but a well-formed "passed" is a failure."""
-        verdict: Verdict = self._surely(self._split if mode == "split" else self._fast, trial, limits)
-        return verdict
+    def run(self, job: Job) -> Verdict | Printed:
+        """Begin and end."""
+        return self.end(self.begin(job))
 
-    def last_print(self, source: str, limits: Limits) -> Printed:
-        """What the last `print` of `source` was given first, as plain data, and how the program ended."""
-        printed: Printed = self._surely(self._last_print, source, limits)
-        return printed
+    def can_follow(self, job: Job, running: Running) -> bool:
+        """Whether `job` may be begun before the end of `running`: two servers would run two programs side by side."""
+        return running.jail == self._num_jails and running.server == _server_for(job.source)
 
-    def _surely(self, run: Any, program: Any, limits: Limits) -> Any:
-        for _ in range(2):
-            try:
-                return run(program, limits)
-            except (_JailLost, OSError):
+    def begin(self, job: Job) -> Running:
+        """Hand a job to the jail. It has to be ended, in the order in which jobs were begun."""
+        running = Running(job, self._num_jails, _server_for(job.source), os.memfd_create("answer"))
+        with contextlib.suppress(OSError):  # a jail that is lost; it is noticed at the end
+            self._hand_out(running)
+        return running
+
+    def end(self, running: Running) -> Verdict | Printed:
+        """What came of a job: a `Verdict` on a trial, or what a source `Printed`. Without a good answer it is a failure.
+
+        Raises:
+            EvaluationError: two jails were lost over it.
+        """
+        try:
+            return self._collect(running)
+        except _JailLost:
+            if running.jail == self._num_jails:
                 self._opened.close()
                 self._start()
-        raise EvaluationError(
-            "a jail was lost twice over the same program",
-            expected="jails that live as long as the evaluation",
-            do="look for a lack of memory (`dmesg`), then run the same command again",
-        )
+        again = self.begin(running.job)
+        try:
+            return self._collect(again)
+        except _JailLost:
+            raise EvaluationError(
+                "a jail was lost twice over the same program",
+                expected="jails that live as long as the evaluation",
+                do="look for a lack of memory (`dmesg`), then run the same command again",
+            ) from None
 
-    def _split(self, trial: Trial, limits: Limits) -> Verdict:
-        source = trial.prompt + trial.completion + "\n"
-        server = self._server_for(source)
+    def _hand_out(self, running: Running) -> None:
+        job, server = running.job, self._servers[running.server]
+        if isinstance(job.program, str) or job.mode == "fast":
+            self._ask(server, job, job.source.encode("utf-8", "surrogatepass"), running.answer)
+            return
         questions, answers = socket.socketpair()
         with questions, answers:
-            self._ask(server, "serve", source, answers.fileno(), limits, trial.entry_point)
-            self._ask(self._judges, "judge", json.dumps(trial), questions.fileno(), limits)
-        verdict = as_verdict(self._answer(self._judges, limits))
-        ended = self._ended(server, limits)
-        if verdict is None:
-            raise _JailLost
-        return ended.failure(limits) if verdict.kind == "exited" else verdict
+            self._ask(server, job, job.source.encode("utf-8", "surrogatepass"), answers.fileno())
+            self._ask(self._judges, job, json.dumps(job.program).encode(), questions.fileno())
 
-    def _fast(self, trial: Trial, limits: Limits) -> Verdict:
-        source = f"{trial.prompt}{trial.completion}\n{trial.test}\ncheck({trial.entry_point})"
-        report, ended = self._alone("check", source, limits)
-        return as_verdict(report) or ended.failure(limits)
+    def _collect(self, running: Running) -> Verdict | Printed:
+        try:
+            if running.jail != self._num_jails:
+                raise _JailLost
+            limits, apart = running.job.limits, running.job.ask == "serve"
+            told = self._reply(self._judges, limits) if apart else None
+            ended = self._ended(self._servers[running.server], limits)
+            report = told if apart else read_answer(running.answer)
+        finally:
+            os.close(running.answer)
+        if isinstance(running.job.program, str):
+            return Printed(ended.failure(limits), NOTHING_PRINTED, "") if report is None else as_printed(report)
+        verdict = as_verdict(report)
+        return ended.failure(limits) if verdict is None or verdict.kind == "exited" else verdict
 
-    def _last_print(self, source: str, limits: Limits) -> Printed:
-        report, ended = self._alone("last_print", source, limits)
-        return Printed(ended.failure(limits), NOTHING_PRINTED, "") if report is None else as_printed(report)
-
-    def _alone(self, ask: str, source: str, limits: Limits) -> tuple[Any, Ended]:
-        server = self._server_for(source)
-        with memory_file() as answer:
-            self._ask(server, ask, source, answer, limits)
-            ended = self._ended(server, limits)
-            return read_answer(answer), ended
-
-    def _server_for(self, source: str) -> socket.socket:
-        return next(
-            server
-            for (mention, _), server in zip(SERVERS, self._servers, strict=True)
-            if mention is None or mention.search(source)
-        )
-
-    def _ask(self, server: socket.socket, ask: str, text: str, channel: int, limits: Limits, entry_point: str = "") -> None:
+    def _ask(self, server: socket.socket, job: Job, text: bytes, channel: int) -> None:
         self._turn += 1
         request = {
-            "ask": ask,
-            "entry_point": entry_point,
-            "limits": limits.as_rlimits(_GRACE_CPU_S.get(ask, 0)),
-            "wall_s": limits.wall_s,
+            "ask": job.ask,
+            "entry_point": "" if isinstance(job.program, str) else job.program.entry_point,
+            "limits": job.limits.as_rlimits(_GRACE_CPU_S.get(job.ask, 0)),
+            "wall_s": job.limits.wall_s,
             "uid": _FIRST_UID + self._turn % (_NUM_UIDS - 1) if self._jail.as_root else None,
         }
-        with memory_file(text.encode("utf-8", "surrogatepass")) as work:
+        with memory_file(text) as work:
             socket.send_fds(server, [json.dumps(request).encode()], [work, channel])
 
-    def _answer(self, server: socket.socket, limits: Limits) -> Any:
+    def _reply(self, server: socket.socket, limits: Limits) -> Any:
         server.settimeout(limits.wall_s + _GRACE_S)
         try:
             return json.loads(server.recv(1 << 12))
@@ -170,16 +212,17 @@ class Worker(AbstractContextManager["Worker"]):
             raise _JailLost from None
 
     def _ended(self, server: socket.socket, limits: Limits) -> Ended:
-        answer = self._answer(server, limits)
+        reply = self._reply(server, limits)
         try:
-            ended = Ended(bool(answer["late"]), int(answer["status"]), float(answer["cpu_s"]))
+            ended = Ended(bool(reply["late"]), int(reply["status"]), float(reply["cpu_s"]))
         except (KeyError, TypeError, ValueError):
             raise _JailLost from None
         self.cpu_s = ended.cpu_s
         return ended
 
     def _start(self) -> None:
-        """Make the jail; its servers wait for their first request."""
+        """Make a jail; its servers wait for their first request."""
+        self._num_jails += 1
         with ExitStack() as stack:
             pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in (None, *SERVERS)]
             ours, theirs = zip(*pairs, strict=True)
@@ -206,3 +249,7 @@ class Worker(AbstractContextManager["Worker"]):
         self._judges: socket.socket
         self._servers: list[socket.socket]
         self._judges, *self._servers = [self._opened.enter_context(end) for end in ours]
+
+
+def _server_for(source: str) -> int:
+    return next(place for place, (mention, _) in enumerate(SERVERS) if mention is None or mention.search(source))

@@ -25,7 +25,7 @@ GREEDY = {
     "memory, mapped": "import mmap\nx = [mmap.mmap(-1, 1 << 30) for _ in range(99)]",
     "recursion": "import sys\nsys.setrecursionlimit(10 ** 9)\ndef f(): f()\nf()",
     "output": "import sys\nwhile True: sys.stdout.write('x' * 10 ** 6)",
-    "output to every file": "import os\nos.set_blocking(3, False)\nwhile True:\n  try: os.write(3, bytes(10 ** 6))\n  except OSError: pass",
+    "output to the channel": "import os\nwhile True: os.write(3, bytes(9999))",
     "disk": "i = 0\nwhile True:\n    i += 1\n    open(f'/tmp/{i}', 'wb').write(bytes(1 << 20))",
     "empty files": "i = 0\nwhile True:\n    i += 1\n    open(f'/tmp/{i}', 'wb').close()",
     "folders in folders": "import os\nwhile True:\n    os.mkdir('/tmp/d')\n    os.chdir('/tmp/d')",

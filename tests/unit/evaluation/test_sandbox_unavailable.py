@@ -13,16 +13,17 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import EvaluationError, SandboxUnavailable
-from components.evaluation.sandbox import Limits, Trial, open_sandbox, probe
+from components.evaluation.sandbox import Limits, Trial, Verdict, open_sandbox, probe
 from components.evaluation.sandbox.bubblewrap import Bubblewrap
 from components.evaluation.sandbox.self_test import self_test
 from components.evaluation.sandbox.system_calls import seccomp_programs
 from components.evaluation.sandbox.unsafe import NoIsolation
 from components.evaluation.sandbox.view import this_interpreter
-from components.evaluation.sandbox.worker import Worker
+from components.evaluation.sandbox.worker import Job, Worker
 
 TRIAL = Trial("def one():\n    '1.'\n", "    return 1\n", "def check(candidate):\n    assert candidate() == 1\n", "one")
 LIMITS = Limits(cpu_s=1)
+JOB = Job(TRIAL, LIMITS, "split")
 
 
 def test_without_bubblewrap_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +76,7 @@ def test_unsafe_execution_isolates_where_it_can() -> None:
 
 def test_the_self_test_notices_that_there_are_no_walls() -> None:
     with Worker(NoIsolation(), seccomp_programs()) as worker:
-        assert worker.test(TRIAL, LIMITS, "split").passed
+        assert worker.run(JOB) == Verdict("passed")
         with pytest.raises(SandboxUnavailable, match="read a file outside: worked"):
             self_test(worker, "nothing")
 
@@ -95,13 +96,13 @@ def test_without_one_of_the_filters_nothing_runs(missing: str) -> None:
 def test_a_jail_that_ends_is_replaced_and_its_program_run_again() -> None:
     others = _children(os.getpid())
     with Worker(Bubblewrap(this_interpreter()), seccomp_programs()) as worker:
-        assert worker.test(TRIAL, LIMITS, "split").passed
+        assert worker.run(JOB) == Verdict("passed")
         # bubblewrap ties a jail to its maker a moment after it has made it; a jail that has spoken is past that.
         (jail,) = _children(os.getpid()) - others
         inside = _descendants(jail)
         os.kill(jail, signal.SIGKILL)
         _wait_until_gone(inside)
-        assert worker.test(TRIAL, LIMITS, "split").passed
+        assert worker.run(JOB) == Verdict("passed")
         assert len(_children(os.getpid()) - others) == 1
 
 
@@ -109,12 +110,14 @@ def test_a_jail_that_ends_is_replaced_and_its_program_run_again() -> None:
 def test_a_jail_that_is_lost_again_and_again_is_an_error_and_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     jail, others = Bubblewrap(this_interpreter()), _children(os.getpid())
     with Worker(jail, seccomp_programs()) as worker:
-        assert worker.test(TRIAL, LIMITS, "split").passed
+        assert worker.run(JOB) == Verdict("passed")
         monkeypatch.setattr(jail, "program", "/bin/false")
         (running,) = _children(os.getpid()) - others
+        inside = _descendants(running)
         os.kill(running, signal.SIGKILL)
+        _wait_until_gone(inside)
         with pytest.raises(EvaluationError, match="lost twice"):
-            worker.test(TRIAL, LIMITS, "split")
+            worker.run(JOB)
 
 
 @pytest.mark.usefixtures("sandbox")
@@ -130,7 +133,9 @@ def test_jails_die_with_the_process_that_made_them() -> None:
         assert launcher.stdout is not None
         assert launcher.stdout.readline() == b"ready\n"
         deadline = time.monotonic() + 60
-        while len(jails := _descendants(launcher.pid)) < 9:  # bubblewrap twice, the servers' parent, five servers, the program
+        while (
+            len(jails := _descendants(launcher.pid)) < 9
+        ):  # bubblewrap twice, the servers' parent, five servers, the program
             assert time.monotonic() < deadline
         launcher.kill()
     _wait_until_gone(jails)

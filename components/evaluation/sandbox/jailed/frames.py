@@ -16,6 +16,8 @@ MAX_FRAME_BYTES = 1 << 20
 HEADER_BYTES = 4
 """Length of the length: an unsigned big-endian integer before every message."""
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class FrameError(Exception):
     """The other side sent what is no frame of plain data, sent too much, or went away."""
@@ -32,7 +34,7 @@ def send(fd: int, message: Any) -> None:
         MessageTooLong: the message is longer than a frame may be.
         FrameError: the other side has gone.
     """
-    body = json.dumps(message, separators=(",", ":")).encode()
+    body = _encode(message).encode()
     if len(body) > MAX_FRAME_BYTES:
         raise MessageTooLong(f"{len(body)} bytes in one message")
     view = memoryview(len(body).to_bytes(HEADER_BYTES, "big") + body)

@@ -43,10 +43,16 @@ class Filter:
         code = binascii.a2b_base64(program)
         self._fprog = _SockFprog(len(code) // 8, code)
 
+        self._arguments = (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(self._fprog), 0, 0)
+
     def load(self) -> None:
         """Bind this process to it, for ever."""
-        check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-        check(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(self._fprog), 0, 0))
+        check(libc.prctl(*self._arguments))
+
+
+def no_new_privileges() -> None:
+    """What this process starts or forks gets no more rights than it has. The kernel asks for this before a filter."""
+    check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 
 
 def check(result: int) -> None:

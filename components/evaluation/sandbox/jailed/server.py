@@ -59,6 +59,7 @@ def main(judges: int, *servers: tuple[int, list[str]]) -> None:
     os.register_at_fork = lambda **_: None
     for name in WARM:
         importlib.import_module(name)
+    lockdown.no_new_privileges()
     if setup.filters:
         lockdown.Filter(setup.filters["server"]).load()
     _fork_server(

@@ -105,7 +105,7 @@ def protocol(evaluation: Artifact) -> str:
 
 def _sandboxed(measured: dict[str, Artifact]) -> bool | None:
     """Whether every program that ran was isolated; none where no program ran."""
-    isolated = [one.statistics["isolated"] for one in measured.values() if one.statistics.get("executed")]
+    isolated = [one.statistics.get("isolated") is True for one in measured.values() if one.statistics.get("executed")]
     return all(isolated) if isolated else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 _MEBIBYTE = 1 << 20
@@ -23,8 +22,8 @@ class Limits(NamedTuple):
         return max(30.0, 3.0 * self.cpu_s)
 
     def times(self, slowness: float) -> Limits:
-        """Limits for a machine that takes `slowness` times as long; never less than these."""
-        return self._replace(cpu_s=max(self.cpu_s, math.ceil(self.cpu_s * slowness)))
+        """Limits for a machine that takes `slowness` times as long, in whole seconds; never less than these."""
+        return self._replace(cpu_s=max(self.cpu_s, round(self.cpu_s * slowness)))
 
     def as_rlimits(self, grace_s: int) -> dict[str, tuple[int, int]]:
         """Soft and hard limit by name, those that differ from program to program (`jailed.lockdown` has the others).

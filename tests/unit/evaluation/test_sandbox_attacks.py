@@ -67,6 +67,7 @@ ATTEMPTS = {
     "keys": "check(libc.syscall(250, 0, 0, 0))",
     "a file in memory": "os.memfd_create('x')",
     "fill the disk": "[open(f'/tmp/{i}', 'wb').write(bytes(1 << 20)) for i in range(64)]",
+    "too many files": "[open(f'/tmp/e{i}', 'w').close() for i in range(5000)]",
     "a file that is too long": "open('/tmp/long', 'wb').write(bytes(20 << 20))",
     "a device": "os.mknod('/tmp/disk', 0o60666, os.makedev(8, 0))",
 }

@@ -103,6 +103,8 @@ class _Server:
         select.select([self._control], [], [])
         for name in self._packages:
             importlib.import_module(name)
+        if self._setup.isolated:
+            self._renew_scratch()  # the jail's first one has no bound on the number of files
         gc.collect()
         gc.freeze()
         while True:

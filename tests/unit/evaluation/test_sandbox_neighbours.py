@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from components.evaluation.problems import load_humaneval
-from components.evaluation.sandbox import Limits, Sandbox, Trial, open_sandbox
+from components.evaluation.sandbox import Limits, Mode, Sandbox, Trial, open_sandbox
 
 LIMITS = Limits(cpu_s=1, memory_mib=512)
 SIMPLE = Trial("def one():\n    '1.'\n", "    return 1\n", "def check(candidate):\n    assert candidate() == 1\n", "one")
@@ -67,6 +67,23 @@ def test_greedy_programs_are_ended_when_all_of_one_process(sandbox: Sandbox) -> 
     sources = [source for code in GREEDY.values() for source in (code, "print(1)")]
     printed = sandbox.last_prints(sources, LIMITS)
     assert [one.value for one in printed[1::2]] == [1] * len(GREEDY)
+
+
+@pytest.mark.parametrize("mode", ["split", "fast"])
+def test_every_program_gets_its_own_verdict(sandbox: Sandbox, mode: Mode) -> None:
+    """Programs of all ends, of two servers, in an order without a period: while one runs, the next one waits in the jail."""
+    ends = [
+        (SIMPLE, "passed"),
+        (SIMPLE._replace(completion="    return 2\n"), "wrong_answer"),
+        (SIMPLE._replace(completion="    return (\n"), "syntax_error"),
+        (SIMPLE._replace(completion="    import os; os._exit(0)\n"), "exited"),
+        (SIMPLE._replace(prompt="import numpy\n" + SIMPLE.prompt, completion="    return numpy.int64(1)\n"), "passed"),
+        (SIMPLE._replace(prompt="import numpy\n" + SIMPLE.prompt, completion="    return numpy.int64(2)\n"), "wrong_answer"),
+        (SIMPLE._replace(completion="    return nowhere\n"), "exception"),
+    ]
+    programs = [ends[number * number * 5 % 11 % len(ends)] for number in range(300)]
+    verdicts = sandbox.test([program for program, _ in programs], Limits(2), mode)
+    assert [verdict.kind for verdict in verdicts] == [kind for _, kind in programs]
 
 
 MARK = "".join(("left ", "by the ", "first"))

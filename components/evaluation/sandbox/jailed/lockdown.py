@@ -73,10 +73,9 @@ def limit_for_all() -> None:
         resource.setrlimit(which, (limit, limit))
 
 
-def limit_program(limits: dict[str, list[int]]) -> None:
-    """Set resource limits by name, each [soft, hard]."""
-    for name, (soft, hard) in limits.items():
-        resource.setrlimit(getattr(resource, name), (soft, hard))
+def numbered(limits: dict[str, list[int]]) -> list[tuple[int, tuple[int, int]]]:
+    """Resource limits by name, each [soft, hard], as `setrlimit` takes them."""
+    return [(getattr(resource, name), (soft, hard)) for name, (soft, hard) in limits.items()]
 
 
 def become(uid: int) -> None:

@@ -14,10 +14,10 @@ import gc
 import importlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
-import time
 from typing import Any, NamedTuple
 
 from . import judge, lockdown, subject
@@ -51,7 +51,7 @@ def main(judges: int, *servers: tuple[int, list[str]]) -> None:
 
     Ends when one of them does: then whoever asks has gone, or must notice.
     """
-    setup = _Setup(**json.loads(read_file(0)))
+    setup = _Setup(**json.loads(os.pread(0, os.fstat(0).st_size, 0)))
     with open(os.devnull, "rb") as null:
         os.dup2(null.fileno(), 0)
     # Libraries ask to mend locks and seeds after a fork. Servers have one thread, programs are seeded and cannot fork: it is
@@ -73,11 +73,6 @@ def main(judges: int, *servers: tuple[int, list[str]]) -> None:
     os.wait()
 
 
-def read_file(fd: int) -> bytes:
-    """All of an open file in memory."""
-    return os.pread(fd, os.fstat(fd).st_size, 0)
-
-
 def _fork_server(others: list[int], serve: Any) -> None:
     if os.fork() == 0:
         try:
@@ -94,7 +89,7 @@ class _Server:
     def __init__(self, control: int, packages: list[str], setup: _Setup) -> None:
         self._control, self._packages, self._setup = socket.socket(fileno=control), packages, setup
         self._filter = lockdown.Filter(setup.filters["program"]) if setup.filters else None
-        self._self = os.pidfd_open(os.getpid())
+        self._self, self._poll = os.pidfd_open(os.getpid()), select.poll()
 
     def serve(self) -> None:
         """Until the socket closes. The packages take their memory when the first request comes, and not before."""
@@ -115,32 +110,41 @@ class _Server:
             os.write(self._control.fileno(), json.dumps(ended).encode())
 
     def _run(self, request: dict[str, Any], work: int, channel: int) -> dict[str, Any]:
-        before = self._scratch_state()
-        if self._setup.isolated:
+        """One program. As long as it lives, every page of memory that is written to here is copied: little is done then."""
+        before, size = self._scratch_state(), os.fstat(work).st_size
+        limits = lockdown.numbered(request["limits"])
+        self._poll.register(channel, 0)  # a hang-up is told unasked
+        if self._setup.isolated:  # the last program's namespace takes no other one: back to our own, and on to a new one
+            lockdown.check(lockdown.libc.setns(self._self, _CLONE_NEWPID))
             lockdown.check(lockdown.libc.unshare(_CLONE_NEWPID))
         pid = os.fork()
         if pid == 0:
-            self._become_program(request, work, channel)
-        if self._setup.isolated:  # a namespace whose first process has ended takes no other
-            lockdown.check(lockdown.libc.setns(self._self, _CLONE_NEWPID))
-        os.close(work)
-        late = not _ends(pid, channel, request["wall_s"])
+            self._become_program(request, limits, work, size, channel)
+        process = os.pidfd_open(pid)
+        self._poll.register(process, select.POLLIN)
+        late = not self._poll.poll(request["wall_s"] * 1000)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         _, status, usage = os.wait4(pid, 0)
-        os.close(channel)
+        for file in (process, channel):
+            self._poll.unregister(file)
+        for file in (process, channel, work):
+            os.close(file)
         if self._setup.isolated and self._scratch_state() != before:
             self._renew_scratch()
         return {"late": late, "status": os.waitstatus_to_exitcode(status), "cpu_s": usage.ru_utime + usage.ru_stime}
 
-    def _become_program(self, request: dict[str, Any], work: int, channel: int) -> None:
+    def _become_program(
+        self, request: dict[str, Any], limits: list[tuple[int, tuple[int, int]]], work: int, size: int, channel: int
+    ) -> None:
         """The fork's life. Nothing of the program is looked at before the locks are on."""
         try:
-            source = read_file(work)
+            source = os.pread(work, size, 0)
             os.dup2(channel, _CHANNEL)
             os.closerange(_CHANNEL + 1, 1 << 10)
             os.chdir(self._setup.scratch)
-            lockdown.limit_program(request["limits"])
+            for which, limit in limits:
+                resource.setrlimit(which, limit)
             if request["uid"] is not None:
                 lockdown.become(request["uid"])  # which leaves no capability
             else:
@@ -160,19 +164,3 @@ class _Server:
         place = self._setup.scratch.encode()
         lockdown.check(lockdown.libc.umount2(place, _MNT_DETACH))
         lockdown.check(lockdown.libc.mount(b"tmpfs", place, b"tmpfs", _NOSUID_NODEV_NOATIME, _SCRATCH_OPTIONS))
-
-
-def _ends(pid: int, channel: int, within_s: float) -> bool:
-    """Whether the process, or who listens on the channel, has gone before the time is up."""
-    process = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(process, select.POLLIN)
-        poll.register(channel, 0)  # a hang-up is told unasked
-        deadline = time.monotonic() + within_s
-        while (left_s := deadline - time.monotonic()) > 0:
-            if poll.poll(left_s * 1000):
-                return True
-        return False
-    finally:
-        os.close(process)

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-apart lint bench bench-data ui clean help
+.PHONY: run test test-apart lint bench bench-data bench-train ui clean help
 
 help:            ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -28,11 +28,14 @@ lint: $(READY)   ## format, style, types, and who may import whom
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## the measurements behind the figures in docs/
-	@for name in encoder bytes_per_token sources cleaning reader checkpoints; do echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py || exit 1; done
+	@for name in encoder bytes_per_token sources cleaning reader checkpoints execution; do echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py || exit 1; done
 
 bench-data: $(READY)  ## preparation end to end, against datatrove
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/preparation.py
+
+bench-train: $(READY)  ## training, against transformers' CodeGen
+	$(BIN)/python tests/benchmarks/training.py
 
 ui: $(READY)     ## Prefect and MLflow on loopback, over what was just run
 	$(BIN)/codegen ui

@@ -23,7 +23,7 @@ from components.model.formats import Dtype, Layout
 from components.training.devices import DEVICES
 from components.training.devices import device as device_of
 from flows.data_cli import data
-from flows.options import Places, RecipeName, Sets, chosen_execution, chosen_recipe, console
+from flows.options import Places, RecipeName, Sets, Unsafe, chosen_execution, chosen_recipe, console
 from flows.recipes import RECIPES, recipe
 
 app = typer.Typer(
@@ -37,9 +37,14 @@ Stage = Annotated[str, typer.Option(help="The last stage to train: nl, multi or 
 
 
 @app.command()
-def run(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) -> None:  # noqa: B006 - Typer copies it
+def run(
+    recipe: RecipeName = "starter",
+    sets: Sets = [],  # noqa: B006 - Typer copies it
+    at: Places = [],  # noqa: B006
+    unsafe: Unsafe = False,
+) -> None:
     """The whole chain: from raw archives to promoted models and a page of results. Continues what was killed."""
-    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True)
+    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True, unsafe=unsafe)
     from flows.pipeline import pipeline
 
     page = pipeline(chosen, execution)
@@ -69,18 +74,18 @@ def train(recipe: RecipeName = "starter", stage: Stage = "mono", sets: Sets = []
 
 
 @app.command()
-def evaluate(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) -> None:  # noqa: B006
+def evaluate(recipe: RecipeName = "starter", sets: Sets = [], at: Places = [], unsafe: Unsafe = False) -> None:  # noqa: B006
     """Measure every checkpoint: bits per byte, HumanEval, MTPB."""
-    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True)
+    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True, unsafe=unsafe)
     from flows.evaluate import evaluate as flow
 
     flow(chosen, execution)
 
 
 @app.command()
-def promote(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) -> None:  # noqa: B006
+def promote(recipe: RecipeName = "starter", sets: Sets = [], at: Places = [], unsafe: Unsafe = False) -> None:  # noqa: B006
     """Register the checkpoints, and promote those that pass the gate."""
-    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True)
+    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True, unsafe=unsafe)
     from flows.promote import promote as flow
 
     flow(chosen, execution)

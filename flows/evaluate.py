@@ -80,9 +80,11 @@ def _isolation(here: Desk) -> str:
     """What isolates programs here, or an empty string: part of a score's recipe, since without it there is no score."""
     from components.evaluation.sandbox import probe
 
-    report = here.task("test the sandbox", lambda _: probe())
+    report = here.task("test the sandbox", lambda _: probe(unsafe=here.execution.unsafe_execution))
     if not report.available:
         here.warn(f"nothing that a model writes is executed: {report.missing}; {report.remedy}")
+    elif not report.isolated:
+        here.warn("what a model writes is executed without isolation, as asked: no model measured so is promoted")
     return report.isolation
 
 
@@ -154,7 +156,14 @@ def _programs(
 
     def build(folder: Path, run: TrackedRun) -> dict[str, JsonValue]:
         sampler = Sampler(here.store.open(checkpoint))
-        statistics = run_benchmark(folder, sampler=sampler, workers=here.execution.evaluation_workers, seed=here.recipe.seed)
+        execution = here.execution
+        statistics = run_benchmark(
+            folder,
+            sampler=sampler,
+            workers=execution.evaluation_workers,
+            seed=here.recipe.seed,
+            unsafe=execution.unsafe_execution,
+        )
         _require_isolation(isolation, statistics)
         _keep(folder, run)
         return statistics

@@ -43,6 +43,8 @@ class Execution(Config):
     in tracebacks. Assumption; what a step itself needs is asked where it is known."""
     evaluation_workers: int = Field(default=2, ge=1)
     """Processes that execute what a model wrote, each in a jail of its own."""
+    unsafe_execution: bool = False
+    """Execute what a model wrote even where nothing isolates it. Results say so, and no such model is promoted."""
 
     @property
     def project_path(self) -> Path:

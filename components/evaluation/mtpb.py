@@ -25,7 +25,8 @@ from components.evaluation.problems import MTPB_SHA256, MtpbProblem, load_mtpb
 from components.evaluation.sandbox import NOTHING_PRINTED, Limits, Printed, Sandbox, Verdict
 from components.evaluation.truncate import is_complete, truncate
 
-CODE_VERSION = 1
+CODE_VERSION = 2
+"""2: calibrated limits of processor time that leave out imports, time-outs run twice, annotations evaluated."""
 
 PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"
 """What every history starts with (the official sampling script)."""
@@ -44,15 +45,22 @@ class _History(NamedTuple):
 
 
 def run_mtpb(
-    folder: Path, *, sampler: Completer, problems_file: Path, config: MtpbConfig, workers: int, seed: int
+    folder: Path,
+    *,
+    sampler: Completer,
+    problems_file: Path,
+    config: MtpbConfig,
+    workers: int,
+    seed: int,
+    unsafe: bool = False,
 ) -> dict[str, JsonValue]:
     """Sample, execute and score the chosen problems; fills `folder` and returns the artifact's statistics.
 
     `workers` programs are executed at a time. Where no sandbox can be had, samples are drawn and written, `executed` is
-    false and both rates are none.
+    false and both rates are none; unless `unsafe` asks to execute without isolation then.
 
     Raises:
-        EvaluationError: `problems_file` is not the pinned file.
+        EvaluationError: `problems_file` is not the pinned file, or HumanEval's own solutions do not pass here.
         ConfigError: a chosen problem does not exist, or nothing was chosen.
     """
     problems = _chosen(load_mtpb(problems_file), config)
@@ -61,10 +69,10 @@ def run_mtpb(
     sampling_s = time.monotonic() - started
     limits = Limits(config.cpu_limit_s, MEMORY_MIB)
 
-    def run(sandbox: Sandbox, sources: Sequence[str]) -> list[Printed]:
-        return sandbox.last_prints(sources, limits)
+    def run(sandbox: Sandbox, sources: Sequence[str], calibrated: Limits) -> list[Printed]:
+        return sandbox.last_prints(sources, calibrated)
 
-    executed = execute(run, [history.text for history in histories], workers)
+    executed = execute(run, [history.text for history in histories], limits, workers=workers, unsafe=unsafe)
     verdicts = None if executed.results is None else _judge(histories, executed.results)
     results: dict[str, JsonValue] = {
         "num_problems": len(problems),
@@ -80,7 +88,14 @@ def run_mtpb(
     common = publish(
         folder,
         executed=executed,
-        protocol=protocol("mtpb", CODE_VERSION, limits, problems_sha256=MTPB_SHA256, config=config.model_dump(mode="json")),
+        protocol=protocol(
+            "mtpb",
+            CODE_VERSION,
+            limits,
+            mode="split",  # what is expected never enters the process of a program
+            problems_sha256=MTPB_SHA256,
+            config=config.model_dump(mode="json"),
+        ),
         results=results,
         samples=[_record(history, seed, verdicts[i] if verdicts else None) for i, history in enumerate(histories)],
         verdicts=verdicts,

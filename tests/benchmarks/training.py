@@ -46,6 +46,8 @@ class Case:
     rounds: int = 3
     num_layers: int | None = None
     """Where there is no room for all."""
+    context_length: int | None = None
+    """Likewise."""
     precision: str = "fp32"
     device: str = "cpu"
     ranks: int = 1
@@ -59,14 +61,16 @@ class Case:
     def model(self) -> ModelConfig:
         """The shape."""
         shape = recipe(self.recipe).model
-        return shape.replace(num_layers=self.num_layers or shape.num_layers)
+        changes = {"num_layers": self.num_layers, "context_length": self.context_length}
+        return shape.replace(**{name: value for name, value in changes.items() if value is not None})
 
 
 CASES = {
-    # The starter as `make run` trains it; of 350M as many layers as the scores of transformers' attention leave room for.
+    # The starter as `make run` trains it; 350M with as many layers, or as many tokens, as transformers finds room for.
     "cpu": (
         Case("starter", micro_batch=2, accumulation=1, steps=40, rounds=5, ranks=2),
         Case("350m", micro_batch=1, accumulation=2, steps=3, num_layers=6, threads=2),
+        Case("350m", micro_batch=1, accumulation=2, steps=2, rounds=1, context_length=1024, threads=2),
     ),
     "cuda": (
         Case("350m", micro_batch=8, accumulation=4, steps=8, rounds=2),
@@ -102,7 +106,7 @@ def main() -> None:
 
 def measure(case: Case) -> dict[str, Any]:
     """Both sides in turn, `rounds` times; prints and returns the medians."""
-    name = case.recipe if case.num_layers is None else f"{case.recipe} with {case.num_layers} layers"
+    name = f"{case.recipe}, {case.model.num_layers} layers, {case.model.context_length:,} tokens"
     runs: dict[str, list[dict[str, float]]] = {side: [] for side in case.sides}
     for _ in range(case.rounds):
         for side in case.sides:

@@ -148,9 +148,11 @@ def _sources(results: RunResults, benchmark: Measurement) -> tuple[Source, ...]:
 
 def _executed(ours: dict[str, dict[str, Any]]) -> tuple[Verdict, ...]:
     """In which sandbox programs ran, or why they did not."""
-    sandboxes = sorted({str(result["sandbox"]) for result in ours.values() if result["executed"]})
+    sandboxes = sorted({f"{one['sandbox']} (mode {one['mode']})" for one in ours.values() if one["executed"]})
+    isolated = all(one["isolated"] for one in ours.values() if one["executed"])
+    where = "Executed in a sandbox" if isolated else "Executed without isolation, as asked; the gate refuses such a model"
     reasons = dict.fromkeys(str(result["reason"]) for result in ours.values() if not result["executed"])
-    ran = (Verdict(True, f"Executed in a sandbox: {'; '.join(sandboxes)}."),) if sandboxes else ()
+    ran = (Verdict(isolated, f"{where}: {'; '.join(sandboxes)}."),) if sandboxes else ()
     return (*ran, *(Verdict(None, f"Samples were drawn, but not executed: {reason}") for reason in reasons))
 
 

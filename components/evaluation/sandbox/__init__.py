@@ -4,18 +4,20 @@
         verdicts = sandbox.test([Trial(...)], Limits(cpu_s=3))
         printed = sandbox.last_prints(["print(1)"], Limits(cpu_s=20))
 
-There is no switch to run without isolation. `probe` tells `codegen doctor` the same without raising.
+`open_sandbox(unsafe=True)` runs programs without isolation where there is none, and says so in its report. `probe` tells
+`codegen doctor` the same without raising.
 """
 
-from components.evaluation.sandbox.execution import Trial
 from components.evaluation.sandbox.limits import Limits
 from components.evaluation.sandbox.pool import Sandbox, SandboxReport, open_sandbox, probe, unavailable
 from components.evaluation.sandbox.verdict import KINDS, NOTHING_PRINTED, Printed, Verdict
+from components.evaluation.sandbox.worker import Mode, Trial
 
 __all__ = [
     "KINDS",
     "NOTHING_PRINTED",
     "Limits",
+    "Mode",
     "Printed",
     "Sandbox",
     "SandboxReport",

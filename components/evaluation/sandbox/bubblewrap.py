@@ -1,8 +1,9 @@
 """A jail made by bubblewrap: new namespaces, the view and an empty /tmp, gone with the process that asked for it.
 
 One decision: nothing of this machine is taken over by default; whatever is in the jail was named. As an ordinary user the
-jail has a user namespace of its own; as root it has none, and the jailed process becomes a user nobody has instead, which
-leaves it no capability (`lockdown`). Limits and the system-call filter are `lockdown`'s, too.
+jail has a user namespace of its own; as root it has none, and what runs a program becomes a user nobody has instead. The
+server in it keeps the capabilities to make a pid namespace and a new /tmp for every program; what runs a program has none
+(`lockdown`). Limits and the system-call filter are `lockdown`'s, too.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Bubblewrap:
     def __init__(self, view: View) -> None:
         self.program, self.version = _find()
         self.view = view
-        self.as_root = os.geteuid() == 0
+        self.as_root, self.isolated, self.environment = os.geteuid() == 0, True, view.environment
         self._options = [*_NAMESPACES, *self._user(), *_processes(), *_files(view), "--"]
         self._try()
 
@@ -42,15 +43,16 @@ class Bubblewrap:
     def description(self) -> str:
         """What isolates, as results record it."""
         user = "another user" if self.as_root else "a user namespace"
-        return f"bubblewrap {self.version}: pid, net, ipc, uts, mount namespaces and {user}, rlimits, seccomp"
+        namespaces = "pid, net, ipc, uts, mount namespaces"
+        return f"bubblewrap {self.version}: {namespaces} and {user}, a pid namespace for each program, rlimits, seccomp"
 
-    def command(self, module: str, channel: int) -> list[str]:
-        """The command line that runs one of our jailed modules with the open file `channel`."""
-        return [self.program, *self._options, *command(self.view, module, channel)]
+    def command(self, start: str) -> list[str]:
+        """The command line that runs a line of Python in a jail of its own."""
+        return [self.program, *self._options, *command(self.view.interpreter, start)]
 
     def _try(self) -> None:
         """Start the interpreter in a jail, so that what forbids it is told in bubblewrap's words."""
-        start = [self.program, *self._options, str(self.view.interpreter), "-s", "-S", "-P", "-B", "-c", "pass"]
+        start = self.command("pass")
         done = subprocess.run(start, env=self.view.environment, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode != 0:
             raise SandboxUnavailable(
@@ -60,9 +62,9 @@ class Bubblewrap:
             )
 
     def _user(self) -> list[str]:
-        if self.as_root:
-            return ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-        return ["--unshare-user", "--uid", _NOBODY, "--gid", _NOBODY]
+        server = ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL") if self.as_root else ("CAP_SYS_ADMIN",)
+        capabilities = ["--cap-drop", "ALL", *chain.from_iterable(("--cap-add", name) for name in server)]
+        return capabilities if self.as_root else ["--unshare-user", "--uid", _NOBODY, "--gid", _NOBODY, *capabilities]
 
 
 def _find() -> tuple[str, str]:

@@ -1,13 +1,13 @@
-"""How the launcher speaks with jailed processes: a file that lies nowhere goes in, one bounded frame comes out."""
+"""How the launcher hands work to jailed processes and gets answers: in files that lie nowhere.
+
+One decision: files in memory rather than pipes. What a program says may be long, and nobody has to read along while it
+runs; when it is gone, what it left is read once, up to the length of one frame, and parsed as one.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import selectors
-import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,44 +15,22 @@ from components.evaluation.sandbox.jailed.frames import HEADER_BYTES, MAX_FRAME_
 
 
 @contextlib.contextmanager
-def memory_file(content: Any) -> Iterator[int]:
-    """A file with `content` as JSON, open for reading: a pipe could fill up before its reader starts, or after it died."""
-    fd = os.memfd_create("setup")
+def memory_file(content: bytes = b"") -> Iterator[int]:
+    """A file with `content`, open for reading and writing."""
+    fd = os.memfd_create("work")
     try:
-        with open(fd, "wb", closefd=False) as file:
-            file.write(json.dumps(content).encode())
-        os.lseek(fd, 0, os.SEEK_SET)
+        while content:
+            content = content[os.write(fd, content) :]
         yield fd
     finally:
         os.close(fd)
 
 
-def read_frame(channel: socket.socket, deadline: float) -> Any:
-    """The JSON of one frame from `channel`, or None where none came until `deadline` (monotonic) or what came is none."""
-    data = bytearray()
-    with selectors.DefaultSelector() as selector:
-        selector.register(channel, selectors.EVENT_READ)
-        while (size := _size(data)) is None or len(data) < size:
-            left = deadline - time.monotonic()
-            if left <= 0 or not selector.select(left):
-                return None
-            piece = _piece(channel)
-            data += piece
-            if not piece or (_size(data) or 0) > HEADER_BYTES + MAX_FRAME_BYTES:
-                return None
+def read_answer(fd: int) -> Any:
+    """The JSON of the one frame that a program, now gone, left in a file; None where it left none."""
+    content = os.pread(fd, HEADER_BYTES + MAX_FRAME_BYTES, 0)
+    body = content[HEADER_BYTES : HEADER_BYTES + int.from_bytes(content[:HEADER_BYTES], "big")]
     try:
-        return parse(bytes(data[HEADER_BYTES:size]))
+        return parse(body)
     except FrameError:
         return None
-
-
-def _size(data: bytearray) -> int | None:
-    """Bytes of the whole frame that `data` begins, once they are known."""
-    return HEADER_BYTES + int.from_bytes(data[:HEADER_BYTES], "big") if len(data) >= HEADER_BYTES else None
-
-
-def _piece(channel: socket.socket) -> bytes:
-    try:
-        return channel.recv(1 << 16)
-    except OSError:
-        return b""

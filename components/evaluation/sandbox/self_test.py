@@ -9,11 +9,11 @@ from __future__ import annotations
 import socket
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from components.core.errors import SandboxUnavailable
-from components.evaluation.sandbox.execution import Runner, Trial
+from components.core.errors import EvaluationError, SandboxUnavailable
 from components.evaluation.sandbox.limits import Limits
+from components.evaluation.sandbox.verdict import Printed, Verdict
+from components.evaluation.sandbox.worker import Job, Mode, Trial, Worker
 
 _LIMITS = Limits(cpu_s=1, memory_mib=512)
 _HONEST = Trial(
@@ -68,38 +68,65 @@ _EXPECTED = {
 }
 
 
-def self_test(runner: Runner) -> dict[str, str]:
-    """What came of each check, by name.
+_COMPLETIONS = {
+    "an honest program": ("    return sum(numbers)\n", "passed"),
+    "a wrong program": ("    return 6\n", "wrong_answer"),
+    "an early exit": ("    import os; os._exit(0)\n", "exited"),
+    "an endless loop": ("    while True: pass\n", "time_out"),
+}
+
+
+def self_test(worker: Worker, description: str, *, isolated: bool = True) -> dict[str, str]:
+    """What came of each check, by name; without isolation, of those alone that need none.
 
     Raises:
         SandboxUnavailable: one of them did not end as it must.
     """
-    found: dict[str, tuple[str, tuple[str, ...]]] = {
-        "an honest program": (runner.test(_HONEST, _LIMITS).kind, ("passed",)),
-        "a wrong program": (runner.test(_HONEST._replace(completion="    return 6\n"), _LIMITS).kind, ("wrong_answer",)),
-        "an early exit": (
-            runner.test(_HONEST._replace(completion="    import os; os._exit(0)\n"), _LIMITS).kind,
-            ("exited",),
-        ),
-        "an endless loop": (runner.test(_HONEST._replace(completion="    while True: pass\n"), _LIMITS).kind, ("time_out",)),
-    }
-    outcomes = _attempts(runner)
-    for index, (name, expected) in enumerate(_EXPECTED.items()):
-        found[name] = (str(outcomes[index]) if len(outcomes) == len(_EXPECTED) else "no report", expected)
-    for name, (outcome, expected) in found.items():
-        if outcome not in expected:
-            raise SandboxUnavailable(
-                f"the self-test of the jail ({runner.jail.description}) failed: {name}: {outcome}",
-                expected=" or ".join(expected),
-                do="run `codegen doctor`; until it is content, nothing that a model wrote is executed on this machine",
-            )
+    try:
+        found = _completions(worker) | (_attempts(worker) if isolated else {})
+    except EvaluationError as error:
+        raise _failed(description, error.got, error.expected) from error
+    for name, (outcome, allowed) in found.items():
+        if outcome not in allowed:
+            raise _failed(description, f"{name}: {outcome}", " or ".join(allowed))
     return {name: outcome for name, (outcome, _) in found.items()}
 
 
-def _attempts(runner: Runner) -> list[Any]:
+def _failed(description: str, got: str, expected: str) -> SandboxUnavailable:
+    return SandboxUnavailable(
+        f"the self-test of the jail ({description}) failed: {got}",
+        expected=expected,
+        do="run `codegen doctor`; until it is content, nothing that a model wrote is executed on this machine",
+    )
+
+
+def _completions(worker: Worker) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """What came of programs whose verdict is known, in both modes, and what must."""
+    modes: tuple[Mode, ...] = ("split", "fast")
+    return {
+        name: (
+            " and ".join(sorted({_kind(worker, Job(_HONEST._replace(completion=code), _LIMITS, mode)) for mode in modes})),
+            (expected,),
+        )
+        for name, (code, expected) in _COMPLETIONS.items()
+    }
+
+
+def _kind(worker: Worker, job: Job) -> str:
+    outcome = worker.run(job)
+    return outcome.kind if isinstance(outcome, Verdict) else outcome.end.kind
+
+
+def _attempts(worker: Worker) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """What came of attempts to get out of the jail, as they tell it, and what must."""
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
         canary = Path(folder) / "canary"
         canary.write_text("a secret")
         names = f"CANARY, PORT, MEMORY = {str(canary)!r}, {listener.getsockname()[1]}, {_LIMITS.memory_mib << 20}\n"
-        value = runner.last_print(names + _ATTEMPTS, _LIMITS).value
-    return value if isinstance(value, list) else []
+        printed = worker.run(Job(names + _ATTEMPTS, _LIMITS, "split"))
+    value = printed.value if isinstance(printed, Printed) else None
+    told = [str(one) for one in value] if isinstance(value, list) and len(value) == len(_EXPECTED) else []
+    return {
+        name: (outcome, allowed)
+        for (name, allowed), outcome in zip(_EXPECTED.items(), told or ["no report"] * len(_EXPECTED), strict=True)
+    }

@@ -1,12 +1,17 @@
-"""The system calls that a jailed program may make, compiled to a seccomp program once, outside.
+"""The system calls that jailed processes may make, compiled to seccomp programs once, outside.
 
-One decision: an allow-list. Everything else answers EPERM, as a library that probes for a feature expects. There is no
-process creation (threads alone), no other program to become, no socket, no namespace, no look into another process.
-The list is what CPython, NumPy, pandas and scikit-learn use; names that an architecture lacks are left out of it.
+One decision: an allow-list, in two layers. The server of a jail loads the long list once, with the few calls that it needs
+to fork and to clean up; every process that runs a program then loads a short list that takes exactly those away again.
+Filters add up and the strictest answer counts, so a program has the allow-list alone; loading 36 instructions instead of
+177 for every program saves 0.2 ms of its 4 (measured). What is not allowed answers EPERM, as a library that probes for a
+feature expects. There is no process creation (threads alone), no other program to become, no socket, no namespace, no look
+into another process. The list is what CPython, NumPy, pandas and scikit-learn use; names that an architecture lacks are
+left out of it.
 """
 
 from __future__ import annotations
 
+import base64
 import errno
 import functools
 import tempfile
@@ -36,14 +41,24 @@ getpriority getrlimit
 getrandom exit exit_group
 """.split()  # noqa: SIM905  a list to be read, one topic a line
 
+_REQUESTS = ["recvmsg", "getsockname", "getsockopt"]
+"""How a server, and a judge of its, is handed open files."""
+_SERVER = """
+fork vfork wait4 waitid kill pidfd_open pidfd_send_signal unshare setns mount umount2 setrlimit
+capget capset setuid setgid setgroups setresuid setresgid seccomp
+""".split()  # noqa: SIM905
+"""What a server does beside; never what a program may do."""
+
 _CLONE_THREAD = 0x00010000
 _TCGETS, _TIOCGWINSZ, _FIONBIO, _FIOCLEX, _FIONCLEX = 0x5401, 0x5413, 0x5421, 0x5451, 0x5450
 _PR_SET_NAME = 15
+_EVER = ("clone", "prlimit64", "prctl")
+"""Calls that a program may make with some arguments, and a server with any."""
 
 
 @functools.cache
-def seccomp_program() -> bytes:
-    """The filter as BPF for this machine's architecture, 8 bytes an instruction.
+def seccomp_programs() -> dict[str, str]:
+    """The filters by who loads them (server, judge, program), as BPF for this architecture in base 64.
 
     Raises:
         SandboxUnavailable: libseccomp, or its binding, is not there.
@@ -56,21 +71,44 @@ def seccomp_program() -> bytes:
             expected="libseccomp and pyseccomp, so that a program can make harmless system calls only",
             do="install the Debian package libseccomp2 (sudo apt-get install libseccomp2), then run the same command again",
         ) from None
+    return {
+        "server": _server(pyseccomp),
+        "judge": _taken_away(pyseccomp, _SERVER, set_limits=True),
+        "program": _taken_away(pyseccomp, _SERVER + _REQUESTS, set_limits=False),
+    }
+
+
+def _server(pyseccomp: Any) -> str:
     rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
-    for name in _ALLOWED:
-        _allow(pyseccomp, rules, name)
-    _allow(pyseccomp, rules, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD))
-    _allow(pyseccomp, rules, "prlimit64", pyseccomp.Arg(0, pyseccomp.EQ, 0), pyseccomp.Arg(2, pyseccomp.EQ, 0))
-    _allow(pyseccomp, rules, "prctl", pyseccomp.Arg(0, pyseccomp.EQ, _PR_SET_NAME))
+    for name in (*_ALLOWED, *_REQUESTS, *_SERVER, *_EVER):
+        _add(pyseccomp, rules, pyseccomp.ALLOW, name)
     for request in (_TCGETS, _TIOCGWINSZ, _FIONBIO, _FIOCLEX, _FIONCLEX):
-        _allow(pyseccomp, rules, "ioctl", pyseccomp.Arg(1, pyseccomp.EQ, request))
+        _add(pyseccomp, rules, pyseccomp.ALLOW, "ioctl", pyseccomp.Arg(1, pyseccomp.EQ, request))
     rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")  # glibc then uses clone, whose flags a filter can read
+    return _compiled(rules)
+
+
+def _taken_away(pyseccomp: Any, names: list[str], *, set_limits: bool) -> str:
+    """Refuses `names` and the arguments that only a server may give; what else there is, the server's filter decides."""
+    rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    refuse = pyseccomp.ERRNO(errno.EPERM)
+    for name in names:
+        _add(pyseccomp, rules, refuse, name)
+    _add(pyseccomp, rules, refuse, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, 0))
+    _add(pyseccomp, rules, refuse, "prctl", pyseccomp.Arg(0, pyseccomp.NE, _PR_SET_NAME))
+    _add(pyseccomp, rules, refuse, "prlimit64", pyseccomp.Arg(0, pyseccomp.NE, 0))
+    if not set_limits:
+        _add(pyseccomp, rules, refuse, "prlimit64", pyseccomp.Arg(2, pyseccomp.NE, 0))
+    return _compiled(rules)
+
+
+def _add(pyseccomp: Any, rules: Any, action: Any, name: str, *conditions: Any) -> None:
+    if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) >= 0:
+        rules.add_rule(action, name, *conditions)
+
+
+def _compiled(rules: Any) -> str:
     with tempfile.TemporaryFile() as file:
         rules.export_bpf(file)
         file.seek(0)
-        return file.read()
-
-
-def _allow(pyseccomp: Any, rules: Any, name: str, *conditions: Any) -> None:
-    if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) >= 0:
-        rules.add_rule(pyseccomp.ALLOW, name, *conditions)
+        return base64.b64encode(file.read()).decode()

@@ -27,6 +27,11 @@ class Verdict(NamedTuple):
         """Whether the program solved its task."""
         return self.kind == "passed"
 
+    @property
+    def out_of_time(self) -> bool:
+        """Whether it is to be run again alone, before this counts."""
+        return self.kind == "time_out"
+
 
 class _Nothing:
     """The value of a program that printed nothing."""
@@ -47,6 +52,11 @@ class Printed(NamedTuple):
     end: Verdict
     value: Any
     text: str
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether it is to be run again alone, before this counts."""
+        return self.end.out_of_time
 
 
 def as_verdict(report: Any) -> Verdict | None:

@@ -22,6 +22,9 @@ DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "full", "random
 TMPFS_BYTES = 16 << 20
 """Size of the only writable place, `SCRATCH` (assumption: MTPB and HumanEval write nothing of size)."""
 
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""What programs find in their environment, beside PYTHONPATH and HOME: the order of sets must not change verdicts."""
+
 _PACKAGES = (
     "numpy",
     "pandas",
@@ -60,23 +63,15 @@ def this_interpreter() -> View:
     mounts = [(path, path) for path in (*system, *own)]
     mounts += [(Path(__file__).parent / "jailed", CODE / "jailed")]
     mounts += [(path, LIBRARIES / path.name) for path in _packages()]
-    environment = {
-        "PYTHONPATH": f"{CODE}:{LIBRARIES}",
-        "PYTHONHASHSEED": "0",
-        "LC_ALL": "C.UTF-8",
-        "HOME": SCRATCH,
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
+    environment = ENVIRONMENT | {"PYTHONPATH": f"{CODE}:{LIBRARIES}", "HOME": SCRATCH}
     if libraries:
         environment["LD_LIBRARY_PATH"] = str(libraries[0].parent)
     return View(tuple(mounts), links, tuple(_installed_packages(stdlib, system)), interpreter, environment)
 
 
-def command(view: View, module: str, channel: int) -> list[str]:
-    """The command line, inside the jail, of one of our jailed modules."""
-    start = f"import jailed.{module} as m; m.main({channel})"
-    return [str(view.interpreter), "-s", "-S", "-P", "-B", "-c", start]
+def command(interpreter: Path, start: str) -> list[str]:
+    """The command line that runs a line of Python with nothing but the standard library and PYTHONPATH."""
+    return [str(interpreter), "-s", "-S", "-P", "-B", "-c", start]
 
 
 def _inside(path: Path, folders: list[Path]) -> bool:

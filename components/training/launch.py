@@ -58,7 +58,7 @@ def train_stage(
 
     Returns:
         Statistics: `steps`, `skipped_steps`, `tokens`, `final_loss` (nats per token, of the last batch that was not left
-        out), `num_parameters`.
+        out; None where all were), `num_parameters`.
 
     Raises:
         ArtifactError: an input is absent or damaged.

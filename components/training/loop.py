@@ -203,6 +203,8 @@ class Trainer:
             TrainingError: it is one too many.
         """
         skips.note(None)
+        if not (skips.are_used_up or dist.get_rank() == 0):
+            return
         what = f"stage {self.run.stage}, step {step}: {reason} on {self._named(sequences)}"
         if skips.are_used_up:
             limit = self.run.config.max_skipped_steps
@@ -211,8 +213,7 @@ class Trainer:
                 expected=f"at most {limit} such batches in a stage (max_skipped_steps)" if limit else "a finite number",
                 do="lower learning_rate, lengthen warmup_steps, or look at those documents",
             )
-        if dist.get_rank() == 0:
-            logger.warning("%s; no step is taken (%d of %d)", what, skips.count, self.run.config.max_skipped_steps)
+        logger.warning("%s; no step is taken (%d of %d)", what, skips.count, self.run.config.max_skipped_steps)
 
     def _named(self, sequences: list[int]) -> str:
         corpus = Path(self.run.data.folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,7 @@ from components.core.files import storage_full_explained, write_json
 from components.model.huggingface import load_checkpoint, save_checkpoint
 from components.model.transformer import CodeGen
 from components.training.batches import Batches, open_split
-from components.training.checkpoints import Checkpoints
+from components.training.checkpoints import Checkpoints, Found
 from components.training.deepspeed_config import deepspeed_config
 from components.training.distributed import build_engine, from_first_rank, join_group, whole_fp32
 from components.training.fitting import settled_micro_batch, settled_precision
@@ -71,13 +72,7 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     config = deepspeed_config(run.config, place, run.model.context_length, on_gpu=on_gpu, bf16=bf16)
     if rank == 0:
         write_json(folder / DEEPSPEED, config)
-    if found and found.is_universal:
-        config["checkpoint"] = {"load_universal": True}
-    engine = build_engine(model, run.config.weight_decay, config)
-    kept_from = run.initial if run.config.optimizer == "kept" else None
-    updates_before = take_moments(engine, model, Path(kept_from.folder)) if kept_from else 0
-    if found:
-        found.restore(engine)
+    engine, updates_before = _engine(model, run, config, found)
     trainer = Trainer(engine, run, place, hardware, batches, HeldOut(run, place), checkpoints, updates_before)
     after = trainer.train(folder, found.step if found else 0)
     checkpoints.finish()
@@ -90,6 +85,18 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     dist.destroy_process_group()
     if rank == 0:
         shutil.rmtree(folder / WORK, ignore_errors=True)  # The other ranks may be letting go of their locks in it.
+
+
+def _engine(model: CodeGen, run: StageRun, config: dict[str, Any], found: Found | None) -> tuple[Any, int]:
+    """DeepSpeed's engine as the next step finds it, and the updates that were in its moments when the stage began."""
+    if found and found.is_universal:
+        config = config | {"checkpoint": {"load_universal": True}}
+    engine = build_engine(model, run.config.weight_decay, config)
+    kept_from = run.initial if run.config.optimizer == "kept" else None
+    updates_before = take_moments(engine, model, Path(kept_from.folder)) if kept_from else 0
+    if found:
+        found.restore(engine)
+    return engine, updates_before
 
 
 def _whole(model: CodeGen) -> CodeGen:
@@ -124,7 +131,7 @@ def _leave_result(folder: Path, model: CodeGen, run: StageRun, after: Before) ->
         "steps": run.config.steps,
         "tokens": run.config.steps * run.config.batch_tokens,
         "skipped_steps": after.num_skipped,
-        "final_loss": after.losses[-1],
+        "final_loss": after.losses[-1] if after.losses else None,
         "num_parameters": run.model.num_parameters,
     }
     (folder / RUN).replace(folder / OBSERVED / RUN)

@@ -132,7 +132,8 @@ class _Server:
             os.close(file)
         if self._setup.isolated and self._scratch_state() != before:
             self._renew_scratch()
-        return {"late": late, "status": os.waitstatus_to_exitcode(status), "cpu_s": usage.ru_utime + usage.ru_stime}
+        status, cpu_s = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+        return {"number": request["number"], "late": late, "status": status, "cpu_s": cpu_s}
 
     def _become_program(
         self, request: dict[str, Any], limits: list[tuple[int, tuple[int, int]]], work: int, size: int, channel: int

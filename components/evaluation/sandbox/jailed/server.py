@@ -158,8 +158,10 @@ class _Server:
 
     def _scratch_state(self) -> tuple[Any, ...]:
         """Changes whenever something was written: what is left lies there, and what was removed left its time."""
-        folder = os.stat(self._setup.scratch)
-        return folder.st_mode, folder.st_uid, folder.st_ino, folder.st_ctime_ns, os.listdir(self._setup.scratch)
+        folder, left = os.stat(self._setup.scratch), list[str]()
+        with contextlib.suppress(PermissionError):  # an ordinary user's program owns the folder, and can close it
+            left = os.listdir(self._setup.scratch)
+        return folder.st_mode, folder.st_uid, folder.st_ino, folder.st_ctime_ns, left
 
     def _renew_scratch(self) -> None:
         place = self._setup.scratch.encode()

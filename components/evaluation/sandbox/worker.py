@@ -3,7 +3,8 @@
 One decision: the launcher trusts nobody. A program has a channel of its own, made here and gone with it, so nothing that an
 earlier one left can be taken for its answer; what comes back is read as one frame of bounded size and checked field by
 field, and without a good frame the answer is a failure. How a program ended is told by its server, on another socket. A
-jail that breaks these rules is replaced, and the program that it was given is run again in the new one, once.
+reply carries the number of its request: one that an earlier program left there is no reply. A jail that breaks these rules
+is replaced, and the program that it was given is run again in the new one, once.
 """
 
 from __future__ import annotations
@@ -88,9 +89,10 @@ class Job(NamedTuple):
 
 
 class Running(NamedTuple):
-    """A job that a worker has begun: in which of its jails, with which server, and the file for its answer."""
+    """A job that a worker has begun: its number, in which of the jails, with which server, and the file for its answer."""
 
     job: Job
+    number: int
     jail: int
     server: int
     answer: int
@@ -122,7 +124,7 @@ class Worker(AbstractContextManager["Worker"]):
 
     def __init__(self, jail: Jail, filters: dict[str, str], first_turn: int = 0) -> None:
         self._jail, self._filters, self._turn = jail, filters, first_turn
-        self._num_jails = 0
+        self._num_jails = self._num_begun = 0
         self.cpu_s = 0.0
         """Processor seconds of the program that ended last."""
         self._start()
@@ -140,7 +142,8 @@ class Worker(AbstractContextManager["Worker"]):
 
     def begin(self, job: Job) -> Running:
         """Hand a job to the jail. It has to be ended, in the order in which jobs were begun."""
-        running = Running(job, self._num_jails, _server_for(job.source), os.memfd_create("answer"))
+        self._num_begun += 1
+        running = Running(job, self._num_begun, self._num_jails, _server_for(job.source), os.memfd_create("answer"))
         with contextlib.suppress(OSError):  # a jail that is lost; it is noticed at the end
             self._hand_out(running)
         return running
@@ -170,20 +173,20 @@ class Worker(AbstractContextManager["Worker"]):
     def _hand_out(self, running: Running) -> None:
         job, server = running.job, self._servers[running.server]
         if isinstance(job.program, str) or job.mode == "fast":
-            self._ask(server, job, job.source.encode("utf-8", "surrogatepass"), running.answer)
+            self._ask(server, running, job.source.encode("utf-8", "surrogatepass"), running.answer)
             return
         questions, answers = socket.socketpair()
         with questions, answers:
-            self._ask(server, job, job.source.encode("utf-8", "surrogatepass"), answers.fileno())
-            self._ask(self._judges, job, json.dumps(job.program).encode(), questions.fileno())
+            self._ask(server, running, job.source.encode("utf-8", "surrogatepass"), answers.fileno())
+            self._ask(self._judges, running, json.dumps(job.program).encode(), questions.fileno())
 
     def _collect(self, running: Running) -> Verdict | Printed:
         try:
             if running.jail != self._num_jails:
                 raise _JailLost
             limits, apart = running.job.limits, running.job.ask == "serve"
-            told = self._reply(self._judges, limits) if apart else None
-            ended = self._ended(self._servers[running.server], limits)
+            told = self._reply(self._judges, running) if apart else None
+            ended = self._ended(running)
             report = told if apart else read_answer(running.answer)
         finally:
             os.close(running.answer)
@@ -192,9 +195,11 @@ class Worker(AbstractContextManager["Worker"]):
         verdict = as_verdict(report)
         return ended.failure(limits) if verdict is None or verdict.kind == "exited" else verdict
 
-    def _ask(self, server: socket.socket, job: Job, text: bytes, channel: int) -> None:
+    def _ask(self, server: socket.socket, running: Running, text: bytes, channel: int) -> None:
+        job = running.job
         self._turn += 1
         request = {
+            "number": running.number,
             "ask": job.ask,
             "entry_point": "" if isinstance(job.program, str) else job.program.entry_point,
             "limits": job.limits.as_rlimits(_GRACE_CPU_S.get(job.ask, 0)),
@@ -204,15 +209,18 @@ class Worker(AbstractContextManager["Worker"]):
         with memory_file(text) as work:
             socket.send_fds(server, [json.dumps(request).encode()], [work, channel])
 
-    def _reply(self, server: socket.socket, limits: Limits) -> Any:
-        server.settimeout(limits.wall_s + _GRACE_S)
+    def _reply(self, server: socket.socket, running: Running) -> dict[str, Any]:
+        server.settimeout(running.job.limits.wall_s + _GRACE_S)
         try:
-            return json.loads(server.recv(1 << 12))
+            reply = json.loads(server.recv(1 << 12))
         except (OSError, ValueError, RecursionError):
             raise _JailLost from None
+        if not isinstance(reply, dict) or reply.get("number") != running.number:
+            raise _JailLost
+        return reply
 
-    def _ended(self, server: socket.socket, limits: Limits) -> Ended:
-        reply = self._reply(server, limits)
+    def _ended(self, running: Running) -> Ended:
+        reply = self._reply(self._servers[running.server], running)
         try:
             ended = Ended(bool(reply["late"]), int(reply["status"]), float(reply["cpu_s"]))
         except (KeyError, TypeError, ValueError):

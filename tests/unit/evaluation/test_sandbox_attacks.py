@@ -35,6 +35,7 @@ TASK = Trial(
         ("    import ctypes; ctypes.string_at(0)\n", "exited", ""),
         ("    import os; os.abort()\n", "exited", ""),
         ("    raise type('A' * 500 + chr(27), (Exception,), {})\n", "exception", "A" * 80),
+        ("    raise type('A' * 50_000, (Exception,), {})\n", "exception", "A" * 80),
     ],
 )
 def test_failures_are_told_apart(sandbox: Sandbox, completion: str, kind: str, type_name: str) -> None:

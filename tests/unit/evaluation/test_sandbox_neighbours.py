@@ -93,6 +93,7 @@ LEAVE = {
     "a hidden file": "open('/tmp/.note', 'w').write(MARK)",
     "a link": "os.symlink(MARK, '/tmp/link')",
     "the folder's mode": "os.chmod('/tmp', 0o700)",
+    "the folder, closed": "os.chmod('/tmp', 0)",
     "the folder's time": "os.utime('/tmp', (1, 1))",
     "a file that was removed": "open('/tmp/note', 'w').close(); os.remove('/tmp/note')",
     "a module": "import math; math.note = MARK",

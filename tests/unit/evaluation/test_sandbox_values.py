@@ -146,6 +146,7 @@ def test_outside_a_jail_nothing_is_hashed() -> None:
         {"t": "set", "v": [{"t": "list", "v": []}]},
         {"t": "array", "dtype": "O", "shape": [9], "v": []},
         {"t": "array", "dtype": "U99999999", "shape": [1], "v": ["a"]},
+        {"t": "array", "dtype": "f8", "shape": [10**6, 0], "v": []},  # as a list: a million empty lists
         {"t": "array", "dtype": "f8", "shape": [1], "v": [{"t": "object", "type": "x", "str": ""}]},
         {"t": "bytes", "v": "0"},
     ],

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import mmap
 import os
 import resource
 import signal
@@ -25,6 +26,9 @@ Verdict = dict[str, str]
 _CLAIMS = frozenset({"syntax_error", "exception", "memory", "time_out"})
 """Classes of failure that a subject may claim for itself; it cannot claim a success."""
 _PROGRAMS_PER_JUDGE = 500
+_NUMBER_BYTES = 8
+_MAX_NAME = 200
+"""Characters of the name of an exception that are passed on: a reply must fit what the launcher reads."""
 _CLOSED, _WORN, _NOT_LOCKED, _DIED = range(4)
 """Why a judge ended: nobody asks any more, another one is to take its place, it could not be locked, or a program."""
 
@@ -39,21 +43,24 @@ class _CandidateFailed(BaseException):
 def serve(control: int, uid: int | None, program: str | None) -> None:
     """Have the requests on the socket `control` judged until it closes, by one judge after another.
 
-    A request brings two open files: what to judge, and the channel to the subject.
+    A request brings two open files: what to judge, and the channel to the subject. A judge that dies leaves behind which
+    request it had not answered: it may also be ended in between, where memory is short, and then nobody waits for a reply.
     """
+    unanswered = mmap.mmap(-1, _NUMBER_BYTES)
     lock = None if program is None else lockdown.Filter(program)
     while True:
         pid = os.fork()
         if pid == 0:
-            _judge_many(control, uid, lock)
+            _judge_many(control, uid, lock, unanswered)
         end = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if end in (_CLOSED, _NOT_LOCKED):
             return
-        if end != _WORN:  # it died over a program, and cannot tell
-            _reply(control, {"class": "time_out" if end == -signal.SIGXCPU else "exited", "type": ""})
+        if number := int.from_bytes(unanswered[:]):  # it died over a program, and cannot tell
+            _reply(control, number, {"class": "time_out" if end == -signal.SIGXCPU else "exited", "type": ""})
+            unanswered[:] = bytes(_NUMBER_BYTES)
 
 
-def _judge_many(control: int, uid: int | None, lock: lockdown.Filter | None) -> NoReturn:
+def _judge_many(control: int, uid: int | None, lock: lockdown.Filter | None, unanswered: mmap.mmap) -> NoReturn:
     status = _NOT_LOCKED
     try:
         requests = socket.socket(fileno=control)
@@ -64,23 +71,25 @@ def _judge_many(control: int, uid: int | None, lock: lockdown.Filter | None) -> 
         if lock:
             lock.load()
         status = _DIED
-        status = _judge_until_worn(requests)
+        status = _judge_until_worn(requests, unanswered)
     finally:
         os._exit(status)
 
 
-def _judge_until_worn(requests: socket.socket) -> int:
+def _judge_until_worn(requests: socket.socket, unanswered: mmap.mmap) -> int:
     for _ in range(_PROGRAMS_PER_JUDGE):
         message, files, _, _ = socket.recv_fds(requests, 1 << 12, 2)
         if not message:
             return _CLOSED
-        work, channel = files
-        _limit(json.loads(message)["limits"])
+        request, (work, channel) = json.loads(message), files
+        unanswered[:] = request["number"].to_bytes(_NUMBER_BYTES)
+        _limit(request["limits"])
         prompt, _, test, entry_point = json.loads(os.pread(work, os.fstat(work).st_size, 0))
         os.close(work)
         verdict = judge(channel, prompt, test, entry_point)
         os.close(channel)
-        _reply(requests.fileno(), verdict)
+        _reply(requests.fileno(), request["number"], verdict)
+        unanswered[:] = bytes(_NUMBER_BYTES)
         if verdict["class"] in ("time_out", "memory"):
             break
     return _WORN
@@ -89,14 +98,14 @@ def _judge_until_worn(requests: socket.socket) -> int:
 def _limit(limits: dict[str, list[int]]) -> None:
     """The limits of one program: processor time counts from here. They are soft ones, to be set anew for the next."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    cpu_s = math.ceil(used.ru_utime + used.ru_stime) + limits["RLIMIT_CPU"][0]
-    for name, soft in [*((name, each[0]) for name, each in limits.items()), ("RLIMIT_CPU", cpu_s)]:
-        which = getattr(resource, name)
+    used_s = {"RLIMIT_CPU": math.ceil(used.ru_utime + used.ru_stime)}
+    for name, (most, _) in limits.items():
+        which, soft = getattr(resource, name), used_s.get(name, 0) + most
         resource.setrlimit(which, (soft, resource.getrlimit(which)[1]))
 
 
-def _reply(control: int, verdict: Verdict) -> None:
-    os.write(control, json.dumps(verdict).encode())
+def _reply(control: int, number: int, verdict: Verdict) -> None:
+    os.write(control, json.dumps({"number": number, **verdict}).encode())
 
 
 @functools.lru_cache(maxsize=1 << 9)
@@ -151,5 +160,5 @@ def _call(channel: int, arguments: tuple[Any, ...], keywords: dict[str, Any]) ->
 
 def _claimed(report: Any) -> Verdict:
     if isinstance(report, dict) and report.get("class") in _CLAIMS:
-        return {"class": report["class"], "type": str(report.get("type"))}
+        return {"class": report["class"], "type": str(report.get("type"))[:_MAX_NAME]}
     return {"class": "exited", "type": ""}

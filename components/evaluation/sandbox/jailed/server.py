@@ -132,7 +132,8 @@ class _Server:
             os.close(file)
         if self._setup.isolated and self._scratch_state() != before:
             self._renew_scratch()
-        return {"late": late, "status": os.waitstatus_to_exitcode(status), "cpu_s": usage.ru_utime + usage.ru_stime}
+        status, cpu_s = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+        return {"number": request["number"], "late": late, "status": status, "cpu_s": cpu_s}
 
     def _become_program(
         self, request: dict[str, Any], limits: list[tuple[int, tuple[int, int]]], work: int, size: int, channel: int
@@ -157,8 +158,10 @@ class _Server:
 
     def _scratch_state(self) -> tuple[Any, ...]:
         """Changes whenever something was written: what is left lies there, and what was removed left its time."""
-        folder = os.stat(self._setup.scratch)
-        return folder.st_mode, folder.st_uid, folder.st_ino, folder.st_ctime_ns, os.listdir(self._setup.scratch)
+        folder, left = os.stat(self._setup.scratch), list[str]()
+        with contextlib.suppress(PermissionError):  # an ordinary user's program owns the folder, and can close it
+            left = os.listdir(self._setup.scratch)
+        return folder.st_mode, folder.st_uid, folder.st_ino, folder.st_ctime_ns, left
 
     def _renew_scratch(self) -> None:
         place = self._setup.scratch.encode()

@@ -11,6 +11,7 @@ Used on both sides of the wall; the decoder is the side that matters: it runs in
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -214,13 +215,17 @@ class _Decoder:
 
         shape, flat = tuple(data["shape"]), self._items(data["v"])
         if data["dtype"] in _NUMERIC:
-            return numpy.array(flat, dtype=data["dtype"]).reshape(shape)
-        if data["dtype"] != "O":
+            array = numpy.array(flat, dtype=data["dtype"])
+        elif data["dtype"] == "O":
+            array = numpy.empty(len(flat), dtype=object)
+            for index, item in enumerate(flat):
+                array[index] = item
+        else:
             raise ValueError(f"element type {data['dtype']!r}")
-        array = numpy.empty(len(flat), dtype=object)
-        for index, item in enumerate(flat):
-            array[index] = item
-        return array.reshape(shape)
+        array = array.reshape(shape)
+        if array.size == 0 and math.prod(side for side in array.shape if side) > _MAX_ITEMS:
+            raise ValueError("an array of nothing, which would fill the memory as a list of empty lists")
+        return array
 
     def _scalar(self, data: Any) -> Any:
         return self._array({"dtype": data["dtype"], "shape": [1], "v": [data["v"]]})[0]

@@ -82,9 +82,7 @@ def evaluate_held_out(
         for name in sorted(index.splits):
             if name.startswith(HELD_OUT):
                 split = PackedSplit(folder, name)
-                num_sequences = min(max_sequences, len(split))
-                chosen = np.arange(num_sequences) * len(split) // max(1, num_sequences)
-                score = score_sequences(model, split, chosen, encoder.token_num_bytes)
+                score = score_sequences(model, split, split.evenly_spaced(max_sequences), encoder.token_num_bytes)
                 results[f"{corpus}/{name.removeprefix(HELD_OUT)}"] = score.as_record()
     return results
 

@@ -107,6 +107,11 @@ class PackedSplit:
         starts = np.concatenate([np.zeros(1, dtype=np.int64), self._ends])[owners]
         return self._shards.read(owners, wanted - starts)
 
+    def evenly_spaced(self, most: int) -> Positions:
+        """At most so many sequences, the same ones every time, from the first on in equal strides."""
+        count = min(most, len(self))
+        return np.arange(count) * len(self) // max(1, count)
+
     def order(self, seed: int, first: int, num_positions: int) -> Positions:
         """Which sequences are trained on at the positions from `first` on (see `sequence_indices`), [num_positions]."""
         return sequence_indices(np.arange(first, first + num_positions, dtype=np.int64), len(self), seed)

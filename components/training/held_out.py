@@ -38,9 +38,8 @@ class HeldOut:
         for name in sorted(PackedSplit(run.data.folder, streaming=place.streaming).index.splits):
             if name.startswith(HELD_OUT):
                 split = PackedSplit(run.data.folder, name, streaming=place.streaming)
-                num_sequences = min(place.evaluate_sequences, len(split))
-                chosen = np.arange(num_sequences) * len(split) // max(1, num_sequences)
-                if num_sequences:
+                chosen = split.evenly_spaced(place.evaluate_sequences)
+                if len(chosen):
                     self._splits[name.removeprefix(HELD_OUT)] = (split, chosen)
 
     def num_bytes(self, tokens_BT: Tensor) -> int:

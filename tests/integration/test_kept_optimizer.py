@@ -7,18 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.training import MODEL, PLACE, STAGE, toy_run
+from fixtures.training import MODEL, PLACE, STAGE, adam, losses_of, toy_run, train_plainly
 from safetensors.torch import load_file
 
 from components.core.errors import ArtifactError, ConfigError
 from components.model.huggingface import load_checkpoint
 from components.model.transformer import CodeGen
-from components.tokenizer.reader import PackedSplit
 from components.training.config import TrainingPlace
 from components.training.launch import train_stage
-from components.training.metrics import StepMetrics
 from components.training.run import Input, StageRun
-from components.training.schedule import learning_rate
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
@@ -44,31 +41,14 @@ def following(run: StageRun, first: Path, **changes: object) -> StageRun:
     return run.replace(stage="multi", config=config, initial=Input(folder=str(first), digest="first"))
 
 
-def plainly(run: StageRun, *, keeps: bool) -> tuple[CodeGen, list[float], torch.optim.Optimizer]:
+def plainly(run: StageRun, *, keeps: bool) -> tuple[CodeGen, list[float | None], torch.optim.Optimizer]:
     """Two stages in torch alone, the second one's schedule and data from their start."""
-    model, split, losses = CodeGen(MODEL, seed=3), PackedSplit(Path(run.data.folder), "train"), []
-
-    def adam() -> torch.optim.Optimizer:
-        groups = [
-            {"params": [one for one in model.parameters() if one.ndim > 1], "weight_decay": 0.1},
-            {"params": [one for one in model.parameters() if one.ndim == 1], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
-
-    optimizer = adam()
-    for stage in range(2):
-        optimizer = optimizer if keeps or not stage else adam()
-        for step in range(1, STEPS + 1):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, run.config)
-            optimizer.zero_grad()
-            tokens = split.batch(split.order(3, (step - 1) * 16, 16)).astype(np.int64)
-            loss = model.loss(torch.from_numpy(tokens), z_loss=1e-4)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            losses.append(loss.item())
-    return model, losses[STEPS:], optimizer
+    model = CodeGen(MODEL, seed=3)
+    optimizer = adam(model)
+    train_plainly(model, run, optimizer)
+    optimizer = optimizer if keeps else adam(model)
+    losses, _ = train_plainly(model, run, optimizer)
+    return model, losses, optimizer
 
 
 @pytest.mark.parametrize(
@@ -79,9 +59,7 @@ def plainly(run: StageRun, *, keeps: bool) -> tuple[CodeGen, list[float], torch.
 def test_two_stages_train_as_torch_does(place: TrainingPlace, run: StageRun, first: Path, tmp_path: Path) -> None:
     model, losses, optimizer = plainly(run, keeps=True)
     _, reset, _ = plainly(run, keeps=False)
-    seen: list[StepMetrics] = []
-    train_stage(tmp_path, following(run, first), place, seen.append)
-    found = [one.loss for one in seen]
+    found = losses_of(tmp_path, following(run, first), place)
     np.testing.assert_allclose(found, losses, rtol=2e-4)
     assert not np.allclose(found, reset, rtol=2e-3), "the optimizer has to matter"
     for one, other in zip(load_checkpoint(tmp_path).parameters(), model.parameters(), strict=True):

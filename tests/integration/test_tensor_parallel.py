@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.training import MODEL, PLACE, STAGE, toy_run
+from fixtures.training import MODEL, PLACE, STAGE, losses_of, toy_run
 
 from components.core.errors import ConfigError, TrainingError
 from components.model.huggingface import load_checkpoint
@@ -32,13 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
 @pytest.fixture(scope="module")
 def undisturbed(run: StageRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    return folder, losses(folder, run, SHARED)
-
-
-def losses(folder: Path, run: StageRun, place: TrainingPlace) -> list[float]:
-    seen: list[StepMetrics] = []
-    train_stage(folder, run, place, seen.append)
-    return [one.loss for one in seen]
+    return folder, losses_of(folder, run, SHARED)
 
 
 def test_goes_on_to_the_same_bits_and_only_on_its_own_place(
@@ -56,7 +50,7 @@ def test_goes_on_to_the_same_bits_and_only_on_its_own_place(
     with pytest.raises(TrainingError, match="was made with tensor_parallel 2 on 2 ranks"):
         train_stage(tmp_path, run, PLACE, lambda _: None)
     folder, expected = undisturbed
-    assert losses(tmp_path, run, SHARED) == expected
+    assert losses_of(tmp_path, run, SHARED) == expected
     assert "goes on after step 0;" not in (tmp_path / LOG).read_text().rpartition("was made with tensor_parallel")[2]
     assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
@@ -65,7 +59,7 @@ def test_bf16_products_learn_the_same_and_hand_on_fp32(
     run: StageRun, undisturbed: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
     folder, expected = undisturbed
-    found = losses(tmp_path, run, SHARED.replace(precision="bf16"))
+    found = losses_of(tmp_path, run, SHARED.replace(precision="bf16"))
     np.testing.assert_allclose(found, expected, rtol=0.02)
     assert found != expected
     for one, fp32 in zip(load_checkpoint(tmp_path).parameters(), load_checkpoint(folder).parameters(), strict=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from fixtures.training import PLACE, STAGE, toy_run
+from fixtures.training import PLACE, STAGE, losses_of, toy_run
 
 from components.core.errors import TrainingError
 from components.model.huggingface import load_checkpoint
@@ -33,13 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
 @pytest.fixture(scope="module")
 def alone(run: StageRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     folder = tmp_path_factory.mktemp("alone")
-    return folder, losses(folder, run, ONE)
-
-
-def losses(folder: Path, run: StageRun, place: TrainingPlace) -> list[float]:
-    seen: list[StepMetrics] = []
-    train_stage(folder, run, place, seen.append)
-    return [one.loss for one in seen]
+    return folder, losses_of(folder, run, ONE)
 
 
 PLACES = {
@@ -60,7 +54,7 @@ def test_another_place_gives_the_same_losses_and_weights(
     name: str, run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
     folder, expected = alone
-    np.testing.assert_allclose(losses(tmp_path, run, PLACES[name]), expected, rtol=1e-5)
+    np.testing.assert_allclose(losses_of(tmp_path, run, PLACES[name]), expected, rtol=1e-5)
     require_close(folder, tmp_path)
 
 
@@ -74,7 +68,7 @@ def test_activations_that_are_computed_again_change_no_bit(
     run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
     folder, expected = alone
-    assert losses(tmp_path, run, ONE.replace(recompute_every=2)) == expected
+    assert losses_of(tmp_path, run, ONE.replace(recompute_every=2)) == expected
     assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
@@ -82,7 +76,7 @@ def test_activations_that_are_computed_again_change_no_bit(
 def test_bf16_products_learn_the_same_and_hand_on_fp32(
     zero_stage: int, run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
-    found = losses(tmp_path, run, PLACE.replace(precision="bf16", zero_stage=zero_stage))
+    found = losses_of(tmp_path, run, PLACE.replace(precision="bf16", zero_stage=zero_stage))
     np.testing.assert_allclose(found, alone[1], rtol=0.02)
     assert found != alone[1]
     weights = next(load_checkpoint(tmp_path).parameters()).detach()
@@ -130,7 +124,7 @@ def test_without_zero_other_ranks_go_on_and_zero_is_refused(
     with pytest.raises(TrainingError, match="was made with ZeRO stage 0, and this is stage 1") as refused:
         train_stage(tmp_path, run, PLACE, lambda _: None)
     assert "--at training.zero_stage=0" in refused.value.do
-    found = losses(tmp_path, run, PLACE.replace(zero_stage=0))
+    found = losses_of(tmp_path, run, PLACE.replace(zero_stage=0))
     np.testing.assert_allclose(found, alone[1], rtol=1e-5)
     last = (tmp_path / LOG).read_text().rpartition("goes on after step ")[2]
     assert not last.startswith("0;")
@@ -157,5 +151,5 @@ def test_a_rank_that_is_told_to_end_saves_its_step_first(
         train_stage(tmp_path, run, ONE.replace(checkpoint_every_steps=100), tell)
     saved = int(ended.value.got.rpartition(" ")[2])
     assert [path.name for path in (tmp_path / WORK).glob("step-*")] == [f"step-{saved:08d}"]
-    assert losses(tmp_path, run, ONE) == expected
+    assert losses_of(tmp_path, run, ONE) == expected
     assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()

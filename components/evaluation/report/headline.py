@@ -95,9 +95,10 @@ def _figures(results: RunResults) -> Facts:
 def _share_of_training(results: RunResults) -> Cell:
     """The share of this run's time that went into stages trained in it, without what earlier attempts took."""
     made = [one for one in results.checkpoints.values() if one.label not in results.reused]
-    if not made or results.total_s <= 0:
+    if not made:
         return Cell(text="none, all reused" if results.checkpoints else "none")
     seconds = total(seconds_of_last_attempt(one) for one in made)
     resumed = [STAGE_NAMES[stage] for stage, one in results.checkpoints.items() if one in made and num_attempts(one) > 1]
     note = f"{listed(resumed)} went on from an earlier run; only what this run trained counts" if resumed else ""
-    return Cell(text="unknown" if seconds is None else percent(seconds / results.total_s), note=note)
+    known = seconds is not None and results.total_s > 0
+    return Cell(text=percent(seconds / results.total_s) if known else "unknown", note=note)

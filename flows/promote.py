@@ -99,7 +99,7 @@ def _user() -> str:
 
 def protocol(evaluation: Artifact) -> str:
     """The fingerprint of how a benchmark was run: its recipe and its inputs, all but the model that it measured."""
-    others = {one.role: one.digest for one in evaluation.parents if one.role != "checkpoint"}
+    others = {one.role: one.digest for one in evaluation.parents if one.kind not in ("checkpoint", "samples")}
     return fingerprint({"settings": evaluation.statistics.get("protocol"), "inputs": others})
 
 

@@ -102,7 +102,7 @@ def starter() -> Recipe:
         training=TrainingConfig(stages=Stages(nl=nl, multi=later, mono=later)),
         evaluation=EvaluationConfig(
             held_out_max_sequences=32,
-            humaneval=HumanEvalConfig(num_samples=2, max_new_tokens=128),
+            humaneval=HumanEvalConfig(num_samples=2, temperatures=(0.2,), max_new_tokens=128),
             mtpb=MtpbConfig(problem_ids=tuple(range(1, 11)), cases=(0,), num_samples=2, max_new_tokens=64),
         ),
     )
@@ -126,7 +126,7 @@ def tiny() -> Recipe:
         training=TrainingConfig(stages=Stages(nl=stage, multi=stage, mono=stage)),
         evaluation=EvaluationConfig(
             held_out_max_sequences=16,
-            humaneval=HumanEvalConfig(num_samples=1, max_new_tokens=16),
+            humaneval=HumanEvalConfig(num_samples=1, temperatures=(0.2,), max_new_tokens=16),
             mtpb=MtpbConfig(problem_ids=(1, 2), cases=(0,), num_samples=1, max_new_tokens=16),
         ),
     )

@@ -19,7 +19,15 @@ OBSERVED = "observed/"
 """Folder inside an artifact for what was measured while it was made."""
 
 Kind = Literal[
-    "raw-corpus", "validation", "tokenizer", "prepared-corpus", "checkpoint", "evaluation", "registered-model", "report"
+    "raw-corpus",
+    "validation",
+    "tokenizer",
+    "prepared-corpus",
+    "checkpoint",
+    "samples",
+    "evaluation",
+    "registered-model",
+    "report",
 ]
 
 

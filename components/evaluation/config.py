@@ -21,8 +21,8 @@ class HumanEvalConfig(Config):
 
     num_samples: int = Field(default=200, ge=1)
     """Completions per problem, n of pass@k. The paper draws 200."""
-    temperature: float = Field(default=0.2, gt=0)
-    """The paper takes the best of 0.2, 0.6 and 0.8 for every k: three runs, one each."""
+    temperatures: Items[Annotated[float, Field(ge=0)]] = Field(default=(0.2, 0.6, 0.8), min_length=1)
+    """Samples are drawn at each; the paper takes the best for every k. 0: the likeliest token, always."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """Nucleus (paper, section 2.3)."""
     max_new_tokens: int = Field(default=256, ge=1)
@@ -45,10 +45,12 @@ class MtpbConfig(Config):
     """Which of a problem's five test cases, from 0."""
     num_samples: int = Field(default=40, ge=1)
     """Histories sampled for every problem and case (paper, section 4.2)."""
-    temperature: float = Field(default=0.2, gt=0)
+    temperature: float = Field(default=0.2, ge=0)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_new_tokens: int = Field(default=512, ge=1)
     """Cap per turn. The file states 128, 256 or 512 for each problem; the smaller of the two is used."""
+    single_turn: bool = True
+    """Also ask for each program in one turn, all prompts of its problem joined, to compare with several turns."""
     cpu_limit_s: int = Field(default=20, ge=1)
     """CPU seconds for one whole history: the official checker's 20 s."""
 

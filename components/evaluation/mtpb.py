@@ -1,108 +1,63 @@
-"""MTPB, the Multi-Turn Programming Benchmark: a program written over several turns, judged by what it prints last.
+"""MTPB: programs written over several turns of a conversation, judged by the last value that they print.
 
-Protocol: docs/paper.md, section 5. The history starts with an import of NumPy; every turn adds its prompt as a comment, and
-a completion cut by CodeGen's rules. The whole history is executed, and its last print compared by the official checker's
-rules. One decision: two rates. `pass_rate` is upstream's average over all samples; `pass_rate_of_passable` leaves out the
-cases that nothing can pass. Not covered: single-turn prompts and prompt perplexity.
+Protocol: docs/paper.md, section 5. In several turns, the history begins with an import, and each turn appends the prompt as
+a comment and then the completion, cut by CodeGen's rules. In a single turn all prompts of a problem come first, each as a
+comment, and one completion follows (our definition; the paper's script was not released).
+
+One decision on perplexity: the prompt of a turn is what this turn appends, `# `, its text and the line's end. Several turns:
+exp of the mean over all prompt tokens of `-log p(token | everything before it)`, what the model itself had written
+included. A single turn: the same of the joined prompts. Tokens of the first import count in neither.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from statistics import fmean
 
 from pydantic import JsonValue
 
 from components.core.errors import ConfigError
-from components.evaluation.benchmark import execute, protocol, publish
-from components.evaluation.completions import Completer, sample_seed
 from components.evaluation.config import MtpbConfig
+from components.evaluation.intervals import mean_with_interval
 from components.evaluation.mtpb_defects import can_pass
-from components.evaluation.mtpb_equivalence import equivalent
+from components.evaluation.plan import Counted, Draw, Facts, Plan
+from components.evaluation.problem import Benchmark, Prints, Problem
 from components.evaluation.problems import MTPB_SHA256, MtpbProblem, load_mtpb
-from components.evaluation.sandbox import NOTHING_PRINTED, Limits, Printed, Sandbox, Verdict
-from components.evaluation.truncate import is_complete, truncate
-
-CODE_VERSION = 2
-"""2: calibrated limits of processor time that leave out imports, time-outs run twice, annotations evaluated."""
+from components.evaluation.sandbox import Limits
 
 PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"
 """What every history starts with (the official sampling script)."""
 MEMORY_MIB = 2048
 """Address space of a program (measured: importing NumPy, pandas and scikit-learn takes 0.5 GiB of it)."""
+MULTI, SINGLE = "multi", "single"
+HARD, EASY = 0.3, 0.7
+"""A problem is hard where fewer of its programs of several turns pass, and easy where more do (the paper's bounds, of the
+average over its models; here of the model that is measured)."""
 
 
-class _History(NamedTuple):
-    """One program in the making: a problem's case, and which of its samples."""
-
-    problem: MtpbProblem
-    case: int
-    number: int
-    text: str = PREFIX
-    num_cut: int = 0
-
-
-def run_mtpb(
-    folder: Path,
-    *,
-    sampler: Completer,
-    problems_file: Path,
-    config: MtpbConfig,
-    workers: int,
-    seed: int,
-    unsafe: bool = False,
-) -> dict[str, JsonValue]:
-    """Sample, execute and score the chosen problems; fills `folder` and returns the artifact's statistics.
-
-    `workers` programs are executed at a time. Where no sandbox can be had, samples are drawn and written, `executed` is
-    false and both rates are none; unless `unsafe` asks to execute without isolation then.
+def plan(config: MtpbConfig, problems_file: Path) -> Plan:
+    """The chosen problems and cases in several turns and, if asked for, in one.
 
     Raises:
-        EvaluationError: `problems_file` is not the pinned file, or HumanEval's own solutions do not pass here.
+        EvaluationError: `problems_file` is not the pinned file.
         ConfigError: a chosen problem does not exist, or nothing was chosen.
     """
-    problems = _chosen(load_mtpb(problems_file), config)
-    started = time.monotonic()
-    histories = _draw(problems, sampler, config, seed)
-    sampling_s = time.monotonic() - started
-    limits = Limits(config.cpu_limit_s, MEMORY_MIB)
+    chosen = _chosen(load_mtpb(problems_file), config)
+    cases = [(problem, case) for problem in chosen for case in config.cases]
+    multi = Benchmark("mtpb", MTPB_SHA256, tuple(_in_turns(*one) for one in cases))
+    draws = [_draw(MULTI, multi, config, config.max_new_tokens)]
+    if config.single_turn:
+        single = Benchmark("mtpb", MTPB_SHA256, tuple(_in_one(*one) for one in cases))
+        draws.append(_draw(SINGLE, single, config, 2 * config.max_new_tokens))
 
-    def run(sandbox: Sandbox, sources: Sequence[str], calibrated: Limits) -> list[Printed]:
-        return sandbox.last_prints(sources, calibrated)
+    def facts(counted: Mapping[str, Sequence[Counted]]) -> Facts:
+        return _facts(counted, {str(one.number): one for one in chosen})
 
-    executed = execute(run, [history.text for history in histories], limits, workers=workers, unsafe=unsafe)
-    verdicts = None if executed.results is None else _judge(histories, executed.results)
-    results: dict[str, JsonValue] = {
-        "num_problems": len(problems),
-        "num_cases": len(config.cases),
-        "num_samples": config.num_samples,
-        "num_cut": sum(history.num_cut for history in histories),
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "seed": seed,
-        **_rates(histories, verdicts),
-        "passes": None if verdicts is None else _passes(histories, verdicts),
-    }
-    common = publish(
-        folder,
-        executed=executed,
-        protocol=protocol(
-            "mtpb",
-            CODE_VERSION,
-            limits,
-            mode="split",  # what is expected never enters the process of a program
-            problems_sha256=MTPB_SHA256,
-            config=config.model_dump(mode="json"),
-        ),
-        results=results,
-        samples=[_record(history, seed, verdicts[i] if verdicts else None) for i, history in enumerate(histories)],
-        verdicts=verdicts,
-        sampling_s=sampling_s,
-    )
-    shared = ("pass_rate", "pass_rate_of_passable", "num_problems", "num_cases", "num_samples", "num_cut")
-    return {**common, **{name: results[name] for name in shared}}
+    # What is expected never enters the process of a program, whatever the mode.
+    return Plan(tuple(draws), Limits(config.cpu_limit_s, MEMORY_MIB), "split", (), facts)
 
 
 def _chosen(problems: list[MtpbProblem], config: MtpbConfig) -> list[MtpbProblem]:
@@ -118,87 +73,106 @@ def _chosen(problems: list[MtpbProblem], config: MtpbConfig) -> list[MtpbProblem
     return chosen
 
 
-def _draw(problems: list[MtpbProblem], sampler: Completer, config: MtpbConfig, seed: int) -> list[_History]:
-    """Complete every history turn by turn; all those that take the same turn with the same length at once."""
-    histories = [
-        _History(problem, case, index)
-        for problem in problems
-        for case in config.cases
-        for index in range(config.num_samples)
-    ]
-    for turn in range(max(len(problem.prompts) for problem in problems)):
-        for most in sorted({problem.max_new_tokens for problem in problems}):
-            here = [
-                place
-                for place, history in enumerate(histories)
-                if turn < len(history.problem.prompts) and history.problem.max_new_tokens == most
-            ]
-            if here:
-                taken = _take_turn([histories[place] for place in here], turn, most, sampler, config, seed)
-                for place, history in zip(here, taken, strict=True):
-                    histories[place] = history
-    return histories
+def _draw(label: str, benchmark: Benchmark, config: MtpbConfig, max_new_tokens: int) -> Draw:
+    return Draw(label, benchmark, config.num_samples, config.temperature, config.top_p, max_new_tokens, scored=True)
 
 
-def _take_turn(
-    histories: list[_History], turn: int, most: int, sampler: Completer, config: MtpbConfig, seed: int
-) -> list[_History]:
-    asked = [history.text + f"# {history.problem.turns(history.case)[turn]}\n" for history in histories]
-    completions = sampler.complete(
-        asked,
-        seeds=[sample_seed(seed, "mtpb", one.problem.number, one.case, one.number, turn) for one in histories],
-        max_new_tokens=min(most, config.max_new_tokens),
-        temperature=config.temperature,
-        top_p=config.top_p,
-        should_stop=is_complete,
+def _in_turns(problem: MtpbProblem, case: int) -> Problem:
+    first, *others = (f"# {prompt}\n" for prompt in problem.turns(case))
+    return _problem(problem, case, (PREFIX + first, *others), problem.max_new_tokens)
+
+
+def _in_one(problem: MtpbProblem, case: int) -> Problem:
+    """One completion has to be as long as those of all turns together."""
+    joined = "".join(f"# {prompt}\n" for prompt in problem.turns(case))
+    return _problem(problem, case, (PREFIX + joined,), problem.max_new_tokens * len(problem.prompts))
+
+
+def _problem(problem: MtpbProblem, case: int, turns: tuple[str, ...], max_new_tokens: int) -> Problem:
+    return Problem(
+        task_id=f"{problem.number}/{case}",
+        turns=turns,
+        judged_by=Prints(problem.outputs[case]),
+        max_new_tokens=max_new_tokens,
+        closing="\n\n",
+        group=str(problem.number),
+        unscored=PREFIX,
     )
-    return [
-        history._replace(text=f"{text}{truncate(completion)}\n\n", num_cut=history.num_cut + is_complete(completion))
-        for history, text, completion in zip(histories, asked, completions, strict=True)
-    ]
 
 
-def _judge(histories: Sequence[_History], prints: Sequence[Printed]) -> list[Verdict]:
-    return [
-        judge(printed, history.problem.outputs[history.case]) for history, printed in zip(histories, prints, strict=True)
-    ]
-
-
-def judge(printed: Printed, expected: object) -> Verdict:
-    """The verdict on a program. How it ended counts only where it printed nothing to compare, as upstream."""
-    if printed.value is not NOTHING_PRINTED:
-        return Verdict("passed" if equivalent(printed, expected) else "wrong_answer")
-    return Verdict("no_print") if printed.end.passed else printed.end
-
-
-def _rates(histories: Sequence[_History], verdicts: Sequence[Verdict] | None) -> dict[str, JsonValue]:
-    """Fractions of samples that passed. Every case has as many samples, so this is the mean over problems, too."""
-    passable = [place for place, history in enumerate(histories) if can_pass(history.problem.number, history.case)]
-    rates: dict[str, JsonValue] = {"pass_rate": None, "pass_rate_of_passable": None, "num_passable": len(passable)}
-    if verdicts is not None:
-        rates["pass_rate"] = sum(verdict.passed for verdict in verdicts) / len(verdicts)
-        if passable:
-            rates["pass_rate_of_passable"] = sum(verdicts[place].passed for place in passable) / len(passable)
-    return rates
-
-
-def _passes(histories: Sequence[_History], verdicts: Sequence[Verdict]) -> dict[str, JsonValue]:
-    """How many samples passed, by problem and case."""
-    passes: dict[str, int] = {}
-    for history, verdict in zip(histories, verdicts, strict=True):
-        name = f"{history.problem.number}/{history.case}"
-        passes[name] = passes.get(name, 0) + verdict.passed
-    return dict(passes)
-
-
-def _record(history: _History, seed: int, verdict: Verdict | None) -> dict[str, JsonValue]:
-    """A line of samples.jsonl; `outcome` is none where nothing was executed. `seed` is that of the first turn."""
-    return {
-        "task_id": f"{history.problem.number}/{history.case}",
-        "sample": history.number,
-        "seed": sample_seed(seed, "mtpb", history.problem.number, history.case, history.number, 0),
-        "completion": history.text,
-        "num_cut": history.num_cut,
-        "outcome": verdict.kind if verdict else None,
-        "raised": verdict.type_name if verdict else None,
+def _facts(counted: Mapping[str, Sequence[Counted]], problems: Mapping[str, MtpbProblem]) -> Facts:
+    """What is told of MTPB beside pass@k: see `results.json` in docs/evaluation.md."""
+    multi = counted[MULTI]
+    details: dict[str, JsonValue] = {
+        "num_problems": len(problems),
+        "num_cases": len(multi) // len(problems),
+        "num_passable": sum(_passable(one) for one in multi),
     }
+    perplexities = {label: _perplexities(some) for label, some in counted.items()}
+    figures: dict[str, JsonValue] = {f"prompt_perplexity_{label}": one["all"] for label, one in perplexities.items()}
+    details["perplexity"] = {label: dict(one) for label, one in perplexities.items()}
+    if multi[0].num_passed is None:
+        return Facts({**details, "rates": None}, figures)
+    divisions = {
+        "difficulty": {number: _difficulty(rate) for number, rate in _rates(multi).items()},
+        "category": {number: one.category for number, one in problems.items()},
+        "num_turns": {number: str(len(one.prompts)) for number, one in problems.items()},
+    }
+    details["num_by_difficulty"] = dict(Counter(divisions["difficulty"].values()))
+    details["rates"] = {label: _divided(some, divisions) for label, some in counted.items()}
+    for label, some in counted.items():
+        rate, passable = mean_with_interval(list(_rates(some).values())), [one for one in some if _passable(one)]
+        figures |= {
+            f"pass_rate_{label}": rate.estimate,
+            f"pass_rate_{label}_low": rate.low,
+            f"pass_rate_{label}_high": rate.high,
+        }
+        figures[f"pass_rate_of_passable_{label}"] = _mean_of_cases(passable) if passable else None
+    return Facts(details | figures, figures)
+
+
+def _divided(counted: Sequence[Counted], divisions: Mapping[str, Mapping[str, str]]) -> dict[str, JsonValue]:
+    """The pass rate of each problem, and the mean of those of each part of every division."""
+    rates = _rates(counted)
+    means: dict[str, JsonValue] = {"problem": dict(rates)}
+    for name, parts in divisions.items():
+        means[name] = {
+            part: fmean(rates[number] for number in rates if parts[number] == part) for part in sorted(set(parts.values()))
+        }
+    return means
+
+
+def _rates(counted: Sequence[Counted]) -> dict[str, float]:
+    """The pass rate of each problem, over its cases."""
+    return {
+        group: _mean_of_cases(one for one in counted if one.group == group)
+        for group in dict.fromkeys(c.group for c in counted)
+    }
+
+
+def _mean_of_cases(counted: Iterable[Counted]) -> float:
+    return fmean((one.num_passed or 0) / one.num_samples for one in counted)
+
+
+def _difficulty(rate: float) -> str:
+    return "hard" if rate < HARD else "easy" if rate > EASY else "medium"
+
+
+def _passable(one: Counted) -> bool:
+    number, case = one.task_id.split("/")
+    return can_pass(int(number), int(case))
+
+
+def _perplexities(counted: Sequence[Counted]) -> dict[str, float | None]:
+    """Of all samples, and of those that passed and of those that did not."""
+    values = [
+        (math.exp(nats / tokens), one.passed[place] if one.passed else None)
+        for one in counted
+        for place, (nats, tokens) in enumerate(zip(one.prompt_nats, one.prompt_tokens, strict=True))
+    ]
+    parts = {
+        "all": values,
+        "passed": [one for one in values if one[1]],
+        "not passed": [one for one in values if one[1] is False],
+    }
+    return {name: fmean(value for value, _ in some) if some else None for name, some in parts.items()}

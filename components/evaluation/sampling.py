@@ -7,44 +7,91 @@ One decision: the prompt is encoded exactly as it is given, trailing white space
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
 
-from components.model.generation import generate
+import numpy as np
+import psutil
+import torch
+
+from components.model.generation import CACHE_BYTES, Drawn, Request, Rules, generate
 from components.model.huggingface import load_checkpoint
+from components.model.packed import pack
 from components.tokenizer.encoder import Encoder
+
+Key = TypeVar("Key", bound=Hashable)
+
+PRECISION = "fp32"
+"""Of weights, keys and values. Samples of another precision are other samples, so it is part of a protocol."""
+_CACHE_SHARE = 0.4
+"""Of the memory that is free: room for keys and values. How much it is changes the speed and nothing else."""
+
+
+class TextRequest(NamedTuple, Generic[Key]):
+    """One completion to be drawn."""
+
+    key: Key
+    """What the caller knows it by."""
+    prompt: str
+    """Where it is longer than the model's context less `max_new_tokens`, its beginning is not read."""
+    seed: int
+    """From 0; equal prompts want different seeds."""
+    max_new_tokens: int
+    scored_from: int | None = None
+    """The character of the prompt from which on the probability of its tokens is wanted; none: not at all."""
+
+
+class TextDrawn(NamedTuple, Generic[Key]):
+    """A completion, without its prompt."""
+
+    key: Key
+    text: str
+    num_tokens: int
+    ended: bool
+    """Whether it ended before the most tokens it could have."""
+    prompt_nats: float = 0.0
+    """Sum of `-log p` over the tokens that begin at `scored_from` or after it, of those that were read."""
+    num_scored: int = 0
 
 
 class Sampler:
     """Draws completions from the model of a checkpoint folder."""
 
     def __init__(self, checkpoint: Path) -> None:
-        """Load the model and the tokenizer of a folder in Hugging Face's format.
+        """Load the model and the tokenizer of a folder in Hugging Face's format: ours, or a released CodeGen.
 
         Raises:
             ArtifactError: the weights or their configuration are missing or damaged.
-            DataError: there is no tokenizer of ours.
+            DataError: there is no tokenizer.
         """
         self._encoder = Encoder(checkpoint)
         self._model = load_checkpoint(checkpoint).eval()
+        pack(self._model)
+        self._encode = lru_cache(maxsize=4096)(self._encoder.encode)
 
-    def complete(
+    @property
+    def context_length(self) -> int:
+        """The most tokens of a prompt and its completion together."""
+        return self._model.config.context_length
+
+    def draw(
         self,
-        prompts: Sequence[str],
+        waiting: deque[TextRequest[Key]],
         *,
-        seeds: Sequence[int],
         max_new_tokens: int,
         temperature: float,
         top_p: float,
         should_stop: Callable[[str], bool] | None = None,
-    ) -> list[str]:
-        """One completion, without its prompt, for each prompt; equal calls give equal completions.
+    ) -> Iterator[TextDrawn[Key]]:
+        """Draw all that waits, and what is appended meanwhile; equal requests give equal completions, in any company.
 
         Args:
-            prompts: where one is longer than the model's context less `max_new_tokens`, its beginning is not read.
-            seeds: one per prompt, from 0; equal prompts want different seeds.
-            max_new_tokens: the most tokens of a completion; it ends before at the end-of-text.
-            temperature: above 0, applied before the nucleus.
+            waiting: requests of the same prompt are to stand side by side.
+            max_new_tokens: the most of any request.
+            temperature: applied before the nucleus; 0: the likeliest token, always.
             top_p: mass of the nucleus, in (0, 1].
             should_stop: given the text drawn so far, whether the rest is of no use. Asked every few tokens, so a
                 completion may be longer than the text for which this first held.
@@ -53,17 +100,41 @@ class Sampler:
             ConfigError: a prompt is empty, or a number is out of its range.
             EvaluationError: the model's logits are not finite.
         """
-        decode = self._encoder.decode
-        stops = None if should_stop is None else (lambda _, new_tokens: should_stop(decode(new_tokens)))
-        completions = generate(
-            self._model,
-            [self._encoder.encode(prompt) for prompt in prompts],
-            seeds=seeds,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            num_ids=self._encoder.num_ids,
-            eot_id=self._encoder.eot_id,
-            should_stop=stops,
+        decode, tokens = self._encoder.decode, deque[Request[TextRequest[Key]]]()
+        stops = None if should_stop is None else (lambda new_tokens: should_stop(decode(new_tokens)))
+        rules = Rules(temperature, top_p, self._encoder.num_ids, self._encoder.eot_id, stops)
+
+        def encode_all() -> None:
+            tokens.extend(self._encoded(waiting.popleft()) for _ in range(len(waiting)))
+
+        encode_all()
+        cache_bytes = self._cache_bytes()
+        for drawn in generate(self._model, tokens, rules, max_new_tokens=max_new_tokens, cache_bytes=cache_bytes):
+            yield self._as_text(drawn)
+            encode_all()
+
+    def _encoded(self, request: TextRequest[Key]) -> Request[TextRequest[Key]]:
+        ids = tuple(self._encode(request.prompt))
+        start = None if request.scored_from is None else self._token_at(ids, request.prompt[: request.scored_from])
+        return Request(request, ids, request.seed, request.max_new_tokens, start)
+
+    def _token_at(self, ids: tuple[int, ...], before: str) -> int:
+        """The index of the first token that begins after the text `before`."""
+        starts = np.concatenate(([0], np.cumsum(self._encoder.token_num_bytes[list(ids)])))
+        return int(np.searchsorted(starts, len(before.encode()), side="left"))
+
+    def _as_text(self, drawn: Drawn[TextRequest[Key]]) -> TextDrawn[Key]:
+        request, num_tokens = drawn.key, len(drawn.tokens)
+        return TextDrawn(
+            request.key,
+            self._encoder.decode(drawn.tokens),
+            num_tokens,
+            num_tokens < request.max_new_tokens,
+            drawn.prompt_nats,
+            drawn.num_scored,
         )
-        return [decode(completion) for completion in completions]
+
+    def _cache_bytes(self) -> int:
+        device = self._model.embedding.weight.device
+        free = psutil.virtual_memory().available if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+        return max(CACHE_BYTES, int(_CACHE_SHARE * free))

@@ -1,19 +1,20 @@
-"""Drawing completions from a model: continuous batching over a static cache of keys and values.
+"""Drawing completions from a model: continuous batching over keys and values of which a prompt's are shared.
 
-Every sample in the batch sits in a slot of the cache with a length of its own, so prompts of different lengths need no
-padding, and a sample that ends hands its slot to the next one waiting. A prompt is computed once for all its samples, which
-wait side by side. What a sample draws is decided by its own seed: the uniform number of its n-th token is the n-th of a
-Philox generator with that key, whatever else is in the batch. (The batch can still change the last bits of the logits.)
-Not covered: sharing the cache of a common prompt, beam search, several devices.
+A sample that ends hands its slot to the next one waiting, and whoever takes what was drawn may append further requests,
+the next turn of a conversation for example. A prompt is computed once for all its samples, which are to wait side by side.
+What a sample draws is decided by its own seed: the uniform number of its n-th token is the n-th of a Philox generator with
+that key; and on a CPU its logits are the same bits whatever else is in the batch (see `cache`), so neither order nor batch
+size nor an interruption changes it. Not covered: beam search, several devices.
 
-Shapes: S samples in the batch, T time, H heads, K head dim, V token ids.
+Shapes: S samples in the batch, V token ids.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,137 +24,174 @@ from components.model.cache import Prompt, Slots
 from components.model.nucleus import draw
 from components.model.transformer import CodeGen
 
+MOST_SLOTS = 128
+"""Samples drawn at once at most. On two cores 256 were no faster (docs/decisions/0008-sampling.md)."""
 CACHE_BYTES = 1 << 30
-"""Room for keys and values; it decides how many samples are drawn at once, so it is a constant and not the free memory."""
-
+"""Room for keys and values where the caller does not say."""
 CHECK_EVERY = 8
 """New tokens of a sample between two questions whether it should stop."""
 
-ShouldStop = Callable[[int, Sequence[int]], bool]
-"""Given the index of a prompt and its new tokens so far, whether further ones are of no use."""
+Key = TypeVar("Key", bound=Hashable)
 
 
-@dataclass(frozen=True)
-class _Sample:
-    index: int
+class Request(NamedTuple, Generic[Key]):
+    """One completion to be drawn."""
+
+    key: Key
+    """What the caller knows it by."""
     prompt: tuple[int, ...]
+    """Token ids, at least one; only the last `context_length - max_new_tokens` of them are read."""
+    seed: int
+    """From 0; requests of equal prompts want different seeds."""
+    max_new_tokens: int
+    """The most tokens of the completion."""
+    scored_from: int | None = None
+    """The index of the first token of the prompt whose probability is wanted; none: of no token."""
+
+
+class Drawn(NamedTuple, Generic[Key]):
+    """A completion: its new token ids, without the end-of-text that ended them."""
+
+    key: Key
+    tokens: list[int]
+    prompt_nats: float = 0.0
+    """Sum of `-log p` over the scored tokens of the prompt, those that were read and have a token before them."""
+    num_scored: int = 0
+
+
+class Rules(NamedTuple):
+    """How tokens are chosen, and when a completion ends."""
+
+    temperature: float
+    """Applied before the nucleus; 0: the most probable token, always."""
+    top_p: float
+    """Mass of the nucleus, in (0, 1] (see `nucleus`)."""
+    num_ids: int
+    """Ids below this may be drawn; the model's rows past them are padding."""
+    eot_id: int
+    """The token that ends a completion."""
+    should_stop: Callable[[Sequence[int]], bool] | None = None
+    """Given the new tokens so far, whether further ones are of no use. Asked every `CHECK_EVERY` tokens of a sample, so a
+    completion may run past the point where it is true."""
+
+
+@dataclass
+class _Sample(Generic[Key]):
+    request: Request[Key]
+    prompt_nats: float
+    num_scored: int
     uniforms: np.ndarray
     """One per token that may be drawn, float64 in [0, 1)."""
-    new_tokens: list[int]
+    new_tokens: list[int] = field(default_factory=list)
+
+    def ends(self, token: int, rules: Rules) -> bool:
+        """Whether the sample is complete with this token, which is taken unless it is the end-of-text."""
+        if token == rules.eot_id:
+            return True
+        self.new_tokens.append(token)
+        num_new = len(self.new_tokens)
+        if num_new == self.request.max_new_tokens:
+            return True
+        return rules.should_stop is not None and num_new % CHECK_EVERY == 0 and rules.should_stop(self.new_tokens)
+
+    def drawn(self) -> Drawn[Key]:
+        return Drawn(self.request.key, self.new_tokens, self.prompt_nats, self.num_scored)
 
 
 @torch.inference_mode()
 def generate(
     model: CodeGen,
-    prompts: Sequence[Sequence[int]],
+    waiting: deque[Request[Key]],
+    rules: Rules,
     *,
-    seeds: Sequence[int],
     max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    num_ids: int,
-    eot_id: int,
-    should_stop: ShouldStop | None = None,
+    num_slots: int = MOST_SLOTS,
     cache_bytes: int = CACHE_BYTES,
-) -> list[list[int]]:
-    """One completion per prompt, in the order of the prompts: the new token ids, without the end-of-text that ended them.
+) -> Iterator[Drawn[Key]]:
+    """Draw all that waits, first come, first served; each completion is yielded as it ends.
 
     Args:
-        prompts: token ids, at least one each; only the last `context_length - max_new_tokens` of them are read.
-        seeds: one per prompt, from 0; equal prompts want different seeds.
-        max_new_tokens: the most tokens of a completion.
-        temperature: above 0, applied before the nucleus.
-        top_p: mass of the nucleus, in (0, 1] (see `nucleus`).
-        num_ids: ids below this may be drawn; the model's rows past them are padding.
-        eot_id: the token that ends a completion.
-        should_stop: asked every `CHECK_EVERY` tokens of a sample, so a completion may run past the point where it is true.
+        model: in evaluation mode; see `packed` for the fastest on a CPU.
+        waiting: taken from the left. More may be appended while this is iterated.
+        rules: of all requests.
+        max_new_tokens: the most of any request; decides the size of a slot.
+        num_slots: samples drawn at once at most.
         cache_bytes: room for keys and values; at least one sample is drawn at a time.
 
     Raises:
         ConfigError: a prompt is empty, or a number is out of its range.
         EvaluationError: the model's logits are not finite.
     """
-    _check(model, prompts, seeds, max_new_tokens, temperature, top_p, num_ids)
-    most_prompt_tokens = model.config.context_length - max_new_tokens
-    samples = [
-        _Sample(index, tuple(prompt[-most_prompt_tokens:]), _uniforms(seed, max_new_tokens), [])
-        for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
-    ]
-    longest = max((len(sample.prompt) for sample in samples), default=0)
-    slots = Slots(model, longest + max_new_tokens, most_slots=len(samples), cache_bytes=cache_bytes)
-
-    def ends(sample: _Sample, token: int) -> bool:
-        if token == eot_id:
-            return True
-        sample.new_tokens.append(token)
-        num_new = len(sample.new_tokens)
-        if num_new == max_new_tokens:
-            return True
-        return should_stop is not None and num_new % CHECK_EVERY == 0 and should_stop(sample.index, sample.new_tokens)
-
-    _draw_all(model, samples, slots, ends, temperature=temperature, top_p=top_p, num_ids=num_ids)
-    return [sample.new_tokens for sample in samples]
-
-
-def _draw_all(
-    model: CodeGen,
-    samples: Sequence[_Sample],
-    slots: Slots,
-    ends: Callable[[_Sample, int], bool],
-    *,
-    temperature: float,
-    top_p: float,
-    num_ids: int,
-) -> None:
-    """Draw tokens into every sample until it ends; `batch[s]` is the sample in slot s."""
-    waiting = deque(sorted(samples, key=lambda sample: (len(sample.prompt), sample.prompt)))
-    batch: list[_Sample] = []
+    _check(model, rules, max_new_tokens)
+    slots = Slots(model, num_slots, max_new_tokens, cache_bytes)
+    batch: list[_Sample[Key]] = []
     prompt: Prompt | None = None
-    logits_SV = torch.empty(0, model.config.vocab_rows, device=slots.device)
+    logits_SV = slots.feed([])
     while waiting or batch:
         fresh: list[torch.Tensor] = []
         while waiting and len(batch) < slots.capacity:
-            sample = waiting.popleft()
-            if prompt is None or prompt.tokens != sample.prompt:
-                prompt = Prompt(model, sample.prompt)
+            request = _checked(waiting[0], model, max_new_tokens)
+            if prompt is None or prompt.tokens != request.prompt:
+                prompt = Prompt(model, request.prompt)
+            if not slots.has_room(prompt):
+                break
+            waiting.popleft()
             slots.add(prompt)
-            batch.append(sample)
+            batch.append(_sample(model, prompt, request))
             fresh.append(prompt.logits_1V)
-        if fresh:
-            logits_SV = torch.cat((logits_SV, *fresh))
-        uniforms_S = torch.tensor([sample.uniforms[len(sample.new_tokens)] for sample in batch], device=slots.device)
-        drawn_S = draw(logits_SV[:, :num_ids], uniforms_S, temperature=temperature, top_p=top_p).tolist()
+        logits_SV = torch.cat((logits_SV, *fresh))
+        drawn_S = _choose(logits_SV[:, : rules.num_ids], batch, rules)
+        ended = []
         for slot in reversed(range(len(batch))):
-            if ends(batch[slot], drawn_S[slot]):
+            if batch[slot].ends(drawn_S[slot], rules):
+                ended.append(batch[slot].drawn())
                 slots.remove(slot)
                 batch[slot] = batch[-1]
                 batch.pop()
-        logits_SV = slots.feed(model, [sample.new_tokens[-1] for sample in batch])
+        yield from reversed(ended)
+        logits_SV = slots.feed([sample.new_tokens[-1] for sample in batch])
 
 
-def _uniforms(seed: int, count: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(key=seed)).random(count)
+def _choose(logits_SV: torch.Tensor, batch: Sequence[_Sample[Key]], rules: Rules) -> list[int]:
+    uniforms = [sample.uniforms[len(sample.new_tokens)] for sample in batch]
+    uniforms_S = torch.tensor(uniforms, device=logits_SV.device)
+    chosen: list[int] = draw(logits_SV, uniforms_S, temperature=rules.temperature, top_p=rules.top_p).tolist()
+    return chosen
 
 
-def _check(
-    model: CodeGen,
-    prompts: Sequence[Sequence[int]],
-    seeds: Sequence[int],
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    num_ids: int,
-) -> None:
+def _sample(model: CodeGen, prompt: Prompt, request: Request[Key]) -> _Sample[Key]:
+    nats, num_scored = 0.0, 0
+    if request.scored_from is not None:
+        start = max(1, request.scored_from)
+        num_scored = max(0, len(request.prompt) - start)
+        nats = prompt.nats(model, start) if num_scored else 0.0
+    uniforms = np.random.Generator(np.random.Philox(key=request.seed)).random(request.max_new_tokens)
+    return _Sample(request, nats, num_scored, uniforms)
+
+
+def _checked(request: Request[Key], model: CodeGen, max_new_tokens: int) -> Request[Key]:
+    """The request with as much of its prompt as is read.
+
+    Raises:
+        ConfigError: there is no prompt, or the length is out of its range.
+    """
+    _require(bool(request.prompt), "an empty prompt", "at least one token")
+    _require(
+        0 < request.max_new_tokens <= max_new_tokens, f"max_new_tokens {request.max_new_tokens}", f"1 to {max_new_tokens}"
+    )
+    cut = max(0, len(request.prompt) - (model.config.context_length - request.max_new_tokens))
+    start = None if request.scored_from is None else max(0, request.scored_from - cut)
+    return request._replace(prompt=tuple(request.prompt[cut:]), scored_from=start)
+
+
+def _check(model: CodeGen, rules: Rules, max_new_tokens: int) -> None:
     context_length, vocab_rows = model.config.context_length, model.config.vocab_rows
-    first_empty = next((index for index, prompt in enumerate(prompts) if not prompt), None)
-    rules = [
-        (len(seeds) == len(prompts), f"{len(seeds)} seeds", f"one per prompt, {len(prompts)}"),
-        (first_empty is None, f"an empty prompt, the one at index {first_empty}", "at least one token each"),
-        (0 < max_new_tokens < context_length, f"max_new_tokens {max_new_tokens}", f"1 to {context_length - 1}"),
-        (temperature > 0, f"temperature {temperature}", "a number above 0"),
-        (0 < top_p <= 1, f"top_p {top_p}", "a number above 0, at most 1"),
-        (0 < num_ids <= vocab_rows, f"num_ids {num_ids}", f"1 to the model's {vocab_rows} rows"),
-    ]
-    for holds, got, expected in rules:
-        if not holds:
-            raise ConfigError(f"generation was given {got}", expected=expected, do="mend the sampling settings")
+    _require(0 < max_new_tokens < context_length, f"max_new_tokens {max_new_tokens}", f"1 to {context_length - 1}")
+    _require(rules.temperature >= 0, f"temperature {rules.temperature}", "a number above 0, or 0 for the likeliest tokens")
+    _require(0 < rules.top_p <= 1, f"top_p {rules.top_p}", "a number above 0, at most 1")
+    _require(0 < rules.num_ids <= vocab_rows, f"num_ids {rules.num_ids}", f"1 to the model's {vocab_rows} rows")
+
+
+def _require(holds: bool, got: str, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"generation was given {got}", expected=expected, do="mend the sampling settings")

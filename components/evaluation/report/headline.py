@@ -100,5 +100,6 @@ def _share_of_training(results: RunResults) -> Cell:
     seconds = total(seconds_of_last_attempt(one) for one in made)
     resumed = [STAGE_NAMES[stage] for stage, one in results.checkpoints.items() if one in made and num_attempts(one) > 1]
     note = f"{listed(resumed)} went on from an earlier run; only what this run trained counts" if resumed else ""
-    known = seconds is not None and results.total_s > 0
-    return Cell(text=percent(seconds / results.total_s) if known else "unknown", note=note)
+    return Cell(
+        text=percent(seconds / results.total_s) if seconds is not None and results.total_s > 0 else "unknown", note=note
+    )

@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,7 +20,6 @@ from pydantic import Field
 
 from components.core.config import Config
 from components.core.errors import SandboxUnavailable
-from components.core.progress import track
 from components.evaluation.sandbox.bubblewrap import Bubblewrap
 from components.evaluation.sandbox.limits import Limits
 from components.evaluation.sandbox.self_test import self_test
@@ -92,7 +91,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
 
     def cpu_seconds(self, trials: Sequence[Trial], limits: Limits, mode: Mode = "split") -> list[float | None]:
         """The processor time of each trial that passes, in seconds."""
-        outcomes = self._all([Job(trial, limits, mode) for trial in trials], lambda _: None)
+        outcomes = self._all([Job(trial, limits, mode) for trial in trials])
         return [cpu_s if isinstance(outcome, Verdict) and outcome.passed else None for outcome, cpu_s in outcomes]
 
     def _open(self, jail: Jail, filters: dict[str, str], number: int) -> dict[str, str]:
@@ -101,15 +100,14 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         return self_test(worker, jail.description, isolated=jail.isolated)
 
     def _retried(self, jobs: Sequence[Job]) -> list[Any]:
-        with track("execute programs", len(jobs), "programs") as advance:
-            outcomes = [outcome for outcome, _ in self._all(jobs, advance)]
+        outcomes = [outcome for outcome, _ in self._all(jobs)]
         for place, outcome in enumerate(outcomes):
             if outcome.out_of_time:
-                ((outcomes[place], _),) = self._all([jobs[place]], lambda _: None)
+                ((outcomes[place], _),) = self._all([jobs[place]])
                 self.num_retried += 1
         return outcomes
 
-    def _all(self, jobs: Sequence[Job], advance: Callable[[int], None]) -> list[tuple[Verdict | Printed, float]]:
+    def _all(self, jobs: Sequence[Job]) -> list[tuple[Verdict | Printed, float]]:
         """What came of each job, and its processor time in seconds."""
         todo, ended = iter(enumerate(jobs)), dict[int, tuple[Verdict | Printed, float]]()
         lock = threading.Lock()
@@ -122,7 +120,6 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
                 outcome = worker.end(running), worker.cpu_s
                 with lock:
                     ended[place] = outcome
-                    advance(1)
 
             try:
                 while True:

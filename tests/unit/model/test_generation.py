@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from fixtures.models import TINY, lively_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from components.core.errors import ConfigError, EvaluationError
-from components.model.generation import CHECK_EVERY, generate
+from components.model.cache import Prompt, Slots
+from components.model.generation import CHECK_EVERY, Drawn, Request, Rules, generate
 from components.model.nucleus import draw
+from components.model.packed import pack
 from components.model.transformer import CodeGen
 
-NUM_IDS, EOT = 495, 456
+NUM_IDS, EOT, MOST = 495, 456, 20
 PROMPTS = [[5, 6, 7], [9], [5, 6, 7], list(range(40, 60)), [9], [9], [100, 101]]
-SETTINGS: dict[str, Any] = {
-    "max_new_tokens": 20,
-    "temperature": 0.8,
-    "top_p": 0.95,
-    "num_ids": NUM_IDS,
-    "eot_id": EOT,
-}
-SLOT_BYTES = 2 * 2 * 32 * 40 * 4
-"""Keys and values, two layers, d 32, at most 20 + 20 positions, fp32."""
+RULES = Rules(temperature=0.8, top_p=0.95, num_ids=NUM_IDS, eot_id=EOT)
+SLOT_BYTES = 2 * 2 * 32 * 32 * 4
+"""Keys and values of 20 new tokens: two layers, d 32, 32 positions, fp32."""
+
+
+def sample(
+    model: CodeGen,
+    prompts: Iterable[Sequence[int]],
+    seeds: Iterable[int],
+    *,
+    rules: Rules = RULES,
+    most: int = MOST,
+    **place: int,
+) -> list[list[int]]:
+    """The completions in the order of their prompts."""
+    waiting = deque(
+        Request(number, tuple(prompt), seed, most) for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+    )
+    drawn = {one.key: one.tokens for one in generate(model, waiting, rules, max_new_tokens=most, **place)}
+    return [drawn[number] for number in range(len(drawn))]
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +51,13 @@ def model() -> CodeGen:
     return lively_model()
 
 
-def without_cache(model: CodeGen, prompt: Sequence[int], seed: int, **changes: Any) -> list[int]:
-    settings = {**SETTINGS, **changes}
-    uniforms = np.random.Generator(np.random.Philox(key=seed)).random(settings["max_new_tokens"])
+def without_cache(model: CodeGen, prompt: Sequence[int], seed: int) -> list[int]:
+    uniforms = np.random.Generator(np.random.Philox(key=seed)).random(MOST)
     tokens = list(prompt)
     for uniform in uniforms:
         with torch.no_grad():
-            logits = model(torch.tensor([tokens]))[:, -1, : settings["num_ids"]]
-        uniform_1 = torch.tensor([uniform])
-        token = draw(logits, uniform_1, temperature=settings["temperature"], top_p=settings["top_p"]).item()
+            logits = model(torch.tensor([tokens]))[:, -1, :NUM_IDS]
+        token = draw(logits, torch.tensor([uniform]), temperature=RULES.temperature, top_p=RULES.top_p).item()
         if token == EOT:
             break
         tokens.append(int(token))
@@ -51,7 +67,7 @@ def without_cache(model: CodeGen, prompt: Sequence[int], seed: int, **changes: A
 @pytest.mark.parametrize("num_slots", [1, 2, 3, 7])
 def test_any_batch_draws_what_generation_without_a_cache_draws(model: CodeGen, num_slots: int) -> None:
     """Prompts of different lengths, slots that are refilled and moved, prompts shared between samples."""
-    drawn = generate(model, PROMPTS, seeds=range(7), cache_bytes=num_slots * SLOT_BYTES, **SETTINGS)
+    drawn = sample(model, PROMPTS, range(7), num_slots=num_slots)
     expected = [without_cache(model, prompt, seed) for seed, prompt in enumerate(PROMPTS)]
     assert drawn == expected
     assert drawn[0] != drawn[2]  # The same prompt, another seed.
@@ -62,79 +78,164 @@ def test_samples_that_end_early_hand_their_slots_on(model: CodeGen) -> None:
     with torch.no_grad():
         eager.head.bias[EOT] += 8.0
     prompts, seeds = [[5, 6, 7]] * 12 + [[9, 8]] * 12, range(100, 124)
-    drawn = generate(eager, prompts, seeds=seeds, cache_bytes=4 * SLOT_BYTES, **SETTINGS)
+    drawn = sample(eager, prompts, seeds, num_slots=4)
     assert drawn == [without_cache(eager, prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
     assert len({len(completion) for completion in drawn}) > 3  # They do end at different times.
     assert all(EOT not in completion for completion in drawn)
 
 
+@settings(deadline=None, max_examples=25)
+@given(
+    lengths=st.lists(st.integers(1, 43), min_size=1, max_size=9),
+    num_slots=st.integers(1, 6),
+    slots_of_memory=st.integers(1, 12),
+    order=st.randoms(use_true_random=False),
+)
+def test_neither_order_nor_batch_nor_memory_changes_a_sample(
+    lengths: list[int], num_slots: int, slots_of_memory: int, order: Any
+) -> None:
+    model = _packed()
+    prompts = [[(7 * length + place) % NUM_IDS for place in range(length)] for length in lengths]
+    alone = [sample(model, [prompt], [seed])[0] for seed, prompt in enumerate(prompts)]
+    places = list(range(len(prompts)))
+    order.shuffle(places)
+    place = {"num_slots": num_slots, "cache_bytes": slots_of_memory * SLOT_BYTES}
+    assert sample(model, [prompts[one] for one in places], places, **place) == [alone[one] for one in places]
+
+
+def test_logits_are_the_same_bits_in_every_batch() -> None:
+    """Prompts around the lengths at which kernels change their ways, with 0 to 40 others beside them."""
+    model = _packed()
+    for length in (1, 15, 16, 31, 33, 43):
+        prompt = Prompt(model, range(length))
+        expected = _logits(model, prompt, [])
+        for beside in ([prompt], [Prompt(model, [3] * 40)] * 40, [Prompt(model, [one] * 9) for one in range(17)]):
+            assert torch.equal(_logits(model, prompt, beside), expected), (length, len(beside))
+
+
+def _logits(model: CodeGen, prompt: Prompt, beside: Sequence[Prompt]) -> torch.Tensor:
+    """The logits after each of 20 new tokens; half of the others come first and go in the middle."""
+    with torch.inference_mode():
+        slots = Slots(model, 64, MOST, 1 << 30)
+        for one in (*beside[::2], prompt, *beside[1::2]):
+            slots.add(one)
+        own, rows = len(beside[::2]), []
+        for token in range(MOST):
+            if token == MOST // 2:
+                for slot in reversed(range(own)):
+                    slots.remove(slot)
+                    own = slot if own == len(slots) else own  # The last one moves into the gap.
+            logits = slots.feed([token + 1] * len(slots))
+            rows.append(logits[own].clone())
+    return torch.stack(rows)
+
+
+@cache
+def _packed() -> CodeGen:
+    model = lively_model().eval()
+    pack(model)
+    return model
+
+
 def test_a_sample_depends_on_its_own_seed_alone(model: CodeGen) -> None:
-    together = generate(model, PROMPTS, seeds=range(7), **SETTINGS)
-    alone = generate(model, [PROMPTS[3]], seeds=[3], **SETTINGS)
-    assert alone[0] == together[3]
-    shorter = generate(model, [PROMPTS[3]], seeds=[3], **{**SETTINGS, "max_new_tokens": 6})
-    assert shorter[0] == together[3][:6]
+    together = sample(model, PROMPTS, range(7))
+    assert sample(model, [PROMPTS[3]], [3]) == [together[3]]
+    assert sample(model, [PROMPTS[3]], [3], most=6) == [together[3][:6]]
 
 
-def test_almost_no_temperature_is_the_most_probable_token(model: CodeGen) -> None:
-    settings = {**SETTINGS, "temperature": 1e-4}
+def test_without_temperature_it_is_the_most_probable_token(model: CodeGen) -> None:
     tokens = [5, 6, 7]
-    for _ in range(settings["max_new_tokens"]):
+    for _ in range(MOST):
         with torch.no_grad():
             tokens.append(int(model(torch.tensor([tokens]))[0, -1, :NUM_IDS].argmax()))
     assert EOT not in tokens
-    assert generate(model, [[5, 6, 7]], seeds=[1], **settings)[0] == tokens[3:]
+    for temperature in (0.0, 1e-4):
+        assert sample(model, [[5, 6, 7]], [1], rules=RULES._replace(temperature=temperature)) == [tokens[3:]]
 
 
 def test_padding_rows_are_never_drawn() -> None:
     model = lively_model()
     with torch.no_grad():
         model.head.bias[NUM_IDS:] += 1000.0
-    drawn = generate(model, PROMPTS, seeds=range(7), **SETTINGS)
+    drawn = sample(model, PROMPTS, range(7))
     assert max(token for completion in drawn for token in completion) < NUM_IDS
 
 
 def test_a_sample_stops_when_the_caller_says_so_and_is_asked_now_and_then(model: CodeGen) -> None:
-    asked: list[tuple[int, int]] = []
+    free = sample(model, [[5, 6, 7], [9]], [0, 1])
+    asked: list[tuple[int, ...]] = []
 
-    def stop(index: int, new_tokens: Sequence[int]) -> bool:
-        asked.append((index, len(new_tokens)))
-        return index == 1 and len(new_tokens) >= 8
+    def stop(new_tokens: Sequence[int]) -> bool:
+        asked.append(tuple(new_tokens))
+        return list(new_tokens[:8]) == free[1][:8]
 
-    free = generate(model, [[5, 6, 7], [9]], seeds=[0, 1], **SETTINGS)
-    drawn = generate(model, [[5, 6, 7], [9]], seeds=[0, 1], should_stop=stop, **SETTINGS)
+    drawn = sample(model, [[5, 6, 7], [9]], [0, 1], rules=RULES._replace(should_stop=stop))
     assert drawn == [free[0], free[1][:8]]
     assert CHECK_EVERY == 8
-    assert sorted(asked) == [(0, 8), (0, 16), (1, 8)]
+    assert sorted(asked) == sorted([tuple(free[0][:8]), tuple(free[0][:16]), tuple(free[1][:8])])
+
+
+def test_what_was_drawn_may_ask_for_more(model: CodeGen) -> None:
+    """A conversation of three turns, beside another sample."""
+    waiting: deque[Request[str]] = deque([Request("turn 0", (5, 6), 1, 6), Request("other", (9,), 2, MOST)])
+    found: dict[str, Drawn[str]] = {}
+    prompt = (5, 6)
+    for drawn in generate(model, waiting, RULES, max_new_tokens=MOST):
+        found[drawn.key] = drawn
+        if drawn.key in ("turn 0", "turn 1"):
+            prompt = (*prompt, *drawn.tokens, 77)
+            waiting.append(Request(f"turn {drawn.key[-1] == '1' and 2 or 1}", prompt, 3, 6))
+    assert sorted(found) == ["other", "turn 0", "turn 1", "turn 2"]
+    assert found["other"].tokens == sample(model, [[9]], [2])[0]
+    assert found["turn 2"].tokens == sample(model, [list(prompt)], [3], most=6)[0]
+
+
+@pytest.mark.parametrize("scored_from", [0, 1, 7, 19, 20])
+def test_the_probability_of_a_prompt_is_that_of_its_tokens(model: CodeGen, scored_from: int) -> None:
+    prompt = tuple(range(40, 60))
+    request = Request("it", prompt, 1, 4, scored_from)
+    (drawn,) = generate(model, deque([request]), RULES, max_new_tokens=4)
+    with torch.no_grad():
+        p = torch.softmax(model(torch.tensor([prompt]))[0].double(), -1)
+    expected = [-math.log(p[place - 1, prompt[place]]) for place in range(max(1, scored_from), len(prompt))]
+    assert drawn.num_scored == len(expected)
+    assert drawn.prompt_nats == pytest.approx(sum(expected), rel=1e-5)
+
+
+def test_of_a_prompt_too_long_only_what_was_read_is_scored(model: CodeGen) -> None:
+    prompt, most = tuple(one % NUM_IDS for one in range(100)), TINY.context_length - 4
+    (whole,) = generate(model, deque([Request("it", prompt, 1, 4, 90)]), RULES, max_new_tokens=4)
+    (read,) = generate(model, deque([Request("it", prompt[-most:], 1, 4, most - 10)]), RULES, max_new_tokens=4)
+    assert whole == read
+    assert whole.num_scored == 10
 
 
 def test_a_prompt_too_long_is_read_from_where_it_fits(model: CodeGen) -> None:
     prompt = [token % NUM_IDS for token in range(300)]
-    most = TINY.context_length - SETTINGS["max_new_tokens"]
-    assert generate(model, [prompt], seeds=[1], **SETTINGS) == generate(model, [prompt[-most:]], seeds=[1], **SETTINGS)
+    most = TINY.context_length - MOST
+    assert sample(model, [prompt], [1]) == sample(model, [prompt[-most:]], [1])
 
 
 def test_nothing_asked_nothing_drawn(model: CodeGen) -> None:
-    assert generate(model, [], seeds=[], **SETTINGS) == []
+    assert sample(model, [], []) == []
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("draw_it", "message"),
     [
-        ({"seeds": [1, 2]}, "2 seeds"),
-        ({"prompts": [[]]}, "an empty prompt, the one at index 0"),
-        ({"max_new_tokens": 64}, "max_new_tokens 64"),
-        ({"max_new_tokens": 0}, "max_new_tokens 0"),
-        ({"temperature": 0.0}, "temperature 0.0"),
-        ({"top_p": 0.0}, "top_p 0.0"),
-        ({"top_p": 1.1}, "top_p 1.1"),
-        ({"num_ids": 513}, "num_ids 513"),
+        (lambda model: sample(model, [[]], [1]), "an empty prompt"),
+        (lambda model: sample(model, [[1]], [1], most=64), "max_new_tokens 64"),
+        (lambda model: sample(model, [[1]], [1], most=0), "max_new_tokens 0"),
+        (lambda model: sample(model, [[1]], [1], rules=RULES._replace(temperature=-0.1)), "temperature -0.1"),
+        (lambda model: sample(model, [[1]], [1], rules=RULES._replace(top_p=0.0)), "top_p 0.0"),
+        (lambda model: sample(model, [[1]], [1], rules=RULES._replace(top_p=1.1)), "top_p 1.1"),
+        (lambda model: sample(model, [[1]], [1], rules=RULES._replace(num_ids=513)), "num_ids 513"),
+        (lambda model: list(generate(model, deque([Request(0, (1,), 1, 9)]), RULES, max_new_tokens=8)), "max_new_tokens 9"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(model: CodeGen, changes: dict[str, Any], message: str) -> None:
-    arguments = {"prompts": [[1]], "seeds": [1], **SETTINGS, **changes}
+def test_settings_that_cannot_be_are_refused(model: CodeGen, draw_it: Callable[[CodeGen], Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        generate(model, **arguments)
+        draw_it(model)
 
 
 def test_a_diverged_model_is_an_error() -> None:
@@ -142,4 +243,4 @@ def test_a_diverged_model_is_an_error() -> None:
     with torch.no_grad():
         model.final_norm.weight.fill_(torch.nan)
     with pytest.raises(EvaluationError, match="not finite"):
-        generate(model, [[1, 2]], seeds=[1], **SETTINGS)
+        sample(model, [[1, 2]], [1])

@@ -1,0 +1,106 @@
+"""How a benchmark is run: which samples are drawn, and how their programs are executed and counted.
+
+One decision: everything that defines a score but the model and the seed is in a plan, and nothing else is. Its fingerprint
+stands beside every score, and scores of different fingerprints are never compared.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from pydantic import JsonValue
+
+from components.evaluation.problem import Benchmark
+from components.evaluation.sandbox import Limits, Mode
+from components.evaluation.truncate import RULES
+
+SAMPLES_VERSION, SCORE_VERSION = 1, 3
+"""Raised when equal settings would give other samples, or other scores of the same samples."""
+
+
+class Draw(NamedTuple):
+    """One set of samples: the same problems under one temperature."""
+
+    label: str
+    """Names the set within its plan: `t0.2`, or `single`."""
+    benchmark: Benchmark
+    num_samples: int
+    """Of every problem."""
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    """The most tokens of a completion, where the problem states none or more."""
+    scored: bool = False
+    """Whether the perplexity of the prompts is measured on the way."""
+
+    def settings(self) -> dict[str, JsonValue]:
+        """What decides the samples, but the model, the seed and the precision."""
+        return {
+            "benchmark": self.benchmark.name,
+            "problems": self.benchmark.digest,
+            "num_samples": self.num_samples,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_new_tokens": self.max_new_tokens,
+            "truncation": list(RULES),
+            "scored": self.scored,
+        }
+
+
+class Counted(NamedTuple):
+    """What became of the samples of one problem."""
+
+    task_id: str
+    group: str
+    num_samples: int
+    num_passed: int | None
+    """None where nothing was executed."""
+    prompt_nats: tuple[float, ...]
+    """Of each sample: the cost of its prompts; empty where it was not measured."""
+    prompt_tokens: tuple[int, ...]
+    passed: tuple[bool, ...]
+    """Of each sample; empty where nothing was executed."""
+
+
+class Facts(NamedTuple):
+    """What else there is to be said of a benchmark."""
+
+    details: dict[str, JsonValue]
+    """For `results.json`; `num_problems` among them."""
+    figures: dict[str, JsonValue]
+    """Those that are compared between models."""
+
+
+class Plan(NamedTuple):
+    """A benchmark as it is run."""
+
+    draws: tuple[Draw, ...]
+    limits: Limits
+    """Before calibration: what a program may use where the limits were chosen."""
+    mode: Mode
+    k: tuple[int, ...]
+    """Of pass@k."""
+    facts: Callable[[Mapping[str, Sequence[Counted]]], Facts] | None = None
+    """Given the counts of every set by its label."""
+
+    @property
+    def name(self) -> str:
+        """The benchmark's."""
+        return self.draws[0].benchmark.name
+
+    def settings(self, precision: str) -> dict[str, JsonValue]:
+        """Everything that defines a score but the model and the seed: two scores compare only if this is equal."""
+        limits = self.limits
+        return {
+            "benchmark": self.name,
+            "samples_version": SAMPLES_VERSION,
+            "score_version": SCORE_VERSION,
+            "sets": {one.label: one.settings() for one in self.draws},
+            "precision": precision,
+            "mode": self.mode,
+            "limits": {"cpu_s": limits.cpu_s, "wall_s": limits.wall_s, "memory_mib": limits.memory_mib},
+            "k": list(self.k),
+            "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        }

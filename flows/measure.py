@@ -1,0 +1,108 @@
+"""One checkpoint, one benchmark: samples are drawn and kept, then judged and scored; every part is an artifact of its own.
+
+Decisions: samples belong to a checkpoint and to how they were drawn, so another sandbox or another way of counting scores
+them anew without the model. Programs are executed while further samples are drawn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from components.core.artifact import Artifact
+from components.core.errors import EvaluationError
+from components.core.files import read_jsonl
+from flows.desk import Desk
+
+if TYPE_CHECKING:  # They would import more than a flow needs to be looked at.
+    from components.evaluation.judging import Judge
+    from components.evaluation.plan import Draw, Plan
+    from components.registry.runs import TrackedRun
+
+
+def open_judge(here: Desk) -> Judge:
+    """What executes the programs of a whole evaluation; says aloud where nothing, or nothing isolated, is executed."""
+    from components.evaluation.judging import Judge
+
+    judge = Judge(here.execution.evaluation_workers, unsafe=here.execution.unsafe_execution)
+    report = here.task("test the sandbox", lambda _: judge.report)
+    if not report.available:
+        here.warn(f"nothing that a model writes is executed: {report.missing}; {report.remedy}")
+    elif not report.isolated:
+        here.warn("what a model writes is executed without isolation, as asked: no model measured so is promoted")
+    return judge
+
+
+def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: Plan, judge: Judge) -> Artifact:
+    """The evaluation of a checkpoint by the programs that it writes.
+
+    Args:
+        benchmark: its name for people.
+        stage: what the checkpoint is called, for people and for filters.
+    """
+    from components.evaluation.sampling import PRECISION
+    from components.evaluation.scoring import score
+
+    samples = {draw.label: _samples(here, benchmark, stage, checkpoint, plan, draw, judge) for draw in plan.draws}
+    isolation, seed = judge.report.isolation, here.recipe.seed
+
+    def build(folder: Path, run: TrackedRun) -> dict[str, JsonValue]:
+        paths = {label: here.store.open(one) / "samples.jsonl" for label, one in samples.items()}
+        statistics = score(folder, plan, paths, judge, precision=PRECISION, seed=seed)
+        if (statistics["sandbox"] or "") != isolation:
+            raise EvaluationError(
+                f"programs ran in {statistics['sandbox'] or 'no sandbox'}",
+                expected=f"{isolation or 'no sandbox'}, as found at the start of the evaluation",
+                do="run the same command again; if it stays so, see `codegen doctor`",
+            )
+        keep(folder, run)
+        return statistics
+
+    return here.make(
+        f"{benchmark} of {stage}",
+        "evaluation",
+        f"{checkpoint.name}-{plan.name}",
+        config={"protocol": plan.settings(PRECISION), "isolation": isolation},
+        parents={"checkpoint": checkpoint, **samples},
+        code_version=1,  # `SCORE_VERSION` is in the protocol.
+        tags={"stage": stage, "benchmark": plan.name},
+        build=build,
+    )
+
+
+def _samples(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: Plan, draw: Draw, judge: Judge) -> Artifact:
+    from components.evaluation.plan import SAMPLES_VERSION
+    from components.evaluation.samples import Sample, draw_samples
+    from components.evaluation.sampling import PRECISION, Sampler
+    from components.evaluation.scoring import program_of
+
+    def begin(sample: Sample) -> None:
+        judge.begin(program_of(sample, plan))
+
+    def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
+        sampler = Sampler(here.store.open(checkpoint))
+        return draw_samples(folder, draw, sampler, here.recipe.seed, begin)
+
+    return here.make(
+        f"{benchmark} of {stage}, {draw.label}",
+        "samples",
+        f"{checkpoint.name}-{plan.name}-{draw.label}",
+        config={**draw.settings(), "seed": here.recipe.seed, "precision": PRECISION},
+        parents={"checkpoint": checkpoint},
+        code_version=SAMPLES_VERSION,
+        tags={"stage": stage, "benchmark": plan.name},
+        build=build,
+        resumable=True,
+    )
+
+
+def keep(folder: Path, run: TrackedRun) -> None:
+    """The evaluation's files as the run's artifacts: results, and the samples as a table that MLflow compares."""
+    for path in sorted(folder.glob("*.json*")):
+        run.file(path)
+    samples = folder / "samples.jsonl"
+    if samples.exists():
+        columns = ("set", "task_id", "sample", "outcome", "raised")
+        run.table("samples.json", [{name: row[name] for name in columns} for row in read_jsonl(samples)])

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted import Scripted, run_plan
 
 from components.core.artifact import OBSERVED
 from components.core.errors import ConfigError
 from components.core.files import read_json, read_jsonl
 from components.core.fingerprint import list_files
 from components.evaluation.config import MtpbConfig
-from components.evaluation.mtpb import PREFIX, run_mtpb
+from components.evaluation.mtpb import PREFIX, plan
+from components.evaluation.sampling import TextRequest
 
 TURNS = {
     "Lowercase the given": "my_string = my_string.lower()",
@@ -29,63 +31,86 @@ TURNS = {
 }
 
 
-class Script:
-    """Writes each turn as a person would, from the comment that asks for it."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[int, str]] = []
-        self.seeds: list[int] = []
-
-    def complete(self, prompts: Sequence[str], *, seeds: Sequence[int], max_new_tokens: int, **_: Any) -> list[str]:
-        self.asked += [(max_new_tokens, prompt) for prompt in prompts]
-        self.seeds += seeds
-        return [self.turn(prompt.rstrip("\n").rsplit("\n", 1)[-1].removeprefix("# ")) for prompt in prompts]
-
-    def turn(self, asked: str) -> str:
-        if asked.startswith('Assign the string "'):
-            return f"my_string = {asked.split(chr(34))[1]!r}"
-        if asked.startswith("Assign the names"):
-            notes = asked.split("corresponding notes ")[1].split(" as values")[0]
-            return f'my_notes = dict(zip(["Kevin", "John", "Mike", "Mitch"], {notes}))'
-        return next(code for start, code in TURNS.items() if asked.startswith(start))
+def turn(asked: str) -> str:
+    """As a person would write it, from the comment that asks for it."""
+    if asked.startswith('Assign the string "'):
+        return f"my_string = {asked.split(chr(34))[1]!r}"
+    if asked.startswith("Assign the names"):
+        notes = asked.split("corresponding notes ")[1].split(" as values")[0]
+        return f'my_notes = dict(zip(["Kevin", "John", "Mike", "Mitch"], {notes}))'
+    return next(code for start, code in TURNS.items() if asked.startswith(start))
 
 
-def run(folder: Path, problems_file: Path, script: Script, **settings: Any) -> dict[str, Any]:
+def in_turns(request: TextRequest[Any]) -> str:
+    """Each turn as it is asked for; nothing where all are asked for at once, but for problem 1, which is solved then."""
+    comments = request.prompt.removeprefix(PREFIX).rstrip("\n").split("\n")
+    if len(comments) > 1 and all(one.startswith("# ") for one in comments):
+        return f"print(sorted(set({comments[0].split(chr(34))[1]!r}.lower())))" if "distinct" in request.prompt else ""
+    return turn(comments[-1].removeprefix("# "))
+
+
+def run(folder: Path, problems_file: Path, sampler: Scripted | None = None, **settings: Any) -> dict[str, Any]:
     config = MtpbConfig.parse({"num_samples": 1, **settings})
-    return run_mtpb(folder, sampler=script, problems_file=problems_file, config=config, workers=2, seed=3)
+    return run_plan(folder, plan(config, problems_file), sampler or Scripted(in_turns))
 
 
 @pytest.mark.usefixtures("sandbox")
 def test_two_problems_solved_turn_by_turn(tmp_path: Path, problems_file: Path) -> None:
-    script = Script()
-    statistics = run(tmp_path, problems_file, script, problem_ids=[1, 9], cases=[0, 2], num_samples=2, max_new_tokens=100)
+    sampler = Scripted(in_turns)
+    statistics = run(
+        tmp_path, problems_file, sampler, problem_ids=[1, 9], cases=[0, 2], num_samples=2, max_new_tokens=100
+    )
     # Problem 9 expects "Mike" in case 2, where the highest note, 9, is John's: nothing right can pass it.
-    assert statistics["pass_rate"] == 0.75
-    assert statistics["pass_rate_of_passable"] == 1.0
-    assert statistics["outcomes"] == {"passed": 6, "wrong_answer": 2}
-    assert statistics["num_programs"] == 4
-    assert statistics["num_cut"] == 8  # two of problem 1's five turns, four histories
-    assert read_json(tmp_path / "results.json")["passes"] == {"1/0": 2, "1/2": 2, "9/0": 2, "9/2": 0}
-    assert len(set(script.seeds)) == len(script.seeds) == 40
-    assert {most for most, _ in script.asked} == {100}
+    assert statistics["pass_rate_multi"] == 0.75
+    assert statistics["pass_rate_of_passable_multi"] == 1.0
+    assert statistics["pass_rate_single"] == 0.5
+    assert statistics["pass_rate_of_passable_single"] == pytest.approx(2 / 3)
+    results = read_json(tmp_path / "evaluation" / "results.json")
+    assert results["sets"]["multi"]["outcomes"] == {"passed": 6, "wrong_answer": 2}
+    assert results["sets"]["multi"]["num_cut"] == 8  # Two of problem 1's five turns, four histories.
+    assert results["sets"]["multi"]["passes"] == {"1/0": 2, "1/2": 2, "9/0": 2, "9/2": 0}
+    assert results["sets"]["single"]["passes"] == {"1/0": 2, "1/2": 2, "9/0": 0, "9/2": 0}
+    assert results["rates"]["multi"]["problem"] == {"1": 1.0, "9": 0.5}
+    # Problem 1 is easy and problem 9, half passed, is neither: the parts of a single turn are by what several turns show.
+    assert results["num_by_difficulty"] == {"easy": 1, "medium": 1}
+    assert results["rates"]["single"]["difficulty"] == {"easy": 1.0, "medium": 0.0}
+    assert results["rates"]["multi"]["num_turns"] == {"5": 0.75}
+    seeds = [request.seed for request in sampler.asked]
+    assert len(set(seeds)) == len(seeds) == 2 * (2 * 5 + 2 * 5) + 2 * 4
+    assert {request.max_new_tokens for request in sampler.asked} == {100, 200}
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_perplexity_is_over_the_tokens_of_prompts_alone(tmp_path: Path, problems_file: Path) -> None:
+    """Scripted samplers tell of as many tokens as characters, each of probability 1/e."""
+    statistics = run(tmp_path, problems_file, problem_ids=[1, 9], cases=[0, 2])
+    assert statistics["prompt_perplexity_multi"] == pytest.approx(math.e)
+    results = read_json(tmp_path / "evaluation" / "results.json")
+    assert results["perplexity"]["multi"]["passed"] == results["perplexity"]["single"]["not passed"] == pytest.approx(math.e)
+    by_task = {(one["set"], one["task_id"]): one for one in read_jsonl(tmp_path / "evaluation" / "samples.jsonl")}
+    problem = plan(MtpbConfig(problem_ids=(1,), cases=(0,)), problems_file).draws[1].benchmark.problems[0]
+    num_characters = len(problem.turns[0]) - len(PREFIX)
+    assert by_task["multi", "1/0"]["prompt_tokens"] == by_task["single", "1/0"]["prompt_tokens"] == num_characters
 
 
 @pytest.mark.usefixtures("sandbox")
 def test_two_runs_leave_the_same_bytes(tmp_path: Path, problems_file: Path) -> None:
     digests = []
     for folder in (tmp_path / "one", tmp_path / "two"):
-        run(folder, problems_file, Script(), problem_ids=[9], cases=[0, 2])
-        digests.append([(file.path, file.sha256) for file in list_files(folder) if not file.path.startswith(OBSERVED)])
+        run(folder, problems_file, problem_ids=[9], cases=[0, 2])
+        files = [*list_files(folder / "evaluation"), *list_files(folder / "multi"), *list_files(folder / "single")]
+        digests.append([(file.path, file.sha256) for file in files if not file.path.startswith(OBSERVED)])
     assert digests[0] == digests[1]
-    assert len(digests[0]) == 2
+    assert len(digests[0]) == 4
 
 
 @pytest.mark.usefixtures("sandbox")
 def test_the_history_grows_as_upstreams_does(tmp_path: Path, problems_file: Path) -> None:
-    script = Script()
-    run(tmp_path, problems_file, script, problem_ids=[1], cases=[4])
-    (record,) = read_jsonl(tmp_path / "samples.jsonl")
-    assert record["completion"] == PREFIX + (
+    sampler = Scripted(in_turns)
+    run(tmp_path, problems_file, sampler, problem_ids=[1], cases=[4], single_turn=False)
+    (record,) = read_jsonl(tmp_path / "evaluation" / "samples.jsonl")
+    problem = plan(MtpbConfig(problem_ids=(1,), cases=(4,)), problems_file).draws[0].benchmark.problems[0]
+    assert problem.text(record["completions"]) == PREFIX + (
         '# Assign the string "ddddc" to a variable named "my_string".\nmy_string = \'ddddc\'\n\n'
         '# Lowercase the given string "my_string".\nmy_string = my_string.lower()\n\n'
         '# Assign the distinct characters of the string to a variable named "chars".\nchars = list(set(my_string))\n\n'
@@ -93,22 +118,34 @@ def test_the_history_grows_as_upstreams_does(tmp_path: Path, problems_file: Path
         "# Print the resulting list of characters.\nprint(chars)\n\n\n"
     )
     assert record["outcome"] == "passed"
-    assert [most for most, _ in script.asked] == [128] * 5
-    assert script.asked[1][1].endswith("my_string = 'ddddc'\n\n# Lowercase the given string \"my_string\".\n")
+    assert [request.max_new_tokens for request in sampler.asked] == [128] * 5
+    assert sampler.asked[1].prompt.endswith("my_string = 'ddddc'\n\n# Lowercase the given string \"my_string\".\n")
+
+
+def test_a_single_turn_asks_for_everything_at_once(problems_file: Path) -> None:
+    single = plan(MtpbConfig(problem_ids=(1,), cases=(4,)), problems_file).draws[1]
+    (problem,) = single.benchmark.problems
+    assert problem.turns == (
+        f'{PREFIX}# Assign the string "ddddc" to a variable named "my_string".\n# Lowercase the given string "my_string".\n'
+        '# Assign the distinct characters of the string to a variable named "chars".\n'
+        "# Sort these characters in alphabetical order.\n# Print the resulting list of characters.\n",
+    )
+    assert (problem.max_new_tokens, single.max_new_tokens) == (5 * 128, 2 * 512)
 
 
 def test_where_nothing_isolates_there_is_no_rate(
     tmp_path: Path, problems_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    statistics = run(tmp_path / "run", problems_file, Script(), problem_ids=[1], cases=[0])
+    statistics = run(tmp_path / "run", problems_file, problem_ids=[1], cases=[0])
     assert statistics["executed"] is False
-    assert statistics["pass_rate"] is None
-    assert statistics["pass_rate_of_passable"] is None
-    assert [record["outcome"] for record in read_jsonl(tmp_path / "run" / "samples.jsonl")] == [None]
+    assert "pass_rate_multi" not in statistics
+    assert statistics["prompt_perplexity_multi"] == pytest.approx(math.e)
+    records = list(read_jsonl(tmp_path / "run" / "evaluation" / "samples.jsonl"))
+    assert [record["outcome"] for record in records] == [None, None]
 
 
 @pytest.mark.parametrize("settings", [{"problem_ids": [0]}, {"problem_ids": [116]}, {"problem_ids": []}, {"cases": []}])
-def test_what_does_not_exist_cannot_be_chosen(tmp_path: Path, problems_file: Path, settings: dict[str, Any]) -> None:
+def test_what_does_not_exist_cannot_be_chosen(problems_file: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="MTPB"):
-        run(tmp_path, problems_file, Script(), **settings)
+        plan(MtpbConfig.parse(settings), problems_file)

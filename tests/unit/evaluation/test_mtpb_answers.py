@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from components.evaluation.mtpb import MEMORY_MIB, PREFIX, judge
+from components.evaluation.mtpb import MEMORY_MIB, PREFIX
+from components.evaluation.problem import judge
 from components.evaluation.problems import load_mtpb
 from components.evaluation.sandbox import Limits, Sandbox
 

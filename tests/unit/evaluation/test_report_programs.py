@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from components.evaluation.benchmark import Executed, protocol, publish
 from html_reader import Tag, read, table
 from pydantic import JsonValue
 from report_run import HOSTILE, PROMPT, Run
 
 from components.core.artifact import Artifact
 from components.core.errors import SandboxUnavailable
-from components.evaluation.benchmark import Executed, protocol, publish
 from components.evaluation.report import render_html, render_text
 from components.evaluation.report.page import NOTHING
 from components.evaluation.sandbox import Limits, SandboxReport, Verdict, unavailable

@@ -184,7 +184,7 @@ def test_what_was_drawn_may_ask_for_more(model: CodeGen) -> None:
         found[drawn.key] = drawn
         if drawn.key in ("turn 0", "turn 1"):
             prompt = (*prompt, *drawn.tokens, 77)
-            waiting.append(Request(f"turn {drawn.key[-1] == '1' and 2 or 1}", prompt, 3, 6))
+            waiting.append(Request(f"turn {(drawn.key[-1] == '1' and 2) or 1}", prompt, 3, 6))
     assert sorted(found) == ["other", "turn 0", "turn 1", "turn 2"]
     assert found["other"].tokens == sample(model, [[9]], [2])[0]
     assert found["turn 2"].tokens == sample(model, [list(prompt)], [3], most=6)[0]

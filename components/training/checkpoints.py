@@ -1,10 +1,10 @@
 """Checkpoints inside a stage: whole or absent, verified before use, written while training goes on.
 
 A checkpoint is written to `step-N.partial/` by all ranks (see `snapshots`), gets a manifest with the SHA-256 of each file,
-and is renamed to `step-N/` in one move. So a kill leaves the one before; a damaged one is noticed, and the one before is
-used. The format inside is DeepSpeed's own. On another place (ranks, ZeRO stage) it is first converted to DeepSpeed's
-universal format, beside it; the same place goes on with the same bits, another one with the same values in another order of
-sums. What other rooms get is the Hugging Face folder at the end.
+and is renamed to `step-N/` in one move (see `shelf`). So a kill leaves the one before, and of a damaged one it is noticed,
+and one before is used. The format inside is DeepSpeed's own. On another place (ranks, ZeRO stage) it is first converted to
+DeepSpeed's universal format, beside it; the same place goes on with the same bits, another one with the same values in
+another order of sums. What other rooms get is the Hugging Face folder at the end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -24,21 +23,20 @@ from deepspeed.checkpoint import ds_to_universal
 from deepspeed.checkpoint.constants import OPTIMIZER_STATE_DICT
 
 from components.core.errors import TrainingError
-from components.core.files import read_json, require_free, write_json
-from components.core.fingerprint import FileEntry, fingerprint, list_files
+from components.core.files import read_json, require_free
+from components.core.fingerprint import fingerprint
 from components.training.config import TrainingPlace
 from components.training.distributed import from_first_rank
 from components.training.hardware import Precision
 from components.training.moments import set_num_updates
 from components.training.run import StageRun
+from components.training.shelf import PARTIAL, UNIVERSAL, let_go, name_of, newest_whole, put
 from components.training.snapshots import Snapshots, Writing, seal_name, wait_for_seals
 
 logger = logging.getLogger(__name__)
 
 _TAG = "engine"
 """Folder inside a checkpoint that DeepSpeed writes."""
-_MANIFEST = "manifest.json"
-_UNIVERSAL = ".universal"
 _BYTES_PER_PARAMETER = 16
 """fp32 weights, their master copy and Adam's two moments."""
 
@@ -99,7 +97,7 @@ class Checkpoints:
         """
         started = time.monotonic()
         self.finish()
-        partial = self.folder / f"step-{step:08d}.partial"
+        partial = self.folder / f"{name_of(step)}{PARTIAL}"
         size_bytes = _BYTES_PER_PARAMETER * sum(_numel(parameter) for parameter in engine.module.parameters())
         require_free(self.folder, size_bytes, f"the checkpoint of step {step}")
         engine.checkpoint_engine = self._snapshots
@@ -125,15 +123,22 @@ class Checkpoints:
         """The newest whole checkpoint of this stage, made loadable on this place.
 
         Raises:
-            TrainingError: it was made by another run, or with ZeRO where this is without, or the other way round.
+            TrainingError: it was made by another run, or with ZeRO where this is without, or the other way round; or there
+                are checkpoints and none is whole.
         """
-        found = from_first_rank(self._find() if dist.get_rank() == 0 else None)
+        found = from_first_rank(self._find_or_not() if dist.get_rank() == 0 else None)
         if isinstance(found, TrainingError):
             raise found
         return found and Found(*found)
 
+    def _find_or_not(self) -> Found | TrainingError | None:
+        try:
+            return self._find()
+        except TrainingError as error:  # The other ranks wait for an answer.
+            return error
+
     def _find(self) -> Found | TrainingError | None:
-        whole = self._newest_whole()
+        whole = newest_whole(self.folder)
         if whole is None:
             return None
         folder, made_by = whole
@@ -169,38 +174,15 @@ class Checkpoints:
         wait_for_seals(partial, self._num_ranks)
         seals = [partial / seal_name(rank) for rank in range(self._num_ranks)]
         files = [entry for seal in seals for entry in read_json(seal)]
-        write_json(partial / _MANIFEST, {"run": self._run, "layout": self._layout, **known, "files": files})
         for seal in seals:
             seal.unlink()
-        partial.rename(partial.with_suffix(""))
-        for old in self._superfluous():
-            shutil.rmtree(old)
-
-    def _superfluous(self) -> list[Path]:
-        """What is neither among the last few, nor the best, nor one of those that are kept besides."""
-        every, folders = self._place.keep_every_steps, self._newest_first()
-        scores = {folder: read_json(folder / _MANIFEST).get("held_out") for folder in folders}
-        best = min((folder for folder in folders if scores[folder] is not None), key=lambda one: scores[one], default=None)
-        old = folders[self._place.keep_last :]
-        return [folder for folder in old if folder != best and not (every and _step(folder) % every == 0)]
-
-    def _newest_whole(self) -> tuple[Path, dict[str, Any]] | None:
-        for partial in (*self.folder.glob("step-*.partial"), *self.folder.glob(f"step-*{_UNIVERSAL}*")):
-            shutil.rmtree(partial)
-        for folder in self._newest_first():
-            if (manifest := _verified_manifest(folder)) is not None:
-                return folder, manifest
-            logger.warning("the checkpoint %s is damaged; it is removed and the one before is used", folder)
-            shutil.rmtree(folder)
-        return None
-
-    def _newest_first(self) -> list[Path]:
-        return sorted((path for path in self.folder.glob("step-*") if not path.suffix), reverse=True)
+        put(partial, {"run": self._run, "layout": self._layout, **known, "files": files})
+        let_go(self.folder, self._place.keep_last, self._place.keep_every_steps)
 
 
 def _universal(folder: Path) -> Path:
     """Convert a checkpoint to DeepSpeed's universal format."""
-    universal = folder.with_suffix(_UNIVERSAL)
+    universal = folder.with_suffix(UNIVERSAL)
     options = Namespace(
         input_folder=str(folder / _TAG),
         output_folder=str(universal / _TAG),
@@ -231,17 +213,3 @@ def _complete(path: Path) -> None:
 
 def _numel(parameter: Any) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
-
-
-def _verified_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a checkpoint, or None where it, or a file that it names, is not what was written."""
-    try:
-        manifest = read_json(folder / _MANIFEST)
-        expected = {FileEntry(*entry) for entry in manifest["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return manifest if expected <= set(list_files(folder)) else None  # DeepSpeed leaves a script of its own besides.

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import traceback
 from pathlib import Path
 from typing import Any
 
 from components.core import errors
-from components.core.errors import CodegenError, OutOfMemory, TrainingError
+from components.core.errors import CodegenError, OutOfMemory, StorageFull, TrainingError
 from components.core.files import read_json
 
 _FAILURE = "failure.json"
 _LAST_LINES = 12
+_REASON_BYTES = 100_000
+"""More than a reason takes, with its traceback in the log (assumption)."""
 _MARK = "reported: "
 _LOST_CONNECTION = (
     *("Connection closed by peer", "Connection reset by peer", "Timed out waiting"),
@@ -38,8 +41,9 @@ def report_failure(work: Path, rank: int, error: Exception) -> None:
     else:
         reason["lines"] = "".join(traceback.format_exception(error)).splitlines()[-_LAST_LINES:]
     document = json.dumps(reason)
-    # The stage's own folder is not made: where it is absent, this host does not share the flow's file system.
-    with contextlib.suppress(FileExistsError, FileNotFoundError):
+    # The stage's own folder is not made: where it is absent, this host does not share the flow's file system. On a full disk
+    # nothing can be written, and the log, which may lie on another one, is still told.
+    with contextlib.suppress(OSError):
         work.mkdir(exist_ok=True)
         with (work / _FAILURE).open("x", encoding="utf-8") as file:
             file.write(document)
@@ -70,18 +74,43 @@ def forget_failure(work: Path) -> None:
 def explain_failure(work: Path, log: Path, stage: str, log_start: int = 0) -> CodegenError:
     """The error to raise for a stage that ended without a result; its part of the log begins at byte `log_start`."""
     said = log.read_bytes()[log_start:].decode(errors="replace").splitlines() if log.exists() else []
-    try:
-        reason = read_json(work / _FAILURE)
-    except (OSError, ValueError):
-        marked = [line.partition(_MARK)[2] for line in said if _MARK in line]
-        if not marked:
-            what = "the trainer was ended before the stage was finished, and no rank could say why"
-            return _unexplained(stage, what, said[-_LAST_LINES:], log)
-        reason = json.loads(marked[0])
+    reason = _reported(work) or _marked(said)
+    if reason is None and _is_full(work):
+        return StorageFull(
+            f"stage {stage} ended, and the disk of {work} has no room left for the reason",
+            expected="room for checkpoints and logs",
+            do="free space or point the workspace at a larger disk, then run the same command again: it continues",
+        )
+    if reason is None:
+        what = "the trainer was ended before the stage was finished, and no rank could say why"
+        return _unexplained(stage, what, said[-_LAST_LINES:], log)
     if "got" in reason:
         kind = getattr(errors, reason["kind"], TrainingError)
         return kind(reason["got"], expected=reason["expected"], do=reason["do"])
     return _unexplained(stage, f"rank {reason['rank']} failed", reason["lines"], log)
+
+
+def _reported(work: Path) -> dict[str, Any] | None:
+    try:
+        reason: dict[str, Any] = read_json(work / _FAILURE)
+    except (OSError, ValueError):
+        return None
+    return reason
+
+
+def _marked(said: list[str]) -> dict[str, Any] | None:
+    """The first reason in a log; a line that a full disk cut in half is none."""
+    for line in said:
+        if _MARK in line:
+            with contextlib.suppress(ValueError):
+                reason: dict[str, Any] = json.loads(line.partition(_MARK)[2])
+                return reason
+    return None
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether the disk of a folder has no room for a line of reason."""
+    return folder.exists() and shutil.disk_usage(folder).free < _REASON_BYTES
 
 
 def _unexplained(stage: str, what: str, lines: list[str], log: Path) -> TrainingError:

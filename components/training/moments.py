@@ -19,10 +19,10 @@ from deepspeed.utils import (
     safe_set_full_optimizer_state,
 )
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from components.core.errors import ArtifactError, ConfigError
+from components.model.huggingface.writing import write_tensors
 
 OPTIMIZER = "optimizer.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -39,7 +39,7 @@ def leave_moments(engine: Any, model: nn.Module, folder: Path, num_updates: int)
             if dist.get_rank() == 0:
                 tensors[f"{name}.{moment}"] = value.detach().float().cpu().contiguous()
     if dist.get_rank() == 0:
-        save_file(tensors, folder / OPTIMIZER, metadata={_NUM_UPDATES: str(num_updates)})
+        write_tensors(tensors, folder / OPTIMIZER, {_NUM_UPDATES: str(num_updates)})
 
 
 def take_moments(engine: Any, model: nn.Module, folder: Path) -> int:

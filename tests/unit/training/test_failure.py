@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fixtures.disks import small_disk
 
 from components.core.errors import CodegenError, ConfigError, StorageFull, TrainingError
 from components.training.failure import explain_failure, forget_failure, report_failure, was_reported
@@ -73,6 +75,23 @@ def test_a_rank_that_does_not_see_the_folder_is_heard_through_this_attempts_log(
     error = explain_failure(tmp_path / "work", log, "nl", log_start=len(before.encode()))
     assert type(error) is ConfigError
     assert error.got == "this attempt's"
+
+
+def test_a_disk_that_is_too_full_for_the_reason_is_the_reason(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size_kb=64) as disk:
+        (disk / "work").mkdir()
+        with suppress(OSError), (disk / "fill").open("wb", buffering=0) as fill:
+            while fill.write(b"x" * 4096):
+                pass
+        report_failure(disk / "work", 0, StorageFull("no room for step 4", expected="room", do="free some"))
+        error = explain_failure(disk / "work", disk / "train.log", "nl")
+        assert type(error) is StorageFull
+        assert str(disk / "work") in error.got
+        log = tmp_path / "train.log"  # On another disk.
+        log.write_text(
+            'reported: {"rank": 1, "go\nreported: {"rank": 0, "kind": "StorageFull", "got": "g", "expected": "", "do": ""}\n'
+        )
+        assert explain_failure(disk / "work", log, "nl").got == "g"
 
 
 def test_no_report_and_no_log(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ class _Step(NamedTuple):
     data_wait_s: float
     checkpoint_wait_s: float
     """Of the checkpoint before it."""
-    held_out: dict[str, float] | None
+    held_out: dict[str, float | None] | None
     evaluation_s: float
 
 
@@ -125,15 +125,20 @@ class Trainer:
                     self.checkpoints.finish()
                     raise stopped(self.run.stage, step)
 
-    def _save(self, step: int, skips: Skips, held_out: dict[str, float] | None) -> float:
-        score = statistics.fmean(held_out.values()) if held_out else None
+    def _save(self, step: int, skips: Skips, held_out: dict[str, float | None] | None) -> float:
+        scores = [score for score in (held_out or {}).values() if score is not None]
+        score = statistics.fmean(scores) if scores and len(scores) == len(held_out or {}) else None
         return self.checkpoints.save(self.engine, step, self.updates_before + step - skips.count, score)
 
-    def _evaluated(self, step: int) -> dict[str, float] | None:
+    def _evaluated(self, step: int) -> dict[str, float | None] | None:
         every = self.place.evaluate_every_steps
         if not every or (step % every and step < self.run.config.steps):
             return None
-        return self.held_out.bits_per_byte(self.engine, self.hardware.device)
+        measured = self.held_out.bits_per_byte(self.engine, self.hardware.device)
+        unfit = [language for language, score in measured.items() if score is None]
+        if unfit and dist.get_rank() == 0:
+            logger.warning("step %d: the loss on held-out documents is not finite: %s", step, ", ".join(unfit))
+        return measured
 
     def _step(self, step: int, micro_batches: list[Tensor], skips: Skips) -> _Taken:
         config = self.run.config

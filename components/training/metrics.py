@@ -30,8 +30,8 @@ class StepMetrics(Config):
     """The batch was left out: no weight changed."""
     bits_per_byte: float | None = None
     """The loss over the bytes of text that the batch's predicted tokens stand for, z-loss included."""
-    held_out: dict[str, float] | None = None
-    """Bits per byte on held-out documents after this step, by language, where they were measured."""
+    held_out: dict[str, float | None] | None = None
+    """Bits per byte on held-out documents after this step, by language, where they were measured. None: not finite."""
     tokens_per_s: float
     """Of this step, and of the checkpoint before it where there was one."""
     mfu: float

@@ -6,6 +6,7 @@ have: a batch with one of them has no finite loss, and no other batch is touched
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,20 @@ def test_they_change_no_weight(name: str, run: StageRun, poisoned_steps: list[in
         torch.testing.assert_close(found, parameter, rtol=5e-3, atol=5e-4)
     log = (tmp_path / LOG).read_text()
     assert f"step {poisoned_steps[0]}: the loss is nan on the documents books:" in log
+
+
+def test_held_out_documents_whose_loss_is_not_finite_stop_nothing(run: StageRun, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    shutil.copytree(run.data.folder, corpus)
+    held_out = np.fromfile(corpus / "held-out" / "English.bin", dtype="<u2")
+    held_out[20] = POISON
+    held_out.tofile(corpus / "held-out" / "English.bin")
+    place = PLACES["one rank without ZeRO"].replace(evaluate_every_steps=5, checkpoint_every_steps=5)
+    folder, seen = train(tmp_path / "stage", run.replace(data=Input(folder=str(corpus), digest="poisoned")), place)
+    assert [(one.step, one.held_out) for one in seen if one.held_out] == [
+        (step, {"English": None}) for step in (5, 10, 15, 16)
+    ]
+    assert "step 5: the loss on held-out documents is not finite: English" in (folder / LOG).read_text()
 
 
 def test_a_killed_stage_leaves_out_the_same(

@@ -31,6 +31,7 @@ from components.training.hardware import Precision
 from components.training.moments import set_num_updates
 from components.training.run import StageRun
 from components.training.shelf import PARTIAL, UNIVERSAL, let_go, name_of, newest_whole, put
+from components.training.skipping import Before
 from components.training.snapshots import Snapshots, Writing, seal_name, wait_for_seals
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class Found(NamedTuple):
     step: int
     num_updates: int
     """That are in the optimizer's moments: not of batches that were left out, but of a stage whose moments were kept."""
+    before: Before | None
+    """What the next steps have to know of those up to it. None: an older version saved it, and only the metrics tell."""
     is_universal: bool
     """Whether it is to be loaded as DeepSpeed's universal format, which the engine has to be told when it is built."""
 
@@ -82,12 +85,13 @@ class Checkpoints:
         self._snapshots = Snapshots()
         self._writing: Writing | None = None
 
-    def save(self, engine: Any, step: int, num_updates: int, held_out: float | None) -> float:
+    def save(self, engine: Any, step: int, num_updates: int, held_out: float | None, before: Before) -> float:
         """Save after step `step`: copied now, written by a thread.
 
         Args:
             num_updates: that are in the optimizer's moments.
             held_out: mean bits per byte on held-out documents after it, the lower the better; None: not measured.
+            before: what later steps have to know of those up to it.
 
         Returns:
             Seconds that training waited: for the checkpoint before it, where that was still being written, and the copy.
@@ -102,7 +106,8 @@ class Checkpoints:
         require_free(self.folder, size_bytes, f"the checkpoint of step {step}")
         engine.checkpoint_engine = self._snapshots
         engine.save_checkpoint(str(partial), tag=_TAG, save_latest=False)
-        rank, known = dist.get_rank(), {"step": step, "num_updates": num_updates, "held_out": held_out}
+        rank, skipped = dist.get_rank(), {"num_skipped": before.num_skipped, "losses": list(before.losses)}
+        known = {"step": step, "num_updates": num_updates, "held_out": held_out, "before": skipped}
         self._writing = Writing(
             partial, rank, self._snapshots.taken(), None if rank else lambda: self._publish(partial, known)
         )
@@ -142,6 +147,8 @@ class Checkpoints:
         if whole is None:
             return None
         folder, made_by = whole
+        earlier = made_by.get("before")
+        before_it = earlier and Before(earlier["num_skipped"], tuple(earlier["losses"]))
         if made_by["run"] != self._run:
             return TrainingError(
                 f"{folder} was made by another run, {made_by['run'][:12]}",
@@ -159,7 +166,7 @@ class Checkpoints:
         if (
             made_by["layout"] == self._layout or before == self._layout["zero_stage"] == 0
         ):  # Without ZeRO every rank has all.
-            return Found(str(folder), made_by["step"], made_by["num_updates"], is_universal=False)
+            return Found(str(folder), made_by["step"], made_by["num_updates"], before_it, is_universal=False)
         if 0 in (before, self._layout["zero_stage"]):
             return TrainingError(
                 f"{folder} was made with ZeRO stage {before}, and this is stage {self._layout['zero_stage']}",
@@ -167,7 +174,7 @@ class Checkpoints:
                 do=f"go on with --at training.zero_stage={before}, or remove {self.folder} to begin the stage again",
             )
         logger.info("%s was made on another place (%s); converting it for %s", folder, made_by["layout"], self._layout)
-        return Found(str(_universal(folder)), made_by["step"], made_by["num_updates"], is_universal=True)
+        return Found(str(_universal(folder)), made_by["step"], made_by["num_updates"], before_it, is_universal=True)
 
     def _publish(self, partial: Path, known: dict[str, Any]) -> None:
         """Rank 0, in its thread: once all ranks have written, make the checkpoint count and let old ones go."""

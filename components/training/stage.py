@@ -74,7 +74,7 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
         write_json(folder / DEEPSPEED, config)
     engine, updates_before = _engine(model, run, config, found)
     trainer = Trainer(engine, run, place, hardware, batches, HeldOut(run, place), checkpoints, updates_before)
-    after = trainer.train(folder, found.step if found else 0)
+    after = trainer.train(folder, found)
     checkpoints.finish()
     if run.leaves_optimizer:
         leave_moments(engine, model, folder, updates_before + run.config.steps - after.num_skipped)

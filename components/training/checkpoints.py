@@ -76,7 +76,7 @@ class Checkpoints:
         self._num_ranks = dist.get_world_size()
         self._layout: dict[str, Any] = {
             "num_ranks": self._num_ranks,
-            "zero_stage": place.zero_stage,
+            "zero_stage": _zero_stage(place.zero_stage, precision),
             "precision": precision,
             "offload": [place.offload_optimizer, place.offload_parameters],
         }
@@ -155,25 +155,26 @@ class Checkpoints:
                 expected=f"a checkpoint of run {self._run[:12]}",
                 do=f"remove {self.folder} to begin the stage again, or take back the change to the recipe",
             )
-        cut, cut_before = (one.get("tensor_parallel", 1) for one in (self._layout, made_by["layout"]))
-        if made_by["layout"] != self._layout and cut * cut_before > 1:
+        layout = made_by["layout"]
+        before = layout["zero_stage"] = _zero_stage(layout["zero_stage"], layout["precision"])  # Older ones say 0 in bf16.
+        cut, cut_before = (one.get("tensor_parallel", 1) for one in (self._layout, layout))
+        if layout != self._layout and cut * cut_before > 1:
             return TrainingError(
-                f"{folder} was made with tensor_parallel {cut_before} on {made_by['layout']['num_ranks']} ranks",
+                f"{folder} was made with tensor_parallel {cut_before} on {layout['num_ranks']} ranks",
                 expected="the same place as before: such a checkpoint is not converted",
                 do=f"go on with that place, or remove {self.folder} to begin the stage again",
             )
-        before = made_by["layout"]["zero_stage"]
-        if (
-            made_by["layout"] == self._layout or before == self._layout["zero_stage"] == 0
-        ):  # Without ZeRO every rank has all.
+        if layout == self._layout or before == self._layout["zero_stage"] == 0:  # Without ZeRO every rank has all.
             return Found(str(folder), made_by["step"], made_by["num_updates"], before_it, is_universal=False)
         if 0 in (before, self._layout["zero_stage"]):
+            how = "" if layout["precision"] == self._layout["precision"] else f" in {layout['precision']}"
+            place = f"--at training.zero_stage={before} --at training.precision={layout['precision']}"
             return TrainingError(
-                f"{folder} was made with ZeRO stage {before}, and this is stage {self._layout['zero_stage']}",
+                f"{folder} was made with ZeRO stage {before}{how}, and this is stage {self._layout['zero_stage']}",
                 expected="the same, or two of the stages 1, 2 and 3: DeepSpeed converts no checkpoint without ZeRO",
-                do=f"go on with --at training.zero_stage={before}, or remove {self.folder} to begin the stage again",
+                do=f"go on with {place}, or remove {self.folder} to begin the stage again",
             )
-        logger.info("%s was made on another place (%s); converting it for %s", folder, made_by["layout"], self._layout)
+        logger.info("%s was made on another place (%s); converting it for %s", folder, layout, self._layout)
         return Found(str(_universal(folder)), made_by["step"], made_by["num_updates"], before_it, is_universal=True)
 
     def _publish(self, partial: Path, known: dict[str, Any]) -> None:
@@ -216,6 +217,11 @@ def _complete(path: Path) -> None:
     if OPTIMIZER_STATE_DICT not in state:
         state[OPTIMIZER_STATE_DICT] = {"state": {0: {"step": torch.tensor(0.0)}}, "param_groups": state["param_groups"]}
         torch.save(state, path)
+
+
+def _zero_stage(asked: int, precision: Precision) -> int:
+    """The stage that DeepSpeed runs: in bf16 at least 1 (see `deepspeed_config`)."""
+    return max(asked, int(precision == "bf16"))
 
 
 def _numel(parameter: Any) -> int:

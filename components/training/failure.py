@@ -8,14 +8,16 @@ well: a rank that does not see the folder can only tell its log.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import shutil
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from components.core import errors
-from components.core.errors import CodegenError, OutOfMemory, StorageFull, TrainingError
+from components.core.errors import CodegenError, FolderInUse, OutOfMemory, StorageFull, TrainingError
 from components.core.files import read_json
 
 _FAILURE = "failure.json"
@@ -41,13 +43,34 @@ def report_failure(work: Path, rank: int, error: Exception) -> None:
     else:
         reason["lines"] = "".join(traceback.format_exception(error)).splitlines()[-_LAST_LINES:]
     document = json.dumps(reason)
+    # What lies in the folder of another trainer would be taken for its own failure, and end it.
+    if not isinstance(error, FolderInUse):
+        _leave(work, document)
+    print(f"{_MARK}{document}", flush=True)
+
+
+def _leave(work: Path, document: str) -> None:
     # The stage's own folder is not made: where it is absent, this host does not share the flow's file system. On a full disk
     # nothing can be written, and the log, which may lie on another one, is still told.
     with contextlib.suppress(OSError):
         work.mkdir(exist_ok=True)
         with (work / _FAILURE).open("x", encoding="utf-8") as file:
             file.write(document)
-    print(f"{_MARK}{document}", flush=True)
+
+
+@contextlib.contextmanager
+def refusal_explained(folder: Path) -> Iterator[None]:
+    """Turn what the system says of a folder that may not be written to into a `TrainingError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        raise TrainingError(
+            f"{error.filename} is refused: {error.strerror}",
+            expected=f"a stage's folder that this user may write to, {folder}, and inputs that it may read",
+            do="mend that, then run the same command again: it goes on from the last checkpoint",
+        ) from error
 
 
 def memory_explained(error: Exception, rank: int) -> Exception:

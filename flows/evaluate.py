@@ -13,13 +13,12 @@ from components.core.config import Config
 from flows.desk import Desk, desk
 from flows.execution import Execution
 from flows.inputs import check_inputs
-from flows.measure import keep, measure, open_judge
+from flows.measure import Bench, keep, measure
 from flows.prepare import Corpora, prepare
 from flows.recipes import Recipe
 from flows.train import train
 
 if TYPE_CHECKING:  # They would import more than a flow needs to be looked at.
-    from components.evaluation.judging import Judge
     from components.evaluation.problems import FoundMtpb
     from components.evaluation.report.results import Measurement
     from components.registry.runs import TrackedRun
@@ -64,15 +63,15 @@ def evaluate(
     checkpoints = checkpoints or train(recipe, execution, corpora, parent_run=parent_run)
     with desk(recipe, execution, "evaluate", parent_run) as here:
         mtpb = _mtpb_file(here)
-        with open_judge(here) as judge:
-            return Evaluations(
-                bits_per_byte={stage: _bits_per_byte(here, stage, one, corpora) for stage, one in checkpoints.items()},
-                humaneval={stage: _humaneval(here, stage, one, judge) for stage, one in checkpoints.items()},
-                mtpb={stage: _mtpb(here, stage, one, judge, mtpb.path) for stage, one in checkpoints.items()}
-                if mtpb.path
-                else {},
-                skipped={} if mtpb.path else {"mtpb": mtpb.missing},
-            )
+        bits, humaneval, talks = {}, {}, {}
+        with Bench(here) as bench:
+            for stage, one in checkpoints.items():
+                bits[stage] = _bits_per_byte(here, stage, one, corpora)
+                humaneval[stage] = _humaneval(here, stage, one, bench)
+                if mtpb.path:
+                    talks[stage] = _mtpb(here, stage, one, bench, mtpb.path)
+    skipped = {} if mtpb.path else {"mtpb": mtpb.missing}
+    return Evaluations(bits_per_byte=bits, humaneval=humaneval, mtpb=talks, skipped=skipped)
 
 
 def _mtpb_file(here: Desk) -> FoundMtpb:
@@ -112,13 +111,13 @@ def _bits_per_byte(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpor
     )
 
 
-def _humaneval(here: Desk, stage: str, checkpoint: Artifact, judge: Judge) -> Artifact:
+def _humaneval(here: Desk, stage: str, checkpoint: Artifact, bench: Bench) -> Artifact:
     from components.evaluation.humaneval import plan
 
-    return measure(here, "HumanEval", stage, checkpoint, plan(here.recipe.evaluation.humaneval), judge)
+    return measure(here, "HumanEval", stage, checkpoint, plan(here.recipe.evaluation.humaneval), bench)
 
 
-def _mtpb(here: Desk, stage: str, checkpoint: Artifact, judge: Judge, problems: Path) -> Artifact:
+def _mtpb(here: Desk, stage: str, checkpoint: Artifact, bench: Bench, problems: Path) -> Artifact:
     from components.evaluation.mtpb import plan
 
-    return measure(here, "MTPB", stage, checkpoint, plan(here.recipe.evaluation.mtpb, problems), judge)
+    return measure(here, "MTPB", stage, checkpoint, plan(here.recipe.evaluation.mtpb, problems), bench)

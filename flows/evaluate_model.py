@@ -11,7 +11,7 @@ from components.core.artifact import Artifact
 from components.core.errors import ConfigError
 from flows.desk import desk
 from flows.execution import Execution
-from flows.measure import measure, open_judge
+from flows.measure import Bench, measure
 from flows.models import find_model
 from flows.recipes import Recipe
 
@@ -42,9 +42,9 @@ def evaluate_model(
     plans = {name: _plan(name, recipe, execution) for name in benchmarks}
     with desk(recipe, execution, "evaluate model", None) as here:
         checkpoint = find_model(here, model)
-        with open_judge(here) as judge:
+        with Bench(here) as bench:
             evaluations = {
-                name: measure(here, plan.name, checkpoint.name, checkpoint, plan, judge) for name, plan in plans.items()
+                name: measure(here, plan.name, checkpoint.name, checkpoint, plan, bench) for name, plan in plans.items()
             }
     return checkpoint, evaluations
 

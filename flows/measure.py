@@ -6,6 +6,7 @@ them anew without the model. Programs are executed while further samples are dra
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,25 +18,43 @@ from components.core.files import read_jsonl
 from flows.desk import Desk
 
 if TYPE_CHECKING:  # They would import more than a flow needs to be looked at.
-    from components.evaluation.judging import Judge
     from components.evaluation.plan import Draw, Plan
+    from components.evaluation.samples import Completer
     from components.registry.runs import TrackedRun
 
 
-def open_judge(here: Desk) -> Judge:
-    """What executes the programs of a whole evaluation; says aloud where nothing, or nothing isolated, is executed."""
-    from components.evaluation.judging import Judge
+class Bench(AbstractContextManager["Bench"]):
+    """What an evaluation works with: a judge for all of its programs, and the sampler of one checkpoint at a time."""
 
-    judge = Judge(here.execution.evaluation_workers, unsafe=here.execution.unsafe_execution)
-    report = here.task("test the sandbox", lambda _: judge.report)
-    if not report.available:
-        here.warn(f"nothing that a model writes is executed: {report.missing}; {report.remedy}")
-    elif not report.isolated:
-        here.warn("what a model writes is executed without isolation, as asked: no model measured so is promoted")
-    return judge
+    def __init__(self, here: Desk) -> None:
+        """Says aloud where nothing, or nothing isolated, is executed."""
+        from components.evaluation.judging import Judge
+
+        self._here, self._sampler, self._of = here, ExitStack(), ""
+        self._opened: Completer | None = None
+        self.judge = Judge(here.execution.evaluation_workers, unsafe=here.execution.unsafe_execution)
+        report = here.task("test the sandbox", lambda _: self.judge.report)
+        if not report.available:
+            here.warn(f"nothing that a model writes is executed: {report.missing}; {report.remedy}")
+        elif not report.isolated:
+            here.warn("what a model writes is executed without isolation, as asked: no model measured so is promoted")
+
+    def __exit__(self, *_: object) -> None:
+        self._sampler.close()
+        self.judge.__exit__()
+
+    def sampler(self, checkpoint: Artifact) -> Completer:
+        """What draws from a checkpoint; the one before is closed."""
+        from components.evaluation.sampler_pool import open_sampler
+
+        if self._opened is None or self._of != checkpoint.digest:
+            self._sampler.close()
+            self._opened = self._sampler.enter_context(open_sampler(self._here.store.open(checkpoint)))
+            self._of = checkpoint.digest
+        return self._opened
 
 
-def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: Plan, judge: Judge) -> Artifact:
+def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: Plan, bench: Bench) -> Artifact:
     """The evaluation of a checkpoint by the programs that it writes.
 
     Args:
@@ -45,8 +64,9 @@ def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: 
     from components.evaluation.sampling import PRECISION
     from components.evaluation.scoring import score
 
-    samples = {draw.label: _samples(here, benchmark, stage, checkpoint, plan, draw, judge) for draw in plan.draws}
-    isolation, seed = judge.report.isolation, here.recipe.seed
+    samples = {draw.label: _samples(here, benchmark, stage, checkpoint, plan, draw, bench) for draw in plan.draws}
+    judge, seed = bench.judge, here.recipe.seed
+    isolation = judge.report.isolation
 
     def build(folder: Path, run: TrackedRun) -> dict[str, JsonValue]:
         paths = {label: here.store.open(one) / "samples.jsonl" for label, one in samples.items()}
@@ -72,18 +92,17 @@ def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: 
     )
 
 
-def _samples(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: Plan, draw: Draw, judge: Judge) -> Artifact:
+def _samples(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: Plan, draw: Draw, bench: Bench) -> Artifact:
     from components.evaluation.plan import SAMPLES_VERSION
     from components.evaluation.samples import Sample, draw_samples
-    from components.evaluation.sampling import PRECISION, Sampler
+    from components.evaluation.sampling import PRECISION
     from components.evaluation.scoring import program_of
 
     def begin(sample: Sample) -> None:
-        judge.begin(program_of(sample, plan))
+        bench.judge.begin(program_of(sample, plan))
 
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
-        sampler = Sampler(here.store.open(checkpoint))
-        return draw_samples(folder, draw, sampler, here.recipe.seed, begin)
+        return draw_samples(folder, draw, bench.sampler(checkpoint), here.recipe.seed, begin)
 
     return here.make(
         f"{benchmark} of {stage}, {draw.label}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
@@ -26,8 +27,8 @@ Key = TypeVar("Key", bound=Hashable)
 
 PRECISION = "fp32"
 """Of weights, keys and values. Samples of another precision are other samples, so it is part of a protocol."""
-_CACHE_SHARE = 0.4
-"""Of the memory that is free: room for keys and values. How much it is changes the speed and nothing else."""
+CACHE_SHARE = 0.4
+"""Of the memory that is free, for all processes that share it (assumption)."""
 
 
 class TextRequest(NamedTuple, Generic[Key]):
@@ -57,20 +58,26 @@ class TextDrawn(NamedTuple, Generic[Key]):
     num_scored: int = 0
 
 
-class Sampler:
+class Sampler(AbstractContextManager["Sampler"]):
     """Draws completions from the model of a checkpoint folder."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, device: str = "cpu", cache_share: float = CACHE_SHARE) -> None:
         """Load the model and the tokenizer of a folder in Hugging Face's format: ours, or a released CodeGen.
+
+        `cache_share` of the memory that is free is used for keys and values. It changes the speed and nothing else.
 
         Raises:
             ArtifactError: the weights or their configuration are missing or damaged.
             DataError: there is no tokenizer.
         """
+        self._cache_share = cache_share
         self._encoder = Encoder(checkpoint)
-        self._model = load_checkpoint(checkpoint).eval()
+        self._model = load_checkpoint(checkpoint).eval().to(device)
         pack(self._model)
         self._encode = lru_cache(maxsize=4096)(self._encoder.encode)
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is to be closed; `sampler_pool` has more to do here."""
 
     @property
     def context_length(self) -> int:
@@ -137,4 +144,4 @@ class Sampler:
     def _cache_bytes(self) -> int:
         device = self._model.embedding.weight.device
         free = psutil.virtual_memory().available if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
-        return max(CACHE_BYTES, int(_CACHE_SHARE * free))
+        return max(CACHE_BYTES, int(self._cache_share * free))

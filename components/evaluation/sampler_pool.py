@@ -1,0 +1,206 @@
+"""Several samplers as processes of their own, behind the door of one: a GPU each, or a core each for a small model.
+
+One decision: since a sample depends on its own seed and on nothing else, it does not matter which process draws it. Requests
+lie in one queue, those of one prompt together, and whoever has room takes the next; a process that dies ends the draw with
+an error, and what was drawn before stays drawn.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import multiprocessing.connection
+import os
+import queue
+import threading
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from components.core.errors import CodegenError, EvaluationError
+from components.evaluation.sampling import CACHE_SHARE, Sampler, TextDrawn, TextRequest
+from components.model.generation import MOST_SLOTS
+from components.model.huggingface import load_config
+
+Key = TypeVar("Key", bound=Hashable)
+
+SMALL_PARAMETERS = 50_000_000
+"""A model below this is drawn from by a process a core: threads of one process would mostly wait for each other."""
+_LOOK_EVERY_S = 1.0
+_SOON_S = 0.001
+"""A queue that has something may take a moment to say so."""
+_ENDS_WITHIN_S = 10.0
+
+
+class _Draw(NamedTuple):
+    """What holds for a whole draw."""
+
+    num_open: int
+    """Requests that a process takes at once: its share, as far as it has room for them."""
+    settings: dict[str, Any]
+    """Of `Sampler.draw`."""
+
+
+class _Place(NamedTuple):
+    """What a process may use."""
+
+    threads: int
+    cache_share: float
+
+
+class _Failure(NamedTuple):
+    """What a process could not do."""
+
+    text: str
+
+
+def devices_of(checkpoint: Path) -> list[str]:
+    """Where the processes compute: every GPU, else as many cores as make sense for the size of the model.
+
+    Raises:
+        ArtifactError: the folder has no configuration of a CodeGen model.
+    """
+    if torch.cuda.is_available():
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    small = load_config(checkpoint).num_parameters < SMALL_PARAMETERS
+    return ["cpu"] * (torch.get_num_threads() if small else 1)
+
+
+def open_sampler(checkpoint: Path) -> AbstractContextManager[Sampler | SamplerPool]:
+    """What draws from a checkpoint on this machine: this process, or several.
+
+    Raises:
+        ArtifactError, DataError: see `Sampler`.
+    """
+    devices = devices_of(checkpoint)
+    return Sampler(checkpoint, devices[0]) if len(devices) == 1 else SamplerPool(checkpoint, devices)
+
+
+class SamplerPool(AbstractContextManager["SamplerPool"]):
+    """Draws as `Sampler` does, in a process for each of `devices`."""
+
+    def __init__(self, checkpoint: Path, devices: Sequence[str]) -> None:
+        """Start the processes; they load while the first requests are made.
+
+        Raises:
+            ArtifactError: the folder has no configuration of a CodeGen model.
+        """
+        self.context_length = load_config(checkpoint).context_length
+        context = multiprocessing.get_context("spawn")
+        self._tasks: Any = context.Queue()
+        self._results: Any = context.Queue()
+        place = _Place(max(1, torch.get_num_threads() // len(devices)), CACHE_SHARE / max(Counter(devices).values()))
+        self._processes = [
+            context.Process(target=_serve, args=(checkpoint, device, place, self._tasks, self._results), daemon=True)
+            for device in devices
+        ]
+        for process in self._processes:
+            process.start()
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join(_ENDS_WITHIN_S)
+
+    def draw(
+        self,
+        waiting: deque[TextRequest[Key]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        should_stop: Callable[[str], bool] | None = None,
+    ) -> Iterator[TextDrawn[Key]]:
+        """See `Sampler.draw`; `should_stop` must be a function that another process can import.
+
+        Raises:
+            EvaluationError: a process ended, or the model's logits are not finite.
+        """
+        num_open = min(MOST_SLOTS, -(-len(waiting) // len(self._processes)))
+        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "should_stop": should_stop}
+        whole = _Draw(num_open, settings)
+        asked: dict[int, Key] = {}
+        numbers = itertools.count()
+
+        def hand_out() -> None:
+            for _, some in groupby([waiting.popleft() for _ in range(len(waiting))], key=lambda one: one.prompt):
+                requests: list[TextRequest[int]] = []  # Keys need not travel.
+                for request in some:
+                    number = next(numbers)
+                    asked[number] = request.key
+                    requests.append(TextRequest(number, *request[1:]))
+                self._tasks.put((whole, requests))
+
+        hand_out()
+        while asked:
+            drawn = self._next()
+            yield TextDrawn(asked.pop(drawn.key), *drawn[1:])
+            hand_out()
+
+    def _next(self) -> TextDrawn[int]:
+        while True:
+            with suppress(queue.Empty):
+                found: TextDrawn[int] | _Failure = self._results.get(timeout=_LOOK_EVERY_S)
+                if isinstance(found, _Failure):
+                    raise EvaluationError(
+                        f"a sampling process failed: {found.text}",
+                        expected="completions",
+                        do="mend what it says, then run the same command again: it goes on from the samples that were kept",
+                    )
+                return found
+            ended = [process.exitcode for process in self._processes if process.exitcode is not None]
+            if ended:
+                raise EvaluationError(
+                    f"a sampling process ended with exit code {ended[0]}",
+                    expected="all of them to live until every sample is drawn; -9 often means that memory ran out",
+                    do="free memory or use fewer processes, then run the same command again: it goes on",
+                )
+
+
+def _serve(checkpoint: Path, device: str, place: _Place, tasks: Any, results: Any) -> None:
+    """A process: take requests as long as there is room for them, and draw."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        torch.set_num_threads(place.threads)
+        sampler = Sampler(checkpoint, device, place.cache_share)
+        while True:
+            whole, requests = tasks.get()
+            _draw(sampler, whole, deque(requests), tasks, results)
+    except CodegenError as error:
+        results.put(_Failure(str(error)))
+    except BaseException:
+        results.put(_Failure(traceback.format_exc(limit=-3)))
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed can tell nobody to end."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _draw(sampler: Sampler, whole: _Draw, waiting: deque[TextRequest[int]], tasks: Any, results: Any) -> None:
+    """Draw these, and whatever of the same draw there is room for meanwhile."""
+    num_open = len(waiting)
+
+    def take() -> None:
+        nonlocal num_open
+        with suppress(queue.Empty):
+            while num_open < whole.num_open:
+                _, requests = tasks.get(timeout=_SOON_S)
+                waiting.extend(requests)
+                num_open += len(requests)
+
+    take()
+    for drawn in sampler.draw(waiting, **whole.settings):
+        results.put(drawn)
+        num_open -= 1
+        take()

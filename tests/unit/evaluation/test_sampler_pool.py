@@ -1,0 +1,106 @@
+"""Processes that draw together, against one that draws alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from fixtures.models import TINY, lively_model, write_tokenizer
+
+from components.core.errors import EvaluationError
+from components.evaluation.sampler_pool import SamplerPool, devices_of, open_sampler
+from components.evaluation.sampling import Sampler, TextDrawn, TextRequest
+from components.evaluation.truncate import is_complete
+from components.model.huggingface import save_checkpoint
+
+torch.set_num_threads(1)
+
+SETTINGS = {"max_new_tokens": 24, "temperature": 0.8, "top_p": 0.95, "should_stop": is_complete}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(lively_model(), write_tokenizer(folder / "tokenizer"), folder)
+    return folder
+
+
+def requests() -> deque[TextRequest[tuple[str, int]]]:
+    """Some prompts alone, some of several samples."""
+    prompts = ["def add(a, b):\n", "x = ", "#"]
+    return deque(
+        TextRequest((prompt, number), prompt, 100 * place + number, 24, scored_from=0)
+        for place, prompt in enumerate(prompts)
+        for number in range(3 * place + 1)
+    )
+
+
+def test_two_processes_draw_what_one_draws(checkpoint: Path) -> None:
+    expected = {one.key: one for one in Sampler(checkpoint).draw(requests(), **SETTINGS)}  # type: ignore[arg-type]
+    with SamplerPool(checkpoint, ["cpu", "cpu"]) as pool:
+        assert pool.context_length == TINY.context_length
+        for _ in range(2):  # A pool draws one set after the other.
+            drawn = {one.key: one for one in pool.draw(requests(), **SETTINGS)}  # type: ignore[arg-type]
+            assert drawn == expected
+        turns: deque[TextRequest[int]] = deque([TextRequest(0, "x", 1, 24)])
+        texts = []
+        for one in pool.draw(turns, **SETTINGS):  # type: ignore[arg-type]
+            texts.append(one.text)
+            if len(texts) < 3:
+                turns.append(TextRequest(one.key + 1, f"x{one.text}\n", 1, 24))
+    assert len(texts) == 3
+    (alone,) = Sampler(checkpoint).draw(deque([TextRequest(2, f"x{texts[1]}\n", 1, 24)]), **SETTINGS)  # type: ignore[arg-type]
+    assert alone.text == texts[2]
+
+
+def test_a_process_that_dies_is_an_error_and_not_a_wait(checkpoint: Path) -> None:
+    with SamplerPool(checkpoint, ["cpu"]) as pool:
+        (victim,) = pool._processes
+        drawn = pool.draw(requests(), **SETTINGS)  # type: ignore[arg-type]
+        first: TextDrawn[tuple[str, int]] = next(drawn)
+        assert first.key[0] in ("def add(a, b):\n", "x = ", "#")
+        assert victim.pid is not None
+        os.kill(victim.pid, signal.SIGSTOP)  # So that it cannot finish before it is killed.
+        os.kill(victim.pid, signal.SIGKILL)
+        with pytest.raises(EvaluationError, match="exit code -9"):
+            list(drawn)
+
+
+def test_what_a_process_cannot_do_is_told(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    with SamplerPool(tmp_path, ["cpu"]) as pool, pytest.raises(EvaluationError, match=r"tokenizer\.json does not exist"):
+        list(pool.draw(requests(), **SETTINGS))  # type: ignore[arg-type]
+
+
+def test_processes_end_with_a_parent_that_is_killed(checkpoint: Path) -> None:
+    program = (
+        "import pathlib, sys, time\n"
+        "from components.evaluation.sampler_pool import SamplerPool\n"
+        "if __name__ == '__main__':\n"
+        f"    pool = SamplerPool(pathlib.Path({str(checkpoint)!r}), ['cpu'])\n"
+        "    print(pool._processes[0].pid, flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.communicate(timeout=30)
+    assert child.wait(timeout=60) is None  # Not our child: there is no exit code to be had, only the end.
+
+
+def test_a_small_model_gets_a_process_a_core(checkpoint: Path) -> None:
+    torch.set_num_threads(3)
+    try:
+        assert devices_of(checkpoint) == ["cpu"] * 3
+    finally:
+        torch.set_num_threads(1)
+    with open_sampler(checkpoint) as sampler:
+        assert isinstance(sampler, Sampler)

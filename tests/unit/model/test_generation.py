@@ -25,6 +25,7 @@ from components.model.transformer import CodeGen
 NUM_IDS, EOT, MOST = 495, 456, 20
 PROMPTS = [[5, 6, 7], [9], [5, 6, 7], list(range(40, 60)), [9], [9], [100, 101]]
 RULES = Rules(temperature=0.8, top_p=0.95, num_ids=NUM_IDS, eot_id=EOT)
+WIDE = TINY.replace(num_heads=4, head_dim=32, rotary_dims=16, context_length=1024)
 SLOT_BYTES = 2 * 2 * 32 * 32 * 4
 """Keys and values of 20 new tokens: two layers, d 32, 32 positions, fp32."""
 
@@ -105,11 +106,13 @@ def test_neither_order_nor_batch_nor_memory_changes_a_sample(
 
 def test_logits_are_the_same_bits_in_every_batch() -> None:
     """Prompts around the lengths at which kernels change their ways, with 0 to 40 others beside them."""
-    model = _packed()
-    for length in (1, 15, 16, 31, 33, 43):
-        prompt = Prompt(model, range(length))
+    model = lively_model(WIDE).eval()
+    pack(model)
+    for length in (1, 16, 129, 187, 260, 517):
+        prompt = Prompt(model, [one % NUM_IDS for one in range(length)])
         expected = _logits(model, prompt, [])
-        for beside in ([prompt], [Prompt(model, [3] * 40)] * 40, [Prompt(model, [one] * 9) for one in range(17)]):
+        mixed = [Prompt(model, [one % NUM_IDS] * (1 + 41 * one)) for one in range(17)]
+        for beside in ([prompt], [Prompt(model, [3] * 400)] * 40, mixed):
             assert torch.equal(_logits(model, prompt, beside), expected), (length, len(beside))
 
 

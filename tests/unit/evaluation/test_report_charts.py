@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from components.evaluation.report.charts import NARROW, WIDE, Scale, dot_chart, line_chart, ticks
 from components.evaluation.report.markup import Element
-from components.evaluation.report.page import DotChart, LineChart, Point, Series
+from components.evaluation.report.plots import DotChart, LineChart, Point, Series
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Evaluations for pages: sampled and scored by the project's own code, with verdicts that the completions state themselves."""
+"""Evaluations for pages: sampled and scored by the project's own code, with verdicts that the completions state."""
 
 from __future__ import annotations
 
@@ -53,8 +53,15 @@ def _stated(program: str) -> Verdict:
     return Verdict(kind, raised)
 
 
-def evaluated(run: Run, stage: str, plan: Plan, write: Write, report: SandboxReport = JAIL) -> Artifact:
-    """The evaluation of a stage by a plan."""
+def evaluated(
+    run: Run,
+    stage: str,
+    plan: Plan,
+    write: Write,
+    report: SandboxReport = JAIL,
+    samples: Mapping[str, Artifact] | None = None,
+) -> Artifact:
+    """The evaluation of a stage by a plan; `samples`: what it is said to have judged, by the label of the set."""
     name = f"tiny-{stage}-{plan.name}"
 
     def sampled_into(folder: Path, label: str) -> Path:
@@ -69,7 +76,7 @@ def evaluated(run: Run, stage: str, plan: Plan, write: Write, report: SandboxRep
         judge: Any = Stated(report)
         return score(folder, plan, samples, judge, precision="fp32", seed=7)
 
-    return run.make("evaluation", name, {"checkpoint": run.checkpoints[stage]}, build)
+    return run.make("evaluation", name, {"checkpoint": run.checkpoints[stage], **(samples or {})}, build)
 
 
 def functions(numbers: Sequence[int], **settings: Any) -> Plan:

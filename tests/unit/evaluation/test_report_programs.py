@@ -1,4 +1,4 @@
-"""HumanEval and MTPB on the page: written by the project's own scoring, read back by the page; figures worked out by hand."""
+"""HumanEval and MTPB on the page: written by the project's own scoring, read back; figures are worked out by hand."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from html_reader import Tag, read, table
+from pydantic import JsonValue
 from report_programs import NO_JAIL, REASON, conversations, evaluated, functions
 from report_run import Run
 
@@ -56,8 +57,8 @@ def test_the_best_temperature_stands_beside_each_and_beside_the_paper(run: Run) 
     # 0.2: 3 and 0 of 3. 0.8: 1 and 1 of 3, so pass@1 1/3 and pass@2 1 - C(2,2)/C(3,2) = 2/3 of both problems.
     # Means of two problems drawn again from {1, 0} are 0, 0.5 or 1; those from {2/3, 2/3} are 2/3.
     assert table(page, "pass@k in percent") == [
-        ["Mono pass@1", "50.00", "0.00–100.00", "0.2", "50.00", "33.33", "12.76", "23.70", "26.13", "29.28"],
-        ["Mono pass@2", "66.67", "66.67–66.67", "0.8", "50.00", "66.67", NONE, NONE, NONE, NONE],
+        ["Mono pass@1", "50.00", "0.00\u2013100.00", "0.2", "50.00", "33.33", "12.76", "23.70", "26.13", "29.28"],
+        ["Mono pass@2", "66.67", "66.67\u201366.67", "0.8", "50.00", "66.67", NONE, NONE, NONE, NONE],
     ]
     said = part(page, "humaneval").text
     assert "This run: 2 problems, n = 3, temperatures 0.2 and 0.8, top-p 0.95, protocol " in said
@@ -69,8 +70,8 @@ def test_with_one_temperature_there_is_nothing_to_choose(run: Run) -> None:
     mono = evaluated(run, "mono", functions([2, 10]), by_temperature)
     page = page_with(run, nl_humaneval=nl, mono_humaneval=mono)
     assert table(page, "pass@k in percent") == [
-        ["NL pass@1", "0.00", "0.00–0.00", "2.12 ?", "6.70 ?", "10.43 ?", "14.24 ?"],
-        ["Mono pass@1", "50.00", "0.00–100.00", "12.76", "23.70", "26.13", "29.28"],
+        ["NL pass@1", "0.00", "0.00\u20130.00", "2.12 ?", "6.70 ?", "10.43 ?", "14.24 ?"],
+        ["Mono pass@1", "50.00", "0.00\u2013100.00", "12.76", "23.70", "26.13", "29.28"],
     ]
     said = part(page, "humaneval").text
     assert "Executed in a sandbox: bubblewrap 0.8.0: pid, net (mode split, 3 s of processor time before calibration" in said
@@ -150,8 +151,8 @@ def test_several_turns_stand_beside_one_and_beside_the_paper(run: Run) -> None:
     # Several: 1, 0, 0 of three problems; without 89's two cases 2 of 4. One: 0.5, 0, 0; without them 1 of 4.
     # Resamples of {1, 0, 0}: all three the first with 1/27, more than 2.5 %; all three another with 8/27.
     assert table(page, "Pass rate in percent") == [
-        ["Mono, several turns", "33.33", "0.00–100.00", "50.00", "16.98", "38.72", "43.52", "47.34"],
-        ["Mono, one turn", "16.67", "0.00–50.00", "25.00", "5.75", "25.43 ?", "28.48 ?", "38.74"],
+        ["Mono, several turns", "33.33", "0.00\u2013100.00", "50.00", "16.98", "38.72", "43.52", "47.34"],
+        ["Mono, one turn", "16.67", "0.00\u201350.00", "25.00", "5.75", "25.43 ?", "28.48 ?", "38.74"],
     ]
     said = part(page, "mtpb").text
     assert "This run: 3 problems x 2 cases, n = 1, temperature 0.2, top-p 0.95" in said
@@ -231,6 +232,20 @@ def test_a_benchmark_that_was_skipped_says_why(run: Run) -> None:
     page = read(render_html(run.results(skipped={"mtpb": "its file cannot be had"}), run.store))
     assert part(page, "mtpb").first("p", class_="verdict").text == "?Not run: its file cannot be had"
     assert part(page, "humaneval").first("p", class_="verdict").text == "?Not run: this run left it out"
+
+
+def test_sampling_is_a_step_of_its_own_before_its_evaluation(run: Run) -> None:
+    def build(folder: Path) -> dict[str, JsonValue]:
+        (folder / "samples.jsonl").write_text("")
+        return {"num_tokens": 1234}
+
+    drawn = run.make("samples", "tiny-mono-humaneval-t0.2", {"checkpoint": run.checkpoints["mono"]}, build)
+    evaluation = evaluated(run, "mono", functions([2]), failing, samples={"t0.2": drawn})
+    results = run.results(evaluations={("mono", "humaneval"): evaluation}, samples=(drawn,), reused=frozenset({drawn.label}))
+    rows = part(read(render_html(results, run.store)), "steps").first("tbody").all("tr")
+    cells = [[cell.text for cell in row.children if isinstance(cell, Tag)] for row in rows]
+    assert [row[0] for row in cells[-2:]] == ["samples tiny-mono-humaneval-t0.2", "evaluation tiny-mono-humaneval"]
+    assert [(row[2], row[4]) for row in cells[-2:]] == [("reused", "1.23k"), ("made", NONE)]
 
 
 def test_both_renderers_tell_the_same_of_both_benchmarks(run: Run) -> None:

@@ -177,7 +177,7 @@ def _common(plan: Plan, judge: Judge, judged: Sequence[Judged], precision: str) 
 
 
 def _record(label: str, one: Judged) -> dict[str, JsonValue]:
-    """A line of samples.jsonl, for which a reader needs no benchmark's file; `outcome` is none where nothing was executed."""
+    """A line of samples.jsonl, read without the benchmark's file; `outcome` is none where nothing was executed."""
     verdict = one.verdict
     return {
         "set": label,

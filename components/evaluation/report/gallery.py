@@ -104,11 +104,13 @@ def _evenly(places: Sequence[int], at_most: int) -> list[int]:
 def _table(counts: dict[tuple[str, str], tuple[Counter[str], Counter[str]]]) -> Table:
     """How many samples there are and how many are shown, by their verdict."""
     found = {kind for all_kinds, _ in counts.values() for kind in all_kinds}
-    kinds = sorted(found, key=lambda kind: (kind != PASSED, kind))
+    executed = found - {spoken(None)}
+    kinds = sorted(found | ({PASSED} if executed else set()), key=lambda kind: (kind != PASSED, kind))
     rows = []
     for (stage, benchmark), (all_kinds, shown) in counts.items():
         name = Cell(text=f"{STAGE_NAMES[stage]}, {BENCHMARKS[benchmark]}", mark=stage)
-        cells = (_of(shown[kind], all_kinds[kind]) for kind in kinds)
+        unknown = set(all_kinds) == {spoken(None)}
+        cells = (NOTHING if unknown and not shown[kind] else _of(shown[kind], all_kinds[kind]) for kind in kinds)
         rows.append((name, _of(shown.total(), all_kinds.total()), *cells))
     return Table(
         caption="Samples that are shown, of all",
@@ -120,8 +122,6 @@ def _table(counts: dict[tuple[str, str], tuple[Counter[str], Counter[str]]]) -> 
 
 
 def _of(shown: int, total: int) -> Cell:
-    if not total:
-        return NOTHING
     return Cell(text=f"{total:,}" if shown == total else f"{shown:,} of {total:,}")
 
 

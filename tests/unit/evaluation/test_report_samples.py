@@ -15,6 +15,7 @@ from report_run import HOSTILE, Run
 from rich.console import Console
 
 from components.evaluation.report import RunResults, render_html, render_samples, render_text
+from components.evaluation.report.cells import NOTHING
 from components.evaluation.report.gallery import MAX_SHOWN, SAMPLES_PAGE, choose, samples_page
 from components.evaluation.report.text import text_of
 from components.evaluation.samples import Sample
@@ -77,7 +78,9 @@ def test_no_more_is_shown_than_was_said(run: Run) -> None:
     assert len(list(page.all("article"))) == MAX_SHOWN
     assert f"{MAX_SHOWN} of {MAX_SHOWN + 50} programs are shown." in page.first("header").text
     rows = table(page, "Samples that are shown, of all")
-    assert rows == [["Mono, HumanEval", f"{MAX_SHOWN} of {MAX_SHOWN + 50}", "1", f"{MAX_SHOWN - 1} of {MAX_SHOWN + 49}"]]
+    assert rows == [
+        ["Mono, HumanEval", f"{MAX_SHOWN} of {MAX_SHOWN + 50}", "0", "1", f"{MAX_SHOWN - 1} of {MAX_SHOWN + 49}"]
+    ]
 
 
 def test_one_program_per_stage_and_benchmark_is_on_the_page_of_results(run: Run) -> None:
@@ -176,6 +179,17 @@ def test_what_was_not_executed_is_shown_without_a_verdict(run: Run) -> None:
     evaluation = evaluated(run, "mono", functions([7, 8]), hostile, NO_JAIL)
     page = read(render_samples(run.results(evaluations={("mono", "humaneval"): evaluation}), run.store))
     assert {one.text for one in page.all("span", class_="state")} == {"not executed"}
+    assert table(page, "Samples that are shown, of all") == [["Mono, HumanEval", "2", "2"]]
+
+
+def test_that_nothing_passed_is_told_from_that_nothing_was_executed(run: Run) -> None:
+    nl = evaluated(run, "nl", functions([7, 8]), lambda *_: "    return #: memory")
+    mono = evaluated(run, "mono", functions([7, 8]), hostile, NO_JAIL)
+    page = read(render_samples(run.results(evaluations={("nl", "humaneval"): nl, ("mono", "humaneval"): mono}), run.store))
+    assert table(page, "Samples that are shown, of all") == [
+        ["NL, HumanEval", "2", "0", "2", "0"],
+        ["Mono, HumanEval", "2", NOTHING.text, NOTHING.text, "2"],
+    ]
 
 
 def test_the_same_samples_give_the_same_page(run: Run) -> None:

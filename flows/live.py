@@ -29,7 +29,7 @@ def describe(step: StepMetrics, total: int) -> str:
     return f"step {step.step}/{total}  {loss}  {speed}  {minutes}:{seconds:02d} left"
 
 
-def figures(step: StepMetrics, held_out: dict[str, float]) -> dict[str, str]:
+def figures(step: StepMetrics, held_out: dict[str, float | None]) -> dict[str, str]:
     """What the table shows of a step; `held_out` is what was measured last, not necessarily after this step."""
     shown = {
         "bits per byte": f"{step.bits_per_byte:.3f}" if step.bits_per_byte else "-",
@@ -41,7 +41,9 @@ def figures(step: StepMetrics, held_out: dict[str, float]) -> dict[str, str]:
     }
     if step.peak_memory_bytes:
         shown["memory of a rank"] = f"{step.peak_memory_bytes / 1e9:.1f} GB"
-    return shown | {f"held-out {language}": f"{value:.3f}" for language, value in held_out.items()}
+    return shown | {
+        f"held-out {language}": "not finite" if value is None else f"{value:.3f}" for language, value in held_out.items()
+    }
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def training_view(stage: str, total: int, console: Console) -> Iterator[Callable
         return
     bar = Progress(TextColumn("  {task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[line]}"))
     task = bar.add_task(stage, total=total, line="starting")
-    held_out: dict[str, float] = {}
+    held_out: dict[str, float | None] = {}
     with Live(bar, console=console, transient=True) as live:
 
         def show(step: StepMetrics) -> None:

@@ -78,13 +78,17 @@ class Recipe(Config):
 
     def _completions_fit(self) -> None:
         context = self.model.context_length
-        most = {"humaneval": self.evaluation.humaneval.max_new_tokens, "mtpb": self.evaluation.mtpb.max_new_tokens}
+        mtpb = self.evaluation.mtpb
+        most = {
+            "humaneval": self.evaluation.humaneval.max_new_tokens,
+            "mtpb": mtpb.max_new_tokens * (2 if mtpb.single_turn else 1),  # A single turn may be twice as long.
+        }
         for benchmark, tokens in most.items():
             if tokens >= context:
                 raise ConfigError(
-                    f"evaluation.{benchmark}.max_new_tokens is {tokens:,}",
+                    f"evaluation.{benchmark}.max_new_tokens makes completions of {tokens:,} tokens",
                     expected=f"less than model.context_length, {context:,}, so that a prompt has room beside it",
-                    do=f"set evaluation.{benchmark}.max_new_tokens to {context // 2:,}, or lengthen the context",
+                    do=f"set evaluation.{benchmark}.max_new_tokens to {context // 4:,}, or lengthen the context",
                 )
 
 

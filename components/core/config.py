@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Self, TypeVar
 
@@ -97,8 +98,19 @@ def _explain(owner: type[BaseModel], error: ValidationError) -> ConfigError:
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return _unknown(owner.__name__, path, _fields_at(owner, first["loc"][:-1]))
+    if first["type"] == "value_error" and isinstance(first["input"], Mapping):
+        return _broken_rule(
+            f"{owner.__name__}: {path or 'the whole'}", first["msg"].removeprefix("Value error, "), first["input"]
+        )
     got = "no value" if first["type"] == "missing" else repr(first["input"])
     return ConfigError(f"{owner.__name__}: {path or 'the whole'} is {got}", expected=first["msg"], do=f"mend {path or 'it'}")
+
+
+def _broken_rule(where: str, rule: str, given: Mapping[str, Any]) -> ConfigError:
+    """A rule over several fields: of all that was given, those that it names."""
+    named = [name for name in given if re.search(rf"\b{name}\b", rule)] or list(given)
+    got = ", ".join(f"{name} {given[name]!r}" for name in named)
+    return ConfigError(f"{where} has {got}", expected=rule, do=f"mend {' or '.join(named)}")
 
 
 def _fields_at(owner: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

@@ -14,6 +14,7 @@ expected, and what to do. The command line prints those three lines and no trace
     |-- StorageFull             no room left on the device
     |-- TrainingError           a stage that did not finish
     |   |-- PortTaken           the port at which its ranks were to meet
+    |   |-- FolderInUse         another trainer is at work in its folder
     |   `-- OutOfMemory         no memory left on a rank's device
     |-- EvaluationError         a benchmark that could not be run
     |   `-- SandboxUnavailable  no isolation, so no execution
@@ -83,6 +84,10 @@ class TrainingError(CodegenError):
 
 class PortTaken(TrainingError):
     """Somebody else listens at the port at which the ranks were to meet."""
+
+
+class FolderInUse(TrainingError):
+    """Another trainer is at work in a stage's folder, and is not to be disturbed."""
 
 
 class OutOfMemory(TrainingError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from components.evaluation.config import HumanEvalConfig
 from components.evaluation.plan import Draw, Plan
-from components.evaluation.problem import Benchmark, Problem, Test
+from components.evaluation.problem import Benchmark, Checked, Problem
 from components.evaluation.problems import HUMANEVAL_SHA256, HumanEvalProblem, load_humaneval
 from components.evaluation.sandbox import Limits
 
@@ -35,4 +35,4 @@ def sampled(benchmark: Benchmark, config: HumanEvalConfig) -> Plan:
 
 def as_problem(one: HumanEvalProblem) -> Problem:
     """A problem of one turn."""
-    return Problem(one.task_id, (one.prompt,), Test(one.test, one.entry_point))
+    return Problem(one.task_id, (one.prompt,), Checked(one.test, one.entry_point))

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -25,7 +26,7 @@ from components.evaluation.intervals import mean_with_interval
 from components.evaluation.mtpb_defects import can_pass
 from components.evaluation.plan import Counted, Draw, Facts, Plan
 from components.evaluation.problem import Benchmark, Prints, Problem
-from components.evaluation.problems import MTPB_SHA256, MtpbProblem, load_mtpb
+from components.evaluation.problems import MTPB_SHA256, MtpbProblem, as_problem, load_mtpb
 from components.evaluation.sandbox import Limits
 
 PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"
@@ -67,6 +68,14 @@ def planned(problems: list[MtpbProblem], config: MtpbConfig) -> Plan:
 
     # What is expected never enters the process of a program, whatever the mode.
     return Plan(tuple(draws), Limits(config.cpu_limit_s, MEMORY_MIB), "split", (), facts)
+
+
+def conversations(record: Mapping[str, Any]) -> list[Problem]:
+    """The cases of a record in MTPB's form, in several turns."""
+    problem = as_problem(record)
+    if len(problem.inputs) > len(problem.outputs):
+        raise ValueError(f"{len(problem.inputs)} inputs, {len(problem.outputs)} outputs")
+    return [_in_turns(problem, case) for case in range(len(problem.inputs))]
 
 
 def _chosen(problems: list[MtpbProblem], config: MtpbConfig) -> list[MtpbProblem]:

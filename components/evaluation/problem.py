@@ -15,7 +15,7 @@ from components.evaluation.mtpb_equivalence import equivalent
 from components.evaluation.sandbox import NOTHING_PRINTED, Printed, Trial, Verdict
 
 
-class Test(NamedTuple):
+class Checked(NamedTuple):
     """Judged by tests: `test` defines `check(candidate)`, which raises where the function `entry_point` is wrong."""
 
     test: str
@@ -34,7 +34,7 @@ class Problem(NamedTuple):
     task_id: str
     turns: tuple[str, ...]
     """What is appended before each completion. White space at its end belongs to it: stripping it changes scores."""
-    judged_by: Test | Prints
+    judged_by: Checked | Prints
     max_new_tokens: int | None = None
     """The most tokens of a completion; none: as many as the run allows."""
     closing: str = ""
@@ -51,7 +51,7 @@ class Problem(NamedTuple):
 
     def program(self, completions: Sequence[str]) -> Trial | str:
         """What is executed: a trial for tests, or the whole text for its last print."""
-        if isinstance(self.judged_by, Test):
+        if isinstance(self.judged_by, Checked):
             return Trial(self.turns[0], completions[0], self.judged_by.test, self.judged_by.entry_point)
         return self.text(completions)
 

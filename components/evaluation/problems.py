@@ -13,7 +13,7 @@ import importlib.util
 import json
 import logging
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,19 +83,21 @@ def load_mtpb(path: Path) -> list[MtpbProblem]:
     Raises:
         EvaluationError: the file is not the pinned one.
     """
-    problems = [
-        MtpbProblem(
-            number=int(record["id"]),
-            name=record["name"],
-            category=record["category"],
-            prompts=tuple(record["prompts"]),
-            inputs=tuple(record["inputs"]),
-            outputs=tuple(record["outputs"]),
-            max_new_tokens=record.get("max_gen_length", MTPB_DEFAULT_TOKENS),
-        )
-        for record in _records(_pinned(path, MTPB_SHA256))
-    ]
+    problems = map(as_problem, _records(_pinned(path, MTPB_SHA256)))
     return sorted(problems, key=lambda problem: problem.number)
+
+
+def as_problem(record: Mapping[str, Any]) -> MtpbProblem:
+    """A record in MTPB's form."""
+    return MtpbProblem(
+        number=int(record["id"]),
+        name=record.get("name", ""),
+        category=record.get("category", ""),
+        prompts=tuple(record["prompts"]),
+        inputs=tuple(record["inputs"]),
+        outputs=tuple(record["outputs"]),
+        max_new_tokens=record.get("max_gen_length", MTPB_DEFAULT_TOKENS),
+    )
 
 
 class FoundMtpb(NamedTuple):

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic import JsonValue
 
+from components.core.errors import ConfigError
 from components.core.files import read_jsonl, write_json, write_jsonl
 from components.core.progress import track
 from components.evaluation.plan import Draw
@@ -123,7 +124,10 @@ def draw_samples(
         if on_sample:
             on_sample(sample)
     left = [Sample(*one) for one in wanted if (one[0].task_id, one[1]) not in kept]
-    with journal.open("a", encoding="utf-8") as lines, track(f"draw {draw.label}", len(wanted), "samples") as advance:
+    with (
+        journal.open("a", encoding="utf-8") as lines,
+        track(f"draw {draw.benchmark.name} {draw.label}", len(wanted), "samples") as advance,
+    ):
         advance(len(kept))
         drawn = 0
         for sample in _completed(left, draw, sampler, seed):
@@ -171,7 +175,13 @@ def _kept(journal: Path, draw: Draw) -> dict[tuple[str, int], Sample]:
 
 def _completed(samples: list[Sample], draw: Draw, sampler: Completer, seed: int) -> Iterator[Sample]:
     """All samples as they end: each asks for its next turn as soon as it has the one before."""
-    most = min(draw.max_new_tokens, sampler.context_length - 1)
+    most = draw.max_new_tokens
+    if most >= sampler.context_length:
+        raise ConfigError(
+            f"{draw.benchmark.name} asks for completions of {most:,} tokens",
+            expected=f"fewer than the model's context, {sampler.context_length:,}, so that a prompt has room beside them",
+            do=f"set max_new_tokens to {sampler.context_length // 2:,} at most",
+        )
 
     def request(sample: Sample) -> TextRequest[Sample]:
         problem, turn = sample.problem, len(sample.completions)

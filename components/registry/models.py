@@ -142,13 +142,11 @@ def download(tracking: Tracking, uri: str, into: Path) -> Path:
         TrackingError: there is no such model.
     """
     with explained(f"fetching {uri}"):
-        name, _, version = uri.removeprefix("models:/").partition("/")
-        if not version:
-            name, _, alias = name.partition("@")
-            version = tracking.client.get_model_version_by_alias(name, alias).version
-        expected = tracking.client.get_model_version(name, version).tags["checkpoint_digest"]
+        found = _version_of(tracking, uri)
+        expected = found.tags["checkpoint_digest"]
         into.mkdir(parents=True, exist_ok=True)
-        got = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(into), tracking_uri=tracking.uri)
+        exact = f"models:/{found.name}/{found.version}"
+        got = mlflow.artifacts.download_artifacts(exact, dst_path=str(into), tracking_uri=tracking.uri)
     folder = Path(got) / CHECKPOINT_FOLDER
     digest = content_digest(tuple(file for file in list_files(folder) if file.path != MANIFEST))
     if digest != expected:
@@ -158,6 +156,24 @@ def download(tracking: Tracking, uri: str, into: Path) -> Path:
             do="register the checkpoint again from the store, under a new version",
         )
     return folder
+
+
+def digest_of(tracking: Tracking, uri: str) -> str:
+    """The digest of the checkpoint that a registered model is, by its URI as in `download`.
+
+    Raises:
+        TrackingError: there is no such model.
+    """
+    with explained(f"looking for {uri}"):
+        return str(_version_of(tracking, uri).tags["checkpoint_digest"])
+
+
+def _version_of(tracking: Tracking, uri: str) -> ModelVersion:
+    name, _, version = uri.removeprefix("models:/").partition("/")
+    if version:
+        return tracking.client.get_model_version(name, version)
+    name, _, alias = name.partition("@")
+    return tracking.client.get_model_version_by_alias(name, alias)
 
 
 def _logged_model(run: TrackedRun, checkpoint: Artifact, folder: Path, name: str, card: str) -> LoggedModel:

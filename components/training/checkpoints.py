@@ -1,10 +1,10 @@
 """Checkpoints inside a stage: whole or absent, verified before use, written while training goes on.
 
 A checkpoint is written to `step-N.partial/` by all ranks (see `snapshots`), gets a manifest with the SHA-256 of each file,
-and is renamed to `step-N/` in one move. So a kill leaves the one before; a damaged one is noticed, and the one before is
-used. The format inside is DeepSpeed's own. On another place (ranks, ZeRO stage) it is first converted to DeepSpeed's
-universal format, beside it; the same place goes on with the same bits, another one with the same values in another order of
-sums. What other rooms get is the Hugging Face folder at the end.
+and is renamed to `step-N/` in one move (see `shelf`). So a kill leaves the one before, and of a damaged one it is noticed,
+and one before is used. The format inside is DeepSpeed's own. On another place (ranks, ZeRO stage) it is first converted to
+DeepSpeed's universal format, beside it; the same place goes on with the same bits, another one with the same values in
+another order of sums. What other rooms get is the Hugging Face folder at the end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -24,21 +23,21 @@ from deepspeed.checkpoint import ds_to_universal
 from deepspeed.checkpoint.constants import OPTIMIZER_STATE_DICT
 
 from components.core.errors import TrainingError
-from components.core.files import read_json, require_free, write_json
-from components.core.fingerprint import FileEntry, fingerprint, list_files
+from components.core.files import read_json, require_free
+from components.core.fingerprint import fingerprint
 from components.training.config import TrainingPlace
 from components.training.distributed import from_first_rank
 from components.training.hardware import Precision
 from components.training.moments import set_num_updates
 from components.training.run import StageRun
+from components.training.shelf import PARTIAL, UNIVERSAL, let_go, name_of, newest_whole, put
+from components.training.skipping import Before
 from components.training.snapshots import Snapshots, Writing, seal_name, wait_for_seals
 
 logger = logging.getLogger(__name__)
 
 _TAG = "engine"
 """Folder inside a checkpoint that DeepSpeed writes."""
-_MANIFEST = "manifest.json"
-_UNIVERSAL = ".universal"
 _BYTES_PER_PARAMETER = 16
 """fp32 weights, their master copy and Adam's two moments."""
 
@@ -50,6 +49,8 @@ class Found(NamedTuple):
     step: int
     num_updates: int
     """That are in the optimizer's moments: not of batches that were left out, but of a stage whose moments were kept."""
+    before: Before | None
+    """What the next steps have to know of those up to it. None: an older version saved it, and only the metrics tell."""
     is_universal: bool
     """Whether it is to be loaded as DeepSpeed's universal format, which the engine has to be told when it is built."""
 
@@ -75,7 +76,7 @@ class Checkpoints:
         self._num_ranks = dist.get_world_size()
         self._layout: dict[str, Any] = {
             "num_ranks": self._num_ranks,
-            "zero_stage": place.zero_stage,
+            "zero_stage": _zero_stage(place.zero_stage, precision),
             "precision": precision,
             "offload": [place.offload_optimizer, place.offload_parameters],
         }
@@ -84,12 +85,13 @@ class Checkpoints:
         self._snapshots = Snapshots()
         self._writing: Writing | None = None
 
-    def save(self, engine: Any, step: int, num_updates: int, held_out: float | None) -> float:
+    def save(self, engine: Any, step: int, num_updates: int, held_out: float | None, before: Before) -> float:
         """Save after step `step`: copied now, written by a thread.
 
         Args:
             num_updates: that are in the optimizer's moments.
             held_out: mean bits per byte on held-out documents after it, the lower the better; None: not measured.
+            before: what later steps have to know of those up to it.
 
         Returns:
             Seconds that training waited: for the checkpoint before it, where that was still being written, and the copy.
@@ -99,12 +101,13 @@ class Checkpoints:
         """
         started = time.monotonic()
         self.finish()
-        partial = self.folder / f"step-{step:08d}.partial"
+        partial = self.folder / f"{name_of(step)}{PARTIAL}"
         size_bytes = _BYTES_PER_PARAMETER * sum(_numel(parameter) for parameter in engine.module.parameters())
         require_free(self.folder, size_bytes, f"the checkpoint of step {step}")
         engine.checkpoint_engine = self._snapshots
         engine.save_checkpoint(str(partial), tag=_TAG, save_latest=False)
-        rank, known = dist.get_rank(), {"step": step, "num_updates": num_updates, "held_out": held_out}
+        rank, skipped = dist.get_rank(), {"num_skipped": before.num_skipped, "losses": list(before.losses)}
+        known = {"step": step, "num_updates": num_updates, "held_out": held_out, "before": skipped}
         self._writing = Writing(
             partial, rank, self._snapshots.taken(), None if rank else lambda: self._publish(partial, known)
         )
@@ -125,82 +128,69 @@ class Checkpoints:
         """The newest whole checkpoint of this stage, made loadable on this place.
 
         Raises:
-            TrainingError: it was made by another run, or with ZeRO where this is without, or the other way round.
+            TrainingError: it was made by another run, or with ZeRO where this is without, or the other way round; or there
+                are checkpoints and none is whole.
         """
-        found = from_first_rank(self._find() if dist.get_rank() == 0 else None)
+        found = from_first_rank(self._find_or_not() if dist.get_rank() == 0 else None)
         if isinstance(found, TrainingError):
             raise found
         return found and Found(*found)
 
+    def _find_or_not(self) -> Found | TrainingError | None:
+        try:
+            return self._find()
+        except TrainingError as error:  # The other ranks wait for an answer.
+            return error
+
     def _find(self) -> Found | TrainingError | None:
-        whole = self._newest_whole()
+        whole = newest_whole(self.folder)
         if whole is None:
             return None
         folder, made_by = whole
+        earlier = made_by.get("before")
+        before_it = earlier and Before(earlier["num_skipped"], tuple(earlier["losses"]))
         if made_by["run"] != self._run:
             return TrainingError(
                 f"{folder} was made by another run, {made_by['run'][:12]}",
                 expected=f"a checkpoint of run {self._run[:12]}",
                 do=f"remove {self.folder} to begin the stage again, or take back the change to the recipe",
             )
-        cut, cut_before = (one.get("tensor_parallel", 1) for one in (self._layout, made_by["layout"]))
-        if made_by["layout"] != self._layout and cut * cut_before > 1:
+        layout = made_by["layout"]
+        before = layout["zero_stage"] = _zero_stage(layout["zero_stage"], layout["precision"])  # Older ones say 0 in bf16.
+        cut, cut_before = (one.get("tensor_parallel", 1) for one in (self._layout, layout))
+        if layout != self._layout and cut * cut_before > 1:
             return TrainingError(
-                f"{folder} was made with tensor_parallel {cut_before} on {made_by['layout']['num_ranks']} ranks",
+                f"{folder} was made with tensor_parallel {cut_before} on {layout['num_ranks']} ranks",
                 expected="the same place as before: such a checkpoint is not converted",
                 do=f"go on with that place, or remove {self.folder} to begin the stage again",
             )
-        before = made_by["layout"]["zero_stage"]
-        if (
-            made_by["layout"] == self._layout or before == self._layout["zero_stage"] == 0
-        ):  # Without ZeRO every rank has all.
-            return Found(str(folder), made_by["step"], made_by["num_updates"], is_universal=False)
+        if layout == self._layout or before == self._layout["zero_stage"] == 0:  # Without ZeRO every rank has all.
+            return Found(str(folder), made_by["step"], made_by["num_updates"], before_it, is_universal=False)
         if 0 in (before, self._layout["zero_stage"]):
+            how = "" if layout["precision"] == self._layout["precision"] else f" in {layout['precision']}"
+            place = f"--at training.zero_stage={before} --at training.precision={layout['precision']}"
             return TrainingError(
-                f"{folder} was made with ZeRO stage {before}, and this is stage {self._layout['zero_stage']}",
+                f"{folder} was made with ZeRO stage {before}{how}, and this is stage {self._layout['zero_stage']}",
                 expected="the same, or two of the stages 1, 2 and 3: DeepSpeed converts no checkpoint without ZeRO",
-                do=f"go on with --at training.zero_stage={before}, or remove {self.folder} to begin the stage again",
+                do=f"go on with {place}, or remove {self.folder} to begin the stage again",
             )
-        logger.info("%s was made on another place (%s); converting it for %s", folder, made_by["layout"], self._layout)
-        return Found(str(_universal(folder)), made_by["step"], made_by["num_updates"], is_universal=True)
+        logger.info("%s was made on another place (%s); converting it for %s", folder, layout, self._layout)
+        return Found(str(_universal(folder)), made_by["step"], made_by["num_updates"], before_it, is_universal=True)
 
     def _publish(self, partial: Path, known: dict[str, Any]) -> None:
         """Rank 0, in its thread: once all ranks have written, make the checkpoint count and let old ones go."""
         wait_for_seals(partial, self._num_ranks)
         seals = [partial / seal_name(rank) for rank in range(self._num_ranks)]
         files = [entry for seal in seals for entry in read_json(seal)]
-        write_json(partial / _MANIFEST, {"run": self._run, "layout": self._layout, **known, "files": files})
         for seal in seals:
             seal.unlink()
-        partial.rename(partial.with_suffix(""))
-        for old in self._superfluous():
-            shutil.rmtree(old)
-
-    def _superfluous(self) -> list[Path]:
-        """What is neither among the last few, nor the best, nor one of those that are kept besides."""
-        every, folders = self._place.keep_every_steps, self._newest_first()
-        scores = {folder: read_json(folder / _MANIFEST).get("held_out") for folder in folders}
-        best = min((folder for folder in folders if scores[folder] is not None), key=lambda one: scores[one], default=None)
-        old = folders[self._place.keep_last :]
-        return [folder for folder in old if folder != best and not (every and _step(folder) % every == 0)]
-
-    def _newest_whole(self) -> tuple[Path, dict[str, Any]] | None:
-        for partial in (*self.folder.glob("step-*.partial"), *self.folder.glob(f"step-*{_UNIVERSAL}*")):
-            shutil.rmtree(partial)
-        for folder in self._newest_first():
-            if (manifest := _verified_manifest(folder)) is not None:
-                return folder, manifest
-            logger.warning("the checkpoint %s is damaged; it is removed and the one before is used", folder)
-            shutil.rmtree(folder)
-        return None
-
-    def _newest_first(self) -> list[Path]:
-        return sorted((path for path in self.folder.glob("step-*") if not path.suffix), reverse=True)
+        put(partial, {"run": self._run, "layout": self._layout, **known, "files": files})
+        let_go(self.folder, self._place.keep_last, self._place.keep_every_steps)
 
 
 def _universal(folder: Path) -> Path:
     """Convert a checkpoint to DeepSpeed's universal format."""
-    universal = folder.with_suffix(_UNIVERSAL)
+    universal = folder.with_suffix(UNIVERSAL)
     options = Namespace(
         input_folder=str(folder / _TAG),
         output_folder=str(universal / _TAG),
@@ -229,19 +219,10 @@ def _complete(path: Path) -> None:
         torch.save(state, path)
 
 
+def _zero_stage(asked: int, precision: Precision) -> int:
+    """The stage that DeepSpeed runs: in bf16 at least 1 (see `deepspeed_config`)."""
+    return max(asked, int(precision == "bf16"))
+
+
 def _numel(parameter: Any) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
-
-
-def _verified_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a checkpoint, or None where it, or a file that it names, is not what was written."""
-    try:
-        manifest = read_json(folder / _MANIFEST)
-        expected = {FileEntry(*entry) for entry in manifest["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return manifest if expected <= set(list_files(folder)) else None  # DeepSpeed leaves a script of its own besides.

@@ -66,7 +66,7 @@ def sequences_per_process(stage: StageConfig, place: TrainingPlace, context_leng
     sequences, replicas = num_sequences_per_step(stage, context_length), place.num_replicas
     per_process, rest = divmod(sequences, replicas)
     if rest:
-        fitting = max(n for n in range(1, replicas) if sequences % n == 0) * place.ranks_per_replica
+        fitting = max(n for n in range(1, min(replicas, sequences + 1)) if sequences % n == 0) * place.ranks_per_replica
         raise ConfigError(
             f"a step has {sequences} sequences ({stage.batch_tokens:,} tokens) and num_processes is {place.num_processes}",
             expected="a batch that divides evenly over the processes",

@@ -47,14 +47,14 @@ class HeldOut:
         return int(self._token_num_bytes[tokens_BT[:, 1:]].sum())
 
     @torch.no_grad()
-    def bits_per_byte(self, engine: Any, device: torch.device) -> dict[str, float]:
-        """By language; all ranks call it together."""
+    def bits_per_byte(self, engine: Any, device: torch.device) -> dict[str, float | None]:
+        """By language, None where it is not finite; all ranks call it together."""
         engine.eval()
         scores = {name: self._score(engine, device, *split) for name, split in self._splits.items()}
         engine.train()
         return scores
 
-    def _score(self, engine: Any, device: torch.device, split: PackedSplit, chosen: npt.NDArray[np.int64]) -> float:
+    def _score(self, engine: Any, device: torch.device, split: PackedSplit, chosen: npt.NDArray[np.int64]) -> float | None:
         own = chosen[dist.get_rank() // self._ranks_per_replica :: self._num_replicas]
         nats, num_bytes = torch.zeros((), dtype=torch.float64), 0
         for number in range(math.ceil(len(chosen) / self._num_replicas)):
@@ -68,4 +68,5 @@ class HeldOut:
         # Ranks of one copy count the same bytes again, and their losses (or the slices' shares) as often: it cancels.
         both = torch.tensor([float(nats), float(num_bytes)], dtype=torch.float64, device=device)
         all_nats, all_bytes = (math.fsum(values) for values in zip(*gather_values(both), strict=True))
-        return all_nats / math.log(2) / all_bytes
+        score = all_nats / math.log(2) / all_bytes if all_bytes else math.nan
+        return score if math.isfinite(score) else None

@@ -28,7 +28,7 @@ from components.core.errors import ArtifactError, ConfigError, OutOfMemory, Port
 from components.core.files import read_json
 from components.training.config import TrainingPlace
 from components.training.deepspeed_config import accumulation_steps, sequences_per_process
-from components.training.failure import explain_failure, forget_failure, was_reported
+from components.training.failure import explain_failure, forget_failure, refusal_explained, was_reported
 from components.training.launchers import master_port, trainer_commands
 from components.training.metrics import StepMetrics
 from components.training.run import DEEPSPEED, LOG, METRICS, RESULT, RUN, WORK, RunFile, StageRun
@@ -127,8 +127,9 @@ def _run_trainer(folder: Path, file: RunFile, on_step: Callable[[StepMetrics], N
     ports = 1 if given else _PORTS_TRIED
     tail = _Tail(folder / METRICS, not_before=_inode(folder / METRICS))
     while True:
-        forget_failure(folder / WORK)
-        run_file = file.write(folder)
+        with refusal_explained(folder):
+            forget_failure(folder / WORK)
+            run_file = file.write(folder)
         try:
             if file.place.launcher == "environment":
                 _wait_for_ranks(folder, file, tail, on_step)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from components.core.errors import TrainingError
+from components.core.errors import FolderInUse
 
 WAIT_S = 30.0
 """A trainer that was told to end does so within this time (cancelling takes at most 20 s)."""
@@ -23,14 +23,14 @@ def only_trainer(work: Path, rank: int, wait_s: float = WAIT_S) -> Iterator[None
     """Hold this rank's lock on a work folder, which is made if it does not exist.
 
     Raises:
-        TrainingError: another trainer still held it after `wait_s` seconds.
+        FolderInUse: another trainer still held it after `wait_s` seconds.
     """
     work.mkdir(parents=True, exist_ok=True)
     lock = FileLock(work / f"rank-{rank}.lock")
     try:
         lock.acquire(timeout=wait_s)
     except Timeout:
-        raise TrainingError(
+        raise FolderInUse(
             f"another trainer is at work in {work.parent}", expected="one at a time", do="wait until it is done, or end it"
         ) from None
     try:

@@ -24,7 +24,7 @@ from components.core.errors import TrainingError
 from components.tokenizer.contents import documents_of
 from components.tokenizer.prefetch import Prefetcher
 from components.training.batches import Batches
-from components.training.checkpoints import Checkpoints
+from components.training.checkpoints import Checkpoints, Found
 from components.training.config import TrainingPlace
 from components.training.distributed import from_first_rank, gather_values
 from components.training.hardware import Hardware, peak_memory_bytes
@@ -60,7 +60,7 @@ class _Step(NamedTuple):
     data_wait_s: float
     checkpoint_wait_s: float
     """Of the checkpoint before it."""
-    held_out: dict[str, float] | None
+    held_out: dict[str, float | None] | None
     evaluation_s: float
 
 
@@ -78,21 +78,24 @@ class Trainer:
     updates_before: int = 0
     """That were in the optimizer's moments when the stage began."""
 
-    def train(self, folder: Path, done: int) -> Before:
-        """Take every step after `done`; what is known of all steps then. All ranks call it together.
+    def train(self, folder: Path, found: Found | None) -> Before:
+        """Take every step after the checkpoint; what is known of all steps then. All ranks call it together.
 
         Raises:
             TrainingError: more batches than may be had to be left out.
             StorageFull: no room for a checkpoint.
         """
         device, precision, peak_flops = self.hardware
+        done = found.step if found else 0
         logger.info(
             "stage %s goes on after step %d; %s, %s, measured peak %.1f GFLOP/s",
             *(self.run.stage, done, device, precision, peak_flops / 1e9),
         )
         config, is_first = self.run.config, dist.get_rank() == 0
-        lines = [line for line in read_metrics(folder / METRICS) if line.step <= done] if is_first else []
-        before = from_first_rank(Before.of((line.loss, line.skipped) for line in lines))
+        before = found.before if found else Before()
+        if before is None:
+            lines = [line for line in read_metrics(folder / METRICS) if line.step <= done] if is_first else []
+            before = from_first_rank(Before.of((line.loss, line.skipped) for line in lines))
         skips = Skips(config.max_skipped_steps, config.spike_deviations, before)
         if not is_first:
             for _ in self._steps(done, skips):
@@ -125,15 +128,20 @@ class Trainer:
                     self.checkpoints.finish()
                     raise stopped(self.run.stage, step)
 
-    def _save(self, step: int, skips: Skips, held_out: dict[str, float] | None) -> float:
-        score = statistics.fmean(held_out.values()) if held_out else None
-        return self.checkpoints.save(self.engine, step, self.updates_before + step - skips.count, score)
+    def _save(self, step: int, skips: Skips, held_out: dict[str, float | None] | None) -> float:
+        scores = [score for score in (held_out or {}).values() if score is not None]
+        score = statistics.fmean(scores) if scores and len(scores) == len(held_out or {}) else None
+        return self.checkpoints.save(self.engine, step, self.updates_before + step - skips.count, score, skips.state)
 
-    def _evaluated(self, step: int) -> dict[str, float] | None:
+    def _evaluated(self, step: int) -> dict[str, float | None] | None:
         every = self.place.evaluate_every_steps
         if not every or (step % every and step < self.run.config.steps):
             return None
-        return self.held_out.bits_per_byte(self.engine, self.hardware.device)
+        measured = self.held_out.bits_per_byte(self.engine, self.hardware.device)
+        unfit = [language for language, score in measured.items() if score is None]
+        if unfit and dist.get_rank() == 0:
+            logger.warning("step %d: the loss on held-out documents is not finite: %s", step, ", ".join(unfit))
+        return measured
 
     def _step(self, step: int, micro_batches: list[Tensor], skips: Skips) -> _Taken:
         config = self.run.config

@@ -7,11 +7,15 @@ cuts the file back to the step that it resumes from, so each step stands there e
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Self
 
 from components.core.config import Config
+from components.core.errors import ConfigError
 from components.core.files import write_jsonl
+
+logger = logging.getLogger(__name__)
 
 
 class StepMetrics(Config):
@@ -30,8 +34,8 @@ class StepMetrics(Config):
     """The batch was left out: no weight changed."""
     bits_per_byte: float | None = None
     """The loss over the bytes of text that the batch's predicted tokens stand for, z-loss included."""
-    held_out: dict[str, float] | None = None
-    """Bits per byte on held-out documents after this step, by language, where they were measured."""
+    held_out: dict[str, float | None] | None = None
+    """Bits per byte on held-out documents after this step, by language, where they were measured. None: not finite."""
     tokens_per_s: float
     """Of this step, and of the checkpoint before it where there was one."""
     mfu: float
@@ -56,8 +60,10 @@ class MetricsFile:
     """`metrics.jsonl`, opened to go on after a given step."""
 
     def __init__(self, path: Path, after_step: int) -> None:
-        """Keep the lines up to `after_step`, drop later ones (and a line that was cut in half)."""
+        """Keep the lines up to `after_step`, drop later ones (and one that was cut in half, or that a disk has damaged)."""
         kept = [line for line in read_metrics(path) if line.step <= after_step]
+        if len(kept) != after_step:
+            logger.warning("%s has lost the figures of %d steps; the weights have not", path, after_step - len(kept))
         self.elapsed_s = kept[-1].elapsed_s if kept else 0.0
         write_jsonl(path, (line.model_dump() for line in kept))
         self._file = path.open("a", encoding="utf-8")
@@ -76,5 +82,15 @@ class MetricsFile:
 
 def read_metrics(path: Path) -> list[StepMetrics]:
     """The whole lines of a metrics file; none where there is no file."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [StepMetrics.parse(json.loads(line)) for line in lines if line.endswith("\n")]
+    if not path.exists():
+        return []
+    lines = path.read_bytes().splitlines(keepends=True)
+    return [line for line in map(_line, lines) if line is not None]
+
+
+def _line(line: bytes) -> StepMetrics | None:
+    """None of a line that a kill has cut in half, or of which a disk has lost bytes: nothing else hangs on it."""
+    try:
+        return StepMetrics.parse(json.loads(line)) if line.endswith(b"\n") else None
+    except (ValueError, TypeError, ConfigError):
+        return None

@@ -18,11 +18,12 @@ from deepspeed.utils import (
     safe_get_full_optimizer_state,
     safe_set_full_optimizer_state,
 )
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from components.core.errors import ArtifactError, ConfigError
+from components.model.huggingface.weights import all_finite
+from components.model.huggingface.writing import write_tensors
 
 OPTIMIZER = "optimizer.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -39,7 +40,7 @@ def leave_moments(engine: Any, model: nn.Module, folder: Path, num_updates: int)
             if dist.get_rank() == 0:
                 tensors[f"{name}.{moment}"] = value.detach().float().cpu().contiguous()
     if dist.get_rank() == 0:
-        save_file(tensors, folder / OPTIMIZER, metadata={_NUM_UPDATES: str(num_updates)})
+        write_tensors(tensors, folder / OPTIMIZER, {_NUM_UPDATES: str(num_updates)})
 
 
 def take_moments(engine: Any, model: nn.Module, folder: Path) -> int:
@@ -49,7 +50,7 @@ def take_moments(engine: Any, model: nn.Module, folder: Path) -> int:
         The number of updates that are in them.
 
     Raises:
-        ArtifactError: there are none, or they are of another model.
+        ArtifactError: there are none, or they are damaged or of another model.
         ConfigError: with ZeRO 3, a parameter that does not divide over the ranks.
     """
     path = folder / OPTIMIZER
@@ -59,21 +60,34 @@ def take_moments(engine: Any, model: nn.Module, folder: Path) -> int:
             expected="the moments of the stage before, which this one is to keep",
             do="train that stage again with a recipe that keeps them, or set this one's optimizer to reset",
         )
-    with safe_open(path, framework="pt") as file:
-        num_updates = int(file.metadata()[_NUM_UPDATES])
-        wanted = {f"{name}.{moment}" for name, _ in model.named_parameters() for moment in _MOMENTS}
-        if set(file.keys()) != wanted:
-            raise ArtifactError(
-                f"{path} has moments of other parameters: {', '.join(sorted(set(file.keys()) ^ wanted)[:4])}",
-                expected="those of the model that is trained",
-                do="start from a checkpoint of the same recipe",
-            )
-        _make_moments(engine)
-        for name, parameter in model.named_parameters():
-            for moment in _MOMENTS:
-                _set_moment(engine, parameter, moment, file.get_tensor(f"{name}.{moment}"))
-    set_num_updates(engine, num_updates)
-    return num_updates
+    wanted = {f"{name}.{moment}": (parameter, moment) for name, parameter in model.named_parameters() for moment in _MOMENTS}
+    try:
+        with safe_open(path, framework="pt") as file:
+            if set(file.keys()) ^ wanted.keys():
+                raise _unfit(
+                    path, f"has moments of other parameters: {', '.join(sorted(set(file.keys()) ^ wanted.keys())[:4])}"
+                )
+            num_updates = (file.metadata() or {}).get(_NUM_UPDATES, "")
+            if not num_updates.isdecimal():
+                raise _unfit(path, f"does not say how many updates are in it ({_NUM_UPDATES})")
+            _make_moments(engine)
+            for name, (parameter, moment) in wanted.items():
+                value = file.get_tensor(name)
+                if value.shape != getattr(parameter, "ds_shape", parameter.shape) or not all_finite(value):
+                    raise _unfit(path, f"has {name} of shape {list(value.shape)}, or with values that are not finite")
+                _set_moment(engine, parameter, moment, value)
+    except SafetensorError as error:
+        raise _unfit(path, f"cannot be read ({error})") from error
+    set_num_updates(engine, int(num_updates))
+    return int(num_updates)
+
+
+def _unfit(path: Path, what: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path} {what}",
+        expected="finite moments of every parameter of the model that is trained",
+        do="start from a checkpoint of the same recipe, restore this one, or set the stage's optimizer to reset",
+    )
 
 
 def set_num_updates(engine: Any, number: int) -> None:

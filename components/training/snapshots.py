@@ -2,18 +2,19 @@
 
 DeepSpeed hands every file that it saves to a checkpoint engine; this one keeps copies. Each rank then writes its own files
 while the next steps are computed, flushes them, and leaves a seal with their SHA-256 beside them; ranks see one another's
-seals in the folder, so no thread ever calls a collective. Not covered: a copy on the device, which would save the wait for
-the copy to the host as well.
+seals in the folder, so no thread ever calls a collective. What cannot be written whole is removed. Not covered: a copy on
+the device, which would save the wait for the copy to the host as well.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
@@ -72,6 +73,7 @@ class Writing:
     def __init__(self, folder: Path, rank: int, copies: dict[Path, Any], then: Callable[[], None] | None) -> None:
         """`then` is called at the end, in the thread."""
         self._folder, self._rank, self._copies, self._then = folder, rank, copies, then
+        self._paths = list(copies)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"checkpoint {folder.name}", daemon=True)
         self._thread.start()
@@ -94,19 +96,33 @@ class Writing:
                 self._then()
         except Exception as error:
             self._error = error
+            for (
+                path
+            ) in self._paths:  # Of no use, and on a full disk in the way of steps, of their metrics and of the reason.
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
 
     def _write(self) -> None:
         entries = []
         for path, state in self._copies.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
-                torch.save(state, file)
+                _save(state, file)
                 file.flush()
                 os.fsync(file.fileno())
             name = path.relative_to(self._folder).as_posix()
             entries.append(FileEntry(name, path.stat().st_size, sha256_file(path)))
         self._copies = {}
         write_json(self._folder / seal_name(self._rank), entries)
+
+
+def _save(state: Any, file: BinaryIO) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:  # On its way out torch ends its archive, finds that bytes are missing, and says only that.
+        if isinstance(reason := error.__context__, OSError):
+            raise OSError(reason.errno, reason.strerror, file.name) from error
+        raise
 
 
 def seal_name(rank: int) -> str:

@@ -22,6 +22,7 @@ from components.training.batches import Batches, open_split
 from components.training.checkpoints import Checkpoints, Found
 from components.training.deepspeed_config import deepspeed_config
 from components.training.distributed import build_engine, from_first_rank, join_group, whole_fp32
+from components.training.failure import refusal_explained
 from components.training.fitting import settled_micro_batch, settled_precision
 from components.training.hardware import chosen_device, measured_hardware
 from components.training.held_out import HeldOut
@@ -45,7 +46,8 @@ def run_rank(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     Raises:
         CodegenError: see `Trainer.train`, `Checkpoints.restore`, `only_trainer` and `open_split`.
     """
-    with only_trainer(folder / WORK, rank), storage_full_explained(f"training stage {file.run.stage}"):
+    full = storage_full_explained(f"training stage {file.run.stage}")
+    with refusal_explained(folder), only_trainer(folder / WORK, rank), full:
         _train(folder, file, rank, local_rank)
 
 
@@ -74,7 +76,7 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
         write_json(folder / DEEPSPEED, config)
     engine, updates_before = _engine(model, run, config, found)
     trainer = Trainer(engine, run, place, hardware, batches, HeldOut(run, place), checkpoints, updates_before)
-    after = trainer.train(folder, found.step if found else 0)
+    after = trainer.train(folder, found)
     checkpoints.finish()
     if run.leaves_optimizer:
         leave_moments(engine, model, folder, updates_before + run.config.steps - after.num_skipped)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fixtures.training import MODEL, PLACE, STAGE, adam, losses_of, toy_run, train_plainly
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from components.core.errors import ArtifactError, ConfigError
 from components.model.huggingface import load_checkpoint
@@ -79,3 +81,35 @@ def test_moments_that_are_not_there(run: StageRun, first: Path, tmp_path: Path) 
     assert not (bare / "optimizer.safetensors").exists()
     with pytest.raises(ArtifactError, match=r"has no optimizer\.safetensors"):
         train_stage(tmp_path / "next", following(run, bare), ALONE, lambda _: None)
+
+
+def other_shape(path: Path) -> None:
+    moments = load_file(path)
+    moments["head.bias.exp_avg"] = moments["head.bias.exp_avg"][:-1].clone()
+    save_file(moments, path, metadata={"num_updates": "6"})
+
+
+def not_finite(path: Path) -> None:
+    moments = load_file(path)
+    moments["head.bias.exp_avg"][0] = torch.nan
+    save_file(moments, path, metadata={"num_updates": "6"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "cannot be read"),
+        (lambda path: save_file(load_file(path), path), "does not say how many updates are in it"),
+        (other_shape, r"has head\.bias\.exp_avg of shape \[319\]"),
+        (not_finite, r"has head\.bias\.exp_avg .* not finite"),
+    ],
+    ids=["cut short", "without its count", "another shape", "not finite"],
+)
+def test_damaged_moments_are_named(
+    damage: Callable[[Path], object], named: str, run: StageRun, first: Path, tmp_path: Path
+) -> None:
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(first, spoilt)
+    damage(spoilt / "optimizer.safetensors")
+    with pytest.raises(ArtifactError, match=rf"optimizer\.safetensors {named}"):
+        train_stage(tmp_path / "next", following(run, spoilt), ALONE, lambda _: None)

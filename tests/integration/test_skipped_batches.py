@@ -6,6 +6,7 @@ have: a batch with one of them has no finite loss, and no other batch is touched
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +99,20 @@ def test_they_change_no_weight(name: str, run: StageRun, poisoned_steps: list[in
     assert f"step {poisoned_steps[0]}: the loss is nan on the documents books:" in log
 
 
+def test_held_out_documents_whose_loss_is_not_finite_stop_nothing(run: StageRun, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    shutil.copytree(run.data.folder, corpus)
+    held_out = np.fromfile(corpus / "held-out" / "English.bin", dtype="<u2")
+    held_out[20] = POISON
+    held_out.tofile(corpus / "held-out" / "English.bin")
+    place = PLACES["one rank without ZeRO"].replace(evaluate_every_steps=5, checkpoint_every_steps=5)
+    folder, seen = train(tmp_path / "stage", run.replace(data=Input(folder=str(corpus), digest="poisoned")), place)
+    assert [(one.step, one.held_out) for one in seen if one.held_out] == [
+        (step, {"English": None}) for step in (5, 10, 15, 16)
+    ]
+    assert "step 5: the loss on held-out documents is not finite: English" in (folder / LOG).read_text()
+
+
 def test_a_killed_stage_leaves_out_the_same(
     run: StageRun, undisturbed: tuple[Path, list[StepMetrics]], poisoned_steps: list[int], tmp_path: Path
 ) -> None:
@@ -110,9 +125,14 @@ def test_a_killed_stage_leaves_out_the_same(
 
     with pytest.raises(InterruptedError):
         train_stage(tmp_path, run, PLACE.replace(checkpoint_every_steps=2), after(poisoned_steps[0] + 1))
-    _, seen = train(tmp_path, run, PLACE)
+    (tmp_path / METRICS).unlink()  # A record, on which nothing hangs.
+    seen: list[StepMetrics] = []
+    statistics = train_stage(tmp_path, run, PLACE, seen.append)
     whole, before = undisturbed
-    assert [(one.step, one.loss, one.skipped) for one in seen] == [(one.step, one.loss, one.skipped) for one in before]
+    rest = before[-len(seen) :]
+    assert [(one.step, one.loss, one.skipped) for one in seen] == [(one.step, one.loss, one.skipped) for one in rest]
+    assert sum(one.skipped for one in before[: -len(seen)]) > 0
+    assert statistics["skipped_steps"] == sum(one.skipped for one in before)
     assert (tmp_path / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 

@@ -130,6 +130,25 @@ def test_without_zero_other_ranks_go_on_and_zero_is_refused(
     assert not last.startswith("0;")
 
 
+def test_bf16_without_zero_is_zero_1_so_it_goes_on_with_other_ranks_and_never_as_if_it_were_fp32(
+    run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
+) -> None:
+    def stop(metrics: StepMetrics) -> None:
+        if metrics.step >= 3 and list((tmp_path / WORK).glob("step-*[0-9]")):
+            raise InterruptedError
+
+    bf16 = PLACE.replace(precision="bf16", zero_stage=0)
+    with pytest.raises(InterruptedError):
+        train_stage(tmp_path, run, bf16.replace(checkpoint_every_steps=2), stop)
+    with pytest.raises(TrainingError, match="was made with ZeRO stage 1 in bf16, and this is stage 0") as refused:
+        train_stage(tmp_path, run, ONE, lambda _: None)
+    assert "--at training.precision=bf16" in refused.value.do
+    found = losses_of(tmp_path, run, bf16.replace(num_processes=1, zero_stage=2))
+    np.testing.assert_allclose(found, alone[1], rtol=0.02)
+    last = (tmp_path / LOG).read_text().rpartition("goes on after step ")[2]
+    assert not last.startswith("0;")
+
+
 def test_a_rank_that_is_told_to_end_saves_its_step_first(
     run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
 ) -> None:

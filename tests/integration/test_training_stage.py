@@ -162,6 +162,7 @@ def test_a_killed_flow_leaves_no_orphan_and_the_stage_goes_on_to_the_same_bits(
     damaged = next(checkpoints[-1].rglob("*optim_states.pt"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     (folder / WORK / "step-00000099.partial").mkdir()
+    (folder / WORK / "step-00000001" / "engine").mkdir(parents=True)  # An old one, killed while it was being removed.
     with (folder / METRICS).open("a") as file:
         file.write('{"step": 99, "lo')
 

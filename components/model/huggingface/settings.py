@@ -41,6 +41,11 @@ _OTHER_NAMES = {
 """`transformers` takes these for the former."""
 
 
+_MOST, _MOST_LAYERS = 1 << 24, 1_000
+"""Of any dimension, so that no product of two overflows; and of layers: 30,000 took a minute to be made and then refused.
+Assumption: more than any model has."""
+
+
 class TokenizerFacts(NamedTuple):
     """What a model's files say about its tokenizer."""
 
@@ -137,7 +142,7 @@ def _read(path: Path, what: str) -> dict[str, Any]:
         raise damaged(path, "does not exist", what) from None
     except OSError as error:
         raise damaged(path, f"cannot be read ({error.strerror})", what) from error
-    except ValueError as error:  # No JSON, or no UTF-8.
+    except (ValueError, RecursionError) as error:  # No JSON, or no UTF-8; or nested without an end.
         raise damaged(path, f"is not JSON ({error})", what) from error
     if not isinstance(content, dict):
         raise damaged(path, f"holds a JSON {type(content).__name__}", what)
@@ -146,7 +151,10 @@ def _read(path: Path, what: str) -> dict[str, Any]:
 
 def _count(path: Path, settings: dict[str, Any], key: str) -> int:
     value = settings.get(key, settings.get(_OTHER_NAMES.get(key, key)))
-    if type(value) is not int or value < 1:
+    most = _MOST_LAYERS if key == "n_layer" else _MOST
+    if type(value) is not int or not 1 <= value <= most:
         got = f"has no {key!r}" if value is None else f"has {key} {value!r}"
-        raise damaged(path, got, f"{key}, a whole number of at least 1, as in the configuration of a CodeGen checkpoint")
+        raise damaged(
+            path, got, f"{key}, a whole number from 1 to {most:,}, as in the configuration of a CodeGen checkpoint"
+        )
     return value

@@ -33,6 +33,8 @@ _STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """What fp32 holds exactly."""
 _GIT_LFS = b"version https://git-lfs"
 _MAX_NAMED_BYTES = 200
+_MOST_NAME_BYTES = 255
+"""Of a file's name, on Linux."""
 
 
 class Stored(NamedTuple):
@@ -90,17 +92,22 @@ def _weight_map(index: Path) -> dict[str, str]:
     try:
         files = read_json(index)["weight_map"]
         good = all(_is_name(file) for file in files.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(index, f"is no index ({error!r})", expected) from error
     if not good:
         name, file = next((name, file) for name, file in files.items() if not _is_name(file))
-        raise damaged(index, f"puts {name} in {file!r}", expected)
+        raise damaged(index, f"puts {name} in {file!r:.300}", expected)
     return dict(files)
 
 
 def _is_name(file: object) -> bool:
     """Whether it names a file beside the index, and none elsewhere."""
-    return isinstance(file, str) and file != "" and file == Path(file).name
+    return (
+        isinstance(file, str)
+        and file not in ("", "..")
+        and file == Path(file).name
+        and len(file.encode()) <= _MOST_NAME_BYTES
+    )
 
 
 def _read(path: Path, names: list[str]) -> dict[str, Stored]:

@@ -7,12 +7,14 @@ the caller's business (the store publishes folders, `exporting` renames one).
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
 
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -98,10 +100,24 @@ def _write_weights(model: CodeGen, folder: Path, layout: Layout, dtype: torch.dt
             name: _stored(name, to_theirs(owners[name], parameters[owners[name]].detach(), layout)[name], dtype)
             for name in names
         }
-        with writing(folder / file) as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
+        write_tensors(tensors, folder / file, {"format": "pt"})
     if plan.is_sharded:
         write_json(folder / SAFETENSORS_INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file that is whole or absent.
+
+    Raises:
+        StorageFull: there is no room for it. The library says so in words of its own, with the system's number.
+    """
+    with writing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:
+            if number := re.search(r"\(os error (\d+)\)", str(error)):
+                raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+            raise
 
 
 def _remove_weights(folder: Path, keep: set[str]) -> None:

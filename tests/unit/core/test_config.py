@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import model_validator
 
 from components.core.config import Config, Items
 from components.core.errors import ConfigError
@@ -59,3 +60,23 @@ def test_replace_checks_like_the_constructor() -> None:
 def test_a_config_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Stage().steps = 3  # type: ignore[misc]
+
+
+class Window(Config):
+    first: int
+    last: int
+    name: str = "n" * 500
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> Window:
+        if self.first > self.last:
+            raise ValueError("first at most last")
+        return self
+
+
+def test_a_rule_over_several_fields_names_those_and_no_others() -> None:
+    with pytest.raises(ConfigError) as refused:
+        Window.parse({"first": 3, "last": 2, "name": "unconcerned"})
+    error = refused.value
+    assert (error.got, error.expected) == ("Window: the whole has first 3, last 2", "first at most last")
+    assert error.do == "mend first or last"

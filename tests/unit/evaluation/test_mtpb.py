@@ -57,9 +57,7 @@ def run(folder: Path, problems_file: Path, sampler: Scripted | None = None, **se
 @pytest.mark.usefixtures("sandbox")
 def test_two_problems_solved_turn_by_turn(tmp_path: Path, problems_file: Path) -> None:
     sampler = Scripted(in_turns)
-    statistics = run(
-        tmp_path, problems_file, sampler, problem_ids=[1, 9], cases=[0, 2], num_samples=2, max_new_tokens=100
-    )
+    statistics = run(tmp_path, problems_file, sampler, problem_ids=[1, 9], cases=[0, 2], num_samples=2, max_new_tokens=100)
     # Problem 9 expects "Mike" in case 2, where the highest note, 9, is John's: nothing right can pass it.
     assert statistics["pass_rate_multi"] == 0.75
     assert statistics["pass_rate_of_passable_multi"] == 1.0

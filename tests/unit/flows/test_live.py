@@ -46,6 +46,7 @@ def test_the_table_has_every_figure_of_a_step() -> None:
         "held-out Python": "1.955",
     }
     assert figures(LEFT_OUT, {})["gradient norm"] == "-"
+    assert figures(LEFT_OUT, {"Python": None})["held-out Python"] == "not finite"
 
 
 def test_a_terminal_shows_both_and_keeps_what_was_measured_last() -> None:

@@ -130,8 +130,8 @@ def test_a_name_that_is_no_folders_name_is_refused(name: str) -> None:
         ("model.vocab_rows=700", "model.vocab_rows is 700"),  # 256 + 500 + 1 + 38 = 795 ids
         ("tokenizer.num_merges=602", "model.vocab_rows is 896"),  # 897 ids
         ("training.stages.multi.batch_tokens=1000", "training.stages.multi.batch_tokens is 1,000"),
-        ("evaluation.humaneval.max_new_tokens=256", "evaluation.humaneval.max_new_tokens is 256"),
-        ("evaluation.mtpb.max_new_tokens=300", "evaluation.mtpb.max_new_tokens is 300"),
+        ("evaluation.humaneval.max_new_tokens=256", "evaluation.humaneval.max_new_tokens makes completions of 256"),
+        ("evaluation.mtpb.max_new_tokens=300", "evaluation.mtpb.max_new_tokens makes completions of 600"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused_when_it_is_read(override: str, named: str) -> None:
@@ -141,7 +141,7 @@ def test_a_recipe_that_cannot_be_is_refused_when_it_is_read(override: str, named
 
 def test_a_recipe_that_just_fits_is_taken() -> None:
     assert (
-        recipe("tiny").override(["tokenizer.num_merges=601", "evaluation.mtpb.max_new_tokens=255"]).model.vocab_rows == 896
+        recipe("tiny").override(["tokenizer.num_merges=601", "evaluation.mtpb.max_new_tokens=127"]).model.vocab_rows == 896
     )
 
 

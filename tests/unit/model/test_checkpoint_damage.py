@@ -94,9 +94,13 @@ def test_an_index_and_its_shards_have_to_agree(form: str, theirs: CodeGenForCaus
     refused(rf"{first} lacks the tensor transformer\.h\.9\.ln_1\.bias", **{"transformer.h.9.ln_1.bias": first})
     refused(rf"index.json puts {name} in '\.\./{first}'", **{name: f"../{first}"})
     refused(rf"index.json puts {name} in '/etc/passwd'", **{name: "/etc/passwd"})
+    refused(rf"index.json puts {name} in '\.\.'", **{name: ".."})
+    refused(rf"index.json puts {name} in 'a{{299}}\n", **{name: "a" * 5000})
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"weight_map": 1}', '{"weight_map": {"lm_head.bias": 1}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "{}", '{"weight_map": 1}', '{"weight_map": {"lm_head.bias": 1}}', "[" * 100_000], ids=range(6)
+)
 def test_an_index_that_is_none_says_so(content: str, tmp_path: Path) -> None:
     folder = write_theirs(their_model(SMALL), tmp_path / "checkpoint", "safetensors shards")
     (folder / "model.safetensors.index.json").write_text(content)
@@ -229,6 +233,9 @@ def test_a_config_of_a_larger_model_names_the_first_tensor_that_does_not_fit(tmp
         ({"n_layer": None}, "has no 'n_layer'"),
         ({"n_layer": "two"}, "has n_layer 'two'"),
         ({"n_head": 0}, "has n_head 0"),
+        ({"n_layer": 30_000}, "has n_layer 30000\n.*1 to 1,000"),
+        ({"n_embd": 1 << 40}, "has n_embd 1099511627776"),
+        ({"vocab_size": 10**30}, "has vocab_size 10{30}\n"),
         ({"n_head": True}, "has n_head True"),
         ({"n_head": 5}, "has n_embd 32 and n_head 5"),
         ({"n_head": 2}, "describes no model that can be\n.*num_heads must be a multiple of 4"),
@@ -240,4 +247,10 @@ def test_a_config_of_another_model_is_refused(change: dict[str, Any], message: s
     values = released_settings(their_model(SMALL).config) | change
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ArtifactError, match=rf"config\.json {message}"):
+        load_config(tmp_path)
+
+
+def test_a_config_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ArtifactError, match=r"config\.json is not JSON"):
         load_config(tmp_path)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures.checkpoints import SMALL, released_settings, their_model, write_bin_shards
+from fixtures.disks import small_disk
 from fixtures.models import TINY, lively_model, write_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from components.core.errors import ArtifactError, ConfigError
+from components.core.errors import ArtifactError, ConfigError, StorageFull
 from components.core.fingerprint import list_files
 from components.model.formats import Dtype, Layout
 from components.model.huggingface import export_checkpoint, save_checkpoint
@@ -77,3 +78,11 @@ def test_what_cannot_be_exported_leaves_nothing(released: Path, tmp_path: Path) 
     shutil.move(tmp_path / "tokenizer.json", big / "tokenizer.json")
     assert list_files(tmp_path) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["big", "released"]
+
+
+def test_a_disk_that_fills_up_is_told_and_nothing_half_is_left(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "tokenizer")
+    with small_disk(tmp_path / "disk", size_kb=16) as disk:
+        with pytest.raises(StorageFull, match=r"the disk filled up while writing model\.safetensors"):
+            save_checkpoint(lively_model(), tmp_path / "tokenizer", disk)
+        assert not list(disk.iterdir())

@@ -45,6 +45,7 @@ def test_every_sequence_is_in_exactly_one_micro_batch(processes: int, micro_batc
     [
         (2048 * 3 + 1, TrainingPlace(), "set batch_tokens to 6,144"),
         (100, TrainingPlace(), "set batch_tokens to 2,048"),
+        (2048 * 9, TrainingPlace(num_processes=10**12), "set num_processes to 9, or batch_tokens"),  # At once.
         (2048 * 9, TrainingPlace(num_processes=4), "set num_processes to 3, or batch_tokens to a multiple of 8,192"),
         (2048 * 12, TrainingPlace(num_processes=2, micro_batch=4), "set micro_batch to 3"),
         (2048 * 2, TrainingPlace(num_processes=1, micro_batch=64), "set micro_batch to 2"),

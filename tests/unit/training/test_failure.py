@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fixtures.disks import small_disk
 
-from components.core.errors import CodegenError, ConfigError, StorageFull, TrainingError
-from components.training.failure import explain_failure, forget_failure, report_failure, was_reported
+from components.core.errors import CodegenError, ConfigError, FolderInUse, StorageFull, TrainingError
+from components.training.failure import (
+    explain_failure,
+    forget_failure,
+    refusal_explained,
+    report_failure,
+    was_reported,
+)
 
 
 def test_an_error_of_ours_keeps_its_kind_and_its_three_parts(tmp_path: Path) -> None:
@@ -39,6 +49,26 @@ def test_the_first_report_counts_until_it_is_forgotten(tmp_path: Path) -> None:
     forget_failure(tmp_path)
     report_failure(tmp_path, 1, ValueError("another"))
     assert "another" in told().got
+
+
+def test_another_trainers_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its ranks look for a report there, and end when there is one."""
+    report_failure(tmp_path, 0, FolderInUse("another trainer is at work", expected="one", do="wait"))
+    assert not was_reported(tmp_path)
+    (tmp_path / "log").write_text(capsys.readouterr().out)
+    assert type(explain_failure(tmp_path, tmp_path / "log", "nl")) is FolderInUse
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_a_folder_that_may_not_be_written_to_is_one_clear_error(number: int, tmp_path: Path) -> None:
+    with (
+        pytest.raises(TrainingError, match=rf"work/x is refused: {os.strerror(number)}") as refused,
+        refusal_explained(tmp_path),
+    ):
+        raise OSError(number, os.strerror(number), "work/x")
+    assert str(tmp_path) in refused.value.expected
+    with pytest.raises(FileNotFoundError), refusal_explained(tmp_path):
+        (tmp_path / "absent").read_text()
 
 
 LOST = [
@@ -73,6 +103,23 @@ def test_a_rank_that_does_not_see_the_folder_is_heard_through_this_attempts_log(
     error = explain_failure(tmp_path / "work", log, "nl", log_start=len(before.encode()))
     assert type(error) is ConfigError
     assert error.got == "this attempt's"
+
+
+def test_a_disk_that_is_too_full_for_the_reason_is_the_reason(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size_kb=64) as disk:
+        (disk / "work").mkdir()
+        with suppress(OSError), (disk / "fill").open("wb", buffering=0) as fill:
+            while fill.write(b"x" * 4096):
+                pass
+        report_failure(disk / "work", 0, StorageFull("no room for step 4", expected="room", do="free some"))
+        error = explain_failure(disk / "work", disk / "train.log", "nl")
+        assert type(error) is StorageFull
+        assert str(disk / "work") in error.got
+        log = tmp_path / "train.log"  # On another disk.
+        log.write_text(
+            'reported: {"rank": 1, "go\nreported: {"rank": 0, "kind": "StorageFull", "got": "g", "expected": "", "do": ""}\n'
+        )
+        assert explain_failure(disk / "work", log, "nl").got == "g"
 
 
 def test_no_report_and_no_log(tmp_path: Path) -> None:

@@ -50,5 +50,22 @@ def test_a_line_of_an_older_version_can_be_read(tmp_path: Path) -> None:
     assert read_metrics(path) == [step(1)]
 
 
+@pytest.mark.parametrize("damage", [b"\x00" * 300, b'{"step": 2, "lo\xff', b"[1]", b"1", b"{}"])
+def test_a_line_that_a_disk_has_damaged_is_told_and_does_not_stop_a_stage(
+    damage: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with MetricsFile(path, after_step=0) as file:
+        for number in range(1, 4):
+            file.append(step(number))
+    lines = path.read_bytes().splitlines()
+    lines[1] = damage
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    with MetricsFile(path, after_step=3) as file:
+        file.append(step(4))
+    assert read_metrics(path) == [step(1), step(3), step(4)]
+    assert f"{path} has lost the figures of 1 steps" in caplog.text
+
+
 def test_no_file_no_steps(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.jsonl") == []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.disks import small_disk
 
 from components.core.errors import ConfigError, StorageFull
 from components.core.fingerprint import FileEntry, list_files
@@ -41,6 +42,14 @@ def test_a_disk_that_fills_up_meanwhile_is_told_at_the_next_checkpoint(tmp_path:
     with pytest.raises(StorageFull, match="the disk filled up while writing"):
         writing.finish()
     assert not (tmp_path / seal_name(0)).exists(), "a part that is not whole has no seal"
+
+
+def test_what_does_not_fit_on_the_disk_is_removed_so_that_the_rest_goes_on(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size_kb=256) as disk:
+        copies = {disk / "first.pt": {"weights": torch.ones(10_000)}, disk / "second.pt": {"weights": torch.ones(100_000)}}
+        with pytest.raises(StorageFull, match="the disk filled up while writing"):
+            Writing(disk, 0, copies, None).finish()
+        assert not list(disk.iterdir())
 
 
 def test_a_device_that_is_not_there() -> None:

@@ -113,6 +113,14 @@ def _compiled(text: str) -> Any:
     return compile(text, "<benchmark>", "exec", dont_inherit=True)
 
 
+def _helpers(prompt: str) -> Any:
+    """What tests may use of a prompt. One that ends where a body has to follow gets an empty one."""
+    try:
+        return _compiled(prompt)
+    except SyntaxError:
+        return _compiled(f"{prompt}    pass\n")
+
+
 def judge(channel: int, prompt: str, test: str, entry_point: str) -> Verdict:
     """Run the tests on the candidate behind `channel`; returns {"class": ..., "type": ...}."""
 
@@ -123,7 +131,7 @@ def judge(channel: int, prompt: str, test: str, entry_point: str) -> Verdict:
         _expect_ready(channel)
         randomness.seed(test)
         namespace: dict[str, Any] = {}
-        exec(_compiled(prompt), namespace)  # noqa: S102  the benchmark's own text
+        exec(_helpers(prompt), namespace)  # noqa: S102  the benchmark's own text
         namespace[entry_point] = candidate
         exec(_compiled(test), namespace)  # noqa: S102  the benchmark's own text
         namespace["check"](candidate)

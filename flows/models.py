@@ -1,0 +1,102 @@
+"""A model by any of its names becomes a checkpoint artifact: of the store, of the registry, or of a folder as released.
+
+One decision: whatever is used lies in the store first, under the digest of its bytes, so that every figure can be traced to
+them even where the folder has changed since.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from components.core.artifact import Artifact, content_digest
+from components.core.errors import ConfigError
+from components.core.fingerprint import list_files
+from components.core.store import MANIFEST
+from flows.desk import Desk
+
+if TYPE_CHECKING:
+    from components.registry.runs import TrackedRun
+
+_REGISTERED = re.compile(r"(?:models:/)?([A-Za-z0-9][A-Za-z0-9._-]*)(?:@([A-Za-z0-9_-]+)|/(\d+))")
+_FILES = ("*.json", "*.txt", "*.safetensors", "*.bin")
+"""What a checkpoint's folder is read from, in Hugging Face's format."""
+
+
+def find_model(here: Desk, model: str) -> Artifact:
+    """The checkpoint of a model.
+
+    Args:
+        model: `checkpoint/NAME-RECIPE` as a run prints it; `NAME@champion` or `NAME/3` of the registry; or a folder in
+            Hugging Face's format, which is copied into the store.
+
+    Raises:
+        ConfigError: it is none of these.
+        ArtifactError: the store has no such checkpoint, or the folder is no complete one.
+        TrackingError: the registry has no such model.
+    """
+    path = Path(model)
+    if path.is_dir() and (path / MANIFEST).is_file():
+        return here.store.load(str(path.resolve()))
+    if path.is_dir():
+        return _imported(here, path.resolve().name, lambda: path)
+    if model.startswith("checkpoint/"):
+        return here.store.load(model)
+    if registered := _REGISTERED.fullmatch(model):
+        return _registered(here, *registered.groups())
+    raise ConfigError(
+        f"there is no model {model!r}",
+        expected="a folder, checkpoint/NAME-RECIPE of the store, or NAME@ALIAS or NAME/VERSION of the registry",
+        do="look at `codegen artifacts --kind checkpoint` for what the store has",
+    )
+
+
+def _registered(here: Desk, name: str, alias: str | None, version: str | None) -> Artifact:
+    """The very checkpoint that was registered where the store still has it, else what the registry kept of it."""
+    from components.registry.models import digest_of, download
+
+    tracking = here.run.tracking
+    uri = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
+    digest = digest_of(tracking, uri)
+    for one in here.store.all():
+        if (one.kind, one.digest) == ("checkpoint", digest):
+            return one
+    with tempfile.TemporaryDirectory() as scratch:
+        return _imported(here, name, lambda: download(tracking, uri, Path(scratch)))
+
+
+def _imported(here: Desk, name: str, fetch: Callable[[], Path]) -> Artifact:
+    """A folder's copy in the store; the same bytes are the same artifact."""
+    from components.model.huggingface import load_config
+    from components.tokenizer.encoder import Encoder
+
+    source = fetch()
+    config = load_config(source)
+    encoder = Encoder(source)
+    files = tuple(file for file in list_files(source) if _is_read(source / file.path))
+
+    def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
+        for file in files:
+            shutil.copyfile(source / file.path, folder / file.path)
+        return {"num_parameters": config.num_parameters, "num_ids": encoder.num_ids, "imported": True}
+
+    slug = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.") or "model"
+    return here.make(
+        f"import {name}",
+        "checkpoint",
+        slug,
+        config={"imported": content_digest(files)},
+        parents={},
+        code_version=1,
+        build=build,
+    )
+
+
+def _is_read(path: Path) -> bool:
+    return any(path.match(pattern) for pattern in _FILES) and path.name != MANIFEST

@@ -1,0 +1,109 @@
+"""`codegen eval` as a user runs it: on a folder, killed with `kill -9`, and judged anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from fixtures.models import lively_model, write_tokenizer
+
+from components.core.store import Store
+from components.model.config import ModelConfig
+from components.model.huggingface import save_checkpoint
+
+pytestmark = [pytest.mark.apart, pytest.mark.timeout(600)]
+
+SHAPE = ModelConfig(num_layers=2, num_heads=4, head_dim=8, rotary_dims=4, context_length=1024, vocab_rows=512)
+SETTINGS = ("-r", "tiny", "--n", "3", "--temperature", "0.8", "--set", "evaluation.humaneval.max_new_tokens=60")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("model") / "My Model"
+    folder.mkdir()
+    save_checkpoint(lively_model(SHAPE), write_tokenizer(folder.parent / "tokenizer"), folder)
+    return folder
+
+
+def start(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "flows.cli", "eval", *arguments]
+    if arguments[0] != "score":
+        command += ["--json", *SETTINGS, "--at", f"workspace={workspace}"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "CODEGEN_"))}
+    return subprocess.Popen(
+        command, env=kept, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def evaluate(workspace: Path, *arguments: str) -> dict[str, Any]:
+    process = start(workspace, *arguments)
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    document: dict[str, Any] = json.loads(output)
+    return document
+
+
+def kill_when(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
+    while not moment():
+        assert process.poll() is None, process.communicate()
+        try:
+            process.wait(timeout=0.02)
+        except subprocess.TimeoutExpired:
+            continue
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in family:
+        try:
+            one.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+    process.communicate(timeout=60)
+
+
+def num_lines(workspace: Path) -> int:
+    journals = list((workspace / "store").glob("**/samples.journal.jsonl"))
+    return journals[0].read_bytes().count(b"\n") if journals else 0
+
+
+def test_a_killed_evaluation_goes_on_and_says_the_same(tmp_path: Path, model: Path) -> None:
+    expected = evaluate(tmp_path / "one", str(model))["humaneval"]
+    killed = tmp_path / "two"
+    for moment in (1, 300):
+        process = start(killed, str(model))
+        kill_when(process, lambda moment=moment: num_lines(killed) >= moment)  # type: ignore[misc]
+    found = evaluate(killed, str(model))["humaneval"]
+    assert found["digest"] == expected["digest"]
+    figures = {name: value for name, value in expected.items() if name != "address"}
+    assert {name: value for name, value in found.items() if name != "address"} == figures
+    for name in ("results.json", "samples.jsonl"):
+        assert (Path(found["address"]) / name).read_bytes() == (Path(expected["address"]) / name).read_bytes()
+    store = Store(killed / "store")
+    (samples,) = (one for one in store.all() if one.kind == "samples")
+    timings = json.loads((Path(samples.address) / "observed" / "timings.json").read_text())
+    assert timings["samples_before"] >= 300
+
+    # Another way to judge the same samples, of the model by its other name, draws none anew.
+    fast = ("--set", "evaluation.humaneval.mode=fast")
+    again = evaluate(killed, f"checkpoint/{_checkpoint(store)}", *fast)["humaneval"]
+    assert again["protocol"] != expected["protocol"]
+    assert again["mode"] == "fast"
+    assert [one.digest for one in store.all() if one.kind == "samples"] == [samples.digest]
+
+    # And as others would judge these very samples.
+    found_here = evaluate(killed, "score", found["address"] + "/samples.jsonl", "--json", "--k", "1")
+    assert found_here["outcomes"] == expected["outcomes"]
+    assert found_here["pass@1"] == expected["pass@1"]
+
+
+def _checkpoint(store: Store) -> str:
+    (label,) = (one.label for one in store.all() if one.kind == "checkpoint")
+    return label.removeprefix("checkpoint/")

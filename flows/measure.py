@@ -86,7 +86,7 @@ def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: 
         f"{checkpoint.name}-{plan.name}",
         config={"protocol": plan.settings(PRECISION), "isolation": isolation},
         parents={"checkpoint": checkpoint, **samples},
-        code_version=1,  # `SCORE_VERSION` is in the protocol.
+        code_version=2,  # Of the files; what changes a score raises `SCORE_VERSION`, which is in the protocol.
         tags={"stage": stage, "benchmark": plan.name},
         build=build,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect import flow
@@ -15,6 +16,7 @@ from pydantic import JsonValue
 from components.core.artifact import Artifact
 from components.core.files import write_atomic
 from components.core.provenance import provenance
+from components.core.store import Store
 from flows.desk import Desk, desk
 from flows.evaluate import Evaluations, evaluate
 from flows.execution import Execution
@@ -34,6 +36,7 @@ class Page(NamedTuple):
 
     html: str
     text: str
+    samples: str
 
 
 @flow(name="pipeline", flow_run_name="pipeline {recipe.name}")
@@ -49,6 +52,7 @@ def pipeline(recipe: Recipe, execution: Execution) -> Page:
         promotions = promote(recipe, execution, corpora, checkpoints, evaluations, parent_run=here.run.id)
         made = (corpora, checkpoints, evaluations, promotions)
         results = _results(recipe, *made, made_by, time.monotonic() - started, execution.resolved_tracking_uri)
+        results = _with_steps(results, here.store)
         return here.task("write the page of results", lambda _: _write_page(here, results))
 
 
@@ -64,7 +68,7 @@ def _results(
 ) -> RunResults:
     from components.evaluation.report.results import RegisteredVersion, RunResults
 
-    results = RunResults(
+    return RunResults(
         recipe=recipe.name,
         raw=corpora.raw,
         validation=tuple(corpora.validations.values()),
@@ -87,18 +91,25 @@ def _results(
         total_s=total_s,
         made_by=made_by,
     )
-    reused = {one.label for one in results.steps() if str(one.provenance["created_at"]) < str(made_by["created_at"])}
+
+
+def _with_steps(results: RunResults, store: Store) -> RunResults:
+    """With the samples that were judged, and what was there before this run."""
+    judged = {parent.address for one in results.evaluations.values() for parent in one.parents if parent.kind == "samples"}
+    results = replace(results, samples=tuple(store.load(address) for address in sorted(judged)))
+    began = str(results.made_by["created_at"])
+    reused = {one.label for one in results.steps() if str(one.provenance["created_at"]) < began}
     return replace(results, reused=frozenset(reused))
 
 
 def _write_page(here: Desk, results: RunResults) -> Page:
-    from components.evaluation.report.html import render_html
+    from components.evaluation.report.gallery import SAMPLES_PAGE
+    from components.evaluation.report.html import render_html, render_samples
     from components.evaluation.report.text import render_text
 
     folder = here.execution.workspace_path
-    page = Page(str(folder / "report.html"), str(folder / "report.txt"))
-    write_atomic(folder / "report.html", render_html(results, here.store))
-    write_atomic(folder / "report.txt", render_text(results, here.store))
-    for path in page:
-        here.run.file(folder / path)
+    page = Page(str(folder / "report.html"), str(folder / "report.txt"), str(folder / SAMPLES_PAGE))
+    for path, render in zip(page, (render_html, render_text, render_samples), strict=True):
+        write_atomic(Path(path), render(results, here.store))
+        here.run.file(Path(path))
     return page

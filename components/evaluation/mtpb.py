@@ -46,7 +46,16 @@ def plan(config: MtpbConfig, problems_file: Path) -> Plan:
         EvaluationError: `problems_file` is not the pinned file.
         ConfigError: a chosen problem does not exist, or nothing was chosen.
     """
-    chosen = _chosen(load_mtpb(problems_file), config)
+    return planned(load_mtpb(problems_file), config)
+
+
+def planned(problems: list[MtpbProblem], config: MtpbConfig) -> Plan:
+    """The same of any problems.
+
+    Raises:
+        ConfigError: a chosen problem does not exist, or nothing was chosen.
+    """
+    chosen = _chosen(problems, config)
     cases = [(problem, case) for problem in chosen for case in config.cases]
     multi = Benchmark("mtpb", MTPB_SHA256, tuple(_in_turns(*one) for one in cases))
     draws = [_draw(MULTI, multi, config, config.max_new_tokens)]

@@ -177,10 +177,11 @@ def _common(plan: Plan, judge: Judge, judged: Sequence[Judged], precision: str) 
 
 
 def _record(label: str, one: Judged) -> dict[str, JsonValue]:
-    """A line of samples.jsonl; `outcome` is none where nothing was executed."""
+    """A line of samples.jsonl, read without the benchmark's file; `outcome` is none where nothing was executed."""
     verdict = one.verdict
     return {
         "set": label,
+        "prompts": list(one.sample.problem.turns),
         **one.sample.record(),
         "outcome": verdict.kind if verdict else None,
         "raised": verdict.type_name if verdict else None,

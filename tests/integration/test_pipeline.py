@@ -105,7 +105,9 @@ def test_every_step_published_its_artifact(finished: tuple[Project, str]) -> Non
     expected |= {f"evaluation/codegen-tiny-{stage}-{one}" for stage in STAGES for one in ("bits-per-byte", "humaneval")}
     assert expected <= made
     assert ("evaluation/codegen-tiny-mono-mtpb" in made) == bool(os.environ.get("CODEGEN_MTPB"))
-    assert (project.folder / "var/report.html").exists()
+    assert 'href="samples.html"' in (project.folder / "var/report.html").read_text()
+    samples = (project.folder / "var/samples.html").read_text()
+    assert all(f"{name}, HumanEval/0, at" in samples for name in ("NL", "Multi", "Mono"))
     assert "codegen ui" in output
 
 

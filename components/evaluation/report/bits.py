@@ -12,7 +12,9 @@ from typing import Any
 
 from components.core.files import read_json
 from components.core.store import Store
-from components.evaluation.report.page import NOTHING, Block, Cell, Column, DotChart, Section, Source, Table, Verdict
+from components.evaluation.report.cells import NOTHING, Cell, Column, Source, Table
+from components.evaluation.report.page import Block, Section, Verdict
+from components.evaluation.report.plots import DotChart
 from components.evaluation.report.results import STAGE_NAMES, STAGES, RunResults
 from components.evaluation.report.wording import listed
 

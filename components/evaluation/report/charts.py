@@ -1,4 +1,4 @@
-"""Charts as inline SVG: lines over one axis, and rows of dots.
+"""Charts as inline SVG: lines over one axis, curves over a logarithmic one, and rows of dots.
 
 One decision: drawn by hand in a few shapes, without a plotting library. Colours are classes that the page's style sheet
 fills, so a chart follows light and dark; a chart is drawn once per width, so its letters keep their size on a phone. Each
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from components.evaluation.report.markup import Element, node
-from components.evaluation.report.page import DotChart, LineChart, Point, Series
+from components.evaluation.report.plots import CurveChart, DotChart, LineChart, Point, Series
 
 WIDE, NARROW = 880, 360
 """Widths in CSS pixels: the page's column, and a phone's."""
@@ -107,6 +107,63 @@ def _probe(point: Point, mark: str, start: float, length: float, x: Scale, y: Sc
         _text(x.end, 14, point.label, anchor="end"),
         class_="probe",
     )
+
+
+def curve_chart(chart: CurveChart, width: int) -> Element:
+    """Lines over a logarithmic axis, those that they bound faintly behind; each count shows its figures when pointed at."""
+    height = 340 if width >= WIDE else 260
+    left, right, top, bottom = 44, 14, 62, 42
+    counts = sorted({count for curve in chart.curves for count, _ in curve.points})
+    y_ticks = ticks(0.0, max(value for curve in chart.curves for _, value in curve.points), 6)
+    to_log = Scale(0.0, math.log(counts[-1]), left, width - right)
+    y = Scale(0.0, y_ticks[-1], height - bottom, top)
+
+    def x(count: float) -> float:
+        return to_log(math.log(count))
+
+    return _svg(
+        chart.title,
+        chart.description,
+        width,
+        height,
+        *(_grid_line(left, width - right, y(tick), f"{tick:g}") for tick in y_ticks),
+        *(_text(x(tick), height - bottom + 18, f"{tick:g}", anchor="middle") for tick in log_ticks(counts[-1])),
+        _text(left, 42, chart.y_label, cls="axis"),
+        _text(width - right, height - 6, chart.x_label, anchor="end", cls="axis"),
+        *_legend({curve.mark: curve.name for curve in chart.curves}, left),
+        *(
+            node("path", d=_path((x(a), y(b)) for a, b in line), class_=f"raw {curve.mark}")
+            for curve in chart.curves
+            for line in curve.faint
+        ),
+        *(
+            node("path", d=_path((x(a), y(b)) for a, b in curve.points), class_=f"line {curve.mark}")
+            for curve in chart.curves
+        ),
+        *(_counts(chart, counts, x, y, width - right) if width >= WIDE else ()),
+    )
+
+
+def log_ticks(last: int) -> list[int]:
+    """1, 2, 5, 10, 20, 50 ... up to `last`, and `last` itself where none of them is near."""
+    found = [factor * 10**power for power in range(len(str(last))) for factor in (1, 2, 5) if factor * 10**power <= last]
+    return found if last < 1.25 * found[-1] else [*found, last]
+
+
+def _counts(chart: CurveChart, counts: list[int], x: Callable[[float], float], y: Scale, end: float) -> Iterable[Element]:
+    """A strip around each count that, pointed at, shows a rule, the dots and their figures."""
+    middles = [round((x(one) + x(other)) / 2, 1) for one, other in itertools.pairwise(counts)]
+    for count, start, stop in zip(counts, [x(counts[0]), *middles], [*middles, x(counts[-1])], strict=True):
+        here = {curve: value for curve in chart.curves for at, value in curve.points if at == count}
+        said = ", ".join(f"{curve.name} {value:.2f}" for curve, value in here.items())
+        yield node(
+            "g",
+            node("rect", x=start, y=y.end, width=round(max(stop - start, 0.1), 1), height=y.start - y.end),
+            node("line", x1=x(count), x2=x(count), y1=y.end, y2=y.start),
+            *(node("circle", cx=x(count), cy=y(value), r=4, class_=curve.mark) for curve, value in here.items()),
+            _text(end, 42, f"{chart.x_name} = {count:,}: {said}", anchor="end"),
+            class_="probe",
+        )
 
 
 def dot_chart(chart: DotChart, width: int) -> Element:

@@ -7,8 +7,9 @@ from typing import Any, cast
 from components.core.artifact import Artifact
 from components.core.paper import is_verified, paper_corpora
 from components.core.store import Store
+from components.evaluation.report.cells import NOTHING, Cell, Column, Source, Table, Tone
 from components.evaluation.report.left_out import left_out
-from components.evaluation.report.page import NOTHING, Block, Cell, Column, Section, Source, Table, Tone, Verdict
+from components.evaluation.report.page import Block, Section, Verdict
 from components.evaluation.report.results import STAGE_NAMES, STAGES, RunResults
 from components.evaluation.report.wording import count, listed, size
 

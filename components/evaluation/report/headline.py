@@ -5,7 +5,8 @@ from __future__ import annotations
 from components.core.artifact import Artifact
 from components.core.store import Store
 from components.evaluation.report.bits import PYTHON, Matrix, matrix_of, python_claim
-from components.evaluation.report.page import Block, Card, Cards, Cell, Facts, Section, Tone, Verdict
+from components.evaluation.report.cells import Cell, Tone
+from components.evaluation.report.page import Block, Card, Cards, Facts, Section, Verdict
 from components.evaluation.report.results import STAGE_NAMES, STAGES, RegisteredVersion, RunResults
 from components.evaluation.report.timing import num_attempts, seconds_of_last_attempt, total
 from components.evaluation.report.wording import count, duration, listed, percent

@@ -10,33 +10,33 @@ from functools import singledispatch
 from importlib import resources
 
 from components.core.store import Store
-from components.evaluation.report.charts import NARROW, WIDE, dot_chart, line_chart
+from components.evaluation.report.cells import Cell, Column, Source, Table
+from components.evaluation.report.charts import NARROW, WIDE, curve_chart, dot_chart, line_chart
 from components.evaluation.report.compose import compose
-from components.evaluation.report.markup import Element, document, node
+from components.evaluation.report.filters import controls, mark_of
+from components.evaluation.report.gallery import samples_page
+from components.evaluation.report.markup import Element, append, document, node
 from components.evaluation.report.page import (
     NO_EXCERPT,
     Block,
     Card,
     Cards,
-    Cell,
-    Column,
     Commands,
-    DotChart,
     Excerpt,
     Excerpts,
     Facts,
+    Gallery,
     Lineage,
-    LineChart,
+    Link,
     Node,
     Page,
     Paragraph,
     Sample,
     Samples,
     Section,
-    Source,
-    Table,
     Verdict,
 )
+from components.evaluation.report.plots import CurveChart, DotChart, LineChart
 from components.evaluation.report.results import RunResults
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -51,6 +51,15 @@ def render_html(results: RunResults, store: Store) -> str:
         ArtifactError: a file of an artifact is missing or damaged.
     """
     return html_of(compose(results, store))
+
+
+def render_samples(results: RunResults, store: Store) -> str:
+    """The page of samples as a self-contained HTML document, to lie beside the page of results as `SAMPLES_PAGE`.
+
+    Raises:
+        ArtifactError: a file of an artifact is missing or damaged.
+    """
+    return html_of(samples_page(results, store))
 
 
 def html_of(page: Page) -> str:
@@ -70,9 +79,9 @@ def html_of(page: Page) -> str:
         node("h1", page.title),
         node("div", _block(page.headline), class_="headline"),
     )
-    links = (node("a", section.title, href=f"#{section.anchor}") for section in page.sections)
+    links = [node("a", section.title, href=f"#{section.anchor}") for section in page.sections]
     main = node("main", *(_section(section) for section in page.sections))
-    body = node("body", header, node("nav", *links, aria_label="Sections"), main)
+    body = node("body", header, node("nav", *links, aria_label="Sections") if len(links) > 1 else None, main)
     return document(node("html", head, body, lang="en"))
 
 
@@ -89,6 +98,11 @@ def _block(block: Block) -> Element:
 @_block.register
 def _(block: Paragraph) -> Element:
     return node("p", block.text, class_=block.tone)
+
+
+@_block.register
+def _(block: Link) -> Element:
+    return node("p", node("a", block.text, href=block.file))
 
 
 @_block.register
@@ -120,7 +134,11 @@ def _(block: Table) -> Element:
     # The caption stays outside of what scrolls sideways on a phone.
     scroller = node("div", table, class_="scroller", role="region", aria_label=block.caption, tabindex=0)
     footnote = node("p", block.footnote, class_="footnote") if block.footnote else None
-    return node("figure", node("h3", block.caption), scroller, footnote, _sources(block.sources), class_="table")
+    parts = (scroller, footnote, _sources(block.sources))
+    if block.folded:
+        summary = node("summary", node("h3", block.caption))
+        return node("figure", node("details", summary, *parts, class_="folded"), class_="table")
+    return node("figure", node("h3", block.caption), *parts, class_="table")
 
 
 def _head(columns: tuple[Column, ...]) -> Element:
@@ -168,19 +186,22 @@ def _sources(sources: tuple[Source, ...]) -> Element | None:
 
 @_block.register
 def _(block: LineChart) -> Element:
-    return node(
-        "figure",
-        line_chart(block, WIDE),
-        line_chart(block, NARROW),
-        node("figcaption", block.caption),
-        _sources(block.sources),
-        class_="chart",
-    )
+    return _captioned(block, line_chart(block, WIDE), line_chart(block, NARROW))
+
+
+@_block.register
+def _(block: CurveChart) -> Element:
+    return _captioned(block, curve_chart(block, WIDE), curve_chart(block, NARROW))
+
+
+def _captioned(block: LineChart | CurveChart, wide: Element, narrow: Element) -> Element:
+    title, caption = node("h3", block.title), node("figcaption", block.caption)
+    return node("figure", title, wide, narrow, caption, _sources(block.sources), class_="chart")
 
 
 @_block.register
 def _(block: DotChart) -> Element:
-    return node("figure", dot_chart(block, WIDE), dot_chart(block, NARROW), class_="chart")
+    return node("figure", node("h3", block.title), dot_chart(block, WIDE), dot_chart(block, NARROW), class_="chart")
 
 
 @_block.register
@@ -210,10 +231,29 @@ def _(block: Samples) -> Element:
     return node("div", *(_sample(one) for one in block.samples), _sources(block.sources), class_="samples")
 
 
-def _sample(sample: Sample) -> Element:
-    title = node("h3", _mark(sample.mark), sample.heading, " ", node("span", sample.verdict, class_=f"state {sample.tone}"))
-    code = node("code", node("span", sample.prompt, class_="quiet"), sample.completion)
-    return node("article", title, node("pre", code, tabindex=0), class_="sample")
+def _sample(sample: Sample, marks: str = "") -> Element:
+    verdict = node("span", sample.verdict, class_=f"state {sample.tone}")
+    title = node("h3", _mark(sample.mark), sample.heading, " ", verdict)
+    code = node("code")
+    for place, (prompt, completion) in enumerate(sample.turns):
+        append(code, "\n\n" if place else None)
+        append(code, node("span", prompt, class_="quiet"))
+        append(code, completion)
+    note = node("small", sample.note) if sample.note else None
+    return node("article", title, note, node("pre", code, tabindex=0), class_=f"sample {marks}".strip())
+
+
+@_block.register
+def _(block: Gallery) -> Element:
+    options = [block.options(index) for index in range(len(block.filters))]
+    articles = []
+    for sample, values in block.samples:
+        marks = (mark_of(index, options[index].index(value)) for index, value in enumerate(values))
+        articles.append(_sample(sample, " ".join(marks)))
+    shown = node("p", class_="shown", role="status")
+    return node(
+        "div", *controls(block.filters, options), *articles, shown, _sources(block.sources), class_="samples gallery"
+    )
 
 
 @_block.register

@@ -12,7 +12,8 @@ from typing import Any
 
 from components.core.artifact import Artifact
 from components.core.store import Store
-from components.evaluation.report.page import Block, Cell, Column, Excerpt, Excerpts, Source, Table, Verdict
+from components.evaluation.report.cells import Cell, Column, Source, Table
+from components.evaluation.report.page import Block, Excerpt, Excerpts, Verdict
 from components.evaluation.report.results import STAGE_NAMES, STAGES, RunResults
 from components.evaluation.report.wording import listed
 from components.tokenizer.left_out import sample_of_quarantine, sample_of_rejects

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from components.core.artifact import Artifact
-from components.evaluation.report.page import Cell, Column, Lineage, Node, Section, Table
+from components.evaluation.report.cells import Cell, Column, Table
+from components.evaluation.report.page import Lineage, Node, Section
 from components.evaluation.report.results import STAGE_NAMES, STAGES, RegisteredVersion, RunResults
 from components.evaluation.report.wording import digest, size
 

@@ -11,8 +11,9 @@ from components.core.artifact import Artifact
 from components.core.files import read_json
 from components.core.network import without_password
 from components.core.store import Store
+from components.evaluation.report.cells import NOTHING, Cell, Column, Table
 from components.evaluation.report.lineage import artifact_table
-from components.evaluation.report.page import NOTHING, Cell, Column, Commands, Facts, Section, Table
+from components.evaluation.report.page import Commands, Facts, Section
 from components.evaluation.report.results import RunResults
 from components.evaluation.report.timing import num_attempts, seconds_of_last_attempt, seconds_to_make, total
 from components.evaluation.report.wording import count, digest, duration
@@ -69,9 +70,11 @@ def _tokens(artifact: Artifact, store: Store) -> int | None:
     elif artifact.kind == "prepared-corpus":
         languages: Any = artifact.statistics.get("languages", {})
         tokens = sum(one["train_tokens"] + one["held_out_tokens"] for one in languages.values())
+    elif artifact.kind == "samples":
+        tokens = artifact.statistics.get("num_tokens")
     elif artifact.kind == "evaluation":
         splits = read_json(store.open(artifact) / "results.json").get("splits", {})
-        tokens = sum(one["num_tokens"] for one in splits.values()) or artifact.statistics.get("num_tokens")
+        tokens = sum(one["num_tokens"] for one in splits.values()) or None
     else:
         tokens = None
     return tokens if isinstance(tokens, int) else None

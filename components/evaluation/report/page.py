@@ -1,77 +1,16 @@
 """What a page of results consists of, free of any format: sections of sentences, tables, charts and samples.
 
 One decision: the page is built once, as plain values, and rendered twice. HTML and terminal cannot disagree on a figure,
-and a test can ask the page itself. Text in here is raw: each renderer escapes what it prints.
+and a test can ask the page itself. Text in here is raw: each renderer escapes what it prints. Tables are in `cells.py`,
+charts in `plots.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from components.core.artifact import Artifact
-from components.evaluation.report.wording import digest
-
-Tone = Literal["plain", "strong", "best", "good", "bad", "quiet"]
-
-
-@dataclass(frozen=True)
-class Source:
-    """An artifact that figures were read from."""
-
-    label: str
-    digest: str
-
-    @classmethod
-    def of(cls, artifact: Artifact) -> Source:
-        """The source that an artifact is."""
-        return cls(artifact.label, artifact.digest)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One field of a table."""
-
-    text: str
-    title: str = ""
-    """The long form, e.g. a whole digest: shown when pointed at."""
-    note: str = ""
-    """Small print below."""
-    tone: Tone = "plain"
-    mark: str = ""
-    """Stage whose colour stands before the text."""
-    code: bool = False
-    share: float | None = None
-    """Length of a bar behind the text, 0 to 1."""
-
-    @classmethod
-    def digest(cls, sha256: str) -> Cell:
-        """A digest: its first characters, whole when pointed at."""
-        return cls(text=digest(sha256), title=sha256, code=True)
-
-
-NOTHING = Cell(text="\u2013", tone="quiet")
-"""Where there is no figure. Never a zero."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """Head of a column; neighbours of one `group` share a head above their own."""
-
-    title: str
-    numeric: bool = True
-    group: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows under columns. The first cell of a row names it."""
-
-    caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    sources: tuple[Source, ...] = ()
-    footnote: str = ""
+from components.evaluation.report.cells import Cell, Source, Table, Tone
+from components.evaluation.report.plots import CurveChart, DotChart, LineChart
 
 
 @dataclass(frozen=True)
@@ -80,6 +19,15 @@ class Paragraph:
 
     text: str
     tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A way to another page that lies beside this one."""
+
+    text: str
+    file: str
+    """Its name."""
 
 
 @dataclass(frozen=True)
@@ -116,52 +64,6 @@ class Facts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """One point of a line, and what is said of it."""
-
-    x: float
-    y: float
-    label: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Series:
-    """One line of a chart."""
-
-    mark: str
-    name: str
-    points: tuple[Point, ...]
-    """The line, smoothed."""
-    raw: tuple[tuple[float, float], ...]
-    """What it was smoothed from, drawn faintly."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LineChart:
-    """Lines over one axis."""
-
-    title: str
-    description: str
-    x_label: str
-    y_label: str
-    series: tuple[Series, ...]
-    caption: str
-    sources: tuple[Source, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class DotChart:
-    """One row per thing, one dot per stage, over a common axis that starts at zero."""
-
-    title: str
-    description: str
-    x_label: str
-    rows: tuple[tuple[str, dict[str, float]], ...]
-    names: dict[str, str]
-    """What each mark is called."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Node:
     """One artifact in a lineage."""
 
@@ -189,8 +91,9 @@ class Sample:
     heading: str
     verdict: str
     tone: Tone
-    prompt: str
-    completion: str
+    turns: tuple[tuple[str, str], ...]
+    """What was asked and what the model wrote, turn by turn."""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -199,6 +102,21 @@ class Samples:
 
     samples: tuple[Sample, ...]
     sources: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Many programs, of which a reader chooses some kinds to be shown."""
+
+    filters: tuple[str, ...]
+    """By what one chooses."""
+    samples: tuple[tuple[Sample, tuple[str, ...]], ...]
+    """Each with its value of every filter."""
+    sources: tuple[Source, ...] = ()
+
+    def options(self, index: int) -> tuple[str, ...]:
+        """The values of a filter, in the order in which they come up."""
+        return tuple(dict.fromkeys(values[index] for _, values in self.samples))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +149,22 @@ class Commands:
     items: tuple[tuple[str, str], ...]
 
 
-Block = Table | Paragraph | Verdict | Cards | Facts | LineChart | DotChart | Lineage | Samples | Excerpts | Commands
+Block = (
+    Table
+    | Paragraph
+    | Link
+    | Verdict
+    | Cards
+    | Facts
+    | LineChart
+    | CurveChart
+    | DotChart
+    | Lineage
+    | Samples
+    | Gallery
+    | Excerpts
+    | Commands
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,5 +183,5 @@ class Page:
 
     title: str
     subtitle: str
-    headline: Verdict
+    headline: Verdict | Paragraph
     sections: tuple[Section, ...]

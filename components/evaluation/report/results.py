@@ -53,6 +53,8 @@ class RunResults:
     validation: tuple[Artifact, ...] = ()
     evaluations: Mapping[tuple[str, Measurement], Artifact]
     """Evaluations by stage and measurement; a benchmark that was skipped is absent."""
+    samples: tuple[Artifact, ...] = ()
+    """The sets of samples that the evaluations judged."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Measurements that were left out, and why."""
     registered: tuple[RegisteredVersion, ...] = ()
@@ -75,7 +77,10 @@ class RunResults:
         for stage in STAGES:
             if stage in self.checkpoints:
                 yield self.checkpoints[stage]
-            yield from (artifact for (of, _), artifact in self.evaluations.items() if of == stage)
+            for artifact in (artifact for (of, _), artifact in self.evaluations.items() if of == stage):
+                judged = {parent.digest for parent in artifact.parents if parent.kind == "samples"}
+                yield from (one for one in self.samples if one.digest in judged)
+                yield artifact
 
     def stage_of(self, version: RegisteredVersion) -> str | None:
         """The stage whose checkpoint a registered version is, by its name; None where no checkpoint has it."""

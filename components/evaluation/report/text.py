@@ -1,7 +1,8 @@
 """The page for a terminal, from the same values as the HTML.
 
 One decision: text is handed to Rich as `Text`, never as markup, so a bracket in a path or in what a model wrote is only a
-bracket. Curves become sparklines on a common scale; the chart of dots is left out, since the table below it says the same.
+bracket. Curves become sparklines on a common scale; the chart of dots is left out, since the table below it says
+the same; long tables are only named.
 """
 
 from __future__ import annotations
@@ -17,27 +18,27 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from components.core.store import Store
+from components.evaluation.report.cells import Cell, Source, Table
 from components.evaluation.report.compose import compose
 from components.evaluation.report.page import (
     NO_EXCERPT,
     Block,
     Cards,
-    Cell,
     Commands,
-    DotChart,
     Excerpts,
     Facts,
+    Gallery,
     Lineage,
-    LineChart,
+    Link,
     Node,
     Page,
     Paragraph,
+    Sample,
     Samples,
     Section,
-    Source,
-    Table,
     Verdict,
 )
+from components.evaluation.report.plots import CurveChart, DotChart, LineChart
 from components.evaluation.report.results import RunResults
 from components.evaluation.report.wording import digest, printable
 
@@ -97,6 +98,11 @@ def _(block: Paragraph) -> RenderableType:
 
 
 @_block.register
+def _(block: Link) -> RenderableType:
+    return _text(f"{block.text}: {block.file}, beside the page for a browser")
+
+
+@_block.register
 def _(block: Verdict) -> RenderableType:
     sign, style = _SIGNS[block.holds]
     return Text.assemble((sign, style), printable(block.text))
@@ -121,6 +127,8 @@ def _(block: Facts) -> RenderableType:
 
 @_block.register
 def _(block: Table) -> RenderableType:
+    if block.folded:
+        return Group(_text(block.caption, "italic"), _text(f"{len(block.rows)} rows, on the page for a browser", "dim"))
     table = RichTable(
         box=box.SIMPLE_HEAD,
         title=_text(block.caption, "italic"),
@@ -151,14 +159,23 @@ def _sources(sources: tuple[Source, ...]) -> list[RenderableType]:
 
 @_block.register
 def _(block: LineChart) -> RenderableType:
-    every = [point.y for series in block.series for point in series.points]
+    return _sparks(block, [(one.mark, one.name, [point.y for point in one.points]) for one in block.series])
+
+
+@_block.register
+def _(block: CurveChart) -> RenderableType:
+    return _sparks(block, [(one.mark, one.name, [value for _, value in one.points]) for one in block.curves])
+
+
+def _sparks(block: LineChart | CurveChart, lines: list[tuple[str, str, list[float]]]) -> RenderableType:
+    every = [value for _, _, values in lines for value in values]
     low, high = min(every), max(every)
     table = RichTable(box=None, title=_text(block.title, "italic"), title_justify="left", show_header=False, padding=(0, 1))
-    for series in block.series:
-        style = _STAGE_STYLES.get(series.mark, "")
-        sparks = "".join(_spark((point.y - low) / (high - low or 1.0)) for point in series.points)
-        said = f"{series.points[0].y:.2f} \u2192 {series.points[-1].y:.2f}" if series.points else ""
-        table.add_row(_text(series.name, style), _text(sparks, style), _text(said))
+    for mark, name, values in lines:
+        style = _STAGE_STYLES.get(mark, "")
+        sparks = "".join(_spark((value - low) / (high - low or 1.0)) for value in values)
+        said = f"{values[0]:.2f} \u2192 {values[-1]:.2f}" if values else ""
+        table.add_row(_text(name, style), _text(sparks, style), _text(said))
     return Group(table, *_sources(block.sources))
 
 
@@ -192,14 +209,24 @@ def _node(one: Node) -> Text:
 
 @_block.register
 def _(block: Samples) -> RenderableType:
-    shown: list[RenderableType] = []
-    for sample in block.samples:
-        head = Text.assemble(printable(sample.heading), "  ", (printable(sample.verdict), _STYLES[sample.tone]))
-        lines = sample.completion.splitlines()
-        more = [_text(f"... {len(lines) - _SAMPLE_LINES} more lines", "dim")] if len(lines) > _SAMPLE_LINES else []
-        code = Group(*(_text(line, "dim") for line in lines[:_SAMPLE_LINES]), *more)
-        shown += [head, Padding(code, (0, 0, 1, 4))]
-    return Group(*shown, *_sources(block.sources))
+    return Group(*(_sample(one) for one in block.samples), *_sources(block.sources))
+
+
+@_block.register
+def _(block: Gallery) -> RenderableType:
+    return Group(*(_sample(one) for one, _ in block.samples), *_sources(block.sources))
+
+
+def _sample(sample: Sample) -> RenderableType:
+    """What the model wrote, without what it was asked."""
+    note = f"  {sample.note}" if sample.note else ""
+    head = Text.assemble(
+        printable(sample.heading), "  ", (printable(sample.verdict), _STYLES[sample.tone]), (printable(note), "dim")
+    )
+    lines = "\n".join(completion for _, completion in sample.turns).splitlines()
+    more = [_text(f"... {len(lines) - _SAMPLE_LINES} more lines", "dim")] if len(lines) > _SAMPLE_LINES else []
+    code = Group(*(_text(line, "dim") for line in lines[:_SAMPLE_LINES]), *more)
+    return Group(head, Padding(code, (0, 0, 1, 4)))
 
 
 @_block.register

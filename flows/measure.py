@@ -43,6 +43,10 @@ class Bench(AbstractContextManager["Bench"]):
         self._sampler.close()
         self.judge.__exit__()
 
+    def progress(self) -> str:
+        """How far execution has come, for those who wait for samples."""
+        return f"{self.judge.num_executed:,} programs executed" if self.judge.report.available else ""
+
     def sampler(self, checkpoint: Artifact) -> Completer:
         """What draws from a checkpoint; the one before is closed."""
         from components.evaluation.sampler_pool import open_sampler
@@ -61,7 +65,7 @@ def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: 
         benchmark: its name for people.
         stage: what the checkpoint is called, for people and for filters.
     """
-    from components.evaluation.sampling import PRECISION
+    from components.evaluation.sampler_pool import precision_here
     from components.evaluation.scoring import score
 
     samples = {draw.label: _samples(here, benchmark, stage, checkpoint, plan, draw, bench) for draw in plan.draws}
@@ -70,7 +74,7 @@ def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: 
 
     def build(folder: Path, run: TrackedRun) -> dict[str, JsonValue]:
         paths = {label: here.store.open(one) / "samples.jsonl" for label, one in samples.items()}
-        statistics = score(folder, plan, paths, judge, precision=PRECISION, seed=seed)
+        statistics = score(folder, plan, paths, judge, precision=precision_here(), seed=seed)
         if (statistics["sandbox"] or "") != isolation:
             raise EvaluationError(
                 f"programs ran in {statistics['sandbox'] or 'no sandbox'}",
@@ -84,7 +88,7 @@ def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: 
         f"{benchmark} of {stage}",
         "evaluation",
         f"{checkpoint.name}-{plan.name}",
-        config={"protocol": plan.settings(PRECISION), "isolation": isolation},
+        config={"protocol": plan.settings(precision_here()), "isolation": isolation},
         parents={"checkpoint": checkpoint, **samples},
         code_version=2,  # Of the files; what changes a score raises `SCORE_VERSION`, which is in the protocol.
         tags={"stage": stage, "benchmark": plan.name},
@@ -94,21 +98,21 @@ def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: 
 
 def _samples(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: Plan, draw: Draw, bench: Bench) -> Artifact:
     from components.evaluation.plan import SAMPLES_VERSION
+    from components.evaluation.sampler_pool import precision_here
     from components.evaluation.samples import Sample, draw_samples
-    from components.evaluation.sampling import PRECISION
     from components.evaluation.scoring import program_of
 
     def begin(sample: Sample) -> None:
         bench.judge.begin(program_of(sample, plan))
 
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
-        return draw_samples(folder, draw, bench.sampler(checkpoint), here.recipe.seed, begin)
+        return draw_samples(folder, draw, bench.sampler(checkpoint), here.recipe.seed, begin, bench.progress)
 
     return here.make(
         f"{benchmark} of {stage}, {draw.label}",
         "samples",
         f"{checkpoint.name}-{plan.name}-{draw.label}",
-        config={**draw.settings(), "seed": here.recipe.seed, "precision": PRECISION},
+        config={**draw.settings(), "seed": here.recipe.seed, "precision": precision_here()},
         parents={"checkpoint": checkpoint},
         code_version=SAMPLES_VERSION,
         tags={"stage": stage, "benchmark": plan.name},

@@ -66,6 +66,7 @@ class Judge(AbstractContextManager["Judge"]):
         self._thread: threading.Thread | None = None
         self.slowest_canonical_s: float | None = None
         """Processor seconds; none as long as nothing was executed."""
+        self.num_executed = 0
         self.busy_s = 0.0
         """Seconds in which programs were executed."""
 
@@ -147,6 +148,7 @@ class Judge(AbstractContextManager["Judge"]):
                 outcomes = self._execute(sandbox, some)
                 self.busy_s += time.monotonic() - started
                 with self._changed:
+                    self.num_executed += len(some)
                     self._outcomes.update(zip(some, outcomes, strict=True))
                     self._changed.notify_all()
         except BaseException as error:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from components.core.errors import CodegenError, EvaluationError
-from components.evaluation.sampling import CACHE_SHARE, Sampler, TextDrawn, TextRequest
+from components.evaluation.sampling import CACHE_SHARE, Precision, Sampler, TextDrawn, TextRequest, precision_of
 from components.model.generation import MOST_SLOTS
 from components.model.huggingface import load_config
 
@@ -70,6 +70,11 @@ def devices_of(checkpoint: Path) -> list[str]:
         return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     small = load_config(checkpoint).num_parameters < SMALL_PARAMETERS
     return ["cpu"] * (torch.get_num_threads() if small else 1)
+
+
+def precision_here() -> Precision:
+    """In which precision this machine draws."""
+    return precision_of("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def open_sampler(checkpoint: Path) -> AbstractContextManager[Sampler | SamplerPool]:

@@ -107,11 +107,17 @@ def sample_seed(seed: int, *purpose: str | int) -> int:
 
 
 def draw_samples(
-    folder: Path, draw: Draw, sampler: Completer, seed: int, on_sample: Callable[[Sample], None] | None = None
+    folder: Path,
+    draw: Draw,
+    sampler: Completer,
+    seed: int,
+    on_sample: Callable[[Sample], None] | None = None,
+    progress: Callable[[], str] | None = None,
 ) -> dict[str, JsonValue]:
     """Draw a set into `folder`, which may hold what a killed run drew; returns the artifact's statistics.
 
-    `on_sample` is called with every sample as it ends, those of a killed run first.
+    `on_sample` is called with every sample as it ends, those of a killed run first; what `progress` says is shown with the
+    number of samples.
 
     Raises:
         ConfigError: a completion would be as long as the model's context.
@@ -135,7 +141,8 @@ def draw_samples(
             lines.flush()
             kept[sample.problem.task_id, sample.number] = sample
             drawn += sample.num_tokens
-            advance(1, f"{drawn / (time.monotonic() - started):,.0f} tokens/s")
+            speed = f"{drawn / (time.monotonic() - started):,.0f} tokens/s"
+            advance(1, ", ".join(filter(None, (speed, progress and progress()))))
             if on_sample:
                 on_sample(sample)
     samples = [kept[problem.task_id, number] for problem, number in wanted]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import psutil
@@ -25,10 +25,17 @@ from components.tokenizer.encoder import Encoder
 
 Key = TypeVar("Key", bound=Hashable)
 
-PRECISION = "fp32"
-"""Of weights, keys and values. Samples of another precision are other samples, so it is part of a protocol."""
 CACHE_SHARE = 0.4
 """Of the memory that is free, for all processes that share it (assumption)."""
+
+
+Precision = Literal["fp32", "bf16"]
+_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def precision_of(device: str) -> Precision:
+    """Of weights, keys and values. Samples of another precision are other samples, so it is part of a protocol."""
+    return "bf16" if device.startswith("cuda") else "fp32"
 
 
 class TextRequest(NamedTuple, Generic[Key]):
@@ -72,9 +79,9 @@ class Sampler(AbstractContextManager["Sampler"]):
         """
         self._cache_share = cache_share
         self._encoder = Encoder(checkpoint)
-        self._model = load_checkpoint(checkpoint).eval().to(device)
+        self._model = load_checkpoint(checkpoint).eval().to(device, _DTYPES[precision_of(device)])
         pack(self._model)
-        self._encode = lru_cache(maxsize=4096)(self._encoder.encode)
+        self._encode = lru_cache(maxsize=4096)(lambda text: tuple(self._encoder.encode(text)))
 
     def __exit__(self, *_: object) -> None:
         """Nothing is to be closed; `sampler_pool` has more to do here."""
@@ -121,7 +128,7 @@ class Sampler(AbstractContextManager["Sampler"]):
             encode_all()
 
     def _encoded(self, request: TextRequest[Key]) -> Request[TextRequest[Key]]:
-        ids = tuple(self._encode(request.prompt))
+        ids = self._encode(request.prompt)
         start = None if request.scored_from is None else self._token_at(ids, request.prompt[: request.scored_from])
         return Request(request, ids, request.seed, request.max_new_tokens, start)
 

@@ -43,11 +43,11 @@ def find_model(here: Desk, model: str) -> Artifact:
     """
     path = Path(model)
     if path.is_dir() and (path / MANIFEST).is_file():
-        return here.store.load(str(path.resolve()))
+        return _only_checkpoint(here.store.load(str(path.resolve())))
     if path.is_dir():
         return _imported(here, path.resolve().name, lambda: path)
     if model.startswith("checkpoint/"):
-        return here.store.load(model)
+        return _only_checkpoint(here.store.load(model))
     if registered := _REGISTERED.fullmatch(model):
         return _registered(here, *registered.groups())
     raise ConfigError(
@@ -55,6 +55,16 @@ def find_model(here: Desk, model: str) -> Artifact:
         expected="a folder, checkpoint/NAME-RECIPE of the store, or NAME@ALIAS or NAME/VERSION of the registry",
         do="look at `codegen artifacts --kind checkpoint` for what the store has",
     )
+
+
+def _only_checkpoint(artifact: Artifact) -> Artifact:
+    if artifact.kind != "checkpoint":
+        raise ConfigError(
+            f"{artifact.label} is no model",
+            expected="an artifact of the kind checkpoint",
+            do="look at `codegen artifacts --kind checkpoint` for what the store has",
+        )
+    return artifact
 
 
 def _registered(here: Desk, name: str, alias: str | None, version: str | None) -> Artifact:
@@ -79,7 +89,7 @@ def _imported(here: Desk, name: str, fetch: Callable[[], Path]) -> Artifact:
     source = fetch()
     config = load_config(source)
     encoder = Encoder(source)
-    files = tuple(file for file in list_files(source) if _is_read(source / file.path))
+    files = tuple(file for file in list_files(source) if _is_read(file.path))
 
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
         for file in files:
@@ -98,5 +108,6 @@ def _imported(here: Desk, name: str, fetch: Callable[[], Path]) -> Artifact:
     )
 
 
-def _is_read(path: Path) -> bool:
-    return any(path.match(pattern) for pattern in _FILES) and path.name != MANIFEST
+def _is_read(path: str) -> bool:
+    """Folders within it, of other formats or of a trainer's own state, are not read."""
+    return any(Path(path).match(pattern) for pattern in _FILES) and "/" not in path and path != MANIFEST

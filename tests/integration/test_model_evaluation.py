@@ -32,6 +32,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "My Model"
     folder.mkdir()
     save_checkpoint(lively_model(SHAPE), write_tokenizer(folder.parent / "tokenizer"), folder)
+    (folder / "checkpoint-500").mkdir()  # What a trainer left within it is of no concern.
+    (folder / "checkpoint-500" / "config.json").write_text("{}")
     return folder
 
 
@@ -102,6 +104,15 @@ def test_a_killed_evaluation_goes_on_and_says_the_same(tmp_path: Path, model: Pa
     found_here = evaluate(killed, "score", found["address"] + "/samples.jsonl", "--json", "--k", "1")
     assert found_here["outcomes"] == expected["outcomes"]
     assert found_here["pass@1"] == expected["pass@1"]
+
+
+def test_an_artifact_that_is_no_checkpoint_is_said_to_be(tmp_path: Path) -> None:
+    built = Store(tmp_path / "store").get_or_build("samples", "x", config={}, parents={}, code_version=1, build=lambda _: {})
+    process = start(tmp_path, built.artifact.address)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"{built.artifact.label} is no model" in errors
+    assert "Traceback" not in errors
 
 
 def _checkpoint(store: Store) -> str:

@@ -24,6 +24,7 @@ from components.training.devices import DEVICES
 from components.training.devices import device as device_of
 from flows.data_cli import data
 from flows.eval_cli import evaluation
+from flows.models_cli import models
 from flows.options import Places, RecipeName, Sets, Unsafe, chosen_execution, chosen_recipe, console
 from flows.recipes import RECIPES, recipe
 
@@ -33,6 +34,7 @@ app = typer.Typer(
 recipes = typer.Typer(no_args_is_help=True, help="What can be made.")
 app.add_typer(data, name="data")
 app.add_typer(evaluation, name="eval")
+app.add_typer(models, name="models")
 app.add_typer(recipes, name="recipe")
 
 Stage = Annotated[str, typer.Option(help="The last stage to train: nl, multi or mono.")]

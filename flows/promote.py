@@ -68,7 +68,7 @@ def _judge(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpora, evalu
             stage=stage,
             evidence=_evidence(checkpoint, registered, measured),
             run=run,
-            decided_by=f"{_user()} (flow promote)",
+            decided_by=f"{user()} (flow promote)",
         )
 
     promotion = here.task(f"promote {stage}", step, tags={"stage": stage})
@@ -90,7 +90,8 @@ def _evidence(checkpoint: Artifact, registered: Artifact, measured: dict[str, Ar
     )
 
 
-def _user() -> str:
+def user() -> str:
+    """Who runs this process, for the record."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # A container's user need not have a name.

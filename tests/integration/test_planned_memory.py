@@ -73,12 +73,16 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Measured]:
-    """By name of the case. All cases of a number of ranks are measured by the same processes, one after the other."""
+    """By name of the case. Those of a number of ranks are measured by the same processes, one after the other.
+
+    But for those that share heads: DeepSpeed settles once for a process who does.
+    """
     found: dict[str, Measured] = {}
-    for ranks in (1, 2):
+    for ranks, sharing in ((1, 1), (2, 1), (2, 2)):
         folder = tmp_path_factory.mktemp("memory")
         cases = folder / "cases.json"
-        cases.write_text(json.dumps([one.model_dump() for one in CASES if one.setting.num_processes == ranks]))
+        asked = [one for one in CASES if (one.setting.num_processes, one.setting.tensor_parallel) == (ranks, sharing)]
+        cases.write_text(json.dumps([one.model_dump() for one in asked]))
         port = str(free_port())
         processes = [_start([str(cases), str(folder)], rank, ranks, port) for rank in range(ranks)]
         outputs = [process.communicate()[0] for process in processes]

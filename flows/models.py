@@ -79,7 +79,7 @@ def _imported(here: Desk, name: str, fetch: Callable[[], Path]) -> Artifact:
     source = fetch()
     config = load_config(source)
     encoder = Encoder(source)
-    files = tuple(file for file in list_files(source) if _is_read(source / file.path))
+    files = tuple(file for file in list_files(source) if "/" not in file.path and _is_read(source / file.path))
 
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
         for file in files:

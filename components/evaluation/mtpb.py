@@ -72,7 +72,11 @@ def planned(problems: list[MtpbProblem], config: MtpbConfig) -> Plan:
 
 def conversations(record: Mapping[str, Any]) -> list[Problem]:
     """The cases of a record in MTPB's form, in several turns."""
+    if not isinstance(record["prompts"], list):
+        raise TypeError("prompts are to be a list of texts")
     problem = as_problem(record)
+    if not isinstance(problem.max_new_tokens, int) or problem.max_new_tokens < 1:
+        raise TypeError(f"max_gen_length is {problem.max_new_tokens!r}, not a number from 1")
     if len(problem.inputs) > len(problem.outputs):
         raise ValueError(f"{len(problem.inputs)} inputs, {len(problem.outputs)} outputs")
     return [_in_turns(problem, case) for case in range(len(problem.inputs))]
@@ -182,15 +186,24 @@ def _passable(one: Counted) -> bool:
 
 
 def _perplexities(counted: Sequence[Counted]) -> dict[str, float | None]:
-    """Of all samples, and of those that passed and of those that did not."""
+    """Of all samples, and of those that passed and of those that did not; none where it is too large for a number."""
     values = [
-        (math.exp(nats / tokens), one.passed[place] if one.passed else None)
+        (_exp(nats / tokens), one.passed[place] if one.passed else None)
         for one in counted
         for place, (nats, tokens) in enumerate(zip(one.prompt_nats, one.prompt_tokens, strict=True))
+        if tokens
     ]
     parts = {
         "all": values,
         "passed": [one for one in values if one[1]],
         "not passed": [one for one in values if one[1] is False],
     }
-    return {name: fmean(value for value, _ in some) if some else None for name, some in parts.items()}
+    means = {name: fmean(value for value, _ in some) if some else math.inf for name, some in parts.items()}
+    return {name: mean if math.isfinite(mean) else None for name, mean in means.items()}
+
+
+def _exp(nats: float) -> float:
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf

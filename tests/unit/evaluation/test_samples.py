@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,28 @@ def test_a_killed_set_goes_on_and_has_the_bytes_of_an_undisturbed_one(tmp_path: 
     assert read_json(tmp_path / "killed" / "observed" / "timings.json")["samples_before"] == num_kept
 
 
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\0" * 40, b'{"task_id": "a"}', b'{"task_id": "gone", "sample": 0}', b"7", b"\xff\xfe", b'{"sample": 1, "ta'],
+)
+def test_what_is_no_sample_in_the_middle_of_a_journal_is_drawn_again(
+    tmp_path: Path, garbage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A machine that lost its power may leave blocks of zeros."""
+    drawn(tmp_path / "undisturbed")
+    with pytest.raises(KeyboardInterrupt):
+        drawn(tmp_path / "killed", Interrupted(10))
+    (journal,) = (path for path in (tmp_path / "killed").iterdir() if "journal" in path.name)
+    first, second, *others = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([first, garbage + b"\n", *others]))
+    again = Scripted(answer)
+    drawn(tmp_path / "killed", again)
+    assert files(tmp_path / "killed") == files(tmp_path / "undisturbed")
+    lost = json.loads(second)
+    assert (lost["task_id"], lost["sample"]) in {(one.key.problem.task_id, one.key.number) for one in again.asked}
+    assert "1 damaged lines" in caplog.text
+
+
 def test_what_was_kept_is_told_like_what_is_new(tmp_path: Path) -> None:
     """So that whoever executes programs meanwhile misses none."""
     with pytest.raises(KeyboardInterrupt):
@@ -109,5 +132,5 @@ def test_other_problems_or_more_samples_change_none_that_was_drawn(tmp_path: Pat
 
 
 def test_a_completion_as_long_as_the_context_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"(?s)completions of 10,000 tokens.*context, 10,000.*5,000 at most"):
+    with pytest.raises(ConfigError, match=r"(?s)completions of 10,000 tokens.*context, 10,000.*2,500 at most"):
         draw_samples(tmp_path, DRAW._replace(max_new_tokens=10_000), Scripted(answer), 5)

@@ -74,6 +74,20 @@ def _paths(config: type[Config], prefix: str = "") -> set[str]:
     return paths
 
 
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("evaluation.humaneval.k=[1,0]", "greater than or equal to 1"),
+        ("evaluation.humaneval.temperatures=[0.2,0.2]", "temperatures must differ"),
+        ("evaluation.humaneval.temperatures=[0.2,0.2000001]", "temperatures must differ"),
+        ("evaluation.mtpb.cases=[0,0]", "cases must differ"),
+    ],
+)
+def test_sets_and_figures_that_cannot_be_are_refused_before_anything_is_drawn(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        recipe("350m").override([assignment])
+
+
 def test_no_place_is_part_of_a_recipe() -> None:
     # Two rooms have a part in both, whose fields are compared one by one.
     places = {path.rsplit(".", 1)[-1] for path in _paths(Execution)} - {"training", "data"}

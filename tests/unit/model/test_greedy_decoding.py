@@ -1,0 +1,67 @@
+"""Without temperature, token for token what `transformers` generates from the same folder."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures.models import TINY, TOKENIZER, lively_model, write_tokenizer
+from transformers import AutoModelForCausalLM
+
+from components.model.generation import Request, Rules, generate
+from components.model.huggingface import load_checkpoint, save_checkpoint
+from components.model.packed import pack
+
+NUM_IDS, MOST = 495, 40
+SHORT = TINY.replace(context_length=256)
+SHAPES = {
+    "tiny": (SHORT, 0),
+    "tiny, other weights": (SHORT, 7),
+    "all dimensions rotate": (SHORT.replace(rotary_dims=8), 1),
+    "three layers of eight heads": (SHORT.replace(num_layers=3, num_heads=8, head_dim=16), 2),
+    "350M's heads": (SHORT.replace(num_heads=16, head_dim=64, rotary_dims=32, vocab_rows=600), 3),
+}
+"""With the seed of the weights."""
+LENGTHS = (1, 5, 5, 127, 128, 129, 200)
+"""On both sides of the lengths to which prompts are rounded; two prompts are equally long."""
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_greedy_tokens_are_those_of_transformers(tmp_path: Path, shape: str, packed: bool) -> None:
+    """A batch of prompts of different lengths, of which some end early, against one prompt at a time."""
+    config, seed = SHAPES[shape]
+    model = lively_model(config, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    prompts = [tuple(torch.randint(0, NUM_IDS, (length,), generator=generator).tolist()) for length in LENGTHS]
+    with torch.no_grad():
+        model.head.bias[NUM_IDS:] += 1000.0  # Rows that no id has: neither may choose them.
+        likeliest = model(torch.tensor([prompts[3]]))[0, :, :NUM_IDS].max(-1).values
+        model.head.bias[TOKENIZER.eot_id] += 0.5 * float(likeliest.mean())
+    save_checkpoint(model, write_tokenizer(tmp_path / "tokenizer"), tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    ours = load_checkpoint(tmp_path).eval()
+    if packed:
+        pack(ours)
+    expected = [_generated(theirs, prompt, config.vocab_rows) for prompt in prompts]
+    waiting = deque(Request(number, prompt, number, MOST) for number, prompt in enumerate(prompts))
+    rules = Rules(temperature=0, top_p=1.0, num_ids=NUM_IDS, eot_id=TOKENIZER.eot_id)
+    drawn = {one.key: one.tokens for one in generate(ours, waiting, rules, max_new_tokens=MOST, num_slots=3)}
+    assert [drawn[number] for number in range(len(prompts))] == expected
+
+
+def _generated(theirs: Any, prompt: tuple[int, ...], vocab_rows: int) -> list[int]:
+    ids = torch.tensor([prompt])
+    generated: list[int] = theirs.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=MOST,
+        eos_token_id=TOKENIZER.eot_id,
+        pad_token_id=TOKENIZER.eot_id,
+        suppress_tokens=list(range(NUM_IDS, vocab_rows)),
+    )[0, len(prompt) :].tolist()
+    return generated[:-1] if generated[-1] == TOKENIZER.eot_id else generated

@@ -24,6 +24,7 @@ from components.training.devices import DEVICES
 from components.training.devices import device as device_of
 from flows.data_cli import data
 from flows.eval_cli import evaluation
+from flows.models_cli import models
 from flows.options import Places, RecipeName, Sets, Unsafe, chosen_execution, chosen_recipe, console
 from flows.recipes import RECIPES, recipe
 
@@ -33,6 +34,7 @@ app = typer.Typer(
 recipes = typer.Typer(no_args_is_help=True, help="What can be made.")
 app.add_typer(data, name="data")
 app.add_typer(evaluation, name="eval")
+app.add_typer(models, name="models")
 app.add_typer(recipes, name="recipe")
 
 Stage = Annotated[str, typer.Option(help="The last stage to train: nl, multi or mono.")]
@@ -67,12 +69,10 @@ def prepare(recipe: RecipeName = "starter", sets: Sets = [], at: Places = []) ->
 def train(recipe: RecipeName = "starter", stage: Stage = "mono", sets: Sets = [], at: Places = []) -> None:  # noqa: B006
     """Train the stages up to one, each from the last one's weights."""
     chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True)
-    from flows.train import STAGES
+    from flows.train import stages_of
     from flows.train import train as flow
 
-    if stage not in STAGES:
-        raise ConfigError(f"there is no stage {stage!r}", expected=f"one of {', '.join(STAGES)}", do="choose one of these")
-    flow(chosen, execution, last_stage=stage)
+    flow(chosen, execution, last_stage=stages_of(chosen, stage)[-1])
 
 
 @app.command()
@@ -169,13 +169,15 @@ def doctor(at: Places = []) -> None:  # noqa: B006
 @app.command()
 def plan(
     recipe: Annotated[str, typer.Option("--recipe", "--model", "-r", help=f"One of {', '.join(RECIPES)}.")] = "starter",
-    gpus: Annotated[int, typer.Option(help="Data-parallel devices.")] = 1,
+    gpus: Annotated[int, typer.Option(help="Devices, those that share a copy of the model included.")] = 1,
     gpu: Annotated[str, typer.Option(help=f"One of {', '.join(DEVICES)}, the last for cores.")] = "h100",
     micro_batch: Annotated[int, typer.Option(help="Sequences per device and forward pass.")] = 1,
     zero_stage: Annotated[int | None, typer.Option(help="0 to 3. None: all are compared.")] = None,
     precision: Annotated[str | None, typer.Option(help="bf16 or fp32. None: bf16, fp32 on cpu.")] = None,
     checkpoint_activations: Annotated[bool, typer.Option("--checkpoint-activations", help="Compute blocks again.")] = False,
     offload: Annotated[str, typer.Option(help="To the host's memory: none, optimizer, or all (ZeRO 3).")] = "none",
+    tensor_parallel: Annotated[int, typer.Option(help="Devices that share the heads of a copy (ZeRO 1, 2).")] = 1,
+    sequence_parallel: Annotated[int, typer.Option(help="Devices that share the positions of a sequence.")] = 1,
     price: Annotated[float | None, typer.Option(help="Of one device for an hour.")] = None,
     mfu: Annotated[float | None, typer.Option(help="Share of the peak that is reached. None: an assumption.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
@@ -183,7 +185,7 @@ def plan(
 ) -> None:
     """What training takes, before it starts: memory by ZeRO stage, tokens, FLOPs, hours, disk, cost."""
     chosen = chosen_recipe(recipe, sets)
-    from components.training.memory import Setting
+    from components.training.setting import Setting
     from flows import plan as planning
 
     device, asked = device_of(gpu), planning.recipe_options(recipe, sets)
@@ -191,7 +193,9 @@ def plan(
         {
             "num_processes": gpus,
             "micro_batch": micro_batch,
-            "zero_stage": 3 if zero_stage is None else zero_stage,
+            "tensor_parallel": tensor_parallel,
+            "sequence_parallel": sequence_parallel,
+            "zero_stage": (2 if tensor_parallel > 1 else 3) if zero_stage is None else zero_stage,
             "precision": precision or ("fp32" if gpu == "cpu" else "bf16"),
             "checkpoint_activations": checkpoint_activations,
             "offload": offload,

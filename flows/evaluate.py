@@ -12,6 +12,7 @@ from components.core.artifact import Artifact
 from components.core.config import Config
 from flows.desk import Desk, desk
 from flows.execution import Execution
+from flows.initial import initial_of
 from flows.inputs import check_inputs
 from flows.measure import Bench, keep, measure
 from flows.prepare import Corpora, prepare
@@ -59,8 +60,9 @@ def evaluate(
     """Measure every checkpoint. What is not given is prepared and trained first."""
     if parent_run is None:  # The pipeline has checked already.
         check_inputs(recipe, execution)
-    corpora = corpora or prepare(recipe, execution, parent_run=parent_run)
-    checkpoints = checkpoints or train(recipe, execution, corpora, parent_run=parent_run)
+    initial = None if checkpoints else initial_of(recipe, execution, parent_run)
+    corpora = corpora or prepare(recipe, execution, parent_run=parent_run, initial=initial)
+    checkpoints = checkpoints or train(recipe, execution, corpora, parent_run=parent_run, initial=initial)
     with desk(recipe, execution, "evaluate", parent_run) as here:
         mtpb = _mtpb_file(here)
         bits, humaneval, talks = {}, {}, {}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from flows.execution import Execution
 from flows.recipes import Recipe
-from flows.train import STAGES
 
 
 def check_inputs(recipe: Recipe, execution: Execution) -> None:
@@ -19,11 +18,11 @@ def check_inputs(recipe: Recipe, execution: Execution) -> None:
     """
     from components.evaluation.problems import find_mtpb, load_humaneval
     from components.registry.gate import require_rules
-    from components.training.deepspeed_config import accumulation_steps
+    from components.training.deepspeed_config import require_division
 
     load_humaneval()
     if execution.mtpb_file:
         find_mtpb(execution.mtpb_file, execution.workspace_path / "cache")
-    for stage in STAGES:
+    for stage, settings in recipe.training.trained.items():
         require_rules(recipe.promotion, stage)
-        accumulation_steps(getattr(recipe.training.stages, stage), execution.training, recipe.model.context_length)
+        require_division(settings, execution.training, recipe.model.context_length)

@@ -89,7 +89,7 @@ def _imported(here: Desk, name: str, fetch: Callable[[], Path]) -> Artifact:
     source = fetch()
     config = load_config(source)
     encoder = Encoder(source)
-    files = tuple(file for file in list_files(source) if _is_read(file.path))
+    files = tuple(file for file in list_files(source) if "/" not in file.path and _is_read(source / file.path))
 
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
         for file in files:
@@ -108,6 +108,5 @@ def _imported(here: Desk, name: str, fetch: Callable[[], Path]) -> Artifact:
     )
 
 
-def _is_read(path: str) -> bool:
-    """Folders within it, of other formats or of a trainer's own state, are not read."""
-    return any(Path(path).match(pattern) for pattern in _FILES) and "/" not in path and path != MANIFEST
+def _is_read(path: Path) -> bool:
+    return any(path.match(pattern) for pattern in _FILES) and path.name != MANIFEST

@@ -20,6 +20,7 @@ from components.core.store import Store
 from flows.desk import Desk, desk
 from flows.evaluate import Evaluations, evaluate
 from flows.execution import Execution
+from flows.initial import initial_of
 from flows.inputs import check_inputs
 from flows.prepare import Corpora, prepare
 from flows.promote import promote
@@ -46,13 +47,14 @@ def pipeline(recipe: Recipe, execution: Execution) -> Page:
     with desk(recipe, execution, "pipeline", None) as here:
         here.run.parameters(recipe)
         here.task("check what later steps need", lambda _: check_inputs(recipe, execution))
-        corpora = prepare(recipe, execution, parent_run=here.run.id)
-        checkpoints = train(recipe, execution, corpora, parent_run=here.run.id)
+        initial = initial_of(recipe, execution, here.run.id)
+        corpora = prepare(recipe, execution, parent_run=here.run.id, initial=initial)
+        checkpoints = train(recipe, execution, corpora, parent_run=here.run.id, initial=initial)
         evaluations = evaluate(recipe, execution, corpora, checkpoints, parent_run=here.run.id)
         promotions = promote(recipe, execution, corpora, checkpoints, evaluations, parent_run=here.run.id)
         made = (corpora, checkpoints, evaluations, promotions)
         results = _results(recipe, *made, made_by, time.monotonic() - started, execution.resolved_tracking_uri)
-        results = _with_steps(results, here.store)
+        results = _with_steps(replace(results, initial=initial), here.store)
         return here.task("write the page of results", lambda _: _write_page(here, results))
 
 

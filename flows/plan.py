@@ -19,8 +19,9 @@ from components.core.errors import ConfigError
 from components.training.config import TrainingPlace
 from components.training.deepspeed_config import accumulation_steps, deepspeed_config
 from components.training.devices import RESERVED, Device
-from components.training.memory import LOWEST_STAGE_THAT_OFFLOADS, Memory, Setting
-from components.training.plan import ZERO_STAGES, Plan, Row, make_plan, place_options, proposals
+from components.training.memory import Memory
+from components.training.plan import Plan, Row, make_plan, place_options, proposals
+from components.training.setting import Setting, zero_stages
 from flows.recipes import Recipe
 
 _GB = 1e9
@@ -46,7 +47,7 @@ def plan(
         ConfigError: nothing that was asked for fits the device; what would fit is named.
     """
     compared = [setting.replace(zero_stage=one) for one in _allowed(setting, zero_stage)]
-    made = make_plan(recipe.model, recipe.training.stages, compared, device, mfu=mfu, price=price)
+    made = make_plan(recipe.model, recipe.training.trained, compared, device, mfu=mfu, price=price)
     if not made.best.fits:
         raise _refusal(recipe, made, asked)
     return made
@@ -74,7 +75,7 @@ def show(made: Plan, recipe: Recipe, console: Console, *, asked: str) -> None:
     console.print(
         f"Hours at {made.mfu:.0%} of {device.peak_flops[one.precision] / 1e12:,.4g} TFLOP/s ({made.mfu_is}){recomputed}.\n"
         f"Disk for checkpoints: {_size(made.checkpoints_bytes)} inside a stage, {_size(made.results_bytes)} for the weights "
-        "that three stages leave.",
+        f"that {_stages(len(made.stages))}.",
         soft_wrap=True,
     )
     if host_bytes:
@@ -106,8 +107,7 @@ def deepspeed(recipe: Recipe, place: TrainingPlace, stage: str) -> dict[str, Any
 
 
 def _allowed(setting: Setting, zero_stage: int | None) -> list[int]:
-    lowest = LOWEST_STAGE_THAT_OFFLOADS[setting.offload]
-    return [zero_stage] if zero_stage is not None else [one for one in ZERO_STAGES if one >= lowest]
+    return [zero_stage] if zero_stage is not None else zero_stages(setting.tensor_parallel, setting.offload)
 
 
 def _memory_table(made: Plan) -> tuple[Table, str]:
@@ -143,7 +143,7 @@ def _say_how_to_run(setting: Setting, device: Device, asked: str, console: Conso
 
 def _refusal(recipe: Recipe, made: Plan, asked: str) -> ConfigError:
     one, memory, device = made.best.setting, made.best.memory, made.device
-    found = proposals(recipe.model, recipe.training.stages, made.rows[0].setting, device)
+    found = proposals(recipe.model, recipe.training.trained, made.rows[0].setting, device)
     commands = [f"{_command(asked, row.setting, device)} needs {_size(row.memory.total_bytes)}{_host(row)}" for row in found]
     return ConfigError(
         f"{recipe.name} needs {_size(memory.total_bytes)} on each of {one.num_processes:,} x {device.title} "
@@ -157,6 +157,8 @@ def _command(asked: str, setting: Setting, device: Device) -> str:
     options = [
         f"--gpus {setting.num_processes} --gpu {device.name} --micro-batch {setting.micro_batch}",
         f"--zero-stage {setting.zero_stage} --precision {setting.precision}",
+        *([f"--tensor-parallel {setting.tensor_parallel}"] if setting.tensor_parallel > 1 else []),
+        *([f"--sequence-parallel {setting.sequence_parallel}"] if setting.sequence_parallel > 1 else []),
         *(["--checkpoint-activations"] if setting.checkpoint_activations else []),
         *([f"--offload {setting.offload}"] if setting.offload != "none" else []),
     ]
@@ -178,6 +180,10 @@ def _parts(memory: Memory) -> str:
 
 def _activations(setting: Setting) -> str:
     return "computed again" if setting.checkpoint_activations else "kept"
+
+
+def _stages(number: int) -> str:
+    return "one stage leaves" if number == 1 else f"{number} stages leave"
 
 
 def _size(num_bytes: int) -> str:

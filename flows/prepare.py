@@ -52,14 +52,19 @@ class Corpora(Config):
 
 
 @flow(name="prepare", flow_run_name="prepare {recipe.name}")
-def prepare(recipe: Recipe, execution: Execution, parent_run: str | None = None) -> Corpora:
-    """Raw corpora, the tokenizer, and the packed shards of the three stages; invalid data stop it before training."""
+def prepare(recipe: Recipe, execution: Execution, parent_run: str | None = None, initial: Artifact | None = None) -> Corpora:
+    """Raw corpora, the tokenizer, and the packed shards of the three stages; invalid data stop it before training.
+
+    `initial`: a model that training is to start from; that its tokenizer is the recipe's is found before anything is packed.
+    """
     with desk(recipe, execution, "prepare", parent_run) as here:
         suites = here.task("read the suites", lambda _: _suites(here))
         raw = _raw(here)
         here.run.uses((raw[corpus] for corpus in CORPORA), context="raw")
         validated = {"raw": _validate_raw(here, raw, suites)}
         tokenizer = _tokenizer(here, raw["vocabulary"])
+        if initial:
+            require_same_tokenizer(here, initial, tokenizer)
         avoided = here.task("find the benchmarks", lambda _: _benchmarks(here))
         prepared: dict[str, Artifact] = {}
         for corpus in CORPORA:
@@ -202,6 +207,14 @@ def _tokenizer(here: Desk, vocabulary: Artifact) -> Artifact:
         **tokenizer_identity(here.recipe, vocabulary)._asdict(),
         build=lambda folder, _: build_tokenizer(Path(vocabulary.address) / "gpt2.tiktoken", here.recipe.tokenizer, folder),
     )
+
+
+def require_same_tokenizer(here: Desk, initial: Artifact, tokenizer: Artifact) -> None:
+    """Check that a model reads the ids that corpora are packed in; see `components.training.initial.require_same_ids`."""
+    from components.training.initial import require_same_ids
+
+    folders = here.store.open(initial), here.store.open(tokenizer)
+    here.task("compare the tokenizers", lambda _: require_same_ids(folders[0], here.recipe.training, folders[1]))
 
 
 def _benchmarks(here: Desk) -> list[BenchmarkText]:

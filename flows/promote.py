@@ -13,6 +13,7 @@ from components.core.fingerprint import fingerprint
 from flows.desk import Desk, desk
 from flows.evaluate import Evaluations, evaluate
 from flows.execution import Execution
+from flows.initial import initial_of
 from flows.inputs import check_inputs
 from flows.prepare import Corpora, prepare
 from flows.recipes import Recipe
@@ -36,8 +37,9 @@ def promote(
     """Register and judge every checkpoint. What is not given is prepared, trained and evaluated first."""
     if parent_run is None:  # The pipeline has checked already.
         check_inputs(recipe, execution)
-    corpora = corpora or prepare(recipe, execution, parent_run=parent_run)
-    checkpoints = checkpoints or train(recipe, execution, corpora, parent_run=parent_run)
+    initial = None if checkpoints else initial_of(recipe, execution, parent_run)
+    corpora = corpora or prepare(recipe, execution, parent_run=parent_run, initial=initial)
+    checkpoints = checkpoints or train(recipe, execution, corpora, parent_run=parent_run, initial=initial)
     evaluations = evaluations or evaluate(recipe, execution, corpora, checkpoints, parent_run=parent_run)
     with desk(recipe, execution, "promote", parent_run) as here:
         return [_judge(here, stage, one, corpora, evaluations) for stage, one in checkpoints.items()]
@@ -68,7 +70,7 @@ def _judge(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpora, evalu
             stage=stage,
             evidence=_evidence(checkpoint, registered, measured),
             run=run,
-            decided_by=f"{_user()} (flow promote)",
+            decided_by=f"{user()} (flow promote)",
         )
 
     promotion = here.task(f"promote {stage}", step, tags={"stage": stage})
@@ -90,7 +92,8 @@ def _evidence(checkpoint: Artifact, registered: Artifact, measured: dict[str, Ar
     )
 
 
-def _user() -> str:
+def user() -> str:
+    """Who runs this process, for the record."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # A container's user need not have a name.

@@ -63,6 +63,7 @@ class Recipe(Config):
             )
         self._batches_fit()
         self._completions_fit()
+        self._has_moments_to_keep()
         return self
 
     def _batches_fit(self) -> None:
@@ -75,6 +76,15 @@ class Recipe(Config):
                     expected=f"a multiple of model.context_length, {context:,}",
                     do=f"set training.stages.{stage}.batch_tokens to {nearest:,}",
                 )
+
+    def _has_moments_to_keep(self) -> None:
+        first = self.training.first_stage
+        if self.training.first.optimizer == "kept" and self.training.initial is None:
+            raise ConfigError(
+                f"training.stages.{first}.optimizer is kept, and {first} is the first stage",
+                expected="a stage that starts from another one, or from training.initial",
+                do=f"set training.stages.{first}.optimizer to reset",
+            )
 
     def _completions_fit(self) -> None:
         context = self.model.context_length

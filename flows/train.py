@@ -1,30 +1,34 @@
-"""Training: NL, Multi, Mono, each from the last one's weights. Runs alone, or as a part of the pipeline."""
+"""Training: NL, Multi, Mono, each from the last one's weights. Runs alone, or as a part of the pipeline.
+
+A recipe may leave out the first of them, and may start from a model that is there already.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from prefect import flow
 from pydantic import JsonValue
 
 from components.core.artifact import Artifact
+from components.core.errors import ConfigError
 from components.data.config import CORPORA
+from components.training.config import StageName
 from flows.desk import Desk, desk
 from flows.execution import Execution
+from flows.initial import initial_of
 from flows.live import training_view
-from flows.prepare import Corpora, prepare
+from flows.prepare import Corpora, prepare, require_same_tokenizer
 from flows.recipes import Recipe
 
 if TYPE_CHECKING:  # They would import MLflow and torch.
     from components.registry.runs import TrackedRun
     from components.training.metrics import StepMetrics
 
-Stage = Literal["nl", "multi", "mono"]
-
-STAGES: tuple[Stage, ...] = CORPORA
+STAGES: tuple[StageName, ...] = CORPORA
 """A stage is named for the corpus that it learns from."""
 
 
@@ -33,21 +37,55 @@ def train(
     recipe: Recipe,
     execution: Execution,
     corpora: Corpora | None = None,
-    last_stage: Stage = "mono",
+    last_stage: StageName = "mono",
     parent_run: str | None = None,
+    initial: Artifact | None = None,
 ) -> dict[str, Artifact]:
-    """The checkpoints of all stages up to `last_stage`, by stage. Without `corpora` they are prepared first."""
-    corpora = corpora or prepare(recipe, execution, parent_run=parent_run)
+    """The checkpoints of the recipe's stages up to `last_stage`, by stage.
+
+    Args:
+        corpora: what `prepare` made; without, they are prepared first.
+        initial: what `initial_of` found; without, it is looked for.
+
+    Raises:
+        ConfigError: `last_stage` comes before the recipe's first one, or no stage can start from `training.initial`.
+    """
+    stages = stages_of(recipe, last_stage)
+    initial = initial or initial_of(recipe, execution, parent_run)
+    corpora = corpora or prepare(recipe, execution, parent_run=parent_run, initial=initial)
     checkpoints: dict[str, Artifact] = {}
     with desk(recipe, execution, "train", parent_run) as here:
-        before: Artifact | None = None
-        for stage in STAGES[: STAGES.index(last_stage) + 1]:
+        if initial:
+            require_same_tokenizer(here, initial, corpora.tokenizer)
+        before = initial
+        for stage in stages:
             before = checkpoints[stage] = _stage(here, stage, corpora, before)
     return checkpoints
 
 
-def _stage(here: Desk, stage: Stage, corpora: Corpora, before: Artifact | None) -> Artifact:
-    """One stage: weights from the stage before it, everything else from its own start (docs/paper.md, section 3)."""
+def stages_of(recipe: Recipe, last: str) -> list[StageName]:
+    """The recipe's stages up to one.
+
+    Raises:
+        ConfigError: there is no such stage, or it comes before the recipe's first one.
+    """
+    if last not in STAGES:
+        raise ConfigError(f"there is no stage {last!r}", expected=f"one of {', '.join(STAGES)}", do="choose one of these")
+    trained = list(recipe.training.trained)
+    if last not in trained:
+        raise ConfigError(
+            f"the last stage is to be {last}, and training begins with {trained[0]}",
+            expected=f"one of {', '.join(trained)} as the last",
+            do=f"give --stage {trained[0]}, or set training.first_stage to {last}",
+        )
+    return trained[: trained.index(last) + 1]
+
+
+def _stage(here: Desk, stage: StageName, corpora: Corpora, before: Artifact | None) -> Artifact:
+    """One stage: weights from the stage before it, everything else from its own start (docs/paper.md, section 3).
+
+    `before`: that stage's checkpoint, or the model that training starts from.
+    """
     from components.training.launch import train_stage
     from components.training.run import CODE_VERSION, Input, StageRun
 

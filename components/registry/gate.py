@@ -20,7 +20,7 @@ from components.core.errors import ConfigError
 from components.registry.config import GateConfig, Requirement
 from components.registry.naming import numbers
 
-Outcome = Literal["promoted", "refused", "already champion"]
+Outcome = Literal["promoted", "refused", "already champion", "rolled back"]
 
 
 class Evidence(Config):

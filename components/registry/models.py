@@ -142,7 +142,7 @@ def download(tracking: Tracking, uri: str, into: Path) -> Path:
         TrackingError: there is no such model.
     """
     with explained(f"fetching {uri}"):
-        found = _version_of(tracking, uri)
+        found = version_of(tracking, uri)
         expected = found.tags["checkpoint_digest"]
         into.mkdir(parents=True, exist_ok=True)
         exact = f"models:/{found.name}/{found.version}"
@@ -165,10 +165,11 @@ def digest_of(tracking: Tracking, uri: str) -> str:
         TrackingError: there is no such model.
     """
     with explained(f"looking for {uri}"):
-        return str(_version_of(tracking, uri).tags["checkpoint_digest"])
+        return str(version_of(tracking, uri).tags["checkpoint_digest"])
 
 
-def _version_of(tracking: Tracking, uri: str) -> ModelVersion:
+def version_of(tracking: Tracking, uri: str) -> ModelVersion:
+    """The version that a URI names, as in `download`; MLflow's own error where there is none."""
     name, _, version = uri.removeprefix("models:/").partition("/")
     if version:
         return tracking.client.get_model_version(name, version)

@@ -22,6 +22,8 @@ from components.registry.tracking import Tracking
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 
+RECORD = "promotion.json"
+"""The file of a run with the `Promotion` that it decided."""
 _EVIDENCE = "evidence"
 """Tag of a version with the `Evidence` (JSON) that the gate last saw of it."""
 
@@ -101,7 +103,7 @@ def _promote(
         if decision.outcome != "already champion":
             client.set_registered_model_alias(name, CANDIDATE, version)
             _record_on_version(run.tracking, promotion)
-    _record_on_run(run, promotion)
+    record_on_run(run, promotion)
     if decision.promoted:
         with explained(f"promoting {name}"):
             if champion:
@@ -138,7 +140,8 @@ def _record_on_version(tracking: Tracking, promotion: Promotion) -> None:
         tracking.client.set_model_version_tag(promotion.model, str(promotion.version), key, value)
 
 
-def _record_on_run(run: TrackedRun, promotion: Promotion) -> None:
-    run.json("promotion.json", promotion.model_dump(mode="json"))
+def record_on_run(run: TrackedRun, promotion: Promotion) -> None:
+    """Keep a decision with the run that made it, for good."""
+    run.json(RECORD, promotion.model_dump(mode="json"))
     run.table("checks.json", [check.model_dump() for check in promotion.decision.checks])
-    run.tags({"decision": promotion.decision.outcome, "decided_by": promotion.decided_by})
+    run.tags({"model": promotion.model, "decision": promotion.decision.outcome, "decided_by": promotion.decided_by})

@@ -13,6 +13,8 @@ from components.core.config import Config
 RANGE_BYTES = 2**16
 """Of a range, where shards are not fetched whole: half a millisecond at 1 Gbit/s, far less than the latency of a request,
 so that smaller ones would come no sooner (assumption)."""
+MOST_MERGES = 50_000
+"""All of GPT-2's (docs/paper.md, section 1)."""
 NUM_BYTES = 256
 """Tokens below every merge: one for each byte value."""
 SPACE_RUNS = tuple(range(31, 1, -1))
@@ -26,7 +28,7 @@ END_OF_TEXT = "<|endoftext|>"
 class TokenizerConfig(Config):
     """GPT-2's byte-level BPE, cut after its first merges, with CodeGen's white-space tokens."""
 
-    num_merges: int = Field(default=50_000, ge=0, le=50_000)
+    num_merges: int = Field(default=MOST_MERGES, ge=0, le=MOST_MERGES)
     """How many of GPT-2's 50,000 merges are kept; with all of them every id is CodeGen's."""
 
     @property

@@ -12,7 +12,7 @@ handed on are fp32 everywhere; where the hardware multiplies bf16 faster, the pr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,7 @@ from components.core.errors import ConfigError
 from components.tokenizer.config import Streaming
 
 Offload = Literal["none", "cpu", "nvme"]
+StageName = Literal["nl", "multi", "mono"]
 
 
 class StageConfig(Config):
@@ -92,6 +93,22 @@ class TrainingConfig(Config):
     """Training's part of a recipe."""
 
     stages: Stages
+    initial: str | None = Field(default=None, min_length=1)
+    """The model that the first stage starts from, by any name that `codegen eval` takes; its digest counts, not the name.
+    None: new weights."""
+    first_stage: StageName = "nl"
+    """Earlier ones are left out; their settings play no part. Without `initial` it begins with new weights."""
+
+    @property
+    def first(self) -> StageConfig:
+        """The settings of the first stage."""
+        return self.trained[self.first_stage]
+
+    @property
+    def trained(self) -> dict[StageName, StageConfig]:
+        """The stages that are trained, in their order."""
+        names = get_args(StageName)
+        return {name: getattr(self.stages, name) for name in names[names.index(self.first_stage) :]}
 
 
 class TrainingPlace(Config):

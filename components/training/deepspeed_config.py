@@ -6,9 +6,11 @@ groups (with and without decay) are built in `engine`, so `lr` and `weight_decay
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from components.core.errors import ConfigError
+from components.model.config import ModelConfig
 from components.training.config import StageConfig, TrainingPlace
 
 BUCKET_ELEMENTS = 50_000_000
@@ -55,6 +57,35 @@ def accumulation_steps(stage: StageConfig, place: TrainingPlace, context_length:
             do=f"set micro_batch to {fitting}",
         )
     return per_process // micro_batch
+
+
+def require_shares(model: ModelConfig, place: TrainingPlace) -> None:
+    """Check that the ranks of a copy can share it.
+
+    Raises:
+        ConfigError: its heads, or positions, do not divide over them.
+    """
+    shared = {"heads": model.num_heads}
+    if place.sequence_parallel > 1:
+        shared["positions"] = model.context_length
+    for what, number in shared.items():
+        if number % place.ranks_per_replica:
+            raise ConfigError(
+                f"the model has {number} {what}, and {place.ranks_per_replica} ranks share a copy",
+                expected=f"{what} that divide evenly over them",
+                do=f"set tensor_parallel or sequence_parallel to {math.gcd(number, place.ranks_per_replica)}",
+            )
+
+
+def require_division(stage: StageConfig, place: TrainingPlace, context_length: int) -> None:
+    """Check that the batch can be divided over the place, also where its micro-batch is not settled yet.
+
+    Raises:
+        ConfigError: it does not divide over the copies, or their part not into micro-batches.
+    """
+    sequences_per_process(stage, place, context_length)
+    if place.micro_batch != "auto":
+        accumulation_steps(stage, place, context_length)
 
 
 def sequences_per_process(stage: StageConfig, place: TrainingPlace, context_length: int) -> int:

@@ -6,7 +6,7 @@ to begin. What does not fit is found in the first two steps, and the flow begins
 that ran out of memory in the middle of a collective is not to be trusted. On a GPU nothing is kept back; on a CPU a tenth
 is, since most systems kill there instead of refusing. A micro-batch decides the order of sums, and precision every product,
 so a stage that goes on takes those it had, for the same bits. Not covered: a micro-batch that fits although the plan says
-no, as it may with tensor parallelism, which the plan ignores.
+no.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from components.training.deepspeed_config import deepspeed_config, sequences_per
 from components.training.devices import RESERVED
 from components.training.distributed import from_first_rank
 from components.training.hardware import Hardware
-from components.training.memory import Setting, peak_memory
+from components.training.memory import peak_memory
 from components.training.run import DEEPSPEED, RunFile
+from components.training.setting import Setting
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,9 @@ def setting_of(place: TrainingPlace, hardware: Hardware, micro_batch: int) -> Se
     offload = "all" if place.offload_parameters != "none" else "optimizer" if place.offload_optimizer != "none" else "none"
     return Setting.parse(
         {
-            "num_processes": place.num_replicas,
+            "num_processes": place.num_processes,
+            "tensor_parallel": place.tensor_parallel,
+            "sequence_parallel": place.sequence_parallel,
             "micro_batch": micro_batch,
             "zero_stage": max(place.zero_stage, int(hardware.precision == "bf16")),
             "precision": hardware.precision,

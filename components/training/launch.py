@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import shlex
 import shutil
@@ -27,7 +26,7 @@ from pydantic import JsonValue
 from components.core.errors import ArtifactError, ConfigError, OutOfMemory, PortTaken, TrainingError
 from components.core.files import read_json
 from components.training.config import TrainingPlace
-from components.training.deepspeed_config import accumulation_steps, sequences_per_process
+from components.training.deepspeed_config import require_division, require_shares
 from components.training.failure import explain_failure, forget_failure, refusal_explained, was_reported
 from components.training.launchers import master_port, trainer_commands
 from components.training.metrics import StepMetrics
@@ -66,9 +65,7 @@ def train_stage(
         TrainingError: the loss diverged or a rank failed; the log is kept in `observed/train.log`.
         StorageFull: no room for a checkpoint.
     """
-    sequences_per_process(run.config, place, run.model.context_length)
-    if place.micro_batch != "auto":
-        accumulation_steps(run.config, place, run.model.context_length)
+    require_division(run.config, place, run.model.context_length)
     _require_shares(run, place)
     _require_inputs(run)
     folder = folder.resolve()
@@ -110,16 +107,7 @@ def _require_shares(run: StageRun, place: TrainingPlace) -> None:
             expected="one of the two: moments are not taken apart over ranks that share a copy",
             do="set tensor_parallel to 1, or the stage's optimizer to reset",
         )
-    shared = {"heads": run.model.num_heads}
-    if place.sequence_parallel > 1:
-        shared["positions"] = run.model.context_length
-    for what, number in shared.items():
-        if number % place.ranks_per_replica:
-            raise ConfigError(
-                f"the model has {number} {what}, and {place.ranks_per_replica} ranks share a copy",
-                expected=f"{what} that divide evenly over them",
-                do=f"set tensor_parallel or sequence_parallel to {math.gcd(number, place.ranks_per_replica)}",
-            )
+    require_shares(run.model, place)
 
 
 def _run_trainer(folder: Path, file: RunFile, on_step: Callable[[StepMetrics], None]) -> None:

@@ -7,7 +7,8 @@ does; tests/integration/test_planned_memory.py compares them with measured ones.
 
 Sources: model states, ZeRO (arXiv 1910.02054) section 5; activations, by the method of arXiv 2205.05198 section 4 for our
 parallel block; buffers and copies, DeepSpeed 0.19.8 and `model.loss` as measured. Not covered: the first seconds (a model
-is made, or read, whole in fp32), the CUDA context, NCCL, fragmentation (`devices` keeps a reserve), tensor parallelism.
+is made, or read, whole in fp32), the CUDA context, NCCL, fragmentation (`devices` keeps a reserve); moments that a stage
+takes over or leaves, which pass through the host's memory whole.
 
 Letters: W bytes of a weight and an activation, N processes, T context length, D model, V vocabulary rows.
 """
@@ -15,14 +16,14 @@ Letters: W bytes of a weight and an activation, N processes, T context length, D
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, computed_field, model_validator
+from pydantic import computed_field
 
 from components.core.config import Config
-from components.core.errors import ConfigError
 from components.model.config import ModelConfig
 from components.training.deepspeed_config import BUCKET_ELEMENTS
+from components.training.setting import Setting
 
 _MASTER_AND_MOMENTS_BYTES = 12
 """fp32 master weight and Adam's two moments: K = 12 of ZeRO section 3.1."""
@@ -33,6 +34,10 @@ _BLOCK_WIDTHS = 16
 """Values a block keeps for its backward pass, per token and in units of D: its input 1, LayerNorm 1, queries, keys and
 values 3, rotated queries and keys 2, attention 1, MLP before and after GELU 4 + 4. No dropout masks, and no T x T scores:
 attention is computed in tiles (FlashAttention, arXiv 2205.14135) that keep one fp32 logarithm per head and token."""
+_WHOLE_WIDTHS = 2
+"""Of these, the input and LayerNorm's, which every rank of a copy has whole with tensor parallelism (arXiv 1909.08053)."""
+_INNER_WIDTHS = 4
+"""Of the MLP's inner layer, which it cuts."""
 _BACKWARD_WIDTHS = 5
 """Gradients alive inside a block's backward pass: of the residual stream 1, of the MLP's inner layer 4."""
 _HEAD_CHUNK_BYTES = 12
@@ -44,40 +49,7 @@ _STAGE_3_LIVE_ELEMENTS = 1_000_000_000
 _STAGE_3_PREFETCH_ELEMENTS = 50_000_000
 """DeepSpeed's default `stage3_prefetch_bucket_size`: what is gathered at once, which needs a second copy meanwhile."""
 
-LOWEST_STAGE_THAT_OFFLOADS = {"none": 0, "optimizer": 1, "all": 3}
 Moment = Literal["forward", "backward", "reduction", "step"]
-
-
-class Setting(Config):
-    """How a stage is laid out over processes. Fields carry the names of `TrainingPlace`, where that has them."""
-
-    num_processes: int = Field(default=1, ge=1)
-    """Data-parallel processes, one for each device."""
-    micro_batch: int = Field(default=1, ge=1)
-    zero_stage: int = Field(default=1, ge=0, le=3)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: weights, activations and gradients in bf16; master weights and optimizer in fp32 (docs/paper.md section 3)."""
-    checkpoint_activations: bool = False
-    """Keep only the input of each block, and compute the block again in the backward pass."""
-    offload: Literal["none", "optimizer", "all"] = "none"
-    """What lies in the host's memory: optimizer state and reduced gradients, or (ZeRO 3) the weights too."""
-
-    @model_validator(mode="after")
-    def _is_possible(self) -> Self:
-        # A ConfigError is no ValueError, so Pydantic lets it through as it is.
-        lowest = LOWEST_STAGE_THAT_OFFLOADS[self.offload]
-        if self.zero_stage < lowest:
-            raise ConfigError(
-                f"zero_stage is {self.zero_stage} with offload {self.offload}",
-                expected=f"at least {lowest}: what is to be offloaded has to be partitioned",
-                do=f"set zero_stage to {lowest}, or offload to none",
-            )
-        return self
-
-    @property
-    def weight_bytes(self) -> int:
-        """W."""
-        return 2 if self.precision == "bf16" else _FP32_BYTES
 
 
 class Memory(Config):
@@ -117,10 +89,16 @@ def peak_memory(model: ModelConfig, setting: Setting, accumulation: int) -> Memo
 def checkpoint_bytes(model: ModelConfig, setting: Setting) -> int:
     """One checkpoint inside a stage, all processes together: weights and optimizer state.
 
-    ZeRO 3 saves its weights as the optimizer's master copies alone.
+    ZeRO 3 saves its weights as the optimizer's master copies alone. What tensor parallelism does not cut is saved by each.
     """
     weights = 0 if setting.zero_stage == 3 else setting.weight_bytes
-    return model.num_parameters * (weights + _optimizer_bytes(setting))
+    return setting.tensor_parallel * _own_parameters(model, setting) * (weights + _optimizer_bytes(setting))
+
+
+def _own_parameters(model: ModelConfig, setting: Setting) -> int:
+    """Of a process, before ZeRO: tensor parallelism cuts a block's matrices (12 D^2) and its inner layer's bias (4 D)."""
+    cut = model.num_layers * (12 * model.d_model**2 + 4 * model.d_model)
+    return model.num_parameters - cut + cut // setting.tensor_parallel
 
 
 def _optimizer_bytes(setting: Setting) -> int:
@@ -148,8 +126,10 @@ class _Layout:
     def backward(self) -> Memory:
         """The first block of the backward pass: nothing of the other blocks is released yet."""
         model, w = self.model, self.setting.weight_bytes
-        widest = 4 * model.d_model**2 * w  # The gradient of an MLP matrix before it is added to the others.
-        activations = self.blocks + self.recomputed + self.width * (1 + _BACKWARD_WIDTHS) + widest
+        # The gradient of an MLP matrix before it is added to the others.
+        widest = 4 * model.d_model**2 * w // self.cut
+        alive = (_BACKWARD_WIDTHS - _INNER_WIDTHS) * self.width + _INNER_WIDTHS * self.width // self.cut
+        activations = self.blocks + self.recomputed + self.width + alive + widest
         # From ZeRO 2 on, the head's gradient is in the bucket by then.
         gradients = self._earlier_gradients() or (self.head if self.stage < 2 else 0)
         return self._memory("backward", gradients, activations, self.bucket)
@@ -186,16 +166,21 @@ class _Layout:
 
     @property
     def parameters(self) -> int:
-        return self.model.num_parameters
+        return _own_parameters(self.model, self.setting)
+
+    @property
+    def cut(self) -> int:
+        """Into how many parts tensor parallelism cuts a block."""
+        return self.setting.tensor_parallel
 
     @property
     def share(self) -> int:
-        """Into how many parts the optimizer's state is cut."""
-        return self.setting.num_processes if self.stage else 1
+        """Into how many parts the optimizer's state of a process' parameters is cut."""
+        return self.setting.num_processes // self.cut if self.stage else 1
 
     @property
     def tokens(self) -> int:
-        return self.setting.micro_batch * self.model.context_length
+        return self.setting.micro_batch * self.model.context_length // self.setting.sequence_parallel
 
     @property
     def width(self) -> int:
@@ -205,7 +190,8 @@ class _Layout:
     @property
     def block(self) -> int:
         """What one block keeps for its backward pass, with LayerNorm's two statistics and attention's logarithms."""
-        return _BLOCK_WIDTHS * self.width + self.tokens * _FP32_BYTES * (2 + self.model.num_heads)
+        own = _WHOLE_WIDTHS * self.width + (_BLOCK_WIDTHS - _WHOLE_WIDTHS) * self.width // self.cut
+        return own + self.tokens * _FP32_BYTES * (2 + self.model.num_heads // self.cut)
 
     @property
     def blocks(self) -> int:

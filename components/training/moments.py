@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from components.core.errors import ArtifactError, ConfigError
 from components.model.huggingface.weights import all_finite
 from components.model.huggingface.writing import write_tensors
+from components.training.run import OPTIMIZER
 
-OPTIMIZER = "optimizer.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _NUM_UPDATES = "num_updates"
 

@@ -10,20 +10,21 @@ offloading is in the hours; whether the host has the memory that offloading take
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 
 from components.core.config import Config, Items
 from components.core.errors import ConfigError
 from components.model.config import ModelConfig
-from components.training.config import Stages, TrainingPlace
-from components.training.deepspeed_config import accumulation_steps, num_sequences_per_step
+from components.training.config import StageConfig, StageName, TrainingPlace
+from components.training.deepspeed_config import accumulation_steps, num_sequences_per_step, require_shares
 from components.training.devices import Device
-from components.training.memory import LOWEST_STAGE_THAT_OFFLOADS, Memory, Setting, checkpoint_bytes, peak_memory
+from components.training.memory import Memory, checkpoint_bytes, peak_memory
+from components.training.setting import LOWEST_STAGE_THAT_OFFLOADS, ZERO_STAGES, Setting, zero_stages
 
-ZERO_STAGES = (0, 1, 2, 3)
 _OFFLOADS = tuple(LOWEST_STAGE_THAT_OFFLOADS)
 _S_PER_HOUR = 3600
+_FP32_BYTES = 4
 _MOST_PROPOSED = 2
 
 
@@ -64,12 +65,12 @@ class Plan(Config):
     checkpoints_bytes: int
     """Disk for checkpoints inside a stage: those that are kept and one that is being written."""
     results_bytes: int
-    """Disk for the weights that the three stages leave."""
+    """Disk for what the stages leave: weights in fp32, and moments where the next one keeps them."""
 
 
 def make_plan(
     model: ModelConfig,
-    stages: Stages,
+    stages: Mapping[StageName, StageConfig],
     settings: list[Setting],
     device: Device,
     *,
@@ -79,6 +80,7 @@ def make_plan(
     """The plan of a recipe's training.
 
     Args:
+        stages: those that are trained, in their order; at least one.
         settings: what is compared, equal but for the ZeRO stage, the lowest first; at least one.
         mfu: model FLOPs per second over the peak; None: the device's.
         price: of one device for an hour.
@@ -105,7 +107,7 @@ def make_plan(
         cost = None if price is None else hours * shown.num_processes * price
         return StagePlan(name=name, tokens=tokens, flops=float(tokens * model.flops_per_token), hours=hours, cost=cost)
 
-    tokens = {name: config.steps * config.batch_tokens for name, config in stages}
+    tokens = {name: config.steps * config.batch_tokens for name, config in stages.items()}
     return Plan(
         num_parameters=model.num_parameters,
         device=device,
@@ -116,11 +118,11 @@ def make_plan(
         stages=tuple(planned(name, count) for name, count in tokens.items()),
         total=planned("all", sum(tokens.values())),
         checkpoints_bytes=(TrainingPlace().keep_last + 1) * checkpoint_bytes(model, shown),
-        results_bytes=len(tokens) * model.num_parameters * shown.weight_bytes,
+        results_bytes=_results_bytes(model, stages),
     )
 
 
-def proposals(model: ModelConfig, stages: Stages, asked: Setting, device: Device) -> list[Row]:
+def proposals(model: ModelConfig, stages: Mapping[StageName, StageConfig], asked: Setting, device: Device) -> list[Row]:
     """Settings that fit where `asked` does not: the fewest devices first, and then more that need less of a sacrifice.
 
     For a number of devices, the cheapest is taken: (1) ZeRO 1 or 2, which send no more than plain data parallelism does
@@ -128,9 +130,9 @@ def proposals(model: ModelConfig, stages: Stages, asked: Setting, device: Device
     activations again, about a third more computing; (5) offloading. Devices are doubled from `asked` on.
     """
     found: list[Row] = []
-    sequences = [num_sequences_per_step(config, model.context_length) for _, config in stages]
+    sequences = [num_sequences_per_step(config, model.context_length) for config in stages.values()]
     number = asked.num_processes
-    while not any(one % number for one in sequences):
+    while not any(one % (number // asked.ranks_per_replica) for one in sequences):
         rows = (_row(model, stages, one, device) for one in _variants(asked, number, sequences))
         best = min((row for row in rows if row.fits), key=lambda row: _sacrifice(row.setting), default=None)
         if best and (not found or _sacrifice(best.setting)[:-1] < _sacrifice(found[-1].setting)[:-1]):
@@ -143,6 +145,8 @@ def place_of(setting: Setting, device: Device) -> TrainingPlace:
     """The place that makes a run use the setting."""
     return TrainingPlace(
         num_processes=setting.num_processes,
+        tensor_parallel=setting.tensor_parallel,
+        sequence_parallel=setting.sequence_parallel,
         micro_batch=setting.micro_batch,
         zero_stage=setting.zero_stage,
         device="cpu" if device.name == "cpu" else "cuda",
@@ -160,11 +164,18 @@ def place_options(setting: Setting, device: Device) -> list[str]:
     return [f"--at training.{name}={value}" for name, value in place.items() if name in said or value != usual[name]]
 
 
-def _row(model: ModelConfig, stages: Stages, setting: Setting, device: Device) -> Row:
+def _row(model: ModelConfig, stages: Mapping[StageName, StageConfig], setting: Setting, device: Device) -> Row:
     place = place_of(setting, device)
-    accumulations = {accumulation_steps(config, place, model.context_length) for _, config in stages}
+    require_shares(model, place)
+    accumulations = {accumulation_steps(config, place, model.context_length) for config in stages.values()}
     memory = max((peak_memory(model, setting, one) for one in accumulations), key=lambda one: one.total_bytes)
     return Row(setting=setting, memory=memory, fits=memory.total_bytes <= device.usable_bytes)
+
+
+def _results_bytes(model: ModelConfig, stages: Mapping[StageName, StageConfig]) -> int:
+    followed_by = list(stages.values())[1:]
+    num_kept = sum(following.optimizer == "kept" for following in followed_by)
+    return model.num_parameters * (_FP32_BYTES * len(stages) + 2 * _FP32_BYTES * num_kept)
 
 
 def _variants(asked: Setting, number: int, sequences: list[int]) -> Iterator[Setting]:
@@ -172,12 +183,12 @@ def _variants(asked: Setting, number: int, sequences: list[int]) -> Iterator[Set
     micro_batches = [
         size
         for size in range(1, asked.micro_batch + 1)
-        if asked.micro_batch % size == 0 and not any(one // number % size for one in sequences)
+        if asked.micro_batch % size == 0 and not any(one * asked.ranks_per_replica // number % size for one in sequences)
     ]
     checkpointed = (True,) if asked.checkpoint_activations else (False, True)
     offloads = _OFFLOADS[_OFFLOADS.index(asked.offload) :]
     for stage, micro, checkpoint, offload in product(ZERO_STAGES[asked.zero_stage :], micro_batches, checkpointed, offloads):
-        if stage >= LOWEST_STAGE_THAT_OFFLOADS[offload]:
+        if stage in zero_stages(asked.tensor_parallel, offload):
             yield asked.replace(
                 num_processes=number, zero_stage=stage, micro_batch=micro, checkpoint_activations=checkpoint, offload=offload
             )

@@ -28,6 +28,8 @@ METRICS = f"{OBSERVED}metrics.jsonl"
 DEEPSPEED = f"{OBSERVED}deepspeed.json"
 """What DeepSpeed was configured with, the last time that the stage was begun."""
 LOG = f"{OBSERVED}train.log"
+OPTIMIZER = "optimizer.safetensors"
+"""Adam's moments beside the weights, where a next stage keeps them (`moments`)."""
 
 
 class Input(Config):
@@ -51,7 +53,8 @@ class StageRun(Config):
     tokenizer: Input
     """Copied into the checkpoint, so that it can be used by itself."""
     initial: Input | None = None
-    """The previous stage's checkpoint: its weights are taken, its optimizer where `config` says so. None: new weights."""
+    """The previous stage's checkpoint, or the model that training starts from: its weights are taken, its optimizer where
+    `config` says so. None: new weights."""
     leaves_optimizer: bool = False
     """Adam's moments are left beside the weights, for a next stage that keeps them."""
 

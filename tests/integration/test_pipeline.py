@@ -219,3 +219,18 @@ print(json.dumps([[run.info.run_name, run.info.status, names.get(run.data.tags.g
     assert parents["train multi"] == "train"
     assert parents["train"] == "pipeline codegen-tiny"
     assert parents["pipeline codegen-tiny"] is None
+
+
+def test_a_registered_model_of_another_recipe_is_gone_on_with(finished: tuple[Project, str]) -> None:
+    """The last stage alone, from what is registered as Multi: the very same stage, so that it is found and not trained."""
+    project, _ = finished
+    before = _digests(project)
+    sets = ("--set", "training.first_stage=mono", "--set", "training.initial=codegen-tiny-multi@champion")
+    status, output = project.run("run", "--recipe", "tiny", *sets)
+    assert status == 0, output
+    assert re.findall(r"✓ train (\w+) +reused", output) == ["mono"]
+    assert _digests(project) == before
+    page = (project.folder / "var/report.txt").read_text()
+    assert "from codegen-tiny-multi" in page
+    assert "It is the only stage, so there is nothing to compare it with." in page
+    assert "Mono, HumanEval/0, at" in (project.folder / "var/samples.html").read_text()

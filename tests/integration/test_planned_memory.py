@@ -20,7 +20,8 @@ from fixtures.measured_memory import Case, Measured
 from components.core.network import free_port
 from components.model.config import ModelConfig
 from components.training.deepspeed_config import BUCKET_ELEMENTS
-from components.training.memory import Setting, checkpoint_bytes, peak_memory
+from components.training.memory import checkpoint_bytes, peak_memory
+from components.training.setting import Setting
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
@@ -40,8 +41,9 @@ def case(model: ModelConfig, *, accumulation: int = 1, micro_batch: int = 1, **s
     asked = Setting.parse({"micro_batch": micro_batch, **setting})
     shape = {DEEP: "deep", WIDE: "wide", NARROW: "narrow"}[model]
     again = ", computed again" if asked.checkpoint_activations else ""
-    name = f"{shape}, {asked.num_processes} ranks, ZeRO {asked.zero_stage}, {asked.precision}, {accumulation} micro{again}"
-    return Case(name=name, model=model, setting=asked, accumulation=accumulation)
+    shared = ", heads shared" if asked.tensor_parallel > 1 else ", positions shared" if asked.sequence_parallel > 1 else ""
+    name = f"{shape}, {asked.num_processes} ranks, ZeRO {asked.zero_stage}, {asked.precision}, {accumulation} micro"
+    return Case(name=name + again + shared, model=model, setting=asked, accumulation=accumulation)
 
 
 CASES = [
@@ -60,6 +62,10 @@ CASES = [
     case(WIDE, num_processes=2, zero_stage=1, accumulation=2),
     case(WIDE, num_processes=2, zero_stage=2, accumulation=2),
     case(WIDE, num_processes=2, zero_stage=3, accumulation=2),
+    case(DEEP, micro_batch=4, num_processes=2, zero_stage=1, sequence_parallel=2),
+    case(WIDE, num_processes=2, zero_stage=2, accumulation=2, sequence_parallel=2),
+    case(DEEP, micro_batch=4, num_processes=2, zero_stage=1, tensor_parallel=2),
+    case(WIDE, num_processes=2, zero_stage=1, accumulation=2, tensor_parallel=2),
     case(NARROW, num_processes=2, zero_stage=1, accumulation=2, precision="bf16"),
     case(NARROW, num_processes=2, zero_stage=3, accumulation=2, precision="bf16"),
 ]
@@ -67,12 +73,16 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Measured]:
-    """By name of the case. All cases of a number of ranks are measured by the same processes, one after the other."""
+    """By name of the case. Those of a number of ranks are measured by the same processes, one after the other.
+
+    But for those that share heads: DeepSpeed settles once for a process who does.
+    """
     found: dict[str, Measured] = {}
-    for ranks in (1, 2):
+    for ranks, sharing in ((1, 1), (2, 1), (2, 2)):
         folder = tmp_path_factory.mktemp("memory")
         cases = folder / "cases.json"
-        cases.write_text(json.dumps([one.model_dump() for one in CASES if one.setting.num_processes == ranks]))
+        asked = [one for one in CASES if (one.setting.num_processes, one.setting.tensor_parallel) == (ranks, sharing)]
+        cases.write_text(json.dumps([one.model_dump() for one in asked]))
         port = str(free_port())
         processes = [_start([str(cases), str(folder)], rank, ranks, port) for rank in range(ranks)]
         outputs = [process.communicate()[0] for process in processes]

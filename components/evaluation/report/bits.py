@@ -7,7 +7,8 @@ needs no measurement and gives the first stage, which has no predecessor, someth
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from components.core.files import read_json
@@ -19,7 +20,7 @@ from components.evaluation.report.results import STAGE_NAMES, STAGES, RunResults
 from components.evaluation.report.wording import listed
 
 PYTHON = "mono/Python"
-"""The held-out split on which the three stages are compared."""
+"""The held-out split on which the stages are compared."""
 
 Matrix = dict[str, dict[str, float]]
 """Bits per byte by stage, then by split."""
@@ -36,7 +37,7 @@ def bits_section(results: RunResults, store: Store) -> Section:
     matrix = {stage: {name: float(row["bits_per_byte"]) for name, row in splits[stage].items()} for stage in splits}
     columns = _ordered(matrix)
     blocks: tuple[Block, ...] = (
-        *claims(matrix, _uniform(results, store, splits)),
+        *claims(matrix, _uniform(results, store, splits), results.stages),
         _chart(matrix, columns),
         _table(results, store, splits, matrix, columns),
     )
@@ -77,30 +78,35 @@ def _uniform(results: RunResults, store: Store, splits: dict[str, Mapping[str, M
     return {name: math.log2(num_ids) * row["num_tokens"] / row["num_bytes"] for name, row in rows.items()}
 
 
-def claims(matrix: Matrix, uniform: Mapping[str, float]) -> tuple[Verdict, ...]:
-    """Whether the figures bear out that each stage helps: on Python, and on its own domain."""
-    return (python_claim(matrix), _own_domains(matrix, uniform))
+def claims(matrix: Matrix, uniform: Mapping[str, float], stages: Sequence[str]) -> tuple[Verdict, ...]:
+    """Whether the figures bear out that each of the stages that were trained helps: on Python, and on its own domain."""
+    return (python_claim(matrix, stages), _own_domains(matrix, uniform, stages))
 
 
-def python_claim(matrix: Matrix) -> Verdict:
-    """Held-out Python: Mono below Multi below NL."""
-    figures = [matrix.get(stage, {}).get(PYTHON) for stage in STAGES]
-    known = [figure for figure in figures if figure is not None]
-    if len(known) < len(STAGES):
+def python_claim(matrix: Matrix, stages: Sequence[str]) -> Verdict:
+    """Held-out Python: each stage below the one before, Mono below Multi below NL."""
+    known = {stage: matrix[stage][PYTHON] for stage in reversed(stages) if PYTHON in matrix.get(stage, {})}
+    if len(known) < len(stages) or not known:
         return Verdict(None, "Held-out Python was not measured after every stage, so the stages cannot be compared.")
-    nl, multi, mono = known
-    numbers = f"Mono {mono:.3f}, Multi {multi:.3f}, NL {nl:.3f} bits per byte"
-    if mono < multi < nl:
-        return Verdict(True, f"On held-out Python, Mono is better than Multi and Multi better than NL: {numbers}.")
-    return Verdict(False, f"On held-out Python the order Mono < Multi < NL does not hold: {numbers}.")
+    numbers = ", ".join(f"{STAGE_NAMES[stage]} {figure:.3f}" for stage, figure in known.items()) + " bits per byte"
+    if len(known) == 1:
+        return Verdict(None, f"On held-out Python: {numbers}. It is the only stage, so there is nothing to compare it with.")
+    pairs = list(pairwise(known))
+    if all(known[later] < known[earlier] for later, earlier in pairs):
+        first, *others = [(STAGE_NAMES[later], STAGE_NAMES[earlier]) for later, earlier in pairs]
+        better = listed([f"{first[0]} is better than {first[1]}", *(f"{one} better than {other}" for one, other in others)])
+        return Verdict(True, f"On held-out Python, {better}: {numbers}.")
+    order = " < ".join(STAGE_NAMES[stage] for stage in known)
+    return Verdict(False, f"On held-out Python the order {order} does not hold: {numbers}.")
 
 
-def _own_domains(matrix: Matrix, uniform: Mapping[str, float]) -> Verdict:
-    """Every stage below its predecessor (the first: below a uniform guess) on each held-out split of its own corpus."""
+def _own_domains(matrix: Matrix, uniform: Mapping[str, float], stages: Sequence[str]) -> Verdict:
+    """Every stage below its predecessor on each held-out split of its own corpus. The first, also where it starts from a
+    model, which is not measured here: below a uniform guess."""
     said: list[str] = []
     failed: list[str] = []
     before: Mapping[str, float] = uniform
-    for stage in STAGES:
+    for stage in stages:
         row = matrix.get(stage, {})
         own = [name for name in row if _group(name) == stage and name in before]
         if not own:
@@ -111,9 +117,13 @@ def _own_domains(matrix: Matrix, uniform: Mapping[str, float]) -> Verdict:
             f"{STAGE_NAMES[stage]} {_said(own[0], before, row)}" if len(own) == 1 else _many(stage, own, before, row)
         )
         before = row
+    if not said:
+        return Verdict(None, "No stage was trained in this run.")
     if failed:
         return Verdict(False, f"Not every stage lowered its own domain: {listed(failed)}.")
-    return Verdict(True, f"Every stage lowered its own domain: {listed(said)} (NL against a uniform guess).")
+    return Verdict(
+        True, f"Every stage lowered its own domain: {listed(said)} ({STAGE_NAMES[stages[0]]} against a uniform guess)."
+    )
 
 
 def _said(split: str, before: Mapping[str, float], after: Mapping[str, float]) -> str:

@@ -7,7 +7,7 @@ from components.core.store import Store
 from components.evaluation.report.bits import PYTHON, Matrix, matrix_of, python_claim
 from components.evaluation.report.cells import Cell, Tone
 from components.evaluation.report.page import Block, Card, Cards, Facts, Section, Verdict
-from components.evaluation.report.results import STAGE_NAMES, STAGES, RegisteredVersion, RunResults
+from components.evaluation.report.results import STAGE_NAMES, RegisteredVersion, RunResults
 from components.evaluation.report.timing import num_attempts, seconds_of_last_attempt, total
 from components.evaluation.report.wording import count, duration, listed, percent
 
@@ -33,11 +33,11 @@ def headline(results: RunResults) -> Verdict:
 def summary_section(results: RunResults, store: Store) -> Section:
     """One card per stage, the claim about Python, and the run in figures."""
     matrix = matrix_of(results, store)
-    cards = tuple(_card(results, stage, matrix) for stage in STAGES if stage in results.checkpoints)
+    cards = tuple(_card(results, stage, matrix) for stage in results.stages)
     strangers = tuple(_unknown(one) for one in results.registered if results.stage_of(one) is None)
     blocks: list[Block] = [Cards((*cards, *strangers))] if cards or strangers else []
     if matrix:
-        blocks.append(python_claim(matrix))
+        blocks.append(python_claim(matrix, results.stages))
     blocks.append(_figures(results))
     return Section(anchor="summary", title="In short", blocks=tuple(blocks))
 

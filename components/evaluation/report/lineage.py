@@ -20,6 +20,7 @@ def _picture(results: RunResults) -> Lineage:
     roots = [Node(label="data.dvc", digest=digest(md5), title=f"md5 {md5}") for md5 in sorted(pins)]
     roots += [_node(one, "vocabulary") for name, one in results.raw.items() if name == "vocabulary"]
     roots += [_node(results.tokenizer, "tokenizer")] if results.tokenizer else []
+    roots += [_node(results.initial, "initial model", results.initial.name)] if results.initial else []
     return Lineage(
         roots=tuple(roots),
         columns=("raw corpus", "prepared corpus", "checkpoint", "evaluations", "registered"),
@@ -29,16 +30,25 @@ def _picture(results: RunResults) -> Lineage:
 
 def _row(results: RunResults, stage: str) -> tuple[tuple[Node, ...], ...]:
     raw, prepared, checkpoint = results.raw.get(stage), results.prepared.get(stage), results.checkpoints.get(stage)
-    before = STAGES[STAGES.index(stage) - 1] if stage != STAGES[0] else None
-    start = f"from {STAGE_NAMES[before]}" if before in results.checkpoints and before else "from random weights"
     versions = [one for one in results.registered if results.stage_of(one) == stage]
     return (
         (_node(raw, stage),) if raw else (),
         (_node(prepared, stage),) if prepared else (),
-        (_node(checkpoint, checkpoint.name, start),) if checkpoint else (),
+        (_node(checkpoint, checkpoint.name, _start(results, checkpoint)),) if checkpoint else (),
         tuple(_node(one, kind) for (of, kind), one in results.evaluations.items() if of == stage),
         tuple(_version(one, checkpoint) for one in versions),
     )
+
+
+def _start(results: RunResults, checkpoint: Artifact) -> str:
+    """Whose weights a stage started from, as its artifact says."""
+    initial = next((one for one in checkpoint.parents if one.role == "initial"), None)
+    if initial is None:
+        return "from random weights"
+    named = next(
+        (STAGE_NAMES[stage] for stage in results.stages if results.checkpoints[stage].digest == initial.digest), None
+    )
+    return f"from {named or initial.name}"
 
 
 def _node(artifact: Artifact, label: str, note: str = "") -> Node:

@@ -50,6 +50,8 @@ class RunResults:
     checkpoints: Mapping[str, Artifact]
     """Checkpoints by stage."""
     tokenizer: Artifact | None = None
+    initial: Artifact | None = None
+    """The model that the first stage started from; None where it began with new weights."""
     validation: tuple[Artifact, ...] = ()
     evaluations: Mapping[tuple[str, Measurement], Artifact]
     """Evaluations by stage and measurement; a benchmark that was skipped is absent."""
@@ -68,12 +70,19 @@ class RunResults:
     """This run's own provenance, as `components.core.provenance` noted it at the start: `created_at` is when it began. What
     it reused may be older, and of another commit."""
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that were trained, in their order: a recipe may leave out the first."""
+        return tuple(stage for stage in STAGES if stage in self.checkpoints)
+
     def steps(self) -> Iterator[Artifact]:
         """Every artifact of the run that a step made, parents before children."""
         yield from self.validation
         if self.tokenizer:
             yield self.tokenizer
         yield from (self.prepared[corpus] for corpus in STAGES if corpus in self.prepared)
+        if self.initial:
+            yield self.initial
         for stage in STAGES:
             if stage in self.checkpoints:
                 yield self.checkpoints[stage]

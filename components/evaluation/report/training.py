@@ -1,4 +1,4 @@
-"""How the three stages learnt: their loss on one axis of tokens, and a table of what each was given.
+"""How the stages learnt: their loss on one axis of tokens, and a table of what each was given.
 
 One decision: curves are drawn from every step's record in `observed/metrics.jsonl`, at most `_NUM_POINTS` per stage, each
 the mean of as many consecutive steps as that takes; the unsmoothed losses stand faintly behind. No figure is estimated.
@@ -17,7 +17,7 @@ from components.core.store import Store
 from components.evaluation.report.cells import NOTHING, Cell, Column, Source, Table
 from components.evaluation.report.page import Block, Section, Verdict
 from components.evaluation.report.plots import LineChart, Point, Series
-from components.evaluation.report.results import STAGE_NAMES, STAGES, RunResults
+from components.evaluation.report.results import STAGE_NAMES, RunResults
 from components.evaluation.report.timing import METRICS, num_attempts, seconds_to_make
 from components.evaluation.report.wording import count, duration, percent, three_digits
 
@@ -31,12 +31,13 @@ Steps = list[dict[str, Any]]
 
 def training_section(results: RunResults, store: Store) -> Section:
     """The loss curves and the table of stages."""
-    stages = {stage: results.checkpoints[stage] for stage in STAGES if stage in results.checkpoints}
+    stages = {stage: results.checkpoints[stage] for stage in results.stages}
     steps = {stage: list(read_jsonl(store.open(one) / METRICS)) for stage, one in stages.items()}
     blocks: tuple[Block, ...] = (Verdict(None, "No stage was trained in this run."),)
     if stages:
         blocks = (_chart(stages, steps), _table(stages, steps, store))
-    lead = "Each stage starts from the weights of the one before, with a fresh optimizer, a new warm-up and another corpus."
+    first = f"the first from {results.initial.name}, " if results.initial else ""
+    lead = f"Each stage starts from the weights of the one before, {first}with a new warm-up and another corpus."
     return Section(anchor="training", title="Training", lead=lead, blocks=blocks)
 
 
@@ -47,7 +48,7 @@ def _chart(stages: dict[str, Artifact], steps: dict[str, Steps]) -> LineChart:
         start += steps[stage][-1]["tokens"] if steps[stage] else 0
     said = "; ".join(f"{one.name} from {one.raw[0][1]:.2f} to {one.points[-1].y:.2f}" for one in series if one.raw)
     return LineChart(
-        title="Training loss over the three stages",
+        title="Training loss over the stages",
         description=f"Cross-entropy per token against tokens seen. {said}.",
         x_label="tokens seen, all stages",
         y_label="loss, nats per token",

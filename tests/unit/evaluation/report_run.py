@@ -85,7 +85,7 @@ class Run:
             write_jsonl(folder / "observed" / "metrics.jsonl", [step(i, loss) for i, loss in enumerate(LOSSES[stage], 1)])
             return {"steps": 2, "tokens": 200, "num_parameters": 5_000_000}
 
-        before = {"start": list(self.checkpoints.values())[-1]} if self.checkpoints else {}
+        before = {"initial": list(self.checkpoints.values())[-1]} if self.checkpoints else {}
         return self.make("checkpoint", f"tiny-{stage}", {"corpus": self.prepared[stage], **before}, build)
 
     def evaluate(self, stage: str) -> Artifact:

@@ -9,6 +9,7 @@ import pytest
 from html_reader import Tag, read, table
 from report_run import DVC_MD5, Run, version
 
+from components.core.artifact import Artifact
 from components.core.errors import ArtifactError
 from components.evaluation.report import RunResults, render_html, render_text
 
@@ -117,6 +118,45 @@ def test_lineage_names_every_digest_from_the_pin_to_the_version(run: Run) -> Non
     assert f"md5 {DVC_MD5}" in titles
     assert "models:/tiny-mono/3" in titles
     assert "from Multi" in part.text
+
+
+def without_stages(run: Run, *left_out: str) -> dict[str, object]:
+    """What a recipe makes that starts its first stage from a model and leaves out earlier ones."""
+    initial = run.make("checkpoint", "released", {}, lambda folder: {"steps": (folder / "x").write_text("x")})
+    checkpoints = {stage: one for stage, one in run.checkpoints.items() if stage not in left_out}
+    first = next(iter(checkpoints))
+    parents = [one for one in checkpoints[first].parents if one.role != "initial"]
+    checkpoints[first] = checkpoints[first].replace(parents=[*parents, initial.as_parent("initial")])
+    for stage in left_out:
+        del run.bits[stage]
+    return {"checkpoints": checkpoints, "initial": initial}
+
+
+def test_a_run_of_two_stages_compares_those(run: Run) -> None:
+    page = page_of(run, **without_stages(run, "nl"))
+    python, own = verdicts(section(page, "bits"))
+    assert python == ("good", "On held-out Python, Mono is better than Multi: Mono 1.500, Multi 2.000 bits per byte.")
+    # Multi against a uniform guess, 5 bits a byte: the mean of C 2.0 and Go 2.5.
+    assert "Multi its 2 languages, on average 5.00 → 2.25 and Mono Python 2.00 → 1.50 (Multi against" in own[1]
+    assert [one.text for one in section(page, "summary").all("h3")] == ["Multi", "Mono"]
+
+
+def test_a_run_of_one_stage_has_nothing_to_compare_and_shows_what_it_started_from(run: Run) -> None:
+    given = without_stages(run, "nl", "multi")
+    page = page_of(run, **given)
+    python, own = verdicts(section(page, "bits"))
+    assert python[0] == "quiet"
+    assert "Mono 1.500 bits per byte. It is the only stage" in python[1]
+    assert "Mono Python 5.00 → 1.50 (Mono against a uniform guess)" in own[1]
+    lineage = section(page, "lineage")
+    assert "from released" in lineage.text
+    assert "from random weights" not in lineage.text
+    initial = given["initial"]
+    assert isinstance(initial, Artifact)
+    titles = {one.attributes["title"] for one in lineage.all("p", class_="node")}
+    assert f"{initial.label}, SHA-256 {initial.digest}" in titles
+    assert "the first from released" in section(page, "training").text
+    assert initial.digest[:12] in section(page, "steps").text
 
 
 def test_every_table_of_figures_names_the_artifacts_it_was_read_from(run: Run) -> None:

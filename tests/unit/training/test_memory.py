@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from components.core.errors import ConfigError
 from components.model.config import ModelConfig
-from components.training.memory import Setting, checkpoint_bytes, peak_memory
+from components.training.memory import checkpoint_bytes, peak_memory
+from components.training.setting import Setting
 
 CODEGEN_16B = ModelConfig(num_layers=34, num_heads=24, head_dim=256, rotary_dims=64, context_length=2048, vocab_rows=51_200)
 PARAMETERS_16B = 16_032_155_648
@@ -65,6 +66,36 @@ def test_activations_worked_out_by_hand(checkpoint: bool, kept: int) -> None:
     assert memory.total_bytes == memory.activations_bytes + HEAD + 12 * PARAMETERS_SMALL
 
 
+def test_tensor_parallelism_worked_out_by_hand() -> None:
+    """Eight share a copy of the 16B, so eight copies share the optimizer's state of each part."""
+    cut, whole = 34 * (12 * 6144**2 + 4 * 6144), 34 * 3 * 6144 + 2 * 51_200 * 6144 + 51_200 + 2 * 6144
+    assert cut + whole == PARAMETERS_16B
+    own = cut // 8 + whole
+    setting = Setting(num_processes=64, tensor_parallel=8, zero_stage=1, precision="bf16")
+    memory = peak_memory(CODEGEN_16B, setting, accumulation=16)
+    assert (memory.weights_bytes, memory.gradients_bytes) == (2 * own, 2 * own)
+    assert memory.optimizer_bytes == 12 * own // 8
+    assert checkpoint_bytes(CODEGEN_16B, setting) == 14 * (cut + 8 * whole)
+
+
+def test_activations_that_two_ranks_share_by_heads_worked_out_by_hand() -> None:
+    """The block's input and LayerNorm stay whole; the other fourteen, the logarithms and the inner layer halve."""
+    memory = peak_memory(SMALL, Setting(num_processes=2, tensor_parallel=2, zero_stage=1), accumulation=1)
+    assert memory.moment == "backward"
+    block = (2 + 7) * WIDTH + 256 * 4 * (2 + 2)
+    assert memory.activations_bytes == 2 * block + WIDTH + (1 + 2) * WIDTH + 4 * 64 * 64 * 4 // 2
+    assert memory.gradients_bytes == HEAD, "which is whole on both"
+
+
+def test_activations_that_four_ranks_share_by_positions_worked_out_by_hand() -> None:
+    """A quarter of the tokens each; weights are whole, and ZeRO cuts over all four."""
+    memory = peak_memory(SMALL, Setting(num_processes=4, sequence_parallel=4, zero_stage=1), accumulation=1)
+    assert memory.moment == "backward"
+    assert memory.activations_bytes == (2 * BLOCK + 6 * WIDTH) // 4 + 4 * 64 * 64 * 4
+    assert memory.weights_bytes == 4 * PARAMETERS_SMALL
+    assert memory.optimizer_bytes == 12 * PARAMETERS_SMALL // 4
+
+
 def test_the_head_worked_out_by_hand() -> None:
     """A vocabulary that dwarfs the blocks: the head's gradient and a chunk of 32 rows of logits."""
     model = SMALL.replace(context_length=64, num_layers=1, vocab_rows=8192)
@@ -109,6 +140,10 @@ def test_a_small_model_is_dearer_with_zero_and_the_plan_says_so() -> None:
         ({"num_processes": 0}, "num_processes is 0"),
         ({"micro_batch": 0}, "micro_batch is 0"),
         ({"precision": "fp8"}, "precision is 'fp8'"),
+        ({"num_processes": 4, "tensor_parallel": 2, "sequence_parallel": 2}, "only one of the two above 1"),
+        ({"num_processes": 6, "sequence_parallel": 4}, "copies of the model that divide the processes"),
+        ({"num_processes": 2, "tensor_parallel": 2, "zero_stage": 3}, "zero_stage 1 or 2 and nothing offloaded"),
+        ({"num_processes": 2, "tensor_parallel": 2, "offload": "optimizer"}, "zero_stage 1 or 2 and nothing offloaded"),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
 )

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from components.core.errors import ConfigError
 from components.training.config import TrainingPlace
 from components.training.devices import DEVICES, Device, device
-from components.training.memory import Setting
-from components.training.plan import ZERO_STAGES, make_plan, place_options, proposals
+from components.training.plan import make_plan, place_options, proposals
+from components.training.setting import ZERO_STAGES, Setting, zero_stages
 from flows.execution import Execution
 from flows.recipes import recipe
 
@@ -32,7 +32,7 @@ NL_TOKENS_350M = 350_000 * 524_288
 def test_hours_and_cost_worked_out_by_hand(checkpoint: bool, per_token: int) -> None:
     made = recipe("350m")
     setting = Setting(num_processes=8, zero_stage=1, precision="bf16", checkpoint_activations=checkpoint)
-    plan = make_plan(made.model, made.training.stages, [setting], A100, mfu=0.5, price=1.5)
+    plan = make_plan(made.model, made.training.trained, [setting], A100, mfu=0.5, price=1.5)
     nl, multi, mono = plan.stages
     assert (nl.name, multi.name, mono.name) == ("nl", "multi", "mono")
     assert (nl.tokens, multi.tokens, mono.tokens) == (NL_TOKENS_350M, 150_000 * 524_288, 150_000 * 524_288)
@@ -46,12 +46,38 @@ def test_hours_and_cost_worked_out_by_hand(checkpoint: bool, per_token: int) -> 
 
 
 def test_disk_worked_out_by_hand() -> None:
-    """Two checkpoints are kept while a third is written: 14 bytes a parameter each; three results of 2 bytes."""
+    """Two checkpoints are kept while a third is written: 14 bytes a parameter each; three results of 4 bytes."""
     made = recipe("350m")
-    plan = make_plan(made.model, made.training.stages, [Setting(precision="bf16")], H100)
+    plan = make_plan(made.model, made.training.trained, [Setting(precision="bf16")], H100)
     assert plan.num_parameters == 356_712_448  # 20 (12 * 1024^2 + 7 * 1024) + 2 * 51,200 * 1024 + 51,200 + 2 * 1024
     assert plan.checkpoints_bytes == 3 * 14 * 356_712_448
-    assert plan.results_bytes == 3 * 2 * 356_712_448
+    assert plan.results_bytes == 3 * 4 * 356_712_448
+
+
+def test_only_stages_that_are_trained_are_planned_and_moments_lie_on_disk() -> None:
+    """Multi leaves Mono two fp32 moments a parameter beside its weights."""
+    made = recipe("350m").override(["training.first_stage=multi", "training.stages.mono.optimizer=kept"])
+    plan = make_plan(made.model, made.training.trained, [Setting(precision="bf16")], H100)
+    assert [one.name for one in plan.stages] == ["multi", "mono"]
+    assert plan.total.tokens == 300_000 * 524_288
+    assert plan.results_bytes == (2 * 4 + 8) * 356_712_448
+
+
+def test_copies_on_several_devices_are_planned_as_they_can_be_run() -> None:
+    """With 16 devices that share heads by eights, two copies divide the batch, and only ZeRO 1 and 2 are compared."""
+    made = recipe("16b")
+    asked = Setting(num_processes=16, tensor_parallel=8, zero_stage=1, precision="bf16")
+    assert zero_stages(8, "none") == [1, 2]
+    plan = make_plan(made.model, made.training.trained, [asked, asked.replace(zero_stage=2)], H100)
+    assert plan.best.fits
+    assert "--at training.tensor_parallel=8" in place_options(plan.best.setting, H100)
+    with pytest.raises(ConfigError, match="the model has 24 heads, and 16 ranks share a copy"):
+        make_plan(made.model, made.training.trained, [asked.replace(tensor_parallel=16)], H100)
+    sequences = 2_097_152 // 2048
+    for row in proposals(made.model, made.training.trained, asked.replace(micro_batch=64), L40S):
+        assert row.fits
+        assert row.setting.zero_stage in (1, 2)
+        assert sequences % (row.setting.num_replicas * row.setting.micro_batch) == 0
 
 
 def test_hours_of_the_starter_are_those_that_were_measured() -> None:
@@ -59,13 +85,13 @@ def test_hours_of_the_starter_are_those_that_were_measured() -> None:
     made = recipe("starter")
     place = Execution().training
     setting = Setting(num_processes=place.num_processes, micro_batch=place.micro_batch)
-    plan = make_plan(made.model, made.training.stages, [setting], CPU)
+    plan = make_plan(made.model, made.training.trained, [setting], CPU)
     assert 10_000 < plan.total.tokens / (plan.total.hours * 3600) < 12_000
 
 
 def test_without_a_price_there_is_no_cost_and_the_default_mfu_is_called_an_assumption() -> None:
     made = recipe("16b")
-    plan = make_plan(made.model, made.training.stages, [Setting(num_processes=64, precision="bf16")], H100)
+    plan = make_plan(made.model, made.training.trained, [Setting(num_processes=64, precision="bf16")], H100)
     assert plan.total.cost is None
     assert "assumption" in plan.mfu_is
 
@@ -73,7 +99,7 @@ def test_without_a_price_there_is_no_cost_and_the_default_mfu_is_called_an_assum
 def test_the_lowest_stage_that_fits_is_recommended() -> None:
     made = recipe("16b")
     settings = [Setting(num_processes=64, zero_stage=stage, precision="bf16") for stage in ZERO_STAGES]
-    plan = make_plan(made.model, made.training.stages, settings, H100)
+    plan = make_plan(made.model, made.training.trained, settings, H100)
     assert [row.fits for row in plan.rows] == [False, False, True, True]
     assert plan.best == plan.rows[2]
 
@@ -82,9 +108,9 @@ def test_a_stage_with_fewer_micro_batches_does_not_hide_one_with_more() -> None:
     """Gradients of earlier micro-batches are there in the fullest stage, if not in all."""
     made = recipe("350m")
     setting = Setting(num_processes=128, zero_stage=1, precision="bf16", micro_batch=2)
-    stages = made.training.stages
+    stages = made.training.trained
     once = make_plan(made.model, stages, [setting], H100).rows[0].memory
-    more = stages.replace(multi={**stages.multi.model_dump(), "batch_tokens": 4 * 524_288})
+    more = stages | {"multi": stages["multi"].replace(batch_tokens=4 * 524_288)}
     summed = make_plan(made.model, more, [setting], H100).rows[0].memory
     assert summed.total_bytes > once.total_bytes
     assert summed.gradients_bytes == 2 * 356_712_448
@@ -95,7 +121,7 @@ def test_proposals_begin_with_what_costs_least() -> None:
 
     def first(**asked: object) -> Setting:
         setting = Setting.parse({"num_processes": 64, "zero_stage": 0, "precision": "bf16"} | asked)
-        return proposals(made.model, made.training.stages, setting, H100)[0].setting
+        return proposals(made.model, made.training.trained, setting, H100)[0].setting
 
     assert first() == Setting(num_processes=64, zero_stage=2, precision="bf16")
     # Four sequences take 57.7 GB beside 32 of weights: one sequence less at a time, before anything is computed again.
@@ -108,7 +134,7 @@ def test_proposals_begin_with_what_costs_least() -> None:
 
 def test_where_offloading_is_needed_more_devices_are_proposed_too() -> None:
     made = recipe("16b")
-    here, more = proposals(made.model, made.training.stages, Setting(precision="bf16"), H100)
+    here, more = proposals(made.model, made.training.trained, Setting(precision="bf16"), H100)
     assert (here.setting.num_processes, here.setting.offload) == (1, "optimizer")
     assert (more.setting.num_processes, more.setting.offload) == (4, "none")
 
@@ -116,7 +142,7 @@ def test_where_offloading_is_needed_more_devices_are_proposed_too() -> None:
 def test_nothing_is_proposed_where_nothing_fits() -> None:
     made = recipe("16b")
     tiny_device = L40S.replace(memory_bytes=2_000_000_000)
-    assert proposals(made.model, made.training.stages, Setting(precision="bf16"), tiny_device) == []
+    assert proposals(made.model, made.training.trained, Setting(precision="bf16"), tiny_device) == []
 
 
 @given(
@@ -133,13 +159,13 @@ def test_what_is_recommended_and_proposed_fits(
     made, where = recipe(name), device(on)
     values = {"num_processes": processes, "micro_batch": micro_batch, "zero_stage": zero_stage, "precision": precision}
     asked = Setting.parse(values)
-    plan = make_plan(made.model, made.training.stages, [asked], where)
-    rows = proposals(made.model, made.training.stages, asked, where)
+    plan = make_plan(made.model, made.training.trained, [asked], where)
+    rows = proposals(made.model, made.training.trained, asked, where)
     if plan.best.fits:
         assert plan.best.memory.total_bytes <= 0.9 * where.memory_bytes
         assert rows[0].setting == asked, "what fits needs no sacrifice"
     for row in rows:
-        again = make_plan(made.model, made.training.stages, [row.setting], where)
+        again = make_plan(made.model, made.training.trained, [row.setting], where)
         assert again.best == row
         assert row.fits
         assert row.setting.num_processes >= processes
@@ -162,13 +188,13 @@ def test_what_is_recommended_and_proposed_fits(
 def test_figures_that_cannot_be_are_refused(values: dict[str, float], says: str) -> None:
     made = recipe("tiny")
     with pytest.raises(ConfigError, match=says):
-        make_plan(made.model, made.training.stages, [Setting()], CPU, **values)
+        make_plan(made.model, made.training.trained, [Setting()], CPU, **values)
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused() -> None:
     made = recipe("16b")
     with pytest.raises(ConfigError, match="set num_processes to 32"):
-        make_plan(made.model, made.training.stages, [Setting(num_processes=48)], H100)
+        make_plan(made.model, made.training.trained, [Setting(num_processes=48)], H100)
 
 
 def test_an_unknown_device_is_told_the_known_ones() -> None:

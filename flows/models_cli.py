@@ -1,0 +1,137 @@
+"""`codegen models ...`: what is registered, how two versions compare, what was decided, and the way back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from flows.options import Places, chosen_execution, console
+
+if TYPE_CHECKING:
+    from components.registry.tracking import Tracking
+
+models = typer.Typer(no_args_is_help=True, help="Registered models: list, compare, roll back.")
+
+Version = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION.")]
+Name = Annotated[str, typer.Argument(help="A registered model's name.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
+
+
+@models.command("list")
+def list_models(
+    name: Annotated[str, typer.Argument(help="Of one model only.")] = "",
+    as_json: Json = False,
+    at: Places = [],  # noqa: B006
+) -> None:
+    """Every version, with its aliases and what was decided."""
+    from components.registry.review import registered
+
+    found = registered(_tracking(at), name or None)
+    if as_json:
+        typer.echo(json.dumps([one.model_dump(mode="json") for one in found]))
+        return
+    table = Table("version", "stage", "decision", "when", "by", "checkpoint")
+    for one in found:
+        table.add_row(one.label, one.stage, one.decision, one.decided_at, one.decided_by, one.digest[:12])
+    console.print(table if found else "no model is registered yet: `codegen promote` registers a recipe's checkpoints")
+
+
+@models.command()
+def show(version: Version, as_json: Json = False, at: Places = []) -> None:  # noqa: B006
+    """One version and its figures, as the gate last saw them."""
+    from components.registry.review import find
+
+    one = find(_tracking(at), version)
+    if as_json:
+        typer.echo(one.model_dump_json())
+        return
+    table = Table("", one.label, title_justify="left")
+    facts = {"stage": one.stage, "checkpoint": one.digest, "code": one.git_commit}
+    facts |= {"decision": f"{one.decision} {one.decided_at} by {one.decided_by}" if one.decision else "none yet"}
+    for name, value in (*facts.items(), *((name, f"{value:.6g}") for name, value in one.metrics.items())):
+        table.add_row(name, value)
+    console.print(table)
+
+
+@models.command()
+def compare(one: Version, other: Version, as_json: Json = False, at: Places = []) -> None:  # noqa: B006
+    """The figures of two versions; those of different protocols are shown and not compared."""
+    from components.registry.review import compare as differences
+
+    found = differences(_tracking(at), one, other)
+    if as_json:
+        typer.echo(json.dumps([each.model_dump(mode="json") for each in found]))
+        return
+    table = Table("figure", one, other, "difference")
+    for each in found:
+        both = each.one is not None and each.other is not None
+        difference = f"{each.other - each.one:+.6g}" if both and each.comparable else ""  # type: ignore[operator]
+        table.add_row(each.metric, _figure(each.one), _figure(each.other), difference or "other protocol" if both else "")
+    console.print(table)
+
+
+@models.command()
+def history(name: Name, as_json: Json = False, at: Places = []) -> None:  # noqa: B006
+    """Every decision about a model: who, when, what, and why."""
+    from components.registry.review import history as decisions
+
+    found = decisions(_tracking(at), name)
+    if as_json:
+        typer.echo(json.dumps([one.model_dump(mode="json") for one in found]))
+        return
+    table = Table("when", "by", "version", "decision", "champion", "why")
+    for one in found:
+        why = "; ".join(one.decision.reasons) or "; ".join(check.found for check in one.decision.checks[-1:])
+        champions = f"{one.champion_before or 'none'} -> {one.champion_after or 'none'}"
+        table.add_row(one.decided_at, one.decided_by, str(one.version), one.decision.outcome, champions, why)
+    console.print(table)
+
+
+@models.command()
+def rollback(
+    name: Name,
+    reason: Annotated[str, typer.Option(help="Kept with the decision.")] = "",
+    at: Places = [],  # noqa: B006
+) -> None:
+    """Make the version before the champion the champion again."""
+    from components.registry.review import rollback as roll_back
+    from flows.promote import user
+
+    done = roll_back(_tracking(at), name, f"{user()} (codegen models rollback)", reason)
+    console.print(f"{name}: version {done.champion_after} is the champion again, {done.champion_before} is previous")
+
+
+@models.command()
+def pull(
+    version: Version,
+    folder: Annotated[Path, typer.Argument(help="Where to: a folder that does not exist yet.")],
+    at: Places = [],  # noqa: B006
+) -> None:
+    """A registered version as a plain Hugging Face folder, its digest compared."""
+    import shutil
+    import tempfile
+
+    from components.core.errors import ConfigError
+    from components.registry.models import download
+
+    if folder.exists():
+        raise ConfigError(f"{folder} exists", expected="a folder that does not exist yet", do="choose another one")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        shutil.move(download(_tracking(at), f"models:/{version}", Path(scratch)), folder)
+    console.print(f"{folder}: {version}, as it was registered", soft_wrap=True, markup=False)
+
+
+def _tracking(at: list[str]) -> Tracking:
+    execution = chosen_execution(at)
+    from components.registry.tracking import Tracking
+
+    return Tracking(execution.resolved_tracking_uri, execution.workspace_path / "mlflow" / "artifacts")
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"

@@ -1,0 +1,123 @@
+"""What people ask of the registry, on real MLflow with real versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from components.core.artifact import Artifact
+from components.core.errors import TrackingError
+from components.model.huggingface import logit_parity
+from components.registry.config import GateConfig
+from components.registry.gate import Evidence
+from components.registry.models import register
+from components.registry.promotion import Promotion, promote
+from components.registry.review import compare, find, history, registered, rollback
+from components.registry.tracking import Tracking
+
+NAME = "codegen-tiny-mono"
+Decide = Callable[..., Promotion]
+
+
+@pytest.fixture
+def decide(tracking: Tracking, make_checkpoint: Callable[[str], tuple[Artifact, Path]]) -> Decide:
+    """Register a checkpoint and let the gate decide about it."""
+
+    def decide(note: str, bits_per_byte: float, protocol: str = "a") -> Promotion:
+        checkpoint, folder = make_checkpoint(note)
+        evidence = Evidence(
+            digest=checkpoint.digest,
+            metrics={"bits_per_byte/mono/Python": bits_per_byte, f"extra/{note}": 1.0},
+            protocols={"bits_per_byte": protocol},
+            logit_difference=1e-6,
+        )
+        with tracking.run(f"promote {note}", experiment="tiny") as run:
+            about = {"name": NAME, "stage": "mono", "evaluations": {}, "dvc_md5": "md5"}
+            version = register(checkpoint, folder, run=run, parity=logit_parity, max_logit_difference=1e-4, **about)  # type: ignore[arg-type]
+            return promote(version, gate=GateConfig(), stage="mono", evidence=evidence, run=run, decided_by="ada")
+
+    return decide
+
+
+def labels(tracking: Tracking) -> list[str]:
+    return [one.label for one in registered(tracking)]
+
+
+def test_versions_are_listed_with_their_aliases_and_found_by_them(tracking: Tracking, decide: Decide) -> None:
+    assert registered(tracking) == []
+    for note, bits in (("one", 2.0), ("two", 1.5), ("three", 1.75)):
+        decide(note, bits)
+    assert labels(tracking) == [f"{NAME}/1 @previous", f"{NAME}/2 @champion", f"{NAME}/3 @candidate"]
+    assert find(tracking, f"{NAME}@champion") == find(tracking, f"{NAME}/2") == registered(tracking, NAME)[1]
+    champion = find(tracking, f"{NAME}@champion")
+    assert (champion.decision, champion.decided_by, champion.stage) == ("promoted", "ada", "mono")
+    assert champion.metrics["bits_per_byte/mono/Python"] == 1.5
+
+
+def test_two_versions_are_compared_where_the_protocol_is_the_same(tracking: Tracking, decide: Decide) -> None:
+    decide("one", 2.0)
+    decide("two", 1.5)
+    decide("three", 1.0, protocol="b")
+    same = {one.metric: one for one in compare(tracking, f"{NAME}/1", f"{NAME}/2")}
+    assert sorted(same) == ["bits_per_byte/mono/Python", "extra/one", "extra/two"]
+    bits = same["bits_per_byte/mono/Python"]
+    assert (bits.one, bits.other, bits.comparable) == (2.0, 1.5, True)
+    assert (same["extra/one"].one, same["extra/one"].other) == (1.0, None)
+    assert not same["extra/one"].comparable  # Nobody said how it was measured.
+    (other,) = (one for one in compare(tracking, f"{NAME}/2", f"{NAME}/3") if one.metric == bits.metric)
+    assert not other.comparable
+
+
+def test_a_rollback_is_one_decision_more_and_can_be_taken_back(tracking: Tracking, decide: Decide) -> None:
+    decide("one", 2.0)
+    decide("two", 1.5)
+    before = history(tracking, NAME)
+    done = rollback(tracking, NAME, "grace", "worse in production")
+    assert (done.champion_before, done.champion_after) == (2, 1)
+    assert labels(tracking) == [f"{NAME}/1 @champion", f"{NAME}/2 @previous"]
+    decisions = history(tracking, NAME)
+    assert decisions[:2] == before  # What was decided before is as it was.
+    assert [one.decision.outcome for one in decisions] == ["promoted", "promoted", "rolled back"]
+    assert (decisions[2].decided_by, decisions[2].decision.checks[0].found) == ("grace", "worse in production")
+    assert rollback(tracking, NAME, "grace", "").champion_after == 2
+    assert labels(tracking) == [f"{NAME}/1 @previous", f"{NAME}/2 @champion"]
+
+
+def test_what_cannot_be_rolled_back_or_found_is_said(tracking: Tracking, decide: Decide) -> None:
+    with pytest.raises(TrackingError, match=NAME):
+        rollback(tracking, NAME, "grace", "")
+    decide("one", 2.0)
+    with pytest.raises(TrackingError, match="no version before its champion"):
+        rollback(tracking, NAME, "grace", "")
+    with pytest.raises(TrackingError, match="looking for"):
+        find(tracking, f"{NAME}/7")
+    with pytest.raises(TrackingError, match="history"):
+        history(tracking, "nobody")
+    assert len(history(tracking, NAME)) == 1
+
+
+@pytest.mark.slow
+def test_the_commands_say_what_the_registry_knows(tracking: Tracking, decide: Decide, tmp_path: Path) -> None:
+    decide("one", 2.0)
+    decide("two", 1.5)
+    place = ["--at", f"tracking_uri={tracking.uri}", "--at", f"workspace={tmp_path}"]
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "flows.cli", "models", *arguments, *place]
+        environment = os.environ | {"COLUMNS": "250"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert [one["version"] for one in json.loads(run("list", "--json"))] == [1, 2]
+    assert "-0.5" in run("compare", f"{NAME}/1", f"{NAME}/2")
+    assert "version 1 is the champion again" in run("rollback", NAME, "--reason", "slow")
+    assert "slow" in run("history", NAME)
+    run("pull", f"{NAME}@champion", str(tmp_path / "champion"))
+    assert (tmp_path / "champion" / "config.json").is_file()

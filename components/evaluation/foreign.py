@@ -23,7 +23,7 @@ from components.evaluation.intervals import mean_with_interval
 from components.evaluation.judging import Judge, Program
 from components.evaluation.own_file import lines_of, read_benchmark
 from components.evaluation.pass_at_k import pass_at_k
-from components.evaluation.plan import SCORE_VERSION
+from components.evaluation.plan import SCORE_VERSION, environment
 from components.evaluation.problem import Benchmark, Problem
 from components.evaluation.problems import HUMANEVAL_SHA256, load_humaneval
 from components.evaluation.sandbox import Limits, Mode, Verdict
@@ -92,6 +92,7 @@ def _protocol(benchmark: Benchmark, limits: Limits, mode: str) -> dict[str, Json
         "mode": mode,
         "limits": [limits.cpu_s, limits.memory_mib],
         "samples": "from a file",
+        **environment(),
     }
 
 

@@ -97,9 +97,15 @@ class Judge(AbstractContextManager["Judge"]):
         return self._sandbox.num_retried if self._sandbox else 0
 
     def begin(self, program: Program) -> None:
-        """Have a program executed soon; nothing happens where nothing is executed."""
+        """Have a program executed soon; nothing happens where nothing is executed.
+
+        Raises:
+            EvaluationError: see `outcomes`; said here, it spares whoever is still drawing samples.
+        """
         if not self.report.available:
             return
+        if self._failure is not None:
+            raise self._failure
         with self._changed:
             if program not in self._outcomes:
                 self._outcomes[program] = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import NamedTuple
 
 from pydantic import JsonValue
@@ -18,6 +19,14 @@ from components.evaluation.truncate import RULES
 
 SAMPLES_VERSION, SCORE_VERSION = 1, 3
 """Raised when equal settings would give other samples, or other scores of the same samples."""
+
+
+def environment() -> dict[str, JsonValue]:
+    """What programs find here that can change what they do: a newer pandas prints and rounds in its own way."""
+    return {
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "packages": {name: version(name) for name in ("numpy", "pandas", "scikit-learn")},
+    }
 
 
 class Draw(NamedTuple):
@@ -102,5 +111,5 @@ class Plan(NamedTuple):
             "mode": self.mode,
             "limits": {"cpu_s": limits.cpu_s, "wall_s": limits.wall_s, "memory_mib": limits.memory_mib},
             "k": list(self.k),
-            "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+            **environment(),
         }

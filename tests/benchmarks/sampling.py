@@ -52,7 +52,9 @@ TEMPERATURE, TOP_P = 0.8, 0.95
 Run = Callable[[], tuple[float, int]]
 
 
-def main(shape: str, samples: int, prompts: int, new_tokens: int, rounds: int, device: str, layers: int | None) -> None:
+def main(
+    shape: str, samples: int, prompts: int, new_tokens: int, rounds: int, device: str, layers: int | None, way: str
+) -> None:
     """Measure and print."""
     config, merges = SHAPES[shape]
     config = config.replace(num_layers=layers) if layers else config
@@ -69,7 +71,7 @@ def main(shape: str, samples: int, prompts: int, new_tokens: int, rounds: int, d
         )
         print(f"mean size of the nucleus after a prompt: {_nucleus(model, ids, encoder.num_ids):.0f} tokens")
         del model
-        best = _fastest(_transformers(folder, device), ids, samples, new_tokens)
+        best = _fastest(_transformers(folder, device), ids, samples, new_tokens, way)
         with open_sampler(folder) as sampler:
             _compare(best, _ours(sampler, middle, samples, new_tokens), rounds, shape)
 
@@ -143,9 +145,12 @@ def _ours(sampler: Any, prompts: list[str], samples: int, new_tokens: int) -> Ru
     return run
 
 
-def _fastest(model: torch.nn.Module, prompts: list[list[int]], samples: int, new_tokens: int) -> Run:
+def _fastest(model: torch.nn.Module, prompts: list[list[int]], samples: int, new_tokens: int, way: str) -> Run:
     """The fastest of: a prompt at a time, and several side by side; with a growing and with a static cache. Of ways within
     5 % the one with fewer prompts at once, whose rounds take less time."""
+    if way:
+        together, cache = way.split(",")
+        return _theirs(model, prompts, samples, new_tokens, int(together), static=cache == "static")
     ways = [(together, static) for together in (1, 4) if together <= len(prompts) for static in (False, True)]
     rates = {}
     for together, static in ways:
@@ -215,5 +220,5 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--layers", type=int, default=None)
-    given = parser.parse_args()
-    main(given.shape, given.samples, given.prompts, given.new_tokens, given.rounds, given.device, given.layers)
+    parser.add_argument("--way", default="", help="Of transformers, where it is known: 1,growing or 4,static.")
+    main(**vars(parser.parse_args()))

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.evaluation.mtpb import MEMORY_MIB, judge
+from components.evaluation.mtpb import MEMORY_MIB
 from components.evaluation.mtpb_defects import can_pass
 from components.evaluation.mtpb_equivalence import equivalent
+from components.evaluation.problem import judge
 from components.evaluation.sandbox import NOTHING_PRINTED, Limits, Printed, Sandbox, Verdict
 from components.evaluation.sandbox.jailed.values import Foreign, Series
 

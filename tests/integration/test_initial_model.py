@@ -24,7 +24,7 @@ from flows.prepare import Corpora
 from flows.recipes import Recipe, tiny
 from flows.train import train
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.apart, pytest.mark.timeout(300)]
 
 # Two steps that move no weight further than rounding: what comes out tells what it started from.
 STILL = STAGE.replace(steps=2, warmup_steps=1, anneal_steps=1, learning_rate=1e-9, final_learning_rate=0.0)

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
-from filelock import FileLock
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
@@ -120,8 +119,7 @@ def rollback(tracking: Tracking, name: str, decided_by: str, reason: str) -> Pro
     Raises:
         TrackingError: there is no such model, no champion, or nothing before it.
     """
-    tracking.artifacts.mkdir(parents=True, exist_ok=True)
-    with FileLock(tracking.artifacts / f".{name}.lock"):
+    with tracking.alone(name):
         champion, previous = version_at(tracking, name, CHAMPION), version_at(tracking, name, PREVIOUS)
         if champion is None or previous is None or champion.version == previous.version:
             raise TrackingError(
@@ -180,10 +178,17 @@ def _protocol(evidence: Evidence, metric: str) -> str | None:
 
 
 def _deciding_runs(tracking: Tracking) -> Iterator[Run]:
+    """In the order in which they began: several decisions may carry the same second."""
     experiments = [one.experiment_id for one in tracking.client.search_experiments(max_results=_MOST)]
     token = None
     while experiments:
-        page = tracking.client.search_runs(experiments, "tags.decision LIKE '%'", max_results=_MOST, page_token=token)
+        page = tracking.client.search_runs(
+            experiments,
+            "tags.decision LIKE '%'",
+            max_results=_MOST,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
         yield from page
         token = page.token
         if not token:

@@ -18,8 +18,6 @@ from flows.recipes import Recipe
 if TYPE_CHECKING:
     from components.evaluation.plan import Plan
 
-BENCHMARKS = ("humaneval", "mtpb")
-
 
 @flow(name="evaluate model", flow_run_name="evaluate {model}")
 def evaluate_model(

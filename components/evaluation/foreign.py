@@ -18,14 +18,12 @@ from pydantic import JsonValue
 from components.core.errors import ConfigError, EvaluationError
 from components.core.files import writing
 from components.core.fingerprint import fingerprint
-from components.evaluation.humaneval import as_problem
-from components.evaluation.intervals import mean_with_interval
+from components.evaluation import humaneval
 from components.evaluation.judging import Judge, Program
 from components.evaluation.own_file import lines_of, read_benchmark
-from components.evaluation.pass_at_k import pass_at_k
+from components.evaluation.pass_at_k import Count, estimates
 from components.evaluation.plan import SCORE_VERSION, environment
 from components.evaluation.problem import Benchmark, Problem
-from components.evaluation.problems import HUMANEVAL_SHA256, load_humaneval
 from components.evaluation.sandbox import Limits, Mode, Verdict
 
 _SAID = {"passed": "passed", "time_out": "timed out"}
@@ -53,7 +51,7 @@ def score_file(
         raise ConfigError(
             f"mode {mode!r} and k {ks}", expected=f"one of {', '.join(get_args(Mode))}, and numbers from 1", do="mend them"
         )
-    benchmark = read_benchmark(problems) if problems else _humaneval()
+    benchmark = read_benchmark(problems) if problems else humaneval.benchmark()
     records = list(_records(samples, {one.task_id: one for one in benchmark.problems}))
     limits, chosen = Limits(cpu_limit_s), next(one for one in get_args(Mode) if one == mode)
     with Judge(workers, unsafe=unsafe) as judge:
@@ -77,10 +75,6 @@ def score_file(
     }
     tasks = [problem.task_id for _, problem in records]
     return Scored({**statistics, **_estimates(tasks, verdicts, ks)}, path)
-
-
-def _humaneval() -> Benchmark:
-    return Benchmark("humaneval", HUMANEVAL_SHA256, tuple(as_problem(one) for one in load_humaneval()))
 
 
 def _protocol(benchmark: Benchmark, limits: Limits, mode: str) -> dict[str, JsonValue]:
@@ -134,8 +128,6 @@ def _result(record: dict[str, Any], verdict: Verdict) -> dict[str, JsonValue]:
 def _estimates(tasks: list[str], verdicts: list[Verdict], ks: tuple[int, ...]) -> dict[str, JsonValue]:
     total, passed = Counter(tasks), Counter(task for task, one in zip(tasks, verdicts, strict=True) if one.passed)
     found: dict[str, JsonValue] = {"num_problems": len(total)}
-    for k in sorted(set(ks)):
-        if all(k <= number for number in total.values()):
-            one = mean_with_interval([float(pass_at_k(number, passed[task], k)) for task, number in total.items()])
-            found |= {f"pass@{k}": one.estimate, f"pass@{k}_low": one.low, f"pass@{k}_high": one.high}
+    for k, one in estimates([Count(task, number, passed[task]) for task, number in total.items()], ks).items():
+        found |= one.figures(f"pass@{k}")
     return found

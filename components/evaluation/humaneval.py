@@ -20,8 +20,16 @@ def plan(config: HumanEvalConfig) -> Plan:
     Raises:
         EvaluationError: HumanEval's file is missing or is not the pinned one.
     """
-    problems = tuple(as_problem(one) for one in load_humaneval())
-    return sampled(Benchmark("humaneval", HUMANEVAL_SHA256, problems), config)
+    return sampled(benchmark(), config)
+
+
+def benchmark() -> Benchmark:
+    """The 164 problems.
+
+    Raises:
+        EvaluationError: see `plan`.
+    """
+    return Benchmark("humaneval", HUMANEVAL_SHA256, tuple(as_problem(one) for one in load_humaneval()))
 
 
 def sampled(benchmark: Benchmark, config: HumanEvalConfig) -> Plan:

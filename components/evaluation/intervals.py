@@ -30,6 +30,10 @@ class Estimate(NamedTuple):
         """`estimate`, `low` and `high`."""
         return {"estimate": self.estimate, "low": self.low, "high": self.high}
 
+    def figures(self, name: str) -> dict[str, JsonValue]:
+        """Flat, as figures are compared: `name`, `name_low` and `name_high`."""
+        return {name: self.estimate, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 def mean_with_interval(values: Sequence[float]) -> Estimate:
     """The mean of one value per problem."""

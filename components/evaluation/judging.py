@@ -127,12 +127,11 @@ class Judge(AbstractContextManager["Judge"]):
             self.begin(program)
         different = dict.fromkeys(programs)
         with track("execute programs", len(different), "programs") as advance, self._changed:
-            seen = 0
-            while seen < len(different) and self._failure is None:
-                done = sum(self._outcomes[program] is not None for program in different)
-                advance(done - seen)
-                seen = done
-                if seen < len(different):
+            left = list(different)
+            while left and self._failure is None:
+                before, left = len(left), [program for program in left if self._outcomes[program] is None]
+                advance(before - len(left))
+                if left:
                     self._changed.wait(_LOOK_EVERY_S)
             if self._failure is not None:
                 raise self._failure

@@ -144,11 +144,7 @@ def _facts(counted: Mapping[str, Sequence[Counted]], problems: Mapping[str, Mtpb
     details["rates"] = {label: _divided(some, divisions) for label, some in counted.items()}
     for label, some in counted.items():
         rate, passable = mean_with_interval(list(_rates(some).values())), [one for one in some if _passable(one)]
-        figures |= {
-            f"pass_rate_{label}": rate.estimate,
-            f"pass_rate_{label}_low": rate.low,
-            f"pass_rate_{label}_high": rate.high,
-        }
+        figures |= rate.figures(f"pass_rate_{label}")
         figures[f"pass_rate_of_passable_{label}"] = _mean_of_cases(passable) if passable else None
     return Facts(details | figures, figures)
 

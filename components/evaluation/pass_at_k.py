@@ -10,6 +10,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import comb
+from statistics import fmean
+from typing import NamedTuple
+
+from components.evaluation.intervals import Estimate, mean_with_interval
+
+
+class Count(NamedTuple):
+    """What became of the samples of one problem."""
+
+    group: str
+    """Problems of one group are one value of the mean, and are resampled together."""
+    num_samples: int
+    num_passed: int
 
 
 def pass_at_k(num_samples: int, num_passed: int, k: int) -> Fraction:
@@ -34,3 +47,15 @@ def mean_pass_at_k(num_samples: int, passes: Sequence[int], ks: Iterable[int]) -
         for k in sorted(set(ks))
         if k <= num_samples
     }
+
+
+def estimates(counts: Sequence[Count], ks: Iterable[int]) -> dict[str, Estimate]:
+    """pass@k by k, with intervals; none of no problems, and none of a k for which a problem has too few samples."""
+    found = {}
+    for k in sorted(set(ks)):
+        if counts and all(k <= one.num_samples for one in counts):
+            by_group: dict[str, list[float]] = {}
+            for one in counts:
+                by_group.setdefault(one.group, []).append(float(pass_at_k(one.num_samples, one.num_passed, k)))
+            found[str(k)] = mean_with_interval([fmean(values) for values in by_group.values()])
+    return found

@@ -10,16 +10,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from statistics import fmean
 from typing import NamedTuple
 
 from pydantic import JsonValue
 
 from components.core.files import write_json, write_jsonl
 from components.core.fingerprint import fingerprint
-from components.evaluation.intervals import Estimate, mean_with_interval
+from components.evaluation import pass_at_k
+from components.evaluation.intervals import Estimate
 from components.evaluation.judging import Judge, Program
-from components.evaluation.pass_at_k import pass_at_k
+from components.evaluation.pass_at_k import Count
 from components.evaluation.plan import Counted, Facts, Plan
 from components.evaluation.problem import Problem
 from components.evaluation.samples import Sample, read_samples
@@ -98,7 +98,7 @@ def _results(plan: Plan, sets: Mapping[str, Sequence[Judged]]) -> tuple[dict[str
     best_records: dict[str, JsonValue] = {k: {"set": of, **one.record()} for k, (of, one) in best.items()}
     figures: dict[str, JsonValue] = {"num_problems": facts.details["num_problems"]}
     for k, (_, one) in best.items():
-        figures |= {f"pass@{k}": one.estimate, f"pass@{k}_low": one.low, f"pass@{k}_high": one.high}
+        figures |= one.figures(f"pass@{k}")
     return {"sets": described, "pass_at_k": best_records, **facts.details}, {**figures, **facts.figures}
 
 
@@ -116,16 +116,9 @@ def _set_results(judged: Sequence[Judged], counted: Sequence[Counted]) -> dict[s
 
 
 def _estimates(counted: Sequence[Counted], ks: Iterable[int]) -> dict[str, Estimate]:
-    """pass@k by k; none where nothing was executed, and none of a k above the number of samples."""
-    found = {}
-    for k in sorted(set(ks)):
-        by_group: dict[str, list[float]] = {}
-        for one in counted:
-            if one.num_passed is not None and k <= one.num_samples:
-                by_group.setdefault(one.group, []).append(float(pass_at_k(one.num_samples, one.num_passed, k)))
-        if by_group:
-            found[str(k)] = mean_with_interval([fmean(values) for values in by_group.values()])
-    return found
+    """pass@k by k; none where nothing was executed."""
+    counts = [Count(one.group, one.num_samples, one.num_passed) for one in counted if one.num_passed is not None]
+    return pass_at_k.estimates(counts, ks)
 
 
 def _best(estimates: Mapping[str, Mapping[str, Estimate]]) -> dict[str, tuple[str, Estimate]]:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import mlflow
-from filelock import FileLock
 from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -74,8 +73,7 @@ def register(
     card = model_card(name, checkpoint, evaluations, dvc_md5, tracking.uri)
     metrics = metrics_of(evaluations)
     tags = _version_tags(checkpoint, stage, dvc_md5, metrics)
-    tracking.artifacts.mkdir(parents=True, exist_ok=True)
-    with explained(f"registering {name}"), FileLock(tracking.artifacts / f".{name}.lock"):
+    with explained(f"registering {name}"), tracking.alone(name):
         version = find_version(tracking, name, checkpoint.digest)
         if version is None:
             model = _logged_model(run, checkpoint, folder, name, card)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from filelock import FileLock
 from mlflow.entities.model_registry import ModelVersion
 
 from components.core.artifact import Artifact
@@ -70,9 +69,8 @@ def promote(
         ConfigError: the gate has no requirements for this stage.
         TrackingError: MLflow refused.
     """
-    run.tracking.artifacts.mkdir(parents=True, exist_ok=True)
     # Two runs on one host judge one after the other, so that the second is compared with what the first promoted.
-    with FileLock(run.tracking.artifacts / f".{registered.name}.lock"):
+    with run.tracking.alone(registered.name):
         return _promote(registered, gate=gate, stage=stage, evidence=evidence, run=run, decided_by=decided_by)
 
 

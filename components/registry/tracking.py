@@ -18,6 +18,7 @@ from typing import Any
 
 import mlflow
 import psutil
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
@@ -67,6 +68,13 @@ class Tracking:
         """
         with explained("checking the connection"):
             self.client.search_experiments(max_results=1)
+
+    @contextmanager
+    def alone(self, model: str) -> Iterator[None]:
+        """One process of this host at a time changes a registered model."""
+        self.artifacts.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.artifacts / f".{model}.lock"):
+            yield
 
     # -- runs ------------------------------------------------------------------------------------------------------
 

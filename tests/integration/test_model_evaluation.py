@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from fixtures.models import lively_model, write_tokenizer
+from fixtures.processes import kill_when
 
 from components.core.store import Store
 from components.model.config import ModelConfig
@@ -53,22 +51,6 @@ def evaluate(workspace: Path, *arguments: str) -> dict[str, Any]:
     assert process.returncode == 0, errors
     document: dict[str, Any] = json.loads(output)
     return document
-
-
-def kill_when(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
-    while not moment():
-        assert process.poll() is None, process.communicate()
-        try:
-            process.wait(timeout=0.02)
-        except subprocess.TimeoutExpired:
-            continue
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for one in family:
-        try:
-            one.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue
-    process.communicate(timeout=60)
 
 
 def num_lines(workspace: Path) -> int:

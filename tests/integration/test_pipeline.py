@@ -8,15 +8,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
+from fixtures.processes import kill_when
 
 from components.core.artifact import Artifact
 from components.core.store import Store
@@ -59,21 +58,7 @@ class Project:
 
     def run_until_killed(self, moment: Callable[[], bool], *arguments: str) -> None:
         """Run `codegen ...` and `kill -9` its whole process tree as soon as `moment` has come."""
-        process = self.start(*arguments)
-        while not moment():
-            assert process.poll() is None, process.communicate()[0]
-            try:
-                process.wait(timeout=0.02)
-            except subprocess.TimeoutExpired:
-                continue
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for one in family:
-            try:
-                one.send_signal(signal.SIGKILL)
-            except psutil.NoSuchProcess:
-                continue
-        process.communicate(timeout=60)
-        psutil.wait_procs(family, timeout=60)
+        kill_when(self.start(*arguments), moment)
 
     @property
     def store(self) -> Store:

@@ -11,15 +11,16 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import JsonValue
 
 from components.core.artifact import Artifact, content_digest
 from components.core.errors import ConfigError
 from components.core.fingerprint import list_files
-from components.core.store import MANIFEST
+from components.core.store import MANIFEST, Store
 from flows.desk import Desk
+from flows.execution import Execution
 
 if TYPE_CHECKING:
     from components.registry.runs import TrackedRun
@@ -50,7 +51,53 @@ def find_model(here: Desk, model: str) -> Artifact:
         return _only_checkpoint(here.store.load(model))
     if registered := _REGISTERED.fullmatch(model):
         return _registered(here, *registered.groups())
-    raise ConfigError(
+    raise _no_model(model)
+
+
+class Located(NamedTuple):
+    """Where the files of a model lie."""
+
+    folder: Path
+    digest: str
+    """SHA-256 of its files."""
+
+
+def locate_model(execution: Execution, model: str) -> Located:
+    """The folder of a model, for use and not for record: nothing is copied into the store or noted in MLflow.
+
+    Args:
+        execution: whose store and registry.
+        model: see `find_model`; what the store does not have is fetched into the workspace's cache.
+
+    Raises:
+        ConfigError, ArtifactError, TrackingError: see `find_model`.
+    """
+    path, store = Path(model), execution.open_store()
+    if path.is_dir() and not (path / MANIFEST).is_file():
+        return Located(path, content_digest(list_files(path)))
+    if path.is_dir() or model.startswith("checkpoint/"):
+        found = _only_checkpoint(store.load(str(path.resolve()) if path.is_dir() else model))
+        return Located(store.open(found), found.digest)
+    if not (registered := _REGISTERED.fullmatch(model)):
+        raise _no_model(model)
+    from components.registry.models import digest_of, download
+    from components.registry.tracking import Tracking
+
+    tracking = Tracking(execution.resolved_tracking_uri, execution.workspace_path / "mlflow" / "artifacts")
+    uri = _uri(*registered.groups())
+    digest = digest_of(tracking, uri)
+    if one := _in_store(store, digest):
+        return Located(store.open(one), digest)
+    fetched = execution.workspace_path / "cache" / "models" / digest
+    if not fetched.is_dir():
+        fetched.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=fetched.parent) as scratch:
+            download(tracking, uri, Path(scratch)).rename(fetched)
+    return Located(fetched, digest)
+
+
+def _no_model(model: str) -> ConfigError:
+    return ConfigError(
         f"there is no model {model!r}",
         expected="a folder, checkpoint/NAME-RECIPE of the store, or NAME@ALIAS or NAME/VERSION of the registry",
         do="look at `codegen artifacts --kind checkpoint` for what the store has",
@@ -71,14 +118,19 @@ def _registered(here: Desk, name: str, alias: str | None, version: str | None) -
     """The very checkpoint that was registered where the store still has it, else what the registry kept of it."""
     from components.registry.models import digest_of, download
 
-    tracking = here.run.tracking
-    uri = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
-    digest = digest_of(tracking, uri)
-    for one in here.store.all():
-        if (one.kind, one.digest) == ("checkpoint", digest):
-            return one
+    tracking, uri = here.run.tracking, _uri(name, alias, version)
+    if one := _in_store(here.store, digest_of(tracking, uri)):
+        return one
     with tempfile.TemporaryDirectory() as scratch:
         return _imported(here, name, lambda: download(tracking, uri, Path(scratch)))
+
+
+def _uri(name: str, alias: str | None, version: str | None) -> str:
+    return f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
+
+
+def _in_store(store: Store, digest: str) -> Artifact | None:
+    return next((one for one in store.all() if (one.kind, one.digest) == ("checkpoint", digest)), None)
 
 
 def _imported(here: Desk, name: str, fetch: Callable[[], Path]) -> Artifact:

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.models import TINY, TOKENIZER, lively_model, write_tokenizer
+from fixtures.models import lively_model, write_reciting, write_tokenizer
 from transformers import AutoTokenizer, CodeGenTokenizerFast
 
 from components.core.errors import ConfigError, DataError
 from components.evaluation.sampling import Sampler, TextRequest
 from components.model.huggingface import load_checkpoint, save_checkpoint
-from components.model.transformer import CodeGen
 from components.tokenizer.encoder import Encoder
 
 PROGRAM = "def add(a, b):\n    return a + b\n"
@@ -23,18 +22,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that was trained until it knows one program by heart, and that the program ends there."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tokenizer_folder = write_tokenizer(folder / "tokenizer")
-    tokens = torch.tensor([[*Encoder(tokenizer_folder).encode(PROGRAM), TOKENIZER.eot_id]])
-    model = CodeGen(TINY, seed=1)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        model.loss(tokens).backward()
-        optimizer.step()
-    save_checkpoint(model, tokenizer_folder, folder)
-    return folder
+    return write_reciting(tmp_path_factory.mktemp("checkpoint"), PROGRAM)
 
 
 @pytest.fixture(scope="module")

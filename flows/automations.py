@@ -22,11 +22,12 @@ SILENCE_S = 90
 def set_up() -> None:
     """Make the automations that are not there yet."""
     for one in (_crashed(),):
-        if _existing(one.name) is None:
+        if existing(one.name) is None:
             one.create()
 
 
-def _existing(name: str) -> Automation | None:
+def existing(name: str) -> Automation | None:
+    """The automation of a name, or None."""
     try:
         return cast(Automation, Automation.read(name=name))
     except ValueError:

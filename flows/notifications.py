@@ -1,0 +1,136 @@
+"""Who is told when: a run failed, a gate refused, a model was promoted, a person is asked.
+
+One decision: Prefect's server tells, by automations over events, so that word also comes of a run whose process is gone, and
+people change or switch off what they get on Prefect's page. What happens to a model is an event of our own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from prefect.automations import Automation
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.events import emit_event
+from prefect.events.actions import SendNotification
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from pydantic import SecretStr
+
+from components.core.errors import ConfigError
+from flows.automations import existing
+from flows.blocks import Email
+
+if TYPE_CHECKING:
+    from components.registry.promotion import Promotion
+
+PROMOTED, REFUSED, ROLLED_BACK = "codegen.model.promoted", "codegen.model.refused", "codegen.model.rolled-back"
+_EVENTS = {"promoted": PROMOTED, "refused": REFUSED, "rolled back": ROLLED_BACK}
+"""By the outcome of a decision."""
+_MODEL = "codegen.registered-model."
+_RUN = "prefect.flow-run."
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """Something that people want to hear of."""
+
+    events: tuple[str, ...]
+    resource: str
+    """What the events' resource begins with."""
+    subject: str
+    body: str
+    """Both are templates of Prefect's."""
+
+
+OCCASIONS = {
+    "failed": Occasion(
+        ("prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"),
+        _RUN,
+        "{{ flow_run.name }}: {{ flow_run.state.name }}",
+        "{{ flow_run.state.message }}\nThe same run goes on from where it ended: {{ flow_run|ui_url }}",
+    ),
+    "approval": Occasion(
+        ("prefect.flow-run.Paused", "prefect.flow-run.Suspended"),
+        _RUN,
+        "{{ flow_run.name }} asks for a decision",
+        "Read the comparison and decide: {{ flow_run|ui_url }}",
+    ),
+    "promoted": Occasion((PROMOTED, ROLLED_BACK), _MODEL, "{{ event.payload['summary'] }}", "{{ event.payload['why'] }}"),
+    "refused": Occasion((REFUSED,), _MODEL, "{{ event.payload['summary'] }}", "{{ event.payload['why'] }}"),
+}
+
+
+def tell(promotion: Promotion) -> None:
+    """Let Prefect know what was decided about a model."""
+    event = _EVENTS.get(promotion.decision.outcome)
+    if event is None:
+        return
+    why = "; ".join(promotion.decision.reasons) or "; ".join(check.found for check in promotion.decision.checks)
+    emit_event(
+        event,
+        resource={"prefect.resource.id": f"{_MODEL}{promotion.model}", "prefect.resource.name": promotion.model},
+        payload={"summary": promotion.summary, "why": why, "version": promotion.version, "by": promotion.decided_by},
+    )
+
+
+def notify(address: str, occasions: tuple[str, ...]) -> list[str]:
+    """Tell an address of what happens, from now on.
+
+    Args:
+        address: `http(s)://...` gets `{"subject", "body"}` by POST; `mailto(s)://...` as `Email` describes it.
+        occasions: of `OCCASIONS`.
+
+    Returns:
+        The names of the automations, which can be changed on Prefect's page.
+
+    Raises:
+        ConfigError: no such address or occasion.
+    """
+    for one in occasions:
+        if one not in OCCASIONS:
+            raise ConfigError(
+                f"there is no occasion {one!r}", expected=f"one of {', '.join(OCCASIONS)}", do="choose one of these"
+            )
+    scheme, host = urlsplit(address).scheme, urlsplit(address).hostname or ""
+    name = f"codegen-{scheme}-{host.replace('.', '-')}"
+    block = _block(address, scheme, name)
+    document = cast(UUID, block.save(name, overwrite=True))
+    made = []
+    for one in occasions:
+        automation = _automation(f"codegen: {one} -> {scheme}://{host}", OCCASIONS[one], document)
+        old = existing(automation.name)
+        if old is not None:
+            old.delete()
+        automation.create()
+        made.append(automation.name)
+    return made
+
+
+def _block(address: str, scheme: str, name: str) -> CustomWebhookNotificationBlock | Email:
+    if scheme in ("http", "https"):
+        body = {"subject": "{{subject}}", "body": "{{body}}"}
+        return CustomWebhookNotificationBlock(name=name, url=address, json_data=body, headers=None, cookies=None)
+    if scheme in ("mailto", "mailtos"):
+        return Email(url=SecretStr(address))
+    raise ConfigError(
+        f"the address begins with {scheme or 'nothing'}://",
+        expected="http://, https://, mailto:// or mailtos://",
+        do='write, e.g., "https://hooks.example.org/T1" or "mailtos://USER:PASSWORD@SERVER:587?from=A&to=B"',
+    )
+
+
+def _automation(name: str, occasion: Occasion, block: UUID) -> Automation:
+    return Automation(
+        name=name,
+        description="Set up by `codegen notify`; to be changed or switched off here.",
+        trigger=EventTrigger(
+            expect=set(occasion.events),
+            match=ResourceSpecification({"prefect.resource.id": f"{occasion.resource}*"}),
+            posture=Posture.Reactive,
+            threshold=1,
+        ),
+        actions=[SendNotification(block_document_id=block, subject=occasion.subject, body=occasion.body)],
+    )

@@ -1,0 +1,44 @@
+"""`codegen doctor, ui`: this machine, and the servers on it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.options import Json, Places, chosen_execution, console, print_json
+from flows.status import ANSWER_IS_NO
+
+
+def doctor(as_json: Json = False, at: Places = []) -> None:  # noqa: B006 - Typer copies it
+    """What this machine has and lacks, what it costs to go without, and how to get it. Status 3: something needed lacks."""
+    execution = chosen_execution(at)
+    from rich.markup import escape
+
+    from flows.doctor import examine
+
+    findings = []
+    for one in examine(execution):
+        findings.append(one)
+        if as_json:
+            continue
+        mark = "[green]✓[/green]" if one.fine else "[red]✗[/red]" if one.needed else "[yellow]![/yellow]"
+        console.print(f"{mark} {one.name:<12} {escape(one.found)}", soft_wrap=True)
+        if not one.fine:
+            console.print(f"    without it:  {escape(one.cost)}\n    do this:     {escape(one.remedy)}", soft_wrap=True)
+    fine = all(one.fine for one in findings if one.needed)
+    if as_json:
+        print_json({"fine": fine, "findings": findings})
+    if not fine:
+        raise typer.Exit(ANSWER_IS_NO)
+
+
+def ui(
+    prefect_port: Annotated[int, typer.Option(help="Of Prefect's page.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="Of MLflow's page.")] = 5000,
+    at: Places = [],  # noqa: B006
+) -> None:
+    """Prefect and MLflow on loopback, over what was run."""
+    from flows.ui import serve
+
+    serve(chosen_execution(at), prefect_port=prefect_port, mlflow_port=mlflow_port, console=console)

@@ -43,6 +43,10 @@ class _Commands(LazyGroup):
             "train": ("flows.run_cli:train", "Train the stages up to one, each from the last one's weights."),
             "evaluate": ("flows.run_cli:evaluate", "Measure every checkpoint: bits per byte, HumanEval, MTPB."),
             "promote": ("flows.run_cli:promote", "Register the checkpoints, and promote those that pass the gate."),
+            "serve": (
+                "flows.machine_cli:serve",
+                "Offer the flows as deployments: by schedule, from Prefect's page, or by `prefect deployment run`.",
+            ),
         },
         "Look": {
             "recipe": ("flows.look_cli:recipes", "What can be made."),

@@ -11,7 +11,7 @@ from flows.status import ANSWER_IS_NO
 
 
 def doctor(as_json: Json = False, at: Places = []) -> None:  # noqa: B006 - Typer copies it
-    """What this machine has and lacks, what it costs to go without, and how to get it. Ends with status 3 where runs would fail."""
+    """What this machine has and lacks, what it costs to go without, and how to get it. Status 3: runs would fail."""
     execution = chosen_execution(at)
     from rich.markup import escape
 

@@ -28,7 +28,7 @@ lint: $(READY)   ## format, style, types, and who may import whom
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## the measurements behind the figures in docs/
-	@for name in encoder bytes_per_token sources cleaning reader checkpoints execution; do echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py || exit 1; done
+	@for name in encoder bytes_per_token sources cleaning reader checkpoints execution startup; do echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py || exit 1; done
 
 bench-data: $(READY)  ## preparation end to end, against datatrove
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from components.core.errors import DataError, RemoteError
-from flows.options import Places, RecipeName, Sets, chosen_execution, chosen_recipe, console
-from flows.recipes import recipe as recipe_of
+from flows.options import Json, Places, RecipeName, Sets, chosen_execution, chosen_recipe, console, facts_of, print_json
 
 if TYPE_CHECKING:
     from components.core.transfer import Copied
+    from components.data.remote import RemoteState
 
 data = typer.Typer(no_args_is_help=True, help="The raw corpora in data/, versioned by DVC, and what was prepared from them.")
 
@@ -41,63 +41,74 @@ Labels = Annotated[list[str], typer.Argument(help="prepared-corpus/NAME-RECIPE, 
 
 
 @data.command()
-def pull(preset: str = "starter", origin: Origin = From.auto, at: Places = []) -> None:  # noqa: B006 - Typer copies it
+def pull(
+    preset: Annotated[str, typer.Option(help="starter or tiny.")] = "starter",
+    origin: Origin = From.auto,
+    as_json: Json = False,
+    at: Places = [],  # noqa: B006 - Typer copies it
+) -> None:
     """Bring a preset's bytes into data/, from DVC's remote or the pinned archives, and commit their md5 with DVC."""
-    chosen = recipe_of("starter").override([f"data.preset={preset}"])
+    chosen = chosen_recipe("starter", [f"data.preset={preset}"])
     execution = chosen_execution(at)
     from flows.prepare import pull as pull_data
 
-    console.print(pull_data(chosen, execution, origin.value).summary, soft_wrap=True, markup=False)
+    pulled = pull_data(chosen, execution, origin.value)
+    if as_json:
+        print_json(pulled)
+    else:
+        typer.echo(pulled.summary)
 
 
 @data.command()
-def push(at: Places = []) -> None:  # noqa: B006
+def push(as_json: Json = False, at: Places = []) -> None:  # noqa: B006
     """Send the committed bytes of data/ to DVC's default remote; what it has is not sent again."""
     project = chosen_execution(at).project_path
     from components.data import remote
 
     done = remote.push(project)
+    if as_json:
+        print_json(done)
+        return
     sent = f"{done.num_sent} of {done.num_objects} objects were sent" if done.num_sent else "nothing was to be sent"
     console.print(f"the DVC remote {done.name} ({done.url}) has everything: {sent}", soft_wrap=True, markup=False)
 
 
 @data.command()
-def status(at: Places = []) -> None:  # noqa: B006
+def status(as_json: Json = False, at: Places = []) -> None:  # noqa: B006
     """Whether data/ is what data.dvc commits, and whether DVC's remote has it all; names the files that are not."""
     project = chosen_execution(at).project_path
     from components.data import versioning
 
-    versioning.require_dvc(project)
-    committed = versioning.committed(project)
-    if committed is None and (project / versioning.DATA_DVC).exists():
-        raise DataError(
-            "data.dvc is damaged: it states no md5 of data/",
-            expected="a file that DVC wrote whole",
-            do="take it back from git, or write it anew with `codegen data pull`",
-        )
-    if committed is None:
-        raise DataError("data.dvc does not exist", expected="the md5 of a pulled corpus", do="run `codegen data pull`")
-    clean = versioning.is_clean(project)
-    if clean:
-        console.print(f"clean: preset {committed.preset}, md5 {committed.md5}")
-    console.print(_remote_line(project), soft_wrap=True, markup=False)
+    committed, clean = versioning.require_committed(project), versioning.is_clean(project)
+    changed = [] if clean else versioning.changed_paths(project)
+    remote, unknown = _remote_state(project)
+    if as_json:
+        print_json({"clean": clean, **committed._asdict(), "changed": changed, "remote": remote, "remote_unknown": unknown})
+    else:
+        if clean:
+            typer.echo(f"clean: preset {committed.preset}, md5 {committed.md5}")
+        typer.echo(_remote_line(remote, unknown))
     if not clean:
-        changed = ", ".join(versioning.changed_paths(project)) or "files are missing"
         raise DataError(
-            f"data/ or DVC's cache is not as committed: {changed}",
+            f"data/ or DVC's cache is not as committed: {', '.join(changed) or 'files are missing'}",
             expected=f"the preset {committed.preset}, md5 {committed.md5}",
             do="run `codegen data pull`, or `dvc add data` where the change is meant",
         )
 
 
-def _remote_line(project: Path) -> str:
-    """What to say of the remote. That it does not answer is no fault of data/."""
+def _remote_state(project: Path) -> tuple[RemoteState | None, str | None]:
+    """The remote, and why nothing is known of it: that it does not answer is no fault of data/."""
     from components.data import remote
 
     try:
-        state = remote.remote_state(project)
+        return remote.remote_state(project), None
     except RemoteError as error:
-        return f"remote: unknown, {error.got}"
+        return None, error.got
+
+
+def _remote_line(state: RemoteState | None, unknown: str | None) -> str:
+    if unknown:
+        return f"remote: unknown, {unknown}"
     if state is None:
         return "remote: none is configured (`dvc remote add --default NAME URL`)"
     if not state.lacking:
@@ -112,6 +123,7 @@ def _remote_line(project: Path) -> str:
 def diff(
     before: Annotated[str, typer.Argument(help="A git revision of data.dvc.")] = "HEAD",
     after: Annotated[str | None, typer.Argument(help="Another. None: data/ as it lies here.")] = None,
+    as_json: Json = False,
     at: Places = [],  # noqa: B006
 ) -> None:
     """The files of data/ that were added, removed, modified or renamed between two versions, in documents."""
@@ -119,6 +131,9 @@ def diff(
     from components.data.differences import differences
 
     found = differences(project, before, after)
+    if as_json:
+        print_json(found)
+        return
     if not found.changes:
         console.print(f"no file differs between {found.before} and {found.after}", soft_wrap=True, markup=False)
     for change in found.changes:
@@ -139,6 +154,7 @@ def estimate(
     corpus: Annotated[str | None, typer.Argument(help="nl, multi or mono. None: all of them.")] = None,
     recipe: RecipeName = "starter",
     sample_mb: SampleMb = _SAMPLE_MB,
+    as_json: Json = False,
     sets: Sets = [],  # noqa: B006
     at: Places = [],  # noqa: B006
 ) -> None:
@@ -147,6 +163,9 @@ def estimate(
     from flows.estimate import described, notes
     from flows.estimate import estimate as foretell
 
+    if as_json:
+        print_json(dict(foretell(chosen, execution, corpus, sample_mb)))
+        return
     is_whole = True
     for name, found in foretell(chosen, execution, corpus, sample_mb):
         is_whole &= found.is_whole
@@ -161,6 +180,7 @@ def push_prepared(
     root: Root,
     labels: Labels = [],  # noqa: B006
     recipe: RecipeName = "starter",
+    as_json: Json = False,
     sets: Sets = [],  # noqa: B006
     at: Places = [],  # noqa: B006
 ) -> None:
@@ -168,7 +188,7 @@ def push_prepared(
     chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at)
     from flows.sharing import push_prepared as share
 
-    _say_copied(share(chosen, execution, root, labels))
+    _say_copied(share(chosen, execution, root, labels), as_json)
 
 
 @data.command("pull-prepared")
@@ -176,6 +196,7 @@ def pull_prepared(
     root: Root,
     labels: Labels = [],  # noqa: B006
     recipe: RecipeName = "starter",
+    as_json: Json = False,
     sets: Sets = [],  # noqa: B006
     at: Places = [],  # noqa: B006
 ) -> None:
@@ -183,10 +204,13 @@ def pull_prepared(
     chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at)
     from flows.sharing import pull_prepared as share
 
-    _say_copied(share(chosen, execution, root, labels))
+    _say_copied(share(chosen, execution, root, labels), as_json)
 
 
-def _say_copied(copied: list[Copied]) -> None:
+def _say_copied(copied: list[Copied], as_json: bool) -> None:
+    if as_json:
+        print_json([{**facts_of(one.artifact), "was_there": one.was_there, "num_files": one.num_files} for one in copied])
+        return
     for one in copied:
         how = "was there" if one.was_there else f"{one.num_files} of {len(one.artifact.files)} files copied"
         console.print(f"{one.artifact.digest[:12]}  {one.artifact.label}  {how}", soft_wrap=True, markup=False)

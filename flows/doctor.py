@@ -1,24 +1,37 @@
-"""`codegen doctor`: what this machine has and lacks, what it costs to go without, and how to get it."""
+"""`codegen doctor`: what this machine has and lacks, what it costs to go without, and how to get it.
+
+One decision: every finding is a plain record, and who prints it decides nothing; what is merely better to have does not
+fail the examination. Nothing is made or mended here, and no server is started. Not covered: other hosts of a run.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
+import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from rich.console import Console
-from rich.markup import escape
 
+from components.core.errors import TrackingError
 from flows.execution import Execution
 
 _RUN_DISK_BYTES = 3_000_000_000
 """Measured: the starter run leaves 1.1 GB (data twice, once in DVC's cache, artifacts, models), rounded up."""
 _RUN_MEMORY_BYTES = 6_000_000_000
 """The starter run's stated peak."""
+_ANSWER_TIMEOUT_S = 5.0
+"""Assumption: a server that takes longer to say that it is well is no help to a run."""
+_MAX_NAMED = 5
+"""Packages that a line names before it only counts."""
 
 
 class Finding(NamedTuple):
@@ -34,18 +47,8 @@ class Finding(NamedTuple):
     """Whether runs fail without it; what is merely better to have does not fail the examination."""
 
 
-def examine(execution: Execution, console: Console) -> bool:
-    """Print every finding; False where something that is needed is missing."""
-    findings = list(_findings(execution))
-    for one in findings:
-        mark = "[green]✓[/green]" if one.fine else "[red]✗[/red]" if one.needed else "[yellow]![/yellow]"
-        console.print(f"{mark} {one.name:<12} {escape(one.found)}", soft_wrap=True)
-        if not one.fine:
-            console.print(f"    without it:  {escape(one.cost)}\n    do this:     {escape(one.remedy)}", soft_wrap=True)
-    return all(one.fine for one in findings if one.needed)
-
-
-def _findings(execution: Execution) -> Iterator[Finding]:
+def examine(execution: Execution) -> Iterator[Finding]:
+    """Look at one thing after the other."""
     yield Finding(
         "python",
         sys.version_info >= (3, 11),
@@ -53,15 +56,116 @@ def _findings(execution: Execution) -> Iterator[Finding]:
         "nothing runs below 3.11",
         "install Python 3.11 or newer, then make PYTHON=python3.11 run",
     )
+    yield _packages()
+    yield _versions(execution.project_path / "constraints.txt")
     git = shutil.which("git")
     yield Finding(
         "git", git is not None, git or "not found", "DVC cannot tell what is committed, runs carry no commit",
         "apt-get install git",
     )  # fmt: skip
+    yield _prefect()
+    yield _mlflow(execution)
     yield _jail()
-    free = shutil.disk_usage(execution.workspace_path).free
+    yield from _machine(execution.workspace_path)
+    yield _gpu()
+
+
+def _packages() -> Finding:
+    """Whether everything is installed that the project's own declaration names, optional extras left out."""
+    declared = [one for one in metadata.requires("codegen-platform") or [] if "extra ==" not in one]
+    names = [re.split(r"[^A-Za-z0-9._-]", one, maxsplit=1)[0] for one in declared]
+    missing = [name for name in names if _installed(name) is None]
+    return Finding(
+        "packages",
+        not missing,
+        f"{_named(missing)} not installed" if missing else f"{len(names)} are installed",
+        "commands that import them fail",
+        "pip install -c constraints.txt -e .",
+    )
+
+
+def _versions(constraints: Path) -> Finding:
+    """Whether the installed packages have the versions that were tested together."""
+    if not constraints.is_file():
+        return Finding("versions", True, f"not compared: there is no {constraints}", needed=False)
+    pinned = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", constraints.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    installed = {name: (_installed(name), version) for name, version in pinned}
+    other = [
+        f"{name} {found} instead of {version}"
+        for name, (found, version) in installed.items()
+        if found not in (None, version)
+    ]
+    same = sum(found == version for found, version in installed.values())
+    return Finding(
+        "versions",
+        not other,
+        _named(other) if other else f"{same} packages as in {constraints}",
+        "these versions were not tested together",
+        f"pip install -c {constraints} -e {constraints.parent}",
+        needed=False,
+    )
+
+
+def _installed(name: str) -> str | None:
+    try:
+        # A local part names a build of the same version: 2.13.0+cpu.
+        return metadata.version(name).split("+", maxsplit=1)[0]
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _named(these: list[str]) -> str:
+    more = len(these) - _MAX_NAMED
+    return ", ".join(these[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _prefect() -> Finding:
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    if not url:
+        return Finding("Prefect", True, "no server is configured: every run starts a temporary one on loopback")
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=_ANSWER_TIMEOUT_S):  # noqa: S310 - the configured address
+            return Finding("Prefect", True, f"{url} answers")
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        return Finding(
+            "Prefect", False, f"{url} does not answer: {error}", "no flow begins",
+            "start it (`codegen ui`, `prefect server start`), or unset PREFECT_API_URL",
+        )  # fmt: skip
+
+
+def _mlflow(execution: Execution) -> Finding:
+    uri = execution.resolved_tracking_uri
+    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return Finding("MLflow", True, f"no server is configured: the first run makes {uri}")
+    from components.registry.tracking import Tracking
+
+    try:
+        Tracking(uri, execution.workspace_path / "mlflow" / "artifacts").check()
+    except TrackingError as error:
+        return Finding("MLflow", False, error.got, "no run begins", error.do)
+    return Finding("MLflow", True, f"{uri} answers")
+
+
+def _jail() -> Finding:
+    from components.evaluation.sandbox import probe
+
+    report = probe()
+    return Finding(
+        "sandbox",
+        report.available,
+        report.summary,
+        "nothing that a model writes is executed: no pass@k and no MTPB pass rate, and the results say so",
+        report.remedy,
+        needed=False,
+    )
+
+
+def _machine(workspace: Path) -> Iterator[Finding]:
+    free = shutil.disk_usage(workspace).free
     yield Finding(
-        "disk", free > _RUN_DISK_BYTES, f"{free / 1e9:,.1f} GB free at {execution.workspace_path}",
+        "disk", free > _RUN_DISK_BYTES, f"{free / 1e9:,.1f} GB free at {workspace}",
         "a starter run may stop half-way; it continues once there is room",
         f"free {_RUN_DISK_BYTES / 1e9:.0f} GB, or set CODEGEN_WORKSPACE to a larger disk", needed=False,
     )  # fmt: skip
@@ -81,15 +185,21 @@ def _findings(execution: Execution) -> Iterator[Finding]:
     )
 
 
-def _jail() -> Finding:
-    from components.evaluation.sandbox import probe
+def _gpu() -> Finding:
+    """What the driver sees, and whether PyTorch was built for it."""
+    found = ""
+    if tool := shutil.which("nvidia-smi"):
+        asked = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        listed = subprocess.run(asked, capture_output=True, text=True, check=False)
+        found = "; ".join(listed.stdout.strip().splitlines()) if listed.returncode == 0 else ""
+    if not found:
+        return Finding(
+            "GPU", False, "none", "stages train on the cores: right for starter and tiny, weeks for the paper's recipes",
+            "a machine with GPUs; `codegen plan -r 350m --gpu h100` says how many", needed=False,
+        )  # fmt: skip
+    import torch
 
-    report = probe()
     return Finding(
-        "sandbox",
-        report.available,
-        report.summary,
-        "nothing that a model writes is executed: no pass@k and no MTPB pass rate, and the results say so",
-        report.remedy,
-        needed=False,
-    )
+        "GPU", torch.cuda.is_available(), found, f"PyTorch {torch.__version__} cannot use it, and stages train on the cores",
+        f"install the CUDA build of PyTorch {torch.__version__.split('+', maxsplit=1)[0]}", needed=False,
+    )  # fmt: skip

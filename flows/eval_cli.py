@@ -12,7 +12,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from components.core.errors import ConfigError
-from flows.options import Places, RecipeName, Sets, Unsafe, chosen_execution, chosen_recipe, console
+from flows.options import Json, Places, RecipeName, Sets, Unsafe, chosen_execution, chosen_recipe, console, print_json
 
 if TYPE_CHECKING:
     from components.core.artifact import Artifact
@@ -30,8 +30,6 @@ class _ModelFirst(TyperGroup):
 evaluation = typer.Typer(
     no_args_is_help=True, cls=_ModelFirst, help="Measure one model by the programs that it writes: codegen eval MODEL."
 )
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
 @evaluation.command()
@@ -53,7 +51,7 @@ def model(
 
     checkpoint, evaluations = evaluate_model(model, tuple(dict.fromkeys(benchmark)), chosen, execution)
     if as_json:
-        typer.echo(json.dumps({name: _document(one) for name, one in evaluations.items()}))
+        print_json({name: _document(one) for name, one in evaluations.items()})
         return
     for name, one in evaluations.items():
         console.print(_table(f"{checkpoint.label} on {name}", one.statistics))
@@ -76,7 +74,7 @@ def score(
 
     scored = score_file(samples, problems, _ks(k), workers=workers, cpu_limit_s=timeout, mode=mode, unsafe=unsafe)
     if as_json:
-        typer.echo(json.dumps(scored.statistics))
+        print_json(scored.statistics)
         return
     console.print(_table(f"{samples}", scored.statistics))
     console.print(f"every sample with its verdict: {scored.path}", soft_wrap=True, markup=False)

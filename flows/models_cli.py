@@ -1,15 +1,15 @@
-"""`codegen models ...`: what is registered, how two versions compare, what was decided, and the way back."""
+"""`codegen models ..., export`: what is registered, how two versions compare, what was decided, and the way out and back."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from flows.options import Places, chosen_execution, console
+from components.model.formats import Dtype, Layout
+from flows.options import Json, Places, chosen_execution, console, print_json
 
 if TYPE_CHECKING:
     from components.registry.tracking import Tracking
@@ -18,7 +18,6 @@ models = typer.Typer(no_args_is_help=True, help="Registered models: list, compar
 
 Version = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION.")]
 Name = Annotated[str, typer.Argument(help="A registered model's name.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
 @models.command("list")
@@ -32,7 +31,7 @@ def list_models(
 
     found = registered(_tracking(at), name or None)
     if as_json:
-        typer.echo(json.dumps([one.model_dump(mode="json") for one in found]))
+        print_json(found)
         return
     table = Table("version", "stage", "decision", "when", "by", "checkpoint")
     for one in found:
@@ -47,7 +46,7 @@ def show(version: Version, as_json: Json = False, at: Places = []) -> None:  # n
 
     one = find(_tracking(at), version)
     if as_json:
-        typer.echo(one.model_dump_json())
+        print_json(one)
         return
     table = Table("", one.label, title_justify="left")
     facts = {"stage": one.stage, "checkpoint": one.digest, "code": one.git_commit}
@@ -64,7 +63,7 @@ def compare(one: Version, other: Version, as_json: Json = False, at: Places = []
 
     found = differences(_tracking(at), one, other)
     if as_json:
-        typer.echo(json.dumps([each.model_dump(mode="json") for each in found]))
+        print_json(found)
         return
     table = Table("figure", one, other, "difference")
     for each in found:
@@ -81,7 +80,7 @@ def history(name: Name, as_json: Json = False, at: Places = []) -> None:  # noqa
 
     found = decisions(_tracking(at), name)
     if as_json:
-        typer.echo(json.dumps([one.model_dump(mode="json") for one in found]))
+        print_json(found)
         return
     table = Table("when", "by", "version", "decision", "champion", "why")
     for one in found:
@@ -95,6 +94,7 @@ def history(name: Name, as_json: Json = False, at: Places = []) -> None:  # noqa
 def rollback(
     name: Name,
     reason: Annotated[str, typer.Option(help="Kept with the decision.")] = "",
+    as_json: Json = False,
     at: Places = [],  # noqa: B006
 ) -> None:
     """Make the version before the champion the champion again."""
@@ -102,6 +102,9 @@ def rollback(
     from flows.promote import user
 
     done = roll_back(_tracking(at), name, f"{user()} (codegen models rollback)", reason)
+    if as_json:
+        print_json(done)
+        return
     console.print(f"{name}: version {done.champion_after} is the champion again, {done.champion_before} is previous")
 
 
@@ -124,6 +127,20 @@ def pull(
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         shutil.move(download(_tracking(at), f"models:/{version}", Path(scratch)), folder)
     console.print(f"{folder}: {version}, as it was registered", soft_wrap=True, markup=False)
+
+
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="checkpoint/NAME-RECIPE, as a run prints it, or a checkpoint's folder.")],
+    folder: Annotated[Path, typer.Argument(help="Where to: a folder that does not exist yet.")],
+    layout: Annotated[Layout, typer.Option("--format", help="Whose class of transformers loads it.")] = Layout.codegen,
+    dtype: Annotated[Dtype, typer.Option(help="How weights are stored.")] = Dtype.fp32,
+    at: Places = [],  # noqa: B006
+) -> None:
+    """A checkpoint as a plain Hugging Face folder, its logits compared with those of transformers first."""
+    execution = chosen_execution(at)
+    from flows.exporting import export as export_checkpoint
+
+    console.print(export_checkpoint(execution, checkpoint, folder, layout=layout, dtype=dtype), soft_wrap=True, markup=False)
 
 
 def _tracking(at: list[str]) -> Tracking:

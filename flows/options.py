@@ -1,25 +1,59 @@
-"""What the commands of `codegen` share: their options, the recipe and the place that these mean, and the console.
+"""What the commands of `codegen` share: their options, the recipe and the place that these mean, and what they print with.
 
-The one place that reads environment variables. What is not covered: the commands (`cli`, `data_cli`).
+Environment variables are read here and in `cli.main`, and nowhere else. It imports no more than Typer and Rich, so that the
+help of a command comes at once; for that the words that a command
+takes stand here a second time, and a test compares them. What is
+not covered: the commands (`run_cli`, `look_cli`, `machine_cli`, `data_cli`, `eval_cli`, `models_cli`).
 """
 
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from components.core.watch import watch_over_children
-from flows.execution import Execution, prepare_environment
-from flows.recipes import RECIPES, Recipe, recipe
+if TYPE_CHECKING:
+    from components.core.artifact import Artifact
+    from flows.execution import Execution
+    from flows.recipes import Recipe
 
 console = Console(highlight=False)
 
-RecipeName = Annotated[str, typer.Option("--recipe", "-r", help=f"One of {', '.join(RECIPES)}.")]
-Sets = Annotated[list[str], typer.Option("--set", help="Override a field of the recipe: training.stages.nl.steps=200")]
-Places = Annotated[list[str], typer.Option("--at", help="Override a field of the execution: training.num_processes=1")]
+RECIPE_NAMES = ("starter", "tiny", "350m", "2b", "6b", "16b")
+STAGE_NAMES = ("nl", "multi", "mono")
+DEVICE_NAMES = ("h100", "h200", "a100-80", "a100-40", "l40s", "cpu")
+KINDS = (
+    "raw-corpus", "validation", "tokenizer", "prepared-corpus", "checkpoint", "samples", "evaluation", "registered-model",
+    "report",
+)  # fmt: skip
+
+
+def completed_from(words: Sequence[str]) -> Callable[[str], list[str]]:
+    """What a shell proposes for an option or argument: those of the words that begin as what is typed."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+_RECIPES = f"One of {', '.join(RECIPE_NAMES)}."
+RecipeName = Annotated[
+    str, typer.Option("--recipe", "-r", help=_RECIPES, metavar="NAME", autocompletion=completed_from(RECIPE_NAMES))
+]
+RecipeArgument = Annotated[str, typer.Argument(help=_RECIPES, autocompletion=completed_from(RECIPE_NAMES))]
+LastStage = Annotated[
+    str, typer.Option(help="The last stage to train: nl, multi or mono.", autocompletion=completed_from(STAGE_NAMES))
+]
+OneStage = Annotated[str, typer.Option(help="nl, multi or mono.", autocompletion=completed_from(STAGE_NAMES))]
+Sets = Annotated[
+    list[str],
+    typer.Option("--set", help="Override a field of the recipe: training.stages.nl.steps=200", metavar="FIELD=VALUE"),
+]
+Places = Annotated[
+    list[str],
+    typer.Option("--at", help="Override a field of the execution: training.num_processes=1", metavar="FIELD=VALUE"),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 Unsafe = Annotated[
     bool,
@@ -30,16 +64,43 @@ Unsafe = Annotated[
 ]
 
 
+def as_plain(value: Any) -> Any:
+    """Named tuples as objects of their fields, for JSON would make lists of them; all else as it is."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: as_plain(one) for name, one in value._asdict().items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(one) for one in value]
+    return {name: as_plain(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output, of plain values and our models; what JSON has no word for (NaN) is null."""
+    from pydantic_core import to_json
+
+    typer.echo(to_json(as_plain(document), indent=2, inf_nan_mode="null"))
+
+
+def facts_of(artifact: Artifact) -> dict[str, Any]:
+    """An artifact as commands print it: what names it and what is known of it, without the list of its files."""
+    about = artifact.model_dump(mode="json", include={"kind", "name", "digest", "address", "statistics"})
+    return {"artifact": artifact.label, "created_at": artifact.provenance.get("created_at"), **about}
+
+
 def chosen_recipe(name: str, sets: list[str]) -> Recipe:
     """The recipe that a command was asked for."""
+    from flows.recipes import recipe
+
     return recipe(name).override(sets)
 
 
 def chosen_execution(places: list[str], *, runs: bool = False, unsafe: bool = False) -> Execution:
-    """The place of this run; environment variables are read here and nowhere else.
+    """The place of this run; environment variables are read here.
 
     With `runs` there has to be room for a run's records.
     """
+    from components.core.watch import watch_over_children
+    from flows.execution import Execution, prepare_environment
+
     given = {
         name: os.environ[variable]
         for name, variable in {

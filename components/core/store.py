@@ -276,15 +276,16 @@ class Store:
 
         None where there is no other artifact of the same kind and name.
         """
-        own = self._manifest(artifact.address)[1]
         siblings = [one for one in self.all() if (one.kind, one.name) == (artifact.kind, artifact.name)]
-        others = [
-            (_differences(self._manifest(one.address)[1], own, ""), one) for one in siblings if one.recipe != artifact.recipe
-        ]
+        others = [(self.differences(one, artifact), one) for one in siblings if one.recipe != artifact.recipe]
         if not others:
             return None
         differences, sibling = min(reversed(others), key=lambda other: len(other[0]))
         return sibling, differences
+
+    def differences(self, before: Artifact, after: Artifact) -> list[Difference]:
+        """The fields in which the recipes of two published artifacts differ: of their configuration, parents and code."""
+        return _differences(self._manifest(before.address)[1], self._manifest(after.address)[1], "")
 
 
 def _file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:

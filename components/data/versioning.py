@@ -67,6 +67,24 @@ def committed(project: Path) -> Committed | None:
         return None
 
 
+def require_committed(project: Path) -> Committed:
+    """What `data.dvc` commits.
+
+    Raises:
+        DataError: the project is not under DVC, nothing is committed yet, or `data.dvc` is damaged.
+    """
+    require_dvc(project)
+    if found := committed(project):
+        return found
+    if (project / DATA_DVC).exists():
+        raise DataError(
+            "data.dvc is damaged: it states no md5 of data/",
+            expected="a file that DVC wrote whole",
+            do="take it back from git, or write it anew with `codegen data pull`",
+        )
+    raise DataError("data.dvc does not exist", expected="the md5 of a pulled corpus", do="run `codegen data pull`")
+
+
 def is_clean(project: Path) -> bool:
     """Whether `dvc status` finds nothing: `data/` and DVC's cache both hold the committed bytes."""
     with repository(project) as repo:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from components.core.errors import EvaluationError
+from components.core.progress import track
 from components.model.loss import token_losses
 from components.model.transformer import CodeGen
 from components.tokenizer.encoder import Encoder
@@ -75,15 +76,19 @@ def evaluate_held_out(
         ArtifactError: a corpus is damaged.
         EvaluationError: a corpus was prepared with another tokenizer or for a longer context.
     """
-    results = {}
+    splits = {}
     for corpus, folder in prepared.items():
         index = PackedSplit(folder).index
         _require_fit(index, model, encoder)
         for name in sorted(index.splits):
             if name.startswith(HELD_OUT):
-                split = PackedSplit(folder, name)
-                score = score_sequences(model, split, split.evenly_spaced(max_sequences), encoder.token_num_bytes)
-                results[f"{corpus}/{name.removeprefix(HELD_OUT)}"] = score.as_record()
+                splits[f"{corpus}/{name.removeprefix(HELD_OUT)}"] = PackedSplit(folder, name)
+    results = {}
+    with track("score held-out text", len(splits), "splits") as advance:
+        for name, split in splits.items():
+            score = score_sequences(model, split, split.evenly_spaced(max_sequences), encoder.token_num_bytes)
+            results[name] = score.as_record()
+            advance(1, name)
     return results
 
 
@@ -114,10 +119,12 @@ def bits_per_byte_of_texts(
     Raises:
         EvaluationError: the completions have no bytes, or the model's probabilities are not numbers.
     """
-    scores = (
-        _score_completion(model, encoder.encode(prompt), encoder.encode(completion), encoder.token_num_bytes)
-        for prompt, completion in zip(prompts, completions, strict=True)
-    )
+    scores = []
+    with track("score reference solutions", len(prompts), "texts") as advance:
+        for prompt, completion in zip(prompts, completions, strict=True):
+            encoded = (encoder.encode(prompt), encoder.encode(completion))
+            scores.append(_score_completion(model, *encoded, encoder.token_num_bytes))
+            advance(1)
     return _total(scores).as_record()
 
 

@@ -165,8 +165,8 @@ look()
 
 _BUG = """
 import sys
-from flows import cli
-settled = cli.chosen_execution
+from flows import cli, run_cli
+settled = run_cli.chosen_execution
 
 def broken(recipe, execution):
     raise ZeroDivisionError("a bug of ours")
@@ -177,22 +177,23 @@ def execution(*arguments, **options):
     flows.inputs.check_inputs = broken
     return place
 
-cli.chosen_execution = execution
-sys.argv = ["codegen", "evaluate", "-r", "tiny", "--at", f"project={sys.argv[1]}"]
+run_cli.chosen_execution = execution
+sys.argv = ["codegen", "evaluate", "-r", "tiny", "--at", f"project={sys.argv[1]}", *sys.argv[2:]]
 cli.main()
 """
 
 
-def test_a_bug_still_shows_its_traceback_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "num_tracebacks"), [((), 0), (("--debug",), 1)])
+def test_a_bug_inside_a_flow_is_said_once(tmp_path: Path, options: tuple[str, ...], num_tracebacks: int) -> None:
     project = new_project(tmp_path / "project")
     done = subprocess.run(
-        [sys.executable, "-c", _BUG, str(project)],
+        [sys.executable, "-c", _BUG, str(project), *options],
         env=environment(),
         capture_output=True,
         text=True,
         check=False,
         timeout=280,
     )
-    assert done.returncode == 1
-    assert done.stderr.count("Traceback (most recent call last)") == 1, done.stderr
-    assert done.stderr.count("ZeroDivisionError: a bug of ours") == 1, done.stderr
+    assert done.returncode == 70
+    assert done.stderr.count("Traceback (most recent call last)") == num_tracebacks, done.stderr
+    assert done.stderr.count("✗ ZeroDivisionError: a bug of ours") == 1, done.stderr

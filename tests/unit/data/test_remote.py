@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dvc.repo import Repo
@@ -278,3 +280,19 @@ from components.data.pull import pull
 project, archives = map(Path, sys.argv[1:])
 pull(project, "tiny", project.parent / "cache", pins=Pins.parse(read_json(archives / "pins.json")), origin="remote")
 """
+
+
+def test_the_command_says_in_one_document_what_is_not_as_committed(pushed, folder):
+    def status() -> tuple[int, dict[str, Any], str]:
+        command = [sys.executable, "-m", "flows.cli", "data", "status", "--json", "--at", f"project={pushed}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        return done.returncode, json.loads(done.stdout), done.stderr
+
+    code, document, _ = status()
+    md5 = (pushed / "data.dvc").read_text().split("md5: ")[1].split()[0]
+    assert (code, document["clean"], document["md5"], document["changed"]) == (0, True, md5, [])
+    assert document["remote"] == {"name": "backup", "url": str(folder), "num_objects": _NUM_OBJECTS, "lacking": []}
+    (pushed / "data/nl/manual-1.0.jsonl").write_text("{}\n")
+    code, document, stderr = status()
+    assert (code, document["clean"], document["changed"]) == (1, False, ["data/nl/manual-1.0.jsonl"])
+    assert "not as committed: data/nl/manual-1.0.jsonl" in stderr

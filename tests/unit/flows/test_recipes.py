@@ -120,18 +120,6 @@ def test_looking_at_a_recipe_prints_all_of_it() -> None:
     assert Recipe.parse(json.loads(done.stdout)).seed == 7
 
 
-def test_looking_at_the_flows_imports_no_heavy_library() -> None:
-    script = """
-import sys
-from pathlib import Path
-import flows.cli, flows.pipeline, flows.plan, components.training.plan
-heavy = {"torch", "mlflow", "daft", "dvc", "great_expectations", "deepspeed", "transformers"}
-print(sorted(heavy & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.strip() == "[]"
-
-
 @pytest.mark.parametrize("name", ["", "../../evil", "a/b", ".hidden", "-x", "Upper", "a b", "a\n"])
 def test_a_name_that_is_no_folders_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"(?s)name is .*expected: lower-case.*do this: .*--set name="):

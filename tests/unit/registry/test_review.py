@@ -117,7 +117,7 @@ def test_the_commands_say_what_the_registry_knows(tracking: Tracking, decide: De
 
     assert [one["version"] for one in json.loads(run("list", "--json"))] == [1, 2]
     assert "-0.5" in run("compare", f"{NAME}/1", f"{NAME}/2")
-    assert "version 1 is the champion again" in run("rollback", NAME, "--reason", "slow")
+    assert json.loads(run("rollback", NAME, "--reason", "slow", "--json"))["champion_after"] == 1
     assert "slow" in run("history", NAME)
     run("pull", f"{NAME}@champion", str(tmp_path / "champion"))
     assert (tmp_path / "champion" / "config.json").is_file()

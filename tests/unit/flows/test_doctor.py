@@ -1,0 +1,80 @@
+"""`codegen doctor`: what it finds on this machine where something is made to lack."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from fixtures.disks import small_disk
+
+from components.core.network import free_port
+from flows.doctor import Finding, examine
+from flows.execution import Execution
+
+
+def findings(project: Path, **places: Any) -> dict[str, Finding]:
+    (project / "var").mkdir(exist_ok=True)
+    return {one.name: one for one in examine(Execution(project=str(project), **places))}
+
+
+def doctor(project: Path, *arguments: str, **environment: str) -> tuple[int, dict[str, dict[str, Any]], str]:
+    """The status, the findings by name, and standard error."""
+    command = [sys.executable, "-m", "flows.cli", "doctor", "--json", "--at", f"project={project}", *arguments]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    done = subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=False, timeout=200)
+    return done.returncode, {one["name"]: one for one in json.loads(done.stdout)["findings"]}, done.stderr
+
+
+def test_a_disk_that_is_too_small_for_a_run_is_said_and_fails_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", size_kb=4096) as disk:
+        status, found, _ = doctor(tmp_path, "--at", f"workspace={disk}")
+    assert status == 0
+    assert not found["disk"]["fine"]
+    assert found["disk"]["found"] == f"0.0 GB free at {disk}"
+    assert "free 3 GB, or set CODEGEN_WORKSPACE" in found["disk"]["remedy"]
+
+
+def test_a_disk_with_room_is_fine(tmp_path: Path) -> None:
+    free = psutil.disk_usage(str(tmp_path)).free
+    assert findings(tmp_path)["disk"].fine == (free > 3_000_000_000)
+
+
+def test_versions_are_compared_with_those_that_were_tested_together(tmp_path: Path) -> None:
+    assert "not compared" in findings(tmp_path)["versions"].found
+    torch, numpy = (metadata.version(name).partition("+")[0] for name in ("torch", "numpy"))
+    (tmp_path / "constraints.txt").write_text(f"# tested\ntorch=={torch}\nnobody-has-this==1.0\n")
+    same = findings(tmp_path)["versions"]
+    assert (same.fine, same.found) == (True, f"1 packages as in {tmp_path / 'constraints.txt'}")
+    (tmp_path / "constraints.txt").write_text(f"torch=={torch}\nnumpy==0.9\n")
+    other = findings(tmp_path)["versions"]
+    assert (other.fine, other.needed, other.found) == (False, False, f"numpy {numpy} instead of 0.9")
+
+
+def test_every_package_that_is_declared_is_installed(tmp_path: Path) -> None:
+    found = findings(tmp_path)["packages"]
+    assert found.fine
+    assert int(found.found.split()[0]) > 20
+
+
+@pytest.mark.slow
+def test_servers_that_are_configured_and_do_not_answer_fail_the_examination(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    status, found, _ = doctor(tmp_path, PREFECT_API_URL=f"{url}/api", MLFLOW_TRACKING_URI=url)
+    assert status == 3
+    assert found["Prefect"]["found"].startswith(f"{url}/api does not answer")
+    assert "unset PREFECT_API_URL" in found["Prefect"]["remedy"]
+    assert url in found["MLflow"]["found"]
+    assert not found["MLflow"]["fine"]
+
+
+def test_without_servers_nothing_is_started_or_made(tmp_path: Path) -> None:
+    found = findings(tmp_path)
+    assert found["MLflow"].found == f"no server is configured: the first run makes sqlite:///{tmp_path}/var/mlflow/mlflow.db"
+    assert not (tmp_path / "var" / "mlflow").exists()

@@ -20,6 +20,7 @@ from components.core.fingerprint import fingerprint
 from components.core.remote import remote_explained
 from components.core.store import Store
 from components.data.config import CORPORA, Corpus
+from components.training.config import TrainingPlace
 from flows.execution import Execution
 from flows.recipes import Recipe
 
@@ -72,11 +73,16 @@ def prepared_identity(
     avoided: Sequence[BenchmarkText],
     earlier: Mapping[str, Artifact],
 ) -> Identity:
-    """What decides a prepared corpus: also which benchmarks are avoided and, if the recipe says so, earlier corpora."""
+    """What decides a prepared corpus: also which benchmarks are avoided and, if the recipe says so, earlier corpora.
+
+    What changes none of its bytes does not count: where other corpora come from, and how many bad records are tolerated.
+    """
     from components.tokenizer.prepare import CODE_VERSION
 
+    data = recipe.data.model_dump(mode="json", exclude={"quarantine": {"max_bad_fraction"}})
+    declared = (data.pop("sources") or {}).get(corpus)
     config: dict[str, JsonValue] = {
-        "data": recipe.data.model_dump(mode="json"),
+        "data": {**data, "sources": declared},
         "benchmarks": fingerprint(list(avoided)),
         "context_length": recipe.model.context_length,
         "seed": recipe.seed,
@@ -177,6 +183,14 @@ def _find(identity: Identity, stores: tuple[Store, ...]) -> Artifact:
         expected="the corpora of this recipe, data/ and code to have been prepared",
         do="run `codegen prepare` with the same --recipe and --set, here or where they are to be pushed from",
     )
+
+
+def corpus_place(store: Store, corpus: Artifact, place: TrainingPlace) -> str:
+    """From where a prepared corpus is read: its folder on this machine or, where it is streamed from elsewhere, its URI.
+
+    What is streamed is not fetched and checked as a whole: see `components.tokenizer.streaming`.
+    """
+    return corpus.address if place.streaming and not store.is_local else str(store.open(corpus))
 
 
 def dataset_card(recipe: Recipe, execution: Execution, found: Found) -> str:

@@ -235,11 +235,11 @@ def _prepare(
 ) -> Artifact:
     from components.data.raw import sources_of
     from components.tokenizer.prepare import prepare_corpus
+    from components.tokenizer.requirements import require_tolerated
 
     recipe = here.recipe
     identity = prepared_identity(recipe, corpus, raw, tokenizer, avoided, earlier)
-    others = [one for role, one in identity.parents.items() if role in earlier]
-    return here.make(
+    prepared = here.make(
         f"prepare {corpus}",
         **identity._asdict(),
         tags={"corpus": corpus},
@@ -255,9 +255,11 @@ def _prepare(
             seed=recipe.seed,
             place=here.execution.data,
             benchmarks=avoided,
-            others=[here.store.open(one) for one in others],
+            others=[here.store.open(one) for role, one in identity.parents.items() if role in earlier],
         ),
     )
+    require_tolerated(prepared.statistics, recipe.data.quarantine)
+    return prepared
 
 
 def _validate_prepared(here: Desk, prepared: dict[str, Artifact], suites: Suites) -> Artifact:

@@ -23,6 +23,7 @@ import torch
 from components.core.errors import EvaluationError
 from components.model.loss import token_losses
 from components.model.transformer import CodeGen
+from components.tokenizer.config import Streaming
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.reader import PackedSplit
 from components.tokenizer.shards import HELD_OUT, Index
@@ -59,14 +60,19 @@ class Score(NamedTuple):
 
 
 def evaluate_held_out(
-    model: CodeGen, encoder: Encoder, prepared: Mapping[str, Path], max_sequences: int
+    model: CodeGen,
+    encoder: Encoder,
+    prepared: Mapping[str, str | Path],
+    max_sequences: int,
+    streaming: Streaming | None = None,
 ) -> dict[str, dict[str, float | int]]:
     """Bits per byte on every held-out split of some prepared corpora.
 
     Args:
         model, encoder: of one checkpoint.
-        prepared: the folder of each prepared corpus, by the corpus' name.
+        prepared: the folder of each prepared corpus, or its URI, by the corpus' name.
         max_sequences: per split; where there are more, as many as this, evenly spaced.
+        streaming: the cache for what is given by a URI.
 
     Returns:
         `{"nl/English": {"bits_per_byte", "num_bytes", "num_tokens"}, "multi/C": ...}`.
@@ -77,11 +83,11 @@ def evaluate_held_out(
     """
     results = {}
     for corpus, folder in prepared.items():
-        index = PackedSplit(folder).index
+        index = PackedSplit(folder, streaming=streaming).index
         _require_fit(index, model, encoder)
         for name in sorted(index.splits):
             if name.startswith(HELD_OUT):
-                split = PackedSplit(folder, name)
+                split = PackedSplit(folder, name, streaming=streaming)
                 score = score_sequences(model, split, split.evenly_spaced(max_sequences), encoder.token_num_bytes)
                 results[f"{corpus}/{name.removeprefix(HELD_OUT)}"] = score.as_record()
     return results

@@ -43,8 +43,8 @@ class ValidationConfig(Config):
     """Share of a document's characters that may be U+FFFD, which stands where bytes could not be decoded. Assumption:
     programs that handle text quote it now and then. Measured: at most 0.000012 in what is pinned."""
     max_blank_documents: float = Field(default=0.2, ge=0, le=1)
-    """Share of a language's documents that may be empty or white space only. Assumption: in a checkout one Python file in ten
-    is an empty `__init__.py`, which the filters leave out; more means that texts got lost. Measured: 0 in what is pinned."""
+    """Share of a language's documents that may be empty or white space only. Assumption: in a checkout one Python file in
+    ten is an empty `__init__.py`, which the filters leave out; more means that texts got lost. None in what is pinned."""
     max_large_documents: float = Field(default=0, ge=0, le=1)
     """Share of a language's documents that may be larger than `max_document_bytes`: none of what is pinned."""
     max_binary_documents: float = Field(default=0, ge=0, le=1)

@@ -91,6 +91,17 @@ def test_splits_are_scored_as_whole_logits_score_them(encoder: Encoder, tmp_path
         assert result[name]["bits_per_byte"] == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
 
 
+def test_a_corpus_that_lies_elsewhere_is_scored_through_the_cache(encoder: Encoder, tmp_path: Path) -> None:
+    model, draws = lively_model(sharpness=1.0), np.random.default_rng(0)
+    texts = {"English": draws.integers(0, TOKENIZER.num_ids, (40, LENGTH)).tolist()}
+    here = prepare(tmp_path, "nl", texts)
+    fs, root = fsspec.url_to_fs(f"memory://{tmp_path.name}")
+    fs.put(f"{here}/", f"{root}/", recursive=True)
+    streaming = Streaming(cache_folder=str(tmp_path / "cache"), cache_bytes=3 * 2 * LENGTH, range_bytes=1)
+    elsewhere = evaluate_held_out(model, encoder, {"nl": f"memory://{tmp_path.name}"}, 30, streaming)
+    assert elsewhere == evaluate_held_out(model, encoder, {"nl": here}, 30)
+
+
 def test_only_the_completion_is_scored_given_its_prompt(encoder: Encoder) -> None:
     model = lively_model(sharpness=1.0)
     prompts, completions = ["def add(a, b):\n", "# héllo\n"], ["    return a + b\n", "print('é')\n"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -83,6 +84,26 @@ def elsewhere(tmp_path: Path, made: tuple[Execution, Found]) -> Execution:
 @pytest.fixture(params=["folder", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "shared") if request.param == "folder" else request.getfixturevalue("s3")
+
+
+def test_another_corpus_is_what_changes_the_bytes_and_nothing_else() -> None:
+    """Of a corpus of terabytes, no change elsewhere may cost the preparation."""
+    raw, tokenizer = (
+        Artifact(kind=kind, name="one", address="/x", recipe="0" * 64, digest="1" * 64)
+        for kind in ("raw-corpus", "tokenizer")
+    )
+
+    def mono(*changes: str) -> str:
+        return prepared_identity(tiny().override(list(changes)), "mono", raw, tokenizer, [], {}).recipe
+
+    def sources(**uris: str) -> str:
+        return f"data.sources={json.dumps({name: [{'uri': uri}] for name, uri in uris.items()})}"
+
+    assert mono("data.quarantine.max_bad_fraction=0.5") == mono(), "it decides whether there is a corpus, not which"
+    assert mono(sources(nl="pile/*.zst")) == mono(), "where another corpus comes from"
+    assert mono(sources(nl="a", mono="b")) == mono(sources(nl="c", mono="b")) != mono(sources(mono="a")) != mono()
+    assert mono("data.quarantine.max_record_bytes=1000") != mono()
+    assert mono("data.filters.max_line_length=7") != mono()
 
 
 def test_what_was_pushed_by_recipe_is_pulled_by_recipe_and_reused(

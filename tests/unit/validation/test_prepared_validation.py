@@ -263,8 +263,8 @@ def test_documents_that_have_the_same_source_and_path_are_named_be_they_kept_or_
     corpus = english()
     corpus.rejects = [{**reject(0, "digits"), "path": corpus.rows[2]["path"]}, reject(1, "digits")]
     error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
-    rule = "nl: Documents with the source and path of another: a fraction of at most 0: broken by 2 of 10 documents, such as "
-    assert f"{rule}package 1.0/train/2.txt; package 1.0/train/2.txt" in error.got
+    rule = "nl: Documents with the source and path of another: a fraction of at most 0: broken by 2 of 10 documents"
+    assert f"{rule}, such as package 1.0/train/2.txt; package 1.0/train/2.txt" in error.got
     assert "validation.max_repeated_names" in error.do
     tolerant = SMALL.replace(max_repeated_names=0.2)
     validate_prepared(tmp_path / "tolerant", prepared={"nl": tmp_path / "nl"}, config=tolerant, docs=tmp_path / "docs")

@@ -106,8 +106,8 @@ def making(corpora: Corpora) -> str:
     found = ", ".join(redaction.kinds).replace("_", " ")
     steps = [
         "**Filtered**: a document is kept when it is not empty, its mean line has fewer than"
-        f" {filters.max_mean_line_length:g} characters,\n   none of its lines more than {filters.max_line_length:,}, and at most"
-        f" {100 * filters.max_digit_fraction:g} % of its characters are decimal or hexadecimal digits.",
+        f" {filters.max_mean_line_length:g} characters,\n   none of its lines more than {filters.max_line_length:,}, and"
+        f" at most {100 * filters.max_digit_fraction:g} % of its characters are decimal or hexadecimal digits.",
         *_decontaminated(corpora),
         f"**Deduplicated**: of documents with equal bytes (SHA-256) the first by package and path is kept{across}."
         f" {similar if near.enabled else 'Near-duplicates stay.'}",

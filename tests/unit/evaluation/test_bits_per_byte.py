@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from components.evaluation.bits_per_byte import Score, bits_per_byte_of_texts, e
 from components.evaluation.held_out import run_bits_per_byte
 from components.model.huggingface import save_checkpoint
 from components.model.transformer import CodeGen
+from components.tokenizer.config import Streaming
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.shards import INDEX_JSON, Index
 

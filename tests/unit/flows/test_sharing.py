@@ -14,11 +14,14 @@ from components.core.errors import ArtifactError, DataError, RemoteError
 from components.core.store import Store
 from components.data.config import CORPORA
 from components.data.raw import raw_artifacts, sources_of
+from components.tokenizer.config import Streaming
 from components.tokenizer.prepare import prepare_corpus
 from components.tokenizer.vocabulary import build_tokenizer
+from components.training.config import TrainingPlace
 from flows.corpora import (
     Found,
     benchmarks,
+    corpus_place,
     counts_of_left_out,
     dataset_card,
     find,
@@ -104,6 +107,24 @@ def test_another_corpus_is_what_changes_the_bytes_and_nothing_else() -> None:
     assert mono(sources(nl="a", mono="b")) == mono(sources(nl="c", mono="b")) != mono(sources(mono="a")) != mono()
     assert mono("data.quarantine.max_record_bytes=1000") != mono()
     assert mono("data.filters.max_line_length=7") != mono()
+
+
+def test_a_corpus_is_streamed_only_from_a_store_elsewhere_and_only_where_there_is_a_cache(tmp_path: Path) -> None:
+    def build(folder: Path) -> dict[str, int]:
+        (folder / "index.json").write_text("{}")
+        return {}
+
+    def made(store: Store) -> Artifact:
+        return store.get_or_build("prepared-corpus", "nl", config={}, parents={}, code_version=1, build=build).artifact
+
+    here = Store(tmp_path / "here")
+    elsewhere = Store(f"memory://{tmp_path.name}", scratch=tmp_path / "scratch")
+    fetching = TrainingPlace()
+    streaming = fetching.replace(streaming=Streaming(cache_folder=str(tmp_path / "cache"), cache_bytes=1))
+    assert [corpus_place(here, made(here), place) for place in (fetching, streaming)] == [made(here).address] * 2
+    assert corpus_place(elsewhere, made(elsewhere), streaming) == made(elsewhere).address
+    assert not (tmp_path / "scratch" / ".cache").exists(), "nothing was fetched"
+    assert (Path(corpus_place(elsewhere, made(elsewhere), fetching)) / "index.json").read_text() == "{}"
 
 
 def test_what_was_pushed_by_recipe_is_pulled_by_recipe_and_reused(

@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 
 from components.core.artifact import Kind
+from components.core.differences import why as why_made
 from components.core.errors import CodegenError, ConfigError
 from components.model.formats import Dtype, Layout
 from components.training.devices import DEVICES
@@ -122,7 +123,7 @@ def artifacts(kind: str = "", at: Places = []) -> None:  # noqa: B006
 def why(label: Annotated[str, typer.Argument(help="kind/name-recipe, as printed by a run.")], at: Places = []) -> None:  # noqa: B006
     """The fields in which an artifact's recipe differs from its nearest sibling's: why it was made anew."""
     store = chosen_execution(at).open_store()
-    answer = store.why(store.load(label))
+    answer = why_made(store, store.load(label))
     if answer is None:
         console.print("It is the only one of its kind and name: nothing to compare with.")
         return

@@ -38,9 +38,9 @@ def remote_explained(doing: str, where: str) -> Iterator[None]:
 
 
 def client_errors() -> tuple[type[Exception], ...]:
-    """What clients of object stores raise beside OSError, for readers that make an error of their own of it.
+    """What file systems and clients of object stores raise, for readers that make an error of their own of it.
 
     A module that nobody imported has raised nothing.
     """
     known = (("botocore.exceptions", "BotoCoreError"), ("botocore.exceptions", "ClientError"), ("aiohttp", "ClientError"))
-    return tuple(getattr(sys.modules[module], name) for module, name in known if module in sys.modules)
+    return (OSError, *(getattr(sys.modules[module], name) for module, name in known if module in sys.modules))

@@ -108,7 +108,7 @@ class RemoteFolder:
                 expected="the file of a published artifact",
                 do="check the URI, or run the flow that publishes it",
             ) from error
-        except (OSError, *client_errors()) as error:
+        except client_errors() as error:
             raise ArtifactError(
                 f"{self.name(path)} cannot be read: {type(error).__name__}: {error}",
                 expected="a store that answers, and the right to read there",

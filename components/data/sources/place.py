@@ -128,7 +128,7 @@ def explained(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, pa.ArrowException, *client_errors()) as error:
+    except (pa.ArrowException, *client_errors()) as error:
         # Arrow raises OSError for a damaged stream as well, but then without the number that the system gives; EINVAL is
         # the system's answer to an offset that no file has, which a damaged file may state.
         if isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno in (None, errno.EINVAL)):

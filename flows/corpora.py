@@ -103,6 +103,22 @@ def raw_corpora(recipe: Recipe, execution: Execution) -> dict[str, Artifact]:
     return raw_artifacts(execution.project_path) | {name: listed_artifact(name, sources) for name, sources in declared}
 
 
+def require_unedited(recipe: Recipe, execution: Execution) -> None:
+    """A `data/` that stands for the recipe's preset but differs from it was edited: a pull would undo that without a word.
+
+    Raises:
+        DataError: names the files that differ.
+    """
+    from components.data import versioning
+    from components.data.raw import require_committed
+
+    project, preset = execution.project_path, recipe.data.preset
+    committed = versioning.committed(project)
+    is_here = committed is not None and (project / versioning.DATA).is_dir()
+    if is_here and committed and (committed.preset, committed.recipe) == (preset, pins_of(execution).recipe(preset)):
+        require_committed(project, committed)
+
+
 class Benchmarks(NamedTuple):
     """The problems that must not be learnt, and why those of MTPB are not among them."""
 

@@ -30,9 +30,11 @@ lint: $(READY)   ## format, style, types, and who may import whom
 bench: $(READY)  ## the measurements behind the figures in docs/
 	@for name in encoder bytes_per_token sources cleaning reader checkpoints execution startup; do echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py || exit 1; done
 
-bench-data: $(READY)  ## preparation end to end, against datatrove
+bench-data: $(READY)  ## preparation end to end, against datatrove; tokens; how it grows (an hour, 30 GB of disk)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/preparation.py
+	$(BIN)/python tests/benchmarks/encoder.py
+	$(BIN)/python tests/benchmarks/growth.py
 
 bench-train: $(READY)  ## training, against transformers' CodeGen
 	$(BIN)/python tests/benchmarks/training.py

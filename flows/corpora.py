@@ -20,6 +20,7 @@ from components.core.fingerprint import fingerprint
 from components.core.remote import remote_explained
 from components.core.store import Store
 from components.data.config import CORPORA, Corpus
+from components.training.config import TrainingPlace
 from flows.execution import Execution
 from flows.recipes import Recipe
 
@@ -72,11 +73,16 @@ def prepared_identity(
     avoided: Sequence[BenchmarkText],
     earlier: Mapping[str, Artifact],
 ) -> Identity:
-    """What decides a prepared corpus: also which benchmarks are avoided and, if the recipe says so, earlier corpora."""
+    """What decides a prepared corpus: also which benchmarks are avoided and, if the recipe says so, earlier corpora.
+
+    What changes none of its bytes does not count: where other corpora come from, and how many bad records are tolerated.
+    """
     from components.tokenizer.prepare import CODE_VERSION
 
+    data = recipe.data.model_dump(mode="json", exclude={"quarantine": {"max_bad_fraction"}})
+    declared = (data.pop("sources") or {}).get(corpus)
     config: dict[str, JsonValue] = {
-        "data": recipe.data.model_dump(mode="json"),
+        "data": {**data, "sources": declared},
         "benchmarks": fingerprint(list(avoided)),
         "context_length": recipe.model.context_length,
         "seed": recipe.seed,
@@ -95,6 +101,22 @@ def raw_corpora(recipe: Recipe, execution: Execution) -> dict[str, Artifact]:
 
     declared = (recipe.data.sources or {}).items()
     return raw_artifacts(execution.project_path) | {name: listed_artifact(name, sources) for name, sources in declared}
+
+
+def require_unedited(recipe: Recipe, execution: Execution) -> None:
+    """A `data/` that stands for the recipe's preset but differs from it was edited: a pull would undo that without a word.
+
+    Raises:
+        DataError: names the files that differ.
+    """
+    from components.data import versioning
+    from components.data.raw import require_committed
+
+    project, preset = execution.project_path, recipe.data.preset
+    committed = versioning.committed(project)
+    is_here = committed is not None and (project / versioning.DATA).is_dir()
+    if is_here and committed and (committed.preset, committed.recipe) == (preset, pins_of(execution).recipe(preset)):
+        require_committed(project, committed)
 
 
 class Benchmarks(NamedTuple):
@@ -177,6 +199,14 @@ def _find(identity: Identity, stores: tuple[Store, ...]) -> Artifact:
         expected="the corpora of this recipe, data/ and code to have been prepared",
         do="run `codegen prepare` with the same --recipe and --set, here or where they are to be pushed from",
     )
+
+
+def corpus_place(store: Store, corpus: Artifact, place: TrainingPlace) -> str:
+    """From where a prepared corpus is read: its folder on this machine or, where it is streamed from elsewhere, its URI.
+
+    What is streamed is not fetched and checked as a whole: see `components.tokenizer.streaming`.
+    """
+    return corpus.address if place.streaming and not store.is_local else str(store.open(corpus))
 
 
 def dataset_card(recipe: Recipe, execution: Execution, found: Found) -> str:

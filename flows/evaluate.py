@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from components.core.artifact import Artifact
 from components.core.config import Config
+from flows.corpora import corpus_place
 from flows.desk import Desk, desk
 from flows.execution import Execution
 from flows.initial import initial_of
@@ -92,14 +93,15 @@ def _mtpb_file(here: Desk) -> FoundMtpb:
 def _bits_per_byte(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpora) -> Artifact:
     from components.evaluation.held_out import CODE_VERSION, run_bits_per_byte
 
-    limit = here.recipe.evaluation.held_out_max_sequences
+    limit, place = here.recipe.evaluation.held_out_max_sequences, here.execution.training
 
     def build(folder: Path, run: TrackedRun) -> dict[str, JsonValue]:
         statistics = run_bits_per_byte(
             folder,
             checkpoint=here.store.open(checkpoint),
-            prepared={corpus: here.store.open(one) for corpus, one in corpora.prepared.items()},
+            prepared={corpus: corpus_place(here.store, one, place) for corpus, one in corpora.prepared.items()},
             max_sequences=limit,
+            streaming=place.streaming,
         )
         keep(folder, run)
         return statistics

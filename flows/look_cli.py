@@ -87,10 +87,11 @@ def lineage(label: Label, as_json: Json = False, at: Places = []) -> None:  # no
 def why(label: Label, as_json: Json = False, at: Places = []) -> None:  # noqa: B006
     """Why an artifact was made anew: what differs from its nearest sibling, in recipe, inputs and code."""
     store = chosen_execution(at).open_store()
+    from components.core.differences import why as nearest
     from flows.reasons import in_words, reasons
 
     chosen = store.load(label)
-    sibling, _ = store.why(chosen) or (None, [])
+    sibling, _ = nearest(store, chosen) or (None, [])
     found = reasons(store, sibling, chosen) if sibling else ()
     if as_json:
         print_json({"artifact": chosen.label, "sibling": sibling.label if sibling else None, "reasons": found})

@@ -25,6 +25,7 @@ from flows.corpora import (
     pins_of,
     prepared_identity,
     raw_corpora,
+    require_unedited,
     sample_of_left_out,
     tokenizer_identity,
 )
@@ -93,27 +94,11 @@ def pull(recipe: Recipe, execution: Execution, origin: Origin = "auto") -> Pulle
 
 
 def _raw(here: Desk) -> dict[str, Artifact]:
-    here.task("look for edits of data/", lambda _: _require_unedited(here.recipe, here.execution))
+    here.task("look for edits of data/", lambda _: require_unedited(here.recipe, here.execution))
     pulled = here.task("pull the corpora", lambda _: pull(here.recipe, here.execution), retry_if=_is_network)
     here.say("pull the corpora", "reused" if pulled.was_current else "")
     here.console.print(f"  {pulled.summary}", soft_wrap=True, markup=False)
     return here.task("check data/ against data.dvc", lambda _: raw_corpora(here.recipe, here.execution))
-
-
-def _require_unedited(recipe: Recipe, execution: Execution) -> None:
-    """A `data/` that stands for the recipe's preset but differs from it was edited: a pull would undo that without a word.
-
-    Raises:
-        DataError: names the files that differ.
-    """
-    from components.data import versioning
-    from components.data.raw import require_committed
-
-    project, preset = execution.project_path, recipe.data.preset
-    committed = versioning.committed(project)
-    is_here = committed is not None and (project / versioning.DATA).is_dir()
-    if is_here and committed and (committed.preset, committed.recipe) == (preset, pins_of(execution).recipe(preset)):
-        require_committed(project, committed)
 
 
 def _is_network(error: object) -> bool:
@@ -237,11 +222,11 @@ def _prepare(
 ) -> Artifact:
     from components.data.raw import sources_of
     from components.tokenizer.prepare import prepare_corpus
+    from components.tokenizer.requirements import require_tolerated
 
     recipe = here.recipe
     identity = prepared_identity(recipe, corpus, raw, tokenizer, avoided, earlier)
-    others = [one for role, one in identity.parents.items() if role in earlier]
-    return here.make(
+    prepared = here.make(
         f"prepare {corpus}",
         **identity._asdict(),
         tags={"corpus": corpus},
@@ -257,9 +242,11 @@ def _prepare(
             seed=recipe.seed,
             place=here.execution.data,
             benchmarks=avoided,
-            others=[here.store.open(one) for one in others],
+            others=[here.store.open(one) for role, one in identity.parents.items() if role in earlier],
         ),
     )
+    require_tolerated(prepared.statistics, recipe.data.quarantine)
+    return prepared
 
 
 def _validate_prepared(here: Desk, prepared: dict[str, Artifact], suites: Suites) -> Artifact:

@@ -2,7 +2,7 @@
 
 One decision: an input counts by its digest, which says nothing to a person, so an input that changed is followed to what
 differs in its own recipe, down to what the store does not hold (raw corpora). Not covered: which of several siblings to
-compare with (`Store.why`).
+compare with (`components.core.differences`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from components.core.artifact import Artifact
+from components.core.differences import Difference, differences
 from components.core.errors import ArtifactError
-from components.core.store import Difference, Store
+from components.core.store import Store
 
 
 class Reason(NamedTuple):
@@ -32,7 +33,7 @@ class Reason(NamedTuple):
 
 def reasons(store: Store, before: Artifact, after: Artifact) -> tuple[Reason, ...]:
     """What differs between two artifacts of one kind and name, code and settings before inputs."""
-    found = [_reason(store, before, after, one) for one in store.differences(before, after)]
+    found = [_reason(store, before, after, one) for one in differences(store, before, after)]
     return tuple(sorted(found, key=lambda one: ("code", "setting", "input").index(one.what)))
 
 

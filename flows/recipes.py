@@ -2,8 +2,8 @@
 
 A recipe is identity: change any field and what depends on it is made anew. Recipes are pure functions that derive from
 one another; where a run happens (processes, folders, servers) is an `Execution`, and no part of a recipe. Sections cited
-are those of docs/paper.md. The corpora of the paper's recipes are not published; until sources for them can be declared,
-these recipes name the starter corpus, and only their model, training and evaluation are the paper's.
+are those of docs/paper.md. The paper's corpora are not published, so its recipes name the starter corpus unless
+`data.sources` declares others; their model, training and evaluation are the paper's.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from components.core.errors import ConfigError
 from components.core.turns import alone
 from components.data.config import CORPORA
 from components.training.config import StageName
+from flows.corpora import corpus_place
 from flows.desk import Desk, desk
 from flows.execution import Execution
 from flows.initial import initial_of
@@ -116,7 +117,7 @@ def _stage(here: Desk, stage: StageName, corpora: Corpora, before: Artifact | No
             config=settings,
             model=recipe.model,
             seed=recipe.seed,
-            data=given(corpus),
+            data=Input(folder=corpus_place(here.store, corpus, here.execution.training), digest=corpus.digest),
             tokenizer=given(corpora.tokenizer),
             initial=given(before) if before else None,
             leaves_optimizer=leaves_optimizer,

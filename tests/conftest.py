@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fixtures.archives import build_archives
 from fixtures.projects import FixtureArchives, new_project
-from fixtures.s3_environment import s3_server
+from fixtures.s3 import in_environment, s3_server
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +34,15 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _s3() -> Iterator[str]:
-    with s3_server() as bucket:
+def s3_endpoint() -> Iterator[str]:
+    """The address of an S3 server that all tests of a process share."""
+    with s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def _s3(s3_endpoint: str) -> Iterator[str]:
+    with in_environment(s3_endpoint, "team") as bucket:
         yield bucket
 
 

@@ -7,6 +7,7 @@ which kinds are installed is not known here. So this is a process boundary: what
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,3 +35,12 @@ def remote_explained(doing: str, where: str) -> Iterator[None]:
             expected="storage that answers, with the right to read and write there",
             do="mend its address, credentials or connection, then run the same command again: it goes on where it was",
         ) from error
+
+
+def client_errors() -> tuple[type[Exception], ...]:
+    """What file systems and clients of object stores raise, for readers that make an error of their own of it.
+
+    A module that nobody imported has raised nothing.
+    """
+    known = (("botocore.exceptions", "BotoCoreError"), ("botocore.exceptions", "ClientError"), ("aiohttp", "ClientError"))
+    return (OSError, *(getattr(sys.modules[module], name) for module, name in known if module in sys.modules))

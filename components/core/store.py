@@ -53,14 +53,6 @@ class Built(NamedTuple):
     reused: bool
 
 
-class Difference(NamedTuple):
-    """One field in which two recipes differ."""
-
-    field: str
-    before: JsonValue
-    after: JsonValue
-
-
 class Store:
     """Artifacts below one root."""
 
@@ -204,6 +196,10 @@ class Store:
         manifests = [self._manifest(path.rsplit("/", 1)[0])[0] for path in self.fs.glob(f"{self.root}/*/*/{MANIFEST}")]
         yield from sorted(manifests, key=lambda artifact: str(artifact.provenance.get("created_at")))
 
+    def description(self, artifact: Artifact) -> dict[str, Any]:
+        """What the artifact's `recipe` is the fingerprint of, as it was published."""
+        return self._manifest(artifact.address)[1]
+
     def lineage(self, artifact: Artifact) -> list[Artifact]:
         """The artifact and everything in this store that it was made from, parents before children."""
         seen: dict[str, Artifact] = {}
@@ -269,24 +265,6 @@ class Store:
             partial.rename(folder)
         return folder
 
-    # -- explaining ------------------------------------------------------------------------------------------------
-
-    def why(self, artifact: Artifact) -> tuple[Artifact, list[Difference]] | None:
-        """What makes this artifact another one than its nearest sibling: the sibling, and the fields that differ.
-
-        None where there is no other artifact of the same kind and name.
-        """
-        siblings = [one for one in self.all() if (one.kind, one.name) == (artifact.kind, artifact.name)]
-        others = [(self.differences(one, artifact), one) for one in siblings if one.recipe != artifact.recipe]
-        if not others:
-            return None
-        differences, sibling = min(reversed(others), key=lambda other: len(other[0]))
-        return sibling, differences
-
-    def differences(self, before: Artifact, after: Artifact) -> list[Difference]:
-        """The fields in which the recipes of two published artifacts differ: of their configuration, parents and code."""
-        return _differences(self._manifest(before.address)[1], self._manifest(after.address)[1], "")
-
 
 def _file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
@@ -319,11 +297,3 @@ def _note_attempt(path: Path, resumable: bool) -> list[JsonValue]:
     now = {key: value for key, value in provenance().items() if key in ("created_at", "git_commit", "git_dirty", "host")}
     write_jsonl(path, [*earlier, now])
     return [*earlier, now]
-
-
-def _differences(before: Any, after: Any, field: str) -> list[Difference]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        keys = sorted({*before, *after})
-        found = (_differences(before.get(key), after.get(key), f"{field}.{key}".lstrip(".")) for key in keys)
-        return [difference for group in found for difference in group]
-    return [] if before == after else [Difference(field, before, after)]

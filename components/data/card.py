@@ -7,36 +7,24 @@ looking into documents; that is what the Data Docs of the validation are for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 from components.core.artifact import Artifact
 from components.core.paper import PaperCorpora, PaperCorpus
-from components.data.config import CORPORA, LANGUAGES, Corpus, DataConfig
+from components.data.card_prose import Corpora, again, making, origins, whence
+from components.data.config import CORPORA, LANGUAGES, Corpus
+from components.data.markdown import NOTHING, size, table
 from components.data.pins import Archive
 
-_NOTHING = "-"
+__all__ = ["Corpora", "dataset_card"]
+
 _ALL = "all"
 _FIGURES = (
     "raw_documents", "raw_bytes", "rejected", "duplicates", "duplicate_bytes", "documents", "bytes", "train_tokens",
     "held_out_documents", "held_out_tokens",
 )  # fmt: skip
 """A language's figures in the statistics of a prepared corpus."""
-
-
-class Corpora(NamedTuple):
-    """What a card is about."""
-
-    name: str
-    """The recipe's name."""
-    data: DataConfig
-    seed: int
-    context_length: int
-    raw: Mapping[str, Artifact]
-    """By corpus, and "vocabulary"."""
-    tokenizer: Artifact
-    prepared: Mapping[str, Artifact]
-    """By corpus."""
 
 
 def dataset_card(corpora: Corpora, sources: Sequence[Archive], vocabulary: Sequence[Archive], paper: PaperCorpora) -> str:
@@ -50,55 +38,29 @@ def dataset_card(corpora: Corpora, sources: Sequence[Archive], vocabulary: Seque
     """
     sections = (
         _head(corpora),
-        _sources(corpora, sources, vocabulary),
+        origins(corpora, sources, vocabulary),
         _sizes(corpora),
         _beside_the_paper(corpora, paper),
         _left_out(corpora),
         _splits(corpora),
-        _making(corpora),
+        making(corpora),
         _identity(corpora),
-        _again(corpora),
+        again(corpora),
     )
     return "\n".join(sections)
 
 
 def _head(corpora: Corpora) -> str:
     total = [_total(corpora, corpus) for corpus in CORPORA]
-    size, tokens = sum(one["bytes"] for one in total), sum(one["train_tokens"] for one in total)
+    num_bytes, tokens = sum(one["bytes"] for one in total), sum(one["train_tokens"] for one in total)
     documents = sum(one["documents"] for one in total)
     return f"""# Dataset card: the corpora of {corpora.name}
 
 Natural language, six programming languages, and Python, to train a CodeGen model on in this order: {documents:,}
-documents, {_size(size)} of text, {tokens:,} tokens to train on. The preset is `{corpora.data.preset}`. They stand for the
-paper's corpora, which are not published; for scale, its figures stand beside ours below.
+documents, {size(num_bytes)} of text, {tokens:,} tokens to train on. {whence(corpora)} For scale, the
+figures of the paper's corpora, which are not published, stand beside ours below.
 
 Written by `codegen prepare`; `codegen data card` prints it again. Nothing here is typed by hand.
-"""
-
-
-def _sources(corpora: Corpora, sources: Sequence[Archive], vocabulary: Sequence[Archive]) -> str:
-    """What each package gave to each corpus, by the files of the raw corpora: one a package."""
-    pinned = {f"{one.name}-{one.version}.jsonl": one for one in sources}
-    given: dict[str, dict[str, int]] = {}
-    for corpus in CORPORA:
-        for file in corpora.raw[corpus].files:
-            given.setdefault(file.path, {})[corpus] = file.size_bytes
-    rows = []
-    for name, sizes in sorted(given.items()):
-        one = pinned.get(name)
-        package, licence, note = (
-            (f"{one.name} {one.version}", one.licence, one.note) if one else (name, "see its records", "")
-        )
-        rows.append((package, licence, *(_size(sizes.get(corpus)) for corpus in CORPORA), note))
-    ranks = "; ".join(f"{one.name} {one.version} ({one.licence})" for one in vocabulary)
-    return f"""## Sources and licences
-
-Members of released packages, each under its own licence. Every record names its package, its path in it and its licence;
-`data/NOTICE` travels with the bytes, and `data/skipped.jsonl` lists the members that could not be used. Sizes are of the raw
-records.
-
-{_table(("package", "licence", *CORPORA, "note"), rows, numeric=range(2, 5))}
-GPT-2's byte-pair ranks are the same bytes in each of: {ranks}.
 """
 
 
@@ -109,9 +71,9 @@ def _sizes(corpora: Corpora) -> str:
     )  # fmt: skip
     rows = [
         (
-            corpus, language, f"{one['raw_documents']:,}", _size(one["raw_bytes"]),
-            f"{one['raw_documents'] - _number(one['rejected']):,}", _size(_filtered_bytes(one)),
-            f"{one['documents']:,}", _size(one["bytes"]), f"{one['train_tokens']:,}", f"{one['held_out_tokens']:,}",
+            corpus, language, f"{one['raw_documents']:,}", size(one["raw_bytes"]),
+            f"{one['raw_documents'] - _number(one['rejected']):,}", size(_filtered_bytes(one)),
+            f"{one['documents']:,}", size(one["bytes"]), f"{one['train_tokens']:,}", f"{one['held_out_tokens']:,}",
         )
         for corpus, language, one in _rows(corpora)
     ]  # fmt: skip
@@ -119,7 +81,7 @@ def _sizes(corpora: Corpora) -> str:
 
 Sizes are bytes of text, without the records around it. Tokens count the language prefix and the separator as well.
 
-{_table(columns, rows, numeric=range(2, len(columns)))}"""
+{table(columns, rows, numeric=range(2, len(columns)))}"""
 
 
 def _beside_the_paper(corpora: Corpora, paper: PaperCorpora) -> str:
@@ -132,16 +94,16 @@ def _beside_the_paper(corpora: Corpora, paper: PaperCorpora) -> str:
     for corpus, language, one in _rows(corpora):
         tokens = f"{one['train_tokens'] + one['held_out_tokens']:,}"
         quoted = _quoted(theirs.get((corpus, None if language == _ALL else language)))
-        rows.append((corpus, language, _size(one["raw_bytes"]), _size(one["bytes"]), tokens, *quoted))
+        rows.append((corpus, language, size(one["raw_bytes"]), size(one["bytes"]), tokens, *quoted))
     return f"""## Beside the paper
 
-{_table(columns, rows, numeric=(2, 3, 4, 6, 7, 8))}
+{table(columns, rows, numeric=(2, 3, 4, 6, 7, 8))}
 {paper.source}. Unverified figures are marked: {paper.note}.
 """
 
 
 def _quoted(row: PaperCorpus | None) -> tuple[str, ...]:
-    return (row.corpus, row.raw, row.processed, row.tokens) if row else (_NOTHING,) * 4
+    return (row.corpus, row.raw, row.processed, row.tokens) if row else (NOTHING,) * 4
 
 
 def _left_out(corpora: Corpora) -> str:
@@ -155,8 +117,19 @@ def _left_out(corpora: Corpora) -> str:
     return f"""## Left out, by reason
 
 Documents. Each of them is listed in `rejects.parquet` of its prepared corpus, by content, package and path.
+{_unreadable(corpora)}
+{table(columns, lines, numeric=range(2, len(columns)))}"""
 
-{_table(columns, lines, numeric=range(2, len(columns)))}"""
+
+def _unreadable(corpora: Corpora) -> str:
+    """Records that are no documents; none in a corpus that was prepared before they were counted."""
+    counts = {corpus: corpora.prepared[corpus].statistics.get("bad") for corpus in CORPORA}
+    kinds = {corpus: cast(dict[str, int], found) for corpus, found in counts.items() if found}
+    told = (
+        f"{corpus} {_number(found):,} ({', '.join(f'{kind} {number:,}' for kind, number in sorted(found.items()))})"
+        for corpus, found in kinds.items()
+    )
+    return f"Records that could not be read stand in `quarantine.jsonl`: {'; '.join(told)}.\n" if kinds else ""
 
 
 def _splits(corpora: Corpora) -> str:
@@ -173,20 +146,7 @@ def _splits(corpora: Corpora) -> str:
 never trained on in one corpus and held out of another. Sequences have {length} tokens; what does not fill the last one is
 dropped.
 
-{_table(("corpus", "split", "sequences", "tokens in them", "tokens dropped"), rows, numeric=range(2, 5))}"""
-
-
-def _making(corpora: Corpora) -> str:
-    filters = corpora.data.filters
-    return f"""## How it was made
-
-1. **Filtered**: a document is kept when it is not empty, its mean line has fewer than {filters.max_mean_line_length:g}
-   characters, none of its lines more than {filters.max_line_length:,}, and at most
-   {100 * filters.max_digit_fraction:g} % of its characters are decimal or hexadecimal digits.
-2. **Deduplicated**: of documents with equal bytes (SHA-256) the first by package and path is kept. Near-duplicates stay.
-3. **Shuffled** by a keyed hash of their content, **prefixed** in the multi corpus with a comment that names their language,
-   **tokenised** with the vocabulary `{corpora.tokenizer.name}`, and **packed**.
-"""
+{table(("corpus", "split", "sequences", "tokens in them", "tokens dropped"), rows, numeric=range(2, 5))}"""
 
 
 def _identity(corpora: Corpora) -> str:
@@ -199,19 +159,7 @@ def _identity(corpora: Corpora) -> str:
 
 DVC's md5 of `data/`: `{vocabulary.provenance.get("dvc_md5")}`. Digests are SHA-256 over the files of each.
 
-{_table(("what", "label", "digest"), rows)}"""
-
-
-def _again(corpora: Corpora) -> str:
-    labels = " ".join(corpora.prepared[corpus].label for corpus in CORPORA)
-    return f"""## Get it again
-
-    codegen data pull --preset {corpora.data.preset}
-    codegen data pull-prepared ROOT {labels}
-
-The first gives the raw bytes, the second the prepared corpora, from a root to which `codegen data push-prepared` copied
-them.
-"""
+{table(("what", "label", "digest"), rows)}"""
 
 
 def _rows(corpora: Corpora) -> Iterator[tuple[Corpus, str, dict[str, Any]]]:
@@ -246,20 +194,3 @@ def _number(counts: Mapping[str, int]) -> int:
 def _filtered_bytes(figures: Mapping[str, Any]) -> int | None:
     """None in a corpus that was prepared before the bytes of duplicates were counted."""
     return figures["bytes"] + figures["duplicate_bytes"] if "duplicate_bytes" in figures else None
-
-
-def _size(size_bytes: int | None) -> str:
-    if size_bytes is None:
-        return _NOTHING
-    value, units = float(size_bytes), ["kB", "MB", "GB", "TB"]
-    unit = "B"
-    while value >= 1000 and units:
-        value, unit = value / 1000, units.pop(0)
-    return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()) -> str:
-    right = set(numeric)
-    rule = ["---:" if number in right else "---" for number in range(len(columns))]
-    lines = [list(columns), rule, *([cell.replace("|", r"\|") for cell in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -98,7 +98,7 @@ class DataConfig(Config):
     """Which set of pinned archives `data/` holds."""
     sources: dict[Corpus, Items[Source]] | None = None
     """Where the documents of each corpus are, instead of a preset: files that are there already, here or elsewhere."""
-    extensions: dict[str, str] = Field(default_factory=dict)
+    extensions: dict[str, Language] = Field(default_factory=dict)
     """Languages by extension, besides those of `components.data.sources.config.EXTENSIONS`."""
     quarantine: QuarantineConfig = QuarantineConfig()
     filters: FilterConfig = FilterConfig()

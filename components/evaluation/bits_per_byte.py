@@ -24,6 +24,7 @@ from components.core.errors import EvaluationError
 from components.core.progress import track
 from components.model.loss import token_losses
 from components.model.transformer import CodeGen
+from components.tokenizer.config import Streaming
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.reader import PackedSplit
 from components.tokenizer.shards import HELD_OUT, Index
@@ -60,14 +61,19 @@ class Score(NamedTuple):
 
 
 def evaluate_held_out(
-    model: CodeGen, encoder: Encoder, prepared: Mapping[str, Path], max_sequences: int
+    model: CodeGen,
+    encoder: Encoder,
+    prepared: Mapping[str, str | Path],
+    max_sequences: int,
+    streaming: Streaming | None = None,
 ) -> dict[str, dict[str, float | int]]:
     """Bits per byte on every held-out split of some prepared corpora.
 
     Args:
         model, encoder: of one checkpoint.
-        prepared: the folder of each prepared corpus, by the corpus' name.
+        prepared: the folder of each prepared corpus, or its URI, by the corpus' name.
         max_sequences: per split; where there are more, as many as this, evenly spaced.
+        streaming: the cache for what is given by a URI.
 
     Returns:
         `{"nl/English": {"bits_per_byte", "num_bytes", "num_tokens"}, "multi/C": ...}`.
@@ -78,11 +84,11 @@ def evaluate_held_out(
     """
     splits = {}
     for corpus, folder in prepared.items():
-        index = PackedSplit(folder).index
+        index = PackedSplit(folder, streaming=streaming).index
         _require_fit(index, model, encoder)
         for name in sorted(index.splits):
             if name.startswith(HELD_OUT):
-                splits[f"{corpus}/{name.removeprefix(HELD_OUT)}"] = PackedSplit(folder, name)
+                splits[f"{corpus}/{name.removeprefix(HELD_OUT)}"] = PackedSplit(folder, name, streaming=streaming)
     results = {}
     with track("score held-out text", len(splits), "splits") as advance:
         for name, split in splits.items():

@@ -16,6 +16,7 @@ from components.core.fingerprint import fingerprint
 from components.evaluation.bits_per_byte import bits_per_byte_of_texts, evaluate_held_out
 from components.evaluation.problems import HUMANEVAL_SHA256, load_humaneval
 from components.model.huggingface import load_checkpoint
+from components.tokenizer.config import Streaming
 from components.tokenizer.encoder import Encoder
 
 CODE_VERSION = 1
@@ -25,15 +26,21 @@ CANONICAL = "humaneval/canonical"
 
 
 def run_bits_per_byte(
-    folder: Path, *, checkpoint: Path, prepared: Mapping[str, Path], max_sequences: int
+    folder: Path,
+    *,
+    checkpoint: Path,
+    prepared: Mapping[str, str | Path],
+    max_sequences: int,
+    streaming: Streaming | None = None,
 ) -> dict[str, JsonValue]:
     """Write `results.json`, `{"splits": {"nl/English": {"bits_per_byte", "num_bytes", "num_tokens"}, ...}}`.
 
     Args:
         folder: the artifact's.
         checkpoint: a folder in Hugging Face's format with its tokenizer.
-        prepared: the folder of each prepared corpus, by the corpus' name.
+        prepared: the folder of each prepared corpus, or its URI, by the corpus' name.
         max_sequences: sequences per held-out split at most.
+        streaming: the cache for what is given by a URI.
 
     Returns:
         Statistics: `protocol`, and bits per byte under corpus and language, `{"mono": {"Python": 2.1}, ...}`.
@@ -43,7 +50,7 @@ def run_bits_per_byte(
     """
     started = time.monotonic()
     model, encoder = load_checkpoint(checkpoint).eval(), Encoder(checkpoint)
-    splits = evaluate_held_out(model, encoder, prepared, max_sequences)
+    splits = evaluate_held_out(model, encoder, prepared, max_sequences, streaming)
     problems = load_humaneval()
     prompts, solutions = zip(*((problem.prompt, problem.canonical_solution) for problem in problems), strict=True)
     splits[CANONICAL] = bits_per_byte_of_texts(model, encoder, prompts, solutions)

@@ -15,24 +15,22 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from components.core.errors import ConfigError, DataError
 from components.core.files import read_jsonl, require_free, write_json, write_jsonl
 from components.core.progress import track, watch
-from components.data.config import LANGUAGES, Corpus, DataConfig, DataPlace
+from components.data.config import Corpus, DataConfig, DataPlace
 from components.data.decontamination import BenchmarkText
 from components.data.engine import run_tasks
-from components.data.sources.batches import Bad
 from components.data.sources.config import Source
 from components.data.sources.partitions import Partition, list_partitions
-from components.data.sources.quarantine import require_tolerable
 from components.data.under_way import Board
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.gather import DOCUMENTS, REJECTS, gather, splits_of, stream_name
 from components.tokenizer.global_duplicates import near_duplicates, runs_of_others
 from components.tokenizer.job import Job, discard, finish, finished
+from components.tokenizer.requirements import require_documents, require_encoder, require_records, require_sequences
 from components.tokenizer.scatter import MATCHES, QUARANTINE, scatter, so_far
-from components.tokenizer.shards import INDEX_JSON, TRAIN, Index, Piece, Split, cut_into_shards, pieces_of, write_shard
+from components.tokenizer.shards import INDEX_JSON, Index, Piece, Split, cut_into_shards, pieces_of, write_shard
 from components.tokenizer.tables import (
     DOCUMENTS_PARQUET,
     KEPT,
@@ -108,7 +106,7 @@ def prepare_corpus(
         discard(folder / _WORK)
         return statistics
     place = place or DataPlace()
-    encoder = _encoder(tokenizer_folder, tokenizer)
+    encoder = require_encoder(tokenizer_folder, tokenizer)
     partitions = list_partitions(sources)
     raw_bytes = sum(partition.text_bytes for partition in partitions)
     require_free(folder, int(_ROOM_FACTOR * raw_bytes), f"preparing {corpus}")
@@ -127,14 +125,14 @@ def prepare_corpus(
     path = job.write()
     stored_bytes, is_alone = sum(partition.size_bytes for partition in partitions), is_read_alone(raw_bytes, place)
     scattered = scatter_all(job, path, partitions, place, is_alone=is_alone, num_bytes=stored_bytes)
-    _require_records(scattered, data)
+    require_records(scattered, data.quarantine)
     runs = [run for partition in partitions for run in sorted(job.scattered(partition).glob("*.arrow"))]
     dropped = near_duplicates(job, runs) if data.near_duplicates.enabled else None
     if data.dedup_across_corpora:
         runs = [*runs_of_others(job, others), *runs]
     gathered = gather_all(job, path, runs, dropped, piece_bytes, place)
     languages = added(one["languages"] for one in gathered)
-    _require_documents(corpus, languages)
+    require_documents(corpus, languages)
     ranges = [job.gathered(number, len(gathered)) for number in range(len(gathered))]
     index, dropped_tokens = _pack_all(folder, job, encoder, context_length, ranges, gathered, place)
     write_table(folder / DOCUMENTS_PARQUET, (one / DOCUMENTS for one in ranges), KEPT)
@@ -170,17 +168,6 @@ def piece_bytes_of(place: DataPlace) -> int:
 def is_read_alone(text_bytes: int, place: DataPlace) -> bool:
     """Whether a corpus of so much text is read by one process, which then encodes on all cores."""
     return place.engine == "native" and text_bytes <= _ALONE_BYTES
-
-
-def _encoder(folder: Path, config: TokenizerConfig) -> Encoder:
-    encoder = Encoder(folder)
-    if (encoder.num_ids, encoder.eot_id) != (config.num_ids, config.eot_id):
-        raise ConfigError(
-            f"the tokenizer in {folder} has {encoder.num_ids:,} ids and ends texts with {encoder.eot_id}",
-            expected=f"{config.num_ids:,} ids and {config.eot_id}, for {config.num_merges:,} merges",
-            do="prepare with the tokenizer that was built from the same recipe",
-        )
-    return encoder
 
 
 # -- rounds ------------------------------------------------------------------------------------------------------------
@@ -250,7 +237,7 @@ def _pack_all(
             pieces: list[JsonValue] = [list(piece) for piece in pieces_of(first, num_tokens, streams)]
             work.append({"folder": str(folder), "path": shard.path, "pieces": pieces})
             first += num_tokens
-    _require_sequences(job.corpus, splits, context_length)
+    require_sequences(job.corpus, splits, context_length)
     digests: dict[str, str] = {}
     with track(f"pack {job.corpus}", len(work), "shards") as advance:
         for path, digest in run_tasks(_pack, work, place, in_threads=True):
@@ -271,37 +258,6 @@ def _pack_all(
 def _pack(work: Any) -> JsonValue:
     """Third round: one shard. Returns its path and SHA-256."""
     return [work["path"], write_shard(Path(work["folder"]) / work["path"], [Piece(*piece) for piece in work["pieces"]])]
-
-
-# -- what must hold ----------------------------------------------------------------------------------------------------
-
-
-def _require_records(scattered: Sequence[dict[str, Any]], data: DataConfig) -> None:
-    num_bad, num_skipped = (sum(sum(one[kind].values()) for one in scattered) for kind in ("bad", "skipped"))
-    num_read = num_bad + num_skipped + sum(one.get("documents", 0) for one in scattered)
-    examples = [Bad(**example) for one in scattered for example in one["bad_examples"]]
-    require_tolerable(num_bad, num_read, examples, data.quarantine)
-
-
-def _require_documents(corpus: Corpus, languages: dict[str, Any]) -> None:
-    for language in LANGUAGES[corpus]:
-        counts = languages[language]
-        if not counts["documents"]:
-            raise DataError(
-                f"{corpus} holds no {language} document to learn from ({sum(counts['rejected'].values()):,} were rejected)",
-                expected=f"documents in each of {', '.join(LANGUAGES[corpus])} that pass the filters",
-                do="fetch the raw corpora with `codegen data pull`, or loosen the filters of the recipe",
-            )
-
-
-def _require_sequences(corpus: Corpus, splits: dict[str, Split], context_length: int) -> None:
-    for name, split in splits.items():
-        if not split.num_sequences:
-            raise DataError(
-                f"{name} of the {corpus} corpus has too little text for one sequence",
-                expected=f"at least {context_length:,} tokens in each split",
-                do="use more data, a shorter context_length" + ("" if name == TRAIN else " or a larger held_out_fraction"),
-            )
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from components.core.errors import ArtifactError, ConfigError
 from components.core.files import storage_full_explained
+from components.core.remote import client_errors
 
 
 class RemoteFolder:
@@ -26,7 +27,6 @@ class RemoteFolder:
     def __init__(self, fs: fsspec.AbstractFileSystem, root: str) -> None:
         self._fs, self._root = fs, root.rstrip("/")
         self.uri: str = fs.unstrip_protocol(self._root)
-        self._failures = _failures(fs)
 
     def name(self, path: str) -> str:
         """The URI of a file."""
@@ -108,7 +108,7 @@ class RemoteFolder:
                 expected="the file of a published artifact",
                 do="check the URI, or run the flow that publishes it",
             ) from error
-        except self._failures as error:
+        except client_errors() as error:
             raise ArtifactError(
                 f"{self.name(path)} cannot be read: {type(error).__name__}: {error}",
                 expected="a store that answers, and the right to read there",
@@ -137,13 +137,3 @@ def open_folder(folder: str | Path, storage_options: Mapping[str, Any] | None = 
             do="for s3:// install the extra of that name: pip install 'codegen-platform[s3]'",
         ) from error
     return Path(root) if isinstance(fs, LocalFileSystem) else RemoteFolder(fs, root)
-
-
-def _failures(fs: fsspec.AbstractFileSystem) -> tuple[type[Exception], ...]:
-    """What a file system raises for a place that does not answer. botocore's errors are no OSErrors."""
-    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
-    if "s3" not in protocols:
-        return (OSError,)
-    from botocore.exceptions import BotoCoreError  # Installed with s3fs, which has made `fs`.
-
-    return (OSError, BotoCoreError)

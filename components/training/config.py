@@ -164,7 +164,8 @@ class TrainingPlace(Config):
     evaluate_sequences: int = Field(default=4, ge=1)
     """Of each held-out split, at most."""
     streaming: Streaming | None = None
-    """The cache for a corpus that is given by a URI; its credentials come from the file system's own configuration."""
+    """The cache for corpora of a store that is not on this machine, which are then not fetched as a whole; credentials come
+    from the file system's own configuration. None: they are fetched."""
 
     @property
     def uses_gpu(self) -> bool:

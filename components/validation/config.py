@@ -42,6 +42,15 @@ class ValidationConfig(Config):
     max_replacement_fraction: float = Field(default=0.01, ge=0, le=1)
     """Share of a document's characters that may be U+FFFD, which stands where bytes could not be decoded. Assumption:
     programs that handle text quote it now and then. Measured: at most 0.000012 in what is pinned."""
+    max_blank_documents: float = Field(default=0.2, ge=0, le=1)
+    """Share of a language's documents that may be empty or white space only. Assumption: in a checkout one Python file in
+    ten is an empty `__init__.py`, which the filters leave out; more means that texts got lost. None in what is pinned."""
+    max_large_documents: float = Field(default=0, ge=0, le=1)
+    """Share of a language's documents that may be larger than `max_document_bytes`: none of what is pinned."""
+    max_binary_documents: float = Field(default=0, ge=0, le=1)
+    """Share of a language's documents that may be above `max_control_fraction`, likewise. No filter leaves them out."""
+    max_undecoded_documents: float = Field(default=0, ge=0, le=1)
+    """Share of a language's documents that may be above `max_replacement_fraction`, likewise."""
     min_documents_per_split: int = Field(default=1, ge=1)
     """Documents in each training or held-out split. Assumption: one is enough to measure bits per byte at all."""
     min_sequences_per_split: int = Field(default=1, ge=1)
@@ -52,6 +61,9 @@ class ValidationConfig(Config):
     max_duplicate_fraction: float = Field(default=0.9, ge=0, le=1)
     """Share of a language's documents that may be copies of others. Assumption: more means that the same archives were read
     again and again. Measured: at most 0.21 % (mono) in what is pinned."""
+    max_repeated_names: float = Field(default=0, ge=0, le=1)
+    """Share of a language's documents, rejected ones included, that may have the source and path of another: none of what is
+    pinned, where it would mean that an archive was read twice. Documents that state no source or no path have no name."""
     drift: Literal["off", "warn", "fail"] = "warn"
     """What happens when a corpus differs too much from its previous version: nothing is compared, it is shown and the run
     goes on, or the run stops."""

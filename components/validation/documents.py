@@ -193,7 +193,9 @@ def languages_of_tables(folder: Path, languages: Sequence[str]) -> dict[str, Lan
     )
     found = {name: LanguageDocuments() for name in (*languages, OTHER)}
     for batch in _all_names(folder):
-        is_again = is_in(_names(batch), again) if len(again) else np.zeros(batch.num_rows, dtype=bool)
+        is_again = np.zeros(batch.num_rows, dtype=bool)
+        if len(again):
+            is_again[_has_name(batch)] = is_in(_names(batch), again)
         mine = {name: _true(pc.equal(batch["language"], name)) for name in languages}
         mine[OTHER] = ~np.logical_or.reduce(list(mine.values()))
         is_kept, is_copy = _true(batch["reason"].is_null()), _true(pc.equal(batch["reason"], DUPLICATE))
@@ -217,7 +219,15 @@ def _all_names(folder: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _names(batch: pa.RecordBatch) -> Keys:
-    return keys_of_names(batch["source"].to_pylist(), batch["path"].to_pylist())
+    """The keys of those documents of a batch that have a name."""
+    named = batch.filter(pa.array(_has_name(batch)))
+    return keys_of_names(named["source"].to_pylist(), named["path"].to_pylist())
+
+
+def _has_name(batch: pa.RecordBatch) -> Rows:
+    """Which documents state both where they come from and their path there; the Pile's, for one, have no path."""
+    source, path = (_true(pc.not_equal(batch[name], "")) for name in ("source", "path"))
+    return source & path
 
 
 def trained_on(folders: Mapping[str, Path]) -> dict[str, tuple[int, Defect]]:

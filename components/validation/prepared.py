@@ -174,6 +174,7 @@ def _figures(one: LanguageDocuments) -> dict[str, float]:
         "rejected_fraction": one.num_rejected / max(one.num_raw, 1),
         "duplicate_fraction": one.num_duplicates / max(one.num_raw, 1),
         "num_repeated_names": one.repeated_names.num,
+        "repeated_names_fraction": one.repeated_names.num / max(one.num_raw, 1),
     }
 
 
@@ -188,7 +189,8 @@ def _evidence_of_documents(splits: Mapping[str, SplitDocuments]) -> Evidence:
 def _evidence_of_names(languages: Mapping[str, LanguageDocuments]) -> Evidence:
     counts = {name: _counted(one.repeated_names, "") for name, one in languages.items()}
     num_all = sum(one.num_raw for one in languages.values())
-    return Evidence(unit="documents", num_all=num_all, columns={"num_repeated_names": counts})
+    columns = dict.fromkeys(("num_repeated_names", "repeated_names_fraction"), counts)
+    return Evidence(unit="documents", num_all=num_all, columns=columns)
 
 
 def _counted(found: Defect, value: str, place: str = "") -> Counted:

@@ -171,11 +171,12 @@ def _expected(profile: Profile) -> dict[str, LanguageProfile]:
 
 
 def _row_of_defects(language: str, one: LanguageProfile) -> dict[str, Any]:
-    """Columns: language, num_documents, and `num_` for each of `DEFECTS`: documents that have it."""
+    """Columns: language, num_documents, and for each of `DEFECTS` how many documents have it, and their fraction."""
     return {
         "language": language,
         "num_documents": one.num_documents,
         **{f"num_{name}": found.num for name, found in one.defects.items()},
+        **{f"{name}_fraction": found.num / max(one.num_documents, 1) for name, found in one.defects.items()},
     }
 
 
@@ -201,11 +202,12 @@ def _evidence(languages: Mapping[str, LanguageProfile], num_documents: int) -> E
         unit="documents",
         num_all=num_documents,
         columns={
-            f"num_{name}": {
+            column: {
                 language: Counted(one.defects[name].num, tuple(in_words(it, value) for it in one.defects[name].examples))
                 for language, one in languages.items()
             }
             for name, value in DEFECTS.items()
+            for column in (f"num_{name}", f"{name}_fraction")
         },
     )
 

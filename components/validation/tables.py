@@ -30,7 +30,12 @@ def _changing(*names: str) -> tuple[str, ...]:
 _PREPARED = ("context_length", "eot_id", "num_ids", "max_dropped_tokens", "languages", "splits")
 
 TABLES = {
-    "raw-documents": Table(("language", "num_documents", *(f"num_{name}" for name in DEFECTS)), ("languages",)),
+    "raw-documents": Table(
+        (
+            "language", "num_documents", *(f"num_{name}" for name in DEFECTS), *(f"{name}_fraction" for name in DEFECTS),
+        ),
+        ("languages",),
+    ),
     "raw-languages": Table(
         (
             "language", "num_documents", "size_bytes", "num_chars", "smallest_bytes", "mean_bytes", "largest_bytes",
@@ -53,7 +58,7 @@ TABLES = {
     "prepared-languages": Table(
         (
             "language", "num_raw", "num_kept", "num_rejected", "num_duplicates", "rejected_fraction", "duplicate_fraction",
-            "num_repeated_names",
+            "num_repeated_names", "repeated_names_fraction",
         ),
         _PREPARED,
     ),

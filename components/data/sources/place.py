@@ -9,7 +9,6 @@ there. What is not covered: zstd windows above 128 MB (`--long=28` and more), an
 from __future__ import annotations
 
 import errno
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from components.core.errors import ConfigError, FetchError, RecordError
+from components.core.remote import client_errors
 from components.data.sources.naming import Compression
 
 _READ_AHEAD_BYTES = 8 << 20
@@ -128,7 +128,7 @@ def explained(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, pa.ArrowException, *_remote_errors()) as error:
+    except (pa.ArrowException, *client_errors()) as error:
         # Arrow raises OSError for a damaged stream as well, but then without the number that the system gives; EINVAL is
         # the system's answer to an offset that no file has, which a damaged file may state.
         if isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno in (None, errno.EINVAL)):
@@ -138,12 +138,6 @@ def explained(name: str) -> Iterator[None]:
             expected="a file that is there, and may be read, from its listing to its end",
             do="check the path, the permissions, the network and the storage options, then run the same command again",
         ) from error
-
-
-def _remote_errors() -> tuple[type[Exception], ...]:
-    """What clients of object stores raise beside OSError. A module that nobody imported has raised nothing."""
-    known = (("botocore.exceptions", "BotoCoreError"), ("botocore.exceptions", "ClientError"), ("aiohttp", "ClientError"))
-    return tuple(getattr(sys.modules[module], name) for module, name in known if module in sys.modules)
 
 
 def walk(place: Place) -> Iterator[tuple[Place, dict[str, Any]]]:

@@ -34,5 +34,5 @@ def require_tolerable(num_bad: int, num_read: int, examples: Sequence[Bad], conf
     raise RecordError(
         f"{num_bad:,} of {num_read:,} records are bad{quoted}",
         expected=f"at most {config.max_bad_fraction:.3%} of them",
-        do="mend or leave out those files, name the fields of their source, or raise max_bad_fraction",
+        do="mend or leave out those files, name the fields of their source, or raise data.quarantine.max_bad_fraction",
     )

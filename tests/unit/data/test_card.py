@@ -8,8 +8,9 @@ from components.core.artifact import Artifact, Kind
 from components.core.fingerprint import FileEntry
 from components.core.paper import paper_corpora
 from components.data.card import Corpora, dataset_card
-from components.data.config import CORPORA, LANGUAGES, DataConfig
+from components.data.config import CORPORA, LANGUAGES, Corpus, DataConfig
 from components.data.pins import Archive
+from components.data.sources.config import Source
 
 ARCHIVES = (
     Archive(name="manual", version="1.0", file="manual.zip", sha256="0" * 64, size_bytes=1, licence="MIT", note="a | b"),
@@ -142,3 +143,58 @@ def test_a_corpus_from_before_the_bytes_of_duplicates_were_counted() -> None:
     old = corpora()
     del old.prepared["nl"].statistics["languages"]["English"]["duplicate_bytes"]  # type: ignore[index, call-overload]
     assert rows(card(old), "Sizes")["nl", "English"][3] == "-"
+
+
+def declaring(*names: Corpus) -> Corpora:
+    """The corpora, some of them of declared sources."""
+    one = corpora()
+    sources = {name: (Source(uri=f"s3://b/{name}/*.zst", fixed_language="English"), Source(uri="x|y")) for name in names}
+    stored = {name: artifact("raw-corpus", name, {"num_files": 1_200, "size_bytes": 3_000_000}) for name in names}
+    return one._replace(data=DataConfig(preset="tiny", sources=sources), raw={**one.raw, **stored})
+
+
+def test_declared_sources_stand_with_their_settings_and_no_archive_is_named_for_them() -> None:
+    text = card(declaring("mono"))
+    assert "nl, multi of the preset `tiny`; mono from sources that the recipe declares." in text
+    assert "| mono | `s3://b/mono/*.zst` | fixed_language: English | 1,200 | 3.0 MB |\n| mono | `x\\|y` |  |  |  |" in text
+    assert "| scripts 2.1 | BSD-3-Clause | - | 1.5 MB | - |  |" in text, "nothing of it is in mono any more"
+    assert "The first gives the raw bytes of nl, multi, the second" in text
+
+
+def test_of_declared_sources_alone_nothing_is_said_of_packages() -> None:
+    text = card(declaring(*CORPORA))
+    assert "They come from sources that the recipe declares." in text
+    assert "released packages" not in text
+    assert "preset `tiny`" not in text
+    assert "The first gives the vocabulary, the second" in text
+
+
+def test_what_was_done_is_what_the_recipe_says() -> None:
+    plain = card().split("## How it was made")[1]
+    assert "Near-duplicates stay." in plain
+    assert "Redacted" not in plain
+    assert "Decontaminated" not in plain, "no benchmark is counted, so none was looked for"
+    other = corpora()
+    other.prepared["mono"].statistics["contaminated"] = {"mtpb": 0, "humaneval": 2}
+    options = {
+        "near_duplicates": {"enabled": True, "threshold": 0.8},
+        "redaction": {"enabled": True, "kinds": ["ip_address"]},
+    }
+    data = DataConfig.parse({**options, "dedup_across_corpora": True, "decontamination": {"threshold": 0.25}})
+    text = " ".join(card(other._replace(data=data)).split("## How it was made")[1].split())
+    assert "2. **Decontaminated**: a document that shares 13 words in a row, 25 % of the problem's at least," in text
+    assert "with a problem of humaneval or mtpb is left out. 3. **Deduplicated**" in text
+    assert (
+        "and none that an earlier corpus holds. Of near-duplicates (MinHash, from a similarity of 0.8) one is kept." in text
+    )
+    assert "4. **Redacted**: what was found of ip address is replaced. 5. **Shuffled**" in text
+
+
+def test_records_that_could_not_be_read_are_counted() -> None:
+    one = corpora()
+    assert "could not be read" not in card(one)
+    one.prepared["mono"].statistics["bad"] = {"not JSON": 2, "NUL character": 1_000}
+    assert (
+        "Records that could not be read stand in `quarantine.jsonl`: mono 1,002 (NUL character 1,000, not JSON 2)."
+        in card(one)
+    )

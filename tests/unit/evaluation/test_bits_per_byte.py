@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from components.evaluation.bits_per_byte import Score, bits_per_byte_of_texts, e
 from components.evaluation.held_out import run_bits_per_byte
 from components.model.huggingface import save_checkpoint
 from components.model.transformer import CodeGen
+from components.tokenizer.config import Streaming
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.shards import INDEX_JSON, Index
 
@@ -89,6 +91,17 @@ def test_splits_are_scored_as_whole_logits_score_them(encoder: Encoder, tmp_path
         assert result[name]["num_bytes"] == num_bytes
         assert result[name]["num_tokens"] == 15 * len(sequences)
         assert result[name]["bits_per_byte"] == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
+
+
+def test_a_corpus_that_lies_elsewhere_is_scored_through_the_cache(encoder: Encoder, tmp_path: Path) -> None:
+    model, draws = lively_model(sharpness=1.0), np.random.default_rng(0)
+    texts = {"English": draws.integers(0, TOKENIZER.num_ids, (40, LENGTH)).tolist()}
+    here = prepare(tmp_path, "nl", texts)
+    fs, root = fsspec.url_to_fs(f"memory://{tmp_path.name}")
+    fs.put(f"{here}/", f"{root}/", recursive=True)
+    streaming = Streaming(cache_folder=str(tmp_path / "cache"), cache_bytes=3 * 2 * LENGTH, range_bytes=1)
+    elsewhere = evaluate_held_out(model, encoder, {"nl": f"memory://{tmp_path.name}"}, 30, streaming)
+    assert elsewhere == evaluate_held_out(model, encoder, {"nl": here}, 30)
 
 
 def test_only_the_completion_is_scored_given_its_prompt(encoder: Encoder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from components.core.errors import ArtifactError, DataError, RemoteError
 from components.core.store import Store
 from components.data.config import CORPORA
 from components.data.raw import raw_artifacts, sources_of
+from components.tokenizer.config import Streaming
 from components.tokenizer.prepare import prepare_corpus
 from components.tokenizer.vocabulary import build_tokenizer
+from components.training.config import TrainingPlace
 from flows.corpora import (
     Found,
     benchmarks,
+    corpus_place,
     counts_of_left_out,
     dataset_card,
     find,
@@ -83,6 +87,44 @@ def elsewhere(tmp_path: Path, made: tuple[Execution, Found]) -> Execution:
 @pytest.fixture(params=["folder", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "shared") if request.param == "folder" else request.getfixturevalue("s3")
+
+
+def test_another_corpus_is_what_changes_the_bytes_and_nothing_else() -> None:
+    """Of a corpus of terabytes, no change elsewhere may cost the preparation."""
+    raw, tokenizer = (
+        Artifact(kind=kind, name="one", address="/x", recipe="0" * 64, digest="1" * 64)
+        for kind in ("raw-corpus", "tokenizer")
+    )
+
+    def mono(*changes: str) -> str:
+        return prepared_identity(tiny().override(list(changes)), "mono", raw, tokenizer, [], {}).recipe
+
+    def sources(**uris: str) -> str:
+        return f"data.sources={json.dumps({name: [{'uri': uri}] for name, uri in uris.items()})}"
+
+    assert mono("data.quarantine.max_bad_fraction=0.5") == mono(), "it decides whether there is a corpus, not which"
+    assert mono(sources(nl="pile/*.zst")) == mono(), "where another corpus comes from"
+    assert mono(sources(nl="a", mono="b")) == mono(sources(nl="c", mono="b")) != mono(sources(mono="a")) != mono()
+    assert mono("data.quarantine.max_record_bytes=1000") != mono()
+    assert mono("data.filters.max_line_length=7") != mono()
+
+
+def test_a_corpus_is_streamed_only_from_a_store_elsewhere_and_only_where_there_is_a_cache(tmp_path: Path) -> None:
+    def build(folder: Path) -> dict[str, int]:
+        (folder / "index.json").write_text("{}")
+        return {}
+
+    def made(store: Store) -> Artifact:
+        return store.get_or_build("prepared-corpus", "nl", config={}, parents={}, code_version=1, build=build).artifact
+
+    here = Store(tmp_path / "here")
+    elsewhere = Store(f"memory://{tmp_path.name}", scratch=tmp_path / "scratch")
+    fetching = TrainingPlace()
+    streaming = fetching.replace(streaming=Streaming(cache_folder=str(tmp_path / "cache"), cache_bytes=1))
+    assert [corpus_place(here, made(here), place) for place in (fetching, streaming)] == [made(here).address] * 2
+    assert corpus_place(elsewhere, made(elsewhere), streaming) == made(elsewhere).address
+    assert not (tmp_path / "scratch" / ".cache").exists(), "nothing was fetched"
+    assert (Path(corpus_place(elsewhere, made(elsewhere), fetching)) / "index.json").read_text() == "{}"
 
 
 def test_what_was_pushed_by_recipe_is_pulled_by_recipe_and_reused(

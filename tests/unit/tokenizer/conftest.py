@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import lzma
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fixtures.s3 import Bucket, new_bucket, s3_server
+from fixtures.s3 import Bucket, new_bucket
 from fixtures.uniform import BYTES_ONLY
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -72,12 +71,6 @@ def full_transformers(full_folder: Path) -> PreTrainedTokenizerBase:
 @pytest.fixture(scope="session")
 def small_transformers(small_folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(small_folder)
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    with s3_server() as endpoint:
-        yield endpoint
 
 
 @pytest.fixture

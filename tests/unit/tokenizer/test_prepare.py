@@ -21,6 +21,7 @@ from components.data.decontamination import BenchmarkText
 from components.data.sources.config import QuarantineConfig
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.reader import PackedSplit
+from components.tokenizer.requirements import require_tolerated
 from components.tokenizer.vocabulary import build_tokenizer
 
 
@@ -171,6 +172,9 @@ def test_bad_records_beyond_what_is_tolerated_stop_it_and_are_named(small_folder
         prepare(tmp_path / "out", raw, "nl", small_folder)
     tolerant = DATA.replace(quarantine=QuarantineConfig(max_bad_fraction=0.05))
     statistics = prepare(tmp_path / "out-2", raw, "nl", small_folder, data=tolerant)
+    require_tolerated(statistics, tolerant.quarantine)
+    with pytest.raises(RecordError, match=r"1 of 21 records are bad$"):
+        require_tolerated(statistics, QuarantineConfig(max_bad_fraction=0.04))
     assert statistics["bad"] == {"not JSON": 1}, "counted without the details, which are of one record each"
     (line,) = read_jsonl(tmp_path / "out-2" / "quarantine.jsonl")
     assert (line["offset"], line["excerpt"]) == (offset, '{"text": "no more')

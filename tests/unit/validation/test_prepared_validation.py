@@ -263,8 +263,24 @@ def test_documents_that_have_the_same_source_and_path_are_named_be_they_kept_or_
     corpus = english()
     corpus.rejects = [{**reject(0, "digits"), "path": corpus.rows[2]["path"]}, reject(1, "digits")]
     error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
-    rule = "nl: No two documents have the same source and path: broken by 2 of 10 documents, such as "
-    assert f"{rule}package 1.0/train/2.txt; package 1.0/train/2.txt" in error.got
+    rule = "nl: Documents with the source and path of another: a fraction of at most 0: broken by 2 of 10 documents"
+    assert f"{rule}, such as package 1.0/train/2.txt; package 1.0/train/2.txt" in error.got
+    assert "validation.max_repeated_names" in error.do
+    tolerant = SMALL.replace(max_repeated_names=0.2)
+    validate_prepared(tmp_path / "tolerant", prepared={"nl": tmp_path / "nl"}, config=tolerant, docs=tmp_path / "docs")
+
+
+@pytest.mark.parametrize("field", ["source", "path"])
+def test_documents_that_state_no_source_or_no_path_have_no_name_to_share(tmp_path: Path, field: str) -> None:
+    corpus = english()  # The Pile's have no path, records of a plain JSON Lines file may have no source.
+    for row in corpus.rows:
+        row.update({"source": "Wikipedia", "path": "same.txt", field: ""})
+    named = [{**reject(number, "digits"), "path": "twice.txt"} for number in range(2)]
+    corpus.rejects = [{**reject(0, "digits"), field: ""}, {**reject(0, "digits"), field: ""}]
+    validate(tmp_path, nl=corpus.write(tmp_path / "nl"))
+    corpus.rejects += named
+    error = refused(tmp_path, nl=corpus.write(tmp_path / "again"))
+    assert "broken by 2 of 12 documents, such as package 1.0/twice.txt; package 1.0/twice.txt" in error.got
 
 
 def test_too_many_rejected_documents_and_copies_are_counted(tmp_path: Path) -> None:
@@ -278,6 +294,7 @@ def test_too_many_rejected_documents_and_copies_are_counted(tmp_path: Path) -> N
     assert figures["nl"]["English"] == {
         "num_raw": 100, "num_kept": 8, "num_rejected": 80, "num_duplicates": 12,
         "rejected_fraction": 0.8, "duplicate_fraction": 0.12, "num_repeated_names": 0,
+        "repeated_names_fraction": 0.0,
     }  # fmt: skip
     strict = SMALL.replace(max_rejected_fraction=0.79, max_duplicate_fraction=0.11)
     with pytest.raises(

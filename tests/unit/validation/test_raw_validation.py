@@ -63,8 +63,8 @@ BROKEN = [
     ("one of English", 1, ["english 1.0/docs/1.txt (language = 'Klingon')"]),
     ("empty or white space", 2, ["english 1.0/docs/2.txt (num_chars = 0)", "english 1.0/docs/3.txt (num_chars = 5)"]),
     ("larger than 1,000 bytes", 1, ["english 1.0/docs/5.txt (num_bytes = 1,002)"]),
-    ("binary content: at most 1.00%", 1, ["english 1.0/docs/0.txt (control_fraction = 0.02)"]),
-    ("decoded: at most 1.00%", 1, ["english 1.0/docs/4.txt (replacement_fraction = 0.03)"]),
+    ("binary content, more than 1.00%", 1, ["english 1.0/docs/0.txt (control_fraction = 0.02)"]),
+    ("not decoded, more than 1.00%", 1, ["english 1.0/docs/4.txt (replacement_fraction = 0.03)"]),
     ("No licence is empty", 1, ["english 1.0/docs/6.txt (licence = '')"]),
     ("No path is empty", 1, ["english 1.0/"]),
     ("No source is empty", 1, ["/docs/8.txt"]),
@@ -79,7 +79,7 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ValidationFa
     for number, values in SPOILT.items():
         content[number].update(values)
     with pytest.raises(ValidationFailed) as error:
-        validate(folder, content)
+        validate(folder, content, config=SMALL.replace(max_blank_documents=0.1))
     return folder, error.value
 
 
@@ -218,6 +218,32 @@ def test_the_setting_that_moves_a_limit_is_named_and_moves_it(tmp_path: Path) ->
     with pytest.raises(ValidationFailed, match=r"change validation\.max_document_bytes"):
         validate(tmp_path, content)
     validate(tmp_path, content, config=SMALL.replace(max_document_bytes=5000))
+
+
+UNFIT = {
+    "blank": " \n",
+    "large": "x" * 1001,
+    "binary": "\x1b" * 2 + "x" * 98,
+    "undecoded": "\ufffd" * 3 + "x" * 97,
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_some_documents_may_be_unfit_where_the_recipe_says_how_many(tmp_path: Path, name: str) -> None:
+    content = records(num=8)
+    content[0]["text"] = content[5]["text"] = UNFIT[name]
+    field = f"max_{name}_documents"
+    assert validate(tmp_path / "some", content, config=SMALL.replace(**{field: 0.25}))["warnings"] == []
+    with pytest.raises(ValidationFailed, match=r"1 of 15 rules .* broken\n.* broken by 2 of 8 documents") as error:
+        validate(tmp_path / "too-many", content, config=SMALL.replace(**{field: 0.24}))
+    assert f"validation.{field}" in error.value.do
+
+
+def test_empty_init_files_of_a_checkout_stop_nothing(tmp_path: Path) -> None:
+    content = records(num=20)
+    content[7].update(path="package/__init__.py", text="")
+    content[8].update(path="package/tests/__init__.py", text="")
+    assert validate(tmp_path, content)["warnings"] == []
 
 
 def test_binary_content_does_not_get_past_the_reader(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 from fixtures.sources import LANGUAGES, avro, gz, jsonl, parquet, read, rows, zipped, zstd
-from moto.server import ThreadedMotoServer
 
 from components.core.errors import DataError, FetchError, RecordError
 from components.data.sources.config import Source
@@ -30,13 +29,10 @@ OBJECTS = {
 
 
 @pytest.fixture(scope="module")
-def storage():
+def storage(s3_endpoint: str):
     """The storage options of a bucket `corpus` that holds `OBJECTS`."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
     options = {"key": "testing", "secret": "testing", "client_kwargs": {"region_name": "us-east-1"}}
-    options["endpoint_url"] = f"http://{host}:{port}"
+    options["endpoint_url"] = s3_endpoint
     client = boto3.client(
         "s3",
         endpoint_url=options["endpoint_url"],
@@ -49,7 +45,6 @@ def storage():
         client.put_object(Bucket="corpus", Key=key, Body=content)
     yield options
     client.close()
-    server.stop()
 
 
 @pytest.mark.parametrize("glob", ["plain/*.jsonl", "gzip/*.gz", "zstd/a.jsonl.zst", "parquet/*", "avro/*", "zip/a.zip"])

@@ -65,6 +65,10 @@ class _Commands(LazyGroup):
         "Models": {
             "models": ("flows.models_cli:models", "Registered models: list, compare, roll back."),
             "eval": ("flows.eval_cli:evaluation", "Measure one model by the programs that it writes: codegen eval MODEL."),
+            "complete": (
+                "flows.use_cli:complete",
+                "What a model writes after a prompt; it is shown, and never executed.",
+            ),
             "export": (
                 "flows.models_cli:export",
                 "A checkpoint as a plain Hugging Face folder, its logits compared with those of transformers first.",
@@ -80,6 +84,10 @@ class _Commands(LazyGroup):
             "doctor": (
                 "flows.machine_cli:doctor",
                 "What this machine has and lacks, what it costs to go without, and how to get it.",
+            ),
+            "notify": (
+                "flows.use_cli:notify",
+                "Tell an address when runs fail, a person is asked, or a model is promoted or refused.",
             ),
             "ui": ("flows.machine_cli:ui", "Prefect and MLflow on loopback, over what was run."),
         },

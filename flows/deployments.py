@@ -171,18 +171,23 @@ def _limit(one: Deployed) -> ConcurrencyLimitConfig | None:
 
 
 def defaults(recipe: str | None = None) -> dict[str, Any]:
-    """A build step of `infra/prefect.yaml`: what its placeholders stand for, from the same recipe and environment.
+    """A build step of `infra/prefect.yaml`: see `values`.
 
     Args:
         recipe: its name on the command line; starter where it is not given.
     """
     from flows.options import chosen_execution
 
-    name, execution = recipe or "starter", chosen_execution([])
+    return values(recipe or "starter", chosen_execution([]))
+
+
+def values(name: str, execution: Execution) -> dict[str, Any]:
+    """What the placeholders of `infra/prefect.yaml` stand for, from the same recipe and environment as `codegen serve`."""
+    recipe = named_recipe(name)
     return {
         "name": name,
-        **parameters("pipeline", named_recipe(name), execution),
-        "champion": parameters("evaluate-model", named_recipe(name), execution)["model"],
+        **parameters("pipeline", recipe, execution),
+        "champion": parameters("evaluate-model", recipe, execution)["model"],
         "env": environment(execution),
         "project": str(execution.project_path),
     }

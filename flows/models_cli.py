@@ -10,11 +10,14 @@ from rich.table import Table
 
 from components.model.formats import Dtype, Layout
 from flows.options import Json, Places, chosen_execution, console, print_json
+from flows.use_cli import serve_model
 
 if TYPE_CHECKING:
     from components.registry.tracking import Tracking
 
 models = typer.Typer(no_args_is_help=True, help="Registered models: list, compare, roll back.")
+
+models.command("serve")(serve_model)
 
 Version = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION.")]
 Name = Annotated[str, typer.Argument(help="A registered model's name.")]

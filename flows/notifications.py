@@ -17,6 +17,7 @@ from prefect.events import emit_event
 from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
+from prefect.settings import PREFECT_API_URL
 from pydantic import SecretStr
 
 from components.core.errors import ConfigError
@@ -74,6 +75,20 @@ def tell(promotion: Promotion) -> None:
         resource={"prefect.resource.id": f"{_MODEL}{promotion.model}", "prefect.resource.name": promotion.model},
         payload={"summary": promotion.summary, "why": why, "version": promotion.version, "by": promotion.decided_by},
     )
+
+
+def require_server() -> None:
+    """Check that there is a server that lives on to tell anybody.
+
+    Raises:
+        ConfigError: there is none; a run without a server has a temporary one, which ends with it.
+    """
+    if not PREFECT_API_URL.value():
+        raise ConfigError(
+            "no Prefect server runs over this workspace",
+            expected="one that can tell: `codegen serve`, `codegen ui`, or PREFECT_API_URL",
+            do="start `codegen serve` in another terminal, then run this again",
+        )
 
 
 def notify(address: str, occasions: tuple[str, ...]) -> list[str]:

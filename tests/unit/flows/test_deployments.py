@@ -1,0 +1,86 @@
+"""What is deployed is what `codegen run` runs; `infra/prefect.yaml` says the same as `codegen serve`."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.utilities.callables import parameter_schema
+
+from components.core.errors import ConfigError
+from flows.deployments import DEPLOYED, deployments, parameters, values
+from flows.execution import Execution
+from flows.recipes import RECIPES, recipe
+
+_FILE = Path(__file__).parents[3] / "infra" / "prefect.yaml"
+_KEYWORDS = {"required", "properties", "definitions", "items", "enum", "anyOf", "$ref", "type"}
+"""Of JSON Schema: a field of such a name is mistaken for one by Prefect."""
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("flow_name", DEPLOYED)
+def test_the_defaults_of_a_form_are_the_recipe(flow_name: str, name: str) -> None:
+    execution = Execution(workspace="elsewhere")
+    given = DEPLOYED[flow_name].flow.validate_parameters(parameters(flow_name, recipe(name), execution))
+    assert given["recipe"] == recipe(name)
+    assert given["execution"] == execution.replace(project=str(execution.project_path))
+
+
+@pytest.mark.parametrize("flow_name", DEPLOYED)
+def test_a_form_says_what_each_field_is_for(flow_name: str) -> None:
+    schema = parameter_schema(DEPLOYED[flow_name].flow).model_dump()
+    assert schema["definitions"]["Execution"]["properties"]["workspace"]["description"].startswith("What runs leave behind")
+    fields = {name for one in schema["definitions"].values() for name in one.get("properties", {})}
+    assert not fields & _KEYWORDS
+
+
+def test_a_schedule_is_off_until_somebody_switches_it_on() -> None:
+    made = deployments("tiny", recipe("tiny"), Execution(), {"refresh-data": "30 4 * * 1"}, "Europe/Berlin")
+    schedules = {one.flow_name: one.schedules[0] for one in made if one.schedules}
+    assert {name: one.active for name, one in schedules.items()} == {name: name == "refresh-data" for name in DEPLOYED}
+    assert (schedules["refresh-data"].schedule.cron, schedules["refresh-data"].schedule.timezone) == (  # type: ignore[union-attr]
+        "30 4 * * 1",
+        "Europe/Berlin",
+    )
+    assert {one.full_name for one in made} == {f"{name}/tiny" for name in DEPLOYED}
+
+
+@pytest.mark.parametrize(
+    ("crons", "timezone", "got"),
+    [
+        ({"pipelin": "0 1 * * 6"}, "UTC", "there is no flow 'pipelin'"),
+        ({"pipeline": "every day"}, "UTC", "the schedule of pipeline is 'every day' in UTC"),
+        ({"pipeline": "0 1 * * 6"}, "Berlin", "in Berlin"),
+    ],
+)
+def test_a_schedule_that_is_none_is_said(crons: dict[str, str], timezone: str, got: str) -> None:
+    with pytest.raises(ConfigError, match=got):
+        deployments("tiny", recipe("tiny"), Execution(), crons, timezone)
+
+
+def test_the_file_for_workers_says_the_same() -> None:
+    document = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+    made = values("tiny", Execution(workspace="elsewhere"))
+    found: dict[str, dict[str, Any]] = {}
+    for one in document["deployments"]:
+        path, function = one["entrypoint"].split(":")
+        flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), function)
+        found[flow.name] = {**one, "flow": flow}
+    assert found.keys() == DEPLOYED.keys()
+    for name, expected in DEPLOYED.items():
+        one = found[name]
+        assert one["flow"] is expected.flow
+        assert one["tags"] == ["codegen", *expected.tags]
+        assert [(each["cron"], each["active"]) for each in one["schedules"]] == [(expected.cron, False)]
+        assert one.get("concurrency_limit", {}).get("limit") == expected.most_at_once
+        assert _filled(one["parameters"], made) == parameters(name, recipe("tiny"), Execution(workspace="elsewhere"))
+
+
+def _filled(value: Any, made: dict[str, Any]) -> Any:
+    """What Prefect's template `{{ made.NAME }}` stands for."""
+    if isinstance(value, dict):
+        return {key: _filled(one, made) for key, one in value.items()}
+    return made[value[8:-3]] if isinstance(value, str) and value.startswith("{{ made.") else value

@@ -58,7 +58,7 @@ def _findings(execution: Execution) -> Iterator[Finding]:
         "git", git is not None, git or "not found", "DVC cannot tell what is committed, runs carry no commit",
         "apt-get install git",
     )  # fmt: skip
-    yield _jail()
+    yield _jail(execution)
     free = shutil.disk_usage(execution.workspace_path).free
     yield Finding(
         "disk", free > _RUN_DISK_BYTES, f"{free / 1e9:,.1f} GB free at {execution.workspace_path}",
@@ -81,10 +81,15 @@ def _findings(execution: Execution) -> Iterator[Finding]:
     )
 
 
-def _jail() -> Finding:
+def _jail(execution: Execution) -> Finding:
     from components.evaluation.sandbox import probe
 
-    report = probe()
+    report = probe(kind=execution.sandbox)
+    if report.caveat:
+        return Finding(
+            "sandbox", False, report.summary, "namespaces: verdicts differ, and scores are of a protocol of their own",
+            "install bubblewrap (sudo apt-get install bubblewrap) where namespaces are allowed", needed=False,
+        )  # fmt: skip
     return Finding(
         "sandbox",
         report.available,

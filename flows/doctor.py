@@ -65,7 +65,7 @@ def examine(execution: Execution) -> Iterator[Finding]:
     )  # fmt: skip
     yield _prefect()
     yield _mlflow(execution)
-    yield _jail()
+    yield _jail(execution)
     yield from _machine(execution.workspace_path)
     yield _gpu()
 
@@ -148,10 +148,15 @@ def _mlflow(execution: Execution) -> Finding:
     return Finding("MLflow", True, f"{uri} answers")
 
 
-def _jail() -> Finding:
+def _jail(execution: Execution) -> Finding:
     from components.evaluation.sandbox import probe
 
-    report = probe()
+    report = probe(kind=execution.sandbox)
+    if report.caveat:
+        return Finding(
+            "sandbox", False, report.summary, "namespaces: verdicts differ, and scores are of a protocol of their own",
+            "install bubblewrap (sudo apt-get install bubblewrap) where namespaces are allowed", needed=False,
+        )  # fmt: skip
     return Finding(
         "sandbox",
         report.available,

@@ -18,6 +18,7 @@ from components.core.errors import ConfigError
 from components.core.files import require_free, storage_full_explained
 from components.core.store import Store
 from components.data.config import DataPlace
+from components.evaluation.sandbox import SandboxKind
 from components.training.config import TrainingPlace
 
 SERVERS = "servers.json"
@@ -52,6 +53,8 @@ class Execution(Config):
     """A step that takes longer is ended, and the run fails; what it did is kept, and a rerun goes on. None: no limit."""
     evaluation_workers: int = Field(default=2, ge=1)
     """Processes that execute what a model wrote, each in a jail of its own."""
+    sandbox: SandboxKind | None = None
+    """The one kind of isolation that is to be used: bubblewrap, namespaces, landlock. None: the best that can be had."""
     unsafe_execution: bool = False
     """Execute what a model wrote even where nothing isolates it. Results say so, and no such model is promoted."""
 

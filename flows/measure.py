@@ -32,7 +32,9 @@ class Bench(AbstractContextManager["Bench"]):
 
         self._here, self._sampler, self._of = here, ExitStack(), ""
         self._opened: Completer | None = None
-        self.judge = Judge(here.execution.evaluation_workers, unsafe=here.execution.unsafe_execution)
+        self.judge = Judge(
+            here.execution.evaluation_workers, kind=here.execution.sandbox, unsafe=here.execution.unsafe_execution
+        )
         report = here.task("test the sandbox", lambda _: self.judge.report)
         if not report.available:
             here.warn(f"nothing that a model writes is executed: {report.missing}; {report.remedy}")
@@ -66,11 +68,11 @@ def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: 
         stage: what the checkpoint is called, for people and for filters.
     """
     from components.evaluation.sampler_pool import precision_here
-    from components.evaluation.scoring import score
+    from components.evaluation.scoring import protocol_settings, score
 
     samples = {draw.label: _samples(here, benchmark, stage, checkpoint, plan, draw, bench) for draw in plan.draws}
     judge, seed = bench.judge, here.recipe.seed
-    isolation = judge.report.isolation
+    isolation, executed = judge.report.isolation, judge.report.available
 
     def build(folder: Path, run: TrackedRun) -> dict[str, JsonValue]:
         paths = {label: here.store.open(one) / "samples.jsonl" for label, one in samples.items()}
@@ -88,7 +90,7 @@ def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: 
         f"{benchmark} of {stage}",
         "evaluation",
         f"{checkpoint.name}-{plan.name}",
-        config={"protocol": plan.settings(precision_here()), "isolation": isolation},
+        config={"protocol": protocol_settings(plan, judge, precision_here()), "executed": executed},
         parents={"checkpoint": checkpoint, **samples},
         code_version=2,  # Of the files; what changes a score raises `SCORE_VERSION`, which is in the protocol.
         tags={"stage": stage, "benchmark": plan.name},

@@ -69,7 +69,7 @@ def score_file(
         "sandbox": report.isolation,
         "isolated": report.isolated,
         "mode": mode,
-        "protocol": fingerprint(_protocol(benchmark, limits, mode)),
+        "protocol": fingerprint({**_protocol(benchmark, limits, mode), **report.decides}),
         "num_samples": len(records),
         "outcomes": dict(sorted(Counter(one.kind for one in verdicts).items())),
     }

@@ -22,6 +22,7 @@ from components.evaluation.sandbox import (
     Mode,
     Printed,
     Sandbox,
+    SandboxKind,
     SandboxReport,
     Trial,
     Verdict,
@@ -53,8 +54,8 @@ class Judge(AbstractContextManager["Judge"]):
     The sandbox is opened when it is first asked for. `report` says what isolates, or why nothing is executed.
     """
 
-    def __init__(self, workers: int, *, unsafe: bool = False) -> None:
-        self._workers, self._unsafe = workers, unsafe
+    def __init__(self, workers: int, *, kind: SandboxKind | None = None, unsafe: bool = False) -> None:
+        self._workers, self._kind, self._unsafe = workers, kind, unsafe
         self._sandbox: Sandbox | None = None
         self._report: SandboxReport | None = None
         self._todo: deque[Program] = deque()
@@ -85,7 +86,7 @@ class Judge(AbstractContextManager["Judge"]):
         """What isolates here; opens the sandbox, which takes a few seconds."""
         if self._report is None:
             try:
-                self._sandbox = open_sandbox(self._workers, unsafe=self._unsafe)
+                self._sandbox = open_sandbox(self._workers, kind=self._kind, unsafe=self._unsafe)
                 self._report = self._sandbox.report
             except SandboxUnavailable as error:
                 self._report = unavailable(error)

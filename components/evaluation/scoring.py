@@ -38,6 +38,11 @@ def program_of(sample: Sample, plan: Plan) -> Program:
     return Program(sample.problem.program(sample.completions), plan.limits, plan.mode)
 
 
+def protocol_settings(plan: Plan, judge: Judge, precision: str) -> dict[str, JsonValue]:
+    """Everything that defines a score but the model and the seed, isolation included where it changes verdicts."""
+    return {**plan.settings(precision), **judge.report.decides}
+
+
 def score(
     folder: Path, plan: Plan, samples: Mapping[str, Path], judge: Judge, *, precision: str, seed: int | None
 ) -> dict[str, JsonValue]:
@@ -58,7 +63,7 @@ def score(
     everything = [one for some in sets.values() for one in some]
     results, figures = _results(plan, sets)
     common = _common(plan, judge, everything, precision)
-    settings = plan.settings(precision)
+    settings = protocol_settings(plan, judge, precision)
     details = {"protocol_settings": settings, "self_test": dict(judge.report.self_test), "seed": seed}
     write_json(folder / "results.json", {**common, **details, **results})
     write_jsonl(folder / "samples.jsonl", (_record(label, one) for label, some in sets.items() for one in some))
@@ -162,7 +167,7 @@ def _common(plan: Plan, judge: Judge, judged: Sequence[Judged], precision: str) 
         "sandbox": report.isolation or None,
         "isolated": report.isolated if report.available else None,
         "mode": plan.mode,
-        "protocol": fingerprint(plan.settings(precision)),
+        "protocol": fingerprint(protocol_settings(plan, judge, precision)),
         "outcomes": _tally(verdict.kind for verdict in verdicts) if report.available else None,
         "num_programs": len({program_of(one.sample, plan) for one in judged}) if report.available else 0,
         "num_samples": len(judged),

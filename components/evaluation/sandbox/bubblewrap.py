@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 from components.core.errors import SandboxUnavailable
+from components.evaluation.sandbox.jail import Namespaced, require_python_outside, require_start
 from components.evaluation.sandbox.view import CODE, DEVICES, LIBRARIES, SCRATCH, TMPFS_BYTES, View, command
 
 _NEEDED_VERSION = (0, 7)
@@ -25,7 +26,7 @@ _NAMESPACES = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts
 _NOBODY = "65534"
 
 
-class Bubblewrap:
+class Bubblewrap(Namespaced):
     """Builds the command lines of jailed processes.
 
     Raises:
@@ -33,11 +34,17 @@ class Bubblewrap:
     """
 
     def __init__(self, view: View) -> None:
+        require_python_outside(view)
         self.program, self.version = _find()
         self.view = view
-        self.as_root, self.isolated, self.environment = os.geteuid() == 0, True, view.environment
+        self.as_root, self.environment = os.geteuid() == 0, view.environment
         self._options = [*_NAMESPACES, *self._user(), *_processes(), *_files(view), "--"]
-        self._try()
+        require_start(
+            self,
+            got="bubblewrap cannot make a jail here",
+            expected="user namespaces for ordinary users, or root with CAP_SYS_ADMIN",
+            do="allow them (sysctl kernel.unprivileged_userns_clone=1, or the container's profile), then run it again",
+        )
 
     @property
     def description(self) -> str:
@@ -49,17 +56,6 @@ class Bubblewrap:
     def command(self, start: str) -> list[str]:
         """The command line that runs a line of Python in a jail of its own."""
         return [self.program, *self._options, *command(self.view.interpreter, start)]
-
-    def _try(self) -> None:
-        """Start the interpreter in a jail, so that what forbids it is told in bubblewrap's words."""
-        start = self.command("pass")
-        done = subprocess.run(start, env=self.view.environment, capture_output=True, text=True, timeout=60, check=False)
-        if done.returncode != 0:
-            raise SandboxUnavailable(
-                f"bubblewrap cannot make a jail here: {done.stderr.strip() or f'exit status {done.returncode}'}",
-                expected="user namespaces for ordinary users, or root with CAP_SYS_ADMIN",
-                do="allow them (sysctl kernel.unprivileged_userns_clone=1, or the container's profile), then run it again",
-            )
 
     def _user(self) -> list[str]:
         server = ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL") if self.as_root else ("CAP_SYS_ADMIN",)

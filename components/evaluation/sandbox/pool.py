@@ -1,8 +1,8 @@
 """The door of the sandbox: many programs, a few at a time, after a self-test.
 
-One decision: isolation is chosen and proved once, when a sandbox is opened, by every worker, and what was chosen is part of
-its report. The threads only wait for jails. A program that ran out of time is run once more when no other one runs, and
-that result counts. Not covered: machines that cannot isolate; they are told what is missing.
+One decision: isolation is chosen (`kinds`) and proved once, when a sandbox is opened, by every worker, and what was chosen
+is part of its report. The threads only wait for jails. A program that ran out of time is run once more when no other one
+runs, and that result counts. Not covered: machines that cannot isolate; they are told what is missing.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pydantic import Field
 
 from components.core.config import Config
 from components.core.errors import SandboxUnavailable
-from components.evaluation.sandbox.bubblewrap import Bubblewrap
+from components.evaluation.sandbox.jail import Jail, SandboxKind
+from components.evaluation.sandbox.kinds import find_jail
 from components.evaluation.sandbox.limits import Limits
 from components.evaluation.sandbox.self_test import self_test
 from components.evaluation.sandbox.system_calls import seccomp_programs
 from components.evaluation.sandbox.unsafe import NoIsolation, filters_if_any
 from components.evaluation.sandbox.verdict import Printed, Verdict
-from components.evaluation.sandbox.view import this_interpreter
-from components.evaluation.sandbox.worker import Jail, Job, Mode, Running, Trial, Worker
+from components.evaluation.sandbox.worker import Job, Mode, Running, Trial, Worker
 
 _BEGUN_AT_ONCE = 2
 """Programs that a worker was given: one runs, and the next one waits in the jail, so that a busy machine costs less."""
@@ -39,7 +39,11 @@ class SandboxReport(Config):
     """What isolates programs on this machine, or why nothing does. Recorded in every result."""
 
     available: bool
+    kind: str = ""
+    """bubblewrap, namespaces, landlock, or none where a user asked for unsafe execution."""
     isolation: str = ""
+    caveat: str = ""
+    """What programs cannot do under this isolation that they can under others."""
     isolated: bool = True
     """Whether what `isolation` names is any isolation; it is none where a user asked for unsafe execution."""
     self_test: dict[str, str] = Field(default_factory=dict)
@@ -53,6 +57,11 @@ class SandboxReport(Config):
     def summary(self) -> str:
         """What isolates, or what is missing, in a line."""
         return self.isolation if self.available else self.missing
+
+    @property
+    def decides(self) -> dict[str, str]:
+        """What of this changes verdicts, as protocols have it: nothing in jails of namespaces, which all show the same."""
+        return {"isolation": self.kind} if self.available and (self.caveat or not self.isolated) else {}
 
 
 class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
@@ -74,7 +83,14 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         except BaseException:
             self.__exit__()
             raise
-        self.report = SandboxReport(available=True, isolation=jail.description, isolated=jail.isolated, self_test=checks[0])
+        self.report = SandboxReport(
+            available=True,
+            kind=jail.kind,
+            isolation=jail.description,
+            caveat=jail.caveat,
+            isolated=jail.isolated,
+            self_test=checks[0],
+        )
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(cancel_futures=True)
@@ -95,9 +111,9 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         return [cpu_s if isinstance(outcome, Verdict) and outcome.passed else None for outcome, cpu_s in outcomes]
 
     def _open(self, jail: Jail, filters: dict[str, str], number: int) -> dict[str, str]:
-        worker = Worker(jail, filters, number)
+        worker = Worker(jail, filters, number, self._workers)
         self._idle.put(worker)
-        return self_test(worker, jail.description, isolated=jail.isolated)
+        return self_test(worker, jail)
 
     def _retried(self, jobs: Sequence[Job]) -> list[Any]:
         outcomes = [outcome for outcome, _ in self._all(jobs)]
@@ -144,16 +160,19 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         return [ended[place] for place in range(len(jobs))]
 
 
-def open_sandbox(workers: int, *, unsafe: bool = False) -> Sandbox:
+def open_sandbox(workers: int, *, kind: SandboxKind | None = None, unsafe: bool = False) -> Sandbox:
     """A sandbox whose self-test has passed; close it, or use it in a `with` block.
 
-    With `unsafe`, programs run without isolation where there is none, and the report says so.
+    It is the best that can be had on this machine, or of the `kind` that is asked for. With `unsafe`, programs run without
+    isolation where there is none, and the report says so.
 
     Raises:
         SandboxUnavailable: isolation cannot be had on this machine, or did not hold; nothing has been executed then.
     """
     try:
-        return Sandbox(Bubblewrap(this_interpreter()), seccomp_programs(), workers)
+        seccomp_programs()  # without a filter there is no use in any walls
+        jail = find_jail(kind)
+        return Sandbox(jail, seccomp_programs(namespaces=jail.namespaces), workers)
     except SandboxUnavailable as error:
         if not unsafe:
             raise
@@ -161,10 +180,10 @@ def open_sandbox(workers: int, *, unsafe: bool = False) -> Sandbox:
         return Sandbox(NoIsolation(), filters_if_any(), workers)
 
 
-def probe(*, unsafe: bool = False) -> SandboxReport:
+def probe(*, kind: SandboxKind | None = None, unsafe: bool = False) -> SandboxReport:
     """What `open_sandbox` would find. Takes a few seconds: it runs the self-test."""
     try:
-        with open_sandbox(workers=1, unsafe=unsafe) as sandbox:
+        with open_sandbox(workers=1, kind=kind, unsafe=unsafe) as sandbox:
             return sandbox.report
     except SandboxUnavailable as error:
         return unavailable(error)

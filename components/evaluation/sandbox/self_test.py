@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from components.core.errors import EvaluationError, SandboxUnavailable
+from components.evaluation.sandbox.jail import Jail
 from components.evaluation.sandbox.limits import Limits
 from components.evaluation.sandbox.verdict import Printed, Verdict
 from components.evaluation.sandbox.worker import Job, Mode, Trial, Worker
@@ -23,7 +24,7 @@ _HONEST = Trial(
     entry_point="total",
 )
 _ATTEMPTS = """
-import os, socket
+import os, socket, jailed
 
 def outcome(attempt):
     try:
@@ -42,7 +43,9 @@ def keep_a_file():
 print([
     outcome(lambda: open(CANARY).read()),
     outcome(lambda: leave_a_file(os.path.dirname(CANARY))),
-    outcome(lambda: leave_a_file("/jail/jailed")),
+    outcome(lambda: os.chmod(CANARY, 0o600)),
+    outcome(lambda: os.listdir(os.path.dirname(CANARY))),
+    outcome(lambda: leave_a_file(os.path.dirname(jailed.__file__))),
     outcome(lambda: socket.create_connection(("127.0.0.1", PORT), timeout=1)),
     outcome(os.fork),
     outcome(lambda: os.execv("/bin/true", ["true"])),
@@ -50,22 +53,27 @@ print([
     outcome(lambda: os.listdir("/proc")),
     outcome(lambda: bytearray(2 * MEMORY)),
     outcome(lambda: sorted(os.environ.keys() & {"PATH", "USER"})),
+    outcome(lambda: __import__("colorsys").__name__),
     outcome(keep_a_file),
 ])
 """
 _EXPECTED = {
     "read a file outside": ("FileNotFoundError", "PermissionError"),
     "write a file outside": ("FileNotFoundError", "PermissionError"),
+    "change a file outside": ("FileNotFoundError", "PermissionError"),
+    "list a folder outside": ("FileNotFoundError", "PermissionError"),
     "write to what it is shown": ("OSError", "PermissionError"),
     "connect to a listener": ("PermissionError",),
     "start a process": ("PermissionError",),
     "become another program": ("PermissionError",),
     "end the first process": ("PermissionError",),
-    "look into processes": ("FileNotFoundError",),
+    "look into processes": ("FileNotFoundError", "PermissionError"),
     "allocate twice the memory": ("MemoryError",),
     "read the environment": ("worked: []",),
+    "import a module": ("worked: 'colorsys'",),
     "write to its own /tmp": ("worked: 1",),
 }
+"""By check: what must come of it; of the last one, where programs have a folder to write to."""
 
 
 _COMPLETIONS = {
@@ -76,19 +84,19 @@ _COMPLETIONS = {
 }
 
 
-def self_test(worker: Worker, description: str, *, isolated: bool = True) -> dict[str, str]:
+def self_test(worker: Worker, jail: Jail) -> dict[str, str]:
     """What came of each check, by name; without isolation, of those alone that need none.
 
     Raises:
         SandboxUnavailable: one of them did not end as it must.
     """
     try:
-        found = _completions(worker) | (_attempts(worker) if isolated else {})
+        found = _completions(worker) | (_attempts(worker, jail) if jail.isolated else {})
     except EvaluationError as error:
-        raise _failed(description, error.got, error.expected) from error
+        raise _failed(jail.description, error.got, error.expected) from error
     for name, (outcome, allowed) in found.items():
         if outcome not in allowed:
-            raise _failed(description, f"{name}: {outcome}", " or ".join(allowed))
+            raise _failed(jail.description, f"{name}: {outcome}", " or ".join(allowed))
     return {name: outcome for name, (outcome, _) in found.items()}
 
 
@@ -117,16 +125,20 @@ def _kind(worker: Worker, job: Job) -> str:
     return outcome.kind if isinstance(outcome, Verdict) else outcome.end.kind
 
 
-def _attempts(worker: Worker) -> dict[str, tuple[str, tuple[str, ...]]]:
+def _attempts(worker: Worker, jail: Jail) -> dict[str, tuple[str, tuple[str, ...]]]:
     """What came of attempts to get out of the jail, as they tell it, and what must."""
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
         canary = Path(folder) / "canary"
         canary.write_text("a secret")
+        # Open to every user: what keeps a program from it is to be the jail.
+        Path(folder).chmod(0o777)
+        canary.chmod(0o666)
         names = f"CANARY, PORT, MEMORY = {str(canary)!r}, {listener.getsockname()[1]}, {_LIMITS.memory_mib << 20}\n"
         printed = worker.run(Job(names + _ATTEMPTS, _LIMITS, "split"))
     value = printed.value if isinstance(printed, Printed) else None
-    told = [str(one) for one in value] if isinstance(value, list) and len(value) == len(_EXPECTED) else []
+    expected = _EXPECTED if jail.namespaces else _EXPECTED | {"write to its own /tmp": ("PermissionError",)}
+    told = [str(one) for one in value] if isinstance(value, list) and len(value) == len(expected) else []
     return {
         name: (outcome, allowed)
-        for (name, allowed), outcome in zip(_EXPECTED.items(), told or ["no report"] * len(_EXPECTED), strict=True)
+        for (name, allowed), outcome in zip(expected.items(), told or ["no report"] * len(expected), strict=True)
     }

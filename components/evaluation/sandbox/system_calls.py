@@ -5,7 +5,8 @@ to fork and to clean up; every process that runs a program then loads a short li
 Filters add up and the strictest answer counts, so a program has the allow-list alone; loading 36 instructions instead of
 177 for every program saves 0.2 ms of its 4 (measured). What is not allowed answers EPERM, as a library that probes for a
 feature expects. There is no process creation (threads alone), no other program to become, no socket, no namespace, no look
-into another process. The list is what CPython, NumPy, pandas and scikit-learn use; names that an architecture lacks are
+into another process. Where there are no namespaces, what changes files or signals processes by name or number is taken away,
+too. The list is what CPython, NumPy, pandas and scikit-learn use; names that an architecture lacks are
 left out of it.
 """
 
@@ -52,13 +53,24 @@ capget capset setuid setgid setgroups setresuid setresgid seccomp
 _CLONE_THREAD = 0x00010000
 _TCGETS, _TIOCGWINSZ, _FIONBIO, _FIOCLEX, _FIONCLEX = 0x5401, 0x5413, 0x5421, 0x5451, 0x5450
 _PR_SET_NAME = 15
+_WRITING = """
+creat truncate ftruncate fallocate mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2
+link linkat symlink symlinkat chmod fchmod fchmodat utime utimes utimensat futimesat
+""".split()  # noqa: SIM905
+"""What changes files, a user's own above all: refused where a program sees this machine's. (Writing needs an open file.)"""
+_SIGNALLING = ["tgkill"]
+"""Refused where a program sees this machine's processes: its first argument may be any of them."""
+_F_SETOWN, _F_SETSIG, _F_SETOWN_EX, _F_SETLEASE, _F_NOTIFY = 8, 10, 15, 1024, 1026
+"""Commands of fcntl by which a file sends a signal to whom one likes, or keeps others from theirs."""
 _EVER = ("clone", "prlimit64", "prctl")
 """Calls that a program may make with some arguments, and a server with any."""
 
 
 @functools.cache
-def seccomp_programs() -> dict[str, str]:
+def seccomp_programs(*, namespaces: bool = True) -> dict[str, str]:
     """The filters by who loads them (server, judge, program), as BPF for this architecture in base 64.
+
+    Without `namespaces`, programs see files and processes of this machine, and may make fewer calls.
 
     Raises:
         SandboxUnavailable: libseccomp, or its binding, is not there.
@@ -74,7 +86,7 @@ def seccomp_programs() -> dict[str, str]:
     return {
         "server": _server(pyseccomp),
         "judge": _taken_away(pyseccomp, _SERVER, set_limits=True),
-        "program": _taken_away(pyseccomp, _SERVER + _REQUESTS, set_limits=False),
+        "program": _taken_away(pyseccomp, _SERVER + _REQUESTS, set_limits=False, namespaces=namespaces),
     }
 
 
@@ -88,12 +100,14 @@ def _server(pyseccomp: Any) -> str:
     return _compiled(rules)
 
 
-def _taken_away(pyseccomp: Any, names: list[str], *, set_limits: bool) -> str:
+def _taken_away(pyseccomp: Any, names: list[str], *, set_limits: bool, namespaces: bool = True) -> str:
     """Refuses `names` and the arguments that only a server may give; what else there is, the server's filter decides."""
     rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     refuse = pyseccomp.ERRNO(errno.EPERM)
-    for name in names:
+    for name in names if namespaces else (*names, *_WRITING, *_SIGNALLING):
         _add(pyseccomp, rules, refuse, name)
+    for command in () if namespaces else (_F_SETOWN, _F_SETSIG, _F_SETOWN_EX, _F_SETLEASE, _F_NOTIFY):
+        _add(pyseccomp, rules, refuse, "fcntl", pyseccomp.Arg(1, pyseccomp.EQ, command))
     _add(pyseccomp, rules, refuse, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, 0))
     _add(pyseccomp, rules, refuse, "prctl", pyseccomp.Arg(0, pyseccomp.NE, _PR_SET_NAME))
     _add(pyseccomp, rules, refuse, "prlimit64", pyseccomp.Arg(0, pyseccomp.NE, 0))

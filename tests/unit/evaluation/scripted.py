@@ -11,6 +11,7 @@ from components.evaluation.judging import Judge
 from components.evaluation.plan import Plan
 from components.evaluation.samples import draw_samples
 from components.evaluation.sampling import TextDrawn, TextRequest
+from components.evaluation.sandbox import SandboxKind
 from components.evaluation.scoring import program_of, score
 
 Answer = Callable[[TextRequest[Any]], str]
@@ -35,9 +36,17 @@ class Scripted:
             yield TextDrawn(request.key, text, len(text.split()), True, float(scored), scored)
 
 
-def run_plan(folder: Path, plan: Plan, sampler: Scripted, *, seed: int = 7, unsafe: bool = False) -> dict[str, Any]:
+def run_plan(
+    folder: Path,
+    plan: Plan,
+    sampler: Scripted,
+    *,
+    seed: int = 7,
+    kind: SandboxKind | None = None,
+    unsafe: bool = False,
+) -> dict[str, Any]:
     """Sample, execute and score: the statistics of the evaluation, whose files lie in `folder` then."""
-    with Judge(workers=2, unsafe=unsafe) as judge:
+    with Judge(workers=2, kind=kind, unsafe=unsafe) as judge:
         samples = {}
         for draw in plan.draws:
             place = folder / draw.label

@@ -15,14 +15,16 @@ from components.evaluation.humaneval import plan
 from components.evaluation.problems import load_humaneval
 from components.evaluation.samples import sample_seed
 from components.evaluation.sampling import TextRequest
-from components.evaluation.sandbox import Limits, Sandbox, Trial
+from components.evaluation.sandbox import Limits, Sandbox, SandboxKind, Trial
 
 PROBLEMS = {problem.prompt: problem for problem in load_humaneval()}
 JUNK = "\n# a comment at the start of a line ends a completion\nraise SystemExit\n"
 
 
-def run(folder: Path, answer: Answer, *, unsafe: bool = False, **settings: Any) -> dict[str, Any]:
-    return run_plan(folder, plan(HumanEvalConfig.parse(settings)), Scripted(answer), unsafe=unsafe)
+def run(
+    folder: Path, answer: Answer, *, kind: SandboxKind | None = None, unsafe: bool = False, **settings: Any
+) -> dict[str, Any]:
+    return run_plan(folder, plan(HumanEvalConfig.parse(settings)), Scripted(answer), kind=kind, unsafe=unsafe)
 
 
 def right(request: TextRequest[Any]) -> str:
@@ -86,7 +88,7 @@ def test_the_best_temperature_is_taken_for_every_k(tmp_path: Path) -> None:
 
 def test_where_nothing_isolates_there_is_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    statistics = run(tmp_path / "run", right, num_samples=1, temperatures=[0.2])
+    statistics = run(tmp_path / "run", right, kind="bubblewrap", num_samples=1, temperatures=[0.2])
     assert statistics["executed"] is False
     assert "bubblewrap" in statistics["reason"]
     assert "pass@1" not in statistics
@@ -118,7 +120,7 @@ def test_the_protocol_tells_what_changes_a_score() -> None:
 
 def test_unsafe_execution_is_written_into_the_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    statistics = run(tmp_path / "run", right, unsafe=True, num_samples=1, temperatures=[0.2], mode="fast")
+    statistics = run(tmp_path / "run", right, kind="bubblewrap", unsafe=True, num_samples=1, temperatures=[0.2], mode="fast")
     assert statistics["pass@1"] == 1.0
     assert statistics["isolated"] is False
     assert statistics["sandbox"] == "none (unsafe execution)"

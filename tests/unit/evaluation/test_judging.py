@@ -57,7 +57,7 @@ def test_a_judge_that_is_closed_early_ends() -> None:
 
 def test_without_isolation_nothing_is_executed(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with Judge(workers=1) as judge:
+    with Judge(workers=1, kind="bubblewrap") as judge:
         judge.begin(trial("return 1"))
         assert judge.outcomes([trial("return 1")]) is None
         assert not judge.report.available

@@ -16,6 +16,7 @@ from components.core.fingerprint import list_files
 from components.evaluation.config import MtpbConfig
 from components.evaluation.mtpb import PREFIX, plan
 from components.evaluation.sampling import TextRequest
+from components.evaluation.sandbox import SandboxKind
 
 TURNS = {
     "Lowercase the given": "my_string = my_string.lower()",
@@ -49,9 +50,15 @@ def in_turns(request: TextRequest[Any]) -> str:
     return turn(comments[-1].removeprefix("# "))
 
 
-def run(folder: Path, problems_file: Path, sampler: Scripted | None = None, **settings: Any) -> dict[str, Any]:
+def run(
+    folder: Path,
+    problems_file: Path,
+    sampler: Scripted | None = None,
+    kind: SandboxKind | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
     config = MtpbConfig.parse({"num_samples": 1, **settings})
-    return run_plan(folder, plan(config, problems_file), sampler or Scripted(in_turns))
+    return run_plan(folder, plan(config, problems_file), sampler or Scripted(in_turns), kind=kind)
 
 
 @pytest.mark.usefixtures("sandbox")
@@ -135,7 +142,7 @@ def test_where_nothing_isolates_there_is_no_rate(
     tmp_path: Path, problems_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    statistics = run(tmp_path / "run", problems_file, problem_ids=[1], cases=[0])
+    statistics = run(tmp_path / "run", problems_file, kind="bubblewrap", problem_ids=[1], cases=[0])
     assert statistics["executed"] is False
     assert "pass_rate_multi" not in statistics
     assert statistics["prompt_perplexity_multi"] == pytest.approx(math.e)

@@ -5,14 +5,24 @@ Every attack that should be refused tells what came of it, so that a jail in whi
 
 from __future__ import annotations
 
+import os
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from components.evaluation.sandbox import NOTHING_PRINTED, Limits, Sandbox, Trial
+from components.evaluation.sandbox.view import this_interpreter
 
 LIMITS = Limits(cpu_s=1, memory_mib=512)
+
+
+def has_namespaces(sandbox: Sandbox) -> bool:
+    return sandbox.report.kind != "landlock"
+
+
 TASK = Trial(
     prompt="def double(x):\n    '''Twice x.'''\n",
     completion="",
@@ -38,8 +48,8 @@ TASK = Trial(
         ("    raise type('A' * 50_000, (Exception,), {})\n", "exception", "A" * 80),
     ],
 )
-def test_failures_are_told_apart(sandbox: Sandbox, completion: str, kind: str, type_name: str) -> None:
-    (verdict,) = sandbox.test([TASK._replace(completion=completion)], LIMITS)
+def test_failures_are_told_apart(every_sandbox: Sandbox, completion: str, kind: str, type_name: str) -> None:
+    (verdict,) = every_sandbox.test([TASK._replace(completion=completion)], LIMITS)
     assert verdict == (kind, type_name)
 
 
@@ -54,7 +64,17 @@ ATTEMPTS = {
     "any socket": "__import__('socket').socket()",
     "read a file outside": "open(CANARY).read()",
     "write a file outside": "open(CANARY, 'w').write('x')",
-    "write beside the code": "open('/jail/jailed/x', 'w')",
+    "write beside the code": "open(__import__('jailed').__path__[0] + '/x', 'w')",
+    "change its mode": "os.chmod(CANARY, 0o600)",
+    "change its times": "os.utime(CANARY, (1, 1))",
+    "shorten it": "os.truncate(CANARY, 0)",
+    "rename it": "os.rename(CANARY, CANARY + '2')",
+    "remove it": "os.unlink(CANARY)",
+    "link to it": "os.link(CANARY, CANARY + '2')",
+    "an attribute of it": "os.setxattr(CANARY, 'user.x', b'x')",
+    "list a folder outside": "os.listdir(os.path.dirname(CANARY))",
+    "make a folder outside": "os.mkdir(CANARY + '2')",
+    "look into its own process": "open('/proc/self/environ').read()",
     "write in the root": "open('/x', 'w')",
     "change the code": "open(__import__('jailed').__file__, 'a')",
     "read passwords": "open('/etc/passwd').read()",
@@ -74,9 +94,19 @@ ATTEMPTS = {
 }
 
 
-def test_the_jail_gives_nothing_away(sandbox: Sandbox, tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can write to: what keeps a program out of it is the sandbox."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+def test_the_jail_gives_nothing_away(every_sandbox: Sandbox, open_folder: Path) -> None:
+    canary = open_folder / "canary"
     canary.write_text("untouched")
+    canary.chmod(0o666)
+    before = canary.stat()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0)
         source = f"CANARY, PORT = {str(canary)!r}, {listener.getsockname()[1]}\n" + (
@@ -89,32 +119,66 @@ def test_the_jail_gives_nothing_away(sandbox: Sandbox, tmp_path: Path) -> None:
         for name, code in ATTEMPTS.items():
             source += f"try:\n    outcomes[{name!r}] = 'worked: ' + repr({code})[:80]\n"
             source += f"except (OSError, ValueError) as error:\n    outcomes[{name!r}] = 'refused'\n"
-        printed = sandbox.last_prints([source + "print(list(outcomes.items()))"], LIMITS)[0]
+        printed = every_sandbox.last_prints([source + "print(list(outcomes.items()))"], LIMITS)[0]
         with pytest.raises(BlockingIOError):
             listener.accept()
     assert printed.end.passed
     assert dict(printed.value) == dict.fromkeys(ATTEMPTS, "refused")
     assert canary.read_text() == "untouched"
-    assert list(tmp_path.iterdir()) == [canary]
+    assert canary.stat()[:-3] == before[:-3]  # but for the time of reading
+    assert list(open_folder.iterdir()) == [canary]
 
 
-def test_there_is_no_privilege_left(sandbox: Sandbox) -> None:
+def test_no_other_process_can_be_signalled(every_sandbox: Sandbox) -> None:
+    """By number, or by way of a file that tells its owner when it can be read."""
     source = """
-import os
-print([
-    os.getresuid(), os.getresgid(), os.getgroups(), sorted(os.environ), sorted(os.listdir("/")), sorted(os.listdir("/dev")),
-])
+import ctypes, fcntl, os
+libc = ctypes.CDLL(None, use_errno=True)
+parent, (reader, writer), outcomes = os.getppid(), os.pipe(), []
+for attempt in (
+    lambda: fcntl.fcntl(reader, fcntl.F_SETOWN, parent),
+    lambda: fcntl.fcntl(reader, 15, (ctypes.c_int * 2)(1, parent)),
+    lambda: fcntl.fcntl(reader, 10, 9),
+    lambda: os.kill(parent, 9),
+    lambda: 1 / (libc.syscall(234, parent, parent, 9) + 1),
+):
+    try: outcomes.append(str(attempt()))
+    except (PermissionError, ZeroDivisionError): outcomes.append("refused")
+print([parent, outcomes])
 """
-    users, groups, more_groups, environment, root, devices = sandbox.last_prints([source], LIMITS)[0].value
+    parent, outcomes = every_sandbox.last_prints([source], LIMITS)[0].value
+    assert parent == 0 or outcomes == ["refused"] * 5  # 0: nobody whom this namespace has a number for
+
+
+def test_there_is_no_privilege_left(every_sandbox: Sandbox) -> None:
+    source = "import os\nprint([os.getresuid(), os.getresgid(), os.getgroups(), sorted(os.environ)])"
+    users, groups, more_groups, environment = every_sandbox.last_prints([source], LIMITS)[0].value
     assert len(set(users + groups)) == 1
     assert users[0] != 0
-    assert set(more_groups) <= {65534}  # in a user namespace, what has no name there
+    # In a user namespace, what has no name there. Without namespaces an ordinary user's programs keep the user's groups.
+    assert set(more_groups) <= ({65534} if has_namespaces(every_sandbox) or os.geteuid() == 0 else set(os.getgroups()))
     assert {"PATH", "USER", "CODEGEN_MTPB"}.isdisjoint(environment)
-    assert {"etc", "proc", "sys", "home", "var", "run"}.isdisjoint(root)
+
+
+def test_folders_show_nothing_else(every_sandbox: Sandbox) -> None:
+    source = """
+import os
+def names(folder):
+    try: return sorted(os.listdir(folder))
+    except PermissionError: return None
+print([names("/"), names("/dev"), names("/tmp")])
+"""
+    root, devices, scratch = every_sandbox.last_prints([source], LIMITS)[0].value
+    if not has_namespaces(every_sandbox):
+        assert (root, devices, scratch) == (None, None, None)
+        return
+    on_the_way_to_python = {target.parts[1] for _, target in this_interpreter().mounts}
+    assert {"etc", "proc", "sys", "home", "var", "run"}.isdisjoint(set(root) - on_the_way_to_python)
     assert devices == ["full", "null", "random", "urandom", "zero"]
+    assert scratch == []
 
 
-def test_threads_are_no_fork_bomb(sandbox: Sandbox) -> None:
+def test_threads_are_no_fork_bomb(every_sandbox: Sandbox) -> None:
     source = """
 import threading
 gate = threading.Event()
@@ -128,14 +192,26 @@ except (RuntimeError, MemoryError):
 gate.set()
 print(started)
 """
-    printed = sandbox.last_prints([source], LIMITS._replace(memory_mib=4096))[0]  # memory alone would allow 500
-    assert printed.value < 65
+    printed = every_sandbox.last_prints([source], LIMITS._replace(memory_mib=4096))[0]  # memory alone would allow 500
+    # Without a user (namespace) to itself a program's threads cannot be counted apart, and stacks of 8 MB set the limit.
+    assert printed.value < (65 if has_namespaces(every_sandbox) or os.geteuid() == 0 else 513)
 
 
-def test_one_program_leaves_nothing_for_the_next(sandbox: Sandbox) -> None:
+def test_a_program_can_write_a_file_or_the_results_say_that_it_cannot(every_sandbox: Sandbox) -> None:
+    source = "import tempfile\nwith tempfile.TemporaryFile() as file: print(file.write(b'12'))"
+    printed = every_sandbox.last_prints([source], LIMITS)[0]
+    report = every_sandbox.report
+    assert printed.end.passed is has_namespaces(every_sandbox)
+    assert ("temporary files fail" in report.isolation) is not printed.end.passed
+    assert report.decides == ({} if printed.end.passed else {"isolation": "landlock"})
+
+
+def test_one_program_leaves_nothing_for_the_next(every_sandbox: Sandbox) -> None:
+    if not has_namespaces(every_sandbox):
+        pytest.skip("no program can leave a file")
     leave = "import os\nopen('/tmp/note', 'w').write('x')\nprint(os.listdir('/tmp'))"
     look = "import os\nprint(os.listdir('/tmp'))"
-    first, second = (sandbox.last_prints([source], LIMITS)[0] for source in (leave, look))
+    first, second = (every_sandbox.last_prints([source], LIMITS)[0] for source in (leave, look))
     assert "note" in first.value
     assert "note" not in second.value
 
@@ -143,23 +219,23 @@ def test_one_program_leaves_nothing_for_the_next(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     "end", ["while True: pass", "import os; os._exit(0)", "raise ValueError", "import sys; sys.exit(3)", "1 / 0"]
 )
-def test_how_a_program_ends_after_its_print(sandbox: Sandbox, end: str) -> None:
-    printed = sandbox.last_prints([f"print(5)\n{end}"], LIMITS)[0]
+def test_how_a_program_ends_after_its_print(every_sandbox: Sandbox, end: str) -> None:
+    printed = every_sandbox.last_prints([f"print(5)\n{end}"], LIMITS)[0]
     assert (printed.value is NOTHING_PRINTED) == ("_exit" in end)  # then it has not lived to tell
 
 
-def test_huge_output_goes_nowhere(sandbox: Sandbox) -> None:
-    printed = sandbox.last_prints(["while True: print('x' * 1_000_000)"], LIMITS)[0]
+def test_huge_output_goes_nowhere(every_sandbox: Sandbox) -> None:
+    printed = every_sandbox.last_prints(["while True: print('x' * 1_000_000)"], LIMITS)[0]
     assert printed.end.kind == "time_out"
 
 
-def test_a_value_that_is_too_long_is_no_value(sandbox: Sandbox) -> None:
-    printed = sandbox.last_prints(["print('x' * 3_000_000)"], LIMITS)[0]
+def test_a_value_that_is_too_long_is_no_value(every_sandbox: Sandbox) -> None:
+    printed = every_sandbox.last_prints(["print('x' * 3_000_000)"], LIMITS)[0]
     assert str(printed.value) == ""
     assert printed.end.passed
 
 
-def test_claims_about_a_print_are_only_data(sandbox: Sandbox) -> None:
+def test_claims_about_a_print_are_only_data(every_sandbox: Sandbox) -> None:
     forged = """
 import json, os
 body = json.dumps({"failure": None, "printed": 1, "value": {"t": "array", "dtype": "U99999999", "shape": [1], "v": ["a"]}})
@@ -169,6 +245,6 @@ for fd in range(3, 4096):
     except OSError:
         pass
 """
-    printed = sandbox.last_prints([forged], LIMITS)[0]
+    printed = every_sandbox.last_prints([forged], LIMITS)[0]
     assert printed.value is NOTHING_PRINTED
     assert printed.end.kind == "exited"

@@ -210,8 +210,8 @@ sys.excepthook = threading.excepthook = lambda *_: os._exit(0)
 
 
 @pytest.fixture(scope="module")
-def kinds(sandbox: Sandbox) -> dict[str, str]:
-    verdicts = sandbox.test([TASK._replace(completion=code) for code in FORGERIES.values()], LIMITS)
+def kinds(every_sandbox: Sandbox) -> dict[str, str]:
+    verdicts = every_sandbox.test([TASK._replace(completion=code) for code in FORGERIES.values()], LIMITS)
     return {name: verdict.kind for name, verdict in zip(FORGERIES, verdicts, strict=True)}
 
 
@@ -220,12 +220,12 @@ def test_no_forgery_passes(kinds: dict[str, str], name: str) -> None:
     assert kinds[name] != "passed"
 
 
-def test_the_forged_task_can_be_solved_and_failed_honestly(sandbox: Sandbox) -> None:
+def test_the_forged_task_can_be_solved_and_failed_honestly(every_sandbox: Sandbox) -> None:
     honest = [TASK._replace(completion=f"    return {text}\n") for text in ("x + x", "4", "x *")]
-    assert [verdict.kind for verdict in sandbox.test(honest, LIMITS)] == ["passed", "wrong_answer", "syntax_error"]
+    assert [verdict.kind for verdict in every_sandbox.test(honest, LIMITS)] == ["passed", "wrong_answer", "syntax_error"]
 
 
-def test_memory_is_searched_in_earnest(sandbox: Sandbox) -> None:
+def test_memory_is_searched_in_earnest(every_sandbox: Sandbox) -> None:
     """Where tests and program share an interpreter, the same search finds them."""
-    (verdict,) = sandbox.test([TASK._replace(completion=FORGERIES["the tests, from all memory"])], LIMITS, "fast")
+    (verdict,) = every_sandbox.test([TASK._replace(completion=FORGERIES["the tests, from all memory"])], LIMITS, "fast")
     assert verdict.passed

@@ -39,8 +39,8 @@ print(list(outcomes.items()))
 """
 
 
-def test_each_is_refused_by_the_filter(sandbox: Sandbox) -> None:
-    (printed,) = sandbox.last_prints([f"NUMBERS = {REFUSED!r}\n{PROGRAM}"], Limits(1))
+def test_each_is_refused_by_the_filter(every_sandbox: Sandbox) -> None:
+    (printed,) = every_sandbox.last_prints([f"NUMBERS = {REFUSED!r}\n{PROGRAM}"], Limits(1))
     assert dict(printed.value) == dict.fromkeys(REFUSED, "EPERM") | {"clone3": "ENOSYS"}
 
 
@@ -57,7 +57,7 @@ ARGUMENTS = {
 }
 
 
-def test_arguments_that_only_servers_may_give_are_refused(sandbox: Sandbox) -> None:
+def test_arguments_that_only_servers_may_give_are_refused(every_sandbox: Sandbox) -> None:
     lines = "\n".join(
         f"result = {code}\noutcomes[{name!r}] = ctypes.get_errno() if result == -1 else 'worked'"
         for name, code in ARGUMENTS.items()
@@ -65,13 +65,13 @@ def test_arguments_that_only_servers_may_give_are_refused(sandbox: Sandbox) -> N
     source = (
         f"import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\noutcomes = {{}}\n{lines}\nprint(list(outcomes.items()))"
     )
-    (printed,) = sandbox.last_prints([source], Limits(1))
+    (printed,) = every_sandbox.last_prints([source], Limits(1))
     assert dict(printed.value) == dict.fromkeys(ARGUMENTS, 1)  # EPERM
 
 
 @pytest.mark.parametrize("mode", ["split", "fast"])
-def test_another_table_of_system_calls_ends_the_process(sandbox: Sandbox, mode: Mode) -> None:
+def test_another_table_of_system_calls_ends_the_process(every_sandbox: Sandbox, mode: Mode) -> None:
     # getpid by its x32 number
     completion = "    import ctypes\n    ctypes.CDLL(None).syscall(0x40000000 | 39)\n    return 1\n"
     trial = Trial("def one():\n    '1.'\n", completion, "def check(candidate):\n    assert candidate() == 1\n", "one")
-    assert sandbox.test([trial], Limits(1), mode)[0].kind == "exited"
+    assert every_sandbox.test([trial], Limits(1), mode)[0].kind == "exited"

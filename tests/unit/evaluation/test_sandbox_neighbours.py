@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from components.evaluation.problems import load_humaneval
-from components.evaluation.sandbox import Limits, Mode, Sandbox, Trial, open_sandbox
+from components.evaluation.sandbox import Limits, Mode, Sandbox, SandboxKind, Trial, open_sandbox
 
 LIMITS = Limits(cpu_s=1, memory_mib=512)
 SIMPLE = Trial("def one():\n    '1.'\n", "    return 1\n", "def check(candidate):\n    assert candidate() == 1\n", "one")
@@ -50,27 +50,27 @@ GREEDY = {
 }  # fmt: skip
 
 
-def test_no_program_takes_anything_from_its_neighbours(sandbox: Sandbox) -> None:
+def test_no_program_takes_anything_from_its_neighbours(every_sandbox: Sandbox) -> None:
     """Greedy programs, as completions, one after every five honest ones."""
     programs = []
     for number, code in enumerate(GREEDY.values()):
         programs += HONEST[5 * number : 5 * number + 5]
         body = "".join(f"    {line}\n" for line in code.splitlines())
         programs.append(SIMPLE._replace(completion="    return 2\n" + f"def run():\n{body}\nrun()\n"))
-    verdicts = [verdict.passed for verdict in sandbox.test(programs, LIMITS)]
+    verdicts = [verdict.passed for verdict in every_sandbox.test(programs, LIMITS)]
     assert verdicts == [program in HONEST for program in programs]
 
 
 @pytest.mark.apart
-def test_greedy_programs_are_ended_when_all_of_one_process(sandbox: Sandbox) -> None:
+def test_greedy_programs_are_ended_when_all_of_one_process(every_sandbox: Sandbox) -> None:
     """The same as MTPB's, in between programs that print 1."""
     sources = [source for code in GREEDY.values() for source in (code, "print(1)")]
-    printed = sandbox.last_prints(sources, LIMITS)
+    printed = every_sandbox.last_prints(sources, LIMITS)
     assert [one.value for one in printed[1::2]] == [1] * len(GREEDY)
 
 
 @pytest.mark.parametrize("mode", ["split", "fast"])
-def test_every_program_gets_its_own_verdict(sandbox: Sandbox, mode: Mode) -> None:
+def test_every_program_gets_its_own_verdict(every_sandbox: Sandbox, mode: Mode) -> None:
     """Programs of all ends, of two servers, in an order without a period: while one runs, the next one waits in the jail."""
     ends = [
         (SIMPLE, "passed"),
@@ -82,7 +82,7 @@ def test_every_program_gets_its_own_verdict(sandbox: Sandbox, mode: Mode) -> Non
         (SIMPLE._replace(completion="    return nowhere\n"), "exception"),
     ]
     programs = [ends[number * number * 5 % 11 % len(ends)] for number in range(300)]
-    verdicts = sandbox.test([program for program, _ in programs], Limits(2), mode)
+    verdicts = every_sandbox.test([program for program, _ in programs], Limits(2), mode)
     assert [verdict.kind for verdict in verdicts] == [kind for _, kind in programs]
 
 
@@ -100,19 +100,21 @@ LEAVE = {
     "a builtin": "import builtins; builtins.note = MARK",
     "an environment variable": "os.environ['NOTE'] = MARK; os.putenv('NOTE', MARK)",
     "a file's mask": "os.umask(0)",
-    "a file in the code": "open('/jail/jailed/note.py', 'w').write(MARK)",
-    "a lock": "import fcntl; fcntl.flock(open('/jail/jailed/subject.py'), fcntl.LOCK_EX)",
+    "a file in the code": "import jailed; open(jailed.__path__[0] + '/note.py', 'w').write(MARK)",
+    "a lock": "import fcntl, jailed; fcntl.flock(open(jailed.__file__), fcntl.LOCK_EX)",
     "memory": "x = [MARK + str(i) for i in range(100_000)]",
 }
 LOOK = """
-import builtins, ctypes, fcntl, gc, math, os, stat
-found = [name for name in ("note",) if hasattr(math, name) or hasattr(builtins, name)] + os.listdir("/tmp")
+import builtins, ctypes, fcntl, gc, jailed, math, os, stat
+found = [name for name in ("note",) if hasattr(math, name) or hasattr(builtins, name)]
+try: found += os.listdir("/tmp")
+except PermissionError: pass  # nor can anybody leave anything there
 found += [name for name in ("NOTE",) if name in os.environ or ctypes.CDLL(None).getenv(b"NOTE")]
 state = os.stat("/tmp")
 if stat.S_IMODE(state.st_mode) != 0o1777 or state.st_mtime < 1e9: found.append("folder")
 mask = os.umask(0)
 if mask == 0: found.append("mask")
-fcntl.flock(open("/jail/jailed/subject.py"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+fcntl.flock(open(jailed.__file__), fcntl.LOCK_EX | fcntl.LOCK_NB)
 libc = ctypes.CDLL(None)
 libc.sbrk.restype = ctypes.c_void_p
 end, (reader, writer) = libc.sbrk(0), os.pipe()
@@ -126,12 +128,12 @@ print(found)
 """
 
 
-def test_what_a_program_leaves_the_next_one_does_not_find() -> None:
-    with open_sandbox(workers=1) as sandbox:
+def test_what_a_program_leaves_the_next_one_does_not_find(sandbox_kind: SandboxKind) -> None:
+    with open_sandbox(workers=1, kind=sandbox_kind) as sandbox:
         for name, leave in LEAVE.items():
             first = f"import os\nMARK = {MARK!r}\ntry:\n    {leave}\nexcept OSError: pass\nprint(os.getpid())"
             left, found = (one.value for one in sandbox.last_prints([first, LOOK], LIMITS))
-            assert left == 1
+            assert (left == 1) is not bool(sandbox.report.caveat)  # the first process of a namespace, where there is one
             assert found == [], name
 
 
@@ -158,8 +160,8 @@ def test_memory_does_not_grow_over_twenty_thousand_programs() -> None:
 
 
 def test_nothing_is_left_in_the_folder_for_temporary_files(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    every_sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    sandbox.test(HONEST[:4], LIMITS)
+    every_sandbox.test(HONEST[:4], LIMITS)
     assert list(tmp_path.iterdir()) == []

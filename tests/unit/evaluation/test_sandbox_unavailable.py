@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import EvaluationError, SandboxUnavailable
-from components.evaluation.sandbox import Limits, Trial, Verdict, open_sandbox, probe
-from components.evaluation.sandbox.bubblewrap import Bubblewrap
+from components.evaluation.sandbox import Limits, SandboxKind, Trial, Verdict, open_sandbox, probe
+from components.evaluation.sandbox.kinds import find_jail
 from components.evaluation.sandbox.self_test import self_test
 from components.evaluation.sandbox.system_calls import seccomp_programs
 from components.evaluation.sandbox.unsafe import NoIsolation
-from components.evaluation.sandbox.view import this_interpreter
 from components.evaluation.sandbox.worker import Job, Worker
 
 TRIAL = Trial("def one():\n    '1.'\n", "    return 1\n", "def check(candidate):\n    assert candidate() == 1\n", "one")
@@ -29,8 +28,8 @@ JOB = Job(TRIAL, LIMITS, "split")
 def test_without_bubblewrap_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SandboxUnavailable, match="apt-get install bubblewrap"):
-        open_sandbox(workers=1)
-    report = probe()
+        open_sandbox(workers=1, kind="bubblewrap")
+    report = probe(kind="bubblewrap")
     assert not report.available
     assert "bwrap" in report.summary
     assert "apt-get install bubblewrap" in report.remedy
@@ -44,7 +43,7 @@ def test_an_old_bubblewrap_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(SandboxUnavailable, match=answer):
-        open_sandbox(workers=1)
+        open_sandbox(workers=1, kind="bubblewrap")
 
 
 def test_a_bubblewrap_that_cannot_make_namespaces_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,12 +53,12 @@ def test_a_bubblewrap_that_cannot_make_namespaces_is_refused(tmp_path: Path, mon
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert "No permissions to create" in probe().missing
+    assert "No permissions to create" in probe(kind="bubblewrap").missing
 
 
 def test_unsafe_execution_runs_programs_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with open_sandbox(workers=1, unsafe=True) as sandbox:
+    with open_sandbox(workers=1, kind="bubblewrap", unsafe=True) as sandbox:
         assert sandbox.report.available
         assert not sandbox.report.isolated
         assert sandbox.report.isolation == "none (unsafe execution)"
@@ -75,27 +74,28 @@ def test_unsafe_execution_isolates_where_it_can() -> None:
 
 
 def test_the_self_test_notices_that_there_are_no_walls() -> None:
-    with Worker(NoIsolation(), seccomp_programs()) as worker:
+    nothing = NoIsolation()
+    nothing.isolated = True
+    with Worker(nothing, seccomp_programs()) as worker:
         assert worker.run(JOB) == Verdict("passed")
         with pytest.raises(SandboxUnavailable, match="read a file outside: worked"):
-            self_test(worker, "nothing")
+            self_test(worker, nothing)
 
 
-@pytest.mark.usefixtures("sandbox")
 @pytest.mark.parametrize("missing", ["server", "judge", "program"])
-def test_without_one_of_the_filters_nothing_runs(missing: str) -> None:
-    filters = seccomp_programs() | {missing: ""}
+def test_without_one_of_the_filters_nothing_runs(sandbox_kind: SandboxKind, missing: str) -> None:
+    jail = find_jail(sandbox_kind)
+    filters = seccomp_programs(namespaces=jail.namespaces) | {missing: ""}
     with (
-        Worker(Bubblewrap(this_interpreter()), filters) as worker,
+        Worker(jail, filters) as worker,
         pytest.raises(SandboxUnavailable, match=r"an honest program: exited|a jail was lost"),
     ):
-        self_test(worker, "a jail")
+        self_test(worker, jail)
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_a_jail_that_ends_is_replaced_and_its_program_run_again() -> None:
+def test_a_jail_that_ends_is_replaced_and_its_program_run_again(sandbox_kind: SandboxKind) -> None:
     others = _children(os.getpid())
-    with Worker(Bubblewrap(this_interpreter()), seccomp_programs()) as worker:
+    with Worker(find_jail(sandbox_kind), seccomp_programs()) as worker:
         assert worker.run(JOB) == Verdict("passed")
         # bubblewrap ties a jail to its maker a moment after it has made it; a jail that has spoken is past that.
         (jail,) = _children(os.getpid()) - others
@@ -106,12 +106,13 @@ def test_a_jail_that_ends_is_replaced_and_its_program_run_again() -> None:
         assert len(_children(os.getpid()) - others) == 1
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_a_jail_that_is_lost_again_and_again_is_an_error_and_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    jail, others = Bubblewrap(this_interpreter()), _children(os.getpid())
+def test_a_jail_that_is_lost_again_and_again_is_an_error_and_no_verdict(
+    sandbox_kind: SandboxKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jail, others = find_jail(sandbox_kind), _children(os.getpid())
     with Worker(jail, seccomp_programs()) as worker:
         assert worker.run(JOB) == Verdict("passed")
-        monkeypatch.setattr(jail, "program", "/bin/false")
+        monkeypatch.setattr(jail, "command", lambda _: ["/bin/false"])
         (running,) = _children(os.getpid()) - others
         inside = _descendants(running)
         os.kill(running, signal.SIGKILL)
@@ -120,11 +121,14 @@ def test_a_jail_that_is_lost_again_and_again_is_an_error_and_no_verdict(monkeypa
             worker.run(JOB)
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_jails_die_with_the_process_that_made_them() -> None:
+# Who starts the servers, six processes that serve, the program; bubblewrap is two more, and our own jail one.
+NUM_PROCESSES = {"bubblewrap": 9, "namespaces": 8, "landlock": 7}
+
+
+def test_jails_die_with_the_process_that_made_them(sandbox_kind: SandboxKind) -> None:
     code = (
         "from components.evaluation.sandbox import *\n"
-        "sandbox = open_sandbox(1)\n"
+        f"sandbox = open_sandbox(1, kind={sandbox_kind!r})\n"
         "print('ready', flush=True)\n"
         "sandbox.last_prints(['import time; time.sleep(600)'], Limits(cpu_s=300))\n"
     )
@@ -133,9 +137,7 @@ def test_jails_die_with_the_process_that_made_them() -> None:
         assert launcher.stdout is not None
         assert launcher.stdout.readline() == b"ready\n"
         deadline = time.monotonic() + 60
-        while (
-            len(jails := _descendants(launcher.pid)) < 9
-        ):  # bubblewrap twice, the servers' parent, five servers, the program
+        while len(jails := _descendants(launcher.pid)) < NUM_PROCESSES[sandbox_kind]:
             assert time.monotonic() < deadline
         launcher.kill()
     _wait_until_gone(jails)

@@ -40,7 +40,7 @@ class _CandidateFailed(BaseException):
         self.verdict = verdict
 
 
-def serve(control: int, uid: int | None, program: str | None) -> None:
+def serve(control: int, uid: int | None, program: str | None, *, alone: bool) -> None:
     """Have the requests on the socket `control` judged until it closes, by one judge after another.
 
     A request brings two open files: what to judge, and the channel to the subject. A judge that dies leaves behind which
@@ -51,7 +51,7 @@ def serve(control: int, uid: int | None, program: str | None) -> None:
     while True:
         pid = os.fork()
         if pid == 0:
-            _judge_many(control, uid, lock, unanswered)
+            _judge_many(control, uid, lock, unanswered, alone)
         end = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if end in (_CLOSED, _NOT_LOCKED):
             return
@@ -60,14 +60,15 @@ def serve(control: int, uid: int | None, program: str | None) -> None:
             unanswered[:] = bytes(_NUMBER_BYTES)
 
 
-def _judge_many(control: int, uid: int | None, lock: lockdown.Filter | None, unanswered: mmap.mmap) -> NoReturn:
+def _judge_many(control: int, uid: int | None, lock: lockdown.Filter | None, unanswered: mmap.mmap, alone: bool) -> NoReturn:
     status = _NOT_LOCKED
     try:
         requests = socket.socket(fileno=control)
-        lockdown.limit_for_all()
+        lockdown.limit_for_all(alone=alone)
         if uid is not None:
             lockdown.become(uid)
         lockdown.drop_capabilities()
+        lockdown.die_with_parent()
         if lock:
             lock.load()
         status = _DIED

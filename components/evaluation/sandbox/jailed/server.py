@@ -20,13 +20,13 @@ import signal
 import socket
 from typing import Any, NamedTuple
 
-from . import judge, lockdown, subject
+from . import confinement, judge, lockdown, subject
 
 _CLONE_NEWPID = 0x20000000
 _MNT_DETACH = 2
 _CHANNEL = 3
 _NOSUID_NODEV_NOATIME = 2 | 4 | 1024
-_SCRATCH_OPTIONS = b"size=16m,nr_inodes=4096,mode=1777"
+SCRATCH_OPTIONS = "size=16m,nr_inodes=4096,mode=1777"
 """Of the only writable place (assumption: MTPB and HumanEval write nothing of size)."""
 
 WARM = (
@@ -39,11 +39,20 @@ WARM = (
 class _Setup(NamedTuple):
     """What holds for all programs of this jail. Without isolation `filters` may be empty."""
 
-    isolated: bool
+    namespaces: bool
+    """Whether a pid namespace and a new, empty folder can be made for every program."""
     scratch: str
+    """Where programs begin; where there are namespaces, the only folder that they may write to."""
     filters: dict[str, str]
     judge_uid: int | None
     """The user that judges become; none where nobody can be another one."""
+    shown: dict[str, Any] | None
+    """What `confinement.confine` is to leave, where no namespace hides the rest."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether programs have a user, or a user namespace, to themselves."""
+        return self.namespaces or self.judge_uid is not None
 
 
 def main(judges: int, *servers: tuple[int, list[str]]) -> None:
@@ -51,6 +60,9 @@ def main(judges: int, *servers: tuple[int, list[str]]) -> None:
 
     Ends when one of them does: then whoever asks has gone, or must notice.
     """
+    # Whoever asks may have thousands of open files, and the numbers of these are as high: `select`, and what closes all
+    # files of a program, take low ones.
+    judges, servers = _lowest(judges), tuple((_lowest(control), packages) for control, packages in servers)
     setup = _Setup(**json.loads(os.pread(0, os.fstat(0).st_size, 0)))
     with open(os.devnull, "rb") as null:
         os.dup2(null.fileno(), 0)
@@ -59,11 +71,10 @@ def main(judges: int, *servers: tuple[int, list[str]]) -> None:
     os.register_at_fork = lambda **_: None
     for name in WARM:
         importlib.import_module(name)
-    lockdown.no_new_privileges()
-    if setup.filters:
-        lockdown.Filter(setup.filters["server"]).load()
+    _narrow(setup)
     _fork_server(
-        [control for control, _ in servers], lambda: judge.serve(judges, setup.judge_uid, setup.filters.get("judge"))
+        [control for control, _ in servers],
+        lambda: judge.serve(judges, setup.judge_uid, setup.filters.get("judge"), alone=setup.alone),
     )
     for control, packages in servers:
         others = [judges, *(other for other, _ in servers if other != control)]
@@ -73,9 +84,27 @@ def main(judges: int, *servers: tuple[int, list[str]]) -> None:
     os.wait()
 
 
+def _lowest(file: int) -> int:
+    lower = os.dup(file)
+    os.close(file)
+    return lower
+
+
+def _narrow(setup: _Setup) -> None:
+    """What servers give up before the first request."""
+    lockdown.die_with_parent()
+    lockdown.no_new_privileges()
+    if setup.shown:
+        confinement.confine(**setup.shown)
+        lockdown.keep_capabilities(lockdown.CHANGE_USER if setup.judge_uid is not None else ())
+    if setup.filters:
+        lockdown.Filter(setup.filters["server"]).load()
+
+
 def _fork_server(others: list[int], serve: Any) -> None:
     if os.fork() == 0:
         try:
+            lockdown.die_with_parent()
             for other in others:
                 os.close(other)
             serve()
@@ -84,7 +113,7 @@ def _fork_server(others: list[int], serve: Any) -> None:
 
 
 class _Server:
-    """Forks a process for every request on `control`, in a pid namespace of its own, and tells how it ended."""
+    """Forks a process for every request on `control`, where it can in a new pid namespace, and tells how it ended."""
 
     def __init__(self, control: int, packages: list[str], setup: _Setup) -> None:
         self._control, self._packages, self._setup = socket.socket(fileno=control), packages, setup
@@ -93,12 +122,12 @@ class _Server:
 
     def serve(self) -> None:
         """Until the socket closes. The packages take their memory when the first request comes, and not before."""
-        lockdown.limit_for_all()
+        lockdown.limit_for_all(alone=self._setup.alone)
         subject.handle_signals()
         select.select([self._control], [], [])
         for name in self._packages:
             importlib.import_module(name)
-        if self._setup.isolated:
+        if self._setup.namespaces:
             self._renew_scratch()  # the jail's first one has no bound on the number of files
         gc.collect()
         gc.freeze()
@@ -114,7 +143,7 @@ class _Server:
         before, size = self._scratch_state(), os.fstat(work).st_size
         limits = lockdown.numbered(request["limits"])
         self._poll.register(channel, 0)  # a hang-up is told unasked
-        if self._setup.isolated:  # the last program's namespace takes no other one: back to our own, and on to a new one
+        if self._setup.namespaces:  # the last program's namespace takes no other one: back to our own, and on to a new one
             lockdown.check(lockdown.libc.setns(self._self, _CLONE_NEWPID))
             lockdown.check(lockdown.libc.unshare(_CLONE_NEWPID))
         pid = os.fork()
@@ -130,7 +159,7 @@ class _Server:
             self._poll.unregister(file)
         for file in (process, channel, work):
             os.close(file)
-        if self._setup.isolated and self._scratch_state() != before:
+        if self._setup.namespaces and self._scratch_state() != before:
             self._renew_scratch()
         status, cpu_s = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
         return {"number": request["number"], "late": late, "status": status, "cpu_s": cpu_s}
@@ -150,6 +179,7 @@ class _Server:
                 lockdown.become(request["uid"])  # which leaves no capability
             else:
                 lockdown.drop_capabilities()
+            lockdown.die_with_parent()
             if self._filter:
                 self._filter.load()
             subject.run(_CHANNEL, request["ask"], source.decode("utf-8", "surrogatepass"), request["entry_point"])
@@ -166,4 +196,4 @@ class _Server:
     def _renew_scratch(self) -> None:
         place = self._setup.scratch.encode()
         lockdown.check(lockdown.libc.umount2(place, _MNT_DETACH))
-        lockdown.check(lockdown.libc.mount(b"tmpfs", place, b"tmpfs", _NOSUID_NODEV_NOATIME, _SCRATCH_OPTIONS))
+        lockdown.check(lockdown.libc.mount(b"tmpfs", place, b"tmpfs", _NOSUID_NODEV_NOATIME, SCRATCH_OPTIONS.encode()))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from components.core.config import Config
 from components.core.errors import ConfigError
 from components.registry.config import GateConfig, Requirement
-from components.registry.gate import Evidence, decide, metrics_of
+from components.registry.evidence import Evidence
+from components.registry.gate import decide, metrics_of
 
 PYTHON = "bits_per_byte/mono/Python"
 FIRST_TRY = "humaneval/pass@1"

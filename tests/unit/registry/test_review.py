@@ -15,7 +15,7 @@ from components.core.artifact import Artifact
 from components.core.errors import TrackingError
 from components.model.huggingface import logit_parity
 from components.registry.config import GateConfig
-from components.registry.gate import Evidence
+from components.registry.evidence import Evidence
 from components.registry.models import register
 from components.registry.promotion import Promotion, promote
 from components.registry.review import compare, find, history, registered, rollback
@@ -40,7 +40,8 @@ def decide(tracking: Tracking, make_checkpoint: Callable[[str], tuple[Artifact, 
         with tracking.run(f"promote {note}", experiment="tiny") as run:
             about = {"name": NAME, "stage": "mono", "evaluations": {}, "dvc_md5": "md5"}
             version = register(checkpoint, folder, run=run, parity=logit_parity, max_logit_difference=1e-4, **about)  # type: ignore[arg-type]
-            return promote(version, gate=GateConfig(), stage="mono", evidence=evidence, run=run, decided_by="ada")
+            number = int(version.statistics["version"])  # type: ignore[arg-type]
+            return promote(NAME, number, gate=GateConfig(), stage="mono", evidence=evidence, run=run, decided_by="ada")
 
     return decide
 

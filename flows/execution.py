@@ -97,6 +97,7 @@ def prepare_environment(execution: Execution) -> None:
         "GX_ANALYTICS_ENABLED": "false",
         "HF_HUB_OFFLINE": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # It is drawn for every small file, too.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "PREFECT_HOME": str(execution.workspace_path / "prefect"),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "components,flows",

@@ -86,6 +86,7 @@ class Desk:
         """Start a flow that promotes the candidate where a person approves."""
         arguments = [str(self.folder), self.tracking.uri, f"{NAME}@candidate", str(timeout_s)]
         environment = os.environ | {"PREFECT_HOME": str(self.folder / "prefect")}
+        environment |= {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600"}
         environment |= {"PREFECT_API_URL": self.server} if server_runs else {}
         return subprocess.Popen(
             [sys.executable, "-c", FLOW, *arguments],

@@ -48,7 +48,7 @@ def _codegen(tracking: Tracking, folder: Path, *arguments: str) -> subprocess.Co
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "CODEGEN_"))}
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments, *place],
-        env=environment | {"COLUMNS": "250"},
+        env=environment | {"COLUMNS": "250", "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600"},
         capture_output=True,
         text=True,
         timeout=600,

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
@@ -26,6 +24,7 @@ from pydantic import Field
 from rich.markup import escape
 
 from flows.desk import Desk
+from flows.showing import show_text
 
 if TYPE_CHECKING:  # They would import MLflow.
     from components.registry.evidence import Evidence
@@ -132,8 +131,7 @@ def _answered_in_the_end(run_id: UUID, timeout_s: int) -> Iterator[None]:
 
 def _publish(promotion: Promotion) -> None:
     """The comparison among Prefect's artifacts, one series for each model."""
-    key = re.sub("[^a-z0-9]+", "-", f"promotion of {promotion.model}".lower()).strip("-")
-    create_markdown_artifact(as_markdown(promotion), key=key, description=promotion.summary)
+    show_text(promotion.model, "promotion", as_markdown(promotion), promotion.summary)
 
 
 def as_markdown(promotion: Promotion) -> str:

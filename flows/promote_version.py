@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # They would import MLflow.
     from components.registry.tracking import Tracking
 
 
-@flow(name="promote version", flow_run_name="promote {model}")
+@flow(name="promote-version", flow_run_name="promote {model}")
 def promote_version(model: str, recipe: Recipe, execution: Execution, approved_by: str = "", reason: str = "") -> Promotion:
     """Judge a registered version, and make it the champion where it passes.
 

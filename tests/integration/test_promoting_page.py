@@ -88,7 +88,7 @@ def _aliases(tracking: Tracking) -> set[str]:
 
 def test_a_refused_gate_ends_with_3(tracking: Tracking, tmp_path: Path) -> None:
     strict = json.dumps([{"metrics": ["humaneval/pass@1"], "better": "higher", "min_gain": 0.3}])
-    command = ["models", "promote", f"{NAME}/2", "-r", "tiny", "--set", f"promotion.required.mono={strict}"]
+    command = ["models", "promote", f"{NAME}/2", "-r", "tiny", "--set", f"promotion.requirements.mono={strict}"]
     done = _codegen(tracking, tmp_path, *command)
     assert done.returncode == 3, done.stderr
     assert "a gain of 0.25" in done.stdout

@@ -125,13 +125,14 @@ def environment(execution: Execution) -> dict[str, str]:
         "GX_ANALYTICS_ENABLED": "false",
         "HF_HUB_OFFLINE": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # It is drawn for every small file, too.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "PREFECT_HOME": str(execution.workspace_path / "prefect"),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "components,flows",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
         "TOKENIZERS_PARALLELISM": "false",
     }
     serving = servers_of(execution)  # One server for all runs of a workspace, rather than one a run on the same database.

@@ -1,4 +1,4 @@
-"""`codegen models ..., export`: what is registered, how two versions compare, what was decided, and the way out and back."""
+"""`codegen models ..., export`: what is registered, how two versions compare, promotion, its history, and the way back."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import typer
 from rich.table import Table
 
 from components.model.formats import Dtype, Layout
-from flows.options import Json, Places, chosen_execution, console, print_json
+from flows.options import Json, Places, RecipeName, Sets, chosen_execution, chosen_recipe, console, print_json
+from flows.status import ANSWER_IS_NO
 from flows.use_cli import serve_model
 
 if TYPE_CHECKING:
     from components.registry.tracking import Tracking
 
-models = typer.Typer(no_args_is_help=True, help="Registered models: list, compare, roll back.")
+models = typer.Typer(no_args_is_help=True, help="Registered models: list, compare, promote, roll back.")
 
 models.command("serve")(serve_model)
 
@@ -62,18 +63,22 @@ def show(version: Version, as_json: Json = False, at: Places = []) -> None:  # n
 @models.command()
 def compare(one: Version, other: Version, as_json: Json = False, at: Places = []) -> None:  # noqa: B006
     """The figures of two versions; those of different protocols are shown and not compared."""
+    from components.registry.evidence import benchmark_of
     from components.registry.review import compare as differences
 
     found = differences(_tracking(at), one, other)
     if as_json:
         print_json(found)
         return
-    table = Table("figure", one, other, "difference")
+    table = Table("figure", one, other, "difference", "95 % interval")
     for each in found:
-        both = each.one is not None and each.other is not None
-        difference = f"{each.other - each.one:+.6g}" if both and each.comparable else ""  # type: ignore[operator]
-        table.add_row(each.metric, _figure(each.one), _figure(each.other), difference or "other protocol" if both else "")
+        difference = "" if each.one is None or each.other is None else f"{each.other - each.one:+.6g}"
+        interval = "" if each.low is None or each.high is None else f"{each.low:+.4g} to {each.high:+.4g}"
+        said = difference if each.comparable or not difference else "other protocol"
+        table.add_row(each.metric, _figure(each.one), _figure(each.other), said, interval)
     console.print(table)
+    for benchmark, fields in {benchmark_of(each.metric): each.protocol for each in found if each.protocol}.items():
+        console.print(f"{benchmark} was run in two ways: {'; '.join(fields)}", soft_wrap=True, markup=False)
 
 
 @models.command()
@@ -89,8 +94,35 @@ def history(name: Name, as_json: Json = False, at: Places = []) -> None:  # noqa
     for one in found:
         why = "; ".join(one.decision.reasons) or "; ".join(check.found for check in one.decision.checks[-1:])
         champions = f"{one.champion_before or 'none'} -> {one.champion_after or 'none'}"
-        table.add_row(one.decided_at, one.decided_by, str(one.version), one.decision.outcome, champions, why)
+        table.add_row(one.decided_at, one.decided_by, str(one.version), one.outcome, champions, why)
     console.print(table)
+
+
+@models.command()
+def promote(
+    version: Version,
+    recipe: RecipeName = "starter",
+    reason: Annotated[str, typer.Option(help="Kept with the decision.")] = "",
+    sets: Sets = [],  # noqa: B006
+    at: Places = [],  # noqa: B006
+) -> None:
+    """Judge a registered version by a recipe's gate, and make it the champion. Ends with 3 where the gate refuses.
+
+    Whoever runs this approves of it, so nobody is asked, whatever the recipe says.
+    """
+    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True)
+    from flows.approval import user
+    from flows.promote_version import promote_version
+
+    done = promote_version(version, chosen, execution, approved_by=user(), reason=reason)
+    table = Table("what the gate asks", "holds", "found")
+    for check in done.decision.checks:
+        table.add_row(check.rule, "yes" if check.passed else "no", check.found)
+    if done.decision.checks:
+        console.print(table)
+    console.print(f"{done.model}/{done.version}: {done.decision.outcome}", soft_wrap=True, markup=False)
+    if done.decision.outcome == "refused":
+        raise typer.Exit(ANSWER_IS_NO)
 
 
 @models.command()
@@ -102,7 +134,7 @@ def rollback(
 ) -> None:
     """Make the version before the champion the champion again."""
     from components.registry.review import rollback as roll_back
-    from flows.promote import user
+    from flows.approval import user
 
     done = roll_back(_tracking(at), name, f"{user()} (codegen models rollback)", reason)
     if as_json:
@@ -118,6 +150,7 @@ def pull(
     at: Places = [],  # noqa: B006
 ) -> None:
     """A registered version as a plain Hugging Face folder, its digest compared."""
+    import os
     import shutil
     import tempfile
 
@@ -126,6 +159,7 @@ def pull(
 
     if folder.exists():
         raise ConfigError(f"{folder} exists", expected="a folder that does not exist yet", do="choose another one")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "true")  # Here files are large.
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         shutil.move(download(_tracking(at), f"models:/{version}", Path(scratch)), folder)

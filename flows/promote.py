@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 from typing import TYPE_CHECKING, cast
 
 from prefect import flow
 
 from components.core.artifact import Artifact
-from components.core.fingerprint import fingerprint
+from flows.approval import decide
 from flows.desk import Desk, desk
 from flows.evaluate import Evaluations, evaluate
+from flows.evidence import gather
 from flows.execution import Execution
 from flows.initial import initial_of
 from flows.inputs import check_inputs
@@ -20,7 +19,6 @@ from flows.recipes import Recipe
 from flows.train import train
 
 if TYPE_CHECKING:  # It would import MLflow.
-    from components.registry.gate import Evidence
     from components.registry.promotion import Promotion
     from components.registry.runs import TrackedRun
 
@@ -48,12 +46,11 @@ def promote(
 def _judge(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpora, evaluations: Evaluations) -> Promotion:
     from components.model.huggingface import logit_parity
     from components.registry.models import register
-    from components.registry.promotion import promote as decide
 
     measured = evaluations.of(stage)
 
-    def step(run: TrackedRun) -> Promotion:
-        registered = register(
+    def step(run: TrackedRun) -> Artifact:
+        return register(
             checkpoint,
             here.store.open(checkpoint),
             name=checkpoint.name,
@@ -64,58 +61,11 @@ def _judge(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpora, evalu
             parity=logit_parity,
             max_logit_difference=here.recipe.promotion.max_logit_difference,
         )
-        return decide(
-            registered,
-            gate=here.recipe.promotion,
-            stage=stage,
-            evidence=_evidence(checkpoint, registered, measured),
-            run=run,
-            decided_by=f"{user()} (flow promote)",
-        )
 
-    promotion = here.task(f"promote {stage}", step, tags={"stage": stage})
+    registered = here.task(f"register {stage}", step, tags={"stage": stage})
+    facts = registered.statistics
+    evidence = gather(here.store, checkpoint, measured, cast(float, facts["logit_difference"]))
+    promotion = decide(here, checkpoint.name, cast(int, facts["version"]), stage, evidence)
     here.say(f"promote {stage}", promotion.decision.outcome)
     here.console.print(f"  {promotion.summary}", soft_wrap=True, markup=False)
     return promotion
-
-
-def _evidence(checkpoint: Artifact, registered: Artifact, measured: dict[str, Artifact]) -> Evidence:
-    from components.registry.gate import Evidence, metrics_of
-
-    return Evidence(
-        digest=checkpoint.digest,
-        metrics=metrics_of(measured),
-        protocols={name: protocol(one) for name, one in measured.items()},
-        logit_difference=cast(float, registered.statistics["logit_difference"]),
-        sandboxed=_sandboxed(measured),
-        git_dirty=_dirty(checkpoint),
-    )
-
-
-def user() -> str:
-    """Who runs this process, for the record."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # A container's user need not have a name.
-        return f"uid {os.getuid()}"
-
-
-def protocol(evaluation: Artifact) -> str:
-    """The fingerprint of how a benchmark was run: its recipe and its inputs, all but the model that it measured."""
-    others = {one.role: one.digest for one in evaluation.parents if one.kind not in ("checkpoint", "samples")}
-    return fingerprint({"settings": evaluation.statistics.get("protocol"), "inputs": others})
-
-
-def _sandboxed(measured: dict[str, Artifact]) -> bool | None:
-    """Whether every program that ran was isolated; none where no program ran."""
-    isolated = [one.statistics.get("isolated") is True for one in measured.values() if one.statistics.get("executed")]
-    return all(isolated) if isolated else None
-
-
-def _dirty(checkpoint: Artifact) -> bool | None:
-    """Whether any attempt at the checkpoint ran from uncommitted code; none where one of them cannot tell."""
-    attempts = checkpoint.provenance.get("attempts")
-    states = [one.get("git_dirty") for one in attempts if isinstance(one, dict)] if isinstance(attempts, list) else []
-    if True in states:
-        return True
-    return None if None in states or not states else False

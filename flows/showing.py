@@ -141,8 +141,12 @@ def _results(
 def _show(here: Desk, what: str, sections: Sequence[Section], description: str, more: str = "") -> None:
     from components.evaluation.report.markdown import markdown_of
 
-    text, key = markdown_of(sections) + more, _key(here.recipe.name, what)
-    _tell(lambda: create_markdown_artifact(markdown=text, key=key, description=description))
+    show_text(here.recipe.name, what, markdown_of(sections) + more, description)
+
+
+def show_text(about: str, what: str, text: str, description: str) -> None:
+    """A text in Markdown; all that is told of the same under the same name is one series on the page."""
+    _tell(lambda: create_markdown_artifact(markdown=text, key=_key(about, what), description=description))
 
 
 def _tell(send: Callable[[], object]) -> object:

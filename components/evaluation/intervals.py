@@ -1,7 +1,6 @@
-"""Confidence intervals by the bootstrap: how far a mean depends on which problems a benchmark happens to have.
+"""Confidence intervals of scores: how far a mean depends on which problems a benchmark happens to have.
 
-Percentile method (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13), over problems, since samples of
-one problem are no independent evidence about other problems. Seeded: equal values give equal intervals.
+Over problems, since samples of one problem are no independent evidence about other problems (`components.core.resampling`).
 """
 
 from __future__ import annotations
@@ -11,12 +10,11 @@ from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import JsonValue
 
-NUM_RESAMPLES = 10_000
+from components.core.resampling import middle, resampled_means
+
 LEVEL = 0.95
-_AT_ONCE = 1_000
 
 
 class Estimate(NamedTuple):
@@ -37,15 +35,4 @@ class Estimate(NamedTuple):
 
 def mean_with_interval(values: Sequence[float]) -> Estimate:
     """The mean of one value per problem."""
-    means = resampled_means(np.asarray(values, dtype=np.float64))
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(fmean(values), float(low), float(high))
-
-
-def resampled_means(values_P: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The means of `NUM_RESAMPLES` draws of as many values, with replacement."""
-    generator, num = np.random.default_rng(0), len(values_P)
-    # A resample is how often each value is in it: drawing counts takes less memory than drawing values.
-    chances = np.full(num, 1 / num)
-    parts = [generator.multinomial(num, chances, size=_AT_ONCE) @ values_P / num for _ in range(NUM_RESAMPLES // _AT_ONCE)]
-    return np.concatenate(parts)
+    return Estimate(fmean(values), *middle(resampled_means(np.asarray(values, dtype=np.float64)), LEVEL))

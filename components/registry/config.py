@@ -1,7 +1,8 @@
 """What a model must show before it is promoted: the part of a recipe that this room owns.
 
 Design decision: a requirement names metrics as the registry records them (`benchmark/corpus/language`), so the gate needs no
-code for a new benchmark. How metrics are measured, and under which protocol, is the evaluation's business.
+code for a new benchmark. How metrics are measured, and under which protocol, is the evaluation's business. Every rule and
+an example of each: docs/promoting.md.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ class Requirement(Config):
     """Which direction is an improvement."""
     min_gain: float = 0.0
     """How much better than the champion it has to be, in the metric's own unit; 0 means no worse."""
+    confidence: Annotated[float | None, Field(gt=0, lt=1)] = None
+    """0.95: the lower end of the gain's 95 % interval has to be `min_gain` or more, by a paired bootstrap over problems.
+    Only for figures that are means over problems (HumanEval's and MTPB's). None: the gain itself decides."""
     limit: float | None = None
     """What it has to reach in any case: at most this where lower is better, at least this where higher is."""
 
@@ -54,3 +58,11 @@ class GateConfig(Config):
     """Refuse a model that was trained from a working tree with uncommitted changes."""
     require_sandbox: bool = True
     """Refuse scores of benchmarks whose programs ran without isolation."""
+    max_contaminated: int | None = Field(default=None, ge=0)
+    """Documents at most that held a part of a benchmark, for each benchmark whose programs were judged, summed over the
+    corpora that the model learnt from. They were left out of training; many of them say that more may have escaped. Corpora
+    in which nobody looked are refused. None: not asked."""
+    approval: Literal["automatic", "person"] = "automatic"
+    """Who has the last word on a model that passes: nobody, or a person, for whom the flow waits."""
+    approval_timeout_s: int = Field(default=86_400, ge=1)
+    """How long a person is waited for; afterwards the model is refused. Assumption: a day."""

@@ -2,7 +2,8 @@
 
 Design decision: the answer is a record of every check, passed or not, never an exception: a refused model is a result that
 people look at. Figures count as comparable only under equal protocol fingerprints (same benchmark files, same held-out
-bytes, same sampling). Not covered yet: confidence intervals, contamination limits, approval by a person.
+bytes, same sampling). A person's word is one check more, of a model that passes all others. Not covered: that several
+requirements are tested at once; each interval has its own level.
 """
 
 from __future__ import annotations
@@ -10,34 +11,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from statistics import fmean
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from components.core.artifact import Artifact
 from components.core.config import Config, Items
 from components.core.errors import ConfigError
 from components.registry.config import GateConfig, Requirement
+from components.registry.evidence import (
+    Evidence,
+    benchmark_of,
+    interval_of_difference,
+    protocol_differences,
+    why_unpaired,
+)
 from components.registry.naming import numbers
 
 Outcome = Literal["promoted", "refused", "already champion", "rolled back"]
-
-
-class Evidence(Config):
-    """What is known about one model when the gate decides."""
-
-    digest: str
-    """SHA-256 of the checkpoint's files."""
-    metrics: dict[str, float]
-    """Figures by name, `benchmark/corpus/language`."""
-    protocols: dict[str, str]
-    """Fingerprint of how each benchmark was run, by benchmark; everything that changes a score but the model."""
-    logit_difference: Annotated[float | None, Field(allow_inf_nan=True)] = None
-    """Largest absolute difference to Hugging Face's logits; none means not measured."""
-    sandboxed: bool | None = None
-    """Whether generated programs ran isolated; none means none ran."""
-    git_dirty: bool | None = None
-    """Whether the code that trained it had uncommitted changes; none means unknown."""
 
 
 class Check(Config):
@@ -63,6 +52,17 @@ class Decision(Config):
     def reasons(self) -> tuple[str, ...]:
         """The checks that failed, as sentences."""
         return tuple(f"{check.rule}: {check.found}" for check in self.checks if not check.passed)
+
+
+class Approval(Config):
+    """A person's word on one comparison, or that there was none."""
+
+    approved: bool
+    name: str
+    """Whose word it is."""
+    reason: str = ""
+    champion: int | None
+    """The version that was champion in the comparison; none where there was none."""
 
 
 def metrics_of(evaluations: Mapping[str, Artifact]) -> dict[str, float]:
@@ -97,11 +97,37 @@ def decide(gate: GateConfig, stage: str, candidate: Evidence, champion: Evidence
     if champion and champion.digest == candidate.digest:
         return Decision(outcome="already champion", checks=())
     require_rules(gate, stage)
-    checks = [_logits(gate, candidate), *_provenance(gate, candidate)]
+    checks = [_logits(gate, candidate), *_provenance(gate, candidate), *_contamination(gate, candidate)]
     for requirement in gate.requirements[stage]:
         checks += _requirement(requirement, candidate, champion)
     passed = all(check.passed for check in checks)
     return Decision(outcome="promoted" if passed else "refused", checks=tuple(checks))
+
+
+def with_approval(decision: Decision, gate: GateConfig, approval: Approval | None, champion: int | None) -> Decision:
+    """The decision after a person's word, where one is given or wanted. A model that is refused needs none.
+
+    Args:
+        champion: the version that is champion now. A word on a comparison with another one does not count.
+    """
+    if not decision.promoted or (approval is None and gate.approval == "automatic"):
+        return decision
+    if approval is None:
+        passed, found = False, "nobody was asked; run the same command again"
+    elif approval.champion != champion:
+        passed = False
+        found = (
+            f"{approval.name} judged a comparison with {_version(approval.champion)}, and the champion is "
+            f"{_version(champion)} by now; run the same command again"
+        )
+    else:
+        passed, found = approval.approved, f"{approval.name}: {approval.reason or 'no reason was given'}"
+    check = Check(rule="a person approves of it", passed=passed, found=found)
+    return Decision(outcome="promoted" if passed else "refused", checks=(*decision.checks, check))
+
+
+def _version(number: int | None) -> str:
+    return "no champion" if number is None else f"version {number}"
 
 
 def _logits(gate: GateConfig, candidate: Evidence) -> Check:
@@ -128,6 +154,22 @@ def _provenance(gate: GateConfig, candidate: Evidence) -> list[Check]:
     return checks
 
 
+def _contamination(gate: GateConfig, candidate: Evidence) -> list[Check]:
+    if gate.max_contaminated is None:
+        return []
+    if not candidate.contamination:
+        return [Check(rule="its corpora were searched for benchmarks", passed=False, found="not stated")]
+    checks = []
+    for benchmark, counts in sorted(candidate.contamination.items()):
+        rule = f"at most {gate.max_contaminated:,} documents of its corpora held a part of {benchmark}"
+        blind = [corpus for corpus, count in counts.items() if count is None]
+        total = sum(count for count in counts.values() if count is not None)
+        passed = not blind and total <= gate.max_contaminated
+        found = f"nobody looked in {', '.join(sorted(blind))}" if blind else f"{total:,}, which were left out"
+        checks.append(Check(rule=rule, passed=passed, found=found))
+    return checks
+
+
 def _requirement(requirement: Requirement, candidate: Evidence, champion: Evidence | None) -> list[Check]:
     label = _label(requirement)
     own = _figure(requirement, candidate)
@@ -140,24 +182,52 @@ def _requirement(requirement: Requirement, candidate: Evidence, champion: Eviden
         checks.append(Check(rule=f"{label} is {bound} {requirement.limit:g}", passed=holds, found=f"{own:.6g}"))
     if champion is None:
         return [*checks, Check(rule=f"{label} is measured", passed=True, found=f"{own:.6g}, the first of its name")]
-    return [*checks, _against(requirement, label, own, candidate, champion)]
+    return [*checks, *_against(requirement, label, own, candidate, champion)]
 
 
-def _against(requirement: Requirement, label: str, own: float, candidate: Evidence, champion: Evidence) -> Check:
-    for benchmark in sorted({name.split("/")[0] for name in requirement.metrics}):
-        ours, theirs = candidate.protocols.get(benchmark), champion.protocols.get(benchmark)
-        if ours is None or ours != theirs:
-            found = f"candidate {_short(ours)}, champion {_short(theirs)}; evaluate the champion the same way first"
-            return Check(rule=f"{benchmark} was run by the same protocol for both", passed=False, found=found)
-    theirs_figure = _figure(requirement, champion)
-    if theirs_figure is None:
-        return Check(rule=f"{label} is measured", passed=False, found="not measured for the champion; evaluate it first")
-    gain = theirs_figure - own if requirement.better == "lower" else own - theirs_figure
-    return Check(
-        rule=f"{label} gains at least {requirement.min_gain:g} on the champion",
-        passed=gain >= requirement.min_gain,
-        found=f"{own:.6g} against {theirs_figure:.6g}, a gain of {gain:.3g}",
-    )
+def _against(requirement: Requirement, label: str, own: float, candidate: Evidence, champion: Evidence) -> list[Check]:
+    for benchmark in sorted({benchmark_of(name) for name in requirement.metrics}):
+        if differing := _protocol(benchmark, candidate, champion):
+            return [differing]
+    theirs = _figure(requirement, champion)
+    if theirs is None:
+        found = "not measured for the champion; evaluate it first"
+        return [Check(rule=f"{label} is measured", passed=False, found=found)]
+    gain = theirs - own if requirement.better == "lower" else own - theirs
+    checks = [
+        Check(
+            rule=f"{label} gains at least {requirement.min_gain:g} on the champion",
+            passed=gain >= requirement.min_gain,
+            found=f"{own:.6g} against {theirs:.6g}, a gain of {gain:.3g}",
+        )
+    ]
+    if requirement.confidence is not None:
+        checks.append(_interval(requirement, requirement.confidence, label, candidate, champion))
+    return checks
+
+
+def _protocol(benchmark: str, candidate: Evidence, champion: Evidence) -> Check | None:
+    """The check that fails where a benchmark was run in different ways, or in ways that nobody stated."""
+    ours, theirs = candidate.protocols.get(benchmark), champion.protocols.get(benchmark)
+    if ours is not None and ours == theirs:
+        return None
+    if ours is None or theirs is None:
+        found = f"{'candidate' if ours is None else 'champion'} unstated"
+    else:
+        found = "; ".join(protocol_differences(benchmark, candidate, champion))
+    found = f"{found}; evaluate the champion the same way first"
+    return Check(rule=f"{benchmark} was run by the same protocol for both", passed=False, found=found)
+
+
+def _interval(requirement: Requirement, level: float, label: str, candidate: Evidence, champion: Evidence) -> Check:
+    rule = f"the {level:.4g} interval of {label}'s gain begins at {requirement.min_gain:g} or more"
+    if reason := why_unpaired(requirement.metrics, champion, candidate):
+        return Check(rule=rule, passed=False, found=reason)
+    # A gain is a difference in the direction that is better: where lower is, the champion's figure less the candidate's.
+    pair = (candidate, champion) if requirement.better == "lower" else (champion, candidate)
+    low, high, num_problems = interval_of_difference(requirement.metrics, *pair, level)
+    found = f"{low:.3g} to {high:.3g}, over {num_problems:,} problems"
+    return Check(rule=rule, passed=low >= requirement.min_gain, found=found)
 
 
 def _figure(requirement: Requirement, evidence: Evidence) -> float | None:
@@ -167,7 +237,3 @@ def _figure(requirement: Requirement, evidence: Evidence) -> float | None:
 
 def _label(requirement: Requirement) -> str:
     return requirement.metrics[0] if len(requirement.metrics) == 1 else f"the mean of {', '.join(requirement.metrics)}"
-
-
-def _short(protocol: str | None) -> str:
-    return protocol[:12] if protocol else "unstated"

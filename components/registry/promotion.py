@@ -1,30 +1,36 @@
 """The champion changes hands: aliases, and a record of who decided what, when, and on which evidence.
 
-Design decision: everything is written before the one write that counts, the alias `champion`, which is a single row. Killed
-anywhere, the former champion stays, and the next promotion decides again from the same evidence. Not covered yet: approval
-by a person, and a rollback command (`previous` points at what it would restore).
+Design decision: each decision is kept by the run that decided it, as a file and as tags, and no later decision writes to
+that run. The record is written first, then the one row that counts, the alias `champion`, then what follows from it
+(`aliases`). Killed anywhere, the champion is the former one or the new one, and the record says which. Not covered: two
+hosts that promote the same model at the same moment; one host's processes wait for each other.
 """
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
+from pathlib import Path
 
+import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
-from components.core.artifact import Artifact
 from components.core.config import Config
+from components.registry.aliases import CANDIDATE, CHAMPION, DECIDED_IN, DECISION, REPLACED, TO_BE, settle, version_at
 from components.registry.config import GateConfig
 from components.registry.connection import explained
-from components.registry.gate import Decision, Evidence, decide
+from components.registry.evidence import Evidence
+from components.registry.gate import Approval, Decision, decide, with_approval
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
 
-CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
-
 RECORD = "promotion.json"
 """The file of a run with the `Promotion` that it decided."""
-_EVIDENCE = "evidence"
-"""Tag of a version with the `Evidence` (JSON) that the gate last saw of it."""
+_EVIDENCE_FILE = "evidence.json"
+"""The file of a run with the `Evidence` that it judged a version by: what is long is too long for a tag."""
+_EVIDENCE, _EVIDENCE_RUN = "evidence", "evidence_run"
+"""Tags of a version with the `Evidence` (JSON) that the gate last saw of it, but for what is long; and with that run."""
+_LONG = {"by_problem", "settings"}
 
 
 class Promotion(Config):
@@ -54,72 +60,87 @@ class Promotion(Config):
         return f"{line} ({'; '.join(self.decision.reasons)})" if self.decision.reasons else line
 
 
+def propose(
+    name: str, version: int, *, gate: GateConfig, stage: str, evidence: Evidence, run: TrackedRun, decided_by: str
+) -> Promotion:
+    """What `promote` would decide now, for a person to look at; the version becomes the candidate, with its evidence.
+
+    The champion stays, and nothing is recorded as decided.
+
+    Raises:
+        ConfigError, TrackingError: as `promote`.
+    """
+    with run.tracking.alone(name):
+        settle(run.tracking, name)
+        unasked = gate.replace(approval="automatic")  # The word that is still missing is no reason to refuse yet.
+        return _judged(name, version, unasked, stage, evidence, run, decided_by, None)
+
+
 def promote(
-    registered: Artifact, *, gate: GateConfig, stage: str, evidence: Evidence, run: TrackedRun, decided_by: str
+    name: str,
+    version: int,
+    *,
+    gate: GateConfig,
+    stage: str,
+    evidence: Evidence,
+    run: TrackedRun,
+    decided_by: str,
+    approval: Approval | None = None,
 ) -> Promotion:
     """Let the gate decide about a registered version, record the decision, and move the aliases accordingly.
 
     Args:
-        registered: what `models.register` returned.
         evidence: about the same checkpoint.
         run: the run that keeps the record, as `promotion.json` and as tags.
         decided_by: a person or a flow.
+        approval: a person's word, where one was asked. Where the gate wants one and there is none, nothing is promoted.
 
     Raises:
         ConfigError: the gate has no requirements for this stage.
         TrackingError: MLflow refused.
     """
     # Two runs on one host judge one after the other, so that the second is compared with what the first promoted.
-    with run.tracking.alone(registered.name):
-        return _promote(registered, gate=gate, stage=stage, evidence=evidence, run=run, decided_by=decided_by)
-
-
-def _promote(
-    registered: Artifact, *, gate: GateConfig, stage: str, evidence: Evidence, run: TrackedRun, decided_by: str
-) -> Promotion:
-    client = run.tracking.client
-    name, version = registered.name, str(registered.statistics["version"])
-    with explained(f"promoting {name}"):
-        champion = version_at(run.tracking, name, CHAMPION)
-        known = evidence_of(champion)
-        decision = decide(gate, stage, evidence, known)
-        before = int(champion.version) if champion else None
-        promotion = Promotion(
-            model=name,
-            version=int(version),
-            stage=stage,
-            decision=decision,
-            champion_before=before,
-            champion_after=int(version) if decision.promoted else before,
-            decided_by=decided_by,
-            decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            evidence=evidence,
-            champion_evidence=known,
-        )
-        # Also for the present champion: measured under a new protocol, it can be compared with under that protocol.
-        client.set_model_version_tag(name, version, _EVIDENCE, evidence.model_dump_json())
-        if decision.outcome != "already champion":
-            client.set_registered_model_alias(name, CANDIDATE, version)
+    with run.tracking.alone(name):
+        settle(run.tracking, name)
+        promotion = _judged(name, version, gate, stage, evidence, run, decided_by, approval)
+        record(run, promotion)
+        if promotion.decision.outcome != "already champion":
             _record_on_version(run.tracking, promotion)
-    record_on_run(run, promotion)
-    if decision.promoted:
-        with explained(f"promoting {name}"):
-            if champion:
-                client.set_registered_model_alias(name, PREVIOUS, champion.version)
-            client.set_registered_model_alias(name, CHAMPION, version)
-            client.delete_registered_model_alias(name, CANDIDATE)
+        if promotion.decision.promoted:
+            make_champion(run, promotion)
     return promotion
 
 
-def version_at(tracking: Tracking, name: str, alias: str) -> ModelVersion | None:
-    """The version that an alias of a model points at, or None."""
-    with explained(f"looking for {name}@{alias}"):
-        version = tracking.client.get_registered_model(name).aliases.get(alias)
-        return tracking.client.get_model_version(name, str(version)) if version else None
+def make_champion(run: TrackedRun, promotion: Promotion) -> None:
+    """Carry out a recorded decision; to be called with the model locked."""
+    client, name, version = run.tracking.client, promotion.model, str(promotion.champion_after)
+    with explained(f"changing the champion of {name}"):
+        before = "" if promotion.champion_before is None else str(promotion.champion_before)
+        for key, value in {REPLACED: before, DECIDED_IN: run.id}.items():
+            client.set_model_version_tag(name, version, key, value)
+        client.set_registered_model_alias(name, CHAMPION, version)
+    settle(run.tracking, name)
+
+
+def record(run: TrackedRun, promotion: Promotion) -> None:
+    """Keep a decision with the run that made it, for good."""
+    run.json(RECORD, promotion.model_dump(mode="json"))
+    run.table("checks.json", [check.model_dump() for check in promotion.decision.checks])
+    run.tags(
+        {
+            "model": promotion.model,
+            "version": str(promotion.version),
+            DECISION: _said(promotion),
+            "decided_by": promotion.decided_by,
+            "decided_at": promotion.decided_at,
+            "champion_before": str(promotion.champion_before or "none"),
+            "champion_after": str(promotion.champion_after or "none"),
+        }
+    )
 
 
 def evidence_of(version: ModelVersion | None) -> Evidence | None:
-    """What the gate last saw of a version: no figures where it never judged it, None where there is no version."""
+    """What the gate last saw of a version, but for what is long: no figures where it never judged it, None of no version."""
     if version is None:
         return None
     if _EVIDENCE not in version.tags:  # Made champion by hand: to be measured before it can be compared with.
@@ -127,19 +148,95 @@ def evidence_of(version: ModelVersion | None) -> Evidence | None:
     return Evidence.model_validate_json(version.tags[_EVIDENCE])
 
 
+def whole_evidence(tracking: Tracking, version: ModelVersion | None) -> Evidence | None:
+    """The same with everything, where the run that judged it still has it.
+
+    Raises:
+        TrackingError: MLflow refused.
+    """
+    known = evidence_of(version)
+    if version is None or known is None or _EVIDENCE_RUN not in version.tags:
+        return known
+    found = file_of(tracking, version.tags[_EVIDENCE_RUN], _EVIDENCE_FILE)
+    return known if found is None else Evidence.parse(json.loads(found.read_text(encoding="utf-8")))
+
+
+def file_of(tracking: Tracking, run_id: str, name: str) -> Path | None:
+    """A file that a run keeps; None where it is gone.
+
+    Raises:
+        TrackingError: MLflow refused.
+    """
+    with explained(f"reading {name} of the run {run_id}"):
+        if not any(one.path == name for one in tracking.client.list_artifacts(run_id)):
+            return None
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, tracking_uri=tracking.uri))
+
+
+def now() -> str:
+    """As decisions state it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _judged(
+    name: str,
+    version: int,
+    gate: GateConfig,
+    stage: str,
+    evidence: Evidence,
+    run: TrackedRun,
+    decided_by: str,
+    approval: Approval | None,
+) -> Promotion:
+    champion = version_at(run.tracking, name, CHAMPION)
+    known = whole_evidence(run.tracking, champion)
+    before = int(champion.version) if champion else None
+    decision = with_approval(decide(gate, stage, evidence, known), gate, approval, before)
+    # Also for the present champion: measured under a new protocol, it can be compared with under that protocol.
+    _keep_evidence(run, name, version, evidence)
+    if decision.outcome != "already champion":
+        with explained(f"proposing {name}"):
+            run.tracking.client.set_registered_model_alias(name, CANDIDATE, str(version))
+    return Promotion(
+        model=name,
+        version=version,
+        stage=stage,
+        decision=decision,
+        champion_before=before,
+        champion_after=version if decision.promoted else before,
+        decided_by=decided_by,
+        decided_at=now(),
+        evidence=evidence,
+        champion_evidence=known,
+    )
+
+
+def _keep_evidence(run: TrackedRun, name: str, version: int, evidence: Evidence) -> None:
+    with explained(f"looking for {name}/{version}"):
+        judged = run.tracking.client.get_model_version(name, str(version))
+    if whole_evidence(run.tracking, judged) == evidence:
+        return
+    run.json(_EVIDENCE_FILE, evidence.model_dump(mode="json"))
+    tags = {_EVIDENCE_RUN: run.id, _EVIDENCE: evidence.model_dump_json(exclude=_LONG)}
+    with explained(f"keeping the evidence of {name}"):
+        for key, value in tags.items():
+            run.tracking.client.set_model_version_tag(name, str(version), key, value)
+
+
 def _record_on_version(tracking: Tracking, promotion: Promotion) -> None:
-    record = {
-        "decision": promotion.decision.outcome,
+    # The decision last: until then, whoever reads the version finds the former one.
+    tags = {
         "decided_at": promotion.decided_at,
         "decided_by": promotion.decided_by,
         "decision_reasons": "; ".join(promotion.decision.reasons) or "every check passed",
+        DECISION: _said(promotion),
     }
-    for key, value in record.items():
-        tracking.client.set_model_version_tag(promotion.model, str(promotion.version), key, value)
+    with explained(f"recording what was decided of {promotion.model}"):
+        for key, value in tags.items():
+            tracking.client.set_model_version_tag(promotion.model, str(promotion.version), key, value)
 
 
-def record_on_run(run: TrackedRun, promotion: Promotion) -> None:
-    """Keep a decision with the run that made it, for good."""
-    run.json(RECORD, promotion.model_dump(mode="json"))
-    run.table("checks.json", [check.model_dump() for check in promotion.decision.checks])
-    run.tags({"model": promotion.model, "decision": promotion.decision.outcome, "decided_by": promotion.decided_by})
+def _said(promotion: Promotion) -> str:
+    """What was decided, as something that is still to happen where it changes the champion."""
+    moves = promotion.champion_after != promotion.champion_before
+    return f"{TO_BE}{promotion.decision.outcome}" if moves else promotion.decision.outcome

@@ -1,29 +1,42 @@
 """What people ask of the registry: which models there are, how two compare, what was decided, and the way back.
 
-Design decision: what was decided is read from the runs that decided it, one file each, which no later promotion writes to.
-A rollback is a decision like another: recorded first, and then one alias moves.
+Design decision: what was decided is read from the runs that decided it, one file each, which no later promotion writes to;
+runs that somebody deleted are read, too, as long as their files are there. Reading never writes: a change that was killed
+before it was complete is shown as what it is. A rollback is a decision like another: recorded first, then one alias moves.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from pathlib import Path
 
-import mlflow
-from mlflow.entities import Run
+from mlflow.entities import Run, ViewType
 from mlflow.entities.model_registry import ModelVersion
 
 from components.core.config import Config, Items
 from components.core.errors import TrackingError
+from components.registry.aliases import CHAMPION, DECIDED_IN, DECISION, PREVIOUS, TO_BE, settle, settled, version_at
 from components.registry.connection import explained
-from components.registry.gate import Check, Decision, Evidence
+from components.registry.evidence import Difference, Evidence, compared
+from components.registry.gate import Check, Decision
 from components.registry.models import version_of
-from components.registry.promotion import CHAMPION, PREVIOUS, RECORD, Promotion, evidence_of, record_on_run, version_at
+from components.registry.promotion import (
+    RECORD,
+    Promotion,
+    evidence_of,
+    file_of,
+    make_champion,
+    now,
+    record,
+    whole_evidence,
+)
 from components.registry.tracking import Tracking
 
+logger = logging.getLogger(__name__)
+
 _MOST = 1000
+INTERRUPTED = "interrupted before it took effect"
 
 
 class Registered(Config):
@@ -48,14 +61,18 @@ class Registered(Config):
         return " ".join((f"{self.model}/{self.version}", *(f"@{alias}" for alias in self.aliases)))
 
 
-class Difference(Config):
-    """One metric of two versions."""
+class Recorded(Promotion):
+    """A decision as it was recorded, and what became of it."""
 
-    metric: str
-    one: float | None
-    other: float | None
-    comparable: bool
-    """Whether both were measured by the same protocol."""
+    run_id: str
+    """The run that decided, and keeps the record."""
+    in_effect: bool
+    """Whether it took effect; not where it was killed between its record and the change of the champion."""
+
+    @property
+    def outcome(self) -> str:
+        """For people."""
+        return self.decision.outcome if self.in_effect else f"{self.decision.outcome}, {INTERRUPTED}"
 
 
 def registered(tracking: Tracking, name: str | None = None) -> list[Registered]:
@@ -70,7 +87,9 @@ def registered(tracking: Tracking, name: str | None = None) -> list[Registered]:
         found = []
         for model in models:
             versions = client.search_model_versions(f"name = '{model.name}'", max_results=_MOST)
-            found += [_described(one, model.aliases) for one in sorted(versions, key=lambda one: int(one.version))]
+            champion = next((one for one in versions if str(one.version) == str(model.aliases.get(CHAMPION))), None)
+            aliases = settled(model.aliases, champion)
+            found += [_described(one, aliases) for one in sorted(versions, key=lambda one: int(one.version))]
         return found
 
 
@@ -82,25 +101,27 @@ def find(tracking: Tracking, model: str) -> Registered:
     """
     with explained(f"looking for {model}"):
         version = version_of(tracking, f"models:/{model}")
-        return _described(version, tracking.client.get_registered_model(version.name).aliases)
+        aliases = tracking.client.get_registered_model(version.name).aliases
+        return _described(version, settled(aliases, version_at(tracking, version.name, CHAMPION)))
 
 
 def compare(tracking: Tracking, one: str, other: str) -> list[Difference]:
     """The metrics that either of two versions was judged by, as the gate last saw them."""
-    evidence = [_evidence(tracking, name) for name in (one, other)]
-    names = sorted({name for each in evidence for name in each.metrics})
-    return [
-        Difference(
-            metric=name,
-            one=evidence[0].metrics.get(name),
-            other=evidence[1].metrics.get(name),
-            comparable=_protocol(evidence[0], name) == _protocol(evidence[1], name) is not None,
-        )
-        for name in names
-    ]
+    return compared(evidence_at(tracking, one), evidence_at(tracking, other))
 
 
-def history(tracking: Tracking, name: str) -> list[Promotion]:
+def evidence_at(tracking: Tracking, model: str) -> Evidence:
+    """All that the gate last saw of one version.
+
+    Raises:
+        TrackingError: there is no such version.
+    """
+    with explained(f"looking for {model}"):
+        version = version_of(tracking, f"models:/{model}")
+    return whole_evidence(tracking, version) or Evidence(digest="", metrics={}, protocols={})
+
+
+def history(tracking: Tracking, name: str) -> list[Recorded]:
     """Every decision about a model, the oldest first.
 
     Raises:
@@ -108,9 +129,10 @@ def history(tracking: Tracking, name: str) -> list[Promotion]:
     """
     with explained(f"reading the history of {name}"):
         tracking.client.get_registered_model(name)
-        promotions = [_promotion(tracking, run) for run in _deciding_runs(tracking)]
-    mine = [one for one in promotions if one and one.model == name]
-    return sorted(mine, key=lambda one: one.decided_at)
+        champion = version_at(tracking, name, CHAMPION)
+        runs = [run for run in _deciding_runs(tracking) if run.data.tags.get("model") == name]
+        recorded = [_recorded(tracking, run, champion) for run in runs]
+    return sorted((one for one in recorded if one), key=lambda one: one.decided_at)
 
 
 def rollback(tracking: Tracking, name: str, decided_by: str, reason: str) -> Promotion:
@@ -120,6 +142,7 @@ def rollback(tracking: Tracking, name: str, decided_by: str, reason: str) -> Pro
         TrackingError: there is no such model, no champion, or nothing before it.
     """
     with tracking.alone(name):
+        settle(tracking, name)
         champion, previous = version_at(tracking, name, CHAMPION), version_at(tracking, name, PREVIOUS)
         if champion is None or previous is None or champion.version == previous.version:
             raise TrackingError(
@@ -128,7 +151,7 @@ def rollback(tracking: Tracking, name: str, decided_by: str, reason: str) -> Pro
                 do=f"look at `codegen models history {name}`",
             )
         check = Check(rule="a person asked for the version before", passed=True, found=reason or "no reason was given")
-        record = Promotion(
+        decided = Promotion(
             model=name,
             version=int(previous.version),
             stage=previous.tags.get("stage", ""),
@@ -136,55 +159,49 @@ def rollback(tracking: Tracking, name: str, decided_by: str, reason: str) -> Pro
             champion_before=int(champion.version),
             champion_after=int(previous.version),
             decided_by=decided_by,
-            decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            evidence=evidence_of(previous) or Evidence(digest="", metrics={}, protocols={}),
-            champion_evidence=evidence_of(champion),
+            decided_at=now(),
+            evidence=whole_evidence(tracking, previous) or Evidence(digest="", metrics={}, protocols={}),
+            champion_evidence=whole_evidence(tracking, champion),
         )
         with explained(f"rolling {name} back"):
             experiment = tracking.client.get_experiment(tracking.client.get_run(previous.run_id).info.experiment_id)
-            with tracking.run(f"roll back {name}", experiment=experiment.name) as run:
-                record_on_run(run, record)
-            # The alias that counts first: killed between the two, the model is rolled back and `previous` is of no use.
-            tracking.client.set_registered_model_alias(name, CHAMPION, previous.version)
-            tracking.client.set_registered_model_alias(name, PREVIOUS, champion.version)
-    return record
+        with tracking.run(f"roll back {name}", experiment=experiment.name) as run:
+            record(run, decided)
+            make_champion(run, decided)
+    return decided
 
 
-def _described(version: ModelVersion, aliases: Mapping[str, str]) -> Registered:
-    """`aliases`: all of its model's, to their versions."""
+def _described(version: ModelVersion, aliases: Mapping[str, int]) -> Registered:
+    """`aliases`: all of its model's, settled."""
     tags, evidence = version.tags, evidence_of(version)
+    decision = tags.get(DECISION, "")
+    if decision.startswith(TO_BE):
+        is_champion = aliases.get(CHAMPION) == int(version.version)
+        decision = decision.removeprefix(TO_BE) if is_champion else f"{decision.removeprefix(TO_BE)}, {INTERRUPTED}"
     return Registered(
         model=version.name,
         version=int(version.version),
-        aliases=tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(version.version))),
+        aliases=tuple(sorted(alias for alias, number in aliases.items() if number == int(version.version))),
         stage=tags.get("stage", ""),
         digest=tags.get("checkpoint_digest", ""),
         git_commit=tags.get("git_commit", ""),
-        decision=tags.get("decision", ""),
+        decision=decision,
         decided_at=tags.get("decided_at", ""),
         decided_by=tags.get("decided_by", ""),
         metrics=evidence.metrics if evidence else {},
     )
 
 
-def _evidence(tracking: Tracking, model: str) -> Evidence:
-    with explained(f"looking for {model}"):
-        found = evidence_of(version_of(tracking, f"models:/{model}"))
-    return found or Evidence(digest="", metrics={}, protocols={})
-
-
-def _protocol(evidence: Evidence, metric: str) -> str | None:
-    return evidence.protocols.get(metric.split("/")[0])
-
-
 def _deciding_runs(tracking: Tracking) -> Iterator[Run]:
     """In the order in which they began: several decisions may carry the same second."""
-    experiments = [one.experiment_id for one in tracking.client.search_experiments(max_results=_MOST)]
+    found = tracking.client.search_experiments(max_results=_MOST, view_type=ViewType.ALL)
+    experiments = [one.experiment_id for one in found]
     token = None
     while experiments:
         page = tracking.client.search_runs(
             experiments,
-            "tags.decision LIKE '%'",
+            f"tags.{DECISION} LIKE '%'",
+            run_view_type=ViewType.ALL,
             max_results=_MOST,
             order_by=["attributes.start_time ASC"],
             page_token=token,
@@ -195,9 +212,15 @@ def _deciding_runs(tracking: Tracking) -> Iterator[Run]:
             return
 
 
-def _promotion(tracking: Tracking, run: Run) -> Promotion | None:
-    """The record of a run; none where it was killed before it wrote it."""
-    if not any(one.path == RECORD for one in tracking.client.list_artifacts(run.info.run_id)):
+def _recorded(tracking: Tracking, run: Run, champion: ModelVersion | None) -> Recorded | None:
+    """The record of a run; none, with a warning, where somebody removed its file."""
+    run_id, tags = run.info.run_id, run.data.tags
+    path = file_of(tracking, run_id, RECORD)
+    if path is None:
+        logger.warning("the record of %s is gone from the run %s: %s", tags["model"], run_id, tags[DECISION])
         return None
-    path = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=RECORD, tracking_uri=tracking.uri)
-    return Promotion.parse(json.loads(Path(path).read_text(encoding="utf-8")))
+    # That the mark is missing may also mean that a run was killed after it changed the champion.
+    took_effect = champion is not None and champion.tags.get(DECIDED_IN) == run_id
+    values = json.loads(path.read_text(encoding="utf-8"))
+    in_effect = took_effect or not tags[DECISION].startswith(TO_BE)
+    return Recorded.parse({**values, "run_id": run_id, "in_effect": in_effect})

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.evaluation.intervals import NUM_RESAMPLES, mean_with_interval, resampled_means
+from components.core.resampling import NUM_RESAMPLES, resampled_means
+from components.evaluation.intervals import mean_with_interval
 
 
 def test_the_interval_of_a_mean_is_that_of_the_resamples_themselves() -> None:

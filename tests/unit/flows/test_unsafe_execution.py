@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from components.core.artifact import Artifact
 from flows.cli import app
-from flows.promote import _sandboxed
+from flows.evidence import _sandboxed
 
 
 def evaluation(**statistics: JsonValue) -> Artifact:

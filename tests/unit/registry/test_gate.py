@@ -3,13 +3,14 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.config import Config
 from components.core.errors import ConfigError
 from components.registry.config import GateConfig, Requirement
-from components.registry.gate import Evidence, decide, metrics_of
+from components.registry.evidence import Evidence
+from components.registry.gate import Approval, decide, metrics_of, with_approval
 
 PYTHON = "bits_per_byte/mono/Python"
 FIRST_TRY = "humaneval/pass@1"
@@ -96,6 +97,93 @@ def test_the_sandbox_is_asked_for_when_programs_ran() -> None:
     assert decide(GATE.replace(require_sandbox=False), "mono", evidence(sandboxed=False), None).promoted
 
 
+FOUR = {"a": 0.0, "b": 0.5, "c": 1.0, "d": 0.25}
+BETTER = {"a": 0.5, "b": 0.5, "c": 0.9, "d": 0.75}  # Gains 0.5, 0, -0.1, 0.5: 0.225 in the mean, at 95 % from -0.05 to 0.5.
+
+
+def programs(values: dict[str, float], **changes: object) -> Evidence:
+    known = {"metrics": {FIRST_TRY: sum(values.values()) / len(values)}, "protocols": {"humaneval": "b"}}
+    return evidence(digest=f"{values}", **{**known, "by_problem": {FIRST_TRY: values}, **changes})
+
+
+def with_confidence(confidence: float | None, min_gain: float = 0.0, better: str = "higher") -> GateConfig:
+    requirement = {"metrics": (FIRST_TRY,), "better": better, "confidence": confidence, "min_gain": min_gain}
+    return GateConfig(requirements={"mono": (Requirement.parse(requirement),)})
+
+
+def test_a_gain_that_may_be_luck_is_refused_where_confidence_is_asked_for() -> None:
+    champion, candidate = programs(FOUR), programs(BETTER)
+    assert decide(with_confidence(None), "mono", candidate, champion).promoted
+    assert "-0.05 to 0.5, over 4 problems" in reasons(with_confidence(0.95), candidate, champion)
+    assert decide(with_confidence(0.5, min_gain=0.1), "mono", candidate, champion).promoted  # From 0.1 to 0.35.
+    assert "begins at 0.11" in reasons(with_confidence(0.5, min_gain=0.11), candidate, champion)
+
+
+def test_where_lower_is_better_the_interval_is_of_the_gain_all_the_same() -> None:
+    gate = with_confidence(0.5, min_gain=0.1, better="lower")
+    assert decide(gate, "mono", programs(FOUR), programs(BETTER)).promoted
+    assert "-0.35 to -0.1" in reasons(gate, programs(BETTER), programs(FOUR))
+
+
+def test_confidence_needs_figures_by_problem_of_both() -> None:
+    assert "no figures of" in reasons(with_confidence(0.95), programs(BETTER), programs(FOUR, by_problem={}))
+    assert "no figures of" in reasons(with_confidence(0.95), programs(BETTER, by_problem={}), programs(FOUR))
+    assert decide(with_confidence(0.95), "mono", programs(BETTER, by_problem={}), None).promoted  # Against nobody.
+
+
+def test_other_protocols_are_refused_with_the_field_that_differs() -> None:
+    sets = {"t0.2": {"temperature": 0.2}}, {"t0.2": {"temperature": 0.2}, "t0.6": {"temperature": 0.6}}
+    champion = programs(FOUR, settings={"humaneval": {"sets": sets[0]}})
+    candidate = programs(BETTER, settings={"humaneval": {"sets": sets[1]}}, protocols={"humaneval": "c"})
+    (check,) = (one for one in decide(with_confidence(0.5), "mono", candidate, champion).checks if not one.passed)
+    assert check.rule == "humaneval was run by the same protocol for both"
+    assert check.found == "sets differs: t0.2, t0.6 against t0.2; evaluate the champion the same way first"
+
+
+@pytest.mark.parametrize(
+    ("contamination", "reason"),
+    [
+        ({"humaneval": {"nl": 0, "mono": 3}}, None),
+        ({"humaneval": {"nl": 1, "mono": 3}}, "humaneval: 4, which were left out"),
+        ({"humaneval": {"nl": 0, "mono": 0}, "mtpb": {"nl": None, "mono": 0}}, "mtpb: nobody looked in nl"),
+        ({}, "searched for benchmarks: not stated"),
+    ],
+)
+def test_contamination_stays_below_the_limit(contamination: dict[str, dict[str, int | None]], reason: str | None) -> None:
+    gate, candidate = GATE.replace(max_contaminated=3), evidence(contamination=contamination)
+    assert decide(GATE, "mono", candidate, None).promoted
+    assert (reason is None) == decide(gate, "mono", candidate, None).promoted
+    assert (reason or "") in reasons(gate, candidate)
+
+
+PERSON = GATE.replace(approval="person")
+YES, NO = (Approval(approved=word, name="grace", reason="I looked", champion=1) for word in (True, False))
+
+
+@pytest.mark.parametrize(
+    ("gate", "approval", "champion", "promoted"),
+    [
+        (GATE, None, 1, True),
+        (PERSON, None, 1, False),
+        (PERSON, YES, 1, True),
+        (PERSON, YES, 2, False),
+        (PERSON, YES, None, False),
+        (PERSON, NO, 1, False),
+        (GATE, NO, 1, False),
+    ],
+)
+def test_a_persons_word_is_the_last(
+    gate: GateConfig, approval: Approval | None, champion: int | None, promoted: bool
+) -> None:
+    decision = with_approval(decide(gate, "mono", evidence(), None), gate, approval, champion)
+    assert decision.promoted == promoted == (not decision.reasons)
+
+
+def test_a_persons_word_cannot_save_what_the_gate_refuses() -> None:
+    refused = decide(PERSON, "mono", evidence(9.0), None)
+    assert with_approval(refused, PERSON, YES, 1) == refused
+
+
 @pytest.mark.parametrize("dirty", [True, None])
 def test_clean_code_is_asked_for_where_the_recipe_says_so(dirty: bool | None) -> None:
     assert decide(GATE, "mono", evidence(git_dirty=dirty), None).promoted
@@ -126,6 +214,7 @@ def test_figures_of_evaluations_are_named_by_benchmark(make_evaluation) -> None:
     assert metrics == {"bits_per_byte/mono/Python": 2.5, "bits_per_byte/multi/C++": 3.5}
 
 
+@settings(deadline=None)
 @given(st.floats(0, 8), st.floats(0, 8), st.floats(0, 8))
 def test_a_better_figure_never_turns_a_promotion_into_a_refusal(candidate: float, better: float, champion: float) -> None:
     better, candidate = sorted((better, candidate))
@@ -133,6 +222,7 @@ def test_a_better_figure_never_turns_a_promotion_into_a_refusal(candidate: float
     assert judged[1] >= judged[0]
 
 
+@settings(deadline=None)
 @given(st.one_of(st.none(), st.floats(allow_nan=False)))
 def test_evidence_survives_its_json(difference: float | None) -> None:
     before: Config = evidence(logit_difference=difference)

@@ -8,10 +8,11 @@ import pytest
 
 from components.core.artifact import Artifact
 from components.model.huggingface import logit_parity
+from components.registry.aliases import version_at
 from components.registry.config import GateConfig
-from components.registry.gate import Evidence
+from components.registry.evidence import Evidence
 from components.registry.models import register
-from components.registry.promotion import Promotion, evidence_of, promote, version_at
+from components.registry.promotion import Promotion, evidence_of, promote
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
 
@@ -36,8 +37,8 @@ def judge(tracking: Tracking, make_checkpoint):
             logit_difference=1e-6,
         )
         with tracking.run(f"promote {note}", experiment="tiny") as run:
-            registered = _register(run, checkpoint, folder)
-            decided = promote(registered, gate=GateConfig(), stage="mono", evidence=evidence, run=run, decided_by="ada")
+            version = int(_register(run, checkpoint, folder).statistics["version"])
+            decided = promote(NAME, version, gate=GateConfig(), stage="mono", evidence=evidence, run=run, decided_by="ada")
         return decided, run.id
 
     return judge

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fixtures.versions import add_version, evidence, judge
 
 from components.core.artifact import Artifact
 from components.core.errors import TrackingError
 from components.model.huggingface import logit_parity
 from components.registry.config import GateConfig
-from components.registry.gate import Evidence
+from components.registry.evidence import Evidence
 from components.registry.models import register
 from components.registry.promotion import Promotion, promote
-from components.registry.review import compare, find, history, registered, rollback
+from components.registry.review import compare, evidence_at, find, history, registered, rollback
 from components.registry.tracking import Tracking
 
 NAME = "codegen-tiny-mono"
@@ -31,7 +33,7 @@ def decide(tracking: Tracking, make_checkpoint: Callable[[str], tuple[Artifact, 
 
     def decide(note: str, bits_per_byte: float, protocol: str = "a") -> Promotion:
         checkpoint, folder = make_checkpoint(note)
-        evidence = Evidence(
+        seen = Evidence(
             digest=checkpoint.digest,
             metrics={"bits_per_byte/mono/Python": bits_per_byte, f"extra/{note}": 1.0},
             protocols={"bits_per_byte": protocol},
@@ -40,7 +42,8 @@ def decide(tracking: Tracking, make_checkpoint: Callable[[str], tuple[Artifact, 
         with tracking.run(f"promote {note}", experiment="tiny") as run:
             about = {"name": NAME, "stage": "mono", "evaluations": {}, "dvc_md5": "md5"}
             version = register(checkpoint, folder, run=run, parity=logit_parity, max_logit_difference=1e-4, **about)  # type: ignore[arg-type]
-            return promote(version, gate=GateConfig(), stage="mono", evidence=evidence, run=run, decided_by="ada")
+            number = int(version.statistics["version"])  # type: ignore[arg-type]
+            return promote(NAME, number, gate=GateConfig(), stage="mono", evidence=seen, run=run, decided_by="ada")
 
     return decide
 
@@ -100,6 +103,57 @@ def test_what_cannot_be_rolled_back_or_found_is_said(tracking: Tracking, decide:
     with pytest.raises(TrackingError, match="history"):
         history(tracking, "nobody")
     assert len(history(tracking, NAME)) == 1
+
+
+def test_a_record_outlives_the_deletion_of_its_run(tracking: Tracking, caplog: pytest.LogCaptureFixture) -> None:
+    judge(tracking, add_version(tracking), evidence(2.0))
+    judge(tracking, add_version(tracking), evidence(1.5))
+    before = history(tracking, NAME)
+    tracking.client.delete_run(before[0].run_id)
+    assert history(tracking, NAME) == before
+    shutil.rmtree(tracking.artifacts / before[0].run_id)  # As `mlflow gc` does.
+    assert history(tracking, NAME) == before[1:]
+    assert f"is gone from the run {before[0].run_id}" in caplog.text
+
+
+def test_what_is_long_is_kept_with_the_run_and_missed_only_with_it(tracking: Tracking) -> None:
+    by_problem = {"humaneval/pass@1": {f"HumanEval/{number}": 0.5 for number in range(164)}}
+    settings = {"humaneval": {"sets": {"t0.2": {"note": "x" * 200_000}}}}  # Longer than a tag may be.
+    whole = evidence(2.0, by_problem=by_problem, settings=settings, contamination={"humaneval": {"nl": 0}})
+    judge(tracking, add_version(tracking), whole)
+    assert evidence_at(tracking, f"{NAME}/1") == whole
+    shutil.rmtree(tracking.artifacts / history(tracking, NAME)[0].run_id)
+    assert evidence_at(tracking, f"{NAME}/1") == whole.replace(by_problem={}, settings={})
+
+
+def test_what_the_version_before_this_one_recorded_is_read(tracking: Tracking) -> None:
+    version, new = add_version(tracking), ("settings", "by_problem", "contamination")
+    with tracking.run("promote mono", experiment="tiny") as run:
+        seen = {key: value for key, value in evidence(2.0).model_dump(mode="json").items() if key not in new}
+        checks = [{"rule": "a rule", "passed": True, "found": "2"}]
+        about = {"model": NAME, "version": version, "stage": "mono", "champion_before": None, "champion_after": version}
+        when = {"decided_by": "ada", "decided_at": "2026-11-01T00:00:00+00:00"}
+        decided = {"decision": {"outcome": "promoted", "checks": checks}, "evidence": seen, "champion_evidence": None}
+        run.json("promotion.json", {**about, **when, **decided})
+        run.tags({"model": NAME, "decision": "promoted", "decided_by": "ada"})
+    for key, value in {"evidence": json.dumps(seen), "decision": "promoted", **when}.items():
+        tracking.client.set_model_version_tag(NAME, str(version), key, value)
+    tracking.client.set_registered_model_alias(NAME, "champion", str(version))
+    (recorded,) = history(tracking, NAME)
+    assert (recorded.outcome, recorded.decided_at) == ("promoted", when["decided_at"])
+    assert judge(tracking, add_version(tracking), evidence(1.5)).champion_before == version
+    assert labels(tracking) == [f"{NAME}/1 @previous", f"{NAME}/2 @champion"]
+    assert rollback(tracking, NAME, "grace", "").champion_after == version
+
+
+def test_a_previous_version_that_was_deleted_is_no_way_back(tracking: Tracking) -> None:
+    for bits in (2.0, 1.5):
+        judge(tracking, add_version(tracking), evidence(bits))
+    tracking.client.delete_model_version(NAME, "1")
+    assert labels(tracking) == [f"{NAME}/2 @champion"]
+    with pytest.raises(TrackingError, match="no version before its champion"):
+        rollback(tracking, NAME, "grace", "")
+    assert judge(tracking, add_version(tracking), evidence(1.0)).champion_before == 2
 
 
 @pytest.mark.slow

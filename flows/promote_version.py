@@ -1,0 +1,52 @@
+"""Promotion of a version that is registered already, by the gate of a recipe and the evidence that is recorded of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prefect import flow
+
+from components.core.errors import ConfigError
+from flows.approval import decide
+from flows.desk import desk
+from flows.execution import Execution
+from flows.recipes import Recipe
+
+if TYPE_CHECKING:  # They would import MLflow.
+    from components.registry.evidence import Evidence
+    from components.registry.promotion import Promotion
+    from components.registry.review import Registered
+    from components.registry.tracking import Tracking
+
+
+@flow(name="promote-version", flow_run_name="promote {model}")
+def promote_version(model: str, recipe: Recipe, execution: Execution, approved_by: str = "", reason: str = "") -> Promotion:
+    """Judge a registered version, and make it the champion where it passes.
+
+    Args:
+        model: NAME/VERSION or NAME@ALIAS, `codegen-starter-mono@candidate` say.
+        recipe: its `promotion` is the gate; nothing else of it plays a part.
+        approved_by: who approves, in starting this flow. Empty: where the gate wants a person's word, the flow asks for it.
+        reason: of that person.
+
+    Raises:
+        TrackingError: there is no such version.
+        ConfigError: no evidence is recorded of it, or the gate has no requirements for its stage.
+    """
+    from components.registry.review import evidence_at, find
+
+    with desk(recipe, execution, "promote version", None) as here:
+        tracking = here.run.tracking
+        found = find(tracking, model)
+        evidence = _require_evidence(tracking, found, evidence_at(tracking, f"{found.model}/{found.version}"))
+        return decide(here, found.model, found.version, found.stage, evidence, approved_by=approved_by, reason=reason)
+
+
+def _require_evidence(tracking: Tracking, found: Registered, evidence: Evidence) -> Evidence:
+    if not evidence.metrics:
+        raise ConfigError(
+            f"nothing is recorded of what {found.model}/{found.version} can do ({tracking.uri})",
+            expected="a version that a gate has judged once: its evidence is kept with it",
+            do="run `codegen promote` with the recipe that made it",
+        )
+    return evidence

@@ -1,0 +1,96 @@
+"""Every command of docs/promoting.md, in its order, on a real registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fixtures.versions import NAME, add_version, evidence, judge, suggest
+
+from components.registry.review import history, registered
+from components.registry.tracking import Tracking
+from flows.recipes import tiny
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+PAGE = Path(__file__).parents[2] / "docs" / "promoting.md"
+HEAVY = ["codegen", "promote"]
+"""It trains where nothing is trained yet; what waits for a person is in test_approval.py."""
+
+
+@pytest.fixture
+def tracking(tmp_path: Path) -> Tracking:
+    """A champion, and a candidate that writes better programs."""
+    made = Tracking(f"sqlite:///{tmp_path}/mlflow/mlflow.db", tmp_path / "mlflow" / "artifacts")
+    judge(made, add_version(made), _evidence(2.0, 0.25))
+    suggest(made, add_version(made), _evidence(1.5, 0.5))
+    return made
+
+
+def _evidence(bits_per_byte: float, passed: float):
+    """Every problem of 20 is solved so often."""
+    by_problem = {f"HumanEval/{number}": passed for number in range(20)}
+    plain = evidence(bits_per_byte)
+    return plain.replace(
+        metrics={**plain.metrics, "humaneval/pass@1": passed},
+        protocols={**plain.protocols, "humaneval": "b" * 64},
+        by_problem={"humaneval/pass@1": by_problem},
+    )
+
+
+def _codegen(tracking: Tracking, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    place = ["--at", f"tracking_uri={tracking.uri}", "--at", f"workspace={folder}"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "CODEGEN_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments, *place],
+        env=environment | {"COLUMNS": "250", "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def _commands() -> list[list[str]]:
+    lines = [line.strip() for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("    codegen ")]
+    return [shlex.split(line) for line in lines]
+
+
+def test_every_command_of_the_page(tracking: Tracking, tmp_path: Path) -> None:
+    said = {}
+    for command in _commands():
+        if command[:2] == HEAVY:
+            tiny().override([command[command.index("--set") + 1]])
+            continue
+        if command[:3] == ["codegen", "models", "promote"] and "candidate" not in _aliases(tracking):
+            suggest(tracking, add_version(tracking), _evidence(1.0, 0.75))
+        done = _codegen(tracking, tmp_path, *command[1:])
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        said[command[2]] = done.stdout
+    assert set(said) == {"list", "show", "compare", "promote", "rollback", "history"}
+    assert "+0.25 to +0.25" in said["compare"]
+    assert "worse at comments" in said["history"]
+    # Version 2 took over and was rolled back; version 3 gained 0.5 on version 1 in every problem.
+    assert [one.outcome for one in history(tracking, NAME)] == ["promoted", "promoted", "rolled back", "promoted"]
+    assert history(tracking, NAME)[1].decision.checks[-1].found.endswith(": reads well")
+    assert "0.5 to 0.5, over 20 problems" in said["promote"]
+    assert _aliases(tracking) == {"previous", "champion"}
+
+
+def _aliases(tracking: Tracking) -> set[str]:
+    return {alias for one in registered(tracking, NAME) for alias in one.aliases}
+
+
+def test_a_refused_gate_ends_with_3(tracking: Tracking, tmp_path: Path) -> None:
+    strict = json.dumps([{"metrics": ["humaneval/pass@1"], "better": "higher", "min_gain": 0.3}])
+    command = ["models", "promote", f"{NAME}/2", "-r", "tiny", "--set", f"promotion.requirements.mono={strict}"]
+    done = _codegen(tracking, tmp_path, *command)
+    assert done.returncode == 3, done.stderr
+    assert "a gain of 0.25" in done.stdout
+    assert history(tracking, NAME)[-1].decision.outcome == "refused"
+    assert [one.label for one in registered(tracking)] == [f"{NAME}/1 @champion", f"{NAME}/2 @candidate"]

@@ -1,0 +1,87 @@
+"""Figures problem by problem, and the evidence made of them: written by the project's own scoring, worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from report_programs import NO_JAIL, conversations, evaluated, functions
+from report_run import Run
+
+from components.core.artifact import Artifact
+from components.core.files import read_json
+from components.evaluation.by_problem import figures_by_problem
+from components.evaluation.samples import Sample
+from flows.evidence import contamination, gather, protocol
+
+
+def by_temperature(label: str, sample: Sample) -> str:
+    """Problem 2: all three at 0.2, one at 0.8. Problem 10: none at 0.2, one at 0.8."""
+    passed = sample.problem.task_id.endswith("/2") if label == "t0.2" else sample.number == 0
+    return f"    return x #: {'passed' if passed else 'wrong_answer'}"
+
+
+def by_case(label: str, sample: Sample) -> str:
+    """In several turns both cases of problem 1, and the first one of problem 2; in one turn nothing."""
+    passed = label == "multi" and sample.problem.task_id in ("1/0", "1/1", "2/0")
+    return f"print(1) #: {'passed' if passed else 'wrong_answer'}"
+
+
+def figures(run: Run, evaluation: Artifact) -> dict[str, dict[str, float]]:
+    return figures_by_problem(read_json(run.store.open(evaluation) / "results.json"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path, statistics={"contaminated": {"humaneval": 3}})
+
+
+@pytest.fixture
+def humaneval(run: Run) -> Artifact:
+    return evaluated(run, "multi", functions([2, 10], num_samples=3, temperatures=[0.8, 0.2], k=[1, 2]), by_temperature)
+
+
+def test_each_problem_has_its_pass_at_k_of_the_best_set(run: Run, humaneval: Artifact) -> None:
+    # pass@1 is best at 0.2: all of three and none. pass@2 at 0.8: of 1 in 3 that pass, 1 - C(2,2)/C(3,2), twice.
+    found = figures(run, humaneval)
+    assert found["pass@1"] == {"HumanEval/2": 1.0, "HumanEval/10": 0.0}
+    assert found["pass@2"] == pytest.approx({"HumanEval/2": 2 / 3, "HumanEval/10": 2 / 3})
+    means = {name: sum(values.values()) / 2 for name, values in found.items()}
+    assert means == pytest.approx({name: humaneval.statistics[name] for name in ("pass@1", "pass@2")})
+
+
+def test_the_cases_of_a_conversation_are_one_problem(run: Run) -> None:
+    talks = evaluated(run, "multi", conversations({1: ("string", 2), 2: ("math", 1)}), by_case)
+    found = figures(run, talks)
+    assert found == {"pass_rate_multi": {"1": 1.0, "2": 0.5}, "pass_rate_single": {"1": 0.0, "2": 0.0}}
+    assert talks.statistics["pass_rate_multi"] == 0.75
+
+
+def test_where_no_program_ran_there_are_no_figures(run: Run) -> None:
+    assert figures(run, evaluated(run, "multi", functions([2]), by_temperature, NO_JAIL)) == {}
+    assert figures_by_problem({"splits": {}}) == {}
+
+
+def test_the_evidence_of_a_checkpoint(run: Run, humaneval: Artifact) -> None:
+    found = gather(run.store, run.checkpoints["multi"], {"humaneval": humaneval}, 1e-6)
+    assert found.digest == run.checkpoints["multi"].digest
+    assert found.metrics["humaneval/pass@1"] == 0.5
+    assert found.by_problem["humaneval/pass@1"] == {"HumanEval/2": 1.0, "HumanEval/10": 0.0}
+    assert found.protocols == {"humaneval": protocol(humaneval)}
+    sets = found.settings["humaneval"]["sets"]
+    assert isinstance(sets, dict)
+    assert sorted(sets) == ["t0.2", "t0.8"]
+    assert found.contamination == {"humaneval": {"nl": 3, "multi": 3}}  # Mono comes later: nothing was learnt from it.
+    assert found.sandboxed is True
+
+
+def test_what_a_model_learnt_elsewhere_is_not_known(run: Run) -> None:
+    assert contamination(run.store, run.checkpoints["nl"], "mtpb") == {"nl": None}  # Nobody looked for it.
+
+    def build(folder: Path) -> dict[str, bool]:
+        (folder / "config.json").write_text("{}")
+        return {"imported": True}
+
+    released = run.make("checkpoint", "released", {}, build)
+    tuned = run.make("checkpoint", "tuned", {"corpus": run.prepared["mono"], "initial": released}, lambda _: {})
+    assert contamination(run.store, tuned, "humaneval") == {"mono": 3, "released": None}

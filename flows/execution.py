@@ -16,6 +16,7 @@ from components.core.errors import ConfigError
 from components.core.files import require_free, storage_full_explained
 from components.core.store import Store
 from components.data.config import DataPlace
+from components.model.config import Steps
 from components.training.config import TrainingPlace
 
 
@@ -43,6 +44,9 @@ class Execution(Config):
     in tracebacks. Assumption; what a step itself needs is asked where it is known."""
     evaluation_workers: int = Field(default=2, ge=1)
     """Processes that execute what a model wrote, each in a jail of its own."""
+    sampling_steps: Steps = "graphs"
+    """How a GPU draws a token of all samples (nothing elsewhere): kernel by kernel, as a recorded CUDA graph, or as one of
+    compiled kernels, which take minutes to make. Untested for want of a GPU: where recording fails, choose eager."""
     unsafe_execution: bool = False
     """Execute what a model wrote even where nothing isolates it. Results say so, and no such model is promoted."""
 

@@ -10,7 +10,7 @@
 
 from components.evaluation.sandbox.limits import Limits
 from components.evaluation.sandbox.pool import Sandbox, SandboxReport, open_sandbox, probe, unavailable
-from components.evaluation.sandbox.verdict import KINDS, NOTHING_PRINTED, Printed, Verdict
+from components.evaluation.sandbox.verdict import KINDS, NOTHING_PRINTED, Printed, Verdict, as_record, of_record
 from components.evaluation.sandbox.worker import Mode, Trial
 
 __all__ = [
@@ -23,6 +23,8 @@ __all__ = [
     "SandboxReport",
     "Trial",
     "Verdict",
+    "as_record",
+    "of_record",
     "open_sandbox",
     "probe",
     "unavailable",

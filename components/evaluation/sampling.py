@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
-import psutil
 import torch
 
+from components.core.memory import free_memory_bytes
 from components.model.config import Steps
-from components.model.generation import CACHE_BYTES, Drawn, Request, Rules, generate
+from components.model.generation import Drawn, Request, Rules, generate
 from components.model.huggingface import load_checkpoint
 from components.model.packed import pack
 from components.tokenizer.encoder import Encoder
@@ -27,7 +27,7 @@ from components.tokenizer.encoder import Encoder
 Key = TypeVar("Key", bound=Hashable)
 
 CACHE_SHARE = 0.4
-"""Of the memory that is free, for all processes that share it (assumption)."""
+"""Of the memory that may still be taken, for all processes that share it (assumption)."""
 
 
 Precision = Literal["fp32", "bf16"]
@@ -77,7 +77,7 @@ class Sampler(AbstractContextManager["Sampler"]):
         Args:
             checkpoint: the folder.
             device: where it is computed.
-            cache_share: of the memory that is free, for keys and values. It changes the speed and nothing else.
+            cache_share: of the memory that may still be taken, for keys and values. It changes the speed and nothing else.
             steps: how steps are run on a GPU; nothing elsewhere.
 
         Raises:
@@ -157,5 +157,5 @@ class Sampler(AbstractContextManager["Sampler"]):
 
     def _cache_bytes(self) -> int:
         device = self._model.embedding.weight.device
-        free = psutil.virtual_memory().available if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
-        return max(CACHE_BYTES, int(self._cache_share * free))
+        free = free_memory_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+        return int(self._cache_share * free)

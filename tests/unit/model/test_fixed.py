@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from drawing import EOT, MOST, NUM_IDS, PROMPTS, RULES, WIDE, sample, without_cache
 from fixtures.models import lively_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from components.model.cache import Prompt, Slots
 from components.model.config import Steps
-from components.model.fixed import LENGTHS, FixedSlots, Recorded
+from components.model.fixed import LENGTHS, FixedSlots, Recorded, decode
 from components.model.transformer import CodeGen
 
 GREEDY = RULES._replace(temperature=0)
@@ -87,6 +91,31 @@ def test_a_step_that_is_done_again_leaves_the_same(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(thrice, "_step", lambda length: [step(length) for _ in range(3)][-1])
     for token in range(MOST):
         assert torch.equal(once.feed([token] * 3), thrice.feed([token] * 3))
+
+
+class Devices(TorchDispatchMode):
+    """On which devices the tensors of all operations lie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.seen.update(one.device.type for one in tree_leaves((args, kwargs, result)) if isinstance(one, torch.Tensor))
+        return result
+
+
+def test_a_step_neither_looks_at_a_value_nor_takes_one_from_the_host() -> None:
+    """Else it could not be recorded. On the meta device there are no values, and what is not there lies on the host."""
+    with torch.device("meta"):
+        model = CodeGen(LONG).eval()
+        layers = [(torch.zeros(3, 4, LENGTHS, 8), torch.zeros(3, 4, LENGTHS, 8)) for _ in range(2)]
+        fed = torch.zeros(2, 3, dtype=torch.long)
+    with torch.no_grad(), Devices() as devices:
+        logits = decode(model, layers, fed, LENGTHS)
+    assert logits.shape == (3, LONG.vocab_rows)
+    assert set(devices.seen) == {"meta"}
 
 
 def test_a_length_is_recorded_once_and_replayed_from_then_on() -> None:

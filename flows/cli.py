@@ -225,9 +225,36 @@ def deepspeed(
 @app.command()
 def ui(prefect_port: int = 4200, mlflow_port: int = 5000, at: Places = []) -> None:  # noqa: B006
     """Prefect and MLflow on loopback, over what was run."""
-    from flows.ui import serve
+    from flows.ui import look
 
-    serve(chosen_execution(at), prefect_port=prefect_port, mlflow_port=mlflow_port, console=console)
+    look(chosen_execution(at), prefect_port=prefect_port, mlflow_port=mlflow_port, console=console)
+
+
+@app.command()
+def serve(
+    recipe: RecipeName = "starter",
+    cron: Annotated[list[str], typer.Option(help='Switch a schedule on: --cron "pipeline=0 1 * * 6".')] = [],  # noqa: B006
+    timezone: Annotated[str, typer.Option(help="Of the schedules.")] = "UTC",
+    prefect_port: int = 4200,
+    mlflow_port: int = 5000,
+    sets: Sets = [],  # noqa: B006
+    at: Places = [],  # noqa: B006
+) -> None:
+    """Offer the flows as deployments: by schedule, from Prefect's page, or by `prefect deployment run`."""
+    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True)
+    from flows.ui import serve as offer
+
+    crons = {flow: when for flow, _, when in (one.partition("=") for one in cron)}
+    offer(
+        chosen,
+        execution,
+        name=recipe,
+        crons=crons,
+        timezone=timezone,
+        prefect_port=prefect_port,
+        mlflow_port=mlflow_port,
+        console=console,
+    )
 
 
 def main() -> None:

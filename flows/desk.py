@@ -14,22 +14,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from prefect import task
+from prefect import State, task
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed
+from prefect.tasks import exponential_backoff
 from pydantic import JsonValue
 from rich.console import Console
 
 from components.core.artifact import Artifact, Kind
 from components.core.config import Config
-from components.core.store import Store
+from components.core.store import Built, Store
 from flows.abandoned import close_abandoned, owned
 from flows.execution import Execution
 from flows.recipes import Recipe
+from flows.showing import link_to
 
 if TYPE_CHECKING:  # It would import MLflow.
     from components.registry.runs import TrackedRun
 
 T = TypeVar("T")
+
+_BACKOFF_S = 5
+"""Before the first retry; twice that before the second (assumption: a network comes back in seconds or not at all)."""
 
 BuildInRun = Callable[[Path, "TrackedRun"], Mapping[str, JsonValue]]
 """Fills a folder, may log to its MLflow run, and returns the statistics of what it made."""
@@ -61,7 +67,7 @@ class Desk:
     ) -> Artifact:
         """The artifact of this recipe, made in a named step or reused; see `Store.get_or_build`."""
 
-        def step(run: TrackedRun) -> Artifact:
+        def step(run: TrackedRun) -> Built:
             started = time.monotonic()
             run.parameters(config)
             run.uses(parents.values(), context=kind)
@@ -76,9 +82,9 @@ class Desk:
             )
             run.made(built.artifact, reused=built.reused)
             self.say(title, "reused" if built.reused else f"{time.monotonic() - started:.1f} s", built.artifact)
-            return built.artifact
+            return built
 
-        return self.task(title, step, tags=tags)
+        return self.task(title, step, tags=tags).artifact
 
     def task(
         self,
@@ -88,26 +94,34 @@ class Desk:
         tags: Mapping[str, str] | None = None,
         retry_if: Callable[[object], bool] | None = None,
     ) -> T:
-        """Run a step as a Prefect task with an MLflow child run, both of that name.
+        """Run a step as a Prefect task with an MLflow child run, both of that name; what was reused ends as `Reused`.
 
-        Where `retry_if` holds for the error it failed with, it is run twice more: only for what may mend itself.
+        Where `retry_if` holds for the error it failed with, it is run twice more, after a while and after a longer one: only
+        for what may mend itself.
         """
+        made: list[T] = []
 
-        def tracked() -> T:
+        def tracked() -> State[None] | None:
             with self.run.child(title, tags=tags, system_metrics=True) as run:
-                return step(run)
+                value = step(run)
+            made.append(value)
+            if isinstance(value, Built) and value.reused:
+                return Completed(name="Reused", message=value.artifact.label)
+            return None
 
         as_task = task(
             name=title,
             task_run_name=title,
             cache_policy=NO_CACHE,
             retries=2 if retry_if else 0,
-            retry_delay_seconds=5,
+            retry_delay_seconds=exponential_backoff(_BACKOFF_S),
+            timeout_seconds=self.execution.step_timeout_s,
             retry_condition_fn=(lambda _task, _run, state: retry_if(state.result(raise_on_failure=False)))
             if retry_if
             else None,
         )
-        return as_task(tracked)()
+        as_task(tracked)()
+        return made[-1]
 
     def say(self, title: str, how: str, artifact: Artifact | None = None) -> None:
         """One line on the terminal for a finished step."""
@@ -129,6 +143,7 @@ def desk(recipe: Recipe, execution: Execution, title: str, parent_run: str | Non
     if parent_run is None:
         close_abandoned(execution)
     with owned(execution), _run(recipe, execution, title, parent_run) as run:
+        link_to(run, execution, recipe.name)
         yield Desk(recipe, execution, execution.open_store(), run)
 
 

@@ -17,6 +17,7 @@ from flows.inputs import check_inputs
 from flows.measure import Bench, keep, measure
 from flows.prepare import Corpora, prepare
 from flows.recipes import Recipe
+from flows.showing import show_scores
 from flows.train import train
 
 if TYPE_CHECKING:  # They would import more than a flow needs to be looked at.
@@ -72,8 +73,10 @@ def evaluate(
                 humaneval[stage] = _humaneval(here, stage, one, bench)
                 if mtpb.path:
                     talks[stage] = _mtpb(here, stage, one, bench, mtpb.path)
-    skipped = {} if mtpb.path else {"mtpb": mtpb.missing}
-    return Evaluations(bits_per_byte=bits, humaneval=humaneval, mtpb=talks, skipped=skipped)
+        skipped = {} if mtpb.path else {"mtpb": mtpb.missing}
+        made = Evaluations(bits_per_byte=bits, humaneval=humaneval, mtpb=talks, skipped=skipped)
+        show_scores(here, checkpoints, corpora.prepared, made.by_stage(), skipped)
+    return made
 
 
 def _mtpb_file(here: Desk) -> FoundMtpb:

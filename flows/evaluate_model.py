@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from components.evaluation.plan import Plan
 
 
-@flow(name="evaluate model", flow_run_name="evaluate {model}")
+@flow(name="evaluate-model", flow_run_name="evaluate {model}")
 def evaluate_model(
     model: str, benchmarks: tuple[str, ...], recipe: Recipe, execution: Execution
 ) -> tuple[Artifact, dict[str, Artifact]]:

@@ -5,10 +5,12 @@ Everything that a run leaves behind lies in one workspace folder, so it can be m
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
 
+import psutil
 from pydantic import Field
 
 from components.core.config import Config
@@ -18,6 +20,11 @@ from components.core.store import Store
 from components.data.config import DataPlace
 from components.model.config import Steps
 from components.training.config import TrainingPlace
+
+SERVERS = "servers.json"
+"""In the workspace while servers run over it: where they listen, and whose they are."""
+_SAME_START_S = 2.0
+"""Two readings of one process's start time differ by less: the clock ticks behind it are corrected now and then."""
 
 
 class Execution(Config):
@@ -42,6 +49,8 @@ class Execution(Config):
     min_free_mb: int = Field(default=200, ge=0)
     """Room in the workspace without which no run is begun: for the databases of Prefect and MLflow, which say a full disk
     in tracebacks. Assumption; what a step itself needs is asked where it is known."""
+    step_timeout_s: float | None = Field(default=None, gt=0)
+    """A step that takes longer is ended, and the run fails; what it did is kept, and a rerun goes on. None: no limit."""
     evaluation_workers: int = Field(default=2, ge=1)
     """Processes that execute what a model wrote, each in a jail of its own."""
     sampling_steps: Steps = "graphs"
@@ -95,6 +104,22 @@ def prepare_environment(execution: Execution) -> None:
             expected="the folder that holds data.dvc and .dvc/",
             do="mend --at project=..., or run this in a clone of the project",
         )
+    for name, value in environment(execution).items():
+        os.environ.setdefault(name, value)
+    # Prefect logs an error with its traceback in every task and flow that it passes, and then raises it. The terminal shows
+    # it once, as the entry prints it; Prefect's page keeps the full log, whose handler these loggers have themselves.
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).propagate = False
+    # Prefect takes what these log to its page, where it passes their level; without one of their own, only warnings do.
+    for name in ("components", "flows"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    # Prefect creates its home, but not the folders above it.
+    for folder in (execution.workspace_path, Path(os.environ["PREFECT_HOME"])):
+        _make(folder)
+
+
+def environment(execution: Execution) -> dict[str, str]:
+    """What libraries read from the environment of every process of a run."""
     settings = {
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",
@@ -110,18 +135,19 @@ def prepare_environment(execution: Execution) -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
-    # Prefect logs an error with its traceback in every task and flow that it passes, and then raises it. The terminal shows
-    # it once, as the entry prints it; Prefect's page keeps the full log, whose handler these loggers have themselves.
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).propagate = False
-    # Prefect takes what these log to its page, where it passes their level; without one of their own, only warnings do.
-    for name in ("components", "flows"):
-        logging.getLogger(name).setLevel(logging.INFO)
-    # Prefect creates its home, but not the folders above it.
-    for folder in (execution.workspace_path, Path(os.environ["PREFECT_HOME"])):
-        _make(folder)
+    serving = servers_of(execution)  # One server for all runs of a workspace, rather than one a run on the same database.
+    return {**settings, "PREFECT_API_URL": f"{serving['prefect']}/api"} if serving else settings
+
+
+def servers_of(execution: Execution) -> dict[str, str] | None:
+    """Where the servers of `codegen serve` or `codegen ui` listen: `prefect`, `mlflow`; None where none run here."""
+    note = execution.workspace_path / SERVERS
+    try:
+        where = json.loads(note.read_text(encoding="utf-8"))
+        started = psutil.Process(where["pid"]).create_time()
+    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):  # None, or half a file of one that is being started.
+        return None
+    return where if abs(started - where["started"]) < _SAME_START_S else None
 
 
 def _make(folder: Path) -> None:

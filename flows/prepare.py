@@ -31,6 +31,7 @@ from flows.corpora import (
 from flows.desk import Desk, desk
 from flows.execution import Execution
 from flows.recipes import Recipe
+from flows.showing import show_corpora
 
 if TYPE_CHECKING:  # They would import DVC and numpy.
     from components.data.decontamination import BenchmarkText
@@ -71,6 +72,7 @@ def prepare(recipe: Recipe, execution: Execution, parent_run: str | None = None,
             prepared[corpus] = _prepare(here, corpus, raw[corpus], tokenizer, avoided, dict(prepared))
         validated["prepared"] = _validate_prepared(here, prepared, suites)
         _write_card(here, Found(raw, tokenizer, prepared))
+        show_corpora(here, raw, prepared, tuple(validated.values()))
         return Corpora(raw=raw, tokenizer=tokenizer, prepared=prepared, validations=validated)
 
 

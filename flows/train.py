@@ -6,7 +6,10 @@ A recipe may leave out the first of them, and may start from a model that is the
 from __future__ import annotations
 
 import itertools
+import os
+import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +18,16 @@ from pydantic import JsonValue
 
 from components.core.artifact import Artifact
 from components.core.errors import ConfigError
+from components.core.turns import alone
 from components.data.config import CORPORA
 from components.training.config import StageName
 from flows.desk import Desk, desk
 from flows.execution import Execution
 from flows.initial import initial_of
-from flows.live import training_view
+from flows.live import describe, training_view
 from flows.prepare import Corpora, prepare, require_same_tokenizer
 from flows.recipes import Recipe
+from flows.showing import progress, show_training
 
 if TYPE_CHECKING:  # They would import MLflow and torch.
     from components.registry.runs import TrackedRun
@@ -60,6 +65,7 @@ def train(
         before = initial
         for stage in stages:
             before = checkpoints[stage] = _stage(here, stage, corpora, before)
+        show_training(here, checkpoints)
     return checkpoints
 
 
@@ -115,10 +121,16 @@ def _stage(here: Desk, stage: StageName, corpora: Corpora, before: Artifact | No
             initial=given(before) if before else None,
             leaves_optimizer=leaves_optimizer,
         )
-        with run.stream() as record, training_view(stage, settings.steps, here.console) as show:
+        with (
+            _turn(here, f"training {recipe.name}-{stage}"),
+            run.stream() as record,
+            training_view(stage, settings.steps, here.console) as show,
+            progress(recipe.name, stage, settings.steps) as follow,
+        ):
 
             def on_step(step: StepMetrics) -> None:
                 show(step)
+                follow(step, describe(step, settings.steps))
                 record(step.model_dump(exclude_none=True))
 
             return train_stage(folder, work, here.execution.training, on_step)
@@ -134,3 +146,10 @@ def _stage(here: Desk, stage: StageName, corpora: Corpora, before: Artifact | No
         resumable=True,
         tags={"stage": stage},
     )
+
+
+def _turn(here: Desk, doing: str) -> AbstractContextManager[None]:
+    """One training on a host at a time; ranks that others start are where those put them."""
+    if not here.execution.training.exclusive or here.execution.training.launcher != "local":
+        return nullcontext()
+    return alone(Path(tempfile.gettempdir()) / f"codegen-training-{os.getuid()}.lock", doing)

@@ -1,100 +1,166 @@
-"""`codegen ui`: Prefect and MLflow on loopback, over the workspace of earlier runs.
+"""`codegen ui` and `codegen serve`: the two servers over a workspace, and with `serve` the deployments that run there.
 
-Both are their own programs, started as children of this one and ended with it, also
-when it is killed (`components.core.watch`). Nothing listens beyond this machine.
+One decision: `serve` is Prefect's own runner in this process, which starts a process for each flow run and ends it, with
+all that it has started, when the run is cancelled. Where PREFECT_API_URL names a server, that one is used and none started.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-import signal
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
-from pathlib import Path
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from components.core.errors import CodegenError
-from components.core.network import require_free_port
 from flows.execution import Execution
+from flows.recipes import Recipe
+from flows.servers import Running, serving
 
-_START_TIMEOUT_S = 90.0
-"""Assumption: a first start migrates two databases, which took under 30 s on two busy cores."""
+if TYPE_CHECKING:  # Prefect is imported once its server is known.
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.runner import Runner
+
+_QUOTED = 300
+"""Characters of an answer that are shown."""
+_LOOK_EVERY_S = 2.0
+"""Between two looks for runs to start and to cancel; Prefect's default, 10 s, would be half of the time to cancel within."""
+_GRACE_S = 30.0
+"""For flow runs to end after a signal: as long as Prefect waits before it kills them."""
+HEARTBEAT_S = 30
+"""Between two signs of life of a flow run; the shortest that Prefect allows."""
 
 
-def serve(execution: Execution, *, prefect_port: int, mlflow_port: int, console: Console) -> None:
+def look(execution: Execution, *, prefect_port: int, mlflow_port: int, console: Console) -> None:
     """Start both servers, print their addresses, and wait until one ends or a signal arrives.
 
     Raises:
         CodegenError: a port is taken, or a server ended or did not answer.
     """
-    for name, port in [("Prefect", prefect_port), ("MLflow", mlflow_port)]:
-        require_free_port(name, port)
-    logs = execution.workspace_path / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    prefect_url, mlflow_url = f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}"
-    environment = {**os.environ, "PREFECT_API_URL": f"{prefect_url}/api", "PREFECT_UI_API_URL": f"{prefect_url}/api"}
-    servers = {
-        "prefect": _start(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port)],
-            logs / "prefect.log",
-            environment,
-        ),
-        "mlflow": _start(_mlflow(execution, mlflow_port), logs / "mlflow.log", environment),
-    }
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        for name, url in [("prefect", f"{prefect_url}/api/health"), ("mlflow", f"{mlflow_url}/health")]:
-            _wait_for(name, servers[name], url, logs / f"{name}.log")
-        console.print(
-            f"Prefect  {prefect_url}    flow runs, tasks, logs\nMLflow   {mlflow_url}    experiments, models, artifacts"
+    with serving(execution, prefect_port=prefect_port, mlflow_port=mlflow_port) as servers:
+        _say(servers, execution, console)
+        console.print("Ctrl-C ends both.")
+        with _ended_quietly(console):
+            servers.wait()
+
+
+def serve(
+    recipe: Recipe,
+    execution: Execution,
+    *,
+    name: str,
+    crons: Mapping[str, str],
+    timezone: str,
+    prefect_port: int,
+    mlflow_port: int,
+    console: Console,
+) -> None:
+    """Offer the flows of a recipe as deployments, and run what is asked for, until a signal arrives.
+
+    Args:
+        recipe: what the deployments make where nobody says otherwise.
+        execution: where.
+        name: the recipe's, as the command line knows it: the deployments are `pipeline/NAME`, ...
+        crons: schedules to switch on, by flow.
+        timezone: of the schedules.
+        prefect_port: of Prefect's server, where one is started.
+        mlflow_port: of MLflow's.
+        console: says what is offered.
+
+    Raises:
+        ConfigError: there is no such flow, schedule or time zone.
+        CodegenError: a port is taken, or a server ended or did not answer.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        _offer(recipe, execution, name, crons, timezone, console).run(lambda: None)
+        return
+    with serving(execution, prefect_port=prefect_port, mlflow_port=mlflow_port) as servers:
+        _say(servers, execution, console)
+        os.environ["PREFECT_API_URL"] = servers.where.prefect_api  # Read when Prefect is imported, which comes now.
+        _offer(recipe, execution, name, crons, timezone, console).run(servers.require)
+
+
+def _offer(
+    recipe: Recipe, execution: Execution, name: str, crons: Mapping[str, str], timezone: str, console: Console
+) -> Offer:
+    from flows.automations import set_up
+    from flows.deployments import deployments
+
+    offered = deployments(name, recipe, execution, crons, timezone)
+    set_up()
+    return Offer(offered, console)
+
+
+class Offer:
+    """Prefect's runner with its deployments."""
+
+    def __init__(self, deployments: Sequence[RunnerDeployment], console: Console) -> None:
+        from prefect.runner import Runner
+
+        self._console = console
+        self._runner = Runner(
+            name="codegen",
+            limit=None,
+            query_seconds=_LOOK_EVERY_S,
+            heartbeat_seconds=HEARTBEAT_S,
+            pause_on_shutdown=False,  # What a person has scheduled is still wanted after a restart.
         )
-        page = execution.workspace_path / "report.html"
-        console.print(f"Results  file://{page}\n" if page.exists() else "", "Ctrl-C ends both.", sep="")
-        while all(server.poll() is None for server in servers.values()):
-            time.sleep(0.5)
-        ended = next(name for name, server in servers.items() if server.poll() is not None)
-        raise CodegenError(f"{ended} ended", expected="a server that runs", do=f"read {logs / ended}.log")
+        for one in deployments:
+            _add(self._runner, one)
+            console.print(f"offers   {one.full_name}", soft_wrap=True)
+        console.print(f"\nRun one    prefect deployment run {deployments[0].full_name}, or on the page\nCtrl-C ends all.")
+
+    def run(self, check: Callable[[], None]) -> None:
+        """Run what is asked for until a signal arrives; flow runs that are under way then are cancelled.
+
+        Args:
+            check: called now and then; raises where it makes no sense to go on.
+        """
+        # In a thread, since in the main one the runner takes SIGTERM for itself, and its handler (3.8.8) stops nothing.
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_until_complete, args=(self._runner.start(),), name="runner", daemon=True)
+        thread.start()
+        try:
+            with _ended_quietly(self._console):
+                while thread.is_alive():
+                    thread.join(_LOOK_EVERY_S)
+                    check()
+        finally:
+            if thread.is_alive():
+                asyncio.run_coroutine_threadsafe(self._runner.astop(), loop)
+                thread.join(_GRACE_S)
+
+
+def _add(runner: Runner, deployment: RunnerDeployment) -> None:
+    from prefect.deployments.runner import DeploymentApplyError
+
+    try:
+        runner.add_deployment(deployment)
+    except DeploymentApplyError as error:  # It quotes all that was sent.
+        raise CodegenError(
+            f"Prefect's server refused {deployment.full_name}: {str(error)[:_QUOTED]}",
+            expected="a server of the version that constraints.txt names",
+            do="compare `prefect version` here and there",
+        ) from error
+
+
+@contextmanager
+def _ended_quietly(console: Console) -> Iterator[None]:
+    """A signal is how these commands end well."""
+    try:
+        yield
     except KeyboardInterrupt:
         console.print("ended")
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        for server in servers.values():
-            _stop(server)
 
 
-def _mlflow(execution: Execution, port: int) -> list[str]:
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    return [*command, "--backend-store-uri", execution.resolved_tracking_uri]
-
-
-def _start(command: Sequence[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    with log.open("wb") as output:
-        return subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
-
-
-def _wait_for(name: str, server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own loopback address
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    raise CodegenError(
-        f"{name} did not answer at {url}", expected=f"an answer within {_START_TIMEOUT_S:.0f} s", do=f"read {log}"
+def _say(servers: Running, execution: Execution, console: Console) -> None:
+    where = servers.where
+    console.print(
+        f"Prefect  {where.prefect}    flow runs, tasks, logs\nMLflow   {where.mlflow}    experiments, models, artifacts"
     )
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=10)
-    except ProcessLookupError:
-        return
-    except subprocess.TimeoutExpired:
-        os.killpg(server.pid, signal.SIGKILL)
+    page = execution.workspace_path / "report.html"
+    if page.exists():
+        console.print(f"Results  file://{page}", soft_wrap=True)

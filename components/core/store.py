@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import fsspec
-from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import JsonValue
 
@@ -37,6 +36,7 @@ from components.core.files import (
 )
 from components.core.fingerprint import fingerprint, list_files
 from components.core.provenance import provenance
+from components.core.turns import alone
 
 logger = logging.getLogger(__name__)
 
@@ -144,8 +144,7 @@ class Store:
     def alone(self, kind: Kind, name: str, recipe: str) -> Iterator[Path]:
         """Be the only one on this machine that makes or copies this artifact; yields the folder to build it in."""
         building = self.scratch / ".building" / kind / f"{name}-{recipe[:12]}"
-        building.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{building}.lock"):
+        with alone(Path(f"{building}.lock"), f"making {kind}/{building.name}"):
             yield building
 
     def _publish(self, artifact: Artifact, description: dict[str, Any], building: Path) -> None:

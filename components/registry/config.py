@@ -45,8 +45,8 @@ def _own_domains() -> dict[str, tuple[Requirement, ...]]:
 class GateConfig(Config):
     """The rules of promotion, the same for every model name but for the required metrics of its stage."""
 
-    required: dict[str, Items[Requirement]] = Field(default_factory=_own_domains)
-    """Requirements by stage: each stage answers for its own domain."""
+    requirements: dict[str, Items[Requirement]] = Field(default_factory=_own_domains)
+    """By stage: each stage answers for its own domain. (A field called `required` would be lost in Prefect's forms.)"""
     max_logit_difference: float = Field(default=1e-4, ge=0)
     """Largest absolute difference between our logits and Hugging Face's on the exported checkpoint (fp32; assumption); what
     differs by more is not registered."""

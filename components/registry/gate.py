@@ -80,11 +80,11 @@ def require_rules(gate: GateConfig, stage: str) -> None:
     Raises:
         ConfigError: the gate has no requirements for this stage.
     """
-    if not gate.required.get(stage):
+    if not gate.requirements.get(stage):
         raise ConfigError(
             f"the gate requires nothing of the stage {stage!r}",
-            expected=f"one of {', '.join(gate.required)}, with at least one requirement",
-            do=f"add promotion.required.{stage} to the recipe",
+            expected=f"one of {', '.join(gate.requirements)}, with at least one requirement",
+            do=f"add promotion.requirements.{stage} to the recipe",
         )
 
 
@@ -98,7 +98,7 @@ def decide(gate: GateConfig, stage: str, candidate: Evidence, champion: Evidence
         return Decision(outcome="already champion", checks=())
     require_rules(gate, stage)
     checks = [_logits(gate, candidate), *_provenance(gate, candidate)]
-    for requirement in gate.required[stage]:
+    for requirement in gate.requirements[stage]:
         checks += _requirement(requirement, candidate, champion)
     passed = all(check.passed for check in checks)
     return Decision(outcome="promoted" if passed else "refused", checks=tuple(checks))

@@ -116,6 +116,9 @@ class TrainingPlace(Config):
 
     num_processes: int = Field(default=1, ge=1)
     """Ranks, those of all hosts together."""
+    exclusive: bool = True
+    """Trainings of one user on one host take turns, however they were started; a second one waits and says so. false: side
+    by side, where devices were divided by hand."""
     tensor_parallel: int = Field(default=1, ge=1)
     """Ranks that share one copy of the model, each with a part of every block's heads and of its inner layer (AutoTP). They
     follow one another, so a host's ranks should be a multiple of it. Needs ZeRO 1 or 2."""

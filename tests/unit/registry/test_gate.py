@@ -13,7 +13,7 @@ from components.registry.gate import Evidence, decide, metrics_of
 
 PYTHON = "bits_per_byte/mono/Python"
 FIRST_TRY = "humaneval/pass@1"
-GATE = GateConfig(required={"mono": (Requirement(metrics=(PYTHON,), limit=8.0),)})
+GATE = GateConfig(requirements={"mono": (Requirement(metrics=(PYTHON,), limit=8.0),)})
 
 
 def evidence(figure: float = 2.0, **changes: object) -> Evidence:
@@ -50,13 +50,13 @@ def test_no_worse_than_the_champion(figure: float, promoted: bool) -> None:
 
 
 def test_a_demanded_gain_has_to_be_reached() -> None:
-    gate = GateConfig(required={"mono": (Requirement(metrics=(PYTHON,), min_gain=0.25),)})
+    gate = GateConfig(requirements={"mono": (Requirement(metrics=(PYTHON,), min_gain=0.25),)})
     assert decide(gate, "mono", evidence(1.75), evidence(2.0)).promoted
     assert "a gain of 0.125" in reasons(gate, evidence(1.875), evidence(2.0))
 
 
 def test_higher_may_be_better() -> None:
-    gate = GateConfig(required={"mono": (Requirement(metrics=(FIRST_TRY,), better="higher", limit=0.1),)})
+    gate = GateConfig(requirements={"mono": (Requirement(metrics=(FIRST_TRY,), better="higher", limit=0.1),)})
     protocols = {"humaneval": "b"}
     worse, better = (evidence(x, metrics={FIRST_TRY: x}, protocols=protocols) for x in (0.2, 0.3))
     assert decide(gate, "mono", better, worse).promoted
@@ -66,7 +66,7 @@ def test_higher_may_be_better() -> None:
 
 def test_several_metrics_count_by_their_mean() -> None:
     names = ("bits_per_byte/multi/C", "bits_per_byte/multi/C++")
-    gate = GateConfig(required={"mono": (Requirement(metrics=names),)})
+    gate = GateConfig(requirements={"mono": (Requirement(metrics=names),)})
     before = evidence(1.0, metrics=dict(zip(names, (2.0, 3.0), strict=True)))
     after = evidence(2.0, metrics=dict(zip(names, (2.2, 2.7), strict=True)))
     assert decide(gate, "mono", after, before).promoted
@@ -111,11 +111,11 @@ def test_a_stage_without_requirements_is_a_mistake() -> None:
     with pytest.raises(ConfigError, match="'nl'"):
         decide(GATE, "nl", evidence(), None)
     with pytest.raises(ConfigError, match="'nl'"):
-        decide(GateConfig(required={"nl": ()}), "nl", evidence(), None)
+        decide(GateConfig(requirements={"nl": ()}), "nl", evidence(), None)
 
 
 def test_every_stage_answers_for_its_own_domain_by_default() -> None:
-    required = GateConfig().required
+    required = GateConfig().requirements
     assert required["nl"][0].metrics == ("bits_per_byte/nl/English",)
     assert len(required["multi"][0].metrics) == 6
     assert required["mono"][0].metrics == (PYTHON,)

@@ -1,0 +1,59 @@
+"""What Prefect's server does by itself once something of ours was deployed: it finds runs whose machine died.
+
+Set up again with every deployment, under fixed names, so that a rule that a person changed or switched off stays as it is.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import cast
+
+from prefect.automations import Automation
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+
+CRASHED = "codegen: runs without a sign of life have crashed"
+SILENCE_S = 90
+"""Three heartbeats; assumption: a run that is silent for longer is gone, whatever ended it."""
+
+
+def set_up() -> None:
+    """Make the automations that are not there yet."""
+    for one in (_crashed(),):
+        if _existing(one.name) is None:
+            one.create()
+
+
+def _existing(name: str) -> Automation | None:
+    try:
+        return cast(Automation, Automation.read(name=name))
+    except ValueError:
+        return None
+
+
+def _crashed() -> Automation:
+    """A run is Crashed where a heartbeat is followed by neither another one nor an end."""
+    ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")}
+    return Automation(
+        name=CRASHED,
+        description="A flow run that a deployment started, and whose machine or process died without a word.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat", *ends},
+            match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=SILENCE_S),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                name="Crashed",
+                state=StateType.CRASHED,
+                message=f"No sign of life for {SILENCE_S} s: its process or its machine is gone.",
+                force=False,
+            )
+        ],
+    )

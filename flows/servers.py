@@ -1,0 +1,146 @@
+"""Prefect's and MLflow's servers over one workspace, on loopback, for as long as a block lasts.
+
+Both are their own programs, started as children of this process and ended with it, also when it is killed
+(`components.core.watch`). Where they listen stands in `servers.json` of the workspace while they do, so that whoever runs
+a flow there sends it to that Prefect, instead of opening its database a second time. Not covered: servers on other hosts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from components.core.config import Config
+from components.core.errors import CodegenError
+from components.core.files import write_json
+from components.core.network import require_free_port
+from flows.execution import SERVERS, Execution
+
+_START_TIMEOUT_S = 90.0
+"""Assumption: a first start migrates two databases, which took under 30 s on two busy cores."""
+_POLL_S = 0.3
+
+_LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+"""Who holds a slot of a limit outlives a restart of the server; by default it is forgotten, and never freed."""
+
+
+class Servers(Config):
+    """Where the two servers of a workspace listen."""
+
+    prefect: str
+    """Prefect's page; its API lies below it."""
+    mlflow: str
+
+    @property
+    def prefect_api(self) -> str:
+        """The API that clients and workers use."""
+        return f"{self.prefect}/api"
+
+
+class Running:
+    """The servers of this process."""
+
+    def __init__(self, where: Servers, processes: dict[str, subprocess.Popen[bytes]], logs: Path) -> None:
+        self.where, self._processes, self._logs = where, processes, logs
+
+    def wait(self) -> None:
+        """Wait until one of them ends.
+
+        Raises:
+            CodegenError: one has ended.
+        """
+        while True:
+            self.require()
+            time.sleep(_POLL_S)
+
+    def require(self) -> None:
+        """Check that both still run.
+
+        Raises:
+            CodegenError: one has ended.
+        """
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                raise CodegenError(
+                    f"{name}'s server ended", expected="a server that runs", do=f"read {self._logs / name}.log"
+                )
+
+
+@contextmanager
+def serving(execution: Execution, *, prefect_port: int, mlflow_port: int) -> Iterator[Running]:
+    """Both servers, answering, until the end of the block.
+
+    Raises:
+        CodegenError: a port is taken, or a server ended or did not answer.
+    """
+    for name, port in [("Prefect", prefect_port), ("MLflow", mlflow_port)]:
+        require_free_port(name, port)
+    logs = execution.workspace_path / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    where = Servers(prefect=f"http://127.0.0.1:{prefect_port}", mlflow=f"http://127.0.0.1:{mlflow_port}")
+    environment = {
+        **os.environ,
+        "PREFECT_API_URL": where.prefect_api,
+        "PREFECT_UI_API_URL": where.prefect_api,
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # Six processes for jobs (judges of agents) that nobody here has.
+    }
+    commands: dict[str, list[str]] = {
+        "prefect": ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port)],
+        "mlflow": [*_MLFLOW, str(mlflow_port), "--backend-store-uri", execution.resolved_tracking_uri],
+    }
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    note = execution.workspace_path / SERVERS
+    try:
+        for name, command in commands.items():
+            processes[name] = _start(command, logs / f"{name}.log", environment)
+        for name, url in [("prefect", f"{where.prefect_api}/health"), ("mlflow", f"{where.mlflow}/health")]:
+            _wait_for(name, processes[name], url, logs / f"{name}.log")
+        write_json(note, {**where.model_dump(), "pid": os.getpid(), "started": psutil.Process().create_time()})
+        yield Running(where, processes, logs)
+    finally:
+        note.unlink(missing_ok=True)
+        for process in processes.values():
+            _stop(process)
+
+
+_MLFLOW = ("mlflow", "server", "--host", "127.0.0.1", "--workers", "1", "--port")
+
+
+def _start(command: Sequence[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command], stdout=output, stderr=output, env=environment, start_new_session=True
+        )
+
+
+def _wait_for(name: str, server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own loopback address
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(_POLL_S)
+    raise CodegenError(
+        f"{name} did not answer at {url}", expected=f"an answer within {_START_TIMEOUT_S:.0f} s", do=f"read {log}"
+    )
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(timeout=10)
+            return

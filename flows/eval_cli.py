@@ -37,7 +37,7 @@ def model(
     model: Annotated[str, typer.Argument(help="A folder, checkpoint/NAME-RECIPE, NAME@ALIAS or NAME/VERSION.")],
     benchmark: Annotated[list[str], typer.Option(help="humaneval, mtpb, or a JSONL file of problems.")] = ["humaneval"],  # noqa: B006
     n: Annotated[int | None, typer.Option(help="Samples of every problem. None: the recipe's.")] = None,
-    temperature: Annotated[list[float], typer.Option(help="May be given again. None: the recipe's.")] = [],  # noqa: B006
+    temperature: Annotated[list[float], typer.Option(help="May be given again, but for MTPB. None: the recipe's.")] = [],  # noqa: B006
     recipe: RecipeName = "350m",
     as_json: Json = False,
     sets: Sets = [],  # noqa: B006
@@ -45,6 +45,7 @@ def model(
     unsafe: Unsafe = False,
 ) -> None:
     """Sample, execute and score. The recipe says how; the default is the paper's protocol."""
+    _require_one_temperature_of_mtpb(benchmark, temperature, sets)
     chosen = chosen_recipe(recipe, [*_overrides(n, temperature), *sets])
     execution = chosen_execution(at, runs=True, unsafe=unsafe)
     from flows.evaluate_model import evaluate_model
@@ -85,6 +86,21 @@ def _ks(text: str) -> tuple[int, ...]:
     if not all(re.fullmatch("[1-9][0-9]*", one) for one in parts):
         raise ConfigError(f"--k is {text!r}", expected="numbers from 1 with commas between them: 1,10,100", do="mend --k")
     return tuple(int(one) for one in parts)
+
+
+def _require_one_temperature_of_mtpb(benchmarks: list[str], temperatures: list[float], sets: list[str]) -> None:
+    """MTPB has one, where HumanEval takes the best of several: which is meant is not to be guessed.
+
+    Raises:
+        ConfigError: there are several, and none is said to be MTPB's.
+    """
+    field = "evaluation.mtpb.temperature"
+    if "mtpb" in benchmarks and len(temperatures) > 1 and not any(one.startswith(f"{field}=") for one in sets):
+        raise ConfigError(
+            f"MTPB was given the temperatures {', '.join(f'{one:g}' for one in temperatures)}",
+            expected="one, as in the paper (0.2)",
+            do=f"run it once for each: --benchmark mtpb --temperature 0.2, or say which of them: --set {field}=0.2",
+        )
 
 
 def _overrides(n: int | None, temperatures: list[float]) -> list[str]:

@@ -19,6 +19,7 @@ from components.core.files import require_free, storage_full_explained
 from components.core.store import Store
 from components.data.config import DataPlace
 from components.evaluation.sandbox import SandboxKind
+from components.model.config import Steps
 from components.training.config import TrainingPlace
 
 SERVERS = "servers.json"
@@ -55,6 +56,9 @@ class Execution(Config):
     """Processes that execute what a model wrote, each in a jail of its own."""
     sandbox: SandboxKind | None = None
     """The one kind of isolation that is to be used: bubblewrap, namespaces, landlock. None: the best that can be had."""
+    sampling_steps: Steps = "eager"
+    """How a GPU draws a token of all samples (nothing elsewhere): kernel by kernel, as a recorded CUDA graph (graphs), or as
+    one of compiled kernels, which take minutes to make (compiled). The latter two were not yet run on a GPU."""
     unsafe_execution: bool = False
     """Execute what a model wrote even where nothing isolates it. Results say so, and no such model is promoted."""
 

@@ -1,7 +1,8 @@
 """One checkpoint, one benchmark: samples are drawn and kept, then judged and scored; every part is an artifact of its own.
 
 Decisions: samples belong to a checkpoint and to how they were drawn, so another sandbox or another way of counting scores
-them anew without the model. Programs are executed while further samples are drawn.
+them anew without the model. Programs are executed while further samples are drawn, and what came of them is kept until the
+evaluation is published: a run that was killed executes none of them again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pydantic import JsonValue
 from components.core.artifact import Artifact
 from components.core.errors import EvaluationError
 from components.core.files import read_jsonl
+from components.core.fingerprint import fingerprint
 from flows.desk import Desk
 
 if TYPE_CHECKING:  # They would import more than a flow needs to be looked at.
@@ -55,7 +57,8 @@ class Bench(AbstractContextManager["Bench"]):
 
         if self._opened is None or self._of != checkpoint.digest:
             self._sampler.close()
-            self._opened = self._sampler.enter_context(open_sampler(self._here.store.open(checkpoint)))
+            folder, steps = self._here.store.open(checkpoint), self._here.execution.sampling_steps
+            self._opened = self._sampler.enter_context(open_sampler(folder, steps))
             self._of = checkpoint.digest
         return self._opened
 
@@ -70,13 +73,17 @@ def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: 
     from components.evaluation.sampler_pool import precision_here
     from components.evaluation.scoring import protocol_settings, score
 
-    samples = {draw.label: _samples(here, benchmark, stage, checkpoint, plan, draw, bench) for draw in plan.draws}
     judge, seed = bench.judge, here.recipe.seed
-    isolation, executed = judge.report.isolation, judge.report.available
+    isolation, precision = judge.report.isolation, precision_here()
+    config: dict[str, JsonValue] = {
+        "protocol": protocol_settings(plan, judge, precision),
+        "executed": judge.report.available,
+    }
+    name = f"{checkpoint.name}-{plan.name}"
 
     def build(folder: Path, run: TrackedRun) -> dict[str, JsonValue]:
         paths = {label: here.store.open(one) / "samples.jsonl" for label, one in samples.items()}
-        statistics = score(folder, plan, paths, judge, precision=precision_here(), seed=seed)
+        statistics = score(folder, plan, paths, judge, precision=precision, seed=seed)
         if (statistics["sandbox"] or "") != isolation:
             raise EvaluationError(
                 f"programs ran in {statistics['sandbox'] or 'no sandbox'}",
@@ -86,16 +93,20 @@ def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: 
         keep(folder, run)
         return statistics
 
-    return here.make(
-        f"{benchmark} of {stage}",
-        "evaluation",
-        f"{checkpoint.name}-{plan.name}",
-        config={"protocol": protocol_settings(plan, judge, precision_here()), "executed": executed},
-        parents={"checkpoint": checkpoint, **samples},
-        code_version=2,  # Of the files; what changes a score raises `SCORE_VERSION`, which is in the protocol.
-        tags={"stage": stage, "benchmark": plan.name},
-        build=build,
-    )
+    told_apart = {**config, "isolation": isolation, "checkpoint": checkpoint.digest, "seed": seed}
+    journal = f"{name}-{fingerprint(told_apart)[:12]}.jsonl"
+    with judge.keeping(here.execution.workspace_path / "verdicts" / journal):
+        samples = {draw.label: _samples(here, benchmark, stage, checkpoint, plan, draw, bench) for draw in plan.draws}
+        return here.make(
+            f"{benchmark} of {stage}",
+            "evaluation",
+            name,
+            config=config,
+            parents={"checkpoint": checkpoint, **samples},
+            code_version=2,  # Of the files; what changes a score raises `SCORE_VERSION`, which is in the protocol.
+            tags={"stage": stage, "benchmark": plan.name},
+            build=build,
+        )
 
 
 def _samples(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: Plan, draw: Draw, bench: Bench) -> Artifact:

@@ -2,7 +2,7 @@
 
 A drop-in for `evaluate_functional_correctness`: `SAMPLES.jsonl` has `task_id` and `completion` in every line. Written
 beside it, `SAMPLES.jsonl_results.jsonl`: the same lines in the same order with `result` and `passed`. A completion is
-executed as it is: whoever drew it has cut it.
+executed as it is: whoever drew it has cut it. A journal beside it keeps what was found, so a killed run goes on.
 """
 
 from __future__ import annotations
@@ -54,14 +54,17 @@ def score_file(
     benchmark = read_benchmark(problems) if problems else humaneval.benchmark()
     records = list(_records(samples, {one.task_id: one for one in benchmark.problems}))
     limits, chosen = Limits(cpu_limit_s), next(one for one in get_args(Mode) if one == mode)
+    programs = [Program(problem.program((record["completion"],)), limits, chosen) for record, problem in records]
+    path = samples.with_name(samples.name + "_results.jsonl")
+    protocol = _protocol(benchmark, limits, mode)
     with Judge(workers, unsafe=unsafe) as judge:
         report = judge.report
-        programs = [Program(problem.program((record["completion"],)), limits, chosen) for record, problem in records]
-        outcomes = judge.outcomes(programs)
+        told_apart = fingerprint({**protocol, "isolation": report.isolation})[:12]
+        with judge.keeping(path.with_name(f"{path.name}.{told_apart}.journal")):
+            outcomes = judge.outcomes(programs)
     if outcomes is None:
         raise EvaluationError(f"nothing was executed: {report.missing}", expected="a sandbox", do=report.remedy)
     verdicts = [problem.verdict(outcome) for (_, problem), outcome in zip(records, outcomes, strict=True)]
-    path = samples.with_name(samples.name + "_results.jsonl")
     _write(path, (_result(record, one) for (record, _), one in zip(records, verdicts, strict=True)))
     statistics: dict[str, JsonValue] = {
         "benchmark": benchmark.name,
@@ -69,7 +72,7 @@ def score_file(
         "sandbox": report.isolation,
         "isolated": report.isolated,
         "mode": mode,
-        "protocol": fingerprint({**_protocol(benchmark, limits, mode), **report.decides}),
+        "protocol": fingerprint({**protocol, **report.decides}),
         "num_samples": len(records),
         "outcomes": dict(sorted(Counter(one.kind for one in verdicts).items())),
     }

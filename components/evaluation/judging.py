@@ -2,19 +2,23 @@
 
 Decisions: where nothing isolates, nothing is executed, and then there is no score at all. Limits are calibrated once:
 HumanEval's canonical solutions run first, and where the slowest takes longer than it did where the limits were chosen, so
-may every program. Equal programs are executed once.
+may every program. Equal programs are executed once; within `keeping`, also by a run that goes on after a kill.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from components.core.errors import EvaluationError, SandboxUnavailable
+from components.core.journal import Journal
 from components.core.progress import track
 from components.evaluation.problems import load_humaneval
 from components.evaluation.sandbox import (
@@ -26,6 +30,8 @@ from components.evaluation.sandbox import (
     SandboxReport,
     Trial,
     Verdict,
+    as_record,
+    of_record,
     open_sandbox,
     unavailable,
 )
@@ -47,6 +53,11 @@ class Program(NamedTuple):
     limits: Limits
     mode: Mode
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it; a text may hold half a character, so it is hashed in ASCII."""
+        return hashlib.sha256(json.dumps(self).encode("ascii")).hexdigest()
+
 
 class Judge(AbstractContextManager["Judge"]):
     """Executes programs, `workers` at a time, in the background; use it in a `with` block.
@@ -61,6 +72,9 @@ class Judge(AbstractContextManager["Judge"]):
         self._todo: deque[Program] = deque()
         self._outcomes: dict[Program, Verdict | Printed | None] = {}
         """By program; none while it waits or runs."""
+        self._journal: Journal | None = None
+        self._kept: dict[str, Verdict | Printed] = {}
+        """What a killed run has found, by the digest of the program."""
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._closing = False
@@ -68,6 +82,8 @@ class Judge(AbstractContextManager["Judge"]):
         self.slowest_canonical_s: float | None = None
         """Processor seconds; none as long as nothing was executed."""
         self.num_executed = 0
+        self.num_kept = 0
+        """Outcomes that a killed run left; 0 outside of `keeping`."""
         self.busy_s = 0.0
         """Seconds in which programs were executed."""
 
@@ -97,6 +113,28 @@ class Judge(AbstractContextManager["Judge"]):
         """Programs that ran out of time, and were run again."""
         return self._sandbox.num_retried if self._sandbox else 0
 
+    @contextmanager
+    def keeping(self, path: Path) -> Iterator[None]:
+        """What is found meanwhile is also kept in a journal at `path`, and what a killed run has left there is known.
+
+        The journal is removed when the block ends well. Its name has to tell apart whatever changes an outcome beside the
+        program: what isolates, and the versions of what executes.
+        """
+
+        def keep(record: Any) -> None:
+            self._kept[str(record["program"])] = of_record(record)
+
+        with Journal(path, keep) as journal:
+            with self._changed:
+                self._journal, self.num_kept = journal, len(self._kept)
+            try:
+                yield
+            finally:
+                with self._changed:
+                    self._journal, self.num_kept = None, 0
+                    self._kept.clear()
+        path.unlink(missing_ok=True)
+
     def begin(self, program: Program) -> None:
         """Have a program executed soon; nothing happens where nothing is executed.
 
@@ -108,10 +146,13 @@ class Judge(AbstractContextManager["Judge"]):
         if self._failure is not None:
             raise self._failure
         with self._changed:
-            if program not in self._outcomes:
-                self._outcomes[program] = None
-                self._todo.append(program)
-                self._changed.notify_all()
+            if program in self._outcomes:
+                return
+            self._outcomes[program] = self._kept.get(program.digest) if self._kept else None
+            if self._outcomes[program] is not None:
+                return
+            self._todo.append(program)
+            self._changed.notify_all()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="judge", daemon=True)
                 self._thread.start()
@@ -156,6 +197,9 @@ class Judge(AbstractContextManager["Judge"]):
                 with self._changed:
                     self.num_executed += len(some)
                     self._outcomes.update(zip(some, outcomes, strict=True))
+                    if self._journal:
+                        found = zip(some, outcomes, strict=True)
+                        self._journal.add({"program": one.digest, **as_record(outcome)} for one, outcome in found)
                     self._changed.notify_all()
         except BaseException as error:
             with self._changed:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from components.core.errors import EvaluationError
 from components.evaluation.mbpp import mbpp_problem
 from components.evaluation.mtpb import conversations
 from components.evaluation.problem import Benchmark, Checked, Problem
+from components.evaluation.problems import HUMANEVAL_SHA256
 
 Record = Mapping[str, Any]
 
@@ -42,13 +44,16 @@ def read_benchmark(path: Path) -> Benchmark:
     """The problems of a file, `.jsonl` or `.jsonl.gz`; the benchmark is named for the file.
 
     Raises:
-        EvaluationError: there is no such file, or a line is no problem of a known form; names the line.
+        EvaluationError: there is no such file, it has the name of HumanEval or MTPB, or a line is no problem of a known
+            form; names the line.
     """
     if not path.is_file():
         raise EvaluationError(
             f"{path} is no file", expected="humaneval, mtpb, or a JSONL file of problems", do="mend --benchmark"
         )
     content = path.read_bytes()
+    name, sha256 = path.name.removesuffix(".gz").removesuffix(".jsonl").lower(), hashlib.sha256(content).hexdigest()
+    _refuse_a_known_name(path, name, sha256)
     problems: list[Problem] = []
     for number, line in enumerate(lines_of(path, content), 1):
         if line.strip():
@@ -60,8 +65,18 @@ def read_benchmark(path: Path) -> Benchmark:
             expected="problems, each with a task_id of its own",
             do="mend the file",
         )
-    name = path.name.removesuffix(".gz").removesuffix(".jsonl").lower()
-    return Benchmark(name, hashlib.sha256(content).hexdigest(), tuple(problems))
+    return Benchmark(name, sha256, tuple(problems))
+
+
+def _refuse_a_known_name(path: Path, name: str, sha256: str) -> None:
+    """Figures of one's own problems are not to be taken for HumanEval's or MTPB's, nor MTPB's by another protocol."""
+    known = re.sub("[^a-z0-9]", "", name)
+    if known in ("humaneval", "mtpb") and sha256 != HUMANEVAL_SHA256:
+        raise EvaluationError(
+            f"{path} is named as {known} is, and figures of it would be taken for those",
+            expected="another name for problems of one's own",
+            do=f"rename the file, or run the pinned problems: --benchmark {known}; no --problems for samples of HumanEval",
+        )
 
 
 def lines_of(path: Path, content: bytes) -> list[bytes]:

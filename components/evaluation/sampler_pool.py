@@ -25,6 +25,7 @@ import torch
 
 from components.core.errors import CodegenError, EvaluationError
 from components.evaluation.sampling import CACHE_SHARE, Precision, Sampler, TextDrawn, TextRequest, precision_of
+from components.model.config import Steps
 from components.model.generation import MOST_SLOTS
 from components.model.huggingface import load_config
 
@@ -57,6 +58,7 @@ class _Place(NamedTuple):
 
     threads: int
     cache_share: float
+    steps: Steps
 
 
 class _Failure(NamedTuple):
@@ -82,21 +84,23 @@ def precision_here() -> Precision:
     return precision_of("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def open_sampler(checkpoint: Path) -> AbstractContextManager[Sampler | SamplerPool]:
-    """What draws from a checkpoint on this machine: this process, or several.
+def open_sampler(checkpoint: Path, steps: Steps = "eager") -> AbstractContextManager[Sampler | SamplerPool]:
+    """What draws from a checkpoint on this machine: this process, or several; on GPUs by `steps` (see `Sampler`).
 
     Raises:
         ArtifactError, DataError: see `Sampler`.
     """
     devices = devices_of(checkpoint)
-    return Sampler(checkpoint, devices[0]) if len(devices) == 1 else SamplerPool(checkpoint, devices)
+    if len(devices) > 1:
+        return SamplerPool(checkpoint, devices, steps)
+    return Sampler(checkpoint, devices[0], steps=steps)
 
 
 class SamplerPool(AbstractContextManager["SamplerPool"]):
     """Draws as `Sampler` does, in a process for each of `devices`."""
 
-    def __init__(self, checkpoint: Path, devices: Sequence[str]) -> None:
-        """Start the processes; they load while the first requests are made.
+    def __init__(self, checkpoint: Path, devices: Sequence[str], steps: Steps = "eager") -> None:
+        """Start the processes; they load while the first requests are made. `steps`: see `Sampler`.
 
         Raises:
             ArtifactError: the folder has no configuration of a CodeGen model.
@@ -107,7 +111,8 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
         self._results: Any = context.Queue()
         self._tasks.cancel_join_thread()  # What nobody will take any more must not hold up the end of this process.
         self._draws, self._numbers = itertools.count(), itertools.count()
-        place = _Place(max(1, torch.get_num_threads() // len(devices)), CACHE_SHARE / max(Counter(devices).values()))
+        threads, share = max(1, torch.get_num_threads() // len(devices)), CACHE_SHARE / max(Counter(devices).values())
+        place = _Place(threads, share, steps)
         self._processes = [
             context.Process(target=_serve, args=(checkpoint, device, place, self._tasks, self._results), daemon=True)
             for device in devices
@@ -182,7 +187,7 @@ def _serve(checkpoint: Path, device: str, place: _Place, tasks: Any, results: An
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         torch.set_num_threads(place.threads)
-        sampler = Sampler(checkpoint, device, place.cache_share)
+        sampler = Sampler(checkpoint, device, place.cache_share, place.steps)
         task: _Task | None = None
         while True:
             task = _draw(sampler, task or tasks.get(), tasks, results)

@@ -10,8 +10,6 @@ what the turn is for: drawing more samples, other problems or in another order c
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,13 +21,12 @@ from pydantic import JsonValue
 
 from components.core.errors import ConfigError
 from components.core.files import read_jsonl, write_json, write_jsonl
+from components.core.journal import Journal
 from components.core.progress import track
 from components.evaluation.plan import Draw
 from components.evaluation.problem import Problem
 from components.evaluation.sampling import TextDrawn, TextRequest
 from components.evaluation.truncate import is_complete, truncate
-
-logger = logging.getLogger(__name__)
 
 SAMPLES = "samples.jsonl"
 _JOURNAL = "samples.journal.jsonl"
@@ -127,22 +124,27 @@ def draw_samples(
         EvaluationError: the model's logits are not finite.
     """
     require_room(draw, sampler)
-    started, journal = time.monotonic(), folder / _JOURNAL
+    started = time.monotonic()
     wanted = [(problem, number) for problem in draw.benchmark.problems for number in range(draw.num_samples)]
-    kept = _kept(journal, draw)
+    by_id = {problem.task_id: problem for problem in draw.benchmark.problems}
+    kept: dict[tuple[str, int], Sample] = {}
+
+    def keep(record: dict[str, Any]) -> None:
+        kept[record["task_id"], record["sample"]] = Sample.of(record, by_id[record["task_id"]])
+
+    journal = Journal(folder / _JOURNAL, keep)
     for sample in kept.values():
         if on_sample:
             on_sample(sample)
     left = [Sample(*one) for one in wanted if (one[0].task_id, one[1]) not in kept]
     with (
-        journal.open("a", encoding="utf-8") as lines,
+        journal,
         track(f"draw {draw.benchmark.name} {draw.label}", len(wanted), "samples") as advance,
     ):
         advance(len(kept))
         drawn = 0
         for sample in _completed(left, draw, sampler, seed):
-            lines.write(json.dumps(sample.record()) + "\n")
-            lines.flush()
+            journal.add([sample.record()])
             kept[sample.problem.task_id, sample.number] = sample
             drawn += sample.num_tokens
             speed = f"{drawn / (time.monotonic() - started):,.0f} tokens/s"
@@ -153,7 +155,7 @@ def draw_samples(
     write_jsonl(folder / SAMPLES, (sample.record() for sample in samples))
     seconds = time.monotonic() - started
     write_json(folder / "observed" / "timings.json", {"sampling_s": seconds, "samples_before": len(wanted) - len(left)})
-    journal.unlink()
+    journal.path.unlink()
     return {
         "benchmark": draw.benchmark.name,
         "set": draw.label,
@@ -183,31 +185,6 @@ def read_samples(path: Path, problems: tuple[Problem, ...]) -> Iterator[Sample]:
     by_id = {problem.task_id: problem for problem in problems}
     for record in read_jsonl(path):
         yield Sample.of(record, by_id[record["task_id"]])
-
-
-def _kept(journal: Path, draw: Draw) -> dict[tuple[str, int], Sample]:
-    """What a killed run has left: whole lines; the last one may be torn, and is cut off.
-
-    A line that is no sample, as a machine that lost its power may leave, is passed over: it is drawn again, the same.
-    """
-    if not journal.exists():
-        return {}
-    content = journal.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        with journal.open("r+b") as file:
-            file.truncate(len(whole))
-    by_id = {problem.task_id: problem for problem in draw.benchmark.problems}
-    kept, num_damaged = {}, 0
-    for line in whole.splitlines():
-        try:
-            record = json.loads(line)
-            kept[record["task_id"], record["sample"]] = Sample.of(record, by_id[record["task_id"]])
-        except (ValueError, KeyError, TypeError):
-            num_damaged += 1
-    if num_damaged:
-        logger.warning("%s has %d damaged lines; what they held is drawn again", journal, num_damaged)
-    return kept
 
 
 def _completed(samples: list[Sample], draw: Draw, sampler: Completer, seed: int) -> Iterator[Sample]:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
-import psutil
 import torch
 
-from components.model.generation import CACHE_BYTES, Drawn, Request, Rules, generate
+from components.core.memory import free_memory_bytes
+from components.model.config import Steps
+from components.model.generation import Drawn, Request, Rules, generate
 from components.model.huggingface import load_checkpoint
 from components.model.packed import pack
 from components.tokenizer.encoder import Encoder
@@ -26,7 +27,7 @@ from components.tokenizer.encoder import Encoder
 Key = TypeVar("Key", bound=Hashable)
 
 CACHE_SHARE = 0.4
-"""Of the memory that is free, for all processes that share it (assumption)."""
+"""Of the memory that may still be taken, for all processes that share it (assumption)."""
 
 
 Precision = Literal["fp32", "bf16"]
@@ -68,16 +69,22 @@ class TextDrawn(NamedTuple, Generic[Key]):
 class Sampler(AbstractContextManager["Sampler"]):
     """Draws completions from the model of a checkpoint folder."""
 
-    def __init__(self, checkpoint: Path, device: str = "cpu", cache_share: float = CACHE_SHARE) -> None:
+    def __init__(
+        self, checkpoint: Path, device: str = "cpu", cache_share: float = CACHE_SHARE, steps: Steps = "eager"
+    ) -> None:
         """Load the model and the tokenizer of a folder in Hugging Face's format: ours, or a released CodeGen.
 
-        `cache_share` of the memory that is free is used for keys and values. It changes the speed and nothing else.
+        Args:
+            checkpoint: the folder.
+            device: where it is computed.
+            cache_share: of the memory that may still be taken, for keys and values. It changes the speed and nothing else.
+            steps: how steps are run on a GPU; nothing elsewhere.
 
         Raises:
             ArtifactError: the weights or their configuration are missing or damaged.
             DataError: there is no tokenizer.
         """
-        self._cache_share = cache_share
+        self._cache_share, self._steps = cache_share, steps if device.startswith("cuda") else None
         self._encoder = Encoder(checkpoint)
         self._model = load_checkpoint(checkpoint).eval().to(device, _DTYPES[precision_of(device)])
         pack(self._model)
@@ -122,8 +129,8 @@ class Sampler(AbstractContextManager["Sampler"]):
             tokens.extend(self._encoded(waiting.popleft()) for _ in range(len(waiting)))
 
         encode_all()
-        cache_bytes = self._cache_bytes()
-        for drawn in generate(self._model, tokens, rules, max_new_tokens=max_new_tokens, cache_bytes=cache_bytes):
+        room = {"max_new_tokens": max_new_tokens, "cache_bytes": self._cache_bytes()}
+        for drawn in generate(self._model, tokens, rules, **room, steps=self._steps):
             yield self._as_text(drawn)
             encode_all()
 
@@ -150,5 +157,5 @@ class Sampler(AbstractContextManager["Sampler"]):
 
     def _cache_bytes(self) -> int:
         device = self._model.embedding.weight.device
-        free = psutil.virtual_memory().available if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
-        return max(CACHE_BYTES, int(self._cache_share * free))
+        free = free_memory_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+        return int(self._cache_share * free)

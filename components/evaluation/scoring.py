@@ -67,7 +67,11 @@ def score(
     details = {"protocol_settings": settings, "self_test": dict(judge.report.self_test), "seed": seed}
     write_json(folder / "results.json", {**common, **details, **results})
     write_jsonl(folder / "samples.jsonl", (_record(label, one) for label, some in sets.items() for one in some))
-    timings: dict[str, JsonValue] = {"execution_s": judge.busy_s - busy_s, "num_retried": judge.num_retried - retried}
+    timings: dict[str, JsonValue] = {
+        "execution_s": judge.busy_s - busy_s,
+        "num_retried": judge.num_retried - retried,
+        "programs_before": judge.num_kept,
+    }
     if judge.slowest_canonical_s:
         timings |= {
             "slowest_canonical_solution_cpu_s": judge.slowest_canonical_s,

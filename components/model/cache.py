@@ -6,7 +6,8 @@ over the slots, and weighs the two by their masses of probability, as if keys an
 prompts in use are always the first ones, so a step works on views.
 
 One decision: a sample's numbers are the same bits whatever else is in the batch. Kernels sum in another order where a shape
-differs, so shapes are rounded to where they do not (measured: docs/decisions/0008-sampling.md). Not covered: paging.
+differs, so shapes are rounded to where they do not (measured: docs/decisions/0008-sampling.md). Not covered: paging, and
+other devices than a CPU (see `fixed`).
 
 Shapes: S slots in use, P prompts of a shelf, N places for samples of one prompt, T time, H heads, K head dim, V vocabulary.
 """
@@ -222,12 +223,8 @@ class Shelf:
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Attention, and the logarithm of the mass that the softmax divided by: [.., N, K] and [.., N]."""
-    if query.device.type == "cpu":
-        attended, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=mask)
-        return attended, mass
-    scores = (query @ key.transpose(-1, -2)).float() / math.sqrt(query.shape[-1]) + mask
-    mass = scores.logsumexp(-1)
-    return (scores - mass[..., None]).exp().to(value.dtype) @ value, mass
+    attended, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=mask)
+    return attended, mass
 
 
 def memory(model: CodeGen, rows: int, tokens: int) -> Tensor:

@@ -6,7 +6,7 @@ wide as the model, LayerNorm's epsilon, the rotary base) is a constant of `trans
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,9 @@ from components.core.config import Config
 QKV_BLOCKS = 4
 """Released checkpoints store queries, values and keys in this many blocks (docs/paper.md section 2): heads divide by it."""
 
+Steps = Literal["eager", "graphs", "compiled"]
+"""How a GPU draws the next token of all samples (`fixed`): kernel by kernel, as a recorded CUDA graph, or as a graph of
+kernels that were compiled. Nothing of a model's shape, but this module is what a flow may import."""
 Count = Annotated[int, Field(gt=0)]
 
 

@@ -21,6 +21,8 @@ import torch
 
 from components.core.errors import ConfigError
 from components.model.cache import Prompt, Slots
+from components.model.config import Steps
+from components.model.fixed import FixedSlots
 from components.model.nucleus import draw
 from components.model.transformer import CodeGen
 
@@ -107,6 +109,7 @@ def generate(
     max_new_tokens: int,
     num_slots: int = MOST_SLOTS,
     cache_bytes: int = CACHE_BYTES,
+    steps: Steps | None = None,
 ) -> Iterator[Drawn[Key]]:
     """Draw all that waits, first come, first served; each completion is yielded as it ends.
 
@@ -117,13 +120,15 @@ def generate(
         max_new_tokens: the most of any request; decides the size of a slot.
         num_slots: samples drawn at once at most.
         cache_bytes: room for keys and values; at least one sample is drawn at a time.
+        steps: how steps of a fixed shape are run, for a GPU (see `fixed`); None: steps as small as what is drawn, for a CPU.
 
     Raises:
         ConfigError: a prompt is empty, or a number is out of its range.
         EvaluationError: the model's logits are not finite.
     """
     _check(model, rules, max_new_tokens)
-    slots = Slots(model, num_slots, max_new_tokens, cache_bytes)
+    room = (model, num_slots, max_new_tokens, cache_bytes)
+    slots = Slots(*room) if steps is None else FixedSlots(*room, steps)
     batch: list[_Sample[Key]] = []
     prompt: Prompt | None = None
     logits_SV = slots.feed([])

@@ -16,11 +16,11 @@ import socket
 from pathlib import Path
 from typing import Literal
 
-import psutil
 import torch
 import torch.distributed as dist
 
 from components.core.files import read_json
+from components.core.memory import free_memory_bytes
 from components.training.config import TrainingPlace
 from components.training.deepspeed_config import deepspeed_config, sequences_per_process
 from components.training.devices import RESERVED
@@ -35,11 +35,6 @@ logger = logging.getLogger(__name__)
 _MOST_TOKENS_ON_CPU = 2048
 """Of a micro-batch of several sequences: more are no faster (measured, one core, the starter: 512 tokens 6.8k tokens/s,
 1,024 7.8k, 2,048 8.1k, 4,096 7.1k, 8,192 6.2k)."""
-_CGROUP_FILES = {
-    "/sys/fs/cgroup/memory.max": "/sys/fs/cgroup/memory.current",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes": "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-}
-"""A container's limit and use, of version 2 and 1 of control groups."""
 
 
 def settled_micro_batch(folder: Path, file: RunFile, hardware: Hardware) -> int:
@@ -131,14 +126,6 @@ def _free_bytes(device: torch.device) -> float:
         return float(torch.cuda.mem_get_info(device)[0])
     hosts: list[str] = [""] * dist.get_world_size()
     dist.all_gather_object(hosts, socket.gethostname())
-    free: float = min(psutil.virtual_memory().available, *map(_free_in_container, _CGROUP_FILES))
+    free = free_memory_bytes()
     dist.barrier()  # No rank begins to take memory before all have looked.
     return free * (1 - RESERVED) / hosts.count(socket.gethostname())
-
-
-def _free_in_container(limit_file: str) -> float:
-    try:
-        limit, used = (Path(one).read_text(encoding="ascii") for one in (limit_file, _CGROUP_FILES[limit_file]))
-        return int(limit) - int(used)
-    except (OSError, ValueError):  # There is none, or "max".
-        return float("inf")

@@ -88,6 +88,46 @@ def test_a_killed_evaluation_goes_on_and_says_the_same(tmp_path: Path, model: Pa
     assert found_here["pass@1"] == expected["pass@1"]
 
 
+def num_verdicts(workspace: Path) -> int:
+    return sum(one.read_bytes().count(b"\n") for one in (workspace / "verdicts").glob("*.jsonl"))
+
+
+def test_what_a_killed_evaluation_executed_is_not_executed_again(tmp_path: Path, model: Path) -> None:
+    """Killed while programs run, some of them as it draws; the programs of both runs together are those of one."""
+    expected = evaluate(tmp_path / "one", str(model))["humaneval"]
+    killed = tmp_path / "two"
+    for moment in (1, 200):
+        kill_when(start(killed, str(model)), lambda moment=moment: num_verdicts(killed) >= moment)  # type: ignore[misc]
+    left = num_verdicts(killed)
+    found = evaluate(killed, str(model))["humaneval"]
+    assert found["digest"] == expected["digest"]
+    timings = json.loads((Path(found["address"]) / "observed" / "timings.json").read_text())
+    assert left - 1 <= timings["programs_before"] <= left  # The last line may have been torn.
+    assert 200 <= timings["programs_before"] < found["num_programs"]
+    assert list((killed / "verdicts").iterdir()) == []
+
+
+def test_a_killed_scoring_of_samples_goes_on(tmp_path: Path) -> None:
+    lines = [{"task_id": f"HumanEval/{one % 164}", "completion": f"    return {one}\n"} for one in range(1500)]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "samples.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    expected = evaluate(tmp_path, "score", str(tmp_path / "one" / "samples.jsonl"), "--json")
+    killed = tmp_path / "two"
+
+    def num_found() -> int:
+        return sum(one.read_bytes().count(b"\n") for one in killed.glob("*.journal"))
+
+    kill_when(start(killed, "score", str(killed / "samples.jsonl"), "--json"), lambda: num_found() >= 256)
+    process = start(killed, "score", str(killed / "samples.jsonl"), "--json")
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    assert json.loads(output) == expected
+    results = "samples.jsonl_results.jsonl"
+    assert sorted(one.name for one in killed.iterdir()) == ["samples.jsonl", results]
+    assert (killed / results).read_bytes() == (tmp_path / "one" / results).read_bytes()
+
+
 def test_an_artifact_that_is_no_checkpoint_is_said_to_be(tmp_path: Path) -> None:
     built = Store(tmp_path / "store").get_or_build("samples", "x", config={}, parents={}, code_version=1, build=lambda _: {})
     process = start(tmp_path, built.artifact.address)

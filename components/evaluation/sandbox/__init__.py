@@ -11,7 +11,7 @@
 from components.evaluation.sandbox.jail import SandboxKind
 from components.evaluation.sandbox.limits import Limits
 from components.evaluation.sandbox.pool import Sandbox, SandboxReport, open_sandbox, probe, unavailable
-from components.evaluation.sandbox.verdict import KINDS, NOTHING_PRINTED, Printed, Verdict
+from components.evaluation.sandbox.verdict import KINDS, NOTHING_PRINTED, Printed, Verdict, as_record, of_record
 from components.evaluation.sandbox.worker import Mode, Trial
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "SandboxReport",
     "Trial",
     "Verdict",
+    "as_record",
+    "of_record",
     "open_sandbox",
     "probe",
     "unavailable",

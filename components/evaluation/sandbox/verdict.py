@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, NamedTuple, get_args
 
+from pydantic import JsonValue
+
 from components.evaluation.sandbox.jailed.frames import FrameError
 from components.evaluation.sandbox.jailed.values import decode
 
@@ -52,6 +54,8 @@ class Printed(NamedTuple):
     end: Verdict
     value: Any
     text: str
+    report: Any = None
+    """What the process sent, from which `as_printed` makes the same again; none where it sent nothing."""
 
     @property
     def out_of_time(self) -> bool:
@@ -78,4 +82,29 @@ def as_printed(report: Any) -> Printed:
             value = decode(report["value"], hashed=False)
         except FrameError:
             return Printed(Verdict("exited"), NOTHING_PRINTED, "")
-    return Printed(end or Verdict("exited"), value, str(report.get("str", "")))
+    return Printed(end or Verdict("exited"), value, str(report.get("str", "")), report)
+
+
+def as_record(outcome: Verdict | Printed) -> dict[str, JsonValue]:
+    """An outcome as plain data for a journal; what a program printed stays as it was sent, and is believed no more."""
+    if isinstance(outcome, Verdict):
+        return {"verdict": _told(outcome)}
+    return {"printed": {"failure": _told(outcome.end)} if outcome.report is None else outcome.report}
+
+
+def of_record(record: Any) -> Verdict | Printed:
+    """What `as_record` was given.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such record.
+    """
+    if "printed" in record:
+        return as_printed(record["printed"])
+    verdict = as_verdict(record["verdict"])
+    if verdict is None:
+        raise ValueError(f"no verdict: {record['verdict']}")
+    return verdict
+
+
+def _told(verdict: Verdict) -> dict[str, JsonValue]:
+    return {"class": verdict.kind, "type": verdict.type_name}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from components.core.errors import EvaluationError
 from components.evaluation.judging import Judge, Program
-from components.evaluation.sandbox import Limits, Printed, Trial, Verdict
+from components.evaluation.sandbox import Limits, Printed, Trial, Verdict, as_record
 
 CHECK = "def check(candidate):\n    assert candidate() == 1\n"
 LIMITS = Limits(3)
@@ -45,6 +47,63 @@ def test_an_endless_program_is_no_end_of_the_others() -> None:
             "wrong_answer",
         ]
         assert judge.num_retried == 1
+
+
+PRINTS = ["{1: {2, 3}}", "[float('nan'), 10**30, (1, 'a')]", "object()", "__import__('numpy').arange(4.0)", "'\\ud83d'"]
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_what_a_killed_run_found_is_not_executed_again(tmp_path: Path) -> None:
+    """Nor is it changed on the way: what was printed stays as it was sent, though it be no JSON."""
+    path = tmp_path / "verdicts.jsonl"
+    printing = [Program(f"print({one})\n", Limits(3, 2048), "split") for one in PRINTS]
+    silent = [Program(one, Limits(3, 2048), "split") for one in ("x = 1\n", "raise KeyError('it')\n")]
+    first = [trial("return 1"), trial("return 2"), trial("raise MemoryError"), trial("return '\ud83d'"), *printing, *silent]
+    with Judge(workers=2) as judge:
+        with pytest.raises(KeyboardInterrupt), judge.keeping(path):
+            found = judge.outcomes(first)
+            raise KeyboardInterrupt
+        assert judge.num_executed == len(first) == path.read_bytes().count(b"\n")
+    path.write_bytes(path.read_bytes() + b'{"program": "torn')
+    with Judge(workers=2) as judge:
+        with judge.keeping(path):
+            assert judge.num_kept == len(first)
+            again = judge.outcomes([*first, trial("return 3")])
+            once_more = judge.outcomes(first[:1])
+        assert judge.num_executed == 1
+        assert judge.num_kept == 0
+    assert found is not None
+    assert again is not None
+    assert [as_record(one) for one in again[:-1]] == [as_record(one) for one in found]
+    assert [str(one) for one in again[:4]] == [str(one) for one in found[:4]]
+    assert once_more == [Verdict("passed")]
+    assert not path.exists()
+    texts = [one.text for one in again if isinstance(one, Printed)]
+    assert texts == [one.text for one in found if isinstance(one, Printed)]
+    assert "[0. 1. 2. 3.]" in texts
+
+
+@pytest.mark.usefixtures("sandbox")
+@pytest.mark.parametrize(
+    "damaged", ['{"program": "x"}', '{"program": "x", "verdict": {"class": "won"}}', '{"verdict": {"class": "passed"}}', "7"]
+)
+def test_a_line_that_is_no_verdict_is_executed_again(tmp_path: Path, damaged: str) -> None:
+    path, wrong = tmp_path / "verdicts.jsonl", trial("return 2")
+    path.write_text(damaged.replace('"x"', f'"{wrong.digest}"') + "\n")
+    with Judge(workers=1) as judge, judge.keeping(path):
+        assert judge.outcomes([wrong]) == [Verdict("wrong_answer", "AssertionError")]
+
+
+def test_another_limit_or_mode_is_another_program() -> None:
+    one = trial("return 1")
+    others = [
+        one,
+        one._replace(limits=Limits(4)),
+        one._replace(mode="fast"),
+        trial("return 2"),
+        Program("", LIMITS, "split"),
+    ]
+    assert len({other.digest for other in others}) == len(others)
 
 
 @pytest.mark.usefixtures("sandbox")

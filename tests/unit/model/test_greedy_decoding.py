@@ -11,6 +11,7 @@ import torch
 from fixtures.models import TINY, TOKENIZER, lively_model, write_tokenizer
 from transformers import AutoModelForCausalLM
 
+from components.model.config import Steps
 from components.model.generation import Request, Rules, generate
 from components.model.huggingface import load_checkpoint, save_checkpoint
 from components.model.packed import pack
@@ -29,9 +30,9 @@ LENGTHS = (1, 5, 5, 127, 128, 129, 200)
 """On both sides of the lengths to which prompts are rounded; two prompts are equally long."""
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("packed", "steps"), [(False, None), (True, None), (False, "graphs")])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_greedy_tokens_are_those_of_transformers(tmp_path: Path, shape: str, packed: bool) -> None:
+def test_greedy_tokens_are_those_of_transformers(tmp_path: Path, shape: str, packed: bool, steps: Steps | None) -> None:
     """A batch of prompts of different lengths, of which some end early, against one prompt at a time."""
     config, seed = SHAPES[shape]
     model = lively_model(config, seed=seed)
@@ -49,7 +50,8 @@ def test_greedy_tokens_are_those_of_transformers(tmp_path: Path, shape: str, pac
     expected = [_generated(theirs, prompt, config.vocab_rows) for prompt in prompts]
     waiting = deque(Request(number, prompt, number, MOST) for number, prompt in enumerate(prompts))
     rules = Rules(temperature=0, top_p=1.0, num_ids=NUM_IDS, eot_id=TOKENIZER.eot_id)
-    drawn = {one.key: one.tokens for one in generate(ours, waiting, rules, max_new_tokens=MOST, num_slots=3)}
+    found = generate(ours, waiting, rules, max_new_tokens=MOST, num_slots=3, steps=steps)
+    drawn = {one.key: one.tokens for one in found}
     assert [drawn[number] for number in range(len(prompts))] == expected
 
 

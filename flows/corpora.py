@@ -253,15 +253,17 @@ def sample_of_left_out(prepared: Mapping[str, Artifact], store: Store) -> list[d
 
 
 def counts_of_left_out(prepared: Mapping[str, Artifact]) -> dict[str, JsonValue]:
-    """How many documents each reason rejects, and how many records could not be read: the names and values of metrics."""
+    """How many documents each reason rejects, how many records could not be read, and what was redacted: metrics."""
     from components.data.filters import DUPLICATE
 
     rejected: dict[str, JsonValue] = {}
     unreadable: dict[str, JsonValue] = {}
+    redacted: dict[str, JsonValue] = {}
     for corpus, one in prepared.items():
         languages: Any = one.statistics["languages"]
         rejected[corpus] = {
             language: {**counts["rejected"], DUPLICATE: counts["duplicates"]} for language, counts in languages.items()
         }
         unreadable[corpus] = one.statistics.get("bad", {})
-    return {"rejected": rejected, "unreadable": unreadable}
+        redacted[corpus] = one.statistics.get("redacted", {})
+    return {"rejected": rejected, "unreadable": unreadable, "redacted": redacted}

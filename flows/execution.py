@@ -113,6 +113,8 @@ def prepare_environment(execution: Execution) -> None:
     # it once, as the entry prints it; Prefect's page keeps the full log, whose handler these loggers have themselves.
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).propagate = False
+    # Of an index or a server that does not answer it warns at every attempt; the error that follows says it once.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     # Prefect takes what these log to its page, where it passes their level; without one of their own, only warnings do.
     for name in ("components", "flows"):
         logging.getLogger(name).setLevel(logging.INFO)

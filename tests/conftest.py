@@ -10,6 +10,11 @@ import pytest
 from fixtures.archives import build_archives
 from fixtures.projects import FixtureArchives, new_project
 from fixtures.s3 import in_environment, s3_server
+from hypothesis import settings
+
+# How long an example takes is the machine's affair: beside other work a first one met the default of 200 ms.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

@@ -111,12 +111,23 @@ def making(corpora: Corpora) -> str:
         *_decontaminated(corpora),
         f"**Deduplicated**: of documents with equal bytes (SHA-256) the first by package and path is kept{across}."
         f" {similar if near.enabled else 'Near-duplicates stay.'}",
-        *([f"**Redacted**: what was found of {found} is replaced."] if redaction.enabled else []),
+        *([f"**Redacted**: what was found of {found} is replaced{_replaced(corpora)}."] if redaction.enabled else []),
         "**Shuffled** by a keyed hash of their content, **prefixed** in the multi corpus with a comment that names their"
         f" language,\n   **tokenised** with the vocabulary `{corpora.tokenizer.name}`, and **packed**.",
     ]
     lines = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, start=1))
     return f"## How it was made\n\n{lines}\n"
+
+
+def _replaced(corpora: Corpora) -> str:
+    """How often, in the documents that are tokenised; nothing of corpora in which nobody looked."""
+    found = {corpus: cast(dict[str, int], corpora.prepared[corpus].statistics.get("redacted")) for corpus in CORPORA}
+    told = (
+        f"{corpus} {sum(kinds.values()):,} ({', '.join(f'{kind} {number:,}' for kind, number in sorted(kinds.items()))})"
+        for corpus, kinds in found.items()
+        if kinds
+    )
+    return ", ".join(["", *told]).replace(", ", ": ", 1).replace("_", " ")
 
 
 def _decontaminated(corpora: Corpora) -> list[str]:

@@ -25,6 +25,7 @@ from pydantic import JsonValue
 
 from components.core.errors import ArtifactError, ConfigError, OutOfMemory, PortTaken, TrainingError
 from components.core.files import read_json
+from components.tokenizer.remote import open_folder
 from components.training.config import TrainingPlace
 from components.training.deepspeed_config import require_division, require_shares
 from components.training.failure import explain_failure, forget_failure, refusal_explained, was_reported
@@ -80,7 +81,7 @@ def train_stage(
 def _require_inputs(run: StageRun) -> None:
     for role in ("data", "tokenizer", "initial"):
         given = getattr(run, role)
-        if given and not Path(given.folder).is_dir():
+        if given and _is_missing(given.folder):
             raise ArtifactError(
                 f"stage {run.stage}: there is no folder {given.folder}",
                 expected=f"the artifact {given.digest[:12]}, as its {role}",
@@ -92,6 +93,12 @@ def _require_inputs(run: StageRun) -> None:
             expected="a stage that starts from another one",
             do="set its optimizer to reset",
         )
+
+
+def _is_missing(folder: str) -> bool:
+    """Of a folder on this machine. A corpus that is streamed from elsewhere is looked for by the ranks, who open it."""
+    place = open_folder(folder)
+    return isinstance(place, Path) and not place.is_dir()
 
 
 def _require_shares(run: StageRun, place: TrainingPlace) -> None:

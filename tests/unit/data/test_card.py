@@ -180,6 +180,8 @@ def test_what_was_done_is_what_the_recipe_says() -> None:
         "near_duplicates": {"enabled": True, "threshold": 0.8},
         "redaction": {"enabled": True, "kinds": ["ip_address"]},
     }
+    other.prepared["multi"].statistics["redacted"] = {"ip_address": 1_200}
+    other.prepared["mono"].statistics["redacted"] = {"ip_address": 0}
     data = DataConfig.parse({**options, "dedup_across_corpora": True, "decontamination": {"threshold": 0.25}})
     text = " ".join(card(other._replace(data=data)).split("## How it was made")[1].split())
     assert "2. **Decontaminated**: a document that shares 13 words in a row, 25 % of the problem's at least," in text
@@ -187,7 +189,7 @@ def test_what_was_done_is_what_the_recipe_says() -> None:
     assert (
         "and none that an earlier corpus holds. Of near-duplicates (MinHash, from a similarity of 0.8) one is kept." in text
     )
-    assert "4. **Redacted**: what was found of ip address is replaced. 5. **Shuffled**" in text
+    assert "4. **Redacted**: what was found of ip address is replaced: multi 1,200 (ip address 1,200), mono 0 (ip " in text
 
 
 def test_records_that_could_not_be_read_are_counted() -> None:

@@ -196,6 +196,7 @@ def test_what_is_left_out_is_sampled_where_the_corpora_lie(
         ("multi", "duplicate", "C"), ("multi", "mean line length", "C")
     ]  # fmt: skip
     assert counts_of_left_out(prepared)["rejected"]["multi"]["C"] == {"duplicate": 1, "mean line length": 1}  # type: ignore[index, call-overload]
+    assert counts_of_left_out(prepared)["redacted"] == {"nl": {}, "multi": {}, "mono": {}}
     assert not (elsewhere.workspace_path / "scratch").exists(), "nothing else is fetched"
     shared.fs.pipe_file(f"{prepared['multi'].address}/rejects.parquet", b"PAR1 damaged")
     with pytest.raises(RemoteError, match="looking at what is left out"):

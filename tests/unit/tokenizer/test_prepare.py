@@ -16,10 +16,11 @@ from components.core.artifact import content_digest
 from components.core.errors import ConfigError, DataError, RecordError
 from components.core.files import read_json, read_jsonl
 from components.core.fingerprint import list_files
-from components.data.config import Corpus, DataConfig, DataPlace, NearDuplicateConfig
+from components.data.config import Corpus, DataConfig, DataPlace, NearDuplicateConfig, RedactionConfig
 from components.data.decontamination import BenchmarkText
 from components.data.sources.config import QuarantineConfig
 from components.tokenizer.config import TokenizerConfig
+from components.tokenizer.encoder import Encoder
 from components.tokenizer.reader import PackedSplit
 from components.tokenizer.requirements import require_tolerated
 from components.tokenizer.vocabulary import build_tokenizer
@@ -173,7 +174,7 @@ def test_bad_records_beyond_what_is_tolerated_stop_it_and_are_named(small_folder
     tolerant = DATA.replace(quarantine=QuarantineConfig(max_bad_fraction=0.05))
     statistics = prepare(tmp_path / "out-2", raw, "nl", small_folder, data=tolerant)
     require_tolerated(statistics, tolerant.quarantine)
-    with pytest.raises(RecordError, match=r"1 of 21 records are bad$"):
+    with pytest.raises(RecordError, match=r"1 of 21 records are bad\n  expected: at most 4"):
         require_tolerated(statistics, QuarantineConfig(max_bad_fraction=0.04))
     assert statistics["bad"] == {"not JSON": 1}, "counted without the details, which are of one record each"
     (line,) = read_jsonl(tmp_path / "out-2" / "quarantine.jsonl")
@@ -199,6 +200,23 @@ def test_what_holds_a_benchmark_is_left_out_and_listed(small_folder: Path, tmp_p
     assert statistics["splits"] == clean["splits"]
     found = [(one["path"], one["benchmark"], one["problem"]) for one in read_jsonl(tmp_path / "out" / "contamination.jsonl")]
     assert sorted(found) == [("copy", "mine", "7"), ("leak", "mine", "7")]
+
+
+def test_what_is_redacted_is_counted_and_no_token_of_it_is_packed(
+    small: Encoder, small_folder: Path, tmp_path: Path
+) -> None:
+    """In a document that is kept; nobody looks into one that the filters reject."""
+    found = record("# jane@corp.net, 8.8.8.8, sam@corp.net\nx = 1\n", "Python", "found", "demo 1.0")
+    rejected = record("# jane@corp.net " + "x" * 1001, "Python", "wide", "demo 1.0")
+    others = [one for one in raw_records("mono") if one["source"] != "stdlib 3"]  # Their authors gave addresses.
+    raw = write_raw(tmp_path / "raw", [[found, rejected, *others]])
+    data = DATA.replace(redaction=RedactionConfig(enabled=True, kinds=("email", "ip_address")))
+    statistics = prepare(tmp_path / "out", raw, "mono", small_folder, data=data, context_length=1)
+    assert statistics["redacted"] == {"email": 2, "ip_address": 1}
+    splits = [PackedSplit(tmp_path / "out", split) for split in ("train", "held-out/Python")]
+    text = "".join(small.decode(one.batch(range(len(one))).ravel().tolist()) for one in splits)
+    assert "# <EMAIL>, <IP_ADDRESS>, <EMAIL>\nx = 1\n<|endoftext|>" in text
+    assert "jane" not in text
 
 
 def test_documents_of_an_earlier_corpus_are_left_out_where_the_recipe_says_so(small_folder: Path, tmp_path: Path) -> None:

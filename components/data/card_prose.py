@@ -127,7 +127,8 @@ def _replaced(corpora: Corpora) -> str:
         for corpus, kinds in found.items()
         if kinds
     )
-    return ", ".join(["", *told]).replace(", ", ": ", 1).replace("_", " ")
+    counts = ", ".join(told).replace("_", " ")
+    return f":\n   {counts}" if counts else ""
 
 
 def _decontaminated(corpora: Corpora) -> list[str]:

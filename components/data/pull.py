@@ -84,7 +84,8 @@ def pull(
 
     Raises:
         FetchError: no pins for the preset, or an archive that cannot be had, cannot be read or is not the pinned one.
-        DataError: the bytes are not those that `data.dvc` commits for these pins, or `project` is not under DVC.
+        DataError: the bytes are not those that `data.dvc` commits for these pins, or `project` is not under DVC, or may not
+            be written to.
         RemoteError: `origin` is "remote", and it does not answer or has not all of the bytes, undamaged.
         StorageFull: no room. `data/` and `data.dvc` are as they were before, whatever is raised.
     """
@@ -93,7 +94,7 @@ def pull(
     project, cache = project.resolve(), cache / "archives"
     versioning.require_dvc(project)
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / "pull.lock"):
+    with versioning.refusal_explained(project), FileLock(cache / "pull.lock"):
         before = versioning.committed(project)
         is_committed = before is not None and (before.preset, before.recipe) == (preset, recipe)
         if before and is_committed and versioning.is_clean(project):
@@ -241,8 +242,8 @@ def _in_place(building: Path, project: Path) -> Iterator[None]:
     shutil.rmtree(old, ignore_errors=True)
     if data.exists():
         data.rename(old)
-    building.rename(data)
     try:
+        building.rename(data)
         yield
     except BaseException:
         shutil.rmtree(data, ignore_errors=True)

@@ -9,6 +9,7 @@ What is not covered: remotes (`remote`) and what differs between two versions (`
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 DATA = "data"
 DATA_DVC = "data.dvc"
+_REFUSALS = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EBUSY)
+"""How the system refuses to change a folder; the last one that a mount point be renamed."""
 
 
 class Committed(NamedTuple):
@@ -167,10 +170,10 @@ def repository(project: Path) -> Iterator[Repo]:
     """The project's DVC repository, open; what DVC raises inside becomes a `DataError`.
 
     Raises:
-        DataError: the project is not under DVC, lies inside another project, or DVC failed.
+        DataError: the project is not under DVC, lies inside another project, may not be written to, or DVC failed.
     """
     try:
-        with Repo(str(project)) as repo:
+        with refusal_explained(project), Repo(str(project)) as repo:
             if Path(repo.root_dir) != project.resolve():  # DVC looks upwards; we would fill a folder inside the project.
                 raise DataError(
                     f"{project} lies inside the DVC project {repo.root_dir}",
@@ -188,4 +191,20 @@ def repository(project: Path) -> Iterator[Repo]:
     except DvcException as error:
         raise DataError(
             f"DVC failed: {error}", expected="DVC to read or add data/", do="run `dvc status` to see what it finds"
+        ) from error
+
+
+@contextmanager
+def refusal_explained(project: Path) -> Iterator[None]:
+    """Turn what the system says of folders that may not be changed into a `DataError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        raise DataError(
+            f"{error.filename} is refused: {error.strerror}",
+            expected=f"a folder {project} that this user may write to, since DVC keeps a lock in it, and a {DATA}/ in it that "
+            "can be replaced: no mount point",
+            do=f"mend that, and run the same command again; {DATA}/ is as it was",
         ) from error

@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -125,6 +127,8 @@ def test_a_data_dvc_that_was_cut_off_is_written_anew(project, fixture_archives):
 
 _PULL = """
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from components.core.files import read_json
 from components.data.pins import Pins
@@ -209,6 +213,41 @@ def test_a_cache_of_dvc_that_fills_up_is_noticed_and_undone(mount, project, fixt
     assert (project / "data.dvc").read_bytes() == stated
     assert first.dvc_md5.encode() in stated
     assert visible(project) == ["data", "data.dvc"]
+
+
+@pytest.fixture
+def frozen():
+    """Makes a folder read-only as a mount is, until the block ends: what a mode says does not hold for root."""
+
+    @contextmanager
+    def during(folder: Path) -> Iterator[None]:
+        if subprocess.run(["mount", "--bind", str(folder), str(folder)], capture_output=True, check=False).returncode:
+            pytest.skip("a read-only file system needs the right to mount one")
+        try:
+            subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
+            yield
+        finally:
+            subprocess.run(["umount", str(folder)], check=True)
+
+    return during
+
+
+@pytest.mark.parametrize(("place", "says"), [("data", "Device or resource busy"), (".", "Read-only file system")])
+def test_what_may_not_be_replaced_is_one_error_and_stays(frozen, project, fixture_archives, tmp_path, place, says):
+    old = build_archives(_made(tmp_path / "old"), num_documents=60, num_merges=300)
+    pull_fixtures(project, fixture_archives, pins=old, archives=tmp_path / "old")
+    before = files_below(project / "data")
+    with frozen(project / place), pytest.raises(DataError, match=f"(?s)is refused: {says}.*expected: .*do this: "):
+        pull_fixtures(project, fixture_archives)
+    assert files_below(project / "data") == before
+    assert dvc_status(project) == {}
+    assert visible(project) == ["data", "data.dvc"]
+
+
+def test_data_that_may_only_be_read_is_up_to_date(frozen, project, fixture_archives):
+    pull_fixtures(project, fixture_archives)
+    with frozen(project / "data"):
+        assert pull_fixtures(project, fixture_archives).was_current
 
 
 def test_a_folder_inside_a_project_is_not_filled(project: Path, fixture_archives: FixtureArchives) -> None:

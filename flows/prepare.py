@@ -33,16 +33,12 @@ from flows.desk import Desk, desk
 from flows.execution import Execution
 from flows.recipes import Recipe
 from flows.showing import show_corpora
+from flows.validation import suites_of, validate_raw_corpora, validate_shards
 
 if TYPE_CHECKING:  # They would import DVC and numpy.
     from components.data.decontamination import BenchmarkText
     from components.data.pull import Origin, Pulled
     from components.registry.runs import TrackedRun
-    from components.validation.suite_files import Suites
-
-_ORIGINS = "origins"
-"""Among the statistics of a validation: what `_origins` says."""
-
 
 class Corpora(Config):
     """What training and evaluation stand on."""
@@ -60,10 +56,10 @@ def prepare(recipe: Recipe, execution: Execution, parent_run: str | None = None,
     `initial`: a model that training is to start from; that its tokenizer is the recipe's is found before anything is packed.
     """
     with desk(recipe, execution, "prepare", parent_run) as here:
-        suites = here.task("read the suites", lambda _: _suites(here))
+        suites = here.task("read the suites", lambda _: suites_of(here))
         raw = _raw(here)
         here.run.uses((raw[corpus] for corpus in CORPORA), context="raw")
-        validated = {"raw": _validate_raw(here, raw, suites)}
+        validated = {"raw": validate_raw_corpora(here, raw, suites)}
         tokenizer = _tokenizer(here, raw["vocabulary"])
         if initial:
             require_same_tokenizer(here, initial, tokenizer)
@@ -71,7 +67,7 @@ def prepare(recipe: Recipe, execution: Execution, parent_run: str | None = None,
         prepared: dict[str, Artifact] = {}
         for corpus in CORPORA:
             prepared[corpus] = _prepare(here, corpus, raw[corpus], tokenizer, avoided, dict(prepared))
-        validated["prepared"] = _validate_prepared(here, prepared, suites)
+        validated["prepared"] = validate_shards(here, prepared, suites)
         _write_card(here, Found(raw, tokenizer, prepared))
         show_corpora(here, raw, prepared, tuple(validated.values()))
         return Corpora(raw=raw, tokenizer=tokenizer, prepared=prepared, validations=validated)
@@ -104,86 +100,6 @@ def _raw(here: Desk) -> dict[str, Artifact]:
 def _is_network(error: object) -> bool:
     """A connection may come back (requests' errors are OSErrors); a wrong hash will not."""
     return isinstance(error, FetchError) and isinstance(error.__cause__, OSError)
-
-
-def _suites(here: Desk) -> Suites:
-    """The rules, read and checked before anything is made."""
-    from components.validation.suites import read_suites
-
-    return read_suites(here.recipe.validation, here.execution.project_path)
-
-
-def _validate_raw(here: Desk, raw: dict[str, Artifact], suites: Suites) -> Artifact:
-    from components.validation.partitions import profile_sources
-    from components.validation.raw import read_profiles, validate_raw
-    from components.validation.suite_files import identity
-    from components.validation.suites import CODE_VERSION
-
-    recipe = here.recipe
-    corpora: dict[str, Artifact] = {corpus: raw[corpus] for corpus in CORPORA}
-    declared = recipe.data.sources or {}
-    earlier = _earlier_validation(here, "raw", corpora)
-
-    def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
-        found = {
-            corpus: profile_sources(
-                corpus, sources, recipe.validation, recipe.data, here.execution.data, folder / "under-way"
-            )
-            for corpus, sources in declared.items()
-        }
-        statistics = validate_raw(
-            folder,
-            suites=suites,
-            corpora={corpus: Path(one.address) for corpus, one in corpora.items() if corpus not in declared},
-            profiles={corpus: one.profile for corpus, one in found.items()},
-            quarantined={corpus: one.quarantined for corpus, one in found.items()},
-            previous=read_profiles(here.store.open(earlier)) if earlier else None,
-            previous_version=_version(earlier),
-            config=recipe.validation,
-            docs=here.execution.workspace_path / "gx",
-        )
-        return {**statistics, _ORIGINS: _origins(recipe)}
-
-    parents: dict[str, Artifact] = {**corpora, **({"previous": earlier} if earlier else {})}
-    return here.make(
-        "validate the raw corpora",
-        "validation",
-        "raw",
-        config=identity(recipe.validation, "raw", suites),
-        parents=parents,
-        code_version=CODE_VERSION,
-        build=build,
-    )
-
-
-def _earlier_validation(here: Desk, name: str, judged: Mapping[str, Artifact]) -> Artifact | None:
-    """The newest validation of another version of these data, to compare them with; none where that is switched off.
-
-    Versions of one corpus come from the same preset, or are declared: nobody would compare the corpora of two presets that
-    share a workspace. The first validation of these very data has to be found again, so what came after it does not count.
-    """
-    if here.recipe.validation.drift == "off":
-        return None
-    digests = {one.digest for one in judged.values()}
-    earlier = None
-    for one in here.store.all():
-        if (one.kind, one.name) == ("validation", name):
-            if {parent.digest for parent in one.parents if parent.role != "previous"} == digests:
-                break
-            if one.statistics.get(_ORIGINS) == _origins(here.recipe):
-                earlier = one
-    return earlier
-
-
-def _origins(recipe: Recipe) -> dict[str, JsonValue]:
-    """Where each corpus comes from: sources that the recipe declares, or the archives of its preset."""
-    declared = recipe.data.sources or {}
-    return {corpus: "declared" if corpus in declared else recipe.data.preset for corpus in CORPORA}
-
-
-def _version(validation: Artifact | None) -> str:
-    """How Data Docs call what was validated then."""
-    return f"what {validation.label} judged, {validation.provenance.get('created_at')}" if validation else ""
 
 
 def _tokenizer(here: Desk, vocabulary: Artifact) -> Artifact:
@@ -247,35 +163,6 @@ def _prepare(
     )
     require_tolerated(prepared.statistics, recipe.data.quarantine)
     return prepared
-
-
-def _validate_prepared(here: Desk, prepared: dict[str, Artifact], suites: Suites) -> Artifact:
-    from components.validation.prepared import read_figures, validate_prepared
-    from components.validation.suite_files import identity
-    from components.validation.suites import CODE_VERSION
-
-    earlier = _earlier_validation(here, "prepared", prepared)
-    parents: dict[str, Artifact] = {**prepared, **({"previous": earlier} if earlier else {})}
-    return here.make(
-        "validate the prepared shards",
-        "validation",
-        "prepared",
-        config=identity(here.recipe.validation, "prepared", suites),
-        parents=parents,
-        code_version=CODE_VERSION,
-        build=lambda folder, _: {
-            **validate_prepared(
-                folder,
-                prepared={corpus: here.store.open(one) for corpus, one in prepared.items()},
-                suites=suites,
-                previous=read_figures(here.store.open(earlier)) if earlier else None,
-                previous_version=_version(earlier),
-                config=here.recipe.validation,
-                docs=here.execution.workspace_path / "gx",
-            ),
-            _ORIGINS: _origins(here.recipe),
-        },
-    )
 
 
 def _write_card(here: Desk, found: Found) -> None:

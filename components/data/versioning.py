@@ -204,7 +204,7 @@ def refusal_explained(project: Path) -> Iterator[None]:
             raise
         raise DataError(
             f"{error.filename} is refused: {error.strerror}",
-            expected=f"a folder {project} that this user may write to, since DVC keeps a lock in it, and a {DATA}/ in it that "
-            "can be replaced: no mount point",
+            expected=f"a folder {project} that this user may write to, since DVC keeps a lock in it, and a {DATA}/ in it "
+            "that can be replaced: no mount point",
             do=f"mend that, and run the same command again; {DATA}/ is as it was",
         ) from error

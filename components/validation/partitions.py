@@ -1,8 +1,8 @@
 """Profile a corpus of any size: one task a partition, run by the engine of `components.data`, and the profiles merged.
 
-Design decision: what cannot be read is set aside here as it is in preparation, counted in the profile, and shown; whether it
-is too much is decided when the corpus is prepared. What is not covered: the corpora in `data/`, whose records have to be
-readable one and all (`raw.profile_folder`).
+Design decision: what cannot be read is set aside here as it is in preparation, counted in the profile, and shown. Whether it
+is too much is for the caller to say, once all of it is shown (`quarantine.require_tolerable`). What is not covered: the
+corpora in `data/`, whose records have to be readable one and all (`raw.profile_folder`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class Profiled(NamedTuple):
     profile: Profile
     quarantined: Quarantined
     """The records that were set aside."""
+    num_read: int
+    """All records: good, set aside, and left out for their language."""
 
 
 def profile_sources(
@@ -58,17 +60,18 @@ def profile_sources(
         {**common, "partition": one.model_dump(mode="json"), "tells": str(folder / str(number))}
         for number, one in enumerate(partitions)
     ]
-    profiles, quarantined = [Profile(limits=limits)], Quarantined({}, [])
+    profiles, quarantined, num_read = [Profile(limits=limits)], Quarantined({}, []), 0
     board, num_bytes = Board(folder), sum(one.size_bytes for one in partitions)
     try:
         with watch(f"profile {corpus}", num_bytes, "bytes", board.look, flow="text"):
             for result in run_tasks(profile_partition, work, place):
                 profiles.append(Profile.parse(result["profile"]))
                 quarantined = merge_quarantined([quarantined, Quarantined(result["nums"], result["examples"])])
+                num_read += result["num_read"]
                 board.finish(Path(result["tells"]).name, Counts(*result["counts"]))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return Profiled(merge(profiles).quarantining(quarantined.num), quarantined)
+    return Profiled(merge(profiles).quarantining(quarantined.num), quarantined, num_read)
 
 
 def profile_partition(work: Any) -> JsonValue:
@@ -77,15 +80,16 @@ def profile_partition(work: Any) -> JsonValue:
     data = DataConfig.parse(work["data"])
     nums: Counter[str] = Counter()
     examples: list[JsonValue] = []
-    counts, teller = Counts(), Teller(Path(work["tells"]))
+    counts, teller, num_skipped = Counts(), Teller(Path(work["tells"])), 0
 
     def records() -> Iterator[pa.RecordBatch]:
-        nonlocal counts
+        nonlocal counts, num_skipped
         for batch in read_partition(partition, limits.languages, extensions_with(data.extensions), data.quarantine):
             for bad in batch.bad:
                 if nums[bad.kind] < MAX_EXAMPLES:
                     examples.append({**bad._asdict(), "kind": bad.kind})
                 nums[bad.kind] += 1
+            num_skipped += sum(batch.num_skipped.values())
             texts = batch.records["text"]
             text_bytes = int(pc.sum(pc.binary_length(texts)).as_py() or 0)
             counts = Counts(batch.stored_bytes, counts.documents + len(texts), counts.text_bytes + text_bytes, nums.total())
@@ -97,6 +101,7 @@ def profile_partition(work: Any) -> JsonValue:
         "profile": profile.model_dump(mode="json"),
         "nums": dict(nums),
         "examples": examples,
+        "num_read": counts.documents + nums.total() + num_skipped,
         "counts": counts,
         "tells": work["tells"],
     }

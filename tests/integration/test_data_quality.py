@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from components.core.artifact import Artifact
-from components.core.errors import ConfigError
+from components.core.errors import ConfigError, RecordError
 from components.core.store import Store
 from components.validation.suite_files import copy_suites
 from flows.execution import Execution
@@ -172,6 +172,27 @@ def test_a_broken_suite_stops_the_flow_before_anything_is_made(tmp_path: Path, f
     with pytest.raises(ConfigError, match=r"prepared-drift\.json is no suite: JSONDecodeError: .* line 1 column 19"):
         prepare(tiny().override(["validation.suites=rules"]), place)
     assert not (folder / "data").exists()
+
+
+def test_too_many_records_that_cannot_be_read_stop_it_before_anything_is_prepared(
+    tmp_path: Path, fixture_archives: FixtureArchives
+) -> None:
+    """They are on a page by then, and whoever tolerates them need not have them counted again."""
+    folder = new_project(tmp_path / "project")
+    pull_fixtures(folder, fixture_archives)
+    pins = fixture_archives.folder
+    project = Project(folder, Execution(project=str(folder), pins=str(pins / "pins.json"), archives=str(pins)))
+    project.write(*CUT)
+    strict = project.recipe.override(["data.quarantine.max_bad_fraction=0.04"])
+    with pytest.raises(RecordError, match=r"(?s)6 of 126 records are bad\n.*own\.jsonl, \d+: not JSON.*at most 4\.000%"):
+        prepare(strict, project.execution)
+    assert [one.kind for one in Store(folder / "var/store").all()] == ["validation"]
+    assert list((folder / "var/gx").glob("*/quarantine.html"))
+    with pytest.raises(RecordError, match=r"6 of 126 records are bad\n  expected"):
+        prepare(strict, project.execution)
+    short = project.recipe.override(["data.quarantine.max_record_bytes=100"])
+    with pytest.raises(RecordError, match=r"12\d of 126 records are bad\n.*too long"):
+        prepare(short, project.execution)
 
 
 def test_a_corpus_of_other_archives_is_no_version_of_this_one(project: Project) -> None:

@@ -38,9 +38,11 @@ def profile(corpus: str, one: Source, tmp_path: Path, num_workers: int = 2) -> P
 def test_a_profile_of_partitions_is_that_of_the_folder_and_bad_records_are_counted_by_kind(tmp_path: Path) -> None:
     content = records(num=6)
     good = [json.dumps(one).encode() for one in content]
-    files = [*good[:2], CUT % 1, BINARY % 1], [CUT % 2, *good[2:], NAMELESS % 1, CUT % 30]
+    foreign = b'{"text": "x", "path": "no/prose.py"}'
+    files = [*good[:2], CUT % 1, BINARY % 1], [CUT % 2, *good[2:], NAMELESS % 1, CUT % 30, foreign, b""]
     found = profile("nl", source(tmp_path / "raw", *files), tmp_path)
     assert found.profile == profile_folder("nl", write_raw(tmp_path / "same", content), SMALL).quarantining(5)
+    assert found.num_read == 6 + 5 + 2, "what is in another language and a blank line are left out, and are records read"
     assert found.quarantined.nums == {"not JSON": 3, "not UTF-8": 1, "no language": 1}
     places = [(one["kind"], Path(one["file"]).name, one["offset"]) for one in found.quarantined.examples]
     first, second = sum(len(one) + 1 for one in good[:2]), len(CUT % 2) + 1 + sum(len(one) + 1 for one in good[2:])

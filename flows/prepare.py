@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import flow
-from pydantic import JsonValue
 
 from components.core.artifact import Artifact
 from components.core.config import Config
@@ -38,7 +36,7 @@ from flows.validation import suites_of, validate_raw_corpora, validate_shards
 if TYPE_CHECKING:  # They would import DVC and numpy.
     from components.data.decontamination import BenchmarkText
     from components.data.pull import Origin, Pulled
-    from components.registry.runs import TrackedRun
+
 
 class Corpora(Config):
     """What training and evaluation stand on."""

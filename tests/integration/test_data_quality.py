@@ -191,7 +191,7 @@ def test_too_many_records_that_cannot_be_read_stop_it_before_anything_is_prepare
     with pytest.raises(RecordError, match=r"6 of 126 records are bad\n  expected"):
         prepare(strict, project.execution)
     short = project.recipe.override(["data.quarantine.max_record_bytes=100"])
-    with pytest.raises(RecordError, match=r"12\d of 126 records are bad\n.*too long"):
+    with pytest.raises(RecordError, match="126 of 126 records are bad"):
         prepare(short, project.execution)
 
 

@@ -90,6 +90,10 @@ class _Commands(LazyGroup):
                 "Tell an address when runs fail, a person is asked, or a model is promoted or refused.",
             ),
             "ui": ("flows.machine_cli:ui", "Prefect and MLflow on loopback, over what was run."),
+            "upgrade": (
+                "flows.machine_cli:upgrade",
+                "Bring the databases of a workspace to the installed versions of MLflow and Prefect, each copied first.",
+            ),
         },
     }
 

@@ -24,6 +24,9 @@ from components.training.config import TrainingPlace
 
 SERVERS = "servers.json"
 """In the workspace while servers run over it: where they listen, and whose they are."""
+_PREFECT_RETRIES = 7
+"""Of one request, with pauses of 1, 2, 4 ... 64 s: a server may be away for two minutes (its restart took 30 s on two busy
+cores), and a run goes on."""
 _SAME_START_S = 2.0
 """Two readings of one process's start time differ by less: the clock ticks behind it are corrected now and then."""
 
@@ -131,6 +134,7 @@ def environment(execution: Execution) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # It is drawn for every small file, too.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "PREFECT_CLIENT_MAX_RETRIES": str(_PREFECT_RETRIES),
         "PREFECT_HOME": str(execution.workspace_path / "prefect"),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "components,flows",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",

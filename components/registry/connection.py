@@ -87,7 +87,7 @@ def explained(doing: str) -> Iterator[None]:
             raise TrackingError(
                 f"MLflow refused while {doing}: {str(error).strip().splitlines()[0]}",
                 expected="an MLflow server or database of a version that fits the installed one",
-                do="mend what it says; for an old database: back it up, then `mlflow db upgrade URI`",
+                do="mend what it says; for an old database: `codegen upgrade` copies it and brings it up to date",
             ) from error
 
 

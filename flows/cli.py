@@ -63,7 +63,7 @@ class _Commands(LazyGroup):
             "deepspeed": ("flows.look_cli:deepspeed", "The configuration that a stage passes to DeepSpeed, as JSON."),
         },
         "Models": {
-            "models": ("flows.models_cli:models", "Registered models: list, compare, roll back."),
+            "models": ("flows.models_cli:models", "Registered models: list, compare, promote, roll back."),
             "eval": ("flows.eval_cli:evaluation", "Measure one model by the programs that it writes: codegen eval MODEL."),
             "complete": (
                 "flows.use_cli:complete",

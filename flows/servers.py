@@ -78,6 +78,17 @@ class Running:
                 )
 
 
+def require_readable(execution: Execution) -> None:
+    """Check that MLflow's database is of the installed version: its server would change it without a copy.
+
+    Raises:
+        TrackingError: it is not; says what to do.
+    """
+    from components.registry.tracking import Tracking
+
+    Tracking(execution.resolved_tracking_uri, execution.workspace_path / "mlflow" / "artifacts").check()
+
+
 def require_answer() -> None:
     """Check, once and soon, that the Prefect server that was named is there; its client would ask for minutes.
 
@@ -108,6 +119,7 @@ def serving(execution: Execution, *, prefect_port: int, mlflow_port: int) -> Ite
     """
     for name, port in [("Prefect", prefect_port), ("MLflow", mlflow_port)]:
         require_free_port(name, port)
+    require_readable(execution)
     logs = execution.workspace_path / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     where = Servers(prefect=f"http://127.0.0.1:{prefect_port}", mlflow=f"http://127.0.0.1:{mlflow_port}")

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import mlflow
+from alembic.script import ScriptDirectory
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -68,6 +70,7 @@ def connect(uri: str) -> MlflowClient:
         sqlite_path(uri).parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{sqlite_path(uri)}.lock"):  # Two processes must not create the tables at once.
             _prepare(sqlite_path(uri))
+            _require_own_schema(sqlite_path(uri))
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
             return client
@@ -149,3 +152,23 @@ def _prepare(path: Path) -> None:
             expected="a SQLite database that this user may write",
             do="mend its permissions, or move the file away to start with an empty one",
         ) from error
+
+
+def _require_own_schema(path: Path) -> None:
+    """MLflow changes an older database's schema as it opens it, mostly; that is to be asked for, and copied first.
+
+    Raises:
+        TrackingError: another version of MLflow wrote the database.
+    """
+    with closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)) as connection:
+        try:
+            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError:  # A new one, which MLflow fills.
+            return
+    head = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations")).get_current_head()
+    if found and found[0] != head:
+        raise TrackingError(
+            f"the tracking database {path} was written by another version of MLflow (schema {found[0]})",
+            expected=f"schema {head}, that of MLflow {mlflow.__version__}",
+            do="end what uses it, then run `codegen upgrade`: it keeps a copy, and brings it up to date",
+        )

@@ -42,6 +42,9 @@ class Execution(Config):
     """Root of the artifacts, a folder or any fsspec URI. None: `{workspace}/store`."""
     tracking_uri: str | None = None
     """MLflow. None: SQLite in the workspace."""
+    tracking_patience_s: float = Field(default=600, ge=0)
+    """How long a step waits for an MLflow server that went away, where it begins, ends, or writes; training itself does not
+    wait. 600: a restart of a machine, and somebody who looks after it (assumption)."""
     pins: str | None = None
     """A list of pinned archives of one's own, in the form of components/data/corpus.json. None: the project's."""
     archives: str | None = None
@@ -132,6 +135,8 @@ def environment(execution: Execution) -> dict[str, str]:
         "GX_ANALYTICS_ENABLED": "false",
         "HF_HUB_OFFLINE": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Who waits for a server, how long and how loudly, is `components.registry.patience`'s to say.
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # It is drawn for every small file, too.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "PREFECT_CLIENT_MAX_RETRIES": str(_PREFECT_RETRIES),

@@ -2,7 +2,7 @@
 
 Design decision: a server is asked once, with a short deadline and before anything expensive, because MLflow's own client
 retries for minutes. A SQLite file is put into write-ahead mode before MLflow opens it, so that a page that reads it never
-blocks a run that writes. Not covered: a server that goes away later; MLflow's retries apply then.
+blocks a run that writes. What happens when a server goes away later is told in `patience`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from alembic.script import ScriptDirectory
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from components.core.errors import TrackingError
@@ -63,7 +64,7 @@ def connect(uri: str) -> MlflowClient:
     for name, level in _LOUDEST.items():
         logging.getLogger(name).setLevel(level)
     with explained(f"connecting to {without_password(uri)}"):
-        if uri.startswith(("http://", "https://")):
+        if is_server(uri):
             _probe(uri)
         if not uri.startswith(_SQLITE):
             return _remote(uri)
@@ -82,7 +83,7 @@ def explained(doing: str) -> Iterator[None]:
     with storage_full_explained(doing):
         try:
             yield
-        except (MlflowException, SQLAlchemyError, shutil.Error) as error:
+        except (MlflowException, RequestException, SQLAlchemyError, shutil.Error) as error:
             # SQLite's words, wrapped by MLflow or not (while it makes its tables), or the system's collected by
             # shutil.copytree: the number is lost in all of them.
             if "disk is full" in str(error) or os.strerror(errno.ENOSPC) in str(error):
@@ -110,6 +111,21 @@ def _remote(uri: str) -> MlflowClient:
             do="install a driver for it into this environment, or use sqlite:///var/mlflow/mlflow.db",
         ) from error
     return client
+
+
+def is_server(uri: str) -> bool:
+    """Whether a URI is that of an MLflow server, not of a database."""
+    return uri.startswith(("http://", "https://"))
+
+
+def answers(uri: str) -> bool:
+    """Whether an MLflow server is well, told within twice `PROBE_TIMEOUT_S`; a database always is."""
+    try:
+        if is_server(uri):
+            _probe(uri)
+    except TrackingError:
+        return False
+    return True
 
 
 def _probe(uri: str) -> None:

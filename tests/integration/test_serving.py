@@ -166,17 +166,19 @@ def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: st
     recipe["promotion"] |= {"approval": "person", "requirements": dict.fromkeys(("nl", "multi", "mono"), anything)}
     champion = json.loads(project.command("models", "show", "codegen-tiny-mono@champion", "--json"))["version"]
     answer = {"approve": True, "name": "Ada", "reason": "reads well"}
-    ended = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+    paused = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
+
+    def asks_or_ended(run: str) -> Any:
+        ended = project.state(run)["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        return ended or project.call("/flow_runs/filter", paused)
+
     with web_receiver() as (web, posts):
         project.command("notify", f"http://127.0.0.1:{web}/hook", "--on", "approval", "--on", "promoted")
         run = project.run("pipeline/tiny", recipe=recipe)
-        paused = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
-        while (
-            project.until(lambda: project.state(run)["type"] in ended or project.call("/flow_runs/filter", paused))
-            is not True
-        ):
-            for one in project.call("/flow_runs/filter", paused):
-                project.call(f"/flow_runs/{one['id']}/resume", {"run_input": answer})
+        while (waiting := project.until(lambda: asks_or_ended(run))) is not True:
+            (one,) = waiting
+            project.call(f"/flow_runs/{one['id']}/resume", {"run_input": answer})
+            project.until(lambda one=one: project.state(one["id"])["id"] != one["state"]["id"])
         assert project.end_of(run)["type"] == "COMPLETED", project.log.read_text()
         told = [posts.get(timeout=300)["subject"] for _ in range(6)]
     assert sorted(told) == sorted(

@@ -18,7 +18,7 @@ from components.core.errors import ConfigError
 from components.core.files import require_free, storage_full_explained
 from components.core.store import Store
 from components.data.config import DataPlace
-from components.evaluation.sandbox import SandboxKind
+from components.evaluation.config import SandboxKind
 from components.model.config import Steps
 from components.training.config import TrainingPlace
 

@@ -19,7 +19,7 @@ from components.registry.tracking import Tracking
 from components.training.launch import train_stage
 from components.training.metrics import StepMetrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.apart, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -139,6 +139,7 @@ def environment(execution: Execution) -> dict[str, str]:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # It is drawn for every small file, too.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "OMP_WAIT_POLICY": "passive",  # Threads that spin stop whoever shares their core: docs/figures.md.
         "PREFECT_CLIENT_MAX_RETRIES": str(_PREFECT_RETRIES),
         "PREFECT_HOME": str(execution.workspace_path / "prefect"),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "components,flows",

@@ -24,6 +24,7 @@ from pydantic import Field
 from rich.markup import escape
 
 from flows.desk import Desk
+from flows.notifications import tell
 from flows.showing import show_text
 
 if TYPE_CHECKING:  # They would import MLflow.
@@ -77,6 +78,7 @@ def decide(
         tags=tags,
     )
     _publish(promotion)
+    tell(promotion)
     return promotion
 
 

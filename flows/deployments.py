@@ -27,6 +27,7 @@ from flows.evaluate_model import evaluate_model
 from flows.execution import Execution, environment
 from flows.pipeline import pipeline
 from flows.prepare import Corpora, prepare
+from flows.promote_version import promote_version
 from flows.recipes import Recipe
 from flows.recipes import recipe as named_recipe
 from flows.train import train
@@ -85,6 +86,9 @@ DEPLOYED: dict[str, Deployed] = {
         tags=("evaluation",),
         cron="0 6 * * *",
         parameters={"model": "{recipe}-mono@champion", "benchmarks": ["humaneval"]},
+    ),
+    "promote-version": Deployed(
+        promote_version, tags=("promotion",), cron="0 8 * * *", parameters={"model": "{recipe}-mono@candidate"}
     ),
 }
 """By the name of the flow. Trainings of one host take turns however they were started (`flows.train`); evaluations run
@@ -188,6 +192,7 @@ def values(name: str, execution: Execution) -> dict[str, Any]:
         "name": name,
         **parameters("pipeline", recipe, execution),
         "champion": parameters("evaluate-model", recipe, execution)["model"],
+        "candidate": parameters("promote-version", recipe, execution)["model"],
         "env": environment(execution),
         "project": str(execution.project_path),
     }

@@ -135,8 +135,10 @@ def rollback(
     """Make the version before the champion the champion again."""
     from components.registry.review import rollback as roll_back
     from flows.approval import user
+    from flows.notifications import tell
 
     done = roll_back(_tracking(at), name, f"{user()} (codegen models rollback)", reason)
+    tell(done)
     if as_json:
         print_json(done)
         return

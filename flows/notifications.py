@@ -67,7 +67,7 @@ OCCASIONS = {
 def tell(promotion: Promotion) -> None:
     """Let Prefect know what was decided about a model."""
     event = _EVENTS.get(promotion.decision.outcome)
-    if event is None:
+    if event is None or not PREFECT_API_URL.value():  # A run's temporary server tells nobody.
         return
     why = "; ".join(promotion.decision.reasons) or "; ".join(check.found for check in promotion.decision.checks)
     emit_event(

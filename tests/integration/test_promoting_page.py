@@ -16,7 +16,7 @@ from components.registry.review import history, registered
 from components.registry.tracking import Tracking
 from flows.recipes import tiny
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.apart, pytest.mark.timeout(1800)]
 
 PAGE = Path(__file__).parents[2] / "docs" / "promoting.md"
 HEAVY = ["codegen", "promote"]

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from components.core.artifact import Artifact, content_digest
-from components.core.errors import ArtifactError
+from components.core.errors import ArtifactError, TrackingError
 from components.core.fingerprint import fingerprint, list_files
 from components.core.provenance import provenance
 from components.core.store import MANIFEST
@@ -31,6 +31,8 @@ from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
 
 CODE_VERSION = 1
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""MLflow's codes for a model or version, and for an alias, that is not there."""
 
 
 def register(
@@ -167,12 +169,25 @@ def digest_of(tracking: Tracking, uri: str) -> str:
 
 
 def version_of(tracking: Tracking, uri: str) -> ModelVersion:
-    """The version that a URI names, as in `download`; MLflow's own error where there is none."""
+    """The version that a URI names, as in `download`.
+
+    Raises:
+        TrackingError: there is no such version.
+    """
     name, _, version = uri.removeprefix("models:/").partition("/")
-    if version:
-        return tracking.client.get_model_version(name, version)
-    name, _, alias = name.partition("@")
-    return tracking.client.get_model_version_by_alias(name, alias)
+    try:
+        if version:
+            return tracking.client.get_model_version(name, version)
+        name, _, alias = name.partition("@")
+        return tracking.client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code not in _ABSENT:
+            raise
+        raise TrackingError(
+            f"the registry has no {uri.removeprefix('models:/')}",
+            expected="NAME@ALIAS or NAME/VERSION of a registered model",
+            do="look at `codegen models list`; `codegen promote` registers a recipe's checkpoints",
+        ) from error
 
 
 def _logged_model(run: TrackedRun, checkpoint: Artifact, folder: Path, name: str, card: str) -> LoggedModel:

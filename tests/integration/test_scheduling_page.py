@@ -60,8 +60,8 @@ def project(folder: Path, fixture_archives: FixtureArchives) -> Iterator[Served]
 
 def _switch_on(served: Served, deployment: str, schedule: str) -> None:
     address = f"{served.api}/deployments/{deployment}/schedules/{schedule}"
-    request = urllib.request.Request(address, b'{"active": true}', {"content-type": "application/json"}, method="PATCH")
-    with urllib.request.urlopen(request, timeout=60):
+    request = urllib.request.Request(address, b'{"active": true}', {"content-type": "application/json"}, method="PATCH")  # noqa: S310
+    with urllib.request.urlopen(request, timeout=60):  # noqa: S310
         pass
 
 

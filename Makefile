@@ -12,6 +12,8 @@ help:            ## what there is to make
 run: $(READY)    ## from an empty machine to a promoted model
 	$(BIN)/codegen run
 
+# Two workers on two cores: threads that wait for each other are to sleep, and not to spin on the core that the other needs.
+export OMP_WAIT_POLICY := passive
 # The files with the longest tests come first in the order of their names, and are to be started first.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

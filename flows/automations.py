@@ -9,41 +9,14 @@ from datetime import timedelta
 from typing import cast
 
 from prefect.automations import Automation
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
-from prefect.settings import PREFECT_API_URL
-
-from components.core.errors import ConfigError
-from components.core.network import without_password
 
 CRASHED = "codegen: runs without a sign of life have crashed"
 SILENCE_S = 90
 """Three heartbeats; assumption: a run that is silent for longer is gone, whatever ended it."""
-
-
-def require_server() -> None:
-    """Check that there is a server that lives on to do anything by itself, and that it answers.
-
-    Raises:
-        ConfigError: there is none (a run without one has a temporary server, which ends with it), or it is silent.
-    """
-    url = PREFECT_API_URL.value()
-    if not url:
-        raise ConfigError(
-            "no Prefect server runs over this workspace",
-            expected="one that can tell: `codegen serve`, `codegen ui`, or PREFECT_API_URL",
-            do="start `codegen serve` in another terminal, then run this again",
-        )
-    with get_client(sync_client=True) as client:
-        if error := client.api_healthcheck():
-            raise ConfigError(
-                f"no Prefect server answers at {without_password(url)}: {error}",
-                expected="one that runs, at the address that PREFECT_API_URL names",
-                do="start it, or mend PREFECT_API_URL; without it `codegen serve` starts its own",
-            )
 
 
 def set_up() -> None:

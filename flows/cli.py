@@ -63,7 +63,7 @@ class _Commands(LazyGroup):
             "deepspeed": ("flows.look_cli:deepspeed", "The configuration that a stage passes to DeepSpeed, as JSON."),
         },
         "Models": {
-            "models": ("flows.models_cli:models", "Registered models: list, compare, roll back."),
+            "models": ("flows.models_cli:models", "Registered models: list, compare, promote, roll back."),
             "eval": ("flows.eval_cli:evaluation", "Measure one model by the programs that it writes: codegen eval MODEL."),
             "complete": (
                 "flows.use_cli:complete",
@@ -90,6 +90,10 @@ class _Commands(LazyGroup):
                 "Tell an address when runs fail, a person is asked, or a model is promoted or refused.",
             ),
             "ui": ("flows.machine_cli:ui", "Prefect and MLflow on loopback, over what was run."),
+            "upgrade": (
+                "flows.machine_cli:upgrade",
+                "Bring the databases of a workspace to the installed versions of MLflow and Prefect, each copied first.",
+            ),
         },
     }
 

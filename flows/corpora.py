@@ -27,6 +27,7 @@ from flows.recipes import Recipe
 if TYPE_CHECKING:
     from components.data.decontamination import BenchmarkText
     from components.data.pins import Pins
+    from components.registry.card import Learnt
 
 DATASET_CARD = "dataset-card.md"
 """The card of the corpora that were prepared last, in the workspace and in MLflow."""
@@ -226,6 +227,18 @@ def dataset_card(recipe: Recipe, execution: Execution, found: Found) -> str:
         prepared=found.prepared,
     )
     return card(corpora, pins.of(recipe.data.preset), pins.vocabulary, paper_corpora())
+
+
+def learnt_by(
+    recipe: Recipe, execution: Execution, stage: str, raw: Mapping[str, Artifact], prepared: Mapping[str, Artifact]
+) -> list[Learnt]:
+    """What the model of a stage learnt from here, in order, with its licences: for the model card."""
+    from components.data.card_prose import licences_of
+    from components.registry.card import Learnt
+
+    sources = pins_of(execution).of(recipe.data.preset)
+    stages: list[str] = list(recipe.training.trained)
+    return [Learnt(prepared[one], licences_of(raw[one], sources)) for one in stages[: stages.index(stage) + 1]]
 
 
 def sample_of_left_out(prepared: Mapping[str, Artifact], store: Store) -> list[dict[str, JsonValue]]:

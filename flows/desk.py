@@ -21,7 +21,7 @@ from prefect.tasks import exponential_backoff
 from pydantic import JsonValue
 from rich.console import Console
 
-from components.core.artifact import Artifact, Kind
+from components.core.artifact import Artifact, Kind, recipe_of
 from components.core.config import Config
 from components.core.store import Built, Store
 from flows.abandoned import close_abandoned, owned
@@ -36,6 +36,9 @@ T = TypeVar("T")
 
 _BACKOFF_S = 5
 """Before the first retry; twice that before the second (assumption: a network comes back in seconds or not at all)."""
+
+_COMPARED = ("checkpoint", "evaluation")
+"""Kinds whose runs stand beside one another in charts."""
 
 BuildInRun = Callable[[Path, "TrackedRun"], Mapping[str, JsonValue]]
 """Fills a folder, may log to its MLflow run, and returns the statistics of what it made."""
@@ -80,11 +83,14 @@ class Desk:
                 build=lambda folder: build(folder, run),
                 resumable=resumable,
             )
-            run.made(built.artifact, reused=built.reused)
+            benchmark = (tags or {}).get("benchmark") if kind == "evaluation" else None
+            run.made(built.artifact, reused=built.reused, benchmark=benchmark)
             self.say(title, "reused" if built.reused else f"{time.monotonic() - started:.1f} s", built.artifact)
             return built
 
-        return self.task(title, step, tags=tags).artifact
+        # Runs that are compared must not look alike: they carry the first digits of what the terminal prints in full.
+        digits = f" {recipe_of(config, parents, code_version)[:6]}" if kind in _COMPARED else ""
+        return self.task(title, step, tags=tags, run_name=title + digits).artifact
 
     def task(
         self,
@@ -93,8 +99,10 @@ class Desk:
         *,
         tags: Mapping[str, str] | None = None,
         retry_if: Callable[[object], bool] | None = None,
+        run_name: str | None = None,
     ) -> T:
-        """Run a step as a Prefect task with an MLflow child run, both of that name; what was reused ends as `Reused`.
+        """Run a step as a Prefect task with an MLflow child run, both of that name (or the latter of `run_name`); what was
+        reused ends as `Reused`.
 
         Where `retry_if` holds for the error it failed with, it is run twice more, after a while and after a longer one: only
         for what may mend itself.
@@ -102,7 +110,7 @@ class Desk:
         made: list[T] = []
 
         def tracked() -> State[None] | None:
-            with self.run.child(title, tags=tags, system_metrics=True) as run:
+            with self.run.child(run_name or title, tags=tags, system_metrics=True) as run:
                 value = step(run)
             made.append(value)
             if isinstance(value, Built) and value.reused:
@@ -138,7 +146,7 @@ def desk(recipe: Recipe, execution: Execution, title: str, parent_run: str | Non
     """Open the desk of a flow: its run lies below `parent_run`, or stands alone where the flow does.
 
     Raises:
-        TrackingError: the tracking server does not answer; said before anything is made.
+        TrackingError: the tracking server does not answer: said at once where the flow begins, before anything is made.
     """
     if parent_run is None:
         close_abandoned(execution)
@@ -150,8 +158,9 @@ def desk(recipe: Recipe, execution: Execution, title: str, parent_run: str | Non
 def _run(recipe: Recipe, execution: Execution, title: str, parent_run: str | None) -> AbstractContextManager[TrackedRun]:
     from components.registry.tracking import Tracking
 
-    tracking = Tracking(execution.resolved_tracking_uri, execution.workspace_path / "mlflow" / "artifacts")
-    tracking.check()
+    artifacts = execution.workspace_path / "mlflow" / "artifacts"
+    tracking = Tracking(execution.resolved_tracking_uri, artifacts, execution.tracking_patience_s)
+    tracking.check(under_way=parent_run is not None)
     if parent_run:
         return tracking.child(parent_run, title)
-    return tracking.run(f"{title} {recipe.name}", experiment=recipe.name, tags={"recipe": recipe.name})
+    return tracking.run(f"{title} {recipe.name}", experiment=recipe.name, tags={"family": recipe.name})

@@ -66,6 +66,7 @@ def evaluate(
     corpora = corpora or prepare(recipe, execution, parent_run=parent_run, initial=initial)
     checkpoints = checkpoints or train(recipe, execution, corpora, parent_run=parent_run, initial=initial)
     with desk(recipe, execution, "evaluate", parent_run) as here:
+        here.run.tracking.remember(corpora.raw.values())
         mtpb = _mtpb_file(here)
         bits, humaneval, talks = {}, {}, {}
         with Bench(here) as bench:
@@ -113,7 +114,7 @@ def _bits_per_byte(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpor
         config={"max_sequences": limit},
         parents={"checkpoint": checkpoint} | corpora.prepared,
         code_version=CODE_VERSION,
-        tags={"stage": stage, "benchmark": "bits-per-byte"},
+        tags={"stage": stage, "benchmark": "bits_per_byte"},
         build=build,
     )
 

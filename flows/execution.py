@@ -18,12 +18,15 @@ from components.core.errors import ConfigError
 from components.core.files import require_free, storage_full_explained
 from components.core.store import Store
 from components.data.config import DataPlace
-from components.evaluation.sandbox import SandboxKind
+from components.evaluation.config import SandboxKind
 from components.model.config import Steps
 from components.training.config import TrainingPlace
 
 SERVERS = "servers.json"
 """In the workspace while servers run over it: where they listen, and whose they are."""
+_PREFECT_RETRIES = 7
+"""Of one request, with pauses of 1, 2, 4 ... 64 s: a server may be away for two minutes (its restart took 30 s on two busy
+cores), and a run goes on."""
 _SAME_START_S = 2.0
 """Two readings of one process's start time differ by less: the clock ticks behind it are corrected now and then."""
 
@@ -39,6 +42,9 @@ class Execution(Config):
     """Root of the artifacts, a folder or any fsspec URI. None: `{workspace}/store`."""
     tracking_uri: str | None = None
     """MLflow. None: SQLite in the workspace."""
+    tracking_patience_s: float = Field(default=600, ge=0)
+    """How long a step waits for an MLflow server that went away, where it begins, ends, or writes; training itself does not
+    wait. 600: a restart of a machine, and somebody who looks after it (assumption)."""
     pins: str | None = None
     """A list of pinned archives of one's own, in the form of components/data/corpus.json. None: the project's."""
     archives: str | None = None
@@ -129,13 +135,18 @@ def environment(execution: Execution) -> dict[str, str]:
         "GX_ANALYTICS_ENABLED": "false",
         "HF_HUB_OFFLINE": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Who waits for a server, how long and how loudly, is `components.registry.patience`'s to say.
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # It is drawn for every small file, too.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "OMP_WAIT_POLICY": "passive",  # Threads that spin stop whoever shares their core: docs/figures.md.
+        "PREFECT_CLIENT_MAX_RETRIES": str(_PREFECT_RETRIES),
         "PREFECT_HOME": str(execution.workspace_path / "prefect"),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "components,flows",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite has one writer; the others wait for it, and by default only 10 s.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
         "TOKENIZERS_PARALLELISM": "false",
     }

@@ -1,4 +1,4 @@
-"""`codegen doctor, ui, serve`: this machine, and the servers on it."""
+"""`codegen doctor, ui, serve, upgrade`: this machine, and the servers on it."""
 
 from __future__ import annotations
 
@@ -68,3 +68,19 @@ def serve(
         mlflow_port=mlflow_port,
         console=console,
     )
+
+
+def upgrade(as_json: Json = False, at: Places = []) -> None:  # noqa: B006
+    """Bring the databases of a workspace to the installed versions of MLflow and Prefect, each copied first."""
+    execution = chosen_execution(at)
+    from flows.upgrade import upgrade as upgraded
+
+    found = list(upgraded(execution))
+    if as_json:
+        print_json(found)
+        return
+    for one in found:
+        said = f"from {one.before or 'none'} to {one.after}; as it was: {one.backup}" if one.backup else "is up to date"
+        console.print(f"{one.name:<8} {one.database} {said}", soft_wrap=True, markup=False)
+    if not found:
+        console.print("there are no databases yet")

@@ -23,8 +23,9 @@ from pydantic import SecretStr
 
 from components.core.errors import ConfigError
 from components.core.network import without_password
-from flows.automations import existing, require_server
+from flows.automations import existing
 from flows.blocks import Email
+from flows.servers import require_answer
 
 if TYPE_CHECKING:
     from components.registry.promotion import Promotion
@@ -80,6 +81,21 @@ def tell(promotion: Promotion) -> None:
         resource={"prefect.resource.id": f"{_MODEL}{promotion.model}", "prefect.resource.name": promotion.model},
         payload={"summary": promotion.summary, "why": why, "version": promotion.version, "by": promotion.decided_by},
     )
+
+
+def require_server() -> None:
+    """Check that there is a server that lives on to tell anybody, and that it answers.
+
+    Raises:
+        ConfigError: there is none (a run without one has a temporary server, which ends with it), or it is silent.
+    """
+    if not PREFECT_API_URL.value():
+        raise ConfigError(
+            "no Prefect server runs over this workspace",
+            expected="one that can tell: `codegen serve`, `codegen ui`, or PREFECT_API_URL",
+            do="start `codegen serve` in another terminal, then run this again",
+        )
+    require_answer()
 
 
 def notify(address: str, occasions: tuple[str, ...]) -> list[str]:

@@ -98,7 +98,7 @@ def chosen_recipe(name: str, sets: list[str]) -> Recipe:
 def chosen_execution(places: list[str], *, runs: bool = False, unsafe: bool = False) -> Execution:
     """The place of this run; environment variables are read here.
 
-    With `runs` there has to be room for a run's records.
+    With `runs` there has to be room for a run's records, and a Prefect server that was named has to answer.
     """
     from components.core.watch import watch_over_children
     from flows.execution import Execution, prepare_environment
@@ -118,5 +118,9 @@ def chosen_execution(places: list[str], *, runs: bool = False, unsafe: bool = Fa
     if runs:
         execution.require_room()
     prepare_environment(execution)
+    if runs:
+        from flows.servers import require_answer
+
+        require_answer()
     watch_over_children()
     return execution

@@ -8,6 +8,7 @@ from prefect import flow
 
 from components.core.artifact import Artifact
 from flows.approval import decide
+from flows.corpora import learnt_by
 from flows.desk import Desk, desk
 from flows.evaluate import Evaluations, evaluate
 from flows.evidence import gather
@@ -60,6 +61,8 @@ def _judge(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpora, evalu
             dvc_md5=str(corpora.raw[stage].provenance.get("dvc_md5", "none: not kept by DVC")),
             parity=logit_parity,
             max_logit_difference=here.recipe.promotion.max_logit_difference,
+            learnt=learnt_by(here.recipe, here.execution, stage, corpora.raw, corpora.prepared),
+            not_measured=evaluations.skipped,
         )
 
     registered = here.task(f"register {stage}", step, tags={"stage": stage})

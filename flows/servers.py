@@ -21,14 +21,16 @@ from pathlib import Path
 import psutil
 
 from components.core.config import Config
-from components.core.errors import CodegenError
+from components.core.errors import CodegenError, ConfigError
 from components.core.files import write_json
-from components.core.network import require_free_port
+from components.core.network import require_free_port, without_password
 from flows.execution import SERVERS, Execution
 
 _START_TIMEOUT_S = 300.0
 """Assumption: a first start migrates two databases, which took 30 s on two busy cores, and over 90 s on very busy ones."""
 _POLL_S = 0.3
+_ANSWER_TIMEOUT_S = 10.0
+"""Assumption: a server that lives answers within, also on a busy machine."""
 
 _LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 """Who holds a slot of a limit outlives a restart of the server; by default it is forgotten, and never freed."""
@@ -81,6 +83,38 @@ class Running:
                 )
 
 
+def require_readable(execution: Execution) -> None:
+    """Check that MLflow's database is of the installed version: its server would change it without a copy.
+
+    Raises:
+        TrackingError: it is not; says what to do.
+    """
+    from components.registry.tracking import Tracking
+
+    Tracking(execution.resolved_tracking_uri, execution.workspace_path / "mlflow" / "artifacts").check()
+
+
+def require_answer() -> None:
+    """Check, once and soon, that the Prefect server that was named is there; its client would ask for minutes.
+
+    Raises:
+        ConfigError: nobody answers at PREFECT_API_URL.
+    """
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        return
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=_ANSWER_TIMEOUT_S):  # noqa: S310 - as configured
+            return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ConfigError(
+            f"PREFECT_API_URL is {without_password(url)}, which does not answer ({reason})",
+            expected=f"a Prefect server that answers /health within {_ANSWER_TIMEOUT_S:.0f} s",
+            do="start it, or unset PREFECT_API_URL: a run without a server starts one of its own",
+        ) from None
+
+
 @contextmanager
 def serving(execution: Execution, *, prefect_port: int, mlflow_port: int) -> Iterator[Running]:
     """Both servers, answering, until the end of the block.
@@ -90,6 +124,7 @@ def serving(execution: Execution, *, prefect_port: int, mlflow_port: int) -> Ite
     """
     for name, port in [("Prefect", prefect_port), ("MLflow", mlflow_port)]:
         require_free_port(name, port)
+    require_readable(execution)
     logs = execution.workspace_path / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     where = on_loopback(prefect_port, mlflow_port)

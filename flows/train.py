@@ -61,6 +61,7 @@ def train(
     corpora = corpora or prepare(recipe, execution, parent_run=parent_run, initial=initial)
     checkpoints: dict[str, Artifact] = {}
     with desk(recipe, execution, "train", parent_run) as here:
+        here.run.tracking.remember(corpora.raw.values())
         if initial:
             require_same_tokenizer(here, initial, corpora.tokenizer)
         before = initial

@@ -89,10 +89,9 @@ def serve(
 
 
 def _offer(offered: Sequence[RunnerDeployment], crons: Mapping[str, str], console: Console) -> Offer:
-    from flows.automations import require_server, set_up
+    from flows.automations import set_up
     from flows.deployments import switched_on
 
-    require_server()
     set_up()
     for one in offered:
         if one.flow_name not in crons and (schedules := switched_on(one.full_name)):

@@ -59,6 +59,17 @@ GPT-2's byte-pair ranks are the same bytes in each of: {ranks}.
 """
 
 
+def licences_of(raw: Artifact, sources: Sequence[Archive]) -> dict[str, list[str]]:
+    """The packages of a raw corpus by licence, as they are pinned; records of declared sources name their own."""
+    pinned = {f"{one.name}-{one.version}.jsonl": one for one in sources}
+    found: dict[str, list[str]] = {}
+    for file in raw.files:
+        one = pinned.get(file.path)
+        licence, name = (one.licence, f"{one.name} {one.version}") if one else ("see its records", file.path)
+        found.setdefault(licence, []).append(name)
+    return found or {"see its records": ["declared sources"]}
+
+
 def _packages(corpora: Corpora, sources: Sequence[Archive]) -> str:
     """What each package gave to each corpus, by the files of the raw corpora: one a package."""
     pinned = {f"{one.name}-{one.version}.jsonl": one for one in sources}

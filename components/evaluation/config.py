@@ -12,6 +12,8 @@ from pydantic import Field, model_validator
 
 from components.core.config import Config, Items
 
+SandboxKind = Literal["bubblewrap", "namespaces", "landlock"]
+"""The kinds of isolation, the best first (`sandbox`): no identity but for the last one, whose protocol says so."""
 NUM_MTPB_CASES = 5
 """Test cases of every MTPB problem (paper, section 4.1)."""
 

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 from components.core.errors import EvaluationError, SandboxUnavailable
 from components.core.journal import Journal
 from components.core.progress import track
+from components.evaluation.config import SandboxKind
 from components.evaluation.problems import load_humaneval
 from components.evaluation.sandbox import (
     Limits,
     Mode,
     Printed,
     Sandbox,
-    SandboxKind,
     SandboxReport,
     Trial,
     Verdict,

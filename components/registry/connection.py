@@ -2,7 +2,7 @@
 
 Design decision: a server is asked once, with a short deadline and before anything expensive, because MLflow's own client
 retries for minutes. A SQLite file is put into write-ahead mode before MLflow opens it, so that a page that reads it never
-blocks a run that writes. Not covered: a server that goes away later; MLflow's retries apply then.
+blocks a run that writes. What happens when a server goes away later is told in `patience`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import mlflow
+from alembic.script import ScriptDirectory
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from components.core.errors import TrackingError
@@ -61,13 +64,14 @@ def connect(uri: str) -> MlflowClient:
     for name, level in _LOUDEST.items():
         logging.getLogger(name).setLevel(level)
     with explained(f"connecting to {without_password(uri)}"):
-        if uri.startswith(("http://", "https://")):
+        if is_server(uri):
             _probe(uri)
         if not uri.startswith(_SQLITE):
             return _remote(uri)
         sqlite_path(uri).parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{sqlite_path(uri)}.lock"):  # Two processes must not create the tables at once.
             _prepare(sqlite_path(uri))
+            _require_own_schema(sqlite_path(uri))
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
             return client
@@ -79,7 +83,7 @@ def explained(doing: str) -> Iterator[None]:
     with storage_full_explained(doing):
         try:
             yield
-        except (MlflowException, SQLAlchemyError, shutil.Error) as error:
+        except (MlflowException, RequestException, SQLAlchemyError, shutil.Error) as error:
             # SQLite's words, wrapped by MLflow or not (while it makes its tables), or the system's collected by
             # shutil.copytree: the number is lost in all of them.
             if "disk is full" in str(error) or os.strerror(errno.ENOSPC) in str(error):
@@ -87,7 +91,7 @@ def explained(doing: str) -> Iterator[None]:
             raise TrackingError(
                 f"MLflow refused while {doing}: {str(error).strip().splitlines()[0]}",
                 expected="an MLflow server or database of a version that fits the installed one",
-                do="mend what it says; for an old database: back it up, then `mlflow db upgrade URI`",
+                do="mend what it says; for an old database: `codegen upgrade` copies it and brings it up to date",
             ) from error
 
 
@@ -107,6 +111,21 @@ def _remote(uri: str) -> MlflowClient:
             do="install a driver for it into this environment, or use sqlite:///var/mlflow/mlflow.db",
         ) from error
     return client
+
+
+def is_server(uri: str) -> bool:
+    """Whether a URI is that of an MLflow server, not of a database."""
+    return uri.startswith(("http://", "https://"))
+
+
+def answers(uri: str) -> bool:
+    """Whether an MLflow server is well, told within twice `PROBE_TIMEOUT_S`; a database always is."""
+    try:
+        if is_server(uri):
+            _probe(uri)
+    except TrackingError:
+        return False
+    return True
 
 
 def _probe(uri: str) -> None:
@@ -149,3 +168,23 @@ def _prepare(path: Path) -> None:
             expected="a SQLite database that this user may write",
             do="mend its permissions, or move the file away to start with an empty one",
         ) from error
+
+
+def _require_own_schema(path: Path) -> None:
+    """MLflow changes an older database's schema as it opens it, mostly; that is to be asked for, and copied first.
+
+    Raises:
+        TrackingError: another version of MLflow wrote the database.
+    """
+    with closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)) as connection:
+        try:
+            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError:  # A new one, which MLflow fills.
+            return
+    head = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations")).get_current_head()
+    if found and found[0] != head:
+        raise TrackingError(
+            f"the tracking database {path} was written by another version of MLflow (schema {found[0]})",
+            expected=f"schema {head}, that of MLflow {mlflow.__version__}",
+            do="end what uses it, then run `codegen upgrade`: it keeps a copy, and brings it up to date",
+        )

@@ -13,31 +13,33 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 from components.core.artifact import Artifact
 
 CORPUS_KINDS = ("raw-corpus", "prepared-corpus")
-_DIGEST_CHARACTERS = 36
+DIGEST_CHARACTERS = 36
+"""Of a digest that MLflow keeps."""
 _CONTEXT_TAG = "mlflow.data.context"
 
 
-def dataset_input(artifact: Artifact, context: str) -> DatasetInput:
+def dataset_input(artifact: Artifact, context: str, dvc_md5: str | None) -> DatasetInput:
     """A corpus as the input of a run.
 
     Args:
         artifact: of a kind in `CORPUS_KINDS`.
         context: what the run does with it, e.g. "training".
+        dvc_md5: of the raw data that it is, or was made from, where that is known.
     """
     profile = {
         "digest": artifact.digest,
         "recipe": artifact.recipe,
-        "dvc_md5": artifact.provenance.get("dvc_md5"),
+        "dvc_md5": dvc_md5,
         "statistics": artifact.statistics,
     }
     dataset = Dataset(
         name=f"{artifact.kind}/{artifact.name}",
-        digest=artifact.digest[:_DIGEST_CHARACTERS],
+        digest=artifact.digest[:DIGEST_CHARACTERS],
         source_type="local",
         source=json.dumps({"uri": artifact.address}),
         profile=json.dumps(profile, sort_keys=True),
     )
     tags = [InputTag(_CONTEXT_TAG, context)]
-    if md5 := artifact.provenance.get("dvc_md5"):
-        tags.append(InputTag("dvc_md5", str(md5)))
+    if dvc_md5:
+        tags.append(InputTag("dvc_md5", dvc_md5))
     return DatasetInput(dataset, tags)

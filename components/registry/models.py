@@ -1,31 +1,34 @@
 """Registered models: a checkpoint becomes a version, once, and can be had back with its digest checked.
 
-Design decision: a checkpoint's digest is the key. A LoggedModel is made first, filled, and marked READY; only then does a
-version name it, in one transaction with its tags. So what a killed registration leaves is either found and finished by
-the next one, or invisible to whoever loads by name. Registering in two processes at once is serialised on one host.
+Design decision: a checkpoint's digest is the key. Its logged model (`checkpoints`) is filled and tagged as complete; only
+then does a version name it, in one transaction with its tags. So what a killed registration leaves is either found and
+finished by the next one, or invisible to whoever loads by name. Two processes of one host register one after the other.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import LoggedModel, LoggedModelStatus
+from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from components.core.artifact import Artifact, content_digest
 from components.core.errors import ArtifactError, TrackingError
 from components.core.fingerprint import fingerprint, list_files
 from components.core.provenance import provenance
 from components.core.store import MANIFEST
-from components.registry.card import model_card
+from components.registry.card import Learnt, model_card
 from components.registry.connection import explained
 from components.registry.flavor import CHECKPOINT_FOLDER, require_checkpoint, write_model_files
 from components.registry.gate import metrics_of
+from components.registry.labels import code_of, labels_of
 from components.registry.naming import renamed
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
@@ -33,6 +36,9 @@ from components.registry.tracking import Tracking
 CODE_VERSION = 1
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's codes for a model or version, and for an alias, that is not there."""
+
+_FILES, _COMPLETE = "files", "complete"
+"""Tag of a logged model that has all of its files."""
 
 
 def register(
@@ -46,6 +52,8 @@ def register(
     dvc_md5: str,
     parity: Callable[[Path], float],
     max_logit_difference: float,
+    learnt: Sequence[Learnt] = (),
+    not_measured: Mapping[str, str] | None = None,
 ) -> Artifact:
     """Make a checkpoint a version of the model `name`, or find the version that it is already.
 
@@ -60,6 +68,8 @@ def register(
         parity: the largest absolute difference between our logits and those of `transformers` for a folder
             (`components.model.huggingface.logit_parity`; this room does not know the model's).
         max_logit_difference: what it may be.
+        learnt: the corpora that it learnt from, for the model card.
+        not_measured: benchmarks that were left out, and why; for the model card.
 
     Returns:
         An artifact of kind `registered-model` whose address is `models:/NAME/VERSION` and whose digest is the checkpoint's;
@@ -72,13 +82,13 @@ def register(
     require_checkpoint(folder)
     logit_difference = _require_parity(folder, parity, max_logit_difference)
     client, tracking = run.tracking.client, run.tracking
-    card = model_card(name, checkpoint, evaluations, dvc_md5, tracking.uri)
+    card = model_card(name, checkpoint, evaluations, dvc_md5, tracking.uri, learnt, not_measured)
     metrics = metrics_of(evaluations)
     tags = _version_tags(checkpoint, stage, dvc_md5, metrics)
     with explained(f"registering {name}"), tracking.alone(name):
         version = find_version(tracking, name, checkpoint.digest)
         if version is None:
-            model = _logged_model(run, checkpoint, folder, name, card)
+            model = _filled(run, checkpoint, folder, card)
             version = _new_version(tracking, name, model, run.id, tags, card)
         for key, value in tags.items():
             if version.tags.get(key) != value:
@@ -86,8 +96,10 @@ def register(
         if version.description != card:
             client.update_model_version(name, version.version, card)
         model_id = version.tags["model_id"]
-    run.gave_model(model_id)
-    run.metrics(metrics, model_id=model_id)
+        known = run.gave_model(checkpoint)
+        _link(tracking, known, name, str(version.version))
+    # A version of before may name another logged model of the same checkpoint than the one that has its figures.
+    run.metrics(metrics, model=known)
     inputs = (checkpoint.as_parent("checkpoint"), *(one.as_parent(role) for role, one in sorted(evaluations.items())))
     return Artifact(
         kind="registered-model",
@@ -116,9 +128,10 @@ def _version_tags(checkpoint: Artifact, stage: str, dvc_md5: str, metrics: Mappi
     return {
         "checkpoint_digest": checkpoint.digest,
         "recipe": checkpoint.recipe,
-        "stage": stage,
         "dvc_md5": dvc_md5,
-        "git_commit": str(checkpoint.provenance.get("git_commit", "unknown")),
+        **labels_of(checkpoint),
+        **code_of(checkpoint),
+        "stage": stage,
         **renamed({metric: f"{value:.6g}" for metric, value in metrics.items()}),
     }
 
@@ -190,16 +203,11 @@ def version_of(tracking: Tracking, uri: str) -> ModelVersion:
         ) from error
 
 
-def _logged_model(run: TrackedRun, checkpoint: Artifact, folder: Path, name: str, card: str) -> LoggedModel:
-    """The READY LoggedModel of a checkpoint; one that a killed registration left unfinished is filled again."""
-    client = run.tracking.client
-    found = client.search_logged_models([run.experiment_id], f"tags.checkpoint_digest = '{checkpoint.digest}'")
-    model = next((one for one in found if one.name == name and one.status != LoggedModelStatus.FAILED), None)
-    if model and model.status == LoggedModelStatus.READY:
+def _filled(run: TrackedRun, checkpoint: Artifact, folder: Path, card: str) -> LoggedModel:
+    """A checkpoint's logged model with its files, which a killed registration may have left in part."""
+    client, model = run.tracking.client, run.gave_model(checkpoint)
+    if model.tags.get(_FILES) == _COMPLETE:
         return model
-    if model is None:
-        tags = {"checkpoint_digest": checkpoint.digest, "recipe": checkpoint.recipe}
-        model = client.create_logged_model(run.experiment_id, name, run.id, tags, model_type="causal-language-model")
     described = Model(
         artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run.id, model_id=model.model_id
     )
@@ -207,7 +215,16 @@ def _logged_model(run: TrackedRun, checkpoint: Artifact, folder: Path, name: str
         write_model_files(folder, Path(scratch), model=described, card=card)
         client.log_model_artifacts(model.model_id, str(folder), CHECKPOINT_FOLDER)
         client.log_model_artifacts(model.model_id, scratch)
-    return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    client.set_logged_model_tags(model.model_id, {_FILES: _COMPLETE})
+    return model
+
+
+def _link(tracking: Tracking, model: LoggedModel, name: str, version: str) -> None:
+    """Let a logged model's page name its version: MLflow's `register_model` keeps that in a tag, its client does not."""
+    linked = json.loads(model.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    one = {"name": name, "version": version}
+    if one not in linked:
+        tracking.client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([*linked, one])})
 
 
 def _new_version(

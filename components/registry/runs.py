@@ -7,7 +7,6 @@ tokens (`training_by_tokens/loss`), since only the latter compares runs with dif
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -15,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
+from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelOutput, Metric, Param, RunTag
 
 from components.core.artifact import Artifact
 from components.core.config import Config
-from components.core.errors import TrackingError
+from components.registry.backlog import Backlog
+from components.registry.checkpoints import logged_model
 from components.registry.connection import explained
-from components.registry.datasets import CORPUS_KINDS, dataset_input
+from components.registry.datasets import CORPUS_KINDS, DIGEST_CHARACTERS, dataset_input
+from components.registry.labels import labels_of
 from components.registry.naming import (
     MAX_METRICS_PER_BATCH,
     MAX_PARAMS_PER_BATCH,
@@ -37,11 +38,6 @@ if TYPE_CHECKING:
 
     from components.registry.tracking import Tracking
 
-logger = logging.getLogger(__name__)
-
-FLUSH_EVERY_S = 2.0
-"""How long a streamed metric may wait before it is written, so that the page follows a training."""
-
 Record = Callable[[Config | Mapping[str, Any]], None]
 
 
@@ -50,6 +46,9 @@ class TrackedRun:
 
     def __init__(self, tracking: Tracking, experiment_id: str, run_id: str, name: str) -> None:
         self.tracking, self.experiment_id, self.id, self.name = tracking, experiment_id, run_id, name
+        self._params: dict[str, str] = {}
+        self._corpora: dict[str, Artifact] = {}
+        self._models: dict[str, LoggedModel] = {}
 
     def child(
         self, name: str, *, tags: Mapping[str, str] | None = None, system_metrics: bool = False
@@ -62,45 +61,60 @@ class TrackedRun:
     def parameters(self, config: Config | Mapping[str, Any]) -> None:
         """Log a configuration, flattened (`stages.nl.steps`), and whole as `config.json`."""
         values = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
-        params = [Param(name, as_parameter(value)) for name, value in renamed(flatten(values, ".")).items()]
-        with explained(f"logging the parameters of {self.name}"):
-            for batch in batches(params, MAX_PARAMS_PER_BATCH):
-                self.tracking.client.log_batch(self.id, params=batch)
+        self._params = {name: as_parameter(value) for name, value in renamed(flatten(values, ".")).items()}
+        self._write_params(self._params)
         self.json("config.json", values)
 
-    def metrics(self, values: Mapping[str, Any], *, step: int = 0, model_id: str | None = None) -> None:
-        """Log figures, nested mappings as `mono/Python`; what is not a number is left out. `model_id`: of which model."""
-        now = _now_ms()
-        self._write([Metric(name, value, now, step, model_id) for name, value in renamed(numbers(values)).items()])
+    def metrics(self, values: Mapping[str, Any], *, step: int = 0, model: LoggedModel | None = None) -> None:
+        """Log figures, nested mappings as `mono/Python`; what is not a number is left out.
+
+        Args:
+            step: of the optimizer, when they were measured.
+            model: of which they tell. They become its figures, beside the corpus that they were measured on, unless it has
+                the very same from a run before.
+        """
+        now, known = _now_ms(), {(one.key, one.value) for one in (model.metrics or [] if model else [])}
+        rows = []
+        for name, value in renamed(numbers(values)).items():
+            if model is None or (name, value) in known:
+                rows.append(Metric(name, value, now, step))
+            else:
+                corpus = self._corpus_of(name)
+                on = (f"{corpus.kind}/{corpus.name}", corpus.digest[:DIGEST_CHARACTERS]) if corpus else (None, None)
+                rows.append(Metric(name, value, now, step, model.model_id, *on))
+        self._write(rows)
+
+    def _corpus_of(self, metric: str) -> Artifact | None:
+        """The corpus that a figure names; of one that names none, like a final loss, the only one that this run uses."""
+        path = metric.split("/")
+        if len(path) == len(self._corpora) == 1:
+            return next(iter(self._corpora.values()))
+        return next((self._corpora[part] for part in path if part in self._corpora), None)
+
+    def _write_params(self, params: Mapping[str, str]) -> None:
+        with explained(f"logging the parameters of {self.name}"):
+            for batch in batches([Param(name, value) for name, value in params.items()], MAX_PARAMS_PER_BATCH):
+                self.tracking.client.log_batch(self.id, params=batch)
 
     @contextmanager
     def stream(self, prefix: str = "training") -> Iterator[Record]:
         """Log rows of figures as they come; nested ones as `held_out/Python`; every row has `step`, and `tokens`
         for the second axis.
 
-        A server that does not answer for a while costs no row: rows wait, and are written with the next ones.
+        A server that goes away costs no row and keeps nobody: rows wait, and are written when it answers.
 
         Raises:
-            TrackingError: at the end of the block, when the rest cannot be written.
+            TrackingError: the server refused; or, at the end of the block, it stayed away and the rest cannot be written.
         """
-        waiting: list[Metric] = []
-        written = time.monotonic()
+        backlog = Backlog(self.tracking.client, self.id, self.name)
 
         def record(row: Config | Mapping[str, Any]) -> None:
-            nonlocal written
-            waiting.extend(_both_axes(prefix, row.model_dump() if isinstance(row, Config) else row))
-            if time.monotonic() - written >= FLUSH_EVERY_S:
-                try:
-                    self._write(waiting)
-                    waiting.clear()
-                except TrackingError as error:
-                    logger.warning("metrics of %s wait: %s", self.name, error.got)
-                written = time.monotonic()
+            backlog.add(_both_axes(prefix, row.model_dump() if isinstance(row, Config) else row))
 
         try:
             yield record
         finally:
-            self._write(waiting)
+            backlog.close()
 
     def _write(self, metrics: list[Metric]) -> None:
         with explained(f"logging metrics of {self.name}"):
@@ -111,22 +125,38 @@ class TrackedRun:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
+        if not values:
+            return
         with explained(f"tagging {self.name}"):
             self.tracking.client.log_batch(self.id, tags=[RunTag(key, value) for key, value in renamed(values).items()])
 
     def uses(self, artifacts: Iterable[Artifact], context: str) -> None:
-        """State the corpora among `artifacts` as this run's datasets, with what is done with them."""
-        inputs = [dataset_input(artifact, context) for artifact in artifacts if artifact.kind in CORPUS_KINDS]
-        if inputs:
-            with explained(f"logging the datasets of {self.name}"):
-                self.tracking.client.log_inputs(self.id, datasets=inputs)
+        """State the corpora and checkpoints among `artifacts` as this run's datasets and models; `context`: what for."""
+        given = list(artifacts)
+        corpora = [one for one in given if one.kind in CORPUS_KINDS]
+        self._corpora |= {one.name: one for one in corpora}
+        self.tracking.remember(corpora)
+        with explained(f"logging the inputs of {self.name}"):
+            for one in given:
+                if one.kind == "checkpoint":
+                    self._models[one.digest] = self._logged(one, {})
+                    self.tags(labels_of(one) if context != "checkpoint" else {})  # What starts from it is another stage.
+            models = [LoggedModelInput(one.model_id) for one in self._models.values()]
+            if corpora or models:
+                datasets = [dataset_input(one, context, self.tracking.dvc_md5_of(one)) for one in corpora]
+                self.tracking.client.log_inputs(self.id, datasets=datasets, models=models)
 
-    def made(self, artifact: Artifact, *, reused: bool) -> None:
+    def made(self, artifact: Artifact, *, reused: bool, benchmark: str | None = None) -> None:
         """State what this step yielded: identity as tags, statistics as metrics and parameters, the record as a file.
 
-        A reused artifact is linked to the run that made it (`original_run`), where this server knows one.
+        A checkpoint is a logged model, and an evaluation's figures are those of the model that was measured. A reused
+        artifact is linked to the run that made it (`original_run`), where this server knows one.
+
+        Args:
+            benchmark: of an evaluation; its figures are called `benchmark/...`, as the gate names them.
         """
         tags = {
+            **labels_of(artifact),
             "artifact": artifact.label,
             "kind": artifact.kind,
             "address": artifact.address,
@@ -137,20 +167,32 @@ class TrackedRun:
         if reused and (original := self.tracking.maker_of(artifact, self.experiment_id)):
             tags["original_run"] = original
         self.tags(tags)
-        self.metrics(artifact.statistics)
+        step = artifact.statistics.get("steps")
+        figures: Mapping[str, Any] = {benchmark: artifact.statistics} if benchmark else artifact.statistics
+        self.metrics(figures, step=step if isinstance(step, int) else 0, model=self._model_of(artifact))
         texts = {name: value for name, value in flatten(artifact.statistics, "/").items() if isinstance(value, str)}
-        params = [Param(name, as_parameter(value)) for name, value in renamed(texts).items()]
-        with explained(f"logging the artifact of {self.name}"):
-            for batch in batches(params, MAX_PARAMS_PER_BATCH):
-                self.tracking.client.log_batch(self.id, params=batch)
+        self._write_params({name: as_parameter(value) for name, value in renamed(texts).items()})
         self.json("artifact.json", artifact.model_dump(mode="json"))
 
-    def gave_model(self, model_id: str) -> None:
-        """State a LoggedModel as this run's output."""
+    def _model_of(self, artifact: Artifact) -> LoggedModel | None:
+        """The logged model that the figures of an artifact tell of: itself, or what was measured."""
+        if artifact.kind == "checkpoint":
+            return self.gave_model(artifact)
+        measured = [one.digest for one in artifact.parents if one.kind == "checkpoint"]
+        return self._models.get(measured[0]) if artifact.kind == "evaluation" and measured else None
+
+    def gave_model(self, checkpoint: Artifact) -> LoggedModel:
+        """State a checkpoint's logged model, made where there is none, as this run's output."""
+        model = self._logged(checkpoint, self._params)
         with explained(f"linking a model to {self.name}"):
             outputs = self.tracking.client.get_run(self.id).outputs
-            if model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
-                self.tracking.client.log_outputs(self.id, [LoggedModelOutput(model_id, step=0)])
+            if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
+                self.tracking.client.log_outputs(self.id, [LoggedModelOutput(model.model_id, step=0)])
+        return model
+
+    def _logged(self, checkpoint: Artifact, params: Mapping[str, str]) -> LoggedModel:
+        with explained(f"looking for the model of {checkpoint.label}"):
+            return logged_model(self.tracking.client, self.experiment_id, self.id, checkpoint, params)
 
     # -- files -----------------------------------------------------------------------------------------------------
 

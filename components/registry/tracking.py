@@ -1,4 +1,4 @@
-"""MLflow as the record of runs: one experiment a recipe, one run a pipeline, one child run a step.
+"""MLflow as the record of runs: one experiment a family of recipes, one run a pipeline, one child run a step.
 
 Design decision: a `Tracking` is the only holder of a client. Every run carries the process that owns it (host, pid, start
 time), so that a run whose process was killed is found at the next start and closed as KILLED instead of showing as running
@@ -11,7 +11,8 @@ from __future__ import annotations
 import functools
 import logging
 import platform
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,21 +20,25 @@ from typing import Any
 import mlflow
 import psutil
 from filelock import FileLock
-from mlflow import MlflowClient
-from mlflow.entities import Experiment
+from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from components.core.artifact import Artifact
 from components.core.errors import TrackingError
 from components.core.provenance import provenance
-from components.registry.connection import absolute, connect, explained
+from components.registry.backlog import Backlog
+from components.registry.connection import absolute, answers, connect, explained
+from components.registry.patience import PATIENCE_S, Patience, Patient
 from components.registry.runs import TrackedRun
+from components.registry.system import SystemMetrics
 
 logger = logging.getLogger(__name__)
 
-SYSTEM_METRICS_EVERY_S = 2.0
-"""Between two samples of processor, memory, disk and network; one costs some 10 ms. Steps that are shorter show none."""
+_KIND, _OF_MODELS = "mlflow.experimentKind", "custom_model_development"
+"""What makes MLflow's page of an experiment show runs and models, in the place of traces of agents."""
+
+_INHERITED = ("family",)
+"""Tags that a run has from the one above it."""
 
 _SAME_START_S = 2.0
 """Two readings of one process's start time differ by less: the clock ticks behind it are corrected now and then."""
@@ -42,30 +47,38 @@ _SAME_START_S = 2.0
 class Tracking:
     """The tracking server or database of this process."""
 
-    def __init__(self, uri: str, artifacts: Path) -> None:
+    def __init__(self, uri: str, artifacts: Path, patience_s: float = PATIENCE_S) -> None:
         """
         Args:
             uri: `sqlite:///` and a path, or the http(s) address of an MLflow server. Nothing is contacted yet.
             artifacts: folder for files and models of runs; a server decides for itself and ignores it.
+            patience_s: how long a server that goes away later is waited for, whenever it is needed.
         """
         self.uri, self.artifacts = absolute(uri), artifacts.resolve()
+        self._patience = Patience(self.uri, functools.partial(answers, self.uri), patience_s)
+        self._dvc_md5s: dict[str, str] = {}
         mlflow.set_tracking_uri(self.uri)
 
     @functools.cached_property
-    def client(self) -> MlflowClient:
-        """The connection, made at the first use.
+    def client(self) -> Patient:
+        """The connection, made at the first use: an `MlflowClient` whose calls outlast an outage.
 
         Raises:
             TrackingError: the server does not answer, or the database cannot be used.
         """
-        return connect(self.uri)
+        return Patient(connect(self.uri), self._patience)
 
-    def check(self) -> None:
-        """Make sure that runs can be recorded, in seconds, before anything expensive starts.
+    def check(self, *, under_way: bool = False) -> None:
+        """Make sure that runs can be recorded: in seconds, before anything expensive starts.
+
+        Args:
+            under_way: part of a flow that runs already, so a server that does not answer is waited for.
 
         Raises:
             TrackingError: the server does not answer, or the database cannot be used.
         """
+        if under_way and not self._patience.answers():
+            self._patience.wait()
         with explained("checking the connection"):
             self.client.search_experiments(max_results=1)
 
@@ -101,15 +114,16 @@ class Tracking:
     ) -> Iterator[TrackedRun]:
         """A run below another, which is known by its id alone: steps may run in other threads and processes."""
         with explained(f"starting {name}"):
-            experiment_id = self.client.get_run(parent_id).info.experiment_id
-        tags = {**(tags or {}), "mlflow.parentRunId": parent_id}
-        with self._running(experiment_id, name, tags, system_metrics) as run:
+            parent = self.client.get_run(parent_id)
+        inherited = {key: value for key, value in parent.data.tags.items() if key in _INHERITED}
+        tags = {**inherited, **(tags or {}), "mlflow.parentRunId": parent_id}
+        with self._running(parent.info.experiment_id, name, tags, system_metrics) as run:
             yield run
 
     @contextmanager
     def _running(self, experiment_id: str, name: str, tags: dict[str, str], system_metrics: bool) -> Iterator[TrackedRun]:
         with explained(f"starting {name}"):
-            created = self.client.create_run(experiment_id, run_name=name, tags={**_origin(), **tags})
+            created = self._create_run(experiment_id, name, {**_origin(), **tags})
         run = TrackedRun(self, experiment_id, created.info.run_id, name)
         monitor = self._monitor(run) if system_metrics else None
         try:
@@ -119,9 +133,24 @@ class Tracking:
             raise
         self._end(run, "FINISHED", monitor)
 
-    def _end(
-        self, run: TrackedRun, status: str, monitor: SystemMetricsMonitor | None, error: BaseException | None = None
-    ) -> None:
+    def _create_run(self, experiment_id: str, name: str, tags: dict[str, str]) -> Run:
+        """A new run; one only, also where the server made it and went away before it could say so."""
+        started, tried = int(time.time() * 1000), False
+        client = self.client.hasty
+
+        def create() -> Run:
+            nonlocal tried
+            if tried:
+                query = f"attributes.start_time = {started} and tags.pid = '{tags['pid']}'"
+                for run in client.search_runs([experiment_id], query):
+                    if run.info.run_name == name:
+                        return run
+            tried = True
+            return client.create_run(experiment_id, started, tags, name)
+
+        return self._patience.outlast(create)
+
+    def _end(self, run: TrackedRun, status: str, monitor: SystemMetrics | None, error: BaseException | None = None) -> None:
         try:
             if monitor:
                 monitor.finish()
@@ -134,8 +163,8 @@ class Tracking:
                 raise
             logger.warning("could not mark %s as %s: %s", run.name, status, second.got)  # The first error matters more.
 
-    def _monitor(self, run: TrackedRun) -> SystemMetricsMonitor:
-        monitor = SystemMetricsMonitor(run.id, sampling_interval=SYSTEM_METRICS_EVERY_S, tracking_uri=self.uri)
+    def _monitor(self, run: TrackedRun) -> SystemMetrics:
+        monitor = SystemMetrics(run.id, self.uri, Backlog(self.client, run.id, run.name))
         monitor.start()
         return monitor
 
@@ -145,12 +174,27 @@ class Tracking:
             if found is None:
                 local = self.uri.startswith("sqlite:")
                 try:
-                    return str(self.client.create_experiment(name, self.artifacts.as_uri() if local else None))
+                    place = self.artifacts.as_uri() if local else None
+                    return str(self.client.create_experiment(name, place, {_KIND: _OF_MODELS}))
                 except MlflowException:  # Another process was faster, or the name is not allowed.
                     found = self.client.get_experiment_by_name(name)
                     if found is None:
                         raise
+            if _KIND not in found.tags:  # Made by an earlier version, or by hand.
+                self.client.set_experiment_tag(found.experiment_id, _KIND, _OF_MODELS)
             return str(found.experiment_id)
+
+    # -- data ------------------------------------------------------------------------------------------------------
+
+    def remember(self, corpora: Iterable[Artifact]) -> None:
+        """Know the DVC md5 of raw corpora, to state it wherever something that was made from them is used."""
+        known = {one.digest: one.provenance.get("dvc_md5") for one in corpora if one.kind == "raw-corpus"}
+        self._dvc_md5s |= {digest: str(md5) for digest, md5 in known.items() if md5}
+
+    def dvc_md5_of(self, corpus: Artifact) -> str | None:
+        """The DVC md5 of a raw corpus, or of the one that a prepared corpus was made from, where it is known."""
+        digests = (corpus.digest, *(one.digest for one in corpus.parents if one.kind == "raw-corpus"))
+        return next((self._dvc_md5s[digest] for digest in digests if digest in self._dvc_md5s), None)
 
     # -- looking back ----------------------------------------------------------------------------------------------
 
@@ -183,8 +227,10 @@ def _origin() -> dict[str, str]:
     own = psutil.Process()
     return {
         "git_commit": str(made["git_commit"]),
-        "git_dirty": str(made["git_dirty"]).lower(),
+        "git_dirty": {True: "true", False: "false", None: "unknown"}[made["git_dirty"]],
         "mlflow.source.git.commit": str(made["git_commit"]),
+        "mlflow.source.name": "codegen",
+        "mlflow.user": own.username(),
         "host": platform.node(),
         "pid": str(own.pid),
         "process_started": str(own.create_time()),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,8 @@ import pytest
 from fixtures.processes import kill_when
 
 from components.core.artifact import Artifact
+from components.core.network import free_port
+from components.core.provenance import provenance
 from components.core.store import Store
 
 if TYPE_CHECKING:
@@ -201,7 +204,8 @@ print(json.dumps([[run.info.run_name, run.info.status, names.get(run.data.tags.g
     runs = json.loads(done.stdout.splitlines()[-1])
     assert {status for _, status, _ in runs} == {"FINISHED"}
     parents = {name: parent for name, _, parent in runs}
-    assert parents["train multi"] == "train"
+    trained = next(one for one in project.store.all() if one.name == "codegen-tiny-multi")
+    assert parents[f"train multi {trained.recipe[:6]}"] == "train"
     assert parents["train"] == "pipeline codegen-tiny"
     assert parents["pipeline codegen-tiny"] is None
 
@@ -219,3 +223,46 @@ def test_a_registered_model_of_another_recipe_is_gone_on_with(finished: tuple[Pr
     assert "from codegen-tiny-multi" in page
     assert "It is the only stage, so there is nothing to compare it with." in page
     assert "Mono, HumanEval/0, at" in (project.folder / "var/samples.html").read_text()
+
+
+def test_the_page_on_reviewing_is_true(finished: tuple[Project, str]) -> None:
+    """Every command of docs/reviewing.md is run as it stands there, and every search finds something."""
+    project, _ = finished
+    page = (Path(__file__).parents[2] / "docs/reviewing.md").read_text()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    commands = [line for language, block in blocks for line in block.splitlines() if not language]
+    queries = [line for language, block in blocks for line in block.splitlines() if language == "sql"]
+    assert len(commands) == 6
+    for command in commands:
+        if command == "codegen ui":
+            _look(project)
+        else:
+            status, output = project.run(*command.removeprefix("codegen ").split())
+            assert status == 0, output
+    assert "codegen-tiny-mono/2" in project.run("models", "list")[1]
+    for query in queries:
+        if not ("git_dirty" in query and provenance()["git_dirty"]):  # While this is worked on, no run is clean.
+            assert _num_found(project, query), query
+
+
+def _look(project: Project) -> None:
+    """`codegen ui` until it has told its addresses, which it does when both servers answer."""
+    ports = ("--prefect-port", str(free_port()), "--mlflow-port", str(free_port()))
+    process = project.start("ui", *ports)
+    try:
+        assert process.stdout
+        assert any(f"http://127.0.0.1:{ports[3]}" in line for line in process.stdout)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def _num_found(project: Project, query: str) -> int:
+    script = """
+import sys
+from mlflow import MlflowClient
+client = MlflowClient(f"sqlite:///{sys.argv[1]}/var/mlflow/mlflow.db")
+print(len(client.search_runs([one.experiment_id for one in client.search_experiments()], sys.argv[2])))
+"""
+    command = [sys.executable, "-c", script, str(project.folder), query]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout.splitlines()[-1])

@@ -157,3 +157,42 @@ def test_it_says_what_it_offers_and_where(project: Served) -> None:
     assert f"http://127.0.0.1:{project.ports[0]}" in said
     assert "offers   pipeline/tiny" in said
     assert json.loads((project.folder / "var/servers.json").read_text())["pid"] == project.process.pid
+
+
+def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: str) -> None:
+    """Another seed makes another version of each model; each waits for a word, and is told of."""
+    recipe = copy.deepcopy(project.parameters("pipeline/tiny")["recipe"]) | {"seed": 1}
+    anything = [{"metrics": ["bits_per_byte/mono/Python"], "better": "lower", "min_gain": -100.0}]
+    recipe["promotion"] |= {"approval": "person", "requirements": dict.fromkeys(("nl", "multi", "mono"), anything)}
+    champion = json.loads(project.command("models", "show", "codegen-tiny-mono@champion", "--json"))["version"]
+    answer = {"approve": True, "name": "Ada", "reason": "reads well"}
+    paused = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
+
+    def asks_or_ended(run: str) -> Any:
+        ended = project.state(run)["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        return ended or project.call("/flow_runs/filter", paused)
+
+    with web_receiver() as (web, posts):
+        project.command("notify", f"http://127.0.0.1:{web}/hook", "--on", "approval", "--on", "promoted")
+        run = project.run("pipeline/tiny", recipe=recipe)
+        while (waiting := project.until(lambda: asks_or_ended(run))) is not True:
+            (one,) = waiting
+            project.call(f"/flow_runs/{one['id']}/resume", {"run_input": answer})
+            project.until(lambda one=one: project.state(one["id"])["id"] != one["state"]["id"])
+        assert project.end_of(run)["type"] == "COMPLETED", project.log.read_text()
+        told = [posts.get(timeout=300)["subject"] for _ in range(6)]
+    assert sorted(told) == sorted(
+        ["promote codegen-tiny asks for a decision"] * 3
+        + [f"codegen-tiny-{stage} version 2: promoted" for stage in ("nl", "multi", "mono")]
+    )
+    comparison = project.artifacts()["codegen-tiny-mono-promotion"]["data"]
+    assert "# codegen-tiny-mono: version 2" in comparison.replace("\\", "")
+
+    now = json.loads(project.command("models", "show", "codegen-tiny-mono@champion", "--json"))["version"]
+    assert (champion, now) == (1, 2)
+    project.command("models", "rollback", "codegen-tiny-mono", "--reason", "worse at comments")
+    back = json.loads(project.command("models", "show", "codegen-tiny-mono@champion", "--json"))["version"]
+    assert back == champion
+    decisions = json.loads(project.command("models", "history", "codegen-tiny-mono", "--json"))
+    assert [one["outcome"] for one in decisions] == ["promoted", "promoted", "rolled back"]
+    assert decisions[1]["decided_by"].startswith("Ada")

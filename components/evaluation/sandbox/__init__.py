@@ -8,7 +8,6 @@
 `codegen doctor` the same without raising.
 """
 
-from components.evaluation.sandbox.jail import SandboxKind
 from components.evaluation.sandbox.limits import Limits
 from components.evaluation.sandbox.pool import Sandbox, SandboxReport, open_sandbox, probe, unavailable
 from components.evaluation.sandbox.verdict import KINDS, NOTHING_PRINTED, Printed, Verdict, as_record, of_record
@@ -21,7 +20,6 @@ __all__ = [
     "Mode",
     "Printed",
     "Sandbox",
-    "SandboxKind",
     "SandboxReport",
     "Trial",
     "Verdict",

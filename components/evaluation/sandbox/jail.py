@@ -7,13 +7,10 @@ the sandbox and its tests know only this.
 from __future__ import annotations
 
 import subprocess
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from components.core.errors import SandboxUnavailable
 from components.evaluation.sandbox.view import SCRATCH, View
-
-SandboxKind = Literal["bubblewrap", "namespaces", "landlock"]
-"""The kinds of isolation, the best first."""
 
 _START_S = 60
 """Assumption: an interpreter that does nothing has started by then on any machine."""

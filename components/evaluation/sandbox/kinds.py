@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from components.core.errors import SandboxUnavailable
+from components.evaluation.config import SandboxKind
 from components.evaluation.sandbox.bubblewrap import Bubblewrap
-from components.evaluation.sandbox.jail import Jail, SandboxKind
+from components.evaluation.sandbox.jail import Jail
 from components.evaluation.sandbox.landlock import Landlock
 from components.evaluation.sandbox.namespaces import Namespaces
 from components.evaluation.sandbox.users import require_other_users

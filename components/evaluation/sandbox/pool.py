@@ -20,7 +20,8 @@ from pydantic import Field
 
 from components.core.config import Config
 from components.core.errors import SandboxUnavailable
-from components.evaluation.sandbox.jail import Jail, SandboxKind
+from components.evaluation.config import SandboxKind
+from components.evaluation.sandbox.jail import Jail
 from components.evaluation.sandbox.kinds import find_jail
 from components.evaluation.sandbox.limits import Limits
 from components.evaluation.sandbox.self_test import self_test

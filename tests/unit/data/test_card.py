@@ -8,6 +8,7 @@ from components.core.artifact import Artifact, Kind
 from components.core.fingerprint import FileEntry
 from components.core.paper import paper_corpora
 from components.data.card import Corpora, dataset_card
+from components.data.card_prose import licences_of
 from components.data.config import CORPORA, LANGUAGES, Corpus, DataConfig
 from components.data.pins import Archive
 from components.data.sources.config import Source
@@ -143,6 +144,11 @@ def test_a_corpus_from_before_the_bytes_of_duplicates_were_counted() -> None:
     old = corpora()
     del old.prepared["nl"].statistics["languages"]["English"]["duplicate_bytes"]  # type: ignore[index, call-overload]
     assert rows(card(old), "Sizes")["nl", "English"][3] == "-"
+
+
+def test_licences_by_package_and_files_of_declared_sources_by_their_records() -> None:
+    expected = {"BSD-3-Clause": ["scripts 2.1"], "see its records": ["stranger-3.jsonl"]}
+    assert licences_of(corpora().raw["multi"], ARCHIVES) == expected
 
 
 def declaring(*names: Corpus) -> Corpora:

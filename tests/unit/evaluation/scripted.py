@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from components.evaluation.config import SandboxKind
 from components.evaluation.judging import Judge
 from components.evaluation.plan import Plan
 from components.evaluation.samples import draw_samples
 from components.evaluation.sampling import TextDrawn, TextRequest
-from components.evaluation.sandbox import SandboxKind
 from components.evaluation.scoring import program_of, score
 
 Answer = Callable[[TextRequest[Any]], str]

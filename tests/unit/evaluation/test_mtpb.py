@@ -13,10 +13,9 @@ from components.core.artifact import OBSERVED
 from components.core.errors import ConfigError
 from components.core.files import read_json, read_jsonl
 from components.core.fingerprint import list_files
-from components.evaluation.config import MtpbConfig
+from components.evaluation.config import MtpbConfig, SandboxKind
 from components.evaluation.mtpb import PREFIX, plan
 from components.evaluation.sampling import TextRequest
-from components.evaluation.sandbox import SandboxKind
 
 TURNS = {
     "Lowercase the given": "my_string = my_string.lower()",

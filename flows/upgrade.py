@@ -1,0 +1,122 @@
+"""`codegen upgrade`: databases of a workspace that earlier versions of MLflow and Prefect wrote, for the installed ones.
+
+One decision: each is copied first, by SQLite's own means, and put back where its upgrade fails; both upgrades are those of
+the tools themselves. The store needs none: a manifest is read by every later version (a test reads old ones). Not covered:
+databases other than SQLite, whose administrators have backups of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from components.core.errors import ConfigError, StorageFull
+from components.core.files import require_free
+from flows.execution import Execution, servers_of
+
+_SQLITE = "sqlite:///"
+_QUOTED = 300
+"""Characters of a tool's last words that are shown."""
+
+
+class Upgraded(NamedTuple):
+    """What became of one database."""
+
+    name: str
+    database: Path
+    before: str
+    after: str
+    """Revisions of its schema; the same where nothing was to be done."""
+    backup: Path | None
+    """As it was before; None where nothing was to be done."""
+
+
+def upgrade(execution: Execution) -> Iterator[Upgraded]:
+    """Bring each database of the workspace that is there to the schema of the installed version.
+
+    Raises:
+        ConfigError: servers run over the workspace, the tracking database is no SQLite, or an upgrade failed; then the
+            database is as it was.
+        StorageFull: no room for a copy.
+    """
+    if serving := servers_of(execution):
+        raise ConfigError(
+            f"servers run over this workspace ({serving['prefect']})", expected="nobody at work on it", do="end them first"
+        )
+    yield from _one("MLflow", _tracking_file(execution), ["mlflow", "db", "upgrade", execution.resolved_tracking_uri])
+    prefect = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
+    yield from _one("Prefect", prefect, ["prefect", "server", "database", "upgrade", "--yes"])
+
+
+def _tracking_file(execution: Execution) -> Path:
+    uri = execution.resolved_tracking_uri
+    if not uri.startswith(_SQLITE):
+        raise ConfigError(
+            f"the tracking database is not SQLite but {uri.split(':', 1)[0]}",
+            expected="one that can be copied as a file",
+            do="back it up with its own tools, then run `mlflow db upgrade` on it",
+        )
+    return Path(uri.removeprefix(_SQLITE))
+
+
+def _one(name: str, database: Path, command: list[str]) -> Iterator[Upgraded]:
+    if not database.exists():
+        return
+    before, backup = _revision(database), _copy(database)
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        _put_back(backup, database)
+        raise ConfigError(
+            f"the upgrade of {name}'s database failed: {(done.stderr or done.stdout).strip()[-_QUOTED:]}",
+            expected=f"a database that {name} {before or 'of any version'} wrote",
+            do=f"it is as it was before, and a copy is {backup}; install the version that wrote it, or report this",
+        )
+    after = _revision(database)
+    if after == before:
+        backup.unlink()
+    yield Upgraded(name, database, before, after, backup if after != before else None)
+
+
+def _revision(database: Path) -> str:
+    with closing(sqlite3.connect(database)) as connection:
+        try:
+            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError:  # Before its makers kept count.
+            return ""
+        except sqlite3.DatabaseError as error:
+            raise ConfigError(
+                f"{database} is no database: {error}",
+                expected="a SQLite file",
+                do="move it away; the next run makes another",
+            ) from error
+    return str(found[0]) if found else ""
+
+
+def _copy(database: Path) -> Path:
+    """A consistent copy beside the database, what lies in its write-ahead log included.
+
+    Raises:
+        StorageFull: there is no room for it.
+    """
+    require_free(database.parent, database.stat().st_size, f"a copy of {database.name}")
+    backup = database.with_name(f"{database.name}.before-{datetime.now(UTC):%Y%m%d-%H%M%S}")
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(backup)) as target:
+        try:
+            source.backup(target)
+        except sqlite3.OperationalError as error:
+            raise StorageFull(
+                f"{backup} cannot be written: {error}", expected="room for a copy of the database", do="free some room"
+            ) from error
+    return backup
+
+
+def _put_back(backup: Path, database: Path) -> None:
+    with closing(sqlite3.connect(backup)) as source, closing(sqlite3.connect(database)) as target:
+        source.backup(target)

@@ -1,0 +1,78 @@
+"""Several pipelines of the tiny recipe at once, on SQLite: how many end well, and whether a database was ever locked.
+
+    python tests/benchmarks/concurrent.py [--runs 8] [--alone]
+
+`codegen serve` with its real servers; every run has a name and a seed of its own, so that none finds another's work. With
+--alone there is no server: as many `codegen run`, each with a temporary one on the same database. On archives of the
+tests, which are small; the figures are in docs/figures.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from fixtures.archives import build_archives
+from fixtures.projects import FixtureArchives, new_project
+from fixtures.served import Served, start_codegen
+
+_LOCKED = "database is locked"
+
+
+def served(folder: Path, archives: FixtureArchives, runs: int) -> list[str]:
+    """The states in which runs of one server end."""
+    one = Served(new_project(folder / "project"), archives)
+    try:
+        given = one.parameters("pipeline/tiny")
+        asked = []
+        for number in range(runs):
+            recipe = copy.deepcopy(given["recipe"]) | {"name": f"codegen-{number}", "seed": number}
+            asked.append(one.run("pipeline/tiny", recipe=recipe))
+        return [one.end_of(run)["name"] for run in asked]
+    finally:
+        one.process.terminate()
+        one.process.wait()
+
+
+def alone(folder: Path, archives: FixtureArchives, runs: int) -> list[str]:
+    """The statuses of as many processes without a server."""
+    project = new_project(folder / "project")
+    processes = []
+    for number in range(runs):
+        arguments = ["run", "-r", "tiny", "--set", f"name=codegen-{number}", "--set", f"seed={number}"]
+        with (folder / f"run-{number}.log").open("w") as log:
+            processes.append(start_codegen(project, archives, *arguments, output=log))
+    return [f"status {process.wait()}" for process in processes]
+
+
+def main() -> None:
+    """Print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=8)
+    parser.add_argument("--alone", action="store_true")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        archives = FixtureArchives(folder / "archives", build_archives(folder / "archives"))
+        started = time.monotonic()
+        ends = (alone if asked.alone else served)(folder, archives, asked.runs)
+        took_s = time.monotonic() - started
+        logs = [*folder.rglob("*.log")]
+        locked = sum(log.read_text(errors="replace").count(_LOCKED) for log in logs)
+        print(f"{os.cpu_count()} cores, {asked.runs} pipelines {'alone' if asked.alone else 'served'}: {took_s:.0f} s")
+        print(f"ends: {', '.join(f'{ends.count(one)} {one}' for one in sorted(set(ends)))}")
+        print(f"'{_LOCKED}' in {len(logs)} logs: {locked}")
+        if asked.alone and set(ends) != {"status 0"}:
+            for log in logs:
+                print(f"-- {log.name}\n{log.read_text(errors='replace')[-600:]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What the platform adds to the bare steps of a recipe: Prefect, MLflow, expectations and the store, in a whole process.
+
+    python tests/benchmarks/overhead.py [-r starter]
+
+`codegen run` in a workspace of its own. A bare step is what its build took (`duration_s` of its artifact: reading,
+training, drawing, executing); all else between the start and the end of the process is the platform's, the validations
+too, though they are a build. The figures are in docs/figures.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import cast
+
+from components.core.store import Store
+
+
+def main() -> None:
+    """Print one line a figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-r", "--recipe", default="starter")
+    recipe = parser.parse_args().recipe
+    with tempfile.TemporaryDirectory() as workspace:
+        started = time.monotonic()
+        command = [sys.executable, "-m", "flows.cli", "run", "-r", recipe, "--at", f"workspace={workspace}"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        whole_s = time.monotonic() - started
+        made = list(Store(Path(workspace) / "store").all())
+        took_s = {one.label: cast(float, one.provenance["duration_s"]) for one in made}
+        validated_s = sum(took_s[one.label] for one in made if one.kind == "validation")
+        bare_s = sum(took_s.values()) - validated_s
+        added_s = whole_s - bare_s
+        print(f"{recipe}: {whole_s:.1f} s from start to end, {bare_s:.1f} s of it bare steps, {len(made)} steps")
+        print(f"added: {added_s:.1f} s, {added_s / bare_s:.1%} of the bare steps; of it validation {validated_s:.1f} s")
+        print(f"added to each step, validation left out: {(added_s - validated_s) / len(made):.2f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -65,7 +65,9 @@ def test_adding_a_corpus(folder: Path, places: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "repository3" in done.stdout
     made = next(one for one in Store(folder / "var/store").all() if (one.kind, one.name) == ("prepared-corpus", "mono"))
-    assert made.statistics["num_documents"] == 200
+    languages = made.statistics["languages"]
+    assert isinstance(languages, dict)
+    assert languages["Python"]["documents"] == 200
     assert _recipe_of("adding-a-corpus.md", "mine").data.sources == {"mono": (Source(uri="/data/checkouts/*/"),)}
 
 

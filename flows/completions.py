@@ -7,23 +7,26 @@ all its samples at once. What a model writes is text here, and is never executed
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.core.errors import CodegenError
-from components.core.network import require_free_port
-from components.evaluation.completion import Asked, complete
+from components.core.errors import CodegenError, ConfigError
+from components.evaluation.completion import MOST_SAMPLES, MOST_STOPS, Asked, complete
 
 if TYPE_CHECKING:
     from fastapi import Request
+    from rich.console import Console
 
     from components.evaluation.samples import Completer
 
@@ -34,17 +37,18 @@ _MOST_PROMPT = 1_000_000
 class CompletionRequest(BaseModel):
     """A request in the form of OpenAI's completions; fields that play no part here are refused, not ignored."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     prompt: Annotated[str, Field(min_length=1, max_length=_MOST_PROMPT)]
+    """Where it is longer than the model's context less `max_tokens`, its beginning is not read."""
     model: str | None = None
     """For clients that insist on naming one: there is one model here."""
-    n: int = Field(default=1, ge=1, le=128)
+    n: int = Field(default=1, ge=1, le=MOST_SAMPLES)
     max_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=0.2, ge=0)
     top_p: float = Field(default=0.95, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
     truncate: bool = True
     """Ours: whether completions end where HumanEval's rules end them."""
 
@@ -73,11 +77,11 @@ def application(sampler: Completer, name: str, digest: str) -> FastAPI:
     app, alone = FastAPI(title=name, description="Completes code. What it writes is not checked."), threading.Lock()
 
     @app.get("/health")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get("/v1/models")
-    def models() -> dict[str, Any]:
+    async def models() -> dict[str, Any]:
         return {"object": "list", "data": [{"id": name, "object": "model", "owned_by": "codegen", "digest": digest}]}
 
     @app.post("/v1/completions")
@@ -100,19 +104,51 @@ def application(sampler: Completer, name: str, digest: str) -> FastAPI:
 
     @app.exception_handler(CodegenError)
     def explain(_: Request, error: CodegenError) -> JSONResponse:
-        return JSONResponse({"error": {"message": str(error), "type": type(error).__name__}}, status_code=400)
+        return _refusal(error, str(error), 400 if isinstance(error, ConfigError) else 500)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
+        # FastAPI's own answer quotes what it got, and fails where JSON or UTF-8 has no word for that.
+        wrong = (f"{'.'.join(map(str, one['loc'][1:])) or 'the request'}: {one['msg']}" for one in error.errors())
+        return _refusal(error, "; ".join(wrong), 422)
 
     return app
 
 
-def serve(checkpoint: Path, *, name: str, digest: str, host: str, port: int) -> None:
-    """Answer requests until a signal arrives.
+def _refusal(error: Exception, message: str, status: int) -> JSONResponse:
+    """In the form of OpenAI's errors."""
+    sayable = message.encode(errors="backslashreplace").decode()
+    return JSONResponse({"error": {"message": sayable, "type": type(error).__name__}}, status_code=status)
+
+
+def serve(checkpoint: Path, *, name: str, digest: str, host: str, port: int, console: Console) -> None:
+    """Answer requests until a signal arrives; `console` says where, as soon as somebody listens there.
 
     Raises:
-        CodegenError: the port is taken, or the checkpoint is damaged.
+        CodegenError: the port is taken, the host is none of this machine's, or the checkpoint is damaged.
     """
     from components.evaluation.sampler_pool import open_sampler
 
-    require_free_port(name, port)
-    with open_sampler(checkpoint) as sampler:
-        uvicorn.run(application(sampler, name, digest), host=host, port=port, log_level="warning")
+    with _listening(host, port) as listener, open_sampler(checkpoint) as sampler:
+        console.print(
+            f"{name}  {digest[:12]}  http://{host}:{port}/v1/completions  (described at /docs)", soft_wrap=True, markup=False
+        )
+        server = uvicorn.Server(uvicorn.Config(application(sampler, name, digest), log_level="warning"))
+        with suppress(KeyboardInterrupt):  # A signal is how this ends well; requests under way are answered before.
+            server.run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Bound by us, since uvicorn says on its own what it cannot have, and ends the program with a status of its own."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise CodegenError(
+            f"no server can listen at {host}:{port}: {_reason(error)}",
+            expected="an address of this machine, and a free port",
+            do=f"end what uses it, or choose another: --port {port + 1}, --host 127.0.0.1",
+        ) from None
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).partition(" (")[0]  # The rest repeats the address.

@@ -8,14 +8,18 @@ The same table serves `codegen serve` (no worker needed) and `infra/prefect.yaml
 from __future__ import annotations
 
 import json
+import zoneinfo
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect import Flow, flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
@@ -147,6 +151,12 @@ def require_schedules(crons: Mapping[str, str], timezone: str) -> None:
     Raises:
         ConfigError: says which is none.
     """
+    if timezone not in zoneinfo.available_timezones():
+        raise ConfigError(
+            f"there is no time zone {timezone!r}",
+            expected="one of the IANA's, e.g. Europe/Berlin or UTC",
+            do="mend --timezone",
+        )
     for flow_name, cron in crons.items():
         if flow_name not in DEPLOYED:
             raise ConfigError(
@@ -158,14 +168,27 @@ def require_schedules(crons: Mapping[str, str], timezone: str) -> None:
             CronSchedule(cron=cron, timezone=timezone)
         except ValidationError as error:
             raise ConfigError(
-                f"the schedule of {flow_name} is {cron!r} in {timezone}: {error.errors()[0]['msg']}",
-                expected="minute, hour, day, month, weekday, e.g. 0 1 * * 6, and a time zone, e.g. Europe/Berlin",
-                do="mend --cron or --timezone",
+                f"the schedule of {flow_name} is {cron!r}: {error.errors()[0]['msg']}",
+                expected="minute, hour, day, month, weekday, e.g. 0 1 * * 6",
+                do=f'write, e.g., --cron "{flow_name}=0 1 * * 6"',
             ) from None
 
 
 def _schedule(chosen: str | None, usual: str, timezone: str) -> Schedule:
     return Cron(chosen or usual, timezone=timezone, active=chosen is not None, slug="codegen")
+
+
+def switched_on(full_name: str) -> list[DeploymentScheduleCreate]:
+    """The schedules of a deployment that is there already, where one of them is on; deploying it anew would lose them."""
+    with get_client(sync_client=True) as client:
+        try:
+            there = client.read_deployment_by_name(full_name).schedules
+        except ObjectNotFound:
+            return []
+    if not any(one.active for one in there):
+        return []
+    kept = {"schedule", "active", "slug", "parameters"}
+    return [DeploymentScheduleCreate(**{name: getattr(one, name) for name in kept}) for one in there]
 
 
 def _limit(one: Deployed) -> ConcurrencyLimitConfig | None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import Json, Places, RecipeName, Sets, chosen_execution, chosen_recipe, console, print_json
+from flows.options import HIGHEST_PORT, Json, Places, RecipeName, Sets, chosen_execution, chosen_recipe, console, print_json
 from flows.status import ANSWER_IS_NO
 
 
@@ -33,8 +33,8 @@ def doctor(as_json: Json = False, at: Places = []) -> None:  # noqa: B006 - Type
         raise typer.Exit(ANSWER_IS_NO)
 
 
-PrefectPort = Annotated[int, typer.Option(help="Of Prefect's page.")]
-MlflowPort = Annotated[int, typer.Option(help="Of MLflow's page.")]
+PrefectPort = Annotated[int, typer.Option(min=1, max=HIGHEST_PORT, help="Of Prefect's page.")]
+MlflowPort = Annotated[int, typer.Option(min=1, max=HIGHEST_PORT, help="Of MLflow's page.")]
 
 
 def ui(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000, at: Places = []) -> None:  # noqa: B006

@@ -6,6 +6,7 @@ people change or switch off what they get on Prefect's page. What happens to a m
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
@@ -21,8 +22,10 @@ from prefect.settings import PREFECT_API_URL
 from pydantic import SecretStr
 
 from components.core.errors import ConfigError
+from components.core.network import without_password
 from flows.automations import existing
 from flows.blocks import Email
+from flows.servers import require_answer
 
 if TYPE_CHECKING:
     from components.registry.promotion import Promotion
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
 PROMOTED, REFUSED, ROLLED_BACK = "codegen.model.promoted", "codegen.model.refused", "codegen.model.rolled-back"
 _EVENTS = {"promoted": PROMOTED, "refused": REFUSED, "rolled back": ROLLED_BACK}
 """By the outcome of a decision."""
+_WEB, _MAIL = ("http", "https"), ("mailto", "mailtos")
+_SHOWN = 6
+"""Characters of an address's hash, which tell two of one server apart without showing what is secret in them."""
 _MODEL = "codegen.registered-model."
 _RUN = "prefect.flow-run."
 
@@ -78,10 +84,10 @@ def tell(promotion: Promotion) -> None:
 
 
 def require_server() -> None:
-    """Check that there is a server that lives on to tell anybody.
+    """Check that there is a server that lives on to tell anybody, and that it answers.
 
     Raises:
-        ConfigError: there is none; a run without a server has a temporary one, which ends with it.
+        ConfigError: there is none (a run without one has a temporary server, which ends with it), or it is silent.
     """
     if not PREFECT_API_URL.value():
         raise ConfigError(
@@ -89,6 +95,7 @@ def require_server() -> None:
             expected="one that can tell: `codegen serve`, `codegen ui`, or PREFECT_API_URL",
             do="start `codegen serve` in another terminal, then run this again",
         )
+    require_answer()
 
 
 def notify(address: str, occasions: tuple[str, ...]) -> list[str]:
@@ -102,20 +109,22 @@ def notify(address: str, occasions: tuple[str, ...]) -> list[str]:
         The names of the automations, which can be changed on Prefect's page.
 
     Raises:
-        ConfigError: no such address or occasion.
+        ConfigError: no such address or occasion, or no server that lives on to tell anybody.
     """
     for one in occasions:
         if one not in OCCASIONS:
             raise ConfigError(
                 f"there is no occasion {one!r}", expected=f"one of {', '.join(OCCASIONS)}", do="choose one of these"
             )
-    scheme, host = urlsplit(address).scheme, urlsplit(address).hostname or ""
-    name = f"codegen-{scheme}-{host.replace('.', '-')}"
+    scheme, host = _parts(address)
+    known = hashlib.sha256(without_password(address).encode()).hexdigest()[:_SHOWN]
+    name = f"codegen-{scheme}-{host.replace('.', '-')}-{known}"
     block = _block(address, scheme, name)
+    require_server()
     document = cast(UUID, block.save(name, overwrite=True))
     made = []
     for one in occasions:
-        automation = _automation(f"codegen: {one} -> {scheme}://{host}", OCCASIONS[one], document)
+        automation = _automation(f"codegen: {one} -> {scheme}://{host} ({known})", OCCASIONS[one], document)
         old = existing(automation.name)
         if old is not None:
             old.delete()
@@ -124,17 +133,27 @@ def notify(address: str, occasions: tuple[str, ...]) -> list[str]:
     return made
 
 
+def _parts(address: str) -> tuple[str, str]:
+    """Scheme and host of an address that can be told something."""
+    try:
+        parts = urlsplit(address)
+        scheme, host, _ = parts.scheme, parts.hostname or "", parts.port
+    except ValueError:  # No such port, half an IPv6 address.
+        scheme, host = "", ""
+    if scheme not in (*_WEB, *_MAIL) or not host:
+        raise ConfigError(
+            f"there is nobody at the address {without_password(address)!r}",
+            expected="http://, https://, mailto:// or mailtos://, and a server",
+            do='write, e.g., "https://hooks.example.org/T1" or "mailtos://USER:PASSWORD@SERVER:587?from=A&to=B"',
+        )
+    return scheme, host
+
+
 def _block(address: str, scheme: str, name: str) -> CustomWebhookNotificationBlock | Email:
-    if scheme in ("http", "https"):
-        body = {"subject": "{{subject}}", "body": "{{body}}"}
-        return CustomWebhookNotificationBlock(name=name, url=address, json_data=body, headers=None, cookies=None)
-    if scheme in ("mailto", "mailtos"):
+    if scheme in _MAIL:
         return Email(url=SecretStr(address))
-    raise ConfigError(
-        f"the address begins with {scheme or 'nothing'}://",
-        expected="http://, https://, mailto:// or mailtos://",
-        do='write, e.g., "https://hooks.example.org/T1" or "mailtos://USER:PASSWORD@SERVER:587?from=A&to=B"',
-    )
+    body = {"subject": "{{subject}}", "body": "{{body}}"}
+    return CustomWebhookNotificationBlock(name=name, url=address, json_data=body, headers=None, cookies=None)
 
 
 def _automation(name: str, occasion: Occasion, block: UUID) -> Automation:

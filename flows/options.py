@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False)
 
+HIGHEST_PORT = 65_535
+
 RECIPE_NAMES = ("starter", "tiny", "350m", "2b", "6b", "16b")
 STAGE_NAMES = ("nl", "multi", "mono")
 DEVICE_NAMES = ("h100", "h200", "a100-80", "a100-40", "l40s", "cpu")

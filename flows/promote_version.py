@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # They would import MLflow.
     from components.registry.promotion import Promotion
     from components.registry.review import Registered
     from components.registry.tracking import Tracking
+else:
+    Promotion = Any  # Prefect evaluates a flow's annotations for its form, and shows no types where one has no meaning.
 
 
 @flow(name="promote-version", flow_run_name="promote {model}")

@@ -49,6 +49,11 @@ class Servers(Config):
         return f"{self.prefect}/api"
 
 
+def on_loopback(prefect_port: int, mlflow_port: int) -> Servers:
+    """Where servers of these ports listen."""
+    return Servers(prefect=f"http://127.0.0.1:{prefect_port}", mlflow=f"http://127.0.0.1:{mlflow_port}")
+
+
 class Running:
     """The servers of this process."""
 
@@ -122,7 +127,7 @@ def serving(execution: Execution, *, prefect_port: int, mlflow_port: int) -> Ite
     require_readable(execution)
     logs = execution.workspace_path / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    where = Servers(prefect=f"http://127.0.0.1:{prefect_port}", mlflow=f"http://127.0.0.1:{mlflow_port}")
+    where = on_loopback(prefect_port, mlflow_port)
     environment = {
         **os.environ,
         "PREFECT_API_URL": where.prefect_api,

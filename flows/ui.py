@@ -18,7 +18,7 @@ from rich.console import Console
 from components.core.errors import CodegenError
 from flows.execution import Execution
 from flows.recipes import Recipe
-from flows.servers import Running, serving
+from flows.servers import Running, on_loopback, serving
 
 if TYPE_CHECKING:  # Prefect is imported once its server is known.
     from prefect.deployments.runner import RunnerDeployment
@@ -74,23 +74,28 @@ def serve(
         ConfigError: there is no such flow, schedule or time zone.
         CodegenError: a port is taken, or a server ended or did not answer.
     """
-    if os.environ.get("PREFECT_API_URL"):
-        _offer(recipe, execution, name, crons, timezone, console).run(lambda: None)
+    given = os.environ.get("PREFECT_API_URL")
+    if not given:
+        os.environ["PREFECT_API_URL"] = on_loopback(prefect_port, mlflow_port).prefect_api
+    from flows.deployments import deployments  # Prefect with it, which reads that address.
+
+    offered = deployments(name, recipe, execution, crons, timezone)
+    if given:
+        _offer(offered, crons, console).run(lambda: None)
         return
     with serving(execution, prefect_port=prefect_port, mlflow_port=mlflow_port) as servers:
         _say(servers, execution, console)
-        os.environ["PREFECT_API_URL"] = servers.where.prefect_api  # Read when Prefect is imported, which comes now.
-        _offer(recipe, execution, name, crons, timezone, console).run(servers.require)
+        _offer(offered, crons, console).run(servers.require)
 
 
-def _offer(
-    recipe: Recipe, execution: Execution, name: str, crons: Mapping[str, str], timezone: str, console: Console
-) -> Offer:
+def _offer(offered: Sequence[RunnerDeployment], crons: Mapping[str, str], console: Console) -> Offer:
     from flows.automations import set_up
-    from flows.deployments import deployments
+    from flows.deployments import switched_on
 
-    offered = deployments(name, recipe, execution, crons, timezone)
     set_up()
+    for one in offered:
+        if one.flow_name not in crons and (schedules := switched_on(one.full_name)):
+            one.schedules = [*schedules]  # What a person switched on is still wanted after a restart.
     return Offer(offered, console)
 
 
@@ -106,7 +111,7 @@ class Offer:
             limit=None,
             query_seconds=_LOOK_EVERY_S,
             heartbeat_seconds=HEARTBEAT_S,
-            pause_on_shutdown=False,  # What a person has scheduled is still wanted after a restart.
+            pause_on_shutdown=False,  # What is scheduled is caught up with after a restart.
         )
         for one in deployments:
             _add(self._runner, one)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import Json, Places, chosen_execution, console, print_json
+from flows.options import HIGHEST_PORT, Json, Places, chosen_execution, console, print_json
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A folder, checkpoint/NAME-RECIPE, NAME@ALIAS or NAME/VERSION.")]
 
@@ -55,7 +55,7 @@ def serve_model(
     host: Annotated[str, typer.Option(help="Where to listen; another than loopback lets others in, without a password.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="Of the server.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=HIGHEST_PORT, help="Of the server.")] = 8000,
     at: Places = [],  # noqa: B006
 ) -> None:
     """A model that completes code over REST: POST /v1/completions, as OpenAI's clients speak it."""
@@ -64,8 +64,7 @@ def serve_model(
     from flows.models import locate_model
 
     found = locate_model(execution, model)
-    console.print(f"{model}  {found.digest[:12]}  http://{host}:{port}/v1/completions  (described at /docs)", soft_wrap=True)
-    serve(found.folder, name=model, digest=found.digest, host=host, port=port)
+    serve(found.folder, name=model, digest=found.digest, host=host, port=port, console=console)
 
 
 def notify(
@@ -77,9 +76,8 @@ def notify(
 ) -> None:
     """Tell an address when runs fail, a person is asked, or a model is promoted or refused."""
     chosen_execution(at)
-    from flows.notifications import OCCASIONS, require_server
+    from flows.notifications import OCCASIONS
     from flows.notifications import notify as tell_from_now_on
 
-    require_server()
     for name in tell_from_now_on(address, tuple(on) or tuple(OCCASIONS)):
         console.print(f"set up   {name}", soft_wrap=True, markup=False)

@@ -17,11 +17,16 @@ from components.evaluation.samples import Completer
 from components.evaluation.sampling import TextRequest
 from components.evaluation.truncate import is_complete, truncate
 
+MOST_SAMPLES = 128
+"""Completions of one prompt. Assumption: more than a person reads or an editor shows."""
+MOST_STOPS = 16
+"""Assumption: four times what OpenAI's clients may send."""
+
 
 class Asked(Config):
     """How to complete. The defaults are those of the paper's HumanEval, section 2.3, at its lowest temperature."""
 
-    num_samples: int = Field(default=1, ge=1, le=128)
+    num_samples: int = Field(default=1, ge=1, le=MOST_SAMPLES)
     """Completions of the prompt."""
     max_new_tokens: int = Field(default=128, ge=1)
     """The most tokens of a completion."""
@@ -31,7 +36,7 @@ class Asked(Config):
     """Mass of the nucleus."""
     seed: int = Field(default=0, ge=0)
     """The n-th completion of a seed is always the same one."""
-    stop: Annotated[Items[str], Field(max_length=16)] = ()
+    stop: Annotated[Items[str], Field(max_length=MOST_STOPS)] = ()
     """Texts before the first of which a completion ends, besides the rules of the benchmarks."""
     truncated: bool = True
     """Whether a completion ends where HumanEval's rules end it: after one function, say."""
@@ -51,14 +56,16 @@ def complete(sampler: Completer, prompt: str, asked: Asked) -> list[Completion]:
     """The completions of a prompt, in the order of their numbers.
 
     Raises:
-        ConfigError: the prompt is empty, or there is no room for one token of it.
+        ConfigError: the prompt is empty or no text, or there is no room for one token of it.
         EvaluationError: the model's logits are not finite.
     """
     if not prompt:
         raise ConfigError("the prompt is empty", expected="text to be completed", do='write, e.g., "def fib("')
+    if any("\ud800" <= character <= "\udfff" for character in prompt):  # How Python holds bytes that are no UTF-8.
+        raise ConfigError("the prompt is not UTF-8", expected="text to be completed", do="convert it to UTF-8")
     if asked.max_new_tokens >= sampler.context_length:
         raise ConfigError(
-            f"max_new_tokens is {asked.max_new_tokens:,}",
+            f"{asked.max_new_tokens:,} tokens of a completion are asked for",
             expected=f"less than the model's context of {sampler.context_length:,} tokens, so that a prompt has room",
             do="ask for fewer tokens",
         )

@@ -2,7 +2,7 @@
 
 A problem is a text that grows: every turn appends a prompt, the model completes it, and the completion, cut by the rules of
 `truncate`, stays there for the next turn. At the end the program is judged, by tests or by what it prints. How to add a
-benchmark: docs/benchmarks.md.
+benchmark: docs/adding-a-benchmark.md.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from mlflow.models import Model
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from components.core.artifact import Artifact, content_digest
-from components.core.errors import ArtifactError
+from components.core.errors import ArtifactError, TrackingError
 from components.core.fingerprint import fingerprint, list_files
 from components.core.provenance import provenance
 from components.core.store import MANIFEST
@@ -34,6 +34,8 @@ from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
 
 CODE_VERSION = 1
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""MLflow's codes for a model or version, and for an alias, that is not there."""
 
 _FILES, _COMPLETE = "files", "complete"
 """Tag of a logged model that has all of its files."""
@@ -180,12 +182,25 @@ def digest_of(tracking: Tracking, uri: str) -> str:
 
 
 def version_of(tracking: Tracking, uri: str) -> ModelVersion:
-    """The version that a URI names, as in `download`; MLflow's own error where there is none."""
+    """The version that a URI names, as in `download`.
+
+    Raises:
+        TrackingError: there is no such version.
+    """
     name, _, version = uri.removeprefix("models:/").partition("/")
-    if version:
-        return tracking.client.get_model_version(name, version)
-    name, _, alias = name.partition("@")
-    return tracking.client.get_model_version_by_alias(name, alias)
+    try:
+        if version:
+            return tracking.client.get_model_version(name, version)
+        name, _, alias = name.partition("@")
+        return tracking.client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code not in _ABSENT:
+            raise
+        raise TrackingError(
+            f"the registry has no {uri.removeprefix('models:/')}",
+            expected="NAME@ALIAS or NAME/VERSION of a registered model",
+            do="look at `codegen models list`; `codegen promote` registers a recipe's checkpoints",
+        ) from error
 
 
 def _filled(run: TrackedRun, checkpoint: Artifact, folder: Path, card: str) -> LoggedModel:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fixtures.pages import commands, typed
 from fixtures.versions import NAME, add_version, evidence, judge, suggest
 
 from components.registry.review import history, registered
@@ -18,7 +17,6 @@ from flows.recipes import tiny
 
 pytestmark = [pytest.mark.apart, pytest.mark.timeout(1800)]
 
-PAGE = Path(__file__).parents[2] / "docs" / "promoting.md"
 HEAVY = ["codegen", "promote"]
 """It trains where nothing is trained yet; what waits for a person is in test_approval.py."""
 
@@ -44,26 +42,12 @@ def _evidence(bits_per_byte: float, passed: float):
 
 
 def _codegen(tracking: Tracking, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    place = ["--at", f"tracking_uri={tracking.uri}", "--at", f"workspace={folder}"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "CODEGEN_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *arguments, *place],
-        env=environment | {"COLUMNS": "250", "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-
-
-def _commands() -> list[list[str]]:
-    lines = [line.strip() for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("    codegen ")]
-    return [shlex.split(line) for line in lines]
+    return typed(shlex.join(["codegen", *arguments]), folder, [f"tracking_uri={tracking.uri}", f"workspace={folder}"])
 
 
 def test_every_command_of_the_page(tracking: Tracking, tmp_path: Path) -> None:
     said = {}
-    for command in _commands():
+    for command in (shlex.split(one) for one in commands("promoting.md") if one.startswith("codegen ")):
         if command[:2] == HEAVY:
             tiny().override([command[command.index("--set") + 1]])
             continue

@@ -52,8 +52,8 @@ def test_a_schedule_is_off_until_somebody_switches_it_on() -> None:
     ("crons", "timezone", "got"),
     [
         ({"pipelin": "0 1 * * 6"}, "UTC", "there is no flow 'pipelin'"),
-        ({"pipeline": "every day"}, "UTC", "the schedule of pipeline is 'every day' in UTC"),
-        ({"pipeline": "0 1 * * 6"}, "Berlin", "in Berlin"),
+        ({"pipeline": "every day"}, "UTC", "the schedule of pipeline is 'every day'"),
+        ({}, "Berlin", "no time zone 'Berlin'"),
     ],
 )
 def test_a_schedule_that_is_none_is_said(crons: dict[str, str], timezone: str, got: str) -> None:

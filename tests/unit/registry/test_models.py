@@ -153,9 +153,11 @@ def test_what_is_no_checkpoint_is_not_registered(tracking: Tracking, make_checkp
     assert tracking.client.search_registered_models() == []
 
 
-def test_a_model_that_does_not_exist_is_said(tracking: Tracking, tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match="codegen-none"):
-        download(tracking, "models:/codegen-none@champion", tmp_path)
+@pytest.mark.parametrize("absent", ["codegen-none@champion", "codegen-none/1", f"{NAME}@nobody", f"{NAME}/9"])
+def test_a_model_that_does_not_exist_is_said(tracking: Tracking, tmp_path: Path, absent: str) -> None:
+    tracking.client.create_registered_model(NAME)
+    with pytest.raises(TrackingError, match=f"the registry has no {absent}"):
+        download(tracking, f"models:/{absent}", tmp_path)
 
 
 def test_what_transformers_computes_otherwise_is_not_registered(tracking: Tracking, make_checkpoint, tmp_path: Path) -> None:

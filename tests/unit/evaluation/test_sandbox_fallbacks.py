@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from components.core.errors import SandboxUnavailable
-from components.evaluation.sandbox import Limits, SandboxKind, Trial, Verdict, open_sandbox
+from components.evaluation.config import SandboxKind
+from components.evaluation.sandbox import Limits, Trial, Verdict, open_sandbox
 from components.evaluation.sandbox.kinds import find_jail
 from components.evaluation.sandbox.self_test import self_test
 from components.evaluation.sandbox.system_calls import seccomp_programs

@@ -8,8 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from components.evaluation.config import SandboxKind
 from components.evaluation.problems import load_humaneval
-from components.evaluation.sandbox import Limits, Mode, Sandbox, SandboxKind, Trial, open_sandbox
+from components.evaluation.sandbox import Limits, Mode, Sandbox, Trial, open_sandbox
 
 LIMITS = Limits(cpu_s=1, memory_mib=512)
 SIMPLE = Trial("def one():\n    '1.'\n", "    return 1\n", "def check(candidate):\n    assert candidate() == 1\n", "one")

@@ -74,7 +74,7 @@ def test_a_database_of_another_version_is_said(tracking: Tracking) -> None:
         connection.commit()
     with pytest.raises(TrackingError, match="schema") as caught:
         tracking.check()
-    assert "mlflow db upgrade" in caught.value.do
+    assert "codegen upgrade" in caught.value.do
 
 
 def test_the_database_lets_readers_read_while_it_is_written(tracking: Tracking) -> None:

@@ -98,7 +98,7 @@ def test_what_cannot_be_rolled_back_or_found_is_said(tracking: Tracking, decide:
     decide("one", 2.0)
     with pytest.raises(TrackingError, match="no version before its champion"):
         rollback(tracking, NAME, "grace", "")
-    with pytest.raises(TrackingError, match="looking for"):
+    with pytest.raises(TrackingError, match=f"the registry has no {NAME}/7"):
         find(tracking, f"{NAME}/7")
     with pytest.raises(TrackingError, match="history"):
         history(tracking, "nobody")

@@ -10,7 +10,8 @@ from typing import get_args
 import pytest
 
 from components.core.errors import SandboxUnavailable
-from components.evaluation.sandbox import Sandbox, SandboxKind, open_sandbox
+from components.evaluation.config import SandboxKind
+from components.evaluation.sandbox import Sandbox, open_sandbox
 from components.evaluation.sandbox.kinds import find_jail
 
 

@@ -8,6 +8,7 @@
 `codegen doctor` the same without raising.
 """
 
+from components.evaluation.config import SandboxKind
 from components.evaluation.sandbox.limits import Limits
 from components.evaluation.sandbox.pool import Sandbox, SandboxReport, open_sandbox, probe, unavailable
 from components.evaluation.sandbox.verdict import KINDS, NOTHING_PRINTED, Printed, Verdict, as_record, of_record
@@ -20,6 +21,7 @@ __all__ = [
     "Mode",
     "Printed",
     "Sandbox",
+    "SandboxKind",
     "SandboxReport",
     "Trial",
     "Verdict",

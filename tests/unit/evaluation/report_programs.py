@@ -36,7 +36,7 @@ Write = Callable[[str, Sample], str]
 class Stated:
     """A judge that believes the last verdict that a program states; executes nothing."""
 
-    busy_s, num_retried, slowest_canonical_s = 0.0, 0, None
+    busy_s, num_retried, num_kept, slowest_canonical_s = 0.0, 0, 0, None
 
     def __init__(self, report: SandboxReport) -> None:
         self.report = report

@@ -25,12 +25,10 @@ from prefect.states import Crashed
 
 from components.core.config import Config
 from components.core.files import read_json, write_json
+from components.core.processes import is_running
 from flows.execution import Execution
 
 logger = logging.getLogger(__name__)
-
-_SAME_START_S = 2.0
-"""Two readings of one process's start time differ by less: the clock ticks behind it are corrected now and then."""
 
 
 class _Owner(Config):
@@ -41,12 +39,7 @@ class _Owner(Config):
     @property
     def is_gone(self) -> bool:
         """Whether this host ran it and runs it no more; of another host nothing is known."""
-        if self.host != platform.node():
-            return False
-        try:
-            return bool(abs(psutil.Process(self.pid).create_time() - self.started) > _SAME_START_S)
-        except psutil.NoSuchProcess:
-            return True
+        return self.host == platform.node() and not is_running(self.pid, self.started)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from prefect.utilities.urls import url_for
 from pydantic import Field
 from rich.markup import escape
 
+from components.core.markdown import cell, table
 from flows.desk import Desk
 from flows.notifications import tell
 from flows.showing import show_text
@@ -56,15 +57,15 @@ def decide(
         approved_by: who approves already, in starting this; then nobody is asked.
     """
     from components.registry.gate import Approval
-    from components.registry.promotion import promote, propose
+    from components.registry.promotion import Case, promote, propose
 
     gate, tags = here.recipe.promotion, {"stage": stage}
-    about = {"gate": gate, "stage": stage, "evidence": evidence}
+    case = Case(name, version, stage, evidence, gate)
     decided_by, approval = f"{user()} (flow {flow_run.get_flow_name()})", None
     if gate.approval == "person" or approved_by:
         proposed = here.task(
             f"judge {name}/{version}",
-            lambda run: propose(name, version, run=run, decided_by=decided_by, **about),  # type: ignore[arg-type]
+            lambda run: propose(case, run=run, decided_by=decided_by),
             tags=tags,
         )
         if proposed.decision.promoted and approved_by:
@@ -74,7 +75,7 @@ def decide(
         decided_by = f"{approval.name} (flow {flow_run.get_flow_name()})" if approval else decided_by
     promotion = here.task(
         f"promote {name}/{version}",
-        lambda run: promote(name, version, run=run, decided_by=decided_by, approval=approval, **about),  # type: ignore[arg-type]
+        lambda run: promote(case, run=run, decided_by=decided_by, approval=approval),
         tags=tags,
     )
     _publish(promotion)
@@ -145,9 +146,9 @@ def as_markdown(promotion: Promotion) -> str:
         [
             f"# {promotion.model}: version {promotion.version}, {promotion.decision.outcome}",
             f"\nStage {promotion.stage}; {against}.\n",
-            *_table(("what the gate asks", "holds", "found"), checks),
+            _table(("what the gate asks", "holds", "found"), checks),
             "",
-            *_table(("figure", "champion", "candidate", "difference", "95 % interval"), _figures(promotion)),
+            _table(("figure", "champion", "candidate", "difference", "95 % interval"), _figures(promotion)),
         ]
     )
 
@@ -170,6 +171,5 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    cells = [titles, ("---",) * len(titles), *rows]
-    return ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in cells]
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    return table(head, (map(cell, row) for row in rows))

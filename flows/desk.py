@@ -156,10 +156,7 @@ def desk(recipe: Recipe, execution: Execution, title: str, parent_run: str | Non
 
 
 def _run(recipe: Recipe, execution: Execution, title: str, parent_run: str | None) -> AbstractContextManager[TrackedRun]:
-    from components.registry.tracking import Tracking
-
-    artifacts = execution.workspace_path / "mlflow" / "artifacts"
-    tracking = Tracking(execution.resolved_tracking_uri, artifacts, execution.tracking_patience_s)
+    tracking = execution.open_tracking()
     tracking.check(under_way=parent_run is not None)
     if parent_run:
         return tracking.child(parent_run, title)

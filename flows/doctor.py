@@ -12,8 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +21,7 @@ import psutil
 
 from components.core.errors import TrackingError
 from flows.execution import Execution
+from flows.servers import silence
 
 _RUN_DISK_BYTES = 3_000_000_000
 """Measured: the starter run leaves 1.1 GB (data twice, once in DVC's cache, artifacts, models), rounded up."""
@@ -125,24 +124,21 @@ def _prefect() -> Finding:
     url = get_current_settings().api.url
     if not url:
         return Finding("Prefect", True, "no server is configured: every run starts a temporary one on loopback")
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=_ANSWER_TIMEOUT_S):  # noqa: S310 - the configured address
-            return Finding("Prefect", True, f"{url} answers")
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        return Finding(
-            "Prefect", False, f"{url} does not answer: {error}", "no flow begins",
-            "start it (`codegen ui`, `prefect server start`), or unset PREFECT_API_URL",
-        )  # fmt: skip
+    error = silence(f"{url}/health", _ANSWER_TIMEOUT_S)
+    if error is None:
+        return Finding("Prefect", True, f"{url} answers")
+    return Finding(
+        "Prefect", False, f"{url} does not answer: {error}", "no flow begins",
+        "start it (`codegen ui`, `prefect server start`), or unset PREFECT_API_URL",
+    )  # fmt: skip
 
 
 def _mlflow(execution: Execution) -> Finding:
     uri = execution.resolved_tracking_uri
     if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
         return Finding("MLflow", True, f"no server is configured: the first run makes {uri}")
-    from components.registry.tracking import Tracking
-
     try:
-        Tracking(uri, execution.workspace_path / "mlflow" / "artifacts").check()
+        execution.open_tracking().check()
     except TrackingError as error:
         return Finding("MLflow", False, error.got, "no run begins", error.do)
     return Finding("MLflow", True, f"{uri} answers")

@@ -29,6 +29,7 @@ def gather(store: Store, checkpoint: Artifact, measured: dict[str, Artifact], lo
     from components.evaluation.by_problem import figures_by_problem
     from components.registry.evidence import Evidence
     from components.registry.gate import metrics_of
+    from components.registry.labels import is_dirty
 
     results: dict[str, Any] = {name: read_json(store.open(one) / "results.json") for name, one in measured.items()}
     return Evidence(
@@ -44,7 +45,7 @@ def gather(store: Store, checkpoint: Artifact, measured: dict[str, Artifact], lo
         contamination={name: contamination(store, checkpoint, name) for name in measured if name in _WITH_PROBLEMS},
         logit_difference=logit_difference,
         sandboxed=_sandboxed(measured),
-        git_dirty=_dirty(checkpoint),
+        git_dirty=is_dirty(checkpoint),
     )
 
 
@@ -87,12 +88,3 @@ def _sandboxed(measured: dict[str, Artifact]) -> bool | None:
     """Whether every program that ran was isolated; none where no program ran."""
     isolated = [one.statistics.get("isolated") is True for one in measured.values() if one.statistics.get("executed")]
     return all(isolated) if isolated else None
-
-
-def _dirty(checkpoint: Artifact) -> bool | None:
-    """Whether any attempt at the checkpoint ran from uncommitted code; none where one of them cannot tell."""
-    attempts = checkpoint.provenance.get("attempts")
-    states = [one.get("git_dirty") for one in attempts if isinstance(one, dict)] if isinstance(attempts, list) else []
-    if True in states:
-        return True
-    return None if None in states or not states else False

@@ -9,26 +9,28 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
 from pydantic import Field
 
 from components.core.config import Config
 from components.core.errors import ConfigError
 from components.core.files import require_free, storage_full_explained
+from components.core.processes import is_running
 from components.core.store import Store
 from components.data.config import DataPlace
 from components.evaluation.config import SandboxKind
 from components.model.config import Steps
 from components.training.config import TrainingPlace
 
+if TYPE_CHECKING:  # It would import MLflow.
+    from components.registry.tracking import Tracking
+
 SERVERS = "servers.json"
 """In the workspace while servers run over it: where they listen, and whose they are."""
 _PREFECT_RETRIES = 7
 """Of one request, with pauses of 1, 2, 4 ... 64 s: a server may be away for two minutes (its restart took 30 s on two busy
 cores), and a run goes on."""
-_SAME_START_S = 2.0
-"""Two readings of one process's start time differ by less: the clock ticks behind it are corrected now and then."""
 
 
 class Execution(Config):
@@ -82,6 +84,13 @@ class Execution(Config):
     def resolved_tracking_uri(self) -> str:
         """Where MLflow keeps its records."""
         return self.tracking_uri or f"sqlite:///{self.workspace_path}/mlflow/mlflow.db"
+
+    def open_tracking(self) -> Tracking:
+        """The record of runs and models; nothing is contacted yet."""
+        from components.registry.tracking import Tracking
+
+        artifacts = self.workspace_path / "mlflow" / "artifacts"
+        return Tracking(self.resolved_tracking_uri, artifacts, self.tracking_patience_s)
 
     def require_room(self) -> None:
         """Check that a run can be begun.
@@ -161,10 +170,9 @@ def servers_of(execution: Execution) -> dict[str, str] | None:
     note = execution.workspace_path / SERVERS
     try:
         where = json.loads(note.read_text(encoding="utf-8"))
-        started = psutil.Process(where["pid"]).create_time()
-    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):  # None, or half a file of one that is being started.
+        return where if is_running(where["pid"], where["started"]) else None
+    except (OSError, ValueError, KeyError):  # None, or half a file of one that is being started.
         return None
-    return where if abs(started - where["started"]) < _SAME_START_S else None
 
 
 def _make(folder: Path) -> None:

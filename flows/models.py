@@ -43,12 +43,10 @@ def find_model(here: Desk, model: str) -> Artifact:
         TrackingError: the registry has no such model.
     """
     path = Path(model)
-    if path.is_dir() and (path / MANIFEST).is_file():
-        return _only_checkpoint(here.store.load(str(path.resolve())))
+    if published := _published(here.store, model):
+        return published
     if path.is_dir():
         return _imported(here, path.resolve().name, lambda: path)
-    if model.startswith("checkpoint/"):
-        return _only_checkpoint(here.store.load(model))
     if registered := _REGISTERED.fullmatch(model):
         return _registered(here, *registered.groups())
     raise _no_model(model)
@@ -73,17 +71,15 @@ def locate_model(execution: Execution, model: str) -> Located:
         ConfigError, ArtifactError, TrackingError: see `find_model`.
     """
     path, store = Path(model), execution.open_store()
-    if path.is_dir() and not (path / MANIFEST).is_file():
+    if published := _published(store, model):
+        return Located(store.open(published), published.digest)
+    if path.is_dir():
         return Located(path, content_digest(list_files(path)))
-    if path.is_dir() or model.startswith("checkpoint/"):
-        found = _only_checkpoint(store.load(str(path.resolve()) if path.is_dir() else model))
-        return Located(store.open(found), found.digest)
     if not (registered := _REGISTERED.fullmatch(model)):
         raise _no_model(model)
     from components.registry.models import digest_of, download
-    from components.registry.tracking import Tracking
 
-    tracking = Tracking(execution.resolved_tracking_uri, execution.workspace_path / "mlflow" / "artifacts")
+    tracking = execution.open_tracking()
     uri = _uri(*registered.groups())
     digest = digest_of(tracking, uri)
     if one := _in_store(store, digest):
@@ -104,7 +100,16 @@ def _no_model(model: str) -> ConfigError:
     )
 
 
-def _only_checkpoint(artifact: Artifact) -> Artifact:
+def _published(store: Store, model: str) -> Artifact | None:
+    """The checkpoint that is published in a folder, or that is named as a run prints it; None where it is neither."""
+    path = Path(model)
+    if path.is_dir():
+        address = str(path.resolve()) if (path / MANIFEST).is_file() else ""
+    else:
+        address = model if model.startswith("checkpoint/") else ""
+    if not address:
+        return None
+    artifact = store.load(address)
     if artifact.kind != "checkpoint":
         raise ConfigError(
             f"{artifact.label} is no model",

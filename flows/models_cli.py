@@ -183,10 +183,7 @@ def export(
 
 
 def _tracking(at: list[str]) -> Tracking:
-    execution = chosen_execution(at)
-    from components.registry.tracking import Tracking
-
-    return Tracking(execution.resolved_tracking_uri, execution.workspace_path / "mlflow" / "artifacts")
+    return chosen_execution(at).open_tracking()
 
 
 def _figure(value: float | None) -> str:

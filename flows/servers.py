@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -89,9 +88,7 @@ def require_readable(execution: Execution) -> None:
     Raises:
         TrackingError: it is not; says what to do.
     """
-    from components.registry.tracking import Tracking
-
-    Tracking(execution.resolved_tracking_uri, execution.workspace_path / "mlflow" / "artifacts").check()
+    execution.open_tracking().check()
 
 
 def require_answer() -> None:
@@ -103,16 +100,21 @@ def require_answer() -> None:
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         return
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=_ANSWER_TIMEOUT_S):  # noqa: S310 - as configured
-            return
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+    if error := silence(f"{url.rstrip('/')}/health", _ANSWER_TIMEOUT_S):
         raise ConfigError(
-            f"PREFECT_API_URL is {without_password(url)}, which does not answer ({reason})",
+            f"PREFECT_API_URL is {without_password(url)}, which does not answer ({getattr(error, 'reason', error)})",
             expected=f"a Prefect server that answers /health within {_ANSWER_TIMEOUT_S:.0f} s",
             do="start it, or unset PREFECT_API_URL: a run without a server starts one of its own",
-        ) from None
+        )
+
+
+def silence(url: str, timeout_s: float) -> Exception | None:
+    """Why nobody answers well at an address within a time; None where somebody does."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s):  # noqa: S310 - a configured address, or our own
+            return None
+    except (OSError, ValueError) as error:
+        return error
 
 
 @contextmanager
@@ -167,11 +169,9 @@ def _start(command: Sequence[str], log: Path, environment: dict[str, str]) -> su
 def _wait_for(name: str, server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own loopback address
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(_POLL_S)
+        if silence(url, timeout_s=2) is None:
+            return
+        time.sleep(_POLL_S)
     raise CodegenError(
         f"{name} did not answer at {url}", expected=f"an answer within {_START_TIMEOUT_S:.0f} s", do=f"read {log}"
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from components.core import markdown
+
 NOTHING = "-"
 
 
@@ -19,8 +21,5 @@ def size(size_bytes: int | None) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()) -> str:
-    """Rows under their heads; `numeric` columns stand to the right."""
-    right = set(numeric)
-    rule = ["---:" if number in right else "---" for number in range(len(columns))]
-    lines = [list(columns), rule, *([cell.replace("|", r"\|") for cell in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    """Rows of plain text under their heads, each with its line break; `numeric` columns stand to the right."""
+    return markdown.table(columns, (map(markdown.cell, row) for row in rows), numeric) + "\n"

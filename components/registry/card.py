@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from components.core.artifact import Artifact
+from components.core.markdown import table
 from components.core.network import without_password
 from components.registry.labels import code_of, size_name
 from components.registry.naming import flatten, numbers
@@ -204,5 +205,6 @@ def _text(value: object) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *lines]) if lines else ""
+    """Nothing where there are no rows."""
+    found = list(rows)
+    return table(head, found) if found else ""

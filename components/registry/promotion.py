@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
@@ -60,9 +61,18 @@ class Promotion(Config):
         return f"{line} ({'; '.join(self.decision.reasons)})" if self.decision.reasons else line
 
 
-def propose(
-    name: str, version: int, *, gate: GateConfig, stage: str, evidence: Evidence, run: TrackedRun, decided_by: str
-) -> Promotion:
+class Case(NamedTuple):
+    """What is to be decided about: a registered version, what is known of it, and the rules."""
+
+    model: str
+    version: int
+    stage: str
+    evidence: Evidence
+    """About the same checkpoint."""
+    gate: GateConfig
+
+
+def propose(case: Case, *, run: TrackedRun, decided_by: str) -> Promotion:
     """What `promote` would decide now, for a person to look at; the version becomes the candidate, with its evidence.
 
     The champion stays, and nothing is recorded as decided.
@@ -70,27 +80,16 @@ def propose(
     Raises:
         ConfigError, TrackingError: as `promote`.
     """
-    with run.tracking.alone(name):
-        settle(run.tracking, name)
-        unasked = gate.replace(approval="automatic")  # The word that is still missing is no reason to refuse yet.
-        return _judged(name, version, unasked, stage, evidence, run, decided_by, None)
+    with run.tracking.alone(case.model):
+        settle(run.tracking, case.model)
+        unasked = case.gate.replace(approval="automatic")  # The word that is still missing is no reason to refuse yet.
+        return _judged(case._replace(gate=unasked), run, decided_by, None)
 
 
-def promote(
-    name: str,
-    version: int,
-    *,
-    gate: GateConfig,
-    stage: str,
-    evidence: Evidence,
-    run: TrackedRun,
-    decided_by: str,
-    approval: Approval | None = None,
-) -> Promotion:
+def promote(case: Case, *, run: TrackedRun, decided_by: str, approval: Approval | None = None) -> Promotion:
     """Let the gate decide about a registered version, record the decision, and move the aliases accordingly.
 
     Args:
-        evidence: about the same checkpoint.
         run: the run that keeps the record, as `promotion.json` and as tags.
         decided_by: a person or a flow.
         approval: a person's word, where one was asked. Where the gate wants one and there is none, nothing is promoted.
@@ -100,9 +99,9 @@ def promote(
         TrackingError: MLflow refused.
     """
     # Two runs on one host judge one after the other, so that the second is compared with what the first promoted.
-    with run.tracking.alone(name):
-        settle(run.tracking, name)
-        promotion = _judged(name, version, gate, stage, evidence, run, decided_by, approval)
+    with run.tracking.alone(case.model):
+        settle(run.tracking, case.model)
+        promotion = _judged(case, run, decided_by, approval)
         record(run, promotion)
         if promotion.decision.outcome != "already champion":
             _record_on_version(run.tracking, promotion)
@@ -178,16 +177,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _judged(
-    name: str,
-    version: int,
-    gate: GateConfig,
-    stage: str,
-    evidence: Evidence,
-    run: TrackedRun,
-    decided_by: str,
-    approval: Approval | None,
-) -> Promotion:
+def _judged(case: Case, run: TrackedRun, decided_by: str, approval: Approval | None) -> Promotion:
+    name, version, stage, evidence, gate = case
     champion = version_at(run.tracking, name, CHAMPION)
     known = whole_evidence(run.tracking, champion)
     before = int(champion.version) if champion else None

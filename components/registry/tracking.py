@@ -25,6 +25,7 @@ from mlflow.exceptions import MlflowException
 
 from components.core.artifact import Artifact
 from components.core.errors import TrackingError
+from components.core.processes import is_running
 from components.core.provenance import provenance
 from components.registry.backlog import Backlog
 from components.registry.connection import absolute, answers, connect, explained
@@ -39,9 +40,6 @@ _KIND, _OF_MODELS = "mlflow.experimentKind", "custom_model_development"
 
 _INHERITED = ("family",)
 """Tags that a run has from the one above it."""
-
-_SAME_START_S = 2.0
-"""Two readings of one process's start time differ by less: the clock ticks behind it are corrected now and then."""
 
 
 class Tracking:
@@ -238,8 +236,4 @@ def _origin() -> dict[str, str]:
 
 
 def _is_alive(tags: Mapping[str, str]) -> bool:
-    try:
-        started = psutil.Process(int(tags["pid"])).create_time()
-    except psutil.NoSuchProcess:
-        return False
-    return bool(abs(started - float(tags["process_started"])) < _SAME_START_S)
+    return is_running(int(tags["pid"]), float(tags["process_started"]))

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import singledispatch
 from importlib import resources
 from xml.etree import ElementTree
 
+from components.core.markdown import table
 from components.evaluation.report.cells import Cell, Table
 from components.evaluation.report.charts import WIDE, curve_chart, dot_chart, line_chart
 from components.evaluation.report.markup import Element, append, node
@@ -82,7 +83,7 @@ def _(block: Cards) -> str:
 
 @_block.register
 def _(block: Facts) -> str:
-    return _table(("", ""), ((_escaped(name), _cell(cell)) for name, cell in block.items))
+    return table(("", ""), ((_escaped(name), _cell(cell)) for name, cell in block.items))
 
 
 @_block.register
@@ -93,7 +94,7 @@ def _(block: Table) -> str:
     made_from = ", ".join(f"{one.label} {digest(one.digest)}" for one in block.sources)
     parts = [
         f"*{_escaped(block.caption)}*",
-        _table([_escaped(one) for one in head], (map(_cell, row) for row in block.rows)),
+        table([_escaped(one) for one in head], (map(_cell, row) for row in block.rows)),
         _escaped(block.footnote),
         f"From {_escaped(made_from)}." if made_from else "",
     ]
@@ -103,11 +104,6 @@ def _(block: Table) -> str:
 def _cell(cell: Cell) -> str:
     text = _escaped(cell.text) + (f" ({_escaped(cell.note)})" if cell.note else "")
     return f"**{text}**" if cell.tone in ("best", "strong") else text
-
-
-def _table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *lines])
 
 
 @_block.register
@@ -145,16 +141,11 @@ def _(block: Lineage) -> str:
         return ", ".join(_escaped(f"{one.label} {one.digest}") for one in nodes)
 
     rows = ([f"**{_escaped(name)}**", *map(said, columns)] for _, name, columns in block.rows)
-    return "\n\n".join([said(block.roots), _table(["", *map(_escaped, block.columns)], rows)])
+    return "\n\n".join([said(block.roots), table(["", *map(_escaped, block.columns)], rows)])
 
 
 @_block.register
-def _(block: Samples) -> str:
-    return f"{len(block.samples)} programs {_LEFT_OUT}"
-
-
-@_block.register
-def _(block: Gallery) -> str:
+def _(block: Samples | Gallery) -> str:
     return f"{len(block.samples)} programs {_LEFT_OUT}"
 
 

@@ -12,7 +12,7 @@ from components.registry.aliases import version_at
 from components.registry.config import GateConfig
 from components.registry.evidence import Evidence
 from components.registry.models import register
-from components.registry.promotion import Promotion, evidence_of, promote
+from components.registry.promotion import Case, Promotion, evidence_of, promote
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
 
@@ -38,7 +38,7 @@ def judge(tracking: Tracking, make_checkpoint):
         )
         with tracking.run(f"promote {note}", experiment="tiny") as run:
             version = int(_register(run, checkpoint, folder).statistics["version"])
-            decided = promote(NAME, version, gate=GateConfig(), stage="mono", evidence=evidence, run=run, decided_by="ada")
+            decided = promote(Case(NAME, version, "mono", evidence, GateConfig()), run=run, decided_by="ada")
         return decided, run.id
 
     return judge

@@ -19,7 +19,7 @@ from components.model.huggingface import logit_parity
 from components.registry.config import GateConfig
 from components.registry.evidence import Evidence
 from components.registry.models import register
-from components.registry.promotion import Promotion, promote
+from components.registry.promotion import Case, Promotion, promote
 from components.registry.review import compare, evidence_at, find, history, registered, rollback
 from components.registry.tracking import Tracking
 
@@ -43,7 +43,7 @@ def decide(tracking: Tracking, make_checkpoint: Callable[[str], tuple[Artifact, 
             about = {"name": NAME, "stage": "mono", "evaluations": {}, "dvc_md5": "md5"}
             version = register(checkpoint, folder, run=run, parity=logit_parity, max_logit_difference=1e-4, **about)  # type: ignore[arg-type]
             number = int(version.statistics["version"])  # type: ignore[arg-type]
-            return promote(NAME, number, gate=GateConfig(), stage="mono", evidence=seen, run=run, decided_by="ada")
+            return promote(Case(NAME, number, "mono", seen, GateConfig()), run=run, decided_by="ada")
 
     return decide
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import psutil
 
 from components.core.errors import TrackingError
+from components.core.network import without_password
 from flows.execution import Execution
 from flows.servers import silence
 
@@ -124,11 +125,11 @@ def _prefect() -> Finding:
     url = get_current_settings().api.url
     if not url:
         return Finding("Prefect", True, "no server is configured: every run starts a temporary one on loopback")
-    error = silence(f"{url}/health", _ANSWER_TIMEOUT_S)
+    error, shown = silence(f"{url}/health", _ANSWER_TIMEOUT_S), without_password(url)
     if error is None:
-        return Finding("Prefect", True, f"{url} answers")
+        return Finding("Prefect", True, f"{shown} answers")
     return Finding(
-        "Prefect", False, f"{url} does not answer: {error}", "no flow begins",
+        "Prefect", False, f"{shown} does not answer: {error}", "no flow begins",
         "start it (`codegen ui`, `prefect server start`), or unset PREFECT_API_URL",
     )  # fmt: skip
 
@@ -141,7 +142,7 @@ def _mlflow(execution: Execution) -> Finding:
         execution.open_tracking().check()
     except TrackingError as error:
         return Finding("MLflow", False, error.got, "no run begins", error.do)
-    return Finding("MLflow", True, f"{uri} answers")
+    return Finding("MLflow", True, f"{without_password(uri)} answers")
 
 
 def _jail(execution: Execution) -> Finding:

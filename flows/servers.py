@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +30,8 @@ _POLL_S = 0.3
 _ANSWER_TIMEOUT_S = 10.0
 """Assumption: a server that lives answers within, also on a busy machine."""
 
+_PREFECT = ("prefect", "server", "start", "--host", "127.0.0.1")
+_MLFLOW = ("mlflow", "server", "--host", "127.0.0.1", "--workers", "1")
 _LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 """Who holds a slot of a limit outlives a restart of the server; by default it is forgotten, and never freed."""
 
@@ -102,19 +103,21 @@ def require_answer() -> None:
         return
     if error := silence(f"{url.rstrip('/')}/health", _ANSWER_TIMEOUT_S):
         raise ConfigError(
-            f"PREFECT_API_URL is {without_password(url)}, which does not answer ({getattr(error, 'reason', error)})",
+            f"PREFECT_API_URL is {without_password(url)}, which does not answer ({error})",
             expected=f"a Prefect server that answers /health within {_ANSWER_TIMEOUT_S:.0f} s",
             do="start it, or unset PREFECT_API_URL: a run without a server starts one of its own",
         )
 
 
-def silence(url: str, timeout_s: float) -> Exception | None:
-    """Why nobody answers well at an address within a time; None where somebody does."""
+def silence(url: str, timeout_s: float) -> str | None:
+    """Why nobody answers well at an address within a time; None where somebody does. Shows no password."""
+    import httpx  # Prefect's client: what it reaches, with USER:PASSWORD@ say, is reached here. It takes a while to import.
+
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s):  # noqa: S310 - a configured address, or our own
-            return None
-    except (OSError, ValueError) as error:
-        return error
+        answer = httpx.get(url, timeout=timeout_s, follow_redirects=True)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return str(error) or type(error).__name__
+    return None if answer.is_success else f"{answer.status_code} {answer.reason_phrase}"
 
 
 @contextmanager
@@ -122,8 +125,15 @@ def serving(execution: Execution, *, prefect_port: int, mlflow_port: int) -> Ite
     """Both servers, answering, until the end of the block.
 
     Raises:
+        ConfigError: one port for both.
         CodegenError: a port is taken, or a server ended or did not answer.
     """
+    if prefect_port == mlflow_port:
+        raise ConfigError(
+            f"Prefect and MLflow were both given port {mlflow_port}",
+            expected="a port for each",
+            do=f"choose another: --mlflow-port {mlflow_port + 1}",
+        )
     for name, port in [("Prefect", prefect_port), ("MLflow", mlflow_port)]:
         require_free_port(name, port)
     require_readable(execution)
@@ -138,8 +148,8 @@ def serving(execution: Execution, *, prefect_port: int, mlflow_port: int) -> Ite
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # Six processes for jobs (judges of agents) that nobody here has.
     }
     commands: dict[str, list[str]] = {
-        "prefect": ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port)],
-        "mlflow": [*_MLFLOW, str(mlflow_port), "--backend-store-uri", execution.resolved_tracking_uri],
+        "prefect": [*_PREFECT, "--port", str(prefect_port)],
+        "mlflow": [*_MLFLOW, "--port", str(mlflow_port), "--backend-store-uri", execution.resolved_tracking_uri],
     }
     processes: dict[str, subprocess.Popen[bytes]] = {}
     note = execution.workspace_path / SERVERS
@@ -154,9 +164,6 @@ def serving(execution: Execution, *, prefect_port: int, mlflow_port: int) -> Ite
         note.unlink(missing_ok=True)
         for process in processes.values():
             _stop(process)
-
-
-_MLFLOW = ("mlflow", "server", "--host", "127.0.0.1", "--workers", "1", "--port")
 
 
 def _start(command: Sequence[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:

@@ -19,10 +19,10 @@ from typing import Any
 
 import mlflow
 import psutil
-from filelock import FileLock
 from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 
+from components.core import turns
 from components.core.artifact import Artifact
 from components.core.errors import TrackingError
 from components.core.processes import is_running
@@ -83,8 +83,7 @@ class Tracking:
     @contextmanager
     def alone(self, model: str) -> Iterator[None]:
         """One process of this host at a time changes a registered model."""
-        self.artifacts.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.artifacts / f".{model}.lock"):
+        with turns.alone(self.artifacts / f".{model}.lock", f"changing {model}"):
             yield
 
     # -- runs ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """kill -9 of every process of a stage at 20 moments of a seeded choice: it always goes on, and ends with the same bits.
 
 The stage saves after every step. Every other kill falls as soon as a checkpoint is being written; the others some
-milliseconds, by the seed, after a step of that attempt was reported.
+milliseconds, by the seed, after one was saved.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.apart, pytest.mark.timeout(1200)]
 KILLS = 20
 SEED = 7
 MOST_S = 0.5
-"""After a step, until the kill."""
+"""After a save, until the kill."""
 PATIENCE_S = 120.0
 LASTING = PLACE.replace(checkpoint_every_steps=1)
 
@@ -54,7 +54,7 @@ def test_killed_at_many_moments(run: StageRun, tmp_path: Path) -> None:
         in_a_save += bool(list((killed / WORK).glob("*.partial")))
     assert in_a_save >= KILLS // 4
     went_on_after = set(re.findall(r"goes on after step (\d+);", (killed / "attempts.log").read_text()))
-    assert len(went_on_after) > KILLS // 3, "attempts go on from what those before had saved"
+    assert len(went_on_after) >= KILLS // 2 - 1, "attempts go on from what those before had saved"
 
     seen: list[StepMetrics] = []
     train_stage(killed, run, LASTING, seen.append)
@@ -65,8 +65,7 @@ def test_killed_at_many_moments(run: StageRun, tmp_path: Path) -> None:
 def kill_an_attempt(folder: Path, run: StageRun, chance: random.Random, *, in_a_save: bool) -> None:
     """Start the stage, let it go on, and kill its whole process group."""
     (command,) = trainer_commands(RunFile(run=run, place=LASTING).write(folder), LASTING, free_port(), os.environ)
-    before = inode(folder / METRICS)
-    saved = max((int(one.name[-8:]) for one in (folder / WORK).glob("step-*[0-9]")), default=0)
+    before, saved = inode(folder / METRICS), newest_save(folder)
     with (folder / "attempts.log").open("ab") as log:
         attempt = subprocess.Popen(
             command,
@@ -79,6 +78,7 @@ def kill_an_attempt(folder: Path, run: StageRun, chance: random.Random, *, in_a_
         if in_a_save:
             wait_until(lambda: attempt.poll() is not None or list((folder / WORK).glob("*.partial")), "a save")
         else:
+            wait_until(lambda: attempt.poll() is not None or newest_save(folder) > saved, "a checkpoint")
             time.sleep(chance.uniform(0, MOST_S))
     finally:
         os.killpg(attempt.pid, signal.SIGKILL)
@@ -89,6 +89,11 @@ def stepped(folder: Path, before: int | None, saved: int) -> bool:
     """Whether this attempt has reported a step of its own: it first writes the metrics anew, up to what was saved."""
     lines = read_metrics(folder / METRICS) if inode(folder / METRICS) not in (None, before) else []
     return bool(lines) and lines[-1].step > saved
+
+
+def newest_save(folder: Path) -> int:
+    """The step of the newest checkpoint; 0 where there is none."""
+    return max((int(one.name[-8:]) for one in (folder / WORK).glob("step-*[0-9]")), default=0)
 
 
 def inode(path: Path) -> int | None:

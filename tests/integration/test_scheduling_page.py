@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,19 +49,14 @@ def project(folder: Path, fixture_archives: FixtureArchives) -> Iterator[Served]
     try:
         assert not any(one["active"] for one in _schedules(first).values())
         deployment = first.call("/deployments/name/evaluate-model/tiny")
-        _switch_on(first, deployment["id"], deployment["schedules"][0]["id"])
+        first.call(
+            f"/deployments/{deployment['id']}/schedules/{deployment['schedules'][0]['id']}", {"active": True}, "PATCH"
+        )
     finally:
         _end(first)
     second = Served(folder, fixture_archives, *_options(SERVES[1]))
     yield second
     _end(second)
-
-
-def _switch_on(served: Served, deployment: str, schedule: str) -> None:
-    address = f"{served.api}/deployments/{deployment}/schedules/{schedule}"
-    request = urllib.request.Request(address, b'{"active": true}', {"content-type": "application/json"}, method="PATCH")  # noqa: S310
-    with urllib.request.urlopen(request, timeout=60):  # noqa: S310
-        pass
 
 
 def _end(served: Served) -> None:

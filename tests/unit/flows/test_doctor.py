@@ -66,9 +66,11 @@ def test_every_package_that_is_declared_is_installed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_servers_that_are_configured_and_do_not_answer_fail_the_examination(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    status, found, _ = doctor(tmp_path, PREFECT_API_URL=f"{url}/api", MLFLOW_TRACKING_URI=url)
+    secret = url.replace("//", "//ada:lovelace@")
+    status, found, errors = doctor(tmp_path, PREFECT_API_URL=f"{secret}/api", MLFLOW_TRACKING_URI=url)
     assert status == 3
-    assert found["Prefect"]["found"].startswith(f"{url}/api does not answer")
+    assert "lovelace" not in f"{found}{errors}"
+    assert found["Prefect"]["found"].startswith(f"{url.replace('//', '//USER:PASSWORD@')}/api does not answer")
     assert "unset PREFECT_API_URL" in found["Prefect"]["remedy"]
     assert url in found["MLflow"]["found"]
     assert not found["MLflow"]["fine"]

@@ -1,0 +1,63 @@
+"""What stands before two servers are started, and whether one that was named answers."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.core.errors import ConfigError
+from components.core.network import free_port
+from flows.execution import Execution
+from flows.servers import serving, silence
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """A server that is well for Ada alone, and whose other paths are not there."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            ada = self.headers["Authorization"] == "Basic YWRhOmxvdmVsYWNl"  # ada:lovelace
+            self.send_response((200 if ada else 401) if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_one_port_cannot_serve_both(tmp_path: Path) -> None:
+    port = free_port()
+    with (
+        pytest.raises(ConfigError, match=rf"both given port {port}(.|\n)*--mlflow-port {port + 1}"),
+        serving(Execution(project=str(tmp_path)), prefect_port=port, mlflow_port=port),
+    ):
+        pytest.fail("it started")
+
+
+def test_who_answers_is_not_silent(address: str) -> None:
+    assert silence(f"http://ada:lovelace@{address}/health", 60) is None
+    assert silence(f"http://{address}/health", 60) == "401 Unauthorized"
+
+
+@pytest.mark.parametrize("path", ["/other", "/he alth"])
+def test_why_nobody_answers_is_said_without_the_password(address: str, path: str) -> None:
+    said = silence(f"http://ada:lovelace@{address}{path}", 60)
+    assert said == "404 Not Found"
+
+
+def test_nobody_there(address: str) -> None:
+    assert "refused" in str(silence(f"http://127.0.0.1:{free_port()}", 60))
+    assert silence("http://[", 60)
+    assert silence("ftp://127.0.0.1", 60)

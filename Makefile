@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-apart lint bench bench-data bench-train bench-eval ui clean help
+.PHONY: run test test-apart test-nightly lint bench bench-data bench-train bench-eval ui clean help
 
 help:            ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -18,10 +18,13 @@ export OMP_WAIT_POLICY := passive
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)   ## the tests, but for those that start long processes again and again
-	$(PYTEST) -m "not apart"
+	$(PYTEST) -m "not apart and not nightly"
 
 test-apart: $(READY)  ## those
-	$(PYTEST) -m apart
+	$(PYTEST) -m "apart and not nightly"
+
+test-nightly: $(READY)  ## whole pipelines with their servers, killed, cut off and promoted: over an hour
+	$(PYTEST) -m nightly
 
 lint: $(READY)   ## format, style, types, and who may import whom
 	$(BIN)/ruff format --check .

@@ -9,8 +9,9 @@ _SAME_START_S = 2.0
 
 
 def is_running(pid: int, started: float) -> bool:
-    """Whether the process of this host that began at `started` (seconds since the epoch) still runs."""
+    """Whether the process of this host that began at `started` (seconds since the epoch) still runs; a zombie does not."""
     try:
-        return bool(abs(psutil.Process(pid).create_time() - started) < _SAME_START_S)
+        process = psutil.Process(pid)
+        return bool(abs(process.create_time() - started) < _SAME_START_S) and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -1,10 +1,10 @@
 """What the platform adds to the bare steps of a recipe: Prefect, MLflow, expectations and the store, in a whole process.
 
-    python tests/benchmarks/overhead.py [-r starter]
+    python tests/benchmarks/overhead.py [-r starter] [--workspace FOLDER]
 
-`codegen run` in a workspace of its own. A bare step is what its build took (`duration_s` of its artifact: reading,
-training, drawing, executing); all else between the start and the end of the process is the platform's, the validations
-too, though they are a build. The figures are in docs/figures.md.
+`codegen run` in an empty workspace, a temporary one where none is named. A bare step is what its build took (`duration_s`
+of its artifact: reading, training, drawing, executing); all else between the start and the end of the process is the
+platform's, the validations too, though they are a build. The figures are in docs/figures.md.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -24,8 +25,10 @@ def main() -> None:
     """Print one line a figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-r", "--recipe", default="starter")
-    recipe = parser.parse_args().recipe
-    with tempfile.TemporaryDirectory() as workspace:
+    parser.add_argument("--workspace", help="an empty folder, which is kept")
+    asked = parser.parse_args()
+    recipe = asked.recipe
+    with nullcontext(asked.workspace) if asked.workspace else tempfile.TemporaryDirectory() as workspace:
         started = time.monotonic()
         command = [sys.executable, "-m", "flows.cli", "run", "-r", recipe, "--at", f"workspace={workspace}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

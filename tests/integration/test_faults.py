@@ -1,0 +1,110 @@
+"""What fails under a whole run: the disk below the store fills up, or Prefect's server is killed and comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from fixtures.disks import grow, small_disk
+from fixtures.projects import new_project
+from fixtures.served import WAIT_S, start_codegen, until
+
+from components.core.network import free_port
+from components.core.store import Store
+from flows.servers import silence
+
+if TYPE_CHECKING:
+    from fixtures.projects import FixtureArchives
+
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1200)]
+
+TOO_SMALL_KB = 8 * 1024
+"""Holds the corpora, and no checkpoint."""
+
+
+def test_a_store_that_is_full_ends_the_run_with_one_error_and_harms_nothing(
+    tmp_path: Path, fixture_archives: FixtureArchives
+) -> None:
+    folder = new_project(tmp_path / "project")
+    with small_disk(tmp_path / "disk", size_kb=TOO_SMALL_KB) as disk:
+        asked = ("run", "-r", "tiny", "--at", f"store={disk}")
+        full = start_codegen(folder, fixture_archives, *asked)
+        printed, _ = full.communicate(timeout=WAIT_S)
+        assert full.returncode == 1, printed
+        assert printed.count("no room is left") == 1, printed
+        assert "Traceback" not in printed
+        before = {one.label: one.digest for one in Store(disk).all()}
+        assert {label.split("/")[0] for label in before} == {"raw", "prepared", "validation"}
+        for one in Store(disk).all():
+            Store(disk).open(one)  # Compares every byte with what was published.
+
+        grow(disk, size_kb=1024 * 1024)
+        again = start_codegen(folder, fixture_archives, *asked)
+        printed, _ = again.communicate(timeout=WAIT_S)
+        assert again.returncode == 0, printed
+        after = {one.label: one.digest for one in Store(disk).all()}
+        assert before.items() <= after.items()
+        assert {"checkpoint", "evaluation"} <= {label.split("/")[0] for label in after}
+
+
+class Prefect:
+    """Prefect's own server, as a team starts it, that can be killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self._folder = free_port(), folder
+        self.api = f"http://127.0.0.1:{self.port}/api"
+        self.start()
+
+    def start(self) -> None:
+        """Start it over what it knew, and wait for it."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--port", str(self.port)]
+        log = self._folder / "prefect.log"
+        with log.open("a") as output:
+            self._process = subprocess.Popen(
+                command,
+                env=kept | {"PREFECT_HOME": str(self._folder / "home")},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        until(lambda: silence(f"{self.api}/health", 5) is None, self._process, log)
+
+    def kill(self) -> None:
+        """End it without a word."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def states(self) -> dict[str, str]:
+        """Of every flow run, by its name."""
+        request = urllib.request.Request(f"{self.api}/flow_runs/filter", b"{}", {"content-type": "application/json"})  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            return {one["name"]: one["state_name"] for one in json.load(answer)}
+
+
+def test_prefect_is_killed_in_training_and_comes_back(tmp_path: Path, fixture_archives: FixtureArchives) -> None:
+    folder, log = new_project(tmp_path / "project"), tmp_path / "run.log"
+    server = Prefect(tmp_path)
+    try:
+        steps = ("--set", "training.stages.nl.steps=120", "--set", "training.stages.nl.anneal_steps=110")
+        with log.open("w") as output:
+            run = start_codegen(
+                folder, fixture_archives, "run", "-r", "tiny", *steps, output=output, PREFECT_API_URL=server.api
+            )
+        metrics = folder / "var/store/.building/checkpoint"
+        until(lambda: any(metrics.glob("codegen-tiny-nl-*/observed/metrics.jsonl")), run, log)
+        server.kill()
+        trained = folder / "var/store/checkpoint"
+        until(lambda: any(trained.glob("codegen-tiny-nl-*/manifest.json")), run, log)  # Without anybody to tell.
+        server.start()
+        assert run.wait(timeout=WAIT_S) == 0, log.read_text()
+        assert set(server.states().values()) == {"Completed"}
+    finally:
+        server.kill()

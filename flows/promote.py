@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from prefect import flow
 
 from components.core.artifact import Artifact
+from components.core.provenance import provenance
 from flows.approval import decide
 from flows.corpora import learnt_by
 from flows.desk import Desk, desk
@@ -44,8 +47,23 @@ def promote(
         return [_judge(here, stage, one, corpora, evaluations) for stage, one in checkpoints.items()]
 
 
+def _parity(folder: Path) -> float:
+    from components.model.huggingface import (
+        logit_parity,
+    )  # PyTorch and transformers, for what is registered for the first time.
+
+    return logit_parity(folder)
+
+
+def _parity_by() -> str:
+    """The commit and the packages that measure parity; empty where the code is no commit's."""
+    made_by = provenance()
+    if made_by["git_dirty"] is not False:
+        return ""
+    return f"commit {made_by['git_commit']}, torch {version('torch')}, transformers {version('transformers')}"
+
+
 def _judge(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpora, evaluations: Evaluations) -> Promotion:
-    from components.model.huggingface import logit_parity
     from components.registry.models import register
 
     measured = evaluations.of(stage)
@@ -59,7 +77,8 @@ def _judge(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpora, evalu
             run=run,
             evaluations=measured,
             dvc_md5=str(corpora.raw[stage].provenance.get("dvc_md5", "none: not kept by DVC")),
-            parity=logit_parity,
+            parity=_parity,
+            parity_by=_parity_by(),
             max_logit_difference=here.recipe.promotion.max_logit_difference,
             learnt=learnt_by(here.recipe, here.execution, stage, corpora.raw, corpora.prepared),
             not_measured=evaluations.skipped,

@@ -6,6 +6,7 @@ Every command is a thin call of a flow, which is imported inside it.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -23,6 +24,18 @@ from flows.options import (
 )
 from flows.status import ANSWER_IS_NO
 
+if TYPE_CHECKING:  # It takes a while to import.
+    from flows.execution import Execution
+
+
+def _begun(at: list[str], *, unsafe: bool = False) -> Execution:
+    """The place of a run, once all is there that a flow needs."""
+    execution = chosen_execution(at, runs=True, unsafe=unsafe)
+    from flows.beginning import begin
+
+    begin()
+    return execution
+
 
 def run(
     recipe: RecipeName = "starter",
@@ -32,7 +45,7 @@ def run(
     unsafe: Unsafe = False,
 ) -> None:
     """The whole chain: from raw archives to promoted models and a page of results. Continues what was killed."""
-    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True, unsafe=unsafe)
+    chosen, execution = chosen_recipe(recipe, sets), _begun(at, unsafe=unsafe)
     from flows.pipeline import pipeline
 
     page = pipeline(chosen, execution)
@@ -45,7 +58,7 @@ def run(
 
 def prepare(recipe: RecipeName = "starter", as_json: Json = False, sets: Sets = [], at: Places = []) -> None:  # noqa: B006
     """Pull, validate and pack the corpora."""
-    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True)
+    chosen, execution = chosen_recipe(recipe, sets), _begun(at)
     from flows.prepare import prepare as flow
 
     corpora = flow(chosen, execution)
@@ -61,7 +74,7 @@ def train(
     at: Places = [],  # noqa: B006
 ) -> None:
     """Train the stages up to one, each from the last one's weights."""
-    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True)
+    chosen, execution = chosen_recipe(recipe, sets), _begun(at)
     from flows.train import stages_of
     from flows.train import train as flow
 
@@ -78,7 +91,7 @@ def evaluate(
     unsafe: Unsafe = False,
 ) -> None:
     """Measure every checkpoint: bits per byte, HumanEval, MTPB."""
-    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True, unsafe=unsafe)
+    chosen, execution = chosen_recipe(recipe, sets), _begun(at, unsafe=unsafe)
     from flows.evaluate import evaluate as flow
 
     measured = flow(chosen, execution)
@@ -102,7 +115,7 @@ def promote(
     unsafe: Unsafe = False,
 ) -> None:
     """Register the checkpoints, and promote those that pass the gate. Ends with status 3 where the gate refuses one."""
-    chosen, execution = chosen_recipe(recipe, sets), chosen_execution(at, runs=True, unsafe=unsafe)
+    chosen, execution = chosen_recipe(recipe, sets), _begun(at, unsafe=unsafe)
     from flows.promote import promote as flow
 
     promotions = flow(chosen, execution)

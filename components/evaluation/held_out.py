@@ -13,9 +13,7 @@ from pydantic import JsonValue
 
 from components.core.files import write_json
 from components.core.fingerprint import fingerprint
-from components.evaluation.bits_per_byte import bits_per_byte_of_texts, evaluate_held_out
 from components.evaluation.problems import HUMANEVAL_SHA256, load_humaneval
-from components.model.huggingface import load_checkpoint
 from components.tokenizer.config import Streaming
 from components.tokenizer.encoder import Encoder
 
@@ -48,6 +46,9 @@ def run_bits_per_byte(
     Raises:
         ArtifactError, DataError, EvaluationError: an input is damaged, or does not fit the others.
     """
+    from components.evaluation.bits_per_byte import bits_per_byte_of_texts, evaluate_held_out  # PyTorch, which who reuses
+    from components.model.huggingface import load_checkpoint  # an evaluation does without.
+
     started = time.monotonic()
     model, encoder = load_checkpoint(checkpoint).eval(), Encoder(checkpoint)
     splits = evaluate_held_out(model, encoder, prepared, max_sequences, streaming)

@@ -37,6 +37,8 @@ CODE_VERSION = 1
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's codes for a model or version, and for an alias, that is not there."""
 
+_PARITY = "logit_parity"
+"""Tag of a version: the largest difference that was found, and with which code and packages."""
 _FILES, _COMPLETE = "files", "complete"
 """Tag of a logged model that has all of its files."""
 
@@ -51,6 +53,7 @@ def register(
     evaluations: Mapping[str, Artifact],
     dvc_md5: str,
     parity: Callable[[Path], float],
+    parity_by: str = "",
     max_logit_difference: float,
     learnt: Sequence[Learnt] = (),
     not_measured: Mapping[str, str] | None = None,
@@ -67,6 +70,8 @@ def register(
         dvc_md5: of `data.dvc`, the root of the lineage.
         parity: the largest absolute difference between our logits and those of `transformers` for a folder
             (`components.model.huggingface.logit_parity`; this room does not know the model's).
+        parity_by: the code and the packages that measure it. A version that names the same is not measured again; empty
+            where they are not known exactly, and then it always is.
         max_logit_difference: what it may be.
         learnt: the corpora that it learnt from, for the model card.
         not_measured: benchmarks that were left out, and why; for the model card.
@@ -80,11 +85,13 @@ def register(
         TrackingError: MLflow refused.
     """
     require_checkpoint(folder)
-    logit_difference = _require_parity(folder, parity, max_logit_difference)
     client, tracking = run.tracking.client, run.tracking
+    known_difference = _known_difference(find_version(tracking, name, checkpoint.digest), parity_by)
+    logit_difference = parity(folder) if known_difference is None else known_difference
+    _require_parity(folder, logit_difference, max_logit_difference)
     card = model_card(name, checkpoint, evaluations, dvc_md5, tracking.uri, learnt, not_measured)
     metrics = metrics_of(evaluations)
-    tags = _version_tags(checkpoint, stage, dvc_md5, metrics)
+    tags = _version_tags(checkpoint, stage, dvc_md5, metrics) | {_PARITY: f"{logit_difference!r} {parity_by}".strip()}
     with explained(f"registering {name}"), tracking.alone(name):
         version = find_version(tracking, name, checkpoint.digest)
         if version is None:
@@ -113,15 +120,19 @@ def register(
     )
 
 
-def _require_parity(folder: Path, parity: Callable[[Path], float], max_difference: float) -> float:
-    found = parity(folder)
+def _known_difference(version: ModelVersion | None, measured_by: str) -> float | None:
+    """What the same code found of these files when they were registered; None where it did not."""
+    difference, _, by = (version.tags.get(_PARITY, "") if version else "").partition(" ")
+    return float(difference) if by and by == measured_by else None
+
+
+def _require_parity(folder: Path, found: float, max_difference: float) -> None:
     if not found <= max_difference:  # NaN, too.
         raise ArtifactError(
             f"the logits that transformers computes from {folder} differ from ours by {found:.3g}",
             expected=f"at most {max_difference:g}; nothing was registered",
             do="install the versions of constraints.txt; if they are, keep the checkpoint and report it",
         )
-    return found
 
 
 def _version_tags(checkpoint: Artifact, stage: str, dvc_md5: str, metrics: Mapping[str, float]) -> dict[str, str]:

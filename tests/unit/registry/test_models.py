@@ -184,3 +184,25 @@ def test_a_difference_that_is_too_large_or_no_number_is_not_registered(
     with tracking.run("register", experiment="tiny") as run, pytest.raises(ArtifactError, match="nothing was registered"):
         register(checkpoint, folder, run=run, parity=lambda _: difference, **about)
     assert tracking.client.search_registered_models() == []
+
+
+def test_a_difference_that_the_same_code_found_is_not_measured_again(tracking: Tracking, make_checkpoint) -> None:
+    checkpoint, folder = make_checkpoint("one")
+    about = {"name": NAME, "stage": "mono", "evaluations": {}, "dvc_md5": MD5, "max_logit_difference": 1e-4}
+    measured: list[float] = []
+
+    def parity(_: Path) -> float:
+        measured.append(1e-6 * (len(measured) + 1))
+        return measured[-1]
+
+    found = []
+    with tracking.run("register", experiment="tiny") as run:
+        for by in ("", "", "commit a", "commit b", "commit b"):  # Code that nobody can name finds nothing again.
+            registered = register(checkpoint, folder, run=run, parity=parity, parity_by=by, **about)
+            found.append(registered.statistics["logit_difference"])
+        assert found == pytest.approx([1e-6, 2e-6, 3e-6, 4e-6, 4e-6])
+        with pytest.raises(ArtifactError, match="nothing was registered"):  # What is known is held to the limit of today.
+            register(
+                checkpoint, folder, run=run, parity=parity, parity_by="commit b", **about | {"max_logit_difference": 1e-7}
+            )
+        assert len(measured) == 4

@@ -23,6 +23,7 @@ from prefect.artifacts import (
 )
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from components.core.artifact import Artifact
 from components.core.provenance import provenance
@@ -97,7 +98,10 @@ def link_to(run: TrackedRun, execution: Execution, recipe: str) -> None:
 
 @contextmanager
 def progress(recipe: str, stage: str, total: int) -> Iterator[Callable[[StepMetrics, str], None]]:
-    """A bar on the page that follows a stage; what is yielded is told each step, and how it is described."""
+    """A bar on the page that follows a stage; what is yielded is told each step, and how it is described.
+
+    Where Prefect is away the stage does not wait for it, as everything else does: the next step says more anyway.
+    """
     title = f"train {stage}"
     bar = _tell(lambda: create_progress_artifact(0.0, key=_key(recipe, title.replace(" ", "-")), description=title))
     last_s = time.monotonic()
@@ -105,9 +109,10 @@ def progress(recipe: str, stage: str, total: int) -> Iterator[Callable[[StepMetr
     def follow(step: StepMetrics, words: str) -> None:
         nonlocal last_s
         if bar and (step.step == total or time.monotonic() - last_s >= _PROGRESS_EVERY_S):
-            last_s = time.monotonic()
             done = 100.0 * step.step / total
-            _tell(lambda: update_progress_artifact(cast(UUID, bar), progress=done, description=f"{title}: {words}"))
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+                _tell(lambda: update_progress_artifact(cast(UUID, bar), progress=done, description=f"{title}: {words}"))
+            last_s = time.monotonic()  # After it, so that one that takes long is not followed by the next.
 
     yield follow
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fixtures.disks import grow, small_disk
+from fixtures.processes import kill_when
 from fixtures.projects import new_project
 from fixtures.served import WAIT_S, start_codegen, until
 
@@ -91,7 +92,7 @@ class Prefect:
 
 def test_prefect_is_killed_in_training_and_comes_back(tmp_path: Path, fixture_archives: FixtureArchives) -> None:
     folder, log = new_project(tmp_path / "project"), tmp_path / "run.log"
-    server = Prefect(tmp_path)
+    server, run = Prefect(tmp_path), None
     try:
         steps = ("--set", "training.stages.nl.steps=120", "--set", "training.stages.nl.anneal_steps=110")
         with log.open("w") as output:
@@ -107,4 +108,6 @@ def test_prefect_is_killed_in_training_and_comes_back(tmp_path: Path, fixture_ar
         assert run.wait(timeout=WAIT_S) == 0, log.read_text()
         assert set(server.states().values()) == {"Completed"}
     finally:
+        if run is not None and run.poll() is None:
+            kill_when(run, lambda: True)
         server.kill()

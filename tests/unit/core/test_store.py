@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fixtures.disks import small_disk
 from fsspec.registry import _registry
 
 from components.core.artifact import Artifact
 from components.core.differences import why
-from components.core.errors import ArtifactError, ConfigError, DataError
+from components.core.errors import ArtifactError, ConfigError, DataError, StorageFull
 from components.core.files import writing
 from components.core.store import MANIFEST, Built, Store
 
@@ -210,3 +211,12 @@ def test_a_store_that_nothing_here_can_open_is_said(root: str, monkeypatch: pyte
     monkeypatch.delitem(_registry, "s3", raising=False)  # As where no test before this one has used it.
     with pytest.raises(ConfigError, match=f"(?s){root} cannot be opened: .*do this: "):
         Store(root)
+
+
+def test_a_disk_that_is_full_already_is_said_to_be(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size_kb=64) as disk:
+        with pytest.raises(OSError, match="No space left"), (disk / "all of it").open("wb", buffering=0) as full:
+            while True:
+                full.write(bytes(4096))
+        with pytest.raises(StorageFull, match="the disk filled up while .*t"):
+            make(Store(disk))

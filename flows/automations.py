@@ -14,9 +14,11 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
+from flows.execution import HEARTBEAT_S
+
 CRASHED = "codegen: runs without a sign of life have crashed"
-SILENCE_S = 90
-"""Three heartbeats; assumption: a run that is silent for longer is gone, whatever ended it."""
+SILENCE_S = 3 * HEARTBEAT_S
+"""Assumption: a run that misses three heartbeats is gone, whatever ended it."""
 
 
 def set_up() -> None:

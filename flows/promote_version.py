@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from prefect import flow
+from prefect.states import Completed
 
 from components.core.errors import ConfigError
+from components.core.network import without_password
 from flows.approval import decide
 from flows.desk import desk
 from flows.execution import Execution
@@ -35,8 +37,13 @@ def promote_version(model: str, recipe: Recipe, execution: Execution, approved_b
         TrackingError: there is no such version.
         ConfigError: no evidence is recorded of it, or the gate has no requirements for its stage.
     """
+    from components.registry.aliases import CANDIDATE, version_at
     from components.registry.review import evidence_at, find
 
+    name, _, alias = model.partition("@")
+    if alias == CANDIDATE and not approved_by and version_at(execution.open_tracking(), name, CANDIDATE) is None:
+        # So it is on most mornings. Prefect takes a state that a flow returns for the flow's own.
+        return cast(Promotion, Completed(name="NothingToJudge", message=f"{name} has no candidate"))
     with desk(recipe, execution, "promote version", None) as here:
         tracking = here.run.tracking
         found = find(tracking, model)
@@ -47,7 +54,7 @@ def promote_version(model: str, recipe: Recipe, execution: Execution, approved_b
 def _require_evidence(tracking: Tracking, found: Registered, evidence: Evidence) -> Evidence:
     if not evidence.metrics:
         raise ConfigError(
-            f"nothing is recorded of what {found.model}/{found.version} can do ({tracking.uri})",
+            f"nothing is recorded of what {found.model}/{found.version} can do ({without_password(tracking.uri)})",
             expected="a version that a gate has judged once: its evidence is kept with it",
             do="run `codegen promote` with the recipe that made it",
         )

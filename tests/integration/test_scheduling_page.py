@@ -67,7 +67,7 @@ def _end(served: Served) -> None:
 def _schedules(served: Served) -> dict[str, dict[str, Any]]:
     found = {one["id"]: one for one in served.call("/deployments/filter", {})}
     flows = {one["id"]: one["name"] for one in served.call("/flows/filter", {})}
-    return {flows[one["flow_id"]]: one["schedules"][0] for one in found.values()}
+    return {flows[one["flow_id"]]: one["schedules"][0] for one in found.values() if one["schedules"]}
 
 
 @pytest.fixture

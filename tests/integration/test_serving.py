@@ -181,6 +181,8 @@ def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: st
             project.until(lambda one=one: project.state(one["id"])["id"] != one["state"]["id"])
         assert project.end_of(run)["type"] == "COMPLETED", project.log.read_text()
         told = [posts.get(timeout=300)["subject"] for _ in range(6)]
+        project.command("models", "rollback", "codegen-tiny-nl", "--reason", "told of")
+        assert posts.get(timeout=300)["subject"] == "codegen-tiny-nl version 1: rolled back"
     assert sorted(told) == sorted(
         ["promote codegen-tiny asks for a decision"] * 3
         + [f"codegen-tiny-{stage} version 2: promoted" for stage in ("nl", "multi", "mono")]

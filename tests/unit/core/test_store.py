@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from components.core.differences import why
 from components.core.errors import ArtifactError, ConfigError, DataError, StorageFull
 from components.core.files import writing
 from components.core.store import MANIFEST, Built, Store
+
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def writes(text: str, observed: str = "fast") -> Callable[[Path], dict[str, int]]:
@@ -218,5 +221,18 @@ def test_a_disk_that_is_full_already_is_said_to_be(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="No space left"), (disk / "all of it").open("wb", buffering=0) as full:
             while True:
                 full.write(bytes(4096))
-        with pytest.raises(StorageFull, match="the disk filled up while .*t"):
+        with pytest.raises(StorageFull, match=r"the disk filled up while .*t"):
             make(Store(disk))
+
+
+def test_what_the_first_version_of_this_project_published_is_found_and_read(tmp_path: Path) -> None:
+    """`golden/first_store` was written by the first commit, whose code made both artifacts by these recipes."""
+    there = Store(shutil.copytree(GOLDEN / "first_store", tmp_path / "store"))
+    tokenizer, corpus = there.all()
+    assert (tokenizer.label, corpus.label) == ("tokenizer/t-0791ece07dbf", "prepared-corpus/c-25864a28cf02")
+    assert there.lineage(corpus) == [tokenizer, corpus]
+    assert (there.open(corpus) / "content.txt").read_text() == "corpus\n"
+    again = there.get_or_build(
+        "prepared-corpus", "c", config={"y": 2}, parents={"tokenizer": tokenizer}, code_version=1, build=must_not_build
+    )
+    assert again == Built(corpus, reused=True)

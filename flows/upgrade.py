@@ -1,8 +1,8 @@
 """`codegen upgrade`: databases of a workspace that earlier versions of MLflow and Prefect wrote, for the installed ones.
 
 One decision: each is copied first, by SQLite's own means, and put back where its upgrade fails; both upgrades are those of
-the tools themselves. The store needs none: a manifest is read by every later version (a test reads the first one's). Not covered:
-databases other than SQLite, whose administrators have backups of their own.
+the tools themselves. The store needs none: a manifest is read by every later version (a test reads the first one's). Not
+covered: databases other than SQLite, whose administrators have backups of their own.
 """
 
 from __future__ import annotations

@@ -228,7 +228,7 @@ def test_a_disk_that_is_full_already_is_said_to_be(tmp_path: Path) -> None:
 def test_what_the_first_version_of_this_project_published_is_found_and_read(tmp_path: Path) -> None:
     """`golden/first_store` was written by the first commit, whose code made both artifacts by these recipes."""
     there = Store(shutil.copytree(GOLDEN / "first_store", tmp_path / "store"))
-    tokenizer, corpus = there.all()
+    corpus, tokenizer = sorted(there.all(), key=lambda one: one.kind)
     assert (tokenizer.label, corpus.label) == ("tokenizer/t-0791ece07dbf", "prepared-corpus/c-25864a28cf02")
     assert there.lineage(corpus) == [tokenizer, corpus]
     assert (there.open(corpus) / "content.txt").read_text() == "corpus\n"

@@ -54,7 +54,7 @@ def test_servers_that_run_already_are_named_and_left_alone(tmp_path: Path) -> No
     note = {"prefect": "http://127.0.0.1:1", "mlflow": "http://127.0.0.1:2", "pid": me.pid, "started": me.create_time()}
     write_json(execution.workspace_path / SERVERS, note)
     with (
-        pytest.raises(ConfigError, match="run over this workspace already: http://127.0.0.1:1 and"),
+        pytest.raises(ConfigError, match=r"run over this workspace already: http://127\.0\.0\.1:1 and"),
         serving(execution, prefect_port=free_port(), mlflow_port=free_port()),
     ):
         pytest.fail("they started")

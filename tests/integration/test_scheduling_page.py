@@ -18,7 +18,7 @@ from fixtures.served import WAIT_S, Served
 if TYPE_CHECKING:
     from fixtures.projects import FixtureArchives
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 PAGE = commands("scheduling.md")
 SERVES = [line for line in PAGE if line.startswith("codegen serve ")]

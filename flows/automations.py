@@ -17,8 +17,9 @@ from prefect.events.schemas.events import ResourceSpecification
 from flows.execution import HEARTBEAT_S
 
 CRASHED = "codegen: runs without a sign of life have crashed"
-SILENCE_S = 3 * HEARTBEAT_S
-"""Assumption: a run that misses three heartbeats is gone, whatever ended it."""
+SILENCE_S = 6 * HEARTBEAT_S
+"""Longer than a run outlasts a server that is away (two minutes: `flows.execution`) and another heartbeat: the server counts
+the time that it was away itself, and would take runs that live for dead."""
 
 
 def set_up() -> None:

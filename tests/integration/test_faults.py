@@ -10,13 +10,13 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from fixtures.disks import grow, small_disk
 from fixtures.processes import kill_when
 from fixtures.projects import new_project
-from fixtures.served import WAIT_S, start_codegen, until
+from fixtures.served import WAIT_S, Served, start_codegen, until
 
 from components.core.network import free_port
 from components.core.store import Store
@@ -76,19 +76,19 @@ class Prefect:
         command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--port", str(self.port)]
         log = self._folder / "prefect.log"
         with log.open("a") as output:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 command,
                 env=kept | {"PREFECT_HOME": str(self._folder / "home")},
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
-        until(lambda: silence(f"{self.api}/health", 5) is None, self._process, log)
+        until(lambda: silence(f"{self.api}/health", 5) is None, self.process, log)
 
     def kill(self) -> None:
         """End it without a word."""
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     def states(self) -> dict[str, str]:
         """Of every flow run, by its name."""
@@ -117,4 +117,30 @@ def test_prefect_is_killed_in_training_and_comes_back(tmp_path: Path, fixture_ar
     finally:
         if run is not None and run.poll() is None:
             kill_when(run, lambda: True)
+        server.kill()
+
+
+def test_a_run_whose_machine_died_is_marked_and_another_goes_on(tmp_path: Path, fixture_archives: FixtureArchives) -> None:
+    """Nothing is left that could say it: the automation of Prefect's server does, after minutes without a heartbeat."""
+    folder, server = new_project(tmp_path / "project"), Prefect(tmp_path)
+    served: list[Served] = []
+    try:
+        served.append(Served(folder, fixture_archives, api=server.api))
+        recipe = served[0].parameters("train-stage/tiny")["recipe"]
+        recipe["training"]["stages"]["nl"] |= {"steps": 400, "anneal_steps": 390}
+        run = served[0].run("train-stage/tiny", recipe=recipe, stage="nl")
+        metrics = folder / "var/store/.building/checkpoint"
+        served[0].until(lambda: any(metrics.glob("codegen-tiny-nl-*/observed/metrics.jsonl")))
+        kill_when(served[0].process, lambda: True)
+        until(lambda: served[0].state(run)["type"] == "CRASHED", server.process, tmp_path / "prefect.log")
+
+        served.append(Served(folder, fixture_archives, api=server.api))
+        again = served[1].run("train-stage/tiny", recipe=recipe, stage="nl")
+        assert served[1].end_of(again)["type"] == "COMPLETED"
+        (made,) = (one for one in Store(folder / "var/store").all() if one.kind == "checkpoint")
+        assert len(cast(list[object], made.provenance["attempts"])) == 2
+    finally:
+        for one in served:
+            if one.process.poll() is None:
+                kill_when(one.process, lambda: True)
         server.kill()

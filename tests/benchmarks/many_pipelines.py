@@ -1,6 +1,6 @@
 """Several pipelines of the tiny recipe at once, on SQLite: how many end well, and whether a database was ever locked.
 
-    python tests/benchmarks/concurrent.py [--runs 8] [--alone]
+    python tests/benchmarks/many_pipelines.py [--runs 8] [--alone]
 
 `codegen serve` with its real servers; every run has a name and a seed of its own, so that none finds another's work. With
 --alone there is no server: as many `codegen run`, each with a temporary one on the same database. On archives of the

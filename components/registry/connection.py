@@ -15,9 +15,10 @@ import shutil
 import sqlite3
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import mlflow
 from alembic.script import ScriptDirectory
@@ -30,6 +31,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from components.core.errors import TrackingError
 from components.core.files import storage_full_explained
 from components.core.network import without_password
+
+T = TypeVar("T")
 
 PROBE_TIMEOUT_S = 4.0
 """How long a server may take to accept, and again to answer. Assumption: a healthy one needs milliseconds."""
@@ -93,6 +96,16 @@ def explained(doing: str) -> Iterator[None]:
                 expected="an MLflow server or database of a version that fits the installed one",
                 do="mend what it says; for an old database: `codegen upgrade` copies it and brings it up to date",
             ) from error
+
+
+def unless_gone(call: Callable[[], T]) -> T | None:
+    """What a call gives; None where what it asks for is gone for good, as runs are after `mlflow gc`."""
+    try:
+        return call()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 def _remote(uri: str) -> MlflowClient:

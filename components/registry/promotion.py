@@ -19,7 +19,7 @@ from mlflow.entities.model_registry import ModelVersion
 from components.core.config import Config
 from components.registry.aliases import CANDIDATE, CHAMPION, DECIDED_IN, DECISION, REPLACED, TO_BE, settle, version_at
 from components.registry.config import GateConfig
-from components.registry.connection import explained
+from components.registry.connection import explained, unless_gone
 from components.registry.evidence import Evidence
 from components.registry.gate import Approval, Decision, decide, with_approval
 from components.registry.runs import TrackedRun
@@ -161,13 +161,14 @@ def whole_evidence(tracking: Tracking, version: ModelVersion | None) -> Evidence
 
 
 def file_of(tracking: Tracking, run_id: str, name: str) -> Path | None:
-    """A file that a run keeps; None where it is gone.
+    """A file that a run keeps; None where it is gone, or the run is.
 
     Raises:
         TrackingError: MLflow refused.
     """
     with explained(f"reading {name} of the run {run_id}"):
-        if not any(one.path == name for one in tracking.client.list_artifacts(run_id)):
+        files = unless_gone(lambda: tracking.client.list_artifacts(run_id)) or []
+        if not any(one.path == name for one in files):
             return None
         return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, tracking_uri=tracking.uri))
 

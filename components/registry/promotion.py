@@ -3,7 +3,7 @@
 Design decision: each decision is kept by the run that decided it, as a file and as tags, and no later decision writes to
 that run. The record is written first, then the one row that counts, the alias `champion`, then what follows from it
 (`aliases`). Killed anywhere, the champion is the former one or the new one, and the record says which. Not covered: two
-hosts that promote the same model at the same moment; one host's processes wait for each other.
+hosts or users that promote the same model at the same moment; one user's processes on one host wait for each other.
 """
 
 from __future__ import annotations
@@ -209,7 +209,8 @@ def _keep_evidence(run: TrackedRun, name: str, version: int, evidence: Evidence)
     if whole_evidence(run.tracking, judged) == evidence:
         return
     run.json(_EVIDENCE_FILE, evidence.model_dump(mode="json"))
-    tags = {_EVIDENCE_RUN: run.id, _EVIDENCE: evidence.model_dump_json(exclude=_LONG)}
+    # The run last: it is what the comparison above reads, so what a kill left half written is written again.
+    tags = {_EVIDENCE: evidence.model_dump_json(exclude=_LONG), _EVIDENCE_RUN: run.id}
     with explained(f"keeping the evidence of {name}"):
         for key, value in tags.items():
             run.tracking.client.set_model_version_tag(name, str(version), key, value)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 
 from components.core.errors import ConfigError
+from components.core.network import without_password
+from components.data.config import CORPORA as STAGES
 from flows.approval import decide
 from flows.desk import desk
 from flows.execution import Execution
-from flows.recipes import Recipe
+from flows.recipes import RECIPES, Recipe
 
 if TYPE_CHECKING:  # They would import MLflow.
     from components.registry.evidence import Evidence
@@ -33,10 +36,11 @@ def promote_version(model: str, recipe: Recipe, execution: Execution, approved_b
 
     Raises:
         TrackingError: there is no such version.
-        ConfigError: no evidence is recorded of it, or the gate has no requirements for its stage.
+        ConfigError: it is not of this recipe, no evidence is recorded of it, or the gate has no requirements for its stage.
     """
     from components.registry.review import evidence_at, find
 
+    _require_own(recipe, re.split("[@/]", model)[0])
     with desk(recipe, execution, "promote version", None) as here:
         tracking = here.run.tracking
         found = find(tracking, model)
@@ -44,10 +48,22 @@ def promote_version(model: str, recipe: Recipe, execution: Execution, approved_b
         return decide(here, found.model, found.version, found.stage, evidence, approved_by=approved_by, reason=reason)
 
 
+def _require_own(recipe: Recipe, name: str) -> None:
+    """Check that a model is one of a recipe's: another recipe's gate may ask for less, or for other things."""
+    if name in {f"{recipe.name}-{stage}" for stage in STAGES}:
+        return
+    own = next((one for one, make in RECIPES.items() if name.startswith(f"{make().name}-")), None)
+    raise ConfigError(
+        f"the recipe {recipe.name} is to judge {name}, which it does not make",
+        expected=f"a model of that recipe, {recipe.name}-{STAGES[-1]} say, or the recipe that made the model",
+        do=f"give {f'-r {own}' if own else '-r RECIPE'}, and --set name=... where that recipe was given another name",
+    )
+
+
 def _require_evidence(tracking: Tracking, found: Registered, evidence: Evidence) -> Evidence:
     if not evidence.metrics:
         raise ConfigError(
-            f"nothing is recorded of what {found.model}/{found.version} can do ({tracking.uri})",
+            f"nothing is recorded of what {found.model}/{found.version} can do ({without_password(tracking.uri)})",
             expected="a version that a gate has judged once: its evidence is kept with it",
             do="run `codegen promote` with the recipe that made it",
         )

@@ -2,7 +2,8 @@
 
 Design decision: a checkpoint's digest is the key. Its logged model (`checkpoints`) is filled and tagged as complete; only
 then does a version name it, in one transaction with its tags. So what a killed registration leaves is either found and
-finished by the next one, or invisible to whoever loads by name. One user's processes on one host register one after the other.
+finished by the next one, or invisible to whoever loads by name. One user's processes on one host register one after
+another.
 """
 
 from __future__ import annotations

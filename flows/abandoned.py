@@ -69,6 +69,11 @@ def close_abandoned(execution: Execution) -> list[str]:
     return [note.stem for note in notes]
 
 
+def under_way(execution: Execution) -> list[str]:
+    """The ids of flow runs whose process is, as far as this host can tell, at work on the workspace."""
+    return [note.stem for note in sorted(_folder(execution).glob("*.json")) if not _Owner.parse(read_json(note)).is_gone]
+
+
 def _crash(client: SyncPrefectClient, run_id: UUID) -> None:
     state: State[object] = Crashed(message="Its process was killed.")
     try:

@@ -14,9 +14,12 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
+from flows.execution import HEARTBEAT_S
+
 CRASHED = "codegen: runs without a sign of life have crashed"
-SILENCE_S = 90
-"""Three heartbeats; assumption: a run that is silent for longer is gone, whatever ended it."""
+SILENCE_S = 6 * HEARTBEAT_S
+"""Longer than a run outlasts a server that is away (two minutes: `flows.execution`) and another heartbeat: the server counts
+the time that it was away itself, and would take runs that live for dead."""
 
 
 def set_up() -> None:

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 
 from components.core.artifact import Artifact
 from components.core.errors import ConfigError
+from components.core.network import without_password
 from components.training.config import StageName
 from flows.evaluate_model import evaluate_model
 from flows.execution import Execution, environment
@@ -34,6 +35,7 @@ from flows.prepare import Corpora, prepare
 from flows.promote_version import promote_version
 from flows.recipes import Recipe
 from flows.recipes import recipe as named_recipe
+from flows.roll_back import roll_back
 from flows.train import train
 
 if TYPE_CHECKING:
@@ -71,8 +73,8 @@ class Deployed:
 
     flow: Flow[Any, Any]
     tags: tuple[str, ...]
-    cron: str
-    """When it runs once its schedule is switched on: on the page, or with `codegen serve --cron`."""
+    cron: str | None
+    """When it runs once its schedule is switched on: on the page, or with `codegen serve --cron`. None: for people only."""
     most_at_once: int | None = None
     """Runs of one deployment at the same time; more wait in Prefect. None: as many as are asked for."""
     parameters: Mapping[str, Any] | None = None
@@ -94,6 +96,7 @@ DEPLOYED: dict[str, Deployed] = {
     "promote-version": Deployed(
         promote_version, tags=("promotion",), cron="0 8 * * *", parameters={"model": "{recipe}-mono@candidate"}
     ),
+    "roll-back": Deployed(roll_back, tags=("promotion",), cron=None, parameters={"model": "{recipe}-mono"}),
 }
 """By the name of the flow. Trainings of one host take turns however they were started (`flows.train`); evaluations run
 beside them. Times are assumptions: data at midnight, training after it, evaluation in the morning."""
@@ -119,7 +122,7 @@ def deployments(
         one.flow.to_deployment(
             name,
             parameters=parameters(flow_name, recipe, execution),
-            schedules=[_schedule(crons.get(flow_name), one.cron, timezone)],
+            schedules=[_schedule(crons.get(flow_name), one.cron, timezone)] if one.cron else [],
             concurrency_limit=_limit(one),
             description=one.flow.description,
             tags=["codegen", *one.tags],
@@ -131,13 +134,24 @@ def deployments(
 
 
 def parameters(flow_name: str, recipe: Recipe, execution: Execution) -> dict[str, Any]:
-    """What a run of a deployed flow is given where nobody says otherwise, as JSON has it."""
+    """What a run of a deployed flow is given where nobody says otherwise, as JSON has it.
+
+    Raises:
+        ConfigError: there is a password in it.
+    """
     own = {
         name: value.format(recipe=recipe.name) if isinstance(value, str) else value
         for name, value in (DEPLOYED[flow_name].parameters or {}).items()
     }
+    if (uri := execution.tracking_uri or "") != without_password(uri):
+        raise ConfigError(
+            "the tracking URI holds a password, and what a deployment is given is shown to everybody",
+            expected="a URI without one",
+            do="put it into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        )
     place = execution.replace(project=str(execution.project_path))
-    return {"recipe": _json(recipe), "execution": _json(place), **own}
+    given = {"recipe": _json(recipe), "execution": _json(place), **own}
+    return {name: value for name, value in given.items() if name in DEPLOYED[flow_name].flow.parameters.properties}
 
 
 def _json(config: Recipe | Execution) -> dict[str, Any]:
@@ -158,10 +172,10 @@ def require_schedules(crons: Mapping[str, str], timezone: str) -> None:
             do="mend --timezone",
         )
     for flow_name, cron in crons.items():
-        if flow_name not in DEPLOYED:
+        if flow_name not in DEPLOYED or not DEPLOYED[flow_name].cron:
             raise ConfigError(
                 f"there is no flow {flow_name!r} to be scheduled",
-                expected=f"one of {', '.join(DEPLOYED)}",
+                expected=f"one of {', '.join(name for name, one in DEPLOYED.items() if one.cron)}",
                 do='write --cron "pipeline=0 1 * * 6"',
             )
         try:
@@ -198,13 +212,15 @@ def _limit(one: Deployed) -> ConcurrencyLimitConfig | None:
 
 
 def defaults(recipe: str | None = None) -> dict[str, Any]:
-    """A build step of `infra/prefect.yaml`: see `values`.
+    """A build step of `infra/prefect.yaml`: see `values`. Sets up the automations, as `codegen serve` does.
 
     Args:
         recipe: its name on the command line; starter where it is not given.
     """
+    from flows.automations import set_up
     from flows.options import chosen_execution
 
+    set_up()
     return values(recipe or "starter", chosen_execution([]))
 
 
@@ -216,6 +232,7 @@ def values(name: str, execution: Execution) -> dict[str, Any]:
         **parameters("pipeline", recipe, execution),
         "champion": parameters("evaluate-model", recipe, execution)["model"],
         "candidate": parameters("promote-version", recipe, execution)["model"],
+        "mono": parameters("roll-back", recipe, execution)["model"],
         "env": environment(execution),
         "project": str(execution.project_path),
     }

@@ -7,6 +7,7 @@ opens a child run in MLflow. Live objects stay on the desk; flows pass recipes, 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -148,6 +149,9 @@ def desk(recipe: Recipe, execution: Execution, title: str, parent_run: str | Non
     Raises:
         TrackingError: the tracking server does not answer: said at once where the flow begins, before anything is made.
     """
+    # Prefect takes what these log to its page, where it passes their level; without one of their own, only warnings do.
+    for name in ("components", "flows"):
+        logging.getLogger(name).setLevel(logging.INFO)
     if parent_run is None:
         close_abandoned(execution)
     with owned(execution), _run(recipe, execution, title, parent_run) as run:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # It would import MLflow.
 
 SERVERS = "servers.json"
 """In the workspace while servers run over it: where they listen, and whose they are."""
+HEARTBEAT_S = 30
+"""Between two signs of life of a flow run, however it was started; the shortest that Prefect allows."""
 _PREFECT_RETRIES = 7
 """Of one request, with pauses of 1, 2, 4 ... 64 s: a server may be away for two minutes (its restart took 30 s on two busy
 cores), and a run goes on."""
@@ -59,7 +61,8 @@ class Execution(Config):
     """Room in the workspace without which no run is begun: for the databases of Prefect and MLflow, which say a full disk
     in tracebacks. Assumption; what a step itself needs is asked where it is known."""
     step_timeout_s: float | None = Field(default=None, gt=0)
-    """A step that takes longer is ended, and the run fails; what it did is kept, and a rerun goes on. None: no limit."""
+    """A step that takes longer is ended, and the run fails; what it did is kept, and a rerun goes on. None: no limit. What
+    it waited for another training of this host does not count."""
     evaluation_workers: int = Field(default=2, ge=1)
     """Processes that execute what a model wrote, each in a jail of its own."""
     sandbox: SandboxKind | None = None
@@ -130,9 +133,6 @@ def prepare_environment(execution: Execution) -> None:
         logging.getLogger(name).propagate = False
     # Of an index or a server that does not answer it warns at every attempt; the error that follows says it once.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    # Prefect takes what these log to its page, where it passes their level; without one of their own, only warnings do.
-    for name in ("components", "flows"):
-        logging.getLogger(name).setLevel(logging.INFO)
     # Prefect creates its home, but not the folders above it.
     for folder in (execution.workspace_path, Path(os.environ["PREFECT_HOME"])):
         _make(folder)
@@ -152,6 +152,7 @@ def environment(execution: Execution) -> dict[str, str]:
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "OMP_WAIT_POLICY": "passive",  # Threads that spin stop whoever shares their core: docs/figures.md.
         "PREFECT_CLIENT_MAX_RETRIES": str(_PREFECT_RETRIES),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         "PREFECT_HOME": str(execution.workspace_path / "prefect"),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "components,flows",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",

@@ -19,6 +19,7 @@ from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.settings import PREFECT_API_URL
+from prefect.types import SecretDict
 from pydantic import SecretStr
 
 from components.core.errors import ConfigError
@@ -38,6 +39,10 @@ _SHOWN = 6
 """Characters of an address's hash, which tell two of one server apart without showing what is secret in them."""
 _MODEL = "codegen.registered-model."
 _RUN = "prefect.flow-run."
+_OF_A_DEPLOYMENT: dict[str, str | list[str]] = {
+    "prefect.resource.id": "prefect.deployment.*",
+    "prefect.resource.role": "deployment",
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class Occasion:
     subject: str
     body: str
     """Both are templates of Prefect's."""
+    deployed: bool = False
+    """Only of runs that a deployment started: of a flow that fails within another one, both would tell."""
 
 
 OCCASIONS = {
@@ -57,7 +64,8 @@ OCCASIONS = {
         ("prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"),
         _RUN,
         "{{ flow_run.name }}: {{ flow_run.state.name }}",
-        "{{ flow_run.state.message }}\nThe same run goes on from where it ended: {{ flow_run|ui_url }}",
+        "{{ flow_run.state.message }}\nAnother run goes on from where this one ended: {{ flow_run|ui_url }}",
+        deployed=True,
     ),
     "approval": Occasion(
         ("prefect.flow-run.Paused", "prefect.flow-run.Suspended"),
@@ -152,8 +160,12 @@ def _parts(address: str) -> tuple[str, str]:
 def _block(address: str, scheme: str, name: str) -> CustomWebhookNotificationBlock | Email:
     if scheme in _MAIL:
         return Email(url=SecretStr(address))
+    # What opens such a server's door is a part of its address, so all of it is kept as a secret.
+    secrets = SecretDict({"address": address})
     body = {"subject": "{{subject}}", "body": "{{body}}"}
-    return CustomWebhookNotificationBlock(name=name, url=address, json_data=body, headers=None, cookies=None)
+    return CustomWebhookNotificationBlock(
+        name=name, url="{{address}}", secrets=secrets, json_data=body, headers=None, cookies=None
+    )
 
 
 def _automation(name: str, occasion: Occasion, block: UUID) -> Automation:
@@ -163,6 +175,7 @@ def _automation(name: str, occasion: Occasion, block: UUID) -> Automation:
         trigger=EventTrigger(
             expect=set(occasion.events),
             match=ResourceSpecification({"prefect.resource.id": f"{occasion.resource}*"}),
+            match_related=ResourceSpecification(_OF_A_DEPLOYMENT if occasion.deployed else {}),
             posture=Posture.Reactive,
             threshold=1,
         ),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from prefect import flow
+from prefect.states import Completed
 
 from components.core.errors import ConfigError
 from components.core.network import without_password
@@ -38,9 +39,14 @@ def promote_version(model: str, recipe: Recipe, execution: Execution, approved_b
         TrackingError: there is no such version.
         ConfigError: it is not of this recipe, no evidence is recorded of it, or the gate has no requirements for its stage.
     """
+    from components.registry.aliases import CANDIDATE, version_at
     from components.registry.review import evidence_at, find
 
     _require_own(recipe, re.split("[@/]", model)[0])
+    name, _, alias = model.partition("@")
+    if alias == CANDIDATE and not approved_by and version_at(execution.open_tracking(), name, CANDIDATE) is None:
+        # So it is on most mornings. Prefect takes a state that a flow returns for the flow's own.
+        return cast(Promotion, Completed(name="NothingToJudge", message=f"{name} has no candidate"))
     with desk(recipe, execution, "promote version", None) as here:
         tracking = here.run.tracking
         found = find(tracking, model)

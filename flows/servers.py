@@ -22,7 +22,7 @@ from components.core.config import Config
 from components.core.errors import CodegenError, ConfigError
 from components.core.files import write_json
 from components.core.network import require_free_port, without_password
-from flows.execution import SERVERS, Execution
+from flows.execution import SERVERS, Execution, servers_of
 
 _START_TIMEOUT_S = 300.0
 """Assumption: a first start migrates two databases, which took 30 s on two busy cores, and over 90 s on very busy ones."""
@@ -122,48 +122,70 @@ def silence(url: str, timeout_s: float) -> str | None:
 
 @contextmanager
 def serving(execution: Execution, *, prefect_port: int, mlflow_port: int) -> Iterator[Running]:
-    """Both servers, answering, until the end of the block.
+    """Both servers, answering, until the end of the block; Prefect's alone where MLflow has a server elsewhere.
 
     Raises:
-        ConfigError: one port for both.
+        ConfigError: servers run over this workspace already, or there is one port for both.
         CodegenError: a port is taken, or a server ended or did not answer.
     """
-    if prefect_port == mlflow_port:
-        raise ConfigError(
-            f"Prefect and MLflow were both given port {mlflow_port}",
-            expected="a port for each",
-            do=f"choose another: --mlflow-port {mlflow_port + 1}",
-        )
-    for name, port in [("Prefect", prefect_port), ("MLflow", mlflow_port)]:
-        require_free_port(name, port)
+    where = _placed(execution, prefect_port, mlflow_port)
     require_readable(execution)
     logs = execution.workspace_path / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    where = on_loopback(prefect_port, mlflow_port)
-    environment = {
-        **os.environ,
-        "PREFECT_API_URL": where.prefect_api,
-        "PREFECT_UI_API_URL": where.prefect_api,
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # Six processes for jobs (judges of agents) that nobody here has.
-    }
-    commands: dict[str, list[str]] = {
-        "prefect": [*_PREFECT, "--port", str(prefect_port)],
-        "mlflow": [*_MLFLOW, "--port", str(mlflow_port), "--backend-store-uri", execution.resolved_tracking_uri],
-    }
+    commands = {"prefect": [*_PREFECT, "--port", str(prefect_port)]}
+    if not _is_server(execution):
+        commands["mlflow"] = [*_MLFLOW, "--port", str(mlflow_port)]
+    health = {"prefect": f"{where.prefect_api}/health", "mlflow": f"{where.mlflow}/health"}
     processes: dict[str, subprocess.Popen[bytes]] = {}
     note = execution.workspace_path / SERVERS
     try:
         for name, command in commands.items():
-            processes[name] = _start(command, logs / f"{name}.log", environment)
-        for name, url in [("prefect", f"{where.prefect_api}/health"), ("mlflow", f"{where.mlflow}/health")]:
-            _wait_for(name, processes[name], url, logs / f"{name}.log")
+            processes[name] = _start(command, logs / f"{name}.log", _environment(execution, where))
+        for name, process in processes.items():
+            _wait_for(name, process, health[name], logs / f"{name}.log")
         write_json(note, {**where.model_dump(), "pid": os.getpid(), "started": psutil.Process().create_time()})
         yield Running(where, processes, logs)
     finally:
         note.unlink(missing_ok=True)
         for process in processes.values():
             _stop(process)
+
+
+def _placed(execution: Execution, prefect_port: int, mlflow_port: int) -> Servers:
+    """Where the servers are to listen, or listen already, once it is sure that those to be started can."""
+    if there := servers_of(execution):
+        raise ConfigError(
+            f"servers run over this workspace already: {there['prefect']} and {there['mlflow']}",
+            expected="one Prefect at a time on its database",
+            do="use these, or end them first",
+        )
+    if prefect_port == mlflow_port:
+        raise ConfigError(
+            f"Prefect and MLflow were both given port {mlflow_port}",
+            expected="a port for each",
+            do=f"choose another: --mlflow-port {mlflow_port + 1}",
+        )
+    require_free_port("Prefect", prefect_port)
+    where = on_loopback(prefect_port, mlflow_port)
+    if _is_server(execution):
+        return where.replace(mlflow=without_password(execution.resolved_tracking_uri.rstrip("/")))
+    require_free_port("MLflow", mlflow_port)
+    return where
+
+
+def _is_server(execution: Execution) -> bool:
+    return execution.resolved_tracking_uri.startswith(("http://", "https://"))
+
+
+def _environment(execution: Execution, where: Servers) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PREFECT_API_URL": where.prefect_api,
+        "PREFECT_UI_API_URL": where.prefect_api,
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES,
+        "MLFLOW_BACKEND_STORE_URI": execution.resolved_tracking_uri,  # Not on the command line, which everybody can read.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # Six processes for jobs (judges of agents) that nobody here has.
+    }
 
 
 def _start(command: Sequence[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:

@@ -26,6 +26,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from components.core.artifact import Artifact
+from components.core.network import without_password
 from components.core.provenance import provenance
 from flows.execution import Execution, servers_of
 
@@ -53,7 +54,7 @@ def show_corpora(
     results = _results(here, raw=raw, prepared=prepared, validations=validations)
     judged = ", ".join(f"`{one.label}`" for one in validations)
     docs = here.execution.workspace_path / "gx" / "docs" / "index.html"
-    rules = f"## Rules\n\nEvery expectation that has to hold does: {judged}. All of them, in Data Docs: `{docs}`\n"
+    rules = f"## Rules\n\n{judged}, every rule with what was found: [{docs}](file://{docs})\n"
     _show(here, "corpora", [corpus_section(results, here.store)], "What was read, left out and kept", rules)
 
 
@@ -85,7 +86,7 @@ def link_to(run: TrackedRun, execution: Execution, recipe: str) -> None:
     """The way to this flow run's record in MLflow."""
     uri, serving = execution.tracking_uri or "", servers_of(execution)
     base = uri if uri.startswith("http") else serving["mlflow"] if serving else _USUAL_MLFLOW
-    link = f"{base.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.id}"
+    link = f"{without_password(base.rstrip('/'))}/#/experiments/{run.experiment_id}/runs/{run.id}"
     _tell(
         lambda: create_link_artifact(
             link=link,

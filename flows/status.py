@@ -1,12 +1,11 @@
 """With which status `codegen` ends, for scripts; docs/command-line.md tells them to people.
 
-One decision: there are few, and each asks whoever called for another reaction. 0 is done, 128 + n interrupted by signal n.
+One decision: there are few, and each asks whoever called for another reaction. 0 is done, 128 + n interrupted by signal n,
+and 2 is Typer's own: no such command or option.
 """
 
 MENDABLE = 1
 """An error that a person can mend: three lines say how."""
-WRONG_USAGE = 2
-"""No such command or option. Typer's own."""
 ANSWER_IS_NO = 3
 """All went well, and the answer is no: the gate refused a model, or `doctor` misses what runs need."""
 DEFECT = 70

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from prefect import flow
 from pydantic import JsonValue
 
-from components.core.artifact import Artifact
+from components.core.artifact import Artifact, recipe_of
 from components.core.errors import ConfigError
 from components.core.turns import alone
 from components.data.config import CORPORA
@@ -124,7 +124,6 @@ def _stage(here: Desk, stage: StageName, corpora: Corpora, before: Artifact | No
             leaves_optimizer=leaves_optimizer,
         )
         with (
-            _turn(here, f"training {recipe.name}-{stage}"),
             run.stream() as record,
             training_view(stage, settings.steps, here.console) as show,
             progress(recipe.name, stage, settings.steps) as follow,
@@ -137,17 +136,20 @@ def _stage(here: Desk, stage: StageName, corpora: Corpora, before: Artifact | No
 
             return train_stage(folder, work, here.execution.training, on_step)
 
-    return here.make(
-        f"train {stage}",
-        "checkpoint",
-        f"{recipe.name}-{stage}",
-        config=config,
-        parents=parents,
-        code_version=CODE_VERSION,
-        build=build,
-        resumable=True,
-        tags={"stage": stage},
-    )
+    name = f"{recipe.name}-{stage}"
+    there = here.store.find("checkpoint", name, recipe_of(config, parents, CODE_VERSION))
+    with nullcontext() if there else _turn(here, f"training {name}"):  # Before the step, whose time-out it is none of.
+        return here.make(
+            f"train {stage}",
+            "checkpoint",
+            name,
+            config=config,
+            parents=parents,
+            code_version=CODE_VERSION,
+            build=build,
+            resumable=True,
+            tags={"stage": stage},
+        )
 
 
 def _turn(here: Desk, doing: str) -> AbstractContextManager[None]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from components.core.errors import CodegenError
-from flows.execution import Execution
+from flows.execution import HEARTBEAT_S, Execution
 from flows.recipes import Recipe
 from flows.servers import Running, on_loopback, serving
 
@@ -30,8 +30,6 @@ _LOOK_EVERY_S = 2.0
 """Between two looks for runs to start and to cancel; Prefect's default, 10 s, would be half of the time to cancel within."""
 _GRACE_S = 30.0
 """For flow runs to end after a signal: as long as Prefect waits before it kills them."""
-HEARTBEAT_S = 30
-"""Between two signs of life of a flow run; the shortest that Prefect allows."""
 
 
 def look(execution: Execution, *, prefect_port: int, mlflow_port: int, console: Console) -> None:
@@ -123,16 +121,32 @@ class Offer:
 
         Args:
             check: called now and then; raises where it makes no sense to go on.
+
+        Raises:
+            CodegenError: the runner gave up, as it does where Prefect's server does not answer for long.
         """
         # In a thread, since in the main one the runner takes SIGTERM for itself, and its handler (3.8.8) stops nothing.
         loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_until_complete, args=(self._runner.start(),), name="runner", daemon=True)
+        failed: list[BaseException] = []
+
+        def forever() -> None:
+            try:
+                loop.run_until_complete(self._runner.start())
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=forever, name="runner", daemon=True)
         thread.start()
         try:
             with _ended_quietly(self._console):
                 while thread.is_alive():
                     thread.join(_LOOK_EVERY_S)
                     check()
+                raise CodegenError(
+                    f"Prefect's runner ended by itself: {failed[0] if failed else 'it does not say why'}",
+                    expected="one that waits for runs until a signal comes",
+                    do="see that Prefect's server answers, and start this again: what was scheduled meanwhile is run then",
+                ) from (failed[0] if failed else None)
         finally:
             if thread.is_alive():
                 asyncio.run_coroutine_threadsafe(self._runner.astop(), loop)

@@ -1,8 +1,8 @@
 """`codegen upgrade`: databases of a workspace that earlier versions of MLflow and Prefect wrote, for the installed ones.
 
 One decision: each is copied first, by SQLite's own means, and put back where its upgrade fails; both upgrades are those of
-the tools themselves. The store needs none: a manifest is read by every later version (a test reads old ones). Not covered:
-databases other than SQLite, whose administrators have backups of their own.
+the tools themselves. The store needs none: a manifest is read by every later version (a test reads the first one's). Not
+covered: databases other than SQLite, whose administrators have backups of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from components.core.errors import ConfigError, StorageFull
 from components.core.files import require_free
 from flows.execution import Execution, servers_of
 
-_SQLITE = "sqlite:///"
+_SQLITE, _HTTP = "sqlite:///", ("http://", "https://")
 _QUOTED = 300
 """Characters of a tool's last words that are shown."""
 
@@ -42,21 +42,28 @@ def upgrade(execution: Execution) -> Iterator[Upgraded]:
     """Bring each database of the workspace that is there to the schema of the installed version.
 
     Raises:
-        ConfigError: servers run over the workspace, the tracking database is no SQLite, or an upgrade failed; then the
-            database is as it was.
+        ConfigError: servers or flows run over the workspace, the tracking database is no SQLite, or an upgrade failed; then
+            the database is as it was.
         StorageFull: no room for a copy.
     """
-    if serving := servers_of(execution):
+    from flows.abandoned import under_way
+
+    at_work = [f"servers ({serving['prefect']})"] if (serving := servers_of(execution)) else []
+    at_work += [f"the flow run {one}" for one in under_way(execution)]
+    if at_work:
         raise ConfigError(
-            f"servers run over this workspace ({serving['prefect']})", expected="nobody at work on it", do="end them first"
+            f"at work on this workspace: {', '.join(at_work)}", expected="nobody at work on it", do="end what is, or wait"
         )
-    yield from _one("MLflow", _tracking_file(execution), ["mlflow", "db", "upgrade", execution.resolved_tracking_uri])
     prefect = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
-    yield from _one("Prefect", prefect, ["prefect", "server", "database", "upgrade", "--yes"])
+    # The very file that was copied, whatever database Prefect is told to use otherwise.
+    this = {"PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{prefect}"}
+    yield from _one("Prefect", prefect, ["prefect", "server", "database", "upgrade", "--yes"], this)
+    if not execution.resolved_tracking_uri.startswith(_HTTP):  # A server's database is upgraded where the server is.
+        uri = execution.resolved_tracking_uri
+        yield from _one("MLflow", _tracking_file(uri), ["mlflow", "db", "upgrade", uri], {})
 
 
-def _tracking_file(execution: Execution) -> Path:
-    uri = execution.resolved_tracking_uri
+def _tracking_file(uri: str) -> Path:
     if not uri.startswith(_SQLITE):
         raise ConfigError(
             f"the tracking database is not SQLite but {uri.split(':', 1)[0]}",
@@ -66,11 +73,12 @@ def _tracking_file(execution: Execution) -> Path:
     return Path(uri.removeprefix(_SQLITE))
 
 
-def _one(name: str, database: Path, command: list[str]) -> Iterator[Upgraded]:
+def _one(name: str, database: Path, command: list[str], told: dict[str, str]) -> Iterator[Upgraded]:
     if not database.exists():
         return
     before, backup = _revision(database), _copy(database)
-    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", *command]
+    done = subprocess.run(command, env=os.environ | told, capture_output=True, text=True, check=False)
     if done.returncode:
         _put_back(backup, database)
         raise ConfigError(

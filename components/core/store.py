@@ -97,7 +97,7 @@ class Store:
         inputs = inputs_of(parents)
         description = describe_recipe(config, inputs, code_version)
         recipe = fingerprint(description)
-        with self.alone(kind, name, recipe) as building:
+        with storage_full_explained(f"building {kind}/{name}"), self.alone(kind, name, recipe) as building:
             if found := self.find(kind, name, recipe):
                 logger.info("reused %s (%s)", found.label, found.digest[:12])
                 return Built(found, reused=True)
@@ -108,27 +108,26 @@ class Store:
             remove_unfinished(building)
             attempts = _note_attempt(Path(f"{building}.attempts.jsonl"), resumable)
             started = time.monotonic()
-            with storage_full_explained(f"building {kind}/{name}"):
-                statistics = dict(build(building))
-                duration = round(time.monotonic() - started, 3)
-                files = list_files(building)
-                artifact = Artifact(
-                    kind=kind,
-                    name=name,
-                    address=self.address(kind, name, recipe),
-                    recipe=recipe,
-                    digest=content_digest(files),
-                    parents=inputs,
-                    statistics=statistics,
-                    provenance={
-                        **provenance(),
-                        "attempts": attempts,
-                        "duration_s": duration,
-                        "code_version": code_version,
-                    },
-                    files=files,
-                )
-                self._publish(artifact, description, building)
+            statistics = dict(build(building))
+            duration = round(time.monotonic() - started, 3)
+            files = list_files(building)
+            artifact = Artifact(
+                kind=kind,
+                name=name,
+                address=self.address(kind, name, recipe),
+                recipe=recipe,
+                digest=content_digest(files),
+                parents=inputs,
+                statistics=statistics,
+                provenance={
+                    **provenance(),
+                    "attempts": attempts,
+                    "duration_s": duration,
+                    "code_version": code_version,
+                },
+                files=files,
+            )
+            self._publish(artifact, description, building)
             Path(f"{building}.attempts.jsonl").unlink()
         return Built(artifact, reused=False)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,7 +36,8 @@ def alone(lock: Path, doing: str) -> Iterator[None]:
         logger.warning("%s waits: %s", doing, _said(holder))
         turn.acquire()
     try:
-        holder.write_text(f"{doing} (process {os.getpid()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)")
+        with suppress(OSError):  # A full disk, say: the lock holds without it.
+            holder.write_text(f"{doing} (process {os.getpid()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)")
         yield
     finally:
         holder.unlink(missing_ok=True)

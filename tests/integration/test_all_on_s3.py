@@ -18,7 +18,7 @@ from flows.execution import Execution
 from flows.recipes import Recipe, tiny
 from flows.train import train
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(900)]
 
 PLACE = TrainingPlace(num_processes=2, micro_batch=2, precision="fp32", device="cpu", exclusive=False)
 SEQUENCE_BYTES = 2 * tiny().model.context_length

@@ -20,7 +20,7 @@ from components.registry.promotion import Promotion
 from components.registry.review import history, registered
 from components.registry.tracking import Tracking
 
-pytestmark = [pytest.mark.apart, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 FLOW = """
 import sys

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from fixtures.disks import grow, small_disk
 from fixtures.processes import kill_when
 from fixtures.projects import new_project
-from fixtures.served import WAIT_S, start_codegen, until
+from fixtures.served import WAIT_S, Served, start_codegen, until
 
 from components.core.network import free_port
 from components.core.store import Store
@@ -26,30 +27,36 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1200)]
 
-TOO_SMALL_KB = 8 * 1024
+TOO_SMALL_KB = 5 * 1024
 """Holds the corpora, and no checkpoint."""
+BEFORE_TRAINING = {"validation", "tokenizer", "prepared-corpus"}
 
 
 def test_a_store_that_is_full_ends_the_run_with_one_error_and_harms_nothing(
     tmp_path: Path, fixture_archives: FixtureArchives
 ) -> None:
     folder = new_project(tmp_path / "project")
+
+    def run(disk: Path) -> tuple[int, str]:
+        process = start_codegen(folder, fixture_archives, "run", "-r", "tiny", "--at", f"store={disk}")
+        printed, _ = process.communicate(timeout=WAIT_S)
+        return process.returncode, printed
+
     with small_disk(tmp_path / "disk", size_kb=TOO_SMALL_KB) as disk:
-        asked = ("run", "-r", "tiny", "--at", f"store={disk}")
-        full = start_codegen(folder, fixture_archives, *asked)
-        printed, _ = full.communicate(timeout=WAIT_S)
-        assert full.returncode == 1, printed
-        assert printed.count("no room is left") == 1, printed
-        assert "Traceback" not in printed
+        for _ in range(2):  # Before and after somebody has read the error, and made no room.
+            status, printed = run(disk)
+            assert status == 1, printed
+            assert printed.count("✗") == 1, printed
+            assert re.search(r"disk filled up|no room left|are free at", printed), printed
+            assert "Traceback" not in printed
         before = {one.label: one.digest for one in Store(disk).all()}
-        assert {label.split("/")[0] for label in before} == {"raw", "prepared", "validation"}
+        assert {"tokenizer", "prepared-corpus"} <= {label.split("/")[0] for label in before} <= BEFORE_TRAINING
         for one in Store(disk).all():
             Store(disk).open(one)  # Compares every byte with what was published.
 
         grow(disk, size_kb=1024 * 1024)
-        again = start_codegen(folder, fixture_archives, *asked)
-        printed, _ = again.communicate(timeout=WAIT_S)
-        assert again.returncode == 0, printed
+        status, printed = run(disk)
+        assert status == 0, printed
         after = {one.label: one.digest for one in Store(disk).all()}
         assert before.items() <= after.items()
         assert {"checkpoint", "evaluation"} <= {label.split("/")[0] for label in after}
@@ -69,19 +76,19 @@ class Prefect:
         command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--port", str(self.port)]
         log = self._folder / "prefect.log"
         with log.open("a") as output:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 command,
                 env=kept | {"PREFECT_HOME": str(self._folder / "home")},
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
-        until(lambda: silence(f"{self.api}/health", 5) is None, self._process, log)
+        until(lambda: silence(f"{self.api}/health", 5) is None, self.process, log)
 
     def kill(self) -> None:
         """End it without a word."""
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     def states(self) -> dict[str, str]:
         """Of every flow run, by its name."""
@@ -110,4 +117,30 @@ def test_prefect_is_killed_in_training_and_comes_back(tmp_path: Path, fixture_ar
     finally:
         if run is not None and run.poll() is None:
             kill_when(run, lambda: True)
+        server.kill()
+
+
+def test_a_run_whose_machine_died_is_marked_and_another_goes_on(tmp_path: Path, fixture_archives: FixtureArchives) -> None:
+    """Nothing is left that could say it: the automation of Prefect's server does, after minutes without a heartbeat."""
+    folder, server = new_project(tmp_path / "project"), Prefect(tmp_path)
+    served: list[Served] = []
+    try:
+        served.append(Served(folder, fixture_archives, api=server.api))
+        recipe = served[0].parameters("train-stage/tiny")["recipe"]
+        recipe["training"]["stages"]["nl"] |= {"steps": 400, "anneal_steps": 390}
+        run = served[0].run("train-stage/tiny", recipe=recipe, stage="nl")
+        metrics = folder / "var/store/.building/checkpoint"
+        served[0].until(lambda: any(metrics.glob("codegen-tiny-nl-*/observed/metrics.jsonl")))
+        kill_when(served[0].process, lambda: True)
+        until(lambda: served[0].state(run)["type"] == "CRASHED", server.process, tmp_path / "prefect.log")
+
+        served.append(Served(folder, fixture_archives, api=server.api))
+        again = served[1].run("train-stage/tiny", recipe=recipe, stage="nl")
+        assert served[1].end_of(again)["type"] == "COMPLETED"
+        (made,) = (one for one in Store(folder / "var/store").all() if one.kind == "checkpoint")
+        assert len(cast(list[object], made.provenance["attempts"])) == 2
+    finally:
+        for one in served:
+            if one.process.poll() is None:
+                kill_when(one.process, lambda: True)
         server.kill()

@@ -24,7 +24,7 @@ from components.training.launchers import trainer_commands
 from components.training.metrics import StepMetrics, read_metrics
 from components.training.run import METRICS, RESULT, WORK, RunFile, StageRun
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1200)]
 
 KILLS = 20
 SEED = 7

@@ -18,7 +18,7 @@ from components.core.store import Store
 from components.model.config import ModelConfig
 from components.model.huggingface import save_checkpoint
 
-pytestmark = [pytest.mark.apart, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
 
 SHAPE = ModelConfig(num_layers=2, num_heads=4, head_dim=8, rotary_dims=4, context_length=1024, vocab_rows=512)
 SETTINGS = ("-r", "tiny", "--n", "3", "--temperature", "0.8", "--set", "evaluation.humaneval.max_new_tokens=60")

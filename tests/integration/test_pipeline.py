@@ -161,6 +161,7 @@ def test_a_second_run_makes_nothing_anew_and_says_so(finished: tuple[Project, st
     assert "already champion" in output
 
 
+@pytest.mark.nightly
 def test_killed_three_times_it_ends_with_the_same_digests(
     finished: tuple[Project, str], tmp_path: Path, fixture_archives: FixtureArchives
 ) -> None:
@@ -225,6 +226,7 @@ def test_a_registered_model_of_another_recipe_is_gone_on_with(finished: tuple[Pr
     assert "Mono, HumanEval/0, at" in (project.folder / "var/samples.html").read_text()
 
 
+@pytest.mark.nightly
 def test_the_page_on_reviewing_is_true(finished: tuple[Project, str]) -> None:
     """Every command of docs/reviewing.md is run as it stands there, and every search finds something."""
     project, _ = finished

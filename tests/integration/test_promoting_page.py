@@ -15,7 +15,7 @@ from components.registry.review import history, registered
 from components.registry.tracking import Tracking
 from flows.recipes import tiny
 
-pytestmark = [pytest.mark.apart, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 HEAVY = ["codegen", "promote"]
 """It trains where nothing is trained yet; what waits for a person is in test_approval.py."""

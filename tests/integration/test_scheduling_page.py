@@ -18,7 +18,7 @@ from fixtures.served import WAIT_S, Served
 if TYPE_CHECKING:
     from fixtures.projects import FixtureArchives
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 PAGE = commands("scheduling.md")
 SERVES = [line for line in PAGE if line.startswith("codegen serve ")]
@@ -67,7 +67,7 @@ def _end(served: Served) -> None:
 def _schedules(served: Served) -> dict[str, dict[str, Any]]:
     found = {one["id"]: one for one in served.call("/deployments/filter", {})}
     flows = {one["id"]: one["name"] for one in served.call("/flows/filter", {})}
-    return {flows[one["flow_id"]]: one["schedules"][0] for one in found.values()}
+    return {flows[one["flow_id"]]: one["schedules"][0] for one in found.values() if one["schedules"]}
 
 
 @pytest.fixture

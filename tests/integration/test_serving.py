@@ -160,12 +160,13 @@ def test_it_says_what_it_offers_and_where(project: Served) -> None:
 
 
 def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: str) -> None:
-    """Another seed makes another version of each model; each waits for a word, and is told of."""
-    recipe = copy.deepcopy(project.parameters("pipeline/tiny")["recipe"]) | {"seed": 1}
+    """A step more makes another version of each model; each waits for a word, and what that was is told."""
+    recipe = copy.deepcopy(project.parameters("pipeline/tiny")["recipe"])
+    recipe["training"]["stages"]["nl"]["steps"] += 1
     anything = [{"metrics": ["bits_per_byte/mono/Python"], "better": "lower", "min_gain": -100.0}]
     recipe["promotion"] |= {"approval": "person", "requirements": dict.fromkeys(("nl", "multi", "mono"), anything)}
     champion = json.loads(project.command("models", "show", "codegen-tiny-mono@champion", "--json"))["version"]
-    answer = {"approve": True, "name": "Ada", "reason": "reads well"}
+    words = iter([True, False, True])
     paused = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
 
     def asks_or_ended(run: str) -> Any:
@@ -173,18 +174,22 @@ def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: st
         return ended or project.call("/flow_runs/filter", paused)
 
     with web_receiver() as (web, posts):
-        project.command("notify", f"http://127.0.0.1:{web}/hook", "--on", "approval", "--on", "promoted")
+        occasions = [word for one in ("approval", "promoted", "refused") for word in ("--on", one)]
+        project.command("notify", f"http://127.0.0.1:{web}/hook", *occasions)
         run = project.run("pipeline/tiny", recipe=recipe)
         while (waiting := project.until(lambda: asks_or_ended(run))) is not True:
             (one,) = waiting
+            answer = {"approve": next(words), "name": "Ada", "reason": "as it reads"}
             project.call(f"/flow_runs/{one['id']}/resume", {"run_input": answer})
             project.until(lambda one=one: project.state(one["id"])["id"] != one["state"]["id"])
         assert project.end_of(run)["type"] == "COMPLETED", project.log.read_text()
-        told = [posts.get(timeout=300)["subject"] for _ in range(6)]
-    assert sorted(told) == sorted(
-        ["promote codegen-tiny asks for a decision"] * 3
-        + [f"codegen-tiny-{stage} version 2: promoted" for stage in ("nl", "multi", "mono")]
-    )
+        told = sorted(posts.get(timeout=300)["subject"].split(" (")[0] for _ in range(6))
+        back = project.run("roll-back/tiny", model="codegen-tiny-nl", reason="as it reads")
+        assert project.end_of(back)["type"] == "COMPLETED", project.log.read_text()
+        assert posts.get(timeout=300)["subject"] == "codegen-tiny-nl version 1: rolled back"
+    decided = {"nl": "promoted", "multi": "refused", "mono": "promoted"}
+    versions = [f"codegen-tiny-{stage} version 2: {word}" for stage, word in decided.items()]
+    assert told == sorted([*versions, *["promote codegen-tiny asks for a decision"] * 3])
     comparison = project.artifacts()["codegen-tiny-mono-promotion"]["data"]
     assert "# codegen-tiny-mono: version 2" in comparison.replace("\\", "")
 
@@ -193,6 +198,7 @@ def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: st
     project.command("models", "rollback", "codegen-tiny-mono", "--reason", "worse at comments")
     back = json.loads(project.command("models", "show", "codegen-tiny-mono@champion", "--json"))["version"]
     assert back == champion
-    decisions = json.loads(project.command("models", "history", "codegen-tiny-mono", "--json"))
-    assert [one["outcome"] for one in decisions] == ["promoted", "promoted", "rolled back"]
+    history = json.loads(project.command("models", "history", "codegen-tiny-mono", "--json"))
+    decisions = [one for one in history if one["decision"]["outcome"] != "already champion"]
+    assert [one["decision"]["outcome"] for one in decisions] == ["promoted", "promoted", "rolled back"]
     assert decisions[1]["decided_by"].startswith("Ada")

@@ -32,7 +32,7 @@ from flows.execution import Execution
 if TYPE_CHECKING:
     from fixtures.projects import FixtureArchives
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 ADDER = "def add(a, b):\n    return a + b\n"
 

@@ -111,6 +111,7 @@ def test_equals_plain_pytorch_on_one_process(run: StageRun, undisturbed: tuple[P
         )
 
 
+@pytest.mark.apart
 def test_held_out_documents_are_measured_as_the_evaluation_does(
     run: StageRun, undisturbed: tuple[Path, Steps, dict[str, object]], tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ train_stage(Path(sys.argv[1]), file.run, file.place, killed_at_step_13)
 """
 
 
+@pytest.mark.apart
 def test_a_killed_flow_leaves_no_orphan_and_the_stage_goes_on_to_the_same_bits(
     run: StageRun, undisturbed: tuple[Path, Steps, dict[str, object]], tmp_path: Path
 ) -> None:
@@ -179,6 +181,7 @@ def test_a_killed_flow_leaves_no_orphan_and_the_stage_goes_on_to_the_same_bits(
     assert f"goes on after step {int(checkpoints[0].name[-8:])};" in log
 
 
+@pytest.mark.apart
 def test_cancelling_ends_every_process_and_another_run_is_refused(run: StageRun, tmp_path: Path) -> None:
     class Cancelled(BaseException):
         pass
@@ -222,6 +225,7 @@ def test_hands_on_the_weights_and_stops_before_a_step_that_is_not_finite(
     assert f"sequences {', '.join(map(str, split.order(3, 16, 16)))} of the train split" in stopped.value.got
 
 
+@pytest.mark.apart
 def test_the_last_the_best_and_every_so_many_checkpoints_are_kept(
     run: StageRun, undisturbed: tuple[Path, Steps, dict[str, object]], tmp_path: Path
 ) -> None:
@@ -246,6 +250,7 @@ def test_the_last_the_best_and_every_so_many_checkpoints_are_kept(
     assert kept == sorted({best, 12, 24, kept[-1]} | ({36} if kept[-1] > 36 else set()))
 
 
+@pytest.mark.apart
 def test_a_disk_without_room_for_a_checkpoint(run: StageRun, tmp_path: Path) -> None:
     mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(tmp_path)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -260,6 +265,7 @@ def test_a_disk_without_room_for_a_checkpoint(run: StageRun, tmp_path: Path) -> 
     assert "the checkpoint of step 2" in full.value.expected
 
 
+@pytest.mark.apart
 def test_a_rank_that_fails_is_reported_with_the_last_lines_of_its_error(run: StageRun, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     shutil.copytree(run.data.folder, corpus)

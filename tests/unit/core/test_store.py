@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fixtures.disks import small_disk
 from fsspec.registry import _registry
 
 from components.core.artifact import Artifact
 from components.core.differences import why
-from components.core.errors import ArtifactError, ConfigError, DataError
+from components.core.errors import ArtifactError, ConfigError, DataError, StorageFull
 from components.core.files import writing
 from components.core.store import MANIFEST, Built, Store
+
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def writes(text: str, observed: str = "fast") -> Callable[[Path], dict[str, int]]:
@@ -210,3 +214,25 @@ def test_a_store_that_nothing_here_can_open_is_said(root: str, monkeypatch: pyte
     monkeypatch.delitem(_registry, "s3", raising=False)  # As where no test before this one has used it.
     with pytest.raises(ConfigError, match=f"(?s){root} cannot be opened: .*do this: "):
         Store(root)
+
+
+def test_a_disk_that_is_full_already_is_said_to_be(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size_kb=64) as disk:
+        with pytest.raises(OSError, match="No space left"), (disk / "all of it").open("wb", buffering=0) as full:
+            while True:
+                full.write(bytes(4096))
+        with pytest.raises(StorageFull, match=r"the disk filled up while .*t"):
+            make(Store(disk))
+
+
+def test_what_the_first_version_of_this_project_published_is_found_and_read(tmp_path: Path) -> None:
+    """`golden/first_store` was written by the first commit, whose code made both artifacts by these recipes."""
+    there = Store(shutil.copytree(GOLDEN / "first_store", tmp_path / "store"))
+    corpus, tokenizer = sorted(there.all(), key=lambda one: one.kind)
+    assert (tokenizer.label, corpus.label) == ("tokenizer/t-0791ece07dbf", "prepared-corpus/c-25864a28cf02")
+    assert there.lineage(corpus) == [tokenizer, corpus]
+    assert (there.open(corpus) / "content.txt").read_text() == "corpus\n"
+    again = there.get_or_build(
+        "prepared-corpus", "c", config={"y": 2}, parents={"tokenizer": tokenizer}, code_version=1, build=must_not_build
+    )
+    assert again == Built(corpus, reused=True)

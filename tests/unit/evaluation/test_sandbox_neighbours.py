@@ -51,6 +51,7 @@ GREEDY = {
 }  # fmt: skip
 
 
+@pytest.mark.apart
 def test_no_program_takes_anything_from_its_neighbours(every_sandbox: Sandbox) -> None:
     """Greedy programs, as completions, one after every five honest ones."""
     programs = []

@@ -25,7 +25,7 @@ _KEYWORDS = {"required", "properties", "definitions", "items", "enum", "anyOf", 
 def test_the_defaults_of_a_form_are_the_recipe(flow_name: str, name: str) -> None:
     execution = Execution(workspace="elsewhere")
     given = DEPLOYED[flow_name].flow.validate_parameters(parameters(flow_name, recipe(name), execution))
-    assert given["recipe"] == recipe(name)
+    assert given.get("recipe", recipe(name)) == recipe(name)
     assert given["execution"] == execution.replace(project=str(execution.project_path))
 
 
@@ -40,7 +40,9 @@ def test_a_form_says_what_each_field_is_for(flow_name: str) -> None:
 def test_a_schedule_is_off_until_somebody_switches_it_on() -> None:
     made = deployments("tiny", recipe("tiny"), Execution(), {"refresh-data": "30 4 * * 1"}, "Europe/Berlin")
     schedules = {one.flow_name: one.schedules[0] for one in made if one.schedules}
-    assert {name: one.active for name, one in schedules.items()} == {name: name == "refresh-data" for name in DEPLOYED}
+    assert {name: one.active for name, one in schedules.items()} == {
+        name: name == "refresh-data" for name, one in DEPLOYED.items() if one.cron
+    }
     assert (schedules["refresh-data"].schedule.cron, schedules["refresh-data"].schedule.timezone) == (  # type: ignore[union-attr]
         "30 4 * * 1",
         "Europe/Berlin",
@@ -53,6 +55,7 @@ def test_a_schedule_is_off_until_somebody_switches_it_on() -> None:
     [
         ({"pipelin": "0 1 * * 6"}, "UTC", "there is no flow 'pipelin'"),
         ({"pipeline": "every day"}, "UTC", "the schedule of pipeline is 'every day'"),
+        ({"roll-back": "0 1 * * 6"}, "UTC", "there is no flow 'roll-back' to be scheduled"),
         ({}, "Berlin", "no time zone 'Berlin'"),
     ],
 )
@@ -70,13 +73,24 @@ def test_the_file_for_workers_says_the_same() -> None:
         flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), function)
         found[flow.name] = {**one, "flow": flow}
     assert found.keys() == DEPLOYED.keys()
+    assert document["pull"] == [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ made.project }}"}}]
     for name, expected in DEPLOYED.items():
         one = found[name]
         assert one["flow"] is expected.flow
         assert one["tags"] == ["codegen", *expected.tags]
-        assert [(each["cron"], each["active"]) for each in one["schedules"]] == [(expected.cron, False)]
-        assert one.get("concurrency_limit", {}).get("limit") == expected.most_at_once
+        usual = {"cron": expected.cron, "timezone": "UTC", "active": False, "slug": "codegen"}
+        assert one.get("schedules", []) == ([usual] if expected.cron else [])
+        enqueued = {"limit": expected.most_at_once, "collision_strategy": "ENQUEUE"}
+        assert one.get("concurrency_limit") == (enqueued if expected.most_at_once else None)
+        assert one["work_pool"] == {"name": "codegen", "job_variables": {"env": "{{ made.env }}"}}
         assert _filled(one["parameters"], made) == parameters(name, recipe("tiny"), Execution(workspace="elsewhere"))
+
+
+def test_a_password_is_not_deployed() -> None:
+    execution = Execution(tracking_uri="https://ada:lovelace@mlflow.example.org")
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as caught:
+        parameters("pipeline", recipe("tiny"), execution)
+    assert "lovelace" not in str(caught.value)
 
 
 def _filled(value: Any, made: dict[str, Any]) -> Any:

@@ -7,11 +7,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from components.core.errors import ConfigError
+from components.core.files import write_json
 from components.core.network import free_port
-from flows.execution import Execution
+from flows.execution import SERVERS, Execution
 from flows.servers import serving, silence
 
 
@@ -44,6 +46,19 @@ def test_one_port_cannot_serve_both(tmp_path: Path) -> None:
         serving(Execution(project=str(tmp_path)), prefect_port=port, mlflow_port=port),
     ):
         pytest.fail("it started")
+
+
+def test_servers_that_run_already_are_named_and_left_alone(tmp_path: Path) -> None:
+    execution, me = Execution(project=str(tmp_path)), psutil.Process()
+    execution.workspace_path.mkdir()
+    note = {"prefect": "http://127.0.0.1:1", "mlflow": "http://127.0.0.1:2", "pid": me.pid, "started": me.create_time()}
+    write_json(execution.workspace_path / SERVERS, note)
+    with (
+        pytest.raises(ConfigError, match=r"run over this workspace already: http://127\.0\.0\.1:1 and"),
+        serving(execution, prefect_port=free_port(), mlflow_port=free_port()),
+    ):
+        pytest.fail("they started")
+    assert (execution.workspace_path / SERVERS).exists()
 
 
 def test_who_answers_is_not_silent(address: str) -> None:

@@ -16,7 +16,7 @@ from components.registry.tracking import Tracking
 from flows.execution import Execution
 from flows.upgrade import Upgraded, upgrade
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
 MLFLOW_THEN, PREFECT_THEN = "1971f2d9a75b", "f416ea180ae1"
 """Revisions of schemas that are older than the installed ones."""

@@ -16,7 +16,7 @@ from fixtures.versions import NAME, PYTHON, add_version, evidence, judge
 from components.registry.review import INTERRUPTED, Recorded, history, registered, rollback
 from components.registry.tracking import Tracking
 
-pytestmark = [pytest.mark.apart, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 OLD, NEW = {"champion": 1}, {"champion": 2, "previous": 1}
 

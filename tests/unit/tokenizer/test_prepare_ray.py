@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from fixtures.preparation import prepare, raw_records, write_raw
 from fixtures.preparing import Order, Seen, result_of, started
 from fixtures.ray_cluster import ray_cluster
 
 from components.core.artifact import content_digest
 from components.core.fingerprint import list_files
+
+pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
 
 def test_ray_gives_the_same_bytes(small_folder: Path, tmp_path: Path) -> None:

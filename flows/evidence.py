@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from components.core.artifact import Artifact, Parent
@@ -59,20 +60,25 @@ def _inputs(evaluation: Artifact) -> dict[str, Any]:
 
 
 def contamination(store: Store, checkpoint: Artifact, benchmark: str) -> dict[str, int | None]:
-    """How many documents held a part of a benchmark, in everything that a checkpoint learnt from, by its name.
+    """How many documents held a part of a benchmark, in everything that a checkpoint learnt from.
 
-    None: nobody looked for it, or it cannot be known: what a model that came from elsewhere learnt from, or a corpus that
-    this store no longer has.
+    By the version of each corpus, `mono-6600f0dd1cf2`: a model that goes on from another one may have learnt from two of one
+    name. None: nobody looked for it, or it cannot be known: what a model that came from elsewhere learnt from, or a corpus
+    that this store no longer has.
     """
     counts: dict[str, int | None] = {}
     lineage = store.lineage(checkpoint)
     for one in lineage:
         if one.kind == "prepared-corpus":
             found: Any = one.statistics.get("contaminated", {})
-            counts[one.name] = found.get(benchmark)
+            counts[_version(one)] = found.get(benchmark)
         elif one.kind == "checkpoint" and one.statistics.get("imported"):
-            counts[one.name] = None
-    return counts | {parent.name: None for parent in _learnt_from(lineage) if parent.address not in _addresses(lineage)}
+            counts[_version(one)] = None
+    return counts | {_version(parent): None for parent in _learnt_from(lineage) if parent.address not in _addresses(lineage)}
+
+
+def _version(one: Artifact | Parent) -> str:
+    return PurePosixPath(one.address).name
 
 
 def _learnt_from(lineage: list[Artifact]) -> Iterator[Parent]:

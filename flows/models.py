@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import JsonValue
 
 from components.core.artifact import Artifact, content_digest
-from components.core.errors import ConfigError
+from components.core.errors import ArtifactError, ConfigError
 from components.core.fingerprint import list_files
 from components.core.store import MANIFEST, Store
 from flows.desk import Desk
 from flows.execution import Execution
 
 if TYPE_CHECKING:
+    from components.registry.models import Found
     from components.registry.runs import TrackedRun
+    from components.registry.tracking import Tracking
 
 _REGISTERED = re.compile(r"(?:models:/)?([A-Za-z0-9][A-Za-z0-9._-]*)(?:@([A-Za-z0-9_-]+)|/(\d+))")
 _FILES = ("*.json", "*.txt", "*.safetensors", "*.bin")
@@ -77,19 +79,37 @@ def locate_model(execution: Execution, model: str) -> Located:
         return Located(path, content_digest(list_files(path)))
     if not (registered := _REGISTERED.fullmatch(model)):
         raise _no_model(model)
-    from components.registry.models import digest_of, download
+    from components.registry.models import look_up
 
     tracking = execution.open_tracking()
-    uri = _uri(*registered.groups())
-    digest = digest_of(tracking, uri)
-    if one := _in_store(store, digest):
-        return Located(store.open(one), digest)
-    fetched = execution.workspace_path / "cache" / "models" / digest
-    if not fetched.is_dir():
-        fetched.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=fetched.parent) as scratch:
-            download(tracking, uri, Path(scratch)).rename(fetched)
-    return Located(fetched, digest)
+    found = look_up(tracking, _uri(*registered.groups()))
+    if one := _in_store(store, found.digest):
+        return Located(store.open(one), found.digest)
+    return Located(_fetched(tracking, found, execution.workspace_path / "cache" / "models"), found.digest)
+
+
+def _fetched(tracking: Tracking, found: Found, cache: Path) -> Path:
+    """A version's files in a folder that is named for their digest, and has it."""
+    from components.registry.models import digest_in, download
+
+    folder = cache / found.digest
+    if not folder.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as scratch:
+            fetched = download(tracking, found.uri, Path(scratch))
+            try:
+                fetched.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # Else another process was faster.
+                    raise
+    digest = digest_in(folder)
+    if digest != found.digest:
+        raise ArtifactError(
+            f"the files in {folder} were fetched as {found.uri} and have SHA-256 {digest[:12]}",
+            expected=found.digest[:12],
+            do="remove that folder and run the same command again: they are fetched anew",
+        )
+    return folder
 
 
 def _no_model(model: str) -> ConfigError:
@@ -121,13 +141,14 @@ def _published(store: Store, model: str) -> Artifact | None:
 
 def _registered(here: Desk, name: str, alias: str | None, version: str | None) -> Artifact:
     """The very checkpoint that was registered where the store still has it, else what the registry kept of it."""
-    from components.registry.models import digest_of, download
+    from components.registry.models import download, look_up
 
-    tracking, uri = here.run.tracking, _uri(name, alias, version)
-    if one := _in_store(here.store, digest_of(tracking, uri)):
+    tracking = here.run.tracking
+    found = look_up(tracking, _uri(name, alias, version))
+    if one := _in_store(here.store, found.digest):
         return one
     with tempfile.TemporaryDirectory() as scratch:
-        return _imported(here, name, lambda: download(tracking, uri, Path(scratch)))
+        return _imported(here, name, lambda: download(tracking, found.uri, Path(scratch)))
 
 
 def _uri(name: str, alias: str | None, version: str | None) -> str:

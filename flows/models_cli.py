@@ -104,9 +104,10 @@ def promote(
     recipe: RecipeName = "starter",
     reason: Annotated[str, typer.Option(help="Kept with the decision.")] = "",
     sets: Sets = [],  # noqa: B006
+    as_json: Json = False,
     at: Places = [],  # noqa: B006
 ) -> None:
-    """Judge a registered version by a recipe's gate, and make it the champion. Ends with 3 where the gate refuses.
+    """Judge a registered version by its recipe's gate, and make it the champion. Ends with 3 where the gate refuses.
 
     Whoever runs this approves of it, so nobody is asked, whatever the recipe says.
     """
@@ -115,12 +116,15 @@ def promote(
     from flows.promote_version import promote_version
 
     done = promote_version(version, chosen, execution, approved_by=user(), reason=reason)
-    table = Table("what the gate asks", "holds", "found")
-    for check in done.decision.checks:
-        table.add_row(check.rule, "yes" if check.passed else "no", check.found)
-    if done.decision.checks:
-        console.print(table)
-    console.print(f"{done.model}/{done.version}: {done.decision.outcome}", soft_wrap=True, markup=False)
+    if as_json:
+        print_json(done)
+    else:
+        table = Table("what the gate asks", "holds", "found")
+        for check in done.decision.checks:
+            table.add_row(check.rule, "yes" if check.passed else "no", check.found)
+        if done.decision.checks:
+            console.print(table)
+        console.print(f"{done.model}/{done.version}: {done.decision.outcome}", soft_wrap=True, markup=False)
     if done.decision.outcome == "refused":
         raise typer.Exit(ANSWER_IS_NO)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect import flow
@@ -9,10 +10,11 @@ from prefect.states import Completed
 
 from components.core.errors import ConfigError
 from components.core.network import without_password
+from components.data.config import CORPORA as STAGES
 from flows.approval import decide
 from flows.desk import desk
 from flows.execution import Execution
-from flows.recipes import Recipe
+from flows.recipes import RECIPES, Recipe
 
 if TYPE_CHECKING:  # They would import MLflow.
     from components.registry.evidence import Evidence
@@ -35,11 +37,12 @@ def promote_version(model: str, recipe: Recipe, execution: Execution, approved_b
 
     Raises:
         TrackingError: there is no such version.
-        ConfigError: no evidence is recorded of it, or the gate has no requirements for its stage.
+        ConfigError: it is not of this recipe, no evidence is recorded of it, or the gate has no requirements for its stage.
     """
     from components.registry.aliases import CANDIDATE, version_at
     from components.registry.review import evidence_at, find
 
+    _require_own(recipe, re.split("[@/]", model)[0])
     name, _, alias = model.partition("@")
     if alias == CANDIDATE and not approved_by and version_at(execution.open_tracking(), name, CANDIDATE) is None:
         # So it is on most mornings. Prefect takes a state that a flow returns for the flow's own.
@@ -49,6 +52,18 @@ def promote_version(model: str, recipe: Recipe, execution: Execution, approved_b
         found = find(tracking, model)
         evidence = _require_evidence(tracking, found, evidence_at(tracking, f"{found.model}/{found.version}"))
         return decide(here, found.model, found.version, found.stage, evidence, approved_by=approved_by, reason=reason)
+
+
+def _require_own(recipe: Recipe, name: str) -> None:
+    """Check that a model is one of a recipe's: another recipe's gate may ask for less, or for other things."""
+    if name in {f"{recipe.name}-{stage}" for stage in STAGES}:
+        return
+    own = next((one for one, make in RECIPES.items() if name.startswith(f"{make().name}-")), None)
+    raise ConfigError(
+        f"the recipe {recipe.name} is to judge {name}, which it does not make",
+        expected=f"a model of that recipe, {recipe.name}-{STAGES[-1]} say, or the recipe that made the model",
+        do=f"give {f'-r {own}' if own else '-r RECIPE'}, and --set name=... where that recipe was given another name",
+    )
 
 
 def _require_evidence(tracking: Tracking, found: Registered, evidence: Evidence) -> Evidence:

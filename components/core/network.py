@@ -17,7 +17,7 @@ def free_port() -> int:
 
 def without_password(uri: str) -> str:
     """A URI as it may be shown: with USER:PASSWORD where it names any."""
-    return re.sub(r"//[^/@]*@", "//USER:PASSWORD@", uri)
+    return re.sub(r"//[^/\s]*@", "//USER:PASSWORD@", uri)
 
 
 def require_free_port(name: str, port: int) -> None:

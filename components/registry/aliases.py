@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from mlflow.entities import LifecycleStage
 from mlflow.entities.model_registry import ModelVersion
 
-from components.registry.connection import explained
+from components.registry.connection import explained, unless_gone
 from components.registry.tracking import Tracking
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
@@ -78,8 +78,7 @@ def _mark(tracking: Tracking, champion: ModelVersion) -> None:
     client, run_id = tracking.client, champion.tags.get(DECIDED_IN)
     if champion.tags.get(DECISION, "").startswith(TO_BE):
         client.set_model_version_tag(champion.name, champion.version, DECISION, champion.tags[DECISION].removeprefix(TO_BE))
-    if run_id:
-        run = client.get_run(run_id)
+    if run_id and (run := unless_gone(lambda: client.get_run(run_id))):
         decision = run.data.tags.get(DECISION, "")
         if decision.startswith(TO_BE) and run.info.lifecycle_stage == LifecycleStage.ACTIVE:
             client.set_tag(run_id, DECISION, decision.removeprefix(TO_BE))

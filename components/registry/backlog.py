@@ -46,7 +46,8 @@ class Backlog:
         """
         self._waiting.extend(metrics)
         if time.monotonic() - self._tried >= FLUSH_EVERY_S:
-            self._try()
+            with explained(f"logging metrics of {self._name}"):
+                self._try()
             self._tried = time.monotonic()
 
     def close(self) -> None:

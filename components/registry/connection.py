@@ -8,28 +8,30 @@ blocks a run that writes. What happens when a server goes away later is told in 
 from __future__ import annotations
 
 import errno
-import http.client
 import logging
 import os
 import shutil
 import sqlite3
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import mlflow
+import requests
 from alembic.script import ScriptDirectory
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
+from urllib3.exceptions import HTTPError
 
 from components.core.errors import TrackingError
 from components.core.files import storage_full_explained
 from components.core.network import without_password
+
+T = TypeVar("T")
 
 PROBE_TIMEOUT_S = 4.0
 """How long a server may take to accept, and again to answer. Assumption: a healthy one needs milliseconds."""
@@ -37,6 +39,8 @@ PROBE_TIMEOUT_S = 4.0
 _SQLITE = "sqlite:///"
 _BUSY_TIMEOUT_S = 20.0
 """How long a writer waits for another; MLflow's own sessions wait as long."""
+_LOCKED, _BUSY = "database is locked", "let fewer runs write at a time, or use PostgreSQL: docs/scheduling.md"
+"""What SQLite says then, and what helps."""
 
 _LOUDEST = {
     "alembic": logging.WARNING,  # It tells every migration of a new database's schema.
@@ -88,11 +92,24 @@ def explained(doing: str) -> Iterator[None]:
             # shutil.copytree: the number is lost in all of them.
             if "disk is full" in str(error) or os.strerror(errno.ENOSPC) in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "in MLflow's folder") from error
+            said = without_password((str(error).strip() or type(error).__name__).splitlines()[0])
             raise TrackingError(
-                f"MLflow refused while {doing}: {str(error).strip().splitlines()[0]}",
+                f"MLflow refused while {doing}: {said}",
                 expected="an MLflow server or database of a version that fits the installed one",
-                do="mend what it says; for an old database: `codegen upgrade` copies it and brings it up to date",
+                do=_BUSY
+                if _LOCKED in str(error)
+                else "mend what it says; for an old database: `codegen upgrade` copies it and brings it up to date",
             ) from error
+
+
+def unless_gone(call: Callable[[], T]) -> T | None:
+    """What a call gives; None where what it asks for is gone for good, as runs are after `mlflow gc`."""
+    try:
+        return call()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 def _remote(uri: str) -> MlflowClient:
@@ -134,24 +151,29 @@ def _probe(uri: str) -> None:
     Raises:
         TrackingError: no connection, no answer in time, or the answer of something else.
     """
-    question = urllib.request.Request(f"{uri.rstrip('/')}/health")  # noqa: S310 (http or https, checked by connect)
-    try:
-        with urllib.request.urlopen(question, timeout=PROBE_TIMEOUT_S) as response:  # noqa: S310
-            answer = response.read(64).decode(errors="replace").strip()
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            return  # Someone guards the server: it is there. The first real request will say what is missing.
-        answer = f"HTTP {error.code}"
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise _no_answer(uri, f"does not answer ({reason or type(error).__name__})") from None
+    try:  # With MLflow's own library: what it reaches, with USER:PASSWORD@ say, is reached here.
+        with requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S, stream=True) as response:
+            answer = next(response.iter_content(64), b"").decode(errors="replace").strip()
+    except (RequestException, HTTPError) as error:  # The latter, of urllib3, for a name that no host can have.
+        raise _no_answer(uri, f"does not answer ({_reason(error)})") from None
+    if response.status_code in (401, 403):
+        return  # Someone guards the server: it is there. The first real request will say what is missing.
+    if not response.ok:
+        answer = f"HTTP {response.status_code}"
     if answer != "OK":
         raise _no_answer(uri, f"answers {answer!r} to /health")
 
 
+def _reason(error: BaseException) -> str:
+    """What the system said, which libraries wrap several times."""
+    while inner := error.__context__:
+        error = inner
+    return without_password(str(error) or type(error).__name__)
+
+
 def _no_answer(uri: str, said: str) -> TrackingError:
     return TrackingError(
-        f"the tracking server {uri} {said}",
+        f"the tracking server {without_password(uri)} {said}",
         expected=f"an MLflow server that answers /health with OK within {PROBE_TIMEOUT_S:.0f} s",
         do="start the server or mend the tracking URI; sqlite:///var/mlflow/mlflow.db needs no server",
     )
@@ -166,7 +188,7 @@ def _prepare(path: Path) -> None:
         raise TrackingError(
             f"the tracking database {path} cannot be used: {error}",
             expected="a SQLite database that this user may write",
-            do="mend its permissions, or move the file away to start with an empty one",
+            do=_BUSY if _LOCKED in str(error) else "mend its permissions, or move the file away to start with an empty one",
         ) from error
 
 

@@ -37,8 +37,8 @@ class Evidence(Config):
     by_problem: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Of metrics that are means over problems: the value of each problem, by metric."""
     contamination: dict[str, dict[str, int | None]] = Field(default_factory=dict)
-    """Documents that held a part of a benchmark, by benchmark and by what the model learnt from; such documents are left out
-    of training. None: nobody looked."""
+    """Documents that held a part of a benchmark, by benchmark and by the version of what the model learnt from; they are
+    left out of training. None: nobody looked."""
     logit_difference: Annotated[float | None, Field(allow_inf_nan=True)] = None
     """Largest absolute difference to Hugging Face's logits; none means not measured."""
     sandboxed: bool | None = None

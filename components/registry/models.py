@@ -2,7 +2,8 @@
 
 Design decision: a checkpoint's digest is the key. Its logged model (`checkpoints`) is filled and tagged as complete; only
 then does a version name it, in one transaction with its tags. So what a killed registration leaves is either found and
-finished by the next one, or invisible to whoever loads by name. Two processes of one host register one after the other.
+finished by the next one, or invisible to whoever loads by name. One user's processes on one host register one after
+another.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import mlflow
 from mlflow.entities import LoggedModel
@@ -41,6 +43,15 @@ _PARITY = "logit_parity"
 """Tag of a version: the largest difference that was found, and with which code and packages."""
 _FILES, _COMPLETE = "files", "complete"
 """Tag of a logged model that has all of its files."""
+
+
+class Found(NamedTuple):
+    """A version, once looked up: an alias may move at any moment, this stays what it is."""
+
+    uri: str
+    """`models:/NAME/VERSION`."""
+    digest: str
+    """SHA-256 of its checkpoint's files."""
 
 
 def register(
@@ -165,31 +176,42 @@ def download(tracking: Tracking, uri: str, into: Path) -> Path:
         ArtifactError: what was fetched does not have the digest that was registered.
         TrackingError: there is no such model.
     """
+    found = look_up(tracking, uri)
     with explained(f"fetching {uri}"):
-        found = version_of(tracking, uri)
-        expected = found.tags["checkpoint_digest"]
         into.mkdir(parents=True, exist_ok=True)
-        exact = f"models:/{found.name}/{found.version}"
-        got = mlflow.artifacts.download_artifacts(exact, dst_path=str(into), tracking_uri=tracking.uri)
+        got = mlflow.artifacts.download_artifacts(found.uri, dst_path=str(into), tracking_uri=tracking.uri)
     folder = Path(got) / CHECKPOINT_FOLDER
-    digest = content_digest(tuple(file for file in list_files(folder) if file.path != MANIFEST))
-    if digest != expected:
+    digest = digest_in(folder)
+    if digest != found.digest:
         raise ArtifactError(
             f"{uri} was fetched with SHA-256 {digest[:12]}",
-            expected=f"{expected[:12]}, as it was registered",
+            expected=f"{found.digest[:12]}, as it was registered",
             do="register the checkpoint again from the store, under a new version",
         )
     return folder
 
 
-def digest_of(tracking: Tracking, uri: str) -> str:
-    """The digest of the checkpoint that a registered model is, by its URI as in `download`.
+def digest_in(folder: Path) -> str:
+    """The digest of a checkpoint in a folder, whether it lies in a store or was fetched."""
+    return content_digest(tuple(file for file in list_files(folder) if file.path != MANIFEST))
+
+
+def look_up(tracking: Tracking, uri: str) -> Found:
+    """The version that a URI names now, as in `download`.
 
     Raises:
-        TrackingError: there is no such model.
+        TrackingError: there is no such model, or it is no checkpoint of ours.
     """
     with explained(f"looking for {uri}"):
-        return str(version_of(tracking, uri).tags["checkpoint_digest"])
+        version = version_of(tracking, uri)
+    exact, digest = f"models:/{version.name}/{version.version}", version.tags.get("checkpoint_digest")
+    if not digest:
+        raise TrackingError(
+            f"{exact} does not state the digest of a checkpoint",
+            expected="a version that this platform registered",
+            do="look at `codegen models list`; `codegen promote` registers a recipe's checkpoints",
+        )
+    return Found(exact, digest)
 
 
 def version_of(tracking: Tracking, uri: str) -> ModelVersion:

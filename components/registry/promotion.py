@@ -3,7 +3,7 @@
 Design decision: each decision is kept by the run that decided it, as a file and as tags, and no later decision writes to
 that run. The record is written first, then the one row that counts, the alias `champion`, then what follows from it
 (`aliases`). Killed anywhere, the champion is the former one or the new one, and the record says which. Not covered: two
-hosts that promote the same model at the same moment; one host's processes wait for each other.
+hosts or users that promote the same model at the same moment; one user's processes on one host wait for each other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mlflow.entities.model_registry import ModelVersion
 from components.core.config import Config
 from components.registry.aliases import CANDIDATE, CHAMPION, DECIDED_IN, DECISION, REPLACED, TO_BE, settle, version_at
 from components.registry.config import GateConfig
-from components.registry.connection import explained
+from components.registry.connection import explained, unless_gone
 from components.registry.evidence import Evidence
 from components.registry.gate import Approval, Decision, decide, with_approval
 from components.registry.runs import TrackedRun
@@ -161,13 +161,14 @@ def whole_evidence(tracking: Tracking, version: ModelVersion | None) -> Evidence
 
 
 def file_of(tracking: Tracking, run_id: str, name: str) -> Path | None:
-    """A file that a run keeps; None where it is gone.
+    """A file that a run keeps; None where it is gone, or the run is.
 
     Raises:
         TrackingError: MLflow refused.
     """
     with explained(f"reading {name} of the run {run_id}"):
-        if not any(one.path == name for one in tracking.client.list_artifacts(run_id)):
+        files = unless_gone(lambda: tracking.client.list_artifacts(run_id)) or []
+        if not any(one.path == name for one in files):
             return None
         return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, tracking_uri=tracking.uri))
 
@@ -208,7 +209,8 @@ def _keep_evidence(run: TrackedRun, name: str, version: int, evidence: Evidence)
     if whole_evidence(run.tracking, judged) == evidence:
         return
     run.json(_EVIDENCE_FILE, evidence.model_dump(mode="json"))
-    tags = {_EVIDENCE_RUN: run.id, _EVIDENCE: evidence.model_dump_json(exclude=_LONG)}
+    # The run last: it is what the comparison above reads, so what a kill left half written is written again.
+    tags = {_EVIDENCE: evidence.model_dump_json(exclude=_LONG), _EVIDENCE_RUN: run.id}
     with explained(f"keeping the evidence of {name}"):
         for key, value in tags.items():
             run.tracking.client.set_model_version_tag(name, str(version), key, value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from mlflow.entities import Run, ViewType
 from mlflow.entities.model_registry import ModelVersion
@@ -17,7 +18,7 @@ from mlflow.entities.model_registry import ModelVersion
 from components.core.config import Config, Items
 from components.core.errors import TrackingError
 from components.registry.aliases import CHAMPION, DECIDED_IN, DECISION, PREVIOUS, TO_BE, settle, settled, version_at
-from components.registry.connection import explained
+from components.registry.connection import explained, unless_gone
 from components.registry.evidence import Difference, Evidence, compared
 from components.registry.gate import Check, Decision
 from components.registry.models import version_of
@@ -163,12 +164,19 @@ def rollback(tracking: Tracking, name: str, decided_by: str, reason: str) -> Pro
             evidence=whole_evidence(tracking, previous) or Evidence(digest="", metrics={}, protocols={}),
             champion_evidence=whole_evidence(tracking, champion),
         )
-        with explained(f"rolling {name} back"):
-            experiment = tracking.client.get_experiment(tracking.client.get_run(previous.run_id).info.experiment_id)
-        with tracking.run(f"roll back {name}", experiment=experiment.name) as run:
+        with tracking.run(f"roll back {name}", experiment=_experiment_of(tracking, previous, champion)) as run:
             record(run, decided)
             make_champion(run, decided)
     return decided
+
+
+def _experiment_of(tracking: Tracking, *versions: ModelVersion) -> str:
+    """Where one of these versions was registered, the first whose run is left; else one called as the model is."""
+    get_run, get_experiment = tracking.client.get_run, tracking.client.get_experiment
+    with explained(f"looking for the experiment of {versions[0].name}"):
+        runs = (unless_gone(partial(get_run, one.run_id)) for one in versions if one.run_id)
+        run = next(filter(None, runs), None)
+        return str(get_experiment(run.info.experiment_id).name if run else versions[0].name)
 
 
 def _described(version: ModelVersion, aliases: Mapping[str, int]) -> Registered:

@@ -9,8 +9,11 @@ Not covered: a killed process on another host, which only that host can judge.
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
+import os
 import platform
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +28,7 @@ from mlflow.exceptions import MlflowException
 from components.core import turns
 from components.core.artifact import Artifact
 from components.core.errors import TrackingError
+from components.core.network import without_password
 from components.core.processes import is_running
 from components.core.provenance import provenance
 from components.registry.backlog import Backlog
@@ -82,8 +86,10 @@ class Tracking:
 
     @contextmanager
     def alone(self, model: str) -> Iterator[None]:
-        """One process of this host at a time changes a registered model."""
-        with turns.alone(self.artifacts / f".{model}.lock", f"changing {model}"):
+        """One process of this user and host at a time changes a registered model, whichever workspace it works in."""
+        server = hashlib.sha256(without_password(self.uri).rstrip("/").encode()).hexdigest()
+        folder = Path(tempfile.gettempdir()) / f"codegen-registry-{os.getuid()}"
+        with turns.alone(folder / f"{server[:16]}-{model}.lock", f"changing {model}"):
             yield
 
     # -- runs ------------------------------------------------------------------------------------------------------

@@ -72,9 +72,21 @@ def _aliases(tracking: Tracking) -> set[str]:
 
 def test_a_refused_gate_ends_with_3(tracking: Tracking, tmp_path: Path) -> None:
     strict = json.dumps([{"metrics": ["humaneval/pass@1"], "better": "higher", "min_gain": 0.3}])
-    command = ["models", "promote", f"{NAME}/2", "-r", "tiny", "--set", f"promotion.requirements.mono={strict}"]
+    command = ["models", "promote", f"{NAME}/2", "-r", "tiny", "--set", f"promotion.requirements.mono={strict}", "--json"]
     done = _codegen(tracking, tmp_path, *command)
     assert done.returncode == 3, done.stderr
-    assert "a gain of 0.25" in done.stdout
+    decision = json.loads(done.stdout)["decision"]
+    assert decision["outcome"] == "refused"
+    assert any("a gain of 0.25" in check["found"] for check in decision["checks"])
     assert history(tracking, NAME)[-1].decision.outcome == "refused"
+    assert [one.label for one in registered(tracking)] == [f"{NAME}/1 @champion", f"{NAME}/2 @candidate"]
+
+
+def test_another_recipe_does_not_judge(tracking: Tracking, tmp_path: Path) -> None:
+    """The starter's gate knows nothing of what the recipe of this model asks for."""
+    done = _codegen(tracking, tmp_path, "models", "promote", f"{NAME}/2")
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    assert f"the recipe codegen-starter is to judge {NAME}, which it does not make" in done.stderr
+    assert "give -r tiny" in done.stderr
+    assert len(history(tracking, NAME)) == 1
     assert [one.label for one in registered(tracking)] == [f"{NAME}/1 @champion", f"{NAME}/2 @candidate"]

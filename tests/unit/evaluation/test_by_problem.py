@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 from report_programs import NO_JAIL, conversations, evaluated, functions
 from report_run import Run
 
@@ -29,6 +30,11 @@ def by_case(label: str, sample: Sample) -> str:
 
 def figures(run: Run, evaluation: Artifact) -> dict[str, dict[str, float]]:
     return figures_by_problem(read_json(run.store.open(evaluation) / "results.json"))
+
+
+def version(artifact: Artifact) -> str:
+    """What it is called by: `mono-6600f0dd1cf2`."""
+    return artifact.label.removeprefix(f"{artifact.kind}/")
 
 
 @pytest.fixture
@@ -71,12 +77,15 @@ def test_the_evidence_of_a_checkpoint(run: Run, humaneval: Artifact) -> None:
     sets = found.settings["humaneval"]["sets"]
     assert isinstance(sets, dict)
     assert sorted(sets) == ["t0.2", "t0.8"]
-    assert found.contamination == {"humaneval": {"nl": 3, "multi": 3}}  # Mono comes later: nothing was learnt from it.
+    learnt = {version(run.prepared[corpus]): 3 for corpus in ("nl", "multi")}  # Mono comes later.
+    assert found.contamination == {"humaneval": learnt}
     assert found.sandboxed is True
 
 
 def test_what_a_model_learnt_elsewhere_is_not_known(run: Run) -> None:
-    assert contamination(run.store, run.checkpoints["nl"], "mtpb") == {"nl": None}  # Nobody looked for it.
+    assert contamination(run.store, run.checkpoints["nl"], "mtpb") == {
+        version(run.prepared["nl"]): None
+    }  # Nobody looked for it.
 
     def build(folder: Path) -> dict[str, bool]:
         (folder / "config.json").write_text("{}")
@@ -84,4 +93,19 @@ def test_what_a_model_learnt_elsewhere_is_not_known(run: Run) -> None:
 
     released = run.make("checkpoint", "released", {}, build)
     tuned = run.make("checkpoint", "tuned", {"corpus": run.prepared["mono"], "initial": released}, lambda _: {})
-    assert contamination(run.store, tuned, "humaneval") == {"mono": 3, "released": None}
+    assert contamination(run.store, tuned, "humaneval") == {version(run.prepared["mono"]): 3, version(released): None}
+
+
+def test_two_versions_of_a_corpus_count_both(run: Run) -> None:
+    def build(_: Path) -> dict[str, JsonValue]:
+        return {"contaminated": {"humaneval": 0}}
+
+    parents = {"raw": run.raw["mono"]}
+    newer = run.store.get_or_build(
+        "prepared-corpus", "mono", config={"version": 2}, parents=parents, code_version=1, build=build
+    ).artifact
+    tuned = run.make("checkpoint", "tuned", {"corpus": newer, "initial": run.checkpoints["mono"]}, lambda _: {})
+    found = contamination(run.store, tuned, "humaneval")
+    assert found == {version(one): 3 for one in run.prepared.values()} | {version(newer): 0}
+    found = contamination(run.store, tuned, "mtpb")
+    assert found == dict.fromkeys(map(version, (*run.prepared.values(), newer)))

@@ -1,5 +1,6 @@
 """A tracking server that does not answer is said before anything expensive, and a broken database is said in words."""
 
+import base64
 import errno
 import os
 import shutil
@@ -7,15 +8,18 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 from sqlalchemy import create_engine, text
 
 from components.core.errors import StorageFull, TrackingError
-from components.registry.connection import absolute, explained
+from components.core.network import free_port
+from components.registry import connection
+from components.registry.connection import absolute, answers, explained
 from components.registry.tracking import Tracking
 
 
@@ -29,15 +33,36 @@ class _Elsewhere(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def other_service() -> Iterator[int]:
-    server = HTTPServer(("127.0.0.1", 0), _Elsewhere)
+class _Guarded(BaseHTTPRequestHandler):
+    """As a server with a password: only who names it is answered."""
+
+    def do_GET(self) -> None:
+        known = self.headers["Authorization"] == f"Basic {base64.b64encode(b'ada:secret').decode()}"
+        self.send_response(200 if known else 500)
+        self.end_headers()
+        self.wfile.write(b"OK" if known else b"who are you?")
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def _listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    server = HTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield server.server_port
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def other_service() -> Iterator[int]:
+    with _listening(_Elsewhere) as port:
+        yield port
 
 
 @pytest.mark.timeout(10)
@@ -58,6 +83,52 @@ def test_a_silent_server_is_said(tmp_path: Path) -> None:
 def test_another_service_is_not_taken_for_mlflow(tmp_path: Path, other_service: int) -> None:
     with pytest.raises(TrackingError, match="another service"):
         Tracking(f"http://127.0.0.1:{other_service}", tmp_path).check()
+
+
+def test_a_server_with_a_password_answers_who_names_it() -> None:
+    with _listening(_Guarded) as port:
+        assert answers(f"http://ada:secret@127.0.0.1:{port}")
+        assert not answers(f"http://ada:wrong@127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:{port}", "127.0.0.1:{free}", "127.0.0.1:port", "..:1", "a" * 70])
+def test_no_message_shows_a_password(tmp_path: Path, other_service: int, host: str) -> None:
+    uri = f"http://ada:secret@{host.format(port=other_service, free=free_port())}"
+    with pytest.raises(TrackingError, match="//USER:PASSWORD@") as caught:
+        Tracking(uri, tmp_path).check()
+    assert "secret" not in str(caught.value)
+
+
+def test_what_mlflow_says_of_an_address_shows_no_password() -> None:
+    with pytest.raises(TrackingError, match="//USER:PASSWORD@host/api failed") as caught, explained("looking"):
+        raise MlflowException("API request to http://ada:p@ss@host/api failed")
+    assert "p@ss" not in str(caught.value)
+    assert "ss@" not in str(caught.value)
+
+
+def test_a_database_that_others_keep_busy_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "busy.db"
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
+    with closing(sqlite3.connect(path)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        with (
+            pytest.raises(TrackingError, match="database is locked") as caught,
+            explained("making tables"),
+            engine.connect() as connection,
+        ):
+            connection.execute(text("CREATE TABLE t (x)"))
+    engine.dispose()
+    assert "PostgreSQL: docs/scheduling.md" in caught.value.do
+    assert "codegen upgrade" not in caught.value.do
+
+
+def test_a_database_that_others_keep_busy_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_BUSY_TIMEOUT_S", 0.0)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(TrackingError, match="database is locked") as caught:
+            Tracking(f"sqlite:///{tmp_path}/mlflow.db", tmp_path).check()
+    assert "PostgreSQL" in caught.value.do
 
 
 def test_a_file_that_is_no_database_is_said_and_kept(tmp_path: Path) -> None:

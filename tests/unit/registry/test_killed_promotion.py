@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.killed_writes import killed_before_write, tracking_in
-from fixtures.versions import NAME, add_version, evidence, judge
+from fixtures.versions import NAME, PYTHON, add_version, evidence, judge
 
 from components.registry.review import INTERRUPTED, Recorded, history, registered, rollback
 from components.registry.tracking import Tracking
@@ -92,6 +92,7 @@ def test_a_promotion(with_champion: Path, tmp_path: Path) -> None:
         judge(tracking, 2, evidence(1.5))  # The same command again.
         assert _kept(tracking) == NEW
         assert [one.decision for one in registered(tracking, NAME)] == ["promoted", "promoted"]
+        assert [one.metrics[PYTHON] for one in registered(tracking, NAME)] == [2.0, 1.5]
         assert rollback(tracking, NAME, "grace", "").champion_after == 1
     order = ["old", "old, recorded", "new"]
     assert states == sorted(states, key=order.index)

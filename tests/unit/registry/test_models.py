@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fixtures.versions import add_version
 
 from components.core.artifact import Artifact
 from components.core.errors import ArtifactError, TrackingError
@@ -206,3 +207,9 @@ def test_a_difference_that_the_same_code_found_is_not_measured_again(tracking: T
                 checkpoint, folder, run=run, parity=parity, parity_by="commit b", **about | {"max_logit_difference": 1e-7}
             )
         assert len(measured) == 4
+
+
+def test_a_version_that_somebody_else_registered_is_said(tracking: Tracking, tmp_path: Path) -> None:
+    add_version(tracking)
+    with pytest.raises(TrackingError, match=f"models:/{NAME}/1 does not state the digest"):
+        download(tracking, f"models:/{NAME}/1", tmp_path)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow import MlflowClient
 
 from components.core.artifact import Artifact
 from components.model.huggingface import logit_parity
@@ -13,6 +14,7 @@ from components.registry.config import GateConfig
 from components.registry.evidence import Evidence
 from components.registry.models import register
 from components.registry.promotion import Case, Promotion, evidence_of, promote
+from components.registry.review import evidence_at, registered
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
 
@@ -121,6 +123,26 @@ def test_a_promotion_killed_before_its_last_write_is_decided_again(tracking: Tra
     tracking.client.set_registered_model_alias(NAME, "candidate", "2")
     again, _ = judge("two", 1.5)
     assert (again.decision.promoted, _aliases(tracking)) == (True, {"champion": 2, "previous": 1})
+
+
+def test_evidence_that_was_half_written_is_written_again(tracking: Tracking, monkeypatch: pytest.MonkeyPatch, judge) -> None:
+    """Killed between the two tags that hold it, at a champion that was measured anew."""
+    judge("one", 2.0)
+    write, written = MlflowClient.set_model_version_tag, []
+
+    def write_one(client: MlflowClient, name: str, version: str, key: str, value: str) -> None:
+        if key.startswith("evidence"):
+            written.append(key)
+            if len(written) == 2:
+                raise KeyboardInterrupt
+        write(client, name, version, key, value)
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(MlflowClient, "set_model_version_tag", write_one)
+        judge("one", 1.5)
+    judge("one", 1.5)
+    assert [one.metrics["bits_per_byte/mono/Python"] for one in registered(tracking, NAME)] == [1.5]
+    assert evidence_at(tracking, f"{NAME}/1").metrics["bits_per_byte/mono/Python"] == 1.5
 
 
 def test_an_alias_that_points_nowhere_is_none(tracking: Tracking, judge) -> None:

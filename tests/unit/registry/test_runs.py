@@ -12,9 +12,12 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.entities import Metric
 
 from components.core.artifact import Artifact
+from components.core.errors import TrackingError
 from components.core.store import Store
+from components.registry import backlog
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
 
@@ -209,3 +212,12 @@ def test_runs_of_living_processes_and_other_hosts_are_left_alone(tracking: Track
         reused_pid = {"pid": str(os.getpid()), "process_started": "1.0"}
         with tracking.run("before", experiment="tiny", tags=reused_pid) as before:
             assert tracking.close_abandoned() == [before.id]
+
+
+def test_figures_that_the_server_refuses_on_the_way_are_said(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog, "FLUSH_EVERY_S", 0.0)
+    with tracking.run("train", experiment="tiny") as run:
+        pass
+    tracking.client.delete_run(run.id)
+    with pytest.raises(TrackingError, match="MLflow refused while logging metrics of train"):
+        backlog.Backlog(tracking.client, run.id, "train").add([Metric("loss", 1.0, 0, 1)])

@@ -24,6 +24,7 @@ from rich.console import Console
 
 from components.core.artifact import Artifact, Kind, recipe_of
 from components.core.config import Config
+from components.core.processes import end_quickly
 from components.core.store import Built, Store
 from flows.abandoned import close_abandoned, owned
 from flows.execution import Execution
@@ -153,6 +154,7 @@ def desk(recipe: Recipe, execution: Execution, title: str, parent_run: str | Non
     for name in ("components", "flows"):
         logging.getLogger(name).setLevel(logging.INFO)
     if parent_run is None:
+        end_quickly()  # Prefect's processes for runs of deployments, too.
         close_abandoned(execution)
     with owned(execution), _run(recipe, execution, title, parent_run) as run:
         link_to(run, execution, recipe.name)

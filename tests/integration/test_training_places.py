@@ -17,7 +17,7 @@ from components.training.launch import train_stage
 from components.training.metrics import StepMetrics
 from components.training.run import LOG, WORK, StageRun
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 STEPS = 8
 ONE = TrainingPlace(micro_batch=4, zero_stage=0, precision="fp32")

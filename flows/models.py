@@ -98,7 +98,7 @@ def _fetched(tracking: Tracking, found: Found, cache: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
             fetched = download(tracking, found.uri, Path(scratch))
             try:
-                fetched.rename(folder)
+                return fetched.rename(folder)  # Its digest was compared as it came.
             except OSError:
                 if not folder.is_dir():  # Else another process was faster.
                     raise

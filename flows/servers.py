@@ -21,7 +21,7 @@ import psutil
 from components.core.config import Config
 from components.core.errors import CodegenError, ConfigError
 from components.core.files import write_json
-from components.core.network import require_free_port, without_password
+from components.core.network import is_server, require_free_port, without_password
 from flows.execution import SERVERS, Execution, servers_of
 
 _START_TIMEOUT_S = 300.0
@@ -133,7 +133,7 @@ def serving(execution: Execution, *, prefect_port: int, mlflow_port: int) -> Ite
     logs = execution.workspace_path / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     commands = {"prefect": [*_PREFECT, "--port", str(prefect_port)]}
-    if not _is_server(execution):
+    if not is_server(execution.resolved_tracking_uri):
         commands["mlflow"] = [*_MLFLOW, "--port", str(mlflow_port)]
     health = {"prefect": f"{where.prefect_api}/health", "mlflow": f"{where.mlflow}/health"}
     processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -167,14 +167,10 @@ def _placed(execution: Execution, prefect_port: int, mlflow_port: int) -> Server
         )
     require_free_port("Prefect", prefect_port)
     where = on_loopback(prefect_port, mlflow_port)
-    if _is_server(execution):
+    if is_server(execution.resolved_tracking_uri):
         return where.replace(mlflow=without_password(execution.resolved_tracking_uri.rstrip("/")))
     require_free_port("MLflow", mlflow_port)
     return where
-
-
-def _is_server(execution: Execution) -> bool:
-    return execution.resolved_tracking_uri.startswith(("http://", "https://"))
 
 
 def _environment(execution: Execution, where: Servers) -> dict[str, str]:

@@ -26,7 +26,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from components.core.artifact import Artifact
-from components.core.network import without_password
+from components.core.network import is_server, without_password
 from components.core.provenance import provenance
 from flows.execution import Execution, servers_of
 
@@ -85,7 +85,7 @@ def show_scores(
 def link_to(run: TrackedRun, execution: Execution, recipe: str) -> None:
     """The way to this flow run's record in MLflow."""
     uri, serving = execution.tracking_uri or "", servers_of(execution)
-    base = uri if uri.startswith("http") else serving["mlflow"] if serving else _USUAL_MLFLOW
+    base = uri if is_server(uri) else serving["mlflow"] if serving else _USUAL_MLFLOW
     link = f"{without_password(base.rstrip('/'))}/#/experiments/{run.experiment_id}/runs/{run.id}"
     _tell(
         lambda: create_link_artifact(

@@ -6,8 +6,6 @@ A recipe may leave out the first of them, and may start from a model that is the
 from __future__ import annotations
 
 import itertools
-import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -18,7 +16,7 @@ from pydantic import JsonValue
 
 from components.core.artifact import Artifact, recipe_of
 from components.core.errors import ConfigError
-from components.core.turns import alone
+from components.core.turns import alone, of_this_user
 from components.data.config import CORPORA
 from components.training.config import StageName
 from flows.corpora import corpus_place
@@ -156,4 +154,4 @@ def _turn(here: Desk, doing: str) -> AbstractContextManager[None]:
     """One training on a host at a time; ranks that others start are where those put them."""
     if not here.execution.training.exclusive or here.execution.training.launcher != "local":
         return nullcontext()
-    return alone(Path(tempfile.gettempdir()) / f"codegen-training-{os.getuid()}.lock", doing)
+    return alone(of_this_user("training").with_suffix(".lock"), doing)

@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 from components.core.errors import ConfigError, StorageFull
 from components.core.files import require_free
+from components.core.network import is_server
 from flows.execution import Execution, servers_of
 
-_SQLITE, _HTTP = "sqlite:///", ("http://", "https://")
+_SQLITE = "sqlite:///"
 _QUOTED = 300
 """Characters of a tool's last words that are shown."""
 
@@ -58,8 +59,8 @@ def upgrade(execution: Execution) -> Iterator[Upgraded]:
     # The very file that was copied, whatever database Prefect is told to use otherwise.
     this = {"PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{prefect}"}
     yield from _one("Prefect", prefect, ["prefect", "server", "database", "upgrade", "--yes"], this)
-    if not execution.resolved_tracking_uri.startswith(_HTTP):  # A server's database is upgraded where the server is.
-        uri = execution.resolved_tracking_uri
+    uri = execution.resolved_tracking_uri
+    if not is_server(uri):  # A server's database is upgraded where the server is.
         yield from _one("MLflow", _tracking_file(uri), ["mlflow", "db", "upgrade", uri], {})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -17,6 +18,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
+
+
+def of_this_user(name: str) -> Path:
+    """Where the locks of a user lie, whichever workspace is worked in: a path that begins with what they are about."""
+    return Path(tempfile.gettempdir()) / f"codegen-{name}-{os.getuid()}"
 
 
 @contextmanager

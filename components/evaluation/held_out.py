@@ -46,8 +46,9 @@ def run_bits_per_byte(
     Raises:
         ArtifactError, DataError, EvaluationError: an input is damaged, or does not fit the others.
     """
-    from components.evaluation.bits_per_byte import bits_per_byte_of_texts, evaluate_held_out  # PyTorch, which who reuses
-    from components.model.huggingface import load_checkpoint  # an evaluation does without.
+    # PyTorch with them, which whoever reuses an evaluation does without.
+    from components.evaluation.bits_per_byte import bits_per_byte_of_texts, evaluate_held_out
+    from components.model.huggingface import load_checkpoint
 
     started = time.monotonic()
     model, encoder = load_checkpoint(checkpoint).eval(), Encoder(checkpoint)

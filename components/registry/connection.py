@@ -29,7 +29,7 @@ from urllib3.exceptions import HTTPError
 
 from components.core.errors import TrackingError
 from components.core.files import storage_full_explained
-from components.core.network import without_password
+from components.core.network import is_server, without_password
 
 T = TypeVar("T")
 
@@ -128,11 +128,6 @@ def _remote(uri: str) -> MlflowClient:
             do="install a driver for it into this environment, or use sqlite:///var/mlflow/mlflow.db",
         ) from error
     return client
-
-
-def is_server(uri: str) -> bool:
-    """Whether a URI is that of an MLflow server, not of a database."""
-    return uri.startswith(("http://", "https://"))
 
 
 def answers(uri: str) -> bool:

@@ -11,9 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-import os
 import platform
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -88,8 +86,7 @@ class Tracking:
     def alone(self, model: str) -> Iterator[None]:
         """One process of this user and host at a time changes a registered model, whichever workspace it works in."""
         server = hashlib.sha256(without_password(self.uri).rstrip("/").encode()).hexdigest()
-        folder = Path(tempfile.gettempdir()) / f"codegen-registry-{os.getuid()}"
-        with turns.alone(folder / f"{server[:16]}-{model}.lock", f"changing {model}"):
+        with turns.alone(turns.of_this_user("registry") / f"{server[:16]}-{model}.lock", f"changing {model}"):
             yield
 
     # -- runs ------------------------------------------------------------------------------------------------------

@@ -6,13 +6,13 @@ import os
 import shutil
 import socket
 import sqlite3
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from fixtures.receivers import running
 from mlflow.exceptions import MlflowException
 from sqlalchemy import create_engine, text
 
@@ -46,22 +46,9 @@ class _Guarded(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def _listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
-    server = HTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 @pytest.fixture
 def other_service() -> Iterator[int]:
-    with _listening(_Elsewhere) as port:
+    with running(HTTPServer(("127.0.0.1", 0), _Elsewhere)) as port:
         yield port
 
 
@@ -86,7 +73,7 @@ def test_another_service_is_not_taken_for_mlflow(tmp_path: Path, other_service: 
 
 
 def test_a_server_with_a_password_answers_who_names_it() -> None:
-    with _listening(_Guarded) as port:
+    with running(HTTPServer(("127.0.0.1", 0), _Guarded)) as port:
         assert answers(f"http://ada:secret@127.0.0.1:{port}")
         assert not answers(f"http://ada:wrong@127.0.0.1:{port}")
 

@@ -37,7 +37,6 @@ _LOOK_EVERY_S = 2
 """How often Prefect asks whether there is an answer."""
 _GRACE_S = 300
 """How much longer than this flow Prefect waits, so that this flow's own answer is still taken."""
-NOBODY = "nobody"
 
 
 class Answer(RunInput):
@@ -53,14 +52,22 @@ def decide(
 ) -> Promotion:
     """Let the recipe's gate, and a person where it says so, decide about a registered version.
 
+    What was refused is not judged again, and nobody is asked or told again, before its rules, its figures or the champion
+    change.
+
     Args:
         approved_by: who approves already, in starting this; then nobody is asked.
     """
     from components.registry.gate import Approval
-    from components.registry.promotion import Case, promote, propose
+    from components.registry.promotion import Case, promote, propose, refusal_of
 
     gate, tags = here.recipe.promotion, {"stage": stage}
     case = Case(name, version, stage, evidence, gate)
+    if not approved_by and (refusal := refusal_of(case, here.run.tracking)):
+        anyway = f"codegen models promote {name}/{version} -r {here.recipe.name}"
+        here.warn(f"the refusal of {refusal.decided_at} stands, as nothing changed since; `{anyway}` judges it anew")
+        _publish(refusal)
+        return refusal
     decided_by, approval = f"{user()} (flow {flow_run.get_flow_name()})", None
     if gate.approval == "person" or approved_by:
         proposed = here.task(
@@ -114,6 +121,7 @@ def _ask(here: Desk, proposed: Promotion) -> Approval:
 @contextmanager
 def _answered_in_the_end(run_id: UUID, timeout_s: int) -> Iterator[None]:
     """Refuse in nobody's name when time is up; whoever answered before was first."""
+    from components.registry.gate import NOBODY
 
     def refuse() -> None:
         answer = {"approve": False, "name": NOBODY, "reason": f"no answer within {timeout_s:,} s"}

@@ -6,11 +6,13 @@ and the terminal say the same. It is a view: where Prefect does not take it, the
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
@@ -45,17 +47,27 @@ _USUAL_MLFLOW = "http://127.0.0.1:5000"
 """Where `codegen ui` and `codegen serve` put MLflow where nobody says otherwise."""
 
 
+def show_rules(here: Desk, what: str, judged: Path) -> None:
+    """Every rule that corpora were held against, and where Great Expectations tells more; those that broke, above all.
+
+    `judged`: the folder of a validation, also of one that ended the run and is about to vanish.
+    """
+    from components.evaluation.report.rules import rules_section
+
+    docs = here.execution.workspace_path / "gx" / "index.html"
+    section = rules_section(what, json.loads((judged / "results.json").read_text(encoding="utf-8")))
+    more = f"\nMore offenders, rule by rule, and earlier versions: [{docs}](file://{docs})\n"
+    _show(here, f"rules-{what}", [section], f"What the {what} were held against", more)
+
+
 def show_corpora(
     here: Desk, raw: Mapping[str, Artifact], prepared: Mapping[str, Artifact], validations: Sequence[Artifact]
 ) -> None:
-    """The corpora, from raw documents to tokens, and where the rules that they were judged by are told."""
+    """The corpora, from raw documents to tokens."""
     from components.evaluation.report.corpus import corpus_section
 
     results = _results(here, raw=raw, prepared=prepared, validations=validations)
-    judged = ", ".join(f"`{one.label}`" for one in validations)
-    docs = here.execution.workspace_path / "gx" / "docs" / "index.html"
-    rules = f"## Rules\n\n{judged}, every rule with what was found: [{docs}](file://{docs})\n"
-    _show(here, "corpora", [corpus_section(results, here.store)], "What was read, left out and kept", rules)
+    _show(here, "corpora", [corpus_section(results, here.store)], "What was read, left out and kept")
 
 
 def show_training(here: Desk, checkpoints: Mapping[str, Artifact]) -> None:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 
 from components.core.artifact import Artifact
+from components.core.errors import ValidationFailed
 from components.data.config import CORPORA
-from flows.desk import Desk
+from flows.desk import BuildInRun, Desk
 from flows.recipes import Recipe
+from flows.showing import show_rules
 
 if TYPE_CHECKING:  # They would import numpy, Great Expectations and MLflow.
     from components.data.sources.batches import Bad
@@ -79,8 +81,9 @@ def validate_raw_corpora(here: Desk, raw: dict[str, Artifact], suites: Suites) -
         config={**identity(recipe.validation, "raw", suites), **_reading(recipe)},
         parents=parents,
         code_version=CODE_VERSION,
-        build=build,
+        build=_shown_if_broken(here, "raw corpora", build),
     )
+    show_rules(here, "raw corpora", here.store.open(validated))
     _require_readable(here, validated, examples)
     return validated
 
@@ -158,23 +161,40 @@ def validate_shards(here: Desk, prepared: dict[str, Artifact], suites: Suites) -
 
     earlier = _earlier_validation(here, "prepared", prepared)
     parents: dict[str, Artifact] = {**prepared, **({"previous": earlier} if earlier else {})}
-    return here.make(
+
+    def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
+        statistics = validate_prepared(
+            folder,
+            prepared={corpus: here.store.open(one) for corpus, one in prepared.items()},
+            suites=suites,
+            previous=read_figures(here.store.open(earlier)) if earlier else None,
+            previous_version=_version(earlier),
+            config=here.recipe.validation,
+            docs=here.execution.workspace_path / "gx",
+        )
+        return {**statistics, _ORIGINS: _origins(here.recipe)}
+
+    validated = here.make(
         "validate the prepared shards",
         "validation",
         "prepared",
         config=identity(here.recipe.validation, "prepared", suites),
         parents=parents,
         code_version=CODE_VERSION,
-        build=lambda folder, _: {
-            **validate_prepared(
-                folder,
-                prepared={corpus: here.store.open(one) for corpus, one in prepared.items()},
-                suites=suites,
-                previous=read_figures(here.store.open(earlier)) if earlier else None,
-                previous_version=_version(earlier),
-                config=here.recipe.validation,
-                docs=here.execution.workspace_path / "gx",
-            ),
-            _ORIGINS: _origins(here.recipe),
-        },
+        build=_shown_if_broken(here, "prepared shards", build),
     )
+    show_rules(here, "prepared shards", here.store.open(validated))
+    return validated
+
+
+def _shown_if_broken(here: Desk, what: str, build: BuildInRun) -> BuildInRun:
+    """A build whose rules are shown also where one of them ends it: its folder, with what was found, does not stay."""
+
+    def built(folder: Path, run: TrackedRun) -> Mapping[str, JsonValue]:
+        try:
+            return build(folder, run)
+        except ValidationFailed:
+            show_rules(here, what, folder)
+            raise
+
+    return built

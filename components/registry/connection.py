@@ -8,6 +8,7 @@ blocks a run that writes. What happens when a server goes away later is told in 
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import shutil
@@ -22,6 +23,11 @@ import requests
 from alembic.script import ScriptDirectory
 from filelock import FileLock
 from mlflow import MlflowClient
+from mlflow.environment_variables import (
+    MLFLOW_TRACKING_CLIENT_CERT_PATH,
+    MLFLOW_TRACKING_INSECURE_TLS,
+    MLFLOW_TRACKING_SERVER_CERT_PATH,
+)
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
@@ -146,10 +152,15 @@ def _probe(uri: str) -> None:
     Raises:
         TrackingError: no connection, no answer in time, or the answer of something else.
     """
-    try:  # With MLflow's own library: what it reaches, with USER:PASSWORD@ say, is reached here.
-        with requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S, stream=True) as response:
+    # With MLflow's own library and certificates: what it reaches, with USER:PASSWORD@ say, is reached here.
+    trusted = not MLFLOW_TRACKING_INSECURE_TLS.get() and (MLFLOW_TRACKING_SERVER_CERT_PATH.get() or True)
+    own = MLFLOW_TRACKING_CLIENT_CERT_PATH.get()
+    health = f"{uri.rstrip('/')}/health"
+    try:
+        with requests.get(health, timeout=PROBE_TIMEOUT_S, stream=True, verify=trusted, cert=own) as response:
             answer = next(response.iter_content(64), b"").decode(errors="replace").strip()
-    except (RequestException, HTTPError) as error:  # The latter, of urllib3, for a name that no host can have.
+    # HTTPError is urllib3's, for a name that no host can have; OSError for a file of certificates that is not there.
+    except (RequestException, HTTPError, OSError) as error:
         raise _no_answer(uri, f"does not answer ({_reason(error)})") from None
     if response.status_code in (401, 403):
         return  # Someone guards the server: it is there. The first real request will say what is missing.
@@ -198,10 +209,15 @@ def _require_own_schema(path: Path) -> None:
             found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         except sqlite3.OperationalError:  # A new one, which MLflow fills.
             return
-    head = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations")).get_current_head()
-    if found and found[0] != head:
+    if found and found[0] != _own_schema():
         raise TrackingError(
             f"the tracking database {path} was written by another version of MLflow (schema {found[0]})",
-            expected=f"schema {head}, that of MLflow {mlflow.__version__}",
+            expected=f"schema {_own_schema()}, that of MLflow {mlflow.__version__}",
             do="end what uses it, then run `codegen upgrade`: it keeps a copy, and brings it up to date",
         )
+
+
+@functools.cache
+def _own_schema() -> str | None:
+    """The newest schema that the installed MLflow knows; looked up once, since each flow of a run connects anew."""
+    return ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations")).get_current_head()

@@ -26,6 +26,10 @@ from components.registry.evidence import (
 )
 from components.registry.naming import numbers
 
+NOBODY = "nobody"
+"""Whose word it is where time ran out for a person's."""
+_APPROVED = "a person approves of it"
+
 Outcome = Literal["promoted", "refused", "already champion", "rolled back"]
 
 
@@ -52,6 +56,11 @@ class Decision(Config):
     def reasons(self) -> tuple[str, ...]:
         """The checks that failed, as sentences."""
         return tuple(f"{check.rule}: {check.found}" for check in self.checks if not check.passed)
+
+    @property
+    def by_rules(self) -> bool:
+        """Whether a rule of the gate failed, and not only a person's approval."""
+        return any(not check.passed and check.rule != _APPROVED for check in self.checks)
 
 
 class Approval(Config):
@@ -122,7 +131,7 @@ def with_approval(decision: Decision, gate: GateConfig, approval: Approval | Non
         )
     else:
         passed, found = approval.approved, f"{approval.name}: {approval.reason or 'no reason was given'}"
-    check = Check(rule="a person approves of it", passed=passed, found=found)
+    check = Check(rule=_APPROVED, passed=passed, found=found)
     return Decision(outcome="promoted" if passed else "refused", checks=(*decision.checks, check))
 
 

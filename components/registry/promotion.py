@@ -8,6 +8,7 @@ hosts or users that promote the same model at the same moment; one user's proces
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from components.registry.aliases import CANDIDATE, CHAMPION, DECIDED_IN, DECISIO
 from components.registry.config import GateConfig
 from components.registry.connection import explained, unless_gone
 from components.registry.evidence import Evidence
-from components.registry.gate import Approval, Decision, decide, with_approval
+from components.registry.gate import NOBODY, Approval, Decision, decide, with_approval
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
 
@@ -32,6 +33,8 @@ _EVIDENCE_FILE = "evidence.json"
 _EVIDENCE, _EVIDENCE_RUN = "evidence", "evidence_run"
 """Tags of a version with the `Evidence` (JSON) that the gate last saw of it, but for what is long; and with that run."""
 _LONG = {"by_problem", "settings"}
+_REFUSED_AS, _REFUSED_IN = "refused_as", "refused_in"
+"""Tags of a version that was refused: a digest of all that decided it (`_matter`), and the run that keeps the record."""
 
 
 class Promotion(Config):
@@ -105,9 +108,28 @@ def promote(case: Case, *, run: TrackedRun, decided_by: str, approval: Approval 
         record(run, promotion)
         if promotion.decision.outcome != "already champion":
             _record_on_version(run.tracking, promotion)
+        if promotion.decision.outcome == "refused" and (promotion.decision.by_rules or _is_no(approval, promotion)):
+            _keep_refusal(case, run)
         if promotion.decision.promoted:
             make_champion(run, promotion)
     return promotion
+
+
+def refusal_of(case: Case, tracking: Tracking) -> Promotion | None:
+    """The refusal of this very case, which stands as long as its rules, its figures and the champion are the same.
+
+    None where there is none, where only the time ran out for a person's word, or where its record is gone.
+
+    Raises:
+        TrackingError: MLflow refused.
+    """
+    with explained(f"looking for {case.model}/{case.version}"):
+        judged = tracking.client.get_model_version(case.model, str(case.version))
+    champion = version_at(tracking, case.model, CHAMPION)
+    if judged.tags.get(_REFUSED_AS) != _matter(case, champion, whole_evidence(tracking, champion)):
+        return None
+    found = file_of(tracking, judged.tags[_REFUSED_IN], RECORD)
+    return None if found is None else Promotion.parse(json.loads(found.read_text(encoding="utf-8")))
 
 
 def make_champion(run: TrackedRun, promotion: Promotion) -> None:
@@ -227,6 +249,27 @@ def _record_on_version(tracking: Tracking, promotion: Promotion) -> None:
     with explained(f"recording what was decided of {promotion.model}"):
         for key, value in tags.items():
             tracking.client.set_model_version_tag(promotion.model, str(promotion.version), key, value)
+
+
+def _is_no(approval: Approval | None, promotion: Promotion) -> bool:
+    """Whether a person looked at this very comparison and said no."""
+    return approval is not None and approval.name != NOBODY and approval.champion == promotion.champion_before
+
+
+def _keep_refusal(case: Case, run: TrackedRun) -> None:
+    champion = version_at(run.tracking, case.model, CHAMPION)
+    # The digest last: a kill before it costs one more judgement.
+    tags = {_REFUSED_IN: run.id, _REFUSED_AS: _matter(case, champion, whole_evidence(run.tracking, champion))}
+    with explained(f"recording the refusal of {case.model}"):
+        for key, value in tags.items():
+            run.tracking.client.set_model_version_tag(case.model, str(case.version), key, value)
+
+
+def _matter(case: Case, champion: ModelVersion | None, known: Evidence | None) -> str:
+    """SHA-256 of all that a gate decides by. `known`: the champion's evidence."""
+    against = None if champion is None or known is None else [int(champion.version), known.model_dump(mode="json")]
+    matter = [case.stage, case.gate.model_dump(mode="json"), case.evidence.model_dump(mode="json"), against]
+    return hashlib.sha256(json.dumps(matter, sort_keys=True).encode()).hexdigest()  # A figure may be NaN.
 
 
 def _said(promotion: Promotion) -> str:

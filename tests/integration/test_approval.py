@@ -167,6 +167,10 @@ def test_a_person_refuses(desk: Desk) -> None:
     assert desk.labels() == UNCHANGED
     assert desk.last().decision.reasons == ("a person approves of it: grace: worse at comments",)
     assert httpx.get(f"{desk.server}/flow_runs/{run_id}").json()["state_type"] == "COMPLETED"
+    again = desk.start()  # As a schedule does the next day: nobody is asked the same again.
+    output, _ = again.communicate(timeout=600)
+    assert (again.returncode, "stands, as nothing changed since" in output) == (0, True), output
+    assert len(history(desk.tracking, NAME)) == 2
 
 
 @pytest.mark.parametrize("server_runs", [True, False])

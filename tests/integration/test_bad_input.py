@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.projects import FixtureArchives, new_project, pull_fixtures
+from prefect.client.orchestration import get_client
 
 from components.core.errors import CodegenError, DataError, FetchError, TrackingError
 from components.core.store import Store
@@ -83,6 +85,24 @@ def test_a_spoilt_corpus_stops_the_flow(pulled: Path, fixture_archives: FixtureA
     with pytest.raises(DataError, match=f"(?s){named}.*expected: .*do this: "):
         prepare(tiny(), execution(pulled, fixture_archives.folder))
     assert published(pulled) == []
+
+
+def test_prefect_shows_every_rule_of_a_validation_that_failed(pulled: Path, fixture_archives: FixtureArchives) -> None:
+    before = versioning.committed(pulled)
+    assert before is not None
+    replace_line(lambda record: {**record, "language": "Klingon"})(pulled / "data")
+    versioning.commit(pulled, before.preset, before.recipe)
+    with pytest.raises(DataError, match="Klingon"):
+        prepare(tiny().replace(name="shown"), execution(pulled, fixture_archives.folder))
+    with get_client(sync_client=True) as prefect:
+        latest = prefect.read_latest_artifacts()
+    (text,) = (str(one.data) for one in latest if one.key == "shown-rules-raw-corpora")
+    first = next(line for line in text.splitlines() if line.startswith("| mono "))
+    assert "| **no** |" in first
+    assert "Klingon" in first
+    assert text.count("| yes |") > 10, "the rules that hold are shown, too"
+    (page,) = re.findall(r"\(file://(.*)\)", text)
+    assert "<html" in Path(page).read_text()
 
 
 def test_data_changed_by_hand_is_not_trained_on(pulled: Path, fixture_archives: FixtureArchives) -> None:

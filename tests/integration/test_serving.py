@@ -67,6 +67,8 @@ def test_what_the_schedule_made_is_reused_and_shown_as_such(project: Served, who
 def test_a_run_shows_tables_losses_scores_and_the_way_to_mlflow(project: Served, whole: str) -> None:
     shown = project.artifacts()
     assert "| Multi · Go |" in shown["codegen-tiny-corpora"]["data"]
+    assert "| yes |" in shown["codegen-tiny-rules-raw-corpora"]["data"]
+    assert "| yes |" in shown["codegen-tiny-rules-prepared-shards"]["data"]
     assert "data:image/svg+xml;base64," in shown["codegen-tiny-training"]["data"]
     assert "pass@1" in shown["codegen-tiny-scores"]["data"]
     assert "bits per byte" in shown["codegen-tiny-scores"]["data"].lower()

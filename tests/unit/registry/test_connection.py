@@ -6,12 +6,20 @@ import os
 import shutil
 import socket
 import sqlite3
+import ssl
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from fixtures.receivers import running
 from mlflow.exceptions import MlflowException
 from sqlalchemy import create_engine, text
@@ -46,10 +54,54 @@ class _Guarded(BaseHTTPRequestHandler):
         pass
 
 
+class _Healthy(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"OK")
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
 @pytest.fixture
 def other_service() -> Iterator[int]:
     with running(HTTPServer(("127.0.0.1", 0), _Elsewhere)) as port:
         yield port
+
+
+@pytest.fixture
+def private_server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """The port of a server whose certificate only its own authority signed, and that of the authority."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
+    today = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), today, today + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    certificate, secret = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    certificate.write_bytes(signed.public_bytes(Encoding.PEM))
+    secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, secret)
+    server = HTTPServer(("127.0.0.1", 0), _Healthy)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with running(server) as port:
+        yield port, certificate
+
+
+def test_a_server_with_a_private_certificate_is_reached_as_mlflow_reaches_it(
+    tmp_path: Path, private_server: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, certificate = private_server
+    uri = f"https://127.0.0.1:{port}"
+    assert not answers(uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate))
+    assert answers(uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(tmp_path / "none.pem"))
+    with pytest.raises(TrackingError, match=r"none\.pem"):
+        Tracking(uri, tmp_path).check()
 
 
 @pytest.mark.timeout(10)

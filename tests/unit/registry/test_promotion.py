@@ -5,15 +5,18 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from fixtures.versions import add_version, evidence
+from fixtures.versions import judge as judge_version
 from mlflow import MlflowClient
 
 from components.core.artifact import Artifact
 from components.model.huggingface import logit_parity
 from components.registry.aliases import version_at
-from components.registry.config import GateConfig
+from components.registry.config import GateConfig, Requirement
 from components.registry.evidence import Evidence
+from components.registry.gate import NOBODY, Approval
 from components.registry.models import register
-from components.registry.promotion import Case, Promotion, evidence_of, promote
+from components.registry.promotion import Case, Promotion, evidence_of, promote, refusal_of
 from components.registry.review import evidence_at, registered
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
@@ -149,3 +152,37 @@ def test_an_alias_that_points_nowhere_is_none(tracking: Tracking, judge) -> None
     judge("one", 2.0)
     assert version_at(tracking, NAME, "previous") is None
     assert evidence_of(None) is None
+
+
+def _refused(tracking: Tracking, case: Case, approval: Approval | None = None) -> Promotion:
+    with tracking.run("promote", experiment="tiny") as run:
+        decided = promote(case, run=run, decided_by="ada", approval=approval)
+    assert decided.decision.outcome == "refused"
+    return decided
+
+
+def test_a_refusal_stands_until_something_changes_that_decided_it(tracking: Tracking) -> None:
+    judge_version(tracking, add_version(tracking), evidence(2.0))
+    case = Case(NAME, add_version(tracking), "mono", evidence(2.5), GateConfig())
+    assert refusal_of(case, tracking) is None
+    decided = _refused(tracking, case)
+    assert refusal_of(case, tracking) == decided
+    requirement = Requirement(metrics=("bits_per_byte/mono/Python",), min_gain=-1.0)
+    assert refusal_of(case._replace(gate=GateConfig(requirements={"mono": (requirement,)})), tracking) is None
+    assert refusal_of(case._replace(evidence=evidence(2.25)), tracking) is None
+    judge_version(tracking, add_version(tracking), evidence(1.5))
+    assert refusal_of(case, tracking) is None, "there is another champion"
+
+
+def test_a_persons_no_stands_and_nobodys_does_not(tracking: Tracking) -> None:
+    judge_version(tracking, add_version(tracking), evidence(2.0))
+    case = Case(NAME, add_version(tracking), "mono", evidence(1.5), GateConfig(approval="person"))
+    for approval in (
+        Approval(approved=False, name=NOBODY, champion=1),  # The time was up.
+        Approval(approved=False, name="grace", champion=None),  # A comparison with another champion.
+        None,  # Nobody was asked.
+    ):
+        _refused(tracking, case, approval)
+        assert refusal_of(case, tracking) is None
+    decided = _refused(tracking, case, Approval(approved=False, name="grace", champion=1))
+    assert refusal_of(case, tracking) == decided

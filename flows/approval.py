@@ -26,6 +26,7 @@ from rich.markup import escape
 from components.core.markdown import cell, table
 from flows.desk import Desk
 from flows.notifications import tell
+from flows.recipes import name_of_maker
 from flows.showing import show_text
 
 if TYPE_CHECKING:  # They would import MLflow.
@@ -64,9 +65,7 @@ def decide(
     gate, tags = here.recipe.promotion, {"stage": stage}
     case = Case(name, version, stage, evidence, gate)
     if not approved_by and (refusal := refusal_of(case, here.run.tracking)):
-        anyway = f"codegen models promote {name}/{version} -r {here.recipe.name}"
-        here.warn(f"the refusal of {refusal.decided_at} stands, as nothing changed since; `{anyway}` judges it anew")
-        _publish(refusal)
+        _say_it_stands(here, refusal)
         return refusal
     decided_by, approval = f"{user()} (flow {flow_run.get_flow_name()})", None
     if gate.approval == "person" or approved_by:
@@ -88,6 +87,15 @@ def decide(
     _publish(promotion)
     tell(promotion)
     return promotion
+
+
+def _say_it_stands(here: Desk, refusal: Promotion) -> None:
+    command = f"codegen models promote {refusal.model}/{refusal.version} -r {name_of_maker(refusal.model) or 'RECIPE'}"
+    since = f"refused on {refusal.decided_at} by {refusal.decided_by}, which stands: nothing has changed since"
+    how = f"Whoever approves of it all the same says so: {command}"
+    here.warn(escape(f"{refusal.model}/{refusal.version} was {since}. {how}"))
+    text = f"{as_markdown(refusal)}\n\nThis version was {since}. {how}\n"
+    show_text(refusal.model, "promotion", text, f"{refusal.summary}; {since}")
 
 
 def user() -> str:

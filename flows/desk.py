@@ -149,12 +149,14 @@ def desk(recipe: Recipe, execution: Execution, title: str, parent_run: str | Non
 
     Raises:
         TrackingError: the tracking server does not answer: said at once where the flow begins, before anything is made.
+        StorageFull: fewer megabytes are free than `Execution.min_free_mb` asks for.
     """
     # Prefect takes what these log to its page, where it passes their level; without one of their own, only warnings do.
     for name in ("components", "flows"):
         logging.getLogger(name).setLevel(logging.INFO)
     if parent_run is None:
         end_quickly()  # Prefect's processes for runs of deployments, too.
+        execution.require_room()
         close_abandoned(execution)
     with owned(execution), _run(recipe, execution, title, parent_run) as run:
         link_to(run, execution, recipe.name)

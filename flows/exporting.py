@@ -7,14 +7,34 @@ released checkpoint as an artifact of the store; and exporting what is registere
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from components.core.store import MANIFEST
 from components.model.formats import Dtype, Layout
 from flows.execution import Execution
 
 
-def export(execution: Execution, checkpoint: str, folder: Path, *, layout: Layout, dtype: Dtype) -> str:
-    """Export a checkpoint into a new folder, and say in a line what came of it.
+class Exported(NamedTuple):
+    """What came of it."""
+
+    folder: Path
+    layout: Layout
+    dtype: Dtype
+    size_bytes: int
+    max_logit_difference: float
+    """Between transformers and us, on the exported files."""
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        return (
+            f"{self.folder}: {self.layout} in {self.dtype}, {self.size_bytes / 1e6:,.1f} MB; the logits of transformers "
+            f"differ from ours by {self.max_logit_difference:.2g} at most"
+        )
+
+
+def export(execution: Execution, checkpoint: str, folder: Path, *, layout: Layout, dtype: Dtype) -> Exported:
+    """Export a checkpoint into a new folder.
 
     Args:
         checkpoint: a label (`checkpoint/NAME-RECIPE`) or address in the store, or a folder.
@@ -27,10 +47,7 @@ def export(execution: Execution, checkpoint: str, folder: Path, *, layout: Layou
 
     found = export_checkpoint(_files(execution, checkpoint), folder, layout=layout, dtype=dtype)
     size_bytes = sum(path.stat().st_size for path in folder.iterdir())
-    return (
-        f"{folder}: {layout} in {dtype}, {size_bytes / 1e6:,.1f} MB; the logits of transformers differ from ours by "
-        f"{found:.2g} at most"
-    )
+    return Exported(folder, layout, dtype, size_bytes, found)
 
 
 def _files(execution: Execution, checkpoint: str) -> Path:

@@ -17,6 +17,7 @@ from components.core.artifact import Artifact
 from components.core.errors import EvaluationError
 from components.core.files import read_jsonl
 from components.core.fingerprint import fingerprint
+from components.data.config import CORPORA as STAGES
 from flows.desk import Desk
 
 if TYPE_CHECKING:  # They would import more than a flow needs to be looked at.
@@ -68,7 +69,7 @@ def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: 
 
     Args:
         benchmark: its name for people.
-        stage: what the checkpoint is called, for people and for filters.
+        stage: what the checkpoint is called, for people; for filters, too, where it is a stage.
     """
     from components.evaluation.sampler_pool import precision_here
     from components.evaluation.scoring import protocol_settings, score
@@ -104,7 +105,7 @@ def measure(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan: 
             config=config,
             parents={"checkpoint": checkpoint, **samples},
             code_version=2,  # Of the files; what changes a score raises `SCORE_VERSION`, which is in the protocol.
-            tags={"stage": stage, "benchmark": plan.name},
+            tags=_tags(stage, plan),
             build=build,
         )
 
@@ -131,10 +132,14 @@ def _samples(here: Desk, benchmark: str, stage: str, checkpoint: Artifact, plan:
         config={**draw.settings(), "seed": here.recipe.seed, "precision": precision_here()},
         parents={"checkpoint": checkpoint},
         code_version=SAMPLES_VERSION,
-        tags={"stage": stage, "benchmark": plan.name},
+        tags=_tags(stage, plan),
         build=build,
         resumable=True,
     )
+
+
+def _tags(stage: str, plan: Plan) -> dict[str, str]:
+    return {"benchmark": plan.name} | ({"stage": stage} if stage in STAGES else {})
 
 
 def keep(folder: Path, run: TrackedRun) -> None:

@@ -31,9 +31,10 @@ def list_models(
     at: Places = [],  # noqa: B006
 ) -> None:
     """Every version, with its aliases and what was decided."""
+    tracking = _tracking(at)
     from components.registry.review import registered
 
-    found = registered(_tracking(at), name or None)
+    found = registered(tracking, name or None)
     if as_json:
         print_json(found)
         return
@@ -46,9 +47,10 @@ def list_models(
 @models.command()
 def show(version: Version, as_json: Json = False, at: Places = []) -> None:  # noqa: B006
     """One version and its figures, as the gate last saw them."""
+    tracking = _tracking(at)
     from components.registry.review import find
 
-    one = find(_tracking(at), version)
+    one = find(tracking, version)
     if as_json:
         print_json(one)
         return
@@ -63,10 +65,11 @@ def show(version: Version, as_json: Json = False, at: Places = []) -> None:  # n
 @models.command()
 def compare(one: Version, other: Version, as_json: Json = False, at: Places = []) -> None:  # noqa: B006
     """The figures of two versions; those of different protocols are shown and not compared."""
+    tracking = _tracking(at)
     from components.registry.evidence import benchmark_of
     from components.registry.review import compare as differences
 
-    found = differences(_tracking(at), one, other)
+    found = differences(tracking, one, other)
     if as_json:
         print_json(found)
         return
@@ -84,9 +87,10 @@ def compare(one: Version, other: Version, as_json: Json = False, at: Places = []
 @models.command()
 def history(name: Name, as_json: Json = False, at: Places = []) -> None:  # noqa: B006
     """Every decision about a model: who, when, what, and why."""
+    tracking = _tracking(at)
     from components.registry.review import history as decisions
 
-    found = decisions(_tracking(at), name)
+    found = decisions(tracking, name)
     if as_json:
         print_json(found)
         return
@@ -137,11 +141,12 @@ def rollback(
     at: Places = [],  # noqa: B006
 ) -> None:
     """Make the version before the champion the champion again."""
+    tracking = _tracking(at)
     from components.registry.review import rollback as roll_back
     from flows.approval import user
     from flows.notifications import tell
 
-    done = roll_back(_tracking(at), name, f"{user()} (codegen models rollback)", reason)
+    done = roll_back(tracking, name, f"{user()} (codegen models rollback)", reason)
     tell(done)
     if as_json:
         print_json(done)
@@ -153,6 +158,7 @@ def rollback(
 def pull(
     version: Version,
     folder: Annotated[Path, typer.Argument(help="Where to: a folder that does not exist yet.")],
+    as_json: Json = False,
     at: Places = [],  # noqa: B006
 ) -> None:
     """A registered version as a plain Hugging Face folder, its digest compared."""
@@ -160,6 +166,7 @@ def pull(
     import shutil
     import tempfile
 
+    tracking = _tracking(at)
     from components.core.errors import ConfigError
     from components.registry.models import download
 
@@ -168,7 +175,10 @@ def pull(
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "true")  # Here files are large.
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        shutil.move(download(_tracking(at), f"models:/{version}", Path(scratch)), folder)
+        shutil.move(download(tracking, f"models:/{version}", Path(scratch)), folder)
+    if as_json:
+        print_json({"folder": folder, "version": version})
+        return
     console.print(f"{folder}: {version}, as it was registered", soft_wrap=True, markup=False)
 
 
@@ -177,13 +187,18 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Where to: a folder that does not exist yet.")],
     layout: Annotated[Layout, typer.Option("--format", help="Whose class of transformers loads it.")] = Layout.codegen,
     dtype: Annotated[Dtype, typer.Option(help="How weights are stored.")] = Dtype.fp32,
+    as_json: Json = False,
     at: Places = [],  # noqa: B006
 ) -> None:
     """A checkpoint as a plain Hugging Face folder, its logits compared with those of transformers first."""
     execution = chosen_execution(at)
     from flows.exporting import export as export_checkpoint
 
-    console.print(export_checkpoint(execution, checkpoint, folder, layout=layout, dtype=dtype), soft_wrap=True, markup=False)
+    exported = export_checkpoint(execution, checkpoint, folder, layout=layout, dtype=dtype)
+    if as_json:
+        print_json(exported._asdict())
+        return
+    console.print(exported.line, soft_wrap=True, markup=False)
 
 
 def _tracking(at: list[str]) -> Tracking:

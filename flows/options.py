@@ -120,7 +120,9 @@ def chosen_execution(places: list[str], *, runs: bool = False, unsafe: bool = Fa
     prepare_environment(execution)
     if runs:
         from flows.servers import require_answer
+        from flows.upgrade import require_own_schema
 
         require_answer()
+        require_own_schema()
     watch_over_children()
     return execution

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import flow
+from pydantic import JsonValue
 
 from components.core.artifact import Artifact
 from components.core.config import Config
@@ -23,6 +24,7 @@ from flows.corpora import (
     pins_of,
     prepared_identity,
     raw_corpora,
+    require_preset,
     require_unedited,
     sample_of_left_out,
     tokenizer_identity,
@@ -36,6 +38,7 @@ from flows.validation import suites_of, validate_raw_corpora, validate_shards
 if TYPE_CHECKING:  # They would import DVC and numpy.
     from components.data.decontamination import BenchmarkText
     from components.data.pull import Origin, Pulled
+    from components.registry.runs import TrackedRun
 
 
 class Corpora(Config):
@@ -92,7 +95,9 @@ def _raw(here: Desk) -> dict[str, Artifact]:
     pulled = here.task("pull the corpora", lambda _: pull(here.recipe, here.execution), retry_if=_is_network)
     here.say("pull the corpora", "reused" if pulled.was_current else "")
     here.console.print(f"  {pulled.summary}", soft_wrap=True, markup=False)
-    return here.task("check data/ against data.dvc", lambda _: raw_corpora(here.recipe, here.execution))
+    raw = here.task("check data/ against data.dvc", lambda _: raw_corpora(here.recipe, here.execution))
+    require_preset(here.recipe, raw)  # Another run may have pulled its own in between.
+    return raw
 
 
 def _is_network(error: object) -> bool:
@@ -134,18 +139,15 @@ def _prepare(
     avoided: list[BenchmarkText],
     earlier: dict[str, Artifact],
 ) -> Artifact:
-    from components.data.raw import sources_of
+    from components.data.raw import require_unchanged, sources_of
     from components.tokenizer.prepare import prepare_corpus
     from components.tokenizer.requirements import require_tolerated
 
     recipe = here.recipe
     identity = prepared_identity(recipe, corpus, raw, tokenizer, avoided, earlier)
-    prepared = here.make(
-        f"prepare {corpus}",
-        **identity._asdict(),
-        tags={"corpus": corpus},
-        resumable=True,
-        build=lambda folder, _: prepare_corpus(
+
+    def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
+        statistics = prepare_corpus(
             folder,
             sources=sources_of(recipe.data, corpus, here.execution.project_path),
             corpus=corpus,
@@ -157,7 +159,16 @@ def _prepare(
             place=here.execution.data,
             benchmarks=avoided,
             others=[here.store.open(one) for role, one in identity.parents.items() if role in earlier],
-        ),
+        )
+        require_unchanged(raw)
+        return statistics
+
+    prepared = here.make(
+        f"prepare {corpus}",
+        **identity._asdict(),
+        tags={"corpus": corpus},
+        resumable=True,
+        build=build,
     )
     require_tolerated(prepared.statistics, recipe.data.quarantine)
     return prepared

@@ -14,7 +14,7 @@ from components.data.config import CORPORA as STAGES
 from flows.approval import decide
 from flows.desk import desk
 from flows.execution import Execution
-from flows.recipes import RECIPES, Recipe
+from flows.recipes import Recipe, name_of_maker
 
 if TYPE_CHECKING:  # They would import MLflow.
     from components.registry.evidence import Evidence
@@ -58,7 +58,7 @@ def _require_own(recipe: Recipe, name: str) -> None:
     """Check that a model is one of a recipe's: another recipe's gate may ask for less, or for other things."""
     if name in {f"{recipe.name}-{stage}" for stage in STAGES}:
         return
-    own = next((one for one, make in RECIPES.items() if name.startswith(f"{make().name}-")), None)
+    own = name_of_maker(name)
     raise ConfigError(
         f"the recipe {recipe.name} is to judge {name}, which it does not make",
         expected=f"a model of that recipe, {recipe.name}-{STAGES[-1]} say, or the recipe that made the model",

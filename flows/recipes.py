@@ -198,6 +198,11 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
+def name_of_maker(model: str) -> str | None:
+    """The name by which the recipe that makes a registered model is asked for; None where nothing here makes it."""
+    return next((one for one, make in RECIPES.items() if model.startswith(f"{make().name}-")), None)
+
+
 def recipe(name: str) -> Recipe:
     """The recipe of a name.
 

@@ -84,11 +84,14 @@ class Running:
 
 
 def require_readable(execution: Execution) -> None:
-    """Check that MLflow's database is of the installed version: its server would change it without a copy.
+    """Check that both databases are the installed versions': their servers would change them without a copy.
 
     Raises:
-        TrackingError: it is not; says what to do.
+        ConfigError, TrackingError: one is not; says what to do.
     """
+    from flows.upgrade import require_own_schema
+
+    require_own_schema()
     execution.open_tracking().check()
 
 

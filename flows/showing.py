@@ -1,18 +1,17 @@
 """What Prefect's page shows of a flow run beside its steps: corpora, losses, scores, the way to MLflow, and progress.
 
-One decision: what is shown are sections of the page of results (`components.evaluation.report`), so that Prefect, the page
-and the terminal say the same. It is a view: where Prefect does not take it, the run goes on and says so in its log.
+One decision: what is shown are sections of `components.evaluation.report`, those of the page of results among them, so that
+Prefect, the page and the terminal say the same. It is a view: where Prefect does not take it, the run goes on and says so in
+its log.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
@@ -35,6 +34,7 @@ from flows.execution import Execution, servers_of
 if TYPE_CHECKING:  # They would import MLflow, torch and more than a flow needs to be looked at.
     from components.evaluation.report.page import Section
     from components.evaluation.report.results import Measurement, RunResults
+    from components.evaluation.report.rules import Rule
     from components.registry.runs import TrackedRun
     from components.training.metrics import StepMetrics
     from flows.desk import Desk
@@ -47,17 +47,19 @@ _USUAL_MLFLOW = "http://127.0.0.1:5000"
 """Where `codegen ui` and `codegen serve` put MLflow where nobody says otherwise."""
 
 
-def show_rules(here: Desk, what: str, judged: Path) -> None:
-    """Every rule that corpora were held against, and where Great Expectations tells more; those that broke, above all.
+def show_rules(here: Desk, what: str, rules: Sequence[Rule], run_id: str | None) -> None:
+    """Every rule that corpora were held against, those that broke above all, and where there is more.
 
-    `judged`: the folder of a validation, also of one that ended the run and is about to vanish.
+    Args:
+        rules: as `results.json` of a validation holds them.
+        run_id: the MLflow run of that validation, which has them as a table; None where it is gone.
     """
     from components.evaluation.report.rules import rules_section
 
-    docs = here.execution.workspace_path / "gx" / "index.html"
-    section = rules_section(what, json.loads((judged / "results.json").read_text(encoding="utf-8")))
-    more = f"\nMore offenders, rule by rule, and earlier versions: [{docs}](file://{docs})\n"
-    _show(here, f"rules-{what}", [section], f"What the {what} were held against", more)
+    kept = f"[The same in MLflow]({_page_of(run_id, here.run.experiment_id, here.execution)}). " if run_id else ""
+    docs = here.execution.workspace_path / "gx" / "index.html"  # As text: a browser opens no file from a server's page.
+    more = f"\n{kept}Great Expectations' own pages, with more offenders and earlier versions: `{docs}`\n"
+    _show(here, f"rules-{what}", [rules_section(what, rules)], f"What the {what} were held against", more)
 
 
 def show_corpora(
@@ -96,17 +98,20 @@ def show_scores(
 
 def link_to(run: TrackedRun, execution: Execution, recipe: str) -> None:
     """The way to this flow run's record in MLflow."""
-    uri, serving = execution.tracking_uri or "", servers_of(execution)
-    base = uri if is_server(uri) else serving["mlflow"] if serving else _USUAL_MLFLOW
-    link = f"{without_password(base.rstrip('/'))}/#/experiments/{run.experiment_id}/runs/{run.id}"
     _tell(
         lambda: create_link_artifact(
-            link=link,
+            link=_page_of(run.id, run.experiment_id, execution),
             link_text=f"{run.name} in MLflow",
             key=_key(recipe, "mlflow"),
             description="Parameters, metrics, datasets and models. `codegen ui` shows it where no server runs.",
         )
     )
+
+
+def _page_of(run_id: str, experiment_id: str, execution: Execution) -> str:
+    uri, serving = execution.tracking_uri or "", servers_of(execution)
+    base = uri if is_server(uri) else serving["mlflow"] if serving else _USUAL_MLFLOW
+    return f"{without_password(base.rstrip('/'))}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 @contextmanager

@@ -14,8 +14,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from importlib.machinery import ModuleSpec
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from components.core.errors import ConfigError, StorageFull
 from components.core.files import require_free
@@ -37,6 +40,32 @@ class Upgraded(NamedTuple):
     """Revisions of its schema; the same where nothing was to be done."""
     backup: Path | None
     """As it was before; None where nothing was to be done."""
+
+
+def require_own_schema() -> None:
+    """Check that Prefect's database is the installed version's: a server that starts would change it, without a copy.
+
+    Raises:
+        ConfigError: it is another version's; says what to do.
+    """
+    database = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
+    elsewhere = os.environ.get("PREFECT_API_URL") or os.environ.get("PREFECT_API_DATABASE_CONNECTION_URL")
+    if elsewhere or not database.exists() or not (found := _revision(database)):
+        return
+    package = Path(cast(str, cast(ModuleSpec, find_spec("prefect")).origin)).parent
+    migrations = package / "server" / "database" / "_migrations"
+    scripts = migrations / "versions" / "sqlite"
+    if found in max(one.name for one in scripts.glob("*.py")):  # Named by date and revision. Alembic reads a hundred files.
+        return
+    from alembic.script import ScriptDirectory
+
+    head = ScriptDirectory(str(migrations), version_locations=[str(scripts)]).get_current_head()
+    if found != head:
+        raise ConfigError(
+            f"Prefect's database {database} was written by another version of Prefect (schema {found})",
+            expected=f"schema {head}, that of Prefect {version('prefect')}",
+            do="end what uses it, then run `codegen upgrade`: it keeps a copy, and brings it up to date",
+        )
 
 
 def upgrade(execution: Execution) -> Iterator[Upgraded]:

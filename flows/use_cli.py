@@ -72,6 +72,7 @@ def notify(
     on: Annotated[
         list[str], typer.Option(help="failed, approval, promoted, refused; may be given again. None: all of them.")
     ] = [],  # noqa: B006
+    as_json: Json = False,
     at: Places = [],  # noqa: B006
 ) -> None:
     """Tell an address when runs fail, a person is asked, or a model is promoted or refused."""
@@ -79,5 +80,9 @@ def notify(
     from flows.notifications import OCCASIONS
     from flows.notifications import notify as tell_from_now_on
 
-    for name in tell_from_now_on(address, tuple(on) or tuple(OCCASIONS)):
+    names = tell_from_now_on(address, tuple(on) or tuple(OCCASIONS))
+    if as_json:
+        print_json({"automations": names})
+        return
+    for name in names:
         console.print(f"set up   {name}", soft_wrap=True, markup=False)

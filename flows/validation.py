@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from components.core.artifact import Artifact
 from components.core.errors import ValidationFailed
+from components.core.files import read_json
 from components.data.config import CORPORA
 from flows.desk import BuildInRun, Desk
 from flows.recipes import Recipe
@@ -27,6 +28,8 @@ if TYPE_CHECKING:  # They would import numpy, Great Expectations and MLflow.
 
 _ORIGINS = "origins"
 """Among the statistics of a validation: what `_origins` says."""
+_RULES = "results.json"
+"""In the folder of a validation: every rule, and what was found."""
 _READ = "read"
 """Among those of the raw corpora: of each that is declared, how many records cannot be read, and how many there are."""
 
@@ -45,6 +48,7 @@ def validate_raw_corpora(here: Desk, raw: dict[str, Artifact], suites: Suites) -
         ValidationFailed: a rule does not hold.
         RecordError: more records of a declared corpus are bad than tolerated; they are on the page of the quarantine.
     """
+    from components.data.raw import require_unchanged
     from components.data.sources.batches import Bad
     from components.validation.raw import read_profiles, validate_raw
     from components.validation.suite_files import identity
@@ -70,6 +74,8 @@ def validate_raw_corpora(here: Desk, raw: dict[str, Artifact], suites: Suites) -
             config=recipe.validation,
             docs=here.execution.workspace_path / "gx",
         )
+        for raw_corpus in corpora.values():
+            require_unchanged(raw_corpus)
         read: dict[str, JsonValue] = {corpus: [one.quarantined.num, one.num_read] for corpus, one in found.items()}
         return {**statistics, _ORIGINS: _origins(recipe), _READ: read}
 
@@ -81,9 +87,9 @@ def validate_raw_corpora(here: Desk, raw: dict[str, Artifact], suites: Suites) -
         config={**identity(recipe.validation, "raw", suites), **_reading(recipe)},
         parents=parents,
         code_version=CODE_VERSION,
-        build=_shown_if_broken(here, "raw corpora", build),
+        build=_with_rules(here, "raw corpora", build),
     )
-    show_rules(here, "raw corpora", here.store.open(validated))
+    _show(here, "raw corpora", validated)
     _require_readable(here, validated, examples)
     return validated
 
@@ -181,20 +187,31 @@ def validate_shards(here: Desk, prepared: dict[str, Artifact], suites: Suites) -
         config=identity(here.recipe.validation, "prepared", suites),
         parents=parents,
         code_version=CODE_VERSION,
-        build=_shown_if_broken(here, "prepared shards", build),
+        build=_with_rules(here, "prepared shards", build),
     )
-    show_rules(here, "prepared shards", here.store.open(validated))
+    _show(here, "prepared shards", validated)
     return validated
 
 
-def _shown_if_broken(here: Desk, what: str, build: BuildInRun) -> BuildInRun:
-    """A build whose rules are shown also where one of them ends it: its folder, with what was found, does not stay."""
+def _show(here: Desk, what: str, validated: Artifact) -> None:
+    run_id = here.run.tracking.maker_of(validated, here.run.experiment_id)
+    show_rules(here, what, read_json(here.store.open(validated) / _RULES), run_id)
+
+
+def _with_rules(here: Desk, what: str, build: BuildInRun) -> BuildInRun:
+    """A build whose rules MLflow keeps as a table, and which are shown also where one of them ends it: its folder, with
+    what was found, does not stay then."""
 
     def built(folder: Path, run: TrackedRun) -> Mapping[str, JsonValue]:
         try:
-            return build(folder, run)
+            statistics = build(folder, run)
         except ValidationFailed:
-            show_rules(here, what, folder)
+            if (folder / _RULES).is_file():  # Else it could not even be read.
+                rules = read_json(folder / _RULES)
+                run.table("rules.json", rules)
+                show_rules(here, what, rules, run.id)
             raise
+        run.table("rules.json", read_json(folder / _RULES))
+        return statistics
 
     return built

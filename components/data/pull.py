@@ -17,8 +17,10 @@ from typing import Literal, NamedTuple
 
 from filelock import FileLock
 
+from components.core import turns
 from components.core.errors import DataError, FetchError, RemoteError
 from components.core.files import require_free, write_atomic, write_jsonl
+from components.core.fingerprint import fingerprint
 from components.core.progress import track
 from components.data import remote, versioning
 from components.data.archives import PackageIndex, fetch
@@ -94,7 +96,10 @@ def pull(
     project, cache = project.resolve(), cache / "archives"
     versioning.require_dvc(project)
     cache.mkdir(parents=True, exist_ok=True)
-    with versioning.refusal_explained(project), FileLock(cache / "pull.lock"):
+    # Workspaces may share a project with its data/, or a cache.
+    lock = turns.of_this_user("data") / f"{fingerprint(str(project))[:16]}.lock"
+    alone = turns.alone(lock, f"pulling {preset} into {project}")
+    with versioning.refusal_explained(project), alone, FileLock(cache / "pull.lock"):
         before = versioning.committed(project)
         is_committed = before is not None and (before.preset, before.recipe) == (preset, recipe)
         if before and is_committed and versioning.is_clean(project):

@@ -63,6 +63,27 @@ def _artifact(folder: Path, committed: Committed) -> Artifact:
     )
 
 
+def require_unchanged(raw: Artifact) -> None:
+    """Check that a corpus is still what it was when `raw` was made of it; to be called after it was read.
+
+    Another run may have pulled another preset into the project meanwhile. Nothing is checked of sources that a recipe
+    declares, which lie elsewhere. Not covered: that the same bytes were put back before the end.
+
+    Raises:
+        DataError: `data/` holds other bytes by now.
+    """
+    if "dvc_md5" not in raw.provenance:
+        return
+    project = Path(raw.address).parent.parent
+    found = versioning.md5_of(project, project / DATA) if (project / DATA).is_dir() else "nothing"
+    if found != raw.provenance["dvc_md5"]:
+        raise DataError(
+            f"{project / DATA} was changed while {raw.name} was read: it holds {found}",
+            expected=f"{raw.provenance['dvc_md5']} until the corpora are prepared: one preset at a time in a project",
+            do="run the same command again when the other run has ended, or give each a clone of its own",
+        )
+
+
 def num_lines(path: Path) -> int:
     """Lines of a file: the documents of a JSON Lines file."""
     with path.open("rb") as file:

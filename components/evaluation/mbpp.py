@@ -15,13 +15,14 @@ from components.evaluation.problem import Checked, Problem
 
 
 def mbpp_problem(record: Mapping[str, Any]) -> list[Problem]:
-    """The problem of a record with `task_id`, `text` or `prompt`, `test_list` and maybe `test_setup_code`."""
+    """The problem of a record with `task_id`, `text` or `prompt`, `test_list`, and maybe `test_setup_code` or `test_imports`
+    (its sanitized version has the latter)."""
     tests = [str(one) for one in record["test_list"]]
     asked = record.get("text") or record["prompt"]
     lines = "\n".join(tests)
     prompt = f'"""\n{asked}\n{lines}\n"""\n'
     entry_point = _entry_point(tests, record)
-    setup = record.get("test_setup_code") or ""
+    setup = "\n".join([*map(str, record.get("test_imports") or ()), record.get("test_setup_code") or ""])
     check = "\n".join(f"    {line}" for one in tests for line in one.splitlines())
     test = f"{setup}\ndef check({entry_point}):\n{check}\n"
     return [Problem(f"MBPP/{record['task_id']}", (prompt,), Checked(test, entry_point))]

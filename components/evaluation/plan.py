@@ -17,7 +17,7 @@ from components.evaluation.problem import Benchmark
 from components.evaluation.sandbox import Limits, Mode
 from components.evaluation.truncate import RULES
 
-SAMPLES_VERSION, SCORE_VERSION = 1, 3
+SAMPLES_VERSION, SCORE_VERSION = 1, 4
 """Raised when equal settings would give other samples, or other scores of the same samples."""
 
 

@@ -23,6 +23,8 @@ DECISION = "decision"
 TO_BE = "to be "
 REPLACED, DECIDED_IN = "champion_before", "champion_by"
 """Tags of a version that is to become champion: the version before it (empty: none), and the run that decides so."""
+ROLLED_BACK = "rolled_back"
+"""Tag of a version that was champion until a person went back to the one before: who, when and why, as a sentence."""
 
 
 def version_at(tracking: Tracking, name: str, alias: str) -> ModelVersion | None:
@@ -74,8 +76,10 @@ def _exists(tracking: Tracking, name: str, version: int) -> bool:
 
 
 def _mark(tracking: Tracking, champion: ModelVersion) -> None:
-    """The decision that made this version champion has taken effect: say so."""
+    """The decision that made this version champion has taken effect: say so. What is champion is not rolled back."""
     client, run_id = tracking.client, champion.tags.get(DECIDED_IN)
+    if ROLLED_BACK in champion.tags:
+        client.delete_model_version_tag(champion.name, champion.version, ROLLED_BACK)
     if champion.tags.get(DECISION, "").startswith(TO_BE):
         client.set_model_version_tag(champion.name, champion.version, DECISION, champion.tags[DECISION].removeprefix(TO_BE))
     if run_id and (run := unless_gone(lambda: client.get_run(run_id))):

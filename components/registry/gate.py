@@ -26,6 +26,8 @@ from components.registry.evidence import (
 )
 from components.registry.naming import numbers
 
+GATE_VERSION = 1
+"""Raised when the same rules and figures may lead to another decision, so that refusals are looked at again."""
 NOBODY = "nobody"
 """Whose word it is where time ran out for a person's."""
 _APPROVED = "a person approves of it"
@@ -113,16 +115,19 @@ def decide(gate: GateConfig, stage: str, candidate: Evidence, champion: Evidence
     return Decision(outcome="promoted" if passed else "refused", checks=tuple(checks))
 
 
-def with_approval(decision: Decision, gate: GateConfig, approval: Approval | None, champion: int | None) -> Decision:
+def with_approval(
+    decision: Decision, gate: GateConfig, approval: Approval | None, champion: int | None, rolled_back: str = ""
+) -> Decision:
     """The decision after a person's word, where one is given or wanted. A model that is refused needs none.
 
     Args:
         champion: the version that is champion now. A word on a comparison with another one does not count.
+        rolled_back: who rolled this version back, and why, where somebody did: no gate alone makes it champion again.
     """
-    if not decision.promoted or (approval is None and gate.approval == "automatic"):
+    if not decision.promoted or (approval is None and gate.approval == "automatic" and not rolled_back):
         return decision
     if approval is None:
-        passed, found = False, "nobody was asked; run the same command again"
+        passed, found = False, rolled_back or "nobody was asked; run the same command again"
     elif approval.champion != champion:
         passed = False
         found = (
@@ -229,14 +234,14 @@ def _protocol(benchmark: str, candidate: Evidence, champion: Evidence) -> Check 
 
 
 def _interval(requirement: Requirement, level: float, label: str, candidate: Evidence, champion: Evidence) -> Check:
-    rule = f"the {level:.4g} interval of {label}'s gain begins at {requirement.min_gain:g} or more"
+    rule = f"the {level:.4g} interval of {label}'s gain begins above {requirement.min_gain:g}"
     if reason := why_unpaired(requirement.metrics, champion, candidate):
         return Check(rule=rule, passed=False, found=reason)
     # A gain is a difference in the direction that is better: where lower is, the champion's figure less the candidate's.
     pair = (candidate, champion) if requirement.better == "lower" else (champion, candidate)
     low, high, num_problems = interval_of_difference(requirement.metrics, *pair, level)
     found = f"{low:.3g} to {high:.3g}, over {num_problems:,} problems"
-    return Check(rule=rule, passed=low >= requirement.min_gain, found=found)
+    return Check(rule=rule, passed=low > requirement.min_gain, found=found)
 
 
 def _figure(requirement: Requirement, evidence: Evidence) -> float | None:

@@ -18,11 +18,21 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
 from components.core.config import Config
-from components.registry.aliases import CANDIDATE, CHAMPION, DECIDED_IN, DECISION, REPLACED, TO_BE, settle, version_at
+from components.registry.aliases import (
+    CANDIDATE,
+    CHAMPION,
+    DECIDED_IN,
+    DECISION,
+    REPLACED,
+    ROLLED_BACK,
+    TO_BE,
+    settle,
+    version_at,
+)
 from components.registry.config import GateConfig
 from components.registry.connection import explained, unless_gone
 from components.registry.evidence import Evidence
-from components.registry.gate import NOBODY, Approval, Decision, decide, with_approval
+from components.registry.gate import GATE_VERSION, NOBODY, Approval, Decision, decide, with_approval
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
 
@@ -33,8 +43,9 @@ _EVIDENCE_FILE = "evidence.json"
 _EVIDENCE, _EVIDENCE_RUN = "evidence", "evidence_run"
 """Tags of a version with the `Evidence` (JSON) that the gate last saw of it, but for what is long; and with that run."""
 _LONG = {"by_problem", "settings"}
-_REFUSED_AS, _REFUSED_IN = "refused_as", "refused_in"
-"""Tags of a version that was refused: a digest of all that decided it (`_matter`), and the run that keeps the record."""
+_REFUSED = "refused."
+"""Begins the tags of a version that was refused; a digest of all that decided it follows (`_matter`). The value is the run
+that keeps the record."""
 
 
 class Promotion(Config):
@@ -104,12 +115,16 @@ def promote(case: Case, *, run: TrackedRun, decided_by: str, approval: Approval 
     # Two runs on one host judge one after the other, so that the second is compared with what the first promoted.
     with run.tracking.alone(case.model):
         settle(run.tracking, case.model)
-        promotion = _judged(case, run, decided_by, approval)
+        judged = _version_of(case, run.tracking)
+        rolled_back = judged.tags.get(ROLLED_BACK, "")
+        promotion = _judged(case, run, decided_by, approval, rolled_back)
         record(run, promotion)
         if promotion.decision.outcome != "already champion":
             _record_on_version(run.tracking, promotion)
-        if promotion.decision.outcome == "refused" and (promotion.decision.by_rules or _is_no(approval, promotion)):
-            _keep_refusal(case, run)
+        if _stands(promotion, approval, unasked=bool(rolled_back) and case.gate.approval == "automatic"):
+            with explained(f"recording the refusal of {case.model}"):
+                key = _matter(case, run.tracking, judged)
+                run.tracking.client.set_model_version_tag(case.model, str(case.version), key, run.id)
         if promotion.decision.promoted:
             make_champion(run, promotion)
     return promotion
@@ -123,12 +138,9 @@ def refusal_of(case: Case, tracking: Tracking) -> Promotion | None:
     Raises:
         TrackingError: MLflow refused.
     """
-    with explained(f"looking for {case.model}/{case.version}"):
-        judged = tracking.client.get_model_version(case.model, str(case.version))
-    champion = version_at(tracking, case.model, CHAMPION)
-    if judged.tags.get(_REFUSED_AS) != _matter(case, champion, whole_evidence(tracking, champion)):
-        return None
-    found = file_of(tracking, judged.tags[_REFUSED_IN], RECORD)
+    judged = _version_of(case, tracking)
+    refused_in = judged.tags.get(_matter(case, tracking, judged))
+    found = file_of(tracking, refused_in, RECORD) if refused_in else None
     return None if found is None else Promotion.parse(json.loads(found.read_text(encoding="utf-8")))
 
 
@@ -200,12 +212,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _judged(case: Case, run: TrackedRun, decided_by: str, approval: Approval | None) -> Promotion:
+def _judged(case: Case, run: TrackedRun, decided_by: str, approval: Approval | None, rolled_back: str = "") -> Promotion:
     name, version, stage, evidence, gate = case
     champion = version_at(run.tracking, name, CHAMPION)
     known = whole_evidence(run.tracking, champion)
     before = int(champion.version) if champion else None
-    decision = with_approval(decide(gate, stage, evidence, known), gate, approval, before)
+    decision = with_approval(decide(gate, stage, evidence, known), gate, approval, before, rolled_back)
     # Also for the present champion: measured under a new protocol, it can be compared with under that protocol.
     _keep_evidence(run, name, version, evidence)
     if decision.outcome != "already champion":
@@ -251,25 +263,29 @@ def _record_on_version(tracking: Tracking, promotion: Promotion) -> None:
             tracking.client.set_model_version_tag(promotion.model, str(promotion.version), key, value)
 
 
-def _is_no(approval: Approval | None, promotion: Promotion) -> bool:
-    """Whether a person looked at this very comparison and said no."""
-    return approval is not None and approval.name != NOBODY and approval.champion == promotion.champion_before
+def _stands(promotion: Promotion, approval: Approval | None, *, unasked: bool) -> bool:
+    """Whether this is a refusal that holds until something changes: by a rule, or by a person who looked at this very
+    comparison, or for want of a person whom nobody will ask (`unasked`). Where an answer is merely late, it does not."""
+    if promotion.decision.outcome != "refused" or promotion.decision.by_rules:
+        return promotion.decision.outcome == "refused"
+    if approval is None:
+        return unasked
+    return approval.name != NOBODY and approval.champion == promotion.champion_before
 
 
-def _keep_refusal(case: Case, run: TrackedRun) -> None:
-    champion = version_at(run.tracking, case.model, CHAMPION)
-    # The digest last: a kill before it costs one more judgement.
-    tags = {_REFUSED_IN: run.id, _REFUSED_AS: _matter(case, champion, whole_evidence(run.tracking, champion))}
-    with explained(f"recording the refusal of {case.model}"):
-        for key, value in tags.items():
-            run.tracking.client.set_model_version_tag(case.model, str(case.version), key, value)
+def _version_of(case: Case, tracking: Tracking) -> ModelVersion:
+    with explained(f"looking for {case.model}/{case.version}"):
+        return tracking.client.get_model_version(case.model, str(case.version))
 
 
-def _matter(case: Case, champion: ModelVersion | None, known: Evidence | None) -> str:
-    """SHA-256 of all that a gate decides by. `known`: the champion's evidence."""
+def _matter(case: Case, tracking: Tracking, judged: ModelVersion) -> str:
+    """The tag that says of a version that it was refused by these rules and figures, against the present champion."""
+    champion = version_at(tracking, case.model, CHAMPION)
+    known = whole_evidence(tracking, champion)
     against = None if champion is None or known is None else [int(champion.version), known.model_dump(mode="json")]
-    matter = [case.stage, case.gate.model_dump(mode="json"), case.evidence.model_dump(mode="json"), against]
-    return hashlib.sha256(json.dumps(matter, sort_keys=True).encode()).hexdigest()  # A figure may be NaN.
+    rules = [GATE_VERSION, case.stage, case.gate.model_dump(mode="json"), judged.tags.get(ROLLED_BACK, "")]
+    matter = json.dumps([*rules, case.evidence.model_dump(mode="json"), against], sort_keys=True)  # A figure may be NaN.
+    return f"{_REFUSED}{hashlib.sha256(matter.encode()).hexdigest()[:16]}"
 
 
 def _said(promotion: Promotion) -> str:

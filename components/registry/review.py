@@ -17,7 +17,17 @@ from mlflow.entities.model_registry import ModelVersion
 
 from components.core.config import Config, Items
 from components.core.errors import TrackingError
-from components.registry.aliases import CHAMPION, DECIDED_IN, DECISION, PREVIOUS, TO_BE, settle, settled, version_at
+from components.registry.aliases import (
+    CHAMPION,
+    DECIDED_IN,
+    DECISION,
+    PREVIOUS,
+    ROLLED_BACK,
+    TO_BE,
+    settle,
+    settled,
+    version_at,
+)
 from components.registry.connection import explained, unless_gone
 from components.registry.evidence import Difference, Evidence, compared
 from components.registry.gate import Check, Decision
@@ -166,8 +176,16 @@ def rollback(tracking: Tracking, name: str, decided_by: str, reason: str) -> Pro
         )
         with tracking.run(f"roll back {name}", experiment=_experiment_of(tracking, previous, champion)) as run:
             record(run, decided)
+            _mark_rolled_back(tracking, champion, decided, reason)
             make_champion(run, decided)
     return decided
+
+
+def _mark_rolled_back(tracking: Tracking, champion: ModelVersion, decided: Promotion, reason: str) -> None:
+    """So that no gate alone makes it champion again. `settle` takes it back where a kill leaves it champion."""
+    said = f"rolled back by {decided.decided_by}, {decided.decided_at}: {reason or 'no reason was given'}"
+    with explained(f"rolling {champion.name} back"):
+        tracking.client.set_model_version_tag(champion.name, champion.version, ROLLED_BACK, said)
 
 
 def _experiment_of(tracking: Tracking, *versions: ModelVersion) -> str:

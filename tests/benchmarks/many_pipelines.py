@@ -21,9 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fixtures.archives import build_archives
 from fixtures.projects import FixtureArchives, new_project
-from fixtures.served import Served, start_codegen
+from fixtures.served import ENDS, Served, start_codegen
 
 _LOCKED = "database is locked"
+_LOOK_EVERY_S = 3.0
 
 
 def served(folder: Path, archives: FixtureArchives, runs: int) -> list[str]:
@@ -35,7 +36,11 @@ def served(folder: Path, archives: FixtureArchives, runs: int) -> list[str]:
         for number in range(runs):
             recipe = copy.deepcopy(given["recipe"]) | {"name": f"codegen-{number}", "seed": number}
             asked.append(one.run("pipeline/tiny", recipe=recipe))
-        return [one.end_of(run)["name"] for run in asked]
+        while any(one.state(run)["type"] not in ENDS for run in asked):
+            if one.process.poll() is not None:
+                raise SystemExit(f"codegen serve ended with status {one.process.returncode}; see {one.log}")
+            time.sleep(_LOOK_EVERY_S)
+        return [one.state(run)["name"] for run in asked]
     finally:
         one.process.terminate()
         one.process.wait()

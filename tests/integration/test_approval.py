@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -171,6 +172,12 @@ def test_a_person_refuses(desk: Desk) -> None:
     output, _ = again.communicate(timeout=600)
     assert (again.returncode, "stands, as nothing changed since" in output) == (0, True), output
     assert len(history(desk.tracking, NAME)) == 2
+    (said,) = set(re.findall(r"Whoever approves of it all the same says so: codegen (.*)", output))
+    places = ["--at", f"project={desk.folder}", "--at", f"workspace={desk.folder}"]
+    command = [sys.executable, "-m", "flows.cli", *said.split(), *places, "--at", f"tracking_uri={desk.tracking.uri}"]
+    typed = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert typed.returncode == 0, typed.stdout + typed.stderr
+    assert desk.last().decision.outcome == "promoted"
 
 
 @pytest.mark.parametrize("server_runs", [True, False])

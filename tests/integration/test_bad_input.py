@@ -18,6 +18,7 @@ from components.core.store import Store
 from components.data import versioning
 from components.data.pins import Pins
 from components.data.raw import raw_artifacts
+from components.registry.promotion import file_of
 from flows.execution import Execution
 from flows.prepare import prepare, pull
 from flows.recipes import tiny
@@ -101,8 +102,13 @@ def test_prefect_shows_every_rule_of_a_validation_that_failed(pulled: Path, fixt
     assert "| **no** |" in first
     assert "Klingon" in first
     assert text.count("| yes |") > 10, "the rules that hold are shown, too"
-    (page,) = re.findall(r"\(file://(.*)\)", text)
+    (page,) = re.findall(r"earlier versions: `(.*)`", text)
     assert "<html" in Path(page).read_text()
+    (run_id,) = re.findall(r"\[The same in MLflow\]\(http://.*/runs/(\w+)\)", text)
+    tracking = execution(pulled, fixture_archives.folder).open_tracking()
+    kept = file_of(tracking, run_id, "rules.json")
+    assert kept is not None
+    assert "Klingon" in kept.read_text()
 
 
 def test_data_changed_by_hand_is_not_trained_on(pulled: Path, fixture_archives: FixtureArchives) -> None:

@@ -1,4 +1,4 @@
-"""Every command of docs/promoting.md, in its order, on a real registry."""
+"""Every command of docs/promoting.md, in its order, on a real registry; of `codegen promote`, which trains, the settings."""
 
 from __future__ import annotations
 

@@ -27,17 +27,16 @@ def rules_section(what: str, rules: Sequence[Rule]) -> Section:
         what: what was judged, in words.
         rules: as `results.json` holds them.
     """
-    broken = [one for one in rules if one["success"] is False]
-    stops = [one for one in broken if one["severity"] == "critical"]
-    judged = sum(one["success"] is not None for one in rules)
-    verdict = Verdict(not stops, f"{judged - len(broken)} of {judged} rules hold; {len(stops)} of the others stop the run.")
+    critical = [one["success"] for one in rules if one["severity"] == "critical"]
+    warnings = sum(one["success"] is False for one in rules) - critical.count(False)
+    said = f"{critical.count(True)} of {len(critical)} rules that have to hold do; {warnings} of the others are broken."
     first = sorted(rules, key=lambda one: one["success"] is not False)
     table = Table(caption="Rules", columns=_COLUMNS, rows=tuple(_row(one) for one in first))
     return Section(
         anchor="rules",
         title=f"Rules for the {what}",
         lead="What Great Expectations found in all documents, not in a sample.",
-        blocks=(verdict, table),
+        blocks=(Verdict(False not in critical, said), table),
     )
 
 

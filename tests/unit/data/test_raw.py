@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 
 import pytest
 
 from components.core.errors import DataError
 from components.data.archives import PackageIndex
 from components.data.pull import pull
-from components.data.raw import raw_artifacts
+from components.data.raw import raw_artifacts, require_unchanged
 
 
 @pytest.fixture
@@ -55,6 +56,19 @@ def test_data_changed_by_hand_is_refused_and_the_corpus_is_named(pulled, change)
     assert "changed: multi (data/multi/" in caught.value.got
     assert "data.dvc commits" in caught.value.expected
     assert "codegen data pull --preset tiny" in caught.value.do
+
+
+def test_a_corpus_that_changed_since_is_said_to_have(pulled):
+    """As where another run pulls another preset while the corpus is read."""
+    raw = raw_artifacts(pulled)["mono"]
+    require_unchanged(raw)
+    with next((pulled / "data" / "nl").glob("*.jsonl")).open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(DataError, match=r"was changed while mono was read"):
+        require_unchanged(raw)
+    shutil.rmtree(pulled / "data")
+    with pytest.raises(DataError, match=r"it holds nothing"):
+        require_unchanged(raw)
 
 
 def test_a_corpus_that_was_not_pulled_is_said(project):

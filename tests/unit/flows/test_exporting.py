@@ -41,8 +41,8 @@ def test_a_checkpoint_is_exported_by_label_address_or_folder(
         (tmp_path / "copy" / file.path).write_bytes((Path(checkpoint.address) / file.path).read_bytes())
     for number, named in enumerate((checkpoint.label, checkpoint.address, str(tmp_path / "copy"))):
         out = tmp_path / f"out{number}"
-        said = export(execution, named, out, layout=Layout.gptj, dtype=Dtype.fp16)
-        assert f"{out}: gptj in fp16" in said
+        exported = export(execution, named, out, layout=Layout.gptj, dtype=Dtype.fp16)
+        assert f"{out}: gptj in fp16" in exported.line
         assert type(AutoModelForCausalLM.from_pretrained(out)).__name__ == "GPTJForCausalLM"
         assert not (out / "manifest.json").exists()
 

@@ -14,7 +14,7 @@ import pytest
 from components.core.errors import ConfigError, TrackingError
 from components.registry.tracking import Tracking
 from flows.execution import Execution
-from flows.upgrade import Upgraded, upgrade
+from flows.upgrade import Upgraded, require_own_schema, upgrade
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
@@ -84,6 +84,8 @@ def test_old_databases_are_refused_then_upgraded_with_what_is_in_them_and_copied
     tracking = Tracking(execution.resolved_tracking_uri, execution.workspace_path / "artifacts")
     with pytest.raises(TrackingError, match="codegen upgrade"):
         tracking.check()
+    with pytest.raises(ConfigError, match=f"(?s)Prefect's database .*{PREFECT_THEN}.*codegen upgrade"):
+        require_own_schema()
 
     done = {one.name: one for one in upgrade(execution)}
     assert (done["MLflow"].before, done["Prefect"].before) == (MLFLOW_THEN, PREFECT_THEN)
@@ -97,6 +99,7 @@ def test_old_databases_are_refused_then_upgraded_with_what_is_in_them_and_copied
         assert one.backup is not None
         assert set(expected) <= set(names(one.backup, table))
 
+    require_own_schema()
     again = list(upgrade(execution))
     assert [(one.before == one.after, one.backup) for one in again] == [(True, None)] * 2
     assert len(list(execution.workspace_path.rglob("*.before-*"))) == 2

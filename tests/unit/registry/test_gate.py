@@ -103,7 +103,7 @@ BETTER = {"a": 0.5, "b": 0.5, "c": 0.9, "d": 0.75}  # Gains 0.5, 0, -0.1, 0.5: 0
 
 def programs(values: dict[str, float], **changes: object) -> Evidence:
     known = {"metrics": {FIRST_TRY: sum(values.values()) / len(values)}, "protocols": {"humaneval": "b"}}
-    return evidence(digest=f"{values}", **{**known, "by_problem": {FIRST_TRY: values}, **changes})
+    return evidence(**{"digest": f"{values}", **known, "by_problem": {FIRST_TRY: values}, **changes})
 
 
 def with_confidence(confidence: float | None, min_gain: float = 0.0, better: str = "higher") -> GateConfig:
@@ -115,12 +115,21 @@ def test_a_gain_that_may_be_luck_is_refused_where_confidence_is_asked_for() -> N
     champion, candidate = programs(FOUR), programs(BETTER)
     assert decide(with_confidence(None), "mono", candidate, champion).promoted
     assert "-0.05 to 0.5, over 4 problems" in reasons(with_confidence(0.95), candidate, champion)
-    assert decide(with_confidence(0.5, min_gain=0.1), "mono", candidate, champion).promoted  # From 0.1 to 0.35.
-    assert "begins at 0.11" in reasons(with_confidence(0.5, min_gain=0.11), candidate, champion)
+    assert decide(with_confidence(0.5, min_gain=0.09), "mono", candidate, champion).promoted  # From 0.1 to 0.35.
+    assert "begins above 0.11" in reasons(with_confidence(0.5, min_gain=0.11), candidate, champion)
+
+
+def test_a_tie_shows_no_gain() -> None:
+    """As where neither of two small models solves anything: both figures are 0, and so is the interval."""
+    nothing = dict.fromkeys(FOUR, 0.0)
+    champion, candidate = programs(nothing, digest="one"), programs(nothing, digest="two")
+    assert decide(with_confidence(None), "mono", candidate, champion).promoted
+    assert "0 to 0, over 4 problems" in reasons(with_confidence(0.95), candidate, champion)
+    assert decide(with_confidence(0.95, min_gain=-0.01), "mono", candidate, champion).promoted
 
 
 def test_where_lower_is_better_the_interval_is_of_the_gain_all_the_same() -> None:
-    gate = with_confidence(0.5, min_gain=0.1, better="lower")
+    gate = with_confidence(0.5, min_gain=0.09, better="lower")
     assert decide(gate, "mono", programs(FOUR), programs(BETTER)).promoted
     assert "-0.35 to -0.1" in reasons(gate, programs(BETTER), programs(FOUR))
 

@@ -17,7 +17,7 @@ from components.registry.evidence import Evidence
 from components.registry.gate import NOBODY, Approval
 from components.registry.models import register
 from components.registry.promotion import Case, Promotion, evidence_of, promote, refusal_of
-from components.registry.review import evidence_at, registered
+from components.registry.review import evidence_at, registered, rollback
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
 
@@ -172,6 +172,25 @@ def test_a_refusal_stands_until_something_changes_that_decided_it(tracking: Trac
     assert refusal_of(case._replace(evidence=evidence(2.25)), tracking) is None
     judge_version(tracking, add_version(tracking), evidence(1.5))
     assert refusal_of(case, tracking) is None, "there is another champion"
+
+
+def test_no_gate_alone_makes_champion_again_what_was_rolled_back(tracking: Tracking) -> None:
+    judge_version(tracking, add_version(tracking), evidence(2.0))
+    judge_version(tracking, add_version(tracking), evidence(1.5))
+    rollback(tracking, NAME, "grace", "worse at comments")
+    case = Case(NAME, 2, "mono", evidence(1.5), GateConfig())  # As the next run over the same checkpoint.
+    refused = _refused(tracking, case)
+    assert "rolled back by grace" in refused.summary
+    assert "worse at comments" in refused.summary
+    assert refusal_of(case, tracking) == refused
+    assert _aliases(tracking)["champion"] == 1
+    approval = Approval(approved=True, name="ada", champion=1)
+    with tracking.run("promote", experiment="tiny") as run:
+        assert promote(case, run=run, decided_by="ada", approval=approval).decision.promoted
+    rollback(tracking, NAME, "grace", "again")
+    rollback(tracking, NAME, "grace", "and back")  # By a person's word, it is champion as any other.
+    assert _aliases(tracking) == {"champion": 2, "previous": 1}
+    assert "rolled_back" not in tracking.client.get_model_version(NAME, "2").tags
 
 
 def test_a_persons_no_stands_and_nobodys_does_not(tracking: Tracking) -> None:

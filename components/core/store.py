@@ -57,14 +57,15 @@ class Store:
     """Artifacts below one root."""
 
     def __init__(self, root: str | Path, *, scratch: str | Path | None = None) -> None:
-        """`root` is a folder or a URI; `scratch` is the local folder for builds and copies of a remote root.
+        """`root` is a folder or a URI; `scratch` is the local folder for builds and copies of a remote root. A local root needs
+        none: what is built in it can be published by a rename, which another device would not take.
 
         Raises:
             ConfigError: no file system of this kind is known, or the package that reads it is not installed.
         """
         self.fs, self.root = _file_system(str(root))
         self.is_local = isinstance(self.fs, LocalFileSystem)
-        self.scratch = Path(scratch) if scratch else Path(self.root) if self.is_local else Path("var/scratch")
+        self.scratch = Path(self.root) if self.is_local else Path(scratch or "var/scratch")
         self._verified: set[str] = set()
 
     # -- making ----------------------------------------------------------------------------------------------------

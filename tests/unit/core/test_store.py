@@ -99,6 +99,20 @@ def test_a_failed_build_publishes_nothing(store: Store) -> None:
     assert [file.path for file in built.artifact.files] == ["content.txt", "observed/timing.txt"]
 
 
+def test_a_store_on_another_disk_than_its_scratch_is_published_to(tmp_path: Path) -> None:
+    """As where the workspace lies at home and the store on a large disk: no rename leads from one to the other."""
+    with small_disk(tmp_path / "disk", size_kb=1024) as disk:
+        store = Store(disk, scratch=tmp_path / "scratch")
+        built = store.get_or_build("tokenizer", "a", config={}, parents={}, code_version=1, build=_write)
+        assert (store.open(built.artifact) / "a.txt").read_text() == "a"
+    assert not (tmp_path / "scratch").exists()
+
+
+def _write(folder: Path) -> dict[str, object]:
+    (folder / "a.txt").write_text("a")
+    return {}
+
+
 def test_a_resumable_build_finds_its_work(store: Store) -> None:
     def killed(folder: Path) -> dict[str, int]:
         (folder / "half").write_text("kept")

@@ -57,8 +57,8 @@ class Store:
     """Artifacts below one root."""
 
     def __init__(self, root: str | Path, *, scratch: str | Path | None = None) -> None:
-        """`root` is a folder or a URI; `scratch` is the local folder for builds and copies of a remote root. A local root needs
-        none: what is built in it can be published by a rename, which another device would not take.
+        """`root` is a folder or a URI; `scratch` is the local folder for builds and copies of a remote root. A local root
+        needs none: what is built in it can be published by a rename, which no other device would take.
 
         Raises:
             ConfigError: no file system of this kind is known, or the package that reads it is not installed.

@@ -23,7 +23,7 @@ test: $(READY)   ## the tests, but for those that start long processes again and
 test-apart: $(READY)  ## those
 	$(PYTEST) -m "apart and not nightly"
 
-test-nightly: $(READY)  ## whole pipelines with their servers, killed, cut off and promoted: over an hour
+test-nightly: $(READY)  ## whole pipelines with their servers, killed, cut off and promoted: an hour
 	$(PYTEST) -m nightly
 
 lint: $(READY)   ## format, style, types, and who may import whom

@@ -170,7 +170,7 @@ def test_a_person_refuses(desk: Desk) -> None:
     assert httpx.get(f"{desk.server}/flow_runs/{run_id}").json()["state_type"] == "COMPLETED"
     again = desk.start()  # As a schedule does the next day: nobody is asked the same again.
     output, _ = again.communicate(timeout=600)
-    assert (again.returncode, "stands, as nothing changed since" in output) == (0, True), output
+    assert (again.returncode, "which stands: nothing has changed since" in output) == (0, True), output
     assert len(history(desk.tracking, NAME)) == 2
     (said,) = set(re.findall(r"Whoever approves of it all the same says so: codegen (.*)", output))
     places = ["--at", f"project={desk.folder}", "--at", f"workspace={desk.folder}"]

@@ -162,6 +162,7 @@ def test_a_second_run_makes_nothing_anew_and_says_so(finished: tuple[Project, st
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1800)
 def test_killed_three_times_it_ends_with_the_same_digests(
     finished: tuple[Project, str], tmp_path: Path, fixture_archives: FixtureArchives
 ) -> None:

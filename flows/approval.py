@@ -60,7 +60,7 @@ def decide(
         approved_by: who approves already, in starting this; then nobody is asked.
     """
     from components.registry.gate import Approval
-    from components.registry.promotion import Case, promote, propose, refusal_of
+    from components.registry.promotion import Case, promote, propose, refusal_of, rolled_back
 
     gate, tags = here.recipe.promotion, {"stage": stage}
     case = Case(name, version, stage, evidence, gate)
@@ -77,7 +77,7 @@ def decide(
         if proposed.decision.promoted and approved_by:
             approval = Approval(approved=True, name=approved_by, reason=reason, champion=proposed.champion_before)
         elif proposed.decision.promoted:
-            approval = _ask(here, proposed)
+            approval = _ask(here, proposed, rolled_back(case, here.run.tracking))
         decided_by = f"{approval.name} (flow {flow_run.get_flow_name()})" if approval else decided_by
     promotion = here.task(
         f"promote {name}/{version}",
@@ -109,8 +109,8 @@ def user() -> str:
 # -- asking ------------------------------------------------------------------------------------------------------------
 
 
-def _ask(here: Desk, proposed: Promotion) -> Approval:
-    """Wait for a person's answer on the page of this flow run."""
+def _ask(here: Desk, proposed: Promotion, taken_back: str) -> Approval:
+    """Wait for a person's answer on the page of this flow run; `taken_back` says who rolled this version back, if any."""
     from components.registry.gate import Approval
 
     timeout_s, run_id = here.recipe.promotion.approval_timeout_s, UUID(flow_run.get_id())
@@ -118,7 +118,8 @@ def _ask(here: Desk, proposed: Promotion) -> Approval:
     page = url_for("flow-run", run_id) or "the page of this flow run; `codegen ui` opens Prefect"
     waiting = f"{proposed.model}/{proposed.version} waits for a person's approval, for {timeout_s / 3600:g} h at most"
     here.warn(f"{waiting}: {escape(page)}")
-    question = Answer.with_initial_data(description=as_markdown(proposed))
+    warning = f"**This version was {taken_back}**\n\n" if taken_back else ""
+    question = Answer.with_initial_data(description=warning + as_markdown(proposed))
     with _answered_in_the_end(run_id, timeout_s):
         # The key names the comparison: should Prefect run this flow again, no answer counts for another question.
         key = f"{proposed.model}-{proposed.version}-against-{proposed.champion_before}"

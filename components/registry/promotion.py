@@ -11,10 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple
 
-import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
 from components.core.config import Config
@@ -30,19 +28,15 @@ from components.registry.aliases import (
     version_at,
 )
 from components.registry.config import GateConfig
-from components.registry.connection import explained, unless_gone
+from components.registry.connection import explained
 from components.registry.evidence import Evidence
 from components.registry.gate import GATE_VERSION, NOBODY, Approval, Decision, decide, with_approval
+from components.registry.kept import file_of, keep_evidence, whole_evidence
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
 
 RECORD = "promotion.json"
 """The file of a run with the `Promotion` that it decided."""
-_EVIDENCE_FILE = "evidence.json"
-"""The file of a run with the `Evidence` that it judged a version by: what is long is too long for a tag."""
-_EVIDENCE, _EVIDENCE_RUN = "evidence", "evidence_run"
-"""Tags of a version with the `Evidence` (JSON) that the gate last saw of it, but for what is long; and with that run."""
-_LONG = {"by_problem", "settings"}
 _REFUSED = "refused."
 """Begins the tags of a version that was refused; a digest of all that decided it follows (`_matter`). The value is the run
 that keeps the record."""
@@ -116,12 +110,12 @@ def promote(case: Case, *, run: TrackedRun, decided_by: str, approval: Approval 
     with run.tracking.alone(case.model):
         settle(run.tracking, case.model)
         judged = _version_of(case, run.tracking)
-        rolled_back = judged.tags.get(ROLLED_BACK, "")
-        promotion = _judged(case, run, decided_by, approval, rolled_back)
+        taken_back = judged.tags.get(ROLLED_BACK, "")
+        promotion = _judged(case, run, decided_by, approval, taken_back)
         record(run, promotion)
         if promotion.decision.outcome != "already champion":
             _record_on_version(run.tracking, promotion)
-        if _stands(promotion, approval, unasked=bool(rolled_back) and case.gate.approval == "automatic"):
+        if _stands(promotion, approval, unasked=bool(taken_back) and case.gate.approval == "automatic"):
             with explained(f"recording the refusal of {case.model}"):
                 key = _matter(case, run.tracking, judged)
                 run.tracking.client.set_model_version_tag(case.model, str(case.version), key, run.id)
@@ -142,6 +136,15 @@ def refusal_of(case: Case, tracking: Tracking) -> Promotion | None:
     refused_in = judged.tags.get(_matter(case, tracking, judged))
     found = file_of(tracking, refused_in, RECORD) if refused_in else None
     return None if found is None else Promotion.parse(json.loads(found.read_text(encoding="utf-8")))
+
+
+def rolled_back(case: Case, tracking: Tracking) -> str:
+    """Who rolled this version back, when and why, as a sentence; empty where nobody did.
+
+    Raises:
+        TrackingError: MLflow refused.
+    """
+    return str(_version_of(case, tracking).tags.get(ROLLED_BACK, ""))
 
 
 def make_champion(run: TrackedRun, promotion: Promotion) -> None:
@@ -172,54 +175,19 @@ def record(run: TrackedRun, promotion: Promotion) -> None:
     )
 
 
-def evidence_of(version: ModelVersion | None) -> Evidence | None:
-    """What the gate last saw of a version, but for what is long: no figures where it never judged it, None of no version."""
-    if version is None:
-        return None
-    if _EVIDENCE not in version.tags:  # Made champion by hand: to be measured before it can be compared with.
-        return Evidence(digest=version.tags.get("checkpoint_digest", ""), metrics={}, protocols={})
-    return Evidence.model_validate_json(version.tags[_EVIDENCE])
-
-
-def whole_evidence(tracking: Tracking, version: ModelVersion | None) -> Evidence | None:
-    """The same with everything, where the run that judged it still has it.
-
-    Raises:
-        TrackingError: MLflow refused.
-    """
-    known = evidence_of(version)
-    if version is None or known is None or _EVIDENCE_RUN not in version.tags:
-        return known
-    found = file_of(tracking, version.tags[_EVIDENCE_RUN], _EVIDENCE_FILE)
-    return known if found is None else Evidence.parse(json.loads(found.read_text(encoding="utf-8")))
-
-
-def file_of(tracking: Tracking, run_id: str, name: str) -> Path | None:
-    """A file that a run keeps; None where it is gone, or the run is.
-
-    Raises:
-        TrackingError: MLflow refused.
-    """
-    with explained(f"reading {name} of the run {run_id}"):
-        files = unless_gone(lambda: tracking.client.list_artifacts(run_id)) or []
-        if not any(one.path == name for one in files):
-            return None
-        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, tracking_uri=tracking.uri))
-
-
 def now() -> str:
     """As decisions state it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _judged(case: Case, run: TrackedRun, decided_by: str, approval: Approval | None, rolled_back: str = "") -> Promotion:
+def _judged(case: Case, run: TrackedRun, decided_by: str, approval: Approval | None, taken_back: str = "") -> Promotion:
     name, version, stage, evidence, gate = case
     champion = version_at(run.tracking, name, CHAMPION)
     known = whole_evidence(run.tracking, champion)
     before = int(champion.version) if champion else None
-    decision = with_approval(decide(gate, stage, evidence, known), gate, approval, before, rolled_back)
+    decision = with_approval(decide(gate, stage, evidence, known), gate, approval, before, taken_back)
     # Also for the present champion: measured under a new protocol, it can be compared with under that protocol.
-    _keep_evidence(run, name, version, evidence)
+    keep_evidence(run, name, version, evidence)
     if decision.outcome != "already champion":
         with explained(f"proposing {name}"):
             run.tracking.client.set_registered_model_alias(name, CANDIDATE, str(version))
@@ -235,19 +203,6 @@ def _judged(case: Case, run: TrackedRun, decided_by: str, approval: Approval | N
         evidence=evidence,
         champion_evidence=known,
     )
-
-
-def _keep_evidence(run: TrackedRun, name: str, version: int, evidence: Evidence) -> None:
-    with explained(f"looking for {name}/{version}"):
-        judged = run.tracking.client.get_model_version(name, str(version))
-    if whole_evidence(run.tracking, judged) == evidence:
-        return
-    run.json(_EVIDENCE_FILE, evidence.model_dump(mode="json"))
-    # The run last: it is what the comparison above reads, so what a kill left half written is written again.
-    tags = {_EVIDENCE: evidence.model_dump_json(exclude=_LONG), _EVIDENCE_RUN: run.id}
-    with explained(f"keeping the evidence of {name}"):
-        for key, value in tags.items():
-            run.tracking.client.set_model_version_tag(name, str(version), key, value)
 
 
 def _record_on_version(tracking: Tracking, promotion: Promotion) -> None:

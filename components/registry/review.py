@@ -31,16 +31,14 @@ from components.registry.aliases import (
 from components.registry.connection import explained, unless_gone
 from components.registry.evidence import Difference, Evidence, compared
 from components.registry.gate import Check, Decision
+from components.registry.kept import evidence_of, file_of, whole_evidence
 from components.registry.models import version_of
 from components.registry.promotion import (
     RECORD,
     Promotion,
-    evidence_of,
-    file_of,
     make_champion,
     now,
     record,
-    whole_evidence,
 )
 from components.registry.tracking import Tracking
 

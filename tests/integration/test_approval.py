@@ -18,7 +18,7 @@ import pytest
 from fixtures.versions import NAME, add_version, evidence, judge, suggest
 
 from components.registry.promotion import Promotion
-from components.registry.review import history, registered
+from components.registry.review import history, registered, rollback
 from components.registry.tracking import Tracking
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
@@ -178,6 +178,20 @@ def test_a_person_refuses(desk: Desk) -> None:
     typed = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert typed.returncode == 0, typed.stdout + typed.stderr
     assert desk.last().decision.outcome == "promoted"
+
+
+def test_who_is_asked_about_what_was_rolled_back_is_told_so(desk: Desk) -> None:
+    judge(desk.tracking, 2, evidence(1.5))
+    rollback(desk.tracking, NAME, "grace", "worse at comments")
+    suggest(desk.tracking, 2, evidence(1.5))
+    process = desk.start()
+    run_id = _until(desk.waiting, process)
+    question = httpx.get(f"{desk.server}/flow_runs/{run_id}/input/{_key(desk, run_id, 'description')}").json()
+    assert "rolled back by grace" in question
+    assert "worse at comments" in question
+    desk.answer(run_id, approve=False, name="ada", reason="still so")
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
 
 
 @pytest.mark.parametrize("server_runs", [True, False])

@@ -18,7 +18,7 @@ from components.core.store import Store
 from components.data import versioning
 from components.data.pins import Pins
 from components.data.raw import raw_artifacts
-from components.registry.promotion import file_of
+from components.registry.kept import file_of
 from flows.execution import Execution
 from flows.prepare import prepare, pull
 from flows.recipes import tiny

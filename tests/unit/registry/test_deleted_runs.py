@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fixtures.versions import NAME, add_version, evidence, judge
 
-from components.registry.promotion import file_of
+from components.registry.kept import file_of
 from components.registry.review import evidence_at, history, registered, rollback
 from components.registry.tracking import Tracking
 

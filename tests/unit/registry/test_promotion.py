@@ -15,8 +15,9 @@ from components.registry.aliases import version_at
 from components.registry.config import GateConfig, Requirement
 from components.registry.evidence import Evidence
 from components.registry.gate import NOBODY, Approval
+from components.registry.kept import evidence_of
 from components.registry.models import register
-from components.registry.promotion import Case, Promotion, evidence_of, promote, refusal_of
+from components.registry.promotion import Case, Promotion, promote, refusal_of
 from components.registry.review import evidence_at, registered, rollback
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking

@@ -7,12 +7,14 @@ import json
 import re
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 
 import pytest
 from fixtures.receivers import mail_receiver, web_receiver
-from fixtures.served import Served, served
+from fixtures.served import ENDS, Served, served
 
 from components.core.files import read_jsonl
 from components.core.store import Store
@@ -172,18 +174,25 @@ def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: st
     paused = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
 
     def asks_or_ended(run: str) -> Any:
-        ended = project.state(run)["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-        return ended or project.call("/flow_runs/filter", paused)
+        """Whether the run has ended, or else the run below it whose question is on the page: a moment after it paused."""
+        if project.state(run)["type"] in ENDS:
+            return True
+        for one in project.call("/flow_runs/filter", paused):
+            question = one["state"]["state_details"]["run_input_keyset"]["description"]
+            with suppress(HTTPError):  # Not there yet; an answer to it would be refused.
+                project.call(f"/flow_runs/{one['id']}/input/{question}")
+                return one
+        return None
 
     with web_receiver() as (web, posts):
         occasions = [word for one in ("approval", "promoted", "refused") for word in ("--on", one)]
         project.command("notify", f"http://127.0.0.1:{web}/hook", *occasions)
         run = project.run("pipeline/tiny", recipe=recipe)
         while (waiting := project.until(lambda: asks_or_ended(run))) is not True:
-            (one,) = waiting
             answer = {"approve": next(words), "name": "Ada", "reason": "as it reads"}
-            project.call(f"/flow_runs/{one['id']}/resume", {"run_input": answer})
-            project.until(lambda one=one: project.state(one["id"])["id"] != one["state"]["id"])
+            resumed = project.call(f"/flow_runs/{waiting['id']}/resume", {"run_input": answer})
+            assert resumed["status"] == "ACCEPT", resumed
+            project.until(lambda one=waiting: project.state(one["id"])["id"] != one["state"]["id"])
         assert project.end_of(run)["type"] == "COMPLETED", project.log.read_text()
         told = sorted(posts.get(timeout=300)["subject"].split(" (")[0] for _ in range(6))
         back = project.run("roll-back/tiny", model="codegen-tiny-nl", reason="as it reads")

@@ -70,10 +70,11 @@ def main() -> None:
         ends = (alone if asked.alone else served)(folder, archives, asked.runs)
         took_s = time.monotonic() - started
         logs = [*folder.rglob("*.log")]
-        locked = sum(log.read_text(errors="replace").count(_LOCKED) for log in logs)
+        locked = {log.name: log.read_text(errors="replace").count(f"OperationalError) {_LOCKED}") for log in logs}
         print(f"{os.cpu_count()} cores, {asked.runs} pipelines {'alone' if asked.alone else 'served'}: {took_s:.0f} s")
         print(f"ends: {', '.join(f'{ends.count(one)} {one}' for one in sorted(set(ends)))}")
-        print(f"'{_LOCKED}' in {len(logs)} logs: {locked}")
+        said = ", ".join(f"{number} in {name}" for name, number in sorted(locked.items()))
+        print(f"'{_LOCKED}': {said}")
         if asked.alone and set(ends) != {"status 0"}:
             for log in logs:
                 print(f"-- {log.name}\n{log.read_text(errors='replace')[-600:]}")

@@ -30,7 +30,7 @@ _POLL_S = 0.3
 _ANSWER_TIMEOUT_S = 10.0
 """Assumption: a server that lives answers within, also on a busy machine."""
 
-_PREFECT = ("prefect", "server", "start", "--host", "127.0.0.1")
+_PREFECT = ("flows.prefect_server", "server", "start", "--host", "127.0.0.1")
 _MLFLOW = ("mlflow", "server", "--host", "127.0.0.1", "--workers", "1")
 _LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 """Who holds a slot of a limit outlives a restart of the server; by default it is forgotten, and never freed."""

@@ -131,6 +131,8 @@ def prepare_environment(execution: Execution) -> None:
     # it once, as the entry prints it; Prefect's page keeps the full log, whose handler these loggers have themselves.
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).propagate = False
+    # At the end of a process it warns of the events that it still sends. That it loses one is another warning.
+    logging.getLogger("EventsWorker").addFilter(lambda record: not record.getMessage().startswith("Still processing"))
     # Of an index or a server that does not answer it warns at every attempt; the error that follows says it once.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     # Prefect creates its home, but not the folders above it.

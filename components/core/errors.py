@@ -74,7 +74,7 @@ class RemoteError(CodegenError):
     """Storage elsewhere (a DVC remote, a second store) does not answer, refuses, or holds other bytes than it should."""
 
 
-class StorageFull(CodegenError):
+class DiskFullError(CodegenError):
     """No room is left on a device that has to be written to."""
 
 
@@ -82,11 +82,11 @@ class TrainingError(CodegenError):
     """A training stage did not finish."""
 
 
-class PortTaken(TrainingError):
+class PortInUseError(TrainingError):
     """Somebody else listens at the port at which the ranks were to meet."""
 
 
-class FolderInUse(TrainingError):
+class StageLockedError(TrainingError):
     """Another trainer is at work in a stage's folder, and is not to be disturbed."""
 
 

@@ -6,9 +6,15 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import DataError, RecordError
-from components.data.records import FIELDS, read_corpus
+from components.data.sources.corpus_files import FIELDS, read_corpus
 
-GOOD = {"language": "Python", "licence": "MIT", "path": "a.py", "source": "demo 1.0", "text": 'print("ä\u2028\\n")\n'}
+GOOD = {
+    "language": "Python",
+    "licence": "MIT",
+    "path": "a.py",
+    "source": "demo 1.0",
+    "text": 'print("ä\u2028\\n")\n',
+}
 
 
 def line(**changes: object) -> bytes:

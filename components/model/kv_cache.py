@@ -45,8 +45,12 @@ class Prompt:
         self.logits_1V: Tensor = model.head(self._hidden_1TD[:, -1])
 
     def attend(
-        self, layer: int, query_BHTK: Tensor, key_BHTK: Tensor, value_BHTK: Tensor
-    ) -> Tensor:  # noqa: ARG002
+        self,
+        layer: int,
+        query_BHTK: Tensor,
+        key_BHTK: Tensor,
+        value_BHTK: Tensor,  # noqa: ARG002
+    ) -> Tensor:
         """Causal attention within the prompt; the layers come in order."""
         self.keys_and_values.append((key_BHTK, value_BHTK))
         return F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTK, is_causal=True)

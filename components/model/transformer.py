@@ -61,8 +61,12 @@ class DocumentMask:
         self._allowed_B1TT = (document_BT[:, None, :, None] == document_BT[:, None, None, :]).tril()
 
     def attend(
-        self, layer: int, query_BHTK: Tensor, key_BHTK: Tensor, value_BHTK: Tensor
-    ) -> Tensor:  # noqa: ARG002
+        self,
+        layer: int,
+        query_BHTK: Tensor,
+        key_BHTK: Tensor,
+        value_BHTK: Tensor,  # noqa: ARG002
+    ) -> Tensor:
         """See `Memory`; nothing is remembered."""
         return F.scaled_dot_product_attention(
             query_BHTK, key_BHTK, value_BHTK, attn_mask=self._allowed_B1TT

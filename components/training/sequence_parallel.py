@@ -36,8 +36,12 @@ class SequenceSlice:
         self.positions = torch.arange(self.start, self.stop, device=device)[None]
 
     def attend(
-        self, layer: int, query_BHSK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor
-    ) -> Tensor:  # noqa: ARG002
+        self,
+        layer: int,
+        query_BHSK: Tensor,
+        key_BHSK: Tensor,
+        value_BHSK: Tensor,  # noqa: ARG002
+    ) -> Tensor:
         """Causal attention of the slice's queries over the whole sequence, [B, H, S, K]."""
         query, key, value = (
             one.transpose(1, 2).contiguous() for one in (query_BHSK, key_BHSK, value_BHSK)

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from components.core.store_sync import CopyResult
     from components.data.dvc.dvc_remote import RemoteState
 
-data = typer.Typer(no_args_is_help=True, help="The raw corpora in data/, versioned by DVC, and what was prepared from them.")
+data = typer.Typer(
+    no_args_is_help=True,
+    help="The raw corpora in data/, versioned by DVC, and what was prepared from them.",
+)
 
 _MAX_NAMED = 5
 """Files that a line names before it only counts."""
@@ -44,10 +47,20 @@ class From(StrEnum):
     archives = "archives"
 
 
-Origin = Annotated[From, typer.Option("--from", help="DVC's remote, the pinned archives, or whichever has the bytes.")]
-Root = Annotated[str, typer.Argument(help="The shared root: a folder or any fsspec URI, s3://bucket/prefix.")]
-SampleMb = Annotated[int, typer.Option(help="MB of text to read of each corpus, from the beginnings of its files.")]
-Labels = Annotated[list[str], typer.Argument(help="prepared-corpus/NAME-RECIPE, as a run prints it. None: the recipe's.")]
+Origin = Annotated[
+    From,
+    typer.Option("--from", help="DVC's remote, the pinned archives, or whichever has the bytes."),
+]
+Root = Annotated[
+    str, typer.Argument(help="The shared root: a folder or any fsspec URI, s3://bucket/prefix.")
+]
+SampleMb = Annotated[
+    int, typer.Option(help="MB of text to read of each corpus, from the beginnings of its files.")
+]
+Labels = Annotated[
+    list[str],
+    typer.Argument(help="prepared-corpus/NAME-RECIPE, as a run prints it. None: the recipe's."),
+]
 
 
 @data.command()
@@ -55,7 +68,7 @@ def pull(
     preset: Annotated[str, typer.Option(help="starter or tiny.")] = "starter",
     origin: Origin = From.auto,
     as_json: Json = False,
-    at: ExecutionOverrides = [], - Typer copies it
+    at: ExecutionOverrides = [],
 ) -> None:
     """Bring a preset's bytes into data/, from DVC's remote or the pinned archives, and commit their md5 with DVC."""
     chosen = load_recipe("starter", [f"data.preset={preset}"])
@@ -79,8 +92,16 @@ def push(as_json: Json = False, at: ExecutionOverrides = []) -> None:
     if as_json:
         print_json(done)
         return
-    sent = f"{done.num_sent} of {done.num_objects} objects were sent" if done.num_sent else "nothing was to be sent"
-    console.print(f"the DVC remote {done.name} ({done.url}) has everything: {sent}", soft_wrap=True, markup=False)
+    sent = (
+        f"{done.num_sent} of {done.num_objects} objects were sent"
+        if done.num_sent
+        else "nothing was to be sent"
+    )
+    console.print(
+        f"the DVC remote {done.name} ({done.url}) has everything: {sent}",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 @data.command()
@@ -93,7 +114,15 @@ def status(as_json: Json = False, at: ExecutionOverrides = []) -> None:
     changed = [] if clean else dvc_repo.changed_paths(project)
     remote, unknown = _remote_state(project)
     if as_json:
-        print_json({"clean": clean, **committed._asdict(), "changed": changed, "remote": remote, "remote_unknown": unknown})
+        print_json(
+            {
+                "clean": clean,
+                **committed._asdict(),
+                "changed": changed,
+                "remote": remote,
+                "remote_unknown": unknown,
+            }
+        )
     else:
         if clean:
             typer.echo(f"clean: preset {committed.preset}, md5 {committed.md5}")
@@ -124,15 +153,15 @@ def _remote_line(state: RemoteState | None, unknown: str | None) -> str:
     if not state.missing:
         return f"remote: {state.name} ({state.url}) has all {state.num_objects} objects"
     named, more = ", ".join(state.missing[:_MAX_NAMED]), len(state.missing) - _MAX_NAMED
-    return (
-        f"remote: {state.name} ({state.url}) lacks {named}{f' and {more} more' if more > 0 else ''}; run `codegen data push`"
-    )
+    return f"remote: {state.name} ({state.url}) lacks {named}{f' and {more} more' if more > 0 else ''}; run `codegen data push`"
 
 
 @data.command()
 def diff(
     before: Annotated[str, typer.Argument(help="A git revision of data.dvc.")] = "HEAD",
-    after: Annotated[str | None, typer.Argument(help="Another. None: data/ as it lies here.")] = None,
+    after: Annotated[
+        str | None, typer.Argument(help="Another. None: data/ as it lies here.")
+    ] = None,
     as_json: Json = False,
     at: ExecutionOverrides = [],
 ) -> None:
@@ -145,7 +174,11 @@ def diff(
         print_json(found)
         return
     if not found.changes:
-        console.print(f"no file differs between {found.before} and {found.after}", soft_wrap=True, markup=False)
+        console.print(
+            f"no file differs between {found.before} and {found.after}",
+            soft_wrap=True,
+            markup=False,
+        )
     for change in found.changes:
         path = f"{change.renamed_from} -> {change.path}" if change.renamed_from else change.path
         documents = _documents(change.num_documents_before, change.num_documents)
@@ -161,7 +194,9 @@ def _documents(before: int | None, after: int | None) -> str:
 
 @data.command()
 def estimate(
-    corpus: Annotated[str | None, typer.Argument(help="nl, multi or mono. None: all of them.")] = None,
+    corpus: Annotated[
+        str | None, typer.Argument(help="nl, multi or mono. None: all of them.")
+    ] = None,
     recipe: RecipeName = "starter",
     sample_mb: SampleMb = _SAMPLE_MB,
     as_json: Json = False,
@@ -220,12 +255,25 @@ def pull_prepared(
 def _say_copied(copied: list[CopyResult], as_json: bool) -> None:
     if as_json:
         print_json(
-            [{**artifact_summary(one.artifact), "was_there": one.was_there, "num_files": one.num_files} for one in copied]
+            [
+                {
+                    **artifact_summary(one.artifact),
+                    "was_there": one.was_there,
+                    "num_files": one.num_files,
+                }
+                for one in copied
+            ]
         )
         return
     for one in copied:
-        how = "was there" if one.was_there else f"{one.num_files} of {len(one.artifact.files)} files copied"
-        console.print(f"{one.artifact.digest[:12]}  {one.artifact.label}  {how}", soft_wrap=True, markup=False)
+        how = (
+            "was there"
+            if one.was_there
+            else f"{one.num_files} of {len(one.artifact.files)} files copied"
+        )
+        console.print(
+            f"{one.artifact.digest[:12]}  {one.artifact.label}  {how}", soft_wrap=True, markup=False
+        )
 
 
 @data.command()
@@ -243,13 +291,20 @@ def suites(
     place = folder.resolve()
     given = place.relative_to(project) if place.is_relative_to(project) else place
     how = f"{len(copies)} suites were copied" if copies else f"{folder} has every suite"
-    console.print(f"{how}; apply them with --set validation.suites={given}", soft_wrap=True, markup=False)
+    console.print(
+        f"{how}; apply them with --set validation.suites={given}", soft_wrap=True, markup=False
+    )
 
 
 @data.command()
-def card(recipe: RecipeName = "starter", sets: RecipeOverrides = [], at: ExecutionOverrides = []) -> None:
+def card(
+    recipe: RecipeName = "starter", sets: RecipeOverrides = [], at: ExecutionOverrides = []
+) -> None:
     """The dataset card of the prepared corpora, in Markdown: sources, licences, sizes, what was left out, digests."""
     chosen, execution = load_recipe(recipe, sets), load_execution(at)
     from flows.steps.corpora import dataset_card, find_corpora
 
-    typer.echo(dataset_card(chosen, execution, find_corpora(chosen, execution, execution.open_store())), nl=False)
+    typer.echo(
+        dataset_card(chosen, execution, find_corpora(chosen, execution, execution.open_store())),
+        nl=False,
+    )

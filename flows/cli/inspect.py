@@ -38,21 +38,28 @@ def list_recipes(as_json: Json = False) -> None:
     found = {name: load_recipe(name, []) for name in RECIPE_NAMES}
     if as_json:
         print_json(
-            [{"recipe": name, "name": one.name, "num_parameters": one.model.num_parameters} for name, one in found.items()]
+            [
+                {"recipe": name, "name": one.name, "num_parameters": one.model.num_parameters}
+                for name, one in found.items()
+            ]
         )
         return
     for name, one in found.items():
-        typer.echo(f"{name:<10} {one.name:<18} {one.model.num_parameters / 1e6:>10,.1f}M parameters")
+        typer.echo(
+            f"{name:<10} {one.name:<18} {one.model.num_parameters / 1e6:>10,.1f}M parameters"
+        )
 
 
 @recipes.command("show")
-def show_recipe(name: RecipeArgument, sets: RecipeOverrides = []) -> None: - Typer copies it
+def show_recipe(name: RecipeArgument, sets: RecipeOverrides = []) -> None:
     """Every field of a recipe, as JSON."""
     print_json(load_recipe(name, sets))
 
 
 def artifacts(
-    kind: Annotated[str, typer.Option(help="Of one kind only.", autocompletion=complete_from(KINDS))] = "",
+    kind: Annotated[
+        str, typer.Option(help="Of one kind only.", autocompletion=complete_from(KINDS))
+    ] = "",
     as_json: Json = False,
     at: ExecutionOverrides = [],
 ) -> None:
@@ -62,9 +69,13 @@ def artifacts(
 
     if kind and kind not in get_args(Kind):
         raise ConfigError(
-            f"there is no kind {kind!r}", expected=f"one of {', '.join(get_args(Kind))}", do="choose one of these"
+            f"there is no kind {kind!r}",
+            expected=f"one of {', '.join(get_args(Kind))}",
+            do="choose one of these",
         )
-    found = [one for one in load_execution(at).open_store().list_artifacts() if kind in ("", one.kind)]
+    found = [
+        one for one in load_execution(at).open_store().list_artifacts() if kind in ("", one.kind)
+    ]
     if as_json:
         print_json([artifact_summary(one) for one in found])
         return
@@ -80,7 +91,10 @@ def lineage(label: Label, as_json: Json = False, at: ExecutionOverrides = []) ->
         print_json([artifact_summary(one) | {"parents": one.parents} for one in found])
         return
     for one in found:
-        inputs = ", ".join(f"{parent.role} {parent.kind}/{parent.name} {parent.digest[:12]}" for parent in one.parents)
+        inputs = ", ".join(
+            f"{parent.role} {parent.kind}/{parent.name} {parent.digest[:12]}"
+            for parent in one.parents
+        )
         typer.echo(f"{one.digest[:12]}  {one.label}  <-  {inputs}")
 
 
@@ -94,7 +108,13 @@ def why(label: Label, as_json: Json = False, at: ExecutionOverrides = []) -> Non
     sibling, _ = nearest(store, chosen) or (None, [])
     found = explain_rebuild(store, sibling, chosen) if sibling else ()
     if as_json:
-        print_json({"artifact": chosen.label, "sibling": sibling.label if sibling else None, "reasons": found})
+        print_json(
+            {
+                "artifact": chosen.label,
+                "sibling": sibling.label if sibling else None,
+                "reasons": found,
+            }
+        )
     elif sibling is None:
         typer.echo(f"{chosen.label} is the only one of its kind and name: nothing to compare with.")
     else:
@@ -129,22 +149,37 @@ def plan(
             autocompletion=complete_from(RECIPE_NAMES),
         ),
     ] = "starter",
-    gpus: Annotated[int, typer.Option(help="Devices, those that share a copy of the model included.")] = 1,
+    gpus: Annotated[
+        int, typer.Option(help="Devices, those that share a copy of the model included.")
+    ] = 1,
     gpu: Annotated[
         str,
         typer.Option(
-            help=f"One of {', '.join(DEVICE_NAMES)}, the last for cores.", autocompletion=complete_from(DEVICE_NAMES)
+            help=f"One of {', '.join(DEVICE_NAMES)}, the last for cores.",
+            autocompletion=complete_from(DEVICE_NAMES),
         ),
     ] = "h100",
     micro_batch: Annotated[int, typer.Option(help="Sequences per device and forward pass.")] = 1,
     zero_stage: Annotated[int | None, typer.Option(help="0 to 3. None: all are compared.")] = None,
-    precision: Annotated[str | None, typer.Option(help="bf16 or fp32. None: bf16, fp32 on cpu.")] = None,
-    checkpoint_activations: Annotated[bool, typer.Option("--checkpoint-activations", help="Compute blocks again.")] = False,
-    offload: Annotated[str, typer.Option(help="To the host's memory: none, optimizer, or all (ZeRO 3).")] = "none",
-    tensor_parallel: Annotated[int, typer.Option(help="Devices that share the heads of a copy (ZeRO 1, 2).")] = 1,
-    sequence_parallel: Annotated[int, typer.Option(help="Devices that share the positions of a sequence.")] = 1,
+    precision: Annotated[
+        str | None, typer.Option(help="bf16 or fp32. None: bf16, fp32 on cpu.")
+    ] = None,
+    checkpoint_activations: Annotated[
+        bool, typer.Option("--checkpoint-activations", help="Compute blocks again.")
+    ] = False,
+    offload: Annotated[
+        str, typer.Option(help="To the host's memory: none, optimizer, or all (ZeRO 3).")
+    ] = "none",
+    tensor_parallel: Annotated[
+        int, typer.Option(help="Devices that share the heads of a copy (ZeRO 1, 2).")
+    ] = 1,
+    sequence_parallel: Annotated[
+        int, typer.Option(help="Devices that share the positions of a sequence.")
+    ] = 1,
     price: Annotated[float | None, typer.Option(help="Of one device for an hour.")] = None,
-    mfu: Annotated[float | None, typer.Option(help="Share of the peak that is reached. None: an assumption.")] = None,
+    mfu: Annotated[
+        float | None, typer.Option(help="Share of the peak that is reached. None: an assumption.")
+    ] = None,
     as_json: Json = False,
     sets: RecipeOverrides = [],
 ) -> None:
@@ -167,7 +202,9 @@ def plan(
             "offload": offload,
         }
     )
-    made = planning.plan(chosen, setting, device, zero_stage=zero_stage, mfu=mfu, price=price, asked=asked)
+    made = planning.plan(
+        chosen, setting, device, zero_stage=zero_stage, mfu=mfu, price=price, asked=asked
+    )
     if as_json:
         print_json(made)
     else:

@@ -40,7 +40,7 @@ def _start_run(at: list[str], *, unsafe: bool = False) -> Execution:
 def run(
     recipe: RecipeName = "starter",
     as_json: Json = False,
-    sets: RecipeOverrides = [], - Typer copies it
+    sets: RecipeOverrides = [],
     at: ExecutionOverrides = [],
     unsafe: Unsafe = False,
 ) -> None:
@@ -53,11 +53,16 @@ def run(
         print_json(page)
         return
     typer.echo(Path(page.text).read_text(encoding="utf-8"))
-    typer.echo(f"\nThe page of results  {page.html}\nLook around          codegen ui   (Prefect and MLflow on loopback)")
+    typer.echo(
+        f"\nThe page of results  {page.html}\nLook around          codegen ui   (Prefect and MLflow on loopback)"
+    )
 
 
 def prepare(
-    recipe: RecipeName = "starter", as_json: Json = False, sets: RecipeOverrides = [], at: ExecutionOverrides = []
+    recipe: RecipeName = "starter",
+    as_json: Json = False,
+    sets: RecipeOverrides = [],
+    at: ExecutionOverrides = [],
 ) -> None:
     """Pull, validate and pack the corpora."""
     chosen, execution = load_recipe(recipe, sets), _start_run(at)

@@ -20,7 +20,7 @@ from flows.cli.options import (
 )
 
 
-def doctor(as_json: Json = False, at: ExecutionOverrides = []) -> None: - Typer copies it
+def doctor(as_json: Json = False, at: ExecutionOverrides = []) -> None:
     """What this machine has and lacks, what it costs to go without, and how to get it. Status 3: runs would fail."""
     execution = load_execution(at)
     from rich.markup import escape
@@ -32,10 +32,19 @@ def doctor(as_json: Json = False, at: ExecutionOverrides = []) -> None: - Typer 
         findings.append(one)
         if as_json:
             continue
-        mark = "[green]✓[/green]" if one.fine else "[red]✗[/red]" if one.needed else "[yellow]![/yellow]"
+        mark = (
+            "[green]✓[/green]"
+            if one.fine
+            else "[red]✗[/red]"
+            if one.needed
+            else "[yellow]![/yellow]"
+        )
         console.print(f"{mark} {one.name:<12} {escape(one.found)}", soft_wrap=True)
         if not one.fine:
-            console.print(f"    without it:  {escape(one.cost)}\n    do this:     {escape(one.remedy)}", soft_wrap=True)
+            console.print(
+                f"    without it:  {escape(one.cost)}\n    do this:     {escape(one.remedy)}",
+                soft_wrap=True,
+            )
     fine = all(one.fine for one in findings if one.needed)
     if as_json:
         print_json({"fine": fine, "findings": findings})
@@ -47,16 +56,22 @@ PrefectPort = Annotated[int, typer.Option(min=1, max=HIGHEST_PORT, help="Of Pref
 MlflowPort = Annotated[int, typer.Option(min=1, max=HIGHEST_PORT, help="Of MLflow's page.")]
 
 
-def ui(prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000, at: ExecutionOverrides = []) -> None:
+def ui(
+    prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000, at: ExecutionOverrides = []
+) -> None:
     """Prefect and MLflow on loopback, over what was run."""
     from flows.deploy.serve import run_ui_servers
 
-    run_ui_servers(load_execution(at), prefect_port=prefect_port, mlflow_port=mlflow_port, console=console)
+    run_ui_servers(
+        load_execution(at), prefect_port=prefect_port, mlflow_port=mlflow_port, console=console
+    )
 
 
 def serve(
     recipe: RecipeName = "starter",
-    cron: Annotated[list[str], typer.Option(help='Switch a schedule on: --cron "pipeline=0 1 * * 6".')] = [],
+    cron: Annotated[
+        list[str], typer.Option(help='Switch a schedule on: --cron "pipeline=0 1 * * 6".')
+    ] = [],
     timezone: Annotated[str, typer.Option(help="Of the schedules.")] = "UTC",
     prefect_port: PrefectPort = 4200,
     mlflow_port: MlflowPort = 5000,
@@ -90,7 +105,11 @@ def upgrade(as_json: Json = False, at: ExecutionOverrides = []) -> None:
         print_json(found)
         return
     for one in found:
-        said = f"from {one.before or 'none'} to {one.after}; as it was: {one.backup}" if one.backup else "is up to date"
+        said = (
+            f"from {one.before or 'none'} to {one.after}; as it was: {one.backup}"
+            if one.backup
+            else "is up to date"
+        )
         console.print(f"{one.name:<8} {one.database} {said}", soft_wrap=True, markup=False)
     if not found:
         console.print("there are no databases yet")

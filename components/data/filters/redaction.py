@@ -87,9 +87,9 @@ def _without_overlap(finds: list[_Span]) -> list[_Span]:
     for find in sorted(finds):
         if merged and find.start < merged[-1].end:
             last = merged.pop()
-            find = _Span(
+            find = _Span(  # noqa: PLW2901
                 last.start, max(last.end, find.end), min(last.kind, find.kind, key=KINDS.index)
-            )  # noqa: PLW2901
+            )
         merged.append(find)
     return merged
 

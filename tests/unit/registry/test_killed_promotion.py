@@ -51,8 +51,9 @@ def _copy(folder: Path, into: Path) -> Tracking:
     with closing(sqlite3.connect(into / "mlflow.db")) as database, database:
         for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
             database.execute(
-                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(folder), str(into))
-            )  # noqa: S608
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
+                (str(folder), str(into)),  # noqa: S608
+            )
     return tracking_in(into)
 
 

@@ -61,7 +61,7 @@ def _plan(benchmark: str, recipe: Recipe, execution: Execution) -> BenchmarkProt
             raise ConfigError(
                 found.missing,
                 expected="the official file",
-                do="set CODEGEN_MTPB, or choose --benchmark humaneval",
+                fix="set CODEGEN_MTPB, or choose --benchmark humaneval",
             )
         return mtpb.plan(recipe.evaluation.mtpb, found.path)
     return humaneval.sampled(read_benchmark(Path(benchmark)), recipe.evaluation.humaneval)

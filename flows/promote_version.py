@@ -78,7 +78,7 @@ def _require_own(recipe: Recipe, name: str) -> None:
     raise ConfigError(
         f"the recipe {recipe.name} is to judge {name}, which it does not make",
         expected=f"a model of that recipe, {recipe.name}-{STAGES[-1]} say, or the recipe that made the model",
-        do=f"give {f'-r {own}' if own else '-r RECIPE'}, and --set name=... where that recipe was given another name",
+        fix=f"give {f'-r {own}' if own else '-r RECIPE'}, and --set name=... where that recipe was given another name",
     )
 
 
@@ -87,6 +87,6 @@ def _require_evidence(tracking: Tracking, found: ModelVersionInfo, evidence: Evi
         raise ConfigError(
             f"nothing is recorded of what {found.model}/{found.version} can do ({redact_credentials(tracking.uri)})",
             expected="a version that a gate has judged once: its evidence is kept with it",
-            do="run `codegen promote` with the recipe that made it",
+            fix="run `codegen promote` with the recipe that made it",
         )
     return evidence

@@ -79,14 +79,14 @@ def stages_up_to(recipe: Recipe, last: str) -> list[StageName]:
         raise ConfigError(
             f"there is no stage {last!r}",
             expected=f"one of {', '.join(STAGES)}",
-            do="choose one of these",
+            fix="choose one of these",
         )
     trained = list(recipe.training.trained)
     if last not in trained:
         raise ConfigError(
             f"the last stage is to be {last}, and training begins with {trained[0]}",
             expected=f"one of {', '.join(trained)} as the last",
-            do=f"give --stage {trained[0]}, or set training.start_stage to {last}",
+            fix=f"give --stage {trained[0]}, or set training.start_stage to {last}",
         )
     return trained[: trained.index(last) + 1]
 

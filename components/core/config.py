@@ -63,7 +63,7 @@ class Config(BaseModel):
                 raise ConfigError(
                     f"the override {assignment!r} has no '='",
                     expected="path.to.field=value",
-                    do=f"write {path}=VALUE",
+                    fix=f"write {path}=VALUE",
                 )
             _assign(type(self), values, path.strip(), _literal(text.strip()))
         return self.parse(values)
@@ -98,7 +98,7 @@ def _unknown(owner: str, path: str, known: Iterable[str]) -> ConfigError:
         expected=f"one of {', '.join(known)}"
         if known
         else f"a field of {owner}; {'.'.join(parents)!r} has none",
-        do=f"did you mean {near!r}?"
+        fix=f"did you mean {near!r}?"
         if near
         else "see every field with `codegen recipe show starter`",
     )
@@ -119,7 +119,7 @@ def _explain(owner: type[BaseModel], error: ValidationError) -> ConfigError:
     return ConfigError(
         f"{owner.__name__}: {path or 'the whole'} is {got}",
         expected=first["msg"],
-        do=f"mend {path or 'it'}",
+        fix=f"mend {path or 'it'}",
     )
 
 
@@ -127,7 +127,7 @@ def _broken_rule(where: str, rule: str, given: Mapping[str, Any]) -> ConfigError
     """A rule over several fields: of all that was given, those that it names."""
     named = [name for name in given if re.search(rf"\b{name}\b", rule)] or list(given)
     got = ", ".join(f"{name} {given[name]!r}" for name in named)
-    return ConfigError(f"{where} has {got}", expected=rule, do=f"mend {' or '.join(named)}")
+    return ConfigError(f"{where} has {got}", expected=rule, fix=f"mend {' or '.join(named)}")
 
 
 def _fields_at(owner: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

@@ -38,7 +38,7 @@ def wrap_disk_full(doing: str) -> Iterator[None]:
         raise DiskFullError(
             f"the disk filled up while {doing} ({error.filename or 'no file named'})",
             expected="room for the files being written",
-            do="free space or point the workspace at a larger disk, then run the same command again: it continues",
+            fix="free space or point the workspace at a larger disk, then run the same command again: it continues",
         ) from error
 
 
@@ -54,7 +54,7 @@ def require_disk_space(folder: Path, size_bytes: int, doing: str) -> None:
         raise DiskFullError(
             f"{free / 1e6:,.0f} MB are free at {existing}",
             expected=f"{size_bytes / 1e6:,.0f} MB for {doing}",
-            do="free space or point the workspace at a larger disk, then run the same command again",
+            fix="free space or point the workspace at a larger disk, then run the same command again",
         )
 
 

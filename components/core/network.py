@@ -39,5 +39,5 @@ def require_free_port(name: str, port: int) -> None:
             raise CodegenError(
                 f"port {port} of 127.0.0.1 is taken, so {name} cannot listen there",
                 expected="a free port",
-                do=f"end what uses it, or choose another: --{name.lower()}-port {port + 1}",
+                fix=f"end what uses it, or choose another: --{name.lower()}-port {port + 1}",
             ) from None

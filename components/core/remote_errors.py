@@ -33,7 +33,7 @@ def wrap_remote_errors(doing: str, where: str) -> Iterator[None]:
         raise RemoteError(
             f"{where} failed while {doing}: {said}",
             expected="storage that answers, with the right to read and write there",
-            do="mend its address, credentials or connection, then run the same command again: it goes on where it was",
+            fix="mend its address, credentials or connection, then run the same command again: it goes on where it was",
         ) from error
 
 

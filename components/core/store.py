@@ -199,7 +199,7 @@ class Store:
             raise ArtifactError(
                 f"no artifact is published at {address}",
                 expected=f"a folder with a {MANIFEST} in it",
-                do="list what there is with `codegen artifacts`, or run the flow that makes it",
+                fix="list what there is with `codegen artifacts`, or run the flow that makes it",
             )
         return self._manifest(path)[0]
 
@@ -265,7 +265,7 @@ class Store:
                     raise ArtifactError(
                         f"{artifact.label}: {file.path} is {'damaged' if file.path in found else 'missing'}",
                         expected=f"{file.size_bytes:,} bytes with SHA-256 {file.sha256}",
-                        do=f"remove {folder} and run the same command again: it is rebuilt",
+                        fix=f"remove {folder} and run the same command again: it is rebuilt",
                     )
             self._verified.add(artifact.address)
         return folder
@@ -293,7 +293,7 @@ def _file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise ConfigError(
             f"the store {root} cannot be opened: {error}",
             expected="a folder, or a URI of a file system that fsspec can open here",
-            do="install the package that it names into this environment, or choose another store",
+            fix="install the package that it names into this environment, or choose another store",
         ) from error
 
 
@@ -307,7 +307,7 @@ def _require_name(name: str) -> None:
         raise ArtifactError(
             f"an artifact cannot be named {name!r}",
             expected="the name of one folder: no '/', no leading dot, not empty",
-            do="choose another name",
+            fix="choose another name",
         )
 
 

@@ -101,7 +101,7 @@ def _manifest(artifact: Artifact, source: Store) -> bytes:
         raise ArtifactError(
             f"the manifest at {artifact.address} contradicts itself: {wrong}",
             expected="a manifest as this project publishes it",
-            do=f"trust nothing in {artifact.address}: remove it, and copy the artifact there again from where it was made",
+            fix=f"trust nothing in {artifact.address}: remove it, and copy the artifact there again from where it was made",
         )
     return manifest
 
@@ -124,7 +124,7 @@ def _require_equal(found: Artifact, artifact: Artifact) -> None:
         raise ArtifactError(
             f"{found.address} is published with digest {found.digest[:12]}, the copy would have {artifact.digest[:12]}",
             expected="equal recipes to give equal bytes",
-            do="find out which of the two is right (`codegen lineage LABEL`), then remove the other by hand",
+            fix="find out which of the two is right (`codegen lineage LABEL`), then remove the other by hand",
         )
 
 
@@ -222,7 +222,7 @@ def _copy_away(
             raise RemoteError(
                 f"{address}/{MANIFEST} is not what was written",
                 expected="storage that keeps what it is given",
-                do="remove that file, then run the same command again; if it stays so, distrust that storage",
+                fix="remove that file, then run the same command again; if it stays so, distrust that storage",
             )
     return num_copied
 
@@ -249,9 +249,9 @@ def _pieces(stream: fsspec.spec.AbstractBufferedFile) -> Iterator[bytes]:
         yield piece
 
 
-def _damaged(artifact: Artifact, file: FileEntry, found: str, do: str) -> ArtifactError:
+def _damaged(artifact: Artifact, file: FileEntry, found: str, fix: str) -> ArtifactError:
     return ArtifactError(
         f"{file.path} of {artifact.label} arrived with SHA-256 {found}",
         expected=f"{file.size_bytes:,} bytes with SHA-256 {file.sha256}",
-        do=do,
+        fix=fix,
     )

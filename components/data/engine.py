@@ -142,7 +142,7 @@ class _Worker:
                 "kind": type(error).__name__,
                 "got": error.got,
                 "expected": error.expected,
-                "do": error.do,
+                "fix": error.fix,
             }
         except Exception as error:
             return {
@@ -181,7 +181,7 @@ def _value_of(result: dict[str, Any]) -> Any:
         return result["value"]
     if "got" in result:
         raise getattr(errors, result["kind"], DataError)(
-            result["got"], expected=result["expected"], do=result["do"]
+            result["got"], expected=result["expected"], fix=result["fix"]
         )
     raise _failed(result["lines"])
 
@@ -190,7 +190,7 @@ def _failed(lines: Sequence[str]) -> DataError:
     return DataError(
         "\n    ".join(["a task of data preparation failed; the last lines are", *lines]),
         expected="every task to end with a result",
-        do="look for a lack of memory, then run the same command again: finished tasks are not repeated",
+        fix="look for a lack of memory, then run the same command again: finished tasks are not repeated",
     )
 
 
@@ -204,7 +204,7 @@ def _select_runner(place: DataPlace) -> None:
         raise ConfigError(
             f"this process is to prepare data on {place.engine}, and has done so on {chosen.name} before",
             expected="one engine in a process",
-            do="run it in a process of its own",
+            fix="run it in a process of its own",
         )
 
 
@@ -219,7 +219,7 @@ def _join_cluster(address: str | None) -> Any:
         raise ConfigError(
             f"no Ray cluster can be used at {address or 'the default address'}: {error}",
             expected="a running cluster whose nodes have this project and its extra `ray`, and of which this machine is one",
-            do="start it (ray start --head), name it with --at data.ray_address=HOST:PORT, or use --at data.engine=native",
+            fix="start it (ray start --head), name it with --exec data.ray_address=HOST:PORT, or use --exec data.engine=native",
         ) from error
 
 

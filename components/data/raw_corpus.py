@@ -40,7 +40,7 @@ def raw_artifacts(project: Path) -> dict[str, Artifact]:
         raise DataError(
             f"{project / (DATA if committed else DATA_DVC)} does not exist, or is not whole",
             expected=f"{DATA}/ with the raw corpora, and {DATA_DVC} that commits their md5",
-            do="run `codegen data pull`",
+            fix="run `codegen data pull`",
         )
     require_committed(project, committed)
     return {name: _artifact(project / DATA / name, committed) for name in RAW_NAMES}
@@ -83,7 +83,7 @@ def require_same_bytes(raw: Artifact) -> None:
         raise DataError(
             f"{project / DATA} was changed while {raw.name} was read: it holds {found}",
             expected=f"{raw.provenance['dvc_md5']} until the corpora are prepared: one preset at a time in a project",
-            do="run the same command again when the other run has ended, or give each a clone of its own",
+            fix="run the same command again when the other run has ended, or give each a clone of its own",
         )
 
 
@@ -111,7 +111,7 @@ def require_committed(project: Path, committed: DvcPointer) -> None:
     raise DataError(
         f"{DATA}/ has md5 {found}; changed: {where}",
         expected=f"md5 {committed.md5}, which {DATA_DVC} commits",
-        do=f"run `codegen data pull --preset {committed.preset}` to get the committed bytes back, "
+        fix=f"run `codegen data pull --preset {committed.preset}` to get the committed bytes back, "
         f"or, if the change is meant, `dvc add {DATA}`",
     )
 

@@ -66,7 +66,7 @@ class PackedSplit:
             raise ArtifactError(
                 f"{folder} has no split {split!r}",
                 expected=f"one of {', '.join(self.index.splits)}",
-                do="name one of them, or prepare the corpus with that language",
+                fix="name one of them, or prepare the corpus with that language",
             )
         self.split = split
         self.context_length = self.index.context_length
@@ -80,7 +80,7 @@ class PackedSplit:
             raise ConfigError(
                 f"{folder} is not on this machine, and there is no cache to stream it through",
                 expected="a Streaming with the folder and the size of a cache",
-                do="pass `streaming`, or fetch the corpus and pass its local folder",
+                fix="pass `streaming`, or fetch the corpus and pass its local folder",
             )
         else:
             identity = hashlib.sha256(content).hexdigest()

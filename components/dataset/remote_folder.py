@@ -73,7 +73,7 @@ class RemoteFolder:
             raise ArtifactError(
                 f"{self.name(path)} has SHA-256 {found}",
                 expected=sha256,
-                do="publish the artifact again: it was changed",
+                fix="publish the artifact again: it was changed",
             )
 
     def fetch_range(self, path: str, start: int, size_bytes: int, to: Path) -> None:
@@ -96,7 +96,7 @@ class RemoteFolder:
             raise ArtifactError(
                 f"{self.name(what)} gave {found:,} bytes",
                 expected=f"{expected:,}",
-                do="run the same command again; if it stays so, publish the artifact again: it is damaged",
+                fix="run the same command again; if it stays so, publish the artifact again: it is damaged",
             )
 
     @contextmanager
@@ -108,13 +108,13 @@ class RemoteFolder:
             raise ArtifactError(
                 f"there is no {self.name(path)}",
                 expected="the file of a published artifact",
-                do="check the URI, or run the flow that publishes it",
+                fix="check the URI, or run the flow that publishes it",
             ) from error
         except client_errors() as error:
             raise ArtifactError(
                 f"{self.name(path)} cannot be read: {type(error).__name__}: {error}",
                 expected="a store that answers, and the right to read there",
-                do="check the storage options (endpoint, credentials) and the network, then run the same command again",
+                fix="check the storage options (endpoint, credentials) and the network, then run the same command again",
             ) from error
 
 
@@ -138,6 +138,6 @@ def open_folder(
         raise ConfigError(
             f"{folder} cannot be opened: {error}",
             expected="a URI whose file system is installed",
-            do="for s3:// install the extra of that name: pip install 'codegen-platform[s3]'",
+            fix="for s3:// install the extra of that name: pip install 'codegen-platform[s3]'",
         ) from error
     return Path(root) if isinstance(fs, LocalFileSystem) else RemoteFolder(fs, root)

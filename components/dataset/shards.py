@@ -90,7 +90,7 @@ def require_size(name: str, found_bytes: int, shard: Shard, context_length: int)
         raise ArtifactError(
             f"{name} has {found_bytes:,} bytes",
             expected=f"{shard.size_bytes(context_length):,}: {shard.num_sequences:,} sequences of {context_length:,} tokens",
-            do="remove the artifact's folder and run the same command again: it is rebuilt",
+            fix="remove the artifact's folder and run the same command again: it is rebuilt",
         )
 
 

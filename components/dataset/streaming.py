@@ -78,7 +78,7 @@ class StreamedShards:
             raise ConfigError(
                 f"cache_bytes is {streaming.cache_bytes:,}",
                 expected=f"at least {largest:,}, what is fetched at once of {remote.uri}",
-                do="give the cache more room, or set range_bytes lower",
+                fix="give the cache more room, or set range_bytes lower",
             )
         self._cache = BlockCache(Path(streaming.cache_folder), streaming.cache_bytes)
 

@@ -58,7 +58,7 @@ class Score(NamedTuple):
             raise EvaluationError(
                 f"{self.num_bytes:,} bytes of text cost {self.nats} nats",
                 expected="some bytes, and a finite cost",
-                do="check that the held-out split has text, and that the loss of the training did not diverge",
+                fix="check that the held-out split has text, and that the loss of the training did not diverge",
             )
         bits_per_byte = self.nats / math.log(2) / self.num_bytes
         return {
@@ -198,5 +198,5 @@ def _require_fit(index: Index, model: CodeGen, encoder: Encoder) -> None:
             f"corpus {index.corpus} has {index.num_ids:,} token ids, end-of-text {index.eot_id:,} and sequences of "
             f"{index.context_length:,} tokens",
             expected=f"the checkpoint's {encoder.num_ids:,}, {encoder.eot_id:,} and at most {most_tokens:,}",
-            do="evaluate on corpora that were prepared with the checkpoint's tokenizer and context",
+            fix="evaluate on corpora that were prepared with the checkpoint's tokenizer and context",
         )

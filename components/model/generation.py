@@ -224,5 +224,5 @@ def _check(model: CodeGen, rules: SamplingParams, max_new_tokens: int) -> None:
 def _require(holds: bool, got: str, expected: str) -> None:
     if not holds:
         raise ConfigError(
-            f"generation was given {got}", expected=expected, do="mend the sampling settings"
+            f"generation was given {got}", expected=expected, fix="mend the sampling settings"
         )

@@ -39,7 +39,7 @@ def sample_top_p(
         raise EvaluationError(
             "the model's logits are not finite",
             expected="finite numbers",
-            do="look for a diverged loss in its training",
+            fix="look for a diverged loss in its training",
         )
     if temperature == 0:
         return logits_BV.argmax(-1)

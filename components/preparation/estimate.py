@@ -120,7 +120,7 @@ def _require_documents(corpus: Corpus, sample: Sample) -> None:
         raise DataError(
             f"none of {found.total():,} documents in the sample of {corpus} is kept{f' ({why})' if why else ''}",
             expected="at least one document that passes the filters, in a language of the corpus",
-            do="check the sources and filters of the recipe, or take a larger sample with --sample-mb",
+            fix="check the sources and filters of the recipe, or take a larger sample with --sample-mb",
         )
 
 

@@ -33,7 +33,7 @@ def require_encoder(folder: Path, config: TokenizerConfig) -> Encoder:
         raise ConfigError(
             f"the tokenizer in {folder} has {encoder.num_ids:,} ids and ends texts with {encoder.eot_id}",
             expected=f"{config.num_ids:,} ids and {config.eot_id}, for {config.num_merges:,} merges",
-            do="prepare with the tokenizer that was built from the same recipe",
+            fix="prepare with the tokenizer that was built from the same recipe",
         )
     return encoder
 
@@ -83,7 +83,7 @@ def require_documents(corpus: Corpus, languages: Mapping[str, Any]) -> None:
             raise DataError(
                 f"{corpus} holds no {language} document to learn from ({sum(counts['rejected'].values()):,} were rejected)",
                 expected=f"documents in each of {', '.join(LANGUAGES[corpus])} that pass the filters",
-                do="fetch the raw corpora with `codegen data pull`, or loosen the filters of the recipe",
+                fix="fetch the raw corpora with `codegen data pull`, or loosen the filters of the recipe",
             )
 
 
@@ -98,6 +98,6 @@ def require_sequences(corpus: Corpus, splits: Mapping[str, Split], context_lengt
             raise DataError(
                 f"{name} of the {corpus} corpus has too little text for one sequence",
                 expected=f"at least {context_length:,} tokens in each split",
-                do="use more data, a shorter context_length"
+                fix="use more data, a shorter context_length"
                 + ("" if name == TRAIN else " or a larger held_out_fraction"),
             )

@@ -45,14 +45,14 @@ def require_checkpoint(folder: Path) -> None:
         raise ArtifactError(
             f"{folder} has no {', '.join(missing)}",
             expected="a Hugging Face checkpoint with its tokenizer",
-            do="export it with components.model.huggingface.save_checkpoint",
+            fix="export it with components.model.huggingface.save_checkpoint",
         )
     kind = read_json(folder / "config.json").get("model_type")
     if kind != "codegen":
         raise ArtifactError(
             f"{folder} holds a model of type {kind!r}",
             expected="codegen",
-            do="register a checkpoint that this project made",
+            fix="register a checkpoint that this project made",
         )
 
 

@@ -95,7 +95,7 @@ def require_rules(gate: GateConfig, stage: str) -> None:
         raise ConfigError(
             f"the gate requires nothing of the stage {stage!r}",
             expected=f"one of {', '.join(gate.requirements)}, with at least one requirement",
-            do=f"add promotion.requirements.{stage} to the recipe",
+            fix=f"add promotion.requirements.{stage} to the recipe",
         )
 
 

@@ -176,7 +176,7 @@ def rollback(tracking: Tracking, name: str, decided_by: str, reason: str) -> Pro
                 if champion
                 else f"{name} has no champion",
                 expected="the aliases champion and previous at two versions",
-                do=f"look at `codegen models history {name}`",
+                fix=f"look at `codegen models history {name}`",
             )
         check = Check(
             rule="a person asked for the version before",

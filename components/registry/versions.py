@@ -155,7 +155,7 @@ def _require_parity(folder: Path, found: float, max_difference: float) -> None:
         raise ArtifactError(
             f"the logits that transformers computes from {folder} differ from ours by {found:.3g}",
             expected=f"at most {max_difference:g}; nothing was registered",
-            do="install the versions of constraints.txt; if they are, keep the checkpoint and report it",
+            fix="install the versions of constraints.txt; if they are, keep the checkpoint and report it",
         )
 
 
@@ -205,7 +205,7 @@ def download(tracking: Tracking, uri: str, into: Path) -> Path:
         raise ArtifactError(
             f"{uri} was fetched with SHA-256 {digest[:12]}",
             expected=f"{found.digest[:12]}, as it was registered",
-            do="register the checkpoint again from the store, under a new version",
+            fix="register the checkpoint again from the store, under a new version",
         )
     return folder
 
@@ -231,7 +231,7 @@ def resolve_version(tracking: Tracking, uri: str) -> VersionRef:
         raise TrackingError(
             f"{exact} does not state the digest of a checkpoint",
             expected="a version that this platform registered",
-            do="look at `codegen models list`; `codegen promote` registers a recipe's checkpoints",
+            fix="look at `codegen models list`; `codegen promote` registers a recipe's checkpoints",
         )
     return VersionRef(exact, digest)
 
@@ -254,7 +254,7 @@ def version_of(tracking: Tracking, uri: str) -> ModelVersion:
         raise TrackingError(
             f"the registry has no {uri.removeprefix('models:/')}",
             expected="NAME@ALIAS or NAME/VERSION of a registered model",
-            do="look at `codegen models list`; `codegen promote` registers a recipe's checkpoints",
+            fix="look at `codegen models list`; `codegen promote` registers a recipe's checkpoints",
         ) from error
 
 

@@ -88,5 +88,5 @@ def _no_tokenizer(got: str) -> ArtifactError:
     return ArtifactError(
         got,
         expected="a byte-pair encoding in Hugging Face's format",
-        do="restore the folder, or fetch it again",
+        fix="restore the folder, or fetch it again",
     )

@@ -61,7 +61,7 @@ class Encoder:
             raise DataError(
                 f"{path} does not exist",
                 expected="a tokenizer artifact",
-                do="build it with the prepare flow",
+                fix="build it with the prepare flow",
             )
         self._document = path.read_text(encoding="utf-8")
         self._description = json.loads(self._document)
@@ -122,7 +122,7 @@ class Encoder:
                 raise DataError(
                     f"gigatoken {version('gigatoken')} encodes {name} differently from token {at:,} on: {got[at : at + 5]}",
                     expected=f"{expected[at : at + 5]}, as Hugging Face tokenizers {tokenizers.__version__} encodes it",
-                    do="install the versions of constraints.txt; if they are, keep the document and report it to gigatoken",
+                    fix="install the versions of constraints.txt; if they are, keep the document and report it to gigatoken",
                 )
 
     def decode(self, ids: Sequence[int]) -> str:

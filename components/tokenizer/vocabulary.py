@@ -87,7 +87,7 @@ def _read_ranks(path: Path, num_tokens: int) -> list[bytes]:
         raise DataError(
             f"{path} does not exist",
             expected="GPT-2's vocabulary",
-            do="fetch it with `codegen data pull`",
+            fix="fetch it with `codegen data pull`",
         )
     tokens: list[bytes] = []
     for number, line in enumerate(path.read_bytes().splitlines()[:num_tokens], start=1):
@@ -115,7 +115,7 @@ def _read_ranks(path: Path, num_tokens: int) -> list[bytes]:
 
 def _bad_table(got: str, expected: str) -> DataError:
     return DataError(
-        got, expected=expected, do="fetch the vocabulary again with `codegen data pull`"
+        got, expected=expected, fix="fetch the vocabulary again with `codegen data pull`"
     )
 
 

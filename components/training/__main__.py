@@ -78,7 +78,7 @@ def _read(run_file: Path, rank: int) -> RunFile:
         raise ConfigError(
             f"rank {rank} on host {socket.gethostname()} sees no {run_file}",
             expected="the folder that a flow has written run.json to, on a file system that all hosts share",
-            do="put the workspace on a file system with one path on every host, and start the ranks after the flow",
+            fix="put the workspace on a file system with one path on every host, and start the ranks after the flow",
         ) from None
 
 

@@ -84,18 +84,18 @@ def open_split(run: StageRun, streaming: StreamingCacheConfig | None = None) -> 
         raise ConfigError(
             f"the corpus of stage {run.stage} is packed in sequences of {split.context_length} tokens",
             expected=f"the model's context_length, {run.model.context_length}",
-            do="use one context length for the model and the preparation of the corpus",
+            fix="use one context length for the model and the preparation of the corpus",
         )
     if split.num_ids > run.model.padded_vocab_size:
         raise ConfigError(
             f"the model has {run.model.padded_vocab_size:,} padded_vocab_size",
             expected=f"at least the {split.num_ids:,} ids of the tokenizer",
-            do=f"set padded_vocab_size to {-(-split.num_ids // 64) * 64} or more",
+            fix=f"set padded_vocab_size to {-(-split.num_ids // 64) * 64} or more",
         )
     if not len(split):
         raise ConfigError(
             f"the corpus of stage {run.stage} has no full sequence of {split.context_length} tokens",
             expected="at least one",
-            do="add documents to the corpus, or use a shorter context_length",
+            fix="add documents to the corpus, or use a shorter context_length",
         )
     return split

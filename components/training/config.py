@@ -191,7 +191,7 @@ class TrainingExecution(Config):
             raise ConfigError(
                 "micro_batch is auto, which is settled as the stage begins",
                 expected="a number",
-                do="give one, --at training.micro_batch=1; what a stage has used stands in its observed/deepspeed.json",
+                fix="give one, --exec training.micro_batch=1; what a stage has used stands in its observed/deepspeed.json",
             )
         return self.micro_batch
 

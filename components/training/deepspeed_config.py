@@ -42,7 +42,7 @@ def num_sequences_per_step(stage: StageConfig, context_length: int) -> int:
         raise ConfigError(
             f"global_batch_tokens is {stage.global_batch_tokens:,}",
             expected=f"a multiple of the context length, {context_length:,}",
-            do=f"set global_batch_tokens to {nearest:,}",
+            fix=f"set global_batch_tokens to {nearest:,}",
         )
     return sequences
 
@@ -64,7 +64,7 @@ def accumulation_steps(stage: StageConfig, place: TrainingExecution, context_len
         raise ConfigError(
             f"micro_batch is {micro_batch}, and each of {place.world_size} processes has {per_process} sequences",
             expected="a micro-batch that divides the sequences of a process",
-            do=f"set micro_batch to {fitting}",
+            fix=f"set micro_batch to {fitting}",
         )
     return per_process // micro_batch
 
@@ -83,7 +83,7 @@ def require_shares(model: ModelConfig, place: TrainingExecution) -> None:
             raise ConfigError(
                 f"the model has {number} {what}, and {place.ranks_per_replica} ranks share a copy",
                 expected=f"{what} that divide evenly over them",
-                do=f"set tensor_parallel or sequence_parallel to {math.gcd(number, place.ranks_per_replica)}",
+                fix=f"set tensor_parallel or sequence_parallel to {math.gcd(number, place.ranks_per_replica)}",
             )
 
 
@@ -114,7 +114,7 @@ def sequences_per_process(stage: StageConfig, place: TrainingExecution, context_
         raise ConfigError(
             f"a step has {sequences} sequences ({stage.global_batch_tokens:,} tokens) and world_size is {place.world_size}",
             expected="a batch that divides evenly over the processes",
-            do=f"set world_size to {fitting}, or global_batch_tokens to a multiple of {replicas * context_length:,}",
+            fix=f"set world_size to {fitting}, or global_batch_tokens to a multiple of {replicas * context_length:,}",
         )
     return per_process
 

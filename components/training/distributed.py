@@ -61,12 +61,12 @@ def _rendezvous() -> tuple[Any, int, int]:
             raise PortInUseError(
                 f"port {port} of {address}, where the ranks were to meet, is taken",
                 expected="a port that nobody listens at",
-                do="end what uses it, or choose another: --at training.master_port=NUMBER (MASTER_PORT, if you set that)",
+                fix="end what uses it, or choose another: --exec training.master_port=NUMBER (MASTER_PORT, if you set that)",
             ) from error
         raise TrainingError(
             f"rank 0 did not answer at port {port} of {address} within {_RENDEZVOUS_TIMEOUT_S} s",
             expected="a host that all ranks can reach by that name",
-            do="see in the log whether rank 0 runs, and whether a firewall stands between the hosts",
+            fix="see in the log whether rank 0 runs, and whether a firewall stands between the hosts",
         ) from error
     store.set_timeout(default_pg_timeout)
     return store, rank, world_size

@@ -70,7 +70,7 @@ def chosen_device(place: TrainingExecution, local_rank: int) -> torch.device:
         raise ConfigError(
             "this machine has no GPU that torch can use",
             expected="one a rank",
-            do="set device to cpu",
+            fix="set device to cpu",
         )
     if not num_gpus:
         return torch.device("cpu")
@@ -78,7 +78,7 @@ def chosen_device(place: TrainingExecution, local_rank: int) -> torch.device:
         raise ConfigError(
             f"rank {local_rank} of this host has no GPU of its own: there are {num_gpus}",
             expected="one GPU a rank",
-            do=f"set world_size to {num_gpus}, or device to cpu",
+            fix=f"set world_size to {num_gpus}, or device to cpu",
         )
     return torch.device("cuda", local_rank)
 

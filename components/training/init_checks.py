@@ -39,7 +39,7 @@ def check_init_model(
         raise ConfigError(
             f"training.initial {training.init_from} has no {OPTIMIZER}, and stage {stage} is to keep its optimizer",
             expected="a checkpoint of a stage that was trained for a next one that keeps the optimizer",
-            do=f"set training.stages.{stage}.optimizer to reset, or start from such a checkpoint",
+            fix=f"set training.stages.{stage}.optimizer to reset, or start from such a checkpoint",
         )
 
 
@@ -54,7 +54,7 @@ def require_same_ids(folder: Path, training: TrainingConfig, tokenizer_folder: P
         raise ConfigError(
             f"training.initial {training.init_from} has another tokenizer: {found}",
             expected="the ids of the recipe's tokenizer, which corpora are packed in",
-            do=_OTHER_MODEL,
+            fix=_OTHER_MODEL,
         )
 
 
@@ -68,7 +68,7 @@ def _require_shape(training: TrainingConfig, theirs: ModelConfig, ours: ModelCon
             + ", ".join(f"{name} {one:,}" for name, (one, _) in other.items()),
             expected="the recipe's model: "
             + ", ".join(f"{name} {one:,}" for name, (_, one) in other.items()),
-            do=f"give {' '.join(f'--set model.{name}={one}' for name, (one, _) in other.items())}, or choose another model "
+            fix=f"give {' '.join(f'--set model.{name}={one}' for name, (one, _) in other.items())}, or choose another model "
             "or recipe",
         )
 
@@ -85,5 +85,5 @@ def _require_counts(
         raise ConfigError(
             f"the tokenizer of training.initial {training.init_from} has {num_merges:,} merges and {len(theirs.ids):,} ids",
             expected=f"{ours.num_merges:,} merges and {ours.num_ids:,} ids, as the recipe's tokenizer",
-            do=f"give --set tokenizer.num_merges={num_merges}" if is_cut else _OTHER_MODEL,
+            fix=f"give --set tokenizer.num_merges={num_merges}" if is_cut else _OTHER_MODEL,
         )

@@ -33,7 +33,7 @@ def exclusive_trainer(work: Path, rank: int, wait_s: float = WAIT_S) -> Iterator
         raise StageLockedError(
             f"another trainer is at work in {work.parent}",
             expected="one at a time",
-            do="wait until it is done, or end it",
+            fix="wait until it is done, or end it",
         ) from None
     try:
         yield

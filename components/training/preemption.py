@@ -30,5 +30,5 @@ def preempted_error(stage: str, step: int) -> TrainingError:
     return TrainingError(
         f"stage {stage} was told to end (SIGTERM) and is saved as of step {step}",
         expected="to be left alone until the last step",
-        do="run the same command again: it goes on from there",
+        fix="run the same command again: it goes on from there",
     )

@@ -140,7 +140,7 @@ def _initial_model(run: StageRun) -> CodeGen:
         raise ConfigError(
             f"the checkpoint that stage {run.stage} starts from is a model of {model.config}",
             expected=f"the recipe's model, {run.model}",
-            do="start from a checkpoint of the same recipe",
+            fix="start from a checkpoint of the same recipe",
         )
     return model
 

@@ -270,7 +270,7 @@ class Trainer:
                 expected=f"at most {limit} such batches in a stage (max_skipped_steps)"
                 if limit
                 else "a finite number",
-                do="lower learning_rate, lengthen warmup_steps, or look at those documents",
+                fix="lower learning_rate, lengthen warmup_steps, or look at those documents",
             )
         logger.warning(
             "%s; no step is taken (%d of %d)", what, skips.count, self.run.config.max_skipped_steps

@@ -100,5 +100,5 @@ def languages_of(corpus: str) -> list[str]:
     raise ConfigError(
         f"there is no corpus {corpus!r}",
         expected=f"one of {', '.join(LANGUAGES)}",
-        do="name the corpus as the recipe does",
+        fix="name the corpus as the recipe does",
     )

@@ -193,7 +193,7 @@ def failure(what: str, outcomes: Sequence[RuleResult], page: Path) -> Validation
         f"{what}: {len(broken)} of {num_judged(outcomes)} rules are broken"
         + "".join(f"\n    {line}" for line in lines),
         expected="every rule to hold before anything expensive starts",
-        do=f"open {page} to see more offenders, then mend or leave them out{change}",
+        fix=f"open {page} to see more offenders, then mend or leave them out{change}",
     )
 
 

@@ -182,7 +182,7 @@ def merge(profiles: Iterable[Profile]) -> Profile:
         raise ConfigError(
             f"profiles under {len(limits)} different limits cannot be merged",
             expected="at least one profile, all made with the same limits",
-            do="profile all parts of a corpus with the limits of one recipe",
+            fix="profile all parts of a corpus with the limits of one recipe",
         )
     names = sorted({name for part in parts for name in part.languages})
     return Profile(
@@ -214,7 +214,7 @@ def _columns(batch: pa.RecordBatch) -> dict[str, pa.LargeStringArray]:
         raise DataError(
             f"documents have the columns {', '.join(batch.schema.names) or '(none)'}",
             expected=f"exactly the columns {', '.join(FIELDS)}",
-            do="mend what reads these documents, or fetch the corpus again with `codegen data pull`",
+            fix="mend what reads these documents, or fetch the corpus again with `codegen data pull`",
         )
     return {name: batch[name].cast(pa.large_string()) for name in FIELDS}
 

@@ -182,7 +182,7 @@ def _require_same_limits(corpus: str, profile: Profile, config: ValidationConfig
         raise ConfigError(
             f"the profile of {corpus} was made under the limits {profile.limits.model_dump(mode='json')}",
             expected=f"{limits.model_dump(mode='json')}",
-            do="profile the corpus with the limits of this recipe",
+            fix="profile the corpus with the limits of this recipe",
         )
     return profile
 

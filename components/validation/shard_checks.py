@@ -213,5 +213,5 @@ def unreadable(path: Path, problem: str, expected: str) -> ValidationFailed:
     return ValidationFailed(
         f"{path} {problem}",
         expected=expected,
-        do=f"remove {path.parent} and run the same command again: it is rebuilt",
+        fix=f"remove {path.parent} and run the same command again: it is rebuilt",
     )

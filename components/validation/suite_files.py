@@ -75,7 +75,7 @@ def copy_suites(folder: Path) -> list[Path]:
         raise ConfigError(
             f"the suites cannot be copied to {folder}: {error.strerror}",
             expected="a folder that this user may write, or the path of one that can be made",
-            do="name another folder",
+            fix="name another folder",
         ) from error
     return copies
 
@@ -100,20 +100,20 @@ def _require_complete(folder: Path) -> None:
         raise ConfigError(
             f"validation.suites means {folder}, which is no folder",
             expected=f"a folder with {', '.join(wanted)}",
-            do=f"mend validation.suites, or make the folder: {copy}",
+            fix=f"mend validation.suites, or make the folder: {copy}",
         )
     found = {path.name for path in folder.glob("*.json")}
     if strangers := sorted(found - set(wanted)):
         raise ConfigError(
             f"no suite is called {strangers[0]}, which lies in {folder}",
             expected=f"{', '.join(wanted)}, and no other .json",
-            do=f"{closest_match(strangers[0], wanted)}rename {folder / strangers[0]}, or take it out of the folder",
+            fix=f"{closest_match(strangers[0], wanted)}rename {folder / strangers[0]}, or take it out of the folder",
         )
     if missing := [name for name in wanted if name not in found]:
         raise ConfigError(
             f"{folder} has no {missing[0]}",
             expected=f'every suite, without rules (`"expectations": []`) where none is wanted: {", ".join(wanted)}',
-            do=copy,
+            fix=copy,
         )
 
 
@@ -127,7 +127,7 @@ def _read(path: Path) -> SuiteFile:
 def broken_suite(path: Path, problem: str, expected: str = _A_SUITE, hint: str = "") -> ConfigError:
     """The error for a suite's file; `hint` comes before the advice to mend it."""
     return ConfigError(
-        f"the suite {path.name} {problem}", expected=expected, do=f"{hint}mend {path}"
+        f"the suite {path.name} {problem}", expected=expected, fix=f"{hint}mend {path}"
     )
 
 

@@ -131,7 +131,7 @@ def status(as_json: Json = False, at: ExecutionOverrides = []) -> None:
         raise DataError(
             f"data/ or DVC's cache is not as committed: {', '.join(changed) or 'files are missing'}",
             expected=f"the preset {committed.preset}, md5 {committed.md5}",
-            do="run `codegen data pull`, or `dvc add data` where the change is meant",
+            fix="run `codegen data pull`, or `dvc add data` where the change is meant",
         )
 
 

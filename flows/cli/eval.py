@@ -131,7 +131,7 @@ def _ks(text: str) -> tuple[int, ...]:
         raise ConfigError(
             f"--k is {text!r}",
             expected="numbers from 1 with commas between them: 1,10,100",
-            do="mend --k",
+            fix="mend --k",
         )
     return tuple(int(one) for one in parts)
 
@@ -153,7 +153,7 @@ def _require_one_temperature_of_mtpb(
         raise ConfigError(
             f"MTPB was given the temperatures {', '.join(f'{one:g}' for one in temperatures)}",
             expected="one, as in the paper (0.2)",
-            do=f"run it once for each: --benchmark mtpb --temperature 0.2, or say which of them: --set {field}=0.2",
+            fix=f"run it once for each: --benchmark mtpb --temperature 0.2, or say which of them: --set {field}=0.2",
         )
 
 

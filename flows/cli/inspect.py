@@ -71,7 +71,7 @@ def artifacts(
         raise ConfigError(
             f"there is no kind {kind!r}",
             expected=f"one of {', '.join(get_args(Kind))}",
-            do="choose one of these",
+            fix="choose one of these",
         )
     found = [
         one for one in load_execution(at).open_store().list_artifacts() if kind in ("", one.kind)

@@ -192,7 +192,7 @@ def _format_internal_error(error: Exception) -> str:
     return (
         f"{type(error).__name__}{': ' if said else ''}{said} (line {place.lineno} of {place.filename})\n"
         "  expected: no such thing: it is a defect of ours, not a mistake of yours\n"
-        "  do this:  give the same command with --debug, and report what it prints"
+        "  fix:      give the same command with --debug, and report what it prints"
     )
 
 

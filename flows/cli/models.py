@@ -212,7 +212,9 @@ def pull(
 
     if folder.exists():
         raise ConfigError(
-            f"{folder} exists", expected="a folder that does not exist yet", do="choose another one"
+            f"{folder} exists",
+            expected="a folder that does not exist yet",
+            fix="choose another one",
         )
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "true")  # Here files are large.
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -69,7 +69,7 @@ RecipeOverrides = Annotated[
 ExecutionOverrides = Annotated[
     list[str],
     typer.Option(
-        "--at",
+        "--exec",
         help="Override a field of the execution: training.world_size=1",
         metavar="FIELD=VALUE",
     ),

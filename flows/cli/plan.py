@@ -98,7 +98,7 @@ def deepspeed(recipe: Recipe, place: TrainingExecution, stage: str) -> dict[str,
         raise ConfigError(
             f"there is no stage {stage!r}",
             expected=f"one of {', '.join(stages)}",
-            do="choose one of these",
+            fix="choose one of these",
         )
     config, context_length = stages[stage], recipe.model.context_length
     accumulation_steps(config, place, context_length)
@@ -170,7 +170,7 @@ def _refusal(recipe: Recipe, made: Plan, asked: str) -> ConfigError:
         f"{recipe.name} needs {_size(memory.total_bytes)} on each of {one.world_size:,} x {device.title} "
         f"with ZeRO {one.zero_stage} ({_parts(memory)})",
         expected=f"at most the {_size(device.usable_bytes)} that are usable of {_size(device.memory_bytes)}",
-        do="; or ".join(commands)
+        fix="; or ".join(commands)
         or "take a device with more memory: no number of these fits, whatever is partitioned",
     )
 

@@ -42,7 +42,7 @@ def doctor(as_json: Json = False, at: ExecutionOverrides = []) -> None:
         console.print(f"{mark} {one.name:<12} {escape(one.found)}", soft_wrap=True)
         if not one.fine:
             console.print(
-                f"    without it:  {escape(one.cost)}\n    do this:     {escape(one.remedy)}",
+                f"    without it:  {escape(one.cost)}\n    fix:     {escape(one.remedy)}",
                 soft_wrap=True,
             )
     fine = all(one.fine for one in findings if one.needed)

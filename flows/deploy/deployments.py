@@ -162,7 +162,7 @@ def parameters(flow_name: str, recipe: Recipe, execution: Execution) -> dict[str
         raise ConfigError(
             "the tracking URI holds a password, and what a deployment is given is shown to everybody",
             expected="a URI without one",
-            do="put it into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            fix="put it into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
     place = execution.replace(project=str(execution.project_path))
     given = {"recipe": _json(recipe), "execution": _json(place), **own}
@@ -188,14 +188,14 @@ def require_schedules(crons: Mapping[str, str], timezone: str) -> None:
         raise ConfigError(
             f"there is no time zone {timezone!r}",
             expected="one of the IANA's, e.g. Europe/Berlin or UTC",
-            do="mend --timezone",
+            fix="mend --timezone",
         )
     for flow_name, cron in crons.items():
         if flow_name not in DEPLOYMENTS or not DEPLOYMENTS[flow_name].cron:
             raise ConfigError(
                 f"there is no flow {flow_name!r} to be scheduled",
                 expected=f"one of {', '.join(name for name, one in DEPLOYMENTS.items() if one.cron)}",
-                do='write --cron "pipeline=0 1 * * 6"',
+                fix='write --cron "pipeline=0 1 * * 6"',
             )
         try:
             CronSchedule(cron=cron, timezone=timezone)
@@ -203,7 +203,7 @@ def require_schedules(crons: Mapping[str, str], timezone: str) -> None:
             raise ConfigError(
                 f"the schedule of {flow_name} is {cron!r}: {error.errors()[0]['msg']}",
                 expected="minute, hour, day, month, weekday, e.g. 0 1 * * 6",
-                do=f'write, e.g., --cron "{flow_name}=0 1 * * 6"',
+                fix=f'write, e.g., --cron "{flow_name}=0 1 * * 6"',
             ) from None
 
 

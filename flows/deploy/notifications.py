@@ -122,7 +122,7 @@ def require_server() -> None:
         raise ConfigError(
             "no Prefect server runs over this workspace",
             expected="one that can tell: `codegen serve`, `codegen ui`, or PREFECT_API_URL",
-            do="start `codegen serve` in another terminal, then run this again",
+            fix="start `codegen serve` in another terminal, then run this again",
         )
     require_healthy_prefect()
 
@@ -145,7 +145,7 @@ def subscribe(address: str, occasions: tuple[str, ...]) -> list[str]:
             raise ConfigError(
                 f"there is no occasion {one!r}",
                 expected=f"one of {', '.join(NOTIFICATION_RULES)}",
-                do="choose one of these",
+                fix="choose one of these",
             )
     scheme, host = _parts(address)
     known = hashlib.sha256(redact_credentials(address).encode()).hexdigest()[:_SHOWN]
@@ -177,7 +177,7 @@ def _parts(address: str) -> tuple[str, str]:
         raise ConfigError(
             f"there is nobody at the address {redact_credentials(address)!r}",
             expected="http://, https://, mailto:// or mailtos://, and a server",
-            do='write, e.g., "https://hooks.example.org/T1" or "mailtos://USER:PASSWORD@SERVER:587?from=A&to=B"',
+            fix='write, e.g., "https://hooks.example.org/T1" or "mailtos://USER:PASSWORD@SERVER:587?from=A&to=B"',
         )
     return scheme, host
 

@@ -153,7 +153,7 @@ class DeploymentRunner:
                 raise CodegenError(
                     f"Prefect's runner ended by itself: {failed[0] if failed else 'it does not say why'}",
                     expected="one that waits for runs until a signal comes",
-                    do="see that Prefect's server answers, and start this again: what was scheduled meanwhile is run then",
+                    fix="see that Prefect's server answers, and start this again: what was scheduled meanwhile is run then",
                 ) from (failed[0] if failed else None)
         finally:
             if thread.is_alive():
@@ -170,7 +170,7 @@ def _add(runner: Runner, deployment: RunnerDeployment) -> None:
         raise CodegenError(
             f"Prefect's server refused {deployment.full_name}: {str(error)[:_QUOTED]}",
             expected="a server of the version that constraints.txt names",
-            do="compare `prefect version` here and there",
+            fix="compare `prefect version` here and there",
         ) from error
 
 

@@ -147,7 +147,7 @@ def _mlflow(execution: Execution) -> CheckResult:
     try:
         execution.open_tracking().check()
     except TrackingError as error:
-        return CheckResult("MLflow", False, error.got, "no run begins", error.do)
+        return CheckResult("MLflow", False, error.got, "no run begins", error.fix)
     return CheckResult("MLflow", True, f"{redact_credentials(uri)} answers")
 
 
@@ -180,7 +180,7 @@ def _machine(workspace: Path) -> Iterator[CheckResult]:
     memory = psutil.virtual_memory().available
     yield CheckResult(
         "memory", memory > _RUN_MEMORY_BYTES, f"{memory / 1e9:,.1f} GB available",
-        "a starter run may be killed by the system", "close other programs, or --at training.world_size=1", needed=False,
+        "a starter run may be killed by the system", "close other programs, or --exec training.world_size=1", needed=False,
     )  # fmt: skip
     cores = os.cpu_count() or 1
     yield CheckResult(

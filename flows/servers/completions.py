@@ -177,7 +177,7 @@ def _listening(host: str, port: int) -> socket.socket:
         raise CodegenError(
             f"no server can listen at {host}:{port}: {_reason(error)}",
             expected="an address of this machine, and a free port",
-            do=f"end what uses it, or choose another: --port {port + 1}, --host 127.0.0.1",
+            fix=f"end what uses it, or choose another: --port {port + 1}, --host 127.0.0.1",
         ) from None
 
 

@@ -68,7 +68,7 @@ def require_current_schema() -> None:
         raise ConfigError(
             f"Prefect's database {database} was written by another version of Prefect (schema {found})",
             expected=f"schema {head}, that of Prefect {version('prefect')}",
-            do="end what uses it, then run `codegen upgrade`: it keeps a copy, and brings it up to date",
+            fix="end what uses it, then run `codegen upgrade`: it keeps a copy, and brings it up to date",
         )
 
 
@@ -88,7 +88,7 @@ def upgrade(execution: Execution) -> Iterator[DatabaseUpgrade]:
         raise ConfigError(
             f"at work on this workspace: {', '.join(at_work)}",
             expected="nobody at work on it",
-            do="end what is, or wait",
+            fix="end what is, or wait",
         )
     prefect = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
     # The very file that was copied, whatever database Prefect is told to use otherwise.
@@ -108,7 +108,7 @@ def _tracking_file(uri: str) -> Path:
         raise ConfigError(
             f"the tracking database is not SQLite but {uri.split(':', 1)[0]}",
             expected="one that can be copied as a file",
-            do="back it up with its own tools, then run `mlflow db upgrade` on it",
+            fix="back it up with its own tools, then run `mlflow db upgrade` on it",
         )
     return Path(uri.removeprefix(_SQLITE))
 
@@ -128,7 +128,7 @@ def _upgrade_database(
         raise ConfigError(
             f"the upgrade of {name}'s database failed: {(done.stderr or done.stdout).strip()[-_QUOTED:]}",
             expected=f"a database that {name} {before or 'of any version'} wrote",
-            do=f"it is as it was before, and a copy is {backup}; install the version that wrote it, or report this",
+            fix=f"it is as it was before, and a copy is {backup}; install the version that wrote it, or report this",
         )
     after = _revision(database)
     if after == before:
@@ -146,7 +146,7 @@ def _revision(database: Path) -> str:
             raise ConfigError(
                 f"{database} is no database: {error}",
                 expected="a SQLite file",
-                do="move it away; the next run makes another",
+                fix="move it away; the next run makes another",
             ) from error
     return str(found[0]) if found else ""
 
@@ -166,7 +166,7 @@ def _copy(database: Path) -> Path:
             raise DiskFullError(
                 f"{backup} cannot be written: {error}",
                 expected="room for a copy of the database",
-                do="free some room",
+                fix="free some room",
             ) from error
     return backup
 

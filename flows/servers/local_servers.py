@@ -85,7 +85,7 @@ class ServerProcesses:
                 raise CodegenError(
                     f"{name}'s server ended",
                     expected="a server that runs",
-                    do=f"read {self._logs / name}.log",
+                    fix=f"read {self._logs / name}.log",
                 )
 
 
@@ -114,7 +114,7 @@ def require_healthy_prefect() -> None:
         raise ConfigError(
             f"PREFECT_API_URL is {redact_credentials(url)}, which does not answer ({error})",
             expected=f"a Prefect server that answers /health within {_ANSWER_TIMEOUT_S:.0f} s",
-            do="start it, or unset PREFECT_API_URL: a run without a server starts one of its own",
+            fix="start it, or unset PREFECT_API_URL: a run without a server starts one of its own",
         )
 
 
@@ -171,13 +171,13 @@ def _reserve_ports(execution: Execution, prefect_port: int, mlflow_port: int) ->
         raise ConfigError(
             f"servers run over this workspace already: {there['prefect']} and {there['mlflow']}",
             expected="one Prefect at a time on its database",
-            do="use these, or end them first",
+            fix="use these, or end them first",
         )
     if prefect_port == mlflow_port:
         raise ConfigError(
             f"Prefect and MLflow were both given port {mlflow_port}",
             expected="a port for each",
-            do=f"choose another: --mlflow-port {mlflow_port + 1}",
+            fix=f"choose another: --mlflow-port {mlflow_port + 1}",
         )
     require_free_port("Prefect", prefect_port)
     where = on_loopback(prefect_port, mlflow_port)
@@ -220,7 +220,7 @@ def _wait_for(name: str, server: subprocess.Popen[bytes], url: str, log: Path) -
     raise CodegenError(
         f"{name} did not answer at {url}",
         expected=f"an answer within {_START_TIMEOUT_S:.0f} s",
-        do=f"read {log}",
+        fix=f"read {log}",
     )
 
 

@@ -128,7 +128,7 @@ def setup_environment(execution: Execution) -> None:
         raise ConfigError(
             f"project is {execution.project_path}, which is no folder",
             expected="the folder that holds data.dvc and .dvc/",
-            do="mend --at project=..., or run this in a clone of the project",
+            fix="mend --exec project=..., or run this in a clone of the project",
         )
     for name, value in environment(execution).items():
         os.environ.setdefault(name, value)
@@ -195,5 +195,5 @@ def _make(folder: Path) -> None:
         raise ConfigError(
             f"the workspace's folder {folder} cannot be made: {error.strerror}",
             expected="a folder that this user may write, or the path of one that can be made",
-            do="mend --at workspace=... or CODEGEN_WORKSPACE",
+            fix="mend --exec workspace=... or CODEGEN_WORKSPACE",
         ) from error

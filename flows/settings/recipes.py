@@ -52,14 +52,14 @@ class Recipe(Config):
             raise ConfigError(
                 f"name is {self.name!r}",
                 expected="lower-case letters, digits, '.', '_', '-', a letter or digit first: it names folders and models",
-                do="choose such a name, e.g. --set name=my-codegen",
+                fix="choose such a name, e.g. --set name=my-codegen",
             )
         if self.model.padded_vocab_size < self.tokenizer.num_ids:
             raise ConfigError(
                 f"model.padded_vocab_size is {self.model.padded_vocab_size:,}",
                 expected=f"at least the {self.tokenizer.num_ids:,} ids of a tokenizer with "
                 f"tokenizer.num_merges {self.tokenizer.num_merges:,}",
-                do=f"set model.padded_vocab_size to {self.tokenizer.num_ids:,} or more, or keep fewer merges",
+                fix=f"set model.padded_vocab_size to {self.tokenizer.num_ids:,} or more, or keep fewer merges",
             )
         self._batches_fit()
         self._completions_fit()
@@ -74,7 +74,7 @@ class Recipe(Config):
                 raise ConfigError(
                     f"training.stages.{stage}.global_batch_tokens is {settings.global_batch_tokens:,}",
                     expected=f"a multiple of model.context_length, {context:,}",
-                    do=f"set training.stages.{stage}.global_batch_tokens to {nearest:,}",
+                    fix=f"set training.stages.{stage}.global_batch_tokens to {nearest:,}",
                 )
 
     def _check_optimizer_state(self) -> None:
@@ -83,7 +83,7 @@ class Recipe(Config):
             raise ConfigError(
                 f"training.stages.{first}.optimizer is kept, and {first} is the first stage",
                 expected="a stage that starts from another one, or from training.initial",
-                do=f"set training.stages.{first}.optimizer to reset",
+                fix=f"set training.stages.{first}.optimizer to reset",
             )
 
     def _completions_fit(self) -> None:
@@ -99,7 +99,7 @@ class Recipe(Config):
                 raise ConfigError(
                     f"evaluation.{benchmark}.max_new_tokens makes completions of {tokens:,} tokens",
                     expected=f"less than model.context_length, {context:,}, so that a prompt has room beside it",
-                    do=f"set evaluation.{benchmark}.max_new_tokens to {context // 4:,}, or lengthen the context",
+                    fix=f"set evaluation.{benchmark}.max_new_tokens to {context // 4:,}, or lengthen the context",
                 )
 
 
@@ -287,6 +287,6 @@ def recipe(name: str) -> Recipe:
         raise ConfigError(
             f"there is no recipe {name!r}",
             expected=f"one of {', '.join(RECIPES)}",
-            do="choose one of these",
+            fix="choose one of these",
         )
     return RECIPES[name]()

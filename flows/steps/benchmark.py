@@ -108,7 +108,7 @@ def run_benchmark(
             raise EvaluationError(
                 f"programs ran in {statistics['sandbox'] or 'no sandbox'}",
                 expected=f"{isolation or 'no sandbox'}, as found at the start of the evaluation",
-                do="run the same command again; if it stays so, see `codegen doctor`",
+                fix="run the same command again; if it stays so, see `codegen doctor`",
             )
         log_evaluation_files(folder, run)
         return statistics

@@ -205,7 +205,7 @@ def require_preset(recipe: Recipe, raw: Mapping[str, Artifact]) -> None:
         raise DataError(
             f"data/ holds the preset {preset}",
             expected=f"the preset {recipe.data.preset}, whose bytes decide what the recipe {recipe.name} prepares",
-            do=f"run `codegen data pull --preset {recipe.data.preset}`, or name the recipe that was prepared with --recipe",
+            fix=f"run `codegen data pull --preset {recipe.data.preset}`, or name the recipe that was prepared with --recipe",
         )
 
 
@@ -217,7 +217,7 @@ def _find(identity: ArtifactSpec, stores: tuple[Store, ...]) -> Artifact:
     raise ArtifactError(
         f"{identity.kind}/{identity.name}-{identity.recipe[:12]} is not in {where}",
         expected="the corpora of this recipe, data/ and code to have been prepared",
-        do="run `codegen prepare` with the same --recipe and --set, here or where they are to be pushed from",
+        fix="run `codegen prepare` with the same --recipe and --set, here or where they are to be pushed from",
     )
 
 

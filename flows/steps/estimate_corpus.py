@@ -39,13 +39,13 @@ def estimate(
         raise ConfigError(
             f"there is no corpus {corpus!r}",
             expected=f"one of {', '.join(CORPORA)}",
-            do="choose one of these, or none for all",
+            fix="choose one of these, or none for all",
         )
     if sample_mb < 1:
         raise ConfigError(
             f"--sample-mb is {sample_mb}",
             expected="at least 1, in MB of text for each corpus",
-            do="leave it out, or give a larger one",
+            fix="leave it out, or give a larger one",
         )
     from components.data.raw_corpus import raw_artifacts, sources_of
     from components.preparation.estimate import estimate_corpus

@@ -110,7 +110,7 @@ def _download_cached(tracking: Tracking, found: VersionRef, cache: Path) -> Path
         raise ArtifactError(
             f"the files in {folder} were fetched as {found.uri} and have SHA-256 {digest[:12]}",
             expected=found.digest[:12],
-            do="remove that folder and run the same command again: they are fetched anew",
+            fix="remove that folder and run the same command again: they are fetched anew",
         )
     return folder
 
@@ -119,7 +119,7 @@ def _no_model(model: str) -> ConfigError:
     return ConfigError(
         f"there is no model {model!r}",
         expected="a folder, checkpoint/NAME-RECIPE of the store, or NAME@ALIAS or NAME/VERSION of the registry",
-        do="look at `codegen artifacts --kind checkpoint` for what the store has",
+        fix="look at `codegen artifacts --kind checkpoint` for what the store has",
     )
 
 
@@ -137,7 +137,7 @@ def _find_in_store(store: Store, model: str) -> Artifact | None:
         raise ConfigError(
             f"{artifact.label} is no model",
             expected="an artifact of the kind checkpoint",
-            do="look at `codegen artifacts --kind checkpoint` for what the store has",
+            fix="look at `codegen artifacts --kind checkpoint` for what the store has",
         )
     return artifact
 

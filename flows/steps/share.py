@@ -70,7 +70,7 @@ def _of_recipe(recipe: Recipe, execution: Execution, shared: Store) -> list[Arti
         raise DataError(
             error.got,
             expected=error.expected,
-            do=f"{error.do}; or name them: `codegen data pull-prepared ROOT LABEL ...`",
+            fix=f"{error.fix}; or name them: `codegen data pull-prepared ROOT LABEL ...`",
         ) from error
 
 
@@ -80,7 +80,7 @@ def _named(store: Store, labels: Sequence[str]) -> list[Artifact]:
         raise ArtifactError(
             f"{strangers[0]} is no prepared corpus",
             expected=f"labels like prepared-corpus/{CORPORA[0]}-0123456789ab",
-            do="list them with `codegen artifacts --kind prepared-corpus`",
+            fix="list them with `codegen artifacts --kind prepared-corpus`",
         )
     return artifacts
 

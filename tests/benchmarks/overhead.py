@@ -29,7 +29,7 @@ RECIPE = "starter"
 
 def codegen(project: Path, *arguments: str) -> None:
     """Run a command over a project, which has to end well."""
-    command = [sys.executable, "-m", "flows.cli.main", *arguments, "--at", f"project={project}"]
+    command = [sys.executable, "-m", "flows.cli.main", *arguments, "--exec", f"project={project}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 

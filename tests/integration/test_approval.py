@@ -187,14 +187,14 @@ def test_a_person_refuses(desk: Desk) -> None:
     )
     assert len(history(desk.tracking, NAME)) == 2
     (said,) = set(re.findall(r"Whoever approves of it all the same says so: codegen (.*)", output))
-    places = ["--at", f"project={desk.folder}", "--at", f"workspace={desk.folder}"]
+    places = ["--exec", f"project={desk.folder}", "--exec", f"workspace={desk.folder}"]
     command = [
         sys.executable,
         "-m",
         "flows.cli.main",
         *said.split(),
         *places,
-        "--at",
+        "--exec",
         f"tracking_uri={desk.tracking.uri}",
     ]
     typed = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)

@@ -95,7 +95,7 @@ def test_a_spoilt_corpus_stops_the_flow(
     assert before is not None
     tamper(pulled / "data")
     dvc_repo.commit(pulled, before.preset, before.recipe)
-    with pytest.raises(DataError, match=f"(?s){named}.*expected: .*do this: "):
+    with pytest.raises(DataError, match=f"(?s){named}.*expected: .*fix: "):
         prepare(tiny(), execution(pulled, fixture_archives.folder))
     assert published(pulled) == []
 
@@ -130,10 +130,10 @@ def test_data_changed_by_hand_is_not_trained_on(
 ) -> None:
     replace_line(lambda record: {**record, "text": "x = 1\n"})(pulled / "data")
     before = dvc_repo.committed(pulled)
-    with pytest.raises(DataError, match=r"(?s)mono.*expected: .*do this: "):
+    with pytest.raises(DataError, match=r"(?s)mono.*expected: .*fix: "):
         raw_artifacts(pulled)
     edited = {path: path.read_bytes() for path in (pulled / "data").rglob("*.jsonl")}
-    with pytest.raises(DataError, match=r"(?s)mono.*expected: .*do this: "):
+    with pytest.raises(DataError, match=r"(?s)mono.*expected: .*fix: "):
         prepare(tiny(), execution(pulled, fixture_archives.folder))
     assert {path: path.read_bytes() for path in edited} == edited, (
         "a pull would have undone the edit without a word"
@@ -158,7 +158,7 @@ def test_a_corrupt_archive_is_named_and_nothing_is_left(
     content[len(content) // 2] ^= 0xFF
     victim.write_bytes(content)
     project = new_project(tmp_path / "project")
-    with pytest.raises(FetchError, match=f"(?s){victim.name}.*expected: .*SHA-256.*do this: "):
+    with pytest.raises(FetchError, match=f"(?s){victim.name}.*expected: .*SHA-256.*fix: "):
         prepare(tiny(), execution(project, archives))
     assert published(project) == []
     assert not (project / "data").exists()
@@ -174,9 +174,7 @@ def test_a_tracking_server_that_does_not_answer_is_said_first(
         silent.listen()
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         place = execution(project, fixture_archives.folder).replace(tracking_uri=uri)
-        with pytest.raises(
-            TrackingError, match=f"(?s){uri} does not answer.*expected: .*do this: "
-        ):
+        with pytest.raises(TrackingError, match=f"(?s){uri} does not answer.*expected: .*fix: "):
             prepare(tiny(), place)
     assert not (project / "data").exists()
     assert published(project) == []
@@ -187,6 +185,6 @@ def test_an_impossible_batch_is_refused_before_training(
 ) -> None:
     recipe = tiny().override(["training.stages.nl.global_batch_tokens=256"])
     place = execution(pulled, fixture_archives.folder)
-    with pytest.raises(CodegenError, match=r"(?s)expected: .*do this: "):
+    with pytest.raises(CodegenError, match=r"(?s)expected: .*fix: "):
         train(recipe, place)
     assert not [label for label in published(pulled) if label.startswith("checkpoint")]

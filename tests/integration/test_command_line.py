@@ -46,13 +46,18 @@ def assert_three_lines(done: subprocess.CompletedProcess[str], got: str) -> None
     assert done.stderr.count("✗") == 1, done.stderr
     lines = done.stderr[done.stderr.index("✗") :].strip().splitlines()
     assert got in lines[0]
-    assert [line.split(":")[0].strip() for line in lines[1:]] == ["expected", "do this"]
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["expected", "fix"]
 
 
 def test_a_tracking_server_that_does_not_answer_is_three_lines(tmp_path: Path) -> None:
     project = new_project(tmp_path / "project")
     done = codegen(
-        "run", "-r", "tiny", "--at", f"project={project}", MLFLOW_TRACKING_URI="http://127.0.0.1:9"
+        "run",
+        "-r",
+        "tiny",
+        "--exec",
+        f"project={project}",
+        MLFLOW_TRACKING_URI="http://127.0.0.1:9",
     )
     assert_three_lines(done, "http://127.0.0.1:9 does not answer")
 
@@ -67,13 +72,13 @@ def test_an_error_in_a_task_of_a_sub_flow_is_three_lines(
     )
     victim.write_bytes(b"no archive" + victim.read_bytes()[10:])
     places = (f"project={project}", f"archives={archives}", f"pins={archives / 'pins.json'}")
-    done = codegen("run", "-r", "tiny", *(item for place in places for item in ("--at", place)))
+    done = codegen("run", "-r", "tiny", *(item for place in places for item in ("--exec", place)))
     assert_three_lines(done, victim.name)
 
 
 def test_suites_are_copied_and_a_mistake_in_one_is_three_lines(tmp_path: Path) -> None:
     project = new_project(tmp_path / "project")
-    at = ("--at", f"project={project}")
+    at = ("--exec", f"project={project}")
     done = codegen("data", "suites", str(project / "rules"), *at)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(
@@ -107,7 +112,7 @@ def test_a_checkpoint_is_exported_once(tmp_path: Path) -> None:
         "--dtype",
         "bf16",
     )
-    done = codegen(*command, "--at", f"workspace={tmp_path / 'var'}")
+    done = codegen(*command, "--exec", f"workspace={tmp_path / 'var'}")
     assert done.returncode == 0, done.stderr
     assert (
         f"{tmp_path / 'out'}: gptj in bf16, 0.1 MB; the logits of transformers differ from ours by"
@@ -117,7 +122,7 @@ def test_a_checkpoint_is_exported_once(tmp_path: Path) -> None:
         "GPTJForCausalLM"
     ]
     assert_three_lines(
-        codegen(*command, "--at", f"workspace={tmp_path / 'var'}"), f"{tmp_path / 'out'} exists"
+        codegen(*command, "--exec", f"workspace={tmp_path / 'var'}"), f"{tmp_path / 'out'} exists"
     )
 
 
@@ -128,7 +133,7 @@ def test_a_killed_ui_leaves_nothing_that_listens(tmp_path: Path) -> None:
         str(ports[0]),
         "--mlflow-port",
         str(ports[1]),
-        "--at",
+        "--exec",
         f"project={project}",
     )
     command = [sys.executable, "-m", "flows.cli.main", "ui", *options]
@@ -235,7 +240,7 @@ def execution(*arguments, **options):
     return place
 
 run.chosen_execution = execution
-sys.argv = ["codegen", "evaluate", "-r", "tiny", "--at", f"project={sys.argv[1]}", *sys.argv[2:]]
+sys.argv = ["codegen", "evaluate", "-r", "tiny", "--exec", f"project={sys.argv[1]}", *sys.argv[2:]]
 main.main()
 """
 

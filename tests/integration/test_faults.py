@@ -37,7 +37,7 @@ def test_a_store_that_is_full_ends_the_run_with_one_error_and_harms_nothing(
 
     def run(disk: Path) -> tuple[int, str]:
         process = start_codegen(
-            folder, fixture_archives, "run", "-r", "tiny", "--at", f"store={disk}"
+            folder, fixture_archives, "run", "-r", "tiny", "--exec", f"store={disk}"
         )
         printed, _ = process.communicate(timeout=WAIT_S)
         return process.returncode, printed

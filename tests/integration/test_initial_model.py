@@ -197,10 +197,10 @@ def test_what_cannot_be_started_from_is_found_before_anything_is_trained(
     } == before
 
 
-def assert_refused(world: World, recipe: Recipe, got: str, do: str) -> None:
+def assert_refused(world: World, recipe: Recipe, got: str, fix: str) -> None:
     with pytest.raises(CodegenError, match=f"(?m){got}") as refused:
         world.train(recipe)
-    refused.match(f"(?m)do this: .*{do}")
+    refused.match(f"(?m)fix: .*{fix}")
 
 
 def test_moments_of_nobody_cannot_be_kept(world: World) -> None:
@@ -211,6 +211,8 @@ def test_moments_of_nobody_cannot_be_kept(world: World) -> None:
 
 def test_a_last_stage_before_the_first_is_three_lines(tmp_path: Path) -> None:
     first = ("--set", "training.start_stage=mono")
-    done = codegen("train", "-r", "tiny", "--stage", "multi", *first, "--at", f"project={tmp_path}")
+    done = codegen(
+        "train", "-r", "tiny", "--stage", "multi", *first, "--exec", f"project={tmp_path}"
+    )
     assert_three_lines(done, "the last stage is to be multi, and training begins with mono")
     assert not (tmp_path / "var/store").exists()

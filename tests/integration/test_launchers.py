@@ -94,7 +94,7 @@ def test_a_port_that_is_taken_is_named(run: StageRun, tmp_path: Path) -> None:
             PortInUseError, match=rf"port {port} of 127\.0\.0\.1.* is taken"
         ) as taken:
             train_stage(tmp_path, run, PLACE.replace(master_port=port), lambda _: None)
-    assert "training.master_port" in taken.value.do
+    assert "training.master_port" in taken.value.fix
 
 
 def torchrun(folder: Path, ranks: int) -> subprocess.Popen[bytes]:

@@ -49,7 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "flows.cli.main", "eval", *arguments]
     if arguments[0] != "score":
-        command += ["--json", *SETTINGS, "--at", f"workspace={workspace}"]
+        command += ["--json", *SETTINGS, "--exec", f"workspace={workspace}"]
     kept = {
         name: value
         for name, value in os.environ.items()

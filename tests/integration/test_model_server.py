@@ -67,7 +67,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         str(port),
     ]
     process = subprocess.Popen(
-        [*command, "--at", f"project={folder}"],
+        [*command, "--exec", f"project={folder}"],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

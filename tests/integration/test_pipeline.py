@@ -60,7 +60,7 @@ class Project:
             "-m",
             "flows.cli.main",
             *arguments,
-            *(item for place in places for item in ("--at", place)),
+            *(item for place in places for item in ("--exec", place)),
         ]
         return subprocess.Popen(
             command,

@@ -132,7 +132,7 @@ def _server(line: str, folder: Path) -> Iterator[int]:
     """The port of a server that a page's command starts; a signal ends it well."""
     port = free_port()
     words = [str(port) if one == "8000" else one for one in shlex.split(line)[1:]]
-    command = [sys.executable, "-m", "flows.cli.main", *words, "--at", "workspace=used"]
+    command = [sys.executable, "-m", "flows.cli.main", *words, "--exec", "workspace=used"]
     process = subprocess.Popen(
         command, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
     )

@@ -101,7 +101,7 @@ def test_heads_that_do_not_divide(run: StageRun, tmp_path: Path) -> None:
     assert MODEL.num_heads == 4
     with pytest.raises(ConfigError, match="4 heads, and 8 ranks share a copy") as refused:
         train_stage(tmp_path, run, eight, lambda _: None)
-    assert "sequence_parallel to 4" in refused.value.do
+    assert "sequence_parallel to 4" in refused.value.fix
 
 
 @pytest.mark.parametrize(

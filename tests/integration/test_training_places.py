@@ -139,7 +139,7 @@ def test_without_zero_other_ranks_go_on_and_zero_is_refused(
         TrainingError, match="was made with ZeRO stage 0, and this is stage 1"
     ) as refused:
         train_stage(tmp_path, run, PLACE, lambda _: None)
-    assert "--at training.zero_stage=0" in refused.value.do
+    assert "--exec training.zero_stage=0" in refused.value.fix
     found = losses_of(tmp_path, run, PLACE.replace(zero_stage=0))
     np.testing.assert_allclose(found, alone[1], rtol=1e-5)
     last = (tmp_path / LOG).read_text().rpartition("goes on after step ")[2]
@@ -160,7 +160,7 @@ def test_bf16_without_zero_is_zero_1_so_it_goes_on_with_other_ranks_and_never_as
         TrainingError, match="was made with ZeRO stage 1 in bf16, and this is stage 0"
     ) as refused:
         train_stage(tmp_path, run, ONE, lambda _: None)
-    assert "--at training.precision=bf16" in refused.value.do
+    assert "--exec training.precision=bf16" in refused.value.fix
     found = losses_of(tmp_path, run, bf16.replace(world_size=1, zero_stage=2))
     np.testing.assert_allclose(found, alone[1], rtol=0.02)
     last = (tmp_path / LOG).read_text().rpartition("goes on after step ")[2]

@@ -248,7 +248,7 @@ def test_cancelling_ends_every_process_and_another_run_is_refused(
     other = run.model_copy(update={"seed": 4})
     with pytest.raises(TrainingError, match="was made by another run") as refused:
         train_stage(tmp_path, other, alone, lambda _: None)
-    assert str(tmp_path / WORK) in refused.value.do
+    assert str(tmp_path / WORK) in refused.value.fix
     assert not trainers(tmp_path)
 
 
@@ -345,5 +345,5 @@ def test_a_rank_that_fails_is_reported_with_the_last_lines_of_its_error(
             TrainingExecution(micro_batch=16, precision="fp32"),
             lambda _: None,
         )
-    assert LOG in failed.value.do
+    assert LOG in failed.value.fix
     assert "Traceback" in (tmp_path / "stage" / LOG).read_text()

@@ -46,7 +46,7 @@ def read_members(archive: Path, is_wanted: Callable[[str], bool]) -> list[Member
         raise FetchError(
             f"{archive} cannot be read: {error}",
             expected="a whole .tar.gz, .zip or .whl archive",
-            do="remove the file and run the command again; if it stays so, its pin is wrong: pin another release",
+            fix="remove the file and run the command again; if it stays so, its pin is wrong: pin another release",
         ) from error
     return [found[path] for path in sorted(found)]
 

@@ -231,9 +231,11 @@ class _Download:
         self.part.replace(self.cache / self.archive.file)
 
 
-def _not_the_pinned(archive: Archive, got: str, do: str) -> FetchError:
+def _not_the_pinned(archive: Archive, got: str, fix: str) -> FetchError:
     expected = f"{archive.size_bytes:,} bytes with SHA-256 {archive.sha256}"
-    return FetchError(f"{archive.file} is not the pinned archive: {got}", expected=expected, do=do)
+    return FetchError(
+        f"{archive.file} is not the pinned archive: {got}", expected=expected, fix=fix
+    )
 
 
 @contextmanager
@@ -246,11 +248,11 @@ def _explained(archive: Archive, index: PackageIndex) -> Iterator[None]:
         raise FetchError(
             f"{archive.file} is not on the index {index.label}",
             expected=f"the file of {archive.name} {archive.version} that is pinned",
-            do=f"choose an index that has it with PIP_INDEX_URL, or {elsewhere}",
+            fix=f"choose an index that has it with PIP_INDEX_URL, or {elsewhere}",
         ) from None
     except (requests.RequestException, UnsupportedContentTypeError) as error:
         raise FetchError(
             f"{archive.file} could not be fetched from {index.label}: {error}",
             expected="a package index that answers",
-            do=f"check the network, PIP_INDEX_URL and PIP_CERT and run the command again (it continues), or {elsewhere}",
+            fix=f"check the network, PIP_INDEX_URL and PIP_CERT and run the command again (it continues), or {elsewhere}",
         ) from error

@@ -104,7 +104,7 @@ class Pins(Config):
             raise FetchError(
                 f"no archive is pinned for the preset {preset!r}",
                 expected=f"one of the presets that have pins: {', '.join(known) or 'none'}",
-                do="choose one of them with --preset, or pin archives for it in components/data/archives/corpus.json",
+                fix="choose one of them with --preset, or pin archives for it in components/data/archives/corpus.json",
             )
         return chosen
 

@@ -151,7 +151,7 @@ def _from_remote(
             if name
             else f"{project} has no default DVC remote",
             expected="a remote that was configured and pushed to, and a data.dvc that says which bytes to take from it",
-            do="run `codegen data pull --from archives`"
+            fix="run `codegen data pull --from archives`"
             + ("" if name else ", or `dvc remote add --default NAME URL` first"),
         )
     if name is None or wanted is None:
@@ -194,7 +194,7 @@ def _pinned_member(path: Path, source: VocabularySource) -> bytes:
         raise FetchError(
             f"{source.file}: the member {source.member} is {found}",
             expected=f"a member with SHA-256 {source.member_sha256}",
-            do="mend the pin of the vocabulary",
+            fix="mend the pin of the vocabulary",
         )
     return content
 
@@ -248,7 +248,7 @@ def _require_committed(md5: str, before: DvcPointer, origin: str) -> None:
         raise DataError(
             f"for the preset {before.preset}, data/ got md5 {md5} from {origin}",
             expected=f"md5 {before.md5}, as {DATA_DVC} or the list of pins states",
-            do=f"report it: the same pins must give the same bytes. If the change is meant, raise CODE_VERSION in pins.py "
+            fix=f"report it: the same pins must give the same bytes. If the change is meant, raise CODE_VERSION in pins.py "
             f"and pull again, which updates {DATA_DVC}",
         )
 

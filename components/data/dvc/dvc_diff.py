@@ -78,7 +78,7 @@ def _files_at(project: Path, revision: str) -> Files:
         raise DataError(
             f"the list of files of {revision} (md5 {md5}) is not in DVC's cache, nor in a remote",
             expected="every version that is compared to have been pulled here, or pushed to the default remote",
-            do=f"make it here: `git checkout {revision} -- data.dvc`, `codegen data pull`, and back the same way",
+            fix=f"make it here: `git checkout {revision} -- data.dvc`, `codegen data pull`, and back the same way",
         )
     with dvc_repo.repository(project) as repo:
         return files_of(load_list(repo.cache.local, md5))

@@ -101,7 +101,7 @@ def push(project: Path) -> Pushed:
         raise DataError(
             f"{DATA}/ or DVC's cache is not what {DATA_DVC} commits",
             expected=f"md5 {md5}, so that what is pushed is what is here",
-            do="run `codegen data status`, which names the files",
+            fix="run `codegen data status`, which names the files",
         )
     with _opened(project, f"pushing {DATA}/") as remote:
         objects = objects_of(load_list(remote.cache, md5))
@@ -114,7 +114,7 @@ def push(project: Path) -> Pushed:
             raise RemoteError(
                 f"the DVC remote {remote.name} has not kept {_named(objects[oid] for oid in left)}",
                 expected="storage that keeps what it is given",
-                do="run the same command again; if it stays so, distrust that storage",
+                fix="run the same command again; if it stays so, distrust that storage",
             )
         return Pushed(remote.name, remote.url, len(objects), len(lacking))
 
@@ -222,7 +222,7 @@ class _Remote:
             raise RemoteError(
                 f"the DVC remote {self.name} has damaged bytes of {_named(objects[oid] for oid in damaged)}",
                 expected=f"bytes with the md5 in their name, as {oid}",
-                do=f"remove {self._odb.fs.unstrip_protocol(self._odb.oid_to_path(oid))} there, then run `codegen data push` "
+                fix=f"remove {self._odb.fs.unstrip_protocol(self._odb.oid_to_path(oid))} there, then run `codegen data push` "
                 f"where {DATA}/ is whole; `codegen data pull --from archives` needs no remote",
             )
 
@@ -235,7 +235,7 @@ def _opened(project: Path, doing: str) -> Iterator[_Remote]:
             raise DataError(
                 f"{project} has no default DVC remote",
                 expected="a folder or a bucket that keeps the bytes of data/",
-                do="configure one: `dvc remote add --default NAME URL`, with a folder or s3://bucket/prefix as URL",
+                fix="configure one: `dvc remote add --default NAME URL`, with a folder or s3://bucket/prefix as URL",
             )
         with wrap_remote_errors(doing, f"the DVC remote {name}"):
             try:
@@ -244,7 +244,7 @@ def _opened(project: Path, doing: str) -> Iterator[_Remote]:
                 raise RemoteError(
                     f"the DVC remote {name} cannot be used: {error}",
                     expected="a remote of an installed kind, without cloud versioning",
-                    do=f"install what it needs (for s3://: `pip install dvc-s3`), mend it with `dvc remote modify {name}`, "
+                    fix=f"install what it needs (for s3://: `pip install dvc-s3`), mend it with `dvc remote modify {name}`, "
                     "or choose another with `dvc remote default`",
                 ) from error
             yield _Remote(repo, odb)
@@ -256,7 +256,7 @@ def _committed(project: Path) -> str:
         raise DataError(
             f"{DATA_DVC} does not exist",
             expected="the md5 of a pulled corpus",
-            do="run `codegen data pull`",
+            fix="run `codegen data pull`",
         )
     return committed.md5
 
@@ -266,7 +266,7 @@ def _require_whole(cache: HashFileDB, objects: Mapping[str, str]) -> None:
         raise DataError(
             f"DVC's cache had damaged bytes of {_named(objects[oid] for oid in damaged)}; they were removed from it",
             expected="bytes with the md5 in their name",
-            do=f"run `dvc add {DATA}`, which copies them from {DATA}/ again, then the same command",
+            fix=f"run `dvc add {DATA}`, which copies them from {DATA}/ again, then the same command",
         )
 
 
@@ -274,7 +274,7 @@ def _not_held(remote: _Remote, md5: str, what: str) -> RemoteError:
     return RemoteError(
         f"the DVC remote {remote.name} ({remote.url}) lacks {what} of md5 {md5}",
         expected=f"all bytes that {DATA_DVC} commits",
-        do="run `codegen data push` where they are, or `codegen data pull --from archives`",
+        fix="run `codegen data push` where they are, or `codegen data pull --from archives`",
     )
 
 

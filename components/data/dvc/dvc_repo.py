@@ -83,12 +83,12 @@ def require_committed(project: Path) -> DvcPointer:
         raise DataError(
             "data.dvc is damaged: it states no md5 of data/",
             expected="a file that DVC wrote whole",
-            do="take it back from git, or write it anew with `codegen data pull`",
+            fix="take it back from git, or write it anew with `codegen data pull`",
         )
     raise DataError(
         "data.dvc does not exist",
         expected="the md5 of a pulled corpus",
-        do="run `codegen data pull`",
+        fix="run `codegen data pull`",
     )
 
 
@@ -143,7 +143,7 @@ def commit(project: Path, preset: Preset, recipe: str) -> DvcPointer:
         raise DataError(
             f"DVC could not take {DATA}/ into its cache, as its log says",
             expected="`dvc status` to be clean after `dvc add`",
-            do=f"make room where {project / '.dvc' / 'cache'} lies, then run the same command again",
+            fix=f"make room where {project / '.dvc' / 'cache'} lies, then run the same command again",
         )
     return DvcPointer(str(stage.outs[0].hash_info.value), preset, recipe)
 
@@ -166,14 +166,14 @@ def committed_at(project: Path, revision: str) -> str | None:
             raise DataError(
                 f"{project} is not under git as far as DVC sees it",
                 expected=f"a git repository, whose revisions of {DATA_DVC} are compared",
-                do="run `codegen data status`, which names what differs from the committed bytes, or put the project under "
+                fix="run `codegen data status`, which names what differs from the committed bytes, or put the project under "
                 "git (`git init`, and `dvc config core.no_scm false` where DVC was begun without)",
             ) from None
         except RevError as error:
             raise DataError(
                 str(error),
                 expected="a branch, a tag or a commit",
-                do="list them with `git log --oneline -- data.dvc`",
+                fix="list them with `git log --oneline -- data.dvc`",
             ) from None
 
 
@@ -192,7 +192,7 @@ def repository(project: Path) -> Iterator[Repo]:
                 raise DataError(
                     f"{project} lies inside the DVC project {repo.root_dir}",
                     expected="the folder that holds .dvc/",
-                    do=f"run this in {repo.root_dir}",
+                    fix=f"run this in {repo.root_dir}",
                 )
             repo.scm_context.quiet = (
                 True  # What to `git add` is for us to say, not for DVC to print.
@@ -202,13 +202,13 @@ def repository(project: Path) -> Iterator[Repo]:
         raise DataError(
             f"{project} is not under DVC",
             expected="a folder with .dvc/ in it",
-            do="run this in a clone of the project, or `dvc init` there first",
+            fix="run this in a clone of the project, or `dvc init` there first",
         ) from None
     except DvcException as error:
         raise DataError(
             f"DVC failed: {error}",
             expected="DVC to read or add data/",
-            do="run `dvc status` to see what it finds",
+            fix="run `dvc status` to see what it finds",
         ) from error
 
 
@@ -224,5 +224,5 @@ def wrap_permission_errors(project: Path) -> Iterator[None]:
             f"{error.filename} is refused: {error.strerror}",
             expected=f"a folder {project} that this user may write to, since DVC keeps a lock in it, and a {DATA}/ in it "
             "that can be replaced: no mount point",
-            do=f"mend that, and run the same command again; {DATA}/ is as it was",
+            fix=f"mend that, and run the same command again; {DATA}/ is as it was",
         ) from error

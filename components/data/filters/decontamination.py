@@ -193,7 +193,7 @@ def _check_unique(texts: Sequence[BenchmarkText]) -> None:
         raise ConfigError(
             f"{benchmark} has {counts[doubles[0]]} texts for the problem {problem!r}",
             expected="one text for each problem, or a match could not say what it matches",
-            do="join them, or give each a name of its own",
+            fix="join them, or give each a name of its own",
         )
 
 

@@ -91,6 +91,6 @@ def extensions_with(extra: Mapping[str, str]) -> dict[str, str]:
             raise ConfigError(
                 f"the extension {extension!r} for {extra[extension]}",
                 expected="a dot and lower-case letters, as in '.pyi'",
-                do="mend that key of the recipe's table of extensions",
+                fix="mend that key of the recipe's table of extensions",
             )
     return EXTENSIONS | dict(extra)

@@ -36,7 +36,7 @@ def corpus_files(folder: Path) -> list[Path]:
         raise DataError(
             f"{folder} {'holds no *.jsonl file' if folder.is_dir() else 'does not exist'}",
             expected="a corpus: a folder with one JSON Lines file for each package",
-            do="fetch the raw corpora with `codegen data pull`",
+            fix="fetch the raw corpora with `codegen data pull`",
         )
     return files
 
@@ -77,19 +77,19 @@ def _record(line: bytes, place: str) -> dict[str, str]:
         raise RecordError(
             f"{place}: byte {error.start} is not UTF-8 ({error.reason})",
             expected="text in UTF-8",
-            do=_REBUILD,
+            fix=_REBUILD,
         ) from None
     except json.JSONDecodeError as error:
         raise RecordError(
             f"{place}: column {error.colno} is not JSON ({error.msg})",
             expected="one JSON object on the line",
-            do=_REBUILD,
+            fix=_REBUILD,
         ) from None
     except RecursionError:
         raise RecordError(
             f"{place}: lists or objects are nested too deeply to be read",
             expected="a flat JSON object",
-            do=_REBUILD,
+            fix=_REBUILD,
         ) from None
     if not isinstance(record, dict) or record.keys() != set(FIELDS):
         got = (
@@ -100,7 +100,7 @@ def _record(line: bytes, place: str) -> dict[str, str]:
         raise RecordError(
             f"{place}: the record is {got}",
             expected=f"an object with exactly the fields {', '.join(FIELDS)}",
-            do=_REBUILD,
+            fix=_REBUILD,
         )
     for name in FIELDS:
         _check(record[name], name, place)
@@ -112,19 +112,19 @@ def _check(value: Any, name: str, place: str) -> None:
         raise RecordError(
             f"{place}: {name} is {json.dumps(value)[:60]}",
             expected=f"a string as {name}",
-            do=_REBUILD,
+            fix=_REBUILD,
         )
     if not value.isascii() and _has_surrogate(value):
         raise RecordError(
             f"{place}: {name} holds half a surrogate pair",
             expected="text that UTF-8 can encode",
-            do=_REBUILD,
+            fix=_REBUILD,
         )
     if "\0" in value:
         raise RecordError(
             f"{place}: {name} holds a NUL character at {value.index(chr(0))}",
             expected="text, not binary content",
-            do=_REBUILD,
+            fix=_REBUILD,
         )
 
 

@@ -61,7 +61,7 @@ def resolve_uri(uri: str, storage_options: Mapping[str, Any] | None = None) -> F
         raise ConfigError(
             f"{uri} cannot be opened: {error}",
             expected="a local path, or a URI of a protocol that fsspec knows here",
-            do="install the package that it names (for s3: pip install 'codegen-platform[s3]'), or mend the URI",
+            fix="install the package that it names (for s3: pip install 'codegen-platform[s3]'), or mend the URI",
         ) from error
     fs.invalidate_cache()
     return FileLocation(fs, path)
@@ -123,7 +123,7 @@ def damaged_file_error(name: str, what: object, expected: str = "a whole file") 
     return RecordError(
         f"{name} is damaged or truncated: {what}",
         expected=expected,
-        do="fetch or export that file again; if it is the same everywhere, leave it out of the source",
+        fix="fetch or export that file again; if it is the same everywhere, leave it out of the source",
     )
 
 
@@ -147,7 +147,7 @@ def wrap_read_errors(name: str) -> Iterator[None]:
         raise FetchError(
             f"{name} cannot be read: {error or type(error).__name__}",
             expected="a file that is there, and may be read, from its listing to its end",
-            do="check the path, the permissions, the network and the storage options, then run the same command again",
+            fix="check the path, the permissions, the network and the storage options, then run the same command again",
         ) from error
 
 

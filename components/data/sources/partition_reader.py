@@ -91,5 +91,5 @@ def _require_unchanged(partition: Partition, place: FileLocation) -> None:
         raise RecordError(
             f"{partition.name} has {found:,} bytes",
             expected=f"{listed:,} bytes, as when it was listed",
-            do="let nothing write to a source while it is read, then run the same command again",
+            fix="let nothing write to a source while it is read, then run the same command again",
         )

@@ -113,7 +113,7 @@ def list_partitions(
             raise DataError(
                 f"{source.uri} holds no file",
                 expected=f"at least one file{f' named *{endings}' if endings else ''}",
-                do="check the path; a glob matches files, and folders only where it ends with a slash",
+                fix="check the path; a glob matches files, and folders only where it ends with a slash",
             )
         found += listed
     found.sort(key=lambda one: (one.file, one.first_row_group or 0))
@@ -128,7 +128,7 @@ def _require_distinct(partitions: list[Partition]) -> None:
             raise ConfigError(
                 f"{one.file} is in the sources {other.source.uri} and {one.source.uri}",
                 expected="each file in one source",
-                do="take it out of one of them",
+                fix="take it out of one of them",
             )
 
 
@@ -187,14 +187,14 @@ def _of_file(source: Source, match: _Match) -> Partition:
         raise ConfigError(
             f"{match.label} is to be read as an archive",
             expected=f"a name that ends with {', '.join(known_endings('archive'))}",
-            do="rename it, or narrow the glob of that source",
+            fix="rename it, or narrow the glob of that source",
         )
     file_format = by_name if source.format == "auto" else source.format
     if file_format is None:
         raise ConfigError(
             f"the name of {match.label} says no format",
             expected="a name that ends as docs/sources.md lists, or a source with a format",
-            do=f"set the format of the source {source.uri}, or narrow its glob",
+            fix=f"set the format of the source {source.uri}, or narrow its glob",
         )
     size_bytes = match.info["size"]
     return Partition(
@@ -214,7 +214,7 @@ def _of_files(source: Source, match: _Match, is_folder: bool) -> Partition:
             raise ConfigError(
                 f"the folder {match.label} holds {entry.path}, and its format is left open",
                 expected="a folder or checkout of source files, or a source that says what its files are",
-                do="write a glob of its data files, or set the format of that source (to files, if it is a checkout)",
+                fix="write a glob of its data files, or set the format of that source (to files, if it is a checkout)",
             )
     file = match.label.rstrip("/") + "/" if is_folder else match.label
     return Partition(

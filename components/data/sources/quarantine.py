@@ -39,5 +39,5 @@ def check_bad_record_limit(
     raise RecordError(
         f"{num_bad:,} of {num_read:,} records are bad{quoted}",
         expected=f"at most {config.max_bad_fraction:.3%} of them",
-        do="mend or leave out those files, name the fields of their source, or raise data.quarantine.max_bad_fraction",
+        fix="mend or leave out those files, name the fields of their source, or raise data.quarantine.max_bad_fraction",
     )

@@ -91,7 +91,7 @@ class RecordMaker:
             raise ConfigError(
                 f"{source.uri} is all {source.fixed_language}",
                 expected=f"a language of the corpus: {', '.join(languages)}",
-                do="mend fixed_language of that source, or move the source to the corpus it belongs to",
+                fix="mend fixed_language of that source, or move the source to the corpus it belongs to",
             )
         self._fixed = source.fixed_language
         self._languages = {name.casefold(): name for name in languages}
@@ -124,14 +124,14 @@ class RecordMaker:
             raise ConfigError(
                 f"{file} has the columns {', '.join(known) or '(none)'}",
                 expected=f"a language or a path in one of them: {' or '.join(telling)}",
-                do="name the column in `language` or `path` of that source, or give it a fixed_language",
+                fix="name the column in `language` or `path` of that source, or give it a fixed_language",
             )
         for column in {**self._named, "text": ""}:
             if not any(_column(name, known) for name in self._names[column]):
                 raise ConfigError(
                     f"{file} has the columns {', '.join(known) or '(none)'}",
                     expected=f"{' or '.join(self._names[column])} for {column}",
-                    do=f"name the column in `{'name' if column == 'source' else column}` of that source",
+                    fix=f"name the column in `{'name' if column == 'source' else column}` of that source",
                 )
         found = (_column(name, known) for choices in self._names.values() for name in choices)
         return sorted({name for name in found if name})

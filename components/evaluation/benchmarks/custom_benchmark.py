@@ -51,7 +51,7 @@ def read_benchmark(path: Path) -> Benchmark:
         raise EvaluationError(
             f"{path} is no file",
             expected="humaneval, mtpb, or a JSONL file of problems",
-            do="mend --benchmark",
+            fix="mend --benchmark",
         )
     content = path.read_bytes()
     name, sha256 = (
@@ -73,7 +73,7 @@ def read_benchmark(path: Path) -> Benchmark:
             f"{path} has "
             + (f"the task_id {min(repeated)!r} more than once" if repeated else "no problem"),
             expected="problems, each with a task_id of its own",
-            do="mend the file",
+            fix="mend the file",
         )
     return Benchmark(name, sha256, tuple(problems))
 
@@ -85,7 +85,7 @@ def _refuse_a_known_name(path: Path, name: str, sha256: str) -> None:
         raise EvaluationError(
             f"{path} is named as {known} is, and figures of it would be taken for those",
             expected="another name for problems of one's own",
-            do=f"rename the file, or run the pinned problems: --benchmark {known}; no --problems for samples of HumanEval",
+            fix=f"rename the file, or run the pinned problems: --benchmark {known}; no --problems for samples of HumanEval",
         )
 
 
@@ -99,7 +99,7 @@ def lines_of(path: Path, content: bytes) -> list[bytes]:
         return (gzip.decompress(content) if path.suffix == ".gz" else content).splitlines()
     except (OSError, EOFError, zlib.error) as error:
         raise EvaluationError(
-            f"{path} is no whole gzip file ({error})", expected="JSONL", do="fetch it again"
+            f"{path} is no whole gzip file ({error})", expected="JSONL", fix="fetch it again"
         ) from error
 
 
@@ -120,5 +120,5 @@ def _problems(path: Path, number: int, line: bytes) -> list[Problem]:
         f"{', '.join(sorted(fields))} ({name})" for name, (fields, _) in FORMATS.items()
     )
     raise EvaluationError(
-        f"{path}:{number} {got}", expected=f"a JSON object with {forms}", do="mend the line"
+        f"{path}:{number} {got}", expected=f"a JSON object with {forms}", fix="mend the line"
     )

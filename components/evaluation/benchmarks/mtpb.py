@@ -104,7 +104,7 @@ def _chosen(problems: list[MtpbProblem], config: MtpbConfig) -> list[MtpbProblem
             if missing
             else "MTPB is asked for no problem, or for no case",
             expected=f"numbers from 1 to {len(problems)}, and cases from 0 to 4",
-            do="mend evaluation.mtpb.problem_ids or evaluation.mtpb.cases",
+            fix="mend evaluation.mtpb.problem_ids or evaluation.mtpb.cases",
         )
     return chosen
 

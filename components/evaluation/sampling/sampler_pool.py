@@ -195,7 +195,7 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
                     raise EvaluationError(
                         f"a sampling process failed: {found.text}",
                         expected="completions",
-                        do="mend what it says, then run the same command again: it goes on from the samples that were kept",
+                        fix="mend what it says, then run the same command again: it goes on from the samples that were kept",
                     )
                 return found
             ended = [
@@ -205,7 +205,7 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
                 raise EvaluationError(
                     f"a sampling process ended with exit code {ended[0]}",
                     expected="all of them to live until every sample is drawn; -9 often means that memory ran out",
-                    do="free memory or use fewer processes, then run the same command again: it goes on",
+                    fix="free memory or use fewer processes, then run the same command again: it goes on",
                 )
 
 

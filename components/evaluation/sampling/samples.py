@@ -197,7 +197,7 @@ def require_disk_space(draw: SampleSet, sampler: SamplerProtocol) -> None:
         raise ConfigError(
             f"{draw.benchmark.name} asks for completions of {draw.max_new_tokens:,} tokens ({draw.label})",
             expected=f"fewer than the model's context, {sampler.context_length:,}, so that a prompt has room beside them",
-            do=f"set its max_new_tokens to {sampler.context_length // 4:,} at most : a single turn may be twice as long",
+            fix=f"set its max_new_tokens to {sampler.context_length // 4:,} at most : a single turn may be twice as long",
         )
 
 

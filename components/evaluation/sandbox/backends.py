@@ -43,5 +43,5 @@ def find_jail(kind: SandboxKind | None = None) -> Jail:
     raise SandboxUnavailable(
         "; ".join(f"{name}: {error.got}" for name, error in missing.items()),
         expected="; or ".join(error.expected for error in missing.values()),
-        do="; or ".join(error.do for error in missing.values()),
+        fix="; or ".join(error.fix for error in missing.values()),
     )

@@ -57,7 +57,7 @@ class Bubblewrap(Namespaced):
             self,
             got="bubblewrap cannot make a jail here",
             expected="user namespaces for ordinary users, or root with CAP_SYS_ADMIN",
-            do="allow them (sysctl kernel.unprivileged_userns_clone=1, or the container's profile), then run it again",
+            fix="allow them (sysctl kernel.unprivileged_userns_clone=1, or the container's profile), then run it again",
         )
 
     @property
@@ -94,14 +94,14 @@ def _find() -> tuple[str, str]:
     remedy = "install the Debian package bubblewrap (sudo apt-get install bubblewrap), then run the same command again"
     expected = f"bubblewrap {'.'.join(map(str, _NEEDED_VERSION))} or newer"
     if program is None:
-        raise SandboxUnavailable("bubblewrap (bwrap) is not on PATH", expected=expected, do=remedy)
+        raise SandboxUnavailable("bubblewrap (bwrap) is not on PATH", expected=expected, fix=remedy)
     answer = subprocess.run(
         [program, "--version"], capture_output=True, text=True, timeout=10, check=False
     ).stdout
     found = re.search(r"(\d+)\.(\d+)[.\d]*", answer)
     if found is None or (int(found[1]), int(found[2])) < _NEEDED_VERSION:
         raise SandboxUnavailable(
-            f"{program} says it is {answer.strip()!r}", expected=expected, do=remedy
+            f"{program} says it is {answer.strip()!r}", expected=expected, fix=remedy
         )
     return program, found[0]
 

@@ -138,7 +138,7 @@ def _packages() -> Iterator[Path]:
                 raise SandboxUnavailable(
                     "NumPy is not installed",
                     expected="the packages that MTPB's programs import",
-                    do="run `make run` again",
+                    fix="run `make run` again",
                 )
             continue
         origin = Path(spec.origin)

@@ -62,11 +62,11 @@ def require_python_outside(view: View) -> None:
         raise SandboxUnavailable(
             f"this Python lies in {inside}, and {SCRATCH} is an empty folder in a jail",
             expected=f"a Python outside of {SCRATCH} (its virtual environment may be there)",
-            do="make the virtual environment with another Python",
+            fix="make the virtual environment with another Python",
         )
 
 
-def require_start(jail: Jail, *, got: str, expected: str, do: str) -> None:
+def require_start(jail: Jail, *, got: str, expected: str, fix: str) -> None:
     """Start the interpreter in a jail, so that what forbids it is told in the words of who makes the jail.
 
     Raises:
@@ -78,4 +78,4 @@ def require_start(jail: Jail, *, got: str, expected: str, do: str) -> None:
     )
     if done.returncode != 0:
         said = done.stderr.strip() or f"exit status {done.returncode}"
-        raise SandboxUnavailable(f"{got}: {said}", expected=expected, do=do)
+        raise SandboxUnavailable(f"{got}: {said}", expected=expected, fix=fix)

@@ -40,7 +40,7 @@ class Landlock:
             raise SandboxUnavailable(
                 "the kernel has no Landlock, or it was not switched on",
                 expected="Linux 5.13 or newer, with landlock among its security modules (the boot parameter lsm=)",
-                do="use a newer kernel, or allow landlock_create_ruleset in the container's profile",
+                fix="use a newer kernel, or allow landlock_create_ruleset in the container's profile",
             )
         code = str(Path(__file__).parent)
         self.environment = view.environment | {"PYTHONPATH": code, "HOME": "/"}
@@ -54,7 +54,7 @@ class Landlock:
             "extensions": str(Path(sysconfig.get_path("stdlib")).resolve() / "lib-dynload"),
         }
         require_start(
-            self, got="Python does not start", expected="an interpreter", do="run `make run` again"
+            self, got="Python does not start", expected="an interpreter", fix="run `make run` again"
         )
 
     @property
@@ -102,5 +102,5 @@ def _require_readable(paths: tuple[Path, ...]) -> None:
             raise SandboxUnavailable(
                 f"programs of root become other users, and {closed} is closed to them",
                 expected="a Python, and packages, that every user may read",
-                do="use a Python outside of root's home, or run it as an ordinary user",
+                fix="use a Python outside of root's home, or run it as an ordinary user",
             )

@@ -39,7 +39,7 @@ class Namespaces(Namespaced):
             self,
             got="namespaces cannot be made here",
             expected="user namespaces and Linux 5.12 or newer",
-            do="allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
+            fix="allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
             "kernel.apparmor_restrict_unprivileged_userns, or the container's profile)",
         )
 

@@ -209,4 +209,4 @@ def probe(*, kind: SandboxKind | None = None, unsafe: bool = False) -> SandboxRe
 
 def unavailable(error: SandboxUnavailable) -> SandboxReport:
     """The report of a sandbox that could not be had."""
-    return SandboxReport(available=False, isolated=False, missing=error.got, remedy=error.do)
+    return SandboxReport(available=False, isolated=False, missing=error.got, remedy=error.fix)

@@ -104,7 +104,7 @@ def _failed(description: str, got: str, expected: str) -> SandboxUnavailable:
     return SandboxUnavailable(
         f"the self-test of the jail ({description}) failed: {got}",
         expected=expected,
-        do="run `codegen doctor`; until it is content, nothing that a model wrote is executed on this machine",
+        fix="run `codegen doctor`; until it is content, nothing that a model wrote is executed on this machine",
     )
 
 

@@ -81,7 +81,7 @@ def seccomp_programs(*, namespaces: bool = True) -> dict[str, str]:
         raise SandboxUnavailable(
             f"no system-call filter can be built: {error}",
             expected="libseccomp and pyseccomp, so that a program can make harmless system calls only",
-            do="install the Debian package libseccomp2 (sudo apt-get install libseccomp2), then run the same command again",
+            fix="install the Debian package libseccomp2 (sudo apt-get install libseccomp2), then run the same command again",
         ) from None
     return {
         "server": _server(pyseccomp),

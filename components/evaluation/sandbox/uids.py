@@ -36,5 +36,5 @@ def require_other_users() -> None:
         raise SandboxUnavailable(
             "this is root without the capabilities to change users: programs would be root",
             expected="CAP_SETUID, CAP_SETGID and CAP_KILL, or an ordinary user",
-            do="run it as an ordinary user (docker run --user 1000)",
+            fix="run it as an ordinary user (docker run --user 1000)",
         )

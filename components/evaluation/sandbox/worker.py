@@ -180,7 +180,7 @@ class Worker(AbstractContextManager["Worker"]):
             raise EvaluationError(
                 f"a jail was lost twice over the same program{': ' * bool(str(lost))}{lost}",
                 expected="jails that live as long as the evaluation",
-                do="look for a lack of memory (`dmesg`), then run the same command again",
+                fix="look for a lack of memory (`dmesg`), then run the same command again",
             ) from None
 
     def _hand_out(self, running: PendingJob) -> None:

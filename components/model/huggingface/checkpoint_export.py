@@ -54,7 +54,7 @@ def export_checkpoint(
         raise ConfigError(
             f"{folder} exists",
             expected="a folder that does not, or an empty one",
-            do="name another, or remove this one",
+            fix="name another, or remove this one",
         )
     read_tokenizer(
         source
@@ -76,7 +76,7 @@ def export_checkpoint(
             raise ArtifactError(
                 f"transformers computes other logits from {source} as {layout} in {dtype}, by up to {found:.3g}",
                 expected=f"at most {MAX_LOGIT_DIFFERENCE:g}; nothing was exported",
-                do="install the versions of constraints.txt; if they are, keep the checkpoint and report it",
+                fix="install the versions of constraints.txt; if they are, keep the checkpoint and report it",
             )
         built.rename(folder)
     return found

@@ -71,7 +71,7 @@ def save_checkpoint(
         raise ConfigError(
             f"the tokenizer in {tokenizer_folder} has {tokenizer.num_ids:,} ids",
             expected=f"at most as many as the model has rows, {rows:,}",
-            do="raise padded_vocab_size, or use the tokenizer that the model was trained with",
+            fix="raise padded_vocab_size, or use the tokenizer that the model was trained with",
         )
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(model, folder, layout, TORCH_DTYPES[dtype], max_shard_bytes)
@@ -149,12 +149,12 @@ def _stored(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
         raise ArtifactError(
             f"the weights of {name} are not all finite",
             expected="a model without NaN and infinity in it",
-            do="look at the loss of its training; take an earlier checkpoint, or train it again",
+            fix="look at the loss of its training; take an earlier checkpoint, or train it again",
         )
     raise ConfigError(
         f"{name} holds {float(weight.abs().max()):g}, too large for {str(dtype).removeprefix('torch.')}",
         expected=f"weights of at most {torch.finfo(dtype).max:g}",
-        do="choose bf16 or fp32",
+        fix="choose bf16 or fp32",
     )
 
 

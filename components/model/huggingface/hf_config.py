@@ -157,7 +157,7 @@ def damaged(path: Path, got: str, expected: str) -> ArtifactError:
     return ArtifactError(
         f"{path} {got}",
         expected=expected,
-        do="restore the folder or fetch it again; what we trained can be built again",
+        fix="restore the folder or fetch it again; what we trained can be built again",
     )
 
 

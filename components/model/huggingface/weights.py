@@ -140,7 +140,7 @@ def _read(path: Path, names: list[str]) -> dict[str, StoredTensor]:
         raise ArtifactError(
             f"{path} is a pointer of Git LFS, and {_listed(names)} are not here",
             expected="the weights themselves",
-            do="run `git lfs pull` in that folder",
+            fix="run `git lfs pull` in that folder",
         )
     tensors = _safetensors(path, names) if path.suffix == ".safetensors" else _pytorch(path, names)
     for name, tensor in tensors.items():
@@ -191,7 +191,7 @@ def _pytorch(path: Path, names: list[str]) -> dict[str, Tensor]:
             if asked
             else f"{path} holds a pickle that makes no tensors",
             expected="tensors by name, and nothing that runs",
-            do="do not trust its source if it is not damaged; take the checkpoint in safetensors",
+            fix="do not trust its source if it is not damaged; take the checkpoint in safetensors",
         ) from error
     except Exception as error:  # A damaged pickle is a damaged program: it can fail in any way.
         got = f"cannot be read ({type(error).__name__}: {str(error)[:_MAX_NAMED_BYTES]}); lost is {_listed(names)}"

@@ -109,7 +109,7 @@ def wrap_mlflow_errors(doing: str) -> Iterator[None]:
             raise TrackingError(
                 f"MLflow refused while {doing}: {said}",
                 expected="an MLflow server or database of a version that fits the installed one",
-                do=_BUSY_HINT
+                fix=_BUSY_HINT
                 if _LOCKED in str(error)
                 else "mend what it says; for an old database: `codegen upgrade` copies it and brings it up to date",
             ) from error
@@ -138,7 +138,7 @@ def _remote(uri: str) -> MlflowClient:
         raise TrackingError(
             f"the tracking database {redact_credentials(uri)} needs the package {error.name}, which is not installed",
             expected="a database whose driver is installed, or an MLflow server",
-            do="install a driver for it into this environment, or use sqlite:///var/mlflow/mlflow.db",
+            fix="install a driver for it into this environment, or use sqlite:///var/mlflow/mlflow.db",
         ) from error
     return client
 
@@ -192,7 +192,7 @@ def _no_answer(uri: str, said: str) -> TrackingError:
     return TrackingError(
         f"the tracking server {redact_credentials(uri)} {said}",
         expected=f"an MLflow server that answers /health with OK within {PROBE_TIMEOUT_S:.0f} s",
-        do="start the server or mend the tracking URI; sqlite:///var/mlflow/mlflow.db needs no server",
+        fix="start the server or mend the tracking URI; sqlite:///var/mlflow/mlflow.db needs no server",
     )
 
 
@@ -205,7 +205,7 @@ def _prepare(path: Path) -> None:
         raise TrackingError(
             f"the tracking database {path} cannot be used: {error}",
             expected="a SQLite database that this user may write",
-            do=_BUSY_HINT
+            fix=_BUSY_HINT
             if _LOCKED in str(error)
             else "mend its permissions, or move the file away to start with an empty one",
         ) from error
@@ -226,7 +226,7 @@ def _require_current_schema(path: Path) -> None:
         raise TrackingError(
             f"the tracking database {path} was written by another version of MLflow (schema {found[0]})",
             expected=f"schema {_own_schema()}, that of MLflow {mlflow.__version__}",
-            do="end what uses it, then run `codegen upgrade`: it keeps a copy, and brings it up to date",
+            fix="end what uses it, then run `codegen upgrade`: it keeps a copy, and brings it up to date",
         )
 
 

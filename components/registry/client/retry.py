@@ -96,7 +96,7 @@ class RetryPolicy:
                 raise TrackingError(
                     f"the tracking server {self._uri} went away, and did not answer again within {self._patience_s:.0f} s",
                     expected="an MLflow server that is back within tracking_retry_timeout_s",
-                    do="start the server and run the same command again: what is finished is reused, and training goes on",
+                    fix="start the server and run the same command again: what is finished is reused, and training goes on",
                 )
             time.sleep(POLL_INTERVAL_S)
         logger.warning("%s answers again, after %.0f s", self._uri, time.monotonic() - began)

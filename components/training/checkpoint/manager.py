@@ -177,7 +177,7 @@ class CheckpointManager:
             return TrainingError(
                 f"{folder} was made by another run, {made_by['run'][:12]}",
                 expected=f"a checkpoint of run {self._run[:12]}",
-                do=f"remove {self.folder} to begin the stage again, or take back the change to the recipe",
+                fix=f"remove {self.folder} to begin the stage again, or take back the change to the recipe",
             )
         layout = made_by["layout"]
         before = layout["zero_stage"] = _zero_stage(
@@ -188,7 +188,7 @@ class CheckpointManager:
             return TrainingError(
                 f"{folder} was made with tensor_parallel {cut_before} on {layout['num_ranks']} ranks",
                 expected="the same place as before: such a checkpoint is not converted",
-                do=f"go on with that place, or remove {self.folder} to begin the stage again",
+                fix=f"go on with that place, or remove {self.folder} to begin the stage again",
             )
         if (
             layout == self._layout or before == self._layout["zero_stage"] == 0
@@ -202,13 +202,11 @@ class CheckpointManager:
                 if layout["precision"] == self._layout["precision"]
                 else f" in {layout['precision']}"
             )
-            place = (
-                f"--at training.zero_stage={before} --at training.precision={layout['precision']}"
-            )
+            place = f"--exec training.zero_stage={before} --exec training.precision={layout['precision']}"
             return TrainingError(
                 f"{folder} was made with ZeRO stage {before}{how}, and this is stage {self._layout['zero_stage']}",
                 expected="the same, or two of the stages 1, 2 and 3: DeepSpeed converts no checkpoint without ZeRO",
-                do=f"go on with {place}, or remove {self.folder} to begin the stage again",
+                fix=f"go on with {place}, or remove {self.folder} to begin the stage again",
             )
         logger.info(
             "%s was made on another place (%s); converting it for %s", folder, layout, self._layout

@@ -58,7 +58,7 @@ def load_optimizer_state(engine: Any, model: nn.Module, folder: Path) -> int:
         raise ArtifactError(
             f"{folder} has no {OPTIMIZER}",
             expected="the moments of the stage before, which this one is to keep",
-            do="train that stage again with a recipe that keeps them, or set this one's optimizer to reset",
+            fix="train that stage again with a recipe that keeps them, or set this one's optimizer to reset",
         )
     wanted = {
         f"{name}.{moment}": (parameter, moment)
@@ -96,7 +96,7 @@ def _unfit(path: Path, what: str) -> ArtifactError:
     return ArtifactError(
         f"{path} {what}",
         expected="finite moments of every parameter of the model that is trained",
-        do="start from a checkpoint of the same recipe, restore this one, or set the stage's optimizer to reset",
+        fix="start from a checkpoint of the same recipe, restore this one, or set the stage's optimizer to reset",
     )
 
 
@@ -143,6 +143,6 @@ def _set_moment(engine: Any, parameter: nn.Parameter, name: str, value: Tensor) 
         raise ConfigError(
             f"a parameter of {value.numel():,} values does not divide over {dist.get_world_size()} ranks",
             expected="one that does: DeepSpeed cannot set moments of others with ZeRO 3",
-            do="use ZeRO 1 or 2 for this stage, or set its optimizer to reset",
+            fix="use ZeRO 1 or 2 for this stage, or set its optimizer to reset",
         )
     safe_set_full_optimizer_state(parameter, value.to(engine.device), name)

@@ -73,7 +73,7 @@ def latest_valid_checkpoint(folder: Path) -> VerifiedCheckpoint | None:
         raise TrainingError(
             f"all checkpoints of the stage are damaged: {', '.join(map(str, damaged))}",
             expected="one that is as it was written",
-            do=f"put one back from a copy, or remove {folder} to begin the stage again; look at the disk first",
+            fix=f"put one back from a copy, or remove {folder} to begin the stage again; look at the disk first",
         )
     return None
 
@@ -166,5 +166,5 @@ def _require_damage(checkpoint: Path, error: OSError) -> None:
         raise TrainingError(
             f"the checkpoint {checkpoint} cannot be read: {error.strerror} ({error.filename})",
             expected="files that this user may read; nothing was removed",
-            do="mend that, then run the same command again",
+            fix="mend that, then run the same command again",
         ) from error

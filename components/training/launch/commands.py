@@ -107,7 +107,7 @@ def read_hostfile(path: Path, world_size: int) -> dict[str, int]:
         raise ConfigError(
             f"the hostfile {path} cannot be read: {error.strerror}",
             expected=form,
-            do="mend hostfile",
+            fix="mend hostfile",
         ) from None
     used: dict[str, int] = {}
     slots = 0
@@ -119,7 +119,7 @@ def read_hostfile(path: Path, world_size: int) -> dict[str, int]:
             raise ConfigError(
                 f"line {number} of {path} is {line!r}",
                 expected=f"{form}, each once",
-                do="mend the line",
+                fix="mend the line",
             )
         here = min(int(match[2]), world_size - slots)
         slots += here
@@ -129,7 +129,7 @@ def read_hostfile(path: Path, world_size: int) -> dict[str, int]:
         raise ConfigError(
             f"{path} has {slots} slots and world_size is {world_size}",
             expected="a slot for every rank",
-            do=f"set world_size to {slots}, or add hosts",
+            fix=f"set world_size to {slots}, or add hosts",
         )
     return used
 
@@ -159,6 +159,6 @@ def _srun(place: TrainingExecution, environment: Mapping[str, str]) -> Command:
         raise ConfigError(
             "launcher is slurm, and this is no allocation of Slurm's: SLURM_JOB_ID is not set",
             expected="a flow that runs inside one",
-            do=f"start it with `salloc --ntasks={place.world_size} codegen ...`, or from a script for sbatch",
+            fix=f"start it with `salloc --ntasks={place.world_size} codegen ...`, or from a script for sbatch",
         )
     return ["srun", f"--ntasks={place.world_size}", "--kill-on-bad-exit=1", "--mpi=none"]

@@ -45,7 +45,7 @@ def report_failure(work: Path, rank: int, error: Exception) -> None:
         return
     reason: dict[str, Any] = {"rank": rank, "kind": type(error).__name__}
     if isinstance(error, CodegenError):
-        reason |= {"got": error.got, "expected": error.expected, "do": error.do}
+        reason |= {"got": error.got, "expected": error.expected, "fix": error.fix}
     else:
         reason["lines"] = "".join(traceback.format_exception(error)).splitlines()[-_LAST_LINES:]
     document = json.dumps(reason)
@@ -75,7 +75,7 @@ def wrap_os_errors(folder: Path) -> Iterator[None]:
         raise TrainingError(
             f"{error.filename} is refused: {error.strerror}",
             expected=f"a stage's folder that this user may write to, {folder}, and inputs that it may read",
-            do="mend that, then run the same command again: it goes on from the last checkpoint",
+            fix="mend that, then run the same command again: it goes on from the last checkpoint",
         ) from error
 
 
@@ -86,7 +86,7 @@ def wrap_oom(error: Exception, rank: int) -> Exception:
     return OutOfMemory(
         f"rank {rank} has no memory left: {str(error).splitlines()[0]}",
         expected="weights, optimizer and the activations of a micro-batch to fit",
-        do="use a smaller micro_batch, or auto; `codegen plan` says what else needs less",
+        fix="use a smaller micro_batch, or auto; `codegen plan` says what else needs less",
     )
 
 
@@ -110,14 +110,14 @@ def explain_failure(work: Path, log: Path, stage: str, log_start: int = 0) -> Co
         return DiskFullError(
             f"stage {stage} ended, and the disk of {work} has no room left for the reason",
             expected="room for checkpoints and logs",
-            do="free space or point the workspace at a larger disk, then run the same command again: it continues",
+            fix="free space or point the workspace at a larger disk, then run the same command again: it continues",
         )
     if reason is None:
         what = "the trainer was ended before the stage was finished, and no rank could say why"
         return _unexplained(stage, what, said[-_LAST_LINES:], log)
     if "got" in reason:
         kind = getattr(errors, reason["kind"], TrainingError)
-        return kind(reason["got"], expected=reason["expected"], do=reason["do"])
+        return kind(reason["got"], expected=reason["expected"], fix=reason["fix"])
     return _unexplained(stage, f"rank {reason['rank']} failed", reason["lines"], log)
 
 
@@ -148,5 +148,5 @@ def _unexplained(stage: str, what: str, lines: list[str], log: Path) -> Training
     return TrainingError(
         "\n    ".join([f"stage {stage}: {what}; the last lines are", *lines]),
         expected="every rank to reach the last step",
-        do=f"read {log}, then run the same command again: it goes on from the last checkpoint",
+        fix=f"read {log}, then run the same command again: it goes on from the last checkpoint",
     )

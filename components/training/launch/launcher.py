@@ -107,13 +107,13 @@ def _require_inputs(run: StageRun) -> None:
             raise ArtifactError(
                 f"stage {run.stage}: there is no folder {given.folder}",
                 expected=f"the artifact {given.digest[:12]}, as its {role}",
-                do="make that artifact first: the pipeline's earlier steps do",
+                fix="make that artifact first: the pipeline's earlier steps do",
             )
     if run.config.optimizer_state == "kept" and run.initial is None:
         raise ConfigError(
             f"stage {run.stage} is to keep the optimizer of the stage before, and there is none",
             expected="a stage that starts from another one",
-            do="set its optimizer to reset",
+            fix="set its optimizer to reset",
         )
 
 
@@ -128,13 +128,13 @@ def _require_shares(run: StageRun, place: TrainingExecution) -> None:
         raise ConfigError(
             f"stage {run.stage} masks documents, and sequence_parallel is {place.sequence_parallel}",
             expected="one of the two: slices of a sequence attend to all that comes before",
-            do="set sequence_parallel to 1, or mask_documents to false",
+            fix="set sequence_parallel to 1, or mask_documents to false",
         )
     if run.config.optimizer_state == "kept" and place.tensor_parallel > 1:
         raise ConfigError(
             f"stage {run.stage} keeps the optimizer, and tensor_parallel is {place.tensor_parallel}",
             expected="one of the two: moments are not taken apart over ranks that share a copy",
-            do="set tensor_parallel to 1, or the stage's optimizer to reset",
+            fix="set tensor_parallel to 1, or the stage's optimizer to reset",
         )
     require_shares(run.model, place)
 
@@ -295,6 +295,6 @@ def _result(folder: Path, run: StageRun) -> dict[str, JsonValue]:
         raise TrainingError(
             f"{folder} holds the result of another run",
             expected="a folder of its own for every run",
-            do="give an empty folder",
+            fix="give an empty folder",
         )
     return dict(document["result"])

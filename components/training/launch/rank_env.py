@@ -78,7 +78,7 @@ def require_size(member: RankEnv, place: TrainingExecution) -> None:
         raise ConfigError(
             f"{member.world_size} ranks were started (WORLD_SIZE) and world_size is {place.world_size}",
             expected="one rank for each",
-            do=f"start {place.world_size}, or set world_size to {member.world_size}",
+            fix=f"start {place.world_size}, or set world_size to {member.world_size}",
         )
 
 
@@ -111,7 +111,7 @@ def _value(known: Mapping[str, str], name: str) -> str:
         raise ConfigError(
             f"{name} is not set",
             expected="RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or a task of srun's with MASTER_PORT",
-            do="start ranks with a launcher: torchrun --nproc-per-node NUMBER -m components.training FOLDER/run.json",
+            fix="start ranks with a launcher: torchrun --nproc-per-node NUMBER -m components.training FOLDER/run.json",
         )
     return known[name]
 
@@ -120,6 +120,6 @@ def _number(known: Mapping[str, str], name: str) -> int:
     value = _value(known, name)
     if not value.isdecimal():
         raise ConfigError(
-            f"{name} is {value!r}", expected="a number", do="mend what starts the ranks"
+            f"{name} is {value!r}", expected="a number", fix="mend what starts the ranks"
         )
     return int(value)

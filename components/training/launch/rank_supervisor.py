@@ -81,7 +81,7 @@ def _killed(rank: int, by: signal.Signals) -> TrainingError:
     return TrainingError(
         f"rank {rank} on host {socket.gethostname()} was ended by {by.name}",
         expected="every rank to reach the last step",
-        do=f"run the same command again, it goes on from the last checkpoint{memory}",
+        fix=f"run the same command again, it goes on from the last checkpoint{memory}",
     )
 
 

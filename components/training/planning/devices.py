@@ -90,6 +90,6 @@ def device(name: str) -> Device:
         raise ConfigError(
             f"there is no device {name!r}",
             expected=f"one of {', '.join(DEVICES)}",
-            do="choose one of these",
+            fix="choose one of these",
         )
     return DEVICES[name]

@@ -44,7 +44,7 @@ class ParallelLayout(Config):
             raise ConfigError(
                 f"zero_stage is {self.zero_stage} with offload {self.offload}",
                 expected=f"at least {lowest}: what is to be offloaded has to be partitioned",
-                do=f"set zero_stage to {lowest}, or offload to none",
+                fix=f"set zero_stage to {lowest}, or offload to none",
             )
         return self
 
@@ -53,19 +53,19 @@ class ParallelLayout(Config):
         sharing = f"tensor_parallel is {self.tensor_parallel} and sequence_parallel {self.sequence_parallel}"
         if self.tensor_parallel > 1 and self.sequence_parallel > 1:
             raise ConfigError(
-                sharing, expected="only one of the two above 1", do="set one of them to 1"
+                sharing, expected="only one of the two above 1", fix="set one of them to 1"
             )
         if self.world_size % self.ranks_per_replica:
             raise ConfigError(
                 f"{sharing}, of {self.world_size} processes",
                 expected="copies of the model that divide the processes",
-                do=f"give {self.world_size * self.ranks_per_replica} processes, or let fewer share a copy",
+                fix=f"give {self.world_size * self.ranks_per_replica} processes, or let fewer share a copy",
             )
         if self.tensor_parallel > 1 and (self.zero_stage not in (1, 2) or self.offload != "none"):
             raise ConfigError(
                 f"{sharing}, with zero_stage {self.zero_stage} and offload {self.offload}",
                 expected="zero_stage 1 or 2 and nothing offloaded with tensor_parallel",
-                do="set zero_stage to 1 or 2 and offload to none, or tensor_parallel to 1",
+                fix="set zero_stage to 1 or 2 and offload to none, or tensor_parallel to 1",
             )
 
     @property

@@ -191,11 +191,11 @@ def place_of(setting: ParallelLayout, device: Device) -> TrainingExecution:
 
 
 def place_options(setting: ParallelLayout, device: Device) -> list[str]:
-    """The same as `--at` options; what is the default anyway is left out, but for the processes and what they hold."""
+    """The same as `--exec` options; what is the default anyway is left out, but for the processes and what they hold."""
     place, usual = place_of(setting, device).model_dump(), TrainingExecution().model_dump()
     said = {"world_size", "micro_batch", "zero_stage"}
     return [
-        f"--at training.{name}={value}"
+        f"--exec training.{name}={value}"
         for name, value in place.items()
         if name in said or value != usual[name]
     ]
@@ -263,6 +263,6 @@ def _recomputed_flops(model: ModelConfig) -> int:
     return (model.flops_per_token - 6 * model.padded_vocab_size * model.d_model) // 3
 
 
-def _require(holds: bool, got: str, expected: str, do: str) -> None:
+def _require(holds: bool, got: str, expected: str, fix: str) -> None:
     if not holds:
-        raise ConfigError(got, expected=expected, do=do)
+        raise ConfigError(got, expected=expected, fix=fix)

@@ -83,4 +83,4 @@ def test_a_rule_over_several_fields_names_those_and_no_others() -> None:
         "Window: the whole has first 3, last 2",
         "first at most last",
     )
-    assert error.do == "mend first or last"
+    assert error.fix == "mend first or last"

@@ -54,8 +54,8 @@ def test_a_full_disk_is_said_in_words() -> None:
 
 
 def test_an_error_has_three_parts_and_survives_a_process_boundary() -> None:
-    error = ConfigError("got this", expected="that", do="so")
+    error = ConfigError("got this", expected="that", fix="so")
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert isinstance(copy, ConfigError)
     assert isinstance(copy, CodegenError)
-    assert str(copy) == "got this\n  expected: that\n  do this:  so"
+    assert str(copy) == "got this\n  expected: that\n  fix:      so"

@@ -103,7 +103,7 @@ def test_what_was_only_observed_is_not_what_it_is(tmp_path: Path) -> None:
 def test_a_failed_build_publishes_nothing(store: Store) -> None:
     def fails(folder: Path) -> dict[str, int]:
         (folder / "half").write_text("x")
-        raise DataError("a bad line", expected="a good one", do="mend it")
+        raise DataError("a bad line", expected="a good one", fix="mend it")
 
     with pytest.raises(DataError):
         store.get_or_build(
@@ -261,7 +261,7 @@ def test_a_store_that_nothing_here_can_open_is_said(
     monkeypatch.delitem(
         _registry, "s3", raising=False
     )  # As where no test before this one has used it.
-    with pytest.raises(ConfigError, match=f"(?s){root} cannot be opened: .*do this: "):
+    with pytest.raises(ConfigError, match=f"(?s){root} cannot be opened: .*fix: "):
         Store(root)
 
 

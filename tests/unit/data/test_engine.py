@@ -34,7 +34,7 @@ def square(number: int) -> list[int]:
 
 def fail(kind: str) -> None:
     if kind == "ours":
-        raise RecordError("bad", expected="good", do="mend it")
+        raise RecordError("bad", expected="good", fix="mend it")
     if kind == "bug":
         raise ZeroDivisionError("of a bug")
     if kind == "killed":
@@ -80,7 +80,7 @@ def test_no_work_starts_nothing() -> None:
 def test_an_error_of_ours_arrives_as_it_was_raised(place: DataPlace) -> None:
     with pytest.raises(RecordError, match="bad") as error:
         list(run_tasks(fail, ["fine", "ours", "fine"], place))
-    assert (error.value.expected, error.value.do) == ("good", "mend it")
+    assert (error.value.expected, error.value.fix) == ("good", "mend it")
 
 
 def test_a_bug_is_told_with_its_last_lines() -> None:
@@ -127,7 +127,7 @@ def test_a_cluster_that_is_not_there_is_an_error_at_once() -> None:
     ) as error:
         list(run_tasks(square, [1], DataPlace(engine="ray", ray_address=address)))
     assert "a running cluster" in error.value.expected
-    assert "ray start --head" in error.value.do
+    assert "ray start --head" in error.value.fix
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "no such host", "127.0.0.1:port"])

@@ -270,7 +270,7 @@ def test_what_may_not_be_replaced_is_one_error_and_stays(
     before = files_below(project / "data")
     with (
         frozen(project / place),
-        pytest.raises(DataError, match=f"(?s)is refused: {says}.*expected: .*do this: "),
+        pytest.raises(DataError, match=f"(?s)is refused: {says}.*expected: .*fix: "),
     ):
         pull_fixtures(project, fixture_archives)
     assert files_below(project / "data") == before
@@ -289,6 +289,6 @@ def test_a_folder_inside_a_project_is_not_filled(
 ) -> None:
     inside = project / "docs"
     inside.mkdir()
-    with pytest.raises(DataError, match=r"(?s)lies inside the DVC project .*do this: +run this in"):
+    with pytest.raises(DataError, match=r"(?s)lies inside the DVC project .*fix: +run this in"):
         pull_fixtures(inside, fixture_archives)
     assert not list(inside.iterdir())

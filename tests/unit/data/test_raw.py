@@ -62,7 +62,7 @@ def test_data_changed_by_hand_is_refused_and_the_corpus_is_named(pulled, change)
         raw_artifacts(pulled)
     assert "changed: multi (data/multi/" in caught.value.got
     assert "data.dvc commits" in caught.value.expected
-    assert "codegen data pull --preset tiny" in caught.value.do
+    assert "codegen data pull --preset tiny" in caught.value.fix
 
 
 def test_a_corpus_that_changed_since_is_said_to_have(pulled):
@@ -82,4 +82,4 @@ def test_a_corpus_that_was_not_pulled_is_said(project):
     with pytest.raises(DataError) as caught:
         raw_artifacts(project)
     assert "data.dvc does not exist" in caught.value.got
-    assert "codegen data pull" in caught.value.do
+    assert "codegen data pull" in caught.value.fix

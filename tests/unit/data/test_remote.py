@@ -182,7 +182,7 @@ def test_a_damaged_object_is_not_believed(pushed, folder, fixture_archives, tmp_
     with pytest.raises(RemoteError) as caught:
         pull_fixtures(clone, fixture_archives, archives=None, origin="remote")
     assert "damaged bytes of data/mono/scripts-1.0.jsonl" in caught.value.got
-    assert str(broken) in caught.value.do
+    assert str(broken) in caught.value.fix
     assert visible(clone) == ["data.dvc"]
 
     pulled = pull_fixtures(
@@ -343,7 +343,7 @@ def test_the_command_says_in_one_document_what_is_not_as_committed(pushed, folde
             "data",
             "status",
             "--json",
-            "--at",
+            "--exec",
             f"project={pushed}",
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

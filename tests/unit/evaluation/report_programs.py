@@ -29,7 +29,7 @@ JAIL = SandboxReport(
 )
 NO_JAIL = unavailable(
     SandboxUnavailable(
-        "no bubblewrap", expected="a sandbox", do="install the Debian package bubblewrap"
+        "no bubblewrap", expected="a sandbox", fix="install the Debian package bubblewrap"
     )
 )
 REASON = "no bubblewrap; install the Debian package bubblewrap"

@@ -155,7 +155,7 @@ def test_a_failure_in_the_background_reaches_the_one_who_asks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fails(_: object) -> float:
-        raise EvaluationError("nothing passes", expected="something", do="look")
+        raise EvaluationError("nothing passes", expected="something", fix="look")
 
     monkeypatch.setattr(
         "components.evaluation.scoring.program_executor.slowest_canonical_solution", fails

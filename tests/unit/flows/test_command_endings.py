@@ -40,7 +40,7 @@ def test_an_exception_that_nobody_foresaw_is_said_to_be_a_defect_of_ours() -> No
     assert done.returncode == 70
     first, *rest = done.stderr.strip().splitlines()
     assert first == "✗ ZeroDivisionError: a bug of ours (line 5 of <string>)"
-    assert [line.split(":")[0].strip() for line in rest] == ["expected", "do this"]
+    assert [line.split(":")[0].strip() for line in rest] == ["expected", "fix"]
     assert "a defect of ours" in rest[0]
     assert "--debug" in rest[1]
 

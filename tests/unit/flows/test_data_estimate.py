@@ -85,13 +85,13 @@ def test_what_cannot_be_estimated_is_said(place: Execution, case: str) -> None:
         list(estimate(tiny().override(sets), place, corpus, sample_mb))
     assert got in error.value.got
     assert error.value.expected
-    assert error.value.do
+    assert error.value.fix
 
 
 def test_without_data_it_says_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         list(estimate(tiny(), Execution(project=str(new_project(tmp_path / "project"))), None, 64))
-    assert "codegen data pull" in error.value.do
+    assert "codegen data pull" in error.value.fix
 
 
 FOUND = Estimate(
@@ -188,7 +188,7 @@ def test_the_command(place: Execution) -> None:
         "tiny",
         "--sample-mb",
         "1",
-        "--at",
+        "--exec",
         f"project={place.project}",
     )
     command = [sys.executable, "-m", "flows.cli.main", *arguments]
@@ -211,5 +211,5 @@ def test_a_command_that_cannot_be_is_three_lines(place: Execution) -> None:
     assert str(error.value).splitlines() == [
         "there is no corpus 'Mono'",
         "  expected: one of nl, multi, mono",
-        "  do this:  choose one of these, or none for all",
+        "  fix:      choose one of these, or none for all",
     ]

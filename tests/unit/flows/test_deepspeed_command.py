@@ -16,7 +16,7 @@ PAPER = ("world_size=8", "micro_batch=4", "device=cuda", "precision=bf16")
 
 def options(folder: Path, *places: str) -> list[str]:
     at = (f"project={folder}", *(f"training.{one}" for one in places))
-    return ["deepspeed", *(word for one in at for word in ("--at", one))]
+    return ["deepspeed", *(word for one in at for word in ("--exec", one))]
 
 
 def run(

@@ -34,7 +34,7 @@ def doctor(
         "flows.cli.main",
         "doctor",
         "--json",
-        "--at",
+        "--exec",
         f"project={project}",
         *arguments,
     ]
@@ -55,7 +55,7 @@ def doctor(
 
 def test_a_disk_that_is_too_small_for_a_run_is_said_and_fails_nothing(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", size_kb=4096) as disk:
-        status, found, _ = doctor(tmp_path, "--at", f"workspace={disk}")
+        status, found, _ = doctor(tmp_path, "--exec", f"workspace={disk}")
     assert status == 0
     assert not found["disk"]["fine"]
     assert found["disk"]["found"] == f"0.0 GB free at {disk}"

@@ -54,7 +54,7 @@ def test_the_command_of_the_issue() -> None:
     )
     assert "40% of 989.5 TFLOP/s (an assumption: nothing was measured on this device)" in text
     assert "Disk for checkpoints: 673.4 GB" in text  # 3 * 14 * 16.032
-    assert "--at training.device=cuda --at training.precision=bf16" in text
+    assert "--exec training.device=cuda --exec training.precision=bf16" in text
 
 
 def test_what_the_trainer_can_do_ends_with_the_command_that_does_it() -> None:
@@ -62,8 +62,8 @@ def test_what_the_trainer_can_do_ends_with_the_command_that_does_it() -> None:
         "-r", "starter", "--gpu", "cpu", "--gpus", "2", "--micro-batch", "2", "--zero-stage", "1"
     )
     command = text.strip().splitlines()[-1]
-    assert command.startswith("codegen run -r starter --at training.world_size=2")
-    fields = re.findall(r"--at training\.(\w+)=", command)
+    assert command.startswith("codegen run -r starter --exec training.world_size=2")
+    fields = re.findall(r"--exec training\.(\w+)=", command)
     assert set(fields) <= set(TrainingExecution.model_fields)
 
 
@@ -102,7 +102,7 @@ def test_a_plan_that_cannot_fit_is_refused_and_what_is_proposed_is_accepted(
         ConfigError, match=r"(?s) needs [\d.]+ GB on each of .*expected: at most the"
     ) as refused:
         planned(*asked)
-    proposed = re.findall(r"`codegen plan ([^`]+)`", refused.value.do)
+    proposed = re.findall(r"`codegen plan ([^`]+)`", refused.value.fix)
     assert proposed
     for command in proposed:
         arguments = shlex.split(command)

@@ -16,7 +16,7 @@ from components.core.store import Store
 
 @pytest.fixture
 def place(tmp_path: Path) -> list[str]:
-    return ["--at", f"project={tmp_path}"]
+    return ["--exec", f"project={tmp_path}"]
 
 
 def make(

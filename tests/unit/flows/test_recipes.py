@@ -127,7 +127,7 @@ def codegen(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_misspelt_field_is_one_clear_error_and_nothing_is_made(tmp_path: Path) -> None:
-    done = codegen("run", "--set", "training.stages.nl.step=3", "--at", f"project={tmp_path}")
+    done = codegen("run", "--set", "training.stages.nl.step=3", "--exec", f"project={tmp_path}")
     assert done.returncode == 1
     assert "did you mean 'training.stages.nl.steps'?" in done.stderr
     assert "Traceback" not in done.stderr
@@ -143,7 +143,7 @@ def test_looking_at_a_recipe_prints_all_of_it() -> None:
 @pytest.mark.parametrize("name", ["", "../../evil", "a/b", ".hidden", "-x", "Upper", "a b", "a\n"])
 def test_a_name_that_is_no_folders_name_is_refused(name: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"(?s)name is .*expected: lower-case.*do this: .*--set name="
+        ConfigError, match=r"(?s)name is .*expected: lower-case.*fix: .*--set name="
     ):
         recipe("tiny").replace(name=name)
 
@@ -171,7 +171,7 @@ def test_a_name_that_is_no_folders_name_is_refused(name: str) -> None:
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused_when_it_is_read(override: str, named: str) -> None:
-    with pytest.raises(ConfigError, match=f"(?s){named}.*expected: .*do this: "):
+    with pytest.raises(ConfigError, match=f"(?s){named}.*expected: .*fix: "):
         recipe("tiny").override([override])
 
 
@@ -202,13 +202,13 @@ def test_inputs_that_need_the_place_are_checked_too(tmp_path: Path) -> None:
     [
         (("artifacts", "--kind", "bogus"), "there is no kind 'bogus'"),
         (
-            ("artifacts", "--at", "project=/nonexistent/project"),
+            ("artifacts", "--exec", "project=/nonexistent/project"),
             "project is /nonexistent/project, which is no folder",
         ),
-        (("artifacts", "--at", "workspace=/etc/passwd"), "/etc/passwd cannot be made"),
-        (("doctor", "--at", "workspace=/proc/x"), "/proc/x cannot be made"),
-        (("artifacts", "--at", "store=nosuch://nope/x"), "nosuch://nope/x cannot be opened"),
-        (("prepare", "-r", "tiny", "--at", "min_free_disk_mb=1000000000"), "MB are free at"),
+        (("artifacts", "--exec", "workspace=/etc/passwd"), "/etc/passwd cannot be made"),
+        (("doctor", "--exec", "workspace=/proc/x"), "/proc/x cannot be made"),
+        (("artifacts", "--exec", "store=nosuch://nope/x"), "nosuch://nope/x cannot be opened"),
+        (("prepare", "-r", "tiny", "--exec", "min_free_disk_mb=1000000000"), "MB are free at"),
         (("data", "status", "--damaged"), "data.dvc is damaged"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
@@ -220,11 +220,13 @@ def test_a_place_that_cannot_be_is_three_lines(
         tmp_path = new_project(tmp_path / "project")
         (tmp_path / "data.dvc").write_text("outs:\n- md5: 12")
         arguments = arguments[:-1]
-    places = () if any("project=" in one for one in arguments) else ("--at", f"project={tmp_path}")
+    places = (
+        () if any("project=" in one for one in arguments) else ("--exec", f"project={tmp_path}")
+    )
     done = codegen(*arguments, *places)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     first, *rest = done.stderr[done.stderr.index("✗") :].strip().splitlines()
     assert named in first
-    assert [line.split(":")[0].strip() for line in rest] == ["expected", "do this"]
+    assert [line.split(":")[0].strip() for line in rest] == ["expected", "fix"]
     assert not (tmp_path / "var/store").exists()

@@ -124,7 +124,7 @@ def test_a_refused_connection_is_said(tmp_path: Path) -> None:
         )  # Bound but not listening: connections are refused, and nobody else gets the port.
         with pytest.raises(TrackingError, match="does not answer") as caught:
             Tracking(f"http://127.0.0.1:{unused.getsockname()[1]}", tmp_path).check()
-    assert "start the server" in caught.value.do
+    assert "start the server" in caught.value.fix
 
 
 @pytest.mark.timeout(10)
@@ -179,8 +179,8 @@ def test_a_database_that_others_keep_busy_is_said(tmp_path: Path) -> None:
         ):
             connection.execute(text("CREATE TABLE t (x)"))
     engine.dispose()
-    assert "PostgreSQL: docs/scheduling.md" in caught.value.do
-    assert "codegen upgrade" not in caught.value.do
+    assert "PostgreSQL: docs/scheduling.md" in caught.value.fix
+    assert "codegen upgrade" not in caught.value.fix
 
 
 def test_a_database_that_others_keep_busy_is_said_at_once(
@@ -191,7 +191,7 @@ def test_a_database_that_others_keep_busy_is_said_at_once(
         writer.execute("BEGIN EXCLUSIVE")
         with pytest.raises(TrackingError, match="database is locked") as caught:
             Tracking(f"sqlite:///{tmp_path}/mlflow.db", tmp_path).check()
-    assert "PostgreSQL" in caught.value.do
+    assert "PostgreSQL" in caught.value.fix
 
 
 def test_a_file_that_is_no_database_is_said_and_kept(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_database_of_another_version_is_said(tracking: Tracking) -> None:
         connection.commit()
     with pytest.raises(TrackingError, match="schema") as caught:
         tracking.check()
-    assert "codegen upgrade" in caught.value.do
+    assert "codegen upgrade" in caught.value.fix
 
 
 def test_the_database_lets_readers_read_while_it_is_written(tracking: Tracking) -> None:

@@ -49,10 +49,10 @@ def server(shared_server: TrackingServer, monkeypatch: pytest.MonkeyPatch) -> Tr
 class _Listener(logging.Handler):
     """Hears what is said of outages, and does something at the first word of one."""
 
-    def __init__(self, do: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, fix: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self.said: list[str] = []
-        self._do = do
+        self._do = fix
 
     def emit(self, record: logging.LogRecord) -> None:
         self.said.append(record.getMessage())
@@ -61,8 +61,8 @@ class _Listener(logging.Handler):
 
 
 @contextmanager
-def _listening(do: Callable[[], None] = lambda: None) -> Iterator[_Listener]:
-    listener, logger = _Listener(do), logging.getLogger("components.registry")
+def _listening(fix: Callable[[], None] = lambda: None) -> Iterator[_Listener]:
+    listener, logger = _Listener(fix), logging.getLogger("components.registry")
     logger.addHandler(listener)
     try:
         yield listener
@@ -161,7 +161,7 @@ def test_a_server_that_stays_away_is_one_error_and_is_waited_for_once(
     ):
         server.kill()
         step.log_metrics({"loss": 1.0})
-    assert "run the same command again" in caught.value.do
+    assert "run the same command again" in caught.value.fix
     assert len([one for one in heard.said if "waiting for it" in one]) == 1
     server.start()
     step_of_now = tracking.client.get_run(step.id)

@@ -214,7 +214,7 @@ def test_the_commands_say_what_the_registry_knows(
 ) -> None:
     decide("one", 2.0)
     decide("two", 1.5)
-    place = ["--at", f"tracking_uri={tracking.uri}", "--at", f"workspace={tmp_path}"]
+    place = ["--exec", f"tracking_uri={tracking.uri}", "--exec", f"workspace={tmp_path}"]
 
     def run(*arguments: str) -> str:
         command = [sys.executable, "-m", "flows.cli.main", "models", *arguments, *place]

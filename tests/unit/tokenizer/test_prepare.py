@@ -218,7 +218,7 @@ def test_a_split_without_a_sequence_is_an_error(small_folder: Path, tmp_path: Pa
         DataError, match="held-out/English of the nl corpus has too little text"
     ) as error:
         prepare(tmp_path / "out", raw, "nl", small_folder, data=DataConfig(held_out_fraction=1e-9))
-    assert "held_out_fraction" in error.value.do
+    assert "held_out_fraction" in error.value.fix
     with pytest.raises(DataError, match="train of the nl corpus has too little text"):
         prepare(tmp_path / "out-2", raw, "nl", small_folder, context_length=1_000_000)
 

@@ -292,7 +292,7 @@ def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
         ArtifactError, match=r"index\.json cannot be read: EndpointConnectionError"
     ) as error:
         PackedSplit("s3://bucket/nl", streaming=cache(tmp_path), storage_options=options)
-    assert "endpoint, credentials" in error.value.do
+    assert "endpoint, credentials" in error.value.fix
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,10 @@ from components.training.launch.failure import (
 
 
 def test_an_error_of_ours_keeps_its_kind_and_its_three_parts(tmp_path: Path) -> None:
-    report_failure(tmp_path, 1, DiskFullError("1 MB is free", expected="2 MB", do="free some"))
+    report_failure(tmp_path, 1, DiskFullError("1 MB is free", expected="2 MB", fix="free some"))
     error = explain_failure(tmp_path, tmp_path / "log", "nl")
     assert type(error) is DiskFullError
-    assert (error.got, error.expected, error.do) == ("1 MB is free", "2 MB", "free some")
+    assert (error.got, error.expected, error.fix) == ("1 MB is free", "2 MB", "free some")
 
 
 def test_any_other_error_is_told_by_its_last_lines(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_any_other_error_is_told_by_its_last_lines(tmp_path: Path) -> None:
     assert type(told) is TrainingError
     assert told.got.startswith("stage mono: rank 3 failed")
     assert told.got.endswith("KeyError: 'missing'")
-    assert "observed/train.log" in told.do
+    assert "observed/train.log" in told.fix
 
 
 def test_the_first_report_counts_until_it_is_forgotten(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_another_trainers_folder_is_left_alone(
 ) -> None:
     """Its ranks look for a report there, and end when there is one."""
     report_failure(
-        tmp_path, 0, StageLockedError("another trainer is at work", expected="one", do="wait")
+        tmp_path, 0, StageLockedError("another trainer is at work", expected="one", fix="wait")
     )
     assert not was_reported(tmp_path)
     (tmp_path / "log").write_text(capsys.readouterr().out)
@@ -109,7 +109,7 @@ def test_a_rank_that_does_not_see_the_folder_is_heard_through_this_attempts_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for got in ("an earlier attempt's", "this attempt's"):
-        report_failure(tmp_path / "absent" / "work", 1, ConfigError(got, expected="e", do="d"))
+        report_failure(tmp_path / "absent" / "work", 1, ConfigError(got, expected="e", fix="d"))
     assert not (tmp_path / "absent").exists()
     before, now = capsys.readouterr().out.splitlines(keepends=True)
     log = tmp_path / "log"
@@ -126,14 +126,14 @@ def test_a_disk_that_is_too_full_for_the_reason_is_the_reason(tmp_path: Path) ->
             while fill.write(b"x" * 4096):
                 pass
         report_failure(
-            disk / "work", 0, DiskFullError("no room for step 4", expected="room", do="free some")
+            disk / "work", 0, DiskFullError("no room for step 4", expected="room", fix="free some")
         )
         error = explain_failure(disk / "work", disk / "train.log", "nl")
         assert type(error) is DiskFullError
         assert str(disk / "work") in error.got
         log = tmp_path / "train.log"  # On another disk.
         log.write_text(
-            'reported: {"rank": 1, "go\nreported: {"rank": 0, "kind": "StorageFull", "got": "g", "expected": "", "do": ""}\n'
+            'reported: {"rank": 1, "go\nreported: {"rank": 0, "kind": "StorageFull", "got": "g", "expected": "", "fix": ""}\n'
         )
         assert explain_failure(disk / "work", log, "nl").got == "g"
 

@@ -47,7 +47,7 @@ def test_hosts_are_filled_in_their_order(tmp_path: Path) -> None:
     assert list(read_hostfile(path, 6).items()) == [("b", 4), ("a", 2)]
     with pytest.raises(ConfigError, match="has 12 slots and world_size is 13") as refused:
         read_hostfile(path, 13)
-    assert "set world_size to 12" in refused.value.do
+    assert "set world_size to 12" in refused.value.fix
 
 
 @pytest.mark.parametrize(

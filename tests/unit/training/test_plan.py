@@ -82,7 +82,7 @@ def test_copies_on_several_devices_are_planned_as_they_can_be_run() -> None:
     assert zero_stages(8, "none") == [1, 2]
     plan = make_plan(made.model, made.training.trained, [asked, asked.replace(zero_stage=2)], H100)
     assert plan.best.fits
-    assert "--at training.tensor_parallel=8" in place_options(plan.best.setting, H100)
+    assert "--exec training.tensor_parallel=8" in place_options(plan.best.setting, H100)
     with pytest.raises(ConfigError, match="the model has 24 heads, and 16 ranks share a copy"):
         make_plan(made.model, made.training.trained, [asked.replace(tensor_parallel=16)], H100)
     sequences = 2_097_152 // 2048
@@ -272,6 +272,6 @@ def test_an_unknown_device_is_told_the_known_ones() -> None:
 def test_the_options_of_a_place_make_a_run_use_the_setting(
     setting: ParallelLayout, on: Device, expected: TrainingExecution
 ) -> None:
-    options = [option.removeprefix("--at ") for option in place_options(setting, on)]
+    options = [option.removeprefix("--exec ") for option in place_options(setting, on)]
     place = Execution(training=TrainingExecution()).override(options).training
     assert place == expected

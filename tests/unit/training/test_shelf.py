@@ -131,7 +131,7 @@ def test_where_none_is_whole_nothing_is_removed_and_nothing_begins_anew(tmp_path
     with pytest.raises(TrainingError, match="all checkpoints of the stage are damaged") as refused:
         latest_valid_checkpoint(tmp_path)
     assert all(str(tmp_path / name_of(step)) in refused.value.got for step in (4, 6))
-    assert str(tmp_path) in refused.value.do
+    assert str(tmp_path) in refused.value.fix
     assert list_files(tmp_path) == before
 
 

@@ -63,7 +63,7 @@ def test_every_run_is_listed_and_stays(tmp_path: Path) -> None:
     targets = Links(docs / "index.html").targets
     assert len(targets) == 4
     assert all((docs / target).is_file() for target in targets)
-    page = Path(error.value.do.removeprefix("open ").split(" to see")[0])
+    page = Path(error.value.fix.removeprefix("open ").split(" to see")[0])
     assert page.relative_to(docs).as_posix() in targets
     listing = (docs / "index.html").read_text(encoding="utf-8")
     assert listing.count("✘") == 1

@@ -178,7 +178,7 @@ def test_drift_can_stop_a_run_or_be_switched_off(tmp_path: Path) -> None:
         ValidationFailed, match=r"1 of 19 rules are broken(.|\n)*GPL-3.0-only \(10 documents\)"
     ) as error:
         validate(tmp_path / "fail", now, previous, SMALL.replace(drift="fail"))
-    assert error.value.do.endswith("if a limit is wrong, change validation.max_new_licences")
+    assert error.value.fix.endswith("if a limit is wrong, change validation.max_new_licences")
     assert validate(tmp_path / "off", now, previous, SMALL.replace(drift="off"))["warnings"] == []
     assert "drift" not in (tmp_path / "off" / "out" / "results.json").read_text()
 

@@ -326,7 +326,7 @@ def test_documents_that_have_the_same_source_and_path_are_named_be_they_kept_or_
     error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
     rule = "nl: Documents with the source and path of another: a fraction of at most 0: broken by 2 of 10 documents"
     assert f"{rule}, such as package 1.0/train/2.txt; package 1.0/train/2.txt" in error.got
-    assert "validation.max_repeated_names" in error.do
+    assert "validation.max_repeated_names" in error.fix
     tolerant = SMALL.replace(max_repeated_names=0.2)
     validate_prepared(
         tmp_path / "tolerant",

@@ -120,7 +120,7 @@ def test_the_error_names_rules_counts_examples_and_the_page(
         "english 1.0/docs/1.txt (language = 'Klingon')" in error.got
     )
     assert "and 3 more" in error.got
-    page = Path(error.do.removeprefix("open ").split(" to see")[0])
+    page = Path(error.fix.removeprefix("open ").split(" to see")[0])
     text = page.read_text(encoding="utf-8")
     assert all(rule in text for rule, _, _ in BROKEN)
     assert "docs/5.txt" in text
@@ -280,7 +280,7 @@ def test_some_documents_may_be_unfit_where_the_recipe_says_how_many(
         ValidationFailed, match=r"1 of 15 rules .* broken\n.* broken by 2 of 8 documents"
     ) as error:
         validate(tmp_path / "too-many", content, config=SMALL.replace(**{field: 0.24}))
-    assert f"validation.{field}" in error.value.do
+    assert f"validation.{field}" in error.value.fix
 
 
 def test_empty_init_files_of_a_checkout_stop_nothing(tmp_path: Path) -> None:

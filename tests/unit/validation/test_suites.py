@@ -107,7 +107,7 @@ def test_a_mistake_in_a_rule_is_an_error_of_three_lines_that_names_the_file(
         load_suite(file, "mine", PARAMETERS, COLUMNS)
     assert error.value.got.startswith("the suite mine.json has a ")
     assert got in error.value.got
-    assert error.value.do == f"{hint} mend {file.path}".strip()
+    assert error.value.fix == f"{hint} mend {file.path}".strip()
     assert len(str(error.value).splitlines()) == 3
     assert caplog.records == [], "Great Expectations would say it again, with a traceback"
 
@@ -118,7 +118,7 @@ def test_a_mistake_in_a_rule_is_an_error_of_three_lines_that_names_the_file(
 def test_a_file_that_is_no_suite_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(ConfigError, match=r"the suite mine\.json is no suite: ") as error:
         load_suite(SuiteFile(tmp_path / "mine.json", content), "mine", PARAMETERS, COLUMNS)
-    assert error.value.do == f"mend {tmp_path / 'mine.json'}"
+    assert error.value.fix == f"mend {tmp_path / 'mine.json'}"
 
 
 def test_every_rule_has_its_own_words() -> None:
@@ -188,15 +188,15 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("spoil", "got", "do"), MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.parametrize(("spoil", "got", "fix"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_in_a_folder_is_an_error(
-    own: Path, spoil: Callable[[Path], object], got: str, do: str
+    own: Path, spoil: Callable[[Path], object], got: str, fix: str
 ) -> None:
     spoil(own)
     with pytest.raises(ConfigError) as error:
         read_suites(ValidationConfig(suites=str(own)))
     assert error.value.got.startswith(got.format(own))
-    assert error.value.do.startswith(do.format(own))
+    assert error.value.fix.startswith(fix.format(own))
 
 
 def test_a_folder_that_is_not_there_is_an_error_that_says_how_to_make_it(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_folder_that_is_not_there_is_an_error_that_says_how_to_make_it(tmp_pat
         ConfigError, match=r"validation\.suites means .*/none, which is no folder"
     ) as error:
         read_suites(ValidationConfig(suites="none"), tmp_path)
-    assert f"`codegen data suites {tmp_path / 'none'}`" in error.value.do
+    assert f"`codegen data suites {tmp_path / 'none'}`" in error.value.fix
 
 
 # -- identity ----------------------------------------------------------------------------------------------------------
@@ -292,4 +292,4 @@ def test_a_rule_that_cannot_be_judged_is_a_mistake_in_the_suite_and_not_in_the_d
     assert not isinstance(error.value, ValidationFailed)
     assert "of the same type" in error.value.got
     assert "language, num_documents, size_bytes" in error.value.expected
-    assert error.value.do == f"mend {file.path}"
+    assert error.value.fix == f"mend {file.path}"

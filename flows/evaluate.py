@@ -10,19 +10,19 @@ from pydantic import JsonValue
 
 from components.core.artifact import Artifact
 from components.core.config import Config
-from flows.corpora import corpus_place
-from flows.desk import Desk, desk
-from flows.execution import Execution
-from flows.initial import initial_of
-from flows.inputs import check_inputs
-from flows.measure import Bench, keep, measure
-from flows.prepare import Corpora, prepare
-from flows.recipes import Recipe
-from flows.showing import show_scores
+from flows.prepare import PreparedData, prepare
+from flows.runtime.context import FlowContext, open_flow_context
+from flows.runtime.prefect_artifacts import show_scores
+from flows.settings.execution import Execution
+from flows.settings.recipes import Recipe
+from flows.steps.benchmark import BenchmarkSession, log_evaluation_files, run_benchmark
+from flows.steps.corpora import corpus_uri
+from flows.steps.init_model import initial_of
+from flows.steps.preflight import preflight_check
 from flows.train import train
 
 if TYPE_CHECKING:  # They would import more than a flow needs to be looked at.
-    from components.evaluation.problems import FoundMtpb
+    from components.evaluation.benchmarks.problems import FoundMtpb
     from components.evaluation.report.results import Measurement
     from components.registry.runs import TrackedRun
 
@@ -38,7 +38,11 @@ class Evaluations(Config):
 
     def of(self, stage: str) -> dict[str, Artifact]:
         """The measurements of one stage by benchmark."""
-        named = {"bits_per_byte": self.bits_per_byte, "humaneval": self.humaneval, "mtpb": self.mtpb}
+        named = {
+            "bits_per_byte": self.bits_per_byte,
+            "humaneval": self.humaneval,
+            "mtpb": self.mtpb,
+        }
         return {name: group[stage] for name, group in named.items() if stage in group}
 
     def by_stage(self) -> dict[tuple[str, Measurement], Artifact]:
@@ -55,21 +59,23 @@ class Evaluations(Config):
 def evaluate(
     recipe: Recipe,
     execution: Execution,
-    corpora: Corpora | None = None,
+    corpora: PreparedData | None = None,
     checkpoints: dict[str, Artifact] | None = None,
     parent_run: str | None = None,
 ) -> Evaluations:
     """Measure every checkpoint. What is not given is prepared and trained first."""
     if parent_run is None:  # The pipeline has checked already.
-        check_inputs(recipe, execution)
+        preflight_check(recipe, execution)
     initial = None if checkpoints else initial_of(recipe, execution, parent_run)
     corpora = corpora or prepare(recipe, execution, parent_run=parent_run, initial=initial)
-    checkpoints = checkpoints or train(recipe, execution, corpora, parent_run=parent_run, initial=initial)
-    with desk(recipe, execution, "evaluate", parent_run) as here:
-        here.run.tracking.remember(corpora.raw.values())
+    checkpoints = checkpoints or train(
+        recipe, execution, corpora, parent_run=parent_run, initial=initial
+    )
+    with open_flow_context(recipe, execution, "evaluate", parent_run) as here:
+        here.run.tracking.register_dvc_md5(corpora.raw.values())
         mtpb = _mtpb_file(here)
         bits, humaneval, talks = {}, {}, {}
-        with Bench(here) as bench:
+        with BenchmarkSession(here) as bench:
             for stage, one in checkpoints.items():
                 bits[stage] = _bits_per_byte(here, stage, one, corpora)
                 humaneval[stage] = _humaneval(here, stage, one, bench)
@@ -81,17 +87,21 @@ def evaluate(
     return made
 
 
-def _mtpb_file(here: Desk) -> FoundMtpb:
-    from components.evaluation.problems import find_mtpb
+def _mtpb_file(here: FlowContext) -> FoundMtpb:
+    from components.evaluation.benchmarks.problems import find_mtpb
 
     execution = here.execution
-    found = here.task("find MTPB", lambda _: find_mtpb(execution.mtpb_file, execution.workspace_path / "cache"))
+    found = here.task(
+        "find MTPB", lambda _: find_mtpb(execution.mtpb_path, execution.workspace_path / "cache")
+    )
     if not found.path:
         here.warn(f"MTPB is skipped: {found.missing}")
     return found
 
 
-def _bits_per_byte(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpora) -> Artifact:
+def _bits_per_byte(
+    here: FlowContext, stage: str, checkpoint: Artifact, corpora: PreparedData
+) -> Artifact:
     from components.evaluation.held_out import CODE_VERSION, run_bits_per_byte
 
     limit, place = here.recipe.evaluation.held_out_max_sequences, here.execution.training
@@ -99,15 +109,18 @@ def _bits_per_byte(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpor
     def build(folder: Path, run: TrackedRun) -> dict[str, JsonValue]:
         statistics = run_bits_per_byte(
             folder,
-            checkpoint=here.store.open(checkpoint),
-            prepared={corpus: corpus_place(here.store, one, place) for corpus, one in corpora.prepared.items()},
+            checkpoint=here.store.fetch_verified(checkpoint),
+            prepared={
+                corpus: corpus_uri(here.store, one, place)
+                for corpus, one in corpora.prepared.items()
+            },
             max_sequences=limit,
             streaming=place.streaming,
         )
-        keep(folder, run)
+        log_evaluation_files(folder, run)
         return statistics
 
-    return here.make(
+    return here.get_or_build(
         f"bits per byte of {stage}",
         "evaluation",
         f"{checkpoint.name}-bits-per-byte",
@@ -119,13 +132,21 @@ def _bits_per_byte(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpor
     )
 
 
-def _humaneval(here: Desk, stage: str, checkpoint: Artifact, bench: Bench) -> Artifact:
-    from components.evaluation.humaneval import plan
+def _humaneval(
+    here: FlowContext, stage: str, checkpoint: Artifact, bench: BenchmarkSession
+) -> Artifact:
+    from components.evaluation.benchmarks.humaneval import plan
 
-    return measure(here, "HumanEval", stage, checkpoint, plan(here.recipe.evaluation.humaneval), bench)
+    return run_benchmark(
+        here, "HumanEval", stage, checkpoint, plan(here.recipe.evaluation.humaneval), bench
+    )
 
 
-def _mtpb(here: Desk, stage: str, checkpoint: Artifact, bench: Bench, problems: Path) -> Artifact:
-    from components.evaluation.mtpb import plan
+def _mtpb(
+    here: FlowContext, stage: str, checkpoint: Artifact, bench: BenchmarkSession, problems: Path
+) -> Artifact:
+    from components.evaluation.benchmarks.mtpb import plan
 
-    return measure(here, "MTPB", stage, checkpoint, plan(here.recipe.evaluation.mtpb, problems), bench)
+    return run_benchmark(
+        here, "MTPB", stage, checkpoint, plan(here.recipe.evaluation.mtpb, problems), bench
+    )

@@ -9,14 +9,14 @@ from prefect import flow
 
 from components.core.artifact import Artifact
 from components.core.errors import ConfigError
-from flows.desk import desk
-from flows.execution import Execution
-from flows.measure import Bench, measure
-from flows.models import find_model
-from flows.recipes import Recipe
+from flows.runtime.context import open_flow_context
+from flows.settings.execution import Execution
+from flows.settings.recipes import Recipe
+from flows.steps.benchmark import BenchmarkSession, run_benchmark
+from flows.steps.resolve_model import find_model
 
 if TYPE_CHECKING:
-    from components.evaluation.plan import Plan
+    from components.evaluation.benchmarks.protocol import BenchmarkProtocol
 
 
 @flow(name="evaluate-model", flow_run_name="evaluate {model}")
@@ -38,27 +38,30 @@ def evaluate_model(
         EvaluationError: a file is no benchmark.
     """
     plans = {name: _plan(name, recipe, execution) for name in benchmarks}
-    with desk(recipe, execution, "evaluate model", None) as here:
+    with open_flow_context(recipe, execution, "evaluate model", None) as here:
         checkpoint = find_model(here, model)
-        with Bench(here) as bench:
+        with BenchmarkSession(here) as bench:
             evaluations = {
-                name: measure(here, plan.name, checkpoint.name, checkpoint, plan, bench) for name, plan in plans.items()
+                name: run_benchmark(here, plan.name, checkpoint.name, checkpoint, plan, bench)
+                for name, plan in plans.items()
             }
     return checkpoint, evaluations
 
 
-def _plan(benchmark: str, recipe: Recipe, execution: Execution) -> Plan:
-    from components.evaluation import humaneval, mtpb
-    from components.evaluation.own_file import read_benchmark
-    from components.evaluation.problems import find_mtpb
+def _plan(benchmark: str, recipe: Recipe, execution: Execution) -> BenchmarkProtocol:
+    from components.evaluation.benchmarks import humaneval, mtpb
+    from components.evaluation.benchmarks.custom_benchmark import read_benchmark
+    from components.evaluation.benchmarks.problems import find_mtpb
 
     if benchmark == "humaneval":
         return humaneval.plan(recipe.evaluation.humaneval)
     if benchmark == "mtpb":
-        found = find_mtpb(execution.mtpb_file, execution.workspace_path / "cache")
+        found = find_mtpb(execution.mtpb_path, execution.workspace_path / "cache")
         if found.path is None:
             raise ConfigError(
-                found.missing, expected="the official file", do="set CODEGEN_MTPB, or choose --benchmark humaneval"
+                found.missing,
+                expected="the official file",
+                fix="set CODEGEN_MTPB, or choose --benchmark humaneval",
             )
         return mtpb.plan(recipe.evaluation.mtpb, found.path)
     return humaneval.sampled(read_benchmark(Path(benchmark)), recipe.evaluation.humaneval)

@@ -17,14 +17,14 @@ from components.core.artifact import Artifact
 from components.core.files import write_atomic
 from components.core.provenance import provenance
 from components.core.store import Store
-from flows.desk import Desk, desk
 from flows.evaluate import Evaluations, evaluate
-from flows.execution import Execution
-from flows.initial import initial_of
-from flows.inputs import check_inputs
-from flows.prepare import Corpora, prepare
+from flows.prepare import PreparedData, prepare
 from flows.promote import promote
-from flows.recipes import Recipe
+from flows.runtime.context import FlowContext, open_flow_context
+from flows.settings.execution import Execution
+from flows.settings.recipes import Recipe
+from flows.steps.init_model import initial_of
+from flows.steps.preflight import preflight_check
 from flows.train import train
 
 if TYPE_CHECKING:  # They would import MLflow and matplotlib.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # They would import MLflow and matplotlib.
     from components.registry.promotion import Promotion
 
 
-class Page(NamedTuple):
+class ReportPaths(NamedTuple):
     """Where the page of results lies."""
 
     html: str
@@ -41,26 +41,30 @@ class Page(NamedTuple):
 
 
 @flow(name="pipeline", flow_run_name="pipeline {recipe.name}")
-def pipeline(recipe: Recipe, execution: Execution) -> Page:
+def pipeline(recipe: Recipe, execution: Execution) -> ReportPaths:
     """From raw archives to promoted models and a page of results."""
     started, made_by = time.monotonic(), provenance()
-    with desk(recipe, execution, "pipeline", None) as here:
-        here.run.parameters(recipe)
-        here.task("check what later steps need", lambda _: check_inputs(recipe, execution))
+    with open_flow_context(recipe, execution, "pipeline", None) as here:
+        here.run.log_params(recipe)
+        here.task("check what later steps need", lambda _: preflight_check(recipe, execution))
         initial = initial_of(recipe, execution, here.run.id)
         corpora = prepare(recipe, execution, parent_run=here.run.id, initial=initial)
         checkpoints = train(recipe, execution, corpora, parent_run=here.run.id, initial=initial)
         evaluations = evaluate(recipe, execution, corpora, checkpoints, parent_run=here.run.id)
-        promotions = promote(recipe, execution, corpora, checkpoints, evaluations, parent_run=here.run.id)
+        promotions = promote(
+            recipe, execution, corpora, checkpoints, evaluations, parent_run=here.run.id
+        )
         made = (corpora, checkpoints, evaluations, promotions)
-        results = _results(recipe, *made, made_by, time.monotonic() - started, execution.resolved_tracking_uri)
-        results = _with_steps(replace(results, initial=initial), here.store)
+        results = _results(
+            recipe, *made, made_by, time.monotonic() - started, execution.resolved_tracking_uri
+        )
+        results = _with_samples_and_reuse(replace(results, initial=initial), here.store)
         return here.task("write the page of results", lambda _: _write_page(here, results))
 
 
 def _results(
     recipe: Recipe,
-    corpora: Corpora,
+    corpora: PreparedData,
     checkpoints: dict[str, Artifact],
     evaluations: Evaluations,
     promotions: list[Promotion],
@@ -95,22 +99,29 @@ def _results(
     )
 
 
-def _with_steps(results: RunResults, store: Store) -> RunResults:
+def _with_samples_and_reuse(results: RunResults, store: Store) -> RunResults:
     """With the samples that were judged, and what was there before this run."""
-    judged = {parent.address for one in results.evaluations.values() for parent in one.parents if parent.kind == "samples"}
+    judged = {
+        parent.address
+        for one in results.evaluations.values()
+        for parent in one.parents
+        if parent.kind == "samples"
+    }
     results = replace(results, samples=tuple(store.load(address) for address in sorted(judged)))
     began = str(results.made_by["created_at"])
     reused = {one.label for one in results.steps() if str(one.provenance["created_at"]) < began}
     return replace(results, reused=frozenset(reused))
 
 
-def _write_page(here: Desk, results: RunResults) -> Page:
+def _write_page(here: FlowContext, results: RunResults) -> ReportPaths:
     from components.evaluation.report.gallery import SAMPLES_PAGE
     from components.evaluation.report.html import render_html, render_samples
     from components.evaluation.report.text import render_text
 
     folder = here.execution.workspace_path
-    page = Page(str(folder / "report.html"), str(folder / "report.txt"), str(folder / SAMPLES_PAGE))
+    page = ReportPaths(
+        str(folder / "report.html"), str(folder / "report.txt"), str(folder / SAMPLES_PAGE)
+    )
     for path, render in zip(page, (render_html, render_text, render_samples), strict=True):
         write_atomic(Path(path), render(results, here.store))
         here.run.file(Path(path))

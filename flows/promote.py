@@ -10,16 +10,16 @@ from prefect import flow
 
 from components.core.artifact import Artifact
 from components.core.provenance import provenance
-from flows.approval import decide
-from flows.corpora import learnt_by
-from flows.desk import Desk, desk
 from flows.evaluate import Evaluations, evaluate
-from flows.evidence import gather
-from flows.execution import Execution
-from flows.initial import initial_of
-from flows.inputs import check_inputs
-from flows.prepare import Corpora, prepare
-from flows.recipes import Recipe
+from flows.prepare import PreparedData, prepare
+from flows.runtime.context import FlowContext, open_flow_context
+from flows.settings.execution import Execution
+from flows.settings.recipes import Recipe
+from flows.steps.approval import decide_promotion
+from flows.steps.collect_evidence import collect_evidence
+from flows.steps.corpora import training_corpora_of
+from flows.steps.init_model import initial_of
+from flows.steps.preflight import preflight_check
 from flows.train import train
 
 if TYPE_CHECKING:  # It would import MLflow.
@@ -31,20 +31,26 @@ if TYPE_CHECKING:  # It would import MLflow.
 def promote(
     recipe: Recipe,
     execution: Execution,
-    corpora: Corpora | None = None,
+    corpora: PreparedData | None = None,
     checkpoints: dict[str, Artifact] | None = None,
     evaluations: Evaluations | None = None,
     parent_run: str | None = None,
 ) -> list[Promotion]:
     """Register and judge every checkpoint. What is not given is prepared, trained and evaluated first."""
     if parent_run is None:  # The pipeline has checked already.
-        check_inputs(recipe, execution)
+        preflight_check(recipe, execution)
     initial = None if checkpoints else initial_of(recipe, execution, parent_run)
     corpora = corpora or prepare(recipe, execution, parent_run=parent_run, initial=initial)
-    checkpoints = checkpoints or train(recipe, execution, corpora, parent_run=parent_run, initial=initial)
-    evaluations = evaluations or evaluate(recipe, execution, corpora, checkpoints, parent_run=parent_run)
-    with desk(recipe, execution, "promote", parent_run) as here:
-        return [_judge(here, stage, one, corpora, evaluations) for stage, one in checkpoints.items()]
+    checkpoints = checkpoints or train(
+        recipe, execution, corpora, parent_run=parent_run, initial=initial
+    )
+    evaluations = evaluations or evaluate(
+        recipe, execution, corpora, checkpoints, parent_run=parent_run
+    )
+    with open_flow_context(recipe, execution, "promote", parent_run) as here:
+        return [
+            _judge(here, stage, one, corpora, evaluations) for stage, one in checkpoints.items()
+        ]
 
 
 def _parity(folder: Path) -> float:
@@ -63,31 +69,43 @@ def _parity_by() -> str:
     return f"commit {made_by['git_commit']}, torch {version('torch')}, transformers {version('transformers')}"
 
 
-def _judge(here: Desk, stage: str, checkpoint: Artifact, corpora: Corpora, evaluations: Evaluations) -> Promotion:
-    from components.registry.models import register
+def _judge(
+    here: FlowContext,
+    stage: str,
+    checkpoint: Artifact,
+    corpora: PreparedData,
+    evaluations: Evaluations,
+) -> Promotion:
+    from components.registry.versions import register
 
     measured = evaluations.of(stage)
 
     def step(run: TrackedRun) -> Artifact:
         return register(
             checkpoint,
-            here.store.open(checkpoint),
+            here.store.fetch_verified(checkpoint),
             name=checkpoint.name,
             stage=stage,
             run=run,
             evaluations=measured,
             dvc_md5=str(corpora.raw[stage].provenance.get("dvc_md5", "none: not kept by DVC")),
             parity=_parity,
-            parity_by=_parity_by(),
+            parity_environment=_parity_by(),
             max_logit_difference=here.recipe.promotion.max_logit_difference,
-            learnt=learnt_by(here.recipe, here.execution, stage, corpora.raw, corpora.prepared),
+            learnt=training_corpora_of(
+                here.recipe, here.execution, stage, corpora.raw, corpora.prepared
+            ),
             not_measured=evaluations.skipped,
         )
 
     registered = here.task(f"register {stage}", step, tags={"stage": stage})
     facts = registered.statistics
-    evidence = gather(here.store, checkpoint, measured, cast(float, facts["logit_difference"]))
-    promotion = decide(here, checkpoint.name, cast(int, facts["version"]), stage, evidence)
-    here.say(f"promote {stage}", promotion.decision.outcome)
+    evidence = collect_evidence(
+        here.store, checkpoint, measured, cast(float, facts["logit_difference"])
+    )
+    promotion = decide_promotion(
+        here, checkpoint.name, cast(int, facts["version"]), stage, evidence
+    )
+    here.print_step(f"promote {stage}", promotion.decision.outcome)
     here.console.print(f"  {promotion.summary}", soft_wrap=True, markup=False)
     return promotion

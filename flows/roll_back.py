@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 
-from flows.approval import user
-from flows.execution import Execution
-from flows.notifications import tell
-from flows.showing import show_text
+from flows.deploy.notifications import emit_promotion_event
+from flows.runtime.prefect_artifacts import publish_markdown
+from flows.settings.execution import Execution
+from flows.steps.approval import user
 
 if TYPE_CHECKING:  # It would import MLflow.
     from components.registry.promotion import Promotion
@@ -18,7 +18,7 @@ else:
 
 
 @flow(name="roll-back", flow_run_name="roll {model} back")
-def roll_back(model: str, execution: Execution, reason: str = "", decided_by: str = "") -> Promotion:
+def rollback(model: str, execution: Execution, reason: str = "", decided_by: str = "") -> Promotion:
     """Make `previous` the champion again; the champion becomes `previous`.
 
     Args:
@@ -30,9 +30,11 @@ def roll_back(model: str, execution: Execution, reason: str = "", decided_by: st
     Raises:
         TrackingError: there is no such model, no champion, or nothing before it.
     """
-    from components.registry.review import rollback
+    from components.registry.queries import rollback
 
-    done = rollback(execution.open_tracking(), model, decided_by or f"{user()} (flow roll-back)", reason)
-    show_text(model, "promotion", f"# {done.summary}\n\n{reason}\n", done.summary)
-    tell(done)
+    done = rollback(
+        execution.open_tracking(), model, decided_by or f"{user()} (flow roll-back)", reason
+    )
+    publish_markdown(model, "promotion", f"# {done.summary}\n\n{reason}\n", done.summary)
+    emit_promotion_event(done)
     return done

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING
 from prefect import flow
 from pydantic import JsonValue
 
-from components.core.artifact import Artifact, recipe_of
+from components.core.artifact import Artifact, recipe_hash
 from components.core.errors import ConfigError
-from components.core.turns import alone, of_this_user
+from components.core.locks import exclusive_lock, user_lock_path
 from components.data.config import CORPORA
 from components.training.config import StageName
-from flows.corpora import corpus_place
-from flows.desk import Desk, desk
-from flows.execution import Execution
-from flows.initial import initial_of
-from flows.live import describe, training_view
-from flows.prepare import Corpora, prepare, require_same_tokenizer
-from flows.recipes import Recipe
-from flows.showing import progress, show_training
+from flows.prepare import PreparedData, prepare, require_same_tokenizer
+from flows.runtime.context import FlowContext, open_flow_context
+from flows.runtime.prefect_artifacts import progress, show_training
+from flows.runtime.training_view import describe, training_view
+from flows.settings.execution import Execution
+from flows.settings.recipes import Recipe
+from flows.steps.corpora import corpus_uri
+from flows.steps.init_model import initial_of
 
 if TYPE_CHECKING:  # They would import MLflow and torch.
     from components.registry.runs import TrackedRun
@@ -40,7 +40,7 @@ STAGES: tuple[StageName, ...] = CORPORA
 def train(
     recipe: Recipe,
     execution: Execution,
-    corpora: Corpora | None = None,
+    corpora: PreparedData | None = None,
     last_stage: StageName = "mono",
     parent_run: str | None = None,
     initial: Artifact | None = None,
@@ -54,61 +54,73 @@ def train(
     Raises:
         ConfigError: `last_stage` comes before the recipe's first one, or no stage can start from `training.initial`.
     """
-    stages = stages_of(recipe, last_stage)
+    stages = stages_up_to(recipe, last_stage)
     initial = initial or initial_of(recipe, execution, parent_run)
     corpora = corpora or prepare(recipe, execution, parent_run=parent_run, initial=initial)
     checkpoints: dict[str, Artifact] = {}
-    with desk(recipe, execution, "train", parent_run) as here:
-        here.run.tracking.remember(corpora.raw.values())
+    with open_flow_context(recipe, execution, "train", parent_run) as here:
+        here.run.tracking.register_dvc_md5(corpora.raw.values())
         if initial:
             require_same_tokenizer(here, initial, corpora.tokenizer)
         before = initial
         for stage in stages:
-            before = checkpoints[stage] = _stage(here, stage, corpora, before)
+            before = checkpoints[stage] = _train_stage(here, stage, corpora, before)
         show_training(here, checkpoints)
     return checkpoints
 
 
-def stages_of(recipe: Recipe, last: str) -> list[StageName]:
+def stages_up_to(recipe: Recipe, last: str) -> list[StageName]:
     """The recipe's stages up to one.
 
     Raises:
         ConfigError: there is no such stage, or it comes before the recipe's first one.
     """
     if last not in STAGES:
-        raise ConfigError(f"there is no stage {last!r}", expected=f"one of {', '.join(STAGES)}", do="choose one of these")
+        raise ConfigError(
+            f"there is no stage {last!r}",
+            expected=f"one of {', '.join(STAGES)}",
+            fix="choose one of these",
+        )
     trained = list(recipe.training.trained)
     if last not in trained:
         raise ConfigError(
             f"the last stage is to be {last}, and training begins with {trained[0]}",
             expected=f"one of {', '.join(trained)} as the last",
-            do=f"give --stage {trained[0]}, or set training.first_stage to {last}",
+            fix=f"give --stage {trained[0]}, or set training.start_stage to {last}",
         )
     return trained[: trained.index(last) + 1]
 
 
-def _stage(here: Desk, stage: StageName, corpora: Corpora, before: Artifact | None) -> Artifact:
+def _train_stage(
+    here: FlowContext, stage: StageName, corpora: PreparedData, before: Artifact | None
+) -> Artifact:
     """One stage: weights from the stage before it, everything else from its own start (docs/paper.md, section 3).
 
     `before`: that stage's checkpoint, or the model that training starts from.
     """
-    from components.training.launch import train_stage
-    from components.training.run import CODE_VERSION, Input, StageRun
+    from components.training.launch.launcher import train_stage
+    from components.training.run_file import CODE_VERSION, ArtifactInput, StageRun
 
     recipe, corpus = here.recipe, corpora.prepared[stage]
     settings = getattr(recipe.training.stages, stage)
     following = dict(itertools.pairwise(STAGES)).get(stage)
-    leaves_optimizer = following is not None and getattr(recipe.training.stages, following).optimizer == "kept"
+    save_optimizer_state = (
+        following is not None and getattr(recipe.training.stages, following).optimizer == "kept"
+    )
     config: dict[str, JsonValue] = {
         "model": recipe.model.model_dump(mode="json"),
         "stage": settings.model_dump(mode="json"),
         "seed": recipe.seed,
-        "leaves_optimizer": leaves_optimizer,
+        "save_optimizer_state": save_optimizer_state,
     }
-    parents = {"corpus": corpus, "tokenizer": corpora.tokenizer} | ({"initial": before} if before else {})
+    parents = {"corpus": corpus, "tokenizer": corpora.tokenizer} | (
+        {"initial": before} if before else {}
+    )
 
-    def given(artifact: Artifact) -> Input:
-        return Input(folder=str(here.store.open(artifact)), digest=artifact.digest)
+    def given(artifact: Artifact) -> ArtifactInput:
+        return ArtifactInput(
+            folder=str(here.store.fetch_verified(artifact)), digest=artifact.digest
+        )
 
     def build(folder: Path, run: TrackedRun) -> Mapping[str, JsonValue]:
         work = StageRun(
@@ -116,13 +128,15 @@ def _stage(here: Desk, stage: StageName, corpora: Corpora, before: Artifact | No
             config=settings,
             model=recipe.model,
             seed=recipe.seed,
-            data=Input(folder=corpus_place(here.store, corpus, here.execution.training), digest=corpus.digest),
+            data=ArtifactInput(
+                folder=corpus_uri(here.store, corpus, here.execution.training), digest=corpus.digest
+            ),
             tokenizer=given(corpora.tokenizer),
             initial=given(before) if before else None,
-            leaves_optimizer=leaves_optimizer,
+            save_optimizer_state=save_optimizer_state,
         )
         with (
-            run.stream() as record,
+            run.metric_stream() as record,
             training_view(stage, settings.steps, here.console) as show,
             progress(recipe.name, stage, settings.steps) as follow,
         ):
@@ -135,9 +149,11 @@ def _stage(here: Desk, stage: StageName, corpora: Corpora, before: Artifact | No
             return train_stage(folder, work, here.execution.training, on_step)
 
     name = f"{recipe.name}-{stage}"
-    there = here.store.find("checkpoint", name, recipe_of(config, parents, CODE_VERSION))
-    with nullcontext() if there else _turn(here, f"training {name}"):  # Before the step, whose time-out it is none of.
-        return here.make(
+    there = here.store.find("checkpoint", name, recipe_hash(config, parents, CODE_VERSION))
+    with (
+        nullcontext() if there else _training_lock(here, f"training {name}")
+    ):  # Before the step, whose time-out it is none of.
+        return here.get_or_build(
             f"train {stage}",
             "checkpoint",
             name,
@@ -150,8 +166,8 @@ def _stage(here: Desk, stage: StageName, corpora: Corpora, before: Artifact | No
         )
 
 
-def _turn(here: Desk, doing: str) -> AbstractContextManager[None]:
+def _training_lock(here: FlowContext, doing: str) -> AbstractContextManager[None]:
     """One training on a host at a time; ranks that others start are where those put them."""
-    if not here.execution.training.exclusive or here.execution.training.launcher != "local":
+    if not here.execution.training.one_per_host or here.execution.training.launcher != "local":
         return nullcontext()
-    return alone(of_this_user("training").with_suffix(".lock"), doing)
+    return exclusive_lock(user_lock_path("training").with_suffix(".lock"), doing)

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
-from components.core.config import Config, Items
+from components.core.config import Config, ListOrTuple
 from components.core.fingerprint import FileEntry, digest_of_files, fingerprint
 
-OBSERVED = "observed/"
+OBSERVED_DIR = "observed/"
 """Folder inside an artifact for what was measured while it was made."""
 
 Kind = Literal[
@@ -52,16 +52,18 @@ class Artifact(Config):
     """SHA-256 of how it was made: configuration, parents' digests, code version."""
     digest: str
     """SHA-256 of what it is: its files, without those below `observed/`."""
-    parents: Items[Parent] = ()
+    parents: ListOrTuple[Parent] = ()
     statistics: dict[str, JsonValue] = Field(default_factory=dict)
     """Figures about the content, JSON values, equal for equal recipes."""
     provenance: dict[str, JsonValue] = Field(default_factory=dict)
     """Where, when and with which code and packages it was made."""
-    files: Items[FileEntry] = ()
+    files: ListOrTuple[FileEntry] = ()
 
     def as_parent(self, role: str) -> Parent:
         """This artifact as the input of another."""
-        return Parent(role=role, kind=self.kind, name=self.name, address=self.address, digest=self.digest)
+        return Parent(
+            role=role, kind=self.kind, name=self.name, address=self.address, digest=self.digest
+        )
 
     @property
     def label(self) -> str:
@@ -71,17 +73,17 @@ class Artifact(Config):
 
 def content_digest(files: tuple[FileEntry, ...]) -> str:
     """The digest of an artifact: over its files, leaving out what was merely observed."""
-    return digest_of_files(tuple(file for file in files if not file.path.startswith(OBSERVED)))
+    return digest_of_files(tuple(file for file in files if not file.path.startswith(OBSERVED_DIR)))
 
 
-def inputs_of(parents: Mapping[str, Artifact]) -> tuple[Parent, ...]:
+def parents_of(parents: Mapping[str, Artifact]) -> tuple[Parent, ...]:
     """Inputs by role as an artifact records them, in the order of their roles."""
     return tuple(parent.as_parent(role) for role, parent in sorted(parents.items()))
 
 
-def recipe_of(config: Any, parents: Mapping[str, Artifact], code_version: int) -> str:
+def recipe_hash(config: Any, parents: Mapping[str, Artifact], code_version: int) -> str:
     """The `recipe` of what would be made from these, whether it was made or not."""
-    return fingerprint(describe_recipe(config, inputs_of(parents), code_version))
+    return fingerprint(describe_recipe(config, parents_of(parents), code_version))
 
 
 def describe_recipe(config: Any, parents: tuple[Parent, ...], code_version: int) -> dict[str, Any]:

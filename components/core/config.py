@@ -18,7 +18,7 @@ from components.core.errors import ConfigError
 
 T = TypeVar("T")
 
-Items = Annotated[tuple[T, ...], Strict(False)]
+ListOrTuple = Annotated[tuple[T, ...], Strict(False)]
 """A tuple that may also be given as a list, since JSON has no tuples."""
 
 
@@ -26,7 +26,12 @@ class Config(BaseModel):
     """A frozen record of settings. `"200"` is not 200: values are strictly typed."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
     @classmethod
@@ -56,7 +61,9 @@ class Config(BaseModel):
             path, separator, text = assignment.partition("=")
             if not separator:
                 raise ConfigError(
-                    f"the override {assignment!r} has no '='", expected="path.to.field=value", do=f"write {path}=VALUE"
+                    f"the override {assignment!r} has no '='",
+                    expected="path.to.field=value",
+                    fix=f"write {path}=VALUE",
                 )
             _assign(type(self), values, path.strip(), _literal(text.strip()))
         return self.parse(values)
@@ -88,8 +95,12 @@ def _unknown(owner: str, path: str, known: Iterable[str]) -> ConfigError:
     near = ".".join([*parents, nearest[0]]) if nearest else None
     return ConfigError(
         f"{owner} has no field {path!r}",
-        expected=f"one of {', '.join(known)}" if known else f"a field of {owner}; {'.'.join(parents)!r} has none",
-        do=f"did you mean {near!r}?" if near else "see every field with `codegen recipe show starter`",
+        expected=f"one of {', '.join(known)}"
+        if known
+        else f"a field of {owner}; {'.'.join(parents)!r} has none",
+        fix=f"did you mean {near!r}?"
+        if near
+        else "see every field with `codegen recipe show starter`",
     )
 
 
@@ -100,17 +111,23 @@ def _explain(owner: type[BaseModel], error: ValidationError) -> ConfigError:
         return _unknown(owner.__name__, path, _fields_at(owner, first["loc"][:-1]))
     if first["type"] == "value_error" and isinstance(first["input"], Mapping):
         return _broken_rule(
-            f"{owner.__name__}: {path or 'the whole'}", first["msg"].removeprefix("Value error, "), first["input"]
+            f"{owner.__name__}: {path or 'the whole'}",
+            first["msg"].removeprefix("Value error, "),
+            first["input"],
         )
     got = "no value" if first["type"] == "missing" else repr(first["input"])
-    return ConfigError(f"{owner.__name__}: {path or 'the whole'} is {got}", expected=first["msg"], do=f"mend {path or 'it'}")
+    return ConfigError(
+        f"{owner.__name__}: {path or 'the whole'} is {got}",
+        expected=first["msg"],
+        fix=f"mend {path or 'it'}",
+    )
 
 
 def _broken_rule(where: str, rule: str, given: Mapping[str, Any]) -> ConfigError:
     """A rule over several fields: of all that was given, those that it names."""
     named = [name for name in given if re.search(rf"\b{name}\b", rule)] or list(given)
     got = ", ".join(f"{name} {given[name]!r}" for name in named)
-    return ConfigError(f"{where} has {got}", expected=rule, do=f"mend {' or '.join(named)}")
+    return ConfigError(f"{where} has {got}", expected=rule, fix=f"mend {' or '.join(named)}")
 
 
 def _fields_at(owner: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

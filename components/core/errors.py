@@ -27,23 +27,23 @@ from __future__ import annotations
 class CodegenError(Exception):
     """What went wrong, in the three parts a person needs.
 
-    `got` states the fact, `expected` the rule it breaks, `do` the next action, each a sentence without a final full stop.
+    `got` states the fact, `expected` the rule it breaks, `fix` the next action, each a sentence without a final full stop.
     """
 
-    def __init__(self, got: str, *, expected: str, do: str) -> None:
-        self.got, self.expected, self.do = got, expected, do
-        super().__init__(got, expected, do)
+    def __init__(self, got: str, *, expected: str, fix: str) -> None:
+        self.got, self.expected, self.fix = got, expected, fix
+        super().__init__(got, expected, fix)
 
     def __str__(self) -> str:
-        return f"{self.got}\n  expected: {self.expected}\n  do this:  {self.do}"
+        return f"{self.got}\n  expected: {self.expected}\n  fix:      {self.fix}"
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments would not survive the default pickling that process pools use.
-        return (_rebuild, (type(self), self.got, self.expected, self.do))
+        return (_rebuild, (type(self), self.got, self.expected, self.fix))
 
 
-def _rebuild(kind: type[CodegenError], got: str, expected: str, do: str) -> CodegenError:
-    return kind(got, expected=expected, do=do)
+def _rebuild(kind: type[CodegenError], got: str, expected: str, fix: str) -> CodegenError:
+    return kind(got, expected=expected, fix=fix)
 
 
 class ConfigError(CodegenError):
@@ -74,7 +74,7 @@ class RemoteError(CodegenError):
     """Storage elsewhere (a DVC remote, a second store) does not answer, refuses, or holds other bytes than it should."""
 
 
-class StorageFull(CodegenError):
+class DiskFullError(CodegenError):
     """No room is left on a device that has to be written to."""
 
 
@@ -82,11 +82,11 @@ class TrainingError(CodegenError):
     """A training stage did not finish."""
 
 
-class PortTaken(TrainingError):
+class PortInUseError(TrainingError):
     """Somebody else listens at the port at which the ranks were to meet."""
 
 
-class FolderInUse(TrainingError):
+class StageLockedError(TrainingError):
     """Another trainer is at work in a stage's folder, and is not to be disturbed."""
 
 

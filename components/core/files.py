@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import StorageFull
+from components.core.errors import DiskFullError
 
 _TEMPORARY = ".writing"
 """Suffix of a file that is being written; one that a killed process left is junk."""
@@ -28,21 +28,21 @@ def remove_unfinished(folder: Path) -> None:
 
 
 @contextmanager
-def storage_full_explained(doing: str) -> Iterator[None]:
+def wrap_disk_full(doing: str) -> Iterator[None]:
     """Turn "no space left" (or a quota) raised inside into a `StorageFull` that says what was being done."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise StorageFull(
+        raise DiskFullError(
             f"the disk filled up while {doing} ({error.filename or 'no file named'})",
             expected="room for the files being written",
-            do="free space or point the workspace at a larger disk, then run the same command again: it continues",
+            fix="free space or point the workspace at a larger disk, then run the same command again: it continues",
         ) from error
 
 
-def require_free(folder: Path, size_bytes: int, doing: str) -> None:
+def require_disk_space(folder: Path, size_bytes: int, doing: str) -> None:
     """Check for room before the work starts.
 
     Raises:
@@ -51,28 +51,28 @@ def require_free(folder: Path, size_bytes: int, doing: str) -> None:
     existing = next(parent for parent in [folder, *folder.resolve().parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < size_bytes:
-        raise StorageFull(
+        raise DiskFullError(
             f"{free / 1e6:,.0f} MB are free at {existing}",
             expected=f"{size_bytes / 1e6:,.0f} MB for {doing}",
-            do="free space or point the workspace at a larger disk, then run the same command again",
+            fix="free space or point the workspace at a larger disk, then run the same command again",
         )
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old bytes or the new ones, also after a crash."""
-    with writing(path) as temporary:
+    with atomic_write_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
+def atomic_write_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and takes its place, else it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        with storage_full_explained(f"writing {path.name}"):
+        with wrap_disk_full(f"writing {path.name}"):
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -95,7 +95,10 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically: sorted keys, two spaces, a final newline."""
-    write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(
+        path,
+        json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
+    )
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
@@ -107,6 +110,11 @@ def read_jsonl(path: Path) -> Iterator[Any]:
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     """Write a JSON Lines file atomically."""
-    with writing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with (
+        atomic_write_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+    ):
         for record in records:
-            file.write(json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(
+                json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+            )

@@ -30,7 +30,13 @@ def canonical_json(value: Any) -> str:
     Raises:
         TypeError: the value holds something that JSON cannot express exactly (a set, a path, an object, NaN).
     """
-    return json.dumps(_plain(value, "$"), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        _plain(value, "$"),
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        allow_nan=False,
+    )
 
 
 def fingerprint(value: Any) -> str:
@@ -51,7 +57,9 @@ def _plain(value: Any, path: str) -> Any:
         return value
     if type(value) is float and math.isfinite(value):
         return value
-    raise TypeError(f"cannot fingerprint {path}: {value!r} of type {type(value).__name__} has no canonical JSON form")
+    raise TypeError(
+        f"cannot fingerprint {path}: {value!r} of type {type(value).__name__} has no canonical JSON form"
+    )
 
 
 def sha256_file(path: Path) -> str:
@@ -62,7 +70,9 @@ def sha256_file(path: Path) -> str:
 
 def list_files(folder: Path) -> tuple[FileEntry, ...]:
     """Every file below `folder`, in the order of their paths, with size and SHA-256."""
-    paths = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+    paths = sorted(
+        (path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file()
+    )
     return tuple(FileEntry(name, path.stat().st_size, sha256_file(path)) for name, path in paths)
 
 

@@ -24,7 +24,7 @@ class Journal(AbstractContextManager["Journal"]):
         where one is none of its own."""
         self.path = path
         if path.exists():
-            self._read(keep)
+            self._replay(keep)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8")
 
@@ -36,7 +36,7 @@ class Journal(AbstractContextManager["Journal"]):
         self._file.writelines(json.dumps(record) + "\n" for record in records)
         self._file.flush()
 
-    def _read(self, keep: Callable[[Any], None]) -> None:
+    def _replay(self, keep: Callable[[Any], None]) -> None:
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
@@ -49,4 +49,6 @@ class Journal(AbstractContextManager["Journal"]):
             except (ValueError, KeyError, TypeError):
                 num_damaged += 1
         if num_damaged:
-            logger.warning("%s has %d damaged lines; what they held is done again", self.path, num_damaged)
+            logger.warning(
+                "%s has %d damaged lines; what they held is done again", self.path, num_damaged
+            )

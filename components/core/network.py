@@ -15,12 +15,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def is_server(uri: str) -> bool:
+def is_http_uri(uri: str) -> bool:
     """Whether a URI is that of an MLflow server, not of a database."""
     return uri.startswith(("http://", "https://"))
 
 
-def without_password(uri: str) -> str:
+def redact_credentials(uri: str) -> str:
     """A URI as it may be shown: with USER:PASSWORD where it names any."""
     return re.sub(r"//[^/\s]*@", "//USER:PASSWORD@", uri)
 
@@ -39,5 +39,5 @@ def require_free_port(name: str, port: int) -> None:
             raise CodegenError(
                 f"port {port} of 127.0.0.1 is taken, so {name} cannot listen there",
                 expected="a free port",
-                do=f"end what uses it, or choose another: --{name.lower()}-port {port + 1}",
+                fix=f"end what uses it, or choose another: --{name.lower()}-port {port + 1}",
             ) from None

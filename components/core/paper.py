@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.core.config import Config, Items
+from components.core.config import Config, ListOrTuple
 from components.core.files import read_json
 
 
@@ -29,7 +29,7 @@ class PaperCorpora(Config):
 
     source: str
     note: str
-    rows: Items[PaperCorpus]
+    rows: ListOrTuple[PaperCorpus]
 
 
 def paper_corpora() -> PaperCorpora:

@@ -15,12 +15,15 @@ def is_running(pid: int, started: float) -> bool:
 
     try:
         process = psutil.Process(pid)
-        return bool(abs(process.create_time() - started) < _SAME_START_S) and process.status() != psutil.STATUS_ZOMBIE
+        return (
+            bool(abs(process.create_time() - started) < _SAME_START_S)
+            and process.status() != psutil.STATUS_ZOMBIE
+        )
     except psutil.NoSuchProcess:
         return False
 
 
-def end_quickly() -> None:
+def skip_final_gc() -> None:
     """Let this process end without a last collection of garbage: six seconds with Prefect, MLflow and PyTorch loaded."""
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)

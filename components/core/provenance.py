@@ -12,7 +12,17 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-_PACKAGES = ("daft", "deepspeed", "dvc", "gigatoken", "great-expectations", "mlflow", "prefect", "torch", "transformers")
+_PACKAGES = (
+    "daft",
+    "deepspeed",
+    "dvc",
+    "gigatoken",
+    "great-expectations",
+    "mlflow",
+    "prefect",
+    "torch",
+    "transformers",
+)
 
 
 _CODE = ("flows", "components", "pyproject.toml", "constraints.txt")
@@ -37,13 +47,21 @@ def code_of(root: Path) -> dict[str, JsonValue]:
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+            )
         except (OSError, subprocess.CalledProcessError):
             return None  # Not a checkout, or no git: said as "unknown" below.
         return done.stdout.strip()
 
-    commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=all", "--", *_CODE)
-    return {"git_commit": commit or "unknown", "git_dirty": None if status is None else bool(status)}
+    commit, status = (
+        git("rev-parse", "HEAD"),
+        git("status", "--porcelain", "--untracked-files=all", "--", *_CODE),
+    )
+    return {
+        "git_commit": commit or "unknown",
+        "git_dirty": None if status is None else bool(status),
+    }
 
 
 @functools.cache

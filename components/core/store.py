@@ -24,19 +24,26 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import JsonValue
 
-from components.core.artifact import Artifact, Kind, Parent, content_digest, describe_recipe, inputs_of
+from components.core.artifact import (
+    Artifact,
+    Kind,
+    Parent,
+    content_digest,
+    describe_recipe,
+    parents_of,
+)
 from components.core.config import Config
 from components.core.errors import ArtifactError, ConfigError
 from components.core.files import (
     read_jsonl,
     remove_unfinished,
-    storage_full_explained,
+    wrap_disk_full,
     write_json,
     write_jsonl,
 )
 from components.core.fingerprint import fingerprint, list_files
+from components.core.locks import exclusive_lock
 from components.core.provenance import provenance
-from components.core.turns import alone
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +53,7 @@ Build = Callable[[Path], Mapping[str, JsonValue]]
 """Fills a folder and returns the statistics of what it made."""
 
 
-class Built(NamedTuple):
+class BuildResult(NamedTuple):
     """An artifact, and whether it was there already."""
 
     artifact: Artifact
@@ -80,7 +87,7 @@ class Store:
         code_version: int,
         build: Build,
         resumable: bool = False,
-    ) -> Built:
+    ) -> BuildResult:
         """The artifact of this recipe: the published one if there is one, else built, published and returned.
 
         Args:
@@ -95,14 +102,17 @@ class Store:
         """
         for part in (kind, name):
             _require_name(part)
-        inputs = inputs_of(parents)
+        inputs = parents_of(parents)
         description = describe_recipe(config, inputs, code_version)
         recipe = fingerprint(description)
-        with storage_full_explained(f"building {kind}/{name}"), self.alone(kind, name, recipe) as building:
+        with (
+            wrap_disk_full(f"building {kind}/{name}"),
+            self.build_lock(kind, name, recipe) as building,
+        ):
             if found := self.find(kind, name, recipe):
                 logger.info("reused %s (%s)", found.label, found.digest[:12])
-                return Built(found, reused=True)
-            self._take_back(kind, name, recipe, building)
+                return BuildResult(found, reused=True)
+            self._reclaim_unpublished(kind, name, recipe, building)
             if not resumable:
                 shutil.rmtree(building, ignore_errors=True)
             building.mkdir(parents=True, exist_ok=True)
@@ -130,13 +140,13 @@ class Store:
             )
             self._publish(artifact, description, building)
             Path(f"{building}.attempts.jsonl").unlink()
-        return Built(artifact, reused=False)
+        return BuildResult(artifact, reused=False)
 
     @contextmanager
-    def alone(self, kind: Kind, name: str, recipe: str) -> Iterator[Path]:
+    def build_lock(self, kind: Kind, name: str, recipe: str) -> Iterator[Path]:
         """Be the only one on this machine that makes or copies this artifact; yields the folder to build it in."""
         building = self.scratch / ".building" / kind / f"{name}-{recipe[:12]}"
-        with alone(Path(f"{building}.lock"), f"making {kind}/{building.name}"):
+        with exclusive_lock(Path(f"{building}.lock"), f"making {kind}/{building.name}"):
             yield building
 
     def _publish(self, artifact: Artifact, description: dict[str, Any], building: Path) -> None:
@@ -153,7 +163,7 @@ class Store:
         self._verified.add(artifact.address)
         logger.info("published %s (%s)", artifact.label, artifact.digest[:12])
 
-    def _take_back(self, kind: Kind, name: str, recipe: str, building: Path) -> None:
+    def _reclaim_unpublished(self, kind: Kind, name: str, recipe: str, building: Path) -> None:
         """Killed between the move and the manifest: what lies at the address is unfinished, so it goes on being built."""
         address = self.address(kind, name, recipe)
         if self.is_local and Path(address).exists() and not building.exists():
@@ -164,7 +174,9 @@ class Store:
     def address(self, kind: Kind, name: str, recipe: str) -> str:
         """Where the artifact of a recipe lies, whether it exists or not."""
         return (
-            self.fs.unstrip_protocol(self._path(kind, name, recipe)) if not self.is_local else self._path(kind, name, recipe)
+            self.fs.unstrip_protocol(self._path(kind, name, recipe))
+            if not self.is_local
+            else self._path(kind, name, recipe)
         )
 
     def _path(self, kind: Kind, name: str, recipe: str) -> str:
@@ -187,16 +199,21 @@ class Store:
             raise ArtifactError(
                 f"no artifact is published at {address}",
                 expected=f"a folder with a {MANIFEST} in it",
-                do="list what there is with `codegen artifacts`, or run the flow that makes it",
+                fix="list what there is with `codegen artifacts`, or run the flow that makes it",
             )
         return self._manifest(path)[0]
 
-    def all(self) -> Iterator[Artifact]:
+    def list_artifacts(self) -> Iterator[Artifact]:
         """Every published artifact, the oldest first."""
-        manifests = [self._manifest(path.rsplit("/", 1)[0])[0] for path in self.fs.glob(f"{self.root}/*/*/{MANIFEST}")]
-        yield from sorted(manifests, key=lambda artifact: str(artifact.provenance.get("created_at")))
+        manifests = [
+            self._manifest(path.rsplit("/", 1)[0])[0]
+            for path in self.fs.glob(f"{self.root}/*/*/{MANIFEST}")
+        ]
+        yield from sorted(
+            manifests, key=lambda artifact: str(artifact.provenance.get("created_at"))
+        )
 
-    def description(self, artifact: Artifact) -> dict[str, Any]:
+    def recipe_document(self, artifact: Artifact) -> dict[str, Any]:
         """What the artifact's `recipe` is the fingerprint of, as it was published."""
         return self._manifest(artifact.address)[1]
 
@@ -206,14 +223,14 @@ class Store:
 
         def visit(one: Artifact) -> None:
             for parent in one.parents:
-                if parent.address not in seen and self._holds(parent):
+                if parent.address not in seen and self._contains(parent):
                     visit(self.load(parent.address))
             seen[one.address] = one
 
         visit(artifact)
         return list(seen.values())
 
-    def _holds(self, parent: Parent) -> bool:
+    def _contains(self, parent: Parent) -> bool:
         return bool(self.fs.exists(f"{parent.address}/{MANIFEST}"))
 
     def _manifest(self, path: str) -> tuple[Artifact, dict[str, Any]]:
@@ -234,7 +251,7 @@ class Store:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def open(self, artifact: Artifact) -> Path:
+    def fetch_verified(self, artifact: Artifact) -> Path:
         """The local folder with the artifact's files, each checked against its SHA-256 once per process.
 
         Raises:
@@ -248,7 +265,7 @@ class Store:
                     raise ArtifactError(
                         f"{artifact.label}: {file.path} is {'damaged' if file.path in found else 'missing'}",
                         expected=f"{file.size_bytes:,} bytes with SHA-256 {file.sha256}",
-                        do=f"remove {folder} and run the same command again: it is rebuilt",
+                        fix=f"remove {folder} and run the same command again: it is rebuilt",
                     )
             self._verified.add(artifact.address)
         return folder
@@ -258,7 +275,7 @@ class Store:
         if not folder.exists():
             partial = folder.with_name(f"{folder.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
-            with storage_full_explained(f"fetching {artifact.label}"):
+            with wrap_disk_full(f"fetching {artifact.label}"):
                 for file in artifact.files:
                     (partial / file.path).parent.mkdir(parents=True, exist_ok=True)
                     self.fs.get_file(f"{artifact.address}/{file.path}", str(partial / file.path))
@@ -269,11 +286,14 @@ class Store:
 def _file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         return cast(tuple[fsspec.AbstractFileSystem, str], fsspec.url_to_fs(root))
-    except (ImportError, ValueError) as error:  # fsspec names the package to install, or the protocol that nobody knows.
+    except (
+        ImportError,
+        ValueError,
+    ) as error:  # fsspec names the package to install, or the protocol that nobody knows.
         raise ConfigError(
             f"the store {root} cannot be opened: {error}",
             expected="a folder, or a URI of a file system that fsspec can open here",
-            do="install the package that it names into this environment, or choose another store",
+            fix="install the package that it names into this environment, or choose another store",
         ) from error
 
 
@@ -287,13 +307,17 @@ def _require_name(name: str) -> None:
         raise ArtifactError(
             f"an artifact cannot be named {name!r}",
             expected="the name of one folder: no '/', no leading dot, not empty",
-            do="choose another name",
+            fix="choose another name",
         )
 
 
 def _note_attempt(path: Path, resumable: bool) -> list[JsonValue]:
     """Add this attempt to those that were killed before it, and return them all: each may have made a part of the result."""
     earlier = list(read_jsonl(path)) if resumable and path.exists() else []
-    now = {key: value for key, value in provenance().items() if key in ("created_at", "git_commit", "git_dirty", "host")}
+    now = {
+        key: value
+        for key, value in provenance().items()
+        if key in ("created_at", "git_commit", "git_dirty", "host")
+    }
     write_jsonl(path, [*earlier, now])
     return [*earlier, now]

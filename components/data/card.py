@@ -12,10 +12,10 @@ from typing import Any, cast
 
 from components.core.artifact import Artifact
 from components.core.paper import PaperCorpora, PaperCorpus
+from components.data.archives.pins import Archive
 from components.data.card_prose import Corpora, again, making, origins, whence
 from components.data.config import CORPORA, LANGUAGES, Corpus
 from components.data.markdown import NOTHING, size, table
-from components.data.pins import Archive
 
 __all__ = ["Corpora", "dataset_card"]
 
@@ -27,7 +27,9 @@ _FIGURES = (
 """A language's figures in the statistics of a prepared corpus."""
 
 
-def dataset_card(corpora: Corpora, sources: Sequence[Archive], vocabulary: Sequence[Archive], paper: PaperCorpora) -> str:
+def dataset_card(
+    corpora: Corpora, sources: Sequence[Archive], vocabulary: Sequence[Archive], paper: PaperCorpora
+) -> str:
     """The card as Markdown.
 
     Args:
@@ -52,7 +54,10 @@ def dataset_card(corpora: Corpora, sources: Sequence[Archive], vocabulary: Seque
 
 def _head(corpora: Corpora) -> str:
     total = [_total(corpora, corpus) for corpus in CORPORA]
-    num_bytes, tokens = sum(one["bytes"] for one in total), sum(one["train_tokens"] for one in total)
+    num_bytes, tokens = (
+        sum(one["bytes"] for one in total),
+        sum(one["train_tokens"] for one in total),
+    )
     documents = sum(one["documents"] for one in total)
     return f"""# Dataset card: the corpora of {corpora.name}
 
@@ -110,7 +115,12 @@ def _left_out(corpora: Corpora) -> str:
     rows = list(_rows(corpora))
     reasons = sorted({reason for _, _, one in rows for reason in one["rejected"]})
     lines = [
-        (corpus, language, *(f"{one['rejected'].get(reason, 0):,}" for reason in reasons), f"{one['duplicates']:,}")
+        (
+            corpus,
+            language,
+            *(f"{one['rejected'].get(reason, 0):,}" for reason in reasons),
+            f"{one['duplicates']:,}",
+        )
         for corpus, language, one in rows
     ]
     columns = ("corpus", "language", *reasons, "duplicate")
@@ -129,16 +139,30 @@ def _unreadable(corpora: Corpora) -> str:
         f"{corpus} {_number(found):,} ({', '.join(f'{kind} {number:,}' for kind, number in sorted(found.items()))})"
         for corpus, found in kinds.items()
     )
-    return f"Records that could not be read stand in `quarantine.jsonl`: {'; '.join(told)}.\n" if kinds else ""
+    return (
+        f"Records that could not be read stand in `quarantine.jsonl`: {'; '.join(told)}.\n"
+        if kinds
+        else ""
+    )
 
 
 def _splits(corpora: Corpora) -> str:
     rows = []
     for corpus in CORPORA:
         splits = _statistics(corpora, corpus, "splits")
-        for split, one in sorted(splits.items(), key=lambda item: ("/" in item[0], item[0])):  # Training first.
+        for split, one in sorted(
+            splits.items(), key=lambda item: ("/" in item[0], item[0])
+        ):  # Training first.
             num_tokens = one["num_sequences"] * corpora.context_length
-            rows.append((corpus, split, f"{one['num_sequences']:,}", f"{num_tokens:,}", f"{one['dropped_tokens']:,}"))
+            rows.append(
+                (
+                    corpus,
+                    split,
+                    f"{one['num_sequences']:,}",
+                    f"{num_tokens:,}",
+                    f"{one['dropped_tokens']:,}",
+                )
+            )
     share, length = f"{100 * corpora.data.held_out_fraction:g}", f"{corpora.context_length:,}"
     return f"""## Splits
 
@@ -151,7 +175,9 @@ dropped.
 
 def _identity(corpora: Corpora) -> str:
     vocabulary = corpora.raw["vocabulary"]
-    named: list[tuple[str, Artifact]] = [(f"raw {corpus}", corpora.raw[corpus]) for corpus in CORPORA]
+    named: list[tuple[str, Artifact]] = [
+        (f"raw {corpus}", corpora.raw[corpus]) for corpus in CORPORA
+    ]
     named += [("vocabulary", vocabulary), ("tokenizer", corpora.tokenizer)]
     named += [(f"prepared {corpus}", corpora.prepared[corpus]) for corpus in CORPORA]
     rows = [(what, f"`{one.label}`", f"`{one.digest}`") for what, one in named]
@@ -180,7 +206,12 @@ def _total(corpora: Corpora, corpus: Corpus) -> dict[str, Any]:
         if figure != "rejected" and all(figure in one for one in languages)
     }
     reasons = sorted({reason for one in languages for reason in one["rejected"]})
-    return {**total, "rejected": {reason: sum(one["rejected"].get(reason, 0) for one in languages) for reason in reasons}}
+    return {
+        **total,
+        "rejected": {
+            reason: sum(one["rejected"].get(reason, 0) for one in languages) for reason in reasons
+        },
+    }
 
 
 def _statistics(corpora: Corpora, corpus: Corpus, part: str) -> dict[str, dict[str, Any]]:

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from components.core.artifact import Artifact
+from components.data.archives.pins import Archive
 from components.data.config import CORPORA, Corpus, DataConfig
 from components.data.markdown import size, table
-from components.data.pins import Archive
 
 
 class Corpora(NamedTuple):
@@ -65,7 +65,9 @@ def licences_of(raw: Artifact, sources: Sequence[Archive]) -> dict[str, list[str
     found: dict[str, list[str]] = {}
     for file in raw.files:
         one = pinned.get(file.path)
-        licence, name = (one.licence, f"{one.name} {one.version}") if one else ("see its records", file.path)
+        licence, name = (
+            (one.licence, f"{one.name} {one.version}") if one else ("see its records", file.path)
+        )
         found.setdefault(licence, []).append(name)
     return found or {"see its records": ["declared sources"]}
 
@@ -81,7 +83,9 @@ def _packages(corpora: Corpora, sources: Sequence[Archive]) -> str:
     for name, sizes in sorted(given.items()):
         one = pinned.get(name)
         package, licence, note = (
-            (f"{one.name} {one.version}", one.licence, one.note) if one else (name, "see its records", "")
+            (f"{one.name} {one.version}", one.licence, one.note)
+            if one
+            else (name, "see its records", "")
         )
         rows.append((package, licence, *(size(sizes.get(corpus)) for corpus in CORPORA), note))
     return f"""
@@ -99,8 +103,17 @@ def _sources(corpora: Corpora) -> str:
         found = cast(dict[str, Any], corpora.raw[corpus].statistics)
         for number, one in enumerate((corpora.data.sources or {})[corpus]):
             fields = one.model_dump(exclude={"uri"}, exclude_defaults=True)
-            stored = (f"{found['num_files']:,}", size(found["size_bytes"])) if number == 0 else ("", "")
-            rows.append((corpus, f"`{one.uri}`", ", ".join(f"{name}: {value}" for name, value in fields.items()), *stored))
+            stored = (
+                (f"{found['num_files']:,}", size(found["size_bytes"])) if number == 0 else ("", "")
+            )
+            rows.append(
+                (
+                    corpus,
+                    f"`{one.uri}`",
+                    ", ".join(f"{name}: {value}" for name, value in fields.items()),
+                    *stored,
+                )
+            )
     return f"""
 Declared by the recipe. A record names its licence where its source states one. Files and sizes are of all sources of a
 corpus, as they are stored.
@@ -122,7 +135,11 @@ def making(corpora: Corpora) -> str:
         *_decontaminated(corpora),
         f"**Deduplicated**: of documents with equal bytes (SHA-256) the first by package and path is kept{across}."
         f" {similar if near.enabled else 'Near-duplicates stay.'}",
-        *([f"**Redacted**: what was found of {found} is replaced{_replaced(corpora)}."] if redaction.enabled else []),
+        *(
+            [f"**Redacted**: what was found of {found} is replaced{_replaced(corpora)}."]
+            if redaction.enabled
+            else []
+        ),
         "**Shuffled** by a keyed hash of their content, **prefixed** in the multi corpus with a comment that names their"
         f" language,\n   **tokenised** with the vocabulary `{corpora.tokenizer.name}`, and **packed**.",
     ]
@@ -132,7 +149,10 @@ def making(corpora: Corpora) -> str:
 
 def _replaced(corpora: Corpora) -> str:
     """How often, in the documents that are tokenised; nothing of corpora in which nobody looked."""
-    found = {corpus: cast(dict[str, int], corpora.prepared[corpus].statistics.get("redacted")) for corpus in CORPORA}
+    found = {
+        corpus: cast(dict[str, int], corpora.prepared[corpus].statistics.get("redacted"))
+        for corpus in CORPORA
+    }
     told = (
         f"{corpus} {sum(kinds.values()):,} ({', '.join(f'{kind} {number:,}' for kind, number in sorted(kinds.items()))})"
         for corpus, kinds in found.items()
@@ -144,7 +164,10 @@ def _replaced(corpora: Corpora) -> str:
 
 def _decontaminated(corpora: Corpora) -> list[str]:
     """Which benchmarks were looked for is what the counts of a corpus name; where none was, it is no step."""
-    counts = [cast(dict[str, int], one.statistics.get("contaminated", {})) for one in corpora.prepared.values()]
+    counts = [
+        cast(dict[str, int], one.statistics.get("contaminated", {}))
+        for one in corpora.prepared.values()
+    ]
     looked_for = sorted({name for one in counts for name in one})
     if not looked_for:
         return []
@@ -159,7 +182,11 @@ def _decontaminated(corpora: Corpora) -> list[str]:
 def again(corpora: Corpora) -> str:
     """How to get them again."""
     labels = " ".join(corpora.prepared[corpus].label for corpus in CORPORA)
-    own = f"the raw bytes of {', '.join(_of_preset(corpora))}" if _of_preset(corpora) else "the vocabulary"
+    own = (
+        f"the raw bytes of {', '.join(_of_preset(corpora))}"
+        if _of_preset(corpora)
+        else "the vocabulary"
+    )
     raw = own if _declared(corpora) else "the raw bytes"
     return f"""## Get it again
 

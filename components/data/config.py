@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.core.config import Config, Items
+from components.core.config import Config, ListOrTuple
 from components.data.sources.config import QuarantineConfig, Source
 
 Corpus = Literal["nl", "multi", "mono"]
@@ -87,7 +87,7 @@ class RedactionConfig(Config):
 
     enabled: bool = False
     """Whether texts are looked through at all."""
-    kinds: Items[Kind] = KINDS
+    kinds: ListOrTuple[Kind] = KINDS
     """What is replaced."""
 
 
@@ -96,7 +96,7 @@ class DataConfig(Config):
 
     preset: Preset = "starter"
     """Which set of pinned archives `data/` holds."""
-    sources: dict[Corpus, Items[Source]] | None = None
+    sources: dict[Corpus, ListOrTuple[Source]] | None = None
     """Where the documents of each corpus are, instead of a preset: files that are there already, here or elsewhere."""
     extensions: dict[str, Language] = Field(default_factory=dict)
     """Languages by extension, besides those of `components.data.sources.config.EXTENSIONS`."""

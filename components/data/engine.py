@@ -35,7 +35,7 @@ from pydantic import JsonValue
 
 from components.core import errors
 from components.core.errors import CodegenError, ConfigError, DataError
-from components.core.memory import keep_freed_memory
+from components.core.host_memory import tune_malloc_thresholds
 from components.data.config import DataPlace
 
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
@@ -56,7 +56,9 @@ _CONNECT_S = 10.0
 _LOOK_FOR_PARENT_S, _LOOK_FOR_WORKERS_S = 1.0, 0.05
 
 
-def run_tasks(task: Task, work: Sequence[JsonValue], place: DataPlace, *, in_threads: bool = False) -> Iterator[Any]:
+def run_tasks(
+    task: Task, work: Sequence[JsonValue], place: DataPlace, *, in_threads: bool = False
+) -> Iterator[Any]:
     """Run `task` on every unit of work, and yield what it returns, in the order in which tasks end.
 
     Args:
@@ -71,28 +73,32 @@ def run_tasks(task: Task, work: Sequence[JsonValue], place: DataPlace, *, in_thr
         DataError: a task failed for another reason; the last lines of its traceback are told.
         ConfigError: there is no such Ray cluster, or this process has used the other engine before.
     """
-    keep_freed_memory()
+    tune_malloc_thresholds()
     if place.engine == "ray":
-        yield from _apart(task, work, place)
+        yield from _run_in_processes(task, work, place)
     elif place.num_workers == 1 or len(work) == 1:
         yield from map(task, work)
     elif in_threads:
         with ThreadPoolExecutor(place.num_workers) as pool:
             yield from pool.map(task, work)
     elif work:
-        yield from _apart(task, work, place)
+        yield from _run_in_processes(task, work, place)
 
 
-def _apart(task: Task, work: Sequence[JsonValue], place: DataPlace) -> Iterator[Any]:
+def _run_in_processes(task: Task, work: Sequence[JsonValue], place: DataPlace) -> Iterator[Any]:
     """Run tasks with Daft, in processes of their own."""
-    _use(place)
+    _select_runner(place)
     owner = os.getpid() if place.engine == "native" else None
     tasks = daft.from_pydict({"task": [json.dumps(one) for one in work]})
     with TemporaryDirectory() as folder, daft.execution_config_ctx(maintain_order=False):
-        go_on = Path(folder) / "go-on"
-        go_on.touch()
-        pool = daft.cls(_Worker, use_process=True, max_concurrency=min(place.num_workers, len(work)))
-        results = tasks.select(pool(task, str(go_on), owner).run(daft.col("task")).alias("result")).to_arrow_iter()
+        keep_running = Path(folder) / "go-on"
+        keep_running.touch()
+        pool = daft.cls(
+            _Worker, use_process=True, max_concurrency=min(place.num_workers, len(work))
+        )
+        results = tasks.select(
+            pool(task, str(keep_running), owner).run(daft.col("task")).alias("result")
+        ).to_arrow_iter()
         try:
             for text in (text for batch in results for text in batch["result"].to_pylist()):
                 yield _value_of(json.loads(text))
@@ -101,21 +107,23 @@ def _apart(task: Task, work: Sequence[JsonValue], place: DataPlace) -> Iterator[
         finally:
             # To leave a plan of Daft's half-way ends the process in a crash (0.7.26), so the rest is skipped instead. When a
             # worker was killed, threads of Daft's go on waiting for the others: to end before they do is a crash as well.
-            go_on.unlink()
+            keep_running.unlink()
             with suppress(*_KILLED):
                 for _ in results:
                     pass
-            while any(map(_is_worker, psutil.Process().children())) or any(map(_is_dafts, sys._current_frames().values())):
+            while any(map(_is_worker, psutil.Process().children())) or any(
+                map(_called_by_daft, sys._current_frames().values())
+            ):
                 time.sleep(_LOOK_FOR_WORKERS_S)
 
 
 class _Worker:
     """One of the processes that run tasks. What goes wrong in a task is told as a value."""
 
-    def __init__(self, task: Task, go_on: str, owner: int | None) -> None:
-        """`go_on`: a file; once it is gone, tasks are skipped. `owner`: the process that has to outlive us, if here."""
-        keep_freed_memory()
-        self._task, self._go_on = task, Path(go_on) if owner else None
+    def __init__(self, task: Task, keep_running: str, owner: int | None) -> None:
+        """`keep_running`: a file; once it is gone, tasks are skipped. `owner`: the process that has to outlive us, if here."""
+        tune_malloc_thresholds()
+        self._task, self._go_on = task, Path(keep_running) if owner else None
         if owner is not None:
             threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
@@ -130,9 +138,18 @@ class _Worker:
         try:
             return {"value": self._task(work)}
         except CodegenError as error:
-            return {"kind": type(error).__name__, "got": error.got, "expected": error.expected, "do": error.do}
+            return {
+                "kind": type(error).__name__,
+                "got": error.got,
+                "expected": error.expected,
+                "fix": error.fix,
+            }
         except Exception as error:
-            return {"lines": list[JsonValue]("".join(traceback.format_exception(error)).splitlines()[-_LAST_LINES:])}
+            return {
+                "lines": list[JsonValue](
+                    "".join(traceback.format_exception(error)).splitlines()[-_LAST_LINES:]
+                )
+            }
 
 
 def _is_worker(process: Any) -> bool:
@@ -143,7 +160,7 @@ def _is_worker(process: Any) -> bool:
         return False
 
 
-def _is_dafts(frame: FrameType | None) -> bool:
+def _called_by_daft(frame: FrameType | None) -> bool:
     """Whether what a thread runs is called by Daft, which starts its workers and waits for them in threads of its own."""
     while frame is not None:
         if frame.f_globals.get("__name__", "").startswith("daft.execution"):
@@ -163,7 +180,9 @@ def _value_of(result: dict[str, Any]) -> Any:
     if "value" in result:
         return result["value"]
     if "got" in result:
-        raise getattr(errors, result["kind"], DataError)(result["got"], expected=result["expected"], do=result["do"])
+        raise getattr(errors, result["kind"], DataError)(
+            result["got"], expected=result["expected"], fix=result["fix"]
+        )
     raise _failed(result["lines"])
 
 
@@ -171,11 +190,11 @@ def _failed(lines: Sequence[str]) -> DataError:
     return DataError(
         "\n    ".join(["a task of data preparation failed; the last lines are", *lines]),
         expected="every task to end with a result",
-        do="look for a lack of memory, then run the same command again: finished tasks are not repeated",
+        fix="look for a lack of memory, then run the same command again: finished tasks are not repeated",
     )
 
 
-def _use(place: DataPlace) -> None:
+def _select_runner(place: DataPlace) -> None:
     """Let Daft run on what the place names. A process chooses once: what it asks for later, Daft refuses or ignores."""
     if place.engine == "ray":
         chosen = _join_cluster(place.ray_address)
@@ -185,7 +204,7 @@ def _use(place: DataPlace) -> None:
         raise ConfigError(
             f"this process is to prepare data on {place.engine}, and has done so on {chosen.name} before",
             expected="one engine in a process",
-            do="run it in a process of its own",
+            fix="run it in a process of its own",
         )
 
 
@@ -200,7 +219,7 @@ def _join_cluster(address: str | None) -> Any:
         raise ConfigError(
             f"no Ray cluster can be used at {address or 'the default address'}: {error}",
             expected="a running cluster whose nodes have this project and its extra `ray`, and of which this machine is one",
-            do="start it (ray start --head), name it with --at data.ray_address=HOST:PORT, or use --at data.engine=native",
+            fix="start it (ray start --head), name it with --exec data.ray_address=HOST:PORT, or use --exec data.engine=native",
         ) from error
 
 

@@ -20,6 +20,8 @@ def size(size_bytes: int | None) -> str:
     return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()) -> str:
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()
+) -> str:
     """Rows of plain text under their heads, each with its line break; `numeric` columns stand to the right."""
     return markdown.table(columns, (map(markdown.cell, row) for row in rows), numeric) + "\n"

@@ -22,12 +22,12 @@ import torch
 
 from components.core.errors import EvaluationError
 from components.core.progress import track
+from components.dataset.reader import PackedSplit
+from components.dataset.shards import HELD_OUT, Index
 from components.model.loss import token_losses
 from components.model.transformer import CodeGen
-from components.tokenizer.config import Streaming
+from components.tokenizer.config import StreamingCacheConfig
 from components.tokenizer.encoder import Encoder
-from components.tokenizer.reader import PackedSplit
-from components.tokenizer.shards import HELD_OUT, Index
 
 _BATCH_TOKENS = 4096
 """Tokens scored at once; more are no faster on a CPU and take more memory."""
@@ -42,7 +42,11 @@ class Score(NamedTuple):
 
     def plus(self, other: Score) -> Score:
         """The cost of predicting both."""
-        return Score(self.nats + other.nats, self.num_bytes + other.num_bytes, self.num_tokens + other.num_tokens)
+        return Score(
+            self.nats + other.nats,
+            self.num_bytes + other.num_bytes,
+            self.num_tokens + other.num_tokens,
+        )
 
     def as_record(self) -> dict[str, float | int]:
         """`bits_per_byte`, `num_bytes` and `num_tokens`.
@@ -54,10 +58,14 @@ class Score(NamedTuple):
             raise EvaluationError(
                 f"{self.num_bytes:,} bytes of text cost {self.nats} nats",
                 expected="some bytes, and a finite cost",
-                do="check that the held-out split has text, and that the loss of the training did not diverge",
+                fix="check that the held-out split has text, and that the loss of the training did not diverge",
             )
         bits_per_byte = self.nats / math.log(2) / self.num_bytes
-        return {"bits_per_byte": bits_per_byte, "num_bytes": self.num_bytes, "num_tokens": self.num_tokens}
+        return {
+            "bits_per_byte": bits_per_byte,
+            "num_bytes": self.num_bytes,
+            "num_tokens": self.num_tokens,
+        }
 
 
 def evaluate_held_out(
@@ -65,7 +73,7 @@ def evaluate_held_out(
     encoder: Encoder,
     prepared: Mapping[str, str | Path],
     max_sequences: int,
-    streaming: Streaming | None = None,
+    streaming: StreamingCacheConfig | None = None,
 ) -> dict[str, dict[str, float | int]]:
     """Bits per byte on every held-out split of some prepared corpora.
 
@@ -88,18 +96,25 @@ def evaluate_held_out(
         _require_fit(index, model, encoder)
         for name in sorted(index.splits):
             if name.startswith(HELD_OUT):
-                splits[f"{corpus}/{name.removeprefix(HELD_OUT)}"] = PackedSplit(folder, name, streaming=streaming)
+                splits[f"{corpus}/{name.removeprefix(HELD_OUT)}"] = PackedSplit(
+                    folder, name, streaming=streaming
+                )
     results = {}
     with track("score held-out text", len(splits), "splits") as advance:
         for name, split in splits.items():
-            score = score_sequences(model, split, split.evenly_spaced(max_sequences), encoder.token_num_bytes)
+            score = score_sequences(
+                model, split, split.evenly_spaced(max_sequences), encoder.token_num_bytes
+            )
             results[name] = score.as_record()
             advance(1, name)
     return results
 
 
 def score_sequences(
-    model: CodeGen, split: PackedSplit, indices: npt.NDArray[np.int64], token_num_bytes: npt.NDArray[np.int64]
+    model: CodeGen,
+    split: PackedSplit,
+    indices: npt.NDArray[np.int64],
+    token_num_bytes: npt.NDArray[np.int64],
 ) -> Score:
     """The cost of all but the first token of these sequences of a split."""
     batch_size = max(1, _BATCH_TOKENS // split.context_length)
@@ -148,13 +163,22 @@ def _score_completion(
 
 
 @torch.inference_mode()
-def _score(model: CodeGen, tokens_BT: npt.NDArray[np.integer], start: int, token_num_bytes: npt.NDArray[np.int64]) -> Score:
+def _score(
+    model: CodeGen,
+    tokens_BT: npt.NDArray[np.integer],
+    start: int,
+    token_num_bytes: npt.NDArray[np.int64],
+) -> Score:
     """The cost of the tokens from `start` (at least 1) on, given those before."""
     tokens = torch.from_numpy(tokens_BT.astype(np.int64))
     hidden_ND = model.hidden(tokens[:, :-1])[:, start - 1 :].flatten(0, 1)
-    losses_N = token_losses(hidden_ND, model.head.weight, model.head.bias, tokens[:, start:].flatten())
+    losses_N = token_losses(
+        hidden_ND, model.head.weight, model.head.bias, tokens[:, start:].flatten()
+    )
     predicted = tokens_BT[:, start:]
-    return Score(float(losses_N.double().sum()), int(token_num_bytes[predicted].sum()), predicted.size)
+    return Score(
+        float(losses_N.double().sum()), int(token_num_bytes[predicted].sum()), predicted.size
+    )
 
 
 def _total(scores: Iterable[Score]) -> Score:
@@ -166,10 +190,13 @@ def _total(scores: Iterable[Score]) -> Score:
 
 def _require_fit(index: Index, model: CodeGen, encoder: Encoder) -> None:
     most_tokens = model.config.context_length
-    if (index.num_ids, index.eot_id) != (encoder.num_ids, encoder.eot_id) or index.context_length > most_tokens:
+    if (index.num_ids, index.eot_id) != (
+        encoder.num_ids,
+        encoder.eot_id,
+    ) or index.context_length > most_tokens:
         raise EvaluationError(
             f"corpus {index.corpus} has {index.num_ids:,} token ids, end-of-text {index.eot_id:,} and sequences of "
             f"{index.context_length:,} tokens",
             expected=f"the checkpoint's {encoder.num_ids:,}, {encoder.eot_id:,} and at most {most_tokens:,}",
-            do="evaluate on corpora that were prepared with the checkpoint's tokenizer and context",
+            fix="evaluate on corpora that were prepared with the checkpoint's tokenizer and context",
         )

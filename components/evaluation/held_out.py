@@ -13,8 +13,8 @@ from pydantic import JsonValue
 
 from components.core.files import write_json
 from components.core.fingerprint import fingerprint
-from components.evaluation.problems import HUMANEVAL_SHA256, load_humaneval
-from components.tokenizer.config import Streaming
+from components.evaluation.benchmarks.problems import HUMANEVAL_SHA256, load_humaneval
+from components.tokenizer.config import StreamingCacheConfig
 from components.tokenizer.encoder import Encoder
 
 CODE_VERSION = 1
@@ -29,7 +29,7 @@ def run_bits_per_byte(
     checkpoint: Path,
     prepared: Mapping[str, str | Path],
     max_sequences: int,
-    streaming: Streaming | None = None,
+    streaming: StreamingCacheConfig | None = None,
 ) -> dict[str, JsonValue]:
     """Write `results.json`, `{"splits": {"nl/English": {"bits_per_byte", "num_bytes", "num_tokens"}, ...}}`.
 
@@ -54,9 +54,15 @@ def run_bits_per_byte(
     model, encoder = load_checkpoint(checkpoint).eval(), Encoder(checkpoint)
     splits = evaluate_held_out(model, encoder, prepared, max_sequences, streaming)
     problems = load_humaneval()
-    prompts, solutions = zip(*((problem.prompt, problem.canonical_solution) for problem in problems), strict=True)
+    prompts, solutions = zip(
+        *((problem.prompt, problem.canonical_solution) for problem in problems), strict=True
+    )
     splits[CANONICAL] = bits_per_byte_of_texts(model, encoder, prompts, solutions)
-    settings = {"code_version": CODE_VERSION, "max_sequences": max_sequences, "problems_sha256": HUMANEVAL_SHA256}
+    settings = {
+        "code_version": CODE_VERSION,
+        "max_sequences": max_sequences,
+        "problems_sha256": HUMANEVAL_SHA256,
+    }
     write_json(folder / "results.json", {"protocol_settings": settings, "splits": splits})
     write_json(folder / "observed" / "timings.json", {"evaluation_s": time.monotonic() - started})
     return {"protocol": fingerprint(settings), **_by_corpus(splits)}

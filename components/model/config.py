@@ -15,7 +15,7 @@ from components.core.config import Config
 QKV_BLOCKS = 4
 """Released checkpoints store queries, values and keys in this many blocks (docs/paper.md section 2): heads divide by it."""
 
-Steps = Literal["eager", "graphs", "compiled"]
+DecodeMode = Literal["eager", "graphs", "compiled"]
 """How a GPU draws the next token of all samples (`fixed`): kernel by kernel, as a recorded CUDA graph, or as a graph of
 kernels that were compiled. Nothing of a model's shape, but this module is what a flow may import."""
 Count = Annotated[int, Field(gt=0)]
@@ -29,11 +29,11 @@ class ModelConfig(Config):
     """A multiple of 4: the layout of released checkpoints needs it."""
     head_dim: Count
     """Even, since positions rotate pairs."""
-    rotary_dims: Count
+    rotary_dim: Count
     """Leading dimensions of every head that carry the position; even, at most `head_dim`."""
     context_length: Count
     """Tokens in a training sequence, and the most that a prompt and its completion may have together."""
-    vocab_rows: Count
+    padded_vocab_size: Count
     """Rows of the embedding and of the head; rows past the tokenizer's ids are padding and are never sampled."""
 
     @model_validator(mode="after")
@@ -42,8 +42,10 @@ class ModelConfig(Config):
             raise ValueError(f"num_heads must be a multiple of {QKV_BLOCKS}, got {self.num_heads}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even, got {self.head_dim}")
-        if self.rotary_dims % 2 or self.rotary_dims > self.head_dim:
-            raise ValueError(f"rotary_dims must be even and at most head_dim {self.head_dim}, got {self.rotary_dims}")
+        if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
+            raise ValueError(
+                f"rotary_dim must be even and at most head_dim {self.head_dim}, got {self.rotary_dim}"
+            )
         return self
 
     @property
@@ -57,7 +59,7 @@ class ModelConfig(Config):
 
         A layer has 12 d^2 weights (qkv 3, output 1, MLP 8) and 7 d biases and gains (MLP 5, LayerNorm 2).
         """
-        d, rows = self.d_model, self.vocab_rows
+        d, rows = self.d_model, self.padded_vocab_size
         return self.num_layers * (12 * d * d + 7 * d) + 2 * rows * d + rows + 2 * d
 
     @property
@@ -67,5 +69,5 @@ class ModelConfig(Config):
         6 per weight that is multiplied (the embedding is a look-up), and for the attention over a causal half of the
         context 6 * layers * d * T: PaLM (arXiv 2204.02311) appendix B, halved for causality. No recomputation.
         """
-        weights = self.num_layers * 12 * self.d_model**2 + self.vocab_rows * self.d_model
+        weights = self.num_layers * 12 * self.d_model**2 + self.padded_vocab_size * self.d_model
         return 6 * weights + 6 * self.num_layers * self.d_model * self.context_length

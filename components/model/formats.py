@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Layout(StrEnum):
+class CheckpointFormat(StrEnum):
     """Whose names and rows the tensors have: those of the class of `transformers` that loads the folder."""
 
     codegen = "codegen"

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 from components.core.errors import ConfigError
-from components.model.cache import Prompt, Slots
-from components.model.config import Steps
-from components.model.fixed import FixedSlots
-from components.model.nucleus import draw
+from components.model.config import DecodeMode
+from components.model.cuda_graphs import StaticKVCache
+from components.model.kv_cache import BatchedKVCache, Prompt
+from components.model.nucleus import sample_top_p
 from components.model.transformer import CodeGen
 
-MOST_SLOTS = 128
+MAX_BATCH_SLOTS = 128
 """Samples drawn at once at most. On two cores 256 were no faster (docs/decisions/0008-sampling.md)."""
 CACHE_BYTES = 1 << 30
 """Room for keys and values where the caller does not say."""
@@ -51,7 +51,7 @@ class Request(NamedTuple, Generic[Key]):
     """The index of the first token of the prompt whose probability is wanted; none: of no token."""
 
 
-class Drawn(NamedTuple, Generic[Key]):
+class Completion(NamedTuple, Generic[Key]):
     """A completion: its new token ids, without the end-of-text that ended them."""
 
     key: Key
@@ -61,7 +61,7 @@ class Drawn(NamedTuple, Generic[Key]):
     num_scored: int = 0
 
 
-class Rules(NamedTuple):
+class SamplingParams(NamedTuple):
     """How tokens are chosen, and when a completion ends."""
 
     temperature: float
@@ -86,7 +86,7 @@ class _Sample(Generic[Key]):
     """One per token that may be drawn, float64 in [0, 1)."""
     new_tokens: list[int] = field(default_factory=list)
 
-    def ends(self, token: int, rules: Rules) -> bool:
+    def ends(self, token: int, rules: SamplingParams) -> bool:
         """Whether the sample is complete with this token, which is taken unless it is the end-of-text."""
         if token == rules.eot_id:
             return True
@@ -94,23 +94,27 @@ class _Sample(Generic[Key]):
         num_new = len(self.new_tokens)
         if num_new == self.request.max_new_tokens:
             return True
-        return rules.should_stop is not None and num_new % CHECK_EVERY == 0 and rules.should_stop(self.new_tokens)
+        return (
+            rules.should_stop is not None
+            and num_new % CHECK_EVERY == 0
+            and rules.should_stop(self.new_tokens)
+        )
 
-    def drawn(self) -> Drawn[Key]:
-        return Drawn(self.request.key, self.new_tokens, self.prompt_nats, self.num_scored)
+    def drawn(self) -> Completion[Key]:
+        return Completion(self.request.key, self.new_tokens, self.prompt_nats, self.num_scored)
 
 
 @torch.inference_mode()
 def generate(
     model: CodeGen,
     waiting: deque[Request[Key]],
-    rules: Rules,
+    rules: SamplingParams,
     *,
     max_new_tokens: int,
-    num_slots: int = MOST_SLOTS,
+    num_slots: int = MAX_BATCH_SLOTS,
     cache_bytes: int = CACHE_BYTES,
-    steps: Steps | None = None,
-) -> Iterator[Drawn[Key]]:
+    steps: DecodeMode | None = None,
+) -> Iterator[Completion[Key]]:
     """Draw all that waits, first come, first served; each completion is yielded as it ends.
 
     Args:
@@ -128,10 +132,10 @@ def generate(
     """
     _check(model, rules, max_new_tokens)
     room = (model, num_slots, max_new_tokens, cache_bytes)
-    slots = Slots(*room) if steps is None else FixedSlots(*room, steps)
+    slots = BatchedKVCache(*room) if steps is None else StaticKVCache(*room, steps)
     batch: list[_Sample[Key]] = []
     prompt: Prompt | None = None
-    logits_SV = slots.feed([])
+    logits_SV = slots.decode_step([])
     while waiting or batch:
         fresh: list[torch.Tensor] = []
         while waiting and len(batch) < slots.capacity:
@@ -154,13 +158,17 @@ def generate(
                 batch[slot] = batch[-1]
                 batch.pop()
         yield from reversed(ended)
-        logits_SV = slots.feed([sample.new_tokens[-1] for sample in batch])
+        logits_SV = slots.decode_step([sample.new_tokens[-1] for sample in batch])
 
 
-def _choose(logits_SV: torch.Tensor, batch: Sequence[_Sample[Key]], rules: Rules) -> list[int]:
+def _choose(
+    logits_SV: torch.Tensor, batch: Sequence[_Sample[Key]], rules: SamplingParams
+) -> list[int]:
     uniforms = [sample.uniforms[len(sample.new_tokens)] for sample in batch]
     uniforms_S = torch.tensor(uniforms, device=logits_SV.device)
-    chosen: list[int] = draw(logits_SV, uniforms_S, temperature=rules.temperature, top_p=rules.top_p).tolist()
+    chosen: list[int] = sample_top_p(
+        logits_SV, uniforms_S, temperature=rules.temperature, top_p=rules.top_p
+    ).tolist()
     return chosen
 
 
@@ -170,7 +178,9 @@ def _sample(model: CodeGen, prompt: Prompt, request: Request[Key]) -> _Sample[Ke
         start = max(1, request.scored_from)
         num_scored = max(0, len(request.prompt) - start)
         nats = prompt.nats(model, start) if num_scored else 0.0
-    uniforms = np.random.Generator(np.random.Philox(key=request.seed)).random(request.max_new_tokens)
+    uniforms = np.random.Generator(np.random.Philox(key=request.seed)).random(
+        request.max_new_tokens
+    )
     return _Sample(request, nats, num_scored, uniforms)
 
 
@@ -182,21 +192,37 @@ def _checked(request: Request[Key], model: CodeGen, max_new_tokens: int) -> Requ
     """
     _require(bool(request.prompt), "an empty prompt", "at least one token")
     _require(
-        0 < request.max_new_tokens <= max_new_tokens, f"max_new_tokens {request.max_new_tokens}", f"1 to {max_new_tokens}"
+        0 < request.max_new_tokens <= max_new_tokens,
+        f"max_new_tokens {request.max_new_tokens}",
+        f"1 to {max_new_tokens}",
     )
     cut = max(0, len(request.prompt) - (model.config.context_length - request.max_new_tokens))
     start = None if request.scored_from is None else max(0, request.scored_from - cut)
     return request._replace(prompt=tuple(request.prompt[cut:]), scored_from=start)
 
 
-def _check(model: CodeGen, rules: Rules, max_new_tokens: int) -> None:
-    context_length, vocab_rows = model.config.context_length, model.config.vocab_rows
-    _require(0 < max_new_tokens < context_length, f"max_new_tokens {max_new_tokens}", f"1 to {context_length - 1}")
-    _require(rules.temperature >= 0, f"temperature {rules.temperature}", "a number above 0, or 0 for the likeliest tokens")
+def _check(model: CodeGen, rules: SamplingParams, max_new_tokens: int) -> None:
+    context_length, padded_vocab_size = model.config.context_length, model.config.padded_vocab_size
+    _require(
+        0 < max_new_tokens < context_length,
+        f"max_new_tokens {max_new_tokens}",
+        f"1 to {context_length - 1}",
+    )
+    _require(
+        rules.temperature >= 0,
+        f"temperature {rules.temperature}",
+        "a number above 0, or 0 for the likeliest tokens",
+    )
     _require(0 < rules.top_p <= 1, f"top_p {rules.top_p}", "a number above 0, at most 1")
-    _require(0 < rules.num_ids <= vocab_rows, f"num_ids {rules.num_ids}", f"1 to the model's {vocab_rows} rows")
+    _require(
+        0 < rules.num_ids <= padded_vocab_size,
+        f"num_ids {rules.num_ids}",
+        f"1 to the model's {padded_vocab_size} rows",
+    )
 
 
 def _require(holds: bool, got: str, expected: str) -> None:
     if not holds:
-        raise ConfigError(f"generation was given {got}", expected=expected, do="mend the sampling settings")
+        raise ConfigError(
+            f"generation was given {got}", expected=expected, fix="mend the sampling settings"
+        )

@@ -17,7 +17,7 @@ from torch import nn
 if TYPE_CHECKING:
     from components.model.transformer import CodeGen
 
-CUT = 2.0
+TRUNCATION_STD = 2.0
 """Standard deviations at which Haiku's TruncatedNormal cuts."""
 
 
@@ -33,7 +33,7 @@ def initialise(model: CodeGen, seed: int) -> None:
 
     into_residual = 2.0 / config.num_layers / math.sqrt(d)
     stds = {
-        "embedding": 1 / math.sqrt(config.vocab_rows),
+        "embedding": 1 / math.sqrt(config.padded_vocab_size),
         "qkv": 1 / math.sqrt(d),
         "attention_out": into_residual,
         "mlp_in": 1 / math.sqrt(d),
@@ -47,7 +47,13 @@ def initialise(model: CodeGen, seed: int) -> None:
         elif module in stds:
             std = stds[module]
             values = torch.empty(parameter.shape)
-            nn.init.trunc_normal_(values, std=std, a=-CUT * std, b=CUT * std, generator=generator)
+            nn.init.trunc_normal_(
+                values,
+                std=std,
+                a=-TRUNCATION_STD * std,
+                b=TRUNCATION_STD * std,
+                generator=generator,
+            )
             parameter.copy_(values)
         else:
             parameter.fill_(1.0)

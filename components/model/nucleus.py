@@ -20,7 +20,9 @@ CANDIDATES = 64
 """Tokens looked at first; a trained model's nucleus at p 0.95 seldom has more (assumption)."""
 
 
-def draw(logits_BV: Tensor, uniforms_B: Tensor, *, temperature: float, top_p: float) -> Tensor:
+def sample_top_p(
+    logits_BV: Tensor, uniforms_B: Tensor, *, temperature: float, top_p: float
+) -> Tensor:
     """One token id per row, int64 [B].
 
     Args:
@@ -35,7 +37,9 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor, *, temperature: float, top_p: fl
     p_BV = torch.softmax(logits_BV.float() / (temperature or 1.0), -1)
     if p_BV[:, 0].isnan().any():
         raise EvaluationError(
-            "the model's logits are not finite", expected="finite numbers", do="look for a diverged loss in its training"
+            "the model's logits are not finite",
+            expected="finite numbers",
+            fix="look for a diverged loss in its training",
         )
     if temperature == 0:
         return logits_BV.argmax(-1)
@@ -48,7 +52,9 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor, *, temperature: float, top_p: fl
     return drawn_B
 
 
-def _draw_among(p_BC: Tensor, ids_BC: Tensor, uniforms_B: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+def _draw_among(
+    p_BC: Tensor, ids_BC: Tensor, uniforms_B: Tensor, top_p: float
+) -> tuple[Tensor, Tensor]:
     """What each row draws where its nucleus lies among its most probable candidates, and whether it does."""
     mass_BC = p_BC.double().cumsum(-1)
     reached_B = mass_BC[:, -1] >= top_p

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from components.core.artifact import Artifact
 from components.core.markdown import table
-from components.core.network import without_password
-from components.registry.labels import code_of, size_name
-from components.registry.naming import flatten, numbers
+from components.core.network import redact_credentials
+from components.registry.client.naming import flatten, numbers
+from components.registry.tags import git_tags, size_name
 
 _LOW, _HIGH = "_low", "_high"
 
@@ -73,7 +73,7 @@ def model_card(
 def _loading(name: str, tracking_uri: str) -> str:
     """MLflow finds a model by name only where it is told the registry; without, it makes an empty database of its own."""
     return (
-        f"```python\nimport mlflow\n\nmlflow.set_tracking_uri({json.dumps(without_password(tracking_uri))})\n"
+        f"```python\nimport mlflow\n\nmlflow.set_tracking_uri({json.dumps(redact_credentials(tracking_uri))})\n"
         f'pipeline = mlflow.transformers.load_model("models:/{name}/VERSION")  # or @champion, where it is promoted\n```'
     )
 
@@ -94,7 +94,15 @@ def _data(learnt: Sequence[Learnt]) -> str:
         for one in learnt
         for language, figures in _languages(one.corpus).items()
     ]
-    head = ("corpus", "documents", "text", "tokens to train on", "held out", "left out by a rule", "duplicates left out")
+    head = (
+        "corpus",
+        "documents",
+        "text",
+        "tokens to train on",
+        "held out",
+        "left out by a rule",
+        "duplicates left out",
+    )
     found = [_contamination(one.corpus) for one in learnt]
     return (
         "In the order in which they were learnt. Which rule left out how much stands in `dataset-card.md`, beside the run "
@@ -113,16 +121,26 @@ def _contamination(corpus: Artifact) -> tuple[str, str]:
     counts: Any = corpus.statistics.get("contaminated")
     if not counts:
         return corpus.name, "not searched"
-    return corpus.name, ", ".join(f"{benchmark} {count:,}" for benchmark, count in sorted(counts.items()))
+    return corpus.name, ", ".join(
+        f"{benchmark} {count:,}" for benchmark, count in sorted(counts.items())
+    )
 
 
 def _training(checkpoint: Artifact, learnt: Sequence[Learnt]) -> str:
-    figures = {key: value for key, value in flatten(checkpoint.statistics, "/").items() if value is not None}
+    figures = {
+        key: value
+        for key, value in flatten(checkpoint.statistics, "/").items()
+        if value is not None
+    }
     rows = [(key.replace("_", " "), _text(value)) for key, value in figures.items()]
     stages = " → ".join(one.corpus.name for one in learnt)
     initial = next((one for one in checkpoint.parents if one.role == "initial"), None)
     told = f"Stages: {stages}. " if stages else ""
-    told += f"The weights of `{initial.name}` (SHA-256 `{initial.digest[:12]}`) were its start. " if initial else ""
+    told += (
+        f"The weights of `{initial.name}` (SHA-256 `{initial.digest[:12]}`) were its start. "
+        if initial
+        else ""
+    )
     return f"{told}Figures are of the last stage alone; loss is in nats per token.\n\n{_table(('', ''), rows)}"
 
 
@@ -132,7 +150,11 @@ def _scores(evaluations: Mapping[str, Artifact], not_measured: Mapping[str, str]
         figures = numbers(evaluation.statistics)
         bounds = {name: (figures.get(name + _LOW), figures.get(name + _HIGH)) for name in figures}
         rows = [
-            (name, _text(value), "-" if None in bounds[name] else " to ".join(_text(one) for one in bounds[name]))
+            (
+                name,
+                _text(value),
+                "-" if None in bounds[name] else " to ".join(_text(one) for one in bounds[name]),
+            )
             for name, value in figures.items()
             if not (name.endswith((_LOW, _HIGH)) and name.rsplit("_", 1)[0] in figures)
         ]
@@ -151,7 +173,9 @@ def _scores(evaluations: Mapping[str, Artifact], not_measured: Mapping[str, str]
         yield "None."
 
 
-def _limits(checkpoint: Artifact, evaluations: Mapping[str, Artifact], learnt: Sequence[Learnt]) -> Iterator[str]:
+def _limits(
+    checkpoint: Artifact, evaluations: Mapping[str, Artifact], learnt: Sequence[Learnt]
+) -> Iterator[str]:
     yield "It was trained to go on with text, not to follow instructions, and what it writes may be wrong or unsafe."
     yield "It may repeat documents that it was trained on, word for word, whatever their licence asks for."
     if languages := sorted({language for one in learnt for language in _languages(one.corpus)}):
@@ -164,7 +188,7 @@ def _limits(checkpoint: Artifact, evaluations: Mapping[str, Artifact], learnt: S
             yield f"{benchmark}: programs were not executed here ({one.statistics.get('reason')}), so it has no score."
         elif one.statistics.get("executed") and one.statistics.get("isolated") is not True:
             yield f"{benchmark}: programs ran without isolation; one of them may have changed its own score."
-    if code_of(checkpoint)["git_dirty"] != "false":
+    if git_tags(checkpoint)["git_dirty"] != "false":
         yield "The code that trained it is not known to be its commit's: uncommitted changes, or no git."
 
 
@@ -178,12 +202,13 @@ def _licences(learnt: Sequence[Learnt]) -> str:
         return "No licence of what it learnt from is recorded."
     return (
         "What it learnt from, as recorded with the corpora. Every record of them names its own, and `data/NOTICE` goes with "
-        "the bytes. No licence of the weights follows from this table.\n\n" + _table(("corpus", "licence", "packages"), rows)
+        "the bytes. No licence of the weights follows from this table.\n\n"
+        + _table(("corpus", "licence", "packages"), rows)
     )
 
 
 def _origin(checkpoint: Artifact, dvc_md5: str) -> str:
-    code = code_of(checkpoint)
+    code = git_tags(checkpoint)
     facts = {
         "Checkpoint": f"`{checkpoint.label}`",
         "SHA-256 of its files": f"`{checkpoint.digest}`",
@@ -192,9 +217,13 @@ def _origin(checkpoint: Artifact, dvc_md5: str) -> str:
         "Code": f"`{code['git_commit']}`, uncommitted changes: {code['git_dirty']}",
         "Made": str(checkpoint.provenance.get("created_at", "unknown")),
     }
-    made_from = [(f"{one.role}: {one.kind}/{one.name}", f"`{one.digest}`") for one in checkpoint.parents]
+    made_from = [
+        (f"{one.role}: {one.kind}/{one.name}", f"`{one.digest}`") for one in checkpoint.parents
+    ]
     return "\n\n".join(
-        part for part in (_table(("", ""), facts.items()), _table(("made from", "SHA-256"), made_from)) if part
+        part
+        for part in (_table(("", ""), facts.items()), _table(("made from", "SHA-256"), made_from))
+        if part
     )
 
 

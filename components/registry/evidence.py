@@ -15,8 +15,8 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import Field, JsonValue
 
-from components.core.config import Config, Items
-from components.core.resampling import middle, resampled_means
+from components.core.bootstrap import bootstrap_means, percentile_interval
+from components.core.config import Config, ListOrTuple
 
 LEVEL = 0.95
 """Of the intervals that are shown to people; a gate states its own."""
@@ -47,15 +47,15 @@ class Evidence(Config):
     """Whether the code that trained it had uncommitted changes; none means unknown."""
 
 
-class Difference(Config):
+class MetricDifference(Config):
     """One metric of two models."""
 
     metric: str
-    one: float | None
-    other: float | None
+    left: float | None
+    right: float | None
     comparable: bool
     """Whether both were measured by the same protocol."""
-    protocol: Items[str] = ()
+    protocol: ListOrTuple[str] = ()
     """Where not, and both were measured: the fields that differ."""
     low: float | None = None
     high: float | None = None
@@ -75,21 +75,21 @@ def benchmark_of(metric: str) -> str:
     return metric.split("/")[0]
 
 
-def compared(one: Evidence, other: Evidence) -> list[Difference]:
+def compare_metrics(one: Evidence, other: Evidence) -> list[MetricDifference]:
     """Every metric that either of two models has."""
     return [_difference(metric, one, other) for metric in sorted({*one.metrics, *other.metrics})]
 
 
-def _difference(metric: str, one: Evidence, other: Evidence) -> Difference:
+def _difference(metric: str, one: Evidence, other: Evidence) -> MetricDifference:
     benchmark = benchmark_of(metric)
     comparable = one.protocols.get(benchmark) == other.protocols.get(benchmark) is not None
     both = metric in one.metrics and metric in other.metrics
-    paired = both and comparable and why_unpaired([metric], one, other) is None
+    paired = both and comparable and pairing_error([metric], one, other) is None
     interval = interval_of_difference([metric], one, other, LEVEL) if paired else None
-    return Difference(
+    return MetricDifference(
         metric=metric,
-        one=one.metrics.get(metric),
-        other=other.metrics.get(metric),
+        left=one.metrics.get(metric),
+        right=other.metrics.get(metric),
         comparable=comparable,
         protocol=protocol_differences(benchmark, one, other) if both and not comparable else (),
         low=interval.low if interval else None,
@@ -100,7 +100,7 @@ def _difference(metric: str, one: Evidence, other: Evidence) -> Difference:
 # -- problem by problem ------------------------------------------------------------------------------------------------
 
 
-def why_unpaired(metrics: Sequence[str], one: Evidence, other: Evidence) -> str | None:
+def pairing_error(metrics: Sequence[str], one: Evidence, other: Evidence) -> str | None:
     """Why two models cannot be compared problem by problem in these metrics, or None where they can."""
     problems: dict[str, set[str]] = {}
     for metric in metrics:
@@ -113,7 +113,9 @@ def why_unpaired(metrics: Sequence[str], one: Evidence, other: Evidence) -> str 
     return None
 
 
-def interval_of_difference(metrics: Sequence[str], one: Evidence, other: Evidence, level: float) -> Interval:
+def interval_of_difference(
+    metrics: Sequence[str], one: Evidence, other: Evidence, level: float
+) -> Interval:
     """A paired bootstrap over problems: the middle `level` of `other - one` in the mean of some metrics.
 
     What both models made of a problem stays together, and so do the metrics of one benchmark; benchmarks are resampled
@@ -123,12 +125,17 @@ def interval_of_difference(metrics: Sequence[str], one: Evidence, other: Evidenc
     for metric in metrics:
         gains = by_benchmark.setdefault(benchmark_of(metric), {})
         for problem, value in one.by_problem[metric].items():
-            gains[problem] = gains.get(problem, 0.0) + (other.by_problem[metric][problem] - value) / len(metrics)
+            gains[problem] = gains.get(problem, 0.0) + (
+                other.by_problem[metric][problem] - value
+            ) / len(metrics)
     parts = [
-        resampled_means(np.array([gains[problem] for problem in sorted(gains)]), seed)
+        bootstrap_means(np.array([gains[problem] for problem in sorted(gains)]), seed)
         for seed, (_, gains) in enumerate(sorted(by_benchmark.items()))
     ]
-    return Interval(*middle(np.sum(parts, axis=0), level), sum(len(gains) for gains in by_benchmark.values()))
+    return Interval(
+        *percentile_interval(np.sum(parts, axis=0), level),
+        sum(len(gains) for gains in by_benchmark.values()),
+    )
 
 
 # -- protocols ---------------------------------------------------------------------------------------------------------
@@ -151,7 +158,9 @@ def _fields(one: Mapping[str, Any], other: Mapping[str, Any], path: str) -> Iter
             if set(ours) != set(theirs):  # Which there are says more than all that is said of each.
                 yield f"{field} differs: {', '.join(sorted(ours))} against {', '.join(sorted(theirs))}"
             common = sorted({*ours} & {*theirs})
-            yield from _fields({k: ours[k] for k in common}, {k: theirs[k] for k in common}, f"{field}.")
+            yield from _fields(
+                {k: ours[k] for k in common}, {k: theirs[k] for k in common}, f"{field}."
+            )
         elif ours != theirs:
             yield f"{field} differs: {_shown(ours)} against {_shown(theirs)}"
 

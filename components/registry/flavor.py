@@ -45,12 +45,14 @@ def require_checkpoint(folder: Path) -> None:
         raise ArtifactError(
             f"{folder} has no {', '.join(missing)}",
             expected="a Hugging Face checkpoint with its tokenizer",
-            do="export it with components.model.huggingface.save_checkpoint",
+            fix="export it with components.model.huggingface.save_checkpoint",
         )
     kind = read_json(folder / "config.json").get("model_type")
     if kind != "codegen":
         raise ArtifactError(
-            f"{folder} holds a model of type {kind!r}", expected="codegen", do="register a checkpoint that this project made"
+            f"{folder} holds a model of type {kind!r}",
+            expected="codegen",
+            fix="register a checkpoint that this project made",
         )
 
 
@@ -63,7 +65,11 @@ def write_model_files(checkpoint: Path, into: Path, *, model: Model, card: str) 
         model: carries the ids of the LoggedModel and its run; its flavors are added here.
         card: the model card, Markdown.
     """
-    shutil.copytree(checkpoint, into / _TOKENIZER_FOLDER, ignore=lambda _, names: set(names) - set(_TOKENIZER_FILES))
+    shutil.copytree(
+        checkpoint,
+        into / _TOKENIZER_FOLDER,
+        ignore=lambda _, names: set(names) - set(_TOKENIZER_FILES),
+    )
     model.add_flavor(
         "transformers",
         task="text-generation",
@@ -85,7 +91,9 @@ def write_model_files(checkpoint: Path, into: Path, *, model: Model, card: str) 
         python_version=platform.python_version(),
         env={"virtualenv": "python_env.yaml"},
     )
-    model.model_size_bytes = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    model.model_size_bytes = sum(
+        path.stat().st_size for path in checkpoint.rglob("*") if path.is_file()
+    )
     model.save(str(into / "MLmodel"))
     requirements = [f"{package}=={metadata.version(package)}" for package in _PACKAGES]
     (into / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")

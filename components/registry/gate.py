@@ -14,23 +14,23 @@ from statistics import fmean
 from typing import Literal
 
 from components.core.artifact import Artifact
-from components.core.config import Config, Items
+from components.core.config import Config, ListOrTuple
 from components.core.errors import ConfigError
+from components.registry.client.naming import numbers
 from components.registry.config import GateConfig, Requirement
 from components.registry.evidence import (
     Evidence,
     benchmark_of,
     interval_of_difference,
+    pairing_error,
     protocol_differences,
-    why_unpaired,
 )
-from components.registry.naming import numbers
 
 GATE_VERSION = 1
 """Raised when the same rules and figures may lead to another decision, so that refusals are looked at again."""
-NOBODY = "nobody"
+TIMED_OUT = "nobody"
 """Whose word it is where time ran out for a person's."""
-_APPROVED = "a person approves of it"
+_APPROVAL_RULE = "a person approves of it"
 
 Outcome = Literal["promoted", "refused", "already champion", "rolled back"]
 
@@ -47,7 +47,7 @@ class Decision(Config):
     """The gate's answer and every check behind it."""
 
     outcome: Outcome
-    checks: Items[Check]
+    checks: ListOrTuple[Check]
 
     @property
     def promoted(self) -> bool:
@@ -60,9 +60,9 @@ class Decision(Config):
         return tuple(f"{check.rule}: {check.found}" for check in self.checks if not check.passed)
 
     @property
-    def by_rules(self) -> bool:
+    def failed_a_rule(self) -> bool:
         """Whether a rule of the gate failed, and not only a person's approval."""
-        return any(not check.passed and check.rule != _APPROVED for check in self.checks)
+        return any(not check.passed and check.rule != _APPROVAL_RULE for check in self.checks)
 
 
 class Approval(Config):
@@ -95,11 +95,13 @@ def require_rules(gate: GateConfig, stage: str) -> None:
         raise ConfigError(
             f"the gate requires nothing of the stage {stage!r}",
             expected=f"one of {', '.join(gate.requirements)}, with at least one requirement",
-            do=f"add promotion.requirements.{stage} to the recipe",
+            fix=f"add promotion.requirements.{stage} to the recipe",
         )
 
 
-def decide(gate: GateConfig, stage: str, candidate: Evidence, champion: Evidence | None) -> Decision:
+def decide(
+    gate: GateConfig, stage: str, candidate: Evidence, champion: Evidence | None
+) -> Decision:
     """Judge a candidate of a stage against the present champion, or alone where there is none.
 
     Raises:
@@ -108,15 +110,23 @@ def decide(gate: GateConfig, stage: str, candidate: Evidence, champion: Evidence
     if champion and champion.digest == candidate.digest:
         return Decision(outcome="already champion", checks=())
     require_rules(gate, stage)
-    checks = [_logits(gate, candidate), *_provenance(gate, candidate), *_contamination(gate, candidate)]
+    checks = [
+        _logits(gate, candidate),
+        *_provenance(gate, candidate),
+        *_contamination(gate, candidate),
+    ]
     for requirement in gate.requirements[stage]:
         checks += _requirement(requirement, candidate, champion)
     passed = all(check.passed for check in checks)
     return Decision(outcome="promoted" if passed else "refused", checks=tuple(checks))
 
 
-def with_approval(
-    decision: Decision, gate: GateConfig, approval: Approval | None, champion: int | None, rolled_back: str = ""
+def apply_approval(
+    decision: Decision,
+    gate: GateConfig,
+    approval: Approval | None,
+    champion: int | None,
+    rolled_back: str = "",
 ) -> Decision:
     """The decision after a person's word, where one is given or wanted. A model that is refused needs none.
 
@@ -124,7 +134,9 @@ def with_approval(
         champion: the version that is champion now. A word on a comparison with another one does not count.
         rolled_back: who rolled this version back, and why, where somebody did: no gate alone makes it champion again.
     """
-    if not decision.promoted or (approval is None and gate.approval == "automatic" and not rolled_back):
+    if not decision.promoted or (
+        approval is None and gate.approval == "automatic" and not rolled_back
+    ):
         return decision
     if approval is None:
         passed, found = False, rolled_back or "nobody was asked; run the same command again"
@@ -135,8 +147,11 @@ def with_approval(
             f"{_version(champion)} by now; run the same command again"
         )
     else:
-        passed, found = approval.approved, f"{approval.name}: {approval.reason or 'no reason was given'}"
-    check = Check(rule=_APPROVED, passed=passed, found=found)
+        passed, found = (
+            approval.approved,
+            f"{approval.name}: {approval.reason or 'no reason was given'}",
+        )
+    check = Check(rule=_APPROVAL_RULE, passed=passed, found=found)
     return Decision(outcome="promoted" if passed else "refused", checks=(*decision.checks, check))
 
 
@@ -157,49 +172,84 @@ def _provenance(gate: GateConfig, candidate: Evidence) -> list[Check]:
     checks = []
     if gate.require_clean_code:
         clean = {False: "clean", True: "uncommitted changes", None: "unknown"}[candidate.git_dirty]
-        checks.append(Check(rule="trained from committed code", passed=candidate.git_dirty is False, found=clean))
-    if gate.require_sandbox:
-        isolation = {True: "isolated", False: "not isolated", None: "no program ran"}[candidate.sandboxed]
         checks.append(
             Check(
-                rule="no generated program ran outside a sandbox", passed=candidate.sandboxed is not False, found=isolation
+                rule="trained from committed code", passed=candidate.git_dirty is False, found=clean
+            )
+        )
+    if gate.require_sandbox:
+        isolation = {True: "isolated", False: "not isolated", None: "no program ran"}[
+            candidate.sandboxed
+        ]
+        checks.append(
+            Check(
+                rule="no generated program ran outside a sandbox",
+                passed=candidate.sandboxed is not False,
+                found=isolation,
             )
         )
     return checks
 
 
 def _contamination(gate: GateConfig, candidate: Evidence) -> list[Check]:
-    if gate.max_contaminated is None:
+    if gate.max_contaminated_documents is None:
         return []
     if not candidate.contamination:
-        return [Check(rule="its corpora were searched for benchmarks", passed=False, found="not stated")]
+        return [
+            Check(rule="its corpora were searched for benchmarks", passed=False, found="not stated")
+        ]
     checks = []
     for benchmark, counts in sorted(candidate.contamination.items()):
-        rule = f"at most {gate.max_contaminated:,} documents of its corpora held a part of {benchmark}"
+        rule = f"at most {gate.max_contaminated_documents:,} documents of its corpora held a part of {benchmark}"
         blind = [corpus for corpus, count in counts.items() if count is None]
         total = sum(count for count in counts.values() if count is not None)
-        passed = not blind and total <= gate.max_contaminated
-        found = f"nobody looked in {', '.join(sorted(blind))}" if blind else f"{total:,}, which were left out"
+        passed = not blind and total <= gate.max_contaminated_documents
+        found = (
+            f"nobody looked in {', '.join(sorted(blind))}"
+            if blind
+            else f"{total:,}, which were left out"
+        )
         checks.append(Check(rule=rule, passed=passed, found=found))
     return checks
 
 
-def _requirement(requirement: Requirement, candidate: Evidence, champion: Evidence | None) -> list[Check]:
+def _requirement(
+    requirement: Requirement, candidate: Evidence, champion: Evidence | None
+) -> list[Check]:
     label = _label(requirement)
     own = _figure(requirement, candidate)
     if own is None:
-        return [Check(rule=f"{label} is measured", passed=False, found="not measured for the candidate")]
+        return [
+            Check(rule=f"{label} is measured", passed=False, found="not measured for the candidate")
+        ]
     checks = []
-    if requirement.limit is not None:
+    if requirement.threshold is not None:
         bound = "at most" if requirement.better == "lower" else "at least"
-        holds = own <= requirement.limit if requirement.better == "lower" else own >= requirement.limit
-        checks.append(Check(rule=f"{label} is {bound} {requirement.limit:g}", passed=holds, found=f"{own:.6g}"))
+        holds = (
+            own <= requirement.threshold
+            if requirement.better == "lower"
+            else own >= requirement.threshold
+        )
+        checks.append(
+            Check(
+                rule=f"{label} is {bound} {requirement.threshold:g}",
+                passed=holds,
+                found=f"{own:.6g}",
+            )
+        )
     if champion is None:
-        return [*checks, Check(rule=f"{label} is measured", passed=True, found=f"{own:.6g}, the first of its name")]
+        return [
+            *checks,
+            Check(
+                rule=f"{label} is measured", passed=True, found=f"{own:.6g}, the first of its name"
+            ),
+        ]
     return [*checks, *_against(requirement, label, own, candidate, champion)]
 
 
-def _against(requirement: Requirement, label: str, own: float, candidate: Evidence, champion: Evidence) -> list[Check]:
+def _against(
+    requirement: Requirement, label: str, own: float, candidate: Evidence, champion: Evidence
+) -> list[Check]:
     for benchmark in sorted({benchmark_of(name) for name in requirement.metrics}):
         if differing := _protocol(benchmark, candidate, champion):
             return [differing]
@@ -230,12 +280,16 @@ def _protocol(benchmark: str, candidate: Evidence, champion: Evidence) -> Check 
     else:
         found = "; ".join(protocol_differences(benchmark, candidate, champion))
     found = f"{found}; evaluate the champion the same way first"
-    return Check(rule=f"{benchmark} was run by the same protocol for both", passed=False, found=found)
+    return Check(
+        rule=f"{benchmark} was run by the same protocol for both", passed=False, found=found
+    )
 
 
-def _interval(requirement: Requirement, level: float, label: str, candidate: Evidence, champion: Evidence) -> Check:
+def _interval(
+    requirement: Requirement, level: float, label: str, candidate: Evidence, champion: Evidence
+) -> Check:
     rule = f"the {level:.4g} interval of {label}'s gain begins above {requirement.min_gain:g}"
-    if reason := why_unpaired(requirement.metrics, champion, candidate):
+    if reason := pairing_error(requirement.metrics, champion, candidate):
         return Check(rule=rule, passed=False, found=reason)
     # A gain is a difference in the direction that is better: where lower is, the champion's figure less the candidate's.
     pair = (candidate, champion) if requirement.better == "lower" else (champion, candidate)
@@ -250,4 +304,8 @@ def _figure(requirement: Requirement, evidence: Evidence) -> float | None:
 
 
 def _label(requirement: Requirement) -> str:
-    return requirement.metrics[0] if len(requirement.metrics) == 1 else f"the mean of {', '.join(requirement.metrics)}"
+    return (
+        requirement.metrics[0]
+        if len(requirement.metrics) == 1
+        else f"the mean of {', '.join(requirement.metrics)}"
+    )

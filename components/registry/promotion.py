@@ -21,17 +21,24 @@ from components.registry.aliases import (
     CHAMPION,
     DECIDED_IN,
     DECISION,
-    REPLACED,
+    PENDING_PREFIX,
+    PREVIOUS_CHAMPION_TAG,
     ROLLED_BACK,
-    TO_BE,
-    settle,
+    repair_aliases,
     version_at,
 )
+from components.registry.client.connection import wrap_mlflow_errors
 from components.registry.config import GateConfig
-from components.registry.connection import explained
 from components.registry.evidence import Evidence
-from components.registry.gate import GATE_VERSION, NOBODY, Approval, Decision, decide, with_approval
-from components.registry.kept import file_of, keep_evidence, whole_evidence
+from components.registry.evidence_store import download_run_file, load_full_evidence, save_evidence
+from components.registry.gate import (
+    GATE_VERSION,
+    TIMED_OUT,
+    Approval,
+    Decision,
+    apply_approval,
+    decide,
+)
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
 
@@ -69,7 +76,7 @@ class Promotion(Config):
         return f"{line} ({'; '.join(self.decision.reasons)})" if self.decision.reasons else line
 
 
-class Case(NamedTuple):
+class PromotionRequest(NamedTuple):
     """What is to be decided about: a registered version, what is known of it, and the rules."""
 
     model: str
@@ -80,7 +87,7 @@ class Case(NamedTuple):
     gate: GateConfig
 
 
-def propose(case: Case, *, run: TrackedRun, decided_by: str) -> Promotion:
+def propose(case: PromotionRequest, *, run: TrackedRun, decided_by: str) -> Promotion:
     """What `promote` would decide now, for a person to look at; the version becomes the candidate, with its evidence.
 
     The champion stays, and nothing is recorded as decided.
@@ -88,13 +95,17 @@ def propose(case: Case, *, run: TrackedRun, decided_by: str) -> Promotion:
     Raises:
         ConfigError, TrackingError: as `promote`.
     """
-    with run.tracking.alone(case.model):
-        settle(run.tracking, case.model)
-        unasked = case.gate.replace(approval="automatic")  # The word that is still missing is no reason to refuse yet.
-        return _judged(case._replace(gate=unasked), run, decided_by, None)
+    with run.tracking.model_lock(case.model):
+        repair_aliases(run.tracking, case.model)
+        unasked = case.gate.replace(
+            approval="automatic"
+        )  # The word that is still missing is no reason to refuse yet.
+        return _evaluate(case._replace(gate=unasked), run, decided_by, None)
 
 
-def promote(case: Case, *, run: TrackedRun, decided_by: str, approval: Approval | None = None) -> Promotion:
+def promote(
+    case: PromotionRequest, *, run: TrackedRun, decided_by: str, approval: Approval | None = None
+) -> Promotion:
     """Let the gate decide about a registered version, record the decision, and move the aliases accordingly.
 
     Args:
@@ -107,24 +118,28 @@ def promote(case: Case, *, run: TrackedRun, decided_by: str, approval: Approval 
         TrackingError: MLflow refused.
     """
     # Two runs on one host judge one after the other, so that the second is compared with what the first promoted.
-    with run.tracking.alone(case.model):
-        settle(run.tracking, case.model)
+    with run.tracking.model_lock(case.model):
+        repair_aliases(run.tracking, case.model)
         judged = _version_of(case, run.tracking)
         taken_back = judged.tags.get(ROLLED_BACK, "")
-        promotion = _judged(case, run, decided_by, approval, taken_back)
+        promotion = _evaluate(case, run, decided_by, approval, taken_back)
         record(run, promotion)
         if promotion.decision.outcome != "already champion":
             _record_on_version(run.tracking, promotion)
-        if _stands(promotion, approval, unasked=bool(taken_back) and case.gate.approval == "automatic"):
-            with explained(f"recording the refusal of {case.model}"):
-                key = _matter(case, run.tracking, judged)
-                run.tracking.client.set_model_version_tag(case.model, str(case.version), key, run.id)
+        if _is_standing(
+            promotion, approval, unasked=bool(taken_back) and case.gate.approval == "automatic"
+        ):
+            with wrap_mlflow_errors(f"recording the refusal of {case.model}"):
+                key = _refusal_key(case, run.tracking, judged)
+                run.tracking.client.set_model_version_tag(
+                    case.model, str(case.version), key, run.id
+                )
         if promotion.decision.promoted:
             make_champion(run, promotion)
     return promotion
 
 
-def refusal_of(case: Case, tracking: Tracking) -> Promotion | None:
+def standing_refusal(case: PromotionRequest, tracking: Tracking) -> Promotion | None:
     """The refusal of this very case, which stands as long as its rules, its figures and the champion are the same.
 
     None where there is none, where only the time ran out for a person's word, or where its record is gone.
@@ -133,12 +148,12 @@ def refusal_of(case: Case, tracking: Tracking) -> Promotion | None:
         TrackingError: MLflow refused.
     """
     judged = _version_of(case, tracking)
-    refused_in = judged.tags.get(_matter(case, tracking, judged))
-    found = file_of(tracking, refused_in, RECORD) if refused_in else None
+    refused_in = judged.tags.get(_refusal_key(case, tracking, judged))
+    found = download_run_file(tracking, refused_in, RECORD) if refused_in else None
     return None if found is None else Promotion.parse(json.loads(found.read_text(encoding="utf-8")))
 
 
-def rolled_back(case: Case, tracking: Tracking) -> str:
+def rollback_note(case: PromotionRequest, tracking: Tracking) -> str:
     """Who rolled this version back, when and why, as a sentence; empty where nobody did.
 
     Raises:
@@ -150,12 +165,12 @@ def rolled_back(case: Case, tracking: Tracking) -> str:
 def make_champion(run: TrackedRun, promotion: Promotion) -> None:
     """Carry out a recorded decision; to be called with the model locked."""
     client, name, version = run.tracking.client, promotion.model, str(promotion.champion_after)
-    with explained(f"changing the champion of {name}"):
+    with wrap_mlflow_errors(f"changing the champion of {name}"):
         before = "" if promotion.champion_before is None else str(promotion.champion_before)
-        for key, value in {REPLACED: before, DECIDED_IN: run.id}.items():
+        for key, value in {PREVIOUS_CHAMPION_TAG: before, DECIDED_IN: run.id}.items():
             client.set_model_version_tag(name, version, key, value)
         client.set_registered_model_alias(name, CHAMPION, version)
-    settle(run.tracking, name)
+    repair_aliases(run.tracking, name)
 
 
 def record(run: TrackedRun, promotion: Promotion) -> None:
@@ -166,7 +181,7 @@ def record(run: TrackedRun, promotion: Promotion) -> None:
         {
             "model": promotion.model,
             "version": str(promotion.version),
-            DECISION: _said(promotion),
+            DECISION: _decision_tag(promotion),
             "decided_by": promotion.decided_by,
             "decided_at": promotion.decided_at,
             "champion_before": str(promotion.champion_before or "none"),
@@ -180,16 +195,24 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _judged(case: Case, run: TrackedRun, decided_by: str, approval: Approval | None, taken_back: str = "") -> Promotion:
+def _evaluate(
+    case: PromotionRequest,
+    run: TrackedRun,
+    decided_by: str,
+    approval: Approval | None,
+    taken_back: str = "",
+) -> Promotion:
     name, version, stage, evidence, gate = case
     champion = version_at(run.tracking, name, CHAMPION)
-    known = whole_evidence(run.tracking, champion)
+    known = load_full_evidence(run.tracking, champion)
     before = int(champion.version) if champion else None
-    decision = with_approval(decide(gate, stage, evidence, known), gate, approval, before, taken_back)
+    decision = apply_approval(
+        decide(gate, stage, evidence, known), gate, approval, before, taken_back
+    )
     # Also for the present champion: measured under a new protocol, it can be compared with under that protocol.
-    keep_evidence(run, name, version, evidence)
+    save_evidence(run, name, version, evidence)
     if decision.outcome != "already champion":
-        with explained(f"proposing {name}"):
+        with wrap_mlflow_errors(f"proposing {name}"):
             run.tracking.client.set_registered_model_alias(name, CANDIDATE, str(version))
     return Promotion(
         model=name,
@@ -211,39 +234,52 @@ def _record_on_version(tracking: Tracking, promotion: Promotion) -> None:
         "decided_at": promotion.decided_at,
         "decided_by": promotion.decided_by,
         "decision_reasons": "; ".join(promotion.decision.reasons) or "every check passed",
-        DECISION: _said(promotion),
+        DECISION: _decision_tag(promotion),
     }
-    with explained(f"recording what was decided of {promotion.model}"):
+    with wrap_mlflow_errors(f"recording what was decided of {promotion.model}"):
         for key, value in tags.items():
-            tracking.client.set_model_version_tag(promotion.model, str(promotion.version), key, value)
+            tracking.client.set_model_version_tag(
+                promotion.model, str(promotion.version), key, value
+            )
 
 
-def _stands(promotion: Promotion, approval: Approval | None, *, unasked: bool) -> bool:
+def _is_standing(promotion: Promotion, approval: Approval | None, *, unasked: bool) -> bool:
     """Whether this is a refusal that holds until something changes: by a rule, or by a person who looked at this very
     comparison, or for want of a person whom nobody will ask (`unasked`). Where an answer is merely late, it does not."""
-    if promotion.decision.outcome != "refused" or promotion.decision.by_rules:
+    if promotion.decision.outcome != "refused" or promotion.decision.failed_a_rule:
         return promotion.decision.outcome == "refused"
     if approval is None:
         return unasked
-    return approval.name != NOBODY and approval.champion == promotion.champion_before
+    return approval.name != TIMED_OUT and approval.champion == promotion.champion_before
 
 
-def _version_of(case: Case, tracking: Tracking) -> ModelVersion:
-    with explained(f"looking for {case.model}/{case.version}"):
+def _version_of(case: PromotionRequest, tracking: Tracking) -> ModelVersion:
+    with wrap_mlflow_errors(f"looking for {case.model}/{case.version}"):
         return tracking.client.get_model_version(case.model, str(case.version))
 
 
-def _matter(case: Case, tracking: Tracking, judged: ModelVersion) -> str:
+def _refusal_key(case: PromotionRequest, tracking: Tracking, judged: ModelVersion) -> str:
     """The tag that says of a version that it was refused by these rules and figures, against the present champion."""
     champion = version_at(tracking, case.model, CHAMPION)
-    known = whole_evidence(tracking, champion)
-    against = None if champion is None or known is None else [int(champion.version), known.model_dump(mode="json")]
-    rules = [GATE_VERSION, case.stage, case.gate.model_dump(mode="json"), judged.tags.get(ROLLED_BACK, "")]
-    matter = json.dumps([*rules, case.evidence.model_dump(mode="json"), against], sort_keys=True)  # A figure may be NaN.
+    known = load_full_evidence(tracking, champion)
+    against = (
+        None
+        if champion is None or known is None
+        else [int(champion.version), known.model_dump(mode="json")]
+    )
+    rules = [
+        GATE_VERSION,
+        case.stage,
+        case.gate.model_dump(mode="json"),
+        judged.tags.get(ROLLED_BACK, ""),
+    ]
+    matter = json.dumps(
+        [*rules, case.evidence.model_dump(mode="json"), against], sort_keys=True
+    )  # A figure may be NaN.
     return f"{_REFUSED}{hashlib.sha256(matter.encode()).hexdigest()[:16]}"
 
 
-def _said(promotion: Promotion) -> str:
+def _decision_tag(promotion: Promotion) -> str:
     """What was decided, as something that is still to happen where it changes the champion."""
     moves = promotion.champion_after != promotion.champion_before
-    return f"{TO_BE}{promotion.decision.outcome}" if moves else promotion.decision.outcome
+    return f"{PENDING_PREFIX}{promotion.decision.outcome}" if moves else promotion.decision.outcome

@@ -13,7 +13,7 @@ from components.core.config import Config
 RANGE_BYTES = 2**16
 """Of a range, where shards are not fetched whole: half a millisecond at 1 Gbit/s, far less than the latency of a request,
 so that smaller ones would come no sooner (assumption)."""
-MOST_MERGES = 50_000
+MAX_MERGES = 50_000
 """All of GPT-2's (docs/paper.md, section 1)."""
 NUM_BYTES = 256
 """Tokens below every merge: one for each byte value."""
@@ -28,7 +28,7 @@ END_OF_TEXT = "<|endoftext|>"
 class TokenizerConfig(Config):
     """GPT-2's byte-level BPE, cut after its first merges, with CodeGen's white-space tokens."""
 
-    num_merges: int = Field(default=MOST_MERGES, ge=0, le=MOST_MERGES)
+    num_merges: int = Field(default=MAX_MERGES, ge=0, le=MAX_MERGES)
     """How many of GPT-2's 50,000 merges are kept; with all of them every id is CodeGen's."""
 
     @property
@@ -42,7 +42,7 @@ class TokenizerConfig(Config):
         return self.eot_id + 1 + len(SPACE_RUNS) + len(TAB_RUNS)
 
 
-class Streaming(Config):
+class StreamingCacheConfig(Config):
     """Where fetched shards are kept and how much of them: a place, never a part of a recipe."""
 
     cache_folder: str

@@ -28,7 +28,7 @@ Ids = npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
-class Ragged:
+class RaggedIds:
     """The ids of several texts, back to back."""
 
     ids: Ids
@@ -58,12 +58,18 @@ class Encoder:
         """
         path = folder / TOKENIZER_JSON
         if not path.is_file():
-            raise DataError(f"{path} does not exist", expected="a tokenizer artifact", do="build it with the prepare flow")
+            raise DataError(
+                f"{path} does not exist",
+                expected="a tokenizer artifact",
+                fix="build it with the prepare flow",
+            )
         self._document = path.read_text(encoding="utf-8")
         self._description = json.loads(self._document)
         vocabulary = self._description["model"]["vocab"]
         self.eot_id = int(vocabulary[END_OF_TEXT])
-        self.num_ids = len(vocabulary.keys() | {token["content"] for token in self._description["added_tokens"]})
+        self.num_ids = len(
+            vocabulary.keys() | {token["content"] for token in self._description["added_tokens"]}
+        )
 
     # Both take a few tenths of a second to load, and not every process encodes.
 
@@ -76,22 +82,29 @@ class Encoder:
     @cached_property
     def _fast(self) -> gigatoken.Tokenizer:
         plain = [token for token in self._description["added_tokens"] if not token["special"]]
-        return gigatoken.Tokenizer.from_json(json.dumps(self._description | {"added_tokens": plain}))
+        return gigatoken.Tokenizer.from_json(
+            json.dumps(self._description | {"added_tokens": plain})
+        )
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text."""
         return [int(id_) for id_ in self._fast.encode(text)]
 
-    def encode_batch(self, texts: Sequence[str], *, parallel: bool = True) -> Ragged:
+    def encode_batch(self, texts: Sequence[str], *, parallel: bool = True) -> RaggedIds:
         """The ids of many texts, encoded by as many threads as there are cores, or by one."""
         layout = self._fast.encode_batch(list(texts), parallel=parallel).layout
-        return Ragged(layout.content.data.astype(np.uint16), layout.offsets.data)
+        return RaggedIds(layout.content.data.astype(np.uint16), layout.offsets.data)
 
     def encode_reference(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of many texts as Hugging Face tokenizers gives them: the slow truth."""
-        return [encoding.ids for encoding in self._reference.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [
+            encoding.ids
+            for encoding in self._reference.encode_batch_fast(list(texts), add_special_tokens=False)
+        ]
 
-    def prove(self, texts: Sequence[str], encoded: Sequence[Ids], names: Sequence[str]) -> None:
+    def verify_against_reference(
+        self, texts: Sequence[str], encoded: Sequence[Ids], names: Sequence[str]
+    ) -> None:
         """Compare ids that `encode_batch` gave with those of the reference.
 
         Args:
@@ -109,7 +122,7 @@ class Encoder:
                 raise DataError(
                     f"gigatoken {version('gigatoken')} encodes {name} differently from token {at:,} on: {got[at : at + 5]}",
                     expected=f"{expected[at : at + 5]}, as Hugging Face tokenizers {tokenizers.__version__} encodes it",
-                    do="install the versions of constraints.txt; if they are, keep the document and report it to gigatoken",
+                    fix="install the versions of constraints.txt; if they are, keep the document and report it to gigatoken",
                 )
 
     def decode(self, ids: Sequence[int]) -> str:

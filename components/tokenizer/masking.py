@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 
-def document_numbers(sequences_BT: npt.NDArray[np.integer[Any]], eot_id: int) -> npt.NDArray[np.int32]:
+def document_numbers(
+    sequences_BT: npt.NDArray[np.integer[Any]], eot_id: int
+) -> npt.NDArray[np.int32]:
     """The number of each token's document, counted from 0 in each sequence, [B, T].
 
     A separator belongs to the document that it ends. Documents 0 and the last one may be parts of longer ones: what came

@@ -17,7 +17,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from components.core.errors import DataError
 from components.core.files import write_atomic, write_json
 from components.core.fingerprint import sha256_file
-from components.tokenizer.config import END_OF_TEXT, NUM_BYTES, SPACE_RUNS, TAB_RUNS, TokenizerConfig
+from components.tokenizer.config import (
+    END_OF_TEXT,
+    NUM_BYTES,
+    SPACE_RUNS,
+    TAB_RUNS,
+    TokenizerConfig,
+)
 
 CODE_VERSION = 1
 """Raised when the same recipe would give another tokenizer."""
@@ -61,7 +67,11 @@ def byte_characters() -> list[str]:
     Printable Latin-1 characters stand for themselves; the other bytes, in order, are written as U+0100 onwards.
     Source: `bytes_to_unicode` in the released GPT-2 code (encoder.py).
     """
-    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    printable = {
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    }
     others = iter(range(NUM_BYTES, 2 * NUM_BYTES))
     return [chr(value) if value in printable else chr(next(others)) for value in range(NUM_BYTES)]
 
@@ -74,7 +84,11 @@ def white_space_tokens() -> list[str]:
 def _read_ranks(path: Path, num_tokens: int) -> list[bytes]:
     """The first `num_tokens` tokens of the table; their ranks are their positions."""
     if not path.is_file():
-        raise DataError(f"{path} does not exist", expected="GPT-2's vocabulary", do="fetch it with `codegen data pull`")
+        raise DataError(
+            f"{path} does not exist",
+            expected="GPT-2's vocabulary",
+            fix="fetch it with `codegen data pull`",
+        )
     tokens: list[bytes] = []
     for number, line in enumerate(path.read_bytes().splitlines()[:num_tokens], start=1):
         try:
@@ -84,16 +98,25 @@ def _read_ranks(path: Path, num_tokens: int) -> list[bytes]:
         except (ValueError, binascii.Error):
             in_order = False
         if not in_order:
-            raise _bad_table(f"{path}:{number}: {line[:40]!r}", f"'base64(token) {number - 1}', as tiktoken writes it")
+            raise _bad_table(
+                f"{path}:{number}: {line[:40]!r}",
+                f"'base64(token) {number - 1}', as tiktoken writes it",
+            )
     if len(tokens) < num_tokens:
         raise _bad_table(f"{path} holds {len(tokens):,} tokens", f"at least {num_tokens:,}")
-    if {token for token in tokens if len(token) == 1} != {bytes([value]) for value in range(NUM_BYTES)}:
-        raise _bad_table(f"{path} does not name each of the 256 bytes", "all of them, before the merges")
+    if {token for token in tokens if len(token) == 1} != {
+        bytes([value]) for value in range(NUM_BYTES)
+    }:
+        raise _bad_table(
+            f"{path} does not name each of the 256 bytes", "all of them, before the merges"
+        )
     return tokens
 
 
 def _bad_table(got: str, expected: str) -> DataError:
-    return DataError(got, expected=expected, do="fetch the vocabulary again with `codegen data pull`")
+    return DataError(
+        got, expected=expected, fix="fetch the vocabulary again with `codegen data pull`"
+    )
 
 
 def _merges(tokens: list[bytes], path: Path) -> list[tuple[bytes, bytes]]:
@@ -102,7 +125,10 @@ def _merges(tokens: list[bytes], path: Path) -> list[tuple[bytes, bytes]]:
     for rank, token in enumerate(tokens[NUM_BYTES:], start=NUM_BYTES):
         parts = _apply_merges(token, ranks, below=rank)
         if len(parts) != 2:
-            raise _bad_table(f"{path}:{rank + 1}: {token!r} is no merge of two earlier tokens", "a byte-pair encoding")
+            raise _bad_table(
+                f"{path}:{rank + 1}: {token!r} is no merge of two earlier tokens",
+                "a byte-pair encoding",
+            )
         merges.append((parts[0], parts[1]))
     return merges
 
@@ -111,14 +137,18 @@ def _apply_merges(token: bytes, ranks: dict[bytes, int], below: int) -> list[byt
     """Byte-pair encoding of one token with the merges of rank lower than `below`: the lowest rank first, leftmost first."""
     parts = [token[at : at + 1] for at in range(len(token))]
     while len(parts) > 1:
-        best, at = min((ranks.get(parts[i] + parts[i + 1], below), i) for i in range(len(parts) - 1))
+        best, at = min(
+            (ranks.get(parts[i] + parts[i + 1], below), i) for i in range(len(parts) - 1)
+        )
         if best >= below:
             break
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
     return parts
 
 
-def _tokenizer(tokens: list[bytes], merges: list[tuple[bytes, bytes]], config: TokenizerConfig) -> Tokenizer:
+def _tokenizer(
+    tokens: list[bytes], merges: list[tuple[bytes, bytes]], config: TokenizerConfig
+) -> Tokenizer:
     characters = byte_characters()
 
     def written(token: bytes) -> str:

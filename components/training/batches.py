@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from components.core.errors import ConfigError
-from components.tokenizer.config import Streaming
-from components.tokenizer.reader import PackedSplit
-from components.tokenizer.shards import TRAIN
-from components.training.config import TrainingPlace
+from components.dataset.reader import PackedSplit
+from components.dataset.shards import TRAIN
+from components.tokenizer.config import StreamingCacheConfig
+from components.training.config import TrainingExecution
 from components.training.deepspeed_config import num_sequences_per_step
-from components.training.run import StageRun
+from components.training.run_file import StageRun
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Batches:
     ranks_per_replica: int
 
     @classmethod
-    def of_rank(cls, run: StageRun, place: TrainingPlace, rank: int) -> Batches:
+    def of_rank(cls, run: StageRun, place: TrainingExecution, rank: int) -> Batches:
         """Raises ConfigError where the corpus does not fit the model (see `open_split`)."""
         per_step = num_sequences_per_step(run.config, run.model.context_length)
         return cls(
@@ -63,13 +63,16 @@ class Batches:
     def sequences_of_step(self, step: int) -> list[int]:
         """The numbers, in the split, of the sequences of the global batch of a step."""
         first = (step - 1) * self.num_per_step
-        return [int(number) for number in self.split.order(self.seed, first, self.num_per_step)]
+        return [
+            int(number)
+            for number in self.split.shuffled_indices(self.seed, first, self.num_per_step)
+        ]
 
     def _read(self, numbers: list[int]) -> Tensor:
         return torch.from_numpy(self.split.batch(numbers).astype(np.int64))
 
 
-def open_split(run: StageRun, streaming: Streaming | None = None) -> PackedSplit:
+def open_split(run: StageRun, streaming: StreamingCacheConfig | None = None) -> PackedSplit:
     """The sequences that a stage is trained on.
 
     Raises:
@@ -81,18 +84,18 @@ def open_split(run: StageRun, streaming: Streaming | None = None) -> PackedSplit
         raise ConfigError(
             f"the corpus of stage {run.stage} is packed in sequences of {split.context_length} tokens",
             expected=f"the model's context_length, {run.model.context_length}",
-            do="use one context length for the model and the preparation of the corpus",
+            fix="use one context length for the model and the preparation of the corpus",
         )
-    if split.num_ids > run.model.vocab_rows:
+    if split.num_ids > run.model.padded_vocab_size:
         raise ConfigError(
-            f"the model has {run.model.vocab_rows:,} vocab_rows",
+            f"the model has {run.model.padded_vocab_size:,} padded_vocab_size",
             expected=f"at least the {split.num_ids:,} ids of the tokenizer",
-            do=f"set vocab_rows to {-(-split.num_ids // 64) * 64} or more",
+            fix=f"set padded_vocab_size to {-(-split.num_ids // 64) * 64} or more",
         )
     if not len(split):
         raise ConfigError(
             f"the corpus of stage {run.stage} has no full sequence of {split.context_length} tokens",
             expected="at least one",
-            do="add documents to the corpus, or use a shorter context_length",
+            fix="add documents to the corpus, or use a shorter context_length",
         )
     return split

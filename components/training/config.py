@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from components.core.config import Config
 from components.core.errors import ConfigError
-from components.tokenizer.config import Streaming
+from components.tokenizer.config import StreamingCacheConfig
 
 Offload = Literal["none", "cpu", "nvme"]
 StageName = Literal["nl", "multi", "mono"]
@@ -33,12 +33,12 @@ class StageConfig(Config):
     """Given in the place of steps: as many steps as it takes to read so many tokens. It is turned into these at once."""
     warmup_steps: int = Field(ge=0)
     """Steps of linear warm-up from zero to `learning_rate`."""
-    anneal_steps: int = Field(ge=1)
-    """Steps of cosine decay after the warm-up; what is left of `steps` runs at `final_learning_rate`."""
+    decay_steps: int = Field(ge=1)
+    """Steps of cosine decay after the warm-up; what is left of `steps` runs at `min_learning_rate`."""
     learning_rate: float = Field(gt=0)
     """The peak."""
-    final_learning_rate: float = Field(ge=0)
-    batch_tokens: int = Field(ge=1)
+    min_learning_rate: float = Field(ge=0)
+    global_batch_tokens: int = Field(ge=1)
     """Tokens per optimizer step over all processes; a multiple of the context length."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled; matrices only, no biases and no LayerNorm parameters (assumption: the GPT-3 practice)."""
@@ -52,32 +52,40 @@ class StageConfig(Config):
     mask_documents: bool = False
     """Documents that share a sequence do not attend to each other. In CodeGen they do (assumption: its released code has no
     such mask)."""
-    optimizer: Literal["reset", "kept"] = "reset"
+    optimizer_state: Literal["reset", "kept"] = "reset"
     """Of a stage that starts from another: Adam's moments begin at zero, as in CodeGen (assumption: its released code hands
     on weights alone), or go on from that stage's. The schedule begins anew either way."""
     max_skipped_steps: int = Field(default=10, ge=0)
     """Batches of the stage that may be left out, with no update, since their loss or gradient is not finite, or spikes. One
     more stops the stage and names its documents. 0: the first one does."""
-    spike_deviations: float | None = Field(default=None, gt=0)
+    loss_spike_num_std: float | None = Field(default=None, gt=0)
     """A batch is left out as a spike where its loss is more than so many standard deviations above the mean of the last 128;
     OLMo-core uses 6. None: never, as in CodeGen."""
 
     @model_validator(mode="before")
     @classmethod
     def _steps_of_tokens(cls, values: Any) -> Any:
-        given, batch_tokens = (
-            (values.get(name) for name in ("tokens", "batch_tokens")) if isinstance(values, dict) else (0, 0)
+        given, global_batch_tokens = (
+            (values.get(name) for name in ("tokens", "global_batch_tokens"))
+            if isinstance(values, dict)
+            else (0, 0)
         )
-        if type(given) is not int or type(batch_tokens) is not int or min(given, batch_tokens) < 1:
+        if (
+            type(given) is not int
+            or type(global_batch_tokens) is not int
+            or min(given, global_batch_tokens) < 1
+        ):
             return values  # Nothing to do, or the fields' own rules say what is wrong.
-        return values | {"steps": -(-given // batch_tokens), "tokens": None}
+        return values | {"steps": -(-given // global_batch_tokens), "tokens": None}
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
         if self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps below steps ({self.steps}); the whole stage would be warm-up")
-        if self.final_learning_rate > self.learning_rate:
-            raise ValueError(f"final_learning_rate at most learning_rate ({self.learning_rate})")
+            raise ValueError(
+                f"warmup_steps below steps ({self.steps}); the whole stage would be warm-up"
+            )
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(f"min_learning_rate at most learning_rate ({self.learning_rate})")
         return self
 
 
@@ -93,30 +101,30 @@ class TrainingConfig(Config):
     """Training's part of a recipe."""
 
     stages: Stages
-    initial: str | None = Field(default=None, min_length=1)
+    init_from: str | None = Field(default=None, min_length=1)
     """The model that the first stage starts from, by any name that `codegen eval` takes; its digest counts, not the name.
     None: new weights."""
-    first_stage: StageName = "nl"
+    start_stage: StageName = "nl"
     """Earlier ones are left out; their settings play no part. Without `initial` it begins with new weights."""
 
     @property
     def first(self) -> StageConfig:
         """The settings of the first stage."""
-        return self.trained[self.first_stage]
+        return self.trained[self.start_stage]
 
     @property
     def trained(self) -> dict[StageName, StageConfig]:
         """The stages that are trained, in their order."""
         names = get_args(StageName)
-        return {name: getattr(self.stages, name) for name in names[names.index(self.first_stage) :]}
+        return {name: getattr(self.stages, name) for name in names[names.index(self.start_stage) :]}
 
 
-class TrainingPlace(Config):
+class TrainingExecution(Config):
     """How a stage is spread over processes, and how often it is saved."""
 
-    num_processes: int = Field(default=1, ge=1)
+    world_size: int = Field(default=1, ge=1)
     """Ranks, those of all hosts together."""
-    exclusive: bool = True
+    one_per_host: bool = True
     """Trainings of one user on one host take turns, however they were started; a second one waits and says so. false: side
     by side, where devices were divided by hand."""
     tensor_parallel: int = Field(default=1, ge=1)
@@ -147,7 +155,7 @@ class TrainingPlace(Config):
     """Where weights live that are not in use; ZeRO 3."""
     nvme_folder: str | None = None
     """A folder on a fast local disk, for nvme."""
-    recompute_every: int = Field(default=0, ge=0)
+    activation_checkpoint_interval: int = Field(default=0, ge=0)
     """Activation checkpointing of every so many layers: their activations are computed again in the backward pass. 0: of
     none; 1: of all. The same bits, a third more work for such a layer."""
     compiled: bool | None = None
@@ -158,12 +166,12 @@ class TrainingPlace(Config):
     """Checkpoints of a running stage that are kept, the newest."""
     keep_every_steps: int | None = Field(default=None, ge=1)
     """Besides, those of every so many steps, until the stage is finished. None: no others."""
-    evaluate_every_steps: int = Field(default=200, ge=0)
+    eval_interval: int = Field(default=200, ge=0)
     """Held-out documents are measured after every so many steps, and after the last one; the checkpoint of such a step that
     measured best is kept as well. 0: never."""
     evaluate_sequences: int = Field(default=4, ge=1)
     """Of each held-out split, at most."""
-    streaming: Streaming | None = None
+    streaming: StreamingCacheConfig | None = None
     """The cache for corpora of a store that is not on this machine, which are then not fetched as a whole; credentials come
     from the file system's own configuration. None: they are fetched."""
 
@@ -183,7 +191,7 @@ class TrainingPlace(Config):
             raise ConfigError(
                 "micro_batch is auto, which is settled as the stage begins",
                 expected="a number",
-                do="give one, --at training.micro_batch=1; what a stage has used stands in its observed/deepspeed.json",
+                fix="give one, --exec training.micro_batch=1; what a stage has used stands in its observed/deepspeed.json",
             )
         return self.micro_batch
 
@@ -195,16 +203,22 @@ class TrainingPlace(Config):
     @property
     def num_replicas(self) -> int:
         """Copies of the model, over which a batch is divided."""
-        return self.num_processes // self.ranks_per_replica
+        return self.world_size // self.ranks_per_replica
 
     @model_validator(mode="after")
     def _can_be_cut(self) -> Self:
         if self.tensor_parallel > 1 and self.sequence_parallel > 1:
             raise ValueError("tensor_parallel or sequence_parallel above 1, not both")
-        if self.num_processes % self.ranks_per_replica:
-            raise ValueError(f"num_processes a multiple of tensor_parallel or sequence_parallel ({self.ranks_per_replica})")
-        if self.tensor_parallel > 1 and (self.zero_stage not in (1, 2) or self.offload_optimizer != "none"):
-            raise ValueError("zero_stage 1 or 2 and nothing offloaded with tensor_parallel; other ways were not tried")
+        if self.world_size % self.ranks_per_replica:
+            raise ValueError(
+                f"world_size a multiple of tensor_parallel or sequence_parallel ({self.ranks_per_replica})"
+            )
+        if self.tensor_parallel > 1 and (
+            self.zero_stage not in (1, 2) or self.offload_optimizer != "none"
+        ):
+            raise ValueError(
+                "zero_stage 1 or 2 and nothing offloaded with tensor_parallel; other ways were not tried"
+            )
         return self
 
     @model_validator(mode="after")
@@ -216,7 +230,9 @@ class TrainingPlace(Config):
     @model_validator(mode="after")
     def _can_be_offloaded(self) -> Self:
         if self.offload_parameters != "none" and self.zero_stage != 3:
-            raise ValueError(f"zero_stage 3 with offload_parameters, which ZeRO {self.zero_stage} keeps in place")
+            raise ValueError(
+                f"zero_stage 3 with offload_parameters, which ZeRO {self.zero_stage} keeps in place"
+            )
         if self.offload_optimizer != "none" and self.zero_stage == 0:
             raise ValueError("zero_stage 1, 2 or 3 with offload_optimizer")
         wants_nvme = "nvme" in (self.offload_optimizer, self.offload_parameters)

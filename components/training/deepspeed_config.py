@@ -11,13 +11,18 @@ from typing import Any
 
 from components.core.errors import ConfigError
 from components.model.config import ModelConfig
-from components.training.config import StageConfig, TrainingPlace
+from components.training.config import StageConfig, TrainingExecution
 
 BUCKET_ELEMENTS = 50_000_000
 """Gradient elements per reduction (200 MB in fp32); assumption: large enough that a small model needs one bucket."""
 
 _CUTS = [
-    {"patterns": [r".*\.qkv\.weight$"], "partition_type": "column", "shape": [3, -1], "partition_dim": 0},
+    {
+        "patterns": [r".*\.qkv\.weight$"],
+        "partition_type": "column",
+        "shape": [3, -1],
+        "partition_dim": 0,
+    },
     {"patterns": [r".*\.mlp_in\.(weight|bias)$"], "partition_type": "column"},
     {"patterns": [r".*\.(attention_out|mlp_out)\.(weight|bias)$"], "partition_type": "row"},
 ]
@@ -29,37 +34,42 @@ def num_sequences_per_step(stage: StageConfig, context_length: int) -> int:
     """Sequences in one global batch.
 
     Raises:
-        ConfigError: `batch_tokens` is no multiple of the context length.
+        ConfigError: `global_batch_tokens` is no multiple of the context length.
     """
-    sequences, rest = divmod(stage.batch_tokens, context_length)
+    sequences, rest = divmod(stage.global_batch_tokens, context_length)
     if rest or not sequences:
-        nearest = max(1, round(stage.batch_tokens / context_length)) * context_length
+        nearest = max(1, round(stage.global_batch_tokens / context_length)) * context_length
         raise ConfigError(
-            f"batch_tokens is {stage.batch_tokens:,}",
+            f"global_batch_tokens is {stage.global_batch_tokens:,}",
             expected=f"a multiple of the context length, {context_length:,}",
-            do=f"set batch_tokens to {nearest:,}",
+            fix=f"set global_batch_tokens to {nearest:,}",
         )
     return sequences
 
 
-def accumulation_steps(stage: StageConfig, place: TrainingPlace, context_length: int) -> int:
+def accumulation_steps(stage: StageConfig, place: TrainingExecution, context_length: int) -> int:
     """Micro-batches that every process sums up for one optimizer step.
 
     Raises:
         ConfigError: the global batch does not divide over processes and micro-batches; a micro-batch that does is named.
     """
-    per_process, micro_batch = sequences_per_process(stage, place, context_length), place.num_sequences
+    per_process, micro_batch = (
+        sequences_per_process(stage, place, context_length),
+        place.num_sequences,
+    )
     if per_process % micro_batch:
-        fitting = max(n for n in range(1, min(micro_batch, per_process) + 1) if per_process % n == 0)
+        fitting = max(
+            n for n in range(1, min(micro_batch, per_process) + 1) if per_process % n == 0
+        )
         raise ConfigError(
-            f"micro_batch is {micro_batch}, and each of {place.num_processes} processes has {per_process} sequences",
+            f"micro_batch is {micro_batch}, and each of {place.world_size} processes has {per_process} sequences",
             expected="a micro-batch that divides the sequences of a process",
-            do=f"set micro_batch to {fitting}",
+            fix=f"set micro_batch to {fitting}",
         )
     return per_process // micro_batch
 
 
-def require_shares(model: ModelConfig, place: TrainingPlace) -> None:
+def require_shares(model: ModelConfig, place: TrainingExecution) -> None:
     """Check that the ranks of a copy can share it.
 
     Raises:
@@ -73,11 +83,11 @@ def require_shares(model: ModelConfig, place: TrainingPlace) -> None:
             raise ConfigError(
                 f"the model has {number} {what}, and {place.ranks_per_replica} ranks share a copy",
                 expected=f"{what} that divide evenly over them",
-                do=f"set tensor_parallel or sequence_parallel to {math.gcd(number, place.ranks_per_replica)}",
+                fix=f"set tensor_parallel or sequence_parallel to {math.gcd(number, place.ranks_per_replica)}",
             )
 
 
-def require_division(stage: StageConfig, place: TrainingPlace, context_length: int) -> None:
+def require_division(stage: StageConfig, place: TrainingExecution, context_length: int) -> None:
     """Check that the batch can be divided over the place, also where its micro-batch is not settled yet.
 
     Raises:
@@ -88,7 +98,7 @@ def require_division(stage: StageConfig, place: TrainingPlace, context_length: i
         accumulation_steps(stage, place, context_length)
 
 
-def sequences_per_process(stage: StageConfig, place: TrainingPlace, context_length: int) -> int:
+def sequences_per_process(stage: StageConfig, place: TrainingExecution, context_length: int) -> int:
     """The part of the global batch that each copy of the model computes: several processes together, where they share one.
 
     Raises:
@@ -97,17 +107,20 @@ def sequences_per_process(stage: StageConfig, place: TrainingPlace, context_leng
     sequences, replicas = num_sequences_per_step(stage, context_length), place.num_replicas
     per_process, rest = divmod(sequences, replicas)
     if rest:
-        fitting = max(n for n in range(1, min(replicas, sequences + 1)) if sequences % n == 0) * place.ranks_per_replica
+        fitting = (
+            max(n for n in range(1, min(replicas, sequences + 1)) if sequences % n == 0)
+            * place.ranks_per_replica
+        )
         raise ConfigError(
-            f"a step has {sequences} sequences ({stage.batch_tokens:,} tokens) and num_processes is {place.num_processes}",
+            f"a step has {sequences} sequences ({stage.global_batch_tokens:,} tokens) and world_size is {place.world_size}",
             expected="a batch that divides evenly over the processes",
-            do=f"set num_processes to {fitting}, or batch_tokens to a multiple of {replicas * context_length:,}",
+            fix=f"set world_size to {fitting}, or global_batch_tokens to a multiple of {replicas * context_length:,}",
         )
     return per_process
 
 
 def deepspeed_config(
-    stage: StageConfig, place: TrainingPlace, context_length: int, *, on_gpu: bool, bf16: bool
+    stage: StageConfig, place: TrainingExecution, context_length: int, *, on_gpu: bool, bf16: bool
 ) -> dict[str, Any]:
     """What `deepspeed.initialize` gets as its configuration: plain JSON values.
 
@@ -139,21 +152,28 @@ def deepspeed_config(
         "zero_force_ds_cpu_optimizer": False,  # An offloaded optimizer may be torch's: it needs no compiler.
     }
     if place.ranks_per_replica > 1:
-        del config["train_batch_size"]  # DeepSpeed multiplies by all ranks, not by copies; it only reports it.
+        del config[
+            "train_batch_size"
+        ]  # DeepSpeed multiplies by all ranks, not by copies; it only reports it.
     if place.tensor_parallel > 1:
         cuts = {"use_default_specs": False, "layer_specs": _CUTS}
         config["tensor_parallel"] = {"autotp_size": place.tensor_parallel, "partition_config": cuts}
     return config
 
 
-def _zero(place: TrainingPlace, on_gpu: bool, bf16: bool) -> dict[str, Any]:
+def _zero(place: TrainingExecution, on_gpu: bool, bf16: bool) -> dict[str, Any]:
     zero: dict[str, Any] = {
-        "stage": max(place.zero_stage, int(bf16)),  # It is ZeRO that keeps the fp32 copy of bf16 weights.
+        "stage": max(
+            place.zero_stage, int(bf16)
+        ),  # It is ZeRO that keeps the fp32 copy of bf16 weights.
         "reduce_bucket_size": BUCKET_ELEMENTS,
         "allgather_bucket_size": BUCKET_ELEMENTS,
         "overlap_comm": on_gpu,
     }
-    for name, where in (("offload_optimizer", place.offload_optimizer), ("offload_param", place.offload_parameters)):
+    for name, where in (
+        ("offload_optimizer", place.offload_optimizer),
+        ("offload_param", place.offload_parameters),
+    ):
         if where != "none":
             zero[name] = {"device": where, "pin_memory": on_gpu}
             if where == "nvme":

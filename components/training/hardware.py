@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 
 from components.core.errors import ConfigError
-from components.training.config import TrainingPlace
-from components.training.distributed import from_first_rank
+from components.training.config import TrainingExecution
+from components.training.distributed import broadcast_object
 
 Precision = Literal["fp32", "bf16"]
 
@@ -40,24 +40,26 @@ class Hardware(NamedTuple):
     """FLOP/s of all ranks together, each multiplying matrices of that precision at the same time."""
 
 
-def measured_hardware(place: TrainingPlace, device: torch.device) -> Hardware:
+def measured_hardware(place: TrainingExecution, device: torch.device) -> Hardware:
     """Probe the machine; all ranks call it together and get the same precision."""
-    precision = from_first_rank(chosen_precision(place, device))
+    precision = broadcast_object(chosen_precision(place, device))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     dist.barrier()
-    rate = torch.tensor(_flops(device, dtype, _SIZES[device.type], _PROBE_S), dtype=torch.float64, device=device)
+    rate = torch.tensor(
+        _flops(device, dtype, _SIZES[device.type], _PROBE_S), dtype=torch.float64, device=device
+    )
     dist.all_reduce(rate)
     return Hardware(device, precision, rate.item())
 
 
-def chosen_precision(place: TrainingPlace, device: torch.device) -> Precision:
+def chosen_precision(place: TrainingExecution, device: torch.device) -> Precision:
     """The place's, or what a probe of this process finds; ranks agree on the first one's."""
     if place.precision != "auto":
         return place.precision
     return "bf16" if _bf16_is_faster(device) else "fp32"
 
 
-def chosen_device(place: TrainingPlace, local_rank: int) -> torch.device:
+def chosen_device(place: TrainingExecution, local_rank: int) -> torch.device:
     """The rank's device.
 
     Raises:
@@ -65,14 +67,18 @@ def chosen_device(place: TrainingPlace, local_rank: int) -> torch.device:
     """
     num_gpus = torch.cuda.device_count() if place.uses_gpu else 0
     if place.uses_gpu and not num_gpus:
-        raise ConfigError("this machine has no GPU that torch can use", expected="one a rank", do="set device to cpu")
+        raise ConfigError(
+            "this machine has no GPU that torch can use",
+            expected="one a rank",
+            fix="set device to cpu",
+        )
     if not num_gpus:
         return torch.device("cpu")
     if local_rank >= num_gpus:
         raise ConfigError(
             f"rank {local_rank} of this host has no GPU of its own: there are {num_gpus}",
             expected="one GPU a rank",
-            do=f"set num_processes to {num_gpus}, or device to cpu",
+            fix=f"set world_size to {num_gpus}, or device to cpu",
         )
     return torch.device("cuda", local_rank)
 
@@ -86,7 +92,9 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 def _bf16_is_faster(device: torch.device) -> bool:
     size = _SIZES["cuda"] if device.type == "cuda" else _SMALL_SIZE
-    fp32, bf16 = (_flops(device, dtype, size, _PROBE_S / 10) for dtype in (torch.float32, torch.bfloat16))
+    fp32, bf16 = (
+        _flops(device, dtype, size, _PROBE_S / 10) for dtype in (torch.float32, torch.bfloat16)
+    )
     return bf16 > _CLEARLY_FASTER * fp32
 
 

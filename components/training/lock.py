@@ -12,14 +12,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from components.core.errors import FolderInUse
+from components.core.errors import StageLockedError
 
 WAIT_S = 30.0
 """A trainer that was told to end does so within this time (cancelling takes at most 20 s)."""
 
 
 @contextmanager
-def only_trainer(work: Path, rank: int, wait_s: float = WAIT_S) -> Iterator[None]:
+def exclusive_trainer(work: Path, rank: int, wait_s: float = WAIT_S) -> Iterator[None]:
     """Hold this rank's lock on a work folder, which is made if it does not exist.
 
     Raises:
@@ -30,8 +30,10 @@ def only_trainer(work: Path, rank: int, wait_s: float = WAIT_S) -> Iterator[None
     try:
         lock.acquire(timeout=wait_s)
     except Timeout:
-        raise FolderInUse(
-            f"another trainer is at work in {work.parent}", expected="one at a time", do="wait until it is done, or end it"
+        raise StageLockedError(
+            f"another trainer is at work in {work.parent}",
+            expected="one at a time",
+            fix="wait until it is done, or end it",
         ) from None
     try:
         yield

@@ -63,7 +63,11 @@ class MetricsFile:
         """Keep the lines up to `after_step`, drop later ones (and one that was cut in half, or that a disk has damaged)."""
         kept = [line for line in read_metrics(path) if line.step <= after_step]
         if len(kept) != after_step:
-            logger.warning("%s has lost the figures of %d steps; the weights have not", path, after_step - len(kept))
+            logger.warning(
+                "%s has lost the figures of %d steps; the weights have not",
+                path,
+                after_step - len(kept),
+            )
         self.elapsed_s = kept[-1].elapsed_s if kept else 0.0
         write_jsonl(path, (line.model_dump() for line in kept))
         self._file = path.open("a", encoding="utf-8")

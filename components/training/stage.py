@@ -13,25 +13,33 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from components.core.artifact import OBSERVED
+from components.core.artifact import OBSERVED_DIR
 from components.core.errors import ConfigError
-from components.core.files import storage_full_explained, write_json
+from components.core.files import wrap_disk_full, write_json
 from components.model.huggingface import load_checkpoint, save_checkpoint
 from components.model.transformer import CodeGen
+from components.training.auto_micro_batch import resolve_micro_batch, resolve_precision
 from components.training.batches import Batches, open_split
-from components.training.checkpoints import Checkpoints, Found
+from components.training.checkpoint.manager import CheckpointManager, ResumePoint
+from components.training.checkpoint.optimizer_state import (
+    load_optimizer_state,
+    save_optimizer_state,
+)
 from components.training.deepspeed_config import deepspeed_config
-from components.training.distributed import build_engine, from_first_rank, join_group, whole_fp32
-from components.training.failure import refusal_explained
-from components.training.fitting import settled_micro_batch, settled_precision
+from components.training.distributed import (
+    broadcast_object,
+    build_engine,
+    gather_full_fp32_param,
+    init_process_group,
+)
 from components.training.hardware import chosen_device, measured_hardware
-from components.training.held_out import HeldOut
-from components.training.lock import only_trainer
-from components.training.loop import Trainer
-from components.training.moments import leave_moments, take_moments
-from components.training.run import DEEPSPEED, RESULT, RUN, WORK, RunFile, StageRun
-from components.training.sequence import SequenceSlice
-from components.training.skipping import Before
+from components.training.launch.failure import wrap_os_errors
+from components.training.lock import exclusive_trainer
+from components.training.run_file import DEEPSPEED, RESULT, RUN, WORK, RunFile, StageRun
+from components.training.sequence_parallel import SequenceSlice
+from components.training.step_skipping import SkipState
+from components.training.trainer import Trainer
+from components.training.validation_loss import HeldOut
 
 
 def run_rank(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
@@ -46,8 +54,8 @@ def run_rank(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     Raises:
         CodegenError: see `Trainer.train`, `Checkpoints.restore`, `only_trainer` and `open_split`.
     """
-    full = storage_full_explained(f"training stage {file.run.stage}")
-    with refusal_explained(folder), only_trainer(folder / WORK, rank), full:
+    full = wrap_disk_full(f"training stage {file.run.stage}")
+    with wrap_os_errors(folder), exclusive_trainer(folder / WORK, rank), full:
         _train(folder, file, rank, local_rank)
 
 
@@ -56,10 +64,10 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     device = chosen_device(place, local_rank)
     open_split(run, place.streaming)  # What does not fit is found before the others are waited for.
     model = _initial_model(run)
-    model.recompute_every = place.recompute_every
-    join_group(device)
+    model.activation_checkpoint_interval = place.activation_checkpoint_interval
+    init_process_group(device)
     torch.set_num_threads(place.threads_per_process)
-    place = place.replace(precision=from_first_rank(settled_precision(folder, place, device)))
+    place = place.replace(precision=broadcast_object(resolve_precision(folder, place, device)))
     hardware = measured_hardware(place, device)
     if place.sequence_parallel > 1:
         model.slice = SequenceSlice(place.sequence_parallel, run.model.context_length, device)
@@ -67,48 +75,58 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     if place.compiled or (place.compiled is None and on_gpu):
         for block in model.blocks:
             block.compile()
-    place = place.replace(micro_batch=settled_micro_batch(folder, file, hardware))
+    place = place.replace(micro_batch=resolve_micro_batch(folder, file, hardware))
     batches = Batches.of_rank(run, place, rank)
-    checkpoints = Checkpoints(folder / WORK, run, place, hardware.precision)
+    checkpoints = CheckpointManager(folder / WORK, run, place, hardware.precision)
     found = checkpoints.find()
     config = deepspeed_config(run.config, place, run.model.context_length, on_gpu=on_gpu, bf16=bf16)
     if rank == 0:
         write_json(folder / DEEPSPEED, config)
     engine, updates_before = _engine(model, run, config, found)
-    trainer = Trainer(engine, run, place, hardware, batches, HeldOut(run, place), checkpoints, updates_before)
+    trainer = Trainer(
+        engine, run, place, hardware, batches, HeldOut(run, place), checkpoints, updates_before
+    )
     after = trainer.train(folder, found)
     checkpoints.finish()
-    if run.leaves_optimizer:
-        leave_moments(engine, model, folder, updates_before + run.config.steps - after.num_skipped)
-    whole = _whole(model)
+    if run.save_optimizer_state:
+        save_optimizer_state(
+            engine, model, folder, updates_before + run.config.steps - after.num_skipped
+        )
+    whole = _gather_model(model)
     if rank == 0:
-        _leave_result(folder, whole, run, after)
+        _write_result(folder, whole, run, after)
     dist.barrier()
     dist.destroy_process_group()
     if rank == 0:
-        shutil.rmtree(folder / WORK, ignore_errors=True)  # The other ranks may be letting go of their locks in it.
+        shutil.rmtree(
+            folder / WORK, ignore_errors=True
+        )  # The other ranks may be letting go of their locks in it.
 
 
-def _engine(model: CodeGen, run: StageRun, config: dict[str, Any], found: Found | None) -> tuple[Any, int]:
+def _engine(
+    model: CodeGen, run: StageRun, config: dict[str, Any], found: ResumePoint | None
+) -> tuple[Any, int]:
     """DeepSpeed's engine as the next step finds it, and the updates that were in its moments when the stage began."""
     if found and found.is_universal:
         config = config | {"checkpoint": {"load_universal": True}}
     engine = build_engine(model, run.config.weight_decay, config)
-    kept_from = run.initial if run.config.optimizer == "kept" else None
-    updates_before = take_moments(engine, model, Path(kept_from.folder)) if kept_from else 0
+    kept_from = run.initial if run.config.optimizer_state == "kept" else None
+    updates_before = load_optimizer_state(engine, model, Path(kept_from.folder)) if kept_from else 0
     if found:
         found.restore(engine)
     return engine, updates_before
 
 
-def _whole(model: CodeGen) -> CodeGen:
+def _gather_model(model: CodeGen) -> CodeGen:
     """The trained model in fp32 on the CPU, on rank 0; all ranks call it together, since each may hold a part of it."""
     with torch.device("meta"):
         whole = CodeGen(model.config)
     if dist.get_rank() == 0:
         whole.to_empty(device="cpu")
     for (name, copy), trained in zip(whole.named_parameters(), model.parameters(), strict=True):
-        value = whole_fp32(trained, copy.shape, num_parts=3 if name.endswith(".qkv.weight") else 1)
+        value = gather_full_fp32_param(
+            trained, copy.shape, num_parts=3 if name.endswith(".qkv.weight") else 1
+        )
         if dist.get_rank() == 0:
             copy.data.copy_(value)
     return whole
@@ -122,19 +140,19 @@ def _initial_model(run: StageRun) -> CodeGen:
         raise ConfigError(
             f"the checkpoint that stage {run.stage} starts from is a model of {model.config}",
             expected=f"the recipe's model, {run.model}",
-            do="start from a checkpoint of the same recipe",
+            fix="start from a checkpoint of the same recipe",
         )
     return model
 
 
-def _leave_result(folder: Path, model: CodeGen, run: StageRun, after: Before) -> None:
+def _write_result(folder: Path, model: CodeGen, run: StageRun, after: SkipState) -> None:
     save_checkpoint(model, Path(run.tokenizer.folder), folder)
     result = {
         "steps": run.config.steps,
-        "tokens": run.config.steps * run.config.batch_tokens,
+        "tokens": run.config.steps * run.config.global_batch_tokens,
         "skipped_steps": after.num_skipped,
         "final_loss": after.losses[-1] if after.losses else None,
         "num_parameters": run.model.num_parameters,
     }
-    (folder / RUN).replace(folder / OBSERVED / RUN)
+    (folder / RUN).replace(folder / OBSERVED_DIR / RUN)
     write_json(folder / RESULT, {"run": run.identity(), "result": result})

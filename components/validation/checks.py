@@ -29,23 +29,33 @@ from great_expectations.data_context.types.base import (
 from great_expectations.expectations.metadata_types import FailureSeverity
 from pydantic import JsonValue
 
-from components.core.artifact import OBSERVED
+from components.core.artifact import OBSERVED_DIR
 from components.core.files import write_json
-from components.validation.data_docs import STYLES, Page, complete, publish, settle
-from components.validation.outcome import MAX_OFFENDERS, Evidence, Outcome, failure, num_judged, outcome_of, trouble_with
-from components.validation.quarantine import Quarantined, write_quarantine
+from components.validation.data_docs import STYLES, Page, add_page_headers, normalize_urls, publish
+from components.validation.outcome import (
+    MAX_OFFENDERS,
+    CountContext,
+    RuleResult,
+    expectation_error,
+    failure,
+    num_judged,
+    outcome_of,
+)
+from components.validation.quarantine_page import QuarantineSummary, write_quarantine
 from components.validation.suite_files import SuiteFile, Suites, broken_suite
 from components.validation.suites import load_suite
 
 logger = logging.getLogger(__name__)
 
-_one_at_a_time = threading.Lock()
+_gx_lock = threading.Lock()
 
-_ONLY_WARNS = 'validation.drift is "warn": a rule of this suite that is broken is shown, and stops nothing.'
+_ONLY_WARNS = (
+    'validation.drift is "warn": a rule of this suite that is broken is shown, and stops nothing.'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class TableCheck:
     """One table to hold against one suite."""
 
     suite: str
@@ -59,9 +69,9 @@ class Check:
     """Columns by which a person finds a row."""
     parameters: Mapping[str, JsonValue]
     """Values for the `$PARAMETER`s and the descriptions of the suite."""
-    evidence: Evidence | None = None
+    evidence: CountContext | None = None
     """What the numbers of the table count, where they count things."""
-    only_warns: bool = False
+    warn_only: bool = False
     """Whether rules that are broken are shown and stop nothing, whatever severity the suite gives them."""
     notes: tuple[str, ...] = ()
     """Sentences for the head of its page."""
@@ -75,12 +85,12 @@ class Check:
 def run_checks(
     folder: Path,
     what: str,
-    checks: Sequence[Check],
+    checks: Sequence[TableCheck],
     *,
     docs: Path,
     suites: Suites,
-    not_judged: Sequence[Outcome] = (),
-    quarantined: Mapping[str, Quarantined] | None = None,
+    not_judged: Sequence[RuleResult] = (),
+    quarantined: Mapping[str, QuarantineSummary] | None = None,
 ) -> dict[str, JsonValue]:
     """Hold every table against its suite, all rows of it, and publish what came out.
 
@@ -101,13 +111,13 @@ def run_checks(
         ValidationFailed: a rule is broken that has to hold. Data Docs are published all the same; the error says where.
         ConfigError: a suite cannot be understood.
     """
-    site = folder / OBSERVED / "data-docs"
+    site = folder / OBSERVED_DIR / "data-docs"
     started = datetime.now(UTC)
-    with _one_at_a_time:
+    with _gx_lock:
         context = _context(site)
         outcomes = [_run(context, check, suites[check.suite], started) for check in checks]
         context.build_data_docs()
-    settle(site)
+    normalize_urls(site)
     aside = {subject: one for subject, one in (quarantined or {}).items() if one.num}
     if aside:
         write_quarantine(site, aside)
@@ -116,17 +126,21 @@ def run_checks(
         _page(check, suites[check.suite], own, nums.get(check.subject, 0))
         for check, own in zip(checks, outcomes, strict=True)
     ]
-    complete(site, pages)
+    add_page_headers(site, pages)
     notes = [f"{one.subject}: {one.suite}: {one.observed}" for one in not_judged]
     run = publish(site, docs, what, started, pages, notes=notes, num_quarantined=sum(nums.values()))
     flat = [*(outcome for own in outcomes for outcome in own), *not_judged]
     write_json(folder / "results.json", [outcome.record() for outcome in flat])
-    if stopping := [page for page, own in zip(pages, outcomes, strict=True) if any(one.stops for one in own)]:
+    if stopping := [
+        page
+        for page, own in zip(pages, outcomes, strict=True)
+        if any(one.is_blocking for one in own)
+    ]:
         raise failure(what, flat, run / stopping[0].path(run))
     return _say(what, flat, run)
 
 
-def _say(what: str, outcomes: Sequence[Outcome], run: Path) -> dict[str, JsonValue]:
+def _say(what: str, outcomes: Sequence[RuleResult], run: Path) -> dict[str, JsonValue]:
     """Log what came out of checks that stop nothing; returns their statistics."""
     num = num_judged(outcomes)
     logger.info("%s: all %d rules that have to hold do (%s)", what, num, run / "index.html")
@@ -136,10 +150,17 @@ def _say(what: str, outcomes: Sequence[Outcome], run: Path) -> dict[str, JsonVal
         if outcome.success is None:
             logger.info("%s: %s: %s: %s", what, outcome.subject, outcome.suite, outcome.observed)
     warnings: list[JsonValue] = [outcome.sentence() for outcome in outcomes if outcome.is_broken]
-    return {"num_expectations": num, "num_passed": num, "num_warnings": len(warnings), "warnings": warnings}
+    return {
+        "num_expectations": num,
+        "num_passed": num,
+        "num_warnings": len(warnings),
+        "warnings": warnings,
+    }
 
 
-def _page(check: Check, suite: SuiteFile, outcomes: Sequence[Outcome], num_quarantined: int) -> Page:
+def _page(
+    check: TableCheck, suite: SuiteFile, outcomes: Sequence[RuleResult], num_quarantined: int
+) -> Page:
     broken = [outcome for outcome in outcomes if outcome.is_broken]
     return Page(
         check.name,
@@ -149,9 +170,13 @@ def _page(check: Check, suite: SuiteFile, outcomes: Sequence[Outcome], num_quara
         sha256=suite.sha256,
         num_rules=len(outcomes),
         num_broken=len(broken),
-        is_warning=not any(outcome.stops for outcome in broken),
-        named=tuple((outcome.sentence(), outcome.offenders) for outcome in broken if check.evidence and outcome.offenders),
-        notes=(*check.notes, *((_ONLY_WARNS,) if check.only_warns else ())),
+        is_warning=not any(outcome.is_blocking for outcome in broken),
+        named=tuple(
+            (outcome.sentence(), outcome.offenders)
+            for outcome in broken
+            if check.evidence and outcome.offenders
+        ),
+        notes=(*check.notes, *((_ONLY_WARNS,) if check.warn_only else ())),
         table=check.table,
         num_quarantined=num_quarantined,
     )
@@ -167,32 +192,41 @@ def _context(site: Path) -> EphemeralDataContext:
             "local": {
                 "class_name": "SiteBuilder",
                 "show_how_to_buttons": False,
-                "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site.resolve())},
+                "store_backend": {
+                    "class_name": "TupleFilesystemStoreBackend",
+                    "base_directory": str(site.resolve()),
+                },
             }
         },
     )
     return gx.get_context(mode="ephemeral", project_config=config)
 
 
-def _harmless(table: pd.DataFrame) -> pd.DataFrame:
+def _escape_html(table: pd.DataFrame) -> pd.DataFrame:
     """The table with its strings escaped: Great Expectations writes values into pages as they are."""
     strings = table[[name for name in table if not pd.api.types.is_numeric_dtype(table[name])]]
-    return table.assign(**strings.map(lambda value: html.escape(value) if isinstance(value, str) else value))
+    return table.assign(
+        **strings.map(lambda value: html.escape(value) if isinstance(value, str) else value)
+    )
 
 
-def _run(context: EphemeralDataContext, check: Check, file: SuiteFile, started: datetime) -> list[Outcome]:
+def _run(
+    context: EphemeralDataContext, check: TableCheck, file: SuiteFile, started: datetime
+) -> list[RuleResult]:
     """The outcomes of one check, in the order of its suite."""
     parameters = dict(check.parameters)
     suite = load_suite(file, check.name, parameters, list(check.table))
-    if check.only_warns:
+    if check.warn_only:
         for rule in suite.expectations:
             rule.severity = FailureSeverity.WARNING
     suite = context.suites.add(suite)
     source = context.data_sources.add_or_update_pandas("tables")
     batch = source.add_dataframe_asset(check.name).add_batch_definition_whole_dataframe("all rows")
-    definition = context.validation_definitions.add(gx.ValidationDefinition(name=check.name, data=batch, suite=suite))
+    definition = context.validation_definitions.add(
+        gx.ValidationDefinition(name=check.name, data=batch, suite=suite)
+    )
     done = definition.run(
-        batch_parameters={"dataframe": _harmless(check.table)},
+        batch_parameters={"dataframe": _escape_html(check.table)},
         expectation_parameters={name: parameters[name] for name in suite.suite_parameter_options},
         result_format={
             "result_format": "COMPLETE",
@@ -204,9 +238,13 @@ def _run(context: EphemeralDataContext, check: Check, file: SuiteFile, started: 
     )
     results = {result.expectation_config.id: result for result in done.results}
     for rule in suite.expectations:
-        if trouble := trouble_with(results[rule.id]):
+        if trouble := expectation_error(results[rule.id]):
             problem = f"has a rule ({rule.description}) that cannot be judged: {trouble}"
-            raise broken_suite(file.path, problem, f"a rule that can be held against the columns {', '.join(check.table)}")
+            raise broken_suite(
+                file.path,
+                problem,
+                f"a rule that can be held against the columns {', '.join(check.table)}",
+            )
     return [
         outcome_of(
             results[rule.id],

@@ -98,5 +98,7 @@ def languages_of(corpus: str) -> list[str]:
         if known == corpus:
             return list(languages)
     raise ConfigError(
-        f"there is no corpus {corpus!r}", expected=f"one of {', '.join(LANGUAGES)}", do="name the corpus as the recipe does"
+        f"there is no corpus {corpus!r}",
+        expected=f"one of {', '.join(LANGUAGES)}",
+        fix="name the corpus as the recipe does",
     )

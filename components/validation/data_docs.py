@@ -25,8 +25,8 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from components.core.files import read_json, storage_full_explained, write_atomic, write_json
-from components.validation.quarantine import QUARANTINE_PAGE
+from components.core.files import read_json, wrap_disk_full, write_atomic, write_json
+from components.validation.quarantine_page import QUARANTINE_PAGE
 
 STYLES = Path(__file__).parent / "styles"
 """What Great Expectations calls a plug-in folder: it takes `custom_data_docs/styles/*.css` from there."""
@@ -38,7 +38,9 @@ _DIGITS = 12
 """Of a digest, in a list; a page has all of them."""
 _CONTENT = re.compile(r'<div class="container-fluid')
 """Where the content of a page of Great Expectations begins, below its bar."""
-_REMOTE_LOGO = re.compile(r"<img\s[^>]*great-expectations-web-assets[^>]*>|url\([^)]*great-expectations-web-assets[^)]*\)")
+_REMOTE_LOGO = re.compile(
+    r"<img\s[^>]*great-expectations-web-assets[^>]*>|url\([^)]*great-expectations-web-assets[^)]*\)"
+)
 """A picture fetched from the makers' server, with the id of the context in its address: a counter of visits."""
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>Data Docs</title>
@@ -81,7 +83,7 @@ class Page:
         return next(run.glob(f"validations/{self.name}/**/*.html")).relative_to(run)
 
 
-def settle(site: Path) -> None:
+def normalize_urls(site: Path) -> None:
     """Take out of a site that was just built what is large and not needed, and what reports visits to others."""
     for picture in (site / "static" / "images").glob("*.gif"):
         picture.unlink()
@@ -89,17 +91,24 @@ def settle(site: Path) -> None:
         page.write_text(_REMOTE_LOGO.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def complete(site: Path, pages: Sequence[Page]) -> None:
+def add_page_headers(site: Path, pages: Sequence[Page]) -> None:
     """Put on each page of a site what Great Expectations does not: which suite, what breaks its rules, and the table."""
     for page in pages:
         path = page.path(site)
         _insert(site / path, _head(page, "../" * (len(path.parts) - 1)))
-        _append(site / path, "\n".join([*(_offenders(rule, names) for rule, names in page.named), _table(page.table)]))
+        _append(
+            site / path,
+            "\n".join(
+                [*(_offenders(rule, names) for rule, names in page.named), _table(page.table)]
+            ),
+        )
 
 
 def _head(page: Page, top: str) -> str:
     """What stands above all else; `top` leads to the folder of the run."""
-    lines = [f"Suite: <code>{html.escape(str(page.suite))}</code>, SHA-256 <code>{page.sha256}</code>"]
+    lines = [
+        f"Suite: <code>{html.escape(str(page.suite))}</code>, SHA-256 <code>{page.sha256}</code>"
+    ]
     lines += [html.escape(note) for note in page.notes]
     if page.num_quarantined:
         link = f'<a href="{top}{QUARANTINE_PAGE}#{html.escape(page.subject)}">records that were set aside</a>'
@@ -148,8 +157,10 @@ def publish(
     """
     docs.mkdir(parents=True, exist_ok=True)
     partial = docs / ".partial"
-    with FileLock(docs / ".lock"), storage_full_explained("publishing Data Docs"):
-        shutil.rmtree(partial, ignore_errors=True)  # Of a run that was killed: we hold the lock, so nobody is writing it.
+    with FileLock(docs / ".lock"), wrap_disk_full("publishing Data Docs"):
+        shutil.rmtree(
+            partial, ignore_errors=True
+        )  # Of a run that was killed: we hold the lock, so nobody is writing it.
         shutil.copytree(site, partial)
         run_record = {
             "what": what,
@@ -175,7 +186,9 @@ def _listed(page: Page, run: Path) -> dict[str, Any]:
 
 def _insert(page: Path, content: str) -> None:
     text = page.read_text(encoding="utf-8")
-    page.write_text(_CONTENT.sub(lambda found: f"{content}\n{found[0]}", text, count=1), encoding="utf-8")
+    page.write_text(
+        _CONTENT.sub(lambda found: f"{content}\n{found[0]}", text, count=1), encoding="utf-8"
+    )
 
 
 def _append(page: Path, content: str) -> None:
@@ -184,14 +197,19 @@ def _append(page: Path, content: str) -> None:
 
 
 def _free_name(docs: Path, name: str) -> Path:
-    candidates = (docs / (name if number == 1 else f"{name}-{number}") for number in range(1, len(list(docs.iterdir())) + 2))
+    candidates = (
+        docs / (name if number == 1 else f"{name}-{number}")
+        for number in range(1, len(list(docs.iterdir())) + 2)
+    )
     return next(path for path in candidates if not path.exists())
 
 
 def _write_index(docs: Path) -> None:
     runs = [(read_json(path), path.parent.name) for path in docs.glob(f"*/{_RUN}")]
     runs.sort(key=lambda run: (run[0]["started"], run[1]), reverse=True)
-    write_atomic(docs / "index.html", _PAGE.format(runs="\n".join(_run(run, name) for run, name in runs)))
+    write_atomic(
+        docs / "index.html", _PAGE.format(runs="\n".join(_run(run, name) for run, name in runs))
+    )
 
 
 def _run(run: Mapping[str, Any], name: str) -> str:
@@ -202,16 +220,26 @@ def _run(run: Mapping[str, Any], name: str) -> str:
 
 def _listing(run: Mapping[str, Any], place: str) -> str:
     items = [_item(page, place) for page in run["pages"]]
-    items += [f"<li>{html.escape(note)}</li>\n" for note in run.get("notes", ())]  # A run of an earlier release has none.
+    items += [
+        f"<li>{html.escape(note)}</li>\n" for note in run.get("notes", ())
+    ]  # A run of an earlier release has none.
     if num := run.get("num_quarantined", 0):
-        items.append(f'<li><a href="{html.escape(place + QUARANTINE_PAGE)}">records that were set aside</a>: {num:,}</li>\n')
+        items.append(
+            f'<li><a href="{html.escape(place + QUARANTINE_PAGE)}">records that were set aside</a>: {num:,}</li>\n'
+        )
     return f"<ul>\n{''.join(items)}</ul>"
 
 
 def _item(page: Mapping[str, Any], place: str) -> str:
     num_rules, num_broken = page["num_rules"], page["num_broken"]
-    found = f"{num_broken} of {num_rules} rules broken" if num_broken else f"all {num_rules} rules hold"
-    mark = '<span style="color: #cf222e">✘</span>' if num_broken else '<span style="color: #1a7f37">✔</span>'
+    found = (
+        f"{num_broken} of {num_rules} rules broken" if num_broken else f"all {num_rules} rules hold"
+    )
+    mark = (
+        '<span style="color: #cf222e">✘</span>'
+        if num_broken
+        else '<span style="color: #1a7f37">✔</span>'
+    )
     if num_broken and page.get("is_warning"):
         mark, found = '<span style="color: #9a6700">!</span>', f"{found}, a warning"
     link = f'<a href="{html.escape(place + page["path"])}">{html.escape(page["title"])}</a>'

@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from components.validation.checks import Check
+from components.validation.checks import TableCheck
 from components.validation.config import ValidationConfig
-from components.validation.outcome import Counted, Evidence
+from components.validation.mergeable_stats import MAX_EXAMPLES
+from components.validation.outcome import CountContext, ViolationCount
 from components.validation.profile import LanguageProfile, Profile, merge_languages
-from components.validation.tally import MAX_EXAMPLES
 
 SUITE = "raw-drift"
 FIRST_VERSION = "there is no previous version to compare with"
@@ -23,7 +23,9 @@ WHOLE = "(all)"
 """The row of the corpus as a whole."""
 
 
-def drift_check(corpus: str, profile: Profile, previous: Profile, config: ValidationConfig, version: str = "") -> Check:
+def drift_check(
+    corpus: str, profile: Profile, previous: Profile, config: ValidationConfig, version: str = ""
+) -> TableCheck:
     """The check that holds a corpus against its previous version, which Data Docs call `version`.
 
     One row for each language of either version, and one for the whole. Columns: language; `share` of the corpus's bytes,
@@ -31,9 +33,12 @@ def drift_check(corpus: str, profile: Profile, previous: Profile, config: Valida
     it, `_change` behind it; and num_new_licences. Null where it makes no sense: shares of languages that are the whole,
     means of no documents, and, in the rows of languages, what is known of the whole alone.
     """
-    names = [*profile.limits.languages, *sorted({*profile.languages, *previous.languages} - {*profile.limits.languages})]
+    names = [
+        *profile.limits.languages,
+        *sorted({*profile.languages, *previous.languages} - {*profile.limits.languages}),
+    ]
     rows = [_row(name, profile, previous) for name in names] + [_row_of_whole(profile, previous)]
-    return Check(
+    return TableCheck(
         suite=SUITE,
         subject=corpus,
         unit="languages",
@@ -41,7 +46,7 @@ def drift_check(corpus: str, profile: Profile, previous: Profile, config: Valida
         key=("language",),
         parameters=config.limits,
         evidence=_evidence(rows, new_licences(profile, previous)),
-        only_warns=config.drift == "warn",
+        warn_only=config.drift == "warn",
         notes=compared_with(version),
     )
 
@@ -54,7 +59,11 @@ def compared_with(version: str) -> tuple[str, ...]:
 def new_licences(profile: Profile, previous: Profile) -> dict[str, int]:
     """Licences that the previous version is certain not to have had, and the documents under each."""
     before = _whole(previous).licences
-    return {name: num for name, num in _whole(profile).licences.counts.items() if before.lacks(name)}
+    return {
+        name: num
+        for name, num in _whole(profile).licences.counts.items()
+        if before.definitely_absent(name)
+    }
 
 
 def _whole(profile: Profile) -> LanguageProfile:
@@ -63,7 +72,9 @@ def _whole(profile: Profile) -> LanguageProfile:
 
 def _row(name: str, profile: Profile, previous: Profile) -> dict[str, Any]:
     now, before = (one.languages.get(name, LanguageProfile()) for one in (profile, previous))
-    share, previous_share = (_share(one, _whole(all_)) for one, all_ in ((now, profile), (before, previous)))
+    share, previous_share = (
+        _share(one, _whole(all_)) for one, all_ in ((now, profile), (before, previous))
+    )
     return {
         "language": name,
         "share": share,
@@ -93,7 +104,10 @@ def _row_of_whole(profile: Profile, previous: Profile) -> dict[str, Any]:
 
 
 def _means(now: LanguageProfile, before: LanguageProfile) -> dict[str, float | None]:
-    mean, previous = (one.size_bytes.total / one.num_documents if one.num_documents else None for one in (now, before))
+    mean, previous = (
+        one.size_bytes.total / one.num_documents if one.num_documents else None
+        for one in (now, before)
+    )
     change = abs(mean / previous - 1) if mean is not None and previous else None
     return {"mean_bytes": mean, "previous_mean_bytes": previous, "mean_bytes_change": change}
 
@@ -106,7 +120,7 @@ def _quarantined(profile: Profile) -> float:
     return profile.num_quarantined / max(profile.num_documents + profile.num_quarantined, 1)
 
 
-def _evidence(rows: list[dict[str, Any]], licences: dict[str, int]) -> Evidence:
+def _evidence(rows: list[dict[str, Any]], licences: dict[str, int]) -> CountContext:
     """What changed from what to what, in words."""
     wordings = {
         "share": "{:.1%} of the bytes",
@@ -115,13 +129,19 @@ def _evidence(rows: list[dict[str, Any]], licences: dict[str, int]) -> Evidence:
     }
     columns = {
         f"{name}_change": {
-            row["language"]: Counted(1, (_change(row, name, wording),)) for row in rows if row[f"{name}_change"] is not None
+            row["language"]: ViolationCount(1, (_change(row, name, wording),))
+            for row in rows
+            if row[f"{name}_change"] is not None
         }
         for name, wording in wordings.items()
     }
     most = sorted(licences.items(), key=lambda item: (-item[1], item[0]))[:MAX_EXAMPLES]
     named = tuple(f"{name} ({num:,} documents)" for name, num in most)
-    return Evidence(unit="rows", num_all=len(rows), columns={**columns, "num_new_licences": {WHOLE: Counted(1, named)}})
+    return CountContext(
+        unit="rows",
+        num_all=len(rows),
+        columns={**columns, "num_new_licences": {WHOLE: ViolationCount(1, named)}},
+    )
 
 
 def _change(row: dict[str, Any], name: str, wording: str) -> str:

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from components.core.errors import ValidationFailed
 from components.validation.config import ValidationConfig
-from components.validation.tally import Example
+from components.validation.mergeable_stats import Example
 
 CRITICAL = "critical"
 """The severity of a rule that stops a run. It is Great Expectations' word, and what a rule has that names none."""
@@ -30,7 +30,7 @@ _MAX_RULES = 5
 """Broken rules spelt out in an error; further ones are counted."""
 
 
-class Counted(NamedTuple):
+class ViolationCount(NamedTuple):
     """What a number in a table stands for."""
 
     num: int
@@ -39,19 +39,19 @@ class Counted(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class CountContext:
     """What the numbers of a table stand for, where they count things."""
 
     unit: str
     """What is counted, in the plural."""
     num_all: int
     """How many of them there are, in all rows together."""
-    columns: Mapping[str, Mapping[str, Counted]]
+    columns: Mapping[str, Mapping[str, ViolationCount]]
     """By column and row. A row is named by the values of the check's key, with "/" between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class RuleResult:
     """One rule, held against one table."""
 
     suite: str
@@ -80,7 +80,7 @@ class Outcome:
         return self.success is False
 
     @property
-    def stops(self) -> bool:
+    def is_blocking(self) -> bool:
         """Whether the run must not go on."""
         return self.is_broken and self.severity == CRITICAL
 
@@ -120,8 +120,8 @@ def outcome_of(
     subject: str,
     unit: str,
     key: Sequence[str],
-    evidence: Evidence | None = None,
-) -> Outcome:
+    evidence: CountContext | None = None,
+) -> RuleResult:
     """Read a result of Great Expectations; `key` names the columns by which a person finds a row."""
     document = _unescaped(result.to_json_dict())
     rule, found = document["expectation_config"], document["result"]
@@ -132,12 +132,18 @@ def outcome_of(
     if evidence and counted is not None:
         whole_table = num_rows is None
         mine = [
-            counted[name] for name in (counted if whole_table else [_place(row, key) for row in rows]) if name in counted
+            counted[name]
+            for name in (counted if whole_table else [_place(row, key) for row in rows])
+            if name in counted
         ]
         offenders = tuple(example for one in mine for example in one.examples)[:MAX_OFFENDERS]
         if not whole_table:
-            unit, num_rows, num_unexpected = evidence.unit, evidence.num_all, sum(one.num for one in mine)
-    return Outcome(
+            unit, num_rows, num_unexpected = (
+                evidence.unit,
+                evidence.num_all,
+                sum(one.num for one in mine),
+            )
+    return RuleResult(
         suite=suite,
         subject=subject,
         unit=unit,
@@ -152,9 +158,9 @@ def outcome_of(
     )
 
 
-def not_judged(suite: str, subject: str, why: str) -> Outcome:
+def not_judged(suite: str, subject: str, why: str) -> RuleResult:
     """The outcome of a suite for which there was nothing to look at: neither held nor broken."""
-    return Outcome(
+    return RuleResult(
         suite=suite,
         subject=subject,
         unit="",
@@ -169,36 +175,48 @@ def not_judged(suite: str, subject: str, why: str) -> Outcome:
     )
 
 
-def failure(what: str, outcomes: Sequence[Outcome], page: Path) -> ValidationFailed:
+def failure(what: str, outcomes: Sequence[RuleResult], page: Path) -> ValidationFailed:
     """The error for outcomes of which at least one stops the run; `page` is where Data Docs show it."""
-    broken = [outcome for outcome in outcomes if outcome.stops]
+    broken = [outcome for outcome in outcomes if outcome.is_blocking]
     more = [f"and {len(broken) - _MAX_RULES} more"] if len(broken) > _MAX_RULES else []
     lines = [*(outcome.sentence() for outcome in broken[:_MAX_RULES]), *more]
-    limits = sorted({name for outcome in broken for name in outcome.settings} & set(ValidationConfig.model_fields))
-    change = f"; if a limit is wrong, change {', '.join(f'validation.{name}' for name in limits)}" if limits else ""
+    limits = sorted(
+        {name for outcome in broken for name in outcome.settings}
+        & set(ValidationConfig.model_fields)
+    )
+    change = (
+        f"; if a limit is wrong, change {', '.join(f'validation.{name}' for name in limits)}"
+        if limits
+        else ""
+    )
     return ValidationFailed(
-        f"{what}: {len(broken)} of {num_judged(outcomes)} rules are broken" + "".join(f"\n    {line}" for line in lines),
+        f"{what}: {len(broken)} of {num_judged(outcomes)} rules are broken"
+        + "".join(f"\n    {line}" for line in lines),
         expected="every rule to hold before anything expensive starts",
-        do=f"open {page} to see more offenders, then mend or leave them out{change}",
+        fix=f"open {page} to see more offenders, then mend or leave them out{change}",
     )
 
 
-def num_judged(outcomes: Sequence[Outcome]) -> int:
+def num_judged(outcomes: Sequence[RuleResult]) -> int:
     """Rules that stop a run where they are broken."""
     return sum(outcome.severity == CRITICAL for outcome in outcomes)
 
 
-def trouble_with(result: ExpectationValidationResult) -> str:
+def expectation_error(result: ExpectationValidationResult) -> str:
     """Why a rule could not be judged at all; nothing where it was."""
     exception = result.to_json_dict()["exception_info"]
     # One entry for each metric that failed, or a single one.
     entries = [exception] if "raised_exception" in exception else list(exception.values())
-    return "; ".join(sorted({str(entry["exception_message"]) for entry in entries if entry["raised_exception"]}))
+    return "; ".join(
+        sorted({str(entry["exception_message"]) for entry in entries if entry["raised_exception"]})
+    )
 
 
 def _observed(found: Mapping[str, Any]) -> JsonValue:
     if differences := _differences(found):
-        return ", ".join(f"{side} {', '.join(map(str, names))}" for side, names in sorted(differences.items()))
+        return ", ".join(
+            f"{side} {', '.join(map(str, names))}" for side, names in sorted(differences.items())
+        )
     observed: JsonValue = found.get("observed_value")
     return observed
 
@@ -208,7 +226,10 @@ def _differences(found: Mapping[str, Any]) -> dict[str, list[Any]]:
     if "element_count" in found:
         return {}
     of_columns = found.get("details", {}).get("mismatched", {})
-    of_values = {"missing": found.get("partial_missing_list"), "unexpected": found.get("partial_unexpected_list")}
+    of_values = {
+        "missing": found.get("partial_missing_list"),
+        "unexpected": found.get("partial_unexpected_list"),
+    }
     return {side: names for side, names in {**of_values, **of_columns}.items() if names}
 
 

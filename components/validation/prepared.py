@@ -19,26 +19,38 @@ import pandas as pd
 from pydantic import JsonValue
 
 from components.core.files import read_json, write_json
-from components.validation.checks import Check, run_checks
+from components.validation.checks import TableCheck, run_checks
 from components.validation.config import ValidationConfig, languages_of
-from components.validation.documents import (
+from components.validation.document_checks import (
     DOCUMENT_DEFECTS,
     TRAIN,
     LanguageDocuments,
     SplitDocuments,
+    find_train_leakage,
     judge_documents,
     languages_of_tables,
-    trained_on,
 )
 from components.validation.drift import FIRST_VERSION, compared_with
-from components.validation.outcome import Counted, Evidence, Outcome, in_words, not_judged
+from components.validation.mergeable_stats import RuleViolations
+from components.validation.outcome import (
+    CountContext,
+    RuleResult,
+    ViolationCount,
+    in_words,
+    not_judged,
+)
 from components.validation.profile import OTHER
-from components.validation.shards import Index, read_index, strange_shards, table_of_shards, table_of_splits
+from components.validation.shard_checks import (
+    Index,
+    read_index,
+    table_of_shards,
+    table_of_splits,
+    unlisted_shards,
+)
 from components.validation.suite_files import Suites
 from components.validation.suites import read_suites
-from components.validation.tally import Defect
 
-FIGURES_JSON = "figures.json"
+METRICS_JSON = "figures.json"
 _HELD_OUT = "held-out/"
 _DRIFT = "prepared-drift"
 _FRACTIONS = ("rejected_fraction", "duplicate_fraction")
@@ -60,7 +72,11 @@ class _Prepared:
 
     @property
     def figures(self) -> dict[str, dict[str, float]]:
-        return {name: _figures(one) for name, one in self.languages.items() if name != OTHER or one.num_raw}
+        return {
+            name: _figures(one)
+            for name, one in self.languages.items()
+            if name != OTHER or one.num_raw
+        }
 
 
 def validate_prepared(
@@ -94,7 +110,7 @@ def validate_prepared(
     everything = [_read(corpus, place) for corpus, place in prepared.items()]
     checks = [check for one in everything for check in _checks_of(one, config)]
     drift, skipped = _drift(everything, previous or {}, previous_version, config)
-    write_json(folder / FIGURES_JSON, {one.corpus: one.figures for one in everything})
+    write_json(folder / METRICS_JSON, {one.corpus: one.figures for one in everything})
     passed = run_checks(
         folder,
         "prepared corpora",
@@ -115,7 +131,7 @@ def validate_prepared(
 
 def read_figures(folder: Path) -> Figures | None:
     """The figures that an earlier validation left in its artifact's folder; None if it left none."""
-    path = folder / FIGURES_JSON
+    path = folder / METRICS_JSON
     figures: Figures | None = read_json(path) if path.is_file() else None
     return figures
 
@@ -124,12 +140,16 @@ def _read(corpus: str, folder: Path) -> _Prepared:
     languages, index = languages_of(corpus), read_index(folder)
     documents, separators = judge_documents(folder, index, languages)
     contents = {path: found for one in separators.values() for path, found in one.contents.items()}
-    shards = table_of_shards(index, {**contents, **strange_shards(folder, index)})
-    splits = table_of_splits(index, separators, {name: one.num_documents for name, one in documents.items()})
-    return _Prepared(corpus, index, shards, splits, documents, languages_of_tables(folder, languages))
+    shards = table_of_shards(index, {**contents, **unlisted_shards(folder, index)})
+    splits = table_of_splits(
+        index, separators, {name: one.num_documents for name, one in documents.items()}
+    )
+    return _Prepared(
+        corpus, index, shards, splits, documents, languages_of_tables(folder, languages)
+    )
 
 
-def _checks_of(one: _Prepared, config: ValidationConfig) -> list[Check]:
+def _checks_of(one: _Prepared, config: ValidationConfig) -> list[TableCheck]:
     languages = languages_of(one.corpus)
     parameters: dict[str, JsonValue] = {
         **config.limits,
@@ -139,18 +159,40 @@ def _checks_of(one: _Prepared, config: ValidationConfig) -> list[Check]:
         "splits": [TRAIN, *(_HELD_OUT + language for language in languages)],
     }
 
-    def check(suite: str, unit: str, table: pd.DataFrame, key: str, evidence: Evidence | None = None) -> Check:
-        return Check(
-            suite=suite, subject=one.corpus, unit=unit, table=table, key=(key,), parameters=parameters, evidence=evidence
+    def check(
+        suite: str, unit: str, table: pd.DataFrame, key: str, evidence: CountContext | None = None
+    ) -> TableCheck:
+        return TableCheck(
+            suite=suite,
+            subject=one.corpus,
+            unit=unit,
+            table=table,
+            key=(key,),
+            parameters=parameters,
+            evidence=evidence,
         )
 
-    present = {name: split for name, split in one.documents.items() if name != OTHER or split.num_documents}
+    present = {
+        name: split for name, split in one.documents.items() if name != OTHER or split.num_documents
+    }
     rows = [_row_of_defects(name, split) for name, split in present.items()]
     return [
         check("prepared-shards", "shards", one.shards, "path"),
         check("prepared-splits", "splits", one.splits, "split"),
-        check("prepared-documents", "splits", pd.DataFrame(rows), "split", _evidence_of_documents(present)),
-        check("prepared-languages", "languages", _table(one.figures), "language", _evidence_of_names(one.languages)),
+        check(
+            "prepared-documents",
+            "splits",
+            pd.DataFrame(rows),
+            "split",
+            _evidence_of_documents(present),
+        ),
+        check(
+            "prepared-languages",
+            "languages",
+            _table(one.figures),
+            "language",
+            _evidence_of_names(one.languages),
+        ),
     ]
 
 
@@ -161,7 +203,12 @@ def _table(figures: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 def _row_of_defects(split: str, one: SplitDocuments) -> dict[str, Any]:
     """Columns: split, num_documents, num_tokens, and `num_` for each of `DOCUMENT_DEFECTS`: documents that have it."""
     counts = {f"num_{name}": found.num for name, found in one.defects.items()}
-    return {"split": split, "num_documents": one.num_documents, "num_tokens": one.num_tokens, **counts}
+    return {
+        "split": split,
+        "num_documents": one.num_documents,
+        "num_tokens": one.num_tokens,
+        **counts,
+    }
 
 
 def _figures(one: LanguageDocuments) -> dict[str, float]:
@@ -178,52 +225,63 @@ def _figures(one: LanguageDocuments) -> dict[str, float]:
     }
 
 
-def _evidence_of_documents(splits: Mapping[str, SplitDocuments]) -> Evidence:
+def _evidence_of_documents(splits: Mapping[str, SplitDocuments]) -> CountContext:
     columns = {
         f"num_{name}": {split: _counted(one.defects[name], value) for split, one in splits.items()}
         for name, value in DOCUMENT_DEFECTS.items()
     }
-    return Evidence(unit="documents", num_all=sum(one.num_documents for one in splits.values()), columns=columns)
+    return CountContext(
+        unit="documents", num_all=sum(one.num_documents for one in splits.values()), columns=columns
+    )
 
 
-def _evidence_of_names(languages: Mapping[str, LanguageDocuments]) -> Evidence:
+def _evidence_of_names(languages: Mapping[str, LanguageDocuments]) -> CountContext:
     counts = {name: _counted(one.repeated_names, "") for name, one in languages.items()}
     num_all = sum(one.num_raw for one in languages.values())
     columns = dict.fromkeys(("num_repeated_names", "repeated_names_fraction"), counts)
-    return Evidence(unit="documents", num_all=num_all, columns=columns)
+    return CountContext(unit="documents", num_all=num_all, columns=columns)
 
 
-def _counted(found: Defect, value: str, place: str = "") -> Counted:
-    return Counted(found.num, tuple(place + in_words(example, value) for example in found.examples))
+def _counted(found: RuleViolations, value: str, place: str = "") -> ViolationCount:
+    return ViolationCount(
+        found.num, tuple(place + in_words(example, value) for example in found.examples)
+    )
 
 
-def _held_out_check(prepared: Mapping[str, Path], config: ValidationConfig) -> Check:
+def _held_out_check(prepared: Mapping[str, Path], config: ValidationConfig) -> TableCheck:
     """The held-out documents of every corpus, and how many of them any corpus trains on."""
-    found = trained_on(prepared)
-    rows = [{"corpus": corpus, "num_held_out": num, "num_trained_on": hits.num} for corpus, (num, hits) in found.items()]
-    counts = {corpus: _counted(hits, "trained_on_in", f"{corpus}/") for corpus, (_, hits) in found.items()}
-    return Check(
+    found = find_train_leakage(prepared)
+    rows = [
+        {"corpus": corpus, "num_held_out": num, "num_trained_on": hits.num}
+        for corpus, (num, hits) in found.items()
+    ]
+    counts = {
+        corpus: _counted(hits, "trained_on_in", f"{corpus}/") for corpus, (_, hits) in found.items()
+    }
+    return TableCheck(
         suite="prepared-held-out",
         subject="all corpora",
         unit="corpora",
         table=pd.DataFrame(rows),
         key=("corpus",),
         parameters=config.limits,
-        evidence=Evidence(
-            unit="held-out documents", num_all=sum(num for num, _ in found.values()), columns={"num_trained_on": counts}
+        evidence=CountContext(
+            unit="held-out documents",
+            num_all=sum(num for num, _ in found.values()),
+            columns={"num_trained_on": counts},
         ),
     )
 
 
 def _drift(
     everything: list[_Prepared], previous: Figures, version: str, config: ValidationConfig
-) -> tuple[list[Check], list[Outcome]]:
+) -> tuple[list[TableCheck], list[RuleResult]]:
     """What to compare with the previous version, and the corpora for which there is none."""
     if config.drift == "off":
         return [], []
     known = [one for one in everything if one.corpus in previous]
     checks = [
-        Check(
+        TableCheck(
             suite=_DRIFT,
             subject=one.corpus,
             unit="languages",
@@ -231,12 +289,14 @@ def _drift(
             key=("language",),
             parameters=config.limits,
             evidence=_evidence_of_changes(_changes(one.figures, previous[one.corpus])),
-            only_warns=config.drift == "warn",
+            warn_only=config.drift == "warn",
             notes=compared_with(version),
         )
         for one in known
     ]
-    return checks, [not_judged(_DRIFT, one.corpus, FIRST_VERSION) for one in everything if one not in known]
+    return checks, [
+        not_judged(_DRIFT, one.corpus, FIRST_VERSION) for one in everything if one not in known
+    ]
 
 
 def _changes(
@@ -258,12 +318,14 @@ def _changes(
     }
 
 
-def _evidence_of_changes(changes: Mapping[str, Mapping[str, float]]) -> Evidence:
+def _evidence_of_changes(changes: Mapping[str, Mapping[str, float]]) -> CountContext:
     columns = {
         f"{name}_change": {
-            language: Counted(1, (f"{language} ({row[name]:.1%}, was {row[f'previous_{name}']:.1%})",))
+            language: ViolationCount(
+                1, (f"{language} ({row[name]:.1%}, was {row[f'previous_{name}']:.1%})",)
+            )
             for language, row in changes.items()
         }
         for name in _FRACTIONS
     }
-    return Evidence(unit="languages", num_all=len(changes), columns=columns)
+    return CountContext(unit="languages", num_all=len(changes), columns=columns)

@@ -24,16 +24,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from components.core.config import Config, Items
+from components.core.config import Config, ListOrTuple
 from components.core.errors import ConfigError, DataError
-from components.data.records import FIELDS
+from components.data.sources.corpus_files import FIELDS
 from components.validation.config import ValidationConfig, languages_of
-from components.validation.measure import Measures, measure
-from components.validation.tally import (
-    Defect,
+from components.validation.mergeable_stats import (
+    BottomKCounter,
     Rows,
-    Spread,
-    Tally,
+    RuleViolations,
+    SumMinMax,
     defect,
     merge_defects,
     merge_spreads,
@@ -41,6 +40,7 @@ from components.validation.tally import (
     spread,
     tally,
 )
+from components.validation.text_stats import Measures, measure
 
 OTHER = "(other)"
 """The group of documents whose language is none of the corpus's, or null."""
@@ -67,7 +67,7 @@ Values: TypeAlias = "pa.Array | npt.NDArray[np.generic] | None"
 class Limits(Config):
     """What a document is held against while it is profiled. Only profiles under equal limits can be merged."""
 
-    languages: Items[str]
+    languages: ListOrTuple[str]
     max_document_bytes: int
     max_control_fraction: float
     max_replacement_fraction: float
@@ -91,16 +91,18 @@ class LanguageProfile(Config):
     """The documents of one language."""
 
     num_documents: int = 0
-    size_bytes: Spread = Spread()
+    size_bytes: SumMinMax = SumMinMax()
     """Of the texts, in UTF-8; a null text counts as an empty one, here and below."""
-    num_chars: Spread = Spread()
+    num_chars: SumMinMax = SumMinMax()
     """Unicode code points of the texts."""
-    sizes: Items[int] = ()
+    sizes: ListOrTuple[int] = ()
     """Histogram: entry 0 counts texts of 0 bytes, entry i those of 2^(i-1) to 2^i - 1 bytes; the last entry is not 0."""
-    licences: Tally = Tally()
-    extensions: Tally = Tally()
+    licences: BottomKCounter = BottomKCounter()
+    extensions: BottomKCounter = BottomKCounter()
     """Of the file's name, with the dot; "" where there is none."""
-    defects: dict[str, Defect] = Field(default_factory=lambda: {name: Defect() for name in DEFECTS})
+    defects: dict[str, RuleViolations] = Field(
+        default_factory=lambda: {name: RuleViolations() for name in DEFECTS}
+    )
     """By the names of `DEFECTS`, all of them."""
 
     def size_below(self, share: float) -> int:
@@ -116,14 +118,14 @@ class Profile(Config):
     languages: dict[str, LanguageProfile] = Field(default_factory=dict)
     """Those that occur, and `OTHER` if it does."""
     num_quarantined: int = 0
-    """Records that were set aside before there were documents. Whoever reads the corpus states it: see `quarantining`."""
+    """Records that were set aside before there were documents. Whoever reads the corpus states it: see `with_quarantined`."""
 
     @property
     def num_documents(self) -> int:
         """Documents of all languages."""
         return sum(one.num_documents for one in self.languages.values())
 
-    def quarantining(self, num_records: int) -> Profile:
+    def with_quarantined(self, num_records: int) -> Profile:
         """The same documents, with so many more records set aside."""
         return self.replace(num_quarantined=self.num_quarantined + num_records)
 
@@ -150,14 +152,21 @@ def profile_batch(batch: pa.RecordBatch, limits: Limits) -> Profile:
     """
     columns = _columns(batch)
     measures = measure(columns["text"])
-    known = pc.index_in(columns["language"], value_set=pa.array(limits.languages, type=pa.large_string()))
+    known = pc.index_in(
+        columns["language"], value_set=pa.array(limits.languages, type=pa.large_string())
+    )
     group = pc.fill_null(known, len(limits.languages)).to_numpy(zero_copy_only=False)
     faults = _faults(columns, measures, group == len(limits.languages), limits)
-    extensions = [posixpath.splitext(path)[1] for path in pc.fill_null(columns["path"], "").to_pylist()]
+    extensions = [
+        posixpath.splitext(path)[1] for path in pc.fill_null(columns["path"], "").to_pylist()
+    ]
     names = (*limits.languages, OTHER)
     return Profile(
         limits=limits,
-        languages={names[one]: _language(columns, measures, faults, extensions, group == one) for one in np.unique(group)},
+        languages={
+            names[one]: _language(columns, measures, faults, extensions, group == one)
+            for one in np.unique(group)
+        },
     )
 
 
@@ -173,13 +182,14 @@ def merge(profiles: Iterable[Profile]) -> Profile:
         raise ConfigError(
             f"profiles under {len(limits)} different limits cannot be merged",
             expected="at least one profile, all made with the same limits",
-            do="profile all parts of a corpus with the limits of one recipe",
+            fix="profile all parts of a corpus with the limits of one recipe",
         )
     names = sorted({name for part in parts for name in part.languages})
     return Profile(
         limits=limits.pop(),
         languages={
-            name: merge_languages(part.languages[name] for part in parts if name in part.languages) for name in names
+            name: merge_languages(part.languages[name] for part in parts if name in part.languages)
+            for name in names
         },
         num_quarantined=sum(part.num_quarantined for part in parts),
     )
@@ -204,7 +214,7 @@ def _columns(batch: pa.RecordBatch) -> dict[str, pa.LargeStringArray]:
         raise DataError(
             f"documents have the columns {', '.join(batch.schema.names) or '(none)'}",
             expected=f"exactly the columns {', '.join(FIELDS)}",
-            do="mend what reads these documents, or fetch the corpus again with `codegen data pull`",
+            fix="mend what reads these documents, or fetch the corpus again with `codegen data pull`",
         )
     return {name: batch[name].cast(pa.large_string()) for name in FIELDS}
 
@@ -213,7 +223,9 @@ def _faults(
     columns: Mapping[str, pa.LargeStringArray], measures: Measures, is_other: Rows, limits: Limits
 ) -> dict[str, tuple[Rows, Values]]:
     """Which documents have each of `DEFECTS`, [N], and the values that say what is wrong."""
-    present = {name: column.is_valid().to_numpy(zero_copy_only=False) for name, column in columns.items()}
+    present = {
+        name: column.is_valid().to_numpy(zero_copy_only=False) for name, column in columns.items()
+    }
     empty = {name: _is_empty(column) for name, column in columns.items()}
     rows: dict[str, Rows] = {
         **{f"null_{name}": ~valid for name, valid in present.items()},
@@ -253,6 +265,7 @@ def _language(
         licences=tally({one["values"].as_py(): one["counts"].as_py() for one in licences}),
         extensions=tally(Counter(compress(extensions, mine))),
         defects={
-            name: defect(rows & mine, columns["source"], columns["path"], values) for name, (rows, values) in faults.items()
+            name: defect(rows & mine, columns["source"], columns["path"], values)
+            for name, (rows, values) in faults.items()
         },
     )

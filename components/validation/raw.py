@@ -1,7 +1,7 @@
 """Validate raw corpora, before they are prepared.
 
 Lines that cannot be read at all (no JSON, no UTF-8, another field, a NUL) are already refused, with file and line, by
-`components.data.records`; the suites `raw-*` judge what can be read. Quality filters and deduplication are preparation,
+`components.data.sources.corpus_files`; the suites `raw-*` judge what can be read. Quality filters and deduplication are preparation,
 not validation: a document that is merely unwanted is no reason to stop.
 
 Design decision: Great Expectations never sees a document. It is given one row for each language, with what a `Profile`
@@ -21,13 +21,19 @@ from pydantic import JsonValue
 
 from components.core.errors import ConfigError
 from components.core.files import read_json, write_json
-from components.data.records import corpus_files, read_file
-from components.validation.checks import Check, run_checks
+from components.data.sources.corpus_files import corpus_files, read_file
+from components.validation.checks import TableCheck, run_checks
 from components.validation.config import ValidationConfig
 from components.validation.drift import FIRST_VERSION, SUITE, drift_check
-from components.validation.outcome import Counted, Evidence, Outcome, in_words, not_judged
+from components.validation.outcome import (
+    CountContext,
+    RuleResult,
+    ViolationCount,
+    in_words,
+    not_judged,
+)
 from components.validation.profile import DEFECTS, LanguageProfile, Limits, Profile, profile_corpus
-from components.validation.quarantine import Quarantined
+from components.validation.quarantine_page import QuarantineSummary
 from components.validation.suite_files import Suites
 from components.validation.suites import read_suites
 
@@ -45,7 +51,7 @@ def validate_raw(
     profiles: Mapping[str, Profile] | None = None,
     previous: Mapping[str, Profile] | None = None,
     previous_version: str = "",
-    quarantined: Mapping[str, Quarantined] | None = None,
+    quarantined: Mapping[str, QuarantineSummary] | None = None,
     suites: Suites | None = None,
 ) -> dict[str, JsonValue]:
     """Hold raw corpora against the suites `raw-*`, and leave their profiles in `profile.json`.
@@ -70,13 +76,27 @@ def validate_raw(
         ValidationFailed: a rule is broken.
         ConfigError: a corpus that is not one of ours, or a profile that was made under other limits.
     """
-    given = {corpus: _checked(corpus, profile, config) for corpus, profile in (profiles or {}).items()}
-    every = {**{corpus: profile_folder(corpus, place, config) for corpus, place in (corpora or {}).items()}, **given}
-    checks = [check for corpus, profile in every.items() for check in checks_of(corpus, profile, config)]
+    given = {
+        corpus: _require_same_limits(corpus, profile, config)
+        for corpus, profile in (profiles or {}).items()
+    }
+    every = {
+        **{
+            corpus: profile_folder(corpus, place, config)
+            for corpus, place in (corpora or {}).items()
+        },
+        **given,
+    }
+    checks = [
+        check for corpus, profile in every.items() for check in checks_of(corpus, profile, config)
+    ]
     drift, skipped = _drift(every, previous or {}, previous_version, config)
     write_json(
         folder / PROFILE_JSON,
-        {"format": _FORMAT, "corpora": {name: one.model_dump(mode="json") for name, one in every.items()}},
+        {
+            "format": _FORMAT,
+            "corpora": {name: one.model_dump(mode="json") for name, one in every.items()},
+        },
     )
     passed = run_checks(
         folder,
@@ -126,7 +146,7 @@ def _batches(folder: Path) -> Iterator[pa.RecordBatch]:
         yield from read_file(path).to_batches()
 
 
-def checks_of(corpus: str, profile: Profile, config: ValidationConfig) -> list[Check]:
+def checks_of(corpus: str, profile: Profile, config: ValidationConfig) -> list[TableCheck]:
     """What there is to check about one corpus: what its documents have wrong with them, and its languages."""
     parameters: dict[str, JsonValue] = {
         **config.limits,
@@ -134,7 +154,7 @@ def checks_of(corpus: str, profile: Profile, config: ValidationConfig) -> list[C
     }
     present = {**_expected(profile), **profile.languages}
     return [
-        Check(
+        TableCheck(
             suite="raw-documents",
             subject=corpus,
             unit="languages",
@@ -143,31 +163,36 @@ def checks_of(corpus: str, profile: Profile, config: ValidationConfig) -> list[C
             parameters=parameters,
             evidence=_evidence(present, profile.num_documents),
         ),
-        Check(
+        TableCheck(
             suite="raw-languages",
             subject=corpus,
             unit="languages",
-            table=pd.DataFrame([_row_of_figures(name, one) for name, one in _expected(profile).items()]),
+            table=pd.DataFrame(
+                [_row_of_figures(name, one) for name, one in _expected(profile).items()]
+            ),
             key=("language",),
             parameters=parameters,
         ),
     ]
 
 
-def _checked(corpus: str, profile: Profile, config: ValidationConfig) -> Profile:
+def _require_same_limits(corpus: str, profile: Profile, config: ValidationConfig) -> Profile:
     limits = Limits.of(corpus, config)
     if profile.limits != limits:
         raise ConfigError(
             f"the profile of {corpus} was made under the limits {profile.limits.model_dump(mode='json')}",
             expected=f"{limits.model_dump(mode='json')}",
-            do="profile the corpus with the limits of this recipe",
+            fix="profile the corpus with the limits of this recipe",
         )
     return profile
 
 
 def _expected(profile: Profile) -> dict[str, LanguageProfile]:
     """The languages that the corpus has to contain, also those without a document."""
-    return {language: profile.languages.get(language, LanguageProfile()) for language in profile.limits.languages}
+    return {
+        language: profile.languages.get(language, LanguageProfile())
+        for language in profile.limits.languages
+    }
 
 
 def _row_of_defects(language: str, one: LanguageProfile) -> dict[str, Any]:
@@ -176,7 +201,10 @@ def _row_of_defects(language: str, one: LanguageProfile) -> dict[str, Any]:
         "language": language,
         "num_documents": one.num_documents,
         **{f"num_{name}": found.num for name, found in one.defects.items()},
-        **{f"{name}_fraction": found.num / max(one.num_documents, 1) for name, found in one.defects.items()},
+        **{
+            f"{name}_fraction": found.num / max(one.num_documents, 1)
+            for name, found in one.defects.items()
+        },
     }
 
 
@@ -197,13 +225,16 @@ def _row_of_figures(language: str, one: LanguageProfile) -> dict[str, Any]:
     }
 
 
-def _evidence(languages: Mapping[str, LanguageProfile], num_documents: int) -> Evidence:
-    return Evidence(
+def _evidence(languages: Mapping[str, LanguageProfile], num_documents: int) -> CountContext:
+    return CountContext(
         unit="documents",
         num_all=num_documents,
         columns={
             column: {
-                language: Counted(one.defects[name].num, tuple(in_words(it, value) for it in one.defects[name].examples))
+                language: ViolationCount(
+                    one.defects[name].num,
+                    tuple(in_words(it, value) for it in one.defects[name].examples),
+                )
                 for language, one in languages.items()
             }
             for name, value in DEFECTS.items()
@@ -213,11 +244,19 @@ def _evidence(languages: Mapping[str, LanguageProfile], num_documents: int) -> E
 
 
 def _drift(
-    profiles: Mapping[str, Profile], previous: Mapping[str, Profile], version: str, config: ValidationConfig
-) -> tuple[list[Check], list[Outcome]]:
+    profiles: Mapping[str, Profile],
+    previous: Mapping[str, Profile],
+    version: str,
+    config: ValidationConfig,
+) -> tuple[list[TableCheck], list[RuleResult]]:
     """What to compare with the previous version, and the corpora for which there is none."""
     if config.drift == "off":
         return [], []
     known = {corpus: profile for corpus, profile in profiles.items() if corpus in previous}
-    checks = [drift_check(corpus, profile, previous[corpus], config, version) for corpus, profile in known.items()]
-    return checks, [not_judged(SUITE, corpus, FIRST_VERSION) for corpus in profiles if corpus not in known]
+    checks = [
+        drift_check(corpus, profile, previous[corpus], config, version)
+        for corpus, profile in known.items()
+    ]
+    return checks, [
+        not_judged(SUITE, corpus, FIRST_VERSION) for corpus in profiles if corpus not in known
+    ]

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from components.core.errors import ConfigError
 from components.core.files import write_atomic
 from components.validation.config import ValidationConfig
-from components.validation.tables import TABLES
+from components.validation.tables import SUITE_TABLES
 
 SUITES = Path(__file__).parent / "suites"
 """The package's."""
@@ -39,7 +39,7 @@ class SuiteFile(NamedTuple):
 
 
 Suites = Mapping[str, SuiteFile]
-"""By name: every suite of `components.validation.tables.TABLES`."""
+"""By name: every suite of `components.validation.tables.SUITE_TABLES`."""
 
 
 def read_files(config: ValidationConfig, project: Path | None = None) -> Suites:
@@ -56,7 +56,7 @@ def read_files(config: ValidationConfig, project: Path | None = None) -> Suites:
     if config.suites is not None:
         folder = (project or Path()).absolute() / config.suites
         _require_complete(folder)
-    return {name: _read(folder / f"{name}.json") for name in TABLES}
+    return {name: _read(folder / f"{name}.json") for name in SUITE_TABLES}
 
 
 def copy_suites(folder: Path) -> list[Path]:
@@ -65,7 +65,7 @@ def copy_suites(folder: Path) -> list[Path]:
     Raises:
         ConfigError: the folder cannot be written.
     """
-    missing = [name for name in TABLES if not (folder / f"{name}.json").exists()]
+    missing = [name for name in SUITE_TABLES if not (folder / f"{name}.json").exists()]
     copies = [folder / f"{name}.json" for name in missing]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def copy_suites(folder: Path) -> list[Path]:
         raise ConfigError(
             f"the suites cannot be copied to {folder}: {error.strerror}",
             expected="a folder that this user may write, or the path of one that can be made",
-            do="name another folder",
+            fix="name another folder",
         ) from error
     return copies
 
@@ -85,31 +85,35 @@ def identity(config: ValidationConfig, prefix: str, suites: Suites) -> dict[str,
 
     Where the files lie is no part of it.
     """
-    digests: dict[str, JsonValue] = {name: one.sha256 for name, one in suites.items() if name.startswith(f"{prefix}-")}
+    digests: dict[str, JsonValue] = {
+        name: one.sha256 for name, one in suites.items() if name.startswith(f"{prefix}-")
+    }
     return {"limits": config.limits, "suites": digests}
 
 
 def _require_complete(folder: Path) -> None:
-    wanted = [f"{name}.json" for name in TABLES]
-    copy = f"`codegen data suites {folder}` copies what is missing and changes nothing that is there"
+    wanted = [f"{name}.json" for name in SUITE_TABLES]
+    copy = (
+        f"`codegen data suites {folder}` copies what is missing and changes nothing that is there"
+    )
     if not folder.is_dir():
         raise ConfigError(
             f"validation.suites means {folder}, which is no folder",
             expected=f"a folder with {', '.join(wanted)}",
-            do=f"mend validation.suites, or make the folder: {copy}",
+            fix=f"mend validation.suites, or make the folder: {copy}",
         )
     found = {path.name for path in folder.glob("*.json")}
     if strangers := sorted(found - set(wanted)):
         raise ConfigError(
             f"no suite is called {strangers[0]}, which lies in {folder}",
             expected=f"{', '.join(wanted)}, and no other .json",
-            do=f"{nearest(strangers[0], wanted)}rename {folder / strangers[0]}, or take it out of the folder",
+            fix=f"{closest_match(strangers[0], wanted)}rename {folder / strangers[0]}, or take it out of the folder",
         )
     if missing := [name for name in wanted if name not in found]:
         raise ConfigError(
             f"{folder} has no {missing[0]}",
             expected=f'every suite, without rules (`"expectations": []`) where none is wanted: {", ".join(wanted)}',
-            do=copy,
+            fix=copy,
         )
 
 
@@ -122,10 +126,12 @@ def _read(path: Path) -> SuiteFile:
 
 def broken_suite(path: Path, problem: str, expected: str = _A_SUITE, hint: str = "") -> ConfigError:
     """The error for a suite's file; `hint` comes before the advice to mend it."""
-    return ConfigError(f"the suite {path.name} {problem}", expected=expected, do=f"{hint}mend {path}")
+    return ConfigError(
+        f"the suite {path.name} {problem}", expected=expected, fix=f"{hint}mend {path}"
+    )
 
 
-def nearest(given: object, known: Collection[str]) -> str:
+def closest_match(given: object, known: Collection[str]) -> str:
     """The nearest known name as a question that precedes other advice; nothing where none is near."""
     found = difflib.get_close_matches(str(given), known, n=1)
     return f"did you mean {found[0]!r}? " if found else ""

@@ -25,8 +25,14 @@ from great_expectations.expectations.registry import list_registered_expectation
 from pydantic import JsonValue
 
 from components.validation.config import ValidationConfig
-from components.validation.suite_files import SuiteFile, Suites, broken_suite, nearest, read_files
-from components.validation.tables import EXAMPLES, TABLES
+from components.validation.suite_files import (
+    SuiteFile,
+    Suites,
+    broken_suite,
+    closest_match,
+    read_files,
+)
+from components.validation.tables import EXAMPLES, SUITE_TABLES
 
 CODE_VERSION = 2
 """Raised when the same suites and limits would judge the same data otherwise."""
@@ -45,8 +51,8 @@ def read_suites(config: ValidationConfig, project: Path | None = None) -> Suites
     """
     suites = read_files(config, project)
     for name, suite in suites.items():
-        examples = {parameter: EXAMPLES[parameter] for parameter in TABLES[name].parameters}
-        load_suite(suite, name, {**config.limits, **examples}, TABLES[name].columns)
+        examples = {parameter: EXAMPLES[parameter] for parameter in SUITE_TABLES[name].parameters}
+        load_suite(suite, name, {**config.limits, **examples}, SUITE_TABLES[name].columns)
     return suites
 
 
@@ -73,13 +79,19 @@ def parameters_of(value: Any) -> list[str]:
     if isinstance(value, Mapping):
         own = [value["$PARAMETER"]] if "$PARAMETER" in value else []
         return own + [name for item in value.values() for name in parameters_of(item)]
-    return [name for item in value for name in parameters_of(item)] if isinstance(value, list) else []
+    return (
+        [name for item in value for name in parameters_of(item)] if isinstance(value, list) else []
+    )
 
 
-def _rule(path: Path, rule: Any, parameters: Mapping[str, JsonValue], columns: Collection[str]) -> Any:
+def _rule(
+    path: Path, rule: Any, parameters: Mapping[str, JsonValue], columns: Collection[str]
+) -> Any:
     """The rule as Great Expectations' own object, its words filled in."""
     if not isinstance(rule, dict) or not isinstance(words := rule.get("description"), str):
-        raise broken_suite(path, f"has a rule without a description in words: {json.dumps(rule)[:_MAX_QUOTED]}")
+        raise broken_suite(
+            path, f"has a rule without a description in words: {json.dumps(rule)[:_MAX_QUOTED]}"
+        )
     this, named = f"has a rule ({words})", parameters_of(rule)
     for kind, given, known in (
         ("of the type", [rule.get("type")], list_registered_expectation_implementations()),
@@ -88,7 +100,12 @@ def _rule(path: Path, rule: Any, parameters: Mapping[str, JsonValue], columns: C
     ):
         if unknown := [name for name in given if name not in known]:
             expected = f"one of {', '.join(known)}"
-            raise broken_suite(path, f"{this} {kind} {unknown[0]!r}, which is unknown", expected, nearest(unknown[0], known))
+            raise broken_suite(
+                path,
+                f"{this} {kind} {unknown[0]!r}, which is unknown",
+                expected,
+                closest_match(unknown[0], known),
+            )
     description = _fill(path, words, parameters)
     # A limit that was applied where documents were counted stands in the words alone.
     settings = [*named, *(name for _, name, _, _ in Formatter().parse(words) if name)]
@@ -96,24 +113,37 @@ def _rule(path: Path, rule: Any, parameters: Mapping[str, JsonValue], columns: C
         filled = {**rule, "description": description, "meta": {"settings": settings}}
         return ExpectationConfiguration(**filled).to_domain_obj()
     except (GreatExpectationsError, ValueError, AttributeError, TypeError) as error:
-        raise broken_suite(path, f"{this} that cannot be understood: {_in_one_line(error)}") from error
+        raise broken_suite(
+            path, f"{this} that cannot be understood: {_in_one_line(error)}"
+        ) from error
 
 
 def _columns_of(value: Any) -> list[str]:
     """The columns that a rule's arguments name, those of a condition on rows (`"column": {"name": ...}`) included."""
     if not isinstance(value, Mapping):
-        return [name for item in value for name in _columns_of(item)] if isinstance(value, list) else []
+        return (
+            [name for item in value for name in _columns_of(item)]
+            if isinstance(value, list)
+            else []
+        )
     found: list[Any] = []
     for argument, item in value.items():
         if argument not in _COLUMN_ARGUMENTS:
             found += _columns_of(item)
         else:
-            found += item if isinstance(item, list) else [item.get("name") if isinstance(item, Mapping) else item]
+            found += (
+                item
+                if isinstance(item, list)
+                else [item.get("name") if isinstance(item, Mapping) else item]
+            )
     return [name for name in found if isinstance(name, str)]
 
 
 def _fill(path: Path, words: str, parameters: Mapping[str, JsonValue]) -> str:
-    shown = {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in parameters.items()}
+    shown = {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in parameters.items()
+    }
     try:
         return words.format_map(shown)
     except (KeyError, ValueError, AttributeError, IndexError, TypeError) as error:
@@ -129,6 +159,9 @@ def _in_one_line(error: Exception) -> str:
     if isinstance(error, gx_pydantic.ValidationError):
         found = ((".".join(str(part) for part in one["loc"]), one["msg"]) for one in error.errors())
         return "; ".join(
-            dict.fromkeys(message if place == "__root__" else f"{place}: {message}" for place, message in found)
+            dict.fromkeys(
+                message if place == "__root__" else f"{place}: {message}"
+                for place, message in found
+            )
         )
     return " ".join(str(error).split())

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from components.validation.documents import DOCUMENT_DEFECTS
+from components.validation.document_checks import DOCUMENT_DEFECTS
 from components.validation.profile import DEFECTS
 
 
@@ -24,12 +24,14 @@ class Table(NamedTuple):
 
 
 def _changing(*names: str) -> tuple[str, ...]:
-    return tuple(column for name in names for column in (name, f"previous_{name}", f"{name}_change"))
+    return tuple(
+        column for name in names for column in (name, f"previous_{name}", f"{name}_change")
+    )
 
 
 _PREPARED = ("context_length", "eot_id", "num_ids", "max_dropped_tokens", "languages", "splits")
 
-TABLES = {
+SUITE_TABLES = {
     "raw-documents": Table(
         (
             "language", "num_documents", *(f"num_{name}" for name in DEFECTS), *(f"{name}_fraction" for name in DEFECTS),

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from components.data.config import CORPORA, LANGUAGES
-from components.data.records import read_corpus
+from components.data.sources.corpus_files import read_corpus
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.vocabulary import build_tokenizer
@@ -23,10 +23,14 @@ MERGES = (50_000, 16_000, 8_000, 4_000, 2_000, 1_000)
 
 def texts_by_language() -> dict[str, list[str]]:
     """Every document, by corpus and language."""
-    found: dict[str, list[str]] = {f"{language} ({corpus})": [] for corpus in CORPORA for language in LANGUAGES[corpus]}
+    found: dict[str, list[str]] = {
+        f"{language} ({corpus})": [] for corpus in CORPORA for language in LANGUAGES[corpus]
+    }
     for corpus in CORPORA:
         records = read_corpus(Path("data") / corpus)
-        for language, text in zip(records["language"].to_pylist(), records["text"].to_pylist(), strict=True):
+        for language, text in zip(
+            records["language"].to_pylist(), records["text"].to_pylist(), strict=True
+        ):
             found[f"{language} ({corpus})"].append(text)
     return found
 
@@ -38,19 +42,25 @@ def bytes_per_token(num_merges: int, texts: dict[str, list[str]]) -> tuple[int, 
         build_tokenizer(Path("data/vocabulary/gpt2.tiktoken"), config, Path(folder))
         encoder = Encoder(Path(folder))
         return config.num_ids, [
-            sum(len(text.encode()) for text in group) / len(encoder.encode_batch(group).ids) for group in texts.values()
+            sum(len(text.encode()) for text in group) / len(encoder.encode_batch(group).ids)
+            for group in texts.values()
         ]
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--merges", type=int, nargs="+", default=MERGES)
     texts = texts_by_language()
     print(f"| merges | ids | {' | '.join(texts)} |\n|{'---|' * (len(texts) + 2)}")
     for num_merges in parser.parse_args().merges:
         num_ids, figures = bytes_per_token(num_merges, texts)
-        print(f"| {num_merges:,} | {num_ids:,} | {' | '.join(f'{one:.2f}' for one in figures)} |", flush=True)
+        print(
+            f"| {num_merges:,} | {num_ids:,} | {' | '.join(f'{one:.2f}' for one in figures)} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

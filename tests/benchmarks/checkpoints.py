@@ -20,10 +20,17 @@ from pathlib import Path
 import torch
 from transformers import CodeGenConfig, CodeGenForCausalLM
 
-from components.model.formats import Dtype, Layout
+from components.model.formats import CheckpointFormat, Dtype
 from components.model.huggingface import export_checkpoint, load_checkpoint
 
-SHAPE = {"n_embd": 1024, "n_head": 16, "n_layer": 20, "rotary_dim": 32, "n_positions": 2048, "vocab_size": 51_200}
+SHAPE = {
+    "n_embd": 1024,
+    "n_head": 16,
+    "n_layer": 20,
+    "rotary_dim": 32,
+    "n_positions": 2048,
+    "vocab_size": 51_200,
+}
 SHARD_BYTES = 200_000_000
 _TOKENIZER = {"model": {"vocab": {"<|endoftext|>": 0}}, "added_tokens": []}
 
@@ -36,17 +43,28 @@ def write_checkpoints(folder: Path) -> None:
     (folder / "safetensors" / "tokenizer.json").write_text(json.dumps(_TOKENIZER))
     (folder / "safetensors" / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
     (folder / "bin").mkdir()
-    (folder / "bin" / "config.json").write_text((folder / "safetensors" / "config.json").read_text())
+    (folder / "bin" / "config.json").write_text(
+        (folder / "safetensors" / "config.json").read_text()
+    )
     torch.save(model.state_dict(), folder / "bin" / "pytorch_model.bin")
 
 
 def anonymous_mb() -> float:
     """Anonymous memory of this process."""
     status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) * 1024 / 1e6
+    return (
+        next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
+        * 1024
+        / 1e6
+    )
 
 
-def measure(name: str, work: Callable[..., object], arguments: tuple[object, ...], options: dict[str, object]) -> None:
+def measure(
+    name: str,
+    work: Callable[..., object],
+    arguments: tuple[object, ...],
+    options: dict[str, object],
+) -> None:
     """Run one measurement and print its row."""
     before, peak, done = anonymous_mb(), 0.0, threading.Event()
 
@@ -70,11 +88,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder, context = Path(scratch), multiprocessing.get_context("spawn")
         work: list[tuple[object, ...]] = [("write", write_checkpoints, (folder,), {})]
-        work += [(f"read {form}, fp16", load_checkpoint, (folder / form,), {}) for form in ("safetensors", "bin")]
-        for layout, dtype in ((Layout.codegen, Dtype.fp32), (Layout.gptj, Dtype.fp16)):
+        work += [
+            (f"read {form}, fp16", load_checkpoint, (folder / form,), {})
+            for form in ("safetensors", "bin")
+        ]
+        for layout, dtype in (
+            (CheckpointFormat.codegen, Dtype.fp32),
+            (CheckpointFormat.gptj, Dtype.fp16),
+        ):
             options = {"layout": layout, "dtype": dtype, "max_shard_bytes": SHARD_BYTES}
             name = f"export as {layout} in {dtype}, shards of 200 MB, compared"
-            work.append((name, export_checkpoint, (folder / "safetensors", folder / f"{layout}-{dtype}"), options))
+            work.append(
+                (
+                    name,
+                    export_checkpoint,
+                    (folder / "safetensors", folder / f"{layout}-{dtype}"),
+                    options,
+                )
+            )
         for arguments in work:
             process = context.Process(target=measure, args=arguments)
             process.start()

@@ -15,11 +15,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from components.data.decontamination import BenchmarkText, DecontaminationConfig, Decontaminator
-from components.data.near_duplicates import NearDuplicateConfig, signatures
-from components.data.records import read_corpus
-from components.data.redaction import RedactionConfig, redact
-from components.evaluation.problems import load_humaneval
+from components.data.filters.decontamination import (
+    BenchmarkText,
+    DecontaminationConfig,
+    Decontaminator,
+)
+from components.data.filters.minhash import NearDuplicateConfig, signatures
+from components.data.filters.redaction import RedactionConfig, redact
+from components.data.sources.corpus_files import read_corpus
+from components.evaluation.benchmarks.problems import load_humaneval
 
 DOCUMENTS_AT_ONCE = 500
 """What a batch of the preparation holds, some 5 MB."""
@@ -28,7 +32,9 @@ DOCUMENTS_AT_ONCE = 500
 def steps() -> dict[str, Callable[[pa.LargeStringArray], object]]:
     """What is measured, by name."""
     problems = [
-        BenchmarkText(benchmark="humaneval", problem=each.task_id, text=each.prompt + each.canonical_solution)
+        BenchmarkText(
+            benchmark="humaneval", problem=each.task_id, text=each.prompt + each.canonical_solution
+        )
         for each in load_humaneval()
     ]
     decontaminator = Decontaminator(problems, DecontaminationConfig())
@@ -46,7 +52,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     runs = parser.parse_args().runs
     texts = read_corpus(Path("data/mono"))["text"].combine_chunks().cast(pa.large_string())
-    batches = [texts[start : start + DOCUMENTS_AT_ONCE] for start in range(0, len(texts), DOCUMENTS_AT_ONCE)]
+    batches = [
+        texts[start : start + DOCUMENTS_AT_ONCE]
+        for start in range(0, len(texts), DOCUMENTS_AT_ONCE)
+    ]
     size = sum(len(text.as_buffer()) for text in texts)
     for name, step in steps().items():
         step(batches[0])  # Redaction compiles its rules at its first call.
@@ -56,7 +65,9 @@ def main() -> None:
             for batch in batches:
                 step(batch)
             rates.append(size / 1e6 / (time.process_time() - started))
-        print(f"{name:<16} {statistics.median(rates):7.1f} MB/s  ({min(rates):.1f} .. {max(rates):.1f})")
+        print(
+            f"{name:<16} {statistics.median(rates):7.1f} MB/s  ({min(rates):.1f} .. {max(rates):.1f})"
+        )
 
 
 if __name__ == "__main__":

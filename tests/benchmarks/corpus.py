@@ -32,8 +32,14 @@ _WORD = re.compile(r"[A-Za-z_]{3,}")
 def generate(folder: Path, num_bytes: int, *, file_bytes: int, seed: int = 0) -> list[Path]:
     """Write files whose texts have `num_bytes` bytes together, about; returns their paths. Files that are there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"part-{number:05d}.jsonl.zst" for number in range(-(-num_bytes // file_bytes))]
-    work = [(path, file_bytes, f"{seed}:{number}") for number, path in enumerate(paths) if not path.exists()]
+    paths = [
+        folder / f"part-{number:05d}.jsonl.zst" for number in range(-(-num_bytes // file_bytes))
+    ]
+    work = [
+        (path, file_bytes, f"{seed}:{number}")
+        for number, path in enumerate(paths)
+        if not path.exists()
+    ]
     with multiprocessing.Pool() as pool:
         pool.starmap(_write, work, chunksize=1)
     return paths
@@ -42,7 +48,9 @@ def generate(folder: Path, num_bytes: int, *, file_bytes: int, seed: int = 0) ->
 def _write(path: Path, num_bytes: int, seed: str) -> None:
     documents = _documents(seed)
     partial = path.with_suffix(".partial")
-    with zstandard.open(partial, "wt", encoding="utf-8", cctx=zstandard.ZstdCompressor(level=3), newline="\n") as file:
+    with zstandard.open(
+        partial, "wt", encoding="utf-8", cctx=zstandard.ZstdCompressor(level=3), newline="\n"
+    ) as file:
         while num_bytes > 0:
             record = next(documents)
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -53,7 +61,11 @@ def _write(path: Path, num_bytes: int, seed: str) -> None:
 @functools.cache
 def _originals() -> list[tuple[dict[str, str], list[str]]]:
     """Each document with its words."""
-    documents = [json.loads(line) for path in sorted(STARTER.glob("*.jsonl")) for line in path.open(encoding="utf-8")]
+    documents = [
+        json.loads(line)
+        for path in sorted(STARTER.glob("*.jsonl"))
+        for line in path.open(encoding="utf-8")
+    ]
     return [(one, sorted(set(_WORD.findall(one["text"]))) or ["x"]) for one in documents]
 
 
@@ -61,7 +73,9 @@ def _documents(seed: str) -> Iterator[dict[str, str]]:
     chance = random.Random(seed)  # noqa: S311 - noise, no secret
     for copy in itertools.count():
         for one, words in chance.sample(_originals(), len(_originals())):
-            text = one["text"] if chance.random() < _DUPLICATES else _noisy(one["text"], words, chance)
+            text = (
+                one["text"] if chance.random() < _DUPLICATES else _noisy(one["text"], words, chance)
+            )
             yield {**one, "text": text, "source": f"{one['source']} copy {seed}:{copy}"}
 
 
@@ -69,19 +83,28 @@ def _noisy(text: str, words: list[str], chance: random.Random) -> str:
     lines = text.split("\n")
     for at in range(0, len(lines), _EVERY_LINES):
         indent = re.match(r"\s*", lines[at])[0][:40]  # type: ignore[index]  # matches anything
-        lines[at] += f"\n{indent}{'_'.join(chance.choices(words, k=2))[:40]} = {' + '.join(chance.choices(words, k=3))[:60]}"
+        lines[at] += (
+            f"\n{indent}{'_'.join(chance.choices(words, k=2))[:40]} = {' + '.join(chance.choices(words, k=3))[:60]}"
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
     """Generate and say what there is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--file-megabytes", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    paths = generate(given.folder, given.megabytes * 10**6, file_bytes=given.file_megabytes * 10**6, seed=given.seed)
+    paths = generate(
+        given.folder,
+        given.megabytes * 10**6,
+        file_bytes=given.file_megabytes * 10**6,
+        seed=given.seed,
+    )
     print(f"{len(paths)} files, {sum(path.stat().st_size for path in paths) / 1e6:,.0f} MB on disk")
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.data.config import CORPORA
-from components.data.records import read_corpus
+from components.data.sources.corpus_files import read_corpus
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.vocabulary import build_tokenizer
@@ -35,7 +35,9 @@ def seconds(work: Callable[[], object]) -> float:
 def differing(encoder: Encoder, texts: list[str]) -> int:
     """Documents whose ids are not those of the reference."""
     encoded = encoder.encode_batch(texts)
-    return sum(encoded[at].tolist() != ids for at, ids in enumerate(encoder.encode_reference(texts)))
+    return sum(
+        encoded[at].tolist() != ids for at, ids in enumerate(encoder.encode_reference(texts))
+    )
 
 
 def main() -> None:
@@ -53,16 +55,25 @@ def main() -> None:
         build_tokenizer(Path("data/vocabulary/gpt2.tiktoken"), TokenizerConfig(), Path(folder))
         encoder = Encoder(Path(folder))
         pairs = [
-            (seconds(lambda: encoder.encode_batch(texts)), seconds(lambda: encoder.encode_reference(texts)))
+            (
+                seconds(lambda: encoder.encode_batch(texts)),
+                seconds(lambda: encoder.encode_reference(texts)),
+            )
             for _ in range(runs + 1)
         ][1:]  # The first pair warms up.
-        corpora = {corpus: read_corpus(Path("data") / corpus)["text"].to_pylist() for corpus in CORPORA}
+        corpora = {
+            corpus: read_corpus(Path("data") / corpus)["text"].to_pylist() for corpus in CORPORA
+        }
         different = sum(differing(encoder, documents) for documents in corpora.values())
     for name, times in zip(("gigatoken", "tokenizers"), zip(*pairs, strict=True), strict=True):
         rates = sorted(size / 1e6 / one for one in times)
-        print(f"{name:<12} {statistics.median(rates):7.1f} MB/s  ({rates[0]:.1f} .. {rates[-1]:.1f})")
+        print(
+            f"{name:<12} {statistics.median(rates):7.1f} MB/s  ({rates[0]:.1f} .. {rates[-1]:.1f})"
+        )
     ratios = sorted(slow / fast for fast, slow in pairs)
-    print(f"ratio        {statistics.median(ratios):7.1f}       ({ratios[0]:.1f} .. {ratios[-1]:.1f})")
+    print(
+        f"ratio        {statistics.median(ratios):7.1f}       ({ratios[0]:.1f} .. {ratios[-1]:.1f})"
+    )
     print(f"{different:,} of {sum(map(len, corpora.values())):,} documents differ")
 
 

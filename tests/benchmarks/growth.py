@@ -21,7 +21,9 @@ from preparation import FILE_BYTES, tokenizer_in, whole_process
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gigabytes", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/codegen-bench"))
@@ -30,7 +32,10 @@ def main() -> None:
     for gigabytes in given.gigabytes:
         files = generate(given.folder / "corpus", gigabytes * 10**9, file_bytes=FILE_BYTES)
         took, peak = whole_process("ours", files, given.folder, given.workers)
-        print(f"{gigabytes} GB {took:.1f} s, {took / gigabytes:.1f} s a GB, peak {peak:,.0f} MB", flush=True)
+        print(
+            f"{gigabytes} GB {took:.1f} s, {took / gigabytes:.1f} s a GB, peak {peak:,.0f} MB",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fixtures.archives import build_archives
+from fixtures.prefect_stack import ENDS, Served, start_codegen
 from fixtures.projects import FixtureArchives, new_project
-from fixtures.served import ENDS, Served, start_codegen
 
 _LOCKED = "database is locked"
 _LOOK_EVERY_S = 3.0
@@ -38,7 +38,9 @@ def served(folder: Path, archives: FixtureArchives, runs: int) -> list[str]:
             asked.append(one.run("pipeline/tiny", recipe=recipe))
         while any(one.state(run)["type"] not in ENDS for run in asked):
             if one.process.poll() is not None:
-                raise SystemExit(f"codegen serve ended with status {one.process.returncode}; see {one.log}")
+                raise SystemExit(
+                    f"codegen serve ended with status {one.process.returncode}; see {one.log}"
+                )
             time.sleep(_LOOK_EVERY_S)
         return [one.state(run)["name"] for run in asked]
     finally:
@@ -51,7 +53,15 @@ def alone(folder: Path, archives: FixtureArchives, runs: int) -> list[str]:
     project = new_project(folder / "project")
     processes = []
     for number in range(runs):
-        arguments = ["run", "-r", "tiny", "--set", f"name=codegen-{number}", "--set", f"seed={number}"]
+        arguments = [
+            "run",
+            "-r",
+            "tiny",
+            "--set",
+            f"name=codegen-{number}",
+            "--set",
+            f"seed={number}",
+        ]
         with (folder / f"run-{number}.log").open("w") as log:
             processes.append(start_codegen(project, archives, *arguments, output=log))
     return [f"status {process.wait()}" for process in processes]
@@ -70,8 +80,13 @@ def main() -> None:
         ends = (alone if asked.alone else served)(folder, archives, asked.runs)
         took_s = time.monotonic() - started
         logs = [*folder.rglob("*.log")]
-        locked = {log.name: log.read_text(errors="replace").count(f"OperationalError) {_LOCKED}") for log in logs}
-        print(f"{os.cpu_count()} cores, {asked.runs} pipelines {'alone' if asked.alone else 'served'}: {took_s:.0f} s")
+        locked = {
+            log.name: log.read_text(errors="replace").count(f"OperationalError) {_LOCKED}")
+            for log in logs
+        }
+        print(
+            f"{os.cpu_count()} cores, {asked.runs} pipelines {'alone' if asked.alone else 'served'}: {took_s:.0f} s"
+        )
         print(f"ends: {', '.join(f'{ends.count(one)} {one}' for one in sorted(set(ends)))}")
         said = ", ".join(f"{number} in {name}" for name, number in sorted(locked.items()))
         print(f"'{_LOCKED}': {said}")

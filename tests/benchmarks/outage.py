@@ -2,7 +2,7 @@
 
     python tests/benchmarks/outage.py [--away-s 60]
 
-One toy stage, long enough to outlast the outage, with a real `mlflow server` over SQLite that is killed at a third of
+One toy stage, long enough to call_with_retry the outage, with a real `mlflow server` over SQLite that is killed at a third of
 the stage. The figures are in docs/figures.md.
 """
 
@@ -26,7 +26,7 @@ from fixtures.tracking_server import tracking_server
 from fixtures.training import PLACE, STAGE, toy_run
 
 from components.registry.tracking import Tracking
-from components.training.launch import train_stage
+from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
 
 
@@ -46,11 +46,11 @@ def main(away_s: float, steps: int) -> None:
             marks["back"] = time.monotonic()
 
         outage = threading.Thread(target=away)
-        stage = toy_run(folder / "inputs", STAGE.replace(steps=steps, anneal_steps=steps - 10))
+        stage = toy_run(folder / "inputs", STAGE.replace(steps=steps, decay_steps=steps - 10))
         (folder / "stage").mkdir()
         tracking = Tracking(server.uri, folder / "artifacts")
         with tracking.run("train", experiment="outage", system_metrics=True) as run:
-            with run.stream() as record:
+            with run.metric_stream() as record:
 
                 def on_step(step: StepMetrics) -> None:
                     seen.append((time.monotonic(), step))
@@ -59,18 +59,24 @@ def main(away_s: float, steps: int) -> None:
                         marks["killed"] = time.monotonic()
                         outage.start()
 
-                train_stage(folder / "stage", stage, PLACE.replace(checkpoint_every_steps=steps), on_step)
+                train_stage(
+                    folder / "stage", stage, PLACE.replace(checkpoint_every_steps=steps), on_step
+                )
             outage.join()
         _report(tracking, run.id, seen, marks)
 
 
-def _report(tracking: Tracking, run_id: str, seen: list[tuple[float, StepMetrics]], marks: dict[str, float]) -> None:
+def _report(
+    tracking: Tracking, run_id: str, seen: list[tuple[float, StepMetrics]], marks: dict[str, float]
+) -> None:
     kept = tracking.client.get_metric_history(run_id, "training/loss")
     system = tracking.client.get_metric_history(run_id, "system/cpu_utilization_percentage")
     gaps = [after - before for (before, _), (after, _) in itertools.pairwise(seen)]
     meanwhile = [at for at, _ in seen if marks["killed"] <= at <= marks["back"]]
     print(f"away                             {marks['back'] - marks['killed']:8.1f} s")
-    print(f"steps trained                    {len(seen):8,}, {len(meanwhile):,} of them while it was away")
+    print(
+        f"steps trained                    {len(seen):8,}, {len(meanwhile):,} of them while it was away"
+    )
     print(f"longest wait between two steps   {max(gaps):8.1f} s")
     expected = [(one.step, one.loss) for _, one in seen]
     same, whole = (

@@ -29,7 +29,7 @@ RECIPE = "starter"
 
 def codegen(project: Path, *arguments: str) -> None:
     """Run a command over a project, which has to end well."""
-    command = [sys.executable, "-m", "flows.cli", *arguments, "--at", f"project={project}"]
+    command = [sys.executable, "-m", "flows.cli.main", *arguments, "--exec", f"project={project}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -44,18 +44,24 @@ def main() -> None:
             codegen(project, "prepare", "-r", "tiny")
         codegen(project, "data", "pull", "--preset", RECIPE)
         store = Store(project / "var" / "store")
-        before = {one.label for one in store.all()}
+        before = {one.label for one in store.list_artifacts()}
         started = time.monotonic()
         codegen(project, "run", "-r", RECIPE)
         whole_s = time.monotonic() - started
-        made = [one for one in store.all() if one.label not in before]
+        made = [one for one in store.list_artifacts() if one.label not in before]
         took_s = {one.label: cast(float, one.provenance["duration_s"]) for one in made}
         validated_s = sum(took_s[one.label] for one in made if one.kind == "validation")
         bare_s = sum(took_s.values()) - validated_s
         added_s = whole_s - bare_s
-        print(f"{RECIPE}: {whole_s:.1f} s from start to end, {bare_s:.1f} s of it bare steps, {len(made)} steps")
-        print(f"added: {added_s:.1f} s, {added_s / bare_s:.1%} of the bare steps; of it validation {validated_s:.1f} s")
-        print(f"added to each step, validation left out: {(added_s - validated_s) / len(made):.2f} s")
+        print(
+            f"{RECIPE}: {whole_s:.1f} s from start to end, {bare_s:.1f} s of it bare steps, {len(made)} steps"
+        )
+        print(
+            f"added: {added_s:.1f} s, {added_s / bare_s:.1%} of the bare steps; of it validation {validated_s:.1f} s"
+        )
+        print(
+            f"added to each step, validation left out: {(added_s - validated_s) / len(made):.2f} s"
+        )
 
 
 if __name__ == "__main__":

@@ -49,15 +49,17 @@ def tokenizer_in(folder: Path) -> Path:
 def ours(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
     """Prepare with this project."""
     from components.data.config import DataConfig, DataPlace
-    from components.data.decontamination import BenchmarkText
+    from components.data.filters.decontamination import BenchmarkText
     from components.data.sources.config import Source
-    from components.evaluation.problems import load_humaneval
+    from components.evaluation.benchmarks.problems import load_humaneval
+    from components.preparation.corpus_pipeline import prepare_corpus
     from components.tokenizer.config import TokenizerConfig
-    from components.tokenizer.prepare import prepare_corpus
 
     out.mkdir(parents=True)
     benchmarks = [
-        BenchmarkText(benchmark="humaneval", problem=one.task_id, text=one.prompt + one.canonical_solution)
+        BenchmarkText(
+            benchmark="humaneval", problem=one.task_id, text=one.prompt + one.canonical_solution
+        )
         for one in load_humaneval()
     ]
     found = prepare_corpus(
@@ -78,7 +80,12 @@ def ours(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
 def peer(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
     """Prepare with datatrove: its reader, our filters' bounds as a LambdaFilter, its exact dedup, tokenizer and shuffle."""
     from datatrove.executor import LocalPipelineExecutor
-    from datatrove.pipeline.dedup import ExactDedupConfig, ExactDedupFilter, ExactDedupSignature, ExactFindDedups
+    from datatrove.pipeline.dedup import (
+        ExactDedupConfig,
+        ExactDedupFilter,
+        ExactDedupSignature,
+        ExactFindDedups,
+    )
     from datatrove.pipeline.filters import LambdaFilter
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.tokens import DocumentTokenizer, DocumentTokenizerMerger
@@ -94,20 +101,34 @@ def peer(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
 
     tasks = len(files)
     stages = [
-        ([*read(), ExactDedupSignature(str(out / "signatures"), config=dedup, finder_workers=1)], tasks),
+        (
+            [*read(), ExactDedupSignature(str(out / "signatures"), config=dedup, finder_workers=1)],
+            tasks,
+        ),
         ([ExactFindDedups(str(out / "signatures"), str(out / "duplicates"), config=dedup)], 1),
         (
             [
                 *read(),
                 ExactDedupFilter(str(out / "duplicates"), config=dedup),
-                DocumentTokenizer(str(out / "tokens"), str(tokenizer / "tokenizer.json"), eos_token=END),
+                DocumentTokenizer(
+                    str(out / "tokens"), str(tokenizer / "tokenizer.json"), eos_token=END
+                ),
             ],
             tasks,
         ),
-        ([DocumentTokenizerMerger(str(out / "tokens"), str(out / "shards"), save_filename="train")], 1),
+        (
+            [
+                DocumentTokenizerMerger(
+                    str(out / "tokens"), str(out / "shards"), save_filename="train"
+                )
+            ],
+            1,
+        ),
     ]
     for number, (pipeline, num_tasks) in enumerate(stages):
-        LocalPipelineExecutor(pipeline, tasks=num_tasks, workers=workers, logging_dir=str(out / f"logs-{number}")).run()
+        LocalPipelineExecutor(
+            pipeline, tasks=num_tasks, workers=workers, logging_dir=str(out / f"logs-{number}")
+        ).run()
 
 
 def keep(document: Any) -> bool:
@@ -115,7 +136,9 @@ def keep(document: Any) -> bool:
     lines = document.text.removesuffix("\n").split("\n")
     if not document.text or max(map(len, lines)) > 1000 or sum(map(len, lines)) / len(lines) >= 100:
         return False
-    return sum(character in "0123456789abcdefABCDEF" for character in document.text) <= 0.9 * len(document.text)
+    return sum(character in "0123456789abcdefABCDEF" for character in document.text) <= 0.9 * len(
+        document.text
+    )
 
 
 def measured(arguments: list[str]) -> tuple[float, float]:
@@ -123,7 +146,9 @@ def measured(arguments: list[str]) -> tuple[float, float]:
     started = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, __file__, *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
     peak = [0.0]
     watcher = threading.Thread(target=_watch, args=(process.pid, peak), daemon=True)
     watcher.start()
@@ -148,7 +173,9 @@ def _watch(pid: int, peak: list[float]) -> None:
 
 def main() -> None:
     """Measure and print, or be one of the measured processes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
@@ -172,12 +199,16 @@ def main() -> None:
             documents, size = sizes[name]
             took, peak = whole_process(name, files, given.folder, given.workers)
             rates[name].append(documents / took)
-            print(f"{name} {size / 1e6:,.0f} MB {took:.1f} s {size / 1e6 / took:.2f} MB/s, peak {peak:,.0f} MB", flush=True)
+            print(
+                f"{name} {size / 1e6:,.0f} MB {took:.1f} s {size / 1e6 / took:.2f} MB/s, peak {peak:,.0f} MB",
+                flush=True,
+            )
     documents, size = sizes["ours"]
     speed = statistics.median(rates["ours"]) * size / documents / 1e6 / given.workers
     ratios = [ours / peer for ours, peer in zip(rates["ours"], rates["peer"], strict=True)]
     print(
-        f"ours {speed:.1f} MB/s a core (median); documents/s, ours over datatrove's: {statistics.median(ratios):.1f}", end=""
+        f"ours {speed:.1f} MB/s a core (median); documents/s, ours over datatrove's: {statistics.median(ratios):.1f}",
+        end="",
     )
     print(f" ({min(ratios):.1f} to {max(ratios):.1f})")
 
@@ -186,7 +217,16 @@ def whole_process(name: str, files: list[Path], folder: Path, workers: int) -> t
     """Run one of the two on some files: wall seconds, and peak resident MB."""
     out = folder / f"out-{name}"
     shutil.rmtree(out, ignore_errors=True)
-    arguments = ["--be", name, "--out", str(out), "--folder", str(folder), "--workers", str(workers)]
+    arguments = [
+        "--be",
+        name,
+        "--out",
+        str(out),
+        "--folder",
+        str(folder),
+        "--workers",
+        str(workers),
+    ]
     return measured([*arguments, "--files", *map(str, files)])
 
 

@@ -16,9 +16,17 @@ import fsspec
 import numpy as np
 
 from components.core.files import write_json
-from components.tokenizer.config import Streaming
-from components.tokenizer.reader import PackedSplit
-from components.tokenizer.shards import INDEX_JSON, TOKEN, TRAIN, Index, Piece, cut_into_shards, write_shard
+from components.dataset.reader import PackedSplit
+from components.dataset.shards import (
+    INDEX_JSON,
+    TOKEN_DTYPE,
+    TRAIN,
+    Index,
+    TokenSlice,
+    cut_into_shards,
+    write_shard,
+)
+from components.tokenizer.config import StreamingCacheConfig
 
 CONTEXT = 2048
 NUM_SEQUENCES = 8192
@@ -31,7 +39,7 @@ def measure(name: str, split: PackedSplit, num_sequences: int) -> None:
     """Read the first sequences of the order in batches, and print how fast that was."""
     started = time.perf_counter()
     for first in range(0, num_sequences, BATCH):
-        split.batch(split.order(0, first, BATCH))
+        split.batch(split.shuffled_indices(0, first, BATCH))
     rate = num_sequences / (time.perf_counter() - started)
     print(f"{name:<32} {rate:8,.0f} sequences/s  {rate * CONTEXT:12,.0f} tokens/s")
 
@@ -41,11 +49,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tokens = folder / "tokens"
-        np.zeros(NUM_SEQUENCES * CONTEXT, dtype=TOKEN).tofile(tokens)
+        np.zeros(NUM_SEQUENCES * CONTEXT, dtype=TOKEN_DTYPE).tofile(tokens)
         split = cut_into_shards(TRAIN, NUM_SEQUENCES * CONTEXT, CONTEXT, shard_tokens=2**22)
         first = 0
         for shard in split.shards:
-            piece = Piece(str(tokens), first, shard.num_sequences * CONTEXT)
+            piece = TokenSlice(str(tokens), first, shard.num_sequences * CONTEXT)
             write_shard(folder / "corpus" / shard.path, [piece])
             first += piece.num_tokens
         splits = {TRAIN: split}
@@ -54,11 +62,22 @@ def main() -> None:
         fs, root = fsspec.url_to_fs(URI)
         fs.put(f"{folder / 'corpus'}/", f"{root}/", recursive=True)
         measure("mapped", PackedSplit(folder / "corpus"), NUM_SEQUENCES)
-        whole = PackedSplit(URI, streaming=Streaming(cache_folder=str(folder / "whole"), cache_bytes=SPLIT_BYTES))
+        whole = PackedSplit(
+            URI,
+            streaming=StreamingCacheConfig(
+                cache_folder=str(folder / "whole"), cache_bytes=SPLIT_BYTES
+            ),
+        )
         measure("whole shards, first time", whole, NUM_SEQUENCES)
         measure("whole shards, cached", whole, NUM_SEQUENCES)
-        quarter = Streaming(cache_folder=str(folder / "ranges"), cache_bytes=SPLIT_BYTES // 4)
-        measure("ranges of 64 KiB, cache of 1/4", PackedSplit(URI, streaming=quarter), NUM_SEQUENCES // 8)
+        quarter = StreamingCacheConfig(
+            cache_folder=str(folder / "ranges"), cache_bytes=SPLIT_BYTES // 4
+        )
+        measure(
+            "ranges of 64 KiB, cache of 1/4",
+            PackedSplit(URI, streaming=quarter),
+            NUM_SEQUENCES // 8,
+        )
 
 
 if __name__ == "__main__":

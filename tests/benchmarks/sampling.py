@@ -26,9 +26,9 @@ from typing import Any
 
 import torch
 
-from components.evaluation.problems import load_humaneval
-from components.evaluation.sampler_pool import open_sampler
-from components.evaluation.sampling import TextRequest
+from components.evaluation.benchmarks.problems import load_humaneval
+from components.evaluation.sampling.sampler import TextRequest
+from components.evaluation.sampling.sampler_pool import open_sampler
 from components.model.config import ModelConfig
 from components.model.huggingface import save_checkpoint
 from components.model.transformer import CodeGen
@@ -38,11 +38,25 @@ from components.tokenizer.vocabulary import build_tokenizer
 
 SHAPES = {
     "starter": (
-        ModelConfig(num_layers=4, num_heads=4, head_dim=32, rotary_dims=16, context_length=512, vocab_rows=2_304),
+        ModelConfig(
+            num_layers=4,
+            num_heads=4,
+            head_dim=32,
+            rotary_dim=16,
+            context_length=512,
+            padded_vocab_size=2_304,
+        ),
         2_000,
     ),
     "350m": (
-        ModelConfig(num_layers=20, num_heads=16, head_dim=64, rotary_dims=32, context_length=2048, vocab_rows=51_200),
+        ModelConfig(
+            num_layers=20,
+            num_heads=16,
+            head_dim=64,
+            rotary_dim=32,
+            context_length=2048,
+            padded_vocab_size=51_200,
+        ),
         50_000,
     ),
 }
@@ -53,7 +67,14 @@ Run = Callable[[], tuple[float, int]]
 
 
 def main(
-    shape: str, samples: int, prompts: int, new_tokens: int, rounds: int, device: str, layers: int | None, way: str
+    shape: str,
+    samples: int,
+    prompts: int,
+    new_tokens: int,
+    rounds: int,
+    device: str,
+    layers: int | None,
+    way: str,
 ) -> None:
     """Measure and print."""
     config, merges = SHAPES[shape]
@@ -69,7 +90,9 @@ def main(
         print(
             f"{prompts} prompts of {len(ids[0])} to {len(ids[-1])} tokens, {samples} samples each, {new_tokens} new tokens"
         )
-        print(f"mean size of the nucleus after a prompt: {_nucleus(model, ids, encoder.num_ids):.0f} tokens")
+        print(
+            f"mean size of the nucleus after a prompt: {_nucleus(model, ids, encoder.num_ids):.0f} tokens"
+        )
         del model
         best = _fastest(_transformers(folder, device), ids, samples, new_tokens, way)
         with open_sampler(folder) as sampler:
@@ -84,10 +107,20 @@ def _compare(theirs: Run, ours: Run, rounds: int, shape: str) -> None:
         rates.append(our_rate)
         ratios.append(our_rate / their_rate)
         print(
-            f"round {number}: transformers {their_rate:,.1f}, ours {our_rate:,.1f} tokens/s: {ratios[-1]:.2f}x", flush=True
+            f"round {number}: transformers {their_rate:,.1f}, ours {our_rate:,.1f} tokens/s: {ratios[-1]:.2f}x",
+            flush=True,
         )
     print(f"median: {statistics.median(rates):,.1f} tokens/s, {statistics.median(ratios):.2f}x")
-    print(json.dumps({"shape": shape, "ratio": statistics.median(ratios), "ratios": ratios, "tokens_per_s": rates}))
+    print(
+        json.dumps(
+            {
+                "shape": shape,
+                "ratio": statistics.median(ratios),
+                "ratios": ratios,
+                "tokens_per_s": rates,
+            }
+        )
+    )
 
 
 def _middle(texts: list[str], encoder: Encoder, count: int) -> list[str]:
@@ -125,7 +158,9 @@ def _transformers(folder: Path, device: str) -> torch.nn.Module:
 def _nucleus(model: CodeGen, prompts: list[list[int]], num_ids: int) -> float:
     device, sizes = model.embedding.weight.device, []
     for prompt in prompts:
-        p = torch.softmax(model(torch.tensor([prompt], device=device))[0, -1, :num_ids].float() / TEMPERATURE, -1)
+        p = torch.softmax(
+            model(torch.tensor([prompt], device=device))[0, -1, :num_ids].float() / TEMPERATURE, -1
+        )
         sizes.append(int((p.sort(descending=True).values.cumsum(0) < TOP_P).sum()) + 1)
     return statistics.mean(sizes)
 
@@ -138,41 +173,66 @@ def _ours(sampler: Any, prompts: list[str], samples: int, new_tokens: int) -> Ru
             for number in range(samples)
         )
         started = time.perf_counter()
-        drawn = sampler.draw(waiting, max_new_tokens=new_tokens, temperature=TEMPERATURE, top_p=TOP_P)
+        drawn = sampler.draw(
+            waiting, max_new_tokens=new_tokens, temperature=TEMPERATURE, top_p=TOP_P
+        )
         tokens = sum(one.num_tokens for one in drawn)
         return time.perf_counter() - started, tokens
 
     return run
 
 
-def _fastest(model: torch.nn.Module, prompts: list[list[int]], samples: int, new_tokens: int, way: str) -> Run:
+def _fastest(
+    model: torch.nn.Module, prompts: list[list[int]], samples: int, new_tokens: int, way: str
+) -> Run:
     """The fastest of: a prompt at a time, and several side by side; with a growing and with a static cache. Of ways within
     5 % the one with fewer prompts at once, whose rounds take less time."""
     if way:
         together, cache = way.split(",")
         return _theirs(model, prompts, samples, new_tokens, int(together), static=cache == "static")
-    ways = [(together, static) for together in (1, 4) if together <= len(prompts) for static in (False, True)]
+    ways = [
+        (together, static)
+        for together in (1, 4)
+        if together <= len(prompts)
+        for static in (False, True)
+    ]
     rates = {}
     for together, static in ways:
         try:
-            rates[together, static] = _rate(_theirs(model, prompts, samples, min(16, new_tokens), together, static=static))
+            rates[together, static] = _rate(
+                _theirs(model, prompts, samples, min(16, new_tokens), together, static=static)
+            )
         except Exception as error:  # A way that this model does not know is none.
-            print(f"transformers, {together} prompts at once, static cache {static}: {type(error).__name__}: {error}"[:160])
+            print(
+                f"transformers, {together} prompts at once, static cache {static}: {type(error).__name__}: {error}"[
+                    :160
+                ]
+            )
     for (together, static), rate in rates.items():
-        print(f"transformers, {together} prompts at once, static cache {static}: {rate:,.1f} tokens/s in short runs")
+        print(
+            f"transformers, {together} prompts at once, static cache {static}: {rate:,.1f} tokens/s in short runs"
+        )
     good = [way for way, rate in rates.items() if rate > 0.95 * max(rates.values())]
     together, static = max(good, key=lambda way: (-way[0], rates[way]))
     return _theirs(model, prompts, samples, new_tokens, together, static=static)
 
 
 def _theirs(
-    model: torch.nn.Module, prompts: list[list[int]], samples: int, new_tokens: int, together: int, *, static: bool
+    model: torch.nn.Module,
+    prompts: list[list[int]],
+    samples: int,
+    new_tokens: int,
+    together: int,
+    *,
+    static: bool,
 ) -> Run:
     device = next(model.parameters()).device
     some = prompts[:together]
     longest = max(map(len, some))
     ids = torch.tensor([[0] * (longest - len(one)) + one for one in some], device=device)
-    mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in some], device=device)
+    mask = torch.tensor(
+        [[0] * (longest - len(one)) + [1] * len(one) for one in some], device=device
+    )
 
     def run() -> tuple[float, int]:
         started = time.perf_counter()
@@ -205,9 +265,7 @@ def _rate(run: Run) -> float:
 
 def _machine(device: str) -> str:
     if device == "cpu":
-        return (
-            f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
-        )
+        return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
     return f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}"
 
 
@@ -220,5 +278,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--layers", type=int, default=None)
-    parser.add_argument("--way", default="", help="Of transformers, where it is known: 1,growing or 4,static.")
+    parser.add_argument(
+        "--way", default="", help="Of transformers, where it is known: 1,growing or 4,static."
+    )
     main(**vars(parser.parse_args()))

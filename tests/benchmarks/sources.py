@@ -24,11 +24,15 @@ import pyarrow.parquet as pq
 import zstandard
 
 from components.data.sources.config import Source
+from components.data.sources.partition_reader import read_partition
 from components.data.sources.partitions import list_partitions
-from components.data.sources.reading import read_partition
 
 DOCUMENT_BYTES = 10_000
-_SCHEMA = {"type": "record", "name": "file", "fields": [{"name": name, "type": "string"} for name in ("path", "content")]}
+_SCHEMA = {
+    "type": "record",
+    "name": "file",
+    "fields": [{"name": name, "type": "string"} for name in ("path", "content")],
+}
 
 
 def documents(num_bytes: int) -> Iterator[dict[str, str]]:
@@ -36,7 +40,10 @@ def documents(num_bytes: int) -> Iterator[dict[str, str]]:
     code = "".join(path.read_text() for path in sorted(Path("components").rglob("*.py")))
     for number in range(num_bytes // DOCUMENT_BYTES):
         start = number * 7919 % (len(code) - DOCUMENT_BYTES)
-        yield {"path": f"{number}.py", "content": f"# {number}\n{code[start : start + DOCUMENT_BYTES]}"}
+        yield {
+            "path": f"{number}.py",
+            "content": f"# {number}\n{code[start : start + DOCUMENT_BYTES]}",
+        }
 
 
 def write(folder: Path, num_bytes: int) -> None:
@@ -70,8 +77,12 @@ def main() -> None:
         write(Path(name), arguments.megabytes * 1_000_000)
         for file in ("a.jsonl", "a.jsonl.zst", "a.jsonl.gz", "a.parquet", "a.avro"):
             rates = sorted(rate(f"{name}/{file}") for _ in range(arguments.runs))
-            print(f"{file:<12} {statistics.median(rates):7.1f} MB/s  ({rates[0]:.1f} .. {rates[-1]:.1f})")
-    print(f"peak of memory, writing included: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:,.0f} MB")
+            print(
+                f"{file:<12} {statistics.median(rates):7.1f} MB/s  ({rates[0]:.1f} .. {rates[-1]:.1f})"
+            )
+    print(
+        f"peak of memory, writing included: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:,.0f} MB"
+    )
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ import time
 
 CASES = {
     "python -c pass": ["-c", "pass"],
-    "codegen --help": ["-m", "flows.cli", "--help"],
-    "codegen run --help": ["-m", "flows.cli", "run", "--help"],
-    "codegen recipe list": ["-m", "flows.cli", "recipe", "list"],
+    "codegen --help": ["-m", "flows.cli.main", "--help"],
+    "codegen run --help": ["-m", "flows.cli.main", "run", "--help"],
+    "codegen recipe list": ["-m", "flows.cli.main", "recipe", "list"],
     "from prefect import flow": ["-c", "from prefect import flow"],
     "import flows.pipeline": ["-c", "import flows.pipeline"],
 }
@@ -33,7 +33,12 @@ def measure(arguments: list[str], repeats: int) -> tuple[float, float]:
         subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
         wall.append(time.perf_counter() - started)
         after = os.times()
-        processor.append(after.children_user + after.children_system - before.children_user - before.children_system)
+        processor.append(
+            after.children_user
+            + after.children_system
+            - before.children_user
+            - before.children_system
+        )
     return statistics.median(wall), statistics.median(processor)
 
 
@@ -42,7 +47,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=10)
     repeats = parser.parse_args().repeats
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, median of {repeats}")
+    print(
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, median of {repeats}"
+    )
     print(f"{'':<26} {'wall':>7} {'cpu':>7}")
     for name, arguments in CASES.items():
         measure(arguments, 1)  # Compiles what was not compiled, and warms the disk's cache.

@@ -25,11 +25,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # From a copy of the tree, where nothing is installed.
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[2])
+)  # From a copy of the tree, where nothing is installed.
 
 from components.core.network import free_port
 from components.model.config import ModelConfig
-from flows.recipes import recipe
+from flows.settings.recipes import recipe
 
 SIDES = ("ours", "transformers")
 
@@ -55,7 +57,7 @@ class Case:
     """Of each rank."""
     zero_stage: int = 1
     offload: str = "none"
-    recompute_every: int = 0
+    activation_checkpoint_interval: int = 0
     sides: tuple[str, ...] = SIDES
 
     @property
@@ -63,7 +65,9 @@ class Case:
         """The shape."""
         shape = recipe(self.recipe).model
         changes = {"num_layers": self.num_layers, "context_length": self.context_length}
-        return shape.replace(**{name: value for name, value in changes.items() if value is not None})
+        return shape.replace(
+            **{name: value for name, value in changes.items() if value is not None}
+        )
 
 
 CASES = {
@@ -71,12 +75,30 @@ CASES = {
     "cpu": (
         Case("starter", micro_batch=2, accumulation=1, steps=40, rounds=5, ranks=2),
         Case("350m", micro_batch=1, accumulation=2, steps=3, num_layers=6, threads=2),
-        Case("350m", micro_batch=1, accumulation=2, steps=1, rounds=1, context_length=1024, threads=2, zero_stage=0),
+        Case(
+            "350m",
+            micro_batch=1,
+            accumulation=2,
+            steps=1,
+            rounds=1,
+            context_length=1024,
+            threads=2,
+            zero_stage=0,
+        ),
     ),
     "cuda": (
         Case("350m", micro_batch=8, accumulation=4, steps=8, rounds=2),
         Case("2b", micro_batch=4, accumulation=4, steps=6, rounds=2),
-        Case("6b", micro_batch=2, accumulation=2, steps=2, rounds=1, offload="cpu", recompute_every=1, sides=("ours",)),
+        Case(
+            "6b",
+            micro_batch=2,
+            accumulation=2,
+            steps=2,
+            rounds=1,
+            offload="cpu",
+            activation_checkpoint_interval=1,
+            sides=("ours",),
+        ),
     ),
 }
 
@@ -86,10 +108,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--recipe", help="only this recipe's model")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="fp32 on the CPU, bf16 on a GPU")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="fp32 on the CPU, bf16 on a GPU"
+    )
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--out", type=Path, help="where to write the figures as JSON")
-    parser.add_argument("--worker", nargs=2, metavar=("SIDE", "CASE"), help="(for its own processes)")
+    parser.add_argument(
+        "--worker", nargs=2, metavar=("SIDE", "CASE"), help="(for its own processes)"
+    )
     arguments = parser.parse_args()
     if arguments.worker:
         side, case = arguments.worker
@@ -97,7 +123,14 @@ def main() -> None:
         return
     precision = arguments.precision or ("bf16" if arguments.device == "cuda" else "fp32")
     found = [
-        measure(replace(case, device=arguments.device, precision=precision, rounds=arguments.rounds or case.rounds))
+        measure(
+            replace(
+                case,
+                device=arguments.device,
+                precision=precision,
+                rounds=arguments.rounds or case.rounds,
+            )
+        )
         for case in CASES[arguments.device]
         if arguments.recipe in (None, case.recipe)
     ]
@@ -112,7 +145,10 @@ def measure(case: Case) -> dict[str, Any]:
     for _ in range(case.rounds):
         for side in case.sides:
             runs[side].append(run_worker(side, case))
-    rows = {side: {key: statistics.median(one[key] for one in found) for key in found[0]} for side, found in runs.items()}
+    rows = {
+        side: {key: statistics.median(one[key] for one in found) for key in found[0]}
+        for side, found in runs.items()
+    }
     for side, row in rows.items():
         print(
             f"{name} {case.precision} {side:12}: {row['tokens_per_s']:9,.0f} tokens/s, MFU {row['mfu']:.1%} of "
@@ -166,29 +202,34 @@ def worker(side: str, case: Case) -> dict[str, float]:
     sys.modules["mlflow"] = None  # type: ignore[assignment]  # DeepSpeed's autotuner would import it.
     import torch
 
-    from components.training.config import StageConfig, TrainingPlace
+    from components.training.config import StageConfig, TrainingExecution
     from components.training.deepspeed_config import deepspeed_config
-    from components.training.distributed import build_engine, join_group
+    from components.training.distributed import build_engine, init_process_group
     from components.training.hardware import measured_hardware
 
     on_gpu = case.device == "cuda"
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
-    place = TrainingPlace.parse(
+    place = TrainingExecution.parse(
         {
-            "num_processes": case.ranks,
+            "world_size": case.ranks,
             "micro_batch": case.micro_batch,
             "precision": case.precision,
             "offload_optimizer": case.offload,
-            "recompute_every": case.recompute_every,
+            "activation_checkpoint_interval": case.activation_checkpoint_interval,
             "zero_stage": case.zero_stage,
         }
     )
     context = case.model.context_length
-    batch_tokens = case.ranks * case.micro_batch * case.accumulation * context
+    global_batch_tokens = case.ranks * case.micro_batch * case.accumulation * context
     stage = StageConfig(
-        steps=10, warmup_steps=1, anneal_steps=8, learning_rate=1e-4, final_learning_rate=1e-5, batch_tokens=batch_tokens
+        steps=10,
+        warmup_steps=1,
+        decay_steps=8,
+        learning_rate=1e-4,
+        min_learning_rate=1e-5,
+        global_batch_tokens=global_batch_tokens,
     )
-    join_group(device)
+    init_process_group(device)
     torch.set_num_threads(case.threads)
     peak_flops = measured_hardware(place, device).peak_flops
     config = deepspeed_config(stage, place, context, on_gpu=on_gpu, bf16=case.precision == "bf16")
@@ -198,7 +239,9 @@ def worker(side: str, case: Case) -> dict[str, float]:
     seconds, loss = [], torch.tensor(0.0)
     for _ in range(case.steps + 1):
         shape = (case.accumulation, case.micro_batch, context)
-        batches = torch.randint(case.model.vocab_rows - 64, shape, generator=generator).to(device)
+        batches = torch.randint(case.model.padded_vocab_size - 64, shape, generator=generator).to(
+            device
+        )
         started = time.monotonic()
         for tokens_BT in batches:
             loss = loss_of(engine, tokens_BT)
@@ -207,8 +250,14 @@ def worker(side: str, case: Case) -> dict[str, float]:
         if on_gpu:
             torch.cuda.synchronize()
         seconds.append(time.monotonic() - started)
-    tokens_per_s = batch_tokens / statistics.median(seconds[1:])  # The first one allocates, or compiles.
-    peak_bytes = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    tokens_per_s = global_batch_tokens / statistics.median(
+        seconds[1:]
+    )  # The first one allocates, or compiles.
+    peak_bytes = (
+        torch.cuda.max_memory_allocated()
+        if on_gpu
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     mfu = tokens_per_s * case.model.flops_per_token / peak_flops
     return {
         "tokens_per_s": tokens_per_s,
@@ -224,7 +273,7 @@ def our_model(case: Case) -> tuple[Any, Any]:
     from components.model.transformer import CodeGen
 
     model = CodeGen(case.model, seed=0)
-    model.recompute_every = case.recompute_every
+    model.activation_checkpoint_interval = case.activation_checkpoint_interval
     if case.device == "cuda":
         for block in model.blocks:
             block.compile()
@@ -237,19 +286,21 @@ def their_model(case: Case) -> tuple[Any, Any]:
 
     shape = case.model
     config = CodeGenConfig(
-        vocab_size=shape.vocab_rows,
+        vocab_size=shape.padded_vocab_size,
         n_positions=shape.context_length,
         n_ctx=shape.context_length,
         n_embd=shape.d_model,
         n_layer=shape.num_layers,
         n_head=shape.num_heads,
-        rotary_dim=shape.rotary_dims,
+        rotary_dim=shape.rotary_dim,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
         use_cache=False,
     )
-    return CodeGenForCausalLM(config), lambda engine, tokens_BT: engine(input_ids=tokens_BT, labels=tokens_BT).loss
+    return CodeGenForCausalLM(
+        config
+    ), lambda engine, tokens_BT: engine(input_ids=tokens_BT, labels=tokens_BT).loss
 
 
 def machine() -> dict[str, Any]:
@@ -257,7 +308,14 @@ def machine() -> dict[str, Any]:
     import torch
 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    processor = next((one for one in Path("/proc/cpuinfo").read_text().splitlines() if one.startswith("model name")), "")
+    processor = next(
+        (
+            one
+            for one in Path("/proc/cpuinfo").read_text().splitlines()
+            if one.startswith("model name")
+        ),
+        "",
+    )
     return {
         "processor": processor.partition(": ")[2],
         "cores": os.cpu_count(),

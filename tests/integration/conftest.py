@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import tempfile
 
-from flows.execution import Execution, prepare_environment
+from flows.settings.execution import Execution, setup_environment
 
-prepare_environment(Execution(project=tempfile.mkdtemp(prefix="codegen-tests-")))
+setup_environment(Execution(project=tempfile.mkdtemp(prefix="codegen-tests-")))

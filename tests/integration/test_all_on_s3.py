@@ -10,17 +10,19 @@ from fixtures.projects import FixtureArchives, new_project, pull_fixtures
 
 from components.core.artifact import Artifact
 from components.data.config import CORPORA
-from components.tokenizer.config import Streaming
-from components.training.config import TrainingPlace
-from components.training.launch import train_stage
-from components.training.run import RunFile
-from flows.execution import Execution
-from flows.recipes import Recipe, tiny
+from components.tokenizer.config import StreamingCacheConfig
+from components.training.config import TrainingExecution
+from components.training.launch.launcher import train_stage
+from components.training.run_file import RunFile
+from flows.settings.execution import Execution
+from flows.settings.recipes import Recipe, tiny
 from flows.train import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(900)]
 
-PLACE = TrainingPlace(num_processes=2, micro_batch=2, precision="fp32", device="cpu", exclusive=False)
+PLACE = TrainingExecution(
+    world_size=2, micro_batch=2, precision="fp32", device="cpu", one_per_host=False
+)
 SEQUENCE_BYTES = 2 * tiny().model.context_length
 CACHE = {"cache_bytes": 8 * SEQUENCE_BYTES, "range_bytes": SEQUENCE_BYTES}
 
@@ -28,10 +30,12 @@ CACHE = {"cache_bytes": 8 * SEQUENCE_BYTES, "range_bytes": SEQUENCE_BYTES}
 def recipe(uri: str) -> Recipe:
     """Corpora that lie at a URI, and four steps; without a look for benchmarks, one of which would be fetched."""
     base = tiny()
-    stage = base.training.stages.nl.replace(steps=4, warmup_steps=1, anneal_steps=3)
+    stage = base.training.stages.nl.replace(steps=4, warmup_steps=1, decay_steps=3)
     sources = {corpus: [{"uri": f"{uri}/{corpus}/*.jsonl"}] for corpus in CORPORA}
     data = base.data.replace(sources=sources, decontamination={"enabled": False})
-    return base.replace(data=data, training=base.training.replace(stages=base.training.stages.replace(nl=stage)))
+    return base.replace(
+        data=data, training=base.training.replace(stages=base.training.stages.replace(nl=stage))
+    )
 
 
 def test_a_stage_reads_a_corpus_that_is_never_here_as_a_whole(
@@ -42,28 +46,43 @@ def test_a_stage_reads_a_corpus_that_is_never_here_as_a_whole(
     fs, root = fsspec.url_to_fs(s3)
     for corpus in CORPORA:
         fs.put(f"{project}/data/{corpus}/", f"{root}/raw/{corpus}/", recursive=True)
-    place = PLACE.replace(streaming=Streaming(cache_folder=str(tmp_path / "cache"), **CACHE))
+    place = PLACE.replace(
+        streaming=StreamingCacheConfig(cache_folder=str(tmp_path / "cache"), **CACHE)
+    )
     pins = str(fixture_archives.folder / "pins.json")
     execution = Execution(project=str(project), pins=pins, store=f"{s3}/store", training=place)
 
     (checkpoint,) = train(recipe(f"{s3}/raw"), execution, last_stage="nl").values()
 
     assert checkpoint.address.startswith(f"{s3}/store/checkpoint/")
-    cached = [path.stat().st_size for path in (tmp_path / "cache").iterdir() if path.is_file() and path.stat().st_size]
+    cached = [
+        path.stat().st_size
+        for path in (tmp_path / "cache").iterdir()
+        if path.is_file() and path.stat().st_size
+    ]
     assert max(cached) == SEQUENCE_BYTES, "sequences, no shard"
     assert 0 < sum(cached) <= CACHE["cache_bytes"]
     store = execution.open_store()
-    assert {one.kind for one in store.all()} == {"checkpoint", "prepared-corpus", "tokenizer", "validation"}
-    assert weights_with_the_corpus_here(execution, checkpoint, tmp_path / "here") == weights(store.open(checkpoint))
+    assert {one.kind for one in store.list_artifacts()} == {
+        "checkpoint",
+        "prepared-corpus",
+        "tokenizer",
+        "validation",
+    }
+    assert weights_with_the_corpus_here(execution, checkpoint, tmp_path / "here") == weights(
+        store.fetch_verified(checkpoint)
+    )
 
 
 def weights_with_the_corpus_here(execution: Execution, checkpoint: Artifact, folder: Path) -> bytes:
     """Those of the same stage from a copy of its corpus on this machine."""
     store = execution.open_store()
-    corpus = next(one for one in store.all() if (one.kind, one.name) == ("prepared-corpus", "nl"))
-    file = RunFile.read(store.open(checkpoint) / "observed" / "run.json")
+    corpus = next(
+        one for one in store.list_artifacts() if (one.kind, one.name) == ("prepared-corpus", "nl")
+    )
+    file = RunFile.read(store.fetch_verified(checkpoint) / "observed" / "run.json")
     assert file.run.data.folder == corpus.address
-    here = file.run.replace(data=file.run.data.replace(folder=str(store.open(corpus))))
+    here = file.run.replace(data=file.run.data.replace(folder=str(store.fetch_verified(corpus))))
     folder.mkdir()
     train_stage(folder, here, PLACE, lambda _: None)
     return weights(folder)

@@ -18,18 +18,18 @@ import pytest
 from fixtures.versions import NAME, add_version, evidence, judge, suggest
 
 from components.registry.promotion import Promotion
-from components.registry.review import history, registered, rollback
+from components.registry.queries import history, list_versions, rollback
 from components.registry.tracking import Tracking
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 FLOW = """
 import sys
-from flows.execution import Execution, prepare_environment
+from flows.settings.execution import Execution, setup_environment
 execution = Execution(workspace=sys.argv[1], tracking_uri=sys.argv[2])
-prepare_environment(execution)
+setup_environment(execution)
 from flows.promote_version import promote_version
-from flows.recipes import tiny
+from flows.settings.recipes import tiny
 gate = tiny().promotion.replace(approval="person", approval_timeout_s=int(sys.argv[4]))
 print(promote_version(sys.argv[3], tiny().replace(promotion=gate), execution).summary)
 """
@@ -42,8 +42,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-    environment |= {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")
+    }
+    environment |= {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
     command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port), "--no-ui"]
     with (home / "server.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
@@ -79,7 +85,9 @@ class Desk:
 
     def __init__(self, server: str, folder: Path) -> None:
         self.server, self.folder = server, folder
-        self.tracking = Tracking(f"sqlite:///{folder}/mlflow/mlflow.db", folder / "mlflow" / "artifacts")
+        self.tracking = Tracking(
+            f"sqlite:///{folder}/mlflow/mlflow.db", folder / "mlflow" / "artifacts"
+        )
         judge(self.tracking, add_version(self.tracking), evidence(2.0))
         suggest(self.tracking, add_version(self.tracking), evidence(1.5))
 
@@ -109,13 +117,15 @@ class Desk:
 
     def answer(self, run_id: str, **values: object) -> dict[str, Any]:
         """As the page does when a person fills in the form."""
-        return httpx.post(f"{self.server}/flow_runs/{run_id}/resume", json={"run_input": values}).json()
+        return httpx.post(
+            f"{self.server}/flow_runs/{run_id}/resume", json={"run_input": values}
+        ).json()
 
     def last(self) -> Promotion:
         return history(self.tracking, NAME)[-1]
 
     def labels(self) -> list[str]:
-        return [one.label for one in registered(self.tracking)]
+        return [one.label for one in list_versions(self.tracking)]
 
 
 UNCHANGED = [f"{NAME}/1 @champion", f"{NAME}/2 @candidate"]
@@ -130,7 +140,9 @@ def test_a_person_approves_on_the_page(desk: Desk) -> None:
     process = desk.start()
     run_id = _until(desk.waiting, process)
     assert desk.labels() == UNCHANGED
-    question = httpx.get(f"{desk.server}/flow_runs/{run_id}/input/{_key(desk, run_id, 'description')}").json()
+    question = httpx.get(
+        f"{desk.server}/flow_runs/{run_id}/input/{_key(desk, run_id, 'description')}"
+    ).json()
     assert f"{NAME}: version 2, promoted" in question
     assert "| bits_per_byte/mono/Python | 2 | 1.5 | -0.5 |" in question
     incomplete = desk.answer(run_id, approve=True)
@@ -170,11 +182,21 @@ def test_a_person_refuses(desk: Desk) -> None:
     assert httpx.get(f"{desk.server}/flow_runs/{run_id}").json()["state_type"] == "COMPLETED"
     again = desk.start()  # As a schedule does the next day: nobody is asked the same again.
     output, _ = again.communicate(timeout=600)
-    assert (again.returncode, "which stands: nothing has changed since" in output) == (0, True), output
+    assert (again.returncode, "which stands: nothing has changed since" in output) == (0, True), (
+        output
+    )
     assert len(history(desk.tracking, NAME)) == 2
     (said,) = set(re.findall(r"Whoever approves of it all the same says so: codegen (.*)", output))
-    places = ["--at", f"project={desk.folder}", "--at", f"workspace={desk.folder}"]
-    command = [sys.executable, "-m", "flows.cli", *said.split(), *places, "--at", f"tracking_uri={desk.tracking.uri}"]
+    places = ["--exec", f"project={desk.folder}", "--exec", f"workspace={desk.folder}"]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli.main",
+        *said.split(),
+        *places,
+        "--exec",
+        f"tracking_uri={desk.tracking.uri}",
+    ]
     typed = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert typed.returncode == 0, typed.stdout + typed.stderr
     assert desk.last().decision.outcome == "promoted"
@@ -186,7 +208,9 @@ def test_who_is_asked_about_what_was_rolled_back_is_told_so(desk: Desk) -> None:
     suggest(desk.tracking, 2, evidence(1.5))
     process = desk.start()
     run_id = _until(desk.waiting, process)
-    question = httpx.get(f"{desk.server}/flow_runs/{run_id}/input/{_key(desk, run_id, 'description')}").json()
+    question = httpx.get(
+        f"{desk.server}/flow_runs/{run_id}/input/{_key(desk, run_id, 'description')}"
+    ).json()
     assert "rolled back by grace" in question
     assert "worse at comments" in question
     desk.answer(run_id, approve=False, name="ada", reason="still so")
@@ -201,7 +225,9 @@ def test_nobody_answers(desk: Desk, server_runs: bool) -> None:
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert desk.labels() == UNCHANGED
-    assert desk.last().decision.reasons == ("a person approves of it: nobody: no answer within 1 s",)
+    assert desk.last().decision.reasons == (
+        "a person approves of it: nobody: no answer within 1 s",
+    )
 
 
 def test_killed_while_it_waits_and_asked_again(desk: Desk) -> None:
@@ -210,7 +236,9 @@ def test_killed_while_it_waits_and_asked_again(desk: Desk) -> None:
     first.kill()
     first.communicate(timeout=60)
     assert desk.labels() == UNCHANGED
-    assert len(history(desk.tracking, NAME)) == 1  # The first champion's: nothing was decided since.
+    assert (
+        len(history(desk.tracking, NAME)) == 1
+    )  # The first champion's: nothing was decided since.
     second = desk.start()
     run_id = _until(lambda: desk.waiting(but=killed), second)
     desk.answer(run_id, approve=True, name="grace", reason="")
@@ -224,7 +252,9 @@ def test_killed_while_it_waits_and_asked_again(desk: Desk) -> None:
 def test_an_approval_of_another_comparison_does_not_count(desk: Desk) -> None:
     process = desk.start()
     run_id = _until(desk.waiting, process)
-    judge(desk.tracking, add_version(desk.tracking), evidence(1.75))  # Another one becomes champion meanwhile.
+    judge(
+        desk.tracking, add_version(desk.tracking), evidence(1.75)
+    )  # Another one becomes champion meanwhile.
     desk.answer(run_id, approve=True, name="grace", reason="")
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output

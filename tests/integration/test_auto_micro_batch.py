@@ -12,11 +12,11 @@ import pytest
 from fixtures.training import MODEL, PLACE, STAGE, toy_run
 
 from components.core.errors import OutOfMemory
-from components.training.config import TrainingPlace
+from components.training.config import TrainingExecution
 from components.training.deepspeed_config import deepspeed_config
-from components.training.launch import train_stage
+from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
-from components.training.run import DEEPSPEED, LOG, WORK, RunFile, StageRun
+from components.training.run_file import DEEPSPEED, LOG, WORK, RunFile, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
@@ -27,23 +27,33 @@ STEPS = 8
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
     """16 sequences of 64 tokens a step: 8 for each of two ranks."""
-    return toy_run(tmp_path_factory.mktemp("inputs"), STAGE.replace(steps=STEPS, warmup_steps=2, anneal_steps=5))
+    return toy_run(
+        tmp_path_factory.mktemp("inputs"), STAGE.replace(steps=STEPS, warmup_steps=2, decay_steps=5)
+    )
 
 
-def losses(folder: Path, run: StageRun, place: TrainingPlace) -> list[float]:
+def losses(folder: Path, run: StageRun, place: TrainingExecution) -> list[float]:
     seen: list[StepMetrics] = []
     train_stage(folder, run, place, seen.append)
     return [one.loss for one in seen]
 
 
-def test_all_of_a_ranks_sequences_where_they_fit_and_deepspeed_is_told_so(run: StageRun, tmp_path: Path) -> None:
-    assert losses(tmp_path / "auto", run, AUTO) == losses(tmp_path / "eight", run, PLACE.replace(micro_batch=8))
+def test_all_of_a_ranks_sequences_where_they_fit_and_deepspeed_is_told_so(
+    run: StageRun, tmp_path: Path
+) -> None:
+    assert losses(tmp_path / "auto", run, AUTO) == losses(
+        tmp_path / "eight", run, PLACE.replace(micro_batch=8)
+    )
     told = json.loads((tmp_path / "auto" / DEEPSPEED).read_text())
-    assert told == deepspeed_config(run.config, PLACE.replace(micro_batch=8), 64, on_gpu=False, bf16=False)
+    assert told == deepspeed_config(
+        run.config, PLACE.replace(micro_batch=8), 64, on_gpu=False, bf16=False
+    )
     assert (told["train_batch_size"], told["train_micro_batch_size_per_gpu"]) == (16, 8)
 
 
-def test_a_stage_goes_on_with_the_micro_batch_that_it_had_to_the_same_bits(run: StageRun, tmp_path: Path) -> None:
+def test_a_stage_goes_on_with_the_micro_batch_that_it_had_to_the_same_bits(
+    run: StageRun, tmp_path: Path
+) -> None:
     class Enough(Exception):
         pass
 
@@ -56,7 +66,9 @@ def test_a_stage_goes_on_with_the_micro_batch_that_it_had_to_the_same_bits(run: 
         train_stage(tmp_path / "resumed", run, two, stop)
     assert losses(tmp_path / "resumed", run, AUTO) == losses(tmp_path / "whole", run, two)
     assert "micro-batch 2, as before" in (tmp_path / "resumed" / LOG).read_text()
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("resumed", "whole")]
+    weights = [
+        (tmp_path / name / "model.safetensors").read_bytes() for name in ("resumed", "whole")
+    ]
     assert weights[0] == weights[1]
 
 
@@ -64,8 +76,8 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from components.core.errors import CodegenError
-from components.training.launch import train_stage
-from components.training.run import RunFile
+from components.training.launch.launcher import train_stage
+from components.training.run_file import RunFile
 
 file = RunFile.read(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[3]),) * 2)
@@ -76,19 +88,35 @@ except CodegenError as error:
 """
 
 
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_DATA") or sys.platform != "linux", reason="Linux limits private memory")
-def test_what_does_not_fit_in_the_first_two_steps_is_tried_smaller(run: StageRun, tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    not hasattr(resource, "RLIMIT_DATA") or sys.platform != "linux",
+    reason="Linux limits private memory",
+)
+def test_what_does_not_fit_in_the_first_two_steps_is_tried_smaller(
+    run: StageRun, tmp_path: Path
+) -> None:
     """950 MB a process: one sequence takes 590 MB, eight 740, all 32 take 1.2 GB (measured)."""
     model = MODEL.replace(num_layers=16, head_dim=64)
-    stage = run.config.replace(steps=3, warmup_steps=1, anneal_steps=2, batch_tokens=32 * 64)
+    stage = run.config.replace(steps=3, warmup_steps=1, decay_steps=2, global_batch_tokens=32 * 64)
     deep = run.replace(model=model, config=stage)
 
     def trained(folder: Path, micro_batch: int | str) -> str:
-        place = TrainingPlace.parse({"micro_batch": micro_batch, "precision": "fp32", "zero_stage": 0})
+        place = TrainingExecution.parse(
+            {"micro_batch": micro_batch, "precision": "fp32", "zero_stage": 0}
+        )
         folder.mkdir()
         document = RunFile(run=deep, place=place).write(folder)
-        command = [sys.executable, "-c", LIMITED, str(document), str(folder / "stage"), str(950_000_000)]
-        return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False).stderr.strip()
+        command = [
+            sys.executable,
+            "-c",
+            LIMITED,
+            str(document),
+            str(folder / "stage"),
+            str(950_000_000),
+        ]
+        return subprocess.run(
+            command, stderr=subprocess.PIPE, text=True, check=False
+        ).stderr.strip()
 
     assert trained(tmp_path / "fixed", 32) == OutOfMemory.__name__
     assert trained(tmp_path / "auto", "auto") == ""

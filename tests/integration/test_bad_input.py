@@ -15,13 +15,13 @@ from prefect.client.orchestration import get_client
 
 from components.core.errors import CodegenError, DataError, FetchError, TrackingError
 from components.core.store import Store
-from components.data import versioning
-from components.data.pins import Pins
-from components.data.raw import raw_artifacts
-from components.registry.kept import file_of
-from flows.execution import Execution
+from components.data.archives.pins import Pins
+from components.data.dvc import dvc_repo
+from components.data.raw_corpus import raw_artifacts
+from components.registry.evidence_store import download_run_file
 from flows.prepare import prepare, pull
-from flows.recipes import tiny
+from flows.settings.execution import Execution
+from flows.settings.recipes import tiny
 from flows.train import train
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def execution(project: Path, archives: Path) -> Execution:
 
 
 def published(project: Path) -> list[str]:
-    return [one.label for one in Store(project / "var/store").all()]
+    return [one.label for one in Store(project / "var/store").list_artifacts()]
 
 
 @pytest.fixture
@@ -67,7 +67,10 @@ def empty_the_corpus(data: Path) -> None:
     ("tamper", "named"),
     [
         (replace_line(lambda record: json.dumps(record)[:-9]), r"mono/\S+\.jsonl.*3"),
-        (replace_line(lambda record: {**record, "text": "\x00\x01\x02" + record["text"]}), r"mono/\S+\.jsonl.*3"),
+        (
+            replace_line(lambda record: {**record, "text": "\x00\x01\x02" + record["text"]}),
+            r"mono/\S+\.jsonl.*3",
+        ),
         (replace_line(lambda record: {**record, "text": "\x01\x02\x03\x04" * 50}), "control"),
         (replace_line(lambda record: {**record, "language": "Klingon"}), "Klingon"),
         (
@@ -76,23 +79,34 @@ def empty_the_corpus(data: Path) -> None:
         ),
         (empty_the_corpus, "nl"),
     ],
-    ids=["not JSON", "NUL bytes", "binary content", "unknown language", "missing field", "empty corpus"],
+    ids=[
+        "not JSON",
+        "NUL bytes",
+        "binary content",
+        "unknown language",
+        "missing field",
+        "empty corpus",
+    ],
 )
-def test_a_spoilt_corpus_stops_the_flow(pulled: Path, fixture_archives: FixtureArchives, tamper: Tamper, named: str) -> None:
-    before = versioning.committed(pulled)
+def test_a_spoilt_corpus_stops_the_flow(
+    pulled: Path, fixture_archives: FixtureArchives, tamper: Tamper, named: str
+) -> None:
+    before = dvc_repo.committed(pulled)
     assert before is not None
     tamper(pulled / "data")
-    versioning.commit(pulled, before.preset, before.recipe)
-    with pytest.raises(DataError, match=f"(?s){named}.*expected: .*do this: "):
+    dvc_repo.commit(pulled, before.preset, before.recipe)
+    with pytest.raises(DataError, match=f"(?s){named}.*expected: .*fix: "):
         prepare(tiny(), execution(pulled, fixture_archives.folder))
     assert published(pulled) == []
 
 
-def test_prefect_shows_every_rule_of_a_validation_that_failed(pulled: Path, fixture_archives: FixtureArchives) -> None:
-    before = versioning.committed(pulled)
+def test_prefect_shows_every_rule_of_a_validation_that_failed(
+    pulled: Path, fixture_archives: FixtureArchives
+) -> None:
+    before = dvc_repo.committed(pulled)
     assert before is not None
     replace_line(lambda record: {**record, "language": "Klingon"})(pulled / "data")
-    versioning.commit(pulled, before.preset, before.recipe)
+    dvc_repo.commit(pulled, before.preset, before.recipe)
     with pytest.raises(DataError, match="Klingon"):
         prepare(tiny().replace(name="shown"), execution(pulled, fixture_archives.folder))
     with get_client(sync_client=True) as prefect:
@@ -106,57 +120,71 @@ def test_prefect_shows_every_rule_of_a_validation_that_failed(pulled: Path, fixt
     assert "<html" in Path(page).read_text()
     (run_id,) = re.findall(r"\[The same in MLflow\]\(http://.*/runs/(\w+)\)", text)
     tracking = execution(pulled, fixture_archives.folder).open_tracking()
-    kept = file_of(tracking, run_id, "rules.json")
+    kept = download_run_file(tracking, run_id, "rules.json")
     assert kept is not None
     assert "Klingon" in kept.read_text()
 
 
-def test_data_changed_by_hand_is_not_trained_on(pulled: Path, fixture_archives: FixtureArchives) -> None:
+def test_data_changed_by_hand_is_not_trained_on(
+    pulled: Path, fixture_archives: FixtureArchives
+) -> None:
     replace_line(lambda record: {**record, "text": "x = 1\n"})(pulled / "data")
-    before = versioning.committed(pulled)
-    with pytest.raises(DataError, match=r"(?s)mono.*expected: .*do this: "):
+    before = dvc_repo.committed(pulled)
+    with pytest.raises(DataError, match=r"(?s)mono.*expected: .*fix: "):
         raw_artifacts(pulled)
     edited = {path: path.read_bytes() for path in (pulled / "data").rglob("*.jsonl")}
-    with pytest.raises(DataError, match=r"(?s)mono.*expected: .*do this: "):
+    with pytest.raises(DataError, match=r"(?s)mono.*expected: .*fix: "):
         prepare(tiny(), execution(pulled, fixture_archives.folder))
-    assert {path: path.read_bytes() for path in edited} == edited, "a pull would have undone the edit without a word"
+    assert {path: path.read_bytes() for path in edited} == edited, (
+        "a pull would have undone the edit without a word"
+    )
     assert published(pulled) == []
-    pull(tiny(), execution(pulled, fixture_archives.folder))  # Whoever asks for it gets the committed bytes back.
-    assert versioning.committed(pulled) == before
+    pull(
+        tiny(), execution(pulled, fixture_archives.folder)
+    )  # Whoever asks for it gets the committed bytes back.
+    assert dvc_repo.committed(pulled) == before
     raw_artifacts(pulled)
 
 
-def test_a_corrupt_archive_is_named_and_nothing_is_left(tmp_path: Path, fixture_archives: FixtureArchives) -> None:
+def test_a_corrupt_archive_is_named_and_nothing_is_left(
+    tmp_path: Path, fixture_archives: FixtureArchives
+) -> None:
     archives = tmp_path / "archives"
     shutil.copytree(fixture_archives.folder, archives)
-    victim = archives / Pins.parse(json.loads((archives / "pins.json").read_text())).packages[0].file
+    victim = (
+        archives / Pins.parse(json.loads((archives / "pins.json").read_text())).packages[0].file
+    )
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 0xFF
     victim.write_bytes(content)
     project = new_project(tmp_path / "project")
-    with pytest.raises(FetchError, match=f"(?s){victim.name}.*expected: .*SHA-256.*do this: "):
+    with pytest.raises(FetchError, match=f"(?s){victim.name}.*expected: .*SHA-256.*fix: "):
         prepare(tiny(), execution(project, archives))
     assert published(project) == []
     assert not (project / "data").exists()
     assert not (project / "data.dvc").exists()
 
 
-def test_a_tracking_server_that_does_not_answer_is_said_first(tmp_path: Path, fixture_archives: FixtureArchives) -> None:
+def test_a_tracking_server_that_does_not_answer_is_said_first(
+    tmp_path: Path, fixture_archives: FixtureArchives
+) -> None:
     project = new_project(tmp_path / "project")
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         place = execution(project, fixture_archives.folder).replace(tracking_uri=uri)
-        with pytest.raises(TrackingError, match=f"(?s){uri} does not answer.*expected: .*do this: "):
+        with pytest.raises(TrackingError, match=f"(?s){uri} does not answer.*expected: .*fix: "):
             prepare(tiny(), place)
     assert not (project / "data").exists()
     assert published(project) == []
 
 
-def test_an_impossible_batch_is_refused_before_training(pulled: Path, fixture_archives: FixtureArchives) -> None:
-    recipe = tiny().override(["training.stages.nl.batch_tokens=256"])
+def test_an_impossible_batch_is_refused_before_training(
+    pulled: Path, fixture_archives: FixtureArchives
+) -> None:
+    recipe = tiny().override(["training.stages.nl.global_batch_tokens=256"])
     place = execution(pulled, fixture_archives.folder)
-    with pytest.raises(CodegenError, match=r"(?s)expected: .*do this: "):
+    with pytest.raises(CodegenError, match=r"(?s)expected: .*fix: "):
         train(recipe, place)
     assert not [label for label in published(pulled) if label.startswith("checkpoint")]

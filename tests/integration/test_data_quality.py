@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from fixtures.programs import program
 from fixtures.projects import FixtureArchives, new_project, pull_fixtures
+from fixtures.synthetic_code import program
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -19,9 +19,9 @@ from components.core.artifact import Artifact
 from components.core.errors import ConfigError, RecordError, ValidationFailed
 from components.core.store import Store
 from components.validation.suite_files import copy_suites
-from flows.execution import Execution
 from flows.prepare import prepare
-from flows.recipes import Recipe, tiny
+from flows.settings.execution import Execution
+from flows.settings.recipes import Recipe, tiny
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,11 @@ class Project(NamedTuple):
 
     def validation(self, name: str) -> list[Artifact]:
         """Validations so far, the oldest first."""
-        return [one for one in Store(self.folder / "var/store").all() if (one.kind, one.name) == ("validation", name)]
+        return [
+            one
+            for one in Store(self.folder / "var/store").list_artifacts()
+            if (one.kind, one.name) == ("validation", name)
+        ]
 
     def flow_runs(self) -> list[Run]:
         """The runs of the flow in MLflow, the oldest first."""
@@ -69,7 +73,13 @@ class Project(NamedTuple):
 
 
 def record(path: str, text: str, licence: str = "MIT") -> bytes:
-    values = {"language": "Python", "licence": licence, "path": path, "source": "own 1.0", "text": text}
+    values = {
+        "language": "Python",
+        "licence": licence,
+        "path": path,
+        "source": "own 1.0",
+        "text": text,
+    }
     return json.dumps(values).encode()
 
 
@@ -83,7 +93,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureA
     folder = new_project(tmp_path_factory.mktemp("quality") / "project")
     pull_fixtures(folder, fixture_archives)
     pins = fixture_archives.folder
-    project = Project(folder, Execution(project=str(folder), pins=str(pins / "pins.json"), archives=str(pins)))
+    project = Project(
+        folder, Execution(project=str(folder), pins=str(pins / "pins.json"), archives=str(pins))
+    )
     project.write(DIGITS[0], *CUT)
     prepare(project.recipe, project.execution)
     project.write(*DIGITS, record("src/new.py", program("Python", "new"), licence="GPL-3.0-only"))
@@ -91,22 +103,40 @@ def project(tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureA
     return project
 
 
-def test_mlflow_has_a_sample_of_every_reason_and_the_counts_beside_the_card(project: Project) -> None:
+def test_mlflow_has_a_sample_of_every_reason_and_the_counts_beside_the_card(
+    project: Project,
+) -> None:
     first, second = project.flow_runs()
     tables: list[list[dict[str, Any]]] = []
     for run in (first, second):
-        assert {one.path for one in project.client.list_artifacts(run.info.run_id)} >= {"dataset-card.md", "left-out.json"}
-        assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "left-out.json", "type": "table"}]
-        table = project.client.load_table(run.info.experiment_id, "left-out.json", run_ids=[run.info.run_id])
+        assert {one.path for one in project.client.list_artifacts(run.info.run_id)} >= {
+            "dataset-card.md",
+            "left-out.json",
+        }
+        assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [
+            {"path": "left-out.json", "type": "table"}
+        ]
+        table = project.client.load_table(
+            run.info.experiment_id, "left-out.json", run_ids=[run.info.run_id]
+        )
         tables.append(table.to_dict("records"))
-    reasons = [[row["reason"].partition(":")[0] for row in rows if row["corpus"] == "mono"] for rows in tables]
+    reasons = [
+        [row["reason"].partition(":")[0] for row in rows if row["corpus"] == "mono"]
+        for rows in tables
+    ]
     assert reasons == [["digits", *["not JSON"] * 3], ["digits"] * 3]
     assert list(tables[0][0]) == [
         "reason", "corpus", "language", "source", "path", "num_bytes", "sha256", "excerpt"
     ]  # fmt: skip
     (digits,) = (row for row in tables[0] if row["reason"] == "digits")
-    assert (digits["path"], digits["num_bytes"], digits["excerpt"][:9]) == ("src/digits0.py", 551, "001234567")
-    assert {row["corpus"] for row in tables[0]} == {"multi", "mono"}, "the archives hold a copy and a long line"
+    assert (digits["path"], digits["num_bytes"], digits["excerpt"][:9]) == (
+        "src/digits0.py",
+        551,
+        "001234567",
+    )
+    assert {row["corpus"] for row in tables[0]} == {"multi", "mono"}, (
+        "the archives hold a copy and a long line"
+    )
     assert first.data.metrics["rejected/mono/Python/digits"] == 1
     assert second.data.metrics["rejected/mono/Python/digits"] == 20
     assert first.data.metrics["rejected/multi/C/duplicate"] == 1
@@ -124,12 +154,16 @@ def test_the_second_version_is_compared_with_the_first_and_says_so(project: Proj
     page = project.page("raw-drift-mono", 0)
     assert f"Compared with what {first.label} judged, {first.provenance['created_at']}." in page
     before, now = project.validation("prepared")
-    assert [str(one)[:46] for one in now.statistics["warnings"]] == ["mono: The share of documents that the filters "]  # type: ignore[union-attr]
+    assert [str(one)[:46] for one in now.statistics["warnings"]] == [
+        "mono: The share of documents that the filters "
+    ]  # type: ignore[union-attr]
     assert f"Compared with what {before.label} judged" in project.page("prepared-drift-mono", 0)
 
 
 def test_the_first_version_links_to_what_was_set_aside(project: Project) -> None:
-    assert 'quarantine.html#mono">records that were set aside</a> (6)' in project.page("raw-documents-mono", 0)
+    assert 'quarantine.html#mono">records that were set aside</a> (6)' in project.page(
+        "raw-documents-mono", 0
+    )
     assert "quarantine.html" not in project.page("raw-documents-nl", 0)
     assert "quarantine.html" not in project.page("raw-documents-mono", 1)
     (page,) = (project.folder / "var/gx").glob("*/quarantine.html")
@@ -143,7 +177,9 @@ def test_an_edited_suite_reruns_what_it_is_about_and_nothing_else(project: Proje
     recipe = project.recipe.override(["validation.suites=rules"])
     before = [project.validation(name) for name in ("raw", "prepared")]
     prepare(recipe, project.execution)
-    assert [project.validation(name) for name in ("raw", "prepared")] == before, "copies are the same rules"
+    assert [project.validation(name) for name in ("raw", "prepared")] == before, (
+        "copies are the same rules"
+    )
     path = project.folder / "rules" / "prepared-languages.json"
     suite = json.loads(path.read_text())
     rule = {
@@ -156,20 +192,27 @@ def test_an_edited_suite_reruns_what_it_is_about_and_nothing_else(project: Proje
     made = prepare(recipe, project.execution)
     assert project.validation("raw") == before[0]
     assert made.validations["prepared"] not in before[1]
-    assert "mono: Every language keeps at least 1 hundred documents: broken by 1 of 1 languages" in str(
-        made.validations["prepared"].statistics["warnings"]
+    assert (
+        "mono: Every language keeps at least 1 hundred documents: broken by 1 of 1 languages"
+        in str(made.validations["prepared"].statistics["warnings"])
     )
     assert str(path) in project.page("prepared-languages-mono", -1)
-    assert {one.role: one.digest for one in made.validations["prepared"].parents}["previous"] == before[1][0].digest
+    assert {one.role: one.digest for one in made.validations["prepared"].parents}[
+        "previous"
+    ] == before[1][0].digest
 
 
-def test_a_broken_suite_stops_the_flow_before_anything_is_made(tmp_path: Path, fixture_archives: FixtureArchives) -> None:
+def test_a_broken_suite_stops_the_flow_before_anything_is_made(
+    tmp_path: Path, fixture_archives: FixtureArchives
+) -> None:
     folder = new_project(tmp_path / "project")
     copy_suites(folder / "rules")
     (folder / "rules" / "prepared-drift.json").write_text('{"expectations": [}')
     pins = fixture_archives.folder
     place = Execution(project=str(folder), pins=str(pins / "pins.json"), archives=str(pins))
-    with pytest.raises(ConfigError, match=r"prepared-drift\.json is no suite: JSONDecodeError: .* line 1 column 19"):
+    with pytest.raises(
+        ConfigError, match=r"prepared-drift\.json is no suite: JSONDecodeError: .* line 1 column 19"
+    ):
         prepare(tiny().override(["validation.suites=rules"]), place)
     assert not (folder / "data").exists()
 
@@ -181,17 +224,24 @@ def test_too_many_records_that_cannot_be_read_stop_it_before_anything_is_prepare
     folder = new_project(tmp_path / "project")
     pull_fixtures(folder, fixture_archives)
     pins = fixture_archives.folder
-    project = Project(folder, Execution(project=str(folder), pins=str(pins / "pins.json"), archives=str(pins)))
+    project = Project(
+        folder, Execution(project=str(folder), pins=str(pins / "pins.json"), archives=str(pins))
+    )
     project.write(*CUT)
     strict = project.recipe.override(["data.quarantine.max_bad_fraction=0.04"])
-    with pytest.raises(RecordError, match=r"(?s)6 of 126 records are bad\n.*own\.jsonl, \d+: not JSON.*at most 4\.000%"):
+    with pytest.raises(
+        RecordError,
+        match=r"(?s)6 of 126 records are bad\n.*own\.jsonl, \d+: not JSON.*at most 4\.000%",
+    ):
         prepare(strict, project.execution)
-    assert [one.kind for one in Store(folder / "var/store").all()] == ["validation"]
+    assert [one.kind for one in Store(folder / "var/store").list_artifacts()] == ["validation"]
     assert list((folder / "var/gx").glob("*/quarantine.html"))
     with pytest.raises(RecordError, match=r"6 of 126 records are bad\n  expected"):
         prepare(strict, project.execution)
     short = project.recipe.override(["data.quarantine.max_record_bytes=100"])
-    with pytest.raises(ValidationFailed, match="found 0"):  # And not what was found when they were read otherwise.
+    with pytest.raises(
+        ValidationFailed, match="found 0"
+    ):  # And not what was found when they were read otherwise.
         prepare(short, project.execution)
 
 

@@ -18,16 +18,20 @@ import numpy as np
 import pytest
 from fixtures.training import toy_run
 
-from components.training.config import TrainingPlace
-from components.training.launch import train_stage
+from components.training.config import TrainingExecution
+from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
-from components.training.run import StageRun
-from flows.recipes import recipe
+from components.training.run_file import StageRun
+from flows.settings.recipes import recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny_losses.json"
 STEPS = 20
-SAME_EVERYWHERE = {"MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
-PLACE = TrainingPlace(micro_batch=2, zero_stage=1, precision="fp32", evaluate_every_steps=0)
+SAME_EVERYWHERE = {
+    "MKL_CBWR": "COMPATIBLE",
+    "ATEN_CPU_CAPABILITY": "default",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+}
+PLACE = TrainingExecution(micro_batch=2, zero_stage=1, precision="fp32", eval_interval=0)
 NUM_SEQUENCES = 40
 
 
@@ -40,7 +44,9 @@ def test_they_are_what_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     if maker() in golden["exact_on"]:
         assert [one.hex() for one in found] == golden["losses"]
     else:
-        np.testing.assert_allclose(found, [float.fromhex(one) for one in golden["losses"]], rtol=1e-6)
+        np.testing.assert_allclose(
+            found, [float.fromhex(one) for one in golden["losses"]], rtol=1e-6
+        )
 
 
 def losses(folder: Path) -> list[float]:
@@ -59,10 +65,21 @@ def tiny_run(folder: Path) -> StageRun:
     for _ in range(context - 1):
         columns.append((columns[-1] * 5 + 3) % 293)
     np.stack(columns, axis=1).astype("<u2").tofile(corpus / "train" / "00000.bin")
-    train = {"shards": [{"path": "train/00000.bin", "num_sequences": NUM_SEQUENCES}], "num_sequences": NUM_SEQUENCES}
-    index = {"corpus": "nl", "context_length": context, "eot_id": 256, "num_ids": 295, "splits": {"train": train}}
+    train = {
+        "shards": [{"path": "train/00000.bin", "num_sequences": NUM_SEQUENCES}],
+        "num_sequences": NUM_SEQUENCES,
+    }
+    index = {
+        "corpus": "nl",
+        "context_length": context,
+        "eot_id": 256,
+        "num_ids": 295,
+        "splits": {"train": train},
+    }
     (corpus / "index.json").write_text(json.dumps(index))
-    return toy.replace(config=tiny.training.stages.nl.replace(steps=STEPS), model=tiny.model, seed=tiny.seed)
+    return toy.replace(
+        config=tiny.training.stages.nl.replace(steps=STEPS), model=tiny.model, seed=tiny.seed
+    )
 
 
 def maker() -> str:
@@ -73,4 +90,8 @@ def maker() -> str:
 if __name__ == "__main__":
     os.environ.update(SAME_EVERYWHERE)
     with tempfile.TemporaryDirectory() as place:
-        json.dump({"exact_on": [maker()], "losses": [one.hex() for one in losses(Path(place))]}, sys.stdout, indent=1)
+        json.dump(
+            {"exact_on": [maker()], "losses": [one.hex() for one in losses(Path(place))]},
+            sys.stdout,
+            indent=1,
+        )

@@ -18,31 +18,37 @@ from components.core.errors import CodegenError, ConfigError
 from components.model.huggingface import load_checkpoint, save_checkpoint
 from components.model.transformer import CodeGen
 from components.tokenizer.config import TokenizerConfig
-from components.training.config import Stages, TrainingPlace
-from flows.execution import Execution
-from flows.prepare import Corpora
-from flows.recipes import Recipe, tiny
+from components.training.config import Stages, TrainingExecution
+from flows.prepare import PreparedData
+from flows.settings.execution import Execution
+from flows.settings.recipes import Recipe, tiny
 from flows.train import train
 
 pytestmark = [pytest.mark.apart, pytest.mark.timeout(300)]
 
 # Two steps that move no weight further than rounding: what comes out tells what it started from.
-STILL = STAGE.replace(steps=2, warmup_steps=1, anneal_steps=1, learning_rate=1e-9, final_learning_rate=0.0)
-PLACE = TrainingPlace(micro_batch=16, zero_stage=0, precision="fp32", device="cpu", evaluate_every_steps=0)
+STILL = STAGE.replace(
+    steps=2, warmup_steps=1, decay_steps=1, learning_rate=1e-9, min_learning_rate=0.0
+)
+PLACE = TrainingExecution(
+    micro_batch=16, zero_stage=0, precision="fp32", device="cpu", eval_interval=0
+)
 
 
 class World(NamedTuple):
     """A place to run in, what preparation would have made there, and a released model beside it."""
 
     execution: Execution
-    corpora: Corpora
+    corpora: PreparedData
     released: Path
     weights: CodeGen
 
     def recipe(self, **training: object) -> Recipe:
         stages = Stages(nl=STILL, multi=STILL, mono=STILL)
         base = tiny().replace(model=MODEL, tokenizer=TokenizerConfig(num_merges=0))
-        return base.replace(training={"stages": stages.model_dump(), "initial": str(self.released), **training})
+        return base.replace(
+            training={"stages": stages.model_dump(), "initial": str(self.released), **training}
+        )
 
     def train(self, recipe: Recipe) -> dict[str, Artifact]:
         return train(recipe, self.execution, self.corpora)
@@ -61,11 +67,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
             shutil.copytree(folder, into, dirs_exist_ok=True)
             return {}
 
-        return store.get_or_build(kind, name, config={"name": name}, parents={}, code_version=1, build=build).artifact
+        return store.get_or_build(
+            kind, name, config={"name": name}, parents={}, code_version=1, build=build
+        ).artifact
 
     tokenizer = kept("tokenizer", "gpt2-0", run.tokenizer.folder)
-    prepared = {name: kept("prepared-corpus", name, run.data.folder) for name in ("nl", "multi", "mono")}
-    corpora = Corpora(raw={}, tokenizer=tokenizer, prepared=prepared, validations={})
+    prepared = {
+        name: kept("prepared-corpus", name, run.data.folder) for name in ("nl", "multi", "mono")
+    }
+    corpora = PreparedData(raw={}, tokenizer=tokenizer, prepared=prepared, validations={})
     weights = CodeGen(MODEL, seed=11)
     return World(execution, corpora, released(weights, Path(run.tokenizer.folder), root), weights)
 
@@ -82,16 +92,22 @@ def released(model: CodeGen, tokenizer: Path, root: Path, name: str = "My Model"
 
 
 def assert_same_weights(checkpoint: Artifact, model: CodeGen) -> None:
-    for one, other in zip(load_checkpoint(Path(checkpoint.address)).parameters(), model.parameters(), strict=True):
+    for one, other in zip(
+        load_checkpoint(Path(checkpoint.address)).parameters(), model.parameters(), strict=True
+    ):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
 def test_the_last_stage_alone_starts_from_a_released_folder(world: World, tmp_path: Path) -> None:
-    checkpoints = world.train(world.recipe(first_stage="mono"))
+    checkpoints = world.train(world.recipe(start_stage="mono"))
     assert list(checkpoints) == ["mono"]
     assert_same_weights(checkpoints["mono"], world.weights)
     store = world.execution.open_store()
-    (imported,) = (one for one in store.all() if one.kind == "checkpoint" and one.statistics.get("imported"))
+    (imported,) = (
+        one
+        for one in store.list_artifacts()
+        if one.kind == "checkpoint" and one.statistics.get("imported")
+    )
     assert imported.name == "my-model"
     parents = {one.role: one.digest for one in checkpoints["mono"].parents}
     assert parents["initial"] == imported.digest
@@ -99,23 +115,31 @@ def test_the_last_stage_alone_starts_from_a_released_folder(world: World, tmp_pa
 
     elsewhere = tmp_path / "of another name"
     shutil.copytree(world.released, elsewhere)
-    again = world.train(world.recipe(first_stage="mono", initial=str(elsewhere)))
+    again = world.train(world.recipe(start_stage="mono", initial=str(elsewhere)))
     assert again == checkpoints, "the digest counts, not the path"
 
-    further = world.train(world.recipe(first_stage="multi", initial=checkpoints["mono"].label))
+    further = world.train(world.recipe(start_stage="multi", initial=checkpoints["mono"].label))
     assert list(further) == ["multi", "mono"]
-    assert {one.role: one.digest for one in further["multi"].parents}["initial"] == checkpoints["mono"].digest
-    assert {one.role: one.digest for one in further["mono"].parents}["initial"] == further["multi"].digest
+    assert {one.role: one.digest for one in further["multi"].parents}["initial"] == checkpoints[
+        "mono"
+    ].digest
+    assert {one.role: one.digest for one in further["mono"].parents}["initial"] == further[
+        "multi"
+    ].digest
 
 
 def test_a_later_stage_can_begin_with_new_weights(world: World) -> None:
-    (checkpoint,) = world.train(world.recipe(first_stage="mono", initial=None)).values()
+    (checkpoint,) = world.train(world.recipe(start_stage="mono", initial=None)).values()
     assert "initial" not in {one.role for one in checkpoint.parents}
     assert_same_weights(checkpoint, CodeGen(MODEL, seed=tiny().seed))
 
 
-def test_what_cannot_be_started_from_is_found_before_anything_is_trained(world: World, tmp_path: Path) -> None:
-    wide = released(CodeGen(MODEL.replace(num_layers=3, vocab_rows=384)), world.released, tmp_path)
+def test_what_cannot_be_started_from_is_found_before_anything_is_trained(
+    world: World, tmp_path: Path
+) -> None:
+    wide = released(
+        CodeGen(MODEL.replace(num_layers=3, padded_vocab_size=384)), world.released, tmp_path
+    )
     foreign = tmp_path / "foreign"
     shutil.copytree(world.released, foreign)
     text = json.loads((foreign / "tokenizer.json").read_text())
@@ -126,37 +150,69 @@ def test_what_cannot_be_started_from_is_found_before_anything_is_trained(world: 
     shutil.copytree(world.released, incomplete)
     (incomplete / "config.json").unlink()
     larger = world.recipe().replace(tokenizer=TokenizerConfig(num_merges=20))
-    before = {one.label for one in world.execution.open_store().all() if not one.statistics.get("imported")}
+    before = {
+        one.label
+        for one in world.execution.open_store().list_artifacts()
+        if not one.statistics.get("imported")
+    }
 
-    assert_refused(world, world.recipe(initial=str(wide)), r"has num_layers 3, vocab_rows 384$", "--set model.num_layers=3 ")
-    assert_refused(world, world.recipe(initial=str(foreign)), r"another tokenizer: '[AB]' has the id", "GPT-2's vocabulary")
-    assert_refused(world, larger, r"My Model has 0 merges and 295 ids$", "--set tokenizer.num_merges=0$")
-    assert_refused(world, world.recipe(initial=str(tmp_path / "none")), r"there is no model '.*none'$", "codegen artifacts")
-    assert_refused(world, world.recipe(initial=str(incomplete)), r"config\.json does not exist", "restore the folder")
+    assert_refused(
+        world,
+        world.recipe(initial=str(wide)),
+        r"has num_layers 3, padded_vocab_size 384$",
+        "--set model.num_layers=3 ",
+    )
+    assert_refused(
+        world,
+        world.recipe(initial=str(foreign)),
+        r"another tokenizer: '[AB]' has the id",
+        "GPT-2's vocabulary",
+    )
+    assert_refused(
+        world, larger, r"My Model has 0 merges and 295 ids$", "--set tokenizer.num_merges=0$"
+    )
+    assert_refused(
+        world,
+        world.recipe(initial=str(tmp_path / "none")),
+        r"there is no model '.*none'$",
+        "codegen artifacts",
+    )
+    assert_refused(
+        world,
+        world.recipe(initial=str(incomplete)),
+        r"config\.json does not exist",
+        "restore the folder",
+    )
     kept = Stages(nl=STILL, multi=STILL, mono=STILL.replace(optimizer="kept")).model_dump()
     assert_refused(
         world,
-        world.recipe(first_stage="mono", stages=kept),
+        world.recipe(start_stage="mono", stages=kept),
         r"has no optimizer\.safetensors, and stage mono is to keep",
         r"training\.stages\.mono\.optimizer to reset",
     )
-    assert {one.label for one in world.execution.open_store().all() if not one.statistics.get("imported")} == before
+    assert {
+        one.label
+        for one in world.execution.open_store().list_artifacts()
+        if not one.statistics.get("imported")
+    } == before
 
 
-def assert_refused(world: World, recipe: Recipe, got: str, do: str) -> None:
+def assert_refused(world: World, recipe: Recipe, got: str, fix: str) -> None:
     with pytest.raises(CodegenError, match=f"(?m){got}") as refused:
         world.train(recipe)
-    refused.match(f"(?m)do this: .*{do}")
+    refused.match(f"(?m)fix: .*{fix}")
 
 
 def test_moments_of_nobody_cannot_be_kept(world: World) -> None:
     kept = Stages(nl=STILL, multi=STILL, mono=STILL.replace(optimizer="kept")).model_dump()
     with pytest.raises(ConfigError, match="mono is the first stage"):
-        world.recipe(first_stage="mono", initial=None, stages=kept)
+        world.recipe(start_stage="mono", initial=None, stages=kept)
 
 
 def test_a_last_stage_before_the_first_is_three_lines(tmp_path: Path) -> None:
-    first = ("--set", "training.first_stage=mono")
-    done = codegen("train", "-r", "tiny", "--stage", "multi", *first, "--at", f"project={tmp_path}")
+    first = ("--set", "training.start_stage=mono")
+    done = codegen(
+        "train", "-r", "tiny", "--stage", "multi", *first, "--exec", f"project={tmp_path}"
+    )
     assert_three_lines(done, "the last stage is to be multi, and training begins with mono")
     assert not (tmp_path / "var/store").exists()

@@ -15,20 +15,20 @@ from safetensors.torch import load_file, save_file
 from components.core.errors import ArtifactError, ConfigError
 from components.model.huggingface import load_checkpoint
 from components.model.transformer import CodeGen
-from components.training.config import TrainingPlace
-from components.training.launch import train_stage
-from components.training.run import Input, StageRun
+from components.training.config import TrainingExecution
+from components.training.launch.launcher import train_stage
+from components.training.run_file import ArtifactInput, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
-ALONE = TrainingPlace(micro_batch=16, zero_stage=0, precision="fp32")
+ALONE = TrainingExecution(micro_batch=16, zero_stage=0, precision="fp32")
 STEPS = 6
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
-    stage = STAGE.replace(steps=STEPS, warmup_steps=2, anneal_steps=4)
-    return toy_run(tmp_path_factory.mktemp("inputs"), stage).replace(leaves_optimizer=True)
+    stage = STAGE.replace(steps=STEPS, warmup_steps=2, decay_steps=4)
+    return toy_run(tmp_path_factory.mktemp("inputs"), stage).replace(save_optimizer_state=True)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,14 @@ def first(run: StageRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def following(run: StageRun, first: Path, **changes: object) -> StageRun:
     config = run.config.replace(**{"optimizer": "kept", **changes})
-    return run.replace(stage="multi", config=config, initial=Input(folder=str(first), digest="first"))
+    return run.replace(
+        stage="multi", config=config, initial=ArtifactInput(folder=str(first), digest="first")
+    )
 
 
-def plainly(run: StageRun, *, keeps: bool) -> tuple[CodeGen, list[float | None], torch.optim.Optimizer]:
+def plainly(
+    run: StageRun, *, keeps: bool
+) -> tuple[CodeGen, list[float | None], torch.optim.Optimizer]:
     """Two stages in torch alone, the second one's schedule and data from their start."""
     model = CodeGen(MODEL, seed=3)
     optimizer = adam(model)
@@ -55,10 +59,22 @@ def plainly(run: StageRun, *, keeps: bool) -> tuple[CodeGen, list[float | None],
 
 @pytest.mark.parametrize(
     "place",
-    [PLACE, ALONE, PLACE.replace(zero_stage=3), PLACE.replace(zero_stage=2, offload_optimizer="cpu")],
-    ids=["two ranks, ZeRO 1", "one rank without ZeRO", "two ranks, ZeRO 3", "two ranks, ZeRO 2, offloaded"],
+    [
+        PLACE,
+        ALONE,
+        PLACE.replace(zero_stage=3),
+        PLACE.replace(zero_stage=2, offload_optimizer="cpu"),
+    ],
+    ids=[
+        "two ranks, ZeRO 1",
+        "one rank without ZeRO",
+        "two ranks, ZeRO 3",
+        "two ranks, ZeRO 2, offloaded",
+    ],
 )
-def test_two_stages_train_as_torch_does(place: TrainingPlace, run: StageRun, first: Path, tmp_path: Path) -> None:
+def test_two_stages_train_as_torch_does(
+    place: TrainingExecution, run: StageRun, first: Path, tmp_path: Path
+) -> None:
     model, losses, optimizer = plainly(run, keeps=True)
     _, reset, _ = plainly(run, keeps=False)
     found = losses_of(tmp_path, following(run, first), place)
@@ -68,16 +84,23 @@ def test_two_stages_train_as_torch_does(place: TrainingPlace, run: StageRun, fir
         torch.testing.assert_close(one, other, rtol=5e-3, atol=5e-4)
     moments = load_file(tmp_path / "optimizer.safetensors")
     name, parameter = next(iter(model.named_parameters()))
-    torch.testing.assert_close(moments[f"{name}.exp_avg"], optimizer.state[parameter]["exp_avg"], rtol=1e-2, atol=1e-4)
+    torch.testing.assert_close(
+        moments[f"{name}.exp_avg"], optimizer.state[parameter]["exp_avg"], rtol=1e-2, atol=1e-4
+    )
 
 
 def test_moments_that_are_not_there(run: StageRun, first: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is none"):
-        train_stage(tmp_path, run.replace(config=run.config.replace(optimizer="kept")), ALONE, lambda _: None)
+        train_stage(
+            tmp_path,
+            run.replace(config=run.config.replace(optimizer="kept")),
+            ALONE,
+            lambda _: None,
+        )
     bare = tmp_path / "bare"
     for folder in (bare, tmp_path / "next"):
         folder.mkdir()
-    train_stage(bare, run.replace(leaves_optimizer=False), ALONE, lambda _: None)
+    train_stage(bare, run.replace(save_optimizer_state=False), ALONE, lambda _: None)
     assert not (bare / "optimizer.safetensors").exists()
     with pytest.raises(ArtifactError, match=r"has no optimizer\.safetensors"):
         train_stage(tmp_path / "next", following(run, bare), ALONE, lambda _: None)

@@ -19,10 +19,10 @@ import pytest
 from fixtures.training import PLACE, STAGE, toy_run
 
 from components.core.network import free_port
-from components.training.launch import train_stage
-from components.training.launchers import trainer_commands
+from components.training.launch.commands import launch_commands
+from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics, read_metrics
-from components.training.run import METRICS, RESULT, WORK, RunFile, StageRun
+from components.training.run_file import METRICS, RESULT, WORK, RunFile, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1200)]
 
@@ -36,7 +36,7 @@ LASTING = PLACE.replace(checkpoint_every_steps=1)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
-    stage = STAGE.replace(steps=160, anneal_steps=150, batch_tokens=32 * 64)
+    stage = STAGE.replace(steps=160, decay_steps=150, global_batch_tokens=32 * 64)
     return toy_run(tmp_path_factory.mktemp("inputs"), stage)
 
 
@@ -50,21 +50,29 @@ def test_killed_at_many_moments(run: StageRun, tmp_path: Path) -> None:
     chance, in_a_save = random.Random(SEED), 0  # noqa: S311
     for number in range(KILLS):
         kill_an_attempt(killed, run, chance, in_a_save=number % 2 == 1)
-        assert not (killed / RESULT).exists(), f"finished before kill {number + 1}: the stage is too short for this test"
+        assert not (killed / RESULT).exists(), (
+            f"finished before kill {number + 1}: the stage is too short for this test"
+        )
         in_a_save += bool(list((killed / WORK).glob("*.partial")))
     assert in_a_save >= KILLS // 4
-    went_on_after = set(re.findall(r"goes on after step (\d+);", (killed / "attempts.log").read_text()))
+    went_on_after = set(
+        re.findall(r"goes on after step (\d+);", (killed / "attempts.log").read_text())
+    )
     assert len(went_on_after) >= KILLS // 2 - 1, "attempts go on from what those before had saved"
 
     seen: list[StepMetrics] = []
     train_stage(killed, run, LASTING, seen.append)
-    assert [(one.step, one.loss, one.grad_norm) for one in seen] == [(one.step, one.loss, one.grad_norm) for one in expected]
+    assert [(one.step, one.loss, one.grad_norm) for one in seen] == [
+        (one.step, one.loss, one.grad_norm) for one in expected
+    ]
     assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def kill_an_attempt(folder: Path, run: StageRun, chance: random.Random, *, in_a_save: bool) -> None:
     """Start the stage, let it go on, and kill its whole process group."""
-    (command,) = trainer_commands(RunFile(run=run, place=LASTING).write(folder), LASTING, free_port(), os.environ)
+    (command,) = launch_commands(
+        RunFile(run=run, place=LASTING).write(folder), LASTING, free_port(), os.environ
+    )
     before, saved = inode(folder / METRICS), newest_save(folder)
     with (folder / "attempts.log").open("ab") as log:
         attempt = subprocess.Popen(
@@ -76,9 +84,14 @@ def kill_an_attempt(folder: Path, run: StageRun, chance: random.Random, *, in_a_
     try:
         wait_until(lambda: attempt.poll() is not None or stepped(folder, before, saved), "a step")
         if in_a_save:
-            wait_until(lambda: attempt.poll() is not None or list((folder / WORK).glob("*.partial")), "a save")
+            wait_until(
+                lambda: attempt.poll() is not None or list((folder / WORK).glob("*.partial")),
+                "a save",
+            )
         else:
-            wait_until(lambda: attempt.poll() is not None or newest_save(folder) > saved, "a checkpoint")
+            wait_until(
+                lambda: attempt.poll() is not None or newest_save(folder) > saved, "a checkpoint"
+            )
             time.sleep(chance.uniform(0, MOST_S))
     finally:
         os.killpg(attempt.pid, signal.SIGKILL)

@@ -18,12 +18,12 @@ import pytest
 from fixtures.slurm import slurm, why_no_slurm
 from fixtures.training import PLACE, STAGE, toy_run
 
-from components.core.errors import CodegenError, ConfigError, PortTaken, TrainingError
+from components.core.errors import CodegenError, ConfigError, PortInUseError, TrainingError
 from components.core.network import free_port
-from components.training.config import TrainingPlace
-from components.training.launch import train_stage
+from components.training.config import TrainingExecution
+from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
-from components.training.run import LOG, RESULT, StageRun
+from components.training.run_file import LOG, RESULT, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
@@ -34,7 +34,9 @@ ENDED_S = 30.0
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
-    return toy_run(tmp_path_factory.mktemp("inputs"), STAGE.replace(steps=STEPS, warmup_steps=2, anneal_steps=5))
+    return toy_run(
+        tmp_path_factory.mktemp("inputs"), STAGE.replace(steps=STEPS, warmup_steps=2, decay_steps=5)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def expected(run: StageRun, tmp_path_factory: pytest.TempPathFactory) -> list[fl
     return losses(tmp_path_factory.mktemp("local"), run, PLACE)
 
 
-def losses(folder: Path, run: StageRun, place: TrainingPlace) -> list[float]:
+def losses(folder: Path, run: StageRun, place: TrainingExecution) -> list[float]:
     seen: list[StepMetrics] = []
     train_stage(folder, run, place, seen.append)
     return [one.loss for one in seen]
@@ -61,8 +63,10 @@ def processes_of_rank(folder: Path, rank: int) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("which", ["the rank", "its guard"])
-def test_a_rank_that_is_killed_is_named_and_the_others_end(which: str, run: StageRun, tmp_path: Path) -> None:
-    long = run.replace(config=STAGE.replace(steps=5_000, anneal_steps=3_000))
+def test_a_rank_that_is_killed_is_named_and_the_others_end(
+    which: str, run: StageRun, tmp_path: Path
+) -> None:
+    long = run.replace(config=STAGE.replace(steps=5_000, decay_steps=3_000))
     killed_at = 0.0
 
     def kill(metrics: StepMetrics) -> None:
@@ -86,17 +90,27 @@ def test_a_port_that_is_taken_is_named(run: StageRun, tmp_path: Path) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(PortTaken, match=rf"port {port} of 127\.0\.0\.1.* is taken") as taken:
+        with pytest.raises(
+            PortInUseError, match=rf"port {port} of 127\.0\.0\.1.* is taken"
+        ) as taken:
             train_stage(tmp_path, run, PLACE.replace(master_port=port), lambda _: None)
-    assert "training.master_port" in taken.value.do
+    assert "training.master_port" in taken.value.fix
 
 
 def torchrun(folder: Path, ranks: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={free_port()}"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={ranks}",
+        f"--master-port={free_port()}",
+    ]
     log = (folder / "torchrun.log").open("wb")
     with log:
         return subprocess.Popen(
-            [*command, "-m", "components.training", str(folder / "run.json")], stdout=log, stderr=subprocess.STDOUT
+            [*command, "-m", "components.training", str(folder / "run.json")],
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
 
 
@@ -118,20 +132,27 @@ def waiting(folder: Path, run: StageRun, ranks: int) -> list[float]:
         started[0].wait()
 
 
-def test_ranks_of_torchrun_give_the_same_bits(run: StageRun, expected: list[float], tmp_path: Path) -> None:
+def test_ranks_of_torchrun_give_the_same_bits(
+    run: StageRun, expected: list[float], tmp_path: Path
+) -> None:
     assert waiting(tmp_path, run, ranks=2) == expected
     assert (tmp_path / RESULT).exists()
 
 
 def test_another_number_of_ranks_than_the_place_has(run: StageRun, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"1 ranks were started \(WORLD_SIZE\) and num_processes is 2"):
+    with pytest.raises(
+        ConfigError, match=r"1 ranks were started \(WORLD_SIZE\) and world_size is 2"
+    ):
         waiting(tmp_path, run, ranks=1)
 
 
 @pytest.fixture
 def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A real server for this user on a port of its own, and an `ssh` that finds it."""
-    server, client = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin"), shutil.which("ssh")
+    server, client = (
+        shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin"),
+        shutil.which("ssh"),
+    )
     if not (server and client):
         pytest.skip("no ssh or no sshd: apt-get install openssh-server")
     if os.getuid() == 0:
@@ -139,7 +160,9 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     keys, port = tmp_path / "ssh", free_port()
     keys.mkdir(mode=0o700)
     for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / name)], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / name)], check=True
+        )
     (keys / "client").write_text(
         f"Host *\n  Port {port}\n  User {getpass.getuser()}\n  IdentityFile {keys}/user\n  IdentitiesOnly yes\n"
         f"  StrictHostKeyChecking no\n  UserKnownHostsFile {keys}/known\n  LogLevel ERROR\n"
@@ -155,9 +178,13 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "PermitRootLogin": "prohibit-password",
     }  # fmt: skip
     (keys / "server").write_text("".join(f"{name} {value}\n" for name, value in options.items()))
-    with subprocess.Popen([server, "-D", "-e", "-f", str(keys / "server")], stderr=subprocess.DEVNULL) as running:
+    with subprocess.Popen(
+        [server, "-D", "-e", "-f", str(keys / "server")], stderr=subprocess.DEVNULL
+    ) as running:
         try:
-            while subprocess.run(["ssh", "localhost", "true"], capture_output=True, check=False).returncode:
+            while subprocess.run(
+                ["ssh", "localhost", "true"], capture_output=True, check=False
+            ).returncode:
                 assert running.poll() is None, "sshd does not run"
             yield
         finally:
@@ -165,7 +192,9 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("sshd")
-def test_two_hosts_of_a_hostfile_give_the_same_bits(run: StageRun, expected: list[float], tmp_path: Path) -> None:
+def test_two_hosts_of_a_hostfile_give_the_same_bits(
+    run: StageRun, expected: list[float], tmp_path: Path
+) -> None:
     assert losses(tmp_path / "stage", run, over_ssh(tmp_path)) == expected
     log = (tmp_path / "stage" / LOG).read_text()
     assert "nnodes=2, num_local_procs=1, node_rank=0" in log
@@ -173,12 +202,14 @@ def test_two_hosts_of_a_hostfile_give_the_same_bits(run: StageRun, expected: lis
 
 
 @pytest.mark.usefixtures("sshd")
-def test_a_rank_on_another_host_is_named_and_ranks_end_with_the_flow(run: StageRun, tmp_path: Path) -> None:
+def test_a_rank_on_another_host_is_named_and_ranks_end_with_the_flow(
+    run: StageRun, tmp_path: Path
+) -> None:
     class Cancelled(BaseException):
         pass
 
     folder, place = tmp_path / "stage", over_ssh(tmp_path)
-    long = run.replace(config=STAGE.replace(steps=5_000, anneal_steps=3_000))
+    long = run.replace(config=STAGE.replace(steps=5_000, decay_steps=3_000))
 
     def kill(metrics: StepMetrics) -> None:
         if metrics.step == 2:
@@ -192,7 +223,9 @@ def test_a_rank_on_another_host_is_named_and_ranks_end_with_the_flow(run: StageR
     assert not processes_of_rank(folder, 0)
     with pytest.raises(Cancelled):
         train_stage(folder, long, place, cancel)
-    _, alive = psutil.wait_procs(processes_of_rank(folder, 0) + processes_of_rank(folder, 1), timeout=ENDED_S)
+    _, alive = psutil.wait_procs(
+        processes_of_rank(folder, 0) + processes_of_rank(folder, 1), timeout=ENDED_S
+    )
     assert not alive
 
 
@@ -209,8 +242,10 @@ def test_a_host_that_does_not_share_the_folder(run: StageRun, tmp_path: Path) ->
     assert not Path("/absent").exists()
 
 
-def over_ssh(folder: Path) -> TrainingPlace:
-    (folder / "hosts").write_text("# two names of this host\n127.0.0.1 slots=1\nlocalhost slots=1\n")
+def over_ssh(folder: Path) -> TrainingExecution:
+    (folder / "hosts").write_text(
+        "# two names of this host\n127.0.0.1 slots=1\nlocalhost slots=1\n"
+    )
     return PLACE.replace(launcher="hostfile", hostfile=str(folder / "hosts"))
 
 
@@ -221,7 +256,9 @@ def allocation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         pytest.skip(missing)
     with slurm(tmp_path / "slurm") as config:
         monkeypatch.setenv("SLURM_CONF", str(config))
-        salloc = subprocess.run(["salloc", "--no-shell", "--ntasks=2"], stderr=subprocess.PIPE, text=True, check=True).stderr
+        salloc = subprocess.run(
+            ["salloc", "--no-shell", "--ntasks=2"], stderr=subprocess.PIPE, text=True, check=True
+        ).stderr
         job = next(word for word in salloc.split() if word.isdecimal())
         monkeypatch.setenv("SLURM_JOB_ID", job)
         yield
@@ -239,7 +276,7 @@ def test_tasks_of_slurm_give_the_same_bits_and_a_killed_one_is_named(
         if metrics.step == 2:
             processes_of_rank(tmp_path / "killed", 1)[-1].kill()
 
-    long = run.replace(config=STAGE.replace(steps=5_000, anneal_steps=3_000))
+    long = run.replace(config=STAGE.replace(steps=5_000, decay_steps=3_000))
     with pytest.raises(TrainingError, match=r"rank 1 on host .* was ended by SIGKILL"):
         train_stage(tmp_path / "killed", long, place, kill)
     assert not processes_of_rank(tmp_path / "killed", 0)

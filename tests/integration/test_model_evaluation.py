@@ -20,8 +20,19 @@ from components.model.huggingface import save_checkpoint
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
 
-SHAPE = ModelConfig(num_layers=2, num_heads=4, head_dim=8, rotary_dims=4, context_length=1024, vocab_rows=512)
-SETTINGS = ("-r", "tiny", "--n", "3", "--temperature", "0.8", "--set", "evaluation.humaneval.max_new_tokens=60")
+SHAPE = ModelConfig(
+    num_layers=2, num_heads=4, head_dim=8, rotary_dim=4, context_length=1024, padded_vocab_size=512
+)
+SETTINGS = (
+    "-r",
+    "tiny",
+    "--n",
+    "3",
+    "--temperature",
+    "0.8",
+    "--set",
+    "evaluation.humaneval.max_new_tokens=60",
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +47,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "flows.cli", "eval", *arguments]
+    command = [sys.executable, "-m", "flows.cli.main", "eval", *arguments]
     if arguments[0] != "score":
-        command += ["--json", *SETTINGS, "--at", f"workspace={workspace}"]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "CODEGEN_"))}
+        command += ["--json", *SETTINGS, "--exec", f"workspace={workspace}"]
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PREFECT_", "MLFLOW_", "CODEGEN_"))
+    }
     return subprocess.Popen(
-        command, env=kept, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=kept,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -69,9 +89,11 @@ def test_a_killed_evaluation_goes_on_and_says_the_same(tmp_path: Path, model: Pa
     figures = {name: value for name, value in expected.items() if name != "address"}
     assert {name: value for name, value in found.items() if name != "address"} == figures
     for name in ("results.json", "samples.jsonl"):
-        assert (Path(found["address"]) / name).read_bytes() == (Path(expected["address"]) / name).read_bytes()
+        assert (Path(found["address"]) / name).read_bytes() == (
+            Path(expected["address"]) / name
+        ).read_bytes()
     store = Store(killed / "store")
-    (samples,) = (one for one in store.all() if one.kind == "samples")
+    (samples,) = (one for one in store.list_artifacts() if one.kind == "samples")
     timings = json.loads((Path(samples.address) / "observed" / "timings.json").read_text())
     assert timings["samples_before"] >= 300
 
@@ -80,10 +102,14 @@ def test_a_killed_evaluation_goes_on_and_says_the_same(tmp_path: Path, model: Pa
     again = evaluate(killed, f"checkpoint/{_checkpoint(store)}", *fast)["humaneval"]
     assert again["protocol"] != expected["protocol"]
     assert again["mode"] == "fast"
-    assert [one.digest for one in store.all() if one.kind == "samples"] == [samples.digest]
+    assert [one.digest for one in store.list_artifacts() if one.kind == "samples"] == [
+        samples.digest
+    ]
 
     # And as others would judge these very samples.
-    found_here = evaluate(killed, "score", found["address"] + "/samples.jsonl", "--json", "--k", "1")
+    found_here = evaluate(
+        killed, "score", found["address"] + "/samples.jsonl", "--json", "--k", "1"
+    )
     assert found_here["outcomes"] == expected["outcomes"]
     assert found_here["pass@1"] == expected["pass@1"]
 
@@ -92,7 +118,9 @@ def num_verdicts(workspace: Path) -> int:
     return sum(one.read_bytes().count(b"\n") for one in (workspace / "verdicts").glob("*.jsonl"))
 
 
-def test_what_a_killed_evaluation_executed_is_not_executed_again(tmp_path: Path, model: Path) -> None:
+def test_what_a_killed_evaluation_executed_is_not_executed_again(
+    tmp_path: Path, model: Path
+) -> None:
     """Killed while programs run, some of them as it draws; the programs of both runs together are those of one."""
     expected = evaluate(tmp_path / "one", str(model))["humaneval"]
     killed = tmp_path / "two"
@@ -108,17 +136,24 @@ def test_what_a_killed_evaluation_executed_is_not_executed_again(tmp_path: Path,
 
 
 def test_a_killed_scoring_of_samples_goes_on(tmp_path: Path) -> None:
-    lines = [{"task_id": f"HumanEval/{one % 164}", "completion": f"    return {one}\n"} for one in range(1500)]
+    lines = [
+        {"task_id": f"HumanEval/{one % 164}", "completion": f"    return {one}\n"}
+        for one in range(1500)
+    ]
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "samples.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+        (tmp_path / name / "samples.jsonl").write_text(
+            "".join(json.dumps(one) + "\n" for one in lines)
+        )
     expected = evaluate(tmp_path, "score", str(tmp_path / "one" / "samples.jsonl"), "--json")
     killed = tmp_path / "two"
 
     def num_found() -> int:
         return sum(one.read_bytes().count(b"\n") for one in killed.glob("*.journal"))
 
-    kill_when(start(killed, "score", str(killed / "samples.jsonl"), "--json"), lambda: num_found() >= 256)
+    kill_when(
+        start(killed, "score", str(killed / "samples.jsonl"), "--json"), lambda: num_found() >= 256
+    )
     process = start(killed, "score", str(killed / "samples.jsonl"), "--json")
     output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
@@ -129,7 +164,9 @@ def test_a_killed_scoring_of_samples_goes_on(tmp_path: Path) -> None:
 
 
 def test_an_artifact_that_is_no_checkpoint_is_said_to_be(tmp_path: Path) -> None:
-    built = Store(tmp_path / "store").get_or_build("samples", "x", config={}, parents={}, code_version=1, build=lambda _: {})
+    built = Store(tmp_path / "store").get_or_build(
+        "samples", "x", config={}, parents={}, code_version=1, build=lambda _: {}
+    )
     process = start(tmp_path, built.artifact.address)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
@@ -138,5 +175,5 @@ def test_an_artifact_that_is_no_checkpoint_is_said_to_be(tmp_path: Path) -> None
 
 
 def _checkpoint(store: Store) -> str:
-    (label,) = (one.label for one in store.all() if one.kind == "checkpoint")
+    (label,) = (one.label for one in store.list_artifacts() if one.kind == "checkpoint")
     return label.removeprefix("checkpoint/")

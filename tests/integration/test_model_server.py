@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from fixtures.doc_commands import WAIT_S, environment, typed
 from fixtures.models import write_reciting
-from fixtures.pages import WAIT_S, environment, typed
 
 from components.core.network import free_port
 
@@ -33,7 +33,9 @@ class Server(NamedTuple):
     port: int
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=WAIT_S) as answer:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.port}{path}", timeout=WAIT_S
+        ) as answer:
             return json.load(answer)
 
     def ask(self, body: Any) -> tuple[int, Any]:
@@ -42,7 +44,8 @@ class Server(NamedTuple):
         address = f"http://127.0.0.1:{self.port}/v1/completions"
         try:
             with urllib.request.urlopen(
-                urllib.request.Request(address, data, {"content-type": "application/json"}), timeout=WAIT_S
+                urllib.request.Request(address, data, {"content-type": "application/json"}),
+                timeout=WAIT_S,
             ) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
@@ -53,9 +56,18 @@ class Server(NamedTuple):
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder, port = tmp_path_factory.mktemp("served-model"), free_port()
     write_reciting(folder / "adder", PROGRAM)
-    command = [sys.executable, "-m", "flows.cli", "models", "serve", str(folder / "adder"), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli.main",
+        "models",
+        "serve",
+        str(folder / "adder"),
+        "--port",
+        str(port),
+    ]
     process = subprocess.Popen(
-        [*command, "--at", f"project={folder}"],
+        [*command, "--exec", f"project={folder}"],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -69,7 +81,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         process.terminate()
         printed, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, printed
-    assert printed.count("\n") == 1, printed  # Where it listened, and not a traceback in all that was asked.
+    assert printed.count("\n") == 1, (
+        printed
+    )  # Where it listened, and not a traceback in all that was asked.
     assert f"http://127.0.0.1:{port}/v1/completions" in printed
 
 
@@ -97,12 +111,17 @@ def test_a_completion_ends_where_the_model_ends_it(server: Server) -> None:
 def test_it_ends_before_a_stop_and_when_tokens_run_out(server: Server) -> None:
     _, stopped = server.ask({**LIKELIEST, "stop": ["+", "return"]})
     _, short = server.ask({**LIKELIEST, "max_tokens": 2})
-    ends = [(one["choices"][0]["text"], one["choices"][0]["finish_reason"]) for one in (stopped, short)]
+    ends = [
+        (one["choices"][0]["text"], one["choices"][0]["finish_reason"]) for one in (stopped, short)
+    ]
     assert ends == [(", b):\n    ", "stop"), (", b", "length")]
 
 
 def test_requests_at_once_get_what_each_would_get_alone(server: Server) -> None:
-    asked = [{**LIKELIEST, "temperature": 2.0, "n": 3, "seed": seed, "truncate": False} for seed in range(4)]
+    asked = [
+        {**LIKELIEST, "temperature": 2.0, "n": 3, "seed": seed, "truncate": False}
+        for seed in range(4)
+    ]
 
     def texts(body: dict[str, Any]) -> list[str]:
         return [one["text"] for one in server.ask(body)[1]["choices"]]
@@ -129,7 +148,9 @@ def test_requests_at_once_get_what_each_would_get_alone(server: Server) -> None:
         ({**LIKELIEST, "max_tokens": 64}, 400, "context of 64 tokens"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_reason(server: Server, body: Any, status: int, word: str) -> None:
+def test_what_cannot_be_is_refused_with_the_reason(
+    server: Server, body: Any, status: int, word: str
+) -> None:
     got, answer = server.ask(body)
     assert got == status
     assert word in answer["error"]["message"]

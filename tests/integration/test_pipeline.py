@@ -37,20 +37,38 @@ class Project:
     def __init__(self, folder: Path, archives: FixtureArchives) -> None:
         self.folder, self.archives = folder, archives
         folder.mkdir()
-        subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True, timeout=60)
+        subprocess.run(
+            [sys.executable, "-m", "dvc", "init", "--no-scm", "-q"],
+            cwd=folder,
+            check=True,
+            timeout=60,
+        )
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `codegen ...` in a session of its own."""
         environment = {
-            key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_", "CODEGEN_"))
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("PREFECT_", "MLFLOW_", "CODEGEN_"))
         }
         places = [f"project={self.folder}", f"pins={self.archives.folder / 'pins.json'}"]
         environment |= {"CODEGEN_ARCHIVES": str(self.archives.folder), "COLUMNS": "200"}
         if mtpb := os.environ.get("CODEGEN_MTPB"):
             environment["CODEGEN_MTPB"] = str(Path(mtpb).resolve())
-        command = [sys.executable, "-m", "flows.cli", *arguments, *(item for place in places for item in ("--at", place))]
+        command = [
+            sys.executable,
+            "-m",
+            "flows.cli.main",
+            *arguments,
+            *(item for place in places for item in ("--exec", place)),
+        ]
         return subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
 
     def run(self, *arguments: str) -> tuple[int, str]:
@@ -68,7 +86,7 @@ class Project:
         return Store(self.folder / "var/store")
 
     def artifacts(self) -> dict[str, Artifact]:
-        return {one.label: one for one in self.store.all()}
+        return {one.label: one for one in self.store.list_artifacts()}
 
     def building(self, kind: str) -> bool:
         """Whether an artifact of a kind is being built right now."""
@@ -76,7 +94,9 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureArchives) -> tuple[Project, str]:
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureArchives
+) -> tuple[Project, str]:
     """A project in which `codegen run` went through undisturbed, and what it printed."""
     project = Project(tmp_path_factory.mktemp("finished") / "project", fixture_archives)
     status, output = project.run("run", "--recipe", "tiny")
@@ -86,11 +106,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory, fixture_archives: Fixture
 
 def test_every_step_published_its_artifact(finished: tuple[Project, str]) -> None:
     project, output = finished
-    made = {f"{one.kind}/{one.name}" for one in project.store.all()}
+    made = {f"{one.kind}/{one.name}" for one in project.store.list_artifacts()}
     expected = {"validation/raw", "validation/prepared", "tokenizer/gpt2-500"}
     expected |= {f"prepared-corpus/{stage}" for stage in STAGES}
     expected |= {f"checkpoint/codegen-tiny-{stage}" for stage in STAGES}
-    expected |= {f"evaluation/codegen-tiny-{stage}-{one}" for stage in STAGES for one in ("bits-per-byte", "humaneval")}
+    expected |= {
+        f"evaluation/codegen-tiny-{stage}-{one}"
+        for stage in STAGES
+        for one in ("bits-per-byte", "humaneval")
+    }
     assert expected <= made
     assert ("evaluation/codegen-tiny-mono-mtpb" in made) == bool(os.environ.get("CODEGEN_MTPB"))
     assert 'href="samples.html"' in (project.folder / "var/report.html").read_text()
@@ -101,8 +125,15 @@ def test_every_step_published_its_artifact(finished: tuple[Project, str]) -> Non
 
 def test_each_stage_starts_from_the_last_ones_weights(finished: tuple[Project, str]) -> None:
     project, _ = finished
-    checkpoints = {one.name.rsplit("-", 1)[1]: one for one in project.store.all() if one.kind == "checkpoint"}
-    parents = {stage: {parent.role: parent.digest for parent in one.parents} for stage, one in checkpoints.items()}
+    checkpoints = {
+        one.name.rsplit("-", 1)[1]: one
+        for one in project.store.list_artifacts()
+        if one.kind == "checkpoint"
+    }
+    parents = {
+        stage: {parent.role: parent.digest for parent in one.parents}
+        for stage, one in checkpoints.items()
+    }
     assert "initial" not in parents["nl"]
     assert parents["multi"]["initial"] == checkpoints["nl"].digest
     assert parents["mono"]["initial"] == checkpoints["multi"].digest
@@ -110,20 +141,36 @@ def test_each_stage_starts_from_the_last_ones_weights(finished: tuple[Project, s
 
 def test_every_figure_leads_back_to_the_raw_corpora(finished: tuple[Project, str]) -> None:
     project, _ = finished
-    evaluation = next(one for one in project.store.all() if one.name == "codegen-tiny-mono-bits-per-byte")
+    evaluation = next(
+        one
+        for one in project.store.list_artifacts()
+        if one.name == "codegen-tiny-mono-bits-per-byte"
+    )
     roots = {
-        parent.name for one in project.store.lineage(evaluation) for parent in one.parents if parent.kind == "raw-corpus"
+        parent.name
+        for one in project.store.lineage(evaluation)
+        for parent in one.parents
+        if parent.kind == "raw-corpus"
     }
     assert roots == {"nl", "multi", "mono", "vocabulary"}
 
 
-def test_the_dataset_card_lies_in_the_workspace_and_in_mlflow(finished: tuple[Project, str]) -> None:
+def test_the_dataset_card_lies_in_the_workspace_and_in_mlflow(
+    finished: tuple[Project, str],
+) -> None:
     project, _ = finished
     card = (project.folder / "var/dataset-card.md").read_text()
-    kept = [path.read_text() for path in (project.folder / "var/mlflow/artifacts").rglob("dataset-card.md")]
+    kept = [
+        path.read_text()
+        for path in (project.folder / "var/mlflow/artifacts").rglob("dataset-card.md")
+    ]
     assert set(kept) == {card}
     assert project.run("data", "card", "--recipe", "tiny") == (0, card)
-    assert all(one.digest in card for one in project.store.all() if one.kind == "prepared-corpus")
+    assert all(
+        one.digest in card
+        for one in project.store.list_artifacts()
+        if one.kind == "prepared-corpus"
+    )
 
 
 def test_the_champion_loads_in_both_ways(finished: tuple[Project, str]) -> None:
@@ -135,7 +182,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 mlflow.set_tracking_uri(f"sqlite:///{sys.argv[1]}/var/mlflow/mlflow.db")
 pipe = mlflow.transformers.load_model("models:/codegen-tiny-mono@champion")
 from components.registry.tracking import Tracking
-from components.registry.models import download
+from components.registry.versions import download
 tracking = Tracking(f"sqlite:///{sys.argv[1]}/var/mlflow/mlflow.db", Path(sys.argv[1]) / "var/mlflow/artifacts")
 folder = download(tracking, "models:/codegen-tiny-mono@champion", Path(sys.argv[1]) / "pulled")
 model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -145,7 +192,11 @@ with torch.no_grad():
 print("same logits of shape", tuple(model(**prompt).logits.shape))
 """
     done = subprocess.run(
-        [sys.executable, "-c", script, str(project.folder)], capture_output=True, text=True, check=False, timeout=200
+        [sys.executable, "-c", script, str(project.folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
     )
     assert "same logits of shape (1, " in done.stdout, done.stderr
 
@@ -170,7 +221,11 @@ def test_killed_three_times_it_ends_with_the_same_digests(
     project = Project(tmp_path / "project", fixture_archives)
 
     def three_steps_trained() -> bool:
-        logs = list((project.folder / "var/store/.building/checkpoint").glob("*-multi-*/observed/metrics.jsonl"))
+        logs = list(
+            (project.folder / "var/store/.building/checkpoint").glob(
+                "*-multi-*/observed/metrics.jsonl"
+            )
+        )
         return bool(logs) and len(logs[0].read_text().splitlines()) >= 3
 
     for moment in (
@@ -182,7 +237,9 @@ def test_killed_three_times_it_ends_with_the_same_digests(
     status, output = project.run("run", "--recipe", "tiny")
     assert status == 0, output
     assert _digests(project) == _digests(undisturbed)
-    assert not [path for path in (project.folder / "var/store/.building").glob("*/*") if path.is_dir()]
+    assert not [
+        path for path in (project.folder / "var/store/.building").glob("*/*") if path.is_dir()
+    ]
 
 
 def _digests(project: Project) -> dict[str, str]:
@@ -201,22 +258,35 @@ names = {run.info.run_id: run.info.run_name for run in runs}
 print(json.dumps([[run.info.run_name, run.info.status, names.get(run.data.tags.get("mlflow.parentRunId"))] for run in runs]))
 """
     done = subprocess.run(
-        [sys.executable, "-c", script, str(project.folder)], capture_output=True, text=True, check=True, timeout=100
+        [sys.executable, "-c", script, str(project.folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
     )
     runs = json.loads(done.stdout.splitlines()[-1])
     assert {status for _, status, _ in runs} == {"FINISHED"}
     parents = {name: parent for name, _, parent in runs}
-    trained = next(one for one in project.store.all() if one.name == "codegen-tiny-multi")
+    trained = next(
+        one for one in project.store.list_artifacts() if one.name == "codegen-tiny-multi"
+    )
     assert parents[f"train multi {trained.recipe[:6]}"] == "train"
     assert parents["train"] == "pipeline codegen-tiny"
     assert parents["pipeline codegen-tiny"] is None
 
 
-def test_a_registered_model_of_another_recipe_is_gone_on_with(finished: tuple[Project, str]) -> None:
+def test_a_registered_model_of_another_recipe_is_gone_on_with(
+    finished: tuple[Project, str],
+) -> None:
     """The last stage alone, from what is registered as Multi: the very same stage, so that it is found and not trained."""
     project, _ = finished
     before = _digests(project)
-    sets = ("--set", "training.first_stage=mono", "--set", "training.initial=codegen-tiny-multi@champion")
+    sets = (
+        "--set",
+        "training.start_stage=mono",
+        "--set",
+        "training.initial=codegen-tiny-multi@champion",
+    )
     status, output = project.run("run", "--recipe", "tiny", *sets)
     assert status == 0, output
     assert re.findall(r"✓ train (\w+) +reused", output) == ["mono"]
@@ -234,7 +304,9 @@ def test_the_page_on_reviewing_is_true(finished: tuple[Project, str]) -> None:
     page = (Path(__file__).parents[2] / "docs/reviewing.md").read_text()
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     commands = [line for language, block in blocks for line in block.splitlines() if not language]
-    queries = [line for language, block in blocks for line in block.splitlines() if language == "sql"]
+    queries = [
+        line for language, block in blocks for line in block.splitlines() if language == "sql"
+    ]
     assert len(commands) == 6
     for command in commands:
         if command == "codegen ui":
@@ -244,7 +316,9 @@ def test_the_page_on_reviewing_is_true(finished: tuple[Project, str]) -> None:
             assert status == 0, output
     assert "codegen-tiny-mono/2" in project.run("models", "list")[1]
     for query in queries:
-        if not ("git_dirty" in query and provenance()["git_dirty"]):  # While this is worked on, no run is clean.
+        if not (
+            "git_dirty" in query and provenance()["git_dirty"]
+        ):  # While this is worked on, no run is clean.
             assert _num_found(project, query), query
 
 
@@ -268,4 +342,8 @@ client = MlflowClient(f"sqlite:///{sys.argv[1]}/var/mlflow/mlflow.db")
 print(len(client.search_runs([one.experiment_id for one in client.search_experiments()], sys.argv[2])))
 """
     command = [sys.executable, "-c", script, str(project.folder), query]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout.splitlines()[-1])
+    return int(
+        subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=100
+        ).stdout.splitlines()[-1]
+    )

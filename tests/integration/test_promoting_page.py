@@ -8,12 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fixtures.pages import commands, typed
+from fixtures.doc_commands import commands, typed
 from fixtures.versions import NAME, add_version, evidence, judge, suggest
 
-from components.registry.review import history, registered
+from components.registry.queries import history, list_versions
 from components.registry.tracking import Tracking
-from flows.recipes import tiny
+from flows.settings.recipes import tiny
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
@@ -42,16 +42,24 @@ def _evidence(bits_per_byte: float, passed: float):
 
 
 def _codegen(tracking: Tracking, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return typed(shlex.join(["codegen", *arguments]), folder, [f"tracking_uri={tracking.uri}", f"workspace={folder}"])
+    return typed(
+        shlex.join(["codegen", *arguments]),
+        folder,
+        [f"tracking_uri={tracking.uri}", f"workspace={folder}"],
+    )
 
 
 def test_every_command_of_the_page(tracking: Tracking, tmp_path: Path) -> None:
     said = {}
-    for command in (shlex.split(one) for one in commands("promoting.md") if one.startswith("codegen ")):
+    for command in (
+        shlex.split(one) for one in commands("promoting.md") if one.startswith("codegen ")
+    ):
         if command[:2] == HEAVY:
             tiny().override([command[command.index("--set") + 1]])
             continue
-        if command[:3] == ["codegen", "models", "promote"] and "candidate" not in _aliases(tracking):
+        if command[:3] == ["codegen", "models", "promote"] and "candidate" not in _aliases(
+            tracking
+        ):
             suggest(tracking, add_version(tracking), _evidence(1.0, 0.75))
         done = _codegen(tracking, tmp_path, *command[1:])
         assert done.returncode == 0, (command, done.stdout, done.stderr)
@@ -60,26 +68,43 @@ def test_every_command_of_the_page(tracking: Tracking, tmp_path: Path) -> None:
     assert "+0.25 to +0.25" in said["compare"]
     assert "worse at comments" in said["history"]
     # Version 2 took over and was rolled back; version 3 gained 0.5 on version 1 in every problem.
-    assert [one.outcome for one in history(tracking, NAME)] == ["promoted", "promoted", "rolled back", "promoted"]
+    assert [one.outcome for one in history(tracking, NAME)] == [
+        "promoted",
+        "promoted",
+        "rolled back",
+        "promoted",
+    ]
     assert history(tracking, NAME)[1].decision.checks[-1].found.endswith(": reads well")
     assert "0.5 to 0.5, over 20 problems" in said["promote"]
     assert _aliases(tracking) == {"previous", "champion"}
 
 
 def _aliases(tracking: Tracking) -> set[str]:
-    return {alias for one in registered(tracking, NAME) for alias in one.aliases}
+    return {alias for one in list_versions(tracking, NAME) for alias in one.aliases}
 
 
 def test_a_refused_gate_ends_with_3(tracking: Tracking, tmp_path: Path) -> None:
     strict = json.dumps([{"metrics": ["humaneval/pass@1"], "better": "higher", "min_gain": 0.3}])
-    command = ["models", "promote", f"{NAME}/2", "-r", "tiny", "--set", f"promotion.requirements.mono={strict}", "--json"]
+    command = [
+        "models",
+        "promote",
+        f"{NAME}/2",
+        "-r",
+        "tiny",
+        "--set",
+        f"promotion.requirements.mono={strict}",
+        "--json",
+    ]
     done = _codegen(tracking, tmp_path, *command)
     assert done.returncode == 3, done.stderr
     decision = json.loads(done.stdout)["decision"]
     assert decision["outcome"] == "refused"
     assert any("a gain of 0.25" in check["found"] for check in decision["checks"])
     assert history(tracking, NAME)[-1].decision.outcome == "refused"
-    assert [one.label for one in registered(tracking)] == [f"{NAME}/1 @champion", f"{NAME}/2 @candidate"]
+    assert [one.label for one in list_versions(tracking)] == [
+        f"{NAME}/1 @champion",
+        f"{NAME}/2 @candidate",
+    ]
 
 
 def test_another_recipe_does_not_judge(tracking: Tracking, tmp_path: Path) -> None:
@@ -89,4 +114,7 @@ def test_another_recipe_does_not_judge(tracking: Tracking, tmp_path: Path) -> No
     assert f"the recipe codegen-starter is to judge {NAME}, which it does not make" in done.stderr
     assert "give -r tiny" in done.stderr
     assert len(history(tracking, NAME)) == 1
-    assert [one.label for one in registered(tracking)] == [f"{NAME}/1 @champion", f"{NAME}/2 @candidate"]
+    assert [one.label for one in list_versions(tracking)] == [
+        f"{NAME}/1 @champion",
+        f"{NAME}/2 @candidate",
+    ]

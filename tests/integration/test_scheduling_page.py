@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.pages import DOCS, commands, environment, typed
+from fixtures.doc_commands import DOCS, commands, environment, typed
+from fixtures.prefect_stack import WAIT_S, Served
 from fixtures.projects import new_project
-from fixtures.served import WAIT_S, Served
 
 if TYPE_CHECKING:
     from fixtures.projects import FixtureArchives
@@ -50,7 +50,9 @@ def project(folder: Path, fixture_archives: FixtureArchives) -> Iterator[Served]
         assert not any(one["active"] for one in _schedules(first).values())
         deployment = first.call("/deployments/name/evaluate-model/tiny")
         first.call(
-            f"/deployments/{deployment['id']}/schedules/{deployment['schedules'][0]['id']}", {"active": True}, "PATCH"
+            f"/deployments/{deployment['id']}/schedules/{deployment['schedules'][0]['id']}",
+            {"active": True},
+            "PATCH",
         )
     finally:
         _end(first)
@@ -67,7 +69,9 @@ def _end(served: Served) -> None:
 def _schedules(served: Served) -> dict[str, dict[str, Any]]:
     found = {one["id"]: one for one in served.call("/deployments/filter", {})}
     flows = {one["id"]: one["name"] for one in served.call("/flows/filter", {})}
-    return {flows[one["flow_id"]]: one["schedules"][0] for one in found.values() if one["schedules"]}
+    return {
+        flows[one["flow_id"]]: one["schedules"][0] for one in found.values() if one["schedules"]
+    }
 
 
 @pytest.fixture
@@ -85,29 +89,48 @@ def prefect(project: Served) -> Callable[[list[str]], str]:
 
 def test_a_schedule_is_on_where_somebody_said_so(project: Served) -> None:
     schedules = _schedules(project)
-    assert {name for name, one in schedules.items() if one["active"]} == {"evaluate-model", "refresh-data"}
+    assert {name for name, one in schedules.items() if one["active"]} == {
+        "evaluate-model",
+        "refresh-data",
+    }
     chosen = schedules["refresh-data"]["schedule"]
     assert (chosen["cron"], chosen["timezone"]) == ("30 2 * * 1-5", "Europe/Berlin")
-    table = dict(re.findall(r"^\| `([\w-]+)/tiny` \| .* \| (?:every day|Saturdays) at (\d+) \|", _text(), re.MULTILINE))
-    assert table == {name: one["schedule"]["cron"].split()[1] for name, one in schedules.items()} | {"refresh-data": "0"}
+    table = dict(
+        re.findall(
+            r"^\| `([\w-]+)/tiny` \| .* \| (?:every day|Saturdays) at (\d+) \|",
+            _text(),
+            re.MULTILINE,
+        )
+    )
+    assert table == {
+        name: one["schedule"]["cron"].split()[1] for name, one in schedules.items()
+    } | {"refresh-data": "0"}
 
 
 def _text() -> str:
     return (DOCS / "scheduling.md").read_text(encoding="utf-8")
 
 
-def test_runs_are_started_listed_and_cancelled(project: Served, prefect: Callable[[list[str]], str]) -> None:
+def test_runs_are_started_listed_and_cancelled(
+    project: Served, prefect: Callable[[list[str]], str]
+) -> None:
     export, *lines = (line for line in REST if not line.startswith("codegen notify"))
     assert export == "export PREFECT_API_URL=http://127.0.0.1:4200/api"
     (cancel,) = (line for line in lines if line.endswith(" ID"))
     printed = prefect([line for line in lines if line != cancel])
     assert "refresh-data/tiny" in printed
-    later = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "flows": {"name": {"any_": ["train-stage"]}}}
+    later = {
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+        "flows": {"name": {"any_": ["train-stage"]}},
+    }
     (run,) = project.call("/flow_runs/filter", later)
     assert run["parameters"]["stage"] == "nl"
     prefect([cancel.replace("ID", run["id"])])
     assert project.end_of(run["id"])["type"] == "CANCELLED"
-    done = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}, "flows": {"name": {"any_": ["refresh-data"]}}}
+    done = {
+        "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+        "flows": {"name": {"any_": ["refresh-data"]}},
+    }
     assert len(project.call("/flow_runs/filter", done)) == 1
 
 
@@ -116,9 +139,13 @@ def test_who_is_told(project: Served, prefect: Callable[[list[str]], str]) -> No
     printed = prefect(lines)
     assert printed.count("set up   codegen: ") == 2 + 4
     assert "secret" not in printed
-    prefect([lines[0].replace("T1", "T2")])  # Another room of the same server takes no word from the first.
+    prefect(
+        [lines[0].replace("T1", "T2")]
+    )  # Another room of the same server takes no word from the first.
     names = {one["name"] for one in project.call("/automations/filter", {})}
-    assert sum(name.startswith("codegen: failed -> https://hooks.example.org") for name in names) == 2
+    assert (
+        sum(name.startswith("codegen: failed -> https://hooks.example.org") for name in names) == 2
+    )
     prefect(lines[:1])
     assert {one["name"] for one in project.call("/automations/filter", {})} == names
 
@@ -138,7 +165,9 @@ def test_workers_run_the_same(project: Served, prefect: Callable[[list[str]], st
         )
     try:
         run = project.run("refresh-data/starter", **project.parameters("refresh-data/tiny"))
-        assert project.end_of(run)["type"] == "COMPLETED", (project.folder / "worker.log").read_text()
+        assert project.end_of(run)["type"] == "COMPLETED", (
+            project.folder / "worker.log"
+        ).read_text()
     finally:
         worker.terminate()
         worker.wait(timeout=WAIT_S)

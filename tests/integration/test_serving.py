@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
 import pytest
-from fixtures.receivers import mail_receiver, web_receiver
-from fixtures.served import ENDS, Served, served
+from fixtures.prefect_stack import ENDS, Served, served
+from fixtures.sinks import mail_receiver, web_receiver
 
 from components.core.files import read_jsonl
 from components.core.store import Store
@@ -26,7 +26,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.apart, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureArchives) -> Iterator[Served]:
+def project(
+    tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureArchives
+) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served") / "project"
     with served(folder, fixture_archives, "--cron", "refresh-data=* * * * *") as one:
         yield one
@@ -38,7 +40,10 @@ def scheduled(project: Served) -> str:
     name = {"name": {"any_": ["refresh-data"]}}
 
     def first() -> str | None:
-        runs = project.call("/flow_runs/filter", {"flows": name, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}})
+        runs = project.call(
+            "/flow_runs/filter",
+            {"flows": name, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}},
+        )
         return next((str(one["id"]) for one in runs if one["auto_scheduled"]), None)
 
     found = project.until(first)
@@ -66,7 +71,9 @@ def test_what_the_schedule_made_is_reused_and_shown_as_such(project: Served, who
     assert states["train mono"] == "Completed"
 
 
-def test_a_run_shows_tables_losses_scores_and_the_way_to_mlflow(project: Served, whole: str) -> None:
+def test_a_run_shows_tables_losses_scores_and_the_way_to_mlflow(
+    project: Served, whole: str
+) -> None:
     shown = project.artifacts()
     assert "| Multi · Go |" in shown["codegen-tiny-corpora"]["data"]
     assert "| yes |" in shown["codegen-tiny-rules-raw-corpora"]["data"]
@@ -74,7 +81,10 @@ def test_a_run_shows_tables_losses_scores_and_the_way_to_mlflow(project: Served,
     assert "data:image/svg+xml;base64," in shown["codegen-tiny-training"]["data"]
     assert "pass@1" in shown["codegen-tiny-scores"]["data"]
     assert "bits per byte" in shown["codegen-tiny-scores"]["data"].lower()
-    link = re.search(r"\((http://127.0.0.1:\d+)/#/experiments/(\d+)/runs/(\w+)\)", shown["codegen-tiny-mlflow"]["data"])
+    link = re.search(
+        r"\((http://127.0.0.1:\d+)/#/experiments/(\d+)/runs/(\w+)\)",
+        shown["codegen-tiny-mlflow"]["data"],
+    )
     assert link
     address = f"http://127.0.0.1:{project.ports[1]}/api/2.0/mlflow/runs/get?run_id={link[3]}"
     assert link[1] == f"http://127.0.0.1:{project.ports[1]}"
@@ -83,14 +93,24 @@ def test_a_run_shows_tables_losses_scores_and_the_way_to_mlflow(project: Served,
 
 
 def test_progress_reaches_the_end_on_the_page(project: Served, whole: str) -> None:
-    bars = project.call("/artifacts/filter", {"artifacts": {"key": {"like_": "codegen-tiny-train-"}}})
-    assert {one["key"].rsplit("-", 1)[1]: float(one["data"]) for one in bars} == {"nl": 100, "multi": 100, "mono": 100}
+    bars = project.call(
+        "/artifacts/filter", {"artifacts": {"key": {"like_": "codegen-tiny-train-"}}}
+    )
+    assert {one["key"].rsplit("-", 1)[1]: float(one["data"]) for one in bars} == {
+        "nl": 100,
+        "multi": 100,
+        "mono": 100,
+    }
 
 
-def test_the_command_line_uses_the_same_server_and_the_same_things(project: Served, whole: str) -> None:
+def test_the_command_line_uses_the_same_server_and_the_same_things(
+    project: Served, whole: str
+) -> None:
     def runs() -> int:
         found = project.call("/flow_runs/filter", {"flows": {"name": {"any_": ["pipeline"]}}})
-        return sum(one["deployment_id"] is None and one["state_name"] == "Completed" for one in found)
+        return sum(
+            one["deployment_id"] is None and one["state_name"] == "Completed" for one in found
+        )
 
     assert runs() == 0
     printed = project.command("run", "-r", "tiny")
@@ -99,17 +119,22 @@ def test_the_command_line_uses_the_same_server_and_the_same_things(project: Serv
     assert runs() == 1
 
 
-def test_a_cancelled_training_ends_with_all_its_processes_and_goes_on_later(project: Served, whole: str) -> None:
+def test_a_cancelled_training_ends_with_all_its_processes_and_goes_on_later(
+    project: Served, whole: str
+) -> None:
     recipe = copy.deepcopy(project.parameters("train-stage/tiny")["recipe"])
     recipe["name"] = "codegen-cancelled"
-    recipe["training"]["stages"]["nl"] |= {"steps": 400, "anneal_steps": 390}
+    recipe["training"]["stages"]["nl"] |= {"steps": 400, "decay_steps": 390}
     execution: dict[str, Any] = copy.deepcopy(project.parameters("train-stage/tiny")["execution"])
     execution["training"]["checkpoint_every_steps"] = 5
     asked = {"recipe": recipe, "execution": execution, "stage": "nl"}
     building = project.folder / "var/store/.building/checkpoint"
 
     def steps() -> int:
-        return sum(sum(1 for _ in read_jsonl(one)) for one in building.glob("codegen-cancelled-nl-*/observed/metrics.jsonl"))
+        return sum(
+            sum(1 for _ in read_jsonl(one))
+            for one in building.glob("codegen-cancelled-nl-*/observed/metrics.jsonl")
+        )
 
     run = project.run("train-stage/tiny", **asked)
     project.until(lambda: steps() >= 12)
@@ -122,7 +147,11 @@ def test_a_cancelled_training_ends_with_all_its_processes_and_goes_on_later(proj
 
     again = project.run("train-stage/tiny", **asked)
     assert project.end_of(again)["type"] == "COMPLETED"
-    made = next(one for one in Store(project.folder / "var/store").all() if one.name == "codegen-cancelled-nl")
+    made = next(
+        one
+        for one in Store(project.folder / "var/store").list_artifacts()
+        if one.name == "codegen-cancelled-nl"
+    )
     attempts = made.provenance["attempts"]
     assert isinstance(attempts, list)
     assert len(attempts) == 2
@@ -132,7 +161,9 @@ def test_a_cancelled_training_ends_with_all_its_processes_and_goes_on_later(proj
 
 
 def test_two_runs_that_build_the_same_thing_build_it_once(project: Served, whole: str) -> None:
-    recipe = copy.deepcopy(project.parameters("train-stage/tiny")["recipe"]) | {"name": "codegen-twice"}
+    recipe = copy.deepcopy(project.parameters("train-stage/tiny")["recipe"]) | {
+        "name": "codegen-twice"
+    }
     place = project.parameters("pipeline/tiny")["execution"]
     # Of two deployments: one of them alone would run them one after the other.
     first = project.run("train-stage/tiny", recipe=recipe, execution=place, stage="nl")
@@ -146,7 +177,12 @@ def test_who_wants_to_know_is_told_that_a_run_failed(project: Served, whole: str
     with web_receiver() as (web, posts), mail_receiver() as (smtp, mails):
         printed = project.command("notify", f"http://127.0.0.1:{web}/hook", "--on", "failed")
         assert "codegen: failed -> http://127.0.0.1" in printed
-        project.command("notify", f"mailto://127.0.0.1:{smtp}?from=a@example.org&to=b@example.org", "--on", "failed")
+        project.command(
+            "notify",
+            f"mailto://127.0.0.1:{smtp}?from=a@example.org&to=b@example.org",
+            "--on",
+            "failed",
+        )
         execution = project.parameters("evaluate-model/tiny")["execution"]
         run = project.run("evaluate-model/tiny", model="nobody-knows@this", execution=execution)
         assert project.end_of(run)["type"] == "FAILED"
@@ -160,7 +196,9 @@ def test_it_says_what_it_offers_and_where(project: Served) -> None:
     said = project.log.read_text()
     assert f"http://127.0.0.1:{project.ports[0]}" in said
     assert "offers   pipeline/tiny" in said
-    assert json.loads((project.folder / "var/servers.json").read_text())["pid"] == project.process.pid
+    assert (
+        json.loads((project.folder / "var/servers.json").read_text())["pid"] == project.process.pid
+    )
 
 
 def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: str) -> None:
@@ -168,8 +206,13 @@ def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: st
     recipe = copy.deepcopy(project.parameters("pipeline/tiny")["recipe"])
     recipe["training"]["stages"]["nl"]["steps"] += 1
     anything = [{"metrics": ["bits_per_byte/mono/Python"], "better": "lower", "min_gain": -100.0}]
-    recipe["promotion"] |= {"approval": "person", "requirements": dict.fromkeys(("nl", "multi", "mono"), anything)}
-    champion = json.loads(project.command("models", "show", "codegen-tiny-mono@champion", "--json"))["version"]
+    recipe["promotion"] |= {
+        "approval": "person",
+        "requirements": dict.fromkeys(("nl", "multi", "mono"), anything),
+    }
+    champion = json.loads(
+        project.command("models", "show", "codegen-tiny-mono@champion", "--json")
+    )["version"]
     words = iter([True, False, True])
     paused = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
 
@@ -204,12 +247,20 @@ def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: st
     comparison = project.artifacts()["codegen-tiny-mono-promotion"]["data"]
     assert "# codegen-tiny-mono: version 2" in comparison.replace("\\", "")
 
-    now = json.loads(project.command("models", "show", "codegen-tiny-mono@champion", "--json"))["version"]
+    now = json.loads(project.command("models", "show", "codegen-tiny-mono@champion", "--json"))[
+        "version"
+    ]
     assert (champion, now) == (1, 2)
     project.command("models", "rollback", "codegen-tiny-mono", "--reason", "worse at comments")
-    back = json.loads(project.command("models", "show", "codegen-tiny-mono@champion", "--json"))["version"]
+    back = json.loads(project.command("models", "show", "codegen-tiny-mono@champion", "--json"))[
+        "version"
+    ]
     assert back == champion
     history = json.loads(project.command("models", "history", "codegen-tiny-mono", "--json"))
     decisions = [one for one in history if one["decision"]["outcome"] != "already champion"]
-    assert [one["decision"]["outcome"] for one in decisions] == ["promoted", "promoted", "rolled back"]
+    assert [one["decision"]["outcome"] for one in decisions] == [
+        "promoted",
+        "promoted",
+        "rolled back",
+    ]
     assert decisions[1]["decided_by"].startswith("Ada")

@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.champions import add_champion
+from fixtures.doc_commands import WAIT_S, commands, environment, python_of, typed
 from fixtures.models import write_reciting
-from fixtures.pages import WAIT_S, commands, environment, python_of, typed
-from fixtures.programs import program
 from fixtures.projects import new_project
+from fixtures.registered_models import add_champion
+from fixtures.synthetic_code import program
 
 from components.core.network import free_port
 from components.core.store import Store
 from components.data.sources.config import Source
 from components.model.huggingface import load_config
-from flows import recipes
-from flows.execution import Execution
+from flows.settings import recipes
+from flows.settings.execution import Execution
 
 if TYPE_CHECKING:
     from fixtures.projects import FixtureArchives
@@ -49,7 +49,7 @@ def places(fixture_archives: FixtureArchives) -> list[str]:
 
 
 def _recipe_of(page: str, function: str) -> recipes.Recipe:
-    """What a page's function makes when it stands in `flows/recipes.py`."""
+    """What a page's function makes when it stands in `flows/settings/recipes.py`."""
     names = dict(vars(recipes))
     exec(python_of(page), names)
     made: recipes.Recipe = names[function]()
@@ -64,22 +64,36 @@ def test_adding_a_corpus(folder: Path, places: list[str]) -> None:
     done = typed(commands("adding-a-corpus.md"), folder, places)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "repository3" in done.stdout
-    made = next(one for one in Store(folder / "var/store").all() if (one.kind, one.name) == ("prepared-corpus", "mono"))
+    made = next(
+        one
+        for one in Store(folder / "var/store").list_artifacts()
+        if (one.kind, one.name) == ("prepared-corpus", "mono")
+    )
     languages = made.statistics["languages"]
     assert isinstance(languages, dict)
     assert languages["Python"]["documents"] == 200
-    assert _recipe_of("adding-a-corpus.md", "mine").data.sources == {"mono": (Source(uri="/data/checkouts/*/"),)}
+    assert _recipe_of("adding-a-corpus.md", "mine").data.sources == {
+        "mono": (Source(uri="/data/checkouts/*/"),)
+    }
 
 
 def test_adding_a_model_size(folder: Path, places: list[str]) -> None:
-    looks = [one for one in commands("adding-a-model-size.md") if one.startswith(("codegen recipe", "codegen plan"))]
+    looks = [
+        one
+        for one in commands("adding-a-model-size.md")
+        if one.startswith(("codegen recipe", "codegen plan"))
+    ]
     looked = typed(looks, folder)  # Which ask nothing of a place.
     assert looked.returncode == 0, looked.stderr
-    done = typed([one for one in commands("adding-a-model-size.md") if one not in looks], folder, places)
+    done = typed(
+        [one for one in commands("adding-a-model-size.md") if one not in looks], folder, places
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "codegen-1b: 1.4" in looked.stdout
     assert "codegen run -r 350m --set name=codegen-1b" in looked.stdout
-    trained = next(one for one in Store(folder / "var/store").all() if one.name == "try-nl")
+    trained = next(
+        one for one in Store(folder / "var/store").list_artifacts() if one.name == "try-nl"
+    )
     assert trained.label in done.stdout
     assert load_config(Path(trained.address)).num_layers == 3
     assert _recipe_of("adding-a-model-size.md", "codegen_1b").model.d_model == 2048
@@ -118,8 +132,10 @@ def _server(line: str, folder: Path) -> Iterator[int]:
     """The port of a server that a page's command starts; a signal ends it well."""
     port = free_port()
     words = [str(port) if one == "8000" else one for one in shlex.split(line)[1:]]
-    command = [sys.executable, "-m", "flows.cli", *words, "--at", "workspace=used"]
-    process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "flows.cli.main", *words, "--exec", "workspace=used"]
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
+    )
     try:
         deadline = time.monotonic() + WAIT_S
         while True:

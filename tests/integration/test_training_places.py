@@ -12,21 +12,21 @@ from fixtures.training import PLACE, STAGE, losses_of, toy_run
 
 from components.core.errors import TrainingError
 from components.model.huggingface import load_checkpoint
-from components.training.config import TrainingPlace
-from components.training.launch import train_stage
+from components.training.config import TrainingExecution
+from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
-from components.training.run import LOG, WORK, StageRun
+from components.training.run_file import LOG, WORK, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 STEPS = 8
-ONE = TrainingPlace(micro_batch=4, zero_stage=0, precision="fp32")
+ONE = TrainingExecution(micro_batch=4, zero_stage=0, precision="fp32")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
     """Its steps have 64 sequences: a stage is not at its end before a test that saw a checkpoint has stopped it."""
-    stage = STAGE.replace(steps=STEPS, warmup_steps=2, anneal_steps=5, batch_tokens=64 * 64)
+    stage = STAGE.replace(steps=STEPS, warmup_steps=2, decay_steps=5, global_batch_tokens=64 * 64)
     return toy_run(tmp_path_factory.mktemp("inputs"), stage)
 
 
@@ -40,12 +40,20 @@ PLACES = {
     "two ranks, ZeRO 1": PLACE,
     "two ranks, ZeRO 2, optimizer offloaded": PLACE.replace(zero_stage=2, offload_optimizer="cpu"),
     "two ranks share a copy, ZeRO 1": PLACE.replace(tensor_parallel=2),
-    "two ranks share a copy, ZeRO 2, recomputed": PLACE.replace(tensor_parallel=2, zero_stage=2, recompute_every=1),
-    "two copies on two ranks each": PLACE.replace(num_processes=4, tensor_parallel=2),
+    "two ranks share a copy, ZeRO 2, recomputed": PLACE.replace(
+        tensor_parallel=2, zero_stage=2, activation_checkpoint_interval=1
+    ),
+    "two copies on two ranks each": PLACE.replace(world_size=4, tensor_parallel=2),
     "two ranks share sequences, no ZeRO": PLACE.replace(sequence_parallel=2, zero_stage=0),
-    "two ranks share sequences, ZeRO 3, recomputed": PLACE.replace(sequence_parallel=2, zero_stage=3, recompute_every=1),
-    "two pairs share sequences, ZeRO 1": PLACE.replace(num_processes=4, sequence_parallel=2, micro_batch=4),
-    "two ranks, ZeRO 3, all offloaded": PLACE.replace(zero_stage=3, offload_optimizer="cpu", offload_parameters="cpu"),
+    "two ranks share sequences, ZeRO 3, recomputed": PLACE.replace(
+        sequence_parallel=2, zero_stage=3, activation_checkpoint_interval=1
+    ),
+    "two pairs share sequences, ZeRO 1": PLACE.replace(
+        world_size=4, sequence_parallel=2, micro_batch=4
+    ),
+    "two ranks, ZeRO 3, all offloaded": PLACE.replace(
+        zero_stage=3, offload_optimizer="cpu", offload_parameters="cpu"
+    ),
 }
 
 
@@ -59,17 +67,23 @@ def test_another_place_gives_the_same_losses_and_weights(
 
 
 def require_close(folder: Path, other: Path) -> None:
-    pairs = zip(load_checkpoint(folder).parameters(), load_checkpoint(other).parameters(), strict=True)
+    pairs = zip(
+        load_checkpoint(folder).parameters(), load_checkpoint(other).parameters(), strict=True
+    )
     for first, second in pairs:
-        np.testing.assert_allclose(second.detach().numpy(), first.detach().numpy(), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            second.detach().numpy(), first.detach().numpy(), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_activations_that_are_computed_again_change_no_bit(
     run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
     folder, expected = alone
-    assert losses_of(tmp_path, run, ONE.replace(recompute_every=2)) == expected
-    assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert losses_of(tmp_path, run, ONE.replace(activation_checkpoint_interval=2)) == expected
+    assert (tmp_path / "model.safetensors").read_bytes() == (
+        folder / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("zero_stage", [0, 3])
@@ -121,9 +135,11 @@ def test_without_zero_other_ranks_go_on_and_zero_is_refused(
 
     with pytest.raises(InterruptedError):
         train_stage(tmp_path, run, ONE.replace(micro_batch=1, checkpoint_every_steps=2), stop)
-    with pytest.raises(TrainingError, match="was made with ZeRO stage 0, and this is stage 1") as refused:
+    with pytest.raises(
+        TrainingError, match="was made with ZeRO stage 0, and this is stage 1"
+    ) as refused:
         train_stage(tmp_path, run, PLACE, lambda _: None)
-    assert "--at training.zero_stage=0" in refused.value.do
+    assert "--exec training.zero_stage=0" in refused.value.fix
     found = losses_of(tmp_path, run, PLACE.replace(zero_stage=0))
     np.testing.assert_allclose(found, alone[1], rtol=1e-5)
     last = (tmp_path / LOG).read_text().rpartition("goes on after step ")[2]
@@ -140,10 +156,12 @@ def test_bf16_without_zero_is_zero_1_so_it_goes_on_with_other_ranks_and_never_as
     bf16 = PLACE.replace(precision="bf16", zero_stage=0)
     with pytest.raises(InterruptedError):
         train_stage(tmp_path, run, bf16.replace(checkpoint_every_steps=2), stop)
-    with pytest.raises(TrainingError, match="was made with ZeRO stage 1 in bf16, and this is stage 0") as refused:
+    with pytest.raises(
+        TrainingError, match="was made with ZeRO stage 1 in bf16, and this is stage 0"
+    ) as refused:
         train_stage(tmp_path, run, ONE, lambda _: None)
-    assert "--at training.precision=bf16" in refused.value.do
-    found = losses_of(tmp_path, run, bf16.replace(num_processes=1, zero_stage=2))
+    assert "--exec training.precision=bf16" in refused.value.fix
+    found = losses_of(tmp_path, run, bf16.replace(world_size=1, zero_stage=2))
     np.testing.assert_allclose(found, alone[1], rtol=0.02)
     last = (tmp_path / LOG).read_text().rpartition("goes on after step ")[2]
     assert not last.startswith("0;")
@@ -163,12 +181,18 @@ def test_a_rank_that_is_told_to_end_saves_its_step_first(
     def is_rank(process: psutil.Process) -> bool:
         command = process.info["cmdline"] or []
         return (
-            str(tmp_path / "run.json") in command and "components.training" in command and "--world_info" not in str(command)
+            str(tmp_path / "run.json") in command
+            and "components.training" in command
+            and "--world_info" not in str(command)
         )
 
-    with pytest.raises(TrainingError, match=r"told to end \(SIGTERM\) and is saved as of step") as ended:
+    with pytest.raises(
+        TrainingError, match=r"told to end \(SIGTERM\) and is saved as of step"
+    ) as ended:
         train_stage(tmp_path, run, ONE.replace(checkpoint_every_steps=100), tell)
     saved = int(ended.value.got.rpartition(" ")[2])
     assert [path.name for path in (tmp_path / WORK).glob("step-*")] == [f"step-{saved:08d}"]
     assert losses_of(tmp_path, run, ONE) == expected
-    assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert (tmp_path / "model.safetensors").read_bytes() == (
+        folder / "model.safetensors"
+    ).read_bytes()

@@ -17,17 +17,25 @@ import torch
 from fixtures.training import MODEL, PLACE, STAGE, toy_run, train_plainly
 
 from components.core.artifact import content_digest
-from components.core.errors import StorageFull, TrainingError
+from components.core.errors import DiskFullError, TrainingError
 from components.core.fingerprint import list_files
+from components.dataset.reader import PackedSplit
 from components.evaluation.bits_per_byte import evaluate_held_out
 from components.model.huggingface import load_checkpoint
 from components.model.transformer import CodeGen
 from components.tokenizer.encoder import Encoder
-from components.tokenizer.reader import PackedSplit
-from components.training.config import TrainingPlace
-from components.training.launch import train_stage
+from components.training.config import TrainingExecution
+from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics, read_metrics
-from components.training.run import LOG, METRICS, RESULT, WORK, Input, RunFile, StageRun
+from components.training.run_file import (
+    LOG,
+    METRICS,
+    RESULT,
+    WORK,
+    ArtifactInput,
+    RunFile,
+    StageRun,
+)
 from components.training.schedule import learning_rate
 
 ENDED_S = 20.0
@@ -43,7 +51,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(run: StageRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Steps, dict[str, object]]:
+def undisturbed(
+    run: StageRun, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Steps, dict[str, object]]:
     """The stage, trained in one go: its folder, what was reported meanwhile, and its statistics."""
     folder = tmp_path_factory.mktemp("undisturbed")
     seen: Steps = []
@@ -62,7 +72,9 @@ def test_leaves_a_checkpoint_and_reports_every_step(
 ) -> None:
     folder, seen, statistics = undisturbed
     assert [one.step for one in seen] == list(range(1, 41))
-    assert [one.learning_rate for one in seen] == [learning_rate(step, STAGE) for step in range(1, 41)]
+    assert [one.learning_rate for one in seen] == [
+        learning_rate(step, STAGE) for step in range(1, 41)
+    ]
     assert seen[-1].tokens == 40 * 1024
     assert seen[-1].time_left_s == 0
     assert all(one.mfu > 0 and one.tokens_per_s > 0 for one in seen)
@@ -73,9 +85,11 @@ def test_leaves_a_checkpoint_and_reports_every_step(
     # Ids below 256 stand for a byte each; of the others in the corpus only the separator stands for none, the rest for more.
     split = PackedSplit(Path(run.data.folder), "train")
     lengths = Encoder(Path(run.tokenizer.folder)).token_num_bytes
-    first = split.batch(split.order(3, 0, 16))[:, 1:]
+    first = split.batch(split.shuffled_indices(3, 0, 16))[:, 1:]
     nats = (seen[0].loss or 0) * first.size
-    assert seen[0].bits_per_byte == pytest.approx(nats / math.log(2) / lengths[first].sum(), rel=1e-9)
+    assert seen[0].bits_per_byte == pytest.approx(
+        nats / math.log(2) / lengths[first].sum(), rel=1e-9
+    )
     assert seen == read_metrics(folder / METRICS)
     assert statistics == {
         "steps": 40,
@@ -84,16 +98,28 @@ def test_leaves_a_checkpoint_and_reports_every_step(
         "final_loss": seen[-1].loss,
         "num_parameters": sum(one.numel() for one in CodeGen(MODEL).parameters()),
     }
-    assert json.loads((folder / RESULT).read_text()) == {"run": run.identity(), "result": statistics}
+    assert json.loads((folder / RESULT).read_text()) == {
+        "run": run.identity(),
+        "result": statistics,
+    }
     names = {file.path for file in list_files(folder)}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "training.json", METRICS, LOG} <= names
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "training.json",
+        METRICS,
+        LOG,
+    } <= names
     assert not (folder / WORK).exists()
     assert str(folder.parent) not in "".join(
         path.read_text(errors="replace") for path in folder.iterdir() if path.is_file()
     ), "a path of this machine outside observed/"
 
 
-def test_equals_plain_pytorch_on_one_process(run: StageRun, undisturbed: tuple[Path, Steps, dict[str, object]]) -> None:
+def test_equals_plain_pytorch_on_one_process(
+    run: StageRun, undisturbed: tuple[Path, Steps, dict[str, object]]
+) -> None:
     """One forward over the whole batch, torch's own AdamW and clipping: another order of summing, the same training."""
     folder, seen, _ = undisturbed
     model = CodeGen(MODEL, seed=3)
@@ -107,7 +133,11 @@ def test_equals_plain_pytorch_on_one_process(run: StageRun, undisturbed: tuple[P
     trained = load_checkpoint(folder)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(
-            trained.get_parameter(name), parameter, rtol=5e-3, atol=5e-4, msg=lambda text, n=name: f"{n}: {text}"
+            trained.get_parameter(name),
+            parameter,
+            rtol=5e-3,
+            atol=5e-4,
+            msg=lambda text, n=name: f"{n}: {text}",
         )
 
 
@@ -120,21 +150,32 @@ def test_held_out_documents_are_measured_as_the_evaluation_does(
     assert seen[-1].evaluation_s > 0
     model, encoder = load_checkpoint(folder).eval(), Encoder(folder)
     expected = evaluate_held_out(model, encoder, {"nl": Path(run.data.folder)}, max_sequences=4)
-    assert seen[-1].held_out == {"English": pytest.approx(expected["nl/English"]["bits_per_byte"], rel=1e-5)}
+    assert seen[-1].held_out == {
+        "English": pytest.approx(expected["nl/English"]["bits_per_byte"], rel=1e-5)
+    }
 
     often: Steps = []
-    train_stage(tmp_path, run, PLACE.replace(zero_stage=3, evaluate_every_steps=15, evaluate_sequences=5), often.append)
+    train_stage(
+        tmp_path,
+        run,
+        PLACE.replace(zero_stage=3, eval_interval=15, evaluate_sequences=5),
+        often.append,
+    )
     assert [one.step for one in often if one.held_out] == [15, 30, 40]
     np.testing.assert_allclose([one.loss for one in often], [one.loss for one in seen], rtol=2e-4)
-    expected = evaluate_held_out(load_checkpoint(tmp_path).eval(), encoder, {"nl": Path(run.data.folder)}, max_sequences=5)
-    assert often[-1].held_out == {"English": pytest.approx(expected["nl/English"]["bits_per_byte"], rel=1e-5)}
+    expected = evaluate_held_out(
+        load_checkpoint(tmp_path).eval(), encoder, {"nl": Path(run.data.folder)}, max_sequences=5
+    )
+    assert often[-1].held_out == {
+        "English": pytest.approx(expected["nl/English"]["bits_per_byte"], rel=1e-5)
+    }
 
 
 FLOW = """
 import os, signal, sys
 from pathlib import Path
-from components.training.launch import train_stage
-from components.training.run import RunFile
+from components.training.launch.launcher import train_stage
+from components.training.run_file import RunFile
 
 file = RunFile.read(Path(sys.argv[2]))
 
@@ -164,16 +205,22 @@ def test_a_killed_flow_leaves_no_orphan_and_the_stage_goes_on_to_the_same_bits(
     damaged = next(checkpoints[-1].rglob("*optim_states.pt"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     (folder / WORK / "step-00000099.partial").mkdir()
-    (folder / WORK / "step-00000001" / "engine").mkdir(parents=True)  # An old one, killed while it was being removed.
+    (folder / WORK / "step-00000001" / "engine").mkdir(
+        parents=True
+    )  # An old one, killed while it was being removed.
     with (folder / METRICS).open("a") as file:
         file.write('{"step": 99, "lo')
 
     seen: Steps = []
     statistics = train_stage(folder, run, PLACE, seen.append)
     whole, before, statistics_before = undisturbed
-    assert [(one.step, one.loss, one.grad_norm) for one in seen] == [(one.step, one.loss, one.grad_norm) for one in before]
+    assert [(one.step, one.loss, one.grad_norm) for one in seen] == [
+        (one.step, one.loss, one.grad_norm) for one in before
+    ]
     assert read_metrics(folder / METRICS) == seen
-    assert seen[-1].elapsed_s > max(one.elapsed_s for one in seen[:12]), "time of the killed attempt counts"
+    assert seen[-1].elapsed_s > max(one.elapsed_s for one in seen[:12]), (
+        "time of the killed attempt counts"
+    )
     assert statistics == statistics_before
     assert content_digest(list_files(folder)) == content_digest(list_files(whole))
     log = (folder / LOG).read_text()
@@ -182,7 +229,9 @@ def test_a_killed_flow_leaves_no_orphan_and_the_stage_goes_on_to_the_same_bits(
 
 
 @pytest.mark.apart
-def test_cancelling_ends_every_process_and_another_run_is_refused(run: StageRun, tmp_path: Path) -> None:
+def test_cancelling_ends_every_process_and_another_run_is_refused(
+    run: StageRun, tmp_path: Path
+) -> None:
     class Cancelled(BaseException):
         pass
 
@@ -191,7 +240,7 @@ def test_cancelling_ends_every_process_and_another_run_is_refused(run: StageRun,
             assert trainers(tmp_path)
             raise Cancelled
 
-    alone = TrainingPlace(micro_batch=1, checkpoint_every_steps=4, precision="fp32")
+    alone = TrainingExecution(micro_batch=1, checkpoint_every_steps=4, precision="fp32")
     with pytest.raises(Cancelled):
         train_stage(tmp_path, run, alone, cancel)
     assert not trainers(tmp_path)
@@ -199,7 +248,7 @@ def test_cancelling_ends_every_process_and_another_run_is_refused(run: StageRun,
     other = run.model_copy(update={"seed": 4})
     with pytest.raises(TrainingError, match="was made by another run") as refused:
         train_stage(tmp_path, other, alone, lambda _: None)
-    assert str(tmp_path / WORK) in refused.value.do
+    assert str(tmp_path / WORK) in refused.value.fix
     assert not trainers(tmp_path)
 
 
@@ -208,21 +257,28 @@ def test_hands_on_the_weights_and_stops_before_a_step_that_is_not_finite(
 ) -> None:
     """The next stage, with a learning rate that ruins the model in its first step."""
     wild = STAGE.replace(steps=9, learning_rate=1e30, warmup_steps=2, max_skipped_steps=0)
-    initial = Input(folder=str(undisturbed[0]), digest="checkpoint of stage nl")
+    initial = ArtifactInput(folder=str(undisturbed[0]), digest="checkpoint of stage nl")
     following = run.model_copy(update={"stage": "multi", "config": wild, "initial": initial})
     with pytest.raises(TrainingError, match=r"stage multi, step 2: .* is (nan|inf)") as stopped:
-        train_stage(tmp_path, following, TrainingPlace(micro_batch=16, precision="fp32"), lambda _: None)
+        train_stage(
+            tmp_path, following, TrainingExecution(micro_batch=16, precision="fp32"), lambda _: None
+        )
     (first,) = read_metrics(tmp_path / METRICS)
     assert not (tmp_path / RESULT).exists()
 
     split = PackedSplit(Path(run.data.folder), "train")
     with torch.no_grad():
         handed_on = load_checkpoint(undisturbed[0]).loss(
-            torch.from_numpy(split.batch(split.order(3, 0, 16)).astype(np.int64)), 1e-4
+            torch.from_numpy(split.batch(split.shuffled_indices(3, 0, 16)).astype(np.int64)), 1e-4
         )
-    assert first.loss == pytest.approx(handed_on.item(), rel=1e-5), "previous weights, on the corpus from its start"
+    assert first.loss == pytest.approx(handed_on.item(), rel=1e-5), (
+        "previous weights, on the corpus from its start"
+    )
     assert first.learning_rate == 0.5e30, "a new warm-up"
-    assert f"sequences {', '.join(map(str, split.order(3, 16, 16)))} of the train split" in stopped.value.got
+    assert (
+        f"sequences {', '.join(map(str, split.shuffled_indices(3, 16, 16)))} of the train split"
+        in stopped.value.got
+    )
 
 
 @pytest.mark.apart
@@ -231,7 +287,7 @@ def test_the_last_the_best_and_every_so_many_checkpoints_are_kept(
 ) -> None:
     """From a trained model, with a rising learning rate that makes it worse: the best checkpoint is not among the last."""
     worse = STAGE.replace(warmup_steps=36, learning_rate=0.5)
-    initial = Input(folder=str(undisturbed[0]), digest="checkpoint of stage nl")
+    initial = ArtifactInput(folder=str(undisturbed[0]), digest="checkpoint of stage nl")
     scores: dict[int, float] = {}
 
     def stop(metrics: StepMetrics) -> None:
@@ -240,9 +296,11 @@ def test_the_last_the_best_and_every_so_many_checkpoints_are_kept(
         if metrics.step >= 29:
             raise InterruptedError
 
-    place = PLACE.replace(evaluate_every_steps=4, keep_last=1, keep_every_steps=12)
+    place = PLACE.replace(eval_interval=4, keep_last=1, keep_every_steps=12)
     with pytest.raises(InterruptedError):
-        train_stage(tmp_path, run.replace(config=worse, initial=initial, stage="multi"), place, stop)
+        train_stage(
+            tmp_path, run.replace(config=worse, initial=initial, stage="multi"), place, stop
+        )
     kept = sorted(int(path.name[-8:]) for path in (tmp_path / WORK).glob("step-*[0-9]"))
     best = min((step for step in scores if step <= kept[-1]), key=scores.__getitem__)
     assert best < 12, "it has to be one that would go"
@@ -256,9 +314,12 @@ def test_a_disk_without_room_for_a_checkpoint(run: StageRun, tmp_path: Path) -> 
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small file system needs the right to mount one")
     try:
-        with pytest.raises(StorageFull, match=r"[01] MB are free at") as full:
+        with pytest.raises(DiskFullError, match=r"[01] MB are free at") as full:
             train_stage(
-                tmp_path, run, TrainingPlace(micro_batch=16, precision="fp32", checkpoint_every_steps=2), lambda _: None
+                tmp_path,
+                run,
+                TrainingExecution(micro_batch=16, precision="fp32", checkpoint_every_steps=2),
+                lambda _: None,
             )
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
@@ -266,12 +327,23 @@ def test_a_disk_without_room_for_a_checkpoint(run: StageRun, tmp_path: Path) -> 
 
 
 @pytest.mark.apart
-def test_a_rank_that_fails_is_reported_with_the_last_lines_of_its_error(run: StageRun, tmp_path: Path) -> None:
+def test_a_rank_that_fails_is_reported_with_the_last_lines_of_its_error(
+    run: StageRun, tmp_path: Path
+) -> None:
     corpus = tmp_path / "corpus"
     shutil.copytree(run.data.folder, corpus)
-    np.full((50, 64), 400, dtype="<u2").tofile(corpus / "train" / "00000.bin")  # The model has rows 0 to 319.
-    broken = run.model_copy(update={"data": Input(folder=str(corpus), digest="broken")})
-    with pytest.raises(TrainingError, match=r"(?s)rank 0 failed.*IndexError: index out of range") as failed:
-        train_stage(tmp_path / "stage", broken, TrainingPlace(micro_batch=16, precision="fp32"), lambda _: None)
-    assert LOG in failed.value.do
+    np.full((50, 64), 400, dtype="<u2").tofile(
+        corpus / "train" / "00000.bin"
+    )  # The model has rows 0 to 319.
+    broken = run.model_copy(update={"data": ArtifactInput(folder=str(corpus), digest="broken")})
+    with pytest.raises(
+        TrainingError, match=r"(?s)rank 0 failed.*IndexError: index out of range"
+    ) as failed:
+        train_stage(
+            tmp_path / "stage",
+            broken,
+            TrainingExecution(micro_batch=16, precision="fp32"),
+            lambda _: None,
+        )
+    assert LOG in failed.value.fix
     assert "Traceback" in (tmp_path / "stage" / LOG).read_text()

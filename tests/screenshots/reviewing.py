@@ -30,8 +30,12 @@ def main(workspace: Path) -> None:
     with tracking_server(workspace / "mlflow") as server, tempfile.TemporaryDirectory() as profile:
         client = MlflowClient(server.uri)
         experiment = next(one for one in client.search_experiments() if one.name != "Default")
-        trained = client.search_runs([experiment.experiment_id], "tags.stage = 'mono' and tags.kind = 'checkpoint'")
-        runs = [client.get_run(run.info.run_id) for run in trained if run.data.tags["reused"] == "false"]
+        trained = client.search_runs(
+            [experiment.experiment_id], "tags.stage = 'mono' and tags.kind = 'checkpoint'"
+        )
+        runs = [
+            client.get_run(run.info.run_id) for run in trained if run.data.tags["reused"] == "false"
+        ]
         with browser(Path(profile), width=WIDTH) as page:
             page.open(server.uri, "Model training", "MLflow Assistant")
             page.click("[aria-label='Close']")  # A panel for questions to a model of MLflow's own.
@@ -48,7 +52,10 @@ def _experiment(page: Page, uri: str, experiment: Experiment, runs: list[Run]) -
     place = f"{uri}/#/experiments/{experiment.experiment_id}"
     page.open(f"{place}/runs", f"pipeline {experiment.name}")
     _picture(page, "runs", 400)
-    ids, where = quote(json.dumps([run.info.run_id for run in runs])), quote(json.dumps([experiment.experiment_id]))
+    ids, where = (
+        quote(json.dumps([run.info.run_id for run in runs])),
+        quote(json.dumps([experiment.experiment_id])),
+    )
     page.open(f"{uri}/#/compare-runs?runs={ids}&experiments={where}", "Parameters")
     page.click("button[role=switch]")
     _picture(page, "compare", 1400)
@@ -63,7 +70,10 @@ def _experiment(page: Page, uri: str, experiment: Experiment, runs: list[Run]) -
         "last_linear_y_axis_range": "[]",
     }
     shown = "&".join(f"{name}={quote(value)}" for name, value in chart.items())
-    page.open(f"{uri}/#/metric?runs={ids}&metric={quote(json.dumps(LOSS))}&experiments={where}&{shown}", LOSS)
+    page.open(
+        f"{uri}/#/metric?runs={ids}&metric={quote(json.dumps(LOSS))}&experiments={where}&{shown}",
+        LOSS,
+    )
     _picture(page, "curves", 800)
     page.open(f"{place}/runs/{runs[0].info.run_id}", "Datasets")
     _picture(page, "run", 800)

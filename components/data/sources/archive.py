@@ -18,25 +18,45 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO, Any, NamedTuple
 
-from components.data.members import readable_name
-from components.data.sources.batches import Item
-from components.data.sources.naming import compression_of, is_zip
-from components.data.sources.place import Place, damaged, open_bytes, open_stream
+from components.data.archives.archive_reader import readable_name
+from components.data.sources.file_types import compression_of, is_zip
+from components.data.sources.location import (
+    FileLocation,
+    damaged_file_error,
+    open_bytes,
+    open_stream,
+)
+from components.data.sources.record_batches import RawRecord
 from components.data.sources.records import LANGUAGE, LINK, TOO_LONG, RecordMaker, Reject
 
 _READ_BYTES = 1 << 20
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 """LZMA is left out: a flipped bit in its header may ask for gigabytes of memory."""
-_END, _LOCATOR_64, _END_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL"), struct.Struct("<4sQ2H2L4Q")
+_END, _LOCATOR_64, _END_64 = (
+    struct.Struct("<4s4H2LH"),
+    struct.Struct("<4sLQL"),
+    struct.Struct("<4sQ2H2L4Q"),
+)
 """The end record of a zip, and the two that stand before it in a large one (APPNOTE.TXT, sections 4.3.14 to 4.3.16)."""
 _IN_ZIP64 = 0xFFFF
 """The number of members in an end record that leaves the number to its zip64 record."""
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, OverflowError, RuntimeError, ValueError)
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
 """What the two readers raise on damage; RuntimeError is zipfile's for encryption, NotImplementedError included."""
 _EXPECTED = "a whole archive: zip (stored, deflate or bzip2, not encrypted), tar, tar.gz or tar.zst"
 
 
-def read(place: Place, file: str, maker: RecordMaker, max_record_bytes: int) -> Iterator[Item]:
+def read(
+    place: FileLocation, file: str, maker: RecordMaker, max_record_bytes: int
+) -> Iterator[RawRecord]:
     """Every member that is no folder, in the order of the archive; of two with one name both.
 
     Raises:
@@ -49,9 +69,9 @@ def read(place: Place, file: str, maker: RecordMaker, max_record_bytes: int) -> 
             path = readable_name(member.name)
             reject = _reject(member, path, maker, max_record_bytes)
             value = reject or {"path": path, "source": source, "text": member.read()}
-            yield Item(f"{file}!{path}", 0, member.size_bytes, member.stored_bytes, value)
+            yield RawRecord(f"{file}!{path}", 0, member.size_bytes, member.stored_bytes, value)
     except _DAMAGE as error:
-        raise damaged(file, error or type(error).__name__, _EXPECTED) from error
+        raise damaged_file_error(file, error or type(error).__name__, _EXPECTED) from error
 
 
 class _Member(NamedTuple):
@@ -75,22 +95,34 @@ def _reject(member: _Member, path: str, maker: RecordMaker, max_record_bytes: in
     return None
 
 
-def _walk_zip(place: Place) -> Iterator[_Member]:
+def _walk_zip(place: FileLocation) -> Iterator[_Member]:
     with open_bytes(place) as stored, zipfile.ZipFile(stored) as archive:
         stored_bytes = place.fs.size(place.path)
         num_stated = _num_stated(stored, stored_bytes - len(archive.comment))
         if num_stated != len(archive.infolist()):
-            raise zipfile.BadZipFile(f"its directory lists {len(archive.infolist())} members and states {num_stated}")
+            raise zipfile.BadZipFile(
+                f"its directory lists {len(archive.infolist())} members and states {num_stated}"
+            )
         # What members take besides their content is shared out among them.
-        read_bytes, content_bytes = 0, max(1, sum(info.compress_size for info in archive.infolist()))
+        read_bytes, content_bytes = (
+            0,
+            max(1, sum(info.compress_size for info in archive.infolist())),
+        )
         for info in archive.infolist():
             read_bytes += info.compress_size
             if info.compress_type not in _METHODS:
-                raise zipfile.BadZipFile(f"{info.filename!r} is compressed with method {info.compress_type}")
-            with archive.open(info) as file:  # Compares the name in front of the member, whether it is read or not.
+                raise zipfile.BadZipFile(
+                    f"{info.filename!r} is compressed with method {info.compress_type}"
+                )
+            with archive.open(
+                info
+            ) as file:  # Compares the name in front of the member, whether it is read or not.
                 if not info.is_dir():
                     is_link = stat.S_ISLNK(info.external_attr >> 16)
-                    read, until = partial(_whole, file, info.file_size), stored_bytes * read_bytes // content_bytes
+                    read, until = (
+                        partial(_whole, file, info.file_size),
+                        stored_bytes * read_bytes // content_bytes,
+                    )
                     yield _Member(info.filename, info.file_size, not is_link, until, read)
 
 
@@ -111,16 +143,18 @@ def _unpack(stored: Any, offset: int, layout: struct.Struct) -> tuple[Any, ...]:
     return layout.unpack(stored.read(layout.size))
 
 
-def _walk_tar(place: Place, file: str) -> Iterator[_Member]:
+def _walk_tar(place: FileLocation, file: str) -> Iterator[_Member]:
     with open_stream(place, compression_of(file), file) as stream:
-        watched = _Watched(stream)
+        watched = _TrackingStream(stream)
         with tarfile.open(fileobj=watched, mode="r|", bufsize=_READ_BYTES) as tar:  # type: ignore[call-overload]
             while (info := tar.next()) is not None:
                 tar.members.clear()  # It would keep every header for a second walk.
                 if not info.isdir():
                     content: Any = tar.extractfile(info) if info.isreg() else None
                     read = partial(_whole, content, info.size)
-                    yield _Member(info.name, info.size, info.isreg(), stream.stored_bytes(tar.offset), read)
+                    yield _Member(
+                        info.name, info.size, info.isreg(), stream.stored_bytes(tar.offset), read
+                    )
             watched.require_end_at(tar.offset)
 
 
@@ -131,7 +165,7 @@ def _whole(file: IO[bytes], size_bytes: int) -> bytes:
     return content
 
 
-class _Watched:
+class _TrackingStream:
     """A stream that knows where it ended and where its last byte that is not zero stood."""
 
     def __init__(self, stream: Any) -> None:
@@ -151,6 +185,8 @@ class _Watched:
         while self.read(_READ_BYTES):
             pass
         if self._end_of_content > offset:
-            raise tarfile.ReadError(f"the header at byte {offset} is damaged, or something follows the end mark")
+            raise tarfile.ReadError(
+                f"the header at byte {offset} is damaged, or something follows the end mark"
+            )
         if self._num_bytes < offset + tarfile.BLOCKSIZE:
             raise tarfile.ReadError(f"it ends at byte {self._num_bytes} without an end mark")

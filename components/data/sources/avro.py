@@ -17,8 +17,8 @@ import cramjam
 import fastavro
 from fastavro.schema import SchemaParseException
 
-from components.data.sources.batches import Item
-from components.data.sources.place import Place, damaged, open_bytes
+from components.data.sources.location import FileLocation, damaged_file_error, open_bytes
+from components.data.sources.record_batches import RawRecord
 from components.data.sources.records import RecordMaker
 
 _SYNC_BYTES = 16
@@ -40,7 +40,7 @@ _CODECS = ("null", "deflate", "snappy", "bzip2")
 _EXPECTED = "a whole Avro object container file, of the codec null, deflate, snappy or bzip2"
 
 
-def read(place: Place, file: str, maker: RecordMaker) -> Iterator[Item]:
+def read(place: FileLocation, file: str, maker: RecordMaker) -> Iterator[RawRecord]:
     """Every record; offsets are numbers of records in the file, from 0.
 
     Raises:
@@ -51,23 +51,32 @@ def read(place: Place, file: str, maker: RecordMaker) -> Iterator[Item]:
     row = 0
     with open_bytes(place) as stored:
         stored_size = place.fs.size(place.path)
-        for first, end, rows in _blocks(_Bounded(stored, stored_size), file, maker):
+        for first, end, rows in _blocks(_LimitedReader(stored, stored_size), file, maker):
             for number, fields in enumerate(rows, start=1):
-                size = max((len(value) for value in fields.values() if isinstance(value, str | bytes)), default=0)
-                yield Item(file, row, size, first + (end - first) * number // len(rows), fields)
+                size = max(
+                    (len(value) for value in fields.values() if isinstance(value, str | bytes)),
+                    default=0,
+                )
+                yield RawRecord(
+                    file, row, size, first + (end - first) * number // len(rows), fields
+                )
                 row += 1
 
 
-def _blocks(stored: _Bounded, file: str, maker: RecordMaker) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
+def _blocks(
+    stored: _LimitedReader, file: str, maker: RecordMaker
+) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
     """Where each block begins and ends, and its records."""
     blocks: Any
     try:
         # Bytes that are not UTF-8 become lone surrogates, so that one bad string does not end the whole file.
-        blocks = fastavro.block_reader(cast(IO[bytes], stored), handle_unicode_errors="surrogateescape")
+        blocks = fastavro.block_reader(
+            cast(IO[bytes], stored), handle_unicode_errors="surrogateescape"
+        )
     except _DAMAGE as error:
-        raise damaged(file, error, _EXPECTED) from error
+        raise damaged_file_error(file, error, _EXPECTED) from error
     if blocks.codec not in _CODECS:
-        raise damaged(file, f"its codec is {blocks.codec}", _EXPECTED)
+        raise damaged_file_error(file, f"its codec is {blocks.codec}", _EXPECTED)
     schema = blocks.writer_schema
     fields = schema.get("fields", []) if isinstance(schema, dict) else []
     maker.columns([field["name"] for field in fields], file)
@@ -78,14 +87,18 @@ def _blocks(stored: _Bounded, file: str, maker: RecordMaker) -> Iterator[tuple[i
             block = next(blocks, None)
             rows = [] if block is None else _rows(block)
         except _DAMAGE as error:
-            raise damaged(file, f"{error or type(error).__name__} in the block at byte {end}", _EXPECTED) from error
+            raise damaged_file_error(
+                file, f"{error or type(error).__name__} in the block at byte {end}", _EXPECTED
+            ) from error
         if block is None:
             return
         first, end = block.offset, block.offset + block.size
         if blocks.codec == "snappy" and zlib.crc32(block.bytes_.getbuffer()) != stored.uint32_at(
             end - _SYNC_BYTES - _CRC_BYTES
         ):
-            raise damaged(file, f"the checksum of the block at byte {block.offset} does not hold", _EXPECTED)
+            raise damaged_file_error(
+                file, f"the checksum of the block at byte {block.offset} does not hold", _EXPECTED
+            )
         yield first, end, rows
 
 
@@ -99,7 +112,7 @@ def _rows(block: Any) -> list[dict[str, Any]]:
     return rows
 
 
-class _Bounded:
+class _LimitedReader:
     """A file that reads no further than its end: a flipped length would otherwise ask for terabytes of memory."""
 
     def __init__(self, file: Any, size_bytes: int) -> None:

@@ -61,7 +61,11 @@ class Source(Config):
     def _names_apply(self) -> Self:
         if self.fixed_language is not None and self.language is not None:
             raise ValueError("fixed_language and language exclude each other")
-        named = [field for field in ("text", "path", "name", "licence", "language") if getattr(self, field) is not None]
+        named = [
+            field
+            for field in ("text", "path", "name", "licence", "language")
+            if getattr(self, field) is not None
+        ]
         if self.format in ("files", "archive") and named:
             raise ValueError(f"{self.format} has no fields that {', '.join(named)} could name")
         return self
@@ -87,6 +91,6 @@ def extensions_with(extra: Mapping[str, str]) -> dict[str, str]:
             raise ConfigError(
                 f"the extension {extension!r} for {extra[extension]}",
                 expected="a dot and lower-case letters, as in '.pyi'",
-                do="mend that key of the recipe's table of extensions",
+                fix="mend that key of the recipe's table of extensions",
             )
     return EXTENSIONS | dict(extra)

@@ -12,10 +12,18 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from components.data.sources.batches import Item
-from components.data.sources.naming import compression_of
-from components.data.sources.place import Place, open_stream
-from components.data.sources.records import BLANK, NOT_JSON, NOT_OBJECT, NOT_UTF8, SURROGATE, TOO_LONG, Reject
+from components.data.sources.file_types import compression_of
+from components.data.sources.location import FileLocation, open_stream
+from components.data.sources.record_batches import RawRecord
+from components.data.sources.records import (
+    BLANK,
+    NOT_JSON,
+    NOT_OBJECT,
+    NOT_UTF8,
+    SURROGATE,
+    TOO_LONG,
+    Reject,
+)
 
 _BLOCK_BYTES = 4 << 20
 """Read at a time (measured with tests/benchmarks/sources.py: no faster from 1 MB on)."""
@@ -33,7 +41,7 @@ class Line(NamedTuple):
     """All of it, or the first bytes where `size_bytes` is above the limit."""
 
 
-def read(place: Place, file: str, max_record_bytes: int) -> Iterator[Item]:
+def read(place: FileLocation, file: str, max_record_bytes: int) -> Iterator[RawRecord]:
     """Every line of a file.
 
     Raises:
@@ -42,7 +50,9 @@ def read(place: Place, file: str, max_record_bytes: int) -> Iterator[Item]:
     with open_stream(place, compression_of(file), file) as stream:
         for line in read_lines(stream, max_record_bytes):
             stored_bytes = stream.stored_bytes(line.offset + line.size_bytes)
-            yield Item(file, line.offset, line.size_bytes, stored_bytes, _parse(line), line.content)
+            yield RawRecord(
+                file, line.offset, line.size_bytes, stored_bytes, _parse(line), line.content
+            )
 
 
 def _parse(line: Line) -> Any:
@@ -90,4 +100,6 @@ def read_lines(stream: Any, max_bytes: int) -> Iterator[Line]:
 
 def _line(offset: int, size: int, parts: list[bytes], max_bytes: int) -> Line:
     content = parts[0] if len(parts) == 1 else b"".join(parts)
-    return Line(offset, size, content if size <= max_bytes else content[: min(_HEAD_BYTES, max_bytes)])
+    return Line(
+        offset, size, content if size <= max_bytes else content[: min(_HEAD_BYTES, max_bytes)]
+    )

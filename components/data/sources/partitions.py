@@ -16,16 +16,30 @@ from pydantic import Field
 
 from components.core.config import Config
 from components.core.errors import ConfigError, DataError
-from components.data.sources import files
+from components.data.sources import code_files
 from components.data.sources.config import Format, Source
-from components.data.sources.naming import compression_of, folder_of, format_of, is_glob, join, known_endings
-from components.data.sources.place import Place, damaged, explained, locate, open_bytes, walk
+from components.data.sources.file_types import (
+    compression_of,
+    folder_of,
+    format_of,
+    is_glob,
+    join,
+    known_endings,
+)
+from components.data.sources.location import (
+    FileLocation,
+    damaged_file_error,
+    open_bytes,
+    resolve_uri,
+    walk,
+    wrap_read_errors,
+)
 
 SPLIT_BYTES = 256 << 20
 """Stored bytes above which a Parquet file becomes several partitions (assumption: some seconds of work each)."""
 
 
-TEXT_OF_COMPRESSED = 4
+COMPRESSION_RATIO = 4
 """Bytes of text in a byte of a compressed file (source code at zstd level 3, measured; prose has fewer)."""
 
 
@@ -47,23 +61,32 @@ class Partition(Config):
     """The last one, inclusive."""
     file_bytes: int | None = None
     """Of the whole of a file that was split."""
-    first_bytes: int | None = Field(default=None, ge=1)
+    max_bytes: int | None = Field(default=None, ge=1)
     """Only the beginning: records until they come to so many bytes, as they lie uncompressed in their file; None is all."""
 
     @property
     def name(self) -> str:
         """What to call it in messages; unique in a corpus and the same on every machine."""
-        return self.file if self.first_row_group is None else f"{self.file}[{self.first_row_group}:{self.last_row_group}]"
+        return (
+            self.file
+            if self.first_row_group is None
+            else f"{self.file}[{self.first_row_group}:{self.last_row_group}]"
+        )
 
     @property
     def text_bytes(self) -> int:
         """About how much text it holds."""
-        is_compressed = self.format in ("parquet", "archive") or compression_of(self.file) is not None
-        return self.size_bytes * (TEXT_OF_COMPRESSED if is_compressed else 1)
+        is_compressed = (
+            self.format in ("parquet", "archive") or compression_of(self.file) is not None
+        )
+        return self.size_bytes * (COMPRESSION_RATIO if is_compressed else 1)
 
 
 def list_partitions(
-    sources: Sequence[Source], *, storage_options: Mapping[str, Any] | None = None, split_bytes: int = SPLIT_BYTES
+    sources: Sequence[Source],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    split_bytes: int = SPLIT_BYTES,
 ) -> list[Partition]:
     """The partitions of all sources, sorted by file and row group.
 
@@ -79,16 +102,18 @@ def list_partitions(
     """
     found: list[Partition] = []
     for source in sources:
-        with explained(source.uri):
+        with wrap_read_errors(source.uri):
             listed = [
-                part for whole in _list(source, storage_options) for part in _split(whole, storage_options, split_bytes)
+                part
+                for whole in _list(source, storage_options)
+                for part in _split(whole, storage_options, split_bytes)
             ]
         if not listed:
             endings = " or *".join(known_endings(source.format))
             raise DataError(
                 f"{source.uri} holds no file",
                 expected=f"at least one file{f' named *{endings}' if endings else ''}",
-                do="check the path; a glob matches files, and folders only where it ends with a slash",
+                fix="check the path; a glob matches files, and folders only where it ends with a slash",
             )
         found += listed
     found.sort(key=lambda one: (one.file, one.first_row_group or 0))
@@ -103,31 +128,31 @@ def _require_distinct(partitions: list[Partition]) -> None:
             raise ConfigError(
                 f"{one.file} is in the sources {other.source.uri} and {one.source.uri}",
                 expected="each file in one source",
-                do="take it out of one of them",
+                fix="take it out of one of them",
             )
 
 
 class _Match(NamedTuple):
     """What the URI of a source names."""
 
-    place: Place
+    place: FileLocation
     info: dict[str, Any]
     label: str
     """As the recipe writes it."""
 
 
 def _matches(source: Source, storage_options: Mapping[str, Any] | None) -> list[_Match]:
-    uri, place = source.uri, locate(source.uri, storage_options)
+    uri, place = source.uri, resolve_uri(source.uri, storage_options)
     if place.fs.exists(place.path):
         return [_Match(place, place.fs.info(place.path), uri.rstrip("/") or "/")]
     if not is_glob(uri):
         return []
     folder = folder_of(uri)
-    root = locate(folder or ".", storage_options).path
+    root = resolve_uri(folder or ".", storage_options).path
     found = place.fs.glob(place.path.rstrip("/") + ("/" if uri.endswith("/") else ""), detail=True)
     found = {path.rstrip("/"): info for path, info in found.items()}
     return [
-        _Match(Place(place.fs, path), info, join(folder, path.removeprefix(root).strip("/")))
+        _Match(FileLocation(place.fs, path), info, join(folder, path.removeprefix(root).strip("/")))
         for path, info in sorted(found.items())
         if (info["type"] == "directory") == uri.endswith("/")
     ]
@@ -135,8 +160,13 @@ def _matches(source: Source, storage_options: Mapping[str, Any] | None) -> list[
 
 def _list(source: Source, storage_options: Mapping[str, Any] | None) -> Iterator[Partition]:
     matches = _matches(source, storage_options)
-    if source.format == "files" and matches and matches[0].label != source.uri and not source.uri.endswith("/"):
-        matches = [_Match(locate(source.uri, storage_options), {"type": "glob"}, source.uri)]
+    if (
+        source.format == "files"
+        and matches
+        and matches[0].label != source.uri
+        and not source.uri.endswith("/")
+    ):
+        matches = [_Match(resolve_uri(source.uri, storage_options), {"type": "glob"}, source.uri)]
     for match in matches:
         is_folder = match.info["type"] == "directory"
         if source.format == "files" or (source.format == "auto" and is_folder):
@@ -157,31 +187,39 @@ def _of_file(source: Source, match: _Match) -> Partition:
         raise ConfigError(
             f"{match.label} is to be read as an archive",
             expected=f"a name that ends with {', '.join(known_endings('archive'))}",
-            do="rename it, or narrow the glob of that source",
+            fix="rename it, or narrow the glob of that source",
         )
     file_format = by_name if source.format == "auto" else source.format
     if file_format is None:
         raise ConfigError(
             f"the name of {match.label} says no format",
             expected="a name that ends as docs/sources.md lists, or a source with a format",
-            do=f"set the format of the source {source.uri}, or narrow its glob",
+            fix=f"set the format of the source {source.uri}, or narrow its glob",
         )
     size_bytes = match.info["size"]
-    return Partition(source=source, format=file_format, file=match.label, uri=match.place.uri, size_bytes=size_bytes)
+    return Partition(
+        source=source,
+        format=file_format,
+        file=match.label,
+        uri=match.place.uri,
+        size_bytes=size_bytes,
+    )
 
 
 def _of_files(source: Source, match: _Match, is_folder: bool) -> Partition:
     size_bytes = 0
-    for entry in files.entries(match.place)[1]:
+    for entry in code_files.entries(match.place)[1]:
         size_bytes += entry.size_bytes
         if source.format == "auto" and "/" not in entry.path and _is_data(entry.path):
             raise ConfigError(
                 f"the folder {match.label} holds {entry.path}, and its format is left open",
                 expected="a folder or checkout of source files, or a source that says what its files are",
-                do="write a glob of its data files, or set the format of that source (to files, if it is a checkout)",
+                fix="write a glob of its data files, or set the format of that source (to files, if it is a checkout)",
             )
     file = match.label.rstrip("/") + "/" if is_folder else match.label
-    return Partition(source=source, format="files", file=file, uri=match.place.uri, size_bytes=size_bytes)
+    return Partition(
+        source=source, format="files", file=file, uri=match.place.uri, size_bytes=size_bytes
+    )
 
 
 def _is_data(name: str) -> bool:
@@ -189,18 +227,23 @@ def _is_data(name: str) -> bool:
     return format_of(name) in ("jsonl", "parquet", "avro") and not name.lower().endswith(".json")
 
 
-def _split(whole: Partition, storage_options: Mapping[str, Any] | None, split_bytes: int) -> Iterator[Partition]:
+def _split(
+    whole: Partition, storage_options: Mapping[str, Any] | None, split_bytes: int
+) -> Iterator[Partition]:
     """The partition, or the parts of a big Parquet file: consecutive row groups of about `split_bytes` each."""
     if whole.format != "parquet" or whole.size_bytes <= split_bytes:
         yield whole
         return
     try:
-        with open_bytes(locate(whole.uri, storage_options)) as file:
+        with open_bytes(resolve_uri(whole.uri, storage_options)) as file:
             metadata = pq.read_metadata(file)
     except pa.ArrowException as error:
-        raise damaged(whole.name, error, "a whole Parquet file") from error
+        raise damaged_file_error(whole.name, error, "a whole Parquet file") from error
     # Not the compressed sizes of columns: where their metadata is damaged, pyarrow ends the whole process there (measured).
-    sizes = [max(0, metadata.row_group(group).total_byte_size) for group in range(metadata.num_row_groups)]
+    sizes = [
+        max(0, metadata.row_group(group).total_byte_size)
+        for group in range(metadata.num_row_groups)
+    ]
     total, until = max(1, sum(sizes)), 0
     first = start = 0
     for group, uncompressed in enumerate(sizes):
@@ -208,6 +251,9 @@ def _split(whole: Partition, storage_options: Mapping[str, Any] | None, split_by
         size_bytes = whole.size_bytes * until // total - start
         if size_bytes >= split_bytes or group == len(sizes) - 1:
             yield whole.replace(
-                first_row_group=first, last_row_group=group, size_bytes=size_bytes, file_bytes=whole.size_bytes
+                first_row_group=first,
+                last_row_group=group,
+                size_bytes=size_bytes,
+                file_bytes=whole.size_bytes,
             )
             first, start = group + 1, start + size_bytes

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.core.errors import RecordError
-from components.data.sources.batches import Bad
 from components.data.sources.config import QuarantineConfig
+from components.data.sources.record_batches import QuarantinedRecord
 
 _MAX_NAMED = 5
 """Bad records that the error quotes."""
 
 
-def require_tolerable(num_bad: int, num_read: int, examples: Sequence[Bad], config: QuarantineConfig) -> None:
+def check_bad_record_limit(
+    num_bad: int, num_read: int, examples: Sequence[QuarantinedRecord], config: QuarantineConfig
+) -> None:
     """Check the count of bad records against the tolerance.
 
     Args:
@@ -30,9 +32,12 @@ def require_tolerable(num_bad: int, num_read: int, examples: Sequence[Bad], conf
     """
     if num_bad <= config.max_bad_fraction * num_read:
         return
-    quoted = "".join(f"\n    {bad.file}, {bad.offset}: {bad.reason}: {bad.excerpt!r}" for bad in examples[:_MAX_NAMED])
+    quoted = "".join(
+        f"\n    {bad.file}, {bad.offset}: {bad.reason}: {bad.excerpt!r}"
+        for bad in examples[:_MAX_NAMED]
+    )
     raise RecordError(
         f"{num_bad:,} of {num_read:,} records are bad{quoted}",
         expected=f"at most {config.max_bad_fraction:.3%} of them",
-        do="mend or leave out those files, name the fields of their source, or raise data.quarantine.max_bad_fraction",
+        fix="mend or leave out those files, name the fields of their source, or raise data.quarantine.max_bad_fraction",
     )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from components.core.errors import ConfigError
 from components.data.sources.config import Source
-from components.data.sources.naming import language_by_extension
+from components.data.sources.file_types import language_by_extension
 
 WELL_KNOWN: dict[str, tuple[str, ...]] = {
     "language": ("language", "lang"),
@@ -34,7 +34,17 @@ SURROGATE = "half a surrogate pair"
 NUL = "NUL character"
 TOO_LONG = "too long"
 
-BAD_REASONS = (NOT_JSON, NOT_OBJECT, NO_TEXT, NO_LANGUAGE, WRONG_TYPE, NOT_UTF8, SURROGATE, NUL, TOO_LONG)
+BAD_REASONS = (
+    NOT_JSON,
+    NOT_OBJECT,
+    NO_TEXT,
+    NO_LANGUAGE,
+    WRONG_TYPE,
+    NOT_UTF8,
+    SURROGATE,
+    NUL,
+    TOO_LONG,
+)
 """Why a record is quarantined. A reason may go on with a colon and details."""
 
 LANGUAGE = "language"
@@ -47,7 +57,7 @@ SKIP_REASONS = (LANGUAGE, BLANK, LINK, NOT_REGULAR)
 
 
 class Record(NamedTuple):
-    """A record, in the order of the columns of `components.data.records.SCHEMA`."""
+    """A record, in the order of the columns of `components.data.sources.corpus_files.SCHEMA`."""
 
     language: str
     licence: str
@@ -71,19 +81,26 @@ class RecordMaker:
     """Makes records of the mappings of one source, for one corpus."""
 
     def __init__(
-        self, source: Source, languages: Sequence[str], extensions: Mapping[str, str], max_record_bytes: int
+        self,
+        source: Source,
+        languages: Sequence[str],
+        extensions: Mapping[str, str],
+        max_record_bytes: int,
     ) -> None:
         if source.fixed_language is not None and source.fixed_language not in languages:
             raise ConfigError(
                 f"{source.uri} is all {source.fixed_language}",
                 expected=f"a language of the corpus: {', '.join(languages)}",
-                do="mend fixed_language of that source, or move the source to the corpus it belongs to",
+                fix="mend fixed_language of that source, or move the source to the corpus it belongs to",
             )
         self._fixed = source.fixed_language
         self._languages = {name.casefold(): name for name in languages}
         self._extensions = extensions
         self._max_bytes = max_record_bytes
-        named = {**source.model_dump(include={"text", "path", "licence", "language"}), "source": source.name}
+        named = {
+            **source.model_dump(include={"text", "path", "licence", "language"}),
+            "source": source.name,
+        }
         self._named = {column: name for column, name in named.items() if name is not None}
         self._names = dict(WELL_KNOWN)
         self._names.update({column: (name,) for column, name in self._named.items()})
@@ -107,14 +124,14 @@ class RecordMaker:
             raise ConfigError(
                 f"{file} has the columns {', '.join(known) or '(none)'}",
                 expected=f"a language or a path in one of them: {' or '.join(telling)}",
-                do="name the column in `language` or `path` of that source, or give it a fixed_language",
+                fix="name the column in `language` or `path` of that source, or give it a fixed_language",
             )
         for column in {**self._named, "text": ""}:
             if not any(_column(name, known) for name in self._names[column]):
                 raise ConfigError(
                     f"{file} has the columns {', '.join(known) or '(none)'}",
                     expected=f"{' or '.join(self._names[column])} for {column}",
-                    do=f"name the column in `{'name' if column == 'source' else column}` of that source",
+                    fix=f"name the column in `{'name' if column == 'source' else column}` of that source",
                 )
         found = (_column(name, known) for choices in self._names.values() for name in choices)
         return sorted({name for name in found if name})
@@ -126,16 +143,25 @@ class RecordMaker:
             stated = "" if self._fixed else self._string(fields, "language")
             language = self.language_of(path, stated)
             if not (language or path or stated):
-                return Reject(f"{NO_LANGUAGE}: neither a language nor a path, and the source has no fixed_language")
+                return Reject(
+                    f"{NO_LANGUAGE}: neither a language nor a path, and the source has no fixed_language"
+                )
             if language is None:
                 return Reject(LANGUAGE, is_bad=False)
             text = self._find(fields, "text")
             if text is None:
                 return Reject(f"{NO_TEXT}: {' or '.join(self._names['text'])} is missing or null")
-            if isinstance(text, str | bytes) and _num_bytes(text, self._max_bytes) > self._max_bytes:
+            if (
+                isinstance(text, str | bytes)
+                and _num_bytes(text, self._max_bytes) > self._max_bytes
+            ):
                 return Reject(f"{TOO_LONG}: more than {self._max_bytes} bytes")
             return Record(
-                language, self._string(fields, "licence"), path, self._string(fields, "source"), _checked(text, "text")
+                language,
+                self._string(fields, "licence"),
+                path,
+                self._string(fields, "source"),
+                _checked(text, "text"),
             )
         except _Bad as error:
             return Reject(str(error))
@@ -192,7 +218,9 @@ def _checked(value: Any, column: str) -> str:
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
-            if "\udc80" <= value[error.start] <= "\udcff":  # How `surrogateescape` keeps a byte that is not UTF-8.
+            if (
+                "\udc80" <= value[error.start] <= "\udcff"
+            ):  # How `surrogateescape` keeps a byte that is not UTF-8.
                 raise _Bad(f"{NOT_UTF8}: at character {error.start} of {column}") from None
             raise _Bad(f"{SURROGATE}: at character {error.start} of {column}") from None
     if "\0" in value:

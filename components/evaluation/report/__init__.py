@@ -8,4 +8,11 @@ from components.evaluation.report.html import render_html, render_samples
 from components.evaluation.report.results import RegisteredVersion, RunResults
 from components.evaluation.report.text import render_rich, render_text
 
-__all__ = ["RegisteredVersion", "RunResults", "render_html", "render_rich", "render_samples", "render_text"]
+__all__ = [
+    "RegisteredVersion",
+    "RunResults",
+    "render_html",
+    "render_rich",
+    "render_samples",
+    "render_text",
+]

@@ -25,7 +25,12 @@ PYTHON = "mono/Python"
 Matrix = dict[str, dict[str, float]]
 """Bits per byte by stage, then by split."""
 
-_GROUPS = {"nl": "NL corpus", "multi": "Multi corpus", "mono": "Mono corpus", "humaneval": "HumanEval"}
+_GROUPS = {
+    "nl": "NL corpus",
+    "multi": "Multi corpus",
+    "mono": "Mono corpus",
+    "humaneval": "HumanEval",
+}
 
 
 def bits_section(results: RunResults, store: Store) -> Section:
@@ -34,7 +39,10 @@ def bits_section(results: RunResults, store: Store) -> Section:
     if not splits:
         missing = Verdict(None, "Bits per byte were not measured in this run.")
         return Section(anchor="bits", title="Bits per byte", blocks=(missing,))
-    matrix = {stage: {name: float(row["bits_per_byte"]) for name, row in splits[stage].items()} for stage in splits}
+    matrix = {
+        stage: {name: float(row["bits_per_byte"]) for name, row in splits[stage].items()}
+        for stage in splits
+    }
     columns = _ordered(matrix)
     blocks: tuple[Block, ...] = (
         *claims(matrix, _uniform(results, store, splits), results.stages),
@@ -55,46 +63,79 @@ def matrix_of(results: RunResults, store: Store) -> Matrix:
 
 def _read(results: RunResults, store: Store) -> dict[str, Mapping[str, Mapping[str, Any]]]:
     found = {stage: results.evaluations.get((stage, "bits-per-byte")) for stage in STAGES}
-    return {stage: read_json(store.open(one) / "results.json")["splits"] for stage, one in found.items() if one}
+    return {
+        stage: read_json(store.fetch_verified(one) / "results.json")["splits"]
+        for stage, one in found.items()
+        if one
+    }
 
 
 def _ordered(matrix: Matrix) -> list[str]:
     """Every split that some stage was measured on: by corpus, in the order of the stages."""
     names = list(dict.fromkeys(name for row in matrix.values() for name in row))
     order = list(_GROUPS)
-    return sorted(names, key=lambda name: order.index(_group(name)) if _group(name) in order else len(order))
+    return sorted(
+        names, key=lambda name: order.index(_group(name)) if _group(name) in order else len(order)
+    )
 
 
 def _group(split: str) -> str:
     return split.partition("/")[0]
 
 
-def _uniform(results: RunResults, store: Store, splits: dict[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, float]:
+def _uniform(
+    results: RunResults, store: Store, splits: dict[str, Mapping[str, Mapping[str, Any]]]
+) -> dict[str, float]:
     """Bits per byte of a uniform guess, by split."""
     if not results.prepared:
         return {}
-    num_ids = read_json(store.open(next(iter(results.prepared.values()))) / "index.json")["num_ids"]
+    num_ids = read_json(store.fetch_verified(next(iter(results.prepared.values()))) / "index.json")[
+        "num_ids"
+    ]
     rows = {name: row for stage in splits.values() for name, row in stage.items()}
-    return {name: math.log2(num_ids) * row["num_tokens"] / row["num_bytes"] for name, row in rows.items()}
+    return {
+        name: math.log2(num_ids) * row["num_tokens"] / row["num_bytes"]
+        for name, row in rows.items()
+    }
 
 
-def claims(matrix: Matrix, uniform: Mapping[str, float], stages: Sequence[str]) -> tuple[Verdict, ...]:
+def claims(
+    matrix: Matrix, uniform: Mapping[str, float], stages: Sequence[str]
+) -> tuple[Verdict, ...]:
     """Whether the figures bear out that each of the stages that were trained helps: on Python, and on its own domain."""
     return (python_claim(matrix, stages), _own_domains(matrix, uniform, stages))
 
 
 def python_claim(matrix: Matrix, stages: Sequence[str]) -> Verdict:
     """Held-out Python: each stage below the one before, Mono below Multi below NL."""
-    known = {stage: matrix[stage][PYTHON] for stage in reversed(stages) if PYTHON in matrix.get(stage, {})}
+    known = {
+        stage: matrix[stage][PYTHON]
+        for stage in reversed(stages)
+        if PYTHON in matrix.get(stage, {})
+    }
     if len(known) < len(stages) or not known:
-        return Verdict(None, "Held-out Python was not measured after every stage, so the stages cannot be compared.")
-    numbers = ", ".join(f"{STAGE_NAMES[stage]} {figure:.3f}" for stage, figure in known.items()) + " bits per byte"
+        return Verdict(
+            None,
+            "Held-out Python was not measured after every stage, so the stages cannot be compared.",
+        )
+    numbers = (
+        ", ".join(f"{STAGE_NAMES[stage]} {figure:.3f}" for stage, figure in known.items())
+        + " bits per byte"
+    )
     if len(known) == 1:
-        return Verdict(None, f"On held-out Python: {numbers}. It is the only stage, so there is nothing to compare it with.")
+        return Verdict(
+            None,
+            f"On held-out Python: {numbers}. It is the only stage, so there is nothing to compare it with.",
+        )
     pairs = list(pairwise(known))
     if all(known[later] < known[earlier] for later, earlier in pairs):
         first, *others = [(STAGE_NAMES[later], STAGE_NAMES[earlier]) for later, earlier in pairs]
-        better = listed([f"{first[0]} is better than {first[1]}", *(f"{one} better than {other}" for one, other in others)])
+        better = listed(
+            [
+                f"{first[0]} is better than {first[1]}",
+                *(f"{one} better than {other}" for one, other in others),
+            ]
+        )
         return Verdict(True, f"On held-out Python, {better}: {numbers}.")
     order = " < ".join(STAGE_NAMES[stage] for stage in known)
     return Verdict(False, f"On held-out Python the order {order} does not hold: {numbers}.")
@@ -110,11 +151,17 @@ def _own_domains(matrix: Matrix, uniform: Mapping[str, float], stages: Sequence[
         row = matrix.get(stage, {})
         own = [name for name in row if _group(name) == stage and name in before]
         if not own:
-            return Verdict(None, f"{STAGE_NAMES[stage]} was not measured on its own domain, before and after.")
+            return Verdict(
+                None, f"{STAGE_NAMES[stage]} was not measured on its own domain, before and after."
+            )
         worse = [name for name in own if row[name] >= before[name]]
-        failed += [f"{STAGE_NAMES[stage]} did not lower {_said(name, before, row)}" for name in worse]
+        failed += [
+            f"{STAGE_NAMES[stage]} did not lower {_said(name, before, row)}" for name in worse
+        ]
         said.append(
-            f"{STAGE_NAMES[stage]} {_said(own[0], before, row)}" if len(own) == 1 else _many(stage, own, before, row)
+            f"{STAGE_NAMES[stage]} {_said(own[0], before, row)}"
+            if len(own) == 1
+            else _many(stage, own, before, row)
         )
         before = row
     if not said:
@@ -122,7 +169,8 @@ def _own_domains(matrix: Matrix, uniform: Mapping[str, float], stages: Sequence[
     if failed:
         return Verdict(False, f"Not every stage lowered its own domain: {listed(failed)}.")
     return Verdict(
-        True, f"Every stage lowered its own domain: {listed(said)} ({STAGE_NAMES[stages[0]]} against a uniform guess)."
+        True,
+        f"Every stage lowered its own domain: {listed(said)} ({STAGE_NAMES[stages[0]]} against a uniform guess).",
     )
 
 
@@ -130,7 +178,9 @@ def _said(split: str, before: Mapping[str, float], after: Mapping[str, float]) -
     return f"{split.partition('/')[2]} {before[split]:.2f} \u2192 {after[split]:.2f}"
 
 
-def _many(stage: str, own: list[str], before: Mapping[str, float], after: Mapping[str, float]) -> str:
+def _many(
+    stage: str, own: list[str], before: Mapping[str, float], after: Mapping[str, float]
+) -> str:
     mean_before, mean_after = (sum(row[name] for name in own) / len(own) for row in (before, after))
     return f"{STAGE_NAMES[stage]} its {len(own)} languages, on average {mean_before:.2f} \u2192 {mean_after:.2f}"
 
@@ -164,11 +214,17 @@ def _table(
 ) -> Table:
     best = {name: min(row[name] for row in matrix.values() if name in row) for name in columns}
     rows = [
-        (Cell(text=STAGE_NAMES[stage], mark=stage), *(_cell(splits[stage].get(name), best[name]) for name in columns))
+        (
+            Cell(text=STAGE_NAMES[stage], mark=stage),
+            *(_cell(splits[stage].get(name), best[name]) for name in columns),
+        )
         for stage in matrix
     ]
     if uniform := _uniform(results, store, splits):
-        guess = (Cell(text=f"{uniform[name]:.3f}" if name in uniform else "\u2013", tone="quiet") for name in columns)
+        guess = (
+            Cell(text=f"{uniform[name]:.3f}" if name in uniform else "\u2013", tone="quiet")
+            for name in columns
+        )
         rows.append((Cell(text="uniform guess", tone="quiet"), *guess))
     return Table(
         caption="Held-out bits per byte, lowest of each column emphasised",

@@ -7,7 +7,12 @@ from components.evaluation.report.bits import bits_section
 from components.evaluation.report.corpus import corpus_section
 from components.evaluation.report.headline import headline, summary_section
 from components.evaluation.report.lineage import lineage_section
-from components.evaluation.report.making import commands_section, commit_of, provenance_section, steps_section
+from components.evaluation.report.making import (
+    commands_section,
+    commit_of,
+    provenance_section,
+    steps_section,
+)
 from components.evaluation.report.page import Page
 from components.evaluation.report.programs import program_sections
 from components.evaluation.report.results import RunResults

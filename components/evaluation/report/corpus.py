@@ -38,7 +38,12 @@ def corpus_section(results: RunResults, store: Store) -> Section:
     if prepared:
         ours = (_ours(prepared), *_reasons(prepared), *left_out(prepared, store))
     lead = "From raw documents to tokens. Nothing is dropped silently: every rejected document has a reason and is counted."
-    return Section(anchor="corpus", title="Corpus", lead=lead, blocks=(*_expectations(results), *ours, _papers()))
+    return Section(
+        anchor="corpus",
+        title="Corpus",
+        lead=lead,
+        blocks=(*_expectations(results), *ours, _papers()),
+    )
 
 
 def _expectations(results: RunResults) -> tuple[Verdict, ...]:
@@ -57,7 +62,10 @@ def _ours(prepared: dict[str, Artifact]) -> Table:
         languages = _languages(artifact)
         rows += [_row(_name(corpus, language), figures) for language, figures in languages.items()]
         if len(languages) > 1:
-            total = {figure: sum(_number(one.get(figure, 0)) for one in languages.values()) for figure in _FIGURES}
+            total = {
+                figure: sum(_number(one.get(figure, 0)) for one in languages.values())
+                for figure in _FIGURES
+            }
             rows.append(_row(_name(corpus, "all"), total))
     return Table(
         caption="Our corpora",
@@ -102,7 +110,9 @@ def _reasons(prepared: dict[str, Artifact]) -> tuple[Table, ...]:
         for corpus, artifact in prepared.items()
         for language, figures in _languages(artifact).items()
     ]
-    reasons = sorted({reason for _, _, counts in rejected for reason, number in counts.items() if number})
+    reasons = sorted(
+        {reason for _, _, counts in rejected for reason, number in counts.items() if number}
+    )
     if not reasons:
         return ()
     rows = (
@@ -112,7 +122,10 @@ def _reasons(prepared: dict[str, Artifact]) -> tuple[Table, ...]:
     return (
         Table(
             caption="Rejected documents by reason",
-            columns=(Column(title="corpus", numeric=False), *(Column(title=reason) for reason in reasons)),
+            columns=(
+                Column(title="corpus", numeric=False),
+                *(Column(title=reason) for reason in reasons),
+            ),
             rows=tuple(rows),
             sources=tuple(Source.of(one) for one in prepared.values()),
         ),
@@ -122,7 +135,10 @@ def _reasons(prepared: dict[str, Artifact]) -> tuple[Table, ...]:
 def _papers() -> Table:
     paper = paper_corpora()
     rows = tuple(
-        (Cell(text=row.corpus, mark=row.stage), *(_quoted(figure) for figure in (row.raw, row.processed, row.tokens)))
+        (
+            Cell(text=row.corpus, mark=row.stage),
+            *(_quoted(figure) for figure in (row.raw, row.processed, row.tokens)),
+        )
         for row in paper.rows
     )
     titles = ("raw", "processed", "tokens")
@@ -136,4 +152,6 @@ def _papers() -> Table:
 
 def _quoted(figure: str) -> Cell:
     verified = is_verified(figure)
-    return Cell(text=figure, tone="plain" if verified else "quiet", title="" if verified else "unverified")
+    return Cell(
+        text=figure, tone="plain" if verified else "quiet", title="" if verified else "unverified"
+    )

@@ -20,16 +20,27 @@ def mark_of(filter_index: int, value_index: int) -> str:
 def controls(names: Sequence[str], options: Sequence[Sequence[str]]) -> Iterator[Element]:
     """A row of buttons for each filter that has a choice, and their rules."""
     chosen = [index for index, values in enumerate(options) if len(values) > 1]
-    yield node("div", *(_buttons(index, names[index], options[index]) for index in chosen), class_="filters")
+    yield node(
+        "div",
+        *(_buttons(index, names[index], options[index]) for index in chosen),
+        class_="filters",
+    )
     marks = (mark_of(index, value) for index in chosen for value in range(len(options[index])))
-    rules = (f".gallery:has(#{mark}:checked) > .sample:not(.{mark}) {{ display: none; }}" for mark in marks)
+    rules = (
+        f".gallery:has(#{mark}:checked) > .sample:not(.{mark}) {{ display: none; }}"
+        for mark in marks
+    )
     yield node("style", "\n".join(rules))
 
 
 def _buttons(index: int, name: str, values: Sequence[str]) -> Element:
-    everything = node("label", node("input", type="radio", name=f"f{index}", checked="checked"), "all")
+    everything = node(
+        "label", node("input", type="radio", name=f"f{index}", checked="checked"), "all"
+    )
     others = (
-        node("label", node("input", type="radio", name=f"f{index}", id=mark_of(index, place)), value)
+        node(
+            "label", node("input", type="radio", name=f"f{index}", id=mark_of(index, place)), value
+        )
         for place, value in enumerate(values)
     )
     return node("fieldset", node("legend", name), everything, *others)

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from components.core.store import Store
-from components.evaluation.pass_at_k import mean_pass_at_k
 from components.evaluation.report.cells import NOTHING, Cell, Column, Table
 from components.evaluation.report.left_out import left_out_for
 from components.evaluation.report.measured import (
@@ -35,6 +34,7 @@ from components.evaluation.report.outcomes import outcome_tables
 from components.evaluation.report.page import Block, Section
 from components.evaluation.report.plots import Curve, CurveChart
 from components.evaluation.report.results import STAGE_NAMES, RunResults
+from components.evaluation.scoring.pass_at_k import mean_pass_at_k
 
 _NUM_POINTS = 40
 """Points of a curve: all k up to it, beyond it about evenly on the logarithmic axis. Assumption: enough to read it."""
@@ -43,13 +43,18 @@ _NUM_POINTS = 40
 def humaneval_section(results: RunResults, store: Store) -> Section:
     """HumanEval, or why it was not run."""
     ours, unseen = measured(results, store, "humaneval"), left_out_for(results, "humaneval")
-    lead = (
-        "Programs written for 164 documented functions, run against hidden tests. pass@k: the chance that one of k passes."
-    )
+    lead = "Programs written for 164 documented functions, run against hidden tests. pass@k: the chance that one of k passes."
     blocks: tuple[Block, ...] = (not_run(results, "humaneval"), *unseen)
     if ours.results:
         tables = outcome_tables(ours)
-        blocks = (*executed_where(ours), _scores(ours), *unseen, *_curves(ours), *tables, *_problems(ours))
+        blocks = (
+            *executed_where(ours),
+            _scores(ours),
+            *unseen,
+            *_curves(ours),
+            *tables,
+            *_problems(ours),
+        )
     return Section(anchor="humaneval", title="HumanEval", lead=lead, blocks=blocks)
 
 
@@ -59,7 +64,9 @@ def _scores(ours: Measured) -> Table:
     paper_rows = [row for row in paper("humaneval") if row["family"] == "codegen"]
     rows = []
     for stage, result in ours.results.items():
-        for k in sorted(int(k) for k in result["pass_at_k"]) or [1]:  # A row even if nothing was executed, for the reason.
+        for k in sorted(int(k) for k in result["pass_at_k"]) or [
+            1
+        ]:  # A row even if nothing was executed, for the reason.
             name = Cell(text=f"{STAGE_NAMES[stage]} pass@{k}", mark=stage)
             here = (*_best(result, str(k), bool(several)), *_each(result, str(k), several))
             rows.append((name, *here, *quoted(paper_rows, stage, f"pass@{k}")))
@@ -80,7 +87,15 @@ def _scores(ours: Measured) -> Table:
 
 
 def _temperatures(ours: Measured) -> tuple[float, ...]:
-    return tuple(sorted({one["temperature"] for result in ours.results.values() for one in result["sets"].values()}))
+    return tuple(
+        sorted(
+            {
+                one["temperature"]
+                for result in ours.results.values()
+                for one in result["sets"].values()
+            }
+        )
+    )
 
 
 def _best(result: Result, k: str, several: bool) -> tuple[Cell, ...]:
@@ -89,7 +104,10 @@ def _best(result: Result, k: str, several: bool) -> tuple[Cell, ...]:
     cells = (score(result, best.get("estimate")), interval(best.get("low"), best.get("high")))
     if not several:
         return cells
-    return (*cells, Cell(text=f"{result['sets'][best['set']]['temperature']:g}") if best else NOTHING)
+    return (
+        *cells,
+        Cell(text=f"{result['sets'][best['set']]['temperature']:g}") if best else NOTHING,
+    )
 
 
 def _each(result: Result, k: str, temperatures: Iterable[float]) -> tuple[Cell, ...]:
@@ -97,7 +115,9 @@ def _each(result: Result, k: str, temperatures: Iterable[float]) -> tuple[Cell, 
     found = {one["temperature"]: one["pass_at_k"].get(k) for one in result["sets"].values()}
     estimates = (found.get(temperature) for temperature in temperatures)
     return tuple(
-        Cell(text=in_percent(one["estimate"]), title=interval(one["low"], one["high"]).text) if one else NOTHING
+        Cell(text=in_percent(one["estimate"]), title=interval(one["low"], one["high"]).text)
+        if one
+        else NOTHING
         for one in estimates
     )
 
@@ -107,7 +127,10 @@ def _curves(ours: Measured) -> tuple[CurveChart, ...]:
     curves = tuple(_curve(stage, result) for stage, result in ours.executed.items())
     if max((len(one.points) for one in curves), default=0) < 2:
         return ()
-    ends = (f"{one.name} {one.points[0][1]:.2f} \u2192 {one.points[-1][1]:.2f} at k = {one.points[-1][0]}" for one in curves)
+    ends = (
+        f"{one.name} {one.points[0][1]:.2f} \u2192 {one.points[-1][1]:.2f} at k = {one.points[-1][0]}"
+        for one in curves
+    )
     faint = " Faint: single temperatures." if any(one.faint for one in curves) else ""
     return (
         CurveChart(
@@ -124,30 +147,46 @@ def _curves(ours: Measured) -> tuple[CurveChart, ...]:
 
 
 def _curve(stage: str, result: Result) -> Curve:
-    lines = [_line(one["num_samples"], list(one["passes"].values())) for one in ordered_sets(result).values()]
+    lines = [
+        _line(one["num_samples"], list(one["passes"].values()))
+        for one in ordered_sets(result).values()
+    ]
     best: dict[int, float] = {}
     for line in lines:
         for k, value in line:
             best[k] = max(value, best.get(k, 0.0))
     points = tuple(sorted(best.items()))
-    return Curve(mark=stage, name=STAGE_NAMES[stage], points=points, faint=tuple(lines) if len(lines) > 1 else ())
+    return Curve(
+        mark=stage,
+        name=STAGE_NAMES[stage],
+        points=points,
+        faint=tuple(lines) if len(lines) > 1 else (),
+    )
 
 
 def _line(num_samples: int, passes: list[int]) -> tuple[tuple[int, float], ...]:
-    return tuple((int(k), 100 * value) for k, value in mean_pass_at_k(num_samples, passes, _ks(num_samples)).items())
+    return tuple(
+        (int(k), 100 * value)
+        for k, value in mean_pass_at_k(num_samples, passes, _ks(num_samples)).items()
+    )
 
 
 def _ks(num_samples: int) -> list[int]:
     """The k of a curve's points, 1 and `num_samples` among them."""
     if num_samples <= _NUM_POINTS:
         return list(range(1, num_samples + 1))
-    return sorted({round(num_samples ** (place / (_NUM_POINTS - 1))) for place in range(_NUM_POINTS)})
+    return sorted(
+        {round(num_samples ** (place / (_NUM_POINTS - 1))) for place in range(_NUM_POINTS)}
+    )
 
 
 def _problems(ours: Measured) -> tuple[Table, ...]:
     """How many samples of each problem passed, of every stage and set."""
     sets = [
-        (stage, one) for stage, result in ours.executed.items() for one in ordered_sets(result).values() if one["passes"]
+        (stage, one)
+        for stage, result in ours.executed.items()
+        for one in ordered_sets(result).values()
+        if one["passes"]
     ]
     if not sets:
         return ()

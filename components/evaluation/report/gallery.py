@@ -17,7 +17,17 @@ from components.core.store import Store
 from components.evaluation.report.cells import NOTHING, Cell, Column, Source, Table
 from components.evaluation.report.left_out import BENCHMARKS
 from components.evaluation.report.measured import PASSED, artifacts_of, set_name, spoken
-from components.evaluation.report.page import Block, Gallery, Link, Page, Paragraph, Sample, Samples, Section, Verdict
+from components.evaluation.report.page import (
+    Block,
+    Gallery,
+    Link,
+    Page,
+    Paragraph,
+    Sample,
+    Samples,
+    Section,
+    Verdict,
+)
 from components.evaluation.report.results import STAGE_NAMES, RunResults
 
 SAMPLES_PAGE = "samples.html"
@@ -37,7 +47,10 @@ def samples_section(results: RunResults, store: Store) -> Section:
                 chosen.append(_Teller(stage, benchmark, artifact, store).sample(record))
     blocks: tuple[Block, ...] = (Verdict(None, "No program was sampled in this run."),)
     if chosen:
-        more = Link(f"Up to {MAX_SHOWN} programs of every stage and benchmark, with their verdicts", SAMPLES_PAGE)
+        more = Link(
+            f"Up to {MAX_SHOWN} programs of every stage and benchmark, with their verdicts",
+            SAMPLES_PAGE,
+        )
         blocks = (more, Samples(tuple(chosen), _sources(results)))
     lead = (
         "One program per stage and benchmark, as sampled: the first that passed, else the first of all. Grey is what was "
@@ -56,17 +69,24 @@ def samples_page(results: RunResults, store: Store) -> Page:
     counts: dict[tuple[str, str], tuple[Counter[str], Counter[str]]] = {}
     for benchmark in BENCHMARKS:
         for stage, artifact in artifacts_of(results, benchmark).items():
-            path = store.open(artifact) / "samples.jsonl"
+            path = store.fetch_verified(artifact) / "samples.jsonl"
             kinds = [spoken(record["outcome"]) for record in read_jsonl(path)]
             wanted = choose(kinds, MAX_SHOWN)
             places = set(wanted)
-            records = {place: record for place, record in enumerate(read_jsonl(path)) if place in places}
+            records = {
+                place: record for place, record in enumerate(read_jsonl(path)) if place in places
+            }
             counts[stage, benchmark] = Counter(kinds), Counter(kinds[place] for place in wanted)
             tell = _Teller(stage, benchmark, artifact, store)
-            shown += [(tell.sample(records[place]), tell.values(records[place])) for place in wanted]
+            shown += [
+                (tell.sample(records[place]), tell.values(records[place])) for place in wanted
+            ]
     blocks: tuple[Block, ...] = (Paragraph("No program was sampled in this run."),)
     if shown:
-        blocks = (_table(counts), Gallery(filters=_FILTERS, samples=tuple(shown), sources=_sources(results)))
+        blocks = (
+            _table(counts),
+            Gallery(filters=_FILTERS, samples=tuple(shown), sources=_sources(results)),
+        )
     num_samples = sum(all_kinds.total() for all_kinds, _ in counts.values())
     return Page(
         title=f"Samples of {results.recipe}",
@@ -105,16 +125,24 @@ def _table(counts: dict[tuple[str, str], tuple[Counter[str], Counter[str]]]) -> 
     """How many samples there are and how many are shown, by their verdict."""
     found = {kind for all_kinds, _ in counts.values() for kind in all_kinds}
     executed = found - {spoken(None)}
-    kinds = sorted(found | ({PASSED} if executed else set()), key=lambda kind: (kind != PASSED, kind))
+    kinds = sorted(
+        found | ({PASSED} if executed else set()), key=lambda kind: (kind != PASSED, kind)
+    )
     rows = []
     for (stage, benchmark), (all_kinds, shown) in counts.items():
         name = Cell(text=f"{STAGE_NAMES[stage]}, {BENCHMARKS[benchmark]}", mark=stage)
         unknown = set(all_kinds) == {spoken(None)}
-        cells = (NOTHING if unknown and not shown[kind] else _of(shown[kind], all_kinds[kind]) for kind in kinds)
+        cells = (
+            NOTHING if unknown and not shown[kind] else _of(shown[kind], all_kinds[kind])
+            for kind in kinds
+        )
         rows.append((name, _of(shown.total(), all_kinds.total()), *cells))
     return Table(
         caption="Samples that are shown, of all",
-        columns=(Column(title="", numeric=False), *(Column(title=title) for title in ("all", *kinds))),
+        columns=(
+            Column(title="", numeric=False),
+            *(Column(title=title) for title in ("all", *kinds)),
+        ),
         rows=tuple(rows),
         footnote=f"At most {MAX_SHOWN} of a stage and benchmark: those that passed first, up to half of the room, then "
         "every way to fail, evenly over the file. All of them are in samples.jsonl of the evaluations.",
@@ -133,7 +161,7 @@ def _sources(results: RunResults) -> tuple[Source, ...]:
 def _first(artifact: Artifact, store: Store) -> dict[str, Any] | None:
     """The first sample that passed, else the first."""
     first: dict[str, Any] | None = None
-    for record in read_jsonl(store.open(artifact) / "samples.jsonl"):
+    for record in read_jsonl(store.fetch_verified(artifact) / "samples.jsonl"):
         if first is None or record["outcome"] == PASSED:
             first = record
         if first["outcome"] in (PASSED, None):
@@ -146,11 +174,18 @@ class _Teller:
 
     def __init__(self, stage: str, benchmark: str, artifact: Artifact, store: Store) -> None:
         self._stage, self._benchmark = stage, BENCHMARKS[benchmark]
-        self._sets: dict[str, Any] = read_json(store.open(artifact) / "results.json")["sets"]
+        self._sets: dict[str, Any] = read_json(store.fetch_verified(artifact) / "results.json")[
+            "sets"
+        ]
 
     def values(self, record: dict[str, Any]) -> tuple[str, ...]:
         """What a sample is, by each filter."""
-        return (STAGE_NAMES[self._stage], self._benchmark, self._set_name(record), spoken(record["outcome"]))
+        return (
+            STAGE_NAMES[self._stage],
+            self._benchmark,
+            self._set_name(record),
+            spoken(record["outcome"]),
+        )
 
     def sample(self, record: dict[str, Any]) -> Sample:
         """A line of samples.jsonl."""
@@ -173,5 +208,9 @@ class _Teller:
 def _note(record: dict[str, Any], num_turns: int) -> str:
     """How long it is, and how it ended."""
     counts = {"cut": record["cut"], "out of tokens": record["unfinished"]}
-    ends = [name if num_turns == 1 else f"{number} of {num_turns} turns {name}" for name, number in counts.items() if number]
+    ends = [
+        name if num_turns == 1 else f"{number} of {num_turns} turns {name}"
+        for name, number in counts.items()
+        if number
+    ]
     return ", ".join([f"{record['tokens']:,} tokens", *ends])

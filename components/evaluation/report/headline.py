@@ -23,10 +23,15 @@ def headline(results: RunResults) -> Verdict:
         return Verdict(True, f"{last.name} version {last.version} was promoted{alias}{also}.")
     if kept := [one for one in results.registered if one.alias]:
         last = kept[-1]
-        return Verdict(True, f"{last.name} version {last.version} is @{last.alias} already: this run made the same model.")
+        return Verdict(
+            True,
+            f"{last.name} version {last.version} is @{last.alias} already: this run made the same model.",
+        )
     if results.registered:
         reasons = dict.fromkeys(reason for one in results.registered for reason in one.reasons)
-        return Verdict(False, f"Nothing was promoted: {'; '.join(reasons) or 'the registry gave no reason'}.")
+        return Verdict(
+            False, f"Nothing was promoted: {'; '.join(reasons) or 'the registry gave no reason'}."
+        )
     return Verdict(None, "Nothing was registered in this run.")
 
 
@@ -51,7 +56,13 @@ def _card(results: RunResults, stage: str, matrix: Matrix) -> Card:
     lines.append(_trained(checkpoint))
     state, tone = _state(version)
     lines += version.reasons if version else ()
-    return Card(mark=stage, title=STAGE_NAMES[stage], state=state, tone=tone, lines=tuple(line for line in lines if line))
+    return Card(
+        mark=stage,
+        title=STAGE_NAMES[stage],
+        state=state,
+        tone=tone,
+        lines=tuple(line for line in lines if line),
+    )
 
 
 def _trained(checkpoint: Artifact) -> str:
@@ -66,8 +77,14 @@ def _state(version: RegisteredVersion | None) -> tuple[str, Tone]:
         return "not registered", "quiet"
     name = f"version {version.version}"
     if version.promoted:
-        return f"{name} \u00b7 promoted" + (f" \u00b7 @{version.alias}" if version.alias else ""), "good"
-    return (f"{name} \u00b7 already @{version.alias}", "good") if version.alias else (f"{name} \u00b7 not promoted", "bad")
+        return f"{name} \u00b7 promoted" + (
+            f" \u00b7 @{version.alias}" if version.alias else ""
+        ), "good"
+    return (
+        (f"{name} \u00b7 already @{version.alias}", "good")
+        if version.alias
+        else (f"{name} \u00b7 not promoted", "bad")
+    )
 
 
 def _unknown(version: RegisteredVersion) -> Card:
@@ -77,9 +94,16 @@ def _unknown(version: RegisteredVersion) -> Card:
 
 def _figures(results: RunResults) -> Facts:
     checkpoints = list(results.checkpoints.values())
-    tokens = sum(one for one in (c.statistics.get("tokens") for c in checkpoints) if isinstance(one, int))
+    tokens = sum(
+        one for one in (c.statistics.get("tokens") for c in checkpoints) if isinstance(one, int)
+    )
     parameters = next(
-        (one for one in (c.statistics.get("num_parameters") for c in checkpoints) if isinstance(one, int)), None
+        (
+            one
+            for one in (c.statistics.get("num_parameters") for c in checkpoints)
+            if isinstance(one, int)
+        ),
+        None,
     )
     steps = list(results.steps())
     reused = sum(one.label in results.reused for one in steps)
@@ -87,7 +111,12 @@ def _figures(results: RunResults) -> Facts:
         ("this run took", Cell(text=duration(results.total_s))),
         ("of it training", _share_of_training(results)),
         ("tokens trained on", Cell(text=count(tokens), title=f"{tokens:,}")),
-        ("parameters", Cell(text=count(parameters), title=f"{parameters:,}") if parameters else Cell(text="unknown")),
+        (
+            "parameters",
+            Cell(text=count(parameters), title=f"{parameters:,}")
+            if parameters
+            else Cell(text="unknown"),
+        ),
         ("steps reused", Cell(text=f"{reused} of {len(steps)}")),
     ]
     return Facts(tuple(items))
@@ -99,8 +128,19 @@ def _share_of_training(results: RunResults) -> Cell:
     if not made:
         return Cell(text="none, all reused" if results.checkpoints else "none")
     seconds = total(seconds_of_last_attempt(one) for one in made)
-    resumed = [STAGE_NAMES[stage] for stage, one in results.checkpoints.items() if one in made and num_attempts(one) > 1]
-    note = f"{listed(resumed)} went on from an earlier run; only what this run trained counts" if resumed else ""
+    resumed = [
+        STAGE_NAMES[stage]
+        for stage, one in results.checkpoints.items()
+        if one in made and num_attempts(one) > 1
+    ]
+    note = (
+        f"{listed(resumed)} went on from an earlier run; only what this run trained counts"
+        if resumed
+        else ""
+    )
     return Cell(
-        text=percent(seconds / results.total_s) if seconds is not None and results.total_s > 0 else "unknown", note=note
+        text=percent(seconds / results.total_s)
+        if seconds is not None and results.total_s > 0
+        else "unknown",
+        note=note,
     )

@@ -71,7 +71,12 @@ def html_of(page: Page) -> str:
         node("meta", name="viewport", content="width=device-width, initial-scale=1"),
         node("meta", name="color-scheme", content="light dark"),
         node("title", page.title),
-        node("style", (resources.files("components.evaluation.report") / "style.css").read_text(encoding="utf-8")),
+        node(
+            "style",
+            (resources.files("components.evaluation.report") / "style.css").read_text(
+                encoding="utf-8"
+            ),
+        ),
     )
     header = node(
         "header",
@@ -81,13 +86,21 @@ def html_of(page: Page) -> str:
     )
     links = [node("a", section.title, href=f"#{section.anchor}") for section in page.sections]
     main = node("main", *(_section(section) for section in page.sections))
-    body = node("body", header, node("nav", *links, aria_label="Sections") if len(links) > 1 else None, main)
+    body = node(
+        "body", header, node("nav", *links, aria_label="Sections") if len(links) > 1 else None, main
+    )
     return document(node("html", head, body, lang="en"))
 
 
 def _section(section: Section) -> Element:
     lead = node("p", section.lead, class_="lead") if section.lead else None
-    return node("section", node("h2", section.title), lead, *(_block(block) for block in section.blocks), id=section.anchor)
+    return node(
+        "section",
+        node("h2", section.title),
+        lead,
+        *(_block(block) for block in section.blocks),
+        id=section.anchor,
+    )
 
 
 @singledispatch
@@ -108,7 +121,9 @@ def _(block: Link) -> Element:
 @_block.register
 def _(block: Verdict) -> Element:
     sign = node("span", _VERDICT_SIGNS[block.holds], class_="sign", aria_hidden="true")
-    return node("p", sign, node("span", block.text), class_=f"verdict {_VERDICT_TONES[block.holds]}")
+    return node(
+        "p", sign, node("span", block.text), class_=f"verdict {_VERDICT_TONES[block.holds]}"
+    )
 
 
 @_block.register
@@ -119,12 +134,21 @@ def _(block: Cards) -> Element:
 def _card(card: Card) -> Element:
     title = node("h3", _mark(card.mark), card.title)
     lines = (node("p", line) for line in card.lines)
-    return node("article", title, node("p", card.state, class_=f"state {card.tone}"), *lines, class_=f"card {card.mark}")
+    return node(
+        "article",
+        title,
+        node("p", card.state, class_=f"state {card.tone}"),
+        *lines,
+        class_=f"card {card.mark}",
+    )
 
 
 @_block.register
 def _(block: Facts) -> Element:
-    return node("dl", *(node("div", node("dt", name), node("dd", *_inside(cell))) for name, cell in block.items))
+    return node(
+        "dl",
+        *(node("div", node("dt", name), node("dd", *_inside(cell))) for name, cell in block.items),
+    )
 
 
 @_block.register
@@ -132,7 +156,9 @@ def _(block: Table) -> Element:
     body = node("tbody", *(_row(row, block) for row in block.rows))
     table = node("table", _head(block.columns), body, aria_label=block.caption)
     # The caption stays outside of what scrolls sideways on a phone.
-    scroller = node("div", table, class_="scroller", role="region", aria_label=block.caption, tabindex=0)
+    scroller = node(
+        "div", table, class_="scroller", role="region", aria_label=block.caption, tabindex=0
+    )
     footnote = node("p", block.footnote, class_="footnote") if block.footnote else None
     parts = (scroller, footnote, _sources(block.sources))
     if block.folded:
@@ -142,7 +168,13 @@ def _(block: Table) -> Element:
 
 
 def _head(columns: tuple[Column, ...]) -> Element:
-    titles = node("tr", *(node("th", one.title, scope="col", class_="number" if one.numeric else "") for one in columns))
+    titles = node(
+        "tr",
+        *(
+            node("th", one.title, scope="col", class_="number" if one.numeric else "")
+            for one in columns
+        ),
+    )
     if not any(one.group for one in columns):
         return node("thead", titles)
     groups: list[tuple[str, int]] = []
@@ -151,7 +183,10 @@ def _head(columns: tuple[Column, ...]) -> Element:
             groups[-1] = (column.group, groups[-1][1] + 1)
         else:
             groups.append((column.group, 1))
-    cells = (node("th", name, colspan=span, scope="colgroup", class_="group" if name else "") for name, span in groups)
+    cells = (
+        node("th", name, colspan=span, scope="colgroup", class_="group" if name else "")
+        for name, span in groups
+    )
     return node("thead", node("tr", *cells), titles)
 
 
@@ -167,8 +202,16 @@ def _field(cell: Cell, column: Column) -> Element:
 
 
 def _inside(cell: Cell) -> tuple[Element | str | None, ...]:
-    text = node("code", cell.text, title=cell.title) if cell.code else node("span", cell.text, title=cell.title)
-    bar = node("span", class_="bar", style=f"width:{100 * cell.share:.0f}%") if cell.share is not None else None
+    text = (
+        node("code", cell.text, title=cell.title)
+        if cell.code
+        else node("span", cell.text, title=cell.title)
+    )
+    bar = (
+        node("span", class_="bar", style=f"width:{100 * cell.share:.0f}%")
+        if cell.share is not None
+        else None
+    )
     return (_mark(cell.mark), text, node("small", cell.note) if cell.note else None, bar)
 
 
@@ -179,7 +222,10 @@ def _mark(mark: str) -> Element | None:
 def _sources(sources: tuple[Source, ...]) -> Element | None:
     if not sources:
         return None
-    items = (node("li", node("code", one.label), " ", node("code", one.digest, class_="quiet")) for one in sources)
+    items = (
+        node("li", node("code", one.label), " ", node("code", one.digest, class_="quiet"))
+        for one in sources
+    )
     summary = f"from {len(sources)} artifact{'s' if len(sources) > 1 else ''}"
     return node("details", node("summary", summary), node("ul", *items), class_="sources")
 
@@ -201,7 +247,13 @@ def _captioned(block: LineChart | CurveChart, wide: Element, narrow: Element) ->
 
 @_block.register
 def _(block: DotChart) -> Element:
-    return node("figure", node("h3", block.title), dot_chart(block, WIDE), dot_chart(block, NARROW), class_="chart")
+    return node(
+        "figure",
+        node("h3", block.title),
+        dot_chart(block, WIDE),
+        dot_chart(block, NARROW),
+        class_="chart",
+    )
 
 
 @_block.register
@@ -211,10 +263,15 @@ def _(block: Lineage) -> Element:
     return node("div", roots, *rows, class_="lineage")
 
 
-def _lineage_row(block: Lineage, mark: str, name: str, columns: tuple[tuple[Node, ...], ...]) -> Element:
+def _lineage_row(
+    block: Lineage, mark: str, name: str, columns: tuple[tuple[Node, ...], ...]
+) -> Element:
     cells = (
         node(
-            "div", node("p", title, class_="kind"), *(_node(one) for one in nodes), class_="cell" if nodes else "cell empty"
+            "div",
+            node("p", title, class_="kind"),
+            *(_node(one) for one in nodes),
+            class_="cell" if nodes else "cell empty",
         )
         for title, nodes in zip(block.columns, columns, strict=True)
     )
@@ -223,12 +280,22 @@ def _lineage_row(block: Lineage, mark: str, name: str, columns: tuple[tuple[Node
 
 def _node(one: Node) -> Element:
     note = node("small", one.note) if one.note else None
-    return node("p", node("span", one.label), " ", node("code", one.digest), note, class_="node", title=one.title)
+    return node(
+        "p",
+        node("span", one.label),
+        " ",
+        node("code", one.digest),
+        note,
+        class_="node",
+        title=one.title,
+    )
 
 
 @_block.register
 def _(block: Samples) -> Element:
-    return node("div", *(_sample(one) for one in block.samples), _sources(block.sources), class_="samples")
+    return node(
+        "div", *(_sample(one) for one in block.samples), _sources(block.sources), class_="samples"
+    )
 
 
 def _sample(sample: Sample, marks: str = "") -> Element:
@@ -240,7 +307,9 @@ def _sample(sample: Sample, marks: str = "") -> Element:
         append(code, node("span", prompt, class_="quiet"))
         append(code, completion)
     note = node("small", sample.note) if sample.note else None
-    return node("article", title, note, node("pre", code, tabindex=0), class_=f"sample {marks}".strip())
+    return node(
+        "article", title, note, node("pre", code, tabindex=0), class_=f"sample {marks}".strip()
+    )
 
 
 @_block.register
@@ -252,23 +321,37 @@ def _(block: Gallery) -> Element:
         articles.append(_sample(sample, " ".join(marks)))
     shown = node("p", class_="shown", role="status")
     return node(
-        "div", *controls(block.filters, options), *articles, shown, _sources(block.sources), class_="samples gallery"
+        "div",
+        *controls(block.filters, options),
+        *articles,
+        shown,
+        _sources(block.sources),
+        class_="samples gallery",
     )
 
 
 @_block.register
 def _(block: Excerpts) -> Element:
     shown = (_excerpt(one) for one in block.items)
-    return node("details", node("summary", block.title), *shown, _sources(block.sources), class_="excerpts")
+    return node(
+        "details", node("summary", block.title), *shown, _sources(block.sources), class_="excerpts"
+    )
 
 
 def _excerpt(one: Excerpt) -> Element:
     title = node("h3", _mark(one.mark), one.heading, " ", node("code", one.origin, class_="quiet"))
-    text = node("pre", node("code", one.text), tabindex=0) if one.text else node("p", NO_EXCERPT, class_="quiet")
+    text = (
+        node("pre", node("code", one.text), tabindex=0)
+        if one.text
+        else node("p", NO_EXCERPT, class_="quiet")
+    )
     return node("article", title, text)
 
 
 @_block.register
 def _(block: Commands) -> Element:
-    items = (node("div", node("dt", node("code", command)), node("dd", purpose)) for command, purpose in block.items)
+    items = (
+        node("div", node("dt", node("code", command)), node("dd", purpose))
+        for command, purpose in block.items
+    )
     return node("dl", *items, class_="commands")

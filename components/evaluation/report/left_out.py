@@ -12,12 +12,12 @@ from typing import Any
 
 from components.core.artifact import Artifact
 from components.core.store import Store
+from components.dataset.manifests import QUARANTINE_JSONL, REJECTS_PARQUET
+from components.dataset.rejects import sample_of_quarantine, sample_of_rejects
 from components.evaluation.report.cells import Cell, Column, Source, Table
 from components.evaluation.report.page import Block, Excerpt, Excerpts, Verdict
 from components.evaluation.report.results import STAGE_NAMES, STAGES, RunResults
 from components.evaluation.report.wording import listed
-from components.tokenizer.left_out import sample_of_quarantine, sample_of_rejects
-from components.tokenizer.tables import QUARANTINE_JSONL, REJECTS_PARQUET
 
 BENCHMARKS = {"humaneval": "HumanEval", "mtpb": "MTPB"}
 """The benchmarks that this project measures, as they are written; each has a column, looked for or not."""
@@ -40,13 +40,23 @@ def searched(artifact: Artifact) -> dict[str, int]:
 
 def left_out_for(results: RunResults, benchmark: str) -> tuple[Verdict, ...]:
     """What a benchmark's score has to be read with: how many documents were left out for it, or that nobody looked."""
-    prepared = {stage: searched(results.prepared[stage]) for stage in STAGES if stage in results.prepared}
+    prepared = {
+        stage: searched(results.prepared[stage]) for stage in STAGES if stage in results.prepared
+    }
     if not prepared:
         return ()
     name = BENCHMARKS[benchmark]
-    looked = [f"{STAGE_NAMES[stage]} {found[benchmark]:,}" for stage, found in prepared.items() if benchmark in found]
+    looked = [
+        f"{STAGE_NAMES[stage]} {found[benchmark]:,}"
+        for stage, found in prepared.items()
+        if benchmark in found
+    ]
     blind = [STAGE_NAMES[stage] for stage, found in prepared.items() if benchmark not in found]
-    said = [f"Documents left out of training because they hold a part of {name}: {listed(looked)}."] if looked else []
+    said = (
+        [f"Documents left out of training because they hold a part of {name}: {listed(looked)}."]
+        if looked
+        else []
+    )
     if blind:
         said.append(
             f"Nobody looked for {name} in the documents of {listed(blind)}: its problems were not at hand, or not to be "
@@ -57,7 +67,9 @@ def left_out_for(results: RunResults, benchmark: str) -> tuple[Verdict, ...]:
 
 def _contaminated(prepared: Mapping[str, Artifact]) -> Table:
     counts = {corpus: searched(artifact) for corpus, artifact in prepared.items()}
-    names = list(dict.fromkeys([*BENCHMARKS, *(name for found in counts.values() for name in sorted(found))]))
+    names = list(
+        dict.fromkeys([*BENCHMARKS, *(name for found in counts.values() for name in sorted(found))])
+    )
     rows = (
         (Cell(text=STAGE_NAMES[corpus], mark=corpus), *(_count(found.get(name)) for name in names))
         for corpus, found in counts.items()
@@ -86,7 +98,13 @@ def _other_counts(prepared: Mapping[str, Artifact]) -> tuple[Table, ...]:
         for name, said in _OTHERS.items():
             counts: Any = artifact.statistics.get(name, {})
             for kind, number in sorted(counts.items()):
-                rows.append((Cell(text=STAGE_NAMES[corpus], mark=corpus), Cell(text=f"{said}: {kind}"), _count(number)))
+                rows.append(
+                    (
+                        Cell(text=STAGE_NAMES[corpus], mark=corpus),
+                        Cell(text=f"{said}: {kind}"),
+                        _count(number),
+                    )
+                )
     if not rows:
         return ()
     return (
@@ -105,11 +123,21 @@ def _other_counts(prepared: Mapping[str, Artifact]) -> tuple[Table, ...]:
 
 
 def _excerpts(prepared: Mapping[str, Artifact], store: Store) -> tuple[Excerpts, ...]:
-    found = [one for corpus, artifact in prepared.items() for one in _of_corpus(corpus, artifact, store.open(artifact))]
+    found = [
+        one
+        for corpus, artifact in prepared.items()
+        for one in _of_corpus(corpus, artifact, store.fetch_verified(artifact))
+    ]
     if not found:
         return ()
     title = f"How what is left out begins: {_EXCERPTS_PER_REASON} of each reason and corpus, copies apart"
-    return (Excerpts(title=title, items=tuple(found), sources=tuple(Source.of(one) for one in prepared.values())),)
+    return (
+        Excerpts(
+            title=title,
+            items=tuple(found),
+            sources=tuple(Source.of(one) for one in prepared.values()),
+        ),
+    )
 
 
 def _of_corpus(corpus: str, artifact: Artifact, folder: Path) -> list[Excerpt]:
@@ -137,4 +165,11 @@ def _of_corpus(corpus: str, artifact: Artifact, folder: Path) -> list[Excerpt]:
 
 def _reasons(artifact: Artifact) -> Iterator[str]:
     languages: Any = artifact.statistics["languages"]
-    yield from sorted({reason for one in languages.values() for reason, number in one["rejected"].items() if number})
+    yield from sorted(
+        {
+            reason
+            for one in languages.values()
+            for reason, number in one["rejected"].items()
+            if number
+        }
+    )

@@ -16,11 +16,17 @@ def lineage_section(results: RunResults) -> Section:
 
 
 def _picture(results: RunResults) -> Lineage:
-    pins = {str(one.provenance["dvc_md5"]) for one in results.raw.values() if "dvc_md5" in one.provenance}
+    pins = {
+        str(one.provenance["dvc_md5"])
+        for one in results.raw.values()
+        if "dvc_md5" in one.provenance
+    }
     roots = [Node(label="data.dvc", digest=digest(md5), title=f"md5 {md5}") for md5 in sorted(pins)]
     roots += [_node(one, "vocabulary") for name, one in results.raw.items() if name == "vocabulary"]
     roots += [_node(results.tokenizer, "tokenizer")] if results.tokenizer else []
-    roots += [_node(results.initial, "initial model", results.initial.name)] if results.initial else []
+    roots += (
+        [_node(results.initial, "initial model", results.initial.name)] if results.initial else []
+    )
     return Lineage(
         roots=tuple(roots),
         columns=("raw corpus", "prepared corpus", "checkpoint", "evaluations", "registered"),
@@ -29,7 +35,11 @@ def _picture(results: RunResults) -> Lineage:
 
 
 def _row(results: RunResults, stage: str) -> tuple[tuple[Node, ...], ...]:
-    raw, prepared, checkpoint = results.raw.get(stage), results.prepared.get(stage), results.checkpoints.get(stage)
+    raw, prepared, checkpoint = (
+        results.raw.get(stage),
+        results.prepared.get(stage),
+        results.checkpoints.get(stage),
+    )
     versions = [one for one in results.registered if results.stage_of(one) == stage]
     return (
         (_node(raw, stage),) if raw else (),
@@ -46,7 +56,12 @@ def _start(results: RunResults, checkpoint: Artifact) -> str:
     if initial is None:
         return "from random weights"
     named = next(
-        (STAGE_NAMES[stage] for stage in results.stages if results.checkpoints[stage].digest == initial.digest), None
+        (
+            STAGE_NAMES[stage]
+            for stage in results.stages
+            if results.checkpoints[stage].digest == initial.digest
+        ),
+        None,
     )
     return f"from {named or initial.name}"
 

@@ -9,20 +9,28 @@ from typing import Any
 
 from components.core.artifact import Artifact
 from components.core.files import read_json
-from components.core.network import without_password
+from components.core.network import redact_credentials
 from components.core.store import Store
 from components.evaluation.report.cells import NOTHING, Cell, Column, Table
 from components.evaluation.report.lineage import artifact_table
 from components.evaluation.report.page import Commands, Facts, Section
 from components.evaluation.report.results import RunResults
-from components.evaluation.report.timing import num_attempts, seconds_of_last_attempt, seconds_to_make, total
+from components.evaluation.report.timing import (
+    num_attempts,
+    seconds_of_last_attempt,
+    seconds_to_make,
+    total,
+)
 from components.evaluation.report.wording import count, digest, duration
 
 
 def steps_section(results: RunResults, store: Store) -> Section:
     """Time and tokens of every step; what was reused says so."""
     steps = list(results.steps())
-    longest = max((seconds for one in steps if (seconds := seconds_to_make(one, store)) is not None), default=0.0)
+    longest = max(
+        (seconds for one in steps if (seconds := seconds_to_make(one, store)) is not None),
+        default=0.0,
+    )
     made = total(seconds_of_last_attempt(one) for one in steps if one.label not in results.reused)
     said = "an unknown time" if made is None else duration(made)
     rows = tuple(_row(one, results, store, longest) for one in steps)
@@ -73,7 +81,7 @@ def _tokens(artifact: Artifact, store: Store) -> int | None:
     elif artifact.kind == "samples":
         tokens = artifact.statistics.get("num_tokens")
     elif artifact.kind == "evaluation":
-        splits = read_json(store.open(artifact) / "results.json").get("splits", {})
+        splits = read_json(store.fetch_verified(artifact) / "results.json").get("splits", {})
         tokens = sum(one["num_tokens"] for one in splits.values()) or None
     else:
         tokens = None
@@ -87,7 +95,9 @@ def provenance_section(results: RunResults) -> Section:
         return Section(anchor="provenance", title="Provenance", blocks=())
     found: dict[str, Any] = dict(everything[-1].provenance)
     commits = {str(one.provenance.get("git_commit")) for one in everything}
-    packages = ", ".join(f"{name} {version}" for name, version in found.get("packages", {}).items() if version)
+    packages = ", ".join(
+        f"{name} {version}" for name, version in found.get("packages", {}).items() if version
+    )
     items = [
         ("this run", Cell(text=f"begun {results.made_by.get('created_at', 'at an unknown time')}")),
         ("commit of this run", commit_of(results.made_by)),
@@ -96,9 +106,18 @@ def provenance_section(results: RunResults) -> Section:
         ("processors", Cell(text=str(found.get("num_cpus")))),
         ("Python", Cell(text=str(found.get("python")))),
         ("packages", Cell(text=packages)),
-        ("artifacts made between", Cell(text=f"{everything[0].provenance.get('created_at')} and {found.get('created_at')}")),
+        (
+            "artifacts made between",
+            Cell(
+                text=f"{everything[0].provenance.get('created_at')} and {found.get('created_at')}"
+            ),
+        ),
     ]
-    return Section(anchor="provenance", title="Provenance", blocks=(Facts(tuple(items)), artifact_table(results)))
+    return Section(
+        anchor="provenance",
+        title="Provenance",
+        blocks=(Facts(tuple(items)), artifact_table(results)),
+    )
 
 
 def _commit(found: dict[str, Any], num_commits: int) -> Cell:
@@ -124,10 +143,23 @@ def commands_section(results: RunResults) -> Section:
         ("codegen artifacts", "everything in the store"),
     ]
     if checkpoint := results.checkpoints.get("mono"):
-        items.append((f"codegen lineage {checkpoint.label}", "what this checkpoint was made from, down to the raw corpora"))
-        items.append((f"codegen why {checkpoint.label}", "which setting makes it another one than its nearest sibling"))
+        items.append(
+            (
+                f"codegen lineage {checkpoint.label}",
+                "what this checkpoint was made from, down to the raw corpora",
+            )
+        )
+        items.append(
+            (
+                f"codegen why {checkpoint.label}",
+                "which setting makes it another one than its nearest sibling",
+            )
+        )
     items += [
-        (_load(one.name, one.alias, results.tracking_uri), "load the champion, as a pipeline of transformers")
+        (
+            _load(one.name, one.alias, results.tracking_uri),
+            "load the champion, as a pipeline of transformers",
+        )
         for one in results.registered
         if one.alias and results.stage_of(one) == "mono"
     ]
@@ -137,4 +169,4 @@ def commands_section(results: RunResults) -> Section:
 def _load(name: str, alias: str, tracking_uri: str) -> str:
     """A command that finds the model wherever it is typed; without the URI MLflow would make an empty database there."""
     code = f'import mlflow; print(mlflow.transformers.load_model("models:/{name}@{alias}")("def "))'
-    return f"MLFLOW_TRACKING_URI={shlex.quote(without_password(tracking_uri))} python -c '{code}'"
+    return f"MLFLOW_TRACKING_URI={shlex.quote(redact_credentials(tracking_uri))} python -c '{code}'"

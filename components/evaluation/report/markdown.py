@@ -45,7 +45,11 @@ def markdown_of(sections: Iterable[Section]) -> str:
     """Sections as Markdown, the same text for the same artifacts."""
     parts: list[str] = []
     for section in sections:
-        parts += [f"## {_escaped(section.title)}", _escaped(section.lead), *(_block(block) for block in section.blocks)]
+        parts += [
+            f"## {_escaped(section.title)}",
+            _escaped(section.lead),
+            *(_block(block) for block in section.blocks),
+        ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -78,7 +82,10 @@ def _(block: Verdict) -> str:
 @_block.register
 def _(block: Cards) -> str:
     lines = (f"{one.state}. {'. '.join(one.lines)}" for one in block.cards)
-    return "\n".join(f"- **{_escaped(one.title)}**: {_escaped(line)}" for one, line in zip(block.cards, lines, strict=True))
+    return "\n".join(
+        f"- **{_escaped(one.title)}**: {_escaped(line)}"
+        for one, line in zip(block.cards, lines, strict=True)
+    )
 
 
 @_block.register
@@ -124,8 +131,12 @@ def _(block: DotChart) -> str:
 def _image(title: str, svg: Element) -> str:
     """A chart on a ground of its own, since whose page it will stand on is not known."""
     _, _, width, height = svg.get("viewBox", f"0 0 {WIDE} 340").split()
-    style = (resources.files("components.evaluation.report") / "style.css").read_text(encoding="utf-8")
-    alone = node("svg", node("style", style), xmlns="http://www.w3.org/2000/svg", width=width, height=height)
+    style = (resources.files("components.evaluation.report") / "style.css").read_text(
+        encoding="utf-8"
+    )
+    alone = node(
+        "svg", node("style", style), xmlns="http://www.w3.org/2000/svg", width=width, height=height
+    )
     alone.set("viewBox", svg.get("viewBox", ""))
     alone.set("class", "wide")
     append(alone, node("rect", width=width, height=height, style="fill: var(--card)"))

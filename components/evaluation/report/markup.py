@@ -42,4 +42,6 @@ def _append_text(element: Element, text: str) -> None:
 
 def document(root: Element) -> str:
     """The whole document as text."""
-    return "<!doctype html>\n" + ElementTree.tostring(root, encoding="unicode", method="html") + "\n"
+    return (
+        "<!doctype html>\n" + ElementTree.tostring(root, encoding="unicode", method="html") + "\n"
+    )

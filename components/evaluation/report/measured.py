@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from components.core.artifact import Artifact
 from components.core.files import read_json
 from components.core.store import Store
-from components.evaluation.mtpb import MULTI, SINGLE
+from components.evaluation.benchmarks.mtpb import MULTI, SINGLE
 from components.evaluation.report.cells import NOTHING, Cell, Column, Source
 from components.evaluation.report.page import Verdict
 from components.evaluation.report.results import STAGES, Measurement, RunResults
@@ -48,14 +48,22 @@ class Measured(NamedTuple):
 
 def artifacts_of(results: RunResults, benchmark: str) -> dict[str, Artifact]:
     """The evaluations by a benchmark, by stage in order."""
-    found = {stage: name for stage in STAGES for of, name in results.evaluations if (of, name) == (stage, benchmark)}
+    found = {
+        stage: name
+        for stage in STAGES
+        for of, name in results.evaluations
+        if (of, name) == (stage, benchmark)
+    }
     return {stage: results.evaluations[stage, name] for stage, name in found.items()}
 
 
 def measured(results: RunResults, store: Store, benchmark: Measurement) -> Measured:
     """The results of the stages on which a benchmark was run."""
     artifacts = artifacts_of(results, benchmark)
-    read = {stage: read_json(store.open(one) / "results.json") for stage, one in artifacts.items()}
+    read = {
+        stage: read_json(store.fetch_verified(one) / "results.json")
+        for stage, one in artifacts.items()
+    }
     return Measured(read, tuple(Source.of(one) for one in artifacts.values()))
 
 
@@ -67,17 +75,30 @@ def not_run(results: RunResults, benchmark: Measurement) -> Verdict:
 def executed_where(ours: Measured) -> tuple[Verdict, ...]:
     """In which sandbox programs ran, or why they did not."""
     executed = ours.executed.values()
-    sandboxes = sorted({f"{one['sandbox']} (mode {one['mode']}, {_limit(one)})" for one in executed})
+    sandboxes = sorted(
+        {f"{one['sandbox']} (mode {one['mode']}, {_limit(one)})" for one in executed}
+    )
     isolated = all(one["isolated"] for one in executed)
-    where = "Executed in a sandbox" if isolated else "Executed without isolation, as asked; the gate refuses such a model"
-    reasons = dict.fromkeys(str(one["reason"]) for one in ours.results.values() if not one["executed"])
+    where = (
+        "Executed in a sandbox"
+        if isolated
+        else "Executed without isolation, as asked; the gate refuses such a model"
+    )
+    reasons = dict.fromkeys(
+        str(one["reason"]) for one in ours.results.values() if not one["executed"]
+    )
     ran = (Verdict(isolated, f"{where}: {'; '.join(sandboxes)}."),) if sandboxes else ()
-    return (*ran, *(Verdict(None, f"Samples were drawn, but not executed: {reason}") for reason in reasons))
+    return (
+        *ran,
+        *(Verdict(None, f"Samples were drawn, but not executed: {reason}") for reason in reasons),
+    )
 
 
 def _limit(result: Result) -> str:
     limits = result["protocol_settings"]["limits"]
-    return f"{limits['cpu_s']} s of processor time before calibration and {limits['memory_mib']} MiB"
+    return (
+        f"{limits['cpu_s']} s of processor time before calibration and {limits['memory_mib']} MiB"
+    )
 
 
 def how(ours: Measured) -> str:
@@ -107,7 +128,11 @@ def score(result: Result, fraction: float | None) -> Cell:
     """A share in percent, or that nothing was executed."""
     if not result["executed"]:
         return Cell(text="not executed", title=str(result["reason"]), tone="quiet")
-    return NOTHING if fraction is None else Cell(text=in_percent(fraction), tone="strong", title=repr(fraction))
+    return (
+        NOTHING
+        if fraction is None
+        else Cell(text=in_percent(fraction), tone="strong", title=repr(fraction))
+    )
 
 
 def share(fraction: float | None) -> Cell:
@@ -117,7 +142,11 @@ def share(fraction: float | None) -> Cell:
 
 def interval(low: float | None, high: float | None) -> Cell:
     """Two bounds in percent."""
-    return NOTHING if low is None or high is None else Cell(text=f"{in_percent(low)}\u2013{in_percent(high)}", tone="quiet")
+    return (
+        NOTHING
+        if low is None or high is None
+        else Cell(text=f"{in_percent(low)}\u2013{in_percent(high)}", tone="quiet")
+    )
 
 
 def in_percent(fraction: float) -> str:
@@ -146,7 +175,11 @@ def _quoted(row: dict[str, Any] | None, figure: str) -> Cell:
     if row is None:
         return NOTHING
     text = f"{row[figure]:.2f}"
-    return Cell(text=text) if row["verified"] else Cell(text=f"{text} ?", tone="quiet", title="unverified")
+    return (
+        Cell(text=text)
+        if row["verified"]
+        else Cell(text=f"{text} ?", tone="quiet", title="unverified")
+    )
 
 
 def set_name(label: str, one: Mapping[str, Any]) -> str:

@@ -6,7 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 from components.evaluation.report.cells import Cell, Column, Table
-from components.evaluation.report.measured import PASSED, Measured, Result, ordered_sets, set_name, spoken
+from components.evaluation.report.measured import (
+    PASSED,
+    Measured,
+    Result,
+    ordered_sets,
+    set_name,
+    spoken,
+)
 from components.evaluation.report.results import STAGE_NAMES
 from components.evaluation.report.wording import count
 
@@ -39,12 +46,15 @@ def outcome_tables(ours: Measured) -> tuple[Table, ...]:
 
 def _row(stage: str, name: str, one: Result, kinds: Sequence[str]) -> tuple[Cell, ...]:
     outcomes = one["outcomes"]
-    counts = (Cell(text=f"{outcomes.get(kind, 0):,}", tone="strong" if kind == PASSED else "plain") for kind in kinds)
+    counts = (
+        Cell(text=f"{outcomes.get(kind, 0):,}", tone="strong" if kind == PASSED else "plain")
+        for kind in kinds
+    )
     return (
         Cell(text=f"{STAGE_NAMES[stage]}, {name}" if name else STAGE_NAMES[stage], mark=stage),
         Cell(text=f"{sum(outcomes.values()):,}"),
         *counts,
-        Cell(text=f"{one['num_cut']:,}"),
+        Cell(text=f"{one['num_truncated']:,}"),
         Cell(text=f"{one['num_unfinished']:,}"),
         Cell(text=count(one["num_tokens"]), title=f"{one['num_tokens']:,}"),
     )
@@ -61,14 +71,20 @@ def _exceptions(ours: Measured) -> tuple[Table, ...]:
         return ()
     frequent = [name for name, _ in sorted(total.items(), key=lambda one: (-one[1], one[0]))]
     named, others = frequent[:_MAX_EXCEPTIONS], frequent[_MAX_EXCEPTIONS:]
-    rows = [(Cell(text=name), *(Cell(text=f"{some[name]:,}") for some in raised.values())) for name in named]
+    rows = [
+        (Cell(text=name), *(Cell(text=f"{some[name]:,}") for some in raised.values()))
+        for name in named
+    ]
     if others:
         rest = (Cell(text=f"{sum(some[name] for name in others):,}") for some in raised.values())
         rows.append((Cell(text=f"{len(others)} other types", tone="quiet"), *rest))
     return (
         Table(
             caption="Exceptions by their type",
-            columns=(Column(title="type", numeric=False), *(Column(title=STAGE_NAMES[stage]) for stage in raised)),
+            columns=(
+                Column(title="type", numeric=False),
+                *(Column(title=STAGE_NAMES[stage]) for stage in raised),
+            ),
             rows=tuple(rows),
             sources=ours.sources,
         ),

@@ -12,4 +12,8 @@ from components.evaluation.report.turns import mtpb_section
 
 def program_sections(results: RunResults, store: Store) -> tuple[Section, ...]:
     """HumanEval, MTPB, and samples."""
-    return (humaneval_section(results, store), mtpb_section(results, store), samples_section(results, store))
+    return (
+        humaneval_section(results, store),
+        mtpb_section(results, store),
+        samples_section(results, store),
+    )

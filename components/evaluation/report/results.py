@@ -86,11 +86,20 @@ class RunResults:
         for stage in STAGES:
             if stage in self.checkpoints:
                 yield self.checkpoints[stage]
-            for artifact in (artifact for (of, _), artifact in self.evaluations.items() if of == stage):
+            for artifact in (
+                artifact for (of, _), artifact in self.evaluations.items() if of == stage
+            ):
                 judged = {parent.digest for parent in artifact.parents if parent.kind == "samples"}
                 yield from (one for one in self.samples if one.digest in judged)
                 yield artifact
 
     def stage_of(self, version: RegisteredVersion) -> str | None:
         """The stage whose checkpoint a registered version is, by its name; None where no checkpoint has it."""
-        return next((stage for stage, checkpoint in self.checkpoints.items() if checkpoint.name == version.name), None)
+        return next(
+            (
+                stage
+                for stage, checkpoint in self.checkpoints.items()
+                if checkpoint.name == version.name
+            ),
+            None,
+        )

@@ -42,7 +42,14 @@ from components.evaluation.report.plots import CurveChart, DotChart, LineChart
 from components.evaluation.report.results import RunResults
 from components.evaluation.report.wording import digest, printable
 
-_STYLES = {"plain": "", "strong": "bold", "best": "bold green", "good": "green", "bad": "red", "quiet": "dim"}
+_STYLES = {
+    "plain": "",
+    "strong": "bold",
+    "best": "bold green",
+    "good": "green",
+    "bad": "red",
+    "quiet": "dim",
+}
 _STAGE_STYLES = {"nl": "blue", "multi": "yellow", "mono": "green"}
 _SIGNS = {True: ("\u2713 ", "green"), False: ("\u2717 ", "red"), None: ("? ", "dim")}
 _SPARKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
@@ -113,7 +120,10 @@ def _(block: Cards) -> RenderableType:
     table = RichTable(box=None, show_header=False, padding=(0, 2, 0, 0))
     for card in block.cards:
         name = _text(card.title, _STAGE_STYLES.get(card.mark, "bold"))
-        table.add_row(name, Group(_text(card.state, _STYLES[card.tone]), *(_text(line) for line in card.lines)))
+        table.add_row(
+            name,
+            Group(_text(card.state, _STYLES[card.tone]), *(_text(line) for line in card.lines)),
+        )
     return table
 
 
@@ -128,7 +138,10 @@ def _(block: Facts) -> RenderableType:
 @_block.register
 def _(block: Table) -> RenderableType:
     if block.folded:
-        return Group(_text(block.caption, "italic"), _text(f"{len(block.rows)} rows, on the page for a browser", "dim"))
+        return Group(
+            _text(block.caption, "italic"),
+            _text(f"{len(block.rows)} rows, on the page for a browser", "dim"),
+        )
     table = RichTable(
         box=box.SIMPLE_HEAD,
         title=_text(block.caption, "italic"),
@@ -141,7 +154,9 @@ def _(block: Table) -> RenderableType:
     for column in block.columns:
         above = column.group if column.group != before else ""
         before = column.group
-        title = f"{above}\n{column.title}" if any(one.group for one in block.columns) else column.title
+        title = (
+            f"{above}\n{column.title}" if any(one.group for one in block.columns) else column.title
+        )
         table.add_column(_text(title), justify="right" if column.numeric else "left")
     for row in block.rows:
         table.add_row(*(_cell(cell) for cell in row))
@@ -154,23 +169,38 @@ def _cell(cell: Cell) -> Text:
 
 
 def _sources(sources: tuple[Source, ...]) -> list[RenderableType]:
-    return [Padding(_text(f"from {one.label}  {digest(one.digest)}", "dim"), (0, 0, 0, 2)) for one in sources]
+    return [
+        Padding(_text(f"from {one.label}  {digest(one.digest)}", "dim"), (0, 0, 0, 2))
+        for one in sources
+    ]
 
 
 @_block.register
 def _(block: LineChart) -> RenderableType:
-    return _sparks(block, [(one.mark, one.name, [point.y for point in one.points]) for one in block.series])
+    return _sparks(
+        block, [(one.mark, one.name, [point.y for point in one.points]) for one in block.series]
+    )
 
 
 @_block.register
 def _(block: CurveChart) -> RenderableType:
-    return _sparks(block, [(one.mark, one.name, [value for _, value in one.points]) for one in block.curves])
+    return _sparks(
+        block, [(one.mark, one.name, [value for _, value in one.points]) for one in block.curves]
+    )
 
 
-def _sparks(block: LineChart | CurveChart, lines: list[tuple[str, str, list[float]]]) -> RenderableType:
+def _sparks(
+    block: LineChart | CurveChart, lines: list[tuple[str, str, list[float]]]
+) -> RenderableType:
     every = [value for _, _, values in lines for value in values]
     low, high = min(every), max(every)
-    table = RichTable(box=None, title=_text(block.title, "italic"), title_justify="left", show_header=False, padding=(0, 1))
+    table = RichTable(
+        box=None,
+        title=_text(block.title, "italic"),
+        title_justify="left",
+        show_header=False,
+        padding=(0, 1),
+    )
     for mark, name, values in lines:
         style = _STAGE_STYLES.get(mark, "")
         sparks = "".join(_spark((value - low) / (high - low or 1.0)) for value in values)
@@ -194,7 +224,9 @@ def _(block: Lineage) -> RenderableType:
     for title in ("", *block.columns):
         table.add_column(_text(title))
     for mark, name, columns in block.rows:
-        table.add_row(_text(name, _STAGE_STYLES.get(mark, "")), *(_nodes(nodes) for nodes in columns))
+        table.add_row(
+            _text(name, _STAGE_STYLES.get(mark, "")), *(_nodes(nodes) for nodes in columns)
+        )
     return Group(*(_node(one) for one in block.roots), table)
 
 
@@ -221,10 +253,17 @@ def _sample(sample: Sample) -> RenderableType:
     """What the model wrote, without what it was asked."""
     note = f"  {sample.note}" if sample.note else ""
     head = Text.assemble(
-        printable(sample.heading), "  ", (printable(sample.verdict), _STYLES[sample.tone]), (printable(note), "dim")
+        printable(sample.heading),
+        "  ",
+        (printable(sample.verdict), _STYLES[sample.tone]),
+        (printable(note), "dim"),
     )
     lines = "\n".join(completion for _, completion in sample.turns).splitlines()
-    more = [_text(f"... {len(lines) - _SAMPLE_LINES} more lines", "dim")] if len(lines) > _SAMPLE_LINES else []
+    more = (
+        [_text(f"... {len(lines) - _SAMPLE_LINES} more lines", "dim")]
+        if len(lines) > _SAMPLE_LINES
+        else []
+    )
     code = Group(*(_text(line, "dim") for line in lines[:_SAMPLE_LINES]), *more)
     return Group(head, Padding(code, (0, 0, 1, 4)))
 

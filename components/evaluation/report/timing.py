@@ -31,7 +31,7 @@ def seconds_to_make(artifact: Artifact, store: Store) -> float | None:
         return seconds_of_last_attempt(artifact)
     if artifact.kind != "checkpoint":
         return None
-    steps = list(read_jsonl(store.open(artifact) / METRICS))
+    steps = list(read_jsonl(store.fetch_verified(artifact) / METRICS))
     return float(steps[-1]["elapsed_s"]) if steps else None
 
 

@@ -32,7 +32,10 @@ Steps = list[dict[str, Any]]
 def training_section(results: RunResults, store: Store) -> Section:
     """The loss curves and the table of stages."""
     stages = {stage: results.checkpoints[stage] for stage in results.stages}
-    steps = {stage: list(read_jsonl(store.open(one) / METRICS)) for stage, one in stages.items()}
+    steps = {
+        stage: list(read_jsonl(store.fetch_verified(one) / METRICS))
+        for stage, one in stages.items()
+    }
     blocks: tuple[Block, ...] = (Verdict(None, "No stage was trained in this run."),)
     if stages:
         blocks = (_chart(stages, steps), _table(stages, steps, store))
@@ -46,7 +49,11 @@ def _chart(stages: dict[str, Artifact], steps: dict[str, Steps]) -> LineChart:
     for stage in stages:
         series.append(_series(stage, steps[stage], start))
         start += steps[stage][-1]["tokens"] if steps[stage] else 0
-    said = "; ".join(f"{one.name} from {one.raw[0][1]:.2f} to {one.points[-1].y:.2f}" for one in series if one.raw)
+    said = "; ".join(
+        f"{one.name} from {one.raw[0][1]:.2f} to {one.points[-1].y:.2f}"
+        for one in series
+        if one.raw
+    )
     return LineChart(
         title="Training loss over the stages",
         description=f"Cross-entropy per token against tokens seen. {said}.",
@@ -61,10 +68,15 @@ def _chart(stages: dict[str, Artifact], steps: dict[str, Steps]) -> LineChart:
 def _series(stage: str, steps: Steps, start: float) -> Series:
     points = []
     for group in _groups(steps, _NUM_POINTS):
-        tokens, loss = fmean(step["tokens"] for step in group), fmean(step["loss"] for step in group)
+        tokens, loss = (
+            fmean(step["tokens"] for step in group),
+            fmean(step["loss"] for step in group),
+        )
         label = f"{STAGE_NAMES[stage]} step {group[-1]['step']:,}: loss {loss:.3f} at {count(start + tokens)} tokens"
         points.append(Point(x=start + tokens, y=loss, label=label))
-    raw = [(start + group[0]["tokens"], float(group[0]["loss"])) for group in _groups(steps, _NUM_RAW)]
+    raw = [
+        (start + group[0]["tokens"], float(group[0]["loss"])) for group in _groups(steps, _NUM_RAW)
+    ]
     return Series(mark=stage, name=STAGE_NAMES[stage], points=tuple(points), raw=tuple(raw))
 
 
@@ -89,7 +101,11 @@ _COLUMNS = (
 
 def _table(stages: dict[str, Artifact], steps: dict[str, Steps], store: Store) -> Table:
     parameters = [one.statistics.get("num_parameters") for one in stages.values()]
-    size = f", {count(parameters[0])} parameters" if parameters and isinstance(parameters[0], int) else ""
+    size = (
+        f", {count(parameters[0])} parameters"
+        if parameters and isinstance(parameters[0], int)
+        else ""
+    )
     return Table(
         caption=f"The stages{size}",
         columns=_COLUMNS,
@@ -115,7 +131,9 @@ def _row(stage: str, checkpoint: Artifact, steps: Steps, store: Store) -> tuple[
         Cell(text=f"{max(step['learning_rate'] for step in steps):.1e}"),
         _median([step.get("tokens_per_s") for step in steps], count),
         replace(_median([step.get("mfu") for step in steps], percent), note=_peak(steps)),
-        NOTHING if seconds is None else Cell(text=duration(seconds), note=f"{attempts} attempts" if attempts > 1 else ""),
+        NOTHING
+        if seconds is None
+        else Cell(text=duration(seconds), note=f"{attempts} attempts" if attempts > 1 else ""),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from components.core.store import Store
-from components.evaluation.mtpb import EASY, HARD, MULTI, SINGLE
+from components.evaluation.benchmarks.mtpb import EASY, HARD, MULTI, SINGLE
 from components.evaluation.report.cells import NOTHING, Cell, Column, Table
 from components.evaluation.report.functions import natural
 from components.evaluation.report.left_out import left_out_for
@@ -53,7 +53,15 @@ def mtpb_section(results: RunResults, store: Store) -> Section:
     if ours.results:
         tables = outcome_tables(ours)
         rates = (*_by_difficulty(ours), *_by(ours, "category"), *_by(ours, "num_turns"))
-        blocks = (*executed_where(ours), _rates(ours), *unseen, _perplexities(ours), *rates, *tables, *_problems(ours))
+        blocks = (
+            *executed_where(ours),
+            _rates(ours),
+            *unseen,
+            _perplexities(ours),
+            *rates,
+            *tables,
+            *_problems(ours),
+        )
     return Section(anchor="mtpb", title="MTPB", lead=lead, blocks=blocks)
 
 
@@ -68,7 +76,10 @@ def _name(stage: str, way: str) -> Cell:
 
 
 def _rates(ours: Measured) -> Table:
-    of_way = {way: [row for row in paper("mtpb") if row["family"] == "codegen" and row["turns"] == way] for way in WAYS}
+    of_way = {
+        way: [row for row in paper("mtpb") if row["family"] == "codegen" and row["turns"] == way]
+        for way in WAYS
+    }
     rows = tuple(
         (
             _name(stage, way),
@@ -85,7 +96,10 @@ def _rates(ours: Measured) -> Table:
         caption="Pass rate in percent",
         columns=(
             Column(title="", numeric=False),
-            *(Column(title=title, group="this run") for title in ("all cases", "95 % interval", "passable")),
+            *(
+                Column(title=title, group="this run")
+                for title in ("all cases", "95 % interval", "passable")
+            ),
             *paper_columns(),
         ),
         rows=rows,
@@ -110,7 +124,10 @@ def _perplexities(ours: Measured) -> Table:
         caption="Perplexity of the prompts",
         columns=(
             Column(title="", numeric=False),
-            *(Column(title=title, group="this run") for title in ("all samples", "passed", "not passed")),
+            *(
+                Column(title=title, group="this run")
+                for title in ("all samples", "passed", "not passed")
+            ),
             *paper_columns(),
         ),
         rows=rows,
@@ -133,8 +150,17 @@ def _by_difficulty(ours: Measured) -> tuple[Table | DotChart, ...]:
             label = f"{STAGE_NAMES[stage]}, {difficulty}"
             number = Cell(text=f"{result['num_by_difficulty'][difficulty]:,}")
             rates = [parts[way].get(difficulty) if way in parts else None for way in WAYS]
-            rows.append((Cell(text=label, mark=stage), number, *(share(rate) for rate in rates), _gain(*rates)))
-            dots.append((label, {_MARKS[way]: 100 * some[difficulty] for way, some in parts.items()}))
+            rows.append(
+                (
+                    Cell(text=label, mark=stage),
+                    number,
+                    *(share(rate) for rate in rates),
+                    _gain(*rates),
+                )
+            )
+            dots.append(
+                (label, {_MARKS[way]: 100 * some[difficulty] for way, some in parts.items()})
+            )
     if not rows:
         return ()
     chart = DotChart(
@@ -142,7 +168,11 @@ def _by_difficulty(ours: Measured) -> tuple[Table | DotChart, ...]:
         description="One row per stage and difficulty, one dot per way of asking; further right is better.",
         x_label="pass rate, percent",
         rows=tuple(dots),
-        names={_MARKS[way]: name for way, name in WAYS.items() if any(way in one["sets"] for one in ours.results.values())},
+        names={
+            _MARKS[way]: name
+            for way, name in WAYS.items()
+            if any(way in one["sets"] for one in ours.results.values())
+        },
     )
     titles = ("problems", *WAYS.values(), "gain")
     table = Table(
@@ -175,11 +205,20 @@ def _by(ours: Measured, division: str) -> tuple[Table, ...]:
 
 def _by_stage(ours: Measured, division: str) -> dict[tuple[str, str], Mapping[str, float]]:
     """Pass rates by stage and way, of each part of a division."""
-    return {(stage, way): result["rates"][way][division] for stage, result, way in _asked(ours) if result["executed"]}
+    return {
+        (stage, way): result["rates"][way][division]
+        for stage, result, way in _asked(ours)
+        if result["executed"]
+    }
 
 
 def _table(
-    ours: Measured, found: Mapping[tuple[str, str], Mapping[str, Any]], title: str, caption: str, *, folded: bool = False
+    ours: Measured,
+    found: Mapping[tuple[str, str], Mapping[str, Any]],
+    title: str,
+    caption: str,
+    *,
+    folded: bool = False,
 ) -> Table:
     parts = sorted({part for some in found.values() for part in some}, key=natural)
     return Table(
@@ -188,7 +227,9 @@ def _table(
             Column(title=title, numeric=False),
             *(Column(title=WAYS[way], group=STAGE_NAMES[stage]) for stage, way in found),
         ),
-        rows=tuple((Cell(text=part), *(share(some.get(part)) for some in found.values())) for part in parts),
+        rows=tuple(
+            (Cell(text=part), *(share(some.get(part)) for some in found.values())) for part in parts
+        ),
         sources=ours.sources,
         folded=folded,
     )

@@ -10,23 +10,36 @@
 
 from components.evaluation.config import SandboxKind
 from components.evaluation.sandbox.limits import Limits
-from components.evaluation.sandbox.pool import Sandbox, SandboxReport, open_sandbox, probe, unavailable
-from components.evaluation.sandbox.verdict import KINDS, NOTHING_PRINTED, Printed, Verdict, as_record, of_record
-from components.evaluation.sandbox.worker import Mode, Trial
+from components.evaluation.sandbox.pool import (
+    Sandbox,
+    SandboxReport,
+    open_sandbox,
+    probe,
+    unavailable,
+)
+from components.evaluation.sandbox.verdict import (
+    KINDS,
+    NOTHING_PRINTED,
+    PrintedValue,
+    Verdict,
+    as_record,
+    from_record,
+)
+from components.evaluation.sandbox.worker import FunctionTest, Mode
 
 __all__ = [
     "KINDS",
     "NOTHING_PRINTED",
+    "FunctionTest",
     "Limits",
     "Mode",
-    "Printed",
+    "PrintedValue",
     "Sandbox",
     "SandboxKind",
     "SandboxReport",
-    "Trial",
     "Verdict",
     "as_record",
-    "of_record",
+    "from_record",
     "open_sandbox",
     "probe",
     "unavailable",

@@ -16,13 +16,27 @@ from itertools import chain
 from pathlib import Path
 
 from components.core.errors import SandboxUnavailable
+from components.evaluation.sandbox.filesystem_view import (
+    CODE,
+    DEVICES,
+    LIBRARIES,
+    SCRATCH,
+    TMPFS_BYTES,
+    View,
+    command,
+)
 from components.evaluation.sandbox.jail import Namespaced, require_python_outside, require_start
-from components.evaluation.sandbox.view import CODE, DEVICES, LIBRARIES, SCRATCH, TMPFS_BYTES, View, command
 
 _NEEDED_VERSION = (0, 7)
 """First with `--size`, without which the jail's /tmp could fill this machine's memory (bubblewrap 0.7.0's release notes)."""
 
-_NAMESPACES = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
+_NAMESPACES = (
+    "--unshare-ipc",
+    "--unshare-pid",
+    "--unshare-net",
+    "--unshare-uts",
+    "--unshare-cgroup-try",
+)
 _NOBODY = "65534"
 
 
@@ -43,7 +57,7 @@ class Bubblewrap(Namespaced):
             self,
             got="bubblewrap cannot make a jail here",
             expected="user namespaces for ordinary users, or root with CAP_SYS_ADMIN",
-            do="allow them (sysctl kernel.unprivileged_userns_clone=1, or the container's profile), then run it again",
+            fix="allow them (sysctl kernel.unprivileged_userns_clone=1, or the container's profile), then run it again",
         )
 
     @property
@@ -58,9 +72,21 @@ class Bubblewrap(Namespaced):
         return [self.program, *self._options, *command(self.view.interpreter, start)]
 
     def _user(self) -> list[str]:
-        server = ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL") if self.as_root else ("CAP_SYS_ADMIN",)
-        capabilities = ["--cap-drop", "ALL", *chain.from_iterable(("--cap-add", name) for name in server)]
-        return capabilities if self.as_root else ["--unshare-user", "--uid", _NOBODY, "--gid", _NOBODY, *capabilities]
+        server = (
+            ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL")
+            if self.as_root
+            else ("CAP_SYS_ADMIN",)
+        )
+        capabilities = [
+            "--cap-drop",
+            "ALL",
+            *chain.from_iterable(("--cap-add", name) for name in server),
+        ]
+        return (
+            capabilities
+            if self.as_root
+            else ["--unshare-user", "--uid", _NOBODY, "--gid", _NOBODY, *capabilities]
+        )
 
 
 def _find() -> tuple[str, str]:
@@ -68,11 +94,15 @@ def _find() -> tuple[str, str]:
     remedy = "install the Debian package bubblewrap (sudo apt-get install bubblewrap), then run the same command again"
     expected = f"bubblewrap {'.'.join(map(str, _NEEDED_VERSION))} or newer"
     if program is None:
-        raise SandboxUnavailable("bubblewrap (bwrap) is not on PATH", expected=expected, do=remedy)
-    answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+        raise SandboxUnavailable("bubblewrap (bwrap) is not on PATH", expected=expected, fix=remedy)
+    answer = subprocess.run(
+        [program, "--version"], capture_output=True, text=True, timeout=10, check=False
+    ).stdout
     found = re.search(r"(\d+)\.(\d+)[.\d]*", answer)
     if found is None or (int(found[1]), int(found[2])) < _NEEDED_VERSION:
-        raise SandboxUnavailable(f"{program} says it is {answer.strip()!r}", expected=expected, do=remedy)
+        raise SandboxUnavailable(
+            f"{program} says it is {answer.strip()!r}", expected=expected, fix=remedy
+        )
     return program, found[0]
 
 
@@ -86,15 +116,25 @@ def _files(view: View) -> list[str]:
     The empty /tmp comes first of all: this machine's own may hold the Python that is mounted.
     """
     targets = [*(target for _, target in view.mounts), *DEVICES, CODE / "x", LIBRARIES / "x"]
-    folders = sorted({parent for target in targets for parent in target.parents if parent != Path("/")})
+    folders = sorted(
+        {parent for target in targets for parent in target.parents if parent != Path("/")}
+    )
     mounted = {target for _, target in view.mounts}
-    made = [folder for folder in folders if not any(parent in mounted for parent in (folder, *folder.parents))]
+    made = [
+        folder
+        for folder in folders
+        if not any(parent in mounted for parent in (folder, *folder.parents))
+    ]
     return [
         *("--perms", "1777", "--size", str(TMPFS_BYTES), "--tmpfs", SCRATCH),
         *chain.from_iterable(("--perms", "0755", "--dir", str(folder)) for folder in made),
-        *chain.from_iterable(("--ro-bind", str(source), str(target)) for source, target in view.mounts),
+        *chain.from_iterable(
+            ("--ro-bind", str(source), str(target)) for source, target in view.mounts
+        ),
         *chain.from_iterable(("--symlink", target, str(place)) for target, place in view.links),
-        *chain.from_iterable(("--tmpfs", str(folder), "--remount-ro", str(folder)) for folder in view.emptied),
+        *chain.from_iterable(
+            ("--tmpfs", str(folder), "--remount-ro", str(folder)) for folder in view.emptied
+        ),
         *chain.from_iterable(("--dev-bind", str(device), str(device)) for device in DEVICES),
         *("--remount-ro", "/", "--chdir", SCRATCH),
     ]

@@ -10,7 +10,7 @@ import subprocess
 from typing import Any, Protocol
 
 from components.core.errors import SandboxUnavailable
-from components.evaluation.sandbox.view import SCRATCH, View
+from components.evaluation.sandbox.filesystem_view import SCRATCH, View
 
 _START_S = 60
 """Assumption: an interpreter that does nothing has started by then on any machine."""
@@ -27,8 +27,8 @@ class Jail(Protocol):
     as_root: bool
     """Whether its servers make every program another user."""
     environment: dict[str, str]
-    shown: dict[str, Any] | None
-    """Where there are no namespaces: the arguments of `jailed.confinement.confine`."""
+    landlock_rules: dict[str, Any] | None
+    """Where there are no namespaces: the arguments of `jailed.landlock_rules.confine`."""
 
     @property
     def description(self) -> str:
@@ -47,7 +47,7 @@ class Namespaced:
 
     kind = "bubblewrap"
     isolated = namespaces = True
-    shown: dict[str, Any] | None = None
+    landlock_rules: dict[str, Any] | None = None
     caveat = ""
 
 
@@ -62,18 +62,20 @@ def require_python_outside(view: View) -> None:
         raise SandboxUnavailable(
             f"this Python lies in {inside}, and {SCRATCH} is an empty folder in a jail",
             expected=f"a Python outside of {SCRATCH} (its virtual environment may be there)",
-            do="make the virtual environment with another Python",
+            fix="make the virtual environment with another Python",
         )
 
 
-def require_start(jail: Jail, *, got: str, expected: str, do: str) -> None:
+def require_start(jail: Jail, *, got: str, expected: str, fix: str) -> None:
     """Start the interpreter in a jail, so that what forbids it is told in the words of who makes the jail.
 
     Raises:
         SandboxUnavailable: it does not start.
     """
     start = jail.command("pass")
-    done = subprocess.run(start, env=jail.environment, capture_output=True, text=True, timeout=_START_S, check=False)
+    done = subprocess.run(
+        start, env=jail.environment, capture_output=True, text=True, timeout=_START_S, check=False
+    )
     if done.returncode != 0:
         said = done.stderr.strip() or f"exit status {done.returncode}"
-        raise SandboxUnavailable(f"{got}: {said}", expected=expected, do=do)
+        raise SandboxUnavailable(f"{got}: {said}", expected=expected, fix=fix)

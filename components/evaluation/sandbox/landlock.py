@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from components.core.errors import SandboxUnavailable
+from components.evaluation.sandbox.filesystem_view import DEVICES, LIBRARIES, View, command
 from components.evaluation.sandbox.jail import require_start
-from components.evaluation.sandbox.jailed.confinement import landlock_version
-from components.evaluation.sandbox.view import DEVICES, LIBRARIES, View, command
+from components.evaluation.sandbox.jailed.landlock_rules import landlock_version
 
 
 class Landlock:
@@ -31,25 +31,31 @@ class Landlock:
     caveat = "no file can be written: programs that use temporary files fail"
 
     def __init__(self, view: View) -> None:
-        self.as_root, self._interpreter, self._version = os.geteuid() == 0, view.interpreter, landlock_version()
+        self.as_root, self._interpreter, self._version = (
+            os.geteuid() == 0,
+            view.interpreter,
+            landlock_version(),
+        )
         if not self._version:
             raise SandboxUnavailable(
                 "the kernel has no Landlock, or it was not switched on",
                 expected="Linux 5.13 or newer, with landlock among its security modules (the boot parameter lsm=)",
-                do="use a newer kernel, or allow landlock_create_ruleset in the container's profile",
+                fix="use a newer kernel, or allow landlock_create_ruleset in the container's profile",
             )
         code = str(Path(__file__).parent)
         self.environment = view.environment | {"PYTHONPATH": code, "HOME": "/"}
         read = [part for source, _ in view.mounts for part in _shown(source, view.emptied)]
         if self.as_root:
             _require_readable((view.interpreter, *read))
-        self.shown: dict[str, Any] | None = {
+        self.landlock_rules: dict[str, Any] | None = {
             "read": [str(path) for path in read],
             "devices": [str(device) for device in DEVICES],
             "modules": {path.stem: str(path) for path in _modules(view)},
             "extensions": str(Path(sysconfig.get_path("stdlib")).resolve() / "lib-dynload"),
         }
-        require_start(self, got="Python does not start", expected="an interpreter", do="run `make run` again")
+        require_start(
+            self, got="Python does not start", expected="an interpreter", fix="run `make run` again"
+        )
 
     @property
     def description(self) -> str:
@@ -84,10 +90,17 @@ def _modules(view: View) -> Iterator[Path]:
 
 def _require_readable(paths: tuple[Path, ...]) -> None:
     for path in paths:
-        closed = next((one for one in (path, *path.parents) if not one.stat().st_mode & (1 if one.is_dir() else 4)), None)
+        closed = next(
+            (
+                one
+                for one in (path, *path.parents)
+                if not one.stat().st_mode & (1 if one.is_dir() else 4)
+            ),
+            None,
+        )
         if closed is not None:
             raise SandboxUnavailable(
                 f"programs of root become other users, and {closed} is closed to them",
                 expected="a Python, and packages, that every user may read",
-                do="use a Python outside of root's home, or run it as an ordinary user",
+                fix="use a Python outside of root's home, or run it as an ordinary user",
             )

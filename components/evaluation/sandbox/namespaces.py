@@ -1,6 +1,6 @@
 """The jail that we make ourselves where bubblewrap is not installed: the same view, the same namespaces.
 
-One decision: what is shown, where, and to whom is decided here and handed over as one line of JSON; `jailed.enclosure`
+One decision: what is shown, where, and to whom is decided here and handed over as one line of JSON; `jailed.namespaces_setup`
 makes it so. It is a user namespace for root, too: its servers are root in there, and nobody out here.
 """
 
@@ -10,10 +10,10 @@ import json
 import os
 from pathlib import Path
 
+from components.evaluation.sandbox.filesystem_view import DEVICES, SCRATCH, View, command
 from components.evaluation.sandbox.jail import Namespaced, require_python_outside, require_start
 from components.evaluation.sandbox.jailed.server import SCRATCH_OPTIONS
-from components.evaluation.sandbox.users import FIRST_UID, NUM_UIDS
-from components.evaluation.sandbox.view import DEVICES, SCRATCH, View, command
+from components.evaluation.sandbox.uids import FIRST_UID, NUM_UIDS
 
 _NOBODY = 65534
 
@@ -29,13 +29,17 @@ class Namespaces(Namespaced):
 
     def __init__(self, view: View) -> None:
         require_python_outside(view)
-        self.as_root, self.environment, self._interpreter = os.geteuid() == 0, view.environment, view.interpreter
+        self.as_root, self.environment, self._interpreter = (
+            os.geteuid() == 0,
+            view.environment,
+            view.interpreter,
+        )
         self._plan = json.dumps(_plan(view, as_root=self.as_root))
         require_start(
             self,
             got="namespaces cannot be made here",
             expected="user namespaces and Linux 5.12 or newer",
-            do="allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
+            fix="allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
             "kernel.apparmor_restrict_unprivileged_userns, or the container's profile)",
         )
 
@@ -48,7 +52,7 @@ class Namespaces(Namespaced):
     def command(self, start: str) -> list[str]:
         """The command line that runs a line of Python in a jail of its own."""
         enter = (
-            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from jailed.enclosure import enter; "
+            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from jailed.namespaces_setup import enter; "
             "enter(sys.argv[1], sys.argv[2:])"
         )
         return [*command(self._interpreter, enter), self._plan, *command(self._interpreter, start)]

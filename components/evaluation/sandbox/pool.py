@@ -21,16 +21,16 @@ from pydantic import Field
 from components.core.config import Config
 from components.core.errors import SandboxUnavailable
 from components.evaluation.config import SandboxKind
+from components.evaluation.sandbox.backends import find_jail
 from components.evaluation.sandbox.jail import Jail
-from components.evaluation.sandbox.kinds import find_jail
 from components.evaluation.sandbox.limits import Limits
+from components.evaluation.sandbox.no_isolation import NoIsolation, filters_if_any
 from components.evaluation.sandbox.self_test import self_test
 from components.evaluation.sandbox.system_calls import seccomp_programs
-from components.evaluation.sandbox.unsafe import NoIsolation, filters_if_any
-from components.evaluation.sandbox.verdict import Printed, Verdict
-from components.evaluation.sandbox.worker import Job, Mode, Running, Trial, Worker
+from components.evaluation.sandbox.verdict import PrintedValue, Verdict
+from components.evaluation.sandbox.worker import FunctionTest, Job, Mode, PendingJob, Worker
 
-_BEGUN_AT_ONCE = 2
+_QUEUE_DEPTH = 2
 """Programs that a worker was given: one runs, and the next one waits in the jail, so that a busy machine costs less."""
 
 logger = logging.getLogger(__name__)
@@ -60,9 +60,13 @@ class SandboxReport(Config):
         return self.isolation if self.available else self.missing
 
     @property
-    def decides(self) -> dict[str, str]:
+    def protocol_fields(self) -> dict[str, str]:
         """What of this changes verdicts, as protocols have it: nothing in jails of namespaces, which all show the same."""
-        return {"isolation": self.kind} if self.available and (self.caveat or not self.isolated) else {}
+        return (
+            {"isolation": self.kind}
+            if self.available and (self.caveat or not self.isolated)
+            else {}
+        )
 
 
 class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
@@ -80,7 +84,9 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         # A jail dies with the thread that made it: these threads live as long as the sandbox, and make all of its jails.
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
         try:
-            checks = list(self._threads.map(lambda number: self._open(jail, filters, number), range(workers)))
+            checks = list(
+                self._threads.map(lambda number: self._open(jail, filters, number), range(workers))
+            )
         except BaseException:
             self.__exit__()
             raise
@@ -98,18 +104,25 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         while not self._idle.empty():
             self._idle.get().__exit__()
 
-    def test(self, trials: Sequence[Trial], limits: Limits, mode: Mode = "split") -> list[Verdict]:
+    def test(
+        self, trials: Sequence[FunctionTest], limits: Limits, mode: Mode = "split"
+    ) -> list[Verdict]:
         """The verdict on each trial."""
         return self._retried([Job(trial, limits, mode) for trial in trials])
 
-    def last_prints(self, sources: Sequence[str], limits: Limits) -> list[Printed]:
+    def last_prints(self, sources: Sequence[str], limits: Limits) -> list[PrintedValue]:
         """What each program printed last."""
         return self._retried([Job(source, limits, "split") for source in sources])
 
-    def cpu_seconds(self, trials: Sequence[Trial], limits: Limits, mode: Mode = "split") -> list[float | None]:
+    def cpu_seconds(
+        self, trials: Sequence[FunctionTest], limits: Limits, mode: Mode = "split"
+    ) -> list[float | None]:
         """The processor time of each trial that passes, in seconds."""
         outcomes = self._all([Job(trial, limits, mode) for trial in trials])
-        return [cpu_s if isinstance(outcome, Verdict) and outcome.passed else None for outcome, cpu_s in outcomes]
+        return [
+            cpu_s if isinstance(outcome, Verdict) and outcome.passed else None
+            for outcome, cpu_s in outcomes
+        ]
 
     def _open(self, jail: Jail, filters: dict[str, str], number: int) -> dict[str, str]:
         worker = Worker(jail, filters, number, self._workers)
@@ -124,13 +137,13 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
                 self.num_retried += 1
         return outcomes
 
-    def _all(self, jobs: Sequence[Job]) -> list[tuple[Verdict | Printed, float]]:
+    def _all(self, jobs: Sequence[Job]) -> list[tuple[Verdict | PrintedValue, float]]:
         """What came of each job, and its processor time in seconds."""
-        todo, ended = iter(enumerate(jobs)), dict[int, tuple[Verdict | Printed, float]]()
+        todo, ended = iter(enumerate(jobs)), dict[int, tuple[Verdict | PrintedValue, float]]()
         lock = threading.Lock()
 
         def work() -> None:
-            worker, begun = self._idle.get(), deque[tuple[int, Running]]()
+            worker, begun = self._idle.get(), deque[tuple[int, PendingJob]]()
 
             def end_first() -> None:
                 place, running = begun.popleft()
@@ -144,7 +157,9 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
                         place, job = next(todo, (-1, None))
                     if job is None:
                         break
-                    while begun and (len(begun) == _BEGUN_AT_ONCE or not worker.can_follow(job, begun[-1][1])):
+                    while begun and (
+                        len(begun) == _QUEUE_DEPTH or not worker.can_follow(job, begun[-1][1])
+                    ):
                         end_first()
                     begun.append((place, worker.begin(job)))
                 while begun:
@@ -153,7 +168,9 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
                 self._idle.put(worker)
 
         try:
-            for thread in [self._threads.submit(work) for _ in range(min(self._workers, len(jobs)))]:
+            for thread in [
+                self._threads.submit(work) for _ in range(min(self._workers, len(jobs)))
+            ]:
                 thread.result()
         finally:
             with lock:
@@ -192,4 +209,4 @@ def probe(*, kind: SandboxKind | None = None, unsafe: bool = False) -> SandboxRe
 
 def unavailable(error: SandboxUnavailable) -> SandboxReport:
     """The report of a sandbox that could not be had."""
-    return SandboxReport(available=False, isolated=False, missing=error.got, remedy=error.do)
+    return SandboxReport(available=False, isolated=False, missing=error.got, remedy=error.fix)

@@ -13,11 +13,11 @@ from pathlib import Path
 from components.core.errors import EvaluationError, SandboxUnavailable
 from components.evaluation.sandbox.jail import Jail
 from components.evaluation.sandbox.limits import Limits
-from components.evaluation.sandbox.verdict import Printed, Verdict
-from components.evaluation.sandbox.worker import Job, Mode, Trial, Worker
+from components.evaluation.sandbox.verdict import PrintedValue, Verdict
+from components.evaluation.sandbox.worker import FunctionTest, Job, Mode, Worker
 
 _LIMITS = Limits(cpu_s=1, memory_mib=512)
-_HONEST = Trial(
+_HONEST = FunctionTest(
     prompt="from typing import List\n\ndef total(numbers: List[int]) -> int:\n    '''The sum.'''\n",
     completion="    return sum(numbers)\n",
     test="def check(candidate):\n    assert candidate([1, 2, 3]) == 6\n    assert candidate([]) == 0\n",
@@ -104,7 +104,7 @@ def _failed(description: str, got: str, expected: str) -> SandboxUnavailable:
     return SandboxUnavailable(
         f"the self-test of the jail ({description}) failed: {got}",
         expected=expected,
-        do="run `codegen doctor`; until it is content, nothing that a model wrote is executed on this machine",
+        fix="run `codegen doctor`; until it is content, nothing that a model wrote is executed on this machine",
     )
 
 
@@ -113,7 +113,14 @@ def _completions(worker: Worker) -> dict[str, tuple[str, tuple[str, ...]]]:
     modes: tuple[Mode, ...] = ("split", "fast")
     return {
         name: (
-            " and ".join(sorted({_kind(worker, Job(_HONEST._replace(completion=code), _LIMITS, mode)) for mode in modes})),
+            " and ".join(
+                sorted(
+                    {
+                        _kind(worker, Job(_HONEST._replace(completion=code), _LIMITS, mode))
+                        for mode in modes
+                    }
+                )
+            ),
             (expected,),
         )
         for name, (code, expected) in _COMPLETIONS.items()
@@ -127,7 +134,10 @@ def _kind(worker: Worker, job: Job) -> str:
 
 def _attempts(worker: Worker, jail: Jail) -> dict[str, tuple[str, tuple[str, ...]]]:
     """What came of attempts to get out of the jail, as they tell it, and what must."""
-    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+    ):
         canary = Path(folder) / "canary"
         canary.write_text("a secret")
         # Open to every user: what keeps a program from it is to be the jail.
@@ -135,10 +145,20 @@ def _attempts(worker: Worker, jail: Jail) -> dict[str, tuple[str, tuple[str, ...
         canary.chmod(0o666)
         names = f"CANARY, PORT, MEMORY = {str(canary)!r}, {listener.getsockname()[1]}, {_LIMITS.memory_mib << 20}\n"
         printed = worker.run(Job(names + _ATTEMPTS, _LIMITS, "split"))
-    value = printed.value if isinstance(printed, Printed) else None
-    expected = _EXPECTED if jail.namespaces else _EXPECTED | {"write to its own /tmp": ("PermissionError",)}
-    told = [str(one) for one in value] if isinstance(value, list) and len(value) == len(expected) else []
+    value = printed.value if isinstance(printed, PrintedValue) else None
+    expected = (
+        _EXPECTED
+        if jail.namespaces
+        else _EXPECTED | {"write to its own /tmp": ("PermissionError",)}
+    )
+    told = (
+        [str(one) for one in value]
+        if isinstance(value, list) and len(value) == len(expected)
+        else []
+    )
     return {
         name: (outcome, allowed)
-        for (name, allowed), outcome in zip(expected.items(), told or ["no report"] * len(expected), strict=True)
+        for (name, allowed), outcome in zip(
+            expected.items(), told or ["no report"] * len(expected), strict=True
+        )
     }

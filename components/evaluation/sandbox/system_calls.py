@@ -81,12 +81,14 @@ def seccomp_programs(*, namespaces: bool = True) -> dict[str, str]:
         raise SandboxUnavailable(
             f"no system-call filter can be built: {error}",
             expected="libseccomp and pyseccomp, so that a program can make harmless system calls only",
-            do="install the Debian package libseccomp2 (sudo apt-get install libseccomp2), then run the same command again",
+            fix="install the Debian package libseccomp2 (sudo apt-get install libseccomp2), then run the same command again",
         ) from None
     return {
         "server": _server(pyseccomp),
         "judge": _taken_away(pyseccomp, _SERVER, set_limits=True),
-        "program": _taken_away(pyseccomp, _SERVER + _REQUESTS, set_limits=False, namespaces=namespaces),
+        "program": _taken_away(
+            pyseccomp, _SERVER + _REQUESTS, set_limits=False, namespaces=namespaces
+        ),
     }
 
 
@@ -96,17 +98,23 @@ def _server(pyseccomp: Any) -> str:
         _add(pyseccomp, rules, pyseccomp.ALLOW, name)
     for request in (_TCGETS, _TIOCGWINSZ, _FIONBIO, _FIOCLEX, _FIONCLEX):
         _add(pyseccomp, rules, pyseccomp.ALLOW, "ioctl", pyseccomp.Arg(1, pyseccomp.EQ, request))
-    rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")  # glibc then uses clone, whose flags a filter can read
+    rules.add_rule(
+        pyseccomp.ERRNO(errno.ENOSYS), "clone3"
+    )  # glibc then uses clone, whose flags a filter can read
     return _compiled(rules)
 
 
-def _taken_away(pyseccomp: Any, names: list[str], *, set_limits: bool, namespaces: bool = True) -> str:
+def _taken_away(
+    pyseccomp: Any, names: list[str], *, set_limits: bool, namespaces: bool = True
+) -> str:
     """Refuses `names` and the arguments that only a server may give; what else there is, the server's filter decides."""
     rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     refuse = pyseccomp.ERRNO(errno.EPERM)
     for name in names if namespaces else (*names, *_WRITING, *_SIGNALLING):
         _add(pyseccomp, rules, refuse, name)
-    for command in () if namespaces else (_F_SETOWN, _F_SETSIG, _F_SETOWN_EX, _F_SETLEASE, _F_NOTIFY):
+    for command in (
+        () if namespaces else (_F_SETOWN, _F_SETSIG, _F_SETOWN_EX, _F_SETLEASE, _F_NOTIFY)
+    ):
         _add(pyseccomp, rules, refuse, "fcntl", pyseccomp.Arg(1, pyseccomp.EQ, command))
     _add(pyseccomp, rules, refuse, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, 0))
     _add(pyseccomp, rules, refuse, "prctl", pyseccomp.Arg(0, pyseccomp.NE, _PR_SET_NAME))

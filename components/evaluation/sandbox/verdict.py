@@ -10,7 +10,16 @@ from pydantic import JsonValue
 from components.evaluation.sandbox.jailed.frames import FrameError
 from components.evaluation.sandbox.jailed.values import decode
 
-Kind = Literal["passed", "wrong_answer", "syntax_error", "exception", "exited", "time_out", "memory", "no_print"]
+Kind = Literal[
+    "passed",
+    "wrong_answer",
+    "syntax_error",
+    "exception",
+    "exited",
+    "time_out",
+    "memory",
+    "no_print",
+]
 """`exited`: it ended, or spoke nonsense, without an answer. `no_print`: nothing was printed to compare (MTPB alone)."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -45,7 +54,7 @@ class _Nothing:
 NOTHING_PRINTED = _Nothing()
 
 
-class Printed(NamedTuple):
+class PrintedValue(NamedTuple):
     """The first argument of a program's last print.
 
     `end` tells how the program ended ("passed": to its end), `value` is plain data, `text` what `str` of it was there.
@@ -71,28 +80,30 @@ def as_verdict(report: Any) -> Verdict | None:
     return Verdict(kind, re.sub(r"[^A-Za-z0-9_.]", "", str(report.get("type") or ""))[:_MAX_NAME])
 
 
-def as_printed(report: Any) -> Printed:
+def as_printed(report: Any) -> PrintedValue:
     """What a process reported about its prints. Nothing in it is believed beyond being plain data."""
     if not isinstance(report, dict):
-        return Printed(Verdict("exited"), NOTHING_PRINTED, "")
+        return PrintedValue(Verdict("exited"), NOTHING_PRINTED, "")
     end = as_verdict(report["failure"]) if report.get("failure") else Verdict("passed")
     value: Any = NOTHING_PRINTED
     if "value" in report:
         try:
             value = decode(report["value"], hashed=False)
         except FrameError:
-            return Printed(Verdict("exited"), NOTHING_PRINTED, "")
-    return Printed(end or Verdict("exited"), value, str(report.get("str", "")), report)
+            return PrintedValue(Verdict("exited"), NOTHING_PRINTED, "")
+    return PrintedValue(end or Verdict("exited"), value, str(report.get("str", "")), report)
 
 
-def as_record(outcome: Verdict | Printed) -> dict[str, JsonValue]:
+def as_record(outcome: Verdict | PrintedValue) -> dict[str, JsonValue]:
     """An outcome as plain data for a journal; what a program printed stays as it was sent, and is believed no more."""
     if isinstance(outcome, Verdict):
         return {"verdict": _told(outcome)}
-    return {"printed": {"failure": _told(outcome.end)} if outcome.report is None else outcome.report}
+    return {
+        "printed": {"failure": _told(outcome.end)} if outcome.report is None else outcome.report
+    }
 
 
-def of_record(record: Any) -> Verdict | Printed:
+def from_record(record: Any) -> Verdict | PrintedValue:
     """What `as_record` was given.
 
     Raises:

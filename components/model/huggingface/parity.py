@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from components.model.huggingface.reading import load_checkpoint
+from components.model.huggingface.checkpoint_reader import load_checkpoint
 from components.model.transformer import CodeGen
 
 _BATCH_SIZE, _MAX_LENGTH = 2, 128
@@ -33,20 +33,24 @@ def logit_parity(folder: Path, *, seed: int = 0) -> float:
 
     In fp32 it is rounding, some 1e-6; more means that the folder is not the model that was trained.
     """
-    return difference(folder, our_logits(load_checkpoint(folder), seed=seed))
+    return difference(folder, logits_of_codegen(load_checkpoint(folder), seed=seed))
 
 
-def our_logits(model: CodeGen, *, seed: int = 0) -> Logits:
+def logits_of_codegen(model: CodeGen, *, seed: int = 0) -> Logits:
     """Our logits of random tokens, padding rows included."""
     shape = (_BATCH_SIZE, min(_MAX_LENGTH, model.config.context_length))
-    tokens_BT = torch.randint(model.config.vocab_rows, shape, generator=torch.Generator().manual_seed(seed))
+    tokens_BT = torch.randint(
+        model.config.padded_vocab_size, shape, generator=torch.Generator().manual_seed(seed)
+    )
     with torch.no_grad():
         return Logits(tokens_BT, model(tokens_BT))
 
 
 def difference(folder: Path, ours: Logits) -> float:
     """The largest absolute difference of some logits to those that `transformers` computes in fp32 from a folder."""
-    from transformers import AutoModelForCausalLM  # Slow to import, and the trainer needs this package without it.
+    from transformers import (
+        AutoModelForCausalLM,  # Slow to import, and the trainer needs this package without it.
+    )
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # It would draw a bar for a load of a few milliseconds.

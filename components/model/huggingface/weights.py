@@ -23,8 +23,8 @@ from torch import Tensor
 
 from components.core.errors import ArtifactError
 from components.core.files import read_json
+from components.model.huggingface.hf_config import damaged
 from components.model.huggingface.layout import NO_WEIGHTS
-from components.model.huggingface.settings import damaged
 
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 _PYTORCH, _PYTORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -37,14 +37,14 @@ _MOST_NAME_BYTES = 255
 """Of a file's name, on Linux."""
 
 
-class Stored(NamedTuple):
+class StoredTensor(NamedTuple):
     """A tensor as a file holds it."""
 
     path: Path
     tensor: Tensor
 
 
-def stored_weights(folder: Path, wanted: Iterable[str]) -> dict[str, Stored]:
+def stored_weights(folder: Path, wanted: Iterable[str]) -> dict[str, StoredTensor]:
     """Every weight of a folder, mapped; constants that old releases stored are left out.
 
     Args:
@@ -59,9 +59,15 @@ def stored_weights(folder: Path, wanted: Iterable[str]) -> dict[str, Stored]:
         if (folder / single).is_file():
             return _read(folder / single, wanted)
         if (folder / index).is_file():
-            return {name: stored for shard in _shards(folder / index, wanted) for name, stored in shard.items()}
+            return {
+                name: stored
+                for shard in _shards(folder / index, wanted)
+                for name, stored in shard.items()
+            }
     others = f"{SAFETENSORS_INDEX}, {_PYTORCH} or {_PYTORCH_INDEX}"
-    raise damaged(folder / SAFETENSORS, "does not exist", f"the weights of a checkpoint: this file, {others}")
+    raise damaged(
+        folder / SAFETENSORS, "does not exist", f"the weights of a checkpoint: this file, {others}"
+    )
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -69,21 +75,32 @@ def all_finite(tensor: Tensor) -> bool:
     return all(bool(end.isfinite()) for end in tensor.aminmax())
 
 
-def _shards(index: Path, wanted: list[str]) -> Iterator[dict[str, Stored]]:
+def _shards(index: Path, wanted: list[str]) -> Iterator[dict[str, StoredTensor]]:
     """The weights of every shard, which has to hold what the index says and nothing else."""
     files = _weight_map(index)
     order = {name: at for at, name in enumerate(wanted)}
     for file in sorted(set(files.values())):
-        names = sorted((name for name in files if files[name] == file), key=lambda name: (order.get(name, len(order)), name))
+        names = sorted(
+            (name for name in files if files[name] == file),
+            key=lambda name: (order.get(name, len(order)), name),
+        )
         path = index.with_name(file)
         if not path.is_file():
             lost = f"does not exist, and with it {_listed(names)}"
             raise damaged(path, lost, f"every shard that {index.name} names")
         shard = _read(path, names)
-        if absent := [name for name in names if name not in shard and not name.endswith(NO_WEIGHTS)]:
-            raise damaged(path, f"lacks the tensor {absent[0]}", f"{_listed(names)}, as {index.name} says")
+        if absent := [
+            name for name in names if name not in shard and not name.endswith(NO_WEIGHTS)
+        ]:
+            raise damaged(
+                path, f"lacks the tensor {absent[0]}", f"{_listed(names)}, as {index.name} says"
+            )
         if more := sorted(set(shard) - set(names)):
-            raise damaged(path, f"has also the tensor {more[0]}", f"what {index.name} puts in it, and nothing else")
+            raise damaged(
+                path,
+                f"has also the tensor {more[0]}",
+                f"what {index.name} puts in it, and nothing else",
+            )
         yield shard
 
 
@@ -110,27 +127,41 @@ def _is_name(file: object) -> bool:
     )
 
 
-def _read(path: Path, names: list[str]) -> dict[str, Stored]:
+def _read(path: Path, names: list[str]) -> dict[str, StoredTensor]:
     """The weights of one file; `names` are those that it should hold."""
     try:
         with path.open("rb") as file:
             start = file.read(len(_GIT_LFS))
     except OSError as error:
-        raise damaged(path, f"cannot be read ({error.strerror})", "a file that this user may read") from error
+        raise damaged(
+            path, f"cannot be read ({error.strerror})", "a file that this user may read"
+        ) from error
     if start == _GIT_LFS:
         raise ArtifactError(
             f"{path} is a pointer of Git LFS, and {_listed(names)} are not here",
             expected="the weights themselves",
-            do="run `git lfs pull` in that folder",
+            fix="run `git lfs pull` in that folder",
         )
     tensors = _safetensors(path, names) if path.suffix == ".safetensors" else _pytorch(path, names)
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.device.type != "cpu":
-            raise damaged(path, f"has {name}, which is no plain tensor but a {type(tensor).__name__}", "tensors by name")
+        if (
+            not isinstance(tensor, Tensor)
+            or tensor.layout is not torch.strided
+            or tensor.device.type != "cpu"
+        ):
+            raise damaged(
+                path,
+                f"has {name}, which is no plain tensor but a {type(tensor).__name__}",
+                "tensors by name",
+            )
         if tensor.dtype not in _STORED_DTYPES and not name.endswith(NO_WEIGHTS):
             got = f"has {name} in {str(tensor.dtype).removeprefix('torch.')}"
             raise damaged(path, got, "float32, float16 or bfloat16")
-    return {name: Stored(path, tensor) for name, tensor in tensors.items() if not name.endswith(NO_WEIGHTS)}
+    return {
+        name: StoredTensor(path, tensor)
+        for name, tensor in tensors.items()
+        if not name.endswith(NO_WEIGHTS)
+    }
 
 
 def _safetensors(path: Path, names: list[str]) -> dict[str, Tensor]:
@@ -139,7 +170,11 @@ def _safetensors(path: Path, names: list[str]) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         cut = _first_cut_tensor(path)
-        got = f"ends inside the tensor {cut}" if cut else f"cannot be read ({error}); lost is {_listed(names)}"
+        got = (
+            f"ends inside the tensor {cut}"
+            if cut
+            else f"cannot be read ({error}); lost is {_listed(names)}"
+        )
         raise damaged(path, got, "a whole safetensors file") from error
 
 
@@ -152,9 +187,11 @@ def _pytorch(path: Path, names: list[str]) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         raise ArtifactError(
-            f"{path} asks for {asked[1]}, which was not obeyed" if asked else f"{path} holds a pickle that makes no tensors",
+            f"{path} asks for {asked[1]}, which was not obeyed"
+            if asked
+            else f"{path} holds a pickle that makes no tensors",
             expected="tensors by name, and nothing that runs",
-            do="do not trust its source if it is not damaged; take the checkpoint in safetensors",
+            fix="do not trust its source if it is not damaged; take the checkpoint in safetensors",
         ) from error
     except Exception as error:  # A damaged pickle is a damaged program: it can fail in any way.
         got = f"cannot be read ({type(error).__name__}: {str(error)[:_MAX_NAMED_BYTES]}); lost is {_listed(names)}"
@@ -174,7 +211,11 @@ def _first_cut_tensor(path: Path) -> str | None:
         with path.open("rb") as file:
             (header_bytes,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(min(header_bytes, size_bytes)))
-        ends = sorted((entry["data_offsets"][1], name) for name, entry in header.items() if name != "__metadata__")
+        ends = sorted(
+            (entry["data_offsets"][1], name)
+            for name, entry in header.items()
+            if name != "__metadata__"
+        )
     except (struct.error, ValueError, LookupError, TypeError, AttributeError):
         return None
     return next((name for end, name in ends if 8 + header_bytes + end > size_bytes), None)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import model_validator
 
-from components.core.config import Config, Items
+from components.core.config import Config, ListOrTuple
 from components.core.errors import ConfigError
 
 
@@ -15,7 +15,7 @@ class Stage(Config):
 
 class Training(Config):
     stage: Stage = Stage()
-    sizes: Items[int] = (1, 2)
+    sizes: ListOrTuple[int] = (1, 2)
 
 
 def test_an_override_reaches_a_nested_field() -> None:
@@ -34,7 +34,8 @@ def test_a_misspelt_field_in_a_document_names_the_near_miss() -> None:
 
 
 @pytest.mark.parametrize(
-    "assignment", ['stage.steps="200"', "stage.steps=2.0", "stage.steps=true", "stage.rate=NaN", "stage=1"]
+    "assignment",
+    ['stage.steps="200"', "stage.steps=2.0", "stage.steps=true", "stage.rate=NaN", "stage=1"],
 )
 def test_values_are_strictly_typed(assignment: str) -> None:
     with pytest.raises(ConfigError, match="stage"):
@@ -78,5 +79,8 @@ def test_a_rule_over_several_fields_names_those_and_no_others() -> None:
     with pytest.raises(ConfigError) as refused:
         Window.parse({"first": 3, "last": 2, "name": "unconcerned"})
     error = refused.value
-    assert (error.got, error.expected) == ("Window: the whole has first 3, last 2", "first at most last")
-    assert error.do == "mend first or last"
+    assert (error.got, error.expected) == (
+        "Window: the whole has first 3, last 2",
+        "first at most last",
+    )
+    assert error.fix == "mend first or last"

@@ -5,22 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from components.core.errors import CodegenError, ConfigError, StorageFull
+from components.core.errors import CodegenError, ConfigError, DiskFullError
 from components.core.files import (
+    atomic_write_path,
     read_jsonl,
-    require_free,
-    storage_full_explained,
+    require_disk_space,
+    wrap_disk_full,
     write_atomic,
     write_json,
     write_jsonl,
-    writing,
 )
 
 
 def test_a_failed_write_leaves_the_old_bytes_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomic(path, "old")
-    with pytest.raises(RuntimeError, match="half-way"), writing(path) as temporary:
+    with pytest.raises(RuntimeError, match="half-way"), atomic_write_path(path) as temporary:
         temporary.write_text("new")
         raise RuntimeError("half-way")
     assert [one.read_text() for one in tmp_path.iterdir()] == ["old"]
@@ -40,22 +40,22 @@ def test_json_lines_come_back_as_written(tmp_path: Path) -> None:
 
 
 def test_too_little_room_is_said_before_the_work_starts(tmp_path: Path) -> None:
-    with pytest.raises(StorageFull, match="MB for a very large thing"):
-        require_free(tmp_path / "not" / "there", 1 << 60, "a very large thing")
+    with pytest.raises(DiskFullError, match="MB for a very large thing"):
+        require_disk_space(tmp_path / "not" / "there", 1 << 60, "a very large thing")
 
 
 def test_a_full_disk_is_said_in_words() -> None:
     # /dev/full is Linux's device that answers every write with ENOSPC.
-    full = pytest.raises(StorageFull, match="filled up while writing a shard")
-    with full, storage_full_explained("writing a shard"), open("/dev/full", "w") as file:
+    full = pytest.raises(DiskFullError, match="filled up while writing a shard")
+    with full, wrap_disk_full("writing a shard"), open("/dev/full", "w") as file:
         file.write("x")
-    with pytest.raises(FileNotFoundError), storage_full_explained("reading"):
+    with pytest.raises(FileNotFoundError), wrap_disk_full("reading"):
         open("/does/not/exist")  # noqa: SIM115
 
 
 def test_an_error_has_three_parts_and_survives_a_process_boundary() -> None:
-    error = ConfigError("got this", expected="that", do="so")
+    error = ConfigError("got this", expected="that", fix="so")
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert isinstance(copy, ConfigError)
     assert isinstance(copy, CodegenError)
-    assert str(copy) == "got this\n  expected: that\n  do this:  so"
+    assert str(copy) == "got this\n  expected: that\n  fix:      so"

@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from components.core.fingerprint import canonical_json, digest_of_files, fingerprint, list_files
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=20,
 )
@@ -32,7 +36,9 @@ def test_the_fingerprint_is_sha256_of_sorted_compact_json() -> None:
     assert fingerprint({"b": "é", "a": (1, 2.5, None)}) == expected
 
 
-@pytest.mark.parametrize("value", [{1, 2}, Path("x"), float("nan"), float("inf"), {1: "a"}, b"x", object()])
+@pytest.mark.parametrize(
+    "value", [{1, 2}, Path("x"), float("nan"), float("inf"), {1: "a"}, b"x", object()]
+)
 def test_what_has_no_canonical_form_is_refused_with_its_place(value: object) -> None:
     with pytest.raises(TypeError, match=r"\$\.deep"):
         fingerprint({"deep": value})
@@ -48,7 +54,8 @@ def test_the_digest_depends_on_names_and_bytes_only(tmp_path: Path) -> None:
     one, two = list_files(tmp_path / "one"), list_files(tmp_path / "two")
     assert one == two
     by_hand = "".join(
-        f"{name}\0{1}\0{hashlib.sha256(content).hexdigest()}\n" for name, content in [("a", b"1"), ("sub/b", b"2")]
+        f"{name}\0{1}\0{hashlib.sha256(content).hexdigest()}\n"
+        for name, content in [("a", b"1"), ("sub/b", b"2")]
     )
     assert digest_of_files(one) == hashlib.sha256(by_hand.encode()).hexdigest()
     (tmp_path / "two/a").rename(tmp_path / "two/c")

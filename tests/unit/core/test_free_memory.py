@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.core.memory import free_memory_bytes
+from components.core.host_memory import free_memory_bytes
 
 MB = 1 << 20
 
@@ -45,8 +45,17 @@ def test_the_tightest_of_the_groups_above_counts(tmp_path: Path) -> None:
 
 def test_version_1_has_its_own_names_and_its_own_place(tmp_path: Path) -> None:
     group(tmp_path / "groups" / "memory", str(0x7FFFFFFFFFFFF000), 5 * MB, version=1)
-    group(tmp_path / "groups" / "memory" / "docker" / "a", str(40 * MB), 30 * MB, cached=5 * MB, version=1)
-    assert free(tmp_path, "4:cpu,cpuacct:/x\n3:memory:/docker/a\n1:name=systemd:/y\n0::/z\n") == 15 * MB
+    group(
+        tmp_path / "groups" / "memory" / "docker" / "a",
+        str(40 * MB),
+        30 * MB,
+        cached=5 * MB,
+        version=1,
+    )
+    assert (
+        free(tmp_path, "4:cpu,cpuacct:/x\n3:memory:/docker/a\n1:name=systemd:/y\n0::/z\n")
+        == 15 * MB
+    )
 
 
 def test_beyond_the_limit_there_is_nothing(tmp_path: Path) -> None:
@@ -58,4 +67,8 @@ def test_beyond_the_limit_there_is_nothing(tmp_path: Path) -> None:
 def test_where_nothing_limits_it_is_what_the_machine_has_free(tmp_path: Path, own: str) -> None:
     group(tmp_path / "groups", "max", 5 * MB)
     assert 0 < free(tmp_path, own) <= psutil.virtual_memory().total
-    assert 0 < free_memory_bytes(tmp_path / "groups", tmp_path / "absent") <= psutil.virtual_memory().total
+    assert (
+        0
+        < free_memory_bytes(tmp_path / "groups", tmp_path / "absent")
+        <= psutil.virtual_memory().total
+    )

@@ -32,7 +32,9 @@ def test_what_was_added_is_there_for_the_next_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [b'{"number": 4', b'{"number": 4}', b"\0\0"])
-def test_a_line_that_is_torn_is_cut_off_and_the_next_one_stands_alone(tmp_path: Path, torn: bytes) -> None:
+def test_a_line_that_is_torn_is_cut_off_and_the_next_one_stands_alone(
+    tmp_path: Path, torn: bytes
+) -> None:
     path = tmp_path / "it.jsonl"
     path.write_bytes(b'{"number": 1}\n' + torn)
     assert kept(path) == [1]
@@ -41,8 +43,12 @@ def test_a_line_that_is_torn_is_cut_off_and_the_next_one_stands_alone(tmp_path: 
     assert path.read_bytes() == b'{"number": 1}\n{"number": 2}\n'
 
 
-@pytest.mark.parametrize("garbage", [b"\0" * 40, b"{}", b"7", b"\xff\xfe", b"", b'{"number": "x"}', b'{"number": [1]}'])
-def test_what_is_no_record_is_passed_over(tmp_path: Path, garbage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "garbage", [b"\0" * 40, b"{}", b"7", b"\xff\xfe", b"", b'{"number": "x"}', b'{"number": [1]}']
+)
+def test_what_is_no_record_is_passed_over(
+    tmp_path: Path, garbage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "it.jsonl"
     path.write_bytes(b'{"number": 1}\n' + garbage + b'\n{"number": 3}\n')
     assert kept(path) == [1, 3]

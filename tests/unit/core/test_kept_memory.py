@@ -11,9 +11,9 @@ import pytest
 FAULTS = """
 import resource, sys
 import numpy as np
-from components.core.memory import keep_freed_memory
+from components.core.host_memory import tune_malloc_thresholds
 if sys.argv[1] == "keep":
-    assert keep_freed_memory()
+    assert tune_malloc_thresholds()
 def work():
     for _ in range(20):
         np.ones(6_000_000)  # 48 MB: glibc maps and unmaps that by default, however often it is done
@@ -25,7 +25,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(how: str) -> int:
-    return int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True).stdout)
+    return int(
+        subprocess.run(
+            [sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True
+        ).stdout
+    )
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked")

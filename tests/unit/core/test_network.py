@@ -13,7 +13,9 @@ def test_a_taken_port_is_named_with_the_way_out() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(CodegenError, match=rf"{port} of 127\.0\.0\.1 is taken(.|\n)*--prefect-port"):
+        with pytest.raises(
+            CodegenError, match=rf"{port} of 127\.0\.0\.1 is taken(.|\n)*--prefect-port"
+        ):
             require_free_port("Prefect", port)
 
 

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures.disks import small_disk
+from fixtures.tmpfs import small_disk
 from fsspec.registry import _registry
 
 from components.core.artifact import Artifact
-from components.core.differences import why
-from components.core.errors import ArtifactError, ConfigError, DataError, StorageFull
-from components.core.files import writing
-from components.core.store import MANIFEST, Built, Store
+from components.core.errors import ArtifactError, ConfigError, DataError, DiskFullError
+from components.core.files import atomic_write_path
+from components.core.recipe_diff import diff_against_nearest
+from components.core.store import MANIFEST, BuildResult, Store
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -44,18 +44,31 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return Store(root, scratch=None if request.param == "local" else tmp_path / "scratch")
 
 
-def make(store: Store, config: int = 1, *, text: str = "hello", parents: dict[str, Artifact] | None = None) -> Built:
+def make(
+    store: Store,
+    config: int = 1,
+    *,
+    text: str = "hello",
+    parents: dict[str, Artifact] | None = None,
+) -> BuildResult:
     return store.get_or_build(
-        "tokenizer", "t", config={"x": config}, parents=parents or {}, code_version=1, build=writes(text)
+        "tokenizer",
+        "t",
+        config={"x": config},
+        parents=parents or {},
+        code_version=1,
+        build=writes(text),
     )
 
 
 def test_the_same_recipe_is_built_once(store: Store) -> None:
     first = make(store)
-    again = store.get_or_build("tokenizer", "t", config={"x": 1}, parents={}, code_version=1, build=must_not_build)
+    again = store.get_or_build(
+        "tokenizer", "t", config={"x": 1}, parents={}, code_version=1, build=must_not_build
+    )
     assert (first.reused, again.reused) == (False, True)
     assert again.artifact == first.artifact
-    assert (store.open(again.artifact) / "content.txt").read_text() == "hello"
+    assert (store.fetch_verified(again.artifact) / "content.txt").read_text() == "hello"
     assert first.artifact.statistics == {"num_bytes": 5}
 
 
@@ -66,7 +79,7 @@ def test_another_recipe_has_another_address(store: Store, change: dict[str, obje
     other = store.get_or_build("tokenizer", build=writes("other"), **arguments)  # type: ignore[arg-type]
     assert not other.reused
     assert other.artifact.address != first.artifact.address
-    assert (store.open(first.artifact) / "content.txt").read_text() == "hello"
+    assert (store.fetch_verified(first.artifact) / "content.txt").read_text() == "hello"
 
 
 def test_a_parent_counts_by_its_bytes(store: Store) -> None:
@@ -90,11 +103,13 @@ def test_what_was_only_observed_is_not_what_it_is(tmp_path: Path) -> None:
 def test_a_failed_build_publishes_nothing(store: Store) -> None:
     def fails(folder: Path) -> dict[str, int]:
         (folder / "half").write_text("x")
-        raise DataError("a bad line", expected="a good one", do="mend it")
+        raise DataError("a bad line", expected="a good one", fix="mend it")
 
     with pytest.raises(DataError):
-        store.get_or_build("tokenizer", "t", config={"x": 1}, parents={}, code_version=1, build=fails)
-    assert list(store.all()) == []
+        store.get_or_build(
+            "tokenizer", "t", config={"x": 1}, parents={}, code_version=1, build=fails
+        )
+    assert list(store.list_artifacts()) == []
     built = make(store)
     assert [file.path for file in built.artifact.files] == ["content.txt", "observed/timing.txt"]
 
@@ -103,8 +118,10 @@ def test_a_store_on_another_disk_than_its_scratch_is_published_to(tmp_path: Path
     """As where the workspace lies at home and the store on a large disk: no rename leads from one to the other."""
     with small_disk(tmp_path / "disk", size_kb=1024) as disk:
         store = Store(disk, scratch=tmp_path / "scratch")
-        built = store.get_or_build("tokenizer", "a", config={}, parents={}, code_version=1, build=_write)
-        assert (store.open(built.artifact) / "a.txt").read_text() == "a"
+        built = store.get_or_build(
+            "tokenizer", "a", config={}, parents={}, code_version=1, build=_write
+        )
+        assert (store.fetch_verified(built.artifact) / "a.txt").read_text() == "a"
     assert not (tmp_path / "scratch").exists()
 
 
@@ -123,8 +140,12 @@ def test_a_resumable_build_finds_its_work(store: Store) -> None:
         return {}
 
     with pytest.raises(KeyboardInterrupt):
-        store.get_or_build("checkpoint", "c", config={}, parents={}, code_version=1, build=killed, resumable=True)
-    built = store.get_or_build("checkpoint", "c", config={}, parents={}, code_version=1, build=continues, resumable=True)
+        store.get_or_build(
+            "checkpoint", "c", config={}, parents={}, code_version=1, build=killed, resumable=True
+        )
+    built = store.get_or_build(
+        "checkpoint", "c", config={}, parents={}, code_version=1, build=continues, resumable=True
+    )
     attempts = built.artifact.provenance["attempts"]
     assert isinstance(attempts, list)
     assert len(attempts) == 2
@@ -136,7 +157,7 @@ def test_what_a_killed_write_left_is_no_part_of_the_artifact(store: Store) -> No
     never_left = []
 
     def killed(folder: Path) -> dict[str, int]:
-        never_left.append(writing(folder / "content.txt"))
+        never_left.append(atomic_write_path(folder / "content.txt"))
         never_left[0].__enter__().write_text("hel")
         raise KeyboardInterrupt
 
@@ -147,11 +168,13 @@ def test_what_a_killed_write_left_is_no_part_of_the_artifact(store: Store) -> No
     assert resumed.artifact.digest == undisturbed.artifact.digest
 
 
-def test_a_kill_between_the_move_and_the_manifest_leaves_nothing_that_looks_done(tmp_path: Path) -> None:
+def test_a_kill_between_the_move_and_the_manifest_leaves_nothing_that_looks_done(
+    tmp_path: Path,
+) -> None:
     store = Store(tmp_path)
     built = make(store)
     (Path(built.artifact.address) / MANIFEST).unlink()
-    assert list(Store(tmp_path).all()) == []
+    assert list(Store(tmp_path).list_artifacts()) == []
     again = make(Store(tmp_path))
     assert not again.reused
     assert again.artifact.digest == built.artifact.digest
@@ -168,10 +191,16 @@ Store(sys.argv[1]).get_or_build("tokenizer", "t", config={"x": 1}, parents={}, c
 
 
 def test_a_killed_process_leaves_no_lock_and_nothing_published(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", _KILLED_WHILE_BUILDING, str(tmp_path)], check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED_WHILE_BUILDING, str(tmp_path)], check=False, timeout=60
+    )
     assert done.returncode == -signal.SIGKILL
     assert not make(Store(tmp_path)).reused
-    assert sorted(os.listdir(next(tmp_path.glob("tokenizer/*")))) == ["content.txt", MANIFEST, "observed"]
+    assert sorted(os.listdir(next(tmp_path.glob("tokenizer/*")))) == [
+        "content.txt",
+        MANIFEST,
+        "observed",
+    ]
 
 
 @pytest.mark.parametrize("damage", ["damaged", "missing"])
@@ -180,20 +209,20 @@ def test_damage_is_found_when_the_artifact_is_opened(tmp_path: Path, damage: str
     file = Path(artifact.address) / "content.txt"
     file.unlink() if damage == "missing" else file.write_text("hullo")
     with pytest.raises(ArtifactError, match=rf"content\.txt is {damage}(.|\n)*remove"):
-        Store(tmp_path).open(artifact)
+        Store(tmp_path).fetch_verified(artifact)
 
 
 def test_why_names_the_field_that_differs_from_the_nearest_sibling(store: Store) -> None:
     parent = make(store, 7).artifact
     make(store, 1, parents={"p": parent})
     newest = make(store, 2, parents={"p": parent}).artifact
-    sibling, differences = why(store, newest) or pytest.fail("no sibling found")
+    sibling, differences = diff_against_nearest(store, newest) or pytest.fail("no sibling found")
     assert [(one.field, one.before, one.after) for one in differences] == [("config.x", 1, 2)]
     assert sibling.parents == newest.parents
 
 
 def test_why_has_no_answer_for_the_only_one(store: Store) -> None:
-    assert why(store, make(store).artifact) is None
+    assert diff_against_nearest(store, make(store).artifact) is None
 
 
 def test_lineage_lists_parents_before_children(store: Store) -> None:
@@ -216,37 +245,54 @@ def test_an_artifact_can_be_loaded_by_its_label_and_its_address(store: Store) ->
 @pytest.mark.parametrize("name", ["", "..", "../../evil", "a/b", "/tmp/evil", "a\\b", ".building"])
 def test_a_name_cannot_leave_the_store(store: Store, tmp_path: Path, name: str) -> None:
     with pytest.raises(ArtifactError, match="cannot be named"):
-        store.get_or_build("tokenizer", name, config={}, parents={}, code_version=1, build=must_not_build)
+        store.get_or_build(
+            "tokenizer", name, config={}, parents={}, code_version=1, build=must_not_build
+        )
     with pytest.raises(ArtifactError, match="cannot be named"):
         store.get_or_build(name, "t", config={}, parents={}, code_version=1, build=must_not_build)  # type: ignore[arg-type]
     assert not list(tmp_path.rglob("*evil*"))
 
 
 @pytest.mark.parametrize("root", ["nosuch://bucket/store", "s3://bucket/store"])
-def test_a_store_that_nothing_here_can_open_is_said(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_nothing_here_can_open_is_said(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)  # As where it is not installed.
-    monkeypatch.delitem(_registry, "s3", raising=False)  # As where no test before this one has used it.
-    with pytest.raises(ConfigError, match=f"(?s){root} cannot be opened: .*do this: "):
+    monkeypatch.delitem(
+        _registry, "s3", raising=False
+    )  # As where no test before this one has used it.
+    with pytest.raises(ConfigError, match=f"(?s){root} cannot be opened: .*fix: "):
         Store(root)
 
 
 def test_a_disk_that_is_full_already_is_said_to_be(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", size_kb=64) as disk:
-        with pytest.raises(OSError, match="No space left"), (disk / "all of it").open("wb", buffering=0) as full:
+        with (
+            pytest.raises(OSError, match="No space left"),
+            (disk / "all of it").open("wb", buffering=0) as full,
+        ):
             while True:
                 full.write(bytes(4096))
-        with pytest.raises(StorageFull, match=r"the disk filled up while .*t"):
+        with pytest.raises(DiskFullError, match=r"the disk filled up while .*t"):
             make(Store(disk))
 
 
 def test_what_the_first_version_of_this_project_published_is_found_and_read(tmp_path: Path) -> None:
     """`golden/first_store` was written by the first commit, whose code made both artifacts by these recipes."""
     there = Store(shutil.copytree(GOLDEN / "first_store", tmp_path / "store"))
-    corpus, tokenizer = sorted(there.all(), key=lambda one: one.kind)
-    assert (tokenizer.label, corpus.label) == ("tokenizer/t-0791ece07dbf", "prepared-corpus/c-25864a28cf02")
-    assert there.lineage(corpus) == [tokenizer, corpus]
-    assert (there.open(corpus) / "content.txt").read_text() == "corpus\n"
-    again = there.get_or_build(
-        "prepared-corpus", "c", config={"y": 2}, parents={"tokenizer": tokenizer}, code_version=1, build=must_not_build
+    corpus, tokenizer = sorted(there.list_artifacts(), key=lambda one: one.kind)
+    assert (tokenizer.label, corpus.label) == (
+        "tokenizer/t-0791ece07dbf",
+        "prepared-corpus/c-25864a28cf02",
     )
-    assert again == Built(corpus, reused=True)
+    assert there.lineage(corpus) == [tokenizer, corpus]
+    assert (there.fetch_verified(corpus) / "content.txt").read_text() == "corpus\n"
+    again = there.get_or_build(
+        "prepared-corpus",
+        "c",
+        config={"y": 2},
+        parents={"tokenizer": tokenizer},
+        code_version=1,
+        build=must_not_build,
+    )
+    assert again == BuildResult(corpus, reused=True)

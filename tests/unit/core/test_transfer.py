@@ -18,9 +18,14 @@ from components.core.artifact import Artifact
 from components.core.errors import ArtifactError, RemoteError
 from components.core.fingerprint import list_files
 from components.core.store import MANIFEST, Store
-from components.core.transfer import copy_artifact, copy_with_lineage
+from components.core.store_sync import copy_artifact, copy_with_lineage
 
-_FILES = {"shards/0.bin": b"\x00\x01" * 500, "shards/1.bin": b"\x02" * 3, "index.json": b"{}", "observed/log.txt": b"slow"}
+_FILES = {
+    "shards/0.bin": b"\x00\x01" * 500,
+    "shards/1.bin": b"\x02" * 3,
+    "index.json": b"{}",
+    "observed/log.txt": b"slow",
+}
 
 
 def fills(files: dict[str, bytes]) -> Callable[[Path], dict[str, int]]:
@@ -37,16 +42,28 @@ def must_not_build(_: Path) -> dict[str, int]:
     raise AssertionError("built although it was copied")
 
 
-def make(store: Store, seed: int = 1, files: dict[str, bytes] = _FILES, tokenizer: Artifact | None = None) -> Artifact:
+def make(
+    store: Store, seed: int = 1, files: dict[str, bytes] = _FILES, tokenizer: Artifact | None = None
+) -> Artifact:
     parents = {"tokenizer": tokenizer or make_tokenizer(store)}
     return store.get_or_build(
-        "prepared-corpus", "mono", config={"seed": seed}, parents=parents, code_version=1, build=fills(files)
+        "prepared-corpus",
+        "mono",
+        config={"seed": seed},
+        parents=parents,
+        code_version=1,
+        build=fills(files),
     ).artifact
 
 
 def make_tokenizer(store: Store) -> Artifact:
     return store.get_or_build(
-        "tokenizer", "gpt2-500", config={}, parents={}, code_version=1, build=fills({"ranks.txt": b"abc"})
+        "tokenizer",
+        "gpt2-500",
+        config={},
+        parents={},
+        code_version=1,
+        build=fills({"ranks.txt": b"abc"}),
     ).artifact
 
 
@@ -62,7 +79,9 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def content(store: Store, artifact: Artifact) -> dict[str, bytes]:
-    return {file.path: store.fs.cat_file(f"{artifact.address}/{file.path}") for file in artifact.files}
+    return {
+        file.path: store.fs.cat_file(f"{artifact.address}/{file.path}") for file in artifact.files
+    }
 
 
 def test_there_and_back_gives_the_same_artifact(here: Store, shared: Store, tmp_path: Path) -> None:
@@ -76,12 +95,22 @@ def test_there_and_back_gives_the_same_artifact(here: Store, shared: Store, tmp_
 
     other = Store(tmp_path / "other")
     back = copy_with_lineage(away[1].artifact, shared, other)[1].artifact
-    assert (back.recipe, back.digest, back.statistics) == (artifact.recipe, artifact.digest, artifact.statistics)
-    assert {path.name: path.read_bytes() for path in other.open(back).rglob("*") if path.is_file()} == {
+    assert (back.recipe, back.digest, back.statistics) == (
+        artifact.recipe,
+        artifact.digest,
+        artifact.statistics,
+    )
+    assert {
+        path.name: path.read_bytes()
+        for path in other.fetch_verified(back).rglob("*")
+        if path.is_file()
+    } == {
         **{Path(name).name: value for name, value in _FILES.items()},
         MANIFEST: (Path(artifact.address) / MANIFEST).read_bytes(),
     }
-    assert [one.label for one in other.lineage(back)] == [one.label for one in here.lineage(artifact)]
+    assert [one.label for one in other.lineage(back)] == [
+        one.label for one in here.lineage(artifact)
+    ]
 
 
 def test_what_was_copied_is_reused(here: Store, shared: Store) -> None:
@@ -109,7 +138,9 @@ def test_what_is_there_is_neither_copied_nor_touched(here: Store, shared: Store)
 def test_other_bytes_under_the_same_recipe_are_refused(here: Store, shared: Store) -> None:
     tokenizer = make_tokenizer(shared)
     theirs = make(shared, files={"index.json": b"other"}, tokenizer=tokenizer)
-    with pytest.raises(ArtifactError, match=r"is published with digest(.|\n)*equal recipes to give equal bytes"):
+    with pytest.raises(
+        ArtifactError, match=r"is published with digest(.|\n)*equal recipes to give equal bytes"
+    ):
         copy_artifact(make(here), here, shared)
     assert content(shared, theirs) == {"index.json": b"other"}
 
@@ -120,11 +151,15 @@ def test_damage_here_is_found_before_anything_is_published(here: Store, shared: 
     fresh = Store(here.root)
     with pytest.raises(ArtifactError, match=r"shards/1\.bin"):
         copy_artifact(artifact, fresh, shared)
-    assert list(shared.all()) == []
+    assert list(shared.list_artifacts()) == []
 
 
-@pytest.mark.parametrize("damage", [b"\x02\x02\x03", b"\x02", None], ids=["changed", "short", "lost"])
-def test_damage_there_is_found_when_it_arrives(here: Store, shared: Store, tmp_path: Path, damage: bytes | None) -> None:
+@pytest.mark.parametrize(
+    "damage", [b"\x02\x02\x03", b"\x02", None], ids=["changed", "short", "lost"]
+)
+def test_damage_there_is_found_when_it_arrives(
+    here: Store, shared: Store, tmp_path: Path, damage: bytes | None
+) -> None:
     away = copy_artifact(make(here), here, shared).artifact
     place = f"{away.address}/shards/1.bin"
     if damage is None:
@@ -132,12 +167,16 @@ def test_damage_there_is_found_when_it_arrives(here: Store, shared: Store, tmp_p
     else:
         shared.fs.pipe_file(place, damage)
     other = Store(tmp_path / "other")
-    with pytest.raises((ArtifactError, RemoteError), match=r"shards/1\.bin of prepared-corpus/mono-"):
+    with pytest.raises(
+        (ArtifactError, RemoteError), match=r"shards/1\.bin of prepared-corpus/mono-"
+    ):
         copy_artifact(away, shared, other)
-    assert list(other.all()) == []
+    assert list(other.list_artifacts()) == []
     assert not (tmp_path / "other" / "prepared-corpus").exists()
 
-    shared.fs.pipe_file(place, _FILES["shards/1.bin"])  # Mended: what had arrived is not fetched again.
+    shared.fs.pipe_file(
+        place, _FILES["shards/1.bin"]
+    )  # Mended: what had arrived is not fetched again.
     mended = copy_artifact(away, shared, other)
     assert mended.num_files < 4
     assert content(other, mended.artifact) == _FILES
@@ -152,7 +191,7 @@ def test_a_killed_copy_goes_on_where_it_was(here: Store, shared: Store) -> None:
     # As a kill leaves it: a whole file, a half one, a lock file, no manifest.
     shared.fs.pipe_file(f"{address}/shards/0.bin", _FILES["shards/0.bin"])
     shared.fs.pipe_file(f"{address}/shards/1.bin", b"\x02")
-    assert list(shared.all()) == []
+    assert list(shared.list_artifacts()) == []
     resumed = copy_artifact(artifact, here, shared)
     assert resumed.num_files == 3
     assert content(shared, resumed.artifact) == _FILES
@@ -173,17 +212,27 @@ def test_a_kill_between_the_move_and_the_manifest(here: Store, tmp_path: Path) -
 _COPY = """
 import sys
 from components.core.store import Store
-from components.core.transfer import copy_artifact
+from components.core.store_sync import copy_artifact
 here, shared = Store(sys.argv[1]), Store(sys.argv[2], scratch=sys.argv[3])
 copy_artifact(here.load(sys.argv[4]), here, shared)
 """
 
 
-def test_a_process_killed_while_it_copies_leaves_nothing_that_looks_done(here: Store, shared: Store, tmp_path: Path) -> None:
+def test_a_process_killed_while_it_copies_leaves_nothing_that_looks_done(
+    here: Store, shared: Store, tmp_path: Path
+) -> None:
     files = {f"shards/{number:03}.bin": bytes([number]) * 50_000 for number in range(200)}
     artifact = make(here, files=files)
     root = str(shared.root) if shared.is_local else shared.fs.unstrip_protocol(shared.root)
-    command = [sys.executable, "-c", _COPY, str(here.root), root, str(tmp_path / "scratch"), artifact.label]
+    command = [
+        sys.executable,
+        "-c",
+        _COPY,
+        str(here.root),
+        root,
+        str(tmp_path / "scratch"),
+        artifact.label,
+    ]
 
     def has_begun() -> bool:
         if shared.is_local:
@@ -196,7 +245,7 @@ def test_a_process_killed_while_it_copies_leaves_nothing_that_looks_done(here: S
             os.sched_yield()
         process.kill()
     assert process.returncode == -signal.SIGKILL
-    assert list(shared.all()) == []
+    assert list(shared.list_artifacts()) == []
     resumed = copy_artifact(artifact, here, shared)
     assert not resumed.was_there
     assert 0 < resumed.num_files < 200
@@ -228,16 +277,20 @@ def test_a_manifest_that_contradicts_itself_is_not_believed(
     with pytest.raises(ArtifactError, match=said):
         copy_artifact(shared.load(away.address), shared, other)
     assert not list(tmp_path.rglob("evil.txt"))
-    assert list(other.all()) == []
+    assert list(other.list_artifacts()) == []
 
 
 def test_a_root_that_does_not_answer_is_one_error(here: Store, s3: str, tmp_path: Path) -> None:
     nowhere = Store(s3.replace("team", "nobody"), scratch=tmp_path / "scratch")
-    with pytest.raises(RemoteError, match=r"s3://nobody/\w+ failed while copying .* does not exist"):
+    with pytest.raises(
+        RemoteError, match=r"s3://nobody/\w+ failed while copying .* does not exist"
+    ):
         copy_artifact(make(here), here, nowhere)
 
 
-def test_storage_that_does_not_keep_what_it_is_given_is_found_out(here: Store, tmp_path: Path) -> None:
+def test_storage_that_does_not_keep_what_it_is_given_is_found_out(
+    here: Store, tmp_path: Path
+) -> None:
     class Forgetful(MemoryFileSystem):  # type: ignore[misc]
         protocol = "forgetful"
 
@@ -248,4 +301,4 @@ def test_storage_that_does_not_keep_what_it_is_given_is_found_out(here: Store, t
     shared = Store("forgetful://shared", scratch=tmp_path / "scratch")
     with pytest.raises(ArtifactError, match=r"arrived with SHA-256(.|\n)*distrust that storage"):
         copy_artifact(make(here), here, shared)
-    assert list(shared.all()) == []
+    assert list(shared.list_artifacts()) == []

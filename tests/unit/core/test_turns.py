@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from components.core.turns import alone
+from components.core.locks import exclusive_lock
 
 _HOLDER = """
 import sys
 from pathlib import Path
-from components.core.turns import alone
-with alone(Path(sys.argv[1]), "making a checkpoint"):
+from components.core.locks import exclusive_lock
+with exclusive_lock(Path(sys.argv[1]), "making a checkpoint"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -26,7 +26,10 @@ with alone(Path(sys.argv[1]), "making a checkpoint"):
 
 def _hold(lock: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _HOLDER, str(lock)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout
     assert process.stdout.readline() == "held\n"
@@ -48,9 +51,9 @@ class _Told(logging.Handler):
 @pytest.fixture
 def told() -> Iterator[_Told]:
     handler = _Told()
-    logging.getLogger("components.core.turns").addHandler(handler)
+    logging.getLogger("components.core.locks").addHandler(handler)
     yield handler
-    logging.getLogger("components.core.turns").removeHandler(handler)
+    logging.getLogger("components.core.locks").removeHandler(handler)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
@@ -60,7 +63,7 @@ def test_the_second_waits_says_for_whom_and_goes_on_as_soon_as_the_first_is_gone
     lock, entered = tmp_path / "made on demand" / "one.lock", threading.Event()
 
     def second() -> None:
-        with alone(lock, "making it again"):
+        with exclusive_lock(lock, "making it again"):
             entered.set()
 
     first = _hold(lock)
@@ -68,7 +71,9 @@ def test_the_second_waits_says_for_whom_and_goes_on_as_soon_as_the_first_is_gone
         waiting = threading.Thread(target=second, daemon=True)
         waiting.start()
         assert told.was_told.wait(30)
-        assert told.said.startswith(f"making it again waits: at work is making a checkpoint (process {first.pid}, since ")
+        assert told.said.startswith(
+            f"making it again waits: at work is making a checkpoint (process {first.pid}, since "
+        )
         assert not entered.is_set()
         first.send_signal(end)
         waiting.join(30)
@@ -78,9 +83,11 @@ def test_the_second_waits_says_for_whom_and_goes_on_as_soon_as_the_first_is_gone
         first.communicate()
 
 
-def test_nobody_is_told_to_wait_where_nobody_holds_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nobody_is_told_to_wait_where_nobody_holds_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for _ in range(2):
-        with alone(tmp_path / "one.lock", "making it"):
+        with exclusive_lock(tmp_path / "one.lock", "making it"):
             assert (tmp_path / "one.lock.holder").read_text().startswith("making it (process ")
     assert not (tmp_path / "one.lock.holder").exists()
     assert not caplog.records

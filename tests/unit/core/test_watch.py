@@ -13,8 +13,8 @@ import pytest
 # A child in a session of its own that ignores SIGTERM, whose own parent is gone at once: no process tree leads to it.
 _PARENT = """
 import os, signal, subprocess, sys
-from components.core.watch import watch_over_children
-watch_over_children()
+from components.core.process_reaper import reap_children_on_exit
+reap_children_on_exit()
 sleeper = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 middle = (
     "import subprocess, sys; quiet = subprocess.DEVNULL; "
@@ -29,7 +29,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_what_a_killed_process_started_ends_and_nothing_else() -> None:
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
-        done = subprocess.run([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, text=True, check=False
+        )
         assert done.returncode == -signal.SIGKILL
         try:
             left = psutil.Process(int(done.stdout))

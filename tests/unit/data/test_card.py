@@ -7,20 +7,38 @@ from typing import Any
 from components.core.artifact import Artifact, Kind
 from components.core.fingerprint import FileEntry
 from components.core.paper import paper_corpora
+from components.data.archives.pins import Archive
 from components.data.card import Corpora, dataset_card
 from components.data.card_prose import licences_of
 from components.data.config import CORPORA, LANGUAGES, Corpus, DataConfig
-from components.data.pins import Archive
 from components.data.sources.config import Source
 
 ARCHIVES = (
-    Archive(name="manual", version="1.0", file="manual.zip", sha256="0" * 64, size_bytes=1, licence="MIT", note="a | b"),
-    Archive(name="scripts", version="2.1", file="scripts.zip", sha256="1" * 64, size_bytes=1, licence="BSD-3-Clause"),
+    Archive(
+        name="manual",
+        version="1.0",
+        file="manual.zip",
+        sha256="0" * 64,
+        size_bytes=1,
+        licence="MIT",
+        note="a | b",
+    ),
+    Archive(
+        name="scripts",
+        version="2.1",
+        file="scripts.zip",
+        sha256="1" * 64,
+        size_bytes=1,
+        licence="BSD-3-Clause",
+    ),
 )
 
 
 def artifact(
-    kind: Kind, name: str, statistics: dict[str, Any] | None = None, files: dict[str, int] | None = None
+    kind: Kind,
+    name: str,
+    statistics: dict[str, Any] | None = None,
+    files: dict[str, int] | None = None,
 ) -> Artifact:
     return Artifact(
         kind=kind,
@@ -52,16 +70,25 @@ def figures(times: int = 1) -> dict[str, Any]:
 def corpora() -> Corpora:
     raw = {
         "nl": artifact("raw-corpus", "nl", files={"manual-1.0.jsonl": 6_000}),
-        "multi": artifact("raw-corpus", "multi", files={"scripts-2.1.jsonl": 1_500_000, "stranger-3.jsonl": 12}),
+        "multi": artifact(
+            "raw-corpus", "multi", files={"scripts-2.1.jsonl": 1_500_000, "stranger-3.jsonl": 12}
+        ),
         "mono": artifact("raw-corpus", "mono", files={"scripts-2.1.jsonl": 2_500_000}),
         "vocabulary": artifact("raw-corpus", "vocabulary", files={"gpt2.tiktoken": 7}),
     }
     prepared = {}
     for corpus in CORPORA:
-        languages = {language: figures(times) for times, language in enumerate(LANGUAGES[corpus], start=1)}
-        splits = {f"held-out/{language}": {"num_sequences": 2, "dropped_tokens": 9} for language in LANGUAGES[corpus]}
+        languages = {
+            language: figures(times) for times, language in enumerate(LANGUAGES[corpus], start=1)
+        }
+        splits = {
+            f"held-out/{language}": {"num_sequences": 2, "dropped_tokens": 9}
+            for language in LANGUAGES[corpus]
+        }
         splits["train"] = {"num_sequences": 7, "dropped_tokens": 8}
-        prepared[corpus] = artifact("prepared-corpus", corpus, {"languages": languages, "splits": splits})
+        prepared[corpus] = artifact(
+            "prepared-corpus", corpus, {"languages": languages, "splits": splits}
+        )
     tokenizer = artifact("tokenizer", "gpt2-500")
     return Corpora("demo", DataConfig(preset="tiny"), 4, 256, raw, tokenizer, prepared)
 
@@ -73,7 +100,11 @@ def card(what: Corpora | None = None) -> str:
 def rows(text: str, section: str) -> dict[tuple[str, ...], list[str]]:
     """The rows of a section's table, by their first two cells."""
     body = text.split(f"## {section}\n")[1].split("\n## ")[0]
-    cells = [[cell.strip() for cell in line.strip("|").split(" |")] for line in body.splitlines() if line.startswith("|")]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split(" |")]
+        for line in body.splitlines()
+        if line.startswith("|")
+    ]
     return {tuple(line[:2]): line[2:] for line in cells[2:]}
 
 
@@ -92,8 +123,19 @@ def test_sizes_are_raw_filtered_deduplicated_and_tokens() -> None:
     sizes = rows(card(), "Sizes")
     assert sizes["nl", "English"] == ["10", "5.0 kB", "7", "2.9 kB", "4", "2.0 kB", "1,000", "100"]
     # Six languages, one to six times the figures: 21 times; one empty document each.
-    assert sizes["multi", "all"] == ["210", "105.0 kB", "162", "60.9 kB", "99", "42.0 kB", "21,000", "2,100"]
-    assert [key for key in sizes if key[0] == "multi"] == [("multi", one) for one in (*LANGUAGES["multi"], "all")]
+    assert sizes["multi", "all"] == [
+        "210",
+        "105.0 kB",
+        "162",
+        "60.9 kB",
+        "99",
+        "42.0 kB",
+        "21,000",
+        "2,100",
+    ]
+    assert [key for key in sizes if key[0] == "multi"] == [
+        ("multi", one) for one in (*LANGUAGES["multi"], "all")
+    ]
     assert ("mono", "all") not in sizes
 
 
@@ -102,8 +144,15 @@ def test_the_papers_figures_stand_beside_ours_with_their_marks() -> None:
     assert beside["multi", "Go"][:4] == ["15.0 kB", "6.0 kB", "3,300", "BigQuery, Go"]
     assert beside["multi", "Go"][4:] == ["256 GB ?", "21.4 GB ?", "9.6B ?"]
     assert beside["mono", "Python"][3:] == ["BigPython", "5.5 TB", "217.3 GB", "71.7B"]
-    assert beside["multi", "all"][3:] == ["BigQuery, six languages", "about 4 TB ?", "340 GB", "119.2B"]
-    assert "a figure that ends in ? is widely quoted, but was not read in a primary source" in card()
+    assert beside["multi", "all"][3:] == [
+        "BigQuery, six languages",
+        "about 4 TB ?",
+        "340 GB",
+        "119.2B",
+    ]
+    assert (
+        "a figure that ends in ? is widely quoted, but was not read in a primary source" in card()
+    )
 
 
 def test_what_was_left_out_is_counted_by_reason() -> None:
@@ -125,7 +174,10 @@ def test_digests_and_the_md5_of_dvc_are_whole() -> None:
     text = card()
     assert "`0123abc.dir`" in text
     assert f"| prepared mono | `prepared-corpus/mono-{'m' * 12}` | `{'o' * 64}` |" in text
-    assert f"codegen data pull-prepared ROOT prepared-corpus/nl-{'n' * 12} prepared-corpus/multi-" in text
+    assert (
+        f"codegen data pull-prepared ROOT prepared-corpus/nl-{'n' * 12} prepared-corpus/multi-"
+        in text
+    )
 
 
 def test_neither_time_nor_place_nor_order_changes_the_card() -> None:
@@ -134,7 +186,10 @@ def test_neither_time_nor_place_nor_order_changes_the_card() -> None:
         for part in ("languages", "splits"):
             turned = dict(reversed(list(prepared.statistics[part].items())))  # type: ignore[union-attr]
             prepared.statistics[part] = turned
-    elsewhere = {name: made.replace(address="s3://x/y", provenance={}) for name, made in other.prepared.items()}
+    elsewhere = {
+        name: made.replace(address="s3://x/y", provenance={})
+        for name, made in other.prepared.items()
+    }
     assert card(one) == card(other._replace(prepared=elsewhere))
     assert "somewhere" not in card()
     assert "a-host" not in card()
@@ -154,16 +209,27 @@ def test_licences_by_package_and_files_of_declared_sources_by_their_records() ->
 def declaring(*names: Corpus) -> Corpora:
     """The corpora, some of them of declared sources."""
     one = corpora()
-    sources = {name: (Source(uri=f"s3://b/{name}/*.zst", fixed_language="English"), Source(uri="x|y")) for name in names}
-    stored = {name: artifact("raw-corpus", name, {"num_files": 1_200, "size_bytes": 3_000_000}) for name in names}
+    sources = {
+        name: (Source(uri=f"s3://b/{name}/*.zst", fixed_language="English"), Source(uri="x|y"))
+        for name in names
+    }
+    stored = {
+        name: artifact("raw-corpus", name, {"num_files": 1_200, "size_bytes": 3_000_000})
+        for name in names
+    }
     return one._replace(data=DataConfig(preset="tiny", sources=sources), raw={**one.raw, **stored})
 
 
 def test_declared_sources_stand_with_their_settings_and_no_archive_is_named_for_them() -> None:
     text = card(declaring("mono"))
     assert "nl, multi of the preset `tiny`; mono from sources that the recipe declares." in text
-    assert "| mono | `s3://b/mono/*.zst` | fixed_language: English | 1,200 | 3.0 MB |\n| mono | `x\\|y` |  |  |  |" in text
-    assert "| scripts 2.1 | BSD-3-Clause | - | 1.5 MB | - |  |" in text, "nothing of it is in mono any more"
+    assert (
+        "| mono | `s3://b/mono/*.zst` | fixed_language: English | 1,200 | 3.0 MB |\n| mono | `x\\|y` |  |  |  |"
+        in text
+    )
+    assert "| scripts 2.1 | BSD-3-Clause | - | 1.5 MB | - |  |" in text, (
+        "nothing of it is in mono any more"
+    )
     assert "The first gives the raw bytes of nl, multi, the second" in text
 
 
@@ -188,14 +254,23 @@ def test_what_was_done_is_what_the_recipe_says() -> None:
     }
     other.prepared["multi"].statistics["redacted"] = {"ip_address": 1_200}
     other.prepared["mono"].statistics["redacted"] = {"ip_address": 0}
-    data = DataConfig.parse({**options, "dedup_across_corpora": True, "decontamination": {"threshold": 0.25}})
+    data = DataConfig.parse(
+        {**options, "dedup_across_corpora": True, "decontamination": {"threshold": 0.25}}
+    )
     text = " ".join(card(other._replace(data=data)).split("## How it was made")[1].split())
-    assert "2. **Decontaminated**: a document that shares 13 words in a row, 25 % of the problem's at least," in text
+    assert (
+        "2. **Decontaminated**: a document that shares 13 words in a row, 25 % of the problem's at least,"
+        in text
+    )
     assert "with a problem of humaneval or mtpb is left out. 3. **Deduplicated**" in text
     assert (
-        "and none that an earlier corpus holds. Of near-duplicates (MinHash, from a similarity of 0.8) one is kept." in text
+        "and none that an earlier corpus holds. Of near-duplicates (MinHash, from a similarity of 0.8) one is kept."
+        in text
     )
-    assert "4. **Redacted**: what was found of ip address is replaced: multi 1,200 (ip address 1,200), mono 0 (ip " in text
+    assert (
+        "4. **Redacted**: what was found of ip address is replaced: multi 1,200 (ip address 1,200), mono 0 (ip "
+        in text
+    )
 
 
 def test_records_that_could_not_be_read_are_counted() -> None:

@@ -11,14 +11,16 @@ from dvc.repo import Repo
 from fixtures.projects import add_remote
 
 from components.core.errors import DataError
-from components.data.differences import Change, differences
-from components.data.remote import push
-from components.data.versioning import changed_paths
+from components.data.dvc.dvc_diff import Change, differences
+from components.data.dvc.dvc_remote import push
+from components.data.dvc.dvc_repo import changed_paths
 
 
 def git(project: Path, *arguments: str) -> None:
     identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
-    subprocess.run(["git", "-C", str(project), *identity, *arguments], check=True, capture_output=True)
+    subprocess.run(
+        ["git", "-C", str(project), *identity, *arguments], check=True, capture_output=True
+    )
 
 
 def write(project: Path, files: dict[str, str]) -> None:
@@ -43,7 +45,14 @@ def two_versions(tmp_path: Path) -> Path:
     git(project, "init", "-q")
     Repo.init(str(project)).close()
     write(
-        project, {"nl/a.jsonl": "1\n2\n", "nl/b.jsonl": "3\n", "mono/c.jsonl": "4\n5\n6\n", "NOTICE": "x\n", "same": "y\n"}
+        project,
+        {
+            "nl/a.jsonl": "1\n2\n",
+            "nl/b.jsonl": "3\n",
+            "mono/c.jsonl": "4\n5\n6\n",
+            "NOTICE": "x\n",
+            "same": "y\n",
+        },
     )
     commit(project)
     write(project, {"nl/a.jsonl": "1\n2\n2\n2\n", "multi/d.jsonl": "7\n8\n", "NOTICE": "z\n"})
@@ -77,11 +86,15 @@ def test_a_revision_and_what_lies_here(two_versions: Path) -> None:
     )
 
 
-def test_a_list_that_neither_cache_nor_remote_has_is_one_error(two_versions: Path, tmp_path: Path) -> None:
+def test_a_list_that_neither_cache_nor_remote_has_is_one_error(
+    two_versions: Path, tmp_path: Path
+) -> None:
     add_remote(two_versions, str(tmp_path / "remote"))
     push(two_versions)
     shutil.rmtree(two_versions / ".dvc/cache")
-    with pytest.raises(DataError, match=r"the list of files of HEAD~1 .* nor in a remote(.|\n)*git checkout HEAD~1"):
+    with pytest.raises(
+        DataError, match=r"the list of files of HEAD~1 .* nor in a remote(.|\n)*git checkout HEAD~1"
+    ):
         differences(two_versions, "HEAD~1", "HEAD")
     assert differences(two_versions, "HEAD", "HEAD").changes == ()
 
@@ -99,10 +112,14 @@ def test_an_old_list_that_was_pushed_is_found(two_versions: Path, tmp_path: Path
     shutil.rmtree(two_versions / ".dvc/cache")
     found = differences(two_versions, "HEAD~1").changes
     assert [(one.kind, one.path) for one in found] == [(one.kind, one.path) for one in EXPECTED]
-    assert found[3] == Change("modified", "data/nl/a.jsonl", None, None, 4), "only the bytes that are here are counted"
+    assert found[3] == Change("modified", "data/nl/a.jsonl", None, None, 4), (
+        "only the bytes that are here are counted"
+    )
 
 
-def test_a_remote_that_only_this_machine_knows_is_no_obstacle(two_versions: Path, tmp_path: Path) -> None:
+def test_a_remote_that_only_this_machine_knows_is_no_obstacle(
+    two_versions: Path, tmp_path: Path
+) -> None:
     """Its secrets lie in a file of their own, which no revision knows the remote of."""
     add_remote(two_versions, str(tmp_path / "remote"))
     with Repo(str(two_versions)) as repo, repo.config.edit("local") as config:

@@ -34,7 +34,7 @@ def square(number: int) -> list[int]:
 
 def fail(kind: str) -> None:
     if kind == "ours":
-        raise RecordError("bad", expected="good", do="mend it")
+        raise RecordError("bad", expected="good", fix="mend it")
     if kind == "bug":
         raise ZeroDivisionError("of a bug")
     if kind == "killed":
@@ -61,7 +61,9 @@ def count_or_be_killed(work: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "in_threads"), [(ONE, False), (TWO, True), (TWO, False)], ids=["here", "threads", "apart"]
+    ("place", "in_threads"),
+    [(ONE, False), (TWO, True), (TWO, False)],
+    ids=["here", "threads", "apart"],
 )
 def test_every_task_is_run_once(place: DataPlace, in_threads: bool) -> None:
     results = list(run_tasks(square, list(range(20)), place, in_threads=in_threads))
@@ -78,7 +80,7 @@ def test_no_work_starts_nothing() -> None:
 def test_an_error_of_ours_arrives_as_it_was_raised(place: DataPlace) -> None:
     with pytest.raises(RecordError, match="bad") as error:
         list(run_tasks(fail, ["fine", "ours", "fine"], place))
-    assert (error.value.expected, error.value.do) == ("good", "mend it")
+    assert (error.value.expected, error.value.fix) == ("good", "mend it")
 
 
 def test_a_bug_is_told_with_its_last_lines() -> None:
@@ -105,7 +107,9 @@ except DataError:
 
 
 def test_workers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
-    code = f"from test_engine import *\nlist(run_tasks(wait_for_ever, [{str(tmp_path)!r}] * 2, TWO))\n"
+    code = (
+        f"from test_engine import *\nlist(run_tasks(wait_for_ever, [{str(tmp_path)!r}] * 2, TWO))\n"
+    )
     owner = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
     while len(workers := [int(one.name) for one in tmp_path.iterdir()]) < 2:
@@ -118,10 +122,12 @@ def test_workers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
 
 def test_a_cluster_that_is_not_there_is_an_error_at_once() -> None:
     address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(ConfigError, match=rf"no Ray cluster can be used at {address}: .*refused") as error:
+    with pytest.raises(
+        ConfigError, match=rf"no Ray cluster can be used at {address}: .*refused"
+    ) as error:
         list(run_tasks(square, [1], DataPlace(engine="ray", ray_address=address)))
     assert "a running cluster" in error.value.expected
-    assert "ray start --head" in error.value.do
+    assert "ray start --head" in error.value.fix
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "no such host", "127.0.0.1:port"])

@@ -7,12 +7,14 @@ import json
 import pytest
 from fixtures.archives import package
 
-from components.data.extract import botocore_docs, extract
-from components.data.pins import Rule
+from components.data.archives.extract import botocore_docs, extract
+from components.data.archives.pins import ExtractionRule
 
 
 def _rule(**more):
-    return Rule.parse({"corpus": "multi", "language": "C", "include": ["src/*.c"], **more})
+    return ExtractionRule.parse(
+        {"corpus": "multi", "language": "C", "include": ["src/*.c"], **more}
+    )
 
 
 def _extract(tmp_path, members, *rules):
@@ -24,7 +26,15 @@ def test_a_record_has_the_text_of_the_member_byte_for_byte(tmp_path):
     text = "\ufeff/* Käse\u2028*/\r\nint x;\t\n"
     found = _extract(tmp_path, {"src/a.c": text.encode()}, _rule())
     assert found.records == {
-        "multi": [{"language": "C", "licence": "MIT", "path": "src/a.c", "source": "demo 1.0", "text": text}]
+        "multi": [
+            {
+                "language": "C",
+                "licence": "MIT",
+                "path": "src/a.c",
+                "source": "demo 1.0",
+                "text": text,
+            }
+        ]
     }
 
 
@@ -48,7 +58,9 @@ def test_what_cannot_be_used_is_listed_with_its_reason(tmp_path):
         "src/latin.c": "not UTF-8: invalid continuation byte at byte 4",
         "src/link.c": "a link",
     }
-    assert all(entry["source"] == "demo 1.0" and entry["corpus"] == "multi" for entry in found.skipped)
+    assert all(
+        entry["source"] == "demo 1.0" and entry["corpus"] == "multi" for entry in found.skipped
+    )
 
 
 def test_a_text_that_is_required_has_to_be_there(tmp_path):
@@ -59,8 +71,13 @@ def test_a_text_that_is_required_has_to_be_there(tmp_path):
 
 
 def test_one_member_may_serve_two_corpora(tmp_path):
-    found = _extract(tmp_path, {"src/a.c": b"int x;"}, _rule(), _rule(corpus="mono", language="Python"))
-    assert {corpus: [record["language"] for record in records] for corpus, records in found.records.items()} == {
+    found = _extract(
+        tmp_path, {"src/a.c": b"int x;"}, _rule(), _rule(corpus="mono", language="Python")
+    )
+    assert {
+        corpus: [record["language"] for record in records]
+        for corpus, records in found.records.items()
+    } == {
         "multi": ["C"],
         "mono": ["Python"],
     }
@@ -79,11 +96,15 @@ SERVICE = {
 
 def test_service_descriptions_become_prose_once_each_without_tags_wrapped():
     line = " ".join(["word"] * 17)  # 17 words are 84 characters, 18 would be 89
-    expected = f"Keeps your files.\n\nReads a <file>, see Write.\n\n{line}\n{' '.join(['word'] * 13)}\n"
+    expected = (
+        f"Keeps your files.\n\nReads a <file>, see Write.\n\n{line}\n{' '.join(['word'] * 13)}\n"
+    )
     assert botocore_docs(json.dumps(SERVICE), 10_000) == expected
 
 
-@pytest.mark.parametrize(("max_characters", "num_paragraphs"), [(198, 3), (197, 2), (47, 2), (46, 1), (19, 1), (18, 0)])
+@pytest.mark.parametrize(
+    ("max_characters", "num_paragraphs"), [(198, 3), (197, 2), (47, 2), (46, 1), (19, 1), (18, 0)]
+)
 def test_prose_ends_at_the_last_paragraph_that_fits(max_characters, num_paragraphs):
     # Each paragraph counts once, with the empty line after it: 17 + 2, then 26 + 2, then 84 + 1 + 64 + 2.
     text = botocore_docs(json.dumps(SERVICE), max_characters)

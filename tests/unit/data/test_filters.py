@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.data.config import FilterConfig
-from components.data.filters import measure, reject_reasons
+from components.data.filters.quality import measure, reject_reasons
 
 TEXTS = st.lists(
     st.text(
-        alphabet=st.one_of(st.sampled_from("\n\n\r aAfFgG019\u00e9\u4e16\U0001f600"), st.characters(codec="utf-8")),
+        alphabet=st.one_of(
+            st.sampled_from("\n\n\r aAfFgG019\u00e9\u4e16\U0001f600"), st.characters(codec="utf-8")
+        ),
         max_size=30,
     )
 )
@@ -37,10 +39,14 @@ def test_counts_are_those_of_plain_python(texts: list[str], skipped: int) -> Non
     found = measure(column(texts)[skipped:])  # a slice: its buffers begin before its first text
     texts = texts[skipped:]
     assert found.num_characters.tolist() == [len(text) for text in texts]
-    assert found.num_digits.tolist() == [sum(c in "0123456789abcdefABCDEF" for c in text) for text in texts]
+    assert found.num_digits.tolist() == [
+        sum(c in "0123456789abcdefABCDEF" for c in text) for text in texts
+    ]
     assert found.num_lines.tolist() == [len(lines_of(text)) for text in texts]
     assert found.line_characters.tolist() == [sum(map(len, lines_of(text))) for text in texts]
-    assert found.longest_line.tolist() == [max(map(len, lines_of(text)), default=0) for text in texts]
+    assert found.longest_line.tolist() == [
+        max(map(len, lines_of(text)), default=0) for text in texts
+    ]
 
 
 @pytest.mark.parametrize(
@@ -67,12 +73,23 @@ def test_the_bounds_of_the_paper(text: str, reason: str | None) -> None:
 
 
 def test_the_first_reason_in_the_papers_order_is_given() -> None:
-    assert reasons("1" * 1001, "1" * 1001 + "\n" * 50, "1" * 50) == ["mean line length", "line length", "digits"]
+    assert reasons("1" * 1001, "1" * 1001 + "\n" * 50, "1" * 50) == [
+        "mean line length",
+        "line length",
+        "digits",
+    ]
 
 
 def test_each_text_is_judged_by_itself() -> None:
     """An unfinished last line does not run on into the next text, and empty texts shift nothing."""
-    assert reasons("z" * 60, "", "z" * 60, "", "y\n", "1" * 20) == [None, "empty", None, "empty", None, "digits"]
+    assert reasons("z" * 60, "", "z" * 60, "", "y\n", "1" * 20) == [
+        None,
+        "empty",
+        None,
+        "empty",
+        None,
+        "digits",
+    ]
     assert reasons() == []
     assert reasons("", "") == ["empty", "empty"]
 

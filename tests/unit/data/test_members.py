@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import FetchError
-from components.data.members import Member, read_members
+from components.data.archives.archive_reader import Member, read_members
 
 CONTENT = {"p-1/deep/a.py": b"a = 1\n" * 400, "p-1/b.py": b"b = 1\n", "p-1/c.txt": b"text"}
 
@@ -30,7 +30,10 @@ def _any(_path):
 @pytest.mark.parametrize("name", ["p-1.tar.gz", "p-1.zip"])
 def test_wanted_members_come_in_the_order_of_their_paths_without_the_top_folder(tmp_path, name):
     pack(tmp_path / name, CONTENT)
-    assert read_members(tmp_path / name, _python) == [Member("b.py", b"b = 1\n"), Member("deep/a.py", b"a = 1\n" * 400)]
+    assert read_members(tmp_path / name, _python) == [
+        Member("b.py", b"b = 1\n"),
+        Member("deep/a.py", b"a = 1\n" * 400),
+    ]
 
 
 def test_a_wheel_has_no_top_folder(tmp_path):
@@ -52,7 +55,10 @@ def test_links_are_named_but_not_followed(tmp_path):
     secret = tmp_path / "secret.py"
     secret.write_text("password")
     pack(tmp_path / "p-1.tar.gz", {"p-1/a.py": b"1\n"}, links={"p-1/link.py": str(secret)})
-    assert read_members(tmp_path / "p-1.tar.gz", _python) == [Member("a.py", b"1\n"), Member("link.py", None)]
+    assert read_members(tmp_path / "p-1.tar.gz", _python) == [
+        Member("a.py", b"1\n"),
+        Member("link.py", None),
+    ]
 
     link = zipfile.ZipInfo("p-1/link.py")
     link.external_attr = 0o120777 << 16
@@ -74,7 +80,9 @@ def test_of_two_members_with_one_path_the_last_counts_as_when_unpacking(tmp_path
 
 def test_a_name_that_is_not_utf8_becomes_text_that_can_be_written(tmp_path):
     pack(tmp_path / "p-1.tar.gz", {os.fsdecode(b"p-1/K\xe4se.py"): b"1\n"})
-    assert [member.path for member in read_members(tmp_path / "p-1.tar.gz", _python)] == ["K\\xe4se.py"]
+    assert [member.path for member in read_members(tmp_path / "p-1.tar.gz", _python)] == [
+        "K\\xe4se.py"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +95,13 @@ def test_a_name_that_is_not_utf8_becomes_text_that_can_be_written(tmp_path):
         ("p-1.whl", b"PK\x03\x04 but no more"),
     ],
     # Named, because gzip writes the time: names made of the content would differ between two workers.
-    ids=["text as tar", "gzip of text as tar", "text as zip", "nothing as zip", "a signature alone as wheel"],
+    ids=[
+        "text as tar",
+        "gzip of text as tar",
+        "text as zip",
+        "nothing as zip",
+        "a signature alone as wheel",
+    ],
 )
 def test_what_is_no_archive_is_an_error_that_names_it(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
@@ -100,7 +114,9 @@ def whole(tmp_path_factory):
     """An archive of each kind: its bytes and what is in it."""
     folder = tmp_path_factory.mktemp("whole")
     packed = {name: pack(folder / name, CONTENT) for name in ("p-1.tar.gz", "p-1.zip")}
-    return folder, {name: (content, read_members(folder / name, _python)) for name, content in packed.items()}
+    return folder, {
+        name: (content, read_members(folder / name, _python)) for name, content in packed.items()
+    }
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.data.near_duplicates import Bands, NearDuplicateConfig, bands, cluster, signatures
-from components.data.words import Hashes
+from components.data.filters.minhash import Bands, NearDuplicateConfig, bands, cluster, signatures
+from components.data.filters.ngrams import Hashes
 
 CONFIG = NearDuplicateConfig(enabled=True)
 FEW = NearDuplicateConfig(enabled=True, num_perm=8, threshold=0.9)
@@ -42,24 +42,39 @@ def found(*texts: str, config: NearDuplicateConfig = CONFIG) -> list[bool]:
 
 def with_words_replaced(text: str, share: float, seed: int = 7) -> str:
     generator = random.Random(seed)  # noqa: S311 - has to be the same every time
-    return re.sub(r"\w+", lambda word: f"zq{generator.randrange(10**6)}" if generator.random() < share else word[0], text)
+    return re.sub(
+        r"\w+",
+        lambda word: f"zq{generator.randrange(10**6)}" if generator.random() < share else word[0],
+        text,
+    )
 
 
 def test_the_cut_proposes_most_pairs_at_the_threshold_and_few_others() -> None:
     """36 bands of 7 find 1 - (1 - 0.7**7)**36 = 95.5 % at 0.7; 32 bands of 8 would find 85 %."""
     assert bands(CONFIG) == Bands(36, 7)
     assert Bands(36, 7).recall(0.7) == pytest.approx(1 - (1 - 0.0823543) ** 36)
-    assert bands(NearDuplicateConfig(num_perm=8, threshold=0.9)) == Bands(4, 2)  # 1 - 0.19**4 = 99.9 %; 2 of 3 find 93 %
-    assert bands(NearDuplicateConfig(num_perm=8, threshold=0.1)) == Bands(8, 1)  # finds 57 %, and nothing finds more
+    assert bands(NearDuplicateConfig(num_perm=8, threshold=0.9)) == Bands(
+        4, 2
+    )  # 1 - 0.19**4 = 99.9 %; 2 of 3 find 93 %
+    assert bands(NearDuplicateConfig(num_perm=8, threshold=0.1)) == Bands(
+        8, 1
+    )  # finds 57 %, and nothing finds more
 
 
 @pytest.mark.parametrize(
-    ("share", "low", "high", "dropped"), [(0.01, 0.85, 1, True), (0.02, 0.75, 0.9, True), (0.2, 0.1, 0.4, False)]
+    ("share", "low", "high", "dropped"),
+    [(0.01, 0.85, 1, True), (0.02, 0.75, 0.9, True), (0.2, 0.1, 0.4, False)],
 )
-def test_a_copy_is_found_by_its_similarity(share: float, low: float, high: float, dropped: bool) -> None:
+def test_a_copy_is_found_by_its_similarity(
+    share: float, low: float, high: float, dropped: bool
+) -> None:
     copy = with_words_replaced(REAL, share)
     assert low < jaccard(REAL, copy) < high
-    assert found(REAL, copy, "something else entirely, of more than five words") == [False, dropped, False]
+    assert found(REAL, copy, "something else entirely, of more than five words") == [
+        False,
+        dropped,
+        False,
+    ]
 
 
 def test_keys_agree_as_often_as_the_similarity_says() -> None:
@@ -82,24 +97,41 @@ def test_a_shared_band_alone_is_not_enough() -> None:
 
 
 def test_case_white_space_and_punctuation_make_no_difference() -> None:
-    assert found(REAL, re.sub(r"\s+", "  \n", REAL.upper()), REAL.replace(",", ";")) == [False, True, True]
+    assert found(REAL, re.sub(r"\s+", "  \n", REAL.upper()), REAL.replace(",", ";")) == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_short_texts_are_near_duplicates_of_equal_texts_only() -> None:
-    assert found("a b c d", "A b c d", "a b c d", "", "", "?", "!") == [False, False, True, False, True, False, False]
+    assert found("a b c d", "A b c d", "a b c d", "", "", "?", "!") == [
+        False,
+        False,
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_keys_do_not_depend_on_the_batch_or_on_the_process() -> None:
     texts = [REAL, "one two three four five six", "short", with_words_replaced(REAL, 0.1)]
     together = signatures(column("before", *texts)[1:], CONFIG)
     assert together.shape == (4, 36 + 32)
-    assert all((signatures(column(text), CONFIG)[0] == keys).all() for text, keys in zip(texts, together, strict=True))
+    assert all(
+        (signatures(column(text), CONFIG)[0] == keys).all()
+        for text, keys in zip(texts, together, strict=True)
+    )
     program = (
-        "import pyarrow as pa; from components.data.near_duplicates import *\n"
+        "import pyarrow as pa; from components.data.filters.minhash import *\n"
         "texts = pa.array(['one two three four five six', 'short'], type=pa.large_string())\n"
         "print(signatures(texts, NearDuplicateConfig()).tolist())"
     )
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
     assert printed.strip() == str(together[1:3].tolist())
 
 
@@ -107,7 +139,13 @@ def test_keys_are_those_of_the_pinned_daft() -> None:
     """Where this fails after an upgrade, prepared corpora must be made anew: raise the preparation's CODE_VERSION."""
     keys = signatures(column("one two three four five six"), FEW)
     assert keys.tolist() == [
-        [17785554315266562143, 10261142335807148257, 4752362184598616450, 1057649306213687557, 3331374528631506808]
+        [
+            17785554315266562143,
+            10261142335807148257,
+            4752362184598616450,
+            1057649306213687557,
+            3331374528631506808,
+        ]
     ]
 
 
@@ -119,7 +157,10 @@ def slow_cluster(order: list[int], keys: list[list[int]]) -> list[bool]:
                 union = groups[one] | groups[other]
                 for place in union:
                     groups[place] = union
-    return [min(group, key=lambda place: (order[place], place)) != place for place, group in enumerate(groups)]
+    return [
+        min(group, key=lambda place: (order[place], place)) != place
+        for place, group in enumerate(groups)
+    ]
 
 
 def all_similar(keys: list[list[int]]) -> Hashes:
@@ -131,7 +172,12 @@ def all_similar(keys: list[list[int]]) -> Hashes:
 
 
 @settings(deadline=None)
-@given(documents=st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 6), min_size=4, max_size=4)), max_size=10))
+@given(
+    documents=st.lists(
+        st.tuples(st.integers(0, 5), st.lists(st.integers(0, 6), min_size=4, max_size=4)),
+        max_size=10,
+    )
+)
 def test_clusters_are_those_of_slow_union_find(documents: list[tuple[int, list[int]]]) -> None:
     order, keys = [each[0] for each in documents], [each[1] for each in documents]
     assert cluster(order, all_similar(keys), FEW).tolist() == slow_cluster(order, keys)
@@ -140,4 +186,9 @@ def test_clusters_are_those_of_slow_union_find(documents: list[tuple[int, list[i
 def test_the_first_by_order_is_kept_through_a_chain() -> None:
     """0 and 1 share a band, 1 and 2 another: one component, though 0 and 2 share none."""
     keys = [[1, 1, 1, 1], [1, 2, 2, 2], [3, 2, 3, 3], [1 << 63, 1 << 63, 4, 4]]
-    assert cluster(["b", "c", "a", "d"], all_similar(keys), FEW).tolist() == [True, True, False, False]
+    assert cluster(["b", "c", "a", "d"], all_similar(keys), FEW).tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]

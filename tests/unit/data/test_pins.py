@@ -6,14 +6,16 @@ import pytest
 from fixtures.archives import build_archives
 
 from components.core.errors import ConfigError, FetchError
+from components.data.archives.pins import ExtractionRule, Pins, load_pins
 from components.data.config import LANGUAGES
-from components.data.pins import Pins, Rule, load_pins
 
 
 @pytest.mark.parametrize("preset", ["starter", "tiny"])
 def test_every_preset_has_sources_for_every_language_of_every_corpus(preset):
     rules = [rule for package in load_pins().of(preset) for rule in package.rules]
-    found = {corpus: {rule.language for rule in rules if rule.corpus == corpus} for corpus in LANGUAGES}
+    found = {
+        corpus: {rule.language for rule in rules if rule.corpus == corpus} for corpus in LANGUAGES
+    }
     assert found == {corpus: set(languages) for corpus, languages in LANGUAGES.items()}
 
 
@@ -29,7 +31,9 @@ def test_every_preset_has_sources_for_every_language_of_every_corpus(preset):
     ],
 )
 def test_a_rule_matches_the_path_below_the_top_folder(path, is_selected):
-    rule = Rule.parse({"corpus": "mono", "language": "Python", "include": ["src/*.py"], "exclude": ["*/tests/*"]})
+    rule = ExtractionRule.parse(
+        {"corpus": "mono", "language": "Python", "include": ["src/*.py"], "exclude": ["*/tests/*"]}
+    )
     assert rule.selects(path) is is_selected
 
 
@@ -56,7 +60,10 @@ def test_the_recipe_follows_the_pins_of_the_preset_and_nothing_else(fixture_arch
     more = Pins(packages=(*pins.packages, other), vocabulary=pins.vocabulary)
     assert more.recipe("tiny") == pins.recipe("tiny")
 
-    changed = Pins(packages=(pins.packages[0].replace(sha256="0" * 64), *pins.packages[1:]), vocabulary=pins.vocabulary)
+    changed = Pins(
+        packages=(pins.packages[0].replace(sha256="0" * 64), *pins.packages[1:]),
+        vocabulary=pins.vocabulary,
+    )
     assert changed.recipe("tiny") != pins.recipe("tiny")
 
 

@@ -12,8 +12,8 @@ from dvc.repo import Repo
 from fixtures.archives import build_archives
 from fixtures.projects import dvc_status, files_below, new_project, pull_fixtures, visible
 
+from components.data.archives.pins import Pins
 from components.data.config import LANGUAGES
-from components.data.pins import Pins
 
 
 def _made(folder: Path) -> Path:
@@ -35,10 +35,17 @@ def test_a_pull_writes_every_corpus_and_dvc_finds_it_clean(project, fixture_arch
         "vocabulary/gpt2.tiktoken",
     ]
     for corpus, languages in LANGUAGES.items():
-        lines = [line for name, text in files.items() if name.startswith(f"{corpus}/") for line in text.splitlines()]
+        lines = [
+            line
+            for name, text in files.items()
+            if name.startswith(f"{corpus}/")
+            for line in text.splitlines()
+        ]
         records = [json.loads(line) for line in lines]
         assert {record["language"] for record in records} == set(languages)
-        assert all(list(record) == ["language", "licence", "path", "source", "text"] for record in records)
+        assert all(
+            list(record) == ["language", "licence", "path", "source", "text"] for record in records
+        )
         assert len(records) == 120 * len(languages) + (2 if corpus == "multi" else 0)
     assert not pulled.was_current
     assert dvc_status(project) == {}
@@ -47,8 +54,15 @@ def test_a_pull_writes_every_corpus_and_dvc_finds_it_clean(project, fixture_arch
 
 def test_unusable_members_and_licences_are_listed(project, fixture_archives):
     pull_fixtures(project, fixture_archives)
-    skipped = [json.loads(line) for line in (project / "data" / "skipped.jsonl").read_text().splitlines()]
-    assert [entry["path"] for entry in skipped] == ["src/binary.c", "src/empty.c", "src/latin.c", "src/link.c"]
+    skipped = [
+        json.loads(line) for line in (project / "data" / "skipped.jsonl").read_text().splitlines()
+    ]
+    assert [entry["path"] for entry in skipped] == [
+        "src/binary.c",
+        "src/empty.c",
+        "src/latin.c",
+        "src/link.c",
+    ]
     notice = (project / "data" / "NOTICE").read_text()
     assert all(f"{package.name} 1.0: MIT" in notice for package in fixture_archives.pins.packages)
     assert all(f"{source.name} 1.0: MIT" in notice for source in fixture_archives.pins.vocabulary)
@@ -56,7 +70,9 @@ def test_unusable_members_and_licences_are_listed(project, fixture_archives):
 
 def test_two_machines_get_the_same_bytes(project, fixture_archives, tmp_path):
     other = new_project(tmp_path / "other")
-    backwards = Pins(packages=fixture_archives.pins.packages[::-1], vocabulary=fixture_archives.pins.vocabulary)
+    backwards = Pins(
+        packages=fixture_archives.pins.packages[::-1], vocabulary=fixture_archives.pins.vocabulary
+    )
     first = pull_fixtures(project, fixture_archives)
     old_umask = os.umask(0o077)
     try:
@@ -92,7 +108,10 @@ def test_in_a_git_repository_data_is_ignored_by_git(fixture_archives, tmp_path):
     Repo.init(str(project)).close()
     pull_fixtures(project, fixture_archives)
     listed = subprocess.run(
-        ["git", "-C", str(project), "status", "--porcelain", "-uall"], capture_output=True, text=True, check=True
+        ["git", "-C", str(project), "status", "--porcelain", "-uall"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert "data.dvc" in listed
     assert "data/" not in listed
@@ -110,8 +129,12 @@ def test_data_changed_by_hand_is_brought_back(project, fixture_archives):
 
 def test_another_preset_updates_data_dvc_and_says_so(project, fixture_archives, tmp_path):
     tiny = pull_fixtures(project, fixture_archives)
-    pins = build_archives(_made(tmp_path / "more"), num_documents=60, num_merges=300, presets=("starter",))
-    starter = pull_fixtures(project, fixture_archives, preset="starter", pins=pins, archives=tmp_path / "more")
+    pins = build_archives(
+        _made(tmp_path / "more"), num_documents=60, num_merges=300, presets=("starter",)
+    )
+    starter = pull_fixtures(
+        project, fixture_archives, preset="starter", pins=pins, archives=tmp_path / "more"
+    )
     assert starter.before is not None
     assert (starter.before.preset, starter.before.md5) == ("tiny", tiny.dvc_md5)
     assert "data.dvc was updated" in starter.summary

@@ -15,10 +15,17 @@ from pathlib import Path
 
 import pytest
 from fixtures.archives import build_archives, pack
-from fixtures.projects import FixtureArchives, dvc_status, files_below, new_project, pull_fixtures, visible
+from fixtures.projects import (
+    FixtureArchives,
+    dvc_status,
+    files_below,
+    new_project,
+    pull_fixtures,
+    visible,
+)
 
-from components.core.errors import DataError, FetchError, StorageFull
-from components.data.pins import Pins
+from components.core.errors import DataError, DiskFullError, FetchError
+from components.data.archives.pins import Pins
 
 
 def _made(folder: Path) -> Path:
@@ -41,7 +48,9 @@ def test_the_same_pins_have_to_give_the_committed_md5(project, fixture_archives)
     assert visible(project) == ["data", "data.dvc"]
 
 
-def test_the_vocabulary_comes_from_the_next_source_when_one_fails(project, fixture_archives, tmp_path):
+def test_the_vocabulary_comes_from_the_next_source_when_one_fails(
+    project, fixture_archives, tmp_path
+):
     folder = tmp_path / "copy"
     shutil.copytree(fixture_archives.folder, folder)
     whole = pull_fixtures(project, fixture_archives)
@@ -67,13 +76,19 @@ def _with_archive(fixtures, folder, name, content):
     """The fixture archives, in which the archive of one package has other bytes and is pinned by them."""
     shutil.copytree(fixtures.folder, folder)
     pinned = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
-    packages = [one.replace(**pinned) if one.name == name else one for one in fixtures.pins.packages]
+    packages = [
+        one.replace(**pinned) if one.name == name else one for one in fixtures.pins.packages
+    ]
     (file,) = [one.file for one in packages if one.name == name]
     (folder / file).write_bytes(content)
-    return FixtureArchives(folder, Pins(packages=tuple(packages), vocabulary=fixtures.pins.vocabulary))
+    return FixtureArchives(
+        folder, Pins(packages=tuple(packages), vocabulary=fixtures.pins.vocabulary)
+    )
 
 
-def test_a_corrupt_archive_is_one_error_and_leaves_everything_as_it_was(project, fixture_archives, tmp_path):
+def test_a_corrupt_archive_is_one_error_and_leaves_everything_as_it_was(
+    project, fixture_archives, tmp_path
+):
     pull_fixtures(project, fixture_archives)
     data, stated = files_below(project / "data"), (project / "data.dvc").read_bytes()
     half = (fixture_archives.folder / "services-1.0.zip").read_bytes()[:100_000]
@@ -101,9 +116,15 @@ def test_no_network_and_no_archives_is_one_error(project, fixture_archives):
 
 
 def test_names_that_climb_out_of_an_archive_stay_text(project, fixture_archives, tmp_path):
-    content = pack(tmp_path / "manual-1.0.tar.gz", {"manual-1.0/docs/../../../../evil.txt": b"Climbing text.\n"})
+    content = pack(
+        tmp_path / "manual-1.0.tar.gz",
+        {"manual-1.0/docs/../../../../evil.txt": b"Climbing text.\n"},
+    )
     pull_fixtures(project, _with_archive(fixture_archives, tmp_path / "hostile", "manual", content))
-    (record,) = [json.loads(line) for line in (project / "data" / "nl" / "manual-1.0.jsonl").read_text().splitlines()]
+    (record,) = [
+        json.loads(line)
+        for line in (project / "data" / "nl" / "manual-1.0.jsonl").read_text().splitlines()
+    ]
     assert record["path"] == "docs/../../../../evil.txt"
     assert not list(tmp_path.rglob("evil.txt"))
 
@@ -131,8 +152,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from components.core.files import read_json
-from components.data.pins import Pins
-from components.data.pull import pull
+from components.data.archives.pins import Pins
+from components.data.archives.pull import pull
 
 project, archives = map(Path, sys.argv[1:])
 pull(project, "tiny", project.parent / "cache", pins=Pins.parse(read_json(archives / "pins.json")), archives=archives)
@@ -182,9 +203,11 @@ def mount():
         (3_000, "are free at .*for the copy of data/ in DVC's cache"),
     ],
 )
-def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(mount, fixture_archives, tmp_path, size_kb, message):
+def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(
+    mount, fixture_archives, tmp_path, size_kb, message
+):
     project = new_project(mount(_made(tmp_path / "disk"), size_kb) / "project")
-    with pytest.raises(StorageFull, match=f"(?s){message}"):
+    with pytest.raises(DiskFullError, match=f"(?s){message}"):
         pull_fixtures(project, fixture_archives)
     assert visible(project) == []
 
@@ -195,13 +218,15 @@ def test_a_full_disk_keeps_the_data_of_before(mount, fixture_archives, tmp_path)
     old = build_archives(_made(tmp_path / "old"), num_documents=60, num_merges=300)
     pull_fixtures(project, fixture_archives, pins=old, archives=tmp_path / "old")
     before = files_below(project / "data")
-    with pytest.raises(StorageFull):
+    with pytest.raises(DiskFullError):
         pull_fixtures(project, fixture_archives)
     assert files_below(project / "data") == before
     assert dvc_status(project) == {}
 
 
-def test_a_cache_of_dvc_that_fills_up_is_noticed_and_undone(mount, project, fixture_archives, tmp_path):
+def test_a_cache_of_dvc_that_fills_up_is_noticed_and_undone(
+    mount, project, fixture_archives, tmp_path
+):
     old = build_archives(_made(tmp_path / "old"), num_documents=60, num_merges=300)
     first = pull_fixtures(project, fixture_archives, pins=old, archives=tmp_path / "old")
     before = files_below(project / "data")
@@ -221,7 +246,9 @@ def frozen():
 
     @contextmanager
     def during(folder: Path) -> Iterator[None]:
-        if subprocess.run(["mount", "--bind", str(folder), str(folder)], capture_output=True, check=False).returncode:
+        if subprocess.run(
+            ["mount", "--bind", str(folder), str(folder)], capture_output=True, check=False
+        ).returncode:
             pytest.skip("a read-only file system needs the right to mount one")
         try:
             subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
@@ -232,12 +259,19 @@ def frozen():
     return during
 
 
-@pytest.mark.parametrize(("place", "says"), [("data", "Device or resource busy"), (".", "Read-only file system")])
-def test_what_may_not_be_replaced_is_one_error_and_stays(frozen, project, fixture_archives, tmp_path, place, says):
+@pytest.mark.parametrize(
+    ("place", "says"), [("data", "Device or resource busy"), (".", "Read-only file system")]
+)
+def test_what_may_not_be_replaced_is_one_error_and_stays(
+    frozen, project, fixture_archives, tmp_path, place, says
+):
     old = build_archives(_made(tmp_path / "old"), num_documents=60, num_merges=300)
     pull_fixtures(project, fixture_archives, pins=old, archives=tmp_path / "old")
     before = files_below(project / "data")
-    with frozen(project / place), pytest.raises(DataError, match=f"(?s)is refused: {says}.*expected: .*do this: "):
+    with (
+        frozen(project / place),
+        pytest.raises(DataError, match=f"(?s)is refused: {says}.*expected: .*fix: "),
+    ):
         pull_fixtures(project, fixture_archives)
     assert files_below(project / "data") == before
     assert dvc_status(project) == {}
@@ -250,9 +284,11 @@ def test_data_that_may_only_be_read_is_up_to_date(frozen, project, fixture_archi
         assert pull_fixtures(project, fixture_archives).was_current
 
 
-def test_a_folder_inside_a_project_is_not_filled(project: Path, fixture_archives: FixtureArchives) -> None:
+def test_a_folder_inside_a_project_is_not_filled(
+    project: Path, fixture_archives: FixtureArchives
+) -> None:
     inside = project / "docs"
     inside.mkdir()
-    with pytest.raises(DataError, match=r"(?s)lies inside the DVC project .*do this: +run this in"):
+    with pytest.raises(DataError, match=r"(?s)lies inside the DVC project .*fix: +run this in"):
         pull_fixtures(inside, fixture_archives)
     assert not list(inside.iterdir())

@@ -8,15 +8,22 @@ import shutil
 import pytest
 
 from components.core.errors import DataError
-from components.data.archives import PackageIndex
-from components.data.pull import pull
-from components.data.raw import raw_artifacts, require_unchanged
+from components.data.archives.fetch import PackageIndex
+from components.data.archives.pull import pull
+from components.data.raw_corpus import raw_artifacts, require_same_bytes
 
 
 @pytest.fixture
 def pulled(project, fixture_archives, tmp_path):
     nowhere = PackageIndex("http://127.0.0.1:1/simple/")
-    pull(project, "tiny", tmp_path / "cache", pins=fixture_archives.pins, archives=fixture_archives.folder, index=nowhere)
+    pull(
+        project,
+        "tiny",
+        tmp_path / "cache",
+        pins=fixture_archives.pins,
+        archives=fixture_archives.folder,
+        index=nowhere,
+    )
     return project
 
 
@@ -55,24 +62,24 @@ def test_data_changed_by_hand_is_refused_and_the_corpus_is_named(pulled, change)
         raw_artifacts(pulled)
     assert "changed: multi (data/multi/" in caught.value.got
     assert "data.dvc commits" in caught.value.expected
-    assert "codegen data pull --preset tiny" in caught.value.do
+    assert "codegen data pull --preset tiny" in caught.value.fix
 
 
 def test_a_corpus_that_changed_since_is_said_to_have(pulled):
     """As where another run pulls another preset while the corpus is read."""
     raw = raw_artifacts(pulled)["mono"]
-    require_unchanged(raw)
+    require_same_bytes(raw)
     with next((pulled / "data" / "nl").glob("*.jsonl")).open("a") as file:
         file.write("{}\n")
     with pytest.raises(DataError, match=r"was changed while mono was read"):
-        require_unchanged(raw)
+        require_same_bytes(raw)
     shutil.rmtree(pulled / "data")
     with pytest.raises(DataError, match=r"it holds nothing"):
-        require_unchanged(raw)
+        require_same_bytes(raw)
 
 
 def test_a_corpus_that_was_not_pulled_is_said(project):
     with pytest.raises(DataError) as caught:
         raw_artifacts(project)
     assert "data.dvc does not exist" in caught.value.got
-    assert "codegen data pull" in caught.value.do
+    assert "codegen data pull" in caught.value.fix

@@ -6,9 +6,15 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import DataError, RecordError
-from components.data.records import FIELDS, read_corpus
+from components.data.sources.corpus_files import FIELDS, read_corpus
 
-GOOD = {"language": "Python", "licence": "MIT", "path": "a.py", "source": "demo 1.0", "text": 'print("ä\u2028\\n")\n'}
+GOOD = {
+    "language": "Python",
+    "licence": "MIT",
+    "path": "a.py",
+    "source": "demo 1.0",
+    "text": 'print("ä\u2028\\n")\n',
+}
 
 
 def line(**changes: object) -> bytes:
@@ -60,5 +66,5 @@ def test_no_corpus_is_an_error(tmp_path: Path) -> None:
 
 def test_a_line_that_is_nested_without_end_is_named(tmp_path: Path) -> None:
     write(tmp_path, "a.jsonl", line(), b"[" * 200_000 + b"\n")
-    with pytest.raises(RecordError, match=r"(?s)a\.jsonl:2: .*nested too deeply.*do this: "):
+    with pytest.raises(RecordError, match=r"(?s)a\.jsonl:2: .*nested too deeply.*fix: "):
         read_corpus(tmp_path)

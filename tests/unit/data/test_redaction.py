@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.data.redaction import KINDS, Kind, RedactionConfig, redact
+from components.data.filters.redaction import KINDS, Kind, RedactionConfig, redact
 
 ON = RedactionConfig(enabled=True)
 
@@ -39,11 +39,15 @@ def column(*texts: str) -> pa.LargeStringArray:
 
 def one(text: str, *kinds: Kind) -> tuple[str, dict[Kind, int]]:
     found = redact(column(text), RedactionConfig(enabled=True, kinds=kinds or KINDS))
-    return found.texts[0].as_py(), {kind: int(count[0]) for kind, count in found.counts.items() if count[0]}
+    return found.texts[0].as_py(), {
+        kind: int(count[0]) for kind, count in found.counts.items() if count[0]
+    }
 
 
 @pytest.mark.parametrize(
-    "secret", [GITHUB, STRIPE, SLACK, PRIVATE_KEY, HIDDEN], ids=["github", "stripe", "slack", "private-key", "in-base64"]
+    "secret",
+    [GITHUB, STRIPE, SLACK, PRIVATE_KEY, HIDDEN],
+    ids=["github", "stripe", "slack", "private-key", "in-base64"],
 )
 def test_a_secret_is_replaced_and_its_surroundings_are_not(secret: str) -> None:
     text = f'# caf\u00e9 \u4e16\r\ntoken = "{secret}"  # \U0001f600\n'
@@ -52,7 +56,10 @@ def test_a_secret_is_replaced_and_its_surroundings_are_not(secret: str) -> None:
 
 def test_both_halves_of_a_pair_are_replaced() -> None:
     text = 'aws_access_key_id = "{}"\naws_secret_access_key = "{}"\n'
-    assert one(text.format(AWS_ID, AWS_SECRET)) == (text.format("<SECRET>", "<SECRET>"), {"secret": 2})
+    assert one(text.format(AWS_ID, AWS_SECRET)) == (
+        text.format("<SECRET>", "<SECRET>"),
+        {"secret": 2},
+    )
 
 
 def test_half_of_a_pair_alone_is_kept() -> None:
@@ -99,7 +106,12 @@ def test_what_is_neither_is_kept(text: str) -> None:
 
 
 @settings(deadline=None)
-@given(texts=st.lists(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="@.:"), max_size=40), max_size=4))
+@given(
+    texts=st.lists(
+        st.text(alphabet=st.characters(codec="utf-8", exclude_characters="@.:"), max_size=40),
+        max_size=4,
+    )
+)
 def test_a_column_without_finds_is_returned_as_it_is(texts: list[str]) -> None:
     given_column = column(*texts)
     found = redact(given_column, ON)
@@ -107,7 +119,9 @@ def test_a_column_without_finds_is_returned_as_it_is(texts: list[str]) -> None:
     assert all(not counts.any() for counts in found.counts.values())
 
 
-PIECES = st.sampled_from(["jane@corp.com", "93.184.216.34", "2606:4700::1", "x", "\u00e9", ".", ":", "@", "\n", GITHUB])
+PIECES = st.sampled_from(
+    ["jane@corp.com", "93.184.216.34", "2606:4700::1", "x", "\u00e9", ".", ":", "@", "\n", GITHUB]
+)
 
 
 @settings(deadline=None)

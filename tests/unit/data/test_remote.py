@@ -13,10 +13,17 @@ from typing import Any
 
 import pytest
 from dvc.repo import Repo
-from fixtures.projects import add_remote, dvc_status, files_below, new_project, pull_fixtures, visible
+from fixtures.projects import (
+    add_remote,
+    dvc_status,
+    files_below,
+    new_project,
+    pull_fixtures,
+    visible,
+)
 
 from components.core.errors import DataError, RemoteError
-from components.data.remote import Pushed, push, remote_state
+from components.data.dvc.dvc_remote import Pushed, push, remote_state
 
 _NUM_OBJECTS = 9
 """Eight files below data/ (see test_pull), all different, and the list of them."""
@@ -71,19 +78,25 @@ def overwrite(path: Path, content: bytes) -> None:
     path.chmod(0o444)
 
 
-def test_what_was_pushed_is_pulled_elsewhere_without_archives(project, fixture_archives, url, tmp_path):
+def test_what_was_pushed_is_pulled_elsewhere_without_archives(
+    project, fixture_archives, url, tmp_path
+):
     pull_fixtures(project, fixture_archives)
     add_remote(project, url)
     before = remote_state(project)
     assert before is not None
-    assert (before.name, before.num_objects, len(before.lacking)) == ("backup", _NUM_OBJECTS, _NUM_OBJECTS)
+    assert (before.name, before.num_objects, len(before.missing)) == (
+        "backup",
+        _NUM_OBJECTS,
+        _NUM_OBJECTS,
+    )
     assert push(project) == Pushed("backup", url, _NUM_OBJECTS, _NUM_OBJECTS)
     assert push(project).num_sent == 0
 
     clone = clone_of(project, tmp_path / "clone")
     state = remote_state(clone)
     assert state is not None
-    assert (state.url, state.lacking) == (url, ())
+    assert (state.url, state.missing) == (url, ())
     pulled = pull_fixtures(clone, fixture_archives, archives=None)
     assert files_below(clone / "data") == files_below(project / "data")
     assert "from the DVC remote backup" in pulled.summary
@@ -117,13 +130,19 @@ def test_the_archives_are_used_where_they_are_asked_for(pushed, fixture_archives
     assert files_below(clone / "data") == files_below(pushed / "data")
 
 
-def test_without_a_remote_a_push_is_one_error_and_a_pull_uses_the_archives(project, fixture_archives):
-    with pytest.raises(DataError, match=r"has no default DVC remote(.|\n)*dvc remote add --default"):
+def test_without_a_remote_a_push_is_one_error_and_a_pull_uses_the_archives(
+    project, fixture_archives
+):
+    with pytest.raises(
+        DataError, match=r"has no default DVC remote(.|\n)*dvc remote add --default"
+    ):
         pull_fixtures(project, fixture_archives, origin="remote")
     assert visible(project) == []
     assert pull_fixtures(project, fixture_archives).origin == "the pinned archives"
     assert remote_state(project) is None
-    with pytest.raises(DataError, match=r"has no default DVC remote(.|\n)*dvc remote add --default"):
+    with pytest.raises(
+        DataError, match=r"has no default DVC remote(.|\n)*dvc remote add --default"
+    ):
         push(project)
 
 
@@ -136,13 +155,15 @@ def test_data_that_is_not_as_committed_is_not_pushed(pushed, folder):
 
 
 @pytest.mark.parametrize("damage", ["lost", "short"])
-def test_an_object_that_the_remote_lost_is_named_and_sent_again(pushed, folder, fixture_archives, tmp_path, damage):
+def test_an_object_that_the_remote_lost_is_named_and_sent_again(
+    pushed, folder, fixture_archives, tmp_path, damage
+):
     whole = files_below(folder)
     broken = object_of(pushed, folder, "data/nl/manual-1.0.jsonl")
     broken.unlink() if damage == "lost" else overwrite(broken, b"{}")
     state = remote_state(pushed)
     assert state is not None
-    assert state.lacking == ("data/nl/manual-1.0.jsonl",)
+    assert state.missing == ("data/nl/manual-1.0.jsonl",)
 
     clone = clone_of(pushed, tmp_path / "clone")
     with pytest.raises(RemoteError, match=r"data/nl/manual-1\.0\.jsonl"):
@@ -161,11 +182,15 @@ def test_a_damaged_object_is_not_believed(pushed, folder, fixture_archives, tmp_
     with pytest.raises(RemoteError) as caught:
         pull_fixtures(clone, fixture_archives, archives=None, origin="remote")
     assert "damaged bytes of data/mono/scripts-1.0.jsonl" in caught.value.got
-    assert str(broken) in caught.value.do
+    assert str(broken) in caught.value.fix
     assert visible(clone) == ["data.dvc"]
 
-    pulled = pull_fixtures(clone, fixture_archives)  # From whichever has the bytes: the archives, and it says why.
-    assert pulled.origin.startswith("the pinned archives, since the DVC remote backup has damaged bytes")
+    pulled = pull_fixtures(
+        clone, fixture_archives
+    )  # From whichever has the bytes: the archives, and it says why.
+    assert pulled.origin.startswith(
+        "the pinned archives, since the DVC remote backup has damaged bytes"
+    )
     assert files_below(clone / "data") == files_below(pushed / "data")
 
 
@@ -187,16 +212,27 @@ def test_a_remote_out_of_reach(pushed, fixture_archives, tmp_path):
     clone = clone_of(pushed, tmp_path / "clone")
     with pytest.raises(RemoteError, match="the DVC remote away"):
         pull_fixtures(clone, fixture_archives, origin="remote")
-    assert "the pinned archives, since the DVC remote away" in pull_fixtures(clone, fixture_archives).summary
+    assert (
+        "the pinned archives, since the DVC remote away"
+        in pull_fixtures(clone, fixture_archives).summary
+    )
 
 
 def test_an_s3_that_does_not_answer(project, fixture_archives, monkeypatch):
     pull_fixtures(project, fixture_archives)
     add_remote(project, "s3://team/prefix")
     with Repo(str(project)) as repo, repo.config.edit() as config:
-        config["remote"]["backup"] |= {"endpointurl": "http://127.0.0.1:1", "access_key_id": "x", "secret_access_key": "y"}
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # Its client would go on trying for some ten seconds.
-    with pytest.raises(RemoteError, match=r"the DVC remote backup failed while .* Could not connect"):
+        config["remote"]["backup"] |= {
+            "endpointurl": "http://127.0.0.1:1",
+            "access_key_id": "x",
+            "secret_access_key": "y",
+        }
+    monkeypatch.setenv(
+        "AWS_MAX_ATTEMPTS", "1"
+    )  # Its client would go on trying for some ten seconds.
+    with pytest.raises(
+        RemoteError, match=r"the DVC remote backup failed while .* Could not connect"
+    ):
         push(project)
 
 
@@ -214,19 +250,24 @@ def test_a_damaged_cache_is_not_pushed(project, fixture_archives, folder):
     add_remote(project, str(folder))
     cached = object_of(project, project / ".dvc/cache", "data/multi/services-1.0.jsonl")
     overwrite(cached, b"?" * cached.stat().st_size)
-    with pytest.raises(DataError, match=r"damaged bytes of data/multi/services-1\.0\.jsonl(.|\n)*dvc add data"):
+    with pytest.raises(
+        DataError, match=r"damaged bytes of data/multi/services-1\.0\.jsonl(.|\n)*dvc add data"
+    ):
         push(project)
     assert not objects(folder)
     with Repo(str(project)) as repo:
         repo.add([str(project / "data")])
     assert push(project).num_sent == _NUM_OBJECTS
-    assert all(_md5(path) == (path.parent.name + path.name).removesuffix(".dir") for path in objects(folder))
+    assert all(
+        _md5(path) == (path.parent.name + path.name).removesuffix(".dir")
+        for path in objects(folder)
+    )
 
 
 _PUSH = """
 import sys
 from pathlib import Path
-from components.data.remote import push
+from components.data.dvc.dvc_remote import push
 push(Path(sys.argv[1]))
 """
 
@@ -238,7 +279,9 @@ def test_a_push_that_was_killed_goes_on(project, fixture_archives, folder):
         (project / f"data/nl/more{number:03}.jsonl").write_text(f"{number}\n" * 2_000)
     with Repo(str(project)) as repo:
         repo.add([str(project / "data")])
-    with subprocess.Popen([sys.executable, "-c", _PUSH, str(project)], stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", _PUSH, str(project)], stderr=subprocess.DEVNULL
+    ) as process:
         while not objects(folder) and process.poll() is None:
             os.sched_yield()
         process.kill()
@@ -247,16 +290,25 @@ def test_a_push_that_was_killed_goes_on(project, fixture_archives, folder):
     assert 0 < len(sent) < 300 + _NUM_OBJECTS
     assert not [path for path in sent if path.name.endswith(".dir")], "the list of files goes last"
     assert push(project).num_sent == 300 + _NUM_OBJECTS - len(sent)
-    assert all(_md5(path) == (path.parent.name + path.name).removesuffix(".dir") for path in objects(folder))
+    assert all(
+        _md5(path) == (path.parent.name + path.name).removesuffix(".dir")
+        for path in objects(folder)
+    )
 
 
 @pytest.mark.parametrize("moment", ["cache", ".data.building", "data"])
-def test_a_pull_from_the_remote_that_was_killed_is_done_again(pushed, fixture_archives, tmp_path, moment):
+def test_a_pull_from_the_remote_that_was_killed_is_done_again(
+    pushed, fixture_archives, tmp_path, moment
+):
     clone = clone_of(pushed, tmp_path / "clone")
     command = [sys.executable, "-c", _PULL, str(clone), str(fixture_archives.folder)]
 
     def has_come() -> bool:
-        return any((clone / ".dvc/cache/files/md5").glob("*/*")) if moment == "cache" else (clone / moment).exists()
+        return (
+            any((clone / ".dvc/cache/files/md5").glob("*/*"))
+            if moment == "cache"
+            else (clone / moment).exists()
+        )
 
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while not has_come() and process.poll() is None:
@@ -274,8 +326,8 @@ _PULL = """
 import sys
 from pathlib import Path
 from components.core.files import read_json
-from components.data.pins import Pins
-from components.data.pull import pull
+from components.data.archives.pins import Pins
+from components.data.archives.pull import pull
 
 project, archives = map(Path, sys.argv[1:])
 pull(project, "tiny", project.parent / "cache", pins=Pins.parse(read_json(archives / "pins.json")), origin="remote")
@@ -284,15 +336,33 @@ pull(project, "tiny", project.parent / "cache", pins=Pins.parse(read_json(archiv
 
 def test_the_command_says_in_one_document_what_is_not_as_committed(pushed, folder):
     def status() -> tuple[int, dict[str, Any], str]:
-        command = [sys.executable, "-m", "flows.cli", "data", "status", "--json", "--at", f"project={pushed}"]
+        command = [
+            sys.executable,
+            "-m",
+            "flows.cli.main",
+            "data",
+            "status",
+            "--json",
+            "--exec",
+            f"project={pushed}",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         return done.returncode, json.loads(done.stdout), done.stderr
 
     code, document, _ = status()
     md5 = (pushed / "data.dvc").read_text().split("md5: ")[1].split()[0]
     assert (code, document["clean"], document["md5"], document["changed"]) == (0, True, md5, [])
-    assert document["remote"] == {"name": "backup", "url": str(folder), "num_objects": _NUM_OBJECTS, "lacking": []}
+    assert document["remote"] == {
+        "name": "backup",
+        "url": str(folder),
+        "num_objects": _NUM_OBJECTS,
+        "lacking": [],
+    }
     (pushed / "data/nl/manual-1.0.jsonl").write_text("{}\n")
     code, document, stderr = status()
-    assert (code, document["clean"], document["changed"]) == (1, False, ["data/nl/manual-1.0.jsonl"])
+    assert (code, document["clean"], document["changed"]) == (
+        1,
+        False,
+        ["data/nl/manual-1.0.jsonl"],
+    )
     assert "not as committed: data/nl/manual-1.0.jsonl" in stderr

@@ -11,11 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.data.words import Hashes, Words, find_words, first_hashes, ngram_hashes, word_hashes
+from components.data.filters.ngrams import (
+    Hashes,
+    Words,
+    find_words,
+    ngram_hashes,
+    prefix_hashes,
+    word_hashes,
+)
 
 TEXTS = st.lists(
     st.text(
-        alphabet=st.one_of(st.sampled_from("aAzZ09  \n_\0\u00e9\u4e16\U0001f600"), st.characters(codec="utf-8")), max_size=30
+        alphabet=st.one_of(
+            st.sampled_from("aAzZ09  \n_\0\u00e9\u4e16\U0001f600"), st.characters(codec="utf-8")
+        ),
+        max_size=30,
     )
 )
 
@@ -25,7 +35,7 @@ def column(texts: list[str]) -> pa.LargeStringArray:
 
 
 def hashes_of(words: Words) -> Hashes:
-    return word_hashes(words, first_hashes(words), np.arange(len(words.starts)))
+    return word_hashes(words, prefix_hashes(words), np.arange(len(words.starts)))
 
 
 def slow(text: str) -> list[bytes]:
@@ -40,7 +50,9 @@ def test_words_are_those_of_a_regular_expression(texts: list[str], skipped: int)
     found = [words.ngram(word, 1) for word in range(len(words.starts))]
     bounds = words.first_word.tolist()
     assert [found[a:b] for a, b in pairwise(bounds)] == [slow(text) for text in texts]
-    assert [words.text(index) for index in range(len(texts))] == [b" ".join(slow(text)) for text in texts]
+    assert [words.text(index) for index in range(len(texts))] == [
+        b" ".join(slow(text)) for text in texts
+    ]
 
 
 WORD = st.one_of(
@@ -51,7 +63,9 @@ WORD = st.one_of(
 
 @settings(deadline=None)
 @given(texts=st.lists(st.lists(WORD, max_size=8), max_size=4), length=st.integers(1, 9))
-def test_equal_ngrams_have_equal_hashes_and_unequal_ones_do_not(texts: list[list[str]], length: int) -> None:
+def test_equal_ngrams_have_equal_hashes_and_unequal_ones_do_not(
+    texts: list[list[str]], length: int
+) -> None:
     words = find_words(column([" ".join(text) for text in texts]))
     hashes = ngram_hashes(hashes_of(words), length).tolist()
     flat = [word for text in texts for word in text]
@@ -59,23 +73,33 @@ def test_equal_ngrams_have_equal_hashes_and_unequal_ones_do_not(texts: list[list
     assert len(hashes) == len(ngrams)
     by_hash: dict[int, set[tuple[str, ...]]] = {}
     for ngram, hashed in zip(ngrams, hashes, strict=True):
-        by_hash.setdefault(hashed, set()).add(tuple(word[:8] + word[-8:] + str(len(word)) for word in ngram))
+        by_hash.setdefault(hashed, set()).add(
+            tuple(word[:8] + word[-8:] + str(len(word)) for word in ngram)
+        )
     assert all(len(seen) == 1 for seen in by_hash.values())
-    assert len(by_hash) == len({tuple(word[:8] + word[-8:] + str(len(word)) for word in ngram) for ngram in ngrams})
+    assert len(by_hash) == len(
+        {tuple(word[:8] + word[-8:] + str(len(word)) for word in ngram) for ngram in ngrams}
+    )
 
 
 @pytest.mark.parametrize("length", range(1, 20))
 def test_order_matters_and_what_follows_does_not(length: int) -> None:
     numbers = [f"w{i}" for i in range(length)]
     texts = [" ".join([*numbers, "x"]), " ".join([*numbers, "y"]), " ".join(numbers[::-1])]
-    one, other, backwards = (int(ngram_hashes(hashes_of(find_words(column([text]))), length)[0]) for text in texts)
+    one, other, backwards = (
+        int(ngram_hashes(hashes_of(find_words(column([text]))), length)[0]) for text in texts
+    )
     assert one == other
     assert (one == backwards) == (length == 1)
 
 
 def test_only_the_middle_of_a_long_word_is_not_seen_by_its_hash() -> None:
     words = find_words(
-        column(["abcdefghXijklmnop abcdefghYijklmnop abcdefghXXijklmnop abcdefghXijklmnoq bbcdefghXijklmnop"])
+        column(
+            [
+                "abcdefghXijklmnop abcdefghYijklmnop abcdefghXXijklmnop abcdefghXijklmnoq bbcdefghXijklmnop"
+            ]
+        )
     )
     first, same, *others = hashes_of(words).tolist()
     assert first == same

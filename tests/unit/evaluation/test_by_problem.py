@@ -11,9 +11,9 @@ from report_run import Run
 
 from components.core.artifact import Artifact
 from components.core.files import read_json
-from components.evaluation.by_problem import figures_by_problem
-from components.evaluation.samples import Sample
-from flows.evidence import contamination, gather, protocol
+from components.evaluation.sampling.samples import Sample
+from components.evaluation.scoring.per_problem import figures_by_problem
+from flows.steps.collect_evidence import collect_evidence, contamination, protocol_fingerprint
 
 
 def by_temperature(label: str, sample: Sample) -> str:
@@ -44,7 +44,12 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def humaneval(run: Run) -> Artifact:
-    return evaluated(run, "multi", functions([2, 10], num_samples=3, temperatures=[0.8, 0.2], k=[1, 2]), by_temperature)
+    return evaluated(
+        run,
+        "multi",
+        functions([2, 10], num_samples=3, temperatures=[0.8, 0.2], k=[1, 2]),
+        by_temperature,
+    )
 
 
 def test_each_problem_has_its_pass_at_k_of_the_best_set(run: Run, humaneval: Artifact) -> None:
@@ -53,13 +58,18 @@ def test_each_problem_has_its_pass_at_k_of_the_best_set(run: Run, humaneval: Art
     assert found["pass@1"] == {"HumanEval/2": 1.0, "HumanEval/10": 0.0}
     assert found["pass@2"] == pytest.approx({"HumanEval/2": 2 / 3, "HumanEval/10": 2 / 3})
     means = {name: sum(values.values()) / 2 for name, values in found.items()}
-    assert means == pytest.approx({name: humaneval.statistics[name] for name in ("pass@1", "pass@2")})
+    assert means == pytest.approx(
+        {name: humaneval.statistics[name] for name in ("pass@1", "pass@2")}
+    )
 
 
 def test_the_cases_of_a_conversation_are_one_problem(run: Run) -> None:
     talks = evaluated(run, "multi", conversations({1: ("string", 2), 2: ("math", 1)}), by_case)
     found = figures(run, talks)
-    assert found == {"pass_rate_multi": {"1": 1.0, "2": 0.5}, "pass_rate_single": {"1": 0.0, "2": 0.0}}
+    assert found == {
+        "pass_rate_multi": {"1": 1.0, "2": 0.5},
+        "pass_rate_single": {"1": 0.0, "2": 0.0},
+    }
     assert talks.statistics["pass_rate_multi"] == 0.75
 
 
@@ -69,11 +79,11 @@ def test_where_no_program_ran_there_are_no_figures(run: Run) -> None:
 
 
 def test_the_evidence_of_a_checkpoint(run: Run, humaneval: Artifact) -> None:
-    found = gather(run.store, run.checkpoints["multi"], {"humaneval": humaneval}, 1e-6)
+    found = collect_evidence(run.store, run.checkpoints["multi"], {"humaneval": humaneval}, 1e-6)
     assert found.digest == run.checkpoints["multi"].digest
     assert found.metrics["humaneval/pass@1"] == 0.5
     assert found.by_problem["humaneval/pass@1"] == {"HumanEval/2": 1.0, "HumanEval/10": 0.0}
-    assert found.protocols == {"humaneval": protocol(humaneval)}
+    assert found.protocols == {"humaneval": protocol_fingerprint(humaneval)}
     sets = found.settings["humaneval"]["sets"]
     assert isinstance(sets, dict)
     assert sorted(sets) == ["t0.2", "t0.8"]
@@ -92,8 +102,13 @@ def test_what_a_model_learnt_elsewhere_is_not_known(run: Run) -> None:
         return {"imported": True}
 
     released = run.make("checkpoint", "released", {}, build)
-    tuned = run.make("checkpoint", "tuned", {"corpus": run.prepared["mono"], "initial": released}, lambda _: {})
-    assert contamination(run.store, tuned, "humaneval") == {version(run.prepared["mono"]): 3, version(released): None}
+    tuned = run.make(
+        "checkpoint", "tuned", {"corpus": run.prepared["mono"], "initial": released}, lambda _: {}
+    )
+    assert contamination(run.store, tuned, "humaneval") == {
+        version(run.prepared["mono"]): 3,
+        version(released): None,
+    }
 
 
 def test_two_versions_of_a_corpus_count_both(run: Run) -> None:
@@ -102,9 +117,16 @@ def test_two_versions_of_a_corpus_count_both(run: Run) -> None:
 
     parents = {"raw": run.raw["mono"]}
     newer = run.store.get_or_build(
-        "prepared-corpus", "mono", config={"version": 2}, parents=parents, code_version=1, build=build
+        "prepared-corpus",
+        "mono",
+        config={"version": 2},
+        parents=parents,
+        code_version=1,
+        build=build,
     ).artifact
-    tuned = run.make("checkpoint", "tuned", {"corpus": newer, "initial": run.checkpoints["mono"]}, lambda _: {})
+    tuned = run.make(
+        "checkpoint", "tuned", {"corpus": newer, "initial": run.checkpoints["mono"]}, lambda _: {}
+    )
     found = contamination(run.store, tuned, "humaneval")
     assert found == {version(one): 3 for one in run.prepared.values()} | {version(newer): 0}
     found = contamination(run.store, tuned, "mtpb")

@@ -9,11 +9,11 @@ import torch
 from fixtures.models import write_reciting
 
 from components.core.errors import ConfigError
-from components.evaluation.completion import Asked, complete
-from components.evaluation.sampling import Sampler
+from components.evaluation.sampling.completion import CompletionParams, complete
+from components.evaluation.sampling.sampler import Sampler
 
 PROGRAM = "def add(a, b):\n    return a + b\n"
-LIKELIEST = Asked(temperature=0.0, max_new_tokens=32)
+LIKELIEST = CompletionParams(temperature=0.0, max_new_tokens=32)
 
 torch.set_num_threads(1)
 
@@ -41,21 +41,29 @@ def test_with_too_few_tokens_it_has_not_ended(sampler: Sampler) -> None:
 
 def test_the_rules_of_the_benchmarks_are_left_out_on_request(tmp_path: Path) -> None:
     folder = write_reciting(tmp_path, "a = 1\n# the end\n")
-    cut, whole = (complete(Sampler(folder), "a =", LIKELIEST.replace(truncated=truncated))[0] for truncated in (True, False))
+    cut, whole = (
+        complete(Sampler(folder), "a =", LIKELIEST.replace(truncated=truncated))[0]
+        for truncated in (True, False)
+    )
     assert (cut.text, whole.text) == (" 1\n", " 1\n# the end\n")
     assert cut.ended
 
 
 def test_the_nth_completion_of_a_seed_is_always_the_same(sampler: Sampler) -> None:
-    asked = Asked(num_samples=3, temperature=2.0, top_p=1.0, seed=5, max_new_tokens=8, truncated=False)
+    asked = CompletionParams(
+        num_samples=3, temperature=2.0, top_p=1.0, seed=5, max_new_tokens=8, truncated=False
+    )
     three = complete(sampler, "def", asked)
     assert len({one.text for one in three}) > 1
     assert complete(sampler, "def", asked.replace(num_samples=1, seed=6)) == three[1:2]
 
 
 @pytest.mark.parametrize(
-    ("prompt", "asked", "got"), [("", LIKELIEST, "empty"), ("def", Asked(max_new_tokens=10**6), "1,000,000")]
+    ("prompt", "asked", "got"),
+    [("", LIKELIEST, "empty"), ("def", CompletionParams(max_new_tokens=10**6), "1,000,000")],
 )
-def test_what_cannot_be_is_said(sampler: Sampler, prompt: str, asked: Asked, got: str) -> None:
+def test_what_cannot_be_is_said(
+    sampler: Sampler, prompt: str, asked: CompletionParams, got: str
+) -> None:
     with pytest.raises(ConfigError, match=got):
         complete(sampler, prompt, asked)

@@ -10,21 +10,28 @@ from scripted import Answer, Scripted, run_plan
 
 from components.core.errors import EvaluationError
 from components.core.files import read_json, read_jsonl
+from components.evaluation.benchmarks.humaneval import plan
+from components.evaluation.benchmarks.problems import load_humaneval
 from components.evaluation.config import HumanEvalConfig
-from components.evaluation.humaneval import plan
-from components.evaluation.problems import load_humaneval
-from components.evaluation.samples import sample_seed
-from components.evaluation.sampling import TextRequest
-from components.evaluation.sandbox import Limits, Sandbox, SandboxKind, Trial
+from components.evaluation.sampling.sampler import TextRequest
+from components.evaluation.sampling.samples import sample_seed
+from components.evaluation.sandbox import FunctionTest, Limits, Sandbox, SandboxKind
 
 PROBLEMS = {problem.prompt: problem for problem in load_humaneval()}
 JUNK = "\n# a comment at the start of a line ends a completion\nraise SystemExit\n"
 
 
 def run(
-    folder: Path, answer: Answer, *, kind: SandboxKind | None = None, unsafe: bool = False, **settings: Any
+    folder: Path,
+    answer: Answer,
+    *,
+    kind: SandboxKind | None = None,
+    unsafe: bool = False,
+    **settings: Any,
 ) -> dict[str, Any]:
-    return run_plan(folder, plan(HumanEvalConfig.parse(settings)), Scripted(answer), kind=kind, unsafe=unsafe)
+    return run_plan(
+        folder, plan(HumanEvalConfig.parse(settings)), Scripted(answer), kind=kind, unsafe=unsafe
+    )
 
 
 def right(request: TextRequest[Any]) -> str:
@@ -39,24 +46,34 @@ def nearly_all_right(request: TextRequest[Any]) -> str:
 
 
 @pytest.mark.usefixtures("sandbox")
-def test_all_canonical_solutions_pass_and_figures_are_those_worked_out_by_hand(tmp_path: Path) -> None:
+def test_all_canonical_solutions_pass_and_figures_are_those_worked_out_by_hand(
+    tmp_path: Path,
+) -> None:
     sampler = Scripted(nearly_all_right)
-    statistics = run_plan(tmp_path, plan(HumanEvalConfig(num_samples=2, temperatures=(0.2,), k=(1, 2, 10))), sampler)
+    statistics = run_plan(
+        tmp_path, plan(HumanEvalConfig(num_samples=2, temperatures=(0.2,), k=(1, 2, 10))), sampler
+    )
     assert statistics["outcomes"] == {"passed": 327, "syntax_error": 1}
     assert statistics["pass@1"] == pytest.approx(163.5 / 164, abs=1e-12)
     assert statistics["pass@2"] == 1.0
     assert "pass@10" not in statistics
     assert statistics["num_programs"] == 165  # Equal ones are executed once.
-    assert statistics["num_cut"] == 327
+    assert statistics["num_truncated"] == 327
     results = read_json(tmp_path / "evaluation" / "results.json")
     assert results["executed"] is True
-    assert results["sets"]["t0.2"]["passes"] == {one.task_id: 2 for one in PROBLEMS.values()} | {"HumanEval/0": 1}
+    assert results["sets"]["t0.2"]["passes"] == {one.task_id: 2 for one in PROBLEMS.values()} | {
+        "HumanEval/0": 1
+    }
     assert results["self_test"]["read a file outside"] == "FileNotFoundError"
     assert (results["mode"], results["isolated"]) == ("split", True)
     timings = read_json(tmp_path / "evaluation" / "observed" / "timings.json")
-    assert timings["cpu_limit_s"] == max(3, round(3 * timings["slowest_canonical_solution_cpu_s"] / 0.16))
+    assert timings["cpu_limit_s"] == max(
+        3, round(3 * timings["slowest_canonical_solution_cpu_s"] / 0.16)
+    )
     records = list(read_jsonl(tmp_path / "evaluation" / "samples.jsonl"))
-    assert [record["task_id"] for record in records[::2]] == [problem.task_id for problem in PROBLEMS.values()]
+    assert [record["task_id"] for record in records[::2]] == [
+        problem.task_id for problem in PROBLEMS.values()
+    ]
     assert [record["outcome"] for record in records[:3]] == ["passed", "syntax_error", "passed"]
     assert not any("a comment at the start" in record["completion"] for record in records)
     seeds = {(one.key.problem.task_id, one.key.number): one.seed for one in sampler.asked}
@@ -76,8 +93,14 @@ def test_the_best_temperature_is_taken_for_every_k(tmp_path: Path) -> None:
 
     statistics = run(tmp_path, answer, num_samples=2, temperatures=[0.2, 0.8], k=[1, 2])
     results = read_json(tmp_path / "evaluation" / "results.json")
-    assert {label: one["pass_at_k"]["1"]["estimate"] for label, one in results["sets"].items()} == {"t0.2": 0.5, "t0.8": 0.5}
-    assert {label: one["pass_at_k"]["2"]["estimate"] for label, one in results["sets"].items()} == {"t0.2": 0.5, "t0.8": 1.0}
+    assert {label: one["pass_at_k"]["1"]["estimate"] for label, one in results["sets"].items()} == {
+        "t0.2": 0.5,
+        "t0.8": 0.5,
+    }
+    assert {label: one["pass_at_k"]["2"]["estimate"] for label, one in results["sets"].items()} == {
+        "t0.2": 0.5,
+        "t0.8": 1.0,
+    }
     assert {k: one["set"] for k, one in results["pass_at_k"].items()} == {"1": "t0.2", "2": "t0.8"}
     assert (statistics["pass@1"], statistics["pass@2"]) == (0.5, 1.0)
     # Half of 164 problems: the mean of as many coins has a deviation of 0.039, of which 1.96 reach 0.077 to each side.
@@ -86,7 +109,9 @@ def test_the_best_temperature_is_taken_for_every_k(tmp_path: Path) -> None:
     assert (statistics["pass@2_low"], statistics["pass@2_high"]) == (1.0, 1.0)
 
 
-def test_where_nothing_isolates_there_is_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_isolates_there_is_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     statistics = run(tmp_path / "run", right, kind="bubblewrap", num_samples=1, temperatures=[0.2])
     assert statistics["executed"] is False
@@ -118,9 +143,19 @@ def test_the_protocol_tells_what_changes_a_score() -> None:
     assert len({*seen, str(plan(HumanEvalConfig()).settings("bf16"))}) == len(changes)
 
 
-def test_unsafe_execution_is_written_into_the_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsafe_execution_is_written_into_the_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    statistics = run(tmp_path / "run", right, kind="bubblewrap", unsafe=True, num_samples=1, temperatures=[0.2], mode="fast")
+    statistics = run(
+        tmp_path / "run",
+        right,
+        kind="bubblewrap",
+        unsafe=True,
+        num_samples=1,
+        temperatures=[0.2],
+        mode="fast",
+    )
     assert statistics["pass@1"] == 1.0
     assert statistics["isolated"] is False
     assert statistics["sandbox"] == "none (unsafe execution)"
@@ -128,20 +163,37 @@ def test_unsafe_execution_is_written_into_the_score(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.usefixtures("sandbox")
-def test_where_what_is_right_does_not_pass_there_is_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_what_is_right_does_not_pass_there_is_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, *others = PROBLEMS.values()
     broken = [first._replace(canonical_solution="    return None\n"), *others]
-    monkeypatch.setattr("components.evaluation.judging.load_humaneval", lambda: broken)
+    monkeypatch.setattr(
+        "components.evaluation.scoring.program_executor.load_humaneval", lambda: broken
+    )
     with pytest.raises(EvaluationError, match="HumanEval/0 does not pass"):
         run(tmp_path, right, num_samples=1, temperatures=[0.2])
 
 
 def test_limits_grow_with_what_the_canonical_solutions_take_and_never_shrink() -> None:
-    assert [Limits(3).times(slowness).cpu_s for slowness in (0.2, 1, 1.1, 1.2, 2.5)] == [3, 3, 3, 4, 8]  # 7.5 rounds to 8
+    assert [Limits(3).times(slowness).cpu_s for slowness in (0.2, 1, 1.1, 1.2, 2.5)] == [
+        3,
+        3,
+        3,
+        4,
+        8,
+    ]  # 7.5 rounds to 8
 
 
 def test_a_time_out_is_run_again_alone_and_counted(sandbox: Sandbox) -> None:
     before = sandbox.num_retried
-    loops = [Trial("def one():\n    '1.'\n", "    while True: pass\n", "def check(candidate):\n    candidate()\n", "one")]
+    loops = [
+        FunctionTest(
+            "def one():\n    '1.'\n",
+            "    while True: pass\n",
+            "def check(candidate):\n    candidate()\n",
+            "one",
+        )
+    ]
     assert [verdict.kind for verdict in sandbox.test(loops, Limits(1))] == ["time_out"]
     assert sandbox.num_retried == before + 1

@@ -3,18 +3,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.core.resampling import NUM_RESAMPLES, resampled_means
-from components.evaluation.intervals import mean_with_interval
+from components.core.bootstrap import NUM_RESAMPLES, bootstrap_means
+from components.evaluation.scoring.intervals import mean_with_interval
 
 
 def test_the_interval_of_a_mean_is_that_of_the_resamples_themselves() -> None:
     """Of three problems there are 27 resamples, all as likely: the true quantiles can be listed."""
     values = [0.0, 0.3, 0.9]
-    every = sorted(sum(values[i] for i in (a, b, c)) / 3 for a in range(3) for b in range(3) for c in range(3))
+    every = sorted(
+        sum(values[i] for i in (a, b, c)) / 3 for a in range(3) for b in range(3) for c in range(3)
+    )
     found = mean_with_interval(values)
     assert found.estimate == pytest.approx(0.4)
-    assert (found.low, found.high) == pytest.approx((every[0], every[-1]))  # Each extreme has a chance of 3.7 %.
-    means = resampled_means(np.array(values))
+    assert (found.low, found.high) == pytest.approx(
+        (every[0], every[-1])
+    )  # Each extreme has a chance of 3.7 %.
+    means = bootstrap_means(np.array(values))
     assert len(means) == NUM_RESAMPLES
     assert means.mean() == pytest.approx(np.mean(every), abs=0.01)
     assert means.std() == pytest.approx(np.std(every), abs=0.01)

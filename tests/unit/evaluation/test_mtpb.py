@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from scripted import Scripted, run_plan
 
-from components.core.artifact import OBSERVED
+from components.core.artifact import OBSERVED_DIR
 from components.core.errors import ConfigError
 from components.core.files import read_json, read_jsonl
 from components.core.fingerprint import list_files
+from components.evaluation.benchmarks.mtpb import PREFIX, plan
 from components.evaluation.config import MtpbConfig, SandboxKind
-from components.evaluation.mtpb import PREFIX, plan
-from components.evaluation.sampling import TextRequest
+from components.evaluation.sampling.sampler import TextRequest
 
 TURNS = {
     "Lowercase the given": "my_string = my_string.lower()",
@@ -45,7 +45,11 @@ def in_turns(request: TextRequest[Any]) -> str:
     """Each turn as it is asked for; nothing where all are asked for at once, but for problem 1, which is solved then."""
     comments = request.prompt.removeprefix(PREFIX).rstrip("\n").split("\n")
     if len(comments) > 1 and all(one.startswith("# ") for one in comments):
-        return f"print(sorted(set({comments[0].split(chr(34))[1]!r}.lower())))" if "distinct" in request.prompt else ""
+        return (
+            f"print(sorted(set({comments[0].split(chr(34))[1]!r}.lower())))"
+            if "distinct" in request.prompt
+            else ""
+        )
     return turn(comments[-1].removeprefix("# "))
 
 
@@ -63,7 +67,15 @@ def run(
 @pytest.mark.usefixtures("sandbox")
 def test_two_problems_solved_turn_by_turn(tmp_path: Path, problems_file: Path) -> None:
     sampler = Scripted(in_turns)
-    statistics = run(tmp_path, problems_file, sampler, problem_ids=[1, 9], cases=[0, 2], num_samples=2, max_new_tokens=100)
+    statistics = run(
+        tmp_path,
+        problems_file,
+        sampler,
+        problem_ids=[1, 9],
+        cases=[0, 2],
+        num_samples=2,
+        max_new_tokens=100,
+    )
     # Problem 9 expects "Mike" in case 2, where the highest note, 9, is John's: nothing right can pass it.
     assert statistics["pass_rate_multi"] == 0.75
     assert statistics["pass_rate_of_passable_multi"] == 1.0
@@ -71,7 +83,9 @@ def test_two_problems_solved_turn_by_turn(tmp_path: Path, problems_file: Path) -
     assert statistics["pass_rate_of_passable_single"] == pytest.approx(2 / 3)
     results = read_json(tmp_path / "evaluation" / "results.json")
     assert results["sets"]["multi"]["outcomes"] == {"passed": 6, "wrong_answer": 2}
-    assert results["sets"]["multi"]["num_cut"] == 8  # Two of problem 1's five turns, four histories.
+    assert (
+        results["sets"]["multi"]["num_truncated"] == 8
+    )  # Two of problem 1's five turns, four histories.
     assert results["sets"]["multi"]["passes"] == {"1/0": 2, "1/2": 2, "9/0": 2, "9/2": 0}
     assert results["sets"]["single"]["passes"] == {"1/0": 2, "1/2": 2, "9/0": 0, "9/2": 0}
     assert results["rates"]["multi"]["problem"] == {"1": 1.0, "9": 0.5}
@@ -85,16 +99,31 @@ def test_two_problems_solved_turn_by_turn(tmp_path: Path, problems_file: Path) -
 
 
 @pytest.mark.usefixtures("sandbox")
-def test_perplexity_is_over_the_tokens_of_prompts_alone(tmp_path: Path, problems_file: Path) -> None:
+def test_perplexity_is_over_the_tokens_of_prompts_alone(
+    tmp_path: Path, problems_file: Path
+) -> None:
     """Scripted samplers tell of as many tokens as characters, each of probability 1/e."""
     statistics = run(tmp_path, problems_file, problem_ids=[1, 9], cases=[0, 2])
     assert statistics["prompt_perplexity_multi"] == pytest.approx(math.e)
     results = read_json(tmp_path / "evaluation" / "results.json")
-    assert results["perplexity"]["multi"]["passed"] == results["perplexity"]["single"]["not passed"] == pytest.approx(math.e)
-    by_task = {(one["set"], one["task_id"]): one for one in read_jsonl(tmp_path / "evaluation" / "samples.jsonl")}
-    problem = plan(MtpbConfig(problem_ids=(1,), cases=(0,)), problems_file).draws[1].benchmark.problems[0]
+    assert (
+        results["perplexity"]["multi"]["passed"]
+        == results["perplexity"]["single"]["not passed"]
+        == pytest.approx(math.e)
+    )
+    by_task = {
+        (one["set"], one["task_id"]): one
+        for one in read_jsonl(tmp_path / "evaluation" / "samples.jsonl")
+    }
+    problem = (
+        plan(MtpbConfig(problem_ids=(1,), cases=(0,)), problems_file).draws[1].benchmark.problems[0]
+    )
     num_characters = len(problem.turns[0]) - len(PREFIX)
-    assert by_task["multi", "1/0"]["prompt_tokens"] == by_task["single", "1/0"]["prompt_tokens"] == num_characters
+    assert (
+        by_task["multi", "1/0"]["prompt_tokens"]
+        == by_task["single", "1/0"]["prompt_tokens"]
+        == num_characters
+    )
 
 
 @pytest.mark.usefixtures("sandbox")
@@ -102,8 +131,14 @@ def test_two_runs_leave_the_same_bytes(tmp_path: Path, problems_file: Path) -> N
     digests = []
     for folder in (tmp_path / "one", tmp_path / "two"):
         run(folder, problems_file, problem_ids=[9], cases=[0, 2])
-        files = [*list_files(folder / "evaluation"), *list_files(folder / "multi"), *list_files(folder / "single")]
-        digests.append([(file.path, file.sha256) for file in files if not file.path.startswith(OBSERVED)])
+        files = [
+            *list_files(folder / "evaluation"),
+            *list_files(folder / "multi"),
+            *list_files(folder / "single"),
+        ]
+        digests.append(
+            [(file.path, file.sha256) for file in files if not file.path.startswith(OBSERVED_DIR)]
+        )
     assert digests[0] == digests[1]
     assert len(digests[0]) == 4
 
@@ -113,7 +148,9 @@ def test_the_history_grows_as_upstreams_does(tmp_path: Path, problems_file: Path
     sampler = Scripted(in_turns)
     run(tmp_path, problems_file, sampler, problem_ids=[1], cases=[4], single_turn=False)
     (record,) = read_jsonl(tmp_path / "evaluation" / "samples.jsonl")
-    problem = plan(MtpbConfig(problem_ids=(1,), cases=(4,)), problems_file).draws[0].benchmark.problems[0]
+    problem = (
+        plan(MtpbConfig(problem_ids=(1,), cases=(4,)), problems_file).draws[0].benchmark.problems[0]
+    )
     assert problem.text(record["completions"]) == PREFIX + (
         '# Assign the string "ddddc" to a variable named "my_string".\nmy_string = \'ddddc\'\n\n'
         '# Lowercase the given string "my_string".\nmy_string = my_string.lower()\n\n'
@@ -123,7 +160,9 @@ def test_the_history_grows_as_upstreams_does(tmp_path: Path, problems_file: Path
     )
     assert record["outcome"] == "passed"
     assert [request.max_new_tokens for request in sampler.asked] == [128] * 5
-    assert sampler.asked[1].prompt.endswith("my_string = 'ddddc'\n\n# Lowercase the given string \"my_string\".\n")
+    assert sampler.asked[1].prompt.endswith(
+        "my_string = 'ddddc'\n\n# Lowercase the given string \"my_string\".\n"
+    )
 
 
 def test_a_single_turn_asks_for_everything_at_once(problems_file: Path) -> None:
@@ -149,7 +188,11 @@ def test_where_nothing_isolates_there_is_no_rate(
     assert [record["outcome"] for record in records] == [None, None]
 
 
-@pytest.mark.parametrize("settings", [{"problem_ids": [0]}, {"problem_ids": [116]}, {"problem_ids": []}, {"cases": []}])
-def test_what_does_not_exist_cannot_be_chosen(problems_file: Path, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{"problem_ids": [0]}, {"problem_ids": [116]}, {"problem_ids": []}, {"cases": []}]
+)
+def test_what_does_not_exist_cannot_be_chosen(
+    problems_file: Path, settings: dict[str, Any]
+) -> None:
     with pytest.raises(ConfigError, match="MTPB"):
         plan(MtpbConfig.parse(settings), problems_file)

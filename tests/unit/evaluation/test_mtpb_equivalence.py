@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.evaluation.mtpb import MEMORY_MIB
-from components.evaluation.mtpb_defects import can_pass
-from components.evaluation.mtpb_equivalence import equivalent
-from components.evaluation.problem import judge
-from components.evaluation.sandbox import NOTHING_PRINTED, Limits, Printed, Sandbox, Verdict
+from components.evaluation.benchmarks.mtpb import MEMORY_MIB
+from components.evaluation.benchmarks.mtpb_defects import is_solvable
+from components.evaluation.benchmarks.mtpb_equivalence import equivalent
+from components.evaluation.benchmarks.problem import grade_printed
+from components.evaluation.sandbox import NOTHING_PRINTED, Limits, PrintedValue, Sandbox, Verdict
 from components.evaluation.sandbox.jailed.values import Foreign, Series
 
 END = Verdict("passed")
 
 
-def printed(value: Any, text: str | None = None) -> Printed:
-    return Printed(END, value, str(value) if text is None else text)
+def printed(value: Any, text: str | None = None) -> PrintedValue:
+    return PrintedValue(END, value, str(value) if text is None else text)
 
 
 @pytest.mark.parametrize(
@@ -77,10 +77,14 @@ def test_objects_of_other_classes_are_cast_by_what_they_said_of_themselves() -> 
 
 
 def test_how_it_ended_counts_only_where_nothing_was_printed() -> None:
-    assert judge(Printed(Verdict("exception", "ValueError"), 5, "5"), 5) == Verdict("passed")
-    assert judge(Printed(END, 4, "4"), 5) == Verdict("wrong_answer")
-    assert judge(Printed(END, NOTHING_PRINTED, ""), 5) == Verdict("no_print")
-    assert judge(Printed(Verdict("exception", "ValueError"), NOTHING_PRINTED, ""), 5) == Verdict("exception", "ValueError")
+    assert grade_printed(PrintedValue(Verdict("exception", "ValueError"), 5, "5"), 5) == Verdict(
+        "passed"
+    )
+    assert grade_printed(PrintedValue(END, 4, "4"), 5) == Verdict("wrong_answer")
+    assert grade_printed(PrintedValue(END, NOTHING_PRINTED, ""), 5) == Verdict("no_print")
+    assert grade_printed(
+        PrintedValue(Verdict("exception", "ValueError"), NOTHING_PRINTED, ""), 5
+    ) == Verdict("exception", "ValueError")
 
 
 PROGRAMS = [
@@ -88,7 +92,11 @@ PROGRAMS = [
     ("print(2)\nprint()", 2, "no_print"),
     ("answer = 2", 2, "passed"),  # the last statement's value is printed
     ("2", 2, "passed"),
-    ("def main():\n    print(2)\nmain()", 2, "wrong_answer"),  # main() returns None, which is printed
+    (
+        "def main():\n    print(2)\nmain()",
+        2,
+        "wrong_answer",
+    ),  # main() returns None, which is printed
     ("print(2)\n'a docstring'", 2, "wrong_answer"),
     ("x = [1]\nprint(x)\nx.append(2)\nif True: pass", [1, 2], "passed"),  # by reference, at the end
     ("printer = lambda x: x\nprint(2)\nprinter(3)", 2, "passed"),  # a name that starts with print
@@ -98,29 +106,46 @@ PROGRAMS = [
     ("print(2)\nreturn", 2, "syntax_error"),  # voids everything
     ("while True: pass\nprint(2)", 2, "time_out"),
     ("if __name__ == '__main__': print(2)", 2, "passed"),
-    ("try:\n    while True: int()\nexcept Exception:\n    print(2)", 2, "passed"),  # the limit can be caught, as upstream
+    (
+        "try:\n    while True: int()\nexcept Exception:\n    print(2)",
+        2,
+        "passed",
+    ),  # the limit can be caught, as upstream
     ("from fractions import Fraction\nprint(Fraction(5, 2))", 2.5, "passed"),
     ("print({3, 1, 2})", [1, 2, 3], "passed"),
     ("print({'b': 1, 'a': 2})", ["b", "a"], "passed"),
     ("import numpy as np\nprint(np.arange(3) * 1.0)", [0, 1, 2], "passed"),
-    ("import random\nprint(random.random())", 0.8444218515250481, "passed"),  # seeded: equal programs, equal verdicts
+    (
+        "import random\nprint(random.random())",
+        0.8444218515250481,
+        "passed",
+    ),  # seeded: equal programs, equal verdicts
     ("", 2, "no_print"),
 ]
 
 
 @pytest.mark.parametrize(("source", "expected", "kind"), PROGRAMS)
-def test_programs_as_the_official_checker_judges_them(sandbox: Sandbox, source: str, expected: Any, kind: str) -> None:
+def test_programs_as_the_official_checker_judges_them(
+    sandbox: Sandbox, source: str, expected: Any, kind: str
+) -> None:
     (answer,) = sandbox.last_prints([source], Limits(cpu_s=1))
-    assert judge(answer, expected).kind == kind
+    assert grade_printed(answer, expected).kind == kind
 
 
 def test_pandas_and_scikit_learn_are_there(sandbox: Sandbox) -> None:
     source = "import pandas as pd, sklearn.linear_model\npd.Series([1.5, 2])"
     (answer,) = sandbox.last_prints([source], Limits(cpu_s=20, memory_mib=MEMORY_MIB))
-    assert judge(answer, [1.5, 2]).kind == "passed"
+    assert grade_printed(answer, [1.5, 2]).kind == "passed"
 
 
 def test_the_cases_that_nothing_can_pass() -> None:
-    impossible = {(problem, case) for problem in range(1, 116) for case in range(5) if not can_pass(problem, case)}
+    impossible = {
+        (problem, case)
+        for problem in range(1, 116)
+        for case in range(5)
+        if not is_solvable(problem, case)
+    }
     assert len(impossible) == 3 * 5 + 2 + 4 + 5
-    assert len({problem for problem, _ in impossible}) == 115 - 104 - 1  # problem 14 passes here, not upstream
+    assert (
+        len({problem for problem, _ in impossible}) == 115 - 104 - 1
+    )  # problem 14 passes here, not upstream

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluation.pass_at_k import mean_pass_at_k, pass_at_k
+from components.evaluation.scoring.pass_at_k import mean_pass_at_k, pass_at_k
 
 
 @pytest.mark.parametrize(
@@ -25,11 +25,15 @@ def test_by_hand(num_samples: int, num_passed: int, k: int, expected: Fraction) 
     assert pass_at_k(num_samples, num_passed, k) == expected
 
 
-@given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
+@given(
+    st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
+)
 def test_it_is_the_share_of_draws_with_a_pass(case: tuple[int, int, int]) -> None:
     num_samples, num_passed, k = case
     draws = list(combinations([True] * num_passed + [False] * (num_samples - num_passed), k))
-    assert pass_at_k(num_samples, num_passed, k) == Fraction(sum(any(draw) for draw in draws), len(draws))
+    assert pass_at_k(num_samples, num_passed, k) == Fraction(
+        sum(any(draw) for draw in draws), len(draws)
+    )
 
 
 def test_there_is_no_estimate_for_more_than_was_drawn() -> None:

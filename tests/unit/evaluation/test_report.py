@@ -26,7 +26,10 @@ def page_of(run: Run, **values: object) -> Tag:
 def verdicts(part: Tag) -> list[tuple[str, str]]:
     """Tone and sentence of every verdict in a part of the page; the sign before the sentence is left out."""
     return [
-        (one.attributes["class"].removeprefix("verdict "), "".join(span.text for span in list(one.all("span"))[1:]))
+        (
+            one.attributes["class"].removeprefix("verdict "),
+            "".join(span.text for span in list(one.all("span"))[1:]),
+        )
         for one in part.all("p", class_="verdict")
     ]
 
@@ -52,7 +55,10 @@ def test_claims_that_hold_are_said_to_hold(run: Run) -> None:
     assert python[0] == own[0] == "good"
     assert "Mono 1.500, Multi 2.000, NL 3.000 bits per byte" in python[1]
     # Multi: the mean of C 4.0 and Go 3.5 before, of 2.0 and 2.5 after.
-    assert "NL English 5.00 → 2.50, Multi its 2 languages, on average 3.75 → 2.25 and Mono Python 2.00 → 1.50" in own[1]
+    assert (
+        "NL English 5.00 → 2.50, Multi its 2 languages, on average 3.75 → 2.25 and Mono Python 2.00 → 1.50"
+        in own[1]
+    )
 
 
 def test_claims_that_fail_are_said_to_fail(run: Run) -> None:
@@ -85,14 +91,23 @@ def test_the_papers_corpora_carry_their_doubts(run: Run) -> None:
     rows = {row[0]: row[1:] for row in table(page_of(run), "The paper's corpora, for scale")}
     assert rows["BigPython"] == ["5.5 TB", "217.3 GB", "71.7B"]
     assert rows["BigQuery, six languages"] == ["about 4 TB ?", "340 GB", "119.2B"]
-    assert all(figure.endswith("?") for name, row in rows.items() if name.startswith("BigQuery, C") for figure in row)
+    assert all(
+        figure.endswith("?")
+        for name, row in rows.items()
+        if name.startswith("BigQuery, C")
+        for figure in row
+    )
 
 
 def test_stages_are_told_from_what_was_observed(run: Run) -> None:
     rows = table(page_of(run), "The stages, 5.00M parameters")
     # Two steps: peak rate 0.002; medians of 50 and 100 tokens/s, of 0.2 and 0.4 MFU.
     assert rows[0][:-1] == ["NL", "2", "200", "6.000", "4.000", "2.0e-03", "75", "30.0 %"]
-    assert [row[3:5] for row in rows] == [["6.000", "4.000"], ["5.000", "3.000"], ["3.500", "2.000"]]
+    assert [row[3:5] for row in rows] == [
+        ["6.000", "4.000"],
+        ["5.000", "3.000"],
+        ["3.500", "2.000"],
+    ]
 
 
 def test_the_loss_curves_lie_one_after_the_other_on_one_axis(run: Run) -> None:
@@ -113,7 +128,12 @@ def test_lineage_names_every_digest_from_the_pin_to_the_version(run: Run) -> Non
     page = page_of(run, registered=(version("mono"),))
     part = section(page, "lineage")
     titles = {node.attributes["title"] for node in part.all("p", class_="node")}
-    made = [run.tokenizer, *run.prepared.values(), *run.checkpoints.values(), *run.results().evaluations.values()]
+    made = [
+        run.tokenizer,
+        *run.prepared.values(),
+        *run.checkpoints.values(),
+        *run.results().evaluations.values(),
+    ]
     assert {f"{one.label}, SHA-256 {one.digest}" for one in made} < titles
     assert f"md5 {DVC_MD5}" in titles
     assert "models:/tiny-mono/3" in titles
@@ -122,11 +142,15 @@ def test_lineage_names_every_digest_from_the_pin_to_the_version(run: Run) -> Non
 
 def without_stages(run: Run, *left_out: str) -> dict[str, object]:
     """What a recipe makes that starts its first stage from a model and leaves out earlier ones."""
-    initial = run.make("checkpoint", "released", {}, lambda folder: {"steps": (folder / "x").write_text("x")})
+    initial = run.make(
+        "checkpoint", "released", {}, lambda folder: {"steps": (folder / "x").write_text("x")}
+    )
     checkpoints = {stage: one for stage, one in run.checkpoints.items() if stage not in left_out}
     first = next(iter(checkpoints))
     parents = [one for one in checkpoints[first].parents if one.role != "initial"]
-    checkpoints[first] = checkpoints[first].replace(parents=[*parents, initial.as_parent("initial")])
+    checkpoints[first] = checkpoints[first].replace(
+        parents=[*parents, initial.as_parent("initial")]
+    )
     for stage in left_out:
         del run.bits[stage]
     return {"checkpoints": checkpoints, "initial": initial}
@@ -135,9 +159,15 @@ def without_stages(run: Run, *left_out: str) -> dict[str, object]:
 def test_a_run_of_two_stages_compares_those(run: Run) -> None:
     page = page_of(run, **without_stages(run, "nl"))
     python, own = verdicts(section(page, "bits"))
-    assert python == ("good", "On held-out Python, Mono is better than Multi: Mono 1.500, Multi 2.000 bits per byte.")
+    assert python == (
+        "good",
+        "On held-out Python, Mono is better than Multi: Mono 1.500, Multi 2.000 bits per byte.",
+    )
     # Multi against a uniform guess, 5 bits a byte: the mean of C 2.0 and Go 2.5.
-    assert "Multi its 2 languages, on average 5.00 → 2.25 and Mono Python 2.00 → 1.50 (Multi against" in own[1]
+    assert (
+        "Multi its 2 languages, on average 5.00 → 2.25 and Mono Python 2.00 → 1.50 (Multi against"
+        in own[1]
+    )
     assert [one.text for one in section(page, "summary").all("h3")] == ["Multi", "Mono"]
 
 
@@ -202,7 +232,10 @@ def test_steps_that_were_reused_are_said_to_be_reused(run: Run) -> None:
     made = [one for one in run.results().steps() if one != mono]
     page = page_of(run, reused=frozenset({mono.label}))
     part = section(page, "steps")
-    rows = [[cell.text for cell in row.children if isinstance(cell, Tag)] for row in part.first("tbody").all("tr")]
+    rows = [
+        [cell.text for cell in row.children if isinstance(cell, Tag)]
+        for row in part.first("tbody").all("tr")
+    ]
     assert {row[0]: row[2] for row in rows} == {
         **{f"{one.kind} {one.name}": "made" for one in made},
         "checkpoint tiny-mono": "reused",
@@ -218,15 +251,27 @@ def test_steps_that_were_reused_are_said_to_be_reused(run: Run) -> None:
 def test_the_page_loads_nothing_and_runs_nothing(run: Run) -> None:
     html = render_html(run.results(registered=(version("mono"),)), run.store)
     page = read(html)
-    policy = next(one for one in page.all("meta") if one.attributes.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        one
+        for one in page.all("meta")
+        if one.attributes.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy.attributes["content"] == "default-src 'none'; style-src 'unsafe-inline'"
     assert not list(page.all("script"))
-    assert not [one for one in page.all() if {"src", "srcset", "xlink:href", "onclick", "onload"} & one.attributes.keys()]
-    assert all(one.attributes["href"].startswith("#") for one in page.all() if "href" in one.attributes)
+    assert not [
+        one
+        for one in page.all()
+        if {"src", "srcset", "xlink:href", "onclick", "onload"} & one.attributes.keys()
+    ]
+    assert all(
+        one.attributes["href"].startswith("#") for one in page.all() if "href" in one.attributes
+    )
     assert "url(" not in html
     assert "@import" not in html
     anchors = {one.attributes["id"] for one in page.all("section")}
-    assert {link.attributes["href"] for link in page.first("nav").all("a")} == {f"#{anchor}" for anchor in anchors}
+    assert {link.attributes["href"] for link in page.first("nav").all("a")} == {
+        f"#{anchor}" for anchor in anchors
+    }
 
 
 def test_names_that_look_like_markup_stay_text(run: Run) -> None:
@@ -249,7 +294,12 @@ def test_terminal_and_html_say_the_same(run: Run) -> None:
     for part in page.all("section"):
         assert part.first("h2").text in text
         for cell in part.all("td"):
-            assert all(piece in text for piece in (node if isinstance(node, str) else node.text for node in cell.children))
+            assert all(
+                piece in text
+                for piece in (
+                    node if isinstance(node, str) else node.text for node in cell.children
+                )
+            )
         assert all(sentence in text for _, sentence in verdicts(part))
     assert all(len(line) <= 80 for line in render_text(results, run.store, width=80).splitlines())
 
@@ -261,7 +311,9 @@ def test_the_same_artifacts_give_the_same_page(run: Run, tmp_path: Path) -> None
 
 
 def test_a_run_of_which_little_is_there_says_so(run: Run) -> None:
-    nothing = RunResults(recipe="tiny", raw={}, prepared={}, checkpoints={}, evaluations={}, total_s=1.0, made_by={})
+    nothing = RunResults(
+        recipe="tiny", raw={}, prepared={}, checkpoints={}, evaluations={}, total_s=1.0, made_by={}
+    )
     page = read(render_html(nothing, run.store))
     assert "Bits per byte were not measured in this run." in page.text
     assert "No stage was trained in this run." in page.text
@@ -280,9 +332,13 @@ def test_a_damaged_artifact_is_no_result(run: Run) -> None:
 
 def test_the_command_that_loads_the_champion_says_where_it_is(run: Run) -> None:
     versions = (version("nl"), version("mono"))
-    going_on = section(page_of(run, registered=versions, tracking_uri="http://me:secret@host:5000"), "next").text
+    going_on = section(
+        page_of(run, registered=versions, tracking_uri="http://me:secret@host:5000"), "next"
+    ).text
     assert "MLFLOW_TRACKING_URI=http://USER:PASSWORD@host:5000 python -c" in going_on
     assert 'load_model("models:/tiny-mono@champion")' in going_on
     assert "tiny-nl@" not in going_on
-    unpromoted = section(page_of(run, registered=(version("mono", promoted=False, alias=None),)), "next").text
+    unpromoted = section(
+        page_of(run, registered=(version("mono", promoted=False, alias=None),)), "next"
+    ).text
     assert "load_model" not in unpromoted

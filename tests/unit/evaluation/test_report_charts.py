@@ -8,7 +8,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from components.evaluation.report.charts import NARROW, WIDE, Scale, curve_chart, dot_chart, line_chart, log_ticks, ticks
+from components.evaluation.report.charts import (
+    NARROW,
+    WIDE,
+    Scale,
+    curve_chart,
+    dot_chart,
+    line_chart,
+    log_ticks,
+    ticks,
+)
 from components.evaluation.report.markup import Element
 from components.evaluation.report.plots import Curve, CurveChart, DotChart, LineChart, Point, Series
 
@@ -53,7 +62,9 @@ def series(mark: str, *raw: tuple[float, float]) -> Series:
         (200, [1, 2, 5, 10, 20, 50, 100, 200]),
     ],
 )
-def test_ticks_of_counts_end_with_the_last_where_there_is_room(last: int, expected: list[int]) -> None:
+def test_ticks_of_counts_end_with_the_last_where_there_is_room(
+    last: int, expected: list[int]
+) -> None:
     assert log_ticks(last) == expected
 
 
@@ -103,21 +114,35 @@ def test_a_line_goes_through_its_points() -> None:
 def test_a_curve_goes_through_its_points_on_a_logarithmic_axis() -> None:
     svg = curve_chart(CURVES, WIDE)
     y = Scale(0, 8, 340 - 42, 62)
-    left, middle, right = 44.0, (44 + WIDE - 14) / 2, WIDE - 14.0  # 1, 10 and 100 are equally far apart.
+    left, middle, right = (
+        44.0,
+        (44 + WIDE - 14) / 2,
+        WIDE - 14.0,
+    )  # 1, 10 and 100 are equally far apart.
     paths = {path.get("class"): path.get("d") for path in svg.iter("path")}
     assert paths["line mono"] == f"M{left} {y(4)}L{middle} {y(6)}L{right} {y(8)}"
     assert paths["raw nl"] == f"M{left} {y(0)}L{middle} {y(2)}"
     probes = [text.text for text in svg.iter("text") if text.text and text.text.startswith("k = ")]
-    assert probes == ["k = 1: NL 0.00, Mono 4.00", "k = 10: NL 4.00, Mono 6.00", "k = 100: Mono 8.00"]
-    strips = [(float(rect.get("x", "nan")), float(rect.get("width", "nan"))) for rect in svg.iter("rect")]
+    assert probes == [
+        "k = 1: NL 0.00, Mono 4.00",
+        "k = 10: NL 4.00, Mono 6.00",
+        "k = 100: Mono 8.00",
+    ]
+    strips = [
+        (float(rect.get("x", "nan")), float(rect.get("width", "nan"))) for rect in svg.iter("rect")
+    ]
     assert strips[0][0] == left
-    assert all(start + width == pytest.approx(after, abs=0.11) for (start, width), (after, _) in pairwise(strips))
+    assert all(
+        start + width == pytest.approx(after, abs=0.11)
+        for (start, width), (after, _) in pairwise(strips)
+    )
     assert sum(strips[-1]) == pytest.approx(right, abs=0.11)
 
 
 def test_what_is_pointed_at_covers_the_plot_without_gaps() -> None:
     strips = [
-        (float(rect.get("x", "nan")), float(rect.get("width", "nan"))) for rect in line_chart(LINES, WIDE).iter("rect")
+        (float(rect.get("x", "nan")), float(rect.get("width", "nan")))
+        for rect in line_chart(LINES, WIDE).iter("rect")
     ]
     assert strips[0][0] == 44
     for (start, length), (following, _) in pairwise(strips):
@@ -127,20 +152,35 @@ def test_what_is_pointed_at_covers_the_plot_without_gaps() -> None:
 
 def test_dots_stand_at_their_values() -> None:
     svg = dot_chart(DOTS, WIDE)
-    titled = {circle.findtext("title"): float(circle.get("cx", "nan")) for circle in svg.iter("circle") if len(circle)}
+    titled = {
+        circle.findtext("title"): float(circle.get("cx", "nan"))
+        for circle in svg.iter("circle")
+        if len(circle)
+    }
     one = titled["English, mono: 4.000"] - titled["English, nl: 2.000"]
-    assert titled["Python, nl: 4.000"] - titled["Python, mono: 1.000"] == pytest.approx(1.5 * one, abs=0.2)
+    assert titled["Python, nl: 4.000"] - titled["Python, mono: 1.000"] == pytest.approx(
+        1.5 * one, abs=0.2
+    )
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 @pytest.mark.parametrize("chart", [LINES, CURVES, DOTS], ids=["lines", "curves", "dots"])
-def test_a_chart_says_what_it_shows_and_stays_inside(chart: LineChart | CurveChart | DotChart, width: int) -> None:
+def test_a_chart_says_what_it_shows_and_stays_inside(
+    chart: LineChart | CurveChart | DotChart, width: int
+) -> None:
     svg = drawn(chart, width)
     assert svg.get("role") == "img"
     assert svg.findtext("title") == chart.title
     assert svg.findtext("desc") == chart.description
     _, _, right, bottom = map(float, svg.get("viewBox", "").split())
     assert right == width
-    for name, limit in [("x", right), ("x1", right), ("x2", right), ("cx", right), ("y", bottom), ("cy", bottom)]:
+    for name, limit in [
+        ("x", right),
+        ("x1", right),
+        ("x2", right),
+        ("cx", right),
+        ("y", bottom),
+        ("cy", bottom),
+    ]:
         for element in svg.iter():
             assert 0 <= float(element.get(name, 0)) <= limit, (element.tag, name)

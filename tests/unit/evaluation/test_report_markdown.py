@@ -36,14 +36,20 @@ def test_losses_are_an_image_that_is_whole_by_itself(run: Run) -> None:
     svg = ElementTree.fromstring(base64.b64decode(encoded))  # noqa: S314 - our own
     assert svg.tag == "{http://www.w3.org/2000/svg}svg"
     assert float(svg.get("width", "0")) > 100
-    assert [one.text for one in svg.iter() if (one.get("class") or "").startswith("name")] == ["NL", "Multi", "Mono"]
+    assert [one.text for one in svg.iter() if (one.get("class") or "").startswith("name")] == [
+        "NL",
+        "Multi",
+        "Mono",
+    ]
     assert any("--nl:" in (one.text or "") for one in svg.iter("{http://www.w3.org/2000/svg}style"))
 
 
 def test_every_section_of_the_page_can_be_written(run: Run) -> None:
     page = compose(run.results(), run.store)
     text = markdown_of(page.sections)
-    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [section.title for section in page.sections]
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
+        section.title for section in page.sections
+    ]
 
 
 def test_text_is_never_markup() -> None:

@@ -14,7 +14,7 @@ from report_run import Run
 from components.core.artifact import Artifact
 from components.evaluation.report import render_html, render_text
 from components.evaluation.report.cells import NOTHING
-from components.evaluation.samples import Sample
+from components.evaluation.sampling.samples import Sample
 from components.evaluation.sandbox import SandboxReport
 
 NONE = NOTHING.text
@@ -36,7 +36,9 @@ def part(page: Tag, anchor: str) -> Tag:
 
 
 def heads(page: Tag, caption: str) -> list[str]:
-    found = next(one for one in page.all("figure", class_="table") if one.first("h3").text == caption)
+    found = next(
+        one for one in page.all("figure", class_="table") if one.first("h3").text == caption
+    )
     return [head.text for head in list(found.first("thead").all("tr"))[-1].all("th")]
 
 
@@ -57,8 +59,30 @@ def test_the_best_temperature_stands_beside_each_and_beside_the_paper(run: Run) 
     # 0.2: 3 and 0 of 3. 0.8: 1 and 1 of 3, so pass@1 1/3 and pass@2 1 - C(2,2)/C(3,2) = 2/3 of both problems.
     # Means of two problems drawn again from {1, 0} are 0, 0.5 or 1; those from {2/3, 2/3} are 2/3.
     assert table(page, "pass@k in percent") == [
-        ["Mono pass@1", "50.00", "0.00\u2013100.00", "0.2", "50.00", "33.33", "12.76", "23.70", "26.13", "29.28"],
-        ["Mono pass@2", "66.67", "66.67\u201366.67", "0.8", "50.00", "66.67", NONE, NONE, NONE, NONE],
+        [
+            "Mono pass@1",
+            "50.00",
+            "0.00\u2013100.00",
+            "0.2",
+            "50.00",
+            "33.33",
+            "12.76",
+            "23.70",
+            "26.13",
+            "29.28",
+        ],
+        [
+            "Mono pass@2",
+            "66.67",
+            "66.67\u201366.67",
+            "0.8",
+            "50.00",
+            "66.67",
+            NONE,
+            NONE,
+            NONE,
+            NONE,
+        ],
     ]
     said = part(page, "humaneval").text
     assert "This run: 2 problems, n = 3, temperatures 0.2 and 0.8, top-p 0.95, protocol " in said
@@ -74,7 +98,10 @@ def test_with_one_temperature_there_is_nothing_to_choose(run: Run) -> None:
         ["Mono pass@1", "50.00", "0.00\u2013100.00", "12.76", "23.70", "26.13", "29.28"],
     ]
     said = part(page, "humaneval").text
-    assert "Executed in a sandbox: bubblewrap 0.8.0: pid, net (mode split, 3 s of processor time before calibration" in said
+    assert (
+        "Executed in a sandbox: bubblewrap 0.8.0: pid, net (mode split, 3 s of processor time before calibration"
+        in said
+    )
     assert "? unverified" in said
     assert "not in them" not in said
     assert f"{mono.label} {mono.digest}" in said
@@ -97,27 +124,45 @@ def test_a_curve_is_the_best_temperature_of_every_k(run: Run) -> None:
 
 def test_outcomes_are_counted_by_kind_and_exceptions_by_type(run: Run) -> None:
     def mixed(_: str, sample: Sample) -> str:
-        stated = ["passed", "exception NameError", "exception TypeError", "time_out", "syntax_error SyntaxError"]
+        stated = [
+            "passed",
+            "exception NameError",
+            "exception TypeError",
+            "time_out",
+            "syntax_error SyntaxError",
+        ]
         return f"    return x #: {stated[sample.number]}" + ("\n# cut" if sample.number < 2 else "")
 
     nl = evaluated(run, "nl", functions([2, 10], num_samples=1), failing)
     mono = evaluated(run, "mono", functions([2], num_samples=5), mixed)
     page = page_with(run, nl_humaneval=nl, mono_humaneval=mono)
     kinds = ["passed", "exception", "syntax error", "time out"]
-    assert heads(page, "What became of the samples") == ["after", "samples", *kinds, "cut", "unfinished", "tokens"]
+    assert heads(page, "What became of the samples") == [
+        "after",
+        "samples",
+        *kinds,
+        "cut",
+        "unfinished",
+        "tokens",
+    ]
     # Tokens of the scripted sampler are words: 5 and 5; 6, 7, 5, 4 and 5.
     assert table(page, "What became of the samples") == [
         ["NL", "2", "0", "2", "0", "0", "0", "0", "10"],
         ["Mono", "5", "1", "2", "1", "1", "2", "0", "27"],
     ]
-    assert table(page, "Exceptions by their type") == [["NameError", "2", "1"], ["TypeError", "0", "1"]]
+    assert table(page, "Exceptions by their type") == [
+        ["NameError", "2", "1"],
+        ["TypeError", "0", "1"],
+    ]
 
 
 def test_types_of_exceptions_that_are_too_many_are_added_up(run: Run) -> None:
     def own(_: str, sample: Sample) -> str:
         return f"    return x #: exception E{sample.number}"
 
-    page = page_with(run, mono_humaneval=evaluated(run, "mono", functions([2], num_samples=11), own))
+    page = page_with(
+        run, mono_humaneval=evaluated(run, "mono", functions([2], num_samples=11), own)
+    )
     rows = table(page, "Exceptions by their type")
     assert len(rows) == 9
     assert rows[-1] == ["3 other types", "3"]
@@ -128,7 +173,10 @@ def test_every_problem_is_folded_away_in_the_order_of_numbers(run: Run) -> None:
     evaluation = evaluated(run, "mono", plan, by_temperature)
     page = page_with(run, mono_humaneval=evaluation)
     caption = "Every problem: how many of its samples passed (2 of 2 problems were solved at all)"
-    assert table(page, caption) == [["HumanEval/2", "3 of 3", "1 of 3"], ["HumanEval/10", "0 of 3", "1 of 3"]]
+    assert table(page, caption) == [
+        ["HumanEval/2", "3 of 3", "1 of 3"],
+        ["HumanEval/10", "0 of 3", "1 of 3"],
+    ]
     folded = part(page, "humaneval").first("details", class_="folded")
     assert "open" not in folded.attributes
     text = render_text(run.results(evaluations={("mono", "humaneval"): evaluation}), run.store)
@@ -151,8 +199,26 @@ def test_several_turns_stand_beside_one_and_beside_the_paper(run: Run) -> None:
     # Several: 1, 0, 0 of three problems; without 89's two cases 2 of 4. One: 0.5, 0, 0; without them 1 of 4.
     # Resamples of {1, 0, 0}: all three the first with 1/27, more than 2.5 %; all three another with 8/27.
     assert table(page, "Pass rate in percent") == [
-        ["Mono, several turns", "33.33", "0.00\u2013100.00", "50.00", "16.98", "38.72", "43.52", "47.34"],
-        ["Mono, one turn", "16.67", "0.00\u201350.00", "25.00", "5.75", "25.43 ?", "28.48 ?", "38.74"],
+        [
+            "Mono, several turns",
+            "33.33",
+            "0.00\u2013100.00",
+            "50.00",
+            "16.98",
+            "38.72",
+            "43.52",
+            "47.34",
+        ],
+        [
+            "Mono, one turn",
+            "16.67",
+            "0.00\u201350.00",
+            "25.00",
+            "5.75",
+            "25.43 ?",
+            "28.48 ?",
+            "38.74",
+        ],
     ]
     said = part(page, "mtpb").text
     assert "This run: 3 problems x 2 cases, n = 1, temperature 0.2, top-p 0.95" in said
@@ -168,10 +234,20 @@ def test_several_turns_stand_beside_one_and_beside_the_paper(run: Run) -> None:
         "Mono, easy, several: 100.000",
         "Mono, easy, one: 50.000",
     }
-    assert table(page, "Pass rate in percent by category") == [["math", "50.00", "25.00"], ["string", "0.00", "0.00"]]
-    assert table(page, "Pass rate in percent by number of turns") == [["2", "50.00", "25.00"], ["4", "0.00", "0.00"]]
+    assert table(page, "Pass rate in percent by category") == [
+        ["math", "50.00", "25.00"],
+        ["string", "0.00", "0.00"],
+    ]
+    assert table(page, "Pass rate in percent by number of turns") == [
+        ["2", "50.00", "25.00"],
+        ["4", "0.00", "0.00"],
+    ]
     caption = "Every problem: pass rate in percent (1 of 3 problems were solved at all)"
-    assert table(page, caption) == [["1", "100.00", "50.00"], ["3", "0.00", "0.00"], ["89", "0.00", "0.00"]]
+    assert table(page, caption) == [
+        ["1", "100.00", "50.00"],
+        ["3", "0.00", "0.00"],
+        ["89", "0.00", "0.00"],
+    ]
     assert [row[:4] for row in table(page, "What became of the samples")] == [
         ["Mono, several turns", "6", "2", "4"],
         ["Mono, one turn", "6", "1", "5"],
@@ -196,10 +272,23 @@ def test_perplexities_are_told_apart_by_what_passed(run: Run) -> None:
 def test_where_no_single_turn_was_asked_for_there_is_none(run: Run) -> None:
     plan = conversations(PROBLEMS, single_turn=False)
     page = page_with(run, mono_mtpb=evaluated(run, "mono", plan, talk))
-    assert [row[:2] for row in table(page, "Pass rate in percent")] == [["Mono, several turns", "33.33"]]
-    assert table(page, "Pass rate in percent by difficulty")[1] == ["Mono, easy", "1", "100.00", NONE, NONE]
-    assert table(page, "Pass rate in percent by category") == [["math", "50.00"], ["string", "0.00"]]
-    assert "one turn" not in [text.text for text in part(page, "mtpb").first("svg", class_="wide").all("text")]
+    assert [row[:2] for row in table(page, "Pass rate in percent")] == [
+        ["Mono, several turns", "33.33"]
+    ]
+    assert table(page, "Pass rate in percent by difficulty")[1] == [
+        "Mono, easy",
+        "1",
+        "100.00",
+        NONE,
+        NONE,
+    ]
+    assert table(page, "Pass rate in percent by category") == [
+        ["math", "50.00"],
+        ["string", "0.00"],
+    ]
+    assert "one turn" not in [
+        text.text for text in part(page, "mtpb").first("svg", class_="wide").all("text")
+    ]
 
 
 def test_what_was_not_executed_has_a_reason_and_no_score(run: Run) -> None:
@@ -208,9 +297,15 @@ def test_what_was_not_executed_has_a_reason_and_no_score(run: Run) -> None:
         mono_humaneval=evaluated(run, "mono", functions([2], num_samples=3), failing, NO_JAIL),
         mono_mtpb=evaluated(run, "mono", conversations(PROBLEMS), talk, NO_JAIL),
     )
-    assert [row[:3] for row in table(page, "pass@k in percent")] == [["Mono pass@1", "not executed", NONE]]
-    assert [row[1:4] for row in table(page, "Pass rate in percent")] == 2 * [["not executed", NONE, NONE]]
-    assert [row[1:4] for row in table(page, "Perplexity of the prompts")] == 2 * [["2.72", NONE, NONE]]
+    assert [row[:3] for row in table(page, "pass@k in percent")] == [
+        ["Mono pass@1", "not executed", NONE]
+    ]
+    assert [row[1:4] for row in table(page, "Pass rate in percent")] == 2 * [
+        ["not executed", NONE, NONE]
+    ]
+    assert [row[1:4] for row in table(page, "Perplexity of the prompts")] == 2 * [
+        ["2.72", NONE, NONE]
+    ]
     for anchor in ("humaneval", "mtpb"):
         assert f"Samples were drawn, but not executed: {REASON}" in part(page, anchor).text
         assert "What became of the samples" not in part(page, anchor).text
@@ -225,13 +320,21 @@ def test_what_ran_without_isolation_is_no_ordinary_score(run: Run) -> None:
     page = page_with(run, mono_humaneval=evaluated(run, "mono", functions([2]), failing, bare))
     verdict = part(page, "humaneval").first("p", class_="verdict")
     assert "bad" in verdict.attributes["class"]
-    assert "Executed without isolation, as asked; the gate refuses such a model: none: as asked (mode split" in verdict.text
+    assert (
+        "Executed without isolation, as asked; the gate refuses such a model: none: as asked (mode split"
+        in verdict.text
+    )
 
 
 def test_a_benchmark_that_was_skipped_says_why(run: Run) -> None:
     page = read(render_html(run.results(skipped={"mtpb": "its file cannot be had"}), run.store))
-    assert part(page, "mtpb").first("p", class_="verdict").text == "?Not run: its file cannot be had"
-    assert part(page, "humaneval").first("p", class_="verdict").text == "?Not run: this run left it out"
+    assert (
+        part(page, "mtpb").first("p", class_="verdict").text == "?Not run: its file cannot be had"
+    )
+    assert (
+        part(page, "humaneval").first("p", class_="verdict").text
+        == "?Not run: this run left it out"
+    )
 
 
 def test_sampling_is_a_step_of_its_own_before_its_evaluation(run: Run) -> None:
@@ -239,12 +342,21 @@ def test_sampling_is_a_step_of_its_own_before_its_evaluation(run: Run) -> None:
         (folder / "samples.jsonl").write_text("")
         return {"num_tokens": 1234}
 
-    drawn = run.make("samples", "tiny-mono-humaneval-t0.2", {"checkpoint": run.checkpoints["mono"]}, build)
+    drawn = run.make(
+        "samples", "tiny-mono-humaneval-t0.2", {"checkpoint": run.checkpoints["mono"]}, build
+    )
     evaluation = evaluated(run, "mono", functions([2]), failing, samples={"t0.2": drawn})
-    results = run.results(evaluations={("mono", "humaneval"): evaluation}, samples=(drawn,), reused=frozenset({drawn.label}))
+    results = run.results(
+        evaluations={("mono", "humaneval"): evaluation},
+        samples=(drawn,),
+        reused=frozenset({drawn.label}),
+    )
     rows = part(read(render_html(results, run.store)), "steps").first("tbody").all("tr")
     cells = [[cell.text for cell in row.children if isinstance(cell, Tag)] for row in rows]
-    assert [row[0] for row in cells[-2:]] == ["samples tiny-mono-humaneval-t0.2", "evaluation tiny-mono-humaneval"]
+    assert [row[0] for row in cells[-2:]] == [
+        "samples tiny-mono-humaneval-t0.2",
+        "evaluation tiny-mono-humaneval",
+    ]
     assert [(row[2], row[4]) for row in cells[-2:]] == [("reused", "1.23k"), ("made", NONE)]
 
 
@@ -258,9 +370,16 @@ def test_both_renderers_tell_the_same_of_both_benchmarks(run: Run) -> None:
     )
     page, text = read(render_html(results, run.store)), render_text(results, run.store, width=250)
     for anchor in ("humaneval", "mtpb"):
-        folded = {id(cell) for details in part(page, anchor).all("details", class_="folded") for cell in details.all("td")}
+        folded = {
+            id(cell)
+            for details in part(page, anchor).all("details", class_="folded")
+            for cell in details.all("td")
+        }
         for cell in part(page, anchor).all("td"):
             assert id(cell) in folded or cell.text in text
-        for sentence in (*part(page, anchor).all("p", class_="footnote"), *part(page, anchor).all("p", class_="lead")):
+        for sentence in (
+            *part(page, anchor).all("p", class_="footnote"),
+            *part(page, anchor).all("p", class_="lead"),
+        ):
             assert sentence.text in " ".join(text.split())
     assert all(len(line) <= 80 for line in render_text(results, run.store, width=80).splitlines())

@@ -13,7 +13,9 @@ from components.evaluation.report import render_html
 
 
 def facts(page: Tag) -> dict[str, str]:
-    return {one.first("dt").text: one.first("dd").text for one in page.all("div") if list(one.all("dt"))}
+    return {
+        one.first("dt").text: one.first("dd").text for one in page.all("div") if list(one.all("dt"))
+    }
 
 
 def steps(page: Tag) -> dict[str, str]:
@@ -52,7 +54,10 @@ def test_a_resumed_stage_took_as_long_as_the_trainer_counted(tmp_path: Path) -> 
 
 def test_what_only_the_last_attempt_was_timed_of_is_unknown(tmp_path: Path) -> None:
     run = Run(tmp_path, killed=["multi"])
-    assert steps(read(render_html(run.results(), run.store)))["prepared-corpus multi"] == "unknown2 attempts"
+    assert (
+        steps(read(render_html(run.results(), run.store)))["prepared-corpus multi"]
+        == "unknown2 attempts"
+    )
 
 
 def test_an_unknown_time_is_no_zero_in_a_sum(tmp_path: Path) -> None:
@@ -68,13 +73,27 @@ def test_an_unknown_time_is_no_zero_in_a_sum(tmp_path: Path) -> None:
 BEGUN = "2031-02-03T04:05:06+00:00"
 
 
-@pytest.mark.parametrize(("dirty", "said"), [(False, ""), (True, " with uncommitted changes"), (None, " changes unknown")])
-def test_the_page_is_of_this_run_and_not_of_the_artifacts_it_reused(tmp_path: Path, dirty: bool | None, said: str) -> None:
+@pytest.mark.parametrize(
+    ("dirty", "said"),
+    [(False, ""), (True, " with uncommitted changes"), (None, " changes unknown")],
+)
+def test_the_page_is_of_this_run_and_not_of_the_artifacts_it_reused(
+    tmp_path: Path, dirty: bool | None, said: str
+) -> None:
     run = Run(tmp_path)
-    made_by = {"created_at": BEGUN, "git_commit": "0123456789abcdef", "git_dirty": dirty, "host": "elsewhere"}
+    made_by = {
+        "created_at": BEGUN,
+        "git_commit": "0123456789abcdef",
+        "git_dirty": dirty,
+        "host": "elsewhere",
+    }
     everything = frozenset(one.label for one in run.results().steps())
-    page = read(render_html(run.results(made_by=made_by, reused=everything, total_s=27.0), run.store))
-    expected = f"run begun {BEGUN} \u00b7 took 27 s \u00b7 commit 0123456789ab{said} \u00b7 elsewhere"
+    page = read(
+        render_html(run.results(made_by=made_by, reused=everything, total_s=27.0), run.store)
+    )
+    expected = (
+        f"run begun {BEGUN} \u00b7 took 27 s \u00b7 commit 0123456789ab{said} \u00b7 elsewhere"
+    )
     assert page.first("p", class_="subtitle").text == expected
     assert facts(page)["this run"] == f"begun {BEGUN}"
     assert facts(page)["commit of this run"] == f"0123456789ab{said.strip()}"
@@ -82,7 +101,9 @@ def test_the_page_is_of_this_run_and_not_of_the_artifacts_it_reused(tmp_path: Pa
 
 
 def test_mfu_names_the_peak_that_it_is_a_share_of(tmp_path: Path) -> None:
-    training = read(render_html((run := Run(tmp_path)).results(), run.store)).first("section", id="training")
+    training = read(render_html((run := Run(tmp_path)).results(), run.store)).first(
+        "section", id="training"
+    )
     cells = [list(row.all("td"))[6].text for row in training.first("tbody").all("tr")]
     assert cells == ["30.0 %of 150 GFLOP/s"] * 3
     assert "MFU of stages with unlike peaks cannot be compared" in training.text

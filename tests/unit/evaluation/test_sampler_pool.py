@@ -15,9 +15,9 @@ import torch
 from fixtures.models import TINY, lively_model, write_tokenizer
 
 from components.core.errors import EvaluationError
-from components.evaluation.sampler_pool import SamplerPool, devices_of, open_sampler
-from components.evaluation.sampling import Sampler, TextDrawn, TextRequest
-from components.evaluation.truncate import is_complete
+from components.evaluation.sampling.sampler import Sampler, TextCompletion, TextRequest
+from components.evaluation.sampling.sampler_pool import SamplerPool, devices_of, open_sampler
+from components.evaluation.sampling.truncate import is_complete
 from components.model.huggingface import save_checkpoint
 
 torch.set_num_threads(1)
@@ -56,7 +56,9 @@ def test_two_processes_draw_what_one_draws(checkpoint: Path) -> None:
             if len(texts) < 3:
                 turns.append(TextRequest(one.key + 1, f"x{one.text}\n", 1, 24))
     assert len(texts) == 3
-    (alone,) = Sampler(checkpoint).draw(deque([TextRequest(2, f"x{texts[1]}\n", 1, 24)]), **SETTINGS)  # type: ignore[arg-type]
+    (alone,) = Sampler(checkpoint).draw(
+        deque([TextRequest(2, f"x{texts[1]}\n", 1, 24)]), **SETTINGS
+    )  # type: ignore[arg-type]
     assert alone.text == texts[2]
 
 
@@ -90,7 +92,7 @@ def test_a_process_that_dies_is_an_error_and_not_a_wait(checkpoint: Path) -> Non
     with SamplerPool(checkpoint, ["cpu"]) as pool:
         (victim,) = pool._processes
         drawn = pool.draw(requests(), **SETTINGS)  # type: ignore[arg-type]
-        first: TextDrawn[tuple[str, int]] = next(drawn)
+        first: TextCompletion[tuple[str, int]] = next(drawn)
         assert first.key[0] in ("def add(a, b):\n", "x = ", "#")
         assert victim.pid is not None
         os.kill(victim.pid, signal.SIGSTOP)  # So that it cannot finish before it is killed.
@@ -101,32 +103,41 @@ def test_a_process_that_dies_is_an_error_and_not_a_wait(checkpoint: Path) -> Non
 
 def test_what_a_process_cannot_do_is_told(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
-    with SamplerPool(tmp_path, ["cpu"]) as pool, pytest.raises(EvaluationError, match=r"tokenizer\.json does not exist"):
+    with (
+        SamplerPool(tmp_path, ["cpu"]) as pool,
+        pytest.raises(EvaluationError, match=r"tokenizer\.json does not exist"),
+    ):
         list(pool.draw(requests(), **SETTINGS))  # type: ignore[arg-type]
 
 
 def test_processes_end_with_a_parent_that_is_killed(checkpoint: Path) -> None:
     program = (
         "import pathlib, sys, time\n"
-        "from components.evaluation.sampler_pool import SamplerPool\n"
+        "from components.evaluation.sampling.sampler_pool import SamplerPool\n"
         "if __name__ == '__main__':\n"
         f"    pool = SamplerPool(pathlib.Path({str(checkpoint)!r}), ['cpu'])\n"
         "    print(pool._processes[0].pid, flush=True)\n"
         "    sys.stdin.read()\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
     parent.communicate(timeout=30)
-    assert child.wait(timeout=60) is None  # Not our child: there is no exit code to be had, only the end.
+    assert (
+        child.wait(timeout=60) is None
+    )  # Not our child: there is no exit code to be had, only the end.
 
 
-def test_an_evaluation_whose_process_died_ends_though_much_was_still_to_be_drawn(checkpoint: Path) -> None:
+def test_an_evaluation_whose_process_died_ends_though_much_was_still_to_be_drawn(
+    checkpoint: Path,
+) -> None:
     program = (
         "import collections, pathlib\n"
-        "from components.evaluation.sampler_pool import SamplerPool\n"
-        "from components.evaluation.sampling import TextRequest\n"
+        "from components.evaluation.sampling.sampler_pool import SamplerPool\n"
+        "from components.evaluation.sampling.sampler import TextRequest\n"
         "if __name__ == '__main__':\n"
         "    waiting = collections.deque(TextRequest(n, f'{n} ' * 99, n, 8) for n in range(3000))\n"
         f"    with SamplerPool(pathlib.Path({str(checkpoint)!r}), ['cpu']) as pool:\n"
@@ -135,7 +146,9 @@ def test_an_evaluation_whose_process_died_ends_though_much_was_still_to_be_drawn
         "        pool._processes[0].kill()\n"
         "        list(drawn)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
     assert "exit code -9" in ended.stderr
     assert ended.returncode == 1
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from components.evaluation.sandbox import NOTHING_PRINTED, Limits, Sandbox, Trial
-from components.evaluation.sandbox.view import this_interpreter
+from components.evaluation.sandbox import NOTHING_PRINTED, FunctionTest, Limits, Sandbox
+from components.evaluation.sandbox.filesystem_view import this_interpreter
 
 LIMITS = Limits(cpu_s=1, memory_mib=512)
 
@@ -23,7 +23,7 @@ def has_namespaces(sandbox: Sandbox) -> bool:
     return sandbox.report.kind != "landlock"
 
 
-TASK = Trial(
+TASK = FunctionTest(
     prompt="def double(x):\n    '''Twice x.'''\n",
     completion="",
     test="def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(3) == 6\n",
@@ -48,7 +48,9 @@ TASK = Trial(
         ("    raise type('A' * 50_000, (Exception,), {})\n", "exception", "A" * 80),
     ],
 )
-def test_failures_are_told_apart(every_sandbox: Sandbox, completion: str, kind: str, type_name: str) -> None:
+def test_failures_are_told_apart(
+    every_sandbox: Sandbox, completion: str, kind: str, type_name: str
+) -> None:
     (verdict,) = every_sandbox.test([TASK._replace(completion=completion)], LIMITS)
     assert verdict == (kind, type_name)
 
@@ -118,7 +120,9 @@ def test_the_jail_gives_nothing_away(every_sandbox: Sandbox, open_folder: Path) 
         )
         for name, code in ATTEMPTS.items():
             source += f"try:\n    outcomes[{name!r}] = 'worked: ' + repr({code})[:80]\n"
-            source += f"except (OSError, ValueError) as error:\n    outcomes[{name!r}] = 'refused'\n"
+            source += (
+                f"except (OSError, ValueError) as error:\n    outcomes[{name!r}] = 'refused'\n"
+            )
         printed = every_sandbox.last_prints([source + "print(list(outcomes.items()))"], LIMITS)[0]
         with pytest.raises(BlockingIOError):
             listener.accept()
@@ -147,16 +151,22 @@ for attempt in (
 print([parent, outcomes])
 """
     parent, outcomes = every_sandbox.last_prints([source], LIMITS)[0].value
-    assert parent == 0 or outcomes == ["refused"] * 5  # 0: nobody whom this namespace has a number for
+    assert (
+        parent == 0 or outcomes == ["refused"] * 5
+    )  # 0: nobody whom this namespace has a number for
 
 
 def test_there_is_no_privilege_left(every_sandbox: Sandbox) -> None:
-    source = "import os\nprint([os.getresuid(), os.getresgid(), os.getgroups(), sorted(os.environ)])"
+    source = (
+        "import os\nprint([os.getresuid(), os.getresgid(), os.getgroups(), sorted(os.environ)])"
+    )
     users, groups, more_groups, environment = every_sandbox.last_prints([source], LIMITS)[0].value
     assert len(set(users + groups)) == 1
     assert users[0] != 0
     # In a user namespace, what has no name there. Without namespaces an ordinary user's programs keep the user's groups.
-    assert set(more_groups) <= ({65534} if has_namespaces(every_sandbox) or os.geteuid() == 0 else set(os.getgroups()))
+    assert set(more_groups) <= (
+        {65534} if has_namespaces(every_sandbox) or os.geteuid() == 0 else set(os.getgroups())
+    )
     assert {"PATH", "USER", "CODEGEN_MTPB"}.isdisjoint(environment)
 
 
@@ -192,18 +202,22 @@ except (RuntimeError, MemoryError):
 gate.set()
 print(started)
 """
-    printed = every_sandbox.last_prints([source], LIMITS._replace(memory_mib=4096))[0]  # memory alone would allow 500
+    printed = every_sandbox.last_prints([source], LIMITS._replace(memory_mib=4096))[
+        0
+    ]  # memory alone would allow 500
     # Without a user (namespace) to itself a program's threads cannot be counted apart, and stacks of 8 MB set the limit.
     assert printed.value < (65 if has_namespaces(every_sandbox) or os.geteuid() == 0 else 513)
 
 
-def test_a_program_can_write_a_file_or_the_results_say_that_it_cannot(every_sandbox: Sandbox) -> None:
+def test_a_program_can_write_a_file_or_the_results_say_that_it_cannot(
+    every_sandbox: Sandbox,
+) -> None:
     source = "import tempfile\nwith tempfile.TemporaryFile() as file: print(file.write(b'12'))"
     printed = every_sandbox.last_prints([source], LIMITS)[0]
     report = every_sandbox.report
     assert printed.end.passed is has_namespaces(every_sandbox)
     assert ("temporary files fail" in report.isolation) is not printed.end.passed
-    assert report.decides == ({} if printed.end.passed else {"isolation": "landlock"})
+    assert report.protocol_fields == ({} if printed.end.passed else {"isolation": "landlock"})
 
 
 def test_one_program_leaves_nothing_for_the_next(every_sandbox: Sandbox) -> None:
@@ -217,7 +231,14 @@ def test_one_program_leaves_nothing_for_the_next(every_sandbox: Sandbox) -> None
 
 
 @pytest.mark.parametrize(
-    "end", ["while True: pass", "import os; os._exit(0)", "raise ValueError", "import sys; sys.exit(3)", "1 / 0"]
+    "end",
+    [
+        "while True: pass",
+        "import os; os._exit(0)",
+        "raise ValueError",
+        "import sys; sys.exit(3)",
+        "1 / 0",
+    ],
 )
 def test_how_a_program_ends_after_its_print(every_sandbox: Sandbox, end: str) -> None:
     printed = every_sandbox.last_prints([f"print(5)\n{end}"], LIMITS)[0]

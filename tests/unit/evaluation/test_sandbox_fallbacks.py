@@ -19,14 +19,19 @@ import pytest
 
 from components.core.errors import SandboxUnavailable
 from components.evaluation.config import SandboxKind
-from components.evaluation.sandbox import Limits, Trial, Verdict, open_sandbox
-from components.evaluation.sandbox.kinds import find_jail
+from components.evaluation.sandbox import FunctionTest, Limits, Verdict, open_sandbox
+from components.evaluation.sandbox.backends import find_jail
 from components.evaluation.sandbox.self_test import self_test
 from components.evaluation.sandbox.system_calls import seccomp_programs
-from components.evaluation.sandbox.users import uids_of
+from components.evaluation.sandbox.uids import uids_of
 from components.evaluation.sandbox.worker import Job, Worker
 
-TRIAL = Trial("def one():\n    '1.'\n", "    return 1\n", "def check(candidate):\n    assert candidate() == 1\n", "one")
+TRIAL = FunctionTest(
+    "def one():\n    '1.'\n",
+    "    return 1\n",
+    "def check(candidate):\n    assert candidate() == 1\n",
+    "one",
+)
 PROBE = """
 import errno, json, os, sys
 import pyseccomp
@@ -48,7 +53,9 @@ AS_A_CONTAINER = ("unshare", "mount", "pivot_root", "setns")
 NO_LANDLOCK = ("landlock_create_ruleset",)
 
 
-def found_where(refused: tuple[str, ...] = (), *, path: str | None = None, powerless: bool = False) -> dict[str, Any]:
+def found_where(
+    refused: tuple[str, ...] = (), *, path: str | None = None, powerless: bool = False
+) -> dict[str, Any]:
     """The report of a process that may not make these system calls."""
     environment = os.environ | ({} if path is None else {"PATH": path})
     command = [sys.executable, "-c", PROBE, "powerless" if powerless else "", *refused]
@@ -83,13 +90,17 @@ def test_without_namespaces_landlock_takes_their_place_and_says_what_is_lost() -
 def test_without_any_of_them_each_is_named_with_what_to_do() -> None:
     report = found_where((*AS_A_CONTAINER, *NO_LANDLOCK))
     assert not report["available"]
-    assert all(f"{kind}: " in report["missing"] for kind in ("bubblewrap", "namespaces", "landlock"))
+    assert all(
+        f"{kind}: " in report["missing"] for kind in ("bubblewrap", "namespaces", "landlock")
+    )
     assert "making namespaces: Operation not permitted" in report["missing"]
     assert "has no Landlock" in report["missing"] or "closed to them" in report["missing"]
     assert "user.max_user_namespaces" in report["remedy"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's programs are not root in any case")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="an ordinary user's programs are not root in any case"
+)
 def test_root_that_cannot_change_the_user_executes_nothing() -> None:
     report = found_where(powerless=True)
     assert not report["available"]
@@ -100,8 +111,8 @@ def test_root_that_cannot_change_the_user_executes_nothing() -> None:
 def test_landlock_that_shows_everything_is_refused() -> None:
     require("landlock")
     jail = find_jail("landlock")
-    assert jail.shown is not None
-    jail.shown["read"] = ["/"]
+    assert jail.landlock_rules is not None
+    jail.landlock_rules["read"] = ["/"]
     with (
         Worker(jail, seccomp_programs(namespaces=False)) as worker,
         pytest.raises(SandboxUnavailable, match="read a file outside: worked"),
@@ -132,14 +143,23 @@ def many_open_files() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_open_files")
-def test_a_process_with_more_open_files_than_select_can_count_has_a_sandbox(sandbox_kind: SandboxKind) -> None:
+def test_a_process_with_more_open_files_than_select_can_count_has_a_sandbox(
+    sandbox_kind: SandboxKind,
+) -> None:
     look = "import os\nopen_files = []\nfor fd in range(4, 2048):\n    try: os.fstat(fd); open_files.append(fd)\n"
     with open_sandbox(workers=1, kind=sandbox_kind) as sandbox:
         assert sandbox.test([TRIAL], Limits(1))[0].passed
-        assert sandbox.last_prints([f"{look}    except OSError: pass\nprint(open_files)"], Limits(1))[0].value == []
+        assert (
+            sandbox.last_prints([f"{look}    except OSError: pass\nprint(open_files)"], Limits(1))[
+                0
+            ].value
+            == []
+        )
 
 
-def test_a_program_that_could_not_be_handed_over_is_not_waited_for(sandbox_kind: SandboxKind) -> None:
+def test_a_program_that_could_not_be_handed_over_is_not_waited_for(
+    sandbox_kind: SandboxKind,
+) -> None:
     """The server has been asked, the judge cannot be: with these limits the wait would be two hours."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.shutdown(socket.SHUT_WR)

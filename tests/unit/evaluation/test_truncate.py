@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluation.truncate import is_complete, truncate
+from components.evaluation.sampling.truncate import is_complete, truncate
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,10 @@ from components.evaluation.truncate import is_complete, truncate
     [
         ("    return 1\n", "    return 1\n"),
         ("x = 1\nprint(x)\ny = 2\nprint(y)\n", "x = 1\nprint(x)\ny = 2\n"),
-        ("    return 1\ndef g():\n    pass\ndef h():\n    pass\n", "    return 1\ndef g():\n    pass\n"),
+        (
+            "    return 1\ndef g():\n    pass\ndef h():\n    pass\n",
+            "    return 1\ndef g():\n    pass\n",
+        ),
         ("    return 1\n# next\n", "    return 1\n"),
         ("    # inside\n    return 1\n", "    # inside\n    return 1\n"),
         ("    return 1<|endoftext|>more", "    return 1"),
@@ -50,7 +53,9 @@ def line_by_line(completion: str) -> str:
     return completion
 
 
-PIECES = st.sampled_from(["\n", "\n\n", "print", "def", " f", "#", "'''", '"""', "<|endoftext|>", "x", "    ", "'", "<|"])
+PIECES = st.sampled_from(
+    ["\n", "\n\n", "print", "def", " f", "#", "'''", '"""', "<|endoftext|>", "x", "    ", "'", "<|"]
+)
 texts = st.lists(PIECES, max_size=30).map("".join)
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 
-def ended(*arguments: str, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+def ended(
+    *arguments: str, before: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
     """`codegen` in a process of its own; `before` is run in it first."""
-    script = f"import sys; sys.argv = ['codegen', *sys.argv[1:]]\n{before}\nfrom flows.cli import main; main()"
+    script = f"import sys; sys.argv = ['codegen', *sys.argv[1:]]\n{before}\nfrom flows.cli.main import main; main()"
     return subprocess.run(
         [sys.executable, "-c", script, *arguments],
         env=os.environ | environment,
@@ -25,10 +27,10 @@ def ended(*arguments: str, before: str = "", **environment: str) -> subprocess.C
 
 
 BROKEN = """
-import flows.look_cli
+import flows.cli.inspect
 def broken(*arguments):
     raise ZeroDivisionError("a bug of ours\\nand more of it")
-flows.look_cli.chosen_recipe = broken
+flows.cli.inspect.chosen_recipe = broken
 """
 LIST = ("recipe", "list")
 
@@ -38,7 +40,7 @@ def test_an_exception_that_nobody_foresaw_is_said_to_be_a_defect_of_ours() -> No
     assert done.returncode == 70
     first, *rest = done.stderr.strip().splitlines()
     assert first == "✗ ZeroDivisionError: a bug of ours (line 5 of <string>)"
-    assert [line.split(":")[0].strip() for line in rest] == ["expected", "do this"]
+    assert [line.split(":")[0].strip() for line in rest] == ["expected", "fix"]
     assert "a defect of ours" in rest[0]
     assert "--debug" in rest[1]
 
@@ -48,7 +50,9 @@ def test_an_exception_that_nobody_foresaw_is_said_to_be_a_defect_of_ours() -> No
     [(("--debug", *LIST), {}), ((*LIST, "--debug"), {}), (LIST, {"CODEGEN_DEBUG": "1"})],
     ids=["before", "after", "environment"],
 )
-def test_its_traceback_is_shown_where_it_is_asked_for(arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+def test_its_traceback_is_shown_where_it_is_asked_for(
+    arguments: tuple[str, ...], environment: dict[str, str]
+) -> None:
     done = ended(*arguments, before=BROKEN, **environment)
     assert done.returncode == 70
     assert done.stderr.count("Traceback (most recent call last)") == 1
@@ -78,7 +82,8 @@ def test_wrong_usage_has_a_status_of_its_own() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_who_was_interrupted_says_by_what(number: signal.Signals) -> None:
     kill = BROKEN.replace(
-        'raise ZeroDivisionError("a bug of ours\\nand more of it")', f"import os; os.kill(os.getpid(), {number:d})"
+        'raise ZeroDivisionError("a bug of ours\\nand more of it")',
+        f"import os; os.kill(os.getpid(), {number:d})",
     )
     done = ended(*LIST, before=kill)
     assert done.returncode == 128 + number
@@ -87,6 +92,11 @@ def test_who_was_interrupted_says_by_what(number: signal.Signals) -> None:
 
 def test_the_module_is_a_program_too(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "--help"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-m", "flows.cli.main", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     assert done.stdout.startswith("Usage: codegen [OPTIONS] COMMAND")

@@ -12,10 +12,10 @@ import typer
 from typer.testing import CliRunner
 
 from components.core.artifact import Kind
-from components.training.devices import DEVICES
-from flows import options
-from flows.cli import app
-from flows.recipes import RECIPES, recipe
+from components.training.planning.devices import DEVICES
+from flows.cli.main import options
+from flows.cli.main import app
+from flows.settings.recipes import RECIPES, recipe
 
 GROUP: Any = typer.main.get_command(app)
 ROWS = {name: row for rows in GROUP.sections.values() for name, row in rows.items()}
@@ -32,8 +32,12 @@ def loaded(name: str) -> Any:
 
 def imported_by(script: str) -> set[str]:
     """The top-level modules that a script imports, in a process of its own."""
-    script += "\nimport sys; print('\\n' + ' '.join({name.partition('.')[0] for name in sys.modules}))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    script += (
+        "\nimport sys; print('\\n' + ' '.join({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
     return set(done.stdout.splitlines()[-1].split())
 
 
@@ -58,19 +62,21 @@ def test_help_imports_no_command_and_nothing_that_one_stands_on() -> None:
     script = """
 import contextlib, sys
 sys.argv = ["codegen", "--help"]
-from flows.cli import main
+from flows.cli.main import main
 with contextlib.suppress(SystemExit):
     main()
 """
     found = imported_by(script)
     assert "typer" in found
-    assert not found & (HEAVY | {"pydantic", "pydantic_core", "prefect", "rich", "fsspec", "psutil", "attr"})
+    assert not found & (
+        HEAVY | {"pydantic", "pydantic_core", "prefect", "rich", "fsspec", "psutil", "attr"}
+    )
 
 
 def test_a_commands_help_imports_no_more_than_its_options_need() -> None:
     script = """
 import contextlib, sys
-from flows.cli import main
+from flows.cli.main import main
 for name in %s:
     sys.argv = ["codegen", name, "--help"]
     with contextlib.suppress(SystemExit):
@@ -80,14 +86,18 @@ for name in %s:
 
 
 def test_the_flows_import_prefect_and_nothing_else_that_is_heavy() -> None:
-    found = imported_by("import flows.pipeline, flows.plan, flows.evaluate_model, components.training.plan")
+    found = imported_by(
+        "import flows.pipeline, flows.cli.plan, flows.evaluate_model, components.training.planning.planner"
+    )
     assert "prefect" in found
     assert not found & HEAVY
 
 
 def test_help_has_a_section_for_what_a_person_wants() -> None:
     shown = CliRunner().invoke(app, ["--help"]).stdout
-    places = [shown.index(f"\n{section}:\n") for section in ("Run", "Look", "Models", "Data", "Machine")]
+    places = [
+        shown.index(f"\n{section}:\n") for section in ("Run", "Look", "Models", "Data", "Machine")
+    ]
     assert places == sorted(places)
     assert all(f"\n  {name} " in shown for name in ROWS)
     assert shown.index("\n  doctor ") > places[-1]
@@ -103,4 +113,8 @@ def test_the_nearest_command_is_named() -> None:
 def test_recipes_as_one_json_document() -> None:
     found = json.loads(CliRunner().invoke(app, ["recipe", "list", "--json"]).stdout)
     assert [one["recipe"] for one in found] == list(RECIPES)
-    assert found[1] == {"recipe": "tiny", "name": "codegen-tiny", "num_parameters": recipe("tiny").model.num_parameters}
+    assert found[1] == {
+        "recipe": "tiny",
+        "name": "codegen-tiny",
+        "num_parameters": recipe("tiny").model.num_parameters,
+    }

@@ -15,7 +15,12 @@ def told(shell: str, typed: str) -> str:
     asked = {"COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1), "_TYPER_COMPLETE_ARGS": typed}
     asked |= {"_CODEGEN_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli"], env=os.environ | asked, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-m", "flows.cli.main"],
+        env=os.environ | asked,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     assert not done.stderr
     return done.stdout
@@ -50,7 +55,7 @@ def test_zsh_and_fish_are_told_the_help_as_well() -> None:
 
 def test_the_script_that_asks_is_printed() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli"],
+        [sys.executable, "-m", "flows.cli.main"],
         env=os.environ | {"_CODEGEN_COMPLETE": "source_bash"},
         capture_output=True,
         text=True,

@@ -12,29 +12,50 @@ from typing import Any
 
 import psutil
 import pytest
-from fixtures.disks import small_disk
+from fixtures.tmpfs import small_disk
 
 from components.core.network import free_port
-from flows.doctor import Finding, examine
-from flows.execution import Execution
+from flows.runtime.health_checks import CheckResult, run_checks
+from flows.settings.execution import Execution
 
 
-def findings(project: Path, **places: Any) -> dict[str, Finding]:
+def findings(project: Path, **places: Any) -> dict[str, CheckResult]:
     (project / "var").mkdir(exist_ok=True)
-    return {one.name: one for one in examine(Execution(project=str(project), **places))}
+    return {one.name: one for one in run_checks(Execution(project=str(project), **places))}
 
 
-def doctor(project: Path, *arguments: str, **environment: str) -> tuple[int, dict[str, dict[str, Any]], str]:
+def doctor(
+    project: Path, *arguments: str, **environment: str
+) -> tuple[int, dict[str, dict[str, Any]], str]:
     """The status, the findings by name, and standard error."""
-    command = [sys.executable, "-m", "flows.cli", "doctor", "--json", "--at", f"project={project}", *arguments]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-    done = subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=False, timeout=200)
-    return done.returncode, {one["name"]: one for one in json.loads(done.stdout)["findings"]}, done.stderr
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli.main",
+        "doctor",
+        "--json",
+        "--exec",
+        f"project={project}",
+        *arguments,
+    ]
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PREFECT_", "MLFLOW_"))
+    }
+    done = subprocess.run(
+        command, env=kept | environment, capture_output=True, text=True, check=False, timeout=200
+    )
+    return (
+        done.returncode,
+        {one["name"]: one for one in json.loads(done.stdout)["findings"]},
+        done.stderr,
+    )
 
 
 def test_a_disk_that_is_too_small_for_a_run_is_said_and_fails_nothing(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", size_kb=4096) as disk:
-        status, found, _ = doctor(tmp_path, "--at", f"workspace={disk}")
+        status, found, _ = doctor(tmp_path, "--exec", f"workspace={disk}")
     assert status == 0
     assert not found["disk"]["fine"]
     assert found["disk"]["found"] == f"0.0 GB free at {disk}"
@@ -54,7 +75,11 @@ def test_versions_are_compared_with_those_that_were_tested_together(tmp_path: Pa
     assert (same.fine, same.found) == (True, f"1 packages as in {tmp_path / 'constraints.txt'}")
     (tmp_path / "constraints.txt").write_text(f"torch=={torch}\nnumpy==0.9\n")
     other = findings(tmp_path)["versions"]
-    assert (other.fine, other.needed, other.found) == (False, False, f"numpy {numpy} instead of 0.9")
+    assert (other.fine, other.needed, other.found) == (
+        False,
+        False,
+        f"numpy {numpy} instead of 0.9",
+    )
 
 
 def test_every_package_that_is_declared_is_installed(tmp_path: Path) -> None:
@@ -67,10 +92,14 @@ def test_every_package_that_is_declared_is_installed(tmp_path: Path) -> None:
 def test_servers_that_are_configured_and_do_not_answer_fail_the_examination(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     secret = url.replace("//", "//ada:lovelace@")
-    status, found, errors = doctor(tmp_path, PREFECT_API_URL=f"{secret}/api", MLFLOW_TRACKING_URI=url)
+    status, found, errors = doctor(
+        tmp_path, PREFECT_API_URL=f"{secret}/api", MLFLOW_TRACKING_URI=url
+    )
     assert status == 3
     assert "lovelace" not in f"{found}{errors}"
-    assert found["Prefect"]["found"].startswith(f"{url.replace('//', '//USER:PASSWORD@')}/api does not answer")
+    assert found["Prefect"]["found"].startswith(
+        f"{url.replace('//', '//USER:PASSWORD@')}/api does not answer"
+    )
     assert "unset PREFECT_API_URL" in found["Prefect"]["remedy"]
     assert url in found["MLflow"]["found"]
     assert not found["MLflow"]["fine"]
@@ -78,5 +107,8 @@ def test_servers_that_are_configured_and_do_not_answer_fail_the_examination(tmp_
 
 def test_without_servers_nothing_is_started_or_made(tmp_path: Path) -> None:
     found = findings(tmp_path)
-    assert found["MLflow"].found == f"no server is configured: the first run makes sqlite:///{tmp_path}/var/mlflow/mlflow.db"
+    assert (
+        found["MLflow"].found
+        == f"no server is configured: the first run makes sqlite:///{tmp_path}/var/mlflow/mlflow.db"
+    )
     assert not (tmp_path / "var" / "mlflow").exists()

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM
 
 from components.core.artifact import Artifact
 from components.core.errors import ArtifactError
-from components.model.formats import Dtype, Layout
+from components.model.formats import CheckpointFormat, Dtype
 from components.model.huggingface import save_checkpoint
-from flows.execution import Execution
-from flows.exporting import export
+from flows.settings.execution import Execution
+from flows.steps.export import export
 
 
 @pytest.fixture
@@ -30,7 +30,9 @@ def checkpoint(execution: Execution, tmp_path: Path) -> Artifact:
         return {}
 
     store = execution.open_store()
-    return store.get_or_build("checkpoint", "tiny-mono", config={}, parents={}, code_version=1, build=build).artifact
+    return store.get_or_build(
+        "checkpoint", "tiny-mono", config={}, parents={}, code_version=1, build=build
+    ).artifact
 
 
 def test_a_checkpoint_is_exported_by_label_address_or_folder(
@@ -38,10 +40,12 @@ def test_a_checkpoint_is_exported_by_label_address_or_folder(
 ) -> None:
     (tmp_path / "copy").mkdir()
     for file in checkpoint.files:
-        (tmp_path / "copy" / file.path).write_bytes((Path(checkpoint.address) / file.path).read_bytes())
+        (tmp_path / "copy" / file.path).write_bytes(
+            (Path(checkpoint.address) / file.path).read_bytes()
+        )
     for number, named in enumerate((checkpoint.label, checkpoint.address, str(tmp_path / "copy"))):
         out = tmp_path / f"out{number}"
-        exported = export(execution, named, out, layout=Layout.gptj, dtype=Dtype.fp16)
+        exported = export(execution, named, out, layout=CheckpointFormat.gptj, dtype=Dtype.fp16)
         assert f"{out}: gptj in fp16" in exported.line
         assert type(AutoModelForCausalLM.from_pretrained(out)).__name__ == "GPTJForCausalLM"
         assert not (out / "manifest.json").exists()
@@ -56,10 +60,22 @@ def test_a_damaged_checkpoint_of_the_store_is_not_exported(
         file.write(b"\x00\x00\x00\x3e")
     for named in (checkpoint.label, checkpoint.address):
         with pytest.raises(ArtifactError, match=r"model\.safetensors is damaged"):
-            export(execution, named, tmp_path / "out", layout=Layout.codegen, dtype=Dtype.fp32)
+            export(
+                execution,
+                named,
+                tmp_path / "out",
+                layout=CheckpointFormat.codegen,
+                dtype=Dtype.fp32,
+            )
     assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_that_is_nowhere_is_said_so(execution: Execution, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no artifact is published at checkpoint/none"):
-        export(execution, "checkpoint/none", tmp_path / "out", layout=Layout.codegen, dtype=Dtype.fp32)
+        export(
+            execution,
+            "checkpoint/none",
+            tmp_path / "out",
+            layout=CheckpointFormat.codegen,
+            dtype=Dtype.fp32,
+        )

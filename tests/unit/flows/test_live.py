@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from components.training.metrics import StepMetrics
-from flows.live import describe, figures, training_view
+from flows.runtime.training_view import describe, metric_rows, training_view
 
 STEP = StepMetrics(
     step=120,
@@ -26,7 +26,9 @@ STEP = StepMetrics(
     elapsed_s=60.0,
     time_left_s=58.4,
 )
-LEFT_OUT = STEP.replace(step=121, loss=None, grad_norm=None, bits_per_byte=None, held_out=None, skipped=True)
+LEFT_OUT = STEP.replace(
+    step=121, loss=None, grad_norm=None, bits_per_byte=None, held_out=None, skipped=True
+)
 
 
 def test_a_line_says_where_it_is() -> None:
@@ -35,7 +37,7 @@ def test_a_line_says_where_it_is() -> None:
 
 
 def test_the_table_has_every_figure_of_a_step() -> None:
-    assert figures(STEP, {"Python": 1.9551}) == {
+    assert metric_rows(STEP, {"Python": 1.9551}) == {
         "bits per byte": "2.124",
         "learning rate": "2.50e-04",
         "gradient norm": "0.88",
@@ -45,13 +47,15 @@ def test_the_table_has_every_figure_of_a_step() -> None:
         "memory of a rank": "1.2 GB",
         "held-out Python": "1.955",
     }
-    assert figures(LEFT_OUT, {})["gradient norm"] == "-"
-    assert figures(LEFT_OUT, {"Python": None})["held-out Python"] == "not finite"
+    assert metric_rows(LEFT_OUT, {})["gradient norm"] == "-"
+    assert metric_rows(LEFT_OUT, {"Python": None})["held-out Python"] == "not finite"
 
 
 def test_a_terminal_shows_both_and_keeps_what_was_measured_last() -> None:
     output = io.StringIO()
-    with training_view("mono", 400, Console(file=output, force_terminal=True, width=120, color_system=None)) as show:
+    with training_view(
+        "mono", 400, Console(file=output, force_terminal=True, width=120, color_system=None)
+    ) as show:
         show(STEP)
         show(LEFT_OUT)
     drawn = output.getvalue()
@@ -65,4 +69,6 @@ def test_elsewhere_the_last_step_is_always_said() -> None:
     with training_view("mono", 121, Console(file=output, width=60)) as show:
         show(STEP)
         show(LEFT_OUT)
-    assert output.getvalue() == f"  mono  {describe(STEP, 121)}\n  mono  {describe(LEFT_OUT, 121)}\n"
+    assert (
+        output.getvalue() == f"  mono  {describe(STEP, 121)}\n  mono  {describe(LEFT_OUT, 121)}\n"
+    )

@@ -6,32 +6,45 @@ import pytest
 from typer.testing import CliRunner
 
 from components.core.errors import ConfigError
-from flows.cli import app
-from flows.notifications import notify
+from flows.cli.main import app
+from flows.deploy.notifications import subscribe
 
 
 @pytest.mark.parametrize(
     "address",
-    ["", "hooks.example.org", "ftp://hooks.example.org", "http://", "https:///T1", "http://[::1/T1", "http://a:port/"],
+    [
+        "",
+        "hooks.example.org",
+        "ftp://hooks.example.org",
+        "http://",
+        "https:///T1",
+        "http://[::1/T1",
+        "http://a:port/",
+    ],
 )
 def test_an_address_where_nobody_is(address: str) -> None:
     with pytest.raises(ConfigError, match="there is nobody at the address"):
-        notify(address, ("failed",))
+        subscribe(address, ("failed",))
 
 
 def test_no_password_is_shown() -> None:
     with pytest.raises(ConfigError) as caught:
-        notify("smtp://robot:secret@example.org", ("failed",))
+        subscribe("smtp://robot:secret@example.org", ("failed",))
     assert "secret" not in str(caught.value)
 
 
 def test_an_occasion_that_is_none() -> None:
     with pytest.raises(ConfigError, match="no occasion 'never'"):
-        notify("https://hooks.example.org", ("never",))
+        subscribe("https://hooks.example.org", ("never",))
 
 
 @pytest.mark.parametrize(
-    "command", [["serve", "--prefect-port=0"], ["ui", "--mlflow-port=65536"], ["models", "serve", "a", "--port=-1"]]
+    "command",
+    [
+        ["serve", "--prefect-port=0"],
+        ["ui", "--mlflow-port=65536"],
+        ["models", "serve", "a", "--port=-1"],
+    ],
 )
 def test_a_port_that_cannot_be_is_wrong_usage(command: list[str]) -> None:
     assert CliRunner().invoke(app, command).exit_code == 2

@@ -10,7 +10,7 @@ from prefect.server.database.configurations import AioSqliteConfiguration
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from flows.prefect_server import WritersWait
+from flows.servers.prefect_server import ImmediateTransactions
 
 A_WHILE_S = 1.0
 """How long another writer is given a chance to be first. It is only lost time where that has to wait anyway."""
@@ -43,11 +43,15 @@ async def two_read_then_write(config: AioSqliteConfiguration) -> int:
 
 
 def test_writers_wait_for_one_another(tmp_path: Path) -> None:
-    config = WritersWait(f"sqlite+aiosqlite:///{tmp_path}/prefect.db")
+    config = ImmediateTransactions(f"sqlite+aiosqlite:///{tmp_path}/prefect.db")
     assert asyncio.run(two_read_then_write(config)) == 2
 
 
 def test_prefects_own_configuration_refuses_one_of_them(tmp_path: Path) -> None:
     """Why there is another one. Where this fails after an upgrade of Prefect, it may be dropped."""
     with pytest.raises(OperationalError, match="database is locked"):
-        asyncio.run(two_read_then_write(AioSqliteConfiguration(f"sqlite+aiosqlite:///{tmp_path}/prefect.db")))
+        asyncio.run(
+            two_read_then_write(
+                AioSqliteConfiguration(f"sqlite+aiosqlite:///{tmp_path}/prefect.db")
+            )
+        )

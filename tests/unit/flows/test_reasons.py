@@ -16,11 +16,17 @@ from components.core.store import Store
 
 @pytest.fixture
 def place(tmp_path: Path) -> list[str]:
-    return ["--at", f"project={tmp_path}"]
+    return ["--exec", f"project={tmp_path}"]
 
 
 def make(
-    project: Path, kind: Kind, seed: int, parents: Mapping[str, Artifact], *, code_version: int = 1, text: str = ""
+    project: Path,
+    kind: Kind,
+    seed: int,
+    parents: Mapping[str, Artifact],
+    *,
+    code_version: int = 1,
+    text: str = "",
 ) -> Artifact:
     def build(folder: Path) -> dict[str, int]:
         (folder / "it").write_text(f"{kind} {seed} {text}")
@@ -28,16 +34,20 @@ def make(
 
     store = Store(project / "var/store")
     config = {"seed": seed, "steps": 3}
-    built = store.get_or_build(kind, "mono", config=config, parents=parents, code_version=code_version, build=build)
+    built = store.get_or_build(
+        kind, "mono", config=config, parents=parents, code_version=code_version, build=build
+    )
     return built.artifact
 
 
 def said(*arguments: str) -> str:
-    command = [sys.executable, "-m", "flows.cli", *arguments]
+    command = [sys.executable, "-m", "flows.cli.main", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
-def test_an_input_that_changed_is_followed_to_its_own_reason(tmp_path: Path, place: list[str]) -> None:
+def test_an_input_that_changed_is_followed_to_its_own_reason(
+    tmp_path: Path, place: list[str]
+) -> None:
     old = make(tmp_path, "prepared-corpus", 0, {})
     new = make(tmp_path, "prepared-corpus", 0, {}, code_version=2, text="cleaner")
     before = make(tmp_path, "checkpoint", 0, {"corpus": old})
@@ -52,22 +62,46 @@ def test_an_input_that_changed_is_followed_to_its_own_reason(tmp_path: Path, pla
     ]
     document = json.loads(said("why", after.label, *place, "--json"))
     assert (document["artifact"], document["sibling"]) == (after.label, before.label)
-    assert document["reasons"][0] == {"what": "setting", "name": "seed", "before": 0, "after": 1, "because": []}
+    assert document["reasons"][0] == {
+        "what": "setting",
+        "name": "seed",
+        "before": 0,
+        "after": 1,
+        "because": [],
+    }
     assert document["reasons"][1]["because"][0]["what"] == "code"
 
 
-def test_an_input_that_came_or_went_or_that_the_store_has_not(tmp_path: Path, place: list[str]) -> None:
-    raw = Artifact(kind="raw-corpus", name="mono", address=str(tmp_path / "data"), recipe="0" * 64, digest="a" * 64)
+def test_an_input_that_came_or_went_or_that_the_store_has_not(
+    tmp_path: Path, place: list[str]
+) -> None:
+    raw = Artifact(
+        kind="raw-corpus",
+        name="mono",
+        address=str(tmp_path / "data"),
+        recipe="0" * 64,
+        digest="a" * 64,
+    )
     make(tmp_path, "checkpoint", 0, {"corpus": raw})
-    after = make(tmp_path, "checkpoint", 0, {"corpus": raw.replace(digest="b" * 64), "initial": raw}, text="other")
+    after = make(
+        tmp_path,
+        "checkpoint",
+        0,
+        {"corpus": raw.replace(digest="b" * 64), "initial": raw},
+        text="other",
+    )
     lines = said("why", after.label, *place).splitlines()[2:]
-    assert lines == [f"  input corpus: {'a' * 64} -> {'b' * 64}", f"  input initial: none -> {'a' * 64}"]
+    assert lines == [
+        f"  input corpus: {'a' * 64} -> {'b' * 64}",
+        f"  input initial: none -> {'a' * 64}",
+    ]
 
 
 def test_the_only_one_of_its_name_has_no_reason(tmp_path: Path, place: list[str]) -> None:
     only = make(tmp_path, "checkpoint", 0, {})
     assert (
-        said("why", only.label, *place) == f"{only.label} is the only one of its kind and name: nothing to compare with.\n"
+        said("why", only.label, *place)
+        == f"{only.label} is the only one of its kind and name: nothing to compare with.\n"
     )
     assert json.loads(said("why", only.label, *place, "--json"))["sibling"] is None
 

@@ -13,60 +13,66 @@ from components.core.artifact import Artifact
 from components.core.errors import ArtifactError, DataError, RemoteError
 from components.core.store import Store
 from components.data.config import CORPORA
-from components.data.raw import raw_artifacts, sources_of
-from components.tokenizer.config import Streaming
-from components.tokenizer.prepare import prepare_corpus
+from components.data.raw_corpus import raw_artifacts, sources_of
+from components.preparation.corpus_pipeline import prepare_corpus
+from components.tokenizer.config import StreamingCacheConfig
 from components.tokenizer.vocabulary import build_tokenizer
-from components.training.config import TrainingPlace
-from flows.corpora import (
-    Found,
+from components.training.config import TrainingExecution
+from flows.settings.execution import Execution
+from flows.settings.recipes import tiny
+from flows.steps.corpora import (
+    RecipeCorpora,
     benchmarks,
-    corpus_place,
-    counts_of_left_out,
+    corpus_uri,
     dataset_card,
-    find,
+    find_corpora,
     prepared_identity,
-    sample_of_left_out,
+    reject_counts,
+    sample_rejects,
     tokenizer_identity,
 )
-from flows.execution import Execution
-from flows.recipes import tiny
-from flows.sharing import pull_prepared, push_prepared
+from flows.steps.share import pull_prepared, push_prepared
 
 
 def must_not_build(_: Path) -> dict[str, int]:
     raise AssertionError("built although it was pulled")
 
 
-def prepare(execution: Execution) -> Found:
+def prepare(execution: Execution) -> RecipeCorpora:
     """What the flow `prepare` makes, without Prefect and MLflow."""
     recipe, store, raw = tiny(), execution.open_store(), raw_artifacts(execution.project_path)
     tokenizer = store.get_or_build(
         **tokenizer_identity(recipe, raw["vocabulary"])._asdict(),
-        build=lambda folder: build_tokenizer(Path(raw["vocabulary"].address) / "gpt2.tiktoken", recipe.tokenizer, folder),
+        build=lambda folder: build_tokenizer(
+            Path(raw["vocabulary"].address) / "gpt2.tiktoken", recipe.tokenizer, folder
+        ),
     ).artifact
     avoided = benchmarks(recipe, execution).texts
     prepared: dict[str, Artifact] = {}
     for corpus in CORPORA:
         prepared[corpus] = store.get_or_build(
-            **prepared_identity(recipe, corpus, raw[corpus], tokenizer, avoided, prepared)._asdict(),
+            **prepared_identity(
+                recipe, corpus, raw[corpus], tokenizer, avoided, prepared
+            )._asdict(),
             build=lambda folder, corpus=corpus: prepare_corpus(
                 folder,
                 sources=sources_of(recipe.data, corpus, execution.project_path),
                 corpus=corpus,
                 data=recipe.data,
-                tokenizer_folder=store.open(tokenizer),
+                tokenizer_folder=store.fetch_verified(tokenizer),
                 tokenizer=recipe.tokenizer,
                 context_length=recipe.model.context_length,
                 seed=recipe.seed,
                 benchmarks=avoided,
             ),
         ).artifact
-    return Found(raw, tokenizer, prepared)
+    return RecipeCorpora(raw, tokenizer, prepared)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureArchives) -> tuple[Execution, Found]:
+def made(
+    tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureArchives
+) -> tuple[Execution, RecipeCorpora]:
     """A project in which the corpora of `tiny` were prepared. Not to be changed by a test."""
     folder = new_project(tmp_path_factory.mktemp("made") / "project")
     pull_fixtures(folder, fixture_archives)
@@ -75,7 +81,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureArch
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, made: tuple[Execution, Found]) -> Execution:
+def elsewhere(tmp_path: Path, made: tuple[Execution, RecipeCorpora]) -> Execution:
     """Another machine, with the same data/ and an empty store."""
     folder = new_project(tmp_path / "elsewhere")
     for name in ("data", "data.dvc"):
@@ -97,38 +103,57 @@ def test_another_corpus_is_what_changes_the_bytes_and_nothing_else() -> None:
     )
 
     def mono(*changes: str) -> str:
-        return prepared_identity(tiny().override(list(changes)), "mono", raw, tokenizer, [], {}).recipe
+        return prepared_identity(
+            tiny().override(list(changes)), "mono", raw, tokenizer, [], {}
+        ).recipe
 
     def sources(**uris: str) -> str:
         return f"data.sources={json.dumps({name: [{'uri': uri}] for name, uri in uris.items()})}"
 
-    assert mono("data.quarantine.max_bad_fraction=0.5") == mono(), "it decides whether there is a corpus, not which"
+    assert mono("data.quarantine.max_bad_fraction=0.5") == mono(), (
+        "it decides whether there is a corpus, not which"
+    )
     assert mono(sources(nl="pile/*.zst")) == mono(), "where another corpus comes from"
-    assert mono(sources(nl="a", mono="b")) == mono(sources(nl="c", mono="b")) != mono(sources(mono="a")) != mono()
+    assert (
+        mono(sources(nl="a", mono="b"))
+        == mono(sources(nl="c", mono="b"))
+        != mono(sources(mono="a"))
+        != mono()
+    )
     assert mono("data.quarantine.max_record_bytes=1000") != mono()
     assert mono("data.filters.max_line_length=7") != mono()
 
 
-def test_a_corpus_is_streamed_only_from_a_store_elsewhere_and_only_where_there_is_a_cache(tmp_path: Path) -> None:
+def test_a_corpus_is_streamed_only_from_a_store_elsewhere_and_only_where_there_is_a_cache(
+    tmp_path: Path,
+) -> None:
     def build(folder: Path) -> dict[str, int]:
         (folder / "index.json").write_text("{}")
         return {}
 
     def made(store: Store) -> Artifact:
-        return store.get_or_build("prepared-corpus", "nl", config={}, parents={}, code_version=1, build=build).artifact
+        return store.get_or_build(
+            "prepared-corpus", "nl", config={}, parents={}, code_version=1, build=build
+        ).artifact
 
     here = Store(tmp_path / "here")
     elsewhere = Store(f"memory://{tmp_path.name}", scratch=tmp_path / "scratch")
-    fetching = TrainingPlace()
-    streaming = fetching.replace(streaming=Streaming(cache_folder=str(tmp_path / "cache"), cache_bytes=1))
-    assert [corpus_place(here, made(here), place) for place in (fetching, streaming)] == [made(here).address] * 2
-    assert corpus_place(elsewhere, made(elsewhere), streaming) == made(elsewhere).address
+    fetching = TrainingExecution()
+    streaming = fetching.replace(
+        streaming=StreamingCacheConfig(cache_folder=str(tmp_path / "cache"), cache_bytes=1)
+    )
+    assert [corpus_uri(here, made(here), place) for place in (fetching, streaming)] == [
+        made(here).address
+    ] * 2
+    assert corpus_uri(elsewhere, made(elsewhere), streaming) == made(elsewhere).address
     assert not (tmp_path / "scratch" / ".cache").exists(), "nothing was fetched"
-    assert (Path(corpus_place(elsewhere, made(elsewhere), fetching)) / "index.json").read_text() == "{}"
+    assert (
+        Path(corpus_uri(elsewhere, made(elsewhere), fetching)) / "index.json"
+    ).read_text() == "{}"
 
 
 def test_what_was_pushed_by_recipe_is_pulled_by_recipe_and_reused(
-    made: tuple[Execution, Found], elsewhere: Execution, root: str
+    made: tuple[Execution, RecipeCorpora], elsewhere: Execution, root: str
 ) -> None:
     pushed = push_prepared(tiny(), made[0], root)
     assert {one.artifact.label for one in pushed} == {
@@ -140,17 +165,19 @@ def test_what_was_pushed_by_recipe_is_pulled_by_recipe_and_reused(
     pulled = {one.artifact.label: one.artifact for one in pull_prepared(tiny(), elsewhere, root)}
     assert len(pulled) == 4
     store = elsewhere.open_store()
-    found = find(tiny(), elsewhere, store)
+    found = find_corpora(tiny(), elsewhere, store)
     avoided = benchmarks(tiny(), elsewhere).texts
     for corpus in CORPORA:
-        identity = prepared_identity(tiny(), corpus, found.raw[corpus], found.tokenizer, avoided, {})
+        identity = prepared_identity(
+            tiny(), corpus, found.raw[corpus], found.tokenizer, avoided, {}
+        )
         assert store.get_or_build(**identity._asdict(), build=must_not_build).reused
         assert found.prepared[corpus].digest == made[1].prepared[corpus].digest
-        store.open(found.prepared[corpus])
+        store.fetch_verified(found.prepared[corpus])
     assert dataset_card(tiny(), elsewhere, found) == dataset_card(tiny(), made[0], made[1])
 
 
-def test_a_label_needs_no_data(made: tuple[Execution, Found], tmp_path: Path) -> None:
+def test_a_label_needs_no_data(made: tuple[Execution, RecipeCorpora], tmp_path: Path) -> None:
     root, mono = str(tmp_path / "shared"), made[1].prepared["mono"]
     push_prepared(tiny(), made[0], root, [mono.label])
     bare = Execution(project=str(tmp_path / "bare"))
@@ -163,17 +190,25 @@ def test_a_label_needs_no_data(made: tuple[Execution, Found], tmp_path: Path) ->
     ]
 
 
-def test_what_the_root_does_not_have_is_named(made: tuple[Execution, Found], elsewhere: Execution, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=rf"{made[1].tokenizer.label} is not in {tmp_path}/shared"):
+def test_what_the_root_does_not_have_is_named(
+    made: tuple[Execution, RecipeCorpora], elsewhere: Execution, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ArtifactError, match=rf"{made[1].tokenizer.label} is not in {tmp_path}/shared"
+    ):
         pull_prepared(tiny(), elsewhere, str(tmp_path / "shared"))
-    with pytest.raises(ArtifactError, match=r"no artifact is published at .*/shared/prepared-corpus/nl-0"):
+    with pytest.raises(
+        ArtifactError, match=r"no artifact is published at .*/shared/prepared-corpus/nl-0"
+    ):
         pull_prepared(tiny(), elsewhere, str(tmp_path / "shared"), ["prepared-corpus/nl-0"])
     with pytest.raises(ArtifactError, match="is no prepared corpus"):
         push_prepared(tiny(), made[0], str(tmp_path / "shared"), [made[1].tokenizer.label])
-    assert list(Store(tmp_path / "shared").all()) == []
+    assert list(Store(tmp_path / "shared").list_artifacts()) == []
 
 
-def test_another_recipe_is_another_corpus(made: tuple[Execution, Found], tmp_path: Path) -> None:
+def test_another_recipe_is_another_corpus(
+    made: tuple[Execution, RecipeCorpora], tmp_path: Path
+) -> None:
     other = tiny().override(["seed=1"])
     with pytest.raises(ArtifactError, match=r"prepared-corpus/nl-\w+ is not in"):
         push_prepared(other, made[0], str(tmp_path / "shared"))
@@ -183,21 +218,26 @@ def test_another_recipe_is_another_corpus(made: tuple[Execution, Found], tmp_pat
 
 
 def test_what_is_left_out_is_sampled_where_the_corpora_lie(
-    made: tuple[Execution, Found], elsewhere: Execution, root: str
+    made: tuple[Execution, RecipeCorpora], elsewhere: Execution, root: str
 ) -> None:
     execution, found = made
     push_prepared(tiny(), execution, root)
     shared = Store(root, scratch=elsewhere.workspace_path / "scratch")
-    prepared = {name: shared.load(f"{shared.root}/{one.label}") for name, one in found.prepared.items()}
-    rows = sample_of_left_out(prepared, shared)
-    assert rows == sample_of_left_out(found.prepared, execution.open_store())
+    prepared = {
+        name: shared.load(f"{shared.root}/{one.label}") for name, one in found.prepared.items()
+    }
+    rows = sample_rejects(prepared, shared)
+    assert rows == sample_rejects(found.prepared, execution.open_store())
     # The archives hold one document twice and one that is too wide (tests/fixtures/archives.py).
     assert [(row["corpus"], row["reason"], row["language"]) for row in rows] == [
         ("multi", "duplicate", "C"), ("multi", "mean line length", "C")
     ]  # fmt: skip
-    assert counts_of_left_out(prepared)["rejected"]["multi"]["C"] == {"duplicate": 1, "mean line length": 1}  # type: ignore[index, call-overload]
-    assert counts_of_left_out(prepared)["redacted"] == {"nl": {}, "multi": {}, "mono": {}}
+    assert reject_counts(prepared)["rejected"]["multi"]["C"] == {
+        "duplicate": 1,
+        "mean line length": 1,
+    }  # type: ignore[index, call-overload]
+    assert reject_counts(prepared)["redacted"] == {"nl": {}, "multi": {}, "mono": {}}
     assert not (elsewhere.workspace_path / "scratch").exists(), "nothing else is fetched"
     shared.fs.pipe_file(f"{prepared['multi'].address}/rejects.parquet", b"PAR1 damaged")
     with pytest.raises(RemoteError, match="looking at what is left out"):
-        sample_of_left_out(prepared, shared)
+        sample_rejects(prepared, shared)

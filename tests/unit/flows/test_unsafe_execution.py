@@ -7,12 +7,19 @@ from pydantic import JsonValue
 from typer.testing import CliRunner
 
 from components.core.artifact import Artifact
-from flows.cli import app
-from flows.evidence import _sandboxed
+from flows.cli.main import app
+from flows.steps.collect_evidence import _sandboxed
 
 
 def evaluation(**statistics: JsonValue) -> Artifact:
-    return Artifact(kind="evaluation", name="tiny", address="x", recipe="0" * 64, digest="0" * 64, statistics=statistics)
+    return Artifact(
+        kind="evaluation",
+        name="tiny",
+        address="x",
+        recipe="0" * 64,
+        digest="0" * 64,
+        statistics=statistics,
+    )
 
 
 @pytest.mark.parametrize(
@@ -27,9 +34,15 @@ def evaluation(**statistics: JsonValue) -> Artifact:
 def test_the_gate_learns_whether_every_program_was_isolated(
     measured: list[dict[str, JsonValue]], sandboxed: bool | None
 ) -> None:
-    assert _sandboxed({str(place): evaluation(**one) for place, one in enumerate(measured)}) is sandboxed
+    assert (
+        _sandboxed({str(place): evaluation(**one) for place, one in enumerate(measured)})
+        is sandboxed
+    )
 
 
 @pytest.mark.parametrize("command", ["run", "evaluate", "promote"])
 def test_commands_that_execute_know_the_option(command: str) -> None:
-    assert "--unsafe-execution" in CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+    assert (
+        "--unsafe-execution"
+        in CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+    )

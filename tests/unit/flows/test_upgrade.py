@@ -13,8 +13,8 @@ import pytest
 
 from components.core.errors import ConfigError, TrackingError
 from components.registry.tracking import Tracking
-from flows.execution import Execution
-from flows.upgrade import Upgraded, require_own_schema, upgrade
+from flows.servers.db_upgrade import DatabaseUpgrade, require_current_schema, upgrade
+from flows.settings.execution import Execution
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
@@ -46,19 +46,30 @@ def execution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Execution:
 
 def make_old(execution: Execution) -> None:
     """Both databases as earlier versions left them, with a run and a flow in them."""
-    environment = {**os.environ, "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{prefect(execution)}"}
+    environment = {
+        **os.environ,
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{prefect(execution)}",
+    }
     for arguments in (
         ["-c", _OLD_MLFLOW, execution.resolved_tracking_uri, MLFLOW_THEN],
         ["-m", "prefect", "server", "database", "upgrade", "--yes", "--revision", PREFECT_THEN],
     ):
-        subprocess.run([sys.executable, *arguments], check=True, env=environment, capture_output=True, timeout=240)
+        subprocess.run(
+            [sys.executable, *arguments],
+            check=True,
+            env=environment,
+            capture_output=True,
+            timeout=240,
+        )
     with closing(sqlite3.connect(mlflow(execution))) as connection, connection:
         connection.execute(
             "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)"
             " VALUES (7, 'old', '/a', 'active')"
         )
     with closing(sqlite3.connect(prefect(execution))) as connection, connection:
-        connection.execute("INSERT INTO flow (id, name) VALUES ('0f0f0f0f-0f0f-0f0f-0f0f-0f0f0f0f0f0f', 'old')")
+        connection.execute(
+            "INSERT INTO flow (id, name) VALUES ('0f0f0f0f-0f0f-0f0f-0f0f-0f0f0f0f0f0f', 'old')"
+        )
 
 
 def mlflow(execution: Execution) -> Path:
@@ -79,13 +90,17 @@ def content(database: Path) -> list[str]:
         return list(connection.iterdump())
 
 
-def test_old_databases_are_refused_then_upgraded_with_what_is_in_them_and_copied_first(execution: Execution) -> None:
+def test_old_databases_are_refused_then_upgraded_with_what_is_in_them_and_copied_first(
+    execution: Execution,
+) -> None:
     make_old(execution)
     tracking = Tracking(execution.resolved_tracking_uri, execution.workspace_path / "artifacts")
     with pytest.raises(TrackingError, match="codegen upgrade"):
         tracking.check()
-    with pytest.raises(ConfigError, match=f"(?s)Prefect's database .*{PREFECT_THEN}.*codegen upgrade"):
-        require_own_schema()
+    with pytest.raises(
+        ConfigError, match=f"(?s)Prefect's database .*{PREFECT_THEN}.*codegen upgrade"
+    ):
+        require_current_schema()
 
     done = {one.name: one for one in upgrade(execution)}
     assert (done["MLflow"].before, done["Prefect"].before) == (MLFLOW_THEN, PREFECT_THEN)
@@ -99,7 +114,7 @@ def test_old_databases_are_refused_then_upgraded_with_what_is_in_them_and_copied
         assert one.backup is not None
         assert set(expected) <= set(names(one.backup, table))
 
-    require_own_schema()
+    require_current_schema()
     again = list(upgrade(execution))
     assert [(one.before == one.after, one.backup) for one in again] == [(True, None)] * 2
     assert len(list(execution.workspace_path.rglob("*.before-*"))) == 2
@@ -116,7 +131,7 @@ def test_an_upgrade_that_fails_leaves_the_database_as_it_was(execution: Executio
 
 
 def test_what_is_not_there_needs_nothing(execution: Execution) -> None:
-    assert list(upgrade(execution)) == list[Upgraded]()
+    assert list(upgrade(execution)) == list[DatabaseUpgrade]()
 
 
 def test_a_file_that_is_no_database_is_said_to_be_none(execution: Execution) -> None:

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from fixtures.models import TINY
 
-from components.model.generation import Request, Rules, generate
-from components.model.nucleus import draw
+from components.model.generation import Request, SamplingParams, generate
+from components.model.nucleus import sample_top_p
 from components.model.transformer import CodeGen
 
 NUM_IDS, EOT, MOST = 495, 456, 20
 PROMPTS = [[5, 6, 7], [9], [5, 6, 7], list(range(40, 60)), [9], [9], [100, 101]]
-RULES = Rules(temperature=0.8, top_p=0.95, num_ids=NUM_IDS, eot_id=EOT)
-WIDE = TINY.replace(num_heads=4, head_dim=32, rotary_dims=16, context_length=1024)
+RULES = SamplingParams(temperature=0.8, top_p=0.95, num_ids=NUM_IDS, eot_id=EOT)
+WIDE = TINY.replace(num_heads=4, head_dim=32, rotary_dim=16, context_length=1024)
 
 
 def sample(
@@ -25,15 +25,18 @@ def sample(
     prompts: Iterable[Sequence[int]],
     seeds: Iterable[int],
     *,
-    rules: Rules = RULES,
+    rules: SamplingParams = RULES,
     most: int = MOST,
     **place: Any,
 ) -> list[list[int]]:
     """The completions in the order of their prompts."""
     waiting = deque(
-        Request(number, tuple(prompt), seed, most) for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+        Request(number, tuple(prompt), seed, most)
+        for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
     )
-    drawn = {one.key: one.tokens for one in generate(model, waiting, rules, max_new_tokens=most, **place)}
+    drawn = {
+        one.key: one.tokens for one in generate(model, waiting, rules, max_new_tokens=most, **place)
+    }
     return [drawn[number] for number in range(len(drawn))]
 
 
@@ -43,7 +46,9 @@ def without_cache(model: CodeGen, prompt: Sequence[int], seed: int) -> list[int]
     for uniform in uniforms:
         with torch.no_grad():
             logits = model(torch.tensor([tokens]))[:, -1, :NUM_IDS]
-        token = draw(logits, torch.tensor([uniform]), temperature=RULES.temperature, top_p=RULES.top_p).item()
+        token = sample_top_p(
+            logits, torch.tensor([uniform]), temperature=RULES.temperature, top_p=RULES.top_p
+        ).item()
         if token == EOT:
             break
         tokens.append(int(token))

@@ -45,19 +45,46 @@ def checkpoint(request: pytest.FixtureRequest, theirs: CodeGenForCausalLM, tmp_p
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors: tensors.pop("transformer.h.1.ln_1.bias"), r"lacks the tensor transformer\.h\.1\.ln_1\.bias"),
+        (
+            lambda tensors: tensors.pop("transformer.h.1.ln_1.bias"),
+            r"lacks the tensor transformer\.h\.1\.ln_1\.bias",
+        ),
         (lambda tensors: tensors.update(x=torch.ones(1)), "has also the tensor x"),
-        (lambda tensors: tensors.update({"lm_head.bias": torch.ones(99)}), r"lm_head\.bias of shape \[99\]\n.*\[100\]"),
-        (lambda tensors: tensors.update({"lm_head.bias": torch.ones(100).int()}), r"has lm_head\.bias in int32"),
-        (lambda tensors: tensors.update({"lm_head.bias": torch.ones(100).double()}), r"has lm_head\.bias in float64"),
-        (lambda tensors: tensors["lm_head.bias"][7:9].fill_(torch.nan), r"lm_head\.bias with 2 of 100 values NaN"),
-        (lambda tensors: tensors["transformer.wte.weight"][3].fill_(-torch.inf), r"wte\.weight with 32 of 3,200 values"),
+        (
+            lambda tensors: tensors.update({"lm_head.bias": torch.ones(99)}),
+            r"lm_head\.bias of shape \[99\]\n.*\[100\]",
+        ),
+        (
+            lambda tensors: tensors.update({"lm_head.bias": torch.ones(100).int()}),
+            r"has lm_head\.bias in int32",
+        ),
+        (
+            lambda tensors: tensors.update({"lm_head.bias": torch.ones(100).double()}),
+            r"has lm_head\.bias in float64",
+        ),
+        (
+            lambda tensors: tensors["lm_head.bias"][7:9].fill_(torch.nan),
+            r"lm_head\.bias with 2 of 100 values NaN",
+        ),
+        (
+            lambda tensors: tensors["transformer.wte.weight"][3].fill_(-torch.inf),
+            r"wte\.weight with 32 of 3,200 values",
+        ),
         (
             lambda tensors: tensors["transformer.h.0.attn.qkv_proj.weight"][5].fill_(torch.inf),
             r"h\.0\.attn\.qkv_proj\.weight with 32 of 3,072 values",
         ),
     ],
-    ids=["missing", "too many", "shape", "integers", "doubles", "NaN", "infinite", "infinite, fused"],
+    ids=[
+        "missing",
+        "too many",
+        "shape",
+        "integers",
+        "doubles",
+        "NaN",
+        "infinite",
+        "infinite, fused",
+    ],
 )
 def test_a_wrong_tensor_is_named_with_its_file(
     form: str, change: Callable[[dict[str, Tensor]], object], message: str, tmp_path: Path
@@ -68,30 +95,45 @@ def test_a_wrong_tensor_is_named_with_its_file(
 
 
 @pytest.mark.parametrize("form", ["safetensors shards", "bin shards"])
-def test_a_shard_that_is_missing_is_named_with_what_is_lost(form: str, theirs: CodeGenForCausalLM, tmp_path: Path) -> None:
+def test_a_shard_that_is_missing_is_named_with_what_is_lost(
+    form: str, theirs: CodeGenForCausalLM, tmp_path: Path
+) -> None:
     folder = write_theirs(theirs, tmp_path / "checkpoint", form)
     shards(folder)[-1].unlink()
-    with pytest.raises(ArtifactError, match=rf"{folder.name}/.*-of-.*does not exist, and with it [a-z_.0-9]+ and \d+ more"):
+    with pytest.raises(
+        ArtifactError,
+        match=rf"{folder.name}/.*-of-.*does not exist, and with it [a-z_.0-9]+ and \d+ more",
+    ):
         load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("form", ["safetensors shards", "bin shards"])
-def test_an_index_and_its_shards_have_to_agree(form: str, theirs: CodeGenForCausalLM, tmp_path: Path) -> None:
+def test_an_index_and_its_shards_have_to_agree(
+    form: str, theirs: CodeGenForCausalLM, tmp_path: Path
+) -> None:
     folder = write_theirs(theirs, tmp_path / "checkpoint", form)
     index = next(folder.glob("*.index.json"))
     good = json.loads(index.read_text())
     first, last = (path.name for path in (shards(folder)[0], shards(folder)[-1]))
 
     def refused(message: str, **changes: str | None) -> None:
-        files = {**good["weight_map"], **{name.replace("__", "."): file for name, file in changes.items()}}
-        index.write_text(json.dumps({**good, "weight_map": {name: file for name, file in files.items() if file}}))
+        files = {
+            **good["weight_map"],
+            **{name.replace("__", "."): file for name, file in changes.items()},
+        }
+        index.write_text(
+            json.dumps({**good, "weight_map": {name: file for name, file in files.items() if file}})
+        )
         with pytest.raises(ArtifactError, match=message):
             load_checkpoint(folder)
 
     name = next(name for name, file in good["weight_map"].items() if file == first)
     refused(rf"{last} lacks the tensor {name}|{first} has also the tensor {name}", **{name: last})
     refused(rf"{first} has also the tensor {name}", **{name: None})
-    refused(rf"{first} lacks the tensor transformer\.h\.9\.ln_1\.bias", **{"transformer.h.9.ln_1.bias": first})
+    refused(
+        rf"{first} lacks the tensor transformer\.h\.9\.ln_1\.bias",
+        **{"transformer.h.9.ln_1.bias": first},
+    )
     refused(rf"index.json puts {name} in '\.\./{first}'", **{name: f"../{first}"})
     refused(rf"index.json puts {name} in '/etc/passwd'", **{name: "/etc/passwd"})
     refused(rf"index.json puts {name} in '\.\.'", **{name: ".."})
@@ -99,7 +141,9 @@ def test_an_index_and_its_shards_have_to_agree(form: str, theirs: CodeGenForCaus
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[1]", "{}", '{"weight_map": 1}', '{"weight_map": {"lm_head.bias": 1}}', "[" * 100_000], ids=range(6)
+    "content",
+    ["", "[1]", "{}", '{"weight_map": 1}', '{"weight_map": {"lm_head.bias": 1}}', "[" * 100_000],
+    ids=range(6),
 )
 def test_an_index_that_is_none_says_so(content: str, tmp_path: Path) -> None:
     folder = write_theirs(their_model(SMALL), tmp_path / "checkpoint", "safetensors shards")
@@ -111,7 +155,11 @@ def test_an_index_that_is_none_says_so(content: str, tmp_path: Path) -> None:
 def test_a_tensor_that_no_shard_has_is_named(tmp_path: Path) -> None:
     folder = write_theirs(their_model(SMALL), tmp_path / "checkpoint", "bin")
     (folder / "pytorch_model.bin").unlink()
-    tensors = {name: tensor for name, tensor in their_model(SMALL).state_dict().items() if name != "lm_head.bias"}
+    tensors = {
+        name: tensor
+        for name, tensor in their_model(SMALL).state_dict().items()
+        if name != "lm_head.bias"
+    }
     write_bin_shards(tensors, folder)
     with pytest.raises(ArtifactError, match=r"lacks the tensor lm_head\.bias"):
         load_checkpoint(folder)
@@ -119,7 +167,9 @@ def test_a_tensor_that_no_shard_has_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [0, 1, 40, 0.5, -1])
 def test_a_file_that_was_cut_short_names_what_is_lost(checkpoint: Path, kept: float) -> None:
-    victim = max(shards(checkpoint) or checkpoint.glob("*model*"), key=lambda path: path.stat().st_size)
+    victim = max(
+        shards(checkpoint) or checkpoint.glob("*model*"), key=lambda path: path.stat().st_size
+    )
     content = victim.read_bytes()
     victim.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
     with pytest.raises(ArtifactError) as refused:
@@ -131,16 +181,26 @@ def test_a_file_that_was_cut_short_names_what_is_lost(checkpoint: Path, kept: fl
 @settings(
     deadline=None,
     max_examples=60,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # Making the damage smaller would take minutes.
+    phases=[
+        Phase.explicit,
+        Phase.reuse,
+        Phase.generate,
+    ],  # Making the damage smaller would take minutes.
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
-def test_whatever_is_changed_in_a_file_loads_or_is_an_error_of_ours(checkpoint: Path, data: st.DataObject) -> None:
-    victim = min(shards(checkpoint) or checkpoint.glob("*model*"), key=lambda path: path.stat().st_size)
+def test_whatever_is_changed_in_a_file_loads_or_is_an_error_of_ours(
+    checkpoint: Path, data: st.DataObject
+) -> None:
+    victim = min(
+        shards(checkpoint) or checkpoint.glob("*model*"), key=lambda path: path.stat().st_size
+    )
     whole = victim.read_bytes()
     damaged = bytearray(whole)
     for _ in range(data.draw(st.integers(1, 4))):
-        damaged[data.draw(st.integers(0, min(len(whole), 6_000) - 1))] = data.draw(st.integers(0, 255))
+        damaged[data.draw(st.integers(0, min(len(whole), 6_000) - 1))] = data.draw(
+            st.integers(0, 255)
+        )
     victim.write_bytes(damaged)
     try:
         load_checkpoint(checkpoint)
@@ -162,8 +222,12 @@ class Asks:
 
 def test_a_hostile_pickle_is_not_obeyed(tmp_path: Path) -> None:
     trap = tmp_path / "obeyed"
-    folder = write_changed(SMALL, tmp_path / "checkpoint", "bin", lambda tensors: tensors.update(x=Asks(trap)))
-    with pytest.raises(ArtifactError, match=r"pytorch_model\.bin asks for posix\.mkdir, which was not obeyed"):
+    folder = write_changed(
+        SMALL, tmp_path / "checkpoint", "bin", lambda tensors: tensors.update(x=Asks(trap))
+    )
+    with pytest.raises(
+        ArtifactError, match=r"pytorch_model\.bin asks for posix\.mkdir, which was not obeyed"
+    ):
         load_checkpoint(folder)
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Asks(trap)))
     with pytest.raises(ArtifactError, match=r"no zip archive"):
@@ -181,16 +245,27 @@ def test_a_file_of_other_things_is_refused(tmp_path: Path) -> None:
     torch.save({"lm_head.bias": torch.empty(100, device="meta")}, folder / "pytorch_model.bin")
     with pytest.raises(ArtifactError, match=r"has lm_head\.bias, which is no plain tensor"):
         load_checkpoint(folder)
-    torch.save(their_model(SMALL).state_dict(), folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    torch.save(
+        their_model(SMALL).state_dict(),
+        folder / "pytorch_model.bin",
+        _use_new_zipfile_serialization=False,
+    )
     with pytest.raises(ArtifactError, match=r"since PyTorch 1\.6"):
         load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_a_pointer_of_git_lfs_is_told_from_weights(file: str, theirs: CodeGenForCausalLM, tmp_path: Path) -> None:
-    folder = write_theirs(theirs, tmp_path / "checkpoint", "bin" if file.endswith("bin") else "safetensors")
+def test_a_pointer_of_git_lfs_is_told_from_weights(
+    file: str, theirs: CodeGenForCausalLM, tmp_path: Path
+) -> None:
+    folder = write_theirs(
+        theirs, tmp_path / "checkpoint", "bin" if file.endswith("bin") else "safetensors"
+    )
     (folder / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
-    with pytest.raises(ArtifactError, match=r"is a pointer of Git LFS, and transformer\.wte\.weight and 20 more tensors"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"is a pointer of Git LFS, and transformer\.wte\.weight and 20 more tensors",
+    ):
         load_checkpoint(folder)
 
 
@@ -208,16 +283,27 @@ def test_what_is_no_checkpoint_at_all_says_so(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
-def test_a_config_of_a_larger_model_names_the_first_tensor_that_does_not_fit(tmp_path: Path) -> None:
+def test_a_config_of_a_larger_model_names_the_first_tensor_that_does_not_fit(
+    tmp_path: Path,
+) -> None:
     """That of 16.1B, for which 64 GB would be taken: what is missing is looked for first, then shapes."""
     folder = write_changed(SMALL, tmp_path, "safetensors", lambda _: None)
-    shape = {"n_layer": 34, "n_head": 24, "n_embd": 6144, "rotary_dim": 64, "n_positions": 2048, "vocab_size": 51_200}
+    shape = {
+        "n_layer": 34,
+        "n_head": 24,
+        "n_embd": 6144,
+        "rotary_dim": 64,
+        "n_positions": 2048,
+        "vocab_size": 51_200,
+    }
     values = released_settings(their_model(SMALL).config) | shape
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(ArtifactError, match=r"lacks the tensor transformer\.h\.2\.ln_1\.weight"):
         load_checkpoint(folder)
     (folder / "config.json").write_text(json.dumps(values | {"n_layer": 2}))
-    with pytest.raises(ArtifactError, match=r"has transformer\.wte\.weight of shape \[100, 32\]\n.*\[51200, 6144\]"):
+    with pytest.raises(
+        ArtifactError, match=r"has transformer\.wte\.weight of shape \[100, 32\]\n.*\[51200, 6144\]"
+    ):
         load_checkpoint(folder)
 
 
@@ -239,11 +325,16 @@ def test_a_config_of_a_larger_model_names_the_first_tensor_that_does_not_fit(tmp
         ({"n_head": True}, "has n_head True"),
         ({"n_head": 5}, "has n_embd 32 and n_head 5"),
         ({"n_head": 2}, "describes no model that can be\n.*num_heads must be a multiple of 4"),
-        ({"rotary_dim": 10}, "describes no model that can be\n.*rotary_dims must be even and at most head_dim 8"),
+        (
+            {"rotary_dim": 10},
+            "describes no model that can be\n.*rotary_dim must be even and at most head_dim 8",
+        ),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
 )
-def test_a_config_of_another_model_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_a_config_of_another_model_is_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     values = released_settings(their_model(SMALL).config) | change
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ArtifactError, match=rf"config\.json {message}"):

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures.checkpoints import SMALL, released_settings, their_model, write_bin_shards
-from fixtures.disks import small_disk
 from fixtures.models import TINY, lively_model, write_tokenizer
+from fixtures.tmpfs import small_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from components.core.errors import ArtifactError, ConfigError, StorageFull
+from components.core.errors import ArtifactError, ConfigError, DiskFullError
 from components.core.fingerprint import list_files
-from components.model.formats import Dtype, Layout
+from components.model.formats import CheckpointFormat, Dtype
 from components.model.huggingface import export_checkpoint, save_checkpoint
 
 
@@ -23,31 +23,45 @@ from components.model.huggingface import export_checkpoint, save_checkpoint
 def released(tmp_path: Path) -> Path:
     """A folder as the authors released CodeGen: fp16, PyTorch's files, the config of 2022; and its tokenizer."""
     folder = write_tokenizer(tmp_path / "released")
-    model = their_model(SMALL.replace(vocab_rows=512), torch.float16)
+    model = their_model(SMALL.replace(padded_vocab_size=512), torch.float16)
     (folder / "config.json").write_text(json.dumps(released_settings(model.config)))
     write_bin_shards(dict(model.half().state_dict()), folder)
     return folder
 
 
-@pytest.mark.parametrize("layout", Layout)
+@pytest.mark.parametrize("layout", CheckpointFormat)
 @pytest.mark.parametrize("dtype", Dtype)
-def test_a_released_folder_is_exported_in_every_way(layout: Layout, dtype: Dtype, released: Path, tmp_path: Path) -> None:
-    found = export_checkpoint(released, tmp_path / "deep" / "out", layout=layout, dtype=dtype, max_shard_bytes=30_000)
+def test_a_released_folder_is_exported_in_every_way(
+    layout: CheckpointFormat, dtype: Dtype, released: Path, tmp_path: Path
+) -> None:
+    found = export_checkpoint(
+        released, tmp_path / "deep" / "out", layout=layout, dtype=dtype, max_shard_bytes=30_000
+    )
     assert found < 1e-5
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "deep" / "out", dtype=torch.float32)
-    reference = their_model(SMALL.replace(vocab_rows=512), torch.float16)
-    text = AutoTokenizer.from_pretrained(tmp_path / "deep" / "out")("def f():\n    return 1", return_tensors="pt")
+    reference = their_model(SMALL.replace(padded_vocab_size=512), torch.float16)
+    text = AutoTokenizer.from_pretrained(tmp_path / "deep" / "out")(
+        "def f():\n    return 1", return_tensors="pt"
+    )
     with torch.no_grad():
         if dtype is Dtype.bf16:  # The weights alone: transformers keeps its rotations as a buffer.
             for parameter in reference.parameters():
                 parameter.copy_(parameter.bfloat16())
-        torch.testing.assert_close(theirs(**text).logits, reference(**text).logits, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            theirs(**text).logits, reference(**text).logits, atol=1e-5, rtol=0
+        )
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(released: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        export_checkpoint(released, tmp_path / name, layout=Layout.gptj, dtype=Dtype.fp16, max_shard_bytes=30_000)
+        export_checkpoint(
+            released,
+            tmp_path / name,
+            layout=CheckpointFormat.gptj,
+            dtype=Dtype.fp16,
+            max_shard_bytes=30_000,
+        )
     assert list_files(tmp_path / "one") == list_files(tmp_path / "two")
 
 
@@ -83,6 +97,8 @@ def test_what_cannot_be_exported_leaves_nothing(released: Path, tmp_path: Path) 
 def test_a_disk_that_fills_up_is_told_and_nothing_half_is_left(tmp_path: Path) -> None:
     write_tokenizer(tmp_path / "tokenizer")
     with small_disk(tmp_path / "disk", size_kb=16) as disk:
-        with pytest.raises(StorageFull, match=r"the disk filled up while writing model\.safetensors"):
+        with pytest.raises(
+            DiskFullError, match=r"the disk filled up while writing model\.safetensors"
+        ):
             save_checkpoint(lively_model(), tmp_path / "tokenizer", disk)
         assert not list(disk.iterdir())

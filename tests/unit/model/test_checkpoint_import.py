@@ -27,10 +27,17 @@ from components.model.huggingface import load_checkpoint, load_config
 
 SHAPES = {
     "tiny": SMALL,
-    "all dimensions rotate": SMALL.replace(rotary_dims=8),
-    "three layers of eight heads": SMALL.replace(num_layers=3, num_heads=8, head_dim=4, rotary_dims=2),
+    "all dimensions rotate": SMALL.replace(rotary_dim=8),
+    "three layers of eight heads": SMALL.replace(
+        num_layers=3, num_heads=8, head_dim=4, rotary_dim=2
+    ),
     "two heads a block": ModelConfig(
-        num_layers=1, num_heads=8, head_dim=16, rotary_dims=12, context_length=32, vocab_rows=300
+        num_layers=1,
+        num_heads=8,
+        head_dim=16,
+        rotary_dim=12,
+        context_length=32,
+        padded_vocab_size=300,
     ),
 }
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -38,20 +45,26 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_form_of_every_shape_gives_their_logits(form: str, shape: str, tmp_path: Path) -> None:
+def test_every_form_of_every_shape_gives_their_logits(
+    form: str, shape: str, tmp_path: Path
+) -> None:
     model = their_model(SHAPES[shape])
     folder = write_theirs(model, tmp_path / "checkpoint", form)
     assert form.endswith("shards") == (len(shards(folder)) > 1)
     loaded = load_checkpoint(folder)
     assert loaded.config == SHAPES[shape]
-    tokens = torch.randint(SHAPES[shape].vocab_rows, (2, 32), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(
+        SHAPES[shape].padded_vocab_size, (2, 32), generator=torch.Generator().manual_seed(1)
+    )
     with torch.no_grad():
         torch.testing.assert_close(loaded(tokens), model(tokens).logits, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_weights_are_those_that_were_stored_whatever_their_dtype(form: str, dtype: str, tmp_path: Path) -> None:
+def test_weights_are_those_that_were_stored_whatever_their_dtype(
+    form: str, dtype: str, tmp_path: Path
+) -> None:
     model = their_model(SMALL, DTYPES[dtype])
     loaded = load_checkpoint(write_theirs(model, tmp_path / "checkpoint", form, DTYPES[dtype]))
     assert loaded.head.weight.dtype == torch.float32
@@ -60,7 +73,10 @@ def test_weights_are_those_that_were_stored_whatever_their_dtype(form: str, dtyp
     # Head 3 of 4 is the whole of the last block, whose rows are q, v, k (docs/paper.md, section 2).
     query, value, key = model.transformer.h[1].attn.qkv_proj.weight.float()[72:].split(8)
     ours = loaded.blocks[1].qkv.weight
-    assert all(torch.equal(ours[at + 24 : at + 32], part) for at, part in ((0, query), (32, key), (64, value)))
+    assert all(
+        torch.equal(ours[at + 24 : at + 32], part)
+        for at, part in ((0, query), (32, key), (64, value))
+    )
 
 
 def test_constants_that_old_releases_stored_are_no_weights(tmp_path: Path) -> None:
@@ -90,22 +106,35 @@ def test_weights_are_looked_for_in_the_order_of_transformers(tmp_path: Path) -> 
         other = write_theirs(model, tmp_path / form, form)
         for path in other.glob("*model*"):
             path.rename(folder / path.name)
-    order = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+    order = (
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    )
     for seed, file in enumerate(order, start=1):
         expected = their_model(SMALL, seed=seed).lm_head.bias
         assert torch.equal(load_checkpoint(folder).head.bias, expected)
         if seed < 3:
             assert torch.equal(CodeGenForCausalLM.from_pretrained(folder).lm_head.bias, expected)
         (folder / file).unlink()
-    with pytest.raises(ArtifactError, match=r"model\.safetensors does not exist\n.*pytorch_model\.bin\.index\.json"):
+    with pytest.raises(
+        ArtifactError, match=r"model\.safetensors does not exist\n.*pytorch_model\.bin\.index\.json"
+    ):
         load_checkpoint(folder)
 
 
-def test_a_config_may_leave_out_what_transformers_fills_in_and_use_its_other_names(tmp_path: Path) -> None:
+def test_a_config_may_leave_out_what_transformers_fills_in_and_use_its_other_names(
+    tmp_path: Path,
+) -> None:
     values = released_settings(their_model(SMALL).config)
     for name in ("activation_function", "layer_norm_epsilon", "n_inner", "tie_word_embeddings"):
         del values[name]
-    others = {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"}
+    others = {
+        "hidden_size": "n_embd",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    }
     values |= {other: values.pop(name) for other, name in others.items()}
     (tmp_path / "config.json").write_text(json.dumps(values | {"n_inner": 128}))
     assert load_config(tmp_path) == SMALL
@@ -113,7 +142,16 @@ def test_a_config_may_leave_out_what_transformers_fills_in_and_use_its_other_nam
 
 def test_rows_past_the_tokenizers_ids_are_kept(tmp_path: Path) -> None:
     """The released tokenizers have 50,295 ids, the embedding 51,200 rows."""
-    shape = ModelConfig(num_layers=1, num_heads=4, head_dim=2, rotary_dims=2, context_length=8, vocab_rows=51_200)
-    folder = write_theirs(their_model(shape, torch.float16), tmp_path / "checkpoint", "bin", torch.float16)
+    shape = ModelConfig(
+        num_layers=1,
+        num_heads=4,
+        head_dim=2,
+        rotary_dim=2,
+        context_length=8,
+        padded_vocab_size=51_200,
+    )
+    folder = write_theirs(
+        their_model(shape, torch.float16), tmp_path / "checkpoint", "bin", torch.float16
+    )
     assert load_checkpoint(folder).embedding.weight.shape == (51_200, 8)
     assert load_config(folder) == shape

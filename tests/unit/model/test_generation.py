@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError, EvaluationError
-from components.model.cache import Prompt, Slots
-from components.model.generation import CHECK_EVERY, Drawn, Request, generate
-from components.model.packed import pack
+from components.model.generation import CHECK_EVERY, Completion, Request, generate
+from components.model.kv_cache import BatchedKVCache, Prompt
+from components.model.packed_linear import pack
 from components.model.transformer import CodeGen
 
 SLOT_BYTES = 2 * 2 * 32 * 32 * 4
@@ -31,7 +31,9 @@ def model() -> CodeGen:
 
 
 @pytest.mark.parametrize("num_slots", [1, 2, 3, 7])
-def test_any_batch_draws_what_generation_without_a_cache_draws(model: CodeGen, num_slots: int) -> None:
+def test_any_batch_draws_what_generation_without_a_cache_draws(
+    model: CodeGen, num_slots: int
+) -> None:
     """Prompts of different lengths, slots that are refilled and moved, prompts shared between samples."""
     drawn = sample(model, PROMPTS, range(7), num_slots=num_slots)
     expected = [without_cache(model, prompt, seed) for seed, prompt in enumerate(PROMPTS)]
@@ -45,7 +47,9 @@ def test_samples_that_end_early_hand_their_slots_on(model: CodeGen) -> None:
         eager.head.bias[EOT] += 8.0
     prompts, seeds = [[5, 6, 7]] * 12 + [[9, 8]] * 12, range(100, 124)
     drawn = sample(eager, prompts, seeds, num_slots=4)
-    assert drawn == [without_cache(eager, prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+    assert drawn == [
+        without_cache(eager, prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
     assert len({len(completion) for completion in drawn}) > 3  # They do end at different times.
     assert all(EOT not in completion for completion in drawn)
 
@@ -66,7 +70,9 @@ def test_neither_order_nor_batch_nor_memory_changes_a_sample(
     places = list(range(len(prompts)))
     order.shuffle(places)
     place = {"num_slots": num_slots, "cache_bytes": slots_of_memory * SLOT_BYTES}
-    assert sample(model, [prompts[one] for one in places], places, **place) == [alone[one] for one in places]
+    assert sample(model, [prompts[one] for one in places], places, **place) == [
+        alone[one] for one in places
+    ]
 
 
 def test_logits_are_the_same_bits_in_every_batch() -> None:
@@ -84,7 +90,7 @@ def test_logits_are_the_same_bits_in_every_batch() -> None:
 def _logits(model: CodeGen, prompt: Prompt, beside: Sequence[Prompt]) -> torch.Tensor:
     """The logits after each of 20 new tokens; half of the others come first and go in the middle."""
     with torch.inference_mode():
-        slots = Slots(model, 64, MOST, 1 << 30)
+        slots = BatchedKVCache(model, 64, MOST, 1 << 30)
         for one in (*beside[::2], prompt, *beside[1::2]):
             slots.add(one)
         own, rows = len(beside[::2]), []
@@ -93,7 +99,7 @@ def _logits(model: CodeGen, prompt: Prompt, beside: Sequence[Prompt]) -> torch.T
                 for slot in reversed(range(own)):
                     slots.remove(slot)
                     own = slot if own == len(slots) else own  # The last one moves into the gap.
-            logits = slots.feed([token + 1] * len(slots))
+            logits = slots.decode_step([token + 1] * len(slots))
             rows.append(logits[own].clone())
     return torch.stack(rows)
 
@@ -118,7 +124,9 @@ def test_without_temperature_it_is_the_most_probable_token(model: CodeGen) -> No
             tokens.append(int(model(torch.tensor([tokens]))[0, -1, :NUM_IDS].argmax()))
     assert EOT not in tokens
     for temperature in (0.0, 1e-4):
-        assert sample(model, [[5, 6, 7]], [1], rules=RULES._replace(temperature=temperature)) == [tokens[3:]]
+        assert sample(model, [[5, 6, 7]], [1], rules=RULES._replace(temperature=temperature)) == [
+            tokens[3:]
+        ]
 
 
 def test_padding_rows_are_never_drawn() -> None:
@@ -145,8 +153,10 @@ def test_a_sample_stops_when_the_caller_says_so_and_is_asked_now_and_then(model:
 
 def test_what_was_drawn_may_ask_for_more(model: CodeGen) -> None:
     """A conversation of three turns, beside another sample."""
-    waiting: deque[Request[str]] = deque([Request("turn 0", (5, 6), 1, 6), Request("other", (9,), 2, MOST)])
-    found: dict[str, Drawn[str]] = {}
+    waiting: deque[Request[str]] = deque(
+        [Request("turn 0", (5, 6), 1, 6), Request("other", (9,), 2, MOST)]
+    )
+    found: dict[str, Completion[str]] = {}
     prompt = (5, 6)
     for drawn in generate(model, waiting, RULES, max_new_tokens=MOST):
         found[drawn.key] = drawn
@@ -159,13 +169,17 @@ def test_what_was_drawn_may_ask_for_more(model: CodeGen) -> None:
 
 
 @pytest.mark.parametrize("scored_from", [0, 1, 7, 19, 20])
-def test_the_probability_of_a_prompt_is_that_of_its_tokens(model: CodeGen, scored_from: int) -> None:
+def test_the_probability_of_a_prompt_is_that_of_its_tokens(
+    model: CodeGen, scored_from: int
+) -> None:
     prompt = tuple(range(40, 60))
     request = Request("it", prompt, 1, 4, scored_from)
     (drawn,) = generate(model, deque([request]), RULES, max_new_tokens=4)
     with torch.no_grad():
         p = torch.softmax(model(torch.tensor([prompt]))[0].double(), -1)
-    expected = [-math.log(p[place - 1, prompt[place]]) for place in range(max(1, scored_from), len(prompt))]
+    expected = [
+        -math.log(p[place - 1, prompt[place]]) for place in range(max(1, scored_from), len(prompt))
+    ]
     assert drawn.num_scored == len(expected)
     assert drawn.prompt_nats == pytest.approx(sum(expected), rel=1e-5)
 
@@ -173,7 +187,9 @@ def test_the_probability_of_a_prompt_is_that_of_its_tokens(model: CodeGen, score
 def test_of_a_prompt_too_long_only_what_was_read_is_scored(model: CodeGen) -> None:
     prompt, most = tuple(one % NUM_IDS for one in range(100)), TINY.context_length - 4
     (whole,) = generate(model, deque([Request("it", prompt, 1, 4, 90)]), RULES, max_new_tokens=4)
-    (read,) = generate(model, deque([Request("it", prompt[-most:], 1, 4, most - 10)]), RULES, max_new_tokens=4)
+    (read,) = generate(
+        model, deque([Request("it", prompt[-most:], 1, 4, most - 10)]), RULES, max_new_tokens=4
+    )
     assert whole == read
     assert whole.num_scored == 10
 
@@ -194,14 +210,24 @@ def test_nothing_asked_nothing_drawn(model: CodeGen) -> None:
         (lambda model: sample(model, [[]], [1]), "an empty prompt"),
         (lambda model: sample(model, [[1]], [1], most=64), "max_new_tokens 64"),
         (lambda model: sample(model, [[1]], [1], most=0), "max_new_tokens 0"),
-        (lambda model: sample(model, [[1]], [1], rules=RULES._replace(temperature=-0.1)), "temperature -0.1"),
+        (
+            lambda model: sample(model, [[1]], [1], rules=RULES._replace(temperature=-0.1)),
+            "temperature -0.1",
+        ),
         (lambda model: sample(model, [[1]], [1], rules=RULES._replace(top_p=0.0)), "top_p 0.0"),
         (lambda model: sample(model, [[1]], [1], rules=RULES._replace(top_p=1.1)), "top_p 1.1"),
         (lambda model: sample(model, [[1]], [1], rules=RULES._replace(num_ids=513)), "num_ids 513"),
-        (lambda model: list(generate(model, deque([Request(0, (1,), 1, 9)]), RULES, max_new_tokens=8)), "max_new_tokens 9"),
+        (
+            lambda model: list(
+                generate(model, deque([Request(0, (1,), 1, 9)]), RULES, max_new_tokens=8)
+            ),
+            "max_new_tokens 9",
+        ),
     ],
 )
-def test_settings_that_cannot_be_are_refused(model: CodeGen, draw_it: Callable[[CodeGen], Any], message: str) -> None:
+def test_settings_that_cannot_be_are_refused(
+    model: CodeGen, draw_it: Callable[[CodeGen], Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         draw_it(model)
 

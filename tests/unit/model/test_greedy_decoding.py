@@ -11,19 +11,22 @@ import torch
 from fixtures.models import TINY, TOKENIZER, lively_model, write_tokenizer
 from transformers import AutoModelForCausalLM
 
-from components.model.config import Steps
-from components.model.generation import Request, Rules, generate
+from components.model.config import DecodeMode
+from components.model.generation import Request, SamplingParams, generate
 from components.model.huggingface import load_checkpoint, save_checkpoint
-from components.model.packed import pack
+from components.model.packed_linear import pack
 
 NUM_IDS, MOST = 495, 40
 SHORT = TINY.replace(context_length=256)
 SHAPES = {
     "tiny": (SHORT, 0),
     "tiny, other weights": (SHORT, 7),
-    "all dimensions rotate": (SHORT.replace(rotary_dims=8), 1),
+    "all dimensions rotate": (SHORT.replace(rotary_dim=8), 1),
     "three layers of eight heads": (SHORT.replace(num_layers=3, num_heads=8, head_dim=16), 2),
-    "350M's heads": (SHORT.replace(num_heads=16, head_dim=64, rotary_dims=32, vocab_rows=600), 3),
+    "350M's heads": (
+        SHORT.replace(num_heads=16, head_dim=64, rotary_dim=32, padded_vocab_size=600),
+        3,
+    ),
 }
 """With the seed of the weights."""
 LENGTHS = (1, 5, 5, 127, 128, 129, 200)
@@ -32,12 +35,17 @@ LENGTHS = (1, 5, 5, 127, 128, 129, 200)
 
 @pytest.mark.parametrize(("packed", "steps"), [(False, None), (True, None), (False, "graphs")])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_greedy_tokens_are_those_of_transformers(tmp_path: Path, shape: str, packed: bool, steps: Steps | None) -> None:
+def test_greedy_tokens_are_those_of_transformers(
+    tmp_path: Path, shape: str, packed: bool, steps: DecodeMode | None
+) -> None:
     """A batch of prompts of different lengths, of which some end early, against one prompt at a time."""
     config, seed = SHAPES[shape]
     model = lively_model(config, seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    prompts = [tuple(torch.randint(0, NUM_IDS, (length,), generator=generator).tolist()) for length in LENGTHS]
+    prompts = [
+        tuple(torch.randint(0, NUM_IDS, (length,), generator=generator).tolist())
+        for length in LENGTHS
+    ]
     with torch.no_grad():
         model.head.bias[NUM_IDS:] += 1000.0  # Rows that no id has: neither may choose them.
         likeliest = model(torch.tensor([prompts[3]]))[0, :, :NUM_IDS].max(-1).values
@@ -47,15 +55,15 @@ def test_greedy_tokens_are_those_of_transformers(tmp_path: Path, shape: str, pac
     ours = load_checkpoint(tmp_path).eval()
     if packed:
         pack(ours)
-    expected = [_generated(theirs, prompt, config.vocab_rows) for prompt in prompts]
+    expected = [_generated(theirs, prompt, config.padded_vocab_size) for prompt in prompts]
     waiting = deque(Request(number, prompt, number, MOST) for number, prompt in enumerate(prompts))
-    rules = Rules(temperature=0, top_p=1.0, num_ids=NUM_IDS, eot_id=TOKENIZER.eot_id)
+    rules = SamplingParams(temperature=0, top_p=1.0, num_ids=NUM_IDS, eot_id=TOKENIZER.eot_id)
     found = generate(ours, waiting, rules, max_new_tokens=MOST, num_slots=3, steps=steps)
     drawn = {one.key: one.tokens for one in found}
     assert [drawn[number] for number in range(len(prompts))] == expected
 
 
-def _generated(theirs: Any, prompt: tuple[int, ...], vocab_rows: int) -> list[int]:
+def _generated(theirs: Any, prompt: tuple[int, ...], padded_vocab_size: int) -> list[int]:
     ids = torch.tensor([prompt])
     generated: list[int] = theirs.generate(
         ids,
@@ -64,6 +72,6 @@ def _generated(theirs: Any, prompt: tuple[int, ...], vocab_rows: int) -> list[in
         max_new_tokens=MOST,
         eos_token_id=TOKENIZER.eot_id,
         pad_token_id=TOKENIZER.eot_id,
-        suppress_tokens=list(range(NUM_IDS, vocab_rows)),
+        suppress_tokens=list(range(NUM_IDS, padded_vocab_size)),
     )[0, len(prompt) :].tolist()
     return generated[:-1] if generated[-1] == TOKENIZER.eot_id else generated

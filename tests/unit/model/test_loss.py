@@ -13,10 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from components.model.loss import chunks, mean_cross_entropy, token_losses
 
 
-def inputs(num_targets: int, width: int, num_rows: int, seed: int, scale: float = 1.0) -> tuple[Tensor, ...]:
+def inputs(
+    num_targets: int, width: int, num_rows: int, seed: int, scale: float = 1.0
+) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(num_targets, width, generator=generator)
-    weight, bias = (torch.randn(shape, generator=generator) * scale for shape in ((num_rows, width), (num_rows,)))
+    weight, bias = (
+        torch.randn(shape, generator=generator) * scale
+        for shape in ((num_rows, width), (num_rows,))
+    )
     targets = torch.randint(num_rows, (num_targets,), generator=generator)
     return hidden.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), targets
 
@@ -42,7 +47,9 @@ def test_loss_and_gradients_are_those_of_the_plain_formula(
     expected = F.cross_entropy(logits, targets) + z_loss * logits.logsumexp(-1).square().mean()
     loss = mean_cross_entropy(*leaves, targets, z_loss)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
-    pairs = zip(gradients(3 * loss, tuple(leaves)), gradients(3 * expected, tuple(doubles)), strict=True)
+    pairs = zip(
+        gradients(3 * loss, tuple(leaves)), gradients(3 * expected, tuple(doubles)), strict=True
+    )
     for got, wanted in pairs:
         torch.testing.assert_close(got.double(), wanted, rtol=1e-3, atol=1e-5)
 
@@ -84,7 +91,9 @@ def test_the_logits_are_never_held_whole() -> None:
     *leaves, targets = inputs(512, 16, 2000, seed=2)
     with LargestTensor() as watch:
         mean_cross_entropy(*leaves, targets, 1e-4).backward()
-    assert watch.num_elements == 16 * 2000  # The head's weight; half as many logits at once, of 512 * 2000.
+    assert (
+        watch.num_elements == 16 * 2000
+    )  # The head's weight; half as many logits at once, of 512 * 2000.
 
 
 @given(num_targets=st.integers(0, 1000), width=st.integers(1, 64))
@@ -98,4 +107,6 @@ def test_losses_of_single_tokens_are_those_that_the_mean_is_of() -> None:
     losses = token_losses(*leaves, targets)
     expected = F.cross_entropy(F.linear(*leaves), targets, reduction="none")
     torch.testing.assert_close(losses, expected.detach())
-    assert losses.mean().item() == pytest.approx(mean_cross_entropy(*leaves, targets, 0.0).item(), rel=1e-5)
+    assert losses.mean().item() == pytest.approx(
+        mean_cross_entropy(*leaves, targets, 0.0).item(), rel=1e-5
+    )

@@ -14,14 +14,21 @@ PAPER = {
     "6.1B": (33, 16, 256, 64, "7.06"),
     "16.1B": (34, 24, 256, 64, "16.03"),
 }
-SMALL = {"num_layers": 1, "num_heads": 4, "head_dim": 8, "rotary_dims": 4, "context_length": 16, "vocab_rows": 32}
+SMALL = {
+    "num_layers": 1,
+    "num_heads": 4,
+    "head_dim": 8,
+    "rotary_dim": 4,
+    "context_length": 16,
+    "padded_vocab_size": 32,
+}
 
 
 @pytest.mark.parametrize("size", PAPER)
 def test_the_papers_models_have_the_papers_number_of_parameters(size: str) -> None:
     layers, heads, head_dim, rotary, billions = PAPER[size]
-    shape = {"num_layers": layers, "num_heads": heads, "head_dim": head_dim, "rotary_dims": rotary}
-    config = ModelConfig(**shape, context_length=2048, vocab_rows=51_200)
+    shape = {"num_layers": layers, "num_heads": heads, "head_dim": head_dim, "rotary_dim": rotary}
+    config = ModelConfig(**shape, context_length=2048, padded_vocab_size=51_200)
     with torch.device("meta"):
         model = CodeGen(config)
     counted = sum(parameter.numel() for parameter in model.parameters())
@@ -40,8 +47,8 @@ def test_a_training_step_costs_what_counting_by_hand_gives() -> None:
     [
         ("num_heads", 6, "num_heads must be a multiple of 4, got 6"),
         ("head_dim", 7, "head_dim must be even, got 7"),
-        ("rotary_dims", 3, "rotary_dims must be even and at most head_dim 8, got 3"),
-        ("rotary_dims", 10, "rotary_dims must be even and at most head_dim 8, got 10"),
+        ("rotary_dim", 3, "rotary_dim must be even and at most head_dim 8, got 3"),
+        ("rotary_dim", 10, "rotary_dim must be even and at most head_dim 8, got 10"),
         ("num_layers", 0, "greater than 0"),
     ],
 )

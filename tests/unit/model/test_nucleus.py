@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import EvaluationError
-from components.model.nucleus import draw
+from components.model.nucleus import sample_top_p
 
 
 def reference(logits: list[float], temperature: float, top_p: float) -> dict[int, float]:
@@ -26,11 +26,15 @@ def reference(logits: list[float], temperature: float, top_p: float) -> dict[int
     return {token: weights[token] / total / mass for token in nucleus}
 
 
-def frequencies(logits: list[float], temperature: float, top_p: float, num_draws: int) -> dict[int, float]:
+def frequencies(
+    logits: list[float], temperature: float, top_p: float, num_draws: int
+) -> dict[int, float]:
     """How often each token is drawn by uniforms that are evenly spaced: within 1 / num_draws of its probability."""
     uniforms = (torch.arange(num_draws, dtype=torch.float64) + 0.5) / num_draws
     rows = torch.tensor(logits).expand(num_draws, -1)
-    drawn, counts = draw(rows, uniforms, temperature=temperature, top_p=top_p).unique(return_counts=True)
+    drawn, counts = sample_top_p(rows, uniforms, temperature=temperature, top_p=top_p).unique(
+        return_counts=True
+    )
     return {int(token): int(count) / num_draws for token, count in zip(drawn, counts, strict=True)}
 
 
@@ -45,8 +49,13 @@ def frequencies(logits: list[float], temperature: float, top_p: float, num_draws
 def test_tokens_are_drawn_from_the_nucleus_in_proportion(
     num_ids: int, sharpness: float, temperature: float, top_p: float, seed: int
 ) -> None:
-    logits = (sharpness * torch.randn(num_ids, generator=torch.Generator().manual_seed(seed))).tolist()
-    expected, got = reference(logits, temperature, top_p), frequencies(logits, temperature, top_p, 2000)
+    logits = (
+        sharpness * torch.randn(num_ids, generator=torch.Generator().manual_seed(seed))
+    ).tolist()
+    expected, got = (
+        reference(logits, temperature, top_p),
+        frequencies(logits, temperature, top_p, 2000),
+    )
     # A token that rounding puts on either side of the border of the nucleus would be the last of `expected`.
     assert set(got) <= set(expected)
     for token, probability in expected.items():
@@ -66,26 +75,39 @@ def test_a_nucleus_wider_than_the_first_candidates_is_still_whole() -> None:
     logits[::2] += 0.01
     mass_of_each = math.exp(0.01) / (1250 * math.exp(0.01) + 1250)
     uniforms = (torch.arange(3000, dtype=torch.float64) + 0.5) / 3000
-    drawn = draw(logits.expand(3000, -1), uniforms, temperature=1.0, top_p=0.5).unique()
+    drawn = sample_top_p(logits.expand(3000, -1), uniforms, temperature=1.0, top_p=0.5).unique()
     assert (drawn % 2 == 0).all()
     assert len(drawn) == math.ceil(0.5 / mass_of_each) < 1250
 
 
 def test_a_row_draws_the_same_beside_rows_that_need_more_candidates() -> None:
-    sharp, flat = 20 * torch.randn(3000, generator=torch.Generator().manual_seed(0)), torch.zeros(3000)
+    sharp, flat = (
+        20 * torch.randn(3000, generator=torch.Generator().manual_seed(0)),
+        torch.zeros(3000),
+    )
     uniforms = torch.tensor([0.3, 0.9, 0.3, 0.9], dtype=torch.float64)
-    together = draw(torch.stack([sharp, flat, flat, sharp]), uniforms, temperature=1.0, top_p=0.95)
+    together = sample_top_p(
+        torch.stack([sharp, flat, flat, sharp]), uniforms, temperature=1.0, top_p=0.95
+    )
     for row, logits in enumerate([sharp, flat, flat, sharp]):
-        assert draw(logits[None], uniforms[row : row + 1], temperature=1.0, top_p=0.95)[0] == together[row]
+        assert (
+            sample_top_p(logits[None], uniforms[row : row + 1], temperature=1.0, top_p=0.95)[0]
+            == together[row]
+        )
 
 
 def test_the_extreme_uniforms_draw_the_first_and_the_last_of_the_nucleus() -> None:
     logits = torch.log(torch.tensor([[0.1, 0.6, 0.3]])).expand(2, -1)
     uniforms = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
-    assert draw(logits, uniforms, temperature=1.0, top_p=0.8).tolist() == [1, 2]
+    assert sample_top_p(logits, uniforms, temperature=1.0, top_p=0.8).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_logits_that_are_not_finite_are_an_error(bad: float) -> None:
     with pytest.raises(EvaluationError, match="not finite"):
-        draw(torch.tensor([[1.0, bad, 2.0]]), torch.tensor([0.5], dtype=torch.float64), temperature=1.0, top_p=0.9)
+        sample_top_p(
+            torch.tensor([[1.0, bad, 2.0]]),
+            torch.tensor([0.5], dtype=torch.float64),
+            temperature=1.0,
+            top_p=0.9,
+        )

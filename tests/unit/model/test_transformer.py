@@ -8,17 +8,19 @@ import torch.nn.functional as F
 from fixtures.models import TINY, lively_model
 from torch import Tensor
 
-from components.model.transformer import CodeGen, rotate, rotations
+from components.model.transformer import CodeGen, apply_rotary, rotary_frequencies
 
 
 def tokens(batch: int, length: int, seed: int = 0) -> Tensor:
-    return torch.randint(TINY.vocab_rows, (batch, length), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        TINY.padded_vocab_size, (batch, length), generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def test_a_token_changes_the_logits_from_its_position_on_and_none_before() -> None:
     model, before = lively_model(), tokens(1, 12)
     after = before.clone()
-    after[0, 7] = (after[0, 7] + 1) % TINY.vocab_rows
+    after[0, 7] = (after[0, 7] + 1) % TINY.padded_vocab_size
     with torch.no_grad():
         difference = (model(before) - model(after)).abs().amax(-1)[0]
     assert (difference[:7] == 0).all()
@@ -36,12 +38,16 @@ def test_the_loss_is_the_mean_cross_entropy_of_all_but_the_first_token() -> None
     assert model(tokens_BT, 0.3).item() == model.loss(tokens_BT, z_loss=0.3).item()
 
 
-@pytest.mark.parametrize("recompute_every", [0, 1])
-def test_a_masked_document_is_predicted_as_if_it_stood_alone(recompute_every: int) -> None:
+@pytest.mark.parametrize("activation_checkpoint_interval", [0, 1])
+def test_a_masked_document_is_predicted_as_if_it_stood_alone(
+    activation_checkpoint_interval: int,
+) -> None:
     """Positions go on from the document before, which rotary attention does not see. The separator is of the first one."""
     model, separator = lively_model(), 5
-    model.recompute_every = recompute_every
-    first, second = (one.masked_fill(one == separator, 6) for one in (tokens(1, 6, seed=1), tokens(1, 9, seed=2)))
+    model.activation_checkpoint_interval = activation_checkpoint_interval
+    first, second = (
+        one.masked_fill(one == separator, 6) for one in (tokens(1, 6, seed=1), tokens(1, 9, seed=2))
+    )
     both = torch.cat([first, torch.tensor([[separator]]), second], dim=1)
     masked = model(both, eot_id=separator)
     torch.testing.assert_close(masked[:, 7:], model(second), rtol=1e-4, atol=1e-4)
@@ -65,15 +71,17 @@ def test_training_lowers_the_loss_and_is_the_same_every_time() -> None:
         return losses
 
     losses = train()
-    assert losses[0] == pytest.approx(math.log(TINY.vocab_rows), abs=0.6)  # A fresh model knows nothing.
+    assert losses[0] == pytest.approx(
+        math.log(TINY.padded_vocab_size), abs=0.6
+    )  # A fresh model knows nothing.
     assert losses[-1] < 0.8 * losses[0]
     assert losses == train()
 
 
 def test_a_pair_is_rotated_by_its_position_times_its_frequency() -> None:
-    # rotary_dims 4 of 6: pairs 0 and 1 turn by 1 and 1/100 radian per position, pair 2 stays.
+    # rotary_dim 4 of 6: pairs 0 and 1 turn by 1 and 1/100 radian per position, pair 2 stays.
     heads = torch.tensor([1.0, 0.0, 0.0, 1.0, 5.0, 7.0])
-    turned = rotate(heads, rotations(torch.tensor(3), 4, 6))
+    turned = apply_rotary(heads, rotary_frequencies(torch.tensor(3), 4, 6))
     expected = [math.cos(3), math.sin(3), -math.sin(0.03), math.cos(0.03), 5.0, 7.0]
     torch.testing.assert_close(turned, torch.tensor(expected))
 
@@ -82,8 +90,8 @@ def test_attention_depends_on_distance_not_on_position() -> None:
     query, key = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
 
     def product(query_at: int, key_at: int) -> float:
-        turn = rotations(torch.tensor([query_at, key_at]), 8, 8)
-        return float(rotate(query, turn[0]) @ rotate(key, turn[1]))
+        turn = rotary_frequencies(torch.tensor([query_at, key_at]), 8, 8)
+        return float(apply_rotary(query, turn[0]) @ apply_rotary(key, turn[1]))
 
     assert product(9, 4) == pytest.approx(product(105, 100), abs=1e-4)
     assert abs(product(9, 4) - product(9, 5)) > 1e-2
@@ -94,20 +102,24 @@ def test_a_block_adds_attention_and_mlp_of_one_layer_norm() -> None:
     model = lively_model()
     block, length = model.blocks[1], 5
     x_TD = torch.randn(length, 32, generator=torch.Generator().manual_seed(1))
-    normed_TD = (x_TD - x_TD.mean(-1, keepdim=True)) / (x_TD.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    normed_TD = (x_TD - x_TD.mean(-1, keepdim=True)) / (
+        x_TD.var(-1, unbiased=False, keepdim=True) + 1e-5
+    ).sqrt()
     normed_TD = normed_TD * block.norm.weight + block.norm.bias
     query, key, value = (normed_TD @ block.qkv.weight.T).split(32, dim=-1)
-    turn = rotations(torch.arange(length), 4, 8)
+    turn = rotary_frequencies(torch.arange(length), 4, 8)
     heads = []
     for rows in (slice(8 * head, 8 * head + 8) for head in range(4)):
-        scores = rotate(query[:, rows], turn) @ rotate(key[:, rows], turn).T / math.sqrt(8)
+        scores = (
+            apply_rotary(query[:, rows], turn) @ apply_rotary(key[:, rows], turn).T / math.sqrt(8)
+        )
         scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -math.inf)
         heads.append(scores.softmax(-1) @ value[:, rows])
     inner = normed_TD @ block.mlp_in.weight.T + block.mlp_in.bias
     gelu = 0.5 * inner * (1 + torch.tanh(math.sqrt(2 / math.pi) * (inner + 0.044715 * inner**3)))
     expected = x_TD + torch.cat(heads, -1) @ block.attention_out.weight.T
     expected = expected + gelu @ block.mlp_out.weight.T + block.mlp_out.bias
-    rotation = rotations(torch.arange(length)[None], 4, 8)[:, :, None, None]
+    rotation = rotary_frequencies(torch.arange(length)[None], 4, 8)[:, :, None, None]
     torch.testing.assert_close(block(x_TD[None], rotation)[0], expected, atol=1e-5, rtol=1e-5)
 
 
@@ -144,7 +156,9 @@ def test_weights_are_drawn_from_the_papers_distribution(name: str, std: float) -
 
 def test_residual_projections_shrink_with_the_number_of_layers() -> None:
     deep = CodeGen(TINY.replace(num_layers=8), seed=1)
-    assert deep.blocks[0].mlp_out.weight.std().item() == pytest.approx(0.8796 * (2 / 8) / math.sqrt(32), rel=0.06)
+    assert deep.blocks[0].mlp_out.weight.std().item() == pytest.approx(
+        0.8796 * (2 / 8) / math.sqrt(32), rel=0.06
+    )
 
 
 def test_biases_start_at_zero_and_gains_at_one() -> None:
@@ -163,5 +177,8 @@ def test_half_precision_has_a_loss_in_fp32_near_that_of_full_precision() -> None
     loss.backward()
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected, rel=0.02)
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in half.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all()
+        for parameter in half.parameters()
+    )
     assert F.mse_loss(half(tokens_BT).float(), model.float()(tokens_BT)).item() < 1e-2

@@ -2,7 +2,9 @@
 
 import os
 
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"  # Read while MLflow is imported.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = (
+    "true"  # Read while MLflow is imported.
+)
 
 import shutil
 import sqlite3
@@ -42,14 +44,28 @@ def huggingface_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import CodeGenConfig, CodeGenForCausalLM, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("huggingface")
-    vocabulary = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    vocabulary = {
+        letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))
+    }
     tokenizer = Tokenizer(models.BPE(vocab={**vocabulary, "<|endoftext|>": 256}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     end = "<|endoftext|>"
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, bos_token=end).save_pretrained(folder)
-    shape = {"vocab_size": 300, "n_embd": 32, "n_head": 4, "n_layer": 1, "rotary_dim": 4, "n_positions": 64, "n_ctx": 64}
-    CodeGenForCausalLM(CodeGenConfig(**shape, bos_token_id=256, eos_token_id=256)).save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=end, bos_token=end
+    ).save_pretrained(folder)
+    shape = {
+        "vocab_size": 300,
+        "n_embd": 32,
+        "n_head": 4,
+        "n_layer": 1,
+        "rotary_dim": 4,
+        "n_positions": 64,
+        "n_ctx": 64,
+    }
+    CodeGenForCausalLM(CodeGenConfig(**shape, bos_token_id=256, eos_token_id=256)).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -68,9 +84,14 @@ def make_checkpoint(tmp_path: Path, huggingface_folder: Path) -> MakeCheckpoint:
             return {"num_parameters": 32}
 
         built = store.get_or_build(
-            "checkpoint", "codegen-tiny-mono", config={"note": note}, parents={}, code_version=1, build=build
+            "checkpoint",
+            "codegen-tiny-mono",
+            config={"note": note},
+            parents={},
+            code_version=1,
+            build=build,
         )
-        return built.artifact, store.open(built.artifact)
+        return built.artifact, store.fetch_verified(built.artifact)
 
     return make
 
@@ -87,7 +108,12 @@ def make_evaluation(tmp_path: Path) -> Callable[[float], Artifact]:
 
         config = {"bits_per_byte": bits_per_byte}
         return store.get_or_build(
-            "evaluation", "codegen-tiny-mono-bits-per-byte", config=config, parents={}, code_version=1, build=build
+            "evaluation",
+            "codegen-tiny-mono-bits-per-byte",
+            config=config,
+            parents={},
+            code_version=1,
+            build=build,
         ).artifact
 
     return make

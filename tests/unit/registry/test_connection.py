@@ -20,14 +20,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from fixtures.receivers import running
+from fixtures.sinks import running
 from mlflow.exceptions import MlflowException
 from sqlalchemy import create_engine, text
 
-from components.core.errors import StorageFull, TrackingError
+from components.core.errors import DiskFullError, TrackingError
 from components.core.network import free_port
-from components.registry import connection
-from components.registry.connection import absolute, answers, explained
+from components.registry.client import connection
+from components.registry.client.connection import absolute, is_healthy, wrap_mlflow_errors
 from components.registry.tracking import Tracking
 
 
@@ -73,11 +73,23 @@ def other_service() -> Iterator[int]:
 @pytest.fixture
 def private_server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     """The port of a server whose certificate only its own authority signed, and that of the authority."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
+    key, name = (
+        ec.generate_private_key(ec.SECP256R1()),
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")]),
+    )
     today = datetime.now(UTC)
     signed = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), today, today + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        x509.CertificateBuilder(
+            name,
+            name,
+            key.public_key(),
+            x509.random_serial_number(),
+            today,
+            today + timedelta(days=1),
+        )
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
         .sign(key, hashes.SHA256())
     )
     certificate, secret = tmp_path / "certificate.pem", tmp_path / "key.pem"
@@ -96,9 +108,9 @@ def test_a_server_with_a_private_certificate_is_reached_as_mlflow_reaches_it(
 ) -> None:
     port, certificate = private_server
     uri = f"https://127.0.0.1:{port}"
-    assert not answers(uri)
+    assert not is_healthy(uri)
     monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate))
-    assert answers(uri)
+    assert is_healthy(uri)
     monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(tmp_path / "none.pem"))
     with pytest.raises(TrackingError, match=r"none\.pem"):
         Tracking(uri, tmp_path).check()
@@ -107,15 +119,20 @@ def test_a_server_with_a_private_certificate_is_reached_as_mlflow_reaches_it(
 @pytest.mark.timeout(10)
 def test_a_refused_connection_is_said(tmp_path: Path) -> None:
     with closing(socket.socket()) as unused:
-        unused.bind(("127.0.0.1", 0))  # Bound but not listening: connections are refused, and nobody else gets the port.
+        unused.bind(
+            ("127.0.0.1", 0)
+        )  # Bound but not listening: connections are refused, and nobody else gets the port.
         with pytest.raises(TrackingError, match="does not answer") as caught:
             Tracking(f"http://127.0.0.1:{unused.getsockname()[1]}", tmp_path).check()
-    assert "start the server" in caught.value.do
+    assert "start the server" in caught.value.fix
 
 
 @pytest.mark.timeout(10)
 def test_a_silent_server_is_said(tmp_path: Path) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as silent, pytest.raises(TrackingError, match="timed out"):
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as silent,
+        pytest.raises(TrackingError, match="timed out"),
+    ):
         Tracking(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path).check()
 
 
@@ -126,11 +143,13 @@ def test_another_service_is_not_taken_for_mlflow(tmp_path: Path, other_service: 
 
 def test_a_server_with_a_password_answers_who_names_it() -> None:
     with running(HTTPServer(("127.0.0.1", 0), _Guarded)) as port:
-        assert answers(f"http://ada:secret@127.0.0.1:{port}")
-        assert not answers(f"http://ada:wrong@127.0.0.1:{port}")
+        assert is_healthy(f"http://ada:secret@127.0.0.1:{port}")
+        assert not is_healthy(f"http://ada:wrong@127.0.0.1:{port}")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:{port}", "127.0.0.1:{free}", "127.0.0.1:port", "..:1", "a" * 70])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:{port}", "127.0.0.1:{free}", "127.0.0.1:port", "..:1", "a" * 70]
+)
 def test_no_message_shows_a_password(tmp_path: Path, other_service: int, host: str) -> None:
     uri = f"http://ada:secret@{host.format(port=other_service, free=free_port())}"
     with pytest.raises(TrackingError, match="//USER:PASSWORD@") as caught:
@@ -139,7 +158,10 @@ def test_no_message_shows_a_password(tmp_path: Path, other_service: int, host: s
 
 
 def test_what_mlflow_says_of_an_address_shows_no_password() -> None:
-    with pytest.raises(TrackingError, match="//USER:PASSWORD@host/api failed") as caught, explained("looking"):
+    with (
+        pytest.raises(TrackingError, match="//USER:PASSWORD@host/api failed") as caught,
+        wrap_mlflow_errors("looking"),
+    ):
         raise MlflowException("API request to http://ada:p@ss@host/api failed")
     assert "p@ss" not in str(caught.value)
     assert "ss@" not in str(caught.value)
@@ -152,22 +174,24 @@ def test_a_database_that_others_keep_busy_is_said(tmp_path: Path) -> None:
         writer.execute("BEGIN EXCLUSIVE")
         with (
             pytest.raises(TrackingError, match="database is locked") as caught,
-            explained("making tables"),
+            wrap_mlflow_errors("making tables"),
             engine.connect() as connection,
         ):
             connection.execute(text("CREATE TABLE t (x)"))
     engine.dispose()
-    assert "PostgreSQL: docs/scheduling.md" in caught.value.do
-    assert "codegen upgrade" not in caught.value.do
+    assert "PostgreSQL: docs/scheduling.md" in caught.value.fix
+    assert "codegen upgrade" not in caught.value.fix
 
 
-def test_a_database_that_others_keep_busy_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_others_keep_busy_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection, "_BUSY_TIMEOUT_S", 0.0)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as writer:
         writer.execute("BEGIN EXCLUSIVE")
         with pytest.raises(TrackingError, match="database is locked") as caught:
             Tracking(f"sqlite:///{tmp_path}/mlflow.db", tmp_path).check()
-    assert "PostgreSQL" in caught.value.do
+    assert "PostgreSQL" in caught.value.fix
 
 
 def test_a_file_that_is_no_database_is_said_and_kept(tmp_path: Path) -> None:
@@ -184,7 +208,7 @@ def test_a_database_of_another_version_is_said(tracking: Tracking) -> None:
         connection.commit()
     with pytest.raises(TrackingError, match="schema") as caught:
         tracking.check()
-    assert "codegen upgrade" in caught.value.do
+    assert "codegen upgrade" in caught.value.fix
 
 
 def test_the_database_lets_readers_read_while_it_is_written(tracking: Tracking) -> None:
@@ -193,7 +217,9 @@ def test_the_database_lets_readers_read_while_it_is_written(tracking: Tracking) 
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_relative_database_means_one_file_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_relative_database_means_one_file_everywhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert absolute("sqlite:///var/mlflow.db") == f"sqlite:///{tmp_path}/var/mlflow.db"
     assert absolute("http://tracking:5000") == "http://tracking:5000"
@@ -201,14 +227,20 @@ def test_a_relative_database_means_one_file_everywhere(monkeypatch: pytest.Monke
 
 def test_a_disk_that_fills_while_a_folder_is_copied_is_said() -> None:
     failed = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.safetensors")
-    with pytest.raises(StorageFull, match="registering"), explained("registering"):
-        raise shutil.Error([("from", "to", str(failed))])  # As copytree does: the number survives only as text.
+    with pytest.raises(DiskFullError, match="registering"), wrap_mlflow_errors("registering"):
+        raise shutil.Error(
+            [("from", "to", str(failed))]
+        )  # As copytree does: the number survives only as text.
 
 
 def test_a_disk_that_fills_while_tables_are_made_is_said(tmp_path: Path) -> None:
     """A page limit makes SQLite say what it says on a full disk; MLflow does not wrap it where it makes its tables."""
     engine = create_engine(f"sqlite:///{tmp_path / 'full.db'}")
-    with pytest.raises(StorageFull, match="making tables"), explained("making tables"), engine.connect() as connection:
+    with (
+        pytest.raises(DiskFullError, match="making tables"),
+        wrap_mlflow_errors("making tables"),
+        engine.connect() as connection,
+    ):
         connection.execute(text("PRAGMA max_page_count = 2"))
         connection.execute(text("CREATE TABLE t (x)"))
         connection.execute(text("INSERT INTO t VALUES (zeroblob(100000))"))

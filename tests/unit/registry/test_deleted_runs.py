@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from fixtures.versions import NAME, add_version, evidence, judge
 
-from components.registry.kept import file_of
-from components.registry.review import evidence_at, history, registered, rollback
+from components.registry.evidence_store import download_run_file
+from components.registry.queries import evidence_at, history, list_versions, rollback
 from components.registry.tracking import Tracking
 
 LONG = {"settings": {"bits_per_byte": {"context_length": 512}}}
@@ -20,7 +20,9 @@ def without_runs(tracking: Tracking) -> Tracking:
     """Two versions of which the second is champion, and none of the runs that made and judged them."""
     for bits in (2.0, 1.5):
         judge(tracking, add_version(tracking), evidence(bits, **LONG))
-    (experiment,) = [one.experiment_id for one in tracking.client.search_experiments() if one.name == "tiny"]
+    (experiment,) = [
+        one.experiment_id for one in tracking.client.search_experiments() if one.name == "tiny"
+    ]
     for run in tracking.client.search_runs([experiment]):
         _delete_for_good(tracking, run.info.run_id)
     return tracking
@@ -29,11 +31,11 @@ def without_runs(tracking: Tracking) -> Tracking:
 def _delete_for_good(tracking: Tracking, run_id: str) -> None:
     """As `mlflow gc` does with runs that were deleted."""
     tracking.client.delete_run(run_id)
-    tracking.client.hasty._tracking_client.store._hard_delete_run(run_id)
+    tracking.client.raw_client._tracking_client.store._hard_delete_run(run_id)
 
 
 def _labels(tracking: Tracking) -> list[str]:
-    return [one.label for one in registered(tracking)]
+    return [one.label for one in list_versions(tracking)]
 
 
 def test_a_better_version_is_promoted(without_runs: Tracking) -> None:
@@ -65,7 +67,7 @@ def test_a_rollback_is_filed_with_the_run_that_is_left(tracking: Tracking) -> No
 
 def test_the_files_of_a_run_are_gone_with_it(without_runs: Tracking, tmp_path: Path) -> None:
     assert evidence_at(without_runs, f"{NAME}/2") == evidence(1.5)
-    assert file_of(without_runs, "0" * 32, "evidence.json") is None
+    assert download_run_file(without_runs, "0" * 32, "evidence.json") is None
 
 
 def test_the_champion_judged_again_knows_everything_again(without_runs: Tracking) -> None:

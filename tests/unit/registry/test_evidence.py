@@ -8,7 +8,13 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from components.registry.evidence import Evidence, compared, interval_of_difference, protocol_differences, why_unpaired
+from components.registry.evidence import (
+    Evidence,
+    compare_metrics,
+    interval_of_difference,
+    pairing_error,
+    protocol_differences,
+)
 
 METRIC, PERPLEXITY = "humaneval/pass@1", "mtpb/prompt_perplexity_multi"
 BEFORE = {"a": 0.0, "b": 0.5, "c": 1.0, "d": 0.25}
@@ -46,7 +52,9 @@ def test_problems_are_compared_in_pairs() -> None:
 
 def test_metrics_of_one_benchmark_stay_together_and_benchmarks_do_not() -> None:
     def both(other: str, values: dict[str, float]) -> Evidence:
-        return evidence(values, metrics={METRIC: 0.0, other: 0.0}, by_problem={METRIC: values, other: values})
+        return evidence(
+            values, metrics={METRIC: 0.0, other: 0.0}, by_problem={METRIC: values, other: values}
+        )
 
     alone = interval_of_difference([METRIC], evidence(BEFORE), evidence(AFTER), 0.95)
     same = "humaneval/pass@10"
@@ -55,24 +63,32 @@ def test_metrics_of_one_benchmark_stay_together_and_benchmarks_do_not() -> None:
     other = "mtpb/pass_rate_multi"
     apart = interval_of_difference([METRIC, other], both(other, BEFORE), both(other, AFTER), 0.95)
     assert apart.num_problems == 8
-    assert apart.high - apart.low == pytest.approx((alone.high - alone.low) / 2**0.5, rel=0.2)  # Twice as many problems.
+    assert apart.high - apart.low == pytest.approx(
+        (alone.high - alone.low) / 2**0.5, rel=0.2
+    )  # Twice as many problems.
 
 
 def test_without_the_same_problems_there_is_no_pair() -> None:
-    assert why_unpaired([METRIC], evidence(BEFORE), evidence(AFTER)) is None
+    assert pairing_error([METRIC], evidence(BEFORE), evidence(AFTER)) is None
     fewer = {problem: value for problem, value in AFTER.items() if problem != "c"}
-    assert "c is missing" in str(why_unpaired([METRIC], evidence(BEFORE), evidence(fewer)))
-    assert "no figures of" in str(why_unpaired([METRIC], evidence(BEFORE), evidence(AFTER, by_problem={})))
+    assert "c is missing" in str(pairing_error([METRIC], evidence(BEFORE), evidence(fewer)))
+    assert "no figures of" in str(
+        pairing_error([METRIC], evidence(BEFORE), evidence(AFTER, by_problem={}))
+    )
 
 
 def test_a_comparison_has_intervals_where_problems_are_known() -> None:
-    (one,) = compared(evidence(BEFORE), evidence(AFTER))
+    (one,) = compare_metrics(evidence(BEFORE), evidence(AFTER))
     assert (one.metric, one.comparable, one.protocol) == (METRIC, True, ())
     assert (one.low, one.high) == pytest.approx((-0.05, 0.5))
-    (unknown,) = compared(evidence(BEFORE), evidence(AFTER, by_problem={}))
+    (unknown,) = compare_metrics(evidence(BEFORE), evidence(AFTER, by_problem={}))
     assert (unknown.comparable, unknown.low, unknown.high) == (True, None, None)
-    (other,) = compared(evidence(BEFORE), evidence(AFTER, protocols={"humaneval": "o"}))
-    assert (other.comparable, other.low, other.protocol) == (False, None, ("protocol differs: p against o",))
+    (other,) = compare_metrics(evidence(BEFORE), evidence(AFTER, protocols={"humaneval": "o"}))
+    assert (other.comparable, other.low, other.protocol) == (
+        False,
+        None,
+        ("protocol differs: p against o",),
+    )
 
 
 SETTINGS = {
@@ -90,18 +106,32 @@ SETTINGS = {
         ({"k": [1, 10]}, ("k differs: unstated against [1, 10]",)),
         ({"inputs": {"nl": "b" * 64}}, (f"inputs.nl differs: {'a' * 12} against {'b' * 12}",)),
         (
-            {"sets": {"t0.2": {"num_samples": 2, "temperature": 0.2}, "t0.6": {"num_samples": 2, "temperature": 0.6}}},
-            ("sets differs: t0.2 against t0.2, t0.6", "sets.t0.2.num_samples differs: 200 against 2"),
+            {
+                "sets": {
+                    "t0.2": {"num_samples": 2, "temperature": 0.2},
+                    "t0.6": {"num_samples": 2, "temperature": 0.6},
+                }
+            },
+            (
+                "sets differs: t0.2 against t0.2, t0.6",
+                "sets.t0.2.num_samples differs: 200 against 2",
+            ),
         ),
     ],
 )
-def test_the_fields_in_which_protocols_differ_are_named(changed: dict[str, object], said: tuple[str, ...]) -> None:
+def test_the_fields_in_which_protocols_differ_are_named(
+    changed: dict[str, object], said: tuple[str, ...]
+) -> None:
     one = evidence(BEFORE, settings={"humaneval": SETTINGS})
-    other = evidence(AFTER, settings={"humaneval": {**SETTINGS, **changed}}, protocols={"humaneval": "o"})
+    other = evidence(
+        AFTER, settings={"humaneval": {**SETTINGS, **changed}}, protocols={"humaneval": "o"}
+    )
     assert protocol_differences("humaneval", one, other) == said
 
 
 def test_where_fields_are_not_known_the_fingerprints_are_named() -> None:
     one, other = evidence(BEFORE, protocols={"humaneval": "a" * 64}), evidence(AFTER, protocols={})
-    assert protocol_differences("humaneval", one, other) == (f"protocol differs: {'a' * 12} against unstated",)
+    assert protocol_differences("humaneval", one, other) == (
+        f"protocol differs: {'a' * 12} against unstated",
+    )
     assert protocol_differences("humaneval", one, one) == ()

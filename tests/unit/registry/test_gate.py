@@ -10,11 +10,11 @@ from components.core.config import Config
 from components.core.errors import ConfigError
 from components.registry.config import GateConfig, Requirement
 from components.registry.evidence import Evidence
-from components.registry.gate import Approval, decide, metrics_of, with_approval
+from components.registry.gate import Approval, apply_approval, decide, metrics_of
 
 PYTHON = "bits_per_byte/mono/Python"
 FIRST_TRY = "humaneval/pass@1"
-GATE = GateConfig(requirements={"mono": (Requirement(metrics=(PYTHON,), limit=8.0),)})
+GATE = GateConfig(requirements={"mono": (Requirement(metrics=(PYTHON,), threshold=8.0),)})
 
 
 def evidence(figure: float = 2.0, **changes: object) -> Evidence:
@@ -47,7 +47,9 @@ def test_a_first_model_that_knows_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize(("figure", "promoted"), [(1.9, True), (2.0, True), (2.1, False)])
 def test_no_worse_than_the_champion(figure: float, promoted: bool) -> None:
-    assert decide(GATE, "mono", evidence(figure, digest="other"), evidence(2.0)).promoted == promoted
+    assert (
+        decide(GATE, "mono", evidence(figure, digest="other"), evidence(2.0)).promoted == promoted
+    )
 
 
 def test_a_demanded_gain_has_to_be_reached() -> None:
@@ -57,12 +59,16 @@ def test_a_demanded_gain_has_to_be_reached() -> None:
 
 
 def test_higher_may_be_better() -> None:
-    gate = GateConfig(requirements={"mono": (Requirement(metrics=(FIRST_TRY,), better="higher", limit=0.1),)})
+    gate = GateConfig(
+        requirements={"mono": (Requirement(metrics=(FIRST_TRY,), better="higher", threshold=0.1),)}
+    )
     protocols = {"humaneval": "b"}
     worse, better = (evidence(x, metrics={FIRST_TRY: x}, protocols=protocols) for x in (0.2, 0.3))
     assert decide(gate, "mono", better, worse).promoted
     assert "a gain of -0.1" in reasons(gate, worse, better)
-    assert "at least 0.1: 0.05" in reasons(gate, evidence(0.05, metrics={FIRST_TRY: 0.05}, protocols=protocols))
+    assert "at least 0.1: 0.05" in reasons(
+        gate, evidence(0.05, metrics={FIRST_TRY: 0.05}, protocols=protocols)
+    )
 
 
 def test_several_metrics_count_by_their_mean() -> None:
@@ -83,7 +89,9 @@ def test_other_protocols_are_refused_whatever_the_score() -> None:
 
 def test_a_figure_that_was_not_measured_is_no_figure() -> None:
     assert "not measured for the candidate" in reasons(GATE, evidence(metrics={}))
-    assert "not measured for the champion" in reasons(GATE, evidence(1.0), evidence(2.0, metrics={}))
+    assert "not measured for the champion" in reasons(
+        GATE, evidence(1.0), evidence(2.0, metrics={})
+    )
 
 
 @pytest.mark.parametrize("difference", [None, math.nan, math.inf, 2e-4])
@@ -94,20 +102,39 @@ def test_logits_must_be_huggingfaces(difference: float | None) -> None:
 def test_the_sandbox_is_asked_for_when_programs_ran() -> None:
     assert "sandbox" in reasons(GATE, evidence(sandboxed=False))
     assert decide(GATE, "mono", evidence(sandboxed=None), None).promoted
-    assert decide(GATE.replace(require_sandbox=False), "mono", evidence(sandboxed=False), None).promoted
+    assert decide(
+        GATE.replace(require_sandbox=False), "mono", evidence(sandboxed=False), None
+    ).promoted
 
 
 FOUR = {"a": 0.0, "b": 0.5, "c": 1.0, "d": 0.25}
-BETTER = {"a": 0.5, "b": 0.5, "c": 0.9, "d": 0.75}  # Gains 0.5, 0, -0.1, 0.5: 0.225 in the mean, at 95 % from -0.05 to 0.5.
+BETTER = {
+    "a": 0.5,
+    "b": 0.5,
+    "c": 0.9,
+    "d": 0.75,
+}  # Gains 0.5, 0, -0.1, 0.5: 0.225 in the mean, at 95 % from -0.05 to 0.5.
 
 
 def programs(values: dict[str, float], **changes: object) -> Evidence:
-    known = {"metrics": {FIRST_TRY: sum(values.values()) / len(values)}, "protocols": {"humaneval": "b"}}
-    return evidence(**{"digest": f"{values}", **known, "by_problem": {FIRST_TRY: values}, **changes})
+    known = {
+        "metrics": {FIRST_TRY: sum(values.values()) / len(values)},
+        "protocols": {"humaneval": "b"},
+    }
+    return evidence(
+        **{"digest": f"{values}", **known, "by_problem": {FIRST_TRY: values}, **changes}
+    )
 
 
-def with_confidence(confidence: float | None, min_gain: float = 0.0, better: str = "higher") -> GateConfig:
-    requirement = {"metrics": (FIRST_TRY,), "better": better, "confidence": confidence, "min_gain": min_gain}
+def with_confidence(
+    confidence: float | None, min_gain: float = 0.0, better: str = "higher"
+) -> GateConfig:
+    requirement = {
+        "metrics": (FIRST_TRY,),
+        "better": better,
+        "confidence": confidence,
+        "min_gain": min_gain,
+    }
     return GateConfig(requirements={"mono": (Requirement.parse(requirement),)})
 
 
@@ -115,7 +142,9 @@ def test_a_gain_that_may_be_luck_is_refused_where_confidence_is_asked_for() -> N
     champion, candidate = programs(FOUR), programs(BETTER)
     assert decide(with_confidence(None), "mono", candidate, champion).promoted
     assert "-0.05 to 0.5, over 4 problems" in reasons(with_confidence(0.95), candidate, champion)
-    assert decide(with_confidence(0.5, min_gain=0.09), "mono", candidate, champion).promoted  # From 0.1 to 0.35.
+    assert decide(
+        with_confidence(0.5, min_gain=0.09), "mono", candidate, champion
+    ).promoted  # From 0.1 to 0.35.
     assert "begins above 0.11" in reasons(with_confidence(0.5, min_gain=0.11), candidate, champion)
 
 
@@ -135,18 +164,36 @@ def test_where_lower_is_better_the_interval_is_of_the_gain_all_the_same() -> Non
 
 
 def test_confidence_needs_figures_by_problem_of_both() -> None:
-    assert "no figures of" in reasons(with_confidence(0.95), programs(BETTER), programs(FOUR, by_problem={}))
-    assert "no figures of" in reasons(with_confidence(0.95), programs(BETTER, by_problem={}), programs(FOUR))
-    assert decide(with_confidence(0.95), "mono", programs(BETTER, by_problem={}), None).promoted  # Against nobody.
+    assert "no figures of" in reasons(
+        with_confidence(0.95), programs(BETTER), programs(FOUR, by_problem={})
+    )
+    assert "no figures of" in reasons(
+        with_confidence(0.95), programs(BETTER, by_problem={}), programs(FOUR)
+    )
+    assert decide(
+        with_confidence(0.95), "mono", programs(BETTER, by_problem={}), None
+    ).promoted  # Against nobody.
 
 
 def test_other_protocols_are_refused_with_the_field_that_differs() -> None:
-    sets = {"t0.2": {"temperature": 0.2}}, {"t0.2": {"temperature": 0.2}, "t0.6": {"temperature": 0.6}}
+    sets = (
+        {"t0.2": {"temperature": 0.2}},
+        {"t0.2": {"temperature": 0.2}, "t0.6": {"temperature": 0.6}},
+    )
     champion = programs(FOUR, settings={"humaneval": {"sets": sets[0]}})
-    candidate = programs(BETTER, settings={"humaneval": {"sets": sets[1]}}, protocols={"humaneval": "c"})
-    (check,) = (one for one in decide(with_confidence(0.5), "mono", candidate, champion).checks if not one.passed)
+    candidate = programs(
+        BETTER, settings={"humaneval": {"sets": sets[1]}}, protocols={"humaneval": "c"}
+    )
+    (check,) = (
+        one
+        for one in decide(with_confidence(0.5), "mono", candidate, champion).checks
+        if not one.passed
+    )
     assert check.rule == "humaneval was run by the same protocol for both"
-    assert check.found == "sets differs: t0.2, t0.6 against t0.2; evaluate the champion the same way first"
+    assert (
+        check.found
+        == "sets differs: t0.2, t0.6 against t0.2; evaluate the champion the same way first"
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,19 +201,29 @@ def test_other_protocols_are_refused_with_the_field_that_differs() -> None:
     [
         ({"humaneval": {"nl": 0, "mono": 3}}, None),
         ({"humaneval": {"nl": 1, "mono": 3}}, "humaneval: 4, which were left out"),
-        ({"humaneval": {"nl": 0, "mono": 0}, "mtpb": {"nl": None, "mono": 0}}, "mtpb: nobody looked in nl"),
+        (
+            {"humaneval": {"nl": 0, "mono": 0}, "mtpb": {"nl": None, "mono": 0}},
+            "mtpb: nobody looked in nl",
+        ),
         ({}, "searched for benchmarks: not stated"),
     ],
 )
-def test_contamination_stays_below_the_limit(contamination: dict[str, dict[str, int | None]], reason: str | None) -> None:
-    gate, candidate = GATE.replace(max_contaminated=3), evidence(contamination=contamination)
+def test_contamination_stays_below_the_limit(
+    contamination: dict[str, dict[str, int | None]], reason: str | None
+) -> None:
+    gate, candidate = (
+        GATE.replace(max_contaminated_documents=3),
+        evidence(contamination=contamination),
+    )
     assert decide(GATE, "mono", candidate, None).promoted
     assert (reason is None) == decide(gate, "mono", candidate, None).promoted
     assert (reason or "") in reasons(gate, candidate)
 
 
 PERSON = GATE.replace(approval="person")
-YES, NO = (Approval(approved=word, name="grace", reason="I looked", champion=1) for word in (True, False))
+YES, NO = (
+    Approval(approved=word, name="grace", reason="I looked", champion=1) for word in (True, False)
+)
 
 
 @pytest.mark.parametrize(
@@ -184,19 +241,21 @@ YES, NO = (Approval(approved=word, name="grace", reason="I looked", champion=1) 
 def test_a_persons_word_is_the_last(
     gate: GateConfig, approval: Approval | None, champion: int | None, promoted: bool
 ) -> None:
-    decision = with_approval(decide(gate, "mono", evidence(), None), gate, approval, champion)
+    decision = apply_approval(decide(gate, "mono", evidence(), None), gate, approval, champion)
     assert decision.promoted == promoted == (not decision.reasons)
 
 
 def test_a_persons_word_cannot_save_what_the_gate_refuses() -> None:
     refused = decide(PERSON, "mono", evidence(9.0), None)
-    assert with_approval(refused, PERSON, YES, 1) == refused
+    assert apply_approval(refused, PERSON, YES, 1) == refused
 
 
 @pytest.mark.parametrize("dirty", [True, None])
 def test_clean_code_is_asked_for_where_the_recipe_says_so(dirty: bool | None) -> None:
     assert decide(GATE, "mono", evidence(git_dirty=dirty), None).promoted
-    assert "committed code" in reasons(GATE.replace(require_clean_code=True), evidence(git_dirty=dirty))
+    assert "committed code" in reasons(
+        GATE.replace(require_clean_code=True), evidence(git_dirty=dirty)
+    )
 
 
 def test_the_champion_itself_is_not_judged_again() -> None:
@@ -225,9 +284,14 @@ def test_figures_of_evaluations_are_named_by_benchmark(make_evaluation) -> None:
 
 @settings(deadline=None)
 @given(st.floats(0, 8), st.floats(0, 8), st.floats(0, 8))
-def test_a_better_figure_never_turns_a_promotion_into_a_refusal(candidate: float, better: float, champion: float) -> None:
+def test_a_better_figure_never_turns_a_promotion_into_a_refusal(
+    candidate: float, better: float, champion: float
+) -> None:
     better, candidate = sorted((better, candidate))
-    judged = [decide(GATE, "mono", evidence(x, digest="new"), evidence(champion)).promoted for x in (candidate, better)]
+    judged = [
+        decide(GATE, "mono", evidence(x, digest="new"), evidence(champion)).promoted
+        for x in (candidate, better)
+    ]
     assert judged[1] >= judged[0]
 
 

@@ -10,10 +10,16 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from fixtures.killed_writes import killed_before_write, tracking_in
+from fixtures.crash_injection import killed_before_write, tracking_in
 from fixtures.versions import NAME, PYTHON, add_version, evidence, judge
 
-from components.registry.review import INTERRUPTED, Recorded, history, registered, rollback
+from components.registry.queries import (
+    INTERRUPTED,
+    DecisionRecord,
+    history,
+    list_versions,
+    rollback,
+)
 from components.registry.tracking import Tracking
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
@@ -44,22 +50,28 @@ def _copy(folder: Path, into: Path) -> Tracking:
     shutil.copytree(folder / "artifacts", into / "artifacts")
     with closing(sqlite3.connect(into / "mlflow.db")) as database, database:
         for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
-            database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(folder), str(into)))  # noqa: S608
+            database.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
+                (str(folder), str(into)),  # noqa: S608
+            )
     return tracking_in(into)
 
 
 def _shown(tracking: Tracking) -> dict[str, int]:
     """The aliases as `codegen models list` shows them, but for the candidate."""
-    found = {alias: one.version for one in registered(tracking, NAME) for alias in one.aliases}
+    found = {alias: one.version for one in list_versions(tracking, NAME) for alias in one.aliases}
     return {alias: version for alias, version in found.items() if alias != "candidate"}
 
 
 def _kept(tracking: Tracking) -> dict[str, int]:
     """The aliases as MLflow keeps them."""
-    return {alias: int(version) for alias, version in tracking.client.get_registered_model(NAME).aliases.items()}
+    return {
+        alias: int(version)
+        for alias, version in tracking.client.get_registered_model(NAME).aliases.items()
+    }
 
 
-def _last(tracking: Tracking, num_before: int) -> Recorded | None:
+def _last(tracking: Tracking, num_before: int) -> DecisionRecord | None:
     """The record of a change that was killed; none where it left none."""
     recorded = history(tracking, NAME)[num_before:]
     assert len(recorded) <= 1
@@ -80,7 +92,7 @@ def _kill_everywhere(start: Path, into: Path, action: str) -> Iterator[Tracking]
 def test_a_promotion(with_champion: Path, tmp_path: Path) -> None:
     states = []
     for tracking in _kill_everywhere(with_champion, tmp_path, "promote_second"):
-        second, record = registered(tracking, NAME)[1], _last(tracking, 1)
+        second, record = list_versions(tracking, NAME)[1], _last(tracking, 1)
         if _shown(tracking) == NEW:
             assert (second.decision, record and record.outcome) == ("promoted", "promoted")
             states.append("new")
@@ -91,8 +103,8 @@ def test_a_promotion(with_champion: Path, tmp_path: Path) -> None:
             states.append("old, recorded" if record else "old")
         judge(tracking, 2, evidence(1.5))  # The same command again.
         assert _kept(tracking) == NEW
-        assert [one.decision for one in registered(tracking, NAME)] == ["promoted", "promoted"]
-        assert [one.metrics[PYTHON] for one in registered(tracking, NAME)] == [2.0, 1.5]
+        assert [one.decision for one in list_versions(tracking, NAME)] == ["promoted", "promoted"]
+        assert [one.metrics[PYTHON] for one in list_versions(tracking, NAME)] == [2.0, 1.5]
         assert rollback(tracking, NAME, "grace", "").champion_after == 1
     order = ["old", "old, recorded", "new"]
     assert states == sorted(states, key=order.index)
@@ -110,7 +122,9 @@ def test_a_rollback(with_champion: Path, tmp_path: Path) -> None:
         assert went_back == (record is not None and record.outcome == "rolled back")
         assert record is None or went_back or record.outcome == f"rolled back, {INTERRUPTED}"
         states.append(went_back)
-        other = rollback(tracking, NAME, "grace", "").champion_after  # The next one finds what was left to do.
+        other = rollback(
+            tracking, NAME, "grace", ""
+        ).champion_after  # The next one finds what was left to do.
         assert _kept(tracking) == {"champion": other, "previous": 3 - (other or 0)}
     assert states == sorted(states)
     assert set(states) == {False, True}

@@ -13,23 +13,32 @@ from components.core.artifact import Artifact, content_digest
 from components.core.errors import ArtifactError
 from components.core.fingerprint import list_files
 from components.core.store import MANIFEST
-from components.registry.models import register
 from components.registry.tracking import Tracking
-from flows.execution import Execution
-from flows.models import locate_model
+from components.registry.versions import register
+from flows.settings.execution import Execution
+from flows.steps.resolve_model import locate_model
 
 NAME = "codegen-tiny-mono"
 Look = Callable[..., object]
 
 
 @pytest.fixture
-def versions(tracking: Tracking, make_checkpoint: Callable[[str], tuple[Artifact, Path]]) -> list[tuple[Artifact, Path]]:
+def versions(
+    tracking: Tracking, make_checkpoint: Callable[[str], tuple[Artifact, Path]]
+) -> list[tuple[Artifact, Path]]:
     """Two registered checkpoints; the first is champion."""
     made = [make_checkpoint("one"), make_checkpoint("two")]
     about = {"name": NAME, "stage": "mono", "evaluations": {}, "dvc_md5": "md5"}
     with tracking.run("register", experiment="tiny") as run:
         for checkpoint, folder in made:
-            register(checkpoint, folder, run=run, parity=lambda _: 0.0, max_logit_difference=1e-4, **about)  # type: ignore[arg-type]
+            register(
+                checkpoint,
+                folder,
+                run=run,
+                parity=lambda _: 0.0,
+                max_logit_difference=1e-4,
+                **about,
+            )  # type: ignore[arg-type]
     tracking.client.set_registered_model_alias(NAME, "champion", "1")
     return made
 
@@ -90,10 +99,14 @@ def test_what_another_process_fetched_meanwhile_is_used(
     _then(monkeypatch, "get_model_version", fetch)
     found = locate_model(elsewhere, f"{NAME}/1")
     assert (found.folder, found.digest) == (place, checkpoint.digest)
-    assert [one.name for one in place.parent.iterdir()] == [checkpoint.digest]  # And nothing half-fetched beside it.
+    assert [one.name for one in place.parent.iterdir()] == [
+        checkpoint.digest
+    ]  # And nothing half-fetched beside it.
 
 
-def test_a_damaged_copy_is_said(versions: list[tuple[Artifact, Path]], elsewhere: Execution) -> None:
+def test_a_damaged_copy_is_said(
+    versions: list[tuple[Artifact, Path]], elsewhere: Execution
+) -> None:
     found = locate_model(elsewhere, f"{NAME}/1")
     (found.folder / "training.json").write_text("another note")
     with pytest.raises(ArtifactError, match="were fetched as") as caught:

@@ -15,20 +15,40 @@ _PYTHON = {
 }
 
 
-def _artifact(kind: str, name: str, statistics: dict[str, object], provenance: dict[str, object] | None = None) -> Artifact:
-    about = {"address": f"/store/{name}", "recipe": "ab" * 32, "digest": "cd" * 32, "provenance": provenance or {}}
+def _artifact(
+    kind: str, name: str, statistics: dict[str, object], provenance: dict[str, object] | None = None
+) -> Artifact:
+    about = {
+        "address": f"/store/{name}",
+        "recipe": "ab" * 32,
+        "digest": "cd" * 32,
+        "provenance": provenance or {},
+    }
     return Artifact(kind=kind, name=name, statistics=statistics, **about)
 
 
 CORPUS = _artifact(
-    "prepared-corpus", "mono", {"languages": {"Python": _PYTHON}, "contaminated": {"humaneval": 2, "mtpb": 0}}
+    "prepared-corpus",
+    "mono",
+    {"languages": {"Python": _PYTHON}, "contaminated": {"humaneval": 2, "mtpb": 0}},
 )
 TRAINED = {"num_parameters": 214_912, "steps": 12, "tokens": 12_288, "final_loss": 5.0875}
-CLEAN = {"git_commit": "c02fe5c", "attempts": [{"git_dirty": False}], "created_at": "2026-11-26T18:28:34+00:00"}
+CLEAN = {
+    "git_commit": "c02fe5c",
+    "attempts": [{"git_dirty": False}],
+    "created_at": "2026-11-26T18:28:34+00:00",
+}
 HUMANEVAL = _artifact(
     "evaluation",
     "humaneval",
-    {"executed": True, "isolated": True, "sandbox": "bubblewrap", "pass@1": 0.25, "pass@1_low": 0.125, "pass@1_high": 0.5},
+    {
+        "executed": True,
+        "isolated": True,
+        "sandbox": "bubblewrap",
+        "pass@1": 0.25,
+        "pass@1_low": 0.125,
+        "pass@1_high": 0.5,
+    },
 )
 
 
@@ -38,7 +58,9 @@ def _card(**changed: object) -> str:
         "evaluations": {"humaneval": HUMANEVAL},
         "dvc_md5": "6998.dir",
         "tracking_uri": "http://me:secret@host:5000",
-        "learnt": [Learnt(CORPUS, {"MIT": ["flask 3.1"], "BSD-3-Clause": ["networkx 3.7", "numpy 2.4"]})],
+        "learnt": [
+            Learnt(CORPUS, {"MIT": ["flask 3.1"], "BSD-3-Clause": ["networkx 3.7", "numpy 2.4"]})
+        ],
     }
     return model_card("tiny-mono", **{**about, **changed})  # type: ignore[arg-type]
 
@@ -52,7 +74,12 @@ def test_the_data_with_what_was_left_out_and_every_contaminated_document() -> No
 
 
 def test_a_score_stands_with_its_interval_and_one_without_says_so() -> None:
-    card = _card(evaluations={"humaneval": HUMANEVAL, "bits": _artifact("evaluation", "bits", {"mono": {"Python": 3.7317}})})
+    card = _card(
+        evaluations={
+            "humaneval": HUMANEVAL,
+            "bits": _artifact("evaluation", "bits", {"mono": {"Python": 3.7317}}),
+        }
+    )
     assert "| pass@1 | 0.25 | 0.125 to 0.5 |" in card
     assert "pass@1_low" not in card
     assert "| mono/Python | 3.732 | - |" in card
@@ -65,9 +92,18 @@ def test_limits_say_what_is_wrong_with_the_figures_and_the_code() -> None:
     assert "It has seen Python, and nothing is known of other languages." in card
     assert "uncommitted changes, or no git" not in card
     assert "without isolation" not in card
-    dirty = _artifact("checkpoint", "tiny-mono", TRAINED, {"attempts": [{"git_dirty": False}, {"git_dirty": True}]})
+    dirty = _artifact(
+        "checkpoint",
+        "tiny-mono",
+        TRAINED,
+        {"attempts": [{"git_dirty": False}, {"git_dirty": True}]},
+    )
     bare = HUMANEVAL.replace(statistics={**HUMANEVAL.statistics, "isolated": False})
-    card = _card(checkpoint=dirty, evaluations={"humaneval": bare}, not_measured={"mtpb": "its file may not be given away"})
+    card = _card(
+        checkpoint=dirty,
+        evaluations={"humaneval": bare},
+        not_measured={"mtpb": "its file may not be given away"},
+    )
     assert "uncommitted changes, or no git" in card
     assert "programs ran without isolation" in card
     assert "**mtpb was not measured**: its file may not be given away." in card

@@ -16,9 +16,9 @@ from components.core.artifact import Artifact
 from components.core.errors import ArtifactError, TrackingError
 from components.core.fingerprint import sha256_file
 from components.model.huggingface import logit_parity
-from components.registry.models import download, find_version, register
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
+from components.registry.versions import download, find_version, register
 
 NAME = "codegen-tiny-mono"
 MD5 = "0123456789abcdef0123456789abcdef"
@@ -53,8 +53,13 @@ def test_a_model_is_loaded_by_alias(tracking: Tracking, make_checkpoint, tmp_pat
     assert written.startswith("def f")
 
     folder = download(tracking, f"models:/{NAME}@champion", tmp_path / "fetched")
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    ids = model.generate(**tokenizer("def f", return_tensors="pt"), max_new_tokens=1, do_sample=False)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    ids = model.generate(
+        **tokenizer("def f", return_tensors="pt"), max_new_tokens=1, do_sample=False
+    )
     assert tokenizer.decode(ids[0], skip_special_tokens=True) == written
 
 
@@ -66,17 +71,27 @@ def test_a_version_says_where_it_comes_from(
         registered = _register(run, (checkpoint, folder), bits_per_byte=make_evaluation(2.5))
     version = tracking.client.get_model_version(NAME, "1")
     assert version.tags["checkpoint_digest"] == registered.digest == checkpoint.digest
-    assert (version.tags["recipe"], version.tags["dvc_md5"], version.tags["stage"]) == (checkpoint.recipe, MD5, "mono")
+    assert (version.tags["recipe"], version.tags["dvc_md5"], version.tags["stage"]) == (
+        checkpoint.recipe,
+        MD5,
+        "mono",
+    )
     assert version.tags["bits_per_byte/multi/Cpp"] == "3.5"
     assert version.run_id == run.id
     assert f"`{checkpoint.digest}`" in version.description
-    assert f'mlflow.set_tracking_uri("{tracking.uri}")' in version.description  # A card that can be followed as it stands.
+    assert (
+        f'mlflow.set_tracking_uri("{tracking.uri}")' in version.description
+    )  # A card that can be followed as it stands.
     assert "| multi/C++ | 3.5 |" in version.description
     assert [parent.role for parent in registered.parents] == ["checkpoint", "bits_per_byte"]
 
     model = tracking.client.get_logged_model(version.tags["model_id"])
-    assert {metric.key: metric.value for metric in model.metrics}["bits_per_byte/mono/Python"] == 2.5
-    assert [output.model_id for output in tracking.client.get_run(run.id).outputs.model_outputs] == [model.model_id]
+    assert {metric.key: metric.value for metric in model.metrics}[
+        "bits_per_byte/mono/Python"
+    ] == 2.5
+    assert [
+        output.model_id for output in tracking.client.get_run(run.id).outputs.model_outputs
+    ] == [model.model_id]
     weights = Path(model.artifact_location.removeprefix("file://")) / "model" / "model.safetensors"
     assert sha256_file(weights) == sha256_file(folder / "model.safetensors")
 
@@ -93,7 +108,9 @@ def test_the_same_checkpoint_is_registered_once(
     assert (again.recipe, again.digest) == (first.recipe, first.digest)
     assert len(tracking.client.search_model_versions(f"name = '{NAME}'")) == 2
     version = tracking.client.get_model_version(NAME, "1")
-    assert version.tags["bits_per_byte/mono/Python"] == "2.5"  # New figures about an old version are kept.
+    assert (
+        version.tags["bits_per_byte/mono/Python"] == "2.5"
+    )  # New figures about an old version are kept.
     assert "| mono/Python | 2.5 |" in version.description
 
 
@@ -102,7 +119,7 @@ import json, os, signal, sys
 from pathlib import Path
 from mlflow import MlflowClient
 from components.core.artifact import Artifact
-from components.registry.models import register
+from components.registry.versions import register
 from components.registry.tracking import Tracking
 uri, artifacts, record, moment = sys.argv[1:]
 setattr(MlflowClient, moment, lambda *arguments, **more: os.kill(os.getpid(), signal.SIGKILL))
@@ -126,22 +143,30 @@ def test_a_killed_registration_is_finished_by_the_next(
     with tracking.run("again", experiment="tiny") as run:
         registered = _register(run, (checkpoint, folder))
     assert len(tracking.client.search_logged_models([run.experiment_id])) == 1
-    assert (download(tracking, registered.address, tmp_path / "fetched") / "model.safetensors").exists()
+    assert (
+        download(tracking, registered.address, tmp_path / "fetched") / "model.safetensors"
+    ).exists()
 
 
-def test_a_damaged_model_is_not_handed_out(tracking: Tracking, make_checkpoint, tmp_path: Path) -> None:
+def test_a_damaged_model_is_not_handed_out(
+    tracking: Tracking, make_checkpoint, tmp_path: Path
+) -> None:
     with tracking.run("register", experiment="tiny") as run:
         registered = _register(run, make_checkpoint("one"))
     version = tracking.client.get_model_version(NAME, "1")
     place = tracking.client.get_logged_model(version.tags["model_id"]).artifact_location
-    with (Path(place.removeprefix("file://")) / "model" / "model.safetensors").open("r+b") as weights:
+    with (Path(place.removeprefix("file://")) / "model" / "model.safetensors").open(
+        "r+b"
+    ) as weights:
         weights.seek(-1, 2)
         weights.write(b"\x7f")
     with pytest.raises(ArtifactError, match="was fetched with SHA-256"):
         download(tracking, registered.address, tmp_path / "fetched")
 
 
-def test_what_is_no_checkpoint_is_not_registered(tracking: Tracking, make_checkpoint, tmp_path: Path) -> None:
+def test_what_is_no_checkpoint_is_not_registered(
+    tracking: Tracking, make_checkpoint, tmp_path: Path
+) -> None:
     checkpoint, folder = make_checkpoint("one")
     with tracking.run("register", experiment="tiny") as run:
         with pytest.raises(ArtifactError, match=r"has no config\.json, model\.safetensors"):
@@ -154,21 +179,30 @@ def test_what_is_no_checkpoint_is_not_registered(tracking: Tracking, make_checkp
     assert tracking.client.search_registered_models() == []
 
 
-@pytest.mark.parametrize("absent", ["codegen-none@champion", "codegen-none/1", f"{NAME}@nobody", f"{NAME}/9"])
-def test_a_model_that_does_not_exist_is_said(tracking: Tracking, tmp_path: Path, absent: str) -> None:
+@pytest.mark.parametrize(
+    "absent", ["codegen-none@champion", "codegen-none/1", f"{NAME}@nobody", f"{NAME}/9"]
+)
+def test_a_model_that_does_not_exist_is_said(
+    tracking: Tracking, tmp_path: Path, absent: str
+) -> None:
     tracking.client.create_registered_model(NAME)
     with pytest.raises(TrackingError, match=f"the registry has no {absent}"):
         download(tracking, f"models:/{absent}", tmp_path)
 
 
-def test_what_transformers_computes_otherwise_is_not_registered(tracking: Tracking, make_checkpoint, tmp_path: Path) -> None:
+def test_what_transformers_computes_otherwise_is_not_registered(
+    tracking: Tracking, make_checkpoint, tmp_path: Path
+) -> None:
     """Two names for the number of heads: we go by the one that releases use, transformers by the last."""
     checkpoint, folder = make_checkpoint("one")
     copy = shutil.copytree(folder, tmp_path / "copy")
     settings = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**settings, "num_attention_heads": 8}))
     with tracking.run("register", experiment="tiny") as run:
-        with pytest.raises(ArtifactError, match=r"the logits that transformers computes from .* differ from ours by 0\.\d+"):
+        with pytest.raises(
+            ArtifactError,
+            match=r"the logits that transformers computes from .* differ from ours by 0\.\d+",
+        ):
             _register(run, (checkpoint, copy))
         assert tracking.client.search_registered_models() == []
         assert tracking.client.search_logged_models([run.experiment_id]) == []
@@ -181,15 +215,32 @@ def test_a_difference_that_is_too_large_or_no_number_is_not_registered(
     tracking: Tracking, make_checkpoint, difference: float
 ) -> None:
     checkpoint, folder = make_checkpoint("one")
-    about = {"name": NAME, "stage": "mono", "evaluations": {}, "dvc_md5": MD5, "max_logit_difference": 1e-4}
-    with tracking.run("register", experiment="tiny") as run, pytest.raises(ArtifactError, match="nothing was registered"):
+    about = {
+        "name": NAME,
+        "stage": "mono",
+        "evaluations": {},
+        "dvc_md5": MD5,
+        "max_logit_difference": 1e-4,
+    }
+    with (
+        tracking.run("register", experiment="tiny") as run,
+        pytest.raises(ArtifactError, match="nothing was registered"),
+    ):
         register(checkpoint, folder, run=run, parity=lambda _: difference, **about)
     assert tracking.client.search_registered_models() == []
 
 
-def test_a_difference_that_the_same_code_found_is_not_measured_again(tracking: Tracking, make_checkpoint) -> None:
+def test_a_difference_that_the_same_code_found_is_not_measured_again(
+    tracking: Tracking, make_checkpoint
+) -> None:
     checkpoint, folder = make_checkpoint("one")
-    about = {"name": NAME, "stage": "mono", "evaluations": {}, "dvc_md5": MD5, "max_logit_difference": 1e-4}
+    about = {
+        "name": NAME,
+        "stage": "mono",
+        "evaluations": {},
+        "dvc_md5": MD5,
+        "max_logit_difference": 1e-4,
+    }
     measured: list[float] = []
 
     def parity(_: Path) -> float:
@@ -198,18 +249,35 @@ def test_a_difference_that_the_same_code_found_is_not_measured_again(tracking: T
 
     found = []
     with tracking.run("register", experiment="tiny") as run:
-        for by in ("", "", "commit a", "commit b", "commit b"):  # Code that nobody can name finds nothing again.
-            registered = register(checkpoint, folder, run=run, parity=parity, parity_by=by, **about)
+        for by in (
+            "",
+            "",
+            "commit a",
+            "commit b",
+            "commit b",
+        ):  # Code that nobody can name finds nothing again.
+            registered = register(
+                checkpoint, folder, run=run, parity=parity, parity_environment=by, **about
+            )
             found.append(registered.statistics["logit_difference"])
         assert found == pytest.approx([1e-6, 2e-6, 3e-6, 4e-6, 4e-6])
-        with pytest.raises(ArtifactError, match="nothing was registered"):  # What is known is held to the limit of today.
+        with pytest.raises(
+            ArtifactError, match="nothing was registered"
+        ):  # What is known is held to the limit of today.
             register(
-                checkpoint, folder, run=run, parity=parity, parity_by="commit b", **about | {"max_logit_difference": 1e-7}
+                checkpoint,
+                folder,
+                run=run,
+                parity=parity,
+                parity_environment="commit b",
+                **about | {"max_logit_difference": 1e-7},
             )
         assert len(measured) == 4
 
 
-def test_a_version_that_somebody_else_registered_is_said(tracking: Tracking, tmp_path: Path) -> None:
+def test_a_version_that_somebody_else_registered_is_said(
+    tracking: Tracking, tmp_path: Path
+) -> None:
     add_version(tracking)
     with pytest.raises(TrackingError, match=f"models:/{NAME}/1 does not state the digest"):
         download(tracking, f"models:/{NAME}/1", tmp_path)

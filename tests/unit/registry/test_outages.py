@@ -13,19 +13,24 @@ from fixtures.tracking_server import TrackingServer, tracking_server
 from fixtures.training import PLACE, STAGE, toy_run
 
 from components.core.errors import TrackingError
-from components.registry import backlog
+from components.registry.client import metric_buffer
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
-from components.training.launch import train_stage
+from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
 
 pytestmark = [pytest.mark.apart, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[TrackingServer]:
+def shared_server(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path
+) -> Iterator[TrackingServer]:
     folder = tmp_path_factory.mktemp("server")
-    with closing(sqlite3.connect(empty_database)) as source, closing(sqlite3.connect(folder / "mlflow.db")) as copy:
+    with (
+        closing(sqlite3.connect(empty_database)) as source,
+        closing(sqlite3.connect(folder / "mlflow.db")) as copy,
+    ):
         source.backup(copy)
     with tracking_server(folder) as server:
         yield server
@@ -35,7 +40,7 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path
 def server(shared_server: TrackingServer, monkeypatch: pytest.MonkeyPatch) -> TrackingServer:
     """A server that is up, whatever the test before did; MLflow's own retries are off, as in a flow."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(backlog, "FLUSH_EVERY_S", 0.0)  # Each row is tried at once.
+    monkeypatch.setattr(metric_buffer, "FLUSH_EVERY_S", 0.0)  # Each row is tried at once.
     if not shared_server.is_up:
         shared_server.start()
     return shared_server
@@ -44,10 +49,10 @@ def server(shared_server: TrackingServer, monkeypatch: pytest.MonkeyPatch) -> Tr
 class _Listener(logging.Handler):
     """Hears what is said of outages, and does something at the first word of one."""
 
-    def __init__(self, do: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, fix: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self.said: list[str] = []
-        self._do = do
+        self._do = fix
 
     def emit(self, record: logging.LogRecord) -> None:
         self.said.append(record.getMessage())
@@ -56,8 +61,8 @@ class _Listener(logging.Handler):
 
 
 @contextmanager
-def _listening(do: Callable[[], None] = lambda: None) -> Iterator[_Listener]:
-    listener, logger = _Listener(do), logging.getLogger("components.registry")
+def _listening(fix: Callable[[], None] = lambda: None) -> Iterator[_Listener]:
+    listener, logger = _Listener(fix), logging.getLogger("components.registry")
     logger.addHandler(listener)
     try:
         yield listener
@@ -71,7 +76,9 @@ def _history(run: TrackedRun, name: str) -> list[tuple[int, float]]:
     return [(one.step, one.value) for one in points]
 
 
-def test_training_goes_on_without_the_server_and_every_step_arrives(server: TrackingServer, tmp_path: Path) -> None:
+def test_training_goes_on_without_the_server_and_every_step_arrives(
+    server: TrackingServer, tmp_path: Path
+) -> None:
     """Killed after step 3; the ranks go on to the last step, and only then is it started again."""
     steps: list[StepMetrics] = []
     run_of_stage = toy_run(tmp_path / "inputs", STAGE)
@@ -80,7 +87,7 @@ def test_training_goes_on_without_the_server_and_every_step_arrives(server: Trac
     with (
         _listening() as heard,
         tracking.run("pipeline", experiment="tiny", system_metrics=True) as run,
-        run.stream() as record,
+        run.metric_stream() as record,
     ):
 
         def on_step(step: StepMetrics) -> None:
@@ -125,23 +132,25 @@ def test_a_run_whose_maker_never_heard_of_it_is_not_made_twice(
 ) -> None:
     """The server makes the run and dies before it can say so: seen here as a call that fails after it was done."""
     tracking = Tracking(server.uri, tmp_path)
-    create = tracking.client.hasty.create_run
+    create = tracking.client.raw_client.create_run
 
     def create_and_die(*arguments: object) -> object:
         made = create(*arguments)
-        monkeypatch.setattr(tracking.client.hasty, "create_run", create)
+        monkeypatch.setattr(tracking.client.raw_client, "create_run", create)
         server.kill()
         create(*arguments)  # Fails as MLflow's client does.
         return made
 
-    monkeypatch.setattr(tracking.client.hasty, "create_run", create_and_die)
+    monkeypatch.setattr(tracking.client.raw_client, "create_run", create_and_die)
     with _listening(server.start), tracking.run("once", experiment="once") as run:
         pass
     found = tracking.client.search_runs([run.experiment_id])
     assert [one.info.run_id for one in found] == [run.id]
 
 
-def test_a_server_that_stays_away_is_one_error_and_is_waited_for_once(server: TrackingServer, tmp_path: Path) -> None:
+def test_a_server_that_stays_away_is_one_error_and_is_waited_for_once(
+    server: TrackingServer, tmp_path: Path
+) -> None:
     """The step, its run and the run above all need the server; only the first of them waits."""
     tracking = Tracking(server.uri, tmp_path, patience_s=1.0)
     with (
@@ -151,15 +160,19 @@ def test_a_server_that_stays_away_is_one_error_and_is_waited_for_once(server: Tr
         run.child("train", system_metrics=True) as step,
     ):
         server.kill()
-        step.metrics({"loss": 1.0})
-    assert "run the same command again" in caught.value.do
+        step.log_metrics({"loss": 1.0})
+    assert "run the same command again" in caught.value.fix
     assert len([one for one in heard.said if "waiting for it" in one]) == 1
     server.start()
     step_of_now = tracking.client.get_run(step.id)
-    assert step_of_now.info.status == "RUNNING", "until the next start closes it, as those of killed processes"
+    assert step_of_now.info.status == "RUNNING", (
+        "until the next start closes it, as those of killed processes"
+    )
 
 
-def test_a_flow_does_not_begin_without_its_server_and_a_part_of_one_waits(server: TrackingServer, tmp_path: Path) -> None:
+def test_a_flow_does_not_begin_without_its_server_and_a_part_of_one_waits(
+    server: TrackingServer, tmp_path: Path
+) -> None:
     server.kill()
     with pytest.raises(TrackingError, match="does not answer"):
         Tracking(server.uri, tmp_path).check()
@@ -169,8 +182,11 @@ def test_a_flow_does_not_begin_without_its_server_and_a_part_of_one_waits(server
 
 
 def test_what_the_server_refuses_is_not_waited_for(server: TrackingServer, tmp_path: Path) -> None:
-    with _listening() as heard, Tracking(server.uri, tmp_path).run("pipeline", experiment="tiny") as run:
-        run.parameters({"seed": 1})
+    with (
+        _listening() as heard,
+        Tracking(server.uri, tmp_path).run("pipeline", experiment="tiny") as run,
+    ):
+        run.log_params({"seed": 1})
         with pytest.raises(TrackingError, match="MLflow refused"):
-            run.parameters({"seed": 2})
+            run.log_params({"seed": 2})
     assert heard.said == []

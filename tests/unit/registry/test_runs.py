@@ -17,7 +17,7 @@ from mlflow.entities import Metric
 from components.core.artifact import Artifact
 from components.core.errors import TrackingError
 from components.core.store import Store
-from components.registry import backlog
+from components.registry.client import metric_buffer
 from components.registry.runs import TrackedRun
 from components.registry.tracking import Tracking
 
@@ -52,8 +52,12 @@ def test_steps_are_children_of_the_pipeline(tracking: Tracking) -> None:
     assert mlflow.active_run() is None
 
 
-@pytest.mark.parametrize(("error", "status"), [(ValueError("no data"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
-def test_an_exception_ends_the_runs_and_goes_on(tracking: Tracking, error: BaseException, status: str) -> None:
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError("no data"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
+def test_an_exception_ends_the_runs_and_goes_on(
+    tracking: Tracking, error: BaseException, status: str
+) -> None:
     with (
         pytest.raises(type(error)),
         tracking.run("whole", experiment="tiny") as pipeline,
@@ -66,9 +70,14 @@ def test_an_exception_ends_the_runs_and_goes_on(tracking: Tracking, error: BaseE
 
 
 def test_a_configuration_is_flattened_whole_and_cut_visibly(tracking: Tracking) -> None:
-    config = {"stages": {f"s{i}": {"steps": i} for i in range(150)}, "names": ["a", "b"], "text": "x" * 7000, "none": None}
+    config = {
+        "stages": {f"s{i}": {"steps": i} for i in range(150)},
+        "names": ["a", "b"],
+        "text": "x" * 7000,
+        "none": None,
+    }
     with tracking.run("run", experiment="tiny") as run:
-        run.parameters(config)
+        run.log_params(config)
     params = tracking.client.get_run(run.id).data.params
     assert len(params) == 153
     assert params["stages.s149.steps"] == "149"
@@ -81,23 +90,29 @@ def test_a_configuration_is_flattened_whole_and_cut_visibly(tracking: Tracking) 
 
 def test_figures_keep_their_names_as_far_as_mlflow_can(tracking: Tracking) -> None:
     with tracking.run("run", experiment="tiny") as run:
-        run.metrics({"multi": {"C++": 1.5, "C": 2, "note": "text", "flag": True}}, step=7)
+        run.log_metrics({"multi": {"C++": 1.5, "C": 2, "note": "text", "flag": True}}, step=7)
         with pytest.raises(ValueError, match="same to MLflow"):
-            run.metrics({"C++": 1.0, "Cpp": 2.0})
+            run.log_metrics({"C++": 1.0, "Cpp": 2.0})
     assert tracking.client.get_run(run.id).data.metrics == {"multi/Cpp": 1.5, "multi/C": 2.0}
     assert _history(run, "multi/Cpp") == [(7, 1.5)]
 
 
 def test_a_stream_is_kept_over_steps_and_over_tokens(tracking: Tracking) -> None:
-    with tracking.run("run", experiment="tiny") as run, run.stream() as record:
+    with tracking.run("run", experiment="tiny") as run, run.metric_stream() as record:
         for step in range(1, 1501):
             record({"step": step, "tokens": step * 256, "loss": 10.0 / step})
     assert _history(run, "training/loss") == [(step, 10.0 / step) for step in range(1, 1501)]
-    assert _history(run, "training_by_tokens/loss") == [(step * 256, 10.0 / step) for step in range(1, 1501)]
+    assert _history(run, "training_by_tokens/loss") == [
+        (step * 256, 10.0 / step) for step in range(1, 1501)
+    ]
 
 
 def test_a_stream_that_breaks_off_keeps_what_it_had(tracking: Tracking) -> None:
-    with pytest.raises(RuntimeError), tracking.run("run", experiment="tiny") as run, run.stream() as record:
+    with (
+        pytest.raises(RuntimeError),
+        tracking.run("run", experiment="tiny") as run,
+        run.metric_stream() as record,
+    ):
         record({"step": 1, "tokens": 8, "loss": 2.0})
         raise RuntimeError("out of memory")
     assert _history(run, "training/loss") == [(1, 2.0)]
@@ -106,10 +121,19 @@ def test_a_stream_that_breaks_off_keeps_what_it_had(tracking: Tracking) -> None:
 def _raw_corpus(folder: Path) -> Artifact:
     provenance = {"dvc_md5": MD5}
     address, digest = str(folder), "ab" * 32
-    return Artifact(kind="raw-corpus", name="mono", address=address, recipe="cd" * 32, digest=digest, provenance=provenance)
+    return Artifact(
+        kind="raw-corpus",
+        name="mono",
+        address=address,
+        recipe="cd" * 32,
+        digest=digest,
+        provenance=provenance,
+    )
 
 
-def test_corpora_are_datasets_with_md5_digest_and_counts(tracking: Tracking, tmp_path: Path) -> None:
+def test_corpora_are_datasets_with_md5_digest_and_counts(
+    tracking: Tracking, tmp_path: Path
+) -> None:
     def build(folder: Path) -> dict[str, int]:
         (folder / "train.bin").write_bytes(b"ids")
         return {"train_tokens": 3}
@@ -118,10 +142,15 @@ def test_corpora_are_datasets_with_md5_digest_and_counts(tracking: Tracking, tmp
         "prepared-corpus", "mono", config={}, parents={}, code_version=1, build=build
     )
     with tracking.run("run", experiment="tiny") as run:
-        run.uses([_raw_corpus(tmp_path), prepared.artifact], "training")
-    inputs = {one.dataset.name: one for one in tracking.client.get_run(run.id).inputs.dataset_inputs}
+        run.log_inputs([_raw_corpus(tmp_path), prepared.artifact], "training")
+    inputs = {
+        one.dataset.name: one for one in tracking.client.get_run(run.id).inputs.dataset_inputs
+    }
     raw, packed = inputs["raw-corpus/mono"], inputs["prepared-corpus/mono"]
-    assert {tag.key: tag.value for tag in raw.tags} == {"mlflow.data.context": "training", "dvc_md5": MD5}
+    assert {tag.key: tag.value for tag in raw.tags} == {
+        "mlflow.data.context": "training",
+        "dvc_md5": MD5,
+    }
     assert json.loads(packed.dataset.profile)["statistics"] == {"train_tokens": 3}
     assert json.loads(packed.dataset.profile)["digest"] == prepared.artifact.digest
     assert prepared.artifact.digest.startswith(packed.dataset.digest)
@@ -133,11 +162,15 @@ def test_a_reused_artifact_names_the_run_that_made_it(
 ) -> None:
     artifact = make_evaluation(2.5)
     with tracking.run("first", experiment="tiny") as first:
-        first.made(artifact, reused=False)
+        first.log_output_artifact(artifact, reused=False)
     with tracking.run("second", experiment="tiny") as second:
-        second.made(artifact, reused=True)
+        second.log_output_artifact(artifact, reused=True)
     tags = tracking.client.get_run(second.id).data.tags
-    assert (tags["reused"], tags["original_run"], tags["digest"]) == ("true", first.id, artifact.digest)
+    assert (tags["reused"], tags["original_run"], tags["digest"]) == (
+        "true",
+        first.id,
+        artifact.digest,
+    )
     assert tracking.client.get_run(first.id).data.tags["reused"] == "false"
     assert tracking.client.get_run(second.id).data.metrics == {"mono/Python": 2.5, "multi/Cpp": 3.5}
     assert Artifact.parse(json.loads(_file(second, "artifact.json").read_text())) == artifact
@@ -151,7 +184,10 @@ def test_files_tables_and_plots_are_kept(tracking: Tracking, tmp_path: Path) -> 
     figure.subplots().plot([1, 2], [2, 1])
     with tracking.run("run", experiment="tiny") as run:
         run.file(tmp_path / "report.html", "page")
-        run.table("languages.json", [{"language": "C++", "documents": 3}, {"language": "Go", "documents": 4}])
+        run.table(
+            "languages.json",
+            [{"language": "C++", "documents": 3}, {"language": "Go", "documents": 4}],
+        )
         run.figure("loss.png", figure)
     assert _file(run, "page/report.html").read_text() == "<html>"
     table = json.loads(_file(run, "languages.json").read_text())
@@ -159,10 +195,16 @@ def test_files_tables_and_plots_are_kept(tracking: Tracking, tmp_path: Path) -> 
     assert _file(run, "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_system_metrics_are_sampled_while_a_run_lasts(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")  # MLflow's own setting, above ours.
+def test_system_metrics_are_sampled_while_a_run_lasts(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1"
+    )  # MLflow's own setting, above ours.
     with tracking.run("run", experiment="tiny", system_metrics=True) as run:
-        while "system/cpu_utilization_percentage" not in tracking.client.get_run(run.id).data.metrics:
+        while (
+            "system/cpu_utilization_percentage" not in tracking.client.get_run(run.id).data.metrics
+        ):
             pass  # The test's time limit ends this.
     metrics = tracking.client.get_run(run.id).data.metrics
     assert metrics["system/system_memory_usage_megabytes"] > 0
@@ -174,7 +216,7 @@ def test_many_threads_write_at_once(tracking: Tracking) -> None:
         def step(number: int) -> str:
             with pipeline.child(f"step {number}") as run:
                 for batch in range(10):
-                    run.metrics({"figure": float(batch)}, step=batch)
+                    run.log_metrics({"figure": float(batch)}, step=batch)
             return run.id
 
         with ThreadPoolExecutor(4) as pool:
@@ -200,24 +242,32 @@ def test_runs_of_a_killed_process_are_closed_at_the_next_start(tracking: Trackin
     experiment = tracking.client.get_experiment_by_name("tiny").experiment_id
     assert {run.info.status for run in tracking.client.search_runs([experiment])} == {"RUNNING"}
     with tracking.run("again", experiment="tiny"):
-        found = {run.info.run_name: run.info.status for run in tracking.client.search_runs([experiment])}
+        found = {
+            run.info.run_name: run.info.status for run in tracking.client.search_runs([experiment])
+        }
     assert found == {"pipeline": "KILLED", "train": "KILLED", "again": "RUNNING"}
 
 
 def test_runs_of_living_processes_and_other_hosts_are_left_alone(tracking: Tracking) -> None:
     with tracking.run("mine", experiment="tiny"):
-        assert tracking.close_abandoned() == []
-        with tracking.run("theirs", experiment="tiny", tags={"host": f"not-{platform.node()}", "pid": "0"}):
-            assert tracking.close_abandoned() == []
+        assert tracking.mark_stale_runs_killed() == []
+        with tracking.run(
+            "theirs", experiment="tiny", tags={"host": f"not-{platform.node()}", "pid": "0"}
+        ):
+            assert tracking.mark_stale_runs_killed() == []
         reused_pid = {"pid": str(os.getpid()), "process_started": "1.0"}
         with tracking.run("before", experiment="tiny", tags=reused_pid) as before:
-            assert tracking.close_abandoned() == [before.id]
+            assert tracking.mark_stale_runs_killed() == [before.id]
 
 
-def test_figures_that_the_server_refuses_on_the_way_are_said(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backlog, "FLUSH_EVERY_S", 0.0)
+def test_figures_that_the_server_refuses_on_the_way_are_said(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metric_buffer, "FLUSH_EVERY_S", 0.0)
     with tracking.run("train", experiment="tiny") as run:
         pass
     tracking.client.delete_run(run.id)
     with pytest.raises(TrackingError, match="MLflow refused while logging metrics of train"):
-        backlog.Backlog(tracking.client, run.id, "train").add([Metric("loss", 1.0, 0, 1)])
+        metric_buffer.MetricBuffer(tracking.client, run.id, "train").add(
+            [Metric("loss", 1.0, 0, 1)]
+        )

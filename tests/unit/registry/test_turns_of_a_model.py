@@ -35,24 +35,24 @@ def test_two_workspaces_of_one_server_take_turns(own_temporary_folder: Path) -> 
     told, entered = _Told(), threading.Event()
 
     def change() -> None:
-        with other.alone(NAME):
+        with other.model_lock(NAME):
             entered.set()
 
-    logging.getLogger("components.core.turns").addHandler(told)
+    logging.getLogger("components.core.locks").addHandler(told)
     waiting = threading.Thread(target=change, daemon=True)
     try:
-        with one.alone(NAME):
+        with one.model_lock(NAME):
             waiting.start()
             assert told.was_told.wait(30)
             assert not entered.is_set()
         waiting.join(30)
     finally:
-        logging.getLogger("components.core.turns").removeHandler(told)
+        logging.getLogger("components.core.locks").removeHandler(told)
     assert entered.is_set()
 
 
 def test_other_models_and_other_servers_are_not_waited_for(own_temporary_folder: Path) -> None:
     one = Tracking("http://tracking:5000", own_temporary_folder)
     other = Tracking("http://tracking:5001", own_temporary_folder)
-    with one.alone(NAME), one.alone("codegen-tiny-nl"), other.alone(NAME):
+    with one.model_lock(NAME), one.model_lock("codegen-tiny-nl"), other.model_lock(NAME):
         pass

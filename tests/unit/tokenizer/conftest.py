@@ -7,8 +7,8 @@ import uuid
 from pathlib import Path
 
 import pytest
+from fixtures.fixed_length_corpus import BYTES_ONLY
 from fixtures.s3 import Bucket, new_bucket
-from fixtures.uniform import BYTES_ONLY
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from components.tokenizer.config import TokenizerConfig

@@ -12,7 +12,7 @@ from fixtures.models import TOKENIZER, write_tokenizer
 from transformers import AutoTokenizer, CodeGenTokenizerFast
 
 from components.core.errors import ArtifactError
-from components.tokenizer.agreement import difference, read_id_table
+from components.tokenizer.compatibility import first_mismatch, read_id_table
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +62,14 @@ def composed(document: dict[str, Any]) -> None:
 def test_what_transformers_writes_gives_the_same_ids(ours: Path, tmp_path: Path) -> None:
     loaded = AutoTokenizer.from_pretrained(ours)
     loaded.save_pretrained(tmp_path / "saved")
-    CodeGenTokenizerFast(tokenizer_object=loaded.backend_tokenizer).save_pretrained(tmp_path / "wrapped")
+    CodeGenTokenizerFast(tokenizer_object=loaded.backend_tokenizer).save_pretrained(
+        tmp_path / "wrapped"
+    )
     table = read_id_table(ours)
     assert (len(table.merges), len(table.ids)) == (TOKENIZER.num_merges, TOKENIZER.num_ids)
     for theirs in ("saved", "wrapped"):
-        assert difference(read_id_table(tmp_path / theirs), table) is None
-    assert difference(read_id_table(changed(ours, tmp_path, as_before_0_20)), table) is None
+        assert first_mismatch(read_id_table(tmp_path / theirs), table) is None
+    assert first_mismatch(read_id_table(changed(ours, tmp_path, as_before_0_20)), table) is None
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,9 @@ def test_what_transformers_writes_gives_the_same_ids(ours: Path, tmp_path: Path)
 def test_the_first_difference_is_named(
     change: Callable[[dict[str, Any]], object], named: str, ours: Path, tmp_path: Path
 ) -> None:
-    assert difference(read_id_table(changed(ours, tmp_path, change)), read_id_table(ours)) == named
+    assert (
+        first_mismatch(read_id_table(changed(ours, tmp_path, change)), read_id_table(ours)) == named
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,7 +97,10 @@ def test_the_first_difference_is_named(
     [
         ("{", "has no vocabulary and merges"),
         ('{"model": {"vocab": {"a": 0}}, "added_tokens": []}', "has no vocabulary and merges"),
-        ('{"model": {"vocab": {"a": 0}, "merges": [["a", "b"]]}, "added_tokens": []}', "cannot be read"),
+        (
+            '{"model": {"vocab": {"a": 0}, "merges": [["a", "b"]]}, "added_tokens": []}',
+            "cannot be read",
+        ),
     ],
 )
 def test_a_file_that_is_no_tokenizer(text: str, named: str, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core.errors import StorageFull
-from components.tokenizer.block_cache import Block, BlockCache
+from components.core.errors import DiskFullError
+from components.dataset.block_cache import Block, BlockCache
 
 
 def block(name: str, size_bytes: int = 10) -> Block:
@@ -58,7 +58,9 @@ def on_disk(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*"))
 
 
-def test_what_is_here_is_not_fetched_again_and_what_was_used_least_recently_goes(tmp_path: Path) -> None:
+def test_what_is_here_is_not_fetched_again_and_what_was_used_least_recently_goes(
+    tmp_path: Path,
+) -> None:
     reader = Reader(tmp_path / "cache", 30)
     assert [reader.read(name) for name in "abcab"] == [["a"], ["b"], ["c"], [], []]
     assert reader.read("d") == ["d"], "c goes, though it came last"
@@ -76,16 +78,23 @@ def test_more_than_fits_is_read_in_turns(tmp_path: Path) -> None:
 
 
 BLOCKS = st.builds(
-    lambda number, size_bytes: Block(f"{number}-{size_bytes}", size_bytes), st.integers(0, 9), st.integers(0, 40)
+    lambda number, size_bytes: Block(f"{number}-{size_bytes}", size_bytes),
+    st.integers(0, 9),
+    st.integers(0, 40),
 )
 
 
 @settings(deadline=None, max_examples=25)
 @given(
-    max_bytes=st.integers(40, 150), reads=st.lists(st.lists(BLOCKS, unique=True, max_size=6), max_size=12), data=st.data()
+    max_bytes=st.integers(40, 150),
+    reads=st.lists(st.lists(BLOCKS, unique=True, max_size=6), max_size=12),
+    data=st.data(),
 )
 def test_the_bound_holds_after_every_access(
-    tmp_path_factory: pytest.TempPathFactory, max_bytes: int, reads: list[list[Block]], data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory,
+    max_bytes: int,
+    reads: list[list[Block]],
+    data: st.DataObject,
 ) -> None:
     folder = tmp_path_factory.mktemp("bound") / "cache"
     readers = [Reader(folder, max_bytes), Reader(folder, max_bytes)]
@@ -121,7 +130,9 @@ def test_a_smaller_bound_is_kept_from_the_start(tmp_path: Path) -> None:
     assert on_disk(tmp_path / "cache") <= 35
 
 
-def test_a_removed_folder_is_filled_again_and_its_lost_bytes_do_not_count_for_ever(tmp_path: Path) -> None:
+def test_a_removed_folder_is_filled_again_and_its_lost_bytes_do_not_count_for_ever(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "place" / "cache"
     reader = Reader(folder, 30)
     reader.read("a", "b", "c")
@@ -226,7 +237,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     try:
         reader = Reader(disk / "cache", 10**6)
         reader.read("a")
-        with pytest.raises(StorageFull, match="the disk filled up while writing"):
+        with pytest.raises(DiskFullError, match="the disk filled up while writing"):
             reader.read("b", size_bytes=10**5)
         assert reader.read("a") == [], "what is here can still be read"
         assert sorted(path.name for path in (disk / "cache").iterdir()) == ["a"]

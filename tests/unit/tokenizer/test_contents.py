@@ -9,14 +9,16 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.tokenizer.contents import documents_of
-from components.tokenizer.tables import DOCUMENTS_PARQUET, KEPT
+from components.dataset.lookup import documents_in_sequences
+from components.dataset.manifests import DOCUMENTS_PARQUET, DOCUMENTS_SCHEMA
 
 CONTEXT = 5
 
 
 @given(
-    lengths=st.lists(st.tuples(st.sampled_from(["train", "held-out/Go"]), st.integers(0, 12)), max_size=20),
+    lengths=st.lists(
+        st.tuples(st.sampled_from(["train", "held-out/Go"]), st.integers(0, 12)), max_size=20
+    ),
     sequences=st.lists(st.integers(0, 20), max_size=4),
 )
 def test_every_document_with_a_token_in_one_of_the_sequences(
@@ -24,19 +26,31 @@ def test_every_document_with_a_token_in_one_of_the_sequences(
 ) -> None:
     folder = tmp_path_factory.mktemp("corpus")  # type: ignore[attr-defined]
     write(folder, lengths)
-    owners = [number for number, (split, length) in enumerate(lengths) if split == "train" for _ in range(length)]
+    owners = [
+        number
+        for number, (split, length) in enumerate(lengths)
+        if split == "train"
+        for _ in range(length)
+    ]
     touched = {owner for at, owner in enumerate(owners) if at // CONTEXT in sequences}
-    assert documents_of(folder, sequences, CONTEXT) == [f"github:{number}.go" for number in sorted(touched)]
+    assert documents_in_sequences(folder, sequences, CONTEXT) == [
+        f"github:{number}.go" for number in sorted(touched)
+    ]
 
 
 def test_a_corpus_without_the_table(tmp_path: Path) -> None:
-    assert documents_of(tmp_path, [0], CONTEXT) == []
+    assert documents_in_sequences(tmp_path, [0], CONTEXT) == []
 
 
 def write(folder: Path, lengths: list[tuple[str, int]]) -> None:
     document = {"sha256": "", "language": "Go", "source": "github"}
     rows = [
-        document | {"split": split, "path": f"{number}.go", "num_bytes": length, "num_tokens": length}
+        document
+        | {"split": split, "path": f"{number}.go", "num_bytes": length, "num_tokens": length}
         for number, (split, length) in enumerate(lengths)
     ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=KEPT), folder / DOCUMENTS_PARQUET, row_group_size=3)
+    pq.write_table(
+        pa.Table.from_pylist(rows, schema=DOCUMENTS_SCHEMA),
+        folder / DOCUMENTS_PARQUET,
+        row_group_size=3,
+    )

@@ -12,14 +12,25 @@ from hypothesis import strategies as st
 
 from components.core.errors import DataError
 from components.tokenizer.encoder import Encoder
-from components.tokenizer.proof import HARD_TEXTS, prove_hard_texts
+from components.tokenizer.self_check import EDGE_CASE_TEXTS, verify_edge_cases
 
 # Text as it comes, with more of what byte-pair encoders get wrong.
 PIECES = st.one_of(
     st.text(max_size=8),
     st.text(alphabet=" \t\n\r\x0b\x0c\x85\u00a0\u2028\u3000", max_size=40),
     st.sampled_from(
-        ["<|endoftext|>", "<|endof", "text|>", "'ll", "don't", "def ", "return", "0123", "\u00e9e\u0301", "_" * 20]
+        [
+            "<|endoftext|>",
+            "<|endof",
+            "text|>",
+            "'ll",
+            "don't",
+            "def ",
+            "return",
+            "0123",
+            "\u00e9e\u0301",
+            "_" * 20,
+        ]
     ),
 )
 TEXTS = st.lists(st.lists(PIECES, max_size=8).map("".join), max_size=5)
@@ -28,7 +39,9 @@ TEXTS = st.lists(st.lists(PIECES, max_size=8).map("".join), max_size=5)
 @settings(deadline=None, max_examples=50)
 @given(texts=TEXTS)
 @pytest.mark.parametrize("size", ["small", "full"])
-def test_encodes_as_transformers_does_and_back(request: pytest.FixtureRequest, size: str, texts: list[str]) -> None:
+def test_encodes_as_transformers_does_and_back(
+    request: pytest.FixtureRequest, size: str, texts: list[str]
+) -> None:
     encoder: Encoder = request.getfixturevalue(size)
     tokenizer = request.getfixturevalue(f"{size}_transformers")
     encoded = encoder.encode_batch(texts)
@@ -72,7 +85,11 @@ def test_no_tokenizer_is_an_error(tmp_path: Path) -> None:
 def unequal(small_folder: Path, tmp_path: Path) -> Encoder:
     """A tokenizer that the two libraries understand differently: gigatoken 0.10 does not know `single_word`."""
     description = json.loads((small_folder / "tokenizer.json").read_text(encoding="utf-8"))
-    word = {**description["added_tokens"][-1], "id": len(description["model"]["vocab"]) + 38, "content": "zebra"}
+    word = {
+        **description["added_tokens"][-1],
+        "id": len(description["model"]["vocab"]) + 38,
+        "content": "zebra",
+    }
     description["added_tokens"].append({**word, "single_word": True})
     (tmp_path / "tokenizer.json").write_text(json.dumps(description), encoding="utf-8")
     return Encoder(tmp_path)
@@ -81,8 +98,12 @@ def unequal(small_folder: Path, tmp_path: Path) -> Encoder:
 def test_a_document_that_is_encoded_differently_stops_the_run(unequal: Encoder) -> None:
     texts = ["a zebra", "two zebras"]
     encoded = unequal.encode_batch(texts)
-    with pytest.raises(DataError, match=r"encodes b\.py of demo 1\.0 differently from token 4 on") as error:
-        unequal.prove(texts, [encoded[0], encoded[1]], ["a.py of demo 1.0", "b.py of demo 1.0"])
+    with pytest.raises(
+        DataError, match=r"encodes b\.py of demo 1\.0 differently from token 4 on"
+    ) as error:
+        unequal.verify_against_reference(
+            texts, [encoded[0], encoded[1]], ["a.py of demo 1.0", "b.py of demo 1.0"]
+        )
     assert "Hugging Face tokenizers" in error.value.expected
 
 
@@ -92,10 +113,10 @@ def test_the_hard_texts_stop_the_run(small_folder: Path, tmp_path: Path) -> None
         token["single_word"] = not token["special"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(description), encoding="utf-8")
     with pytest.raises(DataError, match="differently from token"):
-        prove_hard_texts(Encoder(tmp_path))
+        verify_edge_cases(Encoder(tmp_path))
 
 
 def test_the_hard_texts_hold_and_differ(small: Encoder, full: Encoder) -> None:
-    prove_hard_texts(small)
-    prove_hard_texts(full)
-    assert len(set(HARD_TEXTS)) == len(HARD_TEXTS)
+    verify_edge_cases(small)
+    verify_edge_cases(full)
+    assert len(set(EDGE_CASE_TEXTS)) == len(EDGE_CASE_TEXTS)

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from components.data.config import DataConfig, DataPlace
 from components.data.sources.config import QuarantineConfig, Source
+from components.dataset.manifests import REJECTS_SCHEMA
+from components.dataset.rejects import COLUMNS, sample_of_quarantine, sample_of_rejects
+from components.preparation.corpus_pipeline import prepare_corpus
 from components.tokenizer.config import TokenizerConfig
-from components.tokenizer.left_out import COLUMNS, sample_of_quarantine, sample_of_rejects
-from components.tokenizer.prepare import prepare_corpus
-from components.tokenizer.tables import REJECTED
 
 SEED = 5
 KEPT = [f"def f{n}(x):\n    return [x + {n} * y for y in range({n})]\n" * 3 for n in range(40)]
@@ -28,7 +28,13 @@ LONG = [f"# {n}\n" + "z" * 1001 + "\n" * 20 for n in range(2)]
 
 
 def record(text: str, path: str) -> dict[str, str]:
-    return {"language": "Python", "licence": "MIT", "path": path, "source": "demo 1.0", "text": text}
+    return {
+        "language": "Python",
+        "licence": "MIT",
+        "path": path,
+        "source": "demo 1.0",
+        "text": text,
+    }
 
 
 def prepared(folder: Path, files: list[list[bytes]], tokenizer: Path) -> Path:
@@ -54,20 +60,34 @@ def prepared(folder: Path, files: list[list[bytes]], tokenizer: Path) -> Path:
 def in_order(texts: list[str]) -> list[str]:
     """The SHA-256 of texts, in the order of the keyed hash that docs/preparation.md speaks of."""
     digests = [hashlib.sha256(text.encode()).digest() for text in texts]
-    return [one.hex() for one in sorted(digests, key=lambda one: hashlib.sha256(f"order:{SEED}:".encode() + one).digest())]
+    return [
+        one.hex()
+        for one in sorted(
+            digests, key=lambda one: hashlib.sha256(f"order:{SEED}:".encode() + one).digest()
+        )
+    ]
 
 
-def test_the_sample_is_chosen_by_content_however_the_corpus_lies_in_files(small_folder: Path, tmp_path: Path) -> None:
+def test_the_sample_is_chosen_by_content_however_the_corpus_lies_in_files(
+    small_folder: Path, tmp_path: Path
+) -> None:
     texts = [*KEPT, *DIGITS, *LONG, "", "", KEPT[7], KEPT[7], KEPT[3]]
-    lines = [json.dumps(record(text, f"src/{number:02}.py")).encode() for number, text in enumerate(texts)]
+    lines = [
+        json.dumps(record(text, f"src/{number:02}.py")).encode()
+        for number, text in enumerate(texts)
+    ]
     mixed = [lines[at] for at in np.random.default_rng(0).permutation(len(lines))]
     cuts = {"one": [lines], "three": [mixed[:9], mixed[9:40], mixed[40:]]}
     one, three = (
-        sample_of_rejects(prepared(tmp_path / name, files, small_folder) / "rejects.parquet") for name, files in cuts.items()
+        sample_of_rejects(prepared(tmp_path / name, files, small_folder) / "rejects.parquet")
+        for name, files in cuts.items()
     )
     assert one == three
     assert all(tuple(row) == COLUMNS for row in one)
-    found = {reason: [row["sha256"] for row in one if row["reason"] == reason] for reason in {row["reason"] for row in one}}
+    found = {
+        reason: [row["sha256"] for row in one if row["reason"] == reason]
+        for reason in {row["reason"] for row in one}
+    }
     assert found == {
         "digits": in_order(DIGITS)[:3],
         "line length": in_order(LONG),
@@ -75,16 +95,32 @@ def test_the_sample_is_chosen_by_content_however_the_corpus_lies_in_files(small_
         "duplicate": in_order([KEPT[7], KEPT[3]]),
     }
     (empty,) = (row for row in one if row["reason"] == "empty")
-    assert (empty["language"], empty["source"], empty["path"], empty["num_bytes"]) == ("Python", "demo 1.0", "src/51.py", 0)
-    assert {row["path"] for row in one if row["reason"] == "duplicate"} == {"src/53.py", "src/55.py"}
+    assert (empty["language"], empty["source"], empty["path"], empty["num_bytes"]) == (
+        "Python",
+        "demo 1.0",
+        "src/51.py",
+        0,
+    )
+    assert {row["path"] for row in one if row["reason"] == "duplicate"} == {
+        "src/53.py",
+        "src/55.py",
+    }
     assert {row["excerpt"] for row in one if row["reason"] == "duplicate"} == {None}
-    assert all(row["excerpt"] == DIGITS[int(row["path"][4:6]) - 40][:200] for row in one if row["reason"] == "digits")
+    assert all(
+        row["excerpt"] == DIGITS[int(row["path"][4:6]) - 40][:200]
+        for row in one
+        if row["reason"] == "digits"
+    )
 
 
 def naive(rows: list[dict[str, Any]], num_each: int) -> list[dict[str, Any]]:
     chosen: list[dict[str, Any]] = []
     for row in rows:
-        same = [one for one in chosen if (one["reason"], one["language"]) == (row["reason"], row["language"])]
+        same = [
+            one
+            for one in chosen
+            if (one["reason"], one["language"]) == (row["reason"], row["language"])
+        ]
         if len(same) < num_each and row["sha256"] not in {one["sha256"] for one in same}:
             chosen.append(row)
     return chosen
@@ -104,24 +140,35 @@ def table(folder: Path, groups: list[tuple[str, str, str]]) -> tuple[Path, list[
         for n, (reason, language, content) in enumerate(groups)
     ]
     path = folder / "rejects.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, schema=REJECTED), path, row_group_size=1000)
+    pq.write_table(pa.Table.from_pylist(rows, schema=REJECTS_SCHEMA), path, row_group_size=1000)
     return path, [{name: row[name] for name in COLUMNS} for row in rows]
 
 
 def test_a_rare_reason_is_found_behind_many_others(tmp_path: Path) -> None:
     contents = np.random.default_rng(1).integers(50, size=30_000)
     groups = [("duplicate", "C" if content % 3 else "C++", f"{content}") for content in contents]
-    groups += [("empty", "C", "e")] * 9000 + [("digits", "C", "d"), ("empty", "C", "f"), ("digits", "C", "d")]
+    groups += [("empty", "C", "e")] * 9000 + [
+        ("digits", "C", "d"),
+        ("empty", "C", "f"),
+        ("digits", "C", "d"),
+    ]
     groups += [("empty", "C", "f")] * 9000 + [("empty", "C", "g"), ("empty", "C", "h")]
     path, rows = table(tmp_path, groups)
     found = sample_of_rejects(path)
     assert found == naive(rows, 3)
-    assert [row["path"] for row in found if row["reason"] != "duplicate"] == ["30000", "39000", "39001", "48003"]
+    assert [row["path"] for row in found if row["reason"] != "duplicate"] == [
+        "30000",
+        "39000",
+        "39001",
+        "48003",
+    ]
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    groups=st.lists(st.tuples(st.sampled_from("xy"), st.sampled_from(["C", "C++"]), st.sampled_from("abcde"))),
+    groups=st.lists(
+        st.tuples(st.sampled_from("xy"), st.sampled_from(["C", "C++"]), st.sampled_from("abcde"))
+    ),
     num_each=st.integers(1, 4),
 )
 def test_the_sample_is_what_a_loop_would_choose(
@@ -131,17 +178,26 @@ def test_the_sample_is_what_a_loop_would_choose(
     assert sample_of_rejects(path, num_each) == naive(rows, num_each)
 
 
-def test_records_that_could_not_be_read_are_sampled_by_kind_in_any_order(small_folder: Path, tmp_path: Path) -> None:
+def test_records_that_could_not_be_read_are_sampled_by_kind_in_any_order(
+    small_folder: Path, tmp_path: Path
+) -> None:
     good = [json.dumps(record(text, f"{number}.py")).encode() for number, text in enumerate(KEPT)]
     cut = [b'{"text": "%d' % number for number in range(10)]
-    folder = prepared(tmp_path, [[*good[:20], *cut[:5], b'{"text": "\xff"}'], [*cut[5:], *good[20:]]], small_folder)
+    folder = prepared(
+        tmp_path,
+        [[*good[:20], *cut[:5], b'{"text": "\xff"}'], [*cut[5:], *good[20:]]],
+        small_folder,
+    )
     lines = (folder / "quarantine.jsonl").read_bytes().splitlines()
     assert len(lines) == 11
     rows = sample_of_quarantine(lines)
     orders = [np.random.default_rng(seed).permutation(11) for seed in range(5)]
     assert all(sample_of_quarantine([lines[at] for at in order]) == rows for order in orders)
     assert [row["reason"].partition(":")[0] for row in rows] == ["not JSON"] * 3 + ["not UTF-8"]
-    assert all(tuple(row) == COLUMNS and row["language"] is row["sha256"] is row["num_bytes"] is None for row in rows)
+    assert all(
+        tuple(row) == COLUMNS and row["language"] is row["sha256"] is row["num_bytes"] is None
+        for row in rows
+    )
     (binary,) = rows[3:]
     assert (Path(binary["source"]).name, binary["excerpt"]) == ("0.jsonl", '{"text": "\\xff"}')
     assert binary["path"] == f"offset {sum(len(line) + 1 for line in [*good[:20], *cut[:5]])}"

@@ -16,8 +16,14 @@ EOT = 9
 @pytest.mark.parametrize(
     ("tokens", "numbers"),
     [
-        pytest.param([1, 2, 9, 3, 9, 4], [0, 0, 0, 1, 1, 2], id="a separator belongs to what it ends"),
-        pytest.param([9, 1, 2, 3, 4, 9], [0, 1, 1, 1, 1, 1], id="the end of an earlier sequence's document comes first"),
+        pytest.param(
+            [1, 2, 9, 3, 9, 4], [0, 0, 0, 1, 1, 2], id="a separator belongs to what it ends"
+        ),
+        pytest.param(
+            [9, 1, 2, 3, 4, 9],
+            [0, 1, 1, 1, 1, 1],
+            id="the end of an earlier sequence's document comes first",
+        ),
         pytest.param([1, 9, 9, 9, 2, 2], [0, 0, 1, 2, 3, 3], id="documents without a token"),
         pytest.param([1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 0], id="a part of one document"),
     ],
@@ -28,7 +34,11 @@ def test_by_hand(tokens: list[int], numbers: list[int]) -> None:
     assert found.tolist() == [numbers]
 
 
-@given(arrays.arrays(np.uint16, st.tuples(st.integers(0, 4), st.integers(0, 12)), elements=st.integers(7, EOT)))
+@given(
+    arrays.arrays(
+        np.uint16, st.tuples(st.integers(0, 4), st.integers(0, 12)), elements=st.integers(7, EOT)
+    )
+)
 def test_against_a_loop_each_sequence_by_itself(sequences: np.ndarray) -> None:
     expected = []
     for row in sequences.tolist():

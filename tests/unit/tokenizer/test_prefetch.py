@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.tokenizer import prefetch
-from components.tokenizer.prefetch import Prefetcher
+from components.dataset import prefetch
+from components.dataset.prefetch import Prefetcher
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,9 @@ def test_an_exception_of_the_consumer_closes_it_before_anything_was_taken() -> N
         raise KeyError("consumer")
 
 
-def test_what_the_consumer_waited_is_counted_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_consumer_waited_is_counted_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A clock that stands still but for the 5 s of the first batch, which begins when the consumer has asked for it."""
     asked, now_s = threading.Event(), [0.0]
 

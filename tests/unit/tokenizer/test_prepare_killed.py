@@ -14,9 +14,9 @@ from pathlib import Path
 from random import Random
 
 import psutil
-from fixtures.preparation import prepare, raw_records, record, write_raw
-from fixtures.preparing import Order, Resumed, Seen, building, finished, result_of, started
-from fixtures.programs import program
+from fixtures.prepare_helpers import prepare, raw_records, record, write_raw
+from fixtures.prepare_process import Order, Resumed, Seen, building, finished, result_of, started
+from fixtures.synthetic_code import program
 
 from components.core.artifact import content_digest
 from components.core.fingerprint import list_files
@@ -34,12 +34,17 @@ def test_killed_between_any_two_operations_it_goes_on(small_folder: Path, tmp_pa
     statistics = prepare(tmp_path / "out", raw, "mono", small_folder)
     order = Order(str(tmp_path / "store"), str(raw), str(small_folder), "mono", ONE, 10_000)
     whole, *resumed = result_of(started(order, "kill", NUM_MOMENTS, 1))
-    assert (whole["digest"], whole["statistics"]) == (content_digest(list_files(tmp_path / "out")), statistics)
+    assert (whole["digest"], whole["statistics"]) == (
+        content_digest(list_files(tmp_path / "out")),
+        statistics,
+    )
     found = [Resumed(one["moment"], one["finished"], Seen(**one["again"])) for one in resumed]
     assert [(one.moment, one.again.digest, one.again.statistics) for one in found] == [
         (one.moment, whole["digest"], statistics) for one in found
     ]
-    assert {one.moment: set(one.finished) & set(one.again.made) for one in found} == {one.moment: set() for one in found}
+    assert {one.moment: set(one.finished) & set(one.again.made) for one in found} == {
+        one.moment: set() for one in found
+    }
     assert sum(bool(one.finished) for one in found) > NUM_MOMENTS / 2
 
 
@@ -57,7 +62,11 @@ def identities(paths: list[str]) -> dict[str, tuple[int, int]]:
 
 
 def workers_of(owner: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [one for one in psutil.Process(owner.pid).children() if "daft.execution.udf_worker" in one.cmdline()]
+    return [
+        one
+        for one in psutil.Process(owner.pid).children()
+        if "daft.execution.udf_worker" in one.cmdline()
+    ]
 
 
 def kill_once_there_are(order: Order, num: int, victim: str) -> None:
@@ -79,7 +88,9 @@ def kill_once_there_are(order: Order, num: int, victim: str) -> None:
             os.killpg(owner.pid, signal.SIGKILL)
         _, told = owner.communicate(timeout=60)
         assert owner.returncode == (1 if victim == "a worker" else -signal.SIGKILL)
-        assert ("DataError: a task of data preparation failed" in told) == (victim == "a worker"), told
+        assert ("DataError: a task of data preparation failed" in told) == (victim == "a worker"), (
+            told
+        )
         assert not psutil.wait_procs(workers, timeout=60)[1]
     finally:
         with suppress(ProcessLookupError):
@@ -89,7 +100,11 @@ def kill_once_there_are(order: Order, num: int, victim: str) -> None:
 def test_two_workers_killed_at_any_moment_go_on(small_folder: Path, tmp_path: Path) -> None:
     """Three kills of one preparation: of a worker, of the process that started it, of all three."""
     parts = [
-        [record(program("Python", f"{part} {n}"), "Python", f"{part}/{n}", "demo") for n in range(60)] for part in range(10)
+        [
+            record(program("Python", f"{part} {n}"), "Python", f"{part}/{n}", "demo")
+            for n in range(60)
+        ]
+        for part in range(10)
     ]
     raw = write_raw(tmp_path / "raw", parts)
     statistics = prepare(tmp_path / "out", raw, "mono", small_folder)
@@ -102,6 +117,9 @@ def test_two_workers_killed_at_any_moment_go_on(small_folder: Path, tmp_path: Pa
         known = now
     assert known
     again = Seen(**result_of(started(order._replace(place=ONE))))
-    assert (again.digest, again.statistics) == (content_digest(list_files(tmp_path / "out")), statistics)
+    assert (again.digest, again.statistics) == (
+        content_digest(list_files(tmp_path / "out")),
+        statistics,
+    )
     assert not known.keys() & set(again.made)
     assert again.made

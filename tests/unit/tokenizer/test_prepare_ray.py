@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fixtures.preparation import prepare, raw_records, write_raw
-from fixtures.preparing import Order, Seen, result_of, started
+from fixtures.prepare_helpers import prepare, raw_records, write_raw
+from fixtures.prepare_process import Order, Seen, result_of, started
 from fixtures.ray_cluster import ray_cluster
 
 from components.core.artifact import content_digest
@@ -20,9 +20,19 @@ def test_ray_gives_the_same_bytes(small_folder: Path, tmp_path: Path) -> None:
     statistics = prepare(tmp_path / "out", raw, "multi", small_folder)
     with ray_cluster() as cluster:
         place = {"engine": "ray", "ray_address": cluster.address, "num_workers": 2}
-        order = Order(str(tmp_path / "store"), str(raw), str(small_folder), "multi", place, bytes_at_once=20_000)
+        order = Order(
+            str(tmp_path / "store"),
+            str(raw),
+            str(small_folder),
+            "multi",
+            place,
+            bytes_at_once=20_000,
+        )
         seen = Seen(**result_of(started(order, environment=cluster.environment)))
-    assert (seen.digest, seen.statistics) == (content_digest(list_files(tmp_path / "out")), statistics)
+    assert (seen.digest, seen.statistics) == (
+        content_digest(list_files(tmp_path / "out")),
+        statistics,
+    )
     made_here = {Path(path).name for path in seen.made}
     assert "index.json" in made_here
     assert not [name for name in made_here if name.endswith(".bin")]

@@ -18,12 +18,12 @@ from fixtures.shards import write_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core.errors import ArtifactError, ConfigError, StorageFull
+from components.core.errors import ArtifactError, ConfigError, DiskFullError
 from components.core.files import write_json
 from components.core.network import free_port
-from components.tokenizer.config import Streaming
-from components.tokenizer.reader import PackedSplit
-from components.tokenizer.shards import INDEX_JSON, Index
+from components.dataset.reader import PackedSplit
+from components.dataset.shards import INDEX_JSON, Index
+from components.tokenizer.config import StreamingCacheConfig
 
 CONTEXT = 8
 SEQUENCE_BYTES = 2 * CONTEXT
@@ -38,7 +38,9 @@ def write_corpus(folder: Path, *, sha256: bool = True, offset: int = 0) -> Path:
     split, _ = write_split(folder, "train", CONTEXT, [tokens], shard_tokens=5 * CONTEXT)
     if not sha256:
         split = split.replace(shards=[shard.replace(sha256=None) for shard in split.shards])
-    index = Index(corpus="nl", context_length=CONTEXT, eot_id=0, num_ids=65_536, splits={"train": split})
+    index = Index(
+        corpus="nl", context_length=CONTEXT, eot_id=0, num_ids=65_536, splits={"train": split}
+    )
     write_json(folder / INDEX_JSON, index.model_dump(mode="json"))
     return folder
 
@@ -66,8 +68,12 @@ def memory(corpus: Path) -> Iterator[str]:
     fs.rm(root, recursive=True)
 
 
-def cache(folder: Path, cache_bytes: int = SPLIT_BYTES, range_bytes: int | None = None) -> Streaming:
-    return Streaming(cache_folder=str(folder / "cache"), cache_bytes=cache_bytes, range_bytes=range_bytes)
+def cache(
+    folder: Path, cache_bytes: int = SPLIT_BYTES, range_bytes: int | None = None
+) -> StreamingCacheConfig:
+    return StreamingCacheConfig(
+        cache_folder=str(folder / "cache"), cache_bytes=cache_bytes, range_bytes=range_bytes
+    )
 
 
 def cached_sizes(folder: Path) -> list[int]:
@@ -81,7 +87,9 @@ def expected(indices: list[int]) -> list[list[int]]:
 WANTED = [21, 0, 7, 7, 4, 5, 19]
 
 
-def test_a_split_that_fits_comes_in_whole_shards(corpus: Path, bucket: Bucket, tmp_path: Path) -> None:
+def test_a_split_that_fits_comes_in_whole_shards(
+    corpus: Path, bucket: Bucket, tmp_path: Path
+) -> None:
     uri = bucket.upload(corpus, "nl")
     split = PackedSplit(uri, streaming=cache(tmp_path), storage_options=bucket.storage_options)
     assert (len(split), split.num_tokens, split.index) == (22, 22 * 8, PackedSplit(corpus).index)
@@ -96,7 +104,9 @@ def test_a_split_that_fits_comes_in_whole_shards(corpus: Path, bucket: Bucket, t
         split.batch([10])
 
 
-def test_a_split_that_does_not_fit_comes_in_aligned_ranges(corpus: Path, bucket: Bucket, tmp_path: Path) -> None:
+def test_a_split_that_does_not_fit_comes_in_aligned_ranges(
+    corpus: Path, bucket: Bucket, tmp_path: Path
+) -> None:
     """Two sequences a range, and one at a shard's odd end; the cache has room for three ranges."""
     uri = bucket.upload(corpus, "nl")
     streaming = cache(tmp_path, cache_bytes=6 * SEQUENCE_BYTES, range_bytes=2 * SEQUENCE_BYTES + 3)
@@ -111,7 +121,9 @@ def test_a_split_that_does_not_fit_comes_in_aligned_ranges(corpus: Path, bucket:
 
 
 @pytest.mark.parametrize(("cache_bytes", "fetched"), [(200_000, 200_000), (199_999, 64_000)])
-def test_whether_the_split_fits_decides_what_is_fetched(tmp_path: Path, cache_bytes: int, fetched: int) -> None:
+def test_whether_the_split_fits_decides_what_is_fetched(
+    tmp_path: Path, cache_bytes: int, fetched: int
+) -> None:
     """A range has 64 KiB, rounded down to 32 sequences."""
     fs, root = fsspec.url_to_fs(f"memory://{tmp_path.name}")
     fs.put(f"{write_large(tmp_path / 'large')}/", f"{root}/", recursive=True)
@@ -140,10 +152,12 @@ def test_streamed_equals_mapped_and_the_bound_holds_after_every_batch(
     fs, root = fsspec.url_to_fs(f"memory://{folder.name}")
     fs.put(f"{corpus}/", f"{root}/", recursive=True)
     mapped = PackedSplit(corpus)
-    streamed = PackedSplit(f"memory://{folder.name}", streaming=cache(folder, cache_bytes, range_bytes))
+    streamed = PackedSplit(
+        f"memory://{folder.name}", streaming=cache(folder, cache_bytes, range_bytes)
+    )
     for start in range(first, first + 28, 7):
-        batch = streamed.batch(streamed.order(seed, start, 7))
-        assert np.array_equal(batch, mapped.batch(mapped.order(seed, start, 7)))
+        batch = streamed.batch(streamed.shuffled_indices(seed, start, 7))
+        assert np.array_equal(batch, mapped.batch(mapped.shuffled_indices(seed, start, 7)))
         assert batch.dtype == np.uint16
         assert sum(path.stat().st_size for path in (folder / "cache").rglob("*")) <= cache_bytes
 
@@ -155,13 +169,19 @@ def test_a_removed_cache_is_filled_again(memory: str, tmp_path: Path) -> None:
     assert split.batch(WANTED).tolist() == expected(WANTED)
 
 
-def test_corpora_with_equal_indices_do_not_take_each_others_files(corpus: Path, tmp_path: Path) -> None:
+def test_corpora_with_equal_indices_do_not_take_each_others_files(
+    corpus: Path, tmp_path: Path
+) -> None:
     """Without digests, two corpora can have the same index and other tokens."""
     uris = []
     for number in range(2):
         uris.append(f"memory://{tmp_path.name}-{number}")
         fs, root = fsspec.url_to_fs(uris[-1])
-        fs.put(f"{write_corpus(tmp_path / str(number), sha256=False, offset=number)}/", f"{root}/", recursive=True)
+        fs.put(
+            f"{write_corpus(tmp_path / str(number), sha256=False, offset=number)}/",
+            f"{root}/",
+            recursive=True,
+        )
     splits = [PackedSplit(uri, streaming=cache(tmp_path)) for uri in uris]
     assert splits[0].index == splits[1].index
     assert [split.batch([0])[0, 0] for split in splits] == [0, 1]
@@ -171,11 +191,11 @@ RANK = """
 import json, sys
 from pathlib import Path
 from filelock import FileLock
-from components.tokenizer.reader import PackedSplit
-from components.tokenizer.config import Streaming
+from components.dataset.reader import PackedSplit
+from components.tokenizer.config import StreamingCacheConfig
 
 uri, options, rank = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[4])
-streaming = Streaming.parse(json.loads(sys.argv[3]))
+streaming = StreamingCacheConfig.parse(json.loads(sys.argv[3]))
 split, largest = PackedSplit(uri, streaming=streaming, storage_options=options), 0
 for step in range(12):
     indices = split.order(7, step * 8, 8)[rank::2]
@@ -186,13 +206,17 @@ print(largest)
 """
 
 
-def test_ranks_of_one_host_share_a_cache_that_is_too_small(corpus: Path, bucket: Bucket, tmp_path: Path) -> None:
+def test_ranks_of_one_host_share_a_cache_that_is_too_small(
+    corpus: Path, bucket: Bucket, tmp_path: Path
+) -> None:
     """Two processes with room for three ranges take each other's room all the time, and both read what they should."""
     uri = bucket.upload(corpus, "nl")
     streaming = cache(tmp_path, cache_bytes=6 * SEQUENCE_BYTES, range_bytes=2 * SEQUENCE_BYTES)
     arguments = [uri, json.dumps(bucket.storage_options), json.dumps(streaming.model_dump())]
     ranks = [
-        subprocess.Popen([sys.executable, "-c", RANK, *arguments, str(rank)], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, *arguments, str(rank)], stdout=subprocess.PIPE, text=True
+        )
         for rank in range(2)
     ]
     outputs = [rank.communicate()[0] for rank in ranks]
@@ -209,9 +233,13 @@ def overwrite(uri: str, path: str, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("found", [0, 79, 81])
-def test_a_shard_of_another_size_is_named_on_opening(memory: str, tmp_path: Path, found: int) -> None:
+def test_a_shard_of_another_size_is_named_on_opening(
+    memory: str, tmp_path: Path, found: int
+) -> None:
     overwrite(memory, "train/00001.bin", bytes(found))
-    with pytest.raises(ArtifactError, match=rf"memory://.*/train/00001\.bin has {found} bytes") as error:
+    with pytest.raises(
+        ArtifactError, match=rf"memory://.*/train/00001\.bin has {found} bytes"
+    ) as error:
         PackedSplit(memory, streaming=cache(tmp_path))
     assert error.value.expected == "80: 5 sequences of 8 tokens"
 
@@ -233,7 +261,9 @@ def test_changed_bytes_are_seen_before_they_are_used(memory: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("range_bytes", [None, SEQUENCE_BYTES])
-def test_a_shard_that_shrinks_while_it_is_read(memory: str, tmp_path: Path, range_bytes: int | None) -> None:
+def test_a_shard_that_shrinks_while_it_is_read(
+    memory: str, tmp_path: Path, range_bytes: int | None
+) -> None:
     split = PackedSplit(memory, streaming=cache(tmp_path, range_bytes=range_bytes))
     overwrite(memory, "train/00001.bin", bytes(70))
     with pytest.raises(ArtifactError, match=r"gave (6|70) bytes"):
@@ -243,20 +273,34 @@ def test_a_shard_that_shrinks_while_it_is_read(memory: str, tmp_path: Path, rang
 
 def test_no_corpus_at_a_uri(bucket: Bucket, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"there is no s3://.*/nothing/index\.json"):
-        PackedSplit(f"{bucket.uri}/nothing", streaming=cache(tmp_path), storage_options=bucket.storage_options)
+        PackedSplit(
+            f"{bucket.uri}/nothing",
+            streaming=cache(tmp_path),
+            storage_options=bucket.storage_options,
+        )
 
 
 def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
     client = {"endpoint_url": f"http://127.0.0.1:{free_port()}"}
-    options = {"key": "a", "secret": "b", "client_kwargs": client, "config_kwargs": {"retries": {"max_attempts": 0}}}
-    with pytest.raises(ArtifactError, match=r"index\.json cannot be read: EndpointConnectionError") as error:
+    options = {
+        "key": "a",
+        "secret": "b",
+        "client_kwargs": client,
+        "config_kwargs": {"retries": {"max_attempts": 0}},
+    }
+    with pytest.raises(
+        ArtifactError, match=r"index\.json cannot be read: EndpointConnectionError"
+    ) as error:
         PackedSplit("s3://bucket/nl", streaming=cache(tmp_path), storage_options=options)
-    assert "endpoint, credentials" in error.value.do
+    assert "endpoint, credentials" in error.value.fix
 
 
 @pytest.mark.parametrize(
     ("uri", "says"),
-    [("s4://bucket/nl", "Protocol not known: s4"), ("memory://nowhere", r"there is no memory://.*index\.json")],
+    [
+        ("s4://bucket/nl", "Protocol not known: s4"),
+        ("memory://nowhere", r"there is no memory://.*index\.json"),
+    ],
 )
 def test_a_uri_that_leads_nowhere(tmp_path: Path, uri: str, says: str) -> None:
     with pytest.raises((ConfigError, ArtifactError), match=says):
@@ -272,7 +316,9 @@ def test_a_uri_needs_a_cache_and_one_that_holds_something(memory: str, tmp_path:
     assert len(PackedSplit(memory, streaming=cache(tmp_path, cache_bytes=16, range_bytes=1))) == 22
 
 
-def test_a_folder_of_this_machine_is_mapped_however_it_is_named(corpus: Path, tmp_path: Path) -> None:
+def test_a_folder_of_this_machine_is_mapped_however_it_is_named(
+    corpus: Path, tmp_path: Path
+) -> None:
     for folder in (corpus, str(corpus), corpus.as_uri()):
         split = PackedSplit(folder, streaming=cache(tmp_path))
         assert split.batch(WANTED).tolist() == expected(WANTED)
@@ -286,8 +332,12 @@ def test_a_full_disk_is_one_clear_error(bucket: Bucket, tmp_path: Path) -> None:
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small file system needs the right to mount one")
     try:
-        split = PackedSplit(uri, streaming=cache(disk, 10**6), storage_options=bucket.storage_options)
-        with pytest.raises(StorageFull, match=r"the disk filled up while fetching s3://.*/train/00000\.bin"):
+        split = PackedSplit(
+            uri, streaming=cache(disk, 10**6), storage_options=bucket.storage_options
+        )
+        with pytest.raises(
+            DiskFullError, match=r"the disk filled up while fetching s3://.*/train/00000\.bin"
+        ):
             split.batch([0])
         assert cached_sizes(disk) == []
     finally:
@@ -299,7 +349,12 @@ def test_an_index_says_a_digest_only_where_it_is_known(corpus: Path, tmp_path: P
     old = write_corpus(tmp_path / "old", sha256=False)
     text = (old / INDEX_JSON).read_text()
     assert "sha256" not in text
-    assert json.loads(text)["splits"]["train"]["shards"][4] == {"num_sequences": 2, "path": "train/00004.bin"}
+    assert json.loads(text)["splits"]["train"]["shards"][4] == {
+        "num_sequences": 2,
+        "path": "train/00004.bin",
+    }
     assert Index.parse(json.loads(text)).splits["train"].shards[4].sha256 is None
-    known = Index.parse(json.loads((corpus / INDEX_JSON).read_text())).splits["train"].shards[4].sha256
+    known = (
+        Index.parse(json.loads((corpus / INDEX_JSON).read_text())).splits["train"].shards[4].sha256
+    )
     assert known == hashlib.sha256((corpus / "train" / "00004.bin").read_bytes()).hexdigest()

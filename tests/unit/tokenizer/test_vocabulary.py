@@ -29,7 +29,9 @@ def sha256(text: str) -> str:
 
 def test_all_merges_give_the_files_that_openai_released(full_folder: Path) -> None:
     """From ranks alone: the merges in their order, and every id, `<|endoftext|>` included."""
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model(full_folder)["merges"]]
+    merges = [
+        pair if isinstance(pair, str) else " ".join(pair) for pair in model(full_folder)["merges"]
+    ]
     assert sha256("\n".join(["#version: 0.2", *merges, ""])) == VOCAB_BPE
     vocabulary = dict(sorted(model(full_folder)["vocab"].items(), key=lambda entry: entry[1]))
     assert sha256(json.dumps(vocabulary)) == ENCODER_JSON
@@ -39,7 +41,10 @@ def test_all_merges_give_the_files_that_openai_released(full_folder: Path) -> No
     ("text", "ids"),
     [
         ("Hello world", [15496, 995]),
-        ("def hello_world():", [4299, 23748, 62, 6894, 33529]),  # the example of Hugging Face's CodeGen page
+        (
+            "def hello_world():",
+            [4299, 23748, 62, 6894, 33529],
+        ),  # the example of Hugging Face's CodeGen page
         (" " * 31, [50257]),
         (" " * 2, [50286]),
         ("\t" * 9, [50287]),
@@ -51,40 +56,56 @@ def test_all_merges_give_the_files_that_openai_released(full_folder: Path) -> No
         ("<|endoftext|>", [50256]),
     ],
 )
-def test_auto_tokenizer_gives_codegens_ids(full_transformers: PreTrainedTokenizerBase, text: str, ids: list[int]) -> None:
+def test_auto_tokenizer_gives_codegens_ids(
+    full_transformers: PreTrainedTokenizerBase, text: str, ids: list[int]
+) -> None:
     assert full_transformers(text)["input_ids"] == ids
     assert full_transformers.decode(ids) == text
 
 
-def test_auto_tokenizer_has_the_released_settings(full_transformers: PreTrainedTokenizerBase) -> None:
+def test_auto_tokenizer_has_the_released_settings(
+    full_transformers: PreTrainedTokenizerBase,
+) -> None:
     tokenizer = full_transformers
     assert type(tokenizer).__name__ == "CodeGenTokenizer"
     assert len(tokenizer) == 50_295 == TokenizerConfig().num_ids
     assert (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id) == (50_256,) * 3
     assert tokenizer.pad_token is None
     assert tokenizer.model_max_length == 2048
-    assert tokenizer.decode([87, 50284, 50256], skip_special_tokens=True) == "x    ", "white space is not special"
+    assert tokenizer.decode([87, 50284, 50256], skip_special_tokens=True) == "x    ", (
+        "white space is not special"
+    )
 
 
 @pytest.mark.parametrize("num_merges", [0, 1, 4000])
-def test_a_cut_keeps_the_ids_of_what_it_keeps(ranks: Path, full_folder: Path, tmp_path: Path, num_merges: int) -> None:
+def test_a_cut_keeps_the_ids_of_what_it_keeps(
+    ranks: Path, full_folder: Path, tmp_path: Path, num_merges: int
+) -> None:
     config = TokenizerConfig(num_merges=num_merges)
     statistics = build_tokenizer(ranks, config, tmp_path)
     full, cut = model(full_folder), model(tmp_path)
     eot = 256 + num_merges
     assert cut["merges"] == full["merges"][:num_merges]
-    assert cut["vocab"] == {token: id_ for token, id_ in full["vocab"].items() if id_ < eot} | {"<|endoftext|>": eot}
+    assert cut["vocab"] == {token: id_ for token, id_ in full["vocab"].items() if id_ < eot} | {
+        "<|endoftext|>": eot
+    }
     added = json.loads((tmp_path / TOKENIZER_JSON).read_text(encoding="utf-8"))["added_tokens"]
     assert [token["id"] for token in added] == list(range(eot, eot + 39)), "39 ids, without a gap"
     assert [token["special"] for token in added] == [True] + [False] * 38
-    assert (statistics["eot_id"], statistics["num_ids"]) == (eot, eot + 39) == (config.eot_id, config.num_ids)
+    assert (
+        (statistics["eot_id"], statistics["num_ids"])
+        == (eot, eot + 39)
+        == (config.eot_id, config.num_ids)
+    )
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert len(tokenizer) == config.num_ids
     text = "def f(x):\n\t\treturn x   # h\u00e9llo\n"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_the_same_files_from_the_same_ranks(ranks: Path, small_folder: Path, tmp_path: Path) -> None:
+def test_the_same_files_from_the_same_ranks(
+    ranks: Path, small_folder: Path, tmp_path: Path
+) -> None:
     build_tokenizer(ranks, TokenizerConfig(num_merges=600), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
     for path in tmp_path.iterdir():

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError
+from components.dataset.prefetch import Prefetcher
 from components.model.config import ModelConfig
-from components.tokenizer.config import Streaming
-from components.tokenizer.prefetch import Prefetcher
+from components.tokenizer.config import StreamingCacheConfig
 from components.training.batches import Batches, open_split
-from components.training.config import StageConfig, TrainingPlace
-from components.training.run import Input, StageRun
+from components.training.config import StageConfig, TrainingExecution
+from components.training.run_file import ArtifactInput, StageRun
 
 CONTEXT = 8
 
@@ -33,43 +33,67 @@ def corpus(folder: Path, num_sequences: int) -> Path:
     np.repeat(np.arange(num_sequences, dtype="<u2"), CONTEXT).tofile(folder / "train" / "00000.bin")
     shards = [{"path": "train/00000.bin", "num_sequences": num_sequences}] if num_sequences else []
     splits = {"train": {"shards": shards, "num_sequences": num_sequences}}
-    index = {"corpus": "nl", "context_length": CONTEXT, "eot_id": 256, "num_ids": 300, "splits": splits}
+    index = {
+        "corpus": "nl",
+        "context_length": CONTEXT,
+        "eot_id": 256,
+        "num_ids": 300,
+        "splits": splits,
+    }
     (folder / "index.json").write_text(json.dumps(index))
     return folder
 
 
-def stage_run(folder: Path, sequences_per_step: int = 12, context_length: int = CONTEXT, vocab_rows: int = 320) -> StageRun:
+def stage_run(
+    folder: Path,
+    sequences_per_step: int = 12,
+    context_length: int = CONTEXT,
+    padded_vocab_size: int = 320,
+) -> StageRun:
     return StageRun(
         stage="nl",
         config=StageConfig(
             steps=5,
             warmup_steps=1,
-            anneal_steps=4,
+            decay_steps=4,
             learning_rate=1e-3,
-            final_learning_rate=0.0,
-            batch_tokens=sequences_per_step * CONTEXT,
+            min_learning_rate=0.0,
+            global_batch_tokens=sequences_per_step * CONTEXT,
         ),
         model=ModelConfig(
-            num_layers=1, num_heads=4, head_dim=4, rotary_dims=2, context_length=context_length, vocab_rows=vocab_rows
+            num_layers=1,
+            num_heads=4,
+            head_dim=4,
+            rotary_dim=2,
+            context_length=context_length,
+            padded_vocab_size=padded_vocab_size,
         ),
         seed=7,
-        data=Input(folder=str(folder), digest="corpus"),
-        tokenizer=Input(folder=str(folder), digest="tokenizer"),
+        data=ArtifactInput(folder=str(folder), digest="corpus"),
+        tokenizer=ArtifactInput(folder=str(folder), digest="tokenizer"),
     )
 
 
 @given(st.sampled_from([(1, 1), (1, 4), (2, 3), (3, 1), (4, 3), (12, 1)]), st.integers(1, 4))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_a_batch_is_the_same_for_every_place(run: StageRun, place: tuple[int, int], step: int) -> None:
-    alone = Batches.of_rank(run, TrainingPlace(micro_batch=12), rank=0).of_step(step)[0]
-    num_processes, micro_batch = place
+def test_a_batch_is_the_same_for_every_place(
+    run: StageRun, place: tuple[int, int], step: int
+) -> None:
+    alone = Batches.of_rank(run, TrainingExecution(micro_batch=12), rank=0).of_step(step)[0]
+    world_size, micro_batch = place
     rows: list[list[list[int]]] = []
-    for rank in range(num_processes):
-        batches = Batches.of_rank(run, TrainingPlace(num_processes=num_processes, micro_batch=micro_batch), rank)
+    for rank in range(world_size):
+        batches = Batches.of_rank(
+            run, TrainingExecution(world_size=world_size, micro_batch=micro_batch), rank
+        )
         micro_batches = batches.of_step(step)
         assert all(tokens.shape == (micro_batch, CONTEXT) for tokens in micro_batches)
         rows.append([row for tokens in micro_batches for row in tokens.tolist()])
-        named = [number for micro in range(len(micro_batches)) for number in batches.sequences_of(step, rank, micro)]
+        named = [
+            number
+            for micro in range(len(micro_batches))
+            for number in batches.sequences_of(step, rank, micro)
+        ]
         assert [row[0] for row in rows[-1]] == named, "an error would name what was read"
     interleaved = [row for together in zip(*rows, strict=True) for row in together]
     assert interleaved == alone.tolist()
@@ -83,11 +107,15 @@ def test_a_batch_is_the_same_for_every_place(run: StageRun, place: tuple[int, in
     order=st.permutations([1, 2, 4]),
 )
 def test_the_global_batches_are_the_same_for_1_2_and_4_ranks_resumed_anywhere_mapped_or_streamed(
-    tmp_path_factory: pytest.TempPathFactory, num_sequences: int, done: int, cache_sequences: int | None, order: list[int]
+    tmp_path_factory: pytest.TempPathFactory,
+    num_sequences: int,
+    done: int,
+    cache_sequences: int | None,
+    order: list[int],
 ) -> None:
     """Each rank reads on from step `done` + 1 as the loop does, in any order of the ranks' places."""
     folder = corpus(tmp_path_factory.mktemp("ranks"), num_sequences)
-    undisturbed = Batches.of_rank(stage_run(folder, 4), TrainingPlace(micro_batch=4), rank=0)
+    undisturbed = Batches.of_rank(stage_run(folder, 4), TrainingExecution(micro_batch=4), rank=0)
     steps = range(done + 1, done + 6)
     expected = [undisturbed.of_step(step)[0].tolist() for step in range(1, done + 6)][done:]
     uri, streaming = str(folder), None
@@ -96,32 +124,45 @@ def test_the_global_batches_are_the_same_for_1_2_and_4_ranks_resumed_anywhere_ma
         fs, root = fsspec.url_to_fs(uri)
         fs.put(f"{folder}/", f"{root}/", recursive=True)
         size_bytes = cache_sequences * CONTEXT * 2
-        streaming = Streaming(cache_folder=str(folder / "cache"), cache_bytes=size_bytes, range_bytes=1)
-    for num_processes in order:
-        place = TrainingPlace(num_processes=num_processes, micro_batch=1, streaming=streaming)
+        streaming = StreamingCacheConfig(
+            cache_folder=str(folder / "cache"), cache_bytes=size_bytes, range_bytes=1
+        )
+    for world_size in order:
+        place = TrainingExecution(world_size=world_size, micro_batch=1, streaming=streaming)
         rows: list[list[list[list[int]]]] = []
-        for rank in range(num_processes):
+        for rank in range(world_size):
             run = stage_run(folder, 4)
             run = run.model_copy(update={"data": run.data.replace(folder=uri)})
             with Prefetcher(Batches.of_rank(run, place, rank).of_step, steps) as batches:
                 rows.append([[row for micro in one for row in micro.tolist()] for one in batches])
-        together = [[row for share in zip(*shares, strict=True) for row in share] for shares in zip(*rows, strict=True)]
+        together = [
+            [row for share in zip(*shares, strict=True) for row in share]
+            for shares in zip(*rows, strict=True)
+        ]
         assert together == expected
 
 
 @pytest.mark.parametrize("shared_by", ["tensor_parallel", "sequence_parallel"])
-def test_ranks_of_a_copy_read_the_same_and_copies_share_the_batch(run: StageRun, shared_by: str) -> None:
-    place = TrainingPlace.parse({"num_processes": 6, shared_by: 2, "micro_batch": 2})
-    read = [[micro.tolist() for micro in Batches.of_rank(run, place, rank).of_step(1)] for rank in range(6)]
+def test_ranks_of_a_copy_read_the_same_and_copies_share_the_batch(
+    run: StageRun, shared_by: str
+) -> None:
+    place = TrainingExecution.parse({"world_size": 6, shared_by: 2, "micro_batch": 2})
+    read = [
+        [micro.tolist() for micro in Batches.of_rank(run, place, rank).of_step(1)]
+        for rank in range(6)
+    ]
     assert read[0::2] == read[1::2]
-    alone = TrainingPlace(num_processes=3, micro_batch=2)
-    assert read[0::2] == [[micro.tolist() for micro in Batches.of_rank(run, alone, rank).of_step(1)] for rank in range(3)]
+    alone = TrainingExecution(world_size=3, micro_batch=2)
+    assert read[0::2] == [
+        [micro.tolist() for micro in Batches.of_rank(run, alone, rank).of_step(1)]
+        for rank in range(3)
+    ]
     batches = Batches.of_rank(run, place, 0)
     assert batches.sequences_of(1, rank=5, micro=0) == [rows[0] for rows in read[5][0]]
 
 
 def test_steps_go_through_the_corpus_from_its_start(run: StageRun) -> None:
-    batches = Batches.of_rank(run, TrainingPlace(micro_batch=12), rank=0)
+    batches = Batches.of_rank(run, TrainingExecution(micro_batch=12), rank=0)
     read = [number for step in range(1, 6) for number in batches.sequences_of_step(step)]
     epochs = [sorted(read[start : start + 10]) for start in range(0, 60, 10)]
     assert epochs == [list(range(10))] * 6
@@ -131,10 +172,12 @@ def test_steps_go_through_the_corpus_from_its_start(run: StageRun) -> None:
     ("num_sequences", "changes", "says"),
     [
         (10, {"context_length": 16}, "packed in sequences of 8 tokens"),
-        (10, {"vocab_rows": 299}, "set vocab_rows to 320 or more"),
+        (10, {"padded_vocab_size": 299}, "set padded_vocab_size to 320 or more"),
         (0, {}, "has no full sequence of 8 tokens"),
     ],
 )
-def test_a_corpus_that_does_not_fit(tmp_path: Path, num_sequences: int, changes: dict[str, int], says: str) -> None:
+def test_a_corpus_that_does_not_fit(
+    tmp_path: Path, num_sequences: int, changes: dict[str, int], says: str
+) -> None:
     with pytest.raises(ConfigError, match=says):
         open_split(stage_run(corpus(tmp_path, num_sequences), **changes))

@@ -10,31 +10,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError
-from components.training.config import StageConfig, TrainingPlace
+from components.training.config import StageConfig, TrainingExecution
 from components.training.deepspeed_config import accumulation_steps, deepspeed_config
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "deepspeed_350m_nl.json"
 NL_350M = StageConfig(
     steps=350_000,
     warmup_steps=3_000,
-    anneal_steps=300_000,
+    decay_steps=300_000,
     learning_rate=3.0e-4,
-    final_learning_rate=3.0e-5,
-    batch_tokens=524_288,
+    min_learning_rate=3.0e-5,
+    global_batch_tokens=524_288,
 )
 
 
 def test_golden_file_of_the_paper_at_350m() -> None:
-    place = TrainingPlace(num_processes=8, threads_per_process=4, micro_batch=4)
+    place = TrainingExecution(world_size=8, threads_per_process=4, micro_batch=4)
     config = deepspeed_config(NL_350M, place, context_length=2048, on_gpu=True, bf16=True)
     assert config == json.loads(GOLDEN.read_text())
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6))
-def test_every_sequence_is_in_exactly_one_micro_batch(processes: int, micro_batch: int, accumulation: int) -> None:
+def test_every_sequence_is_in_exactly_one_micro_batch(
+    processes: int, micro_batch: int, accumulation: int
+) -> None:
     sequences = processes * micro_batch * accumulation
-    stage = NL_350M.replace(batch_tokens=sequences * 2048)
-    place = TrainingPlace(num_processes=processes, micro_batch=micro_batch)
+    stage = NL_350M.replace(global_batch_tokens=sequences * 2048)
+    place = TrainingExecution(world_size=processes, micro_batch=micro_batch)
     config = deepspeed_config(stage, place, 2048, on_gpu=False, bf16=False)
     assert accumulation_steps(stage, place, 2048) == accumulation
     assert config["train_batch_size"] == sequences
@@ -43,33 +45,49 @@ def test_every_sequence_is_in_exactly_one_micro_batch(processes: int, micro_batc
 @pytest.mark.parametrize(
     ("tokens", "place", "says"),
     [
-        (2048 * 3 + 1, TrainingPlace(), "set batch_tokens to 6,144"),
-        (100, TrainingPlace(), "set batch_tokens to 2,048"),
-        (2048 * 9, TrainingPlace(num_processes=10**12), "set num_processes to 9, or batch_tokens"),  # At once.
-        (2048 * 9, TrainingPlace(num_processes=4), "set num_processes to 3, or batch_tokens to a multiple of 8,192"),
-        (2048 * 12, TrainingPlace(num_processes=2, micro_batch=4), "set micro_batch to 3"),
-        (2048 * 2, TrainingPlace(num_processes=1, micro_batch=64), "set micro_batch to 2"),
+        (2048 * 3 + 1, TrainingExecution(), "set global_batch_tokens to 6,144"),
+        (100, TrainingExecution(), "set global_batch_tokens to 2,048"),
+        (
+            2048 * 9,
+            TrainingExecution(world_size=10**12),
+            "set world_size to 9, or global_batch_tokens",
+        ),  # At once.
+        (
+            2048 * 9,
+            TrainingExecution(world_size=4),
+            "set world_size to 3, or global_batch_tokens to a multiple of 8,192",
+        ),
+        (2048 * 12, TrainingExecution(world_size=2, micro_batch=4), "set micro_batch to 3"),
+        (2048 * 2, TrainingExecution(world_size=1, micro_batch=64), "set micro_batch to 2"),
     ],
 )
-def test_a_batch_that_does_not_divide_names_one_that_does(tokens: int, place: TrainingPlace, says: str) -> None:
+def test_a_batch_that_does_not_divide_names_one_that_does(
+    tokens: int, place: TrainingExecution, says: str
+) -> None:
     with pytest.raises(ConfigError, match=says):
-        deepspeed_config(NL_350M.replace(batch_tokens=tokens), place, 2048, on_gpu=False, bf16=False)
+        deepspeed_config(
+            NL_350M.replace(global_batch_tokens=tokens), place, 2048, on_gpu=False, bf16=False
+        )
 
 
 def test_copies_that_several_ranks_share_are_what_a_batch_divides_over() -> None:
-    stage = NL_350M.replace(batch_tokens=12 * 2048)
-    place = TrainingPlace(num_processes=8, tensor_parallel=4, micro_batch=2)
+    stage = NL_350M.replace(global_batch_tokens=12 * 2048)
+    place = TrainingExecution(world_size=8, tensor_parallel=4, micro_batch=2)
     config = deepspeed_config(stage, place, 2048, on_gpu=False, bf16=False)
     assert config["gradient_accumulation_steps"] == 12 // (8 // 4) // 2
     assert config["tensor_parallel"]["autotp_size"] == 4
     assert "train_batch_size" not in config
-    with pytest.raises(ConfigError, match="set num_processes to 16"):
-        deepspeed_config(stage, place.replace(num_processes=20), 2048, on_gpu=False, bf16=False)
+    with pytest.raises(ConfigError, match="set world_size to 16"):
+        deepspeed_config(stage, place.replace(world_size=20), 2048, on_gpu=False, bf16=False)
 
 
 def test_offloading_names_where_everything_lives() -> None:
-    place = TrainingPlace(
-        zero_stage=3, offload_optimizer="nvme", offload_parameters="cpu", nvme_folder="/fast", micro_batch=16
+    place = TrainingExecution(
+        zero_stage=3,
+        offload_optimizer="nvme",
+        offload_parameters="cpu",
+        nvme_folder="/fast",
+        micro_batch=16,
     )
     zero = deepspeed_config(NL_350M, place, 2048, on_gpu=True, bf16=True)["zero_optimization"]
     assert zero["stage"] == 3
@@ -79,8 +97,13 @@ def test_offloading_names_where_everything_lives() -> None:
 
 @pytest.mark.parametrize(("bf16", "stage"), [(False, 0), (True, 1)])
 def test_bf16_weights_have_an_fp32_copy(bf16: bool, stage: int) -> None:
-    place = TrainingPlace(zero_stage=0, micro_batch=16)
-    assert deepspeed_config(NL_350M, place, 2048, on_gpu=False, bf16=bf16)["zero_optimization"]["stage"] == stage
+    place = TrainingExecution(zero_stage=0, micro_batch=16)
+    assert (
+        deepspeed_config(NL_350M, place, 2048, on_gpu=False, bf16=bf16)["zero_optimization"][
+            "stage"
+        ]
+        == stage
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,8 +114,13 @@ def test_bf16_weights_have_an_fp32_copy(bf16: bool, stage: int) -> None:
         {"zero_stage": 3, "offload_optimizer": "nvme"},
         {"zero_stage": 2, "offload_optimizer": "nvme", "nvme_folder": "/fast"},
     ],
-    ids=["parameters without ZeRO 3", "optimizer without ZeRO", "nvme without a folder", "nvme without ZeRO 3"],
+    ids=[
+        "parameters without ZeRO 3",
+        "optimizer without ZeRO",
+        "nvme without a folder",
+        "nvme without ZeRO 3",
+    ],
 )
 def test_what_cannot_be_offloaded_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="zero_stage"):
-        TrainingPlace.parse(values)
+        TrainingExecution.parse(values)

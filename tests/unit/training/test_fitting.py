@@ -11,41 +11,53 @@ from hypothesis import strategies as st
 
 from components.core.errors import ConfigError
 from components.model.config import ModelConfig
-from components.training.config import StageConfig, TrainingPlace
+from components.training.auto_micro_batch import candidates, most_that_fits
+from components.training.config import StageConfig, TrainingExecution
 from components.training.deepspeed_config import accumulation_steps
-from components.training.fitting import candidates, most_that_fits
 from components.training.hardware import Hardware
-from components.training.run import Input, RunFile, StageRun
+from components.training.run_file import ArtifactInput, RunFile, StageRun
 
 H100 = Hardware(torch.device("cuda"), "bf16", 1.0)
 CPU = Hardware(torch.device("cpu"), "fp32", 1.0)
-SMALL = ModelConfig(num_layers=20, num_heads=16, head_dim=64, rotary_dims=32, context_length=2048, vocab_rows=51_200)
+SMALL = ModelConfig(
+    num_layers=20,
+    num_heads=16,
+    head_dim=64,
+    rotary_dim=32,
+    context_length=2048,
+    padded_vocab_size=51_200,
+)
 
 
-def file(sequences: int, num_processes: int = 1, model: ModelConfig = SMALL, **place: object) -> RunFile:
+def file(
+    sequences: int, world_size: int = 1, model: ModelConfig = SMALL, **place: object
+) -> RunFile:
     stage = StageConfig(
         steps=2,
         warmup_steps=1,
-        anneal_steps=1,
+        decay_steps=1,
         learning_rate=1e-3,
-        final_learning_rate=0.0,
-        batch_tokens=sequences * model.context_length,
+        min_learning_rate=0.0,
+        global_batch_tokens=sequences * model.context_length,
     )
-    given = Input(folder="/absent", digest="d")
+    given = ArtifactInput(folder="/absent", digest="d")
     run = StageRun(stage="nl", config=stage, model=model, seed=0, data=given, tokenizer=given)
-    values = {"num_processes": num_processes, "micro_batch": "auto", **place}
-    return RunFile(run=run, place=TrainingPlace.parse(values))
+    values = {"world_size": world_size, "micro_batch": "auto", **place}
+    return RunFile(run=run, place=TrainingExecution.parse(values))
 
 
 @given(st.integers(1, 300), st.integers(1, 8))
-def test_every_candidate_keeps_the_global_batch(part: int, num_processes: int) -> None:
-    found = candidates(file(part * num_processes, num_processes), "cuda")
+def test_every_candidate_keeps_the_global_batch(part: int, world_size: int) -> None:
+    found = candidates(file(part * world_size, world_size), "cuda")
     assert found == sorted(found)
     assert found[-1] == part
     assert [part % one for one in found] == [0] * len(found)
     for one in found:
-        settled = file(part * num_processes, num_processes, micro_batch=one)
-        assert accumulation_steps(settled.run.config, settled.place, 2048) * one * num_processes == part * num_processes
+        settled = file(part * world_size, world_size, micro_batch=one)
+        assert (
+            accumulation_steps(settled.run.config, settled.place, 2048) * one * world_size
+            == part * world_size
+        )
 
 
 def test_on_a_cpu_a_micro_batch_of_more_than_two_thousand_tokens_is_no_faster() -> None:
@@ -58,7 +70,9 @@ def test_the_largest_whose_activations_fit_beside_the_rest() -> None:
     """Per token a layer keeps 16 values of 2 bytes a dimension, and 4 bytes for each of 16 heads and 2 statistics."""
     activations = 2048 * 20 * (16 * 1024 * 2 + 4 * (16 + 2))
     states = 16 * 355e6  # ZeRO section 3: 2 + 2 + 12 bytes for each of 355M parameters.
-    found = [most_that_fits(file(64), H100, states + number * activations) for number in (10, 20, 40)]
+    found = [
+        most_that_fits(file(64), H100, states + number * activations) for number in (10, 20, 40)
+    ]
     assert all(chosen <= room for chosen, room in zip(found, (10, 20, 40), strict=True))
     assert found == sorted(found)
     assert found[0] >= 4
@@ -72,8 +86,8 @@ def test_where_nothing_fits_by_plan_one_sequence_is_tried() -> None:
 
 
 def test_a_place_that_is_not_settled_has_no_number_of_sequences() -> None:
-    assert TrainingPlace(micro_batch=3).num_sequences == 3
+    assert TrainingExecution(micro_batch=3).num_sequences == 3
     with pytest.raises(ConfigError, match="micro_batch is auto"):
-        _ = TrainingPlace(micro_batch="auto").num_sequences
+        _ = TrainingExecution(micro_batch="auto").num_sequences
     with pytest.raises(ConfigError, match="micro_batch"):
-        TrainingPlace.parse({"micro_batch": 0})
+        TrainingExecution.parse({"micro_batch": 0})

@@ -9,9 +9,9 @@ import pytest
 from components.core.errors import ArtifactError, ConfigError, TrainingError
 from components.core.files import write_json
 from components.model.config import ModelConfig
-from components.training.config import StageConfig, TrainingPlace
-from components.training.launch import train_stage
-from components.training.run import RESULT, RUN, Input, RunFile, StageRun
+from components.training.config import StageConfig, TrainingExecution
+from components.training.launch.launcher import train_stage
+from components.training.run_file import RESULT, RUN, ArtifactInput, RunFile, StageRun
 
 
 @pytest.fixture
@@ -19,12 +19,24 @@ def run(tmp_path: Path) -> StageRun:
     return StageRun(
         stage="nl",
         config=StageConfig(
-            steps=5, warmup_steps=1, anneal_steps=4, learning_rate=1e-3, final_learning_rate=0.0, batch_tokens=64
+            steps=5,
+            warmup_steps=1,
+            decay_steps=4,
+            learning_rate=1e-3,
+            min_learning_rate=0.0,
+            global_batch_tokens=64,
         ),
-        model=ModelConfig(num_layers=1, num_heads=4, head_dim=4, rotary_dims=2, context_length=16, vocab_rows=320),
+        model=ModelConfig(
+            num_layers=1,
+            num_heads=4,
+            head_dim=4,
+            rotary_dim=2,
+            context_length=16,
+            padded_vocab_size=320,
+        ),
         seed=7,
-        data=Input(folder=str(tmp_path), digest="corpus"),
-        tokenizer=Input(folder=str(tmp_path), digest="tokenizer"),
+        data=ArtifactInput(folder=str(tmp_path), digest="corpus"),
+        tokenizer=ArtifactInput(folder=str(tmp_path), digest="tokenizer"),
     )
 
 
@@ -33,31 +45,33 @@ def nothing_starts(folder: Path) -> bool:
 
 
 def test_a_batch_that_does_not_fit_the_place(run: StageRun, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="set num_processes to 2"):
-        train_stage(tmp_path / "stage", run, TrainingPlace(num_processes=3), print)
+    with pytest.raises(ConfigError, match="set world_size to 2"):
+        train_stage(tmp_path / "stage", run, TrainingExecution(world_size=3), print)
     assert nothing_starts(tmp_path / "stage")
 
 
 def test_an_absent_input(run: StageRun, tmp_path: Path) -> None:
     lost = run.replace(initial={"folder": str(tmp_path / "gone"), "digest": "0123456789abcdef"})
     with pytest.raises(ArtifactError, match="as its initial") as refused:
-        train_stage(tmp_path / "stage", lost, TrainingPlace(), print)
+        train_stage(tmp_path / "stage", lost, TrainingExecution(), print)
     assert str(tmp_path / "gone") in refused.value.got
     assert nothing_starts(tmp_path / "stage")
 
 
 def test_a_finished_stage_is_not_trained_again(run: StageRun, tmp_path: Path) -> None:
     write_json(tmp_path / RESULT, {"run": run.identity(), "result": {"steps": 5}})
-    assert train_stage(tmp_path, run, TrainingPlace(), print) == {"steps": 5}
+    assert train_stage(tmp_path, run, TrainingExecution(), print) == {"steps": 5}
     with pytest.raises(TrainingError, match="holds the result of another run"):
-        train_stage(tmp_path, run.replace(seed=8), TrainingPlace(), print)
+        train_stage(tmp_path, run.replace(seed=8), TrainingExecution(), print)
     assert nothing_starts(tmp_path)
 
 
 def test_identity_is_what_was_run_and_not_where(run: StageRun, tmp_path: Path) -> None:
     moved = run.replace(data={"folder": "/elsewhere", "digest": "corpus"})
     assert moved.identity() == run.identity()
-    assert run.replace(data={"folder": str(tmp_path), "digest": "other"}).identity() != run.identity()
-    path = RunFile(run=run, place=TrainingPlace(micro_batch=2)).write(tmp_path)
-    assert RunFile.read(path) == RunFile(run=run, place=TrainingPlace(micro_batch=2))
+    assert (
+        run.replace(data={"folder": str(tmp_path), "digest": "other"}).identity() != run.identity()
+    )
+    path = RunFile(run=run, place=TrainingExecution(micro_batch=2)).write(tmp_path)
+    assert RunFile.read(path) == RunFile(run=run, place=TrainingExecution(micro_batch=2))
     assert RunFile.read(path).run.identity() == run.identity()

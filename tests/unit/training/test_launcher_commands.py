@@ -10,12 +10,23 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import ConfigError
-from components.training.config import TrainingPlace
-from components.training.launchers import read_hostfile, trainer_commands
-from components.training.membership import first_host, interface_towards, membership, require_size
+from components.training.config import TrainingExecution
+from components.training.launch.commands import launch_commands, read_hostfile
+from components.training.launch.rank_env import (
+    first_host,
+    membership,
+    network_interface_for,
+    require_size,
+)
 
 RUN = Path("/shared/a stage/run.json")
-TORCH = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+TORCH = {
+    "RANK": "3",
+    "LOCAL_RANK": "1",
+    "WORLD_SIZE": "4",
+    "MASTER_ADDR": "node1",
+    "MASTER_PORT": "29500",
+}
 SLURM = {
     "SLURM_PROCID": "3",
     "SLURM_LOCALID": "1",
@@ -34,12 +45,14 @@ def test_hosts_are_filled_in_their_order(tmp_path: Path) -> None:
     path = hostfile(tmp_path, "# first\n\nb slots=4\na  slots=4  # the second\nc slots=4\n")
     assert list(read_hostfile(path, 12).items()) == [("b", 4), ("a", 4), ("c", 4)]
     assert list(read_hostfile(path, 6).items()) == [("b", 4), ("a", 2)]
-    with pytest.raises(ConfigError, match="has 12 slots and num_processes is 13") as refused:
+    with pytest.raises(ConfigError, match="has 12 slots and world_size is 13") as refused:
         read_hostfile(path, 13)
-    assert "set num_processes to 12" in refused.value.do
+    assert "set world_size to 12" in refused.value.fix
 
 
-@pytest.mark.parametrize("line", ["a", "a slots=0", "a slots=x", "b slots=1", "-oProxyCommand=x slots=1"])
+@pytest.mark.parametrize(
+    "line", ["a", "a slots=0", "a slots=x", "b slots=1", "-oProxyCommand=x slots=1"]
+)
 def test_a_line_that_cannot_be(tmp_path: Path, line: str) -> None:
     with pytest.raises(ConfigError, match="line 2 of"):
         read_hostfile(hostfile(tmp_path, f"b slots=1\n{line}\n"), 2)
@@ -52,10 +65,12 @@ def test_no_hostfile(tmp_path: Path) -> None:
 
 def test_every_host_of_a_hostfile_gets_deepspeeds_launcher_over_ssh(tmp_path: Path) -> None:
     path = hostfile(tmp_path, "big slots=2\nsmall slots=1\n")
-    place = TrainingPlace(num_processes=3, launcher="hostfile", hostfile=str(path), device="cpu")
+    place = TrainingExecution(world_size=3, launcher="hostfile", hostfile=str(path), device="cpu")
     environment = {"PYTHONPATH": "/my code", "NCCL_DEBUG": "INFO", "SECRET": "no"}
-    commands = trainer_commands(RUN, place, 20_005, environment)
-    assert [command[:4] for command in commands] == [["ssh", "-o", "BatchMode=yes", host] for host in ("big", "small")]
+    commands = launch_commands(RUN, place, 20_005, environment)
+    assert [command[:4] for command in commands] == [
+        ["ssh", "-o", "BatchMode=yes", host] for host in ("big", "small")
+    ]
     for node, command in enumerate(commands):
         there = shlex.split(command[4])
         assert there[:2] == ["cd", str(Path.cwd())]
@@ -68,12 +83,12 @@ def test_every_host_of_a_hostfile_gets_deepspeeds_launcher_over_ssh(tmp_path: Pa
 
 
 def test_slurm_starts_a_task_a_rank_inside_an_allocation_alone() -> None:
-    place = TrainingPlace(num_processes=8, launcher="slurm", device="cpu")
-    (command,) = trainer_commands(RUN, place, 20_005, {"SLURM_JOB_ID": "7"})
+    place = TrainingExecution(world_size=8, launcher="slurm", device="cpu")
+    (command,) = launch_commands(RUN, place, 20_005, {"SLURM_JOB_ID": "7"})
     assert command[:4] == ["env", "DS_ACCELERATOR=cpu", "MASTER_PORT=20005", "srun"]
     assert {"--ntasks=8", "--kill-on-bad-exit=1"} <= set(command)
     with pytest.raises(ConfigError, match="SLURM_JOB_ID is not set"):
-        trainer_commands(RUN, place, 20_005, {})
+        launch_commands(RUN, place, 20_005, {})
 
 
 def test_torchs_variables_and_slurms_say_the_same() -> None:
@@ -93,9 +108,9 @@ def test_a_variable_that_is_not_there_or_no_number(name: str) -> None:
 
 
 def test_another_number_of_ranks_than_the_batch_is_divided_over() -> None:
-    require_size(membership(TORCH), TrainingPlace(num_processes=4))
+    require_size(membership(TORCH), TrainingExecution(world_size=4))
     with pytest.raises(ConfigError, match="4 ranks were started"):
-        require_size(membership(TORCH), TrainingPlace(num_processes=2))
+        require_size(membership(TORCH), TrainingExecution(world_size=2))
 
 
 @pytest.mark.parametrize(
@@ -113,5 +128,5 @@ def test_the_first_of_slurms_hosts(node_list: str, first: str) -> None:
 
 
 def test_the_interface_that_leads_to_this_host_is_its_loopback() -> None:
-    assert interface_towards("127.0.0.1") in ("lo", "lo0")
-    assert interface_towards("no.such.host.invalid") is None
+    assert network_interface_for("127.0.0.1") in ("lo", "lo0")
+    assert network_interface_for("no.such.host.invalid") is None

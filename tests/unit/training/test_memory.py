@@ -11,13 +11,22 @@ from hypothesis import strategies as st
 
 from components.core.errors import ConfigError
 from components.model.config import ModelConfig
-from components.training.memory import checkpoint_bytes, peak_memory
-from components.training.setting import Setting
+from components.training.planning.memory import checkpoint_bytes, peak_memory
+from components.training.planning.parallel_layout import ParallelLayout
 
-CODEGEN_16B = ModelConfig(num_layers=34, num_heads=24, head_dim=256, rotary_dims=64, context_length=2048, vocab_rows=51_200)
+CODEGEN_16B = ModelConfig(
+    num_layers=34,
+    num_heads=24,
+    head_dim=256,
+    rotary_dim=64,
+    context_length=2048,
+    padded_vocab_size=51_200,
+)
 PARAMETERS_16B = 16_032_155_648
 """34 (12 * 6144^2 + 7 * 6144) + 2 * 51,200 * 6144 + 51,200 + 2 * 6144."""
-SMALL = ModelConfig(num_layers=2, num_heads=4, head_dim=16, rotary_dims=8, context_length=256, vocab_rows=256)
+SMALL = ModelConfig(
+    num_layers=2, num_heads=4, head_dim=16, rotary_dim=8, context_length=256, padded_vocab_size=256
+)
 PARAMETERS_SMALL = 132_352
 """2 (12 * 64^2 + 7 * 64) + 2 * 256 * 64 + 256 + 2 * 64."""
 LIVE = 1_000_000_000
@@ -25,11 +34,13 @@ LIVE = 1_000_000_000
 
 
 def test_mixed_precision_adam_is_16_bytes_a_parameter() -> None:
-    memory = peak_memory(CODEGEN_16B, Setting(zero_stage=0, precision="bf16"), accumulation=1)
+    memory = peak_memory(
+        CODEGEN_16B, ParallelLayout(zero_stage=0, precision="bf16"), accumulation=1
+    )
     assert memory.weights_bytes == 2 * PARAMETERS_16B
     assert memory.gradients_bytes == 2 * PARAMETERS_16B
     assert memory.optimizer_bytes == 12 * PARAMETERS_16B
-    assert memory.moment == "step"
+    assert memory.phase == "step"
     assert memory.buffers_bytes == 4 * PARAMETERS_16B, "gradients in fp32"
 
 
@@ -38,10 +49,16 @@ def test_mixed_precision_adam_is_16_bytes_a_parameter() -> None:
     # ZeRO (arXiv 1910.02054) figure 1 at N = 64: 4 + 12/64, 2 + 14/64, 16/64 bytes a parameter; 31.4, 16.6, 1.9 GB at 7.5B.
     [(1, 4.1875, 0), (2, 2.21875, 0), (3, 0.25, 2 * LIVE)],
 )
-def test_model_states_are_those_of_the_zero_paper(zero_stage: int, per_parameter: float, gathered: int) -> None:
-    memory = peak_memory(CODEGEN_16B, Setting(num_processes=64, zero_stage=zero_stage, precision="bf16"), accumulation=16)
+def test_model_states_are_those_of_the_zero_paper(
+    zero_stage: int, per_parameter: float, gathered: int
+) -> None:
+    memory = peak_memory(
+        CODEGEN_16B,
+        ParallelLayout(world_size=64, zero_stage=zero_stage, precision="bf16"),
+        accumulation=16,
+    )
     states = memory.weights_bytes + memory.gradients_bytes + memory.optimizer_bytes
-    assert memory.moment == "forward"
+    assert memory.phase == "forward"
     assert states == per_parameter * PARAMETERS_16B + gathered
 
 
@@ -54,12 +71,16 @@ HEAD = 256 * 65 * 4
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "kept"), [(False, 2 * BLOCK), (True, 2 * WIDTH + BLOCK)], ids=["kept", "computed again"]
+    ("checkpoint", "kept"),
+    [(False, 2 * BLOCK), (True, 2 * WIDTH + BLOCK)],
+    ids=["kept", "computed again"],
 )
 def test_activations_worked_out_by_hand(checkpoint: bool, kept: int) -> None:
     """In the last block's backward pass: what is kept, the final LayerNorm's input, five gradients, a matrix's gradient."""
-    memory = peak_memory(SMALL, Setting(zero_stage=0, checkpoint_activations=checkpoint), accumulation=1)
-    assert memory.moment == "backward"
+    memory = peak_memory(
+        SMALL, ParallelLayout(zero_stage=0, checkpoint_activations=checkpoint), accumulation=1
+    )
+    assert memory.phase == "backward"
     assert memory.activations_bytes == kept + WIDTH + 5 * WIDTH + 4 * 64 * 64 * 4
     assert memory.gradients_bytes == HEAD
     assert memory.weights_bytes + memory.optimizer_bytes == 12 * PARAMETERS_SMALL
@@ -68,10 +89,13 @@ def test_activations_worked_out_by_hand(checkpoint: bool, kept: int) -> None:
 
 def test_tensor_parallelism_worked_out_by_hand() -> None:
     """Eight share a copy of the 16B, so eight copies share the optimizer's state of each part."""
-    cut, whole = 34 * (12 * 6144**2 + 4 * 6144), 34 * 3 * 6144 + 2 * 51_200 * 6144 + 51_200 + 2 * 6144
+    cut, whole = (
+        34 * (12 * 6144**2 + 4 * 6144),
+        34 * 3 * 6144 + 2 * 51_200 * 6144 + 51_200 + 2 * 6144,
+    )
     assert cut + whole == PARAMETERS_16B
     own = cut // 8 + whole
-    setting = Setting(num_processes=64, tensor_parallel=8, zero_stage=1, precision="bf16")
+    setting = ParallelLayout(world_size=64, tensor_parallel=8, zero_stage=1, precision="bf16")
     memory = peak_memory(CODEGEN_16B, setting, accumulation=16)
     assert (memory.weights_bytes, memory.gradients_bytes) == (2 * own, 2 * own)
     assert memory.optimizer_bytes == 12 * own // 8
@@ -80,8 +104,10 @@ def test_tensor_parallelism_worked_out_by_hand() -> None:
 
 def test_activations_that_two_ranks_share_by_heads_worked_out_by_hand() -> None:
     """The block's input and LayerNorm stay whole; the other fourteen, the logarithms and the inner layer halve."""
-    memory = peak_memory(SMALL, Setting(num_processes=2, tensor_parallel=2, zero_stage=1), accumulation=1)
-    assert memory.moment == "backward"
+    memory = peak_memory(
+        SMALL, ParallelLayout(world_size=2, tensor_parallel=2, zero_stage=1), accumulation=1
+    )
+    assert memory.phase == "backward"
     block = (2 + 7) * WIDTH + 256 * 4 * (2 + 2)
     assert memory.activations_bytes == 2 * block + WIDTH + (1 + 2) * WIDTH + 4 * 64 * 64 * 4 // 2
     assert memory.gradients_bytes == HEAD, "which is whole on both"
@@ -89,8 +115,10 @@ def test_activations_that_two_ranks_share_by_heads_worked_out_by_hand() -> None:
 
 def test_activations_that_four_ranks_share_by_positions_worked_out_by_hand() -> None:
     """A quarter of the tokens each; weights are whole, and ZeRO cuts over all four."""
-    memory = peak_memory(SMALL, Setting(num_processes=4, sequence_parallel=4, zero_stage=1), accumulation=1)
-    assert memory.moment == "backward"
+    memory = peak_memory(
+        SMALL, ParallelLayout(world_size=4, sequence_parallel=4, zero_stage=1), accumulation=1
+    )
+    assert memory.phase == "backward"
     assert memory.activations_bytes == (2 * BLOCK + 6 * WIDTH) // 4 + 4 * 64 * 64 * 4
     assert memory.weights_bytes == 4 * PARAMETERS_SMALL
     assert memory.optimizer_bytes == 12 * PARAMETERS_SMALL // 4
@@ -98,15 +126,18 @@ def test_activations_that_four_ranks_share_by_positions_worked_out_by_hand() -> 
 
 def test_the_head_worked_out_by_hand() -> None:
     """A vocabulary that dwarfs the blocks: the head's gradient and a chunk of 32 rows of logits."""
-    model = SMALL.replace(context_length=64, num_layers=1, vocab_rows=8192)
-    memory = peak_memory(model, Setting(zero_stage=0), accumulation=2)
+    model = SMALL.replace(context_length=64, num_layers=1, padded_vocab_size=8192)
+    memory = peak_memory(model, ParallelLayout(zero_stage=0), accumulation=2)
     width = 64 * 64 * 4
-    assert memory.moment == "forward"
-    assert memory.activations_bytes == (16 * width + 64 * 4 * 6) + 3 * width + 8192 * 65 * 4 + 12 * 32 * 8192
+    assert memory.phase == "forward"
+    assert (
+        memory.activations_bytes
+        == (16 * width + 64 * 4 * 6) + 3 * width + 8192 * 65 * 4 + 12 * 32 * 8192
+    )
 
 
 def test_offloading_moves_optimizer_and_gradients_to_the_host() -> None:
-    setting = Setting(num_processes=8, zero_stage=2, precision="bf16")
+    setting = ParallelLayout(world_size=8, zero_stage=2, precision="bf16")
     here = peak_memory(CODEGEN_16B, setting, 4)
     offloaded = peak_memory(CODEGEN_16B, setting.replace(offload="optimizer"), 4)
     assert (here.host_bytes, offloaded.host_bytes) == (0, 16 * PARAMETERS_16B // 8)
@@ -117,16 +148,19 @@ def test_offloading_moves_optimizer_and_gradients_to_the_host() -> None:
 
 
 @pytest.mark.parametrize(
-    ("zero_stage", "precision", "per_parameter"), [(0, "fp32", 12), (1, "fp32", 16), (0, "bf16", 14), (3, "bf16", 12)]
+    ("zero_stage", "precision", "per_parameter"),
+    [(0, "fp32", 12), (1, "fp32", 16), (0, "bf16", 14), (3, "bf16", 12)],
 )
 def test_bytes_of_a_checkpoint(zero_stage: int, precision: str, per_parameter: int) -> None:
-    setting = Setting.parse({"zero_stage": zero_stage, "precision": precision})
+    setting = ParallelLayout.parse({"zero_stage": zero_stage, "precision": precision})
     assert checkpoint_bytes(SMALL, setting) == per_parameter * PARAMETERS_SMALL
 
 
 def test_a_small_model_is_dearer_with_zero_and_the_plan_says_so() -> None:
     """The bucket of ZeRO is 200 MB in fp32 however small the model."""
-    without, with_zero = (peak_memory(SMALL, Setting(num_processes=2, zero_stage=stage), 2) for stage in (0, 1))
+    without, with_zero = (
+        peak_memory(SMALL, ParallelLayout(world_size=2, zero_stage=stage), 2) for stage in (0, 1)
+    )
     assert with_zero.buffers_bytes == 200_000_000
     assert with_zero.total_bytes > without.total_bytes
 
@@ -137,19 +171,31 @@ def test_a_small_model_is_dearer_with_zero_and_the_plan_says_so() -> None:
         ({"offload": "optimizer", "zero_stage": 0}, "set zero_stage to 1"),
         ({"offload": "all", "zero_stage": 2}, "set zero_stage to 3"),
         ({"zero_stage": 4}, "zero_stage is 4"),
-        ({"num_processes": 0}, "num_processes is 0"),
+        ({"world_size": 0}, "world_size is 0"),
         ({"micro_batch": 0}, "micro_batch is 0"),
         ({"precision": "fp8"}, "precision is 'fp8'"),
-        ({"num_processes": 4, "tensor_parallel": 2, "sequence_parallel": 2}, "only one of the two above 1"),
-        ({"num_processes": 6, "sequence_parallel": 4}, "copies of the model that divide the processes"),
-        ({"num_processes": 2, "tensor_parallel": 2, "zero_stage": 3}, "zero_stage 1 or 2 and nothing offloaded"),
-        ({"num_processes": 2, "tensor_parallel": 2, "offload": "optimizer"}, "zero_stage 1 or 2 and nothing offloaded"),
+        (
+            {"world_size": 4, "tensor_parallel": 2, "sequence_parallel": 2},
+            "only one of the two above 1",
+        ),
+        (
+            {"world_size": 6, "sequence_parallel": 4},
+            "copies of the model that divide the processes",
+        ),
+        (
+            {"world_size": 2, "tensor_parallel": 2, "zero_stage": 3},
+            "zero_stage 1 or 2 and nothing offloaded",
+        ),
+        (
+            {"world_size": 2, "tensor_parallel": 2, "offload": "optimizer"},
+            "zero_stage 1 or 2 and nothing offloaded",
+        ),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
 )
 def test_a_setting_that_cannot_be_is_refused(values: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        Setting.parse(values)
+        ParallelLayout.parse(values)
 
 
 models = st.builds(
@@ -157,14 +203,14 @@ models = st.builds(
     num_layers=st.integers(20, 48),
     num_heads=st.sampled_from([16, 24, 32]),
     head_dim=st.sampled_from([64, 128, 256]),
-    rotary_dims=st.just(32),
+    rotary_dim=st.just(32),
     context_length=st.sampled_from([512, 2048]),
-    vocab_rows=st.sampled_from([32_000, 51_200]),
+    padded_vocab_size=st.sampled_from([32_000, 51_200]),
 )
 """From 0.3 to 40 billion parameters: larger than DeepSpeed's buffers."""
 settings_of_two_or_more = st.builds(
-    Setting,
-    num_processes=st.sampled_from([2, 4, 6, 64]),
+    ParallelLayout,
+    world_size=st.sampled_from([2, 4, 6, 64]),
     micro_batch=st.sampled_from([1, 4]),
     zero_stage=st.integers(0, 3),
     precision=st.sampled_from(["fp32", "bf16"]),
@@ -175,29 +221,45 @@ accumulations = st.sampled_from([1, 2, 8])
 
 @given(models, settings_of_two_or_more, accumulations, st.integers(2, 8))
 def test_more_devices_never_need_more_memory_each(
-    model: ModelConfig, setting: Setting, accumulation: int, times: int
+    model: ModelConfig, setting: ParallelLayout, accumulation: int, times: int
 ) -> None:
     """The batch stays, so there are fewer micro-batches on each."""
-    more = setting.replace(num_processes=setting.num_processes * times)
+    more = setting.replace(world_size=setting.world_size * times)
     left = max(1, accumulation // times)
-    assert peak_memory(model, more, left).total_bytes <= peak_memory(model, setting, accumulation).total_bytes
+    assert (
+        peak_memory(model, more, left).total_bytes
+        <= peak_memory(model, setting, accumulation).total_bytes
+    )
 
 
 @given(models, settings_of_two_or_more, accumulations)
-def test_a_higher_zero_stage_never_needs_more_memory(model: ModelConfig, setting: Setting, accumulation: int) -> None:
+def test_a_higher_zero_stage_never_needs_more_memory(
+    model: ModelConfig, setting: ParallelLayout, accumulation: int
+) -> None:
     assume(setting.zero_stage < 3)
     # ZeRO 3 keeps a billion weights gathered, and room for its gradients at all times: it has nothing to give to a model
     # that is hardly larger, nor to two processes that keep no gradients otherwise.
     assume(setting.zero_stage < 2 or model.num_parameters > 3 * LIVE)
-    assume(setting.zero_stage < 2 or accumulation > 1 or setting.num_processes > 2)
+    assume(setting.zero_stage < 2 or accumulation > 1 or setting.world_size > 2)
     higher = setting.replace(zero_stage=setting.zero_stage + 1)
-    assert peak_memory(model, higher, accumulation).total_bytes <= peak_memory(model, setting, accumulation).total_bytes
+    assert (
+        peak_memory(model, higher, accumulation).total_bytes
+        <= peak_memory(model, setting, accumulation).total_bytes
+    )
 
 
 @given(models, settings_of_two_or_more, accumulations)
-def test_every_way_of_saving_memory_saves_some(model: ModelConfig, setting: Setting, accumulation: int) -> None:
+def test_every_way_of_saving_memory_saves_some(
+    model: ModelConfig, setting: ParallelLayout, accumulation: int
+) -> None:
     total = peak_memory(model, setting, accumulation).total_bytes
-    assert peak_memory(model, setting.replace(checkpoint_activations=True), accumulation).total_bytes <= total
+    assert (
+        peak_memory(model, setting.replace(checkpoint_activations=True), accumulation).total_bytes
+        <= total
+    )
     assert peak_memory(model, setting.replace(micro_batch=1), accumulation).total_bytes <= total
     if setting.zero_stage:
-        assert peak_memory(model, setting.replace(offload="optimizer"), accumulation).total_bytes <= total
+        assert (
+            peak_memory(model, setting.replace(offload="optimizer"), accumulation).total_bytes
+            <= total
+        )

@@ -12,12 +12,14 @@ from components.training.schedule import learning_rate
 MULTI_350M = StageConfig(
     steps=150_000,
     warmup_steps=3_000,
-    anneal_steps=147_000,
+    decay_steps=147_000,
     learning_rate=1.8e-4,
-    final_learning_rate=3.0e-5,
-    batch_tokens=524_288,
+    min_learning_rate=3.0e-5,
+    global_batch_tokens=524_288,
 )
-NL_350M = MULTI_350M.replace(steps=350_000, anneal_steps=300_000, learning_rate=3.0e-4, final_learning_rate=3.0e-5)
+NL_350M = MULTI_350M.replace(
+    steps=350_000, decay_steps=300_000, learning_rate=3.0e-4, min_learning_rate=3.0e-5
+)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,11 @@ NL_350M = MULTI_350M.replace(steps=350_000, anneal_steps=300_000, learning_rate=
         (MULTI_350M, 1_500, 0.9e-4),
         (MULTI_350M, 3_000, 1.8e-4),
         (MULTI_350M, 3_000 + 73_500, 1.05e-4),  # half-way: the mean of both ends
-        (MULTI_350M, 3_000 + 49_000, 1.425e-4),  # a third: cos(60 degrees) = 1/2, so a quarter of the fall
+        (
+            MULTI_350M,
+            3_000 + 49_000,
+            1.425e-4,
+        ),  # a third: cos(60 degrees) = 1/2, so a quarter of the fall
         (MULTI_350M, 150_000, 3.0e-5),
         (NL_350M, 303_000, 3.0e-5),
         (NL_350M, 350_000, 3.0e-5),  # constant after the decay
@@ -40,7 +46,9 @@ def test_rates_of_the_paper(stage: StageConfig, step: int, rate: float) -> None:
 @given(st.integers(2, 60), st.data())
 def test_rises_to_the_peak_then_never_rises(steps: int, data: st.DataObject) -> None:
     warmup = data.draw(st.integers(0, steps - 1))
-    stage = MULTI_350M.replace(steps=steps, warmup_steps=warmup, anneal_steps=data.draw(st.integers(1, 2 * steps)))
+    stage = MULTI_350M.replace(
+        steps=steps, warmup_steps=warmup, decay_steps=data.draw(st.integers(1, 2 * steps))
+    )
     rates = [learning_rate(step, stage) for step in range(1, steps + 1)]
     assert rates[:warmup] == sorted(rates[:warmup])
     assert rates[warmup:] == sorted(rates[warmup:], reverse=True)

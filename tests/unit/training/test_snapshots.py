@@ -7,54 +7,66 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.disks import small_disk
+from fixtures.tmpfs import small_disk
 
-from components.core.errors import ConfigError, StorageFull
+from components.core.errors import ConfigError, DiskFullError
 from components.core.fingerprint import FileEntry, list_files
-from components.training.config import TrainingPlace
+from components.training.checkpoint.async_writer import (
+    AsyncCheckpointWriter,
+    InMemoryCheckpointEngine,
+    seal_name,
+    wait_for_rank_markers,
+)
+from components.training.config import TrainingExecution
 from components.training.hardware import chosen_device
-from components.training.snapshots import Snapshots, Writing, seal_name, wait_for_seals
 
 
 def test_what_is_written_is_what_was_there_when_it_was_copied(tmp_path: Path) -> None:
     weights, whole = torch.ones(3), torch.arange(1000.0)
     state = {"module": {"weights": weights}, "slices": [whole[:2]], "step": 7}
-    snapshots = Snapshots()
+    snapshots = InMemoryCheckpointEngine()
     snapshots.save(state, str(tmp_path / "engine" / "state.pt"))
     weights.zero_()
     copies = snapshots.taken()
     assert snapshots.taken() == {}
     done: list[str] = []
-    Writing(tmp_path, 0, copies, lambda: done.append("then")).finish()
+    AsyncCheckpointWriter(tmp_path, 0, copies, lambda: done.append("then")).finish()
     assert done == ["then"]
     read = snapshots.load(str(tmp_path / "engine" / "state.pt"))
     assert read["module"]["weights"].tolist() == [1.0, 1.0, 1.0]
     assert (read["step"], read["slices"][0].tolist()) == (7, [0.0, 1.0])
-    assert (tmp_path / "engine" / "state.pt").stat().st_size < 4 * 1000, "a slice is not its whole storage"
-    wait_for_seals(tmp_path, 1)
+    assert (tmp_path / "engine" / "state.pt").stat().st_size < 4 * 1000, (
+        "a slice is not its whole storage"
+    )
+    wait_for_rank_markers(tmp_path, 1)
     (entry,) = json.loads((tmp_path / seal_name(0)).read_text())
     assert FileEntry(*entry) in list_files(tmp_path)
 
 
 def test_a_disk_that_fills_up_meanwhile_is_told_at_the_next_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "state.pt").symlink_to("/dev/full")
-    writing = Writing(tmp_path, 0, {tmp_path / "state.pt": {"weights": torch.ones(10_000)}}, None)
-    with pytest.raises(StorageFull, match="the disk filled up while writing"):
+    writing = AsyncCheckpointWriter(
+        tmp_path, 0, {tmp_path / "state.pt": {"weights": torch.ones(10_000)}}, None
+    )
+    with pytest.raises(DiskFullError, match="the disk filled up while writing"):
         writing.finish()
     assert not (tmp_path / seal_name(0)).exists(), "a part that is not whole has no seal"
 
 
 def test_what_does_not_fit_on_the_disk_is_removed_so_that_the_rest_goes_on(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", size_kb=256) as disk:
-        copies = {disk / "first.pt": {"weights": torch.ones(10_000)}, disk / "second.pt": {"weights": torch.ones(100_000)}}
-        with pytest.raises(StorageFull, match="the disk filled up while writing"):
-            Writing(disk, 0, copies, None).finish()
+        copies = {
+            disk / "first.pt": {"weights": torch.ones(10_000)},
+            disk / "second.pt": {"weights": torch.ones(100_000)},
+        }
+        with pytest.raises(DiskFullError, match="the disk filled up while writing"):
+            AsyncCheckpointWriter(disk, 0, copies, None).finish()
         assert not list(disk.iterdir())
 
 
 def test_a_device_that_is_not_there() -> None:
-    assert chosen_device(TrainingPlace(device="cpu"), 3) == torch.device("cpu")
+    assert chosen_device(TrainingExecution(device="cpu"), 3) == torch.device("cpu")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match="no GPU that torch can use"):
-        chosen_device(TrainingPlace(device="cuda"), 0)
+        chosen_device(TrainingExecution(device="cuda"), 0)

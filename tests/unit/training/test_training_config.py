@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from components.core.errors import ConfigError
-from components.training.config import StageConfig, Stages, TrainingConfig, TrainingPlace
+from components.training.config import StageConfig, Stages, TrainingConfig, TrainingExecution
 
 STAGE = {
     "steps": 10,
     "warmup_steps": 2,
-    "anneal_steps": 8,
+    "decay_steps": 8,
     "learning_rate": 1e-3,
-    "final_learning_rate": 1e-4,
-    "batch_tokens": 256,
+    "min_learning_rate": 1e-4,
+    "global_batch_tokens": 256,
 }
 
 
@@ -28,7 +28,9 @@ def test_fields_of_a_stage_are_addressed_by_path() -> None:
 def test_tokens_in_the_place_of_steps_are_read_to_the_last() -> None:
     without_steps = {name: value for name, value in STAGE.items() if name != "steps"}
     assert StageConfig.parse(without_steps | {"tokens": 256 * 12}).steps == 12
-    assert StageConfig.parse(STAGE).override(["tokens=2817"]) == StageConfig.parse(STAGE | {"steps": 12})
+    assert StageConfig.parse(STAGE).override(["tokens=2817"]) == StageConfig.parse(
+        STAGE | {"steps": 12}
+    )
     with pytest.raises(ConfigError, match="tokens is 0"):
         StageConfig.parse(STAGE | {"tokens": 0})
     with pytest.raises(ConfigError, match="steps is no value"):
@@ -39,7 +41,7 @@ def test_tokens_in_the_place_of_steps_are_read_to_the_last() -> None:
     ("changes", "says"),
     [
         ({"warmup_steps": 10}, "warmup_steps below steps"),
-        ({"final_learning_rate": 2e-3}, "final_learning_rate at most learning_rate"),
+        ({"min_learning_rate": 2e-3}, "min_learning_rate at most learning_rate"),
         ({"steps": 0}, "steps is 0"),
         ({"learning_rate": "1e-3"}, "learning_rate is '1e-3'"),
         ({"gradient_clip": 0.0}, "gradient_clip is 0.0"),
@@ -51,13 +53,14 @@ def test_impossible_stages(changes: dict[str, object], says: str) -> None:
 
 
 def test_impossible_place() -> None:
-    with pytest.raises(ConfigError, match="num_processes is 0"):
-        TrainingPlace.parse({"num_processes": 0})
+    with pytest.raises(ConfigError, match="world_size is 0"):
+        TrainingExecution.parse({"world_size": 0})
 
 
 @pytest.mark.parametrize(
-    "values", [{"launcher": "hostfile"}, {"hostfile": "hosts"}, {"launcher": "slurm", "hostfile": "hosts"}]
+    "values",
+    [{"launcher": "hostfile"}, {"hostfile": "hosts"}, {"launcher": "slurm", "hostfile": "hosts"}],
 )
 def test_a_hostfile_belongs_to_its_launcher(values: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="a hostfile with launcher hostfile, and with no other"):
-        TrainingPlace.parse(values)
+        TrainingExecution.parse(values)

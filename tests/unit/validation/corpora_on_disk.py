@@ -43,7 +43,9 @@ def write_raw(folder: Path, content: list[Record]) -> Path:
     return folder
 
 
-SMALL = ValidationConfig(min_documents_per_corpus=3, min_documents_per_language=2, max_document_bytes=1000)
+SMALL = ValidationConfig(
+    min_documents_per_corpus=3, min_documents_per_language=2, max_document_bytes=1000
+)
 """Limits for corpora of a handful of documents."""
 
 
@@ -63,11 +65,15 @@ class Prepared:
         self.corpus = corpus
         self.splits: dict[str, list[list[int]]] = {"train": [self._document(i) for i in range(6)]}
         for number, language in enumerate(languages):
-            self.splits[f"held-out/{language}"] = [self._document(10 * (number + 1) + i) for i in range(2)]
+            self.splits[f"held-out/{language}"] = [
+                self._document(10 * (number + 1) + i) for i in range(2)
+            ]
         self.rows = [
             {
                 "sha256": hashlib.sha256(f"{corpus} {split} {number}".encode()).hexdigest(),
-                "language": split.removeprefix("held-out/") if split != "train" else languages[number % len(languages)],
+                "language": split.removeprefix("held-out/")
+                if split != "train"
+                else languages[number % len(languages)],
                 "split": split,
                 "source": "package 1.0",
                 "path": f"{split}/{number}.txt",
@@ -83,7 +89,9 @@ class Prepared:
     def _document(seed: int) -> list[int]:
         return [(seed * 7 + step) % 256 for step in range(5 + seed % 3)] + [EOT_ID]
 
-    def write(self, folder: Path, change_index: Callable[[dict[str, Any]], object] | None = None) -> Path:
+    def write(
+        self, folder: Path, change_index: Callable[[dict[str, Any]], object] | None = None
+    ) -> Path:
         splits = {}
         for split, documents in self.splits.items():
             ids = [id_ for document in documents for id_ in document]
@@ -103,7 +111,13 @@ class Prepared:
         if change_index:
             change_index(index)
         (folder / "index.json").write_text(json.dumps(index))
-        pq.write_table(pa.Table.from_pylist(self.rows), folder / "documents.parquet", row_group_size=3)
-        schema = pa.schema([(name, pa.string()) for name in ("language", "source", "path", "reason")])
-        pq.write_table(pa.Table.from_pylist(self.rejects, schema=schema), folder / "rejects.parquet")
+        pq.write_table(
+            pa.Table.from_pylist(self.rows), folder / "documents.parquet", row_group_size=3
+        )
+        schema = pa.schema(
+            [(name, pa.string()) for name in ("language", "source", "path", "reason")]
+        )
+        pq.write_table(
+            pa.Table.from_pylist(self.rejects, schema=schema), folder / "rejects.parquet"
+        )
         return folder

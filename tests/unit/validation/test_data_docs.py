@@ -16,10 +16,10 @@ from pydantic import JsonValue
 
 from components.core.errors import ValidationFailed
 from components.validation.config import ValidationConfig
-from components.validation.quarantine import Quarantined
+from components.validation.quarantine_page import QuarantineSummary
 from components.validation.raw import validate_raw
 from components.validation.suite_files import copy_suites
-from components.validation.tables import TABLES
+from components.validation.tables import SUITE_TABLES
 
 
 class Links(HTMLParser):
@@ -39,14 +39,20 @@ def validate(
     artifact: str,
     *,
     good: bool = True,
-    quarantined: Mapping[str, Quarantined] | None = None,
+    quarantined: Mapping[str, QuarantineSummary] | None = None,
     config: ValidationConfig = SMALL,
 ) -> None:
     content = records()
     if not good:
         content[1].update(language="<script>alert(1)</script>", path="a & b.txt")
     corpora = {"nl": write_raw(folder / artifact / "data", content)}
-    validate_raw(folder / artifact / "out", corpora=corpora, config=config, docs=folder / "docs", quarantined=quarantined)
+    validate_raw(
+        folder / artifact / "out",
+        corpora=corpora,
+        config=config,
+        docs=folder / "docs",
+        quarantined=quarantined,
+    )
 
 
 def test_every_run_is_listed_and_stays(tmp_path: Path) -> None:
@@ -57,20 +63,23 @@ def test_every_run_is_listed_and_stays(tmp_path: Path) -> None:
     targets = Links(docs / "index.html").targets
     assert len(targets) == 4
     assert all((docs / target).is_file() for target in targets)
-    page = Path(error.value.do.removeprefix("open ").split(" to see")[0])
+    page = Path(error.value.fix.removeprefix("open ").split(" to see")[0])
     assert page.relative_to(docs).as_posix() in targets
     listing = (docs / "index.html").read_text(encoding="utf-8")
     assert listing.count("✘") == 1
     assert "1 of 14 rules broken" in listing
     for run in docs.glob("raw-corpora-*"):
-        assert {target.split("/", 1)[1] for target in targets if target.startswith(f"{run.name}/")} < set(
-            Links(run / "index.html").targets
-        )
+        assert {
+            target.split("/", 1)[1] for target in targets if target.startswith(f"{run.name}/")
+        } < set(Links(run / "index.html").targets)
     assert len(list(docs.glob("raw-corpora-*"))) == 2
 
 
 def test_pages_show_the_failure_and_run_nothing_that_a_corpus_says(tmp_path: Path) -> None:
-    with pytest.raises(ValidationFailed, match=re.escape("english 1.0/a & b.txt (language = '<script>alert(1)</script>')")):
+    with pytest.raises(
+        ValidationFailed,
+        match=re.escape("english 1.0/a & b.txt (language = '<script>alert(1)</script>')"),
+    ):
         validate(tmp_path, "bad", good=False)
     text = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "docs").rglob("*.html"))
     assert "&lt;script&gt;alert(1)" in text
@@ -79,26 +88,51 @@ def test_pages_show_the_failure_and_run_nothing_that_a_corpus_says(tmp_path: Pat
 
 
 def bad(file: str, offset: int, kind: str, details: str, excerpt: str) -> dict[str, JsonValue]:
-    return {"file": file, "offset": offset, "kind": kind, "reason": f"{kind}{details}", "excerpt": excerpt}
+    return {
+        "file": file,
+        "offset": offset,
+        "kind": kind,
+        "reason": f"{kind}{details}",
+        "excerpt": excerpt,
+    }
 
 
-QUARANTINED = Quarantined(
+QUARANTINED = QuarantineSummary(
     {"not JSON": 1101, "not UTF-8": 1},
     [
-        bad("<a>.jsonl", 12, "not UTF-8", ": at byte 3", "<script>alert(2)</script>\n\x1b\u202e\x00 é"),
+        bad(
+            "<a>.jsonl",
+            12,
+            "not UTF-8",
+            ": at byte 3",
+            "<script>alert(2)</script>\n\x1b\u202e\x00 é",
+        ),
         bad("b.jsonl", 0, "not JSON", "", "x" * 5000),
-        *(bad("c.jsonl", number, "not JSON", f": at character {number}", "{") for number in range(99)),
+        *(
+            bad("c.jsonl", number, "not JSON", f": at character {number}", "{")
+            for number in range(99)
+        ),
     ],
 )
 
 
-def test_quarantined_records_have_a_page_that_every_list_and_their_corpus_link_to(tmp_path: Path) -> None:
-    validate(tmp_path, "quarantine", quarantined={"nl": QUARANTINED, "mono": Quarantined({}, [])})
+def test_quarantined_records_have_a_page_that_every_list_and_their_corpus_link_to(
+    tmp_path: Path,
+) -> None:
+    validate(
+        tmp_path, "quarantine", quarantined={"nl": QUARANTINED, "mono": QuarantineSummary({}, [])}
+    )
     docs = tmp_path / "docs"
-    link = next(target for target in Links(docs / "index.html").targets if target.endswith("/quarantine.html"))
+    link = next(
+        target
+        for target in Links(docs / "index.html").targets
+        if target.endswith("/quarantine.html")
+    )
     run = (docs / link).parent
     assert "quarantine.html" in Links(run / "index.html").targets
-    assert "records that were set aside</a>: 1,102" in (docs / "index.html").read_text(encoding="utf-8")
+    assert "records that were set aside</a>: 1,102" in (docs / "index.html").read_text(
+        encoding="utf-8"
+    )
     pages = sorted(run.glob("validations/**/*.html"))
     assert len(pages) == 2
     for page in pages:
@@ -109,7 +143,9 @@ def test_quarantined_records_have_a_page_that_every_list_and_their_corpus_link_t
 
 
 def test_quarantined_records_are_counted_by_kind_and_shown_as_text(tmp_path: Path) -> None:
-    validate(tmp_path, "quarantine", quarantined={"nl": QUARANTINED, "mono": Quarantined({}, [])})
+    validate(
+        tmp_path, "quarantine", quarantined={"nl": QUARANTINED, "mono": QuarantineSummary({}, [])}
+    )
     page = tmp_path / "quarantine" / "out" / "observed" / "data-docs" / "quarantine.html"
     text = page.read_text(encoding="utf-8")
     assert "<li>not JSON: 1,101, 100 of them below</li>\n<li>not UTF-8: 1</li>" in text
@@ -135,7 +171,7 @@ def test_every_page_names_its_suite_with_its_digest_and_shows_the_table(tmp_path
         assert f'title="{path}, SHA-256 {digest}">{name}.json {digest[:12]}</small>' in listing
         table = upright_table(text)
         assert (table[""], table["num_documents"]) == (["English"], ["4"])
-        assert {*table, "language"} - {""} == set(TABLES[name].columns)
+        assert {*table, "language"} - {""} == set(SUITE_TABLES[name].columns)
 
 
 def test_a_run_without_quarantined_records_links_to_none(tmp_path: Path) -> None:
@@ -147,12 +183,20 @@ def test_a_run_without_quarantined_records_links_to_none(tmp_path: Path) -> None
 def test_runs_of_an_earlier_release_stay_in_the_list(tmp_path: Path) -> None:
     old = tmp_path / "docs" / "raw-corpora-20250101T000000Z"
     old.mkdir(parents=True)
-    page = {"name": "a", "title": "an old page", "num_rules": 2, "num_broken": 0, "path": "validations/a.html"}
+    page = {
+        "name": "a",
+        "title": "an old page",
+        "num_rules": 2,
+        "num_broken": 0,
+        "path": "validations/a.html",
+    }
     (old / "run.json").write_text(
         json.dumps({"what": "raw corpora", "started": "2025-01-01T00:00:00+00:00", "pages": [page]})
     )
     validate(tmp_path, "good")
-    assert "an old page</a>: all 2 rules hold" in (tmp_path / "docs" / "index.html").read_text(encoding="utf-8")
+    assert "an old page</a>: all 2 rules hold" in (tmp_path / "docs" / "index.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_pages_report_no_visit_and_mark_status_without_a_network(tmp_path: Path) -> None:

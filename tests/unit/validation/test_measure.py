@@ -6,10 +6,13 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.validation.measure import measure
+from components.validation.text_stats import measure
 
 TEXTS = st.lists(
-    st.none() | st.text(alphabet=st.sampled_from("ab é\u3000\t\n\r\f\v\0\x01\x1b\x7f\ufffd\uffee漢😀"), max_size=12),
+    st.none()
+    | st.text(
+        alphabet=st.sampled_from("ab é\u3000\t\n\r\f\v\0\x01\x1b\x7f\ufffd\uffee漢😀"), max_size=12
+    ),
     max_size=8,
 )
 CONTROL = {chr(code) for code in (*range(32), 127)} - set("\t\n\f\r")
@@ -27,7 +30,9 @@ def test_measures_are_those_of_plain_python(texts: list[str | None], skipped: in
     assert list(measured.control_fraction) == [
         sum(char in CONTROL for char in text) / max(len(text), 1) for text in expected
     ]
-    assert list(measured.replacement_fraction) == [text.count("\ufffd") / max(len(text), 1) for text in expected]
+    assert list(measured.replacement_fraction) == [
+        text.count("\ufffd") / max(len(text), 1) for text in expected
+    ]
 
 
 def test_columns_larger_than_a_slice_lose_nothing() -> None:
@@ -41,4 +46,6 @@ def test_columns_larger_than_a_slice_lose_nothing() -> None:
 
 def test_every_ascii_character_is_on_its_side() -> None:
     measured = measure(pa.array([chr(code) for code in range(128)], type=pa.large_string()))
-    assert {code for code in range(128) if measured.control_fraction[code]} == {ord(char) for char in CONTROL}
+    assert {code for code in range(128) if measured.control_fraction[code]} == {
+        ord(char) for char in CONTROL
+    }

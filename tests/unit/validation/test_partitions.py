@@ -16,8 +16,8 @@ from components.core import progress
 from components.core.errors import RecordError
 from components.data.config import DataConfig, DataPlace
 from components.data.sources.config import Source
-from components.validation.partitions import Profiled, profile_sources
-from components.validation.quarantine import MAX_EXAMPLES, Quarantined, merge_quarantined
+from components.validation.profile_partitions import ProfileResult, profile_sources
+from components.validation.quarantine_page import MAX_EXAMPLES, QuarantineSummary, merge_quarantined
 from components.validation.raw import profile_folder
 
 CUT, BINARY, NAMELESS = b'{"text": "%d', b'{"text": "\xff%d"}', b'{"text": "which language? %d"}'
@@ -31,21 +31,42 @@ def source(folder: Path, *files: list[bytes]) -> Source:
     return Source(uri=f"{folder}/*.jsonl")
 
 
-def profile(corpus: str, one: Source, tmp_path: Path, num_workers: int = 2) -> Profiled:
-    return profile_sources(corpus, [one], SMALL, DataConfig(), DataPlace(num_workers=num_workers), tmp_path / "under-way")
+def profile(corpus: str, one: Source, tmp_path: Path, num_workers: int = 2) -> ProfileResult:
+    return profile_sources(
+        corpus,
+        [one],
+        SMALL,
+        DataConfig(),
+        DataPlace(num_workers=num_workers),
+        tmp_path / "under-way",
+    )
 
 
-def test_a_profile_of_partitions_is_that_of_the_folder_and_bad_records_are_counted_by_kind(tmp_path: Path) -> None:
+def test_a_profile_of_partitions_is_that_of_the_folder_and_bad_records_are_counted_by_kind(
+    tmp_path: Path,
+) -> None:
     content = records(num=6)
     good = [json.dumps(one).encode() for one in content]
     foreign = b'{"text": "x", "path": "no/prose.py"}'
-    files = [*good[:2], CUT % 1, BINARY % 1], [CUT % 2, *good[2:], NAMELESS % 1, CUT % 30, foreign, b""]
+    files = (
+        [*good[:2], CUT % 1, BINARY % 1],
+        [CUT % 2, *good[2:], NAMELESS % 1, CUT % 30, foreign, b""],
+    )
     found = profile("nl", source(tmp_path / "raw", *files), tmp_path)
-    assert found.profile == profile_folder("nl", write_raw(tmp_path / "same", content), SMALL).quarantining(5)
-    assert found.num_read == 6 + 5 + 2, "what is in another language and a blank line are left out, and are records read"
+    assert found.profile == profile_folder(
+        "nl", write_raw(tmp_path / "same", content), SMALL
+    ).with_quarantined(5)
+    assert found.num_read == 6 + 5 + 2, (
+        "what is in another language and a blank line are left out, and are records read"
+    )
     assert found.quarantined.nums == {"not JSON": 3, "not UTF-8": 1, "no language": 1}
-    places = [(one["kind"], Path(one["file"]).name, one["offset"]) for one in found.quarantined.examples]
-    first, second = sum(len(one) + 1 for one in good[:2]), len(CUT % 2) + 1 + sum(len(one) + 1 for one in good[2:])
+    places = [
+        (one["kind"], Path(one["file"]).name, one["offset"]) for one in found.quarantined.examples
+    ]
+    first, second = (
+        sum(len(one) + 1 for one in good[:2]),
+        len(CUT % 2) + 1 + sum(len(one) + 1 for one in good[2:]),
+    )
     assert sorted(places) == [
         ("no language", "1.jsonl", second),
         ("not JSON", "0.jsonl", first),
@@ -66,13 +87,13 @@ def test_many_of_one_kind_hide_no_other_and_are_all_counted(tmp_path: Path) -> N
 
 def test_what_was_set_aside_is_the_same_in_whichever_parts_it_was_read() -> None:
     examples = [{"kind": f"kind {n % 3}", "file": f"{n % 2}", "offset": n} for n in range(700)]
-    whole = merge_quarantined([Quarantined({f"kind {n}": 300 for n in range(3)}, examples)])
+    whole = merge_quarantined([QuarantineSummary({f"kind {n}": 300 for n in range(3)}, examples)])
     for seed in range(5):
         chance = np.random.default_rng(seed)
         mixed = [examples[at] for at in chance.permutation(700)]
         cuts = [0, *sorted(chance.choice(700, 4, replace=False)), 700]
-        parts = [Quarantined({}, mixed[start:stop]) for start, stop in pairwise(cuts)]
-        nums = [Quarantined({f"kind {n}": 150 for n in range(3)}, [])] * 2
+        parts = [QuarantineSummary({}, mixed[start:stop]) for start, stop in pairwise(cuts)]
+        nums = [QuarantineSummary({f"kind {n}": 150 for n in range(3)}, [])] * 2
         assert merge_quarantined([*parts, *nums]) == whole
 
 
@@ -93,7 +114,9 @@ def test_it_is_seen_how_far_it_is(
 
 def test_nothing_is_left_of_a_profile_that_failed(tmp_path: Path) -> None:
     damaged = source(tmp_path / "raw").replace(uri=f"{tmp_path}/raw/0.jsonl.zst")
-    (tmp_path / "raw" / "0.jsonl.zst").write_bytes(zstd(json.dumps(records(num=1)[0]).encode())[:-3])
+    (tmp_path / "raw" / "0.jsonl.zst").write_bytes(
+        zstd(json.dumps(records(num=1)[0]).encode())[:-3]
+    )
     with pytest.raises(RecordError, match=r"0\.jsonl\.zst is damaged or truncated"):
         profile("nl", damaged, tmp_path)
     assert not (tmp_path / "under-way").exists()

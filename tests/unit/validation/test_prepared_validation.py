@@ -13,7 +13,7 @@ from corpora_on_disk import CONTEXT_LENGTH, EOT_ID, SMALL, Prepared
 
 from components.core.errors import ConfigError, ValidationFailed
 from components.validation.prepared import read_figures, validate_prepared
-from components.validation.shards import Index, Separators, ShardEntry, SplitEntry
+from components.validation.shard_checks import Index, Separators, ShardEntry, SplitEntry
 
 IndexJson = dict[str, Any]
 
@@ -23,7 +23,9 @@ def english() -> Prepared:
 
 
 def validate(folder: Path, **prepared: Path) -> dict[str, Any]:
-    return validate_prepared(folder / "artifact", prepared=prepared, config=SMALL, docs=folder / "docs")
+    return validate_prepared(
+        folder / "artifact", prepared=prepared, config=SMALL, docs=folder / "docs"
+    )
 
 
 def outcomes_in(folder: Path) -> list[dict[str, Any]]:
@@ -39,14 +41,26 @@ def refused(folder: Path, **prepared: Path) -> ValidationFailed:
 
 def test_good_corpora_pass_and_are_counted(tmp_path: Path) -> None:
     mono = Prepared("mono", ("Python",))
-    statistics = validate(tmp_path, nl=english().write(tmp_path / "nl"), mono=mono.write(tmp_path / "mono"))
+    statistics = validate(
+        tmp_path, nl=english().write(tmp_path / "nl"), mono=mono.write(tmp_path / "mono")
+    )
     # 6 documents of 6, 7, 8, 6, 7 and 8 ids make 42 ids: 5 sequences of 8; 2 of 7 and 8 make one.
     assert statistics["corpora"] == {
-        "nl": {"train": {"documents": 6, "sequences": 5}, "held-out/English": {"documents": 2, "sequences": 1}},
-        "mono": {"train": {"documents": 6, "sequences": 5}, "held-out/Python": {"documents": 2, "sequences": 1}},
+        "nl": {
+            "train": {"documents": 6, "sequences": 5},
+            "held-out/English": {"documents": 2, "sequences": 1},
+        },
+        "mono": {
+            "train": {"documents": 6, "sequences": 5},
+            "held-out/Python": {"documents": 2, "sequences": 1},
+        },
     }
     outcomes = outcomes_in(tmp_path)
-    assert statistics["num_expectations"] == statistics["num_passed"] == sum(bool(one["success"]) for one in outcomes)
+    assert (
+        statistics["num_expectations"]
+        == statistics["num_passed"]
+        == sum(bool(one["success"]) for one in outcomes)
+    )
     judged = {one["suite"] for one in outcomes if one["success"] is not None}
     assert judged == {
         "prepared-shards", "prepared-splits", "prepared-documents", "prepared-languages", "prepared-held-out"
@@ -60,7 +74,9 @@ def test_ids_beyond_the_vocabulary_are_named(tmp_path: Path) -> None:
     corpus = english()
     corpus.splits["train"][2][1] = 300
     error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
-    assert "nl: Every id is below the 300 ids of the vocabulary: broken by 1 of 2 shards" in error.got
+    assert (
+        "nl: Every id is below the 300 ids of the vocabulary: broken by 1 of 2 shards" in error.got
+    )
     assert "such as train/00000.bin (max_id = 300)" in error.got
 
 
@@ -103,8 +119,17 @@ def test_large_shards_are_read_in_pieces_without_losing_the_place(tmp_path: Path
     ids[[3, num_ids - 1]] = EOT_ID
     ids.tofile(tmp_path / "00000.bin")
     num_sequences = num_ids // CONTEXT_LENGTH
-    split = SplitEntry(shards=(ShardEntry(path="00000.bin", num_sequences=num_sequences),), num_sequences=num_sequences)
-    index = Index(corpus="nl", context_length=CONTEXT_LENGTH, eot_id=EOT_ID, num_ids=300, splits={"train": split})
+    split = SplitEntry(
+        shards=(ShardEntry(path="00000.bin", num_sequences=num_sequences),),
+        num_sequences=num_sequences,
+    )
+    index = Index(
+        corpus="nl",
+        context_length=CONTEXT_LENGTH,
+        eot_id=EOT_ID,
+        num_ids=300,
+        splits={"train": split},
+    )
     separators = Separators(tmp_path, index, "train")
     separators.meet(np.array([4, 0]))
     separators.meet(np.array([num_ids - 4, 20]))
@@ -121,7 +146,8 @@ def test_a_language_without_a_held_out_split_is_named(tmp_path: Path) -> None:
     error = refused(tmp_path, multi=corpus.write(tmp_path / "multi"))
     line = next(line for line in error.got.splitlines() if "The splits are" in line)
     assert (
-        "train, held-out/C, held-out/C++, held-out/Go, held-out/Java, held-out/JavaScript, held-out/Python, and no" in line
+        "train, held-out/C, held-out/C++, held-out/Go, held-out/Java, held-out/JavaScript, held-out/Python, and no"
+        in line
     )
     assert line.endswith("no other: found missing held-out/Python")
 
@@ -132,10 +158,12 @@ def test_a_split_without_documents_or_sequences_is_named(tmp_path: Path) -> None
     corpus.rows = [row for row in corpus.rows if row["split"] == "train"]
     error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
     assert (
-        "nl: Documents in every split: at least 1: broken by 1 of 2 splits, such as held-out/English (num_doc" in error.got
+        "nl: Documents in every split: at least 1: broken by 1 of 2 splits, such as held-out/English (num_doc"
+        in error.got
     )
     assert (
-        "nl: Sequences in every split: at least 1: broken by 1 of 2 splits, such as held-out/English (num_seq" in error.got
+        "nl: Sequences in every split: at least 1: broken by 1 of 2 splits, such as held-out/English (num_seq"
+        in error.got
     )
 
 
@@ -144,7 +172,10 @@ def test_an_index_that_contradicts_itself_is_named(tmp_path: Path) -> None:
         index["splits"]["train"]["num_sequences"] += 1
 
     error = refused(tmp_path, nl=english().write(tmp_path / "nl", one_more))
-    assert "those of its shards together: broken by 1 of 2 splits, such as train (num_sequences = 6, num_sh" in error.got
+    assert (
+        "those of its shards together: broken by 1 of 2 splits, such as train (num_sequences = 6, num_sh"
+        in error.got
+    )
 
 
 def drop_separator(corpus: Prepared) -> None:
@@ -155,7 +186,9 @@ def write_separator_in_a_document(corpus: Prepared) -> None:
     corpus.splits["train"][1][2] = EOT_ID
 
 
-@pytest.mark.parametrize(("spoil", "found"), [(drop_separator, 4), (write_separator_in_a_document, 6)])
+@pytest.mark.parametrize(
+    ("spoil", "found"), [(drop_separator, 4), (write_separator_in_a_document, 6)]
+)
 def test_separators_that_are_missing_or_too_many_are_counted(
     tmp_path: Path, spoil: Callable[[Prepared], None], found: int
 ) -> None:
@@ -163,7 +196,10 @@ def test_separators_that_are_missing_or_too_many_are_counted(
     corpus = english()
     spoil(corpus)
     error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
-    assert "as many separators (id 256) as documents end in the sequences: broken by 1 of 2 splits" in error.got
+    assert (
+        "as many separators (id 256) as documents end in the sequences: broken by 1 of 2 splits"
+        in error.got
+    )
     assert f"such as train (num_separators = {found}, num_ends = 5)" in error.got
     assert (
         "stand where documents end, and nowhere else: broken by 1 of 2 splits, such as train (num_misplaced = 1)"
@@ -192,12 +228,18 @@ def test_separators_beyond_the_last_document_are_misplaced(tmp_path: Path) -> No
 def test_tokens_that_were_lost_are_counted(tmp_path: Path) -> None:
     folder = english().write(tmp_path / "nl")
     index = json.loads((folder / "index.json").read_text())
-    index["splits"]["train"] = {"shards": [{"path": "train/00000.bin", "num_sequences": 4}], "num_sequences": 4}
+    index["splits"]["train"] = {
+        "shards": [{"path": "train/00000.bin", "num_sequences": 4}],
+        "num_sequences": 4,
+    }
     (folder / "index.json").write_text(json.dumps(index))
     ids = np.fromfile(folder / "train" / "00000.bin", dtype="<u2")
     ids[: 4 * CONTEXT_LENGTH].tofile(folder / "train" / "00000.bin")
     error = refused(tmp_path, nl=folder)
-    assert "fewer than the 8 that fill one: broken by 1 of 2 splits, such as train (num_dropped_tokens = 10)" in error.got
+    assert (
+        "fewer than the 8 that fill one: broken by 1 of 2 splits, such as train (num_dropped_tokens = 10)"
+        in error.got
+    )
 
 
 # -- documents ---------------------------------------------------------------------------------------------------------
@@ -220,7 +262,11 @@ def test_what_is_wrong_with_documents_is_named(tmp_path: Path) -> None:
     refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
     found = {one["rule"]: one for one in outcomes_in(tmp_path)}
     for row, (_, rule) in zip(corpus.rows, wrong, strict=True):
-        assert (found[rule]["success"], found[rule]["num_unexpected"], found[rule]["num_rows"]) == (False, 1, 8)
+        assert (found[rule]["success"], found[rule]["num_unexpected"], found[rule]["num_rows"]) == (
+            False,
+            1,
+            8,
+        )
         assert found[rule]["examples"][0].startswith(f"package 1.0/{row['path']}")
 
 
@@ -229,17 +275,25 @@ def test_duplicates_within_a_corpus_are_named(tmp_path: Path) -> None:
     corpus = english()
     corpus.rows[4]["sha256"] = corpus.rows[1]["sha256"]
     error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
-    assert "nl: No two documents have the same content (SHA-256): broken by 2 of 8 documents" in error.got
+    assert (
+        "nl: No two documents have the same content (SHA-256): broken by 2 of 8 documents"
+        in error.got
+    )
     assert "package 1.0/train/1.txt" in error.got
     assert "package 1.0/train/4.txt" in error.got
 
 
 def test_a_held_out_document_that_another_corpus_trains_on_is_named(tmp_path: Path) -> None:
     nl, mono = english(), Prepared("mono", ("Python",))
-    mono.rows[2]["sha256"] = next(row["sha256"] for row in nl.rows if row["split"] == "held-out/English")
+    mono.rows[2]["sha256"] = next(
+        row["sha256"] for row in nl.rows if row["split"] == "held-out/English"
+    )
     error = refused(tmp_path, nl=nl.write(tmp_path / "nl"), mono=mono.write(tmp_path / "mono"))
     assert "1 of 43 rules" in error.got
-    assert "all corpora: No held-out document is in a training split, of its own corpus or of another" in error.got
+    assert (
+        "all corpora: No held-out document is in a training split, of its own corpus or of another"
+        in error.got
+    )
     assert (
         "broken by 1 of 4 held-out documents, such as nl/package 1.0/held-out/English/0.txt (trained_on_in = 'mono')"
         in error.got
@@ -256,23 +310,39 @@ def test_the_same_document_held_out_in_two_corpora_is_fine(tmp_path: Path) -> No
 
 
 def reject(number: int, reason: str, language: str = "English") -> dict[str, Any]:
-    return {"language": language, "source": "package 1.0", "path": f"rejected/{number}.txt", "reason": reason}
+    return {
+        "language": language,
+        "source": "package 1.0",
+        "path": f"rejected/{number}.txt",
+        "reason": reason,
+    }
 
 
-def test_documents_that_have_the_same_source_and_path_are_named_be_they_kept_or_not(tmp_path: Path) -> None:
+def test_documents_that_have_the_same_source_and_path_are_named_be_they_kept_or_not(
+    tmp_path: Path,
+) -> None:
     corpus = english()
     corpus.rejects = [{**reject(0, "digits"), "path": corpus.rows[2]["path"]}, reject(1, "digits")]
     error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
     rule = "nl: Documents with the source and path of another: a fraction of at most 0: broken by 2 of 10 documents"
     assert f"{rule}, such as package 1.0/train/2.txt; package 1.0/train/2.txt" in error.got
-    assert "validation.max_repeated_names" in error.do
+    assert "validation.max_repeated_names" in error.fix
     tolerant = SMALL.replace(max_repeated_names=0.2)
-    validate_prepared(tmp_path / "tolerant", prepared={"nl": tmp_path / "nl"}, config=tolerant, docs=tmp_path / "docs")
+    validate_prepared(
+        tmp_path / "tolerant",
+        prepared={"nl": tmp_path / "nl"},
+        config=tolerant,
+        docs=tmp_path / "docs",
+    )
 
 
 @pytest.mark.parametrize("field", ["source", "path"])
-def test_documents_that_state_no_source_or_no_path_have_no_name_to_share(tmp_path: Path, field: str) -> None:
-    corpus = english()  # The Pile's have no path, records of a plain JSON Lines file may have no source.
+def test_documents_that_state_no_source_or_no_path_have_no_name_to_share(
+    tmp_path: Path, field: str
+) -> None:
+    corpus = (
+        english()
+    )  # The Pile's have no path, records of a plain JSON Lines file may have no source.
     for row in corpus.rows:
         row.update({"source": "Wikipedia", "path": "same.txt", field: ""})
     named = [{**reject(number, "digits"), "path": "twice.txt"} for number in range(2)]
@@ -280,12 +350,17 @@ def test_documents_that_state_no_source_or_no_path_have_no_name_to_share(tmp_pat
     validate(tmp_path, nl=corpus.write(tmp_path / "nl"))
     corpus.rejects += named
     error = refused(tmp_path, nl=corpus.write(tmp_path / "again"))
-    assert "broken by 2 of 12 documents, such as package 1.0/twice.txt; package 1.0/twice.txt" in error.got
+    assert (
+        "broken by 2 of 12 documents, such as package 1.0/twice.txt; package 1.0/twice.txt"
+        in error.got
+    )
 
 
 def test_too_many_rejected_documents_and_copies_are_counted(tmp_path: Path) -> None:
     corpus = english()
-    corpus.rejects = [reject(number, "digits" if number < 80 else "duplicate") for number in range(92)]
+    corpus.rejects = [
+        reject(number, "digits" if number < 80 else "duplicate") for number in range(92)
+    ]
     corpus.rejects[0]["reason"] = None  # It was rejected all the same.
     folder = corpus.write(tmp_path / "nl")
     validate(tmp_path, nl=folder)  # 80 of 100 are rejected, 12 are copies, 8 are kept.
@@ -298,9 +373,12 @@ def test_too_many_rejected_documents_and_copies_are_counted(tmp_path: Path) -> N
     }  # fmt: skip
     strict = SMALL.replace(max_rejected_fraction=0.79, max_duplicate_fraction=0.11)
     with pytest.raises(
-        ValidationFailed, match=r"reject at most 79% of .* such as English \(rejected_fraction = 0.8\)"
+        ValidationFailed,
+        match=r"reject at most 79% of .* such as English \(rejected_fraction = 0.8\)",
     ) as error:
-        validate_prepared(tmp_path / "strict", prepared={"nl": folder}, config=strict, docs=tmp_path / "docs")
+        validate_prepared(
+            tmp_path / "strict", prepared={"nl": folder}, config=strict, docs=tmp_path / "docs"
+        )
     assert "At most 11% of the documents of a language are copies of others" in error.value.got
 
 
@@ -315,7 +393,9 @@ def test_documents_of_another_language_have_a_row_of_their_own(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("before", "now"), [(2, 0), (0, 2)], ids=["fewer", "more"])
-def test_a_changed_share_of_rejected_documents_is_a_warning(tmp_path: Path, before: int, now: int) -> None:
+def test_a_changed_share_of_rejected_documents_is_a_warning(
+    tmp_path: Path, before: int, now: int
+) -> None:
     folders = []
     for name, num in (("before", before), ("now", now)):
         corpus = english()
@@ -337,8 +417,13 @@ def test_a_changed_share_of_rejected_documents_is_a_warning(tmp_path: Path, befo
 
 
 def test_an_index_that_is_missing_or_wrong_is_refused(tmp_path: Path) -> None:
-    folder = english().write(tmp_path / "nl", lambda index: index["splits"]["train"].pop("num_sequences"))
-    assert "index.json is wrong at splits.train.num_sequences: Field required" in refused(tmp_path, nl=folder).got
+    folder = english().write(
+        tmp_path / "nl", lambda index: index["splits"]["train"].pop("num_sequences")
+    )
+    assert (
+        "index.json is wrong at splits.train.num_sequences: Field required"
+        in refused(tmp_path, nl=folder).got
+    )
     (folder / "index.json").write_text('{"corpus": ')
     assert "index.json is wrong at its start" in refused(tmp_path, nl=folder).got
     (folder / "index.json").unlink()

@@ -12,11 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError, DataError
-from components.data.records import FIELDS, SCHEMA
-from components.validation.profile import DEFECTS, OTHER, Limits, Profile, merge, profile_batch, profile_corpus
-from components.validation.tally import Example, Spread
+from components.data.sources.corpus_files import FIELDS, SCHEMA
+from components.validation.mergeable_stats import Example, SumMinMax
+from components.validation.profile import (
+    DEFECTS,
+    OTHER,
+    Limits,
+    Profile,
+    merge,
+    profile_batch,
+    profile_corpus,
+)
 
-LIMITS = Limits(languages=("C", "Go"), max_document_bytes=8, max_control_fraction=0.25, max_replacement_fraction=0.25)
+LIMITS = Limits(
+    languages=("C", "Go"),
+    max_document_bytes=8,
+    max_control_fraction=0.25,
+    max_replacement_fraction=0.25,
+)
 
 Row = tuple[str | None, ...]
 ROWS: list[Row] = [
@@ -34,12 +47,17 @@ ROWS: list[Row] = [
 
 
 def batch(rows: list[Row], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
-    columns = [pa.array([row[number] for row in rows], type=schema.field(name).type) for number, name in enumerate(FIELDS)]
+    columns = [
+        pa.array([row[number] for row in rows], type=schema.field(name).type)
+        for number, name in enumerate(FIELDS)
+    ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def faults(profile: Profile, language: str) -> dict[str, int]:
-    return {name: found.num for name, found in profile.languages[language].defects.items() if found.num}
+    return {
+        name: found.num for name, found in profile.languages[language].defects.items() if found.num
+    }
 
 
 def test_figures_are_those_computed_by_hand() -> None:
@@ -49,13 +67,16 @@ def test_figures_are_those_computed_by_hand() -> None:
     c, go, other = profile.languages.values()
     assert (c.num_documents, c.size_bytes, c.num_chars) == (
         4,
-        Spread(total=18, smallest=0, largest=9),
-        Spread(total=17, smallest=0, largest=9),
+        SumMinMax(total=18, smallest=0, largest=9),
+        SumMinMax(total=17, smallest=0, largest=9),
     )
     # 0 bytes; none of 1; 2 of 2-3; 7 of 4-7; 9 of 8-15.
     assert c.sizes == (1, 0, 1, 1, 1)
     assert (c.size_below(0.5), c.size_below(0.75), c.size_below(1)) == (4, 8, 16)
-    assert (c.licences.counts, c.extensions.counts) == ({"": 1, "MIT": 2}, {"": 1, ".c": 1, ".gz": 1, ".h": 1})
+    assert (c.licences.counts, c.extensions.counts) == (
+        {"": 1, "MIT": 2},
+        {"": 1, ".c": 1, ".gz": 1, ".h": 1},
+    )
     assert (go.licences.counts, go.extensions.counts) == ({"BSD": 2}, {"": 2})
     assert (other.num_documents, other.size_bytes.total) == (3, 10)
     assert faults(profile, "C") == {
@@ -72,8 +93,12 @@ def test_examples_say_where_and_what() -> None:
     profile = profile_batch(batch(ROWS), LIMITS)
     found = {name: one.defects for name, one in profile.languages.items()}
     assert found["C"]["large_text"].examples == (Example(source="p 1", path="c.tar.gz", value=9),)
-    assert found["Go"]["control_text"].examples == (Example(source="p 2", path="x/.hidden", value=0.5),)
-    assert found["Go"]["blank_text"].examples == (Example(source="p 2", path="x/Makefile", value=0),)
+    assert found["Go"]["control_text"].examples == (
+        Example(source="p 2", path="x/.hidden", value=0.5),
+    )
+    assert found["Go"]["blank_text"].examples == (
+        Example(source="p 2", path="x/Makefile", value=0),
+    )
     assert {one.value for one in found[OTHER]["unknown_language"].examples} == {"Rust", ""}
 
 
@@ -87,8 +112,14 @@ CELLS: list[Any] = [
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(*CELLS), max_size=40), st.lists(st.integers(0, 40), max_size=5), st.randoms(use_true_random=False))
-def test_no_profile_depends_on_how_a_corpus_is_cut(rows: list[Row], cuts: list[int], random: Any) -> None:
+@given(
+    st.lists(st.tuples(*CELLS), max_size=40),
+    st.lists(st.integers(0, 40), max_size=5),
+    st.randoms(use_true_random=False),
+)
+def test_no_profile_depends_on_how_a_corpus_is_cut(
+    rows: list[Row], cuts: list[int], random: Any
+) -> None:
     whole = batch(rows)
     bounds = sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})
     parts = [profile_batch(whole.slice(a, b - a), LIMITS) for a, b in pairwise(bounds)]
@@ -99,7 +130,11 @@ def test_no_profile_depends_on_how_a_corpus_is_cut(rows: list[Row], cuts: list[i
     random.shuffle(rows)
     assert profile_corpus((batch([row]) for row in rows), LIMITS) == expected
     for name, one in expected.languages.items():
-        texts = [row[4] or "" for row in rows if (row[0] if row[0] in LIMITS.languages else OTHER) == name]
+        texts = [
+            row[4] or ""
+            for row in rows
+            if (row[0] if row[0] in LIMITS.languages else OTHER) == name
+        ]
         assert (one.num_documents, one.size_bytes.total, one.num_chars.total) == (
             len(texts), sum(len(text.encode()) for text in texts), sum(map(len, texts))
         )  # fmt: skip
@@ -116,21 +151,27 @@ def _group(row: Row) -> str:
 
 
 def test_a_profile_is_plain_json() -> None:
-    profile = profile_batch(batch(ROWS), LIMITS).quarantining(3)
+    profile = profile_batch(batch(ROWS), LIMITS).with_quarantined(3)
     assert Profile.parse(json.loads(json.dumps(profile.model_dump(mode="json")))) == profile
     assert merge([profile, profile]).num_quarantined == 6
 
 
 def test_hostile_input_makes_no_large_profile() -> None:
-    rows: list[Row] = [(f"L{n}", f"licence {n} " * 50, f"a.{n}", "p" * 5000, "\x01" * 9) for n in range(3000)]
+    rows: list[Row] = [
+        (f"L{n}", f"licence {n} " * 50, f"a.{n}", "p" * 5000, "\x01" * 9) for n in range(3000)
+    ]
     profile = profile_batch(batch(rows), LIMITS)
     assert list(profile.languages) == [OTHER]
     # 1,000 licences and 1,000 extensions of at most 200 characters, and 15 times 20 examples of at most 600.
-    assert len(json.dumps(profile.model_dump(mode="json"))) < 1000 * 2 * 230 + len(DEFECTS) * 20 * 700
+    assert (
+        len(json.dumps(profile.model_dump(mode="json"))) < 1000 * 2 * 230 + len(DEFECTS) * 20 * 700
+    )
 
 
 def test_columns_of_any_string_type_are_read_and_others_refused() -> None:
-    short = pa.schema([(name, pa.string_view() if name == "text" else pa.string()) for name in FIELDS])
+    short = pa.schema(
+        [(name, pa.string_view() if name == "text" else pa.string()) for name in FIELDS]
+    )
     assert profile_batch(batch(ROWS, short), LIMITS) == profile_batch(batch(ROWS), LIMITS)
     renamed = batch(ROWS).rename_columns(["language", "license", "path", "source", "text"])
     with pytest.raises(DataError, match="documents have the columns language, license, path"):

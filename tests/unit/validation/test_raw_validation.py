@@ -11,7 +11,7 @@ import pytest
 from corpora_on_disk import SMALL, Record, records, write_raw
 
 from components.core.errors import ConfigError, RecordError, ValidationFailed
-from components.data.records import SCHEMA
+from components.data.sources.corpus_files import SCHEMA
 from components.validation.config import ValidationConfig
 from components.validation.profile import Limits, Profile, profile_corpus
 from components.validation.raw import read_profiles, validate_raw
@@ -20,7 +20,9 @@ from components.validation.suite_files import copy_suites
 SIX = ("C", "C++", "Go", "Java", "JavaScript", "Python")
 
 
-def validate(folder: Path, content: list[Record], corpus: str = "nl", config: ValidationConfig = SMALL) -> dict[str, Any]:
+def validate(
+    folder: Path, content: list[Record], corpus: str = "nl", config: ValidationConfig = SMALL
+) -> dict[str, Any]:
     corpora = {corpus: write_raw(folder / "data" / corpus, content)}
     return validate_raw(folder / "artifact", corpora=corpora, config=config, docs=folder / "docs")
 
@@ -32,8 +34,13 @@ def outcomes_in(folder: Path) -> list[dict[str, Any]]:
 
 def test_good_corpora_pass_and_are_counted(tmp_path: Path) -> None:
     code = [record for language in SIX for record in records(language, num=2)]
-    corpora = {"nl": write_raw(tmp_path / "nl", records()), "multi": write_raw(tmp_path / "multi", code)}
-    statistics = validate_raw(tmp_path / "artifact", corpora=corpora, config=SMALL, docs=tmp_path / "docs")
+    corpora = {
+        "nl": write_raw(tmp_path / "nl", records()),
+        "multi": write_raw(tmp_path / "multi", code),
+    }
+    statistics = validate_raw(
+        tmp_path / "artifact", corpora=corpora, config=SMALL, docs=tmp_path / "docs"
+    )
     size = len(b"A line of text.\nAnd number 0.\n")
     assert statistics["corpora"] == {
         "nl": {"English": {"documents": 4, "bytes": 4 * size}},
@@ -43,7 +50,9 @@ def test_good_corpora_pass_and_are_counted(tmp_path: Path) -> None:
     judged = [one for one in outcomes if one["suite"] != "raw-drift"]
     assert statistics["num_expectations"] == statistics["num_passed"] == len(judged)
     assert {(one["suite"], one["subject"]) for one in judged} == {
-        (suite, corpus) for suite in ("raw-documents", "raw-languages") for corpus in ("nl", "multi")
+        (suite, corpus)
+        for suite in ("raw-documents", "raw-languages")
+        for corpus in ("nl", "multi")
     }
     assert all(one["success"] for one in judged)
 
@@ -61,7 +70,11 @@ SPOILT = {
 }
 BROKEN = [
     ("one of English", 1, ["english 1.0/docs/1.txt (language = 'Klingon')"]),
-    ("empty or white space", 2, ["english 1.0/docs/2.txt (num_chars = 0)", "english 1.0/docs/3.txt (num_chars = 5)"]),
+    (
+        "empty or white space",
+        2,
+        ["english 1.0/docs/2.txt (num_chars = 0)", "english 1.0/docs/3.txt (num_chars = 5)"],
+    ),
     ("larger than 1,000 bytes", 1, ["english 1.0/docs/5.txt (num_bytes = 1,002)"]),
     ("binary content, more than 1.00%", 1, ["english 1.0/docs/0.txt (control_fraction = 0.02)"]),
     ("not decoded, more than 1.00%", 1, ["english 1.0/docs/4.txt (replacement_fraction = 0.03)"]),
@@ -97,7 +110,9 @@ def test_only_the_broken_rules_are_broken(spoilt: tuple[Path, ValidationFailed])
     assert sum(one["success"] is False for one in outcomes_in(spoilt[0])) == len(BROKEN)
 
 
-def test_the_error_names_rules_counts_examples_and_the_page(spoilt: tuple[Path, ValidationFailed]) -> None:
+def test_the_error_names_rules_counts_examples_and_the_page(
+    spoilt: tuple[Path, ValidationFailed],
+) -> None:
     error = spoilt[1]
     assert "raw corpora: 8 of 15 rules are broken" in error.got
     assert (
@@ -105,7 +120,7 @@ def test_the_error_names_rules_counts_examples_and_the_page(spoilt: tuple[Path, 
         "english 1.0/docs/1.txt (language = 'Klingon')" in error.got
     )
     assert "and 3 more" in error.got
-    page = Path(error.do.removeprefix("open ").split(" to see")[0])
+    page = Path(error.fix.removeprefix("open ").split(" to see")[0])
     text = page.read_text(encoding="utf-8")
     assert all(rule in text for rule, _, _ in BROKEN)
     assert "docs/5.txt" in text
@@ -117,26 +132,39 @@ def test_values_that_are_missing_are_named(tmp_path: Path) -> None:
     for number, name in enumerate(["language", "licence", "path", "source", "text"]):
         content[number][name] = None
     with pytest.raises(ValidationFailed) as error:
-        validate_raw(tmp_path / "artifact", profiles={"nl": profile_of(content)}, config=SMALL, docs=tmp_path)
+        validate_raw(
+            tmp_path / "artifact", profiles={"nl": profile_of(content)}, config=SMALL, docs=tmp_path
+        )
     assert "5 of 15 rules" in error.value.got
-    assert "nl: Every document has a text: broken by 1 of 8 documents, such as english 1.0/docs/4.txt\n" in error.value.got
+    assert (
+        "nl: Every document has a text: broken by 1 of 8 documents, such as english 1.0/docs/4.txt\n"
+        in error.value.got
+    )
     for name in ("language", "licence", "path", "source"):
         assert f"nl: Every document names its {name}: broken by 1 of 8 documents" in error.value.got
 
 
 def profile_of(content: list[Record], config: ValidationConfig = SMALL) -> Profile:
-    return profile_corpus(pa.Table.from_pylist(content, schema=SCHEMA).to_batches(), Limits.of("nl", config))
+    return profile_corpus(
+        pa.Table.from_pylist(content, schema=SCHEMA).to_batches(), Limits.of("nl", config)
+    )
 
 
 def test_a_profile_is_judged_like_the_corpus_that_it_was_made_of(tmp_path: Path) -> None:
     content = records(num=9)
     content[3]["text"], content[5]["path"] = " ", ""
     for name in ("corpora", "profiles"):
-        given = {"nl": write_raw(tmp_path / "data", content) if name == "corpora" else profile_of(content)}
+        given = {
+            "nl": write_raw(tmp_path / "data", content)
+            if name == "corpora"
+            else profile_of(content)
+        }
         with pytest.raises(ValidationFailed):
             validate_raw(tmp_path / name, **{name: given}, config=SMALL, docs=tmp_path / "docs")  # type: ignore[arg-type]
     for file in ("results.json", "profile.json"):
-        assert (tmp_path / "corpora" / file).read_bytes() == (tmp_path / "profiles" / file).read_bytes()
+        assert (tmp_path / "corpora" / file).read_bytes() == (
+            tmp_path / "profiles" / file
+        ).read_bytes()
     assert read_profiles(tmp_path / "profiles") == {"nl": profile_of(content)}
 
 
@@ -169,7 +197,9 @@ def test_a_suite_that_a_user_edited_is_what_the_corpus_is_held_against(tmp_path:
     path.write_text(json.dumps({**suite, "expectations": [*suite["expectations"], rule]}))
     documents = json.loads((tmp_path / "suites" / "raw-documents.json").read_text())
     others = [one for one in documents["expectations"] if "blank" not in one["kwargs"]["column"]]
-    (tmp_path / "suites" / "raw-documents.json").write_text(json.dumps({**documents, "expectations": [*others, several]}))
+    (tmp_path / "suites" / "raw-documents.json").write_text(
+        json.dumps({**documents, "expectations": [*others, several]})
+    )
     content = records(num=9)  # of 30 bytes each
     content[3]["text"] = " "
     assert validate(tmp_path / "one", content, config=own)["warnings"] == []
@@ -181,7 +211,8 @@ def test_a_suite_that_a_user_edited_is_what_the_corpus_is_held_against(tmp_path:
     for record in content[:6]:
         record["text"] = "x" * 40
     with pytest.raises(
-        ValidationFailed, match=r"below 32 bytes: broken by 1 of 1 languages, such as English \(half_are_below_bytes = 64\)"
+        ValidationFailed,
+        match=r"below 32 bytes: broken by 1 of 1 languages, such as English \(half_are_below_bytes = 64\)",
     ):
         validate(tmp_path / "three", content, config=own)
 
@@ -193,11 +224,17 @@ def test_too_few_documents_are_counted(tmp_path: Path) -> None:
 
 def test_languages_with_too_few_documents_or_none_are_named(tmp_path: Path) -> None:
     content = [
-        record for language in SIX if language != "C++" for record in records(language, num=1 if language == "Go" else 2)
+        record
+        for language in SIX
+        if language != "C++"
+        for record in records(language, num=1 if language == "Go" else 2)
     ]
     with pytest.raises(ValidationFailed) as error:
         validate(tmp_path, content, "multi")
-    assert "multi: Every language has at least 2 documents: broken by 2 of 6 languages" in error.value.got
+    assert (
+        "multi: Every language has at least 2 documents: broken by 2 of 6 languages"
+        in error.value.got
+    )
     assert "such as C++ (num_documents = 0); Go (num_documents = 1)" in error.value.got
 
 
@@ -229,14 +266,21 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("name", UNFIT)
-def test_some_documents_may_be_unfit_where_the_recipe_says_how_many(tmp_path: Path, name: str) -> None:
+def test_some_documents_may_be_unfit_where_the_recipe_says_how_many(
+    tmp_path: Path, name: str
+) -> None:
     content = records(num=8)
     content[0]["text"] = content[5]["text"] = UNFIT[name]
     field = f"max_{name}_documents"
-    assert validate(tmp_path / "some", content, config=SMALL.replace(**{field: 0.25}))["warnings"] == []
-    with pytest.raises(ValidationFailed, match=r"1 of 15 rules .* broken\n.* broken by 2 of 8 documents") as error:
+    assert (
+        validate(tmp_path / "some", content, config=SMALL.replace(**{field: 0.25}))["warnings"]
+        == []
+    )
+    with pytest.raises(
+        ValidationFailed, match=r"1 of 15 rules .* broken\n.* broken by 2 of 8 documents"
+    ) as error:
         validate(tmp_path / "too-many", content, config=SMALL.replace(**{field: 0.24}))
-    assert f"validation.{field}" in error.value.do
+    assert f"validation.{field}" in error.value.fix
 
 
 def test_empty_init_files_of_a_checkout_stop_nothing(tmp_path: Path) -> None:

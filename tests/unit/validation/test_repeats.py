@@ -10,7 +10,14 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.validation.repeats import NO_KEYS, Keys, is_in, keys_of_digests, keys_of_names, repeated
+from components.validation.duplicate_keys import (
+    NO_KEYS,
+    Keys,
+    find_duplicates,
+    is_in,
+    keys_of_digests,
+    keys_of_names,
+)
 
 
 def keys_of(values: list[bytes]) -> Keys:
@@ -20,13 +27,22 @@ def keys_of(values: list[bytes]) -> Keys:
 @settings(deadline=None)
 @given(
     st.lists(
-        st.sampled_from([bytes(16), bytes(15) + b"\1", b"\1" + bytes(15), b"\xff" * 16, b"\x80" + bytes(15), b"a" * 16])
+        st.sampled_from(
+            [
+                bytes(16),
+                bytes(15) + b"\1",
+                b"\1" + bytes(15),
+                b"\xff" * 16,
+                b"\x80" + bytes(15),
+                b"a" * 16,
+            ]
+        )
     ),
     st.integers(1, 9),
 )
 def test_repeated_keys_are_those_of_a_counter(values: list[bytes], rows_at_once: int) -> None:
     parts = [keys_of(values[start : start + 3]) for start in range(0, len(values), 3)]
-    found = repeated(lambda: iter(parts), len(values), rows_at_once)
+    found = find_duplicates(lambda: iter(parts), len(values), rows_at_once)
     expected = sorted(value for value, num in Counter(values).items() if num > 1)
     assert found.tobytes() == b"".join(expected)
     assert is_in(keys_of(values), found).tolist() == [value in expected for value in values]
@@ -35,12 +51,14 @@ def test_repeated_keys_are_those_of_a_counter(values: list[bytes], rows_at_once:
 def test_more_keys_than_expected_are_held_all_the_same() -> None:
     # All 5,000 fall into one of four readings, whose array has room for 1,002.
     same = keys_of([b"a" * 16] * 2500)
-    assert repeated(lambda: iter([same, same]), 8, 2).tolist() == [b"a" * 16]
+    assert find_duplicates(lambda: iter([same, same]), 8, 2).tolist() == [b"a" * 16]
 
 
 def test_keys_of_digests_are_their_first_bytes() -> None:
     digests = [hashlib.sha256(bytes([number])) for number in range(50)]
-    column = pa.array(["f" * 64, *(digest.hexdigest() for digest in digests)], type=pa.large_string()).slice(1)
+    column = pa.array(
+        ["f" * 64, *(digest.hexdigest() for digest in digests)], type=pa.large_string()
+    ).slice(1)
     assert keys_of_digests(column).tobytes() == b"".join(digest.digest()[:16] for digest in digests)
     assert len(keys_of_digests(column.slice(50))) == 0
 

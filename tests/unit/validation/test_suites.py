@@ -17,7 +17,7 @@ from components.validation.prepared import read_figures, validate_prepared
 from components.validation.raw import read_profiles, validate_raw
 from components.validation.suite_files import SUITES, SuiteFile, copy_suites, identity
 from components.validation.suites import load_suite, read_suites
-from components.validation.tables import TABLES
+from components.validation.tables import SUITE_TABLES
 
 GOOD: dict[str, Any] = {
     "description": "Numbers are at most {limit:,}, in {places}",
@@ -47,7 +47,9 @@ def own(tmp_path: Path) -> Path:
 def test_descriptions_are_filled_in_and_parameters_kept(tmp_path: Path) -> None:
     suite = load_suite(written(tmp_path, GOOD), "mine-nl", PARAMETERS, COLUMNS)
     assert suite.name == "mine-nl"
-    assert [rule.description for rule in suite.expectations] == ["Numbers are at most 1,000, in a, b"]
+    assert [rule.description for rule in suite.expectations] == [
+        "Numbers are at most 1,000, in a, b"
+    ]
     assert suite.suite_parameter_options == ("limit",)
 
 
@@ -105,16 +107,18 @@ def test_a_mistake_in_a_rule_is_an_error_of_three_lines_that_names_the_file(
         load_suite(file, "mine", PARAMETERS, COLUMNS)
     assert error.value.got.startswith("the suite mine.json has a ")
     assert got in error.value.got
-    assert error.value.do == f"{hint} mend {file.path}".strip()
+    assert error.value.fix == f"{hint} mend {file.path}".strip()
     assert len(str(error.value).splitlines()) == 3
     assert caplog.records == [], "Great Expectations would say it again, with a traceback"
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"expectations": 3}', b"\xff\xfe\x00", b""], ids=repr)
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b"{}", b'{"expectations": 3}', b"\xff\xfe\x00", b""], ids=repr
+)
 def test_a_file_that_is_no_suite_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(ConfigError, match=r"the suite mine\.json is no suite: ") as error:
         load_suite(SuiteFile(tmp_path / "mine.json", content), "mine", PARAMETERS, COLUMNS)
-    assert error.value.do == f"mend {tmp_path / 'mine.json'}"
+    assert error.value.fix == f"mend {tmp_path / 'mine.json'}"
 
 
 def test_every_rule_has_its_own_words() -> None:
@@ -127,9 +131,14 @@ def test_every_rule_has_its_own_words() -> None:
 
 
 def test_the_package_has_every_suite_and_a_copy_reads_the_same(own: Path) -> None:
-    package, copied = read_suites(ValidationConfig()), read_suites(ValidationConfig(suites=str(own)))
+    package, copied = (
+        read_suites(ValidationConfig()),
+        read_suites(ValidationConfig(suites=str(own))),
+    )
     assert set(package) == {path.stem for path in SUITES.glob("*.json")}
-    assert {name: one.sha256 for name, one in copied.items()} == {name: one.sha256 for name, one in package.items()}
+    assert {name: one.sha256 for name, one in copied.items()} == {
+        name: one.sha256 for name, one in package.items()
+    }
     assert {one.path.parent for one in copied.values()} == {own}
 
 
@@ -179,19 +188,23 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("spoil", "got", "do"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_in_a_folder_is_an_error(own: Path, spoil: Callable[[Path], object], got: str, do: str) -> None:
+@pytest.mark.parametrize(("spoil", "got", "fix"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_in_a_folder_is_an_error(
+    own: Path, spoil: Callable[[Path], object], got: str, fix: str
+) -> None:
     spoil(own)
     with pytest.raises(ConfigError) as error:
         read_suites(ValidationConfig(suites=str(own)))
     assert error.value.got.startswith(got.format(own))
-    assert error.value.do.startswith(do.format(own))
+    assert error.value.fix.startswith(fix.format(own))
 
 
 def test_a_folder_that_is_not_there_is_an_error_that_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"validation\.suites means .*/none, which is no folder") as error:
+    with pytest.raises(
+        ConfigError, match=r"validation\.suites means .*/none, which is no folder"
+    ) as error:
         read_suites(ValidationConfig(suites="none"), tmp_path)
-    assert f"`codegen data suites {tmp_path / 'none'}`" in error.value.do
+    assert f"`codegen data suites {tmp_path / 'none'}`" in error.value.fix
 
 
 # -- identity ----------------------------------------------------------------------------------------------------------
@@ -201,12 +214,16 @@ def test_identity_is_the_limits_and_the_content_of_the_suites_of_the_kind(own: P
     package, config = ValidationConfig(), ValidationConfig(suites=str(own))
     before = identity(package, "raw", read_suites(package))
     assert set(before["suites"]) == {"raw-documents", "raw-languages", "raw-drift"}  # type: ignore[arg-type]
-    assert identity(config, "raw", read_suites(config)) == before, "where the files lie decides nothing"
+    assert identity(config, "raw", read_suites(config)) == before, (
+        "where the files lie decides nothing"
+    )
     assert identity(package.replace(max_document_bytes=1), "raw", read_suites(package)) != before
     (own / "raw-drift.json").write_bytes((own / "raw-drift.json").read_bytes() + b"\n")
     assert identity(config, "raw", read_suites(config)) != before
     prepared = identity(config, "prepared", read_suites(config))
-    assert prepared == identity(package, "prepared", read_suites(package)), "an edit reruns what it is about"
+    assert prepared == identity(package, "prepared", read_suites(package)), (
+        "an edit reruns what it is about"
+    )
 
 
 # -- held against data -------------------------------------------------------------------------------------------------
@@ -235,34 +252,44 @@ def judge_everything(folder: Path, config: ValidationConfig) -> None:
         )
 
 
-def test_the_tables_have_the_columns_and_parameters_that_are_stated(own: Path, tmp_path: Path) -> None:
-    for name, table in TABLES.items():
+def test_the_tables_have_the_columns_and_parameters_that_are_stated(
+    own: Path, tmp_path: Path
+) -> None:
+    for name, table in SUITE_TABLES.items():
         exactly = {"column_set": list(table.columns), "exact_match": True}
         named = " ".join(f"{{{parameter}}}" for parameter in (*SMALL.limits, *table.parameters))
-        written(own, {"description": named, "type": "expect_table_columns_to_match_set", "kwargs": exactly}, name=name)
+        written(
+            own,
+            {"description": named, "type": "expect_table_columns_to_match_set", "kwargs": exactly},
+            name=name,
+        )
     judge_everything(tmp_path, SMALL.replace(suites=str(own), drift="fail"))
     results = json.loads((tmp_path / "second" / "raw" / "results.json").read_text())
     results += json.loads((tmp_path / "second" / "prepared" / "results.json").read_text())
-    assert {one["suite"]: one["success"] for one in results} == dict.fromkeys(TABLES, True)
+    assert {one["suite"]: one["success"] for one in results} == dict.fromkeys(SUITE_TABLES, True)
 
 
 def test_a_suite_without_rules_judges_nothing(own: Path, tmp_path: Path) -> None:
-    for name in TABLES:
+    for name in SUITE_TABLES:
         written(own, name=name)
     judge_everything(tmp_path, SMALL.replace(suites=str(own)))
     assert json.loads((tmp_path / "second" / "raw" / "results.json").read_text()) == []
 
 
-def test_a_rule_that_cannot_be_judged_is_a_mistake_in_the_suite_and_not_in_the_data(own: Path, tmp_path: Path) -> None:
+def test_a_rule_that_cannot_be_judged_is_a_mistake_in_the_suite_and_not_in_the_data(
+    own: Path, tmp_path: Path
+) -> None:
     rule = {
         "description": "English has documents",
         "type": "expect_column_values_to_be_between",
         "kwargs": {"column": "language", "min_value": 1},
     }
     file = written(own, rule, name="raw-languages")
-    with pytest.raises(ConfigError, match=r"raw-languages\.json has a rule \(English has documents\) that cannot") as error:
+    with pytest.raises(
+        ConfigError, match=r"raw-languages\.json has a rule \(English has documents\) that cannot"
+    ) as error:
         judge_everything(tmp_path, SMALL.replace(suites=str(own)))
     assert not isinstance(error.value, ValidationFailed)
     assert "of the same type" in error.value.got
     assert "language, num_documents, size_bytes" in error.value.expected
-    assert error.value.do == f"mend {file.path}"
+    assert error.value.fix == f"mend {file.path}"

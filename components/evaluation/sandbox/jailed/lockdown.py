@@ -121,7 +121,9 @@ def keep_capabilities(kept: Iterable[int], *, inheritable: bool = False) -> None
 def keep_for_the_next_program(kept: Iterable[int]) -> None:
     """Give up every capability but `kept`, which the program that this process becomes has, too."""
     for one in set(range(_NUM_CAPABILITIES)).difference(kept):
-        libc.prctl(_PR_CAPBSET_DROP, one, 0, 0, 0)  # fails for numbers that this kernel does not know
+        libc.prctl(
+            _PR_CAPBSET_DROP, one, 0, 0, 0
+        )  # fails for numbers that this kernel does not know
     keep_capabilities(kept, inheritable=os.geteuid() != 0)
     if os.geteuid() != 0:  # what root keeps is decided by what was dropped
         for one in kept:

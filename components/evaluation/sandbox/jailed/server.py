@@ -20,7 +20,7 @@ import signal
 import socket
 from typing import Any, NamedTuple
 
-from . import confinement, judge, lockdown, subject
+from . import candidate, landlock_rules, lockdown, test_runner
 
 _CLONE_NEWPID = 0x20000000
 _MNT_DETACH = 2
@@ -29,7 +29,7 @@ _NOSUID_NODEV_NOATIME = 2 | 4 | 1024
 SCRATCH_OPTIONS = "size=16m,nr_inodes=4096,mode=1777"
 """Of the only writable place (assumption: MTPB and HumanEval write nothing of size)."""
 
-WARM = (
+PREIMPORTED = (
     "bisect", "collections", "copy", "dataclasses", "datetime", "enum", "functools", "hashlib", "heapq", "itertools", "json",
     "math", "operator", "random", "re", "string", "sys", "time", "typing",
 )  # fmt: skip
@@ -47,7 +47,7 @@ class _Setup(NamedTuple):
     judge_uid: int | None
     """The user that judges become; none where nobody can be another one."""
     shown: dict[str, Any] | None
-    """What `confinement.confine` is to leave, where no namespace hides the rest."""
+    """What `landlock_rules.confine` is to leave, where no namespace hides the rest."""
 
     @property
     def alone(self) -> bool:
@@ -62,19 +62,24 @@ def main(judges: int, *servers: tuple[int, list[str]]) -> None:
     """
     # Whoever asks may have thousands of open files, and the numbers of these are as high: `select`, and what closes all
     # files of a program, take low ones.
-    judges, servers = _lowest(judges), tuple((_lowest(control), packages) for control, packages in servers)
+    judges, servers = (
+        _lowest(judges),
+        tuple((_lowest(control), packages) for control, packages in servers),
+    )
     setup = _Setup(**json.loads(os.pread(0, os.fstat(0).st_size, 0)))
     with open(os.devnull, "rb") as null:
         os.dup2(null.fileno(), 0)
     # Libraries ask to mend locks and seeds after a fork. Servers have one thread, programs are seeded and cannot fork: it is
     # work for nothing, 0.6 ms for every program that has NumPy (measured).
     os.register_at_fork = lambda **_: None
-    for name in WARM:
+    for name in PREIMPORTED:
         importlib.import_module(name)
     _narrow(setup)
     _fork_server(
         [control for control, _ in servers],
-        lambda: judge.serve(judges, setup.judge_uid, setup.filters.get("judge"), alone=setup.alone),
+        lambda: test_runner.serve(
+            judges, setup.judge_uid, setup.filters.get("judge"), alone=setup.alone
+        ),
     )
     for control, packages in servers:
         others = [judges, *(other for other, _ in servers if other != control)]
@@ -95,7 +100,7 @@ def _narrow(setup: _Setup) -> None:
     lockdown.die_with_parent()
     lockdown.no_new_privileges()
     if setup.shown:
-        confinement.confine(**setup.shown)
+        landlock_rules.confine(**setup.shown)
         lockdown.keep_capabilities(lockdown.CHANGE_USER if setup.judge_uid is not None else ())
     if setup.filters:
         lockdown.Filter(setup.filters["server"]).load()
@@ -123,7 +128,7 @@ class _Server:
     def serve(self) -> None:
         """Until the socket closes. The packages take their memory when the first request comes, and not before."""
         lockdown.limit_for_all(alone=self._setup.alone)
-        subject.handle_signals()
+        candidate.handle_signals()
         select.select([self._control], [], [])
         for name in self._packages:
             importlib.import_module(name)
@@ -143,7 +148,9 @@ class _Server:
         before, size = self._scratch_state(), os.fstat(work).st_size
         limits = lockdown.numbered(request["limits"])
         self._poll.register(channel, 0)  # a hang-up is told unasked
-        if self._setup.namespaces:  # the last program's namespace takes no other one: back to our own, and on to a new one
+        if (
+            self._setup.namespaces
+        ):  # the last program's namespace takes no other one: back to our own, and on to a new one
             lockdown.check(lockdown.libc.setns(self._self, _CLONE_NEWPID))
             lockdown.check(lockdown.libc.unshare(_CLONE_NEWPID))
         pid = os.fork()
@@ -165,7 +172,12 @@ class _Server:
         return {"number": request["number"], "late": late, "status": status, "cpu_s": cpu_s}
 
     def _become_program(
-        self, request: dict[str, Any], limits: list[tuple[int, tuple[int, int]]], work: int, size: int, channel: int
+        self,
+        request: dict[str, Any],
+        limits: list[tuple[int, tuple[int, int]]],
+        work: int,
+        size: int,
+        channel: int,
     ) -> None:
         """The fork's life. Nothing of the program is looked at before the locks are on."""
         try:
@@ -182,18 +194,29 @@ class _Server:
             lockdown.die_with_parent()
             if self._filter:
                 self._filter.load()
-            subject.run(_CHANNEL, request["ask"], source.decode("utf-8", "surrogatepass"), request["entry_point"])
+            candidate.run(
+                _CHANNEL,
+                request["ask"],
+                source.decode("utf-8", "surrogatepass"),
+                request["entry_point"],
+            )
         finally:
             os._exit(0)
 
     def _scratch_state(self) -> tuple[Any, ...]:
         """Changes whenever something was written: what is left lies there, and what was removed left its time."""
         folder, left = os.stat(self._setup.scratch), list[str]()
-        with contextlib.suppress(PermissionError):  # an ordinary user's program owns the folder, and can close it
+        with contextlib.suppress(
+            PermissionError
+        ):  # an ordinary user's program owns the folder, and can close it
             left = os.listdir(self._setup.scratch)
         return folder.st_mode, folder.st_uid, folder.st_ino, folder.st_ctime_ns, left
 
     def _renew_scratch(self) -> None:
         place = self._setup.scratch.encode()
         lockdown.check(lockdown.libc.umount2(place, _MNT_DETACH))
-        lockdown.check(lockdown.libc.mount(b"tmpfs", place, b"tmpfs", _NOSUID_NODEV_NOATIME, SCRATCH_OPTIONS.encode()))
+        lockdown.check(
+            lockdown.libc.mount(
+                b"tmpfs", place, b"tmpfs", _NOSUID_NODEV_NOATIME, SCRATCH_OPTIONS.encode()
+            )
+        )

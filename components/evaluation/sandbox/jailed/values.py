@@ -24,14 +24,18 @@ _MAX_TEXT = 1 << 16
 _MAX_ITEMS = 1 << 16
 """Items of an iterator that a foreign object carries at most; a longer one carries none."""
 _PLAIN_INT = 1 << 63
-_NUMERIC = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"})
+_NUMERIC = frozenset(
+    {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"}
+)
 """Element types of NumPy that are rebuilt; all others travel as Python objects: a few bytes could announce gigabytes."""
 
 
 class Foreign:
     """What stands for an object that is no plain data. It equals only itself."""
 
-    def __init__(self, type_name: str, text: str, items: list[Any] | None, numbers: dict[str, Any]) -> None:
+    def __init__(
+        self, type_name: str, text: str, items: list[Any] | None, numbers: dict[str, Any]
+    ) -> None:
         self.type_name, self.text, self.items, self.numbers = type_name, text, items, numbers
 
     def __str__(self) -> str:
@@ -77,7 +81,10 @@ def _encode_number(value: Any, kind: type, _depth: int) -> Any:
     if issubclass(kind, float):
         return float.__float__(value)
     if issubclass(kind, complex):
-        return {"t": "complex", "v": [complex.__getattribute__(value, "real"), complex.__getattribute__(value, "imag")]}
+        return {
+            "t": "complex",
+            "v": [complex.__getattribute__(value, "real"), complex.__getattribute__(value, "imag")],
+        }
     if issubclass(kind, str):
         return str.__str__(value)
     if issubclass(kind, bytes):
@@ -92,7 +99,10 @@ def _encode_container(value: Any, kind: type, depth: int) -> Any:
         if issubclass(kind, base):
             return {"t": tag, "v": [encode(item, depth) for item in base.__iter__(value)]}
     if issubclass(kind, dict):
-        return {"t": "dict", "v": [[encode(key, depth), encode(item, depth)] for key, item in dict.items(value)]}
+        return {
+            "t": "dict",
+            "v": [[encode(key, depth), encode(item, depth)] for key, item in dict.items(value)],
+        }
     if kind in (type({}.keys()), type({}.items())):
         return {"t": "set", "v": [encode(item, depth) for item in value]}
     return None
@@ -112,11 +122,20 @@ def _encode_numpy(value: Any, kind: type, depth: int) -> Any:
     if issubclass(kind, numpy.generic):
         if value.dtype.kind in "US":
             return encode(value.item(), depth)
-        return {"t": "scalar", "dtype": element, "v": encode(value.item(), depth)} if element in _NUMERIC else None
+        return (
+            {"t": "scalar", "dtype": element, "v": encode(value.item(), depth)}
+            if element in _NUMERIC
+            else None
+        )
     if element not in _NUMERIC and value.dtype.kind not in "USO":
         return None
     flat = [encode(item, depth) for item in value.ravel().tolist()]
-    return {"t": "array", "dtype": element if element in _NUMERIC else "O", "shape": list(value.shape), "v": flat}
+    return {
+        "t": "array",
+        "dtype": element if element in _NUMERIC else "O",
+        "shape": list(value.shape),
+        "v": flat,
+    }
 
 
 def _encode_foreign(value: Any, kind: type, depth: int) -> Any:
@@ -131,7 +150,9 @@ def _encode_foreign(value: Any, kind: type, depth: int) -> Any:
             items = [item for item, _ in zip(value, range(_MAX_ITEMS + 1), strict=False)]
             if len(items) <= _MAX_ITEMS:
                 described["items"] = [encode(item, depth) for item in items]
-    except Exception as error:  # the program's own methods: whatever they raise, the object stays foreign
+    except (
+        Exception
+    ) as error:  # the program's own methods: whatever they raise, the object stays foreign
         described["failed"] = type(error).__name__
     return described
 
@@ -147,7 +168,15 @@ def decode(data: Any, *, hashed: bool = True) -> Any:
     """
     try:
         return _Decoder(hashed).value(data)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise FrameError(f"no plain data: {type(error).__name__}: {error}") from None
 
 
@@ -224,7 +253,9 @@ class _Decoder:
             raise ValueError(f"element type {data['dtype']!r}")
         array = array.reshape(shape)
         if array.size == 0 and math.prod(side for side in array.shape if side) > _MAX_ITEMS:
-            raise ValueError("an array of nothing, which would fill the memory as a list of empty lists")
+            raise ValueError(
+                "an array of nothing, which would fill the memory as a list of empty lists"
+            )
         return array
 
     def _scalar(self, data: Any) -> Any:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from components.data.sources.config import EXTENSIONS, Source
-from components.data.sources.naming import known_endings
+from components.data.sources.file_types import known_endings
 from components.data.sources.records import BAD_REASONS, WELL_KNOWN, Record, RecordMaker
 
 PAGE = (Path(__file__).parents[4] / "docs" / "sources.md").read_text(encoding="utf-8")
@@ -26,7 +26,9 @@ def rows_of(header):
 def source_of(line):
     name, arguments = line.removesuffix(")").split("(", 1)
     assert name == "Source"
-    return Source(**{key: json.loads(value) for key, value in re.findall(r'(\w+)=("[^"]*")', arguments)})
+    return Source(
+        **{key: json.loads(value) for key, value in re.findall(r'(\w+)=("[^"]*")', arguments)}
+    )
 
 
 def test_every_example_of_a_source_is_one():
@@ -50,11 +52,18 @@ def test_every_example_of_a_row_is_a_record_of_the_source_below_it():
 
 def test_the_tables_are_those_of_the_code():
     extensions = {
-        extension: language for language, cell in rows_of("| language | ext") for extension in re.findall("`(.*?)`", cell)
+        extension: language
+        for language, cell in rows_of("| language | ext")
+        for extension in re.findall("`(.*?)`", cell)
     }
     assert extensions == EXTENSIONS
-    names = {column.strip("`"): tuple(re.findall(r"`(\w+)`", cell)) for _, column, cell in rows_of("| field | column")}
+    names = {
+        column.strip("`"): tuple(re.findall(r"`(\w+)`", cell))
+        for _, column, cell in rows_of("| field | column")
+    }
     assert names == WELL_KNOWN
-    reasons = [reason for cell, _ in rows_of("| reason | what") for reason in re.findall("`(.*?)`", cell)]
+    reasons = [
+        reason for cell, _ in rows_of("| reason | what") for reason in re.findall("`(.*?)`", cell)
+    ]
     assert sorted(reasons) == sorted(BAD_REASONS)
     assert all(f"`{ending}`" in PAGE for ending in known_endings("archive"))

@@ -14,10 +14,15 @@ from fixtures.sources import gz, read, rows, tar, zipped, zstd
 
 from components.core.errors import FetchError, RecordError
 from components.data.sources.config import Source, extensions_with
+from components.data.sources.partition_reader import read_partition
 from components.data.sources.partitions import list_partitions
-from components.data.sources.reading import read_partition
 
-MEMBERS = {"p-1/deep/a.py": b"a = 1\n" * 400, "p-1/b.py": "ä\r\n".encode(), "p-1/c.txt": b"text", "p-1/d.py": b""}
+MEMBERS = {
+    "p-1/deep/a.py": b"a = 1\n" * 400,
+    "p-1/b.py": "ä\r\n".encode(),
+    "p-1/c.txt": b"text",
+    "p-1/d.py": b"",
+}
 PACK = {
     "a.zip": zipped,
     "stored.zip": lambda members: zipped(members, zipfile.ZIP_STORED),
@@ -77,7 +82,9 @@ def test_a_glob_of_files_gives_paths_below_its_fixed_part(tmp_path):
 
 def test_a_single_file_is_read_as_files_when_that_is_said(tmp_path):
     (tmp_path / "[1].py").write_text("a = 1\n")
-    assert [row["path"] for row in rows(read(Source(uri=str(tmp_path / "[1].py"), format="files")))] == ["[1].py"]
+    assert [
+        row["path"] for row in rows(read(Source(uri=str(tmp_path / "[1].py"), format="files")))
+    ] == ["[1].py"]
 
 
 def test_the_table_of_extensions_is_extended_by_a_recipe(tmp_path):
@@ -85,7 +92,9 @@ def test_the_table_of_extensions_is_extended_by_a_recipe(tmp_path):
     for name in ("a.pyi", "b.py", "c.h"):
         (tmp_path / "p" / name).write_text(name)
     table = extensions_with({".pyi": "Python", ".h": "C++"})
-    assert [(row["path"], row["language"]) for row in rows(read(tmp_path / "p", extensions=table))] == [
+    assert [
+        (row["path"], row["language"]) for row in rows(read(tmp_path / "p", extensions=table))
+    ] == [
         ("a.pyi", "Python"),
         ("b.py", "Python"),
         ("c.h", "C++"),
@@ -143,7 +152,9 @@ def test_bad_members_are_quarantined_by_name(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar"])
 def test_names_that_climb_are_text_and_write_nothing(tmp_path, name):
-    (tmp_path / name).write_bytes(PACK[name]({"../../out.py": b"1\n", str(tmp_path / "abs.py"): b"2\n"}))
+    (tmp_path / name).write_bytes(
+        PACK[name]({"../../out.py": b"1\n", str(tmp_path / "abs.py"): b"2\n"})
+    )
     before = sorted(tmp_path.rglob("*"))
     assert {row["text"] for row in rows(read(tmp_path / name))} == {"1\n", "2\n"}
     assert sorted(tmp_path.rglob("*")) == before
@@ -155,7 +166,9 @@ def test_archives_of_the_system_are_read(tmp_path):
     (tmp_path / "p" / "deep" / long_name).write_text("a = 1\n")
     (tmp_path / "p" / "link.py").symlink_to("deep")
     for style in ("gnu", "pax"):
-        subprocess.run(["tar", f"--format={style}", "-czf", f"{style}.tar.gz", "p"], cwd=tmp_path, check=True)
+        subprocess.run(
+            ["tar", f"--format={style}", "-czf", f"{style}.tar.gz", "p"], cwd=tmp_path, check=True
+        )
         (batch,) = read(tmp_path / f"{style}.tar.gz")
         assert batch.records["path"].to_pylist() == [f"p/deep/{long_name}"]
         assert batch.num_skipped == {"link": 1}
@@ -175,9 +188,14 @@ def test_a_zip_whose_count_stands_in_its_zip64_record(tmp_path):
     content = zipped(MEMBERS)
     body, (_, _, _, _, _, size, at, _) = content[:-22], struct.unpack("<4s4H2LH", content[-22:])
     for stated in (4, 5):
-        record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, stated, stated, size, at)
+        record = struct.pack(
+            "<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, stated, stated, size, at
+        )
         locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, len(body), 1)
-        end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 5) + b"large"
+        end = (
+            struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 5)
+            + b"large"
+        )
         (tmp_path / f"{stated}.zip").write_bytes(body + record + locator + end)
     (batch,) = read(tmp_path / "4.zip")
     assert (batch.records.num_rows, batch.num_skipped) == (3, {"language": 1})

@@ -31,7 +31,11 @@ ROWS = [
     for number in range(30)
 ]
 MEMBERS = {row["path"]: row["text"].encode() for row in ROWS}
-SCHEMA = {"type": "record", "name": "f", "fields": [{"name": name, "type": "string"} for name in ROWS[0]]}
+SCHEMA = {
+    "type": "record",
+    "name": "f",
+    "fields": [{"name": name, "type": "string"} for name in ROWS[0]],
+}
 
 EXACT: dict[str, Callable[[], bytes]] = {
     "a.jsonl.gz": lambda: gz(jsonl(ROWS)),
@@ -46,10 +50,14 @@ COUNTED: dict[str, Callable[[], bytes]] = {
     "snappy.avro": lambda: avro(ROWS, SCHEMA, codec="snappy"),
     "deflate.avro": lambda: avro(ROWS, SCHEMA, codec="deflate"),
     "null.avro": lambda: avro(ROWS, SCHEMA),
-    "checked.parquet": lambda: parquet(ROWS, write_page_checksum=True, row_group_size=12, compression="zstd"),
+    "checked.parquet": lambda: parquet(
+        ROWS, write_page_checksum=True, row_group_size=12, compression="zstd"
+    ),
     "plain.parquet": lambda: parquet(ROWS, row_group_size=12),
 }
-GARBLED: dict[str, Callable[[], bytes]] = {"pile.jsonl.zst": lambda: zstd(jsonl(ROWS), checksum=False)}
+GARBLED: dict[str, Callable[[], bytes]] = {
+    "pile.jsonl.zst": lambda: zstd(jsonl(ROWS), checksum=False)
+}
 WRITERS = EXACT | COUNTED | GARBLED
 
 

@@ -17,13 +17,24 @@ from components.data.sources.jsonl import read_lines
 from components.data.sources.records import BAD_REASONS
 
 GOOD = {"content": "a = 1\n", "path": "src/a.py", "repo": "octo/a", "license": "mit"}
-RECORD = {"language": "Python", "licence": "mit", "path": "src/a.py", "source": "octo/a", "text": "a = 1\n"}
+RECORD = {
+    "language": "Python",
+    "licence": "mit",
+    "path": "src/a.py",
+    "source": "octo/a",
+    "text": "a = 1\n",
+}
 
 
 def test_the_pile_names_its_subset_in_an_object_and_has_one_language(tmp_path):
-    pile = [{"text": "It was\na night.", "meta": {"pile_set_name": "Gutenberg (PG-19)"}}, {"text": "ä", "meta": None}]
+    pile = [
+        {"text": "It was\na night.", "meta": {"pile_set_name": "Gutenberg (PG-19)"}},
+        {"text": "ä", "meta": None},
+    ]
     (tmp_path / "00.jsonl.zst").write_bytes(zstd(jsonl(pile), checksum=False))
-    source = Source(uri=str(tmp_path / "*.jsonl.zst"), name="meta.pile_set_name", fixed_language="English")
+    source = Source(
+        uri=str(tmp_path / "*.jsonl.zst"), name="meta.pile_set_name", fixed_language="English"
+    )
     common = {"language": "English", "licence": "", "path": ""}
     assert rows(read(source, ["English"])) == [
         {**common, "source": "Gutenberg (PG-19)", "text": "It was\na night."},
@@ -32,7 +43,13 @@ def test_the_pile_names_its_subset_in_an_object_and_has_one_language(tmp_path):
 
 
 def test_bigquery_exports_and_our_own_corpora_need_no_names(tmp_path):
-    bigquery = {"repo_name": "octo/a", "path": "src/a.py", "license": "mit", "content": "a = 1\n", "size": "6"}
+    bigquery = {
+        "repo_name": "octo/a",
+        "path": "src/a.py",
+        "license": "mit",
+        "content": "a = 1\n",
+        "size": "6",
+    }
     (tmp_path / "000.json.gz").write_bytes(gz(jsonl([bigquery])))
     (tmp_path / "own.jsonl").write_bytes(jsonl([RECORD]))
     assert rows(read(tmp_path / "*.json*")) == [RECORD, RECORD]
@@ -61,7 +78,9 @@ def test_a_fixed_language_that_the_corpus_lacks_is_an_error(tmp_path):
 
 
 def test_several_licences_become_one_string(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(jsonl([{**GOOD, "license": ["MIT", "Apache-2.0"]}, {**GOOD, "license": []}]))
+    (tmp_path / "a.jsonl").write_bytes(
+        jsonl([{**GOOD, "license": ["MIT", "Apache-2.0"]}, {**GOOD, "license": []}])
+    )
     assert [row["licence"] for row in rows(read(tmp_path / "a.jsonl"))] == ["MIT, Apache-2.0", ""]
 
 
@@ -79,9 +98,15 @@ BROKEN = {
     "a path of another type": (line(path=["a"]), "wrong type: path is list"),
     "a licence of another type": (line(license=["MIT", 7]), "wrong type: licence is int"),
     "neither language nor path": (b'{"content": "a"}', "no language: "),
-    "latin 1": (line(content="@").replace(b"@", b"\xe4"), "not UTF-8: invalid continuation byte at byte 13"),
+    "latin 1": (
+        line(content="@").replace(b"@", b"\xe4"),
+        "not UTF-8: invalid continuation byte at byte 13",
+    ),
     "binary": (b"\x7fELF\x02\x01\xff\xfe", "not UTF-8: invalid start byte at byte 6"),
-    "half a pair, escaped": (line(content="@").replace(b"@", b"\\ud800"), "half a surrogate pair: "),
+    "half a pair, escaped": (
+        line(content="@").replace(b"@", b"\\ud800"),
+        "half a surrogate pair: ",
+    ),
     "half a pair, as bytes": (line(content="@").replace(b"@", b"\xed\xa0\x80"), "not UTF-8: "),
     "NUL": (line(content="ab\0"), "NUL character: at character 2 of text"),
     "NUL in the path": (line(path="a\0.py"), "NUL character: at character 1 of path"),
@@ -94,7 +119,9 @@ BROKEN = {
 
 @pytest.mark.parametrize(("broken", "reason"), BROKEN.values(), ids=BROKEN.keys())
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
-def test_a_broken_line_is_quarantined_with_its_place_and_the_others_are_read(tmp_path, ending, broken, reason):
+def test_a_broken_line_is_quarantined_with_its_place_and_the_others_are_read(
+    tmp_path, ending, broken, reason
+):
     pack = {"jsonl": bytes, "jsonl.gz": gz, "jsonl.zst": zstd}[ending]
     path = tmp_path / f"a.{ending}"
     path.write_bytes(pack(line() + b"\n" + broken + b"\n" + line()))
@@ -111,14 +138,20 @@ def test_a_broken_line_is_quarantined_with_its_place_and_the_others_are_read(tmp
 
 def test_lines_end_at_newlines_only_and_blank_ones_are_counted(tmp_path):
     text = "a\u2028b\u2029c\x85d\x0be"
-    content = line(content="1") + b"\r\n\r\n  \t\n\n" + jsonl([{**GOOD, "content": text}]).rstrip(b"\n")
+    content = (
+        line(content="1") + b"\r\n\r\n  \t\n\n" + jsonl([{**GOOD, "content": text}]).rstrip(b"\n")
+    )
     (tmp_path / "a.jsonl").write_bytes(content)
     (batch,) = read(tmp_path / "a.jsonl")
     assert batch.records["text"].to_pylist() == ["1", text]
     assert (batch.bad, batch.num_skipped) == ([], {"blank line": 3})
 
 
-@pytest.mark.parametrize(("content", "skipped"), [(b"", []), (b"\n\n\n", [{"blank line": 3}])], ids=["nothing", "newlines"])
+@pytest.mark.parametrize(
+    ("content", "skipped"),
+    [(b"", []), (b"\n\n\n", [{"blank line": 3}])],
+    ids=["nothing", "newlines"],
+)
 def test_a_file_without_records_has_none(tmp_path, content, skipped):
     (tmp_path / "a.jsonl").write_bytes(content)
     assert [batch.num_skipped for batch in read(tmp_path / "a.jsonl")] == skipped
@@ -149,12 +182,18 @@ def test_lines_are_what_splitting_the_whole_gives(lines, ends, num_bytes, limit)
     assert [one.size_bytes for one in found] == [len(one) for one in expected]
     assert [content[one.offset : one.offset + one.size_bytes] for one in found] == expected
     assert all(
-        one.content == all_ if len(all_) <= limit else all_[:limit] for one, all_ in zip(found, expected, strict=True)
+        one.content == all_ if len(all_) <= limit else all_[:limit]
+        for one, all_ in zip(found, expected, strict=True)
     )
 
 
 @settings(max_examples=60, deadline=None)
-@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40), max_size=12))
+@given(
+    texts=st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40),
+        max_size=12,
+    )
+)
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
 def test_any_text_comes_back_as_it_was(tmp_path_factory, ending, texts):
     pack = {"jsonl": bytes, "jsonl.gz": gz, "jsonl.zst": zstd}[ending]
@@ -180,7 +219,9 @@ def test_members_and_frames_follow_one_another(tmp_path):
     halves = jsonl([GOOD] * 3), jsonl([GOOD] * 4)
     (tmp_path / "a.jsonl.gz").write_bytes(gz(halves[0]) + gz(b"") + gz(halves[1]))
     skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"
-    (tmp_path / "a.jsonl.zst").write_bytes(zstd(halves[0]) + skippable + zstd(b"") + zstd(halves[1]))
+    (tmp_path / "a.jsonl.zst").write_bytes(
+        zstd(halves[0]) + skippable + zstd(b"") + zstd(halves[1])
+    )
     assert rows(read(tmp_path / "a.jsonl.gz")) == [RECORD] * 7
     assert rows(read(tmp_path / "a.jsonl.zst")) == [RECORD] * 7
 
@@ -192,7 +233,9 @@ def test_a_compressed_file_of_no_bytes_is_a_truncated_one(tmp_path, name):
         list(read(tmp_path / name))
 
 
-@pytest.mark.parametrize(("name", "pack"), [("a.jsonl.gz", gz), ("a.jsonl.zst", zstd)], ids=["gzip", "zstd"])
+@pytest.mark.parametrize(
+    ("name", "pack"), [("a.jsonl.gz", gz), ("a.jsonl.zst", zstd)], ids=["gzip", "zstd"]
+)
 def test_every_truncation_of_a_compressed_file_is_an_error_that_names_it(tmp_path, name, pack):
     content = pack(jsonl([GOOD] * 3))
     for length in range(len(content)):
@@ -202,7 +245,10 @@ def test_every_truncation_of_a_compressed_file_is_an_error_that_names_it(tmp_pat
 
 
 def test_a_line_of_two_gigabytes_is_quarantined_without_being_held(tmp_path):
-    with (tmp_path / "a.jsonl.zst").open("wb") as file, zstandard.ZstdCompressor(level=1).stream_writer(file) as stream:
+    with (
+        (tmp_path / "a.jsonl.zst").open("wb") as file,
+        zstandard.ZstdCompressor(level=1).stream_writer(file) as stream,
+    ):
         stream.write(line() + b'\n{"content": "')
         for _ in range(2048):
             stream.write(b"x" * (1 << 20))

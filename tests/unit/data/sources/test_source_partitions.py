@@ -10,8 +10,8 @@ from fixtures.sources import parquet, rows, zstd
 
 from components.core.errors import ConfigError, DataError, FetchError, RecordError
 from components.data.sources.config import QuarantineConfig, Source, extensions_with
+from components.data.sources.partition_reader import read_partition
 from components.data.sources.partitions import Partition, list_partitions
-from components.data.sources.reading import read_partition
 
 ROW = b'{"text": "a", "path": "a.py"}\n'
 
@@ -42,8 +42,14 @@ def corpus(tmp_path, monkeypatch):
         ({"uri": "raw/*.jsonl*"}, ["jsonl raw/a.jsonl.zst", "jsonl raw/b.jsonl"]),
         ({"uri": "raw/**/*.jsonl"}, ["jsonl raw/b.jsonl", "jsonl raw/deep/c.jsonl"]),
         ({"uri": "*/*.jsonl"}, ["jsonl raw/b.jsonl"]),
-        ({"uri": "raw", "format": "jsonl"}, ["jsonl raw/a.jsonl.zst", "jsonl raw/b.jsonl", "jsonl raw/deep/c.jsonl"]),
-        ({"uri": "raw/", "format": "jsonl"}, ["jsonl raw/a.jsonl.zst", "jsonl raw/b.jsonl", "jsonl raw/deep/c.jsonl"]),
+        (
+            {"uri": "raw", "format": "jsonl"},
+            ["jsonl raw/a.jsonl.zst", "jsonl raw/b.jsonl", "jsonl raw/deep/c.jsonl"],
+        ),
+        (
+            {"uri": "raw/", "format": "jsonl"},
+            ["jsonl raw/a.jsonl.zst", "jsonl raw/b.jsonl", "jsonl raw/deep/c.jsonl"],
+        ),
         ({"uri": "./raw/b.jsonl"}, ["jsonl ./raw/b.jsonl"]),
         ({"uri": "raw/NOTICE.txt", "format": "jsonl"}, ["jsonl raw/NOTICE.txt"]),
         ({"uri": "repos"}, ["files repos/"]),
@@ -61,20 +67,35 @@ def test_a_source_means_these_files_under_these_names(corpus, source, expected):
 
 
 def test_sizes_are_as_stored(corpus):
-    listed = {one.name: one.size_bytes for one in list_partitions([Source(uri="raw/*.jsonl*"), Source(uri="repos/*/")])}
+    listed = {
+        one.name: one.size_bytes
+        for one in list_partitions([Source(uri="raw/*.jsonl*"), Source(uri="repos/*/")])
+    }
     compressed = (corpus / "raw/a.jsonl.zst").stat().st_size
-    assert listed == {"raw/a.jsonl.zst": compressed, "raw/b.jsonl": len(ROW), "repos/one/": 4, "repos/two/": 3}
+    assert listed == {
+        "raw/a.jsonl.zst": compressed,
+        "raw/b.jsonl": len(ROW),
+        "repos/one/": 4,
+        "repos/two/": 3,
+    }
 
 
 def test_partitions_are_sorted_whatever_the_order_of_their_sources(corpus):
     sources = [Source(uri="repos/two"), Source(uri="raw/*.jsonl*"), Source(uri="repos/one")]
     listed = list_partitions(sources)
     assert listed == list_partitions(sources[::-1])
-    assert [one.name for one in listed] == ["raw/a.jsonl.zst", "raw/b.jsonl", "repos/one/", "repos/two/"]
+    assert [one.name for one in listed] == [
+        "raw/a.jsonl.zst",
+        "raw/b.jsonl",
+        "repos/one/",
+        "repos/two/",
+    ]
 
 
 def test_a_partition_is_plain_json(corpus):
-    for partition in list_partitions([Source(uri="raw/*.jsonl", licence="license"), Source(uri="repos")]):
+    for partition in list_partitions(
+        [Source(uri="raw/*.jsonl", licence="license"), Source(uri="repos")]
+    ):
         assert Partition.parse(json.loads(json.dumps(partition.model_dump()))) == partition
 
 
@@ -89,7 +110,15 @@ def test_a_partition_is_plain_json(corpus):
         ({"uri": "raw/b.jsonl", "format": "archive"}, ConfigError, "is to be read as an archive"),
         ({"uri": "nosuch://bucket/a.jsonl"}, ConfigError, "cannot be opened"),
     ],
-    ids=["absent", "no match", "no file of the format", "data in a folder", "no format", "no archive", "no protocol"],
+    ids=[
+        "absent",
+        "no match",
+        "no file of the format",
+        "data in a folder",
+        "no format",
+        "no archive",
+        "no protocol",
+    ],
 )
 def test_a_source_that_means_nothing_or_too_much_is_an_error(corpus, source, error, message):
     with pytest.raises(error, match=message):
@@ -97,7 +126,9 @@ def test_a_source_that_means_nothing_or_too_much_is_an_error(corpus, source, err
 
 
 def test_a_file_in_two_sources_is_an_error(corpus):
-    with pytest.raises(ConfigError, match=r"raw/b\.jsonl is in the sources raw/\*\.jsonl and raw/b\.jsonl"):
+    with pytest.raises(
+        ConfigError, match=r"raw/b\.jsonl is in the sources raw/\*\.jsonl and raw/b\.jsonl"
+    ):
         list_partitions([Source(uri="raw/*.jsonl"), Source(uri="raw/b.jsonl")])
 
 

@@ -10,19 +10,28 @@ from pathlib import Path
 import pytest
 from fixtures.sources import avro, gz, jsonl, parquet, tar, zipped, zstd
 
-from components.data.sources import batches
+from components.data.sources import record_batches
 from components.data.sources.config import Source
+from components.data.sources.partition_reader import Batch, read_partition
 from components.data.sources.partitions import Partition, list_partitions
-from components.data.sources.reading import Batch, read_partition
 
 _CHANCE = random.Random(5)  # noqa: S311 - no secret
 ROWS = [
-    {"text": "".join(_CHANCE.choices("abcdefgh \n", k=2000)), "path": f"{number}.py", "repo": "octo/a", "license": "mit"}
+    {
+        "text": "".join(_CHANCE.choices("abcdefgh \n", k=2000)),
+        "path": f"{number}.py",
+        "repo": "octo/a",
+        "license": "mit",
+    }
     for number in range(400)
 ]
 """Alike in length and in how well they compress, so a share of the documents is the same share of the stored bytes."""
 MEMBERS = {row["path"]: row["text"].encode() for row in ROWS}
-SCHEMA = {"type": "record", "name": "f", "fields": [{"name": name, "type": "string"} for name in ROWS[0]]}
+SCHEMA = {
+    "type": "record",
+    "name": "f",
+    "fields": [{"name": name, "type": "string"} for name in ROWS[0]],
+}
 
 WRITERS: dict[str, Callable[[], bytes]] = {
     "a.jsonl": lambda: jsonl(ROWS),
@@ -57,37 +66,55 @@ def partition(request: pytest.FixtureRequest, tmp_path: Path) -> Partition:
     return partition_of(tmp_path / "folder")
 
 
-def test_each_batch_says_how_far_it_reaches(partition: Partition, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "BATCH_BYTES", 80_000)
+def test_each_batch_says_how_far_it_reaches(
+    partition: Partition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_batches, "BATCH_BYTES", 80_000)
     found = read(partition)
     assert len(found) > 8
     num_documents = 0
     for batch in found:
         num_documents += len(batch.records)
-        assert batch.stored_bytes / partition.size_bytes == pytest.approx(num_documents / len(ROWS), abs=0.05)
+        assert batch.stored_bytes / partition.size_bytes == pytest.approx(
+            num_documents / len(ROWS), abs=0.05
+        )
     assert found[-1].stored_bytes == partition.size_bytes
 
 
-def test_a_part_of_a_parquet_file_counts_for_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "BATCH_BYTES", 80_000)
+def test_a_part_of_a_parquet_file_counts_for_its_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_batches, "BATCH_BYTES", 80_000)
     (tmp_path / "a.parquet").write_bytes(parquet(ROWS, row_group_size=50))
     size = (tmp_path / "a.parquet").stat().st_size
     parts = list_partitions([Source(uri=str(tmp_path / "a.parquet"))], split_bytes=size // 5)
-    assert [(one.first_row_group, one.last_row_group) for one in parts] == [(0, 1), (2, 3), (4, 5), (6, 7)]
+    assert [(one.first_row_group, one.last_row_group) for one in parts] == [
+        (0, 1),
+        (2, 3),
+        (4, 5),
+        (6, 7),
+    ]
     assert sum(one.size_bytes for one in parts) == size
     for part in parts:
         assert part.size_bytes == pytest.approx(size / 4, rel=0.01)
         first, *_, last = read(part)
-        assert first.stored_bytes / part.size_bytes == pytest.approx(len(first.records) / 100, abs=0.01)
+        assert first.stored_bytes / part.size_bytes == pytest.approx(
+            len(first.records) / 100, abs=0.01
+        )
         assert last.stored_bytes == part.size_bytes
 
 
 def test_a_partition_that_is_only_begun(partition: Partition) -> None:
     """The documents until 100,000 bytes are reached, which is the 50th at the earliest, and an eighth of the whole."""
     (batch,) = read(partition.replace(first_bytes=100_000))
-    assert batch.records["text"].to_pylist() == read(partition)[0].records["text"].to_pylist()[: len(batch.records)]
+    assert (
+        batch.records["text"].to_pylist()
+        == read(partition)[0].records["text"].to_pylist()[: len(batch.records)]
+    )
     assert 45 <= len(batch.records) <= 50
-    assert batch.stored_bytes / partition.size_bytes == pytest.approx(len(batch.records) / len(ROWS), abs=0.05)
+    assert batch.stored_bytes / partition.size_bytes == pytest.approx(
+        len(batch.records) / len(ROWS), abs=0.05
+    )
 
 
 @pytest.fixture
@@ -100,16 +127,21 @@ def lines(tmp_path: Path) -> Partition:
 
 
 @pytest.mark.parametrize(
-    ("first_bytes", "expected"), [(1, 1), (31, 1), (32, 2), (62, 2), (31 * 29 + 1, 30), (31 * 30, 30), (10**9, 30)]
+    ("first_bytes", "expected"),
+    [(1, 1), (31, 1), (32, 2), (62, 2), (31 * 29 + 1, 30), (31 * 30, 30), (10**9, 30)],
 )
-def test_a_beginning_ends_with_the_record_that_reaches_it(lines: Partition, first_bytes: int, expected: int) -> None:
+def test_a_beginning_ends_with_the_record_that_reaches_it(
+    lines: Partition, first_bytes: int, expected: int
+) -> None:
     (batch,) = read(lines.replace(first_bytes=first_bytes))
     assert len(batch.records) == expected
     assert (batch.stored_bytes == lines.size_bytes) == (expected == 30)
 
 
-def test_a_long_beginning_comes_in_batches(lines: Partition, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "BATCH_BYTES", 100)
+def test_a_long_beginning_comes_in_batches(
+    lines: Partition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_batches, "BATCH_BYTES", 100)
     assert [len(batch.records) for batch in read(lines.replace(first_bytes=310))] == [4, 4, 2]
 
 

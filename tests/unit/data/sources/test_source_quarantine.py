@@ -5,23 +5,26 @@ from __future__ import annotations
 import pytest
 
 from components.core.errors import RecordError
-from components.data.sources.batches import Bad
 from components.data.sources.config import QuarantineConfig
-from components.data.sources.quarantine import require_tolerable
+from components.data.sources.quarantine import check_bad_record_limit
+from components.data.sources.record_batches import QuarantinedRecord
 
 ONE_IN_A_HUNDRED = QuarantineConfig(max_bad_fraction=0.01)
 
 
 @pytest.mark.parametrize(("num_bad", "num_read"), [(0, 0), (0, 10), (1, 100), (10, 1000)])
 def test_up_to_the_tolerance_nothing_happens(num_bad, num_read):
-    require_tolerable(num_bad, num_read, [], ONE_IN_A_HUNDRED)
+    check_bad_record_limit(num_bad, num_read, [], ONE_IN_A_HUNDRED)
 
 
 @pytest.mark.parametrize(("num_bad", "num_read"), [(1, 1), (1, 99), (11, 1000)])
 def test_above_it_the_first_bad_records_are_quoted(num_bad, num_read):
-    examples = [Bad(f"{number}.jsonl", number, "not JSON: end of data", "{") for number in range(9)]
+    examples = [
+        QuarantinedRecord(f"{number}.jsonl", number, "not JSON: end of data", "{")
+        for number in range(9)
+    ]
     with pytest.raises(RecordError, match=f"{num_bad:,} of {num_read:,} records are bad") as error:
-        require_tolerable(num_bad, num_read, examples, ONE_IN_A_HUNDRED)
+        check_bad_record_limit(num_bad, num_read, examples, ONE_IN_A_HUNDRED)
     assert error.value.got.count("not JSON") == 5
     assert "4.jsonl, 4: not JSON: end of data: '{'" in error.value.got
     assert error.value.expected == "at most 1.000% of them"
@@ -29,4 +32,4 @@ def test_above_it_the_first_bad_records_are_quoted(num_bad, num_read):
 
 def test_a_tolerance_of_nothing_refuses_the_first():
     with pytest.raises(RecordError):
-        require_tolerable(1, 10**9, [], QuarantineConfig(max_bad_fraction=0.0))
+        check_bad_record_limit(1, 10**9, [], QuarantineConfig(max_bad_fraction=0.0))

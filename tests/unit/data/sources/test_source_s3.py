@@ -10,11 +10,18 @@ from fixtures.sources import LANGUAGES, avro, gz, jsonl, parquet, read, rows, zi
 
 from components.core.errors import DataError, FetchError, RecordError
 from components.data.sources.config import Source
+from components.data.sources.partition_reader import read_partition
 from components.data.sources.partitions import list_partitions
-from components.data.sources.reading import read_partition
 
-ROWS = [{"content": f"{number}\n", "path": f"{number}.py", "repo": "octo/a", "license": "mit"} for number in range(9)]
-SCHEMA = {"type": "record", "name": "f", "fields": [{"name": name, "type": "string"} for name in ROWS[0]]}
+ROWS = [
+    {"content": f"{number}\n", "path": f"{number}.py", "repo": "octo/a", "license": "mit"}
+    for number in range(9)
+]
+SCHEMA = {
+    "type": "record",
+    "name": "f",
+    "fields": [{"name": name, "type": "string"} for name in ROWS[0]],
+}
 OBJECTS = {
     "plain/a.jsonl": jsonl(ROWS),
     "gzip/a.json.gz": gz(jsonl(ROWS)),
@@ -47,7 +54,9 @@ def storage(s3_endpoint: str):
     client.close()
 
 
-@pytest.mark.parametrize("glob", ["plain/*.jsonl", "gzip/*.gz", "zstd/a.jsonl.zst", "parquet/*", "avro/*", "zip/a.zip"])
+@pytest.mark.parametrize(
+    "glob", ["plain/*.jsonl", "gzip/*.gz", "zstd/a.jsonl.zst", "parquet/*", "avro/*", "zip/a.zip"]
+)
 def test_every_format_is_read_from_s3(storage, glob):
     found = rows(read(f"s3://corpus/{glob}", storage_options=storage))
     assert [row["text"] for row in found] == [row["content"] for row in ROWS]
@@ -55,7 +64,11 @@ def test_every_format_is_read_from_s3(storage, glob):
 
 def test_a_folder_of_files_on_s3(storage):
     (partition,) = list_partitions([Source(uri="s3://corpus/files")], storage_options=storage)
-    assert (partition.name, partition.uri, partition.size_bytes) == ("s3://corpus/files/", "s3://corpus/files", 14)
+    assert (partition.name, partition.uri, partition.size_bytes) == (
+        "s3://corpus/files/",
+        "s3://corpus/files",
+        14,
+    )
     (batch,) = read_partition(partition, LANGUAGES, storage_options=storage)
     (row,) = batch.records.to_pylist()
     assert (row["path"], row["source"], batch.num_skipped) == ("src/a.py", "files", {"language": 1})
@@ -68,7 +81,9 @@ def test_no_place_and_no_key_becomes_part_of_a_partition(storage):
 
 
 def test_an_object_that_was_replaced_since_its_listing_is_an_error(storage):
-    (partition,) = list_partitions([Source(uri="s3://corpus/plain/a.jsonl")], storage_options=storage)
+    (partition,) = list_partitions(
+        [Source(uri="s3://corpus/plain/a.jsonl")], storage_options=storage
+    )
     with pytest.raises(RecordError, match=r"s3://corpus/plain/a\.jsonl has"):
         list(read_partition(partition.replace(size_bytes=7), LANGUAGES, storage_options=storage))
 
@@ -79,6 +94,10 @@ def test_a_bucket_that_is_not_there_holds_no_file(storage):
 
 
 def test_an_endpoint_that_does_not_answer_is_an_error_that_names_the_source(storage):
-    options = {**storage, "endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
+    options = {
+        **storage,
+        "endpoint_url": "http://127.0.0.1:9",
+        "config_kwargs": {"retries": {"max_attempts": 0}},
+    }
     with pytest.raises(FetchError, match=r"s3://corpus/plain/a\.jsonl cannot be read"):
         list_partitions([Source(uri="s3://corpus/plain/a.jsonl")], storage_options=options)

@@ -12,8 +12,8 @@ from fixtures.sources import avro, parquet, read, rows
 
 from components.core.errors import ConfigError, RecordError
 from components.data.sources.config import Source
+from components.data.sources.partition_reader import read_partition
 from components.data.sources.partitions import list_partitions
-from components.data.sources.reading import read_partition
 
 STACK = {
     "hexsha": "00ff",
@@ -25,34 +25,68 @@ STACK = {
     "max_stars_count": 3,
     "alphanum_fraction": 0.5,
 }
-RECORD = {"language": "C++", "licence": "MIT, BSD-3-Clause", "path": "src/a.h", "source": "octo/a", "text": "int a;\n"}
+RECORD = {
+    "language": "C++",
+    "licence": "MIT, BSD-3-Clause",
+    "path": "src/a.h",
+    "source": "octo/a",
+    "text": "int a;\n",
+}
 GITHUB = {"content": "a = 1\n", "path": "a.py", "repo": "octo/a", "license": "mit"}
-GITHUB_RECORD = {"language": "Python", "licence": "mit", "path": "a.py", "source": "octo/a", "text": "a = 1\n"}
-AVRO = {"type": "record", "name": "f", "fields": [{"name": name, "type": ["null", "string"]} for name in GITHUB]}
+GITHUB_RECORD = {
+    "language": "Python",
+    "licence": "mit",
+    "path": "a.py",
+    "source": "octo/a",
+    "text": "a = 1\n",
+}
+AVRO = {
+    "type": "record",
+    "name": "f",
+    "fields": [{"name": name, "type": ["null", "string"]} for name in GITHUB],
+}
 
 
 def numbered(count):
     return [{**GITHUB, "content": f"{number}\n"} for number in range(count)]
 
 
-@pytest.mark.parametrize("options", [{}, {"compression": "zstd"}, {"use_dictionary": False, "compression": "gzip"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"compression": "zstd"}, {"use_dictionary": False, "compression": "gzip"}],
+    ids=str,
+)
 def test_the_stack_as_parquet_needs_no_names(tmp_path, options):
     (tmp_path / "0000.parquet").write_bytes(parquet([STACK] * 3, **options))
     assert rows(read(tmp_path / "*.parquet")) == [RECORD] * 3
 
 
 @pytest.mark.parametrize(
-    "kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string()), pa.string_view()], ids=str
+    "kind",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.binary(),
+        pa.dictionary(pa.int32(), pa.string()),
+        pa.string_view(),
+    ],
+    ids=str,
 )
 def test_a_text_may_be_of_any_type_of_strings(tmp_path, kind):
-    table = pa.table({"code": pa.array(["a\n", "ä\n", "a\n"]).cast(kind), "path": ["1.py", "2.py", "3.py"]})
+    table = pa.table(
+        {"code": pa.array(["a\n", "ä\n", "a\n"]).cast(kind), "path": ["1.py", "2.py", "3.py"]}
+    )
     pq.write_table(table, tmp_path / "a.parquet")
     assert [row["text"] for row in rows(read(tmp_path / "a.parquet"))] == ["a\n", "ä\n", "a\n"]
 
 
 def test_a_name_reaches_into_a_struct(tmp_path):
-    (tmp_path / "a.parquet").write_bytes(parquet([{"text": "a", "meta": {"pile_set_name": "ArXiv", "id": 7}}]))
-    source = Source(uri=str(tmp_path / "a.parquet"), name="meta.pile_set_name", fixed_language="English")
+    (tmp_path / "a.parquet").write_bytes(
+        parquet([{"text": "a", "meta": {"pile_set_name": "ArXiv", "id": 7}}])
+    )
+    source = Source(
+        uri=str(tmp_path / "a.parquet"), name="meta.pile_set_name", fixed_language="English"
+    )
     assert [row["source"] for row in rows(read(source, ["English"]))] == ["ArXiv"]
 
 
@@ -62,7 +96,11 @@ def test_bad_rows_of_parquet_are_quarantined_by_their_number_in_the_file(tmp_pat
     invalid = pa.StringArray.from_buffers(
         len(texts), *binary.buffers()[1:], binary.buffers()[0]
     )  # As a sloppy writer would.
-    pq.write_table(pa.table({"content": invalid, "path": ["a.py"] * 7}), tmp_path / "a.parquet", row_group_size=2)
+    pq.write_table(
+        pa.table({"content": invalid, "path": ["a.py"] * 7}),
+        tmp_path / "a.parquet",
+        row_group_size=2,
+    )
     (batch,) = read(tmp_path / "a.parquet", max_record_bytes=50)
     assert batch.records["text"].to_pylist() == ["1", "3", "7"]
     assert [(bad.offset, bad.reason.partition(":")[0]) for bad in batch.bad] == [
@@ -79,10 +117,16 @@ def test_a_big_parquet_file_becomes_partitions_that_together_are_the_file(tmp_pa
     (tmp_path / "a.parquet").write_bytes(content)
     source = Source(uri=str(tmp_path / "a.parquet"))
     partitions = list_partitions([source], split_bytes=len(content) // 3)
-    assert [(one.first_row_group, one.last_row_group) for one in partitions] == [(0, 3), (4, 7), (8, 9)]
+    assert [(one.first_row_group, one.last_row_group) for one in partitions] == [
+        (0, 3),
+        (4, 7),
+        (8, 9),
+    ]
     assert [one.name.rpartition("[")[2] for one in partitions] == ["0:3]", "4:7]", "8:9]"]
     batches = [batch for one in partitions for batch in read_partition(one, ["Python"])]
-    assert [text for batch in batches for text in batch.records["text"].to_pylist()] == [f"{n}\n" for n in range(50)]
+    assert [text for batch in batches for text in batch.records["text"].to_pylist()] == [
+        f"{n}\n" for n in range(50)
+    ]
 
 
 def test_rows_of_a_later_partition_are_numbered_in_the_file(tmp_path):
@@ -139,8 +183,12 @@ def test_bad_records_of_avro_are_quarantined_by_their_number(tmp_path):
     ],
     ids=["text", "licence", "name", "path and language"],
 )
-def test_a_table_without_a_named_column_is_an_error_that_lists_its_columns(tmp_path, name, source, message):
-    (tmp_path / name).write_bytes(parquet([GITHUB]) if name == "a.parquet" else avro([GITHUB], AVRO))
+def test_a_table_without_a_named_column_is_an_error_that_lists_its_columns(
+    tmp_path, name, source, message
+):
+    (tmp_path / name).write_bytes(
+        parquet([GITHUB]) if name == "a.parquet" else avro([GITHUB], AVRO)
+    )
     with pytest.raises(ConfigError, match=message) as error:
         list(read(Source(uri=str(tmp_path / name), **source)))
     assert "has the columns content, path, repo, license" in error.value.got
@@ -153,7 +201,9 @@ def test_a_table_without_text_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.avro"])
-@pytest.mark.parametrize("content", [b"", b"no table", b"PAR1", b"Obj\x01"], ids=["nothing", "text", "PAR1", "Obj"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no table", b"PAR1", b"Obj\x01"], ids=["nothing", "text", "PAR1", "Obj"]
+)
 def test_what_is_no_table_is_an_error_that_names_it(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(RecordError, match=f"{name} is damaged or truncated"):

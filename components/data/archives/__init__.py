@@ -1,0 +1,1 @@
+"""Pinned source archives: fetching, verification and extraction into the raw corpora."""

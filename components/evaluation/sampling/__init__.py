@@ -1,0 +1,1 @@
+"""Completions of a model: samplers, worker processes, truncation and sample files."""

@@ -1,0 +1,1 @@
+"""From samples to scores: execution of programs, grading, pass@k and confidence intervals."""

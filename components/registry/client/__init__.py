@@ -1,0 +1,1 @@
+"""MLflow client plumbing: connections, retries, metric buffering and naming rules."""

@@ -1,0 +1,1 @@
+"""Launching the ranks of a training stage and supervising them."""

@@ -1,0 +1,1 @@
+"""Server processes that the platform starts: Prefect, MLflow and the completions API."""

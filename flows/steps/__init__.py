@@ -1,0 +1,1 @@
+"""Task bodies that the flows call."""

@@ -187,7 +187,7 @@ def plan(
     chosen = load_recipe(recipe, sets)
     from components.training.planning.devices import device as device_of
     from components.training.planning.parallel_layout import ParallelLayout
-    from flows.cli.main import plan as planning
+    from flows.cli import plan as planning
 
     device, asked = device_of(gpu), planning.recipe_options(recipe, sets)
     setting = ParallelLayout.parse(

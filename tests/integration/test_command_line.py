@@ -227,7 +227,7 @@ look()
 
 _BUG = """
 import sys
-from flows.cli.main import main, run
+from flows.cli import main, run
 settled = run.chosen_execution
 
 def broken(recipe, execution):

@@ -20,7 +20,7 @@ from components.evaluation.benchmarks.problem import Problem
 from components.evaluation.benchmarks.protocol import BenchmarkProtocol, ExtraMetrics, ProblemCounts
 from components.evaluation.sampling.samples import Sample, read_samples
 from components.evaluation.sandbox import Verdict
-from components.evaluation.scoring.grading import pass_at_k
+from components.evaluation.scoring import pass_at_k
 from components.evaluation.scoring.intervals import Estimate
 from components.evaluation.scoring.pass_at_k import Count
 from components.evaluation.scoring.program_executor import Program, ProgramExecutor

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from components.core.artifact import Kind
 from components.training.planning.devices import DEVICES
-from flows.cli.main import options
+from flows.cli import options
 from flows.cli.main import app
 from flows.settings.recipes import RECIPES, recipe
 

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 from pydantic import JsonValue
@@ -91,6 +91,18 @@ def stages_up_to(recipe: Recipe, last: str) -> list[StageName]:
     return trained[: trained.index(last) + 1]
 
 
+def stage_config(recipe: Recipe, stage: StageName) -> dict[str, Any]:
+    """Return the settings that decide the checkpoint of a stage, besides its inputs."""
+    following = dict(itertools.pairwise(STAGES)).get(stage)
+    return {
+        "model": recipe.model,
+        "stage": getattr(recipe.training.stages, stage),
+        "seed": recipe.seed,
+        "save_optimizer_state": following is not None
+        and getattr(recipe.training.stages, following).optimizer == "kept",
+    }
+
+
 def _train_stage(
     here: FlowContext, stage: StageName, corpora: PreparedData, before: Artifact | None
 ) -> Artifact:
@@ -103,16 +115,7 @@ def _train_stage(
 
     recipe, corpus = here.recipe, corpora.prepared[stage]
     settings = getattr(recipe.training.stages, stage)
-    following = dict(itertools.pairwise(STAGES)).get(stage)
-    save_optimizer_state = (
-        following is not None and getattr(recipe.training.stages, following).optimizer == "kept"
-    )
-    config: dict[str, JsonValue] = {
-        "model": recipe.model.model_dump(mode="json"),
-        "stage": settings.model_dump(mode="json"),
-        "seed": recipe.seed,
-        "save_optimizer_state": save_optimizer_state,
-    }
+    config = stage_config(recipe, stage)
     parents = {"corpus": corpus, "tokenizer": corpora.tokenizer} | (
         {"initial": before} if before else {}
     )
@@ -133,7 +136,7 @@ def _train_stage(
             ),
             tokenizer=given(corpora.tokenizer),
             initial=given(before) if before else None,
-            save_optimizer_state=save_optimizer_state,
+            save_optimizer_state=config["save_optimizer_state"],
         )
         with (
             run.metric_stream() as record,

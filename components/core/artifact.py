@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue
 
 from components.core.config import Config, ListOrTuple
-from components.core.fingerprint import FileEntry, digest_of_files, fingerprint
+from components.core.fingerprint import FileEntry, canonical, digest_of_files, fingerprint
 
 OBSERVED_DIR = "observed/"
 """Folder inside an artifact for what was measured while it was made."""
@@ -87,9 +87,12 @@ def recipe_hash(config: Any, parents: Mapping[str, Artifact], code_version: int)
 
 
 def describe_recipe(config: Any, parents: tuple[Parent, ...], code_version: int) -> dict[str, Any]:
-    """The description whose fingerprint is an artifact's `recipe`. Parents count by digest, not by address."""
+    """The description whose fingerprint is an artifact's `recipe`, as JSON values.
+
+    Configs count by their `identity`, parents by digest, not by address.
+    """
     return {
-        "config": config.model_dump(mode="python") if isinstance(config, Config) else config,
+        "config": canonical(config),
         "parents": {parent.role: parent.digest for parent in parents},
         "code_version": code_version,
     }

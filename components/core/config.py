@@ -9,10 +9,13 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Self, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Strict, ValidationError
+from pydantic import BaseModel, ConfigDict, Strict, ValidationError, create_model
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from components.core.errors import ConfigError
 
@@ -20,6 +23,9 @@ T = TypeVar("T")
 
 ListOrTuple = Annotated[tuple[T, ...], Strict(False)]
 """A tuple that may also be given as a list, since JSON has no tuples."""
+
+SCHEMA_VERSIONS = "$schema_versions"
+"""Key of `Config.identity` for schema versions. It cannot be the name of a field."""
 
 
 class Config(BaseModel):
@@ -33,6 +39,10 @@ class Config(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+    schema_version: ClassVar[int] = 1
+    """Raise it when the meaning of a default, or of the whole class, changes. Every hash of a config that contains an
+    instance of the class changes with it."""
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
@@ -49,6 +59,34 @@ class Config(BaseModel):
     def replace(self, **values: Any) -> Self:
         """A copy with other values, checked like the first one."""
         return self.parse({**self.model_dump(), **values})
+
+    def reset(self, *names: str) -> Self:
+        """Return a copy in which these fields have their defaults, so that `identity` omits them."""
+        values = self.model_dump()
+        for name in names:
+            del values[name]
+        return self.parse(values)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the values that a hash of this config covers, with nested configs and tuples as dicts and lists.
+
+        These are the fields without a default, the fields whose value differs from its default in value or type, and the
+        discriminators of unions (`kind: Literal["a"] = "a"`). So a new field with a default changes no existing hash.
+        Schema versions above 1 of all configs inside, also of those in omitted fields, are listed by class under
+        `SCHEMA_VERSIONS`.
+        """
+        fields, defaults = type(self).model_fields, default_values(type(self))
+        values = {
+            name: _identity(value)
+            for name, value in self
+            if _counts(fields[name], value, defaults.get(name))
+        }
+        versions = {
+            type(config).__name__: config.schema_version
+            for config in _configs(self)
+            if config.schema_version > 1
+        }
+        return values | ({SCHEMA_VERSIONS: versions} if versions else {})
 
     def override(self, assignments: Iterable[str]) -> Self:
         """A copy with `path.to.field=value` assignments applied; values are JSON, bare words are strings.
@@ -67,6 +105,73 @@ class Config(BaseModel):
                 )
             _assign(type(self), values, path.strip(), _literal(text.strip()))
         return self.parse(values)
+
+
+def all_values(value: Any) -> Any:
+    """Return a config, or JSON values that contain configs, as plain JSON values with all defaults."""
+    return to_jsonable_python(value)
+
+
+@cache
+def default_values(owner: type[Config]) -> dict[str, Any]:
+    """Return the default of every field that has one, validated: `x: float = 0` has the default 0.0."""
+    fields: dict[str, Any] = {
+        name: (field.annotation, field)
+        for name, field in owner.model_fields.items()
+        if not field.is_required()
+    }
+    settings = ConfigDict(**{**owner.model_config, "use_attribute_docstrings": False})
+    return dict(create_model(owner.__name__, __config__=settings, **fields)())
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, Config):
+        identity = value.identity()
+        identity.pop(SCHEMA_VERSIONS, None)  # The outermost config lists the versions of all.
+        return identity
+    if isinstance(value, Mapping):
+        return {key: _identity(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_identity(item) for item in value]
+    return value
+
+
+def _counts(field: FieldInfo, value: Any, default: Any) -> bool:
+    is_discriminator = (
+        get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+    )
+    return field.is_required() or is_discriminator or not _is_same(value, default)
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    """Compare value and type: 1, 1.0 and True are three values, and so are 0.0 and -0.0."""
+    if type(value) is not type(default):
+        return False
+    if isinstance(value, Config):
+        return all(_is_same(item, getattr(default, name)) for name, item in value)
+    if isinstance(value, Mapping):
+        return value.keys() == default.keys() and all(
+            _is_same(item, default[key]) for key, item in value.items()
+        )
+    if isinstance(value, list | tuple):
+        return len(value) == len(default) and all(map(_is_same, value, default))
+    return repr(value) == repr(default)
+
+
+def _configs(value: Any) -> Iterator[Config]:
+    """Yield every config inside a value, itself included."""
+    if isinstance(value, Config):
+        yield value
+        value = dict(value)
+    items = (
+        value.values()
+        if isinstance(value, Mapping)
+        else value
+        if isinstance(value, list | tuple)
+        else ()
+    )
+    for item in items:
+        yield from _configs(item)
 
 
 def _literal(text: str) -> Any:

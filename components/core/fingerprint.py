@@ -2,6 +2,7 @@
 
 `fingerprint` hashes a description (how something was made), `digest_of_files` hashes bytes (what something is). Both are
 SHA-256. A description is hashed in one canonical JSON form; what has no such form is refused, never turned into a string.
+A config in a description is hashed by its `identity`, which omits defaults.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
+from components.core.config import Config
 
 
 class FileEntry(NamedTuple):
@@ -24,6 +25,15 @@ class FileEntry(NamedTuple):
     sha256: str
 
 
+def canonical(value: Any) -> Any:
+    """Return the JSON value that `canonical_json` writes: configs by their `identity`, tuples as lists.
+
+    Raises:
+        TypeError: see `canonical_json`.
+    """
+    return _plain(value, "$")
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces, the same text for the same value on every machine.
 
@@ -31,11 +41,7 @@ def canonical_json(value: Any) -> str:
         TypeError: the value holds something that JSON cannot express exactly (a set, a path, an object, NaN).
     """
     return json.dumps(
-        _plain(value, "$"),
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=False,
-        allow_nan=False,
+        canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
 
 
@@ -45,8 +51,8 @@ def fingerprint(value: Any) -> str:
 
 
 def _plain(value: Any, path: str) -> Any:
-    if isinstance(value, BaseModel):
-        return _plain(value.model_dump(mode="python"), path)
+    if isinstance(value, Config):
+        return _plain(value.identity(), path)
     if isinstance(value, Mapping):
         if bad := [key for key in value if not isinstance(key, str)]:
             raise TypeError(f"cannot fingerprint {path}: the key {bad[0]!r} is not a string")

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_args
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -32,7 +32,7 @@ from components.core.artifact import (
     describe_recipe,
     parents_of,
 )
-from components.core.config import Config
+from components.core.config import Config, all_values
 from components.core.errors import ArtifactError, ConfigError
 from components.core.files import (
     read_jsonl,
@@ -48,6 +48,8 @@ from components.core.provenance import provenance
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 2
+"""Stored in every manifest. The manifests of codegen 0.1, the first format, do not state one."""
 
 Build = Callable[[Path], Mapping[str, JsonValue]]
 """Fills a folder and returns the statistics of what it made."""
@@ -58,6 +60,16 @@ class BuildResult(NamedTuple):
 
     artifact: Artifact
     reused: bool
+
+
+class Manifest(NamedTuple):
+    """The content of an artifact's manifest."""
+
+    artifact: Artifact
+    description: dict[str, Any]
+    """The value whose fingerprint is the artifact's `recipe`. Its config omits defaults."""
+    config: Any
+    """All values of that config, defaults included, for people and for `codegen why`."""
 
 
 class Store:
@@ -74,6 +86,7 @@ class Store:
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.scratch = Path(self.root) if self.is_local else Path(scratch or "var/scratch")
         self._verified: set[str] = set()
+        self._has_known_format = False
 
     # -- making ----------------------------------------------------------------------------------------------------
 
@@ -82,7 +95,7 @@ class Store:
         kind: Kind,
         name: str,
         *,
-        config: Config | Mapping[str, JsonValue],
+        config: Config | Mapping[str, Any],
         parents: Mapping[str, Artifact],
         code_version: int,
         build: Build,
@@ -91,13 +104,14 @@ class Store:
         """The artifact of this recipe: the published one if there is one, else built, published and returned.
 
         Args:
-            config: everything that decides the result and is not a parent.
+            config: everything that decides the result and is not a parent: a config, or JSON values and configs by name.
             parents: inputs by role; they count by digest.
             code_version: raised by the component's author when the same recipe would give other bytes.
             build: called with the folder to fill. With `resumable` the folder may hold the work of a killed build.
 
         Raises:
-            ArtifactError: what is published under this recipe is damaged, or the name is not the name of one folder.
+            ArtifactError: what is published under this recipe is damaged, the name is not the name of one folder, or another
+                version of codegen wrote this store.
             CodegenError: whatever `build` raises; nothing is published then.
         """
         for part in (kind, name):
@@ -138,7 +152,7 @@ class Store:
                 },
                 files=files,
             )
-            self._publish(artifact, description, building)
+            self._publish(Manifest(artifact, description, all_values(config)), building)
             Path(f"{building}.attempts.jsonl").unlink()
         return BuildResult(artifact, reused=False)
 
@@ -149,8 +163,14 @@ class Store:
         with exclusive_lock(Path(f"{building}.lock"), f"making {kind}/{building.name}"):
             yield building
 
-    def _publish(self, artifact: Artifact, description: dict[str, Any], building: Path) -> None:
-        manifest = {"artifact": artifact.model_dump(mode="json"), "recipe": description}
+    def _publish(self, published: Manifest, building: Path) -> None:
+        artifact = published.artifact
+        manifest = {
+            "format": MANIFEST_FORMAT,
+            "artifact": artifact.model_dump(mode="json"),
+            "recipe": published.description,
+            "config": published.config,
+        }
         if self.is_local:
             place = Path(artifact.address)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -183,16 +203,22 @@ class Store:
         return f"{self.root}/{kind}/{name}-{recipe[:12]}"
 
     def find(self, kind: Kind, name: str, recipe: str) -> Artifact | None:
-        """The published artifact of a recipe, or None."""
+        """The published artifact of a recipe, or None.
+
+        Raises:
+            ArtifactError: another version of codegen wrote this store.
+        """
+        self.require_format()
         path = self._path(kind, name, recipe)
-        return self._manifest(path)[0] if self.fs.exists(f"{path}/{MANIFEST}") else None
+        return self._manifest(path).artifact if self.fs.exists(f"{path}/{MANIFEST}") else None
 
     def load(self, address: str) -> Artifact:
         """The published artifact at an address, or the one named `kind/name-recipe`.
 
         Raises:
-            ArtifactError: nothing is published there.
+            ArtifactError: nothing is published there, or another version of codegen wrote this store.
         """
+        self.require_format()
         path = address.removeprefix(f"{self.root}/") if address.startswith(self.root) else address
         path = path if "://" in path or path.startswith("/") else f"{self.root}/{path}"
         if not self.fs.exists(f"{path}/{MANIFEST}"):
@@ -201,21 +227,42 @@ class Store:
                 expected=f"a folder with a {MANIFEST} in it",
                 fix="list what there is with `codegen artifacts`, or run the flow that makes it",
             )
-        return self._manifest(path)[0]
+        return self._manifest(path).artifact
+
+    def require_format(self) -> None:
+        """Check that this version of codegen can read the store, by its first manifest.
+
+        Every artifact of another version has another recipe hash, so without this check the store would look empty.
+
+        Raises:
+            ArtifactError: another version of codegen wrote it.
+        """
+        if self._has_known_format:
+            return
+        manifests = (
+            path
+            for kind in get_args(Kind)
+            for path in self.fs.glob(f"{self.root}/{kind}/*/{MANIFEST}")
+        )
+        for path in manifests:
+            self._manifest(path.rsplit("/", 1)[0])
+            break
+        self.fs.invalidate_cache()  # The next look-up must see what another process publishes after this one.
+        self._has_known_format = True
 
     def list_artifacts(self) -> Iterator[Artifact]:
         """Every published artifact, the oldest first."""
         manifests = [
-            self._manifest(path.rsplit("/", 1)[0])[0]
+            self._manifest(path.rsplit("/", 1)[0]).artifact
             for path in self.fs.glob(f"{self.root}/*/*/{MANIFEST}")
         ]
         yield from sorted(
             manifests, key=lambda artifact: str(artifact.provenance.get("created_at"))
         )
 
-    def recipe_document(self, artifact: Artifact) -> dict[str, Any]:
-        """What the artifact's `recipe` is the fingerprint of, as it was published."""
-        return self._manifest(artifact.address)[1]
+    def manifest(self, artifact: Artifact) -> Manifest:
+        """The manifest of an artifact, as it was published."""
+        return self._manifest(artifact.address)
 
     def lineage(self, artifact: Artifact) -> list[Artifact]:
         """The artifact and everything in this store that it was made from, parents before children."""
@@ -233,13 +280,14 @@ class Store:
     def _contains(self, parent: Parent) -> bool:
         return bool(self.fs.exists(f"{parent.address}/{MANIFEST}"))
 
-    def _manifest(self, path: str) -> tuple[Artifact, dict[str, Any]]:
+    def _manifest(self, path: str) -> Manifest:
         document = json.loads(self.fs.cat_file(f"{path}/{MANIFEST}"))
         # Where the manifest lies is the truth about where the artifact lies: a store that was moved or copied still works.
         address = path if self.is_local else self.fs.unstrip_protocol(path)
+        _require_format(address, document)
         artifact = Artifact.parse(document["artifact"])
         if address == artifact.address:
-            return artifact, document["recipe"]
+            return Manifest(artifact, document["recipe"], document["config"])
         before, now = (one.removesuffix(artifact.label) for one in (artifact.address, address))
         moved = [
             parent.replace(address=now + parent.address.removeprefix(before))
@@ -247,7 +295,9 @@ class Store:
             else parent
             for parent in artifact.parents
         ]
-        return artifact.replace(address=address, parents=moved), document["recipe"]
+        return Manifest(
+            artifact.replace(address=address, parents=moved), document["recipe"], document["config"]
+        )
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -295,6 +345,22 @@ def _file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
             expected="a folder, or a URI of a file system that fsspec can open here",
             fix="install the package that it names into this environment, or choose another store",
         ) from error
+
+
+def _require_format(address: str, manifest: dict[str, Any]) -> None:
+    found = manifest.get("format")
+    if found == MANIFEST_FORMAT:
+        return
+    store, *label = address.rsplit("/", 2)
+    writer = (
+        "codegen 0.1" if found is None else f"another version of codegen (manifest format {found})"
+    )
+    raise ArtifactError(
+        f"the store {store} holds an artifact written by {writer}: {'/'.join(label)}",
+        expected=f"artifacts of manifest format {MANIFEST_FORMAT}",
+        fix="choose a new store (--exec store=FOLDER) or workspace (--exec workspace=FOLDER), or remove that store; then run the "
+        "same command again",
+    )
 
 
 def _require_name(name: str) -> None:

@@ -263,18 +263,11 @@ def _refusal_key(case: PromotionRequest, tracking: Tracking, judged: ModelVersio
     champion = version_at(tracking, case.model, CHAMPION)
     known = load_full_evidence(tracking, champion)
     against = (
-        None
-        if champion is None or known is None
-        else [int(champion.version), known.model_dump(mode="json")]
+        None if champion is None or known is None else [int(champion.version), known.identity()]
     )
-    rules = [
-        GATE_VERSION,
-        case.stage,
-        case.gate.model_dump(mode="json"),
-        judged.tags.get(ROLLED_BACK, ""),
-    ]
+    rules = [GATE_VERSION, case.stage, case.gate.identity(), judged.tags.get(ROLLED_BACK, "")]
     matter = json.dumps(
-        [*rules, case.evidence.model_dump(mode="json"), against], sort_keys=True
+        [*rules, case.evidence.identity(), against], sort_keys=True
     )  # A figure may be NaN.
     return f"{_REFUSED}{hashlib.sha256(matter.encode()).hexdigest()[:16]}"
 

@@ -17,7 +17,7 @@ import pandas as pd
 from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelOutput, Metric, Param, RunTag
 
 from components.core.artifact import Artifact
-from components.core.config import Config
+from components.core.config import Config, all_values
 from components.registry.client.connection import wrap_mlflow_errors
 from components.registry.client.metric_buffer import MetricBuffer
 from components.registry.client.naming import (
@@ -65,7 +65,7 @@ class TrackedRun:
 
     def log_params(self, config: Config | Mapping[str, Any]) -> None:
         """Log a configuration, flattened (`stages.nl.steps`), and whole as `config.json`."""
-        values = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
+        values = all_values(config)
         self._params = {
             name: as_parameter(value) for name, value in renamed(flatten(values, ".")).items()
         }

@@ -60,9 +60,9 @@ class StageRun(Config):
 
     def identity(self) -> dict[str, Any]:
         """What decides the result: everything but the paths, as plain JSON values."""
-        values = self.model_dump(mode="json")
-        for role in ("data", "tokenizer", "initial"):
-            values[role] = values[role] and values[role]["digest"]
+        values = super().identity()
+        for role in values.keys() & {"data", "tokenizer", "initial"}:
+            values[role] = values[role]["digest"]
         return values
 
 

@@ -11,9 +11,7 @@ import difflib
 import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
-
-from pydantic import JsonValue
+from typing import Any, NamedTuple
 
 from components.core.errors import ConfigError
 from components.core.files import write_atomic
@@ -80,15 +78,13 @@ def copy_suites(folder: Path) -> list[Path]:
     return copies
 
 
-def identity(config: ValidationConfig, prefix: str, suites: Suites) -> dict[str, JsonValue]:
+def identity(config: ValidationConfig, prefix: str, suites: Suites) -> dict[str, Any]:
     """What decides the outcome of validation, besides the data: the limits, and the suites named `prefix`-something.
 
     Where the files lie is no part of it.
     """
-    digests: dict[str, JsonValue] = {
-        name: one.sha256 for name, one in suites.items() if name.startswith(f"{prefix}-")
-    }
-    return {"limits": config.limits, "suites": digests}
+    digests = {name: one.sha256 for name, one in suites.items() if name.startswith(f"{prefix}-")}
+    return {"limits": config.reset("suites"), "suites": digests}
 
 
 def _require_complete(folder: Path) -> None:

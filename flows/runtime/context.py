@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect import State, task
 from prefect.cache_policies import NO_CACHE
@@ -63,7 +63,7 @@ class FlowContext:
         kind: Kind,
         name: str,
         *,
-        config: Config | Mapping[str, JsonValue],
+        config: Config | Mapping[str, Any],
         parents: Mapping[str, Artifact],
         code_version: int,
         build: TrackedBuild,
@@ -162,6 +162,7 @@ def open_flow_context(
     Raises:
         TrackingError: the tracking server does not answer: said at once where the flow begins, before anything is made.
         StorageFull: fewer megabytes are free than `Execution.min_free_disk_mb` asks for.
+        ArtifactError: another version of codegen wrote the store.
     """
     # Prefect takes what these log to its page, where it passes their level; without one of their own, only warnings do.
     for name in ("components", "flows"):
@@ -170,9 +171,11 @@ def open_flow_context(
         skip_final_gc()  # Prefect's processes for runs of deployments, too.
         execution.require_disk_space()
         mark_stale_runs_crashed(execution)
+    store = execution.open_store()
+    store.require_format()
     with record_owner(execution), _run(recipe, execution, title, parent_run) as run:
         publish_mlflow_link(run, execution, recipe.name)
-        yield FlowContext(recipe, execution, execution.open_store(), run)
+        yield FlowContext(recipe, execution, store, run)
 
 
 def _run(

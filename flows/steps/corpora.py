@@ -40,7 +40,7 @@ class ArtifactSpec(NamedTuple):
 
     kind: Kind
     name: str
-    config: Config | Mapping[str, JsonValue]
+    config: Config | Mapping[str, Any]
     parents: Mapping[str, Artifact]
     code_version: int
 
@@ -82,10 +82,12 @@ def prepared_identity(
     """
     from components.preparation.corpus_pipeline import CODE_VERSION
 
-    data = recipe.data.model_dump(mode="json", exclude={"quarantine": {"max_bad_fraction"}})
-    declared = (data.pop("sources") or {}).get(corpus)
-    config: dict[str, JsonValue] = {
-        "data": {**data, "sources": declared},
+    declared = (recipe.data.sources or {}).get(corpus)
+    config = {
+        "data": recipe.data.replace(
+            sources={corpus: declared} if declared else None,
+            quarantine=recipe.data.quarantine.reset("max_bad_fraction"),
+        ),
         "benchmarks": fingerprint(list(avoided)),
         "context_length": recipe.model.context_length,
         "seed": recipe.seed,

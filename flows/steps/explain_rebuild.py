@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from components.core.artifact import Artifact
+from components.core.config import SCHEMA_VERSIONS
 from components.core.errors import ArtifactError
 from components.core.recipe_diff import Difference, differences
 from components.core.store import Store
@@ -54,6 +55,11 @@ def _reason(store: Store, before: Artifact, after: Artifact, difference: Differe
     part, _, name = difference.field.partition(".")
     if part == "code_version":
         return Change("code", "", difference.before, difference.after)
+    _, is_schema, owner = name.partition(f"{SCHEMA_VERSIONS}.")
+    if is_schema:
+        return Change(
+            "setting", f"schema version of {owner}", difference.before or 1, difference.after or 1
+        )
     if part != "parents":
         return Change("setting", name or part, difference.before, difference.after)
     old, new = _input(store, before, name), _input(store, after, name)

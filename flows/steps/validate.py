@@ -113,23 +113,18 @@ def _profile_declared(here: FlowContext, folder: Path) -> dict[str, ProfileResul
     }
 
 
-def _reading(recipe: Recipe) -> dict[str, JsonValue]:
+def _reading(recipe: Recipe) -> dict[str, Any]:
     """How declared sources are read, which decides what their records are; where they lie does not."""
     data = recipe.data
     if not data.sources:
         return {}
-    sources: dict[str, JsonValue] = {
-        corpus: [one.model_dump(mode="json", exclude={"uri"}) for one in several]
+    # Where they are does not count, so every source has the same URI.
+    sources = {
+        corpus: [one.replace(uri="-") for one in several]
         for corpus, several in data.sources.items()
     }
-    extensions: dict[str, JsonValue] = {**data.extensions}
-    return {
-        "reading": {
-            **sources,
-            "extensions": extensions,
-            "max_record_bytes": data.quarantine.max_record_bytes,
-        }
-    }
+    quarantine = data.quarantine.reset("max_bad_fraction")
+    return {"reading": {**sources, "extensions": data.extensions, "quarantine": quarantine}}
 
 
 def _require_readable(

@@ -86,7 +86,7 @@ class CheckpointManager:
     ) -> None:
         self.folder = folder
         self._place = place
-        self._run = fingerprint(run.identity())
+        self._run = fingerprint(run)
         self._num_ranks = dist.get_world_size()
         self._layout: dict[str, Any] = {
             "num_ranks": self._num_ranks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -16,8 +17,10 @@ from fixtures.tmpfs import small_disk
 from fsspec.registry import _registry
 
 from components.core.artifact import Artifact
+from components.core.config import Config
 from components.core.errors import ArtifactError, ConfigError, DataError, DiskFullError
 from components.core.files import atomic_write_path
+from components.core.fingerprint import fingerprint
 from components.core.recipe_diff import diff_against_nearest
 from components.core.store import MANIFEST, BuildResult, Store
 
@@ -277,22 +280,74 @@ def test_a_disk_that_is_full_already_is_said_to_be(tmp_path: Path) -> None:
             make(Store(disk))
 
 
-def test_what_the_first_version_of_this_project_published_is_found_and_read(tmp_path: Path) -> None:
-    """`golden/first_store` was written by the first commit, whose code made both artifacts by these recipes."""
-    there = Store(shutil.copytree(GOLDEN / "first_store", tmp_path / "store"))
-    corpus, tokenizer = sorted(there.list_artifacts(), key=lambda one: one.kind)
-    assert (tokenizer.label, corpus.label) == (
-        "tokenizer/t-0791ece07dbf",
-        "prepared-corpus/c-25864a28cf02",
-    )
-    assert there.lineage(corpus) == [tokenizer, corpus]
-    assert (there.fetch_verified(corpus) / "content.txt").read_text() == "corpus\n"
-    again = there.get_or_build(
-        "prepared-corpus",
-        "c",
-        config={"y": 2},
-        parents={"tokenizer": tokenizer},
-        code_version=1,
-        build=must_not_build,
-    )
-    assert again == BuildResult(corpus, reused=True)
+READS: dict[str, Callable[[Store], object]] = {
+    "all": lambda store: list(store.list_artifacts()),
+    "load": lambda store: store.load("tokenizer/t-0791ece07dbf"),
+    "load what it does not have": lambda store: store.load("tokenizer/t-000000000000"),
+    "find": lambda store: store.find("checkpoint", "c", "0" * 64),
+    "build the same": lambda store: store.get_or_build(
+        "tokenizer", "t", config={"x": 1}, parents={}, code_version=1, build=must_not_build
+    ),
+    "build another": lambda store: store.get_or_build(
+        "checkpoint", "c", config={}, parents={}, code_version=1, build=must_not_build
+    ),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_a_store_of_codegen_0_1_is_refused_by_every_access(tmp_path: Path, read: str) -> None:
+    """The first commit wrote `golden/first_store`."""
+    root = Path(shutil.copytree(GOLDEN / "first_store", tmp_path / "store"))
+    for _ in range(2):
+        with pytest.raises(ArtifactError) as refused:
+            READS[read](Store(root))
+        assert refused.value.got.startswith(
+            f"the store {root} holds an artifact written by codegen 0.1: "
+        )
+        assert refused.value.expected == "artifacts of manifest format 2"
+        assert "--exec store=" in refused.value.fix
+        assert "remove that store" in refused.value.fix
+    published = {
+        path.relative_to(root)
+        for path in root.rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    }
+    assert published == {
+        path.relative_to(GOLDEN / "first_store") for path in GOLDEN.glob("first_store/*/*/*")
+    }
+
+
+@pytest.mark.parametrize("read", ["all", "find"])
+def test_a_store_of_a_later_version_is_refused(store: Store, read: str) -> None:
+    manifest = f"{make(store).artifact.address}/{MANIFEST}"
+    document = json.loads(store.fs.cat_file(manifest))
+    store.fs.pipe_file(manifest, json.dumps(document | {"format": 3}).encode())
+    root = store.fs.unstrip_protocol(store.root)
+    with pytest.raises(
+        ArtifactError, match=r"another version of codegen \(manifest format 3\): tokenizer/t-"
+    ):
+        READS[read](Store(root, scratch=store.scratch))
+
+
+class Bounds(Config):
+    smallest: int = 1
+    largest: int = 1000
+
+
+class Settings(Config):
+    seed: int
+    bounds: Bounds = Bounds()
+
+
+def test_a_manifest_shows_the_defaults_that_its_hash_omits(store: Store) -> None:
+    config = {"settings": Settings(seed=1), "also": 2}
+    artifact = store.get_or_build(
+        "tokenizer", "t", config=config, parents={}, code_version=1, build=writes("a")
+    ).artifact
+    manifest = store.manifest(artifact)
+    assert manifest.description["config"] == {"settings": {"seed": 1}, "also": 2}
+    assert fingerprint(manifest.description) == artifact.recipe
+    assert manifest.config == {
+        "settings": {"seed": 1, "bounds": {"smallest": 1, "largest": 1000}},
+        "also": 2,
+    }

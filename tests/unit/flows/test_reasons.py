@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from flows.cli.exit_codes import INTERNAL_ERROR
 
 from components.core.artifact import Artifact, Kind
+from components.core.config import Config
 from components.core.store import Store
+
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 @pytest.fixture
@@ -104,6 +110,68 @@ def test_the_only_one_of_its_name_has_no_reason(tmp_path: Path, place: list[str]
         == f"{only.label} is the only one of its kind and name: nothing to compare with.\n"
     )
     assert json.loads(said("why", only.label, *place, "--json"))["sibling"] is None
+
+
+class Filters(Config):
+    longest: int = 1000
+
+
+def _later_filters() -> Config:
+    class Filters(Config):
+        schema_version: ClassVar[int] = 2
+        longest: int = 1000
+        new: int = 3
+
+    return Filters(longest=500)
+
+
+def test_a_default_is_shown_by_its_value_and_a_new_meaning_by_its_schema_version(
+    tmp_path: Path, place: list[str]
+) -> None:
+    def built(filters: Config) -> Artifact:
+        config, store = {"filters": filters}, Store(tmp_path / "var/store")
+        return store.get_or_build(
+            "tokenizer", "t", config=config, parents={}, code_version=1, build=lambda _: {}
+        ).artifact
+
+    built(Filters())
+    assert said("why", built(_later_filters()).label, *place).splitlines()[2:] == [
+        "  setting schema version of Filters: 1 -> 2",
+        "  setting filters.longest: 1000 -> 500",
+    ]
+
+
+OLD = "tokenizer/t-0791ece07dbf"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("artifacts",),
+        ("why", OLD),
+        ("lineage", OLD),
+        ("export", "checkpoint/c-000000000000", "out"),
+        ("eval", "checkpoint/c-000000000000"),
+        ("data", "push-prepared", "shared", OLD),
+        ("data", "pull-prepared", "var/store", OLD),
+    ],
+    ids=" ".join,
+)
+def test_a_store_of_codegen_0_1_is_one_error(
+    tmp_path: Path, place: list[str], command: tuple[str, ...]
+) -> None:
+    store = Path(shutil.copytree(GOLDEN / "first_store", tmp_path / "var/store"))
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli.main", *command, *place],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        cwd=tmp_path,
+    )
+    assert done.returncode not in (0, INTERNAL_ERROR)
+    assert done.stderr.count(f"the store {store} holds an artifact written by codegen 0.1") == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_what_there_is_as_one_document(tmp_path: Path, place: list[str]) -> None:

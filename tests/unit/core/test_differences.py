@@ -1,0 +1,122 @@
+"""Which fields `codegen why` names when hashes omit defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from components.core.recipe_diff import differences
+from pydantic import Field
+
+from components.core.artifact import Artifact
+from components.core.config import Config
+from components.core.store import Store
+
+
+class Filters(Config):
+    longest: int = 1000
+    share: float = 0.5
+
+
+class Data(Config):
+    preset: str = "starter"
+    filters: Filters = Filters()
+    names: dict[str, str] = Field(default_factory=lambda: {"c": "C", "go": "Go"})
+    sources: dict[str, str] | None = None
+
+
+def _later() -> type[Config]:
+    """The classes of a later version: each has a new field, and those of `Filters` mean something else."""
+
+    class Filters(Config):
+        schema_version: ClassVar[int] = 2
+        longest: int = 1000
+        share: float = 0.25
+        new: int = 3
+
+    class Data(Config):
+        preset: str = "starter"
+        filters: Filters = Filters()
+        names: dict[str, str] = Field(default_factory=lambda: {"c": "C", "go": "Go"})
+        sources: dict[str, str] | None = None
+        also_new: Filters = Filters()
+
+    Data.model_rebuild(_types_namespace={"Filters": Filters})
+    return Data
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def make(store: Store, data: Config) -> Artifact:
+    def build(_: Path) -> dict[str, int]:
+        return {}
+
+    config = {"data": data, "seed": 1}
+    return store.get_or_build(
+        "tokenizer", "t", config=config, parents={}, code_version=1, build=build
+    ).artifact
+
+
+def found(store: Store, before: Config, after: Config) -> list[tuple[Any, ...]]:
+    return [tuple(one) for one in differences(store, make(store, before), make(store, after))]
+
+
+def test_a_default_is_shown_by_its_value(store: Store) -> None:
+    changed = Data(filters=Filters(longest=500))
+    assert found(store, Data(), changed) == [("config.data.filters.longest", 1000, 500)]
+    assert found(store, changed, Data()) == [("config.data.filters.longest", 500, 1000)]
+    assert found(store, changed, Data(filters=Filters(share=0.1))) == [
+        ("config.data.filters.longest", 500, 1000),
+        ("config.data.filters.share", 0.5, 0.1),
+    ]
+
+
+def test_a_table_is_compared_entry_by_entry(store: Store) -> None:
+    assert found(store, Data(), Data(names={"c": "C", "go": "golang"})) == [
+        ("config.data.names.go", "Go", "golang")
+    ]
+    assert found(store, Data(), Data(names={"c": "C", "go": "Go", "py": "Py"})) == [
+        ("config.data.names.py", None, "Py")
+    ]
+    assert found(store, Data(names={"c": "C"}), Data(names={"c": "c"})) == [
+        ("config.data.names.c", "C", "c")
+    ]
+
+
+def test_an_entry_that_only_the_default_has_is_shown_with_its_table(store: Store) -> None:
+    assert found(store, Data(), Data(names={"c": "C"})) == [
+        ("config.data.names", {"c": "C", "go": "Go"}, {"c": "C"})
+    ]
+
+
+def test_a_value_in_the_place_of_nothing(store: Store) -> None:
+    assert found(store, Data(), Data(sources={"nl": "x"})) == [
+        ("config.data.sources", None, {"nl": "x"})
+    ]
+
+
+def test_a_number_of_another_type_is_a_difference(store: Store) -> None:
+    class Loose(Config):
+        value: int | float | bool = 1
+
+    assert repr(found(store, Loose(), Loose(value=1.0))) == "[('config.data.value', 1, 1.0)]"
+
+
+def test_of_a_later_version_the_meaning_that_changed_is_named_and_no_new_default(
+    store: Store,
+) -> None:
+    later = _later()
+    assert found(store, Data(), later()) == [
+        ("config.data.$schema_versions.Filters", None, 2),
+        ("config.data.filters.share", 0.5, 0.25),
+    ]
+    assert found(store, Data(preset="a"), later(preset="b", also_new={"new": 4})) == [
+        ("config.data.$schema_versions.Filters", None, 2),
+        ("config.data.also_new.new", None, 4),
+        ("config.data.filters.share", 0.5, 0.25),
+        ("config.data.preset", "a", "b"),
+    ]

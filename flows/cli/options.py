@@ -148,7 +148,7 @@ def load_execution(places: list[str], *, runs: bool = False, unsafe: bool = Fals
     )
     if runs:
         execution.require_disk_space()
-    setup_environment(execution)
+    setup_environment(execution, runs=runs)
     if runs:
         from flows.servers.db_upgrade import require_current_schema
         from flows.servers.local_servers import require_healthy_prefect

@@ -77,6 +77,13 @@ def serve_model(
         ),
     ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(min=1, max=HIGHEST_PORT, help="Of the server.")] = 8000,
+    allowed_host: Annotated[
+        list[str],
+        typer.Option(
+            help="An additional host name in the Host header of requests; repeatable.",
+            metavar="NAME",
+        ),
+    ] = [],
     at: ExecutionOverrides = [],
 ) -> None:
     """A model that completes code over REST: POST /v1/completions, as OpenAI's clients speak it."""
@@ -85,7 +92,15 @@ def serve_model(
     from flows.steps.resolve_model import locate_model
 
     found = locate_model(execution, model)
-    serve(found.folder, name=model, digest=found.digest, host=host, port=port, console=console)
+    serve(
+        found.folder,
+        name=model,
+        digest=found.digest,
+        host=host,
+        port=port,
+        console=console,
+        allowed_hosts=allowed_host,
+    )
 
 
 def notify(

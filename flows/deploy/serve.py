@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from components.core.errors import CodegenError
+from flows.credentials import read_or_create, use
 from flows.servers.local_servers import ServerProcesses, local_servers, on_loopback
 from flows.settings.execution import HEARTBEAT_S, Execution
 from flows.settings.recipes import Recipe
@@ -77,6 +79,7 @@ def serve(
     given = os.environ.get("PREFECT_API_URL")
     if not given:
         os.environ["PREFECT_API_URL"] = on_loopback(prefect_port, mlflow_port).prefect_api
+        use(read_or_create(execution.workspace_path))
     from flows.deploy.deployments import deployments  # Prefect with it, which reads that address.
 
     offered = deployments(name, recipe, execution, crons, timezone)
@@ -187,6 +190,14 @@ def _say(servers: ServerProcesses, execution: Execution, console: Console) -> No
     where = servers.where
     console.print(
         f"Prefect  {where.prefect}    flow runs, tasks, logs\nMLflow   {where.mlflow}    experiments, models, artifacts"
+    )
+    asks = "Prefect asks for PREFECT_API_AUTH_STRING"
+    if servers.owns_mlflow:
+        asks += ", MLflow for the user name and the password"
+    console.print(f"Sign in  {asks}: read {servers.credentials}", soft_wrap=True)
+    console.print(
+        f"Shells   . {shlex.quote(str(servers.credentials))}    before `prefect ...`",
+        soft_wrap=True,
     )
     page = execution.workspace_path / "report.html"
     if page.exists():

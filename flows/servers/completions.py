@@ -2,7 +2,8 @@
 
 One decision: the address and the fields are those of OpenAI's completions (`POST /v1/completions`), which editors and
 clients speak; FastAPI checks what comes in and describes it at `/docs`. Requests are answered one after another, each with
-all its samples at once. What a model writes is text here, and is never executed.
+all its samples at once. What a model writes is text here, and is never executed. There is no password, but requests under
+a foreign Host or from pages of other origins are refused, so that no web page can use the model (`core.http_guard`).
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import psutil
 import uvicorn
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -22,6 +25,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from components.core.errors import CodegenError, ConfigError
+from components.core.http_guard import LOOPBACK_NAMES, HttpGuard
 from components.evaluation.sampling.completion import (
     MOST_SAMPLES,
     MOST_STOPS,
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
     from components.evaluation.sampling.samples import SamplerProtocol
 
+
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
 _MAX_PROMPT_CHARS = 1_000_000
 """Characters of a prompt; far more than any context holds, far less than memory."""
 
@@ -71,18 +77,26 @@ class CompletionRequest(BaseModel):
         )
 
 
-def create_app(sampler: SamplerProtocol, name: str, digest: str) -> FastAPI:
+def create_app(
+    sampler: SamplerProtocol,
+    name: str,
+    digest: str,
+    *,
+    host_names: Collection[str] = LOOPBACK_NAMES,
+) -> FastAPI:
     """The web application of one model.
 
     Args:
         sampler: draws from it.
         name: as it is registered, for those who ask.
         digest: SHA-256 of its files.
+        host_names: the names under which clients may address the server.
     """
     app, alone = (
         FastAPI(title=name, description="Completes code. What it writes is not checked."),
         threading.Lock(),
     )
+    app.add_middleware(HttpGuard, names=host_names)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -142,10 +156,56 @@ def _refusal(error: Exception, message: str, status: int) -> JSONResponse:
     )
 
 
+def host_names(host: str, allowed: Collection[str] = ()) -> frozenset[str]:
+    """The names under which a server that listens at `host` may be addressed.
+
+    Those of loopback always; beyond loopback also the names and addresses of this machine. An address cannot be the subject
+    of DNS rebinding.
+
+    Args:
+        host: where it listens.
+        allowed: names that the user adds, of a proxy for example.
+    """
+    names = {*LOOPBACK_NAMES, *allowed}
+    if host in ("127.0.0.1", "localhost", "::1"):
+        return frozenset(names)
+    interfaces = (
+        one.address
+        for addresses in psutil.net_if_addrs().values()
+        for one in addresses
+        if one.family in _INTERNET
+    )
+    addresses = {address.partition("%")[0] for address in (host, *interfaces)}
+    return frozenset(
+        {
+            *names,
+            socket.gethostname(),
+            socket.getfqdn(),
+            *(f"[{one}]" if ":" in one else one for one in addresses),
+        }
+    )
+
+
 def serve(
-    checkpoint: Path, *, name: str, digest: str, host: str, port: int, console: Console
+    checkpoint: Path,
+    *,
+    name: str,
+    digest: str,
+    host: str,
+    port: int,
+    console: Console,
+    allowed_hosts: Collection[str] = (),
 ) -> None:
     """Answer requests until a signal arrives; `console` says where, as soon as somebody listens there.
+
+    Args:
+        checkpoint: the model's folder.
+        name: as it is registered.
+        digest: SHA-256 of its files.
+        host: the address to listen at.
+        port: the port to listen at.
+        console: for the address.
+        allowed_hosts: names under which clients may address the server, besides those of this machine.
 
     Raises:
         CodegenError: the port is taken, the host is none of this machine's, or the checkpoint is damaged.
@@ -158,9 +218,8 @@ def serve(
             soft_wrap=True,
             markup=False,
         )
-        server = uvicorn.Server(
-            uvicorn.Config(create_app(sampler, name, digest), log_level="warning")
-        )
+        app = create_app(sampler, name, digest, host_names=host_names(host, allowed_hosts))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         with suppress(
             KeyboardInterrupt
         ):  # A signal is how this ends well; requests under way are answered before.

@@ -2,7 +2,8 @@
 
 Both are their own programs, started as children of this process and ended with it, also when it is killed
 (`components.core.process_reaper`). Where they listen stands in `servers.json` of the workspace while they do, so that whoever runs
-a flow there sends it to that Prefect, instead of opening its database a second time. Not covered: servers on other hosts.
+a flow there sends it to that Prefect, instead of opening its database a second time. Both require the workspace's
+credentials (`flows.credentials`) and refuse foreign Hosts and Origins. Not covered: servers on other hosts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from components.core.config import Config
 from components.core.errors import CodegenError, ConfigError
 from components.core.files import write_json
 from components.core.network import is_http_uri, redact_credentials, require_free_port
+from flows.credentials import FILE, Credentials, read_or_create
 from flows.settings.execution import SERVERS_FILE, Execution, running_servers
 
 _START_TIMEOUT_S = 300.0
@@ -30,8 +32,10 @@ _POLL_S = 0.3
 _ANSWER_TIMEOUT_S = 10.0
 """Assumption: a server that lives answers within, also on a busy machine."""
 
-_PREFECT = ("flows.servers.prefect_server", "server", "start", "--host", "127.0.0.1")
-_MLFLOW = ("mlflow", "server", "--host", "127.0.0.1", "--workers", "1")
+_PREFECT = ("flows.servers.prefect_server",)
+_MLFLOW = ("components.registry.mlflow_server", "--workers", "1", "--port")
+_MLFLOW_CREDENTIALS = "CODEGEN_MLFLOW_CREDENTIALS"
+"""As in `components.registry.mlflow_server`, which takes a while to import."""
 _LEASE_STORAGE = "prefect.server.concurrency.lease_storage.filesystem"
 """Who holds a slot of a limit outlives a restart of the server; by default it is forgotten, and never freed."""
 
@@ -60,9 +64,24 @@ class ServerProcesses:
     """The servers of this process."""
 
     def __init__(
-        self, where: Servers, processes: dict[str, subprocess.Popen[bytes]], logs: Path
+        self,
+        where: Servers,
+        processes: dict[str, subprocess.Popen[bytes]],
+        logs: Path,
+        credentials: Path,
     ) -> None:
-        self.where, self._processes, self._logs = where, processes, logs
+        """`credentials`: the file with the credentials that the servers require."""
+        self.where, self.credentials, self._processes, self._logs = (
+            where,
+            credentials,
+            processes,
+            logs,
+        )
+
+    @property
+    def owns_mlflow(self) -> bool:
+        """Whether MLflow's server is one of them, and not a server that was named."""
+        return "mlflow" in self._processes
 
     def wait(self) -> None:
         """Wait until one of them ends.
@@ -102,10 +121,12 @@ def require_readable(execution: Execution) -> None:
 
 
 def require_healthy_prefect() -> None:
-    """Check, once and soon, that the Prefect server that was named is there; its client would ask for minutes.
+    """Check once, within seconds, that the Prefect server that was named answers and accepts this client.
+
+    Prefect's client itself would try again for minutes.
 
     Raises:
-        ConfigError: nobody answers at PREFECT_API_URL.
+        ConfigError: nobody answers at PREFECT_API_URL, or the server refuses our credentials.
     """
     url = os.environ.get("PREFECT_API_URL")
     if not url:
@@ -116,14 +137,36 @@ def require_healthy_prefect() -> None:
             expected=f"a Prefect server that answers /health within {_ANSWER_TIMEOUT_S:.0f} s",
             fix="start it, or unset PREFECT_API_URL: a run without a server starts one of its own",
         )
+    if refusal := _refusal():
+        raise ConfigError(
+            f"the Prefect server at {redact_credentials(url)} refuses this client ({refusal})",
+            expected="the credentials of that server in PREFECT_API_AUTH_STRING",
+            fix=f"for a server of `codegen ui` or `codegen serve`: `. {FILE}` in its workspace; else ask who runs the server",
+        )
 
 
-def health_error(url: str, timeout_s: float) -> str | None:
+def _refusal() -> str | None:
+    """The status with which the configured Prefect server refuses our credentials; None if it accepts them."""
+    import httpx
+    from prefect.client.orchestration import (
+        get_client,  # With all of the user's settings: keys, headers, certificates.
+    )
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.hello()
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code in (401, 403):
+                return f"{error.response.status_code} {error.response.reason_phrase}"
+    return None
+
+
+def health_error(url: str, timeout_s: float, credentials: Credentials | None = None) -> str | None:
     """Why nobody answers well at an address within a time; None where somebody does. Shows no password."""
     import httpx  # Prefect's client: what it reaches, with USER:PASSWORD@ say, is reached here. It takes a while to import.
 
     try:
-        answer = httpx.get(url, timeout=timeout_s, follow_redirects=True)
+        answer = httpx.get(url, timeout=timeout_s, follow_redirects=True, auth=credentials)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return str(error) or type(error).__name__
     return None if answer.is_success else f"{answer.status_code} {answer.reason_phrase}"
@@ -141,24 +184,25 @@ def local_servers(
     """
     where = _reserve_ports(execution, prefect_port, mlflow_port)
     require_readable(execution)
+    credentials = read_or_create(execution.workspace_path)
     logs = execution.workspace_path / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    commands = {"prefect": [*_PREFECT, "--port", str(prefect_port)]}
-    if not is_http_uri(execution.resolved_tracking_uri):
-        commands["mlflow"] = [*_MLFLOW, "--port", str(mlflow_port)]
-    health = {"prefect": f"{where.prefect_api}/health", "mlflow": f"{where.mlflow}/health"}
+    commands = {"prefect": [*_PREFECT, str(prefect_port)]}
+    if owns_mlflow := not is_http_uri(execution.resolved_tracking_uri):
+        commands["mlflow"] = [*_MLFLOW, str(mlflow_port)]
+    health = {"prefect": f"{where.prefect_api}/version", "mlflow": f"{where.mlflow}/health"}
     processes: dict[str, subprocess.Popen[bytes]] = {}
     note = execution.workspace_path / SERVERS_FILE
     try:
         for name, command in commands.items():
-            processes[name] = _start(command, logs / f"{name}.log", _environment(execution, where))
+            processes[name] = _start(
+                command, logs / f"{name}.log", _environment(name, execution, where, credentials)
+            )
         for name, process in processes.items():
-            _wait_for(name, process, health[name], logs / f"{name}.log")
-        write_json(
-            note,
-            {**where.model_dump(), "pid": os.getpid(), "started": psutil.Process().create_time()},
-        )
-        yield ServerProcesses(where, processes, logs)
+            _wait_for(name, process, health[name], logs / f"{name}.log", credentials)
+        process_id = {"pid": os.getpid(), "started": psutil.Process().create_time()}
+        write_json(note, {**where.model_dump(), **process_id, "owns_mlflow": owns_mlflow})
+        yield ServerProcesses(where, processes, logs, execution.workspace_path / FILE)
     finally:
         note.unlink(missing_ok=True)
         for process in processes.values():
@@ -187,14 +231,27 @@ def _reserve_ports(execution: Execution, prefect_port: int, mlflow_port: int) ->
     return where
 
 
-def _environment(execution: Execution, where: Servers) -> dict[str, str]:
+def _environment(
+    name: str, execution: Execution, where: Servers, credentials: Credentials
+) -> dict[str, str]:
+    """The environment of one server. Secrets are here and not on the command line, which every user can read."""
+    if name == "mlflow":
+        return {
+            **os.environ,
+            _MLFLOW_CREDENTIALS: credentials.auth_string,
+            "MLFLOW_BACKEND_STORE_URI": execution.resolved_tracking_uri,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # Six processes for jobs (judges of agents) that nobody here has.
+        }
+    # The page calls the API at the address that PREFECT_UI_API_URL names, also if it was opened at the other name.
+    origins = (where.prefect, where.prefect.replace("127.0.0.1", "localhost"))
     return {
         **os.environ,
         "PREFECT_API_URL": where.prefect_api,
-        "PREFECT_UI_API_URL": where.prefect_api,
+        "PREFECT_API_AUTH_STRING": credentials.auth_string,
+        "PREFECT_SERVER_API_AUTH_STRING": credentials.auth_string,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins),
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASE_STORAGE,
-        "MLFLOW_BACKEND_STORE_URI": execution.resolved_tracking_uri,  # Not on the command line, which everybody can read.
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # Six processes for jobs (judges of agents) that nobody here has.
+        "PREFECT_UI_API_URL": where.prefect_api,
     }
 
 
@@ -211,10 +268,12 @@ def _start(
         )
 
 
-def _wait_for(name: str, server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait_for(
+    name: str, server: subprocess.Popen[bytes], url: str, log: Path, credentials: Credentials
+) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and server.poll() is None:
-        if health_error(url, timeout_s=2) is None:
+        if health_error(url, timeout_s=2, credentials=credentials) is None:
             return
         time.sleep(_POLL_S)
     raise CodegenError(

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -22,12 +22,15 @@ from components.data.config import DataPlace
 from components.evaluation.config import SandboxKind
 from components.model.config import DecodeMode
 from components.training.config import TrainingExecution
+from flows.credentials import sign_in
 
 if TYPE_CHECKING:  # It would import MLflow.
     from components.registry.tracking import Tracking
 
 SERVERS_FILE = "servers.json"
 """In the workspace while servers run over it: where they listen, and whose they are."""
+_PRIVATE = 0o700
+"""Prefect's database holds secrets (addresses to notify, blocks) together with the key that they are encrypted with."""
 HEARTBEAT_S = 30
 """Between two signs of life of a flow run, however it was started; the shortest that Prefect allows."""
 _PREFECT_RETRIES = 7
@@ -115,13 +118,17 @@ class Execution(Config):
         )
 
 
-def setup_environment(execution: Execution) -> None:
+def setup_environment(execution: Execution, *, runs: bool = True) -> None:
     """Settle what libraries read from the environment: nothing phones home, all state lies in the workspace.
 
     Called once, at the entry, before Prefect or MLflow are imported; values that are set already are respected.
 
+    Args:
+        execution: the place.
+        runs: whether flow runs may follow. Without a Prefect server they start a temporary one, which is given a secret.
+
     Raises:
-        ConfigError: there is no such project, or the workspace cannot be made.
+        ConfigError: there is no such project, the workspace cannot be made, or the credentials of its servers are unsafe.
         StorageFull: no room for an empty folder.
     """
     if not execution.project_path.is_dir():
@@ -143,8 +150,14 @@ def setup_environment(execution: Execution) -> None:
     # Of an index or a server that does not answer it warns at every attempt; the error that follows says it once.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     # Prefect creates its home, but not the folders above it.
-    for folder in (execution.workspace_path, Path(os.environ["PREFECT_HOME"])):
-        _make(folder)
+    _make(execution.workspace_path)
+    _make(Path(os.environ["PREFECT_HOME"]), mode=_PRIVATE)
+    sign_in(
+        execution.workspace_path,
+        running_servers(execution),
+        execution.resolved_tracking_uri,
+        runs=runs,
+    )
 
 
 def environment(execution: Execution) -> dict[str, str]:
@@ -177,8 +190,11 @@ def environment(execution: Execution) -> dict[str, str]:
     return {**settings, "PREFECT_API_URL": f"{serving['prefect']}/api"} if serving else settings
 
 
-def running_servers(execution: Execution) -> dict[str, str] | None:
-    """Where the servers of `codegen serve` or `codegen ui` listen: `prefect`, `mlflow`; None where none run here."""
+def running_servers(execution: Execution) -> dict[str, Any] | None:
+    """Where the servers of `codegen serve` or `codegen ui` listen: `prefect`, `mlflow`; None where none run here.
+
+    `owns_mlflow` is false if `mlflow` is a server that was named, not started.
+    """
     note = execution.workspace_path / SERVERS_FILE
     try:
         where = json.loads(note.read_text(encoding="utf-8"))
@@ -187,10 +203,10 @@ def running_servers(execution: Execution) -> dict[str, str] | None:
         return None
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path, mode: int = 0o777) -> None:
     try:
         with wrap_disk_full("making the workspace"):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
             f"the workspace's folder {folder} cannot be made: {error.strerror}",

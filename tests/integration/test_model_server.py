@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,9 @@ import pytest
 from fixtures.doc_commands import WAIT_S, environment, typed
 from fixtures.models import write_reciting
 
+from components.core.http_guard import LOOPBACK_NAMES
 from components.core.network import free_port
+from flows.servers.completions import host_names
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -154,6 +157,37 @@ def test_what_cannot_be_is_refused_with_the_reason(
     got, answer = server.ask(body)
     assert got == status
     assert word in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"host": "evil.example"}, 403),  # After DNS rebinding.
+        ({"host": "127.0.0.1.evil.example"}, 403),
+        ({"origin": "http://evil.example"}, 403),
+        ({"host": "localhost", "origin": "http://localhost"}, 200),
+        ({"host": "localhost:8000"}, 200),  # Through a tunnel.
+    ],
+)
+def test_no_web_page_can_use_the_model(
+    server: Server, headers: dict[str, str], expected: int
+) -> None:
+    address = f"http://127.0.0.1:{server.port}/v1/completions"
+    sent = {"content-type": "application/json", **headers}
+    request = urllib.request.Request(address, json.dumps(LIKELIEST).encode(), sent)
+    try:
+        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:  # noqa: S310
+            status = answer.status
+    except urllib.error.HTTPError as error:
+        status = error.code
+    assert status == expected
+
+
+def test_beyond_loopback_it_answers_to_the_names_of_the_machine() -> None:
+    names = host_names("0.0.0.0", ["proxy.example"])  # noqa: S104 - what --host takes
+    assert {"127.0.0.1", "localhost", "[::1]", "proxy.example", socket.gethostname()} <= names
+    assert "evil.example" not in names
+    assert host_names("127.0.0.1") == LOOPBACK_NAMES
 
 
 def test_what_cannot_be_served_is_said_in_three_lines(server: Server, tmp_path: Path) -> None:

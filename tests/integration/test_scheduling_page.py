@@ -15,6 +15,8 @@ from fixtures.doc_commands import DOCS, commands, environment, typed
 from fixtures.prefect_stack import WAIT_S, Served
 from fixtures.projects import new_project
 
+from flows.credentials import read
+
 if TYPE_CHECKING:
     from fixtures.projects import FixtureArchives
 
@@ -23,6 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1800)]
 PAGE = commands("scheduling.md")
 SERVES = [line for line in PAGE if line.startswith("codegen serve ")]
 WORKERS = [line for line in PAGE if "work-pool" in line or "deploy " in line or "worker" in line]
+SIGN_IN = ". var/servers.env"
 REST = [line for line in PAGE if line not in (*SERVES, *WORKERS)]
 
 
@@ -76,11 +79,13 @@ def _schedules(served: Served) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def prefect(project: Served) -> Callable[[list[str]], str]:
-    """What lines print that a person types who was told where Prefect is."""
+    """What lines print that a person types who was told where Prefect is, and has signed in."""
 
     def type_in(lines: list[str]) -> str:
         home = str(project.folder / "var" / "prefect")
-        done = typed(lines, project.folder, PREFECT_HOME=home, PREFECT_API_URL=project.api)
+        done = typed(
+            [SIGN_IN, *lines], project.folder, PREFECT_HOME=home, PREFECT_API_URL=project.api
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -114,8 +119,9 @@ def _text() -> str:
 def test_runs_are_started_listed_and_cancelled(
     project: Served, prefect: Callable[[list[str]], str]
 ) -> None:
-    export, *lines = (line for line in REST if not line.startswith("codegen notify"))
+    export, sign_in, *lines = (line for line in REST if not line.startswith("codegen notify"))
     assert export == "export PREFECT_API_URL=http://127.0.0.1:4200/api"
+    assert sign_in == SIGN_IN
     (cancel,) = (line for line in lines if line.endswith(" ID"))
     printed = prefect([line for line in lines if line != cancel])
     assert "refresh-data/tiny" in printed
@@ -159,7 +165,11 @@ def test_workers_run_the_same(project: Served, prefect: Callable[[list[str]], st
         worker = subprocess.Popen(
             command,
             cwd=project.folder,
-            env=environment(PREFECT_HOME=home, PREFECT_API_URL=project.api),
+            env=environment(
+                PREFECT_HOME=home,
+                PREFECT_API_URL=project.api,
+                PREFECT_API_AUTH_STRING=read(project.folder / "var").auth_string,
+            ),
             stdout=log,
             stderr=log,
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
 import pytest
-from fixtures.prefect_stack import ENDS, Served, served
+from fixtures.prefect_stack import ENDS, Served, served, signed_in
 from fixtures.sinks import mail_receiver, web_receiver
 
 from components.core.files import read_jsonl
@@ -88,7 +88,8 @@ def test_a_run_shows_tables_losses_scores_and_the_way_to_mlflow(
     assert link
     address = f"http://127.0.0.1:{project.ports[1]}/api/2.0/mlflow/runs/get?run_id={link[3]}"
     assert link[1] == f"http://127.0.0.1:{project.ports[1]}"
-    with urllib.request.urlopen(address, timeout=60) as answer:
+    request = urllib.request.Request(address, headers=signed_in(project.credentials))
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
         assert json.load(answer)["run"]["info"]["experiment_id"] == link[2]
 
 

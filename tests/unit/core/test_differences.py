@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from components.core.recipe_diff import differences
 from pydantic import Field
 
 from components.core.artifact import Artifact
 from components.core.config import Config
+from components.core.recipe_diff import differences
 from components.core.store import Store
 
 

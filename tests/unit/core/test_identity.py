@@ -8,8 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 
 import pytest
 from fixtures.golden_identity import Default, product_configs
-from flows.settings.execution import Execution
-from flows.settings.recipes import RECIPES, Recipe
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, create_model
@@ -17,6 +15,8 @@ from pydantic import Field, create_model
 from components.core.config import SCHEMA_VERSIONS, Config, ListOrTuple, all_values, default_values
 from components.core.fingerprint import canonical_json, fingerprint
 from components.training.config import Stages
+from flows.settings.execution import Execution
+from flows.settings.recipes import RECIPES, Recipe
 
 # -- one config --------------------------------------------------------------------------------------------------------
 

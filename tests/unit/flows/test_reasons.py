@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from flows.cli.exit_codes import INTERNAL_ERROR
 
 from components.core.artifact import Artifact, Kind
 from components.core.config import Config
 from components.core.store import Store
+from flows.cli.exit_codes import INTERNAL_ERROR
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

@@ -3,7 +3,7 @@
 Both are their own programs, started as children of this process and ended with it, also when it is killed
 (`components.core.process_reaper`). Where they listen stands in `servers.json` of the workspace while they do, so that whoever runs
 a flow there sends it to that Prefect, instead of opening its database a second time. Both require the workspace's
-credentials (`flows.credentials`) and refuse foreign Hosts and Origins. Not covered: servers on other hosts.
+credentials (`flows.settings.credentials`) and refuse foreign Hosts and Origins. Not covered: servers on other hosts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from components.core.config import Config
 from components.core.errors import CodegenError, ConfigError
 from components.core.files import write_json
 from components.core.network import is_http_uri, redact_credentials, require_free_port
-from flows.credentials import FILE, Credentials, read_or_create
+from flows.settings.credentials import FILE, Credentials, read_or_create
 from flows.settings.execution import SERVERS_FILE, Execution, running_servers
 
 _START_TIMEOUT_S = 300.0

@@ -8,7 +8,7 @@
    Prefect does itself if it asks for a row to update. Measured in docs/figures.md.
 
 Not covered: the temporary server of a single run, which sends no notifications. It requires a secret, too
-(`flows.credentials`), but does not check the Host.
+(`flows.settings.credentials`), but does not check the Host.
 """
 
 from __future__ import annotations

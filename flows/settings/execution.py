@@ -22,7 +22,7 @@ from components.data.config import DataPlace
 from components.evaluation.config import SandboxKind
 from components.model.config import DecodeMode
 from components.training.config import TrainingExecution
-from flows.credentials import sign_in
+from flows.settings.credentials import sign_in
 
 if TYPE_CHECKING:  # It would import MLflow.
     from components.registry.tracking import Tracking

@@ -15,7 +15,7 @@ from fixtures.doc_commands import DOCS, commands, environment, typed
 from fixtures.prefect_stack import WAIT_S, Served
 from fixtures.projects import new_project
 
-from flows.credentials import read
+from flows.settings.credentials import read
 
 if TYPE_CHECKING:
     from fixtures.projects import FixtureArchives

@@ -22,7 +22,7 @@ from fixtures.prefect_stack import WAIT_S, Served, served, signed_in
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from flows.credentials import FILE, Credentials
+from flows.settings.credentials import FILE, Credentials
 
 if TYPE_CHECKING:
     from fixtures.projects import FixtureArchives

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import ConfigError
-from flows.credentials import FILE, read, read_or_create, sign_in
+from flows.settings.credentials import FILE, read, read_or_create, sign_in
 
 SERVING = {
     "prefect": "http://127.0.0.1:4200",

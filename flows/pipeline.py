@@ -28,8 +28,8 @@ from flows.steps.preflight import preflight_check
 from flows.train import train
 
 if TYPE_CHECKING:  # They would import MLflow and matplotlib.
-    from components.evaluation.report.results import RunResults
     from components.registry.promotion import Promotion
+    from components.report.results import RunResults
 
 
 class ReportPaths(NamedTuple):
@@ -72,7 +72,7 @@ def _results(
     total_s: float,
     recorded_at: str,
 ) -> RunResults:
-    from components.evaluation.report.results import RegisteredVersion, RunResults
+    from components.report.results import RegisteredVersion, RunResults
 
     return RunResults(
         recipe=recipe.name,
@@ -95,7 +95,7 @@ def _results(
         ),
         tracking_uri=recorded_at,
         total_s=total_s,
-        made_by=made_by,
+        provenance=made_by,
     )
 
 
@@ -108,15 +108,14 @@ def _with_samples_and_reuse(results: RunResults, store: Store) -> RunResults:
         if parent.kind == "samples"
     }
     results = replace(results, samples=tuple(store.load(address) for address in sorted(judged)))
-    began = str(results.made_by["created_at"])
+    began = str(results.provenance["created_at"])
     reused = {one.label for one in results.steps() if str(one.provenance["created_at"]) < began}
     return replace(results, reused=frozenset(reused))
 
 
 def _write_page(here: FlowContext, results: RunResults) -> ReportPaths:
-    from components.evaluation.report.gallery import SAMPLES_PAGE
-    from components.evaluation.report.html import render_html, render_samples
-    from components.evaluation.report.text import render_text
+    from components.report import render_html, render_samples, render_text
+    from components.report.samples import SAMPLES_PAGE
 
     folder = here.execution.workspace_path
     page = ReportPaths(

@@ -26,7 +26,7 @@ from components.core.errors import ArtifactError, TrackingError
 from components.core.fingerprint import fingerprint, list_files
 from components.core.provenance import provenance
 from components.core.store import MANIFEST
-from components.registry.card import Learnt, model_card
+from components.registry.card import TrainingCorpus, model_card
 from components.registry.client.connection import wrap_mlflow_errors
 from components.registry.client.naming import renamed
 from components.registry.flavor import CHECKPOINT_FOLDER, require_checkpoint, write_model_files
@@ -66,7 +66,7 @@ def register(
     parity: Callable[[Path], float],
     parity_environment: str = "",
     max_logit_difference: float,
-    learnt: Sequence[Learnt] = (),
+    learnt: Sequence[TrainingCorpus] = (),
     not_measured: Mapping[str, str] | None = None,
 ) -> Artifact:
     """Make a checkpoint a version of the model `name`, or find the version that it is already.

@@ -1,6 +1,6 @@
 """What Prefect's page shows of a flow run beside its steps: corpora, losses, scores, the way to MLflow, and progress.
 
-One decision: what is shown are sections of `components.evaluation.report`, those of the page of results among them, so that
+One decision: what is shown are sections of `components.report`, those of the page of results among them, so that
 Prefect, the page and the terminal say the same. It is a view: where Prefect does not take it, the run goes on and says so in
 its log.
 """
@@ -32,10 +32,10 @@ from components.core.provenance import provenance
 from flows.settings.execution import Execution, running_servers
 
 if TYPE_CHECKING:  # They would import MLflow, torch and more than a flow needs to be looked at.
-    from components.evaluation.report.page import Section
-    from components.evaluation.report.results import Measurement, RunResults
-    from components.evaluation.report.rules import Rule
     from components.registry.runs import TrackedRun
+    from components.report.corpus import Rule
+    from components.report.page import Section
+    from components.report.results import Measurement, RunResults
     from components.training.metrics import StepMetrics
     from flows.runtime.context import FlowContext
 
@@ -56,7 +56,7 @@ def publish_validation_results(
         rules: as `results.json` of a validation holds them.
         run_id: the MLflow run of that validation, which has them as a table; None where it is gone.
     """
-    from components.evaluation.report.rules import rules_section
+    from components.report.corpus import rules_section
 
     kept = (
         f"[The same in MLflow]({_mlflow_run_url(run_id, here.run.experiment_id, here.execution)}). "
@@ -83,7 +83,7 @@ def show_corpora(
     validations: Sequence[Artifact],
 ) -> None:
     """The corpora, from raw documents to tokens."""
-    from components.evaluation.report.corpus import corpus_section
+    from components.report.corpus import corpus_section
 
     results = _results(here, raw=raw, prepared=prepared, validations=validations)
     _show(
@@ -93,7 +93,7 @@ def show_corpora(
 
 def show_training(here: FlowContext, checkpoints: Mapping[str, Artifact]) -> None:
     """The losses of the stages that are trained."""
-    from components.evaluation.report.training import training_section
+    from components.report.training import training_section
 
     results = _results(here, checkpoints=checkpoints)
     _show(
@@ -112,8 +112,8 @@ def show_scores(
     skipped: Mapping[str, str],
 ) -> None:
     """Bits per byte of every stage and corpus, and the benchmarks beside the paper's figures."""
-    from components.evaluation.report.bits import bits_section
-    from components.evaluation.report.programs import program_sections
+    from components.report.bits_per_byte import bits_section
+    from components.report.results_page import program_sections
 
     results = _results(
         here, checkpoints=checkpoints, prepared=prepared, evaluations=evaluations, skipped=skipped
@@ -182,7 +182,7 @@ def _results(
     skipped: Mapping[str, str] | None = None,
 ) -> RunResults:
     """What the sections read; a part of a run that is not there yet is absent."""
-    from components.evaluation.report.results import RunResults
+    from components.report.results import RunResults
 
     return RunResults(
         recipe=here.recipe.name,
@@ -193,16 +193,16 @@ def _results(
         evaluations=evaluations or {},
         skipped=skipped or {},
         total_s=0.0,
-        made_by=provenance(),
+        provenance=provenance(),
     )
 
 
 def _show(
     here: FlowContext, what: str, sections: Sequence[Section], description: str, more: str = ""
 ) -> None:
-    from components.evaluation.report.markdown import markdown_of
+    from components.report.rendering import sections_markdown
 
-    publish_markdown(here.recipe.name, what, markdown_of(sections) + more, description)
+    publish_markdown(here.recipe.name, what, sections_markdown(sections) + more, description)
 
 
 def publish_markdown(about: str, what: str, text: str, description: str) -> None:

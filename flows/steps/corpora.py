@@ -27,7 +27,7 @@ from flows.settings.recipes import Recipe
 if TYPE_CHECKING:
     from components.data.archives.pins import Pins
     from components.data.filters.decontamination import BenchmarkText
-    from components.registry.card import Learnt
+    from components.registry.card import TrainingCorpus
 
 DATASET_CARD = "dataset-card.md"
 """The card of the corpora that were prepared last, in the workspace and in MLflow."""
@@ -238,11 +238,11 @@ def corpus_uri(store: Store, corpus: Artifact, place: TrainingExecution) -> str:
 def dataset_card(recipe: Recipe, execution: Execution, found: RecipeCorpora) -> str:
     """The dataset card of a recipe's corpora, as Markdown."""
     from components.core.paper import paper_corpora
-    from components.data.card import Corpora
+    from components.data.card import DatasetCardInputs
     from components.data.card import dataset_card as card
 
     pins = load_archive_pins(execution)
-    corpora = Corpora(
+    corpora = DatasetCardInputs(
         name=recipe.name,
         data=recipe.data,
         seed=recipe.seed,
@@ -260,15 +260,15 @@ def training_corpora_of(
     stage: str,
     raw: Mapping[str, Artifact],
     prepared: Mapping[str, Artifact],
-) -> list[Learnt]:
+) -> list[TrainingCorpus]:
     """What the model of a stage learnt from here, in order, with its licences: for the model card."""
-    from components.data.card_prose import licences_of
-    from components.registry.card import Learnt
+    from components.data.card import licenses_by_package
+    from components.registry.card import TrainingCorpus
 
     sources = load_archive_pins(execution).of(recipe.data.preset)
     stages: list[str] = list(recipe.training.trained)
     return [
-        Learnt(prepared[one], licences_of(raw[one], sources))
+        TrainingCorpus(prepared[one], licenses_by_package(raw[one], sources))
         for one in stages[: stages.index(stage) + 1]
     ]
 

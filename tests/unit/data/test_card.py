@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from markdown_it import MarkdownIt
+
 from components.core.artifact import Artifact, Kind
 from components.core.fingerprint import FileEntry
 from components.core.paper import paper_corpora
 from components.data.archives.pins import Archive
-from components.data.card import Corpora, dataset_card
-from components.data.card_prose import licences_of
+from components.data.card import DatasetCardInputs, dataset_card, licenses_by_package
 from components.data.config import CORPORA, LANGUAGES, Corpus, DataConfig
 from components.data.sources.config import Source
 
@@ -67,7 +68,7 @@ def figures(times: int = 1) -> dict[str, Any]:
     }
 
 
-def corpora() -> Corpora:
+def corpora() -> DatasetCardInputs:
     raw = {
         "nl": artifact("raw-corpus", "nl", files={"manual-1.0.jsonl": 6_000}),
         "multi": artifact(
@@ -90,10 +91,10 @@ def corpora() -> Corpora:
             "prepared-corpus", corpus, {"languages": languages, "splits": splits}
         )
     tokenizer = artifact("tokenizer", "gpt2-500")
-    return Corpora("demo", DataConfig(preset="tiny"), 4, 256, raw, tokenizer, prepared)
+    return DatasetCardInputs("demo", DataConfig(preset="tiny"), 4, 256, raw, tokenizer, prepared)
 
 
-def card(what: Corpora | None = None) -> str:
+def card(what: DatasetCardInputs | None = None) -> str:
     return dataset_card(what or corpora(), ARCHIVES, ARCHIVES[:1], paper_corpora())
 
 
@@ -116,7 +117,7 @@ def test_every_package_stands_with_its_licence_and_what_it_gave() -> None:
         "| scripts 2.1 | BSD-3-Clause | - | 1.5 MB | 2.5 MB |  |",
         "| stranger-3.jsonl | see its records | - | 12 B | - |  |",
     ]
-    assert "the same bytes in each of: manual 1.0 (MIT)." in card()
+    assert "identical in each of: manual 1.0 (MIT)." in card()
 
 
 def test_sizes_are_raw_filtered_deduplicated_and_tokens() -> None:
@@ -140,7 +141,7 @@ def test_sizes_are_raw_filtered_deduplicated_and_tokens() -> None:
 
 
 def test_the_papers_figures_stand_beside_ours_with_their_marks() -> None:
-    beside = rows(card(), "Beside the paper")
+    beside = rows(card(), "Comparison with the paper")
     assert beside["multi", "Go"][:4] == ["15.0 kB", "6.0 kB", "3,300", "BigQuery, Go"]
     assert beside["multi", "Go"][4:] == ["256 GB ?", "21.4 GB ?", "9.6B ?"]
     assert beside["mono", "Python"][3:] == ["BigPython", "5.5 TB", "217.3 GB", "71.7B"]
@@ -158,8 +159,8 @@ def test_the_papers_figures_stand_beside_ours_with_their_marks() -> None:
 def test_what_was_left_out_is_counted_by_reason() -> None:
     text = card()
     assert "| corpus | language | digits | empty | duplicate |" in text
-    assert rows(text, "Left out, by reason")["multi", "all"] == ["42", "6", "63"]
-    assert rows(text, "Left out, by reason")["mono", "Python"] == ["2", "1", "3"]
+    assert rows(text, "Rejected documents by reason")["multi", "all"] == ["42", "6", "63"]
+    assert rows(text, "Rejected documents by reason")["mono", "Python"] == ["2", "1", "3"]
 
 
 def test_splits_begin_with_training() -> None:
@@ -203,10 +204,10 @@ def test_a_corpus_from_before_the_bytes_of_duplicates_were_counted() -> None:
 
 def test_licences_by_package_and_files_of_declared_sources_by_their_records() -> None:
     expected = {"BSD-3-Clause": ["scripts 2.1"], "see its records": ["stranger-3.jsonl"]}
-    assert licences_of(corpora().raw["multi"], ARCHIVES) == expected
+    assert licenses_by_package(corpora().raw["multi"], ARCHIVES) == expected
 
 
-def declaring(*names: Corpus) -> Corpora:
+def declaring(*names: Corpus) -> DatasetCardInputs:
     """The corpora, some of them of declared sources."""
     one = corpora()
     sources = {
@@ -222,7 +223,7 @@ def declaring(*names: Corpus) -> Corpora:
 
 def test_declared_sources_stand_with_their_settings_and_no_archive_is_named_for_them() -> None:
     text = card(declaring("mono"))
-    assert "nl, multi of the preset `tiny`; mono from sources that the recipe declares." in text
+    assert "nl, multi: preset `tiny`; mono: sources that the recipe declares." in text
     assert (
         "| mono | `s3://b/mono/*.zst` | fixed_language: English | 1,200 | 3.0 MB |\n| mono | `x\\|y` |  |  |  |"
         in text
@@ -230,20 +231,20 @@ def test_declared_sources_stand_with_their_settings_and_no_archive_is_named_for_
     assert "| scripts 2.1 | BSD-3-Clause | - | 1.5 MB | - |  |" in text, (
         "nothing of it is in mono any more"
     )
-    assert "The first gives the raw bytes of nl, multi, the second" in text
+    assert "The first command fetches the raw corpora nl, multi; the second" in text
 
 
 def test_of_declared_sources_alone_nothing_is_said_of_packages() -> None:
     text = card(declaring(*CORPORA))
-    assert "They come from sources that the recipe declares." in text
+    assert "All corpora are from sources that the recipe declares." in text
     assert "released packages" not in text
     assert "preset `tiny`" not in text
-    assert "The first gives the vocabulary, the second" in text
+    assert "The first command fetches the vocabulary; the second" in text
 
 
 def test_what_was_done_is_what_the_recipe_says() -> None:
-    plain = card().split("## How it was made")[1]
-    assert "Near-duplicates stay." in plain
+    plain = card().split("## Processing")[1]
+    assert "Near-duplicates are kept." in plain
     assert "Redacted" not in plain
     assert "Decontaminated" not in plain, "no benchmark is counted, so none was looked for"
     other = corpora()
@@ -257,18 +258,18 @@ def test_what_was_done_is_what_the_recipe_says() -> None:
     data = DataConfig.parse(
         {**options, "dedup_across_corpora": True, "decontamination": {"threshold": 0.25}}
     )
-    text = " ".join(card(other._replace(data=data)).split("## How it was made")[1].split())
+    text = " ".join(card(other._replace(data=data)).split("## Processing")[1].split())
     assert (
-        "2. **Decontaminated**: a document that shares 13 words in a row, 25 % of the problem's at least,"
+        "2. **Decontaminated**: a document is rejected if it shares 13 consecutive words (and at least 25 % of the problem)"
         in text
     )
-    assert "with a problem of humaneval or mtpb is left out. 3. **Deduplicated**" in text
+    assert "with a problem of humaneval or mtpb. 3. **Deduplicated**" in text
     assert (
-        "and none that an earlier corpus holds. Of near-duplicates (MinHash, from a similarity of 0.8) one is kept."
+        "unless an earlier corpus contains it. Of near-duplicates (MinHash, similarity of at least 0.8) one is kept."
         in text
     )
     assert (
-        "4. **Redacted**: what was found of ip address is replaced: multi 1,200 (ip address 1,200), mono 0 (ip "
+        "4. **Redacted**: ip address. Replaced matches: multi 1,200 (ip address 1,200); mono 0 (ip "
         in text
     )
 
@@ -278,6 +279,33 @@ def test_records_that_could_not_be_read_are_counted() -> None:
     assert "could not be read" not in card(one)
     one.prepared["mono"].statistics["bad"] = {"not JSON": 2, "NUL character": 1_000}
     assert (
-        "Records that could not be read stand in `quarantine.jsonl`: mono 1,002 (NUL character 1,000, not JSON 2)."
+        "`quarantine.jsonl` lists the records that could not be read: mono 1,002 (NUL character 1,000, not JSON 2)."
         in card(one)
     )
+
+
+def test_foreign_text_is_no_markup() -> None:
+    hostile = "<img src=x> [a](http://b) `c` *d* | \x1b[2J\u202e"
+    archives = (ARCHIVES[0].replace(note=hostile, licence=hostile), *ARCHIVES[1:])
+    one = declaring("mono")
+    sources = {"mono": (Source(uri=f"s3://b/`{hostile}"),)}
+    one.prepared["multi"].statistics["bad"] = {hostile: 1}
+    one.prepared["nl"].statistics["languages"]["English"]["rejected"][hostile] = 1  # type: ignore[index, call-overload]
+    text = dataset_card(
+        one._replace(name=hostile, data=DataConfig(preset="tiny", sources=sources)),
+        archives,
+        archives,
+        paper_corpora(),
+    )
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    kinds = {child.type for token in tokens for child in token.children or []} | {
+        token.type for token in tokens
+    }
+    assert not kinds & {"link_open", "image", "html_block", "html_inline", "em_open"}
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "<img src=x> [a](http://b) `c` *d* | ␛[2J\ufffd" in [
+        "".join(child.content for child in token.children or [])
+        for token in tokens
+        if token.type == "inline"
+    ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fixtures.report_programs import NO_JAIL, conversations, evaluated, functions
+from fixtures.report_run import Run
 from pydantic import JsonValue
-from report_programs import NO_JAIL, conversations, evaluated, functions
-from report_run import Run
 
 from components.core.artifact import Artifact
 from components.core.files import read_json
@@ -29,7 +29,7 @@ def by_case(label: str, sample: Sample) -> str:
 
 
 def figures(run: Run, evaluation: Artifact) -> dict[str, dict[str, float]]:
-    return figures_by_problem(read_json(run.store.open(evaluation) / "results.json"))
+    return figures_by_problem(read_json(run.store.fetch_verified(evaluation) / "results.json"))
 
 
 def version(artifact: Artifact) -> str:

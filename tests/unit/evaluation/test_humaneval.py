@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import Answer, Scripted, run_plan
+from fixtures.scripted import Answer, Scripted, run_plan
 
 from components.core.errors import EvaluationError
 from components.core.files import read_json, read_jsonl

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import Scripted, run_plan
+from fixtures.scripted import Scripted, run_plan
 
 from components.core.artifact import OBSERVED_DIR
 from components.core.errors import ConfigError

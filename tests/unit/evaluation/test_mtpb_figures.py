@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import Scripted, run_plan
+from fixtures.scripted import Scripted, run_plan
 
 from components.core.files import read_json
 from components.evaluation.benchmarks.mtpb import planned

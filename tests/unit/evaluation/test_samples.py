@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import Scripted
+from fixtures.scripted import Scripted
 
 from components.core.errors import ConfigError
 from components.core.files import read_json, read_jsonl

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from markdown_it import MarkdownIt
+
 from components.core.artifact import Artifact
-from components.registry.card import Learnt, model_card
+from components.registry.card import TrainingCorpus, model_card
 
 _PYTHON = {
     "documents": 289,
@@ -58,8 +60,10 @@ def _card(**changed: object) -> str:
         "evaluations": {"humaneval": HUMANEVAL},
         "dvc_md5": "6998.dir",
         "tracking_uri": "http://me:secret@host:5000",
-        "learnt": [
-            Learnt(CORPUS, {"MIT": ["flask 3.1"], "BSD-3-Clause": ["networkx 3.7", "numpy 2.4"]})
+        "corpora": [
+            TrainingCorpus(
+                CORPUS, {"MIT": ["flask 3.1"], "BSD-3-Clause": ["networkx 3.7", "numpy 2.4"]}
+            )
         ],
     }
     return model_card("tiny-mono", **{**about, **changed})  # type: ignore[arg-type]
@@ -70,7 +74,7 @@ def test_the_data_with_what_was_left_out_and_every_contaminated_document() -> No
     assert "| mono, Python | 289 | 4.2 MB | 1,518,385 | 567,250 | 5 | 4 |" in card
     assert "| mono | humaneval 2, mtpb 0 |" in card
     unsearched = _artifact("prepared-corpus", "mono", {"languages": {"Python": _PYTHON}})
-    assert "| mono | not searched |" in _card(learnt=[Learnt(unsearched, {})])
+    assert "| mono | not searched |" in _card(corpora=[TrainingCorpus(unsearched, {})])
 
 
 def test_a_score_stands_with_its_interval_and_one_without_says_so() -> None:
@@ -88,9 +92,9 @@ def test_a_score_stands_with_its_interval_and_one_without_says_so() -> None:
 
 def test_limits_say_what_is_wrong_with_the_figures_and_the_code() -> None:
     card = _card()
-    assert "Its last stage saw 12,288 tokens, 0.057 for each parameter." in card
-    assert "It has seen Python, and nothing is known of other languages." in card
-    assert "uncommitted changes, or no git" not in card
+    assert "The last stage trained on 12,288 tokens, 0.057 per parameter." in card
+    assert "Training languages: Python. Other languages were not evaluated." in card
+    assert "there were uncommitted changes, or no git" not in card
     assert "without isolation" not in card
     dirty = _artifact(
         "checkpoint",
@@ -104,8 +108,8 @@ def test_limits_say_what_is_wrong_with_the_figures_and_the_code() -> None:
         evaluations={"humaneval": bare},
         not_measured={"mtpb": "its file may not be given away"},
     )
-    assert "uncommitted changes, or no git" in card
-    assert "programs ran without isolation" in card
+    assert "there were uncommitted changes, or no git" in card
+    assert "programs were executed without isolation" in card
     assert "**mtpb was not measured**: its file may not be given away." in card
 
 
@@ -114,5 +118,29 @@ def test_licences_as_recorded_and_no_secret() -> None:
     assert "| mono | BSD-3-Clause | networkx 3.7, numpy 2.4 |" in card
     assert "| mono | MIT | flask 3.1 |" in card
     assert "secret" not in card
-    assert "No licence of what it learnt from is recorded." in _card(learnt=[])
-    assert "Not recorded" in _card(learnt=[])
+    assert "No license of the training data is recorded." in _card(corpora=[])
+    assert "Not recorded" in _card(corpora=[])
+
+
+def test_foreign_text_is_no_markup() -> None:
+    hostile = "<img src=x> [a](http://b) *c* | \x1b[2J\u202e"
+    corpus = CORPUS.replace(
+        name=hostile, statistics={"languages": {hostile: _PYTHON}, "contaminated": {hostile: 1}}
+    )
+    failed = HUMANEVAL.replace(
+        statistics={"executed": False, "reason": hostile, "sandbox": hostile}
+    )
+    card = _card(
+        evaluations={hostile: failed},
+        not_measured={hostile: hostile},
+        corpora=[TrainingCorpus(corpus, {hostile: [hostile]})],
+        tracking_uri='http://host/"\n```\n<img src=x>',
+    )
+    tokens = MarkdownIt("commonmark").enable("table").parse(card)
+    kinds = {child.type for token in tokens for child in token.children or []} | {
+        token.type for token in tokens
+    }
+    assert not kinds & {"link_open", "image", "html_block", "html_inline", "em_open"}
+    assert sum(token.type == "fence" for token in tokens) == 1
+    assert "\x1b" not in card
+    assert "\u202e" not in card

@@ -1,0 +1,263 @@
+"""The tables and numbers of the dataset card; `dataset-card.md.j2` holds its text.
+
+The card is a pure function of records (artifacts, pins, settings): it reads no corpus and no clock,
+so equal recipes give equal cards. It shows no documents; the Data Docs of the validation do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+from components.core.artifact import Artifact
+from components.core.markdown import code
+from components.core.paper import PaperCorpora
+from components.core.templates import markdown_environment
+from components.data.archives.pins import Archive
+from components.data.config import CORPORA, LANGUAGES, Corpus, DataConfig
+
+_ALL = "all"
+_EMPTY = "-"
+_STATISTICS = (
+    "raw_documents", "raw_bytes", "rejected", "duplicates", "duplicate_bytes", "documents", "bytes", "train_tokens",
+    "held_out_documents", "held_out_tokens",
+)  # fmt: skip
+"""A language's statistics in a prepared corpus."""
+
+Rows = list[tuple[str, ...]]
+
+
+class DatasetCardInputs(NamedTuple):
+    """The corpora of a recipe and the settings that they were prepared with."""
+
+    name: str
+    """The recipe's name."""
+    data: DataConfig
+    seed: int
+    context_length: int
+    raw: Mapping[str, Artifact]
+    """By corpus, and "vocabulary"."""
+    tokenizer: Artifact
+    prepared: Mapping[str, Artifact]
+    """By corpus."""
+
+    @property
+    def declared(self) -> list[Corpus]:
+        """The corpora whose sources the recipe declares."""
+        return [corpus for corpus in CORPORA if corpus in (self.data.sources or {})]
+
+    @property
+    def pinned(self) -> list[Corpus]:
+        """The corpora of the preset, from pinned archives."""
+        return [corpus for corpus in CORPORA if corpus not in self.declared]
+
+    def statistics(self, corpus: str, part: str) -> dict[str, dict[str, Any]]:
+        """A part of the statistics of a prepared corpus; empty if it was not recorded."""
+        return cast(dict[str, dict[str, Any]], self.prepared[corpus].statistics.get(part) or {})
+
+
+def dataset_card(
+    corpora: DatasetCardInputs,
+    sources: Sequence[Archive],
+    vocabulary: Sequence[Archive],
+    paper: PaperCorpora,
+) -> str:
+    """The card as Markdown.
+
+    Args:
+        corpora: the corpora of a recipe.
+        sources: the pinned archives of the preset, for their licenses.
+        vocabulary: the archives that provide GPT-2's byte-pair ranks.
+        paper: the paper's corpora, for comparison.
+    """
+    totals = [_total(corpora, corpus) for corpus in CORPORA]
+    reasons = sorted(
+        {reason for _, _, statistics in _by_language(corpora) for reason in statistics["rejected"]}
+    )
+    template = markdown_environment("components.data.card").get_template("dataset-card.md.j2")
+    return template.render(
+        corpora=corpora,
+        corpus_names=CORPORA,
+        labels=" ".join(corpora.prepared[corpus].label for corpus in CORPORA),
+        num_documents=sum(total["documents"] for total in totals),
+        total_size=format_size(sum(total["bytes"] for total in totals)),
+        num_tokens=sum(total["train_tokens"] for total in totals),
+        vocabulary=vocabulary,
+        paper=paper,
+        packages=_package_rows(corpora, sources),
+        declared_sources=_declared_source_rows(corpora),
+        sizes=_size_rows(corpora),
+        paper_comparison=_paper_rows(corpora, paper),
+        reasons=reasons,
+        rejects=_reject_rows(corpora, reasons),
+        unreadable=_counts(corpora, "bad"),
+        redacted=_counts(corpora, "redacted"),
+        benchmarks=_searched_benchmarks(corpora),
+        splits=_split_rows(corpora),
+        identity=_identity_rows(corpora),
+    )
+
+
+def licenses_by_package(raw: Artifact, sources: Sequence[Archive]) -> dict[str, list[str]]:
+    """The packages of a raw corpus by license, as pinned; records of declared sources name their own."""
+    packages: dict[str, list[str]] = {}
+    for file in raw.files:
+        name, license_name, _ = _package(file.path, sources)
+        packages.setdefault(license_name, []).append(name)
+    return packages or {"see its records": ["declared sources"]}
+
+
+def format_size(size_bytes: int | None) -> str:
+    """Bytes in decimal units, `6.0 kB`; `-` for None."""
+    if size_bytes is None:
+        return _EMPTY
+    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size_bytes >= limit:
+            return f"{size_bytes / limit:,.1f} {unit}"
+    return f"{size_bytes:,} B"
+
+
+def _package(file: str, sources: Sequence[Archive]) -> tuple[str, str, str]:
+    """Package, license and note of a file of a raw corpus; each file holds a package."""
+    for archive in sources:
+        if file == f"{archive.name}-{archive.version}.jsonl":
+            return f"{archive.name} {archive.version}", archive.licence, archive.note
+    return file, "see its records", ""
+
+
+def _package_rows(corpora: DatasetCardInputs, sources: Sequence[Archive]) -> Rows:
+    """The contribution of each package to each corpus of the preset."""
+    sizes: dict[str, dict[str, int]] = {}
+    for corpus in corpora.pinned:
+        for file in corpora.raw[corpus].files:
+            sizes.setdefault(file.path, {})[corpus] = file.size_bytes
+    rows: Rows = []
+    for path, by_corpus in sorted(sizes.items()):
+        name, license_name, note = _package(path, sources)
+        rows.append(
+            (name, license_name, *(format_size(by_corpus.get(corpus)) for corpus in CORPORA), note)
+        )
+    return rows
+
+
+def _declared_source_rows(corpora: DatasetCardInputs) -> Rows:
+    """Each declared source with its settings; files and size in the first row of a corpus."""
+    rows: Rows = []
+    for corpus in corpora.declared:
+        statistics = cast(dict[str, Any], corpora.raw[corpus].statistics)
+        totals = (f"{statistics['num_files']:,}", format_size(statistics["size_bytes"]))
+        for source in (corpora.data.sources or {})[corpus]:
+            settings = source.model_dump(exclude={"uri"}, exclude_defaults=True)
+            text = ", ".join(f"{name}: {value}" for name, value in settings.items())
+            rows.append((corpus, code(source.uri), text, *totals))
+            totals = ("", "")
+    return rows
+
+
+def _size_rows(corpora: DatasetCardInputs) -> Rows:
+    return [
+        (
+            corpus, language, f"{statistics['raw_documents']:,}", format_size(statistics["raw_bytes"]),
+            f"{statistics['raw_documents'] - sum(statistics['rejected'].values()):,}",
+            format_size(_filtered_bytes(statistics)), f"{statistics['documents']:,}", format_size(statistics["bytes"]),
+            f"{statistics['train_tokens']:,}", f"{statistics['held_out_tokens']:,}",
+        )
+        for corpus, language, statistics in _by_language(corpora)
+    ]  # fmt: skip
+
+
+def _filtered_bytes(statistics: Mapping[str, Any]) -> int | None:
+    """None for a corpus that was prepared before the bytes of duplicates were recorded."""
+    return (
+        statistics["bytes"] + statistics["duplicate_bytes"]
+        if "duplicate_bytes" in statistics
+        else None
+    )
+
+
+def _paper_rows(corpora: DatasetCardInputs, paper: PaperCorpora) -> Rows:
+    by_name = {(row.stage, row.language): row for row in paper.rows}
+    rows: Rows = []
+    for corpus, language, statistics in _by_language(corpora):
+        row = by_name.get((corpus, None if language == _ALL else language))
+        quoted = (row.corpus, row.raw, row.processed, row.tokens) if row else (_EMPTY,) * 4
+        sizes = (format_size(statistics["raw_bytes"]), format_size(statistics["bytes"]))
+        tokens = f"{statistics['train_tokens'] + statistics['held_out_tokens']:,}"
+        rows.append((corpus, language, *sizes, tokens, *quoted))
+    return rows
+
+
+def _reject_rows(corpora: DatasetCardInputs, reasons: Sequence[str]) -> Rows:
+    return [
+        (
+            corpus,
+            language,
+            *(f"{statistics['rejected'].get(reason, 0):,}" for reason in reasons),
+            f"{statistics['duplicates']:,}",
+        )
+        for corpus, language, statistics in _by_language(corpora)
+    ]
+
+
+def _counts(corpora: DatasetCardInputs, part: str) -> dict[str, dict[str, int]]:
+    """Counts by kind, for each corpus that recorded any."""
+    counts = {corpus: cast(dict[str, int], corpora.statistics(corpus, part)) for corpus in CORPORA}
+    return {corpus: dict(sorted(kinds.items())) for corpus, kinds in counts.items() if kinds}
+
+
+def _searched_benchmarks(corpora: DatasetCardInputs) -> list[str]:
+    """The benchmarks that a preparation searched for, which are those that it counted."""
+    return sorted(
+        {name for corpus in CORPORA for name in corpora.statistics(corpus, "contaminated")}
+    )
+
+
+def _split_rows(corpora: DatasetCardInputs) -> Rows:
+    rows: Rows = []
+    for corpus in CORPORA:
+        splits = corpora.statistics(corpus, "splits")
+        for split in sorted(
+            splits, key=lambda name: ("/" in name, name)
+        ):  # The training split first.
+            num_sequences, num_dropped = (
+                splits[split]["num_sequences"],
+                splits[split]["dropped_tokens"],
+            )
+            num_tokens = num_sequences * corpora.context_length
+            rows.append(
+                (corpus, split, f"{num_sequences:,}", f"{num_tokens:,}", f"{num_dropped:,}")
+            )
+    return rows
+
+
+def _identity_rows(corpora: DatasetCardInputs) -> Rows:
+    artifacts = {f"raw {corpus}": corpora.raw[corpus] for corpus in CORPORA}
+    artifacts |= {"vocabulary": corpora.raw["vocabulary"], "tokenizer": corpora.tokenizer}
+    artifacts |= {f"prepared {corpus}": corpora.prepared[corpus] for corpus in CORPORA}
+    return [
+        (name, code(artifact.label), code(artifact.digest)) for name, artifact in artifacts.items()
+    ]
+
+
+def _by_language(corpora: DatasetCardInputs) -> Iterator[tuple[Corpus, str, dict[str, Any]]]:
+    """The statistics of each corpus and language, and the sums of a corpus with several languages."""
+    for corpus in CORPORA:
+        languages = corpora.statistics(corpus, "languages")
+        for language in LANGUAGES[corpus]:
+            yield corpus, language, languages[language]
+        if len(LANGUAGES[corpus]) > 1:
+            yield corpus, _ALL, _total(corpora, corpus)
+
+
+def _total(corpora: DatasetCardInputs, corpus: Corpus) -> dict[str, Any]:
+    languages = list(corpora.statistics(corpus, "languages").values())
+    total: dict[str, Any] = {}
+    for name in _STATISTICS:
+        if name != "rejected" and all(name in statistics for statistics in languages):
+            total[name] = sum(statistics[name] for statistics in languages)
+    total["rejected"] = {}
+    for reason in sorted({reason for statistics in languages for reason in statistics["rejected"]}):
+        total["rejected"][reason] = sum(
+            statistics["rejected"].get(reason, 0) for statistics in languages
+        )
+    return total

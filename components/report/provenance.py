@@ -1,0 +1,223 @@
+"""The sections on lineage, steps and provenance: which bytes led to which model, how long, with what code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from components.core.artifact import Artifact
+from components.core.files import read_json
+from components.core.store import Store
+from components.report.formatting import count, duration, plural, short_digest, size
+from components.report.page import KeyValueList, Lineage, LineageRow, Node, Section, section
+from components.report.results import (
+    STAGE_NAMES,
+    STAGES,
+    RegisteredVersion,
+    RunResults,
+    attempts_note,
+    build_seconds,
+    last_attempt_seconds,
+    total_seconds,
+)
+from components.report.table import Cell, Table, Value, digest_cell, table
+
+
+def lineage_section(results: RunResults) -> Section:
+    """From the pinned raw data to the registered versions, a row per stage."""
+    lead = "Each artifact records the SHA-256 of its files and of its inputs. Hover over a short digest for the full one."
+    pins = {
+        str(raw.provenance["dvc_md5"])
+        for raw in results.raw.values()
+        if "dvc_md5" in raw.provenance
+    }
+    roots = [
+        Node(label="data.dvc", digest=short_digest(md5), title=f"md5 {md5}") for md5 in sorted(pins)
+    ]
+    inputs = {"vocabulary": results.raw.get("vocabulary"), "tokenizer": results.tokenizer}
+    roots += [_node(artifact, label) for label, artifact in inputs.items() if artifact]
+    if results.initial:
+        roots.append(_node(results.initial, "initial model", results.initial.name))
+    lineage = Lineage(
+        roots=tuple(roots),
+        columns=("raw corpus", "prepared corpus", "checkpoint", "evaluations", "registered"),
+        rows=tuple(_lineage_row(results, stage) for stage in STAGES),
+    )
+    return section("lineage", "Lineage", lead, lineage)
+
+
+def _lineage_row(results: RunResults, stage: str) -> LineageRow:
+    raw, prepared, checkpoint = (
+        results.raw.get(stage),
+        results.prepared.get(stage),
+        results.checkpoints.get(stage),
+    )
+    evaluations = [
+        (kind, artifact) for (name, kind), artifact in results.evaluations.items() if name == stage
+    ]
+    versions = [version for version in results.registered if results.stage_of(version) == stage]
+    cells = (
+        (_node(raw, stage),) if raw else (),
+        (_node(prepared, stage),) if prepared else (),
+        (_node(checkpoint, checkpoint.name, _initial_weights(results, checkpoint)),)
+        if checkpoint
+        else (),
+        tuple(_node(artifact, kind) for kind, artifact in evaluations),
+        tuple(_version_node(version, checkpoint) for version in versions),
+    )
+    return LineageRow(stage=stage, title=STAGE_NAMES[stage], cells=cells)
+
+
+def _initial_weights(results: RunResults, checkpoint: Artifact) -> str:
+    """The weights that a stage started from, according to its artifact."""
+    initial = next((parent for parent in checkpoint.parents if parent.role == "initial"), None)
+    if initial is None:
+        return "from random weights"
+    stages = {
+        artifact.digest: STAGE_NAMES[stage] for stage, artifact in results.checkpoints.items()
+    }
+    return f"from {stages.get(initial.digest, initial.name)}"
+
+
+def _node(artifact: Artifact, label: str, subtext: str = "") -> Node:
+    title = f"{artifact.label}, SHA-256 {artifact.digest}"
+    return Node(label=label, digest=short_digest(artifact.digest), title=title, subtext=subtext)
+
+
+def _version_node(version: RegisteredVersion, checkpoint: Artifact | None) -> Node:
+    return Node(
+        label=f"version {version.version}",
+        digest=f"@{version.alias}" if version.alias else "no alias",
+        title=f"models:/{version.name}/{version.version}",
+        subtext=f"of {short_digest(checkpoint.digest)}" if checkpoint else "",
+    )
+
+
+def steps_section(results: RunResults, store: Store) -> Section:
+    """Build time and tokens of every step, and which steps were reused."""
+    steps = list(results.steps())
+    times = [build_seconds(artifact, store) for artifact in steps]
+    longest = max((seconds for seconds in times if seconds is not None), default=0.0)
+    new = total_seconds(
+        last_attempt_seconds(artifact) for artifact in steps if artifact.label not in results.reused
+    )
+    new_steps = "an unknown time" if new is None else duration(new)
+    built = table(
+        f"{plural(len(steps), 'step')}: {new_steps} for new steps, {duration(results.total_s)} for the whole run",
+        ["step", "digest", "this run", "build time", "tokens", "tokens/s"],
+        [
+            _step_row(step, results, store, seconds, longest)
+            for step, seconds in zip(steps, times, strict=True)
+        ],
+        footnote="Build time: recorded by the store when the artifact was built; a reused artifact took no time in this "
+        "run. For a stage that was interrupted and resumed: the time of its steps in all attempts, recorded by the trainer. "
+        "Tokens: prepared, trained, scored or sampled.",
+        num_text_columns=3,
+    )
+    return section("steps", "Time and tokens", "", built)
+
+
+def _step_row(
+    artifact: Artifact, results: RunResults, store: Store, seconds: float | None, longest: float
+) -> tuple[Value, ...]:
+    reused, tokens = artifact.label in results.reused, _num_tokens(artifact, store)
+    return (
+        Cell(f"{artifact.kind} {artifact.name}", title=artifact.label),
+        digest_cell(artifact.digest),
+        Cell("reused", tone="quiet") if reused else "built",
+        Cell(
+            "unknown" if seconds is None else duration(seconds),
+            tone="quiet" if reused or seconds is None else "plain",
+            share=seconds / longest if seconds and longest and not reused else None,
+            subtext=attempts_note(artifact),
+        ),
+        Cell(count(tokens), title=f"{tokens:,}") if tokens else None,
+        count(tokens / seconds) if tokens and seconds else None,
+    )
+
+
+def _num_tokens(artifact: Artifact, store: Store) -> int | None:
+    """Tokens that a step prepared, trained, scored or sampled, if its artifact records them."""
+    tokens: Any = None
+    if artifact.kind == "checkpoint":
+        tokens = artifact.statistics.get("tokens")
+    elif artifact.kind == "prepared-corpus":
+        languages: Any = artifact.statistics.get("languages", {})
+        tokens = sum(
+            counts["train_tokens"] + counts["held_out_tokens"] for counts in languages.values()
+        )
+    elif artifact.kind == "samples":
+        tokens = artifact.statistics.get("num_tokens")
+    elif artifact.kind == "evaluation":
+        splits = read_json(store.fetch_verified(artifact) / "results.json").get("splits", {})
+        tokens = sum(record["num_tokens"] for record in splits.values()) or None
+    return tokens if isinstance(tokens, int) else None
+
+
+def provenance_section(results: RunResults) -> Section:
+    """Commit and time of this run, environment of the newest artifact, and every artifact with its inputs."""
+    artifacts = sorted(
+        results.steps(), key=lambda artifact: str(artifact.provenance.get("created_at"))
+    )
+    if not artifacts:
+        return section("provenance", "Provenance", "")
+    newest: dict[str, Any] = dict(artifacts[-1].provenance)
+    num_commits = len({str(artifact.provenance.get("git_commit")) for artifact in artifacts})
+    packages = [
+        f"{name} {version}" for name, version in newest.get("packages", {}).items() if version
+    ]
+    commit = commit_cell(newest)
+    if num_commits > 1:
+        notes = (commit.subtext, f"the artifacts of this run come from {num_commits} commits")
+        commit = replace(commit, subtext="; ".join(filter(None, notes)))
+    items = (
+        ("this run", Cell(f"started {results.started_at}")),
+        ("commit of this run", commit_cell(results.provenance)),
+        ("commit of the newest artifact", commit),
+        ("host", Cell(str(newest.get("host")), subtext=str(newest.get("platform")))),
+        ("CPUs", Cell(str(newest.get("num_cpus")))),
+        ("Python", Cell(str(newest.get("python")))),
+        ("packages", Cell(", ".join(packages))),
+        (
+            "artifacts built",
+            Cell(f"{artifacts[0].provenance.get('created_at')} to {newest.get('created_at')}"),
+        ),
+    )
+    return section(
+        "provenance", "Provenance", "", KeyValueList(items=items), _artifact_table(results)
+    )
+
+
+def commit_cell(provenance: Mapping[str, Any]) -> Cell:
+    """A commit, and whether there were uncommitted changes."""
+    commit, dirty = str(provenance.get("git_commit", "unknown")), provenance.get("git_dirty")
+    changes = (
+        "with uncommitted changes"
+        if dirty
+        else ""
+        if dirty is False
+        else "uncommitted changes unknown"
+    )
+    return Cell(short_digest(commit), title=commit, subtext=changes, code=True)
+
+
+def _artifact_table(results: RunResults) -> Table:
+    artifacts = [*results.raw.values(), *results.steps()]
+    return table(
+        f"{plural(len(artifacts), 'artifact')} with their inputs",
+        ["artifact", "digest", "inputs", "files", "size"],
+        [_artifact_row(artifact) for artifact in artifacts],
+        num_text_columns=3,
+    )
+
+
+def _artifact_row(artifact: Artifact) -> tuple[Value, ...]:
+    inputs = [f"{parent.role} {short_digest(parent.digest)}" for parent in artifact.parents]
+    return (
+        Cell(artifact.label, title=artifact.address, code=True),
+        digest_cell(artifact.digest),
+        Cell(" \u00b7 ".join(inputs) or "pinned archives", tone="quiet", code=bool(inputs)),
+        len(artifact.files),
+        size(sum(file.size_bytes for file in artifact.files)),
+    )

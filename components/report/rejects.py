@@ -1,0 +1,150 @@
+"""Rejected documents: contaminated documents by benchmark, unreadable records, and excerpts.
+
+A preparation records every benchmark that it searched for, with a zero if no document matched. A
+benchmark that it does not record was not searched for, which is shown as such and not as a zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from components.core.artifact import Artifact
+from components.core.store import Store
+from components.dataset.manifests import QUARANTINE_JSONL, REJECTS_PARQUET
+from components.dataset.rejects import sample_of_quarantine, sample_of_rejects
+from components.report.formatting import join_words
+from components.report.page import NO_EXCERPT, Block, CodeSample, Listing, Statement
+from components.report.results import BENCHMARKS, STAGE_NAMES, RunResults
+from components.report.table import Cell, Table, Value, sources_of, stage_cell, table
+
+_EXCERPTS_PER_REASON = 3
+_OTHER_COUNTS = {
+    "bad": "unreadable",
+    "skipped": "skipped",
+    "redacted": "redacted in accepted documents",
+}
+"""Other counts in the statistics of a prepared corpus: records, records, matches."""
+
+
+def reject_blocks(prepared: Mapping[str, Artifact], store: Store) -> tuple[Block | None, ...]:
+    """The blocks of the corpus section, for prepared corpora by corpus."""
+    return (_contamination_table(prepared), _other_counts(prepared), _excerpts(prepared, store))
+
+
+def _contaminated(artifact: Artifact) -> dict[str, int]:
+    """Distinct rejected documents of a corpus for each benchmark that was searched for."""
+    counts: Any = artifact.statistics.get("contaminated", {})
+    return {str(name): int(number) for name, number in counts.items()}
+
+
+def contamination_statement(results: RunResults, benchmark: str) -> Statement | None:
+    """How many training documents were rejected because of a benchmark, or that it was not searched for."""
+    counts = {
+        STAGE_NAMES[stage]: _contaminated(artifact) for stage, artifact in results.corpora.items()
+    }
+    if not counts:
+        return None
+    searched = [
+        f"{stage} {numbers[benchmark]:,}"
+        for stage, numbers in counts.items()
+        if benchmark in numbers
+    ]
+    not_searched = [stage for stage, numbers in counts.items() if benchmark not in numbers]
+    name, sentences = BENCHMARKS[benchmark], []
+    if searched:
+        sentences.append(
+            f"Training documents rejected because they contain a part of {name}: {join_words(searched)}."
+        )
+    if not_searched:
+        sentences.append(
+            f"The documents of {join_words(not_searched)} were not searched for {name}: its problems were not available "
+            "or not configured when these corpora were prepared. The model may have been trained on them."
+        )
+    return Statement(None if not_searched else True, " ".join(sentences))
+
+
+def _contamination_table(prepared: Mapping[str, Artifact]) -> Table:
+    counts = {corpus: _contaminated(artifact) for corpus, artifact in prepared.items()}
+    names = list(
+        dict.fromkeys(
+            [*BENCHMARKS, *(name for numbers in counts.values() for name in sorted(numbers))]
+        )
+    )
+    not_searched = Cell("not searched", tone="quiet")
+    return table(
+        "Documents rejected because they contain a part of a benchmark",
+        ["corpus", *(BENCHMARKS.get(name, name) for name in names)],
+        [
+            [stage_cell(corpus), *(numbers.get(name, not_searched) for name in names)]
+            for corpus, numbers in counts.items()
+        ],
+        prepared.values(),
+        footnote="Distinct contents; a document that contains parts of two benchmarks counts for both. contamination.jsonl "
+        "of the prepared corpus lists the matches.",
+    )
+
+
+def _other_counts(prepared: Mapping[str, Artifact]) -> Table | None:
+    """Records that could not be used and redactions, if there are any."""
+    rows: list[list[Value]] = []
+    for corpus, artifact in prepared.items():
+        for name, label in _OTHER_COUNTS.items():
+            counts: Any = artifact.statistics.get(name, {})
+            rows += [
+                [stage_cell(corpus), f"{label}: {kind}", number]
+                for kind, number in sorted(counts.items())
+            ]
+    if not rows:
+        return None
+    return table(
+        "Unreadable records and redactions",
+        ["corpus", "kind", "number"],
+        rows,
+        prepared.values(),
+        footnote="quarantine.jsonl of the prepared corpus lists the unreadable records.",
+        num_text_columns=2,
+    )
+
+
+def _excerpts(prepared: Mapping[str, Artifact], store: Store) -> Listing | None:
+    samples: list[CodeSample] = []
+    for corpus, artifact in prepared.items():
+        samples += _corpus_excerpts(corpus, artifact, store.fetch_verified(artifact))
+    summary = f"Excerpts of rejected documents: {_EXCERPTS_PER_REASON} per reason and corpus, without duplicates"
+    sources = sources_of(prepared.values())
+    return Listing(summary=summary, samples=tuple(samples), sources=sources) if samples else None
+
+
+def _corpus_excerpts(corpus: str, artifact: Artifact, folder: Path) -> list[CodeSample]:
+    """Documents that were rejected for each reason, in the order of the reasons, and unreadable records."""
+    rejects = sample_of_rejects(folder / REJECTS_PARQUET, _EXCERPTS_PER_REASON)
+    rows: list[tuple[str, Mapping[str, Any]]] = []
+    for reason in _reasons(artifact):
+        matching = [row for row in rejects if row["reason"] == reason]
+        rows += [(reason, row) for row in matching[:_EXCERPTS_PER_REASON]]
+    if artifact.statistics.get("bad"):
+        with (folder / QUARANTINE_JSONL).open("rb") as lines:
+            unreadable = sample_of_quarantine(lines, _EXCERPTS_PER_REASON)
+        rows += [(f"{_OTHER_COUNTS['bad']}: {row['reason']}", row) for row in unreadable]
+    return [_excerpt(corpus, reason, row) for reason, row in rows]
+
+
+def _excerpt(corpus: str, reason: str, row: Mapping[str, Any]) -> CodeSample:
+    excerpt = row["excerpt"]
+    return CodeSample(
+        stage=corpus,
+        heading=f"{STAGE_NAMES[corpus]}, {reason}",
+        origin=f"{row['path']} of {row['source']}",
+        turns=(("", excerpt),) if excerpt else (),
+        subtext="" if excerpt else NO_EXCERPT,
+    )
+
+
+def _reasons(artifact: Artifact) -> Iterator[str]:
+    languages: Any = artifact.statistics["languages"]
+    rejected = [counts["rejected"] for counts in languages.values()]
+    yield from sorted(
+        {reason for counts in rejected for reason, number in counts.items() if number}
+    )

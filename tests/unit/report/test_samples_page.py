@@ -1,0 +1,256 @@
+"""Generated programs: selection, filters without a script, and inert text."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from fixtures.report_programs import NO_JAIL, PROMPT, conversations, evaluated, functions
+from fixtures.report_run import HOSTILE, Run
+from html_reader import Tag, read, table
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.evaluation.sampling.samples import Sample
+from components.report import RunResults, render_html, render_samples, render_text
+from components.report.rendering import page_text
+from components.report.samples import MAX_SHOWN, SAMPLES_PAGE, choose_samples, samples_page
+from components.report.table import EMPTY
+
+KINDS = ("passed", "exception", "time out", "memory", "not executed")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+def hostile(_: str, sample: Sample) -> str:
+    """The second of two samples passes; the first contains markup and escape sequences."""
+    return (
+        "    return x < 3 #: passed"
+        if sample.number
+        else f"{HOSTILE.rstrip()} #: exception NameError"
+    )
+
+
+def two_stages(run: Run) -> RunResults:
+    plan, talk = functions([7, 8], num_samples=2), conversations({1: ("math", 2)}, cases=[0])
+    return run.results(
+        evaluations={
+            ("nl", "humaneval"): evaluated(
+                run, "nl", plan, lambda *_: f"{HOSTILE.rstrip()} #: wrong_answer"
+            ),
+            ("mono", "humaneval"): evaluated(run, "mono", plan, hostile),
+            ("mono", "mtpb"): evaluated(run, "mono", talk, lambda *_: "x = 1 #: no_print"),
+        }
+    )
+
+
+def test_passed_samples_come_first() -> None:
+    assert choose_samples(["exception", "passed", "time out", "passed"], 4) == [1, 3, 0, 2]
+
+
+def test_samples_are_divided_among_outcomes_and_spread_evenly() -> None:
+    kinds = ["passed"] * 100 + ["exception"] * 100 + ["memory"] * 2 + ["time out"] * 4
+    # Half of 20 for those that passed; of the other ten 2 and 4 rare ones, so 4 of 100 remain.
+    expected = [*range(0, 100, 10), 100, 125, 150, 175, 200, 201, *[202, 203, 204, 205]]
+    assert choose_samples(kinds, 20) == [*expected[:10], *sorted(expected[10:])]
+    # Nothing else needs the room.
+    assert choose_samples(["passed"] * 9 + ["memory"], 6) == [0, 1, 3, 5, 7, 9]
+
+
+@given(st.lists(st.sampled_from(KINDS), max_size=120), st.integers(1, 40))
+def test_choose_samples_stays_within_its_limit(kinds: list[str], at_most: int) -> None:
+    chosen = choose_samples(kinds, at_most)
+    assert len(chosen) == len(set(chosen)) == min(at_most, len(kinds))
+    total, visible = Counter(kinds), Counter(kinds[place] for place in chosen)
+    assert [kinds[place] for place in chosen[: visible["passed"]]] == ["passed"] * visible["passed"]
+    assert visible["passed"] >= min(total["passed"], at_most // 2)
+    assert chosen[visible["passed"] :] == sorted(chosen[visible["passed"] :])
+    if at_most >= 2 * len(KINDS):
+        assert visible.keys() == total.keys()
+
+
+def test_the_page_shows_at_most_the_maximum(run: Run) -> None:
+    plan = functions([7], num_samples=MAX_SHOWN + 50)
+    evaluation = evaluated(
+        run,
+        "mono",
+        plan,
+        lambda _, item: f"    return x #: {'memory' if item.number == 3 else 'time_out'}",
+    )
+    page = read(
+        render_samples(run.results(evaluations={("mono", "humaneval"): evaluation}), run.store)
+    )
+    assert len(list(page.all("article"))) == MAX_SHOWN
+    assert f"{MAX_SHOWN} of {MAX_SHOWN + 50} programs are shown." in page.first("header").text
+    rows = table(page, "Samples shown and in total")
+    assert rows == [
+        [
+            "Mono, HumanEval",
+            f"{MAX_SHOWN} of {MAX_SHOWN + 50}",
+            "0",
+            "1",
+            f"{MAX_SHOWN - 1} of {MAX_SHOWN + 49}",
+        ]
+    ]
+
+
+def test_the_report_shows_a_program_per_stage_and_benchmark(run: Run) -> None:
+    page = read(render_html(two_stages(run), run.store)).first("section", id="samples")
+    visible = [(item.first("h3").text, item.first("code").text) for item in page.all("article")]
+    written = HOSTILE.rstrip().replace("\x1b", "␛")
+    assert visible[0] == (
+        "NL, HumanEval/7, at 0.2, sample 0 wrong answer",
+        f"{PROMPT}{written} #: wrong_answer",
+    )
+    # The sample that passed, not the first.
+    assert visible[1] == (
+        "Mono, HumanEval/7, at 0.2, sample 1 passed",
+        f"{PROMPT}    return x < 3 #: passed",
+    )
+    assert visible[2][0] == "Mono, MTPB 1/0, multi-turn, sample 0 no print"
+    assert visible[2][1].endswith("# Say it.\nx = 1 #: no_print\n\n# Say it.\nx = 1 #: no_print")
+    (link,) = page.all("a")
+    assert link.attributes["href"] == SAMPLES_PAGE
+
+
+def test_the_page_of_samples_has_no_external_resources_and_inert_text(run: Run) -> None:
+    html = render_samples(two_stages(run), run.store)
+    page = read(html)
+    policy = next(
+        item
+        for item in page.all("meta")
+        if item.attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy.attributes["content"] == "default-src 'none'; style-src 'unsafe-inline'"
+    assert not list(page.all("script"))
+    assert not [
+        item
+        for item in page.all()
+        if {"src", "srcset", "onclick", "onload"} & item.attributes.keys()
+    ]
+    assert not [item for item in page.all() if "href" in item.attributes]
+    assert "url(" not in html
+    codes = [item.first("code").text for item in page.all("article")]
+    assert codes.count(f"{PROMPT}{HOSTILE.rstrip()} #: wrong_answer".replace("\x1b", "␛")) == 4
+    assert len(codes) == 2 * 2 * 2 + 2
+    assert (
+        codes[4] == f"{PROMPT}    return x < 3 #: passed"
+    )  # Of Mono's, those that passed come first.
+
+
+def test_a_filter_value_hides_all_other_samples(run: Run) -> None:
+    """Applies the style rules by hand; `:has()` and `:not()` are implemented by the browser."""
+    page = read(render_samples(two_stages(run), run.store))
+    gallery = page.first("div", class_="gallery")
+    choices = [
+        (item.first("legend").text, list(item.all("label"))) for item in gallery.all("fieldset")
+    ]
+    assert [(name, [label.text for label in labels]) for name, labels in choices] == [
+        ("stage", ["all", "NL", "Mono"]),
+        ("benchmark", ["all", "HumanEval", "MTPB"]),
+        ("set", ["all", "at 0.2", "multi-turn", "single-turn"]),
+        ("verdict", ["all", "wrong answer", "passed", "exception", "no print"]),
+    ]
+    rules = re.findall(
+        r":has\(#([\w-]+):checked\) > \.sample:not\(\.([\w-]+)\)", gallery.first("style").text
+    )
+    assert all(prompts == remaining for prompts, remaining in rules)
+    articles = list(gallery.all("article"))
+    for _, (everything, *labels) in choices:
+        assert "checked" in everything.first("input").attributes
+        num_filtered = 0
+        for label in labels:
+            mark = label.first("input").attributes["id"]
+            assert (mark, mark) in rules
+            remaining = [item for item in articles if mark in item.attributes["class"].split()]
+            assert remaining
+            assert all(
+                label.text in item.first("h3").text
+                for item in remaining
+                if label.text not in ("HumanEval", "MTPB")
+            )
+            num_filtered += len(remaining)
+        assert num_filtered == len(articles)
+
+
+def test_a_filter_with_a_single_value_is_not_shown(run: Run) -> None:
+    evaluation = evaluated(run, "mono", functions([7]), lambda *_: "    return x #: passed")
+    page = read(
+        render_samples(run.results(evaluations={("mono", "humaneval"): evaluation}), run.store)
+    )
+    assert not list(page.all("fieldset"))
+
+
+def test_a_sample_shows_its_exception_and_truncated_turns(run: Run) -> None:
+    plan = conversations({1: ("math", 2)}, cases=[0], single_turn=False)
+    cut = evaluated(run, "mono", plan, lambda *_: "x = 1 #: exception NameError\n# more")
+    page = read(render_samples(run.results(evaluations={("mono", "mtpb"): cut}), run.store))
+    article = page.first("article")
+    # Eight words in each of two turns are that many tokens of the scripted sampler.
+    assert article.first("span", class_="state").text == "exception: NameError"
+    assert article.first("small").text == "16 tokens, 2 of 2 turns truncated"
+
+
+def test_samples_cannot_steer_a_terminal(run: Run) -> None:
+    text = render_text(two_stages(run), run.store)
+    assert "\x1b" not in text
+    assert "␛[2J</code></pre><script src=" in text
+    assert "return [red]x[/red] & y" in text
+    assert SAMPLES_PAGE in text
+    samples = page_text(samples_page(two_stages(run), run.store))
+    assert samples.count("return [red]x[/red] & y") == 6
+    assert "\x1b" not in samples
+
+
+def test_a_run_without_samples_has_a_page(run: Run) -> None:
+    page = read(render_samples(run.results(evaluations={}), run.store))
+    assert "No program was sampled in this run." in page.text
+    assert "0 of 0 programs are shown." in page.text
+    results = read(render_html(run.results(evaluations={}), run.store))
+    assert not list(results.first("section", id="samples").all("a"))
+
+
+def test_samples_that_were_not_executed_have_no_verdict(run: Run) -> None:
+    evaluation = evaluated(run, "mono", functions([7, 8]), hostile, NO_JAIL)
+    page = read(
+        render_samples(run.results(evaluations={("mono", "humaneval"): evaluation}), run.store)
+    )
+    assert {item.text for item in page.all("span", class_="state")} == {"not executed"}
+    assert table(page, "Samples shown and in total") == [["Mono, HumanEval", "2", "2"]]
+
+
+def test_no_passed_samples_differs_from_no_executed_samples(run: Run) -> None:
+    nl = evaluated(run, "nl", functions([7, 8]), lambda *_: "    return #: memory")
+    mono = evaluated(run, "mono", functions([7, 8]), hostile, NO_JAIL)
+    page = read(
+        render_samples(
+            run.results(evaluations={("nl", "humaneval"): nl, ("mono", "humaneval"): mono}),
+            run.store,
+        )
+    )
+    assert table(page, "Samples shown and in total") == [
+        ["NL, HumanEval", "2", "0", "2", "0"],
+        ["Mono, HumanEval", "2", EMPTY.text, EMPTY.text, "2"],
+    ]
+
+
+def test_the_same_samples_give_the_same_page(run: Run) -> None:
+    results = two_stages(run)
+    assert render_samples(results, run.store) == render_samples(results, run.store)
+
+
+def test_prompts_come_with_every_sample(run: Run) -> None:
+    plan = conversations({1: ("math", 2)}, cases=[0])
+    evaluation = evaluated(run, "mono", plan, lambda *_: "x = 1 #: no_print")
+    page: Tag = read(
+        render_samples(run.results(evaluations={("mono", "mtpb"): evaluation}), run.store)
+    )
+    prompts = [
+        [item.text for item in article.first("code").all("span")] for article in page.all("article")
+    ]
+    assert prompts == [list(draw.benchmark.problems[0].turns) for draw in plan.draws]

@@ -243,7 +243,7 @@ def _completed(
         )
     ) as answers:
         for drawn in answers:
-            sample = drawn.key.after(drawn)
+            sample = drawn.key.with_completion(drawn)
             if len(sample.completions) < len(sample.problem.turns):
                 waiting.append(request(sample))
             else:

@@ -1,4 +1,2 @@
-"""What every room shares: artifacts, fingerprints, the store, configuration, errors, progress and files.
-
-Core knows no torch, no prefect and no mlflow, so importing it is instant and it can be trusted everywhere.
-"""
+"""Shared by all packages: artifacts, fingerprints, the store, configuration, errors, locks,
+progress and files."""

@@ -1,8 +1,10 @@
-"""What passes from room to room: a small frozen record of something that was made, never the thing itself.
+"""Artifacts: the small frozen records that packages pass to each other instead of arrays, models or
+paths.
 
-Two hashes: `recipe` says how it was made and decides reuse; `digest` says what it is and is checked when it is loaded.
-Files below `observed/` (timings, logs, plots) tell how the making went. They are kept and verified like all others, but
-they differ between two runs of the same recipe, so they are no part of `digest`.
+Two hashes: `recipe_hash` identifies how an artifact was built and decides reuse; `digest`
+identifies its bytes and is verified when it is loaded. Files below `observed/` (timings, logs,
+plots) are stored and verified like all others, but they differ between two builds of the same
+recipe, so the digest excludes them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from components.core.config import Config, ListOrTuple
 from components.core.fingerprint import FileEntry, canonical, digest_of_files, fingerprint
 
 OBSERVED_DIR = "observed/"
-"""Folder inside an artifact for what was measured while it was made."""
+"""Folder of an artifact for measurements of its build."""
 
 Kind = Literal[
     "raw-corpus",
@@ -32,7 +34,7 @@ Kind = Literal[
 
 
 class Parent(Config):
-    """One input of an artifact: the part it played, and which bytes it was."""
+    """An input of an artifact: its role and the digest of its bytes."""
 
     role: str
     kind: Kind
@@ -42,52 +44,52 @@ class Parent(Config):
 
 
 class Artifact(Config):
-    """A thing that was made: what, where, how, and from what."""
+    """A published result: its identity, location, inputs and statistics."""
 
     kind: Kind
     name: str
     address: str
     """Folder URI or path that holds the files (for a registered model: its `models:/` URI)."""
-    recipe: str
-    """SHA-256 of how it was made: configuration, parents' digests, code version."""
+    recipe_hash: str
+    """SHA-256 of the config, the digests of the parents and the code version."""
     digest: str
-    """SHA-256 of what it is: its files, without those below `observed/`."""
+    """SHA-256 of its files, except those below `observed/`."""
     parents: ListOrTuple[Parent] = ()
     statistics: dict[str, JsonValue] = Field(default_factory=dict)
-    """Figures about the content, JSON values, equal for equal recipes."""
+    """Statistics of the content, equal for equal recipes."""
     provenance: dict[str, JsonValue] = Field(default_factory=dict)
-    """Where, when and with which code and packages it was made."""
+    """Host, time, commit and package versions of the build."""
     files: ListOrTuple[FileEntry] = ()
 
     def as_parent(self, role: str) -> Parent:
-        """This artifact as the input of another."""
+        """Return this artifact as the input of another."""
         return Parent(
             role=role, kind=self.kind, name=self.name, address=self.address, digest=self.digest
         )
 
     @property
     def label(self) -> str:
-        """`kind/name-1234567890ab`, as people read it."""
-        return f"{self.kind}/{self.name}-{self.recipe[:12]}"
+        """`kind/name-1234567890ab`, the name that users read and type."""
+        return f"{self.kind}/{self.name}-{self.recipe_hash[:12]}"
 
 
 def content_digest(files: tuple[FileEntry, ...]) -> str:
-    """The digest of an artifact: over its files, leaving out what was merely observed."""
+    """Return the digest of an artifact: over its files, except those below `observed/`."""
     return digest_of_files(tuple(file for file in files if not file.path.startswith(OBSERVED_DIR)))
 
 
 def parents_of(parents: Mapping[str, Artifact]) -> tuple[Parent, ...]:
-    """Inputs by role as an artifact records them, in the order of their roles."""
+    """Return inputs as an artifact records them, ordered by role."""
     return tuple(parent.as_parent(role) for role, parent in sorted(parents.items()))
 
 
 def recipe_hash(config: Any, parents: Mapping[str, Artifact], code_version: int) -> str:
-    """The `recipe` of what would be made from these, whether it was made or not."""
+    """Return the `recipe_hash` of an artifact, whether it was built or not."""
     return fingerprint(describe_recipe(config, parents_of(parents), code_version))
 
 
 def describe_recipe(config: Any, parents: tuple[Parent, ...], code_version: int) -> dict[str, Any]:
-    """The description whose fingerprint is an artifact's `recipe`, as JSON values.
+    """Return the description whose fingerprint is the `recipe_hash` of an artifact, as JSON values.
 
     Configs count by their `identity`, parents by digest, not by address.
     """

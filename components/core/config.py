@@ -1,7 +1,8 @@
-"""The base of every configuration: frozen, keyword-only, strictly typed, no unknown fields.
+"""Base class of every config: frozen, keyword-only, strictly typed, without unknown fields.
 
-Pydantic does the checking, so Prefect can render the same models as the form of a deployment. What is added here are
-messages a person can act on: the full path of the field, what was got, what was expected, and the nearest known name.
+Pydantic validates, so Prefect renders the same models as the form of a deployment. This module adds
+error messages with the full path of the field, the value, the expected value and the closest known
+name.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from components.core.errors import ConfigError
 T = TypeVar("T")
 
 ListOrTuple = Annotated[tuple[T, ...], Strict(False)]
-"""A tuple that may also be given as a list, since JSON has no tuples."""
+"""A tuple that also accepts a list, because JSON has no tuples."""
 
 SCHEMA_VERSIONS = "$schema_versions"
 """Key of `Config.identity` for schema versions. It cannot be the name of a field."""
@@ -41,15 +42,16 @@ class Config(BaseModel):
     )
 
     schema_version: ClassVar[int] = 1
-    """Raise it when the meaning of a default, or of the whole class, changes. Every hash of a config that contains an
-    instance of the class changes with it."""
+    """Raise it when the meaning of a default, or of the whole class, changes. Every hash of a
+    config that contains an instance of the class changes with it."""
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Build from plain values, e.g. a JSON document.
+        """Build a config from plain values, e.g. a JSON document.
 
         Raises:
-            ConfigError: the first field that is unknown, missing or of the wrong type, with its full path.
+            ConfigError: the first field that is unknown, missing or of the wrong type, with its
+                full path.
         """
         try:
             return cls.model_validate(values)
@@ -57,23 +59,25 @@ class Config(BaseModel):
             raise _explain(cls, error) from None
 
     def replace(self, **values: Any) -> Self:
-        """A copy with other values, checked like the first one."""
+        """Return a validated copy with other values."""
         return self.parse({**self.model_dump(), **values})
 
     def reset(self, *names: str) -> Self:
-        """Return a copy in which these fields have their defaults, so that `identity` omits them."""
+        """Return a copy in which these fields have their defaults, so that `identity` omits
+        them."""
         values = self.model_dump()
         for name in names:
             del values[name]
         return self.parse(values)
 
     def identity(self) -> dict[str, Any]:
-        """Return the values that a hash of this config covers, with nested configs and tuples as dicts and lists.
+        """Return the values that a hash of this config covers, with nested configs and tuples as
+        dicts and lists.
 
-        These are the fields without a default, the fields whose value differs from its default in value or type, and the
-        discriminators of unions (`kind: Literal["a"] = "a"`). So a new field with a default changes no existing hash.
-        Schema versions above 1 of all configs inside, also of those in omitted fields, are listed by class under
-        `SCHEMA_VERSIONS`.
+        These are the fields without a default, the fields whose value differs from its default in
+        value or type, and the discriminators of unions (`kind: Literal["a"] = "a"`). So a new field
+        with a default changes no existing hash. Schema versions above 1 of all configs inside, also
+        of those in omitted fields, are listed by class under `SCHEMA_VERSIONS`.
         """
         fields, defaults = type(self).model_fields, default_values(type(self))
         values = {
@@ -89,10 +93,12 @@ class Config(BaseModel):
         return values | ({SCHEMA_VERSIONS: versions} if versions else {})
 
     def override(self, assignments: Iterable[str]) -> Self:
-        """A copy with `path.to.field=value` assignments applied; values are JSON, bare words are strings.
+        """Return a copy with `path.to.field=value` assignments applied; values are JSON, bare words
+        are strings.
 
         Raises:
-            ConfigError: no `=`, an unknown field (the nearest name is given), or a value of the wrong type.
+            ConfigError: no `=`, an unknown field (the error names the closest field), or a value of
+                the wrong type.
         """
         values = self.model_dump()
         for assignment in assignments:
@@ -108,13 +114,15 @@ class Config(BaseModel):
 
 
 def all_values(value: Any) -> Any:
-    """Return a config, or JSON values that contain configs, as plain JSON values with all defaults."""
+    """Return a config, or JSON values that contain configs, as plain JSON values with all
+    defaults."""
     return to_jsonable_python(value)
 
 
 @cache
 def default_values(owner: type[Config]) -> dict[str, Any]:
-    """Return the default of every field that has one, validated: `x: float = 0` has the default 0.0."""
+    """Return the default of every field that has one, validated: `x: float = 0` has the default
+    0.0."""
     fields: dict[str, Any] = {
         name: (field.annotation, field)
         for name, field in owner.model_fields.items()
@@ -163,15 +171,11 @@ def _configs(value: Any) -> Iterator[Config]:
     if isinstance(value, Config):
         yield value
         value = dict(value)
-    items = (
-        value.values()
-        if isinstance(value, Mapping)
-        else value
-        if isinstance(value, list | tuple)
-        else ()
-    )
-    for item in items:
-        yield from _configs(item)
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _configs(item)
 
 
 def _literal(text: str) -> Any:
@@ -183,61 +187,58 @@ def _literal(text: str) -> Any:
 
 def _assign(owner: type[BaseModel], values: dict[str, Any], path: str, value: Any) -> None:
     *parents, leaf = path.split(".")
-    here: Any = values
+    node: Any = values
     for depth, name in enumerate([*parents, leaf]):
-        if not isinstance(here, dict) or name not in here:
-            known = list(here) if isinstance(here, dict) else []
-            raise _unknown(owner.__name__, ".".join([*parents, leaf][: depth + 1]), known)
-        if name is not leaf or depth < len(parents):
-            here = here[name]
-    here[leaf] = value
+        if not isinstance(node, dict) or name not in node:
+            field_names = list(node) if isinstance(node, dict) else []
+            raise _unknown(owner.__name__, ".".join([*parents, leaf][: depth + 1]), field_names)
+        if depth < len(parents):
+            node = node[name]
+    node[leaf] = value
 
 
-def _unknown(owner: str, path: str, known: Iterable[str]) -> ConfigError:
+def _unknown(owner: str, path: str, field_names: Iterable[str]) -> ConfigError:
     *parents, name = path.split(".")
-    known = list(known)
-    nearest = difflib.get_close_matches(name, known, n=1)
-    near = ".".join([*parents, nearest[0]]) if nearest else None
-    return ConfigError(
-        f"{owner} has no field {path!r}",
-        expected=f"one of {', '.join(known)}"
-        if known
-        else f"a field of {owner}; {'.'.join(parents)!r} has none",
-        fix=f"did you mean {near!r}?"
-        if near
-        else "see every field with `codegen recipe show starter`",
-    )
+    field_names = list(field_names)
+    expected = f"one of {', '.join(field_names)}"
+    if not field_names:
+        expected = f"a field of {owner}; {'.'.join(parents)!r} has none"
+    fix = "see every field with `codegen recipe show starter`"
+    if closest := difflib.get_close_matches(name, field_names, n=1):
+        fix = f"did you mean {'.'.join([*parents, closest[0]])!r}?"
+    return ConfigError(f"{owner} has no field {path!r}", expected=expected, fix=fix)
 
 
 def _explain(owner: type[BaseModel], error: ValidationError) -> ConfigError:
     first = error.errors(include_url=False)[0]
-    path = ".".join(str(part) for part in first["loc"])
+    path = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         return _unknown(owner.__name__, path, _fields_at(owner, first["loc"][:-1]))
     if first["type"] == "value_error" and isinstance(first["input"], Mapping):
         return _broken_rule(
-            f"{owner.__name__}: {path or 'the whole'}",
+            f"{owner.__name__}: {path or 'the config'}",
             first["msg"].removeprefix("Value error, "),
             first["input"],
         )
     got = "no value" if first["type"] == "missing" else repr(first["input"])
     return ConfigError(
-        f"{owner.__name__}: {path or 'the whole'} is {got}",
+        f"{owner.__name__}: {path or 'the config'} is {got}",
         expected=first["msg"],
-        fix=f"mend {path or 'it'}",
+        fix=f"change {path or 'it'}",
     )
 
 
-def _broken_rule(where: str, rule: str, given: Mapping[str, Any]) -> ConfigError:
-    """A rule over several fields: of all that was given, those that it names."""
-    named = [name for name in given if re.search(rf"\b{name}\b", rule)] or list(given)
-    got = ", ".join(f"{name} {given[name]!r}" for name in named)
-    return ConfigError(f"{where} has {got}", expected=rule, fix=f"mend {' or '.join(named)}")
+def _broken_rule(field: str, rule: str, values: Mapping[str, Any]) -> ConfigError:
+    """Return the error of a rule over several fields, with the values of the fields that the rule
+    names."""
+    names = [name for name in values if re.search(rf"\b{name}\b", rule)] or list(values)
+    got = ", ".join(f"{name} {values[name]!r}" for name in names)
+    return ConfigError(f"{field} has {got}", expected=rule, fix=f"change {' or '.join(names)}")
 
 
 def _fields_at(owner: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    here: Any = owner
-    for part in loc:
-        field = getattr(here, "model_fields", {}).get(part)
-        here = field.annotation if field else None
-    return list(getattr(here, "model_fields", {}))
+    annotation: Any = owner
+    for name in loc:
+        field = getattr(annotation, "model_fields", {}).get(name)
+        annotation = field.annotation if field else None
+    return list(getattr(annotation, "model_fields", {}))

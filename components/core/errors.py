@@ -1,34 +1,32 @@
-"""The one exception tree.
+"""The exception tree.
 
-Every error that a user can cause or mend is a `CodegenError`, and its message has three parts: what was got, what was
-expected, and what to do. The command line prints those three lines and no traceback; anything else that escapes is a bug.
+An error that a user can cause or fix is a `CodegenError` with three parts: got, expected, fix. The
+command line prints these three lines without a traceback; any other exception is a bug.
 
     CodegenError
-    |-- ConfigError             a recipe or an execution that cannot be
-    |-- DataError               the corpus: archives, records, splits
-    |   |-- FetchError          an archive that could not be had, or is not the pinned one
-    |   |-- RecordError         a record that cannot be read
-    |   `-- ValidationFailed    a suite of expectations that did not hold
-    |-- ArtifactError           the store: absent, damaged or unreadable artifacts
-    |-- RemoteError             storage elsewhere that does not answer, refuses, or holds other bytes
-    |-- StorageFull             no room left on the device
-    |-- TrainingError           a stage that did not finish
-    |   |-- PortTaken           the port at which its ranks were to meet
-    |   |-- FolderInUse         another trainer is at work in its folder
-    |   `-- OutOfMemory         no memory left on a rank's device
-    |-- EvaluationError         a benchmark that could not be run
-    |   `-- SandboxUnavailable  no isolation, so no execution
-    `-- TrackingError           MLflow did not answer, or refused
+    |-- ConfigError                    an invalid recipe or execution config
+    |-- DataError                      the corpus: archives, records, splits
+    |   |-- FetchError                 an archive cannot be fetched, or is not the pinned archive
+    |   |-- RecordError                a record that cannot be read
+    |   `-- ValidationFailedError      a suite of expectations failed
+    |-- ArtifactError                  the store: absent, damaged or unreadable artifacts
+    |-- RemoteError                    remote storage does not answer, refuses, or holds other bytes
+    |-- DiskFullError                  no space left on the device
+    |-- TrainingError                  a stage that did not finish
+    |   |-- PortInUseError             the rendezvous port of its ranks
+    |   |-- StageLockedError           another trainer uses the folder of the stage
+    |   `-- OutOfMemoryError           a rank ran out of device memory
+    |-- EvaluationError                a benchmark that could not be run
+    |   `-- SandboxUnavailableError    no isolation, so no execution
+    `-- TrackingError                  MLflow did not answer, or refused
 """
 
 from __future__ import annotations
 
 
 class CodegenError(Exception):
-    """What went wrong, in the three parts a person needs.
-
-    `got` states the fact, `expected` the rule it breaks, `fix` the next action, each a sentence without a final full stop.
-    """
+    """`got` states the fact, `expected` the violated rule, `fix` the next action; none ends with a
+    full stop."""
 
     def __init__(self, got: str, *, expected: str, fix: str) -> None:
         self.got, self.expected, self.fix = got, expected, fix
@@ -47,23 +45,23 @@ def _rebuild(kind: type[CodegenError], got: str, expected: str, fix: str) -> Cod
 
 
 class ConfigError(CodegenError):
-    """A recipe or an execution that cannot be."""
+    """A recipe or an execution config is invalid."""
 
 
 class DataError(CodegenError):
-    """Something about the corpus is wrong."""
+    """The corpus is invalid."""
 
 
 class FetchError(DataError):
-    """An archive could not be had, or is not the one that was pinned."""
+    """An archive cannot be fetched, or is not the pinned archive."""
 
 
 class RecordError(DataError):
     """A record of a corpus cannot be read."""
 
 
-class ValidationFailed(DataError):
-    """A suite of expectations did not hold."""
+class ValidationFailedError(DataError):
+    """A suite of expectations failed."""
 
 
 class ArtifactError(CodegenError):
@@ -71,11 +69,12 @@ class ArtifactError(CodegenError):
 
 
 class RemoteError(CodegenError):
-    """Storage elsewhere (a DVC remote, a second store) does not answer, refuses, or holds other bytes than it should."""
+    """Remote storage (a DVC remote, a shared store) does not answer, refuses, or holds wrong
+    bytes."""
 
 
 class DiskFullError(CodegenError):
-    """No room is left on a device that has to be written to."""
+    """The disk is full."""
 
 
 class TrainingError(CodegenError):
@@ -83,23 +82,23 @@ class TrainingError(CodegenError):
 
 
 class PortInUseError(TrainingError):
-    """Somebody else listens at the port at which the ranks were to meet."""
+    """The rendezvous port of the ranks is in use."""
 
 
 class StageLockedError(TrainingError):
-    """Another trainer is at work in a stage's folder, and is not to be disturbed."""
+    """Another trainer uses the folder of the stage."""
 
 
-class OutOfMemory(TrainingError):
-    """No memory was left on a rank's device."""
+class OutOfMemoryError(TrainingError):
+    """A rank ran out of device memory."""
 
 
 class EvaluationError(CodegenError):
     """A benchmark could not be run."""
 
 
-class SandboxUnavailable(EvaluationError):
-    """No isolation can be had on this machine, so nothing that a model wrote is executed."""
+class SandboxUnavailableError(EvaluationError):
+    """This machine offers no isolation, so no generated code is executed."""
 
 
 class TrackingError(CodegenError):

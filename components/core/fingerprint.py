@@ -1,8 +1,7 @@
-"""Two hashes, and nothing else, decide what is the same.
+"""SHA-256 of descriptions (`fingerprint`) and of files (`digest_of_files`).
 
-`fingerprint` hashes a description (how something was made), `digest_of_files` hashes bytes (what something is). Both are
-SHA-256. A description is hashed in one canonical JSON form; what has no such form is refused, never turned into a string.
-A config in a description is hashed by its `identity`, which omits defaults.
+A description is hashed in a canonical JSON form. A value without such a form is refused, never
+converted to a string. A config in a description is hashed by its `identity`, which omits defaults.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from components.core.config import Config
 
 
 class FileEntry(NamedTuple):
-    """One file of an artifact: its path relative to the artifact's folder, its size in bytes and its SHA-256."""
+    """A file of an artifact: path relative to the folder of the artifact, size and SHA-256."""
 
     path: str
     size_bytes: int
@@ -26,7 +25,8 @@ class FileEntry(NamedTuple):
 
 
 def canonical(value: Any) -> Any:
-    """Return the JSON value that `canonical_json` writes: configs by their `identity`, tuples as lists.
+    """Return the JSON value that `canonical_json` writes: configs by their `identity`, tuples as
+    lists.
 
     Raises:
         TypeError: see `canonical_json`.
@@ -35,10 +35,11 @@ def canonical(value: Any) -> Any:
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces, the same text for the same value on every machine.
+    """Return JSON with sorted keys and no spaces, the same text for the same value on every
+    machine.
 
     Raises:
-        TypeError: the value holds something that JSON cannot express exactly (a set, a path, an object, NaN).
+        TypeError: JSON cannot express the value exactly (a set, a path, an object, NaN).
     """
     return json.dumps(
         canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -46,7 +47,7 @@ def canonical_json(value: Any) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256 (hex) of the canonical JSON of `value`."""
+    """Return the SHA-256 (hex) of the canonical JSON of `value`."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
@@ -64,18 +65,19 @@ def _plain(value: Any, path: str) -> Any:
     if type(value) is float and math.isfinite(value):
         return value
     raise TypeError(
-        f"cannot fingerprint {path}: {value!r} of type {type(value).__name__} has no canonical JSON form"
+        f"cannot fingerprint {path}: {value!r} of type {type(value).__name__} has no canonical "
+        "JSON form"
     )
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes, read in pieces."""
+    """Return the SHA-256 (hex) of a file, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def list_files(folder: Path) -> tuple[FileEntry, ...]:
-    """Every file below `folder`, in the order of their paths, with size and SHA-256."""
+    """Return every file below `folder` with size and SHA-256, sorted by path."""
     paths = sorted(
         (path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file()
     )
@@ -83,6 +85,7 @@ def list_files(folder: Path) -> tuple[FileEntry, ...]:
 
 
 def digest_of_files(files: tuple[FileEntry, ...]) -> str:
-    """SHA-256 (hex) over `path NUL size NUL sha256` lines: the same for the same files, wherever they lie."""
+    """Return the SHA-256 (hex) over `path NUL size NUL sha256` lines; it does not depend on the
+    location of the files."""
     lines = "".join(f"{path}\0{size}\0{sha256}\n" for path, size, sha256 in sorted(files))
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,9 +1,11 @@
-"""ASGI middleware that admits requests by Host, Origin and credentials; for servers that listen on loopback.
+"""ASGI middleware that admits requests by Host, Origin and credentials; for servers that listen on
+loopback.
 
-A loopback port is open to every user of the machine, and to every web page that a browser on it shows: a page can send
-requests to 127.0.0.1, and after DNS rebinding it can read the responses, too. The Host check stops rebinding, the Origin
-check stops requests from pages of other origins, and the credentials stop everyone else. Limit: HTTP without TLS, so whoever
-can capture loopback traffic (root) reads the credentials.
+A loopback port is open to every user of the machine, and to every web page that a browser on it
+shows: a page can send requests to 127.0.0.1, and after DNS rebinding it can read the responses,
+too. The Host check stops rebinding, the Origin check stops requests from pages of other origins,
+and the credentials stop everyone else. Limit: HTTP without TLS, so whoever can capture loopback
+traffic (root) reads the credentials.
 """
 
 from __future__ import annotations
@@ -28,14 +30,18 @@ _POLICY_VIOLATION = 1008
 
 
 class HttpGuard:
-    """Refuses requests whose Host, Origin or credentials are not allowed; passes all others to `app` unchanged.
+    """Refuses requests whose Host, Origin or credentials are not allowed; passes all others to
+    `app` unchanged.
 
     Args:
         app: the ASGI application behind the guard.
-        names: host names under which the server may be addressed. Ports are not compared: a web page cannot choose the port
-            of its Host without also having its name, and an SSH tunnel may use another port.
-        origins: origins that may send requests besides the server's own (the one that equals the request's Host).
-        credentials: `USER:PASSWORD` that each request must carry (HTTP basic authentication); None asks for none.
+        names: host names under which the server may be addressed. Ports are not compared: a web
+            page cannot choose the port of its Host without also having its name, and an SSH tunnel
+            may use another port.
+        origins: origins that may send requests besides the server's own (the one that equals the
+            request's Host).
+        credentials: `USER:PASSWORD` that each request must carry (HTTP basic authentication); None
+            asks for none.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""What a killed run has done: a line for every finished piece of work, read again by the run that goes on.
+"""An append-only file of finished work, replayed when an interrupted run resumes.
 
-A line that the kill has torn is cut off. One that is no record, as a machine that lost its power may leave, is passed over:
-its piece of work is done again. So whatever is kept here has to come out the same when it is done twice.
+A line that was torn by a kill is cut off. A line that is no record, which a power failure can
+leave, is skipped, and its work is repeated; so recorded work must be repeatable.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ logger = logging.getLogger(__name__)
 class Journal(AbstractContextManager["Journal"]):
     """A file of records that grows; use it in a `with` block."""
 
-    def __init__(self, path: Path, keep: Callable[[Any], None]) -> None:
-        """Open the file at `path`, and give `keep` the records that are there; it raises ValueError, KeyError or TypeError
-        where one is none of its own."""
+    def __init__(self, path: Path, on_record: Callable[[Any], None]) -> None:
+        """Open the file at `path` and call `on_record` for each record in it.
+
+        `on_record` raises ValueError, KeyError or TypeError for a value that is no record.
+        """
         self.path = path
         if path.exists():
-            self._replay(keep)
+            self._replay(on_record)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8")
 
@@ -32,23 +34,23 @@ class Journal(AbstractContextManager["Journal"]):
         self._file.close()
 
     def add(self, records: Iterable[Any]) -> None:
-        """Write records, and do not go on before the system has them: a kill loses none."""
+        """Append records and flush them to the operating system, so that a kill loses none."""
         self._file.writelines(json.dumps(record) + "\n" for record in records)
         self._file.flush()
 
-    def _replay(self, keep: Callable[[Any], None]) -> None:
+    def _replay(self, on_record: Callable[[Any], None]) -> None:
         content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
+        complete = content[: content.rfind(b"\n") + 1]
+        if len(complete) < len(content):
             with self.path.open("r+b") as file:
-                file.truncate(len(whole))
+                file.truncate(len(complete))
         num_damaged = 0
-        for line in whole.splitlines():
+        for line in complete.splitlines():
             try:
-                keep(json.loads(line))
+                on_record(json.loads(line))
             except (ValueError, KeyError, TypeError):
                 num_damaged += 1
         if num_damaged:
             logger.warning(
-                "%s has %d damaged lines; what they held is done again", self.path, num_damaged
+                "%s has %d damaged lines; their work is repeated", self.path, num_damaged
             )

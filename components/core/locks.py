@@ -1,8 +1,7 @@
-"""One at a time on a host: what must not be done twice at once waits, and says for whom.
+"""Exclusive locks between the processes of a host.
 
-Design decision: the lock is the kernel's (flock), so it is held exactly as long as its process lives, however it ends: a
-lease whose expiry nobody has to guess, renew or clean up. Who holds it stands in a file beside it, for people only. Covers
-one host; over a network file system nothing is promised.
+The kernel holds a lock (flock) exactly as long as its process lives, so no lease has to expire. A
+file beside the lock names the holder for people. Network file systems are not supported.
 """
 
 from __future__ import annotations
@@ -21,39 +20,38 @@ logger = logging.getLogger(__name__)
 
 
 def user_lock_path(name: str) -> Path:
-    """Where the locks of a user lie, whichever workspace is worked in: a path that begins with what they are about."""
+    """Return a path for a lock of this user that holds in every workspace."""
     return Path(tempfile.gettempdir()) / f"codegen-{name}-{os.getuid()}"
 
 
 @contextmanager
-def exclusive_lock(lock: Path, doing: str) -> Iterator[None]:
-    """Hold a lock while the block runs; where somebody else holds it, wait, and say so.
+def exclusive_lock(path: Path, purpose: str) -> Iterator[None]:
+    """Hold a lock during the block; wait, and log who holds it, while another process has it.
 
     Args:
-        lock: its file, which is made if need be, as is its folder.
-        doing: what for, e.g. "build checkpoint/codegen-nl-1234".
+        path: the lock file; it is created with its folder if it does not exist.
+        purpose: for the log, e.g. "build checkpoint/codegen-nl-1234".
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    holder = lock.with_name(f"{lock.name}.holder")
-    turn = FileLock(lock)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = path.with_name(f"{path.name}.holder")
+    lock = FileLock(path)
     try:
-        turn.acquire(timeout=0)
+        lock.acquire(timeout=0)
     except Timeout:
-        logger.warning("%s waits: %s", doing, _holder_message(holder))
-        turn.acquire()
+        logger.warning("%s waits: %s", purpose, _holder_message(holder))
+        lock.acquire()
     try:
-        with suppress(OSError):  # A full disk, say: the lock holds without it.
-            holder.write_text(
-                f"{doing} (process {os.getpid()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)"
-            )
+        with suppress(OSError):  # The lock holds without the note, for example on a full disk.
+            since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+            holder.write_text(f"{purpose} (process {os.getpid()}, since {since})")
         yield
     finally:
         holder.unlink(missing_ok=True)
-        turn.release()
+        lock.release()
 
 
 def _holder_message(holder: Path) -> str:
     try:
-        return f"at work is {holder.read_text()}"
-    except OSError:  # Just begun, or just done.
-        return "another process is at work"
+        return f"the lock is held by {holder.read_text()}"
+    except OSError:  # The holder has just started or just finished.
+        return "another process holds the lock"

@@ -1,4 +1,5 @@
-"""Text that is safe to show: escaping for Markdown, code spans and tables, and visible control characters.
+"""Text that is safe to show: escaping for Markdown, code spans and tables, and visible control
+characters.
 
 Text from a model, a file name or a recipe is never markup. A control character is replaced by a
 visible character instead of being removed, so it can neither steer a terminal nor hide text.
@@ -13,7 +14,8 @@ from markupsafe import Markup
 
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 (except tab and newline), DEL, C1: terminals act on them.
-    "\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"  # Zero-width and bidirectional controls hide and reorder text.
+    # Zero-width and bidirectional controls hide and reorder text.
+    "\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
     "\ud800-\udfff]"  # Lone surrogates: no encoding has them.
 )
 _BETWEEN_ALPHANUMERICS = r"(?<=[^\W_])_(?=[^\W_])"
@@ -75,7 +77,8 @@ def _fence(text: str, at_least: int) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Iterable[str]], numeric: Iterable[int] = ()) -> str:
-    """A table without a final line break; cells are Markdown, `numeric` columns are right-aligned."""
+    """A table without a final line break; cells are Markdown, `numeric` columns are
+    right-aligned."""
     right_aligned = set(numeric)
     alignments = ("---:" if index in right_aligned else "---" for index in range(len(head)))
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, alignments, *rows))
@@ -89,7 +92,8 @@ def cell(text: str) -> str:
 def escaped_table(
     head: Sequence[str], rows: Iterable[Iterable[object]], numeric: Iterable[int] = ()
 ) -> Markup:
-    """`table` of plain values, which are escaped; `Markup`, such as a code span, is inserted unchanged."""
+    """`table` of plain values, which are escaped; `Markup`, such as a code span, is inserted
+    unchanged."""
     escaped_rows = [[_escaped_cell(value) for value in row] for row in rows]
     return Markup(table([_escaped_cell(title) for title in head], escaped_rows, numeric))  # noqa: S704 - escaped
 

@@ -1,4 +1,4 @@
-"""Loopback ports: found free, or said to be taken; and addresses that may be shown."""
+"""Loopback ports, and URIs without their credentials."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from components.core.errors import CodegenError
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on right now."""
+    """Return a TCP port of 127.0.0.1 that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def is_http_uri(uri: str) -> bool:
-    """Whether a URI is that of an MLflow server, not of a database."""
+    """Return whether a tracking URI is that of a server, not of a database."""
     return uri.startswith(("http://", "https://"))
 
 
 def redact_credentials(uri: str) -> str:
-    """A URI as it may be shown: with USER:PASSWORD where it names any."""
+    """Replace the user name and password in a URI by USER:PASSWORD."""
     return re.sub(r"//[^/\s]*@", "//USER:PASSWORD@", uri)
 
 
 def require_free_port(name: str, port: int) -> None:
-    """Check that a server can be started on a port of 127.0.0.1.
+    """Check that a server can listen on a port of 127.0.0.1.
 
     Raises:
-        CodegenError: somebody listens there already.
+        CodegenError: the port is in use.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -37,7 +37,7 @@ def require_free_port(name: str, port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise CodegenError(
-                f"port {port} of 127.0.0.1 is taken, so {name} cannot listen there",
+                f"port {port} of 127.0.0.1 is in use, so {name} cannot listen there",
                 expected="a free port",
-                fix=f"end what uses it, or choose another: --{name.lower()}-port {port + 1}",
+                fix=f"stop the process that uses it, or choose --{name.lower()}-port {port + 1}",
             ) from None

@@ -1,7 +1,7 @@
-"""The paper's corpora, which the page of results and the dataset card both quote: `paper_corpora.json`, read and checked.
+"""The paper's corpora (`paper_corpora.json`), quoted by the results report and the dataset card.
 
-Design decision: figures are texts as the paper prints them, and one that was not read in a primary source ends in "?", so
-that no one can quote it without the mark. What is not covered: the paper's scores, which only the evaluation room needs.
+Numbers are strings as the paper prints them. A number that was not read in a primary source ends in
+"?", so that it cannot be quoted without the mark.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from components.core.files import read_json
 
 
 class PaperCorpus(Config):
-    """A corpus of the paper, or one language of it."""
+    """A corpus of the paper, or a language of it."""
 
     stage: str
     language: str | None
-    """None: of all languages together."""
+    """None: all languages together."""
     corpus: str
     raw: str
     processed: str
@@ -25,7 +25,7 @@ class PaperCorpus(Config):
 
 
 class PaperCorpora(Config):
-    """What the paper says of its corpora."""
+    """The paper's table of corpora."""
 
     source: str
     note: str
@@ -33,10 +33,10 @@ class PaperCorpora(Config):
 
 
 def paper_corpora() -> PaperCorpora:
-    """The paper's corpora."""
+    """Return the paper's table of corpora."""
     return PaperCorpora.parse(read_json(Path(__file__).with_name("paper_corpora.json")))
 
 
-def is_verified(figure: str) -> bool:
-    """Whether a figure was read in a primary source."""
-    return not figure.endswith("?")
+def is_verified(number: str) -> bool:
+    """Return whether a number was read in a primary source."""
+    return not number.endswith("?")

@@ -1,7 +1,7 @@
-"""Progress that people can see: a bar on a terminal, a plain line now and then elsewhere, the same words in both.
+"""Progress of long work: a bar on a terminal, a line every few seconds elsewhere, with the same
+text.
 
-`track` is told by the one who works; `watch` asks about once a second, for work that others do. Nothing here decides
-anything. What is not covered: how a task elsewhere makes itself heard (`components.data.task_progress`).
+`track` yields a function that counts; `poll_progress` asks for the count about once a second.
 """
 
 from __future__ import annotations
@@ -23,78 +23,87 @@ from rich.table import Column
 
 logger = logging.getLogger(__name__)
 
-_LINE_EVERY_S = 5.0
-"""Seconds between two lines where there is no terminal."""
-_LOOK_EVERY_S = 1.0
+_LINE_INTERVAL_S = 5.0
+"""Between two lines without a terminal."""
+_POLL_INTERVAL_S = 1.0
 _WINDOW_S = 60.0
-"""The speed is that of the last minute: long enough to be steady, short enough to follow a change (assumption)."""
+"""Rates are those of the last minute: long enough to be steady, short enough to follow a change
+(assumption)."""
 
 
 class Advance(Protocol):
-    """Adds to the count, and may say what else is worth knowing."""
+    """Adds to the count; `detail` is shown behind it."""
 
-    def __call__(self, amount: int, note: str = "", /) -> None: ...
+    def __call__(self, amount: int, detail: str = "", /) -> None: ...
 
 
 class ProgressSnapshot(NamedTuple):
-    """How far something has come."""
+    """The progress at a moment."""
 
     done: int
-    """Of the total, in its unit."""
-    flow: int
-    """What the speed is of: `done` again, or something that grows beside it."""
-    note: str = ""
+    """Part of the total, in its unit."""
+    throughput_count: int
+    """The count whose rate is shown: `done`, or a count that grows beside it."""
+    detail: str = ""
 
 
 class ThroughputEstimator:
-    """The speed of the last minute, and how long the rest takes at that speed."""
+    """Rate over the last minute, and the remaining time at that rate.
+
+    Rich's own estimate is not used: its rate is that of `done`, and it is empty when a step takes
+    longer than its window.
+    """
 
     def __init__(self) -> None:
-        self._noted: deque[tuple[float, ProgressSnapshot]] = deque()
+        self._samples: deque[tuple[float, ProgressSnapshot]] = deque()
 
-    def note(self, now_s: float, seen: ProgressSnapshot) -> None:
-        """Remember what was seen at a moment, at most once a second."""
-        noted = self._noted
-        if (
-            noted and noted[0][1].done == seen.done
-        ):  # Nothing has moved yet: the clock starts when something does.
-            noted.clear()
-        if len(noted) > 1 and now_s - noted[-2][0] < _LOOK_EVERY_S:
-            noted.pop()
-        noted.append((now_s, seen))
-        # Something has to have changed since the oldest, or there is no speed.
-        while len(noted) > 2 and now_s - noted[1][0] >= _WINDOW_S and noted[1][1].done < seen.done:
-            noted.popleft()
+    def add(self, now_s: float, snapshot: ProgressSnapshot) -> None:
+        """Record a snapshot, at most one per second."""
+        samples = self._samples
+        if samples and samples[0][1].done == snapshot.done:
+            samples.clear()  # The clock starts with the first progress.
+        if len(samples) > 1 and now_s - samples[-2][0] < _POLL_INTERVAL_S:
+            samples.pop()
+        samples.append((now_s, snapshot))
+        # Keep a sample with less progress than the newest, or there is no rate.
+        while (
+            len(samples) > 2
+            and now_s - samples[1][0] >= _WINDOW_S
+            and samples[1][1].done < snapshot.done
+        ):
+            samples.popleft()
 
     @property
     def rate_per_s(self) -> float | None:
-        """How much flows in a second; None as long as nothing does."""
-        took_s, _, flowed = self._grown()
-        return flowed / took_s if flowed > 0 and took_s > 0 else None
+        """Growth of `throughput_count` per second; None without any."""
+        duration_s, _, count = self._growth()
+        return count / duration_s if count > 0 and duration_s > 0 else None
 
     def eta_s(self, total: int) -> float | None:
-        """Seconds until `total`; None as long as nothing moves."""
-        took_s, done, _ = self._grown()
-        return (total - self._noted[-1][1].done) * took_s / done if done > 0 else None
+        """Seconds until `done` reaches `total`; None without progress."""
+        duration_s, done, _ = self._growth()
+        return (total - self._samples[-1][1].done) * duration_s / done if done > 0 else None
 
-    def _grown(self) -> tuple[float, int, int]:
-        if not self._noted:
+    def _growth(self) -> tuple[float, int, int]:
+        if not self._samples:
             return 0.0, 0, 0
-        (start_s, first), (now_s, last) = self._noted[0], self._noted[-1]
-        return now_s - start_s, last.done - first.done, last.flow - first.flow
+        (start_s, first), (now_s, last) = self._samples[0], self._samples[-1]
+        count = last.throughput_count - first.throughput_count
+        return now_s - start_s, last.done - first.done, count
 
 
 @contextmanager
 def track(label: str, total: int | None = None, unit: str = "items") -> Iterator[Advance]:
-    """Show the progress of the block; the yielded function adds to the count (`unit="bytes"` prints sizes)."""
+    """Show the progress of the block; the yielded function adds to the count (`unit="bytes"` prints
+    sizes)."""
     done = 0
 
-    def advance(amount: int, note: str = "", /) -> None:
+    def advance(amount: int, detail: str = "", /) -> None:
         nonlocal done
         done += amount
-        show(ProgressSnapshot(done, done, note))
+        show(ProgressSnapshot(done, done, detail))
 
-    with _shown(label, total, unit, "") as show:
+    with _display(label, total, unit, "") as show:
         advance(0)
         yield advance
 
@@ -104,93 +113,103 @@ def poll_progress(
     label: str,
     total: int | None,
     unit: str,
-    look: Callable[[], ProgressSnapshot],
+    snapshot: Callable[[], ProgressSnapshot],
     *,
-    flow: str = "",
+    throughput_of: str = "",
 ) -> Iterator[None]:
-    """Show what `look` sees while the block runs; it is called by another thread and must not raise.
+    """Show the progress that `snapshot` returns while the block runs; another thread calls it, and
+    it must not raise.
 
     Args:
-        label: what is being done.
-        total: how much there is to do; None where nobody knows.
-        unit: of what, in the plural; "bytes" are printed as sizes.
-        look: sees how far it has come.
-        flow: the name of what the speed is of, where it is not of what is done.
+        label: name of the work.
+        total: None if unknown.
+        unit: plural noun; "bytes" are printed as sizes.
+        snapshot: returns the current progress.
+        throughput_of: name of the count whose rate is shown, if it is not the unit.
     """
-    ended = threading.Event()
+    is_finished = threading.Event()
 
-    def keep_looking() -> None:
-        while not ended.wait(_LOOK_EVERY_S):
-            show(look())
+    def poll() -> None:
+        while not is_finished.wait(_POLL_INTERVAL_S):
+            show(snapshot())
 
-    with _shown(label, total, unit, flow) as show:
-        show(look())
-        # In our context, so that lines are logged to the run that we belong to.
-        looking = threading.Thread(
-            target=copy_context().run, args=(keep_looking,), name="progress", daemon=True
+    with _display(label, total, unit, throughput_of) as show:
+        show(snapshot())
+        # The caller's context, so that lines are logged to the flow run of the caller.
+        thread = threading.Thread(
+            target=copy_context().run, args=(poll,), name="progress", daemon=True
         )
-        looking.start()
+        thread.start()
         try:
             yield
         finally:
-            ended.set()
-            looking.join()
-        show(look())
+            is_finished.set()
+            thread.join()
+        show(snapshot())
 
 
 @contextmanager
-def _shown(
-    label: str, total: int | None, unit: str, flow: str
+def _display(
+    label: str, total: int | None, unit: str, throughput_of: str
 ) -> Iterator[Callable[[ProgressSnapshot], None]]:
-    console, pace = Console(stderr=True), ThroughputEstimator()
+    console = Console(stderr=True)
+    estimator = ThroughputEstimator()
+
+    def describe(snapshot: ProgressSnapshot) -> str:
+        estimator.add(time.monotonic(), snapshot)
+        return format_progress(snapshot, total, unit, estimator, throughput_of)
+
     if console.is_terminal:
-        # The bar takes the room that the words leave; where they leave none, they wrap.
-        room = BarColumn(bar_width=None, table_column=Column(min_width=10, ratio=1))
-        words_of = TextColumn("{task.fields[words]}", markup=False, table_column=Column())
+        # The bar fills the space beside the text; a long text wraps.
+        bar = BarColumn(bar_width=None, table_column=Column(min_width=10, ratio=1))
+        text = TextColumn("{task.fields[text]}", markup=False, table_column=Column())
         with Progress(
-            TextColumn("{task.description}"), room, words_of, console=console, expand=True
+            TextColumn("{task.description}"), bar, text, console=console, expand=True
         ) as progress:
-            task = progress.add_task(label, total=total, words="")
+            task = progress.add_task(label, total=total, text="")
 
-            def bar(seen: ProgressSnapshot) -> None:
-                pace.note(time.monotonic(), seen)
-                progress.update(
-                    task, completed=seen.done, words=format_progress(seen, total, unit, pace, flow)
-                )
+            def update_bar(snapshot: ProgressSnapshot) -> None:
+                progress.update(task, completed=snapshot.done, text=describe(snapshot))
 
-            yield bar
+            yield update_bar
         return
     last_s = time.monotonic()
 
-    def line(seen: ProgressSnapshot) -> None:
+    def print_line(snapshot: ProgressSnapshot) -> None:
         nonlocal last_s
-        now_s = time.monotonic()
-        pace.note(now_s, seen)
-        if now_s - last_s >= _LINE_EVERY_S:
-            last_s = now_s
-            words = f"{label}: {format_progress(seen, total, unit, pace, flow)}"
-            console.print(words, soft_wrap=True, markup=False, highlight=False)
-            logger.info(words)
+        text = describe(snapshot)
+        if time.monotonic() - last_s >= _LINE_INTERVAL_S:
+            last_s = time.monotonic()
+            line = f"{label}: {text}"
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+            logger.info(line)
 
-    yield line
+    yield print_line
 
 
 def format_progress(
-    seen: ProgressSnapshot, total: int | None, unit: str, pace: ThroughputEstimator, flow: str = ""
+    snapshot: ProgressSnapshot,
+    total: int | None,
+    unit: str,
+    estimator: ThroughputEstimator,
+    throughput_of: str = "",
 ) -> str:
-    """`1.2 GB of 9.8 GB, 23.1 MB/s of text, 0:06:12 left, 1,234 documents`: what is known of it."""
-    in_bytes = unit == "bytes"
-    counts = [
-        decimal(number) if in_bytes else f"{number:,}"
-        for number in (seen.done, total)
-        if number is not None
-    ]
-    words = [" of ".join(counts) + ("" if in_bytes else f" {unit}")]
-    if speed := pace.rate_per_s:
-        words.append(
-            (f"{speed / 1e6:,.1f} MB/s" if in_bytes else f"{speed:,.1f} {unit}/s")
-            + (flow and f" of {flow}")
-        )
-    if total is not None and (eta_s := pace.eta_s(total)) is not None:
-        words.append(f"{timedelta(seconds=round(max(0.0, eta_s)))} left")
-    return ", ".join([*words, *filter(None, [seen.note])])
+    """Return e.g. `1.2 GB of 9.8 GB, 23.1 MB/s of text, 0:06:12 left, 1,234 documents`, without the
+    unknown parts."""
+    is_size = unit == "bytes"
+
+    def count(number: int) -> str:
+        return decimal(number) if is_size else f"{number:,}"
+
+    text = count(snapshot.done)
+    if total is not None:
+        text += f" of {count(total)}"
+    parts = [text if is_size else f"{text} {unit}"]
+    if rate := estimator.rate_per_s:
+        speed = f"{rate / 1e6:,.1f} MB/s" if is_size else f"{rate:,.1f} {unit}/s"
+        parts.append(f"{speed} of {throughput_of}" if throughput_of else speed)
+    if total is not None and (eta_s := estimator.eta_s(total)) is not None:
+        parts.append(f"{timedelta(seconds=round(max(0.0, eta_s)))} left")
+    if snapshot.detail:
+        parts.append(snapshot.detail)
+    return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Who made it: commit, machine, packages. Recorded beside an artifact, never part of what it is."""
+"""Commit, machine and package versions, recorded with an artifact but never part of its digest."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ _PACKAGES = (
     "torch",
     "transformers",
 )
-
-
-_CODE = ("flows", "components", "pyproject.toml", "constraints.txt")
-"""What decides results, relative to the checkout: our code and the versions of everybody else's."""
+_CODE_PATHS = ("flows", "components", "pyproject.toml", "constraints.txt")
+"""Files of the checkout that decide results: the code and the versions of its dependencies."""
 
 
 def provenance() -> dict[str, JsonValue]:
-    """Time (UTC), git commit, host, Python and the versions of the packages that decide results."""
+    """Return the time (UTC), git commit, host, Python version and the versions of packages that
+    decide results."""
     return {"created_at": datetime.now(UTC).isoformat(timespec="seconds"), **_code(), **_machine()}
 
 
@@ -40,24 +39,23 @@ def _code() -> dict[str, JsonValue]:
 
 
 def code_of(root: Path) -> dict[str, JsonValue]:
-    """The commit of a checkout, and whether code or versions differ from it, in files that git does not know as well.
+    """Return the commit of a checkout, and whether code or dependencies differ from it, untracked
+    files included.
 
-    `data.dvc` does not count: a pull of another preset rewrites it, and its md5 is in the lineage of all that is made.
+    `data.dvc` does not count: pulling another preset rewrites it, and its md5 is part of every
+    lineage.
     """
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(
-                ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-            )
+            command = ["git", "-C", str(root), *arguments]
+            completed = subprocess.run(command, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
-            return None  # Not a checkout, or no git: said as "unknown" below.
-        return done.stdout.strip()
+            return None  # Not a checkout, or no git.
+        return completed.stdout.strip()
 
-    commit, status = (
-        git("rev-parse", "HEAD"),
-        git("status", "--porcelain", "--untracked-files=all", "--", *_CODE),
-    )
+    commit = git("rev-parse", "HEAD")
+    status = git("status", "--porcelain", "--untracked-files=all", "--", *_CODE_PATHS)
     return {
         "git_commit": commit or "unknown",
         "git_dirty": None if status is None else bool(status),

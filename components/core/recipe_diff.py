@@ -25,7 +25,8 @@ class Difference(NamedTuple):
 def diff_against_nearest(
     store: Store, artifact: Artifact
 ) -> tuple[Artifact, list[Difference]] | None:
-    """What makes this artifact another one than its nearest sibling: the sibling, and the fields that differ.
+    """What makes this artifact another one than its nearest sibling: the sibling, and the fields
+    that differ.
 
     None where there is no other artifact of the same kind and name.
     """
@@ -37,7 +38,7 @@ def diff_against_nearest(
     others = [
         (differences(store, one, artifact), one)
         for one in siblings
-        if one.recipe != artifact.recipe
+        if one.recipe_hash != artifact.recipe_hash
     ]
     if not others:
         return None
@@ -46,9 +47,11 @@ def diff_against_nearest(
 
 
 def differences(store: Store, before: Artifact, after: Artifact) -> list[Difference]:
-    """The fields in which the recipes of two published artifacts differ: of their configuration, parents and code.
+    """The fields in which the recipes of two published artifacts differ: of their configuration,
+    parents and code.
 
-    Values that the hashes omit, since they are defaults, are shown as they were when the artifact was published.
+    Values that the hashes omit, since they are defaults, are shown as they were when the artifact
+    was published.
     """
     return _differences(_recipe(store, before), _recipe(store, after), "")
 
@@ -62,7 +65,8 @@ class _Value(NamedTuple):
     hashed: Any
     """`_ABSENT`: the hash omits it."""
     shown: Any
-    """With defaults. `_ABSENT`: the version of codegen that published the artifact did not have the field."""
+    """With defaults. `_ABSENT`: the version of codegen that published the artifact did not have the
+    field."""
 
     def names(self) -> set[str]:
         """Return the names of its items, if it is a dict."""

@@ -1,12 +1,14 @@
-"""The store: the one place where reuse is decided, and where things become published.
+"""The store of artifacts, which decides reuse and publishes atomically.
 
-An artifact lives at `{root}/{kind}/{name}-{recipe[:12]}/`. It is built in `{root}/.building/`, moved into place, and its
-`manifest.json` is written last: only a manifest means done. Another recipe has another address, so nothing is ever
-overwritten and nothing stale is served. A killed build leaves its folder under `.building/`; a resumable builder finds
-its work there, any other starts from an empty folder.
+The address of an artifact is `{root}/{kind}/{name}-{recipe_hash[:12]}/`. It is built in
+`{root}/.building/`, moved, and its `manifest.json` is written last: an artifact without a manifest
+is unfinished. Another recipe has another address, so nothing is overwritten and nothing stale is
+returned. An interrupted build leaves its folder below `.building/`; a resumable builder continues
+there, any other starts from an empty folder.
 
-The root is a local folder or any fsspec URI; on the latter an artifact is built locally, uploaded, and read through a
-local cache. Two builds of one artifact on one machine wait for each other; between machines this is not covered yet.
+The root is a local folder or an fsspec URI. With a URI, an artifact is built locally, uploaded, and
+read through a local cache. Builds of the same artifact on the same host are serialized; builds on
+several hosts are not.
 """
 
 from __future__ import annotations
@@ -52,11 +54,11 @@ MANIFEST_FORMAT = 2
 """Stored in every manifest. The manifests of codegen 0.1, the first format, do not state one."""
 
 Build = Callable[[Path], Mapping[str, JsonValue]]
-"""Fills a folder and returns the statistics of what it made."""
+"""Fills a folder and returns the statistics of the artifact."""
 
 
 class BuildResult(NamedTuple):
-    """An artifact, and whether it was there already."""
+    """An artifact, and whether it had been published before."""
 
     artifact: Artifact
     reused: bool
@@ -67,20 +69,24 @@ class Manifest(NamedTuple):
 
     artifact: Artifact
     description: dict[str, Any]
-    """The value whose fingerprint is the artifact's `recipe`. Its config omits defaults."""
+    """The value whose fingerprint is `recipe_hash`. Its config omits defaults."""
     config: Any
     """All values of that config, defaults included, for people and for `codegen why`."""
 
 
 class Store:
-    """Artifacts below one root."""
+    """The artifacts below a root."""
 
     def __init__(self, root: str | Path, *, scratch: str | Path | None = None) -> None:
-        """`root` is a folder or a URI; `scratch` is the local folder for builds and copies of a remote root. A local root
-        needs none: what is built in it can be published by a rename, which no other device would take.
+        """Open the store at a folder or URI.
+
+        Args:
+            root: folder or URI.
+            scratch: local folder for builds and cached copies of a remote root. A local root is
+                built in itself, so that an artifact is published by a rename on the same disk.
 
         Raises:
-            ConfigError: no file system of this kind is known, or the package that reads it is not installed.
+            ConfigError: the file system is unknown, or its package is not installed.
         """
         self.fs, self.root = _file_system(str(root))
         self.is_local = isinstance(self.fs, LocalFileSystem)
@@ -88,7 +94,7 @@ class Store:
         self._verified: set[str] = set()
         self._has_known_format = False
 
-    # -- making ----------------------------------------------------------------------------------------------------
+    # -- building
 
     def get_or_build(
         self,
@@ -101,21 +107,23 @@ class Store:
         build: Build,
         resumable: bool = False,
     ) -> BuildResult:
-        """The artifact of this recipe: the published one if there is one, else built, published and returned.
+        """Return the published artifact of this recipe; build and publish it if there is none.
 
         Args:
-            config: everything that decides the result and is not a parent: a config, or JSON values and configs by name.
+            config: every setting that decides the result: a config, or JSON values and configs by
+                name.
             parents: inputs by role; they count by digest.
-            code_version: raised by the component's author when the same recipe would give other bytes.
-            build: called with the folder to fill. With `resumable` the folder may hold the work of a killed build.
+            code_version: raised by the author when the code gives other bytes for the same recipe.
+            build: called with the folder to fill. With `resumable` the folder may hold the work of
+                an interrupted build.
 
         Raises:
-            ArtifactError: what is published under this recipe is damaged, the name is not the name of one folder, or another
+            ArtifactError: the published artifact is damaged, the name is no folder name, or another
                 version of codegen wrote this store.
-            CodegenError: whatever `build` raises; nothing is published then.
+            CodegenError: raised by `build`; nothing is published.
         """
-        for part in (kind, name):
-            _require_name(part)
+        for folder_name in (kind, name):
+            _require_name(folder_name)
         inputs = parents_of(parents)
         description = describe_recipe(config, inputs, code_version)
         recipe = fingerprint(description)
@@ -123,15 +131,15 @@ class Store:
             wrap_disk_full(f"building {kind}/{name}"),
             self.build_lock(kind, name, recipe) as building,
         ):
-            if found := self.find(kind, name, recipe):
-                logger.info("reused %s (%s)", found.label, found.digest[:12])
-                return BuildResult(found, reused=True)
+            if published := self.find(kind, name, recipe):
+                logger.info("reused %s (%s)", published.label, published.digest[:12])
+                return BuildResult(published, reused=True)
             self._reclaim_unpublished(kind, name, recipe, building)
             if not resumable:
                 shutil.rmtree(building, ignore_errors=True)
             building.mkdir(parents=True, exist_ok=True)
             remove_unfinished(building)
-            attempts = _note_attempt(Path(f"{building}.attempts.jsonl"), resumable)
+            attempts = _record_attempt(Path(f"{building}.attempts.jsonl"), resumable)
             started = time.monotonic()
             statistics = dict(build(building))
             duration = round(time.monotonic() - started, 3)
@@ -140,7 +148,7 @@ class Store:
                 kind=kind,
                 name=name,
                 address=self.address(kind, name, recipe),
-                recipe=recipe,
+                recipe_hash=recipe,
                 digest=content_digest(files),
                 parents=inputs,
                 statistics=statistics,
@@ -158,9 +166,10 @@ class Store:
 
     @contextmanager
     def build_lock(self, kind: Kind, name: str, recipe: str) -> Iterator[Path]:
-        """Be the only one on this machine that makes or copies this artifact; yields the folder to build it in."""
+        """Hold the lock for building or copying an artifact on this host; yields the folder for the
+        build."""
         building = self.scratch / ".building" / kind / f"{name}-{recipe[:12]}"
-        with exclusive_lock(Path(f"{building}.lock"), f"making {kind}/{building.name}"):
+        with exclusive_lock(Path(f"{building}.lock"), f"build {kind}/{building.name}"):
             yield building
 
     def _publish(self, published: Manifest, building: Path) -> None:
@@ -172,10 +181,10 @@ class Store:
             "config": published.config,
         }
         if self.is_local:
-            place = Path(artifact.address)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            building.rename(place)
-            write_json(place / MANIFEST, manifest)
+            folder = Path(artifact.address)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            building.rename(folder)
+            write_json(folder / MANIFEST, manifest)
         else:
             self.fs.put(f"{building}/", f"{artifact.address}/", recursive=True)
             self.fs.pipe_file(f"{artifact.address}/{MANIFEST}", json.dumps(manifest).encode())
@@ -184,26 +193,24 @@ class Store:
         logger.info("published %s (%s)", artifact.label, artifact.digest[:12])
 
     def _reclaim_unpublished(self, kind: Kind, name: str, recipe: str, building: Path) -> None:
-        """Killed between the move and the manifest: what lies at the address is unfinished, so it goes on being built."""
+        """Move a folder without a manifest back to the build: the process was killed between the
+        move and the manifest."""
         address = self.address(kind, name, recipe)
         if self.is_local and Path(address).exists() and not building.exists():
             Path(address).rename(building)
 
-    # -- finding ---------------------------------------------------------------------------------------------------
+    # -- look-up
 
     def address(self, kind: Kind, name: str, recipe: str) -> str:
-        """Where the artifact of a recipe lies, whether it exists or not."""
-        return (
-            self.fs.unstrip_protocol(self._path(kind, name, recipe))
-            if not self.is_local
-            else self._path(kind, name, recipe)
-        )
+        """Return the address of an artifact, whether it exists or not."""
+        path = self._path(kind, name, recipe)
+        return path if self.is_local else self.fs.unstrip_protocol(path)
 
     def _path(self, kind: Kind, name: str, recipe: str) -> str:
         return f"{self.root}/{kind}/{name}-{recipe[:12]}"
 
     def find(self, kind: Kind, name: str, recipe: str) -> Artifact | None:
-        """The published artifact of a recipe, or None.
+        """Return the published artifact of a recipe, or None.
 
         Raises:
             ArtifactError: another version of codegen wrote this store.
@@ -213,10 +220,12 @@ class Store:
         return self._manifest(path).artifact if self.fs.exists(f"{path}/{MANIFEST}") else None
 
     def load(self, address: str) -> Artifact:
-        """The published artifact at an address, or the one named `kind/name-recipe`.
+        """Return the published artifact at an address, or the artifact with the label
+        `kind/name-recipe`.
 
         Raises:
-            ArtifactError: nothing is published there, or another version of codegen wrote this store.
+            ArtifactError: nothing is published there, or another version of codegen wrote this
+                store.
         """
         self.require_format()
         path = address.removeprefix(f"{self.root}/") if address.startswith(self.root) else address
@@ -225,14 +234,16 @@ class Store:
             raise ArtifactError(
                 f"no artifact is published at {address}",
                 expected=f"a folder with a {MANIFEST} in it",
-                fix="list what there is with `codegen artifacts`, or run the flow that makes it",
+                fix="list the artifacts with `codegen artifacts`, or run the flow that builds "
+                "this artifact",
             )
         return self._manifest(path).artifact
 
     def require_format(self) -> None:
         """Check that this version of codegen can read the store, by its first manifest.
 
-        Every artifact of another version has another recipe hash, so without this check the store would look empty.
+        Every artifact of another version has another recipe hash, so without this check the store
+        would look empty.
 
         Raises:
             ArtifactError: another version of codegen wrote it.
@@ -247,32 +258,29 @@ class Store:
         for path in manifests:
             self._manifest(path.rsplit("/", 1)[0])
             break
-        self.fs.invalidate_cache()  # The next look-up must see what another process publishes after this one.
+        # The next look-up must see artifacts that another process publishes.
+        self.fs.invalidate_cache()
         self._has_known_format = True
 
     def list_artifacts(self) -> Iterator[Artifact]:
-        """Every published artifact, the oldest first."""
-        manifests = [
-            self._manifest(path.rsplit("/", 1)[0]).artifact
-            for path in self.fs.glob(f"{self.root}/*/*/{MANIFEST}")
-        ]
-        yield from sorted(
-            manifests, key=lambda artifact: str(artifact.provenance.get("created_at"))
-        )
+        """Yield every published artifact, oldest first."""
+        paths = self.fs.glob(f"{self.root}/*/*/{MANIFEST}")
+        artifacts = [self._manifest(path.rsplit("/", 1)[0]).artifact for path in paths]
+        yield from sorted(artifacts, key=lambda item: str(item.provenance.get("created_at")))
 
     def manifest(self, artifact: Artifact) -> Manifest:
-        """The manifest of an artifact, as it was published."""
+        """Return the manifest of an artifact as published."""
         return self._manifest(artifact.address)
 
     def lineage(self, artifact: Artifact) -> list[Artifact]:
-        """The artifact and everything in this store that it was made from, parents before children."""
+        """Return the artifact and its ancestors in this store, parents before children."""
         seen: dict[str, Artifact] = {}
 
-        def visit(one: Artifact) -> None:
-            for parent in one.parents:
+        def visit(node: Artifact) -> None:
+            for parent in node.parents:
                 if parent.address not in seen and self._contains(parent):
                     visit(self.load(parent.address))
-            seen[one.address] = one
+            seen[node.address] = node
 
         visit(artifact)
         return list(seen.values())
@@ -282,40 +290,43 @@ class Store:
 
     def _manifest(self, path: str) -> Manifest:
         document = json.loads(self.fs.cat_file(f"{path}/{MANIFEST}"))
-        # Where the manifest lies is the truth about where the artifact lies: a store that was moved or copied still works.
+        # The path of the manifest overrides the stored address, so that a store can be moved or
+        # copied.
         address = path if self.is_local else self.fs.unstrip_protocol(path)
         _require_format(address, document)
         artifact = Artifact.parse(document["artifact"])
         if address == artifact.address:
             return Manifest(artifact, document["recipe"], document["config"])
-        before, now = (one.removesuffix(artifact.label) for one in (artifact.address, address))
-        moved = [
-            parent.replace(address=now + parent.address.removeprefix(before))
-            if parent.address.startswith(before)
+        old_root = artifact.address.removesuffix(artifact.label)
+        new_root = address.removesuffix(artifact.label)
+        parents = [
+            parent.replace(address=new_root + parent.address.removeprefix(old_root))
+            if parent.address.startswith(old_root)
             else parent
             for parent in artifact.parents
         ]
-        return Manifest(
-            artifact.replace(address=address, parents=moved), document["recipe"], document["config"]
-        )
+        artifact = artifact.replace(address=address, parents=parents)
+        return Manifest(artifact, document["recipe"], document["config"])
 
-    # -- reading ---------------------------------------------------------------------------------------------------
+    # -- reading
 
     def fetch_verified(self, artifact: Artifact) -> Path:
-        """The local folder with the artifact's files, each checked against its SHA-256 once per process.
+        """Return a local folder with the files of an artifact, each verified by SHA-256 once per
+        process.
 
         Raises:
-            ArtifactError: a file is missing or its bytes are not those that were published.
+            ArtifactError: a file is missing or differs from the published bytes.
         """
         folder = Path(artifact.address) if self.is_local else self._fetch(artifact)
         if artifact.address not in self._verified:
-            found = {file.path: file for file in list_files(folder)}
+            actual = {file.path: file for file in list_files(folder)}
             for file in artifact.files:
-                if found.get(file.path) != file:
+                if actual.get(file.path) != file:
                     raise ArtifactError(
-                        f"{artifact.label}: {file.path} is {'damaged' if file.path in found else 'missing'}",
+                        f"{artifact.label}: {file.path} is "
+                        f"{'damaged' if file.path in actual else 'missing'}",
                         expected=f"{file.size_bytes:,} bytes with SHA-256 {file.sha256}",
-                        fix=f"remove {folder} and run the same command again: it is rebuilt",
+                        fix=f"remove {folder} and run the same command again to rebuild it",
                     )
             self._verified.add(artifact.address)
         return folder
@@ -336,49 +347,48 @@ class Store:
 def _file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         return cast(tuple[fsspec.AbstractFileSystem, str], fsspec.url_to_fs(root))
-    except (
-        ImportError,
-        ValueError,
-    ) as error:  # fsspec names the package to install, or the protocol that nobody knows.
+    except (ImportError, ValueError) as error:  # fsspec names the missing package or protocol.
         raise ConfigError(
             f"the store {root} cannot be opened: {error}",
             expected="a folder, or a URI of a file system that fsspec can open here",
-            fix="install the package that it names into this environment, or choose another store",
+            fix="install the named package into this environment, or choose another store",
         ) from error
 
 
 def _require_format(address: str, manifest: dict[str, Any]) -> None:
-    found = manifest.get("format")
-    if found == MANIFEST_FORMAT:
+    number = manifest.get("format")
+    if number == MANIFEST_FORMAT:
         return
     store, *label = address.rsplit("/", 2)
-    writer = (
-        "codegen 0.1" if found is None else f"another version of codegen (manifest format {found})"
-    )
+    writer = "codegen 0.1"
+    if number is not None:
+        writer = f"another version of codegen (manifest format {number})"
     raise ArtifactError(
         f"the store {store} holds an artifact written by {writer}: {'/'.join(label)}",
         expected=f"artifacts of manifest format {MANIFEST_FORMAT}",
-        fix="choose a new store (--exec store=FOLDER) or workspace (--exec workspace=FOLDER), or remove that store; then run the "
+        fix="choose a new store (--exec store=FOLDER) or workspace (--exec workspace=FOLDER), or "
+        "remove that store; then run the "
         "same command again",
     )
 
 
 def _require_name(name: str) -> None:
-    """A kind and a name are one folder's name; what could mean another folder would leave the store.
+    """Check that a kind or a name is a folder name, so that no artifact leaves the store.
 
     Raises:
-        ArtifactError: it is empty, begins with a dot, or holds a separator.
+        ArtifactError: the name is empty, starts with a dot, or contains a separator.
     """
-    if not name or name.startswith(".") or any(one in name for one in "/\\\0"):
+    if not name or name.startswith(".") or any(character in name for character in "/\\\0"):
         raise ArtifactError(
             f"an artifact cannot be named {name!r}",
-            expected="the name of one folder: no '/', no leading dot, not empty",
+            expected="a folder name: no '/', no leading dot, not empty",
             fix="choose another name",
         )
 
 
-def _note_attempt(path: Path, resumable: bool) -> list[JsonValue]:
-    """Add this attempt to those that were killed before it, and return them all: each may have made a part of the result."""
+def _record_attempt(path: Path, resumable: bool) -> list[JsonValue]:
+    """Append this attempt to the interrupted attempts and return all: each may have built a part of
+    the artifact."""
     earlier = list(read_jsonl(path)) if resumable and path.exists() else []
     now = {
         key: value

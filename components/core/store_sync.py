@@ -1,9 +1,9 @@
-"""Copies of artifacts between two stores: a laptop's folder and the root that a team shares, say.
+"""Copies of artifacts between two stores, e.g. a local folder and the shared root of a team.
 
-Design decision: a copy is a publication like any other. Its files arrive first, each proven by its SHA-256 where it arrived,
-and the manifest, byte for byte the original's, is written last; so a copy that was killed is no copy, and the next attempt
-goes on with the files that are there. What is published is never overwritten. What is not covered: two machines that copy
-one artifact to one remote root at the same moment.
+The files are copied first and verified by SHA-256 at the target, then the manifest is written byte
+for byte. So an interrupted copy is unfinished, and the next attempt resumes with the files that
+were copied. A published artifact is never overwritten. Two hosts that copy the same artifact to the
+same remote root at the same time are not serialized.
 """
 
 from __future__ import annotations
@@ -33,48 +33,54 @@ from components.core.store import MANIFEST, Store
 
 logger = logging.getLogger(__name__)
 
-_PARTIAL_SUFFIX = ".arriving"
-"""Folder below a local store's root for copies that are under way: on the same disk, so that a move is one step."""
+_CHUNK_BYTES = 1 << 20
+"""Assumption: small in memory, large for the network."""
+
+_PARTIAL_FOLDER = ".partial"
+"""Folder below the root of a local store for unfinished copies: on the same disk, so that a rename
+publishes them."""
 
 
 class CopyResult(NamedTuple):
-    """An artifact as the target store has it now."""
+    """The copy of an artifact in the target store."""
 
     artifact: Artifact
     num_files: int
-    """Files that had to be copied: fewer than it has where a killed attempt left some, none where it was published."""
+    """Files that this call copied."""
     was_there: bool
 
 
 def copy_with_lineage(artifact: Artifact, source: Store, target: Store) -> list[CopyResult]:
-    """Copy an artifact and everything in `source` that it was made from, parents first; see `copy_artifact`."""
+    """Copy an artifact and its ancestors in `source`, parents first; see `copy_artifact`."""
     with wrap_remote_errors(f"looking up {artifact.label}", _where(source)):
         lineage = source.lineage(artifact)
-    return [copy_artifact(one, source, target) for one in lineage]
+    return [copy_artifact(ancestor, source, target) for ancestor in lineage]
 
 
 def copy_artifact(artifact: Artifact, source: Store, target: Store) -> CopyResult:
-    """Publish a copy of an artifact of `source` in `target`, at the address of its recipe.
+    """Copy an artifact from `source` to `target` and publish it there.
 
     Raises:
-        ArtifactError: the artifact is damaged, contradicts itself, or `target` has other bytes under the same recipe.
-        RemoteError: one of the two places does not answer, or does not keep what is written to it.
-        StorageFull: no room for the files.
+        ArtifactError: the artifact is damaged or inconsistent, or `target` has other bytes for the
+            same recipe.
+        RemoteError: a store does not answer, or does not store the bytes written to it.
+        DiskFullError: no space for the files.
     """
     manifest = _manifest(artifact, source)
-    with target.build_lock(artifact.kind, artifact.name, artifact.recipe):
+    with target.build_lock(artifact.kind, artifact.name, artifact.recipe_hash):
         with wrap_remote_errors(f"looking for {artifact.label}", _where(target)):
-            target.fs.invalidate_cache()  # Another process may have published since this one listed the folder.
-            found = target.find(artifact.kind, artifact.name, artifact.recipe)
-        if found:
-            _require_equal(found, artifact)
-            return CopyResult(found, 0, was_there=True)
+            # Another process may have published the artifact since the last listing.
+            target.fs.invalidate_cache()
+            published = target.find(artifact.kind, artifact.name, artifact.recipe_hash)
+        if published:
+            _require_equal(published, artifact)
+            return CopyResult(published, 0, was_there=True)
         with track(
             f"copying {artifact.label}", sum(file.size_bytes for file in artifact.files), "bytes"
         ) as advance:
             copy = _copy_here if target.is_local else _copy_away
             num_files = copy(artifact, source, target, manifest, advance)
-    copied = target.load(target.address(artifact.kind, artifact.name, artifact.recipe))
+    copied = target.load(target.address(artifact.kind, artifact.name, artifact.recipe_hash))
     logger.info(
         "copied %s to %s: %d of %d files",
         copied.label,
@@ -86,27 +92,31 @@ def copy_artifact(artifact: Artifact, source: Store, target: Store) -> CopyResul
 
 
 def _manifest(artifact: Artifact, source: Store) -> bytes:
-    """The bytes of the manifest, whose content has to agree with itself: it may come from a stranger."""
+    """Return the bytes of the manifest after a consistency check: the store may be shared with
+    others."""
     with wrap_remote_errors(f"reading the manifest of {artifact.label}", _where(source)):
         manifest = bytes(source.fs.cat_file(f"{artifact.address}/{MANIFEST}"))
-    climbing = [file.path for file in artifact.files if not _stays_inside(file.path)]
-    wrong = (
-        f"it names the file {climbing[0]!r}, outside its folder" if climbing
-        else f"it calls itself {artifact.label}" if not artifact.address.endswith(f"/{artifact.label}")
-        else "its digest is not that of its files" if content_digest(artifact.files) != artifact.digest
-        else "its recipe is not the fingerprint of its description" if _recipe(manifest) != artifact.recipe
-        else ""
-    )  # fmt: skip
-    if wrong:
+    outside = [file.path for file in artifact.files if not _stays_inside(file.path)]
+    problem = ""
+    if outside:
+        problem = f"it lists the file {outside[0]!r}, outside its folder"
+    elif not artifact.address.endswith(f"/{artifact.label}"):
+        problem = f"its label is {artifact.label}"
+    elif content_digest(artifact.files) != artifact.digest:
+        problem = "its digest is not that of its files"
+    elif _hash_of_recipe(manifest) != artifact.recipe_hash:
+        problem = "its recipe hash is not the fingerprint of its description"
+    if problem:
         raise ArtifactError(
-            f"the manifest at {artifact.address} contradicts itself: {wrong}",
-            expected="a manifest as this project publishes it",
-            fix=f"trust nothing in {artifact.address}: remove it, and copy the artifact there again from where it was made",
+            f"the manifest at {artifact.address} is inconsistent: {problem}",
+            expected="a manifest as codegen publishes it",
+            fix=f"do not trust {artifact.address}: remove it, and copy the artifact again from "
+            "its origin",
         )
     return manifest
 
 
-def _recipe(manifest: bytes) -> str:
+def _hash_of_recipe(manifest: bytes) -> str:
     return fingerprint(json.loads(manifest)["recipe"])
 
 
@@ -119,49 +129,47 @@ def _stays_inside(path: str) -> bool:
     return bool(parts) and not path.startswith("/") and ".." not in parts and path != MANIFEST
 
 
-def _require_equal(found: Artifact, artifact: Artifact) -> None:
-    if found.digest != artifact.digest:
+def _require_equal(published: Artifact, artifact: Artifact) -> None:
+    if published.digest != artifact.digest:
         raise ArtifactError(
-            f"{found.address} is published with digest {found.digest[:12]}, the copy would have {artifact.digest[:12]}",
-            expected="equal recipes to give equal bytes",
-            fix="find out which of the two is right (`codegen lineage LABEL`), then remove the other by hand",
+            f"{published.address} has digest {published.digest[:12]}, the copy would have "
+            f"{artifact.digest[:12]}",
+            expected="equal bytes for equal recipes",
+            fix="compare both with `codegen lineage LABEL`, then remove the wrong artifact",
         )
 
 
-# -- to this machine -----------------------------------------------------------------------------------------------
+# -- to this machine
 
 
 def _copy_here(
     artifact: Artifact, source: Store, target: Store, manifest: bytes, advance: Advance
 ) -> int:
-    """Copy to a local store. Returns how many files had to be copied."""
-    arriving = (
+    """Copy to a local store; returns the number of copied files."""
+    partial = (
         Path(target.root)
-        / _PARTIAL_SUFFIX
+        / _PARTIAL_FOLDER
         / artifact.kind
-        / f"{artifact.name}-{artifact.recipe[:12]}"
+        / f"{artifact.name}-{artifact.recipe_hash[:12]}"
     )
-    place = Path(target.address(artifact.kind, artifact.name, artifact.recipe))
-    if (
-        place.exists() and not arriving.exists()
-    ):  # A killed attempt got as far as the move, not to the manifest.
-        arriving.parent.mkdir(parents=True, exist_ok=True)
-        place.rename(arriving)
-    shutil.rmtree(
-        place, ignore_errors=True
-    )  # Without a manifest it is the unfinished build of what now arrives whole.
-    arriving.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(arriving)
-    _remove_unlisted_files(arriving, artifact)
-    missing = [file for file in artifact.files if not _is_whole(arriving / file.path, file)]
+    folder = Path(target.address(artifact.kind, artifact.name, artifact.recipe_hash))
+    if folder.exists() and not partial.exists():
+        # An earlier attempt was killed between the rename and the manifest.
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(partial)
+    shutil.rmtree(folder, ignore_errors=True)  # An unfinished build of the same artifact.
+    partial.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(partial)
+    _remove_unlisted_files(partial, artifact)
+    missing = [file for file in artifact.files if not _is_whole(partial / file.path, file)]
     advance(
         sum(file.size_bytes for file in artifact.files) - sum(file.size_bytes for file in missing)
     )
     require_disk_space(
-        arriving, sum(file.size_bytes for file in missing), f"the copy of {artifact.label}"
+        partial, sum(file.size_bytes for file in missing), f"the copy of {artifact.label}"
     )
     for file in missing:
-        with atomic_write_path(arriving / file.path) as temporary:
+        with atomic_write_path(partial / file.path) as temporary:
             with wrap_remote_errors(f"fetching {file.path} of {artifact.label}", _where(source)):
                 source.fs.get_file(f"{artifact.address}/{file.path}", str(temporary))
             if not _is_whole(temporary, file):
@@ -172,16 +180,16 @@ def _copy_here(
                     f"remove {artifact.address} and copy it there again",
                 )
         advance(file.size_bytes)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    arriving.rename(place)
-    write_atomic(place / MANIFEST, manifest)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial.rename(folder)
+    write_atomic(folder / MANIFEST, manifest)
     return len(missing)
 
 
 def _remove_unlisted_files(folder: Path, artifact: Artifact) -> None:
-    known = {file.path for file in artifact.files}
+    listed = {file.path for file in artifact.files}
     for path in folder.rglob("*"):
-        if path.is_file() and path.relative_to(folder).as_posix() not in known:
+        if path.is_file() and path.relative_to(folder).as_posix() not in listed:
             path.unlink()
 
 
@@ -193,42 +201,43 @@ def _is_whole(path: Path, file: FileEntry) -> bool:
     )
 
 
-# -- to another machine --------------------------------------------------------------------------------------------
+# -- to another machine
 
 
 def _copy_away(
     artifact: Artifact, source: Store, target: Store, manifest: bytes, advance: Advance
 ) -> int:
-    """Copy to a remote store; every file is read back to be proven. Returns how many files had to be copied."""
+    """Copy to a remote store and read every file back; returns the number of copied files."""
     with wrap_remote_errors(f"reading {artifact.label}", _where(source)):
         folder = source.fetch_verified(artifact)
-    address = target.address(artifact.kind, artifact.name, artifact.recipe)
+    address = target.address(artifact.kind, artifact.name, artifact.recipe_hash)
     num_copied = 0
     with wrap_remote_errors(f"copying {artifact.label}", _where(target)):
         for file in artifact.files:
             if not _is_there(target.fs, f"{address}/{file.path}", file):
                 target.fs.put_file(str(folder / file.path), f"{address}/{file.path}")
-                if (found := _sha256(target.fs, f"{address}/{file.path}")) != file.sha256:
+                if (sha256 := _sha256(target.fs, f"{address}/{file.path}")) != file.sha256:
                     raise _damaged(
                         artifact,
                         file,
-                        found,
-                        "run the same command again; if it stays so, distrust that storage",
+                        sha256,
+                        "run the same command again; if the error persists, replace that storage",
                     )
                 num_copied += 1
             advance(file.size_bytes)
         target.fs.pipe_file(f"{address}/{MANIFEST}", manifest)
         if target.fs.cat_file(f"{address}/{MANIFEST}") != manifest:
             raise RemoteError(
-                f"{address}/{MANIFEST} is not what was written",
-                expected="storage that keeps what it is given",
-                fix="remove that file, then run the same command again; if it stays so, distrust that storage",
+                f"{address}/{MANIFEST} differs from the bytes written",
+                expected="storage that stores the bytes written to it",
+                fix="remove that file, then run the same command again; if the error persists, "
+                "replace that storage",
             )
     return num_copied
 
 
 def _is_there(fs: fsspec.AbstractFileSystem, path: str, file: FileEntry) -> bool:
-    """Whether an earlier attempt left this file whole."""
+    """Return whether an earlier attempt copied this file completely."""
     if not fs.exists(path) or fs.size(path) != file.size_bytes:
         return False
     return _sha256(fs, path) == file.sha256
@@ -237,21 +246,19 @@ def _is_there(fs: fsspec.AbstractFileSystem, path: str, file: FileEntry) -> bool
 def _sha256(fs: fsspec.AbstractFileSystem, path: str) -> str:
     digest = hashlib.sha256()
     with fs.open(path, "rb") as stream:
-        for piece in _pieces(stream):
-            digest.update(piece)
+        for chunk in _chunks(stream):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
-def _pieces(stream: fsspec.spec.AbstractBufferedFile) -> Iterator[bytes]:
-    while piece := stream.read(
-        2**20
-    ):  # Bytes at once: few enough to hold, many enough for the network (assumption).
-        yield piece
+def _chunks(stream: fsspec.spec.AbstractBufferedFile) -> Iterator[bytes]:
+    while chunk := stream.read(_CHUNK_BYTES):
+        yield chunk
 
 
-def _damaged(artifact: Artifact, file: FileEntry, found: str, fix: str) -> ArtifactError:
+def _damaged(artifact: Artifact, file: FileEntry, sha256: str, fix: str) -> ArtifactError:
     return ArtifactError(
-        f"{file.path} of {artifact.label} arrived with SHA-256 {found}",
+        f"{file.path} of {artifact.label} has SHA-256 {sha256} after the copy",
         expected=f"{file.size_bytes:,} bytes with SHA-256 {file.sha256}",
         fix=fix,
     )

@@ -25,7 +25,8 @@ def html_environment(package: str) -> Environment:
 
 @cache
 def markdown_environment(package: str) -> Environment:
-    """Templates of a package's folder `templates`, for Markdown; with `table` and the filter `code`."""
+    """Templates of a package's folder `templates`, for Markdown; with `table` and the filter
+    `code`."""
     environment = _environment(package, _markdown_value)
     environment.globals["table"] = markdown.escaped_table
     environment.filters["code"] = markdown.code

@@ -239,7 +239,9 @@ def scatter_all(
     board = ProgressAggregator(job.under_way)
     for name, result in results.items():
         board.finish(name, progress_counts(result))
-    with poll_progress(f"read {job.corpus}", num_bytes, "bytes", board.snapshot, flow="text"):
+    with poll_progress(
+        f"read {job.corpus}", num_bytes, "bytes", board.snapshot, throughput_of="text"
+    ):
         for result in run_tasks(
             tokenize_partition, work, place.replace(num_workers=1) if single_process else place
         ):

@@ -151,7 +151,7 @@ def _origin_rows(checkpoint: Artifact, dvc_md5: str) -> Rows:
     return [
         ("Checkpoint", code(checkpoint.label)),
         ("SHA-256 of its files", code(checkpoint.digest)),
-        ("Recipe hash", code(checkpoint.recipe)),
+        ("Recipe hash", code(checkpoint.recipe_hash)),
         ("Raw data (DVC md5)", code(dvc_md5)),
         ("Commit", code(commit["git_commit"])),
         ("Uncommitted changes", commit["git_dirty"]),

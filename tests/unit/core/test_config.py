@@ -23,12 +23,12 @@ def test_an_override_reaches_a_nested_field() -> None:
     assert changed == Training(stage=Stage(steps=200, name="multi"), sizes=(3, 4))
 
 
-def test_a_misspelt_field_names_the_near_miss() -> None:
+def test_a_misspelt_field_suggests_the_closest_field() -> None:
     with pytest.raises(ConfigError, match=r"stage\.step'(.|\n)*did you mean 'stage\.steps'"):
         Training().override(["stage.step=200"])
 
 
-def test_a_misspelt_field_in_a_document_names_the_near_miss() -> None:
+def test_a_misspelt_field_in_a_document_suggests_the_closest_field() -> None:
     with pytest.raises(ConfigError, match=r"did you mean 'stage\.steps'"):
         Training.parse({"stage": {"setps": 1}})
 
@@ -47,12 +47,12 @@ def test_an_override_needs_an_equals_sign() -> None:
         Training().override(["stage.steps"])
 
 
-def test_a_path_through_a_plain_value_is_refused() -> None:
+def test_an_override_below_a_plain_value_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"stage\.steps\.more"):
         Training().override(["stage.steps.more=1"])
 
 
-def test_replace_checks_like_the_constructor() -> None:
+def test_replace_validates() -> None:
     assert Stage().replace(steps=3).steps == 3
     with pytest.raises(ConfigError):
         Stage().replace(steps="3")
@@ -75,12 +75,12 @@ class Window(Config):
         return self
 
 
-def test_a_rule_over_several_fields_names_those_and_no_others() -> None:
+def test_an_error_of_a_rule_names_only_the_fields_of_the_rule() -> None:
     with pytest.raises(ConfigError) as refused:
         Window.parse({"first": 3, "last": 2, "name": "unconcerned"})
     error = refused.value
     assert (error.got, error.expected) == (
-        "Window: the whole has first 3, last 2",
+        "Window: the config has first 3, last 2",
         "first at most last",
     )
     assert error.fix == "mend first or last"

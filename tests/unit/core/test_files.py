@@ -26,25 +26,25 @@ def test_a_failed_write_leaves_the_old_bytes_and_nothing_else(tmp_path: Path) ->
     assert [one.read_text() for one in tmp_path.iterdir()] == ["old"]
 
 
-def test_json_is_written_in_one_form(tmp_path: Path) -> None:
+def test_json_has_a_fixed_format(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"b": "é", "a": 1})
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "a": 1,\n  "b": "é"\n}\n'
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "x.json", float("nan"))
 
 
-def test_json_lines_come_back_as_written(tmp_path: Path) -> None:
+def test_json_lines_round_trip(tmp_path: Path) -> None:
     records = [{"text": "a\nb\u2028c"}, {"text": ""}]
     write_jsonl(tmp_path / "x.jsonl", records)
     assert list(read_jsonl(tmp_path / "x.jsonl")) == records
 
 
-def test_too_little_room_is_said_before_the_work_starts(tmp_path: Path) -> None:
+def test_missing_disk_space_is_an_error_before_the_work_starts(tmp_path: Path) -> None:
     with pytest.raises(DiskFullError, match="MB for a very large thing"):
         require_disk_space(tmp_path / "not" / "there", 1 << 60, "a very large thing")
 
 
-def test_a_full_disk_is_said_in_words() -> None:
+def test_a_full_disk_is_a_disk_full_error() -> None:
     # /dev/full is Linux's device that answers every write with ENOSPC.
     full = pytest.raises(DiskFullError, match="filled up while writing a shard")
     with full, wrap_disk_full("writing a shard"), open("/dev/full", "w") as file:

@@ -22,12 +22,12 @@ plain = st.recursive(
 
 
 @given(plain)
-def test_canonical_json_loses_nothing(value: object) -> None:
+def test_canonical_json_is_lossless(value: object) -> None:
     assert json.loads(canonical_json(value)) == value
 
 
 @given(st.dictionaries(st.text(), st.integers(), min_size=2))
-def test_the_order_of_keys_does_not_matter(value: dict[str, int]) -> None:
+def test_the_fingerprint_ignores_the_order_of_keys(value: dict[str, int]) -> None:
     assert fingerprint(value) == fingerprint(dict(reversed(value.items())))
 
 
@@ -39,7 +39,7 @@ def test_the_fingerprint_is_sha256_of_sorted_compact_json() -> None:
 @pytest.mark.parametrize(
     "value", [{1, 2}, Path("x"), float("nan"), float("inf"), {1: "a"}, b"x", object()]
 )
-def test_what_has_no_canonical_form_is_refused_with_its_place(value: object) -> None:
+def test_a_value_without_a_canonical_form_is_refused_with_its_path(value: object) -> None:
     with pytest.raises(TypeError, match=r"\$\.deep"):
         fingerprint({"deep": value})
 

@@ -1,4 +1,5 @@
-"""Defaults and recipe hashes are those of the golden files; `fixtures.golden_identity` has the command that writes them."""
+"""Defaults and recipe hashes are those of the golden files; `fixtures.golden_identity` has the
+command that writes them."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def test_the_golden_file_has_every_default() -> None:
 def test_the_recipes_have_their_golden_hashes() -> None:
     golden, current = json.loads(HASHES.read_text()), recipe_hashes()
     assert current == golden, (
-        "a hash changed, so users rebuild everything that has it; fix: undo the change, or if it is meant (of a recipe, a "
+        "a hash changed, so users rebuild everything that has it; fix: undo the change, or if it "
+        "is meant (of a recipe, a "
         f"schema_version or a CODE_VERSION), run `{COMMAND}`"
     )
 

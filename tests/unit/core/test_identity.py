@@ -1,4 +1,5 @@
-"""The identity of a config: what its hash covers, and that a new field with a default changes no hash."""
+"""The identity of a config: what its hash covers, and that a new field with a default changes no
+hash."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from components.training.config import Stages
 from flows.settings.execution import Execution
 from flows.settings.recipes import RECIPES, Recipe
 
-# -- one config --------------------------------------------------------------------------------------------------------
+# -- one config
 
 
 class Left(Config):
@@ -133,7 +134,7 @@ def test_identities_are_equal_if_and_only_if_all_values_are(
         assert (canonical_json(one) == canonical_json(second)) == is_equal
 
 
-# -- schema versions ---------------------------------------------------------------------------------------------------
+# -- schema versions
 
 
 class Raised(Config):
@@ -160,7 +161,7 @@ def test_a_raised_schema_version_changes_every_hash_with_an_instance_inside() ->
     assert Unaffected().identity() == {}
 
 
-# -- every config of the product ---------------------------------------------------------------------------------------
+# -- every config of the product
 
 
 def test_no_two_config_classes_have_the_same_name() -> None:
@@ -232,7 +233,8 @@ def test_new_fields_in_all_nested_configs_at_once_do_not_change_the_hash(config:
 
 
 def _later(owner: type[Config], known: dict[type[Config], type[Config]]) -> type[Config]:
-    """Return the class with one field more, in it and in every config class that its fields mention.
+    """Return the class with one field more, in it and in every config class that its fields
+    mention.
 
     Args:
         known: the classes that were extended already; it is filled.

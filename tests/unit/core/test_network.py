@@ -8,13 +8,13 @@ from components.core.errors import CodegenError
 from components.core.network import free_port, require_free_port
 
 
-def test_a_taken_port_is_named_with_the_way_out() -> None:
+def test_a_port_in_use_is_an_error_that_names_the_option() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(
-            CodegenError, match=rf"{port} of 127\.0\.0\.1 is taken(.|\n)*--prefect-port"
+            CodegenError, match=rf"{port} of 127\.0\.0\.1 is in use(.|\n)*--prefect-port"
         ):
             require_free_port("Prefect", port)
 

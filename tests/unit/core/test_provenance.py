@@ -41,5 +41,5 @@ def test_only_code_makes_a_checkout_dirty(checkout: Path, name: str, is_dirty: b
     assert code_of(checkout)["git_dirty"] is is_dirty
 
 
-def test_outside_a_checkout_nothing_is_known(tmp_path: Path) -> None:
+def test_outside_a_checkout_the_commit_is_unknown(tmp_path: Path) -> None:
     assert code_of(tmp_path) == {"git_commit": "unknown", "git_dirty": None}

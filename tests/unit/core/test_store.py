@@ -1,4 +1,5 @@
-"""The store on a local folder and on an fsspec URI: reuse, damage, kills between the steps of a publication."""
+"""The store on a local folder and on an fsspec URI: reuse, damage, kills between the steps of a
+publication."""
 
 from __future__ import annotations
 
@@ -76,7 +77,7 @@ def test_the_same_recipe_is_built_once(store: Store) -> None:
 
 
 @pytest.mark.parametrize("change", [{"config": {"x": 2}}, {"code_version": 2}, {"name": "u"}])
-def test_another_recipe_has_another_address(store: Store, change: dict[str, object]) -> None:
+def test_another_config_gives_another_address(store: Store, change: dict[str, object]) -> None:
     first = make(store)
     arguments = {"name": "t", "config": {"x": 1}, "parents": {}, "code_version": 1, **change}
     other = store.get_or_build("tokenizer", build=writes("other"), **arguments)  # type: ignore[arg-type]
@@ -85,7 +86,7 @@ def test_another_recipe_has_another_address(store: Store, change: dict[str, obje
     assert (store.fetch_verified(first.artifact) / "content.txt").read_text() == "hello"
 
 
-def test_a_parent_counts_by_its_bytes(store: Store) -> None:
+def test_a_parent_counts_by_its_digest(store: Store) -> None:
     parent, same_bytes, other_bytes = make(store, 1), make(store, 2), make(store, 3, text="bye")
     assert parent.artifact.digest == same_bytes.artifact.digest != other_bytes.artifact.digest
     assert not make(store, 9, parents={"p": parent.artifact}).reused
@@ -93,7 +94,7 @@ def test_a_parent_counts_by_its_bytes(store: Store) -> None:
     assert not make(store, 9, parents={"p": other_bytes.artifact}).reused
 
 
-def test_what_was_only_observed_is_not_what_it_is(tmp_path: Path) -> None:
+def test_the_digest_excludes_observed_files(tmp_path: Path) -> None:
     digests = set()
     for name, observed in [("a", "fast"), ("b", "slow")]:
         built = Store(tmp_path / name).get_or_build(
@@ -117,8 +118,9 @@ def test_a_failed_build_publishes_nothing(store: Store) -> None:
     assert [file.path for file in built.artifact.files] == ["content.txt", "observed/timing.txt"]
 
 
-def test_a_store_on_another_disk_than_its_scratch_is_published_to(tmp_path: Path) -> None:
-    """As where the workspace lies at home and the store on a large disk: no rename leads from one to the other."""
+def test_a_local_store_publishes_across_disks(tmp_path: Path) -> None:
+    """As where the workspace lies at home and the store on a large disk: no rename leads from one
+    to the other."""
     with small_disk(tmp_path / "disk", size_kb=1024) as disk:
         store = Store(disk, scratch=tmp_path / "scratch")
         built = store.get_or_build(
@@ -133,7 +135,7 @@ def _write(folder: Path) -> dict[str, object]:
     return {}
 
 
-def test_a_resumable_build_finds_its_work(store: Store) -> None:
+def test_a_resumable_build_finds_the_work_of_an_interrupted_build(store: Store) -> None:
     def killed(folder: Path) -> dict[str, int]:
         (folder / "half").write_text("kept")
         raise KeyboardInterrupt
@@ -155,7 +157,7 @@ def test_a_resumable_build_finds_its_work(store: Store) -> None:
     assert not list(store.scratch.rglob("*.attempts.jsonl"))
 
 
-def test_what_a_killed_write_left_is_no_part_of_the_artifact(store: Store) -> None:
+def test_temporary_files_of_a_killed_write_are_removed(store: Store) -> None:
     undisturbed = make(store, 1)
     never_left = []
 
@@ -171,7 +173,7 @@ def test_what_a_killed_write_left_is_no_part_of_the_artifact(store: Store) -> No
     assert resumed.artifact.digest == undisturbed.artifact.digest
 
 
-def test_a_kill_between_the_move_and_the_manifest_leaves_nothing_that_looks_done(
+def test_an_artifact_without_a_manifest_is_unfinished(
     tmp_path: Path,
 ) -> None:
     store = Store(tmp_path)
@@ -189,11 +191,13 @@ from components.core.store import Store
 def build(folder):
     (folder / "half").write_text("x")
     os.kill(os.getpid(), signal.SIGKILL)
-Store(sys.argv[1]).get_or_build("tokenizer", "t", config={"x": 1}, parents={}, code_version=1, build=build)
+Store(sys.argv[1]).get_or_build(
+    "tokenizer", "t", config={"x": 1}, parents={}, code_version=1, build=build
+)
 """
 
 
-def test_a_killed_process_leaves_no_lock_and_nothing_published(tmp_path: Path) -> None:
+def test_a_killed_process_releases_its_lock_and_publishes_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _KILLED_WHILE_BUILDING, str(tmp_path)], check=False, timeout=60
     )
@@ -207,7 +211,7 @@ def test_a_killed_process_leaves_no_lock_and_nothing_published(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("damage", ["damaged", "missing"])
-def test_damage_is_found_when_the_artifact_is_opened(tmp_path: Path, damage: str) -> None:
+def test_fetch_verified_detects_damage(tmp_path: Path, damage: str) -> None:
     artifact = make(Store(tmp_path)).artifact
     file = Path(artifact.address) / "content.txt"
     file.unlink() if damage == "missing" else file.write_text("hullo")
@@ -215,7 +219,7 @@ def test_damage_is_found_when_the_artifact_is_opened(tmp_path: Path, damage: str
         Store(tmp_path).fetch_verified(artifact)
 
 
-def test_why_names_the_field_that_differs_from_the_nearest_sibling(store: Store) -> None:
+def test_the_diff_names_the_field_that_differs_from_the_nearest_sibling(store: Store) -> None:
     parent = make(store, 7).artifact
     make(store, 1, parents={"p": parent})
     newest = make(store, 2, parents={"p": parent}).artifact
@@ -224,7 +228,7 @@ def test_why_names_the_field_that_differs_from_the_nearest_sibling(store: Store)
     assert sibling.parents == newest.parents
 
 
-def test_why_has_no_answer_for_the_only_one(store: Store) -> None:
+def test_an_artifact_without_siblings_has_no_diff(store: Store) -> None:
     assert diff_against_nearest(store, make(store).artifact) is None
 
 
@@ -235,7 +239,7 @@ def test_lineage_lists_parents_before_children(store: Store) -> None:
     assert [one.label for one in store.lineage(c)] == [a.label, b.label, c.label]
 
 
-def test_loading_what_is_not_there_says_so(store: Store) -> None:
+def test_loading_an_absent_artifact_is_an_error(store: Store) -> None:
     with pytest.raises(ArtifactError, match="no artifact is published"):
         store.load("tokenizer/t-000000000000")
 
@@ -257,7 +261,7 @@ def test_a_name_cannot_leave_the_store(store: Store, tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize("root", ["nosuch://bucket/store", "s3://bucket/store"])
-def test_a_store_that_nothing_here_can_open_is_said(
+def test_a_store_with_an_unknown_file_system_is_an_error(
     root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)  # As where it is not installed.
@@ -268,7 +272,7 @@ def test_a_store_that_nothing_here_can_open_is_said(
         Store(root)
 
 
-def test_a_disk_that_is_full_already_is_said_to_be(tmp_path: Path) -> None:
+def test_a_build_on_a_full_disk_is_a_disk_full_error(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", size_kb=64) as disk:
         with (
             pytest.raises(OSError, match="No space left"),
@@ -346,7 +350,7 @@ def test_a_manifest_shows_the_defaults_that_its_hash_omits(store: Store) -> None
     ).artifact
     manifest = store.manifest(artifact)
     assert manifest.description["config"] == {"settings": {"seed": 1}, "also": 2}
-    assert fingerprint(manifest.description) == artifact.recipe
+    assert fingerprint(manifest.description) == artifact.recipe_hash
     assert manifest.config == {
         "settings": {"seed": 1, "bounds": {"smallest": 1, "largest": 1000}},
         "also": 2,

@@ -1,4 +1,5 @@
-"""Templates escape every value by default, in HTML and in Markdown, and refuse a name that is missing."""
+"""Templates escape every value by default, in HTML and in Markdown, and refuse a name that is
+missing."""
 
 from __future__ import annotations
 

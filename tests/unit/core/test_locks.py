@@ -1,4 +1,4 @@
-"""One at a time on a host, in real processes."""
+"""Exclusive locks between real processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HOLDER = """
 import sys
 from pathlib import Path
 from components.core.locks import exclusive_lock
-with exclusive_lock(Path(sys.argv[1]), "making a checkpoint"):
+with exclusive_lock(Path(sys.argv[1]), "build a checkpoint"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -36,43 +36,46 @@ def _hold(lock: Path) -> subprocess.Popen[str]:
     return process
 
 
-class _Told(logging.Handler):
-    """Notes what is said, and that something was."""
+class _LogWaiter(logging.Handler):
+    """Stores the last message and sets an event."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.said, self.was_told = "", threading.Event()
+        self.message = ""
+        self.is_logged = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said = record.getMessage()
-        self.was_told.set()
+        self.message = record.getMessage()
+        self.is_logged.set()
 
 
 @pytest.fixture
-def told() -> Iterator[_Told]:
-    handler = _Told()
+def log_waiter() -> Iterator[_LogWaiter]:
+    handler = _LogWaiter()
     logging.getLogger("components.core.locks").addHandler(handler)
     yield handler
     logging.getLogger("components.core.locks").removeHandler(handler)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_the_second_waits_says_for_whom_and_goes_on_as_soon_as_the_first_is_gone(
-    tmp_path: Path, told: _Told, end: signal.Signals
+def test_a_second_process_logs_the_holder_and_enters_when_the_holder_ends(
+    tmp_path: Path, log_waiter: _LogWaiter, end: signal.Signals
 ) -> None:
-    lock, entered = tmp_path / "made on demand" / "one.lock", threading.Event()
+    lock = tmp_path / "created on demand" / "build.lock"
+    entered = threading.Event()
 
     def second() -> None:
-        with exclusive_lock(lock, "making it again"):
+        with exclusive_lock(lock, "build the checkpoint again"):
             entered.set()
 
     first = _hold(lock)
     try:
         waiting = threading.Thread(target=second, daemon=True)
         waiting.start()
-        assert told.was_told.wait(30)
-        assert told.said.startswith(
-            f"making it again waits: at work is making a checkpoint (process {first.pid}, since "
+        assert log_waiter.is_logged.wait(30)
+        assert log_waiter.message.startswith(
+            "build the checkpoint again waits: the lock is held by build a checkpoint (process "
+            f"{first.pid}, since "
         )
         assert not entered.is_set()
         first.send_signal(end)
@@ -83,11 +86,9 @@ def test_the_second_waits_says_for_whom_and_goes_on_as_soon_as_the_first_is_gone
         first.communicate()
 
 
-def test_nobody_is_told_to_wait_where_nobody_holds_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_free_lock_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
-        with exclusive_lock(tmp_path / "one.lock", "making it"):
-            assert (tmp_path / "one.lock.holder").read_text().startswith("making it (process ")
-    assert not (tmp_path / "one.lock.holder").exists()
+        with exclusive_lock(tmp_path / "build.lock", "build"):
+            assert (tmp_path / "build.lock.holder").read_text().startswith("build (process ")
+    assert not (tmp_path / "build.lock.holder").exists()
     assert not caplog.records

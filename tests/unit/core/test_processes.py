@@ -1,4 +1,4 @@
-"""What a killed process has started ends soon after it, also what it lost sight of; nothing else does."""
+"""The watchdog ends all descendants of a killed process, and no other process."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import sys
 import psutil
 import pytest
 
-# A child in a session of its own that ignores SIGTERM, whose own parent is gone at once: no process tree leads to it.
+# A detached child that ignores SIGTERM and whose parent has exited: it is in no process tree.
 _PARENT = """
 import os, signal, subprocess, sys
-from components.core.process_reaper import reap_children_on_exit
+from components.core.processes import reap_children_on_exit
 reap_children_on_exit()
 sleeper = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 middle = (
     "import subprocess, sys; quiet = subprocess.DEVNULL; "
-    "print(subprocess.Popen([sys.executable, '-c', sys.argv[1]], start_new_session=True, stdout=quiet, stderr=quiet).pid)"
+    "child = [sys.executable, '-c', sys.argv[1]]; "
+    "print(subprocess.Popen(child, start_new_session=True, stdout=quiet, stderr=quiet).pid)"
 )
 print(subprocess.check_output([sys.executable, "-c", middle, sleeper], text=True), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -26,7 +27,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.timeout(60)
-def test_what_a_killed_process_started_ends_and_nothing_else() -> None:
+def test_descendants_of_a_killed_process_end_and_no_other_process() -> None:
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         done = subprocess.run(

@@ -27,7 +27,8 @@ class Data(Config):
 
 
 def _later() -> type[Config]:
-    """The classes of a later version: each has a new field, and those of `Filters` mean something else."""
+    """The classes of a later version: each has a new field, and those of `Filters` mean something
+    else."""
 
     class Filters(Config):
         schema_version: ClassVar[int] = 2
@@ -93,7 +94,7 @@ def test_an_entry_that_only_the_default_has_is_shown_with_its_table(store: Store
     ]
 
 
-def test_a_value_in_the_place_of_nothing(store: Store) -> None:
+def test_a_value_that_replaces_none_is_a_difference(store: Store) -> None:
     assert found(store, Data(), Data(sources={"nl": "x"})) == [
         ("config.data.sources", None, {"nl": "x"})
     ]
@@ -106,7 +107,7 @@ def test_a_number_of_another_type_is_a_difference(store: Store) -> None:
     assert repr(found(store, Loose(), Loose(value=1.0))) == "[('config.data.value', 1, 1.0)]"
 
 
-def test_of_a_later_version_the_meaning_that_changed_is_named_and_no_new_default(
+def test_the_diff_names_a_raised_schema_version_and_no_new_default(
     store: Store,
 ) -> None:
     later = _later()

@@ -83,4 +83,4 @@ def test_an_error_of_a_rule_names_only_the_fields_of_the_rule() -> None:
         "Window: the config has first 3, last 2",
         "first at most last",
     )
-    assert error.fix == "mend first or last"
+    assert error.fix == "change first or last"

@@ -136,9 +136,9 @@ class _Tools:
         self.encoder = Encoder(Path(job.tokenizer_folder))
         verify_edge_cases(self.encoder)
         self.decontaminator = Decontaminator(job.benchmarks, job.data.decontamination)
-        self.prefixes: dict[str, str] = {}
-        if job.corpus == PREFIXED_CORPUS:
-            self.prefixes.update(job.data.language_prefix)
+        has_prefixes = job.corpus == PREFIXED_CORPUS
+        prefixes = job.data.language_prefix if has_prefixes else {}
+        self.prefixes = {str(language): prefix for language, prefix in prefixes.items()}
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,8 +12,12 @@ from typing import Any
 
 from components.core.artifact import Artifact
 from components.core.store import Store
-from components.dataset.manifests import QUARANTINE_JSONL, REJECTS_PARQUET
-from components.dataset.rejects import sample_of_quarantine, sample_of_rejects
+from components.dataset.manifests import (
+    QUARANTINE_JSONL,
+    REJECTS_PARQUET,
+    sample_quarantined_records,
+    sample_rejected_documents,
+)
 from components.evaluation.report.cells import Cell, Column, Source, Table
 from components.evaluation.report.page import Block, Excerpt, Excerpts, Verdict
 from components.evaluation.report.results import STAGE_NAMES, STAGES, RunResults
@@ -142,7 +146,7 @@ def _excerpts(prepared: Mapping[str, Artifact], store: Store) -> tuple[Excerpts,
 
 def _of_corpus(corpus: str, artifact: Artifact, folder: Path) -> list[Excerpt]:
     """Some documents that were rejected for each reason, in the order of the reasons, and records that cannot be read."""
-    sample = sample_of_rejects(folder / REJECTS_PARQUET, _EXCERPTS_PER_REASON)
+    sample = sample_rejected_documents(folder / REJECTS_PARQUET, _EXCERPTS_PER_REASON)
     chosen = [
         (reason, row)
         for reason in _reasons(artifact)
@@ -150,7 +154,7 @@ def _of_corpus(corpus: str, artifact: Artifact, folder: Path) -> list[Excerpt]:
     ]
     if artifact.statistics.get("bad"):
         with (folder / QUARANTINE_JSONL).open("rb") as lines:
-            unreadable = sample_of_quarantine(lines, _EXCERPTS_PER_REASON)
+            unreadable = sample_quarantined_records(lines, _EXCERPTS_PER_REASON)
         chosen += [(f"{_OTHERS['bad']}: {row['reason']}", row) for row in unreadable]
     return [
         Excerpt(

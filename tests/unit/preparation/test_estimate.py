@@ -1,13 +1,20 @@
-"""Estimates: the exact truth where the sample is everything, figures worked out by hand where it is not."""
+"""Estimates are exact for a complete sample, and close to counts by hand for a partial one."""
 
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.fixed_length_corpus import BYTES_ONLY, record, uniform, write
+from fixtures.fixed_length_corpus import (
+    BYTES_ONLY,
+    record,
+    write_equal_records,
+    write_records,
+)
+from fixtures.prepare_helpers import ONE_WORKER
 from fixtures.synthetic_code import program
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,17 +24,16 @@ from components.data.config import LANGUAGES, Corpus, DataConfig, DataPlace, Nea
 from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.config import Source
 from components.data.sources.partitions import Partition
-from components.preparation import corpus_pipeline
+from components.preparation import corpus_pipeline, job
 from components.preparation.estimate import Estimate, Interval, estimate_corpus
 from components.preparation.sample import FEW_FILES, select_partitions
 
 DATA = DataConfig(held_out_fraction=0.25)
-PLACE = DataPlace(num_workers=1)
-EVERYTHING = 10**9
+ALL_BYTES = 10**9
 
 
 def arguments(raw: Path, corpus: Corpus, tokenizer: Path, **changes: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "sources": [Source(uri=f"{raw}/*.jsonl*")],
         "corpus": corpus,
         "data": DATA,
@@ -35,10 +41,10 @@ def arguments(raw: Path, corpus: Corpus, tokenizer: Path, **changes: Any) -> dic
         "tokenizer": BYTES_ONLY,
         "context_length": 7,
         "seed": 11,
-        "place": PLACE,
+        "execution": ONE_WORKER,
         "benchmarks": (),
     }
-    return given | changes
+    return defaults | changes
 
 
 def estimate(
@@ -55,60 +61,62 @@ def estimate(
     )
 
 
-def timeless(found: Estimate) -> Estimate:
-    """What does not depend on how busy the machine was."""
-    return found._replace(duration_s=0, bytes_per_s=0)
+def without_duration(result: Estimate) -> Estimate:
+    """The fields that do not depend on the machine."""
+    return result._replace(duration_s=0, bytes_per_s=0)
 
 
-# -- a sample that is everything ---------------------------------------------------------------------------------------
+# -- complete samples ----------------------------------------------------------------------------
 
 
-def test_the_whole_corpus_by_hand(bytes_only: Path, tmp_path: Path) -> None:
-    """100 documents of 5 bytes, so 6 tokens; a copy, an empty one and a long line are rejected, and a line is no JSON."""
+def test_a_complete_sample_gives_counts_by_hand(bytes_only: Path, tmp_path: Path) -> None:
+    """100 documents of 6 tokens; a copy, an empty text, a long line and a bad record."""
     records = [record(f"v{number:03}\n", f"{number:03}") for number in range(100)]
-    raw = write(
+    raw = write_records(
         tmp_path / "raw/a.jsonl", [*records[:50], record("v000\n", "copy"), record("", "none")]
     )
-    write(tmp_path / "raw/b.jsonl.zst", [*records[50:], record("z" * 200, "long")])
+    write_records(tmp_path / "raw/b.jsonl.zst", [*records[50:], record("z" * 200, "long")])
     with (raw / "a.jsonl").open("ab") as file:
         file.write(b"no JSON\n")
-    found = estimate(tmp_path / "sample", raw, bytes_only, EVERYTHING)
-    assert (found.num_files, found.num_drawn, found.is_whole) == (2, 2, True)
-    assert found.documents == Interval(103, 103, 103)
-    assert found.raw_bytes == found.sample_bytes == 101 * 5 + 200
-    assert found.rejected == {"duplicate": 1, "empty": 1, "mean line length": 1}
-    assert found.bad == 1
-    assert found.tokens == Interval(600, 600, 600)
-    num_out = (600 - found.train_tokens) // 6
-    assert 10 < num_out < 40
-    assert (found.sequences, found.held_out_sequences) == (
-        6 * (100 - num_out) // 7,
-        6 * num_out // 7,
-    )
-    assert found.shard_bytes == (found.sequences + found.held_out_sequences) * 7 * 2
-    assert found.duration_s > 0
+    result = estimate(tmp_path / "sample", raw, bytes_only, ALL_BYTES)
+    assert (result.num_files, result.num_sampled_files, result.is_complete) == (2, 2, True)
+    assert result.num_documents == Interval(103, 103, 103)
+    assert result.raw_bytes == result.sample_bytes == 101 * 5 + 200
+    assert result.rejected == {"duplicate": 1, "empty": 1, "mean line length": 1}
+    assert result.num_bad == 1
+    assert result.num_tokens == Interval(600, 600, 600)
+    num_held_out = (600 - result.num_train_tokens) // 6
+    assert 10 < num_held_out < 40
+    assert result.num_train_sequences == 6 * (100 - num_held_out) // 7
+    assert result.num_held_out_sequences == 6 * num_held_out // 7
+    num_sequences = result.num_train_sequences + result.num_held_out_sequences
+    assert result.shard_bytes == num_sequences * 7 * 2
+    assert result.duration_s > 0
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "near duplicates": {"data": DATA.replace(near_duplicates=NearDuplicateConfig(enabled=True))},
-    "several ranges": {"place": DataPlace(num_workers=1, memory_mib=256)},
+    "several ranges": {"execution": DataPlace(num_workers=1, memory_mib=256)},
 }
 
 
 @pytest.mark.parametrize("options", list(OPTIONS))
 @pytest.mark.parametrize("corpus", ["multi", "mono"])
-def test_the_whole_corpus_is_what_preparation_makes_of_it(
+def test_a_complete_sample_equals_the_prepared_corpus(
     bytes_only: Path, tmp_path: Path, corpus: Corpus, options: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem = "def unusual(numbers): return the seventh prime after the largest of all the given numbers or none"
-    given = {
+    problem = (
+        "def unusual(numbers): "
+        "return the seventh prime after the largest of all the given numbers or none"
+    )
+    changes = {
         "benchmarks": [BenchmarkText(benchmark="mine", problem="7", text=problem)],
         "context_length": 32,
     }
-    given |= OPTIONS[options]
+    changes |= OPTIONS[options]
     if options == "several ranges":
-        monkeypatch.setattr(corpus_pipeline, "_SHARE_OF_MEMORY", 1e-4)
+        monkeypatch.setattr(job, "_TASK_MEMORY_SHARE", 1e-4)
     records = [
         record(program(language, str(n)), str(n), language)
         for language in LANGUAGES[corpus]
@@ -121,106 +129,106 @@ def test_the_whole_corpus_is_what_preparation_makes_of_it(
         record(""),
     ]
     for number, suffix in enumerate(("jsonl", "jsonl.gz", "jsonl.zst")):
-        raw = write(tmp_path / f"raw/{number}.{suffix}", records[number::3])
-    peaks = []
+        raw = write_records(tmp_path / f"raw/{number}.{suffix}", records[number::3])
+    sizes = []
 
-    def measure(path: Path, remove: Any = shutil.rmtree, **more: Any) -> None:
-        peaks.append(
-            sum(file.stat().st_size for file in (tmp_path / "out").rglob("*") if file.is_file())
-        )
-        remove(path, **more)
+    def measure(path: Path, remove: Any = shutil.rmtree, **options: Any) -> None:
+        files = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+        sizes.append(sum(file.stat().st_size for file in files))
+        remove(path, **options)
 
-    found = estimate(tmp_path / "sample", raw, bytes_only, EVERYTHING, corpus, **given)
+    result = estimate(tmp_path / "sample", raw, bytes_only, ALL_BYTES, corpus, **changes)
     (tmp_path / "out").mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", measure)
-        truth: Any = corpus_pipeline.prepare_corpus(
-            tmp_path / "out", **arguments(raw, corpus, bytes_only, **given)
+        statistics: Any = corpus_pipeline.prepare_corpus(
+            tmp_path / "out", **arguments(raw, corpus, bytes_only, **changes)
         )
-    languages = truth["languages"].values()
-    assert found.is_whole
-    assert found.documents.value == sum(one["raw_documents"] for one in languages)
-    assert found.raw_bytes == sum(one["raw_bytes"] for one in languages)
-    assert found.train_tokens == sum(one["train_tokens"] for one in languages)
-    assert found.tokens.value - found.train_tokens == sum(
-        one["held_out_tokens"] for one in languages
-    )
-    reasons: dict[str, int] = {"duplicate": sum(one["duplicates"] for one in languages)}
-    for one in languages:
-        reasons = {
-            reason: reasons.get(reason, 0) + one["rejected"].get(reason, 0)
-            for reason in reasons | one["rejected"]
-        }
-    assert found.rejected == {reason: number for reason, number in reasons.items() if number}
-    assert "contaminated" in found.rejected
-    splits = {name: split["num_sequences"] for name, split in truth["splits"].items()}
-    assert (found.sequences, found.held_out_sequences) == (
-        splits.pop("train"),
-        sum(splits.values()),
-    )
-    shards = sum(file.stat().st_size for file in (tmp_path / "out").rglob("*.bin"))
-    assert found.shard_bytes == shards
-    # Beside so little text, what is fixed in the files' sizes still weighs.
-    assert found.work_bytes == pytest.approx(max(peaks), rel=0.05)
+    languages = list(statistics["languages"].values())
+
+    def total(name: str) -> int:
+        return sum(counts[name] for counts in languages)
+
+    assert result.is_complete
+    assert result.num_documents.value == total("raw_documents")
+    assert result.raw_bytes == total("raw_bytes")
+    assert result.num_train_tokens == total("train_tokens")
+    assert result.num_tokens.value - result.num_train_tokens == total("held_out_tokens")
+    rejected = Counter(duplicate=total("duplicates"))
+    for counts in languages:
+        rejected.update(counts["rejected"])
+    assert result.rejected == {reason: number for reason, number in rejected.items() if number}
+    assert "contaminated" in result.rejected
+    sequences = {name: split["num_sequences"] for name, split in statistics["splits"].items()}
+    assert result.num_train_sequences == sequences.pop("train")
+    assert result.num_held_out_sequences == sum(sequences.values())
+    shards = (tmp_path / "out").rglob("*.bin")
+    assert result.shard_bytes == sum(file.stat().st_size for file in shards)
+    # The fixed part of file sizes matters for so little text.
+    assert result.work_bytes == pytest.approx(max(sizes), rel=0.05)
     assert not (tmp_path / "out" / "work").exists()
 
 
-# -- a sample that is not ----------------------------------------------------------------------------------------------
+# -- partial samples -----------------------------------------------------------------------------
 
 
-def test_what_was_not_read_is_like_what_was(bytes_only: Path, tmp_path: Path) -> None:
-    """Documents of 5 bytes in one file and of 50 in another, each file a tenth read: every file counts by its own rate."""
-    raw = uniform(tmp_path / "raw/a.jsonl", "%04d\n", 1000)
-    uniform(tmp_path / "raw/b.jsonl", "%04d" + "\nx = y" * 7 + "\nok\n", 1000)
+def test_the_unread_part_of_each_file_is_like_its_beginning(
+    bytes_only: Path, tmp_path: Path
+) -> None:
+    """Documents of 5 and of 50 bytes in two files, a tenth read: each file has its own rate."""
+    raw = write_equal_records(tmp_path / "raw/a.jsonl", "%04d\n", 1000)
+    write_equal_records(tmp_path / "raw/b.jsonl", "%04d" + "\nx = y" * 7 + "\nok\n", 1000)
     stored = sum(path.stat().st_size for path in raw.iterdir())
-    found = estimate(tmp_path / "sample", raw, bytes_only, stored // 10)
-    assert (found.num_drawn, found.is_whole, found.rejected) == (2, False, {})
-    assert found.documents.value == pytest.approx(2000, rel=0.02)
-    assert found.raw_bytes == pytest.approx(1000 * 5 + 1000 * 50, rel=0.02)
-    assert found.sample_bytes == pytest.approx(found.raw_bytes / 10, rel=0.02)
-    assert found.tokens.value == pytest.approx(1000 * 6 + 1000 * 51, rel=0.02)
-    assert found.tokens.low < found.tokens.value < found.tokens.high
-    held_out = found.tokens.value - found.train_tokens
-    # Of what was not read, a quarter exactly; of the tenth that was, what chance has put there.
-    assert held_out == pytest.approx(0.25 * found.tokens.value, rel=0.1)
+    result = estimate(tmp_path / "sample", raw, bytes_only, stored // 10)
+    assert (result.num_sampled_files, result.is_complete, result.rejected) == (2, False, {})
+    assert result.num_documents.value == pytest.approx(2000, rel=0.02)
+    assert result.raw_bytes == pytest.approx(1000 * 5 + 1000 * 50, rel=0.02)
+    assert result.sample_bytes == pytest.approx(result.raw_bytes / 10, rel=0.02)
+    assert result.num_tokens.value == pytest.approx(1000 * 6 + 1000 * 51, rel=0.02)
+    assert result.num_tokens.low < result.num_tokens.value < result.num_tokens.high
+    held_out = result.num_tokens.value - result.num_train_tokens
+    # A quarter of the unread part; the read tenth is random.
+    assert held_out == pytest.approx(0.25 * result.num_tokens.value, rel=0.1)
 
 
-def test_a_compressed_file_counts_by_its_stored_bytes(bytes_only: Path, tmp_path: Path) -> None:
-    """A tenth of the text of a file that is compressed to a fraction is a tenth of the file all the same."""
+def test_a_compressed_file_is_weighted_by_its_stored_bytes(
+    bytes_only: Path, tmp_path: Path
+) -> None:
+    """A tenth of the text is a tenth of the file, however much it is compressed."""
     text = "%04d\nthe same words again and again\n" * 20
-    raw = write(
+    raw = write_records(
         tmp_path / "raw/a.jsonl.zst",
         [record(text % ((number,) * 20), f"{number:06}") for number in range(1000)],
     )
     assert (raw / "a.jsonl.zst").stat().st_size * 10 < 1000 * len(text)
-    found = estimate(tmp_path / "sample", raw, bytes_only, 100_000)
-    assert found.documents.value == pytest.approx(1000, rel=0.1)
-    assert found.tokens.low == found.tokens.high, "one file alone gives no range"
+    result = estimate(tmp_path / "sample", raw, bytes_only, 100_000)
+    assert result.num_documents.value == pytest.approx(1000, rel=0.1)
+    assert result.num_tokens.low == result.num_tokens.high, "a single file gives no interval"
 
 
-def test_of_many_files_some_are_drawn(bytes_only: Path, tmp_path: Path) -> None:
-    """200 files alike, of which every second is read to its end, near enough, and stands for two."""
+def test_of_many_files_a_sample_is_drawn(bytes_only: Path, tmp_path: Path) -> None:
+    """200 equal files: about every second is read completely and represents two."""
     for number in range(200):
-        raw = uniform(tmp_path / f"raw/{number:03}.jsonl", f"{number:03}-%04d\n", 20)
+        raw = write_equal_records(tmp_path / f"raw/{number:03}.jsonl", f"{number:03}-%04d\n", 20)
     size = (raw / "000.jsonl").stat().st_size
-    found = estimate(tmp_path / "sample", raw, bytes_only, 100 * size)
-    assert (found.num_files, found.num_drawn, found.is_whole) == (200, 100, False)
-    assert found.documents == Interval(4000, 4000, 4000)
-    assert found.tokens == Interval(4000 * 10, 4000 * 10, 4000 * 10)
+    result = estimate(tmp_path / "sample", raw, bytes_only, 100 * size)
+    assert (result.num_files, result.num_sampled_files, result.is_complete) == (200, 100, False)
+    assert result.num_documents == Interval(4000, 4000, 4000)
+    assert result.num_tokens == Interval(4000 * 10, 4000 * 10, 4000 * 10)
 
 
-def test_the_seed_decides(bytes_only: Path, tmp_path: Path) -> None:
+def test_the_seed_determines_the_sample(bytes_only: Path, tmp_path: Path) -> None:
     for number in range(100):
-        raw = uniform(
+        raw = write_equal_records(
             tmp_path / f"raw/{number:03}.jsonl", f"{number} {'word ' * (number % 17)}%04d\n", 20
         )
-    found = [
-        timeless(estimate(tmp_path / f"sample-{at}", raw, bytes_only, 60_000, seed=seed))
-        for at, seed in enumerate((1, 1, 2))
+    results = [
+        without_duration(estimate(tmp_path / f"sample-{n}", raw, bytes_only, 60_000, seed=seed))
+        for n, seed in enumerate((1, 1, 2))
     ]
-    assert found[0] == found[1]
-    assert found[0] != found[2]
-    assert found[0].tokens.low < found[0].tokens.value < found[0].tokens.high
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+    assert results[0].num_tokens.low < results[0].num_tokens.value < results[0].num_tokens.high
 
 
 SIZES = st.lists(st.integers(min_value=0, max_value=10**10), min_size=1, max_size=200)
@@ -231,7 +239,7 @@ SIZES = st.lists(st.integers(min_value=0, max_value=10**10), min_size=1, max_siz
     sample_bytes=st.integers(min_value=1, max_value=10**9),
     seed=st.integers(min_value=0, max_value=9),
 )
-def test_what_is_drawn_stands_for_the_whole_listing(
+def test_the_sample_represents_the_complete_listing(
     sizes: list[int], sample_bytes: int, seed: int
 ) -> None:
     partitions = [
@@ -244,50 +252,53 @@ def test_what_is_drawn_stands_for_the_whole_listing(
         )
         for number, size in enumerate(sizes)
     ]
-    drawn = select_partitions(partitions, sample_bytes, seed)
-    assert drawn == select_partitions(partitions, sample_bytes, seed)
-    assert sum(one.represented_bytes for one in drawn) == pytest.approx(sum(sizes), abs=1)
-    files = [one.partition.file for one in drawn]
+    sampled = select_partitions(partitions, sample_bytes, seed)
+    assert sampled == select_partitions(partitions, sample_bytes, seed)
+    assert sum(entry.represented_bytes for entry in sampled) == pytest.approx(sum(sizes), abs=1)
+    files = [entry.partition.file for entry in sampled]
     assert len(set(files)) == len(files)
-    assert all(one.partition.replace(first_bytes=None) in partitions for one in drawn)
-    to_read = sum(one.partition.max_bytes or 0 for one in drawn)
-    assert min(sample_bytes, sum(sizes)) <= to_read <= sample_bytes + max(FEW_FILES, len(drawn))
+    assert all(entry.partition.replace(max_bytes=None) in partitions for entry in sampled)
+    num_bytes = sum(entry.partition.max_bytes or 0 for entry in sampled)
+    max_bytes = sample_bytes + max(FEW_FILES, len(sampled))
+    assert min(sample_bytes, sum(sizes)) <= num_bytes <= max_bytes
 
 
-# -- what stops it -----------------------------------------------------------------------------------------------------
+# -- errors --------------------------------------------------------------------------------------
 
 
-def test_a_sample_of_which_nothing_is_kept_is_an_error(bytes_only: Path, tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw/a.jsonl", [record("z" * 2000), record("y" * 2000), record("")])
+def test_a_sample_without_accepted_documents_is_an_error(bytes_only: Path, tmp_path: Path) -> None:
+    raw = write_records(
+        tmp_path / "raw/a.jsonl", [record("z" * 2000), record("y" * 2000), record("")]
+    )
     with pytest.raises(
         DataError,
-        match=r"none of 3 documents in the sample of mono is kept \(mean line length 2, empty 1\)",
+        match=r"0 of 3 documents .* mono .*\(mean line length 2, empty 1\)",
     ):
-        estimate(tmp_path / "sample", raw, bytes_only, EVERYTHING)
-    with pytest.raises(DataError, match="none of 0 documents in the sample of nl is kept"):
-        estimate(tmp_path / "sample-2", raw, bytes_only, EVERYTHING, "nl")
+        estimate(tmp_path / "sample", raw, bytes_only, ALL_BYTES)
+    with pytest.raises(DataError, match="0 of 0 documents in the sample of nl"):
+        estimate(tmp_path / "sample-2", raw, bytes_only, ALL_BYTES, "nl")
 
 
-def test_empty_files_are_an_error_and_not_a_division(bytes_only: Path, tmp_path: Path) -> None:
-    raw = write(tmp_path / "raw/a.jsonl", [])
-    write(tmp_path / "raw/b.jsonl.gz", [])
-    with pytest.raises(DataError, match="none of 0 documents"):
-        estimate(tmp_path / "sample", raw, bytes_only, EVERYTHING)
+def test_empty_files_are_an_error(bytes_only: Path, tmp_path: Path) -> None:
+    raw = write_records(tmp_path / "raw/a.jsonl", [])
+    write_records(tmp_path / "raw/b.jsonl.gz", [])
+    with pytest.raises(DataError, match="0 of 0 documents"):
+        estimate(tmp_path / "sample", raw, bytes_only, ALL_BYTES)
 
 
-def test_an_empty_file_beside_others_is_no_matter(bytes_only: Path, tmp_path: Path) -> None:
-    raw = uniform(tmp_path / "raw/a.jsonl", "%04d\n", 10)
-    write(tmp_path / "raw/b.jsonl.gz", [])
-    write(tmp_path / "raw/c.jsonl", [])
-    found = estimate(tmp_path / "sample", raw, bytes_only, EVERYTHING)
-    assert (found.num_files, found.is_whole, found.documents.value) == (3, True, 10)
+def test_an_empty_file_among_others_is_ignored(bytes_only: Path, tmp_path: Path) -> None:
+    raw = write_equal_records(tmp_path / "raw/a.jsonl", "%04d\n", 10)
+    write_records(tmp_path / "raw/b.jsonl.gz", [])
+    write_records(tmp_path / "raw/c.jsonl", [])
+    result = estimate(tmp_path / "sample", raw, bytes_only, ALL_BYTES)
+    assert (result.num_files, result.is_complete, result.num_documents.value) == (3, True, 10)
 
 
 def test_a_damaged_file_is_named(bytes_only: Path, tmp_path: Path) -> None:
-    raw = write(
+    raw = write_records(
         tmp_path / "raw/a.jsonl.zst", [record(f"{number:04}\n" * 9) for number in range(999)]
     )
     content = (raw / "a.jsonl.zst").read_bytes()
     (raw / "a.jsonl.zst").write_bytes(content[: len(content) // 2])
     with pytest.raises(RecordError, match=r"a\.jsonl\.zst is damaged or truncated"):
-        estimate(tmp_path / "sample", raw, bytes_only, EVERYTHING)
+        estimate(tmp_path / "sample", raw, bytes_only, ALL_BYTES)

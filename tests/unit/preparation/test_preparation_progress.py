@@ -1,4 +1,4 @@
-"""How far a preparation is, while it is under way and when it goes on."""
+"""Progress of a preparation, while it runs and when it resumes."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.fixed_length_corpus import BYTES_ONLY, uniform
+from fixtures.fixed_length_corpus import BYTES_ONLY, write_equal_records
+from fixtures.prepare_helpers import ONE_WORKER
 from rich.filesize import decimal
 
 from components.core import progress
 from components.core.errors import RecordError
 from components.data import task_progress
-from components.data.config import DataConfig, DataPlace
+from components.data.config import DataConfig
 from components.data.sources import jsonl, record_batches
 from components.data.sources.config import Source
 from components.data.sources.partitions import list_partitions
 from components.data.task_progress import ProgressAggregator
-from components.preparation import corpus_pipeline
 from components.preparation.job import PrepareJob
-from components.preparation.tokenize_stage import tokenize_partition
-
-ONE = DataPlace(num_workers=1)
+from components.preparation.tokenize_stage import run_tokenize_stage, tokenize_partition
 
 
-def job_in(folder: Path, tokenizer: Path) -> PrepareJob:
-    return PrepareJob(
+def write_job(folder: Path, tokenizer: Path) -> PrepareJob:
+    job = PrepareJob(
         folder=str(folder),
         corpus="mono",
         data=DataConfig(held_out_fraction=0.25),
@@ -35,36 +33,39 @@ def job_in(folder: Path, tokenizer: Path) -> PrepareJob:
         verify_fraction=0.0,
         run_bytes=10**6,
     )
+    job.write()
+    return job
 
 
-def test_a_task_tells_how_far_it_is_before_it_is_done(
+def test_a_running_task_reports_progress(
     bytes_only: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that ends half-way: what was told until then can be seen, and is forgotten by the next run."""
+    """Of a truncated file: the report before the error is visible, the next run discards it."""
     monkeypatch.setattr(task_progress, "_TELL_EVERY_S", 0)
     monkeypatch.setattr(record_batches, "BATCH_BYTES", 5_000)
     monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 5_000)
-    raw = uniform(tmp_path / "raw/a.jsonl.gz", "%06d" + "\nx = y" * 7 + "\n", 1000)
+    text = "%06d" + "\nx = y" * 7 + "\n"
+    raw = write_equal_records(tmp_path / "raw/a.jsonl.gz", text, 1000)
     (raw / "a.jsonl.gz").write_bytes((raw / "a.jsonl.gz").read_bytes()[:-1])
     (partition,) = list_partitions([Source(uri=f"{raw}/*")])
-    job = job_in(tmp_path / "work", bytes_only)
-    work: Any = {
-        "job": job.write(),
+    job = write_job(tmp_path / "work", bytes_only)
+    task: Any = {
+        "job": job.path,
         "partition": partition.model_dump(mode="json"),
         "single_process": False,
     }
-    board = ProgressAggregator(job.under_way)
+    aggregator = ProgressAggregator(job.progress_dir)
     with pytest.raises(RecordError):
-        tokenize_partition(work)
-    seen = board.snapshot()
-    num_documents = int(seen.note.split()[0].replace(",", ""))
+        tokenize_partition(task)
+    snapshot = aggregator.snapshot()
+    num_documents = int(snapshot.note.split()[0].replace(",", ""))
     assert 100 < num_documents < 1000
-    assert seen.flow == num_documents * (6 + 7 * 6 + 1)
-    assert seen.done / partition.size_bytes == pytest.approx(num_documents / 1000, abs=0.1)
-    assert ProgressAggregator(job.under_way).snapshot().done == 0
+    assert snapshot.flow == num_documents * (6 + 7 * 6 + 1)
+    assert snapshot.done / partition.size_bytes == pytest.approx(num_documents / 1000, abs=0.1)
+    assert ProgressAggregator(job.progress_dir).snapshot().done == 0
 
 
-def test_what_an_earlier_attempt_finished_is_there_from_the_start(
+def test_finished_tasks_of_an_earlier_attempt_count_from_the_start(
     bytes_only: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -72,26 +73,22 @@ def test_what_an_earlier_attempt_finished_is_there_from_the_start(
 ) -> None:
     monkeypatch.setattr(progress, "_LINE_EVERY_S", 0)
     for number in range(3):
-        raw = uniform(tmp_path / f"raw/{number}.jsonl", f"{number}-%04d\n", 10)
+        raw = write_equal_records(tmp_path / f"raw/{number}.jsonl", f"{number}-%04d\n", 10)
     partitions = list_partitions([Source(uri=f"{raw}/*")])
-    size = sum(one.size_bytes for one in partitions)
-    job = job_in(tmp_path / "work", bytes_only)
-    path = job.write()
-    first = corpus_pipeline.scatter_all(
-        job, path, partitions[:2], ONE, single_process=False, num_bytes=size
+    size = sum(partition.size_bytes for partition in partitions)
+    job = write_job(tmp_path / "work", bytes_only)
+    first = run_tokenize_stage(
+        job, partitions[:2], ONE_WORKER, single_process=False, num_bytes=size
     )
-    (job.under_way / job.scattered(partitions[0]).name).write_text(
-        "[5, 5, 5, 5]"
-    )  # As one that was killed would leave it.
+    # A progress file as a killed task leaves it.
+    (job.progress_dir / job.tokenized_dir(partitions[0]).name).write_text("[5, 5, 5, 5]")
     capsys.readouterr()
-    again = corpus_pipeline.scatter_all(
-        job, path, partitions, ONE, single_process=False, num_bytes=size
-    )
+    results = run_tokenize_stage(job, partitions, ONE_WORKER, single_process=False, num_bytes=size)
     start, *_, end = capsys.readouterr().err.splitlines()
-    assert (
-        start == f"read mono: {decimal(size * 2 // 3)} of {decimal(size)}, 20 documents, 0 rejected"
-    )
-    assert end.startswith(f"read mono: {decimal(size)} of {decimal(size)}")
+    total = decimal(size)
+    two_thirds = decimal(size * 2 // 3)
+    assert start == f"tokenize mono: {two_thirds} of {total}, 20 documents, 0 rejected"
+    assert end.startswith(f"tokenize mono: {total} of {total}")
     assert end.endswith("30 documents, 0 rejected")
-    assert again[:2] == first
-    assert list(job.under_way.iterdir()) == []
+    assert results[:2] == first
+    assert list(job.progress_dir.iterdir()) == []

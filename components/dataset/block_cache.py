@@ -1,18 +1,17 @@
 """A folder of fetched files with an upper bound for its size, shared by the processes of a host.
 
-Fetching takes one exclusive lock per folder, reading cached files takes none. So ranks share what
-any of them has fetched, space is freed before anything is written, and leftovers of a killed
-process are removed by the next holder of the lock. Fetched files are read before the lock is
-released, so no other rank can evict them in between.
+An exclusive lock is held while fetching; reading cached files takes no lock. So ranks share fetched
+files, space is freed before anything is written, and the next holder of the lock removes leftovers
+of a killed process. Fetched files are read before the lock is released, so no rank can evict them
+earlier.
 
-The least recently used file is evicted first; a file's modification time is the time of its last
-use. The total size is kept in a file beside the folder and recounted only when the bound is
-reached. It may be too high (files were removed by hand), never too low. The lock is also beside the
-folder, so the folder can be removed at any time.
+Eviction removes the least recently used file first; the modification time is the time of last use.
+The total size is stored beside the folder and recounted only when the bound is reached: it may be
+too high (after files were removed by hand), never too low. The folder itself can be removed at any
+time.
 
-Limits: no support for hosts that share a folder over a network. The bound covers file contents, not
-the overhead of the file system. A file evicted while another rank reads it occupies the disk until
-then.
+Limits: hosts must not share a folder over a network, and the bound covers file contents only. A
+file that is evicted while another rank reads it occupies the disk until then.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from filelock import FileLock
 from components.core.files import atomic_write_path, remove_unfinished, wrap_disk_full, write_atomic
 
 _MAX_CONCURRENT_FETCHES = 32
-"""Files fetched at a time under one lock, to hide a store's latency (assumption)."""
+"""Files fetched at a time under a lock, to hide a store's latency (assumption)."""
 _POLL_S = 0.005
 """Poll interval of the lock: well below the 20 ms of a request (assumption)."""
 _MIN_EVICTED_SHARE = 10
@@ -52,7 +51,7 @@ Use = Callable[[Block, int], None]
 
 
 class BlockCache:
-    """The files in one folder. Processes and threads of one host may share the folder."""
+    """The files in a folder that processes and threads of a host may share."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         """Open or create a cache; evict files of a cache that exceeds the bound.
@@ -126,24 +125,18 @@ class BlockCache:
 
     def _next_group(self, missing: Sequence[Block]) -> Sequence[Block]:
         """The first blocks that can be fetched concurrently and fit into the cache together."""
-        num_blocks = 0
-        size_bytes = 0
-        for block in missing[:_MAX_CONCURRENT_FETCHES]:
-            size_bytes += block.size_bytes
-            if size_bytes > self._max_bytes:
-                break
-            num_blocks += 1
-        return missing[:num_blocks]
+        group = missing[:_MAX_CONCURRENT_FETCHES]
+        while sum(block.size_bytes for block in group) > self._max_bytes:
+            group = group[:-1]
+        return group
 
     def _fetch(self, blocks: Sequence[Block], fetch: Fetch) -> None:
         if not blocks:
             return
         self._reserve(sum(block.size_bytes for block in blocks))
         with ExitStack() as stack:
-            paths = [
-                stack.enter_context(atomic_write_path(self._folder / block.name))
-                for block in blocks
-            ]
+            targets = [atomic_write_path(self._folder / block.name) for block in blocks]
+            paths = [stack.enter_context(target) for target in targets]
             with ThreadPoolExecutor(len(blocks), thread_name_prefix="fetch") as pool:
                 # `map` raises an error only when its result is taken.
                 list(pool.map(fetch, blocks, paths))
@@ -151,8 +144,7 @@ class BlockCache:
     # -- the bound -----------------------------------------------------------------------------
 
     def _reserve(self, size_bytes: int) -> None:
-        """Account for bytes before they are written; a kill in between leaves a total that is too
-        high."""
+        """Count bytes before they are written, so that a kill leaves a total that is too high."""
         used = self._read_size()
         if used is None or used + size_bytes > self._max_bytes:
             freed = max(size_bytes, self._max_bytes // _MIN_EVICTED_SHARE)
@@ -166,8 +158,7 @@ class BlockCache:
             return None
 
     def _evict(self, target_bytes: int) -> int:
-        """Remove least recently used files until at most `target_bytes` remain. Returns the rest's
-        size."""
+        """Remove least recently used files down to `target_bytes`. Returns the remaining size."""
         remove_unfinished(self._folder)
         with os.scandir(self._folder) as entries:
             stats = [(Path(entry.path), entry.stat()) for entry in entries if entry.is_file()]

@@ -83,8 +83,7 @@ def documents_in_sequences(
         rows = pa.table(batch).filter(pc.field("split") == TRAIN)
         ends = offset + np.cumsum(rows["num_tokens"].to_numpy())
         starts = np.concatenate([[offset], ends])[:-1]
-        # The first sequence that ends after the document starts must begin before the document
-        # ends.
+        # Overlap: the first sequence that ends after the document starts begins before its end.
         candidates = np.searchsorted(sequence_starts + context_length, starts, side="right")
         begins = np.append(sequence_starts, np.iinfo(np.int64).max)[candidates]
         overlaps = rows.filter(pa.array((begins < ends) & (starts < ends)))

@@ -1,6 +1,6 @@
 """Loads the batches of the next steps while the trainer computes the current step.
 
-A batch is a pure function of its step, so prefetching calls that function early, on one thread, in
+A batch is a pure function of its step, so prefetching calls that function early, on a thread, in
 step order. There is no state to save: a resumed run starts at another step. Memory holds at most
 `depth` batches besides the batch that the consumer uses. There is no timeout for a batch that never
 arrives.
@@ -17,7 +17,7 @@ from typing import Generic, Self, TypeVar
 T = TypeVar("T")
 
 PREFETCH_DEPTH = 2
-"""Batches ahead of the consumer: one ready, one being loaded (assumption)."""
+"""Batches ahead of the consumer: a ready batch, and a batch being loaded (assumption)."""
 
 
 class Prefetcher(Generic[T]):
@@ -29,7 +29,7 @@ class Prefetcher(Generic[T]):
         """Start loading the first `depth` batches.
 
         Args:
-            load_batch: returns the batch of a step; called on another thread, one call at a time.
+            load_batch: returns the batch of a step; called on another thread, never concurrently.
             steps: the remaining steps; may be endless.
             depth: maximum number of batches ready or being loaded, at least 1.
 

@@ -37,12 +37,11 @@ from components.dataset.streaming import StreamedShards
 Positions = npt.NDArray[np.int64]
 
 _ROUNDS = 6
-"""Of the Feistel network: four by theory (Luby and Rackoff 1988), two more because the halves are
-small (assumption)."""
+"""Of the Feistel network: four (Luby and Rackoff 1988), two more for small halves (assumption)."""
 
 
 class PackedSplit:
-    """The sequences of one split, mapped into memory or streamed."""
+    """The sequences of a split, mapped into memory or streamed."""
 
     def __init__(
         self,
@@ -62,7 +61,7 @@ class PackedSplit:
 
         Raises:
             ArtifactError: the split does not exist, or a shard's size differs from the index.
-            ConfigError: the URI cannot be opened, or it has no cache or one that is too small.
+            ConfigError: the URI cannot be opened, or its cache is missing or too small.
         """
         corpus = open_folder(folder, storage_options)
         if isinstance(corpus, Path):
@@ -108,8 +107,7 @@ class PackedSplit:
 
         Raises:
             IndexError: an index is negative or not below `len(self)`.
-            ArtifactError, DiskFullError: for a streamed corpus, see
-                `streaming.StreamedShards.read`.
+            ArtifactError, DiskFullError: a remote sequence cannot be fetched or cached.
         """
         indices_N = np.asarray(indices, dtype=np.int64)
         if indices_N.size and (indices_N.min() < 0 or indices_N.max() >= len(self)):
@@ -122,8 +120,7 @@ class PackedSplit:
         return self._shards.read(shards_N, indices_N - starts_N)
 
     def evenly_spaced(self, max_sequences: int) -> Positions:
-        """Indices of up to `max_sequences` sequences at equal strides from the first;
-        deterministic."""
+        """Indices of up to `max_sequences` sequences, at equal strides from the first."""
         num_sequences = min(max_sequences, len(self))
         return np.arange(num_sequences) * len(self) // max(1, num_sequences)
 
@@ -134,7 +131,7 @@ class PackedSplit:
 
 
 class _MappedShards:
-    """The shards of one split, mapped into memory."""
+    """The shards of a split, mapped into memory."""
 
     def __init__(self, folder: Path, shards: Sequence[Shard], context_length: int) -> None:
         self._context_length = context_length
@@ -177,7 +174,7 @@ def _permute(offsets: Positions, size: int, key: str) -> Positions:
     """A permutation of 0 ... size - 1: a Feistel network on the next even number of bits.
 
     Results beyond `size` pass through again until they are inside ("cycle walking", Black and
-    Rogaway 2002), which keeps the mapping one-to-one. The domain is less than four times `size`, so
+    Rogaway 2002), which keeps the mapping bijective. The domain is less than four times `size`, so
     this takes few rounds.
     """
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
@@ -203,8 +200,7 @@ def _feistel(
 
 
 def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finalizer of SplitMix64 (Steele, Lea and Flood 2014): each output bit depends on all
-    inputs."""
+    """The finalizer of SplitMix64 (Steele, Lea and Flood 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

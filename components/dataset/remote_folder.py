@@ -1,7 +1,7 @@
 """Read access to a folder of files behind any fsspec URI.
 
-Every failure (missing file, no access, no answer, short answer) becomes one `ArtifactError` with
-the file's URI. The file system itself retries (s3fs: five times with exponential backoff).
+Every failure (missing file, no access, no answer, short answer) becomes an `ArtifactError` with the
+file's URI. The file system itself retries (s3fs: five times with exponential backoff).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from components.core.remote_errors import client_errors
 
 
 class RemoteFolder:
-    """The files below one URI."""
+    """The files below a URI. Every method that reads raises ArtifactError if it fails."""
 
     def __init__(self, fs: fsspec.AbstractFileSystem, root: str) -> None:
         self._fs = fs
@@ -33,20 +33,12 @@ class RemoteFolder:
         return f"{self.uri}/{path}"
 
     def read(self, path: str) -> bytes:
-        """Read a file.
-
-        Raises:
-            ArtifactError: it cannot be read.
-        """
+        """Read a file."""
         with self._wrap_errors(path):
             return bytes(self._fs.cat_file(self._fs_path(path)))
 
     def sizes(self, paths: Sequence[str]) -> list[int]:
-        """Size of each file in bytes, 0 if it does not exist. Lists each parent folder once.
-
-        Raises:
-            ArtifactError: a folder cannot be listed.
-        """
+        """Size of each file in bytes, 0 if it does not exist. Lists each parent folder once."""
         sizes: dict[str, int] = {}
         self._fs.invalidate_cache()
         for parent in sorted({str(PurePosixPath(path).parent) for path in paths}):
@@ -60,7 +52,6 @@ class RemoteFolder:
         """Download a file and check its size and, if given, its SHA-256.
 
         Raises:
-            ArtifactError: it cannot be read, or its size or content differs.
             DiskFullError: the local disk is full.
         """
         with self._wrap_errors(path):
@@ -77,10 +68,9 @@ class RemoteFolder:
             )
 
     def fetch_range(self, path: str, start: int, size_bytes: int, target: Path) -> None:
-        """Download `size_bytes` of a file from byte `start` on.
+        """Download `size_bytes` of a file from byte `start` on, and check their number.
 
         Raises:
-            ArtifactError: they cannot be read, or the file is too short.
             DiskFullError: the local disk is full.
         """
         with self._wrap_errors(path):
@@ -115,8 +105,7 @@ class RemoteFolder:
             raise ArtifactError(
                 f"{uri} cannot be read: {type(error).__name__}: {error}",
                 expected="a reachable store and permission to read",
-                fix="check the storage options (endpoint, credentials) and the network, then run the "
-                "same command again",
+                fix="check the network and the storage options (endpoint, credentials), then retry",
             ) from error
 
 

@@ -29,8 +29,7 @@ HELD_OUT_PREFIX = "held-out/"
 TOKEN_DTYPE = np.dtype("<u2")
 """Type of a token in a shard."""
 SHARD_TOKENS = 2**25
-"""Tokens in a full shard, 64 MiB (assumption: large enough for fast reads, small enough to
-copy)."""
+"""Tokens in a full shard, 64 MiB (assumption: large enough for fast reads)."""
 _COPY_BUFFER_BYTES = 2**24
 
 
@@ -40,14 +39,13 @@ def held_out_split(language: str) -> str:
 
 
 class Shard(Config):
-    """One file of a split."""
+    """A file of a split."""
 
     path: str
     """Relative to the artifact's folder."""
     num_sequences: int
     sha256: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Of the file. The index omits it if it is unknown, so indices without digests keep their
-    bytes."""
+    """Of the file. Omitted if unknown, so indices without digests keep their bytes."""
 
     def size_bytes(self, context_length: int) -> int:
         """Size of the file."""
@@ -123,8 +121,7 @@ def plan_shards(
 def token_slices(
     first: int, num_tokens: int, streams: Sequence[tuple[str, int]]
 ) -> list[TokenSlice]:
-    """Locate tokens `first` to `first + num_tokens` in concatenated streams (file, number of
-    tokens)."""
+    """Locate `num_tokens` tokens from `first` on in concatenated streams (file, length)."""
     slices = []
     stream_start = 0
     for path, length in streams:
@@ -137,8 +134,7 @@ def token_slices(
 
 
 def write_shard(path: Path, slices: Iterable[TokenSlice]) -> str:
-    """Copy slices of other files into a shard, atomically; keep an existing shard. Returns its
-    SHA-256."""
+    """Copy slices of files into a shard, atomically, unless it exists. Returns its SHA-256."""
     if path.exists():
         return sha256_file(path)
     digest = hashlib.sha256()

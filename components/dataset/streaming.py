@@ -27,7 +27,7 @@ from components.dataset.shards import TOKEN_DTYPE, Shard, check_shard_size
 
 
 class _SequenceRange(NamedTuple):
-    """Consecutive sequences of one shard, and the requests that they serve."""
+    """Consecutive sequences of a shard, and the requests that they serve."""
 
     shard: Shard
     first: int
@@ -38,7 +38,7 @@ class _SequenceRange(NamedTuple):
 
 
 class StreamedShards:
-    """The shards of one split of a remote corpus."""
+    """The shards of a split of a remote corpus."""
 
     def __init__(
         self,
@@ -51,18 +51,16 @@ class StreamedShards:
         """Open the cache and compare the sizes of all shards with the index.
 
         Args:
-            remote: the folder of the corpus.
-            shards: of the split, in order.
+            remote, shards: the folder of the corpus, and the split's shards in order.
             context_length: tokens in a sequence.
-            corpus_digest: part of the cache key, with the URI: differs if the content differs.
+            corpus_digest: identifies the content; part of the cache key, with the URI.
             streaming: the cache.
 
         Raises:
             ArtifactError: a shard is missing, or its size differs from the index.
             ConfigError: the cache is too small for a single range.
         """
-        self._remote = remote
-        self._shards = shards
+        self._remote, self._shards = remote, shards
         self._context_length = context_length
         self._sequence_bytes = context_length * TOKEN_DTYPE.itemsize
         self._corpus_key = f"{remote.uri}\0{corpus_digest}"

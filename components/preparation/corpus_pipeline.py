@@ -1,9 +1,9 @@
 """Prepares a corpus: raw documents to packed shards, which training and evaluation read.
 
 Runs the three stages (see `job`) with the engine of `components.data`; between them this process
-checks counts, plans the next stage and writes tables. Memory holds one range of the corpus at a
-time. The files of the artifact are the shards, `index.json`, `documents.parquet`,
-`rejects.parquet`, `contamination.jsonl` and `quarantine.jsonl`.
+checks counts, plans the next stage and writes tables. Memory holds a range of the corpus at a time.
+The files of the artifact are the shards, `index.json`, `documents.parquet`, `rejects.parquet`,
+`contamination.jsonl` and `quarantine.jsonl`.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ def _run_pack_stage(
 
 
 def _pack_shard(task: Any) -> JsonValue:
-    """Write one shard. Returns its path and SHA-256."""
+    """Write a shard. Returns its path and SHA-256."""
     slices = [TokenSlice(*token_slice) for token_slice in task["slices"]]
     return [task["path"], write_shard(Path(task["folder"]) / task["path"], slices)]
 
@@ -261,8 +261,8 @@ def _write_table(path: Path, parts: Iterable[Path], schema: pa.Schema) -> None:
     """Concatenate Arrow files into a Parquet file with row groups of a fixed size."""
     with pq.ParquetWriter(path, schema) as writer:
         pending = schema.empty_table()
-        for part in parts:
-            pending = pa.concat_tables([pending, read_arrow(part)])
+        for arrow_file in parts:
+            pending = pa.concat_tables([pending, read_arrow(arrow_file)])
             num_full = pending.num_rows // _ROW_GROUP_ROWS * _ROW_GROUP_ROWS
             for start in range(0, num_full, _ROW_GROUP_ROWS):
                 group = pending.slice(start, _ROW_GROUP_ROWS).combine_chunks()
@@ -276,7 +276,7 @@ def _merge_jsonl(path: Path, parts: Iterable[Path]) -> list[dict[str, Any]]:
     """Merge JSON Lines files: without repeated lines, in an order that does not depend on
     partitions."""
     records = {
-        json.dumps(record, sort_keys=True): record for part in parts for record in read_jsonl(part)
+        json.dumps(record, sort_keys=True): record for file in parts for record in read_jsonl(file)
     }
     merged = [records[text] for text in sorted(records)]
     write_jsonl(path, merged)

@@ -1,4 +1,4 @@
-"""Deduplication beyond one range: near-duplicates, and documents of other corpora.
+"""Deduplication beyond a range: near-duplicates, and documents of other corpora.
 
 Both are off by default. Near-duplicate detection holds the sort key and the band keys of every
 document in memory (see `components.data.filters.minhash`); documents of other corpora are read one
@@ -34,8 +34,7 @@ _BATCH_ROWS = 2**16
 
 
 def find_near_duplicates(job: PrepareJob, runs: Sequence[Path]) -> str:
-    """Write an Arrow file with the sort keys of documents that resemble an earlier one; returns its
-    path."""
+    """Write the sort keys of near-duplicates to an Arrow file. Returns its path."""
 
     def write(folder: Path) -> dict[str, Any]:
         (full_range,) = hash_ranges(1)
@@ -53,7 +52,8 @@ def find_near_duplicates(job: PrepareJob, runs: Sequence[Path]) -> str:
 
 
 def _drop_copies(rows: pa.Table) -> pa.Table:
-    """One row per content, in training order: copies are exact duplicates, not near-duplicates."""
+    """The first row of each content, in training order: copies are exact duplicates, not
+    near-duplicates."""
     rows = rows.take(pc.sort_indices(rows["order"]))
     order = rows["order"].combine_chunks()
     is_first = pa.concat_arrays(

@@ -132,28 +132,27 @@ def _extrapolate(
     context_length: int,
     execution: DataPlace,
 ) -> Estimate:
-    stats = sample.partitions
-    num_documents = _interval(stats, lambda part: part.num_documents, job.seed)
-    num_tokens = _interval(stats, lambda part: part.tokens.total(), job.seed)
-    raw_bytes = round(_total(stats, lambda part: part.raw_bytes))
-    held_out_tokens = _held_out_tokens(stats, job.data.held_out_fraction)
-    num_train_tokens = num_tokens.value - held_out_tokens.total()
+    num_documents = _interval(sample, lambda stats: stats.num_documents, job.seed)
+    num_tokens = _interval(sample, lambda stats: stats.tokens.total(), job.seed)
+    raw_bytes = round(sample.total(lambda stats: stats.raw_bytes))
+    held_out_tokens = _held_out_tokens(sample, job.data.held_out_fraction)
+    num_train_tokens = num_tokens.value - sum(held_out_tokens)
     num_train_sequences = num_train_tokens // context_length
-    num_held_out_sequences = sum(tokens // context_length for tokens in held_out_tokens.values())
+    num_held_out_sequences = sum(tokens // context_length for tokens in held_out_tokens)
     sequence_bytes = context_length * TOKEN_DTYPE.itemsize
     shard_bytes = (num_train_sequences + num_held_out_sequences) * sequence_bytes
     num_workers = 1 if sample.single_process else min(execution.num_workers, len(partitions))
     duration_s = _duration_s(sample, partitions, raw_bytes, num_workers, job.run_bytes, execution)
     return Estimate(
         num_files=len(partitions),
-        num_sampled_files=len(stats),
+        num_sampled_files=len(sample.partitions),
         stored_bytes=sum(partition.size_bytes for partition in partitions),
-        sample_bytes=sum(part.raw_bytes for part in stats),
+        sample_bytes=sum(stats.raw_bytes for stats in sample.partitions),
         is_complete=sample.is_complete,
         num_documents=num_documents,
         raw_bytes=raw_bytes,
-        rejected=dict(_totals(stats, lambda part: part.rejected).most_common()),
-        num_bad=round(_total(stats, lambda part: part.num_bad)),
+        rejected=dict(sample.totals(lambda stats: stats.rejected).most_common()),
+        num_bad=round(sample.total(lambda stats: stats.num_bad)),
         num_tokens=num_tokens,
         num_train_tokens=num_train_tokens,
         num_train_sequences=num_train_sequences,
@@ -166,44 +165,27 @@ def _extrapolate(
     )
 
 
-def _total(stats: Sequence[PartitionStats], value_of: Callable[[PartitionStats], float]) -> float:
-    """Extrapolate a count to the corpus."""
-    return sum(value_of(part) * part.scale for part in stats)
+def _held_out_tokens(sample: Sample, fraction: float) -> list[int]:
+    """Held-out tokens of each language: counted in the sample, a fraction of the unread part."""
+    held_out_tokens = []
+    for language, num_tokens in sample.totals(lambda stats: stats.tokens).items():
+        num_read = sum(stats.tokens[language] for stats in sample.partitions)
+        num_held_out = sum(stats.held_out_tokens[language] for stats in sample.partitions)
+        held_out_tokens.append(num_held_out + round(fraction * (num_tokens - num_read)))
+    return held_out_tokens
 
 
-def _totals(
-    stats: Sequence[PartitionStats], counts_of: Callable[[PartitionStats], Counter[str]]
-) -> Counter[str]:
-    """Extrapolate counts by key to the corpus."""
-    totals: dict[str, float] = {}
-    for part in stats:
-        for key, value in counts_of(part).items():
-            totals[key] = totals.get(key, 0.0) + value * part.scale
-    return Counter({key: round(totals[key]) for key in sorted(totals)})
-
-
-def _held_out_tokens(stats: Sequence[PartitionStats], fraction: float) -> Counter[str]:
-    """Held-out tokens by language: counted in the sample, `fraction` of the unread part."""
-    held_out: Counter[str] = Counter()
-    for language, num_tokens in _totals(stats, lambda part: part.tokens).items():
-        num_read = sum(part.tokens[language] for part in stats)
-        held_out[language] = sum(part.held_out_tokens[language] for part in stats)
-        held_out[language] += round(fraction * (num_tokens - num_read))
-    return held_out
-
-
-def _interval(
-    stats: Sequence[PartitionStats], value_of: Callable[[PartitionStats], float], seed: int
-) -> Interval:
+def _interval(sample: Sample, value_of: Callable[[PartitionStats], float], seed: int) -> Interval:
     """Extrapolate a count with a bootstrap over the sampled partitions."""
-    value = _total(stats, value_of)
-    read = np.array([part.stored_bytes for part in stats], dtype=np.float64)
-    represented = np.array([part.sampled.represented_bytes for part in stats])
+    value = sample.total(value_of)
+    all_stats, num = sample.partitions, len(sample.partitions)
+    read = np.array([stats.stored_bytes for stats in all_stats], dtype=np.float64)
+    represented = np.array([stats.sampled.represented_bytes for stats in all_stats])
     unread = np.maximum(0.0, represented - read)
     if not unread.any():
         return Interval(round(value), round(value), round(value))
-    rates = np.array([value_of(part) for part in stats]) / np.maximum(1.0, read)
-    draws = np.random.default_rng(seed).integers(len(stats), size=(_NUM_RESAMPLES, len(stats)))
+    rates = np.array([value_of(stats) for stats in all_stats]) / np.maximum(1.0, read)
+    draws = np.random.default_rng(seed).integers(num, size=(_NUM_RESAMPLES, num))
     weights = unread[draws]
     weights[~weights.any(axis=1)] = 1.0  # Only completely read partitions: equal weights.
     resampled_rates = (weights * rates[draws]).sum(axis=1) / weights.sum(axis=1)
@@ -216,11 +198,10 @@ def _interval(
 def _work_bytes(sample: Sample, num_documents: int, num_tokens: int, shard_bytes: int) -> int:
     """Disk usage when the last shard is written: runs, streams, tables of the merge stage, shards,
     and the final tables, which are smaller than the former (measured: by a tenth)."""
-    stats = sample.partitions
-    stream_bytes = sum(part.tokens.total() for part in stats) * TOKEN_DTYPE.itemsize
-    num_sampled_documents = sum(part.num_documents for part in stats)
+    stream_bytes = sum(s.tokens.total() for s in sample.partitions) * TOKEN_DTYPE.itemsize
+    num_sampled_documents = sum(stats.num_documents for stats in sample.partitions)
     table_bytes = (sample.merged_bytes - stream_bytes) / num_sampled_documents * num_documents
-    run_bytes = _total(stats, lambda part: part.run_bytes)
+    run_bytes = sample.total(lambda stats: stats.run_bytes)
     return round(run_bytes + num_tokens * TOKEN_DTYPE.itemsize + 2 * table_bytes + shard_bytes)
 
 
@@ -232,12 +213,13 @@ def _duration_s(
     range_bytes: int,
     execution: DataPlace,
 ) -> float:
-    """Duration of the stages. One worker reads a file, so the largest file bounds the tokenize
+    """Duration of the stages; the largest file, read by a single worker, bounds the tokenize
     stage."""
-    growth = raw_bytes / sum(part.raw_bytes for part in sample.partitions)
-    stored_bytes = sum(partition.size_bytes for partition in partitions)
-    largest_share = max(partition.size_bytes for partition in partitions) / stored_bytes
-    tokenize_share = 1.0 if sample.single_process else max(1 / num_workers, largest_share)
-    num_ranges = -(-_total(sample.partitions, lambda part: part.run_bytes) // range_bytes)
+    growth = raw_bytes / sum(stats.raw_bytes for stats in sample.partitions)
+    sizes = [partition.size_bytes for partition in partitions]
+    tokenize_share = max(1 / num_workers, max(sizes) / sum(sizes))
+    if sample.single_process:
+        tokenize_share = 1.0
+    num_ranges = -(-sample.total(lambda stats: stats.run_bytes) // range_bytes)
     num_merge_workers = min(execution.num_workers, max(1, num_ranges))
     return growth * (sample.tokenize_s * tokenize_share + sample.merge_s / num_merge_workers)

@@ -1,9 +1,8 @@
 """Checks of the inputs and intermediate results of a preparation.
 
-The tolerated share of bad records decides whether a corpus may be used but changes none of its
-bytes, so it is not part of the recipe hash: raising it after a failed run repeats no work. It is
-checked when a corpus is prepared and again when it is reused. The validation package checks the
-content.
+The tolerated share of bad records changes no byte of a corpus, so it is not part of the recipe
+hash: raising it after a failed run repeats no work. It is checked when a corpus is prepared and
+again when it is reused. The validation package checks the content.
 """
 
 from __future__ import annotations
@@ -23,33 +22,20 @@ from components.tokenizer.encoder import Encoder
 
 
 def load_encoder(folder: Path, config: TokenizerConfig) -> Encoder:
-    """Load the tokenizer in a folder and compare it with its configuration.
-
-    Raises:
-        ConfigError: it is a different tokenizer.
-        DataError: the folder holds no tokenizer.
-    """
+    """Load a tokenizer; raises ConfigError if it does not match its configuration."""
     encoder = Encoder(folder)
     if (encoder.num_ids, encoder.eot_id) != (config.num_ids, config.eot_id):
         raise ConfigError(
-            f"the tokenizer in {folder} has {encoder.num_ids:,} ids and the separator "
-            f"{encoder.eot_id}",
-            expected=f"{config.num_ids:,} ids and {config.eot_id}, for {config.num_merges:,} merges",
+            f"{folder} has a tokenizer with {encoder.num_ids:,} ids and separator {encoder.eot_id}",
+            expected=f"{config.num_ids:,} ids and separator {config.eot_id} "
+            f"({config.num_merges:,} merges)",
             fix="prepare with the tokenizer that was built from the same recipe",
         )
     return encoder
 
 
 def check_bad_records(tokenized: Sequence[Mapping[str, Any]], quarantine: QuarantineConfig) -> None:
-    """Compare the number of bad records with the limit.
-
-    Args:
-        tokenized: results of the tokenize stage.
-        quarantine: the limit.
-
-    Raises:
-        RecordError: there are more bad records than tolerated; quotes some.
-    """
+    """Raise RecordError, with examples, if the tokenize stage met too many bad records."""
     num_bad = sum(sum(result["bad"].values()) for result in tokenized)
     num_skipped = sum(sum(result["skipped"].values()) for result in tokenized)
     num_documents = sum(result.get("documents", 0) for result in tokenized)
@@ -63,15 +49,11 @@ def check_bad_records(tokenized: Sequence[Mapping[str, Any]], quarantine: Quaran
 def check_bad_records_of_reused_corpus(
     statistics: Mapping[str, Any], quarantine: QuarantineConfig
 ) -> None:
-    """Compare the bad records of a reused corpus with a limit that may be lower than when it was
-    prepared.
+    """Raise RecordError if a reused corpus has too many bad records for the current limit.
 
     Args:
         statistics: of the packed corpus.
-        quarantine: the limit.
-
-    Raises:
-        RecordError: there are more bad records than tolerated.
+        quarantine: the limit, which may be lower than when the corpus was prepared.
     """
     num_bad = sum(statistics["bad"].values())
     num_skipped = sum(statistics["skipped"].values())
@@ -80,28 +62,20 @@ def check_bad_records_of_reused_corpus(
 
 
 def require_documents(corpus: Corpus, languages: Mapping[str, Any]) -> None:
-    """Check that every language has accepted documents.
-
-    Raises:
-        DataError: a language has none.
-    """
+    """Raise DataError if a language has no accepted document."""
     for language in LANGUAGES[corpus]:
         counts = languages[language]
         if not counts["documents"]:
             num_rejected = sum(counts["rejected"].values())
             raise DataError(
                 f"{corpus} has no accepted {language} document ({num_rejected:,} were rejected)",
-                expected=f"documents in each of {', '.join(LANGUAGES[corpus])} that pass the filters",
-                fix="fetch the raw corpora with `codegen data pull`, or loosen the recipe's filters",
+                expected=f"accepted documents in each of {', '.join(LANGUAGES[corpus])}",
+                fix="fetch the raw corpora with `codegen data pull`, or loosen the filters",
             )
 
 
 def require_sequences(corpus: Corpus, splits: Mapping[str, Split], context_length: int) -> None:
-    """Check that every split has a sequence.
-
-    Raises:
-        DataError: a split has too few tokens.
-    """
+    """Raise DataError if a split has no full sequence."""
     for name, split in splits.items():
         if not split.num_sequences:
             fix = "use more data, or a shorter context_length"

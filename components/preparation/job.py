@@ -1,14 +1,14 @@
-"""The job file and the work folder that all tasks of one preparation share.
+"""The job file and the work folder that all tasks of a preparation share.
 
-A preparation runs three stages of independent tasks. Tokenize: read one partition of the raw
-corpus, filter and tokenize it, write sorted runs. Merge: take one range of the training order out
-of every run, drop duplicates, write a token stream per split and the table rows. Pack: copy the
-streams into shards.
+A preparation runs three stages of independent tasks. Tokenize: read a partition of the raw corpus,
+filter and tokenize it, write sorted runs. Merge: take a range of the training order out of every
+run, drop duplicates, write a token stream per split and the table rows. Pack: copy the streams into
+shards.
 
-Every task publishes its folder or file by one rename, and no task overwrites another's output. So
-an interrupted preparation repeats only the tasks that were running. The work folder is marked as
-done before it is removed, because a partly removed folder would look like finished tasks with
-missing files. Sizes of runs and ranges depend on the memory of a task and do not change the output.
+Every task publishes its folder or file by a rename, and no task overwrites another's output. So an
+interrupted preparation repeats only the tasks that were running. The work folder is marked as done
+before it is removed, because a partly removed folder would look like finished tasks with missing
+files. Sizes of runs and ranges depend on the memory of a task and do not change the output.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class PrepareJob(Config):
         return sorted(self.tokenized_dir(partition).glob("*.arrow"))
 
     def merged_dir(self, number: int, num_ranges: int) -> Path:
-        """Output of the merge stage for one of `num_ranges` ranges."""
+        """Output of the merge stage for a range."""
         return Path(self.folder) / "merged" / f"{number:06d}-of-{num_ranges:06d}"
 
     def merged_dirs(self, num_ranges: int) -> list[Path]:
@@ -109,7 +109,7 @@ def run_bytes_of(execution: DataPlace) -> int:
 
 
 def fits_single_process(text_bytes: int, execution: DataPlace) -> bool:
-    """Whether one process reads a corpus of this size, encoding on all cores."""
+    """Whether a single process reads a corpus of this size, encoding on all cores."""
     return execution.engine == "native" and text_bytes <= _SINGLE_PROCESS_MAX_BYTES
 
 
@@ -117,10 +117,9 @@ def fits_single_process(text_bytes: int, execution: DataPlace) -> bool:
 
 
 def run_once(folder: Path, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Fill `folder` by calling `work` with a staging folder, unless it is finished; return the
-    result.
+    """Fill `folder` by calling `work` with a staging folder; returns its result.
 
-    The result of `work` is stored in the folder and returned by later calls.
+    The result is stored in the folder. If the folder is finished, return the stored result.
     """
     result = read_done_marker(folder)
     if result is None:
@@ -132,8 +131,7 @@ def run_once(folder: Path, work: Callable[[Path], dict[str, Any]]) -> dict[str, 
 
 @contextmanager
 def _staging_dir(folder: Path) -> Iterator[Path]:
-    """A temporary folder that is renamed to `folder` on success, unless another attempt finished
-    first."""
+    """A temporary folder that is renamed to `folder` unless another attempt was faster."""
     staging = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
     staging.mkdir(parents=True)
     try:

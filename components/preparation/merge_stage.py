@@ -1,8 +1,8 @@
-"""Merge stage: one range of the training order from all runs, without duplicates.
+"""Merge stage: a range of the training order from all runs, without duplicates.
 
 The output of a range is a token stream per split and its rows of the document tables. All copies of
-a content have the same sort key, so they meet in one range. Tokens are nine tenths of a range: they
-stay in the mapped runs until the order is known and are copied once.
+a content have the same sort key, so they meet in the same range. Tokens are nine tenths of a range:
+they stay in the mapped runs until the order is known and are copied once.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _table_rows(documents: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _language_counts(documents: pa.Table, rejects: pa.Table) -> dict[str, Any]:
-    """Documents, bytes and tokens of one language: raw, rejected by reason, accepted by use."""
+    """Documents, bytes and tokens of a language: raw, rejected by reason, accepted by use."""
     reasons = {
         str(count["values"]): int(count["counts"].as_py())
         for count in rejects["reason"].value_counts()

@@ -14,7 +14,7 @@ import random
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,12 +38,11 @@ documents, so that opening the file costs little in comparison)."""
 
 
 class SampledPartition(NamedTuple):
-    """The beginning of a partition, and the part of the corpus that it represents."""
+    """The beginning of a partition, limited by its `max_bytes`."""
 
     partition: Partition
-    """With `max_bytes`."""
     represented_bytes: float
-    """Stored bytes; they add up to the size of the corpus."""
+    """Stored bytes of the corpus that it represents; they add up to the size of the corpus."""
 
 
 class PartitionStats(NamedTuple):
@@ -54,15 +53,14 @@ class PartitionStats(NamedTuple):
     """Bytes read; the partition's size if all of it was read."""
     num_documents: int
     raw_bytes: int
-    """Bytes of text."""
     rejected: Counter[str]
     """Documents by reason."""
     num_bad: int
     """Records that cannot be read."""
     tokens: Counter[str]
-    """Tokens of accepted documents by language."""
+    """Of accepted documents, by language."""
     held_out_tokens: Counter[str]
-    """Tokens of held-out documents by language."""
+    """Of held-out documents, by language."""
     run_bytes: int
     """Size of the tokenize stage's files."""
 
@@ -79,7 +77,7 @@ class Sample(NamedTuple):
     num_partitions: int
     """Of the corpus."""
     single_process: bool
-    """Whether one process reads the corpus, encoding on all cores."""
+    """Whether a single process reads the corpus, encoding on all cores."""
     tokenize_s: float
     """Worker seconds of the tokenize stage, with all workers busy."""
     merge_s: float
@@ -94,6 +92,18 @@ class Sample(NamedTuple):
             stats.stored_bytes == stats.sampled.partition.size_bytes for stats in self.partitions
         )
 
+    def total(self, value_of: Callable[[PartitionStats], float]) -> float:
+        """Extrapolate a count to the corpus."""
+        return sum(value_of(stats) * stats.scale for stats in self.partitions)
+
+    def totals(self, counts_of: Callable[[PartitionStats], Counter[str]]) -> Counter[str]:
+        """Extrapolate counts by key to the corpus."""
+        keys = sorted({key for stats in self.partitions for key in counts_of(stats)})
+        totals: Counter[str] = Counter()
+        for key in keys:
+            totals[key] = round(sum(counts_of(s)[key] * s.scale for s in self.partitions))
+        return totals
+
 
 def select_partitions(
     partitions: Sequence[Partition], sample_bytes: int, seed: int
@@ -102,7 +112,7 @@ def select_partitions(
 
     Args:
         partitions: of the corpus, in listing order.
-        sample_bytes: approximate total to read: one more document per partition, less if files end
+        sample_bytes: approximate total to read: a document more per partition, less if files end
             earlier.
         seed: of the random start; unused if every partition is sampled.
     """

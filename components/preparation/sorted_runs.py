@@ -73,7 +73,7 @@ class RunWriter:
         """Write the collected rows as a run."""
         if not self._rows:
             return
-        # One chunk, so a range is one slice of it.
+        # A single chunk, so a range is a slice of it.
         rows = pa.Table.from_batches(self._rows, schema=ROW_SCHEMA).combine_chunks()
         self._rows = []
         self._num_bytes = 0

@@ -1,4 +1,4 @@
-"""Tokenize stage: one partition of the raw corpus, from records to sorted runs of tokens.
+"""Tokenize stage: a partition of the raw corpus, from records to sorted runs of tokens.
 
 Records are processed in batches of a few megabytes: filter, decontaminate, redact if enabled,
 encode, add to runs.
@@ -57,17 +57,11 @@ def run_tokenize_stage(
     single_process: bool,
     num_bytes: int | None,
 ) -> list[dict[str, Any]]:
-    """Tokenize all partitions.
+    """Tokenize all partitions; returns the results of `tokenize_partition` in their order.
 
     Args:
-        job: its file must be written.
-        partitions: of the raw corpus.
-        execution: engine and number of workers.
         single_process: whether this process runs all tasks, encoding on all cores.
         num_bytes: stored size of the partitions, for progress; None if unknown.
-
-    Returns:
-        The results of `tokenize_partition`, in the order of the partitions.
     """
     by_name = {job.tokenized_dir(partition).name: partition for partition in partitions}
     progress = ProgressAggregator(job.progress_dir)
@@ -136,9 +130,8 @@ class _Tools:
         self.encoder = Encoder(Path(job.tokenizer_folder))
         verify_edge_cases(self.encoder)
         self.decontaminator = Decontaminator(job.benchmarks, job.data.decontamination)
-        has_prefixes = job.corpus == PREFIXED_CORPUS
-        prefixes = job.data.language_prefix if has_prefixes else {}
-        self.prefixes = {str(language): prefix for language, prefix in prefixes.items()}
+        prefixes: Mapping[Any, str] = job.data.language_prefix
+        self.prefixes = dict(prefixes) if job.corpus == PREFIXED_CORPUS else {}
 
 
 @functools.lru_cache(maxsize=1)
@@ -148,13 +141,10 @@ def _load_tools(job_json: str) -> _Tools:
 
 
 class _PartitionTokenizer:
-    """Tokenizes one partition into a folder and counts."""
+    """Tokenizes a partition into a folder and counts."""
 
     def __init__(self, tools: _Tools, folder: Path, *, parallel: bool) -> None:
-        self._job = tools.job
-        self._encoder = tools.encoder
-        self._decontaminator = tools.decontaminator
-        self._prefixes = tools.prefixes
+        self._tools, self._job = tools, tools.job
         self._folder = folder
         self._parallel = parallel
         self._runs = RunWriter(folder, tools.job.run_bytes)
@@ -221,9 +211,8 @@ class _PartitionTokenizer:
         self._runs.add(pa.RecordBatch.from_pydict(columns, schema=ROW_SCHEMA))
 
     def _decontaminate(self, records: pa.RecordBatch, documents: pa.RecordBatch) -> pa.Array:
-        """Reject documents that contain a part of a benchmark; returns the reasons of all
-        documents."""
-        matches = self._decontaminator.find(records["text"])
+        """Reject documents that contain a part of a benchmark. Returns all reasons."""
+        matches = self._tools.decontaminator.find(records["text"])
         if not matches:
             return documents["reason"]
         reasons = documents["reason"].to_pylist()
@@ -253,30 +242,23 @@ class _PartitionTokenizer:
             self._num_redacted.update({kind: int(count.sum()) for kind, count in counts.items()})
         languages = records["language"].to_pylist()
         prefixed = [
-            self._prefixes.get(language, "") + text
+            self._tools.prefixes.get(language, "") + text
             for language, text in zip(languages, texts.to_pylist(), strict=True)
         ]
-        encoded = self._encoder.encode_batch(prefixed, parallel=self._parallel)
-        self._verify_sample(records, documents, prefixed, encoded)
-        return _with_separators(encoded, self._encoder.eot_id)
+        encoded = self._tools.encoder.encode_batch(prefixed, parallel=self._parallel)
+        self._verify_sample(records, documents["sha256"].to_pylist(), prefixed, encoded)
+        return _with_separators(encoded, self._tools.encoder.eot_id)
 
     def _verify_sample(
-        self,
-        records: pa.RecordBatch,
-        documents: pa.RecordBatch,
-        texts: list[str],
-        encoded: RaggedIds,
+        self, records: pa.RecordBatch, digests: list[bytes], texts: list[str], encoded: RaggedIds
     ) -> None:
         """Compare a sample, chosen by content, with the reference encoder."""
         fraction, seed = self._job.verify_fraction, self._job.seed
-        sample = [
-            index
-            for index, digest in enumerate(documents["sha256"].to_pylist())
-            if in_hash_sample("verify", digest, fraction, seed)
-        ]
+        is_sampled = [in_hash_sample("verify", digest, fraction, seed) for digest in digests]
+        sample = [index for index, sampled in enumerate(is_sampled) if sampled]
         ids = [encoded[index] for index in sample]
         names = [f"{records['path'][index]} of {records['source'][index]}" for index in sample]
-        self._encoder.verify_against_reference([texts[index] for index in sample], ids, names)
+        self._tools.encoder.verify_against_reference([texts[index] for index in sample], ids, names)
         self._counts["verified_documents"] += len(sample)
         self._counts["verified_tokens"] += sum(len(document_ids) for document_ids in ids)
 

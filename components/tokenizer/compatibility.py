@@ -80,7 +80,7 @@ def first_mismatch(actual: TokenizerSignature, expected: TokenizerSignature) -> 
 
 
 def _token_pair(merge: str | list[str]) -> tuple[str, str]:
-    """The two tokens of a merge. tokenizers before 0.20 wrote them as one string."""
+    """The two tokens of a merge. tokenizers before 0.20 wrote them as a string."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
 

@@ -13,7 +13,7 @@ from components.core.config import Config
 MAX_MERGES = 50_000
 """All merges of GPT-2 (docs/paper.md, section 1)."""
 NUM_BYTES = 256
-"""Tokens before the first merge: one for each byte value."""
+"""Tokens before the first merge: a token for each byte value."""
 SPACE_RUNS = tuple(range(31, 1, -1))
 """Lengths of the space runs that CodeGen adds, in id order (docs/paper.md, section 1)."""
 TAB_RUNS = tuple(range(9, 1, -1))

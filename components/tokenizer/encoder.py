@@ -50,11 +50,11 @@ EDGE_CASE_TEXTS = (
 
 @dataclass(frozen=True)
 class RaggedIds:
-    """The ids of several texts in one flat array."""
+    """The ids of several texts in a flat array."""
 
     ids: Ids
     offsets: npt.NDArray[np.int64]
-    """Text i is `ids[offsets[i] : offsets[i + 1]]`; the length is the number of texts plus one."""
+    """Text i is `ids[offsets[i] : offsets[i + 1]]`; has an entry more than there are texts."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -102,11 +102,11 @@ class Encoder:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Encode one text."""
+        """Encode a text."""
         return [int(id_) for id_ in self._fast.encode(text)]
 
     def encode_batch(self, texts: Sequence[str], *, parallel: bool = True) -> RaggedIds:
-        """Encode many texts, on all cores or (`parallel=False`) on one."""
+        """Encode many texts, on all cores if `parallel`."""
         layout = self._fast.encode_batch(list(texts), parallel=parallel).layout
         return RaggedIds(layout.content.data.astype(np.uint16), layout.offsets.data)
 
@@ -171,8 +171,8 @@ def verify_edge_cases(encoder: Encoder) -> None:
     )
 
 
-def _first_difference(left: list[int], right: list[int]) -> int:
-    for index, (left_id, right_id) in enumerate(zip(left, right, strict=False)):
-        if left_id != right_id:
+def _first_difference(actual: list[int], expected: list[int]) -> int:
+    for index, (actual_id, expected_id) in enumerate(zip(actual, expected, strict=False)):
+        if actual_id != expected_id:
             return index
-    return min(len(left), len(right))
+    return min(len(actual), len(expected))

@@ -41,7 +41,7 @@ def build_tokenizer(ranks: Path, config: TokenizerConfig, folder: Path) -> dict[
     """Write `tokenizer.json` and `tokenizer_config.json` into `folder`.
 
     Args:
-        ranks: GPT-2's vocabulary in the tiktoken format, one `base64(token) rank` per line
+        ranks: GPT-2's vocabulary in the tiktoken format, `base64(token) rank` per line
             (`data/vocabulary/gpt2.tiktoken`).
         config: number of merges.
         folder: an existing folder.
@@ -136,7 +136,7 @@ def _merges(tokens: list[bytes], path: Path) -> list[tuple[bytes, bytes]]:
 
 
 def _apply_merges(token: bytes, ranks: dict[bytes, int], below: int) -> list[bytes]:
-    """Byte-pair encode one token with the merges below a rank: lowest rank first, then leftmost."""
+    """Byte-pair encode a token with the merges below a rank: lowest rank first, then leftmost."""
     parts = [bytes([value]) for value in token]
     while len(parts) > 1:
         candidates = [ranks.get(left + right, below) for left, right in pairwise(parts)]

@@ -217,11 +217,11 @@ def test_a_tokenizer_that_differs_from_the_recipe_is_an_error(
     small_folder: Path, tmp_path: Path
 ) -> None:
     raw = write_raw(tmp_path / "raw", [raw_records("nl")])
-    with pytest.raises(ConfigError, match="has 895 ids and the separator 856") as error:
+    with pytest.raises(ConfigError, match="with 895 ids and separator 856") as error:
         prepare(
             tmp_path / "out", raw, "nl", small_folder, tokenizer=TokenizerConfig(num_merges=700)
         )
-    assert error.value.expected == "995 ids and 956, for 700 merges"
+    assert error.value.expected == "995 ids and separator 956 (700 merges)"
 
 
 def test_too_many_bad_records_are_an_error_that_names_them(

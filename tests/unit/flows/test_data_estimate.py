@@ -147,11 +147,11 @@ def test_it_is_said_for_people(tmp_path: Path) -> None:
 
 def test_a_sample_that_is_all_needs_no_range_and_no_warning(tmp_path: Path) -> None:
     exact = FOUND._replace(
-        is_whole=True,
-        documents=Interval(3, 3, 3),
-        bad=0,
+        is_complete=True,
+        num_documents=Interval(3, 3, 3),
+        num_bad=0,
         work_bytes=1,
-        train_tokens=1_000_000,
+        num_train_tokens=1_000_000,
         num_files=1,
     )
     lines = format_estimate(
@@ -172,7 +172,7 @@ def test_a_sample_that_is_all_needs_no_range_and_no_warning(tmp_path: Path) -> N
 
 
 def test_one_file_that_was_begun_has_no_range(tmp_path: Path) -> None:
-    one = FOUND._replace(documents=Interval(3, 3, 3))
+    one = FOUND._replace(num_documents=Interval(3, 3, 3))
     lines = format_estimate(
         "nl", one, paper_like(), Execution(project=str(tmp_path), workspace=".")
     )

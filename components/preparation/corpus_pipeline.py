@@ -52,8 +52,6 @@ from components.preparation.job import (
     fits_single_process,
     read_done_marker,
     remove_done_dir,
-    run_bytes_of,
-    verify_fraction,
     write_done_marker,
 )
 from components.preparation.merge_stage import (
@@ -99,11 +97,8 @@ def prepare_corpus(
 
     Args:
         folder: an existing folder.
-        sources: of the raw documents.
-        corpus: its name.
-        data: filters, held-out fraction, language prefixes, deduplication.
-        tokenizer_folder: the files of the tokenizer artifact.
-        tokenizer: the configuration of that tokenizer.
+        sources, corpus, data: the raw documents, the corpus's name, filters and split settings.
+        tokenizer_folder, tokenizer: the tokenizer artifact's files and its configuration.
         context_length: tokens in a sequence.
         seed: of the training order and the splits.
         execution: engine, workers and memory; does not change the output.
@@ -130,21 +125,19 @@ def prepare_corpus(
         raw_bytes = sum(partition.text_bytes for partition in partitions)
         disk_bytes = int(_DISK_BYTES_PER_RAW_BYTE * raw_bytes)
         require_disk_space(folder, disk_bytes, f"preparing {corpus}")
-        job = PrepareJob(
-            folder=str(work_dir.resolve()),
+        job = PrepareJob.create(
+            work_dir,
+            partitions,
+            execution,
             corpus=corpus,
             data=data,
             seed=seed,
             tokenizer_folder=str(tokenizer_folder.resolve()),
             tokenizer=tokenizer,
+            context_length=context_length,
             benchmarks=tuple(benchmarks),
-            verify_fraction=verify_fraction(raw_bytes),
-            run_bytes=run_bytes_of(execution),
         )
-        job.write()
-        statistics = _run_stages(
-            folder, job, partitions, encoder, context_length, execution, other_corpora
-        )
+        statistics = _run_stages(folder, job, partitions, encoder, execution, other_corpora)
         write_done_marker(work_dir, statistics)
     remove_done_dir(work_dir)
     return statistics
@@ -155,17 +148,15 @@ def _run_stages(
     job: PrepareJob,
     partitions: Sequence[Partition],
     encoder: Encoder,
-    context_length: int,
     execution: DataPlace,
     other_corpora: Sequence[Path],
 ) -> dict[str, JsonValue]:
     """Run all stages and write the files of the artifact. Returns the statistics."""
-    raw_bytes = sum(partition.text_bytes for partition in partitions)
     tokenized = run_tokenize_stage(
         job,
         partitions,
         execution,
-        single_process=fits_single_process(raw_bytes, execution),
+        single_process=fits_single_process(partitions, execution),
         num_bytes=sum(partition.size_bytes for partition in partitions),
     )
     check_bad_records(tokenized, job.data.quarantine)
@@ -176,7 +167,7 @@ def _run_stages(
     merged = run_merge_stage(job, runs, near_duplicates, execution)
     languages = sum_nested_counts(result["languages"] for result in merged)
     require_documents(job.corpus, languages)
-    index, dropped_tokens = _run_pack_stage(folder, job, encoder, context_length, merged, execution)
+    index, dropped_tokens = _run_pack_stage(folder, job, encoder, merged, execution)
     ranges = job.merged_dirs(len(merged))
     _write_table(
         folder / DOCUMENTS_PARQUET, [r / DOCUMENTS_ARROW for r in ranges], DOCUMENTS_SCHEMA
@@ -210,11 +201,11 @@ def _run_pack_stage(
     folder: Path,
     job: PrepareJob,
     encoder: Encoder,
-    context_length: int,
     merged: Sequence[dict[str, Any]],
     execution: DataPlace,
 ) -> tuple[Index, dict[str, int]]:
     """Write all shards. Returns their index, and the tokens of each split that fill no sequence."""
+    context_length = job.context_length
     ranges = job.merged_dirs(len(merged))
     splits: dict[str, Split] = {}
     tasks: list[JsonValue] = []

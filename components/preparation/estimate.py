@@ -23,7 +23,7 @@ from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.config import Source
 from components.data.sources.partitions import Partition, list_partitions
 from components.dataset.shards import TOKEN_DTYPE
-from components.preparation.job import PrepareJob, run_bytes_of, verify_fraction
+from components.preparation.job import PrepareJob
 from components.preparation.sample import PartitionStats, Sample, prepare_sample
 from components.tokenizer.config import TokenizerConfig
 
@@ -96,20 +96,21 @@ def estimate_corpus(
         DataError: a source cannot be read, or the sample has no accepted document.
     """
     partitions = list_partitions(sources)
-    job = PrepareJob(
-        folder=str(folder.resolve()),
+    job = PrepareJob.create(
+        folder,
+        partitions,
+        execution,
         corpus=corpus,
         data=data,
         seed=seed,
         tokenizer_folder=str(tokenizer_folder.resolve()),
         tokenizer=tokenizer,
+        context_length=context_length,
         benchmarks=tuple(benchmarks),
-        verify_fraction=verify_fraction(sum(partition.text_bytes for partition in partitions)),
-        run_bytes=run_bytes_of(execution),
     )
     sample = prepare_sample(job, partitions, sample_bytes, execution)
     _require_documents(corpus, sample)
-    return _extrapolate(sample, partitions, job, context_length, execution)
+    return _extrapolate(sample, partitions, job, execution)
 
 
 def _require_documents(corpus: Corpus, sample: Sample) -> None:
@@ -126,12 +127,9 @@ def _require_documents(corpus: Corpus, sample: Sample) -> None:
 
 
 def _extrapolate(
-    sample: Sample,
-    partitions: Sequence[Partition],
-    job: PrepareJob,
-    context_length: int,
-    execution: DataPlace,
+    sample: Sample, partitions: Sequence[Partition], job: PrepareJob, execution: DataPlace
 ) -> Estimate:
+    context_length = job.context_length
     num_documents = _interval(sample, lambda stats: stats.num_documents, job.seed)
     num_tokens = _interval(sample, lambda stats: stats.tokens.total(), job.seed)
     raw_bytes = round(sample.total(lambda stats: stats.raw_bytes))
@@ -142,7 +140,12 @@ def _extrapolate(
     sequence_bytes = context_length * TOKEN_DTYPE.itemsize
     shard_bytes = (num_train_sequences + num_held_out_sequences) * sequence_bytes
     num_workers = 1 if sample.single_process else min(execution.num_workers, len(partitions))
-    duration_s = _duration_s(sample, partitions, raw_bytes, num_workers, job.run_bytes, execution)
+    growth = raw_bytes / sum(stats.raw_bytes for stats in sample.partitions)
+    tokenize_share = _tokenize_share(sample, partitions, num_workers)
+    num_ranges = -(-sample.total(lambda stats: stats.run_bytes) // job.run_bytes)
+    num_merge_workers = min(execution.num_workers, max(1, num_ranges))
+    merge_s = sample.merge_s / num_merge_workers
+    duration_s = growth * (sample.tokenize_s * tokenize_share + merge_s)
     return Estimate(
         num_files=len(partitions),
         num_sampled_files=len(sample.partitions),
@@ -205,21 +208,12 @@ def _work_bytes(sample: Sample, num_documents: int, num_tokens: int, shard_bytes
     return round(run_bytes + num_tokens * TOKEN_DTYPE.itemsize + 2 * table_bytes + shard_bytes)
 
 
-def _duration_s(
-    sample: Sample,
-    partitions: Sequence[Partition],
-    raw_bytes: int,
-    num_workers: int,
-    range_bytes: int,
-    execution: DataPlace,
-) -> float:
-    """Duration of the stages; the largest file, read by a single worker, bounds the tokenize
-    stage."""
-    growth = raw_bytes / sum(stats.raw_bytes for stats in sample.partitions)
-    sizes = [partition.size_bytes for partition in partitions]
-    tokenize_share = max(1 / num_workers, max(sizes) / sum(sizes))
+def _tokenize_share(sample: Sample, partitions: Sequence[Partition], num_workers: int) -> float:
+    """Duration of the tokenize stage as a share of its worker seconds.
+
+    The largest file, read by a single worker, is a lower bound.
+    """
     if sample.single_process:
-        tokenize_share = 1.0
-    num_ranges = -(-sample.total(lambda stats: stats.run_bytes) // range_bytes)
-    num_merge_workers = min(execution.num_workers, max(1, num_ranges))
-    return growth * (sample.tokenize_s * tokenize_share + sample.merge_s / num_merge_workers)
+        return 1.0
+    sizes = [partition.size_bytes for partition in partitions]
+    return max(1 / num_workers, max(sizes) / sum(sizes))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,27 @@ class PrepareJob(Config):
     seed: int
     tokenizer_folder: str
     tokenizer: TokenizerConfig
+    context_length: int
     benchmarks: ListOrTuple[BenchmarkText] = ()
     """Problems that must not be in the corpus."""
     verify_fraction: float
     """Share of the documents whose encoding is verified."""
     run_bytes: int
     """Size of a run and of a range. Does not change the output."""
+
+    @classmethod
+    def create(
+        cls, folder: Path, partitions: Sequence[Partition], execution: DataPlace, **settings: Any
+    ) -> PrepareJob:
+        """Write a job file; run size and verified share follow from memory and amount of text."""
+        job = cls(
+            folder=str(folder.resolve()),
+            verify_fraction=verify_fraction(sum(p.text_bytes for p in partitions)),
+            run_bytes=int(execution.task_bytes * _TASK_MEMORY_SHARE),
+            **settings,
+        )
+        job.write()
+        return job
 
     @classmethod
     def read(cls, path: str) -> PrepareJob:
@@ -103,13 +118,9 @@ def verify_fraction(text_bytes: int) -> float:
     return min(1.0, max(_MIN_VERIFY_FRACTION, _VERIFIED_BYTES / max(1, text_bytes)))
 
 
-def run_bytes_of(execution: DataPlace) -> int:
-    """Size of a run and of a range."""
-    return int(execution.task_bytes * _TASK_MEMORY_SHARE)
-
-
-def fits_single_process(text_bytes: int, execution: DataPlace) -> bool:
-    """Whether a single process reads a corpus of this size, encoding on all cores."""
+def fits_single_process(partitions: Sequence[Partition], execution: DataPlace) -> bool:
+    """Whether a single process reads these partitions, encoding on all cores."""
+    text_bytes = sum(partition.text_bytes for partition in partitions)
     return execution.engine == "native" and text_bytes <= _SINGLE_PROCESS_MAX_BYTES
 
 

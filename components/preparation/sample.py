@@ -152,10 +152,8 @@ def prepare_sample(
     Raises:
         DataError: a partition cannot be read.
     """
-    job.write()
     sampled = select_partitions(partitions, sample_bytes, job.seed)
-    raw_bytes = sum(partition.text_bytes for partition in partitions)
-    single_process = fits_single_process(raw_bytes, execution)
+    single_process = fits_single_process(partitions, execution)
     heads = [entry.partition for entry in sampled]
     results = run_tokenize_stage(
         job, heads, execution, single_process=single_process, num_bytes=None

@@ -30,6 +30,7 @@ def write_job(folder: Path, tokenizer: Path) -> PrepareJob:
         seed=1,
         tokenizer_folder=str(tokenizer),
         tokenizer=BYTES_ONLY,
+        context_length=7,
         verify_fraction=0.0,
         run_bytes=10**6,
     )

@@ -19,5 +19,5 @@ class StreamingCacheConfig(Config):
     cache_bytes: int = Field(ge=1)
     """Upper bound for the size of the cache."""
     range_bytes: int | None = Field(default=None, ge=1)
-    """Fetch ranges of this size, rounded down to whole sequences at least 1 sequence. None: whole
-    shards if the split fits into the cache, else ranges of `RANGE_BYTES`."""
+    """Fetch ranges of this size, rounded down to whole sequences (minimum: 1). None: whole shards
+    if the split fits into the cache, else ranges of `RANGE_BYTES`."""

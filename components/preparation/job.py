@@ -36,7 +36,7 @@ _VERIFIED_BYTES = 1_000_000
 """Approximate amount of text whose encoding is verified (assumption: enough to meet each kind of
 token many times; the reference encodes 1 to 2.5 MB/s on two cores, measured)."""
 _MIN_VERIFY_FRACTION = 0.001
-"""Verified share of a large corpus (assumption: it takes a twentieth of the remaining time)."""
+"""Verified share of a large corpus (assumption: it adds a twentieth to the duration)."""
 _TASK_MEMORY_SHARE = 1 / 8
 """Size of a run or a range as a share of a task's memory: sorting takes three times the size, and
 the text being encoded is in memory too (measured)."""

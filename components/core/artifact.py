@@ -48,7 +48,7 @@ class Artifact(Config):
     name: str
     address: str
     """Folder URI or path that holds the files (for a registered model: its `models:/` URI)."""
-    recipe: str
+    recipe_hash: str
     """SHA-256 of how it was made: configuration, parents' digests, code version."""
     digest: str
     """SHA-256 of what it is: its files, without those below `observed/`."""
@@ -68,7 +68,7 @@ class Artifact(Config):
     @property
     def label(self) -> str:
         """`kind/name-1234567890ab`, as people read it."""
-        return f"{self.kind}/{self.name}-{self.recipe[:12]}"
+        return f"{self.kind}/{self.name}-{self.recipe_hash[:12]}"
 
 
 def content_digest(files: tuple[FileEntry, ...]) -> str:

@@ -62,7 +62,7 @@ class RecordError(DataError):
     """A record of a corpus cannot be read."""
 
 
-class ValidationFailed(DataError):
+class ValidationFailedError(DataError):
     """A suite of expectations did not hold."""
 
 
@@ -90,7 +90,7 @@ class StageLockedError(TrainingError):
     """Another trainer is at work in a stage's folder, and is not to be disturbed."""
 
 
-class OutOfMemory(TrainingError):
+class OutOfMemoryError(TrainingError):
     """No memory was left on a rank's device."""
 
 
@@ -98,7 +98,7 @@ class EvaluationError(CodegenError):
     """A benchmark could not be run."""
 
 
-class SandboxUnavailable(EvaluationError):
+class SandboxUnavailableError(EvaluationError):
     """No isolation can be had on this machine, so nothing that a model wrote is executed."""
 
 

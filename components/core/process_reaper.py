@@ -31,7 +31,7 @@ def reap_children_on_exit() -> None:
         return
     os.environ[_MARK] = mark
     subprocess.Popen(
-        [sys.executable, "-m", "components.core.process_reaper", str(os.getpid()), mark],
+        [sys.executable, "-m", "components.core.processes", str(os.getpid()), mark],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -36,7 +36,7 @@ def diff_against_nearest(
     others = [
         (differences(store, one, artifact), one)
         for one in siblings
-        if one.recipe != artifact.recipe
+        if one.recipe_hash != artifact.recipe_hash
     ]
     if not others:
         return None

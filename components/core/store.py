@@ -126,7 +126,7 @@ class Store:
                 kind=kind,
                 name=name,
                 address=self.address(kind, name, recipe),
-                recipe=recipe,
+                recipe_hash=recipe,
                 digest=content_digest(files),
                 parents=inputs,
                 statistics=statistics,

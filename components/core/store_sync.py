@@ -62,10 +62,10 @@ def copy_artifact(artifact: Artifact, source: Store, target: Store) -> CopyResul
         StorageFull: no room for the files.
     """
     manifest = _manifest(artifact, source)
-    with target.build_lock(artifact.kind, artifact.name, artifact.recipe):
+    with target.build_lock(artifact.kind, artifact.name, artifact.recipe_hash):
         with wrap_remote_errors(f"looking for {artifact.label}", _where(target)):
             target.fs.invalidate_cache()  # Another process may have published since this one listed the folder.
-            found = target.find(artifact.kind, artifact.name, artifact.recipe)
+            found = target.find(artifact.kind, artifact.name, artifact.recipe_hash)
         if found:
             _require_equal(found, artifact)
             return CopyResult(found, 0, was_there=True)
@@ -74,7 +74,7 @@ def copy_artifact(artifact: Artifact, source: Store, target: Store) -> CopyResul
         ) as advance:
             copy = _copy_here if target.is_local else _copy_away
             num_files = copy(artifact, source, target, manifest, advance)
-    copied = target.load(target.address(artifact.kind, artifact.name, artifact.recipe))
+    copied = target.load(target.address(artifact.kind, artifact.name, artifact.recipe_hash))
     logger.info(
         "copied %s to %s: %d of %d files",
         copied.label,
@@ -94,7 +94,7 @@ def _manifest(artifact: Artifact, source: Store) -> bytes:
         f"it names the file {climbing[0]!r}, outside its folder" if climbing
         else f"it calls itself {artifact.label}" if not artifact.address.endswith(f"/{artifact.label}")
         else "its digest is not that of its files" if content_digest(artifact.files) != artifact.digest
-        else "its recipe is not the fingerprint of its description" if _recipe(manifest) != artifact.recipe
+        else "its recipe is not the fingerprint of its description" if _recipe(manifest) != artifact.recipe_hash
         else ""
     )  # fmt: skip
     if wrong:
@@ -139,9 +139,9 @@ def _copy_here(
         Path(target.root)
         / _PARTIAL_SUFFIX
         / artifact.kind
-        / f"{artifact.name}-{artifact.recipe[:12]}"
+        / f"{artifact.name}-{artifact.recipe_hash[:12]}"
     )
-    place = Path(target.address(artifact.kind, artifact.name, artifact.recipe))
+    place = Path(target.address(artifact.kind, artifact.name, artifact.recipe_hash))
     if (
         place.exists() and not arriving.exists()
     ):  # A killed attempt got as far as the move, not to the manifest.
@@ -202,7 +202,7 @@ def _copy_away(
     """Copy to a remote store; every file is read back to be proven. Returns how many files had to be copied."""
     with wrap_remote_errors(f"reading {artifact.label}", _where(source)):
         folder = source.fetch_verified(artifact)
-    address = target.address(artifact.kind, artifact.name, artifact.recipe)
+    address = target.address(artifact.kind, artifact.name, artifact.recipe_hash)
     num_copied = 0
     with wrap_remote_errors(f"copying {artifact.label}", _where(target)):
         for file in artifact.files:

@@ -58,7 +58,7 @@ def _artifact(folder: Path, committed: DvcPointer) -> Artifact:
         kind="raw-corpus",
         name=folder.name,
         address=str(folder),
-        recipe=fingerprint({"pull": committed.recipe, "folder": folder.name}),
+        recipe_hash=fingerprint({"pull": committed.recipe, "folder": folder.name}),
         digest=digest_of_files(files),
         statistics=statistics,
         provenance={"dvc_md5": committed.md5, "preset": committed.preset},
@@ -140,7 +140,7 @@ def artifact_from_listing(name: Corpus, sources: Sequence[Source]) -> Artifact:
         kind="raw-corpus",
         name=name,
         address=", ".join(source.uri for source in sources),
-        recipe=fingerprint({"sources": tuple(sources)}),
+        recipe_hash=fingerprint({"sources": tuple(sources)}),
         digest=digest,
         statistics={
             "num_files": len(places),

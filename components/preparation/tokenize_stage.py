@@ -85,7 +85,7 @@ def run_tokenize_stage(
     if single_process:
         execution = execution.replace(num_workers=1)
     label = f"tokenize {job.corpus}"
-    with poll_progress(label, num_bytes, "bytes", progress.snapshot, flow="text"):
+    with poll_progress(label, num_bytes, "bytes", progress.snapshot, throughput_of="text"):
         for result in run_tasks(tokenize_partition, tasks, execution):
             results[result["name"]] = result
             progress.finish(result["name"], progress_counts(result))

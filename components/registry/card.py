@@ -212,7 +212,7 @@ def _origin(checkpoint: Artifact, dvc_md5: str) -> str:
     facts = {
         "Checkpoint": f"`{checkpoint.label}`",
         "SHA-256 of its files": f"`{checkpoint.digest}`",
-        "Recipe": f"`{checkpoint.recipe}`",
+        "Recipe": f"`{checkpoint.recipe_hash}`",
         "Raw data (DVC md5)": f"`{dvc_md5}`",
         "Code": f"`{code['git_commit']}`, uncommitted changes: {code['git_dirty']}",
         "Made": str(checkpoint.provenance.get("created_at", "unknown")),

@@ -28,7 +28,7 @@ def dataset_input(artifact: Artifact, context: str, dvc_md5: str | None) -> Data
     """
     profile = {
         "digest": artifact.digest,
-        "recipe": artifact.recipe,
+        "recipe": artifact.recipe_hash,
         "dvc_md5": dvc_md5,
         "statistics": artifact.statistics,
     }

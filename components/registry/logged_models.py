@@ -44,7 +44,7 @@ def logged_model(
     """
     tags = {
         "checkpoint_digest": checkpoint.digest,
-        "recipe": checkpoint.recipe,
+        "recipe": checkpoint.recipe_hash,
         "artifact": checkpoint.label,
         "address": checkpoint.address,
         _NOTE: f"`{checkpoint.label}`. The weights lie at `{checkpoint.address}`, and here once it is registered.",

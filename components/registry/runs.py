@@ -186,7 +186,7 @@ class TrackedRun:
             "artifact": artifact.label,
             "kind": artifact.kind,
             "address": artifact.address,
-            "recipe": artifact.recipe,
+            "recipe": artifact.recipe_hash,
             "digest": artifact.digest,
             "reused": str(reused).lower(),
         }

@@ -19,7 +19,7 @@ def artifact_tags(artifact: Artifact) -> dict[str, str]:
     A corpus is called by its version, `mono-6600f0dd1cf2`, and a stage by the name of the corpus that it learnt from.
     """
     if artifact.kind == "prepared-corpus":
-        return {"corpus": f"{artifact.name}-{artifact.recipe[:12]}"}
+        return {"corpus": f"{artifact.name}-{artifact.recipe_hash[:12]}"}
     if artifact.kind != "checkpoint":
         return {}
     labels = {}

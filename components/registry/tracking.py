@@ -231,7 +231,7 @@ class Tracking:
         with wrap_mlflow_errors(f"looking for the run that made {artifact.label}"):
             found = self.client.search_runs(
                 [experiment_id],
-                f"tags.digest = '{artifact.digest}' and tags.recipe = '{artifact.recipe}' and tags.reused = 'false'",
+                f"tags.digest = '{artifact.digest}' and tags.recipe = '{artifact.recipe_hash}' and tags.reused = 'false'",
                 order_by=["attributes.start_time ASC"],
                 max_results=1,
             )

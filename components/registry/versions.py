@@ -130,7 +130,7 @@ def register(
         kind="registered-model",
         name=name,
         address=f"models:/{name}/{version.version}",
-        recipe=fingerprint(
+        recipe_hash=fingerprint(
             {"name": name, "checkpoint": checkpoint.digest, "code_version": CODE_VERSION}
         ),
         digest=checkpoint.digest,
@@ -164,7 +164,7 @@ def _version_tags(
 ) -> dict[str, str]:
     return {
         "checkpoint_digest": checkpoint.digest,
-        "recipe": checkpoint.recipe,
+        "recipe": checkpoint.recipe_hash,
         "dvc_md5": dvc_md5,
         **artifact_tags(checkpoint),
         **git_tags(checkpoint),

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from great_expectations.core.expectation_validation_result import ExpectationValidationResult
 from pydantic import JsonValue
 
-from components.core.errors import ValidationFailed
+from components.core.errors import ValidationFailedError
 from components.validation.config import ValidationConfig
 from components.validation.mergeable_stats import Example
 
@@ -175,7 +175,7 @@ def not_judged(suite: str, subject: str, why: str) -> RuleResult:
     )
 
 
-def failure(what: str, outcomes: Sequence[RuleResult], page: Path) -> ValidationFailed:
+def failure(what: str, outcomes: Sequence[RuleResult], page: Path) -> ValidationFailedError:
     """The error for outcomes of which at least one stops the run; `page` is where Data Docs show it."""
     broken = [outcome for outcome in outcomes if outcome.is_blocking]
     more = [f"and {len(broken) - _MAX_RULES} more"] if len(broken) > _MAX_RULES else []
@@ -189,7 +189,7 @@ def failure(what: str, outcomes: Sequence[RuleResult], page: Path) -> Validation
         if limits
         else ""
     )
-    return ValidationFailed(
+    return ValidationFailedError(
         f"{what}: {len(broken)} of {num_judged(outcomes)} rules are broken"
         + "".join(f"\n    {line}" for line in lines),
         expected="every rule to hold before anything expensive starts",

@@ -68,7 +68,7 @@ def profile_sources(
     profiles, quarantined, num_read = [Profile(limits=limits)], QuarantineSummary({}, []), 0
     board, num_bytes = ProgressAggregator(folder), sum(one.size_bytes for one in partitions)
     try:
-        with poll_progress(f"profile {corpus}", num_bytes, "bytes", board.snapshot, flow="text"):
+        with poll_progress(f"profile {corpus}", num_bytes, "bytes", board.snapshot, throughput_of="text"):
             for result in run_tasks(profile_partition, work, place):
                 profiles.append(Profile.parse(result["profile"]))
                 quarantined = merge_quarantined(

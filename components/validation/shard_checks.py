@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.core.errors import ValidationFailed
+from components.core.errors import ValidationFailedError
 
 BYTES_PER_ID = 2
 _IDS_PER_READ = 2**20
@@ -208,9 +208,9 @@ def _ids(path: Path) -> Iterator[npt.NDArray[np.uint16]]:
                 yield ids
 
 
-def unreadable(path: Path, problem: str, expected: str) -> ValidationFailed:
+def unreadable(path: Path, problem: str, expected: str) -> ValidationFailedError:
     """The error for a file of a prepared corpus that cannot be judged at all."""
-    return ValidationFailed(
+    return ValidationFailedError(
         f"{path} {problem}",
         expected=expected,
         fix=f"remove {path.parent} and run the same command again: it is rebuilt",

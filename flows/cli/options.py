@@ -129,7 +129,7 @@ def load_execution(places: list[str], *, runs: bool = False, unsafe: bool = Fals
 
     With `runs` there has to be room for a run's records, and a Prefect server that was named has to answer.
     """
-    from components.core.process_reaper import reap_children_on_exit
+    from components.core.processes import reap_children_on_exit
     from flows.settings.execution import Execution, setup_environment
 
     given = {

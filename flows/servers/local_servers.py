@@ -1,7 +1,7 @@
 """Prefect's and MLflow's servers over one workspace, on loopback, for as long as a block lasts.
 
 Both are their own programs, started as children of this process and ended with it, also when it is killed
-(`components.core.process_reaper`). Where they listen stands in `servers.json` of the workspace while they do, so that whoever runs
+(`components.core.processes`). Where they listen stands in `servers.json` of the workspace while they do, so that whoever runs
 a flow there sends it to that Prefect, instead of opening its database a second time. Not covered: servers on other hosts.
 """
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 
 from components.core.artifact import Artifact
-from components.core.errors import ValidationFailed
+from components.core.errors import ValidationFailedError
 from components.core.files import read_json
 from components.data.config import CORPORA
 from flows.runtime.context import FlowContext, TrackedBuild
@@ -233,7 +233,7 @@ def _with_rules(here: FlowContext, what: str, build: TrackedBuild) -> TrackedBui
     def built(folder: Path, run: TrackedRun) -> Mapping[str, JsonValue]:
         try:
             statistics = build(folder, run)
-        except ValidationFailed:
+        except ValidationFailedError:
             if (folder / _RULES).is_file():  # Else it could not even be read.
                 rules = read_json(folder / _RULES)
                 run.table("rules.json", rules)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fixtures.training import MODEL, PLACE, STAGE, toy_run
 
-from components.core.errors import OutOfMemory
+from components.core.errors import OutOfMemoryError
 from components.training.config import TrainingExecution
 from components.training.deepspeed_config import deepspeed_config
 from components.training.launch.launcher import train_stage
@@ -118,7 +118,7 @@ def test_what_does_not_fit_in_the_first_two_steps_is_tried_smaller(
             command, stderr=subprocess.PIPE, text=True, check=False
         ).stderr.strip()
 
-    assert trained(tmp_path / "fixed", 32) == OutOfMemory.__name__
+    assert trained(tmp_path / "fixed", 32) == OutOfMemoryError.__name__
     assert trained(tmp_path / "auto", "auto") == ""
     settled = json.loads((tmp_path / "auto" / "stage" / DEEPSPEED).read_text())
     assert settled["train_micro_batch_size_per_gpu"] < 32

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from components.core.artifact import Artifact
-from components.core.errors import ConfigError, RecordError, ValidationFailed
+from components.core.errors import ConfigError, RecordError, ValidationFailedError
 from components.core.store import Store
 from components.validation.suite_files import copy_suites
 from flows.prepare import prepare
@@ -240,7 +240,7 @@ def test_too_many_records_that_cannot_be_read_stop_it_before_anything_is_prepare
         prepare(strict, project.execution)
     short = project.recipe.override(["data.quarantine.max_record_bytes=100"])
     with pytest.raises(
-        ValidationFailed, match="found 0"
+        ValidationFailedError, match="found 0"
     ):  # And not what was found when they were read otherwise.
         prepare(short, project.execution)
 

@@ -270,7 +270,7 @@ print(json.dumps([[run.info.run_name, run.info.status, names.get(run.data.tags.g
     trained = next(
         one for one in project.store.list_artifacts() if one.name == "codegen-tiny-multi"
     )
-    assert parents[f"train multi {trained.recipe[:6]}"] == "train"
+    assert parents[f"train multi {trained.recipe_hash[:6]}"] == "train"
     assert parents["train"] == "pipeline codegen-tiny"
     assert parents["pipeline codegen-tiny"] is None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from components.core.errors import SandboxUnavailable
+from components.core.errors import SandboxUnavailableError
 from components.evaluation.config import SandboxKind
 from components.evaluation.sandbox.bubblewrap import Bubblewrap
 from components.evaluation.sandbox.filesystem_view import View, this_interpreter
@@ -32,15 +32,15 @@ def find_jail(kind: SandboxKind | None = None) -> Jail:
         SandboxUnavailable: there is none; says for every kind what is missing and how to get it.
     """
     require_other_users()
-    view, missing = this_interpreter(), dict[str, SandboxUnavailable]()
+    view, missing = this_interpreter(), dict[str, SandboxUnavailableError]()
     for name, build in _KINDS.items() if kind is None else [(kind, _KINDS[kind])]:
         try:
             return build(view)
-        except SandboxUnavailable as error:
+        except SandboxUnavailableError as error:
             missing[name] = error
     if kind is not None:
         raise missing[kind]
-    raise SandboxUnavailable(
+    raise SandboxUnavailableError(
         "; ".join(f"{name}: {error.got}" for name, error in missing.items()),
         expected="; or ".join(error.expected for error in missing.values()),
         fix="; or ".join(error.fix for error in missing.values()),

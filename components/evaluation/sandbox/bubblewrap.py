@@ -15,7 +15,7 @@ import subprocess
 from itertools import chain
 from pathlib import Path
 
-from components.core.errors import SandboxUnavailable
+from components.core.errors import SandboxUnavailableError
 from components.evaluation.sandbox.filesystem_view import (
     CODE,
     DEVICES,
@@ -94,13 +94,15 @@ def _find() -> tuple[str, str]:
     remedy = "install the Debian package bubblewrap (sudo apt-get install bubblewrap), then run the same command again"
     expected = f"bubblewrap {'.'.join(map(str, _NEEDED_VERSION))} or newer"
     if program is None:
-        raise SandboxUnavailable("bubblewrap (bwrap) is not on PATH", expected=expected, fix=remedy)
+        raise SandboxUnavailableError(
+            "bubblewrap (bwrap) is not on PATH", expected=expected, fix=remedy
+        )
     answer = subprocess.run(
         [program, "--version"], capture_output=True, text=True, timeout=10, check=False
     ).stdout
     found = re.search(r"(\d+)\.(\d+)[.\d]*", answer)
     if found is None or (int(found[1]), int(found[2])) < _NEEDED_VERSION:
-        raise SandboxUnavailable(
+        raise SandboxUnavailableError(
             f"{program} says it is {answer.strip()!r}", expected=expected, fix=remedy
         )
     return program, found[0]

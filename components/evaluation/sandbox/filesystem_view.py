@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from components.core.errors import SandboxUnavailable
+from components.core.errors import SandboxUnavailableError
 
 CODE, LIBRARIES = Path("/jail"), Path("/libraries")
 """Where our own jailed code and the packages are mounted."""
@@ -135,7 +135,7 @@ def _packages() -> Iterator[Path]:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
             if name == "numpy":
-                raise SandboxUnavailable(
+                raise SandboxUnavailableError(
                     "NumPy is not installed",
                     expected="the packages that MTPB's programs import",
                     fix="run `make run` again",

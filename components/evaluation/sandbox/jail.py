@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 from typing import Any, Protocol
 
-from components.core.errors import SandboxUnavailable
+from components.core.errors import SandboxUnavailableError
 from components.evaluation.sandbox.filesystem_view import SCRATCH, View
 
 _START_S = 60
@@ -59,7 +59,7 @@ def require_python_outside(view: View) -> None:
     """
     inside = next((target for _, target in view.mounts if target.is_relative_to(SCRATCH)), None)
     if inside is not None:
-        raise SandboxUnavailable(
+        raise SandboxUnavailableError(
             f"this Python lies in {inside}, and {SCRATCH} is an empty folder in a jail",
             expected=f"a Python outside of {SCRATCH} (its virtual environment may be there)",
             fix="make the virtual environment with another Python",
@@ -78,4 +78,4 @@ def require_start(jail: Jail, *, got: str, expected: str, fix: str) -> None:
     )
     if done.returncode != 0:
         said = done.stderr.strip() or f"exit status {done.returncode}"
-        raise SandboxUnavailable(f"{got}: {said}", expected=expected, fix=fix)
+        raise SandboxUnavailableError(f"{got}: {said}", expected=expected, fix=fix)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import SandboxUnavailable
+from components.core.errors import SandboxUnavailableError
 from components.evaluation.sandbox.filesystem_view import DEVICES, LIBRARIES, View, command
 from components.evaluation.sandbox.jail import require_start
 from components.evaluation.sandbox.jailed.landlock_rules import landlock_version
@@ -37,7 +37,7 @@ class Landlock:
             landlock_version(),
         )
         if not self._version:
-            raise SandboxUnavailable(
+            raise SandboxUnavailableError(
                 "the kernel has no Landlock, or it was not switched on",
                 expected="Linux 5.13 or newer, with landlock among its security modules (the boot parameter lsm=)",
                 fix="use a newer kernel, or allow landlock_create_ruleset in the container's profile",
@@ -99,7 +99,7 @@ def _require_readable(paths: tuple[Path, ...]) -> None:
             None,
         )
         if closed is not None:
-            raise SandboxUnavailable(
+            raise SandboxUnavailableError(
                 f"programs of root become other users, and {closed} is closed to them",
                 expected="a Python, and packages, that every user may read",
                 fix="use a Python outside of root's home, or run it as an ordinary user",

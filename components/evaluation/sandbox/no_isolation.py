@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import SandboxUnavailable
+from components.core.errors import SandboxUnavailableError
 from components.evaluation.sandbox.filesystem_view import ENVIRONMENT, command
 from components.evaluation.sandbox.system_calls import seccomp_programs
 
@@ -42,5 +42,5 @@ def filters_if_any() -> dict[str, str]:
     """The system-call filters, or none where they cannot be built."""
     try:
         return seccomp_programs()
-    except SandboxUnavailable:
+    except SandboxUnavailableError:
         return {}

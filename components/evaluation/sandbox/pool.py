@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import Field
 
 from components.core.config import Config
-from components.core.errors import SandboxUnavailable
+from components.core.errors import SandboxUnavailableError
 from components.evaluation.config import SandboxKind
 from components.evaluation.sandbox.backends import find_jail
 from components.evaluation.sandbox.jail import Jail
@@ -191,7 +191,7 @@ def open_sandbox(workers: int, *, kind: SandboxKind | None = None, unsafe: bool 
         seccomp_programs()  # without a filter there is no use in any walls
         jail = find_jail(kind)
         return Sandbox(jail, seccomp_programs(namespaces=jail.namespaces), workers)
-    except SandboxUnavailable as error:
+    except SandboxUnavailableError as error:
         if not unsafe:
             raise
         logger.warning("programs are executed without isolation, as asked: %s", error.got)
@@ -203,10 +203,10 @@ def probe(*, kind: SandboxKind | None = None, unsafe: bool = False) -> SandboxRe
     try:
         with open_sandbox(workers=1, kind=kind, unsafe=unsafe) as sandbox:
             return sandbox.report
-    except SandboxUnavailable as error:
+    except SandboxUnavailableError as error:
         return unavailable(error)
 
 
-def unavailable(error: SandboxUnavailable) -> SandboxReport:
+def unavailable(error: SandboxUnavailableError) -> SandboxReport:
     """The report of a sandbox that could not be had."""
     return SandboxReport(available=False, isolated=False, missing=error.got, remedy=error.fix)

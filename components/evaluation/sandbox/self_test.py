@@ -10,7 +10,7 @@ import socket
 import tempfile
 from pathlib import Path
 
-from components.core.errors import EvaluationError, SandboxUnavailable
+from components.core.errors import EvaluationError, SandboxUnavailableError
 from components.evaluation.sandbox.jail import Jail
 from components.evaluation.sandbox.limits import Limits
 from components.evaluation.sandbox.verdict import PrintedValue, Verdict
@@ -100,8 +100,8 @@ def self_test(worker: Worker, jail: Jail) -> dict[str, str]:
     return {name: outcome for name, (outcome, _) in found.items()}
 
 
-def _failed(description: str, got: str, expected: str) -> SandboxUnavailable:
-    return SandboxUnavailable(
+def _failed(description: str, got: str, expected: str) -> SandboxUnavailableError:
+    return SandboxUnavailableError(
         f"the self-test of the jail ({description}) failed: {got}",
         expected=expected,
         fix="run `codegen doctor`; until it is content, nothing that a model wrote is executed on this machine",

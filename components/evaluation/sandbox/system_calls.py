@@ -18,7 +18,7 @@ import functools
 import tempfile
 from typing import Any
 
-from components.core.errors import SandboxUnavailable
+from components.core.errors import SandboxUnavailableError
 
 _ALLOWED = """
 read readv pread64 preadv write writev pwrite64 pwritev lseek open openat close close_range creat truncate
@@ -78,7 +78,7 @@ def seccomp_programs(*, namespaces: bool = True) -> dict[str, str]:
     try:
         import pyseccomp
     except (ImportError, RuntimeError) as error:
-        raise SandboxUnavailable(
+        raise SandboxUnavailableError(
             f"no system-call filter can be built: {error}",
             expected="libseccomp and pyseccomp, so that a program can make harmless system calls only",
             fix="install the Debian package libseccomp2 (sudo apt-get install libseccomp2), then run the same command again",

@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from components.core.errors import SandboxUnavailable
+from components.core.errors import SandboxUnavailableError
 from components.evaluation.sandbox.jailed.lockdown import CHANGE_USER
 
 FIRST_UID, NUM_UIDS = 60_578, 606
@@ -33,7 +33,7 @@ def require_other_users() -> None:
     found = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
     held = int(found[1], 16) if found else 0
     if os.geteuid() == 0 and not all(held >> number & 1 for number in CHANGE_USER):
-        raise SandboxUnavailable(
+        raise SandboxUnavailableError(
             "this is root without the capabilities to change users: programs would be root",
             expected="CAP_SETUID, CAP_SETGID and CAP_KILL, or an ordinary user",
             fix="run it as an ordinary user (docker run --user 1000)",

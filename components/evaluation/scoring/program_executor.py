@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.core.errors import EvaluationError, SandboxUnavailable
+from components.core.errors import EvaluationError, SandboxUnavailableError
 from components.core.journal import Journal
 from components.core.progress import track
 from components.evaluation.benchmarks.problems import load_humaneval
@@ -106,7 +106,7 @@ class ProgramExecutor(AbstractContextManager["ProgramExecutor"]):
             try:
                 self._sandbox = open_sandbox(self._workers, kind=self._kind, unsafe=self._unsafe)
                 self._report = self._sandbox.report
-            except SandboxUnavailable as error:
+            except SandboxUnavailableError as error:
                 self._report = unavailable(error)
         return self._report
 

@@ -20,7 +20,7 @@ from components.core import errors
 from components.core.errors import (
     CodegenError,
     DiskFullError,
-    OutOfMemory,
+    OutOfMemoryError,
     StageLockedError,
     TrainingError,
 )
@@ -83,7 +83,7 @@ def wrap_oom(error: Exception, rank: int) -> Exception:
     """An error of torch's that says that there is no memory as one of ours, any other as it is."""
     if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
         return error
-    return OutOfMemory(
+    return OutOfMemoryError(
         f"rank {rank} has no memory left: {str(error).splitlines()[0]}",
         expected="weights, optimizer and the activations of a micro-batch to fit",
         fix="use a smaller micro_batch, or auto; `codegen plan` says what else needs less",

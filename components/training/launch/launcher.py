@@ -26,7 +26,7 @@ from pydantic import JsonValue
 from components.core.errors import (
     ArtifactError,
     ConfigError,
-    OutOfMemory,
+    OutOfMemoryError,
     PortInUseError,
     TrainingError,
 )
@@ -158,7 +158,7 @@ def _run_trainer(folder: Path, file: RunFile, on_step: Callable[[StepMetrics], N
             if not ports:
                 raise
             logger.info("%s; trying another", error.got)
-        except OutOfMemory as error:
+        except OutOfMemoryError as error:
             if (
                 tail.last_step > _STEPS_BEFORE_MICRO_BATCH_FITS
                 or file.place.micro_batch != "auto"

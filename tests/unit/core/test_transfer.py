@@ -95,8 +95,8 @@ def test_there_and_back_gives_the_same_artifact(here: Store, shared: Store, tmp_
 
     other = Store(tmp_path / "other")
     back = copy_with_lineage(away[1].artifact, shared, other)[1].artifact
-    assert (back.recipe, back.digest, back.statistics) == (
-        artifact.recipe,
+    assert (back.recipe_hash, back.digest, back.statistics) == (
+        artifact.recipe_hash,
         artifact.digest,
         artifact.statistics,
     )
@@ -184,7 +184,7 @@ def test_damage_there_is_found_when_it_arrives(
 
 def test_a_killed_copy_goes_on_where_it_was(here: Store, shared: Store) -> None:
     artifact = make(here)
-    address = shared.address("prepared-corpus", "mono", artifact.recipe)
+    address = shared.address("prepared-corpus", "mono", artifact.recipe_hash)
     if shared.is_local:
         address = f"{shared.root}/.arriving/prepared-corpus/{Path(address).name}"
         Path(address, "shards").mkdir(parents=True)

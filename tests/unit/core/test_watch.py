@@ -13,7 +13,7 @@ import pytest
 # A child in a session of its own that ignores SIGTERM, whose own parent is gone at once: no process tree leads to it.
 _PARENT = """
 import os, signal, subprocess, sys
-from components.core.process_reaper import reap_children_on_exit
+from components.core.processes import reap_children_on_exit
 reap_children_on_exit()
 sleeper = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 middle = (

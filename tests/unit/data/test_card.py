@@ -44,7 +44,7 @@ def artifact(
         kind=kind,
         name=name,
         address=f"/somewhere/{kind}/{name}",
-        recipe=name[0] * 64,
+        recipe_hash=name[0] * 64,
         digest=name[-1] * 64,
         statistics=statistics or {},
         provenance={"dvc_md5": "0123abc.dir", "created_at": "2020-01-01", "host": "a-host"},

@@ -37,7 +37,7 @@ def test_each_corpus_is_an_artifact_with_the_md5_of_dvc(pulled):
     assert "num_documents" not in found["vocabulary"].statistics
     md5 = (pulled / "data.dvc").read_text().split("md5: ")[1].split("\n")[0]
     assert {one.provenance["dvc_md5"] for one in found.values()} == {md5}
-    assert len({one.recipe for one in found.values()}) == 4
+    assert len({one.recipe_hash for one in found.values()}) == 4
 
     file = pulled / "data" / "mono" / "scripts-1.0.jsonl"
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from components.core.errors import SandboxUnavailable
+from components.core.errors import SandboxUnavailableError
 from components.evaluation.config import SandboxKind
 from components.evaluation.sandbox import Sandbox, open_sandbox
 from components.evaluation.sandbox.backends import find_jail
@@ -18,7 +18,7 @@ from components.evaluation.sandbox.backends import find_jail
 def _skip_without(kind: SandboxKind | None) -> None:
     try:
         find_jail(kind)
-    except SandboxUnavailable as error:
+    except SandboxUnavailableError as error:
         pytest.skip(f"no such sandbox on this machine: {error.got}")
 
 

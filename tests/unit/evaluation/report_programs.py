@@ -12,7 +12,7 @@ from report_run import Run
 from scripted import Scripted
 
 from components.core.artifact import Artifact
-from components.core.errors import SandboxUnavailable
+from components.core.errors import SandboxUnavailableError
 from components.evaluation.benchmarks.humaneval import as_problem, sampled
 from components.evaluation.benchmarks.mtpb import planned
 from components.evaluation.benchmarks.problem import Benchmark
@@ -28,7 +28,7 @@ JAIL = SandboxReport(
     available=True, isolation="bubblewrap 0.8.0: pid, net", self_test={"reads a canary": "refused"}
 )
 NO_JAIL = unavailable(
-    SandboxUnavailable(
+    SandboxUnavailableError(
         "no bubblewrap", expected="a sandbox", fix="install the Debian package bubblewrap"
     )
 )

@@ -219,7 +219,7 @@ def _raw(name: str) -> Artifact:
         kind="raw-corpus",
         name=name,
         address=f"/data/{name}",
-        recipe=sign * 64,
+        recipe_hash=sign * 64,
         digest=sign * 64,
         statistics={"num_files": 1, "num_documents": 100, "size_bytes": 1_000_000},
         provenance={"dvc_md5": DVC_MD5},

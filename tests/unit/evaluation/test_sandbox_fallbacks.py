@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from components.core.errors import SandboxUnavailable
+from components.core.errors import SandboxUnavailableError
 from components.evaluation.config import SandboxKind
 from components.evaluation.sandbox import FunctionTest, Limits, Verdict, open_sandbox
 from components.evaluation.sandbox.backends import find_jail
@@ -67,7 +67,7 @@ def found_where(
 def require(kind: SandboxKind) -> None:
     try:
         find_jail(kind)
-    except SandboxUnavailable as error:
+    except SandboxUnavailableError as error:
         pytest.skip(error.got)
 
 
@@ -115,7 +115,7 @@ def test_landlock_that_shows_everything_is_refused() -> None:
     jail.landlock_rules["read"] = ["/"]
     with (
         Worker(jail, seccomp_programs(namespaces=False)) as worker,
-        pytest.raises(SandboxUnavailable, match="read a file outside: worked"),
+        pytest.raises(SandboxUnavailableError, match="read a file outside: worked"),
     ):
         self_test(worker, jail)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core.errors import EvaluationError, SandboxUnavailable
+from components.core.errors import EvaluationError, SandboxUnavailableError
 from components.evaluation.sandbox import (
     FunctionTest,
     Limits,
@@ -41,7 +41,7 @@ def test_without_bubblewrap_the_package_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SandboxUnavailable, match="apt-get install bubblewrap"):
+    with pytest.raises(SandboxUnavailableError, match="apt-get install bubblewrap"):
         open_sandbox(workers=1, kind="bubblewrap")
     report = probe(kind="bubblewrap")
     assert not report.available
@@ -58,7 +58,7 @@ def test_an_old_bubblewrap_is_refused(
     program.write_text(f"#!/bin/sh\necho {answer}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(SandboxUnavailable, match=answer):
+    with pytest.raises(SandboxUnavailableError, match=answer):
         open_sandbox(workers=1, kind="bubblewrap")
 
 
@@ -101,7 +101,7 @@ def test_the_self_test_notices_that_there_are_no_walls() -> None:
     nothing.isolated = True
     with Worker(nothing, seccomp_programs()) as worker:
         assert worker.run(JOB) == Verdict("passed")
-        with pytest.raises(SandboxUnavailable, match="read a file outside: worked"):
+        with pytest.raises(SandboxUnavailableError, match="read a file outside: worked"):
             self_test(worker, nothing)
 
 
@@ -111,7 +111,7 @@ def test_without_one_of_the_filters_nothing_runs(sandbox_kind: SandboxKind, miss
     filters = seccomp_programs(namespaces=jail.namespaces) | {missing: ""}
     with (
         Worker(jail, filters) as worker,
-        pytest.raises(SandboxUnavailable, match=r"an honest program: exited|a jail was lost"),
+        pytest.raises(SandboxUnavailableError, match=r"an honest program: exited|a jail was lost"),
     ):
         self_test(worker, jail)
 

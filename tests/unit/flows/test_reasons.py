@@ -79,7 +79,7 @@ def test_an_input_that_came_or_went_or_that_the_store_has_not(
         kind="raw-corpus",
         name="mono",
         address=str(tmp_path / "data"),
-        recipe="0" * 64,
+        recipe_hash="0" * 64,
         digest="a" * 64,
     )
     make(tmp_path, "checkpoint", 0, {"corpus": raw})

@@ -98,7 +98,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_another_corpus_is_what_changes_the_bytes_and_nothing_else() -> None:
     """Of a corpus of terabytes, no change elsewhere may cost the preparation."""
     raw, tokenizer = (
-        Artifact(kind=kind, name="one", address="/x", recipe="0" * 64, digest="1" * 64)
+        Artifact(kind=kind, name="one", address="/x", recipe_hash="0" * 64, digest="1" * 64)
         for kind in ("raw-corpus", "tokenizer")
     )
 

@@ -16,7 +16,7 @@ def evaluation(**statistics: JsonValue) -> Artifact:
         kind="evaluation",
         name="tiny",
         address="x",
-        recipe="0" * 64,
+        recipe_hash="0" * 64,
         digest="0" * 64,
         statistics=statistics,
     )

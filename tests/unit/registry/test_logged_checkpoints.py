@@ -99,7 +99,7 @@ def test_a_checkpoint_that_nobody_registers_is_a_logged_model(
     wanted = {
         "stage": "mono",
         "size": "215K",
-        "corpus": f"mono-{corpus.recipe[:12]}",
+        "corpus": f"mono-{corpus.recipe_hash[:12]}",
         "checkpoint_digest": checkpoint.digest,
     }
     assert wanted.items() <= model.tags.items()
@@ -120,7 +120,7 @@ def test_a_checkpoint_that_nobody_registers_is_a_logged_model(
     assert {
         "stage": "mono",
         "size": "215K",
-        "corpus": f"mono-{corpus.recipe[:12]}",
+        "corpus": f"mono-{corpus.recipe_hash[:12]}",
     }.items() <= record.data.tags.items()
 
 

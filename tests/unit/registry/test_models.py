@@ -105,7 +105,7 @@ def test_the_same_checkpoint_is_registered_once(
     with tracking.run("again", experiment="tiny") as run:
         again = _register(run, make_checkpoint("one"), bits_per_byte=make_evaluation(2.5))
     assert [one.statistics["version"] for one in (first, other, again)] == [1, 2, 1]
-    assert (again.recipe, again.digest) == (first.recipe, first.digest)
+    assert (again.recipe_hash, again.digest) == (first.recipe_hash, first.digest)
     assert len(tracking.client.search_model_versions(f"name = '{NAME}'")) == 2
     version = tracking.client.get_model_version(NAME, "1")
     assert (

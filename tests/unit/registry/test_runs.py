@@ -125,7 +125,7 @@ def _raw_corpus(folder: Path) -> Artifact:
         kind="raw-corpus",
         name="mono",
         address=address,
-        recipe="cd" * 32,
+        recipe_hash="cd" * 32,
         digest=digest,
         provenance=provenance,
     )

@@ -14,7 +14,7 @@ import pytest
 from corpora_on_disk import SMALL, records, upright_table, write_raw
 from pydantic import JsonValue
 
-from components.core.errors import ValidationFailed
+from components.core.errors import ValidationFailedError
 from components.validation.config import ValidationConfig
 from components.validation.quarantine_page import QuarantineSummary
 from components.validation.raw import validate_raw
@@ -56,7 +56,7 @@ def validate(
 
 
 def test_every_run_is_listed_and_stays(tmp_path: Path) -> None:
-    with pytest.raises(ValidationFailed) as error:
+    with pytest.raises(ValidationFailedError) as error:
         validate(tmp_path, "bad", good=False)
     validate(tmp_path, "good")
     docs = tmp_path / "docs"
@@ -77,7 +77,7 @@ def test_every_run_is_listed_and_stays(tmp_path: Path) -> None:
 
 def test_pages_show_the_failure_and_run_nothing_that_a_corpus_says(tmp_path: Path) -> None:
     with pytest.raises(
-        ValidationFailed,
+        ValidationFailedError,
         match=re.escape("english 1.0/a & b.txt (language = '<script>alert(1)</script>')"),
     ):
         validate(tmp_path, "bad", good=False)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from corpora_on_disk import SMALL, upright_table
 
-from components.core.errors import ValidationFailed
+from components.core.errors import ValidationFailedError
 from components.data.sources.corpus_files import SCHEMA
 from components.validation.config import ValidationConfig
 from components.validation.drift import drift_check
@@ -175,7 +175,7 @@ def test_the_page_says_with_what_it_was_compared_that_it_warns_and_both_versions
 def test_drift_can_stop_a_run_or_be_switched_off(tmp_path: Path) -> None:
     now, previous = profile(licence="GPL-3.0-only"), profile()
     with pytest.raises(
-        ValidationFailed, match=r"1 of 19 rules are broken(.|\n)*GPL-3.0-only \(10 documents\)"
+        ValidationFailedError, match=r"1 of 19 rules are broken(.|\n)*GPL-3.0-only \(10 documents\)"
     ) as error:
         validate(tmp_path / "fail", now, previous, SMALL.replace(drift="fail"))
     assert error.value.fix.endswith("if a limit is wrong, change validation.max_new_licences")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from corpora_on_disk import CONTEXT_LENGTH, EOT_ID, SMALL, Prepared
 
-from components.core.errors import ConfigError, ValidationFailed
+from components.core.errors import ConfigError, ValidationFailedError
 from components.validation.prepared import read_figures, validate_prepared
 from components.validation.shard_checks import Index, Separators, ShardEntry, SplitEntry
 
@@ -33,8 +33,8 @@ def outcomes_in(folder: Path) -> list[dict[str, Any]]:
     return outcomes
 
 
-def refused(folder: Path, **prepared: Path) -> ValidationFailed:
-    with pytest.raises(ValidationFailed) as error:
+def refused(folder: Path, **prepared: Path) -> ValidationFailedError:
+    with pytest.raises(ValidationFailedError) as error:
         validate(folder, **prepared)
     return error.value
 
@@ -373,7 +373,7 @@ def test_too_many_rejected_documents_and_copies_are_counted(tmp_path: Path) -> N
     }  # fmt: skip
     strict = SMALL.replace(max_rejected_fraction=0.79, max_duplicate_fraction=0.11)
     with pytest.raises(
-        ValidationFailed,
+        ValidationFailedError,
         match=r"reject at most 79% of .* such as English \(rejected_fraction = 0.8\)",
     ) as error:
         validate_prepared(
@@ -409,7 +409,7 @@ def test_a_changed_share_of_rejected_documents_is_a_warning(
     found = f"English ({share[now > 0]}, was {share[before > 0]})"
     rule = "nl: The share of documents that the filters reject has changed by at most 5.0%"
     assert statistics["warnings"] == [f"{rule}: broken by 1 of 1 languages, such as {found}"]
-    with pytest.raises(ValidationFailed, match="that the filters reject has changed"):
+    with pytest.raises(ValidationFailedError, match="that the filters reject has changed"):
         validate_prepared(tmp_path / "failed", config=SMALL.replace(drift="fail"), **place)  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from corpora_on_disk import SMALL, Record, records, write_raw
 
-from components.core.errors import ConfigError, RecordError, ValidationFailed
+from components.core.errors import ConfigError, RecordError, ValidationFailedError
 from components.data.sources.corpus_files import SCHEMA
 from components.validation.config import ValidationConfig
 from components.validation.profile import Limits, Profile, profile_corpus
@@ -85,20 +85,20 @@ BROKEN = [
 
 
 @pytest.fixture(scope="module")
-def spoilt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ValidationFailed]:
+def spoilt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ValidationFailedError]:
     """One corpus that breaks many rules, each by known documents, and the error that came of it."""
     folder = tmp_path_factory.mktemp("spoilt")
     content = records(num=12)
     for number, values in SPOILT.items():
         content[number].update(values)
-    with pytest.raises(ValidationFailed) as error:
+    with pytest.raises(ValidationFailedError) as error:
         validate(folder, content, config=SMALL.replace(max_blank_documents=0.1))
     return folder, error.value
 
 
 @pytest.mark.parametrize(("rule", "num", "examples"), BROKEN, ids=[rule for rule, _, _ in BROKEN])
 def test_a_broken_rule_has_its_count_and_examples(
-    spoilt: tuple[Path, ValidationFailed], rule: str, num: int, examples: list[str]
+    spoilt: tuple[Path, ValidationFailedError], rule: str, num: int, examples: list[str]
 ) -> None:
     outcome = next(one for one in outcomes_in(spoilt[0]) if rule in one["rule"])
     assert not outcome["success"]
@@ -106,12 +106,12 @@ def test_a_broken_rule_has_its_count_and_examples(
     assert outcome["examples"] == examples
 
 
-def test_only_the_broken_rules_are_broken(spoilt: tuple[Path, ValidationFailed]) -> None:
+def test_only_the_broken_rules_are_broken(spoilt: tuple[Path, ValidationFailedError]) -> None:
     assert sum(one["success"] is False for one in outcomes_in(spoilt[0])) == len(BROKEN)
 
 
 def test_the_error_names_rules_counts_examples_and_the_page(
-    spoilt: tuple[Path, ValidationFailed],
+    spoilt: tuple[Path, ValidationFailedError],
 ) -> None:
     error = spoilt[1]
     assert "raw corpora: 8 of 15 rules are broken" in error.got
@@ -131,7 +131,7 @@ def test_values_that_are_missing_are_named(tmp_path: Path) -> None:
     content = records(num=8)
     for number, name in enumerate(["language", "licence", "path", "source", "text"]):
         content[number][name] = None
-    with pytest.raises(ValidationFailed) as error:
+    with pytest.raises(ValidationFailedError) as error:
         validate_raw(
             tmp_path / "artifact", profiles={"nl": profile_of(content)}, config=SMALL, docs=tmp_path
         )
@@ -159,7 +159,7 @@ def test_a_profile_is_judged_like_the_corpus_that_it_was_made_of(tmp_path: Path)
             if name == "corpora"
             else profile_of(content)
         }
-        with pytest.raises(ValidationFailed):
+        with pytest.raises(ValidationFailedError):
             validate_raw(tmp_path / name, **{name: given}, config=SMALL, docs=tmp_path / "docs")  # type: ignore[arg-type]
     for file in ("results.json", "profile.json"):
         assert (tmp_path / "corpora" / file).read_bytes() == (
@@ -211,14 +211,16 @@ def test_a_suite_that_a_user_edited_is_what_the_corpus_is_held_against(tmp_path:
     for record in content[:6]:
         record["text"] = "x" * 40
     with pytest.raises(
-        ValidationFailed,
+        ValidationFailedError,
         match=r"below 32 bytes: broken by 1 of 1 languages, such as English \(half_are_below_bytes = 64\)",
     ):
         validate(tmp_path / "three", content, config=own)
 
 
 def test_too_few_documents_are_counted(tmp_path: Path) -> None:
-    with pytest.raises(ValidationFailed, match="nl: The corpus has at least 3 documents: found 2"):
+    with pytest.raises(
+        ValidationFailedError, match="nl: The corpus has at least 3 documents: found 2"
+    ):
         validate(tmp_path, records(num=2))
 
 
@@ -229,7 +231,7 @@ def test_languages_with_too_few_documents_or_none_are_named(tmp_path: Path) -> N
         if language != "C++"
         for record in records(language, num=1 if language == "Go" else 2)
     ]
-    with pytest.raises(ValidationFailed) as error:
+    with pytest.raises(ValidationFailedError) as error:
         validate(tmp_path, content, "multi")
     assert (
         "multi: Every language has at least 2 documents: broken by 2 of 6 languages"
@@ -242,7 +244,7 @@ def test_counts_are_over_all_documents_and_examples_are_three(tmp_path: Path) ->
     content = records(num=2000)
     for record in content[500:]:
         record["language"] = "Klingon"
-    with pytest.raises(ValidationFailed) as error:
+    with pytest.raises(ValidationFailedError) as error:
         validate(tmp_path, content)
     line = next(line for line in error.value.got.splitlines() if "one of English" in line)
     assert "1,500 of 2,000 documents" in line
@@ -252,7 +254,7 @@ def test_counts_are_over_all_documents_and_examples_are_three(tmp_path: Path) ->
 def test_the_setting_that_moves_a_limit_is_named_and_moves_it(tmp_path: Path) -> None:
     content = records()
     content[0]["text"] = "x" * 5000
-    with pytest.raises(ValidationFailed, match=r"change validation\.max_document_bytes"):
+    with pytest.raises(ValidationFailedError, match=r"change validation\.max_document_bytes"):
         validate(tmp_path, content)
     validate(tmp_path, content, config=SMALL.replace(max_document_bytes=5000))
 
@@ -277,7 +279,7 @@ def test_some_documents_may_be_unfit_where_the_recipe_says_how_many(
         == []
     )
     with pytest.raises(
-        ValidationFailed, match=r"1 of 15 rules .* broken\n.* broken by 2 of 8 documents"
+        ValidationFailedError, match=r"1 of 15 rules .* broken\n.* broken by 2 of 8 documents"
     ) as error:
         validate(tmp_path / "too-many", content, config=SMALL.replace(**{field: 0.24}))
     assert f"validation.{field}" in error.value.fix

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from corpora_on_disk import SMALL, Prepared, records, write_raw
 
-from components.core.errors import ConfigError, ValidationFailed
+from components.core.errors import ConfigError, ValidationFailedError
 from components.validation.config import ValidationConfig
 from components.validation.prepared import read_figures, validate_prepared
 from components.validation.raw import read_profiles, validate_raw
@@ -289,7 +289,7 @@ def test_a_rule_that_cannot_be_judged_is_a_mistake_in_the_suite_and_not_in_the_d
         ConfigError, match=r"raw-languages\.json has a rule \(English has documents\) that cannot"
     ) as error:
         judge_everything(tmp_path, SMALL.replace(suites=str(own)))
-    assert not isinstance(error.value, ValidationFailed)
+    assert not isinstance(error.value, ValidationFailedError)
     assert "of the same type" in error.value.got
     assert "language, num_documents, size_bytes" in error.value.expected
     assert error.value.fix == f"mend {file.path}"

@@ -174,9 +174,9 @@ def _prepare(
             tokenizer=recipe.tokenizer,
             context_length=recipe.model.context_length,
             seed=recipe.seed,
-            place=here.execution.data,
+            execution=here.execution.data,
             benchmarks=avoided,
-            others=[
+            other_corpora=[
                 here.store.fetch_verified(one)
                 for role, one in identity.parents.items()
                 if role in earlier

@@ -1,1 +1,1 @@
-"""Packed corpora: shards, their manifests, rejected documents, and the readers that training and evaluation use."""
+"""Packed corpora: shards, document tables, and readers for local and remote corpora."""

@@ -1,15 +1,17 @@
-"""A folder of fetched files that never holds more than a stated number of bytes.
+"""A folder of fetched files with an upper bound for its size, shared by the processes of a host.
 
-Design decision: one lock for the folder, held by whoever fetches. So ranks that share a host share what one of them has
-fetched; room is made before anything is written, and a file that a killed process left half written is known to be junk by
-whoever holds the lock next. Reading what is there takes no lock. A turn at fetching is short: a few files at once, and what
-was fetched is read before the lock is given up, so no other rank can take the room away in between.
+An exclusive lock is held while fetching; reading cached files takes no lock. So ranks share fetched
+files, space is freed before anything is written, and the next holder of the lock removes leftovers
+of a killed process. Fetched files are read before the lock is released, so no rank can evict them
+earlier.
 
-What was used least recently goes first; a file's modification time is the time of its last use. The sum of sizes is kept
-beside the folder and counted anew only when the bound is reached. It is never too low, only too high where files were
-removed by hand. Lock and sum lie beside the folder, so the folder itself can be removed at any time: what is wanted of it is
-fetched again. Not covered: hosts that share a folder over a network, and the room that a file system takes besides the bytes
-of files (a file that goes while another rank reads it keeps its bytes until that read is over).
+Eviction removes the least recently used file first; the modification time is the time of last use.
+The total size is stored beside the folder and recounted only when the bound is reached: it may be
+too high (after files were removed by hand), never too low. The folder itself can be removed at any
+time.
+
+Limits: hosts must not share a folder over a network, and the bound covers file contents only. A
+file that is evicted while another rank reads it occupies the disk until then.
 """
 
 from __future__ import annotations
@@ -26,19 +28,19 @@ from filelock import FileLock
 
 from components.core.files import atomic_write_path, remove_unfinished, wrap_disk_full, write_atomic
 
-_AT_ONCE = 32
-"""Files fetched concurrently in one turn: a store's latency is waited for once, not 32 times (assumption)."""
+_MAX_CONCURRENT_FETCHES = 32
+"""Files fetched at a time under a lock, to hide a store's latency (assumption)."""
 _POLL_S = 0.005
-"""How often a rank looks whether it is its turn: well below what a turn takes, some 20 ms for a request (assumption)."""
-_SPARE = 10
-"""When room is made, it is at least one tenth of the bound, so that not every fetch looks through the folder."""
+"""Poll interval of the lock: well below the 20 ms of a request (assumption)."""
+_MIN_EVICTED_SHARE = 10
+"""An eviction frees at least 1/10 of the bound, so that not every fetch scans the folder."""
 
 
 class Block(NamedTuple):
     """A file of the cache."""
 
     name: str
-    """Of the file. It has to say everything that decides the content."""
+    """Of the file. It must identify the content."""
     size_bytes: int
 
 
@@ -49,24 +51,25 @@ Use = Callable[[Block, int], None]
 
 
 class BlockCache:
-    """The files in one folder. Any number of processes and threads of one host may use the same folder."""
+    """The files in a folder that processes and threads of a host may share."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
-        """Open a cache, made where it does not exist; one that holds more is cut down.
+        """Open or create a cache; evict files of a cache that exceeds the bound.
 
         Raises:
-            StorageFull: not even an empty cache can be made.
+            DiskFullError: the folder cannot be created.
         """
-        self._folder, self._max_bytes = folder, max_bytes
+        self._folder = folder
+        self._max_bytes = max_bytes
         self._lock = FileLock(f"{folder}.lock", poll_interval=_POLL_S)
-        self._used = Path(f"{folder}.used")
+        self._size_file = Path(f"{folder}.used")
         with wrap_disk_full(f"opening the cache {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
             with self._lock:
-                self._make_room(0)
+                self._reserve(0)
 
     def read(self, blocks: Sequence[Block], fetch: Fetch, use: Use) -> None:
-        """Call `use` once for each block, in any order; those that are not here are fetched first.
+        """Call `use` once for each block, in any order; fetch missing blocks first.
 
         Args:
             blocks: without repetition.
@@ -74,28 +77,26 @@ class BlockCache:
             use: see `Use`.
 
         Raises:
-            StorageFull: the disk is full, though the cache's bound is not reached.
+            DiskFullError: the disk is full although the cache is below its bound.
             ValueError: a block is larger than the cache.
         """
-        if too_large := [block for block in blocks if block.size_bytes > self._max_bytes]:
-            raise ValueError(
-                f"{too_large[0]} cannot be held by a cache of {self._max_bytes:,} bytes"
-            )
-        missing = self._use_present(blocks, use)
+        for block in blocks:
+            if block.size_bytes > self._max_bytes:
+                raise ValueError(f"{block} exceeds the cache's {self._max_bytes:,} bytes")
+        missing = self._use_cached(blocks, use)
         while missing:
             with wrap_disk_full(f"fetching into the cache {self._folder}"):
                 self._folder.mkdir(parents=True, exist_ok=True)
                 with self._lock:
-                    missing = self._use_present(
-                        missing, use
-                    )  # Another rank may have fetched some meanwhile.
-                    turn = self._turn(missing)
-                    self._fetch(turn, fetch)
-                    # Empty, but for a folder that was removed between the two.
-                    missing = self._use_present(turn, use) + missing[len(turn) :]
+                    # Another rank may have fetched some blocks meanwhile.
+                    missing = self._use_cached(missing, use)
+                    group = self._next_group(missing)
+                    self._fetch(group, fetch)
+                    # Misses again only files that were removed right after they were fetched.
+                    missing = self._use_cached(group, use) + missing[len(group) :]
 
-    def _use_present(self, blocks: Sequence[Block], use: Use) -> list[Block]:
-        """Use the blocks that are here. Returns those that are not."""
+    def _use_cached(self, blocks: Sequence[Block], use: Use) -> list[Block]:
+        """Use the cached blocks. Returns the missing blocks."""
         missing = []
         for block in blocks:
             descriptor = self._open(block)
@@ -122,56 +123,50 @@ class BlockCache:
         os.utime(descriptor, ns=(now_ns, now_ns))
         return descriptor
 
-    def _turn(self, missing: Sequence[Block]) -> Sequence[Block]:
-        """As many of the first blocks as are fetched at once and have room together."""
-        number, size_bytes = 0, 0
-        for block in missing[:_AT_ONCE]:
-            size_bytes += block.size_bytes
-            if size_bytes > self._max_bytes:
-                break
-            number += 1
-        return missing[:number]
+    def _next_group(self, missing: Sequence[Block]) -> Sequence[Block]:
+        """The first blocks that can be fetched concurrently and fit into the cache together."""
+        group = missing[:_MAX_CONCURRENT_FETCHES]
+        while sum(block.size_bytes for block in group) > self._max_bytes:
+            group = group[:-1]
+        return group
 
     def _fetch(self, blocks: Sequence[Block], fetch: Fetch) -> None:
         if not blocks:
             return
-        self._make_room(sum(block.size_bytes for block in blocks))
+        self._reserve(sum(block.size_bytes for block in blocks))
         with ExitStack() as stack:
-            paths = [
-                stack.enter_context(atomic_write_path(self._folder / block.name))
-                for block in blocks
-            ]
+            targets = [atomic_write_path(self._folder / block.name) for block in blocks]
+            paths = [stack.enter_context(target) for target in targets]
             with ThreadPoolExecutor(len(blocks), thread_name_prefix="fetch") as pool:
-                # A list, because an error is raised only where a result is taken.
+                # `map` raises an error only when its result is taken.
                 list(pool.map(fetch, blocks, paths))
 
-    # -- the bound -------------------------------------------------------------------------------------------------
+    # -- the bound -----------------------------------------------------------------------------
 
-    def _make_room(self, size_bytes: int) -> None:
-        """Reserve bytes before they are written: a process that is killed meanwhile leaves a sum that is too high."""
-        used = self._known_used()
+    def _reserve(self, size_bytes: int) -> None:
+        """Count bytes before they are written, so that a kill leaves a total that is too high."""
+        used = self._read_size()
         if used is None or used + size_bytes > self._max_bytes:
-            used = self._evict(self._max_bytes - max(size_bytes, self._max_bytes // _SPARE))
-        write_atomic(self._used, str(used + size_bytes))
+            freed = max(size_bytes, self._max_bytes // _MIN_EVICTED_SHARE)
+            used = self._evict(self._max_bytes - freed)
+        write_atomic(self._size_file, str(used + size_bytes))
 
-    def _known_used(self) -> int | None:
+    def _read_size(self) -> int | None:
         try:
-            return int(self._used.read_text())
+            return int(self._size_file.read_text())
         except (FileNotFoundError, ValueError):
             return None
 
     def _evict(self, target_bytes: int) -> int:
-        """Remove what was used least recently until no more than this is left. Returns what is left."""
+        """Remove least recently used files down to `target_bytes`. Returns the remaining size."""
         remove_unfinished(self._folder)
-        found = sorted((stat.st_mtime_ns, path, stat.st_size) for path, stat in self._files())
-        used = sum(size_bytes for *_, size_bytes in found)
-        for _, path, size_bytes in found:
+        with os.scandir(self._folder) as entries:
+            stats = [(Path(entry.path), entry.stat()) for entry in entries if entry.is_file()]
+        files = sorted((stat.st_mtime_ns, path, stat.st_size) for path, stat in stats)
+        used = sum(size_bytes for *_, size_bytes in files)
+        for _, path, size_bytes in files:
             if used <= target_bytes:
                 break
             path.unlink(missing_ok=True)
             used -= size_bytes
         return used
-
-    def _files(self) -> list[tuple[Path, os.stat_result]]:
-        with os.scandir(self._folder) as entries:
-            return [(Path(entry.path), entry.stat()) for entry in entries if entry.is_file()]

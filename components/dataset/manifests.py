@@ -1,30 +1,30 @@
-"""The two tables beside the shards: every document that was kept, every document that was not, and what they add up to.
+"""Tables beside the shards of a packed corpus: accepted documents, rejected documents, bad records.
 
-Both are in training order and hold no text, only what is needed to find a document again. All statistics of a prepared
-corpus are counted from these tables, so no figure can disagree with what can be looked at.
+`documents.parquet` and `rejects.parquet` are in training order and hold no text but excerpts.
+Training order is a keyed hash of the content, so the first rows of a reason and language are a
+random sample that depends on contents and seed only, not on files, partitions or workers.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import JsonValue
 
-from components.data.filters.quality import DUPLICATE
 from components.dataset.shards import TRAIN
 
 DOCUMENTS_PARQUET = "documents.parquet"
 REJECTS_PARQUET = "rejects.parquet"
 QUARANTINE_JSONL = "quarantine.jsonl"
-"""Beside the tables: records that could not be read, which never were documents."""
-
-_ROWS_AT_ONCE = 2**16
-"""Rows in a row group of a table: fixed, so that the bytes of the file do not depend on how the work was cut."""
+"""Records that could not be read."""
 
 DOCUMENTS_SCHEMA = pa.schema(
     [
@@ -37,7 +37,8 @@ DOCUMENTS_SCHEMA = pa.schema(
         ("num_tokens", pa.int64()),
     ]
 )
-"""`documents.parquet`. Digest and bytes are of the raw text; tokens count the language prefix and the separator as well."""
+"""`documents.parquet`. `sha256` and `num_bytes` are of the raw text; `num_tokens` includes the
+language prefix and the separator."""
 
 REJECTS_SCHEMA = pa.schema(
     [
@@ -50,92 +51,107 @@ REJECTS_SCHEMA = pa.schema(
         ("excerpt", pa.string()),
     ]
 )
-"""`rejects.parquet`. A reason is one of `components.data.filters.quality`; the excerpt is how the text begins, null for a duplicate,
-whose text is that of a document that was kept."""
+"""`rejects.parquet`. `reason` is a string chosen by preparation. `excerpt` is the beginning of the
+text, null for a duplicate, whose text is that of an accepted document."""
+
+SAMPLE_COLUMNS = ("reason", "language", "source", "path", "num_bytes", "sha256", "excerpt")
+"""Columns of a sample of rejected documents or bad records."""
+SAMPLES_PER_REASON = 3
+"""Documents per reason and language (assumption: enough to understand a reason)."""
+_BATCH_ROWS = 8192
+"""Rows in memory at a time (assumption: some MB, as an excerpt has 200 characters)."""
+
+Row = dict[str, Any]
 
 
-def rows_of_kept(documents: pa.Table, splits: pa.ChunkedArray) -> pa.Table:
-    """Rows of `documents.parquet` from rows of a run, with `num_tokens` in the place of tokens, and the split of each."""
-    return _rows(documents, DOCUMENTS_SCHEMA, split=splits)
+def documents_in_sequences(
+    corpus: Path, sequences: Iterable[int], context_length: int
+) -> list[str]:
+    """List `source:path` of every document with a token in the given sequences of the train split.
+
+    In training order; reads the table in batches. Empty if the corpus has no table of documents on
+    this machine.
+    """
+    table_path = corpus / DOCUMENTS_PARQUET
+    if not table_path.is_file():
+        return []
+    sequence_starts = np.array(sorted(set(sequences))) * context_length
+    documents: list[str] = []
+    offset = 0
+    columns = ["split", "source", "path", "num_tokens"]
+    for batch in pq.ParquetFile(table_path).iter_batches(columns=columns):
+        rows = pa.table(batch).filter(pc.field("split") == TRAIN)
+        ends = offset + np.cumsum(rows["num_tokens"].to_numpy())
+        starts = np.concatenate([[offset], ends])[:-1]
+        # Overlap: the first sequence that ends after the document starts begins before its end.
+        candidates = np.searchsorted(sequence_starts + context_length, starts, side="right")
+        begins = np.append(sequence_starts, np.iinfo(np.int64).max)[candidates]
+        overlaps = rows.filter(pa.array((begins < ends) & (starts < ends)))
+        documents += [f"{row['source']}:{row['path']}" for row in overlaps.to_pylist()]
+        offset = int(ends[-1]) if len(ends) else offset
+    return documents
 
 
-def rows_of_rejects(documents: pa.Table) -> pa.Table:
-    """Rows of `rejects.parquet` from rows of a run."""
-    return _rows(documents, REJECTS_SCHEMA)
+def sample_rejected_documents(
+    table: Path | IO[bytes], num_each: int = SAMPLES_PER_REASON
+) -> list[Row]:
+    """The first `num_each` distinct contents of each reason and language, in training order.
+
+    Args:
+        table: `rejects.parquet` of a packed corpus; read in batches.
+        num_each: contents per reason and language.
+
+    Returns:
+        Rows of `SAMPLE_COLUMNS`.
+    """
+    sample: list[Row] = []
+    contents: dict[str, list[str]] = defaultdict(list)
+    for batch in pq.ParquetFile(table).iter_batches(_BATCH_ROWS, columns=list(SAMPLE_COLUMNS)):
+        group = pc.binary_join_element_wise(batch["reason"], batch["language"], "\0")
+        content = pc.binary_join_element_wise(group, batch["sha256"], "\0")
+        full_groups = [name for name, sampled in contents.items() if len(sampled) == num_each]
+        all_contents = [name for sampled in contents.values() for name in sampled]
+        is_skipped = pc.or_(_is_in(group, full_groups), _is_in(content, all_contents))
+        rows = pa.Table.from_batches([batch])
+        rows = rows.append_column("group", group).append_column("content", content)
+        for row in rows.filter(pc.invert(is_skipped)).to_pylist():
+            sampled = contents[row["group"]]
+            if len(sampled) < num_each and row["content"] not in sampled:
+                sampled.append(row["content"])
+                sample.append({name: row[name] for name in SAMPLE_COLUMNS})
+    return sample
 
 
-def _rows(documents: pa.Table, schema: pa.Schema, **columns: pa.ChunkedArray) -> pa.Table:
-    columns["sha256"] = pa.chunked_array(
-        [[digest.hex() for digest in documents["sha256"].to_pylist()]], type=pa.string()
-    )
-    values = [columns[name] if name in columns else documents[name] for name in schema.names]
-    return pa.table(
-        [value.cast(field.type) for value, field in zip(values, schema, strict=True)], schema=schema
-    )
+def _is_in(values: pa.Array, members: list[str]) -> pa.Array:
+    return pc.is_in(values, value_set=pa.array(members, type=values.type))
 
 
-def language_statistics(
-    languages: Iterable[str], documents: pa.Table, rejects: pa.Table
-) -> dict[str, JsonValue]:
-    """Counts of each language: what came in, what was dropped for which reason, and what was kept for which use."""
-    return {
-        language: _one_language(
-            documents.filter(pc.equal(documents["language"], language)),
-            rejects.filter(pc.equal(rejects["language"], language)),
-        )
-        for language in languages
-    }
+def sample_quarantined_records(
+    lines: Iterable[bytes | str], num_each: int = SAMPLES_PER_REASON
+) -> list[Row]:
+    """Up to `num_each` bad records of each kind of reason, chosen by a hash of their descriptions.
 
+    Args:
+        lines: `quarantine.jsonl` of a packed corpus.
+        num_each: records per kind of reason.
 
-def _one_language(documents: pa.Table, rejects: pa.Table) -> dict[str, JsonValue]:
-    reasons = {
-        str(count["values"]): int(count["counts"].as_py())
-        for count in rejects["reason"].value_counts()
-    }
-    in_training = pc.equal(documents["split"], TRAIN)
-    copies = rejects.filter(pc.equal(rejects["reason"], DUPLICATE))
-    train, held_out = documents.filter(in_training), documents.filter(pc.invert(in_training))
-    return {
-        "raw_documents": documents.num_rows + rejects.num_rows,
-        "raw_bytes": _sum(documents["num_bytes"]) + _sum(rejects["num_bytes"]),
-        "rejected": {
-            reason: number for reason, number in sorted(reasons.items()) if reason != DUPLICATE
-        },
-        "duplicates": reasons.get(DUPLICATE, 0),
-        "duplicate_bytes": _sum(copies["num_bytes"]),
-        "documents": documents.num_rows,
-        "bytes": _sum(documents["num_bytes"]),
-        "train_tokens": _sum(train["num_tokens"]),
-        "held_out_documents": held_out.num_rows,
-        "held_out_tokens": _sum(held_out["num_tokens"]),
-    }
-
-
-def _sum(column: pa.ChunkedArray) -> int:
-    return int(pc.sum(column).as_py() or 0)
-
-
-def sum_nested_counts(counts: Iterable[dict[str, Any]]) -> dict[str, JsonValue]:
-    """Counts of several parts, added up: nested mappings of numbers, in which a key may be missing."""
-    total: dict[str, Any] = {}
-    for one in counts:
-        for name, value in one.items():
-            if isinstance(value, dict):
-                total[name] = sum_nested_counts([total.get(name, {}), value])
-            else:
-                total[name] = total.get(name, 0) + value
-    return total
-
-
-def write_table(path: Path, parts: Iterable[Path], schema: pa.Schema) -> None:
-    """Write one table from its parts, Arrow files, in row groups whose size does not depend on how it was cut."""
-    with pq.ParquetWriter(path, schema) as writer:
-        held = schema.empty_table()
-        for part in parts:
-            held = pa.concat_tables([held, pa.ipc.open_file(pa.memory_map(str(part))).read_all()])
-            whole = held.num_rows // _ROWS_AT_ONCE * _ROWS_AT_ONCE
-            for start in range(0, whole, _ROWS_AT_ONCE):
-                writer.write_table(held.slice(start, _ROWS_AT_ONCE).combine_chunks(), _ROWS_AT_ONCE)
-            held = held.slice(whole)
-        if held.num_rows:
-            writer.write_table(held.combine_chunks(), _ROWS_AT_ONCE)
+    Returns:
+        Rows of `SAMPLE_COLUMNS`: `source` is the file, `path` the offset; other columns of
+        documents are null.
+    """
+    samples: dict[str, list[tuple[bytes, Row]]] = defaultdict(list)
+    for line in lines:
+        record = orjson.loads(line)
+        digest = hashlib.sha256(orjson.dumps(record, option=orjson.OPT_SORT_KEYS)).digest()
+        row: Row = dict.fromkeys(SAMPLE_COLUMNS)
+        row |= {
+            "reason": record["reason"],
+            "source": record["file"],
+            "path": f"offset {record['offset']}",
+            "excerpt": record["excerpt"],
+        }
+        sample = samples[record["reason"].partition(":")[0]]
+        sample.append((digest, row))
+        sample.sort(key=lambda entry: entry[0])
+        del sample[num_each:]
+    return [row for _, sample in sorted(samples.items()) for _, row in sample]

@@ -1,10 +1,9 @@
-"""Packed token shards: what is in the files, and how they are written.
+"""File format and writer of packed token shards.
 
-A split is a stream of tokens cut into sequences of equal length; a shard is a file of sequences back to back, little-endian
-uint16, without any header. `index.json` says how many sequences each shard holds, so a reader needs no other bookkeeping
-and a shard can be mapped into memory as it is. One decision: where every shard begins and ends is known before any is
-written, so each is copied by itself, in any order and on any machine. Making the stream is `prepare`'s affair, reading the
-shards `reader`'s.
+A split is a stream of tokens divided into sequences of equal length. A shard is a file of
+consecutive sequences: little-endian uint16, no header, so it can be mapped into memory.
+`index.json` lists the shards and their number of sequences. Shard boundaries are fixed before any
+shard is written, so shards can be written independently, in any order and on any machine.
 """
 
 from __future__ import annotations
@@ -24,34 +23,32 @@ from components.core.fingerprint import sha256_file
 
 INDEX_JSON = "index.json"
 TRAIN = "train"
+HELD_OUT_PREFIX = "held-out/"
+"""A held-out split is named by this prefix and its language."""
 
 TOKEN_DTYPE = np.dtype("<u2")
-"""A token as it lies in a shard."""
-
+"""Type of a token in a shard."""
 SHARD_TOKENS = 2**25
-"""Tokens in a full shard, 64 MiB (assumption: large enough to read fast, small enough to copy one by one)."""
-_COPIED_AT_ONCE = 2**24
-"""Bytes."""
-HELD_OUT = "held-out/"
-"""What the names of held-out splits begin with; the language follows."""
+"""Tokens in a full shard, 64 MiB (assumption: large enough for fast reads)."""
+_COPY_BUFFER_BYTES = 2**24
 
 
-def held_out(language: str) -> str:
-    """The name of the split that is kept out of training for a language."""
-    return f"{HELD_OUT}{language}"
+def held_out_split(language: str) -> str:
+    """The name of a language's held-out split."""
+    return f"{HELD_OUT_PREFIX}{language}"
 
 
 class Shard(Config):
-    """One file of a split."""
+    """A file of a split."""
 
     path: str
     """Relative to the artifact's folder."""
     num_sequences: int
     sha256: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Of the file's bytes. Left out of the index where it is not known, so that an index without has the bytes it had."""
+    """Of the file. Omitted if unknown, so indices without digests keep their bytes."""
 
     def size_bytes(self, context_length: int) -> int:
-        """How large the file is."""
+        """Size of the file."""
         return self.num_sequences * context_length * TOKEN_DTYPE.itemsize
 
 
@@ -62,13 +59,13 @@ class Split(Config):
     num_sequences: int
 
     def with_digests(self, digests: Mapping[str, str]) -> Split:
-        """The same split, its shards with their SHA-256, by path."""
+        """A copy whose shards have their SHA-256, given by path."""
         shards = tuple(shard.replace(sha256=digests[shard.path]) for shard in self.shards)
         return Split(shards=shards, num_sequences=self.num_sequences)
 
 
 class Index(Config):
-    """`index.json`: what a prepared corpus holds."""
+    """`index.json`: the content of a packed corpus."""
 
     corpus: str
     context_length: int
@@ -76,69 +73,78 @@ class Index(Config):
     eot_id: int
     """The token that ends every document."""
     num_ids: int
-    """Every token is below this."""
+    """Exclusive upper bound of the tokens."""
     splits: dict[str, Split]
 
 
-def require_size(name: str, found_bytes: int, shard: Shard, context_length: int) -> None:
-    """Compare a shard's file with the index.
+def check_shard_size(name: str, size_bytes: int, shard: Shard, context_length: int) -> None:
+    """Compare the size of a shard's file with the index.
 
     Raises:
-        ArtifactError: it has another size (0: it is absent).
+        ArtifactError: the size differs; a missing file has size 0.
     """
-    if found_bytes != shard.size_bytes(context_length):
+    expected_bytes = shard.size_bytes(context_length)
+    if size_bytes != expected_bytes:
         raise ArtifactError(
-            f"{name} has {found_bytes:,} bytes",
-            expected=f"{shard.size_bytes(context_length):,}: {shard.num_sequences:,} sequences of {context_length:,} tokens",
-            fix="remove the artifact's folder and run the same command again: it is rebuilt",
+            f"{name} has {size_bytes:,} bytes",
+            expected=f"{expected_bytes:,}: {shard.num_sequences:,} sequences of "
+            f"{context_length:,} tokens",
+            fix="remove the artifact's folder and run the same command again to rebuild it",
         )
 
 
 class TokenSlice(NamedTuple):
-    """A part of a file of tokens."""
+    """A range of tokens in a file."""
 
     path: str
     first: int
-    """The first token of it that is meant."""
+    """Index of the first token."""
     num_tokens: int
 
 
-def cut_into_shards(
+def plan_shards(
     name: str, num_tokens: int, context_length: int, shard_tokens: int = SHARD_TOKENS
 ) -> Split:
-    """The shards of a split that has so many tokens; a last partial sequence is dropped. Digests are yet to come."""
-    num_sequences, in_shard = num_tokens // context_length, max(1, shard_tokens // context_length)
-    sizes = [min(in_shard, num_sequences - first) for first in range(0, num_sequences, in_shard)]
-    shards = (
-        Shard(path=f"{name}/{number:05d}.bin", num_sequences=size)
-        for number, size in enumerate(sizes)
+    """The shards, without digests, of a split of `num_tokens`; drops a partial last sequence."""
+    num_sequences = num_tokens // context_length
+    shard_sequences = max(1, shard_tokens // context_length)
+    shards = tuple(
+        Shard(
+            path=f"{name}/{number:05d}.bin",
+            num_sequences=min(shard_sequences, num_sequences - first),
+        )
+        for number, first in enumerate(range(0, num_sequences, shard_sequences))
     )
-    return Split(shards=tuple(shards), num_sequences=num_sequences)
+    return Split(shards=shards, num_sequences=num_sequences)
 
 
-def pieces_of(first: int, num_tokens: int, streams: Sequence[tuple[str, int]]) -> list[TokenSlice]:
-    """Where tokens `first` to `first + num_tokens` lie, if the streams (file, number of tokens) follow one another."""
-    pieces, start = [], 0
+def token_slices(
+    first: int, num_tokens: int, streams: Sequence[tuple[str, int]]
+) -> list[TokenSlice]:
+    """Locate `num_tokens` tokens from `first` on in concatenated streams (file, length)."""
+    slices = []
+    stream_start = 0
     for path, length in streams:
-        low, high = max(first, start), min(first + num_tokens, start + length)
-        if low < high:
-            pieces.append(TokenSlice(path, low - start, high - low))
-        start += length
-    return pieces
+        start = max(first, stream_start)
+        stop = min(first + num_tokens, stream_start + length)
+        if start < stop:
+            slices.append(TokenSlice(path, start - stream_start, stop - start))
+        stream_start += length
+    return slices
 
 
-def write_shard(path: Path, pieces: Iterable[TokenSlice]) -> str:
-    """Write a shard from parts of other files, atomically; one that is there is whole and stays. Returns its SHA-256."""
+def write_shard(path: Path, slices: Iterable[TokenSlice]) -> str:
+    """Copy slices of files into a shard, atomically, unless it exists. Returns its SHA-256."""
     if path.exists():
         return sha256_file(path)
     digest = hashlib.sha256()
     with atomic_write_path(path) as temporary, temporary.open("wb") as file:
-        for piece in pieces:
-            with Path(piece.path).open("rb") as source:
-                source.seek(piece.first * TOKEN_DTYPE.itemsize)
-                left = piece.num_tokens * TOKEN_DTYPE.itemsize
-                while left and (content := source.read(min(left, _COPIED_AT_ONCE))):
+        for token_slice in slices:
+            with Path(token_slice.path).open("rb") as source:
+                source.seek(token_slice.first * TOKEN_DTYPE.itemsize)
+                remaining = token_slice.num_tokens * TOKEN_DTYPE.itemsize
+                while content := source.read(min(remaining, _COPY_BUFFER_BYTES)):
                     digest.update(content)
                     file.write(content)
-                    left -= len(content)
+                    remaining -= len(content)
     return digest.hexdigest()

@@ -22,11 +22,11 @@ import torch
 
 from components.core.errors import EvaluationError
 from components.core.progress import track
+from components.dataset.config import StreamingCacheConfig
 from components.dataset.reader import PackedSplit
-from components.dataset.shards import HELD_OUT, Index
+from components.dataset.shards import HELD_OUT_PREFIX, Index
 from components.model.loss import token_losses
 from components.model.transformer import CodeGen
-from components.tokenizer.config import StreamingCacheConfig
 from components.tokenizer.encoder import Encoder
 
 _BATCH_TOKENS = 4096
@@ -95,8 +95,8 @@ def evaluate_held_out(
         index = PackedSplit(folder, streaming=streaming).index
         _require_fit(index, model, encoder)
         for name in sorted(index.splits):
-            if name.startswith(HELD_OUT):
-                splits[f"{corpus}/{name.removeprefix(HELD_OUT)}"] = PackedSplit(
+            if name.startswith(HELD_OUT_PREFIX):
+                splits[f"{corpus}/{name.removeprefix(HELD_OUT_PREFIX)}"] = PackedSplit(
                     folder, name, streaming=streaming
                 )
     results = {}

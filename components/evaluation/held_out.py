@@ -13,8 +13,8 @@ from pydantic import JsonValue
 
 from components.core.files import write_json
 from components.core.fingerprint import fingerprint
+from components.dataset.config import StreamingCacheConfig
 from components.evaluation.benchmarks.problems import HUMANEVAL_SHA256, load_humaneval
-from components.tokenizer.config import StreamingCacheConfig
 from components.tokenizer.encoder import Encoder
 
 CODE_VERSION = 1

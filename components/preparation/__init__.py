@@ -1,1 +1,1 @@
-"""From raw corpora to packed corpora: tokenization, deduplication, shuffling, packing, checks and size estimates."""
+"""Raw corpora to packed corpora: tokenization, deduplication, shuffling, packing, estimates."""

@@ -1,53 +1,59 @@
-"""Duplicates that take a look beyond one range: near-duplicates, and copies of documents of other corpora.
+"""Deduplication beyond a range: near-duplicates, and documents of other corpora.
 
-Both are options that are off by default, and both say what they need of memory: near-duplicates hold the place and the band
-keys of every document (see `near_duplicates` in `components.data`), documents of other corpora one run at a time.
+Both are off by default. Near-duplicate detection holds the sort key and the band keys of every
+document in memory (see `components.data.filters.minhash`); documents of other corpora are read one
+run at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.data.filters.documents import DIGEST, keyed_hash
+from components.data.filters.documents import DIGEST, keyed_hash, sort_and_mark_duplicates
 from components.data.filters.minhash import cluster
-from components.data.filters.quality import IN_OTHER_CORPUS
+from components.data.filters.quality import IN_OTHER_CORPUS, NEAR_DUPLICATE
 from components.dataset.manifests import DOCUMENTS_PARQUET
-from components.preparation.job import PrepareJob, read_done_marker, staging_dir, write_done_marker
+from components.preparation.job import PrepareJob, run_once
 from components.preparation.sorted_runs import (
     ROW_SCHEMA,
     RunWriter,
-    ranges,
+    hash_ranges,
+    read_arrow,
     read_range,
     write_arrow,
 )
 
-_ROWS_AT_ONCE = 2**16
+_BATCH_ROWS = 2**16
 
 
-def near_duplicates(job: PrepareJob, runs: Sequence[Path]) -> str:
-    """A file that names, by their places in the order, the documents that are nearly an earlier one."""
-    place = Path(job.folder) / "near-duplicates"
-    if read_done_marker(place) is None:
-        (whole,) = ranges(1)
-        rows = read_range(runs, whole).select(["order", "reason", "bands"])
-        rows = _unique_rows(rows.filter(rows["reason"].is_null()).combine_chunks())
+def find_near_duplicates(job: PrepareJob, runs: Sequence[Path]) -> str:
+    """Write the sort keys of near-duplicates to an Arrow file. Returns its path."""
+
+    def write(folder: Path) -> dict[str, Any]:
+        (full_range,) = hash_ranges(1)
+        rows = read_range(runs, full_range).select(["order", "reason", "bands"])
+        rows = _drop_copies(rows.filter(rows["reason"].is_null()).combine_chunks())
         band_keys = rows["bands"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
         is_dropped = cluster(np.arange(rows.num_rows), band_keys, job.data.near_duplicates)
-        with staging_dir(place) as folder:
-            dropped = pa.table({"order": rows["order"].filter(pa.array(is_dropped)).cast(DIGEST)})
-            write_arrow(folder / "dropped.arrow", dropped)
-            write_done_marker(folder, {"num_dropped": dropped.num_rows})
-    return str(place / "dropped.arrow")
+        dropped = pa.table({"order": rows["order"].filter(pa.array(is_dropped)).cast(DIGEST)})
+        write_arrow(folder / "dropped.arrow", dropped)
+        return {"num_dropped": dropped.num_rows}
+
+    folder = Path(job.folder) / "near-duplicates"
+    run_once(folder, write)
+    return str(folder / "dropped.arrow")
 
 
-def _unique_rows(rows: pa.Table) -> pa.Table:
-    """One row of each content, in the order of their places: copies are dropped as such, and are no near-duplicates."""
+def _drop_copies(rows: pa.Table) -> pa.Table:
+    """The first row of each content, in training order: copies are exact duplicates, not
+    near-duplicates."""
     rows = rows.take(pc.sort_indices(rows["order"]))
     order = rows["order"].combine_chunks()
     is_first = pa.concat_arrays(
@@ -56,36 +62,59 @@ def _unique_rows(rows: pa.Table) -> pa.Table:
     return rows.filter(is_first)
 
 
-def exclusion_runs(job: PrepareJob, others: Sequence[Path]) -> list[Path]:
-    """Runs with the documents of other prepared corpora: they come first among their copies, and are left out afterwards."""
-    place = Path(job.folder) / "others"
-    if read_done_marker(place) is None:
-        with staging_dir(place) as folder:
-            writer = RunWriter(folder, job.run_bytes)
-            for other in others:
-                for batch in pq.ParquetFile(other / DOCUMENTS_PARQUET).iter_batches(
-                    _ROWS_AT_ONCE, columns=["sha256"]
-                ):
-                    writer.add(_as_rows(batch, job.seed))
-            writer.close()
-            write_done_marker(folder, {"num_runs": writer.num_runs})
-    return sorted(place.glob("*.arrow"))
+def exclusion_runs(job: PrepareJob, other_corpora: Sequence[Path]) -> list[Path]:
+    """Write runs with the documents of other packed corpora.
+
+    They sort before their copies, which become duplicates, and are removed by
+    `apply_global_rejects`.
+    """
+
+    def write(folder: Path) -> dict[str, Any]:
+        writer = RunWriter(folder, job.run_bytes)
+        for corpus in other_corpora:
+            table = pq.ParquetFile(corpus / DOCUMENTS_PARQUET)
+            for batch in table.iter_batches(_BATCH_ROWS, columns=["sha256"]):
+                writer.add(_exclusion_rows(batch["sha256"], job.seed))
+        writer.close()
+        return {"num_runs": writer.num_runs}
+
+    folder = Path(job.folder) / "other-corpora"
+    run_once(folder, write)
+    return sorted(folder.glob("*.arrow"))
 
 
-def _as_rows(batch: pa.RecordBatch, seed: int) -> pa.RecordBatch:
-    digests = [bytes.fromhex(digest) for digest in batch["sha256"].to_pylist()]
-    known = {
+def _exclusion_rows(sha256: pa.Array, seed: int) -> pa.RecordBatch:
+    digests = [bytes.fromhex(digest) for digest in sha256.to_pylist()]
+    text = pa.large_string()
+    # Empty strings sort first, so the row of the other corpus precedes its copies.
+    empty = pa.array([""] * len(digests), type=text)
+    columns = {field.name: pa.nulls(len(digests), type=field.type) for field in ROW_SCHEMA} | {
         "order": pa.array([keyed_hash("order", seed, digest) for digest in digests], type=DIGEST),
         "sha256": pa.array(digests, type=DIGEST),
-        "reason": pa.array([IN_OTHER_CORPUS] * len(digests), type=pa.large_string()),
-        # Nothing sorts before these, so the first copy is the one to be left out.
-        **{
-            name: pa.array([""] * len(digests), type=pa.large_string())
-            for name in ("source", "path", "language")
-        },
-    }
-    columns = {
-        field.name: known.get(field.name, pa.nulls(len(digests), type=field.type))
-        for field in ROW_SCHEMA
+        "reason": pa.array([IN_OTHER_CORPUS] * len(digests), type=text),
+        "source": empty,
+        "path": empty,
+        "language": empty,
     }
     return pa.RecordBatch.from_pydict(columns, schema=ROW_SCHEMA)
+
+
+def apply_global_rejects(rows: pa.Table, near_duplicates: str | None) -> pa.Table:
+    """Sort rows into training order and reject duplicates, near-duplicates, and copies in other
+    corpora.
+
+    Args:
+        rows: all rows of a range, with the columns of `DEDUP_SORT_KEYS` and `reason`.
+        near_duplicates: the file of `find_near_duplicates`, if enabled.
+    """
+    rows = sort_and_mark_duplicates(rows)
+    rows = rows.filter(pc.fill_null(pc.not_equal(rows["reason"], IN_OTHER_CORPUS), True))
+    if near_duplicates is None:
+        return rows
+    dropped = read_arrow(Path(near_duplicates))["order"].combine_chunks()
+    is_near = pc.and_(pc.is_in(rows["order"], value_set=dropped), pc.is_null(rows["reason"]))
+    reason = pa.scalar(NEAR_DUPLICATE, type=pa.large_string())
+    index = rows.schema.get_field_index("reason")
+    return rows.set_column(
+        index, rows.schema.field(index), pc.if_else(is_near, reason, rows["reason"])
+    )

@@ -1,10 +1,11 @@
-"""How large a corpus will be once it is prepared, foretold from a sample.
+"""Estimates the size of a packed corpus, and the disk and time to prepare it, from a sample.
 
-Design decision: what was read counts as it is, and what was not read is taken to be like what was: each partition like its
-own beginning, those that were not drawn like those that were. So a sample that is the whole corpus gives the exact figures.
-A range comes from a bootstrap: what was not read takes the rates of partitions that are drawn anew, with replacement, a
-thousand times; nine tenths of the results lie in it. What is not covered: copies whose other copy was not read, so there
-are at most as many tokens as this says, and validation, which `codegen prepare` does besides.
+Counts of the sample are exact; the unread part is assumed to be like the sample: the rest of a
+partition like its beginning, other partitions like the drawn partitions. So a sample that is the
+whole corpus gives exact figures. Intervals come from a bootstrap: the unread part takes the rates
+of partitions drawn with replacement. Limits: duplicates whose other copy was not read are missed,
+so the token counts are upper bounds; the validation step of `codegen prepare` is not included in
+the duration.
 """
 
 from __future__ import annotations
@@ -22,18 +23,17 @@ from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.config import Source
 from components.data.sources.partitions import Partition, list_partitions
 from components.dataset.shards import TOKEN_DTYPE
-from components.preparation.corpus_pipeline import run_bytes_of, verify_fraction
 from components.preparation.job import PrepareJob
 from components.preparation.sample import PartitionStats, Sample, prepare_sample
 from components.tokenizer.config import TokenizerConfig
 
-_RESAMPLES = 1000
-_TAILS = (5, 95)
-"""Percentiles of the resamples between which the range lies."""
+_NUM_RESAMPLES = 1000
+_PERCENTILES = (5, 95)
+"""Bounds of an interval: nine tenths of the resamples are inside."""
 
 
 class Interval(NamedTuple):
-    """A figure, and where nine tenths of the resamples lie."""
+    """An estimated value and its 90 % bootstrap interval."""
 
     value: int
     low: int
@@ -41,35 +41,34 @@ class Interval(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What a corpus will come to."""
+    """Estimated size, disk space and duration of a preparation."""
 
     num_files: int
-    num_drawn: int
+    num_sampled_files: int
     stored_bytes: int
-    """Of all files."""
+    """Size of all files."""
     sample_bytes: int
-    """Of the texts that were read."""
-    is_whole: bool
-    """Whether the sample is the whole corpus: then all but the time is exact."""
-    documents: Interval
+    """Bytes of text that were read."""
+    is_complete: bool
+    """Whether the sample is the whole corpus: all figures but the duration are exact."""
+    num_documents: Interval
     raw_bytes: int
     rejected: dict[str, int]
-    """Documents by reason, the most frequent first."""
-    bad: int
+    """Documents by reason, most frequent first."""
+    num_bad: int
     """Records that cannot be read."""
-    tokens: Interval
+    num_tokens: Interval
     """Of all splits."""
-    train_tokens: int
-    sequences: int
-    """Of the training split."""
-    held_out_sequences: int
+    num_train_tokens: int
+    num_train_sequences: int
+    num_held_out_sequences: int
     shard_bytes: int
     work_bytes: int
-    """The most that lies on disk while the corpus is prepared, shards included."""
+    """Peak disk usage of the preparation, shards included."""
     bytes_per_s: float
-    """Of raw text, through all rounds, with all workers."""
+    """Raw text per second, through all stages, with all workers."""
     num_workers: int
-    """Of those asked for, as many as there is work for."""
+    """Requested workers that have work."""
     duration_s: float
 
 
@@ -83,152 +82,138 @@ def estimate_corpus(
     tokenizer: TokenizerConfig,
     context_length: int,
     seed: int,
-    place: DataPlace,
+    execution: DataPlace,
     benchmarks: Sequence[BenchmarkText],
     sample_bytes: int,
 ) -> Estimate:
-    """Foretell what `prepare.prepare_corpus` would make of the same arguments.
+    """Estimate the result of `corpus_pipeline.prepare_corpus` for the same arguments.
 
     Args:
         folder: an empty folder for the sample, on a disk that all workers share.
-        sample_bytes: how much is read, about; texts as they lie uncompressed in their files.
+        sample_bytes: approximate amount to read, counted as uncompressed text.
 
     Raises:
-        DataError: a source cannot be read, or no document of the sample is kept.
+        DataError: a source cannot be read, or the sample has no accepted document.
     """
     partitions = list_partitions(sources)
-    job = PrepareJob(
-        folder=str(folder.resolve()),
+    job = PrepareJob.create(
+        folder,
+        partitions,
+        execution,
         corpus=corpus,
         data=data,
         seed=seed,
         tokenizer_folder=str(tokenizer_folder.resolve()),
         tokenizer=tokenizer,
+        context_length=context_length,
         benchmarks=tuple(benchmarks),
-        verify_fraction=verify_fraction(sum(one.text_bytes for one in partitions)),
-        run_bytes=run_bytes_of(place),
     )
-    sample = prepare_sample(job, partitions, sample_bytes, place)
+    sample = prepare_sample(job, partitions, sample_bytes, execution)
     _require_documents(corpus, sample)
-    return _estimate(sample, partitions, job, context_length, place)
+    return _extrapolate(sample, partitions, job, execution)
 
 
 def _require_documents(corpus: Corpus, sample: Sample) -> None:
-    if not any(one.tokens.total() for one in sample.taken):
-        found = sum((one.rejected for one in sample.taken), Counter[str]())
-        why = ", ".join(f"{reason} {number:,}" for reason, number in found.most_common())
-        raise DataError(
-            f"none of {found.total():,} documents in the sample of {corpus} is kept{f' ({why})' if why else ''}",
-            expected="at least one document that passes the filters, in a language of the corpus",
-            fix="check the sources and filters of the recipe, or take a larger sample with --sample-mb",
-        )
+    if any(stats.tokens.total() for stats in sample.partitions):
+        return
+    rejected = sum((stats.rejected for stats in sample.partitions), Counter[str]())
+    reasons = ", ".join(f"{reason} {number:,}" for reason, number in rejected.most_common())
+    raise DataError(
+        f"0 of {rejected.total():,} documents in the sample of {corpus} are accepted"
+        + (f" ({reasons})" if reasons else ""),
+        expected="at least one document that passes the filters, in a language of the corpus",
+        fix="check the recipe's sources and filters, or take a larger sample with --sample-mb",
+    )
 
 
-def _estimate(
-    sample: Sample,
-    partitions: Sequence[Partition],
-    job: PrepareJob,
-    context_length: int,
-    place: DataPlace,
+def _extrapolate(
+    sample: Sample, partitions: Sequence[Partition], job: PrepareJob, execution: DataPlace
 ) -> Estimate:
-    taken = sample.taken
-    documents = _ranged(taken, lambda one: one.documents, job.seed)
-    raw_bytes = round(_total(taken, lambda one: one.raw_bytes))
-    tokens = _ranged(taken, lambda one: one.tokens.total(), job.seed)
-    held_out_tokens = _held_out(taken, job.data.held_out_fraction)
-    train_tokens = tokens.value - held_out_tokens.total()
-    sequences = train_tokens // context_length
-    held_out_sequences = sum(number // context_length for number in held_out_tokens.values())
-    shard_bytes = (sequences + held_out_sequences) * context_length * TOKEN_DTYPE.itemsize
-    duration_s, num_workers = _duration(sample, partitions, raw_bytes, place)
+    context_length = job.context_length
+    num_documents = _interval(sample, lambda stats: stats.num_documents, job.seed)
+    num_tokens = _interval(sample, lambda stats: stats.tokens.total(), job.seed)
+    raw_bytes = round(sample.total(lambda stats: stats.raw_bytes))
+    held_out_tokens = _held_out_tokens(sample, job.data.held_out_fraction)
+    num_train_tokens = num_tokens.value - sum(held_out_tokens)
+    num_train_sequences = num_train_tokens // context_length
+    num_held_out_sequences = sum(tokens // context_length for tokens in held_out_tokens)
+    sequence_bytes = context_length * TOKEN_DTYPE.itemsize
+    shard_bytes = (num_train_sequences + num_held_out_sequences) * sequence_bytes
+    num_workers = 1 if sample.single_process else min(execution.num_workers, len(partitions))
+    growth = raw_bytes / sum(stats.raw_bytes for stats in sample.partitions)
+    tokenize_share = _tokenize_share(sample, partitions, num_workers)
+    num_ranges = -(-sample.total(lambda stats: stats.run_bytes) // job.run_bytes)
+    num_merge_workers = min(execution.num_workers, max(1, num_ranges))
+    merge_s = sample.merge_s / num_merge_workers
+    duration_s = growth * (sample.tokenize_s * tokenize_share + merge_s)
     return Estimate(
         num_files=len(partitions),
-        num_drawn=len(taken),
-        stored_bytes=sum(one.size_bytes for one in partitions),
-        sample_bytes=sum(one.raw_bytes for one in taken),
-        is_whole=sample.is_whole,
-        documents=documents,
+        num_sampled_files=len(sample.partitions),
+        stored_bytes=sum(partition.size_bytes for partition in partitions),
+        sample_bytes=sum(stats.raw_bytes for stats in sample.partitions),
+        is_complete=sample.is_complete,
+        num_documents=num_documents,
         raw_bytes=raw_bytes,
-        rejected=dict(_totals(taken, lambda one: one.rejected).most_common()),
-        bad=round(_total(taken, lambda one: one.bad)),
-        tokens=tokens,
-        train_tokens=train_tokens,
-        sequences=sequences,
-        held_out_sequences=held_out_sequences,
+        rejected=dict(sample.totals(lambda stats: stats.rejected).most_common()),
+        num_bad=round(sample.total(lambda stats: stats.num_bad)),
+        num_tokens=num_tokens,
+        num_train_tokens=num_train_tokens,
+        num_train_sequences=num_train_sequences,
+        num_held_out_sequences=num_held_out_sequences,
         shard_bytes=shard_bytes,
-        work_bytes=_work_bytes(sample, documents.value, tokens.value, shard_bytes),
+        work_bytes=_work_bytes(sample, num_documents.value, num_tokens.value, shard_bytes),
         bytes_per_s=raw_bytes / duration_s,
         num_workers=num_workers,
         duration_s=duration_s,
     )
 
 
-def _total(taken: Sequence[PartitionStats], figure: Callable[[PartitionStats], float]) -> float:
-    return sum(figure(one) * one.factor for one in taken)
+def _held_out_tokens(sample: Sample, fraction: float) -> list[int]:
+    """Held-out tokens of each language: counted in the sample, a fraction of the unread part."""
+    held_out_tokens = []
+    for language, num_tokens in sample.totals(lambda stats: stats.tokens).items():
+        num_read = sum(stats.tokens[language] for stats in sample.partitions)
+        num_held_out = sum(stats.held_out_tokens[language] for stats in sample.partitions)
+        held_out_tokens.append(num_held_out + round(fraction * (num_tokens - num_read)))
+    return held_out_tokens
 
 
-def _totals(
-    taken: Sequence[PartitionStats], figures: Callable[[PartitionStats], Counter[str]]
-) -> Counter[str]:
-    keys = sorted({key for one in taken for key in figures(one)})
-    return Counter({key: round(_total(taken, lambda one: figures(one)[key])) for key in keys})  # noqa: B023 - used at once
-
-
-def _held_out(taken: Sequence[PartitionStats], fraction: float) -> Counter[str]:
-    """Tokens that are held out, by language: those that were read, and their share of those that were not."""
-    all_of_them, found = _totals(taken, lambda one: one.tokens), Counter[str]()
-    for language, number in all_of_them.items():
-        num_read = sum(one.tokens[language] for one in taken)
-        found[language] = sum(one.held_out_tokens[language] for one in taken) + round(
-            fraction * (number - num_read)
-        )
-    return found
-
-
-def _ranged(
-    taken: Sequence[PartitionStats], figure: Callable[[PartitionStats], float], seed: int
-) -> Interval:
-    value = _total(taken, figure)
-    read = np.array([one.stored_bytes for one in taken], dtype=np.float64)
-    unread = np.maximum(0.0, [one.drawn.represented_bytes for one in taken] - read)
+def _interval(sample: Sample, value_of: Callable[[PartitionStats], float], seed: int) -> Interval:
+    """Extrapolate a count with a bootstrap over the sampled partitions."""
+    value = sample.total(value_of)
+    all_stats, num = sample.partitions, len(sample.partitions)
+    read = np.array([stats.stored_bytes for stats in all_stats], dtype=np.float64)
+    represented = np.array([stats.sampled.represented_bytes for stats in all_stats])
+    unread = np.maximum(0.0, represented - read)
     if not unread.any():
         return Interval(round(value), round(value), round(value))
-    rates = np.array([figure(one) for one in taken]) / np.maximum(1.0, read)
-    drawn = np.random.default_rng(seed).integers(len(taken), size=(_RESAMPLES, len(taken)))
-    weights = unread[drawn]
-    weights[~weights.any(axis=1)] = 1.0  # Only such as were read whole: they count alike.
-    anew = (weights * rates[drawn]).sum(axis=1) / weights.sum(axis=1)
-    as_it_is = (unread * rates).sum() / unread.sum()
-    low, high = np.percentile(value + unread.sum() * (anew - as_it_is), _TAILS)
+    rates = np.array([value_of(stats) for stats in all_stats]) / np.maximum(1.0, read)
+    draws = np.random.default_rng(seed).integers(num, size=(_NUM_RESAMPLES, num))
+    weights = unread[draws]
+    weights[~weights.any(axis=1)] = 1.0  # Only completely read partitions: equal weights.
+    resampled_rates = (weights * rates[draws]).sum(axis=1) / weights.sum(axis=1)
+    mean_rate = (unread * rates).sum() / unread.sum()
+    values = value + unread.sum() * (resampled_rates - mean_rate)
+    low, high = np.percentile(values, _PERCENTILES)
     return Interval(round(value), round(low), round(high))
 
 
 def _work_bytes(sample: Sample, num_documents: int, num_tokens: int, shard_bytes: int) -> int:
-    """What lies there when the last shard is written: runs, streams and tables of the second round, shards, and the tables
-    once more, which are smaller then (measured: a tenth)."""
-    here = sample.taken
-    streams = sum(one.tokens.total() for one in here) * TOKEN_DTYPE.itemsize
-    tables = (sample.gathered_bytes - streams) / sum(one.documents for one in here) * num_documents
-    return round(
-        _total(here, lambda one: one.run_bytes)
-        + num_tokens * TOKEN_DTYPE.itemsize
-        + 2 * tables
-        + shard_bytes
-    )
+    """Disk usage when the last shard is written: runs, streams, tables of the merge stage, shards,
+    and the final tables, which are smaller than the former (measured: by a tenth)."""
+    stream_bytes = sum(s.tokens.total() for s in sample.partitions) * TOKEN_DTYPE.itemsize
+    num_sampled_documents = sum(stats.num_documents for stats in sample.partitions)
+    table_bytes = (sample.merged_bytes - stream_bytes) / num_sampled_documents * num_documents
+    run_bytes = sample.total(lambda stats: stats.run_bytes)
+    return round(run_bytes + num_tokens * TOKEN_DTYPE.itemsize + 2 * table_bytes + shard_bytes)
 
 
-def _duration(
-    sample: Sample, partitions: Sequence[Partition], raw_bytes: int, place: DataPlace
-) -> tuple[float, int]:
-    """Seconds, and how many workers have work."""
-    growth = raw_bytes / sum(one.raw_bytes for one in sample.taken)
-    num_workers = 1 if sample.single_process else min(place.num_workers, len(partitions))
-    num_ranges = -(-_total(sample.taken, lambda one: one.run_bytes) // run_bytes_of(place))
-    # A file is read by one worker, whatever the others do.
-    largest = max(one.size_bytes for one in partitions) / sum(one.size_bytes for one in partitions)
-    read_s = (
-        sample.read_s * growth * max(1 / num_workers, 0.0 if sample.single_process else largest)
-    )
-    return read_s + sample.order_s * growth / min(
-        place.num_workers, max(1, num_ranges)
-    ), num_workers
+def _tokenize_share(sample: Sample, partitions: Sequence[Partition], num_workers: int) -> float:
+    """Duration of the tokenize stage as a share of its worker seconds.
+
+    The largest file, read by a single worker, is a lower bound.
+    """
+    if sample.single_process:
+        return 1.0
+    sizes = [partition.size_bytes for partition in partitions]
+    return max(1 / num_workers, max(sizes) / sum(sizes))

@@ -1,8 +1,8 @@
-"""What must hold while a corpus is prepared: each check is named for what it requires, and says what to do where it fails.
+"""Checks of the inputs and intermediate results of a preparation.
 
-Design decision: how many bad records are tolerated decides whether a corpus may be used, and not one byte of it, so it is no
-part of what the corpus is known by: raising it after hours costs none of the work. Therefore it is checked where a corpus is
-made, and again where it is reused. What is not covered: the content, which is the validation room's question.
+The tolerated share of bad records changes no byte of a corpus, so it is not part of the recipe
+hash: raising it after a failed run repeats no work. It is checked when a corpus is prepared and
+again when it is reused. The validation package checks the content.
 """
 
 from __future__ import annotations
@@ -21,83 +21,66 @@ from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 
 
-def require_encoder(folder: Path, config: TokenizerConfig) -> Encoder:
-    """The tokenizer in a folder, known to be the one described.
-
-    Raises:
-        ConfigError: it is another one.
-        DataError: there is none.
-    """
+def load_encoder(folder: Path, config: TokenizerConfig) -> Encoder:
+    """Load a tokenizer; raises ConfigError if it does not match its configuration."""
     encoder = Encoder(folder)
     if (encoder.num_ids, encoder.eot_id) != (config.num_ids, config.eot_id):
         raise ConfigError(
-            f"the tokenizer in {folder} has {encoder.num_ids:,} ids and ends texts with {encoder.eot_id}",
-            expected=f"{config.num_ids:,} ids and {config.eot_id}, for {config.num_merges:,} merges",
+            f"{folder} has a tokenizer with {encoder.num_ids:,} ids and separator {encoder.eot_id}",
+            expected=f"{config.num_ids:,} ids and separator {config.eot_id} "
+            f"({config.num_merges:,} merges)",
             fix="prepare with the tokenizer that was built from the same recipe",
         )
     return encoder
 
 
-def require_records(scattered: Sequence[Mapping[str, Any]], quarantine: QuarantineConfig) -> None:
-    """Check how many records could not be read, by what the first round says of each partition.
-
-    Raises:
-        RecordError: more than tolerated; quotes some.
-    """
-    num_bad, num_skipped = (
-        sum(sum(one[kind].values()) for one in scattered) for kind in ("bad", "skipped")
-    )
-    num_read = num_bad + num_skipped + sum(one.get("documents", 0) for one in scattered)
+def check_bad_records(tokenized: Sequence[Mapping[str, Any]], quarantine: QuarantineConfig) -> None:
+    """Raise RecordError, with examples, if the tokenize stage met too many bad records."""
+    num_bad = sum(sum(result["bad"].values()) for result in tokenized)
+    num_skipped = sum(sum(result["skipped"].values()) for result in tokenized)
+    num_documents = sum(result.get("documents", 0) for result in tokenized)
     examples = [
-        QuarantinedRecord(**example) for one in scattered for example in one["bad_examples"]
+        QuarantinedRecord(**example) for result in tokenized for example in result["bad_examples"]
     ]
-    check_bad_record_limit(num_bad, num_read, examples, quarantine)
+    num_records = num_bad + num_skipped + num_documents
+    check_bad_record_limit(num_bad, num_records, examples, quarantine)
 
 
 def check_bad_records_of_reused_corpus(
     statistics: Mapping[str, Any], quarantine: QuarantineConfig
 ) -> None:
-    """The same of a corpus that is reused: it may have been prepared where more was tolerated.
+    """Raise RecordError if a reused corpus has too many bad records for the current limit.
 
     Args:
-        statistics: of the prepared corpus.
-        quarantine: what is tolerated now.
-
-    Raises:
-        RecordError: more records than that could not be read.
+        statistics: of the packed corpus.
+        quarantine: the limit, which may be lower than when the corpus was prepared.
     """
-    num_bad, num_skipped = (sum(statistics[kind].values()) for kind in ("bad", "skipped"))
-    num_documents = sum(one["raw_documents"] for one in statistics["languages"].values())
+    num_bad = sum(statistics["bad"].values())
+    num_skipped = sum(statistics["skipped"].values())
+    num_documents = sum(counts["raw_documents"] for counts in statistics["languages"].values())
     check_bad_record_limit(num_bad, num_bad + num_skipped + num_documents, [], quarantine)
 
 
 def require_documents(corpus: Corpus, languages: Mapping[str, Any]) -> None:
-    """Check that every language has documents to learn from.
-
-    Raises:
-        DataError: one has none.
-    """
+    """Raise DataError if a language has no accepted document."""
     for language in LANGUAGES[corpus]:
         counts = languages[language]
         if not counts["documents"]:
+            num_rejected = sum(counts["rejected"].values())
             raise DataError(
-                f"{corpus} holds no {language} document to learn from ({sum(counts['rejected'].values()):,} were rejected)",
-                expected=f"documents in each of {', '.join(LANGUAGES[corpus])} that pass the filters",
-                fix="fetch the raw corpora with `codegen data pull`, or loosen the filters of the recipe",
+                f"{corpus} has no accepted {language} document ({num_rejected:,} were rejected)",
+                expected=f"accepted documents in each of {', '.join(LANGUAGES[corpus])}",
+                fix="fetch the raw corpora with `codegen data pull`, or loosen the filters",
             )
 
 
 def require_sequences(corpus: Corpus, splits: Mapping[str, Split], context_length: int) -> None:
-    """Check that every split has a sequence.
-
-    Raises:
-        DataError: one has too little text.
-    """
+    """Raise DataError if a split has no full sequence."""
     for name, split in splits.items():
         if not split.num_sequences:
+            fix = "use more data, or a shorter context_length"
             raise DataError(
-                f"{name} of the {corpus} corpus has too little text for one sequence",
+                f"{name} of the {corpus} corpus has too few tokens for one sequence",
                 expected=f"at least {context_length:,} tokens in each split",
-                fix="use more data, a shorter context_length"
-                + ("" if name == TRAIN else " or a larger held_out_fraction"),
+                fix=fix if name == TRAIN else f"{fix}, or a larger held_out_fraction",
             )

@@ -1,20 +1,21 @@
-"""What all tasks of one preparation share, as a file: `work/job.json` in the folder that is being filled.
+"""The job file and the work folder that all tasks of a preparation share.
 
-A preparation is three rounds of independent tasks. `scatter` reads a partition of the raw corpus, judges and tokenises it,
-and leaves sorted runs. `gather` takes one range of the training order out of every run, drops duplicates and leaves a stream
-of tokens and the rows of the tables. `pack` copies the streams into shards. Only this module knows where they lie.
+A preparation runs three stages of independent tasks. Tokenize: read a partition of the raw corpus,
+filter and tokenize it, write sorted runs. Merge: take a range of the training order out of every
+run, drop duplicates, write a token stream per split and the table rows. Pack: copy the streams into
+shards.
 
-Design decision: every task leaves a folder or a file that appears by one rename, and none of them overwrites another's. So
-a preparation that was killed repeats what was at work at that moment, and nothing else. The work of a whole preparation is
-marked as done before any of it is removed, since what a kill leaves of it looks like finished tasks that lack some files.
-What decides how work is cut (memory, ranges) is place: the bytes that come out are the same for every cut.
+Every task publishes its folder or file by a rename, and no task overwrites another's output. So an
+interrupted preparation repeats only the tasks that were running. The work folder is marked as done
+before it is removed, because a partly removed folder would look like finished tasks with missing
+files. Sizes of runs and ranges depend on the memory of a task and do not change the output.
 """
 
 from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,87 +25,153 @@ from pydantic import JsonValue
 from components.core.config import Config, ListOrTuple
 from components.core.files import read_json, write_json
 from components.core.fingerprint import fingerprint
-from components.data.config import Corpus, DataConfig
+from components.data.config import Corpus, DataConfig, DataPlace
 from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.partitions import Partition
 from components.tokenizer.config import TokenizerConfig
 
 _DONE = "done.json"
 
+_VERIFIED_BYTES = 1_000_000
+"""Approximate amount of text whose encoding is verified (assumption: enough to meet each kind of
+token many times; the reference encodes 1 to 2.5 MB/s on two cores, measured)."""
+_MIN_VERIFY_FRACTION = 0.001
+"""Verified share of a large corpus (assumption: it adds a twentieth to the duration)."""
+_TASK_MEMORY_SHARE = 1 / 8
+"""Size of a run or a range as a share of a task's memory: sorting takes three times the size, and
+the text being encoded is in memory too (measured)."""
+_SINGLE_PROCESS_MAX_BYTES = 64_000_000
+"""Text up to which this process reads a corpus itself, encoding on all cores (measured: starting
+two workers takes as long as reading 60 MB)."""
+
 
 class PrepareJob(Config):
-    """A preparation, as its tasks see it."""
+    """The configuration of a preparation for its tasks."""
 
     folder: str
-    """Where the work lies, absolute; on a cluster, a folder that all nodes see."""
+    """Absolute path of the work folder; on a cluster, shared by all nodes."""
     corpus: Corpus
     data: DataConfig
     seed: int
     tokenizer_folder: str
     tokenizer: TokenizerConfig
+    context_length: int
     benchmarks: ListOrTuple[BenchmarkText] = ()
-    """What must not be learnt."""
+    """Problems that must not be in the corpus."""
     verify_fraction: float
-    """Share of the documents whose encoding is proved."""
+    """Share of the documents whose encoding is verified."""
     run_bytes: int
-    """A run is written when it holds as many bytes. Place, like all sizes here."""
+    """Size of a run and of a range. Does not change the output."""
+
+    @classmethod
+    def create(
+        cls, folder: Path, partitions: Sequence[Partition], execution: DataPlace, **settings: Any
+    ) -> PrepareJob:
+        """Write a job file; run size and verified share follow from memory and amount of text."""
+        job = cls(
+            folder=str(folder.resolve()),
+            verify_fraction=verify_fraction(sum(p.text_bytes for p in partitions)),
+            run_bytes=int(execution.task_bytes * _TASK_MEMORY_SHARE),
+            **settings,
+        )
+        job.write()
+        return job
 
     @classmethod
     def read(cls, path: str) -> PrepareJob:
-        """The job in a file."""
+        """Read a job file."""
         return cls.parse(read_json(Path(path)))
 
-    def write(self) -> str:
-        """Write `job.json`; returns its path."""
-        path = Path(self.folder) / "job.json"
-        write_json(path, self.model_dump(mode="json"))
-        return str(path)
-
-    def scattered(self, partition: Partition) -> Path:
-        """The folder of what `scatter` leaves of a partition."""
-        return Path(self.folder) / "scattered" / fingerprint(partition)[:16]
+    def write(self) -> None:
+        """Write the job file."""
+        write_json(Path(self.path), self.model_dump(mode="json"))
 
     @property
-    def under_way(self) -> Path:
-        """The folder in which `scatter` tells how far it has come, each task in a file named like its folder."""
-        return Path(self.folder) / "under-way"
+    def path(self) -> str:
+        """The job file."""
+        return f"{self.folder}/job.json"
 
-    def gathered(self, number: int, num_ranges: int) -> Path:
-        """The folder of what `gather` leaves of one of several ranges."""
-        return Path(self.folder) / "gathered" / f"{number:06d}-of-{num_ranges:06d}"
+    @property
+    def progress_dir(self) -> Path:
+        """Progress files of the tokenize stage, each named like the output folder of its task."""
+        return Path(self.folder) / "progress"
+
+    def tokenized_dir(self, partition: Partition) -> Path:
+        """Output of the tokenize stage for a partition."""
+        return Path(self.folder) / "tokenized" / fingerprint(partition)[:16]
+
+    def runs(self, partition: Partition) -> list[Path]:
+        """The sorted runs of a tokenized partition."""
+        return sorted(self.tokenized_dir(partition).glob("*.arrow"))
+
+    def merged_dir(self, number: int, num_ranges: int) -> Path:
+        """Output of the merge stage for a range."""
+        return Path(self.folder) / "merged" / f"{number:06d}-of-{num_ranges:06d}"
+
+    def merged_dirs(self, num_ranges: int) -> list[Path]:
+        """Outputs of the merge stage, in training order."""
+        return [self.merged_dir(number, num_ranges) for number in range(num_ranges)]
 
 
-def read_done_marker(place: Path) -> dict[str, Any] | None:
-    """What a task said of its folder, or None where it is not finished."""
-    return dict(read_json(place / _DONE)) if (place / _DONE).exists() else None
+def verify_fraction(text_bytes: int) -> float:
+    """Share of the documents to verify in a corpus of this size."""
+    return min(1.0, max(_MIN_VERIFY_FRACTION, _VERIFIED_BYTES / max(1, text_bytes)))
+
+
+def fits_single_process(partitions: Sequence[Partition], execution: DataPlace) -> bool:
+    """Whether a single process reads these partitions, encoding on all cores."""
+    text_bytes = sum(partition.text_bytes for partition in partitions)
+    return execution.engine == "native" and text_bytes <= _SINGLE_PROCESS_MAX_BYTES
+
+
+# -- finished work -----------------------------------------------------------------------------
+
+
+def run_once(folder: Path, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Fill `folder` by calling `work` with a staging folder; returns its result.
+
+    The result is stored in the folder. If the folder is finished, return the stored result.
+    """
+    result = read_done_marker(folder)
+    if result is None:
+        with _staging_dir(folder) as staging:
+            result = work(staging)
+            write_done_marker(staging, result)
+    return result
 
 
 @contextmanager
-def staging_dir(place: Path) -> Iterator[Path]:
-    """A folder to work in; it takes its place at the end of the block, unless another attempt was faster."""
-    partial = place.with_name(f"{place.name}.{uuid.uuid4().hex}")
-    partial.mkdir(parents=True)
+def _staging_dir(folder: Path) -> Iterator[Path]:
+    """A temporary folder that is renamed to `folder` unless another attempt was faster."""
+    staging = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
+    staging.mkdir(parents=True)
     try:
-        yield partial
+        yield staging
         try:
-            partial.rename(place)
+            staging.rename(folder)
         except OSError:
-            if not (place / _DONE).exists():
+            if read_done_marker(folder) is None:
                 raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
-def write_done_marker(partial: Path, result: dict[str, JsonValue]) -> None:
-    """Write down what came of a task: the last thing it does. Atomic, for the sake of a folder that is in its place."""
-    write_json(partial / _DONE, result)
+def read_done_marker(folder: Path) -> dict[str, Any] | None:
+    """The result stored in a finished folder, None if it is not finished."""
+    marker = folder / _DONE
+    return dict(read_json(marker)) if marker.exists() else None
 
 
-def remove_done_dir(place: Path) -> None:
-    """Remove a finished folder, what says that it is finished last: so this can be killed, and called again."""
-    for entry in place.iterdir():
+def write_done_marker(folder: Path, result: dict[str, JsonValue]) -> None:
+    """Store the result, atomically: the folder is finished."""
+    write_json(folder / _DONE, result)
+
+
+def remove_done_dir(folder: Path) -> None:
+    """Remove a finished folder, its done marker last, so an interrupted removal can be repeated."""
+    for entry in folder.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)
         elif entry.name != _DONE:
             entry.unlink()
-    shutil.rmtree(place)
+    shutil.rmtree(folder)

@@ -1,12 +1,13 @@
-"""Second round of a preparation: one range of the training order, out of all runs, without duplicates.
+"""Merge stage: a range of the training order from all runs, without duplicates.
 
-What is left of a range is a stream of tokens for every split, and its part of the tables. All copies of a content have one
-place in the order, so they meet in one range, whichever partitions they came from. Tokens are nine tenths of a range: they
-stay where they lie, in the mapped runs, until the order is known, and are copied once.
+The output of a range is a token stream per split and its rows of the document tables. All copies of
+a content have the same sort key, so they meet in the same range. Tokens are nine tenths of a range:
+they stay in the mapped runs until the order is known and are copied once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,100 +16,153 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import JsonValue
 
-from components.core.files import read_json
-from components.data.config import LANGUAGES
-from components.data.filters.documents import sort_and_mark_duplicates
-from components.data.filters.quality import IN_OTHER_CORPUS, NEAR_DUPLICATE
-from components.dataset.manifests import language_statistics, rows_of_kept, rows_of_rejects
-from components.dataset.shards import HELD_OUT, TOKEN_DTYPE, TRAIN, held_out
-from components.preparation.job import PrepareJob, read_done_marker, staging_dir, write_done_marker
-from components.preparation.sorted_runs import ranges, read_range, write_arrow, write_tokens
+from components.core.files import read_json, write_json
+from components.core.progress import track
+from components.data.config import LANGUAGES, Corpus, DataPlace
+from components.data.engine import run_tasks
+from components.data.filters.quality import DUPLICATE
+from components.dataset.manifests import DOCUMENTS_SCHEMA, REJECTS_SCHEMA
+from components.dataset.shards import HELD_OUT_PREFIX, TOKEN_DTYPE, TRAIN, held_out_split
+from components.preparation.dedup import apply_global_rejects
+from components.preparation.job import PrepareJob, run_once
+from components.preparation.sorted_runs import hash_ranges, read_range, write_arrow, write_tokens
 
-DOCUMENTS, REJECTS = "documents.arrow", "rejects.arrow"
-_WRITTEN_BYTES = 1 << 20
-"""Handed to the system at a time."""
-
-
-def stream_name(split: str) -> str:
-    """The file of a split's tokens in the folder of a range."""
-    return f"{split.replace('/', '-')}.bin"
+DOCUMENTS_ARROW = "documents.arrow"
+REJECTS_ARROW = "rejects.arrow"
+_WRITE_BUFFER_BYTES = 1 << 20
 
 
-def splits_of(corpus: Any) -> list[str]:
-    """The training split, and a held-out one for each language of the corpus."""
-    return [TRAIN, *(held_out(language) for language in LANGUAGES[corpus])]
+def run_merge_stage(
+    job: PrepareJob, runs: Sequence[Path], near_duplicates: str | None, execution: DataPlace
+) -> list[dict[str, Any]]:
+    """Merge all ranges; returns the results of `merge_range` in training order."""
+    num_ranges = max(1, -(-sum(run.stat().st_size for run in runs) // job.run_bytes))
+    run_list = Path(job.folder) / "runs.json"
+    write_json(run_list, [str(run) for run in runs])
+    tasks: list[JsonValue] = [
+        {
+            "job": job.path,
+            "runs": str(run_list),
+            "near_duplicates": near_duplicates,
+            "num_ranges": num_ranges,
+            "number": number,
+        }
+        for number in range(num_ranges)
+    ]
+    results: list[dict[str, Any]] = []
+    with track(f"merge {job.corpus}", num_ranges, "ranges") as advance:
+        for result in run_tasks(merge_range, tasks, execution, in_threads=True):
+            results.append(result)
+            advance(1)
+    return sorted(results, key=lambda result: int(result["number"]))
 
 
-def merge_range(work: Any) -> JsonValue:
-    """Gather the range `work["number"]` of `work["num_ranges"]` of the job `work["job"]` from the runs that a file names.
+def merge_range(task: Any) -> JsonValue:
+    """Merge the range `number` of `num_ranges` of a `job` from the runs that the file `runs` lists.
 
     Returns:
         `number`, `tokens` by split, and `languages`, the counts of each language.
     """
-    job = PrepareJob.read(work["job"])
-    place = job.gathered(work["number"], work["num_ranges"])
-    if (result := read_done_marker(place)) is None:
-        with staging_dir(place) as folder:
-            part = ranges(work["num_ranges"])[work["number"]]
-            rows = read_range([Path(path) for path in read_json(Path(work["runs"]))], part)
-            tokens = rows["tokens"]
-            rows = rows.set_column(
-                rows.schema.get_field_index("tokens"), "num_tokens", _lengths(tokens)
-            )
-            rows = rows.append_column("row", pa.array(np.arange(len(tokens))))
-            result = {
-                "number": work["number"],
-                **_gather(job, apply_global_rejects(rows, work["dropped"]), tokens, folder),
-            }
-            write_done_marker(folder, result)
-    return result
+    job = PrepareJob.read(task["job"])
+
+    def merge(folder: Path) -> dict[str, Any]:
+        runs = [Path(path) for path in read_json(Path(task["runs"]))]
+        rows = read_range(runs, hash_ranges(task["num_ranges"])[task["number"]])
+        tokens = rows["tokens"]
+        index = rows.schema.get_field_index("tokens")
+        rows = rows.set_column(index, "num_tokens", count_tokens(tokens))
+        rows = rows.append_column("row", pa.array(np.arange(len(tokens))))
+        rows = apply_global_rejects(rows, task["near_duplicates"])
+        return {"number": task["number"], **_write_range(job.corpus, rows, tokens, folder)}
+
+    return run_once(job.merged_dir(task["number"], task["num_ranges"]), merge)
 
 
-def apply_global_rejects(rows: pa.Table, dropped: str | None) -> pa.Table:
-    """The rows in training order, with the last reasons: duplicates of this and of other corpora, near-duplicates."""
-    rows = sort_and_mark_duplicates(rows)
-    rows = rows.filter(pc.fill_null(pc.not_equal(rows["reason"], IN_OTHER_CORPUS), True))
-    if dropped:
-        is_near = pc.is_in(
-            rows["order"], value_set=pa.ipc.open_file(dropped).read_all()["order"].combine_chunks()
-        )
-        reason = pa.scalar(NEAR_DUPLICATE, type=pa.large_string())
-        reasons = pc.if_else(pc.and_(is_near, pc.is_null(rows["reason"])), reason, rows["reason"])
-        rows = rows.set_column(
-            rows.schema.get_field_index("reason"), rows.schema.field("reason"), reasons
-        )
-    return rows
+def stream_file(split: str) -> str:
+    """The file of a split's tokens in the folder of a range."""
+    return f"{split.replace('/', '-')}.bin"
 
 
-def _splits(kept: pa.Table) -> pa.ChunkedArray:
-    """The split of each document."""
-    text = pa.large_string()
-    own = pc.binary_join_element_wise(
-        pa.scalar(HELD_OUT, type=text), kept["language"], pa.scalar("", type=text)
-    )
-    return pc.if_else(kept["held_out"], own, pa.scalar(TRAIN, type=text))
+def split_names(corpus: Corpus) -> list[str]:
+    """The train split and the held-out split of each language."""
+    return [TRAIN, *(held_out_split(language) for language in LANGUAGES[corpus])]
 
 
-def _lengths(tokens: pa.ChunkedArray) -> pa.ChunkedArray:
+def count_tokens(tokens: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The number of tokens of each row."""
     return pc.divide(pc.binary_length(tokens), TOKEN_DTYPE.itemsize)
 
 
-def _gather(
-    job: PrepareJob, rows: pa.Table, tokens: pa.ChunkedArray, folder: Path
-) -> dict[str, JsonValue]:
-    """Write what is left. `rows` are judged; `tokens` are of all rows of the range, by their column `row`."""
-    is_kept = pc.is_null(rows["reason"])
-    kept, rejected = rows.filter(is_kept), rows.filter(pc.invert(is_kept))
-    splits = _splits(kept)
-    num_tokens: dict[str, JsonValue] = {}
-    for split in splits_of(job.corpus):
-        of_split = kept["row"].filter(pc.equal(splits, split)).to_numpy()
-        with (folder / stream_name(split)).open("wb", buffering=_WRITTEN_BYTES) as file:
-            num_tokens[split] = write_tokens(tokens, of_split, file)
-    documents, rejects = rows_of_kept(kept, splits), rows_of_rejects(rejected)
-    write_arrow(folder / DOCUMENTS, documents)
-    write_arrow(folder / REJECTS, rejects)
-    return {
-        "tokens": num_tokens,
-        "languages": language_statistics(LANGUAGES[job.corpus], documents, rejects),
+def _write_range(
+    corpus: Corpus, rows: pa.Table, tokens: pa.ChunkedArray, folder: Path
+) -> dict[str, Any]:
+    """Write streams and table rows. `tokens` are of all rows of the range, indexed by the column
+    `row`."""
+    is_accepted = pc.is_null(rows["reason"])
+    accepted = rows.filter(is_accepted)
+    splits = _splits_of(accepted)
+    num_tokens: dict[str, int] = {}
+    for split in split_names(corpus):
+        split_rows = accepted["row"].filter(pc.equal(splits, split)).to_numpy()
+        with (folder / stream_file(split)).open("wb", buffering=_WRITE_BUFFER_BYTES) as file:
+            num_tokens[split] = write_tokens(tokens, split_rows, file)
+    documents = _table_rows(accepted.append_column("split", splits), DOCUMENTS_SCHEMA)
+    rejects = _table_rows(rows.filter(pc.invert(is_accepted)), REJECTS_SCHEMA)
+    write_arrow(folder / DOCUMENTS_ARROW, documents)
+    write_arrow(folder / REJECTS_ARROW, rejects)
+    languages = {
+        language: _language_counts(
+            documents.filter(pc.equal(documents["language"], language)),
+            rejects.filter(pc.equal(rejects["language"], language)),
+        )
+        for language in LANGUAGES[corpus]
     }
+    return {"tokens": num_tokens, "languages": languages}
+
+
+def _splits_of(documents: pa.Table) -> pa.ChunkedArray:
+    """The split of each document."""
+    text = pa.large_string()
+    prefix, separator = pa.scalar(HELD_OUT_PREFIX, type=text), pa.scalar("", type=text)
+    held_out = pc.binary_join_element_wise(prefix, documents["language"], separator)
+    return pc.if_else(documents["held_out"], held_out, pa.scalar(TRAIN, type=text))
+
+
+def _table_rows(documents: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Convert rows of runs to rows of a document table: digests in hex, columns of the schema."""
+    hex_digests = [digest.hex() for digest in documents["sha256"].to_pylist()]
+    sha256 = pa.chunked_array([hex_digests], type=pa.string())
+    columns = [
+        (sha256 if field.name == "sha256" else documents[field.name]).cast(field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _language_counts(documents: pa.Table, rejects: pa.Table) -> dict[str, Any]:
+    """Documents, bytes and tokens of a language: raw, rejected by reason, accepted by use."""
+    reasons = {
+        str(count["values"]): int(count["counts"].as_py())
+        for count in rejects["reason"].value_counts()
+    }
+    num_duplicates = reasons.pop(DUPLICATE, 0)
+    duplicates = rejects.filter(pc.equal(rejects["reason"], DUPLICATE))
+    is_train = pc.equal(documents["split"], TRAIN)
+    train = documents.filter(is_train)
+    held_out = documents.filter(pc.invert(is_train))
+    return {
+        "raw_documents": documents.num_rows + rejects.num_rows,
+        "raw_bytes": _sum(documents["num_bytes"]) + _sum(rejects["num_bytes"]),
+        "rejected": dict(sorted(reasons.items())),
+        "duplicates": num_duplicates,
+        "duplicate_bytes": _sum(duplicates["num_bytes"]),
+        "documents": documents.num_rows,
+        "bytes": _sum(documents["num_bytes"]),
+        "train_tokens": _sum(train["num_tokens"]),
+        "held_out_documents": held_out.num_rows,
+        "held_out_tokens": _sum(held_out["num_tokens"]),
+    }
+
+
+def _sum(column: pa.ChunkedArray) -> int:
+    return int(pc.sum(column).as_py() or 0)

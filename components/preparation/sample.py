@@ -1,10 +1,10 @@
-"""A sample of a corpus that went through preparation itself: what an estimate is counted from.
+"""Prepares a sample of a corpus, the input of an estimate.
 
-Design decision: the sample is read, judged, tokenised and ordered by the tasks that prepare a corpus, so nothing can happen
-to a document there that does not happen here, and the time it takes is the time that is to be foretold. It is taken from the
-beginnings of files, since a compressed file can only be read from its start: of every file where there are few, else of
-files chosen with a chance proportional to their size. What is not covered: what changes towards the end of files, and
-copies whose other copy was not drawn.
+The tasks that prepare a corpus also filter, tokenize and merge the sample, so documents are treated
+equally and the measured time can be extrapolated. The sample consists of the beginnings of files,
+because a compressed file can only be read from its start: of every file if there are few, else of
+files drawn with probability proportional to their size. Limits: it misses changes towards the end
+of files, and duplicates whose other copy was not drawn.
 """
 
 from __future__ import annotations
@@ -14,221 +14,234 @@ import random
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from components.data.config import DataPlace
 from components.data.sources.partitions import Partition
-from components.dataset.shards import TOKEN_DTYPE, TokenSlice, write_shard
-from components.preparation.corpus_pipeline import (
-    fits_single_process,
-    gather_all,
-    run_bytes_of,
-    scatter_all,
-)
-from components.preparation.dedup import near_duplicates
-from components.preparation.job import PrepareJob
-from components.preparation.merge_stage import apply_global_rejects, stream_name
-from components.preparation.sorted_runs import ranges, read_range
+from components.dataset.shards import TokenSlice, write_shard
+from components.preparation.dedup import apply_global_rejects, find_near_duplicates
+from components.preparation.job import PrepareJob, fits_single_process
+from components.preparation.merge_stage import count_tokens, run_merge_stage, stream_file
+from components.preparation.sorted_runs import hash_ranges, read_range
+from components.preparation.tokenize_stage import run_tokenize_stage
 
 FEW_FILES = 64
-"""Up to so many files are all begun, however small the sample (assumption: to open them costs a second or two)."""
+"""Up to this number of files, every file is sampled (assumption: opening them takes a second or
+two)."""
 PIECE_BYTES = 1_000_000
-"""Of more files so many are drawn that this is read of each, or their mean size where that is less (assumption: dozens of
-documents, beside which it costs little to open the file)."""
+"""Bytes to read per drawn file, or the mean file size if that is smaller (assumption: dozens of
+documents, so that opening the file costs little in comparison)."""
 
 
 class SampledPartition(NamedTuple):
-    """The beginning of a partition, and what it stands for."""
+    """The beginning of a partition, limited by its `max_bytes`."""
 
     partition: Partition
-    """With `first_bytes`."""
     represented_bytes: float
-    """Stored bytes of the corpus; those of all that were drawn add up to the corpus."""
+    """Stored bytes of the corpus that it represents; they add up to the size of the corpus."""
 
 
 class PartitionStats(NamedTuple):
-    """What was found at the beginning of a partition."""
+    """Counts from the beginning of a partition."""
 
-    drawn: SampledPartition
+    sampled: SampledPartition
     stored_bytes: int
-    """Read; the partition's size where all of it was."""
-    documents: int
+    """Bytes read; the partition's size if all of it was read."""
+    num_documents: int
     raw_bytes: int
-    """Of their texts."""
     rejected: Counter[str]
-    """Of those documents, by reason."""
-    bad: int
+    """Documents by reason."""
+    num_bad: int
     """Records that cannot be read."""
     tokens: Counter[str]
-    """Of the documents that are kept, by language."""
+    """Of accepted documents, by language."""
     held_out_tokens: Counter[str]
-    """Of those of them that are held out, by language."""
+    """Of held-out documents, by language."""
     run_bytes: int
-    """Of the first round's files."""
+    """Size of the tokenize stage's files."""
 
     @property
-    def factor(self) -> float:
-        """By what its counts are multiplied, to stand for its part of the corpus."""
-        return self.drawn.represented_bytes / self.stored_bytes if self.stored_bytes else 1.0
+    def scale(self) -> float:
+        """Factor from the counts to the represented part of the corpus."""
+        return self.sampled.represented_bytes / self.stored_bytes if self.stored_bytes else 1.0
 
 
 class Sample(NamedTuple):
-    """What was found in all of them, and how long it took."""
+    """Counts of all sampled partitions, and the time that they took."""
 
-    taken: list[PartitionStats]
+    partitions: list[PartitionStats]
     num_partitions: int
     """Of the corpus."""
     single_process: bool
-    """Whether one process reads the corpus, encoding on all cores."""
-    read_s: float
-    """Seconds in which one worker reads, judges and tokenises the sample, while the others do the same."""
-    order_s: float
-    """Seconds in which one worker orders and packs the sample."""
-    gathered_bytes: int
-    """Of the second round's files."""
+    """Whether a single process reads the corpus, encoding on all cores."""
+    tokenize_s: float
+    """Worker seconds of the tokenize stage, with all workers busy."""
+    merge_s: float
+    """Worker seconds of merging and packing."""
+    merged_bytes: int
+    """Size of the merge stage's files."""
 
     @property
-    def is_whole(self) -> bool:
-        """Whether it is the whole corpus."""
-        is_read = all(one.stored_bytes == one.drawn.partition.size_bytes for one in self.taken)
-        return is_read and len(self.taken) == self.num_partitions
+    def is_complete(self) -> bool:
+        """Whether the sample is the whole corpus."""
+        return len(self.partitions) == self.num_partitions and all(
+            stats.stored_bytes == stats.sampled.partition.size_bytes for stats in self.partitions
+        )
+
+    def total(self, value_of: Callable[[PartitionStats], float]) -> float:
+        """Extrapolate a count to the corpus."""
+        return sum(value_of(stats) * stats.scale for stats in self.partitions)
+
+    def totals(self, counts_of: Callable[[PartitionStats], Counter[str]]) -> Counter[str]:
+        """Extrapolate counts by key to the corpus."""
+        keys = sorted({key for stats in self.partitions for key in counts_of(stats)})
+        totals: Counter[str] = Counter()
+        for key in keys:
+            totals[key] = round(sum(counts_of(s)[key] * s.scale for s in self.partitions))
+        return totals
 
 
 def select_partitions(
     partitions: Sequence[Partition], sample_bytes: int, seed: int
 ) -> list[SampledPartition]:
-    """Which partitions are begun, how much is read of each, and what it stands for.
+    """Choose partitions and how much of each to read.
 
     Args:
-        partitions: of the corpus, in the order of its listing.
-        sample_bytes: to read in all, about: a document more at each partition, less where a partition ends before.
-        seed: of the chance; where every partition is drawn there is none.
+        partitions: of the corpus, in listing order.
+        sample_bytes: approximate total to read: a document more per partition, less if files end
+            earlier.
+        seed: of the random start; unused if every partition is sampled.
     """
-    stored_bytes = max(1, sum(one.size_bytes for one in partitions))
-    num_pieces = max(
-        FEW_FILES, sample_bytes // min(PIECE_BYTES, -(-stored_bytes // len(partitions)))
-    )
+    stored_bytes = max(1, sum(partition.size_bytes for partition in partitions))
+    mean_bytes = -(-stored_bytes // len(partitions))
+    num_pieces = max(FEW_FILES, sample_bytes // min(PIECE_BYTES, mean_bytes))
     if len(partitions) <= num_pieces:
-        shares = (
-            (one, max(1, -(-sample_bytes * one.size_bytes // stored_bytes))) for one in partitions
-        )
         return [
-            SampledPartition(one.replace(first_bytes=share), one.size_bytes)
-            for one, share in shares
+            _sampled(partition, -(-sample_bytes * partition.size_bytes // stored_bytes))
+            for partition in partitions
         ]
-    # A systematic sample: equal steps along the listing, from a start by chance, so that every source has its share.
-    step, piece_bytes = stored_bytes / num_pieces, -(-sample_bytes // num_pieces)
-    start = random.Random(f"estimate:{seed}").random() * step  # noqa: S311 - no secret
-    ends = list(itertools.accumulate(one.size_bytes for one in partitions))
-    last = len(partitions) - 1
-    hits = Counter(
-        min(last, bisect_right(ends, start + number * step)) for number in range(num_pieces)
-    )
+    # A systematic sample, equal steps from a random start, gives every source its share.
+    step = stored_bytes / num_pieces
+    piece_bytes = -(-sample_bytes // num_pieces)
+    start = random.Random(f"estimate:{seed}").random() * step  # noqa: S311 - not a secret
+    ends = list(itertools.accumulate(partition.size_bytes for partition in partitions))
+    hits: Counter[int] = Counter()
+    for number in range(num_pieces):
+        hits[min(len(partitions) - 1, bisect_right(ends, start + number * step))] += 1
     return [
-        SampledPartition(partitions[at].replace(first_bytes=num * piece_bytes), num * step)
-        for at, num in sorted(hits.items())
+        SampledPartition(partitions[index].replace(max_bytes=num * piece_bytes), num * step)
+        for index, num in sorted(hits.items())
     ]
 
 
+def _sampled(partition: Partition, max_bytes: int) -> SampledPartition:
+    return SampledPartition(
+        partition.replace(max_bytes=max(1, max_bytes)), float(partition.size_bytes)
+    )
+
+
 def prepare_sample(
-    job: PrepareJob, partitions: Sequence[Partition], sample_bytes: int, place: DataPlace
+    job: PrepareJob, partitions: Sequence[Partition], sample_bytes: int, execution: DataPlace
 ) -> Sample:
-    """Prepare a sample of some partitions in the job's folder, and count what came of it.
+    """Prepare a sample of the partitions in the job's folder and count its documents and tokens.
 
     Raises:
         DataError: a partition cannot be read.
     """
-    path, drawn = job.write(), select_partitions(partitions, sample_bytes, job.seed)
-    single_process = fits_single_process(sum(one.text_bytes for one in partitions), place)
-    begun = [one.partition for one in drawn]
-    results = scatter_all(job, path, begun, place, single_process=single_process, num_bytes=None)
-    runs = [sorted(job.scattered(one).glob("*.arrow")) for one in begun]
+    sampled = select_partitions(partitions, sample_bytes, job.seed)
+    single_process = fits_single_process(partitions, execution)
+    heads = [entry.partition for entry in sampled]
+    results = run_tokenize_stage(
+        job, heads, execution, single_process=single_process, num_bytes=None
+    )
+    runs = [job.runs(partition) for partition in heads]
     started_s = time.perf_counter()
-    every = [run for found in runs for run in found]
-    dropped = near_duplicates(job, every) if job.data.near_duplicates.enabled else None
-    gathered_bytes, width = _order(job, path, every, dropped, place)
-    order_s = (time.perf_counter() - started_s) * width
+    all_runs = [run for partition_runs in runs for run in partition_runs]
+    near_duplicates = None
+    if job.data.near_duplicates.enabled:
+        near_duplicates = find_near_duplicates(job, all_runs)
+    ranges = _merge_and_pack(job, all_runs, near_duplicates, execution)
+    elapsed_s = time.perf_counter() - started_s
     return Sample(
-        taken=_count(drawn, results, runs, dropped),
+        partitions=_count(sampled, results, runs, near_duplicates),
         num_partitions=len(partitions),
         single_process=single_process,
-        read_s=sum(result["seconds"] for result in results),
-        order_s=order_s,
-        gathered_bytes=gathered_bytes,
+        tokenize_s=sum(result["seconds"] for result in results),
+        merge_s=elapsed_s * min(execution.num_workers, len(ranges)),
+        merged_bytes=sum(file.stat().st_size for folder in ranges for file in folder.iterdir()),
     )
 
 
-def _order(
-    job: PrepareJob, path: str, runs: Sequence[Path], dropped: str | None, place: DataPlace
-) -> tuple[int, int]:
-    """Order and pack the sample: the bytes of the files between, and how many threads were at it."""
-    gathered = gather_all(job, path, runs, dropped, run_bytes_of(place), place)
-    folders = [job.gathered(number, len(gathered)) for number in range(len(gathered))]
-    for split in gathered[0]["tokens"]:
-        pieces = [
-            TokenSlice(str(at / stream_name(split)), 0, one["tokens"][split])
-            for at, one in zip(folders, gathered, strict=True)
+def _merge_and_pack(
+    job: PrepareJob, runs: Sequence[Path], near_duplicates: str | None, execution: DataPlace
+) -> list[Path]:
+    """Merge and pack the sample. Returns the folders of the merged ranges."""
+    merged = run_merge_stage(job, runs, near_duplicates, execution)
+    ranges = job.merged_dirs(len(merged))
+    for split in merged[0]["tokens"]:
+        slices = [
+            TokenSlice(str(folder / stream_file(split)), 0, result["tokens"][split])
+            for folder, result in zip(ranges, merged, strict=True)
         ]
-        write_shard(Path(job.folder) / "shards" / split, pieces)
-    return sum(file.stat().st_size for at in folders for file in at.iterdir()), min(
-        place.num_workers, len(gathered)
-    )
+        write_shard(Path(job.folder) / "shards" / split, slices)
+    return ranges
 
 
 def _count(
-    drawn: Sequence[SampledPartition],
+    sampled: Sequence[SampledPartition],
     results: Sequence[dict[str, Any]],
     runs: Sequence[Sequence[Path]],
-    dropped: str | None,
+    near_duplicates: str | None,
 ) -> list[PartitionStats]:
-    (whole,) = ranges(1)
-    parts = [_count_columns(read_range(found, whole), number) for number, found in enumerate(runs)]
+    """Count documents and tokens per partition after deduplication of the whole sample."""
+    tables = [_count_columns(partition_runs, number) for number, partition_runs in enumerate(runs)]
     groups = (
-        apply_global_rejects(pa.concat_tables(parts), dropped)
-        .group_by(["part", "language", "held_out", "reason"])
+        apply_global_rejects(pa.concat_tables(tables), near_duplicates)
+        .group_by(["partition", "language", "held_out", "reason"])
         .aggregate([("num_bytes", "sum"), ("num_tokens", "sum"), ("num_bytes", "count")])
     )
-    found: list[list[dict[str, Any]]] = [[] for _ in drawn]
+    rows: list[list[dict[str, Any]]] = [[] for _ in sampled]
     for row in groups.to_pylist():
-        found[row["part"]].append(row)
-    return [_taken(*one) for one in zip(drawn, results, runs, found, strict=True)]
+        rows[row["partition"]].append(row)
+    return [_partition_stats(*values) for values in zip(sampled, results, runs, rows, strict=True)]
 
 
-def _taken(
-    drawn: SampledPartition,
+def _count_columns(runs: Sequence[Path], partition: int) -> pa.Table:
+    """The columns needed for counting, and the partition's number."""
+    (full_range,) = hash_ranges(1)
+    rows = read_range(runs, full_range)
+    names = ["order", "reason", "source", "path", "language", "held_out", "num_bytes"]
+    table = rows.select(names).append_column("num_tokens", count_tokens(rows["tokens"]))
+    return table.append_column("partition", pa.repeat(pa.scalar(partition), rows.num_rows))
+
+
+def _partition_stats(
+    sampled: SampledPartition,
     result: dict[str, Any],
     runs: Sequence[Path],
-    found: Sequence[dict[str, Any]],
+    rows: Sequence[dict[str, Any]],
 ) -> PartitionStats:
     rejected, tokens, held_out_tokens = Counter[str](), Counter[str](), Counter[str]()
-    for row in found:
+    for row in rows:
         if row["reason"] is not None:
             rejected[row["reason"]] += row["num_bytes_count"]
-        else:
-            tokens[row["language"]] += row["num_tokens_sum"]
-            held_out_tokens[row["language"]] += row["num_tokens_sum"] if row["held_out"] else 0
+            continue
+        tokens[row["language"]] += row["num_tokens_sum"]
+        if row["held_out"]:
+            held_out_tokens[row["language"]] += row["num_tokens_sum"]
     return PartitionStats(
-        drawn=drawn,
-        # An empty compressed file has no record that could say how far it reaches.
-        stored_bytes=result.get("stored_bytes", drawn.partition.size_bytes),
-        documents=sum(row["num_bytes_count"] for row in found),
-        raw_bytes=sum(row["num_bytes_sum"] for row in found),
+        sampled=sampled,
+        # An empty compressed file has no record that reports a position.
+        stored_bytes=result.get("stored_bytes", sampled.partition.size_bytes),
+        num_documents=sum(row["num_bytes_count"] for row in rows),
+        raw_bytes=sum(row["num_bytes_sum"] for row in rows),
         rejected=rejected,
-        bad=sum(result["bad"].values()),
+        num_bad=sum(result["bad"].values()),
         tokens=tokens,
         held_out_tokens=held_out_tokens,
-        run_bytes=sum(file.stat().st_size for file in runs),
+        run_bytes=sum(run.stat().st_size for run in runs),
     )
-
-
-def _count_columns(rows: pa.Table, part: int) -> pa.Table:
-    """What is counted of the rows of a run, and whose they are."""
-    num_tokens = pc.divide(pc.binary_length(rows["tokens"]), TOKEN_DTYPE.itemsize)
-    names = ["order", "reason", "source", "path", "language", "held_out", "num_bytes"]
-    slim = rows.select(names).append_column("num_tokens", num_tokens)
-    return slim.append_column("part", pa.repeat(pa.scalar(part), rows.num_rows))

@@ -1,8 +1,7 @@
-"""Runs: judged and tokenised documents, sorted by their place in the training order, so that a range of it can be cut out.
+"""Sorted runs: tokenized documents in training order, in Arrow files.
 
-A run is an Arrow file that is mapped into memory: finding a range is a binary search, and reading it touches that range
-alone. The rows hold no text, only what the rounds to come need: an excerpt of what was rejected, the tokens of what was
-kept.
+A run is mapped into memory: locating a range is a binary search, and reading it touches only that
+range. Rows hold no full text: tokens of accepted documents, excerpts of rejected documents.
 """
 
 from __future__ import annotations
@@ -32,73 +31,86 @@ ROW_SCHEMA = pa.schema(
         ("bands", pa.list_(pa.uint64())),
     ]
 )
-"""`num_bytes` is of the raw text. `excerpt` is null for what is kept, `tokens` (little-endian uint16, the separator last)
-for what is not; `bands`, the signature, is null unless near-duplicates are sought."""
+"""`num_bytes` is of the raw text. `excerpt` is null for accepted documents, `tokens` (little-endian
+uint16, separator last) for rejected documents. `bands`, the MinHash signature, is null unless
+near-duplicate detection is enabled."""
 
 
 class HashRange(NamedTuple):
-    """A part of the training order: places whose first 64 bits are at least `first` and at most `last`."""
+    """A range of the training order: sort keys whose first 64 bits are between `first` and
+    `last`."""
 
     first: int
     last: int
+    """Inclusive."""
 
 
-def ranges(num_ranges: int) -> list[HashRange]:
-    """The whole order, cut into equal parts."""
+def hash_ranges(num_ranges: int) -> list[HashRange]:
+    """Divide the training order into equal ranges."""
     bounds = [number * 2**64 // num_ranges for number in range(num_ranges + 1)]
     return [HashRange(first, stop - 1) for first, stop in pairwise(bounds)]
 
 
 class RunWriter:
-    """Gathers rows, and writes a sorted run whenever they are enough. `close` writes the rest."""
+    """Collects rows and writes a sorted run when they reach `run_bytes`; `close` writes the
+    rest."""
 
     def __init__(self, folder: Path, run_bytes: int) -> None:
-        self._folder, self._run_bytes = folder, run_bytes
+        self._folder = folder
+        self._run_bytes = run_bytes
         self._rows: list[pa.RecordBatch] = []
-        self._num_bytes = self.num_runs = 0
+        self._num_bytes = 0
+        self.num_runs = 0
 
     def add(self, rows: pa.RecordBatch) -> None:
-        """Take rows of `ROW`, in any order."""
+        """Add rows of `ROW_SCHEMA`, in any order."""
         self._rows.append(rows)
         self._num_bytes += rows.nbytes
         if self._num_bytes >= self._run_bytes:
             self.close()
 
     def close(self) -> None:
-        """Write what is held as a run."""
+        """Write the collected rows as a run."""
         if not self._rows:
             return
-        # One chunk: a range is then one slice of it.
+        # A single chunk, so a range is a slice of it.
         rows = pa.Table.from_batches(self._rows, schema=ROW_SCHEMA).combine_chunks()
-        self._rows, self._num_bytes = [], 0
+        self._rows = []
+        self._num_bytes = 0
         rows = rows.take(pc.sort_indices(rows, sort_keys=DEDUP_SORT_KEYS)).combine_chunks()
         write_arrow(self._folder / f"{self.num_runs:05d}.arrow", rows)
         self.num_runs += 1
 
 
 def write_arrow(path: Path, table: pa.Table) -> None:
-    """Write a table as an Arrow file, which can be mapped into memory."""
+    """Write a table as an Arrow file."""
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
 
 
-def read_range(runs: Sequence[Path], part: HashRange) -> pa.Table:
-    """The rows of a range out of every run, run after run. They lie in memory mappings as long as they are held."""
-    return pa.concat_tables([ROW_SCHEMA.empty_table(), *(_cut(path, part) for path in runs)])
+def read_arrow(path: Path) -> pa.Table:
+    """Map an Arrow file into memory."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
-def _cut(path: Path, part: HashRange) -> pa.Table:
-    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+def read_range(runs: Sequence[Path], hash_range: HashRange) -> pa.Table:
+    """The rows of a range from every run, run after run, mapped into memory."""
+    slices = [_slice_run(path, hash_range) for path in runs]
+    return pa.concat_tables([ROW_SCHEMA.empty_table(), *slices])
+
+
+def _slice_run(path: Path, hash_range: HashRange) -> pa.Table:
+    table = read_arrow(path)
     if not table.num_rows:
         return table
     order = table["order"].chunk(0)
-    start = _first_at_least(order, part.first)
-    stop = _first_at_least(order, part.last + 1)
+    start = _lower_bound(order, hash_range.first)
+    stop = _lower_bound(order, hash_range.last + 1)
     return table.slice(start, stop - start)
 
 
-def _first_at_least(order: pa.Array, bound: int) -> int:
-    """The first row whose place is not below a bound; looked for without reading the whole column."""
+def _lower_bound(order: pa.Array, bound: int) -> int:
+    """The first row with a sort key of at least `bound`, by a binary search that reads few rows."""
     low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2
@@ -110,16 +122,16 @@ def _first_at_least(order: pa.Array, bound: int) -> int:
 
 
 def write_tokens(tokens: pa.ChunkedArray, rows: npt.NDArray[np.int64], file: BinaryIO) -> int:
-    """Write the tokens of some rows back to back, straight from where they lie; returns how many there are."""
-    firsts = np.cumsum([0, *(len(chunk) for chunk in tokens.chunks)])
-    data = [_offsets_and_data(chunk) for chunk in tokens.chunks]
+    """Write the tokens of some rows back to back, without copying them first; returns their
+    number."""
+    chunk_starts = np.cumsum([0, *(len(chunk) for chunk in tokens.chunks)])
+    buffers = [_offsets_and_data(chunk) for chunk in tokens.chunks]
+    chunk_numbers = np.searchsorted(chunk_starts, rows, side="right") - 1
     num_bytes = 0
-    for row, at in zip(
-        rows.tolist(), (np.searchsorted(firsts, rows, side="right") - 1).tolist(), strict=True
-    ):
-        offsets, values = data[at]
-        start, end = offsets[row - firsts[at] : row - firsts[at] + 2]
-        num_bytes += file.write(values[start:end])
+    for row, chunk_number in zip(rows.tolist(), chunk_numbers.tolist(), strict=True):
+        offsets, data = buffers[chunk_number]
+        index = row - chunk_starts[chunk_number]
+        num_bytes += file.write(data[offsets[index] : offsets[index + 1]])
     return num_bytes // TOKEN_DTYPE.itemsize
 
 

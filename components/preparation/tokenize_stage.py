@@ -1,7 +1,7 @@
-"""First round of a preparation: one partition of the raw corpus, from records to sorted runs of tokens.
+"""Tokenize stage: a partition of the raw corpus, from records to sorted runs of tokens.
 
-Records stream through in batches of a few megabytes: judged, looked at for benchmarks, redacted where that is wanted,
-encoded, and gathered into runs. What a process needs for that (the tokenizer, the benchmarks' n-grams) is made once a job.
+Records are processed in batches of a few megabytes: filter, decontaminate, redact if enabled,
+encode, add to runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ import pyarrow.compute as pc
 from pydantic import JsonValue
 
 from components.core.files import write_jsonl
-from components.data.config import LANGUAGES
+from components.core.progress import poll_progress
+from components.data.config import LANGUAGES, DataPlace
+from components.data.engine import run_tasks
 from components.data.filters.decontamination import Decontaminator
 from components.data.filters.documents import annotate_documents, in_hash_sample
 from components.data.filters.minhash import signatures
@@ -30,219 +32,257 @@ from components.data.filters.redaction import redact
 from components.data.sources.config import extensions_with
 from components.data.sources.partition_reader import Batch, read_partition
 from components.data.sources.partitions import Partition
-from components.data.task_progress import ProgressReporter, TaskCounts
+from components.data.task_progress import ProgressAggregator, ProgressReporter, TaskCounts
+from components.dataset.manifests import QUARANTINE_JSONL
 from components.dataset.shards import TOKEN_DTYPE
-from components.preparation.job import PrepareJob, read_done_marker, staging_dir, write_done_marker
+from components.preparation.job import PrepareJob, read_done_marker, run_once
 from components.preparation.sorted_runs import ROW_SCHEMA, RunWriter
-from components.tokenizer.encoder import Encoder, RaggedIds
-from components.tokenizer.self_check import verify_edge_cases
+from components.tokenizer.encoder import Encoder, RaggedIds, verify_edge_cases
 
 PREFIXED_CORPUS = "multi"
 """The corpus whose documents begin with their language (docs/paper.md, section 1)."""
-MATCHES, QUARANTINE = "matches.jsonl", "quarantine.jsonl"
+MATCHES_JSONL = "matches.jsonl"
 _EXCERPT_CHARACTERS = 200
 _MAX_QUARANTINED = 1000
-"""Bad records of a partition that are kept to be looked at; all are counted."""
+"""Bad records of a partition that are stored; all are counted."""
 _NUM_EXAMPLES = 3
-"""Bad records of a partition that an error may name."""
+"""Bad records of a partition that an error may quote."""
 
 
-def tokenize_partition(work: Any) -> JsonValue:
-    """Turn the partition `work["partition"]` of the job `work["job"]` into runs; `work["single_process"]`: on all cores.
+def run_tokenize_stage(
+    job: PrepareJob,
+    partitions: Sequence[Partition],
+    execution: DataPlace,
+    *,
+    single_process: bool,
+    num_bytes: int | None,
+) -> list[dict[str, Any]]:
+    """Tokenize all partitions; returns the results of `tokenize_partition` in their order.
+
+    Args:
+        single_process: whether this process runs all tasks, encoding on all cores.
+        num_bytes: stored size of the partitions, for progress; None if unknown.
+    """
+    by_name = {job.tokenized_dir(partition).name: partition for partition in partitions}
+    progress = ProgressAggregator(job.progress_dir)
+    results: dict[str, dict[str, Any]] = {}
+    # Counted before the clock starts: work of an earlier attempt is not part of the throughput.
+    for name, partition in by_name.items():
+        result = read_done_marker(job.tokenized_dir(partition))
+        if result is not None:
+            results[name] = result
+            progress.finish(name, progress_counts(result))
+    remaining = [partition for name, partition in by_name.items() if name not in results]
+    remaining.sort(key=lambda partition: -partition.size_bytes)
+    tasks: list[JsonValue] = [
+        {
+            "job": job.path,
+            "partition": partition.model_dump(mode="json"),
+            "single_process": single_process,
+        }
+        for partition in remaining
+    ]
+    if single_process:
+        execution = execution.replace(num_workers=1)
+    label = f"tokenize {job.corpus}"
+    with poll_progress(label, num_bytes, "bytes", progress.snapshot, throughput_of="text"):
+        for result in run_tasks(tokenize_partition, tasks, execution):
+            results[result["name"]] = result
+            progress.finish(result["name"], progress_counts(result))
+    return [results[name] for name in by_name]
+
+
+def progress_counts(counts: Mapping[str, Any]) -> TaskCounts:
+    """The counts of a partition that progress shows."""
+    names = ("stored_bytes", "documents", "bytes", "rejected")
+    return TaskCounts(*(int(counts.get(name, 0)) for name in names))
+
+
+def tokenize_partition(task: Any) -> JsonValue:
+    """Turn a `partition` of a `job` into runs; with `single_process`, encode on all cores.
 
     Returns:
-        `name`, that of its folder; `seconds`; and counts: stored_bytes (read of the partition), documents, bytes, rejected,
-        bad (by kind of reason), skipped (by reason), redacted (by kind), what was proved, and bad_examples.
+        `name` of the output folder; `seconds`; and counts: stored_bytes (read from the partition),
+        documents, bytes, rejected, bad (by kind), skipped (by reason), redacted (by kind),
+        verified_documents, verified_tokens, and bad_examples.
 
     Raises:
-        DataError: the file cannot be read, or the encoder is not the reference's equal.
+        DataError: the file cannot be read, or the encoder differs from the reference.
     """
-    scatterer, partition = (
-        _scatterer(Path(work["job"]).read_text(encoding="utf-8")),
-        Partition.parse(work["partition"]),
-    )
-    place = scatterer.job.scattered(partition)
-    if (result := read_done_marker(place)) is None:
-        teller = ProgressReporter(scatterer.job.under_way / place.name)
-        with staging_dir(place) as folder:
-            started_s = time.perf_counter()
-            counts = scatterer.run(
-                partition, folder, parallel=bool(work["single_process"]), teller=teller
-            )
-            result = {"name": place.name, "seconds": time.perf_counter() - started_s, **counts}
-            write_done_marker(folder, result)
-    return result
+    tools = _load_tools(Path(task["job"]).read_text(encoding="utf-8"))
+    partition = Partition.parse(task["partition"])
+    output = tools.job.tokenized_dir(partition)
+
+    def tokenize(folder: Path) -> dict[str, Any]:
+        started_s = time.perf_counter()
+        tokenizer = _PartitionTokenizer(tools, folder, parallel=bool(task["single_process"]))
+        counts = tokenizer.run(partition, ProgressReporter(tools.job.progress_dir / output.name))
+        return {"name": output.name, "seconds": time.perf_counter() - started_s, **counts}
+
+    return run_once(output, tokenize)
 
 
-@functools.lru_cache(maxsize=1)
-def _scatterer(job: str) -> _PartitionTokenizer:
-    """By the content of the job's file: another one may lie at the same path some day."""
-    return _PartitionTokenizer(PrepareJob.parse(json.loads(job)))
-
-
-class _PartitionTokenizer:
-    """A process's tools for one job."""
+class _Tools:
+    """Objects that a process creates once per job."""
 
     def __init__(self, job: PrepareJob) -> None:
         self.job = job
         self.encoder = Encoder(Path(job.tokenizer_folder))
         verify_edge_cases(self.encoder)
         self.decontaminator = Decontaminator(job.benchmarks, job.data.decontamination)
-        prefixes: Mapping[Any, str] = (
-            job.data.language_prefix if job.corpus == PREFIXED_CORPUS else {}
-        )
-        self.prefixes = dict(prefixes)
-
-    def run(
-        self, partition: Partition, folder: Path, *, parallel: bool, teller: ProgressReporter
-    ) -> dict[str, JsonValue]:
-        """Fill a folder from a partition."""
-        one = _Partition(self, RunWriter(folder, self.job.run_bytes), parallel)
-        data = self.job.data
-        for batch in read_partition(
-            partition, LANGUAGES[self.job.corpus], extensions_with(data.extensions), data.quarantine
-        ):
-            one.add(batch)
-            teller.report(progress_counts(one.counts()))
-        one.runs.close()
-        write_jsonl(folder / MATCHES, one.matches)
-        write_jsonl(folder / QUARANTINE, one.quarantined)
-        return one.counts()
+        prefixes: Mapping[Any, str] = job.data.language_prefix
+        self.prefixes = dict(prefixes) if job.corpus == PREFIXED_CORPUS else {}
 
 
-def progress_counts(counts: Mapping[str, Any]) -> TaskCounts:
-    """What progress shows of the counts of a partition."""
-    return TaskCounts(
-        *(int(counts.get(name, 0)) for name in ("stored_bytes", "documents", "bytes", "rejected"))
-    )
+@functools.lru_cache(maxsize=1)
+def _load_tools(job_json: str) -> _Tools:
+    """Cached by the content of the job file: its path may be reused for another job."""
+    return _Tools(PrepareJob.parse(json.loads(job_json)))
 
 
-class _Partition:
-    """One partition on its way through."""
+class _PartitionTokenizer:
+    """Tokenizes a partition into a folder and counts."""
 
-    def __init__(self, tools: _PartitionTokenizer, runs: RunWriter, parallel: bool) -> None:
-        self._tools, self.runs, self._parallel = tools, runs, parallel
-        self.matches: list[dict[str, JsonValue]] = []
-        self.quarantined: list[dict[str, JsonValue]] = []
-        self._num: Counter[str] = Counter()
-        self._bad: Counter[str] = Counter()
-        self._skipped: Counter[str] = Counter()
-        self._redacted: Counter[str] = Counter()
+    def __init__(self, tools: _Tools, folder: Path, *, parallel: bool) -> None:
+        self._tools, self._job = tools, tools.job
+        self._folder = folder
+        self._parallel = parallel
+        self._runs = RunWriter(folder, tools.job.run_bytes)
+        self._matches: list[dict[str, JsonValue]] = []
+        self._quarantined: list[dict[str, JsonValue]] = []
+        self._counts: Counter[str] = Counter()
+        self._num_bad: Counter[str] = Counter()
+        self._num_skipped: Counter[str] = Counter()
+        self._num_redacted: Counter[str] = Counter()
 
-    def counts(self) -> dict[str, JsonValue]:
-        """What came of it."""
-        groups = {"bad": self._bad, "skipped": self._skipped, "redacted": self._redacted}
-        examples = self.quarantined[:_NUM_EXAMPLES]
+    def run(self, partition: Partition, progress: ProgressReporter) -> dict[str, JsonValue]:
+        """Tokenize the partition; returns the counts."""
+        data = self._job.data
+        languages, extensions = LANGUAGES[self._job.corpus], extensions_with(data.extensions)
+        for batch in read_partition(partition, languages, extensions, data.quarantine):
+            self._add(batch)
+            progress.report(progress_counts(self._counts))
+        self._runs.close()
+        write_jsonl(self._folder / MATCHES_JSONL, self._matches)
+        write_jsonl(self._folder / QUARANTINE_JSONL, self._quarantined)
         return {
-            **self._num,
-            "bad_examples": list[JsonValue](examples),
-            **{name: dict(group) for name, group in groups.items()},
+            **self._counts,
+            "bad": dict(self._num_bad),
+            "skipped": dict(self._num_skipped),
+            "redacted": dict(self._num_redacted),
+            "bad_examples": list[JsonValue](self._quarantined[:_NUM_EXAMPLES]),
         }
 
-    def add(self, batch: Batch) -> None:
-        """Take the next records."""
-        self._num["stored_bytes"] = batch.stored_bytes
-        self._skipped.update(batch.num_skipped)
-        for bad in batch.bad:
-            self._bad[bad.kind] += 1
-            if len(self.quarantined) < _MAX_QUARANTINED:
-                self.quarantined.append(bad._asdict())
+    def _add(self, batch: Batch) -> None:
+        self._counts["stored_bytes"] = batch.stored_bytes
+        self._num_skipped.update(batch.num_skipped)
+        for record in batch.bad:
+            self._num_bad[record.kind] += 1
+            if len(self._quarantined) < _MAX_QUARANTINED:
+                self._quarantined.append(record._asdict())
         if batch.records.num_rows:
             self._add_records(batch.records)
 
     def _add_records(self, records: pa.RecordBatch) -> None:
-        texts, job = records["text"], self._tools.job
-        judged = annotate_documents(texts, job.data, job.seed)
-        reasons = self._decontaminated(records, judged)
-        is_kept = pc.is_null(reasons)
-        self._num["documents"] += len(texts)
-        self._num["bytes"] += int(pc.sum(pc.binary_length(texts)).as_py())
-        self._num["rejected"] += len(texts) - int(pc.sum(is_kept).as_py() or 0)
-        kept = records.filter(is_kept)
+        texts = records["text"]
+        num_bytes = pc.binary_length(texts)
+        documents = annotate_documents(texts, self._job.data, self._job.seed)
+        reasons = self._decontaminate(records, documents)
+        is_accepted = pc.is_null(reasons)
+        self._counts["documents"] += len(texts)
+        self._counts["bytes"] += int(pc.sum(num_bytes).as_py())
+        self._counts["rejected"] += len(texts) - int(pc.sum(is_accepted).as_py() or 0)
+        tokens = self._encode(records.filter(is_accepted), documents.filter(is_accepted))
         excerpts = pc.utf8_slice_codeunits(texts, 0, _EXCERPT_CHARACTERS)
+        no_excerpt = pa.scalar(None, type=pa.large_string())
         columns = {
-            **{name: judged[name] for name in ("order", "sha256", "held_out")},
+            "order": documents["order"],
+            "sha256": documents["sha256"],
+            "held_out": documents["held_out"],
             "reason": reasons,
-            **{name: records[name] for name in ("language", "source", "path")},
-            "num_bytes": pc.binary_length(texts).cast(pa.int64()),
-            "excerpt": pc.if_else(is_kept, pa.scalar(None, type=pa.large_string()), excerpts),
-            "tokens": _expand_to_all_rows(self._encoded(kept, judged.filter(is_kept)), is_kept),
+            "language": records["language"],
+            "source": records["source"],
+            "path": records["path"],
+            "num_bytes": num_bytes.cast(pa.int64()),
+            "excerpt": pc.if_else(is_accepted, no_excerpt, excerpts),
+            "tokens": _expand_to_all_rows(tokens, is_accepted),
             "bands": self._bands(texts),
         }
-        self.runs.add(pa.RecordBatch.from_pydict(columns, schema=ROW_SCHEMA))
+        self._runs.add(pa.RecordBatch.from_pydict(columns, schema=ROW_SCHEMA))
 
-    def _decontaminated(self, records: pa.RecordBatch, judged: pa.RecordBatch) -> pa.Array:
-        """The reasons, with one for each document that holds a part of a benchmark."""
+    def _decontaminate(self, records: pa.RecordBatch, documents: pa.RecordBatch) -> pa.Array:
+        """Reject documents that contain a part of a benchmark. Returns all reasons."""
         matches = self._tools.decontaminator.find(records["text"])
         if not matches:
-            return judged["reason"]
-        reasons = judged["reason"].to_pylist()
+            return documents["reason"]
+        reasons = documents["reason"].to_pylist()
         for match in matches:
-            if reasons[match.document] in (None, CONTAMINATED):
-                reasons[match.document] = CONTAMINATED
-                place = {name: records[name][match.document].as_py() for name in ("source", "path")}
-                found = {
-                    "sha256": judged["sha256"][match.document].as_py().hex(),
-                    **place,
-                    **match._asdict(),
+            index = match.document
+            if reasons[index] not in (None, CONTAMINATED):
+                continue
+            reasons[index] = CONTAMINATED
+            fields = match._asdict()
+            del fields["document"]
+            self._matches.append(
+                {
+                    "sha256": documents["sha256"][index].as_py().hex(),
+                    "source": records["source"][index].as_py(),
+                    "path": records["path"][index].as_py(),
+                    **fields,
                 }
-                self.matches.append(
-                    {name: value for name, value in found.items() if name != "document"}
-                )
+            )
         return pa.array(reasons, type=pa.large_string())
 
-    def _encoded(self, records: pa.RecordBatch, judged: pa.RecordBatch) -> pa.LargeBinaryArray:
-        """The tokens of each document, its language's prefix first, the separator last."""
+    def _encode(self, records: pa.RecordBatch, documents: pa.RecordBatch) -> pa.LargeBinaryArray:
+        """The tokens of each document: language prefix, text, separator."""
         texts = records["text"]
-        if self._tools.job.data.redaction.enabled:
-            texts, counts = redact(texts, self._tools.job.data.redaction)
-            self._redacted.update({kind: int(count.sum()) for kind, count in counts.items()})
-        languages, encoder = records["language"].to_pylist(), self._tools.encoder
-        whole = [
-            self._tools.prefixes.get(name, "") + text
-            for name, text in zip(languages, texts.to_pylist(), strict=True)
+        redaction = self._job.data.redaction
+        if redaction.enabled:
+            texts, counts = redact(texts, redaction)
+            self._num_redacted.update({kind: int(count.sum()) for kind, count in counts.items()})
+        languages = records["language"].to_pylist()
+        prefixed = [
+            self._tools.prefixes.get(language, "") + text
+            for language, text in zip(languages, texts.to_pylist(), strict=True)
         ]
-        encoded = encoder.encode_batch(whole, parallel=self._parallel)
-        self._verify_sample(records, judged, whole, encoded)
-        return _with_separators(encoded, encoder.eot_id)
+        encoded = self._tools.encoder.encode_batch(prefixed, parallel=self._parallel)
+        self._verify_sample(records, documents["sha256"].to_pylist(), prefixed, encoded)
+        return _with_separators(encoded, self._tools.encoder.eot_id)
 
     def _verify_sample(
-        self, records: pa.RecordBatch, judged: pa.RecordBatch, texts: list[str], encoded: Any
+        self, records: pa.RecordBatch, digests: list[bytes], texts: list[str], encoded: RaggedIds
     ) -> None:
-        """Hold those that were chosen by their content against the reference."""
-        fraction, seed = self._tools.job.verify_fraction, self._tools.job.seed
-        digests = judged["sha256"].to_pylist()
-        chosen = [
-            at
-            for at, digest in enumerate(digests)
-            if in_hash_sample("proof", digest, fraction, seed)
-        ]
-        names = [f"{records['path'][at]} of {records['source'][at]}" for at in chosen]
-        self._tools.encoder.verify_against_reference(
-            [texts[at] for at in chosen], [encoded[at] for at in chosen], names
-        )
-        self._num["proved_documents"] += len(chosen)
-        self._num["proved_tokens"] += sum(len(encoded[at]) for at in chosen)
+        """Compare a sample, chosen by content, with the reference encoder."""
+        fraction, seed = self._job.verify_fraction, self._job.seed
+        is_sampled = [in_hash_sample("verify", digest, fraction, seed) for digest in digests]
+        sample = [index for index, sampled in enumerate(is_sampled) if sampled]
+        ids = [encoded[index] for index in sample]
+        names = [f"{records['path'][index]} of {records['source'][index]}" for index in sample]
+        self._tools.encoder.verify_against_reference([texts[index] for index in sample], ids, names)
+        self._counts["verified_documents"] += len(sample)
+        self._counts["verified_tokens"] += sum(len(document_ids) for document_ids in ids)
 
     def _bands(self, texts: pa.LargeStringArray) -> pa.Array:
-        config = self._tools.job.data.near_duplicates
+        config = self._job.data.near_duplicates
+        bands_type = ROW_SCHEMA.field("bands").type
         if not config.enabled:
-            return pa.nulls(len(texts), type=ROW_SCHEMA.field("bands").type)
-        return pa.array(signatures(texts, config).tolist(), type=ROW_SCHEMA.field("bands").type)
+            return pa.nulls(len(texts), type=bands_type)
+        return pa.array(signatures(texts, config).tolist(), type=bands_type)
 
 
 def _with_separators(encoded: RaggedIds, eot_id: int) -> pa.LargeBinaryArray:
-    """The tokens of each text with the separator behind them, little-endian uint16."""
+    """The tokens of each text followed by the separator, little-endian uint16."""
     offsets = encoded.offsets + np.arange(len(encoded) + 1)
     tokens = np.empty(offsets[-1], dtype=TOKEN_DTYPE)
-    for at, (start, end) in enumerate(pairwise(offsets.tolist())):
-        tokens[start : end - 1] = encoded[at]
+    for index, (start, end) in enumerate(pairwise(offsets.tolist())):
+        tokens[start : end - 1] = encoded[index]
         tokens[end - 1] = eot_id
     buffers = [None, pa.py_buffer(offsets * TOKEN_DTYPE.itemsize), pa.py_buffer(tokens)]
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(encoded), buffers)
 
 
-def _expand_to_all_rows(values: pa.Array, is_kept: pa.Array) -> pa.Array:
-    """The values of the kept rows at their places among all rows, null elsewhere."""
-    places = np.cumsum(is_kept.to_numpy(zero_copy_only=False)) - 1
-    return values.take(pa.array(places, mask=~is_kept.to_numpy(zero_copy_only=False)))
+def _expand_to_all_rows(values: pa.Array, is_accepted: pa.Array) -> pa.Array:
+    """Put the values of accepted rows at their rows, null elsewhere."""
+    mask = is_accepted.to_numpy(zero_copy_only=False)
+    indices = np.cumsum(mask) - 1
+    return values.take(pa.array(indices, mask=~mask))

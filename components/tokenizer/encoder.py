@@ -1,9 +1,11 @@
-"""Apply the tokenizer of a folder: text to ids and back.
+"""Applies a tokenizer artifact: text to ids and back.
 
-gigatoken does the work; Hugging Face tokenizers is the reference that it is proved against, because gigatoken is young and
-an error in the ids would silently spoil a model. Documents are data: `<|endoftext|>` written in one is encoded as the plain
-characters, never as the separator. Both libraries are told so in their own way (the token is not registered with gigatoken,
-and the reference encodes special tokens as text). Chat templates, padding and truncation are not covered.
+gigatoken encodes. Hugging Face tokenizers is the reference: gigatoken is young, and wrong ids would
+silently spoil a model, so every process that encodes compares both on `EDGE_CASE_TEXTS` first, and
+preparation compares a sample of the corpus in every run.
+
+`<|endoftext|>` inside a text is encoded as plain characters, never as the separator: the token is
+not registered with gigatoken, and the reference encodes special tokens as text.
 """
 
 from __future__ import annotations
@@ -26,14 +28,33 @@ from components.tokenizer.vocabulary import TOKENIZER_JSON
 
 Ids = npt.NDArray[np.uint16]
 
+EDGE_CASE_TEXTS = (
+    END_OF_TEXT,
+    f"a{END_OF_TEXT}{END_OF_TEXT} b",
+    *(
+        f"x{' ' * length}y{chr(9) * length}z"
+        for length in (1, 2, 3, 9, 10, 31, 32, 33, 62, 63, 100)
+    ),
+    "\n \n  \n\t\n \t \r\n\r\n  \r",
+    "don't we'll they've I'm she'd 'S 'Re ''s",
+    "0 1 12 123 1234567890 3.14e-10 0xDEADBEEF",
+    "\u00a0\u2003\u3000\u2028\u2029\u0085\u200b\ufeff|",
+    "e\u0301 \u00e9 \u1e9e \u01c5 \u00bd \u0661\u0662 \u4e16\u754c \U0001f469\u200d\U0001f4bb "
+    "\U00020bb7",
+    "\x01\x1b[0m\x7f\ufffd\ufffe\U0010ffff",
+    "a" * 1000,
+    "=" * 1000,
+)
+"""White space, contractions, digits, characters of 1 to 4 bytes, control characters, long words."""
+
 
 @dataclass(frozen=True)
 class RaggedIds:
-    """The ids of several texts, back to back."""
+    """The ids of several texts in a flat array."""
 
     ids: Ids
     offsets: npt.NDArray[np.int64]
-    """Text i is `ids[offsets[i] : offsets[i + 1]]`; one entry more than there are texts."""
+    """Text i is `ids[offsets[i] : offsets[i + 1]]`; has an entry more than there are texts."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -41,37 +62,31 @@ class RaggedIds:
     def __getitem__(self, index: int) -> Ids:
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """The number of tokens of each text."""
-        return np.diff(self.offsets)
-
 
 class Encoder:
-    """The tokenizer that `vocabulary.build_tokenizer` wrote."""
+    """The tokenizer in a folder that `vocabulary.build_tokenizer` wrote."""
 
     def __init__(self, folder: Path) -> None:
         """Load the tokenizer.
 
         Raises:
-            DataError: the folder holds no tokenizer of ours.
+            DataError: the folder holds no tokenizer.
         """
         path = folder / TOKENIZER_JSON
         if not path.is_file():
             raise DataError(
                 f"{path} does not exist",
                 expected="a tokenizer artifact",
-                fix="build it with the prepare flow",
+                fix="build it with `codegen prepare`",
             )
         self._document = path.read_text(encoding="utf-8")
         self._description = json.loads(self._document)
         vocabulary = self._description["model"]["vocab"]
+        added_tokens = {token["content"] for token in self._description["added_tokens"]}
         self.eot_id = int(vocabulary[END_OF_TEXT])
-        self.num_ids = len(
-            vocabulary.keys() | {token["content"] for token in self._description["added_tokens"]}
-        )
+        self.num_ids = len(vocabulary.keys() | added_tokens)
 
-    # Both take a few tenths of a second to load, and not every process encodes.
+    # Loading either library takes some tenths of a second, and not every process encodes.
 
     @cached_property
     def _reference(self) -> tokenizers.Tokenizer:
@@ -87,59 +102,77 @@ class Encoder:
         )
 
     def encode(self, text: str) -> list[int]:
-        """The ids of one text."""
+        """Encode a text."""
         return [int(id_) for id_ in self._fast.encode(text)]
 
     def encode_batch(self, texts: Sequence[str], *, parallel: bool = True) -> RaggedIds:
-        """The ids of many texts, encoded by as many threads as there are cores, or by one."""
+        """Encode many texts, on all cores if `parallel`."""
         layout = self._fast.encode_batch(list(texts), parallel=parallel).layout
         return RaggedIds(layout.content.data.astype(np.uint16), layout.offsets.data)
 
     def encode_reference(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of many texts as Hugging Face tokenizers gives them: the slow truth."""
-        return [
-            encoding.ids
-            for encoding in self._reference.encode_batch_fast(list(texts), add_special_tokens=False)
-        ]
+        """Encode many texts with Hugging Face tokenizers, the slow reference."""
+        encodings = self._reference.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def verify_against_reference(
         self, texts: Sequence[str], encoded: Sequence[Ids], names: Sequence[str]
     ) -> None:
-        """Compare ids that `encode_batch` gave with those of the reference.
+        """Compare ids that `encode_batch` returned with the reference.
 
         Args:
-            texts: what was encoded.
+            texts: the encoded texts.
             encoded: the ids of each text.
-            names: what to call each text in an error.
+            names: what an error calls each text.
 
         Raises:
-            DataError: the ids of a text differ; names the text and the first token that differs.
+            DataError: the ids of a text differ; names the text and the first differing token.
         """
         for name, ids, expected in zip(names, encoded, self.encode_reference(texts), strict=True):
-            got = ids.tolist()
-            if got != expected:
-                at = _first_difference(got, expected)
-                raise DataError(
-                    f"gigatoken {version('gigatoken')} encodes {name} differently from token {at:,} on: {got[at : at + 5]}",
-                    expected=f"{expected[at : at + 5]}, as Hugging Face tokenizers {tokenizers.__version__} encodes it",
-                    fix="install the versions of constraints.txt; if they are, keep the document and report it to gigatoken",
-                )
+            actual = ids.tolist()
+            if actual == expected:
+                continue
+            first = _first_difference(actual, expected)
+            raise DataError(
+                f"gigatoken {version('gigatoken')} encodes {name} differently from token {first:,} "
+                f"on: {actual[first : first + 5]}",
+                expected=f"{expected[first : first + 5]}, as Hugging Face tokenizers "
+                f"{tokenizers.__version__} encodes it",
+                fix="install the versions of constraints.txt; if they are installed, report the "
+                "document to gigatoken",
+            )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids; `<|endoftext|>` is written out, bytes that are no UTF-8 become U+FFFD."""
+        """Decode ids; `<|endoftext|>` is written out, bytes that are not UTF-8 become U+FFFD."""
         return str(self._reference.decode(list(ids), skip_special_tokens=False))
 
     @cached_property
     def token_num_bytes(self) -> npt.NDArray[np.int64]:
-        """How many bytes of text each id stands for, [num_ids]; 0 for `<|endoftext|>`, which is no text."""
+        """Bytes of text that each id represents, [num_ids]; 0 for `<|endoftext|>`."""
         lengths = np.zeros(self.num_ids, dtype=np.int64)
         for token, id_ in self._reference.get_vocab(with_added_tokens=True).items():
-            # The vocabulary writes one character for each byte, and the added runs of white space are ASCII.
+            # The vocabulary writes one character per byte; the added white-space runs are ASCII.
             lengths[id_] = len(token)
         lengths[self.eot_id] = 0
         return lengths
 
 
-def _first_difference(one: list[int], other: list[int]) -> int:
-    same_length = min(len(one), len(other))
-    return next((at for at in range(same_length) if one[at] != other[at]), same_length)
+def verify_edge_cases(encoder: Encoder) -> None:
+    """Compare the encoder with the reference on `EDGE_CASE_TEXTS`.
+
+    Raises:
+        DataError: a text is encoded differently.
+    """
+    encoded = encoder.encode_batch(EDGE_CASE_TEXTS)
+    encoder.verify_against_reference(
+        EDGE_CASE_TEXTS,
+        [encoded[index] for index in range(len(encoded))],
+        [repr(text[:40]) for text in EDGE_CASE_TEXTS],
+    )
+
+
+def _first_difference(actual: list[int], expected: list[int]) -> int:
+    for index, (actual_id, expected_id) in enumerate(zip(actual, expected, strict=False)):
+        if actual_id != expected_id:
+            return index
+    return min(len(actual), len(expected))

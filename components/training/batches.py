@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from components.core.errors import ConfigError
+from components.dataset.config import StreamingCacheConfig
 from components.dataset.reader import PackedSplit
 from components.dataset.shards import TRAIN
-from components.tokenizer.config import StreamingCacheConfig
 from components.training.config import TrainingExecution
 from components.training.deepspeed_config import num_sequences_per_step
 from components.training.run_file import StageRun

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from components.core.config import Config
 from components.core.errors import ConfigError
-from components.tokenizer.config import StreamingCacheConfig
+from components.dataset.config import StreamingCacheConfig
 
 Offload = Literal["none", "cpu", "nvme"]
 StageName = Literal["nl", "multi", "mono"]

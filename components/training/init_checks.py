@@ -12,7 +12,7 @@ from pathlib import Path
 from components.core.errors import ConfigError
 from components.model.config import ModelConfig
 from components.model.huggingface import load_config
-from components.tokenizer.compatibility import TokenizerSignature, first_mismatch, read_id_table
+from components.tokenizer.compatibility import TokenizerSignature, first_mismatch, read_signature
 from components.tokenizer.config import MAX_MERGES, TokenizerConfig
 from components.training.config import TrainingConfig
 from components.training.run_file import OPTIMIZER
@@ -33,7 +33,7 @@ def check_init_model(
         ArtifactError: it is no complete model.
     """
     _require_shape(training, load_config(folder), model)
-    _require_counts(training, read_id_table(folder), tokenizer)
+    _require_counts(training, read_signature(folder), tokenizer)
     stage = training.start_stage
     if training.first.optimizer_state == "kept" and not (folder / OPTIMIZER).is_file():
         raise ConfigError(
@@ -50,7 +50,7 @@ def require_same_ids(folder: Path, training: TrainingConfig, tokenizer_folder: P
         ConfigError: it gives others; the first one is named.
         ArtifactError: one of the two has no tokenizer.
     """
-    if found := first_mismatch(read_id_table(folder), read_id_table(tokenizer_folder)):
+    if found := first_mismatch(read_signature(folder), read_signature(tokenizer_folder)):
         raise ConfigError(
             f"training.initial {training.init_from} has another tokenizer: {found}",
             expected="the ids of the recipe's tokenizer, which corpora are packed in",

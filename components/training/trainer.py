@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from components.core.errors import TrainingError
-from components.dataset.lookup import documents_in_sequences
+from components.dataset.manifests import documents_in_sequences
 from components.dataset.prefetch import Prefetcher
 from components.training.batches import Batches
 from components.training.checkpoint.manager import CheckpointManager, ResumePoint

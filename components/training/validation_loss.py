@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from components.dataset.reader import PackedSplit
-from components.dataset.shards import HELD_OUT
+from components.dataset.shards import HELD_OUT_PREFIX
 from components.tokenizer.encoder import Encoder
 from components.training.config import TrainingExecution
 from components.training.distributed import gather_values
@@ -38,11 +38,11 @@ class HeldOut:
         )
         self._splits: dict[str, tuple[PackedSplit, npt.NDArray[np.int64]]] = {}
         for name in sorted(PackedSplit(run.data.folder, streaming=place.streaming).index.splits):
-            if name.startswith(HELD_OUT):
+            if name.startswith(HELD_OUT_PREFIX):
                 split = PackedSplit(run.data.folder, name, streaming=place.streaming)
                 chosen = split.evenly_spaced(place.evaluate_sequences)
                 if len(chosen):
-                    self._splits[name.removeprefix(HELD_OUT)] = (split, chosen)
+                    self._splits[name.removeprefix(HELD_OUT_PREFIX)] = (split, chosen)
 
     def num_bytes(self, tokens_BT: Tensor) -> int:
         """Bytes of text that all but the first token of every sequence stand for."""

@@ -213,7 +213,7 @@ def estimate(
         return
     is_whole = True
     for name, found in foretell(chosen, execution, corpus, sample_mb):
-        is_whole &= found.is_whole
+        is_whole &= found.is_complete
         for line in format_estimate(name, found, chosen, execution):
             console.print(line, soft_wrap=True, markup=False)
     for note in notes(chosen, is_whole):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 DATASET_CARD = "dataset-card.md"
 """The card of the corpora that were prepared last, in the workspace and in MLflow."""
-REJECTS_TABLE = "left-out.json"
+REJECTS_TABLE = "rejects.json"
 """The table of what is in no shard, beside the card in MLflow."""
 
 
@@ -281,8 +281,12 @@ def sample_rejects(prepared: Mapping[str, Artifact], store: Store) -> list[dict[
     Raises:
         RemoteError: one of them cannot be read.
     """
-    from components.dataset.manifests import QUARANTINE_JSONL, REJECTS_PARQUET
-    from components.dataset.rejects import sample_of_quarantine, sample_of_rejects
+    from components.dataset.manifests import (
+        QUARANTINE_JSONL,
+        REJECTS_PARQUET,
+        sample_quarantined_records,
+        sample_rejected_documents,
+    )
 
     rows: list[dict[str, JsonValue]] = []
     for corpus, one in prepared.items():
@@ -291,7 +295,7 @@ def sample_rejects(prepared: Mapping[str, Artifact], store: Store) -> list[dict[
             store.fs.open(f"{one.address}/{REJECTS_PARQUET}", "rb") as rejects,
             store.fs.open(f"{one.address}/{QUARANTINE_JSONL}", "rb") as quarantine,
         ):
-            chosen = [*sample_of_rejects(rejects), *sample_of_quarantine(quarantine)]
+            chosen = [*sample_rejected_documents(rejects), *sample_quarantined_records(quarantine)]
         chosen.sort(key=lambda row: (row["reason"], row["language"] or ""))
         rows += [{"reason": row["reason"], "corpus": corpus, **row} for row in chosen]
     return rows

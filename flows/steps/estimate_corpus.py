@@ -70,7 +70,7 @@ def estimate(
                     tokenizer=recipe.tokenizer,
                     context_length=recipe.model.context_length,
                     seed=recipe.seed,
-                    place=execution.data,
+                    execution=execution.data,
                     benchmarks=avoided,
                     sample_bytes=sample_mb * 1_000_000,
                 ),
@@ -81,7 +81,7 @@ def format_estimate(
     corpus: Corpus, found: Estimate, recipe: Recipe, execution: Execution
 ) -> list[str]:
     """The lines that say it."""
-    documents, context = found.documents.value, recipe.model.context_length
+    documents, context = found.num_documents.value, recipe.model.context_length
     rejects = [
         f"{reason} {number / max(1, documents):.2%}" for reason, number in found.rejected.items()
     ]
@@ -89,12 +89,12 @@ def format_estimate(
     speed = f"{found.bytes_per_s / 1e6:,.1f} MB/s with {_counted(found.num_workers, 'worker')}"
     return [
         f"{corpus}: {_counted(found.num_files, 'file')}, {decimal(found.stored_bytes)} as stored; {_sampled(found)}",
-        f"  documents  {documents:,}{_range(found.documents, found)}",
+        f"  documents  {documents:,}{_range(found.num_documents, found)}",
         f"  raw text   {decimal(found.raw_bytes)}",
         f"  rejected   {rejected:.2%} of the documents{': ' if rejects else ''}{', '.join(rejects)}",
         *_unreadable(found, recipe),
-        f"  tokens     {found.tokens.value:,}{_range(found.tokens, found)}",
-        f"  sequences  {found.sequences:,} of {context:,} tokens to train on, {found.held_out_sequences:,} held out",
+        f"  tokens     {found.num_tokens.value:,}{_range(found.num_tokens, found)}",
+        f"  sequences  {found.num_train_sequences:,} of {context:,} tokens to train on, {found.num_held_out_sequences:,} held out",
         f"  disk       {decimal(found.shard_bytes)} of shards, {decimal(found.work_bytes)} at most while working"
         f"{_room(found, execution)}",
         f"  time       {_time(found.duration_s)} at {speed}, as measured here just now; validation comes on top",
@@ -135,26 +135,26 @@ def _tokenizer(recipe: Recipe, execution: Execution, vocabulary: Artifact) -> Ar
 
 
 def _sampled(found: Estimate) -> str:
-    if found.is_whole:
+    if found.is_complete:
         return "all of it was read: these are the figures, but for the time"
-    return f"read {decimal(found.sample_bytes)} of text from the beginnings of {_counted(found.num_drawn, 'file')}"
+    return f"read {decimal(found.sample_bytes)} of text from the beginnings of {_counted(found.num_sampled_files, 'file')}"
 
 
 def _range(figure: Interval, found: Estimate) -> str:
     if figure.low < figure.high:
         return f" ({figure.low:,} to {figure.high:,})"
-    return "" if found.is_whole else " (no range: it takes two files)"
+    return "" if found.is_complete else " (no range: it takes two files)"
 
 
 def _unreadable(found: Estimate, recipe: Recipe) -> list[str]:
-    if not found.bad:
+    if not found.num_bad:
         return []
     share, most = (
-        found.bad / (found.bad + found.documents.value),
+        found.num_bad / (found.num_bad + found.num_documents.value),
         recipe.data.quarantine.max_bad_fraction,
     )
     stops = f"; preparation stops above {most:.2%}" if share > most else ""
-    return [f"  unreadable {found.bad:,} records, {share:.2%}{stops}"]
+    return [f"  unreadable {found.num_bad:,} records, {share:.2%}{stops}"]
 
 
 def _room(found: Estimate, execution: Execution) -> str:
@@ -169,11 +169,9 @@ def _room(found: Estimate, execution: Execution) -> str:
 def _consumed(corpus: Corpus, found: Estimate, recipe: Recipe) -> str:
     stage = getattr(recipe.training.stages, corpus)
     reads = stage.steps * stage.global_batch_tokens
-    times = reads / max(1, found.train_tokens)
+    times = reads / max(1, found.num_train_tokens)
     often = f"each of them {times:,.1f} times" if times >= 1 else f"{times:.1%} of them"
-    return (
-        f"the stage {corpus} reads {reads:,} tokens, of {found.train_tokens:,} to train on: {often}"
-    )
+    return f"the stage {corpus} reads {reads:,} tokens, of {found.num_train_tokens:,} to train on: {often}"
 
 
 def _time(duration_s: float) -> str:

@@ -16,6 +16,7 @@ import fsspec
 import numpy as np
 
 from components.core.files import write_json
+from components.dataset.config import StreamingCacheConfig
 from components.dataset.reader import PackedSplit
 from components.dataset.shards import (
     INDEX_JSON,
@@ -23,10 +24,9 @@ from components.dataset.shards import (
     TRAIN,
     Index,
     TokenSlice,
-    cut_into_shards,
+    plan_shards,
     write_shard,
 )
-from components.tokenizer.config import StreamingCacheConfig
 
 CONTEXT = 2048
 NUM_SEQUENCES = 8192
@@ -50,7 +50,7 @@ def main() -> None:
         folder = Path(name)
         tokens = folder / "tokens"
         np.zeros(NUM_SEQUENCES * CONTEXT, dtype=TOKEN_DTYPE).tofile(tokens)
-        split = cut_into_shards(TRAIN, NUM_SEQUENCES * CONTEXT, CONTEXT, shard_tokens=2**22)
+        split = plan_shards(TRAIN, NUM_SEQUENCES * CONTEXT, CONTEXT, shard_tokens=2**22)
         first = 0
         for shard in split.shards:
             piece = TokenSlice(str(tokens), first, shard.num_sequences * CONTEXT)

@@ -10,7 +10,7 @@ from fixtures.projects import FixtureArchives, new_project, pull_fixtures
 
 from components.core.artifact import Artifact
 from components.data.config import CORPORA
-from components.tokenizer.config import StreamingCacheConfig
+from components.dataset.config import StreamingCacheConfig
 from components.training.config import TrainingExecution
 from components.training.launch.launcher import train_stage
 from components.training.run_file import RunFile

@@ -14,12 +14,12 @@ from fixtures.shards import write_split
 
 from components.core.errors import EvaluationError
 from components.core.files import read_json, write_json
+from components.dataset.config import StreamingCacheConfig
 from components.dataset.shards import INDEX_JSON, Index
 from components.evaluation.bits_per_byte import Score, bits_per_byte_of_texts, evaluate_held_out
 from components.evaluation.held_out import run_bits_per_byte
 from components.model.huggingface import save_checkpoint
 from components.model.transformer import CodeGen
-from components.tokenizer.config import StreamingCacheConfig
 from components.tokenizer.encoder import Encoder
 
 EOT, LENGTH = TOKENIZER.eot_id, 16

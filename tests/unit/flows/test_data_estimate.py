@@ -35,8 +35,8 @@ def test_every_corpus_of_a_recipe_without_preparing_it(place: Execution) -> None
     assert list(found) == list(CORPORA)
     raw = raw_artifacts(place.project_path)
     for corpus, one in found.items():
-        assert one.is_whole
-        assert one.documents.value == raw[corpus].statistics["num_documents"]
+        assert one.is_complete
+        assert one.num_documents.value == raw[corpus].statistics["num_documents"]
         assert one.num_files == raw[corpus].statistics["num_files"]
     assert [one.kind for one in place.open_store().list_artifacts()] == ["tokenizer"]
     assert list(place.workspace_path.glob("estimate-*")) == []
@@ -62,7 +62,7 @@ def test_sources_of_ones_own_need_no_preset(place: Execution, tmp_path: Path) ->
         ["data.preset=starter", f'data.sources={{"mono": [{{"uri": "{tmp_path}/own.jsonl"}}]}}']
     )
     ((_, found),) = estimate(own, place, "mono", 1)
-    assert (found.documents.value, found.num_files) == (50, 1)
+    assert (found.num_documents.value, found.num_files) == (50, 1)
     with pytest.raises(DataError, match="data/ holds the preset tiny"):
         list(estimate(own, place, "nl", 1))
 
@@ -96,18 +96,18 @@ def test_without_data_it_says_how_to_get_them(tmp_path: Path) -> None:
 
 FOUND = Estimate(
     num_files=1200,
-    num_drawn=64,
+    num_sampled_files=64,
     stored_bytes=10**12,
     sample_bytes=64_000_000,
-    is_whole=False,
-    documents=Interval(200_000_000, 190_000_000, 210_000_000),
+    is_complete=False,
+    num_documents=Interval(200_000_000, 190_000_000, 210_000_000),
     raw_bytes=4 * 10**12,
     rejected={"digits": 5_000_000, "duplicate": 1_000_000},
-    bad=2_000_000,
-    tokens=Interval(1_030_000_000_000, 9 * 10**11, 11 * 10**11),
-    train_tokens=10**12,
-    sequences=488_281_250,
-    held_out_sequences=14_648_437,
+    num_bad=2_000_000,
+    num_tokens=Interval(1_030_000_000_000, 9 * 10**11, 11 * 10**11),
+    num_train_tokens=10**12,
+    num_train_sequences=488_281_250,
+    num_held_out_sequences=14_648_437,
     shard_bytes=2 * 10**12,
     work_bytes=10**16,
     bytes_per_s=320e6,
@@ -147,11 +147,11 @@ def test_it_is_said_for_people(tmp_path: Path) -> None:
 
 def test_a_sample_that_is_all_needs_no_range_and_no_warning(tmp_path: Path) -> None:
     exact = FOUND._replace(
-        is_whole=True,
-        documents=Interval(3, 3, 3),
-        bad=0,
+        is_complete=True,
+        num_documents=Interval(3, 3, 3),
+        num_bad=0,
         work_bytes=1,
-        train_tokens=1_000_000,
+        num_train_tokens=1_000_000,
         num_files=1,
     )
     lines = format_estimate(
@@ -172,7 +172,7 @@ def test_a_sample_that_is_all_needs_no_range_and_no_warning(tmp_path: Path) -> N
 
 
 def test_one_file_that_was_begun_has_no_range(tmp_path: Path) -> None:
-    one = FOUND._replace(documents=Interval(3, 3, 3))
+    one = FOUND._replace(num_documents=Interval(3, 3, 3))
     lines = format_estimate(
         "nl", one, paper_like(), Execution(project=str(tmp_path), workspace=".")
     )

@@ -14,8 +14,8 @@ from components.core.errors import ArtifactError, DataError, RemoteError
 from components.core.store import Store
 from components.data.config import CORPORA
 from components.data.raw_corpus import raw_artifacts, sources_of
+from components.dataset.config import StreamingCacheConfig
 from components.preparation.corpus_pipeline import prepare_corpus
-from components.tokenizer.config import StreamingCacheConfig
 from components.tokenizer.vocabulary import build_tokenizer
 from components.training.config import TrainingExecution
 from flows.settings.execution import Execution

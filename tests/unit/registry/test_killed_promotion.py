@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from fixtures.crash_injection import killed_before_write, tracking_in
+from fixtures.crash_injection import open_tracking, run_and_kill_before_write
 from fixtures.versions import NAME, PYTHON, add_version, evidence, judge
 
 from components.registry.queries import (
@@ -32,7 +32,7 @@ def with_champion(tmp_path_factory: pytest.TempPathFactory, empty_database: Path
     """A registry whose version 1 is champion; version 2 was not judged yet."""
     folder = tmp_path_factory.mktemp("champion")
     _copy_database(empty_database, folder / "mlflow.db")
-    tracking = tracking_in(folder)
+    tracking = open_tracking(folder)
     judge(tracking, add_version(tracking), evidence(2.0))
     add_version(tracking)
     return folder
@@ -54,7 +54,7 @@ def _copy(folder: Path, into: Path) -> Tracking:
                 f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
                 (str(folder), str(into)),  # noqa: S608
             )
-    return tracking_in(into)
+    return open_tracking(into)
 
 
 def _shown(tracking: Tracking) -> dict[str, int]:
@@ -84,7 +84,7 @@ def _kill_everywhere(start: Path, into: Path, action: str) -> Iterator[Tracking]
     while status == -signal.SIGKILL:
         number += 1
         tracking = _copy(start, into / str(number))
-        status = killed_before_write(number, action, into / str(number))
+        status = run_and_kill_before_write(number, action, into / str(number))
         yield tracking
     assert status == 0
 

@@ -1,4 +1,4 @@
-"""The encoder: exactly the reference's ids, reversible, and documents are data, whatever they contain."""
+"""The encoder gives the reference's ids, is reversible, and never encodes text as a separator."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import DataError
-from components.tokenizer.encoder import Encoder
-from components.tokenizer.self_check import EDGE_CASE_TEXTS, verify_edge_cases
+from components.tokenizer.encoder import EDGE_CASE_TEXTS, Encoder, verify_edge_cases
 
-# Text as it comes, with more of what byte-pair encoders get wrong.
+# Arbitrary text, with more of the cases that byte-pair encoders get wrong.
 PIECES = st.one_of(
     st.text(max_size=8),
     st.text(alphabet=" \t\n\r\x0b\x0c\x85\u00a0\u2028\u3000", max_size=40),
@@ -39,7 +38,7 @@ TEXTS = st.lists(st.lists(PIECES, max_size=8).map("".join), max_size=5)
 @settings(deadline=None, max_examples=50)
 @given(texts=TEXTS)
 @pytest.mark.parametrize("size", ["small", "full"])
-def test_encodes_as_transformers_does_and_back(
+def test_encoding_equals_transformers_and_is_reversible(
     request: pytest.FixtureRequest, size: str, texts: list[str]
 ) -> None:
     encoder: Encoder = request.getfixturevalue(size)
@@ -55,8 +54,8 @@ def test_encodes_as_transformers_does_and_back(
         assert encoder.token_num_bytes[ids].sum() == len(text.encode())
 
 
-def test_a_separator_written_in_a_document_stays_text(full: Encoder) -> None:
-    """Else a document about tokenizers would be cut in two, and a model could be made to forget its context."""
+def test_a_separator_inside_a_document_is_encoded_as_text(full: Encoder) -> None:
+    """Otherwise a document about tokenizers would be split in two."""
     text = "print('<|endoftext|>')"
     ids = full.encode(text)
     assert full.eot_id == 50_256
@@ -67,47 +66,45 @@ def test_a_separator_written_in_a_document_stays_text(full: Encoder) -> None:
     assert full.decode([*full.encode("a"), full.eot_id]) == "a<|endoftext|>"
 
 
-def test_bytes_of_each_id(full: Encoder) -> None:
+def test_each_id_has_its_number_of_bytes(full: Encoder) -> None:
     num_bytes = full.token_num_bytes
     assert num_bytes.shape == (50_295,)
     assert num_bytes[:256].tolist() == [1] * 256
     assert num_bytes[[15496, 995]].tolist() == [len("Hello"), len(" world")]
-    assert num_bytes[50_256] == 0, "the separator is no text"
+    assert num_bytes[50_256] == 0, "the separator represents no text"
     assert num_bytes[50_257:].tolist() == [*range(31, 1, -1), *range(9, 1, -1)]
 
 
-def test_no_tokenizer_is_an_error(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"tokenizer\.json does not exist"):
         Encoder(tmp_path)
 
 
 @pytest.fixture
-def unequal(small_folder: Path, tmp_path: Path) -> Encoder:
-    """A tokenizer that the two libraries understand differently: gigatoken 0.10 does not know `single_word`."""
+def ambiguous_tokenizer(small_folder: Path, tmp_path: Path) -> Encoder:
+    """A tokenizer that both libraries read differently: gigatoken 0.10 ignores `single_word`."""
     description = json.loads((small_folder / "tokenizer.json").read_text(encoding="utf-8"))
-    word = {
+    token = {
         **description["added_tokens"][-1],
         "id": len(description["model"]["vocab"]) + 38,
         "content": "zebra",
+        "single_word": True,
     }
-    description["added_tokens"].append({**word, "single_word": True})
+    description["added_tokens"].append(token)
     (tmp_path / "tokenizer.json").write_text(json.dumps(description), encoding="utf-8")
     return Encoder(tmp_path)
 
 
-def test_a_document_that_is_encoded_differently_stops_the_run(unequal: Encoder) -> None:
+def test_a_document_that_is_encoded_differently_is_an_error(ambiguous_tokenizer: Encoder) -> None:
     texts = ["a zebra", "two zebras"]
-    encoded = unequal.encode_batch(texts)
-    with pytest.raises(
-        DataError, match=r"encodes b\.py of demo 1\.0 differently from token 4 on"
-    ) as error:
-        unequal.verify_against_reference(
-            texts, [encoded[0], encoded[1]], ["a.py of demo 1.0", "b.py of demo 1.0"]
-        )
+    encoded = ambiguous_tokenizer.encode_batch(texts)
+    names = ["a.py of demo 1.0", "b.py of demo 1.0"]
+    with pytest.raises(DataError, match=r"b\.py of demo 1\.0 differently from token 4") as error:
+        ambiguous_tokenizer.verify_against_reference(texts, [encoded[0], encoded[1]], names)
     assert "Hugging Face tokenizers" in error.value.expected
 
 
-def test_the_hard_texts_stop_the_run(small_folder: Path, tmp_path: Path) -> None:
+def test_edge_cases_detect_a_wrong_encoder(small_folder: Path, tmp_path: Path) -> None:
     description = json.loads((small_folder / "tokenizer.json").read_text(encoding="utf-8"))
     for token in description["added_tokens"]:
         token["single_word"] = not token["special"]
@@ -116,7 +113,7 @@ def test_the_hard_texts_stop_the_run(small_folder: Path, tmp_path: Path) -> None
         verify_edge_cases(Encoder(tmp_path))
 
 
-def test_the_hard_texts_hold_and_differ(small: Encoder, full: Encoder) -> None:
+def test_edge_cases_pass_and_are_distinct(small: Encoder, full: Encoder) -> None:
     verify_edge_cases(small)
     verify_edge_cases(full)
     assert len(set(EDGE_CASE_TEXTS)) == len(EDGE_CASE_TEXTS)

@@ -1,4 +1,4 @@
-"""The vocabulary: with all merges it is CodeGen's to the last id, and a cut keeps the ids of what it keeps."""
+"""With all merges the vocabulary is CodeGen's; with fewer merges its ids are unchanged."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_all_merges_give_the_files_that_openai_released(full_folder: Path) -> None:
-    """From ranks alone: the merges in their order, and every id, `<|endoftext|>` included."""
+def test_all_merges_give_the_files_released_by_openai(full_folder: Path) -> None:
+    """From ranks only: the merges in order, and every id, `<|endoftext|>` included."""
     merges = [
         pair if isinstance(pair, str) else " ".join(pair) for pair in model(full_folder)["merges"]
     ]
@@ -41,10 +41,8 @@ def test_all_merges_give_the_files_that_openai_released(full_folder: Path) -> No
     ("text", "ids"),
     [
         ("Hello world", [15496, 995]),
-        (
-            "def hello_world():",
-            [4299, 23748, 62, 6894, 33529],
-        ),  # the example of Hugging Face's CodeGen page
+        # The example of Hugging Face's CodeGen page.
+        ("def hello_world():", [4299, 23748, 62, 6894, 33529]),
         (" " * 31, [50257]),
         (" " * 2, [50286]),
         ("\t" * 9, [50287]),
@@ -63,7 +61,7 @@ def test_auto_tokenizer_gives_codegens_ids(
     assert full_transformers.decode(ids) == text
 
 
-def test_auto_tokenizer_has_the_released_settings(
+def test_auto_tokenizer_loads_the_released_settings(
     full_transformers: PreTrainedTokenizerBase,
 ) -> None:
     tokenizer = full_transformers
@@ -78,32 +76,30 @@ def test_auto_tokenizer_has_the_released_settings(
 
 
 @pytest.mark.parametrize("num_merges", [0, 1, 4000])
-def test_a_cut_keeps_the_ids_of_what_it_keeps(
+def test_a_vocabulary_with_fewer_merges_keeps_its_ids(
     ranks: Path, full_folder: Path, tmp_path: Path, num_merges: int
 ) -> None:
     config = TokenizerConfig(num_merges=num_merges)
     statistics = build_tokenizer(ranks, config, tmp_path)
-    full, cut = model(full_folder), model(tmp_path)
+    full = model(full_folder)
+    small = model(tmp_path)
     eot = 256 + num_merges
-    assert cut["merges"] == full["merges"][:num_merges]
-    assert cut["vocab"] == {token: id_ for token, id_ in full["vocab"].items() if id_ < eot} | {
+    assert small["merges"] == full["merges"][:num_merges]
+    assert small["vocab"] == {token: id_ for token, id_ in full["vocab"].items() if id_ < eot} | {
         "<|endoftext|>": eot
     }
     added = json.loads((tmp_path / TOKENIZER_JSON).read_text(encoding="utf-8"))["added_tokens"]
-    assert [token["id"] for token in added] == list(range(eot, eot + 39)), "39 ids, without a gap"
+    assert [token["id"] for token in added] == list(range(eot, eot + 39)), "39 consecutive ids"
     assert [token["special"] for token in added] == [True] + [False] * 38
-    assert (
-        (statistics["eot_id"], statistics["num_ids"])
-        == (eot, eot + 39)
-        == (config.eot_id, config.num_ids)
-    )
+    assert statistics["eot_id"] == config.eot_id == eot
+    assert statistics["num_ids"] == config.num_ids == eot + 39
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert len(tokenizer) == config.num_ids
     text = "def f(x):\n\t\treturn x   # h\u00e9llo\n"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_the_same_files_from_the_same_ranks(
+def test_building_twice_gives_the_same_files(
     ranks: Path, small_folder: Path, tmp_path: Path
 ) -> None:
     build_tokenizer(ranks, TokenizerConfig(num_merges=600), tmp_path)
@@ -130,23 +126,23 @@ def _damage(lines: list[bytes], kind: str) -> list[bytes]:
         ("not a number", r"gpt2\.tiktoken:301: b'aGk= x'"),
         ("out of order", r"gpt2\.tiktoken:301: "),
         ("cut short", "holds 500 tokens"),
-        ("no bytes", "does not name each of the 256 bytes"),
-        ("no merge", r"gpt2\.tiktoken:301: b'qqzzz' is no merge"),
+        ("no bytes", "lacks some of the 256 bytes"),
+        ("no merge", r"gpt2\.tiktoken:301: b'qqzzz' is not a merge"),
     ],
 )
-def test_a_damaged_table_is_refused(ranks: Path, tmp_path: Path, kind: str, message: str) -> None:
+def test_a_damaged_table_is_an_error(ranks: Path, tmp_path: Path, kind: str, message: str) -> None:
     damaged = tmp_path / "gpt2.tiktoken"
     damaged.write_bytes(b"\n".join(_damage(ranks.read_bytes().splitlines(), kind)))
     with pytest.raises(DataError, match=message):
         build_tokenizer(damaged, TokenizerConfig(num_merges=600), tmp_path)
-    assert list(tmp_path.iterdir()) == [damaged], "nothing half-written is left"
+    assert list(tmp_path.iterdir()) == [damaged], "no partial output"
 
 
-def test_no_table_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_table_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         build_tokenizer(tmp_path / "gpt2.tiktoken", TokenizerConfig(), tmp_path)
 
 
-def test_there_are_fifty_thousand_merges_at_most() -> None:
+def test_more_than_fifty_thousand_merges_are_an_error() -> None:
     with pytest.raises(ConfigError, match="num_merges is 50001"):
         TokenizerConfig.parse({"num_merges": 50_001})

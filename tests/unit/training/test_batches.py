@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError
+from components.dataset.config import StreamingCacheConfig
 from components.dataset.prefetch import Prefetcher
 from components.model.config import ModelConfig
-from components.tokenizer.config import StreamingCacheConfig
 from components.training.batches import Batches, open_split
 from components.training.config import StageConfig, TrainingExecution
 from components.training.run_file import ArtifactInput, StageRun

@@ -1,4 +1,4 @@
-"""Documents of sequences, against looking at every token."""
+"""Documents in given sequences, compared with a per-token reference."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.dataset.lookup import documents_in_sequences
-from components.dataset.manifests import DOCUMENTS_PARQUET, DOCUMENTS_SCHEMA
+from components.dataset.manifests import DOCUMENTS_PARQUET, DOCUMENTS_SCHEMA, documents_in_sequences
 
 CONTEXT = 5
 
@@ -21,28 +21,28 @@ CONTEXT = 5
     ),
     sequences=st.lists(st.integers(0, 20), max_size=4),
 )
-def test_every_document_with_a_token_in_one_of_the_sequences(
-    tmp_path_factory: object, lengths: list[tuple[str, int]], sequences: list[int]
+def test_documents_with_a_token_in_the_sequences_are_listed(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[tuple[str, int]], sequences: list[int]
 ) -> None:
-    folder = tmp_path_factory.mktemp("corpus")  # type: ignore[attr-defined]
-    write(folder, lengths)
+    folder = tmp_path_factory.mktemp("corpus")
+    write_documents(folder, lengths)
     owners = [
         number
         for number, (split, length) in enumerate(lengths)
         if split == "train"
         for _ in range(length)
     ]
-    touched = {owner for at, owner in enumerate(owners) if at // CONTEXT in sequences}
+    expected = {owner for position, owner in enumerate(owners) if position // CONTEXT in sequences}
     assert documents_in_sequences(folder, sequences, CONTEXT) == [
-        f"github:{number}.go" for number in sorted(touched)
+        f"github:{number}.go" for number in sorted(expected)
     ]
 
 
-def test_a_corpus_without_the_table(tmp_path: Path) -> None:
+def test_a_corpus_without_the_table_gives_no_documents(tmp_path: Path) -> None:
     assert documents_in_sequences(tmp_path, [0], CONTEXT) == []
 
 
-def write(folder: Path, lengths: list[tuple[str, int]]) -> None:
+def write_documents(folder: Path, lengths: list[tuple[str, int]]) -> None:
     document = {"sha256": "", "language": "Go", "source": "github"}
     rows = [
         document

@@ -1,4 +1,4 @@
-"""Writing and reading shards: the stream comes back, the order visits everything once, and damage is seen."""
+"""Shards round-trip, the order visits each sequence once per epoch, and damage is detected."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from components.core.errors import ArtifactError
 from components.core.files import write_json
 from components.dataset.reader import PackedSplit, sequence_indices
-from components.dataset.shards import INDEX_JSON, Index, Split, held_out
+from components.dataset.shards import INDEX_JSON, Index, Split, held_out_split
 
 
-def write(
+def write_corpus(
     folder: Path, documents: list[np.ndarray], context_length: int, shard_tokens: int
 ) -> tuple[Split, int]:
-    """Write one split, and the index around it."""
+    """Write a corpus with one split. Returns it and the number of dropped tokens."""
     split, num_dropped = write_split(folder, "train", context_length, documents, shard_tokens)
     index = Index(
         corpus="nl",
@@ -40,7 +40,7 @@ def write(
     shard_tokens=st.integers(1, 500),
     seed=st.integers(0, 2**32),
 )
-def test_the_stream_comes_back_in_whole_sequences(
+def test_the_stream_round_trips_in_full_sequences(
     tmp_path_factory: pytest.TempPathFactory,
     lengths: list[int],
     context_length: int,
@@ -51,13 +51,14 @@ def test_the_stream_comes_back_in_whole_sequences(
     random = np.random.default_rng(seed)
     documents = [random.integers(0, 2**16, size=length, dtype=np.uint16) for length in lengths]
     stream = np.concatenate([np.zeros(0, dtype=np.uint16), *documents])
-    written, num_dropped = write(folder, documents, context_length, shard_tokens)
+    written, num_dropped = write_corpus(folder, documents, context_length, shard_tokens)
     split = PackedSplit(folder)
-    whole = len(stream) // context_length
-    assert len(split) == written.num_sequences == whole
-    assert num_dropped == len(stream) - whole * context_length
-    assert split.num_tokens == whole * context_length
-    assert np.array_equal(split.batch(np.arange(whole)).ravel(), stream[: whole * context_length])
+    num_sequences = len(stream) // context_length
+    num_tokens = num_sequences * context_length
+    assert len(split) == written.num_sequences == num_sequences
+    assert num_dropped == len(stream) - num_tokens
+    assert split.num_tokens == num_tokens
+    assert np.array_equal(split.batch(np.arange(num_sequences)).ravel(), stream[:num_tokens])
     for shard in written.shards:
         assert shard.sha256 == hashlib.sha256((folder / shard.path).read_bytes()).hexdigest()
     assert all(
@@ -69,14 +70,18 @@ def test_the_stream_comes_back_in_whole_sequences(
     ]
 
 
-def test_the_bytes_are_little_endian_and_bare(tmp_path: Path) -> None:
-    split, num_dropped = write(tmp_path, [np.array([1, 258, 65_535, 4, 5], dtype=np.uint16)], 2, 4)
+def test_a_shard_is_little_endian_without_a_header(tmp_path: Path) -> None:
+    split, num_dropped = write_corpus(
+        tmp_path, [np.array([1, 258, 65_535, 4, 5], dtype=np.uint16)], 2, 4
+    )
     assert (tmp_path / "train" / "00000.bin").read_bytes() == bytes([1, 0, 2, 1, 255, 255, 4, 0])
     assert (split.num_sequences, num_dropped) == (2, 1)
 
 
-def test_a_batch_is_in_the_order_asked_for(tmp_path: Path) -> None:
-    write(tmp_path, [np.arange(40, dtype=np.uint16)], 4, 12)  # three sequences a shard, four shards
+def test_a_batch_is_in_the_requested_order(tmp_path: Path) -> None:
+    write_corpus(
+        tmp_path, [np.arange(40, dtype=np.uint16)], 4, 12
+    )  # four shards of up to three sequences
     split = PackedSplit(tmp_path)
     assert split.batch([9, 0, 3, 3]).tolist() == [
         [36, 37, 38, 39],
@@ -86,20 +91,20 @@ def test_a_batch_is_in_the_order_asked_for(tmp_path: Path) -> None:
     ]
     assert split.batch([]).shape == (0, 4)
     assert (split.context_length, split.num_ids) == (4, 65_536)
-    for wrong in (10, -1):
+    for index in (10, -1):
         with pytest.raises(IndexError, match="sequences 0 to 9"):
-            split.batch([wrong])
+            split.batch([index])
 
 
-def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
-    write(tmp_path, [np.arange(40, dtype=np.uint16)], 4, 12)
+def test_a_missing_split_is_named(tmp_path: Path) -> None:
+    write_corpus(tmp_path, [np.arange(40, dtype=np.uint16)], 4, 12)
     with pytest.raises(ArtifactError, match="has no split 'held-out/C'"):
-        PackedSplit(tmp_path, held_out("C"))
+        PackedSplit(tmp_path, held_out_split("C"))
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "long"])
 def test_a_damaged_shard_is_named(tmp_path: Path, damage: str) -> None:
-    write(tmp_path, [np.arange(40, dtype=np.uint16)], 4, 12)
+    write_corpus(tmp_path, [np.arange(40, dtype=np.uint16)], 4, 12)
     shard = tmp_path / "train" / "00001.bin"
     content = shard.read_bytes()
     shard.unlink()
@@ -110,22 +115,20 @@ def test_a_damaged_shard_is_named(tmp_path: Path, damage: str) -> None:
     assert error.value.expected == "24: 3 sequences of 4 tokens"
 
 
-# -- the order -----------------------------------------------------------------------------------------------------------
+# -- order of training -------------------------------------------------------------------------
 
 SEEDS = st.integers(0, 2**63)
 
 
 @given(num_sequences=st.integers(1, 400), epoch=st.integers(0, 10**6), seed=SEEDS)
-def test_every_sequence_comes_once_in_an_epoch(num_sequences: int, epoch: int, seed: int) -> None:
+def test_every_sequence_occurs_once_per_epoch(num_sequences: int, epoch: int, seed: int) -> None:
     positions = np.arange(epoch * num_sequences, (epoch + 1) * num_sequences)
     assert sorted(sequence_indices(positions, num_sequences, seed)) == list(range(num_sequences))
 
 
 @given(num_sequences=st.integers(1, 2**40), first=st.integers(0, 2**50), seed=SEEDS)
-def test_the_order_is_a_function_of_the_position_alone(
-    num_sequences: int, first: int, seed: int
-) -> None:
-    """Whatever is asked for together, and in corpora of any size: nothing is stored and nothing is drawn in turn."""
+def test_the_order_depends_on_the_position_only(num_sequences: int, first: int, seed: int) -> None:
+    """Whatever positions are requested together, in corpora of any size."""
     positions = np.arange(first, first + 20)
     together = sequence_indices(positions, num_sequences, seed)
     assert [
@@ -135,12 +138,12 @@ def test_the_order_is_a_function_of_the_position_alone(
 
 
 @given(batch=st.integers(1, 8), num_ranks=st.integers(1, 4), step=st.integers(0, 50))
-def test_ranks_share_a_batch_that_does_not_depend_on_them(
+def test_the_batch_does_not_depend_on_the_number_of_ranks(
     batch: int, num_ranks: int, step: int
 ) -> None:
-    """Rank r of w takes rows r::w; together they read what one rank would."""
+    """Rank r of w takes rows r::w; together they read the batch of a single rank."""
     num_positions = batch * num_ranks
-    whole = sequence_indices(
+    full_batch = sequence_indices(
         np.arange(step * num_positions, (step + 1) * num_positions), 37, seed=5
     )
     shares = [
@@ -151,10 +154,10 @@ def test_ranks_share_a_batch_that_does_not_depend_on_them(
         )
         for rank in range(num_ranks)
     ]
-    assert np.array_equal(np.stack(shares, axis=1).ravel(), whole)
+    assert np.array_equal(np.stack(shares, axis=1).ravel(), full_batch)
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_epochs_and_seeds_have_different_orders() -> None:
     positions = np.arange(1000)
     orders = [
         sequence_indices(positions + epoch * 1000, 1000, seed)
@@ -163,29 +166,20 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     ]
     for number, order in enumerate(orders):
         neighbours = np.abs(np.diff(order)) == 1
-        assert neighbours.sum() < 15, "2 are expected of a random order"
-        assert all((order == other).sum() < 15 for other in orders[:number]), (
-            "1 is expected of two random orders"
+        assert neighbours.sum() < 15, "a random order has 2 on average"
+        assert all((order == earlier).sum() < 15 for earlier in orders[:number]), (
+            "two random orders agree in 1 position on average"
         )
 
 
 def test_the_order_never_changes(tmp_path: Path) -> None:
-    """Golden: another order would train another model under the same recipe. Seen 2026-11-23, numpy 2."""
-    write(tmp_path, [np.arange(40, dtype=np.uint16)], 4, 12)
-    assert PackedSplit(tmp_path).shuffled_indices(seed=0, first=5, num_positions=10).tolist() == [
-        7,
-        9,
-        6,
-        8,
-        4,
-        6,
-        7,
-        4,
-        5,
-        1,
-    ]
+    """Golden: another order would train another model under the same recipe (2026-11-23, numpy
+    2)."""
+    write_corpus(tmp_path, [np.arange(40, dtype=np.uint16)], 4, 12)
+    indices = PackedSplit(tmp_path).shuffled_indices(seed=0, first=5, num_positions=10)
+    assert " ".join(map(str, indices)) == "7 9 6 8 4 6 7 4 5 1"
 
 
-def test_no_sequence_is_an_error() -> None:
+def test_an_order_without_sequences_is_an_error() -> None:
     with pytest.raises(ValueError, match="no sequence"):
         sequence_indices([0], 0, seed=0)

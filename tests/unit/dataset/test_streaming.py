@@ -1,4 +1,4 @@
-"""A corpus that lies elsewhere gives the same sequences, through a cache that stays small, from a real S3 server."""
+"""A remote corpus gives the same sequences through a bounded cache, from a real S3 server."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from hypothesis import strategies as st
 from components.core.errors import ArtifactError, ConfigError, DiskFullError
 from components.core.files import write_json
 from components.core.network import free_port
+from components.dataset.config import StreamingCacheConfig
 from components.dataset.reader import PackedSplit
 from components.dataset.shards import INDEX_JSON, Index
-from components.tokenizer.config import StreamingCacheConfig
 
 CONTEXT = 8
 SEQUENCE_BYTES = 2 * CONTEXT
 NUM_SEQUENCES = 22
-"""In shards of five: four full ones and one of two."""
+"""In shards of five sequences, the last of two."""
 SPLIT_BYTES = NUM_SEQUENCES * SEQUENCE_BYTES
 
 
 def write_corpus(folder: Path, *, sha256: bool = True, offset: int = 0) -> Path:
-    """22 sequences that count up, in shards of five."""
+    """Write 22 sequences of consecutive numbers in shards of five."""
     tokens = np.arange(offset, offset + NUM_SEQUENCES * CONTEXT, dtype=np.uint16)
     split, _ = write_split(folder, "train", CONTEXT, [tokens], shard_tokens=5 * CONTEXT)
     if not sha256:
@@ -46,7 +46,7 @@ def write_corpus(folder: Path, *, sha256: bool = True, offset: int = 0) -> Path:
 
 
 def write_large(folder: Path) -> Path:
-    """One shard of 100 sequences of 2,000 bytes."""
+    """Write one shard of 100 sequences of 2,000 bytes."""
     split, _ = write_split(folder, "train", 1000, [np.zeros(100_000, dtype=np.uint16)])
     index = Index(corpus="nl", context_length=1000, eot_id=0, num_ids=1, splits={"train": split})
     write_json(folder / INDEX_JSON, index.model_dump(mode="json"))
@@ -84,30 +84,31 @@ def expected(indices: list[int]) -> list[list[int]]:
     return [list(range(index * CONTEXT, (index + 1) * CONTEXT)) for index in indices]
 
 
-WANTED = [21, 0, 7, 7, 4, 5, 19]
+INDICES = [21, 0, 7, 7, 4, 5, 19]
 
 
-def test_a_split_that_fits_comes_in_whole_shards(
+def test_a_split_that_fits_is_fetched_in_whole_shards(
     corpus: Path, bucket: Bucket, tmp_path: Path
 ) -> None:
     uri = bucket.upload(corpus, "nl")
     split = PackedSplit(uri, streaming=cache(tmp_path), storage_options=bucket.storage_options)
     assert (len(split), split.num_tokens, split.index) == (22, 22 * 8, PackedSplit(corpus).index)
-    assert cached_sizes(tmp_path) == [], "nothing is fetched before it is asked for"
-    assert split.batch(WANTED).tolist() == expected(WANTED)
+    assert cached_sizes(tmp_path) == [], "fetched on demand only"
+    assert split.batch(INDICES).tolist() == expected(INDICES)
     assert cached_sizes(tmp_path) == [2 * SEQUENCE_BYTES, *[5 * SEQUENCE_BYTES] * 3]
     assert split.batch([]).shape == (0, CONTEXT)
 
     bucket.fs.rm(uri, recursive=True)
-    assert split.batch(WANTED).tolist() == expected(WANTED), "the cache is enough"
-    with pytest.raises(ArtifactError, match=r"there is no s3://.*/nl/train/00002\.bin"):
+    assert split.batch(INDICES).tolist() == expected(INDICES), "read from the cache"
+    with pytest.raises(ArtifactError, match=r"s3://.*/nl/train/00002\.bin does not exist"):
         split.batch([10])
 
 
-def test_a_split_that_does_not_fit_comes_in_aligned_ranges(
+def test_a_split_that_does_not_fit_is_fetched_in_aligned_ranges(
     corpus: Path, bucket: Bucket, tmp_path: Path
 ) -> None:
-    """Two sequences a range, and one at a shard's odd end; the cache has room for three ranges."""
+    """Ranges of two sequences, and of one at the odd end of a shard; the cache holds three
+    ranges."""
     uri = bucket.upload(corpus, "nl")
     streaming = cache(tmp_path, cache_bytes=6 * SEQUENCE_BYTES, range_bytes=2 * SEQUENCE_BYTES + 3)
     split = PackedSplit(uri, streaming=streaming, storage_options=bucket.storage_options)
@@ -115,16 +116,16 @@ def test_a_split_that_does_not_fit_comes_in_aligned_ranges(
     assert cached_sizes(tmp_path) == [2 * SEQUENCE_BYTES]
     assert split.batch([2, 4]).tolist() == expected([2, 4])
     assert cached_sizes(tmp_path) == [SEQUENCE_BYTES, 2 * SEQUENCE_BYTES]
-    everything = list(range(NUM_SEQUENCES))
-    assert split.batch(everything).tolist() == expected(everything)
+    all_indices = list(range(NUM_SEQUENCES))
+    assert split.batch(all_indices).tolist() == expected(all_indices)
     assert sum(cached_sizes(tmp_path)) <= 6 * SEQUENCE_BYTES
 
 
 @pytest.mark.parametrize(("cache_bytes", "fetched"), [(200_000, 200_000), (199_999, 64_000)])
-def test_whether_the_split_fits_decides_what_is_fetched(
+def test_the_size_of_the_split_decides_what_is_fetched(
     tmp_path: Path, cache_bytes: int, fetched: int
 ) -> None:
-    """A range has 64 KiB, rounded down to 32 sequences."""
+    """Ranges have 64 KiB, rounded down to 32 sequences."""
     fs, root = fsspec.url_to_fs(f"memory://{tmp_path.name}")
     fs.put(f"{write_large(tmp_path / 'large')}/", f"{root}/", recursive=True)
     split = PackedSplit(f"memory://{tmp_path.name}", streaming=cache(tmp_path, cache_bytes))
@@ -139,7 +140,7 @@ def test_whether_the_split_fits_decides_what_is_fetched(
     seed=st.integers(0, 2**32),
     first=st.integers(0, 100),
 )
-def test_streamed_equals_mapped_and_the_bound_holds_after_every_batch(
+def test_streamed_batches_equal_mapped_batches_within_the_bound(
     corpus: Path,
     tmp_path_factory: pytest.TempPathFactory,
     cache_sequences: int,
@@ -147,7 +148,7 @@ def test_streamed_equals_mapped_and_the_bound_holds_after_every_batch(
     seed: int,
     first: int,
 ) -> None:
-    """One epoch and more, in the order of training; without `range_bytes` a range covers a shard here."""
+    """More than an epoch in training order; without `range_bytes` a range covers a shard here."""
     folder, cache_bytes = tmp_path_factory.mktemp("streamed"), cache_sequences * SEQUENCE_BYTES
     fs, root = fsspec.url_to_fs(f"memory://{folder.name}")
     fs.put(f"{corpus}/", f"{root}/", recursive=True)
@@ -164,14 +165,12 @@ def test_streamed_equals_mapped_and_the_bound_holds_after_every_batch(
 
 def test_a_removed_cache_is_filled_again(memory: str, tmp_path: Path) -> None:
     split = PackedSplit(memory, streaming=cache(tmp_path))
-    split.batch(WANTED)
+    split.batch(INDICES)
     subprocess.run(["rm", "-r", str(tmp_path / "cache")], check=True)
-    assert split.batch(WANTED).tolist() == expected(WANTED)
+    assert split.batch(INDICES).tolist() == expected(INDICES)
 
 
-def test_corpora_with_equal_indices_do_not_take_each_others_files(
-    corpus: Path, tmp_path: Path
-) -> None:
+def test_corpora_with_equal_indices_do_not_share_cached_files(corpus: Path, tmp_path: Path) -> None:
     """Without digests, two corpora can have the same index and other tokens."""
     uris = []
     for number in range(2):
@@ -192,24 +191,28 @@ import json, sys
 from pathlib import Path
 from filelock import FileLock
 from components.dataset.reader import PackedSplit
-from components.tokenizer.config import StreamingCacheConfig
+from components.dataset.config import StreamingCacheConfig
 
 uri, options, rank = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[4])
 streaming = StreamingCacheConfig.parse(json.loads(sys.argv[3]))
-split, largest = PackedSplit(uri, streaming=streaming, storage_options=options), 0
+split = PackedSplit(uri, streaming=streaming, storage_options=options)
+largest = 0
 for step in range(12):
-    indices = split.order(7, step * 8, 8)[rank::2]
-    assert split.batch(indices).tolist() == [list(range(index * 8, index * 8 + 8)) for index in indices.tolist()]
+    indices = split.shuffled_indices(7, step * 8, 8)[rank::2]
+    expected = [list(range(index * 8, index * 8 + 8)) for index in indices.tolist()]
+    assert split.batch(indices).tolist() == expected
     with FileLock(streaming.cache_folder + ".lock"):
-        largest = max(largest, sum(path.stat().st_size for path in Path(streaming.cache_folder).iterdir()))
+        files = Path(streaming.cache_folder).iterdir()
+        largest = max(largest, sum(path.stat().st_size for path in files))
 print(largest)
 """
 
 
-def test_ranks_of_one_host_share_a_cache_that_is_too_small(
+def test_ranks_of_a_host_share_a_cache_that_is_too_small(
     corpus: Path, bucket: Bucket, tmp_path: Path
 ) -> None:
-    """Two processes with room for three ranges take each other's room all the time, and both read what they should."""
+    """Two processes evict each other's ranges from a cache of three, and both read correct
+    tokens."""
     uri = bucket.upload(corpus, "nl")
     streaming = cache(tmp_path, cache_bytes=6 * SEQUENCE_BYTES, range_bytes=2 * SEQUENCE_BYTES)
     arguments = [uri, json.dumps(bucket.storage_options), json.dumps(streaming.model_dump())]
@@ -224,7 +227,7 @@ def test_ranks_of_one_host_share_a_cache_that_is_too_small(
     assert all(0 < int(output) <= 6 * SEQUENCE_BYTES for output in outputs)
 
 
-# -- what can be wrong ---------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------
 
 
 def overwrite(uri: str, path: str, content: bytes) -> None:
@@ -232,47 +235,47 @@ def overwrite(uri: str, path: str, content: bytes) -> None:
     fs.pipe_file(f"{root}/{path}", content)
 
 
-@pytest.mark.parametrize("found", [0, 79, 81])
-def test_a_shard_of_another_size_is_named_on_opening(
-    memory: str, tmp_path: Path, found: int
+@pytest.mark.parametrize("size_bytes", [0, 79, 81])
+def test_opening_names_a_shard_of_the_wrong_size(
+    memory: str, tmp_path: Path, size_bytes: int
 ) -> None:
-    overwrite(memory, "train/00001.bin", bytes(found))
+    overwrite(memory, "train/00001.bin", bytes(size_bytes))
     with pytest.raises(
-        ArtifactError, match=rf"memory://.*/train/00001\.bin has {found} bytes"
+        ArtifactError, match=rf"memory://.*/train/00001\.bin has {size_bytes} bytes"
     ) as error:
         PackedSplit(memory, streaming=cache(tmp_path))
     assert error.value.expected == "80: 5 sequences of 8 tokens"
 
 
-def test_a_shard_that_is_not_there_is_named_on_opening(memory: str, tmp_path: Path) -> None:
+def test_opening_names_a_missing_shard(memory: str, tmp_path: Path) -> None:
     fs, root = fsspec.url_to_fs(memory)
     fs.rm_file(f"{root}/train/00004.bin")
     with pytest.raises(ArtifactError, match=r"train/00004\.bin has 0 bytes"):
         PackedSplit(memory, streaming=cache(tmp_path))
 
 
-def test_changed_bytes_are_seen_before_they_are_used(memory: str, tmp_path: Path) -> None:
+def test_changed_bytes_are_detected_before_use(memory: str, tmp_path: Path) -> None:
     overwrite(memory, "train/00001.bin", bytes(80))
     split = PackedSplit(memory, streaming=cache(tmp_path))
     with pytest.raises(ArtifactError, match=r"train/00001\.bin has SHA-256 5b6fb58e61fa"):
         split.batch([5])
     assert cached_sizes(tmp_path) == []
-    assert split.batch([4]).tolist() == expected([4]), "the other shards can be read"
+    assert split.batch([4]).tolist() == expected([4]), "other shards can be read"
 
 
 @pytest.mark.parametrize("range_bytes", [None, SEQUENCE_BYTES])
-def test_a_shard_that_shrinks_while_it_is_read(
+def test_a_shard_that_shrinks_after_opening_is_an_error(
     memory: str, tmp_path: Path, range_bytes: int | None
 ) -> None:
     split = PackedSplit(memory, streaming=cache(tmp_path, range_bytes=range_bytes))
     overwrite(memory, "train/00001.bin", bytes(70))
-    with pytest.raises(ArtifactError, match=r"gave (6|70) bytes"):
+    with pytest.raises(ArtifactError, match=r"returned (6|70) bytes"):
         split.batch([9])
     assert cached_sizes(tmp_path) == []
 
 
-def test_no_corpus_at_a_uri(bucket: Bucket, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"there is no s3://.*/nothing/index\.json"):
+def test_a_uri_without_a_corpus_is_an_error(bucket: Bucket, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"s3://.*/nothing/index\.json does not exist"):
         PackedSplit(
             f"{bucket.uri}/nothing",
             streaming=cache(tmp_path),
@@ -280,7 +283,7 @@ def test_no_corpus_at_a_uri(bucket: Bucket, tmp_path: Path) -> None:
         )
 
 
-def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_an_error(tmp_path: Path) -> None:
     client = {"endpoint_url": f"http://127.0.0.1:{free_port()}"}
     options = {
         "key": "a",
@@ -296,19 +299,19 @@ def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "says"),
+    ("uri", "message"),
     [
         ("s4://bucket/nl", "Protocol not known: s4"),
-        ("memory://nowhere", r"there is no memory://.*index\.json"),
+        ("memory://nowhere", r"memory://.*index\.json does not exist"),
     ],
 )
-def test_a_uri_that_leads_nowhere(tmp_path: Path, uri: str, says: str) -> None:
-    with pytest.raises((ConfigError, ArtifactError), match=says):
+def test_an_invalid_uri_is_an_error(tmp_path: Path, uri: str, message: str) -> None:
+    with pytest.raises((ConfigError, ArtifactError), match=message):
         PackedSplit(uri, streaming=cache(tmp_path))
 
 
-def test_a_uri_needs_a_cache_and_one_that_holds_something(memory: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no cache to stream it through"):
+def test_a_uri_needs_a_cache_that_holds_a_range(memory: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no streaming cache is configured"):
         PackedSplit(memory)
     with pytest.raises(ConfigError, match="cache_bytes is 15") as error:
         PackedSplit(memory, streaming=cache(tmp_path, cache_bytes=15, range_bytes=1))
@@ -316,21 +319,20 @@ def test_a_uri_needs_a_cache_and_one_that_holds_something(memory: str, tmp_path:
     assert len(PackedSplit(memory, streaming=cache(tmp_path, cache_bytes=16, range_bytes=1))) == 22
 
 
-def test_a_folder_of_this_machine_is_mapped_however_it_is_named(
-    corpus: Path, tmp_path: Path
-) -> None:
+def test_a_local_folder_is_mapped_whichever_way_it_is_given(corpus: Path, tmp_path: Path) -> None:
     for folder in (corpus, str(corpus), corpus.as_uri()):
         split = PackedSplit(folder, streaming=cache(tmp_path))
-        assert split.batch(WANTED).tolist() == expected(WANTED)
+        assert split.batch(INDICES).tolist() == expected(INDICES)
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_full_disk_is_one_clear_error(bucket: Bucket, tmp_path: Path) -> None:
-    disk, uri = tmp_path / "disk", bucket.upload(write_large(tmp_path / "large"), "large")
+def test_a_full_disk_is_an_error(bucket: Bucket, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    uri = bucket.upload(write_large(tmp_path / "large"), "large")
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a small file system needs the right to mount one")
+        pytest.skip("mounting a small file system is not permitted")
     try:
         split = PackedSplit(
             uri, streaming=cache(disk, 10**6), storage_options=bucket.storage_options
@@ -344,8 +346,8 @@ def test_a_full_disk_is_one_clear_error(bucket: Bucket, tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_an_index_says_a_digest_only_where_it_is_known(corpus: Path, tmp_path: Path) -> None:
-    """A corpus that was prepared before there were digests keeps its bytes, and so its own digest."""
+def test_an_index_omits_unknown_digests(corpus: Path, tmp_path: Path) -> None:
+    """An index without digests keeps its bytes, and the corpus its own digest."""
     old = write_corpus(tmp_path / "old", sha256=False)
     text = (old / INDEX_JSON).read_text()
     assert "sha256" not in text
@@ -354,7 +356,6 @@ def test_an_index_says_a_digest_only_where_it_is_known(corpus: Path, tmp_path: P
         "path": "train/00004.bin",
     }
     assert Index.parse(json.loads(text)).splits["train"].shards[4].sha256 is None
-    known = (
-        Index.parse(json.loads((corpus / INDEX_JSON).read_text())).splits["train"].shards[4].sha256
-    )
-    assert known == hashlib.sha256((corpus / "train" / "00004.bin").read_bytes()).hexdigest()
+    index = Index.parse(json.loads((corpus / INDEX_JSON).read_text()))
+    expected_sha256 = hashlib.sha256((corpus / "train" / "00004.bin").read_bytes()).hexdigest()
+    assert index.splits["train"].shards[4].sha256 == expected_sha256

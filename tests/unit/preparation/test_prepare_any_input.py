@@ -1,9 +1,9 @@
-"""Preparation of anything that may stand in a file of JSON Lines, against the slow reference, from bytes to bytes.
+"""Preparation of arbitrary JSON Lines files equals the slow reference, from bytes to bytes.
 
-What is generated are files: their compression, where their lines end, and lines that are records, nearly records, or nothing
-of the kind. A record has one defect at most, since which of two is named is not promised. Texts come from a small pool, so
-that copies meet, within a file and across files. Every split gets a text or two of its own besides, since a corpus without
-is an error that other tests look at.
+Generated: compression, line endings, and lines that are records, almost records, or arbitrary
+bytes. A record has one defect at most, because the reported one of several is unspecified. Texts
+come from a small pool, so that copies occur within and across files. Every split gets texts of its
+own, because a corpus without them is an error that other tests cover.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 import pytest
 from fixtures.prepare_helpers import DATA, SEED, prepare, recipe_of, record
-from fixtures.prepare_reference import Lines, is_held_out, prepared, read_lines
+from fixtures.prepare_reference import Lines, is_held_out, prepare_reference, read_lines
 from fixtures.sources import gz, zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,20 +34,20 @@ MAX_RECORD_BYTES = 3000
 TOLERANT = DATA.replace(
     quarantine=QuarantineConfig(max_bad_fraction=1, max_record_bytes=MAX_RECORD_BYTES)
 )
-LITTLE_MEMORY = DataPlace(num_workers=2**15, memory_mib=256)
-"""A kilobyte for each run and each range, so that a few documents fill many of them."""
+SMALL_MEMORY = DataPlace(num_workers=2**15, memory_mib=256)
+"""A kilobyte per run and range, so that a few documents fill many of them."""
 
-# -- files ---------------------------------------------------------------------------------------------------------------
+# -- generated files -----------------------------------------------------------------------------
 
 
 class File(NamedTuple):
-    """A file of JSON Lines."""
+    """A JSON Lines file."""
 
-    ending: str
+    suffix: str
     lines: list[bytes]
     ends_with_newline: bool
     num_members: int
-    """Of a compressed file: members or frames, cut anywhere."""
+    """Members or frames of a compressed file, divided at any byte."""
 
     @property
     def content(self) -> bytes:
@@ -55,21 +55,20 @@ class File(NamedTuple):
 
     @property
     def stored(self) -> bytes:
-        if self.ending.endswith("l"):
+        if self.suffix.endswith("l"):
             return self.content
-        pack = {".gz": gz, ".zst": zstd}[Path(self.ending).suffix]
+        compress = {".gz": gz, ".zst": zstd}[Path(self.suffix).suffix]
         size = -(-len(self.content) // self.num_members)
-        return b"".join(
-            pack(self.content[size * one : size * (one + 1)]) for one in range(self.num_members)
-        )
+        starts = [size * number for number in range(self.num_members)]
+        return b"".join(compress(self.content[start : start + size]) for start in starts)
 
 
-def in_lines(length: int, num_empty: int) -> str:
-    """One line of a length, and empty ones that lower the mean."""
+def text_of(length: int, num_empty: int) -> str:
+    """A line of a length, and empty lines that lower the mean."""
     return "z" * length + "\n" * num_empty
 
 
-ODD = [
+EDGE_CASES = [
     *(
         "",
         "\n",
@@ -94,7 +93,7 @@ ODD = [
     *("ab\0", "\0", "\ud800", "x\udfff y", "\udc80", "\ud83d\ude00", "\ufffe\uffff\U0010ffff"),
     *("0123456789abcdef" * 3, "DEADBEEF\n", "012345678 ", "012345678z", "0123456789 z", "g" * 9),
     *(
-        in_lines(length, num_empty)
+        text_of(length, num_empty)
         for length in (99, 100, 999, 1000, 1001)
         for num_empty in (0, 1, 9, 10, 11)
     ),
@@ -107,21 +106,21 @@ ODD = [
         "z" * 3100,
     ),
 ]
-"""What has been wrong somewhere: white space, control characters, halves of pairs, and both sides of every bound."""
+"""White space, control characters, unpaired surrogates, and both sides of every bound."""
 PIECES = st.text(
     alphabet="a9F \t\n\r\x0b\x1c\x85\u00a0\u0301\u2028\ufeff\u00e9\u4e16\U0001f600", max_size=12
 ) | st.text(max_size=6)
-TEXTS = st.sampled_from(ODD) | st.lists(
+TEXTS = st.sampled_from(EDGE_CASES) | st.lists(
     PIECES | st.sampled_from(["<|endoftext|>", "def f", "'ll"]), max_size=6
 ).map("".join)
 
 
 def record_lines(languages: Iterable[str], pool: list[str]) -> st.SearchStrategy[bytes]:
-    """Records, most of them good, written in one of JSON's ways."""
+    """Records, mostly valid, in several JSON spellings."""
     texts = st.sampled_from(pool)
     paths = st.sampled_from(["", "d/b.h"])
     sources = st.sampled_from(["", "\u00e9\u2028"])
-    good = st.fixed_dictionaries(
+    valid = st.fixed_dictionaries(
         {"language": st.sampled_from(languages), "path": paths, "source": sources, "text": texts}
     )
     without_language = st.fixed_dictionaries(
@@ -146,18 +145,18 @@ def record_lines(languages: Iterable[str], pool: list[str]) -> st.SearchStrategy
             ),
         ]
     )
-    harmless = st.fixed_dictionaries(
+    base = st.fixed_dictionaries(
         {"text": st.just("a = 1\n"), "path": st.just("a.py"), "language": st.just(languages[0])}
     )
     fields = (
-        good
-        | good
-        | good
+        valid
+        | valid
+        | valid
         | without_language
-        | st.builds(lambda one, defect: one | defect, harmless, defects)
+        | st.builds(lambda fields, defect: fields | defect, base, defects)
     )
     return st.builds(
-        as_line,
+        to_line,
         fields,
         st.booleans(),
         st.sampled_from(["", " ", "\t"]),
@@ -165,14 +164,14 @@ def record_lines(languages: Iterable[str], pool: list[str]) -> st.SearchStrategy
     )
 
 
-def as_line(fields: dict[str, Any], is_ascii: bool, before: str, after: str) -> bytes:
-    return (before + json.dumps(fields, ensure_ascii=is_ascii) + after).encode(
+def to_line(fields: dict[str, Any], is_ascii: bool, prefix: str, suffix: str) -> bytes:
+    return (prefix + json.dumps(fields, ensure_ascii=is_ascii) + suffix).encode(
         "utf-8", "surrogatepass"
     )
 
 
-WHOLE = b'{"language": "Python", "text": "x = 1\\n"}'
-NO_RECORDS = st.sampled_from(
+VALID_LINE = b'{"language": "Python", "text": "x = 1\\n"}'
+INVALID_LINES = st.sampled_from(
     [
         *(
             b"",
@@ -187,29 +186,29 @@ NO_RECORDS = st.sampled_from(
             b"{}",
             b"NaN",
             b'{"text": NaN}',
-            WHOLE[:-2],
+            VALID_LINE[:-2],
         ),
         *(
-            WHOLE + WHOLE,
-            b"\xef\xbb\xbf" + WHOLE,
-            WHOLE.decode().encode("utf-16-le"),
+            VALID_LINE + VALID_LINE,
+            b"\xef\xbb\xbf" + VALID_LINE,
+            VALID_LINE.decode().encode("utf-16-le"),
             b"\xff\xfe",
-            WHOLE.replace(b"x", b"\xe4"),
+            VALID_LINE.replace(b"x", b"\xe4"),
         ),
         *(
-            WHOLE.replace(b"x", b"\xc3\xa9\xc3"),
-            WHOLE.replace(b"x", b"\xed\xa0\x80"),
-            WHOLE.replace(b"x", b"a\0b"),
+            VALID_LINE.replace(b"x", b"\xc3\xa9\xc3"),
+            VALID_LINE.replace(b"x", b"\xed\xa0\x80"),
+            VALID_LINE.replace(b"x", b"a\0b"),
         ),
         *(
-            WHOLE.replace(b"x", b"\t"),
+            VALID_LINE.replace(b"x", b"\t"),
             b"x" * 4000,
-            WHOLE + b" " * (MAX_RECORD_BYTES - len(WHOLE)),
-            WHOLE + b" " * 3000,
+            VALID_LINE + b" " * (MAX_RECORD_BYTES - len(VALID_LINE)),
+            VALID_LINE + b" " * 3000,
         ),
     ]
-) | st.binary(max_size=8).map(lambda one: one.replace(b"\n", b""))
-"""Lines that are hardly JSON, not UTF-8, in another encoding, blank, or longer than a record may be."""
+) | st.binary(max_size=8).map(lambda line: line.replace(b"\n", b""))
+"""Lines that are invalid JSON, not UTF-8, in another encoding, blank, or too long."""
 
 
 def files(corpus: Corpus) -> st.SearchStrategy[list[File]]:
@@ -220,7 +219,7 @@ def files(corpus: Corpus) -> st.SearchStrategy[list[File]]:
                 File,
                 st.sampled_from(["jsonl", "jsonl.gz", "jsonl.zst"]),
                 st.lists(
-                    st.one_of([record_lines(LANGUAGES[corpus], pool)] * 3 + [NO_RECORDS]),
+                    st.one_of([record_lines(LANGUAGES[corpus], pool)] * 3 + [INVALID_LINES]),
                     max_size=12,
                 ),
                 st.booleans(),
@@ -231,42 +230,41 @@ def files(corpus: Corpus) -> st.SearchStrategy[list[File]]:
     )
 
 
-def own_texts(languages: Iterable[str]) -> File:
-    """A text that is trained on and one that is held out, in each language: enough for a sequence of every split."""
+def texts_for_every_split(languages: Iterable[str]) -> File:
+    """A training text and a held-out text of each language: a sequence for every split."""
     lines = []
     for language in languages:
-        for side in (False, True):
+        for held_out in (False, True):
             texts = (f"{language} = {number}\n" * 9 for number in count())
-            text = next(
-                one for one in texts if is_held_out(one, DATA.held_out_fraction, SEED) is side
-            )
-            lines.append(as_line(record(text, language, "own", "own"), True, "", ""))
+            fraction = DATA.held_out_fraction
+            text = next(text for text in texts if is_held_out(text, fraction, SEED) is held_out)
+            lines.append(to_line(record(text, language, "own", "own"), True, "", ""))
     return File("jsonl", lines, True, 1)
 
 
-# -- the property --------------------------------------------------------------------------------------------------------
+# -- the property --------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=40)
 @given(
     data=st.data(),
     corpus=st.sampled_from(["mono", "nl", "multi"]),
-    place=st.sampled_from([None, LITTLE_MEMORY]),
+    execution=st.sampled_from([None, SMALL_MEMORY]),
 )
-def test_any_files_give_what_the_reference_gives(
-    request: pytest.FixtureRequest, data: st.DataObject, corpus: Corpus, place: DataPlace | None
+def test_the_output_for_any_files_equals_the_reference(
+    request: pytest.FixtureRequest, data: st.DataObject, corpus: Corpus, execution: DataPlace | None
 ) -> None:
-    given_files = [own_texts(LANGUAGES[corpus]), *data.draw(files(corpus))]
+    all_files = [texts_for_every_split(LANGUAGES[corpus]), *data.draw(files(corpus))]
     tokenizer, transformers = (
         request.getfixturevalue(name) for name in ("small_folder", "small_transformers")
     )
-    check(corpus, given_files, place, tokenizer, transformers)
+    check(corpus, all_files, execution, tokenizer, transformers)
 
 
 def check(
     corpus: Corpus,
-    given_files: list[File],
-    place: DataPlace | None,
+    all_files: list[File],
+    execution: DataPlace | None,
     tokenizer: Path,
     transformers: PreTrainedTokenizerBase,
 ) -> None:
@@ -274,12 +272,12 @@ def check(
         raw, folder = Path(name) / "raw", Path(name) / "out"
         raw.mkdir()
         lines = {}
-        for number, file in enumerate(given_files):
-            path = raw / f"{number}.{file.ending}"
+        for number, file in enumerate(all_files):
+            path = raw / f"{number}.{file.suffix}"
             path.write_bytes(file.stored)
             lines[str(path)] = read_lines(file.content, LANGUAGES[corpus], MAX_RECORD_BYTES)
         changes = {"data": TOLERANT, "context_length": CONTEXT_LENGTH} | (
-            {"place": place} if place else {}
+            {"execution": execution} if execution else {}
         )
         statistics = prepare(folder, raw, corpus, tokenizer, **changes)
         check_lines(folder, statistics, lines)
@@ -287,32 +285,31 @@ def check(
 
 
 def check_lines(folder: Path, statistics: dict[str, Any], lines: dict[str, Lines]) -> None:
-    """Everything that is no document: what was set aside, where it lies, and what was left out."""
-    found = [
-        (one["file"], one["offset"], one["reason"].partition(":")[0])
-        for one in read_jsonl(folder / "quarantine.jsonl")
+    """Check bad and skipped lines."""
+    quarantined = [
+        (record["file"], record["offset"], record["reason"].partition(":")[0])
+        for record in read_jsonl(folder / "quarantine.jsonl")
     ]
-    assert sorted(found) == sorted((file, *bad) for file, one in lines.items() for bad in one.bad)
-    assert statistics["bad"] == Counter(reason for one in lines.values() for _, reason in one.bad)
-    assert statistics["skipped"] == sum((one.num_skipped for one in lines.values()), Counter())
+    expected = [(file, *bad) for file, content in lines.items() for bad in content.bad]
+    assert sorted(quarantined) == sorted(expected)
+    assert statistics["bad"] == Counter(reason for _, _, reason in expected)
+    num_skipped = sum((content.num_skipped for content in lines.values()), Counter())
+    assert statistics["skipped"] == num_skipped
 
 
 def check_documents(
     folder: Path, corpus: Corpus, lines: dict[str, Lines], transformers: PreTrainedTokenizerBase
 ) -> None:
-    """Every document: kept or not, for which reason, in which order, and all tokens."""
+    """Check both tables and all shards."""
     recipe = recipe_of(corpus, transformers)._replace(context_length=CONTEXT_LENGTH)
-    expected = prepared([record for one in lines.values() for record in one.records], recipe)
+    records = [record for content in lines.values() for record in content.records]
+    expected = prepare_reference(records, recipe)
     for name, rows in (("documents", expected.documents), ("rejects", expected.rejects)):
         table = pq.read_table(folder / f"{name}.parquet")
-        assert table.to_pylist() == [
-            {column: row[column] for column in table.column_names} for row in rows
-        ]
-    splits = read_json(folder / "index.json")["splits"]
-    shards = {
-        split: [one["path"] for one in written["shards"]] for split, written in splits.items()
-    }
-    assert {
-        split: b"".join((folder / path).read_bytes() for path in paths)
-        for split, paths in shards.items()
-    } == expected.shards
+        columns = table.column_names
+        assert table.to_pylist() == [{column: row[column] for column in columns} for row in rows]
+    shards = {}
+    for name, split in read_json(folder / "index.json")["splits"].items():
+        paths = [folder / shard["path"] for shard in split["shards"]]
+        shards[name] = b"".join(path.read_bytes() for path in paths)
+    assert shards == expected.shards

@@ -34,7 +34,7 @@ def dataset_card(
 
     Args:
         corpora: what was made, and from which settings.
-        sources: the pinned archives of the preset, for their licences.
+        sources: the pinned archives of the preset, for their licenses.
         vocabulary: the archives that GPT-2's byte-pair ranks may come from.
         paper: the paper's corpora, for comparison.
     """

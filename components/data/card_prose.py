@@ -49,26 +49,26 @@ def whence(corpora: Corpora) -> str:
 
 
 def origins(corpora: Corpora, archives: Sequence[Archive], vocabulary: Sequence[Archive]) -> str:
-    """Sources and licences."""
+    """Sources and licenses."""
     packages = _packages(corpora, archives) if _of_preset(corpora) else ""
     sources = _sources(corpora) if _declared(corpora) else ""
-    ranks = "; ".join(f"{one.name} {one.version} ({one.licence})" for one in vocabulary)
-    return f"""## Sources and licences
+    ranks = "; ".join(f"{one.name} {one.version} ({one.license})" for one in vocabulary)
+    return f"""## Sources and licenses
 {packages}{sources}
 GPT-2's byte-pair ranks are the same bytes in each of: {ranks}.
 """
 
 
-def licences_of(raw: Artifact, sources: Sequence[Archive]) -> dict[str, list[str]]:
-    """The packages of a raw corpus by licence, as they are pinned; records of declared sources name their own."""
+def licenses_of(raw: Artifact, sources: Sequence[Archive]) -> dict[str, list[str]]:
+    """The packages of a raw corpus by license, as they are pinned; records of declared sources name their own."""
     pinned = {f"{one.name}-{one.version}.jsonl": one for one in sources}
     found: dict[str, list[str]] = {}
     for file in raw.files:
         one = pinned.get(file.path)
-        licence, name = (
-            (one.licence, f"{one.name} {one.version}") if one else ("see its records", file.path)
+        license, name = (
+            (one.license, f"{one.name} {one.version}") if one else ("see its records", file.path)
         )
-        found.setdefault(licence, []).append(name)
+        found.setdefault(license, []).append(name)
     return found or {"see its records": ["declared sources"]}
 
 
@@ -82,18 +82,18 @@ def _packages(corpora: Corpora, sources: Sequence[Archive]) -> str:
     rows = []
     for name, sizes in sorted(given.items()):
         one = pinned.get(name)
-        package, licence, note = (
-            (f"{one.name} {one.version}", one.licence, one.note)
+        package, license, note = (
+            (f"{one.name} {one.version}", one.license, one.note)
             if one
             else (name, "see its records", "")
         )
-        rows.append((package, licence, *(size(sizes.get(corpus)) for corpus in CORPORA), note))
+        rows.append((package, license, *(size(sizes.get(corpus)) for corpus in CORPORA), note))
     return f"""
-Members of released packages, each under its own licence. Every record names its package, its path in it and its licence;
+Members of released packages, each under its own license. Every record names its package, its path in it and its license;
 `data/NOTICE` travels with the bytes, and `data/skipped.jsonl` lists the members that could not be used. Sizes are of the raw
 records.
 
-{table(("package", "licence", *CORPORA, "note"), rows, numeric=range(2, 5))}"""
+{table(("package", "license", *CORPORA, "note"), rows, numeric=range(2, 5))}"""
 
 
 def _sources(corpora: Corpora) -> str:
@@ -115,7 +115,7 @@ def _sources(corpora: Corpora) -> str:
                 )
             )
     return f"""
-Declared by the recipe. A record names its licence where its source states one. Files and sizes are of all sources of a
+Declared by the recipe. A record names its license where its source states one. Files and sizes are of all sources of a
 corpus, as they are stored.
 
 {table(("corpus", "source", "settings", "files", "size"), rows, numeric=(3, 4))}"""

@@ -25,8 +25,8 @@ class Learnt(NamedTuple):
 
     corpus: Artifact
     """The prepared corpus."""
-    licences: Mapping[str, Sequence[str]]
-    """Its packages by licence, as they were recorded when it was pulled."""
+    licenses: Mapping[str, Sequence[str]]
+    """Its packages by license, as they were recorded when it was pulled."""
 
 
 def model_card(
@@ -62,8 +62,8 @@ def model_card(
         *_scores(evaluations, not_measured or {}),
         "## Limits",
         "\n".join(f"- {one}" for one in _limits(checkpoint, evaluations, learnt)),
-        "## Licences",
-        _licences(learnt),
+        "## Licenses",
+        _licenses(learnt),
         "## Origin",
         _origin(checkpoint, dvc_md5),
     ]
@@ -177,7 +177,7 @@ def _limits(
     checkpoint: Artifact, evaluations: Mapping[str, Artifact], learnt: Sequence[Learnt]
 ) -> Iterator[str]:
     yield "It was trained to go on with text, not to follow instructions, and what it writes may be wrong or unsafe."
-    yield "It may repeat documents that it was trained on, word for word, whatever their licence asks for."
+    yield "It may repeat documents that it was trained on, word for word, whatever their license asks for."
     if languages := sorted({language for one in learnt for language in _languages(one.corpus)}):
         yield f"It has seen {', '.join(languages)}, and nothing is known of other languages."
     num, tokens = checkpoint.statistics.get("num_parameters"), checkpoint.statistics.get("tokens")
@@ -192,18 +192,18 @@ def _limits(
         yield "The code that trained it is not known to be its commit's: uncommitted changes, or no git."
 
 
-def _licences(learnt: Sequence[Learnt]) -> str:
+def _licenses(learnt: Sequence[Learnt]) -> str:
     rows = [
-        (one.corpus.name, licence, ", ".join(packages))
+        (one.corpus.name, license, ", ".join(packages))
         for one in learnt
-        for licence, packages in sorted(one.licences.items())
+        for license, packages in sorted(one.licenses.items())
     ]
     if not rows:
-        return "No licence of what it learnt from is recorded."
+        return "No license of what it learnt from is recorded."
     return (
         "What it learnt from, as recorded with the corpora. Every record of them names its own, and `data/NOTICE` goes with "
-        "the bytes. No licence of the weights follows from this table.\n\n"
-        + _table(("corpus", "licence", "packages"), rows)
+        "the bytes. No license of the weights follows from this table.\n\n"
+        + _table(("corpus", "license", "packages"), rows)
     )
 
 

@@ -38,7 +38,7 @@ from components.validation.suite_files import Suites
 from components.validation.suites import read_suites
 
 PROFILE_JSON = "profile.json"
-_FORMAT = 1
+_FORMAT = 2
 """Raised when profiles change so that earlier ones cannot be compared with them."""
 
 
@@ -220,7 +220,7 @@ def _row_of_figures(language: str, one: LanguageProfile) -> dict[str, Any]:
         "largest_bytes": one.size_bytes.largest or 0,
         "half_are_below_bytes": one.size_below(0.5),
         "99_percent_are_below_bytes": one.size_below(0.99),
-        "num_licences": len(one.licences.counts),
+        "num_licenses": len(one.licenses.counts),
         "num_extensions": len(one.extensions.counts),
     }
 

@@ -300,7 +300,7 @@ def suites(
 def card(
     recipe: RecipeName = "starter", sets: RecipeOverrides = [], at: ExecutionOverrides = []
 ) -> None:
-    """The dataset card of the prepared corpora, in Markdown: sources, licences, sizes, what was left out, digests."""
+    """The dataset card of the prepared corpora, in Markdown: sources, licenses, sizes, what was left out, digests."""
     chosen, execution = load_recipe(recipe, sets), load_execution(at)
     from flows.steps.corpora import dataset_card, find_corpora
 

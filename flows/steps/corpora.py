@@ -259,14 +259,14 @@ def training_corpora_of(
     raw: Mapping[str, Artifact],
     prepared: Mapping[str, Artifact],
 ) -> list[Learnt]:
-    """What the model of a stage learnt from here, in order, with its licences: for the model card."""
-    from components.data.card_prose import licences_of
+    """What the model of a stage learnt from here, in order, with its licenses: for the model card."""
+    from components.data.card_prose import licenses_of
     from components.registry.card import Learnt
 
     sources = load_archive_pins(execution).of(recipe.data.preset)
     stages: list[str] = list(recipe.training.trained)
     return [
-        Learnt(prepared[one], licences_of(raw[one], sources))
+        Learnt(prepared[one], licenses_of(raw[one], sources))
         for one in stages[: stages.index(stage) + 1]
     ]
 

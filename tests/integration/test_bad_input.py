@@ -74,7 +74,7 @@ def empty_the_corpus(data: Path) -> None:
         (replace_line(lambda record: {**record, "text": "\x01\x02\x03\x04" * 50}), "control"),
         (replace_line(lambda record: {**record, "language": "Klingon"}), "Klingon"),
         (
-            replace_line(lambda record: {key: record[key] for key in record if key != "licence"}),
+            replace_line(lambda record: {key: record[key] for key in record if key != "license"}),
             r"mono/\S+\.jsonl:3",
         ),
         (empty_the_corpus, "nl"),

@@ -87,7 +87,7 @@ def _experiment(page: Page, uri: str, experiment: Experiment, runs: list[Run]) -
 def _model(page: Page, uri: str, name: str) -> None:
     page.open(f"{uri}/#/models/{name}", "champion")
     _picture(page, "versions", 1400)
-    page.open(f"{uri}/#/models/{name}/versions/1", "left out by a rule", "Licences")
+    page.open(f"{uri}/#/models/{name}/versions/1", "left out by a rule", "Licenses")
     _picture(page, "card", 1800)
 
 

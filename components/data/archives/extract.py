@@ -52,7 +52,7 @@ def extract(package: Package, archive: Path) -> ExtractionResult:
                 result.skipped.append({"corpus": rule.corpus, "reason": reason, **common})
             else:
                 records = result.records.setdefault(rule.corpus, [])
-                records.append({"licence": package.licence, "text": text, **common})
+                records.append({"license": package.license, "text": text, **common})
     return result
 
 

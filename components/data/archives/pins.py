@@ -18,7 +18,7 @@ from components.core.files import read_json
 from components.core.fingerprint import fingerprint
 from components.data.config import Corpus, Language, Preset
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised when the same pins would give other bytes below `data/`."""
 
 _FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
@@ -34,9 +34,9 @@ class Archive(Config):
     file: _FileName
     sha256: _Sha256
     size_bytes: int = Field(gt=0)
-    licence: str
+    license: str
     note: str = ""
-    """What the licence column does not say, for the NOTICE."""
+    """What the license column does not say, for the NOTICE."""
 
 
 class ExtractionRule(Config):

@@ -229,14 +229,14 @@ def _build(
 
 
 def _notice(packages: Sequence[Package], sources: Sequence[VocabularySource]) -> str:
-    """The packages and licences behind `data/`."""
+    """The packages and licenses behind `data/`."""
 
     def line(archive: Archive) -> str:
-        return f"- {archive.name} {archive.version}: {archive.licence}{f' ({archive.note})' if archive.note else ''}\n"
+        return f"- {archive.name} {archive.version}: {archive.license}{f' ({archive.note})' if archive.note else ''}\n"
 
     return (
-        "The documents in this folder are members of the following released packages, each under its own licence.\n"
-        "Every record names its package (source), its path in it and its licence.\n\n"
+        "The documents in this folder are members of the following released packages, each under its own license.\n"
+        "Every record names its package (source), its path in it and its license.\n\n"
         + "".join(map(line, packages))
         + f"\nGPT-2's byte-pair ranks ({VOCABULARY}) are the same bytes in each of:\n\n"
         + "".join(map(line, sources))

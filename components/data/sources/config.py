@@ -50,8 +50,8 @@ class Source(Config):
     """Name of the field that holds the path of the document in its repository."""
     name: str | None = None
     """Name of the field that says where the document comes from, e.g. its repository: the column `source`."""
-    licence: str | None = None
-    """Name of the field that holds a licence, or a list of them."""
+    license: str | None = None
+    """Name of the field that holds a license, or a list of them."""
     language: str | None = None
     """Name of the field that holds the language; where a record has none, the extension of its path decides."""
     fixed_language: str | None = None
@@ -63,7 +63,7 @@ class Source(Config):
             raise ValueError("fixed_language and language exclude each other")
         named = [
             field
-            for field in ("text", "path", "name", "licence", "language")
+            for field in ("text", "path", "name", "license", "language")
             if getattr(self, field) is not None
         ]
         if self.format in ("files", "archive") and named:

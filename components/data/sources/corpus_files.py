@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from components.core.errors import DataError, RecordError
 
-FIELDS = ("language", "licence", "path", "source", "text")
+FIELDS = ("language", "license", "path", "source", "text")
 """The fields of a record, all strings. No other field is allowed: what is not read would be dropped silently."""
 
 SCHEMA = pa.schema([(name, pa.large_string()) for name in FIELDS])

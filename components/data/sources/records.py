@@ -16,7 +16,7 @@ from components.data.sources.file_types import language_by_extension
 
 WELL_KNOWN: dict[str, tuple[str, ...]] = {
     "language": ("language", "lang"),
-    "licence": ("licence", "license", "max_stars_repo_licenses", "detected_licenses"),
+    "license": ("license", "max_stars_repo_licenses", "detected_licenses", "licence"),
     "path": ("path", "max_stars_repo_path"),
     "source": ("source", "repo", "repo_name", "max_stars_repo_name"),
     "text": ("text", "content", "code"),
@@ -60,7 +60,7 @@ class Record(NamedTuple):
     """A record, in the order of the columns of `components.data.sources.corpus_files.SCHEMA`."""
 
     language: str
-    licence: str
+    license: str
     path: str
     source: str
     text: str
@@ -98,7 +98,7 @@ class RecordMaker:
         self._extensions = extensions
         self._max_bytes = max_record_bytes
         named = {
-            **source.model_dump(include={"text", "path", "licence", "language"}),
+            **source.model_dump(include={"text", "path", "license", "language"}),
             "source": source.name,
         }
         self._named = {column: name for column, name in named.items() if name is not None}
@@ -158,7 +158,7 @@ class RecordMaker:
                 return Reject(f"{TOO_LONG}: more than {self._max_bytes} bytes")
             return Record(
                 language,
-                self._string(fields, "licence"),
+                self._string(fields, "license"),
                 path,
                 self._string(fields, "source"),
                 _checked(text, "text"),
@@ -167,11 +167,11 @@ class RecordMaker:
             return Reject(str(error))
 
     def _string(self, fields: Mapping[str, Any], column: str) -> str:
-        """A field that may be absent, as one string; only licences may be several."""
+        """A field that may be absent, as one string; only licenses may be several."""
         value = self._find(fields, column)
         if value is None:
             return ""
-        if column == "licence" and isinstance(value, list | tuple):
+        if column == "license" and isinstance(value, list | tuple):
             return ", ".join(_checked(one, column) for one in value)
         return _checked(value, column)
 

@@ -29,7 +29,7 @@ def test_a_record_has_the_text_of_the_member_byte_for_byte(tmp_path):
         "multi": [
             {
                 "language": "C",
-                "licence": "MIT",
+                "license": "MIT",
                 "path": "src/a.c",
                 "source": "demo 1.0",
                 "text": text,

@@ -44,7 +44,7 @@ def test_a_pull_writes_every_corpus_and_dvc_finds_it_clean(project, fixture_arch
         records = [json.loads(line) for line in lines]
         assert {record["language"] for record in records} == set(languages)
         assert all(
-            list(record) == ["language", "licence", "path", "source", "text"] for record in records
+            list(record) == ["language", "license", "path", "source", "text"] for record in records
         )
         assert len(records) == 120 * len(languages) + (2 if corpus == "multi" else 0)
     assert not pulled.was_current

@@ -10,7 +10,7 @@ from components.data.sources.corpus_files import FIELDS, read_corpus
 
 GOOD = {
     "language": "Python",
-    "licence": "MIT",
+    "license": "MIT",
     "path": "a.py",
     "source": "demo 1.0",
     "text": 'print("ä\u2028\\n")\n',

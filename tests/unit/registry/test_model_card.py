@@ -114,5 +114,5 @@ def test_licences_as_recorded_and_no_secret() -> None:
     assert "| mono | BSD-3-Clause | networkx 3.7, numpy 2.4 |" in card
     assert "| mono | MIT | flask 3.1 |" in card
     assert "secret" not in card
-    assert "No licence of what it learnt from is recorded." in _card(learnt=[])
+    assert "No license of what it learnt from is recorded." in _card(learnt=[])
     assert "Not recorded" in _card(learnt=[])

@@ -30,7 +30,7 @@ LONG = [f"# {n}\n" + "z" * 1001 + "\n" * 20 for n in range(2)]
 def record(text: str, path: str) -> dict[str, str]:
     return {
         "language": "Python",
-        "licence": "MIT",
+        "license": "MIT",
         "path": path,
         "source": "demo 1.0",
         "text": text,

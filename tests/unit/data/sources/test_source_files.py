@@ -54,7 +54,7 @@ def checkout(folder):
 def test_a_checkout_is_read_in_order_without_git_links_and_pipes(tmp_path):
     folder = checkout(tmp_path / "project")
     (batch,) = read(folder, max_record_bytes=4000)
-    common = {"licence": "", "source": "project"}
+    common = {"license": "", "source": "project"}
     assert batch.records.to_pylist() == [
         {**common, "language": "Go", "path": "a.go", "text": "package a\n"},
         {**common, "language": "Python", "path": "src/b.py", "text": "b = 'ä'\r\n"},
@@ -73,7 +73,7 @@ def test_a_glob_of_files_gives_paths_below_its_fixed_part(tmp_path):
     (tmp_path / "docs" / "deep" / "b.md").write_text("two\n")
     (tmp_path / "docs" / "c.txt").write_text("no\n")
     source = Source(uri=f"{tmp_path}/docs/**/*.md", format="files", fixed_language="English")
-    common = {"language": "English", "licence": "", "source": "docs"}
+    common = {"language": "English", "license": "", "source": "docs"}
     assert rows(read(source, ["English"])) == [
         {**common, "path": "a.md", "text": "one\n"},
         {**common, "path": "deep/b.md", "text": "two\n"},
@@ -128,7 +128,7 @@ def test_a_file_that_went_away_is_an_error_that_names_it(tmp_path):
 def test_members_of_an_archive_are_read_in_its_order(tmp_path, name):
     (tmp_path / name).write_bytes(PACK[name](MEMBERS))
     (batch,) = read(tmp_path / name)
-    common = {"language": "Python", "licence": "", "source": name}
+    common = {"language": "Python", "license": "", "source": name}
     assert batch.records.to_pylist() == [
         {**common, "path": "p-1/deep/a.py", "text": "a = 1\n" * 400},
         {**common, "path": "p-1/b.py", "text": "ä\r\n"},

@@ -19,7 +19,7 @@ from components.data.sources.records import BAD_REASONS
 GOOD = {"content": "a = 1\n", "path": "src/a.py", "repo": "octo/a", "license": "mit"}
 RECORD = {
     "language": "Python",
-    "licence": "mit",
+    "license": "mit",
     "path": "src/a.py",
     "source": "octo/a",
     "text": "a = 1\n",
@@ -35,7 +35,7 @@ def test_the_pile_names_its_subset_in_an_object_and_has_one_language(tmp_path):
     source = Source(
         uri=str(tmp_path / "*.jsonl.zst"), name="meta.pile_set_name", fixed_language="English"
     )
-    common = {"language": "English", "licence": "", "path": ""}
+    common = {"language": "English", "license": "", "path": ""}
     assert rows(read(source, ["English"])) == [
         {**common, "source": "Gutenberg (PG-19)", "text": "It was\na night."},
         {**common, "source": "", "text": "ä"},
@@ -81,7 +81,7 @@ def test_several_licences_become_one_string(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(
         jsonl([{**GOOD, "license": ["MIT", "Apache-2.0"]}, {**GOOD, "license": []}])
     )
-    assert [row["licence"] for row in rows(read(tmp_path / "a.jsonl"))] == ["MIT, Apache-2.0", ""]
+    assert [row["license"] for row in rows(read(tmp_path / "a.jsonl"))] == ["MIT, Apache-2.0", ""]
 
 
 def line(**changes):
@@ -96,7 +96,7 @@ BROKEN = {
     "a null text": (line(content=None), "no text: "),
     "a text of another type": (line(content=7), "wrong type: text is int"),
     "a path of another type": (line(path=["a"]), "wrong type: path is list"),
-    "a licence of another type": (line(license=["MIT", 7]), "wrong type: licence is int"),
+    "a license of another type": (line(license=["MIT", 7]), "wrong type: license is int"),
     "neither language nor path": (b'{"content": "a"}', "no language: "),
     "latin 1": (
         line(content="@").replace(b"@", b"\xe4"),

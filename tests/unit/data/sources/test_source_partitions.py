@@ -94,7 +94,7 @@ def test_partitions_are_sorted_whatever_the_order_of_their_sources(corpus):
 
 def test_a_partition_is_plain_json(corpus):
     for partition in list_partitions(
-        [Source(uri="raw/*.jsonl", licence="license"), Source(uri="repos")]
+        [Source(uri="raw/*.jsonl", license="license"), Source(uri="repos")]
     ):
         assert Partition.parse(json.loads(json.dumps(partition.model_dump()))) == partition
 

@@ -27,7 +27,7 @@ STACK = {
 }
 RECORD = {
     "language": "C++",
-    "licence": "MIT, BSD-3-Clause",
+    "license": "MIT, BSD-3-Clause",
     "path": "src/a.h",
     "source": "octo/a",
     "text": "int a;\n",
@@ -35,7 +35,7 @@ RECORD = {
 GITHUB = {"content": "a = 1\n", "path": "a.py", "repo": "octo/a", "license": "mit"}
 GITHUB_RECORD = {
     "language": "Python",
-    "licence": "mit",
+    "license": "mit",
     "path": "a.py",
     "source": "octo/a",
     "text": "a = 1\n",
@@ -177,11 +177,11 @@ def test_bad_records_of_avro_are_quarantined_by_their_number(tmp_path):
     ("source", "message"),
     [
         ({"text": "body"}, "body for text"),
-        ({"licence": "licences"}, "licences for licence"),
+        ({"license": "licenses"}, "licenses for license"),
         ({"name": "meta.repo"}, r"meta\.repo for source"),
         ({"path": "where", "language": "what"}, "a language or a path in one of them"),
     ],
-    ids=["text", "licence", "name", "path and language"],
+    ids=["text", "license", "name", "path and language"],
 )
 def test_a_table_without_a_named_column_is_an_error_that_lists_its_columns(
     tmp_path, name, source, message

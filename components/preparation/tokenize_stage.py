@@ -24,10 +24,10 @@ from components.core.files import write_jsonl
 from components.data.config import LANGUAGES
 from components.data.filters.decontamination import Decontaminator
 from components.data.filters.documents import annotate_documents, in_hash_sample
-from components.data.filters.minhash import signatures
+from components.data.filters.minhash import compute_signatures
 from components.data.filters.quality import CONTAMINATED
 from components.data.filters.redaction import redact
-from components.data.sources.config import extensions_with
+from components.data.sources.config import merge_extensions
 from components.data.sources.partition_reader import Batch, read_partition
 from components.data.sources.partitions import Partition
 from components.data.task_progress import ProgressReporter, TaskCounts
@@ -100,7 +100,10 @@ class _PartitionTokenizer:
         one = _Partition(self, RunWriter(folder, self.job.run_bytes), parallel)
         data = self.job.data
         for batch in read_partition(
-            partition, LANGUAGES[self.job.corpus], extensions_with(data.extensions), data.quarantine
+            partition,
+            LANGUAGES[self.job.corpus],
+            merge_extensions(data.extensions),
+            data.quarantine,
         ):
             one.add(batch)
             teller.report(progress_counts(one.counts()))
@@ -228,7 +231,9 @@ class _Partition:
         config = self._tools.job.data.near_duplicates
         if not config.enabled:
             return pa.nulls(len(texts), type=ROW_SCHEMA.field("bands").type)
-        return pa.array(signatures(texts, config).tolist(), type=ROW_SCHEMA.field("bands").type)
+        return pa.array(
+            compute_signatures(texts, config).tolist(), type=ROW_SCHEMA.field("bands").type
+        )
 
 
 def _with_separators(encoded: RaggedIds, eot_id: int) -> pa.LargeBinaryArray:

@@ -26,7 +26,7 @@ from pydantic import Field
 
 from components.core.config import Config, ListOrTuple
 from components.core.errors import ConfigError, DataError
-from components.data.sources.corpus_files import FIELDS
+from components.data.sources.records import FIELDS
 from components.validation.config import ValidationConfig, languages_of
 from components.validation.mergeable_stats import (
     BottomKCounter,

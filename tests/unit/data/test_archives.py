@@ -9,7 +9,7 @@ import pytest
 from fixtures.index import serving
 
 from components.core.errors import FetchError
-from components.data.archives.fetch import PackageIndex, fetch
+from components.data.archives.fetch import PackageIndex, fetch_archives
 
 
 @pytest.fixture
@@ -33,17 +33,17 @@ def _refused():
 
 def test_archives_come_from_the_index_once(fixture_archives, index, tmp_path):
     pins = fixture_archives.pins.of("tiny")
-    paths = fetch(pins, tmp_path, index=PackageIndex(index.url))
+    paths = fetch_archives(pins, tmp_path, index=PackageIndex(index.url))
     assert {file: path.read_bytes() for file, path in paths.items()} == {
         pin.file: (fixture_archives.folder / pin.file).read_bytes() for pin in pins
     }
     assert len(index.asked) == len(pins)
-    assert fetch(pins, tmp_path, index=PackageIndex(_refused())) == paths
+    assert fetch_archives(pins, tmp_path, index=PackageIndex(_refused())) == paths
 
 
 def test_a_cut_download_is_continued_where_it_stopped(fixture_archives, archive, index, tmp_path):
     index.cuts = [70_000, 50_000]
-    paths = fetch([archive], tmp_path, index=PackageIndex(index.url))
+    paths = fetch_archives([archive], tmp_path, index=PackageIndex(index.url))
     assert [asked for _, asked in index.asked] == [
         None,
         "bytes=65536-",
@@ -56,12 +56,12 @@ def test_a_cut_download_is_continued_where_it_stopped(fixture_archives, archive,
 def test_the_next_run_continues_a_download_that_failed(fixture_archives, archive, index, tmp_path):
     index.cuts = [70_000, 0]
     with pytest.raises(FetchError, match=archive.file):
-        fetch([archive], tmp_path, index=PackageIndex(index.url))
+        fetch_archives([archive], tmp_path, index=PackageIndex(index.url))
     assert [(path.name, path.stat().st_size) for path in tmp_path.iterdir()] == [
         (f"{archive.file}.part", 65_536)
     ]
 
-    path = fetch([archive], tmp_path, index=PackageIndex(index.url))[archive.file]
+    path = fetch_archives([archive], tmp_path, index=PackageIndex(index.url))[archive.file]
     assert index.asked[-1] == (archive.file, "bytes=65536-")
     assert path.read_bytes() == (fixture_archives.folder / archive.file).read_bytes()
 
@@ -71,7 +71,7 @@ def test_an_index_without_ranges_is_asked_for_the_whole_again(
 ):
     index.has_ranges = False
     index.cuts = [70_000]
-    path = fetch([archive], tmp_path, index=PackageIndex(index.url))[archive.file]
+    path = fetch_archives([archive], tmp_path, index=PackageIndex(index.url))[archive.file]
     assert path.read_bytes() == (fixture_archives.folder / archive.file).read_bytes()
 
 
@@ -84,7 +84,7 @@ def test_other_bytes_than_the_pinned_are_refused_and_removed(
     (tmp_path / "served").mkdir()
     (tmp_path / "served" / archive.file).write_bytes(other)
     with serving(tmp_path / "served") as index, pytest.raises(FetchError) as caught:
-        fetch([archive], tmp_path / "cache", index=PackageIndex(index.url))
+        fetch_archives([archive], tmp_path / "cache", index=PackageIndex(index.url))
     assert f"{archive.file} is not the pinned archive" in caught.value.got
     assert archive.sha256 in caught.value.expected
     assert list((tmp_path / "cache").iterdir()) == []
@@ -94,18 +94,18 @@ def test_a_file_that_the_index_does_not_have_is_named(archive, tmp_path):
     (tmp_path / "served").mkdir()
     with serving(tmp_path / "served") as index:
         with pytest.raises(FetchError, match=f"{archive.file} is not on the index"):
-            fetch([archive], tmp_path / "cache", index=PackageIndex(index.url))
+            fetch_archives([archive], tmp_path / "cache", index=PackageIndex(index.url))
         (tmp_path / "served" / "services-1.0-extra.zip").write_bytes(
             b"the project, but not the file"
         )
         with pytest.raises(FetchError, match=f"{archive.file} is not on the index"):
-            fetch([archive], tmp_path / "cache", index=PackageIndex(index.url))
+            fetch_archives([archive], tmp_path / "cache", index=PackageIndex(index.url))
 
 
 def test_no_network_is_said_with_the_way_out(archive, tmp_path):
     url = _refused()
     with pytest.raises(FetchError) as caught:
-        fetch([archive], tmp_path, index=PackageIndex(url))
+        fetch_archives([archive], tmp_path, index=PackageIndex(url))
     assert f"{archive.file} could not be fetched from {url}" in caught.value.got
     assert "CODEGEN_ARCHIVES" in caught.value.fix
     assert list(tmp_path.iterdir()) == []
@@ -114,26 +114,28 @@ def test_no_network_is_said_with_the_way_out(archive, tmp_path):
 def test_an_index_that_is_broken_is_no_crash(archive, index, tmp_path):
     index.status = 403
     with pytest.raises(FetchError, match="403"):
-        fetch([archive], tmp_path, index=PackageIndex(index.url))
+        fetch_archives([archive], tmp_path, index=PackageIndex(index.url))
 
 
 def test_a_password_in_the_address_of_the_index_is_not_printed(archive, tmp_path):
     url = _refused().replace("http://", "http://me:secret@")
     with pytest.raises(FetchError) as caught:
-        fetch([archive], tmp_path, index=PackageIndex(url))
+        fetch_archives([archive], tmp_path, index=PackageIndex(url))
     assert "secret" not in str(caught.value)
 
 
 def test_a_folder_of_archives_is_used_first_and_never_changed(fixture_archives, archive, tmp_path):
     nowhere = PackageIndex(_refused())
-    paths = fetch([archive], tmp_path / "cache", folder=fixture_archives.folder, index=nowhere)
+    paths = fetch_archives(
+        [archive], tmp_path / "cache", folder=fixture_archives.folder, index=nowhere
+    )
     assert paths == {archive.file: fixture_archives.folder / archive.file}
 
     own = tmp_path / "own" / archive.file
     own.parent.mkdir()
     own.write_bytes(b"something else")
     with pytest.raises(FetchError, match=f"{archive.file} is not the pinned archive"):
-        fetch([archive], tmp_path / "cache", folder=own.parent, index=nowhere)
+        fetch_archives([archive], tmp_path / "cache", folder=own.parent, index=nowhere)
     assert own.read_bytes() == b"something else"
 
 
@@ -141,7 +143,7 @@ def test_a_damaged_archive_in_the_cache_is_fetched_again(
     fixture_archives, archive, index, tmp_path
 ):
     (tmp_path / archive.file).write_bytes(b"damaged")
-    path = fetch([archive], tmp_path, index=PackageIndex(index.url))[archive.file]
+    path = fetch_archives([archive], tmp_path, index=PackageIndex(index.url))[archive.file]
     assert path.read_bytes() == (fixture_archives.folder / archive.file).read_bytes()
 
 

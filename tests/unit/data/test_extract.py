@@ -7,7 +7,7 @@ import json
 import pytest
 from fixtures.archives import package
 
-from components.data.archives.extract import botocore_docs, extract
+from components.data.archives.extract import botocore_docs, extract_records
 from components.data.archives.pins import ExtractionRule
 
 
@@ -19,7 +19,7 @@ def _rule(**more):
 
 def _extract(tmp_path, members, *rules):
     path = tmp_path / "demo-1.0.tar.gz"
-    return extract(package(path, members, rules), path)
+    return extract_records(package(path, members, rules), path)
 
 
 def test_a_record_has_the_text_of_the_member_byte_for_byte(tmp_path):

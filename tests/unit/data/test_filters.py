@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.data.config import FilterConfig
-from components.data.filters.quality import measure, reject_reasons
+from components.data.filters.quality import reject_reasons, text_stats
 
 TEXTS = st.lists(
     st.text(
@@ -36,7 +36,7 @@ def lines_of(text: str) -> list[str]:
 @settings(deadline=None)
 @given(texts=TEXTS, skipped=st.integers(0, 3))
 def test_counts_are_those_of_plain_python(texts: list[str], skipped: int) -> None:
-    found = measure(column(texts)[skipped:])  # a slice: its buffers begin before its first text
+    found = text_stats(column(texts)[skipped:])  # a slice: its buffers begin before its first text
     texts = texts[skipped:]
     assert found.num_characters.tolist() == [len(text) for text in texts]
     assert found.num_digits.tolist() == [

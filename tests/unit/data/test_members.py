@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import FetchError
-from components.data.archives.archive_reader import Member, read_members
+from components.data.archives.extract import Member, read_members
 
 CONTENT = {"p-1/deep/a.py": b"a = 1\n" * 400, "p-1/b.py": b"b = 1\n", "p-1/c.txt": b"text"}
 

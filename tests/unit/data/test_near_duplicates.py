@@ -15,7 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.data.filters.minhash import Bands, NearDuplicateConfig, bands, cluster, signatures
+from components.data.filters.minhash import (
+    Bands,
+    NearDuplicateConfig,
+    choose_bands,
+    cluster,
+    compute_signatures,
+)
 from components.data.filters.ngrams import Hashes
 
 CONFIG = NearDuplicateConfig(enabled=True)
@@ -37,7 +43,9 @@ def jaccard(one: str, other: str) -> float:
 
 
 def found(*texts: str, config: NearDuplicateConfig = CONFIG) -> list[bool]:
-    return cluster(np.arange(len(texts)), signatures(column(*texts), config), config).tolist()
+    return cluster(
+        np.arange(len(texts)), compute_signatures(column(*texts), config), config
+    ).tolist()
 
 
 def with_words_replaced(text: str, share: float, seed: int = 7) -> str:
@@ -51,12 +59,12 @@ def with_words_replaced(text: str, share: float, seed: int = 7) -> str:
 
 def test_the_cut_proposes_most_pairs_at_the_threshold_and_few_others() -> None:
     """36 bands of 7 find 1 - (1 - 0.7**7)**36 = 95.5 % at 0.7; 32 bands of 8 would find 85 %."""
-    assert bands(CONFIG) == Bands(36, 7)
+    assert choose_bands(CONFIG) == Bands(36, 7)
     assert Bands(36, 7).recall(0.7) == pytest.approx(1 - (1 - 0.0823543) ** 36)
-    assert bands(NearDuplicateConfig(num_perm=8, threshold=0.9)) == Bands(
+    assert choose_bands(NearDuplicateConfig(num_perm=8, threshold=0.9)) == Bands(
         4, 2
     )  # 1 - 0.19**4 = 99.9 %; 2 of 3 find 93 %
-    assert bands(NearDuplicateConfig(num_perm=8, threshold=0.1)) == Bands(
+    assert choose_bands(NearDuplicateConfig(num_perm=8, threshold=0.1)) == Bands(
         8, 1
     )  # finds 57 %, and nothing finds more
 
@@ -80,9 +88,9 @@ def test_a_copy_is_found_by_its_similarity(
 def test_keys_agree_as_often_as_the_similarity_says() -> None:
     """With one value a band, the share of common keys estimates the similarity: here to within four standard errors."""
     config = NearDuplicateConfig(num_perm=1024, threshold=0.001)
-    assert bands(config) == Bands(1024, 1)
+    assert choose_bands(config) == Bands(1024, 1)
     copy = with_words_replaced(REAL, 0.05)
-    one, other = signatures(column(REAL, copy), config)[:, :1024]
+    one, other = compute_signatures(column(REAL, copy), config)[:, :1024]
     exact = jaccard(REAL, copy)
     assert abs(np.mean(one == other) - exact) < 4 * np.sqrt(exact * (1 - exact) / 1024)
 
@@ -91,7 +99,7 @@ def test_a_shared_band_alone_is_not_enough() -> None:
     """At 0.45 a pair shares one of 36 bands of 7 in 13 % of all cases: some of 40 copies do, and none is dropped."""
     copies = [with_words_replaced(REAL, 0.1, seed) for seed in range(40)]
     assert all(0.35 < jaccard(REAL, copy) < 0.55 for copy in copies)
-    signed = signatures(column(REAL, *copies), CONFIG)
+    signed = compute_signatures(column(REAL, *copies), CONFIG)
     assert (signed[0, :36] == signed[1:, :36]).any()
     assert not any(found(REAL, copy)[1] for copy in copies)
 
@@ -118,10 +126,10 @@ def test_short_texts_are_near_duplicates_of_equal_texts_only() -> None:
 
 def test_keys_do_not_depend_on_the_batch_or_on_the_process() -> None:
     texts = [REAL, "one two three four five six", "short", with_words_replaced(REAL, 0.1)]
-    together = signatures(column("before", *texts)[1:], CONFIG)
+    together = compute_signatures(column("before", *texts)[1:], CONFIG)
     assert together.shape == (4, 36 + 32)
     assert all(
-        (signatures(column(text), CONFIG)[0] == keys).all()
+        (compute_signatures(column(text), CONFIG)[0] == keys).all()
         for text, keys in zip(texts, together, strict=True)
     )
     program = (
@@ -137,7 +145,7 @@ def test_keys_do_not_depend_on_the_batch_or_on_the_process() -> None:
 
 def test_keys_are_those_of_the_pinned_daft() -> None:
     """Where this fails after an upgrade, prepared corpora must be made anew: raise the preparation's CODE_VERSION."""
-    keys = signatures(column("one two three four five six"), FEW)
+    keys = compute_signatures(column("one two three four five six"), FEW)
     assert keys.tolist() == [
         [
             17785554315266562143,
@@ -165,7 +173,7 @@ def slow_cluster(order: list[int], keys: list[list[int]]) -> list[bool]:
 
 def all_similar(keys: list[list[int]]) -> Hashes:
     """Rows of documents whose low bytes are all the same, so that the keys alone decide."""
-    num_bands = bands(FEW).num_bands
+    num_bands = choose_bands(FEW).num_bands
     signed = np.zeros((len(keys), num_bands + 1), dtype=np.uint64)
     signed[:, :num_bands] = np.array(keys, dtype=np.uint64).reshape(len(keys), num_bands)
     return signed

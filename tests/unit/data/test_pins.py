@@ -12,7 +12,7 @@ from components.data.config import LANGUAGES
 
 @pytest.mark.parametrize("preset", ["starter", "tiny"])
 def test_every_preset_has_sources_for_every_language_of_every_corpus(preset):
-    rules = [rule for package in load_pins().of(preset) for rule in package.rules]
+    rules = [rule for package in load_pins().packages_of(preset) for rule in package.rules]
     found = {
         corpus: {rule.language for rule in rules if rule.corpus == corpus} for corpus in LANGUAGES
     }
@@ -58,13 +58,13 @@ def test_the_recipe_follows_the_pins_of_the_preset_and_nothing_else(fixture_arch
 
     other = pins.packages[0].replace(presets=["starter"], name="other")
     more = Pins(packages=(*pins.packages, other), vocabulary=pins.vocabulary)
-    assert more.recipe("tiny") == pins.recipe("tiny")
+    assert more.recipe_hash("tiny") == pins.recipe("tiny")
 
     changed = Pins(
         packages=(pins.packages[0].replace(sha256="0" * 64), *pins.packages[1:]),
         vocabulary=pins.vocabulary,
     )
-    assert changed.recipe("tiny") != pins.recipe("tiny")
+    assert changed.recipe_hash("tiny") != pins.recipe("tiny")
 
 
 def test_fixture_archives_have_the_same_bytes_every_time(fixture_archives, tmp_path):

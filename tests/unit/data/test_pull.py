@@ -135,8 +135,8 @@ def test_another_preset_updates_data_dvc_and_says_so(project, fixture_archives, 
     starter = pull_fixtures(
         project, fixture_archives, preset="starter", pins=pins, archives=tmp_path / "more"
     )
-    assert starter.before is not None
-    assert (starter.before.preset, starter.before.md5) == ("tiny", tiny.dvc_md5)
+    assert starter.previous is not None
+    assert (starter.previous.preset, starter.previous.md5) == ("tiny", tiny.dvc_md5)
     assert "data.dvc was updated" in starter.summary
     assert starter.dvc_md5 in (project / "data.dvc").read_text()
     assert "preset: starter" in (project / "data.dvc").read_text()

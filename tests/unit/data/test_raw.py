@@ -10,7 +10,7 @@ import pytest
 from components.core.errors import DataError
 from components.data.archives.fetch import PackageIndex
 from components.data.archives.pull import pull
-from components.data.raw_corpus import raw_artifacts, require_same_bytes
+from components.data.raw_corpus import load_raw_artifacts, require_same_bytes
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def pulled(project, fixture_archives, tmp_path):
 
 
 def test_each_corpus_is_an_artifact_with_the_md5_of_dvc(pulled):
-    found = raw_artifacts(pulled)
+    found = load_raw_artifacts(pulled)
     assert list(found) == ["nl", "multi", "mono", "vocabulary"]
     assert {one.kind for one in found.values()} == {"raw-corpus"}
     assert found["nl"].address == str(pulled / "data" / "nl")
@@ -46,7 +46,7 @@ def test_each_corpus_is_an_artifact_with_the_md5_of_dvc(pulled):
 
 
 def test_the_artifacts_do_not_depend_on_when_they_are_made(pulled):
-    assert raw_artifacts(pulled) == raw_artifacts(pulled)
+    assert load_raw_artifacts(pulled) == load_raw_artifacts(pulled)
 
 
 @pytest.mark.parametrize("change", ["edit", "add", "remove"])
@@ -59,7 +59,7 @@ def test_data_changed_by_hand_is_refused_and_the_corpus_is_named(pulled, change)
     else:
         file.unlink()
     with pytest.raises(DataError) as caught:
-        raw_artifacts(pulled)
+        load_raw_artifacts(pulled)
     assert "changed: multi (data/multi/" in caught.value.got
     assert "data.dvc commits" in caught.value.expected
     assert "codegen data pull --preset tiny" in caught.value.fix
@@ -67,7 +67,7 @@ def test_data_changed_by_hand_is_refused_and_the_corpus_is_named(pulled, change)
 
 def test_a_corpus_that_changed_since_is_said_to_have(pulled):
     """As where another run pulls another preset while the corpus is read."""
-    raw = raw_artifacts(pulled)["mono"]
+    raw = load_raw_artifacts(pulled)["mono"]
     require_same_bytes(raw)
     with next((pulled / "data" / "nl").glob("*.jsonl")).open("a") as file:
         file.write("{}\n")
@@ -80,6 +80,6 @@ def test_a_corpus_that_changed_since_is_said_to_have(pulled):
 
 def test_a_corpus_that_was_not_pulled_is_said(project):
     with pytest.raises(DataError) as caught:
-        raw_artifacts(project)
+        load_raw_artifacts(project)
     assert "data.dvc does not exist" in caught.value.got
     assert "codegen data pull" in caught.value.fix

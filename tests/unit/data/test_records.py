@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import DataError, RecordError
-from components.data.sources.corpus_files import FIELDS, read_corpus
+from components.data.sources.records import FIELDS, read_corpus
 
 GOOD = {
     "language": "Python",

@@ -23,7 +23,7 @@ from fixtures.projects import (
 )
 
 from components.core.errors import DataError, RemoteError
-from components.data.dvc.dvc_remote import Pushed, push, remote_state
+from components.data.dvc.dvc_remote import PushResult, check_remote, push
 
 _NUM_OBJECTS = 9
 """Eight files below data/ (see test_pull), all different, and the list of them."""
@@ -83,18 +83,18 @@ def test_what_was_pushed_is_pulled_elsewhere_without_archives(
 ):
     pull_fixtures(project, fixture_archives)
     add_remote(project, url)
-    before = remote_state(project)
+    before = check_remote(project)
     assert before is not None
     assert (before.name, before.num_objects, len(before.missing)) == (
         "backup",
         _NUM_OBJECTS,
         _NUM_OBJECTS,
     )
-    assert push(project) == Pushed("backup", url, _NUM_OBJECTS, _NUM_OBJECTS)
+    assert push(project) == PushResult("backup", url, _NUM_OBJECTS, _NUM_OBJECTS)
     assert push(project).num_sent == 0
 
     clone = clone_of(project, tmp_path / "clone")
-    state = remote_state(clone)
+    state = check_remote(clone)
     assert state is not None
     assert (state.url, state.missing) == (url, ())
     pulled = pull_fixtures(clone, fixture_archives, archives=None)
@@ -139,7 +139,7 @@ def test_without_a_remote_a_push_is_one_error_and_a_pull_uses_the_archives(
         pull_fixtures(project, fixture_archives, origin="remote")
     assert visible(project) == []
     assert pull_fixtures(project, fixture_archives).origin == "the pinned archives"
-    assert remote_state(project) is None
+    assert check_remote(project) is None
     with pytest.raises(
         DataError, match=r"has no default DVC remote(.|\n)*dvc remote add --default"
     ):
@@ -161,7 +161,7 @@ def test_an_object_that_the_remote_lost_is_named_and_sent_again(
     whole = files_below(folder)
     broken = object_of(pushed, folder, "data/nl/manual-1.0.jsonl")
     broken.unlink() if damage == "lost" else overwrite(broken, b"{}")
-    state = remote_state(pushed)
+    state = check_remote(pushed)
     assert state is not None
     assert state.missing == ("data/nl/manual-1.0.jsonl",)
 

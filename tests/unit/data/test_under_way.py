@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from components.core.progress import ProgressSnapshot
 from components.data import task_progress
-from components.data.config import DataPlace
+from components.data.config import DataExecution
 from components.data.engine import run_tasks
 from components.data.task_progress import ProgressAggregator, ProgressReporter, TaskCounts
 
 
 @pytest.fixture(autouse=True)
 def _told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_progress, "_TELL_EVERY_S", 0)
+    monkeypatch.setattr(task_progress, "_REPORT_INTERVAL_S", 0)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(Path.cwd())]))
 
 
@@ -80,7 +80,7 @@ def test_telling_never_fails(tmp_path: Path) -> None:
 
 
 def test_it_is_said_at_most_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_progress, "_TELL_EVERY_S", 3600)
+    monkeypatch.setattr(task_progress, "_REPORT_INTERVAL_S", 3600)
     board, teller = ProgressAggregator(tmp_path), ProgressReporter(tmp_path / "a")
     teller.report(TaskCounts(1, 1, 1, 1))
     teller.report(TaskCounts(2, 2, 2, 2))
@@ -102,6 +102,6 @@ def test_tasks_in_other_processes_are_heard(tmp_path: Path) -> None:
     )
     heard = [
         (name, board.snapshot())
-        for name in run_tasks(tell_and_wait, work, DataPlace(num_workers=2))
+        for name in run_tasks(tell_and_wait, work, DataExecution(num_workers=2))
     ]
     assert sorted(heard) == [("a", seen(2, 2, 2, 0)), ("b", seen(2, 2, 2, 0))]

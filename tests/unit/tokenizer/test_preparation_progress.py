@@ -12,8 +12,8 @@ from rich.filesize import decimal
 from components.core import progress
 from components.core.errors import RecordError
 from components.data import task_progress
-from components.data.config import DataConfig, DataPlace
-from components.data.sources import jsonl, record_batches
+from components.data.config import DataConfig, DataExecution
+from components.data.sources import jsonl, partition_reader
 from components.data.sources.config import Source
 from components.data.sources.partitions import list_partitions
 from components.data.task_progress import ProgressAggregator
@@ -21,7 +21,7 @@ from components.preparation import corpus_pipeline
 from components.preparation.job import PrepareJob
 from components.preparation.tokenize_stage import tokenize_partition
 
-ONE = DataPlace(num_workers=1)
+ONE = DataExecution(num_workers=1)
 
 
 def job_in(folder: Path, tokenizer: Path) -> PrepareJob:
@@ -41,8 +41,8 @@ def test_a_task_tells_how_far_it_is_before_it_is_done(
     bytes_only: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that ends half-way: what was told until then can be seen, and is forgotten by the next run."""
-    monkeypatch.setattr(task_progress, "_TELL_EVERY_S", 0)
-    monkeypatch.setattr(record_batches, "BATCH_BYTES", 5_000)
+    monkeypatch.setattr(task_progress, "_REPORT_INTERVAL_S", 0)
+    monkeypatch.setattr(partition_reader, "BATCH_BYTES", 5_000)
     monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 5_000)
     raw = uniform(tmp_path / "raw/a.jsonl.gz", "%06d" + "\nx = y" * 7 + "\n", 1000)
     (raw / "a.jsonl.gz").write_bytes((raw / "a.jsonl.gz").read_bytes()[:-1])

@@ -12,7 +12,7 @@ import pytest
 from corpora_on_disk import SMALL, upright_table
 
 from components.core.errors import ValidationFailed
-from components.data.sources.corpus_files import SCHEMA
+from components.data.sources.records import SCHEMA
 from components.validation.config import ValidationConfig
 from components.validation.drift import drift_check
 from components.validation.profile import Limits, Profile, profile_corpus

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError, DataError
-from components.data.sources.corpus_files import FIELDS, SCHEMA
+from components.data.sources.records import FIELDS, SCHEMA
 from components.validation.mergeable_stats import Example, SumMinMax
 from components.validation.profile import (
     DEFECTS,

@@ -11,7 +11,7 @@ import pytest
 from corpora_on_disk import SMALL, Record, records, write_raw
 
 from components.core.errors import ConfigError, RecordError, ValidationFailed
-from components.data.sources.corpus_files import SCHEMA
+from components.data.sources.records import SCHEMA
 from components.validation.config import ValidationConfig
 from components.validation.profile import Limits, Profile, profile_corpus
 from components.validation.raw import read_profiles, validate_raw

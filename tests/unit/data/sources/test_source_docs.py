@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from components.data.sources.config import EXTENSIONS, Source
-from components.data.sources.file_types import known_endings
-from components.data.sources.records import BAD_REASONS, WELL_KNOWN, Record, RecordMaker
+from components.data.sources.location import format_endings
+from components.data.sources.records import BAD_REASONS, WELL_KNOWN, Record, RecordParser
 
 PAGE = (Path(__file__).parents[4] / "docs" / "sources.md").read_text(encoding="utf-8")
 
@@ -39,7 +39,7 @@ def test_every_example_of_a_row_is_a_record_of_the_source_below_it():
     examples = re.findall(r"```json\n(.*?)\n```\n```python\n(.*?)\n", PAGE)
     made = []
     for row, source in examples:
-        maker = RecordMaker(source_of(source), ["English", "C++", "Python"], EXTENSIONS, 10**6)
+        maker = RecordParser(source_of(source), ["English", "C++", "Python"], EXTENSIONS, 10**6)
         made.append(maker.make(json.loads(row)))
     assert all(isinstance(one, Record) for one in made)
     assert [(one.language, one.source) for one in made] == [
@@ -66,4 +66,4 @@ def test_the_tables_are_those_of_the_code():
         reason for cell, _ in rows_of("| reason | what") for reason in re.findall("`(.*?)`", cell)
     ]
     assert sorted(reasons) == sorted(BAD_REASONS)
-    assert all(f"`{ending}`" in PAGE for ending in known_endings("archive"))
+    assert all(f"`{ending}`" in PAGE for ending in format_endings("archive"))

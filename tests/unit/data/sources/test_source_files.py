@@ -13,7 +13,7 @@ import pytest
 from fixtures.sources import gz, read, rows, tar, zipped, zstd
 
 from components.core.errors import FetchError, RecordError
-from components.data.sources.config import Source, extensions_with
+from components.data.sources.config import Source, merge_extensions
 from components.data.sources.partition_reader import read_partition
 from components.data.sources.partitions import list_partitions
 
@@ -91,7 +91,7 @@ def test_the_table_of_extensions_is_extended_by_a_recipe(tmp_path):
     (tmp_path / "p").mkdir()
     for name in ("a.pyi", "b.py", "c.h"):
         (tmp_path / "p" / name).write_text(name)
-    table = extensions_with({".pyi": "Python", ".h": "C++"})
+    table = merge_extensions({".pyi": "Python", ".h": "C++"})
     assert [
         (row["path"], row["language"]) for row in rows(read(tmp_path / "p", extensions=table))
     ] == [

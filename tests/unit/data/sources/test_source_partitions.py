@@ -9,7 +9,7 @@ import pytest
 from fixtures.sources import parquet, rows, zstd
 
 from components.core.errors import ConfigError, DataError, FetchError, RecordError
-from components.data.sources.config import QuarantineConfig, Source, extensions_with
+from components.data.sources.config import QuarantineConfig, Source, merge_extensions
 from components.data.sources.partition_reader import read_partition
 from components.data.sources.partitions import Partition, list_partitions
 
@@ -187,4 +187,4 @@ def test_the_quarantine_is_stated():
 @pytest.mark.parametrize("extension", ["py", ".", ".PY", ""])
 def test_an_extension_that_no_file_could_have_is_an_error(extension):
     with pytest.raises(ConfigError, match="the extension"):
-        extensions_with({extension: "Python"})
+        merge_extensions({extension: "Python"})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fixtures.sources import avro, gz, jsonl, parquet, tar, zipped, zstd
 
-from components.data.sources import record_batches
+from components.data.sources import partition_reader
 from components.data.sources.config import Source
 from components.data.sources.partition_reader import Batch, read_partition
 from components.data.sources.partitions import Partition, list_partitions
@@ -69,7 +69,7 @@ def partition(request: pytest.FixtureRequest, tmp_path: Path) -> Partition:
 def test_each_batch_says_how_far_it_reaches(
     partition: Partition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record_batches, "BATCH_BYTES", 80_000)
+    monkeypatch.setattr(partition_reader, "BATCH_BYTES", 80_000)
     found = read(partition)
     assert len(found) > 8
     num_documents = 0
@@ -84,7 +84,7 @@ def test_each_batch_says_how_far_it_reaches(
 def test_a_part_of_a_parquet_file_counts_for_its_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record_batches, "BATCH_BYTES", 80_000)
+    monkeypatch.setattr(partition_reader, "BATCH_BYTES", 80_000)
     (tmp_path / "a.parquet").write_bytes(parquet(ROWS, row_group_size=50))
     size = (tmp_path / "a.parquet").stat().st_size
     parts = list_partitions([Source(uri=str(tmp_path / "a.parquet"))], split_bytes=size // 5)
@@ -141,7 +141,7 @@ def test_a_beginning_ends_with_the_record_that_reaches_it(
 def test_a_long_beginning_comes_in_batches(
     lines: Partition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record_batches, "BATCH_BYTES", 100)
+    monkeypatch.setattr(partition_reader, "BATCH_BYTES", 100)
     assert [len(batch.records) for batch in read(lines.replace(first_bytes=310))] == [4, 4, 2]
 
 

@@ -6,8 +6,7 @@ import pytest
 
 from components.core.errors import RecordError
 from components.data.sources.config import QuarantineConfig
-from components.data.sources.quarantine import check_bad_record_limit
-from components.data.sources.record_batches import QuarantinedRecord
+from components.data.sources.partition_reader import QuarantinedRecord, check_bad_record_limit
 
 ONE_IN_A_HUNDRED = QuarantineConfig(max_bad_fraction=0.01)
 

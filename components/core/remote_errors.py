@@ -57,8 +57,8 @@ def wrap_read_errors(name: str, error_type: type[CodegenError]) -> Iterator[None
         else:
             expected = "storage that answers, and the right to read there"
             fix = (
-                "check the permissions, the network and the storage options (endpoint, credentials),"
-                " then run the same command again"
+                "check permissions, network and storage options (endpoint, credentials), then run "
+                "the same command again"
             )
         got = f"{name} cannot be read: {_describe(error)}"
         raise error_type(got, expected=expected, fix=fix) from error

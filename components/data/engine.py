@@ -225,8 +225,8 @@ def _join_cluster(address: str | None) -> Any:
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"no Ray cluster can be used at {address or 'the default address'}: {error}",
-            expected="a running cluster that includes this machine and has this project with its extra "
-            "`ray` on every node",
+            expected="a running cluster that includes this machine and has this project with its "
+            "extra `ray` on every node",
             fix="start it (ray start --head), set --exec data.ray_address=HOST:PORT, or use "
             "--exec data.engine=native",
         ) from error

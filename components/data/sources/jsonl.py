@@ -62,7 +62,10 @@ def read_lines(stream: Any, max_bytes: int) -> Iterator[Line]:
                 yield _line(offset, len(line_end), [line_end], max_bytes)
             offset += len(line_end) + 1
         size += len(rest)
-        parts = [b"".join(parts)[:_HEAD_BYTES]] if size > max_bytes else [*parts, rest]
+        if size > max_bytes:
+            parts = [(b"".join(parts) + rest[:_HEAD_BYTES])[:_HEAD_BYTES]]
+        else:
+            parts.append(rest)
     if size:
         yield _line(offset, size, parts, max_bytes)
 

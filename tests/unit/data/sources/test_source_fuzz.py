@@ -1,13 +1,10 @@
-"""A thousand truncated and bit-flipped files: an error, or every record; never a traceback, a hang
-or a shorter corpus.
+"""A thousand truncated and bit-flipped files: each raises an error or gives all records.
 
-What can be promised depends on what a format has checksums of. EXACT: of everything; what comes out
-is what went in. COUNTED: of some things or nothing, so a text, a name or a column may change
-unseen, but every record is still there, quarantined, or left out and counted. GARBLED: zstd without
-its optional checksum, as the Pile has it; a flip garbles the rest of a block, lines may merge, and
-what shows is that some of them are bad. A cut is an error everywhere, but for one place in Avro,
-which has no end mark: between two blocks, where only the size of the listing shows it
-(test_source_tables).
+The guarantee depends on the checksums of a format. EXACT: all bytes have a checksum, so the records
+are unchanged. COUNTED: some bytes have none, so a text, a name or a column may change, but each
+record is good, quarantined or skipped. GARBLED: zstd without its optional checksum, like the Pile; a
+flipped bit may merge lines, and some of them are bad. A truncated file always raises an error, except
+between two Avro blocks, which only the listed size reveals (test_source_tables).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def wrap_remote_errors(doing: str, remote: str) -> Iterator[None]:
         raise
     except Exception as error:  # A boundary to another machine, with unknown exception types.
         raise RemoteError(
-            f"{remote} failed while {doing}: {_describe(error)}",
+            f"{remote} failed while {doing}: {_one_line(error)}",
             expected="storage that answers, with the right to read and write there",
             fix="check its address, credentials and connection, then run the same command again, "
             "which resumes",
@@ -39,7 +39,12 @@ def wrap_remote_errors(doing: str, remote: str) -> Iterator[None]:
 
 
 @contextmanager
-def wrap_read_errors(name: str, error_type: type[CodegenError]) -> Iterator[None]:
+def wrap_read_errors(
+    name: str,
+    error_type: type[CodegenError],
+    *,
+    missing_fix: str = "check the path or URI, then run the same command again",
+) -> Iterator[None]:
     """Convert errors of reading a file, local or remote, to `error_type`.
 
     Errors of this project are not converted.
@@ -47,21 +52,20 @@ def wrap_read_errors(name: str, error_type: type[CodegenError]) -> Iterator[None
     Args:
         name: path or URI of the file.
         error_type: class of the raised error.
+        missing_fix: `fix` of the error if the file does not exist.
     """
     try:
         yield
+    except FileNotFoundError as error:
+        got = f"{name} does not exist"
+        raise error_type(got, expected="an existing file", fix=missing_fix) from error
     except client_errors() as error:
-        if isinstance(error, FileNotFoundError):
-            expected = "an existing file"
-            fix = "check the path or URI, then run the same command again"
-        else:
-            expected = "storage that answers, and the right to read there"
-            fix = (
-                "check permissions, network and storage options (endpoint, credentials), then run "
-                "the same command again"
-            )
-        got = f"{name} cannot be read: {_describe(error)}"
-        raise error_type(got, expected=expected, fix=fix) from error
+        raise error_type(
+            f"{name} cannot be read: {type(error).__name__}: {_one_line(error)}",
+            expected="storage that answers, and permission to read",
+            fix="check permissions, network and storage options (endpoint, credentials), then run "
+            "the same command again",
+        ) from error
 
 
 def client_errors() -> tuple[type[Exception], ...]:
@@ -75,6 +79,6 @@ def client_errors() -> tuple[type[Exception], ...]:
     return (OSError, *(getattr(module, name) for module, name in imported))
 
 
-def _describe(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """The message on one line, or the exception's type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -47,10 +47,10 @@ def test_wheel_has_no_top_folder(tmp_path):
 def test_member_paths_outside_the_archive_write_nothing(tmp_path, name):
     outside = tmp_path / "outside.py"
     pack(tmp_path / name, {"p-1/../../outside.py": b"1\n", str(outside): b"2\n"})
-    before = sorted(tmp_path.rglob("*"))
+    paths_before = sorted(tmp_path.rglob("*"))
     paths = [member.path for member in read_members(tmp_path / name, _is_python)]
     assert paths == sorted(["../../outside.py", str(outside)[1:]])
-    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted(tmp_path.rglob("*")) == paths_before
 
 
 def test_links_are_listed_without_content(tmp_path):

@@ -108,7 +108,9 @@ def test_botocore_docs_are_distinct_wrapped_paragraphs_without_tags():
 def test_botocore_docs_end_at_the_last_paragraph_within_the_limit(max_characters, num_paragraphs):
     # Paragraphs with their empty line: 17 + 2, then 26 + 2, then 84 + 1 + 64 + 2 characters.
     text = botocore_docs(json.dumps(SERVICE), max_characters)
-    assert len([part for part in text.split("\n\n") if part.strip()]) == num_paragraphs
+    assert (
+        len([paragraph for paragraph in text.split("\n\n") if paragraph.strip()]) == num_paragraphs
+    )
 
 
 def test_service_description_that_is_not_json_is_skipped(tmp_path):

@@ -75,12 +75,14 @@ def test_index_without_ranges_sends_the_whole_file_again(
     assert path.read_bytes() == (fixture_archives.folder / archive.file).read_bytes()
 
 
-@pytest.mark.parametrize("served", ["other bytes of that size", "too short", "too long"])
+@pytest.mark.parametrize("served", ["wrong_content bytes of that size", "too short", "too long"])
 def test_unpinned_bytes_are_rejected_and_removed(fixture_archives, archive, tmp_path, served):
     content = (fixture_archives.folder / archive.file).read_bytes()
-    other = {"too short": content[:-1], "too long": content + b"!"}.get(served, content[:-1] + b"!")
+    wrong_content = {"too short": content[:-1], "too long": content + b"!"}.get(
+        served, content[:-1] + b"!"
+    )
     (tmp_path / "served").mkdir()
-    (tmp_path / "served" / archive.file).write_bytes(other)
+    (tmp_path / "served" / archive.file).write_bytes(wrong_content)
     with serve_index(tmp_path / "served") as index, pytest.raises(FetchError) as caught:
         fetch_archives([archive], tmp_path / "cache", index=PackageIndex(index.url))
     assert f"{archive.file} is not the pinned archive" in caught.value.got

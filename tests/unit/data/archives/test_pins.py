@@ -58,8 +58,8 @@ def test_recipe_hash_depends_only_on_the_pins_of_the_preset(fixture_archives):
     shuffled = pins.replace(packages=[package.model_dump() for package in reversed(pins.packages)])
     assert shuffled.recipe_hash("tiny") == pins.recipe_hash("tiny")
 
-    other = pins.packages[0].replace(presets=["starter"], name="other")
-    extended = Pins(packages=(*pins.packages, other), vocabulary=pins.vocabulary)
+    other_package = pins.packages[0].replace(presets=["starter"], name="other")
+    extended = Pins(packages=(*pins.packages, other_package), vocabulary=pins.vocabulary)
     assert extended.recipe_hash("tiny") == pins.recipe_hash("tiny")
 
     changed = Pins(

@@ -69,19 +69,19 @@ def test_pull_lists_skipped_members_and_licenses(project, fixture_archives):
 
 
 def test_bytes_do_not_depend_on_project_pin_order_or_umask(project, fixture_archives, tmp_path):
-    other = new_project(tmp_path / "other")
+    other_project = new_project(tmp_path / "other")
     reversed_pins = Pins(
         packages=fixture_archives.pins.packages[::-1], vocabulary=fixture_archives.pins.vocabulary
     )
     first = pull_fixtures(project, fixture_archives)
     old_umask = os.umask(0o077)
     try:
-        second = pull_fixtures(other, fixture_archives, pins=reversed_pins)
+        second = pull_fixtures(other_project, fixture_archives, pins=reversed_pins)
     finally:
         os.umask(old_umask)
     assert first.dvc_md5 == second.dvc_md5
-    assert (project / "data.dvc").read_bytes() == (other / "data.dvc").read_bytes()
-    assert files_below(project / "data") == files_below(other / "data")
+    assert (project / "data.dvc").read_bytes() == (other_project / "data.dvc").read_bytes()
+    assert files_below(project / "data") == files_below(other_project / "data")
 
 
 def test_second_pull_needs_no_network_and_no_archives(project, fixture_archives, tmp_path):
@@ -119,11 +119,11 @@ def test_git_ignores_data_but_tracks_data_dvc(fixture_archives, tmp_path):
 
 def test_pull_restores_manually_changed_data(project, fixture_archives):
     pull_fixtures(project, fixture_archives)
-    before = files_below(project / "data")
+    files_before = files_below(project / "data")
     (project / "data" / "nl" / "manual-1.0.jsonl").write_text("{}\n")
     (project / "data" / "nl" / "mine.jsonl").write_text("{}\n")
     assert not pull_fixtures(project, fixture_archives).was_current
-    assert files_below(project / "data") == before
+    assert files_below(project / "data") == files_before
     assert dvc_status(project) == {}
 
 

@@ -81,9 +81,9 @@ def overwrite(path: Path, content: bytes) -> None:
 def test_pushed_data_can_be_pulled_without_archives(project, fixture_archives, url, tmp_path):
     pull_fixtures(project, fixture_archives)
     add_remote(project, url)
-    before = check_remote(project)
-    assert before is not None
-    assert (before.name, before.num_objects, len(before.missing)) == (
+    state_before = check_remote(project)
+    assert state_before is not None
+    assert (state_before.name, state_before.num_objects, len(state_before.missing)) == (
         "backup",
         _NUM_OBJECTS,
         _NUM_OBJECTS,

@@ -128,9 +128,11 @@ def test_problem_is_found_despite_other_case_and_white_space() -> None:
     problems = read_problems()
     texts = [
         BenchmarkText(
-            benchmark="humaneval", problem=name, text=each["prompt"] + each["canonical_solution"]
+            benchmark="humaneval",
+            problem=name,
+            text=record["prompt"] + record["canonical_solution"],
         )
-        for name, each in problems.items()
+        for name, record in problems.items()
     ]
     prompt = problems["HumanEval/10"]["prompt"]
     planted = re.sub(r"\s+", " \n\t", prompt.upper())
@@ -162,10 +164,10 @@ def test_share_equal_to_the_threshold_is_a_match() -> None:
     them."""
     thirteen = " ".join(ALPHABET[:13])
     for threshold, matched in ((0.0, 1), (1 / 3, 1), (0.34, 0)):
-        found = Decontaminator(
+        matches = Decontaminator(
             [problem(" ".join(ALPHABET))], DecontaminationConfig(threshold=threshold)
         ).find(column(thirteen))
-        assert len(found) == matched
+        assert len(matches) == matched
     (match,) = Decontaminator([problem(" ".join(ALPHABET))], DecontaminationConfig()).find(
         column("x", f"\u00e9! ({thirteen})")
     )
@@ -196,13 +198,13 @@ def test_short_problem_is_matched_as_a_whole_or_listed() -> None:
 
 
 def test_hash_collision_is_no_match() -> None:
-    one, other = "abcdefghXijklmnop", "abcdefghYijklmnop"
-    words = find_words(column(f"{one} {other}"))
+    word, colliding_word = "abcdefghXijklmnop", "abcdefghYijklmnop"
+    words = find_words(column(f"{word} {colliding_word}"))
     first, second = word_hashes(words, prefix_hashes(words), np.arange(2)).tolist()
     assert first == second
-    decontaminator = Decontaminator([problem(" ".join([one] * 13))], DecontaminationConfig())
-    assert decontaminator.find(column(" ".join([other] * 13))) == []
-    assert len(decontaminator.find(column(" ".join([one] * 13)))) == 1
+    decontaminator = Decontaminator([problem(" ".join([word] * 13))], DecontaminationConfig())
+    assert decontaminator.find(column(" ".join([colliding_word] * 13))) == []
+    assert len(decontaminator.find(column(" ".join([word] * 13)))) == 1
 
 
 def test_excerpt_is_limited() -> None:

@@ -33,13 +33,13 @@ def annotated(
 ) -> pa.Table:
     """Annotated rows of (text, source, path, language); the default language is Python."""
     rows_with_language = [(*record, "Python")[:4] for record in records]
-    texts, *others = (
+    texts, *other_columns = (
         pa.array(column, type=pa.large_string()) for column in zip(*rows_with_language, strict=True)
     )
     rows = pa.Table.from_batches(
         [annotate_documents(texts, config or DataConfig(), seed)]
     ).append_column("text", texts)
-    for name, column in zip(("source", "path", "language"), others, strict=True):
+    for name, column in zip(("source", "path", "language"), other_columns, strict=True):
         rows = rows.append_column(name, column)
     return rows
 
@@ -47,16 +47,18 @@ def annotated(
 def test_annotations_are_computed_from_the_content() -> None:
     """Expected values computed with hashlib."""
     texts = ["x = 1\n", "z" * 1001, "", "wide \u4e16\u754c\n"]
-    found = annotate_documents(
+    annotations = annotate_documents(
         pa.array(texts, type=pa.large_string()), DataConfig(held_out_fraction=0.5), SEED
     )
-    assert found.schema == DOCUMENT_SCHEMA
-    assert found["order"].to_pylist() == [keyed_sha256("order", text) for text in texts]
-    assert found["sha256"].to_pylist() == [hashlib.sha256(text.encode()).digest() for text in texts]
-    assert found["held_out"].to_pylist() == [
+    assert annotations.schema == DOCUMENT_SCHEMA
+    assert annotations["order"].to_pylist() == [keyed_sha256("order", text) for text in texts]
+    assert annotations["sha256"].to_pylist() == [
+        hashlib.sha256(text.encode()).digest() for text in texts
+    ]
+    assert annotations["held_out"].to_pylist() == [
         int.from_bytes(keyed_sha256("held-out", text)[:8], "big") < 2**63 for text in texts
     ]
-    assert found["reason"].to_pylist() == [None, "mean line length", "empty", None]
+    assert annotations["reason"].to_pylist() == [None, "mean line length", "empty", None]
 
 
 def test_first_copy_by_source_and_path_is_kept() -> None:
@@ -66,29 +68,29 @@ def test_first_copy_by_source_and_path_is_kept() -> None:
         ("pass\n", "abc 1", "b.py"),
         ("pass \n", "abc 1", "c"),
     ]
-    found = sort_and_mark_duplicates(annotated(copies)).to_pylist()
-    assert {(row["source"], row["path"]) for row in found if row["reason"] is None} == {
+    rows = sort_and_mark_duplicates(annotated(copies)).to_pylist()
+    assert {(row["source"], row["path"]) for row in rows if row["reason"] is None} == {
         ("abc 1", "b.py"),
         ("abc 1", "c"),
     }
-    assert [row["reason"] for row in found].count("duplicate") == 2
+    assert [row["reason"] for row in rows].count("duplicate") == 2
 
 
 def test_first_copy_by_language_name_is_kept() -> None:
     copies = [("int x;\n", "", "", "C++"), ("int x;\n", "", "", "C")]
-    for rows in (copies, copies[::-1]):
-        found = sort_and_mark_duplicates(annotated(rows)).to_pylist()
-        assert [(row["language"], row["reason"]) for row in found] == [
+    for unsorted in (copies, copies[::-1]):
+        rows = sort_and_mark_duplicates(annotated(unsorted)).to_pylist()
+        assert [(row["language"], row["reason"]) for row in rows] == [
             ("C", None),
             ("C++", "duplicate"),
         ]
 
 
 def test_rejected_copy_keeps_its_reason() -> None:
-    found = sort_and_mark_duplicates(
+    rows = sort_and_mark_duplicates(
         annotated([("z" * 1001, "a", "1"), ("z" * 1001, "a", "2"), ("x\n", "a", "3")])
     )
-    assert sorted(map(str, found["reason"].to_pylist())) == [
+    assert sorted(map(str, rows["reason"].to_pylist())) == [
         "None",
         "mean line length",
         "mean line length",
@@ -108,15 +110,15 @@ def test_training_order_does_not_depend_on_input_order_or_batches(
         [records[number] for number in shuffled[start : start + at_once]]
         for start in range(0, 40, at_once)
     ]
-    found = sort_and_mark_duplicates(
+    rows = sort_and_mark_duplicates(
         pa.concat_tables([annotated(part) for part in parts])
     ).to_pylist()
     expected = sorted(
         records, key=lambda record: (keyed_sha256("order", record[0]), record[1], record[2])
     )
-    assert [(row["text"], row["source"], row["path"]) for row in found] == expected
+    assert [(row["text"], row["source"], row["path"]) for row in rows] == expected
     seen: set[str] = set()
-    for row in found:
+    for row in rows:
         assert (row["reason"] == "duplicate") == (row["text"] in seen)
         seen.add(row["text"])
 

@@ -38,8 +38,8 @@ def ngrams(text: str) -> set[tuple[bytes, ...]]:
     return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
 
 
-def jaccard(one: str, other: str) -> float:
-    return len(ngrams(one) & ngrams(other)) / len(ngrams(one) | ngrams(other))
+def jaccard(left: str, right: str) -> float:
+    return len(ngrams(left) & ngrams(right)) / len(ngrams(left) | ngrams(right))
 
 
 def dropped_documents(*texts: str, config: NearDuplicateConfig = CONFIG) -> list[bool]:
@@ -90,9 +90,9 @@ def test_share_of_common_keys_estimates_the_similarity() -> None:
     config = NearDuplicateConfig(num_perm=1024, threshold=0.001)
     assert choose_bands(config) == Bands(1024, 1)
     copy = with_words_replaced(REAL, 0.05)
-    one, other = compute_signatures(column(REAL, copy), config)[:, :1024]
+    left, right = compute_signatures(column(REAL, copy), config)[:, :1024]
     exact = jaccard(REAL, copy)
-    assert abs(np.mean(one == other) - exact) < 4 * np.sqrt(exact * (1 - exact) / 1024)
+    assert abs(np.mean(left == right) - exact) < 4 * np.sqrt(exact * (1 - exact) / 1024)
 
 
 def test_documents_that_only_share_a_band_are_kept() -> None:
@@ -161,10 +161,10 @@ def test_signatures_are_those_of_the_pinned_daft() -> None:
 
 def simple_union_find(order: list[int], keys: list[list[int]]) -> list[bool]:
     groups = [{place} for place in range(len(keys))]
-    for one in range(len(keys)):
-        for other in range(one):
-            if any(a == b for a, b in zip(keys[one], keys[other], strict=True)):
-                union = groups[one] | groups[other]
+    for i in range(len(keys)):
+        for j in range(i):
+            if any(a == b for a, b in zip(keys[i], keys[j], strict=True)):
+                union = groups[i] | groups[j]
                 for place in union:
                     groups[place] = union
     return [
@@ -189,7 +189,7 @@ def all_similar(keys: list[list[int]]) -> Hashes:
     )
 )
 def test_clusters_equal_a_simple_union_find(documents: list[tuple[int, list[int]]]) -> None:
-    order, keys = [each[0] for each in documents], [each[1] for each in documents]
+    order, keys = [document[0] for document in documents], [document[1] for document in documents]
     assert cluster(order, all_similar(keys), FEW).tolist() == simple_union_find(order, keys)
 
 

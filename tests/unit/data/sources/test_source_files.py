@@ -120,7 +120,7 @@ def test_removed_file_raises_fetch_error(tmp_path):
     (tmp_path / "a.zip").write_bytes(zipped(MEMBERS))
     (partition,) = list_partitions([Source(uri=str(tmp_path / "a.zip"))])
     (tmp_path / "a.zip").unlink()
-    with pytest.raises(FetchError, match=r"a\.zip cannot be read"):
+    with pytest.raises(FetchError, match=r"a\.zip does not exist"):
         list(read_partition(partition, ["Python"]))
 
 

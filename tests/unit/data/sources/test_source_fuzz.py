@@ -2,9 +2,9 @@
 
 The guarantee depends on the checksums of a format. EXACT: all bytes have a checksum, so the records
 are unchanged. COUNTED: some bytes have none, so a text, a name or a column may change, but each
-record is good, quarantined or skipped. GARBLED: zstd without its optional checksum, like the Pile; a
-flipped bit may merge lines, and some of them are bad. A truncated file always raises an error, except
-between two Avro blocks, which only the listed size reveals (test_source_tables).
+record is good, quarantined or skipped. GARBLED: zstd without its optional checksum, like the Pile;
+a flipped bit may merge lines, and some of them are bad. A truncated file always raises an error,
+except between two Avro blocks, which only the listed size reveals (test_source_tables).
 """
 
 from __future__ import annotations

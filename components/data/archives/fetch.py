@@ -104,7 +104,7 @@ def fetch_archives(
 
     Raises:
         FetchError: an archive differs from its pin or is not on the index, or the index fails.
-        StorageFull: no disk space for the archives.
+        DiskFullError: no disk space for the archives.
     """
     index = index or PackageIndex()
     paths = {archive.file: _find_local(archive, cache, folder) for archive in archives}

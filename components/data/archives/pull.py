@@ -95,7 +95,7 @@ def pull(
         DataError: the bytes differ from the md5 that `data.dvc` states for these pins, or the
             project is not under DVC or not writable.
         RemoteError: `origin` is "remote", and the remote fails or lacks intact bytes.
-        StorageFull: no disk space. After any error, `data/` and `data.dvc` are unchanged.
+        DiskFullError: no disk space. After any error, `data/` and `data.dvc` are unchanged.
     """
     pins = pins or load_pins()
     packages = pins.packages_of(preset)

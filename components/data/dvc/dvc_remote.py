@@ -140,7 +140,7 @@ def check_out(project: Path, md5: str, folder: Path) -> str:
     Raises:
         DataError: no remote is configured.
         RemoteError: the remote fails, or lacks or has a damaged object; the folder is not created.
-        StorageFull: no disk space for the objects in DVC's cache and in the folder.
+        DiskFullError: no disk space for the objects in DVC's cache and in the folder.
     """
     with _open_remote(project, f"fetching {DATA}/") as remote:
         tree = remote.fetch_tree(md5)

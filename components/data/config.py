@@ -123,7 +123,7 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _every_language_has_a_prefix(self) -> Self:
         if missing := set(LANGUAGES["multi"]) - set(self.language_prefix):
-            raise ValueError(f"language_prefix names none for {', '.join(sorted(missing))}")
+            raise ValueError(f"language_prefix lacks {', '.join(sorted(missing))}")
         return self
 
 

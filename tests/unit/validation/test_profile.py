@@ -173,8 +173,8 @@ def test_columns_of_any_string_type_are_read_and_others_refused() -> None:
         [(name, pa.string_view() if name == "text" else pa.string()) for name in FIELDS]
     )
     assert profile_batch(batch(ROWS, short), LIMITS) == profile_batch(batch(ROWS), LIMITS)
-    renamed = batch(ROWS).rename_columns(["language", "license", "path", "source", "text"])
-    with pytest.raises(DataError, match="documents have the columns language, license, path"):
+    renamed = batch(ROWS).rename_columns(["language", "rights", "path", "source", "text"])
+    with pytest.raises(DataError, match="documents have the columns language, rights, path"):
         profile_batch(renamed, LIMITS)
 
 

@@ -226,8 +226,8 @@ def wrap_permission_errors(project: Path) -> Iterator[None]:
             raise
         raise DataError(
             f"{error.filename} is refused: {error.strerror}",
-            expected=f"write permission in {project}, where DVC has a lock, and a {DATA}/ that is no"
-            " mount point",
+            expected=f"write permission in {project}, where DVC has a lock, and a {DATA}/ that is"
+            " no mount point",
             fix=f"change that, then run the same command again; {DATA}/ was not changed",
         ) from error
 

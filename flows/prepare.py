@@ -157,7 +157,7 @@ def _prepare(
     avoided: list[BenchmarkText],
     earlier: dict[str, Artifact],
 ) -> Artifact:
-    from components.data.raw_corpus import require_same_bytes, sources_of
+    from components.data.raw_corpus import corpus_sources, require_same_bytes
     from components.preparation.corpus_pipeline import prepare_corpus
     from components.preparation.input_checks import check_bad_records_of_reused_corpus
 
@@ -167,7 +167,7 @@ def _prepare(
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
         statistics = prepare_corpus(
             folder,
-            sources=sources_of(recipe.data, corpus, here.execution.project_path),
+            sources=corpus_sources(recipe.data, corpus, here.execution.project_path),
             corpus=corpus,
             data=recipe.data,
             tokenizer_folder=here.store.fetch_verified(tokenizer),

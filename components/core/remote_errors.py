@@ -1,9 +1,7 @@
-"""Storage elsewhere, and what it says when it fails.
+"""Converts errors of remote storage (folders, S3, SSH, HTTP) to errors of this project.
 
-Design decision: every kind of remote (a folder, S3, SSH) has an exception tree of its own, most of
-it outside `OSError`, and which kinds are installed is not known here. So this is a process
-boundary: whatever the other side raises becomes one `RemoteError`. What is not covered: retries,
-which each client library does by itself.
+Client libraries raise exceptions of their own, most of them outside `OSError`, and which libraries
+are installed is not known here. Retries are the business of each client library.
 """
 
 from __future__ import annotations
@@ -17,41 +15,70 @@ from components.core.files import wrap_disk_full
 
 
 @contextmanager
-def wrap_remote_errors(doing: str, where: str) -> Iterator[None]:
-    """Turn what a client library raises inside into a `RemoteError` that names the place; ours and
-    a full disk stay.
+def wrap_remote_errors(doing: str, remote: str) -> Iterator[None]:
+    """Convert any exception of a client library to a `RemoteError` that names the remote.
+
+    Errors of this project and a full disk are not converted.
 
     Args:
-        doing: what was being done, as in "pushing data/".
-        where: the remote, by its name or URL.
+        doing: the action, as in "pushing data/".
+        remote: name or URL of the remote.
     """
     try:
         with wrap_disk_full(doing):
             yield
     except CodegenError:
         raise
-    except Exception as error:  # The boundary to another machine: see above.
-        said = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # A boundary to another machine, with unknown exception types.
         raise RemoteError(
-            f"{where} failed while {doing}: {said}",
+            f"{remote} failed while {doing}: {_one_line(error)}",
             expected="storage that answers, with the right to read and write there",
-            fix="mend its address, credentials or connection, then run the same command again: it "
-            "goes on where it was",
+            fix="check its address, credentials and connection, then run the same command again, "
+            "which resumes",
+        ) from error
+
+
+@contextmanager
+def wrap_read_errors(
+    name: str,
+    error_type: type[CodegenError],
+    *,
+    missing_fix: str = "check the path or URI, then run the same command again",
+) -> Iterator[None]:
+    """Convert errors of reading a file, local or remote, to `error_type`.
+
+    Errors of this project are not converted.
+
+    Args:
+        name: path or URI of the file.
+        error_type: class of the raised error.
+        missing_fix: `fix` of the error if the file does not exist.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        got = f"{name} does not exist"
+        raise error_type(got, expected="an existing file", fix=missing_fix) from error
+    except client_errors() as error:
+        raise error_type(
+            f"{name} cannot be read: {type(error).__name__}: {_one_line(error)}",
+            expected="storage that answers, and permission to read",
+            fix="check permissions, network and storage options (endpoint, credentials), then run "
+            "the same command again",
         ) from error
 
 
 def client_errors() -> tuple[type[Exception], ...]:
-    """What file systems and clients of object stores raise, for readers that make an error of their
-    own of it.
-
-    A module that nobody imported has raised nothing.
-    """
-    known = (
+    """Exception types of file systems and of imported object store clients."""
+    classes = (
         ("botocore.exceptions", "BotoCoreError"),
         ("botocore.exceptions", "ClientError"),
         ("aiohttp", "ClientError"),
     )
-    return (
-        OSError,
-        *(getattr(sys.modules[module], name) for module, name in known if module in sys.modules),
-    )
+    imported = [(sys.modules[module], name) for module, name in classes if module in sys.modules]
+    return (OSError, *(getattr(module, name) for module, name in imported))
+
+
+def _one_line(error: Exception) -> str:
+    """The message on one line, or the exception's type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,5 @@
-"""The raw corpora: pinned archives in, JSON Lines under `data/`, then filtered, deduplicated documents.
+"""Raw corpora and document filters.
 
-`pull` fetches and writes `data/`, `raw` hands it to the rest of the house as artifacts, `documents` filters it with Daft.
+`archives` pulls pinned archives into `data/`, `dvc` versions `data/`, `sources` reads raw files,
+`filters` rejects and changes documents.
 """

@@ -1,14 +1,12 @@
-"""The engine of data preparation: many independent tasks, run by Daft on this machine or on an existing Ray cluster.
+"""Runs independent tasks of data preparation with Daft, on this machine or on an existing Ray
+cluster.
 
-Design decision: a task is a plain JSON value that names its input and output; what it makes goes into files that appear
-whole or not at all, and what it returns is a small JSON value. So it does not matter which process or machine runs a task,
-in which order tasks end, or whether one is run twice, and memory is bounded by what one task holds, whatever the size of
-the corpus. Daft moves nothing but these small values. What is not covered: tasks that depend on one another, which are two
-calls.
+A task receives and returns small JSON values; its data are in files that it publishes atomically.
+So a task can run on any machine, in any order and more than once, and memory is bounded by a single
+task. Limit: tasks cannot depend on each other; use two calls.
 
-Two habits of Daft are switched off: it reports its use to its makers as soon as it is imported (an environment that already
-decides it is left alone), and it logs what went wrong in our own functions; a user is to see one error, ours. Errors
-therefore travel as values.
+Daft's telemetry is switched off unless the environment sets it, and its logs of exceptions in our
+functions are silenced. Errors of tasks are returned as values.
 """
 
 from __future__ import annotations
@@ -36,132 +34,140 @@ from pydantic import JsonValue
 from components.core import errors
 from components.core.errors import CodegenError, ConfigError, DataError
 from components.core.host_memory import tune_malloc_thresholds
-from components.data.config import DataPlace
+from components.data.config import DataExecution
 
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
 logging.getLogger("daft_local_execution").setLevel(logging.CRITICAL)
 
-import daft  # noqa: E402 - after the switches
+import daft  # noqa: E402 - reads the environment when it is imported
 
 __all__ = ["daft", "run_tasks"]
 
 Task = Callable[[Any], JsonValue]
-"""Does one unit of work that a JSON value describes. Importable by name, so that another process can find it."""
+"""A unit of work: takes and returns JSON. It must be importable by name, because other processes
+import it."""
 
-_KILLED = (RuntimeError, OSError)
-"""What Daft raises for a worker that was killed: it was waited for, or written to."""
-_LAST_LINES = 12
-_CONNECT_S = 10.0
-"""Until an address of a cluster counts as dead (assumption: hundreds of times what a network needs)."""
-_LOOK_FOR_PARENT_S, _LOOK_FOR_WORKERS_S = 1.0, 0.05
+_WORKER_KILLED = (RuntimeError, OSError)
+"""Exceptions that Daft raises after a worker was killed, when it waits for the worker or writes to
+it."""
+_MAX_TRACEBACK_LINES = 12
+_CONNECT_TIMEOUT_S = 10.0
+"""Timeout of a connection to a cluster (assumption: hundreds of times a network's latency)."""
+_POLL_PARENT_S = 1.0
+_POLL_WORKERS_S = 0.05
 
 
 def run_tasks(
-    task: Task, work: Sequence[JsonValue], place: DataPlace, *, in_threads: bool = False
+    task: Task,
+    work: Sequence[JsonValue],
+    execution: DataExecution,
+    *,
+    in_threads: bool = False,
 ) -> Iterator[Any]:
-    """Run `task` on every unit of work, and yield what it returns, in the order in which tasks end.
+    """Run `task` on each unit of work and yield its results in the order of completion.
 
     Args:
-        task: run once for every unit; its module is imported where it runs.
-        work: give the largest first: the last to end decides how long the rest of the machine is idle.
-        place: where, and how many at a time.
-        in_threads: on this machine, run in threads of this process instead of others. Worth it for what leaves Python's lock
-            alone (Arrow, hashing, copying), since another process takes a second or two to start.
+        task: called once for each unit.
+        work: largest units first, so that no worker is idle while the last unit runs.
+        execution: engine and number of parallel tasks.
+        in_threads: on this machine, use threads of this process. Faster for tasks that release
+            Python's lock (Arrow, hashing, copying), because a process takes one to two seconds to
+            start.
 
     Raises:
-        CodegenError: the first that a task raised.
-        DataError: a task failed for another reason; the last lines of its traceback are told.
-        ConfigError: there is no such Ray cluster, or this process has used the other engine before.
+        CodegenError: the first error that a task raised.
+        DataError: a task failed with another exception; the message has the last lines of its
+            traceback.
+        ConfigError: the Ray cluster does not exist, or this process has used the other engine.
     """
     tune_malloc_thresholds()
-    if place.engine == "ray":
-        yield from _run_in_processes(task, work, place)
-    elif place.num_workers == 1 or len(work) == 1:
+    if execution.engine == "ray":
+        yield from _run_in_processes(task, work, execution)
+    elif execution.num_workers == 1 or len(work) == 1:
         yield from map(task, work)
     elif in_threads:
-        with ThreadPoolExecutor(place.num_workers) as pool:
+        with ThreadPoolExecutor(execution.num_workers) as pool:
             yield from pool.map(task, work)
     elif work:
-        yield from _run_in_processes(task, work, place)
+        yield from _run_in_processes(task, work, execution)
 
 
-def _run_in_processes(task: Task, work: Sequence[JsonValue], place: DataPlace) -> Iterator[Any]:
-    """Run tasks with Daft, in processes of their own."""
-    _select_runner(place)
-    owner = os.getpid() if place.engine == "native" else None
-    tasks = daft.from_pydict({"task": [json.dumps(one) for one in work]})
+def _run_in_processes(
+    task: Task, work: Sequence[JsonValue], execution: DataExecution
+) -> Iterator[Any]:
+    _select_runner(execution)
+    owner = os.getpid() if execution.engine == "native" else None
+    frame = daft.from_pydict({"task": [json.dumps(unit) for unit in work]})
     with TemporaryDirectory() as folder, daft.execution_config_ctx(maintain_order=False):
-        keep_running = Path(folder) / "go-on"
+        keep_running = Path(folder) / "keep-running"
         keep_running.touch()
-        pool = daft.cls(
-            _Worker, use_process=True, max_concurrency=min(place.num_workers, len(work))
-        )
-        results = tasks.select(
-            pool(task, str(keep_running), owner).run(daft.col("task")).alias("result")
-        ).to_arrow_iter()
+        num_workers = min(execution.num_workers, len(work))
+        pool = daft.cls(_Worker, use_process=True, max_concurrency=num_workers)
+        column = pool(task, str(keep_running), owner).run(daft.col("task")).alias("result")
+        batches = frame.select(column).to_arrow_iter()
         try:
-            for text in (text for batch in results for text in batch["result"].to_pylist()):
-                yield _value_of(json.loads(text))
-        except _KILLED as error:
-            raise _failed(str(error).splitlines()[:1]) from error
+            for batch in batches:
+                for text in batch["result"].to_pylist():
+                    yield _unwrap(json.loads(text))
+        except _WORKER_KILLED as error:
+            raise _task_failed(str(error).splitlines()[:1]) from error
         finally:
-            # To leave a plan of Daft's half-way ends the process in a crash (0.7.26), so the rest is skipped instead. When a
-            # worker was killed, threads of Daft's go on waiting for the others: to end before they do is a crash as well.
+            # Abandoning a running Daft plan crashes the process (0.7.26), so the remaining tasks
+            # are skipped instead. After a worker was killed, threads of Daft still wait for the
+            # other workers: exiting before them crashes too.
             keep_running.unlink()
-            with suppress(*_KILLED):
-                for _ in results:
+            with suppress(*_WORKER_KILLED):
+                for _ in batches:
                     pass
-            while any(map(_is_worker, psutil.Process().children())) or any(
-                map(_called_by_daft, sys._current_frames().values())
-            ):
-                time.sleep(_LOOK_FOR_WORKERS_S)
+            while _daft_is_running():
+                time.sleep(_POLL_WORKERS_S)
 
 
 class _Worker:
-    """One of the processes that run tasks. What goes wrong in a task is told as a value."""
+    """A process that runs tasks and returns their errors as values."""
 
     def __init__(self, task: Task, keep_running: str, owner: int | None) -> None:
-        """`keep_running`: a file; once it is gone, tasks are skipped. `owner`: the process that has to outlive us, if here."""
+        """`keep_running`: file whose removal makes the worker skip tasks. `owner`: PID on this
+        machine, None on a cluster."""
         tune_malloc_thresholds()
-        self._task, self._go_on = task, Path(keep_running) if owner else None
+        self._task = task
+        self._keep_running = Path(keep_running) if owner else None
         if owner is not None:
-            threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+            threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
 
     @daft.method.batch(return_dtype=daft.DataType.string(), batch_size=1)  # type: ignore[untyped-decorator]
     def run(self, tasks: Any) -> list[str]:
-        """Run the tasks of a column (one, by the size of a batch)."""
-        return [json.dumps(self._run_one(json.loads(text))) for text in tasks.to_pylist()]
+        """Run the tasks of a column. The batch size makes this a single task."""
+        return [json.dumps(self._run_task(json.loads(text))) for text in tasks.to_pylist()]
 
-    def _run_one(self, work: JsonValue) -> dict[str, JsonValue]:
-        if self._go_on and not self._go_on.exists():
+    def _run_task(self, work: JsonValue) -> dict[str, JsonValue]:
+        if self._keep_running and not self._keep_running.exists():
             return {"value": None}
         try:
             return {"value": self._task(work)}
         except CodegenError as error:
-            return {
-                "kind": type(error).__name__,
-                "got": error.got,
-                "expected": error.expected,
-                "fix": error.fix,
-            }
+            parts = {"got": error.got, "expected": error.expected, "fix": error.fix}
+            return {"error": type(error).__name__, **parts}
         except Exception as error:
-            return {
-                "lines": list[JsonValue](
-                    "".join(traceback.format_exception(error)).splitlines()[-_LAST_LINES:]
-                )
-            }
+            lines = "".join(traceback.format_exception(error)).splitlines()
+            return {"traceback": list[JsonValue](lines[-_MAX_TRACEBACK_LINES:])}
+
+
+def _daft_is_running() -> bool:
+    """Whether a worker process of Daft, or a thread of Daft in this process, still runs."""
+    if any(map(_is_worker, psutil.Process().children())):
+        return True
+    return any(map(_called_by_daft, sys._current_frames().values()))
 
 
 def _is_worker(process: Any) -> bool:
-    """Whether a child of this process was started by Daft, and has not ended."""
     try:
-        return any("daft" in part for part in process.cmdline()[1:])
+        return any("daft" in argument for argument in process.cmdline()[1:])
     except psutil.NoSuchProcess:
         return False
 
 
 def _called_by_daft(frame: FrameType | None) -> bool:
-    """Whether what a thread runs is called by Daft, which starts its workers and waits for them in threads of its own."""
     while frame is not None:
         if frame.f_globals.get("__name__", "").startswith("daft.execution"):
             return True
@@ -169,61 +175,65 @@ def _called_by_daft(frame: FrameType | None) -> bool:
     return False
 
 
-def _end_with_parent(parent: int) -> None:
-    """End this process when its parent was killed: Daft's workers would go on to the end of their task."""
+def _exit_with_parent(parent: int) -> None:
+    """Exit after the parent process was killed. Daft's workers would finish their task first."""
     while os.getppid() == parent:
-        time.sleep(_LOOK_FOR_PARENT_S)
+        time.sleep(_POLL_PARENT_S)
     os._exit(1)
 
 
-def _value_of(result: dict[str, Any]) -> Any:
+def _unwrap(result: dict[str, Any]) -> Any:
+    """Return the value of a task or raise its error."""
     if "value" in result:
         return result["value"]
     if "got" in result:
-        raise getattr(errors, result["kind"], DataError)(
-            result["got"], expected=result["expected"], fix=result["fix"]
-        )
-    raise _failed(result["lines"])
+        error_type = getattr(errors, result["error"], DataError)
+        raise error_type(result["got"], expected=result["expected"], fix=result["fix"])
+    raise _task_failed(result["traceback"])
 
 
-def _failed(lines: Sequence[str]) -> DataError:
+def _task_failed(lines: Sequence[str]) -> DataError:
     return DataError(
-        "\n    ".join(["a task of data preparation failed; the last lines are", *lines]),
-        expected="every task to end with a result",
-        fix="look for a lack of memory, then run the same command again: finished tasks are not repeated",
+        "\n    ".join(["a task of data preparation failed; its last lines:", *lines]),
+        expected="every task returns a result",
+        fix="check the free memory, then run the same command again; finished tasks are kept",
     )
 
 
-def _select_runner(place: DataPlace) -> None:
-    """Let Daft run on what the place names. A process chooses once: what it asks for later, Daft refuses or ignores."""
-    if place.engine == "ray":
-        chosen = _join_cluster(place.ray_address)
+def _select_runner(execution: DataExecution) -> None:
+    """Select Daft's runner. Daft cannot change it later in a process: it refuses or ignores the
+    change."""
+    if execution.engine == "ray":
+        runner = _join_cluster(execution.ray_address)
     else:
-        chosen = daft.runners._get_runner() or daft.set_runner_native()
-    if chosen.name != place.engine:
+        runner = daft.runners._get_runner() or daft.set_runner_native()
+    if runner.name != execution.engine:
         raise ConfigError(
-            f"this process is to prepare data on {place.engine}, and has done so on {chosen.name} before",
-            expected="one engine in a process",
-            fix="run it in a process of its own",
+            f"this process has already used the engine {runner.name}, not {execution.engine}",
+            expected="a single engine of data preparation in a process",
+            fix="start a new process for the other engine",
         )
 
 
 def _join_cluster(address: str | None) -> Any:
-    """The runner that this process has, or one on the cluster."""
+    """The current runner of this process, or a runner on the cluster."""
     try:
         if address is not None:
             _require_listener(address)
-        # None would start a cluster of its own where there is none.
+        # Without an address, Ray would start a cluster if there is none.
         return daft.runners._get_runner() or daft.set_runner_ray(address or "auto")
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"no Ray cluster can be used at {address or 'the default address'}: {error}",
-            expected="a running cluster whose nodes have this project and its extra `ray`, and of which this machine is one",
-            fix="start it (ray start --head), name it with --exec data.ray_address=HOST:PORT, or use --exec data.engine=native",
+            expected="a running cluster that includes this machine and has this project with its "
+            "extra `ray` on every node",
+            fix="start it (ray start --head), set --exec data.ray_address=HOST:PORT, or use "
+            "--exec data.engine=native",
         ) from error
 
 
 def _require_listener(address: str) -> None:
-    """Raise OSError where nobody listens: Ray would go on trying for minutes (2.60)."""
-    place = urlsplit(address if "://" in address else f"//{address}")
-    socket.create_connection((place.hostname, place.port), timeout=_CONNECT_S).close()
+    """Raise OSError if no process listens at the address. Ray itself would retry for minutes
+    (2.60)."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    socket.create_connection((parts.hostname, parts.port), timeout=_CONNECT_TIMEOUT_S).close()

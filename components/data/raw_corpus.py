@@ -1,8 +1,8 @@
-"""The raw corpora as artifacts: what `data/` holds, once it is known to be what `data.dvc` commits.
+"""Raw corpora as artifacts.
 
-Design decision: DVC keeps these bytes, so they are not copied into the store; their records are made on the fly, and a
-`data/` that was changed by hand stops the flow here, before anything expensive. What is not covered: whether the content
-makes sense, which is the validation room's question.
+DVC stores the bytes of `data/`, so they are not copied into the store: their artifacts are computed
+from `data/` after a check against `data.dvc`. A manual change of `data/` therefore stops a flow
+before any expensive step. The content is checked in `components.validation`.
 """
 
 from __future__ import annotations
@@ -20,139 +20,137 @@ from components.data.config import CORPORA, Corpus, DataConfig
 from components.data.dvc import dvc_repo
 from components.data.dvc.dvc_repo import DATA, DATA_DVC, DvcPointer
 from components.data.sources.config import Source
-from components.data.sources.location import FileLocation, resolve_uri, walk
+from components.data.sources.location import FileLocation, resolve_uri, walk_files
 from components.data.sources.partitions import list_partitions
 
-RAW_NAMES = (*CORPORA, "vocabulary")
-_MAX_NAMED = 5
-"""Changed files that an error names before it only counts."""
+_MAX_LISTED = 5
+"""Changed files listed in an error; further files are counted."""
 
 
-def raw_artifacts(project: Path) -> dict[str, Artifact]:
-    """The artifacts "nl", "multi", "mono" and "vocabulary", of kind "raw-corpus", read from `project/data`.
+def load_raw_artifacts(project: Path) -> dict[str, Artifact]:
+    """The artifacts "nl", "multi", "mono" and "vocabulary", of kind "raw-corpus", from
+    `project/data`.
 
     Raises:
-        DataError: nothing was pulled, or `data/` is not what `data.dvc` commits; the message names the corpora.
+        DataError: nothing was pulled, or `data/` differs from `data.dvc`; the message lists the
+            corpora.
     """
     project = project.resolve()
-    committed = dvc_repo.committed(project)
-    if committed is None or not (project / DATA).is_dir():
+    pointer = dvc_repo.read_pointer(project)
+    if pointer is None or not (project / DATA).is_dir():
         raise DataError(
-            f"{project / (DATA if committed else DATA_DVC)} does not exist, or is not whole",
-            expected=f"{DATA}/ with the raw corpora, and {DATA_DVC} that commits their md5",
+            f"{project / (DATA if pointer else DATA_DVC)} does not exist or is incomplete",
+            expected=f"{DATA}/ with the raw corpora, and {DATA_DVC} with their md5",
             fix="run `codegen data pull`",
         )
-    require_committed(project, committed)
-    return {name: _artifact(project / DATA / name, committed) for name in RAW_NAMES}
+    require_clean_data(project, pointer)
+    names = (*CORPORA, "vocabulary")
+    return {name: _raw_artifact(project / DATA / name, pointer) for name in names}
 
 
-def _artifact(folder: Path, committed: DvcPointer) -> Artifact:
+def _raw_artifact(folder: Path, pointer: DvcPointer) -> Artifact:
     files = list_files(folder)
-    statistics: dict[str, JsonValue] = {
-        "num_files": len(files),
-        "size_bytes": sum(file.size_bytes for file in files),
-    }
+    size_bytes = sum(file.size_bytes for file in files)
+    statistics: dict[str, JsonValue] = {"num_files": len(files), "size_bytes": size_bytes}
     if folder.name in CORPORA:
-        statistics["num_documents"] = sum(num_lines(folder / file.path) for file in files)
+        statistics["num_documents"] = sum(count_lines(folder / file.path) for file in files)
     return Artifact(
         kind="raw-corpus",
         name=folder.name,
         address=str(folder),
-        recipe_hash=fingerprint({"pull": committed.recipe, "folder": folder.name}),
+        recipe=fingerprint({"pull": pointer.recipe_hash, "folder": folder.name}),
         digest=digest_of_files(files),
         statistics=statistics,
-        provenance={"dvc_md5": committed.md5, "preset": committed.preset},
+        provenance={"dvc_md5": pointer.md5, "preset": pointer.preset},
         files=files,
     )
 
 
 def require_same_bytes(raw: Artifact) -> None:
-    """Check that a corpus is still what it was when `raw` was made of it; to be called after it was read.
+    """Check, after a corpus was read, that `data/` did not change meanwhile.
 
-    Another run may have pulled another preset into the project meanwhile. Nothing is checked of sources that a recipe
-    declares, which lie elsewhere. Not covered: that the same bytes were put back before the end.
+    Another run may have pulled another preset into the project. Sources that a recipe declares are
+    not checked.
 
     Raises:
-        DataError: `data/` holds other bytes by now.
+        DataError: `data/` holds other bytes now.
     """
     if "dvc_md5" not in raw.provenance:
         return
-    project = Path(raw.address).parent.parent
-    found = dvc_repo.md5_of(project, project / DATA) if (project / DATA).is_dir() else "nothing"
-    if found != raw.provenance["dvc_md5"]:
+    data = Path(raw.address).parent
+    md5 = dvc_repo.compute_md5(data.parent, data) if data.is_dir() else "nothing"
+    if md5 != raw.provenance["dvc_md5"]:
         raise DataError(
-            f"{project / DATA} was changed while {raw.name} was read: it holds {found}",
-            expected=f"{raw.provenance['dvc_md5']} until the corpora are prepared: one preset at a time in a project",
-            fix="run the same command again when the other run has ended, or give each a clone of its own",
+            f"{data} was changed while {raw.name} was read: it holds {md5}",
+            expected=f"{raw.provenance['dvc_md5']} until the corpora are prepared",
+            fix="run the same command again after the other run has ended, or use a clone of the "
+            "project for each run",
         )
 
 
-def num_lines(path: Path) -> int:
-    """Lines of a file: the documents of a JSON Lines file."""
+def count_lines(path: Path) -> int:
+    """Number of lines in a file: the documents of a JSON Lines file."""
     with path.open("rb") as file:
         return sum(1 for _ in file)
 
 
-def require_committed(project: Path, committed: DvcPointer) -> None:
-    """Check that `data/` holds what `data.dvc` commits.
+def require_clean_data(project: Path, pointer: DvcPointer) -> None:
+    """Check that `data/` holds the bytes that `data.dvc` commits.
 
     Raises:
-        DataError: it does not; the message names the corpora and files that differ.
+        DataError: the bytes differ; the message lists corpora and files.
     """
-    found = dvc_repo.md5_of(project, project / DATA)
-    if found == committed.md5:
+    md5 = dvc_repo.compute_md5(project, project / DATA)
+    if md5 == pointer.md5:
         return
-    changed = dvc_repo.changed_paths(project)
-    corpora = sorted({Path(path).parts[1] for path in changed})
-    named = ", ".join(changed[:_MAX_NAMED]) + (
-        f" and {len(changed) - _MAX_NAMED} more" if len(changed) > _MAX_NAMED else ""
-    )
-    where = f"{', '.join(corpora)} ({named})" if changed else "files that DVC's cache does not know"
+    paths = dvc_repo.changed_paths(project)
+    if paths:
+        corpora = ", ".join(sorted({Path(path).parts[1] for path in paths}))
+        changed = f"{corpora} ({dvc_repo.shorten_list(paths, _MAX_LISTED)})"
+    else:
+        changed = "files that are not in DVC's cache"
     raise DataError(
-        f"{DATA}/ has md5 {found}; changed: {where}",
-        expected=f"md5 {committed.md5}, which {DATA_DVC} commits",
-        fix=f"run `codegen data pull --preset {committed.preset}` to get the committed bytes back, "
-        f"or, if the change is meant, `dvc add {DATA}`",
+        f"{DATA}/ has md5 {md5}; changed: {changed}",
+        expected=f"md5 {pointer.md5}, which {DATA_DVC} commits",
+        fix=f"run `codegen data pull --preset {pointer.preset}` to restore the committed bytes, or "
+        f"run `dvc add {DATA}` if the change is intended",
     )
 
 
-def sources_of(data: DataConfig, corpus: Corpus, project: Path) -> tuple[Source, ...]:
-    """Where the documents of a corpus are: what the recipe names, else the JSON Lines of `data/`."""
-    return (data.sources or {}).get(corpus) or (
-        Source(uri=str(project / DATA / corpus / "*.jsonl")),
-    )
+def corpus_sources(data: DataConfig, corpus: Corpus, project: Path) -> tuple[Source, ...]:
+    """The sources of a corpus that the recipe declares, else the JSON Lines files of `data/`."""
+    declared = (data.sources or {}).get(corpus)
+    return declared or (Source(uri=str(project / DATA / corpus / "*.jsonl")),)
 
 
 def artifact_from_listing(name: Corpus, sources: Sequence[Source]) -> Artifact:
-    """The artifact of a corpus whose files DVC does not keep: what is there now, file by file.
+    """The artifact of a corpus that DVC does not store, from a listing of its files.
 
-    A local file counts by the SHA-256 of its bytes; one elsewhere by what its store says of it (for S3 the ETag), since
-    reading it all only to name it would cost as much as preparing it.
+    A local file is identified by the SHA-256 of its bytes, a remote file by the checksum that its
+    store reports (S3: the ETag), because reading it would cost as much as preparing it.
 
     Raises:
         DataError, FetchError: a source has no file, or cannot be listed.
     """
     partitions = list_partitions(sources)
-    places = {partition.file: resolve_uri(partition.uri) for partition in partitions}
-    states = {file: _state(place) for file, place in sorted(places.items())}
-    digest = fingerprint(states)
+    locations = {partition.file: resolve_uri(partition.uri) for partition in partitions}
+    states = {file: _file_state(location) for file, location in sorted(locations.items())}
+    size_bytes = sum(partition.size_bytes for partition in partitions)
     return Artifact(
         kind="raw-corpus",
         name=name,
         address=", ".join(source.uri for source in sources),
-        recipe_hash=fingerprint({"sources": tuple(sources)}),
-        digest=digest,
-        statistics={
-            "num_files": len(places),
-            "size_bytes": sum(partition.size_bytes for partition in partitions),
-        },
+        recipe=fingerprint({"sources": tuple(sources)}),
+        digest=fingerprint(states),
+        statistics={"num_files": len(locations), "size_bytes": size_bytes},
         provenance={"listing": dict[str, JsonValue](states)},
     )
 
 
-def _state(place: FileLocation) -> str:
-    if place.fs.isdir(place.path):
-        return fingerprint({entry.path: _state(entry) for entry, _ in walk(place)})
-    if isinstance(place.fs, LocalFileSystem):
-        return f"sha256:{sha256_file(Path(place.path))}"
-    return f"{place.fs.protocol}:{place.fs.checksum(place.path)}"
+def _file_state(location: FileLocation) -> str:
+    fs, path = location
+    if fs.isdir(path):
+        return fingerprint({file.path: _file_state(file) for file, _ in walk_files(location)})
+    if isinstance(fs, LocalFileSystem):
+        return f"sha256:{sha256_file(Path(path))}"
+    return f"{fs.protocol}:{fs.checksum(path)}"

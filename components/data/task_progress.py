@@ -1,10 +1,10 @@
-"""How far tasks have come that are still under way, wherever they run: each tells it in a small file that all machines see.
+"""Progress of running tasks, reported through a file for each task in a shared folder.
 
-Design decision: a file each, written over about once a second, in the work folder that tasks share anyway. So it is the same
-for a loop in this process, for other processes and for other machines; a task that is begun again writes over what its first
-attempt told, and a task that is done counts by its result and by nothing else. Telling never fails a task: a file that
-cannot be written, or is read half-written, is only a look without news. What is not covered: a work folder that the tasks
-do not share; then the count moves when a task is done.
+`ProgressReporter` writes in the task; `ProgressAggregator` sums the files for
+`core.progress.poll_progress`. Files work for threads, processes and other machines alike. A
+restarted task overwrites its file, and a finished task counts by its result. Reporting never fails
+a task: a file that cannot be written, or is half written, is ignored. Limit: if tasks do not share
+the folder, progress advances only when a task finishes.
 """
 
 from __future__ import annotations
@@ -19,48 +19,51 @@ from typing import NamedTuple
 
 from components.core.progress import ProgressSnapshot
 
-_TELL_EVERY_S = 1.0
+_REPORT_INTERVAL_S = 1.0
 
 
 class TaskCounts(NamedTuple):
-    """What was done of a partition, or of several."""
+    """Processed part of a task, or of several tasks."""
 
     stored_bytes: int = 0
-    """Read, as they are stored: of the sizes in the listing."""
+    """Bytes read, as stored: the unit of the sizes in the listing."""
     documents: int = 0
     text_bytes: int = 0
-    """Of those documents, UTF-8."""
+    """UTF-8 bytes of these documents."""
     rejected: int = 0
-    """Of those documents."""
+    """Rejected documents among these."""
 
     def plus(self, other: TaskCounts) -> TaskCounts:
-        """Both together."""
+        """The sum of both counts."""
         return TaskCounts(*map(sum, zip(self, other, strict=True)))
 
 
 class ProgressReporter:
-    """A task's side: says how far it has come."""
+    """Writes the progress of a task to its file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._told_s = float("-inf")
+        self._last_report_s = float("-inf")
 
     def report(self, counts: TaskCounts) -> None:
-        """Say it, at most once a second."""
+        """Write the counts, at most once a second."""
         now_s = time.monotonic()
-        if now_s - self._told_s >= _TELL_EVERY_S:
-            self._told_s = now_s
+        if now_s - self._last_report_s >= _REPORT_INTERVAL_S:
+            self._last_report_s = now_s
             with suppress(OSError):
                 self._path.write_text(json.dumps(counts), encoding="utf-8")
 
 
 class ProgressAggregator:
-    """The side of the one who waits: adds up what tasks returned and what those under way have told."""
+    """Sums the results of finished tasks and the reports of running tasks."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder`: where tasks tell, each in a file of its own name; it is made, or emptied."""
-        self._folder, self._lock = folder, threading.Lock()
-        self._done, self._is_done, self._told = TaskCounts(), set[str](), dict[str, TaskCounts]()
+        """`folder`: has a file for each task, by task name. It is created or emptied."""
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._finished = set[str]()
+        self._finished_counts = TaskCounts()
+        self._reports = dict[str, TaskCounts]()
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             for path in folder.iterdir():
@@ -69,24 +72,20 @@ class ProgressAggregator:
     def finish(self, name: str, counts: TaskCounts) -> None:
         """Count a task by its result from now on."""
         with self._lock:
-            self._is_done.add(name)
-            self._done = self._done.plus(counts)
+            self._finished.add(name)
+            self._finished_counts = self._finished_counts.plus(counts)
         with suppress(OSError):
             (self._folder / name).unlink()
 
     def snapshot(self) -> ProgressSnapshot:
-        """How far all of it has come; for `components.core.progress.poll_progress`."""
+        """Progress of all tasks."""
         with suppress(OSError):
             for path in self._folder.iterdir():
                 with suppress(OSError, ValueError, TypeError):
-                    self._told[path.name] = TaskCounts(
-                        *json.loads(path.read_text(encoding="utf-8"))
-                    )
+                    counts = json.loads(path.read_text(encoding="utf-8"))
+                    self._reports[path.name] = TaskCounts(*counts)
         with self._lock:
-            under_way = (counts for name, counts in self._told.items() if name not in self._is_done)
-            seen = functools.reduce(TaskCounts.plus, under_way, self._done)
-        return ProgressSnapshot(
-            seen.stored_bytes,
-            seen.text_bytes,
-            f"{seen.documents:,} documents, {seen.rejected:,} rejected",
-        )
+            running = [self._reports[name] for name in self._reports.keys() - self._finished]
+            total = functools.reduce(TaskCounts.plus, running, self._finished_counts)
+        note = f"{total.documents:,} documents, {total.rejected:,} rejected"
+        return ProgressSnapshot(total.stored_bytes, total.text_bytes, note)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from components.core.errors import DataError
-from components.data.config import Corpus, DataConfig, DataPlace
+from components.data.config import Corpus, DataConfig, DataExecution
 from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.config import Source
 from components.data.sources.partitions import Partition, list_partitions

@@ -14,8 +14,7 @@ from typing import Any
 from components.core.errors import ConfigError, DataError
 from components.data.config import LANGUAGES, Corpus
 from components.data.sources.config import QuarantineConfig
-from components.data.sources.quarantine import check_bad_record_limit
-from components.data.sources.record_batches import QuarantinedRecord
+from components.data.sources.partition_reader import QuarantinedRecord, check_bad_record_limit
 from components.dataset.shards import TRAIN, Split
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from components.data.config import DataPlace
+from components.data.config import DataExecution
 from components.data.sources.partitions import Partition
 from components.dataset.shards import TokenSlice, write_shard
 from components.preparation.dedup import apply_global_rejects, find_near_duplicates

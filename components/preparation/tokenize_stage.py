@@ -26,10 +26,10 @@ from components.data.config import LANGUAGES, DataPlace
 from components.data.engine import run_tasks
 from components.data.filters.decontamination import Decontaminator
 from components.data.filters.documents import annotate_documents, in_hash_sample
-from components.data.filters.minhash import signatures
+from components.data.filters.minhash import compute_signatures
 from components.data.filters.quality import CONTAMINATED
 from components.data.filters.redaction import redact
-from components.data.sources.config import extensions_with
+from components.data.sources.config import merge_extensions
 from components.data.sources.partition_reader import Batch, read_partition
 from components.data.sources.partitions import Partition
 from components.data.task_progress import ProgressAggregator, ProgressReporter, TaskCounts

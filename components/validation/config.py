@@ -27,8 +27,8 @@ class ValidationConfig(Config):
     """Assumption: half of the smallest corpus that is pinned (tiny NL: 43 documents), so a lost archive shows."""
     min_documents_per_language: int = Field(default=10, ge=0)
     """Assumption: just below the smallest language that is pinned (tiny JavaScript: 12 documents)."""
-    max_without_licence: int = Field(default=0, ge=0)
-    """Documents of a language that may name no licence: none of what is pinned. Sources such as the Pile state none."""
+    max_without_license: int = Field(default=0, ge=0)
+    """Documents of a language that may name no license: none of what is pinned. Sources such as the Pile state none."""
     max_without_path: int = Field(default=0, ge=0)
     """Documents of a language that may name no path, likewise."""
     max_without_source: int = Field(default=0, ge=0)
@@ -79,8 +79,8 @@ class ValidationConfig(Config):
     max_rejected_share_change: float = Field(default=0.05, ge=0, le=1)
     """By how much the share of a language's documents that the filters reject, or that are copies, may rise or fall.
     Assumption: as for the shares of languages."""
-    max_new_licences: int = Field(default=0, ge=0)
-    """Licences that the previous version did not have. Assumption: every new one is for a person to read."""
+    max_new_licenses: int = Field(default=0, ge=0)
+    """Licenses that the previous version did not have. Assumption: every new one is for a person to read."""
 
     @property
     def limits(self) -> dict[str, JsonValue]:

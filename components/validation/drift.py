@@ -30,7 +30,7 @@ def drift_check(
 
     One row for each language of either version, and one for the whole. Columns: language; `share` of the corpus's bytes,
     `mean_bytes` of a document, `quarantined_share` of all records, each also with `previous_` before it and, as rules use
-    it, `_change` behind it; and num_new_licences. Null where it makes no sense: shares of languages that are the whole,
+    it, `_change` behind it; and num_new_licenses. Null where it makes no sense: shares of languages that are the whole,
     means of no documents, and, in the rows of languages, what is known of the whole alone.
     """
     names = [
@@ -45,7 +45,7 @@ def drift_check(
         table=pd.DataFrame(rows),
         key=("language",),
         parameters=config.limits,
-        evidence=_evidence(rows, new_licences(profile, previous)),
+        evidence=_evidence(rows, new_licenses(profile, previous)),
         warn_only=config.drift == "warn",
         notes=compared_with(version),
     )
@@ -56,12 +56,12 @@ def compared_with(version: str) -> tuple[str, ...]:
     return (f"Compared with {version}.",) if version else ()
 
 
-def new_licences(profile: Profile, previous: Profile) -> dict[str, int]:
-    """Licences that the previous version is certain not to have had, and the documents under each."""
-    before = _whole(previous).licences
+def new_licenses(profile: Profile, previous: Profile) -> dict[str, int]:
+    """Licenses that the previous version is certain not to have had, and the documents under each."""
+    before = _whole(previous).licenses
     return {
         name: num
-        for name, num in _whole(profile).licences.counts.items()
+        for name, num in _whole(profile).licenses.counts.items()
         if before.definitely_absent(name)
     }
 
@@ -84,7 +84,7 @@ def _row(name: str, profile: Profile, previous: Profile) -> dict[str, Any]:
         "quarantined_share": None,
         "previous_quarantined_share": None,
         "quarantined_share_change": None,
-        "num_new_licences": None,
+        "num_new_licenses": None,
     }
 
 
@@ -99,7 +99,7 @@ def _row_of_whole(profile: Profile, previous: Profile) -> dict[str, Any]:
         "quarantined_share": share,
         "previous_quarantined_share": previous_share,
         "quarantined_share_change": abs(share - previous_share),
-        "num_new_licences": len(new_licences(profile, previous)),
+        "num_new_licenses": len(new_licenses(profile, previous)),
     }
 
 
@@ -120,7 +120,7 @@ def _quarantined(profile: Profile) -> float:
     return profile.num_quarantined / max(profile.num_documents + profile.num_quarantined, 1)
 
 
-def _evidence(rows: list[dict[str, Any]], licences: dict[str, int]) -> CountContext:
+def _evidence(rows: list[dict[str, Any]], licenses: dict[str, int]) -> CountContext:
     """What changed from what to what, in words."""
     wordings = {
         "share": "{:.1%} of the bytes",
@@ -135,12 +135,12 @@ def _evidence(rows: list[dict[str, Any]], licences: dict[str, int]) -> CountCont
         }
         for name, wording in wordings.items()
     }
-    most = sorted(licences.items(), key=lambda item: (-item[1], item[0]))[:MAX_EXAMPLES]
+    most = sorted(licenses.items(), key=lambda item: (-item[1], item[0]))[:MAX_EXAMPLES]
     named = tuple(f"{name} ({num:,} documents)" for name, num in most)
     return CountContext(
         unit="rows",
         num_all=len(rows),
-        columns={**columns, "num_new_licences": {WHOLE: ViolationCount(1, named)}},
+        columns={**columns, "num_new_licenses": {WHOLE: ViolationCount(1, named)}},
     )
 
 

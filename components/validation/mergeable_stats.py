@@ -27,8 +27,8 @@ Rows = npt.NDArray[np.bool_]
 MAX_EXAMPLES = 20
 """Examples kept of a defect (as many values as Great Expectations lists on a page)."""
 MAX_NAMES = 1000
-"""Different licences or extensions that are counted by name for each language (assumption: GitHub's list of languages has
-some 1,400 extensions for some 700 languages, and its licence detector knows some 50 licences)."""
+"""Different licenses or extensions that are counted by name for each language (assumption: GitHub's list of languages has
+some 1,400 extensions for some 700 languages, and its license detector knows some 50 licenses)."""
 _MAX_LENGTH = 200
 """Characters of a name, source, path or value that are kept (assumption: enough to find it; what hostile input puts there
 has no bound)."""

@@ -26,7 +26,7 @@ from pydantic import Field
 
 from components.core.config import Config, ListOrTuple
 from components.core.errors import ConfigError, DataError
-from components.data.sources.corpus_files import FIELDS
+from components.data.sources.records import FIELDS
 from components.validation.config import ValidationConfig, languages_of
 from components.validation.mergeable_stats import (
     BottomKCounter,
@@ -47,7 +47,7 @@ OTHER = "(other)"
 
 DEFECTS = {
     **{f"null_{field}": "" for field in FIELDS},
-    **{f"empty_{field}": field if field == "licence" else "" for field in FIELDS},
+    **{f"empty_{field}": field if field == "license" else "" for field in FIELDS},
     "unknown_language": "language",
     "blank_text": "num_chars",
     "large_text": "num_bytes",
@@ -97,7 +97,7 @@ class LanguageProfile(Config):
     """Unicode code points of the texts."""
     sizes: ListOrTuple[int] = ()
     """Histogram: entry 0 counts texts of 0 bytes, entry i those of 2^(i-1) to 2^i - 1 bytes; the last entry is not 0."""
-    licences: BottomKCounter = BottomKCounter()
+    licenses: BottomKCounter = BottomKCounter()
     extensions: BottomKCounter = BottomKCounter()
     """Of the file's name, with the dot; "" where there is none."""
     defects: dict[str, RuleViolations] = Field(
@@ -203,7 +203,7 @@ def merge_languages(profiles: Iterable[LanguageProfile]) -> LanguageProfile:
         size_bytes=merge_spreads(part.size_bytes for part in parts),
         num_chars=merge_spreads(part.num_chars for part in parts),
         sizes=tuple(map(sum, zip_longest(*(part.sizes for part in parts), fillvalue=0))),
-        licences=merge_tallies(part.licences for part in parts),
+        licenses=merge_tallies(part.licenses for part in parts),
         extensions=merge_tallies(part.extensions for part in parts),
         defects={name: merge_defects(part.defects[name] for part in parts) for name in DEFECTS},
     )
@@ -255,14 +255,14 @@ def _language(
 ) -> LanguageProfile:
     """The profile of those documents of a batch that are `mine`."""
     num_bytes = measures.num_bytes[mine]
-    licences = columns["licence"].filter(pa.array(mine)).drop_null().value_counts()
+    licenses = columns["license"].filter(pa.array(mine)).drop_null().value_counts()
     return LanguageProfile(
         num_documents=len(num_bytes),
         size_bytes=spread(num_bytes),
         num_chars=spread(measures.num_chars[mine]),
         # The exponent of n as a binary fraction is its number of bits: 0 for 0, i for 2^(i-1) to 2^i - 1.
         sizes=tuple(np.bincount(np.frexp(num_bytes)[1]).tolist()),
-        licences=tally({one["values"].as_py(): one["counts"].as_py() for one in licences}),
+        licenses=tally({one["values"].as_py(): one["counts"].as_py() for one in licenses}),
         extensions=tally(Counter(compress(extensions, mine))),
         defects={
             name: defect(rows & mine, columns["source"], columns["path"], values)

@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 from pydantic import JsonValue
 
 from components.core.progress import poll_progress
-from components.data.config import DataConfig, DataPlace
+from components.data.config import DataConfig, DataExecution
 from components.data.engine import run_tasks
-from components.data.sources.config import Source, extensions_with
+from components.data.sources.config import Source, merge_extensions
 from components.data.sources.partition_reader import read_partition
 from components.data.sources.partitions import Partition, list_partitions
 from components.data.task_progress import ProgressAggregator, ProgressReporter, TaskCounts
@@ -44,7 +44,7 @@ def profile_sources(
     sources: Sequence[Source],
     config: ValidationConfig,
     data: DataConfig,
-    place: DataPlace,
+    place: DataExecution,
     folder: Path,
 ) -> ProfileResult:
     """The profile of everything that the sources of a corpus hold.
@@ -94,7 +94,7 @@ def profile_partition(work: Any) -> JsonValue:
     def records() -> Iterator[pa.RecordBatch]:
         nonlocal counts, num_skipped
         for batch in read_partition(
-            partition, limits.languages, extensions_with(data.extensions), data.quarantine
+            partition, limits.languages, merge_extensions(data.extensions), data.quarantine
         ):
             for bad in batch.bad:
                 if nums[bad.kind] < MAX_EXAMPLES:

@@ -1,7 +1,7 @@
 """Validate raw corpora, before they are prepared.
 
 Lines that cannot be read at all (no JSON, no UTF-8, another field, a NUL) are already refused, with file and line, by
-`components.data.sources.corpus_files`; the suites `raw-*` judge what can be read. Quality filters and deduplication are preparation,
+`components.data.sources.records`; the suites `raw-*` judge what can be read. Quality filters and deduplication are preparation,
 not validation: a document that is merely unwanted is no reason to stop.
 
 Design decision: Great Expectations never sees a document. It is given one row for each language, with what a `Profile`
@@ -21,7 +21,7 @@ from pydantic import JsonValue
 
 from components.core.errors import ConfigError
 from components.core.files import read_json, write_json
-from components.data.sources.corpus_files import corpus_files, read_file
+from components.data.sources.records import list_corpus_files, read_corpus_file
 from components.validation.checks import TableCheck, run_checks
 from components.validation.config import ValidationConfig
 from components.validation.drift import FIRST_VERSION, SUITE, drift_check
@@ -38,7 +38,7 @@ from components.validation.suite_files import Suites
 from components.validation.suites import read_suites
 
 PROFILE_JSON = "profile.json"
-_FORMAT = 1
+_FORMAT = 2
 """Raised when profiles change so that earlier ones cannot be compared with them."""
 
 
@@ -142,8 +142,8 @@ def profile_folder(corpus: str, folder: Path, config: ValidationConfig) -> Profi
 
 
 def _batches(folder: Path) -> Iterator[pa.RecordBatch]:
-    for path in corpus_files(folder):
-        yield from read_file(path).to_batches()
+    for path in list_corpus_files(folder):
+        yield from read_corpus_file(path).to_batches()
 
 
 def checks_of(corpus: str, profile: Profile, config: ValidationConfig) -> list[TableCheck]:
@@ -220,7 +220,7 @@ def _row_of_figures(language: str, one: LanguageProfile) -> dict[str, Any]:
         "largest_bytes": one.size_bytes.largest or 0,
         "half_are_below_bytes": one.size_below(0.5),
         "99_percent_are_below_bytes": one.size_below(0.99),
-        "num_licences": len(one.licences.counts),
+        "num_licenses": len(one.licenses.counts),
         "num_extensions": len(one.extensions.counts),
     }
 

@@ -34,7 +34,7 @@ from components.validation.suite_files import (
 )
 from components.validation.tables import EXAMPLES, SUITE_TABLES
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised when the same suites and limits would judge the same data otherwise."""
 
 _COLUMN_ARGUMENTS = ("column", "column_A", "column_B", "column_list")

@@ -41,11 +41,11 @@ SUITE_TABLES = {
     "raw-languages": Table(
         (
             "language", "num_documents", "size_bytes", "num_chars", "smallest_bytes", "mean_bytes", "largest_bytes",
-            "half_are_below_bytes", "99_percent_are_below_bytes", "num_licences", "num_extensions",
+            "half_are_below_bytes", "99_percent_are_below_bytes", "num_licenses", "num_extensions",
         ),
         ("languages",),
     ),
-    "raw-drift": Table(("language", *_changing("share", "mean_bytes", "quarantined_share"), "num_new_licences")),
+    "raw-drift": Table(("language", *_changing("share", "mean_bytes", "quarantined_share"), "num_new_licenses")),
     "prepared-shards": Table(("split", "path", "size_bytes", "expected_bytes", "max_id"), _PREPARED),
     "prepared-splits": Table(
         (

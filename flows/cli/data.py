@@ -110,7 +110,7 @@ def status(as_json: Json = False, at: ExecutionOverrides = []) -> None:
     project = load_execution(at).project_path
     from components.data.dvc import dvc_repo
 
-    committed, clean = dvc_repo.require_committed(project), dvc_repo.is_clean(project)
+    committed, clean = dvc_repo.require_pointer(project), dvc_repo.is_clean(project)
     changed = [] if clean else dvc_repo.changed_paths(project)
     remote, unknown = _remote_state(project)
     if as_json:
@@ -140,7 +140,7 @@ def _remote_state(project: Path) -> tuple[RemoteState | None, str | None]:
     from components.data.dvc import dvc_remote
 
     try:
-        return dvc_remote.remote_state(project), None
+        return dvc_remote.check_remote(project), None
     except RemoteError as error:
         return None, error.got
 
@@ -167,9 +167,9 @@ def diff(
 ) -> None:
     """The files of data/ that were added, removed, modified or renamed between two versions, in documents."""
     project = load_execution(at).project_path
-    from components.data.dvc.dvc_diff import differences
+    from components.data.dvc.dvc_diff import diff_versions
 
-    found = differences(project, before, after)
+    found = diff_versions(project, before, after)
     if as_json:
         print_json(found)
         return
@@ -300,7 +300,7 @@ def suites(
 def card(
     recipe: RecipeName = "starter", sets: RecipeOverrides = [], at: ExecutionOverrides = []
 ) -> None:
-    """The dataset card of the prepared corpora, in Markdown: sources, licences, sizes, what was left out, digests."""
+    """The dataset card of the prepared corpora, in Markdown: sources, licenses, sizes, what was left out, digests."""
     chosen, execution = load_recipe(recipe, sets), load_execution(at)
     from flows.steps.corpora import dataset_card, find_corpora
 

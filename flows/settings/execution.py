@@ -18,7 +18,7 @@ from components.core.errors import ConfigError
 from components.core.files import require_disk_space, wrap_disk_full
 from components.core.processes import is_running
 from components.core.store import Store
-from components.data.config import DataPlace
+from components.data.config import DataExecution
 from components.evaluation.config import SandboxKind
 from components.model.config import DecodeMode
 from components.training.config import TrainingExecution
@@ -58,7 +58,7 @@ class Execution(Config):
     """A folder to take source archives from before any index is asked."""
     mtpb_path: str | None = None
     """The official MTPB file. None: fetched from its upstream address, or MTPB is skipped and said to be."""
-    data: DataPlace = DataPlace()
+    data: DataExecution = DataExecution()
     training: TrainingExecution = TrainingExecution(world_size=2, micro_batch=2)
     min_free_disk_mb: int = Field(default=200, ge=0)
     """Room in the workspace without which no run is begun: for the databases of Prefect and MLflow, which say a full disk

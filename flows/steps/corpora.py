@@ -108,10 +108,10 @@ def raw_corpora(recipe: Recipe, execution: Execution) -> dict[str, Artifact]:
     Raises:
         DataError, FetchError: `data/` is not as committed, or a source cannot be listed.
     """
-    from components.data.raw_corpus import artifact_from_listing, raw_artifacts
+    from components.data.raw_corpus import artifact_from_listing, load_raw_artifacts
 
     declared = (recipe.data.sources or {}).items()
-    return raw_artifacts(execution.project_path) | {
+    return load_raw_artifacts(execution.project_path) | {
         name: artifact_from_listing(name, sources) for name, sources in declared
     }
 
@@ -123,18 +123,18 @@ def require_clean_data_dir(recipe: Recipe, execution: Execution) -> None:
         DataError: names the files that differ.
     """
     from components.data.dvc import dvc_repo
-    from components.data.raw_corpus import require_committed
+    from components.data.raw_corpus import require_clean_data
 
     project, preset = execution.project_path, recipe.data.preset
-    committed = dvc_repo.committed(project)
+    committed = dvc_repo.read_pointer(project)
     is_here = committed is not None and (project / dvc_repo.DATA).is_dir()
     if (
         is_here
         and committed
-        and (committed.preset, committed.recipe)
-        == (preset, load_archive_pins(execution).recipe(preset))
+        and (committed.preset, committed.recipe_hash)
+        == (preset, load_archive_pins(execution).recipe_hash(preset))
     ):
-        require_committed(project, committed)
+        require_clean_data(project, committed)
 
 
 class Benchmarks(NamedTuple):
@@ -251,7 +251,7 @@ def dataset_card(recipe: Recipe, execution: Execution, found: RecipeCorpora) -> 
         tokenizer=found.tokenizer,
         prepared=found.prepared,
     )
-    return card(corpora, pins.of(recipe.data.preset), pins.vocabulary, paper_corpora())
+    return card(corpora, pins.packages_of(recipe.data.preset), pins.vocabulary, paper_corpora())
 
 
 def training_corpora_of(
@@ -265,7 +265,7 @@ def training_corpora_of(
     from components.data.card import licenses_by_package
     from components.registry.card import TrainingCorpus
 
-    sources = load_archive_pins(execution).of(recipe.data.preset)
+    sources = load_archive_pins(execution).packages_of(recipe.data.preset)
     stages: list[str] = list(recipe.training.trained)
     return [
         TrainingCorpus(prepared[one], licenses_by_package(raw[one], sources))

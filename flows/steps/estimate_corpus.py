@@ -47,11 +47,11 @@ def estimate(
             expected="at least 1, in MB of text for each corpus",
             fix="leave it out, or give a larger one",
         )
-    from components.data.raw_corpus import raw_artifacts, sources_of
+    from components.data.raw_corpus import corpus_sources, load_raw_artifacts
     from components.preparation.estimate import estimate_corpus
 
     chosen = [one for one in CORPORA if corpus in (None, one)]
-    raw = raw_artifacts(execution.project_path)
+    raw = load_raw_artifacts(execution.project_path)
     if set(chosen) - set(recipe.data.sources or {}):
         require_preset(recipe, raw)
     store = execution.open_store()
@@ -63,7 +63,7 @@ def estimate(
                 one,
                 estimate_corpus(
                     Path(folder),
-                    sources=sources_of(recipe.data, one, execution.project_path),
+                    sources=corpus_sources(recipe.data, one, execution.project_path),
                     corpus=one,
                     data=recipe.data,
                     tokenizer_folder=store.fetch_verified(tokenizer),

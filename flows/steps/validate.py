@@ -21,7 +21,7 @@ from flows.runtime.prefect_artifacts import publish_validation_results
 from flows.settings.recipes import Recipe
 
 if TYPE_CHECKING:  # They would import numpy, Great Expectations and MLflow.
-    from components.data.sources.record_batches import QuarantinedRecord
+    from components.data.sources.partition_reader import QuarantinedRecord
     from components.registry.runs import TrackedRun
     from components.validation.profile_partitions import ProfileResult
     from components.validation.suite_files import Suites
@@ -49,7 +49,7 @@ def validate_raw_corpora(here: FlowContext, raw: dict[str, Artifact], suites: Su
         RecordError: more records of a declared corpus are bad than tolerated; they are on the page of the quarantine.
     """
     from components.data.raw_corpus import require_same_bytes
-    from components.data.sources.record_batches import QuarantinedRecord
+    from components.data.sources.partition_reader import QuarantinedRecord
     from components.validation.raw import read_profiles, validate_raw
     from components.validation.suite_files import identity
     from components.validation.suites import CODE_VERSION
@@ -131,7 +131,7 @@ def _require_readable(
     here: FlowContext, validated: Artifact, examples: Mapping[str, list[QuarantinedRecord]]
 ) -> None:
     """That no more records are bad than tolerated: preparation would find it too, but in twenty times as long."""
-    from components.data.sources.quarantine import check_bad_record_limit
+    from components.data.sources.partition_reader import check_bad_record_limit
 
     read: Any = validated.statistics.get(_READ, {})
     for corpus, (num_bad, num_read) in read.items():

@@ -20,9 +20,9 @@ from components.data.filters.decontamination import (
     DecontaminationConfig,
     Decontaminator,
 )
-from components.data.filters.minhash import NearDuplicateConfig, signatures
+from components.data.filters.minhash import NearDuplicateConfig, compute_signatures
 from components.data.filters.redaction import RedactionConfig, redact
-from components.data.sources.corpus_files import read_corpus
+from components.data.sources.records import read_corpus
 from components.evaluation.benchmarks.problems import load_humaneval
 
 DOCUMENTS_AT_ONCE = 500
@@ -42,7 +42,7 @@ def steps() -> dict[str, Callable[[pa.LargeStringArray], object]]:
     return {
         "decontamination": decontaminator.find,
         "redaction": lambda texts: redact(texts, redaction),
-        "signatures": lambda texts: signatures(texts, near),
+        "signatures": lambda texts: compute_signatures(texts, near),
     }
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.data.config import CORPORA
-from components.data.sources.corpus_files import read_corpus
+from components.data.sources.records import read_corpus
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.vocabulary import build_tokenizer

@@ -17,7 +17,7 @@ from components.core.errors import CodegenError, DataError, FetchError, Tracking
 from components.core.store import Store
 from components.data.archives.pins import Pins
 from components.data.dvc import dvc_repo
-from components.data.raw_corpus import raw_artifacts
+from components.data.raw_corpus import load_raw_artifacts
 from components.registry.evidence_store import download_run_file
 from flows.prepare import prepare, pull
 from flows.settings.execution import Execution
@@ -74,7 +74,7 @@ def empty_the_corpus(data: Path) -> None:
         (replace_line(lambda record: {**record, "text": "\x01\x02\x03\x04" * 50}), "control"),
         (replace_line(lambda record: {**record, "language": "Klingon"}), "Klingon"),
         (
-            replace_line(lambda record: {key: record[key] for key in record if key != "licence"}),
+            replace_line(lambda record: {key: record[key] for key in record if key != "license"}),
             r"mono/\S+\.jsonl:3",
         ),
         (empty_the_corpus, "nl"),
@@ -91,10 +91,10 @@ def empty_the_corpus(data: Path) -> None:
 def test_a_spoilt_corpus_stops_the_flow(
     pulled: Path, fixture_archives: FixtureArchives, tamper: Tamper, named: str
 ) -> None:
-    before = dvc_repo.committed(pulled)
+    before = dvc_repo.read_pointer(pulled)
     assert before is not None
     tamper(pulled / "data")
-    dvc_repo.commit(pulled, before.preset, before.recipe)
+    dvc_repo.commit(pulled, before.preset, before.recipe_hash)
     with pytest.raises(DataError, match=f"(?s){named}.*expected: .*fix: "):
         prepare(tiny(), execution(pulled, fixture_archives.folder))
     assert published(pulled) == []
@@ -103,10 +103,10 @@ def test_a_spoilt_corpus_stops_the_flow(
 def test_prefect_shows_every_rule_of_a_validation_that_failed(
     pulled: Path, fixture_archives: FixtureArchives
 ) -> None:
-    before = dvc_repo.committed(pulled)
+    before = dvc_repo.read_pointer(pulled)
     assert before is not None
     replace_line(lambda record: {**record, "language": "Klingon"})(pulled / "data")
-    dvc_repo.commit(pulled, before.preset, before.recipe)
+    dvc_repo.commit(pulled, before.preset, before.recipe_hash)
     with pytest.raises(DataError, match="Klingon"):
         prepare(tiny().replace(name="shown"), execution(pulled, fixture_archives.folder))
     with get_client(sync_client=True) as prefect:
@@ -129,9 +129,9 @@ def test_data_changed_by_hand_is_not_trained_on(
     pulled: Path, fixture_archives: FixtureArchives
 ) -> None:
     replace_line(lambda record: {**record, "text": "x = 1\n"})(pulled / "data")
-    before = dvc_repo.committed(pulled)
+    before = dvc_repo.read_pointer(pulled)
     with pytest.raises(DataError, match=r"(?s)mono.*expected: .*fix: "):
-        raw_artifacts(pulled)
+        load_raw_artifacts(pulled)
     edited = {path: path.read_bytes() for path in (pulled / "data").rglob("*.jsonl")}
     with pytest.raises(DataError, match=r"(?s)mono.*expected: .*fix: "):
         prepare(tiny(), execution(pulled, fixture_archives.folder))
@@ -142,8 +142,8 @@ def test_data_changed_by_hand_is_not_trained_on(
     pull(
         tiny(), execution(pulled, fixture_archives.folder)
     )  # Whoever asks for it gets the committed bytes back.
-    assert dvc_repo.committed(pulled) == before
-    raw_artifacts(pulled)
+    assert dvc_repo.read_pointer(pulled) == before
+    load_raw_artifacts(pulled)
 
 
 def test_a_corrupt_archive_is_named_and_nothing_is_left(

@@ -72,10 +72,10 @@ class Project(NamedTuple):
         return pages[number].read_text(encoding="utf-8")
 
 
-def record(path: str, text: str, licence: str = "MIT") -> bytes:
+def record(path: str, text: str, license: str = "MIT") -> bytes:
     values = {
         "language": "Python",
-        "licence": licence,
+        "license": license,
         "path": path,
         "source": "own 1.0",
         "text": text,
@@ -98,7 +98,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureA
     )
     project.write(DIGITS[0], *CUT)
     prepare(project.recipe, project.execution)
-    project.write(*DIGITS, record("src/new.py", program("Python", "new"), licence="GPL-3.0-only"))
+    project.write(*DIGITS, record("src/new.py", program("Python", "new"), license="GPL-3.0-only"))
     prepare(project.recipe, project.execution)
     return project
 

@@ -1,1 +1,1 @@
-"""Pinned source archives: fetching, verification and extraction into the raw corpora."""
+"""Pinned archives: the pins, download, extraction of documents, and the pull into `data/`."""

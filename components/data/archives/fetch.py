@@ -1,8 +1,7 @@
-"""Fetch pinned archives: what arrives is the pinned bytes, or it is an error that names the archive.
+"""Fetches pinned archives from a local folder, the cache or a package index.
 
-Design decision: our own SHA-256 is the only thing that is trusted. Where an archive comes from (a local folder, the cache,
-a package index) does not matter, so no index is named here: pip's configuration says which one, pypi-simple how to ask it.
-What is not covered: building, unpacking or running anything that was fetched.
+Every archive is checked against its pinned SHA-256, so its origin does not matter. The index comes
+from pip's configuration. Downloads resume after a lost connection.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import requests
 from pypi_simple import (
@@ -33,80 +31,80 @@ from urllib3.util import Retry
 from components.core.errors import FetchError
 from components.core.files import require_disk_space, wrap_disk_full
 from components.core.fingerprint import sha256_file
+from components.core.network import redact_credentials
 from components.core.progress import Advance, track
 from components.data.archives.pins import Archive
 
 logger = logging.getLogger(__name__)
 
 _NUM_THREADS = 4
-"""Archives fetched at a time (assumption: enough to hide an index's latency, few enough to be polite)."""
+"""Parallel downloads (assumption: enough to hide an index's latency)."""
 _TIMEOUT_S = 30.0
-"""Seconds without a byte after which a connection counts as dead (assumption)."""
+"""Timeout of a connection that receives nothing (assumption)."""
 _RETRY = Retry(total=3, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504))
-"""For answers that are worth asking again (assumption: an outage of more than a second or two is for the user to see)."""
+"""Retries of transient errors (assumption: longer outages than two seconds are reported to the
+user)."""
 _CHUNK_BYTES = 1 << 14
-"""Bytes written at a time; what a cut connection left of a chunk is lost."""
+"""Bytes of a write; a lost connection loses an incomplete chunk."""
 
 
 class PackageIndex(NamedTuple):
-    """A package index of the simple repository API, and how its certificate is checked."""
+    """A package index (simple repository API)."""
 
     url: str = PYPI_SIMPLE_ENDPOINT
     certificates: str | None = None
-    """Path of a bundle of certificates; None is the default of `requests`."""
+    """Path of a certificate bundle; None: the default of `requests`."""
 
     @classmethod
     def from_pip(cls, environ: Mapping[str, str]) -> PackageIndex:
-        """The index that pip would use: PIP_INDEX_URL and PIP_CERT, else pip's configuration files, else the default."""
-        configured = (
-            {} if {"PIP_INDEX_URL", "PIP_CERT"} <= environ.keys() else _pip_configuration(environ)
-        )
-        url = (
-            environ.get("PIP_INDEX_URL")
-            or configured.get("global.index-url")
-            or PYPI_SIMPLE_ENDPOINT
-        )
-        return cls(url, environ.get("PIP_CERT") or configured.get("global.cert"))
+        """The index that pip uses: from PIP_INDEX_URL and PIP_CERT, pip's configuration files, or
+        pip's default.
+        """
+        is_complete = {"PIP_INDEX_URL", "PIP_CERT"} <= environ.keys()
+        config = {} if is_complete else _pip_config(environ)
+        url = environ.get("PIP_INDEX_URL") or config.get("global.index-url")
+        certificates = environ.get("PIP_CERT") or config.get("global.cert")
+        return cls(url or PYPI_SIMPLE_ENDPOINT, certificates)
 
     @property
     def label(self) -> str:
-        """The URL without a password, for messages."""
-        parts = urlsplit(self.url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        """The URL without a password."""
+        return redact_credentials(self.url)
 
 
-def _pip_configuration(environ: Mapping[str, str]) -> dict[str, str]:
+def _pip_config(environ: Mapping[str, str]) -> dict[str, str]:
     command = [sys.executable, "-m", "pip", "config", "list"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(environ))
-    if done.returncode:
-        logger.debug(
-            "pip has no configuration to read: %s", done.stderr.strip()
-        )  # e.g. an environment without pip
-    pairs = (line.partition("=") for line in done.stdout.splitlines())
-    return {
-        key: str(ast.literal_eval(value))
-        for key, _, value in pairs
-        if key in ("global.index-url", "global.cert")
-    }
+    process = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=dict(environ)
+    )
+    if process.returncode:  # For example, pip is not installed.
+        logger.debug("pip's configuration cannot be read: %s", process.stderr.strip())
+    config = {}
+    for line in process.stdout.splitlines():
+        key, _, value = line.partition("=")
+        if key in ("global.index-url", "global.cert"):
+            config[key] = str(ast.literal_eval(value))
+    return config
 
 
-def fetch(
+def fetch_archives(
     archives: Sequence[Archive],
     cache: Path,
     *,
     folder: Path | None = None,
     index: PackageIndex | None = None,
 ) -> dict[str, Path]:
-    """The local path of every archive, by file name, each one checked against its SHA-256.
+    """Fetch archives and check their SHA-256; returns local paths by file name.
 
     Args:
-        cache: folder for what is downloaded. A download that was cut stays there as `.part` and is continued.
-        folder: archives that are there already, looked at first and never changed.
-        index: where the rest comes from; None is the default of pypi-simple.
+        archives: the pins.
+        cache: folder of downloads. An incomplete download stays there as `.part` and is resumed.
+        folder: local archives, used first and never changed.
+        index: source of all other archives; None: the default of pypi-simple.
 
     Raises:
-        FetchError: an archive is not the pinned one, is not on the index, or the index does not answer.
-        StorageFull: no room for the archives.
+        FetchError: an archive differs from its pin or is not on the index, or the index fails.
+        DiskFullError: no disk space for the archives.
     """
     index = index or PackageIndex()
     paths = {archive.file: _find_local(archive, cache, folder) for archive in archives}
@@ -117,17 +115,17 @@ def fetch(
 
 
 def _find_local(archive: Archive, cache: Path, folder: Path | None) -> Path | None:
-    if folder and (given := folder / archive.file).exists():
-        if (found := sha256_file(given)) != archive.sha256:
-            raise _not_the_pinned(
-                archive, f"{given} has SHA-256 {found}", f"replace or remove {given}"
-            )
-        return given
-    if (cached := cache / archive.file).exists():
-        if sha256_file(cached) == archive.sha256:
-            return cached
-        logger.warning("%s in the cache is damaged: it is fetched again", archive.file)
-        cached.unlink()
+    if folder and (path := folder / archive.file).exists():
+        sha256 = sha256_file(path)
+        if sha256 != archive.sha256:
+            got = f"{path} has SHA-256 {sha256}"
+            raise _unpinned_bytes(archive, got, f"replace or remove {path}")
+        return path
+    if (path := cache / archive.file).exists():
+        if sha256_file(path) == archive.sha256:
+            return path
+        logger.warning("%s in the cache is damaged and is fetched again", archive.file)
+        path.unlink()
     return None
 
 
@@ -141,22 +139,21 @@ def _download_all(archives: Sequence[Archive], cache: Path, index: PackageIndex)
         ThreadPoolExecutor(_NUM_THREADS) as pool,
     ):
         downloads = [
-            pool.submit(_Download(one, cache, index, advance, stop.is_set).run) for one in archives
+            pool.submit(_Download(archive, cache, index, advance, stop.is_set).run)
+            for archive in archives
         ]
         try:
             for download in as_completed(downloads):
                 download.result()
-        except (
-            BaseException
-        ):  # The first failure, or Ctrl-C, ends the other downloads at their next chunk.
-            stop.set()
+        except BaseException:
+            stop.set()  # A failure or Ctrl-C stops the other downloads at their next chunk.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 @dataclass(frozen=True)
 class _Download:
-    """One archive on its way into the cache."""
+    """The download of an archive into the cache."""
 
     archive: Archive
     cache: Path
@@ -170,7 +167,7 @@ class _Download:
 
     def run(self) -> None:
         with (
-            _explained(self.archive, self.index),
+            _wrap_index_errors(self.archive, self.index),
             wrap_disk_full(f"fetching {self.archive.file}"),
             PyPISimple(self.index.url) as client,
         ):
@@ -179,7 +176,7 @@ class _Download:
             client.s.verify = self.index.certificates or True
             self.advance(self._num_bytes())
             if self._num_bytes() < self.archive.size_bytes:
-                self._continue(client, self._url(client))
+                self._download(client, self._url(client))
         if not self.is_stopped():
             self._publish()
 
@@ -190,27 +187,27 @@ class _Download:
                 return str(package.url)
         raise NoSuchProjectError(self.archive.name, client.get_project_url(self.archive.name))
 
-    def _continue(self, client: PyPISimple, url: str) -> None:
-        """Ask for the rest until all is there. A cut connection that brought something is worth another request."""
-        while (before := self._num_bytes()) < self.archive.size_bytes and not self.is_stopped():
+    def _download(self, client: PyPISimple, url: str) -> None:
+        """Request missing bytes until the file is complete, or until a request brings no bytes."""
+        while (start := self._num_bytes()) < self.archive.size_bytes and not self.is_stopped():
             try:
-                self._stream(client, url, before)
+                self._stream(client, url, start)
             except requests.RequestException:
-                if self._num_bytes() <= before:
+                if self._num_bytes() <= start:
                     raise
             else:
-                if self._num_bytes() <= before:
-                    return  # The index holds a shorter file: the check of the hash says so.
+                if self._num_bytes() <= start:
+                    return  # The index has a shorter file, which the check of the hash reports.
 
     def _stream(self, client: PyPISimple, url: str, start: int) -> None:
-        # "identity", since a transfer encoding that gets undone on the way would make other bytes and other offsets.
+        # "identity": a decoded transfer encoding would give other bytes and offsets.
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         with client.s.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as response:
             response.raise_for_status()
-            is_rest = response.status_code == requests.codes.partial_content
-            if not is_rest:
+            is_resumed = response.status_code == requests.codes.partial_content
+            if not is_resumed:
                 self.advance(-start)
-            with self.part.open("ab" if is_rest else "wb") as file:
+            with self.part.open("ab" if is_resumed else "wb") as file:
                 for chunk in response.iter_content(_CHUNK_BYTES):
                     file.write(chunk)
                     self.advance(len(chunk))
@@ -221,38 +218,39 @@ class _Download:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def _publish(self) -> None:
-        found = sha256_file(self.part)
-        if found != self.archive.sha256:
-            got = f"{self._num_bytes():,} bytes with SHA-256 {found} came from {self.index.label}"
+        sha256 = sha256_file(self.part)
+        if sha256 != self.archive.sha256:
+            got = f"{self.index.label} sent {self._num_bytes():,} bytes with SHA-256 {sha256}"
             self.part.unlink()
-            raise _not_the_pinned(
-                self.archive, got, "run the command again; if it stays so, do not use that index"
-            )
+            fix = "run the command again; if the error repeats, use another index"
+            raise _unpinned_bytes(self.archive, got, fix)
         self.part.replace(self.cache / self.archive.file)
 
 
-def _not_the_pinned(archive: Archive, got: str, fix: str) -> FetchError:
-    expected = f"{archive.size_bytes:,} bytes with SHA-256 {archive.sha256}"
+def _unpinned_bytes(archive: Archive, got: str, fix: str) -> FetchError:
     return FetchError(
-        f"{archive.file} is not the pinned archive: {got}", expected=expected, fix=fix
+        f"{archive.file} is not the pinned archive: {got}",
+        expected=f"{archive.size_bytes:,} bytes with SHA-256 {archive.sha256}",
+        fix=fix,
     )
 
 
 @contextmanager
-def _explained(archive: Archive, index: PackageIndex) -> Iterator[None]:
-    """Turn what the network and the index can do into an error that names the archive."""
-    elsewhere = f"put {archive.file} into a folder and name that folder in CODEGEN_ARCHIVES"
+def _wrap_index_errors(archive: Archive, index: PackageIndex) -> Iterator[None]:
+    """Convert errors of the network and the index to an error that names the archive."""
+    local_fix = f"put {archive.file} into a folder and set CODEGEN_ARCHIVES to that folder"
     try:
         yield
     except NoSuchProjectError:
         raise FetchError(
             f"{archive.file} is not on the index {index.label}",
-            expected=f"the file of {archive.name} {archive.version} that is pinned",
-            fix=f"choose an index that has it with PIP_INDEX_URL, or {elsewhere}",
+            expected=f"the pinned file of {archive.name} {archive.version}",
+            fix=f"set PIP_INDEX_URL to an index that has it, or {local_fix}",
         ) from None
     except (requests.RequestException, UnsupportedContentTypeError) as error:
         raise FetchError(
             f"{archive.file} could not be fetched from {index.label}: {error}",
-            expected="a package index that answers",
-            fix=f"check the network, PIP_INDEX_URL and PIP_CERT and run the command again (it continues), or {elsewhere}",
+            expected="a reachable package index",
+            fix="check the network, PIP_INDEX_URL and PIP_CERT and run the command again, which "
+            f"resumes the download, or {local_fix}",
         ) from error

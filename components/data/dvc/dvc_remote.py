@@ -1,15 +1,16 @@
-"""DVC's default remote, a folder or a bucket that keeps the bytes of `data/`: pushed to, looked at, fetched from.
+"""DVC's default remote, a folder or a bucket with the bytes of `data/`: check, push and fetch.
 
-Design decision: the objects are moved by DVC's own object stores, not by `Repo.push` and `Repo.fetch`. Those take a
-remote that has the list of files for one that has the files (measured with 3.67: an object that a remote lost is never
-pushed again), and they believe what arrives (measured: a damaged object enters the cache under the name of the whole one).
-Here every object is looked for, and is hashed before it leaves and after it arrived. The list of files goes last, so only
-a whole push is one. What is not covered: remotes with cloud versioning, and imports from other repositories.
+Objects are copied with DVC's object stores, not with `Repo.push` and `Repo.fetch`. These assume
+that a remote with the list of files has all files, so a lost object is never pushed again, and they
+do not verify received bytes, so a damaged object enters the cache (both measured with 3.67). Here
+each object is looked up, and hashed before it is sent and after it is received. The list of files
+is sent last, so it marks a complete push. Limits: no remotes with cloud versioning, no imports from
+other repositories.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -26,34 +27,36 @@ from components.core.files import require_disk_space
 from components.core.progress import Advance, track
 from components.core.remote_errors import wrap_remote_errors
 from components.data.dvc import dvc_repo
-from components.data.dvc.dvc_objects import (
+from components.data.dvc.dvc_repo import (
+    DATA,
+    DATA_DVC,
     DIR_OBJECT,
     copy_objects,
     evict_corrupt,
-    exists,
-    load_list,
-    objects_of,
-    size_of,
+    load_tree,
+    object_exists,
+    object_size,
+    shorten_list,
+    tree_objects,
 )
-from components.data.dvc.dvc_repo import DATA, DATA_DVC
 
-_MAX_NAMED = 3
-"""Objects that a message names before it only counts."""
+_MAX_LISTED = 3
+"""Objects listed in a message; further objects are counted."""
 
 
 class RemoteState(NamedTuple):
-    """What the default remote has of the committed bytes."""
+    """How much of the committed bytes the default remote has."""
 
     name: str
     url: str
     num_objects: int
-    """Files with different content, and the list of them."""
+    """Distinct files, and their list."""
     missing: tuple[str, ...]
-    """What the remote has not, or not in full size: paths, sorted."""
+    """Sorted paths of objects that the remote lacks, or has in another size."""
 
 
-class Pushed(NamedTuple):
-    """What a push did."""
+class PushResult(NamedTuple):
+    """Objects of the committed bytes, and those that a push sent."""
 
     name: str
     url: str
@@ -61,101 +64,99 @@ class Pushed(NamedTuple):
     num_sent: int
 
 
-def remote_name(project: Path) -> str | None:
-    """DVC's default remote, or None where none is configured."""
-    with dvc_repo.repository(project) as repo:
+def default_remote(project: Path) -> str | None:
+    """The name of DVC's default remote, or None if none is configured."""
+    with dvc_repo.open_repo(project) as repo:
         name = repo.config["core"].get("remote")
         return str(name) if name else None
 
 
-def remote_state(project: Path) -> RemoteState | None:
-    """What the default remote has of what `data.dvc` commits; None where no remote is configured.
+def check_remote(project: Path) -> RemoteState | None:
+    """Compare the default remote with `data.dvc`; None if no remote is configured.
 
     Raises:
-        DataError: there is no `data.dvc`.
-        RemoteError: the remote does not answer.
+        DataError: `data.dvc` does not exist.
+        RemoteError: the remote fails.
     """
-    if remote_name(project) is None:
+    if default_remote(project) is None:
         return None
-    md5 = _committed(project)
-    with _opened(project, "looking at what it has") as remote:
-        tree = remote.tree(md5)
+    md5 = dvc_repo.require_pointer(project).md5
+    with _open_remote(project, "listing its objects") as remote:
+        tree = remote.fetch_tree(md5)
         if tree is None:
             return RemoteState(remote.name, remote.url, 1, (DIR_OBJECT,))
-        objects = objects_of(tree)
-        lacking = remote.missing(objects)
-        return RemoteState(
-            remote.name, remote.url, len(objects), tuple(sorted(objects[oid] for oid in lacking))
-        )
+        objects = tree_objects(tree)
+        missing = sorted(objects[oid] for oid in remote.missing(objects))
+        return RemoteState(remote.name, remote.url, len(objects), tuple(missing))
 
 
-def push(project: Path) -> Pushed:
-    """Send what `data.dvc` commits to the default remote: what it lacks, and nothing else.
+def push(project: Path) -> PushResult:
+    """Send the committed objects that the default remote lacks.
 
     Raises:
-        DataError: no remote is configured, `data/` is not as committed, or DVC's cache is damaged.
-        RemoteError: the remote does not answer, refuses, or does not keep what it is given.
+        DataError: no remote is configured, `data/` has changed, or DVC's cache is damaged.
+        RemoteError: the remote fails or does not store an object.
     """
-    md5 = _committed(project)
+    md5 = dvc_repo.require_pointer(project).md5
     if not dvc_repo.is_clean(project):
         raise DataError(
-            f"{DATA}/ or DVC's cache is not what {DATA_DVC} commits",
-            expected=f"md5 {md5}, so that what is pushed is what is here",
-            fix="run `codegen data status`, which names the files",
+            f"{DATA}/ or DVC's cache differs from {DATA_DVC}",
+            expected=f"md5 {md5}: a push sends the committed bytes",
+            fix="run `codegen data status` to list the files",
         )
-    with _opened(project, f"pushing {DATA}/") as remote:
-        objects = objects_of(load_list(remote.cache, md5))
-        lacking = remote.missing(objects)
-        _require_whole(remote.cache, {oid: objects[oid] for oid in lacking})
-        with track(f"pushing to {remote.name}", len(lacking), "files") as advance:
-            remote.send([oid for oid in lacking if oid != md5], advance)
-            remote.send([oid for oid in lacking if oid == md5], advance)
-        if left := remote.missing({oid: objects[oid] for oid in lacking}):
+    with _open_remote(project, f"pushing {DATA}/") as remote:
+        objects = tree_objects(load_tree(remote.cache, md5))
+        missing = {oid: objects[oid] for oid in remote.missing(objects)}
+        _require_intact(remote.cache, missing)
+        with track(f"pushing to {remote.name}", len(missing), "files") as advance:
+            remote.send([oid for oid in missing if oid != md5], advance)
+            remote.send([oid for oid in missing if oid == md5], advance)
+        if not_stored := remote.missing(missing):
             raise RemoteError(
-                f"the DVC remote {remote.name} has not kept {_named(objects[oid] for oid in left)}",
-                expected="storage that keeps what it is given",
-                fix="run the same command again; if it stays so, distrust that storage",
+                f"the DVC remote {remote.name} has not stored {_labels(missing, not_stored)}",
+                expected="storage that keeps all objects",
+                fix="run the same command again; if the error repeats, use another storage",
             )
-        return Pushed(remote.name, remote.url, len(objects), len(lacking))
+        return PushResult(remote.name, remote.url, len(objects), len(missing))
 
 
-def fetch_list(project: Path, md5: str) -> bool:
-    """Bring the list of files that `md5` stands for into DVC's cache. False where the default remote lacks it too.
+def fetch_tree(project: Path, md5: str) -> bool:
+    """Fetch the list of files with this md5 into DVC's cache; False if the remote lacks it too.
 
     Raises:
         DataError: no remote is configured.
-        RemoteError: the remote does not answer, or has a damaged list.
+        RemoteError: the remote fails or has a damaged list.
     """
-    with _opened(project, "fetching a list of files") as remote:
-        return remote.tree(md5) is not None
+    with _open_remote(project, "fetching a list of files") as remote:
+        return remote.fetch_tree(md5) is not None
 
 
 def check_out(project: Path, md5: str, folder: Path) -> str:
-    """Fill a new folder with the bytes that `md5` stands for, from DVC's cache and its default remote.
+    """Fill a new folder with the version `md5` from DVC's cache and default remote.
 
-    What arrives is kept in the cache, so an attempt that was killed goes on where it was. Returns where the bytes came from.
+    Received objects stay in the cache, so an interrupted call resumes. Returns a label of the
+    origin.
 
     Raises:
         DataError: no remote is configured.
-        RemoteError: the remote does not answer, lacks an object, or has a damaged one; the folder is not made then.
-        StorageFull: no room for the objects in DVC's cache and in the folder.
+        RemoteError: the remote fails, or lacks or has a damaged object; the folder is not created.
+        DiskFullError: no disk space for the objects in DVC's cache and in the folder.
     """
-    with _opened(project, f"fetching {DATA}/") as remote:
-        tree = remote.tree(md5)
+    with _open_remote(project, f"fetching {DATA}/") as remote:
+        tree = remote.fetch_tree(md5)
         if tree is None:
-            raise _not_held(remote, md5, DIR_OBJECT)
-        objects = objects_of(tree)
+            raise _incomplete_remote(remote, md5, DIR_OBJECT)
+        objects = tree_objects(tree)
         evict_corrupt(remote.cache, objects)
-        missing = [oid for oid in objects if not exists(remote.cache, oid)]
-        if lacking := remote.missing({oid: objects[oid] for oid in missing}):
-            raise _not_held(remote, md5, _named(objects[oid] for oid in lacking))
-        sizes = remote.sizes(missing)
-        kept = sum(size_of(remote.cache, oid) for oid in objects if oid not in sizes)
-        require_disk_space(
-            project, 2 * sum(sizes.values()) + kept, f"{DATA}/ and its copy in DVC's cache"
-        )
+        missing = {oid: objects[oid] for oid in objects if not object_exists(remote.cache, oid)}
+        if lost := remote.missing(missing):
+            raise _incomplete_remote(remote, md5, _labels(objects, lost))
+        remote_bytes = sum(remote.sizes(missing).values())
+        cached_bytes = sum(object_size(remote.cache, oid) for oid in objects.keys() - missing)
+        purpose = f"{DATA}/ and its copy in DVC's cache"
+        require_disk_space(project, 2 * remote_bytes + cached_bytes, purpose)
         with track(f"fetching from {remote.name}", len(missing), "files") as advance:
-            remote.receive({oid: objects[oid] for oid in missing}, advance)
+            remote.receive(missing, advance)
         checkout(str(folder), remote.repo.fs, tree, remote.cache, force=True, quiet=True)
         return f"the DVC remote {remote.name}" if missing else "DVC's cache"
 
@@ -164,78 +165,81 @@ class _Remote:
     """The default remote and DVC's cache, both open."""
 
     def __init__(self, repo: Repo, odb: HashFileDB) -> None:
-        self.repo, self._odb = repo, odb
+        self.repo = repo
+        self._odb = odb
         self.name = str(repo.config["core"]["remote"])
         self.url = str(odb.fs.unstrip_protocol(odb.path)).removesuffix("/files/md5")
         self.cache: HashFileDB = repo.cache.local
 
-    def tree(self, md5: str) -> Tree | None:
-        """The list of files, brought into the cache where it is not there; None where neither has it."""
-        evict_corrupt(self.cache, {md5: DIR_OBJECT})
-        if not exists(self.cache, md5):
-            if self.missing({md5: DIR_OBJECT}):
+    def fetch_tree(self, md5: str) -> Tree | None:
+        """The list of files, fetched if it is not in the cache; None if the remote lacks it too."""
+        tree_object = {md5: DIR_OBJECT}
+        evict_corrupt(self.cache, tree_object)
+        if not object_exists(self.cache, md5):
+            if self.missing(tree_object):
                 return None
-            self.receive({md5: DIR_OBJECT}, lambda *_: None)
-        return load_list(self.cache, md5)
+            self.receive(tree_object, lambda *_: None)
+        return load_tree(self.cache, md5)
 
-    def sizes(self, oids: list[str]) -> dict[str, int]:
-        """Bytes of each of the objects that are there."""
-        infos = (
-            self._odb.fs.info([self._odb.oid_to_path(oid) for oid in oids], return_exceptions=True)
-            if oids
-            else []
-        )
-        found: dict[str, int] = {}
-        for oid, info in zip(oids, infos, strict=True):
+    def sizes(self, oids: Iterable[str]) -> dict[str, int]:
+        """Bytes of each object that the remote has."""
+        names = list(oids)
+        if not names:
+            return {}
+        paths = [self._odb.oid_to_path(oid) for oid in names]
+        sizes = {}
+        for oid, info in zip(names, self._odb.fs.info(paths, return_exceptions=True), strict=True):
+            if isinstance(info, FileNotFoundError):
+                continue
             if isinstance(info, BaseException):
-                if not isinstance(info, FileNotFoundError):
-                    raise info
-            else:
-                found[oid] = int(info["size"])
-        return found
+                raise info
+            sizes[oid] = int(info["size"])
+        return sizes
 
-    def missing(self, objects: Mapping[str, str]) -> list[str]:
-        """Those of the objects that the remote has not, or in another size than the cache, in the given order."""
-        found = self.sizes(list(objects))
-        return [
-            oid
-            for oid in objects
-            if oid not in found
-            or (exists(self.cache, oid) and found[oid] != size_of(self.cache, oid))
-        ]
+    def missing(self, objects: Iterable[str]) -> list[str]:
+        """The objects that the remote lacks, or has in another size than the cache, in order."""
+        names = list(objects)
+        sizes = self.sizes(names)
+        missing = []
+        for oid in names:
+            is_cached = object_exists(self.cache, oid)
+            if oid not in sizes or (is_cached and sizes[oid] != object_size(self.cache, oid)):
+                missing.append(oid)
+        return missing
 
     def send(self, oids: list[str], advance: Advance) -> None:
-        """Copy objects from the cache to the remote, in place of what may lie there in another size."""
+        """Copy objects from the cache to the remote; objects of another size are replaced."""
         for oid in self.sizes(oids):
             self._odb.delete(oid)
         copy_objects(self.cache, self._odb, oids, advance)
 
     def receive(self, objects: Mapping[str, str], advance: Advance) -> None:
-        """Copy objects from the remote into the cache; those that are not what their name says are removed from it.
+        """Copy objects from the remote into the cache; damaged objects are removed from the cache.
 
         Raises:
             RemoteError: an object of the remote is damaged.
         """
         copy_objects(self._odb, self.cache, list(objects), advance)
-        if damaged := evict_corrupt(self.cache, objects):
-            oid = damaged[0]
+        if corrupt := evict_corrupt(self.cache, objects):
+            uri = self._odb.fs.unstrip_protocol(self._odb.oid_to_path(corrupt[0]))
             raise RemoteError(
-                f"the DVC remote {self.name} has damaged bytes of {_named(objects[oid] for oid in damaged)}",
-                expected=f"bytes with the md5 in their name, as {oid}",
-                fix=f"remove {self._odb.fs.unstrip_protocol(self._odb.oid_to_path(oid))} there, then run `codegen data push` "
-                f"where {DATA}/ is whole; `codegen data pull --from archives` needs no remote",
+                f"the DVC remote {self.name} has damaged bytes of {_labels(objects, corrupt)}",
+                expected=f"bytes with the md5 in their name, such as {corrupt[0]}",
+                fix=f"remove {uri}, then run `codegen data push` on a machine with intact {DATA}/; "
+                "or run `codegen data pull --from archives`, which needs no remote",
             )
 
 
 @contextmanager
-def _opened(project: Path, doing: str) -> Iterator[_Remote]:
-    with dvc_repo.repository(project) as repo, lock_repo(repo):
+def _open_remote(project: Path, doing: str) -> Iterator[_Remote]:
+    with dvc_repo.open_repo(project) as repo, lock_repo(repo):
         name = repo.config["core"].get("remote")
         if not name:
             raise DataError(
                 f"{project} has no default DVC remote",
-                expected="a folder or a bucket that keeps the bytes of data/",
-                fix="configure one: `dvc remote add --default NAME URL`, with a folder or s3://bucket/prefix as URL",
+                expected="a folder or a bucket with the bytes of data/",
+                fix="run `dvc remote add --default NAME URL`, where URL is a folder or "
+                "s3://bucket/prefix",
             )
         with wrap_remote_errors(doing, f"the DVC remote {name}"):
             try:
@@ -243,42 +247,30 @@ def _opened(project: Path, doing: str) -> Iterator[_Remote]:
             except (DvcConfigError, RemoteMissingDepsError) as error:
                 raise RemoteError(
                     f"the DVC remote {name} cannot be used: {error}",
-                    expected="a remote of an installed kind, without cloud versioning",
-                    fix=f"install what it needs (for s3://: `pip install dvc-s3`), mend it with `dvc remote modify {name}`, "
-                    "or choose another with `dvc remote default`",
+                    expected="a remote of an installed type, without cloud versioning",
+                    fix="install its packages (for s3://: `pip install dvc-s3`), change it with "
+                    f"`dvc remote modify {name}`, or select another with `dvc remote default`",
                 ) from error
             yield _Remote(repo, odb)
 
 
-def _committed(project: Path) -> str:
-    committed = dvc_repo.committed(project)
-    if committed is None:
+def _require_intact(cache: HashFileDB, objects: Mapping[str, str]) -> None:
+    if corrupt := evict_corrupt(cache, objects):
         raise DataError(
-            f"{DATA_DVC} does not exist",
-            expected="the md5 of a pulled corpus",
-            fix="run `codegen data pull`",
-        )
-    return committed.md5
-
-
-def _require_whole(cache: HashFileDB, objects: Mapping[str, str]) -> None:
-    if damaged := evict_corrupt(cache, objects):
-        raise DataError(
-            f"DVC's cache had damaged bytes of {_named(objects[oid] for oid in damaged)}; they were removed from it",
+            f"DVC's cache had damaged bytes of {_labels(objects, corrupt)}; they were removed",
             expected="bytes with the md5 in their name",
-            fix=f"run `dvc add {DATA}`, which copies them from {DATA}/ again, then the same command",
+            fix=f"run `dvc add {DATA}`, which copies them from {DATA}/, then the same command",
         )
 
 
-def _not_held(remote: _Remote, md5: str, what: str) -> RemoteError:
+def _incomplete_remote(remote: _Remote, md5: str, missing: str) -> RemoteError:
     return RemoteError(
-        f"the DVC remote {remote.name} ({remote.url}) lacks {what} of md5 {md5}",
+        f"the DVC remote {remote.name} ({remote.url}) lacks {missing} of md5 {md5}",
         expected=f"all bytes that {DATA_DVC} commits",
-        fix="run `codegen data push` where they are, or `codegen data pull --from archives`",
+        fix="run `codegen data push` on a machine that has them, or `codegen data pull --from "
+        "archives`",
     )
 
 
-def _named(paths: Iterator[str]) -> str:
-    names = sorted(paths)
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return ", ".join(names[:_MAX_NAMED]) + more
+def _labels(objects: Mapping[str, str], oids: Iterable[str]) -> str:
+    return shorten_list((objects[oid] for oid in oids), _MAX_LISTED)

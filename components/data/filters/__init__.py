@@ -1,1 +1,1 @@
-"""Rules on documents: quality filters, exact and near deduplication, decontamination and redaction."""
+"""Rules on documents: quality filters, exact and near deduplication, decontamination, redaction."""

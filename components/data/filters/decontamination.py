@@ -1,13 +1,12 @@
-"""Decontamination: documents that contain a benchmark's problem, found by their common n-grams of words.
+"""Decontamination: finds documents that contain a benchmark problem, by common word n-grams.
 
-An n-gram is n consecutive words of one text (`words` says what a word is). A document is contaminated by a problem when at
-least `threshold` of the problem's distinct n-grams, and at least one, occur in it. A problem of fewer than n words is looked
-for as a whole; one that is too short even for that is named, not looked for. Whatever matches is returned with its place.
+A document is contaminated by a problem if it contains at least `threshold` of the distinct n-grams
+of the problem, and at least one. A problem with fewer words than an n-gram is searched for as a
+whole, unless it is too short; then it is listed in `too_short`.
 
-One decision: hashes propose, bytes decide. A match lies in a stretch of words that all occur in some problem: tables of bits
-say which words may, and which n-grams of such stretches may be a problem's, and those few are compared exactly. A collision
-costs time and never a verdict; no match is ever missed.
-Not covered: what was rewritten. A problem with other names, or in another language, has other words.
+Hashes find candidates, an exact comparison confirms them. Bit sets select words that occur in
+problems, then n-grams of consecutive such words. So a collision costs time, and no match is missed.
+Limit: paraphrased or translated problems have other words and are not found.
 """
 
 from __future__ import annotations
@@ -33,77 +32,78 @@ from components.data.filters.ngrams import (
 )
 
 EXCERPT_CHARACTERS = 300
-"""Longest excerpt of a match (assumption: a line or three; a span may hold any amount of white space)."""
-_CELLS_PER_HASH = 64
-"""Size of a table of bits: so 1 in 64 of what is not looked for passes it (assumption)."""
+"""Longest excerpt of a match (assumption: three lines; a span may have any amount of white
+space)."""
+_BITS_PER_HASH = 64
+"""Size of a bit set: 1 in 64 hashes that are not in the set passes (assumption)."""
 
 
 class BenchmarkText(Config):
-    """What must not be learnt from: the text of one problem."""
+    """The text of a benchmark problem, which must not be trained on."""
 
     benchmark: str
-    """Such as `humaneval`."""
+    """For example `humaneval`."""
     problem: str
-    """Its name within the benchmark."""
+    """Name of the problem in the benchmark."""
     text: str
-    """All that counts as the problem, e.g. prompt and solution."""
+    """All of the problem, for example prompt and solution."""
 
 
 class Match(NamedTuple):
     """A document that contains a problem."""
 
     document: int
-    """Its place in the column that was looked through."""
+    """Index in the column."""
     benchmark: str
     problem: str
     num_ngrams: int
-    """How many of the problem's distinct n-grams it contains."""
+    """Distinct n-grams of the problem in the document."""
     share: float
-    """Those among all distinct n-grams of the problem."""
+    """`num_ngrams` as a share of the problem's distinct n-grams."""
     start: int
-    """Where the first of them begins in the document, in characters."""
+    """Start of the first n-gram in the document, in characters."""
     end: int
-    """Where that one ends, in characters."""
+    """End of that n-gram, in characters."""
     excerpt: str
-    """The document from `start` to `end`, at most `EXCERPT_CHARACTERS` of it."""
+    """The document from `start` to `end`, at most `EXCERPT_CHARACTERS` characters."""
 
 
 class _BitSet:
-    """A table of bits: which hashes may be among those that it was made of."""
+    """A set of hashes with false positives."""
 
     def __init__(self, hashes: Hashes) -> None:
-        bits = (len(hashes) * _CELLS_PER_HASH).bit_length()
-        self._shift = np.uint64(64 - bits)
-        self._may_be = np.zeros(1 << bits, dtype=np.bool_)
-        self._may_be[self._cells(hashes)] = True
+        num_bits = (len(hashes) * _BITS_PER_HASH).bit_length()
+        self._shift = np.uint64(64 - num_bits)
+        self._bits = np.zeros(1 << num_bits, dtype=np.bool_)
+        self._bits[self._cells(hashes)] = True
 
-    def may_hold(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
-        return self._may_be[self._cells(hashes)]
+    def may_contain(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
+        return self._bits[self._cells(hashes)]
 
     def _cells(self, hashes: Hashes) -> npt.NDArray[np.int64]:
         return (hashes >> self._shift).view(np.int64)
 
 
 class _NgramIndex:
-    """All n-grams of one length that are looked for."""
+    """All n-grams of a length that are searched for."""
 
-    def __init__(self, owners: dict[bytes, list[int]], hashes: Hashes) -> None:
-        """`owners`: which problems each n-gram belongs to; `hashes`: of the same n-grams, in any order."""
-        self.owners = owners
+    def __init__(self, problems: dict[bytes, list[int]], hashes: Hashes) -> None:
+        """`problems`: problems of each n-gram. `hashes`: of the same n-grams, in any order."""
+        self.problems = problems
         self._hashes = np.unique(hashes)
-        self._table = _BitSet(self._hashes)
+        self._bits = _BitSet(self._hashes)
 
-    def places(self, hashes: Hashes) -> npt.NDArray[np.int64]:
-        """Which of the hashes, in their order, are those of needles."""
-        likely = np.flatnonzero(self._table.may_hold(hashes))
-        nearest = np.searchsorted(self._hashes, hashes[likely])
+    def find(self, hashes: Hashes) -> npt.NDArray[np.int64]:
+        """Sorted positions of the hashes that are in the index."""
+        candidates = np.flatnonzero(self._bits.may_contain(hashes))
+        nearest = np.searchsorted(self._hashes, hashes[candidates])
         nearest[nearest == len(self._hashes)] = 0
-        is_needle: npt.NDArray[np.bool_] = self._hashes[nearest] == hashes[likely]
-        return np.compress(is_needle, likely)
+        is_equal: npt.NDArray[np.bool_] = self._hashes[nearest] == hashes[candidates]
+        return np.compress(is_equal, candidates)
 
 
-class _Found(NamedTuple):
-    """What a document contains of a problem, as it is gathered."""
+class _NgramMatches(NamedTuple):
+    """N-grams of a problem in a document."""
 
     ngrams: set[bytes]
     start: int
@@ -111,130 +111,135 @@ class _Found(NamedTuple):
 
 
 class Decontaminator:
-    """Looks for the problems of benchmarks in documents.
+    """Finds benchmark problems in documents.
 
     Attributes:
-        too_short: the texts that are not looked for, since they have too few words.
+        too_short: texts that are not searched for, because they have too few words.
     """
 
     def __init__(self, texts: Iterable[BenchmarkText], config: DecontaminationConfig) -> None:
-        """With a configuration that is not enabled, nothing is looked for.
+        """If the configuration is not enabled, nothing is searched for.
 
         Raises:
-            ConfigError: two texts belong to the same problem of the same benchmark.
+            ConfigError: a problem of a benchmark has two texts.
         """
-        self._texts, self._config = tuple(texts), config
-        _check_unique(self._texts)
-        wanted = self._texts if config.enabled else ()
-        words = find_words(pa.array([each.text for each in wanted], type=pa.large_string()))
-        lengths = [self._needle_words(int(num_words)) for num_words in np.diff(words.first_word)]
+        self._texts = tuple(texts)
+        self._config = config
+        _require_unique(self._texts)
+        enabled_texts = self._texts if config.enabled else ()
+        column = pa.array([text.text for text in enabled_texts], type=pa.large_string())
+        words = find_words(column)
+        lengths = [self._ngram_length(int(num_words)) for num_words in np.diff(words.first_word)]
         self.too_short = tuple(
-            each for each, length in zip(wanted, lengths, strict=True) if length == 0
+            text for text, length in zip(enabled_texts, lengths, strict=True) if length == 0
         )
-        self._needles = _needles(words, lengths)
+        self._indexes = _build_indexes(words, lengths)
         self._vocabulary = _BitSet(np.unique(prefix_hashes(words)))
-        self._num_ngrams = Counter(
-            problem
-            for needles in self._needles.values()
-            for owners in needles.owners.values()
-            for problem in owners
-        )
+        self._num_ngrams: Counter[int] = Counter()
+        for index in self._indexes.values():
+            for problems in index.problems.values():
+                self._num_ngrams.update(problems)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # What it is built from is a tenth of what it builds, and a process needs one.
+        # The arguments have a tenth of the size of the built indexes.
         return (Decontaminator, (self._texts, self._config))
 
-    def _needle_words(self, num_words: int) -> int:
-        """How many words the n-grams of a problem of that many words have; 0 if it is not looked for."""
+    def _ngram_length(self, num_words: int) -> int:
+        """Words of an n-gram of a problem with `num_words` words; 0 if it is not searched for."""
         length = min(num_words, self._config.ngram_words)
-        return (
-            length if length >= min(self._config.min_problem_words, self._config.ngram_words) else 0
-        )
+        minimum = min(self._config.min_problem_words, self._config.ngram_words)
+        return length if length >= minimum else 0
 
     def find(self, texts: pa.LargeStringArray) -> list[Match]:
-        """The contaminated documents of a column without nulls, in its order, and the problems that each contains."""
+        """Contaminated documents of a column without nulls, in order, and their problems."""
         words = find_words(texts)
         matches = []
         for (document, problem), found in sorted(self._scan(words).items()):
             share = len(found.ngrams) / self._num_ngrams[problem]
             if share >= self._config.threshold:
-                where = self._texts[problem]
-                place = _place(texts[document].as_buffer(), found, int(words.offsets[document]))
+                text = self._texts[problem]
+                content = texts[document].as_buffer()
+                span = _character_span(content, found, int(words.offsets[document]))
+                num_ngrams = len(found.ngrams)
                 matches.append(
-                    Match(
-                        document, where.benchmark, where.problem, len(found.ngrams), share, *place
-                    )
+                    Match(document, text.benchmark, text.problem, num_ngrams, share, *span)
                 )
         return matches
 
-    def _scan(self, words: Words) -> dict[tuple[int, int], _Found]:
-        """What each document contains of each problem, where it contains any of it."""
-        found: dict[tuple[int, int], _Found] = {}
-        if not self._needles:
-            return found
-        firsts = prefix_hashes(words)
-        chosen = _in_stretches(self._vocabulary.may_hold(firsts), min(self._needles))
-        hashes = word_hashes(words, firsts, chosen)
-        for length, needles in self._needles.items():
-            places = needles.places(ngram_hashes(hashes, length))
-            ngrams = chosen[places[chosen[places + length - 1] - chosen[places] == length - 1]]
-            for document, word in _within_one_text(ngrams, length, words):
+    def _scan(self, words: Words) -> dict[tuple[int, int], _NgramMatches]:
+        """N-gram matches by document and problem."""
+        matches: dict[tuple[int, int], _NgramMatches] = {}
+        if not self._indexes:
+            return matches
+        prefixes = prefix_hashes(words)
+        candidates = _long_runs(self._vocabulary.may_contain(prefixes), min(self._indexes))
+        hashes = word_hashes(words, prefixes, candidates)
+        for length, index in self._indexes.items():
+            positions = index.find(ngram_hashes(hashes, length))
+            first_words = candidates[positions]
+            is_consecutive = candidates[positions + length - 1] - first_words == length - 1
+            for document, word in _within_a_text(first_words[is_consecutive], length, words):
                 ngram = words.ngram(word, length)
-                for problem in needles.owners.get(ngram, ()):
+                for problem in index.problems.get(ngram, ()):
                     span = int(words.starts[word]), int(words.ends[word + length - 1])
-                    found.setdefault((document, problem), _Found(set(), *span)).ngrams.add(ngram)
-        return found
+                    match = matches.setdefault((document, problem), _NgramMatches(set(), *span))
+                    match.ngrams.add(ngram)
+        return matches
 
 
-def _check_unique(texts: Sequence[BenchmarkText]) -> None:
-    counts = Counter((each.benchmark, each.problem) for each in texts)
-    if doubles := [name for name, count in counts.items() if count > 1]:
-        benchmark, problem = doubles[0]
-        raise ConfigError(
-            f"{benchmark} has {counts[doubles[0]]} texts for the problem {problem!r}",
-            expected="one text for each problem, or a match could not say what it matches",
-            fix="join them, or give each a name of its own",
-        )
+def _require_unique(texts: Sequence[BenchmarkText]) -> None:
+    counts = Counter((text.benchmark, text.problem) for text in texts)
+    for (benchmark, problem), count in counts.items():
+        if count > 1:
+            raise ConfigError(
+                f"{benchmark} has {count} texts for the problem {problem!r}",
+                expected="a single text for each problem",
+                fix="join the texts, or rename the problems",
+            )
 
 
-def _needles(words: Words, lengths: Sequence[int]) -> dict[int, _NgramIndex]:
-    """What is looked for, by its number of words: all n-grams of each text that have the text's length of n-gram."""
+def _build_indexes(words: Words, lengths: Sequence[int]) -> dict[int, _NgramIndex]:
+    """An index for each n-gram length. `lengths`: the n-gram length of each text, or 0."""
     hashes = word_hashes(words, prefix_hashes(words), np.arange(len(words.starts)))
-    needles = {}
+    indexes = {}
     for length in sorted(set(lengths) - {0}):
-        owners: defaultdict[bytes, list[int]] = defaultdict(list)
-        every = ngram_hashes(hashes, length)
-        places = []
-        for problem, place in _within_one_text(np.arange(len(every)), length, words):
-            ngram = words.ngram(place, length)
-            if lengths[problem] == length and problem not in owners[ngram]:
-                owners[ngram].append(problem)
-                places.append(place)
-        needles[length] = _NgramIndex(owners, every[places])
-    return needles
+        problems: defaultdict[bytes, list[int]] = defaultdict(list)
+        all_ngrams = ngram_hashes(hashes, length)
+        positions = []
+        for problem, position in _within_a_text(np.arange(len(all_ngrams)), length, words):
+            ngram = words.ngram(position, length)
+            if lengths[problem] == length and problem not in problems[ngram]:
+                problems[ngram].append(problem)
+                positions.append(position)
+        indexes[length] = _NgramIndex(problems, all_ngrams[positions])
+    return indexes
 
 
-def _in_stretches(known: npt.NDArray[np.bool_], length: int) -> npt.NDArray[np.int64]:
-    """The places of at least `length` known words in a row."""
-    unknown = np.concatenate([[-1], np.flatnonzero(~known), [len(known)]])
-    distances = np.diff(unknown)
-    # Each word from behind an unknown one up to the next, which it includes: that one is taken out again.
-    is_long = np.repeat(distances > length, distances)[: len(known)]
-    return np.flatnonzero(is_long & known)
+def _long_runs(is_in_problem: npt.NDArray[np.bool_], length: int) -> npt.NDArray[np.int64]:
+    """Indices of words in runs of at least `length` words that occur in problems."""
+    others = np.flatnonzero(~is_in_problem)
+    borders = np.concatenate([[-1], others, [len(is_in_problem)]])
+    distances = np.diff(borders)
+    # Each run with the word after it, which is in no problem and is removed again.
+    is_long = np.repeat(distances > length, distances)[: len(is_in_problem)]
+    return np.flatnonzero(is_long & is_in_problem)
 
 
-def _within_one_text(
-    ngrams: npt.NDArray[np.int64], length: int, words: Words
+def _within_a_text(
+    first_words: npt.NDArray[np.int64], length: int, words: Words
 ) -> Iterator[tuple[int, int]]:
-    """Text and first word of those n-grams that do not cross into the next text."""
-    owner = np.searchsorted(words.first_word, ngrams, side="right") - 1
-    inside = ngrams + length <= words.first_word[owner + 1]
-    return zip(owner[inside].tolist(), ngrams[inside].tolist(), strict=True)
+    """Text and first word of the n-grams that do not cross into the next text."""
+    text = np.searchsorted(words.first_word, first_words, side="right") - 1
+    is_inside = first_words + length <= words.first_word[text + 1]
+    return zip(text[is_inside].tolist(), first_words[is_inside].tolist(), strict=True)
 
 
-def _place(text: pa.Buffer, found: _Found, offset: int) -> tuple[int, int, str]:
-    """Start and end in characters, and the excerpt; `offset` is where the text begins in the column's bytes."""
+def _character_span(
+    text: pa.Buffer, match: _NgramMatches, text_offset: int
+) -> tuple[int, int, str]:
+    """Start and end in characters, and the excerpt. `text_offset`: of the text in the column."""
     content = text.to_pybytes()
-    span = content[found.start - offset : found.end - offset].decode()
-    start = len(content[: found.start - offset].decode())
-    return start, start + len(span), span[:EXCERPT_CHARACTERS]
+    start_byte = match.start - text_offset
+    excerpt = content[start_byte : match.end - text_offset].decode()
+    start = len(content[:start_byte].decode())
+    return start, start + len(excerpt), excerpt[:EXCERPT_CHARACTERS]

@@ -1,11 +1,13 @@
-"""Near-duplicates: documents that share most of their n-grams of words, by MinHash and LSH. Off unless a recipe asks for it.
+"""Near-duplicates: documents that share most of their word n-grams, by MinHash and LSH. Off by
+default.
 
-Two steps. `signatures` gives each document a row of fixed length and can be called batch by batch, in any process. `cluster`
-sees the rows of all documents: two that share a band, and by their MinHash values are as similar as the threshold says, are
-linked, and of each connected component the first document is kept. The MinHash is Daft's; words are those of `words`.
+`compute_signatures` gives each document a row of fixed length, by batch, in any process. `cluster`
+links two documents that share a band and whose MinHash values reach the similarity threshold, and
+keeps the first document of each connected component. The MinHash is Daft's, over the words of
+`ngrams`.
 
-One decision: a corpus is clustered without its texts, from some 500 bytes a document. A similarity is therefore an estimate,
-and pairs near the threshold are decided by chance. No pair is compared exactly.
+Only signatures (500 bytes a document) are compared, not texts. So similarities are estimates, and
+chance decides pairs near the threshold.
 """
 
 from __future__ import annotations
@@ -19,112 +21,116 @@ import pyarrow as pa
 
 from components.data.config import NearDuplicateConfig
 from components.data.engine import daft
-from components.data.filters.arrow_text import Bytes
-from components.data.filters.ngrams import Hashes, Words, find_words
+from components.data.filters.ngrams import Bytes, Hashes, Words, find_words
 
 _SEED = 1
-"""Of the permutations (assumption). Another seed is another sample of the same documents' n-grams."""
+"""Seed of the permutations (assumption)."""
 _BASE = np.uint64(0x9E3779B97F4A7C15)
-"""Odd multiplier that folds a band's values into one key (SplitMix64's gamma: Steele, Lea and Flood, 2014)."""
+"""Odd multiplier that combines the values of a band to a key (SplitMix64's gamma: Steele, Lea and
+Flood, 2014)."""
 _RECALL = 0.95
-"""Share of the pairs at the threshold that share a band (assumption: the estimate loses more)."""
+"""Share of pairs at the threshold that share a band (assumption: the estimate loses more pairs)."""
 
 
 class Bands(NamedTuple):
-    """How a signature is cut: documents of similarity s share a band with probability 1 - (1 - s**num_rows)**num_bands."""
+    """Bands of a signature. Documents of similarity s share a band with probability
+    1 - (1 - s**num_rows)**num_bands.
+    """
 
     num_bands: int
     num_rows: int
 
     def recall(self, similarity: float) -> float:
-        """That probability (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4.2)."""
+        """Probability that documents of this similarity share a band (Leskovec, Rajaraman and
+        Ullman, Mining of Massive Datasets, section 3.4.2).
+        """
         return 1 - (1 - similarity**self.num_rows) ** self.num_bands
 
 
-def bands(config: NearDuplicateConfig) -> Bands:
-    """The cut that proposes the fewest pairs and yet most of those at the threshold; bands of one value if none does."""
-    cuts = [
-        Bands(config.num_perm // num_rows, num_rows) for num_rows in range(1, config.num_perm + 1)
-    ]
-    return max(
-        (cut for cut in cuts if cut.recall(config.threshold) >= _RECALL),
-        default=cuts[0],
-        key=lambda cut: cut.num_rows,
-    )
-
-
-def signatures(texts: pa.LargeStringArray, config: NearDuplicateConfig) -> Hashes:
-    """What `cluster` has to know of each text, [number of texts, number of bands + num_perm / 8].
-
-    First a key for each band, then the low byte of each value. A text of fewer words than an n-gram has no values; its keys
-    and bytes are made of its SHA-256, so that only an equal text has the same.
+def choose_bands(config: NearDuplicateConfig) -> Bands:
+    """The bands that propose the fewest pairs and still `_RECALL` of the pairs at the threshold;
+    bands of a single value if no choice does.
     """
-    num_bands, num_rows = bands(config)
+    best = Bands(config.num_perm, 1)
+    for num_rows in range(2, config.num_perm + 1):
+        candidate = Bands(config.num_perm // num_rows, num_rows)
+        if candidate.recall(config.threshold) >= _RECALL:
+            best = candidate
+    return best
+
+
+def compute_signatures(texts: pa.LargeStringArray, config: NearDuplicateConfig) -> Hashes:
+    """The signature of each text, [number of texts, number of bands + num_perm / 8].
+
+    A signature has a key for each band, then the low byte of each MinHash value. If a text has
+    fewer words than an n-gram, keys and bytes come from its SHA-256, so it only equals an equal
+    text.
+    """
+    num_bands, num_rows = choose_bands(config)
     if not len(texts):
         return np.zeros((0, num_bands + config.num_perm // 8), dtype=np.uint64)
     words = find_words(texts)
     values = _minhash(words, config)
-    rows = (
-        values[:, : num_bands * num_rows].astype(np.uint64).reshape(len(texts), num_bands, num_rows)
-    )
+    rows = values[:, : num_bands * num_rows].astype(np.uint64)
+    rows = rows.reshape(len(texts), num_bands, num_rows)
     keys = np.zeros((len(texts), num_bands), dtype=np.uint64)
     for row in range(num_rows):
         keys = keys * _BASE + rows[:, :, row]
     low_bytes = (values & 0xFF).astype(np.uint8).view(np.uint64)
-    signed = np.hstack([keys, low_bytes])
-    for text in np.flatnonzero(np.diff(words.first_word) < config.ngram_words).tolist():
-        digest = hashlib.sha256(texts[text].as_buffer()).digest()
-        signed[text] = np.resize(np.frombuffer(digest, dtype="<u8"), signed.shape[1])
-    return signed
+    signatures = np.hstack([keys, low_bytes])
+    for index in np.flatnonzero(np.diff(words.first_word) < config.ngram_words).tolist():
+        digest = hashlib.sha256(texts[index].as_buffer()).digest()
+        signatures[index] = np.resize(np.frombuffer(digest, dtype="<u8"), signatures.shape[1])
+    return signatures
 
 
 def _minhash(words: Words, config: NearDuplicateConfig) -> npt.NDArray[np.uint32]:
-    """[number of texts, num_perm]; Daft takes words apart at single spaces."""
-    plain = [words.text(text) for text in range(len(words.offsets) - 1)]
-    column = daft.Series.from_arrow(pa.array(plain, type=pa.large_binary()).cast(pa.large_string()))
+    """MinHash values, [number of texts, num_perm]. Daft splits words at single spaces."""
+    texts = [words.text(index) for index in range(len(words.offsets) - 1)]
+    column = daft.Series.from_arrow(pa.array(texts, type=pa.large_binary()).cast(pa.large_string()))
     hashed = column.minhash(config.num_perm, config.ngram_words, _SEED, "xxhash3_64").to_arrow()
     values: npt.NDArray[np.uint32] = hashed.flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(len(plain), config.num_perm)
+    return values.reshape(len(texts), config.num_perm)
 
 
 def cluster(
-    order_keys: npt.ArrayLike, signed: Hashes, config: NearDuplicateConfig
+    order_keys: npt.ArrayLike, signatures: Hashes, config: NearDuplicateConfig
 ) -> npt.NDArray[np.bool_]:
-    """Which documents to drop: all but the first of each connected component, [number of documents].
+    """Whether each document is dropped, because it is not the first of its connected component,
+    [number of documents].
 
     Args:
-        order_keys: [number of documents], what "first" goes by; between equal ones the earlier place comes first.
-        signed: what `signatures` gave with the same configuration, the rows of all batches.
-        config: says how similar is a near-duplicate.
+        order_keys: [number of documents], the order of documents; ties are broken by index.
+        signatures: rows of `compute_signatures` of all batches, with the same configuration.
+        config: the similarity threshold.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    num_documents, num_bands = len(signed), bands(config).num_bands
+    num_documents = len(signatures)
     if not num_documents:
         return np.zeros(0, dtype=np.bool_)
-    low_bytes = np.ascontiguousarray(signed[:, num_bands:]).view(np.uint8)
-    links = [_linked(keys, low_bytes, config.threshold) for keys in signed[:, :num_bands].T]
-    ones, others = (np.concatenate(ends) for ends in zip(*links, strict=True))
-    graph = coo_array(
-        (np.ones(len(ones), dtype=np.bool_), (ones, others)), shape=(num_documents, num_documents)
-    )
+    num_bands = choose_bands(config).num_bands
+    low_bytes = np.ascontiguousarray(signatures[:, num_bands:]).view(np.uint8)
+    links = [_similar_pairs(keys, low_bytes, config.threshold) for keys in signatures.T[:num_bands]]
+    left, right = np.concatenate(links, axis=1)
+    shape = (num_documents, num_documents)
+    graph = coo_array((np.ones(len(left), dtype=np.bool_), (left, right)), shape=shape)
     _, components = connected_components(graph, directed=False)
-    in_order = np.argsort(np.asarray(order_keys), kind="stable")
-    _, firsts = np.unique(components[in_order], return_index=True)
-    dropped = np.ones(num_documents, dtype=np.bool_)
-    dropped[in_order[firsts]] = False
-    return dropped
+    order = np.argsort(np.asarray(order_keys), kind="stable")
+    _, first_in_order = np.unique(components[order], return_index=True)
+    is_dropped = np.ones(num_documents, dtype=np.bool_)
+    is_dropped[order[first_in_order]] = False
+    return is_dropped
 
 
-def _linked(
-    keys: Hashes, low_bytes: Bytes, threshold: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Pairs of documents that have the same key, each with the next one that has it, and are similar enough."""
+def _similar_pairs(keys: Hashes, low_bytes: Bytes, threshold: float) -> npt.NDArray[np.int64]:
+    """Pairs of similar documents with the same key, each with the next such document, [2,
+    pairs]."""
     by_key = np.argsort(keys, kind="stable")
-    same = keys[by_key[1:]] == keys[by_key[:-1]]
-    ones, others = by_key[:-1][same], by_key[1:][same]
-    equal = (low_bytes[ones] == low_bytes[others]).mean(axis=1, dtype=np.float64)
-    # Bytes of unequal values are equal by chance, one in 256: what b-bit MinHash corrects for (Li and Koenig, 2010).
-    similar = (equal - 1 / 256) / (1 - 1 / 256) >= threshold
-    return ones[similar], others[similar]
+    has_same_key = keys[by_key[1:]] == keys[by_key[:-1]]
+    pairs = np.stack([by_key[:-1][has_same_key], by_key[1:][has_same_key]])
+    equal = (low_bytes[pairs[0]] == low_bytes[pairs[1]]).mean(axis=1, dtype=np.float64)
+    # Bytes of unequal values are equal with probability 1/256 (b-bit MinHash: Li and Koenig, 2010).
+    is_similar = (equal - 1 / 256) / (1 - 1 / 256) >= threshold
+    return np.compress(is_similar, pairs, axis=1)

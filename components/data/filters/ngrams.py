@@ -1,11 +1,13 @@
-"""The words of a column of texts, and hashes of n consecutive words: what decontamination and near-duplicates look at.
+"""Columns of texts as bytes, words, and hashes of word n-grams.
 
-A word is a maximal run of ASCII letters, ASCII digits and bytes of 0x80 and above; ASCII letters are lower-cased, everything
-else separates words. So white space, case and punctuation make no difference, and no character of UTF-8 is ever cut.
+A word is a maximal run of ASCII letters, ASCII digits and bytes from 0x80; ASCII letters are
+lower-cased, other bytes separate words. So white space, case and punctuation have no effect, and no
+UTF-8 character is split.
 
-One decision: everything is computed for all texts at once, in a few passes of numpy, and a hash looks at no more than the
-first and the last 8 bytes of a word and its length. Equal words have equal hashes; unequal ones that share those collide.
-So a hash may propose, and `Words.ngram` has the last word. Hashes are the same in every process and on every machine.
+All texts of a column are processed at once by numpy. A hash covers the first and last 8 bytes of a
+word and its length: equal words have equal hashes, and some unequal words collide, so compare
+`Words.ngram` after a hash matches. Hashes are equal in every process and on every machine. Limit: a
+column must have no nulls, because the bytes under a null would count as text.
 """
 
 from __future__ import annotations
@@ -16,33 +18,47 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from components.data.filters.arrow_text import Counts, bytes_and_offsets
-
+Bytes = npt.NDArray[np.uint8]
+Counts = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
+_SPACE = ord(" ")
 _LOWERED = bytes(
-    byte if byte >= 0x80 else ord(chr(byte).lower()) if chr(byte).isalnum() else ord(" ")
+    byte if byte >= 0x80 else ord(chr(byte).lower()) if chr(byte).isalnum() else _SPACE
     for byte in range(256)
 )
-"""What each byte becomes: a space unless it belongs to a word."""
-_GATHERED = 8
-"""Bytes at either end of a word that its hash looks at: what one 64-bit load takes."""
-_PADDING = b" " * _GATHERED
-_KEEP_FIRST = np.array([(1 << 8 * length) - 1 for length in range(_GATHERED + 1)], dtype=np.uint64)
-"""Which bits of eight loaded bytes belong to a word of that length; the first byte is the lowest (little-endian)."""
+"""Translation of each byte: lower case, or a space if the byte separates words."""
+_HASHED_BYTES = 8
+"""Hashed bytes at each end of a word: a 64-bit load."""
+_PADDING = b" " * _HASHED_BYTES
+_PREFIX_MASKS = np.array(
+    [(1 << 8 * length) - 1 for length in range(_HASHED_BYTES + 1)], dtype=np.uint64
+)
+"""Bits of a 64-bit load that belong to a word of each length; the first byte is the lowest."""
 
-# Odd 64-bit multipliers with well-spread bits: the finalisers of SplitMix64 (Steele, Lea and Flood, 2014) and their gamma.
+# Odd multipliers with well-spread bits: SplitMix64's (Steele, Lea and Flood, 2014).
 _MIX_FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_LAST = np.uint64(0x94D049BB133111EB)
 _BASE = 0x9E3779B97F4A7C15
 _HALF = np.uint64(32)
 
 
+def bytes_and_offsets(texts: pa.LargeStringArray) -> tuple[Bytes, Counts]:
+    """The UTF-8 bytes of all texts; text i is bytes `offsets[i]` to `offsets[i + 1]`."""
+    _, offset_buffer, data_buffer = texts.buffers()
+    if not len(texts) or data_buffer is None:
+        return np.zeros(0, dtype=np.uint8), np.zeros(len(texts) + 1, dtype=np.int64)
+    end = texts.offset + len(texts) + 1
+    offsets = np.frombuffer(offset_buffer, dtype=np.int64)[texts.offset : end]
+    data = np.frombuffer(data_buffer, dtype=np.uint8)[offsets[0] : offsets[-1]]
+    return data, offsets - offsets[0]
+
+
 class Words(NamedTuple):
-    """The words of a column of texts. Places count bytes from the beginning of the column's first text."""
+    """The words of a column of texts. Positions are bytes from the start of the first text."""
 
     lowered: bytes
-    """All bytes, lower-cased, separators as spaces, with 8 more spaces at either end."""
+    """Lower-cased bytes with spaces as separators, and 8 spaces at both ends."""
     starts: Counts
     """[number of words]"""
     ends: Counts
@@ -53,74 +69,79 @@ class Words(NamedTuple):
     """[number of texts + 1]: text i is the bytes `offsets[i]` to `offsets[i + 1]`."""
 
     def ngram(self, word: int, length: int) -> bytes:
-        """The words `word` to `word + length`, exactly, with single spaces between them."""
-        return self._words(int(self.starts[word]), int(self.ends[word + length - 1]))
+        """The words `word` to `word + length`, joined by single spaces."""
+        return self._join(int(self.starts[word]), int(self.ends[word + length - 1]))
 
     def text(self, index: int) -> bytes:
-        """All words of a text, exactly, with single spaces between them."""
-        return self._words(int(self.offsets[index]), int(self.offsets[index + 1]))
+        """All words of a text, joined by single spaces."""
+        return self._join(int(self.offsets[index]), int(self.offsets[index + 1]))
 
-    def _words(self, start: int, end: int) -> bytes:
+    def _join(self, start: int, end: int) -> bytes:
         return b" ".join(self.lowered[start + len(_PADDING) : end + len(_PADDING)].split())
 
 
 def find_words(texts: pa.LargeStringArray) -> Words:
-    """Where the words of each text begin and end. No word runs on into the next text."""
+    """Find the words of each text. A word ends with its text."""
     data, offsets = bytes_and_offsets(texts)
     lowered = b"".join((_PADDING, data.data, _PADDING)).translate(_LOWERED)
-    in_word = np.frombuffer(lowered, dtype=np.uint8)[
-        len(_PADDING) - 1 : len(data) + len(_PADDING) + 1
-    ] != ord(" ")
-    before, here = in_word[:-1], in_word[1:]
-    begins, ceases = here > before, before > here
-    inner = offsets[1:-1]
-    begins[inner], ceases[inner] = (
-        here[inner],
-        before[inner],
-    )  # a text ends there, whatever its neighbour begins with
-    starts = np.flatnonzero(begins)
-    return Words(lowered, starts, np.flatnonzero(ceases), np.searchsorted(starts, offsets), offsets)
+    padded = np.frombuffer(lowered, dtype=np.uint8)
+    in_word = padded[len(_PADDING) - 1 : len(data) + len(_PADDING) + 1] != _SPACE
+    previous = in_word[:-1]
+    current = in_word[1:]
+    is_start = current > previous
+    is_end = previous > current
+    # At a border of two texts, a word ends and starts although its neighbour continues.
+    borders = offsets[1:-1]
+    is_start[borders] = current[borders]
+    is_end[borders] = previous[borders]
+    starts = np.flatnonzero(is_start)
+    return Words(lowered, starts, np.flatnonzero(is_end), np.searchsorted(starts, offsets), offsets)
 
 
 def prefix_hashes(words: Words) -> Hashes:
-    """A hash of the first 8 bytes of each word, a third of the work of a whole one."""
-    lengths = words.ends - words.starts
-    first = (
-        _windows(words)[words.starts + len(_PADDING)] & _KEEP_FIRST[np.minimum(lengths, _GATHERED)]
-    )
-    hashes: Hashes = first * _MIX_FIRST
+    """A hash of the first 8 bytes of each word, for a third of the cost of `word_hashes`."""
+    masks = _PREFIX_MASKS[np.minimum(words.ends - words.starts, _HASHED_BYTES)]
+    hashes: Hashes = (_loads(words)[words.starts + len(_PADDING)] & masks) * _MIX_FIRST
     return hashes
 
 
-def word_hashes(words: Words, firsts: Hashes, chosen: Counts) -> Hashes:
-    """A hash of each of the chosen words, [number of chosen]; `firsts`: what `first_hashes` gave of all."""
-    hashes: Hashes = firsts[chosen]
-    ends = words.ends[chosen]
-    lengths = ends - words.starts[chosen]
-    long = np.flatnonzero(lengths > _GATHERED)
-    last = _windows(words)[ends[long] + len(_PADDING) - _GATHERED]
-    hashes[long] ^= (last ^ lengths[long].astype(np.uint64)) * _MIX_LAST
+def word_hashes(words: Words, prefixes: Hashes, selected: Counts) -> Hashes:
+    """A hash of each selected word, [number of selected words].
+
+    Args:
+        words: all words.
+        prefixes: `prefix_hashes` of all words.
+        selected: indices of words.
+    """
+    hashes: Hashes = prefixes[selected]
+    ends = words.ends[selected]
+    lengths = ends - words.starts[selected]
+    is_long = np.flatnonzero(lengths > _HASHED_BYTES)
+    last_bytes = _loads(words)[ends[is_long] + len(_PADDING) - _HASHED_BYTES]
+    hashes[is_long] ^= (last_bytes ^ lengths[is_long].astype(np.uint64)) * _MIX_LAST
     hashes ^= hashes >> _HALF
     hashes *= _MIX_LAST
     return hashes
 
 
-def _windows(words: Words) -> Hashes:
-    """The 8 bytes from each place on, as numbers."""
-    return np.ndarray(
-        shape=(len(words.lowered) - _GATHERED + 1,), dtype="<u8", buffer=words.lowered, strides=(1,)
-    )
+def _loads(words: Words) -> Hashes:
+    """A view of the 8 bytes from each position, as numbers."""
+    shape = (len(words.lowered) - _HASHED_BYTES + 1,)
+    return np.ndarray(shape=shape, dtype="<u8", buffer=words.lowered, strides=(1,))
 
 
 def ngram_hashes(hashes: Hashes, length: int) -> Hashes:
-    """A hash of every `length` consecutive hashes, [number of hashes - length + 1]; across the borders of texts, too.
+    """A hash of each `length` consecutive hashes, [number of hashes - length + 1], also across
+    texts.
 
-    The polynomial of Karp and Rabin (1987) modulo 2**64, whose length is doubled or grown by one, bit by bit of `length`.
+    The polynomial of Karp and Rabin (1987) modulo 2**64. Its length is doubled, or increased by
+    one, by the bits of `length`.
     """
     num_ngrams = len(hashes) - length + 1
     if num_ngrams <= 0:
         return hashes[:0]
-    combined, size = hashes, 1
+    combined = hashes
+    size = 1
     for bit in f"{length:b}"[1:]:
         combined = combined[:-size] * np.uint64(pow(_BASE, size, 1 << 64)) + combined[size:]
         size *= 2

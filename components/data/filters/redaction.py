@@ -1,11 +1,12 @@
-"""Redaction: secrets and personal data become a placeholder that names their kind. Off unless a recipe asks for it.
+"""Redaction: replaces secrets and personal data by placeholders. Off by default.
 
-One decision: every verdict is a well-kept detector's, none is ours. Credentials are found by Kingfisher's rules, offline.
-What looks like an e-mail address is judged by email-validator, what looks like an IP address by Python's `ipaddress`. All
-say the same on every machine, and a text in which nothing is found comes back byte for byte.
+Maintained detectors decide: Kingfisher's rules for credentials (offline), email-validator for
+e-mail addresses, `ipaddress` for IP addresses. Their results are equal on every machine, and a text
+without findings is not changed.
 
-What is not covered: names, telephone numbers and passwords that follow no known format; e-mail addresses that are not ASCII;
-addresses that a text spells out ("jane at ..."). A version number of four parts may pass for an IP address and is replaced.
+Limits: no names, telephone numbers, passwords without a known format, e-mail addresses outside
+ASCII, or spelled-out addresses ("jane at ..."). A version number of four parts may be taken for an
+IP address.
 """
 
 from __future__ import annotations
@@ -13,107 +14,113 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from components.data.config import KINDS, Kind, RedactionConfig
-from components.data.filters.arrow_text import Counts
+from components.data.config import REDACTION_KINDS, RedactionConfig, RedactionKind
+from components.data.filters.ngrams import Counts
 
 if TYPE_CHECKING:
     from kingfisher_sdk import Scanner
 
 
-PLACEHOLDERS: dict[Kind, str] = {
+PLACEHOLDERS: dict[RedactionKind, str] = {
     "secret": "<SECRET>",
     "email": "<EMAIL>",
     "ip_address": "<IP_ADDRESS>",
 }
-"""What takes the place of a find (assumption: words that no programming language gives a meaning to)."""
+"""Replacement of each kind (assumption: words without a meaning in any programming language)."""
 
 _EMAIL_DOMAIN = re.compile(rb"@((?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,63})(?![\w-])")
 _EMAIL_LOCAL = re.compile(rb"[A-Za-z0-9._+-]+\Z")
 _EMAIL_LOCAL_BYTES = 64
-"""Longest part before the @ (RFC 5321, section 4.5.3.1.1)."""
+"""Longest local part of an address (RFC 5321, section 4.5.3.1.1)."""
 _EXAMPLE_DOMAINS = re.compile(r"(?:^|\.)example(?:\.(?:com|net|org))?$", re.IGNORECASE)
-"""Domains reserved for examples, in which nobody has an address (RFC 2606, sections 2 and 3)."""
-# What may not stand before is asked after the first digit: so `re` looks for a digit first, and runs three times as fast.
+"""Domains reserved for examples (RFC 2606, sections 2 and 3)."""
+# The lookbehind follows the first digit, so that `re` searches for a digit first: three times
+# faster.
 _IPV4 = re.compile(rb"\d(?<![\w.].)\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\w)")
 _IPV6 = re.compile(rb"[23](?<![\w:.].)[0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
-"""All global unicast addresses given out so far begin with the digit 2 or 3 (2000::/3: RFC 4291, section 2.4)."""
+"""Allocated global unicast addresses start with the digit 2 or 3 (2000::/3: RFC 4291, section
+2.4)."""
 
 
 class RedactionResult(NamedTuple):
-    """A column without what was found, and how much was found."""
+    """A redacted column."""
 
     texts: pa.LargeStringArray
-    """The column that was given where nothing was found in it."""
-    counts: dict[Kind, Counts]
-    """By kind that was asked for: how many finds were replaced, [number of texts]."""
+    """The input column itself if nothing was replaced."""
+    counts: dict[RedactionKind, Counts]
+    """Number of replaced spans by requested kind, [number of texts]."""
 
 
 class _Span(NamedTuple):
-    """Bytes of a text, and what they are."""
+    """A range of bytes in a text."""
 
     start: int
     end: int
-    kind: Kind
+    kind: RedactionKind
 
 
 def redact(texts: pa.LargeStringArray, config: RedactionConfig) -> RedactionResult:
-    """Replace every find of the kinds asked for. With a configuration that is not enabled, nothing is looked for."""
-    kinds = tuple(kind for kind in KINDS if kind in config.kinds) if config.enabled else ()
-    counts: dict[Kind, Counts] = {kind: np.zeros(len(texts), dtype=np.int64) for kind in kinds}
+    """Replace all spans of the configured kinds."""
+    kinds: list[RedactionKind] = []
+    if config.enabled:
+        kinds = [kind for kind in REDACTION_KINDS if kind in config.kinds]
+    counts: dict[RedactionKind, Counts] = {
+        kind: np.zeros(len(texts), dtype=np.int64) for kind in kinds
+    }
     redacted: dict[int, str] = {}
     for index in range(len(texts) if kinds else 0):
         content = texts[index].as_buffer().to_pybytes()
-        finds = _without_overlap([find for kind in kinds for find in _FINDERS[kind](content)])
-        for find in finds:
-            counts[find.kind][index] += 1
-        if finds:
-            redacted[index] = _replace(content, finds)
+        spans = _merge_overlaps([span for kind in kinds for span in _DETECTORS[kind](content)])
+        for span in spans:
+            counts[span.kind][index] += 1
+        if spans:
+            redacted[index] = _replace(content, spans)
     if redacted:
-        texts = pa.array(
-            [redacted.get(i, text.as_py()) for i, text in enumerate(texts)], type=pa.large_string()
-        )
+        values = [redacted.get(index, text.as_py()) for index, text in enumerate(texts)]
+        texts = pa.array(values, type=pa.large_string())
     return RedactionResult(texts, counts)
 
 
-def _without_overlap(finds: list[_Span]) -> list[_Span]:
-    """In order of place. Finds that overlap become one that covers them all, of the first of their kinds in `KINDS`."""
+def _merge_overlaps(spans: list[_Span]) -> list[_Span]:
+    """Sort spans and merge overlapping spans, with the kind that precedes in `REDACTION_KINDS`."""
     merged: list[_Span] = []
-    for find in sorted(finds):
-        if merged and find.start < merged[-1].end:
+    for span in sorted(spans):
+        if merged and span.start < merged[-1].end:
             last = merged.pop()
-            find = _Span(  # noqa: PLW2901
-                last.start, max(last.end, find.end), min(last.kind, find.kind, key=KINDS.index)
-            )
-        merged.append(find)
+            kind = min(last.kind, span.kind, key=REDACTION_KINDS.index)
+            merged.append(_Span(last.start, max(last.end, span.end), kind))
+        else:
+            merged.append(span)
     return merged
 
 
-def _replace(content: bytes, finds: list[_Span]) -> str:
-    pieces, done = [], 0
-    for find in finds:
-        pieces += [content[done : find.start], PLACEHOLDERS[find.kind].encode()]
-        done = find.end
-    return b"".join([*pieces, content[done:]]).decode()
+def _replace(content: bytes, spans: list[_Span]) -> str:
+    pieces: list[bytes] = []
+    position = 0
+    for span in spans:
+        pieces += [content[position : span.start], PLACEHOLDERS[span.kind].encode()]
+        position = span.end
+    return b"".join([*pieces, content[position:]]).decode()
 
 
-def _secrets(content: bytes) -> Iterator[_Span]:
-    """Credentials. One that is only half of a pair, e.g. AWS's secret key, counts where the rest of the pair is there."""
+def _find_secrets(content: bytes) -> Iterator[_Span]:
+    """Credentials. A part of a pair, such as AWS's secret key, counts if the other part is
+    present."""
     findings = _scanner().scan(content)
     if any(finding.visible for finding in findings):
         for finding in findings:
-            yield _whole_characters(
-                content, finding.location["start_offset"], finding.location["end_offset"]
-            )
+            location = finding.location
+            yield _secret_span(content, location["start_offset"], location["end_offset"])
 
 
-def _whole_characters(content: bytes, start: int, end: int) -> _Span:
-    """Kingfisher matches bytes, so a find may end within a character."""
+def _secret_span(content: bytes, start: int, end: int) -> _Span:
+    """Extend a match to whole characters, because Kingfisher matches bytes."""
     while start > 0 and content[start] & 0xC0 == 0x80:
         start -= 1
     while end < len(content) and content[end] & 0xC0 == 0x80:
@@ -123,21 +130,21 @@ def _whole_characters(content: bytes, start: int, end: int) -> _Span:
 
 @functools.cache
 def _scanner() -> Scanner:
-    """Once a process. Kingfisher compiles its rules for some seconds, and keeps the result in the user's cache folder."""
+    """The scanner of this process. Kingfisher compiles its rules for seconds and caches the result
+    in the user's cache folder.
+    """
     from kingfisher_sdk import Rules, Scanner
 
     return Scanner(Rules())
 
 
-def _emails(content: bytes) -> Iterator[_Span]:
+def _find_emails(content: bytes) -> Iterator[_Span]:
     for domain in _EMAIL_DOMAIN.finditer(content):
-        at = domain.start()
-        local = _EMAIL_LOCAL.search(content, max(0, at - _EMAIL_LOCAL_BYTES), at)
-        if (
-            local
-            and not _EXAMPLE_DOMAINS.search(domain[1].decode())
-            and _is_email((local[0] + domain[0]).decode())
-        ):
+        end = domain.start()
+        local = _EMAIL_LOCAL.search(content, max(0, end - _EMAIL_LOCAL_BYTES), end)
+        if local is None or _EXAMPLE_DOMAINS.search(domain[1].decode()):
+            continue
+        if _is_email((local[0] + domain[0]).decode()):
             yield _Span(local.start(), domain.end(), "email")
 
 
@@ -151,10 +158,10 @@ def _is_email(address: str) -> bool:
     return True
 
 
-def _ip_addresses(content: bytes) -> Iterator[_Span]:
-    """Those that are routed in the Internet. A private or reserved address says nothing about anyone."""
-    for shape in (_IPV4, _IPV6):
-        for match in shape.finditer(content):
+def _find_ip_addresses(content: bytes) -> Iterator[_Span]:
+    """Addresses that are routed in the Internet; others do not identify a person."""
+    for pattern in (_IPV4, _IPV6):
+        for match in pattern.finditer(content):
             if _is_global(match[0].decode()):
                 yield _Span(match.start(), match.end(), "ip_address")
 
@@ -167,4 +174,8 @@ def _is_global(address: str) -> bool:
     return parsed.is_global and not parsed.is_multicast
 
 
-_FINDERS = {"secret": _secrets, "email": _emails, "ip_address": _ip_addresses}
+_DETECTORS: dict[RedactionKind, Callable[[bytes], Iterator[_Span]]] = {
+    "secret": _find_secrets,
+    "email": _find_emails,
+    "ip_address": _find_ip_addresses,
+}

@@ -1,5 +1,6 @@
-"""Raw sources of any documented kind in, Arrow batches of records out, with a quarantine for what is broken.
+"""Raw sources: lists files as partitions and reads partitions as Arrow batches of records.
 
-`config` says what a source is, `partitions` lists the units of work, `reading` reads one of them, `quarantine` decides
-whether what was bad is still tolerable. One module per format: `jsonl`, `parquet`, `avro`, `files`, `archive`.
+`config` defines a source, `partitions` lists units of work, `partition_reader` reads a unit and
+quarantines bad records, `records` defines the fields of a record. Each format has a module:
+`jsonl`, `parquet`, `avro`, `code_files`, `archive`.
 """

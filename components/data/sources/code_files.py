@@ -1,7 +1,7 @@
-"""A folder, a git checkout or a glob of files: every file of a known language is a record.
+"""Folders, git checkouts and globs: each file of a known language is a record.
 
-Design decision: links are not followed and `.git` is not entered, so that nothing outside the folder and nothing twice is
-read. The record's source is the folder's own name. What is not covered: `.gitignore`; what it names is read like the rest.
+Links are not followed and `.git` is skipped, so no file outside the folder is read, and no file
+twice. The record's source is the folder's name. Limit: `.gitignore` has no effect.
 """
 
 from __future__ import annotations
@@ -9,85 +9,90 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from components.data.archives.archive_reader import readable_name
-from components.data.sources.file_types import folder_of, join
-from components.data.sources.location import FileLocation, open_bytes, walk
-from components.data.sources.record_batches import RawRecord
+from components.data.sources.location import (
+    FileLocation,
+    base_folder,
+    join_path,
+    open_bytes,
+    printable_name,
+    walk_files,
+)
 from components.data.sources.records import (
     LANGUAGE,
     LINK,
     NOT_REGULAR,
     TOO_LONG,
-    RecordMaker,
+    RawRecord,
+    RecordParser,
     Reject,
 )
 
 
-class Entry(NamedTuple):
-    """Something in a folder that is no folder."""
+class CodeFile(NamedTuple):
+    """A file, link or special file in a folder."""
 
-    place: FileLocation
+    location: FileLocation
     path: str
     """Relative to the folder, or to the part of a glob before its first special character."""
     info: dict[str, Any]
-    """What fsspec knows of it."""
+    """fsspec's information."""
 
     @property
     def size_bytes(self) -> int:
-        """As stored; 0 for what is not read."""
-        return (
-            int(self.info["size"])
-            if self.info["type"] == "file" and not self.info.get("islink")
-            else 0
-        )
+        """As stored; 0 for a link or special file, which is not read."""
+        is_regular = self.info["type"] == "file" and not self.info.get("islink")
+        return int(self.info["size"]) if is_regular else 0
 
 
-def entries(place: FileLocation) -> tuple[str, Iterator[Entry]]:
-    """The folder that paths are relative to, and everything in it in a fixed order; nothing where nothing is there."""
-    if place.fs.isdir(place.path):
-        root, found = place.path.rstrip("/"), walk(place)
-    elif place.fs.exists(place.path):
-        root, found = place.path.rpartition("/")[0], iter([(place, place.fs.info(place.path))])
+def list_files(location: FileLocation) -> tuple[str, Iterator[CodeFile]]:
+    """The folder that paths are relative to, and its files in a fixed order."""
+    fs, path = location
+    if fs.isdir(path):
+        root = path.rstrip("/")
+        entries = walk_files(location)
+    elif fs.exists(path):
+        root = path.rpartition("/")[0]
+        entries = iter([(location, fs.info(path))])
     else:
-        matches = sorted(place.fs.glob(place.path, detail=True).items())
-        root = folder_of(place.path)
-        found = (
-            (FileLocation(place.fs, path), info)
-            for path, info in matches
+        root = base_folder(path)
+        matches = sorted(fs.glob(path, detail=True).items())
+        entries = (
+            (FileLocation(fs, match), info)
+            for match, info in matches
             if info["type"] != "directory"
         )
     start = len(root.rstrip("/")) + 1 if root else 0
-    return root, (Entry(one, one.path[start:], info) for one, info in found)
+    return root, (CodeFile(file, file.path[start:], info) for file, info in entries)
 
 
 def read(
-    place: FileLocation, file: str, maker: RecordMaker, max_record_bytes: int
+    location: FileLocation, file: str, parser: RecordParser, max_record_bytes: int
 ) -> Iterator[RawRecord]:
-    """Every entry of a folder, a glob or a single file.
+    """All files of a folder or a glob, or a single file.
 
     Raises:
-        OSError: a file cannot be read, or went away.
+        OSError: a file cannot be read, or no longer exists.
     """
-    root, found = entries(place)
+    root, code_files = list_files(location)
     source = root.rstrip("/").rpartition("/")[2]
+    label = file if file.endswith("/") else base_folder(file)
     stored_bytes = 0
-    shown = file if file.endswith("/") else folder_of(file)
-    for entry in found:
-        value = _content(entry, source, maker, max_record_bytes)
-        stored_bytes += entry.size_bytes
-        yield RawRecord(
-            readable_name(join(shown, entry.path)), 0, entry.size_bytes, stored_bytes, value
-        )
+    for code_file in code_files:
+        value = _read_file(code_file, source, parser, max_record_bytes)
+        size_bytes = code_file.size_bytes
+        stored_bytes += size_bytes
+        name = printable_name(join_path(label, code_file.path))
+        yield RawRecord(name, 0, size_bytes, stored_bytes, value)
 
 
-def _content(entry: Entry, source: str, maker: RecordMaker, limit: int) -> Any:
-    if entry.info.get("islink"):
+def _read_file(code_file: CodeFile, source: str, parser: RecordParser, max_bytes: int) -> Any:
+    if code_file.info.get("islink"):
         return Reject(LINK, is_bad=False)
-    if entry.info["type"] != "file":
+    if code_file.info["type"] != "file":
         return Reject(NOT_REGULAR, is_bad=False)
-    if maker.language_of(entry.path) is None:
+    if parser.language_of(code_file.path) is None:
         return Reject(LANGUAGE, is_bad=False)
-    if entry.size_bytes > limit:
-        return Reject(f"{TOO_LONG}: a file of {entry.size_bytes} bytes")
-    with open_bytes(entry.place) as file:
-        return {"path": readable_name(entry.path), "source": source, "text": file.read()}
+    if code_file.size_bytes > max_bytes:
+        return Reject(f"{TOO_LONG}: a file of {code_file.size_bytes} bytes")
+    with open_bytes(code_file.location) as file:
+        return {"path": printable_name(code_file.path), "source": source, "text": file.read()}

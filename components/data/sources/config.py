@@ -1,8 +1,7 @@
-"""What a raw source is, which language an extension means, and how much may be broken.
+"""Configuration of raw sources: location and field names, languages by extension, quarantine
+limits.
 
-Design decision: a source says what is read and how its fields are named, and nothing else. Credentials and endpoints are a
-place, not an identity, so they are arguments of the functions that read. What is not covered: the filters of the paper,
-which look at the text of a record and come later.
+Credentials and endpoints are not fingerprinted, so they are arguments of the functions that read.
 """
 
 from __future__ import annotations
@@ -33,64 +32,61 @@ EXTENSIONS: dict[str, str] = {
     ".mjs": "JavaScript",
     ".py": "Python",
 }
-"""The language of a file by its extension: the six languages of docs/paper.md, section 1. The paper prints no table of
-extensions, so which belong to a language is an assumption; that `.h` is C, though C++ shares it, is one too."""
+"""Languages by file extension, for the six languages of docs/paper.md, section 1. The paper lists
+no extensions, so the table is an assumption, also that `.h` is C, although C++ uses it too."""
 
 
 class Source(Config):
-    """One raw source. Fields that are not named are looked for under the well-known names of docs/sources.md."""
+    """A raw source. Unnamed fields are looked up under the default names of docs/sources.md."""
 
     uri: str = Field(min_length=1)
-    """A file, a folder or a glob: a local path or any URI that fsspec opens."""
+    """A file, folder or glob: a local path or an fsspec URI."""
     format: Literal["auto", "jsonl", "parquet", "avro", "files", "archive"] = "auto"
-    """What the files are; "auto" goes by their names, and takes a folder for "files"."""
+    """Format of the files. "auto" decides by file name; a folder is read as "files"."""
     text: str | None = None
-    """Name of the field that holds the document. A dot reaches into an object: "meta.body"."""
+    """Name of the document field. A dot selects a field of an object: "meta.body"."""
     path: str | None = None
-    """Name of the field that holds the path of the document in its repository."""
+    """Name of the field with the document's path in its repository."""
     name: str | None = None
-    """Name of the field that says where the document comes from, e.g. its repository: the column `source`."""
-    licence: str | None = None
-    """Name of the field that holds a licence, or a list of them."""
+    """Name of the field with the document's origin, such as its repository: the column `source`."""
+    license: str | None = None
+    """Name of the field with a license or a list of licenses."""
     language: str | None = None
-    """Name of the field that holds the language; where a record has none, the extension of its path decides."""
+    """Name of the language field. A record without a language takes it from the extension."""
     fixed_language: str | None = None
-    """The language of all records, e.g. English for the Pile. Nothing in a record changes it."""
+    """Language of all records, such as English for the Pile; fields of records are ignored."""
 
     @model_validator(mode="after")
     def _names_apply(self) -> Self:
         if self.fixed_language is not None and self.language is not None:
             raise ValueError("fixed_language and language exclude each other")
-        named = [
-            field
-            for field in ("text", "path", "name", "licence", "language")
-            if getattr(self, field) is not None
-        ]
+        columns = ("text", "path", "name", "license", "language")
+        named = [column for column in columns if getattr(self, column) is not None]
         if self.format in ("files", "archive") and named:
             raise ValueError(f"{self.format} has no fields that {', '.join(named)} could name")
         return self
 
 
 class QuarantineConfig(Config):
-    """What counts as bad, and how much of it a corpus may hold."""
+    """Which records are bad, and how many bad records a corpus may have."""
 
     max_record_bytes: int = Field(default=64 << 20, gt=0)
-    """A longer record is bad, and never held in memory as a whole (assumption: no document is that long)."""
+    """Longer records are bad and are not loaded into memory (assumption: no document is longer)."""
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
-    """Share of all records that may be bad before the corpus is refused (assumption)."""
+    """Largest share of bad records in a corpus (assumption)."""
 
 
-def extensions_with(extra: Mapping[str, str]) -> dict[str, str]:
-    """The table of extensions with those of a recipe, which win.
+def merge_extensions(extensions: Mapping[str, str]) -> dict[str, str]:
+    """`EXTENSIONS` with the additions and changes of a recipe.
 
     Raises:
-        ConfigError: an extension does not begin with a dot, or is not in lower case.
+        ConfigError: an extension does not start with a dot, or is not in lower case.
     """
-    for extension in extra:
+    for extension, language in extensions.items():
         if not extension.startswith(".") or len(extension) < 2 or extension != extension.lower():
             raise ConfigError(
-                f"the extension {extension!r} for {extra[extension]}",
+                f"the extension {extension!r} for {language}",
                 expected="a dot and lower-case letters, as in '.pyi'",
-                fix="mend that key of the recipe's table of extensions",
+                fix="correct the key in data.extensions of the recipe",
             )
-    return EXTENSIONS | dict(extra)
+    return EXTENSIONS | dict(extensions)

@@ -1,31 +1,107 @@
-"""Where files lie: any fsspec URI behind one way to find, open, decompress and explain.
+"""File names and fsspec locations: formats and compressions by name, listing, opening,
+decompression.
 
-Design decision: Arrow's own streams decompress. They take member after member and frame after frame, hold a few hundred kB
-whatever is fed to them, and raise where a stream ends before it is complete (measured: every truncation of a gzip and a
-zstd file, byte by byte, but the ones between two members and to nothing). python-zstandard's reader returns short data
-there. What is not covered: zstd windows above 128 MB (`--long=28` and more), an error rather than a surprise in memory.
+The name of a file alone decides its format and compression, so a recipe reads the same files on
+every machine. Arrow's streams decompress: they read all members and frames, need a few hundred kB,
+and raise for an incomplete stream. That was measured for every truncation of a gzip and a zstd
+file; only a cut between two members, or to zero bytes, is not noticed. (python-zstandard returns
+less data instead.) Limit: zstd windows above 128 MB (`--long=28`) raise an error.
 """
 
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from components.core import remote_errors
 from components.core.errors import ConfigError, FetchError, RecordError
-from components.core.remote_errors import client_errors
-from components.data.sources.file_types import Compression
+from components.data.sources.config import Format
 
+Compression = Literal["gzip", "zstd"]
+
+_COMPRESSIONS: dict[str, Compression] = {
+    ".gz": "gzip",
+    ".zst": "zstd",
+    ".tgz": "gzip",
+    ".tzst": "zstd",
+}
+_FORMAT_ENDINGS: dict[str, tuple[str, ...]] = {
+    "jsonl": tuple(
+        name + compression
+        for name in (".jsonl", ".json", ".ndjson")
+        for compression in ("", ".gz", ".zst")
+    ),
+    "parquet": (".parquet",),
+    "avro": (".avro",),
+    "archive": (".zip", ".whl", ".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst"),
+}
+"""Endings of file names by format."""
+_GLOB_CHARACTER = re.compile(r"[*?\[]")
 _READ_AHEAD_BYTES = 8 << 20
-"""Bytes that a remote file is asked for at a time (assumption: hides the latency of an object store)."""
+"""Bytes of a request to a remote file (assumption: hides the latency of an object store)."""
 
 
-_GIT = ".git"
+def format_of(name: str) -> Format | None:
+    """The format of a file by its name, or None."""
+    for file_format, endings in _FORMAT_ENDINGS.items():
+        if name.lower().endswith(endings):
+            return file_format  # type: ignore[return-value]  # a key of the table
+    return None
+
+
+def format_endings(file_format: str) -> tuple[str, ...]:
+    """Endings of the file names of a format; none for "files" and "auto"."""
+    return _FORMAT_ENDINGS.get(file_format, ())
+
+
+def compression_of(name: str) -> Compression | None:
+    """The compression of a file by its name, or None."""
+    for ending, compression in _COMPRESSIONS.items():
+        if name.lower().endswith(ending):
+            return compression
+    return None
+
+
+def is_zip(name: str) -> bool:
+    """Whether an archive is a zip or a wheel, by its name; else it is a tar."""
+    return name.lower().endswith((".zip", ".whl"))
+
+
+def printable_name(name: str) -> str:
+    """A file name as valid UTF-8 text: bytes that are not UTF-8, which Python represents as
+    surrogates, are escaped.
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def is_glob(uri: str) -> bool:
+    """Whether a path has a special character of globs. An existing file may have one too."""
+    return _GLOB_CHARACTER.search(uri) is not None
+
+
+def base_folder(uri: str) -> str:
+    """The folder of a file; of a glob, the part before its first special character; of a path that
+    ends with a slash, the path itself.
+
+    "" is the current folder. `join_path(base_folder(uri), rest)` is the URI again.
+    """
+    special = _GLOB_CHARACTER.search(uri)
+    folder, slash, _ = (uri[: special.start()] if special else uri).rpartition("/")
+    return folder + slash if not folder or folder.endswith(("/", ":")) else folder
+
+
+def join_path(folder: str, path: str) -> str:
+    """A path below a folder of `base_folder`."""
+    if not folder:
+        return path
+    return f"{folder}{path}" if folder.endswith("/") else f"{folder}/{path}"
 
 
 class FileLocation(NamedTuple):
@@ -36,23 +112,20 @@ class FileLocation(NamedTuple):
 
     @property
     def uri(self) -> str:
-        """What `locate` takes to come back here: an absolute path, or a URI."""
-        return (
-            self.path
-            if isinstance(self.fs, LocalFileSystem)
-            else str(self.fs.unstrip_protocol(self.path))
-        )
+        """An absolute local path or a URI, which `resolve_uri` converts back."""
+        is_local = isinstance(self.fs, LocalFileSystem)
+        return self.path if is_local else str(self.fs.unstrip_protocol(self.path))
 
 
 def resolve_uri(uri: str, storage_options: Mapping[str, Any] | None = None) -> FileLocation:
-    """The place that a URI names, with nothing remembered of earlier listings.
+    """The location of a URI, without cached listings.
 
     Args:
-        uri: a local path or a URI of fsspec's.
-        storage_options: what the file system needs, such as an endpoint and a key; local paths need none and get none.
+        uri: a local path or an fsspec URI.
+        storage_options: options of a remote file system, such as endpoint and key.
 
     Raises:
-        ConfigError: no such protocol, or its package is not installed.
+        ConfigError: the protocol does not exist, or its package is not installed.
     """
     is_local = "://" not in uri or uri.startswith(("file://", "local://"))
     try:
@@ -60,26 +133,44 @@ def resolve_uri(uri: str, storage_options: Mapping[str, Any] | None = None) -> F
     except (ValueError, ImportError) as error:
         raise ConfigError(
             f"{uri} cannot be opened: {error}",
-            expected="a local path, or a URI of a protocol that fsspec knows here",
-            fix="install the package that it names (for s3: pip install 'codegen-platform[s3]'), or mend the URI",
+            expected="a local path, or a URI of an installed fsspec protocol",
+            fix="install the package of the protocol (s3: pip install 'codegen-platform[s3]'), or "
+            "correct the URI",
         ) from error
     fs.invalidate_cache()
     return FileLocation(fs, path)
 
 
+def walk_files(location: FileLocation) -> Iterator[tuple[FileLocation, dict[str, Any]]]:
+    """Files and links below a folder, each level sorted by name, with fsspec's information.
+
+    Links are not followed, and `.git` is skipped.
+    """
+    entries = location.fs.ls(location.path, detail=True)
+    for info in sorted(entries, key=lambda entry: str(entry["name"])):
+        child = FileLocation(location.fs, info["name"].rstrip("/"))
+        if child.path == location.path.rstrip("/"):
+            continue  # Object stores list a marker for the folder itself.
+        if info["type"] != "directory":  # Files, and links, also those to folders.
+            yield child, info
+        elif child.path.rpartition("/")[2] != ".git":
+            yield from walk_files(child)
+
+
 @contextmanager
-def open_bytes(place: FileLocation) -> Iterator[Any]:
+def open_bytes(location: FileLocation) -> Iterator[Any]:
     """The stored bytes of a file, seekable."""
-    with place.fs.open(place.path, "rb", block_size=_READ_AHEAD_BYTES) as file:
+    with location.fs.open(location.path, "rb", block_size=_READ_AHEAD_BYTES) as file:
         yield file
 
 
 class Stream:
-    """The bytes of a file, decompressed on the fly."""
+    """The decompressed bytes of a file."""
 
     def __init__(self, stream: Any, stored: Any) -> None:
-        """`stored` is the file that the bytes of `stream` come from."""
-        self._stream, self._stored = stream, stored
+        """`stored` is the file that `stream` reads."""
+        self._stream = stream
+        self._stored = stored
         self._num_bytes = 0
         self._stored_per_byte = 1.0
 
@@ -91,77 +182,56 @@ class Stream:
         return data
 
     def stored_bytes(self, offset: int) -> int:
-        """How many stored bytes the first `offset` bytes took, to within what is read ahead (a few hundred kB)."""
+        """Stored bytes of the first `offset` bytes, to within a few hundred kB of read-ahead."""
         return int(offset * self._stored_per_byte)
 
 
 @contextmanager
 def open_stream(
-    place: FileLocation, compression: Compression | None, name: str
+    location: FileLocation, compression: Compression | None, name: str
 ) -> Iterator[Stream]:
-    """The bytes of a file, decompressed on the fly.
+    """The decompressed bytes of a file.
 
     Raises:
-        RecordError: a compressed file of no bytes, which no compressor writes.
+        RecordError: a compressed file has no bytes, so not even a header.
     """
     with ExitStack() as stack:
-        file = stack.enter_context(open_bytes(place))
+        file = stack.enter_context(open_bytes(location))
         if compression is None:
             yield Stream(file, file)
             return
         if not file.read(1):
             raise damaged_file_error(name, "0 bytes, not even the header of a compressed file")
         file.seek(0)
-        yield Stream(
-            stack.enter_context(pa.CompressedInputStream(pa.PythonFile(file, "r"), compression)),
-            file,
-        )
+        stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), compression)
+        yield Stream(stack.enter_context(stream), file)
 
 
-def damaged_file_error(name: str, what: object, expected: str = "a whole file") -> RecordError:
-    """The error for a file that cannot be read to its end: its records are not used, since some may be missing."""
+def damaged_file_error(name: str, cause: object, expected: str = "a complete file") -> RecordError:
+    """The error for a damaged file. None of its records are used, because some may be missing."""
     return RecordError(
-        f"{name} is damaged or truncated: {what}",
+        f"{name} is damaged or truncated: {cause}",
         expected=expected,
-        fix="fetch or export that file again; if it is the same everywhere, leave it out of the source",
+        fix="fetch or export the file again; if the error repeats, exclude it from the source",
     )
 
 
 @contextmanager
-def wrap_read_errors(name: str) -> Iterator[None]:
-    """Turn what a file system or Arrow raises inside into an error that names the file.
+def wrap_file_errors(name: str) -> Iterator[None]:
+    """Convert errors of file systems and of Arrow to an error that names the file.
 
     Raises:
-        FetchError: the operating system or the network has the file not, or not any more.
-        RecordError: it is there and is damaged.
+        FetchError: the file does not exist or cannot be read, or its store fails.
+        RecordError: the file is damaged.
     """
-    try:
-        yield
-    except (pa.ArrowException, *client_errors()) as error:
-        # Arrow raises OSError for a damaged stream as well, but then without the number that the system gives; EINVAL is
-        # the system's answer to an offset that no file has, which a damaged file may state.
-        if isinstance(error, pa.ArrowException) or (
-            type(error) is OSError and error.errno in (None, errno.EINVAL)
-        ):
+    with remote_errors.wrap_read_errors(name, FetchError):
+        try:
+            yield
+        except pa.ArrowException as error:
             raise damaged_file_error(name, error) from error
-        raise FetchError(
-            f"{name} cannot be read: {error or type(error).__name__}",
-            expected="a file that is there, and may be read, from its listing to its end",
-            fix="check the path, the permissions, the network and the storage options, then run the same command again",
-        ) from error
-
-
-def walk(place: FileLocation) -> Iterator[tuple[FileLocation, dict[str, Any]]]:
-    """Every entry below a folder that is no folder, sorted by name at each level, with what fsspec knows of it.
-
-    Links are yielded, not followed; `.git` is left out.
-    """
-    for info in sorted(place.fs.ls(place.path, detail=True), key=lambda one: str(one["name"])):
-        below = FileLocation(place.fs, info["name"].rstrip("/"))
-        if below.path == place.path.rstrip("/"):
-            continue  # Object stores list a marker for the folder itself.
-        if info["type"] == "directory":  # A link to one is not, for fsspec.
-            if below.path.rpartition("/")[2] != _GIT:
-                yield from walk(below)
-        else:
-            yield below, info
+        except OSError as error:
+            # For a damaged stream, Arrow raises OSError without an errno. EINVAL comes from an
+            # invalid offset, which a damaged file may contain.
+            if type(error) is OSError and error.errno in (None, errno.EINVAL):
+                raise damaged_file_error(name, error) from error
+            raise

@@ -1,39 +1,40 @@
-"""Parquet, one row group at a time, and of it only the columns that a record needs.
+"""Parquet files, read by row group, with only the columns of a record.
 
-Design decision: strings are read as bytes and decoded row by row, since Arrow does not check UTF-8 and one bad row must not
-take its batch with it. Checksums of pages are checked where the writer has written them. What is not covered: a flipped
-bit in a page without one may change a text unseen, and a text is decompressed by Arrow as a whole before its size is known.
+Strings are read as bytes and decoded by row, because Arrow does not check UTF-8 and a bad row must
+not reject its batch. Page checksums are verified if the writer has written them. Limits: without a
+checksum, a flipped bit may change a text unnoticed, and Arrow decompresses a text before its size
+is known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.data.sources.location import FileLocation, damaged_file_error, open_bytes
 from components.data.sources.partitions import Partition
-from components.data.sources.record_batches import BATCH_BYTES, RawRecord
-from components.data.sources.records import RecordMaker
+from components.data.sources.records import RawRecord, RecordParser, longest_value
 
 _MAX_ROWS = 1024
-"""Rows decoded at a time, at most (assumption: 10 kB documents, which fill a batch)."""
+"""Rows decoded at a time (assumption: documents of 10 kB, which then fill a batch)."""
+_DECODED_BYTES = 8 << 20
+"""Bytes decoded at a time, about: a batch of text (assumption)."""
 _BUFFER_BYTES = 1 << 20
-"""Read ahead of a column chunk, instead of the whole of it."""
-_EXPECTED = "a whole Parquet file"
+"""Read-ahead of a column chunk; without it, pyarrow reads the whole chunk."""
+_EXPECTED = "a complete Parquet file"
 
 
-def read(place: FileLocation, partition: Partition, maker: RecordMaker) -> Iterator[RawRecord]:
-    """Every row of the partition's row groups; offsets are numbers of rows in the file, from 0.
+def read(location: FileLocation, partition: Partition, parser: RecordParser) -> Iterator[RawRecord]:
+    """All rows of the partition's row groups; offsets are row numbers in the file, from 0.
 
     Raises:
-        ConfigError: there is no column for the text, or for a field that the source names.
-        RecordError: the file is damaged, or a row group has fewer rows than it states.
-        OSError, pa.ArrowException: what Arrow says of a damaged file.
+        ConfigError: the file has no text column, or lacks a field that the source names.
+        RecordError: the file is damaged, or a row group has fewer rows than stated.
+        OSError, pa.ArrowException: Arrow found damage.
     """
-    with open_bytes(place) as stored:
+    with open_bytes(location) as stored:
         try:
             with pq.ParquetFile(
                 stored,
@@ -41,70 +42,68 @@ def read(place: FileLocation, partition: Partition, maker: RecordMaker) -> Itera
                 page_checksum_verification=True,
                 binary_type=pa.large_binary(),
             ) as file:
-                yield from _rows(file, partition, maker)
-        except UnicodeDecodeError as error:  # Of a name in the schema; values are not decoded here.
+                yield from _read_rows(file, partition, parser)
+        except UnicodeDecodeError as error:  # In a name of the schema; values are not decoded here.
             raise damaged_file_error(partition.name, error, _EXPECTED) from error
 
 
-def _rows(file: pq.ParquetFile, partition: Partition, maker: RecordMaker) -> Iterator[RawRecord]:
-    num_rows = [
-        file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)
-    ]
-    if sum(num_rows) != file.metadata.num_rows:
-        raise damaged_file_error(
-            partition.name,
-            f"it states {file.metadata.num_rows} rows, and {sum(num_rows)} in its groups",
-            _EXPECTED,
-        )
+def _read_rows(
+    file: pq.ParquetFile, partition: Partition, parser: RecordParser
+) -> Iterator[RawRecord]:
+    metadata = file.metadata
+    num_rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    if sum(num_rows) != metadata.num_rows:
+        cause = f"it states {metadata.num_rows} rows, its row groups have {sum(num_rows)}"
+        raise damaged_file_error(partition.name, cause, _EXPECTED)
     first, last = partition.first_row_group, partition.last_row_group
     groups = range(len(num_rows)) if first is None or last is None else range(first, last + 1)
     if groups.stop > len(num_rows):
         raise damaged_file_error(partition.name, f"it has {len(num_rows)} row groups", _EXPECTED)
-    columns = maker.columns(file.schema_arrow.names, partition.file)
-    row = start = sum(num_rows[: groups.start])
-    num_here = sum(num_rows[group] for group in groups)
+    columns = parser.select_columns(file.schema_arrow.names, partition.file)
+    row = first_row = sum(num_rows[: groups.start])
+    num_selected = sum(num_rows[group] for group in groups)
     for group in groups:
         end = row + num_rows[group]
-        at_once = _rows_at_once(file.metadata.row_group(group))
-        for batch in file.iter_batches(
-            at_once, row_groups=[group], columns=columns, use_threads=False
-        ):
+        batches = file.iter_batches(
+            _rows_of_batch(metadata.row_group(group)),
+            row_groups=[group],
+            columns=columns,
+            use_threads=False,
+        )
+        for batch in batches:
             for fields in _undecoded(batch).to_pylist():
                 row += 1
-                # Columns lie side by side, so the position in the file says nothing.
-                stored_bytes = partition.size_bytes * (row - start) // num_here
-                yield RawRecord(partition.file, row - 1, _size(fields), stored_bytes, fields)
+                # Columns are stored one after another, so a row has no position in the file.
+                stored_bytes = partition.size_bytes * (row - first_row) // num_selected
+                size_bytes = longest_value(fields)
+                yield RawRecord(partition.file, row - 1, size_bytes, stored_bytes, fields)
         if row != end:
-            raise damaged_file_error(
-                partition.name, f"row group {group} ends {end - row} rows early", _EXPECTED
-            )
+            cause = f"row group {group} ends {end - row} rows early"
+            raise damaged_file_error(partition.name, cause, _EXPECTED)
 
 
-def _rows_at_once(group: pq.RowGroupMetaData) -> int:
-    """As many rows as hold about a batch of text."""
-    # Not `group.column(i)`: where a column's metadata is damaged, pyarrow 25.0.1 ends the whole process there (measured).
-    return max(
-        1, min(_MAX_ROWS, BATCH_BYTES * int(group.num_rows) // max(int(group.total_byte_size), 1))
-    )
-
-
-def _size(fields: dict[str, Any]) -> int:
-    return max((len(value) for value in fields.values() if isinstance(value, bytes)), default=0)
+def _rows_of_batch(group: pq.RowGroupMetaData) -> int:
+    """Number of rows with about `_DECODED_BYTES` of text."""
+    # Not `group.column(i)`: with damaged metadata, pyarrow 25.0.1 aborts the process (measured).
+    group_bytes = max(int(group.total_byte_size), 1)
+    return max(1, min(_MAX_ROWS, _DECODED_BYTES * int(group.num_rows) // group_bytes))
 
 
 def _undecoded(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The same rows with every string as bytes."""
-    schema = pa.schema([pa.field(field.name, _binary(field.type)) for field in batch.schema])
-    return batch.cast(schema)
+    """The same rows with bytes in place of strings."""
+    fields = [pa.field(field.name, _binary_type(field.type)) for field in batch.schema]
+    return batch.cast(pa.schema(fields))
 
 
-def _binary(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_dictionary(kind):
-        return _binary(kind.value_type)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+def _binary_type(kind: pa.DataType) -> pa.DataType:
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _binary_type(kind.value_type)
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return pa.large_binary()
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return pa.large_list(pa.field(kind.value_field.name, _binary(kind.value_type)))
-    if pa.types.is_struct(kind):
-        return pa.struct([pa.field(field.name, _binary(field.type)) for field in kind.fields])
+    if types.is_list(kind) or types.is_large_list(kind):
+        return pa.large_list(pa.field(kind.value_field.name, _binary_type(kind.value_type)))
+    if types.is_struct(kind):
+        fields = [pa.field(field.name, _binary_type(field.type)) for field in kind.fields]
+        return pa.struct(fields)
     return kind

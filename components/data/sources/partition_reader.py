@@ -1,25 +1,63 @@
-"""Read one partition: records in the order of its file, in batches of bounded size, and what was bad beside them.
+"""Reads a partition as Arrow batches of bounded size, with bad records in quarantine.
 
-Design decision: a bad record is data, a bad file is an error. What one record holds never ends a run here, it is handed on
-with its place and reason (`quarantine` bounds how many); but a file that is damaged, truncated or changed since it was
-listed raises, since nobody knows how many records it lost.
+A bad record does not stop a run: it is returned with its position and reason, and
+`check_bad_record_limit` bounds their number. A damaged, truncated or changed file is an error,
+because the number of lost records is unknown.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from components.core.errors import RecordError
 from components.data.sources import archive, avro, code_files, jsonl, parquet
 from components.data.sources.config import EXTENSIONS, QuarantineConfig
-from components.data.sources.corpus_files import SCHEMA
-from components.data.sources.location import FileLocation, resolve_uri, wrap_read_errors
+from components.data.sources.location import FileLocation, resolve_uri, wrap_file_errors
 from components.data.sources.partitions import Partition
-from components.data.sources.record_batches import Batch, BatchBuilder, QuarantinedRecord, RawRecord
-from components.data.sources.records import RecordMaker
+from components.data.sources.records import SCHEMA, RawRecord, RecordParser, Reject
 
-__all__ = ["SCHEMA", "Batch", "QuarantinedRecord", "read_partition"]
+BATCH_BYTES = 8 << 20
+"""Bytes of text in a batch, about (assumption: large enough to hide the cost of a batch)."""
+_MAX_BAD = 1000
+"""Bad records in a batch: bounds the memory for a file without good records (assumption)."""
+_EXCERPT_CHARACTERS = 200
+_MAX_QUOTED = 5
+"""Bad records quoted in an error."""
+
+
+class QuarantinedRecord(NamedTuple):
+    """A record in quarantine."""
+
+    file: str
+    """As in the recipe; `!` separates an archive and its member."""
+    offset: int
+    """JSON Lines: byte after decompression. Tables: row number. Files and members: 0."""
+    reason: str
+    """A reason of `BAD_REASONS`, with details after a colon."""
+    excerpt: str
+    """The start of the record, printable, at most 200 characters."""
+
+    @property
+    def kind(self) -> str:
+        """The reason without details."""
+        return self.reason.partition(":")[0]
+
+
+class Batch(NamedTuple):
+    """Consecutive records of a partition."""
+
+    records: pa.RecordBatch
+    """With `records.SCHEMA`: about 8 MB of text, or a single longer record. May be empty."""
+    bad: list[QuarantinedRecord]
+    num_skipped: dict[str, int]
+    """Number of skipped records by reason of `SKIP_REASONS`."""
+    stored_bytes: int
+    """Stored bytes of the partition up to the end of this batch. Equal to the partition's size for
+    the last batch of a complete partition."""
 
 
 def read_partition(
@@ -30,66 +68,163 @@ def read_partition(
     *,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Iterator[Batch]:
-    """The records of a partition, streamed.
+    """Stream the records of a partition.
 
     Args:
         partition: from `list_partitions`.
-        languages: of the corpus. A record of another language, or of none, is left out and counted.
-        extensions: the language of an extension, for records that do not state theirs.
-        quarantine: how long a record may be; None is the default. How many may be bad is for the caller to check, over
-            all partitions, with `quarantine.require_tolerable`.
-        storage_options: for the file system of a remote partition.
+        languages: languages of the corpus. Records of other languages are skipped and counted.
+        extensions: languages by file extension, for records that do not state a language.
+        quarantine: limit of a record's length; None: the default. The caller checks the number of
+            bad records over all partitions with `check_bad_record_limit`.
+        storage_options: options of a remote file system.
 
     Raises:
-        ConfigError: the source names a field that its tables do not have, or a language that is not of the corpus.
-        FetchError: a file is not there, not allowed, or its store does not answer.
-        RecordError: a file is damaged, truncated, or not the one that was listed.
+        ConfigError: the source names a field that a table lacks, or a language of another corpus.
+        FetchError: a file does not exist or cannot be read, or its store fails.
+        RecordError: a file is damaged or truncated, or has changed since it was listed.
     """
-    limit = (quarantine or QuarantineConfig()).max_record_bytes
-    maker = RecordMaker(partition.source, languages, extensions, limit)
-    collector = BatchBuilder(maker)
-    with wrap_read_errors(partition.name):
-        place = resolve_uri(partition.uri, storage_options)
-        _require_unchanged(partition, place)
+    max_record_bytes = (quarantine or QuarantineConfig()).max_record_bytes
+    parser = RecordParser(partition.source, languages, extensions, max_record_bytes)
+    builder = _BatchBuilder(parser)
+    with wrap_file_errors(partition.name):
+        location = resolve_uri(partition.uri, storage_options)
+        _require_unchanged(partition, location)
         num_bytes = 0
-        for item in _items(partition, place, maker, limit):
-            is_over = partition.max_bytes is not None and num_bytes >= partition.max_bytes
-            if is_over or collector.is_full:
-                yield collector.flush()
-            if is_over:
+        for record in _raw_records(partition, location, parser, max_record_bytes):
+            is_end = partition.max_bytes is not None and num_bytes >= partition.max_bytes
+            if is_end or builder.is_full:
+                yield builder.flush()
+            if is_end:
                 return
-            collector.add(item)
-            num_bytes += item.size_bytes
-    if not collector.is_empty:
-        yield collector.flush()._replace(stored_bytes=partition.size_bytes)
+            builder.add(record)
+            num_bytes += record.size_bytes
+    if not builder.is_empty:
+        yield builder.flush()._replace(stored_bytes=partition.size_bytes)
 
 
-def _items(
-    partition: Partition, place: FileLocation, maker: RecordMaker, limit: int
+def _raw_records(
+    partition: Partition, location: FileLocation, parser: RecordParser, max_record_bytes: int
 ) -> Iterator[RawRecord]:
     match partition.format:
         case "jsonl":
-            return jsonl.read(place, partition.file, limit)
+            return jsonl.read(location, partition.file, max_record_bytes)
         case "parquet":
-            return parquet.read(place, partition, maker)
+            return parquet.read(location, partition, parser)
         case "avro":
-            return avro.read(place, partition.file, maker)
+            return avro.read(location, partition.file, parser)
         case "archive":
-            return archive.read(place, partition.file, maker, limit)
+            return archive.read(location, partition.file, parser, max_record_bytes)
         case "files":
-            return code_files.read(place, partition.file, maker, limit)
+            return code_files.read(location, partition.file, parser, max_record_bytes)
 
 
-def _require_unchanged(partition: Partition, place: FileLocation) -> None:
-    """Compare the size with that of the listing: some formats do not show that their end was cut off."""
+def _require_unchanged(partition: Partition, location: FileLocation) -> None:
+    """Compare the size with the listing, because some formats do not reveal a missing end."""
     if partition.format == "files":
-        found = sum(entry.size_bytes for entry in code_files.entries(place)[1])
+        size_bytes = sum(file.size_bytes for file in code_files.list_files(location)[1])
     else:
-        found = place.fs.size(place.path)
-    listed = partition.file_bytes if partition.file_bytes is not None else partition.size_bytes
-    if found != listed:
+        size_bytes = location.fs.size(location.path)
+    listed = partition.size_bytes if partition.file_bytes is None else partition.file_bytes
+    if size_bytes != listed:
         raise RecordError(
-            f"{partition.name} has {found:,} bytes",
+            f"{partition.name} has {size_bytes:,} bytes",
             expected=f"{listed:,} bytes, as when it was listed",
-            fix="let nothing write to a source while it is read, then run the same command again",
+            fix="do not change a source while it is read, and run the same command again",
         )
+
+
+def check_bad_record_limit(
+    num_bad: int, num_read: int, examples: Sequence[QuarantinedRecord], config: QuarantineConfig
+) -> None:
+    """Check the number of bad records of a corpus.
+
+    Args:
+        num_bad: bad records.
+        num_read: good, bad and skipped records.
+        examples: bad records for the message.
+        config: the limit.
+
+    Raises:
+        RecordError: more records are bad than the limit allows.
+    """
+    if num_bad <= config.max_bad_fraction * num_read:
+        return
+    quotes = [
+        f"\n    {bad.file}, {bad.offset}: {bad.reason}: {bad.excerpt!r}"
+        for bad in examples[:_MAX_QUOTED]
+    ]
+    raise RecordError(
+        f"{num_bad:,} of {num_read:,} records are bad{''.join(quotes)}",
+        expected=f"at most {config.max_bad_fraction:.3%} of them",
+        fix="fix or exclude those files, set the field names of their source, or raise "
+        "data.quarantine.max_bad_fraction",
+    )
+
+
+class _BatchBuilder:
+    """Collects raw records into batches."""
+
+    def __init__(self, parser: RecordParser) -> None:
+        self._parser = parser
+        self._clear()
+
+    def _clear(self) -> None:
+        self._columns: tuple[list[str], ...] = tuple([] for _ in SCHEMA.names)
+        self._bad: list[QuarantinedRecord] = []
+        self._num_skipped: Counter[str] = Counter()
+        self._num_bytes = 0
+        self._stored_bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._num_bytes >= BATCH_BYTES or len(self._bad) >= _MAX_BAD
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self._columns[0] or self._bad or self._num_skipped)
+
+    def add(self, raw: RawRecord) -> None:
+        """Add a good, bad or skipped record."""
+        self._stored_bytes = raw.stored_bytes
+        record = raw.value if isinstance(raw.value, Reject) else self._parser.parse(raw.value)
+        if not isinstance(record, Reject):
+            for column, value in zip(self._columns, record, strict=True):
+                column.append(value)
+            self._num_bytes += raw.size_bytes
+        elif record.is_bad:
+            excerpt = _excerpt(raw.head_bytes or _head_of(raw.value))
+            bad = QuarantinedRecord(raw.file, raw.offset, record.reason, excerpt)
+            self._bad.append(bad)
+        else:
+            self._num_skipped[record.reason] += 1
+
+    def flush(self) -> Batch:
+        """The batch of all added records; the builder is empty afterwards."""
+        arrays = [pa.array(column, type=pa.large_string()) for column in self._columns]
+        records = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+        batch = Batch(records, self._bad, dict(self._num_skipped), self._stored_bytes)
+        self._clear()
+        return batch
+
+
+def _head_of(value: Mapping[str, Any] | Reject) -> bytes:
+    """The start of each field of a row."""
+    if isinstance(value, Reject):
+        return b""
+    fields = ", ".join(f"{name}={_head_of_field(field)}" for name, field in value.items())
+    return fields.encode("utf-8", "backslashreplace")
+
+
+def _head_of_field(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value[:_EXCERPT_CHARACTERS].decode("utf-8", "backslashreplace")
+    return value[:_EXCERPT_CHARACTERS] if isinstance(value, str) else repr(value)
+
+
+def _excerpt(head: bytes) -> str:
+    text = head[: 4 * _EXCERPT_CHARACTERS].decode("utf-8", "backslashreplace")
+    printable = [
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text[:_EXCERPT_CHARACTERS]
+    ]
+    return "".join(printable)[:_EXCERPT_CHARACTERS]

@@ -1,8 +1,9 @@
-"""The units of work of a corpus: one file each, one folder, or some row groups of a big Parquet file.
+"""Partitions, the units of work of a corpus: a file, a folder, or row groups of a large Parquet
+file.
 
-Design decision: everything is listed before anything is read, sorted, with the size of each file, so that the work is the
-same on every machine and a file that changed in between is noticed. What is not covered: splitting JSON Lines, whose
-compressed files have no place to begin at but the first.
+All files are listed, sorted, with their sizes before any is read, so the work is equal on every
+machine and a file that changes meanwhile is noticed. Limit: JSON Lines files are not split, because
+a compressed file can only be read from its start.
 """
 
 from __future__ import annotations
@@ -18,29 +19,26 @@ from components.core.config import Config
 from components.core.errors import ConfigError, DataError
 from components.data.sources import code_files
 from components.data.sources.config import Format, Source
-from components.data.sources.file_types import (
-    compression_of,
-    folder_of,
-    format_of,
-    is_glob,
-    join,
-    known_endings,
-)
 from components.data.sources.location import (
     FileLocation,
+    base_folder,
+    compression_of,
     damaged_file_error,
+    format_endings,
+    format_of,
+    is_glob,
+    join_path,
     open_bytes,
     resolve_uri,
-    walk,
-    wrap_read_errors,
+    walk_files,
+    wrap_file_errors,
 )
 
 SPLIT_BYTES = 256 << 20
-"""Stored bytes above which a Parquet file becomes several partitions (assumption: some seconds of work each)."""
-
-
+"""Stored bytes of a Parquet partition (assumption: some seconds of work)."""
 COMPRESSION_RATIO = 4
-"""Bytes of text in a byte of a compressed file (source code at zstd level 3, measured; prose has fewer)."""
+"""Bytes of text for each compressed byte (source code at zstd level 3, measured; lower for
+prose)."""
 
 
 class Partition(Config):
@@ -48,37 +46,35 @@ class Partition(Config):
 
     source: Source
     format: Format
-    """What `source.format` came to."""
+    """The format of `source`, with "auto" resolved."""
     file: str
-    """The file or folder as the recipe writes it, with `/` behind a folder: the same on every machine."""
+    """The file or folder as in the recipe, a folder with a final `/`: equal on every machine."""
     uri: str
-    """Where it lies on this machine: an absolute path or a URI. For a glob of the format "files", the glob."""
+    """Absolute path or URI on this machine; the glob itself for a glob of the format "files"."""
     size_bytes: int
-    """As stored, when it was listed; of a folder, all its files; of row groups, about their share of the file."""
+    """Stored bytes at the time of listing: of a file, of all files of a folder, or the share of row
+    groups in their file."""
     first_row_group: int | None = None
-    """The first row group of a Parquet file that was split; None is the whole file."""
+    """First row group in a split Parquet file; None: the whole file."""
     last_row_group: int | None = None
-    """The last one, inclusive."""
+    """Last row group, inclusive."""
     file_bytes: int | None = None
-    """Of the whole of a file that was split."""
+    """Stored bytes of the whole file, if it is split."""
     max_bytes: int | None = Field(default=None, ge=1)
-    """Only the beginning: records until they come to so many bytes, as they lie uncompressed in their file; None is all."""
+    """Read only the first records with this many uncompressed bytes in the file; None: all."""
 
     @property
     def name(self) -> str:
-        """What to call it in messages; unique in a corpus and the same on every machine."""
-        return (
-            self.file
-            if self.first_row_group is None
-            else f"{self.file}[{self.first_row_group}:{self.last_row_group}]"
-        )
+        """Label for messages: unique in a corpus and equal on every machine."""
+        if self.first_row_group is None:
+            return self.file
+        return f"{self.file}[{self.first_row_group}:{self.last_row_group}]"
 
     @property
     def text_bytes(self) -> int:
-        """About how much text it holds."""
-        is_compressed = (
-            self.format in ("parquet", "archive") or compression_of(self.file) is not None
-        )
+        """Estimated bytes of text."""
+        has_compression = compression_of(self.file) is not None
+        is_compressed = has_compression or self.format in ("parquet", "archive")
         return self.size_bytes * (COMPRESSION_RATIO if is_compressed else 1)
 
 
@@ -92,168 +88,176 @@ def list_partitions(
 
     Args:
         sources: what to read.
-        storage_options: for the file systems of remote sources (endpoint, key, ...).
+        storage_options: options of remote file systems (endpoint, key, ...).
         split_bytes: stored bytes above which a Parquet file is split.
 
     Raises:
-        ConfigError: a source cannot be what it says, or two sources hold the same file.
-        DataError: a source has no file, or a Parquet file to be split is damaged.
-        FetchError: a file system does not answer.
+        ConfigError: a source contradicts its files, or two sources have the same file.
+        DataError: a source has no file, or a Parquet file to split is damaged.
+        FetchError: a file system fails.
     """
-    found: list[Partition] = []
+    partitions: list[Partition] = []
     for source in sources:
-        with wrap_read_errors(source.uri):
-            listed = [
-                part
-                for whole in _list(source, storage_options)
-                for part in _split(whole, storage_options, split_bytes)
-            ]
-        if not listed:
-            endings = " or *".join(known_endings(source.format))
+        num_before = len(partitions)
+        with wrap_file_errors(source.uri):
+            for partition in _list_source(source, storage_options):
+                partitions.extend(_split(partition, storage_options, split_bytes))
+        if len(partitions) == num_before:
+            endings = " or *".join(format_endings(source.format))
             raise DataError(
                 f"{source.uri} holds no file",
                 expected=f"at least one file{f' named *{endings}' if endings else ''}",
-                fix="check the path; a glob matches files, and folders only where it ends with a slash",
+                fix="check the path; a glob matches folders only if it ends with a slash",
             )
-        found += listed
-    found.sort(key=lambda one: (one.file, one.first_row_group or 0))
-    _require_distinct(found)
-    return found
+    partitions.sort(key=lambda partition: (partition.file, partition.first_row_group or 0))
+    _require_distinct(partitions)
+    return partitions
 
 
 def _require_distinct(partitions: list[Partition]) -> None:
     seen: dict[tuple[str, int | None], Partition] = {}
-    for one in partitions:
-        if (other := seen.setdefault((one.uri, one.first_row_group), one)) is not one:
+    for partition in partitions:
+        key = (partition.uri, partition.first_row_group)
+        if key in seen:
             raise ConfigError(
-                f"{one.file} is in the sources {other.source.uri} and {one.source.uri}",
-                expected="each file in one source",
-                fix="take it out of one of them",
+                f"{partition.file} is in the sources {seen[key].source.uri} and "
+                f"{partition.source.uri}",
+                expected="each file in a single source",
+                fix="remove the file from one of the sources",
             )
+        seen[key] = partition
 
 
 class _Match(NamedTuple):
-    """What the URI of a source names."""
+    """A file or folder that the URI of a source matches."""
 
-    place: FileLocation
+    location: FileLocation
     info: dict[str, Any]
     label: str
-    """As the recipe writes it."""
+    """As in the recipe."""
 
 
-def _matches(source: Source, storage_options: Mapping[str, Any] | None) -> list[_Match]:
-    uri, place = source.uri, resolve_uri(source.uri, storage_options)
-    if place.fs.exists(place.path):
-        return [_Match(place, place.fs.info(place.path), uri.rstrip("/") or "/")]
+def _match_uri(source: Source, storage_options: Mapping[str, Any] | None) -> list[_Match]:
+    uri = source.uri
+    location = resolve_uri(uri, storage_options)
+    fs, path = location
+    if fs.exists(path):
+        return [_Match(location, fs.info(path), uri.rstrip("/") or "/")]
     if not is_glob(uri):
         return []
-    folder = folder_of(uri)
+    wants_folders = uri.endswith("/")
+    folder = base_folder(uri)
     root = resolve_uri(folder or ".", storage_options).path
-    found = place.fs.glob(place.path.rstrip("/") + ("/" if uri.endswith("/") else ""), detail=True)
-    found = {path.rstrip("/"): info for path, info in found.items()}
-    return [
-        _Match(FileLocation(place.fs, path), info, join(folder, path.removeprefix(root).strip("/")))
-        for path, info in sorted(found.items())
-        if (info["type"] == "directory") == uri.endswith("/")
-    ]
+    entries = fs.glob(path.rstrip("/") + ("/" if wants_folders else ""), detail=True)
+    infos = {entry.rstrip("/"): info for entry, info in entries.items()}
+    matches = []
+    for entry, info in sorted(infos.items()):
+        if (info["type"] == "directory") == wants_folders:
+            label = join_path(folder, entry.removeprefix(root).strip("/"))
+            matches.append(_Match(FileLocation(fs, entry), info, label))
+    return matches
 
 
-def _list(source: Source, storage_options: Mapping[str, Any] | None) -> Iterator[Partition]:
-    matches = _matches(source, storage_options)
-    if (
-        source.format == "files"
-        and matches
-        and matches[0].label != source.uri
-        and not source.uri.endswith("/")
-    ):
-        matches = [_Match(resolve_uri(source.uri, storage_options), {"type": "glob"}, source.uri)]
+def _list_source(source: Source, storage_options: Mapping[str, Any] | None) -> Iterator[Partition]:
+    matches = _match_uri(source, storage_options)
+    is_file_glob = bool(matches) and matches[0].label != source.uri and source.uri[-1] != "/"
+    if source.format == "files" and is_file_glob:
+        location = resolve_uri(source.uri, storage_options)
+        matches = [_Match(location, {"type": "glob"}, source.uri)]
     for match in matches:
         is_folder = match.info["type"] == "directory"
         if source.format == "files" or (source.format == "auto" and is_folder):
-            yield _of_files(source, match, is_folder)
+            yield _code_partition(source, match, is_folder)
         elif is_folder:
-            endings = known_endings(source.format)
-            for below, info in walk(match.place):
-                if info["type"] == "file" and below.path.lower().endswith(endings):
-                    label = join(match.label, below.path.removeprefix(match.place.path).lstrip("/"))
-                    yield _of_file(source, _Match(below, info, label))
+            endings = format_endings(source.format)
+            for file, info in walk_files(match.location):
+                if info["type"] == "file" and file.path.lower().endswith(endings):
+                    path = file.path.removeprefix(match.location.path).lstrip("/")
+                    label = join_path(match.label, path)
+                    yield _file_partition(source, _Match(file, info, label))
         elif match.info["type"] == "file":
-            yield _of_file(source, match)
+            yield _file_partition(source, match)
 
 
-def _of_file(source: Source, match: _Match) -> Partition:
-    by_name = format_of(match.label)
-    if source.format == "archive" and by_name != "archive":
+def _file_partition(source: Source, match: _Match) -> Partition:
+    format_by_name = format_of(match.label)
+    if source.format == "archive" and format_by_name != "archive":
         raise ConfigError(
             f"{match.label} is to be read as an archive",
-            expected=f"a name that ends with {', '.join(known_endings('archive'))}",
+            expected=f"a name that ends with {', '.join(format_endings('archive'))}",
             fix="rename it, or narrow the glob of that source",
         )
-    file_format = by_name if source.format == "auto" else source.format
+    file_format = format_by_name if source.format == "auto" else source.format
     if file_format is None:
         raise ConfigError(
-            f"the name of {match.label} says no format",
-            expected="a name that ends as docs/sources.md lists, or a source with a format",
+            f"{match.label} has an unknown format",
+            expected="a file name with an ending of docs/sources.md, or a source with a format",
             fix=f"set the format of the source {source.uri}, or narrow its glob",
         )
-    size_bytes = match.info["size"]
     return Partition(
         source=source,
         format=file_format,
         file=match.label,
-        uri=match.place.uri,
+        uri=match.location.uri,
+        size_bytes=match.info["size"],
+    )
+
+
+def _code_partition(source: Source, match: _Match, is_folder: bool) -> Partition:
+    size_bytes = 0
+    for code_file in code_files.list_files(match.location)[1]:
+        size_bytes += code_file.size_bytes
+        path = code_file.path
+        if source.format == "auto" and "/" not in path and _is_data_file(path):
+            raise ConfigError(
+                f"the folder {match.label} holds {path}, and its source has no format",
+                expected="a folder of code files, or a source with the format of its data files",
+                fix="write a glob of its data files, or set the format of that source (`files` for "
+                "a checkout)",
+            )
+    return Partition(
+        source=source,
+        format="files",
+        file=match.label.rstrip("/") + "/" if is_folder else match.label,
+        uri=match.location.uri,
         size_bytes=size_bytes,
     )
 
 
-def _of_files(source: Source, match: _Match, is_folder: bool) -> Partition:
-    size_bytes = 0
-    for entry in code_files.entries(match.place)[1]:
-        size_bytes += entry.size_bytes
-        if source.format == "auto" and "/" not in entry.path and _is_data(entry.path):
-            raise ConfigError(
-                f"the folder {match.label} holds {entry.path}, and its format is left open",
-                expected="a folder or checkout of source files, or a source that says what its files are",
-                fix="write a glob of its data files, or set the format of that source (to files, if it is a checkout)",
-            )
-    file = match.label.rstrip("/") + "/" if is_folder else match.label
-    return Partition(
-        source=source, format="files", file=file, uri=match.place.uri, size_bytes=size_bytes
-    )
-
-
-def _is_data(name: str) -> bool:
-    """Whether a file in a folder speaks against a checkout; package.json and archives do not."""
-    return format_of(name) in ("jsonl", "parquet", "avro") and not name.lower().endswith(".json")
+def _is_data_file(name: str) -> bool:
+    """Whether a file indicates a folder of data; a checkout may have .json files and archives."""
+    is_data = format_of(name) in ("jsonl", "parquet", "avro")
+    return is_data and not name.lower().endswith(".json")
 
 
 def _split(
-    whole: Partition, storage_options: Mapping[str, Any] | None, split_bytes: int
+    partition: Partition, storage_options: Mapping[str, Any] | None, split_bytes: int
 ) -> Iterator[Partition]:
-    """The partition, or the parts of a big Parquet file: consecutive row groups of about `split_bytes` each."""
-    if whole.format != "parquet" or whole.size_bytes <= split_bytes:
-        yield whole
+    """The partition, or a large Parquet file as row groups of about `split_bytes` each."""
+    if partition.format != "parquet" or partition.size_bytes <= split_bytes:
+        yield partition
         return
     try:
-        with open_bytes(resolve_uri(whole.uri, storage_options)) as file:
+        with open_bytes(resolve_uri(partition.uri, storage_options)) as file:
             metadata = pq.read_metadata(file)
     except pa.ArrowException as error:
-        raise damaged_file_error(whole.name, error, "a whole Parquet file") from error
-    # Not the compressed sizes of columns: where their metadata is damaged, pyarrow ends the whole process there (measured).
-    sizes = [
-        max(0, metadata.row_group(group).total_byte_size)
-        for group in range(metadata.num_row_groups)
-    ]
-    total, until = max(1, sum(sizes)), 0
-    first = start = 0
-    for group, uncompressed in enumerate(sizes):
-        until += uncompressed
-        size_bytes = whole.size_bytes * until // total - start
-        if size_bytes >= split_bytes or group == len(sizes) - 1:
-            yield whole.replace(
-                first_row_group=first,
+        raise damaged_file_error(partition.name, error, "a complete Parquet file") from error
+    # Not the compressed sizes of columns: with damaged metadata, pyarrow aborts the process
+    # (measured).
+    num_groups = metadata.num_row_groups
+    group_bytes = [max(0, metadata.row_group(i).total_byte_size) for i in range(num_groups)]
+    total_bytes = max(1, sum(group_bytes))
+    end_bytes = 0
+    first_group = start_bytes = 0
+    for group, uncompressed_bytes in enumerate(group_bytes):
+        end_bytes += uncompressed_bytes
+        size_bytes = partition.size_bytes * end_bytes // total_bytes - start_bytes
+        if size_bytes >= split_bytes or group == num_groups - 1:
+            yield partition.replace(
+                first_row_group=first_group,
                 last_row_group=group,
                 size_bytes=size_bytes,
-                file_bytes=whole.size_bytes,
+                file_bytes=partition.size_bytes,
             )
-            first, start = group + 1, start + size_bytes
+            first_group = group + 1
+            start_bytes += size_bytes

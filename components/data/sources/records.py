@@ -1,28 +1,37 @@
-"""From whatever a source holds to the five strings of a record, or the reason why there is none.
+"""Records: their five fields, the parser of all formats, and the strict reader of `data/`.
 
-Design decision: one maker for every format. A format gives it a mapping; that text is text, that a language is one of the
-corpus's, and which of the well-known names is used is decided here alone. What is not covered: whether the text is any
-good, which is for the filters.
+Formats yield `RawRecord`s with fields as read. `RecordParser` checks texts and languages and
+applies the default field names, for all formats alike. The quality of a text is checked by the
+filters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.core.errors import ConfigError
+import orjson
+import pyarrow as pa
+
+from components.core.errors import ConfigError, DataError, RecordError
 from components.data.sources.config import Source
-from components.data.sources.file_types import language_by_extension
+
+FIELDS = ("language", "license", "path", "source", "text")
+"""The fields of a record, all strings."""
+
+SCHEMA = pa.schema([(name, pa.large_string()) for name in FIELDS])
+"""`large_string`, because the texts of a file may exceed the 2 GB of 32-bit offsets."""
 
 WELL_KNOWN: dict[str, tuple[str, ...]] = {
     "language": ("language", "lang"),
-    "licence": ("licence", "license", "max_stars_repo_licenses", "detected_licenses"),
+    "license": ("license", "max_stars_repo_licenses", "detected_licenses", "licence"),
     "path": ("path", "max_stars_repo_path"),
     "source": ("source", "repo", "repo_name", "max_stars_repo_name"),
     "text": ("text", "content", "code"),
 }
-"""Under which names a field of a record is looked for, the first that is there: our own corpora, the Pile, BigQuery's
-tables of GitHub (`repo_name` and `license`), The Stack and its followers (docs/sources.md has an example of each)."""
+"""Default names of each field, the first existing name counts: `data/`, the Pile, BigQuery's tables
+of GitHub, The Stack and its successors (examples in docs/sources.md)."""
 
 NOT_JSON = "not JSON"
 NOT_OBJECT = "not an object"
@@ -45,7 +54,7 @@ BAD_REASONS = (
     NUL,
     TOO_LONG,
 )
-"""Why a record is quarantined. A reason may go on with a colon and details."""
+"""Reasons of quarantine. Details may follow after a colon."""
 
 LANGUAGE = "language"
 BLANK = "blank line"
@@ -53,32 +62,52 @@ LINK = "link"
 NOT_REGULAR = "no regular file"
 
 SKIP_REASONS = (LANGUAGE, BLANK, LINK, NOT_REGULAR)
-"""Why something that is not bad is left out: it is counted, not quarantined."""
+"""Reasons of skipped records and files: they are counted, not quarantined."""
 
 
 class Record(NamedTuple):
-    """A record, in the order of the columns of `components.data.sources.corpus_files.SCHEMA`."""
+    """A record, in the order of `SCHEMA`."""
 
     language: str
-    licence: str
+    license: str
     path: str
     source: str
     text: str
 
 
 class Reject(NamedTuple):
-    """Why there is no record."""
+    """Reason why there is no record."""
 
     reason: str
     is_bad: bool = True
 
 
-class _Bad(Exception):
-    """A field that makes its record bad."""
+class RawRecord(NamedTuple):
+    """A record, file or archive member as a format reads it."""
+
+    file: str
+    offset: int
+    size_bytes: int
+    """Uncompressed, as stored in the file."""
+    stored_bytes: int
+    """Stored bytes from the start of the partition to the end of this record (an estimate)."""
+    value: Mapping[str, Any] | Reject
+    head_bytes: bytes = b""
+    """The first bytes as stored, or more, if the format has them."""
 
 
-class RecordMaker:
-    """Makes records of the mappings of one source, for one corpus."""
+def longest_value(fields: Mapping[str, Any]) -> int:
+    """Length of the longest string or bytes of a row."""
+    lengths = [len(value) for value in fields.values() if isinstance(value, str | bytes)]
+    return max(lengths, default=0)
+
+
+class _InvalidField(Exception):
+    """A field makes its record bad; the message is the reason."""
+
+
+class RecordParser:
+    """Converts the fields of raw records of a source to records of a corpus."""
 
     def __init__(
         self,
@@ -91,138 +120,223 @@ class RecordMaker:
             raise ConfigError(
                 f"{source.uri} is all {source.fixed_language}",
                 expected=f"a language of the corpus: {', '.join(languages)}",
-                fix="mend fixed_language of that source, or move the source to the corpus it belongs to",
+                fix="correct fixed_language of that source, or move the source to another corpus",
             )
-        self._fixed = source.fixed_language
+        self._fixed_language = source.fixed_language
         self._languages = {name.casefold(): name for name in languages}
         self._extensions = extensions
         self._max_bytes = max_record_bytes
-        named = {
-            **source.model_dump(include={"text", "path", "licence", "language"}),
+        configured = {
+            "text": source.text,
+            "path": source.path,
+            "license": source.license,
+            "language": source.language,
             "source": source.name,
         }
-        self._named = {column: name for column, name in named.items() if name is not None}
-        self._names = dict(WELL_KNOWN)
-        self._names.update({column: (name,) for column, name in self._named.items()})
+        self._configured = {field: name for field, name in configured.items() if name is not None}
+        self._names = WELL_KNOWN | {field: (name,) for field, name in self._configured.items()}
 
     def language_of(self, path: str, stated: str = "") -> str | None:
-        """The language of the corpus that a record is in, or None where it is in none of them."""
-        if self._fixed is not None:
-            return self._fixed
-        found = stated or language_by_extension(path, self._extensions)
-        return self._languages.get(found.casefold()) if found else None
+        """The language of a record, or None if it is not a language of the corpus."""
+        if self._fixed_language is not None:
+            return self._fixed_language
+        language = stated or _language_by_extension(path, self._extensions)
+        return self._languages.get(language.casefold()) if language else None
 
-    def columns(self, names: Iterable[str], file: str) -> list[str]:
-        """Which columns of a table, given by name, can hold a field of a record.
+    def select_columns(self, columns: Iterable[str], file: str) -> list[str]:
+        """The columns of a table that can have a field of a record.
 
         Raises:
-            ConfigError: the table has no text, nothing that says a language, or not a field that the source names.
+            ConfigError: the table lacks the text, a language or path, or a field that the source
+                names.
         """
-        known = list(names)
-        telling = (*self._names["language"], *self._names["path"])
-        if self._fixed is None and not any(_column(name, known) for name in telling):
+        existing = list(columns)
+        got = f"{file} has the columns {', '.join(existing) or '(none)'}"
+        language_names = (*self._names["language"], *self._names["path"])
+        has_language = any(_find_column(name, existing) for name in language_names)
+        if self._fixed_language is None and not has_language:
             raise ConfigError(
-                f"{file} has the columns {', '.join(known) or '(none)'}",
-                expected=f"a language or a path in one of them: {' or '.join(telling)}",
-                fix="name the column in `language` or `path` of that source, or give it a fixed_language",
+                got,
+                expected=f"a language or a path in one of them: {' or '.join(language_names)}",
+                fix="set `language` or `path` of that source to a column, or set fixed_language",
             )
-        for column in {**self._named, "text": ""}:
-            if not any(_column(name, known) for name in self._names[column]):
+        for field in {**self._configured, "text": ""}:
+            if not any(_find_column(name, existing) for name in self._names[field]):
+                setting = "name" if field == "source" else field
                 raise ConfigError(
-                    f"{file} has the columns {', '.join(known) or '(none)'}",
-                    expected=f"{' or '.join(self._names[column])} for {column}",
-                    fix=f"name the column in `{'name' if column == 'source' else column}` of that source",
+                    got,
+                    expected=f"{' or '.join(self._names[field])} for {field}",
+                    fix=f"set `{setting}` of that source to a column",
                 )
-        found = (_column(name, known) for choices in self._names.values() for name in choices)
-        return sorted({name for name in found if name})
+        selected = set[str]()
+        for names in self._names.values():
+            selected.update(filter(None, (_find_column(name, existing) for name in names)))
+        return sorted(selected)
 
-    def make(self, fields: Mapping[str, Any]) -> Record | Reject:
-        """The record, or why there is none. Values are strings, or UTF-8 bytes where a format has not decoded them."""
+    def parse(self, fields: Mapping[str, Any]) -> Record | Reject:
+        """The record, or the reason why there is none.
+
+        Args:
+            fields: values are strings, or UTF-8 bytes if the format does not decode them.
+        """
         try:
-            path = self._string(fields, "path")
-            stated = "" if self._fixed else self._string(fields, "language")
+            path = self._parse_field(fields, "path")
+            stated = "" if self._fixed_language else self._parse_field(fields, "language")
             language = self.language_of(path, stated)
             if not (language or path or stated):
-                return Reject(
-                    f"{NO_LANGUAGE}: neither a language nor a path, and the source has no fixed_language"
-                )
+                details = "neither a language nor a path, and the source has no fixed_language"
+                return Reject(f"{NO_LANGUAGE}: {details}")
             if language is None:
                 return Reject(LANGUAGE, is_bad=False)
-            text = self._find(fields, "text")
+            text = self._find_value(fields, "text")
             if text is None:
                 return Reject(f"{NO_TEXT}: {' or '.join(self._names['text'])} is missing or null")
-            if (
-                isinstance(text, str | bytes)
-                and _num_bytes(text, self._max_bytes) > self._max_bytes
-            ):
+            if isinstance(text, str | bytes) and _exceeds(text, self._max_bytes):
                 return Reject(f"{TOO_LONG}: more than {self._max_bytes} bytes")
             return Record(
                 language,
-                self._string(fields, "licence"),
+                self._parse_field(fields, "license"),
                 path,
-                self._string(fields, "source"),
-                _checked(text, "text"),
+                self._parse_field(fields, "source"),
+                _check_text(text, "text"),
             )
-        except _Bad as error:
+        except _InvalidField as error:
             return Reject(str(error))
 
-    def _string(self, fields: Mapping[str, Any], column: str) -> str:
-        """A field that may be absent, as one string; only licences may be several."""
-        value = self._find(fields, column)
+    def _parse_field(self, fields: Mapping[str, Any], field: str) -> str:
+        """An optional field as a string. A list of licenses is joined."""
+        value = self._find_value(fields, field)
         if value is None:
             return ""
-        if column == "licence" and isinstance(value, list | tuple):
-            return ", ".join(_checked(one, column) for one in value)
-        return _checked(value, column)
+        if field == "license" and isinstance(value, list | tuple):
+            return ", ".join(_check_text(item, field) for item in value)
+        return _check_text(value, field)
 
-    def _find(self, fields: Mapping[str, Any], column: str) -> Any:
-        for name in self._names[column]:
+    def _find_value(self, fields: Mapping[str, Any], field: str) -> Any:
+        for name in self._names[field]:
             value = fields.get(name)
             if value is None and "." in name:
-                value = _reach(fields, name)
+                value = _nested_value(fields, name)
             if value is not None:
                 return value
         return None
 
 
-def _column(name: str, known: list[str]) -> str | None:
-    """The top column that holds `name`, of those that are known."""
-    return next((one for one in (name, name.partition(".")[0]) if one in known), None)
+def _language_by_extension(path: str, extensions: Mapping[str, str]) -> str | None:
+    """The language of a path, or None. Case is ignored: old repositories have `MAIN.PY`."""
+    stem, dot, extension = path.rpartition("/")[2].rpartition(".")
+    return extensions.get(dot + extension.lower()) if stem else None
 
 
-def _reach(fields: Any, name: str) -> Any:
-    for part in name.split("."):
+def _find_column(name: str, existing: list[str]) -> str | None:
+    """The top-level column of a field name, if it exists."""
+    for column in (name, name.partition(".")[0]):
+        if column in existing:
+            return column
+    return None
+
+
+def _nested_value(fields: Any, name: str) -> Any:
+    for key in name.split("."):
         if not isinstance(fields, Mapping):
             return None
-        fields = fields.get(part)
+        fields = fields.get(key)
     return fields
 
 
-def _num_bytes(text: str | bytes, limit: int) -> int:
-    """Length in bytes; characters are only encoded where that could decide on `limit`."""
-    if isinstance(text, bytes) or text.isascii() or len(text) > limit:
-        return len(text)
-    return len(text.encode("utf-8", "surrogatepass")) if 4 * len(text) > limit else len(text)
+def _exceeds(text: str | bytes, max_bytes: int) -> bool:
+    """Whether a text has more bytes in UTF-8. It is only encoded if its characters do not
+    decide."""
+    if isinstance(text, bytes) or text.isascii() or len(text) > max_bytes:
+        return len(text) > max_bytes
+    return 4 * len(text) > max_bytes and len(text.encode("utf-8", "surrogatepass")) > max_bytes
 
 
-def _checked(value: Any, column: str) -> str:
-    """Text that Arrow can hold and a tokenizer can read."""
+def _check_text(value: Any, field: str) -> str:
+    """Check that a value is text without NUL that UTF-8 can encode; decodes bytes."""
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise _Bad(f"{NOT_UTF8}: {error.reason} at byte {error.start} of {column}") from None
+            details = f"{error.reason} at byte {error.start} of {field}"
+            raise _InvalidField(f"{NOT_UTF8}: {details}") from None
     if not isinstance(value, str):
-        raise _Bad(f"{WRONG_TYPE}: {column} is {type(value).__name__}, not a string")
+        raise _InvalidField(f"{WRONG_TYPE}: {field} is {type(value).__name__}, not a string")
     if not value.isascii():
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
-            if (
-                "\udc80" <= value[error.start] <= "\udcff"
-            ):  # How `surrogateescape` keeps a byte that is not UTF-8.
-                raise _Bad(f"{NOT_UTF8}: at character {error.start} of {column}") from None
-            raise _Bad(f"{SURROGATE}: at character {error.start} of {column}") from None
+            # `surrogateescape` decodes a byte that is not UTF-8 to this range.
+            is_escaped_byte = "\udc80" <= value[error.start] <= "\udcff"
+            reason = NOT_UTF8 if is_escaped_byte else SURROGATE
+            raise _InvalidField(f"{reason}: at character {error.start} of {field}") from None
     if "\0" in value:
-        raise _Bad(f"{NUL}: at character {value.index(chr(0))} of {column}")
+        raise _InvalidField(f"{NUL}: at character {value.index(chr(0))} of {field}")
     return value
+
+
+def parse_json_object(line: bytes) -> dict[str, Any] | Reject:
+    """The JSON object of a line, or the reason why there is none."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        if not line or line.isspace():
+            return Reject(BLANK, is_bad=False)
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as decode_error:
+            reason = f"{decode_error.reason} at byte {decode_error.start}"
+            return Reject(f"{NOT_UTF8}: {reason}")
+        if "surrogate in string" in error.msg:
+            return Reject(f"{SURROGATE}: at character {error.pos}")
+        return Reject(f"{NOT_JSON}: {error.msg} at character {error.pos}")
+    return value if isinstance(value, dict) else Reject(f"{NOT_OBJECT}: {type(value).__name__}")
+
+
+def list_corpus_files(folder: Path) -> list[Path]:
+    """The `*.jsonl` files of a pulled corpus, sorted by name.
+
+    Raises:
+        DataError: the folder does not exist or has no such file.
+    """
+    files = sorted(folder.glob("*.jsonl"))
+    if not files:
+        raise DataError(
+            f"{folder} {'has no *.jsonl file' if folder.is_dir() else 'does not exist'}",
+            expected="the folder of a corpus, with a JSON Lines file for each package",
+            fix="run `codegen data pull`",
+        )
+    return files
+
+
+def read_corpus(folder: Path) -> pa.Table:
+    """The records of all files of a pulled corpus, in the order of file and line."""
+    return pa.concat_tables(map(read_corpus_file, list_corpus_files(folder)))
+
+
+def read_corpus_file(path: Path) -> pa.Table:
+    """The records of a file of `data/`, strictly: a bad record is an error.
+
+    Raises:
+        RecordError: a line is not a record with exactly the fields of `FIELDS`; names file and
+            line.
+    """
+    columns: dict[str, list[str]] = {name: [] for name in FIELDS}
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            record = parse_json_object(line)
+            try:
+                if isinstance(record, Reject):
+                    raise _InvalidField(record.reason)
+                if record.keys() != set(FIELDS):
+                    names = ", ".join(sorted(record)) or "(none)"
+                    raise _InvalidField(f"the record has the fields {names}")
+                for name in FIELDS:
+                    columns[name].append(_check_text(record[name], name))
+            except _InvalidField as error:
+                raise RecordError(
+                    f"{path}:{number}: {error}",
+                    expected=f"a JSON object with exactly the string fields {', '.join(FIELDS)}",
+                    fix="correct that line, or remove the file and run `codegen data pull`",
+                ) from None
+    return pa.table(columns, schema=SCHEMA)

@@ -10,7 +10,8 @@ from components.core.artifact import Artifact, Kind
 from components.core.fingerprint import FileEntry
 from components.core.paper import paper_corpora
 from components.data.archives.pins import Archive
-from components.data.card import DatasetCardInputs, dataset_card, licenses_by_package
+from components.data.card import Corpora, dataset_card
+from components.data.card_prose import licenses_of
 from components.data.config import CORPORA, LANGUAGES, Corpus, DataConfig
 from components.data.sources.config import Source
 
@@ -21,7 +22,7 @@ ARCHIVES = (
         file="manual.zip",
         sha256="0" * 64,
         size_bytes=1,
-        licence="MIT",
+        license="MIT",
         note="a | b",
     ),
     Archive(
@@ -30,7 +31,7 @@ ARCHIVES = (
         file="scripts.zip",
         sha256="1" * 64,
         size_bytes=1,
-        licence="BSD-3-Clause",
+        license="BSD-3-Clause",
     ),
 )
 
@@ -204,7 +205,7 @@ def test_a_corpus_from_before_the_bytes_of_duplicates_were_counted() -> None:
 
 def test_licences_by_package_and_files_of_declared_sources_by_their_records() -> None:
     expected = {"BSD-3-Clause": ["scripts 2.1"], "see its records": ["stranger-3.jsonl"]}
-    assert licenses_by_package(corpora().raw["multi"], ARCHIVES) == expected
+    assert licenses_of(corpora().raw["multi"], ARCHIVES) == expected
 
 
 def declaring(*names: Corpus) -> DatasetCardInputs:

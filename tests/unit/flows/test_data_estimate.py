@@ -13,7 +13,7 @@ from fixtures.projects import FixtureArchives, new_project, pull_fixtures
 
 from components.core.errors import CodegenError, ConfigError, DataError
 from components.data.config import CORPORA
-from components.data.raw_corpus import raw_artifacts
+from components.data.raw_corpus import load_raw_artifacts
 from components.preparation.estimate import Estimate, Interval
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe, starter, tiny
@@ -33,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureArc
 def test_every_corpus_of_a_recipe_without_preparing_it(place: Execution) -> None:
     found = dict(estimate(tiny(), place, None, 64))
     assert list(found) == list(CORPORA)
-    raw = raw_artifacts(place.project_path)
+    raw = load_raw_artifacts(place.project_path)
     for corpus, one in found.items():
         assert one.is_complete
         assert one.num_documents.value == raw[corpus].statistics["num_documents"]

@@ -40,7 +40,7 @@ def must_not_build(_: Path) -> dict[str, int]:
 
 def prepare(execution: Execution) -> RecipeCorpora:
     """What the flow `prepare` makes, without Prefect and MLflow."""
-    recipe, store, raw = tiny(), execution.open_store(), raw_artifacts(execution.project_path)
+    recipe, store, raw = tiny(), execution.open_store(), load_raw_artifacts(execution.project_path)
     tokenizer = store.get_or_build(
         **tokenizer_identity(recipe, raw["vocabulary"])._asdict(),
         build=lambda folder: build_tokenizer(
@@ -56,7 +56,7 @@ def prepare(execution: Execution) -> RecipeCorpora:
             )._asdict(),
             build=lambda folder, corpus=corpus: prepare_corpus(
                 folder,
-                sources=sources_of(recipe.data, corpus, execution.project_path),
+                sources=corpus_sources(recipe.data, corpus, execution.project_path),
                 corpus=corpus,
                 data=recipe.data,
                 tokenizer_folder=store.fetch_verified(tokenizer),

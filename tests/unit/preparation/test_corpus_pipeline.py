@@ -29,7 +29,7 @@ from components.core.fingerprint import list_files
 from components.data.config import (
     Corpus,
     DataConfig,
-    DataPlace,
+    DataExecution,
     NearDuplicateConfig,
     RedactionConfig,
 )

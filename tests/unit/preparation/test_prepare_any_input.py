@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from components.core.files import read_json, read_jsonl
-from components.data.config import LANGUAGES, Corpus, DataPlace
+from components.data.config import LANGUAGES, Corpus, DataExecution
 from components.data.sources.config import QuarantineConfig
 
 CONTEXT_LENGTH = 8

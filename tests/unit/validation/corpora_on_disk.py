@@ -27,7 +27,7 @@ def records(language: str = "English", num: int = 4) -> list[Record]:
     return [
         {
             "language": language,
-            "licence": "MIT",
+            "license": "MIT",
             "path": f"docs/{number}.txt",
             "source": f"{language.lower()} 1.0",
             "text": f"A line of text.\nAnd number {number}.\n",

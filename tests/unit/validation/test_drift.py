@@ -20,22 +20,22 @@ from components.validation.quarantine_page import QuarantineSummary
 from components.validation.raw import read_profiles, validate_raw
 
 SIX = ("C", "C++", "Go", "Java", "JavaScript", "Python")
-SHARE, SIZE, QUARANTINED, LICENCES = (
+SHARE, SIZE, QUARANTINED, LICENSES = (
     "multi: The share of no language has changed by more than 5.0% of the corpus",
     "multi: The mean size of a document has changed by at most 25%",
     "multi: The share of records that could not be read has changed by at most 1.0%",
-    "multi: Licences that the previous version did not have: at most 0",
+    "multi: Licenses that the previous version did not have: at most 0",
 )
 
 
 def profile(
-    size_bytes: int = 100, num: int = 10, licence: str = "MIT", **other_nums: int
+    size_bytes: int = 100, num: int = 10, license: str = "MIT", **other_nums: int
 ) -> Profile:
-    """`num` documents of each language, other numbers by name; all of `size_bytes`, Python's under `licence`."""
+    """`num` documents of each language, other numbers by name; all of `size_bytes`, Python's under `license`."""
     rows = [
         {
             "language": language,
-            "licence": licence if language == "Python" else "MIT",
+            "license": license if language == "Python" else "MIT",
             "path": f"{number}.txt",
             "source": "package 1.0",
             "text": "x" * size_bytes,
@@ -88,10 +88,10 @@ CASES = {
         profile().with_quarantined(1), profile(), QUARANTINED,
         "1 of 7 rows, such as (all) (0.00% set aside, was 1.64% set aside)"
     ),
-    "a new licence": (
-        profile(), profile(licence="GPL-3.0-only"), LICENCES, "1 of 7 rows, such as GPL-3.0-only (10 documents)"
+    "a new license": (
+        profile(), profile(license="GPL-3.0-only"), LICENSES, "1 of 7 rows, such as GPL-3.0-only (10 documents)"
     ),
-    "a licence is gone": (profile(licence="GPL-3.0-only"), profile(), None, ""),
+    "a license is gone": (profile(license="GPL-3.0-only"), profile(), None, ""),
     "the same": (profile(), profile(), None, ""),
 }  # fmt: skip
 
@@ -131,7 +131,7 @@ def test_warnings_are_logged_and_marked_in_the_pages_and_results(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="components.validation"):
-        (warning,) = validate(tmp_path, profile(licence="GPL-3.0-only"), profile())["warnings"]
+        (warning,) = validate(tmp_path, profile(license="GPL-3.0-only"), profile())["warnings"]
     assert [record.getMessage() for record in caplog.records] == [f"raw corpora: {warning}"]
     index = (tmp_path / "docs" / "index.html").read_text(encoding="utf-8")
     assert "multi: raw-drift</a>: 1 of 4 rules broken, a warning" in index
@@ -173,12 +173,12 @@ def test_the_page_says_with_what_it_was_compared_that_it_warns_and_both_versions
 
 
 def test_drift_can_stop_a_run_or_be_switched_off(tmp_path: Path) -> None:
-    now, previous = profile(licence="GPL-3.0-only"), profile()
+    now, previous = profile(license="GPL-3.0-only"), profile()
     with pytest.raises(
         ValidationFailedError, match=r"1 of 19 rules are broken(.|\n)*GPL-3.0-only \(10 documents\)"
     ) as error:
         validate(tmp_path / "fail", now, previous, SMALL.replace(drift="fail"))
-    assert error.value.fix.endswith("if a limit is wrong, change validation.max_new_licences")
+    assert error.value.fix.endswith("if a limit is wrong, change validation.max_new_licenses")
     assert validate(tmp_path / "off", now, previous, SMALL.replace(drift="off"))["warnings"] == []
     assert "drift" not in (tmp_path / "off" / "out" / "results.json").read_text()
 

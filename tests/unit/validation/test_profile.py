@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError, DataError
-from components.data.sources.corpus_files import FIELDS, SCHEMA
+from components.data.sources.records import FIELDS, SCHEMA
 from components.validation.mergeable_stats import Example, SumMinMax
 from components.validation.profile import (
     DEFECTS,
@@ -33,7 +33,7 @@ LIMITS = Limits(
 
 Row = tuple[str | None, ...]
 ROWS: list[Row] = [
-    # language, licence, path, source, text
+    # language, license, path, source, text
     ("C", "MIT", "a.c", "p 1", "int x;\n"),  # 7 bytes
     ("C", "MIT", "b.h", "p 1", "é"),  # 2 bytes, 1 character
     ("C", "", "c.tar.gz", "p 1", "123456789"),  # 9 bytes: too large
@@ -73,14 +73,14 @@ def test_figures_are_those_computed_by_hand() -> None:
     # 0 bytes; none of 1; 2 of 2-3; 7 of 4-7; 9 of 8-15.
     assert c.sizes == (1, 0, 1, 1, 1)
     assert (c.size_below(0.5), c.size_below(0.75), c.size_below(1)) == (4, 8, 16)
-    assert (c.licences.counts, c.extensions.counts) == (
+    assert (c.licenses.counts, c.extensions.counts) == (
         {"": 1, "MIT": 2},
         {"": 1, ".c": 1, ".gz": 1, ".h": 1},
     )
-    assert (go.licences.counts, go.extensions.counts) == ({"BSD": 2}, {"": 2})
+    assert (go.licenses.counts, go.extensions.counts) == ({"BSD": 2}, {"": 2})
     assert (other.num_documents, other.size_bytes.total) == (3, 10)
     assert faults(profile, "C") == {
-        "null_licence": 1, "null_text": 1, "empty_licence": 1, "empty_path": 1, "empty_source": 1, "large_text": 1
+        "null_license": 1, "null_text": 1, "empty_license": 1, "empty_path": 1, "empty_source": 1, "large_text": 1
     }  # fmt: skip
     assert faults(profile, "Go") == {"empty_text": 1, "blank_text": 1, "control_text": 1}
     assert faults(profile, OTHER) == {
@@ -158,11 +158,11 @@ def test_a_profile_is_plain_json() -> None:
 
 def test_hostile_input_makes_no_large_profile() -> None:
     rows: list[Row] = [
-        (f"L{n}", f"licence {n} " * 50, f"a.{n}", "p" * 5000, "\x01" * 9) for n in range(3000)
+        (f"L{n}", f"license {n} " * 50, f"a.{n}", "p" * 5000, "\x01" * 9) for n in range(3000)
     ]
     profile = profile_batch(batch(rows), LIMITS)
     assert list(profile.languages) == [OTHER]
-    # 1,000 licences and 1,000 extensions of at most 200 characters, and 15 times 20 examples of at most 600.
+    # 1,000 licenses and 1,000 extensions of at most 200 characters, and 15 times 20 examples of at most 600.
     assert (
         len(json.dumps(profile.model_dump(mode="json"))) < 1000 * 2 * 230 + len(DEFECTS) * 20 * 700
     )
@@ -173,8 +173,8 @@ def test_columns_of_any_string_type_are_read_and_others_refused() -> None:
         [(name, pa.string_view() if name == "text" else pa.string()) for name in FIELDS]
     )
     assert profile_batch(batch(ROWS, short), LIMITS) == profile_batch(batch(ROWS), LIMITS)
-    renamed = batch(ROWS).rename_columns(["language", "license", "path", "source", "text"])
-    with pytest.raises(DataError, match="documents have the columns language, license, path"):
+    renamed = batch(ROWS).rename_columns(["language", "rights", "path", "source", "text"])
+    with pytest.raises(DataError, match="documents have the columns language, rights, path"):
         profile_batch(renamed, LIMITS)
 
 

@@ -64,7 +64,7 @@ SPOILT = {
     3: {"text": " \n\t\r\n"},
     4: {"text": "\ufffd" * 3 + "x" * 97},
     5: {"text": "é" * 501},
-    6: {"licence": ""},
+    6: {"license": ""},
     7: {"path": ""},
     8: {"source": ""},
 }
@@ -78,7 +78,7 @@ BROKEN = [
     ("larger than 1,000 bytes", 1, ["english 1.0/docs/5.txt (num_bytes = 1,002)"]),
     ("binary content, more than 1.00%", 1, ["english 1.0/docs/0.txt (control_fraction = 0.02)"]),
     ("not decoded, more than 1.00%", 1, ["english 1.0/docs/4.txt (replacement_fraction = 0.03)"]),
-    ("No licence is empty", 1, ["english 1.0/docs/6.txt (licence = '')"]),
+    ("No license is empty", 1, ["english 1.0/docs/6.txt (license = '')"]),
     ("No path is empty", 1, ["english 1.0/"]),
     ("No source is empty", 1, ["/docs/8.txt"]),
 ]
@@ -129,7 +129,7 @@ def test_the_error_names_rules_counts_examples_and_the_page(
 def test_values_that_are_missing_are_named(tmp_path: Path) -> None:
     # The reader of JSON Lines refuses nulls by itself; the suite holds for whatever makes a profile.
     content = records(num=8)
-    for number, name in enumerate(["language", "licence", "path", "source", "text"]):
+    for number, name in enumerate(["language", "license", "path", "source", "text"]):
         content[number][name] = None
     with pytest.raises(ValidationFailedError) as error:
         validate_raw(
@@ -140,7 +140,7 @@ def test_values_that_are_missing_are_named(tmp_path: Path) -> None:
         "nl: Every document has a text: broken by 1 of 8 documents, such as english 1.0/docs/4.txt\n"
         in error.value.got
     )
-    for name in ("language", "licence", "path", "source"):
+    for name in ("language", "license", "path", "source"):
         assert f"nl: Every document names its {name}: broken by 1 of 8 documents" in error.value.got
 
 

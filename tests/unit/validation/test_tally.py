@@ -21,7 +21,7 @@ from components.validation.mergeable_stats import (
 
 
 def test_names_beyond_the_bound_are_left_out_and_those_listed_are_exact() -> None:
-    names = [f"licence {number}" for number in range(MAX_NAMES + 500)]
+    names = [f"license {number}" for number in range(MAX_NAMES + 500)]
     halves = [
         tally(Counter(names[:1000])),
         tally(Counter(names[500:])),
@@ -40,7 +40,7 @@ def test_what_is_certain_not_to_have_occurred() -> None:
     small = tally({"MIT": 3})
     assert small.definitely_absent("GPL")
     assert not small.definitely_absent("MIT")
-    names = [f"licence {number}" for number in range(2 * MAX_NAMES)]
+    names = [f"license {number}" for number in range(2 * MAX_NAMES)]
     full, absent = tally(Counter(names)), [f"other {number}" for number in range(100)]
     assert not any(full.definitely_absent(name) for name in names)
     # Half of the names are listed, so half of those that are absent would have been.

@@ -1,4 +1,4 @@
-"""docs/sources.md says what the code does: its examples are sources, its tables the tables of the code."""
+"""The examples and tables of docs/sources.md agree with the code."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from components.data.sources.config import EXTENSIONS, Source
-from components.data.sources.file_types import known_endings
-from components.data.sources.records import BAD_REASONS, WELL_KNOWN, Record, RecordMaker
+from components.data.sources.location import format_endings
+from components.data.sources.records import BAD_REASONS, WELL_KNOWN, Record, RecordParser
 
 PAGE = (Path(__file__).parents[4] / "docs" / "sources.md").read_text(encoding="utf-8")
 
@@ -18,7 +18,7 @@ def blocks(language):
 
 
 def rows_of(header):
-    """The cells of the table that begins with a header."""
+    """The cells of the table that starts with a header."""
     table = PAGE[PAGE.index(header) :].split("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 
@@ -31,18 +31,18 @@ def source_of(line):
     )
 
 
-def test_every_example_of_a_source_is_one():
+def test_examples_of_sources_are_valid():
     assert len([source_of(line) for block in blocks("python") for line in block.splitlines()]) == 11
 
 
-def test_every_example_of_a_row_is_a_record_of_the_source_below_it():
+def test_example_rows_are_records_of_the_source_below_them():
     examples = re.findall(r"```json\n(.*?)\n```\n```python\n(.*?)\n", PAGE)
-    made = []
+    records = []
     for row, source in examples:
-        maker = RecordMaker(source_of(source), ["English", "C++", "Python"], EXTENSIONS, 10**6)
-        made.append(maker.make(json.loads(row)))
-    assert all(isinstance(one, Record) for one in made)
-    assert [(one.language, one.source) for one in made] == [
+        parser = RecordParser(source_of(source), ["English", "C++", "Python"], EXTENSIONS, 10**6)
+        records.append(parser.parse(json.loads(row)))
+    assert all(isinstance(record, Record) for record in records)
+    assert [(record.language, record.source) for record in records] == [
         ("English", "Gutenberg (PG-19)"),
         ("Python", "octo/a"),
         ("C++", "octo/a"),
@@ -50,7 +50,7 @@ def test_every_example_of_a_row_is_a_record_of_the_source_below_it():
     ]
 
 
-def test_the_tables_are_those_of_the_code():
+def test_tables_equal_those_of_the_code():
     extensions = {
         extension: language
         for language, cell in rows_of("| language | ext")
@@ -66,4 +66,4 @@ def test_the_tables_are_those_of_the_code():
         reason for cell, _ in rows_of("| reason | what") for reason in re.findall("`(.*?)`", cell)
     ]
     assert sorted(reasons) == sorted(BAD_REASONS)
-    assert all(f"`{ending}`" in PAGE for ending in known_endings("archive"))
+    assert all(f"`{ending}`" in PAGE for ending in format_endings("archive"))

@@ -1,4 +1,4 @@
-"""Folders, checkouts and archives: what is read, what is left out and counted, and nothing that leaves the memory."""
+"""Folders, checkouts and archives: read, skipped and damaged files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from fixtures.sources import gz, read, rows, tar, zipped, zstd
 
 from components.core.errors import FetchError, RecordError
-from components.data.sources.config import Source, extensions_with
+from components.data.sources.config import Source, merge_extensions
 from components.data.sources.partition_reader import read_partition
 from components.data.sources.partitions import list_partitions
 
@@ -35,7 +35,7 @@ PACK = {
 
 
 def checkout(folder):
-    """A git repository with everything that a walk could trip over."""
+    """A git repository with links, a pipe and bad files."""
     subprocess.run(["git", "init", "-q", str(folder)], check=True)
     (folder / "src").mkdir()
     (folder / ".git" / "hook.py").write_text("not content\n")
@@ -51,10 +51,10 @@ def checkout(folder):
     return folder
 
 
-def test_a_checkout_is_read_in_order_without_git_links_and_pipes(tmp_path):
+def test_checkout_is_read_in_order_without_git_folder_links_and_pipes(tmp_path):
     folder = checkout(tmp_path / "project")
     (batch,) = read(folder, max_record_bytes=4000)
-    common = {"licence": "", "source": "project"}
+    common = {"license": "", "source": "project"}
     assert batch.records.to_pylist() == [
         {**common, "language": "Go", "path": "a.go", "text": "package a\n"},
         {**common, "language": "Python", "path": "src/b.py", "text": "b = 'ä'\r\n"},
@@ -67,31 +67,31 @@ def test_a_checkout_is_read_in_order_without_git_links_and_pipes(tmp_path):
     assert batch.num_skipped == {"language": 1, "link": 2, "no regular file": 1}
 
 
-def test_a_glob_of_files_gives_paths_below_its_fixed_part(tmp_path):
+def test_paths_of_a_glob_are_relative_to_its_fixed_part(tmp_path):
     (tmp_path / "docs" / "deep").mkdir(parents=True)
     (tmp_path / "docs" / "a.md").write_text("one\n")
     (tmp_path / "docs" / "deep" / "b.md").write_text("two\n")
     (tmp_path / "docs" / "c.txt").write_text("no\n")
     source = Source(uri=f"{tmp_path}/docs/**/*.md", format="files", fixed_language="English")
-    common = {"language": "English", "licence": "", "source": "docs"}
+    common = {"language": "English", "license": "", "source": "docs"}
     assert rows(read(source, ["English"])) == [
         {**common, "path": "a.md", "text": "one\n"},
         {**common, "path": "deep/b.md", "text": "two\n"},
     ]
 
 
-def test_a_single_file_is_read_as_files_when_that_is_said(tmp_path):
+def test_single_file_can_be_read_as_code_file(tmp_path):
     (tmp_path / "[1].py").write_text("a = 1\n")
     assert [
         row["path"] for row in rows(read(Source(uri=str(tmp_path / "[1].py"), format="files")))
     ] == ["[1].py"]
 
 
-def test_the_table_of_extensions_is_extended_by_a_recipe(tmp_path):
+def test_recipe_can_extend_the_table_of_extensions(tmp_path):
     (tmp_path / "p").mkdir()
     for name in ("a.pyi", "b.py", "c.h"):
         (tmp_path / "p" / name).write_text(name)
-    table = extensions_with({".pyi": "Python", ".h": "C++"})
+    table = merge_extensions({".pyi": "Python", ".h": "C++"})
     assert [
         (row["path"], row["language"]) for row in rows(read(tmp_path / "p", extensions=table))
     ] == [
@@ -101,13 +101,13 @@ def test_the_table_of_extensions_is_extended_by_a_recipe(tmp_path):
     ]
 
 
-def test_a_name_that_is_not_utf8_becomes_text(tmp_path):
+def test_file_name_that_is_not_utf8_is_escaped(tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / os.fsdecode(b"K\xe4se.py")).write_text("a\n")
     assert [row["path"] for row in rows(read(tmp_path / "p"))] == ["K\\xe4se.py"]
 
 
-def test_a_folder_that_changed_since_it_was_listed_is_an_error(tmp_path):
+def test_folder_that_changed_after_listing_raises_record_error(tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "a.py").write_text("a = 1\n")
     (partition,) = list_partitions([Source(uri=str(tmp_path / "p"))])
@@ -116,19 +116,19 @@ def test_a_folder_that_changed_since_it_was_listed_is_an_error(tmp_path):
         list(read_partition(partition, ["Python"]))
 
 
-def test_a_file_that_went_away_is_an_error_that_names_it(tmp_path):
+def test_removed_file_raises_fetch_error(tmp_path):
     (tmp_path / "a.zip").write_bytes(zipped(MEMBERS))
     (partition,) = list_partitions([Source(uri=str(tmp_path / "a.zip"))])
     (tmp_path / "a.zip").unlink()
-    with pytest.raises(FetchError, match=r"a\.zip cannot be read"):
+    with pytest.raises(FetchError, match=r"a\.zip does not exist"):
         list(read_partition(partition, ["Python"]))
 
 
 @pytest.mark.parametrize("name", PACK)
-def test_members_of_an_archive_are_read_in_its_order(tmp_path, name):
+def test_archive_members_are_read_in_order(tmp_path, name):
     (tmp_path / name).write_bytes(PACK[name](MEMBERS))
     (batch,) = read(tmp_path / name)
-    common = {"language": "Python", "licence": "", "source": name}
+    common = {"language": "Python", "license": "", "source": name}
     assert batch.records.to_pylist() == [
         {**common, "path": "p-1/deep/a.py", "text": "a = 1\n" * 400},
         {**common, "path": "p-1/b.py", "text": "ä\r\n"},
@@ -138,7 +138,7 @@ def test_members_of_an_archive_are_read_in_its_order(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", PACK)
-def test_bad_members_are_quarantined_by_name(tmp_path, name):
+def test_bad_archive_members_are_quarantined_by_name(tmp_path, name):
     members = {"p/a.py": b"MZ\0\0", "p/b.py": b"\xff", "p/c.py": b"x" * 500, "p/d.py": b"d\n"}
     (tmp_path / name).write_bytes(PACK[name](members))
     (batch,) = read(tmp_path / name, max_record_bytes=100)
@@ -151,7 +151,7 @@ def test_bad_members_are_quarantined_by_name(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar"])
-def test_names_that_climb_are_text_and_write_nothing(tmp_path, name):
+def test_archive_paths_outside_the_archive_write_nothing(tmp_path, name):
     (tmp_path / name).write_bytes(
         PACK[name]({"../../out.py": b"1\n", str(tmp_path / "abs.py"): b"2\n"})
     )
@@ -160,7 +160,7 @@ def test_names_that_climb_are_text_and_write_nothing(tmp_path, name):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_archives_of_the_system_are_read(tmp_path):
+def test_archives_of_the_tar_command_are_read(tmp_path):
     (tmp_path / "p" / "deep").mkdir(parents=True)
     long_name = "x" * 180 + ".py"
     (tmp_path / "p" / "deep" / long_name).write_text("a = 1\n")
@@ -174,7 +174,7 @@ def test_archives_of_the_system_are_read(tmp_path):
         assert batch.num_skipped == {"link": 1}
 
 
-def test_a_link_in_a_zip_is_counted(tmp_path):
+def test_link_in_a_zip_is_counted(tmp_path):
     link = zipfile.ZipInfo("p/link.py")
     link.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
@@ -183,8 +183,8 @@ def test_a_link_in_a_zip_is_counted(tmp_path):
     assert (batch.records.num_rows, batch.num_skipped) == (0, {"link": 1})
 
 
-def test_a_zip_whose_count_stands_in_its_zip64_record(tmp_path):
-    """As zips of 65,535 and more members have it; the records by hand, from APPNOTE.TXT 4.3.14 to 4.3.16."""
+def test_number_of_members_can_be_in_the_zip64_record(tmp_path):
+    """As in zips of 65,535 or more members; records built from APPNOTE.TXT 4.3.14 to 4.3.16."""
     content = zipped(MEMBERS)
     body, (_, _, _, _, _, size, at, _) = content[:-22], struct.unpack("<4s4H2LH", content[-22:])
     for stated in (4, 5):
@@ -209,7 +209,7 @@ def offset_of_second(content):
 
 
 def damaged_header(content):
-    """The header of the second member, with one bit flipped; Python's tarfile takes it for the end."""
+    """A bit of the second member's header is flipped; Python's tarfile takes that for the end."""
     at = offset_of_second(content)
     return content[: at + 100] + bytes([content[at + 100] ^ 1]) + content[at + 101 :]
 
@@ -219,7 +219,8 @@ def cut_between_members(content):
 
 
 def longer_comment(content):
-    """The comment of the directory's first entry swallows the second; Python's zipfile then lists one member less."""
+    """The comment of the directory's first entry covers the second; Python's zipfile then lists one
+    member less."""
     first = content.index(b"PK\x01\x02")
     second = content.index(b"PK\x01\x02", first + 4)
     third = content.index(b"PK\x01\x02", second + 4)
@@ -227,7 +228,7 @@ def longer_comment(content):
 
 
 def other_name(content):
-    """The name of the first entry of the directory loses its extension: it would be left out."""
+    """The name of the directory's first entry has no known extension, so it would be skipped."""
     at = content.index(b"PK\x01\x02") + 46 + len("p-1/deep/a.p")
     return content[:at] + b"q" + content[at + 1 :]
 
@@ -261,7 +262,7 @@ def other_name(content):
         "zip method",
     ],
 )
-def test_damage_that_pythons_readers_let_pass_is_an_error(tmp_path, name, damage, message):
+def test_damage_that_pythons_readers_accept_raises_record_error(tmp_path, name, damage, message):
     (tmp_path / name).write_bytes(damage(PACK[name](MEMBERS)))
     with pytest.raises(RecordError, match=message) as error:
         list(read(tmp_path / name))

@@ -1,10 +1,10 @@
-"""A thousand truncated and bit-flipped files: an error, or every record; never a traceback, a hang or a shorter corpus.
+"""A thousand truncated and bit-flipped files: each raises an error or gives all records.
 
-What can be promised depends on what a format has checksums of. EXACT: of everything; what comes out is what went in.
-COUNTED: of some things or nothing, so a text, a name or a column may change unseen, but every record is still there,
-quarantined, or left out and counted. GARBLED: zstd without its optional checksum, as the Pile has it; a flip garbles the
-rest of a block, lines may merge, and what shows is that some of them are bad. A cut is an error everywhere, but for one
-place in Avro, which has no end mark: between two blocks, where only the size of the listing shows it (test_source_tables).
+The guarantee depends on the checksums of a format. EXACT: all bytes have a checksum, so the records
+are unchanged. COUNTED: some bytes have none, so a text, a name or a column may change, but each
+record is good, quarantined or skipped. GARBLED: zstd without its optional checksum, like the Pile;
+a flipped bit may merge lines, and some of them are bad. A truncated file always raises an error,
+except between two Avro blocks, which only the listed size reveals (test_source_tables).
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class Outcome(NamedTuple):
 
 
 def outcome(path) -> Outcome | None:
-    """What reading a file gives; None is one of our errors that names the file. Anything else escapes."""
+    """What reading a file gives; None is one of our errors that names the file. Anything else
+    escapes."""
     try:
         batches = list(read(path))
     except CodegenError as error:
@@ -88,36 +89,36 @@ def outcome(path) -> Outcome | None:
     )
 
 
-def damaged(content: bytes, dice: random.Random) -> tuple[bytes, bool]:
+def damaged(content: bytes, generator: random.Random) -> tuple[bytes, bool]:
     """The content cut off, or with one to four bits flipped, and whether it was cut."""
-    if dice.random() < 0.4:
-        return content[: dice.randrange(len(content))], True
+    if generator.random() < 0.4:
+        return content[: generator.randrange(len(content))], True
     flipped = bytearray(content)
-    for _ in range(dice.choice([1, 1, 1, 2, 4])):
-        bit = dice.randrange(8 * len(content))
+    for _ in range(generator.choice([1, 1, 1, 2, 4])):
+        bit = generator.randrange(8 * len(content))
         flipped[bit // 8] ^= 1 << bit % 8
     return bytes(flipped), False
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_damaged_file_is_an_error_or_all_of_its_records(tmp_path, name):
+def test_damaged_file_raises_an_error_or_gives_all_records(tmp_path, name):
     content = WRITERS[name]()
     path = tmp_path / name
     path.write_bytes(content)
-    whole = outcome(path)
-    assert whole is not None
-    assert [row["text"] for row in whole.records] == [row["text"] for row in ROWS]
-    dice = random.Random(f"1 {name}")  # noqa: S311 - a string seeds the same everywhere
+    intact = outcome(path)
+    assert intact is not None
+    assert [row["text"] for row in intact.records] == [row["text"] for row in ROWS]
+    generator = random.Random(f"1 {name}")  # noqa: S311 - a string seeds the same everywhere
     for _ in range(-(-NUM_FILES // len(WRITERS))):
-        broken, is_cut = damaged(content, dice)
-        path.write_bytes(broken)
-        found = outcome(path)
-        assert found is None or is_acceptable(name, found, whole, is_cut), broken
+        damaged_content, is_cut = damaged(content, generator)
+        path.write_bytes(damaged_content)
+        result = outcome(path)
+        assert result is None or is_acceptable(name, result, intact, is_cut), damaged_content
 
 
-def is_acceptable(name: str, found: Outcome, whole: Outcome, is_cut: bool) -> bool:
+def is_acceptable(name: str, result: Outcome, intact: Outcome, is_cut: bool) -> bool:
     """Whether this may come out of a damaged file, as the top of this file says."""
     if name in EXACT or is_cut:
-        return found == whole or (name.endswith(".avro") and found == Outcome([], 0, 0))
-    is_complete = found.num_accounted == len(ROWS)
-    return is_complete or (name in GARBLED and found.num_bad > 0)
+        return result == intact or (name.endswith(".avro") and result == Outcome([], 0, 0))
+    is_complete = result.num_accounted == len(ROWS)
+    return is_complete or (name in GARBLED and result.num_bad > 0)

@@ -1,4 +1,4 @@
-"""JSON Lines: every documented source, every broken line in its place, and lines of any length and content."""
+"""JSON Lines: documented sources, bad lines, and lines of any length and content."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 from components.core.errors import ConfigError, RecordError
 from components.data.sources.config import Source
 from components.data.sources.jsonl import read_lines
-from components.data.sources.records import BAD_REASONS
+from components.data.sources.records import BAD_REASONS, WELL_KNOWN
 
 GOOD = {"content": "a = 1\n", "path": "src/a.py", "repo": "octo/a", "license": "mit"}
 RECORD = {
     "language": "Python",
-    "licence": "mit",
+    "license": "mit",
     "path": "src/a.py",
     "source": "octo/a",
     "text": "a = 1\n",
 }
 
 
-def test_the_pile_names_its_subset_in_an_object_and_has_one_language(tmp_path):
+def test_pile_records_are_read_with_a_nested_name_and_fixed_language(tmp_path):
     pile = [
         {"text": "It was\na night.", "meta": {"pile_set_name": "Gutenberg (PG-19)"}},
         {"text": "ä", "meta": None},
@@ -35,14 +35,14 @@ def test_the_pile_names_its_subset_in_an_object_and_has_one_language(tmp_path):
     source = Source(
         uri=str(tmp_path / "*.jsonl.zst"), name="meta.pile_set_name", fixed_language="English"
     )
-    common = {"language": "English", "licence": "", "path": ""}
+    common = {"language": "English", "license": "", "path": ""}
     assert rows(read(source, ["English"])) == [
         {**common, "source": "Gutenberg (PG-19)", "text": "It was\na night."},
         {**common, "source": "", "text": "ä"},
     ]
 
 
-def test_bigquery_exports_and_our_own_corpora_need_no_names(tmp_path):
+def test_bigquery_exports_and_pulled_corpora_need_no_field_names(tmp_path):
     bigquery = {
         "repo_name": "octo/a",
         "path": "src/a.py",
@@ -55,8 +55,8 @@ def test_bigquery_exports_and_our_own_corpora_need_no_names(tmp_path):
     assert rows(read(tmp_path / "*.json*")) == [RECORD, RECORD]
 
 
-def test_the_language_is_the_stated_one_and_else_that_of_the_extension(tmp_path):
-    given_rows = [
+def test_language_is_stated_or_derived_from_the_extension(tmp_path):
+    input_rows = [
         {"text": "1", "path": "a.h", "language": "c++"},
         {"text": "2", "path": "A.PY"},
         {"text": "3", "path": "a.rs"},
@@ -64,31 +64,38 @@ def test_the_language_is_the_stated_one_and_else_that_of_the_extension(tmp_path)
         {"text": "5", "path": "Makefile"},
         {"text": "6", "path": ".py"},
     ]
-    (tmp_path / "a.jsonl").write_bytes(jsonl(given_rows))
+    (tmp_path / "a.jsonl").write_bytes(jsonl(input_rows))
     (batch,) = read(tmp_path / "a.jsonl")
     assert batch.records["text"].to_pylist() == ["1", "2"]
     assert batch.records["language"].to_pylist() == ["C++", "Python"]
     assert (batch.bad, batch.num_skipped) == ([], {"language": 4})
 
 
-def test_a_fixed_language_that_the_corpus_lacks_is_an_error(tmp_path):
+@pytest.mark.parametrize("field", WELL_KNOWN["license"])
+def test_license_is_read_under_each_default_name(tmp_path, field):
+    row = {name: value for name, value in GOOD.items() if name != "license"}
+    (tmp_path / "a.jsonl").write_bytes(jsonl([{**row, field: "mit"}]))
+    assert rows(read(tmp_path / "a.jsonl")) == [RECORD]
+
+
+def test_fixed_language_of_another_corpus_raises_config_error(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(jsonl([GOOD]))
     with pytest.raises(ConfigError, match="is all Rust"):
         list(read(Source(uri=str(tmp_path / "a.jsonl"), fixed_language="Rust")))
 
 
-def test_several_licences_become_one_string(tmp_path):
+def test_list_of_licenses_is_joined(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(
         jsonl([{**GOOD, "license": ["MIT", "Apache-2.0"]}, {**GOOD, "license": []}])
     )
-    assert [row["licence"] for row in rows(read(tmp_path / "a.jsonl"))] == ["MIT, Apache-2.0", ""]
+    assert [row["license"] for row in rows(read(tmp_path / "a.jsonl"))] == ["MIT, Apache-2.0", ""]
 
 
 def line(**changes):
     return json.dumps({**GOOD, **changes}).encode()
 
 
-BROKEN = {
+BAD_LINES = {
     "half a line": (b'{"content": "a', "not JSON: "),
     "an array": (b'["a"]', "not an object: list"),
     "a number": (b"7", "not an object: int"),
@@ -96,7 +103,7 @@ BROKEN = {
     "a null text": (line(content=None), "no text: "),
     "a text of another type": (line(content=7), "wrong type: text is int"),
     "a path of another type": (line(path=["a"]), "wrong type: path is list"),
-    "a licence of another type": (line(license=["MIT", 7]), "wrong type: licence is int"),
+    "a license of another type": (line(license=["MIT", 7]), "wrong type: license is int"),
     "neither language nor path": (b'{"content": "a"}', "no language: "),
     "latin 1": (
         line(content="@").replace(b"@", b"\xe4"),
@@ -117,14 +124,14 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize(("broken", "reason"), BROKEN.values(), ids=BROKEN.keys())
+@pytest.mark.parametrize(("bad_line", "reason"), BAD_LINES.values(), ids=BAD_LINES.keys())
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
-def test_a_broken_line_is_quarantined_with_its_place_and_the_others_are_read(
-    tmp_path, ending, broken, reason
+def test_bad_line_is_quarantined_with_its_position_and_others_are_read(
+    tmp_path, ending, bad_line, reason
 ):
     pack = {"jsonl": bytes, "jsonl.gz": gz, "jsonl.zst": zstd}[ending]
     path = tmp_path / f"a.{ending}"
-    path.write_bytes(pack(line() + b"\n" + broken + b"\n" + line()))
+    path.write_bytes(pack(line() + b"\n" + bad_line + b"\n" + line()))
     (batch,) = read(path, max_record_bytes=8000)
     (bad,) = batch.bad
     assert batch.records.to_pylist() == [RECORD, RECORD]
@@ -133,10 +140,10 @@ def test_a_broken_line_is_quarantined_with_its_place_and_the_others_are_read(
     assert bad.reason.partition(":")[0] in BAD_REASONS
     assert len(bad.excerpt) <= 200
     assert bad.excerpt.isprintable()
-    assert bad.excerpt[:1] == broken[:1].decode("ascii").replace("\x7f", "\\")
+    assert bad.excerpt[:1] == bad_line[:1].decode("ascii").replace("\x7f", "\\")
 
 
-def test_lines_end_at_newlines_only_and_blank_ones_are_counted(tmp_path):
+def test_lines_end_only_at_newlines_and_blank_lines_are_counted(tmp_path):
     text = "a\u2028b\u2029c\x85d\x0be"
     content = (
         line(content="1") + b"\r\n\r\n  \t\n\n" + jsonl([{**GOOD, "content": text}]).rstrip(b"\n")
@@ -152,13 +159,13 @@ def test_lines_end_at_newlines_only_and_blank_ones_are_counted(tmp_path):
     [(b"", []), (b"\n\n\n", [{"blank line": 3}])],
     ids=["nothing", "newlines"],
 )
-def test_a_file_without_records_has_none(tmp_path, content, skipped):
+def test_file_without_records_has_no_records(tmp_path, content, skipped):
     (tmp_path / "a.jsonl").write_bytes(content)
     assert [batch.num_skipped for batch in read(tmp_path / "a.jsonl")] == skipped
 
 
 class Trickle:
-    """A stream that gives a few bytes at a time, as object stores may."""
+    """A stream that returns a few bytes at a time, as object stores do."""
 
     def __init__(self, content, num_bytes):
         self.content, self.num_bytes = content, num_bytes
@@ -169,22 +176,20 @@ class Trickle:
 
 
 @given(
-    lines=st.lists(st.binary(max_size=12).map(lambda one: one.replace(b"\n", b"")), max_size=8),
+    lines=st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), max_size=8),
     ends=st.booleans(),
     num_bytes=st.integers(1, 9),
     limit=st.integers(1, 14),
 )
-def test_lines_are_what_splitting_the_whole_gives(lines, ends, num_bytes, limit):
+def test_lines_equal_those_of_a_split_of_the_content(lines, ends, num_bytes, limit):
     content = b"\n".join(lines) + (b"\n" if ends else b"")
-    found = list(read_lines(Trickle(content, num_bytes), limit))
+    read_back = list(read_lines(Trickle(content, num_bytes), limit))
     expected = content.split(b"\n")
     expected = expected[:-1] if not expected[-1] else expected
-    assert [one.size_bytes for one in found] == [len(one) for one in expected]
-    assert [content[one.offset : one.offset + one.size_bytes] for one in found] == expected
-    assert all(
-        one.content == all_ if len(all_) <= limit else all_[:limit]
-        for one, all_ in zip(found, expected, strict=True)
-    )
+    assert [line.size_bytes for line in read_back] == [len(line) for line in expected]
+    ranges = [(line.offset, line.offset + line.size_bytes) for line in read_back]
+    assert [content[start:end] for start, end in ranges] == expected
+    assert [line.content for line in read_back] == [line[:limit] for line in expected]
 
 
 @settings(max_examples=60, deadline=None)
@@ -195,7 +200,7 @@ def test_lines_are_what_splitting_the_whole_gives(lines, ends, num_bytes, limit)
     )
 )
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
-def test_any_text_comes_back_as_it_was(tmp_path_factory, ending, texts):
+def test_any_text_is_read_unchanged(tmp_path_factory, ending, texts):
     pack = {"jsonl": bytes, "jsonl.gz": gz, "jsonl.zst": zstd}[ending]
     path = tmp_path_factory.mktemp("any") / f"a.{ending}"
     path.write_bytes(pack(jsonl([{**GOOD, "content": text} for text in texts])))
@@ -203,10 +208,12 @@ def test_any_text_comes_back_as_it_was(tmp_path_factory, ending, texts):
 
 
 @settings(max_examples=60, deadline=None)
-@given(noise=st.lists(st.binary(max_size=30).map(lambda one: one.replace(b"\n", b"")), max_size=12))
-def test_of_noise_every_line_is_accounted_for(tmp_path_factory, noise):
+@given(
+    noise=st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")), max_size=12)
+)
+def test_each_line_of_noise_is_counted(tmp_path_factory, noise):
     path = tmp_path_factory.mktemp("noise") / "a.jsonl"
-    path.write_bytes(b"".join(one + b"\n" for one in noise))
+    path.write_bytes(b"".join(line + b"\n" for line in noise))
     batches = list(read(path))
     num_bad = sum(len(batch.bad) for batch in batches)
     assert num_bad + sum(sum(batch.num_skipped.values()) for batch in batches) == len(noise)
@@ -215,7 +222,7 @@ def test_of_noise_every_line_is_accounted_for(tmp_path_factory, noise):
             assert path.read_bytes()[bad.offset - 1 : bad.offset] in (b"", b"\n")
 
 
-def test_members_and_frames_follow_one_another(tmp_path):
+def test_gzip_members_and_zstd_frames_are_concatenated(tmp_path):
     halves = jsonl([GOOD] * 3), jsonl([GOOD] * 4)
     (tmp_path / "a.jsonl.gz").write_bytes(gz(halves[0]) + gz(b"") + gz(halves[1]))
     skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"
@@ -227,7 +234,7 @@ def test_members_and_frames_follow_one_another(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
-def test_a_compressed_file_of_no_bytes_is_a_truncated_one(tmp_path, name):
+def test_empty_compressed_file_is_truncated(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(RecordError, match=rf"{name} is damaged or truncated: 0 bytes"):
         list(read(tmp_path / name))
@@ -236,7 +243,7 @@ def test_a_compressed_file_of_no_bytes_is_a_truncated_one(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "pack"), [("a.jsonl.gz", gz), ("a.jsonl.zst", zstd)], ids=["gzip", "zstd"]
 )
-def test_every_truncation_of_a_compressed_file_is_an_error_that_names_it(tmp_path, name, pack):
+def test_each_truncation_of_a_compressed_file_raises_an_error(tmp_path, name, pack):
     content = pack(jsonl([GOOD] * 3))
     for length in range(len(content)):
         (tmp_path / name).write_bytes(content[:length])
@@ -244,7 +251,7 @@ def test_every_truncation_of_a_compressed_file_is_an_error_that_names_it(tmp_pat
             list(read(tmp_path / name))
 
 
-def test_a_line_of_two_gigabytes_is_quarantined_without_being_held(tmp_path):
+def test_line_of_two_gigabytes_is_quarantined_without_loading_it(tmp_path):
     with (
         (tmp_path / "a.jsonl.zst").open("wb") as file,
         zstandard.ZstdCompressor(level=1).stream_writer(file) as stream,
@@ -264,7 +271,7 @@ def test_a_line_of_two_gigabytes_is_quarantined_without_being_held(tmp_path):
     assert peak_bytes < 64 << 20
 
 
-def test_batches_are_bounded_and_in_the_order_of_the_file(tmp_path):
+def test_batches_have_bounded_size_and_file_order(tmp_path):
     texts = [f"{number}\n" + "x" * 999_000 for number in range(30)]
     (tmp_path / "a.jsonl").write_bytes(jsonl([{**GOOD, "content": text} for text in texts]))
     batches = list(read(tmp_path / "a.jsonl"))
@@ -272,6 +279,6 @@ def test_batches_are_bounded_and_in_the_order_of_the_file(tmp_path):
     assert [text for batch in batches for text in batch.records["text"].to_pylist()] == texts
 
 
-def test_a_file_of_nothing_but_bad_lines_comes_in_batches_too(tmp_path):
+def test_file_of_only_bad_lines_is_read_in_batches(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b"{\n" * 2500)
     assert [len(batch.bad) for batch in read(tmp_path / "a.jsonl")] == [1000, 1000, 500]

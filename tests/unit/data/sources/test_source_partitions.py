@@ -1,4 +1,4 @@
-"""Partitions: which files a source means, what they are called, and what cannot be meant."""
+"""Partitions: files and names of a source, and invalid sources."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from fixtures.sources import parquet, rows, zstd
 
 from components.core.errors import ConfigError, DataError, FetchError, RecordError
-from components.data.sources.config import QuarantineConfig, Source, extensions_with
+from components.data.sources.config import QuarantineConfig, Source, merge_extensions
 from components.data.sources.partition_reader import read_partition
 from components.data.sources.partitions import Partition, list_partitions
 
@@ -18,7 +18,7 @@ ROW = b'{"text": "a", "path": "a.py"}\n'
 
 @pytest.fixture
 def corpus(tmp_path, monkeypatch):
-    """The current folder, with data files in two folders and sources in two others."""
+    """The current folder, with data files in two folders and code files in two others."""
     for name, content in {
         "raw/b.jsonl": ROW,
         "raw/a.jsonl.zst": zstd(ROW),
@@ -58,18 +58,18 @@ def corpus(tmp_path, monkeypatch):
         ({"uri": "raw", "format": "files"}, ["files raw/"]),
         ({"uri": "repos/**/*.py", "format": "files"}, ["files repos/**/*.py"]),
     ],
-    ids=lambda one: " ".join(one.values()) if isinstance(one, dict) else "",
+    ids=lambda value: " ".join(value.values()) if isinstance(value, dict) else "",
 )
-def test_a_source_means_these_files_under_these_names(corpus, source, expected):
+def test_source_is_listed_as_these_partitions(corpus, source, expected):
     partitions = list_partitions([Source(**source)])
-    assert [f"{one.format} {one.name}" for one in partitions] == expected
-    assert all(one.uri.startswith(str(corpus)) for one in partitions)
+    assert [f"{partition.format} {partition.name}" for partition in partitions] == expected
+    assert all(partition.uri.startswith(str(corpus)) for partition in partitions)
 
 
-def test_sizes_are_as_stored(corpus):
+def test_sizes_are_stored_bytes(corpus):
     listed = {
-        one.name: one.size_bytes
-        for one in list_partitions([Source(uri="raw/*.jsonl*"), Source(uri="repos/*/")])
+        partition.name: partition.size_bytes
+        for partition in list_partitions([Source(uri="raw/*.jsonl*"), Source(uri="repos/*/")])
     }
     compressed = (corpus / "raw/a.jsonl.zst").stat().st_size
     assert listed == {
@@ -80,11 +80,11 @@ def test_sizes_are_as_stored(corpus):
     }
 
 
-def test_partitions_are_sorted_whatever_the_order_of_their_sources(corpus):
+def test_partitions_are_sorted_independently_of_sources(corpus):
     sources = [Source(uri="repos/two"), Source(uri="raw/*.jsonl*"), Source(uri="repos/one")]
     listed = list_partitions(sources)
     assert listed == list_partitions(sources[::-1])
-    assert [one.name for one in listed] == [
+    assert [partition.name for partition in listed] == [
         "raw/a.jsonl.zst",
         "raw/b.jsonl",
         "repos/one/",
@@ -92,9 +92,9 @@ def test_partitions_are_sorted_whatever_the_order_of_their_sources(corpus):
     ]
 
 
-def test_a_partition_is_plain_json(corpus):
+def test_partition_is_plain_json(corpus):
     for partition in list_partitions(
-        [Source(uri="raw/*.jsonl", licence="license"), Source(uri="repos")]
+        [Source(uri="raw/*.jsonl", license="license"), Source(uri="repos")]
     ):
         assert Partition.parse(json.loads(json.dumps(partition.model_dump()))) == partition
 
@@ -106,7 +106,7 @@ def test_a_partition_is_plain_json(corpus):
         ({"uri": "raw/*.parquet"}, DataError, r"raw/\*\.parquet holds no file"),
         ({"uri": "repos", "format": "parquet"}, DataError, r"named \*\.parquet"),
         ({"uri": "raw"}, ConfigError, r"the folder raw holds [ab]\.jsonl"),
-        ({"uri": "raw/*"}, ConfigError, "the name of raw/NOTICE.txt says no format"),
+        ({"uri": "raw/*"}, ConfigError, "raw/NOTICE.txt has an unknown format"),
         ({"uri": "raw/b.jsonl", "format": "archive"}, ConfigError, "is to be read as an archive"),
         ({"uri": "nosuch://bucket/a.jsonl"}, ConfigError, "cannot be opened"),
     ],
@@ -120,25 +120,25 @@ def test_a_partition_is_plain_json(corpus):
         "no protocol",
     ],
 )
-def test_a_source_that_means_nothing_or_too_much_is_an_error(corpus, source, error, message):
+def test_source_without_or_with_unexpected_files_raises_an_error(corpus, source, error, message):
     with pytest.raises(error, match=message):
         list_partitions([Source(**source)])
 
 
-def test_a_file_in_two_sources_is_an_error(corpus):
+def test_file_in_two_sources_raises_config_error(corpus):
     with pytest.raises(
         ConfigError, match=r"raw/b\.jsonl is in the sources raw/\*\.jsonl and raw/b\.jsonl"
     ):
         list_partitions([Source(uri="raw/*.jsonl"), Source(uri="raw/b.jsonl")])
 
 
-def test_a_damaged_parquet_file_that_would_be_split_is_an_error(corpus):
+def test_damaged_parquet_file_cannot_be_split(corpus):
     (corpus / "a.parquet").write_bytes(parquet([{"text": "a", "path": "a.py"}])[:-1])
     with pytest.raises(RecordError, match=r"a\.parquet is damaged or truncated"):
         list_partitions([Source(uri="a.parquet")], split_bytes=1)
 
 
-def test_a_file_that_changed_since_it_was_listed_is_an_error(corpus):
+def test_file_that_changed_after_listing_raises_record_error(corpus):
     (partition,) = list_partitions([Source(uri="raw/b.jsonl")])
     (corpus / "raw/b.jsonl").write_bytes(ROW * 2)
     with pytest.raises(RecordError, match=r"raw/b\.jsonl has 60 bytes") as error:
@@ -146,7 +146,7 @@ def test_a_file_that_changed_since_it_was_listed_is_an_error(corpus):
     assert error.value.expected.startswith("30 bytes")
 
 
-def test_a_file_that_may_not_be_read_is_an_error(corpus):
+def test_unreadable_file_raises_an_error(corpus):
     (partition,) = list_partitions([Source(uri="raw/b.jsonl")])
     (corpus / "raw/b.jsonl").unlink()
     (corpus / "raw/b.jsonl").mkdir()
@@ -154,14 +154,17 @@ def test_a_file_that_may_not_be_read_is_an_error(corpus):
         list(read_partition(partition, ["Python"]))
 
 
-def test_any_fsspec_uri_will_do():
+def test_any_fsspec_uri_is_accepted():
     memory = fsspec.filesystem("memory")
     memory.pipe({"/corpus/a.jsonl": ROW, "/corpus/repo/b.py": b"b\n"})
     sources = [Source(uri="memory://corpus/*.jsonl"), Source(uri="memory://corpus/repo")]
     partitions = list_partitions(sources)
-    assert [one.name for one in partitions] == ["memory://corpus/a.jsonl", "memory://corpus/repo/"]
-    found = [rows(read_partition(one, ["Python"])) for one in partitions]
-    assert [(row["path"], row["text"]) for (row,) in found] == [("a.py", "a"), ("b.py", "b\n")]
+    assert [partition.name for partition in partitions] == [
+        "memory://corpus/a.jsonl",
+        "memory://corpus/repo/",
+    ]
+    records = [rows(read_partition(partition, ["Python"])) for partition in partitions]
+    assert [(row["path"], row["text"]) for (row,) in records] == [("a.py", "a"), ("b.py", "b\n")]
 
 
 @pytest.mark.parametrize(
@@ -174,17 +177,17 @@ def test_any_fsspec_uri_will_do():
     ],
     ids=["no uri", "two languages", "a field of files", "unknown format"],
 )
-def test_a_source_that_contradicts_itself_is_an_error(values, message):
+def test_contradictory_source_raises_config_error(values, message):
     with pytest.raises(ConfigError) as error:
         Source.parse(values)
     assert message in str(error.value)
 
 
-def test_the_quarantine_is_stated():
+def test_default_quarantine_limits():
     assert QuarantineConfig() == QuarantineConfig(max_record_bytes=64 << 20, max_bad_fraction=0.001)
 
 
 @pytest.mark.parametrize("extension", ["py", ".", ".PY", ""])
-def test_an_extension_that_no_file_could_have_is_an_error(extension):
+def test_invalid_extension_raises_config_error(extension):
     with pytest.raises(ConfigError, match="the extension"):
-        extensions_with({extension: "Python"})
+        merge_extensions({extension: "Python"})

@@ -1,4 +1,4 @@
-"""How far into a partition each batch reaches, in every format, and what is read of one that is only begun."""
+"""Positions of batches in a partition, for each format, and limited partitions."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from pathlib import Path
 import pytest
 from fixtures.sources import avro, gz, jsonl, parquet, tar, zipped, zstd
 
-from components.data.sources import record_batches
+from components.data.sources import partition_reader
 from components.data.sources.config import Source
 from components.data.sources.partition_reader import Batch, read_partition
 from components.data.sources.partitions import Partition, list_partitions
 
-_CHANCE = random.Random(5)  # noqa: S311 - no secret
+_GENERATOR = random.Random(5)  # noqa: S311 - deterministic
 ROWS = [
     {
-        "text": "".join(_CHANCE.choices("abcdefgh \n", k=2000)),
+        "text": "".join(_GENERATOR.choices("abcdefgh \n", k=2000)),
         "path": f"{number}.py",
         "repo": "octo/a",
         "license": "mit",
     }
     for number in range(400)
 ]
-"""Alike in length and in how well they compress, so a share of the documents is the same share of the stored bytes."""
+"""Rows of equal length and compressibility, so shares of documents and of stored bytes are
+equal."""
 MEMBERS = {row["path"]: row["text"].encode() for row in ROWS}
 SCHEMA = {
     "type": "record",
@@ -66,47 +67,48 @@ def partition(request: pytest.FixtureRequest, tmp_path: Path) -> Partition:
     return partition_of(tmp_path / "folder")
 
 
-def test_each_batch_says_how_far_it_reaches(
+def test_stored_bytes_of_a_batch_are_its_position_in_the_file(
     partition: Partition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record_batches, "BATCH_BYTES", 80_000)
-    found = read(partition)
-    assert len(found) > 8
+    monkeypatch.setattr(partition_reader, "BATCH_BYTES", 80_000)
+    batches = read(partition)
+    assert len(batches) > 8
     num_documents = 0
-    for batch in found:
+    for batch in batches:
         num_documents += len(batch.records)
         assert batch.stored_bytes / partition.size_bytes == pytest.approx(
             num_documents / len(ROWS), abs=0.05
         )
-    assert found[-1].stored_bytes == partition.size_bytes
+    assert batches[-1].stored_bytes == partition.size_bytes
 
 
-def test_a_part_of_a_parquet_file_counts_for_its_share(
+def test_row_groups_have_their_share_of_the_stored_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record_batches, "BATCH_BYTES", 80_000)
+    monkeypatch.setattr(partition_reader, "BATCH_BYTES", 80_000)
     (tmp_path / "a.parquet").write_bytes(parquet(ROWS, row_group_size=50))
     size = (tmp_path / "a.parquet").stat().st_size
-    parts = list_partitions([Source(uri=str(tmp_path / "a.parquet"))], split_bytes=size // 5)
-    assert [(one.first_row_group, one.last_row_group) for one in parts] == [
+    partitions = list_partitions([Source(uri=str(tmp_path / "a.parquet"))], split_bytes=size // 5)
+    assert [(item.first_row_group, item.last_row_group) for item in partitions] == [
         (0, 1),
         (2, 3),
         (4, 5),
         (6, 7),
     ]
-    assert sum(one.size_bytes for one in parts) == size
-    for part in parts:
-        assert part.size_bytes == pytest.approx(size / 4, rel=0.01)
-        first, *_, last = read(part)
-        assert first.stored_bytes / part.size_bytes == pytest.approx(
+    assert sum(item.size_bytes for item in partitions) == size
+    for partition in partitions:
+        assert partition.size_bytes == pytest.approx(size / 4, rel=0.01)
+        first, *_, last = read(partition)
+        assert first.stored_bytes / partition.size_bytes == pytest.approx(
             len(first.records) / 100, abs=0.01
         )
-        assert last.stored_bytes == part.size_bytes
+        assert last.stored_bytes == partition.size_bytes
 
 
-def test_a_partition_that_is_only_begun(partition: Partition) -> None:
-    """The documents until 100,000 bytes are reached, which is the 50th at the earliest, and an eighth of the whole."""
-    (batch,) = read(partition.replace(first_bytes=100_000))
+def test_partition_can_be_limited_to_its_first_bytes(partition: Partition) -> None:
+    """The documents until 100,000 bytes are reached, which is the 50th at the earliest, and an
+    eighth of the whole."""
+    (batch,) = read(partition.replace(max_bytes=100_000))
     assert (
         batch.records["text"].to_pylist()
         == read(partition)[0].records["text"].to_pylist()[: len(batch.records)]
@@ -119,7 +121,7 @@ def test_a_partition_that_is_only_begun(partition: Partition) -> None:
 
 @pytest.fixture
 def lines(tmp_path: Path) -> Partition:
-    """Thirty lines of 31 bytes each, their ends not counted."""
+    """30 lines of 31 bytes each, without newlines."""
     written = [b'{"text": "%03d", "path": "a.py"}' % number for number in range(30)]
     assert {len(line) for line in written} == {31}
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(written))
@@ -127,28 +129,28 @@ def lines(tmp_path: Path) -> Partition:
 
 
 @pytest.mark.parametrize(
-    ("first_bytes", "expected"),
+    ("max_bytes", "expected"),
     [(1, 1), (31, 1), (32, 2), (62, 2), (31 * 29 + 1, 30), (31 * 30, 30), (10**9, 30)],
 )
-def test_a_beginning_ends_with_the_record_that_reaches_it(
-    lines: Partition, first_bytes: int, expected: int
+def test_limit_includes_the_record_that_reaches_it(
+    lines: Partition, max_bytes: int, expected: int
 ) -> None:
-    (batch,) = read(lines.replace(first_bytes=first_bytes))
+    (batch,) = read(lines.replace(max_bytes=max_bytes))
     assert len(batch.records) == expected
     assert (batch.stored_bytes == lines.size_bytes) == (expected == 30)
 
 
-def test_a_long_beginning_comes_in_batches(
+def test_limited_partition_is_read_in_batches(
     lines: Partition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record_batches, "BATCH_BYTES", 100)
-    assert [len(batch.records) for batch in read(lines.replace(first_bytes=310))] == [4, 4, 2]
+    monkeypatch.setattr(partition_reader, "BATCH_BYTES", 100)
+    assert [len(batch.records) for batch in read(lines.replace(max_bytes=310))] == [4, 4, 2]
 
 
-def test_what_is_passed_over_counts_as_read(tmp_path: Path) -> None:
-    """Else a file without a document of the corpus would be read to its end for a sample."""
+def test_skipped_records_count_for_the_limit(tmp_path: Path) -> None:
+    """Else a sample of a file without documents of the corpus reads the whole file."""
     other = [{**row, "path": "a.go"} for row in ROWS]
     (tmp_path / "a.jsonl").write_bytes(jsonl(other))
-    (batch,) = read(partition_of(tmp_path / "a.jsonl").replace(first_bytes=100_000))
+    (batch,) = read(partition_of(tmp_path / "a.jsonl").replace(max_bytes=100_000))
     assert len(batch.records) == 0
     assert 40 < batch.num_skipped["language"] <= 50

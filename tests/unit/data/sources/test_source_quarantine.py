@@ -1,4 +1,4 @@
-"""The tolerance: where a count of bad records becomes an error, and what that error quotes."""
+"""The limit of bad records, and its error."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import pytest
 
 from components.core.errors import RecordError
 from components.data.sources.config import QuarantineConfig
-from components.data.sources.quarantine import check_bad_record_limit
-from components.data.sources.record_batches import QuarantinedRecord
+from components.data.sources.partition_reader import QuarantinedRecord, check_bad_record_limit
 
 ONE_IN_A_HUNDRED = QuarantineConfig(max_bad_fraction=0.01)
 
 
 @pytest.mark.parametrize(("num_bad", "num_read"), [(0, 0), (0, 10), (1, 100), (10, 1000)])
-def test_up_to_the_tolerance_nothing_happens(num_bad, num_read):
+def test_bad_records_up_to_the_limit_are_accepted(num_bad, num_read):
     check_bad_record_limit(num_bad, num_read, [], ONE_IN_A_HUNDRED)
 
 
 @pytest.mark.parametrize(("num_bad", "num_read"), [(1, 1), (1, 99), (11, 1000)])
-def test_above_it_the_first_bad_records_are_quoted(num_bad, num_read):
+def test_error_above_the_limit_quotes_the_first_bad_records(num_bad, num_read):
     examples = [
         QuarantinedRecord(f"{number}.jsonl", number, "not JSON: end of data", "{")
         for number in range(9)
@@ -30,6 +29,6 @@ def test_above_it_the_first_bad_records_are_quoted(num_bad, num_read):
     assert error.value.expected == "at most 1.000% of them"
 
 
-def test_a_tolerance_of_nothing_refuses_the_first():
+def test_limit_of_zero_rejects_a_single_bad_record():
     with pytest.raises(RecordError):
         check_bad_record_limit(1, 10**9, [], QuarantineConfig(max_bad_fraction=0.0))

@@ -1,4 +1,4 @@
-"""S3 for real: s3fs against moto's server, the endpoint and the key given from outside."""
+"""Sources on S3: s3fs with moto's server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OBJECTS = {
     "parquet/a.parquet": parquet(ROWS, row_group_size=3),
     "avro/a.avro": avro(ROWS, SCHEMA, codec="deflate"),
     "zip/a.zip": zipped({row["path"]: row["content"].encode() for row in ROWS}),
-    "files/": b"",  # The marker that a console leaves for a folder.
+    "files/": b"",  # A console creates such a marker for a folder.
     "files/src/a.py": b"a = 1\n",
     "files/README": b"read me\n",
 }
@@ -57,12 +57,12 @@ def storage(s3_endpoint: str):
 @pytest.mark.parametrize(
     "glob", ["plain/*.jsonl", "gzip/*.gz", "zstd/a.jsonl.zst", "parquet/*", "avro/*", "zip/a.zip"]
 )
-def test_every_format_is_read_from_s3(storage, glob):
+def test_each_format_is_read_from_s3(storage, glob):
     found = rows(read(f"s3://corpus/{glob}", storage_options=storage))
     assert [row["text"] for row in found] == [row["content"] for row in ROWS]
 
 
-def test_a_folder_of_files_on_s3(storage):
+def test_folder_of_code_files_is_read_from_s3(storage):
     (partition,) = list_partitions([Source(uri="s3://corpus/files")], storage_options=storage)
     assert (partition.name, partition.uri, partition.size_bytes) == (
         "s3://corpus/files/",
@@ -74,13 +74,13 @@ def test_a_folder_of_files_on_s3(storage):
     assert (row["path"], row["source"], batch.num_skipped) == ("src/a.py", "files", {"language": 1})
 
 
-def test_no_place_and_no_key_becomes_part_of_a_partition(storage):
+def test_partitions_do_not_contain_endpoint_or_credentials(storage):
     for partition in list_partitions([Source(uri="s3://corpus/*/a.*")], storage_options=storage):
         assert "testing" not in partition.model_dump_json()
         assert urlsplit(storage["endpoint_url"]).netloc not in partition.model_dump_json()
 
 
-def test_an_object_that_was_replaced_since_its_listing_is_an_error(storage):
+def test_object_that_changed_after_listing_raises_record_error(storage):
     (partition,) = list_partitions(
         [Source(uri="s3://corpus/plain/a.jsonl")], storage_options=storage
     )
@@ -88,12 +88,12 @@ def test_an_object_that_was_replaced_since_its_listing_is_an_error(storage):
         list(read_partition(partition.replace(size_bytes=7), LANGUAGES, storage_options=storage))
 
 
-def test_a_bucket_that_is_not_there_holds_no_file(storage):
+def test_missing_bucket_has_no_file(storage):
     with pytest.raises(DataError, match=r"s3://absent/\*\.jsonl"):
         list_partitions([Source(uri="s3://absent/*.jsonl")], storage_options=storage)
 
 
-def test_an_endpoint_that_does_not_answer_is_an_error_that_names_the_source(storage):
+def test_unreachable_endpoint_raises_an_error_with_the_source(storage):
     options = {
         **storage,
         "endpoint_url": "http://127.0.0.1:9",

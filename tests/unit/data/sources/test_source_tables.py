@@ -1,4 +1,4 @@
-"""Parquet and Avro: columns as other tools write them, bad rows in their place, and damage that the libraries let pass."""
+"""Parquet and Avro: columns of other tools, bad rows, and damage that the libraries accept."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STACK = {
 }
 RECORD = {
     "language": "C++",
-    "licence": "MIT, BSD-3-Clause",
+    "license": "MIT, BSD-3-Clause",
     "path": "src/a.h",
     "source": "octo/a",
     "text": "int a;\n",
@@ -35,7 +35,7 @@ RECORD = {
 GITHUB = {"content": "a = 1\n", "path": "a.py", "repo": "octo/a", "license": "mit"}
 GITHUB_RECORD = {
     "language": "Python",
-    "licence": "mit",
+    "license": "mit",
     "path": "a.py",
     "source": "octo/a",
     "text": "a = 1\n",
@@ -56,7 +56,7 @@ def numbered(count):
     [{}, {"compression": "zstd"}, {"use_dictionary": False, "compression": "gzip"}],
     ids=str,
 )
-def test_the_stack_as_parquet_needs_no_names(tmp_path, options):
+def test_the_stack_as_parquet_needs_no_field_names(tmp_path, options):
     (tmp_path / "0000.parquet").write_bytes(parquet([STACK] * 3, **options))
     assert rows(read(tmp_path / "*.parquet")) == [RECORD] * 3
 
@@ -72,7 +72,7 @@ def test_the_stack_as_parquet_needs_no_names(tmp_path, options):
     ],
     ids=str,
 )
-def test_a_text_may_be_of_any_type_of_strings(tmp_path, kind):
+def test_text_may_have_any_string_type(tmp_path, kind):
     table = pa.table(
         {"code": pa.array(["a\n", "ä\n", "a\n"]).cast(kind), "path": ["1.py", "2.py", "3.py"]}
     )
@@ -80,7 +80,7 @@ def test_a_text_may_be_of_any_type_of_strings(tmp_path, kind):
     assert [row["text"] for row in rows(read(tmp_path / "a.parquet"))] == ["a\n", "ä\n", "a\n"]
 
 
-def test_a_name_reaches_into_a_struct(tmp_path):
+def test_name_can_select_a_field_of_a_struct(tmp_path):
     (tmp_path / "a.parquet").write_bytes(
         parquet([{"text": "a", "meta": {"pile_set_name": "ArXiv", "id": 7}}])
     )
@@ -90,12 +90,12 @@ def test_a_name_reaches_into_a_struct(tmp_path):
     assert [row["source"] for row in rows(read(source, ["English"]))] == ["ArXiv"]
 
 
-def test_bad_rows_of_parquet_are_quarantined_by_their_number_in_the_file(tmp_path):
+def test_bad_parquet_rows_are_quarantined_by_row_number(tmp_path):
     texts = [b"1", b"\xff2", b"3", None, b"\x005", b"6" * 99, b"7"]
     binary = pa.array(texts, pa.binary())
     invalid = pa.StringArray.from_buffers(
         len(texts), *binary.buffers()[1:], binary.buffers()[0]
-    )  # As a sloppy writer would.
+    )  # Like a writer that does not check UTF-8.
     pq.write_table(
         pa.table({"content": invalid, "path": ["a.py"] * 7}),
         tmp_path / "a.parquet",
@@ -112,55 +112,55 @@ def test_bad_rows_of_parquet_are_quarantined_by_their_number_in_the_file(tmp_pat
     assert batch.bad[0].excerpt == "content=\\xff2, path=a.py"
 
 
-def test_a_big_parquet_file_becomes_partitions_that_together_are_the_file(tmp_path):
+def test_large_parquet_file_is_split_into_partitions(tmp_path):
     content = parquet(numbered(50), row_group_size=5)
     (tmp_path / "a.parquet").write_bytes(content)
     source = Source(uri=str(tmp_path / "a.parquet"))
     partitions = list_partitions([source], split_bytes=len(content) // 3)
-    assert [(one.first_row_group, one.last_row_group) for one in partitions] == [
+    assert [(item.first_row_group, item.last_row_group) for item in partitions] == [
         (0, 3),
         (4, 7),
         (8, 9),
     ]
-    assert [one.name.rpartition("[")[2] for one in partitions] == ["0:3]", "4:7]", "8:9]"]
-    batches = [batch for one in partitions for batch in read_partition(one, ["Python"])]
+    assert [item.name.rpartition("[")[2] for item in partitions] == ["0:3]", "4:7]", "8:9]"]
+    batches = [batch for item in partitions for batch in read_partition(item, ["Python"])]
     assert [text for batch in batches for text in batch.records["text"].to_pylist()] == [
         f"{n}\n" for n in range(50)
     ]
 
 
-def test_rows_of_a_later_partition_are_numbered_in_the_file(tmp_path):
+def test_row_numbers_of_a_later_partition_count_from_the_file_start(tmp_path):
     content = parquet([*numbered(8), {**GITHUB, "content": "\0"}, *numbered(1)], row_group_size=2)
     (tmp_path / "a.parquet").write_bytes(content)
     partitions = list_partitions([Source(uri=str(tmp_path / "a.parquet"))], split_bytes=1)
-    found = {
-        one.first_row_group: bad.offset
-        for one in partitions
-        for batch in read_partition(one, ["Python"])
+    offsets = {
+        item.first_row_group: bad.offset
+        for item in partitions
+        for batch in read_partition(item, ["Python"])
         for bad in batch.bad
     }
-    assert found == {4: 8}
+    assert offsets == {4: 8}
 
 
-def test_a_column_whose_name_is_garbled_is_damage(tmp_path):
+def test_damaged_column_name_raises_record_error(tmp_path):
     (tmp_path / "a.parquet").write_bytes(parquet([GITHUB]).replace(b"license", b"lic\xe5nse"))
     with pytest.raises(RecordError, match=r"a\.parquet is damaged or truncated"):
         list(read(tmp_path / "a.parquet"))
 
 
 @pytest.mark.parametrize("codec", ["null", "deflate", "snappy", "bzip2"])
-def test_avro_in_the_codecs_that_bigquery_and_others_export(tmp_path, codec):
+def test_avro_is_read_in_the_codecs_of_bigquery_and_others(tmp_path, codec):
     (tmp_path / "000.avro").write_bytes(avro([GITHUB] * 50, AVRO, codec=codec, sync_interval=300))
     assert rows(read(tmp_path / "*.avro")) == [GITHUB_RECORD] * 50
 
 
-def test_another_codec_of_avro_is_an_error_that_names_the_file(tmp_path):
+def test_other_avro_codec_raises_record_error(tmp_path):
     (tmp_path / "a.avro").write_bytes(avro([GITHUB], AVRO, codec="xz"))
     with pytest.raises(RecordError, match=r"a\.avro is damaged or truncated: its codec is xz"):
         list(read(tmp_path / "a.avro"))
 
 
-def test_bad_records_of_avro_are_quarantined_by_their_number(tmp_path):
+def test_bad_avro_records_are_quarantined_by_number(tmp_path):
     content = avro([{**GITHUB, "content": text} for text in ("1", "@@", None, "4\0", "5")], AVRO)
     (tmp_path / "a.avro").write_bytes(content.replace(b"@@", b"\xff@"))
     (batch,) = read(tmp_path / "a.avro")
@@ -177,15 +177,13 @@ def test_bad_records_of_avro_are_quarantined_by_their_number(tmp_path):
     ("source", "message"),
     [
         ({"text": "body"}, "body for text"),
-        ({"licence": "licences"}, "licences for licence"),
+        ({"license": "licenses"}, "licenses for license"),
         ({"name": "meta.repo"}, r"meta\.repo for source"),
         ({"path": "where", "language": "what"}, "a language or a path in one of them"),
     ],
-    ids=["text", "licence", "name", "path and language"],
+    ids=["text", "license", "name", "path and language"],
 )
-def test_a_table_without_a_named_column_is_an_error_that_lists_its_columns(
-    tmp_path, name, source, message
-):
+def test_missing_named_column_raises_an_error_with_all_columns(tmp_path, name, source, message):
     (tmp_path / name).write_bytes(
         parquet([GITHUB]) if name == "a.parquet" else avro([GITHUB], AVRO)
     )
@@ -194,7 +192,7 @@ def test_a_table_without_a_named_column_is_an_error_that_lists_its_columns(
     assert "has the columns content, path, repo, license" in error.value.got
 
 
-def test_a_table_without_text_is_an_error(tmp_path):
+def test_table_without_text_raises_config_error(tmp_path):
     (tmp_path / "a.parquet").write_bytes(parquet([{"body": "a", "path": "a.py"}]))
     with pytest.raises(ConfigError, match="text or content or code for text"):
         list(read(tmp_path / "a.parquet"))
@@ -204,7 +202,7 @@ def test_a_table_without_text_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"no table", b"PAR1", b"Obj\x01"], ids=["nothing", "text", "PAR1", "Obj"]
 )
-def test_what_is_no_table_is_an_error_that_names_it(tmp_path, name, content):
+def test_invalid_table_file_raises_an_error_with_its_name(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(RecordError, match=f"{name} is damaged or truncated"):
         list(read(tmp_path / name))
@@ -214,7 +212,7 @@ def blocks_of(content):
     return list(fastavro.block_reader(io.BytesIO(content)))
 
 
-def test_an_avro_block_that_states_fewer_records_than_it_holds_is_damaged(tmp_path):
+def test_avro_block_with_a_wrong_record_count_is_damaged(tmp_path):
     content = bytearray(avro(numbered(20), AVRO))
     (block,) = blocks_of(bytes(content))
     assert content[block.offset] == 40  # 20, zigzag
@@ -225,16 +223,16 @@ def test_an_avro_block_that_states_fewer_records_than_it_holds_is_damaged(tmp_pa
             list(read(tmp_path / "a.avro"))
 
 
-def test_the_checksum_of_a_snappy_block_is_checked(tmp_path):
+def test_checksum_of_a_snappy_block_is_verified(tmp_path):
     content = bytearray(avro(numbered(2), AVRO, codec="snappy"))
     (block,) = blocks_of(bytes(content))
     content[block.offset + block.size - 16 - 1] ^= 1
     (tmp_path / "a.avro").write_bytes(content)
-    with pytest.raises(RecordError, match="the checksum of the block at byte"):
+    with pytest.raises(RecordError, match="has a wrong checksum"):
         list(read(tmp_path / "a.avro"))
 
 
-def test_a_file_cut_between_two_blocks_is_noticed_by_the_size_of_its_listing(tmp_path):
+def test_cut_between_avro_blocks_is_detected_by_the_listed_size(tmp_path):
     content = avro(numbered(60), AVRO, sync_interval=300)
     cut = blocks_of(content)[1].offset
     (tmp_path / "a.avro").write_bytes(content)
@@ -244,7 +242,7 @@ def test_a_file_cut_between_two_blocks_is_noticed_by_the_size_of_its_listing(tmp
         list(read_partition(partition, ["Python"]))
 
 
-def test_a_file_cut_inside_the_count_of_an_avro_block_is_damaged(tmp_path):
+def test_cut_inside_an_avro_block_count_is_damage(tmp_path):
     content = avro(numbered(200), AVRO, sync_interval=3000)
     second = blocks_of(content)[1]
     assert second.num_records >= 64  # Two bytes.
@@ -253,7 +251,7 @@ def test_a_file_cut_inside_the_count_of_an_avro_block_is_damaged(tmp_path):
         list(read(tmp_path / "a.avro"))
 
 
-def test_a_flipped_length_does_not_ask_for_its_bytes(tmp_path):
+def test_damaged_avro_length_allocates_no_memory(tmp_path):
     content = avro(numbered(3), AVRO)
     (block,) = blocks_of(content)
     huge = b"\x06\xfe\xff\xff\xff\xff\xff\xff\xff\x7f"  # 3 records in 2**62 bytes
@@ -262,10 +260,11 @@ def test_a_flipped_length_does_not_ask_for_its_bytes(tmp_path):
         list(read(tmp_path / "a.avro"))
 
 
-def test_a_parquet_file_whose_groups_do_not_add_up_is_damaged(tmp_path):
+def test_parquet_row_counts_that_disagree_are_damage(tmp_path):
     content = bytearray(parquet(numbered(30), compression="none", use_dictionary=False))
     footer = int.from_bytes(content[-8:-4], "little")
-    # In Thrift's compact protocol 30 rows are the byte 60: once in the file's metadata, once in the group's, ...
+    # In Thrift's compact protocol 30 rows are the byte 60: once in the file's metadata, once in the
+    # group's, ...
     places = [at for at in range(len(content) - 8 - footer, len(content) - 8) if content[at] == 60]
     outcomes = set()
     for at in places:

@@ -1,4 +1,4 @@
-"""Redaction: planted secrets of several kinds are replaced, everything else is kept byte for byte."""
+"""Redaction replaces secrets and personal data and keeps all other text."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.data.filters.redaction import KINDS, Kind, RedactionConfig, redact
+from components.data.config import REDACTION_KINDS, RedactionConfig, RedactionKind
+from components.data.filters.redaction import redact
 
 ON = RedactionConfig(enabled=True)
 
 
-def drawn(alphabet: str, length: int, seed: int) -> str:
-    generator = random.Random(seed)  # noqa: S311 - has to be the same every time
+def random_text(alphabet: str, length: int, seed: int) -> str:
+    generator = random.Random(seed)  # noqa: S311 - deterministic
     return "".join(generator.choice(alphabet) for _ in range(length))
 
 
-# Made here, so that no secret stands in the repository; none of them has ever been one.
+# Generated, so that the repository contains no secret; none of them was ever valid.
 ALPHANUMERIC = string.ascii_letters + string.digits
-GITHUB = "ghp_" + drawn(ALPHANUMERIC, 36, 1)
-STRIPE = "sk_live_" + drawn(string.ascii_letters, 24, 2)
-SLACK = "xoxb-123456789012-1234567890123-" + drawn(string.ascii_letters, 24, 3)
-AWS_ID = "AKIA" + drawn(string.ascii_uppercase + "234567", 16, 4)
-AWS_SECRET = drawn(ALPHANUMERIC + "/+", 40, 5)
-KEY_BODY = drawn(ALPHANUMERIC + "/+", 400, 6)
+GITHUB = "ghp_" + random_text(ALPHANUMERIC, 36, 1)
+STRIPE = "sk_live_" + random_text(string.ascii_letters, 24, 2)
+SLACK = "xoxb-123456789012-1234567890123-" + random_text(string.ascii_letters, 24, 3)
+AWS_ID = "AKIA" + random_text(string.ascii_uppercase + "234567", 16, 4)
+AWS_SECRET = random_text(ALPHANUMERIC + "/+", 40, 5)
+KEY_BODY = random_text(ALPHANUMERIC + "/+", 400, 6)
 PRIVATE_KEY = f"-----BEGIN RSA PRIVATE KEY-----\n{KEY_BODY}\n-----END RSA PRIVATE KEY-----"
 HIDDEN = base64.b64encode(f"token = {GITHUB}".encode()).decode()
 
@@ -37,10 +38,10 @@ def column(*texts: str) -> pa.LargeStringArray:
     return pa.array(texts, type=pa.large_string())
 
 
-def one(text: str, *kinds: Kind) -> tuple[str, dict[Kind, int]]:
-    found = redact(column(text), RedactionConfig(enabled=True, kinds=kinds or KINDS))
-    return found.texts[0].as_py(), {
-        kind: int(count[0]) for kind, count in found.counts.items() if count[0]
+def redact_text(text: str, *kinds: RedactionKind) -> tuple[str, dict[RedactionKind, int]]:
+    result = redact(column(text), RedactionConfig(enabled=True, kinds=kinds or REDACTION_KINDS))
+    return result.texts[0].as_py(), {
+        kind: int(count[0]) for kind, count in result.counts.items() if count[0]
     }
 
 
@@ -49,23 +50,26 @@ def one(text: str, *kinds: Kind) -> tuple[str, dict[Kind, int]]:
     [GITHUB, STRIPE, SLACK, PRIVATE_KEY, HIDDEN],
     ids=["github", "stripe", "slack", "private-key", "in-base64"],
 )
-def test_a_secret_is_replaced_and_its_surroundings_are_not(secret: str) -> None:
+def test_secret_is_replaced_and_other_text_is_unchanged(secret: str) -> None:
     text = f'# caf\u00e9 \u4e16\r\ntoken = "{secret}"  # \U0001f600\n'
-    assert one(text) == ('# caf\u00e9 \u4e16\r\ntoken = "<SECRET>"  # \U0001f600\n', {"secret": 1})
+    assert redact_text(text) == (
+        '# caf\u00e9 \u4e16\r\ntoken = "<SECRET>"  # \U0001f600\n',
+        {"secret": 1},
+    )
 
 
-def test_both_halves_of_a_pair_are_replaced() -> None:
+def test_both_parts_of_a_pair_are_replaced() -> None:
     text = 'aws_access_key_id = "{}"\naws_secret_access_key = "{}"\n'
-    assert one(text.format(AWS_ID, AWS_SECRET)) == (
+    assert redact_text(text.format(AWS_ID, AWS_SECRET)) == (
         text.format("<SECRET>", "<SECRET>"),
         {"secret": 2},
     )
 
 
-def test_half_of_a_pair_alone_is_kept() -> None:
-    """Kingfisher calls it no credential: without the rest of the pair any 40 characters might be meant."""
+def test_single_part_of_a_pair_is_kept() -> None:
+    """Without the access key id, Kingfisher does not report 40 arbitrary characters."""
     text = f'aws_secret_access_key = "{AWS_SECRET}"\n'
-    assert one(text) == (text, {})
+    assert redact_text(text) == (text, {})
 
 
 @pytest.mark.parametrize(
@@ -80,8 +84,8 @@ def test_half_of_a_pair_alone_is_kept() -> None:
     ],
 )
 def test_personal_data_is_replaced(text: str, redacted: str) -> None:
-    found, counts = one(text)
-    assert found == redacted
+    result, counts = redact_text(text)
+    assert result == redacted
     assert sum(counts.values()) == redacted.count("<EMAIL>") + redacted.count("<IP_ADDRESS>")
 
 
@@ -101,8 +105,8 @@ def test_personal_data_is_replaced(text: str, redacted: str) -> None:
         "password = getpass()",
     ],
 )
-def test_what_is_neither_is_kept(text: str) -> None:
-    assert one(text) == (text, {})
+def test_other_text_is_kept(text: str) -> None:
+    assert redact_text(text) == (text, {})
 
 
 @settings(deadline=None)
@@ -112,11 +116,11 @@ def test_what_is_neither_is_kept(text: str) -> None:
         max_size=4,
     )
 )
-def test_a_column_without_finds_is_returned_as_it_is(texts: list[str]) -> None:
+def test_column_without_findings_is_returned_itself(texts: list[str]) -> None:
     given_column = column(*texts)
-    found = redact(given_column, ON)
-    assert found.texts is given_column
-    assert all(not counts.any() for counts in found.counts.values())
+    result = redact(given_column, ON)
+    assert result.texts is given_column
+    assert all(not counts.any() for counts in result.counts.values())
 
 
 PIECES = st.sampled_from(
@@ -126,15 +130,15 @@ PIECES = st.sampled_from(
 
 @settings(deadline=None)
 @given(text=st.lists(PIECES, max_size=12).map(" ".join))
-def test_a_second_time_finds_nothing_more(text: str) -> None:
-    once, counts = one(text)
+def test_redaction_is_idempotent(text: str) -> None:
+    once, counts = redact_text(text)
     assert once.count("<SECRET>") == counts.get("secret", 0)
     assert once.count("<EMAIL>") == counts.get("email", 0)
     assert once.count("<IP_ADDRESS>") == counts.get("ip_address", 0)
-    assert one(once) == (once, {})
+    assert redact_text(once) == (once, {})
 
 
-def test_counts_belong_to_their_text_and_kinds_can_be_chosen() -> None:
+def test_counts_are_per_text_and_kinds_can_be_selected() -> None:
     texts = column("nothing", "jane@corp.com bob@corp.com", f"{GITHUB} jane@corp.com", "")
     both = redact(texts, ON)
     assert both.texts.to_pylist() == ["nothing", "<EMAIL> <EMAIL>", "<SECRET> <EMAIL>", ""]
@@ -148,16 +152,16 @@ def test_counts_belong_to_their_text_and_kinds_can_be_chosen() -> None:
     assert list(emails.counts) == ["email"]
 
 
-def test_finds_that_overlap_become_one_secret() -> None:
-    """The password in an address of a database, before an @ and a domain, has the shape of an e-mail address as well."""
-    text = "postgres://admin:{}db.corp.com:5432/x".format(drawn(ALPHANUMERIC, 16, 9) + "@")
-    found, counts = one(text)
+def test_overlapping_spans_become_a_single_secret() -> None:
+    """A password in a database URL, before an @ and a domain, also matches as e-mail address."""
+    text = "postgres://admin:{}db.corp.com:5432/x".format(random_text(ALPHANUMERIC, 16, 9) + "@")
+    result, counts = redact_text(text)
     assert counts == {"secret": 1}
-    assert found.startswith("postgres://admin:<SECRET>")
+    assert result.startswith("postgres://admin:<SECRET>")
 
 
-def test_it_is_off_by_default() -> None:
+def test_redaction_is_off_by_default() -> None:
     texts = column(GITHUB, "jane@corp.com")
-    found = redact(texts, RedactionConfig())
-    assert found.texts is texts
-    assert found.counts == {}
+    result = redact(texts, RedactionConfig())
+    assert result.texts is texts
+    assert result.counts == {}

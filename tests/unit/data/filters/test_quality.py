@@ -1,4 +1,4 @@
-"""The paper's filters: the bounds by hand, and every count against plain Python."""
+"""Quality filters: thresholds by hand, statistics compared with plain Python."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.data.config import FilterConfig
-from components.data.filters.quality import measure, reject_reasons
+from components.data.filters.quality import reject_reasons, text_stats
 
 TEXTS = st.lists(
     st.text(
@@ -35,16 +35,18 @@ def lines_of(text: str) -> list[str]:
 
 @settings(deadline=None)
 @given(texts=TEXTS, skipped=st.integers(0, 3))
-def test_counts_are_those_of_plain_python(texts: list[str], skipped: int) -> None:
-    found = measure(column(texts)[skipped:])  # a slice: its buffers begin before its first text
+def test_text_stats_equal_plain_python(texts: list[str], skipped: int) -> None:
+    stats = text_stats(
+        column(texts)[skipped:]
+    )  # the buffers of a slice start before its first text
     texts = texts[skipped:]
-    assert found.num_characters.tolist() == [len(text) for text in texts]
-    assert found.num_digits.tolist() == [
+    assert stats.num_characters.tolist() == [len(text) for text in texts]
+    assert stats.num_digits.tolist() == [
         sum(c in "0123456789abcdefABCDEF" for c in text) for text in texts
     ]
-    assert found.num_lines.tolist() == [len(lines_of(text)) for text in texts]
-    assert found.line_characters.tolist() == [sum(map(len, lines_of(text))) for text in texts]
-    assert found.longest_line.tolist() == [
+    assert stats.num_lines.tolist() == [len(lines_of(text)) for text in texts]
+    assert stats.line_characters.tolist() == [sum(map(len, lines_of(text))) for text in texts]
+    assert stats.longest_line.tolist() == [
         max(map(len, lines_of(text)), default=0) for text in texts
     ]
 
@@ -57,7 +59,7 @@ def test_counts_are_those_of_plain_python(texts: list[str], skipped: int) -> Non
         ("", "empty"),
         (f"{'z' * 99}\n" * 3, None),
         (f"{'z' * 100}\n" * 3, "mean line length"),
-        (f"{'z' * 100}\n" * 3 + "\n", None),  # the fourth line, an empty one, brings the mean to 75
+        (f"{'z' * 100}\n" * 3 + "\n", None),  # with the empty fourth line, the mean is 75
         (f"{'z' * 1000}\n" + "z\n" * 20, None),
         (f"{'z' * 1001}\n" + "z\n" * 20, "line length"),
         ("\u00e9" * 1000 + "\nz\n" + "z\n" * 20, None),  # 2,000 bytes, 1,000 characters
@@ -68,11 +70,11 @@ def test_counts_are_those_of_plain_python(texts: list[str], skipped: int) -> Non
         ("deadBEEFdeadBEEF\n" * 9, "digits"),  # 144 of 153 characters
     ],
 )
-def test_the_bounds_of_the_paper(text: str, reason: str | None) -> None:
+def test_thresholds_of_the_paper(text: str, reason: str | None) -> None:
     assert reasons(text) == [reason]
 
 
-def test_the_first_reason_in_the_papers_order_is_given() -> None:
+def test_first_reason_in_the_order_of_the_paper_counts() -> None:
     assert reasons("1" * 1001, "1" * 1001 + "\n" * 50, "1" * 50) == [
         "mean line length",
         "line length",
@@ -80,8 +82,8 @@ def test_the_first_reason_in_the_papers_order_is_given() -> None:
     ]
 
 
-def test_each_text_is_judged_by_itself() -> None:
-    """An unfinished last line does not run on into the next text, and empty texts shift nothing."""
+def test_texts_are_filtered_independently() -> None:
+    """A last line without newline ends with its text, and empty texts have no effect."""
     assert reasons("z" * 60, "", "z" * 60, "", "y\n", "1" * 20) == [
         None,
         "empty",
@@ -94,7 +96,7 @@ def test_each_text_is_judged_by_itself() -> None:
     assert reasons("", "") == ["empty", "empty"]
 
 
-def test_bounds_come_from_the_configuration() -> None:
+def test_thresholds_come_from_the_configuration() -> None:
     strict = FilterConfig(max_mean_line_length=10, max_line_length=12, max_digit_fraction=0.5)
     texts = ["z" * 10, "z\n" + "z" * 13, "1z", "11z"]
     assert reasons(*texts, config=strict) == ["mean line length", "line length", None, "digits"]

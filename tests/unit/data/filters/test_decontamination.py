@@ -1,4 +1,4 @@
-"""Decontamination: against slow and obvious code, and with a HumanEval problem planted in a real document."""
+"""Decontamination, compared with a simple search, and with HumanEval in a real document."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def problem(text: str, name: str = "0") -> BenchmarkText:
     return BenchmarkText(benchmark="toy", problem=name, text=text)
 
 
-def slow_words(text: str) -> list[tuple[bytes, int, int]]:
-    """Each word with its span in characters."""
+def simple_words(text: str) -> list[tuple[bytes, int, int]]:
+    """Words with their character spans."""
     content = text.encode()
     return [
         (
@@ -49,33 +49,36 @@ def slow_words(text: str) -> list[tuple[bytes, int, int]]:
     ]
 
 
-def slow_find(
+def simple_search(
     texts: list[str], problems: list[BenchmarkText], config: DecontaminationConfig
 ) -> list[Match]:
     matches = []
     for document, text in enumerate(texts):
-        words = slow_words(text)
-        for each in problems:
-            wanted = [word for word, _, _ in slow_words(each.text)]
-            length = min(len(wanted), config.ngram_words)
+        words = simple_words(text)
+        for problem_text in problems:
+            problem_words = [word for word, _, _ in simple_words(problem_text.text)]
+            length = min(len(problem_words), config.ngram_words)
             if length < min(config.min_problem_words, config.ngram_words):
                 continue
-            ngrams = {tuple(wanted[i : i + length]) for i in range(len(wanted) - length + 1)}
-            found = [
+            ngrams = {
+                tuple(problem_words[i : i + length]) for i in range(len(problem_words) - length + 1)
+            }
+            occurrences = [
                 (ngram, i)
                 for i in range(len(words) - length + 1)
                 if (ngram := tuple(word for word, _, _ in words[i : i + length])) in ngrams
             ]
-            share = len({ngram for ngram, _ in found}) / len(ngrams)
-            if found and share >= config.threshold:
-                start, end = words[found[0][1]][1], words[found[0][1] + length - 1][2]
-                num_ngrams = len({ngram for ngram, _ in found})
+            share = len({ngram for ngram, _ in occurrences}) / len(ngrams)
+            if occurrences and share >= config.threshold:
+                first = occurrences[0][1]
+                start, end = words[first][1], words[first + length - 1][2]
+                num_ngrams = len({ngram for ngram, _ in occurrences})
                 excerpt = text[start:end][:EXCERPT_CHARACTERS]
                 matches.append(
                     Match(
                         document,
-                        each.benchmark,
-                        each.problem,
+                        problem_text.benchmark,
+                        problem_text.problem,
                         num_ngrams,
                         share,
                         start,
@@ -86,7 +89,7 @@ def slow_find(
     return matches
 
 
-# Two of these words have the same hash; one is cut by a line break of its own.
+# Two of these words have the same hash.
 WORDS = st.sampled_from(
     ["a", "A", "b", "\u00e9", "\u4e16x", "abcdefghXijklmnop", "abcdefghYijklmnop", "7"]
 )
@@ -105,7 +108,7 @@ TEXT = st.lists(st.tuples(WORDS, GAPS), max_size=12).map(
     threshold=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
     skipped=st.integers(0, 2),
 )
-def test_the_matches_are_those_of_slow_and_obvious_code(
+def test_matches_equal_those_of_a_simple_search(
     texts: list[str],
     problems: list[str],
     ngram_words: int,
@@ -116,18 +119,20 @@ def test_the_matches_are_those_of_slow_and_obvious_code(
     config = DecontaminationConfig(
         ngram_words=ngram_words, min_problem_words=min_problem_words, threshold=threshold
     )
-    wanted = [problem(text, str(number)) for number, text in enumerate(problems)]
-    found = Decontaminator(wanted, config).find(column(*texts)[skipped:])
-    assert found == slow_find(texts[skipped:], wanted, config)
+    benchmark = [problem(text, str(number)) for number, text in enumerate(problems)]
+    matches = Decontaminator(benchmark, config).find(column(*texts)[skipped:])
+    assert matches == simple_search(texts[skipped:], benchmark, config)
 
 
-def test_a_planted_problem_is_found_whatever_its_case_and_white_space() -> None:
+def test_problem_is_found_despite_other_case_and_white_space() -> None:
     problems = read_problems()
     texts = [
         BenchmarkText(
-            benchmark="humaneval", problem=name, text=each["prompt"] + each["canonical_solution"]
+            benchmark="humaneval",
+            problem=name,
+            text=record["prompt"] + record["canonical_solution"],
         )
-        for name, each in problems.items()
+        for name, record in problems.items()
     ]
     prompt = problems["HumanEval/10"]["prompt"]
     planted = re.sub(r"\s+", " \n\t", prompt.upper())
@@ -139,7 +144,7 @@ def test_a_planted_problem_is_found_whatever_its_case_and_white_space() -> None:
     assert (match.document, match.benchmark, match.problem) == (1, "humaneval", "HumanEval/10")
     assert (
         match
-        == slow_find(
+        == simple_search(
             documents.to_pylist(),
             [text for text in texts if text.problem == "HumanEval/10"],
             config,
@@ -149,53 +154,60 @@ def test_a_planted_problem_is_found_whatever_its_case_and_white_space() -> None:
     document = documents[1].as_py()
     assert middle <= match.start < match.end <= middle + len(planted)
     assert match.excerpt == document[match.start : match.end]
-    assert [word for word, _, _ in slow_words(match.excerpt)] == [
-        word for word, _, _ in slow_words(prompt)
+    assert [word for word, _, _ in simple_words(match.excerpt)] == [
+        word for word, _, _ in simple_words(prompt)
     ][:13]
 
 
-def test_a_share_at_the_threshold_counts() -> None:
-    """15 words have three n-grams of 13; a document with the first 13 words contains one of them."""
+def test_share_equal_to_the_threshold_is_a_match() -> None:
+    """15 words have three n-grams of 13; a document with the first 13 words contains one of
+    them."""
     thirteen = " ".join(ALPHABET[:13])
     for threshold, matched in ((0.0, 1), (1 / 3, 1), (0.34, 0)):
-        found = Decontaminator(
+        matches = Decontaminator(
             [problem(" ".join(ALPHABET))], DecontaminationConfig(threshold=threshold)
         ).find(column(thirteen))
-        assert len(found) == matched
+        assert len(matches) == matched
     (match,) = Decontaminator([problem(" ".join(ALPHABET))], DecontaminationConfig()).find(
         column("x", f"\u00e9! ({thirteen})")
     )
     assert match == Match(1, "toy", "0", 1, 1 / 3, 4, 4 + len(thirteen), thirteen)
 
 
-def test_an_ngram_does_not_run_on_into_the_next_document() -> None:
-    wanted = Decontaminator([problem(" ".join(ALPHABET[:13]))], DecontaminationConfig())
-    assert wanted.find(column(" ".join(ALPHABET[:6]), " ".join(ALPHABET[6:13]))) == []
+def test_ngrams_do_not_cross_documents() -> None:
+    decontaminator = Decontaminator([problem(" ".join(ALPHABET[:13]))], DecontaminationConfig())
+    assert decontaminator.find(column(" ".join(ALPHABET[:6]), " ".join(ALPHABET[6:13]))) == []
     assert (
-        wanted.find(column(" ".join(ALPHABET[:6]) + " ", "", " " + " ".join(ALPHABET[6:13]))) == []
+        decontaminator.find(
+            column(" ".join(ALPHABET[:6]) + " ", "", " " + " ".join(ALPHABET[6:13]))
+        )
+        == []
     )
-    assert len(wanted.find(column(" ".join(ALPHABET[:6]) + " " + " ".join(ALPHABET[6:13])))) == 1
+    assert (
+        len(decontaminator.find(column(" ".join(ALPHABET[:6]) + " " + " ".join(ALPHABET[6:13]))))
+        == 1
+    )
 
 
-def test_a_short_problem_is_matched_as_a_whole_or_named() -> None:
+def test_short_problem_is_matched_as_a_whole_or_listed() -> None:
     eight, seven = problem("a b c d e f g h", "eight"), problem("a b c d e f g", "seven")
-    wanted = Decontaminator([eight, seven], DecontaminationConfig())
-    assert wanted.too_short == (seven,)
-    (match,) = wanted.find(column("a b c d e f g", "z A.B.C.D.E.F.G.H z"))
+    decontaminator = Decontaminator([eight, seven], DecontaminationConfig())
+    assert decontaminator.too_short == (seven,)
+    (match,) = decontaminator.find(column("a b c d e f g", "z A.B.C.D.E.F.G.H z"))
     assert (match.document, match.problem, match.num_ngrams, match.share) == (1, "eight", 1, 1.0)
 
 
-def test_a_collision_of_hashes_is_no_match() -> None:
-    one, other = "abcdefghXijklmnop", "abcdefghYijklmnop"
-    words = find_words(column(f"{one} {other}"))
+def test_hash_collision_is_no_match() -> None:
+    word, colliding_word = "abcdefghXijklmnop", "abcdefghYijklmnop"
+    words = find_words(column(f"{word} {colliding_word}"))
     first, second = word_hashes(words, prefix_hashes(words), np.arange(2)).tolist()
     assert first == second
-    wanted = Decontaminator([problem(" ".join([one] * 13))], DecontaminationConfig())
-    assert wanted.find(column(" ".join([other] * 13))) == []
-    assert len(wanted.find(column(" ".join([one] * 13)))) == 1
+    decontaminator = Decontaminator([problem(" ".join([word] * 13))], DecontaminationConfig())
+    assert decontaminator.find(column(" ".join([colliding_word] * 13))) == []
+    assert len(decontaminator.find(column(" ".join([word] * 13)))) == 1
 
 
-def test_an_excerpt_is_bounded() -> None:
+def test_excerpt_is_limited() -> None:
     spread = (" " * 1000).join(ALPHABET[:13])
     (match,) = Decontaminator([problem(" ".join(ALPHABET[:13]))], DecontaminationConfig()).find(
         column(spread)
@@ -204,20 +216,20 @@ def test_an_excerpt_is_bounded() -> None:
     assert match.excerpt == spread[:EXCERPT_CHARACTERS]
 
 
-def test_it_travels_to_another_process() -> None:
+def test_decontaminator_can_be_pickled() -> None:
     texts = [problem(" ".join(ALPHABET)), problem("a b", "short")]
-    wanted = Decontaminator(texts, DecontaminationConfig(threshold=0.5))
-    sent = pickle.loads(pickle.dumps(wanted))  # noqa: S301 - our own bytes
+    decontaminator = Decontaminator(texts, DecontaminationConfig(threshold=0.5))
+    copy = pickle.loads(pickle.dumps(decontaminator))  # noqa: S301 - pickled above
     documents = column(" ".join(ALPHABET), " ".join(ALPHABET[:13]), "")
     assert (
-        sent.find(documents)
-        == wanted.find(documents)
-        == slow_find(documents.to_pylist(), texts, DecontaminationConfig(threshold=0.5))
+        copy.find(documents)
+        == decontaminator.find(documents)
+        == simple_search(documents.to_pylist(), texts, DecontaminationConfig(threshold=0.5))
     )
-    assert sent.too_short == wanted.too_short == (texts[1],)
+    assert copy.too_short == decontaminator.too_short == (texts[1],)
 
 
-def test_nothing_is_looked_for_when_it_is_off_or_there_is_nothing_to_look_for() -> None:
+def test_no_match_if_disabled_or_without_problems_or_texts() -> None:
     text = " ".join(ALPHABET)
     assert (
         Decontaminator([problem(text)], DecontaminationConfig(enabled=False)).find(column(text))
@@ -228,6 +240,6 @@ def test_nothing_is_looked_for_when_it_is_off_or_there_is_nothing_to_look_for() 
     assert Decontaminator([problem(text)], DecontaminationConfig()).find(column("", "")) == []
 
 
-def test_two_texts_for_one_problem_are_refused() -> None:
+def test_two_texts_for_a_problem_are_rejected() -> None:
     with pytest.raises(ConfigError, match="toy has 2 texts for the problem '0'"):
         Decontaminator([problem("a"), problem("b")], DecontaminationConfig())

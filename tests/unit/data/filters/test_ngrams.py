@@ -1,4 +1,4 @@
-"""Words and hashes of n consecutive words, against a regular expression."""
+"""Words, compared with a regular expression, and n-gram hashes."""
 
 from __future__ import annotations
 
@@ -38,20 +38,22 @@ def hashes_of(words: Words) -> Hashes:
     return word_hashes(words, prefix_hashes(words), np.arange(len(words.starts)))
 
 
-def slow(text: str) -> list[bytes]:
+def words_by_regex(text: str) -> list[bytes]:
     return re.findall(rb"[a-z0-9\x80-\xff]+", text.encode().lower())
 
 
 @settings(deadline=None)
 @given(texts=TEXTS, skipped=st.integers(0, 3))
-def test_words_are_those_of_a_regular_expression(texts: list[str], skipped: int) -> None:
-    words = find_words(column(texts)[skipped:])  # a slice: its buffers begin before its first text
+def test_words_equal_those_of_a_regular_expression(texts: list[str], skipped: int) -> None:
+    words = find_words(
+        column(texts)[skipped:]
+    )  # the buffers of a slice start before its first text
     texts = texts[skipped:]
-    found = [words.ngram(word, 1) for word in range(len(words.starts))]
+    all_words = [words.ngram(word, 1) for word in range(len(words.starts))]
     bounds = words.first_word.tolist()
-    assert [found[a:b] for a, b in pairwise(bounds)] == [slow(text) for text in texts]
+    assert [all_words[a:b] for a, b in pairwise(bounds)] == [words_by_regex(text) for text in texts]
     assert [words.text(index) for index in range(len(texts))] == [
-        b" ".join(slow(text)) for text in texts
+        b" ".join(words_by_regex(text)) for text in texts
     ]
 
 
@@ -63,7 +65,7 @@ WORD = st.one_of(
 
 @settings(deadline=None)
 @given(texts=st.lists(st.lists(WORD, max_size=8), max_size=4), length=st.integers(1, 9))
-def test_equal_ngrams_have_equal_hashes_and_unequal_ones_do_not(
+def test_ngram_hashes_are_equal_only_for_ngrams_with_equal_hashed_parts(
     texts: list[list[str]], length: int
 ) -> None:
     words = find_words(column([" ".join(text) for text in texts]))
@@ -83,24 +85,22 @@ def test_equal_ngrams_have_equal_hashes_and_unequal_ones_do_not(
 
 
 @pytest.mark.parametrize("length", range(1, 20))
-def test_order_matters_and_what_follows_does_not(length: int) -> None:
+def test_ngram_hash_depends_on_order_and_not_on_following_words(length: int) -> None:
     numbers = [f"w{i}" for i in range(length)]
     texts = [" ".join([*numbers, "x"]), " ".join([*numbers, "y"]), " ".join(numbers[::-1])]
-    one, other, backwards = (
+    first, second, in_reverse = (
         int(ngram_hashes(hashes_of(find_words(column([text]))), length)[0]) for text in texts
     )
-    assert one == other
-    assert (one == backwards) == (length == 1)
+    assert first == second
+    assert (first == in_reverse) == (length == 1)
 
 
-def test_only_the_middle_of_a_long_word_is_not_seen_by_its_hash() -> None:
-    words = find_words(
-        column(
-            [
-                "abcdefghXijklmnop abcdefghYijklmnop abcdefghXXijklmnop abcdefghXijklmnoq bbcdefghXijklmnop"
-            ]
-        )
-    )
+def test_word_hash_ignores_only_the_middle_of_a_long_word() -> None:
+    texts = [
+        "abcdefghXijklmnop abcdefghYijklmnop",
+        "abcdefghXXijklmnop abcdefghXijklmnoq bbcdefghXijklmnop",
+    ]
+    words = find_words(column(texts))
     first, same, *others = hashes_of(words).tolist()
     assert first == same
     assert len({first, *others}) == 4

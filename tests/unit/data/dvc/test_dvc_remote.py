@@ -1,4 +1,4 @@
-"""DVC's default remote: a real folder and a real S3, whole, killed half-way, damaged, and out of reach."""
+"""DVC's default remote, a folder or S3: intact, interrupted, damaged and unreachable."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from fixtures.projects import (
 )
 
 from components.core.errors import DataError, RemoteError
-from components.data.dvc.dvc_remote import Pushed, push, remote_state
+from components.data.dvc.dvc_remote import PushResult, check_remote, push
 
 _NUM_OBJECTS = 9
-"""Eight files below data/ (see test_pull), all different, and the list of them."""
+"""Eight distinct files below data/ (see test_pull), and their list."""
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -49,7 +49,7 @@ def pushed(project, fixture_archives, folder) -> Path:
 
 
 def clone_of(project: Path, folder: Path) -> Path:
-    """What git would give to another machine: data.dvc and DVC's configuration."""
+    """A clone as git makes it: data.dvc and DVC's configuration."""
     clone = new_project(folder)
     shutil.copy(project / "data.dvc", clone)
     shutil.copy(project / ".dvc/config", clone / ".dvc/config")
@@ -60,8 +60,8 @@ def objects(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / "files/md5").glob("*/*") if len(path.name) in (30, 34))
 
 
-def object_of(project: Path, folder: Path, path: str) -> Path:
-    """Where a remote folder, or the cache, keeps a file of data/."""
+def object_path(project: Path, folder: Path, path: str) -> Path:
+    """Path of the object of a file of data/, in a remote folder or the cache."""
     md5 = _md5(project / path)
     return folder / "files/md5" / md5[:2] / md5[2:]
 
@@ -72,29 +72,27 @@ def _md5(path: Path) -> str:
 
 
 def overwrite(path: Path, content: bytes) -> None:
-    """Damage a file as a failing disk does: it stays read-only, so DVC itself would believe it."""
+    """Damage a file but keep it read-only, so that DVC trusts it."""
     path.chmod(0o644)
     path.write_bytes(content)
     path.chmod(0o444)
 
 
-def test_what_was_pushed_is_pulled_elsewhere_without_archives(
-    project, fixture_archives, url, tmp_path
-):
+def test_pushed_data_can_be_pulled_without_archives(project, fixture_archives, url, tmp_path):
     pull_fixtures(project, fixture_archives)
     add_remote(project, url)
-    before = remote_state(project)
-    assert before is not None
-    assert (before.name, before.num_objects, len(before.missing)) == (
+    state_before = check_remote(project)
+    assert state_before is not None
+    assert (state_before.name, state_before.num_objects, len(state_before.missing)) == (
         "backup",
         _NUM_OBJECTS,
         _NUM_OBJECTS,
     )
-    assert push(project) == Pushed("backup", url, _NUM_OBJECTS, _NUM_OBJECTS)
+    assert push(project) == PushResult("backup", url, _NUM_OBJECTS, _NUM_OBJECTS)
     assert push(project).num_sent == 0
 
     clone = clone_of(project, tmp_path / "clone")
-    state = remote_state(clone)
+    state = check_remote(clone)
     assert state is not None
     assert (state.url, state.missing) == (url, ())
     pulled = pull_fixtures(clone, fixture_archives, archives=None)
@@ -103,17 +101,17 @@ def test_what_was_pushed_is_pulled_elsewhere_without_archives(
     assert (clone / "data.dvc").read_bytes() == (project / "data.dvc").read_bytes()
     assert dvc_status(clone) == {}
     assert visible(clone) == ["data", "data.dvc"]
-    (clone / "data/NOTICE").write_text("files are ours to write")
+    (clone / "data/NOTICE").write_text("files are writable")
 
 
-def test_dvc_itself_reads_what_was_pushed(pushed, folder, tmp_path):
+def test_dvc_can_pull_pushed_data(pushed, folder, tmp_path):
     clone = clone_of(pushed, tmp_path / "clone")
     with Repo(str(clone)) as repo:
         assert repo.pull()["stats"]["fetched"] == _NUM_OBJECTS
     assert files_below(clone / "data") == files_below(pushed / "data")
 
 
-def test_the_pins_name_the_bytes_where_no_data_dvc_does(pushed, fixture_archives, tmp_path):
+def test_pull_without_data_dvc_uses_the_pinned_md5(pushed, fixture_archives, tmp_path):
     clone = clone_of(pushed, tmp_path / "clone")
     (clone / "data.dvc").unlink()
     md5 = (pushed / "data.dvc").read_text().split("md5: ")[1].split()[0]
@@ -123,30 +121,28 @@ def test_the_pins_name_the_bytes_where_no_data_dvc_does(pushed, fixture_archives
     assert (clone / "data.dvc").read_bytes() == (pushed / "data.dvc").read_bytes()
 
 
-def test_the_archives_are_used_where_they_are_asked_for(pushed, fixture_archives, tmp_path):
+def test_origin_archives_ignores_the_remote(pushed, fixture_archives, tmp_path):
     clone = clone_of(pushed, tmp_path / "clone")
     pulled = pull_fixtures(clone, fixture_archives, origin="archives")
     assert pulled.origin == "the pinned archives"
     assert files_below(clone / "data") == files_below(pushed / "data")
 
 
-def test_without_a_remote_a_push_is_one_error_and_a_pull_uses_the_archives(
-    project, fixture_archives
-):
+def test_without_a_remote_push_fails_and_pull_uses_archives(project, fixture_archives):
     with pytest.raises(
         DataError, match=r"has no default DVC remote(.|\n)*dvc remote add --default"
     ):
         pull_fixtures(project, fixture_archives, origin="remote")
     assert visible(project) == []
     assert pull_fixtures(project, fixture_archives).origin == "the pinned archives"
-    assert remote_state(project) is None
+    assert check_remote(project) is None
     with pytest.raises(
         DataError, match=r"has no default DVC remote(.|\n)*dvc remote add --default"
     ):
         push(project)
 
 
-def test_data_that_is_not_as_committed_is_not_pushed(pushed, folder):
+def test_changed_data_is_not_pushed(pushed, folder):
     sent = files_below(folder)
     (pushed / "data/nl/manual-1.0.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match="codegen data status"):
@@ -155,13 +151,11 @@ def test_data_that_is_not_as_committed_is_not_pushed(pushed, folder):
 
 
 @pytest.mark.parametrize("damage", ["lost", "short"])
-def test_an_object_that_the_remote_lost_is_named_and_sent_again(
-    pushed, folder, fixture_archives, tmp_path, damage
-):
-    whole = files_below(folder)
-    broken = object_of(pushed, folder, "data/nl/manual-1.0.jsonl")
+def test_lost_object_is_reported_and_sent_again(pushed, folder, fixture_archives, tmp_path, damage):
+    intact = files_below(folder)
+    broken = object_path(pushed, folder, "data/nl/manual-1.0.jsonl")
     broken.unlink() if damage == "lost" else overwrite(broken, b"{}")
-    state = remote_state(pushed)
+    state = check_remote(pushed)
     assert state is not None
     assert state.missing == ("data/nl/manual-1.0.jsonl",)
 
@@ -171,12 +165,12 @@ def test_an_object_that_the_remote_lost_is_named_and_sent_again(
     assert visible(clone) == ["data.dvc"]
 
     assert push(pushed).num_sent == 1
-    assert files_below(folder) == whole
+    assert files_below(folder) == intact
     assert pull_fixtures(clone, fixture_archives, archives=None, origin="remote").dvc_md5
 
 
-def test_a_damaged_object_is_not_believed(pushed, folder, fixture_archives, tmp_path):
-    broken = object_of(pushed, folder, "data/mono/scripts-1.0.jsonl")
+def test_damaged_object_is_rejected(pushed, folder, fixture_archives, tmp_path):
+    broken = object_path(pushed, folder, "data/mono/scripts-1.0.jsonl")
     overwrite(broken, broken.read_bytes()[::-1])
     clone = clone_of(pushed, tmp_path / "clone")
     with pytest.raises(RemoteError) as caught:
@@ -185,16 +179,14 @@ def test_a_damaged_object_is_not_believed(pushed, folder, fixture_archives, tmp_
     assert str(broken) in caught.value.fix
     assert visible(clone) == ["data.dvc"]
 
-    pulled = pull_fixtures(
-        clone, fixture_archives
-    )  # From whichever has the bytes: the archives, and it says why.
+    pulled = pull_fixtures(clone, fixture_archives)
     assert pulled.origin.startswith(
         "the pinned archives, since the DVC remote backup has damaged bytes"
     )
     assert files_below(clone / "data") == files_below(pushed / "data")
 
 
-def test_a_damaged_list_of_files_is_not_believed(pushed, folder, fixture_archives, tmp_path):
+def test_damaged_list_of_files_is_rejected(pushed, folder, fixture_archives, tmp_path):
     (names,) = [path for path in objects(folder) if path.name.endswith(".dir")]
     overwrite(names, names.read_bytes().replace(b"NOTICE", b"NOTICF"))
     clone = clone_of(pushed, tmp_path / "clone")
@@ -203,8 +195,8 @@ def test_a_damaged_list_of_files_is_not_believed(pushed, folder, fixture_archive
     assert visible(clone) == ["data.dvc"]
 
 
-def test_a_remote_out_of_reach(pushed, fixture_archives, tmp_path):
-    """A path below a file: what a share that is not mounted, or a server that refuses, looks like to DVC."""
+def test_unreachable_remote_raises_remote_error(pushed, fixture_archives, tmp_path):
+    """A path below a file gives the errors of a share that is not mounted."""
     (tmp_path / "file").write_text("")
     add_remote(pushed, str(tmp_path / "file" / "remote"), name="away")
     with pytest.raises(RemoteError, match="the DVC remote away failed while pushing data/"):
@@ -218,7 +210,7 @@ def test_a_remote_out_of_reach(pushed, fixture_archives, tmp_path):
     )
 
 
-def test_an_s3_that_does_not_answer(project, fixture_archives, monkeypatch):
+def test_unreachable_s3_endpoint_raises_remote_error(project, fixture_archives, monkeypatch):
     pull_fixtures(project, fixture_archives)
     add_remote(project, "s3://team/prefix")
     with Repo(str(project)) as repo, repo.config.edit() as config:
@@ -227,16 +219,14 @@ def test_an_s3_that_does_not_answer(project, fixture_archives, monkeypatch):
             "access_key_id": "x",
             "secret_access_key": "y",
         }
-    monkeypatch.setenv(
-        "AWS_MAX_ATTEMPTS", "1"
-    )  # Its client would go on trying for some ten seconds.
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # Else the client retries for ten seconds.
     with pytest.raises(
         RemoteError, match=r"the DVC remote backup failed while .* Could not connect"
     ):
         push(project)
 
 
-def test_a_remote_that_cannot_be_used_is_no_obstacle_to_a_pull(project, fixture_archives):
+def test_pull_uses_archives_if_the_remote_is_invalid(project, fixture_archives):
     with Repo(str(project)) as repo, repo.config.edit() as config:
         config["core"]["remote"] = "unknown"
     pulled = pull_fixtures(project, fixture_archives)
@@ -245,10 +235,10 @@ def test_a_remote_that_cannot_be_used_is_no_obstacle_to_a_pull(project, fixture_
         push(project)
 
 
-def test_a_damaged_cache_is_not_pushed(project, fixture_archives, folder):
+def test_damaged_cache_is_not_pushed(project, fixture_archives, folder):
     pull_fixtures(project, fixture_archives)
     add_remote(project, str(folder))
-    cached = object_of(project, project / ".dvc/cache", "data/multi/services-1.0.jsonl")
+    cached = object_path(project, project / ".dvc/cache", "data/multi/services-1.0.jsonl")
     overwrite(cached, b"?" * cached.stat().st_size)
     with pytest.raises(
         DataError, match=r"damaged bytes of data/multi/services-1\.0\.jsonl(.|\n)*dvc add data"
@@ -272,10 +262,10 @@ push(Path(sys.argv[1]))
 """
 
 
-def test_a_push_that_was_killed_goes_on(project, fixture_archives, folder):
+def test_push_resumes_after_a_kill(project, fixture_archives, folder):
     pull_fixtures(project, fixture_archives)
     add_remote(project, str(folder))
-    for number in range(300):  # Enough files for the kill to come in between.
+    for number in range(300):  # Enough files for a kill during the push.
         (project / f"data/nl/more{number:03}.jsonl").write_text(f"{number}\n" * 2_000)
     with Repo(str(project)) as repo:
         repo.add([str(project / "data")])
@@ -288,7 +278,9 @@ def test_a_push_that_was_killed_goes_on(project, fixture_archives, folder):
     assert process.returncode == -signal.SIGKILL
     sent = objects(folder)
     assert 0 < len(sent) < 300 + _NUM_OBJECTS
-    assert not [path for path in sent if path.name.endswith(".dir")], "the list of files goes last"
+    assert not [path for path in sent if path.name.endswith(".dir")], (
+        "the list of files is sent last"
+    )
     assert push(project).num_sent == 300 + _NUM_OBJECTS - len(sent)
     assert all(
         _md5(path) == (path.parent.name + path.name).removesuffix(".dir")
@@ -296,22 +288,22 @@ def test_a_push_that_was_killed_goes_on(project, fixture_archives, folder):
     )
 
 
-@pytest.mark.parametrize("moment", ["cache", ".data.building", "data"])
-def test_a_pull_from_the_remote_that_was_killed_is_done_again(
-    pushed, fixture_archives, tmp_path, moment
+@pytest.mark.parametrize("path_to_wait_for", ["cache", ".data.building", "data"])
+def test_pull_from_the_remote_after_a_kill_gives_the_same_data(
+    pushed, fixture_archives, tmp_path, path_to_wait_for
 ):
     clone = clone_of(pushed, tmp_path / "clone")
     command = [sys.executable, "-c", _PULL, str(clone), str(fixture_archives.folder)]
 
-    def has_come() -> bool:
+    def has_started() -> bool:
         return (
             any((clone / ".dvc/cache/files/md5").glob("*/*"))
-            if moment == "cache"
-            else (clone / moment).exists()
+            if path_to_wait_for == "cache"
+            else (clone / path_to_wait_for).exists()
         )
 
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while not has_come() and process.poll() is None:
+        while not has_started() and process.poll() is None:
             os.sched_yield()
         process.kill()
     assert process.returncode == -signal.SIGKILL
@@ -330,11 +322,12 @@ from components.data.archives.pins import Pins
 from components.data.archives.pull import pull
 
 project, archives = map(Path, sys.argv[1:])
-pull(project, "tiny", project.parent / "cache", pins=Pins.parse(read_json(archives / "pins.json")), origin="remote")
+pins = Pins.parse(read_json(archives / "pins.json"))
+pull(project, "tiny", project.parent / "cache", pins=pins, origin="remote")
 """
 
 
-def test_the_command_says_in_one_document_what_is_not_as_committed(pushed, folder):
+def test_status_command_prints_changed_files_as_json(pushed, folder):
     def status() -> tuple[int, dict[str, Any], str]:
         command = [
             sys.executable,
@@ -356,7 +349,7 @@ def test_the_command_says_in_one_document_what_is_not_as_committed(pushed, folde
         "name": "backup",
         "url": str(folder),
         "num_objects": _NUM_OBJECTS,
-        "lacking": [],
+        "missing": [],
     }
     (pushed / "data/nl/manual-1.0.jsonl").write_text("{}\n")
     code, document, stderr = status()

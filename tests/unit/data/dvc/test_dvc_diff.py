@@ -1,4 +1,4 @@
-"""What differs between two versions of data/, in a real git repository under DVC."""
+"""Differences of two versions of data/, in a git repository under DVC."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dvc.repo import Repo
 from fixtures.projects import add_remote
 
 from components.core.errors import DataError
-from components.data.dvc.dvc_diff import Change, differences
+from components.data.dvc.dvc_diff import FileChange, diff_versions
 from components.data.dvc.dvc_remote import push
 from components.data.dvc.dvc_repo import changed_paths
 
@@ -63,30 +63,30 @@ def two_versions(tmp_path: Path) -> Path:
 
 
 EXPECTED = (
-    Change("modified", "data/NOTICE", None, None, None),
-    Change("renamed", "data/mono/e.jsonl", "data/mono/c.jsonl", 3, 3),
-    Change("added", "data/multi/d.jsonl", None, None, 2),
-    Change("modified", "data/nl/a.jsonl", None, 2, 4),
-    Change("removed", "data/nl/b.jsonl", None, 1, None),
+    FileChange("modified", "data/NOTICE", None, None, None),
+    FileChange("renamed", "data/mono/e.jsonl", "data/mono/c.jsonl", 3, 3),
+    FileChange("added", "data/multi/d.jsonl", None, None, 2),
+    FileChange("modified", "data/nl/a.jsonl", None, 2, 4),
+    FileChange("removed", "data/nl/b.jsonl", None, 1, None),
 )
 
 
-def test_two_revisions(two_versions: Path) -> None:
-    assert differences(two_versions, "HEAD~1", "HEAD") == ("HEAD~1", "HEAD", EXPECTED)
-    assert differences(two_versions, "HEAD", "HEAD").changes == ()
+def test_two_revisions_are_compared(two_versions: Path) -> None:
+    assert diff_versions(two_versions, "HEAD~1", "HEAD") == ("HEAD~1", "HEAD", EXPECTED)
+    assert diff_versions(two_versions, "HEAD", "HEAD").changes == ()
 
 
-def test_a_revision_and_what_lies_here(two_versions: Path) -> None:
-    assert differences(two_versions).changes == ()
-    assert differences(two_versions, "HEAD~1").changes == EXPECTED
+def test_revision_is_compared_with_current_data(two_versions: Path) -> None:
+    assert diff_versions(two_versions).changes == ()
+    assert diff_versions(two_versions, "HEAD~1").changes == EXPECTED
     write(two_versions, {"multi/d.jsonl": "7\n", "nl/new.jsonl": "9\n"})
-    assert differences(two_versions).changes == (
-        Change("modified", "data/multi/d.jsonl", None, 2, 1),
-        Change("added", "data/nl/new.jsonl", None, None, 1),
+    assert diff_versions(two_versions).changes == (
+        FileChange("modified", "data/multi/d.jsonl", None, 2, 1),
+        FileChange("added", "data/nl/new.jsonl", None, None, 1),
     )
 
 
-def test_a_list_that_neither_cache_nor_remote_has_is_one_error(
+def test_list_missing_in_cache_and_remote_raises_data_error(
     two_versions: Path, tmp_path: Path
 ) -> None:
     add_remote(two_versions, str(tmp_path / "remote"))
@@ -95,11 +95,11 @@ def test_a_list_that_neither_cache_nor_remote_has_is_one_error(
     with pytest.raises(
         DataError, match=r"the list of files of HEAD~1 .* nor in a remote(.|\n)*git checkout HEAD~1"
     ):
-        differences(two_versions, "HEAD~1", "HEAD")
-    assert differences(two_versions, "HEAD", "HEAD").changes == ()
+        diff_versions(two_versions, "HEAD~1", "HEAD")
+    assert diff_versions(two_versions, "HEAD", "HEAD").changes == ()
 
 
-def test_an_old_list_that_was_pushed_is_found(two_versions: Path, tmp_path: Path) -> None:
+def test_pushed_old_list_is_fetched_from_the_remote(two_versions: Path, tmp_path: Path) -> None:
     git(two_versions, "checkout", "-q", "HEAD~1", "--", "data.dvc")
     with Repo(str(two_versions)) as repo:
         repo.checkout(force=True)
@@ -110,24 +110,24 @@ def test_an_old_list_that_was_pushed_is_found(two_versions: Path, tmp_path: Path
         repo.checkout(force=True)
     push(two_versions)
     shutil.rmtree(two_versions / ".dvc/cache")
-    found = differences(two_versions, "HEAD~1").changes
-    assert [(one.kind, one.path) for one in found] == [(one.kind, one.path) for one in EXPECTED]
-    assert found[3] == Change("modified", "data/nl/a.jsonl", None, None, 4), (
-        "only the bytes that are here are counted"
+    changes = diff_versions(two_versions, "HEAD~1").changes
+    assert [change[:2] for change in changes] == [change[:2] for change in EXPECTED]
+    assert changes[3] == FileChange("modified", "data/nl/a.jsonl", None, None, 4), (
+        "documents are counted only if the bytes are on this machine"
     )
 
 
-def test_a_remote_that_only_this_machine_knows_is_no_obstacle(
+def test_remote_secrets_in_local_config_do_not_fail_the_diff(
     two_versions: Path, tmp_path: Path
 ) -> None:
-    """Its secrets lie in a file of their own, which no revision knows the remote of."""
+    """A revision does not have the remote that the local configuration file extends."""
     add_remote(two_versions, str(tmp_path / "remote"))
     with Repo(str(two_versions)) as repo, repo.config.edit("local") as config:
         config["remote"]["backup"] = {"verify": True}
-    assert differences(two_versions, "HEAD~1", "HEAD").changes == EXPECTED
+    assert diff_versions(two_versions, "HEAD~1", "HEAD").changes == EXPECTED
 
 
-def test_a_project_below_the_top_of_the_repository(tmp_path: Path) -> None:
+def test_project_may_be_a_subfolder_of_the_repository(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     project = tmp_path / "below"
     project.mkdir()
@@ -135,28 +135,32 @@ def test_a_project_below_the_top_of_the_repository(tmp_path: Path) -> None:
     write(project, {"nl/a.jsonl": "1\n"})
     commit(project)
     write(project, {"nl/a.jsonl": "1\n2\n"})
-    assert differences(project).changes == (Change("modified", "data/nl/a.jsonl", None, 1, 2),)
+    assert diff_versions(project).changes == (
+        FileChange("modified", "data/nl/a.jsonl", None, 1, 2),
+    )
 
 
-def test_before_data_dvc_was_committed_everything_is_new(tmp_path: Path) -> None:
+def test_all_files_are_added_if_the_revision_has_no_data_dvc(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     git(tmp_path, "commit", "-q", "--allow-empty", "-m", "nothing")
     Repo.init(str(tmp_path)).close()
     write(tmp_path, {"nl/a.jsonl": "1\n"})
-    assert differences(tmp_path).changes == (Change("added", "data/nl/a.jsonl", None, None, 1),)
+    assert diff_versions(tmp_path).changes == (
+        FileChange("added", "data/nl/a.jsonl", None, None, 1),
+    )
 
 
-def test_without_git_it_says_so(project: Path) -> None:
+def test_project_without_git_raises_data_error(project: Path) -> None:
     write(project, {"nl/a.jsonl": "1\n"})
     with pytest.raises(DataError, match=r"not under git(.|\n)*codegen data status"):
-        differences(project)
+        diff_versions(project)
 
 
-def test_an_unknown_revision_is_named(two_versions: Path) -> None:
+def test_unknown_revision_is_reported(two_versions: Path) -> None:
     with pytest.raises(DataError, match="unknown Git revision 'nowhere'"):
-        differences(two_versions, "nowhere")
+        diff_versions(two_versions, "nowhere")
 
 
-def test_a_renamed_file_is_named_by_both_its_names(two_versions: Path) -> None:
+def test_changed_paths_lists_both_paths_of_a_renamed_file(two_versions: Path) -> None:
     (two_versions / "data/nl/a.jsonl").rename(two_versions / "data/nl/z.jsonl")
     assert changed_paths(two_versions) == ["data/nl/a.jsonl", "data/nl/z.jsonl"]

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from fixtures.models import TINY
 
-from components.model.generation import Request, SamplingParams, generate
-from components.model.nucleus import sample_top_p
+from components.model.generation import Request, SamplingParams, generate, sample_top_p
 from components.model.transformer import CodeGen
 
 NUM_IDS, EOT, MOST = 495, 456, 20

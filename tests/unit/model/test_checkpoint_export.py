@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.core.errors import ArtifactError, ConfigError, DiskFullError
 from components.core.fingerprint import list_files
-from components.model.formats import CheckpointFormat, Dtype
+from components.model.config import CheckpointFormat, Dtype
 from components.model.huggingface import export_checkpoint, save_checkpoint
 
 

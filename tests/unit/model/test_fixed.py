@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from components.model.config import DecodeMode
-from components.model.cuda_graphs import LENGTHS, CudaGraphStep, StaticKVCache, decode
-from components.model.kv_cache import BatchedKVCache, Prompt
+from components.model.cuda_graphs import LENGTH_MULTIPLE, CudaGraphStep, StaticKVCache, decode
+from components.model.kv_cache import BatchedKVCache, PrefilledPrompt
 from components.model.transformer import CodeGen
 
 GREEDY = RULES._replace(temperature=0)
@@ -59,7 +59,7 @@ def test_prompts_that_grow_too_long_for_the_slots_are_drawn_in_longer_ones() -> 
     """In memory for two slots of the shortest length, and then for one that takes all of it."""
     model = lively_model(LONG)
     asked = prompts(3, 230, 250, 5, 700, 9)
-    cache_bytes = 2 * LENGTHS * 2 * 2 * 32 * 4
+    cache_bytes = 2 * LENGTH_MULTIPLE * 2 * 2 * 32 * 4
     drawn = sample(model, asked, range(6), num_slots=4, cache_bytes=cache_bytes, steps="graphs")
     assert drawn == sample(model, asked, range(6))
 
@@ -68,7 +68,7 @@ def fill(
     slots: BatchedKVCache | StaticKVCache, model: CodeGen, asked: Sequence[Sequence[int]]
 ) -> None:
     for prompt in asked:
-        slots.add(Prompt(model, prompt))
+        slots.add(PrefilledPrompt(model, prompt))
 
 
 @torch.inference_mode()
@@ -129,10 +129,13 @@ def test_a_step_neither_looks_at_a_value_nor_takes_one_from_the_host() -> None:
     """Else it could not be recorded. On the meta device there are no values, and what is not there lies on the host."""
     with torch.device("meta"):
         model = CodeGen(LONG).eval()
-        layers = [(torch.zeros(3, 4, LENGTHS, 8), torch.zeros(3, 4, LENGTHS, 8)) for _ in range(2)]
+        layers = [
+            (torch.zeros(3, 4, LENGTH_MULTIPLE, 8), torch.zeros(3, 4, LENGTH_MULTIPLE, 8))
+            for _ in range(2)
+        ]
         fed = torch.zeros(2, 3, dtype=torch.long)
     with torch.no_grad(), Devices() as devices:
-        logits = decode(model, layers, fed, LENGTHS)
+        logits = decode(model, layers, fed, LENGTH_MULTIPLE)
     assert logits.shape == (3, LONG.padded_vocab_size)
     assert set(devices.seen) == {"meta"}
 
@@ -151,10 +154,10 @@ def test_a_length_is_recorded_once_and_replayed_from_then_on() -> None:
 
 
 def test_there_are_as_many_slots_as_there_is_memory_for() -> None:
-    model, slot_bytes = lively_model(LONG), LENGTHS * 2 * 2 * 32 * 4
+    model, slot_bytes = lively_model(LONG), LENGTH_MULTIPLE * 2 * 2 * 32 * 4
     with torch.inference_mode():
         slots = StaticKVCache(model, 8, MOST, 3 * slot_bytes, "eager")
-        short, long = (Prompt(model, prompt) for prompt in prompts(9, 500))
+        short, long = (PrefilledPrompt(model, prompt) for prompt in prompts(9, 500))
         for used in range(3):
             assert (slots.has_room(short), slots.has_room(long)) == (True, used == 0)
             slots.add(short)

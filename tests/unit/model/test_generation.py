@@ -16,9 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError, EvaluationError
-from components.model.generation import CHECK_EVERY, Completion, Request, generate
-from components.model.kv_cache import BatchedKVCache, Prompt
-from components.model.packed_linear import pack
+from components.model.generation import CHECK_EVERY, Completion, Request, generate, pack
+from components.model.kv_cache import BatchedKVCache, PrefilledPrompt
 from components.model.transformer import CodeGen
 
 SLOT_BYTES = 2 * 2 * 32 * 32 * 4
@@ -80,14 +79,16 @@ def test_logits_are_the_same_bits_in_every_batch() -> None:
     model = lively_model(WIDE).eval()
     pack(model)
     for length in (1, 16, 129, 187, 260, 517):
-        prompt = Prompt(model, [one % NUM_IDS for one in range(length)])
+        prompt = PrefilledPrompt(model, [one % NUM_IDS for one in range(length)])
         expected = _logits(model, prompt, [])
-        mixed = [Prompt(model, [one % NUM_IDS] * (1 + 41 * one)) for one in range(17)]
-        for beside in ([prompt], [Prompt(model, [3] * 400)] * 40, mixed):
+        mixed = [PrefilledPrompt(model, [one % NUM_IDS] * (1 + 41 * one)) for one in range(17)]
+        for beside in ([prompt], [PrefilledPrompt(model, [3] * 400)] * 40, mixed):
             assert torch.equal(_logits(model, prompt, beside), expected), (length, len(beside))
 
 
-def _logits(model: CodeGen, prompt: Prompt, beside: Sequence[Prompt]) -> torch.Tensor:
+def _logits(
+    model: CodeGen, prompt: PrefilledPrompt, beside: Sequence[PrefilledPrompt]
+) -> torch.Tensor:
     """The logits after each of 20 new tokens; half of the others come first and go in the middle."""
     with torch.inference_mode():
         slots = BatchedKVCache(model, 64, MOST, 1 << 30)

@@ -12,9 +12,8 @@ from fixtures.models import TINY, TOKENIZER, lively_model, write_tokenizer
 from transformers import AutoModelForCausalLM
 
 from components.model.config import DecodeMode
-from components.model.generation import Request, SamplingParams, generate
+from components.model.generation import Request, SamplingParams, generate, pack
 from components.model.huggingface import load_checkpoint, save_checkpoint
-from components.model.packed_linear import pack
 
 NUM_IDS, MOST = 495, 40
 SHORT = TINY.replace(context_length=256)

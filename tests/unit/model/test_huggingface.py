@@ -17,10 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CodeGenForCausalLM
 
 from components.core.errors import ArtifactError, ConfigError
 from components.core.fingerprint import list_files
-from components.model.config import ModelConfig
-from components.model.formats import CheckpointFormat, Dtype
+from components.model.config import CheckpointFormat, Dtype, ModelConfig
 from components.model.huggingface import load_checkpoint, logit_parity, save_checkpoint
-from components.model.huggingface.parity import difference, logits_of_codegen
+from components.model.huggingface.checkpoint_export import logits_of_codegen, max_logit_difference
 from components.model.transformer import CodeGen
 from components.tokenizer.encoder import Encoder
 
@@ -82,7 +81,7 @@ def test_transformers_computes_the_same_logits(
     )
     with torch.no_grad():
         torch.testing.assert_close(model(tokens), theirs(tokens).logits, atol=1e-5, rtol=0)
-    assert difference(tmp_path, logits_of_codegen(model)) < 1e-5
+    assert max_logit_difference(tmp_path, logits_of_codegen(model)) < 1e-5
     if layout is CheckpointFormat.codegen:
         assert logit_parity(tmp_path) < 1e-5
 
@@ -95,8 +94,8 @@ def test_a_folder_of_another_model_is_seen_in_its_logits(
     with torch.no_grad():
         model.blocks[1].qkv.weight[[8, 9]] = model.blocks[1].qkv.weight[[9, 8]]
     save_checkpoint(model, tokenizer_folder, checkpoint)
-    assert difference(checkpoint, logits_of_codegen(model)) < 1e-5
-    assert difference(checkpoint, logits_of_codegen(lively_model(sharpness=1.0))) > 1e-3
+    assert max_logit_difference(checkpoint, logits_of_codegen(model)) < 1e-5
+    assert max_logit_difference(checkpoint, logits_of_codegen(lively_model(sharpness=1.0))) > 1e-3
 
 
 @pytest.mark.parametrize("layout", CheckpointFormat)
@@ -116,7 +115,7 @@ def test_what_is_larger_than_the_limit_is_split_and_loads_the_same(
     )
     for tensors in split.values():  # A tensor that is larger has a file of its own.
         assert len(tensors) == 1 or sum(tensor.numel() * 4 for tensor in tensors.values()) <= 10_000
-    assert difference(tmp_path / "split", logits_of_codegen(model)) < 1e-5
+    assert max_logit_difference(tmp_path / "split", logits_of_codegen(model)) < 1e-5
     if (
         layout is CheckpointFormat.gptj
     ):  # 4,096 bytes each, so the three do not all fit beside what comes before them.

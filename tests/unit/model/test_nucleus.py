@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import EvaluationError
-from components.model.nucleus import sample_top_p
+from components.model.generation import sample_top_p
 
 
 def reference(logits: list[float], temperature: float, top_p: float) -> dict[int, float]:

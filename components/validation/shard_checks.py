@@ -97,7 +97,7 @@ class SeparatorCheck:
         self.num_packed = entry.num_sequences * index.context_length
         self.num_separators = 0
         self.num_document_ends = 0
-        self.num_misplaced = 0
+        self.num_misplaced_separators = 0
         self.num_tokens = 0
         self.shard_contents: dict[str, ShardContent] = {}
         """By path, once `finish` was called."""
@@ -115,13 +115,13 @@ class SeparatorCheck:
         self.num_document_ends += len(ends)
         separators = self._take_separators(self.num_tokens)
         self.num_separators += len(separators)
-        self.num_misplaced += len(np.setxor1d(separators, ends, assume_unique=True))
+        self.num_misplaced_separators += len(np.setxor1d(separators, ends, assume_unique=True))
 
     def finish(self) -> None:
         """Count all separators after the last document as misplaced."""
         num_remaining = len(self._pending) + sum(len(positions) for positions, _ in self._reader)
         self.num_separators += num_remaining
-        self.num_misplaced += num_remaining
+        self.num_misplaced_separators += num_remaining
 
     def _take_separators(self, stop: int) -> Positions:
         """Return the next separators before the position `stop`."""
@@ -203,7 +203,7 @@ def splits_table(
             "num_documents": num_documents[name],
             "num_separators": separators[name].num_separators,
             "num_document_ends": separators[name].num_document_ends,
-            "num_misplaced_separators": separators[name].num_misplaced,
+            "num_misplaced_separators": separators[name].num_misplaced_separators,
             "num_dropped_tokens": separators[name].num_tokens - separators[name].num_packed,
         }
         for name, split in index.splits.items()

@@ -9,7 +9,7 @@ from components.evaluation.report.cells import Cell, Column, Table
 from components.evaluation.report.page import Section, Verdict
 
 Rule = Mapping[str, Any]
-"""One of `results.json`: see `components.validation.outcome.RuleResult.record`."""
+"""One of `results.json`: see `components.validation.rule_results.RuleResult.record`."""
 
 _COLUMNS = tuple(Column(title=title, numeric=False) for title in ("of", "rule", "holds", "found"))
 _HOLDS: dict[bool | None, Cell] = {

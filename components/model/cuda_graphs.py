@@ -1,15 +1,13 @@
 """The KV cache for a GPU: slots of a fixed shape, decoded with CUDA graphs.
 
 On a GPU, launching the kernels of a small step takes longer than running them. A decode step here
-is a function of tensors at fixed addresses: the cache, the next token of each slot and its
-position. So the step can be recorded as a CUDA graph, once per attended length, and replayed;
-`torch.compile` may generate its kernels. A repeated step has the same result, as recording needs.
-
-A prompt is computed once and copied into the slot of each of its samples. Attention reads it once
-per sample (`kv_cache` reads it once for all samples), but the shape of a step depends only on the
-number of slots and a length. Unused slots are computed too, and their results are ignored. Prompts
-are prefilled separately. Recording has never run on a GPU, as no GPU was available
+is a function of tensors at fixed addresses, without side effects that a repetition changes. So it
+can be recorded as a CUDA graph, once per attended length, and replayed; `torch.compile` may
+generate its kernels. Recording has never run on a GPU, as no GPU was available
 (docs/decisions/0008-sampling.md).
+
+A prompt is prefilled separately and copied into the slot of each of its samples, so the shape of a
+step depends only on the number of slots and a length. Unused slots are computed and ignored.
 
 Shapes: B = S slots, T time, H heads, K head dim, V vocabulary.
 """

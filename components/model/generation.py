@@ -1,13 +1,11 @@
 """Text generation with continuous batching and top-p sampling.
 
-When a sample ends, the next request takes its slot. The caller may append requests while it
-consumes completions, for example the next turn of a conversation. A prompt is prefilled once for
-consecutive requests with the same prompt.
+When a sample ends, the next request takes its slot. A prompt is prefilled once for consecutive
+requests with the same prompt.
 
 The n-th token of a sample is drawn with the n-th number of a Philox generator keyed by the seed of
 the request, and on a CPU the logits of a sample are bitwise independent of the batch (see
-`kv_cache`). So neither order nor batch size nor an interruption changes a completion. There is no
-beam search and no generation across devices.
+`kv_cache`). So neither order nor batch size nor an interruption changes a completion.
 
 Shapes: S samples in the batch, B rows, V token ids, C candidates.
 """
@@ -193,11 +191,7 @@ def _start_sample(model: CodeGen, prompt: PrefilledPrompt, request: Request[Key]
 
 
 def _fit_to_context(request: Request[Key], model: CodeGen, max_new_tokens: int) -> Request[Key]:
-    """Return the request with the part of its prompt that fits into the context.
-
-    Raises:
-        ConfigError: the prompt is empty, or `max_new_tokens` is out of range.
-    """
+    """Check the request, and truncate its prompt to the context."""
     _require(bool(request.prompt), "an empty prompt", "at least one token")
     _require(
         0 < request.max_new_tokens <= max_new_tokens,
@@ -245,9 +239,8 @@ def sample_top_p(
 
     The nucleus is the smallest set of most probable tokens with mass `top_p`, renormalized
     (Holtzman et al., arXiv 1904.09751, section 3.1). Sorting 50,000 tokens per row would cost more
-    than a small model, so a row is sorted completely only if its nucleus exceeds the
-    `TOP_P_CANDIDATES` most probable tokens; the result is that of a full sort. Of tokens with
-    exactly equal probability any may be at the border of the nucleus.
+    than a small model, so a row is sorted completely only if its nucleus is larger than the
+    `TOP_P_CANDIDATES` most probable tokens; the result is the same.
 
     Args:
         logits_BV: logits of the ids that may be sampled.
@@ -325,10 +318,7 @@ class PackedLinear(nn.Module):
 
 
 def pack(model: nn.Module) -> None:
-    """Replace each linear layer on a CPU by a `PackedLinear`, for inference only.
-
-    Does nothing on other devices, and without oneDNN.
-    """
+    """Replace each linear layer on a CPU with oneDNN by a `PackedLinear`, for inference only."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
     for module in list(model.modules()):

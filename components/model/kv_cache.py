@@ -1,13 +1,12 @@
 """The KV cache of a batch on a CPU: prompts are stored once and shared by their samples.
 
-Each sample has a slot for the keys and values of its new tokens, with its own length, so prompts of
-different lengths need no padding. A decode step attends over the shared prompts (all samples of a
-prompt together) and over the slots, and combines the two results by their log-sum-exp, as if the
-keys and values were contiguous. Used slots and prompts always come first, so a step works on views.
+Each sample has a slot for its new tokens, with its own length. A decode step attends over the
+shared prompts (all samples of a prompt together) and over the slots, and combines the two results
+by their log-sum-exp. Used slots and prompts always come first, so a step works on views.
 
 The logits of a sample are bitwise independent of the rest of the batch. Kernels change the order of
 summation with the shape, so shapes are rounded up to sizes at which they do not (measured:
-docs/decisions/0008-sampling.md). There is no paging. `cuda_graphs` has the cache for a GPU.
+docs/decisions/0008-sampling.md). `cuda_graphs` has the cache for a GPU.
 
 Shapes: S slots of a step, M samples of a block, P prompts of a block, N rows for the samples of
 a prompt, T time, D model, H heads, K head dim, V vocabulary.
@@ -80,9 +79,9 @@ class BatchedKVCache:
     """The KV cache of samples that are generated together, each at its own position."""
 
     def __init__(self, model: CodeGen, num_slots: int, new_tokens: int, cache_bytes: int) -> None:
-        """Allocate at most `num_slots` slots of `new_tokens` tokens; they take half of the memory.
+        """Allocate at most `num_slots` slots of `new_tokens` tokens, in half of `cache_bytes`.
 
-        Slots and prompts fit in `cache_bytes`, except that a single sample always fits.
+        Prompts use the rest; a single sample always fits.
         """
         config = model.config
         weight = model.embedding.weight
@@ -289,10 +288,7 @@ def attention_with_lse(
 
 
 def allocate_kv(model: CodeGen, num_rows: int, num_tokens: int) -> Tensor:
-    """Return zeros for keys and values, [layer, 2, row, H, T, K].
-
-    Zeros, because masked entries are still multiplied (by 0).
-    """
+    """Return zeros for keys and values, [layer, 2, row, H, T, K]; masked entries are read, too."""
     config = model.config
     weight = model.embedding.weight
     shape = (config.num_layers, 2, num_rows, config.num_heads, num_tokens, config.head_dim)

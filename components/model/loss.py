@@ -1,10 +1,9 @@
 """The training loss, computed in chunks so that the full logits are never in memory.
 
-With GPT-2's vocabulary the logits of a micro-batch are larger than the rest of a small model.
-Their gradient is known as soon as they are computed, so the forward pass computes the gradients
-of its inputs and discards the logits; the backward pass only scales. This takes three matrix
-products, as many as the naive loss; recomputation would take four. Second derivatives are not
-supported.
+With GPT-2's vocabulary the logits of a micro-batch are larger than the rest of a small model. So
+the forward pass computes the gradients of its inputs from each chunk of logits and discards it; the
+backward pass only scales. This takes three matrix products, as many as the naive loss;
+recomputation would take four. Second derivatives are not supported.
 
 Shapes: N predicted tokens, C rows of a chunk, D model, V vocabulary rows.
 """
@@ -47,8 +46,8 @@ def chunks(num_targets: int, d_model: int) -> Iterator[slice]:
     """Split N rows into chunks of `d_model / 2` rows, whose logits are half the head's weight.
 
     Smaller chunks spend more time on the weight's gradient than on the products; larger logits do
-    not fit the cache. Measured on a single core, D 256 and 1024, V 4k to 51k: within 5 % of the best
-    of 16 to 4096 rows.
+    not fit the cache. Measured on 1 core, D 256 and 1024, V 4k to 51k: within 5 % of the best of 16
+    to 4096 rows.
     """
     num_rows = max(1, d_model // 2)
     for start in range(0, num_targets, num_rows):

@@ -2,15 +2,7 @@
 
 Source of the architecture: docs/paper.md, section 2 (model cards and the authors' code). The fused
 projection holds queries, then keys, then values, heads in order; only `huggingface` knows the
-four-block order of released checkpoints. There is no dropout (CodeGen has none). Tensor
-parallelism is applied by DeepSpeed.
-
-Source of the initialization: docs/paper.md, section 3, and the authors' JAX code
-(`decoder/inter/modules.py`). Weights are drawn from a normal distribution truncated at two standard
-deviations: 1/sqrt(fan_in) before truncation, and (2/layers)/sqrt(d_model) for the two projections
-into the residual stream. The embedding is a linear map of one-hot vectors in that code, so its
-fan-in is its number of rows. Biases are 0, LayerNorm gains 1. As in Haiku, the truncation is not
-compensated.
+four-block order of released checkpoints. CodeGen has no dropout.
 
 Shapes: B batch, T time, S tokens of a sequence shard, D model, H heads, K head dim, V vocabulary
 rows, N = B * (T - 1) predicted tokens.
@@ -58,10 +50,7 @@ class SequenceShard(KVCache, Protocol):
 
 
 class DocumentMask:
-    """Attention of whole sequences in which each token sees its own document only.
-
-    Positions continue across documents; rotary attention is relative and does not depend on them.
-    """
+    """Attention of each token to its own document; positions continue across documents."""
 
     def __init__(self, tokens_BT: Tensor, eot_id: int) -> None:
         self.positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
@@ -115,8 +104,7 @@ class CodeGen(nn.Module):
     ) -> Tensor:
         """Return the logits [B, T, V], or the scalar of `loss` if `z_loss` is not None.
 
-        With `eot_id`, tokens attend to their own document only; an end-of-text token belongs to the
-        document that it ends.
+        With `eot_id`, tokens attend to their own document only, which includes its end-of-text.
         """
         if z_loss is not None and self.sequence_shard is not None:
             return self._shard_loss(tokens_BT, z_loss, self.sequence_shard)
@@ -131,12 +119,8 @@ class CodeGen(nn.Module):
     def loss(self, tokens_BT: Tensor, z_loss: float = 0.0) -> Tensor:
         """Return the mean of `-log p(token | tokens before) + z_loss * log(Z)^2` in nats.
 
-        The mean is over all but the first token of each sequence. The full logits are never in
-        memory (see `loss.mean_cross_entropy`).
-
-        Args:
-            tokens_BT: integer ids below `padded_vocab_size`; documents are not masked.
-            z_loss: weight of the squared log-partition; the paper uses 1e-4.
+        The mean is over all but the first token of each sequence; documents are not masked. The
+        paper uses a `z_loss` of 1e-4.
         """
         loss: Tensor = self(tokens_BT, z_loss)
         return loss
@@ -236,9 +220,13 @@ class LMHead(nn.Linear):
 
 @torch.no_grad()
 def initialize_weights(model: CodeGen, seed: int) -> None:
-    """Initialize all parameters in place, in layer order, from one generator on the CPU.
+    """Initialize all parameters in place, dependent on the seed and the config only.
 
-    The weights depend on the seed and the config only, not on the device.
+    Source: docs/paper.md, section 3, and the authors' JAX code (`decoder/inter/modules.py`).
+    Weights are normal with standard deviation 1/sqrt(fan_in), or (2/layers)/sqrt(d_model) for the
+    two projections into the residual stream, then truncated without compensation, as in Haiku. The
+    fan-in of the embedding is its number of rows, as it is a linear map of one-hot vectors there.
+    Biases are 0, LayerNorm gains 1.
     """
     generator = torch.Generator().manual_seed(seed)
     d = model.config.d_model

@@ -1,9 +1,8 @@
 """Check tables with Great Expectations and publish Data Docs.
 
-Each run has its own ephemeral Great Expectations context and its own folder of pages. A file
-context would rewrite shared files in place, so an interrupted run or two concurrent runs could
-leave a context that later runs cannot load. Great Expectations also stores the current context in a
-global of the process, so a lock serializes the runs of a process.
+Each run has an ephemeral Great Expectations context and a folder of pages. A file context would
+rewrite shared files in place, which interrupted or concurrent runs could damage. A lock serializes
+the runs of a process, because Great Expectations stores the current context in a global.
 """
 
 from __future__ import annotations

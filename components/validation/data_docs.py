@@ -4,14 +4,13 @@
     docs/raw-corpora-20261123T042241Z/                   the pages of a run, never changed again
     docs/raw-corpora-20261123T042241Z/quarantine.html    quarantined records, if there are any
 
-The pages of a run are published by a rename while holding a lock that is released when the process
-dies, so an interrupted run leaves no incomplete site and two runs cannot mix their pages. A failed
-run keeps its pages when a later run succeeds.
+The pages of a run are published by a rename while holding a file lock, so an interrupted run leaves
+no incomplete site and two runs cannot mix their pages.
 
-Great Expectations' pages load fonts, icons and scripts from content delivery networks. Without a
-network they would not show success or failure, so `styles/` adds these marks, and
-`docs/index.html` needs no script. The quarantine page shows hostile input: every character is shown
-as text, and invisible characters by their code point.
+Great Expectations' pages load fonts, icons and scripts from a network. Without it they would not
+show success or failure, so `styles/` adds these marks, and `docs/index.html` needs no script.
+Quarantined records are hostile input: every character is shown as text, and invisible characters
+by their code point.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Read the document tables of a prepared corpus as streams and count what rules check.
 
-Like `shard_checks`, this module reads the layout independently of the package that writes it.
-Tables are read in batches of a fixed number of rows; only counts are kept, and 16 bytes per row
-while duplicates are searched (`duplicate_keys`). A malformed digest is counted as such and excluded
-from the search for duplicates.
+Like `shard_checks`, this module reads the layout independently of the package that writes it. Only
+counts are in memory, and 16 bytes per row while duplicates are searched (`duplicate_keys`).
+Malformed digests are excluded from this search.
+
+Functions that read tables raise ValidationFailed if a table cannot be read.
 """
 
 from __future__ import annotations
@@ -116,10 +117,7 @@ def _open_table(folder: Path, name: str) -> Iterator[pq.ParquetFile]:
 
 
 def read_batches(folder: Path, name: str, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a table, all required columns or some, texts as `large_string`.
-
-    Raises ValidationFailed if the table is missing or damaged, or lacks a column.
-    """
+    """Yield the rows of a table, all required columns or some, texts as `large_string`."""
     names = list(columns or _COLUMNS[name])
     types = {"num_tokens": pa.int64()}
     schema = pa.schema([(column, types.get(column, pa.large_string())) for column in names])
@@ -144,10 +142,7 @@ def check_documents(
     """Count the defects of kept documents, and compare them with the separators in the shards.
 
     Returns:
-        The counts of documents by split, with `OTHER` for other splits, and the separators by split.
-
-    Raises:
-        ValidationFailed: the table cannot be read.
+        By split, with `OTHER` for other splits, the documents; and by split, the separators.
     """
     duplicates = find_duplicates(
         lambda: (keys for _, keys in _read_digests(folder)), num_rows(folder, DOCUMENTS)
@@ -219,11 +214,7 @@ def _is_true(column: pa.BooleanArray) -> RowMask:
 
 
 def count_languages(folder: Path, languages: Sequence[str]) -> dict[str, LanguageDocuments]:
-    """Count kept, rejected and duplicate documents of each language, `OTHER` for any other.
-
-    Raises:
-        ValidationFailed: a table cannot be read.
-    """
+    """Count kept, rejected and duplicate documents of each language, `OTHER` for any other."""
     duplicates = find_duplicates(
         lambda: (_path_keys(batch) for batch in _read_all_documents(folder)),
         num_rows(folder, DOCUMENTS) + num_rows(folder, REJECTS),
@@ -271,9 +262,6 @@ def find_train_leakage(folders: Mapping[str, Path]) -> dict[str, tuple[int, Rule
     Returns:
         By corpus, the number of held-out documents and those in a training split; the value of an
         example names the corpora of these splits.
-
-    Raises:
-        ValidationFailed: a table cannot be read.
     """
     held_out = {
         corpus: [keys for _, keys in _read_split(folder, train=False)]

@@ -5,9 +5,8 @@
     profile_corpus   an iterable of record batches  -> Profile, one batch in memory at a time
 
 Profiles can be merged in any order and grouping (see `mergeable_stats`), so partitions can be
-profiled anywhere. Documents in a language that the corpus does not have form one group, `OTHER`, so
-no input makes a profile large. Duplicates are not counted, as this needs the whole corpus;
-`prepared` counts them in the tables of preparation.
+profiled anywhere. Documents in other languages form a group, `OTHER`, so no input makes a profile
+large. Duplicates are counted later, in the tables of preparation (see `prepared`).
 """
 
 from __future__ import annotations
@@ -75,11 +74,7 @@ class ProfileLimits(Config):
 
     @classmethod
     def for_corpus(cls, corpus: str, config: ValidationConfig) -> Self:
-        """Return the limits for a corpus.
-
-        Raises:
-            ConfigError: there is no such corpus.
-        """
+        """Return the limits for a corpus; raises ConfigError if there is no such corpus."""
         return cls(
             languages=tuple(languages_of(corpus)),
             max_document_bytes=config.max_document_bytes,

@@ -1,9 +1,8 @@
 """Validate raw corpora before preparation.
 
-Great Expectations gets one row per language with the counts of a `Profile` over all documents, so
-its cost does not depend on the size of the corpus; reported documents are the examples of the
-profile. Records that cannot be read raise an error in `components.data.sources.corpus_files`.
-Quality filters and deduplication belong to preparation: an unwanted document does not stop a run.
+Great Expectations gets a row per language with the counts of a `Profile` over all documents, so its
+cost does not depend on the size of the corpus. Unreadable records raise an error when they are read
+(`components.data.sources.corpus_files`); quality filters and deduplication belong to preparation.
 """
 
 from __future__ import annotations
@@ -119,11 +118,7 @@ def _write_profiles(folder: Path, profiles: Mapping[str, Profile]) -> None:
 
 
 def read_profiles(folder: Path) -> dict[str, Profile] | None:
-    """Read the profiles of an earlier validation; None if they cannot be compared.
-
-    Raises:
-        ConfigError: the file is damaged.
-    """
+    """Read the profiles of an earlier validation; None if they cannot be compared."""
     path = folder / PROFILE_JSON
     document = read_json(path) if path.is_file() else {}
     if document.get("format") != _FORMAT:
@@ -132,13 +127,7 @@ def read_profiles(folder: Path) -> dict[str, Profile] | None:
 
 
 def profile_folder(corpus: str, folder: Path, config: ValidationConfig) -> Profile:
-    """Profile a folder of JSON Lines files, one file in memory at a time.
-
-    Raises:
-        DataError: the folder has no corpus.
-        RecordError: a line cannot be read.
-        ConfigError: an unknown corpus.
-    """
+    """Profile a folder of JSON Lines files, one file in memory at a time."""
     return profile_corpus(_read_batches(folder), ProfileLimits.for_corpus(corpus, config))
 
 

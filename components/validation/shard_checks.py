@@ -2,9 +2,8 @@
 
 This module reads the layout independently of the package that writes it, so that it does not
 repeat its mistakes. The layout: `index.json` with the shards of each split; shards of little-endian
-uint16 ids; `documents.parquet` with a row for each kept document, in the order of the shards.
-So the position of each document's end is known, and a separator must be there. Both are streams in
-the same order and are compared incrementally, with `_IDS_PER_READ` ids of each split in memory.
+uint16 ids; `documents.parquet` with a row for each kept document, in the order of the shards. A
+separator must be at the end of each document; both are streams, compared incrementally.
 """
 
 from __future__ import annotations
@@ -67,11 +66,7 @@ class ShardIndex(BaseModel):
 
 
 def read_index(folder: Path) -> ShardIndex:
-    """Read the index of a prepared corpus.
-
-    Raises:
-        ValidationFailed: the index is missing or invalid.
-    """
+    """Read the index of a prepared corpus; raises ValidationFailed if missing or invalid."""
     path = folder / "index.json"
     try:
         return ShardIndex.model_validate_json(path.read_text(encoding="utf-8"))

@@ -144,11 +144,7 @@ def read_suite_files(config: ValidationConfig, project: Path | None = None) -> S
 
 
 def copy_suites(folder: Path) -> list[Path]:
-    """Copy the package's suites into a folder for editing, without overwriting; return the copies.
-
-    Raises:
-        ConfigError: the folder is not writable.
-    """
+    """Copy the package's suites into a folder, without overwriting; return the copies."""
     missing = [name for name in SUITE_TABLES if not (folder / f"{name}.json").exists()]
     copies = []
     try:
@@ -169,10 +165,7 @@ def copy_suites(folder: Path) -> list[Path]:
 def validation_identity(
     config: ValidationConfig, prefix: str, suites: Suites
 ) -> dict[str, JsonValue]:
-    """Return the recipe part of a validation: limits and content of the suites `prefix-*`.
-
-    The location of the files does not matter.
-    """
+    """Return the recipe part of a validation: limits and content of the suites `prefix-*`."""
     digests: dict[str, JsonValue] = {
         name: file.sha256 for name, file in suites.items() if name.startswith(f"{prefix}-")
     }

@@ -4,9 +4,8 @@ A file is a Great Expectations suite in its JSON format. In addition, each rule 
 which may quote limits (`{max_document_bytes:,}`) and is the rule's title in Data Docs and errors. A
 rule with `"severity": "warning"` does not stop a run if it is broken.
 
-All suites are checked strictly before the first document is read, so a mistake does not show after
-hours. Great Expectations 1.24 only logs a rule that it cannot build, so a skipped rule would look
-like a rule that holds.
+All suites are checked strictly before the first document is read. Great Expectations 1.24 only logs
+a rule that it cannot build, so a skipped rule would look like a rule that holds.
 """
 
 from __future__ import annotations
@@ -45,11 +44,7 @@ _MAX_QUOTED_CHARS = 100
 
 
 def read_suites(config: ValidationConfig, project: Path | None = None) -> Suites:
-    """Read the suites of a recipe and check them without data; see `read_suite_files`.
-
-    Raises:
-        ConfigError: a file is missing, has an unknown name, or is not a valid suite.
-    """
+    """Read the suites of a recipe (see `read_suite_files`) and check them without data."""
     suites = read_suite_files(config, project)
     for name, file in suites.items():
         table = SUITE_TABLES[name]

@@ -1,16 +1,14 @@
 """Checkpoint folders in Hugging Face's formats: load, save, export, compare with `transformers`.
 
-All knowledge of these formats (file names, tensor names, row order) is in this package. Tensor
-names, shapes and types are checked before memory for a model is allocated; weights are copied
-tensor by tensor from memory-mapped files, so a model is never in memory twice.
+Tensor names, shapes and types are checked before memory for a model is allocated; weights are
+copied tensor by tensor from memory-mapped files, so a model is never in memory twice.
 
     hf_format          config.json, tokenizer files, tensor names and row order
     checkpoint_reader  reads a folder (safetensors or PyTorch files, sharded or not) into a model
     checkpoint_writer  writes a model into a folder
     checkpoint_export  converts a folder, and compares logits with `transformers`
 
-Not supported: reading GPT-J, quantized weights, variants such as `model.fp16.safetensors`. Changed
-bytes inside a file are not detected, as neither format has a checksum; the store has.
+Not supported: reading GPT-J, quantized weights, variants such as `model.fp16.safetensors`.
 """
 
 from components.model.huggingface.checkpoint_export import export_checkpoint, logit_parity

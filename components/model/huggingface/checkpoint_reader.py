@@ -55,13 +55,9 @@ class StoredTensor(NamedTuple):
 def load_checkpoint(folder: Path) -> CodeGen:
     """Load a checkpoint of `save_checkpoint`, or a released CodeGen checkpoint, as fp32 on the CPU.
 
-    Weights may be stored in fp32, fp16 or bf16. A NaN or infinite weight is an error here, because
-    it would otherwise only show after hours of evaluation.
-
     Raises:
         ArtifactError: a file is missing, truncated, damaged or no CodeGen model; or a tensor is
-            missing, unexpected, of another shape or type, or not finite. The message names the file
-            and the tensor.
+            missing, unexpected, of another shape or type, or not finite.
     """
     config = load_config(folder)
     with torch.device("meta"):
@@ -112,13 +108,7 @@ def _check_names_and_shapes(
 def stored_weights(folder: Path, names: Iterable[str]) -> dict[str, StoredTensor]:
     """Return every weight of a folder, memory-mapped, without constants of old releases.
 
-    Args:
-        names: the tensors of the model, in order; an error about a whole file names the first.
-
-    Raises:
-        ArtifactError: there are no weights; a file or shard is missing, truncated or invalid; an
-            index contradicts its shards; a pickle needs more than tensors; or a value is not a
-            plain tensor in fp32, fp16 or bf16.
+    `names` are the tensors of the model, in order; an error about a whole file names the first.
     """
     names = list(names)
     for single, index in ((SAFETENSORS, SAFETENSORS_INDEX), (_PYTORCH, _PYTORCH_INDEX)):

@@ -124,15 +124,11 @@ def _write_weights(
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically.
-
-    Raises:
-        StorageFull: the disk is full. The library only mentions the system's error number.
-    """
+    """Write a safetensors file atomically; raises StorageFull if the disk is full."""
     with atomic_write_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:
+        except SafetensorError as error:  # Its text contains the system's error number.
             if number := re.search(r"\(os error (\d+)\)", str(error)):
                 raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
             raise

@@ -1,4 +1,4 @@
-"""Drawing from tiny models, and generation without a cache: the whole sequence through the model for every token."""
+"""Generate from tiny models, with and without a KV cache."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from fixtures.models import TINY
 from components.model.generation import Request, SamplingParams, generate, sample_top_p
 from components.model.transformer import CodeGen
 
-NUM_IDS, EOT, MOST = 495, 456, 20
+NUM_IDS = 495
+EOT = 456
+MAX_NEW_TOKENS = 20
 PROMPTS = [[5, 6, 7], [9], [5, 6, 7], list(range(40, 60)), [9], [9], [100, 101]]
-RULES = SamplingParams(temperature=0.8, top_p=0.95, num_ids=NUM_IDS, eot_id=EOT)
+PARAMS = SamplingParams(temperature=0.8, top_p=0.95, num_ids=NUM_IDS, eot_id=EOT)
 WIDE = TINY.replace(num_heads=4, head_dim=32, rotary_dim=16, context_length=1024)
 
 
@@ -24,29 +26,29 @@ def sample(
     prompts: Iterable[Sequence[int]],
     seeds: Iterable[int],
     *,
-    rules: SamplingParams = RULES,
-    most: int = MOST,
-    **place: Any,
+    params: SamplingParams = PARAMS,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    **options: Any,
 ) -> list[list[int]]:
-    """The completions in the order of their prompts."""
-    waiting = deque(
-        Request(number, tuple(prompt), seed, most)
+    """Return the completions in the order of their prompts."""
+    requests = deque(
+        Request(number, tuple(prompt), seed, max_new_tokens)
         for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
     )
-    drawn = {
-        one.key: one.tokens for one in generate(model, waiting, rules, max_new_tokens=most, **place)
-    }
-    return [drawn[number] for number in range(len(drawn))]
+    completions = generate(model, requests, params, max_new_tokens=max_new_tokens, **options)
+    tokens = {completion.key: completion.tokens for completion in completions}
+    return [tokens[number] for number in range(len(tokens))]
 
 
-def without_cache(model: CodeGen, prompt: Sequence[int], seed: int) -> list[int]:
-    uniforms = np.random.Generator(np.random.Philox(key=seed)).random(MOST)
+def sample_without_cache(model: CodeGen, prompt: Sequence[int], seed: int) -> list[int]:
+    """Generate with a forward pass over the whole sequence for each token."""
+    uniforms = np.random.Generator(np.random.Philox(key=seed)).random(MAX_NEW_TOKENS)
     tokens = list(prompt)
     for uniform in uniforms:
         with torch.no_grad():
             logits = model(torch.tensor([tokens]))[:, -1, :NUM_IDS]
         token = sample_top_p(
-            logits, torch.tensor([uniform]), temperature=RULES.temperature, top_p=RULES.top_p
+            logits, torch.tensor([uniform]), temperature=PARAMS.temperature, top_p=PARAMS.top_p
         ).item()
         if token == EOT:
             break

@@ -1,4 +1,4 @@
-"""CodeGen's language model: its shape, its arithmetic, its file format and how text is drawn from it.
+"""CodeGen's language model: its config, network, text generation and Hugging Face checkpoints.
 
-Importing this package is light; `config` needs pydantic only, the other modules import torch.
+`config` needs pydantic only; the other modules import torch.
 """

@@ -1,50 +1,69 @@
-"""The shape of a model, and the figures that follow from the shape alone.
+"""The shape of a model, the numbers that follow from it, and the choices of the command line.
 
-Only what distinguishes one CodeGen from another is a field. What they all share (parallel blocks, an MLP four times as
-wide as the model, LayerNorm's epsilon, the rotary base) is a constant of `transformer`. This module imports no torch.
+Only what differs between CodeGen models is a field of `ModelConfig`. What all of them share
+(parallel blocks, MLP width, LayerNorm epsilon, rotary base) is a constant in `transformer`.
+This module imports no torch, so the command line can import it quickly.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from enum import StrEnum
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import PositiveInt, model_validator
 
 from components.core.config import Config
 
 QKV_BLOCKS = 4
-"""Released checkpoints store queries, values and keys in this many blocks (docs/paper.md section 2): heads divide by it."""
+"""Blocks of queries, values and keys in released checkpoints (docs/paper.md, section 2)."""
 
 DecodeMode = Literal["eager", "graphs", "compiled"]
-"""How a GPU draws the next token of all samples (`fixed`): kernel by kernel, as a recorded CUDA graph, or as a graph of
-kernels that were compiled. Nothing of a model's shape, but this module is what a flow may import."""
-Count = Annotated[int, Field(gt=0)]
+"""How a GPU runs a decode step: kernel by kernel, as a CUDA graph, or with compiled kernels."""
+
+
+class CheckpointFormat(StrEnum):
+    """Tensor names and row order of a checkpoint: those of a model class of `transformers`."""
+
+    codegen = "codegen"
+    """`CodeGenForCausalLM`, as the authors released CodeGen."""
+    gptj = "gptj"
+    """`GPTJForCausalLM`: the same computation with separate queries, keys and values. More
+    inference servers support it."""
+
+
+class Dtype(StrEnum):
+    """Data type of stored weights."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
 
 
 class ModelConfig(Config):
-    """The shape of one CodeGen model."""
+    """The shape of a CodeGen model."""
 
-    num_layers: Count
-    num_heads: Count
-    """A multiple of 4: the layout of released checkpoints needs it."""
-    head_dim: Count
-    """Even, since positions rotate pairs."""
-    rotary_dim: Count
-    """Leading dimensions of every head that carry the position; even, at most `head_dim`."""
-    context_length: Count
-    """Tokens in a training sequence, and the most that a prompt and its completion may have together."""
-    padded_vocab_size: Count
-    """Rows of the embedding and of the head; rows past the tokenizer's ids are padding and are never sampled."""
+    num_layers: PositiveInt
+    num_heads: PositiveInt
+    """A multiple of 4, as the checkpoint format requires."""
+    head_dim: PositiveInt
+    """Even, because rotary embeddings rotate pairs."""
+    rotary_dim: PositiveInt
+    """Leading dimensions of each head that are rotated; even, at most `head_dim`."""
+    context_length: PositiveInt
+    """Tokens in a training sequence, and maximum of prompt and completion together."""
+    padded_vocab_size: PositiveInt
+    """Rows of the embedding and of the head. Rows past the tokenizer's ids are never sampled."""
 
     @model_validator(mode="after")
-    def _shapes_fit(self) -> Self:
+    def _check_shapes(self) -> Self:
         if self.num_heads % QKV_BLOCKS:
             raise ValueError(f"num_heads must be a multiple of {QKV_BLOCKS}, got {self.num_heads}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even, got {self.head_dim}")
         if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
             raise ValueError(
-                f"rotary_dim must be even and at most head_dim {self.head_dim}, got {self.rotary_dim}"
+                f"rotary_dim must be even and at most head_dim {self.head_dim}, "
+                f"got {self.rotary_dim}"
             )
         return self
 
@@ -55,19 +74,22 @@ class ModelConfig(Config):
 
     @property
     def num_parameters(self) -> int:
-        """All parameters, embedding and head included.
+        """Number of parameters, including embedding and head.
 
-        A layer has 12 d^2 weights (qkv 3, output 1, MLP 8) and 7 d biases and gains (MLP 5, LayerNorm 2).
+        A layer has 12 d^2 weights (qkv 3, output 1, MLP 8) and 7 d biases and gains (MLP 5,
+        LayerNorm 2).
         """
-        d, rows = self.d_model, self.padded_vocab_size
+        d = self.d_model
+        rows = self.padded_vocab_size
         return self.num_layers * (12 * d * d + 7 * d) + 2 * rows * d + rows + 2 * d
 
     @property
     def flops_per_token(self) -> int:
-        """Floating-point operations of one training step per token of a full sequence, forward and backward.
+        """FLOPs of a training step per token of a full sequence, forward and backward.
 
-        6 per weight that is multiplied (the embedding is a look-up), and for the attention over a causal half of the
-        context 6 * layers * d * T: PaLM (arXiv 2204.02311) appendix B, halved for causality. No recomputation.
+        6 per multiplied weight (the embedding is a lookup), plus 6 * layers * d * T for attention
+        over the causal half of the context. Source: PaLM (arXiv 2204.02311) appendix B, halved for
+        causality. Activation recomputation is not counted.
         """
         weights = self.num_layers * 12 * self.d_model**2 + self.padded_vocab_size * self.d_model
         return 6 * weights + 6 * self.num_layers * self.d_model * self.context_length

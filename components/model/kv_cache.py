@@ -1,15 +1,15 @@
-"""Keys and values of earlier tokens: of prompts, and of the slots of a batch whose samples go on from them.
+"""The KV cache of a batch on a CPU: prompts are stored once and shared by their samples.
 
-A prompt is held once, however many samples go on from it. A sample has a slot for its own new tokens, at a length of its
-own, so prompts of different lengths need no padding. A step attends over the prompts, all samples of one at a time, and
-over the slots, and weighs the two by their masses of probability, as if keys and values lay one after the other. Slots and
-prompts in use are always the first ones, so a step works on views.
+Each sample has a slot for its new tokens, with its own length. A decode step attends over the
+shared prompts (all samples of a prompt together) and over the slots, and combines the two results
+by their log-sum-exp. Used slots and prompts always come first, so a step works on views.
 
-One decision: a sample's numbers are the same bits whatever else is in the batch. Kernels sum in another order where a shape
-differs, so shapes are rounded to where they do not (measured: docs/decisions/0008-sampling.md). Not covered: paging, and
-other devices than a CPU (see `fixed`).
+The logits of a sample are bitwise independent of the rest of the batch. Kernels change the order of
+summation with the shape, so shapes are rounded up to sizes at which they do not (measured:
+docs/decisions/0008-sampling.md). `cuda_graphs` has the cache for a GPU.
 
-Shapes: S slots in use, P prompts of a shelf, N places for samples of one prompt, T time, H heads, K head dim, V vocabulary.
+Shapes: S slots of a step, M samples of a block, P prompts of a block, N rows for the samples of
+a prompt, T time, D model, H heads, K head dim, V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,126 +23,139 @@ from torch import Tensor
 
 from components.model.transformer import CodeGen
 
-_ROWS, _SLOT_TOKENS = 16, 32
-"""Slots of a step, and the length over which slots are attended, are rounded up to these."""
-_PROMPT_TOKENS, _PLACES = 128, 8
-"""A prompt's length, and the samples of a prompt, are rounded up to these. The length is that of the prompt alone: sums over
-more empty places differ in their last bits."""
-_SCORED_AT_ONCE = 256
-"""Tokens of a prompt whose logits are held at a time."""
+_SLOTS_MULTIPLE = 16
+_SLOT_TOKENS_MULTIPLE = 32
+"""The slots of a step and the length that is attended over in them are rounded up to these."""
+_PROMPT_TOKENS_MULTIPLE = 128
+_SAMPLES_MULTIPLE = 8
+"""The length of a prompt and the samples of a prompt are rounded up to these. A prompt's rounded
+length depends on the prompt alone: longer padding changes the last bits of a sum."""
+_TOKENS_PER_SCORING = 256
+"""Prompt tokens whose logits are in memory at a time."""
+
+PromptTokens = tuple[int, ...]
 
 
-class Prompt:
-    """A prompt that was computed once: its keys and values, and the logits of the token after it."""
+class PrefilledPrompt:
+    """A prompt after its prefill: its keys and values, and the logits of the next token."""
 
     def __init__(self, model: CodeGen, tokens: Sequence[int]) -> None:
-        self.tokens = tuple(tokens)
+        self.tokens: PromptTokens = tuple(tokens)
         device = model.embedding.weight.device
         self.positions = torch.arange(len(tokens), device=device)[None]
         self.keys_and_values: list[tuple[Tensor, Tensor]] = []
-        self._nats: dict[int, float] = {}
+        """Of each layer, [1, H, T, K] both."""
+        self._nll_by_start: dict[int, float] = {}
         self._hidden_1TD = model.hidden(torch.tensor([self.tokens], device=device), self)
         self.logits_1V: Tensor = model.head(self._hidden_1TD[:, -1])
 
     def attend(
         self,
-        layer: int,
+        layer: int,  # noqa: ARG002
         query_BHTK: Tensor,
         key_BHTK: Tensor,
-        value_BHTK: Tensor,  # noqa: ARG002
+        value_BHTK: Tensor,
     ) -> Tensor:
-        """Causal attention within the prompt; the layers come in order."""
+        """See `transformer.KVCache.attend`: causal attention within the prompt."""
         self.keys_and_values.append((key_BHTK, value_BHTK))
         return F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTK, is_causal=True)
 
-    def nats(self, model: CodeGen, start: int) -> float:
-        """The sum of `-log p(token | tokens before it)` over the tokens from `start` (at least 1) on."""
-        if start not in self._nats:
-            hidden_ND = self._hidden_1TD[0, start - 1 : -1]
-            targets_N = torch.tensor(self.tokens[start:], device=hidden_ND.device)
+    def nll_nats(self, model: CodeGen, start: int) -> float:
+        """Return the sum of `-log p(token | tokens before)` from token `start` (at least 1) on."""
+        if start not in self._nll_by_start:
+            hidden_TD = self._hidden_1TD[0, start - 1 : -1]
+            targets_T = torch.tensor(self.tokens[start:], device=hidden_TD.device)
             total = 0.0
-            for first in range(0, len(targets_N), _SCORED_AT_ONCE):
-                some = slice(first, first + _SCORED_AT_ONCE)
-                logits_NV = model.head(hidden_ND[some]).float()
-                total += float(
-                    F.cross_entropy(logits_NV, targets_N[some], reduction="none").double().sum()
-                )
-            self._nats[start] = total
-        return self._nats[start]
+            for first in range(0, len(targets_T), _TOKENS_PER_SCORING):
+                chunk = slice(first, first + _TOKENS_PER_SCORING)
+                logits_TV = model.head(hidden_TD[chunk]).float()
+                losses_T = F.cross_entropy(logits_TV, targets_T[chunk], reduction="none")
+                total += float(losses_T.double().sum())
+            self._nll_by_start[start] = total
+        return self._nll_by_start[start]
 
 
 class BatchedKVCache:
-    """Samples that are drawn together, each at its own position."""
+    """The KV cache of samples that are generated together, each at its own position."""
 
     def __init__(self, model: CodeGen, num_slots: int, new_tokens: int, cache_bytes: int) -> None:
-        """At most `num_slots` slots of `new_tokens`, and as many prompts, in `cache_bytes`; one sample always has room."""
-        config, weight = model.config, model.embedding.weight
-        self._model, self.device = model, weight.device
+        """Allocate at most `num_slots` slots of `new_tokens` tokens, in half of `cache_bytes`.
+
+        Prompts use the rest; a single sample always fits.
+        """
+        config = model.config
+        weight = model.embedding.weight
+        self._model = model
+        self.device = weight.device
         self._token_bytes = 2 * config.num_layers * config.d_model * weight.element_size()
-        slot_tokens = _up(new_tokens, _SLOT_TOKENS)
-        most = max(1, cache_bytes // 2 // (slot_tokens * self._token_bytes))
-        self.capacity = min(num_slots, most)
-        self._prompt_bytes = cache_bytes - self.capacity * slot_tokens * self._token_bytes
-        self._new = allocate_kv(model, _up(self.capacity, _ROWS), slot_tokens)
-        self._shelves: dict[int, SharedPrefixBlock] = {}
+        slot_tokens = _round_up(new_tokens, _SLOT_TOKENS_MULTIPLE)
+        slot_bytes = slot_tokens * self._token_bytes
+        self.capacity = min(num_slots, max(1, cache_bytes // 2 // slot_bytes))
+        self._prompt_bytes = cache_bytes - self.capacity * slot_bytes
+        self._slots = allocate_kv(model, _round_up(self.capacity, _SLOTS_MULTIPLE), slot_tokens)
+        self._blocks: dict[int, SharedPrefixBlock] = {}
         """By the rounded length of their prompts."""
-        self._prompts: list[tuple[int, ...]] = []
-        """Of each slot."""
+        self._prompts: list[PromptTokens] = []
+        """The prompt of each slot."""
         self._lengths: list[int] = []
-        """New tokens of each slot."""
+        """The number of new tokens in each slot."""
 
     def __len__(self) -> int:
         """Slots in use."""
         return len(self._lengths)
 
-    def has_room(self, prompt: Prompt) -> bool:
-        """Whether a sample of this prompt can be added now; where nothing is in use, it always can."""
+    def has_room(self, prompt: PrefilledPrompt) -> bool:
+        """Whether a sample of this prompt fits now; it always fits into an empty cache."""
         if not self._lengths:
             return True
         if len(self._lengths) == self.capacity:
             return False
-        length = _up(len(prompt.tokens), _PROMPT_TOKENS)
-        shelf = self._shelves.get(length)
-        if shelf and prompt.tokens in shelf.prompts:
+        length = _rounded_length(prompt.tokens)
+        block = self._blocks.get(length)
+        if block and prompt.tokens in block.prompts:
             return True
-        held = sum(length * one.num_rows_with(0) for length, one in self._shelves.items())
-        more = length * (shelf.num_rows_with(1) - shelf.num_rows_with(0) if shelf else 1)
-        return (held + more) * self._token_bytes <= self._prompt_bytes
+        allocated = sum(tokens * shared.rows_for(0) for tokens, shared in self._blocks.items())
+        additional = length * (block.rows_for(1) - block.rows_for(0) if block else 1)
+        return (allocated + additional) * self._token_bytes <= self._prompt_bytes
 
-    def add(self, prompt: Prompt) -> None:
-        """Take the next free slot for a sample of this prompt."""
-        length = _up(len(prompt.tokens), _PROMPT_TOKENS)
-        if length not in self._shelves:
-            self._shelves[length] = SharedPrefixBlock(self._model, length)
-        self._shelves[length].add_prefix(prompt)
+    def add(self, prompt: PrefilledPrompt) -> None:
+        """Assign the next free slot to a sample of this prompt."""
+        length = _rounded_length(prompt.tokens)
+        if length not in self._blocks:
+            self._blocks[length] = SharedPrefixBlock(self._model, length)
+        self._blocks[length].add_prefix(prompt)
         self._prompts.append(prompt.tokens)
         self._lengths.append(0)
 
     def remove(self, slot: int) -> None:
         """Free a slot; the last slot in use moves there."""
-        prompt, length, last = self._prompts[slot], self._lengths.pop(), len(self._lengths)
-        moved = self._prompts.pop()
+        prompt = self._prompts[slot]
+        last = len(self._lengths) - 1
+        last_length = self._lengths.pop()
+        last_prompt = self._prompts.pop()
         if slot < last:
-            self._new[:, :, slot, :, :length] = self._new[:, :, last, :, :length]
-            self._lengths[slot], self._prompts[slot] = length, moved
+            self._slots[:, :, slot, :, :last_length] = self._slots[:, :, last, :, :last_length]
+            self._lengths[slot] = last_length
+            self._prompts[slot] = last_prompt
         if prompt not in self._prompts:
-            shelf_length = _up(len(prompt), _PROMPT_TOKENS)
-            self._shelves[shelf_length].release(prompt)
-            if not self._shelves[shelf_length].prompts:
-                del self._shelves[shelf_length]
+            length = _rounded_length(prompt)
+            self._blocks[length].remove_prefix(prompt)
+            if not self._blocks[length].prompts:
+                del self._blocks[length]
 
     def decode_step(self, tokens: Sequence[int]) -> Tensor:
-        """Give every slot in use its next token, and return the logits of the one after it: [S, V]."""
+        """Append a token to each slot in use; return the logits of the next token, [S, V]."""
         if not tokens:
-            return torch.empty(
-                0, self._model.config.padded_vocab_size, device=self.device, dtype=self._new.dtype
-            )
-        spare = _up(len(tokens), _ROWS) - len(tokens)  # They repeat the first one.
+            vocab_size = self._model.config.padded_vocab_size
+            return torch.empty(0, vocab_size, device=self.device, dtype=self._slots.dtype)
+        # Padding slots repeat the first slot.
+        num_padding = _round_up(len(tokens), _SLOTS_MULTIPLE) - len(tokens)
         self._prepare_step(
-            self._lengths + self._lengths[:1] * spare, self._prompts + self._prompts[:1] * spare
+            self._lengths + self._lengths[:1] * num_padding,
+            self._prompts + self._prompts[:1] * num_padding,
         )
-        fed = torch.tensor([*tokens, *[tokens[0]] * spare], device=self.device)
-        hidden_S1D = self._model.hidden(fed[:, None], self)
+        inputs_S = torch.tensor([*tokens, *[tokens[0]] * num_padding], device=self.device)
+        hidden_S1D = self._model.hidden(inputs_S[:, None], self)
         self._lengths = [length + 1 for length in self._lengths]
         logits_SV: Tensor = self._model.head(hidden_S1D[:, 0])
         return logits_SV[: len(tokens)]
@@ -150,141 +163,148 @@ class BatchedKVCache:
     def attend(
         self, layer: int, query_BHTK: Tensor, key_BHTK: Tensor, value_BHTK: Tensor
     ) -> Tensor:
-        """Attention of one token per slot over its prompt and the tokens of its own slot."""
-        for held, fresh_BHTK in zip(self._new[layer], (key_BHTK, value_BHTK), strict=True):
-            held[self._rows, :, self._at] = fresh_BHTK[:, :, 0]
-        keys_SHTK, values_SHTK = self._new[
-            layer, :, : len(self._rows), :, : self._mask_S11T.shape[-1]
+        """See `transformer.KVCache.attend`; one token per slot, over its prompt and its slot."""
+        for cached, new_BHTK in zip(self._slots[layer], (key_BHTK, value_BHTK), strict=True):
+            cached[self._slots_S, :, self._lengths_S] = new_BHTK[:, :, 0]
+        keys_SHTK, values_SHTK = self._slots[
+            layer, :, : len(self._slots_S), :, : self._mask_S11T.shape[-1]
         ]
-        own_SH1K, own_mass_SH1 = attention_with_lse(
+        slot_SH1K, slot_lse_SH1 = attention_with_lse(
             query_BHTK, keys_SHTK, values_SHTK, self._mask_S11T
         )
-        prompt_SH1K, prompt_mass_SH1 = torch.empty_like(own_SH1K), torch.empty_like(own_mass_SH1)
-        for shelf in self._shelves.values():
-            members = shelf.members
-            prompt_SH1K[members], prompt_mass_SH1[members] = shelf.attend(
-                layer, query_BHTK[members]
+        prompt_SH1K = torch.empty_like(slot_SH1K)
+        prompt_lse_SH1 = torch.empty_like(slot_lse_SH1)
+        for block in self._blocks.values():
+            samples_M = block.samples_M
+            prompt_SH1K[samples_M], prompt_lse_SH1[samples_M] = block.attend(
+                layer, query_BHTK[samples_M]
             )
-        share_SH11 = torch.sigmoid(prompt_mass_SH1 - own_mass_SH1)[..., None].to(own_SH1K.dtype)
-        return own_SH1K + share_SH11 * (prompt_SH1K - own_SH1K)
+        weight_SH11 = torch.sigmoid(prompt_lse_SH1 - slot_lse_SH1)[..., None].to(slot_SH1K.dtype)
+        return slot_SH1K + weight_SH11 * (prompt_SH1K - slot_SH1K)
 
-    def _prepare_step(self, lengths: Sequence[int], prompts: Sequence[tuple[int, ...]]) -> None:
-        """What all layers of a step share: positions, masks, and who goes on from which prompt."""
-        self._rows, self._at = (
-            torch.arange(len(lengths), device=self.device),
-            torch.tensor(lengths, device=self.device),
+    def _prepare_step(self, lengths: Sequence[int], prompts: Sequence[PromptTokens]) -> None:
+        """Compute what all layers of a step share: positions, masks, samples of each block."""
+        prompt_lengths_S = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        self._slots_S = torch.arange(len(lengths), device=self.device)
+        self._lengths_S = torch.tensor(lengths, device=self.device)
+        self.positions = prompt_lengths_S[:, None] + self._lengths_S[:, None]
+        self._mask_S11T = padding_mask(
+            self._slots,
+            [length + 1 for length in lengths],
+            _round_up(max(lengths) + 1, _SLOT_TOKENS_MULTIPLE),
         )
-        self.positions = (
-            torch.tensor([len(prompt) for prompt in prompts], device=self.device)[:, None]
-            + self._at[:, None]
-        )
-        self._mask_S11T = mask(
-            self._new, [length + 1 for length in lengths], _up(max(lengths) + 1, _SLOT_TOKENS)
-        )
-        for shelf_length, shelf in self._shelves.items():
-            shelf.plan(
-                [
-                    place
-                    for place, one in enumerate(prompts)
-                    if _up(len(one), _PROMPT_TOKENS) == shelf_length
-                ],
-                prompts,
-            )
+        for length, block in self._blocks.items():
+            slots = [
+                slot for slot, prompt in enumerate(prompts) if _rounded_length(prompt) == length
+            ]
+            block.prepare_step(slots, prompts)
 
 
 class SharedPrefixBlock:
-    """Prompts of about the same length, over which their samples attend together."""
+    """Keys and values of prompts with the same rounded length, shared by their samples."""
 
     def __init__(self, model: CodeGen, length: int) -> None:
-        self._model, self._length = model, length
-        self._held = allocate_kv(model, 0, length)
-        self.prompts: list[tuple[int, ...]] = []
-        self.members = torch.empty(0, dtype=torch.long)
-        """The slots that go on from one of these."""
+        self._model = model
+        self._length = length
+        self._cache = allocate_kv(model, 0, length)
+        self.prompts: list[PromptTokens] = []
+        self.samples_M = torch.empty(0, dtype=torch.long)
+        """The slots whose prompt is in this block."""
 
-    def num_rows_with(self, more: int) -> int:
-        """Prompts for which there is memory once there are so many more."""
-        rows, wanted = self._held.shape[2], len(self.prompts) + more
-        return rows if wanted <= rows else max(wanted, rows + rows // 2)
+    def rows_for(self, num_new: int) -> int:
+        """Return the number of allocated rows after `num_new` more prompts were added."""
+        num_rows = self._cache.shape[2]
+        num_needed = len(self.prompts) + num_new
+        return num_rows if num_needed <= num_rows else max(num_needed, num_rows + num_rows // 2)
 
-    def add_prefix(self, prompt: Prompt) -> None:
-        """Keep a prompt, unless it is kept."""
+    def add_prefix(self, prompt: PrefilledPrompt) -> None:
+        """Store a prompt unless it is stored already."""
         if prompt.tokens in self.prompts:
             return
-        count, length = len(self.prompts), len(prompt.tokens)
-        if count == self._held.shape[2]:
-            grown = allocate_kv(self._model, self.num_rows_with(1), self._length)
-            grown[:, :, :count] = self._held
-            self._held = grown
+        row = len(self.prompts)
+        length = len(prompt.tokens)
+        if row == self._cache.shape[2]:
+            larger = allocate_kv(self._model, self.rows_for(1), self._length)
+            larger[:, :, :row] = self._cache
+            self._cache = larger
         for layer, (key_1HTK, value_1HTK) in enumerate(prompt.keys_and_values):
-            self._held[layer, 0, count, :, :length] = key_1HTK[0]
-            self._held[layer, 1, count, :, :length] = value_1HTK[0]
+            self._cache[layer, 0, row, :, :length] = key_1HTK[0]
+            self._cache[layer, 1, row, :, :length] = value_1HTK[0]
         self.prompts.append(prompt.tokens)
 
-    def release(self, prompt: tuple[int, ...]) -> None:
-        """Let a prompt go; the last one moves to its place."""
-        number, last = self.prompts.index(prompt), self.prompts.pop()
-        if number < len(self.prompts):
-            self._held[:, :, number] = self._held[:, :, len(self.prompts)]
-            self.prompts[number] = last
+    def remove_prefix(self, prompt: PromptTokens) -> None:
+        """Remove a prompt; the last prompt moves to its row."""
+        row = self.prompts.index(prompt)
+        last_prompt = self.prompts.pop()
+        if row < len(self.prompts):
+            self._cache[:, :, row] = self._cache[:, :, len(self.prompts)]
+            self.prompts[row] = last_prompt
 
-    def plan(self, members: Sequence[int], prompts_of_slots: Sequence[tuple[int, ...]]) -> None:
-        """Who attends in the next step: the slots `members`."""
-        numbers = {prompt: number for number, prompt in enumerate(self.prompts)}
-        counts, place = [0] * len(self.prompts), []
-        for slot in members:
-            number = numbers[prompts_of_slots[slot]]
-            place.append((number, counts[number]))
-            counts[number] += 1
-        self._num_places = _up(max(counts), _PLACES)
-        device = self._held.device
-        self.members = torch.tensor(members, device=device)
-        self._place = torch.tensor(
-            [number * self._num_places + rank for number, rank in place], device=device
+    def prepare_step(self, slots: Sequence[int], prompts: Sequence[PromptTokens]) -> None:
+        """Assign the given slots to rows of queries; `prompts` has the prompt of every slot."""
+        prompt_rows = {prompt: row for row, prompt in enumerate(self.prompts)}
+        counts = [0] * len(self.prompts)
+        positions = []
+        for slot in slots:
+            row = prompt_rows[prompts[slot]]
+            positions.append((row, counts[row]))
+            counts[row] += 1
+        self._num_samples = _round_up(max(counts), _SAMPLES_MULTIPLE)
+        device = self._cache.device
+        self.samples_M = torch.tensor(slots, device=device)
+        self._query_rows_M = torch.tensor(
+            [row * self._num_samples + index for row, index in positions], device=device
         )
-        self._mask_P11T = mask(self._held, [len(prompt) for prompt in self.prompts], self._length)
+        self._mask_P11T = padding_mask(
+            self._cache, [len(prompt) for prompt in self.prompts], self._length
+        )
 
-    def attend(self, layer: int, query_SH1K: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the members, in their order: attention over their prompts [S, H, 1, K], and its mass [S, H, 1]."""
-        count, (heads, dim) = len(self.prompts), (query_SH1K.shape[1], query_SH1K.shape[3])
-        placed = query_SH1K.new_zeros(count * self._num_places, heads, dim)
-        placed[self._place] = query_SH1K[:, :, 0]
-        query_PHNK = placed.view(count, self._num_places, heads, dim).transpose(1, 2)
-        keys_PHTK, values_PHTK = self._held[layer, :, :count]
-        attended_PHNK, mass_PHN = attention_with_lse(
+    def attend(self, layer: int, query_MH1K: Tensor) -> tuple[Tensor, Tensor]:
+        """Return attention over the prompts [M, H, 1, K] and its log-sum-exp [M, H, 1]."""
+        num_prompts = len(self.prompts)
+        num_heads, head_dim = query_MH1K.shape[1], query_MH1K.shape[3]
+        queries = query_MH1K.new_zeros(num_prompts * self._num_samples, num_heads, head_dim)
+        queries[self._query_rows_M] = query_MH1K[:, :, 0]
+        query_PHNK = queries.view(num_prompts, self._num_samples, num_heads, head_dim).transpose(
+            1, 2
+        )
+        keys_PHTK, values_PHTK = self._cache[layer, :, :num_prompts]
+        attended_PHNK, lse_PHN = attention_with_lse(
             query_PHNK, keys_PHTK, values_PHTK, self._mask_P11T
         )
-        attended, mass = (
-            one.transpose(1, 2).flatten(0, 1)[self._place] for one in (attended_PHNK, mass_PHN)
-        )
-        return attended[:, :, None], mass[:, :, None]
+        attended_MHK = attended_PHNK.transpose(1, 2).flatten(0, 1)[self._query_rows_M]
+        lse_MH = lse_PHN.transpose(1, 2).flatten(0, 1)[self._query_rows_M]
+        return attended_MHK[:, :, None], lse_MH[:, :, None]
 
 
 def attention_with_lse(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Attention, and the logarithm of the mass that the softmax divided by: [.., N, K] and [.., N]."""
-    attended, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+    """Return attention [.., N, K] and the log-sum-exp of its scores [.., N]."""
+    attended, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, attn_mask=mask
     )
-    return attended, mass
+    return attended, lse
 
 
-def allocate_kv(model: CodeGen, rows: int, tokens: int) -> Tensor:
-    """Zeros for keys and values, [layer, 2, row, H, T, K]: what no token lies in is read, though it counts nothing."""
-    config, weight = model.config, model.embedding.weight
-    shape = (config.num_layers, 2, rows, config.num_heads, tokens, config.head_dim)
+def allocate_kv(model: CodeGen, num_rows: int, num_tokens: int) -> Tensor:
+    """Return zeros for keys and values, [layer, 2, row, H, T, K]; masked entries are read, too."""
+    config = model.config
+    weight = model.embedding.weight
+    shape = (config.num_layers, 2, num_rows, config.num_heads, num_tokens, config.head_dim)
     return torch.zeros(shape, dtype=weight.dtype, device=weight.device)
 
 
-def mask(like: Tensor, lengths: Sequence[int], tokens: int) -> Tensor:
-    """0 where there is a token and -inf past it, [rows, 1, 1, T], of the type and on the device of another tensor."""
-    seen = (
-        torch.arange(tokens, device=like.device)
-        < torch.tensor(lengths, device=like.device)[:, None]
-    )
-    return like.new_zeros(seen.shape).masked_fill_(~seen, -math.inf)[:, None, None]
+def padding_mask(like: Tensor, lengths: Sequence[int], num_tokens: int) -> Tensor:
+    """Return an additive mask [rows, 1, 1, T]: 0 up to each length, -inf after it."""
+    lengths_R1 = torch.tensor(lengths, device=like.device)[:, None]
+    is_token = torch.arange(num_tokens, device=like.device) < lengths_R1
+    return like.new_zeros(is_token.shape).masked_fill_(~is_token, -math.inf)[:, None, None]
 
 
-def _up(number: int, multiple: int) -> int:
+def _rounded_length(prompt: PromptTokens) -> int:
+    return _round_up(len(prompt), _PROMPT_TOKENS_MULTIPLE)
+
+
+def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple

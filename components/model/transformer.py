@@ -1,14 +1,16 @@
-"""CodeGen's decoder: parallel attention and MLP behind one shared LayerNorm, rotary positions, an untied head.
+"""CodeGen's decoder: parallel attention and MLP, shared LayerNorm, rotary positions, untied head.
 
-Source of the architecture: docs/paper.md section 2 (model cards and the authors' code). Queries, keys and values lie one
-after the other in the fused projection, heads in order; the four-block layout of released checkpoints exists in
-`huggingface` alone. Not covered: dropout (CodeGen has none), tensor parallelism.
+Source of the architecture: docs/paper.md, section 2 (model cards and the authors' code). The fused
+projection holds queries, then keys, then values, heads in order; only `huggingface` knows the
+four-block order of released checkpoints. CodeGen has no dropout.
 
-Shapes: B batch, T time, D model, H heads, K head dim, V vocabulary rows, N = B * (T - 1) predicted tokens.
+Shapes: B batch, T time, S tokens of a sequence shard, D model, H heads, K head dim, V vocabulary
+rows, N = B * (T - 1) predicted tokens.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -17,29 +19,30 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from components.model.config import ModelConfig
-from components.model.initialization import initialise
 from components.model.loss import mean_cross_entropy
 
 LAYER_NORM_EPSILON = 1e-5
 ROTARY_BASE = 10_000.0
 MLP_WIDENING = 4
+TRUNCATION_STD = 2.0
+"""Standard deviations at which Haiku's TruncatedNormal truncates."""
 
 
 class KVCache(Protocol):
-    """Keys and values of earlier tokens, for generation (see `generation`)."""
+    """Attention over cached keys and values of earlier tokens (see `generation`)."""
 
     positions: Tensor
-    """The position of every token that is fed in, [B, T]."""
+    """The position of each input token, [B, T]."""
 
     def attend(
         self, layer: int, query_BHTK: Tensor, key_BHTK: Tensor, value_BHTK: Tensor
     ) -> Tensor:
-        """Remember the keys and values, and return the attention of the queries over all that they may see: [B, H, T, K]."""
+        """Cache keys and values; return the attention of the queries, [B, H, T, K]."""
         ...
 
 
 class SequenceShard(KVCache, Protocol):
-    """A part of the positions of every sequence, where several processes compute one together (`training.sequence`)."""
+    """The positions of every sequence that this process computes (sequence parallelism)."""
 
     start: int
     stop: int
@@ -47,69 +50,66 @@ class SequenceShard(KVCache, Protocol):
 
 
 class DocumentMask:
-    """Attention of every token over its own document only, of whole sequences.
-
-    Positions go on from the document before, which rotary attention, being relative, does not see.
-    """
+    """Attention of each token to its own document; positions continue across documents."""
 
     def __init__(self, tokens_BT: Tensor, eot_id: int) -> None:
         self.positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
-        ends_BT = tokens_BT == eot_id
-        document_BT = (
-            ends_BT.cumsum(1) - ends_BT.long()
-        )  # Separators before a token are those up to it, less itself.
+        is_end_BT = tokens_BT == eot_id
+        # The number of separators before each token, the token itself excluded.
+        document_BT = is_end_BT.cumsum(1) - is_end_BT.long()
         self._allowed_B1TT = (document_BT[:, None, :, None] == document_BT[:, None, None, :]).tril()
 
     def attend(
         self,
-        layer: int,
+        layer: int,  # noqa: ARG002
         query_BHTK: Tensor,
         key_BHTK: Tensor,
-        value_BHTK: Tensor,  # noqa: ARG002
+        value_BHTK: Tensor,
     ) -> Tensor:
-        """See `Memory`; nothing is remembered."""
+        """See `KVCache.attend`; nothing is cached."""
         return F.scaled_dot_product_attention(
             query_BHTK, key_BHTK, value_BHTK, attn_mask=self._allowed_B1TT
         )
 
 
 class CodeGen(nn.Module):
-    """A CodeGen language model with the initialisation of `initialization`.
+    """A CodeGen language model.
 
-    Training under an engine that wraps `forward` (DeepSpeed): `engine(tokens_BT, z_loss=...)` is the loss.
+    An engine that wraps `forward` (DeepSpeed) gets the loss from `engine(tokens_BT, z_loss=...)`.
     """
 
     def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
-        """Made on torch's default device; on the meta device no weight is allocated or drawn."""
+        """Create the model on torch's default device; on the meta device nothing is allocated."""
         super().__init__()
         self.config = config
         self.activation_checkpoint_interval = 0
-        """The activations of every so many layers are not kept for the backward pass but computed again; 0: of none."""
-        self.slice: SequenceShard | None = None
-        """What this process computes of every sequence when it is trained; None: all of it."""
+        """Recompute the activations of every n-th layer in the backward pass; 0: of none."""
+        self.sequence_shard: SequenceShard | None = None
+        """The positions that this process computes in training; None: all."""
         device = torch.get_default_device()
-        # Layers made on a real device would draw weights of their own first, from the global generator.
+        # On a real device the layers would first draw weights from the global generator.
         with torch.device("meta"):
             self.embedding = nn.Embedding(config.padded_vocab_size, config.d_model)
-            self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+            self.blocks = nn.ModuleList(
+                TransformerBlock(config, layer) for layer in range(config.num_layers)
+            )
             self.final_norm = nn.LayerNorm(config.d_model, eps=LAYER_NORM_EPSILON)
             self.head = LMHead(config.d_model, config.padded_vocab_size)
         if device.type != "meta":
             self.to_empty(device=device)
-            initialise(self, seed)
+            initialize_weights(self, seed)
 
     def forward(
         self, tokens_BT: Tensor, z_loss: float | None = None, eot_id: int | None = None
     ) -> Tensor:
-        """Logits [B, T, V]; or, where `z_loss` is given (0.0 counts), the scalar that `loss` documents.
+        """Return the logits [B, T, V], or the scalar of `loss` if `z_loss` is not None.
 
-        With an `eot_id`, tokens see nothing of the documents before theirs; the end-of-text belongs to the one it ends.
+        With `eot_id`, tokens attend to their own document only, which includes its end-of-text.
         """
-        if z_loss is not None and self.slice is not None:
-            return self._loss_of_slice(tokens_BT, z_loss, self.slice)
-        hidden_BTD = self.hidden(
-            tokens_BT, None if eot_id is None else DocumentMask(tokens_BT, eot_id)
-        )
+        if z_loss is not None and self.sequence_shard is not None:
+            return self._shard_loss(tokens_BT, z_loss, self.sequence_shard)
+        mask = None if eot_id is None else DocumentMask(tokens_BT, eot_id)
+        hidden_BTD = self.hidden(tokens_BT, mask)
         if z_loss is None:
             result: Tensor = self.head(hidden_BTD)
         else:
@@ -117,66 +117,62 @@ class CodeGen(nn.Module):
         return result
 
     def loss(self, tokens_BT: Tensor, z_loss: float = 0.0) -> Tensor:
-        """Mean over all but the first token of every sequence of `-log p(token | tokens before) + z_loss * log(Z)^2`.
+        """Return the mean of `-log p(token | tokens before) + z_loss * log(Z)^2` in nats.
 
-        Args:
-            tokens_BT: integer ids below `padded_vocab_size`; documents in a sequence are not masked from each other.
-            z_loss: weight of the squared log-partition; 1e-4 in the paper's training.
-
-        Returns:
-            A scalar in nats. The logits are never held whole (see `loss.mean_cross_entropy`).
+        The mean is over all but the first token of each sequence; documents are not masked. The
+        paper uses a `z_loss` of 1e-4.
         """
         loss: Tensor = self(tokens_BT, z_loss)
         return loss
 
-    def _loss_of_slice(self, tokens_BT: Tensor, z_loss: float, part: SequenceShard) -> Tensor:
-        """A slice's share of the loss, times the number of slices: their mean is the loss."""
-        targets_BS = tokens_BT[:, part.start + 1 : part.stop + 1]  # The last slice has one fewer.
+    def _shard_loss(self, tokens_BT: Tensor, z_loss: float, shard: SequenceShard) -> Tensor:
+        """Return this shard's part of the loss, scaled so that the mean over shards is the loss."""
+        # The last shard has one target less.
+        targets_BS = tokens_BT[:, shard.start + 1 : shard.stop + 1]
         num_targets = targets_BS.shape[1]
-        hidden_BSD = self.hidden(tokens_BT[:, part.start : part.stop], part)[:, :num_targets]
+        hidden_BSD = self.hidden(tokens_BT[:, shard.start : shard.stop], shard)[:, :num_targets]
         mean: Tensor = self.head(hidden_BSD.flatten(0, 1), targets_BS.flatten(), z_loss)
-        return mean * (num_targets * part.num_slices / (tokens_BT.shape[1] - 1))
+        return mean * (num_targets * shard.num_slices / (tokens_BT.shape[1] - 1))
 
-    def hidden(self, tokens_BT: Tensor, memory: KVCache | None = None) -> Tensor:
-        """What the head reads: the residual stream after the final LayerNorm, [B, T, D].
+    def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Return the input of the head: the residual stream after the final LayerNorm, [B, T, D].
 
-        With a `memory` the tokens continue what it holds; without one they are whole sequences.
+        With a `cache` the tokens continue its content; without, they are whole sequences.
         """
-        if memory is None:
+        if cache is None:
             positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
         else:
-            positions_BT = memory.positions
+            positions_BT = cache.positions
         rotation_BT11K = rotary_frequencies(
             positions_BT, self.config.rotary_dim, self.config.head_dim
         )[:, :, None, None]
         x_BTD: Tensor = self.embedding(tokens_BT)
-        for number, block in enumerate(self.blocks):
-            if (
-                self.activation_checkpoint_interval
-                and number % self.activation_checkpoint_interval == 0
-                and torch.is_grad_enabled()
-            ):
+        interval = self.activation_checkpoint_interval if torch.is_grad_enabled() else 0
+        for layer, block in enumerate(self.blocks):
+            if interval and layer % interval == 0:
                 x_BTD = checkpoint(
                     block,
                     x_BTD,
                     rotation_BT11K,
-                    memory,
+                    cache,
                     use_reentrant=False,
                     preserve_rng_state=False,
                 )
             else:
-                x_BTD = block(x_BTD, rotation_BT11K, memory)
+                x_BTD = block(x_BTD, rotation_BT11K, cache)
         normed_BTD: Tensor = self.final_norm(x_BTD)
         return normed_BTD
 
 
-class Block(nn.Module):
-    """One layer: `x + attention(LN x) + mlp(LN x)`, both reading the same LayerNorm."""
+class TransformerBlock(nn.Module):
+    """A layer: `x + attention(LN x) + mlp(LN x)`, with a shared LayerNorm."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         d = config.d_model
-        self.layer, self.num_heads, self.head_dim = layer, config.num_heads, config.head_dim
+        self.layer = layer
+        self.num_heads = config.num_heads
+        self.head_dim = config.head_dim
         self.norm = nn.LayerNorm(d, eps=LAYER_NORM_EPSILON)
         self.qkv = nn.Linear(d, 3 * d, bias=False)
         self.attention_out = nn.Linear(d, d, bias=False)
@@ -184,48 +180,85 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(MLP_WIDENING * d, d)
 
     def forward(
-        self, x_BTD: Tensor, rotation_BT11K: Tensor, memory: KVCache | None = None
+        self, x_BTD: Tensor, rotation_BT11K: Tensor, cache: KVCache | None = None
     ) -> Tensor:
-        """The next state of the residual stream, [B, T, D]."""
+        """Return the residual stream after this layer, [B, T, D]."""
         normed_BTD = self.norm(x_BTD)
         attended_BTD: Tensor = self.attention_out(
-            self._attention(normed_BTD, rotation_BT11K, memory)
+            self._attention(normed_BTD, rotation_BT11K, cache)
         )
         transformed_BTD: Tensor = self.mlp_out(F.gelu(self.mlp_in(normed_BTD), approximate="tanh"))
         return x_BTD + attended_BTD + transformed_BTD
 
-    def _attention(self, x_BTD: Tensor, rotation_BT11K: Tensor, memory: KVCache | None) -> Tensor:
+    def _attention(self, x_BTD: Tensor, rotation_BT11K: Tensor, cache: KVCache | None) -> Tensor:
         qkv_BT3HK = self.qkv(x_BTD).view(*x_BTD.shape[:2], 3, self.num_heads, self.head_dim)
         query_key_BT2HK, value_BT1HK = qkv_BT3HK.split((2, 1), dim=2)
         query_BTHK, key_BTHK = apply_rotary(query_key_BT2HK, rotation_BT11K).unbind(2)
-        query_BHTK, key_BHTK, value_BHTK = (
-            one.transpose(1, 2) for one in (query_BTHK, key_BTHK, value_BT1HK.squeeze(2))
-        )
-        if memory is None:
+        query_BHTK = query_BTHK.transpose(1, 2)
+        key_BHTK = key_BTHK.transpose(1, 2)
+        value_BHTK = value_BT1HK.squeeze(2).transpose(1, 2)
+        if cache is None:
             attended_BHTK = F.scaled_dot_product_attention(
                 query_BHTK, key_BHTK, value_BHTK, is_causal=True
             )
         else:
-            attended_BHTK = memory.attend(self.layer, query_BHTK, key_BHTK, value_BHTK)
+            attended_BHTK = cache.attend(self.layer, query_BHTK, key_BHTK, value_BHTK)
         return attended_BHTK.transpose(1, 2).flatten(2)
 
 
 class LMHead(nn.Linear):
-    """The untied output projection with a bias. A module of its own, so that an engine that shards weights sees its use."""
+    """The untied output projection with bias; a module, so that a sharding engine gathers it."""
 
     def forward(
         self, hidden: Tensor, targets_N: Tensor | None = None, z_loss: float = 0.0
     ) -> Tensor:
-        """Logits of `hidden` [..., D]; or, with targets, the mean loss of `hidden` [N, D] that `loss` defines."""
+        """Return the logits of `hidden` [..., D], or with targets the mean loss of [N, D]."""
         if targets_N is None:
             return super().forward(hidden)
         return mean_cross_entropy(hidden, self.weight, self.bias, targets_N, z_loss)
 
 
-def rotary_frequencies(positions: Tensor, rotary_dim: int, head_dim: int) -> Tensor:
-    """Unit complex numbers that rotate the pairs (2j, 2j+1) of a head by `position * base^(-2j / rotary_dim)`.
+@torch.no_grad()
+def initialize_weights(model: CodeGen, seed: int) -> None:
+    """Initialize all parameters in place, dependent on the seed and the config only.
 
-    Source: RoFormer (arXiv 2104.09864) eq. 34, pairs interleaved as in GPT-J; pairs past `rotary_dim` are left alone.
+    Source: docs/paper.md, section 3, and the authors' JAX code (`decoder/inter/modules.py`).
+    Weights are normal with standard deviation 1/sqrt(fan_in), or (2/layers)/sqrt(d_model) for the
+    two projections into the residual stream, then truncated without compensation, as in Haiku. The
+    fan-in of the embedding is its number of rows, as it is a linear map of one-hot vectors there.
+    Biases are 0, LayerNorm gains 1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    d = model.config.d_model
+    std_from_d = 1 / math.sqrt(d)
+    std_into_residual = 2.0 / model.config.num_layers / math.sqrt(d)
+    stds = {
+        "embedding": 1 / math.sqrt(model.config.padded_vocab_size),
+        "qkv": std_from_d,
+        "attention_out": std_into_residual,
+        "mlp_in": std_from_d,
+        "mlp_out": std_into_residual,
+        "head": std_from_d,
+    }
+    for name, parameter in model.named_parameters():
+        module, kind = name.split(".")[-2:]
+        if kind == "bias":
+            parameter.zero_()
+        elif module in stds:
+            std = stds[module]
+            limit = TRUNCATION_STD * std
+            values = torch.empty(parameter.shape)
+            nn.init.trunc_normal_(values, std=std, a=-limit, b=limit, generator=generator)
+            parameter.copy_(values)
+        else:
+            parameter.fill_(1.0)
+
+
+def rotary_frequencies(positions: Tensor, rotary_dim: int, head_dim: int) -> Tensor:
+    """Return unit complex numbers that rotate the pairs (2j, 2j+1) of a head.
+
+    The angle is `position * base^(-2j / rotary_dim)`: RoFormer (arXiv 2104.09864) eq. 34, pairs
+    interleaved as in GPT-J. Pairs past `rotary_dim` are not rotated.
 
     Returns:
         complex64 of shape `[*positions.shape, head_dim / 2]`.
@@ -237,6 +270,6 @@ def rotary_frequencies(positions: Tensor, rotary_dim: int, head_dim: int) -> Ten
 
 
 def apply_rotary(heads: Tensor, rotation: Tensor) -> Tensor:
-    """Rotate the last axis of `heads` pairwise, computed in fp32 as in the authors' code."""
+    """Rotate the pairs of the last axis of `heads`, computed in fp32 as in the authors' code."""
     pairs = torch.view_as_complex(heads.float().view(*heads.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * rotation).flatten(-2).to(heads.dtype)

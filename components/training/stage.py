@@ -70,7 +70,9 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     place = place.replace(precision=broadcast_object(resolve_precision(folder, place, device)))
     hardware = measured_hardware(place, device)
     if place.sequence_parallel > 1:
-        model.slice = SequenceSlice(place.sequence_parallel, run.model.context_length, device)
+        model.sequence_shard = SequenceSlice(
+            place.sequence_parallel, run.model.context_length, device
+        )
     on_gpu, bf16 = device.type == "cuda", hardware.precision == "bf16"
     if place.compiled or (place.compiled is None and on_gpu):
         for block in model.blocks:

@@ -1,10 +1,8 @@
-"""Hold tables against suites, with Great Expectations, and leave Data Docs behind.
+"""Check tables with Great Expectations and publish Data Docs.
 
-Design decision: each run has an ephemeral Great Expectations context of its own and renders into a folder of its own. A
-file context keeps its settings and stores in shared files that are rewritten in place: a run that is killed there, or two
-that meet, leave a context that no later run can load. What is worth keeping are the pages and the outcomes, and those are
-published in one move by `data_docs`. Great Expectations also keeps the current context in a global of the process, so runs
-in one process take turns.
+Each run has an ephemeral Great Expectations context and a folder of pages. A file context would
+rewrite shared files in place, which interrupted or concurrent runs could damage. A lock serializes
+the runs of a process, because Great Expectations stores the current context in a global.
 """
 
 from __future__ import annotations
@@ -31,158 +29,167 @@ from pydantic import JsonValue
 
 from components.core.artifact import OBSERVED_DIR
 from components.core.files import write_json
-from components.validation.data_docs import STYLES, Page, add_page_headers, normalize_urls, publish
-from components.validation.outcome import (
+from components.validation.data_docs import (
+    STYLES,
+    SuitePage,
+    add_page_headers,
+    normalize_urls,
+    publish_site,
+    write_quarantine_page,
+)
+from components.validation.profile import QuarantineSummary
+from components.validation.rule_results import (
     MAX_OFFENDERS,
     CountContext,
     RuleResult,
+    count_critical,
     expectation_error,
-    failure,
-    num_judged,
-    outcome_of,
+    to_rule_result,
+    validation_error,
 )
-from components.validation.quarantine_page import QuarantineSummary, write_quarantine
-from components.validation.suite_files import SuiteFile, Suites, broken_suite
+from components.validation.suite_files import SuiteFile, Suites, invalid_suite
 from components.validation.suites import load_suite
 
 logger = logging.getLogger(__name__)
 
 _gx_lock = threading.Lock()
 
-_ONLY_WARNS = (
-    'validation.drift is "warn": a rule of this suite that is broken is shown, and stops nothing.'
-)
+_WARN_ONLY_NOTE = 'Broken rules of this suite do not stop the run (validation.drift is "warn").'
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableCheck:
-    """One table to hold against one suite."""
+    """A table to check with a suite."""
 
     suite: str
-    """Name of its file, without its ending."""
+    """The name of its file without suffix."""
     subject: str
-    """What is checked, e.g. the corpus; the run's name in Data Docs is made from it."""
+    """The validated data, e.g. the corpus."""
     unit: str
-    """What a row is, in the plural."""
+    """The rows, in the plural."""
     table: pd.DataFrame
-    key: tuple[str, ...]
-    """Columns by which a person finds a row."""
+    """Its first column identifies a row for users."""
     parameters: Mapping[str, JsonValue]
     """Values for the `$PARAMETER`s and the descriptions of the suite."""
-    evidence: CountContext | None = None
-    """What the numbers of the table count, where they count things."""
+    context: CountContext | None = None
+    """The things that a table of counts counts."""
     warn_only: bool = False
-    """Whether rules that are broken are shown and stop nothing, whatever severity the suite gives them."""
+    """Whether broken rules never stop the run, whatever their severity."""
     notes: tuple[str, ...] = ()
-    """Sentences for the head of its page."""
+    """Sentences for the top of the page."""
 
     @property
     def name(self) -> str:
-        """How Data Docs call it."""
+        """The name in Data Docs."""
         return f"{self.suite}-{self.subject}".replace(" ", "-")
 
 
 def run_checks(
     folder: Path,
-    what: str,
+    title: str,
     checks: Sequence[TableCheck],
     *,
     docs: Path,
     suites: Suites,
-    not_judged: Sequence[RuleResult] = (),
+    skipped: Sequence[RuleResult] = (),
     quarantined: Mapping[str, QuarantineSummary] | None = None,
 ) -> dict[str, JsonValue]:
-    """Hold every table against its suite, all rows of it, and publish what came out.
+    """Check all rows of each table with its suite, and publish the results.
 
     Args:
-        folder: the artifact's folder; gets `results.json` and, under `observed/`, a copy of the pages.
-        what: what is checked, in words; names the run.
-        checks: what to hold against which suite.
+        folder: the artifact's folder; gets `results.json` and a copy of the pages in `observed/`.
+        title: names the data, and the run.
+        checks: the tables and their suites.
         docs: folder of all Data Docs; its `index.html` lists the runs.
         suites: the rules.
-        not_judged: suites that could not be applied, and why; shown beside the rest.
-        quarantined: records that were set aside, by the subject of the checks from which they are missing; they get a page.
+        skipped: suites that were not evaluated, with the reason.
+        quarantined: quarantined records by the subject of the checks, for a page of their own.
 
     Returns:
-        `num_expectations` and `num_passed`, of the rules that have to hold; `num_warnings` and `warnings`, a sentence for
-        each other rule that does not.
+        `num_expectations` and `num_passed` of critical rules; `num_warnings` and `warnings`, a
+        sentence for each other rule that is broken.
 
     Raises:
-        ValidationFailed: a rule is broken that has to hold. Data Docs are published all the same; the error says where.
-        ConfigError: a suite cannot be understood.
+        ValidationFailed: a critical rule is broken; Data Docs are published nevertheless.
+        ConfigError: a suite is invalid.
     """
     site = folder / OBSERVED_DIR / "data-docs"
     started = datetime.now(UTC)
     with _gx_lock:
-        context = _context(site)
-        outcomes = [_run(context, check, suites[check.suite], started) for check in checks]
+        context = _create_context(site)
+        results = [_run_check(context, check, suites[check.suite], started) for check in checks]
         context.build_data_docs()
     normalize_urls(site)
-    aside = {subject: one for subject, one in (quarantined or {}).items() if one.num}
-    if aside:
-        write_quarantine(site, aside)
-    nums = {subject: one.num for subject, one in aside.items()}
-    pages = [
-        _page(check, suites[check.suite], own, nums.get(check.subject, 0))
-        for check, own in zip(checks, outcomes, strict=True)
-    ]
+    quarantined = {name: item for name, item in (quarantined or {}).items() if item.num}
+    if quarantined:
+        write_quarantine_page(site, quarantined)
+    pages = []
+    for check, check_results in zip(checks, results, strict=True):
+        summary = quarantined.get(check.subject)
+        num_quarantined = summary.num if summary else 0
+        pages.append(_create_page(check, suites[check.suite], check_results, num_quarantined))
     add_page_headers(site, pages)
-    notes = [f"{one.subject}: {one.suite}: {one.observed}" for one in not_judged]
-    run = publish(site, docs, what, started, pages, notes=notes, num_quarantined=sum(nums.values()))
-    flat = [*(outcome for own in outcomes for outcome in own), *not_judged]
-    write_json(folder / "results.json", [outcome.record() for outcome in flat])
-    if stopping := [
-        page
-        for page, own in zip(pages, outcomes, strict=True)
-        if any(one.is_blocking for one in own)
-    ]:
-        raise failure(what, flat, run / stopping[0].path(run))
-    return _say(what, flat, run)
+    run = publish_site(
+        site,
+        docs,
+        title,
+        started,
+        pages,
+        notes=[f"{result.subject}: {result.suite}: {result.observed}" for result in skipped],
+        num_quarantined=sum(item.num for item in quarantined.values()),
+    )
+    all_results = [result for check_results in results for result in check_results]
+    all_results += skipped
+    write_json(folder / "results.json", [result.record() for result in all_results])
+    for page, check_results in zip(pages, results, strict=True):
+        if any(result.is_blocking for result in check_results):
+            raise validation_error(title, all_results, run / page.path(run))
+    return _log_results(title, all_results, run)
 
 
-def _say(what: str, outcomes: Sequence[RuleResult], run: Path) -> dict[str, JsonValue]:
-    """Log what came out of checks that stop nothing; returns their statistics."""
-    num = num_judged(outcomes)
-    logger.info("%s: all %d rules that have to hold do (%s)", what, num, run / "index.html")
-    for outcome in outcomes:
-        if outcome.is_broken:
-            logger.warning("%s: %s", what, outcome.sentence())
-        if outcome.success is None:
-            logger.info("%s: %s: %s: %s", what, outcome.subject, outcome.suite, outcome.observed)
-    warnings: list[JsonValue] = [outcome.sentence() for outcome in outcomes if outcome.is_broken]
+def _log_results(title: str, results: Sequence[RuleResult], run: Path) -> dict[str, JsonValue]:
+    """Log results without blocking rules, and return their statistics."""
+    num_critical = count_critical(results)
+    logger.info("%s: all %d critical rules hold (%s)", title, num_critical, run / "index.html")
+    warnings: list[JsonValue] = []
+    for result in results:
+        if result.is_broken:
+            warnings.append(result.summary())
+            logger.warning("%s: %s", title, result.summary())
+        if result.success is None:
+            logger.info("%s: %s: %s: %s", title, result.subject, result.suite, result.observed)
     return {
-        "num_expectations": num,
-        "num_passed": num,
+        "num_expectations": num_critical,
+        "num_passed": num_critical,
         "num_warnings": len(warnings),
         "warnings": warnings,
     }
 
 
-def _page(
-    check: TableCheck, suite: SuiteFile, outcomes: Sequence[RuleResult], num_quarantined: int
-) -> Page:
-    broken = [outcome for outcome in outcomes if outcome.is_broken]
-    return Page(
-        check.name,
-        check.subject,
-        f"{check.subject}: {check.suite}",
+def _create_page(
+    check: TableCheck, suite: SuiteFile, results: Sequence[RuleResult], num_quarantined: int
+) -> SuitePage:
+    broken = [result for result in results if result.is_broken]
+    offenders = []
+    if check.context:
+        offenders = [(result.summary(), result.offenders) for result in broken if result.offenders]
+    return SuitePage(
+        name=check.name,
+        subject=check.subject,
+        title=f"{check.subject}: {check.suite}",
         suite=suite.path,
         sha256=suite.sha256,
-        num_rules=len(outcomes),
+        num_rules=len(results),
         num_broken=len(broken),
-        is_warning=not any(outcome.is_blocking for outcome in broken),
-        named=tuple(
-            (outcome.sentence(), outcome.offenders)
-            for outcome in broken
-            if check.evidence and outcome.offenders
-        ),
-        notes=(*check.notes, *((_ONLY_WARNS,) if check.warn_only else ())),
+        is_warning=not any(result.is_blocking for result in broken),
+        offenders=tuple(offenders),
+        notes=(*check.notes, _WARN_ONLY_NOTE) if check.warn_only else check.notes,
         table=check.table,
         num_quarantined=num_quarantined,
     )
 
 
-def _context(site: Path) -> EphemeralDataContext:
+def _create_context(site: Path) -> EphemeralDataContext:
     config = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(),
         analytics_enabled=False,
@@ -203,17 +210,18 @@ def _context(site: Path) -> EphemeralDataContext:
 
 
 def _escape_html(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with its strings escaped: Great Expectations writes values into pages as they are."""
+    """Escape the strings of a table; Great Expectations writes values into pages unescaped."""
     strings = table[[name for name in table if not pd.api.types.is_numeric_dtype(table[name])]]
     return table.assign(
         **strings.map(lambda value: html.escape(value) if isinstance(value, str) else value)
     )
 
 
-def _run(
+def _run_check(
     context: EphemeralDataContext, check: TableCheck, file: SuiteFile, started: datetime
 ) -> list[RuleResult]:
-    """The outcomes of one check, in the order of its suite."""
+    """Return the results of a check, in the order of its suite."""
+    key = check.table.columns[0]
     parameters = dict(check.parameters)
     suite = load_suite(file, check.name, parameters, list(check.table))
     if check.warn_only:
@@ -225,34 +233,34 @@ def _run(
     definition = context.validation_definitions.add(
         gx.ValidationDefinition(name=check.name, data=batch, suite=suite)
     )
-    done = definition.run(
+    validation = definition.run(
         batch_parameters={"dataframe": _escape_html(check.table)},
         expectation_parameters={name: parameters[name] for name in suite.suite_parameter_options},
         result_format={
             "result_format": "COMPLETE",
-            "unexpected_index_column_names": list(check.key),
+            "unexpected_index_column_names": [key],
             "partial_unexpected_count": MAX_OFFENDERS,
             "return_unexpected_index_query": False,
         },
         run_id=RunIdentifier(run_name=check.name, run_time=started),
     )
-    results = {result.expectation_config.id: result for result in done.results}
+    by_id = {result.expectation_config.id: result for result in validation.results}
+    results = []
     for rule in suite.expectations:
-        if trouble := expectation_error(results[rule.id]):
-            problem = f"has a rule ({rule.description}) that cannot be judged: {trouble}"
-            raise broken_suite(
+        if error := expectation_error(by_id[rule.id]):
+            raise invalid_suite(
                 file.path,
-                problem,
-                f"a rule that can be held against the columns {', '.join(check.table)}",
+                f"has a rule ({rule.description}) that cannot be evaluated: {error}",
+                f"a rule for the columns {', '.join(check.table)}",
             )
-    return [
-        outcome_of(
-            results[rule.id],
-            suite=check.suite,
-            subject=check.subject,
-            unit=check.unit,
-            key=check.key,
-            evidence=check.evidence,
+        results.append(
+            to_rule_result(
+                by_id[rule.id],
+                suite=check.suite,
+                subject=check.subject,
+                unit=check.unit,
+                key=key,
+                context=check.context,
+            )
         )
-        for rule in suite.expectations
-    ]
+    return results

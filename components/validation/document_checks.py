@@ -1,8 +1,10 @@
-"""The tables of a prepared corpus, read in streams: what is wrong with the documents, and what became of each language.
+"""Read the document tables of a prepared corpus as streams and count what rules check.
 
-Design decision: like `shards`, this reads the layout by itself. A table is read in batches of a fixed number of rows and
-never held whole; what is kept of it are counts, and 16 bytes a row while it is looked for what occurs twice (`repeats`).
-A digest that is none is counted as such, and takes no part in the search for equal contents.
+Like `shard_checks`, this module reads the layout independently of the package that writes it. Only
+counts are in memory, and 16 bytes per row while duplicates are searched (`duplicate_keys`).
+Malformed digests are excluded from this search.
+
+Functions that read tables raise ValidationFailed if a table cannot be read.
 """
 
 from __future__ import annotations
@@ -24,17 +26,22 @@ from components.validation.duplicate_keys import (
     find_duplicates,
     is_in,
     keys_of_digests,
-    keys_of_names,
+    keys_of_paths,
 )
-from components.validation.mergeable_stats import Rows, RuleViolations, defect, merge_defects
+from components.validation.mergeable_stats import (
+    RowMask,
+    RuleViolations,
+    find_violations,
+    merge_violations,
+)
 from components.validation.profile import OTHER
-from components.validation.shard_checks import Index, Separators, unreadable
+from components.validation.shard_checks import SeparatorCheck, ShardIndex, unreadable_file
 
 DOCUMENTS = "documents.parquet"
 REJECTS = "rejects.parquet"
 TRAIN = "train"
 
-DOCUMENT_DEFECTS = {
+PREPARED_DEFECTS = {
     "null_sha256": "",
     "null_language": "",
     "null_split": "",
@@ -43,131 +50,131 @@ DOCUMENT_DEFECTS = {
     "unknown_language": "language",
     "unknown_split": "split",
     "too_few_tokens": "num_tokens",
-    "repeated_sha256": "sha256",
+    "duplicate_sha256": "sha256",
 }
-"""What a kept document can have wrong with it, and what the value of an example is, if it has one."""
+"""Defects of a kept document, each with the name of the value that examples show, or ""."""
 
 _COLUMNS = {
     DOCUMENTS: ("sha256", "language", "split", "source", "path", "num_tokens"),
     REJECTS: ("language", "source", "path", "reason"),
 }
 _ROWS_PER_BATCH = 2**16
-"""Rows that are looked at together: some 10 MB."""
+"""Some 10 MB."""
 _DIGEST = "^[0-9a-f]{64}$"
 
 
 @dataclass
 class SplitDocuments:
-    """The documents of one split, counted as they pass."""
+    """Counts of the documents of a split."""
 
     num_documents: int = 0
     num_tokens: int = 0
     defects: dict[str, RuleViolations] = field(
-        default_factory=lambda: {name: RuleViolations() for name in DOCUMENT_DEFECTS}
+        default_factory=lambda: {name: RuleViolations() for name in PREPARED_DEFECTS}
     )
 
-    def add(self, batch: pa.RecordBatch, faults: Mapping[str, Rows], mine: Rows) -> None:
-        """Count those documents of a batch that are `mine`."""
-        self.num_documents += int(mine.sum())
-        self.num_tokens += pc.sum(batch["num_tokens"].filter(pa.array(mine))).as_py() or 0
-        for name, rows in faults.items():
-            value = DOCUMENT_DEFECTS[name]
-            found = defect(
-                rows & mine, batch["source"], batch["path"], batch[value] if value else None
-            )
-            self.defects[name] = merge_defects([self.defects[name], found])
+    def add(self, batch: pa.RecordBatch, defects: Mapping[str, RowMask], selected: RowMask) -> None:
+        """Count the selected documents of a batch."""
+        self.num_documents += int(selected.sum())
+        self.num_tokens += pc.sum(batch["num_tokens"].filter(pa.array(selected))).as_py() or 0
+        for name, rows in defects.items():
+            value = PREPARED_DEFECTS[name]
+            values = batch[value] if value else None
+            violations = find_violations(rows & selected, batch["source"], batch["path"], values)
+            self.defects[name] = merge_violations([self.defects[name], violations])
 
 
 @dataclass
 class LanguageDocuments:
-    """What became of the documents of one language."""
+    """Counts of the documents of a language."""
 
     num_kept: int = 0
     num_rejected: int = 0
     """By a filter."""
     num_duplicates: int = 0
-    """Left out since they are copies."""
-    repeated_names: RuleViolations = field(default_factory=RuleViolations)
+    duplicate_paths: RuleViolations = field(default_factory=RuleViolations)
 
     @property
     def num_raw(self) -> int:
-        """All that were read."""
+        """All documents that preparation read."""
         return self.num_kept + self.num_rejected + self.num_duplicates
 
 
 @contextmanager
-def _table(folder: Path, name: str) -> Iterator[pq.ParquetFile]:
-    """A table that has the columns it should have; what goes wrong while it is read is explained."""
-    path, needed = folder / name, _COLUMNS[name]
+def _open_table(folder: Path, name: str) -> Iterator[pq.ParquetFile]:
+    """Open a table with the required columns; raise ValidationFailed for errors while reading."""
+    path = folder / name
+    required = _COLUMNS[name]
     try:
         with pq.ParquetFile(path) as file:
-            if missing := [column for column in needed if column not in file.schema_arrow.names]:
+            if missing := [column for column in required if column not in file.schema_arrow.names]:
                 raise pa.ArrowInvalid(f"it has no column {', '.join(missing)}")
             yield file
     except (pa.ArrowException, OSError) as error:
-        raise unreadable(
-            path, f"cannot be read ({error})", f"a table with the columns {', '.join(needed)}"
+        raise unreadable_file(
+            path, f"cannot be read ({error})", f"a table with the columns {', '.join(required)}"
         ) from None
 
 
-def batches(folder: Path, name: str, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
-    """The rows of a table, or some columns of them, texts as `large_string`.
-
-    Raises:
-        ValidationFailed: the table is absent, no parquet, damaged, or lacks a column.
-    """
-    wanted = list(columns or _COLUMNS[name])
-    schema = pa.schema(
-        [(column, pa.int64() if column == "num_tokens" else pa.large_string()) for column in wanted]
-    )
-    with _table(folder, name) as file:
-        # One iterator over several row groups keeps the bytes of those it has passed (measured with Arrow 25).
-        for number in range(file.num_row_groups):
-            for batch in file.iter_batches(_ROWS_PER_BATCH, row_groups=[number], columns=wanted):
-                yield batch.select(wanted).cast(schema)
+def read_batches(folder: Path, name: str, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a table, all required columns or some, texts as `large_string`."""
+    names = list(columns or _COLUMNS[name])
+    types = {"num_tokens": pa.int64()}
+    schema = pa.schema([(column, types.get(column, pa.large_string())) for column in names])
+    with _open_table(folder, name) as file:
+        # An iterator over several row groups keeps the bytes of all previous groups (measured with
+        # Arrow 25).
+        for row_group in range(file.num_row_groups):
+            batches = file.iter_batches(_ROWS_PER_BATCH, row_groups=[row_group], columns=names)
+            for batch in batches:
+                yield batch.select(names).cast(schema)
 
 
 def num_rows(folder: Path, name: str) -> int:
-    """The rows of a table.
-
-    Raises:
-        ValidationFailed: it cannot be read.
-    """
-    with _table(folder, name) as file:
+    """Return the number of rows of a table."""
+    with _open_table(folder, name) as file:
         return int(file.metadata.num_rows)
 
 
-def judge_documents(
-    folder: Path, index: Index, languages: Sequence[str]
-) -> tuple[dict[str, SplitDocuments], dict[str, Separators]]:
-    """What is wrong with the kept documents of each split, `OTHER` for any other split, and where their separators stand.
+def check_documents(
+    folder: Path, index: ShardIndex, languages: Sequence[str]
+) -> tuple[dict[str, SplitDocuments], dict[str, SeparatorCheck]]:
+    """Count the defects of kept documents, and compare them with the separators in the shards.
 
-    Raises:
-        ValidationFailed: the table cannot be read.
+    Returns:
+        By split, with `OTHER` for other splits, the documents; and by split, the separators.
     """
-    again = find_duplicates(
-        lambda: (keys for _, keys in _contents(folder)), num_rows(folder, DOCUMENTS)
+    duplicates = find_duplicates(
+        lambda: (keys for _, keys in _read_digests(folder)), num_rows(folder, DOCUMENTS)
     )
-    separators = {name: Separators(folder, index, name) for name in index.splits}
-    splits = {name: SplitDocuments() for name in (*index.splits, OTHER)}
-    for batch in batches(folder, DOCUMENTS):
-        mine = {name: _true(pc.equal(batch["split"], name)) for name in index.splits}
-        mine[OTHER] = ~np.logical_or.reduce([np.zeros(batch.num_rows, dtype=bool), *mine.values()])
+    separators = {name: SeparatorCheck(folder, index, name) for name in index.splits}
+    documents = {name: SplitDocuments() for name in (*index.splits, OTHER)}
+    for batch in read_batches(folder, DOCUMENTS):
+        groups = _group_rows(batch, "split", list(index.splits))
+        defects = _find_defects(batch, groups[OTHER], languages, duplicates)
         num_tokens = batch["num_tokens"].fill_null(0).to_numpy(zero_copy_only=False)
-        faults = _faults(batch, mine[OTHER], languages, again)
-        for name, rows in mine.items():
+        for name, rows in groups.items():
             if rows.any():
-                splits[name].add(batch, faults, rows)
-        for name, one in separators.items():
-            one.meet(num_tokens[mine[name]])
-    for one in separators.values():
-        one.finish()
-    return splits, separators
+                documents[name].add(batch, defects, rows)
+        for name, check in separators.items():
+            check.add_documents(num_tokens[groups[name]])
+    for check in separators.values():
+        check.finish()
+    return documents, separators
 
 
-def _contents(folder: Path) -> Iterator[tuple[pa.RecordBatch, Keys]]:
-    """The kept documents that have a digest, and the keys of those."""
-    for batch in batches(folder, DOCUMENTS, ("sha256", "split", "source", "path")):
+def _group_rows(batch: pa.RecordBatch, column: str, values: Sequence[str]) -> dict[str, RowMask]:
+    """Return the rows of each value of a column, and of any other value as `OTHER`."""
+    groups = {value: _is_true(pc.equal(batch[column], value)) for value in values}
+    is_other = np.ones(batch.num_rows, dtype=bool)
+    for rows in groups.values():
+        is_other &= ~rows
+    return {**groups, OTHER: is_other}
+
+
+def _read_digests(folder: Path) -> Iterator[tuple[pa.RecordBatch, Keys]]:
+    """Yield the kept documents that have a digest, and the keys of their digests."""
+    for batch in read_batches(folder, DOCUMENTS, ("sha256", "split", "source", "path")):
         with_digest = batch.filter(_has_digest(batch))
         yield with_digest, keys_of_digests(with_digest["sha256"])
 
@@ -176,126 +183,120 @@ def _has_digest(batch: pa.RecordBatch) -> pa.BooleanArray:
     return pc.fill_null(pc.match_substring_regex(batch["sha256"], _DIGEST), False)
 
 
-def _faults(
-    batch: pa.RecordBatch, other_split: Rows, languages: Sequence[str], again: Keys
-) -> dict[str, Rows]:
-    """Which documents of a batch have each of `DOCUMENT_DEFECTS`, [N]."""
-    present = {name: _true(batch[name].is_valid()) for name in _COLUMNS[DOCUMENTS]}
-    has_digest = _true(_has_digest(batch))
-    is_again = np.zeros(batch.num_rows, dtype=bool)
-    is_again[has_digest] = is_in(
-        keys_of_digests(batch["sha256"].filter(pa.array(has_digest))), again
-    )
-    known = pc.is_in(batch["language"], value_set=pa.array(languages, type=pa.large_string()))
+def _find_defects(
+    batch: pa.RecordBatch, is_other_split: RowMask, languages: Sequence[str], duplicates: Keys
+) -> dict[str, RowMask]:
+    """Return for each of `PREPARED_DEFECTS` the documents that have it, [N]."""
+    is_valid = {name: _is_true(batch[name].is_valid()) for name in _COLUMNS[DOCUMENTS]}
+    has_digest = _is_true(_has_digest(batch))
+    keys = keys_of_digests(batch["sha256"].filter(pa.array(has_digest)))
+    is_duplicate = np.zeros(batch.num_rows, dtype=bool)
+    is_duplicate[has_digest] = is_in(keys, duplicates)
+    language_values = pa.array(languages, type=pa.large_string())
+    has_language = _is_true(pc.is_in(batch["language"], value_set=language_values))
     return {
-        **{
-            f"null_{name}": ~present[name] for name in ("sha256", "language", "split", "num_tokens")
-        },
-        "malformed_sha256": present["sha256"] & ~has_digest,
-        "unknown_language": present["language"] & ~_true(known),
-        "unknown_split": present["split"] & other_split,
-        "too_few_tokens": _true(pc.less(batch["num_tokens"], 1)),
-        "repeated_sha256": is_again,
+        "null_sha256": ~is_valid["sha256"],
+        "null_language": ~is_valid["language"],
+        "null_split": ~is_valid["split"],
+        "null_num_tokens": ~is_valid["num_tokens"],
+        "malformed_sha256": is_valid["sha256"] & ~has_digest,
+        "unknown_language": is_valid["language"] & ~has_language,
+        "unknown_split": is_valid["split"] & is_other_split,
+        "too_few_tokens": _is_true(pc.less(batch["num_tokens"], 1)),
+        "duplicate_sha256": is_duplicate,
     }
 
 
-def _true(column: pa.BooleanArray) -> Rows:
-    """Where a column is true, and not null."""
-    rows: Rows = pc.fill_null(column, False).to_numpy(zero_copy_only=False)
+def _is_true(column: pa.BooleanArray) -> RowMask:
+    """Return which values are true and not null."""
+    rows: RowMask = pc.fill_null(column, False).to_numpy(zero_copy_only=False)
     return rows
 
 
-def languages_of_tables(folder: Path, languages: Sequence[str]) -> dict[str, LanguageDocuments]:
-    """What became of the documents of each language, `OTHER` for any other.
-
-    Raises:
-        ValidationFailed: a table cannot be read.
-    """
-    again = find_duplicates(
-        lambda: (_names(batch) for batch in _all_names(folder)),
+def count_languages(folder: Path, languages: Sequence[str]) -> dict[str, LanguageDocuments]:
+    """Count kept, rejected and duplicate documents of each language, `OTHER` for any other."""
+    duplicates = find_duplicates(
+        lambda: (_path_keys(batch) for batch in _read_all_documents(folder)),
         num_rows(folder, DOCUMENTS) + num_rows(folder, REJECTS),
     )
-    found = {name: LanguageDocuments() for name in (*languages, OTHER)}
-    for batch in _all_names(folder):
-        is_again = np.zeros(batch.num_rows, dtype=bool)
-        if len(again):
-            is_again[_has_name(batch)] = is_in(_names(batch), again)
-        mine = {name: _true(pc.equal(batch["language"], name)) for name in languages}
-        mine[OTHER] = ~np.logical_or.reduce(list(mine.values()))
-        is_kept, is_copy = (
-            _true(batch["reason"].is_null()),
-            _true(pc.equal(batch["reason"], DUPLICATE)),
-        )
-        for name, rows in mine.items():
-            one = found[name]
-            one.num_kept += int((rows & is_kept).sum())
-            one.num_duplicates += int((rows & is_copy).sum())
-            one.num_rejected += int((rows & ~is_kept & ~is_copy).sum())
-            named = defect(rows & is_again, batch["source"], batch["path"])
-            one.repeated_names = merge_defects([one.repeated_names, named])
-    return found
+    counts = {name: LanguageDocuments() for name in (*languages, OTHER)}
+    for batch in _read_all_documents(folder):
+        has_duplicate_path = np.zeros(batch.num_rows, dtype=bool)
+        if len(duplicates):
+            has_duplicate_path[_has_path(batch)] = is_in(_path_keys(batch), duplicates)
+        is_kept = _is_true(batch["reason"].is_null())
+        is_duplicate = _is_true(pc.equal(batch["reason"], DUPLICATE))
+        for name, rows in _group_rows(batch, "language", languages).items():
+            language = counts[name]
+            language.num_kept += int((rows & is_kept).sum())
+            language.num_duplicates += int((rows & is_duplicate).sum())
+            language.num_rejected += int((rows & ~is_kept & ~is_duplicate).sum())
+            violations = find_violations(rows & has_duplicate_path, batch["source"], batch["path"])
+            language.duplicate_paths = merge_violations([language.duplicate_paths, violations])
+    return counts
 
 
-def _all_names(folder: Path) -> Iterator[pa.RecordBatch]:
-    """All documents, kept or not, with the columns language, source, path and reason, null for what was kept."""
-    for batch in batches(folder, DOCUMENTS, ("language", "source", "path")):
+def _read_all_documents(folder: Path) -> Iterator[pa.RecordBatch]:
+    """Yield kept and rejected documents: language, source, path, reason (null for kept)."""
+    for batch in read_batches(folder, DOCUMENTS, ("language", "source", "path")):
         yield batch.append_column("reason", pa.nulls(batch.num_rows, pa.large_string()))
-    for batch in batches(folder, REJECTS):
-        # A reject without a reason is none that was kept.
+    for batch in read_batches(folder, REJECTS):
+        # A rejected document without a reason is not a kept document.
         yield batch.set_column(3, "reason", batch["reason"].fill_null(""))
 
 
-def _names(batch: pa.RecordBatch) -> Keys:
-    """The keys of those documents of a batch that have a name."""
-    named = batch.filter(pa.array(_has_name(batch)))
-    return keys_of_names(named["source"].to_pylist(), named["path"].to_pylist())
+def _path_keys(batch: pa.RecordBatch) -> Keys:
+    """Return the keys of the documents that have source and path."""
+    with_path = batch.filter(pa.array(_has_path(batch)))
+    return keys_of_paths(with_path["source"].to_pylist(), with_path["path"].to_pylist())
 
 
-def _has_name(batch: pa.RecordBatch) -> Rows:
-    """Which documents state both where they come from and their path there; the Pile's, for one, have no path."""
-    source, path = (_true(pc.not_equal(batch[name], "")) for name in ("source", "path"))
-    return source & path
+def _has_path(batch: pa.RecordBatch) -> RowMask:
+    """Return which documents have both source and path; documents of the Pile have no path."""
+    return _is_true(pc.not_equal(batch["source"], "")) & _is_true(pc.not_equal(batch["path"], ""))
 
 
 def find_train_leakage(folders: Mapping[str, Path]) -> dict[str, tuple[int, RuleViolations]]:
-    """Of each corpus the number of held-out documents, and those of them that a corpus trains on; the value names which.
+    """Find held-out documents in the training splits of all corpora.
 
-    Raises:
-        ValidationFailed: a table cannot be read.
+    Returns:
+        By corpus, the number of held-out documents and those in a training split; the value of an
+        example names the corpora of these splits.
     """
     held_out = {
-        corpus: [keys for _, keys in _part(folder, train=False)]
+        corpus: [keys for _, keys in _read_split(folder, train=False)]
         for corpus, folder in folders.items()
     }
-    every = np.unique(
-        np.concatenate([NO_KEYS, *(keys for parts in held_out.values() for keys in parts)])
-    )
-    where: dict[bytes, set[str]] = {}
+    chunks = [keys for corpus_keys in held_out.values() for keys in corpus_keys]
+    all_held_out = np.unique(np.concatenate([NO_KEYS, *chunks]))
+    train_corpora: dict[bytes, set[str]] = {}
+    """By key, the corpora that train on a held-out document."""
     for corpus, folder in folders.items():
-        for _, keys in _part(folder, train=True):
-            for key in keys[is_in(keys, every)].tolist():
-                where.setdefault(key, set()).add(corpus)
-    return {
-        corpus: (
-            sum(map(len, held_out[corpus])),
-            merge_defects(_hits(folder, where)) if where else RuleViolations(),
-        )
-        for corpus, folder in folders.items()
-    }
+        for _, keys in _read_split(folder, train=True):
+            for key in keys[is_in(keys, all_held_out)].tolist():
+                train_corpora.setdefault(key, set()).add(corpus)
+    leakage = {}
+    for corpus, folder in folders.items():
+        num_held_out = sum(map(len, held_out[corpus]))
+        violations = RuleViolations()
+        if train_corpora:
+            violations = merge_violations(_find_leaked(folder, train_corpora))
+        leakage[corpus] = (num_held_out, violations)
+    return leakage
 
 
-def _part(folder: Path, *, train: bool) -> Iterator[tuple[pa.RecordBatch, Keys]]:
-    """The documents of a corpus that are in the training split, or all that are not."""
-    for batch, keys in _contents(folder):
-        rows = _true(pc.equal(batch["split"], TRAIN)) == train
+def _read_split(folder: Path, *, train: bool) -> Iterator[tuple[pa.RecordBatch, Keys]]:
+    """Yield the documents in the training split, or all other documents."""
+    for batch, keys in _read_digests(folder):
+        rows = _is_true(pc.equal(batch["split"], TRAIN)) == train
         yield batch.filter(pa.array(rows)), keys[rows]
 
 
-def _hits(folder: Path, where: Mapping[bytes, set[str]]) -> Iterator[RuleViolations]:
-    for batch, keys in _part(folder, train=False):
-        corpora = [", ".join(sorted(where.get(key, ()))) for key in keys.tolist()]
-        yield defect(
-            np.array([bool(one) for one in corpora]),
+def _find_leaked(folder: Path, train_corpora: Mapping[bytes, set[str]]) -> Iterator[RuleViolations]:
+    for batch, keys in _read_split(folder, train=False):
+        corpora = [", ".join(sorted(train_corpora.get(key, ()))) for key in keys.tolist()]
+        yield find_violations(
+            np.array([bool(names) for names in corpora]),
             batch["source"],
             batch["path"],
             pa.array(corpora, pa.large_string()),

@@ -1,11 +1,10 @@
-"""Find what occurs more than once in a stream that does not fit memory, exactly.
+"""Find values that occur more than once in a stream larger than memory, exactly.
 
-Design decision: a thing is known by 16 bytes of its hash, and the stream is read as often as it takes for the hashes of one
-reading to fit: each reading sorts those of one range. If no two keys are equal, no two things are: uniqueness is proven. Two
-equal keys of different things would need a collision of 128 bits of SHA-256 or BLAKE2b.
+A value is represented by 16 bytes of its hash. The stream is read in as many passes as needed for
+the hashes of a pass to fit in memory; each pass sorts the hashes of one range. Unequal keys prove
+unequal values; equal keys of unequal values would be a collision of 128 bits of SHA-256 or BLAKE2b.
 
-Memory: 16 bytes a row, 16 MB per million, for up to `ROWS_AT_ONCE` rows, and so about 0.3 GB whatever there is to read;
-and 16 bytes for each key that repeats, of which good data have few.
+Memory: 16 bytes per row for at most `ROWS_PER_PASS` rows (0.3 GB), and per duplicate key.
 """
 
 from __future__ import annotations
@@ -18,78 +17,78 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from components.data.filters.arrow_text import bytes_and_offsets
+
 Keys = npt.NDArray[np.bytes_]
-"""[N], 16 bytes each. All keys are full, so comparing them compares their bytes, trailing zeros included."""
+"""[N], 16 bytes each, compared with trailing zeros because all keys have full length."""
 KeyStream = Callable[[], Iterable[Keys]]
-"""Begins to read the keys anew each time it is called."""
+"""Starts to read the keys from the beginning at each call."""
 
 KEY_BYTES = 16
-ROWS_AT_ONCE = 2**24
-"""Keys sorted in one reading (assumption: 0.3 GB can be had wherever a corpus is prepared)."""
+ROWS_PER_PASS = 2**24
+"""Keys sorted in a pass (assumption: 0.3 GB are available where corpora are prepared)."""
 
 NO_KEYS = np.zeros(0, dtype=f"S{KEY_BYTES}")
-_NO_DIGIT = 0xFF
-_DIGITS = np.full(256, _NO_DIGIT, dtype=np.uint8)
-_DIGITS[np.frombuffer(b"0123456789abcdef", dtype=np.uint8)] = np.arange(16)
+_HEX_VALUES = np.zeros(256, dtype=np.uint8)
+_HEX_VALUES[np.frombuffer(b"0123456789abcdef", dtype=np.uint8)] = np.arange(16)
 
 
-def find_duplicates(stream: KeyStream, num_rows: int, rows_at_once: int = ROWS_AT_ONCE) -> Keys:
-    """The keys that occur more than once, each once, in ascending order; some `num_rows` keys are expected."""
-    num_readings = max(1, -(-num_rows // rows_at_once))
-    edges = [2**32 * number // num_readings for number in range(num_readings + 1)]
-    # Hashes spread evenly, so with some room to spare the array need not grow.
-    room = num_rows // num_readings + num_rows // num_readings // 50 + 1000
-    return np.concatenate(
-        [NO_KEYS, *(_repeated_between(stream, *edge, room) for edge in pairwise(edges))]
-    )
+def find_duplicates(stream: KeyStream, num_rows: int, rows_per_pass: int = ROWS_PER_PASS) -> Keys:
+    """Return the keys that occur more than once, unique and ascending.
+
+    `num_rows` is the expected number of keys.
+    """
+    num_passes = max(1, -(-num_rows // rows_per_pass))
+    bounds = [2**32 * number // num_passes for number in range(num_passes + 1)]
+    # Hashes are uniform, so 2 % more than the mean is rarely too small.
+    capacity = num_rows // num_passes + num_rows // num_passes // 50 + 1000
+    duplicates = [
+        _duplicates_between(stream, first, stop, capacity) for first, stop in pairwise(bounds)
+    ]
+    return np.concatenate([NO_KEYS, *duplicates])
 
 
-def _repeated_between(stream: KeyStream, first: int, last: int, room: int) -> Keys:
-    """The repeated keys whose first four bytes are a number from `first` to below `last`."""
-    gathered, num = np.empty(room, dtype=NO_KEYS.dtype), 0
+def _duplicates_between(stream: KeyStream, first: int, stop: int, capacity: int) -> Keys:
+    """Return the duplicate keys whose first four bytes are in the range from `first` to `stop`."""
+    buffer = np.empty(capacity, dtype=NO_KEYS.dtype)
+    num = 0
     for keys in stream():
-        starts = np.frombuffer(keys.tobytes(), dtype=">u4")[:: KEY_BYTES // 4]
-        mine = keys[(starts >= first) & (starts < last)]
-        if num + len(mine) > len(gathered):
-            gathered = np.concatenate([gathered, np.empty(num + len(mine), dtype=gathered.dtype)])
-        gathered[num : num + len(mine)] = mine
-        num += len(mine)
-    ascending = gathered[:num]
+        prefixes = np.frombuffer(keys.tobytes(), dtype=">u4")[:: KEY_BYTES // 4]
+        selected = keys[(prefixes >= first) & (prefixes < stop)]
+        end = num + len(selected)
+        if end > len(buffer):
+            buffer = np.concatenate([buffer, np.empty(end, dtype=buffer.dtype)])
+        buffer[num:end] = selected
+        num = end
+    ascending = buffer[:num]
     ascending.sort()
     return np.unique(ascending[1:][ascending[1:] == ascending[:-1]])
 
 
 def is_in(keys: Keys, ascending: Keys) -> npt.NDArray[np.bool_]:
-    """Which of the keys are among some that ascend, [N]."""
+    """Return whether each key is among the `ascending` keys, [N]."""
     if not len(ascending):
         return np.zeros(len(keys), dtype=bool)
-    places = np.minimum(np.searchsorted(ascending, keys), len(ascending) - 1)
-    found: npt.NDArray[np.bool_] = ascending[places] == keys
-    return found
+    indices = np.minimum(np.searchsorted(ascending, keys), len(ascending) - 1)
+    matches: npt.NDArray[np.bool_] = ascending[indices] == keys
+    return matches
 
 
 def keys_of_digests(digests: pa.LargeStringArray) -> Keys:
-    """The first 16 bytes of SHA-256 digests, each given as 64 hexadecimal digits in lower case; none may be null."""
+    """Return the first 16 bytes of SHA-256 digests: 64 lower-case hexadecimal digits, no nulls."""
     if not len(digests):
         return NO_KEYS
-    offsets = np.frombuffer(digests.buffers()[1], dtype=np.int64)[
-        digests.offset : digests.offset + len(digests) + 1
-    ]
-    text = np.frombuffer(digests.buffers()[2], dtype=np.uint8)[offsets[0] : offsets[-1]].reshape(
-        len(digests), 64
-    )
-    digits = _DIGITS[text[:, : 2 * KEY_BYTES]]
-    return (
-        np.ascontiguousarray(digits[:, 0::2] << 4 | digits[:, 1::2]).view(f"S{KEY_BYTES}").ravel()
-    )
+    data, _ = bytes_and_offsets(digests)
+    digits = _HEX_VALUES[data.reshape(len(digests), 64)[:, : 2 * KEY_BYTES]]
+    key_bytes = np.ascontiguousarray(digits[:, 0::2] << 4 | digits[:, 1::2])
+    return key_bytes.view(f"S{KEY_BYTES}").ravel()
 
 
-def keys_of_names(sources: Iterable[str | None], paths: Iterable[str | None]) -> Keys:
-    """Keys of documents' sources and paths together. Measured: 2 s per million."""
-    # The length keeps apart what would read the same when joined.
-    joined = (
-        f"{len(source or '')}:{source}{path}".encode()
-        for source, path in zip(sources, paths, strict=True)
-    )
-    hashed = b"".join(hashlib.blake2b(name, digest_size=KEY_BYTES).digest() for name in joined)
-    return np.frombuffer(hashed, dtype=f"S{KEY_BYTES}")
+def keys_of_paths(sources: Iterable[str | None], paths: Iterable[str | None]) -> Keys:
+    """Return keys of the sources and paths of documents. Measured: 2 s per million."""
+    hashes = []
+    for source, path in zip(sources, paths, strict=True):
+        # The length separates source and path.
+        name = f"{len(source or '')}:{source}{path}".encode()
+        hashes.append(hashlib.blake2b(name, digest_size=KEY_BYTES).digest())
+    return np.frombuffer(b"".join(hashes), dtype=f"S{KEY_BYTES}")

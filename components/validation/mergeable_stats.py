@@ -1,9 +1,9 @@
-"""Counts that can be kept in little memory and merged in any order: of names, of sizes, and of documents that break a rule.
+"""Statistics of bounded size that can be merged: name counts, sums and bounds, rule violations.
 
-Design decision: where something has to be left out, a hash of the thing itself decides what stays ("the smallest hashes").
-What is among the smallest of a whole is among the smallest of every part of it, so the parts always hold what the whole
-needs: merging is exact, associative and commutative, and no result depends on how a corpus was cut into partitions. What is
-not covered: counts of what occurs more than once in a corpus, which need all of it (see `repeats`).
+If not everything fits, the items with the smallest hashes are kept. The smallest of a whole are
+among the smallest of each of its parts, so merging is exact, associative and commutative: results
+do not depend on how a corpus is partitioned. Counting duplicates needs the whole corpus (see
+`duplicate_keys`).
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from pydantic import Field
 from components.core.config import Config, ListOrTuple
 
 Value = str | int | float | None
-Rows = npt.NDArray[np.bool_]
+RowMask = npt.NDArray[np.bool_]
 
 MAX_EXAMPLES = 20
-"""Examples kept of a defect (as many values as Great Expectations lists on a page)."""
+"""Examples per rule, as many as Great Expectations lists on a page."""
 MAX_NAMES = 1000
-"""Different licenses or extensions that are counted by name for each language (assumption: GitHub's list of languages has
-some 1,400 extensions for some 700 languages, and its license detector knows some 50 licenses)."""
-_MAX_LENGTH = 200
-"""Characters of a name, source, path or value that are kept (assumption: enough to find it; what hostile input puts there
-has no bound)."""
+"""Licenses or extensions counted by name per language. Assumption: GitHub's list of 700 languages
+has 1,400 extensions, and its license detector knows 50 licenses."""
+_MAX_CHARS = 200
+"""Stored characters of a name, source, path or value, which are unbounded in hostile input.
+Assumption: enough to find it."""
 
 
 class Example(Config):
-    """A document that breaks a rule."""
+    """A document that violates a rule."""
 
     source: str | None
     path: str | None
     value: Value
-    """What is wrong with it; None where the rule's name says it all."""
+    """The wrong value; None if the rule's name is sufficient."""
 
 
 class RuleViolations(Config):
-    """How many documents break a rule, and the few of them that are named."""
+    """The number of documents that violate a rule, and examples."""
 
     num: int = 0
     examples: ListOrTuple[Example] = ()
-    """At most `MAX_EXAMPLES`: those whose source and path have the smallest hashes, in that order."""
+    """At most `MAX_EXAMPLES`: those with the smallest hashes of source and path, in that order."""
 
 
 class SumMinMax(Config):
-    """Sum and bounds of a measure; the bounds of nothing are None."""
+    """Sum, minimum and maximum; None without values."""
 
     total: int = 0
     smallest: int | None = None
@@ -60,124 +60,128 @@ class SumMinMax(Config):
 
 
 class BottomKCounter(Config):
-    """How often each name occurs, exact for every name that is listed."""
+    """Counts of names, exact for each listed name."""
 
     counts: dict[str, int] = Field(default_factory=dict)
-    """At most `MAX_NAMES` names: those with the smallest hashes. All names, unless `num_others` is above 0."""
-    num_others: int = 0
-    """Occurrences of all names that are not listed."""
+    """At most `MAX_NAMES` names, those with the smallest hashes."""
+    num_unlisted: int = 0
+    """Occurrences of all other names; 0 if all names are listed."""
 
     def definitely_absent(self, name: str) -> bool:
-        """Whether the name is certain not to have occurred; False where that cannot be known."""
+        """Whether the name certainly did not occur."""
         if name in self.counts:
             return False
-        return not self.num_others or _name_rank(name) < max(map(_name_rank, self.counts))
-
-    def most_frequent(self, num: int) -> list[tuple[str, int]]:
-        """The most frequent of the listed names, the most frequent first."""
-        return sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))[:num]
+        return not self.num_unlisted or _hash_name(name) < max(map(_hash_name, self.counts))
 
 
-def shorten(value: str | None) -> str | None:
-    """The beginning of a string that may be of any length."""
-    return value if value is None else value[:_MAX_LENGTH]
-
-
-def tally(counts: Mapping[str, int]) -> BottomKCounter:
-    """Count names as they were found; names with the same first 200 characters count as one."""
-    short: Counter[str] = Counter()
+def count_names(counts: Mapping[str, int]) -> BottomKCounter:
+    """Build a counter; names with the same first 200 characters count as the same name."""
+    shortened: Counter[str] = Counter()
     for name, num in counts.items():
-        short[name[:_MAX_LENGTH]] += num
-    return _tally(short, 0)
+        shortened[name[:_MAX_CHARS]] += num
+    return _bottom_k(shortened, 0)
 
 
-def merge_tallies(tallies: Iterable[BottomKCounter]) -> BottomKCounter:
-    """The tally of all that was counted by any of them."""
+def merge_counters(counters: Iterable[BottomKCounter]) -> BottomKCounter:
+    """Return the counts of all counters together."""
     counts: Counter[str] = Counter()
-    num_others = 0
-    for one in tallies:
-        counts.update(one.counts)
-        num_others += one.num_others
-    return _tally(counts, num_others)
+    num_unlisted = 0
+    for counter in counters:
+        counts.update(counter.counts)
+        num_unlisted += counter.num_unlisted
+    return _bottom_k(counts, num_unlisted)
 
 
-def _tally(counts: Mapping[str, int], num_others: int) -> BottomKCounter:
-    kept = (
-        counts if len(counts) <= MAX_NAMES else heapq.nsmallest(MAX_NAMES, counts, key=_name_rank)
+def _bottom_k(counts: Mapping[str, int], num_unlisted: int) -> BottomKCounter:
+    names = (
+        heapq.nsmallest(MAX_NAMES, counts, key=_hash_name) if len(counts) > MAX_NAMES else counts
     )
-    listed = {name: counts[name] for name in sorted(kept)}
-    return BottomKCounter(
-        counts=listed, num_others=num_others + sum(counts.values()) - sum(listed.values())
-    )
+    listed = {name: counts[name] for name in sorted(names)}
+    num_unlisted += sum(counts.values()) - sum(listed.values())
+    return BottomKCounter(counts=listed, num_unlisted=num_unlisted)
 
 
-def _name_rank(name: str) -> bytes:
+def _hash_name(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 
-def spread(values: npt.NDArray[np.int64]) -> SumMinMax:
-    """Sum and bounds of values."""
+def sum_min_max(values: npt.NDArray[np.int64]) -> SumMinMax:
+    """Return sum and bounds of values."""
     if not len(values):
         return SumMinMax()
     return SumMinMax(total=int(values.sum()), smallest=int(values.min()), largest=int(values.max()))
 
 
-def merge_spreads(spreads: Iterable[SumMinMax]) -> SumMinMax:
-    """Sum and bounds of all that was measured by any of them."""
-    every = list(spreads)
+def merge_sums(sums: Iterable[SumMinMax]) -> SumMinMax:
+    """Return sum and bounds of all values together."""
+    total = 0
+    minima = []
+    maxima = []
+    for item in sums:
+        total += item.total
+        if item.smallest is not None and item.largest is not None:
+            minima.append(item.smallest)
+            maxima.append(item.largest)
     return SumMinMax(
-        total=sum(one.total for one in every),
-        smallest=min((one.smallest for one in every if one.smallest is not None), default=None),
-        largest=max((one.largest for one in every if one.largest is not None), default=None),
+        total=total, smallest=min(minima, default=None), largest=max(maxima, default=None)
     )
 
 
-def defect(
-    rows: Rows,
+def find_violations(
+    rows: RowMask,
     source: pa.Array,
     path: pa.Array,
     values: pa.Array | npt.NDArray[np.generic] | None = None,
 ) -> RuleViolations:
-    """The documents of a batch that break a rule, [N] True for each; `values` [N] say what is wrong, where anything does."""
-    found = np.flatnonzero(rows)
-    if not len(found):
+    """Collect the violations of a rule in a batch.
+
+    Args:
+        rows: [N], True for each document that violates the rule.
+        source: [N].
+        path: [N].
+        values: [N], the wrong values, if the rule has any.
+    """
+    indices = np.flatnonzero(rows)
+    if not len(indices):
         return RuleViolations()
-    sources, paths = (
-        source.take(pa.array(found)).to_pylist(),
-        path.take(pa.array(found)).to_pylist(),
-    )
-    given = [None] * len(found) if values is None else [_plain(values[number]) for number in found]
-    named = (
-        Example(
-            source=shorten(of),
-            path=shorten(at),
-            value=shorten(value) if isinstance(value, str) else value,
+    sources = source.take(pa.array(indices)).to_pylist()
+    paths = path.take(pa.array(indices)).to_pylist()
+    examples = []
+    for index, document_source, document_path in zip(indices, sources, paths, strict=True):
+        value = None if values is None else _to_python(values[index])
+        examples.append(
+            Example(
+                source=_shorten(document_source),
+                path=_shorten(document_path),
+                value=_shorten(value) if isinstance(value, str) else value,
+            )
         )
-        for of, at, value in zip(sources, paths, given, strict=True)
-    )
-    return RuleViolations(num=len(found), examples=_smallest(named))
+    return RuleViolations(num=len(indices), examples=_first_examples(examples))
 
 
-def merge_defects(defects: Iterable[RuleViolations]) -> RuleViolations:
-    """The defect of all documents together."""
-    every = [one for one in defects if one.num]
-    return RuleViolations(
-        num=sum(one.num for one in every),
-        examples=_smallest(example for one in every for example in one.examples),
-    )
+def merge_violations(violations: Iterable[RuleViolations]) -> RuleViolations:
+    """Return the violations of all documents together."""
+    num = 0
+    examples: list[Example] = []
+    for item in violations:
+        num += item.num
+        examples += item.examples
+    return RuleViolations(num=num, examples=_first_examples(examples))
 
 
-def _plain(value: pa.Scalar | np.generic) -> Value:
-    plain: Value = value.as_py() if isinstance(value, pa.Scalar) else value.item()
-    return plain
+def _shorten(value: str | None) -> str | None:
+    return value if value is None else value[:_MAX_CHARS]
 
 
-def _smallest(examples: Iterable[Example]) -> tuple[Example, ...]:
-    return tuple(heapq.nsmallest(MAX_EXAMPLES, examples, key=_rank))
+def _to_python(value: pa.Scalar | np.generic) -> Value:
+    python_value: Value = value.as_py() if isinstance(value, pa.Scalar) else value.item()
+    return python_value
 
 
-def _rank(example: Example) -> tuple[bytes, str]:
-    place = json.dumps([example.source, example.path])
-    return hashlib.blake2b(
-        place.encode(), digest_size=16
-    ).digest(), f"{place} {json.dumps(example.value)}"
+def _first_examples(examples: Iterable[Example]) -> tuple[Example, ...]:
+    return tuple(heapq.nsmallest(MAX_EXAMPLES, examples, key=_example_key))
+
+
+def _example_key(example: Example) -> tuple[bytes, str]:
+    name = json.dumps([example.source, example.path])
+    return _hash_name(name), f"{name} {json.dumps(example.value)}"

@@ -1,22 +1,21 @@
-"""The profile of a raw corpus: all that its expectations need to know, over every document, in a few kilobytes of JSON.
+"""The profile of a raw corpus: statistics over all documents, in a few kilobytes of JSON.
 
-    profile_batch   one Arrow record batch       -> Profile
-    merge           profiles of disjoint parts   -> Profile of the whole
-    profile_corpus  an iterable of batches       -> Profile, with one batch in memory at a time
+    profile_batch    an Arrow record batch          -> Profile
+    merge_profiles   profiles of disjoint parts     -> Profile of the whole
+    profile_corpus   an iterable of record batches  -> Profile, one batch in memory at a time
 
-Design decision: a profile can be merged in any order and grouping without a difference (see `tally`), so an engine may make
-one for each partition, wherever it runs. Documents of a language that the corpus does not have are one group, `OTHER`, so
-that no input makes a profile large. Not covered: documents that occur twice. That takes all of them together; preparation,
-which sorts them, has the tables (see `prepared`).
+Profiles can be merged in any order and grouping (see `mergeable_stats`), so partitions can be
+profiled anywhere. Documents in other languages form a group, `OTHER`, so no input makes a profile
+large. Duplicates are counted later, in the tables of preparation (see `prepared`).
 """
 
 from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress, zip_longest
-from typing import Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,42 +29,43 @@ from components.data.sources.records import FIELDS
 from components.validation.config import ValidationConfig, languages_of
 from components.validation.mergeable_stats import (
     BottomKCounter,
-    Rows,
+    RowMask,
     RuleViolations,
     SumMinMax,
-    defect,
-    merge_defects,
-    merge_spreads,
-    merge_tallies,
-    spread,
-    tally,
+    count_names,
+    find_violations,
+    merge_counters,
+    merge_sums,
+    merge_violations,
+    sum_min_max,
 )
-from components.validation.text_stats import Measures, measure
+from components.validation.text_stats import TextMeasures, measure_texts
 
 OTHER = "(other)"
-"""The group of documents whose language is none of the corpus's, or null."""
+"""The group of documents whose language is null or not a language of the corpus."""
 
-DEFECTS = {
+RAW_DEFECTS = {
     **{f"null_{field}": "" for field in FIELDS},
     **{f"empty_{field}": field if field == "license" else "" for field in FIELDS},
     "unknown_language": "language",
     "blank_text": "num_chars",
     "large_text": "num_bytes",
-    "control_text": "control_fraction",
+    "binary_text": "control_fraction",
     "undecoded_text": "replacement_fraction",
 }
-"""What a document can have wrong with it, and what the value of an example is, if it has one. A null is not empty, nor is
-it an unknown language; an empty text is blank as well."""
+"""Defects of a document, each with the name of the value that examples show, or "". A null is
+neither empty nor an unknown language; an empty text is also blank."""
 
-_MERGED_AT_ONCE = 64
-"""Profiles of batches that are gathered before they are merged (assumption: a few megabytes)."""
-
+MAX_QUARANTINED_EXAMPLES = 100
+"""Quarantined records of a kind and corpus that are stored (assumption: enough to read)."""
+_PROFILES_PER_MERGE = 64
+"""Profiles of batches in memory before they are merged (assumption: a few megabytes)."""
 
 Values: TypeAlias = "pa.Array | npt.NDArray[np.generic] | None"
 
 
-class Limits(Config):
-    """What a document is held against while it is profiled. Only profiles under equal limits can be merged."""
+class ProfileLimits(Config):
+    """The limits for documents in a profile. Only profiles with equal limits can be merged."""
 
     languages: ListOrTuple[str]
     max_document_bytes: int
@@ -73,12 +73,8 @@ class Limits(Config):
     max_replacement_fraction: float
 
     @classmethod
-    def of(cls, corpus: str, config: ValidationConfig) -> Self:
-        """The limits of a corpus.
-
-        Raises:
-            ConfigError: there is no such corpus.
-        """
+    def for_corpus(cls, corpus: str, config: ValidationConfig) -> Self:
+        """Return the limits for a corpus; raises ConfigError if there is no such corpus."""
         return cls(
             languages=tuple(languages_of(corpus)),
             max_document_bytes=config.max_document_bytes,
@@ -88,125 +84,156 @@ class Limits(Config):
 
 
 class LanguageProfile(Config):
-    """The documents of one language."""
+    """The documents of a language."""
 
     num_documents: int = 0
     size_bytes: SumMinMax = SumMinMax()
-    """Of the texts, in UTF-8; a null text counts as an empty one, here and below."""
+    """Of the texts, in UTF-8. A null text counts as an empty text, here and below."""
     num_chars: SumMinMax = SumMinMax()
     """Unicode code points of the texts."""
-    sizes: ListOrTuple[int] = ()
-    """Histogram: entry 0 counts texts of 0 bytes, entry i those of 2^(i-1) to 2^i - 1 bytes; the last entry is not 0."""
+    size_histogram: ListOrTuple[int] = ()
+    """Entry 0 counts texts of 0 bytes, entry i texts of 2^(i-1) to 2^i - 1 bytes; the last entry is
+    not 0."""
     licenses: BottomKCounter = BottomKCounter()
     extensions: BottomKCounter = BottomKCounter()
-    """Of the file's name, with the dot; "" where there is none."""
+    """Of the file name, with the dot; "" if there is none."""
     defects: dict[str, RuleViolations] = Field(
-        default_factory=lambda: {name: RuleViolations() for name in DEFECTS}
+        default_factory=lambda: {name: RuleViolations() for name in RAW_DEFECTS}
     )
-    """By the names of `DEFECTS`, all of them."""
+    """By every name in `RAW_DEFECTS`."""
 
-    def size_below(self, share: float) -> int:
-        """The smallest power of two such that at least that share of the texts has fewer bytes; 0 if there is no text."""
-        reached = np.flatnonzero(np.cumsum(self.sizes) >= share * self.num_documents)
-        return 2 ** int(reached[0]) if len(reached) else 0
+    def quantile_bound(self, fraction: float) -> int:
+        """Return the smallest power of two that exceeds this fraction of the sizes; 0 if empty."""
+        cumulative = np.cumsum(self.size_histogram)
+        indices = np.flatnonzero(cumulative >= fraction * self.num_documents)
+        return 2 ** int(indices[0]) if len(indices) else 0
 
 
 class Profile(Config):
-    """A raw corpus, or any part of one."""
+    """A raw corpus, or a part of it."""
 
-    limits: Limits
+    limits: ProfileLimits
     languages: dict[str, LanguageProfile] = Field(default_factory=dict)
-    """Those that occur, and `OTHER` if it does."""
+    """Only languages with documents; may include `OTHER`."""
     num_quarantined: int = 0
-    """Records that were set aside before there were documents. Whoever reads the corpus states it: see `with_quarantined`."""
+    """Records that could not be read, set by the reader of the corpus (`with_quarantined`)."""
 
     @property
     def num_documents(self) -> int:
         """Documents of all languages."""
-        return sum(one.num_documents for one in self.languages.values())
+        return sum(language.num_documents for language in self.languages.values())
 
     def with_quarantined(self, num_records: int) -> Profile:
-        """The same documents, with so many more records set aside."""
+        """Return the same profile with `num_records` more quarantined records."""
         return self.replace(num_quarantined=self.num_quarantined + num_records)
 
 
-def profile_corpus(batches: Iterable[pa.RecordBatch], limits: Limits) -> Profile:
-    """The profile of all batches together; see `profile_batch`."""
-    gathered = [Profile(limits=limits)]
+class QuarantineSummary(NamedTuple):
+    """The quarantined records of a corpus."""
+
+    counts: Mapping[str, int]
+    """Number of records by kind of reason."""
+    examples: Sequence[Mapping[str, Any]]
+    """The first `MAX_QUARANTINED_EXAMPLES` of each kind: `file`, `offset`, `kind`, `reason`,
+    `excerpt`."""
+
+    @property
+    def num(self) -> int:
+        """Number of records of all kinds."""
+        return sum(self.counts.values())
+
+
+def profile_corpus(batches: Iterable[pa.RecordBatch], limits: ProfileLimits) -> Profile:
+    """Profile all batches together; see `profile_batch`."""
+    profiles = [Profile(limits=limits)]
     for batch in batches:
-        gathered.append(profile_batch(batch, limits))
-        if len(gathered) >= _MERGED_AT_ONCE:
-            gathered = [merge(gathered)]
-    return merge(gathered)
+        profiles.append(profile_batch(batch, limits))
+        if len(profiles) >= _PROFILES_PER_MERGE:
+            profiles = [merge_profiles(profiles)]
+    return merge_profiles(profiles)
 
 
-def profile_batch(batch: pa.RecordBatch, limits: Limits) -> Profile:
-    """Profile documents; work memory is some megabytes, whatever the batch holds.
+def profile_batch(batch: pa.RecordBatch, limits: ProfileLimits) -> Profile:
+    """Profile documents, with a few megabytes of working memory.
 
     Args:
-        batch: the columns `FIELDS`, strings of any Arrow type; each may hold nulls.
-        limits: what the documents are held against.
+        batch: the columns `FIELDS`, strings of any Arrow type, with nulls allowed.
+        limits: the limits for documents.
 
     Raises:
-        DataError: a column is missing, or there is one too many.
+        DataError: the columns are not `FIELDS`.
     """
     columns = _columns(batch)
-    measures = measure(columns["text"])
-    known = pc.index_in(
-        columns["language"], value_set=pa.array(limits.languages, type=pa.large_string())
-    )
-    group = pc.fill_null(known, len(limits.languages)).to_numpy(zero_copy_only=False)
-    faults = _faults(columns, measures, group == len(limits.languages), limits)
-    extensions = [
-        posixpath.splitext(path)[1] for path in pc.fill_null(columns["path"], "").to_pylist()
-    ]
+    measures = measure_texts(columns["text"])
+    languages = pa.array(limits.languages, type=pa.large_string())
+    index = pc.index_in(columns["language"], value_set=languages)
+    group = pc.fill_null(index, len(languages)).to_numpy(zero_copy_only=False)
+    defects = _find_defects(columns, measures, group == len(languages), limits)
+    paths = pc.fill_null(columns["path"], "").to_pylist()
+    extensions = [posixpath.splitext(path)[1] for path in paths]
     names = (*limits.languages, OTHER)
-    return Profile(
-        limits=limits,
-        languages={
-            names[one]: _language(columns, measures, faults, extensions, group == one)
-            for one in np.unique(group)
-        },
-    )
+    profiles = {
+        names[number]: _profile_rows(columns, measures, defects, extensions, group == number)
+        for number in np.unique(group)
+    }
+    return Profile(limits=limits, languages=profiles)
 
 
-def merge(profiles: Iterable[Profile]) -> Profile:
-    """The profile of disjoint parts together. The order and grouping make no difference.
+def merge_profiles(profiles: Iterable[Profile]) -> Profile:
+    """Merge the profiles of disjoint parts, in any order and grouping.
 
     Raises:
-        ConfigError: there is nothing to merge, or the parts were held against different limits.
+        ConfigError: there are no profiles, or they have different limits.
     """
-    parts = list(profiles)
-    limits = {part.limits for part in parts}
+    profiles = list(profiles)
+    limits = {profile.limits for profile in profiles}
     if len(limits) != 1:
         raise ConfigError(
-            f"profiles under {len(limits)} different limits cannot be merged",
-            expected="at least one profile, all made with the same limits",
+            f"{len(profiles)} profiles with {len(limits)} different limits cannot be merged",
+            expected="at least 1 profile, all with the same limits",
             fix="profile all parts of a corpus with the limits of one recipe",
         )
-    names = sorted({name for part in parts for name in part.languages})
+    by_language: dict[str, list[LanguageProfile]] = {}
+    for profile in profiles:
+        for name, language in profile.languages.items():
+            by_language.setdefault(name, []).append(language)
     return Profile(
         limits=limits.pop(),
-        languages={
-            name: merge_languages(part.languages[name] for part in parts if name in part.languages)
-            for name in names
-        },
-        num_quarantined=sum(part.num_quarantined for part in parts),
+        languages={name: merge_languages(by_language[name]) for name in sorted(by_language)},
+        num_quarantined=sum(profile.num_quarantined for profile in profiles),
     )
 
 
 def merge_languages(profiles: Iterable[LanguageProfile]) -> LanguageProfile:
-    """The documents of disjoint groups together."""
-    parts = list(profiles)
+    """Merge the profiles of disjoint groups of documents."""
+    groups = list(profiles)
+    histograms = zip_longest(*(group.size_histogram for group in groups), fillvalue=0)
     return LanguageProfile(
-        num_documents=sum(part.num_documents for part in parts),
-        size_bytes=merge_spreads(part.size_bytes for part in parts),
-        num_chars=merge_spreads(part.num_chars for part in parts),
-        sizes=tuple(map(sum, zip_longest(*(part.sizes for part in parts), fillvalue=0))),
-        licenses=merge_tallies(part.licenses for part in parts),
-        extensions=merge_tallies(part.extensions for part in parts),
-        defects={name: merge_defects(part.defects[name] for part in parts) for name in DEFECTS},
+        num_documents=sum(group.num_documents for group in groups),
+        size_bytes=merge_sums(group.size_bytes for group in groups),
+        num_chars=merge_sums(group.num_chars for group in groups),
+        size_histogram=tuple(map(sum, histograms)),
+        licenses=merge_counters(group.licenses for group in groups),
+        extensions=merge_counters(group.extensions for group in groups),
+        defects={
+            name: merge_violations(group.defects[name] for group in groups) for name in RAW_DEFECTS
+        },
     )
+
+
+def merge_quarantined(summaries: Iterable[QuarantineSummary]) -> QuarantineSummary:
+    """Merge the summaries of disjoint parts, in any order and grouping."""
+    counts: Counter[str] = Counter()
+    by_kind: dict[str, list[Mapping[str, Any]]] = {}
+    for summary in summaries:
+        counts.update(summary.counts)
+        for example in summary.examples:
+            by_kind.setdefault(example["kind"], []).append(example)
+    examples: list[Mapping[str, Any]] = []
+    for _, records in sorted(by_kind.items()):
+        records.sort(key=lambda record: (record["file"], record["offset"]))
+        examples += records[:MAX_QUARANTINED_EXAMPLES]
+    return QuarantineSummary(dict(sorted(counts.items())), examples)
 
 
 def _columns(batch: pa.RecordBatch) -> dict[str, pa.LargeStringArray]:
@@ -214,58 +241,62 @@ def _columns(batch: pa.RecordBatch) -> dict[str, pa.LargeStringArray]:
         raise DataError(
             f"documents have the columns {', '.join(batch.schema.names) or '(none)'}",
             expected=f"exactly the columns {', '.join(FIELDS)}",
-            fix="mend what reads these documents, or fetch the corpus again with `codegen data pull`",
+            fix="correct the reader of these documents, or run `codegen data pull` again",
         )
     return {name: batch[name].cast(pa.large_string()) for name in FIELDS}
 
 
-def _faults(
-    columns: Mapping[str, pa.LargeStringArray], measures: Measures, is_other: Rows, limits: Limits
-) -> dict[str, tuple[Rows, Values]]:
-    """Which documents have each of `DEFECTS`, [N], and the values that say what is wrong."""
-    present = {
+def _find_defects(
+    columns: Mapping[str, pa.LargeStringArray],
+    measures: TextMeasures,
+    is_other: RowMask,
+    limits: ProfileLimits,
+) -> dict[str, tuple[RowMask, Values]]:
+    """Return for each defect the documents that have it, [N], and the values for examples."""
+    is_valid = {
         name: column.is_valid().to_numpy(zero_copy_only=False) for name, column in columns.items()
     }
-    empty = {name: _is_empty(column) for name, column in columns.items()}
-    rows: dict[str, Rows] = {
-        **{f"null_{name}": ~valid for name, valid in present.items()},
-        **{f"empty_{name}": is_empty for name, is_empty in empty.items()},
-        "unknown_language": is_other & present["language"],
-        "blank_text": measures.is_blank & present["text"],
+    rows: dict[str, RowMask] = {
+        **{f"null_{name}": ~valid for name, valid in is_valid.items()},
+        **{f"empty_{name}": _is_empty(column) for name, column in columns.items()},
+        "unknown_language": is_other & is_valid["language"],
+        "blank_text": measures.is_blank & is_valid["text"],
         "large_text": measures.num_bytes > limits.max_document_bytes,
-        "control_text": measures.control_fraction > limits.max_control_fraction,
+        "binary_text": measures.control_fraction > limits.max_control_fraction,
         "undecoded_text": measures.replacement_fraction > limits.max_replacement_fraction,
     }
     values = {**columns, **measures._asdict(), "": None}
-    return {name: (rows[name], values[DEFECTS[name]]) for name in DEFECTS}
+    return {name: (rows[name], values[value]) for name, value in RAW_DEFECTS.items()}
 
 
-def _is_empty(column: pa.LargeStringArray) -> Rows:
+def _is_empty(column: pa.LargeStringArray) -> RowMask:
     lengths = pc.fill_null(pc.binary_length(column), 1)
-    empty: Rows = lengths.to_numpy(zero_copy_only=False) == 0
-    return empty
+    is_empty: RowMask = lengths.to_numpy(zero_copy_only=False) == 0
+    return is_empty
 
 
-def _language(
+def _profile_rows(
     columns: Mapping[str, pa.LargeStringArray],
-    measures: Measures,
-    faults: Mapping[str, tuple[Rows, Values]],
+    measures: TextMeasures,
+    defects: Mapping[str, tuple[RowMask, Values]],
     extensions: list[str],
-    mine: Rows,
+    selected: RowMask,
 ) -> LanguageProfile:
-    """The profile of those documents of a batch that are `mine`."""
-    num_bytes = measures.num_bytes[mine]
-    licenses = columns["license"].filter(pa.array(mine)).drop_null().value_counts()
+    """Profile the selected documents of a batch."""
+    num_bytes = measures.num_bytes[selected]
+    licenses = columns["licence"].filter(pa.array(selected)).drop_null().value_counts()
     return LanguageProfile(
         num_documents=len(num_bytes),
-        size_bytes=spread(num_bytes),
-        num_chars=spread(measures.num_chars[mine]),
-        # The exponent of n as a binary fraction is its number of bits: 0 for 0, i for 2^(i-1) to 2^i - 1.
-        sizes=tuple(np.bincount(np.frexp(num_bytes)[1]).tolist()),
-        licenses=tally({one["values"].as_py(): one["counts"].as_py() for one in licenses}),
-        extensions=tally(Counter(compress(extensions, mine))),
+        size_bytes=sum_min_max(num_bytes),
+        num_chars=sum_min_max(measures.num_chars[selected]),
+        # frexp's exponent is the number of bits: 0 for 0, i for 2^(i-1) to 2^i - 1.
+        size_histogram=tuple(np.bincount(np.frexp(num_bytes)[1]).tolist()),
+        licenses=count_names(
+            {entry["values"].as_py(): entry["counts"].as_py() for entry in licenses}
+        ),
+        extensions=count_names(Counter(compress(extensions, selected))),
         defects={
-            name: defect(rows & mine, columns["source"], columns["path"], values)
-            for name, (rows, values) in faults.items()
+            name: find_violations(rows & selected, columns["source"], columns["path"], values)
+            for name, (rows, values) in defects.items()
         },
     )

@@ -1,8 +1,9 @@
-"""Profile a corpus of any size: one task a partition, run by the engine of `components.data`, and the profiles merged.
+"""Profile a corpus of any size: a task per partition on the engine of `components.data`.
 
-Design decision: what cannot be read is set aside here as it is in preparation, counted in the profile, and shown. Whether it
-is too much is for the caller to say, once all of it is shown (`quarantine.require_tolerable`). What is not covered: the
-corpora in `data/`, whose records have to be readable one and all (`raw.profile_folder`).
+Records that cannot be read are quarantined as in preparation, and counted in the profile. The
+caller decides whether there are too many (`quarantine.check_bad_record_limit`), after all of them
+were reported. Corpora in `data/`, whose records must all be readable, are profiled by
+`raw.profile_folder`.
 """
 
 from __future__ import annotations
@@ -25,18 +26,24 @@ from components.data.sources.partition_reader import read_partition
 from components.data.sources.partitions import Partition, list_partitions
 from components.data.task_progress import ProgressAggregator, ProgressReporter, TaskCounts
 from components.validation.config import ValidationConfig
-from components.validation.profile import Limits, Profile, merge, profile_corpus
-from components.validation.quarantine_page import MAX_EXAMPLES, QuarantineSummary, merge_quarantined
+from components.validation.profile import (
+    MAX_QUARANTINED_EXAMPLES,
+    Profile,
+    ProfileLimits,
+    QuarantineSummary,
+    merge_profiles,
+    merge_quarantined,
+    profile_corpus,
+)
 
 
 class ProfileResult(NamedTuple):
-    """A corpus, as far as it could be read."""
+    """The profile of a corpus and its quarantined records."""
 
     profile: Profile
     quarantined: QuarantineSummary
-    """The records that were set aside."""
     num_read: int
-    """All records: good, set aside, and left out for their language."""
+    """All records: documents, quarantined records, and records skipped for their language."""
 
 
 def profile_sources(
@@ -44,80 +51,84 @@ def profile_sources(
     sources: Sequence[Source],
     config: ValidationConfig,
     data: DataConfig,
-    place: DataExecution,
+    execution: DataPlace,
     folder: Path,
 ) -> ProfileResult:
-    """The profile of everything that the sources of a corpus hold.
+    """Profile all documents in the sources of a corpus.
 
-    `folder` is one that all workers share and nobody else uses; in it they tell how far they are, and it is removed.
+    `folder` is shared by all workers for progress files, used by nothing else, and removed.
 
     Raises:
-        DataError: a source has no file, or one that is damaged.
-        ConfigError: a corpus that is not one of ours.
+        DataError: a source has no file, or a damaged file.
+        ConfigError: there is no such corpus.
     """
-    limits = Limits.of(corpus, config)
-    common: dict[str, JsonValue] = {
-        "limits": limits.model_dump(mode="json"),
-        "data": data.model_dump(mode="json"),
-    }
-    partitions = sorted(list_partitions(sources), key=lambda one: -one.size_bytes)
-    work: list[JsonValue] = [
-        {**common, "partition": one.model_dump(mode="json"), "tells": str(folder / str(number))}
-        for number, one in enumerate(partitions)
+    limits = ProfileLimits.for_corpus(corpus, config)
+    partitions = sorted(list_partitions(sources), key=lambda item: -item.size_bytes)
+    tasks: list[JsonValue] = [
+        {
+            "limits": limits.model_dump(mode="json"),
+            "data": data.model_dump(mode="json"),
+            "partition": partition.model_dump(mode="json"),
+            "progress_file": str(folder / str(number)),
+        }
+        for number, partition in enumerate(partitions)
     ]
-    profiles, quarantined, num_read = [Profile(limits=limits)], QuarantineSummary({}, []), 0
-    board, num_bytes = ProgressAggregator(folder), sum(one.size_bytes for one in partitions)
+    profiles = [Profile(limits=limits)]
+    quarantined = QuarantineSummary({}, [])
+    num_read = 0
+    progress = ProgressAggregator(folder)
+    num_bytes = sum(partition.size_bytes for partition in partitions)
     try:
-        with poll_progress(
-            f"profile {corpus}", num_bytes, "bytes", board.snapshot, throughput_of="text"
-        ):
-            for result in run_tasks(profile_partition, work, place):
+        with poll_progress(f"profile {corpus}", num_bytes, "bytes", progress.snapshot, flow="text"):
+            for result in run_tasks(profile_partition, tasks, execution):
                 profiles.append(Profile.parse(result["profile"]))
                 quarantined = merge_quarantined(
-                    [quarantined, QuarantineSummary(result["nums"], result["examples"])]
+                    [quarantined, QuarantineSummary(*result["quarantined"])]
                 )
                 num_read += result["num_read"]
-                board.finish(Path(result["tells"]).name, TaskCounts(*result["counts"]))
+                progress.finish(Path(result["progress_file"]).name, TaskCounts(*result["counts"]))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return ProfileResult(merge(profiles).with_quarantined(quarantined.num), quarantined, num_read)
+    profile = merge_profiles(profiles).with_quarantined(quarantined.num)
+    return ProfileResult(profile, quarantined, num_read)
 
 
-def profile_partition(work: Any) -> JsonValue:
-    """The profile of the partition `work["partition"]`, and what was set aside in it."""
-    partition, limits = Partition.parse(work["partition"]), Limits.parse(work["limits"])
-    data = DataConfig.parse(work["data"])
-    nums: Counter[str] = Counter()
+def profile_partition(task: Any) -> JsonValue:
+    """Profile the partition `task["partition"]` and summarize its quarantined records."""
+    partition = Partition.parse(task["partition"])
+    limits = ProfileLimits.parse(task["limits"])
+    data = DataConfig.parse(task["data"])
+    progress = ProgressReporter(Path(task["progress_file"]))
+    num_by_kind: Counter[str] = Counter()
     examples: list[JsonValue] = []
-    counts, teller, num_skipped = TaskCounts(), ProgressReporter(Path(work["tells"])), 0
+    counts = TaskCounts()
+    num_skipped = 0
 
-    def records() -> Iterator[pa.RecordBatch]:
+    def read_records() -> Iterator[pa.RecordBatch]:
         nonlocal counts, num_skipped
         for batch in read_partition(
             partition, limits.languages, merge_extensions(data.extensions), data.quarantine
         ):
-            for bad in batch.bad:
-                if nums[bad.kind] < MAX_EXAMPLES:
-                    examples.append({**bad._asdict(), "kind": bad.kind})
-                nums[bad.kind] += 1
+            for record in batch.bad:
+                if num_by_kind[record.kind] < MAX_QUARANTINED_EXAMPLES:
+                    examples.append({**record._asdict(), "kind": record.kind})
+                num_by_kind[record.kind] += 1
             num_skipped += sum(batch.num_skipped.values())
             texts = batch.records["text"]
-            text_bytes = int(pc.sum(pc.binary_length(texts)).as_py() or 0)
             counts = TaskCounts(
                 batch.stored_bytes,
                 counts.documents + len(texts),
-                counts.text_bytes + text_bytes,
-                nums.total(),
+                counts.text_bytes + int(pc.sum(pc.binary_length(texts)).as_py() or 0),
+                num_by_kind.total(),
             )
-            teller.report(counts)
+            progress.report(counts)
             yield batch.records
 
-    profile = profile_corpus(records(), limits)
+    profile = profile_corpus(read_records(), limits)
     return {
         "profile": profile.model_dump(mode="json"),
-        "nums": dict(nums),
-        "examples": examples,
-        "num_read": counts.documents + nums.total() + num_skipped,
+        "quarantined": [dict(num_by_kind), examples],
+        "num_read": counts.documents + num_by_kind.total() + num_skipped,
         "counts": counts,
-        "tells": work["tells"],
+        "progress_file": task["progress_file"],
     }

@@ -1,12 +1,8 @@
-"""Validate raw corpora, before they are prepared.
+"""Validate raw corpora before preparation.
 
-Lines that cannot be read at all (no JSON, no UTF-8, another field, a NUL) are already refused, with file and line, by
-`components.data.sources.records`; the suites `raw-*` judge what can be read. Quality filters and deduplication are preparation,
-not validation: a document that is merely unwanted is no reason to stop.
-
-Design decision: Great Expectations never sees a document. It is given one row for each language, with what a `Profile`
-counted over all documents, so its cost does not grow with the corpus; the documents that people are shown are those that
-the profile names.
+Great Expectations gets a row per language with the counts of a `Profile` over all documents, so its
+cost does not depend on the size of the corpus. Unreadable records raise an error when they are read
+(`components.data.sources.corpus_files`); quality filters and deduplication belong to preparation.
 """
 
 from __future__ import annotations
@@ -24,22 +20,22 @@ from components.core.files import read_json, write_json
 from components.data.sources.records import list_corpus_files, read_corpus_file
 from components.validation.checks import TableCheck, run_checks
 from components.validation.config import ValidationConfig
-from components.validation.drift import FIRST_VERSION, SUITE, drift_check
-from components.validation.outcome import (
-    CountContext,
-    RuleResult,
-    ViolationCount,
-    in_words,
-    not_judged,
+from components.validation.drift import NO_PREVIOUS_VERSION, RAW_SUITE, raw_drift_check
+from components.validation.profile import (
+    RAW_DEFECTS,
+    LanguageProfile,
+    Profile,
+    ProfileLimits,
+    QuarantineSummary,
+    profile_corpus,
 )
-from components.validation.profile import DEFECTS, LanguageProfile, Limits, Profile, profile_corpus
-from components.validation.quarantine_page import QuarantineSummary
+from components.validation.rule_results import CountContext, ViolationCount, skipped_suite
 from components.validation.suite_files import Suites
 from components.validation.suites import read_suites
 
 PROFILE_JSON = "profile.json"
 _FORMAT = 2
-"""Raised when profiles change so that earlier ones cannot be compared with them."""
+"""Raised if earlier profiles cannot be compared with new ones."""
 
 
 def validate_raw(
@@ -54,75 +50,75 @@ def validate_raw(
     quarantined: Mapping[str, QuarantineSummary] | None = None,
     suites: Suites | None = None,
 ) -> dict[str, JsonValue]:
-    """Hold raw corpora against the suites `raw-*`, and leave their profiles in `profile.json`.
+    """Check raw corpora with the suites `raw-*`, and write their profiles to `profile.json`.
 
     Args:
         folder: the artifact's folder, to be filled.
         config: the limits.
         docs: folder of all Data Docs.
-        corpora: corpora to be profiled here: the folder of JSON Lines files of each, by its name.
-        profiles: corpora that were profiled already, under the limits of `config`.
-        previous: the profiles of the previous version, as `read_profiles` gives them; None if there is none.
-        previous_version: what Data Docs call it.
-        quarantined: the records of each corpus that were set aside, for a page of Data Docs.
-        suites: the rules; None means those of `config`, a relative folder starting at the working directory.
+        corpora: corpora to profile, by name: the folder of their JSON Lines files.
+        profiles: profiles of other corpora, by name, with the limits of `config`.
+        previous: the profiles of the previous version (`read_profiles`); None if there is none.
+        previous_version: its name in Data Docs.
+        quarantined: quarantined records by corpus, for a page of Data Docs.
+        suites: None: those of `config`, with a relative folder in the working directory.
 
     Returns:
-        Statistics: `num_expectations`, `num_passed`, `warnings`, and `corpora` with documents and bytes of each language.
+        Statistics: `num_expectations`, `num_passed`, `num_warnings`, `warnings`, and `corpora` with
+        documents and bytes of each language.
 
     Raises:
-        DataError: a folder holds no corpus.
+        DataError: a folder has no corpus.
         RecordError: a line cannot be read.
         ValidationFailed: a rule is broken.
-        ConfigError: a corpus that is not one of ours, or a profile that was made under other limits.
+        ConfigError: an unknown corpus, or a profile with other limits.
     """
-    given = {
-        corpus: _require_same_limits(corpus, profile, config)
-        for corpus, profile in (profiles or {}).items()
+    all_profiles = {
+        corpus: profile_folder(corpus, path, config) for corpus, path in (corpora or {}).items()
     }
-    every = {
-        **{
-            corpus: profile_folder(corpus, place, config)
-            for corpus, place in (corpora or {}).items()
-        },
-        **given,
-    }
-    checks = [
-        check for corpus, profile in every.items() for check in checks_of(corpus, profile, config)
-    ]
-    drift, skipped = _drift(every, previous or {}, previous_version, config)
-    write_json(
-        folder / PROFILE_JSON,
-        {
-            "format": _FORMAT,
-            "corpora": {name: one.model_dump(mode="json") for name, one in every.items()},
-        },
-    )
-    passed = run_checks(
+    for corpus, profile in (profiles or {}).items():
+        _require_same_limits(corpus, profile, config)
+        all_profiles[corpus] = profile
+    previous = previous or {}
+    checks = []
+    drift_checks = []
+    skipped = []
+    for corpus, profile in all_profiles.items():
+        checks += corpus_checks(corpus, profile, config)
+        if config.drift == "off":
+            continue
+        if corpus in previous:
+            drift_checks.append(
+                raw_drift_check(corpus, profile, previous[corpus], config, previous_version)
+            )
+        else:
+            skipped.append(skipped_suite(RAW_SUITE, corpus, NO_PREVIOUS_VERSION))
+    _write_profiles(folder, all_profiles)
+    statistics = run_checks(
         folder,
         "raw corpora",
-        [*checks, *drift],
+        checks + drift_checks,
         docs=docs,
         suites=read_suites(config) if suites is None else suites,
-        not_judged=skipped,
+        skipped=skipped,
         quarantined=quarantined,
     )
-    counts: dict[str, JsonValue] = {
-        corpus: {
-            language: {"documents": one.num_documents, "bytes": one.size_bytes.total}
-            for language, one in _expected(profile).items()
+    counts: dict[str, JsonValue] = {}
+    for corpus, profile in all_profiles.items():
+        counts[corpus] = {
+            name: {"documents": language.num_documents, "bytes": language.size_bytes.total}
+            for name, language in _required_languages(profile).items()
         }
-        for corpus, profile in every.items()
-    }
-    return {**passed, "corpora": counts}
+    return {**statistics, "corpora": counts}
+
+
+def _write_profiles(folder: Path, profiles: Mapping[str, Profile]) -> None:
+    corpora = {corpus: profile.model_dump(mode="json") for corpus, profile in profiles.items()}
+    write_json(folder / PROFILE_JSON, {"format": _FORMAT, "corpora": corpora})
 
 
 def read_profiles(folder: Path) -> dict[str, Profile] | None:
-    """The profiles that an earlier validation left in its artifact's folder; None if they cannot be compared with.
-
-    Raises:
-        ConfigError: they are not what was written.
-    """
+    """Read the profiles of an earlier validation; None if they cannot be compared."""
     path = folder / PROFILE_JSON
     document = read_json(path) if path.is_file() else {}
     if document.get("format") != _FORMAT:
@@ -131,132 +127,97 @@ def read_profiles(folder: Path) -> dict[str, Profile] | None:
 
 
 def profile_folder(corpus: str, folder: Path, config: ValidationConfig) -> Profile:
-    """The profile of a folder of JSON Lines files, with one file in memory at a time.
-
-    Raises:
-        DataError: the folder holds no corpus.
-        RecordError: a line cannot be read.
-        ConfigError: a corpus that is not one of ours.
-    """
-    return profile_corpus(_batches(folder), Limits.of(corpus, config))
+    """Profile a folder of JSON Lines files, one file in memory at a time."""
+    return profile_corpus(_read_batches(folder), ProfileLimits.for_corpus(corpus, config))
 
 
-def _batches(folder: Path) -> Iterator[pa.RecordBatch]:
-    for path in list_corpus_files(folder):
-        yield from read_corpus_file(path).to_batches()
+def _read_batches(folder: Path) -> Iterator[pa.RecordBatch]:
+    for path in corpus_files(folder):
+        yield from read_file(path).to_batches()
 
 
-def checks_of(corpus: str, profile: Profile, config: ValidationConfig) -> list[TableCheck]:
-    """What there is to check about one corpus: what its documents have wrong with them, and its languages."""
+def corpus_checks(corpus: str, profile: Profile, config: ValidationConfig) -> list[TableCheck]:
+    """Return the checks of a corpus: defects of its documents, and its languages."""
     parameters: dict[str, JsonValue] = {
         **config.limits,
         "languages": list[JsonValue](profile.limits.languages),
     }
-    present = {**_expected(profile), **profile.languages}
+    required = _required_languages(profile)
+    present = {**required, **profile.languages}
+    defects = pd.DataFrame([_defect_row(name, item) for name, item in present.items()])
+    languages = pd.DataFrame([_language_row(name, item) for name, item in required.items()])
     return [
         TableCheck(
             suite="raw-documents",
             subject=corpus,
             unit="languages",
-            table=pd.DataFrame([_row_of_defects(name, one) for name, one in present.items()]),
-            key=("language",),
+            table=defects,
             parameters=parameters,
-            evidence=_evidence(present, profile.num_documents),
+            context=_defect_context(present, profile.num_documents),
         ),
         TableCheck(
             suite="raw-languages",
             subject=corpus,
             unit="languages",
-            table=pd.DataFrame(
-                [_row_of_figures(name, one) for name, one in _expected(profile).items()]
-            ),
-            key=("language",),
+            table=languages,
             parameters=parameters,
         ),
     ]
 
 
-def _require_same_limits(corpus: str, profile: Profile, config: ValidationConfig) -> Profile:
-    limits = Limits.of(corpus, config)
+def _require_same_limits(corpus: str, profile: Profile, config: ValidationConfig) -> None:
+    limits = ProfileLimits.for_corpus(corpus, config)
     if profile.limits != limits:
         raise ConfigError(
-            f"the profile of {corpus} was made under the limits {profile.limits.model_dump(mode='json')}",
+            f"the profile of {corpus} has the limits {profile.limits.model_dump(mode='json')}",
             expected=f"{limits.model_dump(mode='json')}",
             fix="profile the corpus with the limits of this recipe",
         )
-    return profile
 
 
-def _expected(profile: Profile) -> dict[str, LanguageProfile]:
-    """The languages that the corpus has to contain, also those without a document."""
+def _required_languages(profile: Profile) -> dict[str, LanguageProfile]:
+    """Return the languages that the corpus must have, including those without documents."""
     return {
-        language: profile.languages.get(language, LanguageProfile())
-        for language in profile.limits.languages
+        name: profile.languages.get(name, LanguageProfile()) for name in profile.limits.languages
     }
 
 
-def _row_of_defects(language: str, one: LanguageProfile) -> dict[str, Any]:
-    """Columns: language, num_documents, and for each of `DEFECTS` how many documents have it, and their fraction."""
+def _defect_row(name: str, language: LanguageProfile) -> dict[str, Any]:
+    """Return a row of `raw-documents`: the documents with each defect, and their fraction."""
+    counts = {defect: violations.num for defect, violations in language.defects.items()}
+    num_documents = max(language.num_documents, 1)
     return {
-        "language": language,
-        "num_documents": one.num_documents,
-        **{f"num_{name}": found.num for name, found in one.defects.items()},
-        **{
-            f"{name}_fraction": found.num / max(one.num_documents, 1)
-            for name, found in one.defects.items()
-        },
+        "language": name,
+        "num_documents": language.num_documents,
+        **{f"num_{defect}": num for defect, num in counts.items()},
+        **{f"{defect}_fraction": num / num_documents for defect, num in counts.items()},
     }
 
 
-def _row_of_figures(language: str, one: LanguageProfile) -> dict[str, Any]:
-    """One language in figures; sizes are in bytes, `below` is the next power of two. No rule has to use them all."""
+def _language_row(name: str, language: LanguageProfile) -> dict[str, Any]:
+    """Return a row of `raw-languages`; bounds of quantiles are powers of two."""
     return {
-        "language": language,
-        "num_documents": one.num_documents,
-        "size_bytes": one.size_bytes.total,
-        "num_chars": one.num_chars.total,
-        "smallest_bytes": one.size_bytes.smallest or 0,
-        "mean_bytes": one.size_bytes.total / max(one.num_documents, 1),
-        "largest_bytes": one.size_bytes.largest or 0,
-        "half_are_below_bytes": one.size_below(0.5),
-        "99_percent_are_below_bytes": one.size_below(0.99),
-        "num_licenses": len(one.licenses.counts),
-        "num_extensions": len(one.extensions.counts),
+        "language": name,
+        "num_documents": language.num_documents,
+        "size_bytes": language.size_bytes.total,
+        "num_chars": language.num_chars.total,
+        "min_bytes": language.size_bytes.smallest or 0,
+        "mean_bytes": language.size_bytes.total / max(language.num_documents, 1),
+        "max_bytes": language.size_bytes.largest or 0,
+        "p50_bytes_bound": language.quantile_bound(0.5),
+        "p99_bytes_bound": language.quantile_bound(0.99),
+        "num_licenses": len(language.licenses.counts),
+        "num_extensions": len(language.extensions.counts),
     }
 
 
-def _evidence(languages: Mapping[str, LanguageProfile], num_documents: int) -> CountContext:
-    return CountContext(
-        unit="documents",
-        num_all=num_documents,
-        columns={
-            column: {
-                language: ViolationCount(
-                    one.defects[name].num,
-                    tuple(in_words(it, value) for it in one.defects[name].examples),
-                )
-                for language, one in languages.items()
-            }
-            for name, value in DEFECTS.items()
-            for column in (f"num_{name}", f"{name}_fraction")
-        },
-    )
-
-
-def _drift(
-    profiles: Mapping[str, Profile],
-    previous: Mapping[str, Profile],
-    version: str,
-    config: ValidationConfig,
-) -> tuple[list[TableCheck], list[RuleResult]]:
-    """What to compare with the previous version, and the corpora for which there is none."""
-    if config.drift == "off":
-        return [], []
-    known = {corpus: profile for corpus, profile in profiles.items() if corpus in previous}
-    checks = [
-        drift_check(corpus, profile, previous[corpus], config, version)
-        for corpus, profile in known.items()
-    ]
-    return checks, [
-        not_judged(SUITE, corpus, FIRST_VERSION) for corpus in profiles if corpus not in known
-    ]
+def _defect_context(languages: Mapping[str, LanguageProfile], num_documents: int) -> CountContext:
+    columns = {}
+    for defect, value_name in RAW_DEFECTS.items():
+        counts = {
+            name: ViolationCount.of(language.defects[defect], value_name)
+            for name, language in languages.items()
+        }
+        columns[f"num_{defect}"] = counts
+        columns[f"{defect}_fraction"] = counts
+    return CountContext(unit="documents", num_all=num_documents, columns=columns)

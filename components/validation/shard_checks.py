@@ -1,10 +1,9 @@
-"""Read prepared corpora as they lie on the disk, to judge them.
+"""Read the index and shards of a prepared corpus from disk and count what rules check.
 
-Design decision: this reads the layout by itself and shares no code with the room that writes it, so that a mistake there is
-not repeated here. The layout: `index.json` with the shards of each split, shards of little-endian uint16 ids, and
-`documents.parquet` with one row for each document that was kept, in the order of the shards. So it is known where each
-document ends, and that is where a separator has to stand. Both are streams in the same order, and they are compared as they
-meet: memory holds `_IDS_PER_READ` ids of each split, whatever the sizes.
+This module reads the layout independently of the package that writes it, so that it does not
+repeat its mistakes. The layout: `index.json` with the shards of each split; shards of little-endian
+uint16 ids; `documents.parquet` with a row for each kept document, in the order of the shards. A
+separator must be at the end of each document; both are streams, compared incrementally.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ from components.core.errors import ValidationFailedError
 
 BYTES_PER_ID = 2
 _IDS_PER_READ = 2**20
-"""Ids looked at together: 2 MB, whatever a shard's size."""
+"""Ids in memory at a time: 2 MB."""
 Positions = npt.NDArray[np.int64]
-_SHARD_COLUMNS = ["split", "path", "size_bytes", "expected_bytes", "max_id"]
+_SHARD_COLUMNS = ["path", "split", "size_bytes", "expected_bytes", "max_id"]
 
 
-class Content(NamedTuple):
-    """What the bytes of a shard say, besides their separators."""
+class ShardContent(NamedTuple):
+    """Size and largest id of a shard."""
 
     size_bytes: int
-    """-1 where there is no such file."""
+    """-1 if the file does not exist."""
     max_id: int
-    """-1 where there is no id."""
+    """-1 without ids."""
 
 
 class ShardEntry(BaseModel):
-    """A shard, as the index lists it. Fields that no rule needs are left out of these classes."""
+    """A shard in the index. These classes only have the fields that rules need."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,7 +45,7 @@ class ShardEntry(BaseModel):
 
 
 class SplitEntry(BaseModel):
-    """A split, as the index lists it."""
+    """A split in the index."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,8 +53,8 @@ class SplitEntry(BaseModel):
     num_sequences: int
 
 
-class Index(BaseModel):
-    """What `index.json` says."""
+class ShardIndex(BaseModel):
+    """The content of `index.json`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -66,115 +65,130 @@ class Index(BaseModel):
     splits: dict[str, SplitEntry]
 
 
-def read_index(folder: Path) -> Index:
-    """The index of a prepared corpus.
-
-    Raises:
-        ValidationFailed: there is none, or it cannot be read.
-    """
+def read_index(folder: Path) -> ShardIndex:
+    """Read the index of a prepared corpus; raises ValidationFailed if missing or invalid."""
     path = folder / "index.json"
     try:
-        return Index.model_validate_json(path.read_text(encoding="utf-8"))
+        return ShardIndex.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         problem = "does not exist"
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        problem = f"is wrong at {'.'.join(map(str, first['loc'])) or 'its start'}: {first['msg']}"
-    raise unreadable(path, problem, f"an index with {', '.join(Index.model_fields)}")
+        location = ".".join(map(str, first["loc"])) or "its start"
+        problem = f"is invalid at {location}: {first['msg']}"
+    raise unreadable_file(path, problem, f"an index with {', '.join(ShardIndex.model_fields)}")
 
 
-class Separators:
-    """The separators of one split beside the ends of its documents, both counted in ids from the split's start.
+class SeparatorCheck:
+    """Compares the separators of a split with the ends of its documents.
 
-    `meet` the documents as they come, in order, then `finish`: the counts are then those of the whole split, and `contents`
-    tells of its shards. In a shard that is longer than the index says, separators beyond that length are not counted.
+    Call `add_documents` for all documents in order, then `finish`; then the counts and
+    `shard_contents` are complete. Positions are counted in ids from the start of the split. In a
+    shard that is longer than the index states, separators past that length are not counted.
     """
 
-    def __init__(self, folder: Path, index: Index, split: str) -> None:
+    def __init__(self, folder: Path, index: ShardIndex, split: str) -> None:
         entry = index.splits[split]
         self.num_packed = entry.num_sequences * index.context_length
-        self.num_separators = self.num_ends = self.num_misplaced = self.num_tokens = 0
-        self.contents: dict[str, Content] = {}
-        """By the shard's path, once `finish` was called."""
-        self._arriving = self._read(folder, entry, index)
-        self._waiting: Positions = np.zeros(0, dtype=np.int64)
+        self.num_separators = 0
+        self.num_document_ends = 0
+        self.num_misplaced_separators = 0
+        self.num_tokens = 0
+        self.shard_contents: dict[str, ShardContent] = {}
+        """By path, once `finish` was called."""
+        self._reader = self._read_separators(folder, entry, index)
+        self._pending: Positions = np.zeros(0, dtype=np.int64)
+        """Separators that were read and not compared yet."""
         self._read_to = 0
 
-    def meet(self, num_tokens: Positions) -> None:
-        """Compare with the next documents, of so many tokens each, [N]; of fewer than one counts as none."""
+    def add_documents(self, num_tokens: Positions) -> None:
+        """Compare with the next documents; `num_tokens` [N] below 1 count as no document."""
         lengths = num_tokens[num_tokens > 0]
         ends = self.num_tokens + np.cumsum(lengths) - 1
         self.num_tokens += int(lengths.sum())
         ends = ends[ends < self.num_packed]
-        self.num_ends += len(ends)
-        separators = self._before(self.num_tokens)
+        self.num_document_ends += len(ends)
+        separators = self._take_separators(self.num_tokens)
         self.num_separators += len(separators)
-        self.num_misplaced += len(np.setxor1d(separators, ends, assume_unique=True))
+        self.num_misplaced_separators += len(np.setxor1d(separators, ends, assume_unique=True))
 
     def finish(self) -> None:
-        """What stands beyond the last document stands in the wrong place."""
-        rest = len(self._waiting) + sum(len(part) for part, _ in self._arriving)
-        self.num_separators += rest
-        self.num_misplaced += rest
+        """Count all separators after the last document as misplaced."""
+        num_remaining = len(self._pending) + sum(len(positions) for positions, _ in self._reader)
+        self.num_separators += num_remaining
+        self.num_misplaced_separators += num_remaining
 
-    def _before(self, position: int) -> Positions:
-        """Take the separators that stand before a position."""
-        parts = [self._waiting]
-        while self._read_to < position and (arrived := next(self._arriving, None)):
-            part, self._read_to = arrived
-            parts.append(part)
-        waiting = np.concatenate(parts)
-        num = int(np.searchsorted(waiting, position))
-        self._waiting = waiting[num:]
-        return waiting[:num]
+    def _take_separators(self, stop: int) -> Positions:
+        """Return the next separators before the position `stop`."""
+        parts = [self._pending]
+        while self._read_to < stop:
+            chunk = next(self._reader, None)
+            if chunk is None:
+                break
+            positions, self._read_to = chunk
+            parts.append(positions)
+        positions = np.concatenate(parts)
+        num = int(np.searchsorted(positions, stop))
+        self._pending = positions[num:]
+        return positions[:num]
 
-    def _read(
-        self, folder: Path, entry: SplitEntry, index: Index
+    def _read_separators(
+        self, folder: Path, entry: SplitEntry, index: ShardIndex
     ) -> Iterator[tuple[Positions, int]]:
-        """Separators, in order, and up to where they are all."""
+        """Yield separators in order, and the position up to which they are complete."""
         start = 0
         for shard in entry.shards:
-            end, position, max_id = start + shard.num_sequences * index.context_length, start, -1
-            for ids in _ids(folder / shard.path):
+            end = start + shard.num_sequences * index.context_length
+            position = start
+            max_id = -1
+            for ids in _read_ids(folder / shard.path):
                 max_id = max(max_id, int(ids.max()))
-                found = np.flatnonzero(ids == index.eot_id) + position
+                separators = np.flatnonzero(ids == index.eot_id) + position
                 position += len(ids)
-                yield found[found < end], min(position, end)
-            self.contents[shard.path] = Content(_size_bytes(folder / shard.path), max_id)
+                yield separators[separators < end], min(position, end)
+            self.shard_contents[shard.path] = ShardContent(_size_bytes(folder / shard.path), max_id)
             start = end
             yield np.zeros(0, dtype=np.int64), end
 
 
-def unlisted_shards(folder: Path, index: Index) -> dict[str, Content]:
-    """What is in each shard that lies in the folder and is not in the index, by its path."""
+def unlisted_shards(folder: Path, index: ShardIndex) -> dict[str, ShardContent]:
+    """Return the content of each shard in the folder that is not in the index, by path."""
     listed = {shard.path for split in index.splits.values() for shard in split.shards}
-    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.bin"))
-    return {path: _content(folder / path) for path in found if path not in listed}
+    contents = {}
+    for file in sorted(folder.rglob("*.bin")):
+        path = file.relative_to(folder).as_posix()
+        if path not in listed:
+            max_id = max((int(ids.max()) for ids in _read_ids(file)), default=-1)
+            contents[path] = ShardContent(_size_bytes(file), max_id)
+    return contents
 
 
-def table_of_shards(index: Index, contents: Mapping[str, Content]) -> pd.DataFrame:
-    """One row for each shard that is listed or lies there; one that is not listed should have no bytes."""
-    listed = [(name, shard) for name, split in index.splits.items() for shard in split.shards]
-    known = {shard.path for _, shard in listed}
-    strangers = [
-        ("(none)", ShardEntry(path=path, num_sequences=0)) for path in contents if path not in known
+def shards_table(index: ShardIndex, contents: Mapping[str, ShardContent]) -> pd.DataFrame:
+    """Return a row for each shard; for a shard that is not in the index, 0 bytes are expected."""
+    shards = [
+        (split, shard.path, shard.num_sequences)
+        for split, entry in index.splits.items()
+        for shard in entry.shards
     ]
+    listed = {path for _, path, _ in shards}
+    shards += [("(none)", path, 0) for path in contents if path not in listed]
     rows = []
-    for split, shard in [*listed, *strangers]:
-        size_bytes, max_id = contents[shard.path]
-        expected_bytes = shard.num_sequences * index.context_length * BYTES_PER_ID
-        rows.append((split, shard.path, size_bytes, expected_bytes, max_id))
+    for split, path, num_sequences in shards:
+        size_bytes, max_id = contents[path]
+        expected_bytes = num_sequences * index.context_length * BYTES_PER_ID
+        rows.append((path, split, size_bytes, expected_bytes, max_id))
     return pd.DataFrame(rows, columns=_SHARD_COLUMNS)
 
 
-def table_of_splits(
-    index: Index, separators: Mapping[str, Separators], num_documents: Mapping[str, int]
+def splits_table(
+    index: ShardIndex, separators: Mapping[str, SeparatorCheck], num_documents: Mapping[str, int]
 ) -> pd.DataFrame:
-    """One row for each split of the index.
+    """Return a row for each split of the index.
 
-    Columns: split; num_sequences and num_shard_sequences, of the index and of its shards together; num_documents;
-    num_separators and num_ends, the document ends that lie in the sequences; num_misplaced, the separators that stand at no
-    document's end and the ends without one; num_dropped_tokens, those of the documents that are in no sequence.
+    Columns: split; num_sequences by the index, num_shard_sequences by its shards; num_documents;
+    num_separators; num_document_ends, those inside the sequences; num_misplaced_separators,
+    separators without a document end and document ends without a separator; num_dropped_tokens, the
+    tokens of documents that are in no sequence.
     """
     rows = [
         {
@@ -183,8 +197,8 @@ def table_of_splits(
             "num_shard_sequences": sum(shard.num_sequences for shard in split.shards),
             "num_documents": num_documents[name],
             "num_separators": separators[name].num_separators,
-            "num_ends": separators[name].num_ends,
-            "num_misplaced": separators[name].num_misplaced,
+            "num_document_ends": separators[name].num_document_ends,
+            "num_misplaced_separators": separators[name].num_misplaced_separators,
             "num_dropped_tokens": separators[name].num_tokens - separators[name].num_packed,
         }
         for name, split in index.splits.items()
@@ -192,26 +206,22 @@ def table_of_splits(
     return pd.DataFrame(rows)
 
 
-def _content(path: Path) -> Content:
-    return Content(_size_bytes(path), max((int(ids.max()) for ids in _ids(path)), default=-1))
-
-
 def _size_bytes(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
 
 
-def _ids(path: Path) -> Iterator[npt.NDArray[np.uint16]]:
-    """The ids of a shard, in order; none where there is no such file. Half an id at the end is left out."""
+def _read_ids(path: Path) -> Iterator[npt.NDArray[np.uint16]]:
+    """Yield the ids of a shard in order, without an incomplete id at its end."""
     if path.is_file():
         with path.open("rb") as file:
             while (ids := np.fromfile(file, dtype="<u2", count=_IDS_PER_READ)).size:
                 yield ids
 
 
-def unreadable(path: Path, problem: str, expected: str) -> ValidationFailedError:
-    """The error for a file of a prepared corpus that cannot be judged at all."""
-    return ValidationFailedError(
+def unreadable_file(path: Path, problem: str, expected: str) -> ValidationFailed:
+    """Return the error for a file of a prepared corpus that cannot be read."""
+    return ValidationFailed(
         f"{path} {problem}",
         expected=expected,
-        fix=f"remove {path.parent} and run the same command again: it is rebuilt",
+        fix=f"remove {path.parent} and run the same command again to rebuild it",
     )

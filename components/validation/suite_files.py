@@ -1,8 +1,11 @@
-"""Where suites lie: the package's, or a folder of a user's own, as files; what is in them is for `suites` to understand.
+"""Suite files: the package's or a user's folder, their tables, copying and hashing.
 
-Design decision: a recipe's own folder stands for the package's as a whole, never file by file: what lies in it is what is
-applied, and a misspelt name is an error. Each file is read once, when a run begins, so that what is hashed is what is
-applied. Copying the files needs no Great Expectations, which takes seconds to import.
+A folder of a recipe replaces the suites of the package completely, and an unknown file name is an
+error. Each file is read once at the start of a run, so the hashed content is the applied content.
+Great Expectations, which takes seconds to import, is not needed here (`suites` parses the content).
+
+`SUITE_TABLES` states the columns of each suite's table apart from the code that fills it, so that
+suites can be checked before there is data. A test compares the two.
 """
 
 from __future__ import annotations
@@ -16,118 +19,200 @@ from typing import Any, NamedTuple
 from components.core.errors import ConfigError
 from components.core.files import write_atomic
 from components.validation.config import ValidationConfig
-from components.validation.tables import SUITE_TABLES
+from components.validation.document_checks import PREPARED_DEFECTS
+from components.validation.profile import RAW_DEFECTS
 
-SUITES = Path(__file__).parent / "suites"
-"""The package's."""
+PACKAGE_SUITES = Path(__file__).parent / "suites"
 
-_A_SUITE = "a Great Expectations suite whose rules each have a type, kwargs and a description"
+_VALID_SUITE = "a Great Expectations suite whose rules each have a type, kwargs and a description"
+
+
+class SuiteTable(NamedTuple):
+    """The table of a suite; docs/validation.md describes its rows."""
+
+    columns: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
+    """Parameters of rules and descriptions, in addition to the limits."""
+
+
+def _change_columns(*names: str) -> list[str]:
+    columns = []
+    for name in names:
+        columns += [name, f"previous_{name}", f"{name}_change"]
+    return columns
+
+
+_PREPARED_PARAMETERS = (
+    "context_length", "eot_id", "num_ids", "max_dropped_tokens", "languages", "splits"
+)  # fmt: skip
+
+SUITE_TABLES = {
+    "raw-documents": SuiteTable(
+        (
+            "language", "num_documents", *(f"num_{name}" for name in RAW_DEFECTS),
+            *(f"{name}_fraction" for name in RAW_DEFECTS),
+        ),
+        ("languages",),
+    ),
+    "raw-languages": SuiteTable(
+        (
+            "language", "num_documents", "size_bytes", "num_chars", "min_bytes", "mean_bytes",
+            "max_bytes", "p50_bytes_bound", "p99_bytes_bound", "num_licenses", "num_extensions",
+        ),
+        ("languages",),
+    ),
+    "raw-drift": SuiteTable(
+        (
+            "language", *_change_columns("share", "mean_bytes", "quarantined_share"),
+            "num_new_licenses",
+        )
+    ),
+    "prepared-shards": SuiteTable(
+        ("path", "split", "size_bytes", "expected_bytes", "max_id"), _PREPARED_PARAMETERS
+    ),
+    "prepared-splits": SuiteTable(
+        (
+            "split", "num_sequences", "num_shard_sequences", "num_documents", "num_separators",
+            "num_document_ends", "num_misplaced_separators", "num_dropped_tokens",
+        ),
+        _PREPARED_PARAMETERS,
+    ),
+    "prepared-documents": SuiteTable(
+        ("split", "num_documents", "num_tokens", *(f"num_{name}" for name in PREPARED_DEFECTS)),
+        _PREPARED_PARAMETERS,
+    ),
+    "prepared-languages": SuiteTable(
+        (
+            "language", "num_raw", "num_kept", "num_rejected", "num_duplicates",
+            "rejected_fraction", "duplicate_fraction", "num_duplicate_paths",
+            "duplicate_path_fraction",
+        ),
+        _PREPARED_PARAMETERS,
+    ),
+    "prepared-held-out": SuiteTable(("corpus", "num_held_out", "num_in_train")),
+    "prepared-drift": SuiteTable(
+        ("language", *_change_columns("rejected_fraction", "duplicate_fraction"))
+    ),
+}  # fmt: skip
+"""By the name of the suite: its file without suffix."""
+
+EXAMPLE_PARAMETERS: dict[str, JsonValue] = {
+    "context_length": 2048,
+    "eot_id": 50_256,
+    "num_ids": 50_295,
+    "max_dropped_tokens": 2047,
+    "languages": ["Python"],
+    "splits": ["train", "held-out/Python"],
+}
+"""A value of the right type for each parameter, to check a suite without data."""
 
 
 class SuiteFile(NamedTuple):
-    """A suite as it was read."""
+    """The content of a suite file."""
 
     path: Path
     content: bytes
 
     @property
     def sha256(self) -> str:
-        """SHA-256 (hex) of the file's bytes."""
+        """SHA-256 (hex) of the content."""
         return hashlib.sha256(self.content).hexdigest()
 
 
 Suites = Mapping[str, SuiteFile]
-"""By name: every suite of `components.validation.tables.SUITE_TABLES`."""
+"""By name: every suite of `SUITE_TABLES`."""
 
 
-def read_files(config: ValidationConfig, project: Path | None = None) -> Suites:
-    """The suites of a recipe, as they are.
+def read_suite_files(config: ValidationConfig, project: Path | None = None) -> Suites:
+    """Read the suite files of a recipe.
 
     Args:
-        config: names their folder, or means the package's.
-        project: where a relative folder starts; None is the working directory.
+        config: names their folder; None means the package's.
+        project: base of a relative folder; None: the working directory.
 
     Raises:
-        ConfigError: there is no such folder, it lacks a suite, holds one of another name, or one that cannot be read.
+        ConfigError: the folder does not exist, lacks a suite, has an unknown one, or a file cannot
+            be read.
     """
-    folder = SUITES
+    folder = PACKAGE_SUITES
     if config.suites is not None:
         folder = (project or Path()).absolute() / config.suites
         _require_complete(folder)
-    return {name: _read(folder / f"{name}.json") for name in SUITE_TABLES}
+    return {name: _read_file(folder / f"{name}.json") for name in SUITE_TABLES}
 
 
 def copy_suites(folder: Path) -> list[Path]:
-    """Copy the package's suites into a folder, to be edited. What is there stays as it is; returns the copies.
-
-    Raises:
-        ConfigError: the folder cannot be written.
-    """
+    """Copy the package's suites into a folder, without overwriting; return the copies."""
     missing = [name for name in SUITE_TABLES if not (folder / f"{name}.json").exists()]
-    copies = [folder / f"{name}.json" for name in missing]
+    copies = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, copy in zip(missing, copies, strict=True):
-            write_atomic(copy, (SUITES / f"{name}.json").read_bytes())
+        for name in missing:
+            copy = folder / f"{name}.json"
+            write_atomic(copy, (PACKAGE_SUITES / f"{name}.json").read_bytes())
+            copies.append(copy)
     except OSError as error:
         raise ConfigError(
             f"the suites cannot be copied to {folder}: {error.strerror}",
-            expected="a folder that this user may write, or the path of one that can be made",
-            fix="name another folder",
+            expected="a writable folder, or a path at which it can be created",
+            fix="choose another folder",
         ) from error
     return copies
 
 
-def identity(config: ValidationConfig, prefix: str, suites: Suites) -> dict[str, Any]:
-    """What decides the outcome of validation, besides the data: the limits, and the suites named `prefix`-something.
-
-    Where the files lie is no part of it.
-    """
-    digests = {name: one.sha256 for name, one in suites.items() if name.startswith(f"{prefix}-")}
-    return {"limits": config.reset("suites"), "suites": digests}
+def validation_identity(
+    config: ValidationConfig, prefix: str, suites: Suites
+) -> dict[str, JsonValue]:
+    """Return the recipe part of a validation: limits and content of the suites `prefix-*`."""
+    digests: dict[str, JsonValue] = {
+        name: file.sha256 for name, file in suites.items() if name.startswith(f"{prefix}-")
+    }
+    return {"limits": config.limits, "suites": digests}
 
 
 def _require_complete(folder: Path) -> None:
-    wanted = [f"{name}.json" for name in SUITE_TABLES]
-    copy = (
-        f"`codegen data suites {folder}` copies what is missing and changes nothing that is there"
-    )
+    required = [f"{name}.json" for name in SUITE_TABLES]
+    copy_hint = f"`codegen data suites {folder}` copies missing suites and keeps existing files"
     if not folder.is_dir():
         raise ConfigError(
-            f"validation.suites means {folder}, which is no folder",
-            expected=f"a folder with {', '.join(wanted)}",
-            fix=f"mend validation.suites, or make the folder: {copy}",
+            f"validation.suites is {folder}, which is not a folder",
+            expected=f"a folder with {', '.join(required)}",
+            fix=f"change validation.suites, or create the folder: {copy_hint}",
         )
-    found = {path.name for path in folder.glob("*.json")}
-    if strangers := sorted(found - set(wanted)):
+    names = {path.name for path in folder.glob("*.json")}
+    if unknown := sorted(names - set(required)):
+        suggestion = suggest_name(unknown[0], required)
         raise ConfigError(
-            f"no suite is called {strangers[0]}, which lies in {folder}",
-            expected=f"{', '.join(wanted)}, and no other .json",
-            fix=f"{closest_match(strangers[0], wanted)}rename {folder / strangers[0]}, or take it out of the folder",
+            f"{unknown[0]} in {folder} is not a suite",
+            expected=f"{', '.join(required)}, and no other .json",
+            fix=f"{suggestion}rename {folder / unknown[0]}, or remove it from the folder",
         )
-    if missing := [name for name in wanted if name not in found]:
+    if missing := [name for name in required if name not in names]:
         raise ConfigError(
             f"{folder} has no {missing[0]}",
-            expected=f'every suite, without rules (`"expectations": []`) where none is wanted: {", ".join(wanted)}',
-            fix=copy,
+            expected='every suite; a suite with `"expectations": []` has no rules: '
+            f"{', '.join(required)}",
+            fix=copy_hint,
         )
 
 
-def _read(path: Path) -> SuiteFile:
+def _read_file(path: Path) -> SuiteFile:
     try:
         return SuiteFile(path, path.read_bytes())
     except OSError as error:
-        raise broken_suite(path, f"cannot be read: {error.strerror}") from error
+        raise invalid_suite(path, f"cannot be read: {error.strerror}") from error
 
 
-def broken_suite(path: Path, problem: str, expected: str = _A_SUITE, hint: str = "") -> ConfigError:
-    """The error for a suite's file; `hint` comes before the advice to mend it."""
+def invalid_suite(
+    path: Path, problem: str, expected: str = _VALID_SUITE, hint: str = ""
+) -> ConfigError:
+    """Return the error for a suite file; `hint` precedes the advice to fix it."""
     return ConfigError(
-        f"the suite {path.name} {problem}", expected=expected, fix=f"{hint}mend {path}"
+        f"the suite {path.name} {problem}", expected=expected, fix=f"{hint}correct {path}"
     )
 
 
-def closest_match(given: object, known: Collection[str]) -> str:
-    """The nearest known name as a question that precedes other advice; nothing where none is near."""
-    found = difflib.get_close_matches(str(given), known, n=1)
-    return f"did you mean {found[0]!r}? " if found else ""
+def suggest_name(name: object, known_names: Collection[str]) -> str:
+    """Return the closest known name as a question, or an empty string if none is close."""
+    matches = difflib.get_close_matches(str(name), known_names, n=1)
+    return f"did you mean {matches[0]!r}? " if matches else ""

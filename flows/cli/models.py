@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from components.model.formats import CheckpointFormat, Dtype
+from components.model.config import CheckpointFormat, Dtype
 from flows.cli.exit_codes import NEGATIVE_RESULT
 from flows.cli.options import (
     ExecutionOverrides,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.core.store import MANIFEST
-from components.model.formats import CheckpointFormat, Dtype
+from components.model.config import CheckpointFormat, Dtype
 from flows.settings.execution import Execution
 
 
@@ -47,7 +47,9 @@ def export(
     """
     from components.model.huggingface import export_checkpoint
 
-    found = export_checkpoint(_files(execution, checkpoint), folder, layout=layout, dtype=dtype)
+    found = export_checkpoint(
+        _files(execution, checkpoint), folder, checkpoint_format=layout, dtype=dtype
+    )
     size_bytes = sum(path.stat().st_size for path in folder.iterdir())
     return ExportResult(folder, layout, dtype, size_bytes, found)
 

@@ -51,7 +51,7 @@ def validate_raw_corpora(here: FlowContext, raw: dict[str, Artifact], suites: Su
     from components.data.raw_corpus import require_same_bytes
     from components.data.sources.partition_reader import QuarantinedRecord
     from components.validation.raw import read_profiles, validate_raw
-    from components.validation.suite_files import identity
+    from components.validation.suite_files import validation_identity
     from components.validation.suites import CODE_VERSION
 
     recipe = here.recipe
@@ -91,7 +91,7 @@ def validate_raw_corpora(here: FlowContext, raw: dict[str, Artifact], suites: Su
         "validate the raw corpora",
         "validation",
         "raw",
-        config={**identity(recipe.validation, "raw", suites), **_reading(recipe)},
+        config={**validation_identity(recipe.validation, "raw", suites), **_reading(recipe)},
         parents=parents,
         code_version=CODE_VERSION,
         build=_with_rules(here, "raw corpora", build),
@@ -182,8 +182,8 @@ def validate_shards(here: FlowContext, prepared: dict[str, Artifact], suites: Su
     Raises:
         ValidationFailed: a rule does not hold.
     """
-    from components.validation.prepared import read_figures, validate_prepared
-    from components.validation.suite_files import identity
+    from components.validation.prepared import read_metrics, validate_prepared
+    from components.validation.suite_files import validation_identity
     from components.validation.suites import CODE_VERSION
 
     earlier = _earlier_validation(here, "prepared", prepared)
@@ -194,7 +194,7 @@ def validate_shards(here: FlowContext, prepared: dict[str, Artifact], suites: Su
             folder,
             prepared={corpus: here.store.fetch_verified(one) for corpus, one in prepared.items()},
             suites=suites,
-            previous=read_figures(here.store.fetch_verified(earlier)) if earlier else None,
+            previous=read_metrics(here.store.fetch_verified(earlier)) if earlier else None,
             previous_version=_version(earlier),
             config=here.recipe.validation,
             docs=here.execution.workspace_path / "gx",
@@ -205,7 +205,7 @@ def validate_shards(here: FlowContext, prepared: dict[str, Artifact], suites: Su
         "validate the prepared shards",
         "validation",
         "prepared",
-        config=identity(here.recipe.validation, "prepared", suites),
+        config=validation_identity(here.recipe.validation, "prepared", suites),
         parents=parents,
         code_version=CODE_VERSION,
         build=_with_rules(here, "prepared shards", build),

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from transformers import CodeGenConfig, CodeGenForCausalLM
 
-from components.model.formats import CheckpointFormat, Dtype
+from components.model.config import CheckpointFormat, Dtype
 from components.model.huggingface import export_checkpoint, load_checkpoint
 
 SHAPE = {

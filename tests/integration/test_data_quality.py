@@ -1,6 +1,6 @@
-"""What the flow shows a user of the data: what is left out, in MLflow; two versions and rules of one's own, in Data Docs.
+"""Rejected documents in MLflow; drift between versions and edited suites in Data Docs.
 
-One project, in which two versions of a corpus that the recipe declares are prepared one after the other.
+The tests share a project in which two versions of a declared corpus are prepared.
 """
 
 from __future__ import annotations
@@ -26,90 +26,95 @@ from flows.settings.recipes import Recipe, tiny
 pytestmark = pytest.mark.slow
 
 
-def plain() -> Recipe:
-    """The recipe, without a look for benchmarks: one of them would be fetched."""
+def recipe_without_decontamination() -> Recipe:
+    """The tiny recipe; decontamination would download a benchmark."""
     return tiny().override(["data.decontamination.enabled=false"])
 
 
 class Project(NamedTuple):
-    """A project whose mono corpus is declared by the recipe."""
+    """A project whose recipe declares the mono corpus."""
 
     folder: Path
     execution: Execution
 
     @property
     def recipe(self) -> Recipe:
-        sources = json.dumps({"mono": [{"uri": str(self.folder / "own" / "*.jsonl")}]})
-        return plain().override([f"data.sources={sources}", "data.quarantine.max_bad_fraction=0.1"])
+        sources = json.dumps({"mono": [{"uri": str(self.folder / "source" / "*.jsonl")}]})
+        return recipe_without_decontamination().override(
+            [f"data.sources={sources}", "data.quarantine.max_bad_fraction=0.1"]
+        )
 
     @property
     def client(self) -> MlflowClient:
         return MlflowClient(self.execution.resolved_tracking_uri)
 
     def write(self, *lines: bytes) -> None:
-        """The corpus's only file: 120 programs, and further lines."""
-        (self.folder / "own").mkdir(exist_ok=True)
-        good = [record(f"src/{n}.py", program("Python", f"own {n}")) for n in range(120)]
-        (self.folder / "own" / "own.jsonl").write_bytes(b"\n".join([*good, *lines]) + b"\n")
+        """Write the only file of the corpus: 120 programs and the given lines."""
+        (self.folder / "source").mkdir(exist_ok=True)
+        programs = [record(f"src/{n}.py", program("Python", f"own {n}")) for n in range(120)]
+        content = b"\n".join([*programs, *lines]) + b"\n"
+        (self.folder / "source" / "package.jsonl").write_bytes(content)
 
-    def validation(self, name: str) -> list[Artifact]:
-        """Validations so far, the oldest first."""
+    def validations(self, name: str) -> list[Artifact]:
+        """All validations, the oldest first."""
         return [
-            one
-            for one in Store(self.folder / "var/store").list_artifacts()
-            if (one.kind, one.name) == ("validation", name)
+            artifact
+            for artifact in Store(self.folder / "var/store").list_artifacts()
+            if (artifact.kind, artifact.name) == ("validation", name)
         ]
 
     def flow_runs(self) -> list[Run]:
-        """The runs of the flow in MLflow, the oldest first."""
+        """The MLflow runs of the flow, the oldest first."""
         experiment = self.client.get_experiment_by_name("codegen-tiny").experiment_id
-        found = self.client.search_runs([experiment], order_by=["attributes.start_time ASC"])
-        return [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+        runs = self.client.search_runs([experiment], order_by=["attributes.start_time ASC"])
+        return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
     def page(self, suite: str, number: int) -> str:
-        """A page of Data Docs, of the first run that judged it or a later one."""
+        """The Data Docs page of a suite in the run with this number."""
         pages = sorted((self.folder / "var/gx").glob(f"*/validations/{suite}/**/*.html"))
         return pages[number].read_text(encoding="utf-8")
 
 
-def record(path: str, text: str, license: str = "MIT") -> bytes:
+def record(path: str, text: str, license_name: str = "MIT") -> bytes:
     values = {
         "language": "Python",
-        "license": license,
+        "licence": license_name,
         "path": path,
-        "source": "own 1.0",
+        "source": "package 1.0",
         "text": text,
     }
     return json.dumps(values).encode()
 
 
 DIGITS = [record(f"src/digits{n}.py", f"{n}" + "0123456789\n" * 50) for n in range(20)]
-CUT = [b'{"language": "Python", "text": "%d' % n for n in range(6)]
+TRUNCATED = [b'{"language": "Python", "text": "%d' % n for n in range(6)]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureArchives) -> Project:
-    """Both versions, prepared: in the first six lines are cut off, in the second twenty documents are digits."""
+    """Two versions: the first has 6 truncated lines, the second 20 documents of digits."""
     folder = new_project(tmp_path_factory.mktemp("quality") / "project")
     pull_fixtures(folder, fixture_archives)
     pins = fixture_archives.folder
     project = Project(
         folder, Execution(project=str(folder), pins=str(pins / "pins.json"), archives=str(pins))
     )
-    project.write(DIGITS[0], *CUT)
+    project.write(DIGITS[0], *TRUNCATED)
     prepare(project.recipe, project.execution)
-    project.write(*DIGITS, record("src/new.py", program("Python", "new"), license="GPL-3.0-only"))
+    project.write(
+        *DIGITS, record("src/new.py", program("Python", "new"), license_name="GPL-3.0-only")
+    )
     prepare(project.recipe, project.execution)
     return project
 
 
-def test_mlflow_has_a_sample_of_every_reason_and_the_counts_beside_the_card(
+def test_mlflow_has_rejected_documents_of_every_reason_and_their_counts(
     project: Project,
 ) -> None:
     first, second = project.flow_runs()
     tables: list[list[dict[str, Any]]] = []
     for run in (first, second):
-        assert {one.path for one in project.client.list_artifacts(run.info.run_id)} >= {
+        assert {file.path for file in project.client.list_artifacts(run.info.run_id)} >= {
             "dataset-card.md",
             "rejects.json",
         }
@@ -135,7 +140,7 @@ def test_mlflow_has_a_sample_of_every_reason_and_the_counts_beside_the_card(
         "001234567",
     )
     assert {row["corpus"] for row in tables[0]} == {"multi", "mono"}, (
-        "the archives hold a copy and a long line"
+        "the archives contain a duplicate and a long line"
     )
     assert first.data.metrics["rejected/mono/Python/digits"] == 1
     assert second.data.metrics["rejected/mono/Python/digits"] == 20
@@ -144,24 +149,25 @@ def test_mlflow_has_a_sample_of_every_reason_and_the_counts_beside_the_card(
     assert not [name for name in second.data.metrics if name.startswith("unreadable")]
 
 
-def test_the_second_version_is_compared_with_the_first_and_says_so(project: Project) -> None:
-    first, second = project.validation("raw")
+def test_the_second_version_is_compared_with_the_first(project: Project) -> None:
+    first, second = project.validations("raw")
     assert {parent.role: parent.digest for parent in second.parents}["previous"] == first.digest
-    warnings = [str(one) for one in second.statistics["warnings"]]  # type: ignore[union-attr]
+    warnings = [str(warning) for warning in second.statistics["warnings"]]  # type: ignore[union-attr]
     assert len(warnings) == 2
-    assert "set aside, was 4.7" in warnings[0]
+    assert "quarantined, was 4.7" in warnings[0]
     assert "GPL-3.0-only (1 documents)" in warnings[1]
     page = project.page("raw-drift-mono", 0)
-    assert f"Compared with what {first.label} judged, {first.provenance['created_at']}." in page
-    before, now = project.validation("prepared")
-    assert [str(one)[:46] for one in now.statistics["warnings"]] == [
-        "mono: The share of documents that the filters "
-    ]  # type: ignore[union-attr]
-    assert f"Compared with what {before.label} judged" in project.page("prepared-drift-mono", 0)
+    (note,) = (line for line in page.split("<br>") if line.startswith("Compared with "))
+    assert first.label in note
+    assert str(first.provenance["created_at"]) in note
+    previous, current = project.validations("prepared")
+    (warning,) = current.statistics["warnings"]  # type: ignore[union-attr, misc]
+    assert str(warning).startswith("mono: The share of rejected documents changed")
+    assert previous.label in project.page("prepared-drift-mono", 0)
 
 
-def test_the_first_version_links_to_what_was_set_aside(project: Project) -> None:
-    assert 'quarantine.html#mono">records that were set aside</a> (6)' in project.page(
+def test_the_first_version_links_to_quarantined_records(project: Project) -> None:
+    assert 'quarantine.html#mono">quarantined records</a> (6)' in project.page(
         "raw-documents-mono", 0
     )
     assert "quarantine.html" not in project.page("raw-documents-nl", 0)
@@ -172,81 +178,82 @@ def test_the_first_version_links_to_what_was_set_aside(project: Project) -> None
     assert text.count("&quot;language&quot;: &quot;Python&quot;, &quot;text&quot;: &quot;") == 6
 
 
-def test_an_edited_suite_reruns_what_it_is_about_and_nothing_else(project: Project) -> None:
+def test_an_edited_suite_reruns_only_its_own_validation(project: Project) -> None:
     copy_suites(project.folder / "rules")
     recipe = project.recipe.override(["validation.suites=rules"])
-    before = [project.validation(name) for name in ("raw", "prepared")]
+    expected = [project.validations(name) for name in ("raw", "prepared")]
     prepare(recipe, project.execution)
-    assert [project.validation(name) for name in ("raw", "prepared")] == before, (
-        "copies are the same rules"
+    assert [project.validations(name) for name in ("raw", "prepared")] == expected, (
+        "copies have the same rules"
     )
     path = project.folder / "rules" / "prepared-languages.json"
     suite = json.loads(path.read_text())
     rule = {
-        "description": "Every language keeps at least {min_documents_per_split:,} hundred documents",
+        "description": "At least 130 documents of every language are kept",
         "type": "expect_column_values_to_be_between",
         "kwargs": {"column": "num_kept", "min_value": 130},
         "severity": "warning",
     }
     path.write_text(json.dumps({**suite, "expectations": [rule]}))
-    made = prepare(recipe, project.execution)
-    assert project.validation("raw") == before[0]
-    assert made.validations["prepared"] not in before[1]
+    validation = prepare(recipe, project.execution).validations["prepared"]
+    assert project.validations("raw") == expected[0]
+    assert validation not in expected[1]
     assert (
-        "mono: Every language keeps at least 1 hundred documents: broken by 1 of 1 languages"
-        in str(made.validations["prepared"].statistics["warnings"])
+        "mono: At least 130 documents of every language are kept: broken by 1 of 1 languages"
+        in str(validation.statistics["warnings"])
     )
     assert str(path) in project.page("prepared-languages-mono", -1)
-    assert {one.role: one.digest for one in made.validations["prepared"].parents}[
-        "previous"
-    ] == before[1][0].digest
+    digests = {parent.role: parent.digest for parent in validation.parents}
+    assert digests["previous"] == expected[1][0].digest
 
 
-def test_a_broken_suite_stops_the_flow_before_anything_is_made(
+def test_an_invalid_suite_stops_the_flow_before_anything_is_built(
     tmp_path: Path, fixture_archives: FixtureArchives
 ) -> None:
     folder = new_project(tmp_path / "project")
     copy_suites(folder / "rules")
     (folder / "rules" / "prepared-drift.json").write_text('{"expectations": [}')
     pins = fixture_archives.folder
-    place = Execution(project=str(folder), pins=str(pins / "pins.json"), archives=str(pins))
+    execution = Execution(project=str(folder), pins=str(pins / "pins.json"), archives=str(pins))
     with pytest.raises(
-        ConfigError, match=r"prepared-drift\.json is no suite: JSONDecodeError: .* line 1 column 19"
+        ConfigError,
+        match=r"prepared-drift\.json is not a suite: JSONDecodeError: .* line 1 column 19",
     ):
-        prepare(tiny().override(["validation.suites=rules"]), place)
+        prepare(tiny().override(["validation.suites=rules"]), execution)
     assert not (folder / "data").exists()
 
 
-def test_too_many_records_that_cannot_be_read_stop_it_before_anything_is_prepared(
+def test_too_many_bad_records_stop_the_flow_before_preparation(
     tmp_path: Path, fixture_archives: FixtureArchives
 ) -> None:
-    """They are on a page by then, and whoever tolerates them need not have them counted again."""
+    """They are already reported, and are not counted again if the limit is raised."""
     folder = new_project(tmp_path / "project")
     pull_fixtures(folder, fixture_archives)
     pins = fixture_archives.folder
     project = Project(
         folder, Execution(project=str(folder), pins=str(pins / "pins.json"), archives=str(pins))
     )
-    project.write(*CUT)
+    project.write(*TRUNCATED)
     strict = project.recipe.override(["data.quarantine.max_bad_fraction=0.04"])
     with pytest.raises(
         RecordError,
-        match=r"(?s)6 of 126 records are bad\n.*own\.jsonl, \d+: not JSON.*at most 4\.000%",
+        match=r"(?s)6 of 126 records are bad\n.*package\.jsonl, \d+: not JSON.*at most 4\.000%",
     ):
         prepare(strict, project.execution)
-    assert [one.kind for one in Store(folder / "var/store").list_artifacts()] == ["validation"]
+    assert [artifact.kind for artifact in Store(folder / "var/store").list_artifacts()] == [
+        "validation"
+    ]
     assert list((folder / "var/gx").glob("*/quarantine.html"))
     with pytest.raises(RecordError, match=r"6 of 126 records are bad\n  expected"):
         prepare(strict, project.execution)
     short = project.recipe.override(["data.quarantine.max_record_bytes=100"])
-    with pytest.raises(
-        ValidationFailedError, match="found 0"
-    ):  # And not what was found when they were read otherwise.
+    # Read with another limit, the corpus is profiled again.
+    with pytest.raises(ValidationFailed, match="observed 0"):
         prepare(short, project.execution)
 
 
-def test_a_corpus_of_other_archives_is_no_version_of_this_one(project: Project) -> None:
-    made = prepare(plain(), project.execution).validations
+def test_a_corpus_of_other_archives_is_not_compared(project: Project) -> None:
+    validations = prepare(recipe_without_decontamination(), project.execution).validations
     for name in ("raw", "prepared"):
-        assert made[name].statistics["num_warnings"] == 0
-        assert "previous" not in {parent.role for parent in made[name].parents}
+        assert validations[name].statistics["num_warnings"] == 0
+        assert "previous" not in {parent.role for parent in validations[name].parents}

@@ -19,9 +19,8 @@ import torch
 
 from components.core.host_memory import free_memory_bytes
 from components.model.config import DecodeMode
-from components.model.generation import Completion, Request, SamplingParams, generate
+from components.model.generation import Completion, Request, SamplingParams, generate, pack
 from components.model.huggingface import load_checkpoint
-from components.model.packed_linear import pack
 from components.tokenizer.encoder import Encoder
 
 Key = TypeVar("Key", bound=Hashable)
@@ -138,7 +137,7 @@ class Sampler(AbstractContextManager["Sampler"]):
 
         encode_all()
         room = {"max_new_tokens": max_new_tokens, "cache_bytes": self._cache_bytes()}
-        for drawn in generate(self._model, tokens, rules, **room, steps=self._steps):
+        for drawn in generate(self._model, tokens, rules, **room, decode_mode=self._steps):
             yield self._as_text(drawn)
             encode_all()
 

@@ -1,66 +1,287 @@
-"""A folder in CodeGen's format becomes a model: checked by names, shapes and types first, then copied tensor by tensor."""
+"""Load a checkpoint folder into a model: weights in safetensors or PyTorch files, sharded or not.
+
+Files are memory-mapped, so the bytes of a tensor are read when they are copied. A pickle is never
+executed: `torch.load` builds tensors only (`weights_only`). If a folder has several kinds of weight
+files, the order is that of `transformers`: safetensors before PyTorch, unsharded before sharded.
+PyTorch's format from before 1.6 is not supported; it cannot be mapped.
+"""
 
 from __future__ import annotations
 
+import json
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from components.model.huggingface.hf_config import damaged, load_config
-from components.model.huggingface.layout import codegen_name, from_codegen
-from components.model.huggingface.weights import StoredTensor, all_finite, stored_weights
+from components.core.errors import ArtifactError
+from components.core.files import read_json
+from components.model.huggingface.hf_format import (
+    CONSTANT_SUFFIXES,
+    codegen_name,
+    from_codegen,
+    invalid_file,
+    load_config,
+)
 from components.model.transformer import CodeGen
+
+SAFETENSORS = "model.safetensors"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+_PYTORCH = "pytorch_model.bin"
+_PYTORCH_INDEX = "pytorch_model.bin.index.json"
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""Types whose values fp32 represents exactly."""
+_GIT_LFS = b"version https://git-lfs"
+_MAX_QUOTED_CHARS = 200
+_MAX_FILE_NAME_BYTES = 255
+"""On Linux."""
+
+
+class StoredTensor(NamedTuple):
+    """A tensor and the file that contains it."""
+
+    path: Path
+    tensor: Tensor
 
 
 def load_checkpoint(folder: Path) -> CodeGen:
-    """The model of a folder that `save_checkpoint` wrote, or of a released CodeGen checkpoint; in fp32, on the CPU.
-
-    Weights may be stored in fp32, fp16 or bf16, all of which fp32 holds exactly. A weight that is NaN or infinite is
-    refused: such a model computes nothing, and would be found out only after hours of an evaluation.
+    """Load a checkpoint of `save_checkpoint`, or a released CodeGen checkpoint, as fp32 on the CPU.
 
     Raises:
-        ArtifactError: a file is missing, cut short, damaged or no CodeGen model, or the weights lack a tensor, or have one
-            too many, of another shape, of another type, or that is not finite; the message names file and tensor.
+        ArtifactError: a file is missing, truncated, damaged or no CodeGen model; or a tensor is
+            missing, unexpected, of another shape or type, or not finite.
     """
     config = load_config(folder)
     with torch.device("meta"):
         model = CodeGen(config)
     shapes = {codegen_name(name): parameter.shape for name, parameter in model.named_parameters()}
     stored = stored_weights(folder, shapes)
-    _require_fit(folder, stored, shapes)
+    _check_names_and_shapes(folder, stored, shapes)
     model.to_empty(device="cpu")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            path, tensor = stored.pop(codegen_name(name))
+            hf_name = codegen_name(name)
+            path, tensor = stored.pop(hf_name)
             parameter.copy_(from_codegen(name, tensor))
             if not all_finite(parameter):
                 num_bad = int((~tensor.isfinite()).sum())
-                got = f"has {codegen_name(name)} with {num_bad:,} of {tensor.numel():,} values NaN or infinite"
-                raise damaged(path, got, "finite weights")
+                raise invalid_file(
+                    path,
+                    f"has {hf_name} with {num_bad:,} of {tensor.numel():,} values NaN or infinite",
+                    "finite weights",
+                )
     return model
 
 
-def _require_fit(
+def _check_names_and_shapes(
     folder: Path, stored: dict[str, StoredTensor], shapes: dict[str, torch.Size]
 ) -> None:
     if missing := [name for name in shapes if name not in stored]:
-        files = {one.path for one in stored.values()}
-        holder = files.pop() if len(files) == 1 else folder
-        raise damaged(
-            holder,
+        files = {entry.path for entry in stored.values()}
+        raise invalid_file(
+            files.pop() if len(files) == 1 else folder,
             f"lacks the tensor {missing[0]}",
-            "every tensor of the model that config.json describes",
+            "every tensor of the model in config.json",
         )
-    if more := sorted(set(stored) - set(shapes)):
-        got = f"has also the tensor {more[0]}"
-        raise damaged(
-            stored[more[0]].path,
-            got,
-            "the tensors of the model that config.json describes, and nothing else",
+    if unexpected := sorted(set(stored) - set(shapes)):
+        raise invalid_file(
+            stored[unexpected[0]].path,
+            f"has also the tensor {unexpected[0]}",
+            "only the tensors of the model in config.json",
         )
     for name, shape in shapes.items():
         path, tensor = stored[name]
         if tensor.shape != shape:
-            raise damaged(
+            raise invalid_file(
                 path, f"has {name} of shape {list(tensor.shape)}", f"{list(shape)}, by config.json"
             )
+
+
+def stored_weights(folder: Path, names: Iterable[str]) -> dict[str, StoredTensor]:
+    """Return every weight of a folder, memory-mapped, without constants of old releases.
+
+    `names` are the tensors of the model, in order; an error about a whole file names the first.
+    """
+    names = list(names)
+    for single, index in ((SAFETENSORS, SAFETENSORS_INDEX), (_PYTORCH, _PYTORCH_INDEX)):
+        if (folder / single).is_file():
+            return _read_file(folder / single, names)
+        if (folder / index).is_file():
+            return _read_shards(folder / index, names)
+    raise invalid_file(
+        folder / SAFETENSORS,
+        "does not exist",
+        f"weights: this file, {SAFETENSORS_INDEX}, {_PYTORCH} or {_PYTORCH_INDEX}",
+    )
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite; `isfinite` on all values would take 7 times as long."""
+    minimum, maximum = tensor.aminmax()  # Both are NaN if any value is.
+    return bool(minimum.isfinite()) and bool(maximum.isfinite())
+
+
+def _read_shards(index: Path, model_names: list[str]) -> dict[str, StoredTensor]:
+    """Return the weights of all shards; each must contain exactly the tensors of the index."""
+    files = _read_index(index)
+    order = {name: number for number, name in enumerate(model_names)}
+    weights: dict[str, StoredTensor] = {}
+    for file in sorted(set(files.values())):
+        names = [name for name in files if files[name] == file]
+        names.sort(key=lambda name: (order.get(name, len(order)), name))
+        path = index.with_name(file)
+        if not path.is_file():
+            raise invalid_file(
+                path,
+                f"does not exist, and with it {_summary(names)}",
+                f"every shard of {index.name}",
+            )
+        shard = _read_file(path, names)
+        for name in names:
+            if name not in shard and not name.endswith(CONSTANT_SUFFIXES):
+                raise invalid_file(
+                    path, f"lacks the tensor {name}", f"{_summary(names)}, by {index.name}"
+                )
+        if unexpected := sorted(set(shard) - set(names)):
+            raise invalid_file(
+                path,
+                f"has also the tensor {unexpected[0]}",
+                f"only the tensors that {index.name} assigns to it",
+            )
+        weights |= shard
+    return weights
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    expected = 'a JSON object with a "weight_map" from tensors to files beside it'
+    try:
+        files = dict(read_json(index)["weight_map"].items())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise invalid_file(index, f"is no index ({error!r})", expected) from error
+    for name, file in files.items():
+        if not _is_file_name(file):
+            raise invalid_file(index, f"puts {name} in {file!r:.300}", expected)
+    return files
+
+
+def _is_file_name(file: object) -> bool:
+    """Whether this is the name of a file in the folder of the index."""
+    return (
+        isinstance(file, str)
+        and file not in ("", "..")
+        and file == Path(file).name
+        and len(file.encode()) <= _MAX_FILE_NAME_BYTES
+    )
+
+
+def _read_file(path: Path, names: list[str]) -> dict[str, StoredTensor]:
+    """Return the weights of a file; `names` are the expected tensors, for error messages."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_GIT_LFS))
+    except OSError as error:
+        raise invalid_file(
+            path, f"cannot be read ({error.strerror})", "a file that this user may read"
+        ) from error
+    if head == _GIT_LFS:
+        raise ArtifactError(
+            f"{path} is a Git LFS pointer; missing: {_summary(names)}",
+            expected="the weights",
+            fix="run `git lfs pull` in that folder",
+        )
+    read = _read_safetensors if path.suffix == ".safetensors" else _read_pytorch
+    weights = {}
+    for name, tensor in read(path, names).items():
+        if (
+            not isinstance(tensor, Tensor)
+            or tensor.layout is not torch.strided
+            or tensor.device.type != "cpu"
+        ):
+            kind = type(tensor).__name__
+            raise invalid_file(
+                path, f"has {name}, which is not a plain tensor but a {kind}", "tensors by name"
+            )
+        if name.endswith(CONSTANT_SUFFIXES):
+            continue
+        if tensor.dtype not in _DTYPES:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise invalid_file(path, f"has {name} in {dtype}", "float32, float16 or bfloat16")
+        weights[name] = StoredTensor(path, tensor)
+    return weights
+
+
+def _read_safetensors(path: Path, names: list[str]) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        truncated = _first_truncated_tensor(path)
+        if truncated:
+            problem = f"ends inside the tensor {truncated}"
+        else:
+            problem = f"cannot be read ({error}); missing: {_summary(names)}"
+        raise invalid_file(path, problem, "a complete safetensors file") from error
+
+
+def _read_pytorch(path: Path, names: list[str]) -> dict[str, Tensor]:
+    expected = "a complete file of torch.save since PyTorch 1.6"
+    if not zipfile.is_zipfile(path):  # The directory of a zip file is at its end.
+        raise invalid_file(
+            path, f"is truncated or no zip archive; missing: {_summary(names)}", expected
+        )
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        function = re.search(r"GLOBAL (\S+)", str(error))
+        if function:
+            problem = f"{path} contains a pickle that calls {function[1]}; it was not executed"
+        else:
+            problem = f"{path} contains a pickle that is not tensors"
+        raise ArtifactError(
+            problem,
+            expected="tensors by name, without code",
+            fix="do not trust the source of this file; download the checkpoint in safetensors",
+        ) from error
+    except Exception as error:  # A damaged pickle can fail in any way.
+        reason = f"{type(error).__name__}: {str(error)[:_MAX_QUOTED_CHARS]}"
+        raise invalid_file(
+            path, f"cannot be read ({reason}); missing: {_summary(names)}", expected
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise invalid_file(path, f"holds a {type(content).__name__}", "tensors by name")
+    return dict(content)
+
+
+def _first_truncated_tensor(path: Path) -> str | None:
+    """Return the first tensor of a safetensors file that is incomplete; None if not determined.
+
+    The file is 8 bytes with the length of the header, the header in JSON, then the tensors.
+    """
+    size_bytes = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            (header_bytes,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(header_bytes, size_bytes)))
+        header.pop("__metadata__", None)
+        ends = sorted((entry["data_offsets"][1], name) for name, entry in header.items())
+    except (struct.error, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    for end, name in ends:
+        if 8 + header_bytes + end > size_bytes:
+            return str(name)
+    return None
+
+
+def _summary(names: list[str]) -> str:
+    """Return the first name and the number of further names."""
+    if not names:
+        return "no tensor"
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more tensors"

@@ -1,8 +1,7 @@
-"""A model becomes a folder that `AutoModelForCausalLM` and `AutoTokenizer` load; the same weights give the same bytes.
+"""Save a model as a folder for `AutoModelForCausalLM` and `AutoTokenizer`, deterministically.
 
-What is large is split as Hugging Face's own library splits it. One shard is converted at a time, so writing takes the
-memory of the model and at most one shard. Only safetensors is written. Not covered: appearing whole or not at all, which is
-the caller's business (the store publishes folders, `exporting` renames one).
+Weights are written as safetensors, split like `huggingface_hub` splits them.
+The folder is not written atomically; the store and `checkpoint_export` take care of that.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from torch import Tensor
 
 from components.core.errors import ArtifactError, ConfigError
 from components.core.files import atomic_write_path, read_json, write_json
-from components.model.formats import CheckpointFormat, Dtype
-from components.model.huggingface.hf_config import (
+from components.model.config import CheckpointFormat, Dtype
+from components.model.huggingface.checkpoint_reader import SAFETENSORS_INDEX, all_finite
+from components.model.huggingface.hf_format import (
     CONFIG,
     GENERATION_CONFIG,
     TOKENIZER,
     TOKENIZER_CLASSES,
     TOKENIZER_CONFIG,
     read_tokenizer,
-    settings_of,
+    to_hf,
+    to_hf_config,
 )
-from components.model.huggingface.layout import to_hf
-from components.model.huggingface.weights import SAFETENSORS_INDEX, all_finite
 from components.model.transformer import CodeGen
 
 MAX_SHARD_BYTES = 5_000_000_000
-"""As `huggingface_hub` splits by default (its MAX_SHARD_SIZE, 5 GB)."""
+"""The default of `huggingface_hub` (MAX_SHARD_SIZE, 5 GB)."""
 
 TORCH_DTYPES = {Dtype.fp32: torch.float32, Dtype.fp16: torch.float16, Dtype.bf16: torch.bfloat16}
 
@@ -49,123 +48,127 @@ def save_checkpoint(
     tokenizer_folder: Path,
     folder: Path,
     *,
-    layout: CheckpointFormat = CheckpointFormat.codegen,
+    checkpoint_format: CheckpointFormat = CheckpointFormat.codegen,
     dtype: Dtype = Dtype.fp32,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write the weights, `config.json`, `generation_config.json` and the tokenizer's two files into `folder`.
+    """Write weights, `config.json`, `generation_config.json` and the tokenizer into `folder`.
 
     Args:
-        tokenizer_folder: holds `tokenizer.json` and `tokenizer_config.json`, whose end-of-text ends generation.
-        folder: made if it does not exist; a model that was in it is replaced, file by file.
-        max_shard_bytes: weights that take more are split over several files; a larger tensor has a file of its own.
+        tokenizer_folder: has `tokenizer.json` and `tokenizer_config.json`.
+        folder: created if needed; files of a model in it are replaced.
+        max_shard_bytes: maximum size of a weight file; a larger tensor gets a file of its own.
 
     Raises:
-        ArtifactError: the tokenizer's files are missing, or name no end-of-text; or a weight is NaN or infinite.
-        ConfigError: the tokenizer has more ids than the model has rows, or a weight is too large for `dtype`.
-        StorageFull: no room is left.
+        ArtifactError: the tokenizer's files are missing or have no end-of-text token; or a weight
+            is NaN or infinite.
+        ConfigError: the tokenizer has more ids than the model has rows, or a weight is too large
+            for `dtype`.
+        StorageFull: the disk is full.
     """
     tokenizer = read_tokenizer(tokenizer_folder)
-    rows = model.config.padded_vocab_size
-    if tokenizer.num_ids > rows:
+    num_rows = model.config.padded_vocab_size
+    if tokenizer.num_ids > num_rows:
         raise ConfigError(
             f"the tokenizer in {tokenizer_folder} has {tokenizer.num_ids:,} ids",
-            expected=f"at most as many as the model has rows, {rows:,}",
+            expected=f"at most the model's {num_rows:,} rows",
             fix="raise padded_vocab_size, or use the tokenizer that the model was trained with",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    _write_weights(model, folder, layout, TORCH_DTYPES[dtype], max_shard_bytes)
-    torch_name = str(TORCH_DTYPES[dtype]).removeprefix("torch.")
-    write_json(folder / CONFIG, settings_of(model.config, tokenizer.eot_id, layout, torch_name))
-    ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eot_id)
-    padding_rows = list(range(tokenizer.num_ids, rows))
+    torch_dtype = TORCH_DTYPES[dtype]
+    _write_weights(model, folder, checkpoint_format, torch_dtype, max_shard_bytes)
     write_json(
-        folder / GENERATION_CONFIG,
-        ends | ({"suppress_tokens": padding_rows} if padding_rows else {}),
+        folder / CONFIG,
+        to_hf_config(model.config, tokenizer.eot_id, checkpoint_format, _dtype_name(torch_dtype)),
     )
-    _write_tokenizer(tokenizer_folder, folder, layout)
+    eot_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eot_id)
+    padding_ids = list(range(tokenizer.num_ids, num_rows))
+    suppressed = {"suppress_tokens": padding_ids} if padding_ids else {}
+    write_json(folder / GENERATION_CONFIG, eot_ids | suppressed)
+    _write_tokenizer(tokenizer_folder, folder, checkpoint_format)
 
 
 def _write_weights(
-    model: CodeGen, folder: Path, layout: CheckpointFormat, dtype: torch.dtype, max_shard_bytes: int
+    model: CodeGen,
+    folder: Path,
+    checkpoint_format: CheckpointFormat,
+    dtype: torch.dtype,
+    max_shard_bytes: int,
 ) -> None:
-    parameters = dict(model.named_parameters())
-    owners: dict[str, str] = {}
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    sources: dict[str, str] = {}
+    """By the name of a stored tensor, the name of its parameter."""
     sizes_bytes: dict[str, int] = {}
-    for ours, parameter in parameters.items():
-        for theirs, shape in to_hf(ours, parameter.detach().to("meta"), layout).items():
-            owners[theirs], sizes_bytes[theirs] = ours, shape.numel() * dtype.itemsize
+    for name, parameter in parameters.items():
+        for hf_name, tensor in to_hf(name, parameter.to("meta"), checkpoint_format).items():
+            sources[hf_name] = name
+            sizes_bytes[hf_name] = tensor.numel() * dtype.itemsize
     plan = split_state_dict_into_shards_factory(
         sizes_bytes,
         get_storage_size=lambda size_bytes: size_bytes,
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=max_shard_bytes,
     )
-    _remove_weights(
-        folder, keep={*plan.filename_to_tensors, *([SAFETENSORS_INDEX] if plan.is_sharded else [])}
-    )
+    files = set(plan.filename_to_tensors)
+    _remove_stale_weights(folder, files | {SAFETENSORS_INDEX} if plan.is_sharded else files)
     for file, names in plan.filename_to_tensors.items():
-        tensors = {
-            name: _stored(
-                name, to_hf(owners[name], parameters[owners[name]].detach(), layout)[name], dtype
-            )
-            for name in names
-        }
+        tensors = {}
+        for hf_name in names:
+            name = sources[hf_name]
+            weight = to_hf(name, parameters[name], checkpoint_format)[hf_name]
+            tensors[hf_name] = _convert(hf_name, weight, dtype)
         write_tensors(tensors, folder / file, {"format": "pt"})
     if plan.is_sharded:
-        write_json(
-            folder / SAFETENSORS_INDEX,
-            {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename},
-        )
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        write_json(folder / SAFETENSORS_INDEX, index)
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file that is whole or absent.
-
-    Raises:
-        StorageFull: there is no room for it. The library says so in words of its own, with the system's number.
-    """
+    """Write a safetensors file atomically; raises StorageFull if the disk is full."""
     with atomic_write_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:
+        except SafetensorError as error:  # Its text contains the system's error number.
             if number := re.search(r"\(os error (\d+)\)", str(error)):
                 raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
             raise
 
 
-def _remove_weights(folder: Path, keep: set[str]) -> None:
-    """Remove what a reader would take for the weights: those of a model that was here, split in another way."""
+def _remove_stale_weights(folder: Path, files: set[str]) -> None:
+    """Remove weight files of a previous model, which a reader would load, except `files`."""
     for path in folder.iterdir():
-        if _WEIGHT_FILES.fullmatch(path.name) and path.name not in keep:
+        if _WEIGHT_FILES.fullmatch(path.name) and path.name not in files:
             path.unlink()
 
 
-def _stored(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    stored = weight.to("cpu", dtype)
-    if all_finite(stored):
-        return stored
+def _convert(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    converted = weight.to("cpu", dtype)
+    if all_finite(converted):
+        return converted
     if not all_finite(weight):
         raise ArtifactError(
             f"the weights of {name} are not all finite",
-            expected="a model without NaN and infinity in it",
-            fix="look at the loss of its training; take an earlier checkpoint, or train it again",
+            expected="a model without NaN or infinite weights",
+            fix="check its training loss; use an earlier checkpoint or train it again",
         )
     raise ConfigError(
-        f"{name} holds {float(weight.abs().max()):g}, too large for {str(dtype).removeprefix('torch.')}",
+        f"{name} has the value {float(weight.abs().max()):g}, too large for {_dtype_name(dtype)}",
         expected=f"weights of at most {torch.finfo(dtype).max:g}",
         fix="choose bf16 or fp32",
     )
 
 
-def _write_tokenizer(source: Path, folder: Path, layout: CheckpointFormat) -> None:
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _write_tokenizer(source: Path, folder: Path, checkpoint_format: CheckpointFormat) -> None:
     with atomic_write_path(folder / TOKENIZER) as temporary:
         shutil.copyfile(source / TOKENIZER, temporary)
-    if layout == CheckpointFormat.codegen:
+    if checkpoint_format == CheckpointFormat.codegen:
         with atomic_write_path(folder / TOKENIZER_CONFIG) as temporary:
             shutil.copyfile(source / TOKENIZER_CONFIG, temporary)
     else:
-        settings = read_json(source / TOKENIZER_CONFIG)
-        write_json(
-            folder / TOKENIZER_CONFIG, settings | {"tokenizer_class": TOKENIZER_CLASSES[layout]}
-        )
+        values = read_json(source / TOKENIZER_CONFIG)
+        values["tokenizer_class"] = TOKENIZER_CLASSES[checkpoint_format]
+        write_json(folder / TOKENIZER_CONFIG, values)

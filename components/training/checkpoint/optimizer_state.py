@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from components.core.errors import ArtifactError, ConfigError
+from components.model.huggingface.checkpoint_reader import all_finite
 from components.model.huggingface.checkpoint_writer import write_tensors
-from components.model.huggingface.weights import all_finite
 from components.training.run_file import OPTIMIZER
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")

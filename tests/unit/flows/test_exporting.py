@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from components.core.artifact import Artifact
 from components.core.errors import ArtifactError
-from components.model.formats import CheckpointFormat, Dtype
+from components.model.config import CheckpointFormat, Dtype
 from components.model.huggingface import save_checkpoint
 from flows.settings.execution import Execution
 from flows.steps.export import export

@@ -1,4 +1,4 @@
-"""One thread: the models are tiny, and threads of one operation that wait for each other starve beside other tests."""
+"""Use a single thread: the models are tiny, and several threads are slow beside other tests."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Damage, and what is no checkpoint: an error that names file and tensor, and nothing that a file asks for is run."""
+"""Damaged and invalid checkpoints: errors name file and tensor, and no code is executed."""
 
 from __future__ import annotations
 
@@ -31,14 +31,16 @@ from components.model.huggingface import load_checkpoint, load_config
 
 
 @pytest.fixture(scope="module")
-def theirs() -> CodeGenForCausalLM:
-    """Not to be changed by a test."""
+def reference() -> CodeGenForCausalLM:
+    """Shared by tests, which must not change it."""
     return their_model(SMALL)
 
 
 @pytest.fixture(params=FORMS)
-def checkpoint(request: pytest.FixtureRequest, theirs: CodeGenForCausalLM, tmp_path: Path) -> Path:
-    return write_theirs(theirs, tmp_path / "checkpoint", request.param)
+def checkpoint(
+    request: pytest.FixtureRequest, reference: CodeGenForCausalLM, tmp_path: Path
+) -> Path:
+    return write_theirs(reference, tmp_path / "checkpoint", request.param)
 
 
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
@@ -86,7 +88,7 @@ def checkpoint(request: pytest.FixtureRequest, theirs: CodeGenForCausalLM, tmp_p
         "infinite, fused",
     ],
 )
-def test_a_wrong_tensor_is_named_with_its_file(
+def test_the_error_names_an_invalid_tensor_and_its_file(
     form: str, change: Callable[[dict[str, Tensor]], object], message: str, tmp_path: Path
 ) -> None:
     file = "pytorch_model.bin" if form == "bin" else "model.safetensors"
@@ -95,10 +97,10 @@ def test_a_wrong_tensor_is_named_with_its_file(
 
 
 @pytest.mark.parametrize("form", ["safetensors shards", "bin shards"])
-def test_a_shard_that_is_missing_is_named_with_what_is_lost(
-    form: str, theirs: CodeGenForCausalLM, tmp_path: Path
+def test_the_error_names_a_missing_shard_and_its_tensors(
+    form: str, reference: CodeGenForCausalLM, tmp_path: Path
 ) -> None:
-    folder = write_theirs(theirs, tmp_path / "checkpoint", form)
+    folder = write_theirs(reference, tmp_path / "checkpoint", form)
     shards(folder)[-1].unlink()
     with pytest.raises(
         ArtifactError,
@@ -108,36 +110,40 @@ def test_a_shard_that_is_missing_is_named_with_what_is_lost(
 
 
 @pytest.mark.parametrize("form", ["safetensors shards", "bin shards"])
-def test_an_index_and_its_shards_have_to_agree(
-    form: str, theirs: CodeGenForCausalLM, tmp_path: Path
+def test_an_index_that_contradicts_its_shards_is_an_error(
+    form: str, reference: CodeGenForCausalLM, tmp_path: Path
 ) -> None:
-    folder = write_theirs(theirs, tmp_path / "checkpoint", form)
+    folder = write_theirs(reference, tmp_path / "checkpoint", form)
     index = next(folder.glob("*.index.json"))
-    good = json.loads(index.read_text())
+    document = json.loads(index.read_text())
     first, last = (path.name for path in (shards(folder)[0], shards(folder)[-1]))
 
-    def refused(message: str, **changes: str | None) -> None:
+    def assert_error(message: str, **changes: str | None) -> None:
         files = {
-            **good["weight_map"],
+            **document["weight_map"],
             **{name.replace("__", "."): file for name, file in changes.items()},
         }
         index.write_text(
-            json.dumps({**good, "weight_map": {name: file for name, file in files.items() if file}})
+            json.dumps(
+                {**document, "weight_map": {name: file for name, file in files.items() if file}}
+            )
         )
         with pytest.raises(ArtifactError, match=message):
             load_checkpoint(folder)
 
-    name = next(name for name, file in good["weight_map"].items() if file == first)
-    refused(rf"{last} lacks the tensor {name}|{first} has also the tensor {name}", **{name: last})
-    refused(rf"{first} has also the tensor {name}", **{name: None})
-    refused(
+    name = next(name for name, file in document["weight_map"].items() if file == first)
+    assert_error(
+        rf"{last} lacks the tensor {name}|{first} has also the tensor {name}", **{name: last}
+    )
+    assert_error(rf"{first} has also the tensor {name}", **{name: None})
+    assert_error(
         rf"{first} lacks the tensor transformer\.h\.9\.ln_1\.bias",
         **{"transformer.h.9.ln_1.bias": first},
     )
-    refused(rf"index.json puts {name} in '\.\./{first}'", **{name: f"../{first}"})
-    refused(rf"index.json puts {name} in '/etc/passwd'", **{name: "/etc/passwd"})
-    refused(rf"index.json puts {name} in '\.\.'", **{name: ".."})
-    refused(rf"index.json puts {name} in 'a{{299}}\n", **{name: "a" * 5000})
+    assert_error(rf"index.json puts {name} in '\.\./{first}'", **{name: f"../{first}"})
+    assert_error(rf"index.json puts {name} in '/etc/passwd'", **{name: "/etc/passwd"})
+    assert_error(rf"index.json puts {name} in '\.\.'", **{name: ".."})
+    assert_error(rf"index.json puts {name} in 'a{{299}}\n", **{name: "a" * 5000})
 
 
 @pytest.mark.parametrize(
@@ -145,14 +151,14 @@ def test_an_index_and_its_shards_have_to_agree(
     ["", "[1]", "{}", '{"weight_map": 1}', '{"weight_map": {"lm_head.bias": 1}}', "[" * 100_000],
     ids=range(6),
 )
-def test_an_index_that_is_none_says_so(content: str, tmp_path: Path) -> None:
+def test_an_invalid_index_is_an_error(content: str, tmp_path: Path) -> None:
     folder = write_theirs(their_model(SMALL), tmp_path / "checkpoint", "safetensors shards")
     (folder / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ArtifactError, match=r"index\.json (is no index|puts lm_head\.bias in 1)"):
         load_checkpoint(folder)
 
 
-def test_a_tensor_that_no_shard_has_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_tensor_that_no_shard_has(tmp_path: Path) -> None:
     folder = write_theirs(their_model(SMALL), tmp_path / "checkpoint", "bin")
     (folder / "pytorch_model.bin").unlink()
     tensors = {
@@ -165,17 +171,21 @@ def test_a_tensor_that_no_shard_has_is_named(tmp_path: Path) -> None:
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("kept", [0, 1, 40, 0.5, -1])
-def test_a_file_that_was_cut_short_names_what_is_lost(checkpoint: Path, kept: float) -> None:
-    victim = max(
+@pytest.mark.parametrize("length", [0, 1, 40, 0.5, -1])
+def test_the_error_names_a_truncated_file_and_a_missing_tensor(
+    checkpoint: Path, length: float
+) -> None:
+    damaged_file = max(
         shards(checkpoint) or checkpoint.glob("*model*"), key=lambda path: path.stat().st_size
     )
-    content = victim.read_bytes()
-    victim.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
-    with pytest.raises(ArtifactError) as refused:
+    content = damaged_file.read_bytes()
+    damaged_file.write_bytes(
+        content[: int(length * len(content)) if isinstance(length, float) else length]
+    )
+    with pytest.raises(ArtifactError) as error:
         load_checkpoint(checkpoint)
-    assert victim.name in refused.value.got
-    assert any(name in refused.value.got for name in their_model(SMALL).state_dict())
+    assert damaged_file.name in error.value.got
+    assert any(name in error.value.got for name in their_model(SMALL).state_dict())
 
 
 @settings(
@@ -185,33 +195,32 @@ def test_a_file_that_was_cut_short_names_what_is_lost(checkpoint: Path, kept: fl
         Phase.explicit,
         Phase.reuse,
         Phase.generate,
-    ],  # Making the damage smaller would take minutes.
+    ],  # Shrinking would take minutes.
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
-def test_whatever_is_changed_in_a_file_loads_or_is_an_error_of_ours(
+def test_a_file_with_changed_bytes_loads_or_is_an_artifact_error(
     checkpoint: Path, data: st.DataObject
 ) -> None:
-    victim = min(
+    damaged_file = min(
         shards(checkpoint) or checkpoint.glob("*model*"), key=lambda path: path.stat().st_size
     )
-    whole = victim.read_bytes()
-    damaged = bytearray(whole)
+    original = damaged_file.read_bytes()
+    content = bytearray(original)
     for _ in range(data.draw(st.integers(1, 4))):
-        damaged[data.draw(st.integers(0, min(len(whole), 6_000) - 1))] = data.draw(
-            st.integers(0, 255)
-        )
-    victim.write_bytes(damaged)
+        position = data.draw(st.integers(0, min(len(original), 6_000) - 1))
+        content[position] = data.draw(st.integers(0, 255))
+    damaged_file.write_bytes(content)
     try:
         load_checkpoint(checkpoint)
     except ArtifactError as error:
         assert checkpoint.name in error.got  # noqa: PT017 - both outcomes are right
     finally:
-        victim.write_bytes(whole)
+        damaged_file.write_bytes(original)
 
 
-class Asks:
-    """What a pickle can ask whoever reads it to run."""
+class MaliciousObject:
+    """An object whose pickle creates a folder when it is loaded."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -220,30 +229,33 @@ class Asks:
         return (os.mkdir, (str(self.file),))
 
 
-def test_a_hostile_pickle_is_not_obeyed(tmp_path: Path) -> None:
-    trap = tmp_path / "obeyed"
+def test_a_malicious_pickle_is_not_executed(tmp_path: Path) -> None:
+    created = tmp_path / "created"
     folder = write_changed(
-        SMALL, tmp_path / "checkpoint", "bin", lambda tensors: tensors.update(x=Asks(trap))
+        SMALL,
+        tmp_path / "checkpoint",
+        "bin",
+        lambda tensors: tensors.update(x=MaliciousObject(created)),
     )
     with pytest.raises(
-        ArtifactError, match=r"pytorch_model\.bin asks for posix\.mkdir, which was not obeyed"
+        ArtifactError, match=r"pytorch_model\.bin contains a pickle that calls posix\.mkdir"
     ):
         load_checkpoint(folder)
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Asks(trap)))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(MaliciousObject(created)))
     with pytest.raises(ArtifactError, match=r"no zip archive"):
         load_checkpoint(folder)
-    assert not trap.exists()
+    assert not created.exists()
 
 
-def test_a_file_of_other_things_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_plain_tensors_is_an_error(tmp_path: Path) -> None:
     folder = write_changed(SMALL, tmp_path, "bin", lambda tensors: tensors.update(step=3))
-    with pytest.raises(ArtifactError, match="has step, which is no plain tensor but a int"):
+    with pytest.raises(ArtifactError, match="has step, which is not a plain tensor but a int"):
         load_checkpoint(folder)
     torch.save([torch.ones(2)], folder / "pytorch_model.bin")
     with pytest.raises(ArtifactError, match="holds a list"):
         load_checkpoint(folder)
     torch.save({"lm_head.bias": torch.empty(100, device="meta")}, folder / "pytorch_model.bin")
-    with pytest.raises(ArtifactError, match=r"has lm_head\.bias, which is no plain tensor"):
+    with pytest.raises(ArtifactError, match=r"has lm_head\.bias, which is not a plain tensor"):
         load_checkpoint(folder)
     torch.save(
         their_model(SMALL).state_dict(),
@@ -255,21 +267,21 @@ def test_a_file_of_other_things_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_a_pointer_of_git_lfs_is_told_from_weights(
-    file: str, theirs: CodeGenForCausalLM, tmp_path: Path
+def test_a_git_lfs_pointer_is_an_error(
+    file: str, reference: CodeGenForCausalLM, tmp_path: Path
 ) -> None:
     folder = write_theirs(
-        theirs, tmp_path / "checkpoint", "bin" if file.endswith("bin") else "safetensors"
+        reference, tmp_path / "checkpoint", "bin" if file.endswith("bin") else "safetensors"
     )
     (folder / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
     with pytest.raises(
         ArtifactError,
-        match=r"is a pointer of Git LFS, and transformer\.wte\.weight and 20 more tensors",
+        match=r"is a Git LFS pointer; missing: transformer\.wte\.weight and 20 more tensors",
     ):
         load_checkpoint(folder)
 
 
-def test_what_is_no_checkpoint_at_all_says_so(tmp_path: Path) -> None:
+def test_a_folder_without_a_valid_config_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"nowhere/config\.json does not exist"):
         load_checkpoint(tmp_path / "nowhere")
     (tmp_path / "file").write_text("text")
@@ -283,10 +295,10 @@ def test_what_is_no_checkpoint_at_all_says_so(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
-def test_a_config_of_a_larger_model_names_the_first_tensor_that_does_not_fit(
+def test_for_a_config_of_a_larger_model_the_error_names_the_first_tensor_that_does_not_fit(
     tmp_path: Path,
 ) -> None:
-    """That of 16.1B, for which 64 GB would be taken: what is missing is looked for first, then shapes."""
+    """The 16.1B model would need 64 GB: names are checked first, then shapes."""
     folder = write_changed(SMALL, tmp_path, "safetensors", lambda _: None)
     shape = {
         "n_layer": 34,
@@ -324,15 +336,15 @@ def test_a_config_of_a_larger_model_names_the_first_tensor_that_does_not_fit(
         ({"vocab_size": 10**30}, "has vocab_size 10{30}\n"),
         ({"n_head": True}, "has n_head True"),
         ({"n_head": 5}, "has n_embd 32 and n_head 5"),
-        ({"n_head": 2}, "describes no model that can be\n.*num_heads must be a multiple of 4"),
+        ({"n_head": 2}, "describes an invalid model\n.*num_heads must be a multiple of 4"),
         (
             {"rotary_dim": 10},
-            "describes no model that can be\n.*rotary_dim must be even and at most head_dim 8",
+            "describes an invalid model\n.*rotary_dim must be even and at most head_dim 8",
         ),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
 )
-def test_a_config_of_another_model_is_refused(
+def test_a_config_of_another_model_is_an_error(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     values = released_settings(their_model(SMALL).config) | change
@@ -341,7 +353,7 @@ def test_a_config_of_another_model_is_refused(
         load_config(tmp_path)
 
 
-def test_a_config_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+def test_a_config_that_is_nested_too_deeply_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[" * 100_000)
     with pytest.raises(ArtifactError, match=r"config\.json is not JSON"):
         load_config(tmp_path)

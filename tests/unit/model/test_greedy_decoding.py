@@ -1,4 +1,4 @@
-"""Without temperature, token for token what `transformers` generates from the same folder."""
+"""Greedy decoding generates the same tokens as `transformers` from the same folder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fixtures.models import TINY, TOKENIZER, lively_model, write_tokenizer
 from transformers import AutoModelForCausalLM
 
 from components.model.config import DecodeMode
-from components.model.generation import Request, SamplingParams, generate
+from components.model.generation import Request, SamplingParams, generate, pack
 from components.model.huggingface import load_checkpoint, save_checkpoint
-from components.model.packed_linear import pack
 
-NUM_IDS, MOST = 495, 40
+NUM_IDS = 495
+MAX_NEW_TOKENS = 40
 SHORT = TINY.replace(context_length=256)
 SHAPES = {
     "tiny": (SHORT, 0),
@@ -30,15 +30,17 @@ SHAPES = {
 }
 """With the seed of the weights."""
 LENGTHS = (1, 5, 5, 127, 128, 129, 200)
-"""On both sides of the lengths to which prompts are rounded; two prompts are equally long."""
+"""On both sides of the lengths to which prompts are rounded; two lengths are equal."""
 
 
-@pytest.mark.parametrize(("packed", "steps"), [(False, None), (True, None), (False, "graphs")])
+@pytest.mark.parametrize(
+    ("packed", "decode_mode"), [(False, None), (True, None), (False, "graphs")]
+)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_greedy_tokens_are_those_of_transformers(
-    tmp_path: Path, shape: str, packed: bool, steps: DecodeMode | None
+    tmp_path: Path, shape: str, packed: bool, decode_mode: DecodeMode | None
 ) -> None:
-    """A batch of prompts of different lengths, of which some end early, against one prompt at a time."""
+    """A batch of prompts of different lengths, some ending early, against single prompts."""
     config, seed = SHAPES[shape]
     model = lively_model(config, seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -47,29 +49,33 @@ def test_greedy_tokens_are_those_of_transformers(
         for length in LENGTHS
     ]
     with torch.no_grad():
-        model.head.bias[NUM_IDS:] += 1000.0  # Rows that no id has: neither may choose them.
+        model.head.bias[NUM_IDS:] += 1000.0  # Padding rows: neither may choose them.
         likeliest = model(torch.tensor([prompts[3]]))[0, :, :NUM_IDS].max(-1).values
         model.head.bias[TOKENIZER.eot_id] += 0.5 * float(likeliest.mean())
     save_checkpoint(model, write_tokenizer(tmp_path / "tokenizer"), tmp_path)
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
-    ours = load_checkpoint(tmp_path).eval()
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    model = load_checkpoint(tmp_path).eval()
     if packed:
-        pack(ours)
-    expected = [_generated(theirs, prompt, config.padded_vocab_size) for prompt in prompts]
-    waiting = deque(Request(number, prompt, number, MOST) for number, prompt in enumerate(prompts))
-    rules = SamplingParams(temperature=0, top_p=1.0, num_ids=NUM_IDS, eot_id=TOKENIZER.eot_id)
-    found = generate(ours, waiting, rules, max_new_tokens=MOST, num_slots=3, steps=steps)
-    drawn = {one.key: one.tokens for one in found}
-    assert [drawn[number] for number in range(len(prompts))] == expected
+        pack(model)
+    expected = [_reference(reference, prompt, config.padded_vocab_size) for prompt in prompts]
+    requests = deque(
+        Request(number, prompt, number, MAX_NEW_TOKENS) for number, prompt in enumerate(prompts)
+    )
+    params = SamplingParams(temperature=0, top_p=1.0, num_ids=NUM_IDS, eot_id=TOKENIZER.eot_id)
+    completions = generate(
+        model, requests, params, max_new_tokens=MAX_NEW_TOKENS, num_slots=3, decode_mode=decode_mode
+    )
+    tokens = {completion.key: completion.tokens for completion in completions}
+    assert [tokens[number] for number in range(len(prompts))] == expected
 
 
-def _generated(theirs: Any, prompt: tuple[int, ...], padded_vocab_size: int) -> list[int]:
+def _reference(reference: Any, prompt: tuple[int, ...], padded_vocab_size: int) -> list[int]:
     ids = torch.tensor([prompt])
-    generated: list[int] = theirs.generate(
+    generated: list[int] = reference.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         do_sample=False,
-        max_new_tokens=MOST,
+        max_new_tokens=MAX_NEW_TOKENS,
         eos_token_id=TOKENIZER.eot_id,
         pad_token_id=TOKENIZER.eot_id,
         suppress_tokens=list(range(NUM_IDS, padded_vocab_size)),

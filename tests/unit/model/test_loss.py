@@ -1,3 +1,5 @@
+"""The chunked loss agrees with the plain formula and never holds the full logits."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -50,8 +52,8 @@ def test_loss_and_gradients_are_those_of_the_plain_formula(
     pairs = zip(
         gradients(3 * loss, tuple(leaves)), gradients(3 * expected, tuple(doubles)), strict=True
     )
-    for got, wanted in pairs:
-        torch.testing.assert_close(got.double(), wanted, rtol=1e-3, atol=1e-5)
+    for got, expected_gradient in pairs:
+        torch.testing.assert_close(got.double(), expected_gradient, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("offset", [-1e4, 1e4])
@@ -65,16 +67,16 @@ def test_logits_of_any_size_give_finite_numbers(offset: float) -> None:
     assert all(gradient.isfinite().all() for gradient in gradients(loss, (hidden, weight, bias)))
 
 
-def test_the_same_inputs_give_the_same_bits() -> None:
+def test_loss_and_gradients_are_deterministic() -> None:
     *leaves, targets = inputs(300, 64, 1000, seed=1)
     first, second = (mean_cross_entropy(*leaves, targets, 1e-4) for _ in range(2))
     assert first.item() == second.item()
     pairs = zip(gradients(first, tuple(leaves)), gradients(second, tuple(leaves)), strict=True)
-    assert all(torch.equal(one, other) for one, other in pairs)
+    assert all(torch.equal(left, right) for left, right in pairs)
 
 
 class LargestTensor(TorchDispatchMode):
-    """Watches every operation for the largest tensor that it makes."""
+    """Records the size of the largest tensor that any operation returns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,13 +89,12 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_the_logits_are_never_held_whole() -> None:
+def test_the_full_logits_are_never_in_memory() -> None:
     *leaves, targets = inputs(512, 16, 2000, seed=2)
-    with LargestTensor() as watch:
+    with LargestTensor() as largest:
         mean_cross_entropy(*leaves, targets, 1e-4).backward()
-    assert (
-        watch.num_elements == 16 * 2000
-    )  # The head's weight; half as many logits at once, of 512 * 2000.
+    # The head's weight; a chunk of logits is half as large, all of them 512 * 2000.
+    assert largest.num_elements == 16 * 2000
 
 
 @given(num_targets=st.integers(0, 1000), width=st.integers(1, 64))
@@ -102,7 +103,7 @@ def test_chunks_cover_every_row_once(num_targets: int, width: int) -> None:
     assert covered == list(range(num_targets))
 
 
-def test_losses_of_single_tokens_are_those_that_the_mean_is_of() -> None:
+def test_the_mean_of_token_losses_is_the_loss() -> None:
     *leaves, targets = inputs(33, 8, 20, seed=3)
     losses = token_losses(*leaves, targets)
     expected = F.cross_entropy(F.linear(*leaves), targets, reduction="none")

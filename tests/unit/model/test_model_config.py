@@ -1,3 +1,5 @@
+"""The numbers that follow from a shape, and the shapes that are invalid."""
+
 from __future__ import annotations
 
 import pytest
@@ -8,7 +10,7 @@ from components.model.config import ModelConfig
 from components.model.transformer import CodeGen
 
 PAPER = {
-    # docs/paper.md, section 2: layers, heads, head dim, rotary dims, parameters counted in billions.
+    # docs/paper.md, section 2: layers, heads, head dim, rotary dim, parameters in billions.
     "350M": (20, 16, 64, 32, "0.357"),
     "2.7B": (32, 32, 80, 64, "2.78"),
     "6.1B": (33, 16, 256, 64, "7.06"),
@@ -36,9 +38,9 @@ def test_the_papers_models_have_the_papers_number_of_parameters(size: str) -> No
     assert f"{counted / 1e9:.{len(billions.partition('.')[2])}f}" == billions
 
 
-def test_a_training_step_costs_what_counting_by_hand_gives() -> None:
-    # One layer, d 32: 12 * 32^2 = 12,288 weights, a head of 32 * 32 = 1,024; six operations for each.
-    # Attention over 16 positions, of which half are seen on average: 6 * 32 * 16 = 3,072.
+def test_flops_per_token_equal_a_count_by_hand() -> None:
+    # A layer with d 32: 12 * 32^2 = 12,288 weights, a head of 32 * 32 = 1,024; 6 FLOPs for each.
+    # Attention over 16 positions, half of them visible on average: 6 * 32 * 16 = 3,072.
     assert ModelConfig(**SMALL).flops_per_token == 6 * (12_288 + 1_024) + 3_072
 
 
@@ -52,6 +54,6 @@ def test_a_training_step_costs_what_counting_by_hand_gives() -> None:
         ("num_layers", 0, "greater than 0"),
     ],
 )
-def test_a_shape_that_cannot_be_is_refused_with_its_rule(field: str, value: int, rule: str) -> None:
+def test_an_invalid_shape_is_an_error_with_its_rule(field: str, value: int, rule: str) -> None:
     with pytest.raises(ConfigError, match=rule):
         ModelConfig.parse({**SMALL, field: value})

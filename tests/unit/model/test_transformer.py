@@ -1,3 +1,5 @@
+"""The network agrees with its definition written out in plain operations."""
+
 from __future__ import annotations
 
 import math
@@ -17,12 +19,13 @@ def tokens(batch: int, length: int, seed: int = 0) -> Tensor:
     )
 
 
-def test_a_token_changes_the_logits_from_its_position_on_and_none_before() -> None:
-    model, before = lively_model(), tokens(1, 12)
-    after = before.clone()
-    after[0, 7] = (after[0, 7] + 1) % TINY.padded_vocab_size
+def test_a_token_changes_logits_from_its_position_on_only() -> None:
+    model = lively_model()
+    original = tokens(1, 12)
+    changed = original.clone()
+    changed[0, 7] = (changed[0, 7] + 1) % TINY.padded_vocab_size
     with torch.no_grad():
-        difference = (model(before) - model(after)).abs().amax(-1)[0]
+        difference = (model(original) - model(changed)).abs().amax(-1)[0]
     assert (difference[:7] == 0).all()
     assert (difference[7:] > 1e-4).all()
 
@@ -31,36 +34,42 @@ def test_the_loss_is_the_mean_cross_entropy_of_all_but_the_first_token() -> None
     model, tokens_BT = lively_model(), tokens(3, 9)
     logits_BTV = model(tokens_BT).detach().double()
     log_p = logits_BTV.log_softmax(-1)
-    picked = [log_p[b, t, tokens_BT[b, t + 1]].item() for b in range(3) for t in range(8)]
-    assert model.loss(tokens_BT).item() == pytest.approx(-sum(picked) / 24, rel=1e-5)
-    expected = -sum(picked) / 24 + 0.3 * logits_BTV[:, :-1].logsumexp(-1).square().mean().item()
+    target_log_p = [log_p[b, t, tokens_BT[b, t + 1]].item() for b in range(3) for t in range(8)]
+    assert model.loss(tokens_BT).item() == pytest.approx(-sum(target_log_p) / 24, rel=1e-5)
+    expected = (
+        -sum(target_log_p) / 24 + 0.3 * logits_BTV[:, :-1].logsumexp(-1).square().mean().item()
+    )
     assert model.loss(tokens_BT, z_loss=0.3).item() == pytest.approx(expected, rel=1e-5)
     assert model(tokens_BT, 0.3).item() == model.loss(tokens_BT, z_loss=0.3).item()
 
 
 @pytest.mark.parametrize("activation_checkpoint_interval", [0, 1])
-def test_a_masked_document_is_predicted_as_if_it_stood_alone(
+def test_a_masked_document_has_the_logits_of_a_separate_document(
     activation_checkpoint_interval: int,
 ) -> None:
-    """Positions go on from the document before, which rotary attention does not see. The separator is of the first one."""
-    model, separator = lively_model(), 5
+    """Positions continue across documents. The separator belongs to the first document."""
+    model = lively_model()
+    separator = 5
     model.activation_checkpoint_interval = activation_checkpoint_interval
-    first, second = (
-        one.masked_fill(one == separator, 6) for one in (tokens(1, 6, seed=1), tokens(1, 9, seed=2))
-    )
-    both = torch.cat([first, torch.tensor([[separator]]), second], dim=1)
-    masked = model(both, eot_id=separator)
+    first = tokens(1, 6, seed=1)
+    first[first == separator] = 6
+    second = tokens(1, 9, seed=2)
+    second[second == separator] = 6
+    joined = torch.cat([first, torch.tensor([[separator]]), second], dim=1)
+    masked = model(joined, eot_id=separator)
     torch.testing.assert_close(masked[:, 7:], model(second), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(masked[:, :7], model(both[:, :7]), rtol=1e-4, atol=1e-4)
-    assert (masked[:, 7:] - model(both)[:, 7:]).abs().max() > 1e-2, "without a mask they differ"
-    masked_loss = model(both, z_loss=0.0, eot_id=separator)
-    expected = F.cross_entropy(masked[0, :-1], both[0, 1:])
+    torch.testing.assert_close(masked[:, :7], model(joined[:, :7]), rtol=1e-4, atol=1e-4)
+    assert (masked[:, 7:] - model(joined)[:, 7:]).abs().max() > 1e-2, "without a mask they differ"
+    masked_loss = model(joined, z_loss=0.0, eot_id=separator)
+    expected = F.cross_entropy(masked[0, :-1], joined[0, 1:])
     torch.testing.assert_close(masked_loss, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_training_lowers_the_loss_and_is_the_same_every_time() -> None:
+def test_training_lowers_the_loss_and_is_deterministic() -> None:
     def train() -> list[float]:
-        model, tokens_BT, losses = CodeGen(TINY, seed=3), tokens(4, 32), []
+        model = CodeGen(TINY, seed=3)
+        tokens_BT = tokens(4, 32)
+        losses = []
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         for _ in range(12):
             optimizer.zero_grad()
@@ -71,47 +80,49 @@ def test_training_lowers_the_loss_and_is_the_same_every_time() -> None:
         return losses
 
     losses = train()
-    assert losses[0] == pytest.approx(
-        math.log(TINY.padded_vocab_size), abs=0.6
-    )  # A fresh model knows nothing.
+    # An untrained model predicts almost uniformly.
+    assert losses[0] == pytest.approx(math.log(TINY.padded_vocab_size), abs=0.6)
     assert losses[-1] < 0.8 * losses[0]
     assert losses == train()
 
 
 def test_a_pair_is_rotated_by_its_position_times_its_frequency() -> None:
-    # rotary_dim 4 of 6: pairs 0 and 1 turn by 1 and 1/100 radian per position, pair 2 stays.
+    # rotary_dim 4 of 6: pairs 0 and 1 rotate by 1 and 1/100 radian per position, pair 2 does not.
     heads = torch.tensor([1.0, 0.0, 0.0, 1.0, 5.0, 7.0])
-    turned = apply_rotary(heads, rotary_frequencies(torch.tensor(3), 4, 6))
+    rotated = apply_rotary(heads, rotary_frequencies(torch.tensor(3), 4, 6))
     expected = [math.cos(3), math.sin(3), -math.sin(0.03), math.cos(0.03), 5.0, 7.0]
-    torch.testing.assert_close(turned, torch.tensor(expected))
+    torch.testing.assert_close(rotated, torch.tensor(expected))
 
 
-def test_attention_depends_on_distance_not_on_position() -> None:
+def test_attention_depends_on_distance_and_not_on_position() -> None:
     query, key = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
 
-    def product(query_at: int, key_at: int) -> float:
-        turn = rotary_frequencies(torch.tensor([query_at, key_at]), 8, 8)
-        return float(apply_rotary(query, turn[0]) @ apply_rotary(key, turn[1]))
+    def product(query_position: int, key_position: int) -> float:
+        rotation = rotary_frequencies(torch.tensor([query_position, key_position]), 8, 8)
+        return float(apply_rotary(query, rotation[0]) @ apply_rotary(key, rotation[1]))
 
     assert product(9, 4) == pytest.approx(product(105, 100), abs=1e-4)
     assert abs(product(9, 4) - product(9, 5)) > 1e-2
 
 
-def test_a_block_adds_attention_and_mlp_of_one_layer_norm() -> None:
-    """Written out with plain operations, one head at a time."""
+def test_a_block_adds_attention_and_mlp_of_the_same_layer_norm() -> None:
+    """Written out with plain operations, head by head."""
     model = lively_model()
-    block, length = model.blocks[1], 5
+    block = model.blocks[1]
+    length = 5
     x_TD = torch.randn(length, 32, generator=torch.Generator().manual_seed(1))
     normed_TD = (x_TD - x_TD.mean(-1, keepdim=True)) / (
         x_TD.var(-1, unbiased=False, keepdim=True) + 1e-5
     ).sqrt()
     normed_TD = normed_TD * block.norm.weight + block.norm.bias
     query, key, value = (normed_TD @ block.qkv.weight.T).split(32, dim=-1)
-    turn = rotary_frequencies(torch.arange(length), 4, 8)
+    rotation_TK = rotary_frequencies(torch.arange(length), 4, 8)
     heads = []
     for rows in (slice(8 * head, 8 * head + 8) for head in range(4)):
         scores = (
-            apply_rotary(query[:, rows], turn) @ apply_rotary(key[:, rows], turn).T / math.sqrt(8)
+            apply_rotary(query[:, rows], rotation_TK)
+            @ apply_rotary(key[:, rows], rotation_TK).T
+            / math.sqrt(8)
         )
         scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -math.inf)
         heads.append(scores.softmax(-1) @ value[:, rows])
@@ -123,22 +134,25 @@ def test_a_block_adds_attention_and_mlp_of_one_layer_norm() -> None:
     torch.testing.assert_close(block(x_TD[None], rotation)[0], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_first_weights_are_a_function_of_the_seed_alone() -> None:
+def test_initial_weights_depend_on_the_seed_only() -> None:
     state = torch.random.get_rng_state()
-    one = CodeGen(TINY, seed=5)
+    model = CodeGen(TINY, seed=5)
     torch.manual_seed(2)
-    same, other = CodeGen(TINY, seed=5), CodeGen(TINY, seed=6)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
-    assert not torch.equal(one.embedding.weight, other.embedding.weight)
+    same = CodeGen(TINY, seed=5)
+    different = CodeGen(TINY, seed=6)
+    pairs = zip(model.parameters(), same.parameters(), strict=True)
+    assert all(torch.equal(left, right) for left, right in pairs)
+    assert not torch.equal(model.embedding.weight, different.embedding.weight)
     torch.random.set_rng_state(state)
     CodeGen(TINY, seed=5)
-    assert torch.equal(torch.random.get_rng_state(), state)  # The global generator is left alone.
+    assert torch.equal(torch.random.get_rng_state(), state)  # The global generator is not used.
 
 
 @pytest.mark.parametrize(
     ("name", "std"),
     [
-        # 0.8796 is the standard deviation of a unit normal cut at two: sqrt(1 - 4 phi(2) / (2 Phi(2) - 1)).
+        # 0.8796 is the standard deviation of a unit normal truncated at 2:
+        # sqrt(1 - 4 phi(2) / (2 Phi(2) - 1)).
         ("embedding.weight", 0.8796 / math.sqrt(512)),
         ("blocks.0.qkv.weight", 0.8796 / math.sqrt(32)),
         ("blocks.1.mlp_in.weight", 0.8796 / math.sqrt(32)),
@@ -147,14 +161,14 @@ def test_first_weights_are_a_function_of_the_seed_alone() -> None:
         ("head.weight", 0.8796 / math.sqrt(32)),
     ],
 )
-def test_weights_are_drawn_from_the_papers_distribution(name: str, std: float) -> None:
+def test_initial_weights_have_the_papers_distribution(name: str, std: float) -> None:
     weight = CodeGen(TINY, seed=1).get_parameter(name)
     assert weight.std().item() == pytest.approx(std, rel=0.06)
     assert weight.abs().max().item() <= 2 * std / 0.8796
     assert abs(weight.mean().item()) < 0.1 * std
 
 
-def test_residual_projections_shrink_with_the_number_of_layers() -> None:
+def test_residual_projections_are_scaled_by_the_number_of_layers() -> None:
     deep = CodeGen(TINY.replace(num_layers=8), seed=1)
     assert deep.blocks[0].mlp_out.weight.std().item() == pytest.approx(
         0.8796 * (2 / 8) / math.sqrt(32), rel=0.06
@@ -169,7 +183,7 @@ def test_biases_start_at_zero_and_gains_at_one() -> None:
             assert (parameter == 1).all()
 
 
-def test_half_precision_has_a_loss_in_fp32_near_that_of_full_precision() -> None:
+def test_bf16_has_an_fp32_loss_close_to_that_of_fp32() -> None:
     model, tokens_BT = lively_model(sharpness=1.0), tokens(2, 32)
     expected = model.loss(tokens_BT).item()
     half = model.bfloat16()

@@ -1,4 +1,4 @@
-"""Data Docs: the pages of every run are there, complete, harmless, and readable without a network."""
+"""Data Docs: the pages of every run are kept, complete, safe, and readable without a network."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from corpora_on_disk import SMALL, records, upright_table, write_raw
+from corpus_files_on_disk import SMALL, page_table, records, write_raw
 from pydantic import JsonValue
 
 from components.core.errors import ValidationFailedError
 from components.validation.config import ValidationConfig
-from components.validation.quarantine_page import QuarantineSummary
+from components.validation.profile import QuarantineSummary
 from components.validation.raw import validate_raw
-from components.validation.suite_files import copy_suites
-from components.validation.tables import SUITE_TABLES
+from components.validation.suite_files import SUITE_TABLES, copy_suites
 
 
 class Links(HTMLParser):
@@ -38,12 +37,12 @@ def validate(
     folder: Path,
     artifact: str,
     *,
-    good: bool = True,
+    is_valid: bool = True,
     quarantined: Mapping[str, QuarantineSummary] | None = None,
     config: ValidationConfig = SMALL,
 ) -> None:
     content = records()
-    if not good:
+    if not is_valid:
         content[1].update(language="<script>alert(1)</script>", path="a & b.txt")
     corpora = {"nl": write_raw(folder / artifact / "data", content)}
     validate_raw(
@@ -55,15 +54,15 @@ def validate(
     )
 
 
-def test_every_run_is_listed_and_stays(tmp_path: Path) -> None:
-    with pytest.raises(ValidationFailedError) as error:
-        validate(tmp_path, "bad", good=False)
+def test_every_run_is_listed_and_kept(tmp_path: Path) -> None:
+    with pytest.raises(ValidationFailed) as error:
+        validate(tmp_path, "bad", is_valid=False)
     validate(tmp_path, "good")
     docs = tmp_path / "docs"
     targets = Links(docs / "index.html").targets
     assert len(targets) == 4
     assert all((docs / target).is_file() for target in targets)
-    page = Path(error.value.fix.removeprefix("open ").split(" to see")[0])
+    page = Path(error.value.fix.removeprefix("open ").split(" for more")[0])
     assert page.relative_to(docs).as_posix() in targets
     listing = (docs / "index.html").read_text(encoding="utf-8")
     assert listing.count("✘") == 1
@@ -75,19 +74,21 @@ def test_every_run_is_listed_and_stays(tmp_path: Path) -> None:
     assert len(list(docs.glob("raw-corpora-*"))) == 2
 
 
-def test_pages_show_the_failure_and_run_nothing_that_a_corpus_says(tmp_path: Path) -> None:
+def test_pages_show_the_failure_and_escape_the_content_of_a_corpus(tmp_path: Path) -> None:
     with pytest.raises(
         ValidationFailedError,
         match=re.escape("english 1.0/a & b.txt (language = '<script>alert(1)</script>')"),
     ):
-        validate(tmp_path, "bad", good=False)
+        validate(tmp_path, "bad", is_valid=False)
     text = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "docs").rglob("*.html"))
     assert "&lt;script&gt;alert(1)" in text
     assert "<script>alert(1)" not in text
     assert "a &amp; b.txt" in text
 
 
-def bad(file: str, offset: int, kind: str, details: str, excerpt: str) -> dict[str, JsonValue]:
+def bad_record(
+    file: str, offset: int, kind: str, details: str, excerpt: str
+) -> dict[str, JsonValue]:
     return {
         "file": file,
         "offset": offset,
@@ -100,23 +101,23 @@ def bad(file: str, offset: int, kind: str, details: str, excerpt: str) -> dict[s
 QUARANTINED = QuarantineSummary(
     {"not JSON": 1101, "not UTF-8": 1},
     [
-        bad(
+        bad_record(
             "<a>.jsonl",
             12,
             "not UTF-8",
             ": at byte 3",
             "<script>alert(2)</script>\n\x1b\u202e\x00 é",
         ),
-        bad("b.jsonl", 0, "not JSON", "", "x" * 5000),
+        bad_record("b.jsonl", 0, "not JSON", "", "x" * 5000),
         *(
-            bad("c.jsonl", number, "not JSON", f": at character {number}", "{")
+            bad_record("c.jsonl", number, "not JSON", f": at character {number}", "{")
             for number in range(99)
         ),
     ],
 )
 
 
-def test_quarantined_records_have_a_page_that_every_list_and_their_corpus_link_to(
+def test_the_lists_and_the_pages_of_a_corpus_link_to_its_quarantined_records(
     tmp_path: Path,
 ) -> None:
     validate(
@@ -130,13 +131,11 @@ def test_quarantined_records_have_a_page_that_every_list_and_their_corpus_link_t
     )
     run = (docs / link).parent
     assert "quarantine.html" in Links(run / "index.html").targets
-    assert "records that were set aside</a>: 1,102" in (docs / "index.html").read_text(
-        encoding="utf-8"
-    )
+    assert "quarantined records</a>: 1,102" in (docs / "index.html").read_text(encoding="utf-8")
     pages = sorted(run.glob("validations/**/*.html"))
     assert len(pages) == 2
     for page in pages:
-        (target,) = (one for one in Links(page).targets if "quarantine.html" in one)
+        (target,) = (url for url in Links(page).targets if "quarantine.html" in url)
         path, anchor = target.split("#")
         assert (page.parent / path).resolve() == docs / link
         assert f'<h2 id="{anchor}">nl: 1,102</h2>' in (docs / link).read_text(encoding="utf-8")
@@ -157,9 +156,9 @@ def test_quarantined_records_are_counted_by_kind_and_shown_as_text(tmp_path: Pat
     assert "mono" not in text
 
 
-def test_every_page_names_its_suite_with_its_digest_and_shows_the_table(tmp_path: Path) -> None:
+def test_every_page_has_its_suite_with_digest_and_its_table(tmp_path: Path) -> None:
     copy_suites(tmp_path / "rules")
-    validate(tmp_path, "own", config=SMALL.replace(suites=str(tmp_path / "rules")))
+    validate(tmp_path, "custom", config=SMALL.replace(suites=str(tmp_path / "rules")))
     listing = (tmp_path / "docs" / "index.html").read_text(encoding="utf-8")
     for name in ("raw-documents", "raw-languages"):
         path = tmp_path / "rules" / f"{name}.json"
@@ -169,20 +168,22 @@ def test_every_page_names_its_suite_with_its_digest_and_shows_the_table(tmp_path
         assert f"Suite: <code>{path}</code>, SHA-256 <code>{digest}</code>" in text
         assert text.index("Suite: ") < text.index("Expectation Validation Result")
         assert f'title="{path}, SHA-256 {digest}">{name}.json {digest[:12]}</small>' in listing
-        table = upright_table(text)
+        table = page_table(text)
         assert (table[""], table["num_documents"]) == (["English"], ["4"])
         assert {*table, "language"} - {""} == set(SUITE_TABLES[name].columns)
 
 
-def test_a_run_without_quarantined_records_links_to_none(tmp_path: Path) -> None:
+def test_a_run_without_quarantined_records_has_no_link_to_them(tmp_path: Path) -> None:
     validate(tmp_path, "good")
     assert not list((tmp_path / "docs").rglob("quarantine.html"))
-    assert "set aside" not in (tmp_path / "docs" / "index.html").read_text(encoding="utf-8")
+    assert "quarantined records" not in (tmp_path / "docs" / "index.html").read_text(
+        encoding="utf-8"
+    )
 
 
-def test_runs_of_an_earlier_release_stay_in_the_list(tmp_path: Path) -> None:
-    old = tmp_path / "docs" / "raw-corpora-20250101T000000Z"
-    old.mkdir(parents=True)
+def test_runs_of_an_earlier_release_are_still_listed(tmp_path: Path) -> None:
+    old_run = tmp_path / "docs" / "raw-corpora-20250101T000000Z"
+    old_run.mkdir(parents=True)
     page = {
         "name": "a",
         "title": "an old page",
@@ -190,7 +191,7 @@ def test_runs_of_an_earlier_release_stay_in_the_list(tmp_path: Path) -> None:
         "num_broken": 0,
         "path": "validations/a.html",
     }
-    (old / "run.json").write_text(
+    (old_run / "run.json").write_text(
         json.dumps({"what": "raw corpora", "started": "2025-01-01T00:00:00+00:00", "pages": [page]})
     )
     validate(tmp_path, "good")
@@ -199,7 +200,7 @@ def test_runs_of_an_earlier_release_stay_in_the_list(tmp_path: Path) -> None:
     )
 
 
-def test_pages_report_no_visit_and_mark_status_without_a_network(tmp_path: Path) -> None:
+def test_pages_report_no_visits_and_show_the_status_without_a_network(tmp_path: Path) -> None:
     validate(tmp_path, "good")
     for page in (tmp_path / "docs").rglob("raw-corpora-*/**/*.html"):
         text = page.read_text(encoding="utf-8")
@@ -218,16 +219,16 @@ def test_the_artifact_has_a_copy_of_the_pages(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in copy.rglob("*") if path.is_file()) < 2_000_000
 
 
-def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
-    left = tmp_path / "docs" / ".partial" / "validations"
-    left.mkdir(parents=True)
-    (left / "half.html").write_text("<html")
+def test_partial_output_of_an_interrupted_run_is_removed(tmp_path: Path) -> None:
+    partial = tmp_path / "docs" / ".partial" / "validations"
+    partial.mkdir(parents=True)
+    (partial / "half.html").write_text("<html")
     validate(tmp_path, "good")
     assert not (tmp_path / "docs" / ".partial").exists()
     assert not list((tmp_path / "docs").rglob("half.html"))
 
 
-def test_runs_at_the_same_time_do_not_mix(tmp_path: Path) -> None:
+def test_concurrent_runs_do_not_mix(tmp_path: Path) -> None:
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda number: validate(tmp_path, f"run{number}"), range(3)))
     runs = sorted((tmp_path / "docs").glob("raw-corpora-*"))
@@ -236,8 +237,9 @@ def test_runs_at_the_same_time_do_not_mix(tmp_path: Path) -> None:
     assert len(Links(tmp_path / "docs" / "index.html").targets) == 6
 
 
-def test_results_are_the_same_bytes_again(tmp_path: Path) -> None:
-    for name in ("one", "two"):
+def test_results_are_deterministic(tmp_path: Path) -> None:
+    results = []
+    for name in ("first", "second"):
         validate(tmp_path, name)
-    one, two = ((tmp_path / name / "out" / "results.json").read_bytes() for name in ("one", "two"))
-    assert one == two
+        results.append((tmp_path / name / "out" / "results.json").read_bytes())
+    assert results[0] == results[1]

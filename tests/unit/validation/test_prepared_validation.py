@@ -1,4 +1,4 @@
-"""Every rule about prepared corpora, seen to hold on good data and to break on data that breaks it."""
+"""Every rule for prepared corpora holds for valid data and is broken by invalid data."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpora_on_disk import CONTEXT_LENGTH, EOT_ID, SMALL, Prepared
+from corpus_files_on_disk import CONTEXT_LENGTH, EOT_ID, SMALL, Prepared
 
-from components.core.errors import ConfigError, ValidationFailedError
-from components.validation.prepared import read_figures, validate_prepared
-from components.validation.shard_checks import Index, Separators, ShardEntry, SplitEntry
+from components.core.errors import ConfigError, ValidationFailed
+from components.validation.prepared import read_metrics, validate_prepared
+from components.validation.shard_checks import SeparatorCheck, ShardEntry, ShardIndex, SplitEntry
 
 IndexJson = dict[str, Any]
 
@@ -28,23 +28,23 @@ def validate(folder: Path, **prepared: Path) -> dict[str, Any]:
     )
 
 
-def outcomes_in(folder: Path) -> list[dict[str, Any]]:
-    outcomes: list[dict[str, Any]] = json.loads((folder / "artifact" / "results.json").read_text())
-    return outcomes
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = json.loads((folder / "artifact" / "results.json").read_text())
+    return results
 
 
-def refused(folder: Path, **prepared: Path) -> ValidationFailedError:
-    with pytest.raises(ValidationFailedError) as error:
+def validation_error(folder: Path, **prepared: Path) -> ValidationFailed:
+    with pytest.raises(ValidationFailed) as error:
         validate(folder, **prepared)
     return error.value
 
 
-def test_good_corpora_pass_and_are_counted(tmp_path: Path) -> None:
+def test_valid_corpora_pass_and_are_counted(tmp_path: Path) -> None:
     mono = Prepared("mono", ("Python",))
     statistics = validate(
         tmp_path, nl=english().write(tmp_path / "nl"), mono=mono.write(tmp_path / "mono")
     )
-    # 6 documents of 6, 7, 8, 6, 7 and 8 ids make 42 ids: 5 sequences of 8; 2 of 7 and 8 make one.
+    # 6 documents of 6, 7, 8, 6, 7 and 8 ids have 42 ids, 5 sequences of 8; 7 and 8 ids have 1.
     assert statistics["corpora"] == {
         "nl": {
             "train": {"documents": 6, "sequences": 5},
@@ -55,52 +55,57 @@ def test_good_corpora_pass_and_are_counted(tmp_path: Path) -> None:
             "held-out/Python": {"documents": 2, "sequences": 1},
         },
     }
-    outcomes = outcomes_in(tmp_path)
+    results = read_results(tmp_path)
     assert (
         statistics["num_expectations"]
         == statistics["num_passed"]
-        == sum(bool(one["success"]) for one in outcomes)
+        == sum(bool(result["success"]) for result in results)
     )
-    judged = {one["suite"] for one in outcomes if one["success"] is not None}
-    assert judged == {
-        "prepared-shards", "prepared-splits", "prepared-documents", "prepared-languages", "prepared-held-out"
-    }  # fmt: skip
+    evaluated = {result["suite"] for result in results if result["success"] is not None}
+    assert evaluated == {
+        "prepared-shards",
+        "prepared-splits",
+        "prepared-documents",
+        "prepared-languages",
+        "prepared-held-out",
+    }
 
 
-# -- shards ------------------------------------------------------------------------------------------------------------
+# -- shards
 
 
-def test_ids_beyond_the_vocabulary_are_named(tmp_path: Path) -> None:
+def test_ids_outside_the_vocabulary_are_reported(tmp_path: Path) -> None:
     corpus = english()
     corpus.splits["train"][2][1] = 300
-    error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
+    error = validation_error(tmp_path, nl=corpus.write(tmp_path / "nl"))
     assert (
-        "nl: Every id is below the 300 ids of the vocabulary: broken by 1 of 2 shards" in error.got
+        "nl: Every id is below 300, the size of the vocabulary: broken by 1 of 2 shards"
+        in error.got
     )
     assert "such as train/00000.bin (max_id = 300)" in error.got
 
 
-def test_shards_that_are_cut_off_missing_or_unknown_are_named(tmp_path: Path) -> None:
+def test_truncated_missing_and_unlisted_shards_are_reported(tmp_path: Path) -> None:
     folders = {name: Prepared(name, ("Python",)).write(tmp_path / name) for name in ("nl", "mono")}
     for folder, cut in zip(folders.values(), (1, 2 * CONTEXT_LENGTH), strict=True):
         shard = folder / "train" / "00000.bin"
         shard.write_bytes(shard.read_bytes()[:-cut])
     (folders["nl"] / "held-out" / "Python" / "00000.bin").unlink()
     (folders["nl"] / "train" / "00001.bin").write_bytes(b"\1\0" * CONTEXT_LENGTH)
-    refused(tmp_path, **folders)
-    rule = "Every shard holds full sequences: its size is sequences x 8 ids x 2 bytes"
-    found = {one["subject"]: one for one in outcomes_in(tmp_path) if one["rule"] == rule}
-    assert (found["nl"]["num_unexpected"], found["mono"]["num_unexpected"]) == (3, 1)
-    assert found["nl"]["examples"] == [
+    validation_error(tmp_path, **folders)
+    rule = "The size of every shard is its number of sequences x 8 ids x 2 bytes"
+    results = {item["subject"]: item for item in read_results(tmp_path) if item["rule"] == rule}
+    assert (results["nl"]["num_unexpected"], results["mono"]["num_unexpected"]) == (3, 1)
+    assert results["nl"]["examples"] == [
         "train/00000.bin (size_bytes = 79, expected_bytes = 80)",
         "held-out/Python/00000.bin (size_bytes = -1, expected_bytes = 16)",
         "train/00001.bin (size_bytes = 16, expected_bytes = 0)",
     ]
-    assert found["mono"]["examples"] == ["train/00000.bin (size_bytes = 64, expected_bytes = 80)"]
+    assert results["mono"]["examples"] == ["train/00000.bin (size_bytes = 64, expected_bytes = 80)"]
 
 
-def test_shards_of_one_split_are_one_stream(tmp_path: Path) -> None:
-    def in_two(index: IndexJson) -> None:
+def test_documents_may_span_the_shards_of_a_split(tmp_path: Path) -> None:
+    def split_shard(index: IndexJson) -> None:
         shard = tmp_path / "nl" / "train" / "00000.bin"
         first = 2 * CONTEXT_LENGTH * 2
         (tmp_path / "nl" / "train" / "00001.bin").write_bytes(shard.read_bytes()[first:])
@@ -110,11 +115,11 @@ def test_shards_of_one_split_are_one_stream(tmp_path: Path) -> None:
             {"path": "train/00001.bin", "num_sequences": 3},
         ]
 
-    validate(tmp_path, nl=english().write(tmp_path / "nl", in_two))
+    validate(tmp_path, nl=english().write(tmp_path / "nl", split_shard))
 
 
-def test_large_shards_are_read_in_pieces_without_losing_the_place(tmp_path: Path) -> None:
-    num_ids = 9 * 2**20  # More than is looked at together.
+def test_positions_are_correct_in_a_shard_larger_than_the_buffer(tmp_path: Path) -> None:
+    num_ids = 9 * 2**20  # More than fit in the buffer.
     ids = np.zeros(num_ids, dtype="<u2")
     ids[[3, num_ids - 1]] = EOT_ID
     ids.tofile(tmp_path / "00000.bin")
@@ -123,57 +128,59 @@ def test_large_shards_are_read_in_pieces_without_losing_the_place(tmp_path: Path
         shards=(ShardEntry(path="00000.bin", num_sequences=num_sequences),),
         num_sequences=num_sequences,
     )
-    index = Index(
+    index = ShardIndex(
         corpus="nl",
         context_length=CONTEXT_LENGTH,
         eot_id=EOT_ID,
         num_ids=300,
         splits={"train": split},
     )
-    separators = Separators(tmp_path, index, "train")
-    separators.meet(np.array([4, 0]))
-    separators.meet(np.array([num_ids - 4, 20]))
+    separators = SeparatorCheck(tmp_path, index, "train")
+    separators.add_documents(np.array([4, 0]))
+    separators.add_documents(np.array([num_ids - 4, 20]))
     separators.finish()
-    assert separators.contents == {"00000.bin": (2 * num_ids, EOT_ID)}
-    assert (separators.num_separators, separators.num_ends, separators.num_misplaced) == (2, 2, 0)
-
-
-# -- splits ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_language_without_a_held_out_split_is_named(tmp_path: Path) -> None:
-    corpus = Prepared("multi", ("C", "C++", "Go", "Java", "JavaScript"))
-    error = refused(tmp_path, multi=corpus.write(tmp_path / "multi"))
-    line = next(line for line in error.got.splitlines() if "The splits are" in line)
+    assert separators.shard_contents == {"00000.bin": (2 * num_ids, EOT_ID)}
     assert (
-        "train, held-out/C, held-out/C++, held-out/Go, held-out/Java, held-out/JavaScript, held-out/Python, and no"
-        in line
-    )
-    assert line.endswith("no other: found missing held-out/Python")
+        separators.num_separators,
+        separators.num_document_ends,
+        separators.num_misplaced_separators,
+    ) == (2, 2, 0)
 
 
-def test_a_split_without_documents_or_sequences_is_named(tmp_path: Path) -> None:
+# -- splits
+
+
+def test_a_language_without_a_held_out_split_is_reported(tmp_path: Path) -> None:
+    corpus = Prepared("multi", ("C", "C++", "Go", "Java", "JavaScript"))
+    error = validation_error(tmp_path, multi=corpus.write(tmp_path / "multi"))
+    line = next(line for line in error.got.splitlines() if "The splits are" in line)
+    languages = ("C", "C++", "Go", "Java", "JavaScript", "Python")
+    splits = ", ".join(["train", *(f"held-out/{language}" for language in languages)])
+    assert line.endswith(f"exactly {splits}: observed missing held-out/Python")
+
+
+def test_a_split_without_documents_or_sequences_is_reported(tmp_path: Path) -> None:
     corpus = english()
     corpus.splits["held-out/English"] = []
     corpus.rows = [row for row in corpus.rows if row["split"] == "train"]
-    error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
+    error = validation_error(tmp_path, nl=corpus.write(tmp_path / "nl"))
     assert (
-        "nl: Documents in every split: at least 1: broken by 1 of 2 splits, such as held-out/English (num_doc"
+        "documents in every split is at least 1: broken by 1 of 2 splits, such as held-out/Eng"
         in error.got
     )
     assert (
-        "nl: Sequences in every split: at least 1: broken by 1 of 2 splits, such as held-out/English (num_seq"
+        "sequences in every split is at least 1: broken by 1 of 2 splits, such as held-out/Eng"
         in error.got
     )
 
 
-def test_an_index_that_contradicts_itself_is_named(tmp_path: Path) -> None:
-    def one_more(index: IndexJson) -> None:
+def test_an_inconsistent_index_is_reported(tmp_path: Path) -> None:
+    def add_sequence(index: IndexJson) -> None:
         index["splits"]["train"]["num_sequences"] += 1
 
-    error = refused(tmp_path, nl=english().write(tmp_path / "nl", one_more))
+    error = validation_error(tmp_path, nl=english().write(tmp_path / "nl", add_sequence))
     assert (
-        "those of its shards together: broken by 1 of 2 splits, such as train (num_sequences = 6, num_sh"
+        "sum over its shards: broken by 1 of 2 splits, such as train (num_sequences = 6, num_shard"
         in error.got
     )
 
@@ -182,50 +189,48 @@ def drop_separator(corpus: Prepared) -> None:
     corpus.splits["train"][1][-1] = 7
 
 
-def write_separator_in_a_document(corpus: Prepared) -> None:
+def insert_separator(corpus: Prepared) -> None:
     corpus.splits["train"][1][2] = EOT_ID
 
 
-@pytest.mark.parametrize(
-    ("spoil", "found"), [(drop_separator, 4), (write_separator_in_a_document, 6)]
-)
-def test_separators_that_are_missing_or_too_many_are_counted(
-    tmp_path: Path, spoil: Callable[[Prepared], None], found: int
+@pytest.mark.parametrize(("damage", "num_separators"), [(drop_separator, 4), (insert_separator, 6)])
+def test_missing_and_additional_separators_are_counted(
+    tmp_path: Path, damage: Callable[[Prepared], None], num_separators: int
 ) -> None:
-    # The last of the six documents ends in the ids that fill no sequence.
+    # The last of the six documents ends in the incomplete sequence.
     corpus = english()
-    spoil(corpus)
-    error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
+    damage(corpus)
+    error = validation_error(tmp_path, nl=corpus.write(tmp_path / "nl"))
     assert (
-        "as many separators (id 256) as documents end in the sequences: broken by 1 of 2 splits"
+        "separators (id 256) is the number of document ends in the sequences: broken by 1 of 2 "
         in error.got
     )
-    assert f"such as train (num_separators = {found}, num_ends = 5)" in error.got
+    assert f"such as train (num_separators = {num_separators}, num_document_ends = 5)" in error.got
     assert (
-        "stand where documents end, and nowhere else: broken by 1 of 2 splits, such as train (num_misplaced = 1)"
+        "document ends only: broken by 1 of 2 splits, such as train (num_misplaced_separators = 1)"
         in error.got
     )
 
 
-def test_separators_at_other_places_than_the_documents_end_are_counted(tmp_path: Path) -> None:
+def test_misplaced_separators_are_counted(tmp_path: Path) -> None:
     corpus = english()
     first, second = corpus.rows[0], corpus.rows[1]
     first["num_tokens"], second["num_tokens"] = second["num_tokens"], first["num_tokens"]
-    error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
+    error = validation_error(tmp_path, nl=corpus.write(tmp_path / "nl"))
     assert "1 of 22 rules" in error.got
-    assert "such as train (num_misplaced = 2)" in error.got
+    assert "such as train (num_misplaced_separators = 2)" in error.got
 
 
-def test_separators_beyond_the_last_document_are_misplaced(tmp_path: Path) -> None:
-    # The table lists the first three of six documents, 21 ids; of the five sequences' 40 ids two more separators are left.
+def test_separators_after_the_last_document_are_misplaced(tmp_path: Path) -> None:
+    # The table lists 3 of 6 documents, 21 ids; the other 19 ids of 5 sequences have 2 separators.
     corpus = english()
     del corpus.rows[3:6]
-    error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
-    assert "such as train (num_separators = 5, num_ends = 3)" in error.got
-    assert "such as train (num_misplaced = 2)" in error.got
+    error = validation_error(tmp_path, nl=corpus.write(tmp_path / "nl"))
+    assert "such as train (num_separators = 5, num_document_ends = 3)" in error.got
+    assert "such as train (num_misplaced_separators = 2)" in error.got
 
 
-def test_tokens_that_were_lost_are_counted(tmp_path: Path) -> None:
+def test_lost_tokens_are_counted(tmp_path: Path) -> None:
     folder = english().write(tmp_path / "nl")
     index = json.loads((folder / "index.json").read_text())
     index["splits"]["train"] = {
@@ -235,21 +240,21 @@ def test_tokens_that_were_lost_are_counted(tmp_path: Path) -> None:
     (folder / "index.json").write_text(json.dumps(index))
     ids = np.fromfile(folder / "train" / "00000.bin", dtype="<u2")
     ids[: 4 * CONTEXT_LENGTH].tofile(folder / "train" / "00000.bin")
-    error = refused(tmp_path, nl=folder)
+    error = validation_error(tmp_path, nl=folder)
     assert (
-        "fewer than the 8 that fill one: broken by 1 of 2 splits, such as train (num_dropped_tokens = 10)"
+        "fewer than 8 at the end: broken by 1 of 2 splits, such as train (num_dropped_tokens = 10)"
         in error.got
     )
 
 
-# -- documents ---------------------------------------------------------------------------------------------------------
+# -- documents
 
 
-def test_what_is_wrong_with_documents_is_named(tmp_path: Path) -> None:
-    wrong: list[tuple[dict[str, Any], str]] = [
+def test_defects_of_documents_are_reported(tmp_path: Path) -> None:
+    defects: list[tuple[dict[str, Any], str]] = [
         ({"sha256": None}, "Every document has a SHA-256"),
-        ({"language": None}, "Every document names its language"),
-        ({"split": None}, "Every document names its split"),
+        ({"language": None}, "Every document has a language"),
+        ({"split": None}, "Every document has a split"),
         ({"num_tokens": None}, "Every document has a number of tokens"),
         ({"sha256": "A" * 64}, "Every SHA-256 is 64 hexadecimal digits"),
         ({"language": "Klingon"}, "The language of every document is one of English"),
@@ -257,24 +262,21 @@ def test_what_is_wrong_with_documents_is_named(tmp_path: Path) -> None:
         ({"num_tokens": 0}, "Every document has at least one token"),
     ]
     corpus = english()
-    for row, (values, _) in zip(corpus.rows, wrong, strict=True):
+    for row, (values, _) in zip(corpus.rows, defects, strict=True):
         row.update(values)
-    refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
-    found = {one["rule"]: one for one in outcomes_in(tmp_path)}
-    for row, (_, rule) in zip(corpus.rows, wrong, strict=True):
-        assert (found[rule]["success"], found[rule]["num_unexpected"], found[rule]["num_rows"]) == (
-            False,
-            1,
-            8,
-        )
-        assert found[rule]["examples"][0].startswith(f"package 1.0/{row['path']}")
+    validation_error(tmp_path, nl=corpus.write(tmp_path / "nl"))
+    results = {item["rule"]: item for item in read_results(tmp_path)}
+    for row, (_, rule) in zip(corpus.rows, defects, strict=True):
+        result = results[rule]
+        assert (result["success"], result["num_unexpected"], result["num_rows"]) == (False, 1, 8)
+        assert result["examples"][0].startswith(f"package 1.0/{row['path']}")
 
 
-def test_duplicates_within_a_corpus_are_named(tmp_path: Path) -> None:
-    # They lie in two row groups of the table.
+def test_duplicates_within_a_corpus_are_reported(tmp_path: Path) -> None:
+    # The two documents are in different row groups of the table.
     corpus = english()
     corpus.rows[4]["sha256"] = corpus.rows[1]["sha256"]
-    error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
+    error = validation_error(tmp_path, nl=corpus.write(tmp_path / "nl"))
     assert (
         "nl: No two documents have the same content (SHA-256): broken by 2 of 8 documents"
         in error.got
@@ -283,30 +285,33 @@ def test_duplicates_within_a_corpus_are_named(tmp_path: Path) -> None:
     assert "package 1.0/train/4.txt" in error.got
 
 
-def test_a_held_out_document_that_another_corpus_trains_on_is_named(tmp_path: Path) -> None:
-    nl, mono = english(), Prepared("mono", ("Python",))
+def test_a_held_out_document_in_the_training_split_of_another_corpus_is_reported(
+    tmp_path: Path,
+) -> None:
+    nl = english()
+    mono = Prepared("mono", ("Python",))
     mono.rows[2]["sha256"] = next(
         row["sha256"] for row in nl.rows if row["split"] == "held-out/English"
     )
-    error = refused(tmp_path, nl=nl.write(tmp_path / "nl"), mono=mono.write(tmp_path / "mono"))
+    error = validation_error(
+        tmp_path, nl=nl.write(tmp_path / "nl"), mono=mono.write(tmp_path / "mono")
+    )
     assert "1 of 43 rules" in error.got
+    assert "all corpora: No held-out document is in a training split of any corpus" in error.got
     assert (
-        "all corpora: No held-out document is in a training split, of its own corpus or of another"
-        in error.got
-    )
-    assert (
-        "broken by 1 of 4 held-out documents, such as nl/package 1.0/held-out/English/0.txt (trained_on_in = 'mono')"
-        in error.got
+        "broken by 1 of 4 held-out documents, such as nl/package 1.0/held-out/English/0.txt "
+        "(in_train_of = 'mono')" in error.got
     )
 
 
-def test_the_same_document_held_out_in_two_corpora_is_fine(tmp_path: Path) -> None:
-    nl, mono = english(), Prepared("mono", ("Python",))
+def test_two_corpora_may_hold_out_the_same_document(tmp_path: Path) -> None:
+    nl = english()
+    mono = Prepared("mono", ("Python",))
     mono.rows[-1]["sha256"] = nl.rows[-1]["sha256"]
     validate(tmp_path, nl=nl.write(tmp_path / "nl"), mono=mono.write(tmp_path / "mono"))
 
 
-# -- languages ---------------------------------------------------------------------------------------------------------
+# -- languages
 
 
 def reject(number: int, reason: str, language: str = "English") -> dict[str, Any]:
@@ -318,16 +323,16 @@ def reject(number: int, reason: str, language: str = "English") -> dict[str, Any
     }
 
 
-def test_documents_that_have_the_same_source_and_path_are_named_be_they_kept_or_not(
+def test_kept_and_rejected_documents_with_the_same_source_and_path_are_reported(
     tmp_path: Path,
 ) -> None:
     corpus = english()
     corpus.rejects = [{**reject(0, "digits"), "path": corpus.rows[2]["path"]}, reject(1, "digits")]
-    error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
-    rule = "nl: Documents with the source and path of another: a fraction of at most 0: broken by 2 of 10 documents"
-    assert f"{rule}, such as package 1.0/train/2.txt; package 1.0/train/2.txt" in error.got
-    assert "validation.max_repeated_names" in error.fix
-    tolerant = SMALL.replace(max_repeated_names=0.2)
+    error = validation_error(tmp_path, nl=corpus.write(tmp_path / "nl"))
+    problem = "with another document is at most 0: broken by 2 of 10 documents"
+    assert f"{problem}, such as package 1.0/train/2.txt; package 1.0/train/2.txt" in error.got
+    assert "validation.max_duplicate_path_fraction" in error.fix
+    tolerant = SMALL.replace(max_duplicate_path_fraction=0.2)
     validate_prepared(
         tmp_path / "tolerant",
         prepared={"nl": tmp_path / "nl"},
@@ -337,111 +342,117 @@ def test_documents_that_have_the_same_source_and_path_are_named_be_they_kept_or_
 
 
 @pytest.mark.parametrize("field", ["source", "path"])
-def test_documents_that_state_no_source_or_no_path_have_no_name_to_share(
-    tmp_path: Path, field: str
-) -> None:
-    corpus = (
-        english()
-    )  # The Pile's have no path, records of a plain JSON Lines file may have no source.
+def test_documents_without_source_or_path_are_not_compared(tmp_path: Path, field: str) -> None:
+    # Documents of the Pile have no path; records of a JSON Lines file may have no source.
+    corpus = english()
     for row in corpus.rows:
         row.update({"source": "Wikipedia", "path": "same.txt", field: ""})
-    named = [{**reject(number, "digits"), "path": "twice.txt"} for number in range(2)]
+    with_path = [{**reject(number, "digits"), "path": "twice.txt"} for number in range(2)]
     corpus.rejects = [{**reject(0, "digits"), field: ""}, {**reject(0, "digits"), field: ""}]
     validate(tmp_path, nl=corpus.write(tmp_path / "nl"))
-    corpus.rejects += named
-    error = refused(tmp_path, nl=corpus.write(tmp_path / "again"))
+    corpus.rejects += with_path
+    error = validation_error(tmp_path, nl=corpus.write(tmp_path / "again"))
     assert (
         "broken by 2 of 12 documents, such as package 1.0/twice.txt; package 1.0/twice.txt"
         in error.got
     )
 
 
-def test_too_many_rejected_documents_and_copies_are_counted(tmp_path: Path) -> None:
+def test_rejected_and_duplicate_documents_are_counted(tmp_path: Path) -> None:
     corpus = english()
     corpus.rejects = [
         reject(number, "digits" if number < 80 else "duplicate") for number in range(92)
     ]
-    corpus.rejects[0]["reason"] = None  # It was rejected all the same.
+    corpus.rejects[0]["reason"] = None  # Still a rejected document.
     folder = corpus.write(tmp_path / "nl")
-    validate(tmp_path, nl=folder)  # 80 of 100 are rejected, 12 are copies, 8 are kept.
-    figures = read_figures(tmp_path / "artifact")
-    assert figures is not None
-    assert figures["nl"]["English"] == {
-        "num_raw": 100, "num_kept": 8, "num_rejected": 80, "num_duplicates": 12,
-        "rejected_fraction": 0.8, "duplicate_fraction": 0.12, "num_repeated_names": 0,
-        "repeated_names_fraction": 0.0,
-    }  # fmt: skip
+    validate(tmp_path, nl=folder)  # Of 100, 80 are rejected, 12 duplicates, 8 kept.
+    metrics = read_metrics(tmp_path / "artifact")
+    assert metrics is not None
+    assert metrics["nl"]["English"] == {
+        "num_raw": 100,
+        "num_kept": 8,
+        "num_rejected": 80,
+        "num_duplicates": 12,
+        "rejected_fraction": 0.8,
+        "duplicate_fraction": 0.12,
+        "num_duplicate_paths": 0,
+        "duplicate_path_fraction": 0.0,
+    }
     strict = SMALL.replace(max_rejected_fraction=0.79, max_duplicate_fraction=0.11)
     with pytest.raises(
-        ValidationFailedError,
-        match=r"reject at most 79% of .* such as English \(rejected_fraction = 0.8\)",
+        ValidationFailed,
+        match=r"At most 79% .* such as English \(rejected_fraction = 0.8\)",
     ) as error:
         validate_prepared(
             tmp_path / "strict", prepared={"nl": folder}, config=strict, docs=tmp_path / "docs"
         )
-    assert "At most 11% of the documents of a language are copies of others" in error.value.got
+    assert "At most 11% of the documents of a language are duplicates" in error.value.got
 
 
-def test_documents_of_another_language_have_a_row_of_their_own(tmp_path: Path) -> None:
+def test_documents_in_other_languages_have_a_separate_row(tmp_path: Path) -> None:
     corpus = english()
     corpus.rejects = [reject(0, "digits", "Klingon")]
-    error = refused(tmp_path, nl=corpus.write(tmp_path / "nl"))
+    error = validation_error(tmp_path, nl=corpus.write(tmp_path / "nl"))
     assert "broken by 1 of 2 languages, such as (other) (rejected_fraction = 1)" in error.got
-    figures = read_figures(tmp_path / "artifact")
-    assert figures is not None
-    assert figures["nl"]["(other)"]["num_rejected"] == 1
+    metrics = read_metrics(tmp_path / "artifact")
+    assert metrics is not None
+    assert metrics["nl"]["(other)"]["num_rejected"] == 1
 
 
-@pytest.mark.parametrize(("before", "now"), [(2, 0), (0, 2)], ids=["fewer", "more"])
+@pytest.mark.parametrize(("num_before", "num_after"), [(2, 0), (0, 2)], ids=["fewer", "more"])
 def test_a_changed_share_of_rejected_documents_is_a_warning(
-    tmp_path: Path, before: int, now: int
+    tmp_path: Path, num_before: int, num_after: int
 ) -> None:
     folders = []
-    for name, num in (("before", before), ("now", now)):
+    for name, num in (("before", num_before), ("after", num_after)):
         corpus = english()
         corpus.rejects = [reject(number, "digits") for number in range(num)]
         folders.append(corpus.write(tmp_path / name))
     validate(tmp_path, nl=folders[0])
-    previous = read_figures(tmp_path / "artifact")
-    place = {"prepared": {"nl": folders[1]}, "docs": tmp_path / "docs", "previous": previous}
-    statistics = validate_prepared(tmp_path / "warned", config=SMALL, **place)  # type: ignore[arg-type]
-    share = ["0.0%", "20.0%"]
-    found = f"English ({share[now > 0]}, was {share[before > 0]})"
-    rule = "nl: The share of documents that the filters reject has changed by at most 5.0%"
-    assert statistics["warnings"] == [f"{rule}: broken by 1 of 1 languages, such as {found}"]
-    with pytest.raises(ValidationFailedError, match="that the filters reject has changed"):
-        validate_prepared(tmp_path / "failed", config=SMALL.replace(drift="fail"), **place)  # type: ignore[arg-type]
+    previous = read_metrics(tmp_path / "artifact")
+    arguments: dict[str, Any] = {
+        "prepared": {"nl": folders[1]},
+        "docs": tmp_path / "docs",
+        "previous": previous,
+    }
+    statistics = validate_prepared(tmp_path / "warned", config=SMALL, **arguments)
+    shares = {0: "0.0%", 2: "20.0%"}
+    change = f"English ({shares[num_after]}, was {shares[num_before]})"
+    rule = "nl: The share of rejected documents changed by at most 5.0%"
+    assert statistics["warnings"] == [f"{rule}: broken by 1 of 1 languages, such as {change}"]
+    with pytest.raises(ValidationFailed, match="The share of rejected documents changed"):
+        validate_prepared(tmp_path / "failed", config=SMALL.replace(drift="fail"), **arguments)
 
 
-# -- what cannot be judged at all --------------------------------------------------------------------------------------
+# -- unreadable files
 
 
-def test_an_index_that_is_missing_or_wrong_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_invalid_index_is_an_error(tmp_path: Path) -> None:
     folder = english().write(
         tmp_path / "nl", lambda index: index["splits"]["train"].pop("num_sequences")
     )
     assert (
-        "index.json is wrong at splits.train.num_sequences: Field required"
-        in refused(tmp_path, nl=folder).got
+        "index.json is invalid at splits.train.num_sequences: Field required"
+        in validation_error(tmp_path, nl=folder).got
     )
     (folder / "index.json").write_text('{"corpus": ')
-    assert "index.json is wrong at its start" in refused(tmp_path, nl=folder).got
+    assert "index.json is invalid at its start" in validation_error(tmp_path, nl=folder).got
     (folder / "index.json").unlink()
-    assert "index.json does not exist" in refused(tmp_path, nl=folder).got
+    assert "index.json does not exist" in validation_error(tmp_path, nl=folder).got
 
 
-def test_a_list_of_documents_that_is_missing_or_wrong_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_invalid_document_table_is_an_error(tmp_path: Path) -> None:
     corpus = english()
     for row in corpus.rows:
         del row["num_tokens"]
     folder = corpus.write(tmp_path / "nl")
-    assert "documents.parquet cannot be read" in refused(tmp_path, nl=folder).got
+    assert "documents.parquet cannot be read" in validation_error(tmp_path, nl=folder).got
     (folder / "documents.parquet").write_bytes(b"PAR1")
-    assert "documents.parquet cannot be read" in refused(tmp_path, nl=folder).got
+    assert "documents.parquet cannot be read" in validation_error(tmp_path, nl=folder).got
     (folder / "documents.parquet").unlink()
-    assert "documents.parquet cannot be read" in refused(tmp_path, nl=folder).got
+    assert "documents.parquet cannot be read" in validation_error(tmp_path, nl=folder).got
 
 
-def test_an_unknown_corpus_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_corpus_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'poems'"):
         validate(tmp_path, poems=english().write(tmp_path / "poems"))

@@ -1,4 +1,4 @@
-"""The profile of a corpus, against figures computed by hand and however it is cut into batches."""
+"""Profiles equal statistics computed by hand, for any partition into batches."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from components.core.errors import ConfigError, DataError
 from components.data.sources.records import FIELDS, SCHEMA
 from components.validation.mergeable_stats import Example, SumMinMax
 from components.validation.profile import (
-    DEFECTS,
     OTHER,
-    Limits,
+    RAW_DEFECTS,
     Profile,
-    merge,
+    ProfileLimits,
+    merge_profiles,
     profile_batch,
     profile_corpus,
 )
 
-LIMITS = Limits(
+LIMITS = ProfileLimits(
     languages=("C", "Go"),
     max_document_bytes=8,
     max_control_fraction=0.25,
@@ -54,13 +54,12 @@ def batch(rows: list[Row], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def faults(profile: Profile, language: str) -> dict[str, int]:
-    return {
-        name: found.num for name, found in profile.languages[language].defects.items() if found.num
-    }
+def defect_counts(profile: Profile, language: str) -> dict[str, int]:
+    defects = profile.languages[language].defects
+    return {name: violations.num for name, violations in defects.items() if violations.num}
 
 
-def test_figures_are_those_computed_by_hand() -> None:
+def test_statistics_are_those_computed_by_hand() -> None:
     profile = profile_batch(batch(ROWS), LIMITS)
     assert list(profile.languages) == ["C", "Go", OTHER]
     assert profile.num_documents == 9
@@ -71,35 +70,48 @@ def test_figures_are_those_computed_by_hand() -> None:
         SumMinMax(total=17, smallest=0, largest=9),
     )
     # 0 bytes; none of 1; 2 of 2-3; 7 of 4-7; 9 of 8-15.
-    assert c.sizes == (1, 0, 1, 1, 1)
-    assert (c.size_below(0.5), c.size_below(0.75), c.size_below(1)) == (4, 8, 16)
+    assert c.size_histogram == (1, 0, 1, 1, 1)
+    assert (c.quantile_bound(0.5), c.quantile_bound(0.75), c.quantile_bound(1)) == (4, 8, 16)
     assert (c.licenses.counts, c.extensions.counts) == (
         {"": 1, "MIT": 2},
         {"": 1, ".c": 1, ".gz": 1, ".h": 1},
     )
     assert (go.licenses.counts, go.extensions.counts) == ({"BSD": 2}, {"": 2})
     assert (other.num_documents, other.size_bytes.total) == (3, 10)
-    assert faults(profile, "C") == {
-        "null_license": 1, "null_text": 1, "empty_license": 1, "empty_path": 1, "empty_source": 1, "large_text": 1
-    }  # fmt: skip
-    assert faults(profile, "Go") == {"empty_text": 1, "blank_text": 1, "control_text": 1}
-    assert faults(profile, OTHER) == {
-        "null_language": 1, "null_path": 1, "null_source": 1, "empty_language": 1,
-        "unknown_language": 2, "blank_text": 1, "undecoded_text": 1,
-    }  # fmt: skip
+    assert defect_counts(profile, "C") == {
+        "null_licence": 1,
+        "null_text": 1,
+        "empty_licence": 1,
+        "empty_path": 1,
+        "empty_source": 1,
+        "large_text": 1,
+    }
+    assert defect_counts(profile, "Go") == {"empty_text": 1, "blank_text": 1, "binary_text": 1}
+    assert defect_counts(profile, OTHER) == {
+        "null_language": 1,
+        "null_path": 1,
+        "null_source": 1,
+        "empty_language": 1,
+        "unknown_language": 2,
+        "blank_text": 1,
+        "undecoded_text": 1,
+    }
 
 
-def test_examples_say_where_and_what() -> None:
+def test_examples_have_location_and_value() -> None:
     profile = profile_batch(batch(ROWS), LIMITS)
-    found = {name: one.defects for name, one in profile.languages.items()}
-    assert found["C"]["large_text"].examples == (Example(source="p 1", path="c.tar.gz", value=9),)
-    assert found["Go"]["control_text"].examples == (
+    defects = {name: language.defects for name, language in profile.languages.items()}
+    assert defects["C"]["large_text"].examples == (Example(source="p 1", path="c.tar.gz", value=9),)
+    assert defects["Go"]["binary_text"].examples == (
         Example(source="p 2", path="x/.hidden", value=0.5),
     )
-    assert found["Go"]["blank_text"].examples == (
+    assert defects["Go"]["blank_text"].examples == (
         Example(source="p 2", path="x/Makefile", value=0),
     )
-    assert {one.value for one in found[OTHER]["unknown_language"].examples} == {"Rust", ""}
+    assert {example.value for example in defects[OTHER]["unknown_language"].examples} == {
+        "Rust",
+        "",
+    }
 
 
 CELLS: list[Any] = [
@@ -117,29 +129,27 @@ CELLS: list[Any] = [
     st.lists(st.integers(0, 40), max_size=5),
     st.randoms(use_true_random=False),
 )
-def test_no_profile_depends_on_how_a_corpus_is_cut(
+def test_profiles_do_not_depend_on_the_partitioning(
     rows: list[Row], cuts: list[int], random: Any
 ) -> None:
-    whole = batch(rows)
+    all_rows = batch(rows)
     bounds = sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})
-    parts = [profile_batch(whole.slice(a, b - a), LIMITS) for a, b in pairwise(bounds)]
+    parts = [profile_batch(all_rows.slice(a, b - a), LIMITS) for a, b in pairwise(bounds)]
     random.shuffle(parts)
-    expected = profile_batch(whole, LIMITS)
-    grouped = merge([merge([Profile(limits=LIMITS), *parts[:2]]), *parts[2:]])
+    expected = profile_batch(all_rows, LIMITS)
+    grouped = merge_profiles([merge_profiles([Profile(limits=LIMITS), *parts[:2]]), *parts[2:]])
     assert grouped == expected
     random.shuffle(rows)
     assert profile_corpus((batch([row]) for row in rows), LIMITS) == expected
-    for name, one in expected.languages.items():
-        texts = [
-            row[4] or ""
-            for row in rows
-            if (row[0] if row[0] in LIMITS.languages else OTHER) == name
-        ]
-        assert (one.num_documents, one.size_bytes.total, one.num_chars.total) == (
+    for name, language in expected.languages.items():
+        texts = [row[4] or "" for row in rows if _group(row) == name]
+        assert (language.num_documents, language.size_bytes.total, language.num_chars.total) == (
             len(texts), sum(len(text.encode()) for text in texts), sum(map(len, texts))
         )  # fmt: skip
-        assert sum(one.sizes) == len(texts)
-        assert [one.defects[field].num for field in ("null_text", "empty_text", "blank_text")] == [
+        assert sum(language.size_histogram) == len(texts)
+        assert [
+            language.defects[field].num for field in ("null_text", "empty_text", "blank_text")
+        ] == [
             sum(row[4] is None for row in rows if _group(row) == name),
             sum(row[4] == "" for row in rows if _group(row) == name),
             sum(row[4] is not None and not row[4].strip() for row in rows if _group(row) == name),
@@ -150,37 +160,38 @@ def _group(row: Row) -> str:
     return row[0] if row[0] in LIMITS.languages and row[0] else OTHER
 
 
-def test_a_profile_is_plain_json() -> None:
+def test_profiles_can_be_stored_as_json() -> None:
     profile = profile_batch(batch(ROWS), LIMITS).with_quarantined(3)
     assert Profile.parse(json.loads(json.dumps(profile.model_dump(mode="json")))) == profile
-    assert merge([profile, profile]).num_quarantined == 6
+    assert merge_profiles([profile, profile]).num_quarantined == 6
 
 
-def test_hostile_input_makes_no_large_profile() -> None:
+def test_hostile_input_does_not_make_a_profile_large() -> None:
     rows: list[Row] = [
         (f"L{n}", f"license {n} " * 50, f"a.{n}", "p" * 5000, "\x01" * 9) for n in range(3000)
     ]
     profile = profile_batch(batch(rows), LIMITS)
     assert list(profile.languages) == [OTHER]
-    # 1,000 licenses and 1,000 extensions of at most 200 characters, and 15 times 20 examples of at most 600.
+    # 1,000 licenses and extensions of at most 200 characters, 15 times 20 examples of at most 600.
     assert (
-        len(json.dumps(profile.model_dump(mode="json"))) < 1000 * 2 * 230 + len(DEFECTS) * 20 * 700
+        len(json.dumps(profile.model_dump(mode="json")))
+        < 1000 * 2 * 230 + len(RAW_DEFECTS) * 20 * 700
     )
 
 
-def test_columns_of_any_string_type_are_read_and_others_refused() -> None:
-    short = pa.schema(
+def test_columns_may_have_any_string_type_and_must_have_the_right_names() -> None:
+    other_types = pa.schema(
         [(name, pa.string_view() if name == "text" else pa.string()) for name in FIELDS]
     )
-    assert profile_batch(batch(ROWS, short), LIMITS) == profile_batch(batch(ROWS), LIMITS)
+    assert profile_batch(batch(ROWS, other_types), LIMITS) == profile_batch(batch(ROWS), LIMITS)
     renamed = batch(ROWS).rename_columns(["language", "rights", "path", "source", "text"])
-    with pytest.raises(DataError, match="documents have the columns language, rights, path"):
+    with pytest.raises(DataError, match="language, rights, path, source, text"):
         profile_batch(renamed, LIMITS)
 
 
-def test_profiles_under_other_limits_or_none_cannot_be_merged() -> None:
+def test_merging_needs_profiles_with_equal_limits() -> None:
     other = Profile(limits=LIMITS.replace(max_document_bytes=9))
-    with pytest.raises(ConfigError, match="under 2 different limits"):
-        merge([other, Profile(limits=LIMITS)])
-    with pytest.raises(ConfigError, match="at least one profile"):
-        merge([])
+    with pytest.raises(ConfigError, match="2 different limits"):
+        merge_profiles([other, Profile(limits=LIMITS)])
+    with pytest.raises(ConfigError, match="at least 1 profile"):
+        merge_profiles([])

@@ -1,4 +1,4 @@
-"""Every rule about raw corpora, seen to hold on good data and to break on data that breaks it."""
+"""Every rule for raw corpora holds for valid data and is broken by invalid data."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from corpora_on_disk import SMALL, Record, records, write_raw
+from corpus_files_on_disk import SMALL, Record, records, write_raw
 
 from components.core.errors import ConfigError, RecordError, ValidationFailedError
 from components.data.sources.corpus_files import SCHEMA
 from components.validation.config import ValidationConfig
-from components.validation.profile import Limits, Profile, profile_corpus
+from components.validation.profile import Profile, ProfileLimits, profile_corpus
 from components.validation.raw import read_profiles, validate_raw
 from components.validation.suite_files import copy_suites
 
@@ -27,12 +27,12 @@ def validate(
     return validate_raw(folder / "artifact", corpora=corpora, config=config, docs=folder / "docs")
 
 
-def outcomes_in(folder: Path) -> list[dict[str, Any]]:
-    outcomes: list[dict[str, Any]] = json.loads((folder / "artifact" / "results.json").read_text())
-    return outcomes
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = json.loads((folder / "artifact" / "results.json").read_text())
+    return results
 
 
-def test_good_corpora_pass_and_are_counted(tmp_path: Path) -> None:
+def test_valid_corpora_pass_and_are_counted(tmp_path: Path) -> None:
     code = [record for language in SIX for record in records(language, num=2)]
     corpora = {
         "nl": write_raw(tmp_path / "nl", records()),
@@ -46,18 +46,17 @@ def test_good_corpora_pass_and_are_counted(tmp_path: Path) -> None:
         "nl": {"English": {"documents": 4, "bytes": 4 * size}},
         "multi": {language: {"documents": 2, "bytes": 2 * size} for language in SIX},
     }
-    outcomes = outcomes_in(tmp_path)
-    judged = [one for one in outcomes if one["suite"] != "raw-drift"]
-    assert statistics["num_expectations"] == statistics["num_passed"] == len(judged)
-    assert {(one["suite"], one["subject"]) for one in judged} == {
+    results = [result for result in read_results(tmp_path) if result["suite"] != "raw-drift"]
+    assert statistics["num_expectations"] == statistics["num_passed"] == len(results)
+    assert {(result["suite"], result["subject"]) for result in results} == {
         (suite, corpus)
         for suite in ("raw-documents", "raw-languages")
         for corpus in ("nl", "multi")
     }
-    assert all(one["success"] for one in judged)
+    assert all(result["success"] for result in results)
 
 
-SPOILT = {
+INVALID_VALUES = {
     0: {"text": "\x1b" * 2 + "x" * 98},
     1: {"language": "Klingon"},
     2: {"text": ""},
@@ -71,63 +70,69 @@ SPOILT = {
 BROKEN = [
     ("one of English", 1, ["english 1.0/docs/1.txt (language = 'Klingon')"]),
     (
-        "empty or white space",
+        "blank documents",
         2,
         ["english 1.0/docs/2.txt (num_chars = 0)", "english 1.0/docs/3.txt (num_chars = 5)"],
     ),
     ("larger than 1,000 bytes", 1, ["english 1.0/docs/5.txt (num_bytes = 1,002)"]),
-    ("binary content, more than 1.00%", 1, ["english 1.0/docs/0.txt (control_fraction = 0.02)"]),
-    ("not decoded, more than 1.00%", 1, ["english 1.0/docs/4.txt (replacement_fraction = 0.03)"]),
-    ("No license is empty", 1, ["english 1.0/docs/6.txt (license = '')"]),
-    ("No path is empty", 1, ["english 1.0/"]),
-    ("No source is empty", 1, ["/docs/8.txt"]),
+    ("binary documents (more than 1.00%", 1, ["english 1.0/docs/0.txt (control_fraction = 0.02)"]),
+    (
+        "incorrectly decoded documents (more than 1.00%",
+        1,
+        ["english 1.0/docs/4.txt (replacement_fraction = 0.03)"],
+    ),
+    ("have an empty license", 1, ["english 1.0/docs/6.txt (licence = '')"]),
+    ("have an empty path", 1, ["english 1.0/"]),
+    ("have an empty source", 1, ["/docs/8.txt"]),
 ]
 
 
 @pytest.fixture(scope="module")
-def spoilt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ValidationFailedError]:
-    """One corpus that breaks many rules, each by known documents, and the error that came of it."""
-    folder = tmp_path_factory.mktemp("spoilt")
+def invalid_corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ValidationFailed]:
+    """A corpus that breaks many rules, each by known documents, and its error."""
+    folder = tmp_path_factory.mktemp("invalid")
     content = records(num=12)
-    for number, values in SPOILT.items():
+    for number, values in INVALID_VALUES.items():
         content[number].update(values)
-    with pytest.raises(ValidationFailedError) as error:
-        validate(folder, content, config=SMALL.replace(max_blank_documents=0.1))
+    with pytest.raises(ValidationFailed) as error:
+        validate(folder, content, config=SMALL.replace(max_blank_fraction=0.1))
     return folder, error.value
 
 
 @pytest.mark.parametrize(("rule", "num", "examples"), BROKEN, ids=[rule for rule, _, _ in BROKEN])
 def test_a_broken_rule_has_its_count_and_examples(
-    spoilt: tuple[Path, ValidationFailedError], rule: str, num: int, examples: list[str]
+    invalid_corpus: tuple[Path, ValidationFailed], rule: str, num: int, examples: list[str]
 ) -> None:
-    outcome = next(one for one in outcomes_in(spoilt[0]) if rule in one["rule"])
-    assert not outcome["success"]
-    assert (outcome["num_unexpected"], outcome["num_rows"]) == (num, 12)
-    assert outcome["examples"] == examples
+    result = next(item for item in read_results(invalid_corpus[0]) if rule in item["rule"])
+    assert not result["success"]
+    assert (result["num_unexpected"], result["num_rows"]) == (num, 12)
+    assert result["examples"] == examples
 
 
-def test_only_the_broken_rules_are_broken(spoilt: tuple[Path, ValidationFailedError]) -> None:
-    assert sum(one["success"] is False for one in outcomes_in(spoilt[0])) == len(BROKEN)
+def test_no_other_rules_are_broken(invalid_corpus: tuple[Path, ValidationFailed]) -> None:
+    assert sum(result["success"] is False for result in read_results(invalid_corpus[0])) == len(
+        BROKEN
+    )
 
 
 def test_the_error_names_rules_counts_examples_and_the_page(
-    spoilt: tuple[Path, ValidationFailedError],
+    invalid_corpus: tuple[Path, ValidationFailed],
 ) -> None:
-    error = spoilt[1]
+    error = invalid_corpus[1]
     assert "raw corpora: 8 of 15 rules are broken" in error.got
     assert (
-        "nl: The language of every document is one of English: broken by 1 of 12 documents, such as "
-        "english 1.0/docs/1.txt (language = 'Klingon')" in error.got
+        "nl: The language of every document is one of English: broken by 1 of 12 documents, "
+        "such as english 1.0/docs/1.txt (language = 'Klingon')" in error.got
     )
     assert "and 3 more" in error.got
-    page = Path(error.fix.removeprefix("open ").split(" to see")[0])
+    page = Path(error.fix.removeprefix("open ").split(" for more")[0])
     text = page.read_text(encoding="utf-8")
     assert all(rule in text for rule, _, _ in BROKEN)
     assert "docs/5.txt" in text
 
 
-def test_values_that_are_missing_are_named(tmp_path: Path) -> None:
-    # The reader of JSON Lines refuses nulls by itself; the suite holds for whatever makes a profile.
+def test_missing_values_are_reported(tmp_path: Path) -> None:
+    # The reader of JSON Lines rejects nulls; the suite also applies to profiles of other readers.
     content = records(num=8)
     for number, name in enumerate(["language", "license", "path", "source", "text"]):
         content[number][name] = None
@@ -137,30 +142,31 @@ def test_values_that_are_missing_are_named(tmp_path: Path) -> None:
         )
     assert "5 of 15 rules" in error.value.got
     assert (
-        "nl: Every document has a text: broken by 1 of 8 documents, such as english 1.0/docs/4.txt\n"
+        "Every document has a text: broken by 1 of 8 documents, such as english 1.0/docs/4.txt\n"
         in error.value.got
     )
     for name in ("language", "license", "path", "source"):
-        assert f"nl: Every document names its {name}: broken by 1 of 8 documents" in error.value.got
+        assert f"nl: Every document has a {name}: broken by 1 of 8 documents" in error.value.got
 
 
 def profile_of(content: list[Record], config: ValidationConfig = SMALL) -> Profile:
     return profile_corpus(
-        pa.Table.from_pylist(content, schema=SCHEMA).to_batches(), Limits.of("nl", config)
+        pa.Table.from_pylist(content, schema=SCHEMA).to_batches(),
+        ProfileLimits.for_corpus("nl", config),
     )
 
 
-def test_a_profile_is_judged_like_the_corpus_that_it_was_made_of(tmp_path: Path) -> None:
+def test_a_profile_has_the_same_results_as_its_corpus(tmp_path: Path) -> None:
     content = records(num=9)
     content[3]["text"], content[5]["path"] = " ", ""
     for name in ("corpora", "profiles"):
-        given = {
-            "nl": write_raw(tmp_path / "data", content)
-            if name == "corpora"
-            else profile_of(content)
-        }
-        with pytest.raises(ValidationFailedError):
-            validate_raw(tmp_path / name, **{name: given}, config=SMALL, docs=tmp_path / "docs")  # type: ignore[arg-type]
+        corpus: Any = write_raw(tmp_path / "data", content)
+        if name == "profiles":
+            corpus = profile_of(content)
+        with pytest.raises(ValidationFailed):
+            validate_raw(
+                tmp_path / name, **{name: {"nl": corpus}}, config=SMALL, docs=tmp_path / "docs"
+            )
     for file in ("results.json", "profile.json"):
         assert (tmp_path / "corpora" / file).read_bytes() == (
             tmp_path / "profiles" / file
@@ -168,8 +174,8 @@ def test_a_profile_is_judged_like_the_corpus_that_it_was_made_of(tmp_path: Path)
     assert read_profiles(tmp_path / "profiles") == {"nl": profile_of(content)}
 
 
-def test_a_profile_under_other_limits_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the profile of nl was made under the limits"):
+def test_a_profile_with_other_limits_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the profile of nl has the limits"):
         validate_raw(
             tmp_path,
             profiles={"nl": profile_of(records(), SMALL.replace(max_document_bytes=7))},
@@ -178,53 +184,56 @@ def test_a_profile_under_other_limits_is_refused(tmp_path: Path) -> None:
         )
 
 
-def test_a_suite_that_a_user_edited_is_what_the_corpus_is_held_against(tmp_path: Path) -> None:
+def test_an_edited_suite_is_applied(tmp_path: Path) -> None:
     copy_suites(tmp_path / "suites")
-    own = SMALL.replace(suites=str(tmp_path / "suites"))
+    config = SMALL.replace(suites=str(tmp_path / "suites"))
     path = tmp_path / "suites" / "raw-languages.json"
     suite = json.loads(path.read_text())
     rule = {
         "description": "Half of the documents are below 32 bytes",
         "type": "expect_column_values_to_be_between",
-        "kwargs": {"column": "half_are_below_bytes", "max_value": 32},
+        "kwargs": {"column": "p50_bytes_bound", "max_value": 32},
     }
-    several = {
-        "description": "One blank document is fine, two are shown, and name {max_document_bytes:,}",
+    blank_rule = {
+        "description": "At most 1 blank document, of {max_document_bytes:,} bytes",
         "type": "expect_column_values_to_be_between",
         "kwargs": {"column": "num_blank_text", "max_value": 1},
         "severity": "warning",
     }
     path.write_text(json.dumps({**suite, "expectations": [*suite["expectations"], rule]}))
     documents = json.loads((tmp_path / "suites" / "raw-documents.json").read_text())
-    others = [one for one in documents["expectations"] if "blank" not in one["kwargs"]["column"]]
+    other_rules = [
+        item for item in documents["expectations"] if "blank" not in item["kwargs"]["column"]
+    ]
     (tmp_path / "suites" / "raw-documents.json").write_text(
-        json.dumps({**documents, "expectations": [*others, several]})
+        json.dumps({**documents, "expectations": [*other_rules, blank_rule]})
     )
     content = records(num=9)  # of 30 bytes each
     content[3]["text"] = " "
-    assert validate(tmp_path / "one", content, config=own)["warnings"] == []
+    assert validate(tmp_path / "first", content, config=config)["warnings"] == []
     content[4]["text"] = "\t"
-    warnings = validate(tmp_path / "two", content, config=own)["warnings"]
-    assert [one.partition("two are shown, and name 1,000: ")[2] for one in warnings] == [
-        "broken by 2 of 9 documents, such as english 1.0/docs/3.txt (num_chars = 1); english 1.0/docs/4.txt (num_chars = 1)"
+    warnings = validate(tmp_path / "second", content, config=config)["warnings"]
+    assert [warning.partition("of 1,000 bytes: ")[2] for warning in warnings] == [
+        "broken by 2 of 9 documents, such as english 1.0/docs/3.txt (num_chars = 1); "
+        "english 1.0/docs/4.txt (num_chars = 1)"
     ]
     for record in content[:6]:
         record["text"] = "x" * 40
     with pytest.raises(
-        ValidationFailedError,
-        match=r"below 32 bytes: broken by 1 of 1 languages, such as English \(half_are_below_bytes = 64\)",
+        ValidationFailed,
+        match=r"32 bytes: broken by 1 of 1 languages, such as English \(p50_bytes_bound = 64\)",
     ):
-        validate(tmp_path / "three", content, config=own)
+        validate(tmp_path / "third", content, config=config)
 
 
 def test_too_few_documents_are_counted(tmp_path: Path) -> None:
     with pytest.raises(
-        ValidationFailedError, match="nl: The corpus has at least 3 documents: found 2"
+        ValidationFailed, match="nl: The corpus has at least 3 documents: observed 2"
     ):
         validate(tmp_path, records(num=2))
 
 
-def test_languages_with_too_few_documents_or_none_are_named(tmp_path: Path) -> None:
+def test_languages_with_too_few_documents_are_reported(tmp_path: Path) -> None:
     content = [
         record
         for language in SIX
@@ -240,7 +249,7 @@ def test_languages_with_too_few_documents_or_none_are_named(tmp_path: Path) -> N
     assert "such as C++ (num_documents = 0); Go (num_documents = 1)" in error.value.got
 
 
-def test_counts_are_over_all_documents_and_examples_are_three(tmp_path: Path) -> None:
+def test_all_documents_are_counted_and_three_are_examples(tmp_path: Path) -> None:
     content = records(num=2000)
     for record in content[500:]:
         record["language"] = "Klingon"
@@ -251,15 +260,16 @@ def test_counts_are_over_all_documents_and_examples_are_three(tmp_path: Path) ->
     assert line.count("Klingon") == 3
 
 
-def test_the_setting_that_moves_a_limit_is_named_and_moves_it(tmp_path: Path) -> None:
+def test_the_error_names_the_setting_of_the_limit(tmp_path: Path) -> None:
     content = records()
     content[0]["text"] = "x" * 5000
-    with pytest.raises(ValidationFailedError, match=r"change validation\.max_document_bytes"):
+    with pytest.raises(ValidationFailed) as error:
         validate(tmp_path, content)
+    assert "validation.max_document_bytes" in error.value.fix
     validate(tmp_path, content, config=SMALL.replace(max_document_bytes=5000))
 
 
-UNFIT = {
+INVALID_TEXTS = {
     "blank": " \n",
     "large": "x" * 1001,
     "binary": "\x1b" * 2 + "x" * 98,
@@ -267,13 +277,11 @@ UNFIT = {
 }
 
 
-@pytest.mark.parametrize("name", UNFIT)
-def test_some_documents_may_be_unfit_where_the_recipe_says_how_many(
-    tmp_path: Path, name: str
-) -> None:
+@pytest.mark.parametrize("name", INVALID_TEXTS)
+def test_a_fraction_of_invalid_texts_can_be_tolerated(tmp_path: Path, name: str) -> None:
     content = records(num=8)
-    content[0]["text"] = content[5]["text"] = UNFIT[name]
-    field = f"max_{name}_documents"
+    content[0]["text"] = content[5]["text"] = INVALID_TEXTS[name]
+    field = f"max_{name}_fraction"
     assert (
         validate(tmp_path / "some", content, config=SMALL.replace(**{field: 0.25}))["warnings"]
         == []
@@ -285,20 +293,20 @@ def test_some_documents_may_be_unfit_where_the_recipe_says_how_many(
     assert f"validation.{field}" in error.value.fix
 
 
-def test_empty_init_files_of_a_checkout_stop_nothing(tmp_path: Path) -> None:
+def test_empty_init_files_of_a_checkout_are_tolerated(tmp_path: Path) -> None:
     content = records(num=20)
     content[7].update(path="package/__init__.py", text="")
     content[8].update(path="package/tests/__init__.py", text="")
     assert validate(tmp_path, content)["warnings"] == []
 
 
-def test_binary_content_does_not_get_past_the_reader(tmp_path: Path) -> None:
+def test_binary_content_is_an_error_of_the_reader(tmp_path: Path) -> None:
     content = records()
     content[2]["text"] = "\x7fELF\0\0"
     with pytest.raises(RecordError, match=r"package-1\.0\.jsonl:3"):
         validate(tmp_path, content)
 
 
-def test_an_unknown_corpus_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_corpus_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'poems'"):
         validate(tmp_path, records(), "poems")

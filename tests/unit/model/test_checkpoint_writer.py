@@ -1,4 +1,4 @@
-"""What we write, against the real `transformers`: both layouts, every dtype, whole and in shards."""
+"""`transformers` loads our checkpoints: both formats, every dtype, sharded or not."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CodeGenForCausalLM
 
 from components.core.errors import ArtifactError, ConfigError
 from components.core.fingerprint import list_files
-from components.model.config import ModelConfig
-from components.model.formats import CheckpointFormat, Dtype
+from components.model.config import CheckpointFormat, Dtype, ModelConfig
 from components.model.huggingface import load_checkpoint, logit_parity, save_checkpoint
-from components.model.huggingface.parity import difference, logits_of_codegen
+from components.model.huggingface.checkpoint_export import logits_of_codegen, max_logit_difference
 from components.model.transformer import CodeGen
 from components.tokenizer.encoder import Encoder
 
@@ -52,73 +51,76 @@ def checkpoint(tmp_path: Path, tokenizer_folder: Path) -> Path:
     return tmp_path / "checkpoint"
 
 
-def bits(model: CodeGen) -> dict[str, torch.Tensor]:
+def parameters_of(model: CodeGen) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert tensor.dtype == other[name].dtype, name
-        assert torch.equal(tensor, other[name]), name
+def assert_equal(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, tensor in actual.items():
+        assert tensor.dtype == expected[name].dtype, name
+        assert torch.equal(tensor, expected[name]), name
 
 
-@pytest.mark.parametrize("layout", CheckpointFormat)
+@pytest.mark.parametrize("checkpoint_format", CheckpointFormat)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_transformers_computes_the_same_logits(
-    shape: str, layout: CheckpointFormat, tokenizer_folder: Path, tmp_path: Path
+    shape: str, checkpoint_format: CheckpointFormat, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     model = lively_model(SHAPES[shape], sharpness=1.0)
-    save_checkpoint(model, tokenizer_folder, tmp_path, layout=layout)
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert (
-        type(theirs)
-        is {CheckpointFormat.codegen: CodeGenForCausalLM, CheckpointFormat.gptj: GPTJForCausalLM}[
-            layout
-        ]
-    )
+    save_checkpoint(model, tokenizer_folder, tmp_path, checkpoint_format=checkpoint_format)
+    classes = {
+        CheckpointFormat.codegen: CodeGenForCausalLM,
+        CheckpointFormat.gptj: GPTJForCausalLM,
+    }
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(reference) is classes[checkpoint_format]
     tokens = torch.randint(
         model.config.padded_vocab_size, (2, 50), generator=torch.Generator().manual_seed(0)
     )
     with torch.no_grad():
-        torch.testing.assert_close(model(tokens), theirs(tokens).logits, atol=1e-5, rtol=0)
-    assert difference(tmp_path, logits_of_codegen(model)) < 1e-5
-    if layout is CheckpointFormat.codegen:
+        torch.testing.assert_close(model(tokens), reference(tokens).logits, atol=1e-5, rtol=0)
+    assert max_logit_difference(tmp_path, logits_of_codegen(model)) < 1e-5
+    if checkpoint_format is CheckpointFormat.codegen:
         assert logit_parity(tmp_path) < 1e-5
 
 
-def test_a_folder_of_another_model_is_seen_in_its_logits(
-    checkpoint: Path, tokenizer_folder: Path
-) -> None:
-    """One row of one matrix, exchanged with its neighbour."""
+def test_a_changed_model_has_different_logits(checkpoint: Path, tokenizer_folder: Path) -> None:
+    """Two rows of a matrix are swapped."""
     model = lively_model(sharpness=1.0)
     with torch.no_grad():
         model.blocks[1].qkv.weight[[8, 9]] = model.blocks[1].qkv.weight[[9, 8]]
     save_checkpoint(model, tokenizer_folder, checkpoint)
-    assert difference(checkpoint, logits_of_codegen(model)) < 1e-5
-    assert difference(checkpoint, logits_of_codegen(lively_model(sharpness=1.0))) > 1e-3
+    assert max_logit_difference(checkpoint, logits_of_codegen(model)) < 1e-5
+    assert max_logit_difference(checkpoint, logits_of_codegen(lively_model(sharpness=1.0))) > 1e-3
 
 
-@pytest.mark.parametrize("layout", CheckpointFormat)
-def test_what_is_larger_than_the_limit_is_split_and_loads_the_same(
-    layout: CheckpointFormat, tokenizer_folder: Path, tmp_path: Path
+@pytest.mark.parametrize("checkpoint_format", CheckpointFormat)
+def test_a_model_above_the_limit_is_sharded_and_loads_the_same(
+    checkpoint_format: CheckpointFormat, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     model = lively_model(sharpness=1.0)
-    save_checkpoint(model, tokenizer_folder, tmp_path / "whole", layout=layout)
     save_checkpoint(
-        model, tokenizer_folder, tmp_path / "split", layout=layout, max_shard_bytes=10_000
+        model, tokenizer_folder, tmp_path / "single", checkpoint_format=checkpoint_format
     )
-    assert not shards(tmp_path / "whole")
+    save_checkpoint(
+        model,
+        tokenizer_folder,
+        tmp_path / "split",
+        checkpoint_format=checkpoint_format,
+        max_shard_bytes=10_000,
+    )
+    assert not shards(tmp_path / "single")
     split = {path: load_file(path) for path in shards(tmp_path / "split")}
     assert_equal(
         {name: tensor for tensors in split.values() for name, tensor in tensors.items()},
-        load_file(tmp_path / "whole" / "model.safetensors"),
+        load_file(tmp_path / "single" / "model.safetensors"),
     )
-    for tensors in split.values():  # A tensor that is larger has a file of its own.
+    for tensors in split.values():  # A larger tensor has a file of its own.
         assert len(tensors) == 1 or sum(tensor.numel() * 4 for tensor in tensors.values()) <= 10_000
-    assert difference(tmp_path / "split", logits_of_codegen(model)) < 1e-5
+    assert max_logit_difference(tmp_path / "split", logits_of_codegen(model)) < 1e-5
     if (
-        layout is CheckpointFormat.gptj
+        checkpoint_format is CheckpointFormat.gptj
     ):  # 4,096 bytes each, so the three do not all fit beside what comes before them.
         parts = {
             file.name
@@ -127,56 +129,60 @@ def test_what_is_larger_than_the_limit_is_split_and_loads_the_same(
         }
         assert len(parts) > 1
     else:
-        assert_equal(bits(load_checkpoint(tmp_path / "split")), bits(model))
+        assert_equal(parameters_of(load_checkpoint(tmp_path / "split")), parameters_of(model))
 
 
-def test_what_replaces_a_model_leaves_none_of_its_files(
-    tokenizer_folder: Path, tmp_path: Path
-) -> None:
-    """What is left of it, a reader would take for the weights."""
+def test_files_of_a_replaced_model_are_removed(tokenizer_folder: Path, tmp_path: Path) -> None:
+    """A reader would load remaining files."""
     model = lively_model()
-    forms: dict[str, int] = {"many": 10_000, "few": 60_000, "whole": 10**9}
+    forms: dict[str, int] = {"many": 10_000, "few": 60_000, "single": 10**9}
     for form, limit in forms.items():
         save_checkpoint(model, tokenizer_folder, tmp_path / form, max_shard_bytes=limit)
-    for form in ("many", "few", "whole", "few", "many"):
-        (tmp_path / "one").mkdir(exist_ok=True)
-        (tmp_path / "one" / "pytorch_model.bin").write_text("old")
-        save_checkpoint(model, tokenizer_folder, tmp_path / "one", max_shard_bytes=forms[form])
-        assert list_files(tmp_path / "one") == list_files(tmp_path / form)
+    for form in ("many", "few", "single", "few", "many"):
+        (tmp_path / "replaced").mkdir(exist_ok=True)
+        (tmp_path / "replaced" / "pytorch_model.bin").write_text("old")
+        save_checkpoint(model, tokenizer_folder, tmp_path / "replaced", max_shard_bytes=forms[form])
+        assert list_files(tmp_path / "replaced") == list_files(tmp_path / form)
 
 
-@pytest.mark.parametrize("layout", CheckpointFormat)
+@pytest.mark.parametrize("checkpoint_format", CheckpointFormat)
 @pytest.mark.parametrize(
     ("dtype", "torch_dtype"),
     [(Dtype.fp32, torch.float32), (Dtype.fp16, torch.float16), (Dtype.bf16, torch.bfloat16)],
 )
-def test_weights_are_stored_as_asked(
+def test_weights_are_stored_in_the_requested_dtype(
     dtype: Dtype,
     torch_dtype: torch.dtype,
-    layout: CheckpointFormat,
+    checkpoint_format: CheckpointFormat,
     tokenizer_folder: Path,
     tmp_path: Path,
 ) -> None:
     model = lively_model()
-    save_checkpoint(model, tokenizer_folder, tmp_path, layout=layout, dtype=dtype)
+    save_checkpoint(
+        model, tokenizer_folder, tmp_path, checkpoint_format=checkpoint_format, dtype=dtype
+    )
     assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {
         torch_dtype
     }
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
-    assert theirs.dtype == torch_dtype
-    assert torch.equal(theirs.lm_head.weight, model.head.weight.to(torch_dtype))
-    if layout is CheckpointFormat.codegen:
-        rounded = {name: tensor.to(torch_dtype).float() for name, tensor in bits(model).items()}
-        assert_equal(bits(load_checkpoint(tmp_path)), rounded)
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
+    assert reference.dtype == torch_dtype
+    assert torch.equal(reference.lm_head.weight, model.head.weight.to(torch_dtype))
+    if checkpoint_format is CheckpointFormat.codegen:
+        rounded = {
+            name: tensor.to(torch_dtype).float() for name, tensor in parameters_of(model).items()
+        }
+        assert_equal(parameters_of(load_checkpoint(tmp_path)), rounded)
 
 
-def test_a_weight_that_a_dtype_cannot_hold_is_named(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_the_error_names_a_weight_that_a_dtype_cannot_represent(
+    tokenizer_folder: Path, tmp_path: Path
+) -> None:
     model = lively_model()
     with torch.no_grad():
         model.blocks[1].mlp_in.bias[3] = -70_000.0
     with pytest.raises(
         ConfigError,
-        match=r"h\.1\.mlp\.fc_in\.bias holds 70000, too large for float16\n.*65504\n.*bf16",
+        match=r"h\.1\.mlp\.fc_in\.bias has the value 70000, too large for float16\n.*65504\n.*bf16",
     ):
         save_checkpoint(model, tokenizer_folder, tmp_path, dtype=Dtype.fp16)
     save_checkpoint(model, tokenizer_folder, tmp_path, dtype=Dtype.bf16)
@@ -207,7 +213,7 @@ shapes = st.builds(
     limit=st.integers(500, 200_000),
     seed=st.integers(0, 9),
 )
-def test_there_and_back_nothing_changes(
+def test_a_round_trip_through_our_format_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory,
     tokenizer_folder: Path,
     shape: ModelConfig,
@@ -215,36 +221,35 @@ def test_there_and_back_nothing_changes(
     limit: int,
     seed: int,
 ) -> None:
-    """Theirs, ours, theirs: the tensors are the same to the bit; and what we write again has the same bytes."""
-    folder, names = (
-        tmp_path_factory.mktemp("round"),
-        {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"},
-    )
+    """Load from `transformers`, save, load in `transformers`: same bits. Save again: same bytes."""
+    folder = tmp_path_factory.mktemp("round")
+    names = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
     torch_dtype = getattr(torch, names[dtype])
-    theirs = their_model(shape, torch_dtype, seed)
-    write_theirs(theirs, folder / "theirs", "bin", torch_dtype)
-    ours = load_checkpoint(folder / "theirs")
-    save_checkpoint(ours, tokenizer_folder, folder / "ours", dtype=dtype, max_shard_bytes=limit)
-    back = AutoModelForCausalLM.from_pretrained(folder / "ours", dtype="auto")
-    assert_equal(dict(back.state_dict()), dict(theirs.state_dict()))
+    reference = their_model(shape, torch_dtype, seed)
+    write_theirs(reference, folder / "reference", "bin", torch_dtype)
+    model = load_checkpoint(folder / "reference")
+    save_checkpoint(model, tokenizer_folder, folder / "saved", dtype=dtype, max_shard_bytes=limit)
+    reloaded = AutoModelForCausalLM.from_pretrained(folder / "saved", dtype="auto")
+    assert_equal(dict(reloaded.state_dict()), dict(reference.state_dict()))
     save_checkpoint(
-        load_checkpoint(folder / "ours"),
+        load_checkpoint(folder / "saved"),
         tokenizer_folder,
         folder / "again",
         dtype=dtype,
         max_shard_bytes=limit,
     )
-    assert list_files(folder / "again") == list_files(folder / "ours")
+    assert list_files(folder / "again") == list_files(folder / "saved")
 
 
-def test_a_checkpoint_is_loaded_bit_for_bit(checkpoint: Path) -> None:
-    saved, loaded = lively_model(), load_checkpoint(checkpoint)
+def test_a_checkpoint_is_loaded_exactly(checkpoint: Path) -> None:
+    saved = lively_model()
+    loaded = load_checkpoint(checkpoint)
     assert loaded.config == saved.config
-    pairs = zip(saved.named_parameters(), loaded.named_parameters(), strict=True)
-    assert all(name == other and torch.equal(one, two) for (name, one), (other, two) in pairs)
+    assert_equal(parameters_of(loaded), parameters_of(saved))
+    assert list(parameters_of(loaded)) == list(parameters_of(saved))
 
 
-def test_the_same_weights_give_the_same_bytes(
+def test_saved_files_are_deterministic(
     checkpoint: Path, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     save_checkpoint(load_checkpoint(checkpoint), tokenizer_folder, tmp_path / "again")
@@ -259,43 +264,44 @@ def test_the_same_weights_give_the_same_bytes(
     }
 
 
-@pytest.mark.parametrize("layout", CheckpointFormat)
-def test_a_user_of_transformers_can_generate_and_never_meets_a_padding_row(
-    layout: CheckpointFormat, tokenizer_folder: Path, tmp_path: Path
+@pytest.mark.parametrize("checkpoint_format", CheckpointFormat)
+def test_transformers_can_generate_and_never_generates_a_padding_id(
+    checkpoint_format: CheckpointFormat, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
-    save_checkpoint(lively_model(), tokenizer_folder, tmp_path, layout=layout)
-    model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(tmp_path),
-        AutoTokenizer.from_pretrained(tmp_path),
-    )
+    save_checkpoint(lively_model(), tokenizer_folder, tmp_path, checkpoint_format=checkpoint_format)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     with torch.no_grad():
         model.lm_head.bias[TOKENIZER.num_ids :] += 1000.0
     prompt = tokenizer("def add(a, b):", return_tensors="pt")
-    drawn = model.generate(**prompt, max_new_tokens=8, do_sample=False)[
+    generated = model.generate(**prompt, max_new_tokens=8, do_sample=False)[
         0, prompt.input_ids.shape[1] :
     ]
-    assert len(drawn) > 0
-    assert (drawn < TOKENIZER.num_ids).all()
+    assert len(generated) > 0
+    assert (generated < TOKENIZER.num_ids).all()
     assert model.config.eos_token_id == tokenizer.eos_token_id == TOKENIZER.eot_id
 
 
-def test_both_layouts_have_the_tokenizer_that_trained_the_model(
+def test_both_formats_have_the_tokenizer_of_the_training(
     tokenizer_folder: Path, tmp_path: Path
 ) -> None:
-    """Runs of white space are tokens of their own, and survive `skip_special_tokens`."""
+    """Tokens for runs of white space are kept by `skip_special_tokens`."""
     text = "def f(x):\n        return x\n\t\t\t\ty   = 'é'  <|endoftext|>\n"
+    classes = {
+        CheckpointFormat.codegen: "CodeGenTokenizer",
+        CheckpointFormat.gptj: "GPT2Tokenizer",
+    }
     encoder = Encoder(tokenizer_folder)
     expected = encoder.encode_reference([text.partition("<|")[0]])[0]
-    for layout in CheckpointFormat:
-        save_checkpoint(lively_model(), tokenizer_folder, tmp_path / layout, layout=layout)
-        tokenizer = AutoTokenizer.from_pretrained(tmp_path / layout)
-        assert (
-            type(tokenizer).__name__
-            == {
-                CheckpointFormat.codegen: "CodeGenTokenizer",
-                CheckpointFormat.gptj: "GPT2Tokenizer",
-            }[layout]
+    for checkpoint_format in CheckpointFormat:
+        save_checkpoint(
+            lively_model(),
+            tokenizer_folder,
+            tmp_path / checkpoint_format,
+            checkpoint_format=checkpoint_format,
         )
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / checkpoint_format)
+        assert type(tokenizer).__name__ == classes[checkpoint_format]
         ids = tokenizer(text).input_ids
         assert ids[: len(expected)] == expected
         assert ids[len(expected)] == encoder.eot_id
@@ -315,9 +321,9 @@ def test_both_layouts_have_the_tokenizer_that_trained_the_model(
             r"tokenizer_config\.json has eos_token '</s>'",
         ),
     ],
-    ids=["no JSON", "no vocabulary", "no end", "an unknown end"],
+    ids=["not JSON", "no vocabulary", "no end-of-text", "unknown end-of-text"],
 )
-def test_a_tokenizer_that_is_none_is_refused(
+def test_an_invalid_tokenizer_is_an_error(
     file: str, content: str, message: str, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tokenizer_folder, tmp_path / "tokenizer")
@@ -326,12 +332,17 @@ def test_a_tokenizer_that_is_none_is_refused(
         save_checkpoint(lively_model(), tmp_path / "tokenizer", tmp_path / "no")
 
 
-def test_an_end_of_text_with_options_is_understood(tokenizer_folder: Path, tmp_path: Path) -> None:
-    """As old releases of transformers wrote it."""
+def test_an_end_of_text_token_with_options_is_read(tokenizer_folder: Path, tmp_path: Path) -> None:
+    """Old releases of transformers wrote it like this."""
     shutil.copytree(tokenizer_folder, tmp_path / "tokenizer")
     path = tmp_path / "tokenizer" / "tokenizer_config.json"
-    end = {"__type": "AddedToken", "content": "<|endoftext|>", "lstrip": False, "normalized": True}
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token": end}))
+    eos_token = {
+        "__type": "AddedToken",
+        "content": "<|endoftext|>",
+        "lstrip": False,
+        "normalized": True,
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token": eos_token}))
     save_checkpoint(lively_model(), tmp_path / "tokenizer", tmp_path / "checkpoint")
     assert (
         json.loads((tmp_path / "checkpoint" / "config.json").read_text())["eos_token_id"]
@@ -339,7 +350,7 @@ def test_an_end_of_text_with_options_is_understood(tokenizer_folder: Path, tmp_p
     )
 
 
-def test_a_tokenizer_with_more_ids_than_rows_is_refused(
+def test_a_tokenizer_with_more_ids_than_rows_is_an_error(
     tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="495 ids"):
@@ -349,6 +360,6 @@ def test_a_tokenizer_with_more_ids_than_rows_is_refused(
     assert not (tmp_path / "no").exists()
 
 
-def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"tokenizer\.json does not exist"):
         save_checkpoint(lively_model(), tmp_path, tmp_path / "no")

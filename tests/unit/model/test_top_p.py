@@ -1,4 +1,4 @@
-"""Against a slow definition of the nucleus: sort everything, add one token at a time."""
+"""Top-p sampling agrees with its definition: sort all tokens and add them one by one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import EvaluationError
-from components.model.nucleus import sample_top_p
+from components.model.generation import sample_top_p
 
 
 def reference(logits: list[float], temperature: float, top_p: float) -> dict[int, float]:
-    """The probability of every token that may be drawn."""
+    """Return the probability of every token of the nucleus."""
     weights = [math.exp((logit - max(logits)) / temperature) for logit in logits]
     total = sum(weights)
     nucleus, mass = [], 0.0
@@ -29,13 +29,13 @@ def reference(logits: list[float], temperature: float, top_p: float) -> dict[int
 def frequencies(
     logits: list[float], temperature: float, top_p: float, num_draws: int
 ) -> dict[int, float]:
-    """How often each token is drawn by uniforms that are evenly spaced: within 1 / num_draws of its probability."""
+    """Return token frequencies for evenly spaced uniforms, within 1 / num_draws of p."""
     uniforms = (torch.arange(num_draws, dtype=torch.float64) + 0.5) / num_draws
     rows = torch.tensor(logits).expand(num_draws, -1)
-    drawn, counts = sample_top_p(rows, uniforms, temperature=temperature, top_p=top_p).unique(
+    tokens, counts = sample_top_p(rows, uniforms, temperature=temperature, top_p=top_p).unique(
         return_counts=True
     )
-    return {int(token): int(count) / num_draws for token, count in zip(drawn, counts, strict=True)}
+    return {int(token): int(count) / num_draws for token, count in zip(tokens, counts, strict=True)}
 
 
 @settings(deadline=None, max_examples=60)
@@ -46,45 +46,41 @@ def frequencies(
     top_p=st.sampled_from([0.001, 0.5, 0.9, 0.951, 1.0]),
     seed=st.integers(0, 10_000),
 )
-def test_tokens_are_drawn_from_the_nucleus_in_proportion(
+def test_tokens_of_the_nucleus_are_sampled_by_their_probability(
     num_ids: int, sharpness: float, temperature: float, top_p: float, seed: int
 ) -> None:
     logits = (
         sharpness * torch.randn(num_ids, generator=torch.Generator().manual_seed(seed))
     ).tolist()
-    expected, got = (
-        reference(logits, temperature, top_p),
-        frequencies(logits, temperature, top_p, 2000),
-    )
-    # A token that rounding puts on either side of the border of the nucleus would be the last of `expected`.
+    expected = reference(logits, temperature, top_p)
+    got = frequencies(logits, temperature, top_p, 2000)
+    # Rounding may move the last token of `expected` out of the nucleus.
     assert set(got) <= set(expected)
     for token, probability in expected.items():
         assert got.get(token, 0.0) == pytest.approx(probability, abs=1 / 2000 + 1e-6)
 
 
-def test_temperature_comes_before_the_nucleus() -> None:
-    # p is 0.6, 0.3, 0.1. At temperature 0.5 it becomes 0.36, 0.09, 0.01 of 0.46: 0.783 alone reaches 0.75.
+def test_temperature_is_applied_before_top_p() -> None:
+    # p is 0.6, 0.3, 0.1. At temperature 0.5 it is 0.36, 0.09, 0.01 of 0.46: 0.783 exceeds 0.75.
     logits = [math.log(0.6), math.log(0.3), math.log(0.1)]
     assert set(frequencies(logits, 0.5, 0.75, 1000)) == {0}
     assert set(frequencies(logits, 1.0, 0.75, 1000)) == {0, 1}
 
 
-def test_a_nucleus_wider_than_the_first_candidates_is_still_whole() -> None:
-    # 2,500 nearly equal tokens; the nucleus of 0.5 is made of even ones, which are a little likelier, and not of all.
+def test_a_nucleus_larger_than_the_candidates_is_complete() -> None:
+    # 2,500 almost equal tokens; the nucleus of 0.5 has some of the even tokens, the likelier half.
     logits = torch.zeros(2500)
     logits[::2] += 0.01
     mass_of_each = math.exp(0.01) / (1250 * math.exp(0.01) + 1250)
     uniforms = (torch.arange(3000, dtype=torch.float64) + 0.5) / 3000
-    drawn = sample_top_p(logits.expand(3000, -1), uniforms, temperature=1.0, top_p=0.5).unique()
-    assert (drawn % 2 == 0).all()
-    assert len(drawn) == math.ceil(0.5 / mass_of_each) < 1250
+    tokens = sample_top_p(logits.expand(3000, -1), uniforms, temperature=1.0, top_p=0.5).unique()
+    assert (tokens % 2 == 0).all()
+    assert len(tokens) == math.ceil(0.5 / mass_of_each) < 1250
 
 
-def test_a_row_draws_the_same_beside_rows_that_need_more_candidates() -> None:
-    sharp, flat = (
-        20 * torch.randn(3000, generator=torch.Generator().manual_seed(0)),
-        torch.zeros(3000),
-    )
+def test_a_row_is_independent_of_rows_that_need_more_candidates() -> None:
+    sharp = 20 * torch.randn(3000, generator=torch.Generator().manual_seed(0))
+    flat = torch.zeros(3000)
     uniforms = torch.tensor([0.3, 0.9, 0.3, 0.9], dtype=torch.float64)
     together = sample_top_p(
         torch.stack([sharp, flat, flat, sharp]), uniforms, temperature=1.0, top_p=0.95
@@ -96,17 +92,17 @@ def test_a_row_draws_the_same_beside_rows_that_need_more_candidates() -> None:
         )
 
 
-def test_the_extreme_uniforms_draw_the_first_and_the_last_of_the_nucleus() -> None:
+def test_extreme_uniforms_sample_the_first_and_the_last_token_of_the_nucleus() -> None:
     logits = torch.log(torch.tensor([[0.1, 0.6, 0.3]])).expand(2, -1)
     uniforms = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
     assert sample_top_p(logits, uniforms, temperature=1.0, top_p=0.8).tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_logits_that_are_not_finite_are_an_error(bad: float) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_an_error(value: float) -> None:
     with pytest.raises(EvaluationError, match="not finite"):
         sample_top_p(
-            torch.tensor([[1.0, bad, 2.0]]),
+            torch.tensor([[1.0, value, 2.0]]),
             torch.tensor([0.5], dtype=torch.float64),
             temperature=1.0,
             top_p=0.9,

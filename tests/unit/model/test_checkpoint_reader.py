@@ -1,4 +1,4 @@
-"""Checkpoints that others wrote: every form that CodeGen was released in gives the very weights and logits."""
+"""Released checkpoints: every format gives the weights and logits of `transformers`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHAPES = {
     "three layers of eight heads": SMALL.replace(
         num_layers=3, num_heads=8, head_dim=4, rotary_dim=2
     ),
-    "two heads a block": ModelConfig(
+    "two heads per block": ModelConfig(
         num_layers=1,
         num_heads=8,
         head_dim=16,
@@ -45,7 +45,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_form_of_every_shape_gives_their_logits(
+def test_every_format_and_shape_gives_the_logits_of_transformers(
     form: str, shape: str, tmp_path: Path
 ) -> None:
     model = their_model(SHAPES[shape])
@@ -62,24 +62,20 @@ def test_every_form_of_every_shape_gives_their_logits(
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_weights_are_those_that_were_stored_whatever_their_dtype(
-    form: str, dtype: str, tmp_path: Path
-) -> None:
+def test_weights_are_loaded_exactly_for_every_dtype(form: str, dtype: str, tmp_path: Path) -> None:
     model = their_model(SMALL, DTYPES[dtype])
     loaded = load_checkpoint(write_theirs(model, tmp_path / "checkpoint", form, DTYPES[dtype]))
     assert loaded.head.weight.dtype == torch.float32
     assert torch.equal(loaded.embedding.weight, model.transformer.wte.weight.float())
     assert torch.equal(loaded.blocks[1].mlp_in.bias, model.transformer.h[1].mlp.fc_in.bias.float())
-    # Head 3 of 4 is the whole of the last block, whose rows are q, v, k (docs/paper.md, section 2).
+    # Head 3 of 4 is the last block, whose rows are q, v, k (docs/paper.md, section 2).
     query, value, key = model.transformer.h[1].attn.qkv_proj.weight.float()[72:].split(8)
-    ours = loaded.blocks[1].qkv.weight
-    assert all(
-        torch.equal(ours[at + 24 : at + 32], part)
-        for at, part in ((0, query), (32, key), (64, value))
-    )
+    weight = loaded.blocks[1].qkv.weight
+    for start, expected in ((24, query), (56, key), (88, value)):
+        assert torch.equal(weight[start : start + 8], expected)
 
 
-def test_constants_that_old_releases_stored_are_no_weights(tmp_path: Path) -> None:
+def test_constants_of_old_releases_are_ignored(tmp_path: Path) -> None:
     constants = {"transformer.h.0.attn.causal_mask": torch.ones(64, 64).bool()}
     constants["transformer.h.1.attn.masked_bias"] = torch.tensor(-1e9)
     folder = write_changed(SMALL, tmp_path, "bin", lambda tensors: tensors.update(constants))
@@ -89,7 +85,7 @@ def test_constants_that_old_releases_stored_are_no_weights(tmp_path: Path) -> No
     assert torch.equal(load_checkpoint(folder).head.weight, model.head.weight)
 
 
-def test_weights_that_share_memory_are_read_as_two(tmp_path: Path) -> None:
+def test_weights_that_share_memory_are_loaded_separately(tmp_path: Path) -> None:
     def tie(tensors: dict[str, Tensor]) -> None:
         tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
 
@@ -98,13 +94,13 @@ def test_weights_that_share_memory_are_read_as_two(tmp_path: Path) -> None:
     assert model.head.weight.data_ptr() != model.embedding.weight.data_ptr()
 
 
-def test_weights_are_looked_for_in_the_order_of_transformers(tmp_path: Path) -> None:
-    """Safetensors before PyTorch, one file before shards."""
+def test_weight_files_have_the_priority_of_transformers(tmp_path: Path) -> None:
+    """Safetensors before PyTorch, unsharded before sharded."""
     folder = write_theirs(their_model(SMALL, seed=1), tmp_path / "checkpoint", "safetensors")
     for seed, form in ((2, "safetensors shards"), (3, "bin"), (4, "bin shards")):
         model = their_model(SMALL, seed=seed)
-        other = write_theirs(model, tmp_path / form, form)
-        for path in other.glob("*model*"):
+        source = write_theirs(model, tmp_path / form, form)
+        for path in source.glob("*model*"):
             path.rename(folder / path.name)
     order = (
         "model.safetensors",
@@ -124,24 +120,24 @@ def test_weights_are_looked_for_in_the_order_of_transformers(tmp_path: Path) -> 
         load_checkpoint(folder)
 
 
-def test_a_config_may_leave_out_what_transformers_fills_in_and_use_its_other_names(
+def test_a_config_may_omit_defaults_and_use_aliases(
     tmp_path: Path,
 ) -> None:
     values = released_settings(their_model(SMALL).config)
     for name in ("activation_function", "layer_norm_epsilon", "n_inner", "tie_word_embeddings"):
         del values[name]
-    others = {
+    aliases = {
         "hidden_size": "n_embd",
         "num_attention_heads": "n_head",
         "num_hidden_layers": "n_layer",
     }
-    values |= {other: values.pop(name) for other, name in others.items()}
+    values |= {alias: values.pop(name) for alias, name in aliases.items()}
     (tmp_path / "config.json").write_text(json.dumps(values | {"n_inner": 128}))
     assert load_config(tmp_path) == SMALL
 
 
-def test_rows_past_the_tokenizers_ids_are_kept(tmp_path: Path) -> None:
-    """The released tokenizers have 50,295 ids, the embedding 51,200 rows."""
+def test_padding_rows_are_loaded(tmp_path: Path) -> None:
+    """Released tokenizers have 50,295 ids, embeddings 51,200 rows."""
     shape = ModelConfig(
         num_layers=1,
         num_heads=4,

@@ -1,4 +1,4 @@
-"""What occurs more than once is found exactly, in one reading or in many."""
+"""Duplicate keys are found exactly, in any number of passes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from components.validation.duplicate_keys import (
     find_duplicates,
     is_in,
     keys_of_digests,
-    keys_of_names,
+    keys_of_paths,
 )
 
 
@@ -40,18 +40,18 @@ def keys_of(values: list[bytes]) -> Keys:
     ),
     st.integers(1, 9),
 )
-def test_repeated_keys_are_those_of_a_counter(values: list[bytes], rows_at_once: int) -> None:
+def test_duplicate_keys_are_those_of_a_counter(values: list[bytes], rows_per_pass: int) -> None:
     parts = [keys_of(values[start : start + 3]) for start in range(0, len(values), 3)]
-    found = find_duplicates(lambda: iter(parts), len(values), rows_at_once)
+    duplicates = find_duplicates(lambda: iter(parts), len(values), rows_per_pass)
     expected = sorted(value for value, num in Counter(values).items() if num > 1)
-    assert found.tobytes() == b"".join(expected)
-    assert is_in(keys_of(values), found).tolist() == [value in expected for value in values]
+    assert duplicates.tobytes() == b"".join(expected)
+    assert is_in(keys_of(values), duplicates).tolist() == [value in expected for value in values]
 
 
-def test_more_keys_than_expected_are_held_all_the_same() -> None:
-    # All 5,000 fall into one of four readings, whose array has room for 1,002.
-    same = keys_of([b"a" * 16] * 2500)
-    assert find_duplicates(lambda: iter([same, same]), 8, 2).tolist() == [b"a" * 16]
+def test_more_keys_than_expected_are_handled() -> None:
+    # All 5,000 keys are in the same pass of four, whose buffer has room for 1,002.
+    keys = keys_of([b"a" * 16] * 2500)
+    assert find_duplicates(lambda: iter([keys, keys]), 8, 2).tolist() == [b"a" * 16]
 
 
 def test_keys_of_digests_are_their_first_bytes() -> None:
@@ -63,7 +63,7 @@ def test_keys_of_digests_are_their_first_bytes() -> None:
     assert len(keys_of_digests(column.slice(50))) == 0
 
 
-def test_names_are_not_taken_for_others_that_read_the_same() -> None:
-    keys = keys_of_names(["a", "ab", "", None, "a"], ["bc", "c", "abc", "abc", "bc"])
+def test_different_sources_and_paths_that_join_to_the_same_text_have_different_keys() -> None:
+    keys = keys_of_paths(["a", "ab", "", None, "a"], ["bc", "c", "abc", "abc", "bc"])
     assert len(set(keys.tolist())) == 4
     assert keys[0] == keys[4]

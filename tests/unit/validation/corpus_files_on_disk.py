@@ -1,4 +1,4 @@
-"""Corpora in the layout on disk, made without any code of the project: small, good, and easy to spoil."""
+"""Small valid corpora on disk, written without any code of the project, for tests to damage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Record = dict[str, Any]
 
 
 def records(language: str = "English", num: int = 4) -> list[Record]:
-    """Good documents of one package."""
+    """Valid documents of a package."""
     return [
         {
             "language": language,
@@ -46,43 +46,45 @@ def write_raw(folder: Path, content: list[Record]) -> Path:
 SMALL = ValidationConfig(
     min_documents_per_corpus=3, min_documents_per_language=2, max_document_bytes=1000
 )
-"""Limits for corpora of a handful of documents."""
+"""Limits for corpora with a few documents."""
 
 
-def upright_table(page: str) -> dict[str, list[str]]:
-    """The table at the end of a page of Data Docs: its rows by their heads; that of the columns' names is empty."""
-    rows = re.findall(r"<tr.*?</tr>", page[page.index("The table that was judged") :], re.DOTALL)
+def page_table(page: str) -> dict[str, list[str]]:
+    """The table at the end of a Data Docs page: its rows by their first cell."""
+    rows = re.findall(r"<tr.*?</tr>", page[page.index("Validated table") :], re.DOTALL)
     cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows]
     return {head: values for head, *values in cells}
 
 
 class Prepared:
-    """A prepared corpus on disk: change `splits` (the ids of each document), `rows` (of the list of documents) or
+    """A prepared corpus: change `splits` (ids by document), `rows` (the list of documents) or
     `rejects`, then `write` it.
     """
 
     def __init__(self, corpus: str, languages: tuple[str, ...]) -> None:
         self.corpus = corpus
         self.splits: dict[str, list[list[int]]] = {"train": [self._document(i) for i in range(6)]}
-        for number, language in enumerate(languages):
-            self.splits[f"held-out/{language}"] = [
-                self._document(10 * (number + 1) + i) for i in range(2)
-            ]
-        self.rows = [
-            {
-                "sha256": hashlib.sha256(f"{corpus} {split} {number}".encode()).hexdigest(),
-                "language": split.removeprefix("held-out/")
-                if split != "train"
-                else languages[number % len(languages)],
-                "split": split,
-                "source": "package 1.0",
-                "path": f"{split}/{number}.txt",
-                "num_bytes": 20,
-                "num_tokens": len(ids),
-            }
-            for split, documents in self.splits.items()
-            for number, ids in enumerate(documents)
-        ]
+        for number, language in enumerate(languages, start=1):
+            documents = [self._document(10 * number + i) for i in range(2)]
+            self.splits[f"held-out/{language}"] = documents
+        self.rows: list[Record] = []
+        for split, documents in self.splits.items():
+            for number, ids in enumerate(documents):
+                name = f"{corpus} {split} {number}"
+                language = split.removeprefix("held-out/")
+                if split == "train":
+                    language = languages[number % len(languages)]
+                self.rows.append(
+                    {
+                        "sha256": hashlib.sha256(name.encode()).hexdigest(),
+                        "language": language,
+                        "split": split,
+                        "source": "package 1.0",
+                        "path": f"{split}/{number}.txt",
+                        "num_bytes": 20,
+                        "num_tokens": len(ids),
+                    }
+                )
         self.rejects: list[Record] = []
 
     @staticmethod
@@ -94,7 +96,7 @@ class Prepared:
     ) -> Path:
         splits = {}
         for split, documents in self.splits.items():
-            ids = [id_ for document in documents for id_ in document]
+            ids = [token for document in documents for token in document]
             num_sequences = len(ids) // CONTEXT_LENGTH
             path = folder / split / "00000.bin"
             path.parent.mkdir(parents=True)
@@ -111,13 +113,10 @@ class Prepared:
         if change_index:
             change_index(index)
         (folder / "index.json").write_text(json.dumps(index))
-        pq.write_table(
-            pa.Table.from_pylist(self.rows), folder / "documents.parquet", row_group_size=3
-        )
-        schema = pa.schema(
-            [(name, pa.string()) for name in ("language", "source", "path", "reason")]
-        )
-        pq.write_table(
-            pa.Table.from_pylist(self.rejects, schema=schema), folder / "rejects.parquet"
-        )
+        documents_table = pa.Table.from_pylist(self.rows)
+        pq.write_table(documents_table, folder / "documents.parquet", row_group_size=3)
+        columns = ("language", "source", "path", "reason")
+        schema = pa.schema([(name, pa.string()) for name in columns])
+        rejects_table = pa.Table.from_pylist(self.rejects, schema=schema)
+        pq.write_table(rejects_table, folder / "rejects.parquet")
         return folder

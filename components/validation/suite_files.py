@@ -16,6 +16,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import JsonValue
+
 from components.core.errors import ConfigError
 from components.core.files import write_atomic
 from components.validation.config import ValidationConfig
@@ -162,12 +164,10 @@ def copy_suites(folder: Path) -> list[Path]:
 
 def validation_identity(
     config: ValidationConfig, prefix: str, suites: Suites
-) -> dict[str, JsonValue]:
+) -> dict[str, Any]:
     """Return the recipe part of a validation: limits and content of the suites `prefix-*`."""
-    digests: dict[str, JsonValue] = {
-        name: file.sha256 for name, file in suites.items() if name.startswith(f"{prefix}-")
-    }
-    return {"limits": config.limits, "suites": digests}
+    digests = {name: file.sha256 for name, file in suites.items() if name.startswith(f"{prefix}-")}
+    return {"limits": config.reset("suites"), "suites": digests}
 
 
 def _require_complete(folder: Path) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from components.evaluation.benchmarks.problems import load_humaneval
+from components.evaluation.benchmarks.humaneval import load_humaneval
 from components.evaluation.sampling.sampler import TextRequest
 from components.evaluation.sampling.sampler_pool import open_sampler
 from components.model.config import ModelConfig

@@ -26,9 +26,7 @@ SAMPLES_VERSION = 2
 SCORE_VERSION = 5
 """Raised when equal samples give other scores or other files."""
 
-_CUT_BEFORE_SECOND = tuple(
-    re.compile(pattern, re.MULTILINE) for pattern in (r"^print", r"^def")
-)
+_CUT_BEFORE_SECOND = tuple(re.compile(pattern, re.MULTILINE) for pattern in (r"^print", r"^def"))
 """A completion ends before the second of these at the start of a line."""
 _CUT_BEFORE_FIRST = re.compile(r"^#|<\|endoftext\|>|^'''|^\"\"\"|\n\n\n", re.MULTILINE)
 """A completion ends before the first of these."""

@@ -34,7 +34,7 @@ from components.evaluation.report.outcomes import outcome_tables
 from components.evaluation.report.page import Block, Section
 from components.evaluation.report.plots import Curve, CurveChart
 from components.evaluation.report.results import STAGE_NAMES, RunResults
-from components.evaluation.scoring.pass_at_k import mean_pass_at_k
+from components.evaluation.scoring.statistics import mean_pass_at_k
 
 _NUM_POINTS = 40
 """Points of a curve: all k up to it, beyond it about evenly on the logarithmic axis. Assumption: enough to read it."""

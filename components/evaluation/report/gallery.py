@@ -189,7 +189,7 @@ class _Teller:
 
     def sample(self, record: dict[str, Any]) -> Sample:
         """A line of samples.jsonl."""
-        outcome, raised, task = record["outcome"], record["raised"], str(record["task_id"])
+        outcome, raised, task = record["outcome"], record["exception_type"], str(record["task_id"])
         completions = [record["completion"]] if "completion" in record else record["completions"]
         task = task if task.startswith(self._benchmark) else f"{self._benchmark} {task}"
         return Sample(
@@ -207,7 +207,7 @@ class _Teller:
 
 def _note(record: dict[str, Any], num_turns: int) -> str:
     """How long it is, and how it ended."""
-    counts = {"cut": record["cut"], "out of tokens": record["unfinished"]}
+    counts = {"cut": record["num_truncated"], "out of tokens": record["num_unfinished"]}
     ends = [
         name if num_turns == 1 else f"{number} of {num_turns} turns {name}"
         for name, number in counts.items()

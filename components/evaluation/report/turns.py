@@ -85,7 +85,7 @@ def _rates(ours: Measured) -> Table:
             _name(stage, way),
             score(result, result.get(f"pass_rate_{way}")),
             interval(result.get(f"pass_rate_{way}_low"), result.get(f"pass_rate_{way}_high")),
-            share(result.get(f"pass_rate_of_passable_{way}")),
+            share(result.get(f"pass_rate_solvable_{way}")),
             *quoted(of_way[way], stage, "pass_rate"),
         )
         for stage, result, way in _asked(ours)
@@ -105,13 +105,13 @@ def _rates(ours: Measured) -> Table:
         rows=rows,
         sources=ours.sources,
         footnote=f"{how(ours)} {INTERVALS} Passable: without the cases that nothing right can pass as the file stands; "
-        f"{result['num_passable']} of {num_cases} remain. The paper: {paper('mtpb', 'metric')}. {UNVERIFIED}",
+        f"{result['num_solvable']} of {num_cases} remain. The paper: {paper('mtpb', 'metric')}. {UNVERIFIED}",
     )
 
 
 def _perplexities(ours: Measured) -> Table:
     quotes = paper("mtpb", "prompt_perplexity")
-    parts = ("all", "passed", "not passed")
+    parts = ("all", "passed", "failed")
     rows = tuple(
         (
             _name(stage, way),
@@ -126,7 +126,7 @@ def _perplexities(ours: Measured) -> Table:
             Column(title="", numeric=False),
             *(
                 Column(title=title, group="this run")
-                for title in ("all samples", "passed", "not passed")
+                for title in ("all samples", "passed", "failed")
             ),
             *paper_columns(),
         ),

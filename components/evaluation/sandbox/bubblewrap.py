@@ -131,6 +131,4 @@ def _missing_folders(view: FilesystemView) -> list[Path]:
     mounted = {target for _, target in view.mounts}
     targets = [*mounted, *DEVICES, CODE / "x", LIBRARIES / "x"]
     folders = set(chain.from_iterable(target.parents for target in targets)) - {Path("/")}
-    return [
-        folder for folder in sorted(folders) if mounted.isdisjoint((folder, *folder.parents))
-    ]
+    return [folder for folder in sorted(folders) if mounted.isdisjoint((folder, *folder.parents))]

@@ -73,9 +73,7 @@ def score(
     graded: dict[str, list[GradedSample]] = {}
     for sample_set in protocol.sample_sets:
         path = samples[sample_set.label]
-        graded[sample_set.label] = _grade(
-            sample_set.benchmark.problems, path, protocol, executor
-        )
+        graded[sample_set.label] = _grade(sample_set.benchmark.problems, path, protocol, executor)
     all_samples = [sample for of_set in graded.values() for sample in of_set]
     details, metrics = _results(protocol, graded)
     settings = protocol_settings(protocol, executor, precision)

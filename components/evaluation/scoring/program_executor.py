@@ -176,9 +176,7 @@ class ProgramExecutor(AbstractContextManager["ProgramExecutor"]):
             unfinished = distinct
             while unfinished and self._error is None:
                 num_before = len(unfinished)
-                unfinished = [
-                    program for program in unfinished if self._outcomes[program] is None
-                ]
+                unfinished = [program for program in unfinished if self._outcomes[program] is None]
                 advance(num_before - len(unfinished))
                 if unfinished:
                     self._changed.wait(_POLL_INTERVAL_S)
@@ -238,9 +236,7 @@ class ProgramExecutor(AbstractContextManager["ProgramExecutor"]):
 
     def _execute(self, sandbox: Sandbox, batch: Sequence[Program]) -> Sequence[Outcome]:
         limits, mode = self.calibrated(batch[0].limits), batch[0].mode
-        tests = [
-            program.source for program in batch if isinstance(program.source, FunctionTest)
-        ]
+        tests = [program.source for program in batch if isinstance(program.source, FunctionTest)]
         if tests:
             return sandbox.test(tests, limits, mode)
         sources = [program.source for program in batch if isinstance(program.source, str)]

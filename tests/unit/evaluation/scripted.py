@@ -11,7 +11,7 @@ from components.evaluation.benchmarks.protocol import BenchmarkProtocol
 from components.evaluation.config import SandboxKind
 from components.evaluation.sampling.sampler import TextCompletion, TextRequest
 from components.evaluation.sampling.samples import generate_samples
-from components.evaluation.scoring.grading import program_of, score
+from components.evaluation.scoring.grading import build_program, score
 from components.evaluation.scoring.program_executor import ProgramExecutor
 
 Answer = Callable[[TextRequest[Any]], str]
@@ -48,11 +48,11 @@ def run_plan(
     """Sample, execute and score: the statistics of the evaluation, whose files lie in `folder` then."""
     with ProgramExecutor(workers=2, kind=kind, unsafe=unsafe) as judge:
         samples = {}
-        for draw in plan.draws:
+        for draw in plan.sample_sets:
             place = folder / draw.label
             place.mkdir(parents=True, exist_ok=True)
             generate_samples(
-                place, draw, sampler, seed, lambda sample: judge.submit(program_of(sample, plan))
+                place, draw, sampler, seed, lambda sample: judge.submit(build_program(sample, plan))
             )
             samples[draw.label] = place / "samples.jsonl"
         (folder / "evaluation").mkdir(exist_ok=True)

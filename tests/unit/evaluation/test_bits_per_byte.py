@@ -15,8 +15,12 @@ from fixtures.shards import write_split
 from components.core.errors import EvaluationError
 from components.core.files import read_json, write_json
 from components.dataset.shards import INDEX_JSON, Index
-from components.evaluation.bits_per_byte import Score, bits_per_byte_of_texts, evaluate_held_out
-from components.evaluation.held_out import run_bits_per_byte
+from components.evaluation.bits_per_byte import (
+    TextScore,
+    bits_per_byte_of_texts,
+    evaluate_held_out,
+    run_bits_per_byte,
+)
 from components.model.huggingface import save_checkpoint
 from components.model.transformer import CodeGen
 from components.tokenizer.config import StreamingCacheConfig
@@ -177,8 +181,8 @@ def test_a_corpus_for_a_longer_context_is_refused(encoder: Encoder, tmp_path: Pa
         evaluate_held_out(lively_model(TINY.replace(context_length=8)), encoder, prepared, 10)
 
 
-@pytest.mark.parametrize("score", [Score(1.0, 0, 1), Score(math.nan, 5, 1)])
-def test_no_bytes_or_no_number_is_an_error_and_not_a_figure(score: Score) -> None:
+@pytest.mark.parametrize("score", [TextScore(1.0, 0, 1), TextScore(math.nan, 5, 1)])
+def test_no_bytes_or_no_number_is_an_error_and_not_a_figure(score: TextScore) -> None:
     with pytest.raises(EvaluationError, match="bytes of text cost"):
         score.as_record()
 

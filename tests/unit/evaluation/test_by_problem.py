@@ -11,25 +11,25 @@ from report_run import Run
 
 from components.core.artifact import Artifact
 from components.core.files import read_json
-from components.evaluation.sampling.samples import Sample
-from components.evaluation.scoring.per_problem import figures_by_problem
+from components.evaluation.sampling.samples import GeneratedSample
+from components.evaluation.scoring.statistics import metrics_by_problem
 from flows.steps.collect_evidence import collect_evidence, contamination, protocol_fingerprint
 
 
-def by_temperature(label: str, sample: Sample) -> str:
+def by_temperature(label: str, sample: GeneratedSample) -> str:
     """Problem 2: all three at 0.2, one at 0.8. Problem 10: none at 0.2, one at 0.8."""
     passed = sample.problem.task_id.endswith("/2") if label == "t0.2" else sample.number == 0
     return f"    return x #: {'passed' if passed else 'wrong_answer'}"
 
 
-def by_case(label: str, sample: Sample) -> str:
+def by_case(label: str, sample: GeneratedSample) -> str:
     """In several turns both cases of problem 1, and the first one of problem 2; in one turn nothing."""
     passed = label == "multi" and sample.problem.task_id in ("1/0", "1/1", "2/0")
     return f"print(1) #: {'passed' if passed else 'wrong_answer'}"
 
 
 def figures(run: Run, evaluation: Artifact) -> dict[str, dict[str, float]]:
-    return figures_by_problem(read_json(run.store.open(evaluation) / "results.json"))
+    return metrics_by_problem(read_json(run.store.open(evaluation) / "results.json"))
 
 
 def version(artifact: Artifact) -> str:
@@ -75,7 +75,7 @@ def test_the_cases_of_a_conversation_are_one_problem(run: Run) -> None:
 
 def test_where_no_program_ran_there_are_no_figures(run: Run) -> None:
     assert figures(run, evaluated(run, "multi", functions([2]), by_temperature, NO_JAIL)) == {}
-    assert figures_by_problem({"splits": {}}) == {}
+    assert metrics_by_problem({"splits": {}}) == {}
 
 
 def test_the_evidence_of_a_checkpoint(run: Run, humaneval: Artifact) -> None:

@@ -25,18 +25,18 @@ def sampler(tmp_path_factory: pytest.TempPathFactory) -> Sampler:
 
 def test_the_rest_of_what_it_knows(sampler: Sampler) -> None:
     (found,) = complete(sampler, "def add(a", LIKELIEST)
-    assert ("def add(a" + found.text, found.ended) == (PROGRAM, True)
+    assert ("def add(a" + found.text, found.is_finished) == (PROGRAM, True)
 
 
 def test_it_ends_before_a_text_that_is_to_stop_it(sampler: Sampler) -> None:
     (found,) = complete(sampler, "def add(a", LIKELIEST.replace(stop=("+", "return")))
-    assert (found.text, found.ended) == (", b):\n    ", True)
+    assert (found.text, found.is_finished) == (", b):\n    ", True)
 
 
 def test_with_too_few_tokens_it_has_not_ended(sampler: Sampler) -> None:
     (found,) = complete(sampler, "def add(a", LIKELIEST.replace(max_new_tokens=2))
     assert PROGRAM.startswith("def add(a" + found.text)
-    assert (found.num_tokens, found.ended) == (2, False)
+    assert (found.num_tokens, found.is_finished) == (2, False)
 
 
 def test_the_rules_of_the_benchmarks_are_left_out_on_request(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_the_rules_of_the_benchmarks_are_left_out_on_request(tmp_path: Path) -> 
         for truncated in (True, False)
     )
     assert (cut.text, whole.text) == (" 1\n", " 1\n# the end\n")
-    assert cut.ended
+    assert cut.is_finished
 
 
 def test_the_nth_completion_of_a_seed_is_always_the_same(sampler: Sampler) -> None:

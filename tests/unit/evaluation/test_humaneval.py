@@ -10,12 +10,11 @@ from scripted import Answer, Scripted, run_plan
 
 from components.core.errors import EvaluationError
 from components.core.files import read_json, read_jsonl
-from components.evaluation.benchmarks.humaneval import plan
-from components.evaluation.benchmarks.problems import load_humaneval
+from components.evaluation.benchmarks.humaneval import build_protocol, load_humaneval
 from components.evaluation.config import HumanEvalConfig
 from components.evaluation.sampling.sampler import TextRequest
 from components.evaluation.sampling.samples import sample_seed
-from components.evaluation.sandbox import FunctionTest, Limits, Sandbox, SandboxKind
+from components.evaluation.sandbox import FunctionTest, ResourceLimits, Sandbox, SandboxKind
 
 PROBLEMS = {problem.prompt: problem for problem in load_humaneval()}
 JUNK = "\n# a comment at the start of a line ends a completion\nraise SystemExit\n"
@@ -30,7 +29,11 @@ def run(
     **settings: Any,
 ) -> dict[str, Any]:
     return run_plan(
-        folder, plan(HumanEvalConfig.parse(settings)), Scripted(answer), kind=kind, unsafe=unsafe
+        folder,
+        build_protocol(HumanEvalConfig.parse(settings)),
+        Scripted(answer),
+        kind=kind,
+        unsafe=unsafe,
     )
 
 
@@ -51,7 +54,9 @@ def test_all_canonical_solutions_pass_and_figures_are_those_worked_out_by_hand(
 ) -> None:
     sampler = Scripted(nearly_all_right)
     statistics = run_plan(
-        tmp_path, plan(HumanEvalConfig(num_samples=2, temperatures=(0.2,), k=(1, 2, 10))), sampler
+        tmp_path,
+        build_protocol(HumanEvalConfig(num_samples=2, temperatures=(0.2,), k=(1, 2, 10))),
+        sampler,
     )
     assert statistics["outcomes"] == {"passed": 327, "syntax_error": 1}
     assert statistics["pass@1"] == pytest.approx(163.5 / 164, abs=1e-12)
@@ -138,9 +143,9 @@ def test_the_protocol_tells_what_changes_a_score() -> None:
         {"max_new_tokens": 9},
         {"top_p": 0.9},
     ]
-    seen = [str(plan(HumanEvalConfig.parse(one)).settings("fp32")) for one in changes]
+    seen = [str(build_protocol(HumanEvalConfig.parse(one)).settings("fp32")) for one in changes]
     assert seen[0] == seen[1]
-    assert len({*seen, str(plan(HumanEvalConfig()).settings("bf16"))}) == len(changes)
+    assert len({*seen, str(build_protocol(HumanEvalConfig()).settings("bf16"))}) == len(changes)
 
 
 def test_unsafe_execution_is_written_into_the_score(
@@ -176,7 +181,7 @@ def test_where_what_is_right_does_not_pass_there_is_no_score(
 
 
 def test_limits_grow_with_what_the_canonical_solutions_take_and_never_shrink() -> None:
-    assert [Limits(3).times(slowness).cpu_s for slowness in (0.2, 1, 1.1, 1.2, 2.5)] == [
+    assert [ResourceLimits(3).scaled(slowness).cpu_s for slowness in (0.2, 1, 1.1, 1.2, 2.5)] == [
         3,
         3,
         3,
@@ -195,5 +200,5 @@ def test_a_time_out_is_run_again_alone_and_counted(sandbox: Sandbox) -> None:
             "one",
         )
     ]
-    assert [verdict.kind for verdict in sandbox.test(loops, Limits(1))] == ["time_out"]
+    assert [verdict.kind for verdict in sandbox.test(loops, ResourceLimits(1))] == ["time_out"]
     assert sandbox.num_retried == before + 1

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.core.bootstrap import NUM_RESAMPLES, bootstrap_means
-from components.evaluation.scoring.intervals import mean_with_interval
+from components.core.statistics import NUM_RESAMPLES, bootstrap_means
+from components.evaluation.scoring.statistics import mean_with_interval
 
 
 def test_the_interval_of_a_mean_is_that_of_the_resamples_themselves() -> None:

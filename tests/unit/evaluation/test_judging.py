@@ -7,11 +7,17 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import EvaluationError
-from components.evaluation.sandbox import FunctionTest, Limits, PrintedValue, Verdict, as_record
+from components.evaluation.sandbox import (
+    FunctionTest,
+    PrintedValue,
+    ResourceLimits,
+    Verdict,
+    as_record,
+)
 from components.evaluation.scoring.program_executor import Program, ProgramExecutor
 
 CHECK = "def check(candidate):\n    assert candidate() == 1\n"
-LIMITS = Limits(3)
+LIMITS = ResourceLimits(3)
 
 
 def trial(body: str) -> Program:
@@ -23,7 +29,7 @@ def test_programs_are_executed_before_they_are_asked_for_and_once() -> None:
     right, wrong, prints = (
         trial("return 1"),
         trial("return 2"),
-        Program("print(3)\n", Limits(3, 2048), "split"),
+        Program("print(3)\n", ResourceLimits(3, 2048), "split"),
     )
     with ProgramExecutor(workers=2) as judge:
         for one in (right, wrong, prints, right):
@@ -42,7 +48,7 @@ def test_programs_are_executed_before_they_are_asked_for_and_once() -> None:
 def test_an_endless_program_is_no_end_of_the_others() -> None:
     programs = [trial("while True: pass"), *(trial(f"return {number}") for number in (1, 2, 1, 3))]
     with ProgramExecutor(workers=2) as judge:
-        outcomes = judge.results([one._replace(limits=Limits(1)) for one in programs])
+        outcomes = judge.results([one._replace(limits=ResourceLimits(1)) for one in programs])
         assert [one.kind for one in outcomes or [] if isinstance(one, Verdict)] == [
             "time_out",
             "passed",
@@ -66,9 +72,10 @@ PRINTS = [
 def test_what_a_killed_run_found_is_not_executed_again(tmp_path: Path) -> None:
     """Nor is it changed on the way: what was printed stays as it was sent, though it be no JSON."""
     path = tmp_path / "verdicts.jsonl"
-    printing = [Program(f"print({one})\n", Limits(3, 2048), "split") for one in PRINTS]
+    printing = [Program(f"print({one})\n", ResourceLimits(3, 2048), "split") for one in PRINTS]
     silent = [
-        Program(one, Limits(3, 2048), "split") for one in ("x = 1\n", "raise KeyError('it')\n")
+        Program(one, ResourceLimits(3, 2048), "split")
+        for one in ("x = 1\n", "raise KeyError('it')\n")
     ]
     first = [
         trial("return 1"),
@@ -123,7 +130,7 @@ def test_another_limit_or_mode_is_another_program() -> None:
     one = trial("return 1")
     others = [
         one,
-        one._replace(limits=Limits(4)),
+        one._replace(limits=ResourceLimits(4)),
         one._replace(mode="fast"),
         trial("return 2"),
         Program("", LIMITS, "split"),
@@ -158,7 +165,7 @@ def test_a_failure_in_the_background_reaches_the_one_who_asks(
         raise EvaluationError("nothing passes", expected="something", fix="look")
 
     monkeypatch.setattr(
-        "components.evaluation.scoring.program_executor.slowest_canonical_solution", fails
+        "components.evaluation.scoring.program_executor.time_canonical_solutions", fails
     )
     with (
         ProgramExecutor(workers=1) as judge,

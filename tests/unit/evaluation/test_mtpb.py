@@ -13,7 +13,7 @@ from components.core.artifact import OBSERVED_DIR
 from components.core.errors import ConfigError
 from components.core.files import read_json, read_jsonl
 from components.core.fingerprint import list_files
-from components.evaluation.benchmarks.mtpb import PREFIX, plan
+from components.evaluation.benchmarks.mtpb import PREFIX, build_protocol
 from components.evaluation.config import MtpbConfig, SandboxKind
 from components.evaluation.sampling.sampler import TextRequest
 
@@ -61,7 +61,9 @@ def run(
     **settings: Any,
 ) -> dict[str, Any]:
     config = MtpbConfig.parse({"num_samples": 1, **settings})
-    return run_plan(folder, plan(config, problems_file), sampler or Scripted(in_turns), kind=kind)
+    return run_plan(
+        folder, build_protocol(config, problems_file), sampler or Scripted(in_turns), kind=kind
+    )
 
 
 @pytest.mark.usefixtures("sandbox")
@@ -78,9 +80,9 @@ def test_two_problems_solved_turn_by_turn(tmp_path: Path, problems_file: Path) -
     )
     # Problem 9 expects "Mike" in case 2, where the highest note, 9, is John's: nothing right can pass it.
     assert statistics["pass_rate_multi"] == 0.75
-    assert statistics["pass_rate_of_passable_multi"] == 1.0
+    assert statistics["pass_rate_solvable_multi"] == 1.0
     assert statistics["pass_rate_single"] == 0.5
-    assert statistics["pass_rate_of_passable_single"] == pytest.approx(2 / 3)
+    assert statistics["pass_rate_solvable_single"] == pytest.approx(2 / 3)
     results = read_json(tmp_path / "evaluation" / "results.json")
     assert results["sets"]["multi"]["outcomes"] == {"passed": 6, "wrong_answer": 2}
     assert (
@@ -108,7 +110,7 @@ def test_perplexity_is_over_the_tokens_of_prompts_alone(
     results = read_json(tmp_path / "evaluation" / "results.json")
     assert (
         results["perplexity"]["multi"]["passed"]
-        == results["perplexity"]["single"]["not passed"]
+        == results["perplexity"]["single"]["failed"]
         == pytest.approx(math.e)
     )
     by_task = {
@@ -116,7 +118,9 @@ def test_perplexity_is_over_the_tokens_of_prompts_alone(
         for one in read_jsonl(tmp_path / "evaluation" / "samples.jsonl")
     }
     problem = (
-        plan(MtpbConfig(problem_ids=(1,), cases=(0,)), problems_file).draws[1].benchmark.problems[0]
+        build_protocol(MtpbConfig(problem_ids=(1,), cases=(0,)), problems_file)
+        .sample_sets[1]
+        .benchmark.problems[0]
     )
     num_characters = len(problem.turns[0]) - len(PREFIX)
     assert (
@@ -149,7 +153,9 @@ def test_the_history_grows_as_upstreams_does(tmp_path: Path, problems_file: Path
     run(tmp_path, problems_file, sampler, problem_ids=[1], cases=[4], single_turn=False)
     (record,) = read_jsonl(tmp_path / "evaluation" / "samples.jsonl")
     problem = (
-        plan(MtpbConfig(problem_ids=(1,), cases=(4,)), problems_file).draws[0].benchmark.problems[0]
+        build_protocol(MtpbConfig(problem_ids=(1,), cases=(4,)), problems_file)
+        .sample_sets[0]
+        .benchmark.problems[0]
     )
     assert problem.text(record["completions"]) == PREFIX + (
         '# Assign the string "ddddc" to a variable named "my_string".\nmy_string = \'ddddc\'\n\n'
@@ -166,7 +172,7 @@ def test_the_history_grows_as_upstreams_does(tmp_path: Path, problems_file: Path
 
 
 def test_a_single_turn_asks_for_everything_at_once(problems_file: Path) -> None:
-    single = plan(MtpbConfig(problem_ids=(1,), cases=(4,)), problems_file).draws[1]
+    single = build_protocol(MtpbConfig(problem_ids=(1,), cases=(4,)), problems_file).sample_sets[1]
     (problem,) = single.benchmark.problems
     assert problem.turns == (
         f'{PREFIX}# Assign the string "ddddc" to a variable named "my_string".\n# Lowercase the given string "my_string".\n'
@@ -195,4 +201,4 @@ def test_what_does_not_exist_cannot_be_chosen(
     problems_file: Path, settings: dict[str, Any]
 ) -> None:
     with pytest.raises(ConfigError, match="MTPB"):
-        plan(MtpbConfig.parse(settings), problems_file)
+        build_protocol(MtpbConfig.parse(settings), problems_file)

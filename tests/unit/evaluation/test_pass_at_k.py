@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluation.scoring.pass_at_k import mean_pass_at_k, pass_at_k
+from components.evaluation.scoring.statistics import mean_pass_at_k, pass_at_k
 
 
 @pytest.mark.parametrize(

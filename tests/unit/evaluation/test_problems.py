@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import EvaluationError
-from components.evaluation.benchmarks.problems import find_mtpb, load_humaneval, load_mtpb
+from components.evaluation.benchmarks.humaneval import load_humaneval
+from components.evaluation.benchmarks.mtpb import find_mtpb, load_mtpb
 
 
 def mtpb_path() -> Path:

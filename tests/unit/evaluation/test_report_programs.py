@@ -14,7 +14,7 @@ from report_run import Run
 from components.core.artifact import Artifact
 from components.evaluation.report import render_html, render_text
 from components.evaluation.report.cells import NOTHING
-from components.evaluation.sampling.samples import Sample
+from components.evaluation.sampling.samples import GeneratedSample
 from components.evaluation.sandbox import SandboxReport
 
 NONE = NOTHING.text
@@ -42,11 +42,11 @@ def heads(page: Tag, caption: str) -> list[str]:
     return [head.text for head in list(found.first("thead").all("tr"))[-1].all("th")]
 
 
-def failing(_: str, __: Sample) -> str:
+def failing(_: str, __: GeneratedSample) -> str:
     return "    return x #: exception NameError"
 
 
-def by_temperature(label: str, sample: Sample) -> str:
+def by_temperature(label: str, sample: GeneratedSample) -> str:
     """Problem 2: all three at 0.2, one at 0.8. Problem 10: none at 0.2, one at 0.8."""
     passed = sample.problem.task_id.endswith("/2") if label == "t0.2" else sample.number == 0
     return f"    return x #: {'passed' if passed else 'wrong_answer'}"
@@ -123,7 +123,7 @@ def test_a_curve_is_the_best_temperature_of_every_k(run: Run) -> None:
 
 
 def test_outcomes_are_counted_by_kind_and_exceptions_by_type(run: Run) -> None:
-    def mixed(_: str, sample: Sample) -> str:
+    def mixed(_: str, sample: GeneratedSample) -> str:
         stated = [
             "passed",
             "exception NameError",
@@ -157,7 +157,7 @@ def test_outcomes_are_counted_by_kind_and_exceptions_by_type(run: Run) -> None:
 
 
 def test_types_of_exceptions_that_are_too_many_are_added_up(run: Run) -> None:
-    def own(_: str, sample: Sample) -> str:
+    def own(_: str, sample: GeneratedSample) -> str:
         return f"    return x #: exception E{sample.number}"
 
     page = page_with(
@@ -184,7 +184,7 @@ def test_every_problem_is_folded_away_in_the_order_of_numbers(run: Run) -> None:
     assert "HumanEval/10" not in text.split("Samples ─")[0]
 
 
-def talk(label: str, sample: Sample) -> str:
+def talk(label: str, sample: GeneratedSample) -> str:
     """Problem 1: everything in several turns, case 0 in one. Problem 89, which cannot be passed, and 3: nothing."""
     number, case = sample.problem.task_id.split("/")
     passed = number == "1" and (label == "multi" or case == "0")

@@ -18,7 +18,7 @@ from components.evaluation.report import RunResults, render_html, render_samples
 from components.evaluation.report.cells import NOTHING
 from components.evaluation.report.gallery import MAX_SHOWN, SAMPLES_PAGE, choose, samples_page
 from components.evaluation.report.text import text_of
-from components.evaluation.sampling.samples import Sample
+from components.evaluation.sampling.samples import GeneratedSample
 
 KINDS = ("passed", "exception", "time out", "memory", "not executed")
 
@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path)
 
 
-def hostile(_: str, sample: Sample) -> str:
+def hostile(_: str, sample: GeneratedSample) -> str:
     """The second of two samples passes; the first would like to be more than text."""
     return (
         "    return x < 3 #: passed"

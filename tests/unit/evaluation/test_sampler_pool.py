@@ -15,9 +15,9 @@ import torch
 from fixtures.models import TINY, lively_model, write_tokenizer
 
 from components.core.errors import EvaluationError
+from components.evaluation.benchmarks.protocol import is_complete
 from components.evaluation.sampling.sampler import Sampler, TextCompletion, TextRequest
-from components.evaluation.sampling.sampler_pool import SamplerPool, devices_of, open_sampler
-from components.evaluation.sampling.truncate import is_complete
+from components.evaluation.sampling.sampler_pool import SamplerPool, open_sampler, sampling_devices
 from components.model.huggingface import save_checkpoint
 
 torch.set_num_threads(1)
@@ -43,20 +43,20 @@ def requests() -> deque[TextRequest[tuple[str, int]]]:
 
 
 def test_two_processes_draw_what_one_draws(checkpoint: Path) -> None:
-    expected = {one.key: one for one in Sampler(checkpoint).draw(requests(), **SETTINGS)}  # type: ignore[arg-type]
+    expected = {one.key: one for one in Sampler(checkpoint).generate(requests(), **SETTINGS)}  # type: ignore[arg-type]
     with SamplerPool(checkpoint, ["cpu", "cpu"]) as pool:
         assert pool.context_length == TINY.context_length
         for _ in range(2):  # A pool draws one set after the other.
-            drawn = {one.key: one for one in pool.draw(requests(), **SETTINGS)}  # type: ignore[arg-type]
+            drawn = {one.key: one for one in pool.generate(requests(), **SETTINGS)}  # type: ignore[arg-type]
             assert drawn == expected
         turns: deque[TextRequest[int]] = deque([TextRequest(0, "x", 1, 24)])
         texts = []
-        for one in pool.draw(turns, **SETTINGS):  # type: ignore[arg-type]
+        for one in pool.generate(turns, **SETTINGS):  # type: ignore[arg-type]
             texts.append(one.text)
             if len(texts) < 3:
                 turns.append(TextRequest(one.key + 1, f"x{one.text}\n", 1, 24))
     assert len(texts) == 3
-    (alone,) = Sampler(checkpoint).draw(
+    (alone,) = Sampler(checkpoint).generate(
         deque([TextRequest(2, f"x{texts[1]}\n", 1, 24)]), **SETTINGS
     )  # type: ignore[arg-type]
     assert alone.text == texts[2]
@@ -66,12 +66,12 @@ def test_a_draw_has_its_own_settings_though_the_one_before_was_given_up(checkpoi
     """The process is still at work on the first when the second is asked for."""
     others = deque(TextRequest(place, f"x{place}", place, 48) for place in range(8))
     greedy = SETTINGS | {"temperature": 0}
-    expected = {one.key: one for one in Sampler(checkpoint).draw(requests(), **greedy)}  # type: ignore[arg-type]
+    expected = {one.key: one for one in Sampler(checkpoint).generate(requests(), **greedy)}  # type: ignore[arg-type]
     with SamplerPool(checkpoint, ["cpu"]) as pool:
-        given_up = pool.draw(others, max_new_tokens=48, temperature=1.0, top_p=1.0)
+        given_up = pool.generate(others, max_new_tokens=48, temperature=1.0, top_p=1.0)
         next(given_up)
         given_up.close()  # type: ignore[attr-defined]
-        assert {one.key: one for one in pool.draw(requests(), **greedy)} == expected  # type: ignore[arg-type]
+        assert {one.key: one for one in pool.generate(requests(), **greedy)} == expected  # type: ignore[arg-type]
 
 
 def test_draws_that_follow_at_once_keep_apart(checkpoint: Path) -> None:
@@ -79,9 +79,11 @@ def test_draws_that_follow_at_once_keep_apart(checkpoint: Path) -> None:
     sampler = Sampler(checkpoint)
     asked = [SETTINGS | {"temperature": number % 2} for number in range(20)]
     with SamplerPool(checkpoint, ["cpu"]) as pool:
-        drawn = [list(pool.draw(deque([TextRequest(0, "x = ", 1, 24)]), **one)) for one in asked]  # type: ignore[arg-type]
+        drawn = [
+            list(pool.generate(deque([TextRequest(0, "x = ", 1, 24)]), **one)) for one in asked
+        ]  # type: ignore[arg-type]
     hot, cold = (
-        list(sampler.draw(deque([TextRequest(0, "x = ", 1, 24)]), **asked[number]))  # type: ignore[arg-type]
+        list(sampler.generate(deque([TextRequest(0, "x = ", 1, 24)]), **asked[number]))  # type: ignore[arg-type]
         for number in (1, 0)
     )
     assert hot != cold
@@ -91,7 +93,7 @@ def test_draws_that_follow_at_once_keep_apart(checkpoint: Path) -> None:
 def test_a_process_that_dies_is_an_error_and_not_a_wait(checkpoint: Path) -> None:
     with SamplerPool(checkpoint, ["cpu"]) as pool:
         (victim,) = pool._processes
-        drawn = pool.draw(requests(), **SETTINGS)  # type: ignore[arg-type]
+        drawn = pool.generate(requests(), **SETTINGS)  # type: ignore[arg-type]
         first: TextCompletion[tuple[str, int]] = next(drawn)
         assert first.key[0] in ("def add(a, b):\n", "x = ", "#")
         assert victim.pid is not None
@@ -107,7 +109,7 @@ def test_what_a_process_cannot_do_is_told(checkpoint: Path, tmp_path: Path) -> N
         SamplerPool(tmp_path, ["cpu"]) as pool,
         pytest.raises(EvaluationError, match=r"tokenizer\.json does not exist"),
     ):
-        list(pool.draw(requests(), **SETTINGS))  # type: ignore[arg-type]
+        list(pool.generate(requests(), **SETTINGS))  # type: ignore[arg-type]
 
 
 def test_processes_end_with_a_parent_that_is_killed(checkpoint: Path) -> None:
@@ -156,7 +158,7 @@ def test_an_evaluation_whose_process_died_ends_though_much_was_still_to_be_drawn
 def test_a_small_model_gets_a_process_a_core(checkpoint: Path) -> None:
     torch.set_num_threads(3)
     try:
-        assert devices_of(checkpoint) == ["cpu"] * 3
+        assert sampling_devices(checkpoint) == ["cpu"] * 3
     finally:
         torch.set_num_threads(1)
     with open_sampler(checkpoint) as sampler:

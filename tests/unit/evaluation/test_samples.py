@@ -16,7 +16,7 @@ from components.core.files import read_json, read_jsonl
 from components.evaluation.benchmarks.problem import Benchmark, Problem, UnitTests
 from components.evaluation.benchmarks.protocol import SampleSet
 from components.evaluation.sampling.sampler import TextCompletion, TextRequest
-from components.evaluation.sampling.samples import Sample, generate_samples
+from components.evaluation.sampling.samples import GeneratedSample, generate_samples
 
 TALK = Benchmark(
     "talk",
@@ -33,7 +33,7 @@ TALK = Benchmark(
         Problem("b", ("def f():\n",), UnitTests("", "")),
     ),
 )
-DRAW = SampleSet("t0.2", TALK, 3, 0.2, 0.95, 50, scored=True)
+DRAW = SampleSet("t0.2", TALK, 3, 0.2, 0.95, 50, scores_prompts=True)
 
 
 def answer(request: TextRequest[Any]) -> str:
@@ -105,7 +105,8 @@ def test_a_killed_set_goes_on_and_has_the_bytes_of_an_undisturbed_one(
     assert files(tmp_path / "killed") == files(tmp_path / "undisturbed")
     assert len({(one.key.problem.task_id, one.key.number) for one in again.asked}) == 6 - num_kept
     assert (
-        read_json(tmp_path / "killed" / "observed" / "timings.json")["samples_before"] == num_kept
+        read_json(tmp_path / "killed" / "observed" / "timings.json")["num_resumed_samples"]
+        == num_kept
     )
 
 
@@ -144,7 +145,7 @@ def test_what_was_kept_is_told_like_what_is_new(tmp_path: Path) -> None:
     """So that whoever executes programs meanwhile misses none."""
     with pytest.raises(KeyboardInterrupt):
         drawn(tmp_path, Interrupted(8))
-    told: list[Sample] = []
+    told: list[GeneratedSample] = []
     generate_samples(tmp_path, DRAW, Scripted(answer), 5, told.append)
     assert sorted((one.problem.task_id, one.number) for one in told) == [
         (task, n) for task in "ab" for n in range(3)

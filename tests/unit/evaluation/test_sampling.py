@@ -43,7 +43,7 @@ def complete(
     waiting = deque(
         TextRequest(*one, most) for one in zip(range(len(prompts)), prompts, seeds, strict=True)
     )
-    drawn = sampler.draw(
+    drawn = sampler.generate(
         waiting, max_new_tokens=most, temperature=temperature, top_p=top_p, should_stop=should_stop
     )
     by_key = {one.key: one.text for one in drawn}
@@ -57,7 +57,7 @@ def test_a_model_that_knows_a_program_completes_it_and_ends(sampler: Sampler) ->
 
 def test_a_completion_says_whether_it_ended_by_itself(sampler: Sampler) -> None:
     for most, ended in ((24, True), (3, False)):
-        (drawn,) = sampler.draw(
+        (drawn,) = sampler.generate(
             deque([TextRequest(0, "def add(", 1, most)]),
             max_new_tokens=most,
             temperature=0,
@@ -81,7 +81,7 @@ def test_the_scored_tokens_are_those_that_begin_after_a_place_in_the_text(
     prompt = before + PROGRAM
     sampler, encoder, model = Sampler(checkpoint), Encoder(checkpoint), load_checkpoint(checkpoint)
     request = TextRequest(0, prompt, 1, 4, scored_from=len(before))
-    (drawn,) = sampler.draw(deque([request]), max_new_tokens=4, temperature=0.2, top_p=0.95)
+    (drawn,) = sampler.generate(deque([request]), max_new_tokens=4, temperature=0.2, top_p=0.95)
     ids = encoder.encode(prompt)
     with torch.no_grad():
         p = torch.softmax(model(torch.tensor([ids]))[0].double(), -1)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from components.evaluation.sandbox import NOTHING_PRINTED, FunctionTest, Limits, Sandbox
-from components.evaluation.sandbox.filesystem_view import this_interpreter
+from components.evaluation.sandbox import NOTHING_PRINTED, FunctionTest, ResourceLimits, Sandbox
+from components.evaluation.sandbox.filesystem_view import interpreter_view
 
-LIMITS = Limits(cpu_s=1, memory_mib=512)
+LIMITS = ResourceLimits(cpu_s=1, memory_mib=512)
 
 
 def has_namespaces(sandbox: Sandbox) -> bool:
@@ -126,7 +126,7 @@ def test_the_jail_gives_nothing_away(every_sandbox: Sandbox, open_folder: Path) 
         printed = every_sandbox.last_prints([source + "print(list(outcomes.items()))"], LIMITS)[0]
         with pytest.raises(BlockingIOError):
             listener.accept()
-    assert printed.end.passed
+    assert printed.exit_verdict.passed
     assert dict(printed.value) == dict.fromkeys(ATTEMPTS, "refused")
     assert canary.read_text() == "untouched"
     assert canary.stat()[:-3] == before[:-3]  # but for the time of reading
@@ -182,7 +182,7 @@ print([names("/"), names("/dev"), names("/tmp")])
     if not has_namespaces(every_sandbox):
         assert (root, devices, scratch) == (None, None, None)
         return
-    on_the_way_to_python = {target.parts[1] for _, target in this_interpreter().mounts}
+    on_the_way_to_python = {target.parts[1] for _, target in interpreter_view().mounts}
     assert {"etc", "proc", "sys", "home", "var", "run"}.isdisjoint(set(root) - on_the_way_to_python)
     assert devices == ["full", "null", "random", "urandom", "zero"]
     assert scratch == []
@@ -215,9 +215,11 @@ def test_a_program_can_write_a_file_or_the_results_say_that_it_cannot(
     source = "import tempfile\nwith tempfile.TemporaryFile() as file: print(file.write(b'12'))"
     printed = every_sandbox.last_prints([source], LIMITS)[0]
     report = every_sandbox.report
-    assert printed.end.passed is has_namespaces(every_sandbox)
-    assert ("temporary files fail" in report.isolation) is not printed.end.passed
-    assert report.protocol_fields == ({} if printed.end.passed else {"isolation": "landlock"})
+    assert printed.exit_verdict.passed is has_namespaces(every_sandbox)
+    assert ("temporary files fail" in report.isolation) is not printed.exit_verdict.passed
+    assert report.protocol_fields == (
+        {} if printed.exit_verdict.passed else {"isolation": "landlock"}
+    )
 
 
 def test_one_program_leaves_nothing_for_the_next(every_sandbox: Sandbox) -> None:
@@ -247,13 +249,13 @@ def test_how_a_program_ends_after_its_print(every_sandbox: Sandbox, end: str) ->
 
 def test_huge_output_goes_nowhere(every_sandbox: Sandbox) -> None:
     printed = every_sandbox.last_prints(["while True: print('x' * 1_000_000)"], LIMITS)[0]
-    assert printed.end.kind == "time_out"
+    assert printed.exit_verdict.kind == "time_out"
 
 
 def test_a_value_that_is_too_long_is_no_value(every_sandbox: Sandbox) -> None:
     printed = every_sandbox.last_prints(["print('x' * 3_000_000)"], LIMITS)[0]
     assert str(printed.value) == ""
-    assert printed.end.passed
+    assert printed.exit_verdict.passed
 
 
 def test_claims_about_a_print_are_only_data(every_sandbox: Sandbox) -> None:
@@ -268,4 +270,4 @@ for fd in range(3, 4096):
 """
     printed = every_sandbox.last_prints([forged], LIMITS)[0]
     assert printed.value is NOTHING_PRINTED
-    assert printed.end.kind == "exited"
+    assert printed.exit_verdict.kind == "exited"

@@ -19,12 +19,13 @@ import pytest
 
 from components.core.errors import SandboxUnavailable
 from components.evaluation.config import SandboxKind
-from components.evaluation.sandbox import FunctionTest, Limits, Verdict, open_sandbox
+from components.evaluation.sandbox import FunctionTest, ResourceLimits, Verdict, open_sandbox
 from components.evaluation.sandbox.backends import find_jail
+from components.evaluation.sandbox.jail import uids_for_worker
+from components.evaluation.sandbox.job import Job
 from components.evaluation.sandbox.self_test import self_test
 from components.evaluation.sandbox.system_calls import seccomp_programs
-from components.evaluation.sandbox.uids import uids_of
-from components.evaluation.sandbox.worker import Job, Worker
+from components.evaluation.sandbox.worker import Worker
 
 TRIAL = FunctionTest(
     "def one():\n    '1.'\n",
@@ -123,10 +124,12 @@ def test_landlock_that_shows_everything_is_refused() -> None:
 @pytest.mark.parametrize("num_workers", [1, 2, 7, 605, 900])
 def test_no_two_workers_share_a_user(num_workers: int) -> None:
     """As long as there are as many: 605 without the judges'."""
-    of_workers = [set(uids_of(worker, num_workers)) for worker in range(min(num_workers, 605))]
+    of_workers = [
+        set(uids_for_worker(worker, num_workers)) for worker in range(min(num_workers, 605))
+    ]
     assert all(of_workers)
     assert sum(map(len, of_workers)) == len(set().union(*of_workers)) == 605
-    assert uids_of(899, 900)
+    assert uids_for_worker(899, 900)
 
 
 @pytest.fixture
@@ -148,11 +151,11 @@ def test_a_process_with_more_open_files_than_select_can_count_has_a_sandbox(
 ) -> None:
     look = "import os\nopen_files = []\nfor fd in range(4, 2048):\n    try: os.fstat(fd); open_files.append(fd)\n"
     with open_sandbox(workers=1, kind=sandbox_kind) as sandbox:
-        assert sandbox.test([TRIAL], Limits(1))[0].passed
+        assert sandbox.test([TRIAL], ResourceLimits(1))[0].passed
         assert (
-            sandbox.last_prints([f"{look}    except OSError: pass\nprint(open_files)"], Limits(1))[
-                0
-            ].value
+            sandbox.last_prints(
+                [f"{look}    except OSError: pass\nprint(open_files)"], ResourceLimits(1)
+            )[0].value
             == []
         )
 
@@ -164,7 +167,7 @@ def test_a_program_that_could_not_be_handed_over_is_not_waited_for(
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.shutdown(socket.SHUT_WR)
     with ours, theirs, Worker(find_jail(sandbox_kind), seccomp_programs()) as worker:
-        assert worker.run(Job(TRIAL, Limits(1), "split")) == Verdict("passed")
+        assert worker.run(Job(TRIAL, ResourceLimits(1), "split")) == Verdict("passed")
         worker._judges.close()
         worker._judges = ours
-        assert worker.run(Job(TRIAL, Limits(2_400), "split")) == Verdict("passed")
+        assert worker.run(Job(TRIAL, ResourceLimits(2_400), "split")) == Verdict("passed")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from components.evaluation.sandbox import FunctionTest, Limits, Sandbox
+from components.evaluation.sandbox import FunctionTest, ResourceLimits, Sandbox
 
-LIMITS = Limits(cpu_s=1, memory_mib=512)
+LIMITS = ResourceLimits(cpu_s=1, memory_mib=512)
 SECRET = 7919
 TASK = FunctionTest(
     prompt="def double(x):\n    '''Twice x.'''\n",

@@ -6,7 +6,7 @@ import platform
 
 import pytest
 
-from components.evaluation.sandbox import FunctionTest, Limits, Mode, Sandbox
+from components.evaluation.sandbox import ExecutionMode, FunctionTest, ResourceLimits, Sandbox
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the numbers of system calls are x86-64's"
@@ -42,7 +42,7 @@ print(list(outcomes.items()))
 
 
 def test_each_is_refused_by_the_filter(every_sandbox: Sandbox) -> None:
-    (printed,) = every_sandbox.last_prints([f"NUMBERS = {REFUSED!r}\n{PROGRAM}"], Limits(1))
+    (printed,) = every_sandbox.last_prints([f"NUMBERS = {REFUSED!r}\n{PROGRAM}"], ResourceLimits(1))
     assert dict(printed.value) == dict.fromkeys(REFUSED, "EPERM") | {"clone3": "ENOSYS"}
 
 
@@ -65,12 +65,14 @@ def test_arguments_that_only_servers_may_give_are_refused(every_sandbox: Sandbox
         for name, code in ARGUMENTS.items()
     )
     source = f"import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\noutcomes = {{}}\n{lines}\nprint(list(outcomes.items()))"
-    (printed,) = every_sandbox.last_prints([source], Limits(1))
+    (printed,) = every_sandbox.last_prints([source], ResourceLimits(1))
     assert dict(printed.value) == dict.fromkeys(ARGUMENTS, 1)  # EPERM
 
 
 @pytest.mark.parametrize("mode", ["split", "fast"])
-def test_another_table_of_system_calls_ends_the_process(every_sandbox: Sandbox, mode: Mode) -> None:
+def test_another_table_of_system_calls_ends_the_process(
+    every_sandbox: Sandbox, mode: ExecutionMode
+) -> None:
     # getpid by its x32 number
     completion = "    import ctypes\n    ctypes.CDLL(None).syscall(0x40000000 | 39)\n    return 1\n"
     trial = FunctionTest(
@@ -79,4 +81,4 @@ def test_another_table_of_system_calls_ends_the_process(every_sandbox: Sandbox, 
         "def check(candidate):\n    assert candidate() == 1\n",
         "one",
     )
-    assert every_sandbox.test([trial], Limits(1), mode)[0].kind == "exited"
+    assert every_sandbox.test([trial], ResourceLimits(1), mode)[0].kind == "exited"

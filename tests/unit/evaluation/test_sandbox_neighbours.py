@@ -8,11 +8,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.evaluation.benchmarks.problems import load_humaneval
+from components.evaluation.benchmarks.humaneval import load_humaneval
 from components.evaluation.config import SandboxKind
-from components.evaluation.sandbox import FunctionTest, Limits, Mode, Sandbox, open_sandbox
+from components.evaluation.sandbox import (
+    ExecutionMode,
+    FunctionTest,
+    ResourceLimits,
+    Sandbox,
+    open_sandbox,
+)
 
-LIMITS = Limits(cpu_s=1, memory_mib=512)
+LIMITS = ResourceLimits(cpu_s=1, memory_mib=512)
 SIMPLE = FunctionTest(
     "def one():\n    '1.'\n",
     "    return 1\n",
@@ -82,7 +88,7 @@ def test_greedy_programs_are_ended_when_all_of_one_process(every_sandbox: Sandbo
 
 
 @pytest.mark.parametrize("mode", ["split", "fast"])
-def test_every_program_gets_its_own_verdict(every_sandbox: Sandbox, mode: Mode) -> None:
+def test_every_program_gets_its_own_verdict(every_sandbox: Sandbox, mode: ExecutionMode) -> None:
     """Programs of all ends, of two servers, in an order without a period: while one runs, the next one waits in the jail."""
     ends = [
         (SIMPLE, "passed"),
@@ -104,7 +110,7 @@ def test_every_program_gets_its_own_verdict(every_sandbox: Sandbox, mode: Mode) 
         (SIMPLE._replace(completion="    return nowhere\n"), "exception"),
     ]
     programs = [ends[number * number * 5 % 11 % len(ends)] for number in range(300)]
-    verdicts = every_sandbox.test([program for program, _ in programs], Limits(2), mode)
+    verdicts = every_sandbox.test([program for program, _ in programs], ResourceLimits(2), mode)
     assert [verdict.kind for verdict in verdicts] == [kind for _, kind in programs]
 
 

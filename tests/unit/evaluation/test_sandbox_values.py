@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.evaluation.sandbox.jailed import frames
-from components.evaluation.sandbox.jailed.values import Foreign, decode, encode
+from components.evaluation.sandbox.jailed.values import ForeignObject, decode, encode
 
 scalars = st.one_of(
     st.none(),
@@ -107,7 +107,7 @@ def test_iterators_bring_their_items_and_endless_ones_do_not() -> None:
     assert list(over_the_wire(range(3))) == [0, 1, 2]
     assert sorted(over_the_wire(char for char in "ba")) == ["a", "b"]
     endless = over_the_wire(iter(int, 1))
-    assert isinstance(endless, Foreign)
+    assert isinstance(endless, ForeignObject)
     with pytest.raises(TypeError, match="not iterable"):
         list(endless)
 
@@ -139,7 +139,7 @@ def test_numpy_scalars_stay_numpys() -> None:
 def test_outside_a_jail_nothing_is_hashed() -> None:
     for value in ({3, 1, 2}, {3: "x", 1: "y", 2: "z"}):
         arrived = over_the_wire([value], hashed=False)[0]
-        assert isinstance(arrived, Foreign)
+        assert isinstance(arrived, ForeignObject)
         assert list(arrived) == list(value)
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluation.sampling.truncate import is_complete, truncate
+from components.evaluation.benchmarks.protocol import is_complete, truncate
 
 
 @pytest.mark.parametrize(

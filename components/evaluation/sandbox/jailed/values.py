@@ -228,7 +228,9 @@ class _Decoder:
 
     def _dict(self, data: Any) -> Any:
         pairs = [(self.value(key), self.value(item)) for key, item in data["v"]]
-        return dict(pairs) if self.hashed else ForeignObject("dict", "", [key for key, _ in pairs], {})
+        return (
+            dict(pairs) if self.hashed else ForeignObject("dict", "", [key for key, _ in pairs], {})
+        )
 
     def _array(self, data: Any) -> Any:
         import numpy

@@ -1,7 +1,9 @@
 """Bootstrap confidence intervals of means.
 
-Percentile method (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13), computed by SciPy. Seeded:
-equal values give equal intervals. Evaluation uses it for scores, registry for differences of scores.
+Percentile method (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13),
+computed by SciPy. Seeded:
+equal values give equal intervals. Evaluation uses it for scores, registry for differences of
+scores.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ _BATCH_SIZE = 1_000
 def bootstrap_interval(
     samples: Sequence[npt.NDArray[np.float64]], level: float, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the bounds of the middle `level` (for example 0.95) of the resampled sum of the samples' means.
+    """Return the interval of the sum of the samples' means at `level` (for example 0.95).
 
     Args:
         samples: independent samples, each resampled with replacement by itself; often one.

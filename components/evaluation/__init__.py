@@ -1,1 +1,1 @@
-"""Evaluation of checkpoints: HumanEval, MTPB and custom benchmarks, executed in a sandbox, and bits per byte of text."""
+"""Evaluation of checkpoints: HumanEval, MTPB, custom benchmarks, and bits per byte."""

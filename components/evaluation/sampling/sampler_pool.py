@@ -1,7 +1,8 @@
-"""Several samplers in processes of their own with the interface of one: a GPU each, or a core each for a small model.
+"""Samplers in processes of their own, with the interface of one sampler.
 
-A sample depends on its own seed only, so any process may generate it. Requests wait in one queue, those of one prompt
-together, and a process with free slots takes the next. If a process dies, generation ends with an error.
+A sample depends on its own seed only, so any process may generate it. Requests wait in one queue,
+those of one prompt together, and a process with free slots takes the next. If a process dies,
+generation ends with an error.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from components.model.huggingface import load_config
 Key = TypeVar("Key", bound=Hashable)
 
 SMALL_PARAMETERS = 50_000_000
-"""A model below this size gets a process per core: threads of one process would mostly wait for each other."""
+"""A model below this size gets a process per core: threads of one process would mostly wait for
+each other."""
 _POLL_INTERVAL_S = 1.0
 _QUEUE_TIMEOUT_S = 0.001
 """A filled queue may take a moment to return an item."""
@@ -74,7 +76,7 @@ class _Failure(NamedTuple):
 
 
 def sampling_devices(checkpoint: Path) -> list[str]:
-    """Return a device per process: every GPU, else a number of cores that fits the size of the model.
+    """Return a device per process: every GPU, else some CPU cores.
 
     Raises:
         ArtifactError: the folder has no configuration of a CodeGen model.
@@ -110,7 +112,9 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
     def __init__(
         self, checkpoint: Path, devices: Sequence[str], decode_mode: DecodeMode = "eager"
     ) -> None:
-        """Start the processes; they load the model while the first requests are prepared. See `Sampler`.
+        """Start the processes; they load the model while the first requests are prepared.
+
+        See `Sampler`.
 
         Raises:
             ArtifactError: the folder has no configuration of a CodeGen model.
@@ -153,7 +157,8 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
     ) -> Iterator[TextCompletion[Key]]:
         """Generate completions; see `Sampler.generate`.
 
-        `should_stop` must be importable by another process. A call may start when the previous one ended or was closed.
+        `should_stop` must be importable by another process. A call may start when the previous one
+        ended or was closed.
 
         Raises:
             EvaluationError: a process ended, or the model's logits are not finite.
@@ -193,7 +198,8 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
                     raise EvaluationError(
                         f"a sampling process failed: {result.message}",
                         expected="completions",
-                        fix="correct the cause, then run the same command again to resume from the stored samples",
+                        fix="correct the cause, then run the same command again to resume from "
+                        "the stored samples",
                     )
                 return result
             exit_codes = [
@@ -202,8 +208,10 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
             if exit_codes:
                 raise EvaluationError(
                     f"a sampling process ended with exit code {exit_codes[0]}",
-                    expected="all processes to live until every sample is generated; -9 often means out of memory",
-                    fix="free memory or use fewer processes, then run the same command again to resume",
+                    expected="all processes to live until every sample is generated; -9 often "
+                    "means out of memory",
+                    fix="free memory or use fewer processes, then run the same command again to "
+                    "resume",
                 )
 
 
@@ -233,10 +241,11 @@ def _exit_with_parent() -> None:
 
 
 def _run_batch(sampler: Sampler, task: _Task, tasks: Any, results: Any) -> _Task | None:
-    """Generate the completions of a task, and of further tasks of the same batch while slots are free.
+    """Generate the completions of a task, and of more tasks of its batch while slots are free.
 
     Returns:
-        A task of the next batch if one was taken: its settings differ, so it waits until this batch is done.
+        A task of the next batch if one was taken: its settings differ, so it waits until this batch
+            is done.
     """
     batch, task_requests = task
     requests, num_open = deque(task_requests), len(task_requests)

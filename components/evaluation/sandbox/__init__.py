@@ -4,8 +4,8 @@
         verdicts = sandbox.test([FunctionTest(...)], ResourceLimits(cpu_s=3))
         printed = sandbox.last_prints(["print(1)"], ResourceLimits(cpu_s=20))
 
-`open_sandbox(unsafe=True)` runs programs without isolation if no sandbox is available, and its report states it. `probe`
-returns the report without raising.
+`open_sandbox(unsafe=True)` runs programs without isolation if no sandbox is available, and its
+report states it. `probe` returns the report without raising.
 """
 
 from components.evaluation.config import SandboxKind

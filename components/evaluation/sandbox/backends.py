@@ -1,6 +1,7 @@
 """Selects the isolation of this machine: the best available jail, or the requested kind.
 
-A kind that is unavailable is skipped. A jail that is available but fails its self-test is an error: no other kind is tried.
+A kind that is unavailable is skipped. A jail that is available but fails its self-test is an error:
+no other kind is tried.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ def find_jail(kind: SandboxKind | None = None) -> Jail:
 class NoIsolation:
     """Starts servers as ordinary processes, for `--unsafe-execution` if no sandbox is available.
 
-    Limits hold, and the system-call filter if libseccomp is installed. Programs run as the user of the evaluation, see all
-    files of this user and can leave temporary files. Results are marked and such a model is not promoted.
+    Limits hold, and the system-call filter if libseccomp is installed. Programs run as the user of
+    the evaluation, see all files of this user and can leave temporary files. Results are marked and
+    such a model is not promoted.
     """
 
     kind = "none"

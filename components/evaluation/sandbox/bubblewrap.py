@@ -1,8 +1,11 @@
-"""A jail made by bubblewrap: new namespaces, selected files and an empty /tmp. It dies with the process that started it.
+"""A jail made by bubblewrap: new namespaces, selected files and an empty /tmp.
 
-Nothing of the machine is visible unless it is listed. For an ordinary user the jail has a user namespace; for root it has
-none, and programs run as an unassigned user instead. The server in the jail keeps the capabilities to give every program a
-pid namespace and a new /tmp; programs have none (`lockdown` drops them and sets limits and the system-call filter).
+It dies with the process that started it.
+
+Nothing of the machine is visible unless it is listed. For an ordinary user the jail has a user
+namespace; for root it has none, and programs run as an unassigned user instead. The server in the
+jail keeps the capabilities to give every program a pid namespace and a new /tmp; programs have none
+(`lockdown` drops them and sets limits and the system-call filter).
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ from components.evaluation.sandbox.jail import (
 )
 
 _MIN_VERSION = (0, 7)
-"""The first version with `--size`, without which /tmp could fill the memory (bubblewrap 0.7.0's release notes)."""
+"""The first version with `--size`, without which /tmp could fill the memory (bubblewrap 0.7.0's
+release notes)."""
 
 _NAMESPACES = (
     "--unshare-ipc",
@@ -48,7 +52,8 @@ class Bubblewrap(NamespaceJail):
     """Builds the command lines of jailed processes.
 
     Raises:
-        SandboxUnavailable: bubblewrap is missing, too old, or may not make namespaces on this machine.
+        SandboxUnavailable: bubblewrap is missing, too old, or may not make namespaces on this
+            machine.
     """
 
     def __init__(self, view: FilesystemView) -> None:
@@ -63,7 +68,8 @@ class Bubblewrap(NamespaceJail):
             self,
             got="bubblewrap cannot make a jail on this machine",
             expected="user namespaces for ordinary users, or root with CAP_SYS_ADMIN",
-            fix="allow them (sysctl kernel.unprivileged_userns_clone=1, or the container's profile), then run again",
+            fix="allow them (sysctl kernel.unprivileged_userns_clone=1, or the container's "
+            "profile), then run again",
         )
 
     @property
@@ -71,7 +77,10 @@ class Bubblewrap(NamespaceJail):
         """The isolation, as stored in results."""
         user = "another user" if self.as_root else "a user namespace"
         namespaces = "pid, net, ipc, uts, mount namespaces"
-        return f"bubblewrap {self.version}: {namespaces} and {user}, a pid namespace for each program, rlimits, seccomp"
+        return (
+            f"bubblewrap {self.version}: {namespaces} and {user}, "
+            "a pid namespace for each program, rlimits, seccomp"
+        )
 
     def command(self, start: str) -> list[str]:
         """Return the command line that runs a line of Python in a new jail."""
@@ -92,7 +101,10 @@ def _user_options(*, as_root: bool) -> list[str]:
 
 def _find_program() -> tuple[str, str]:
     program = shutil.which("bwrap")
-    fix = "install the Debian package bubblewrap (sudo apt-get install bubblewrap), then run the same command again"
+    fix = (
+        "install the Debian package bubblewrap (sudo apt-get install bubblewrap), "
+        "then run the same command again"
+    )
     expected = f"bubblewrap {'.'.join(map(str, _MIN_VERSION))} or newer"
     if program is None:
         raise SandboxUnavailable("bubblewrap (bwrap) is not on PATH", expected=expected, fix=fix)
@@ -108,7 +120,7 @@ def _find_program() -> tuple[str, str]:
 
 
 def _file_options(view: FilesystemView) -> list[str]:
-    """Return the mounts, parent folders first: bubblewrap creates missing ones unreadable for others.
+    """Return the mounts, parents first: bubblewrap makes missing folders unreadable.
 
     The empty /tmp comes first, because the machine's /tmp may hold the mounted Python.
     """

@@ -1,7 +1,8 @@
-"""The files that a jailed program can see: the interpreter, the standard library and numeric packages.
+"""The files that a jailed program can see: interpreter, standard library, numeric packages.
 
-Files are listed one by one instead of hidden one by one. No `site-packages` folder is visible, since HumanEval's tests and
-solutions are installed in one, and neither are home folders, /etc, /proc, /sys or /var.
+Files are listed one by one instead of hidden one by one. No `site-packages` folder is visible,
+since HumanEval's tests and solutions are installed in one, and neither are home folders, /etc,
+/proc, /sys or /var.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ CODE, LIBRARIES = Path("/jail"), Path("/libraries")
 SCRATCH = "/tmp"  # noqa: S108  the jail's own folder, empty for every program
 DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "full", "random", "urandom"))
 TMPFS_BYTES = 16 << 20
-"""Size of `SCRATCH`, the only writable folder (assumption: MTPB and HumanEval write nothing of size)."""
+"""Size of `SCRATCH`, the only writable folder (assumption: MTPB and HumanEval write nothing of
+size)."""
 
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
@@ -28,7 +30,8 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
-"""Environment of programs, with PYTHONPATH and HOME. The fixed hash seed keeps the order of sets, and so verdicts, stable."""
+"""Environment of programs, with PYTHONPATH and HOME. The fixed hash seed keeps the order of sets,
+and so verdicts, stable."""
 
 _PACKAGES = (
     "numpy",
@@ -61,7 +64,7 @@ class FilesystemView(NamedTuple):
 
 
 def interpreter_view() -> FilesystemView:
-    """Return the view in which this process' Python runs, with the numeric packages that are installed."""
+    """Return the view for this interpreter, with the numeric packages that are installed."""
     interpreter = Path(sys.executable).resolve()
     stdlib = Path(sysconfig.get_path("stdlib")).resolve()
     libraries = _loaded_libraries()
@@ -85,12 +88,12 @@ def interpreter_view() -> FilesystemView:
 
 
 def python_command(interpreter: Path, start: str) -> list[str]:
-    """Return the command that runs a line of Python with the standard library and PYTHONPATH only."""
+    """Return the command for a line of Python with the standard library and PYTHONPATH only."""
     return [str(interpreter), "-s", "-S", "-P", "-B", "-c", start]
 
 
 def _system_folders() -> list[Path]:
-    """Return the folders of shared libraries; on Debian only this architecture's part of /usr/lib."""
+    """Return the folders of shared libraries; on Debian those of this architecture only."""
     architecture = sysconfig.get_config_var("MULTIARCH")
     folders = []
     for path in map(Path, _SYSTEM_LIBRARIES):
@@ -101,9 +104,10 @@ def _system_folders() -> list[Path]:
 
 
 def _loaded_libraries() -> list[Path]:
-    """Return the shared libraries that this process loaded from its Python's folder, such as libpython.
+    """Return the shared libraries that this process loaded from its Python (libpython).
 
-    Read from the process, because a Python that was moved after its build does not know its library folder.
+    Read from the process, because a Python that was moved after its build does not know its library
+    folder.
     """
     import ctypes  # noqa: F401  loads libffi, which jailed processes need
 

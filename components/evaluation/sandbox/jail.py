@@ -1,6 +1,7 @@
 """The interface of all jails, checks that they share, and the user ids of programs.
 
-Jails differ in their isolation only: servers, test runners, limits and system-call filters are equal in all of them.
+Jails differ in their isolation only: servers, test runners, limits and system-call filters are
+    equal in all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from components.evaluation.sandbox.jailed.lockdown import USER_CAPABILITIES
 _START_TIMEOUT_S = 60
 """Assumption: an idle interpreter starts within this time on any machine."""
 FIRST_UID, NUM_UIDS = 60_578, 606
-"""Unassigned uids 60578-61183 (systemd's table of uid ranges). Programs started by root run as these users."""
+"""Unassigned uids 60578-61183 (systemd's table of uid ranges). Programs started by root run as
+these users."""
 TEST_RUNNER_UID = FIRST_UID + NUM_UIDS - 1
 
 
@@ -42,7 +44,7 @@ class Jail(Protocol):
 
     @property
     def caveat(self) -> str:
-        """What programs cannot do in this jail but can do in others; empty if there is no difference."""
+        """A restriction that other jails do not have; empty if there is none."""
 
     def command(self, start: str) -> list[str]:
         """Return the command line that runs a line of Python in a new jail."""
@@ -58,7 +60,7 @@ class NamespaceJail:
 
 
 def uids_for_worker(worker: int, num_workers: int) -> range:
-    """Return the users that one worker's programs take in turn; two workers share none while there are enough."""
+    """Return the users that the programs of a worker take in turn; workers share none."""
     step = min(num_workers, TEST_RUNNER_UID - FIRST_UID)
     return range(FIRST_UID + worker % step, TEST_RUNNER_UID, step)
 

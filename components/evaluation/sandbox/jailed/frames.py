@@ -1,6 +1,7 @@
-"""Messages between processes that do not trust each other: JSON in length-prefixed frames of bounded size.
+"""Length-prefixed JSON frames of bounded size, between processes that do not trust each other.
 
-No pickle is used, and a reader never allocates more than one frame. `values` gives the JSON its meaning.
+No pickle is used, and a reader never allocates more than one frame. `values` gives the JSON its
+meaning.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import os
 from typing import Any
 
 MAX_FRAME_BYTES = 1 << 20
-"""Longest message (assumption: arguments and results of an honest HumanEval solution take kilobytes)."""
+"""Longest message (assumption: arguments and results of an honest HumanEval solution take
+kilobytes)."""
 
 HEADER_BYTES = 4
 """Size of the length before every message, an unsigned big-endian integer."""

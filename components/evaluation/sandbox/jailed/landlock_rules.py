@@ -1,9 +1,10 @@
-"""Landlock rules that restrict file access of this process and its children if namespaces are unavailable.
+"""Landlock rules that restrict file access if namespaces are unavailable.
 
-Nothing may be written. If a folder holds more than programs may see (a standard library with installed packages), its files
-are allowed one by one; such a folder cannot be listed, so a table of names finds its modules. Landlock does not restrict
-calls without an open file: a program can read whether a file exists, its size and its times; the system-call filter refuses
-the calls that change them.
+Nothing may be written. If a folder holds more than programs may see (a standard library with
+installed packages), its files are allowed one by one; such a folder cannot be listed, so a table of
+names finds its modules. Landlock does not restrict calls without an open file: a program can read
+whether a file exists, its size and its times; the system-call filter refuses the calls that change
+them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _VERSION = 1
 _PATH_BENEATH = 1
 _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
 _NUM_FILE_RIGHTS = {0: 0, 1: 13, 2: 14, 3: 15, 4: 15}
-"""Rights that each version can deny; 16 since version 5 (linux/landlock.h). All of them are denied."""
+"""Rights that each version can deny; 16 since version 5 (linux/landlock.h). All of them are
+denied."""
 _TCP_SINCE, _BIND_AND_CONNECT = 4, 3
 _SCOPES_SINCE, _ABSTRACT_SOCKETS_AND_SIGNALS = 6, 3
 

@@ -1,8 +1,8 @@
-"""Restrictions that a process puts on itself before it executes a program: limits, another user, a system-call filter.
+"""Restrictions that a process puts on itself before it executes a program.
 
-A process can only narrow its rights. If a step fails, it raises and the process ends without a verdict, which counts as a
-failure. The namespaces exist before the process starts. Everything that can be prepared is prepared once, in the server
-that the process is forked from.
+A process can only narrow its rights. If a step fails, it raises and the process ends without a
+verdict, which counts as a failure. The namespaces exist before the process starts. Everything that
+can be prepared is prepared once, in the server that the process is forked from.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ _COMMON_LIMITS = {
     resource.RLIMIT_MEMLOCK: 0,
     resource.RLIMIT_MSGQUEUE: 0,
 }
-"""File size in bytes, open files, threads, and unused resources (assumption: benchmark programs stay far below)."""
+"""File size in bytes, open files, threads, and unused resources (assumption: benchmark programs
+stay far below)."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 _THIS_PROCESS = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
 _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
-"""The kernel's `cap_user_header_t`, and two `cap_user_data_t`: effective, permitted, inheritable."""
+"""The kernel's `cap_user_header_t`, and two `cap_user_data_t`: effective, permitted,
+inheritable."""
 
 
 class _SockFprog(ctypes.Structure):
@@ -77,11 +79,13 @@ def check(result: int) -> int:
 
 
 def set_common_limits(*, has_own_user: bool) -> None:
-    """Set the limits that are equal for all programs; forked processes inherit them. A lower present limit stays.
+    """Set the limits that are equal for all programs; forked processes inherit them.
+
+    A lower present limit stays.
 
     Args:
-        has_own_user: whether the programs' user has no other processes. If not, threads are not limited, because the
-            limit counts all processes of a user.
+        has_own_user: whether the programs' user has no other processes. If not, threads are not
+            limited, because the limit counts all processes of a user.
     """
     for resource_id, maximum in _COMMON_LIMITS.items():
         if resource_id == resource.RLIMIT_NPROC and not has_own_user:

@@ -1,8 +1,9 @@
 """Builds a jail from namespaces and becomes an interpreter in it, for machines without bubblewrap.
 
-The jail always has a new user namespace: root's servers can change users within it and nothing outside; an ordinary user
-is `nobody` in it. The jail is built in an empty file system that becomes the root. Sources are opened before any mount
-covers them. Requires Linux 5.12 (`mount_setattr` makes a whole tree read-only at once). No hostile code runs here.
+The jail always has a new user namespace: root's servers can change users within it and nothing
+outside; an ordinary user is `nobody` in it. The jail is built in an empty file system that becomes
+the root. Sources are opened before any mount covers them. Requires Linux 5.12 (`mount_setattr`
+makes a whole tree read-only at once). No hostile code runs here.
 """
 
 from __future__ import annotations
@@ -33,15 +34,16 @@ _RDONLY_NOSUID_NODEV = 1 | 2 | 4
 _NOSUID_NODEV = 2 | 4
 _BASE = "/tmp"  # noqa: S108  the new root is built here; the mounts are visible in this mount namespace only
 _SMALL = b"size=64k,nr_inodes=512,mode=755"
-"""Options of the root, which holds mount points, and of hidden folders; both are read-only when a program runs."""
+"""Options of the root, which holds mount points, and of hidden folders; both are read-only when a
+program runs."""
 
 
 def enter(plan_json: str, command: Sequence[str]) -> NoReturn:
     """Run `command` as the first process of a new jail and exit with its status.
 
     Args:
-        plan_json: JSON with `uids` and `gids` (maps of the user namespace), `as_root`, `mounts`, `links`, `hidden`,
-            `devices`, `scratch`, `scratch_options`.
+        plan_json: JSON with `uids` and `gids` (maps of the user namespace), `as_root`, `mounts`,
+            `links`, `hidden`, `devices`, `scratch`, `scratch_options`.
     """
     plan = json.loads(plan_json)
     with _exit_on_error("making namespaces"):
@@ -67,7 +69,10 @@ def _exit_on_error(step: str) -> Iterator[None]:
 
 
 def _unshare(uids: str, gids: str, *, as_root: bool) -> None:
-    """Make the namespaces. A child outside writes the user maps, because root's map requires rights out there."""
+    """Make the namespaces.
+
+    A child outside writes the user maps, because root's map requires rights out there.
+    """
     reader, writer = os.pipe()
     parent = os.getpid()
     mapper = os.fork()

@@ -1,9 +1,10 @@
 """The servers of a jail: processes with warm imports that fork one process for each program.
 
-A server never reads a program or its output. A request names limits and brings two open files: the source and the channel
-to the requester. The fork reads the first and writes to the second; the server only waits until it ends. So the memory
-that a program is forked from never holds another program's source, result or test. Each set of preimported packages has a
-server of its own, since a fork costs more with more memory, and one server forks test runners (`test_runner.serve`).
+A server never reads a program or its output. A request names limits and brings two open files: the
+source and the channel to the requester. The fork reads the first and writes to the second; the
+server only waits until it ends. So the memory that a program is forked from never holds another
+program's source, result or test. Each set of preimported packages has a server of its own, since a
+fork costs more with more memory, and one server forks test runners (`test_runner.serve`).
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ _MNT_DETACH = 2
 _CHANNEL = 3
 _NOSUID_NODEV_NOATIME = 2 | 4 | 1024
 SCRATCH_OPTIONS = "size=16m,nr_inodes=4096,mode=1777"
-"""Mount options of the only writable folder (assumption: MTPB and HumanEval write nothing of size)."""
+"""Mount options of the only writable folder (assumption: MTPB and HumanEval write nothing of
+size)."""
 
 PREIMPORTED = (
-    "bisect", "collections", "copy", "dataclasses", "datetime", "enum", "functools", "hashlib", "heapq", "itertools", "json",
-    "math", "operator", "random", "re", "string", "sys", "time", "typing",
+    "bisect", "collections", "copy", "dataclasses", "datetime", "enum", "functools", "hashlib",
+    "heapq", "itertools", "json", "math", "operator", "random", "re", "string", "sys", "time",
+    "typing",
 )  # fmt: skip
 """The modules that benchmark programs import most."""
 
@@ -55,20 +58,24 @@ class _Setup(NamedTuple):
 
 
 def main(test_runners: int, *servers: tuple[int, list[str]]) -> None:
-    """Fork the servers of one jail. Ends when one of them ends: the launcher is gone or must notice.
+    """Fork the servers of one jail.
+
+    Ends when one of them ends: the launcher is gone or must notice.
 
     Args:
         test_runners: the open socket for requests to the test runners.
         servers: the open socket and the preimported packages of each server.
     """
-    # The launcher may have thousands of open files and pass high numbers; `select` and `closerange` require low ones.
+    # The launcher may have thousands of open files and pass high numbers; `select` and `closerange`
+    # require low ones.
     test_runners = _move_to_lowest(test_runners)
     servers = tuple((_move_to_lowest(control), packages) for control, packages in servers)
     setup = _Setup(**json.loads(os.pread(0, os.fstat(0).st_size, 0)))
     with open(os.devnull, "rb") as null:
         os.dup2(null.fileno(), 0)
-    # Libraries register hooks that repair locks and seeds after a fork. Servers have one thread, and programs are seeded
-    # and cannot fork, so the hooks waste 0.6 ms for every program that has NumPy (measured).
+    # Libraries register hooks that repair locks and seeds after a fork. Servers have one thread,
+    # and programs are seeded and cannot fork, so the hooks waste 0.6 ms for every program that has
+    # NumPy (measured).
     os.register_at_fork = lambda **_: None
     for name in PREIMPORTED:
         importlib.import_module(name)
@@ -119,7 +126,7 @@ def _fork_server(other_controls: list[int], serve: Any) -> None:
 
 
 class _Server:
-    """Forks a process for every request on `control`, in a new pid namespace if possible, and reports how it ended."""
+    """Forks a process for every request on `control` and reports how it ended."""
 
     def __init__(self, control: int, packages: list[str], setup: _Setup) -> None:
         self._control = socket.socket(fileno=control)
@@ -130,7 +137,10 @@ class _Server:
         self._poll = select.poll()
 
     def serve(self) -> None:
-        """Answer requests until the socket closes. The packages are imported when the first request comes."""
+        """Answer requests until the socket closes.
+
+        The packages are imported when the first request comes.
+        """
         lockdown.set_common_limits(has_own_user=self._setup.has_own_user)
         candidate.handle_signals()
         select.select([self._control], [], [])
@@ -148,7 +158,10 @@ class _Server:
             os.write(self._control.fileno(), json.dumps(reply).encode())
 
     def _run(self, request: dict[str, Any], source_fd: int, channel: int) -> dict[str, Any]:
-        """Run one program. While it lives, every written memory page is copied, so this method does little."""
+        """Run one program.
+
+        While it lives, every written memory page is copied, so this method does little.
+        """
         scratch_before, source_size = self._scratch_state(), os.fstat(source_fd).st_size
         limits = lockdown.resolve_limits(request["limits"])
         self._poll.register(channel, 0)  # a hang-up is always reported
@@ -206,7 +219,7 @@ class _Server:
             os._exit(0)
 
     def _scratch_state(self) -> tuple[Any, ...]:
-        """Return a value that changes with every write: remaining files are listed, removed files change the ctime."""
+        """Return a state that changes with every write: names of files, and the ctime."""
         folder = os.stat(self._setup.scratch)
         names = list[str]()
         # An ordinary user's program owns the folder and can remove the permission.

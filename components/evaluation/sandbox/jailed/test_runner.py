@@ -1,9 +1,10 @@
 """The process that runs the tests. It alone holds the verdict and never executes generated code.
 
-It executes the prompt (tests may use its helper functions) and the tests, both from the benchmark, and calls the candidate
-through a proxy: arguments and results cross as plain data. Only a normal return of the tests is a pass. Since no hostile
-code runs here, one process tests many programs and compiles each test once. It restricts itself before it reads data of a
-candidate, and is replaced when such data cost it its time or memory, and after `_PROGRAMS_PER_RUNNER` programs.
+It executes the prompt (tests may use its helper functions) and the tests, both from the benchmark,
+and calls the candidate through a proxy: arguments and results cross as plain data. Only a normal
+return of the tests is a pass. Since no hostile code runs here, one process tests many programs and
+compiles each test once. It restricts itself before it reads data of a candidate, and is replaced
+when such data cost it its time or memory, and after `_PROGRAMS_PER_RUNNER` programs.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _NUMBER_BYTES = 8
 _MAX_NAME_CHARS = 200
 """Longest exception name in a reply, which must fit the launcher's buffer."""
 _CLOSED, _RETIRED, _NOT_LOCKED, _DIED = range(4)
-"""Exit status of a runner: no more requests, to be replaced, lockdown failed, or died during a program."""
+"""Exit status of a runner: no more requests, to be replaced, lockdown failed, or died during a
+program."""
 
 
 class _CandidateFailed(BaseException):
@@ -41,10 +43,11 @@ class _CandidateFailed(BaseException):
 
 
 def serve(control: int, uid: int | None, program: str | None, *, has_own_user: bool) -> None:
-    """Fork one test runner after another to answer the requests on the socket `control`, until it closes.
+    """Fork test runners, one after another, to answer requests until `control` closes.
 
-    A request brings two open files: the test and the channel to the candidate. A runner stores the number of its
-    unanswered request in shared memory. If the kernel kills it between two requests, no reply is due.
+    A request brings two open files: the test and the channel to the candidate. A runner stores the
+    number of its unanswered request in shared memory. If the kernel kills it between two requests,
+    no reply is due.
     """
     unanswered = mmap.mmap(-1, _NUMBER_BYTES)
     seccomp_filter = None if program is None else lockdown.SeccompFilter(program)
@@ -124,7 +127,10 @@ def _compile(text: str) -> Any:
 
 
 def _compile_prompt(prompt: str) -> Any:
-    """Compile the helpers of a prompt. A prompt that ends before a function body gets an empty body."""
+    """Compile the helpers of a prompt.
+
+    A prompt that ends before a function body gets an empty body.
+    """
     try:
         return _compile(prompt)
     except SyntaxError:

@@ -1,11 +1,13 @@
 """Plain data as tagged JSON, and back.
 
-The decoder rebuilds exact built-in types only. An object of a program's own class arrives as a `ForeignObject`, which equals
-only itself, so a program cannot pass by redefining equality. A subclass of a built-in type travels as the data of its base
-type. Iterators, ranges and dictionary values travel as foreign objects with their first items. Everything is a copy:
-identity and aliasing are lost, and numbers of other libraries (`decimal`, `fractions`) do not compare equal.
+The decoder rebuilds exact built-in types only. An object of a program's own class arrives as a
+`ForeignObject`, which equals only itself, so a program cannot pass by redefining equality. A
+subclass of a built-in type travels as the data of its base type. Iterators, ranges and dictionary
+values travel as foreign objects with their first items. Everything is a copy: identity and aliasing
+are lost, and numbers of other libraries (`decimal`, `fractions`) do not compare equal.
 
-Both sides use this module. The decoder is security critical: it runs in trusted processes on hostile bytes.
+Both sides use this module. The decoder is security critical: it runs in trusted processes on
+hostile bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ _PLAIN_INT = 1 << 63
 _NUMERIC_DTYPES = frozenset(
     {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"}
 )
-"""NumPy element types that are rebuilt. Others travel as Python objects: a dtype of a few bytes can announce gigabytes."""
+"""NumPy element types that are rebuilt. Others travel as Python objects: a dtype of a few bytes can
+announce gigabytes."""
 
 
 class ForeignObject:
@@ -61,7 +64,7 @@ class ForeignObject:
 
 
 def encode(value: Any, depth: int = 0) -> Any:
-    """Return `value` as JSON data; an object that is not plain data becomes the description of a foreign object."""
+    """Return `value` as JSON data, or the description of a foreign object."""
     kind = type(value)
     if value is None or kind is bool or kind is str or kind is float:
         return value
@@ -151,8 +154,8 @@ def _encode_foreign(value: Any, kind: type, depth: int) -> Any:
 def decode(data: Any, *, hashed: bool = True) -> Any:
     """Rebuild the value from exact built-in (and NumPy) types.
 
-    With `hashed=False` sets and dictionaries arrive as foreign objects in the sender's order: a sender can choose keys that
-    all collide, which a process without a CPU limit must not hash.
+    With `hashed=False` sets and dictionaries arrive as foreign objects in the sender's order: a
+    sender can choose keys that all collide, which a process without a CPU limit must not hash.
 
     Raises:
         FrameError: `data` is not a result of `encode`.

@@ -138,7 +138,7 @@ def evaluate_held_out(
     """Return bits per byte on every held-out split of the prepared corpora.
 
     Args:
-        model, encoder: of one checkpoint.
+        model, encoder: of the same checkpoint.
         prepared: the folder or URI of each prepared corpus, by the corpus' name.
         max_sequences: per split; a longer split is sampled at equal distances.
         streaming: the cache for URIs.

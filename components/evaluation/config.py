@@ -29,7 +29,7 @@ class HumanEvalConfig(Config):
     temperatures: ListOrTuple[Annotated[float, Field(ge=0)]] = Field(
         default=(0.2, 0.6, 0.8), min_length=1
     )
-    """One set of samples each; the paper reports the best for every k. 0 is greedy decoding."""
+    """A set of samples each; the paper reports the best for every k. 0 is greedy decoding."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """Nucleus sampling (paper, section 2.3)."""
     max_new_tokens: int = Field(default=256, ge=1)
@@ -68,10 +68,10 @@ class MtpbConfig(Config):
     """Most tokens per turn. The file states 128, 256 or 512 for each problem; the smaller limit
     counts."""
     single_turn: bool = True
-    """Also request each program in one turn with all prompts of its problem joined, to compare with
-    several turns."""
+    """Also request each program in a single turn with all prompts of its problem joined, to
+    compare with several turns."""
     cpu_limit_s: int = Field(default=20, ge=1)
-    """CPU seconds for one complete history: the official checker's 20 s."""
+    """CPU seconds for a complete history: the official checker's 20 s."""
 
     @model_validator(mode="after")
     def _check_cases(self) -> Self:

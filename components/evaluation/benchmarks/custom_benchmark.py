@@ -1,4 +1,4 @@
-"""Custom benchmarks: a JSONL file in one of three formats, with a parser for each.
+"""Custom benchmarks: JSONL files in three formats, with a parser for each.
 
 HumanEval  task_id, prompt, entry_point, test            also HumanEval+
 MBPP       task_id, text (or prompt), test_list          Austin et al. 2021, arXiv 2108.07732
@@ -55,7 +55,7 @@ def parse_mbpp(record: Record) -> list[Problem]:
 
 
 def _entry_point(tests: list[str], record: Record) -> str:
-    """Return the tested function: one that the solution defines, else the first unknown name."""
+    """Return the tested function: the name that the solution defines, else an unknown name."""
     called: list[str] = [name for test in tests for name in re.findall(r"(?<![\w.])(\w+)\(", test)]
     defined: list[str] = re.findall(r"^def (\w+)", str(record.get("code", "")), re.MULTILINE)
     tested = [name for name in defined if name in called]

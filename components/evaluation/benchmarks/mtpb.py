@@ -2,8 +2,8 @@
 
 Protocol (docs/paper.md, section 5): with several turns, the history begins with an import; each
 turn appends the prompt as a comment and then the truncated completion. With a single turn, all
-prompts of a problem come first, each as a comment, and one completion follows (our definition; the
-paper's script was not released).
+prompts of a problem come first, each as a comment, and a single completion follows (our definition;
+the paper's script was not released).
 
 Prompt perplexity: the prompt of a turn is the text that the turn appends (`# `, its text and the
     line break). Several turns:
@@ -72,7 +72,7 @@ _UNSOLVABLE_CASES: dict[int, frozenset[int]] = {
     41: frozenset({1, 4}),  # expects None, which the checker never accepts
     38: _ALL_CASES,  # reads a CSV file that does not exist
     46: _ALL_CASES,  # likewise
-    23: frozenset({0, 1, 2, 3}),  # expects one random number
+    23: frozenset({0, 1, 2, 3}),  # expects a random number
     9: frozenset({2}),  # wrong expected values from here on
     31: frozenset({0}),
     55: frozenset({2}),
@@ -85,7 +85,7 @@ can be passed here."""
 
 
 class MtpbProblem(NamedTuple):
-    """One program to write in several turns, as in the file."""
+    """A program to write in several turns, as in the file."""
 
     number: int
     name: str
@@ -98,7 +98,7 @@ class MtpbProblem(NamedTuple):
     max_new_tokens: int
 
     def turns(self, case: int) -> list[str]:
-        """Return the prompts of one test case."""
+        """Return the prompts of a test case."""
         return [prompt.format(**self.inputs[case]) for prompt in self.prompts]
 
 
@@ -113,7 +113,7 @@ def find_mtpb(path: str | Path | None, cache: Path) -> MtpbFile:
     """Return `path` if given, else the file in the folder `cache`, downloaded if necessary.
 
     Raises:
-        EvaluationError: `path` does not exist, or the file (or the download) is not the pinned one.
+        EvaluationError: `path` does not exist, or the file has another SHA-256.
     """
     file = Path(path) if path is not None else cache / "mtpb.jsonl"
     if path is not None and not file.is_file():
@@ -145,7 +145,7 @@ def load_mtpb(path: Path) -> list[MtpbProblem]:
     """Load the 115 problems, sorted by number.
 
     Raises:
-        EvaluationError: the file is not the pinned one.
+        EvaluationError: the file has another SHA-256.
     """
     problems = map(parse_mtpb_problem, parse_jsonl(read_pinned(path, MTPB_SHA256)))
     return sorted(problems, key=lambda problem: problem.number)
@@ -165,7 +165,7 @@ def parse_mtpb_problem(record: Mapping[str, Any]) -> MtpbProblem:
 
 
 def parse_conversation(record: Mapping[str, Any]) -> list[Problem]:
-    """Parse a custom record in MTPB's format: one problem with several turns for each test case."""
+    """Parse a custom record in MTPB's format: a problem with several turns for each test case."""
     if not isinstance(record["prompts"], list):
         raise TypeError("prompts must be a list of texts")
     problem = parse_mtpb_problem(record)

@@ -45,7 +45,7 @@ class ExpectedPrint(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """One programming task and its check."""
+    """A programming task and its check."""
 
     task_id: str
     turns: tuple[str, ...]

@@ -61,7 +61,7 @@ def library_versions() -> dict[str, JsonValue]:
 
 
 class SampleSet(NamedTuple):
-    """Settings of one set of samples: all problems of a benchmark at one temperature."""
+    """Settings of a set of samples: all problems of a benchmark at one temperature."""
 
     label: str
     """Name within the protocol: `t0.2`, or `single`."""
@@ -90,7 +90,7 @@ class SampleSet(NamedTuple):
 
 
 class ProblemCounts(NamedTuple):
-    """Counts over the samples of one problem."""
+    """Counts over the samples of a problem."""
 
     task_id: str
     group: str

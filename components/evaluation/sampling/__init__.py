@@ -1,1 +1,1 @@
-"""Generation of samples from a checkpoint: text in, text out, in one process or several."""
+"""Generation of samples from a checkpoint: text in, text out, in this process or several."""

@@ -1,4 +1,4 @@
-"""Completions of one prompt for a user or an editor, truncated by the rules of the benchmarks.
+"""Completions of a prompt for a user or an editor, truncated by the rules of the benchmarks.
 
 The sampler and the rules are those of an evaluation, so a user sees the text that is scored there.
 Nothing is executed. Streaming and chats are not supported.
@@ -41,7 +41,7 @@ class CompletionParams(Config):
     stop: Annotated[ListOrTuple[str], Field(max_length=MAX_STOPS)] = ()
     """A completion ends before the first of these texts."""
     truncated: bool = True
-    """Whether a completion also ends by HumanEval's rules, for example after one function."""
+    """Whether a completion also ends by HumanEval's rules, for example after a function."""
 
 
 class PromptCompletion(NamedTuple):

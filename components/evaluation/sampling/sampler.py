@@ -43,7 +43,7 @@ def device_precision(device: str) -> Precision:
 
 
 class TextRequest(NamedTuple, Generic[Key]):
-    """A request for one completion."""
+    """A request for a completion."""
 
     key: Key
     """Identifies the completion for the caller."""

@@ -1,7 +1,7 @@
-"""Samplers in processes of their own, with the interface of one sampler.
+"""Samplers in processes of their own, with the interface of `Sampler`.
 
-A sample depends on its own seed only, so any process may generate it. Requests wait in one queue,
-those of one prompt together, and a process with free slots takes the next. If a process dies,
+A sample depends on its own seed only, so any process may generate it. Requests wait in a shared
+queue, those of a prompt together, and a process with free slots takes the next. If a process dies,
 generation ends with an error.
 """
 
@@ -39,7 +39,7 @@ from components.model.huggingface import load_config
 Key = TypeVar("Key", bound=Hashable)
 
 SMALL_PARAMETERS = 50_000_000
-"""A model below this size gets a process per core: threads of one process would mostly wait for
+"""A model below this size gets a process per core: threads of a process would mostly wait for
 each other."""
 _POLL_INTERVAL_S = 1.0
 _QUEUE_TIMEOUT_S = 0.001
@@ -48,10 +48,10 @@ _JOIN_TIMEOUT_S = 10.0
 
 
 class _Batch(NamedTuple):
-    """Settings of one call of `SamplerPool.generate`."""
+    """Settings of a call of `SamplerPool.generate`."""
 
     number: int
-    """Identifies the call: a process may still work on the previous one."""
+    """Identifies the call: a process may still work on the previous call."""
     max_open: int
     """Most requests that a process takes at once: its share, up to its number of slots."""
     settings: dict[str, Any]
@@ -157,7 +157,7 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
     ) -> Iterator[TextCompletion[Key]]:
         """Generate completions; see `Sampler.generate`.
 
-        `should_stop` must be importable by another process. A call may start when the previous one
+        `should_stop` must be importable by another process. A call may start when the previous call
         ended or was closed.
 
         Raises:
@@ -244,7 +244,7 @@ def _run_batch(sampler: Sampler, task: _Task, tasks: Any, results: Any) -> _Task
     """Generate the completions of a task, and of more tasks of its batch while slots are free.
 
     Returns:
-        A task of the next batch if one was taken: its settings differ, so it waits until this batch
+        A task of the next batch if it was taken: its settings differ, so it waits until this batch
             is done.
     """
     batch, task_requests = task

@@ -2,7 +2,7 @@
 
 Samples are journaled, so an interrupted run resumes.
 
-A sample depends on its own seed only, so a resumed set has the bytes of an uninterrupted one. The
+A sample depends on its own seed only, so a resumed set has the bytes of an uninterrupted set. The
 seed of a turn is a hash of the run's seed and of the turn's purpose: more samples, other problems
 or another order change no existing sample.
 
@@ -83,7 +83,7 @@ class GeneratedSample(NamedTuple):
         )
 
     def with_completion(self, completion: TextCompletion[Any]) -> GeneratedSample:
-        """Return the sample with one more completion."""
+        """Return the sample with another completion."""
         is_truncated = is_complete(completion.text)
         is_unfinished = not is_truncated and not completion.is_finished
         return self._replace(
@@ -206,7 +206,7 @@ def read_samples(path: Path, problems: tuple[Problem, ...]) -> Iterator[Generate
 def _complete_samples(
     samples: list[GeneratedSample], sample_set: SampleSet, sampler: SamplerProtocol, seed: int
 ) -> Iterator[GeneratedSample]:
-    """Yield samples when complete; each requests its next turn after the previous one."""
+    """Yield samples when complete; each requests its next turn after the previous turn."""
     requests = deque(_request(sample, sample_set, seed) for sample in samples)
     completions = sampler.generate(
         requests,

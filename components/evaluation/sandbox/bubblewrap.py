@@ -129,8 +129,8 @@ def _file_options(view: FilesystemView) -> list[str]:
         options += ["--perms", "0755", "--dir", str(folder)]
     for source, target in view.mounts:
         options += ["--ro-bind", str(source), str(target)]
-    for target, link in view.links:
-        options += ["--symlink", target, str(link)]
+    for link_target, link in view.links:
+        options += ["--symlink", link_target, str(link)]
     for folder in view.hidden:
         options += ["--tmpfs", str(folder), "--remount-ro", str(folder)]
     for device in DEVICES:

@@ -1,7 +1,7 @@
 """The files that a jailed program can see: interpreter, standard library, numeric packages.
 
-Files are listed one by one instead of hidden one by one. No `site-packages` folder is visible,
-since HumanEval's tests and solutions are installed in one, and neither are home folders, /etc,
+Visible files are listed; hidden files are not. No `site-packages` folder is visible, since
+HumanEval's tests and solutions are installed in such a folder, and neither are home folders, /etc,
 /proc, /sys or /var.
 """
 
@@ -58,7 +58,7 @@ class FilesystemView(NamedTuple):
     links: tuple[tuple[str, Path], ...]
     """Target and path of symbolic links."""
     hidden: tuple[Path, ...]
-    """Folders within the mounts that are covered by empty ones."""
+    """Folders within the mounts that are covered by empty folders."""
     interpreter: Path
     environment: dict[str, str]
 

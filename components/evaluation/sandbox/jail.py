@@ -84,7 +84,7 @@ def require_user_change() -> None:
 
 
 def require_python_outside_scratch(view: FilesystemView) -> None:
-    """Check that Python is not installed in the folder that jails replace by an empty one.
+    """Check that Python is not installed in the folder that jails replace by an empty folder.
 
     Raises:
         SandboxUnavailable: it is.

@@ -34,7 +34,7 @@ _MAX_NAME_CHARS = 80
 
 
 class ResourceLimits(NamedTuple):
-    """Limits of one process. They change verdicts, so they are part of a benchmark's protocol.
+    """Limits of a process. They change verdicts, so they are part of a benchmark's protocol.
 
     CPU time is the limit, because wall time depends on the load of the machine.
     """
@@ -54,11 +54,11 @@ class ResourceLimits(NamedTuple):
         return max(30.0, 3.0 * self.cpu_s)
 
     def scaled(self, slowness: float) -> ResourceLimits:
-        """Return limits for a machine that takes `slowness` times as long; never smaller ones."""
+        """Return limits for a machine that takes `slowness` times as long; never smaller."""
         return self._replace(cpu_s=max(self.cpu_s, round(self.cpu_s * slowness)))
 
     def as_rlimits(self, grace_s: int) -> dict[str, tuple[int, int]]:
-        """Return the soft and hard limits of one program (`jailed.lockdown` sets the common ones).
+        """Return the soft and hard limits of a program (`jailed.lockdown` sets the common limits).
 
         A program that handles the signal has `grace_s` more CPU seconds.
         """
@@ -67,7 +67,7 @@ class ResourceLimits(NamedTuple):
 
 
 class FunctionTest(NamedTuple):
-    """Prompt and completion of one function, with the benchmark's tests for it."""
+    """Prompt and completion of a function, with the benchmark's tests for it."""
 
     prompt: str
     completion: str
@@ -76,7 +76,7 @@ class FunctionTest(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One execution: the verdict on a function test, or the last printed value of a source."""
+    """An execution: the verdict on a function test, or the last printed value of a source."""
 
     program: FunctionTest | str
     limits: ResourceLimits

@@ -1,6 +1,6 @@
 """A jail of our own namespaces, for machines without bubblewrap. Shows the same files.
 
-This module decides what is mounted for whom and passes it as one line of JSON;
+This module decides what is mounted for whom and passes it as a line of JSON;
 `jailed.namespaces_setup` builds the jail. Root has a user namespace, too: its servers are root
 inside and have no rights outside.
 """

@@ -157,7 +157,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         return [queue_of_jobs.outcomes[index] for index in range(len(jobs))]
 
     def _work(self, jobs: _JobQueue) -> None:
-        """Run jobs on one worker until the queue is empty."""
+        """Run jobs on a worker until the queue is empty."""
         worker = self._idle.get()
         pending = deque[tuple[int, PendingJob]]()
 
@@ -201,7 +201,7 @@ class _JobQueue:
 
 
 def open_sandbox(workers: int, *, kind: SandboxKind | None = None, unsafe: bool = False) -> Sandbox:
-    """Open the best sandbox of this machine, or one of `kind`.
+    """Open the best sandbox of this machine, or of `kind`.
 
     Its self-test has passed; close it after use.
 

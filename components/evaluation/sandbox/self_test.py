@@ -77,7 +77,7 @@ _EXPECTED = {
     "import a module": ("worked: 'colorsys'",),
     _WRITE_SCRATCH: ("worked: 1",),
 }
-"""The allowed outcomes of each attempt, in order; the last one applies if programs have a writable
+"""The allowed outcomes of each attempt, in order; the last applies if programs have a writable
 folder."""
 
 _COMPLETIONS = {

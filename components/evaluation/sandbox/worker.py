@@ -1,7 +1,7 @@
 """A running jail: sends programs to its servers one at a time and validates every answer.
 
 The launcher trusts no process. Each program has a channel of its own, so an answer of an earlier
-program cannot be taken for its answer; the answer is read as one frame of bounded size and checked
+program cannot be taken for its answer; the answer is read as a frame of bounded size and checked
 field by field, and without a valid frame it is a failure. The server reports how a program ended on
 another socket. A reply must carry the number of its request. A jail that breaks these rules is
 replaced, and its program runs once more in the new jail.

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import JsonValue
 from report_run import Run
-from scripted import Scripted
+from scripted import ScriptedSampler
 
 from components.core.artifact import Artifact
 from components.core.errors import SandboxUnavailable
@@ -45,12 +45,12 @@ Write = Callable[[str, GeneratedSample], str]
 class Stated:
     """A judge that believes the last verdict that a program states; executes nothing."""
 
-    busy_s, num_retried, num_kept, slowest_canonical_s = 0.0, 0, 0, None
+    busy_s, num_retried, num_cached, slowest_canonical_s = 0.0, 0, 0, None
 
     def __init__(self, report: SandboxReport) -> None:
         self.report = report
 
-    def outcomes(self, programs: Sequence[Program]) -> list[Verdict] | None:
+    def results(self, programs: Sequence[Program]) -> list[Verdict] | None:
         return [_stated(str(one.source)) for one in programs] if self.report.available else None
 
     def calibrated(self, limits: ResourceLimits) -> ResourceLimits:
@@ -76,7 +76,9 @@ def evaluated(
     def sampled_into(folder: Path, label: str) -> Path:
         (draw,) = (one for one in plan.sample_sets if one.label == label)
         folder.mkdir(parents=True)
-        generate_samples(folder, draw, Scripted(lambda request: write(label, request.key)), 7)
+        generate_samples(
+            folder, draw, ScriptedSampler(lambda request: write(label, request.key)), 7
+        )
         return folder / "samples.jsonl"
 
     def build(folder: Path) -> Mapping[str, JsonValue]:

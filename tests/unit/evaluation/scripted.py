@@ -1,4 +1,4 @@
-"""A sampler that answers by a rule instead of a model, and what runs a plan with it."""
+"""A sampler that answers by a rule instead of a model, and a function that runs a protocol with it."""
 
 from __future__ import annotations
 
@@ -14,46 +14,54 @@ from components.evaluation.sampling.samples import generate_samples
 from components.evaluation.scoring.grading import build_program, score
 from components.evaluation.scoring.program_executor import ProgramExecutor
 
-Answer = Callable[[TextRequest[Any]], str]
+Rule = Callable[[TextRequest[Any]], str]
 
 
-class Scripted:
-    """Answers the last request first, so that nothing can lean on an order; keeps what it was asked."""
+class ScriptedSampler:
+    """Answers the last request first, so that no test depends on the order; records the requests."""
 
     context_length = 10_000
 
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
-        self.asked: list[TextRequest[Any]] = []
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.requests: list[TextRequest[Any]] = []
 
-    def draw(self, waiting: deque[TextRequest[Any]], **_: Any) -> Iterator[TextCompletion[Any]]:
-        while waiting:
-            request = waiting.pop()
-            self.asked.append(request)
-            text = self.answer(request)
+    def generate(
+        self, requests: deque[TextRequest[Any]], **_: Any
+    ) -> Iterator[TextCompletion[Any]]:
+        while requests:
+            request = requests.pop()
+            self.requests.append(request)
+            text = self.rule(request)
             scored = 0 if request.scored_from is None else len(request.prompt) - request.scored_from
-            # As if every character of a prompt had the probability 1/e, and every word of a completion were a token.
+            # Every character of a prompt has the probability 1/e; every word of a completion is a token.
             yield TextCompletion(request.key, text, len(text.split()), True, float(scored), scored)
 
 
-def run_plan(
+def run_protocol(
     folder: Path,
-    plan: BenchmarkProtocol,
-    sampler: Scripted,
+    protocol: BenchmarkProtocol,
+    sampler: ScriptedSampler,
     *,
     seed: int = 7,
     kind: SandboxKind | None = None,
     unsafe: bool = False,
 ) -> dict[str, Any]:
-    """Sample, execute and score: the statistics of the evaluation, whose files lie in `folder` then."""
-    with ProgramExecutor(workers=2, kind=kind, unsafe=unsafe) as judge:
+    """Sample, execute and score into `folder`; returns the statistics of the evaluation."""
+    with ProgramExecutor(workers=2, kind=kind, unsafe=unsafe) as executor:
         samples = {}
-        for draw in plan.sample_sets:
-            place = folder / draw.label
-            place.mkdir(parents=True, exist_ok=True)
+        for sample_set in protocol.sample_sets:
+            set_folder = folder / sample_set.label
+            set_folder.mkdir(parents=True, exist_ok=True)
             generate_samples(
-                place, draw, sampler, seed, lambda sample: judge.submit(build_program(sample, plan))
+                set_folder,
+                sample_set,
+                sampler,
+                seed,
+                lambda sample: executor.submit(build_program(sample, protocol)),
             )
-            samples[draw.label] = place / "samples.jsonl"
+            samples[sample_set.label] = set_folder / "samples.jsonl"
         (folder / "evaluation").mkdir(exist_ok=True)
-        return score(folder / "evaluation", plan, samples, judge, precision="fp32", seed=seed)
+        return score(
+            folder / "evaluation", protocol, samples, executor, precision="fp32", seed=seed
+        )

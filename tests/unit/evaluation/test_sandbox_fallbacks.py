@@ -168,6 +168,6 @@ def test_a_program_that_could_not_be_handed_over_is_not_waited_for(
     ours.shutdown(socket.SHUT_WR)
     with ours, theirs, Worker(find_jail(sandbox_kind), seccomp_programs()) as worker:
         assert worker.run(Job(TRIAL, ResourceLimits(1), "split")) == Verdict("passed")
-        worker._judges.close()
-        worker._judges = ours
+        worker._test_runners.close()
+        worker._test_runners = ours
         assert worker.run(Job(TRIAL, ResourceLimits(2_400), "split")) == Verdict("passed")

@@ -1,6 +1,6 @@
 """Length-prefixed JSON frames of bounded size, between processes that do not trust each other.
 
-No pickle is used, and a reader never allocates more than one frame. `values` gives the JSON its
+No pickle is used, and a reader never allocates more than a frame. `values` gives the JSON its
 meaning.
 """
 
@@ -29,7 +29,7 @@ class MessageTooLong(FrameError):
 
 
 def encode_frame(message: Any) -> bytes:
-    """Return the length and the JSON of one message.
+    """Return the length and the JSON of a message.
 
     Raises:
         MessageTooLong: the message is longer than a frame.
@@ -41,7 +41,7 @@ def encode_frame(message: Any) -> bytes:
 
 
 def send(fd: int, message: Any) -> None:
-    """Write one message.
+    """Write a message.
 
     Raises:
         MessageTooLong: the message is longer than a frame.
@@ -65,7 +65,7 @@ def write(fd: int, frame: bytes) -> None:
 
 
 def receive(fd: int) -> Any:
-    """Read one message.
+    """Read a message.
 
     Raises:
         FrameError: the other side closed the channel, or sent no valid frame.
@@ -77,7 +77,7 @@ def receive(fd: int) -> Any:
 
 
 def parse(body: bytes) -> Any:
-    """Parse the JSON of one frame. Raises `FrameError` for anything else."""
+    """Parse the JSON of a frame. Raises `FrameError` for anything else."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:

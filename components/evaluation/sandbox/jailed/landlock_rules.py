@@ -1,7 +1,7 @@
 """Landlock rules that restrict file access if namespaces are unavailable.
 
 Nothing may be written. If a folder holds more than programs may see (a standard library with
-installed packages), its files are allowed one by one; such a folder cannot be listed, so a table of
+installed packages), its files are allowed separately; such a folder cannot be listed, so a table of
 names finds its modules. Landlock does not restrict calls without an open file: a program can read
 whether a file exists, its size and its times; the system-call filter refuses the calls that change
 them.

@@ -61,7 +61,7 @@ def enter(plan_json: str, command: Sequence[str]) -> NoReturn:
 
 @contextlib.contextmanager
 def _exit_on_error(step: str) -> Iterator[None]:
-    """Exit with one line that names the failed step."""
+    """Exit with a line that names the failed step."""
     try:
         yield
     except OSError as error:

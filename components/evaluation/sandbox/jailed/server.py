@@ -1,10 +1,10 @@
-"""The servers of a jail: processes with warm imports that fork one process for each program.
+"""The servers of a jail: processes with warm imports that fork a process for each program.
 
 A server never reads a program or its output. A request names limits and brings two open files: the
 source and the channel to the requester. The fork reads the first and writes to the second; the
 server only waits until it ends. So the memory that a program is forked from never holds another
 program's source, result or test. Each set of preimported packages has a server of its own, since a
-fork costs more with more memory, and one server forks test runners (`test_runner.serve`).
+fork costs more with more memory, and a separate server forks test runners (`test_runner.serve`).
 """
 
 from __future__ import annotations
@@ -58,24 +58,24 @@ class _Setup(NamedTuple):
 
 
 def main(test_runners: int, *servers: tuple[int, list[str]]) -> None:
-    """Fork the servers of one jail.
+    """Fork the servers of a jail.
 
-    Ends when one of them ends: the launcher is gone or must notice.
+    Ends when any of them ends: the launcher is gone or must notice.
 
     Args:
         test_runners: the open socket for requests to the test runners.
         servers: the open socket and the preimported packages of each server.
     """
     # The launcher may have thousands of open files and pass high numbers; `select` and `closerange`
-    # require low ones.
+    # require low numbers.
     test_runners = _move_to_lowest(test_runners)
     servers = tuple((_move_to_lowest(control), packages) for control, packages in servers)
     setup = _Setup(**json.loads(os.pread(0, os.fstat(0).st_size, 0)))
     with open(os.devnull, "rb") as null:
         os.dup2(null.fileno(), 0)
-    # Libraries register hooks that repair locks and seeds after a fork. Servers have one thread,
-    # and programs are seeded and cannot fork, so the hooks waste 0.6 ms for every program that has
-    # NumPy (measured).
+    # Libraries register hooks that repair locks and seeds after a fork. Servers are
+    # single-threaded, and programs are seeded and cannot fork, so the hooks waste 0.6 ms for every
+    # program that has NumPy (measured).
     os.register_at_fork = lambda **_: None
     for name in PREIMPORTED:
         importlib.import_module(name)
@@ -158,7 +158,7 @@ class _Server:
             os.write(self._control.fileno(), json.dumps(reply).encode())
 
     def _run(self, request: dict[str, Any], source_fd: int, channel: int) -> dict[str, Any]:
-        """Run one program.
+        """Run a program.
 
         While it lives, every written memory page is copied, so this method does little.
         """

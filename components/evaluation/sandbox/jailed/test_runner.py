@@ -2,7 +2,7 @@
 
 It executes the prompt (tests may use its helper functions) and the tests, both from the benchmark,
 and calls the candidate through a proxy: arguments and results cross as plain data. Only a normal
-return of the tests is a pass. Since no hostile code runs here, one process tests many programs and
+return of the tests is a pass. Since no hostile code runs here, a process tests many programs and
 compiles each test once. It restricts itself before it reads data of a candidate, and is replaced
 when such data cost it its time or memory, and after `_PROGRAMS_PER_RUNNER` programs.
 """
@@ -43,7 +43,7 @@ class _CandidateFailed(BaseException):
 
 
 def serve(control: int, uid: int | None, program: str | None, *, has_own_user: bool) -> None:
-    """Fork test runners, one after another, to answer requests until `control` closes.
+    """Fork test runners in succession to answer requests until `control` closes.
 
     A request brings two open files: the test and the channel to the candidate. A runner stores the
     number of its unanswered request in shared memory. If the kernel kills it between two requests,

@@ -1,4 +1,4 @@
-"""A sampler that answers by a rule instead of a model, and a function that runs a protocol with it."""
+"""A sampler that answers by a rule instead of a model, and a run of a protocol with it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Rule = Callable[[TextRequest[Any]], str]
 
 
 class ScriptedSampler:
-    """Answers the last request first, so that no test depends on the order; records the requests."""
+    """Answers the last request first, so that no test depends on the order. Records requests."""
 
     context_length = 10_000
 
@@ -34,7 +34,8 @@ class ScriptedSampler:
             self.requests.append(request)
             text = self.rule(request)
             scored = 0 if request.scored_from is None else len(request.prompt) - request.scored_from
-            # Every character of a prompt has the probability 1/e; every word of a completion is a token.
+            # Every character of a prompt has the probability 1/e; every word of a completion is a
+            # token.
             yield TextCompletion(request.key, text, len(text.split()), True, float(scored), scored)
 
 

@@ -109,7 +109,8 @@ def test_the_best_temperature_counts_for_every_k(tmp_path: Path) -> None:
     }
     assert {k: one["set"] for k, one in results["pass_at_k"].items()} == {"1": "t0.2", "2": "t0.8"}
     assert (statistics["pass@1"], statistics["pass@2"]) == (0.5, 1.0)
-    # Half of 164 problems: the mean of as many coins has a deviation of 0.039, of which 1.96 reach 0.077 to each side.
+    # Half of 164 problems: the mean of as many coins has a deviation of 0.039, of which 1.96 reach
+    # 0.077 to each side.
     assert statistics["pass@1_low"] == pytest.approx(0.5 - 0.077, abs=0.01)
     assert statistics["pass@1_high"] == pytest.approx(0.5 + 0.077, abs=0.01)
     assert (statistics["pass@2_low"], statistics["pass@2_high"]) == (1.0, 1.0)

@@ -1,4 +1,4 @@
-"""Figures problem by problem, and the evidence made of them: written by the project's own scoring, worked out by hand."""
+"""Metrics by problem from results of the scoring, and the evidence that is collected from them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ def by_temperature(label: str, sample: GeneratedSample) -> str:
 
 
 def by_case(label: str, sample: GeneratedSample) -> str:
-    """In several turns both cases of problem 1, and the first one of problem 2; in one turn nothing."""
+    """In several turns both cases of problem 1, and the first one of problem 2; in one turn
+    nothing.
+    """
     passed = label == "multi" and sample.problem.task_id in ("1/0", "1/1", "2/0")
     return f"print(1) #: {'passed' if passed else 'wrong_answer'}"
 
 
-def figures(run: Run, evaluation: Artifact) -> dict[str, dict[str, float]]:
+def read_metrics(run: Run, evaluation: Artifact) -> dict[str, dict[str, float]]:
     return metrics_by_problem(read_json(run.store.open(evaluation) / "results.json"))
 
 
 def version(artifact: Artifact) -> str:
-    """What it is called by: `mono-6600f0dd1cf2`."""
+    """The name with the version, such as `mono-6600f0dd1cf2`."""
     return artifact.label.removeprefix(f"{artifact.kind}/")
 
 
@@ -53,49 +55,54 @@ def humaneval(run: Run) -> Artifact:
 
 
 def test_each_problem_has_its_pass_at_k_of_the_best_set(run: Run, humaneval: Artifact) -> None:
-    # pass@1 is best at 0.2: all of three and none. pass@2 at 0.8: of 1 in 3 that pass, 1 - C(2,2)/C(3,2), twice.
-    found = figures(run, humaneval)
-    assert found["pass@1"] == {"HumanEval/2": 1.0, "HumanEval/10": 0.0}
-    assert found["pass@2"] == pytest.approx({"HumanEval/2": 2 / 3, "HumanEval/10": 2 / 3})
-    means = {name: sum(values.values()) / 2 for name, values in found.items()}
+    # pass@1 is best at 0.2: all of three and none. pass@2 at 0.8: of 1 in 3 that pass, 1 -
+    # C(2,2)/C(3,2), twice.
+    metrics = read_metrics(run, humaneval)
+    assert metrics["pass@1"] == {"HumanEval/2": 1.0, "HumanEval/10": 0.0}
+    assert metrics["pass@2"] == pytest.approx({"HumanEval/2": 2 / 3, "HumanEval/10": 2 / 3})
+    means = {name: sum(values.values()) / 2 for name, values in metrics.items()}
     assert means == pytest.approx(
         {name: humaneval.statistics[name] for name in ("pass@1", "pass@2")}
     )
 
 
 def test_the_cases_of_a_conversation_are_one_problem(run: Run) -> None:
-    talks = evaluated(run, "multi", conversations({1: ("string", 2), 2: ("math", 1)}), by_case)
-    found = figures(run, talks)
-    assert found == {
+    evaluation = evaluated(run, "multi", conversations({1: ("string", 2), 2: ("math", 1)}), by_case)
+    metrics = read_metrics(run, evaluation)
+    assert metrics == {
         "pass_rate_multi": {"1": 1.0, "2": 0.5},
         "pass_rate_single": {"1": 0.0, "2": 0.0},
     }
-    assert talks.statistics["pass_rate_multi"] == 0.75
+    assert evaluation.statistics["pass_rate_multi"] == 0.75
 
 
-def test_where_no_program_ran_there_are_no_figures(run: Run) -> None:
-    assert figures(run, evaluated(run, "multi", functions([2]), by_temperature, NO_JAIL)) == {}
+def test_without_execution_there_are_no_metrics(run: Run) -> None:
+    assert read_metrics(run, evaluated(run, "multi", functions([2]), by_temperature, NO_JAIL)) == {}
     assert metrics_by_problem({"splits": {}}) == {}
 
 
-def test_the_evidence_of_a_checkpoint(run: Run, humaneval: Artifact) -> None:
-    found = collect_evidence(run.store, run.checkpoints["multi"], {"humaneval": humaneval}, 1e-6)
-    assert found.digest == run.checkpoints["multi"].digest
-    assert found.metrics["humaneval/pass@1"] == 0.5
-    assert found.by_problem["humaneval/pass@1"] == {"HumanEval/2": 1.0, "HumanEval/10": 0.0}
-    assert found.protocols == {"humaneval": protocol_fingerprint(humaneval)}
-    sets = found.settings["humaneval"]["sets"]
+def test_evidence_of_a_checkpoint_has_its_metrics_and_protocols(
+    run: Run, humaneval: Artifact
+) -> None:
+    evidence = collect_evidence(run.store, run.checkpoints["multi"], {"humaneval": humaneval}, 1e-6)
+    assert evidence.digest == run.checkpoints["multi"].digest
+    assert evidence.metrics["humaneval/pass@1"] == 0.5
+    assert evidence.by_problem["humaneval/pass@1"] == {"HumanEval/2": 1.0, "HumanEval/10": 0.0}
+    assert evidence.protocols == {"humaneval": protocol_fingerprint(humaneval)}
+    sets = evidence.settings["humaneval"]["sets"]
     assert isinstance(sets, dict)
     assert sorted(sets) == ["t0.2", "t0.8"]
-    learnt = {version(run.prepared[corpus]): 3 for corpus in ("nl", "multi")}  # Mono comes later.
-    assert found.contamination == {"humaneval": learnt}
-    assert found.sandboxed is True
+    contaminated = {
+        version(run.prepared[corpus]): 3 for corpus in ("nl", "multi")
+    }  # mono comes later
+    assert evidence.contamination == {"humaneval": contaminated}
+    assert evidence.sandboxed is True
 
 
-def test_what_a_model_learnt_elsewhere_is_not_known(run: Run) -> None:
+def test_the_contamination_of_an_imported_model_is_unknown(run: Run) -> None:
     assert contamination(run.store, run.checkpoints["nl"], "mtpb") == {
         version(run.prepared["nl"]): None
-    }  # Nobody looked for it.
+    }  # it was not searched
 
     def build(folder: Path) -> dict[str, bool]:
         (folder / "config.json").write_text("{}")
@@ -111,7 +118,7 @@ def test_what_a_model_learnt_elsewhere_is_not_known(run: Run) -> None:
     }
 
 
-def test_two_versions_of_a_corpus_count_both(run: Run) -> None:
+def test_two_versions_of_a_corpus_are_both_counted(run: Run) -> None:
     def build(_: Path) -> dict[str, JsonValue]:
         return {"contaminated": {"humaneval": 0}}
 
@@ -127,7 +134,7 @@ def test_two_versions_of_a_corpus_count_both(run: Run) -> None:
     tuned = run.make(
         "checkpoint", "tuned", {"corpus": newer, "initial": run.checkpoints["mono"]}, lambda _: {}
     )
-    found = contamination(run.store, tuned, "humaneval")
-    assert found == {version(one): 3 for one in run.prepared.values()} | {version(newer): 0}
-    found = contamination(run.store, tuned, "mtpb")
-    assert found == dict.fromkeys(map(version, (*run.prepared.values(), newer)))
+    counts = contamination(run.store, tuned, "humaneval")
+    assert counts == {version(one): 3 for one in run.prepared.values()} | {version(newer): 0}
+    counts = contamination(run.store, tuned, "mtpb")
+    assert counts == dict.fromkeys(map(version, (*run.prepared.values(), newer)))

@@ -1,4 +1,6 @@
-"""MTPB end to end on a few problems with hand-written turns, executed in real jails; needs the official file."""
+"""MTPB end to end on a few problems with hand-written turns, executed in real jails; needs the
+official file.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,17 @@ from components.evaluation.sampling.sampler import TextRequest
 
 TURNS = {
     "Lowercase the given": "my_string = my_string.lower()",
-    "Assign the distinct": "chars = list(set(my_string))\n\n\n\nprint('what follows three line ends is cut')",
+    "Assign the distinct": (
+        "chars = list(set(my_string))\n\n\n\nprint('what follows three line ends is cut')"
+    ),
     "Sort these characters": "chars = sorted(chars)",
     "Print the resulting list of characters": "print(chars)\n# the next comment is cut\nprint(1)",
     "Create a function that takes a dictionary of objects": (
         'def top(person):\n    return {"name": person["name"], "top_note": max(person["notes"])}'
     ),
-    "For each name": 'my_list = [top({"name": name, "notes": notes}) for name, notes in my_notes.items()]',
+    "For each name": (
+        'my_list = [top({"name": name, "notes": notes}) for name, notes in my_notes.items()]'
+    ),
     "Find the name": 'top_name = max(my_list, key=lambda one: one["top_note"])["name"]',
     "Print the variable top_name": "print(top_name)",
 }
@@ -93,7 +99,8 @@ def test_two_problems_solved_turn_by_turn(tmp_path: Path, problems_file: Path) -
     assert results["sets"]["multi"]["passes"] == {"1/0": 2, "1/2": 2, "9/0": 2, "9/2": 0}
     assert results["sets"]["single"]["passes"] == {"1/0": 2, "1/2": 2, "9/0": 0, "9/2": 0}
     assert results["rates"]["multi"]["problem"] == {"1": 1.0, "9": 0.5}
-    # Problem 1 is easy and problem 9 (half passed) is medium; a single turn uses the same difficulty.
+    # Problem 1 is easy and problem 9 (half passed) is medium; a single turn uses the same
+    # difficulty.
     assert results["num_by_difficulty"] == {"easy": 1, "medium": 1}
     assert results["rates"]["single"]["difficulty"] == {"easy": 1.0, "medium": 0.0}
     assert results["rates"]["multi"]["num_turns"] == {"5": 0.75}
@@ -160,7 +167,8 @@ def test_the_history_grows_as_in_the_upstream_script(tmp_path: Path, problems_fi
     assert problem.text(record["completions"]) == PREFIX + (
         '# Assign the string "ddddc" to a variable named "my_string".\nmy_string = \'ddddc\'\n\n'
         '# Lowercase the given string "my_string".\nmy_string = my_string.lower()\n\n'
-        '# Assign the distinct characters of the string to a variable named "chars".\nchars = list(set(my_string))\n\n'
+        '# Assign the distinct characters of the string to a variable named "chars".\n'
+        "chars = list(set(my_string))\n\n"
         "# Sort these characters in alphabetical order.\nchars = sorted(chars)\n\n"
         "# Print the resulting list of characters.\nprint(chars)\n\n\n"
     )
@@ -175,9 +183,11 @@ def test_a_single_turn_joins_all_prompts(problems_file: Path) -> None:
     single = build_protocol(MtpbConfig(problem_ids=(1,), cases=(4,)), problems_file).sample_sets[1]
     (problem,) = single.benchmark.problems
     assert problem.turns == (
-        f'{PREFIX}# Assign the string "ddddc" to a variable named "my_string".\n# Lowercase the given string "my_string".\n'
+        f'{PREFIX}# Assign the string "ddddc" to a variable named "my_string".\n'
+        '# Lowercase the given string "my_string".\n'
         '# Assign the distinct characters of the string to a variable named "chars".\n'
-        "# Sort these characters in alphabetical order.\n# Print the resulting list of characters.\n",
+        "# Sort these characters in alphabetical order.\n# Print the resulting list of "
+        "characters.\n",
     )
     assert (problem.max_new_tokens, single.max_new_tokens) == (5 * 128, 2 * 512)
 

@@ -35,9 +35,8 @@ class FirstPromptUnscored(ScriptedSampler):
         self, requests: deque[TextRequest[Any]], **settings: Any
     ) -> Iterator[TextCompletion[Any]]:
         for completion in super().generate(requests, **settings):
-            if completion.key.number == 0:
-                completion = completion._replace(prompt_nats=0.0, num_scored=0)
-            yield completion
+            is_first = completion.key.number == 0
+            yield completion._replace(prompt_nats=0.0, num_scored=0) if is_first else completion
 
 
 @pytest.mark.usefixtures("sandbox")

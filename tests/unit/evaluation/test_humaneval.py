@@ -76,7 +76,10 @@ def test_canonical_solutions_pass_and_metrics_equal_values_computed_by_hand(
     ]
     assert [record["outcome"] for record in records[:3]] == ["passed", "syntax_error", "passed"]
     assert not any("a comment at the start" in record["completion"] for record in records)
-    seeds = {(one.key.problem.task_id, one.key.number): one.seed for one in sampler.requests}
+    seeds = {
+        (request.key.problem.task_id, request.key.number): request.seed
+        for request in sampler.requests
+    }
     assert len(set(seeds.values())) == 328
     assert seeds["HumanEval/1", 1] == sample_seed(7, "humaneval", "t0.2", "HumanEval/1", 1, 0)
 
@@ -99,18 +102,24 @@ def test_the_best_temperature_counts_for_every_k(tmp_path: Path) -> None:
 
     statistics = run(tmp_path, rule, num_samples=2, temperatures=[0.2, 0.8], k=[1, 2])
     results = read_json(tmp_path / "evaluation" / "results.json")
-    assert {label: one["pass_at_k"]["1"]["estimate"] for label, one in results["sets"].items()} == {
+    assert {
+        label: of_set["pass_at_k"]["1"]["estimate"] for label, of_set in results["sets"].items()
+    } == {
         "t0.2": 0.5,
         "t0.8": 0.5,
     }
-    assert {label: one["pass_at_k"]["2"]["estimate"] for label, one in results["sets"].items()} == {
+    assert {
+        label: of_set["pass_at_k"]["2"]["estimate"] for label, of_set in results["sets"].items()
+    } == {
         "t0.2": 0.5,
         "t0.8": 1.0,
     }
-    assert {k: one["set"] for k, one in results["pass_at_k"].items()} == {"1": "t0.2", "2": "t0.8"}
+    assert {k: best["set"] for k, best in results["pass_at_k"].items()} == {
+        "1": "t0.2",
+        "2": "t0.8",
+    }
     assert (statistics["pass@1"], statistics["pass@2"]) == (0.5, 1.0)
-    # Half of 164 problems: the mean of as many coins has a deviation of 0.039, of which 1.96 reach
-    # 0.077 to each side.
+    # The mean of 164 coins has a standard deviation of 0.039; 1.96 of them are 0.077.
     assert statistics["pass@1_low"] == pytest.approx(0.5 - 0.077, abs=0.01)
     assert statistics["pass@1_high"] == pytest.approx(0.5 + 0.077, abs=0.01)
     assert (statistics["pass@2_low"], statistics["pass@2_high"]) == (1.0, 1.0)
@@ -147,9 +156,11 @@ def test_the_protocol_differs_for_settings_that_change_a_score() -> None:
         {"max_new_tokens": 9},
         {"top_p": 0.9},
     ]
-    seen = [str(build_protocol(HumanEvalConfig.parse(one)).settings("fp32")) for one in changes]
-    assert seen[0] == seen[1]
-    assert len({*seen, str(build_protocol(HumanEvalConfig()).settings("bf16"))}) == len(changes)
+    settings = [
+        str(build_protocol(HumanEvalConfig.parse(change)).settings("fp32")) for change in changes
+    ]
+    assert settings[0] == settings[1]
+    assert len({*settings, str(build_protocol(HumanEvalConfig()).settings("bf16"))}) == len(changes)
 
 
 def test_unsafe_execution_is_stored_with_the_score(
@@ -175,8 +186,8 @@ def test_unsafe_execution_is_stored_with_the_score(
 def test_there_is_no_score_if_a_canonical_solution_does_not_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, *others = PROBLEMS.values()
-    broken = [first._replace(canonical_solution="    return None\n"), *others]
+    first, *remaining = PROBLEMS.values()
+    broken = [first._replace(canonical_solution="    return None\n"), *remaining]
     monkeypatch.setattr(
         "components.evaluation.scoring.program_executor.load_humaneval", lambda: broken
     )
@@ -195,7 +206,7 @@ def test_limits_grow_with_the_slowness_of_the_machine_and_never_shrink() -> None
 
 
 def test_a_program_that_timed_out_runs_again_alone_and_is_counted(sandbox: Sandbox) -> None:
-    before = sandbox.num_retried
+    num_retried_before = sandbox.num_retried
     loops = [
         FunctionTest(
             "def one():\n    '1.'\n",
@@ -205,4 +216,4 @@ def test_a_program_that_timed_out_runs_again_alone_and_is_counted(sandbox: Sandb
         )
     ]
     assert [verdict.kind for verdict in sandbox.test(loops, ResourceLimits(1))] == ["time_out"]
-    assert sandbox.num_retried == before + 1
+    assert sandbox.num_retried == num_retried_before + 1

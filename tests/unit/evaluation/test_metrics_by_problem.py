@@ -135,6 +135,6 @@ def test_two_versions_of_a_corpus_are_both_counted(run: Run) -> None:
         "checkpoint", "tuned", {"corpus": newer, "initial": run.checkpoints["mono"]}, lambda _: {}
     )
     counts = contamination(run.store, tuned, "humaneval")
-    assert counts == {version(one): 3 for one in run.prepared.values()} | {version(newer): 0}
+    assert counts == {version(corpus): 3 for corpus in run.prepared.values()} | {version(newer): 0}
     counts = contamination(run.store, tuned, "mtpb")
     assert counts == dict.fromkeys(map(version, (*run.prepared.values(), newer)))

@@ -49,8 +49,8 @@ def test_an_endless_program_does_not_stop_the_others() -> None:
         *(program(f"return {number}") for number in (1, 2, 1, 3)),
     ]
     with ProgramExecutor(workers=2) as executor:
-        outcomes = executor.results([one._replace(limits=ResourceLimits(1)) for one in programs])
-        assert [one.kind for one in outcomes or [] if isinstance(one, Verdict)] == [
+        outcomes = executor.results([item._replace(limits=ResourceLimits(1)) for item in programs])
+        assert [verdict.kind for verdict in outcomes or [] if isinstance(verdict, Verdict)] == [
             "time_out",
             "passed",
             "wrong_answer",
@@ -73,10 +73,10 @@ PRINTS = [
 def test_a_resumed_run_does_not_execute_journaled_programs_again(tmp_path: Path) -> None:
     """The journal preserves printed values, also those that JSON cannot represent."""
     path = tmp_path / "journal.jsonl"
-    printing = [Program(f"print({one})\n", ResourceLimits(3, 2048), "split") for one in PRINTS]
+    printing = [Program(f"print({value})\n", ResourceLimits(3, 2048), "split") for value in PRINTS]
     silent = [
-        Program(one, ResourceLimits(3, 2048), "split")
-        for one in ("x = 1\n", "raise KeyError('it')\n")
+        Program(source, ResourceLimits(3, 2048), "split")
+        for source in ("x = 1\n", "raise KeyError('it')\n")
     ]
     first = [
         program("return 1"),

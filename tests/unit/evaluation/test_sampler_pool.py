@@ -69,14 +69,14 @@ def test_two_processes_generate_the_same_completions_as_one(checkpoint: Path) ->
 
 def test_a_call_has_its_own_settings_after_a_closed_call(checkpoint: Path) -> None:
     """The process still works on the first call when the second starts."""
-    others = deque(TextRequest(number, f"x{number}", number, 48) for number in range(8))
+    first_requests = deque(TextRequest(number, f"x{number}", number, 48) for number in range(8))
     greedy = SETTINGS | {"temperature": 0}
     expected = {
         completion.key: completion
         for completion in Sampler(checkpoint).generate(requests(), **greedy)
     }  # type: ignore[arg-type]
     with SamplerPool(checkpoint, ["cpu"]) as pool:
-        closed = pool.generate(others, max_new_tokens=48, temperature=1.0, top_p=1.0)
+        closed = pool.generate(first_requests, max_new_tokens=48, temperature=1.0, top_p=1.0)
         next(closed)
         closed.close()  # type: ignore[attr-defined]
         assert {

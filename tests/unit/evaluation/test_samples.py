@@ -76,7 +76,7 @@ def test_a_set_has_every_sample_of_every_problem_in_order(tmp_path: Path) -> Non
     assert {request.max_new_tokens for request in sampler.requests} == {40, 50}
     # Turns of `a`: 4, 6 and 8 characters; the first `# ` does not count.
     assert {record["prompt_tokens"] for record in records[:3]} == {4 + 6 + 8}
-    third = next(one for one in sampler.requests if one.prompt.endswith("# three\n"))
+    third = next(request for request in sampler.requests if request.prompt.endswith("# three\n"))
     first_completion, second_completion = third.key.completions
     assert third.prompt == (f"# one\n{first_completion}\n\n# two\n{second_completion}\n\n# three\n")
     assert third.scored_from == len(third.prompt) - len("# three\n")
@@ -140,8 +140,8 @@ def test_a_damaged_line_in_the_middle_of_a_journal_is_generated_again(
     """A power failure may leave blocks of zeros."""
     generate(tmp_path / "complete")
     journal = interrupt(tmp_path / "interrupted", 10)
-    first, second, *others = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([first, garbage + b"\n", *others]))
+    first, second, *remaining = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([first, garbage + b"\n", *remaining]))
     sampler = ScriptedSampler(write_seed)
     generate(tmp_path / "interrupted", sampler)
     assert read_files(tmp_path / "interrupted") == read_files(tmp_path / "complete")

@@ -167,10 +167,10 @@ def test_a_program_that_could_not_be_submitted_is_run_again_at_once(
     sandbox_kind: SandboxKind,
 ) -> None:
     """The server received the program, the test runner did not: a wait would take two hours."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.shutdown(socket.SHUT_WR)
-    with ours, theirs, Worker(find_jail(sandbox_kind), seccomp_programs()) as worker:
+    runner_end, jail_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    runner_end.shutdown(socket.SHUT_WR)
+    with runner_end, jail_end, Worker(find_jail(sandbox_kind), seccomp_programs()) as worker:
         assert worker.run(Job(TEST, ResourceLimits(1), "split")) == Verdict("passed")
         worker._test_runners.close()
-        worker._test_runners = ours
+        worker._test_runners = runner_end
         assert worker.run(Job(TEST, ResourceLimits(2_400), "split")) == Verdict("passed")

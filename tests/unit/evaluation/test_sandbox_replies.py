@@ -31,9 +31,9 @@ def _deepest_line(process: psutil.Process) -> list[psutil.Process]:
 def test_a_test_runner_killed_between_programs_changes_no_verdict(
     sandbox_kind: SandboxKind,
 ) -> None:
-    others = set(psutil.Process().children())
+    other_children = set(psutil.Process().children())
     with open_sandbox(workers=1, kind=sandbox_kind) as sandbox:
-        (jail,) = set(psutil.Process().children()) - others
+        (jail,) = set(psutil.Process().children()) - other_children
         for _ in range(3):
             assert [verdict.kind for verdict in sandbox.test(ALTERNATING, LIMITS)] == KINDS
             *_, server, test_runner = _deepest_line(jail)

@@ -121,26 +121,26 @@ def test_no_program_runs_if_a_filter_is_missing(sandbox_kind: SandboxKind, missi
 
 
 def test_a_lost_jail_is_replaced_and_its_program_runs_again(sandbox_kind: SandboxKind) -> None:
-    others = _children(os.getpid())
+    other_children = _children(os.getpid())
     with Worker(find_jail(sandbox_kind), seccomp_programs()) as worker:
         assert worker.run(JOB) == Verdict("passed")
         # bubblewrap sets the death signal shortly after the start; a jail that has answered has it.
-        (jail,) = _children(os.getpid()) - others
+        (jail,) = _children(os.getpid()) - other_children
         inside = _descendants(jail)
         os.kill(jail, signal.SIGKILL)
         _wait_until_gone(inside)
         assert worker.run(JOB) == Verdict("passed")
-        assert len(_children(os.getpid()) - others) == 1
+        assert len(_children(os.getpid()) - other_children) == 1
 
 
 def test_a_jail_that_is_lost_twice_is_an_error(
     sandbox_kind: SandboxKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jail, others = find_jail(sandbox_kind), _children(os.getpid())
+    jail, other_children = find_jail(sandbox_kind), _children(os.getpid())
     with Worker(jail, seccomp_programs()) as worker:
         assert worker.run(JOB) == Verdict("passed")
         monkeypatch.setattr(jail, "command", lambda _: ["/bin/false"])
-        (running,) = _children(os.getpid()) - others
+        (running,) = _children(os.getpid()) - other_children
         inside = _descendants(running)
         os.kill(running, signal.SIGKILL)
         _wait_until_gone(inside)

@@ -157,7 +157,7 @@ def test_jails_die_with_their_launcher(sandbox_kind: SandboxKind) -> None:
         "from components.evaluation.sandbox import *\n"
         f"sandbox = open_sandbox(1, kind={sandbox_kind!r})\n"
         "print('ready', flush=True)\n"
-        "sandbox.last_prints(['import time; time.sleep(600)'], Limits(cpu_s=300))\n"
+        "sandbox.last_prints(['import time; time.sleep(600)'], ResourceLimits(cpu_s=300))\n"
     )
     launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     with launcher:

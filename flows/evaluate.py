@@ -87,8 +87,8 @@ def evaluate(
     return made
 
 
-def _mtpb_file(here: FlowContext) -> FoundMtpb:
-    from components.evaluation.benchmarks.problems import find_mtpb
+def _mtpb_file(here: FlowContext) -> MtpbFile:
+    from components.evaluation.benchmarks.mtpb import find_mtpb
 
     execution = here.execution
     found = here.task(
@@ -102,7 +102,7 @@ def _mtpb_file(here: FlowContext) -> FoundMtpb:
 def _bits_per_byte(
     here: FlowContext, stage: str, checkpoint: Artifact, corpora: PreparedData
 ) -> Artifact:
-    from components.evaluation.held_out import CODE_VERSION, run_bits_per_byte
+    from components.evaluation.bits_per_byte import CODE_VERSION, run_bits_per_byte
 
     limit, place = here.recipe.evaluation.held_out_max_sequences, here.execution.training
 
@@ -135,18 +135,28 @@ def _bits_per_byte(
 def _humaneval(
     here: FlowContext, stage: str, checkpoint: Artifact, bench: BenchmarkSession
 ) -> Artifact:
-    from components.evaluation.benchmarks.humaneval import plan
+    from components.evaluation.benchmarks.humaneval import build_protocol
 
     return run_benchmark(
-        here, "HumanEval", stage, checkpoint, plan(here.recipe.evaluation.humaneval), bench
+        here,
+        "HumanEval",
+        stage,
+        checkpoint,
+        build_protocol(here.recipe.evaluation.humaneval),
+        bench,
     )
 
 
 def _mtpb(
     here: FlowContext, stage: str, checkpoint: Artifact, bench: BenchmarkSession, problems: Path
 ) -> Artifact:
-    from components.evaluation.benchmarks.mtpb import plan
+    from components.evaluation.benchmarks.mtpb import build_protocol
 
     return run_benchmark(
-        here, "MTPB", stage, checkpoint, plan(here.recipe.evaluation.mtpb, problems), bench
+        here,
+        "MTPB",
+        stage,
+        checkpoint,
+        build_protocol(here.recipe.evaluation.mtpb, problems),
+        bench,
     )

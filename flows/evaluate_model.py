@@ -51,10 +51,10 @@ def evaluate_model(
 def _plan(benchmark: str, recipe: Recipe, execution: Execution) -> BenchmarkProtocol:
     from components.evaluation.benchmarks import humaneval, mtpb
     from components.evaluation.benchmarks.custom_benchmark import read_benchmark
-    from components.evaluation.benchmarks.problems import find_mtpb
+    from components.evaluation.benchmarks.mtpb import find_mtpb
 
     if benchmark == "humaneval":
-        return humaneval.plan(recipe.evaluation.humaneval)
+        return humaneval.build_protocol(recipe.evaluation.humaneval)
     if benchmark == "mtpb":
         found = find_mtpb(execution.mtpb_path, execution.workspace_path / "cache")
         if found.path is None:
@@ -63,5 +63,5 @@ def _plan(benchmark: str, recipe: Recipe, execution: Execution) -> BenchmarkProt
                 expected="the official file",
                 fix="set CODEGEN_MTPB, or choose --benchmark humaneval",
             )
-        return mtpb.plan(recipe.evaluation.mtpb, found.path)
-    return humaneval.sampled(read_benchmark(Path(benchmark)), recipe.evaluation.humaneval)
+        return mtpb.build_protocol(recipe.evaluation.mtpb, found.path)
+    return humaneval.function_protocol(read_benchmark(Path(benchmark)), recipe.evaluation.humaneval)

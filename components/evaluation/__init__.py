@@ -1,1 +1,1 @@
-"""What a model is worth: held-out bits per byte, HumanEval, MTPB, and a page with the results beside the paper's figures."""
+"""Evaluation of checkpoints: HumanEval, MTPB, custom benchmarks, and bits per byte."""

@@ -1,10 +1,14 @@
-"""Bits per byte: how well a model predicts text, comparable between tokenizers because it is counted per byte.
+"""Bits per byte: how well a model predicts text.
 
-The exact definition: over all predicted tokens, the sum of `-log2 p(token | tokens before it)`, divided by the sum of the
-tokens' lengths in UTF-8 bytes. p is the softmax over all rows of the head, the padding rows included, as in training. The
-end-of-text is predicted like any token and its bits count, but it stands for no byte of text. In packed windows the first
-token of each is not predicted, so neither its bits nor its bytes count; documents in a window are not masked from each
-other, as in training.
+Counted per byte, so models with different tokenizers compare.
+
+Definition: the sum of `-log2 p(token | tokens before it)` over all predicted tokens, divided by the
+sum of the tokens' lengths in UTF-8 bytes. p is the softmax over all rows of the head, including
+padding rows, as in training. The end-of-text token is predicted and its bits count, but it has no
+bytes. In packed sequences the first token is not predicted, so neither its bits nor its bytes
+count; documents in a sequence are not masked from each other, as in training.
+
+The evaluation covers all held-out splits and HumanEval's canonical solutions.
 
 Shapes: B sequences, T tokens of a sequence, N predicted tokens.
 """
@@ -12,60 +16,116 @@ Shapes: B sequences, T tokens of a sequence, N predicted tokens.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from pydantic import JsonValue
 
 from components.core.errors import EvaluationError
+from components.core.files import write_json
+from components.core.fingerprint import fingerprint
 from components.core.progress import track
-from components.dataset.config import StreamingCacheConfig
-from components.dataset.reader import PackedSplit
-from components.dataset.shards import HELD_OUT_PREFIX, Index
-from components.model.loss import token_losses
-from components.model.transformer import CodeGen
+from components.dataset.shards import HELD_OUT, Index
+from components.evaluation.benchmarks.humaneval import HUMANEVAL_SHA256, load_humaneval
+from components.tokenizer.config import StreamingCacheConfig
 from components.tokenizer.encoder import Encoder
 
+if TYPE_CHECKING:  # PyTorch is imported by the functions: a reused evaluation does not need it
+    from components.dataset.reader import PackedSplit
+    from components.model.transformer import CodeGen
+
+CODE_VERSION = 1
+
+CANONICAL_SOLUTIONS = "humaneval/canonical"
+"""HumanEval's 164 canonical solutions, each given its prompt."""
 _BATCH_TOKENS = 4096
-"""Tokens scored at once; more are no faster on a CPU and take more memory."""
+"""Tokens scored at once; more are not faster on a CPU and take more memory."""
 
 
-class Score(NamedTuple):
-    """What predicting some tokens cost."""
+class TextScore(NamedTuple):
+    """Negative log likelihood of some tokens, with their number and size."""
 
     nats: float = 0.0
     num_bytes: int = 0
     num_tokens: int = 0
 
-    def plus(self, other: Score) -> Score:
-        """The cost of predicting both."""
-        return Score(
+    def plus(self, other: TextScore) -> TextScore:
+        """Return the score of both texts."""
+        return TextScore(
             self.nats + other.nats,
             self.num_bytes + other.num_bytes,
             self.num_tokens + other.num_tokens,
         )
 
     def as_record(self) -> dict[str, float | int]:
-        """`bits_per_byte`, `num_bytes` and `num_tokens`.
+        """Return `bits_per_byte`, `num_bytes` and `num_tokens`.
 
         Raises:
-            EvaluationError: no byte was predicted, or the model's probabilities are not numbers.
+            EvaluationError: no byte was predicted, or the likelihood is not finite.
         """
         if self.num_bytes == 0 or not math.isfinite(self.nats):
             raise EvaluationError(
-                f"{self.num_bytes:,} bytes of text cost {self.nats} nats",
-                expected="some bytes, and a finite cost",
-                fix="check that the held-out split has text, and that the loss of the training did not diverge",
+                f"{self.num_bytes:,} bytes of text with a log likelihood of {-self.nats} nats",
+                expected="at least one byte, and a finite log likelihood",
+                fix="check that the held-out split has text, and that the training loss did not "
+                "diverge",
             )
-        bits_per_byte = self.nats / math.log(2) / self.num_bytes
         return {
-            "bits_per_byte": bits_per_byte,
+            "bits_per_byte": self.nats / math.log(2) / self.num_bytes,
             "num_bytes": self.num_bytes,
             "num_tokens": self.num_tokens,
         }
+
+
+def run_bits_per_byte(
+    folder: Path,
+    *,
+    checkpoint: Path,
+    prepared: Mapping[str, str | Path],
+    max_sequences: int,
+    streaming: StreamingCacheConfig | None = None,
+) -> dict[str, JsonValue]:
+    """Write `results.json` with the bits per byte of every split, and return statistics.
+
+    Args:
+        folder: of the artifact.
+        checkpoint: a folder in Hugging Face format with its tokenizer.
+        prepared: the folder or URI of each prepared corpus, by the corpus' name.
+        max_sequences: most sequences per held-out split.
+        streaming: the cache for URIs.
+
+    Returns:
+        Statistics: `protocol`, and bits per byte by corpus and language, `{"mono": {"Python": 2.1},
+            ...}`.
+
+    Raises:
+        ArtifactError, DataError, EvaluationError: an input is damaged, or does not fit the others.
+    """
+    from components.model.huggingface import load_checkpoint
+
+    started = time.monotonic()
+    model, encoder = load_checkpoint(checkpoint).eval(), Encoder(checkpoint)
+    splits = evaluate_held_out(model, encoder, prepared, max_sequences, streaming)
+    problems = load_humaneval()
+    prompts = [problem.prompt for problem in problems]
+    solutions = [problem.canonical_solution for problem in problems]
+    splits[CANONICAL_SOLUTIONS] = bits_per_byte_of_texts(model, encoder, prompts, solutions)
+    settings: dict[str, JsonValue] = {
+        "code_version": CODE_VERSION,
+        "max_sequences": max_sequences,
+        "problems_sha256": HUMANEVAL_SHA256,
+    }
+    write_json(folder / "results.json", {"protocol_settings": settings, "splits": splits})
+    write_json(folder / "observed" / "timings.json", {"evaluation_s": time.monotonic() - started})
+    by_corpus: dict[str, dict[str, JsonValue]] = {}
+    for name, record in splits.items():
+        corpus, _, language = name.partition("/")
+        by_corpus.setdefault(corpus, {})[language] = record["bits_per_byte"]
+    return {"protocol": fingerprint(settings), **by_corpus}
 
 
 def evaluate_held_out(
@@ -75,13 +135,13 @@ def evaluate_held_out(
     max_sequences: int,
     streaming: StreamingCacheConfig | None = None,
 ) -> dict[str, dict[str, float | int]]:
-    """Bits per byte on every held-out split of some prepared corpora.
+    """Return bits per byte on every held-out split of the prepared corpora.
 
     Args:
-        model, encoder: of one checkpoint.
-        prepared: the folder of each prepared corpus, or its URI, by the corpus' name.
-        max_sequences: per split; where there are more, as many as this, evenly spaced.
-        streaming: the cache for what is given by a URI.
+        model, encoder: of the same checkpoint.
+        prepared: the folder or URI of each prepared corpus, by the corpus' name.
+        max_sequences: per split; a longer split is sampled at equal distances.
+        streaming: the cache for URIs.
 
     Returns:
         `{"nl/English": {"bits_per_byte", "num_bytes", "num_tokens"}, "multi/C": ...}`.
@@ -90,21 +150,21 @@ def evaluate_held_out(
         ArtifactError: a corpus is damaged.
         EvaluationError: a corpus was prepared with another tokenizer or for a longer context.
     """
+    from components.dataset.reader import PackedSplit
+
     splits = {}
     for corpus, folder in prepared.items():
         index = PackedSplit(folder, streaming=streaming).index
-        _require_fit(index, model, encoder)
+        _require_compatible(index, model, encoder)
         for name in sorted(index.splits):
-            if name.startswith(HELD_OUT_PREFIX):
-                splits[f"{corpus}/{name.removeprefix(HELD_OUT_PREFIX)}"] = PackedSplit(
-                    folder, name, streaming=streaming
-                )
+            if name.startswith(HELD_OUT):
+                language = name.removeprefix(HELD_OUT)
+                splits[f"{corpus}/{language}"] = PackedSplit(folder, name, streaming=streaming)
     results = {}
     with track("score held-out text", len(splits), "splits") as advance:
         for name, split in splits.items():
-            score = score_sequences(
-                model, split, split.evenly_spaced(max_sequences), encoder.token_num_bytes
-            )
+            indices = split.evenly_spaced(max_sequences)
+            score = score_sequences(model, split, indices, encoder.token_num_bytes)
             results[name] = score.as_record()
             advance(1, name)
     return results
@@ -115,45 +175,47 @@ def score_sequences(
     split: PackedSplit,
     indices: npt.NDArray[np.int64],
     token_num_bytes: npt.NDArray[np.int64],
-) -> Score:
-    """The cost of all but the first token of these sequences of a split."""
+) -> TextScore:
+    """Score all tokens but the first of these sequences of a split."""
     batch_size = max(1, _BATCH_TOKENS // split.context_length)
-    scores = (
-        _score(model, split.batch(indices[start : start + batch_size]), 1, token_num_bytes)
-        for start in range(0, len(indices), batch_size)
-    )
+    scores = []
+    for start in range(0, len(indices), batch_size):
+        tokens_BT = split.batch(indices[start : start + batch_size])
+        scores.append(_score(model, tokens_BT, 1, token_num_bytes))
     return _total(scores)
 
 
 def bits_per_byte_of_texts(
     model: CodeGen, encoder: Encoder, prompts: Sequence[str], completions: Sequence[str]
 ) -> dict[str, float | int]:
-    """Bits per byte of completions, each given its prompt, which costs nothing and counts no bytes.
+    """Return bits per byte of completions given their prompts; prompts are not scored.
 
-    Prompt and completion are encoded apart, as they are when a completion is drawn. Where both together are longer than the
-    context, the earliest tokens are left out, and a completion is scored in windows that leave each token at least half
-    a context of tokens before it, as far as there are that many.
+    Prompt and completion are encoded separately, as in generation. If both exceed the context, the
+    earliest tokens are dropped, and a completion is scored in windows that give each token at least
+    half a context of previous tokens, if there are as many.
 
     Returns:
         `bits_per_byte`, `num_bytes` and `num_tokens` over all completions together.
 
     Raises:
-        EvaluationError: the completions have no bytes, or the model's probabilities are not numbers.
+        EvaluationError: the completions have no bytes, or the likelihood is not finite.
     """
     scores = []
     with track("score reference solutions", len(prompts), "texts") as advance:
         for prompt, completion in zip(prompts, completions, strict=True):
-            encoded = (encoder.encode(prompt), encoder.encode(completion))
-            scores.append(_score_completion(model, *encoded, encoder.token_num_bytes))
+            prompt_ids, completion_ids = encoder.encode(prompt), encoder.encode(completion)
+            scores.append(
+                _score_completion(model, prompt_ids, completion_ids, encoder.token_num_bytes)
+            )
             advance(1)
     return _total(scores).as_record()
 
 
 def _score_completion(
     model: CodeGen, prompt: list[int], completion: list[int], token_num_bytes: npt.NDArray[np.int64]
-) -> Score:
+) -> TextScore:
     tokens, context_length = np.array(prompt + completion), model.config.context_length
-    total, start = Score(), max(1, len(prompt))
+    total, start = TextScore(), max(1, len(prompt))
     while start < len(tokens):
         end = min(len(tokens), max(context_length, start + context_length // 2))
         first = max(0, end - context_length)
@@ -162,41 +224,44 @@ def _score_completion(
     return total
 
 
-@torch.inference_mode()
 def _score(
     model: CodeGen,
     tokens_BT: npt.NDArray[np.integer],
     start: int,
     token_num_bytes: npt.NDArray[np.int64],
-) -> Score:
-    """The cost of the tokens from `start` (at least 1) on, given those before."""
-    tokens = torch.from_numpy(tokens_BT.astype(np.int64))
-    hidden_ND = model.hidden(tokens[:, :-1])[:, start - 1 :].flatten(0, 1)
-    losses_N = token_losses(
-        hidden_ND, model.head.weight, model.head.bias, tokens[:, start:].flatten()
-    )
+) -> TextScore:
+    """Score the tokens from `start` (at least 1) on, given the tokens before."""
+    import torch
+
+    from components.model.loss import token_losses
+
+    with torch.inference_mode():
+        tokens = torch.from_numpy(tokens_BT.astype(np.int64))
+        hidden_ND = model.hidden(tokens[:, :-1])[:, start - 1 :].flatten(0, 1)
+        targets_N = tokens[:, start:].flatten()
+        losses_N = token_losses(hidden_ND, model.head.weight, model.head.bias, targets_N)
+        nats = float(losses_N.double().sum())
     predicted = tokens_BT[:, start:]
-    return Score(
-        float(losses_N.double().sum()), int(token_num_bytes[predicted].sum()), predicted.size
-    )
+    return TextScore(nats, int(token_num_bytes[predicted].sum()), predicted.size)
 
 
-def _total(scores: Iterable[Score]) -> Score:
-    total = Score()
+def _total(scores: Iterable[TextScore]) -> TextScore:
+    total = TextScore()
     for score in scores:
         total = total.plus(score)
     return total
 
 
-def _require_fit(index: Index, model: CodeGen, encoder: Encoder) -> None:
-    most_tokens = model.config.context_length
-    if (index.num_ids, index.eot_id) != (
-        encoder.num_ids,
-        encoder.eot_id,
-    ) or index.context_length > most_tokens:
+def _require_compatible(index: Index, model: CodeGen, encoder: Encoder) -> None:
+    max_tokens = model.config.context_length
+    same_tokens = (index.num_ids, index.eot_id) == (encoder.num_ids, encoder.eot_id)
+    if not same_tokens or index.context_length > max_tokens:
         raise EvaluationError(
-            f"corpus {index.corpus} has {index.num_ids:,} token ids, end-of-text {index.eot_id:,} and sequences of "
+            f"corpus {index.corpus} has {index.num_ids:,} token ids, end-of-text {index.eot_id:,} "
+            "and sequences of "
             f"{index.context_length:,} tokens",
-            expected=f"the checkpoint's {encoder.num_ids:,}, {encoder.eot_id:,} and at most {most_tokens:,}",
-            fix="evaluate on corpora that were prepared with the checkpoint's tokenizer and context",
+            expected=f"the checkpoint's {encoder.num_ids:,}, {encoder.eot_id:,} and at most "
+            f"{max_tokens:,}",
+            fix="evaluate on corpora that were prepared with the checkpoint's tokenizer and "
+            "context",
         )

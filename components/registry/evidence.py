@@ -15,8 +15,8 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import Field, JsonValue
 
-from components.core.bootstrap import bootstrap_means, percentile_interval
 from components.core.config import Config, ListOrTuple
+from components.core.statistics import bootstrap_interval
 
 LEVEL = 0.95
 """Of the intervals that are shown to people; a gate states its own."""
@@ -128,14 +128,12 @@ def interval_of_difference(
             gains[problem] = gains.get(problem, 0.0) + (
                 other.by_problem[metric][problem] - value
             ) / len(metrics)
-    parts = [
-        bootstrap_means(np.array([gains[problem] for problem in sorted(gains)]), seed)
-        for seed, (_, gains) in enumerate(sorted(by_benchmark.items()))
+    samples = [
+        np.array([gains[problem] for problem in sorted(gains)])
+        for _, gains in sorted(by_benchmark.items())
     ]
-    return Interval(
-        *percentile_interval(np.sum(parts, axis=0), level),
-        sum(len(gains) for gains in by_benchmark.values()),
-    )
+    low, high = bootstrap_interval(samples, level)
+    return Interval(low, high, sum(len(sample) for sample in samples))
 
 
 # -- protocols ---------------------------------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ def _table(title: str, statistics: dict[str, Any]) -> Table:
     table = Table("figure", "value", "95 % interval", title=title, title_justify="left")
     if not statistics["executed"]:
         table.add_row("not executed", str(statistics["reason"]), "")
-    if (number := statistics.get("num_problems_in_all")) is not None:
+    if (number := statistics.get("num_benchmark_problems")) is not None:
         table.add_row("problems", f"{statistics['num_problems']:,} of {number:,}", "")
     for name, value in statistics.items():
         shown = name.startswith(("pass@", "pass_rate", "prompt_perplexity")) and not name.endswith(

@@ -165,7 +165,7 @@ def _jail(execution: Execution) -> CheckResult:
         report.available,
         report.summary,
         "nothing that a model writes is executed: no pass@k and no MTPB pass rate, and the results say so",
-        report.remedy,
+        report.fix,
         needed=False,
     )
 

@@ -27,8 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from components.core.errors import CodegenError, ConfigError
 from components.core.http_guard import LOOPBACK_NAMES, HttpGuard
 from components.evaluation.sampling.completion import (
-    MOST_SAMPLES,
-    MOST_STOPS,
+    MAX_SAMPLES,
+    MAX_STOPS,
     CompletionParams,
     complete,
 )
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fastapi import Request
     from rich.console import Console
 
-    from components.evaluation.sampling.samples import SamplerProtocol
+    from components.evaluation.sampling.sampler import SamplerProtocol
 
 
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
@@ -54,12 +54,12 @@ class CompletionRequest(BaseModel):
     """Where it is longer than the model's context less `max_tokens`, its beginning is not read."""
     model: str | None = None
     """For clients that insist on naming one: there is one model here."""
-    n: int = Field(default=1, ge=1, le=MOST_SAMPLES)
+    n: int = Field(default=1, ge=1, le=MAX_SAMPLES)
     max_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=0.2, ge=0)
     top_p: float = Field(default=0.95, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
-    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
     truncate: bool = True
     """Ours: whether completions end where HumanEval's rules end them."""
 
@@ -117,7 +117,7 @@ def create_app(
             {
                 "index": number,
                 "text": one.text,
-                "finish_reason": "stop" if one.ended else "length",
+                "finish_reason": "stop" if one.is_finished else "length",
                 "logprobs": None,
             }
             for number, one in enumerate(found)

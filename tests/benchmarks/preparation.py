@@ -51,7 +51,7 @@ def ours(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
     from components.data.config import DataConfig, DataExecution
     from components.data.filters.decontamination import BenchmarkText
     from components.data.sources.config import Source
-    from components.evaluation.benchmarks.problems import load_humaneval
+    from components.evaluation.benchmarks.humaneval import load_humaneval
     from components.preparation.corpus_pipeline import prepare_corpus
     from components.tokenizer.config import TokenizerConfig
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from components.evaluation.benchmarks.problems import load_humaneval
+from components.evaluation.benchmarks.humaneval import load_humaneval
 from components.evaluation.sampling.sampler import TextRequest
 from components.evaluation.sampling.sampler_pool import open_sampler
 from components.model.config import ModelConfig
@@ -173,7 +173,7 @@ def _ours(sampler: Any, prompts: list[str], samples: int, new_tokens: int) -> Ru
             for number in range(samples)
         )
         started = time.perf_counter()
-        drawn = sampler.draw(
+        drawn = sampler.generate(
             waiting, max_new_tokens=new_tokens, temperature=TEMPERATURE, top_p=TOP_P
         )
         tokens = sum(one.num_tokens for one in drawn)

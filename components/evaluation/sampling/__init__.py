@@ -1,1 +1,1 @@
-"""Completions of a model: samplers, worker processes, truncation and sample files."""
+"""Generation of samples from a checkpoint: text in, text out, in this process or several."""

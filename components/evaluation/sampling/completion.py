@@ -1,7 +1,7 @@
-"""One prompt, some completions: what a person or an editor asks of a model, cut where the benchmarks cut.
+"""Completions of a prompt for a user or an editor, truncated by the rules of the benchmarks.
 
-One decision: the same sampler and the same rules as an evaluation, so that what is seen here is what is scored there.
-Nothing that is written is executed. Not covered: tokens as they come (streaming), chats.
+The sampler and the rules are those of an evaluation, so a user sees the text that is scored there.
+Nothing is executed. Streaming and chats are not supported.
 """
 
 from __future__ import annotations
@@ -13,87 +13,100 @@ from pydantic import Field
 
 from components.core.config import Config, ListOrTuple
 from components.core.errors import ConfigError
-from components.evaluation.sampling.sampler import TextRequest
-from components.evaluation.sampling.samples import SamplerProtocol
-from components.evaluation.sampling.truncate import is_complete, truncate
+from components.evaluation.benchmarks.protocol import is_complete, truncate
+from components.evaluation.sampling.sampler import SamplerProtocol, TextRequest
 
-MOST_SAMPLES = 128
-"""Completions of one prompt. Assumption: more than a person reads or an editor shows."""
-MOST_STOPS = 16
-"""Assumption: four times what OpenAI's clients may send."""
+MAX_SAMPLES = 128
+"""Completions per prompt. Assumption: more than a user reads or an editor shows."""
+MAX_STOPS = 16
+"""Stop texts. Assumption: four times the limit of OpenAI's API."""
 
 
 class CompletionParams(Config):
-    """How to complete. The defaults are those of the paper's HumanEval, section 2.3, at its lowest temperature."""
+    """Sampling parameters.
 
-    num_samples: int = Field(default=1, ge=1, le=MOST_SAMPLES)
+    The defaults are those of the paper's HumanEval, section 2.3, at its lowest temperature.
+    """
+
+    num_samples: int = Field(default=1, ge=1, le=MAX_SAMPLES)
     """Completions of the prompt."""
     max_new_tokens: int = Field(default=128, ge=1)
-    """The most tokens of a completion."""
+    """Most tokens of a completion."""
     temperature: float = Field(default=0.2, ge=0)
-    """0: the likeliest token, always."""
+    """0 is greedy decoding."""
     top_p: float = Field(default=0.95, gt=0, le=1)
-    """Mass of the nucleus."""
+    """Probability mass of the nucleus."""
     seed: int = Field(default=0, ge=0)
-    """The n-th completion of a seed is always the same one."""
-    stop: Annotated[ListOrTuple[str], Field(max_length=MOST_STOPS)] = ()
-    """Texts before the first of which a completion ends, besides the rules of the benchmarks."""
+    """The n-th completion of a seed is always the same."""
+    stop: Annotated[ListOrTuple[str], Field(max_length=MAX_STOPS)] = ()
+    """A completion ends before the first of these texts."""
     truncated: bool = True
-    """Whether a completion ends where HumanEval's rules end it: after one function, say."""
+    """Whether a completion also ends by HumanEval's rules, for example after a function."""
 
 
-class Completion(NamedTuple):
-    """What followed the prompt."""
+class PromptCompletion(NamedTuple):
+    """The text after the prompt."""
 
     text: str
     num_tokens: int
-    """New tokens that were drawn for it."""
-    ended: bool
-    """Whether it ended by itself or by a rule, and not because it had all the tokens it could have."""
+    """Generated tokens, before truncation."""
+    is_finished: bool
+    """Whether it ended by itself or by a rule, before its token limit."""
 
 
-def complete(sampler: SamplerProtocol, prompt: str, asked: CompletionParams) -> list[Completion]:
-    """The completions of a prompt, in the order of their numbers.
+def complete(
+    sampler: SamplerProtocol, prompt: str, params: CompletionParams
+) -> list[PromptCompletion]:
+    """Return the completions of a prompt, in the order of their seeds.
 
     Raises:
-        ConfigError: the prompt is empty or no text, or there is no room for one token of it.
+        ConfigError: the prompt is empty or invalid text, or the context has no space for a token of
+            it.
         EvaluationError: the model's logits are not finite.
     """
-    if not prompt:
-        raise ConfigError(
-            "the prompt is empty", expected="text to be completed", fix='write, e.g., "def fib("'
-        )
-    if any(
-        "\ud800" <= character <= "\udfff" for character in prompt
-    ):  # How Python holds bytes that are no UTF-8.
-        raise ConfigError(
-            "the prompt is not UTF-8", expected="text to be completed", fix="convert it to UTF-8"
-        )
-    if asked.max_new_tokens >= sampler.context_length:
-        raise ConfigError(
-            f"{asked.max_new_tokens:,} tokens of a completion are asked for",
-            expected=f"less than the model's context of {sampler.context_length:,} tokens, so that a prompt has room",
-            fix="ask for fewer tokens",
-        )
-    seeds = [asked.seed + number for number in range(asked.num_samples)]
-    drawn = sampler.draw(
-        deque(
-            TextRequest(number, prompt, seed, asked.max_new_tokens)
-            for number, seed in enumerate(seeds)
-        ),
-        max_new_tokens=asked.max_new_tokens,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        should_stop=is_complete if asked.truncated else None,
+    _check(prompt, params, sampler.context_length)
+    requests = deque(
+        TextRequest(number, prompt, params.seed + number, params.max_new_tokens)
+        for number in range(params.num_samples)
+    )
+    completions = sampler.generate(
+        requests,
+        max_new_tokens=params.max_new_tokens,
+        temperature=params.temperature,
+        top_p=params.top_p,
+        should_stop=is_complete if params.truncated else None,
     )
     return [
-        _cut(one.text, one.num_tokens, one.ended, asked)
-        for one in sorted(drawn, key=lambda one: int(one.key))
+        _cut(completion.text, completion.num_tokens, completion.is_finished, params)
+        for completion in sorted(completions, key=lambda completion: int(completion.key))
     ]
 
 
-def _cut(text: str, num_tokens: int, ended: bool, asked: CompletionParams) -> Completion:
-    kept = truncate(text) if asked.truncated else text
-    ends = [place for stop in asked.stop if stop and (place := kept.find(stop)) >= 0]
-    kept = kept[: min(ends, default=len(kept))]
-    return Completion(kept, num_tokens, ended or len(kept) < len(text))
+def _check(prompt: str, params: CompletionParams, context_length: int) -> None:
+    if not prompt:
+        raise ConfigError(
+            "the prompt is empty", expected="text to complete", fix='write, for example, "def fib("'
+        )
+    if any("\ud800" <= character <= "\udfff" for character in prompt):  # undecodable bytes
+        raise ConfigError(
+            "the prompt is not UTF-8", expected="text to complete", fix="convert it to UTF-8"
+        )
+    if params.max_new_tokens >= context_length:
+        raise ConfigError(
+            f"max_new_tokens is {params.max_new_tokens:,}",
+            expected=f"less than the model's context of {context_length:,} tokens, so that a "
+            "prompt fits",
+            fix="request fewer tokens",
+        )
+
+
+def _cut(
+    text: str, num_tokens: int, is_finished: bool, params: CompletionParams
+) -> PromptCompletion:
+    kept = truncate(text) if params.truncated else text
+    end = len(kept)
+    for stop in params.stop:
+        position = kept.find(stop) if stop else -1
+        if position >= 0:
+            end = min(end, position)
+    return PromptCompletion(text[:end], num_tokens, is_finished or end < len(text))

@@ -1,8 +1,8 @@
-"""Completions as text: a checkpoint and its own tokenizer behind one door that the benchmarks draw through.
+"""Generates completions as text from a checkpoint and its tokenizer.
 
-One decision: the prompt is encoded exactly as it is given, trailing white space included, since stripping it changes scores
-(docs/paper.md, section 6). When a completion is useless from some point on is the benchmark's affair: it says so by
-`should_stop`, and truncates by its own rules. Not covered: several checkpoints at once, several devices.
+The prompt is encoded exactly as given, with trailing white space, because stripping it changes
+scores (docs/paper.md, section 6). The benchmark decides when a completion may stop early
+(`should_stop`) and truncates it by its own rules.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -26,30 +26,34 @@ from components.tokenizer.encoder import Encoder
 Key = TypeVar("Key", bound=Hashable)
 
 CACHE_SHARE = 0.4
-"""Of the memory that may still be taken, for all processes that share it (assumption)."""
-
+"""Share of the free memory for keys and values, for all processes of a device together
+(assumption)."""
 
 Precision = Literal["fp32", "bf16"]
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def precision_of(device: str) -> Precision:
-    """Of weights, keys and values. Samples of another precision are other samples, so it is part of a protocol."""
+def device_precision(device: str) -> Precision:
+    """Return the precision of weights, keys and values.
+
+    It changes samples, so it is part of a protocol.
+    """
     return "bf16" if device.startswith("cuda") else "fp32"
 
 
 class TextRequest(NamedTuple, Generic[Key]):
-    """One completion to be drawn."""
+    """A request for a completion."""
 
     key: Key
-    """What the caller knows it by."""
+    """Identifies the completion for the caller."""
     prompt: str
-    """Where it is longer than the model's context less `max_new_tokens`, its beginning is not read."""
+    """If it exceeds the model's context less `max_new_tokens`, its beginning is dropped."""
     seed: int
-    """From 0; equal prompts want different seeds."""
+    """From 0; equal prompts need different seeds."""
     max_new_tokens: int
     scored_from: int | None = None
-    """The character of the prompt from which on the probability of its tokens is wanted; none: not at all."""
+    """Compute the log likelihood of the prompt's tokens from this character on; None: of no
+    token."""
 
 
 class TextCompletion(NamedTuple, Generic[Key]):
@@ -58,112 +62,142 @@ class TextCompletion(NamedTuple, Generic[Key]):
     key: Key
     text: str
     num_tokens: int
-    ended: bool
-    """Whether it ended before the most tokens it could have."""
+    is_finished: bool
+    """Whether it ended before its token limit."""
     prompt_nats: float = 0.0
-    """Sum of `-log p` over the tokens that begin at `scored_from` or after it, of those that were read."""
+    """Sum of `-log p` over the prompt's tokens that begin at `scored_from` or later and fit the
+    context."""
     num_scored: int = 0
 
 
+class SamplerProtocol(Protocol):
+    """The interface of `Sampler` and `SamplerPool`."""
+
+    @property
+    def context_length(self) -> int: ...
+
+    def generate(
+        self,
+        requests: deque[TextRequest[Any]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        should_stop: Callable[[str], bool] | None,
+    ) -> Iterator[TextCompletion[Any]]: ...
+
+
 class Sampler(AbstractContextManager["Sampler"]):
-    """Draws completions from the model of a checkpoint folder."""
+    """Generates completions with the model of a checkpoint folder."""
 
     def __init__(
         self,
         checkpoint: Path,
         device: str = "cpu",
         cache_share: float = CACHE_SHARE,
-        steps: DecodeMode = "eager",
+        decode_mode: DecodeMode = "eager",
     ) -> None:
-        """Load the model and the tokenizer of a folder in Hugging Face's format: ours, or a released CodeGen.
+        """Load model and tokenizer of a folder in Hugging Face format.
 
         Args:
             checkpoint: the folder.
-            device: where it is computed.
-            cache_share: of the memory that may still be taken, for keys and values. It changes the speed and nothing else.
-            steps: how steps are run on a GPU; nothing elsewhere.
+            device: PyTorch device.
+            cache_share: share of the free memory for keys and values. It changes the speed only.
+            decode_mode: how decoding steps run on a GPU; ignored on other devices.
 
         Raises:
             ArtifactError: the weights or their configuration are missing or damaged.
-            DataError: there is no tokenizer.
+            DataError: the tokenizer is missing.
         """
-        self._cache_share, self._steps = cache_share, steps if device.startswith("cuda") else None
+        self._cache_share = cache_share
+        self._decode_mode = decode_mode if device.startswith("cuda") else None
         self._encoder = Encoder(checkpoint)
-        self._model = load_checkpoint(checkpoint).eval().to(device, _DTYPES[precision_of(device)])
+        dtype = _DTYPES[device_precision(device)]
+        self._model = load_checkpoint(checkpoint).eval().to(device, dtype)
         pack(self._model)
         self._encode = lru_cache(maxsize=4096)(lambda text: tuple(self._encoder.encode(text)))
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is to be closed; `sampler_pool` has more to do here."""
+        """Do nothing; `SamplerPool` ends its processes."""
 
     @property
     def context_length(self) -> int:
-        """The most tokens of a prompt and its completion together."""
+        """Most tokens of a prompt and its completion together."""
         return self._model.config.context_length
 
-    def draw(
+    def generate(
         self,
-        waiting: deque[TextRequest[Key]],
+        requests: deque[TextRequest[Key]],
         *,
         max_new_tokens: int,
         temperature: float,
         top_p: float,
         should_stop: Callable[[str], bool] | None = None,
     ) -> Iterator[TextCompletion[Key]]:
-        """Draw all that waits, and what is appended meanwhile; equal requests give equal completions, in any company.
+        """Generate completions for all requests, also for those that are appended meanwhile.
+
+        A completion depends on its own request only, not on the other requests.
 
         Args:
-            waiting: requests of the same prompt are to stand side by side.
-            max_new_tokens: the most of any request.
-            temperature: applied before the nucleus; 0: the likeliest token, always.
-            top_p: mass of the nucleus, in (0, 1].
-            should_stop: given the text drawn so far, whether the rest is of no use. Asked every few tokens, so a
-                completion may be longer than the text for which this first held.
+            requests: requests of the same prompt must be adjacent.
+            max_new_tokens: the maximum over all requests.
+            temperature: applied before the nucleus; 0 is greedy decoding.
+            top_p: probability mass of the nucleus, in (0, 1].
+            should_stop: whether a text needs no further tokens. Called every few tokens, so a
+                completion may be longer than the first text for which it is true.
 
         Raises:
-            ConfigError: a prompt is empty, or a number is out of its range.
+            ConfigError: a prompt is empty, or a number is out of range.
             EvaluationError: the model's logits are not finite.
         """
-        decode, tokens = self._encoder.decode, deque[Request[TextRequest[Key]]]()
-        stops = (
-            None if should_stop is None else (lambda new_tokens: should_stop(decode(new_tokens)))
+        decode = self._encoder.decode
+        params = SamplingParams(
+            temperature,
+            top_p,
+            self._encoder.num_ids,
+            self._encoder.eot_id,
+            None if should_stop is None else lambda tokens: should_stop(decode(tokens)),
         )
-        rules = SamplingParams(
-            temperature, top_p, self._encoder.num_ids, self._encoder.eot_id, stops
-        )
+        token_requests = deque[Request[TextRequest[Key]]]()
 
         def encode_all() -> None:
-            tokens.extend(self._encoded(waiting.popleft()) for _ in range(len(waiting)))
+            while requests:
+                token_requests.append(self._encode_request(requests.popleft()))
 
         encode_all()
-        room = {"max_new_tokens": max_new_tokens, "cache_bytes": self._cache_bytes()}
-        for drawn in generate(self._model, tokens, rules, **room, decode_mode=self._steps):
-            yield self._as_text(drawn)
+        completions = generate(
+            self._model,
+            token_requests,
+            params,
+            max_new_tokens=max_new_tokens,
+            cache_bytes=self._cache_bytes(),
+            steps=self._decode_mode,
+        )
+        for completion in completions:
+            yield self._decode_completion(completion)
             encode_all()
 
-    def _encoded(self, request: TextRequest[Key]) -> Request[TextRequest[Key]]:
+    def _encode_request(self, request: TextRequest[Key]) -> Request[TextRequest[Key]]:
         ids = self._encode(request.prompt)
-        start = (
-            None
-            if request.scored_from is None
-            else self._token_at(ids, request.prompt[: request.scored_from])
-        )
+        start = None
+        if request.scored_from is not None:
+            start = self._first_token_after(ids, request.prompt[: request.scored_from])
         return Request(request, ids, request.seed, request.max_new_tokens, start)
 
-    def _token_at(self, ids: tuple[int, ...], before: str) -> int:
-        """The index of the first token that begins after the text `before`."""
+    def _first_token_after(self, ids: tuple[int, ...], text: str) -> int:
+        """Return the index of the first token that begins after `text`."""
         starts = np.concatenate(([0], np.cumsum(self._encoder.token_num_bytes[list(ids)])))
-        return int(np.searchsorted(starts, len(before.encode()), side="left"))
+        return int(np.searchsorted(starts, len(text.encode()), side="left"))
 
-    def _as_text(self, drawn: Completion[TextRequest[Key]]) -> TextCompletion[Key]:
-        request, num_tokens = drawn.key, len(drawn.tokens)
+    def _decode_completion(self, completion: Completion[TextRequest[Key]]) -> TextCompletion[Key]:
+        request, num_tokens = completion.key, len(completion.tokens)
         return TextCompletion(
             request.key,
-            self._encoder.decode(drawn.tokens),
+            self._encoder.decode(completion.tokens),
             num_tokens,
             num_tokens < request.max_new_tokens,
-            drawn.prompt_nats,
-            drawn.num_scored,
+            completion.prompt_nats,
+            completion.num_scored,
         )
 
     def _cache_bytes(self) -> int:

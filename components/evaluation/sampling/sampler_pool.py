@@ -1,8 +1,8 @@
-"""Several samplers as processes of their own, behind the door of one: a GPU each, or a core each for a small model.
+"""Samplers in processes of their own, with the interface of `Sampler`.
 
-One decision: since a sample depends on its own seed and on nothing else, it does not matter which process draws it. Requests
-lie in one queue, those of one prompt together, and whoever has room takes the next; a process that dies ends the draw with
-an error, and what was drawn before stays drawn.
+A sample depends on its own seed only, so any process may generate it. Requests wait in a shared
+queue, those of a prompt together, and a process with free slots takes the next. If a process dies,
+generation ends with an error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from components.evaluation.sampling.sampler import (
     Sampler,
     TextCompletion,
     TextRequest,
-    precision_of,
+    device_precision,
 )
 from components.model.config import DecodeMode
 from components.model.generation import MAX_BATCH_SLOTS
@@ -39,79 +39,82 @@ from components.model.huggingface import load_config
 Key = TypeVar("Key", bound=Hashable)
 
 SMALL_PARAMETERS = 50_000_000
-"""A model below this is drawn from by a process a core: threads of one process would mostly wait for each other."""
-_LOOK_EVERY_S = 1.0
+"""A model below this size gets a process per core: threads of a process would mostly wait for
+each other."""
+_POLL_INTERVAL_S = 1.0
 _QUEUE_TIMEOUT_S = 0.001
-"""A queue that has something may take a moment to say so."""
+"""A filled queue may take a moment to return an item."""
 _JOIN_TIMEOUT_S = 10.0
 
 
-class _Draw(NamedTuple):
-    """What holds for a whole draw."""
+class _Batch(NamedTuple):
+    """Settings of a call of `SamplerPool.generate`."""
 
     number: int
-    """Tells it from the draws before it: a process may still be at work on the last of them."""
-    num_open: int
-    """Requests that a process takes at once: its share, as far as it has room for them."""
+    """Identifies the call: a process may still work on the previous call."""
+    max_open: int
+    """Most requests that a process takes at once: its share, up to its number of slots."""
     settings: dict[str, Any]
-    """Of `Sampler.draw`."""
+    """Arguments of `Sampler.generate`."""
 
 
-_Task = tuple[_Draw, list[TextRequest[int]]]
+_Task = tuple[_Batch, list[TextRequest[int]]]
 
 
 class _WorkerLimits(NamedTuple):
-    """What a process may use."""
+    """Resources of a process."""
 
-    threads: int
+    num_threads: int
     cache_share: float
-    steps: DecodeMode
+    decode_mode: DecodeMode
 
 
 class _Failure(NamedTuple):
-    """What a process could not do."""
+    """The error of a process."""
 
-    text: str
+    message: str
 
 
-def devices_of(checkpoint: Path) -> list[str]:
-    """Where the processes compute: every GPU, else as many cores as make sense for the size of the model.
+def sampling_devices(checkpoint: Path) -> list[str]:
+    """Return a device per process: every GPU, else some CPU cores.
 
     Raises:
         ArtifactError: the folder has no configuration of a CodeGen model.
     """
     if torch.cuda.is_available():
         return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    small = load_config(checkpoint).num_parameters < SMALL_PARAMETERS
-    return ["cpu"] * (torch.get_num_threads() if small else 1)
+    is_small = load_config(checkpoint).num_parameters < SMALL_PARAMETERS
+    return ["cpu"] * (torch.get_num_threads() if is_small else 1)
 
 
 def local_precision() -> Precision:
-    """In which precision this machine draws."""
-    return precision_of("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the precision of samples on this machine."""
+    return device_precision("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def open_sampler(
-    checkpoint: Path, steps: DecodeMode = "eager"
+    checkpoint: Path, decode_mode: DecodeMode = "eager"
 ) -> AbstractContextManager[Sampler | SamplerPool]:
-    """What draws from a checkpoint on this machine: this process, or several; on GPUs by `steps` (see `Sampler`).
+    """Open a sampler in this process or several processes, depending on the machine.
 
     Raises:
         ArtifactError, DataError: see `Sampler`.
     """
-    devices = devices_of(checkpoint)
+    devices = sampling_devices(checkpoint)
     if len(devices) > 1:
-        return SamplerPool(checkpoint, devices, steps)
-    return Sampler(checkpoint, devices[0], steps=steps)
+        return SamplerPool(checkpoint, devices, decode_mode)
+    return Sampler(checkpoint, devices[0], decode_mode=decode_mode)
 
 
 class SamplerPool(AbstractContextManager["SamplerPool"]):
-    """Draws as `Sampler` does, in a process for each of `devices`."""
+    """Generates completions as `Sampler` does, in a process per device."""
 
     def __init__(
-        self, checkpoint: Path, devices: Sequence[str], steps: DecodeMode = "eager"
+        self, checkpoint: Path, devices: Sequence[str], decode_mode: DecodeMode = "eager"
     ) -> None:
-        """Start the processes; they load while the first requests are made. `steps`: see `Sampler`.
+        """Start the processes; they load the model while the first requests are prepared.
+
+        See `Sampler`.
 
         Raises:
             ArtifactError: the folder has no configuration of a CodeGen model.
@@ -120,17 +123,16 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
         context = multiprocessing.get_context("spawn")
         self._tasks: Any = context.Queue()
         self._results: Any = context.Queue()
-        self._tasks.cancel_join_thread()  # What nobody will take any more must not hold up the end of this process.
-        self._draws, self._numbers = itertools.count(), itertools.count()
-        threads, share = (
-            max(1, torch.get_num_threads() // len(devices)),
-            CACHE_SHARE / max(Counter(devices).values()),
-        )
-        place = _WorkerLimits(threads, share, steps)
+        self._tasks.cancel_join_thread()  # unread tasks must not delay the exit of this process
+        self._batch_numbers = itertools.count()
+        self._request_numbers = itertools.count()
+        num_threads = max(1, torch.get_num_threads() // len(devices))
+        cache_share = CACHE_SHARE / max(Counter(devices).values())
+        limits = _WorkerLimits(num_threads, cache_share, decode_mode)
         self._processes = [
             context.Process(
-                target=_serve,
-                args=(checkpoint, device, place, self._tasks, self._results),
+                target=_run_process,
+                args=(checkpoint, device, limits, self._tasks, self._results),
                 daemon=True,
             )
             for device in devices
@@ -144,118 +146,125 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
         for process in self._processes:
             process.join(_JOIN_TIMEOUT_S)
 
-    def draw(
+    def generate(
         self,
-        waiting: deque[TextRequest[Key]],
+        requests: deque[TextRequest[Key]],
         *,
         max_new_tokens: int,
         temperature: float,
         top_p: float,
         should_stop: Callable[[str], bool] | None = None,
     ) -> Iterator[TextCompletion[Key]]:
-        """See `Sampler.draw`; `should_stop` must be a function that another process can import. One draw at a time: the next
-        one may begin where this one has ended or was given up.
+        """Generate completions; see `Sampler.generate`.
+
+        `should_stop` must be importable by another process. A call may start when the previous call
+        ended or was closed.
 
         Raises:
             EvaluationError: a process ended, or the model's logits are not finite.
         """
-        num_open = min(MAX_BATCH_SLOTS, -(-len(waiting) // len(self._processes)))
+        max_open = min(MAX_BATCH_SLOTS, -(-len(requests) // len(self._processes)))
         settings = {
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
             "top_p": top_p,
             "should_stop": should_stop,
         }
-        whole = _Draw(next(self._draws), num_open, settings)
-        asked: dict[int, Key] = {}
+        batch = _Batch(next(self._batch_numbers), max_open, settings)
+        open_keys: dict[int, Key] = {}
 
-        def hand_out() -> None:
-            for _, some in groupby(
-                [waiting.popleft() for _ in range(len(waiting))], key=lambda one: one.prompt
-            ):
-                requests: list[TextRequest[int]] = []  # Keys need not travel.
-                for request in some:
-                    number = next(self._numbers)
-                    asked[number] = request.key
-                    requests.append(TextRequest(number, *request[1:]))
-                self._tasks.put((whole, requests))
+        def submit_all() -> None:
+            new_requests = [requests.popleft() for _ in range(len(requests))]
+            for _, same_prompt in groupby(new_requests, key=lambda request: request.prompt):
+                numbered: list[TextRequest[int]] = []  # keys stay in this process
+                for request in same_prompt:
+                    number = next(self._request_numbers)
+                    open_keys[number] = request.key
+                    numbered.append(TextRequest(number, *request[1:]))
+                self._tasks.put((batch, numbered))
 
-        hand_out()
-        while asked:
-            drawn = self._next()
-            if drawn.key in asked:  # Else it belongs to a draw that was given up.
-                yield TextCompletion(asked.pop(drawn.key), *drawn[1:])
-                hand_out()
+        submit_all()
+        while open_keys:
+            completion = self._next_completion()
+            if completion.key in open_keys:  # else it belongs to a closed call
+                yield TextCompletion(open_keys.pop(completion.key), *completion[1:])
+                submit_all()
 
-    def _next(self) -> TextCompletion[int]:
+    def _next_completion(self) -> TextCompletion[int]:
         while True:
             with suppress(queue.Empty):
-                found: TextCompletion[int] | _Failure = self._results.get(timeout=_LOOK_EVERY_S)
-                if isinstance(found, _Failure):
+                result: TextCompletion[int] | _Failure = self._results.get(timeout=_POLL_INTERVAL_S)
+                if isinstance(result, _Failure):
                     raise EvaluationError(
-                        f"a sampling process failed: {found.text}",
+                        f"a sampling process failed: {result.message}",
                         expected="completions",
-                        fix="mend what it says, then run the same command again: it goes on from the samples that were kept",
+                        fix="correct the cause, then run the same command again to resume from "
+                        "the stored samples",
                     )
-                return found
-            ended = [
+                return result
+            exit_codes = [
                 process.exitcode for process in self._processes if process.exitcode is not None
             ]
-            if ended:
+            if exit_codes:
                 raise EvaluationError(
-                    f"a sampling process ended with exit code {ended[0]}",
-                    expected="all of them to live until every sample is drawn; -9 often means that memory ran out",
-                    fix="free memory or use fewer processes, then run the same command again: it goes on",
+                    f"a sampling process ended with exit code {exit_codes[0]}",
+                    expected="all processes to live until every sample is generated; -9 often "
+                    "means out of memory",
+                    fix="free memory or use fewer processes, then run the same command again to "
+                    "resume",
                 )
 
 
-def _serve(checkpoint: Path, device: str, place: _WorkerLimits, tasks: Any, results: Any) -> None:
-    """A process: take requests as long as there is room for them, and draw."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _run_process(
+    checkpoint: Path, device: str, limits: _WorkerLimits, tasks: Any, results: Any
+) -> None:
+    """Main function of a process: take tasks and generate completions."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
-        torch.set_num_threads(place.threads)
-        sampler = Sampler(checkpoint, device, place.cache_share, place.steps)
+        torch.set_num_threads(limits.num_threads)
+        sampler = Sampler(checkpoint, device, limits.cache_share, limits.decode_mode)
         task: _Task | None = None
         while True:
-            task = _draw(sampler, task or tasks.get(), tasks, results)
+            task = _run_batch(sampler, task or tasks.get(), tasks, results)
     except CodegenError as error:
         results.put(_Failure(str(error)))
     except BaseException:
         results.put(_Failure(traceback.format_exc(limit=-3)))
 
 
-def _end_with_parent() -> None:
-    """A parent that was killed can tell nobody to end."""
+def _exit_with_parent() -> None:
+    """Exit when the parent ends, also if it was killed."""
     parent = multiprocessing.parent_process()
     if parent:
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
 
 
-def _draw(sampler: Sampler, task: _Task, tasks: Any, results: Any) -> _Task | None:
-    """Draw what a task asks for, and whatever of the same draw there is room for meanwhile.
+def _run_batch(sampler: Sampler, task: _Task, tasks: Any, results: Any) -> _Task | None:
+    """Generate the completions of a task, and of more tasks of its batch while slots are free.
 
     Returns:
-        A task of the next draw where one was taken: its settings are others, so it waits until all of this draw is done.
+        A task of the next batch if it was taken: its settings differ, so it waits until this batch
+            is done.
     """
-    whole, requests = task
-    waiting, num_open = deque(requests), len(requests)
-    later: _Task | None = None
+    batch, task_requests = task
+    requests, num_open = deque(task_requests), len(task_requests)
+    next_task: _Task | None = None
 
-    def take() -> None:
-        nonlocal num_open, later
+    def take_tasks() -> None:
+        nonlocal num_open, next_task
         with suppress(queue.Empty):
-            while later is None and num_open < whole.num_open:
-                found: _Task = tasks.get(timeout=_QUEUE_TIMEOUT_S)
-                if found[0].number != whole.number:
-                    later = found
+            while next_task is None and num_open < batch.max_open:
+                other: _Task = tasks.get(timeout=_QUEUE_TIMEOUT_S)
+                if other[0].number != batch.number:
+                    next_task = other
                     continue
-                waiting.extend(found[1])
-                num_open += len(found[1])
+                requests.extend(other[1])
+                num_open += len(other[1])
 
-    take()
-    for drawn in sampler.draw(waiting, **whole.settings):
-        results.put(drawn)
+    take_tasks()
+    for completion in sampler.generate(requests, **batch.settings):
+        results.put(completion)
         num_open -= 1
-        take()
-    return later
+        take_tasks()
+    return next_task

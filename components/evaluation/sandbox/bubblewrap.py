@@ -1,9 +1,11 @@
-"""A jail made by bubblewrap: new namespaces, the view and an empty /tmp, gone with the process that asked for it.
+"""A jail made by bubblewrap: new namespaces, selected files and an empty /tmp.
 
-One decision: nothing of this machine is taken over by default; whatever is in the jail was named. As an ordinary user the
-jail has a user namespace of its own; as root it has none, and what runs a program becomes a user nobody has instead. The
-server in it keeps the capabilities to make a pid namespace and a new /tmp for every program; what runs a program has none
-(`lockdown`). Limits and the system-call filter are `lockdown`'s, too.
+It dies with the process that started it.
+
+Nothing of the machine is visible unless it is listed. For an ordinary user the jail has a user
+namespace; for root it has none, and programs run as an unassigned user instead. The server in the
+jail keeps the capabilities to give every program a pid namespace and a new /tmp; programs have none
+(`lockdown` drops them and sets limits and the system-call filter).
 """
 
 from __future__ import annotations
@@ -22,13 +24,18 @@ from components.evaluation.sandbox.filesystem_view import (
     LIBRARIES,
     SCRATCH,
     TMPFS_BYTES,
-    View,
-    command,
+    FilesystemView,
+    python_command,
 )
-from components.evaluation.sandbox.jail import Namespaced, require_python_outside, require_start
+from components.evaluation.sandbox.jail import (
+    NamespaceJail,
+    require_python_outside_scratch,
+    require_start,
+)
 
-_NEEDED_VERSION = (0, 7)
-"""First with `--size`, without which the jail's /tmp could fill this machine's memory (bubblewrap 0.7.0's release notes)."""
+_MIN_VERSION = (0, 7)
+"""The first version with `--size`, without which /tmp could fill the memory (bubblewrap 0.7.0's
+release notes)."""
 
 _NAMESPACES = (
     "--unshare-ipc",
@@ -37,106 +44,103 @@ _NAMESPACES = (
     "--unshare-uts",
     "--unshare-cgroup-try",
 )
+_PROCESS_OPTIONS = ("--die-with-parent", "--new-session", "--hostname", "jail")
 _NOBODY = "65534"
 
 
-class Bubblewrap(Namespaced):
+class Bubblewrap(NamespaceJail):
     """Builds the command lines of jailed processes.
 
     Raises:
-        SandboxUnavailable: bubblewrap is missing, too old, or may not make namespaces on this machine.
+        SandboxUnavailable: bubblewrap is missing, too old, or may not make namespaces on this
+            machine.
     """
 
-    def __init__(self, view: View) -> None:
-        require_python_outside(view)
-        self.program, self.version = _find()
+    def __init__(self, view: FilesystemView) -> None:
+        require_python_outside_scratch(view)
+        self.program, self.version = _find_program()
         self.view = view
-        self.as_root, self.environment = os.geteuid() == 0, view.environment
-        self._options = [*_NAMESPACES, *self._user(), *_processes(), *_files(view), "--"]
+        self.as_root = os.geteuid() == 0
+        self.environment = view.environment
+        user = _user_options(as_root=self.as_root)
+        self._options = [*_NAMESPACES, *user, *_PROCESS_OPTIONS, *_file_options(view), "--"]
         require_start(
             self,
-            got="bubblewrap cannot make a jail here",
+            got="bubblewrap cannot make a jail on this machine",
             expected="user namespaces for ordinary users, or root with CAP_SYS_ADMIN",
-            fix="allow them (sysctl kernel.unprivileged_userns_clone=1, or the container's profile), then run it again",
+            fix="allow them (sysctl kernel.unprivileged_userns_clone=1, or the container's "
+            "profile), then run again",
         )
 
     @property
     def description(self) -> str:
-        """What isolates, as results record it."""
+        """The isolation, as stored in results."""
         user = "another user" if self.as_root else "a user namespace"
         namespaces = "pid, net, ipc, uts, mount namespaces"
-        return f"bubblewrap {self.version}: {namespaces} and {user}, a pid namespace for each program, rlimits, seccomp"
+        return (
+            f"bubblewrap {self.version}: {namespaces} and {user}, "
+            "a pid namespace for each program, rlimits, seccomp"
+        )
 
     def command(self, start: str) -> list[str]:
-        """The command line that runs a line of Python in a jail of its own."""
-        return [self.program, *self._options, *command(self.view.interpreter, start)]
-
-    def _user(self) -> list[str]:
-        server = (
-            ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL")
-            if self.as_root
-            else ("CAP_SYS_ADMIN",)
-        )
-        capabilities = [
-            "--cap-drop",
-            "ALL",
-            *chain.from_iterable(("--cap-add", name) for name in server),
-        ]
-        return (
-            capabilities
-            if self.as_root
-            else ["--unshare-user", "--uid", _NOBODY, "--gid", _NOBODY, *capabilities]
-        )
+        """Return the command line that runs a line of Python in a new jail."""
+        return [self.program, *self._options, *python_command(self.view.interpreter, start)]
 
 
-def _find() -> tuple[str, str]:
+def _user_options(*, as_root: bool) -> list[str]:
+    capabilities = ["CAP_SYS_ADMIN"]
+    if as_root:
+        capabilities += ["CAP_SETUID", "CAP_SETGID", "CAP_KILL"]
+    options = ["--cap-drop", "ALL"]
+    for name in capabilities:
+        options += ["--cap-add", name]
+    if as_root:
+        return options
+    return ["--unshare-user", "--uid", _NOBODY, "--gid", _NOBODY, *options]
+
+
+def _find_program() -> tuple[str, str]:
     program = shutil.which("bwrap")
-    remedy = "install the Debian package bubblewrap (sudo apt-get install bubblewrap), then run the same command again"
-    expected = f"bubblewrap {'.'.join(map(str, _NEEDED_VERSION))} or newer"
+    fix = (
+        "install the Debian package bubblewrap (sudo apt-get install bubblewrap), "
+        "then run the same command again"
+    )
+    expected = f"bubblewrap {'.'.join(map(str, _MIN_VERSION))} or newer"
     if program is None:
-        raise SandboxUnavailableError(
-            "bubblewrap (bwrap) is not on PATH", expected=expected, fix=remedy
-        )
-    answer = subprocess.run(
+        raise SandboxUnavailable("bubblewrap (bwrap) is not on PATH", expected=expected, fix=fix)
+    output = subprocess.run(
         [program, "--version"], capture_output=True, text=True, timeout=10, check=False
     ).stdout
-    found = re.search(r"(\d+)\.(\d+)[.\d]*", answer)
-    if found is None or (int(found[1]), int(found[2])) < _NEEDED_VERSION:
-        raise SandboxUnavailableError(
-            f"{program} says it is {answer.strip()!r}", expected=expected, fix=remedy
+    match = re.search(r"(\d+)\.(\d+)[.\d]*", output)
+    if match is None or (int(match[1]), int(match[2])) < _MIN_VERSION:
+        raise SandboxUnavailable(
+            f"{program} reports version {output.strip()!r}", expected=expected, fix=fix
         )
-    return program, found[0]
+    return program, match[0]
 
 
-def _processes() -> list[str]:
-    return ["--die-with-parent", "--new-session", "--hostname", "jail"]
+def _file_options(view: FilesystemView) -> list[str]:
+    """Return the mounts, parents first: bubblewrap makes missing folders unreadable.
 
-
-def _files(view: View) -> list[str]:
-    """Folders before what is mounted in them: bubblewrap makes missing ones unreadable for others.
-
-    The empty /tmp comes first of all: this machine's own may hold the Python that is mounted.
+    The empty /tmp comes first, because the machine's /tmp may hold the mounted Python.
     """
-    targets = [*(target for _, target in view.mounts), *DEVICES, CODE / "x", LIBRARIES / "x"]
-    folders = sorted(
-        {parent for target in targets for parent in target.parents if parent != Path("/")}
-    )
+    options = ["--perms", "1777", "--size", str(TMPFS_BYTES), "--tmpfs", SCRATCH]
+    for folder in _missing_folders(view):
+        options += ["--perms", "0755", "--dir", str(folder)]
+    for source, target in view.mounts:
+        options += ["--ro-bind", str(source), str(target)]
+    for link_target, link in view.links:
+        options += ["--symlink", link_target, str(link)]
+    for folder in view.hidden:
+        options += ["--tmpfs", str(folder), "--remount-ro", str(folder)]
+    for device in DEVICES:
+        options += ["--dev-bind", str(device), str(device)]
+    return [*options, "--remount-ro", "/", "--chdir", SCRATCH]
+
+
+def _missing_folders(view: FilesystemView) -> list[Path]:
+    """Return the parents of all mount points, except those within a mount."""
     mounted = {target for _, target in view.mounts}
-    made = [
-        folder
-        for folder in folders
-        if not any(parent in mounted for parent in (folder, *folder.parents))
-    ]
-    return [
-        *("--perms", "1777", "--size", str(TMPFS_BYTES), "--tmpfs", SCRATCH),
-        *chain.from_iterable(("--perms", "0755", "--dir", str(folder)) for folder in made),
-        *chain.from_iterable(
-            ("--ro-bind", str(source), str(target)) for source, target in view.mounts
-        ),
-        *chain.from_iterable(("--symlink", target, str(place)) for target, place in view.links),
-        *chain.from_iterable(
-            ("--tmpfs", str(folder), "--remount-ro", str(folder)) for folder in view.emptied
-        ),
-        *chain.from_iterable(("--dev-bind", str(device), str(device)) for device in DEVICES),
-        *("--remount-ro", "/", "--chdir", SCRATCH),
-    ]
+    targets = [*mounted, *DEVICES, CODE / "x", LIBRARIES / "x"]
+    folders = set(chain.from_iterable(target.parents for target in targets)) - {Path("/")}
+    return [folder for folder in sorted(folders) if mounted.isdisjoint((folder, *folder.parents))]

@@ -1,7 +1,8 @@
-"""What a jailed program can see of the file system: the interpreter, the standard library, three numeric packages. No more.
+"""The files that a jailed program can see: interpreter, standard library, numeric packages.
 
-One decision: files are shown one by one rather than hidden one by one. In particular no `site-packages` folder is shown as
-a whole, since HumanEval's tests and solutions lie in one, and neither are home folders, /etc, /proc, /sys or /var.
+Visible files are listed; hidden files are not. No `site-packages` folder is visible, since
+HumanEval's tests and solutions are installed in such a folder, and neither are home folders, /etc,
+/proc, /sys or /var.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import NamedTuple
 from components.core.errors import SandboxUnavailableError
 
 CODE, LIBRARIES = Path("/jail"), Path("/libraries")
-"""Where our own jailed code and the packages are mounted."""
-SCRATCH = "/tmp"  # noqa: S108  the jail's own, new and empty for every program
+"""Mount points of our jailed code and of the packages."""
+SCRATCH = "/tmp"  # noqa: S108  the jail's own folder, empty for every program
 DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "full", "random", "urandom"))
 TMPFS_BYTES = 16 << 20
-"""Size of the only writable place, `SCRATCH` (assumption: MTPB and HumanEval write nothing of size)."""
+"""Size of `SCRATCH`, the only writable folder (assumption: MTPB and HumanEval write nothing of
+size)."""
 
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
@@ -28,7 +30,8 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
-"""What programs find in their environment, beside PYTHONPATH and HOME: the order of sets must not change verdicts."""
+"""Environment of programs, with PYTHONPATH and HOME. The fixed hash seed keeps the order of sets,
+and so verdicts, stable."""
 
 _PACKAGES = (
     "numpy",
@@ -43,91 +46,86 @@ _PACKAGES = (
     "tzdata",
     "narwhals",
 )
-"""What MTPB's problems import (NumPy, pandas, scikit-learn), with what those import in turn."""
+"""The packages that MTPB's problems import (NumPy, pandas, scikit-learn) and their dependencies."""
 _SYSTEM_LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64")
 
 
-class View(NamedTuple):
-    """Read-only mounts (source, target), symbolic links (target, place) and folders that are emptied again."""
+class FilesystemView(NamedTuple):
+    """The visible files, all read-only."""
 
     mounts: tuple[tuple[Path, Path], ...]
+    """Source and target."""
     links: tuple[tuple[str, Path], ...]
-    emptied: tuple[Path, ...]
+    """Target and path of symbolic links."""
+    hidden: tuple[Path, ...]
+    """Folders within the mounts that are covered by empty folders."""
     interpreter: Path
     environment: dict[str, str]
 
 
-def this_interpreter() -> View:
-    """The view that lets this process' own Python run, with the numeric packages it has."""
+def interpreter_view() -> FilesystemView:
+    """Return the view for this interpreter, with the numeric packages that are installed."""
     interpreter = Path(sys.executable).resolve()
     stdlib = Path(sysconfig.get_path("stdlib")).resolve()
-    libraries = _own_libraries()
-    links = tuple(
-        (str(Path(name).readlink()), Path(name))
-        for name in _SYSTEM_LIBRARIES
-        if Path(name).is_symlink()
-    )
-    system = _system_libraries()
-    own = [path for path in (interpreter, stdlib, *libraries) if not _inside(path, system)]
-    mounts = [(path, path) for path in (*system, *own)]
+    libraries = _loaded_libraries()
+    system = _system_folders()
+    extra = [
+        path
+        for path in (interpreter, stdlib, *libraries)
+        if not any(path.is_relative_to(folder) for folder in system)
+    ]
+    mounts = [(path, path) for path in (*system, *extra)]
     mounts += [(Path(__file__).parent / "jailed", CODE / "jailed")]
     mounts += [(path, LIBRARIES / path.name) for path in _packages()]
+    links = tuple(
+        (str(path.readlink()), path) for path in map(Path, _SYSTEM_LIBRARIES) if path.is_symlink()
+    )
     environment = ENVIRONMENT | {"PYTHONPATH": f"{CODE}:{LIBRARIES}", "HOME": SCRATCH}
     if libraries:
         environment["LD_LIBRARY_PATH"] = str(libraries[0].parent)
-    return View(
-        tuple(mounts), links, tuple(_installed_packages(stdlib, system)), interpreter, environment
-    )
+    hidden = tuple(_installed_packages(stdlib, system))
+    return FilesystemView(tuple(mounts), links, hidden, interpreter, environment)
 
 
-def command(interpreter: Path, start: str) -> list[str]:
-    """The command line that runs a line of Python with nothing but the standard library and PYTHONPATH."""
+def python_command(interpreter: Path, start: str) -> list[str]:
+    """Return the command for a line of Python with the standard library and PYTHONPATH only."""
     return [str(interpreter), "-s", "-S", "-P", "-B", "-c", start]
 
 
-def _inside(path: Path, folders: list[Path]) -> bool:
-    return any(path.is_relative_to(folder) for folder in folders)
-
-
-def _system_libraries() -> list[Path]:
-    """Folders of shared libraries; of /usr/lib only this architecture's part, where it is set apart (Debian)."""
-    real = [
-        Path(name)
-        for name in _SYSTEM_LIBRARIES
-        if Path(name).is_dir() and not Path(name).is_symlink()
-    ]
+def _system_folders() -> list[Path]:
+    """Return the folders of shared libraries; on Debian those of this architecture only."""
     architecture = sysconfig.get_config_var("MULTIARCH")
-    return [
-        part if architecture and (part := folder / architecture).is_dir() else folder
-        for folder in real
-    ]
+    folders = []
+    for path in map(Path, _SYSTEM_LIBRARIES):
+        if path.is_dir() and not path.is_symlink():
+            has_part = bool(architecture) and (path / architecture).is_dir()
+            folders.append(path / architecture if has_part else path)
+    return folders
 
 
-def _own_libraries() -> list[Path]:
-    """Shared libraries that this process has loaded from its Python's own folder, libpython above all.
+def _loaded_libraries() -> list[Path]:
+    """Return the shared libraries that this process loaded from its Python (libpython).
 
-    Read from the process itself: a Python that was moved after it was built does not know where its libraries are.
+    Read from the process, because a Python that was moved after its build does not know its library
+    folder.
     """
     import ctypes  # noqa: F401  loads libffi, which jailed processes need
 
     folder = Path(sys.base_prefix).resolve() / "lib"
-    loaded = {
-        Path(line.split(maxsplit=5)[5])
-        for line in Path("/proc/self/maps").read_text().splitlines()
-        if ".so" in line
-    }
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    loaded = {Path(line.split(maxsplit=5)[5]) for line in lines if ".so" in line}
     return sorted(path for path in loaded if path.parent == folder)
 
 
 def _installed_packages(stdlib: Path, system: list[Path]) -> Iterator[Path]:
-    """Folders of installed packages below what is shown: they could hold the benchmark."""
-    yield from (
-        path for name in ("site-packages", "dist-packages") if (path := stdlib / name).is_dir()
-    )
+    """Yield folders of installed packages below visible folders: they could hold the benchmark."""
+    for name in ("site-packages", "dist-packages"):
+        if (stdlib / name).is_dir():
+            yield stdlib / name
     for folder in system:
-        yield from (
-            path for path in sorted(folder.glob("python3*/*-packages")) if path.parent != stdlib
-        )
+        for path in sorted(folder.glob("python3*/*-packages")):
+            if path.parent != stdlib:
+                yield path
 
 
 def _packages() -> Iterator[Path]:
@@ -144,6 +142,6 @@ def _packages() -> Iterator[Path]:
         origin = Path(spec.origin)
         path = origin.parent if spec.submodule_search_locations else origin
         yield path
-        for shared in (f"{name}.libs", "scikit_learn.libs" if name == "sklearn" else ""):
-            if shared and (path.parent / shared).is_dir():
-                yield path.parent / shared
+        for shared_libraries in (f"{name}.libs", "scikit_learn.libs" if name == "sklearn" else ""):
+            if shared_libraries and (path.parent / shared_libraries).is_dir():
+                yield path.parent / shared_libraries

@@ -1,49 +1,57 @@
-"""What every kind of jail tells the sandbox about itself, and how it is found out that one can be had here.
+"""The interface of all jails, checks that they share, and the user ids of programs.
 
-One decision: kinds differ in the walls alone. Servers, judge, limits and system-call filter are the same in all of them, so
-the sandbox and its tests know only this.
+Jails differ in their isolation only: servers, test runners, limits and system-call filters are
+    equal in all of them.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
+from pathlib import Path
 from typing import Any, Protocol
 
-from components.core.errors import SandboxUnavailableError
-from components.evaluation.sandbox.filesystem_view import SCRATCH, View
+from components.core.errors import SandboxUnavailable
+from components.evaluation.sandbox.filesystem_view import SCRATCH, FilesystemView
+from components.evaluation.sandbox.jailed.lockdown import USER_CAPABILITIES
 
-_START_S = 60
-"""Assumption: an interpreter that does nothing has started by then on any machine."""
+_START_TIMEOUT_S = 60
+"""Assumption: an idle interpreter starts within this time on any machine."""
+FIRST_UID, NUM_UIDS = 60_578, 606
+"""Unassigned uids 60578-61183 (systemd's table of uid ranges). Programs started by root run as
+these users."""
+TEST_RUNNER_UID = FIRST_UID + NUM_UIDS - 1
 
 
 class Jail(Protocol):
-    """What builds the command line of a jail, and says what it is."""
+    """Builds the command line of a jail and describes its isolation."""
 
     kind: str
     isolated: bool
-    """Whether there are any walls."""
+    """Whether the jail isolates at all."""
     namespaces: bool
-    """Whether every program can be given a pid namespace and an empty folder to write to."""
+    """Whether every program gets a pid namespace and an empty folder that it can write to."""
     as_root: bool
-    """Whether its servers make every program another user."""
+    """Whether servers run every program as another user."""
     environment: dict[str, str]
     landlock_rules: dict[str, Any] | None
-    """Where there are no namespaces: the arguments of `jailed.landlock_rules.confine`."""
+    """Arguments of `jailed.landlock_rules.restrict_files` if there are no namespaces."""
 
     @property
     def description(self) -> str:
-        """What isolates, as results record it."""
+        """The isolation, as stored in results."""
 
     @property
     def caveat(self) -> str:
-        """What programs cannot do here that they can elsewhere; empty where that is nothing."""
+        """A restriction that other jails do not have; empty if there is none."""
 
     def command(self, start: str) -> list[str]:
-        """The command line that runs a line of Python in a jail of its own."""
+        """Return the command line that runs a line of Python in a new jail."""
 
 
-class Namespaced:
-    """What jails that are made of namespaces have in common; verdicts are the same in all of them."""
+class NamespaceJail:
+    """Common attributes of jails that use namespaces; their verdicts are equal."""
 
     kind = "bubblewrap"
     isolated = namespaces = True
@@ -51,31 +59,59 @@ class Namespaced:
     caveat = ""
 
 
-def require_python_outside(view: View) -> None:
-    """Check that Python is not where a jail has its empty folder, which is mounted anew again and again.
+def uids_for_worker(worker: int, num_workers: int) -> range:
+    """Return the users that the programs of a worker take in turn; workers share none."""
+    step = min(num_workers, TEST_RUNNER_UID - FIRST_UID)
+    return range(FIRST_UID + worker % step, TEST_RUNNER_UID, step)
+
+
+def require_user_change() -> None:
+    """Check that root can run programs as another user; ordinary users need no such right.
+
+    Raises:
+        SandboxUnavailable: root lacks the capabilities, so programs would run as root.
+    """
+    status = Path("/proc/self/status").read_text()
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
+    effective = int(match[1], 16) if match else 0
+    can_change_user = all(effective >> capability & 1 for capability in USER_CAPABILITIES)
+    if os.geteuid() == 0 and not can_change_user:
+        raise SandboxUnavailable(
+            "root lacks the capabilities to change users: programs would be root",
+            expected="CAP_SETUID, CAP_SETGID and CAP_KILL, or an ordinary user",
+            fix="run as an ordinary user (docker run --user 1000)",
+        )
+
+
+def require_python_outside_scratch(view: FilesystemView) -> None:
+    """Check that Python is not installed in the folder that jails replace by an empty folder.
 
     Raises:
         SandboxUnavailable: it is.
     """
     inside = next((target for _, target in view.mounts if target.is_relative_to(SCRATCH)), None)
     if inside is not None:
-        raise SandboxUnavailableError(
-            f"this Python lies in {inside}, and {SCRATCH} is an empty folder in a jail",
-            expected=f"a Python outside of {SCRATCH} (its virtual environment may be there)",
-            fix="make the virtual environment with another Python",
+        raise SandboxUnavailable(
+            f"this Python is installed in {inside}, and {SCRATCH} is an empty folder in a jail",
+            expected=f"a Python outside of {SCRATCH} (the virtual environment may be there)",
+            fix="create the virtual environment with another Python",
         )
 
 
 def require_start(jail: Jail, *, got: str, expected: str, fix: str) -> None:
-    """Start the interpreter in a jail, so that what forbids it is told in the words of who makes the jail.
+    """Check that the interpreter starts in a jail.
 
     Raises:
-        SandboxUnavailable: it does not start.
+        SandboxUnavailable: it does not start; with the arguments as the message.
     """
-    start = jail.command("pass")
-    done = subprocess.run(
-        start, env=jail.environment, capture_output=True, text=True, timeout=_START_S, check=False
+    process = subprocess.run(
+        jail.command("pass"),
+        env=jail.environment,
+        capture_output=True,
+        text=True,
+        timeout=_START_TIMEOUT_S,
+        check=False,
     )
-    if done.returncode != 0:
-        said = done.stderr.strip() or f"exit status {done.returncode}"
-        raise SandboxUnavailableError(f"{got}: {said}", expected=expected, fix=fix)
+    if process.returncode != 0:
+        message = process.stderr.strip() or f"exit status {process.returncode}"
+        raise SandboxUnavailable(f"{got}: {message}", expected=expected, fix=fix)

@@ -1,7 +1,8 @@
-"""The jail that we make ourselves where bubblewrap is not installed: the same view, the same namespaces.
+"""A jail of our own namespaces, for machines without bubblewrap. Shows the same files.
 
-One decision: what is shown, where, and to whom is decided here and handed over as one line of JSON; `jailed.namespaces_setup`
-makes it so. It is a user namespace for root, too: its servers are root in there, and nobody out here.
+This module decides what is mounted for whom and passes it as a line of JSON;
+`jailed.namespaces_setup` builds the jail. Root has a user namespace, too: its servers are root
+inside and have no rights outside.
 """
 
 from __future__ import annotations
@@ -10,63 +11,76 @@ import json
 import os
 from pathlib import Path
 
-from components.evaluation.sandbox.filesystem_view import DEVICES, SCRATCH, View, command
-from components.evaluation.sandbox.jail import Namespaced, require_python_outside, require_start
+from components.evaluation.sandbox.filesystem_view import (
+    DEVICES,
+    SCRATCH,
+    FilesystemView,
+    python_command,
+)
+from components.evaluation.sandbox.jail import (
+    FIRST_UID,
+    NUM_UIDS,
+    NamespaceJail,
+    require_python_outside_scratch,
+    require_start,
+)
 from components.evaluation.sandbox.jailed.server import SCRATCH_OPTIONS
-from components.evaluation.sandbox.uids import FIRST_UID, NUM_UIDS
 
 _NOBODY = 65534
 
 
-class Namespaces(Namespaced):
+class Namespaces(NamespaceJail):
     """Builds the command lines of jailed processes.
 
     Raises:
-        SandboxUnavailable: this machine lets this user make no namespaces.
+        SandboxUnavailable: this user may not make namespaces on this machine.
     """
 
     kind = "namespaces"
 
-    def __init__(self, view: View) -> None:
-        require_python_outside(view)
-        self.as_root, self.environment, self._interpreter = (
-            os.geteuid() == 0,
-            view.environment,
-            view.interpreter,
-        )
+    def __init__(self, view: FilesystemView) -> None:
+        require_python_outside_scratch(view)
+        self.as_root = os.geteuid() == 0
+        self.environment = view.environment
+        self._interpreter = view.interpreter
         self._plan = json.dumps(_plan(view, as_root=self.as_root))
         require_start(
             self,
-            got="namespaces cannot be made here",
+            got="namespaces cannot be made on this machine",
             expected="user namespaces and Linux 5.12 or newer",
-            fix="allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
+            fix="allow user namespaces (sysctl user.max_user_namespaces, "
+            "kernel.unprivileged_userns_clone, "
             "kernel.apparmor_restrict_unprivileged_userns, or the container's profile)",
         )
 
     @property
     def description(self) -> str:
-        """What isolates, as results record it."""
+        """The isolation, as stored in results."""
         user = ", another user" if self.as_root else ""
-        return f"own namespaces (pid, net, ipc, uts, mount, user){user}, a pid namespace for each program, rlimits, seccomp"
+        return (
+            f"own namespaces (pid, net, ipc, uts, mount, user){user}, "
+            "a pid namespace for each program, rlimits, seccomp"
+        )
 
     def command(self, start: str) -> list[str]:
-        """The command line that runs a line of Python in a jail of its own."""
+        """Return the command line that runs a line of Python in a new jail."""
         enter = (
-            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from jailed.namespaces_setup import enter; "
-            "enter(sys.argv[1], sys.argv[2:])"
+            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+            "from jailed.namespaces_setup import enter; enter(sys.argv[1], sys.argv[2:])"
         )
-        return [*command(self._interpreter, enter), self._plan, *command(self._interpreter, start)]
+        outside = python_command(self._interpreter, enter)
+        return [*outside, self._plan, *python_command(self._interpreter, start)]
 
 
-def _plan(view: View, *, as_root: bool) -> dict[str, object]:
-    users = f"0 0 1\n{FIRST_UID} {FIRST_UID} {NUM_UIDS}\n"
+def _plan(view: FilesystemView, *, as_root: bool) -> dict[str, object]:
+    root_map = f"0 0 1\n{FIRST_UID} {FIRST_UID} {NUM_UIDS}\n"
     return {
         "as_root": as_root,
-        "uids": users if as_root else f"{_NOBODY} {os.geteuid()} 1\n",
-        "gids": users if as_root else f"{_NOBODY} {os.getegid()} 1\n",
+        "uids": root_map if as_root else f"{_NOBODY} {os.geteuid()} 1\n",
+        "gids": root_map if as_root else f"{_NOBODY} {os.getegid()} 1\n",
         "mounts": [[str(source), str(target)] for source, target in view.mounts],
-        "links": [[target, str(place)] for target, place in view.links],
-        "emptied": [str(folder) for folder in view.emptied],
+        "links": [[target, str(link)] for target, link in view.links],
+        "hidden": [str(folder) for folder in view.hidden],
         "devices": [str(device) for device in DEVICES],
         "scratch": SCRATCH,
         "scratch_options": SCRATCH_OPTIONS,

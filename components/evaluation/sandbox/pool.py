@@ -1,8 +1,8 @@
-"""The door of the sandbox: many programs, a few at a time, after a self-test.
+"""The sandbox: a pool of jails that execute programs in parallel, opened only after a self-test.
 
-One decision: isolation is chosen (`kinds`) and proved once, when a sandbox is opened, by every worker, and what was chosen
-is part of its report. The threads only wait for jails. A program that ran out of time is run once more when no other one
-runs, and that result counts. Not covered: machines that cannot isolate; they are told what is missing.
+`open_sandbox` selects the isolation (`backends`), every worker runs the self-test, and the report
+names the isolation. The threads only wait for jails. A program that timed out runs once more while
+no other program runs, and that result counts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,52 +21,59 @@ from pydantic import Field
 from components.core.config import Config
 from components.core.errors import SandboxUnavailableError
 from components.evaluation.config import SandboxKind
-from components.evaluation.sandbox.backends import find_jail
+from components.evaluation.sandbox.backends import NoIsolation, find_jail
 from components.evaluation.sandbox.jail import Jail
-from components.evaluation.sandbox.limits import Limits
-from components.evaluation.sandbox.no_isolation import NoIsolation, filters_if_any
+from components.evaluation.sandbox.job import (
+    ExecutionMode,
+    FunctionTest,
+    Job,
+    PrintedValue,
+    ResourceLimits,
+    Verdict,
+)
 from components.evaluation.sandbox.self_test import self_test
 from components.evaluation.sandbox.system_calls import seccomp_programs
-from components.evaluation.sandbox.verdict import PrintedValue, Verdict
-from components.evaluation.sandbox.worker import FunctionTest, Job, Mode, PendingJob, Worker
+from components.evaluation.sandbox.worker import PendingJob, Worker
 
 _QUEUE_DEPTH = 2
-"""Programs that a worker was given: one runs, and the next one waits in the jail, so that a busy machine costs less."""
+"""Submitted programs per worker: one runs, the next waits in the jail, which saves time on a busy
+machine."""
+
+Outcome = tuple[Verdict | PrintedValue, float]
+"""The outcome of a job and its CPU seconds."""
 
 logger = logging.getLogger(__name__)
 
 
 class SandboxReport(Config):
-    """What isolates programs on this machine, or why nothing does. Recorded in every result."""
+    """What isolates programs on this machine, or why nothing does. Stored in every result."""
 
     available: bool
     kind: str = ""
-    """bubblewrap, namespaces, landlock, or none where a user asked for unsafe execution."""
+    """bubblewrap, namespaces, landlock, or none for unsafe execution."""
     isolation: str = ""
     caveat: str = ""
-    """What programs cannot do under this isolation that they can under others."""
+    """What programs cannot do under this isolation but can do under others."""
     isolated: bool = True
-    """Whether what `isolation` names is any isolation; it is none where a user asked for unsafe execution."""
+    """False for unsafe execution."""
     self_test: dict[str, str] = Field(default_factory=dict)
-    """What came of each check of the self-test, by its name."""
+    """The outcome of each check of the self-test, by name."""
     missing: str = ""
-    """Where nothing isolates: what is missing."""
-    remedy: str = ""
-    """Where nothing isolates: what to do about it."""
+    """What is missing if no sandbox is available."""
+    fix: str = ""
+    """How to make a sandbox available."""
 
     @property
     def summary(self) -> str:
-        """What isolates, or what is missing, in a line."""
+        """The isolation, or what is missing, in a line."""
         return self.isolation if self.available else self.missing
 
     @property
     def protocol_fields(self) -> dict[str, str]:
-        """What of this changes verdicts, as protocols have it: nothing in jails of namespaces, which all show the same."""
-        return (
-            {"isolation": self.kind}
-            if self.available and (self.caveat or not self.isolated)
-            else {}
-        )
+        """Protocol fields for isolation that changes verdicts; empty for jails of namespaces."""
+        if self.available and (self.caveat or not self.isolated):
+            return {"isolation": self.kind}
+        return {}
 
 
 class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
@@ -78,10 +85,10 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
 
     def __init__(self, jail: Jail, filters: dict[str, str], workers: int) -> None:
         self.num_retried = 0
-        """Programs that ran out of time, and were run again."""
+        """Programs that timed out and ran again."""
         self._workers = workers
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        # A jail dies with the thread that made it: these threads live as long as the sandbox, and make all of its jails.
+        # A jail dies with the thread that started it, so these threads live as long as the sandbox.
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
         try:
             checks = list(
@@ -105,20 +112,20 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
             self._idle.get().__exit__()
 
     def test(
-        self, trials: Sequence[FunctionTest], limits: Limits, mode: Mode = "split"
+        self, tests: Sequence[FunctionTest], limits: ResourceLimits, mode: ExecutionMode = "split"
     ) -> list[Verdict]:
-        """The verdict on each trial."""
-        return self._retried([Job(trial, limits, mode) for trial in trials])
+        """Return the verdict on each function test."""
+        return self._run_with_retry([Job(test, limits, mode) for test in tests])
 
-    def last_prints(self, sources: Sequence[str], limits: Limits) -> list[PrintedValue]:
-        """What each program printed last."""
-        return self._retried([Job(source, limits, "split") for source in sources])
+    def last_prints(self, sources: Sequence[str], limits: ResourceLimits) -> list[PrintedValue]:
+        """Return the first argument of each program's last print."""
+        return self._run_with_retry([Job(source, limits, "split") for source in sources])
 
     def cpu_seconds(
-        self, trials: Sequence[FunctionTest], limits: Limits, mode: Mode = "split"
+        self, tests: Sequence[FunctionTest], limits: ResourceLimits, mode: ExecutionMode = "split"
     ) -> list[float | None]:
-        """The processor time of each trial that passes, in seconds."""
-        outcomes = self._all([Job(trial, limits, mode) for trial in trials])
+        """Return the CPU seconds of each function test; None if it does not pass."""
+        outcomes = self._run([Job(test, limits, mode) for test in tests])
         return [
             cpu_s if isinstance(outcome, Verdict) and outcome.passed else None
             for outcome, cpu_s in outcomes
@@ -129,84 +136,112 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         self._idle.put(worker)
         return self_test(worker, jail)
 
-    def _retried(self, jobs: Sequence[Job]) -> list[Any]:
-        outcomes = [outcome for outcome, _ in self._all(jobs)]
-        for place, outcome in enumerate(outcomes):
-            if outcome.out_of_time:
-                ((outcomes[place], _),) = self._all([jobs[place]])
+    def _run_with_retry(self, jobs: Sequence[Job]) -> list[Any]:
+        outcomes = [outcome for outcome, _ in self._run(jobs)]
+        for index, outcome in enumerate(outcomes):
+            if outcome.timed_out:
+                ((outcomes[index], _),) = self._run([jobs[index]])
                 self.num_retried += 1
         return outcomes
 
-    def _all(self, jobs: Sequence[Job]) -> list[tuple[Verdict | PrintedValue, float]]:
-        """What came of each job, and its processor time in seconds."""
-        todo, ended = iter(enumerate(jobs)), dict[int, tuple[Verdict | PrintedValue, float]]()
-        lock = threading.Lock()
+    def _run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Run all jobs on the idle workers; returns the outcomes in the order of the jobs."""
+        queue_of_jobs = _JobQueue(jobs)
+        num_workers = min(self._workers, len(jobs))
+        try:
+            futures = [self._threads.submit(self._work, queue_of_jobs) for _ in range(num_workers)]
+            for future in futures:
+                future.result()
+        finally:
+            queue_of_jobs.clear()  # after an error or an interruption no further job starts
+        return [queue_of_jobs.outcomes[index] for index in range(len(jobs))]
 
-        def work() -> None:
-            worker, begun = self._idle.get(), deque[tuple[int, PendingJob]]()
+    def _work(self, jobs: _JobQueue) -> None:
+        """Run jobs on a worker until the queue is empty."""
+        worker = self._idle.get()
+        pending = deque[tuple[int, PendingJob]]()
 
-            def end_first() -> None:
-                place, running = begun.popleft()
-                outcome = worker.end(running), worker.cpu_s
-                with lock:
-                    ended[place] = outcome
-
-            try:
-                while True:
-                    with lock:
-                        place, job = next(todo, (-1, None))
-                    if job is None:
-                        break
-                    while begun and (
-                        len(begun) == _QUEUE_DEPTH or not worker.can_follow(job, begun[-1][1])
-                    ):
-                        end_first()
-                    begun.append((place, worker.begin(job)))
-                while begun:
-                    end_first()
-            finally:
-                self._idle.put(worker)
+        def finish_first() -> None:
+            index, first = pending.popleft()
+            jobs.add_outcome(index, (worker.result(first), worker.cpu_s))
 
         try:
-            for thread in [
-                self._threads.submit(work) for _ in range(min(self._workers, len(jobs)))
-            ]:
-                thread.result()
+            while (indexed_job := jobs.take()) is not None:
+                index, job = indexed_job
+                while pending and (
+                    len(pending) == _QUEUE_DEPTH or not worker.can_follow(job, pending[-1][1])
+                ):
+                    finish_first()
+                pending.append((index, worker.submit(job)))
+            while pending:
+                finish_first()
         finally:
-            with lock:
-                deque(todo, maxlen=0)  # after an error, or an interruption, nothing more is begun
-        return [ended[place] for place in range(len(jobs))]
+            self._idle.put(worker)
+
+
+class _JobQueue:
+    """Thread-safe queue of jobs, with their outcomes by index."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.outcomes: dict[int, Outcome] = {}
+        self._jobs: Iterator[tuple[int, Job]] = iter(enumerate(jobs))
+        self._lock = threading.Lock()
+
+    def take(self) -> tuple[int, Job] | None:
+        with self._lock:
+            return next(self._jobs, None)
+
+    def add_outcome(self, index: int, outcome: Outcome) -> None:
+        with self._lock:
+            self.outcomes[index] = outcome
+
+    def clear(self) -> None:
+        with self._lock:
+            self._jobs = iter(())
 
 
 def open_sandbox(workers: int, *, kind: SandboxKind | None = None, unsafe: bool = False) -> Sandbox:
-    """A sandbox whose self-test has passed; close it, or use it in a `with` block.
+    """Open the best sandbox of this machine, or of `kind`.
 
-    It is the best that can be had on this machine, or of the `kind` that is asked for. With `unsafe`, programs run without
-    isolation where there is none, and the report says so.
+    Its self-test has passed; close it after use.
+
+    With `unsafe`, programs run without isolation if no sandbox is available, and the report states
+    it.
 
     Raises:
-        SandboxUnavailable: isolation cannot be had on this machine, or did not hold; nothing has been executed then.
+        SandboxUnavailable: no isolation is available, or it failed its self-test. No program was
+            executed.
     """
     try:
-        seccomp_programs()  # without a filter there is no use in any walls
+        seccomp_programs()  # a jail without a filter is not accepted
         jail = find_jail(kind)
         return Sandbox(jail, seccomp_programs(namespaces=jail.namespaces), workers)
     except SandboxUnavailableError as error:
         if not unsafe:
             raise
-        logger.warning("programs are executed without isolation, as asked: %s", error.got)
-        return Sandbox(NoIsolation(), filters_if_any(), workers)
+        logger.warning("programs run without isolation (unsafe execution): %s", error.got)
+        return Sandbox(NoIsolation(), _available_filters(), workers)
+
+
+def _available_filters() -> dict[str, str]:
+    try:
+        return seccomp_programs()
+    except SandboxUnavailable:
+        return {}
 
 
 def probe(*, kind: SandboxKind | None = None, unsafe: bool = False) -> SandboxReport:
-    """What `open_sandbox` would find. Takes a few seconds: it runs the self-test."""
+    """Return the report of the sandbox that `open_sandbox` opens.
+
+    Takes a few seconds: it runs the self-test.
+    """
     try:
         with open_sandbox(workers=1, kind=kind, unsafe=unsafe) as sandbox:
             return sandbox.report
-    except SandboxUnavailableError as error:
-        return unavailable(error)
+    except SandboxUnavailable as error:
+        return unavailable_report(error)
 
 
-def unavailable(error: SandboxUnavailableError) -> SandboxReport:
-    """The report of a sandbox that could not be had."""
-    return SandboxReport(available=False, isolated=False, missing=error.got, remedy=error.fix)
+def unavailable_report(error: SandboxUnavailable) -> SandboxReport:
+    """Return the report of a sandbox that could not be opened."""
+    return SandboxReport(available=False, isolated=False, missing=error.got, fix=error.fix)

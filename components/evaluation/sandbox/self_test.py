@@ -1,7 +1,7 @@
-"""Does the jail hold, here and now? Honest programs must pass and wrong ones fail; what a jail is for must not work.
+"""The self-test of a jail: honest programs must pass and attempts to escape must fail.
 
-One decision: every attempt tells what came of it, and the expected refusal is checked by name. A jail in which nothing
-works at all would otherwise look safe: its attacks would "fail" for want of a standard library.
+Each attempt reports its outcome and the expected exception is checked by name. Otherwise a jail in
+which nothing works would look safe: its attacks would fail because the standard library is missing.
 """
 
 from __future__ import annotations
@@ -12,15 +12,22 @@ from pathlib import Path
 
 from components.core.errors import EvaluationError, SandboxUnavailableError
 from components.evaluation.sandbox.jail import Jail
-from components.evaluation.sandbox.limits import Limits
-from components.evaluation.sandbox.verdict import PrintedValue, Verdict
-from components.evaluation.sandbox.worker import FunctionTest, Job, Mode, Worker
+from components.evaluation.sandbox.job import (
+    ExecutionMode,
+    FunctionTest,
+    Job,
+    PrintedValue,
+    ResourceLimits,
+    Verdict,
+)
+from components.evaluation.sandbox.worker import Worker
 
-_LIMITS = Limits(cpu_s=1, memory_mib=512)
+_LIMITS = ResourceLimits(cpu_s=1, memory_mib=512)
 _HONEST = FunctionTest(
     prompt="from typing import List\n\ndef total(numbers: List[int]) -> int:\n    '''The sum.'''\n",
     completion="    return sum(numbers)\n",
-    test="def check(candidate):\n    assert candidate([1, 2, 3]) == 6\n    assert candidate([]) == 0\n",
+    test="def check(candidate):\n    assert candidate([1, 2, 3]) == 6\n    assert candidate([]) "
+    "== 0\n",
     entry_point="total",
 )
 _ATTEMPTS = """
@@ -32,20 +39,16 @@ def outcome(attempt):
     except BaseException as error:
         return type(error).__name__
 
-def leave_a_file(folder):
-    with open(folder + "/left", "w") as file:
-        return file.write("x")
-
-def keep_a_file():
-    with open("/tmp/kept", "w") as file:
+def write_file(path):
+    with open(path, "w") as file:
         return file.write("x")
 
 print([
     outcome(lambda: open(CANARY).read()),
-    outcome(lambda: leave_a_file(os.path.dirname(CANARY))),
+    outcome(lambda: write_file(os.path.dirname(CANARY) + "/new")),
     outcome(lambda: os.chmod(CANARY, 0o600)),
     outcome(lambda: os.listdir(os.path.dirname(CANARY))),
-    outcome(lambda: leave_a_file(os.path.dirname(jailed.__file__))),
+    outcome(lambda: write_file(os.path.dirname(jailed.__file__) + "/new")),
     outcome(lambda: socket.create_connection(("127.0.0.1", PORT), timeout=1)),
     outcome(os.fork),
     outcome(lambda: os.execv("/bin/true", ["true"])),
@@ -54,27 +57,28 @@ print([
     outcome(lambda: bytearray(2 * MEMORY)),
     outcome(lambda: sorted(os.environ.keys() & {"PATH", "USER"})),
     outcome(lambda: __import__("colorsys").__name__),
-    outcome(keep_a_file),
+    outcome(lambda: write_file("/tmp/new")),
 ])
 """
+_WRITE_SCRATCH = "write to its own /tmp"
 _EXPECTED = {
     "read a file outside": ("FileNotFoundError", "PermissionError"),
     "write a file outside": ("FileNotFoundError", "PermissionError"),
     "change a file outside": ("FileNotFoundError", "PermissionError"),
     "list a folder outside": ("FileNotFoundError", "PermissionError"),
-    "write to what it is shown": ("OSError", "PermissionError"),
+    "write to a read-only folder": ("OSError", "PermissionError"),
     "connect to a listener": ("PermissionError",),
     "start a process": ("PermissionError",),
-    "become another program": ("PermissionError",),
-    "end the first process": ("PermissionError",),
-    "look into processes": ("FileNotFoundError", "PermissionError"),
+    "execute another program": ("PermissionError",),
+    "kill the first process": ("PermissionError",),
+    "list processes": ("FileNotFoundError", "PermissionError"),
     "allocate twice the memory": ("MemoryError",),
     "read the environment": ("worked: []",),
     "import a module": ("worked: 'colorsys'",),
-    "write to its own /tmp": ("worked: 1",),
+    _WRITE_SCRATCH: ("worked: 1",),
 }
-"""By check: what must come of it; of the last one, where programs have a folder to write to."""
-
+"""The allowed outcomes of each attempt, in order; the last applies if programs have a writable
+folder."""
 
 _COMPLETIONS = {
     "an honest program": ("    return sum(numbers)\n", "passed"),
@@ -82,83 +86,77 @@ _COMPLETIONS = {
     "an early exit": ("    import os; os._exit(0)\n", "exited"),
     "an endless loop": ("    while True: pass\n", "time_out"),
 }
+_MODES: tuple[ExecutionMode, ...] = ("split", "fast")
+
+_Check = tuple[str, tuple[str, ...]]
+"""The outcome of a check, and the allowed outcomes."""
 
 
 def self_test(worker: Worker, jail: Jail) -> dict[str, str]:
-    """What came of each check, by name; without isolation, of those alone that need none.
+    """Return the outcome of each check by name.
+
+    Without isolation the attempts to escape are skipped.
 
     Raises:
-        SandboxUnavailable: one of them did not end as it must.
+        SandboxUnavailable: a check has a wrong outcome.
     """
     try:
-        found = _completions(worker) | (_attempts(worker, jail) if jail.isolated else {})
+        checks = _check_completions(worker)
+        if jail.isolated:
+            checks |= _check_attempts(worker, jail)
     except EvaluationError as error:
         raise _failed(jail.description, error.got, error.expected) from error
-    for name, (outcome, allowed) in found.items():
+    for name, (outcome, allowed) in checks.items():
         if outcome not in allowed:
             raise _failed(jail.description, f"{name}: {outcome}", " or ".join(allowed))
-    return {name: outcome for name, (outcome, _) in found.items()}
+    return {name: outcome for name, (outcome, _) in checks.items()}
 
 
 def _failed(description: str, got: str, expected: str) -> SandboxUnavailableError:
     return SandboxUnavailableError(
         f"the self-test of the jail ({description}) failed: {got}",
         expected=expected,
-        fix="run `codegen doctor`; until it is content, nothing that a model wrote is executed on this machine",
+        fix="run `codegen doctor`; no generated code is executed on this machine until its checks "
+        "pass",
     )
 
 
-def _completions(worker: Worker) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """What came of programs whose verdict is known, in both modes, and what must."""
-    modes: tuple[Mode, ...] = ("split", "fast")
-    return {
-        name: (
-            " and ".join(
-                sorted(
-                    {
-                        _kind(worker, Job(_HONEST._replace(completion=code), _LIMITS, mode))
-                        for mode in modes
-                    }
-                )
-            ),
-            (expected,),
-        )
-        for name, (code, expected) in _COMPLETIONS.items()
-    }
+def _check_completions(worker: Worker) -> dict[str, _Check]:
+    """Run programs with a known verdict in both modes."""
+    checks: dict[str, _Check] = {}
+    for name, (completion, expected) in _COMPLETIONS.items():
+        program = _HONEST._replace(completion=completion)
+        kinds = {_verdict_kind(worker, Job(program, _LIMITS, mode)) for mode in _MODES}
+        checks[name] = (" and ".join(sorted(kinds)), (expected,))
+    return checks
 
 
-def _kind(worker: Worker, job: Job) -> str:
+def _verdict_kind(worker: Worker, job: Job) -> str:
     outcome = worker.run(job)
-    return outcome.kind if isinstance(outcome, Verdict) else outcome.end.kind
+    return outcome.kind if isinstance(outcome, Verdict) else outcome.exit_verdict.kind
 
 
-def _attempts(worker: Worker, jail: Jail) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """What came of attempts to get out of the jail, as they tell it, and what must."""
+def _check_attempts(worker: Worker, jail: Jail) -> dict[str, _Check]:
+    """Run attempts to escape from the jail, which report their outcomes."""
     with (
         tempfile.TemporaryDirectory() as folder,
         socket.create_server(("127.0.0.1", 0)) as listener,
     ):
         canary = Path(folder) / "canary"
         canary.write_text("a secret")
-        # Open to every user: what keeps a program from it is to be the jail.
+        # Every user may read and write it: only the jail prevents access.
         Path(folder).chmod(0o777)
         canary.chmod(0o666)
-        names = f"CANARY, PORT, MEMORY = {str(canary)!r}, {listener.getsockname()[1]}, {_LIMITS.memory_mib << 20}\n"
-        printed = worker.run(Job(names + _ATTEMPTS, _LIMITS, "split"))
+        port, memory = listener.getsockname()[1], _LIMITS.memory_mib << 20
+        source = f"CANARY, PORT, MEMORY = {str(canary)!r}, {port}, {memory}\n{_ATTEMPTS}"
+        printed = worker.run(Job(source, _LIMITS, "split"))
+    expected = dict(_EXPECTED)
+    if not jail.namespaces:
+        expected[_WRITE_SCRATCH] = ("PermissionError",)
     value = printed.value if isinstance(printed, PrintedValue) else None
-    expected = (
-        _EXPECTED
-        if jail.namespaces
-        else _EXPECTED | {"write to its own /tmp": ("PermissionError",)}
-    )
-    told = (
-        [str(one) for one in value]
-        if isinstance(value, list) and len(value) == len(expected)
-        else []
-    )
+    if not isinstance(value, list) or len(value) != len(expected):
+        value = ["no report"] * len(expected)
     return {
-        name: (outcome, allowed)
-        for (name, allowed), outcome in zip(
-            expected.items(), told or ["no report"] * len(expected), strict=True
-        )
+        name: (str(outcome), allowed)
+        for (name, allowed), outcome in zip(expected.items(), value, strict=True)
     }

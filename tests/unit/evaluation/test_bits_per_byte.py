@@ -1,4 +1,4 @@
-"""Against figures worked out by hand, and against whole logits."""
+"""Bits per byte against values computed by hand, and against full logits."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from components.core.errors import EvaluationError
 from components.core.files import read_json, write_json
 from components.dataset.config import StreamingCacheConfig
 from components.dataset.shards import INDEX_JSON, Index
-from components.evaluation.bits_per_byte import Score, bits_per_byte_of_texts, evaluate_held_out
-from components.evaluation.held_out import run_bits_per_byte
+from components.evaluation.bits_per_byte import (
+    TextScore,
+    bits_per_byte_of_texts,
+    evaluate_held_out,
+    run_bits_per_byte,
+)
 from components.model.huggingface import save_checkpoint
 from components.model.transformer import CodeGen
 from components.tokenizer.encoder import Encoder
@@ -42,7 +46,7 @@ def prepare(
         **{f"held-out/{key}": value for key, value in texts.items()},
     }.items():
         splits[name], _ = write_split(
-            folder / corpus, name, LENGTH, [np.array(one) for one in sequences]
+            folder / corpus, name, LENGTH, [np.array(sequence) for sequence in sequences]
         )
     index = Index(
         corpus=corpus,
@@ -55,7 +59,7 @@ def prepare(
     return folder / corpus
 
 
-def indifferent_model() -> CodeGen:
+def uniform_model() -> CodeGen:
     """Every token has the probability 1/512, but the end-of-text 9/520."""
     model = lively_model()
     with torch.no_grad():
@@ -65,7 +69,7 @@ def indifferent_model() -> CodeGen:
     return model
 
 
-def test_figures_worked_out_by_hand(encoder: Encoder, tmp_path: Path) -> None:
+def test_bits_per_byte_by_hand(encoder: Encoder, tmp_path: Path) -> None:
     # Bytes are tokens 0 to 255; 31 spaces are one token, the first after the end-of-text.
     spaces = EOT + 1
     first = [
@@ -78,7 +82,7 @@ def test_figures_worked_out_by_hand(encoder: Encoder, tmp_path: Path) -> None:
     ]  # predicted: 2 + 11 single bytes, the end-of-text, 31 spaces
     second = [spaces, *[7] * 15]  # the 31 spaces are given, not predicted
     prepared = {"nl": prepare(tmp_path, "nl", {"English": [first, second]})}
-    result = evaluate_held_out(indifferent_model(), encoder, prepared, 10)
+    result = evaluate_held_out(uniform_model(), encoder, prepared, 10)
     num_bytes = (13 + 31) + 15
     bits = 29 * math.log2(520) + (math.log2(520) - math.log2(9))
     assert result == {
@@ -93,10 +97,10 @@ def test_figures_worked_out_by_hand(encoder: Encoder, tmp_path: Path) -> None:
 def reference_nats(model: CodeGen, tokens: list[int], start: int) -> float:
     with torch.no_grad():
         log_p = model(torch.tensor([tokens]))[0].double().log_softmax(-1)
-    return -sum(float(log_p[at - 1, tokens[at]]) for at in range(start, len(tokens)))
+    return -sum(float(log_p[index - 1, tokens[index]]) for index in range(start, len(tokens)))
 
 
-def test_splits_are_scored_as_whole_logits_score_them(encoder: Encoder, tmp_path: Path) -> None:
+def test_splits_are_scored_like_full_logits(encoder: Encoder, tmp_path: Path) -> None:
     model, draws = lively_model(sharpness=1.0), np.random.default_rng(0)
     texts = {
         language: draws.integers(0, TOKENIZER.num_ids, (count, LENGTH)).tolist()
@@ -115,30 +119,26 @@ def test_splits_are_scored_as_whole_logits_score_them(encoder: Encoder, tmp_path
         )
 
 
-def test_a_corpus_that_lies_elsewhere_is_scored_through_the_cache(
-    encoder: Encoder, tmp_path: Path
-) -> None:
+def test_a_remote_corpus_is_scored_through_the_cache(encoder: Encoder, tmp_path: Path) -> None:
     model, draws = lively_model(sharpness=1.0), np.random.default_rng(0)
     texts = {"English": draws.integers(0, TOKENIZER.num_ids, (40, LENGTH)).tolist()}
-    here = prepare(tmp_path, "nl", texts)
+    folder = prepare(tmp_path, "nl", texts)
     fs, root = fsspec.url_to_fs(f"memory://{tmp_path.name}")
-    fs.put(f"{here}/", f"{root}/", recursive=True)
+    fs.put(f"{folder}/", f"{root}/", recursive=True)
     streaming = StreamingCacheConfig(
         cache_folder=str(tmp_path / "cache"), cache_bytes=3 * 2 * LENGTH, range_bytes=1
     )
-    elsewhere = evaluate_held_out(
-        model, encoder, {"nl": f"memory://{tmp_path.name}"}, 30, streaming
-    )
-    assert elsewhere == evaluate_held_out(model, encoder, {"nl": here}, 30)
+    remote = evaluate_held_out(model, encoder, {"nl": f"memory://{tmp_path.name}"}, 30, streaming)
+    assert remote == evaluate_held_out(model, encoder, {"nl": folder}, 30)
 
 
-def test_only_the_completion_is_scored_given_its_prompt(encoder: Encoder) -> None:
+def test_completions_are_scored_given_their_prompts(encoder: Encoder) -> None:
     model = lively_model(sharpness=1.0)
     prompts, completions = ["def add(a, b):\n", "# héllo\n"], ["    return a + b\n", "print('é')\n"]
     result = bits_per_byte_of_texts(model, encoder, prompts, completions)
     pairs = [
-        (encoder.encode(one), encoder.encode(other))
-        for one, other in zip(prompts, completions, strict=True)
+        (encoder.encode(prompt), encoder.encode(completion))
+        for prompt, completion in zip(prompts, completions, strict=True)
     ]
     nats = sum(
         reference_nats(model, prompt + completion, len(prompt)) for prompt, completion in pairs
@@ -150,7 +150,9 @@ def test_only_the_completion_is_scored_given_its_prompt(encoder: Encoder) -> Non
 
 
 def test_texts_longer_than_the_context_are_scored_in_windows(encoder: Encoder) -> None:
-    """Context 64; 50 tokens of prompt and 90 of completion: scored up to 82 with tokens 18.., to 114, to 140."""
+    """Context 64; 50 tokens of prompt and 90 of completion: scored up to 82 with tokens 18.., to
+    114, to 140.
+    """
     model = lively_model(sharpness=1.0)
     prompt, completion = "a1" * 25, "b2" * 45
     tokens = encoder.encode(prompt) + encoder.encode(completion)
@@ -177,17 +179,17 @@ def test_a_corpus_for_a_longer_context_is_refused(encoder: Encoder, tmp_path: Pa
         evaluate_held_out(lively_model(TINY.replace(context_length=8)), encoder, prepared, 10)
 
 
-@pytest.mark.parametrize("score", [Score(1.0, 0, 1), Score(math.nan, 5, 1)])
-def test_no_bytes_or_no_number_is_an_error_and_not_a_figure(score: Score) -> None:
-    with pytest.raises(EvaluationError, match="bytes of text cost"):
+@pytest.mark.parametrize("score", [TextScore(1.0, 0, 1), TextScore(math.nan, 5, 1)])
+def test_a_score_without_bytes_or_with_nan_is_an_error(score: TextScore) -> None:
+    with pytest.raises(EvaluationError, match="bytes of text with a log likelihood"):
         score.as_record()
 
 
-def test_the_evaluation_holds_every_split_and_the_canonical_solutions(
+def test_the_evaluation_has_every_split_and_the_canonical_solutions(
     encoder: Encoder, tmp_path: Path
 ) -> None:
     tokenizer_folder = write_tokenizer(tmp_path / "tokenizer")
-    save_checkpoint(indifferent_model(), tokenizer_folder, tmp_path / "checkpoint")
+    save_checkpoint(uniform_model(), tokenizer_folder, tmp_path / "checkpoint")
     prepared = {
         "nl": prepare(tmp_path, "nl", {"English": [[1] * LENGTH]}),
         "mono": prepare(tmp_path, "mono", {"Python": [[2] * LENGTH]}),

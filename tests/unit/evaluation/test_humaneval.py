@@ -1,4 +1,4 @@
-"""HumanEval end to end, with completions whose verdicts are known. Everything is executed in real jails."""
+"""HumanEval end to end, with completions of known verdicts, executed in real jails."""
 
 from __future__ import annotations
 
@@ -6,64 +6,64 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.scripted import Answer, Scripted, run_plan
+from scripted import Rule, ScriptedSampler, run_protocol
 
 from components.core.errors import EvaluationError
 from components.core.files import read_json, read_jsonl
-from components.evaluation.benchmarks.humaneval import plan
-from components.evaluation.benchmarks.problems import load_humaneval
+from components.evaluation.benchmarks.humaneval import build_protocol, load_humaneval
 from components.evaluation.config import HumanEvalConfig
 from components.evaluation.sampling.sampler import TextRequest
 from components.evaluation.sampling.samples import sample_seed
-from components.evaluation.sandbox import FunctionTest, Limits, Sandbox, SandboxKind
+from components.evaluation.sandbox import FunctionTest, ResourceLimits, Sandbox, SandboxKind
 
 PROBLEMS = {problem.prompt: problem for problem in load_humaneval()}
-JUNK = "\n# a comment at the start of a line ends a completion\nraise SystemExit\n"
+EXTRA_TEXT = "\n# a comment at the start of a line ends a completion\nraise SystemExit\n"
 
 
 def run(
     folder: Path,
-    answer: Answer,
+    rule: Rule,
     *,
     kind: SandboxKind | None = None,
     unsafe: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
-    return run_plan(
-        folder, plan(HumanEvalConfig.parse(settings)), Scripted(answer), kind=kind, unsafe=unsafe
-    )
+    protocol = build_protocol(HumanEvalConfig.parse(settings))
+    return run_protocol(folder, protocol, ScriptedSampler(rule), kind=kind, unsafe=unsafe)
 
 
-def right(request: TextRequest[Any]) -> str:
+def canonical(request: TextRequest[Any]) -> str:
     return PROBLEMS[request.prompt].canonical_solution
 
 
-def nearly_all_right(request: TextRequest[Any]) -> str:
-    """The canonical solution and what a model might write after it; but the second sample of the first problem is wrong."""
+def canonical_but_one(request: TextRequest[Any]) -> str:
+    """Canonical solutions with further text; the second sample of the first problem is wrong."""
     sample = request.key
-    wrong = (sample.problem.task_id, sample.number) == ("HumanEval/0", 1)
-    return "    return return" if wrong else right(request) + JUNK
+    is_wrong = (sample.problem.task_id, sample.number) == ("HumanEval/0", 1)
+    return "    return return" if is_wrong else canonical(request) + EXTRA_TEXT
 
 
 @pytest.mark.usefixtures("sandbox")
-def test_all_canonical_solutions_pass_and_figures_are_those_worked_out_by_hand(
+def test_canonical_solutions_pass_and_metrics_equal_values_computed_by_hand(
     tmp_path: Path,
 ) -> None:
-    sampler = Scripted(nearly_all_right)
-    statistics = run_plan(
-        tmp_path, plan(HumanEvalConfig(num_samples=2, temperatures=(0.2,), k=(1, 2, 10))), sampler
+    sampler = ScriptedSampler(canonical_but_one)
+    statistics = run_protocol(
+        tmp_path,
+        build_protocol(HumanEvalConfig(num_samples=2, temperatures=(0.2,), k=(1, 2, 10))),
+        sampler,
     )
     assert statistics["outcomes"] == {"passed": 327, "syntax_error": 1}
     assert statistics["pass@1"] == pytest.approx(163.5 / 164, abs=1e-12)
     assert statistics["pass@2"] == 1.0
     assert "pass@10" not in statistics
-    assert statistics["num_programs"] == 165  # Equal ones are executed once.
+    assert statistics["num_programs"] == 165  # equal programs are executed once
     assert statistics["num_truncated"] == 327
     results = read_json(tmp_path / "evaluation" / "results.json")
     assert results["executed"] is True
-    assert results["sets"]["t0.2"]["passes"] == {one.task_id: 2 for one in PROBLEMS.values()} | {
-        "HumanEval/0": 1
-    }
+    assert results["sets"]["t0.2"]["passes"] == {
+        problem.task_id: 2 for problem in PROBLEMS.values()
+    } | {"HumanEval/0": 1}
     assert results["self_test"]["read a file outside"] == "FileNotFoundError"
     assert (results["mode"], results["isolated"]) == ("split", True)
     timings = read_json(tmp_path / "evaluation" / "observed" / "timings.json")
@@ -76,44 +76,62 @@ def test_all_canonical_solutions_pass_and_figures_are_those_worked_out_by_hand(
     ]
     assert [record["outcome"] for record in records[:3]] == ["passed", "syntax_error", "passed"]
     assert not any("a comment at the start" in record["completion"] for record in records)
-    seeds = {(one.key.problem.task_id, one.key.number): one.seed for one in sampler.asked}
+    seeds = {
+        (request.key.problem.task_id, request.key.number): request.seed
+        for request in sampler.requests
+    }
     assert len(set(seeds.values())) == 328
     assert seeds["HumanEval/1", 1] == sample_seed(7, "humaneval", "t0.2", "HumanEval/1", 1, 0)
 
 
 @pytest.mark.usefixtures("sandbox")
-def test_the_best_temperature_is_taken_for_every_k(tmp_path: Path) -> None:
-    """At 0.2 both samples of half of the problems are right, at 0.8 one of two of all: the first is better for one try
-    only if it is as good, the second for two."""
+def test_the_best_temperature_counts_for_every_k(tmp_path: Path) -> None:
+    """At 0.2 both samples of half of the problems pass, at 0.8 one of two of every problem.
 
-    def answer(request: TextRequest[Any]) -> str:
+    Both have the same pass@1, so the first set counts; the second set has the better pass@2.
+    """
+
+    def rule(request: TextRequest[Any]) -> str:
         number, sample = int(request.key.problem.task_id.split("/")[1]), request.key.number
-        hot = request.seed == sample_seed(7, "humaneval", "t0.8", f"HumanEval/{number}", sample, 0)
-        return right(request) if (sample == 0 if hot else number % 2 == 0) else "    return ]"
+        is_hot = request.seed == sample_seed(
+            7, "humaneval", "t0.8", f"HumanEval/{number}", sample, 0
+        )
+        return (
+            canonical(request) if (sample == 0 if is_hot else number % 2 == 0) else "    return ]"
+        )
 
-    statistics = run(tmp_path, answer, num_samples=2, temperatures=[0.2, 0.8], k=[1, 2])
+    statistics = run(tmp_path, rule, num_samples=2, temperatures=[0.2, 0.8], k=[1, 2])
     results = read_json(tmp_path / "evaluation" / "results.json")
-    assert {label: one["pass_at_k"]["1"]["estimate"] for label, one in results["sets"].items()} == {
+    assert {
+        label: of_set["pass_at_k"]["1"]["estimate"] for label, of_set in results["sets"].items()
+    } == {
         "t0.2": 0.5,
         "t0.8": 0.5,
     }
-    assert {label: one["pass_at_k"]["2"]["estimate"] for label, one in results["sets"].items()} == {
+    assert {
+        label: of_set["pass_at_k"]["2"]["estimate"] for label, of_set in results["sets"].items()
+    } == {
         "t0.2": 0.5,
         "t0.8": 1.0,
     }
-    assert {k: one["set"] for k, one in results["pass_at_k"].items()} == {"1": "t0.2", "2": "t0.8"}
+    assert {k: best["set"] for k, best in results["pass_at_k"].items()} == {
+        "1": "t0.2",
+        "2": "t0.8",
+    }
     assert (statistics["pass@1"], statistics["pass@2"]) == (0.5, 1.0)
-    # Half of 164 problems: the mean of as many coins has a deviation of 0.039, of which 1.96 reach 0.077 to each side.
+    # The mean of 164 coins has a standard deviation of 0.039; 1.96 of them are 0.077.
     assert statistics["pass@1_low"] == pytest.approx(0.5 - 0.077, abs=0.01)
     assert statistics["pass@1_high"] == pytest.approx(0.5 + 0.077, abs=0.01)
     assert (statistics["pass@2_low"], statistics["pass@2_high"]) == (1.0, 1.0)
 
 
-def test_where_nothing_isolates_there_is_no_score(
+def test_without_a_sandbox_there_is_no_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    statistics = run(tmp_path / "run", right, kind="bubblewrap", num_samples=1, temperatures=[0.2])
+    statistics = run(
+        tmp_path / "run", canonical, kind="bubblewrap", num_samples=1, temperatures=[0.2]
+    )
     assert statistics["executed"] is False
     assert "bubblewrap" in statistics["reason"]
     assert "pass@1" not in statistics
@@ -126,7 +144,7 @@ def test_where_nothing_isolates_there_is_no_score(
     assert {record["outcome"] for record in records} == {None}
 
 
-def test_the_protocol_tells_what_changes_a_score() -> None:
+def test_the_protocol_differs_for_settings_that_change_a_score() -> None:
     changes: list[dict[str, Any]] = [
         {},
         {},
@@ -138,18 +156,20 @@ def test_the_protocol_tells_what_changes_a_score() -> None:
         {"max_new_tokens": 9},
         {"top_p": 0.9},
     ]
-    seen = [str(plan(HumanEvalConfig.parse(one)).settings("fp32")) for one in changes]
-    assert seen[0] == seen[1]
-    assert len({*seen, str(plan(HumanEvalConfig()).settings("bf16"))}) == len(changes)
+    settings = [
+        str(build_protocol(HumanEvalConfig.parse(change)).settings("fp32")) for change in changes
+    ]
+    assert settings[0] == settings[1]
+    assert len({*settings, str(build_protocol(HumanEvalConfig()).settings("bf16"))}) == len(changes)
 
 
-def test_unsafe_execution_is_written_into_the_score(
+def test_unsafe_execution_is_stored_with_the_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     statistics = run(
         tmp_path / "run",
-        right,
+        canonical,
         kind="bubblewrap",
         unsafe=True,
         num_samples=1,
@@ -163,20 +183,20 @@ def test_unsafe_execution_is_written_into_the_score(
 
 
 @pytest.mark.usefixtures("sandbox")
-def test_where_what_is_right_does_not_pass_there_is_no_score(
+def test_there_is_no_score_if_a_canonical_solution_does_not_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, *others = PROBLEMS.values()
-    broken = [first._replace(canonical_solution="    return None\n"), *others]
+    first, *remaining = PROBLEMS.values()
+    broken = [first._replace(canonical_solution="    return None\n"), *remaining]
     monkeypatch.setattr(
         "components.evaluation.scoring.program_executor.load_humaneval", lambda: broken
     )
     with pytest.raises(EvaluationError, match="HumanEval/0 does not pass"):
-        run(tmp_path, right, num_samples=1, temperatures=[0.2])
+        run(tmp_path, canonical, num_samples=1, temperatures=[0.2])
 
 
-def test_limits_grow_with_what_the_canonical_solutions_take_and_never_shrink() -> None:
-    assert [Limits(3).times(slowness).cpu_s for slowness in (0.2, 1, 1.1, 1.2, 2.5)] == [
+def test_limits_grow_with_the_slowness_of_the_machine_and_never_shrink() -> None:
+    assert [ResourceLimits(3).scaled(slowness).cpu_s for slowness in (0.2, 1, 1.1, 1.2, 2.5)] == [
         3,
         3,
         3,
@@ -185,8 +205,8 @@ def test_limits_grow_with_what_the_canonical_solutions_take_and_never_shrink() -
     ]  # 7.5 rounds to 8
 
 
-def test_a_time_out_is_run_again_alone_and_counted(sandbox: Sandbox) -> None:
-    before = sandbox.num_retried
+def test_a_program_that_timed_out_runs_again_alone_and_is_counted(sandbox: Sandbox) -> None:
+    num_retried_before = sandbox.num_retried
     loops = [
         FunctionTest(
             "def one():\n    '1.'\n",
@@ -195,5 +215,5 @@ def test_a_time_out_is_run_again_alone_and_counted(sandbox: Sandbox) -> None:
             "one",
         )
     ]
-    assert [verdict.kind for verdict in sandbox.test(loops, Limits(1))] == ["time_out"]
-    assert sandbox.num_retried == before + 1
+    assert [verdict.kind for verdict in sandbox.test(loops, ResourceLimits(1))] == ["time_out"]
+    assert sandbox.num_retried == num_retried_before + 1

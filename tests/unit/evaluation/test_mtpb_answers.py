@@ -1,6 +1,7 @@
-"""Right and odd answers to MTPB problems, judged end to end: each expectation follows from docs/paper.md, section 5.
+"""Answers to MTPB problems, graded end to end by the rules of docs/paper.md, section 5.
 
-The rule behind an odd answer stands beside it. Case 0 of each problem; what it expects is in the comment above.
+Case 0 of each problem; the comment above has the expected value, the comment beside an answer the
+rule.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from components.evaluation.benchmarks.mtpb import MEMORY_MIB, PREFIX
+from components.evaluation.benchmarks.mtpb import MEMORY_MIB, PREFIX, load_mtpb
 from components.evaluation.benchmarks.problem import grade_printed
-from components.evaluation.benchmarks.problems import load_mtpb
-from components.evaluation.sandbox import Limits, Sandbox
+from components.evaluation.sandbox import ResourceLimits, Sandbox
 
 PASS, FAIL, NO_PRINT, SYNTAX = "passed", "wrong_answer", "no_print", "syntax_error"
 
@@ -65,7 +65,8 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
     # [['Have', 'free'], ...]
     8: [
         (
-            "w = 'Have free hours and love children? Drive kids to school, soccer practice and other activities.'.split()"
+            "w = 'Have free hours and love children? Drive kids to school, soccer practice and "
+            "other activities.'.split()"
             "\nprint(list(zip(w, w[1:])))",
             PASS,  # tuples inside a list become lists
         ),
@@ -159,7 +160,7 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
     26: [
         ("x = ['a', 'b', 'c', 'd']\nprint(x)\nx.append('e')\nif x: pass", PASS),
         ("print(list('abcd'))", FAIL),
-    ],  # judged last
+    ],  # the value at the end
     # 'abcde'
     27: [("print(max('abcde', 'ab', key=len))", PASS), ("print(\"'abcde'\")", FAIL)],
     # 99
@@ -206,14 +207,16 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
     # 2
     41: [
         (
-            "from collections import Counter\nprint(Counter([1, 1, 2, 2, 2, 2]).most_common(1)[0][0])",
+            "from collections import Counter\nprint(Counter([1, 1, 2, 2, 2, "
+            "2]).most_common(1)[0][0])",
             PASS,
         )
     ],
     # '02/04/1990'
     42: [
         (
-            "import datetime\nd = datetime.date(1990, 1, 28) + datetime.timedelta(7)\nprint(d.strftime('%m/%d/%Y'))",
+            "import datetime\nd = datetime.date(1990, 1, 28) + "
+            "datetime.timedelta(7)\nprint(d.strftime('%m/%d/%Y'))",
             PASS,
         ),
         ("import datetime\nprint(datetime.date(1990, 2, 4))", FAIL),  # str() of it is 1990-02-04
@@ -243,7 +246,7 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
     51: [
         ("print(sum([1, 2, 3, 4]))", PASS),
         ("import os\nprint(10)\nos._exit(0)", "exited"),
-    ],  # it has not lived to tell
+    ],  # it ends without a report
     # ['hello']
     52: [("print(['hello'])", PASS), ("print('hello')", FAIL)],  # list('hello') is five letters
     # 1
@@ -258,20 +261,22 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
 
 
 @pytest.fixture(scope="module")
-def found(sandbox: Sandbox, problems_file: Path) -> dict[int, list[tuple[str, str]]]:
+def graded(sandbox: Sandbox, problems_file: Path) -> dict[int, list[tuple[str, str]]]:
     problems = {problem.number: problem for problem in load_mtpb(problems_file)}
     programs = [(number, source) for number, answers in ANSWERS.items() for source, _ in answers]
-    prints = sandbox.last_prints([PREFIX + source for _, source in programs], Limits(1, MEMORY_MIB))
-    judged: dict[int, list[tuple[str, str]]] = {}
+    prints = sandbox.last_prints(
+        [PREFIX + source for _, source in programs], ResourceLimits(1, MEMORY_MIB)
+    )
+    kinds: dict[int, list[tuple[str, str]]] = {}
     for (number, source), printed in zip(programs, prints, strict=True):
-        judged.setdefault(number, []).append(
+        kinds.setdefault(number, []).append(
             (source, grade_printed(printed, problems[number].outputs[0]).kind)
         )
-    return judged
+    return kinds
 
 
 @pytest.mark.parametrize("number", ANSWERS)
-def test_answers_are_judged_by_the_official_rules(
-    found: dict[int, list[tuple[str, str]]], number: int
+def test_answers_are_graded_by_the_official_rules(
+    graded: dict[int, list[tuple[str, str]]], number: int
 ) -> None:
-    assert found[number] == ANSWERS[number]
+    assert graded[number] == ANSWERS[number]

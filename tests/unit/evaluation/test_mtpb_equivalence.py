@@ -1,4 +1,4 @@
-"""The official checker's rules, each as docs/paper.md (section 5) states it."""
+"""The rules of MTPB's official checker (docs/paper.md, section 5)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.evaluation.benchmarks.mtpb import MEMORY_MIB
-from components.evaluation.benchmarks.mtpb_defects import is_solvable
-from components.evaluation.benchmarks.mtpb_equivalence import equivalent
-from components.evaluation.benchmarks.problem import grade_printed
-from components.evaluation.sandbox import NOTHING_PRINTED, Limits, PrintedValue, Sandbox, Verdict
-from components.evaluation.sandbox.jailed.values import Foreign, Series
+from components.evaluation.benchmarks.mtpb import MEMORY_MIB, is_solvable
+from components.evaluation.benchmarks.problem import grade_printed, is_equivalent
+from components.evaluation.sandbox import (
+    NOTHING_PRINTED,
+    PrintedValue,
+    ResourceLimits,
+    Sandbox,
+    Verdict,
+)
+from components.evaluation.sandbox.jailed.values import ForeignObject, PandasSeries
 
 END = Verdict("passed")
 
@@ -45,17 +49,17 @@ def printed(value: Any, text: str | None = None) -> PrintedValue:
         ([1, 2.0], [1, 2], True),
         ([2, 1], [1, 2], False),
         ([(1, 2), (3, 4)], [[1, 2], [3, 4]], True),  # tuples in a list
-        ([[1, 2], (3, 4)], [[1, 2], [3, 4]], False),  # only where the first is one
+        ([[1, 2], (3, 4)], [[1, 2], [3, 4]], False),  # only if the first is a tuple
         ((1, 2), [1, 2], True),
         ("abc", ["a", "b", "c"], True),  # list() of a string
         (np.array([[1, 2]]), [[1, 2]], True),
         (np.int64(3), 3, True),
         (np.float32(0.5), 0.5, True),
         (np.uint32(3), 3, True),
-        (Series(np.array([1.0, 2.0])), [1, 2], True),
-        (Series(np.array([1.0, 1.0])), 1, True),  # np.allclose broadcasts
-        (Series(np.array([])), 7, True),  # and an empty Series is close to anything
-        (Series(np.array(["a"], dtype=object)), ["a"], False),
+        (PandasSeries(np.array([1.0, 2.0])), [1, 2], True),
+        (PandasSeries(np.array([1.0, 1.0])), 1, True),  # np.allclose broadcasts
+        (PandasSeries(np.array([])), 7, True),  # and an empty Series is close to anything
+        (PandasSeries(np.array(["a"], dtype=object)), ["a"], False),
         (None, None, False),
         ({"a": 1}, {"a": 1}, False),
         (None, 0, False),
@@ -63,20 +67,20 @@ def printed(value: Any, text: str | None = None) -> PrintedValue:
         (b"ab", [97, 98], True),
     ],
 )
-def test_rules(value: Any, expected: Any, same: bool) -> None:
-    assert equivalent(printed(value), expected) is same
+def test_a_value_is_compared_by_the_official_rules(value: Any, expected: Any, same: bool) -> None:
+    assert is_equivalent(printed(value), expected) is same
 
 
-def test_objects_of_other_classes_are_cast_by_what_they_said_of_themselves() -> None:
-    fraction = Foreign("Fraction", "", None, {"int": 3, "float": 3.5})
-    assert equivalent(printed(fraction, "7/2"), "7/2")
-    assert equivalent(printed(fraction, "7/2"), 3.5)
-    assert equivalent(printed(fraction, "7/2"), 3)
-    assert not equivalent(printed(fraction, "7/2"), [3])
-    assert equivalent(printed(Foreign("range", "range(0, 2)", [0, 1], {})), [0, 1])
+def test_foreign_objects_are_cast_by_their_reported_values() -> None:
+    fraction = ForeignObject("Fraction", "", None, {"int": 3, "float": 3.5})
+    assert is_equivalent(printed(fraction, "7/2"), "7/2")
+    assert is_equivalent(printed(fraction, "7/2"), 3.5)
+    assert is_equivalent(printed(fraction, "7/2"), 3)
+    assert not is_equivalent(printed(fraction, "7/2"), [3])
+    assert is_equivalent(printed(ForeignObject("range", "range(0, 2)", [0, 1], {})), [0, 1])
 
 
-def test_how_it_ended_counts_only_where_nothing_was_printed() -> None:
+def test_the_exit_counts_only_if_nothing_was_printed() -> None:
     assert grade_printed(PrintedValue(Verdict("exception", "ValueError"), 5, "5"), 5) == Verdict(
         "passed"
     )
@@ -125,27 +129,27 @@ PROGRAMS = [
 
 
 @pytest.mark.parametrize(("source", "expected", "kind"), PROGRAMS)
-def test_programs_as_the_official_checker_judges_them(
+def test_programs_are_graded_as_by_the_official_checker(
     sandbox: Sandbox, source: str, expected: Any, kind: str
 ) -> None:
-    (answer,) = sandbox.last_prints([source], Limits(cpu_s=1))
+    (answer,) = sandbox.last_prints([source], ResourceLimits(cpu_s=1))
     assert grade_printed(answer, expected).kind == kind
 
 
-def test_pandas_and_scikit_learn_are_there(sandbox: Sandbox) -> None:
+def test_pandas_and_scikit_learn_are_available(sandbox: Sandbox) -> None:
     source = "import pandas as pd, sklearn.linear_model\npd.Series([1.5, 2])"
-    (answer,) = sandbox.last_prints([source], Limits(cpu_s=20, memory_mib=MEMORY_MIB))
+    (answer,) = sandbox.last_prints([source], ResourceLimits(cpu_s=20, memory_mib=MEMORY_MIB))
     assert grade_printed(answer, [1.5, 2]).kind == "passed"
 
 
-def test_the_cases_that_nothing_can_pass() -> None:
-    impossible = {
+def test_unsolvable_cases_are_counted() -> None:
+    unsolvable = {
         (problem, case)
         for problem in range(1, 116)
         for case in range(5)
         if not is_solvable(problem, case)
     }
-    assert len(impossible) == 3 * 5 + 2 + 4 + 5
+    assert len(unsolvable) == 3 * 5 + 2 + 4 + 5
     assert (
-        len({problem for problem, _ in impossible}) == 115 - 104 - 1
+        len({problem for problem, _ in unsolvable}) == 115 - 104 - 1
     )  # problem 14 passes here, not upstream

@@ -1,6 +1,6 @@
-"""Programs that want a verdict they have not earned, or more than a verdict. All run in real jails.
+"""Attacks of programs on the machine, run in real jails.
 
-Every attack that should be refused tells what came of it, so that a jail in which nothing works does not look safe.
+Every attack reports its outcome, so that a jail in which nothing works does not look safe.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from components.evaluation.sandbox import NOTHING_PRINTED, FunctionTest, Limits, Sandbox
-from components.evaluation.sandbox.filesystem_view import this_interpreter
+from components.evaluation.sandbox import NOTHING_PRINTED, FunctionTest, ResourceLimits, Sandbox
+from components.evaluation.sandbox.filesystem_view import interpreter_view
 
-LIMITS = Limits(cpu_s=1, memory_mib=512)
+LIMITS = ResourceLimits(cpu_s=1, memory_mib=512)
 
 
 def has_namespaces(sandbox: Sandbox) -> bool:
@@ -48,7 +48,7 @@ TASK = FunctionTest(
         ("    raise type('A' * 50_000, (Exception,), {})\n", "exception", "A" * 80),
     ],
 )
-def test_failures_are_told_apart(
+def test_failures_have_different_classes(
     every_sandbox: Sandbox, completion: str, kind: str, type_name: str
 ) -> None:
     (verdict,) = every_sandbox.test([TASK._replace(completion=completion)], LIMITS)
@@ -98,13 +98,15 @@ ATTEMPTS = {
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that every user can write to: what keeps a program out of it is the sandbox."""
+    """A folder that every user can write to: only the sandbox prevents access."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
         yield Path(folder)
 
 
-def test_the_jail_gives_nothing_away(every_sandbox: Sandbox, open_folder: Path) -> None:
+def test_every_attempt_to_leave_the_jail_is_refused(
+    every_sandbox: Sandbox, open_folder: Path
+) -> None:
     canary = open_folder / "canary"
     canary.write_text("untouched")
     canary.chmod(0o666)
@@ -115,7 +117,8 @@ def test_the_jail_gives_nothing_away(every_sandbox: Sandbox, open_folder: Path) 
             "import ctypes, os, resource, signal\n"
             "libc = ctypes.CDLL(None, use_errno=True)\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-            "def check(result):\n    if result < 0: raise OSError(ctypes.get_errno(), '')\n    return result\n"
+            "def check(result):\n    if result < 0: raise OSError(ctypes.get_errno(), '')\n    "
+            "return result\n"
             "outcomes = {}\n"
         )
         for name, code in ATTEMPTS.items():
@@ -126,15 +129,15 @@ def test_the_jail_gives_nothing_away(every_sandbox: Sandbox, open_folder: Path) 
         printed = every_sandbox.last_prints([source + "print(list(outcomes.items()))"], LIMITS)[0]
         with pytest.raises(BlockingIOError):
             listener.accept()
-    assert printed.end.passed
+    assert printed.exit_verdict.passed
     assert dict(printed.value) == dict.fromkeys(ATTEMPTS, "refused")
     assert canary.read_text() == "untouched"
-    assert canary.stat()[:-3] == before[:-3]  # but for the time of reading
+    assert canary.stat()[:-3] == before[:-3]  # except the access time
     assert list(open_folder.iterdir()) == [canary]
 
 
 def test_no_other_process_can_be_signalled(every_sandbox: Sandbox) -> None:
-    """By number, or by way of a file that tells its owner when it can be read."""
+    """Neither by pid, nor by a file that signals its owner when it is readable."""
     source = """
 import ctypes, fcntl, os
 libc = ctypes.CDLL(None, use_errno=True)
@@ -151,26 +154,25 @@ for attempt in (
 print([parent, outcomes])
 """
     parent, outcomes = every_sandbox.last_prints([source], LIMITS)[0].value
-    assert (
-        parent == 0 or outcomes == ["refused"] * 5
-    )  # 0: nobody whom this namespace has a number for
+    # 0: the parent is outside of the pid namespace.
+    assert parent == 0 or outcomes == ["refused"] * 5
 
 
-def test_there_is_no_privilege_left(every_sandbox: Sandbox) -> None:
+def test_programs_have_no_privileges(every_sandbox: Sandbox) -> None:
     source = (
         "import os\nprint([os.getresuid(), os.getresgid(), os.getgroups(), sorted(os.environ)])"
     )
     users, groups, more_groups, environment = every_sandbox.last_prints([source], LIMITS)[0].value
     assert len(set(users + groups)) == 1
     assert users[0] != 0
-    # In a user namespace, what has no name there. Without namespaces an ordinary user's programs keep the user's groups.
+    # 65534: unmapped in a user namespace. Without namespaces an ordinary user keeps the groups.
     assert set(more_groups) <= (
         {65534} if has_namespaces(every_sandbox) or os.geteuid() == 0 else set(os.getgroups())
     )
     assert {"PATH", "USER", "CODEGEN_MTPB"}.isdisjoint(environment)
 
 
-def test_folders_show_nothing_else(every_sandbox: Sandbox) -> None:
+def test_folders_show_only_listed_files(every_sandbox: Sandbox) -> None:
     source = """
 import os
 def names(folder):
@@ -182,13 +184,13 @@ print([names("/"), names("/dev"), names("/tmp")])
     if not has_namespaces(every_sandbox):
         assert (root, devices, scratch) == (None, None, None)
         return
-    on_the_way_to_python = {target.parts[1] for _, target in this_interpreter().mounts}
-    assert {"etc", "proc", "sys", "home", "var", "run"}.isdisjoint(set(root) - on_the_way_to_python)
+    parents_of_python = {target.parts[1] for _, target in interpreter_view().mounts}
+    assert {"etc", "proc", "sys", "home", "var", "run"}.isdisjoint(set(root) - parents_of_python)
     assert devices == ["full", "null", "random", "urandom", "zero"]
     assert scratch == []
 
 
-def test_threads_are_no_fork_bomb(every_sandbox: Sandbox) -> None:
+def test_the_number_of_threads_is_limited(every_sandbox: Sandbox) -> None:
     source = """
 import threading
 gate = threading.Event()
@@ -204,28 +206,30 @@ print(started)
 """
     printed = every_sandbox.last_prints([source], LIMITS._replace(memory_mib=4096))[
         0
-    ]  # memory alone would allow 500
-    # Without a user (namespace) to itself a program's threads cannot be counted apart, and stacks of 8 MB set the limit.
+    ]  # the memory would allow 500
+    # Without a user (namespace) of its own, only stacks of 8 MB limit a program's threads.
     assert printed.value < (65 if has_namespaces(every_sandbox) or os.geteuid() == 0 else 513)
 
 
-def test_a_program_can_write_a_file_or_the_results_say_that_it_cannot(
+def test_a_program_can_write_files_or_the_report_states_that_it_cannot(
     every_sandbox: Sandbox,
 ) -> None:
     source = "import tempfile\nwith tempfile.TemporaryFile() as file: print(file.write(b'12'))"
     printed = every_sandbox.last_prints([source], LIMITS)[0]
     report = every_sandbox.report
-    assert printed.end.passed is has_namespaces(every_sandbox)
-    assert ("temporary files fail" in report.isolation) is not printed.end.passed
-    assert report.protocol_fields == ({} if printed.end.passed else {"isolation": "landlock"})
+    assert printed.exit_verdict.passed is has_namespaces(every_sandbox)
+    assert ("temporary files fail" in report.isolation) is not printed.exit_verdict.passed
+    assert report.protocol_fields == (
+        {} if printed.exit_verdict.passed else {"isolation": "landlock"}
+    )
 
 
-def test_one_program_leaves_nothing_for_the_next(every_sandbox: Sandbox) -> None:
+def test_files_of_a_program_are_removed_before_the_next(every_sandbox: Sandbox) -> None:
     if not has_namespaces(every_sandbox):
-        pytest.skip("no program can leave a file")
-    leave = "import os\nopen('/tmp/note', 'w').write('x')\nprint(os.listdir('/tmp'))"
-    look = "import os\nprint(os.listdir('/tmp'))"
-    first, second = (every_sandbox.last_prints([source], LIMITS)[0] for source in (leave, look))
+        pytest.skip("programs cannot write files")
+    write = "import os\nopen('/tmp/note', 'w').write('x')\nprint(os.listdir('/tmp'))"
+    read = "import os\nprint(os.listdir('/tmp'))"
+    first, second = (every_sandbox.last_prints([source], LIMITS)[0] for source in (write, read))
     assert "note" in first.value
     assert "note" not in second.value
 
@@ -240,26 +244,29 @@ def test_one_program_leaves_nothing_for_the_next(every_sandbox: Sandbox) -> None
         "1 / 0",
     ],
 )
-def test_how_a_program_ends_after_its_print(every_sandbox: Sandbox, end: str) -> None:
+def test_a_printed_value_survives_every_end_but_an_immediate_exit(
+    every_sandbox: Sandbox, end: str
+) -> None:
     printed = every_sandbox.last_prints([f"print(5)\n{end}"], LIMITS)[0]
-    assert (printed.value is NOTHING_PRINTED) == ("_exit" in end)  # then it has not lived to tell
+    assert (printed.value is NOTHING_PRINTED) == ("_exit" in end)  # it ends without a report
 
 
-def test_huge_output_goes_nowhere(every_sandbox: Sandbox) -> None:
+def test_huge_output_is_discarded(every_sandbox: Sandbox) -> None:
     printed = every_sandbox.last_prints(["while True: print('x' * 1_000_000)"], LIMITS)[0]
-    assert printed.end.kind == "time_out"
+    assert printed.exit_verdict.kind == "time_out"
 
 
-def test_a_value_that_is_too_long_is_no_value(every_sandbox: Sandbox) -> None:
+def test_a_value_longer_than_a_frame_is_dropped(every_sandbox: Sandbox) -> None:
     printed = every_sandbox.last_prints(["print('x' * 3_000_000)"], LIMITS)[0]
     assert str(printed.value) == ""
-    assert printed.end.passed
+    assert printed.exit_verdict.passed
 
 
-def test_claims_about_a_print_are_only_data(every_sandbox: Sandbox) -> None:
+def test_a_forged_report_of_a_print_is_rejected(every_sandbox: Sandbox) -> None:
     forged = """
 import json, os
-body = json.dumps({"failure": None, "printed": 1, "value": {"t": "array", "dtype": "U99999999", "shape": [1], "v": ["a"]}})
+array = {"t": "array", "dtype": "U99999999", "shape": [1], "v": ["a"]}
+body = json.dumps({"failure": None, "printed": 1, "value": array})
 for fd in range(3, 4096):
     try:
         os.write(fd, len(body).to_bytes(4, "big") + body.encode())
@@ -268,4 +275,4 @@ for fd in range(3, 4096):
 """
     printed = every_sandbox.last_prints([forged], LIMITS)[0]
     assert printed.value is NOTHING_PRINTED
-    assert printed.end.kind == "exited"
+    assert printed.exit_verdict.kind == "exited"

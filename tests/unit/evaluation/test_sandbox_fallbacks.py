@@ -1,6 +1,7 @@
-"""Which isolation is taken where the better one cannot be had, on a kernel that really refuses it.
+"""The isolation that is selected if a better kind is refused by the kernel.
 
-A process of its own refuses itself system calls, as a container's profile does, and then looks for a sandbox.
+A separate process filters its own system calls, as a container's profile does, and then opens a
+sandbox.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ import pytest
 
 from components.core.errors import SandboxUnavailableError
 from components.evaluation.config import SandboxKind
-from components.evaluation.sandbox import FunctionTest, Limits, Verdict, open_sandbox
+from components.evaluation.sandbox import FunctionTest, ResourceLimits, Verdict, open_sandbox
 from components.evaluation.sandbox.backends import find_jail
+from components.evaluation.sandbox.jail import uids_for_worker
+from components.evaluation.sandbox.job import Job
 from components.evaluation.sandbox.self_test import self_test
 from components.evaluation.sandbox.system_calls import seccomp_programs
-from components.evaluation.sandbox.uids import uids_of
-from components.evaluation.sandbox.worker import Job, Worker
+from components.evaluation.sandbox.worker import Worker
 
-TRIAL = FunctionTest(
+TEST = FunctionTest(
     "def one():\n    '1.'\n",
     "    return 1\n",
     "def check(candidate):\n    assert candidate() == 1\n",
@@ -43,7 +45,8 @@ for name in sys.argv[2:]:
     rules.add_rule(pyseccomp.ERRNO(errno.EPERM), name)
 if "unshare" in sys.argv:
     for flag in (0x20000, 0x10000000, 0x20000000, 0x40000000):  # new mounts, users, pids, networks
-        rules.add_rule(pyseccomp.ERRNO(errno.EPERM), "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, flag, flag))
+        condition = pyseccomp.Arg(0, pyseccomp.MASKED_EQ, flag, flag)
+        rules.add_rule(pyseccomp.ERRNO(errno.EPERM), "clone", condition)
 rules.load()
 if sys.argv[1] == "powerless":
     lockdown.keep_capabilities(())
@@ -53,14 +56,14 @@ AS_A_CONTAINER = ("unshare", "mount", "pivot_root", "setns")
 NO_LANDLOCK = ("landlock_create_ruleset",)
 
 
-def found_where(
+def probe_without(
     refused: tuple[str, ...] = (), *, path: str | None = None, powerless: bool = False
 ) -> dict[str, Any]:
-    """The report of a process that may not make these system calls."""
+    """Return the report of a process that may not make these system calls."""
     environment = os.environ | ({} if path is None else {"PATH": path})
     command = [sys.executable, "-c", PROBE, "powerless" if powerless else "", *refused]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    report: dict[str, Any] = json.loads(done.stdout)
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    report: dict[str, Any] = json.loads(process.stdout)
     return report
 
 
@@ -71,44 +74,44 @@ def require(kind: SandboxKind) -> None:
         pytest.skip(error.got)
 
 
-def test_without_bubblewrap_our_own_namespaces_take_its_place(tmp_path: Path) -> None:
+def test_own_namespaces_replace_a_missing_bubblewrap(tmp_path: Path) -> None:
     require("namespaces")
-    report = found_where(path=str(tmp_path))
+    report = probe_without(path=str(tmp_path))
     assert report["kind"] == "namespaces"
     assert report["isolation"].startswith("own namespaces")
     assert report["self_test"]["write to its own /tmp"] == "worked: 1"
 
 
-def test_without_namespaces_landlock_takes_their_place_and_says_what_is_lost() -> None:
+def test_landlock_replaces_missing_namespaces_and_states_the_restriction() -> None:
     require("landlock")
-    report = found_where(AS_A_CONTAINER)
+    report = probe_without(AS_A_CONTAINER)
     assert report["kind"] == "landlock"
     assert "temporary files fail" in report["isolation"]
     assert report["self_test"]["write to its own /tmp"] == "PermissionError"
 
 
-def test_without_any_of_them_each_is_named_with_what_to_do() -> None:
-    report = found_where((*AS_A_CONTAINER, *NO_LANDLOCK))
+def test_without_any_kind_the_report_names_each_with_a_fix() -> None:
+    report = probe_without((*AS_A_CONTAINER, *NO_LANDLOCK))
     assert not report["available"]
     assert all(
         f"{kind}: " in report["missing"] for kind in ("bubblewrap", "namespaces", "landlock")
     )
     assert "making namespaces: Operation not permitted" in report["missing"]
     assert "has no Landlock" in report["missing"] or "closed to them" in report["missing"]
-    assert "user.max_user_namespaces" in report["remedy"]
+    assert "user.max_user_namespaces" in report["fix"]
 
 
 @pytest.mark.skipif(
     os.geteuid() != 0, reason="an ordinary user's programs are not root in any case"
 )
-def test_root_that_cannot_change_the_user_executes_nothing() -> None:
-    report = found_where(powerless=True)
+def test_root_without_the_right_to_change_users_executes_nothing() -> None:
+    report = probe_without(powerless=True)
     assert not report["available"]
     assert "programs would be root" in report["missing"]
-    assert "ordinary user" in report["remedy"]
+    assert "ordinary user" in report["fix"]
 
 
-def test_landlock_that_shows_everything_is_refused() -> None:
+def test_the_self_test_refuses_landlock_rules_that_allow_everything() -> None:
     require("landlock")
     jail = find_jail("landlock")
     assert jail.landlock_rules is not None
@@ -122,11 +125,11 @@ def test_landlock_that_shows_everything_is_refused() -> None:
 
 @pytest.mark.parametrize("num_workers", [1, 2, 7, 605, 900])
 def test_no_two_workers_share_a_user(num_workers: int) -> None:
-    """As long as there are as many: 605 without the judges'."""
-    of_workers = [set(uids_of(worker, num_workers)) for worker in range(min(num_workers, 605))]
-    assert all(of_workers)
-    assert sum(map(len, of_workers)) == len(set().union(*of_workers)) == 605
-    assert uids_of(899, 900)
+    """If there are enough: 605, without the user of the test runners."""
+    uids = [set(uids_for_worker(worker, num_workers)) for worker in range(min(num_workers, 605))]
+    assert all(uids)
+    assert sum(map(len, uids)) == len(set().union(*uids)) == 605
+    assert uids_for_worker(899, 900)
 
 
 @pytest.fixture
@@ -143,28 +146,31 @@ def many_open_files() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_open_files")
-def test_a_process_with_more_open_files_than_select_can_count_has_a_sandbox(
+def test_a_process_with_1200_open_files_can_open_a_sandbox(
     sandbox_kind: SandboxKind,
 ) -> None:
-    look = "import os\nopen_files = []\nfor fd in range(4, 2048):\n    try: os.fstat(fd); open_files.append(fd)\n"
+    list_files = (
+        "import os\nopen_files = []\nfor fd in range(4, 2048):\n"
+        "    try: os.fstat(fd); open_files.append(fd)\n"
+    )
     with open_sandbox(workers=1, kind=sandbox_kind) as sandbox:
-        assert sandbox.test([TRIAL], Limits(1))[0].passed
+        assert sandbox.test([TEST], ResourceLimits(1))[0].passed
         assert (
-            sandbox.last_prints([f"{look}    except OSError: pass\nprint(open_files)"], Limits(1))[
-                0
-            ].value
+            sandbox.last_prints(
+                [f"{list_files}    except OSError: pass\nprint(open_files)"], ResourceLimits(1)
+            )[0].value
             == []
         )
 
 
-def test_a_program_that_could_not_be_handed_over_is_not_waited_for(
+def test_a_program_that_could_not_be_submitted_is_run_again_at_once(
     sandbox_kind: SandboxKind,
 ) -> None:
-    """The server has been asked, the judge cannot be: with these limits the wait would be two hours."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.shutdown(socket.SHUT_WR)
-    with ours, theirs, Worker(find_jail(sandbox_kind), seccomp_programs()) as worker:
-        assert worker.run(Job(TRIAL, Limits(1), "split")) == Verdict("passed")
-        worker._judges.close()
-        worker._judges = ours
-        assert worker.run(Job(TRIAL, Limits(2_400), "split")) == Verdict("passed")
+    """The server received the program, the test runner did not: a wait would take two hours."""
+    runner_end, jail_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    runner_end.shutdown(socket.SHUT_WR)
+    with runner_end, jail_end, Worker(find_jail(sandbox_kind), seccomp_programs()) as worker:
+        assert worker.run(Job(TEST, ResourceLimits(1), "split")) == Verdict("passed")
+        worker._test_runners.close()
+        worker._test_runners = runner_end
+        assert worker.run(Job(TEST, ResourceLimits(2_400), "split")) == Verdict("passed")

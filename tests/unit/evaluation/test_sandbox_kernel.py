@@ -1,4 +1,4 @@
-"""System calls that no program may make, each tried as it is, without a library in between. Numbers are those of x86-64."""
+"""Refused system calls, called directly by their x86-64 numbers."""
 
 from __future__ import annotations
 
@@ -6,28 +6,31 @@ import platform
 
 import pytest
 
-from components.evaluation.sandbox import FunctionTest, Limits, Mode, Sandbox
+from components.evaluation.sandbox import ExecutionMode, FunctionTest, ResourceLimits, Sandbox
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the numbers of system calls are x86-64's"
 )
 
 REFUSED = {
-    "fork": 57, "vfork": 58, "execve": 59, "execveat": 322, "clone3": 435, "kill": 62, "tkill": 200, "pidfd_open": 434,
-    "pidfd_getfd": 438, "pidfd_send_signal": 424, "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311,
-    "kcmp": 312,
-    "socket": 41, "connect": 42, "accept": 43, "sendto": 44, "sendmsg": 46, "recvmsg": 47, "bind": 49, "listen": 50,
-    "socketpair": 53, "unshare": 272, "setns": 308, "mount": 165, "umount2": 166, "pivot_root": 155, "chroot": 161,
-    "open_tree": 428, "move_mount": 429, "fsopen": 430, "mount_setattr": 442, "open_by_handle_at": 304, "mknod": 133,
-    "setuid": 105, "setgid": 106, "setgroups": 116, "setresuid": 117, "setresgid": 119, "capset": 126, "chown": 92,
-    "personality": 135, "iopl": 172, "modify_ldt": 154, "init_module": 175, "finit_module": 313, "kexec_load": 246,
-    "reboot": 169, "sethostname": 170, "settimeofday": 164, "clock_settime": 227, "adjtimex": 159, "syslog": 103,
-    "acct": 163,
-    "quotactl": 179, "swapon": 167, "bpf": 321, "perf_event_open": 298, "userfaultfd": 323, "io_uring_setup": 425,
-    "io_setup": 206, "add_key": 248, "keyctl": 250, "seccomp": 317, "landlock_create_ruleset": 444, "memfd_create": 319,
-    "memfd_secret": 447, "shmget": 29, "semget": 64, "msgget": 68, "mq_open": 240, "inotify_init1": 294,
-    "fanotify_init": 300, "sched_setaffinity": 203, "setpriority": 141, "setrlimit": 160, "setsid": 112, "setpgid": 109,
-    "vhangup": 153, "ioprio_set": 251, "set_mempolicy": 238, "lookup_dcookie": 212, "setxattr": 188,
+    "fork": 57, "vfork": 58, "execve": 59, "execveat": 322, "clone3": 435, "kill": 62,
+    "tkill": 200, "pidfd_open": 434, "pidfd_getfd": 438, "pidfd_send_signal": 424,
+    "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312, "socket": 41,
+    "connect": 42, "accept": 43, "sendto": 44, "sendmsg": 46, "recvmsg": 47, "bind": 49,
+    "listen": 50, "socketpair": 53, "unshare": 272, "setns": 308, "mount": 165, "umount2": 166,
+    "pivot_root": 155, "chroot": 161, "open_tree": 428, "move_mount": 429, "fsopen": 430,
+    "mount_setattr": 442, "open_by_handle_at": 304, "mknod": 133, "setuid": 105, "setgid": 106,
+    "setgroups": 116, "setresuid": 117, "setresgid": 119, "capset": 126, "chown": 92,
+    "personality": 135, "iopl": 172, "modify_ldt": 154, "init_module": 175, "finit_module": 313,
+    "kexec_load": 246, "reboot": 169, "sethostname": 170, "settimeofday": 164,
+    "clock_settime": 227, "adjtimex": 159, "syslog": 103, "acct": 163, "quotactl": 179,
+    "swapon": 167, "bpf": 321, "perf_event_open": 298, "userfaultfd": 323,
+    "io_uring_setup": 425, "io_setup": 206, "add_key": 248, "keyctl": 250, "seccomp": 317,
+    "landlock_create_ruleset": 444, "memfd_create": 319, "memfd_secret": 447, "shmget": 29,
+    "semget": 64, "msgget": 68, "mq_open": 240, "inotify_init1": 294, "fanotify_init": 300,
+    "sched_setaffinity": 203, "setpriority": 141, "setrlimit": 160, "setsid": 112,
+    "setpgid": 109, "vhangup": 153, "ioprio_set": 251, "set_mempolicy": 238,
+    "lookup_dcookie": 212, "setxattr": 188,
 }  # fmt: skip
 
 PROGRAM = """
@@ -41,8 +44,8 @@ print(list(outcomes.items()))
 """
 
 
-def test_each_is_refused_by_the_filter(every_sandbox: Sandbox) -> None:
-    (printed,) = every_sandbox.last_prints([f"NUMBERS = {REFUSED!r}\n{PROGRAM}"], Limits(1))
+def test_every_listed_call_is_refused_by_the_filter(every_sandbox: Sandbox) -> None:
+    (printed,) = every_sandbox.last_prints([f"NUMBERS = {REFUSED!r}\n{PROGRAM}"], ResourceLimits(1))
     assert dict(printed.value) == dict.fromkeys(REFUSED, "EPERM") | {"clone3": "ENOSYS"}
 
 
@@ -64,19 +67,24 @@ def test_arguments_that_only_servers_may_give_are_refused(every_sandbox: Sandbox
         f"result = {code}\noutcomes[{name!r}] = ctypes.get_errno() if result == -1 else 'worked'"
         for name, code in ARGUMENTS.items()
     )
-    source = f"import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\noutcomes = {{}}\n{lines}\nprint(list(outcomes.items()))"
-    (printed,) = every_sandbox.last_prints([source], Limits(1))
+    source = (
+        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\noutcomes = {}\n"
+        f"{lines}\nprint(list(outcomes.items()))"
+    )
+    (printed,) = every_sandbox.last_prints([source], ResourceLimits(1))
     assert dict(printed.value) == dict.fromkeys(ARGUMENTS, 1)  # EPERM
 
 
 @pytest.mark.parametrize("mode", ["split", "fast"])
-def test_another_table_of_system_calls_ends_the_process(every_sandbox: Sandbox, mode: Mode) -> None:
+def test_a_call_of_another_abi_ends_the_process(
+    every_sandbox: Sandbox, mode: ExecutionMode
+) -> None:
     # getpid by its x32 number
     completion = "    import ctypes\n    ctypes.CDLL(None).syscall(0x40000000 | 39)\n    return 1\n"
-    trial = FunctionTest(
+    test = FunctionTest(
         "def one():\n    '1.'\n",
         completion,
         "def check(candidate):\n    assert candidate() == 1\n",
         "one",
     )
-    assert every_sandbox.test([trial], Limits(1), mode)[0].kind == "exited"
+    assert every_sandbox.test([test], ResourceLimits(1), mode)[0].kind == "exited"

@@ -1,4 +1,4 @@
-"""Programs that are after the others: what they leave behind, what they take away, and what they cost whoever runs them."""
+"""Effects of programs on other programs and on the launcher: resources, remains, memory."""
 
 from __future__ import annotations
 
@@ -8,25 +8,30 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.evaluation.benchmarks.problems import load_humaneval
+from components.evaluation.benchmarks.humaneval import load_humaneval
 from components.evaluation.config import SandboxKind
-from components.evaluation.sandbox import FunctionTest, Limits, Mode, Sandbox, open_sandbox
+from components.evaluation.sandbox import (
+    ExecutionMode,
+    FunctionTest,
+    ResourceLimits,
+    Sandbox,
+    open_sandbox,
+)
 
-LIMITS = Limits(cpu_s=1, memory_mib=512)
+LIMITS = ResourceLimits(cpu_s=1, memory_mib=512)
 SIMPLE = FunctionTest(
     "def one():\n    '1.'\n",
     "    return 1\n",
     "def check(candidate):\n    assert candidate() == 1\n",
     "one",
 )
-HONEST = [
-    FunctionTest(one.prompt, one.canonical_solution, one.test, one.entry_point)
-    for one in load_humaneval()
-]
+HONEST = [problem.canonical_test() for problem in load_humaneval()]
 
 GREEDY = {
     "loop": "while True: pass",
-    "loop that swallows its end": "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+    "loop that swallows its end": (
+        "while True:\n    try:\n        while True: pass\n    except BaseException: pass"
+    ),
     "loop in C": "sum(iter(int, 1))",
     "one long power": "10 ** 10 ** 10",
     "a backtracking expression": "import re\nre.match(r'(a+)+$', 'a' * 40 + 'b')",
@@ -39,29 +44,45 @@ GREEDY = {
     "empty files": "i = 0\nwhile True:\n    i += 1\n    open(f'/tmp/{i}', 'wb').close()",
     "folders in folders": "import os\nwhile True:\n    os.mkdir('/tmp/d')\n    os.chdir('/tmp/d')",
     "open files": "x = []\nwhile True: x.append(open('/dev/null'))",
-    "pipes, filled": "import os\nx = []\nwhile True:\n    x.append(os.pipe())\n    os.write(x[-1][1], bytes(1 << 16))",
-    "threads": "import threading\nwhile True: threading.Thread(target=threading.Event().wait).start()",
+    "pipes, filled": (
+        "import os\nx = []\nwhile True:\n    x.append(os.pipe())\n"
+        "    os.write(x[-1][1], bytes(1 << 16))"
+    ),
+    "threads": (
+        "import threading\nwhile True: threading.Thread(target=threading.Event().wait).start()"
+    ),
     "forks": "import os\nwhile True: os.fork()",
-    "kills": "import os\nfor pid in range(-1, 999): \n    try: os.kill(pid, 9)\n    except OSError: pass",
-    "thread signals": "import ctypes\nfor pid in range(1, 999): ctypes.CDLL(None).syscall(234, pid, pid, 9)",
+    "kills": (
+        "import os\nfor pid in range(-1, 999): \n    try: os.kill(pid, 9)\n    except OSError: pass"
+    ),
+    "thread signals": (
+        "import ctypes\nfor pid in range(1, 999): ctypes.CDLL(None).syscall(234, pid, pid, 9)"
+    ),
     "stop": "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
     "a crash": "import ctypes\nctypes.string_at(0)",
-    "no signals": "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass",
+    "no signals": (
+        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass"
+    ),
     "a long name": "raise type('A' * 10 ** 7, (Exception,), {})",
     "a deep answer": "x = []\nfor _ in range(10 ** 6): x = [x]\nprint(x)",
     "a wide answer": "print(list(range(10 ** 7)))",
-    "an answer that prints itself for ever": "class A:\n    def __str__(self):\n        while True: pass\nprint(A())",
+    "an answer that prints itself for ever": (
+        "class A:\n    def __str__(self):\n        while True: pass\nprint(A())"
+    ),
     "an endless iterator": "import itertools\nprint(itertools.count())",
     "colliding keys": "print({(2 ** 61 - 1) * i for i in range(20_000)})",
     "the channel, closed": "import os\nos.closerange(0, 256)",
     "a hook for the end": "import atexit, time\natexit.register(time.sleep, 10 ** 6)",
-    "its own limits": "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (10 ** 6, 10 ** 6))\nwhile True: pass",
+    "its own limits": (
+        "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (10 ** 6, 10 ** 6))\n"
+        "while True: pass"
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.apart
-def test_no_program_takes_anything_from_its_neighbours(every_sandbox: Sandbox) -> None:
-    """Greedy programs, as completions, one after every five honest ones."""
+def test_greedy_completions_do_not_affect_other_programs(every_sandbox: Sandbox) -> None:
+    """A greedy completion after every five honest completions."""
     programs = []
     for number, code in enumerate(GREEDY.values()):
         programs += HONEST[5 * number : 5 * number + 5]
@@ -74,17 +95,19 @@ def test_no_program_takes_anything_from_its_neighbours(every_sandbox: Sandbox) -
 
 
 @pytest.mark.apart
-def test_greedy_programs_are_ended_when_all_of_one_process(every_sandbox: Sandbox) -> None:
-    """The same as MTPB's, in between programs that print 1."""
+def test_greedy_sources_do_not_affect_other_programs(every_sandbox: Sandbox) -> None:
+    """The same as MTPB programs, between programs that print 1."""
     sources = [source for code in GREEDY.values() for source in (code, "print(1)")]
     printed = every_sandbox.last_prints(sources, LIMITS)
-    assert [one.value for one in printed[1::2]] == [1] * len(GREEDY)
+    assert [value.value for value in printed[1::2]] == [1] * len(GREEDY)
 
 
 @pytest.mark.parametrize("mode", ["split", "fast"])
-def test_every_program_gets_its_own_verdict(every_sandbox: Sandbox, mode: Mode) -> None:
-    """Programs of all ends, of two servers, in an order without a period: while one runs, the next one waits in the jail."""
-    ends = [
+def test_every_program_gets_its_verdict(every_sandbox: Sandbox, mode: ExecutionMode) -> None:
+    """Programs of all verdicts and of two servers in an irregular order; the next waits in the
+    jail.
+    """
+    cases = [
         (SIMPLE, "passed"),
         (SIMPLE._replace(completion="    return 2\n"), "wrong_answer"),
         (SIMPLE._replace(completion="    return (\n"), "syntax_error"),
@@ -103,13 +126,13 @@ def test_every_program_gets_its_own_verdict(every_sandbox: Sandbox, mode: Mode) 
         ),
         (SIMPLE._replace(completion="    return nowhere\n"), "exception"),
     ]
-    programs = [ends[number * number * 5 % 11 % len(ends)] for number in range(300)]
-    verdicts = every_sandbox.test([program for program, _ in programs], Limits(2), mode)
+    programs = [cases[number * number * 5 % 11 % len(cases)] for number in range(300)]
+    verdicts = every_sandbox.test([program for program, _ in programs], ResourceLimits(2), mode)
     assert [verdict.kind for verdict in verdicts] == [kind for _, kind in programs]
 
 
 MARK = "".join(("left ", "by the ", "first"))
-LEAVE = {
+REMAINS = {
     "a file": "open('/tmp/note', 'w').write(MARK)",
     "a file in a folder": "os.makedirs('/tmp/a/b'); open('/tmp/a/b/c', 'w').write(MARK)",
     "a hidden file": "open('/tmp/.note', 'w').write(MARK)",
@@ -126,11 +149,11 @@ LEAVE = {
     "a lock": "import fcntl, jailed; fcntl.flock(open(jailed.__file__), fcntl.LOCK_EX)",
     "memory": "x = [MARK + str(i) for i in range(100_000)]",
 }
-LOOK = """
+SEARCH = """
 import builtins, ctypes, fcntl, gc, jailed, math, os, stat
 found = [name for name in ("note",) if hasattr(math, name) or hasattr(builtins, name)]
 try: found += os.listdir("/tmp")
-except PermissionError: pass  # nor can anybody leave anything there
+except PermissionError: pass  # no program can write to it
 found += [name for name in ("NOTE",) if name in os.environ or ctypes.CDLL(None).getenv(b"NOTE")]
 state = os.stat("/tmp")
 if stat.S_IMODE(state.st_mode) != 0o1777 or state.st_mtime < 1e9: found.append("folder")
@@ -140,29 +163,32 @@ fcntl.flock(open(jailed.__file__), fcntl.LOCK_EX | fcntl.LOCK_NB)
 libc = ctypes.CDLL(None)
 libc.sbrk.restype = ctypes.c_void_p
 end, (reader, writer) = libc.sbrk(0), os.pipe()
-places = set(range(end - (32 << 20), end, 4096))
-for arena in {id(one) >> 20 for one in gc.get_objects()}: places.update(range(arena << 20, arena + 1 << 20, 4096))
-for page in places:
-    if libc.write(writer, ctypes.c_void_p(page), 4096) == 4096 and b"tsrif eht yb tfel" in os.read(reader, 4096)[::-1]:
-        found.append("memory")
-        break
+pages = set(range(end - (32 << 20), end, 4096))
+for arena in {id(item) >> 20 for item in gc.get_objects()}:
+    pages.update(range(arena << 20, arena + 1 << 20, 4096))
+for page in pages:
+    if libc.write(writer, ctypes.c_void_p(page), 4096) == 4096:
+        if b"tsrif eht yb tfel" in os.read(reader, 4096)[::-1]:
+            found.append("memory")
+            break
 print(found)
 """
 
 
-def test_what_a_program_leaves_the_next_one_does_not_find(sandbox_kind: SandboxKind) -> None:
+def test_remains_of_a_program_are_not_visible_to_the_next(sandbox_kind: SandboxKind) -> None:
     with open_sandbox(workers=1, kind=sandbox_kind) as sandbox:
-        for name, leave in LEAVE.items():
-            first = f"import os\nMARK = {MARK!r}\ntry:\n    {leave}\nexcept OSError: pass\nprint(os.getpid())"
-            left, found = (one.value for one in sandbox.last_prints([first, LOOK], LIMITS))
-            assert (left == 1) is not bool(
-                sandbox.report.caveat
-            )  # the first process of a namespace, where there is one
-            assert found == [], name
+        for name, write in REMAINS.items():
+            first = (
+                f"import os\nMARK = {MARK!r}\ntry:\n    {write}\nexcept OSError: pass\n"
+                "print(os.getpid())"
+            )
+            pid, remains = (value.value for value in sandbox.last_prints([first, SEARCH], LIMITS))
+            assert (pid == 1) is not bool(sandbox.report.caveat)  # the first process of a namespace
+            assert remains == [], name
 
 
 def _growth(num_programs: int) -> float:
-    """Megabytes by which this process grew over the second half of so many programs."""
+    """Return the growth of this process in MB over the second half of the programs."""
     with open_sandbox(workers=2) as sandbox:
         batch = [
             program._replace(completion=f"{program.completion}# {number}\n")
@@ -186,7 +212,7 @@ def test_memory_does_not_grow_over_twenty_thousand_programs() -> None:
     assert _growth(20_000) < 2
 
 
-def test_nothing_is_left_in_the_folder_for_temporary_files(
+def test_no_temporary_file_remains(
     every_sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Whose verdict is it? Replies that nobody waits for any more, or that never came, must not become another program's."""
+"""A stale or missing reply must not become the verdict of another program."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from components.evaluation.sandbox import FunctionTest, Limits, SandboxKind, open_sandbox
+from components.evaluation.sandbox import FunctionTest, ResourceLimits, SandboxKind, open_sandbox
 
-LIMITS = Limits(cpu_s=1, memory_mib=512)
+LIMITS = ResourceLimits(cpu_s=1, memory_mib=512)
 RIGHT = FunctionTest(
     "def one():\n    '1.'\n",
     "    return 1\n",
@@ -17,37 +17,40 @@ RIGHT = FunctionTest(
     "one",
 )
 WRONG = RIGHT._replace(completion="    return 2\n")
-TURNS, KINDS = [WRONG, RIGHT] * 5, ["wrong_answer", "passed"] * 5
+ALTERNATING, KINDS = [WRONG, RIGHT] * 5, ["wrong_answer", "passed"] * 5
 
 
-def _below(process: psutil.Process) -> list[psutil.Process]:
-    """The longest line of descent: in an idle jail its end is the judge."""
-    return [process, *max((_below(child) for child in process.children()), key=len, default=[])]
+def _deepest_line(process: psutil.Process) -> list[psutil.Process]:
+    """Return the longest line of descendants: in an idle jail it ends with the test runner."""
+    return [
+        process,
+        *max((_deepest_line(child) for child in process.children()), key=len, default=[]),
+    ]
 
 
-def test_a_judge_that_is_ended_between_two_programs_costs_nobody_a_verdict(
+def test_a_test_runner_killed_between_programs_changes_no_verdict(
     sandbox_kind: SandboxKind,
 ) -> None:
-    others = set(psutil.Process().children())
+    other_children = set(psutil.Process().children())
     with open_sandbox(workers=1, kind=sandbox_kind) as sandbox:
-        (jail,) = set(psutil.Process().children()) - others
+        (jail,) = set(psutil.Process().children()) - other_children
         for _ in range(3):
-            assert [verdict.kind for verdict in sandbox.test(TURNS, LIMITS)] == KINDS
-            *_, judges, judge = _below(jail)
-            judge.kill()  # as the kernel does where memory is short
-            psutil.wait_procs([judge], timeout=60)
-            assert judges.is_running()
-        assert [verdict.kind for verdict in sandbox.test(TURNS, LIMITS)] == KINDS
+            assert [verdict.kind for verdict in sandbox.test(ALTERNATING, LIMITS)] == KINDS
+            *_, server, test_runner = _deepest_line(jail)
+            test_runner.kill()  # as the kernel does when memory is exhausted
+            psutil.wait_procs([test_runner], timeout=60)
+            assert server.is_running()
+        assert [verdict.kind for verdict in sandbox.test(ALTERNATING, LIMITS)] == KINDS
 
 
-def test_a_judge_that_dies_over_each_program_gives_each_its_own_verdict(
+def test_a_test_runner_that_dies_gives_each_program_its_verdict(
     sandbox_kind: SandboxKind,
 ) -> None:
-    ended = RIGHT._replace(
+    aborts = RIGHT._replace(
         test="import os\ndef check(candidate):\n    candidate()\n    os.abort()\n"
     )
     with open_sandbox(workers=1, kind=sandbox_kind) as sandbox:
-        verdicts = sandbox.test([ended, RIGHT, ended, ended, WRONG, RIGHT], LIMITS)
+        verdicts = sandbox.test([aborts, RIGHT, aborts, aborts, WRONG, RIGHT], LIMITS)
     assert [verdict.kind for verdict in verdicts] == [
         "exited",
         "passed",
@@ -59,11 +62,11 @@ def test_a_judge_that_dies_over_each_program_gives_each_its_own_verdict(
 
 
 @pytest.mark.parametrize("mode", ["split", "fast"])
-def test_a_batch_that_ends_in_an_error_leaves_no_verdict_for_the_next(
+def test_a_failed_batch_leaves_no_verdict_for_the_next(
     sandbox_kind: SandboxKind, mode: Any
 ) -> None:
     with open_sandbox(workers=1, kind=sandbox_kind) as sandbox:
         for _ in range(2):
             with pytest.raises(TypeError):
                 sandbox.test([RIGHT, cast(FunctionTest, None)], LIMITS, mode)
-            assert [verdict.kind for verdict in sandbox.test(TURNS, LIMITS, mode)] == KINDS
+            assert [verdict.kind for verdict in sandbox.test(ALTERNATING, LIMITS, mode)] == KINDS

@@ -1,4 +1,4 @@
-"""Where isolation is missing, old, or does not hold, nothing is executed and the reason is told."""
+"""Missing, old or ineffective isolation: nothing is executed and the error names the reason."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ import pytest
 from components.core.errors import EvaluationError, SandboxUnavailableError
 from components.evaluation.sandbox import (
     FunctionTest,
-    Limits,
+    ResourceLimits,
     SandboxKind,
     Verdict,
+    jailed,
     open_sandbox,
     probe,
 )
-from components.evaluation.sandbox.backends import find_jail
-from components.evaluation.sandbox.no_isolation import NoIsolation
+from components.evaluation.sandbox.backends import NoIsolation, find_jail
+from components.evaluation.sandbox.job import Job
 from components.evaluation.sandbox.self_test import self_test
 from components.evaluation.sandbox.system_calls import seccomp_programs
-from components.evaluation.sandbox.worker import Job, Worker
+from components.evaluation.sandbox.worker import Worker
 
-TRIAL = FunctionTest(
+TEST = FunctionTest(
     "def one():\n    '1.'\n",
     "    return 1\n",
     "def check(candidate):\n    assert candidate() == 1\n",
     "one",
 )
-LIMITS = Limits(cpu_s=1)
-JOB = Job(TRIAL, LIMITS, "split")
+LIMITS = ResourceLimits(cpu_s=1)
+JOB = Job(TEST, LIMITS, "split")
 
 
-def test_without_bubblewrap_the_package_is_named(
+def test_the_error_names_the_package_of_a_missing_bubblewrap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -46,35 +47,36 @@ def test_without_bubblewrap_the_package_is_named(
     report = probe(kind="bubblewrap")
     assert not report.available
     assert "bwrap" in report.summary
-    assert "apt-get install bubblewrap" in report.remedy
+    assert "apt-get install bubblewrap" in report.fix
     assert report.self_test == {}
 
 
-@pytest.mark.parametrize("answer", ["bubblewrap 0.6.1", "something else"])
+@pytest.mark.parametrize("output", ["bubblewrap 0.6.1", "something else"])
 def test_an_old_bubblewrap_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
     program = tmp_path / "bwrap"
-    program.write_text(f"#!/bin/sh\necho {answer}\n")
+    program.write_text(f"#!/bin/sh\necho {output}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(SandboxUnavailableError, match=answer):
+    with pytest.raises(SandboxUnavailable, match=output):
         open_sandbox(workers=1, kind="bubblewrap")
 
 
-def test_a_bubblewrap_that_cannot_make_namespaces_is_refused(
+def test_a_bubblewrap_without_namespaces_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "bwrap"
     program.write_text(
-        "#!/bin/sh\n[ \"$1\" = --version ] && echo bubblewrap 0.8.0 && exit\necho 'No permissions to create' >&2; exit 1\n"
+        '#!/bin/sh\n[ "$1" = --version ] && echo bubblewrap 0.8.0 && exit\necho \'No permissions '
+        "to create' >&2; exit 1\n"
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert "No permissions to create" in probe(kind="bubblewrap").missing
 
 
-def test_unsafe_execution_runs_programs_and_says_so(
+def test_unsafe_execution_runs_programs_and_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -83,30 +85,32 @@ def test_unsafe_execution_runs_programs_and_says_so(
         assert not sandbox.report.isolated
         assert sandbox.report.isolation == "none (unsafe execution)"
         assert "read a file outside" not in sandbox.report.self_test
-        wrong = TRIAL._replace(completion="    return 2\n")
+        wrong = TEST._replace(completion="    return 2\n")
         for mode in ("split", "fast"):
-            assert [one.kind for one in sandbox.test([TRIAL, wrong], LIMITS, mode)] == [
+            assert [verdict.kind for verdict in sandbox.test([TEST, wrong], LIMITS, mode)] == [
                 "passed",
                 "wrong_answer",
             ]
 
 
 @pytest.mark.usefixtures("sandbox")
-def test_unsafe_execution_isolates_where_it_can() -> None:
+def test_unsafe_execution_isolates_if_possible() -> None:
     assert probe(unsafe=True).isolated
 
 
-def test_the_self_test_notices_that_there_are_no_walls() -> None:
-    nothing = NoIsolation()
-    nothing.isolated = True
-    with Worker(nothing, seccomp_programs()) as worker:
+def test_the_self_test_detects_missing_isolation() -> None:
+    jail = NoIsolation()
+    jail.isolated = True
+    with Worker(jail, seccomp_programs()) as worker:
         assert worker.run(JOB) == Verdict("passed")
-        with pytest.raises(SandboxUnavailableError, match="read a file outside: worked"):
-            self_test(worker, nothing)
+        with pytest.raises(SandboxUnavailable, match="read a file outside: worked"):
+            self_test(worker, jail)
+    # The attempt to write into the code folder works without isolation.
+    (Path(jailed.__file__).parent / "new").unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("missing", ["server", "judge", "program"])
-def test_without_one_of_the_filters_nothing_runs(sandbox_kind: SandboxKind, missing: str) -> None:
+@pytest.mark.parametrize("missing", ["server", "test_runner", "program"])
+def test_no_program_runs_if_a_filter_is_missing(sandbox_kind: SandboxKind, missing: str) -> None:
     jail = find_jail(sandbox_kind)
     filters = seccomp_programs(namespaces=jail.namespaces) | {missing: ""}
     with (
@@ -116,27 +120,27 @@ def test_without_one_of_the_filters_nothing_runs(sandbox_kind: SandboxKind, miss
         self_test(worker, jail)
 
 
-def test_a_jail_that_ends_is_replaced_and_its_program_run_again(sandbox_kind: SandboxKind) -> None:
-    others = _children(os.getpid())
+def test_a_lost_jail_is_replaced_and_its_program_runs_again(sandbox_kind: SandboxKind) -> None:
+    other_children = _children(os.getpid())
     with Worker(find_jail(sandbox_kind), seccomp_programs()) as worker:
         assert worker.run(JOB) == Verdict("passed")
-        # bubblewrap ties a jail to its maker a moment after it has made it; a jail that has spoken is past that.
-        (jail,) = _children(os.getpid()) - others
+        # bubblewrap sets the death signal shortly after the start; a jail that has answered has it.
+        (jail,) = _children(os.getpid()) - other_children
         inside = _descendants(jail)
         os.kill(jail, signal.SIGKILL)
         _wait_until_gone(inside)
         assert worker.run(JOB) == Verdict("passed")
-        assert len(_children(os.getpid()) - others) == 1
+        assert len(_children(os.getpid()) - other_children) == 1
 
 
-def test_a_jail_that_is_lost_again_and_again_is_an_error_and_no_verdict(
+def test_a_jail_that_is_lost_twice_is_an_error(
     sandbox_kind: SandboxKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jail, others = find_jail(sandbox_kind), _children(os.getpid())
+    jail, other_children = find_jail(sandbox_kind), _children(os.getpid())
     with Worker(jail, seccomp_programs()) as worker:
         assert worker.run(JOB) == Verdict("passed")
         monkeypatch.setattr(jail, "command", lambda _: ["/bin/false"])
-        (running,) = _children(os.getpid()) - others
+        (running,) = _children(os.getpid()) - other_children
         inside = _descendants(running)
         os.kill(running, signal.SIGKILL)
         _wait_until_gone(inside)
@@ -144,16 +148,16 @@ def test_a_jail_that_is_lost_again_and_again_is_an_error_and_no_verdict(
             worker.run(JOB)
 
 
-# Who starts the servers, six processes that serve, the program; bubblewrap is two more, and our own jail one.
+# The starter, six servers, the program; bubblewrap has two more processes, our own jail one.
 NUM_PROCESSES = {"bubblewrap": 9, "namespaces": 8, "landlock": 7}
 
 
-def test_jails_die_with_the_process_that_made_them(sandbox_kind: SandboxKind) -> None:
+def test_jails_die_with_their_launcher(sandbox_kind: SandboxKind) -> None:
     code = (
         "from components.evaluation.sandbox import *\n"
         f"sandbox = open_sandbox(1, kind={sandbox_kind!r})\n"
         "print('ready', flush=True)\n"
-        "sandbox.last_prints(['import time; time.sleep(600)'], Limits(cpu_s=300))\n"
+        "sandbox.last_prints(['import time; time.sleep(600)'], ResourceLimits(cpu_s=300))\n"
     )
     launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     with launcher:
@@ -173,14 +177,14 @@ def _wait_until_gone(processes: set[int]) -> None:
 
 
 def _children(pid: int) -> set[int]:
-    found: set[int] = set()
+    children: set[int] = set()
     for task in Path("/proc").glob(f"{pid}/task/*/children"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found |= {int(child) for child in task.read_text().split()}
-    return found
+            children |= {int(child) for child in task.read_text().split()}
+    return children
 
 
 def _descendants(pid: int) -> set[int]:
-    """Every process below `pid`; one that ends meanwhile has none."""
-    found = _children(pid)
-    return found.union(*(_descendants(child) for child in found))
+    """Return all descendants of `pid`; a process that ended meanwhile has none."""
+    children = _children(pid)
+    return children.union(*(_descendants(child) for child in children))

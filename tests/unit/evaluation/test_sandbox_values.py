@@ -1,4 +1,4 @@
-"""Plain data over the wall: what arrives is equal where it may be, harmless everywhere."""
+"""Plain data between processes: values arrive equal or as harmless foreign objects."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.evaluation.sandbox.jailed import frames
-from components.evaluation.sandbox.jailed.values import Foreign, decode, encode
+from components.evaluation.sandbox.jailed.values import ForeignObject, decode, encode
 
 scalars = st.one_of(
     st.none(),
@@ -37,27 +37,27 @@ values = st.recursive(
 )
 
 
-def over_the_wire(value: Any, **options: Any) -> Any:
-    one, other = socket.socketpair()
-    with one, other:
-        frames.send(one.fileno(), encode(value))
-        return decode(frames.receive(other.fileno()), **options)
+def send_and_receive(value: Any, **options: Any) -> Any:
+    sender, receiver = socket.socketpair()
+    with sender, receiver:
+        frames.send(sender.fileno(), encode(value))
+        return decode(frames.receive(receiver.fileno()), **options)
 
 
-def described(value: Any) -> Any:
-    """Types and representations, which tell NaN, -0.0, and 1 from True; sets without their order."""
+def describe(value: Any) -> Any:
+    """Return types and representations, which distinguish NaN, -0.0, and 1 from True."""
     if isinstance(value, list | tuple):
-        return type(value), [described(item) for item in value]
+        return type(value), [describe(item) for item in value]
     if isinstance(value, set | frozenset):
         return type(value), sorted(map(repr, value))
     if isinstance(value, dict):
-        return [(described(key), described(item)) for key, item in value.items()]
+        return [(describe(key), describe(item)) for key, item in value.items()]
     return type(value), repr(value)
 
 
 @given(values)
-def test_plain_data_arrives_as_it_was(value: Any) -> None:
-    assert described(decode(encode(value))) == described(value)
+def test_plain_data_arrives_unchanged(value: Any) -> None:
+    assert describe(decode(encode(value))) == describe(value)
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,13 @@ def test_plain_data_arrives_as_it_was(value: Any) -> None:
         (bytearray(b"ab"), bytearray(b"ab")),
     ],
 )
-def test_subclasses_arrive_as_what_their_base_holds(value: Any, expected: Any) -> None:
-    arrived = over_the_wire(value)
+def test_subclasses_arrive_as_their_base_types(value: Any, expected: Any) -> None:
+    arrived = send_and_receive(value)
     assert arrived == expected
     assert type(arrived) is type(expected)
 
 
-class Everything:
+class EqualToAll:
     def __eq__(self, other: object) -> bool:
         return True
 
@@ -87,7 +87,7 @@ class Everything:
         return 1
 
 
-class Liar(int):
+class EqualInt(int):
     def __eq__(self, other: object) -> bool:
         return True
 
@@ -95,19 +95,19 @@ class Liar(int):
         return 1
 
 
-@pytest.mark.parametrize("value", [Everything(), [Everything()], Liar(7), {"a": Everything()}])
-def test_equality_of_the_programs_own_does_not_cross(value: Any) -> None:
-    arrived = over_the_wire(value)
+@pytest.mark.parametrize("value", [EqualToAll(), [EqualToAll()], EqualInt(7), {"a": EqualToAll()}])
+def test_a_custom_equality_does_not_cross(value: Any) -> None:
+    arrived = send_and_receive(value)
     assert arrived != 42
     assert arrived != [42]
     assert arrived != {"a": 42}
 
 
-def test_iterators_bring_their_items_and_endless_ones_do_not() -> None:
-    assert list(over_the_wire(range(3))) == [0, 1, 2]
-    assert sorted(over_the_wire(char for char in "ba")) == ["a", "b"]
-    endless = over_the_wire(iter(int, 1))
-    assert isinstance(endless, Foreign)
+def test_iterators_arrive_with_their_items_unless_endless() -> None:
+    assert list(send_and_receive(range(3))) == [0, 1, 2]
+    assert sorted(send_and_receive(char for char in "ba")) == ["a", "b"]
+    endless = send_and_receive(iter(int, 1))
+    assert isinstance(endless, ForeignObject)
     with pytest.raises(TypeError, match="not iterable"):
         list(endless)
 
@@ -123,23 +123,23 @@ def test_iterators_bring_their_items_and_endless_ones_do_not() -> None:
     ],
 )
 def test_arrays_keep_shape_and_type(array: np.ndarray) -> None:
-    arrived = over_the_wire(array)
+    arrived = send_and_receive(array)
     assert arrived.dtype == array.dtype
     assert arrived.shape == array.shape
     assert np.array_equal(arrived, array)
 
 
-def test_numpy_scalars_stay_numpys() -> None:
+def test_numpy_scalars_keep_their_type() -> None:
     for value in (np.int64(3), np.float32(0.5), np.bool_(True)):
-        arrived = over_the_wire(value)
+        arrived = send_and_receive(value)
         assert arrived == value
         assert type(arrived) is type(value)
 
 
-def test_outside_a_jail_nothing_is_hashed() -> None:
+def test_sets_and_dictionaries_are_not_hashed_outside_a_jail() -> None:
     for value in ({3, 1, 2}, {3: "x", 1: "y", 2: "z"}):
-        arrived = over_the_wire([value], hashed=False)[0]
-        assert isinstance(arrived, Foreign)
+        arrived = send_and_receive([value], hashed=False)[0]
+        assert isinstance(arrived, ForeignObject)
         assert list(arrived) == list(value)
 
 
@@ -168,15 +168,15 @@ def test_outside_a_jail_nothing_is_hashed() -> None:
         {"t": "bytes", "v": "0"},
     ],
 )
-def test_what_encode_never_says_is_refused(data: Any) -> None:
+def test_data_that_encode_never_returns_is_refused(data: Any) -> None:
     with pytest.raises(frames.FrameError):
         decode(data)
 
 
-def test_deep_nesting_is_refused_or_cut() -> None:
-    bottomless: list[Any] = []
-    bottomless.append(bottomless)
-    decode(encode(bottomless))
+def test_deep_nesting_is_cut_or_refused() -> None:
+    recursive: list[Any] = []
+    recursive.append(recursive)
+    decode(encode(recursive))
     deep: Any = {"t": "list", "v": []}
     for _ in range(5000):
         deep = {"t": "list", "v": [deep]}

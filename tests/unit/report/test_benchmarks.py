@@ -42,7 +42,7 @@ def heads(page: Tag, caption: str) -> list[str]:
     return [head.text for head in list(result.first("thead").all("tr"))[-1].all("th")]
 
 
-def failing(_: str, __: Sample) -> str:
+def failing(_: str, __: GeneratedSample) -> str:
     return "    return x #: exception NameError"
 
 
@@ -125,7 +125,7 @@ def test_a_curve_is_the_best_temperature_of_every_k(run: Run) -> None:
 
 
 def test_outcomes_are_counted_by_kind_and_exceptions_by_type(run: Run) -> None:
-    def mixed(_: str, sample: Sample) -> str:
+    def mixed(_: str, sample: GeneratedSample) -> str:
         stated = [
             "passed",
             "exception NameError",

@@ -1,7 +1,9 @@
-"""The part that runs inside the jail: standard library alone, mounted read-only.
+"""Code that runs inside the jail. It uses the standard library alone and is mounted read-only.
 
-`server` is what every process here is forked from; `subject` runs what a model wrote; `judge` runs the tests and holds the
-verdict; `lockdown` closes the doors behind both; `enclosure` builds the jail where bubblewrap does not, and `confinement`
-is the walls where there can be no jail; `frames` and `values` are how they speak. Nothing in this folder may
-contain a test or an expected value: subjects can read it.
+`server` forks every other process. `candidate` runs generated code. `test_runner` runs the tests
+and holds the verdict. `lockdown` limits a process before it executes anything. `namespaces_setup`
+builds a jail if bubblewrap is missing, and `landlock_rules` restricts file access if namespaces are
+unavailable. `frames` and `values` are the wire format.
+
+Candidates can read this folder: it must never contain a test or an expected value.
 """

@@ -1,7 +1,7 @@
-"""Messages between processes that do not trust each other: JSON in length-prefixed frames of bounded size.
+"""Length-prefixed JSON frames of bounded size, between processes that do not trust each other.
 
-One decision: no pickle, and no announcement is believed: a reader never allocates more than a frame may hold. What the
-JSON means is `values`' matter.
+No pickle is used, and a reader never allocates more than a frame. `values` gives the JSON its
+meaning.
 """
 
 from __future__ import annotations
@@ -11,27 +11,28 @@ import os
 from typing import Any
 
 MAX_FRAME_BYTES = 1 << 20
-"""Longest message, in bytes (assumption: the longest argument or answer of an honest HumanEval solution takes kilobytes)."""
+"""Longest message (assumption: arguments and results of an honest HumanEval solution take
+kilobytes)."""
 
 HEADER_BYTES = 4
-"""Length of the length: an unsigned big-endian integer before every message."""
+"""Size of the length before every message, an unsigned big-endian integer."""
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class FrameError(Exception):
-    """The other side sent what is no frame of plain data, sent too much, or went away."""
+    """The other side closed the channel, or sent no frame of plain data."""
 
 
 class MessageTooLong(FrameError):
-    """What was to be sent does not fit a frame. Nothing was sent."""
+    """The message does not fit into a frame. Nothing was sent."""
 
 
-def framed(message: Any) -> bytes:
-    """One message as it is sent: four bytes of length, then JSON.
+def encode_frame(message: Any) -> bytes:
+    """Return the length and the JSON of a message.
 
     Raises:
-        MessageTooLong: the message is longer than a frame may be.
+        MessageTooLong: the message is longer than a frame.
     """
     body = _encode(message).encode()
     if len(body) > MAX_FRAME_BYTES:
@@ -40,20 +41,20 @@ def framed(message: Any) -> bytes:
 
 
 def send(fd: int, message: Any) -> None:
-    """Write one message.
+    """Write a message.
 
     Raises:
-        MessageTooLong: the message is longer than a frame may be.
-        FrameError: the other side has gone.
+        MessageTooLong: the message is longer than a frame.
+        FrameError: the other side closed the channel.
     """
-    write(fd, framed(message))
+    write(fd, encode_frame(message))
 
 
 def write(fd: int, frame: bytes) -> None:
-    """Write what `framed` made.
+    """Write an encoded frame.
 
     Raises:
-        FrameError: the other side has gone.
+        FrameError: the other side closed the channel.
     """
     view = memoryview(frame)
     try:
@@ -64,33 +65,33 @@ def write(fd: int, frame: bytes) -> None:
 
 
 def receive(fd: int) -> Any:
-    """Read one message.
+    """Read a message.
 
     Raises:
-        FrameError: the other side has gone, or what it sent is no frame.
+        FrameError: the other side closed the channel, or sent no valid frame.
     """
-    size = int.from_bytes(_exactly(fd, HEADER_BYTES), "big")
+    size = int.from_bytes(_read_exactly(fd, HEADER_BYTES), "big")
     if size > MAX_FRAME_BYTES:
         raise FrameError(f"a frame of {size} bytes was announced")
-    return parse(_exactly(fd, size))
+    return parse(_read_exactly(fd, size))
 
 
 def parse(body: bytes) -> Any:
-    """The JSON of one frame. Raises `FrameError` for anything else."""
+    """Parse the JSON of a frame. Raises `FrameError` for anything else."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise FrameError(f"not JSON: {type(error).__name__}") from None
 
 
-def _exactly(fd: int, size: int) -> bytes:
+def _read_exactly(fd: int, size: int) -> bytes:
     data = bytearray()
     while len(data) < size:
         try:
-            piece = os.read(fd, min(size - len(data), 1 << 16))
+            chunk = os.read(fd, min(size - len(data), 1 << 16))
         except OSError as error:
             raise FrameError(str(error)) from None
-        if not piece:
-            raise FrameError("the other side has gone")
-        data += piece
+        if not chunk:
+            raise FrameError("the other side closed the channel")
+        data += chunk
     return bytes(data)

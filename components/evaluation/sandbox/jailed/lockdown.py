@@ -1,8 +1,8 @@
-"""What a process does to itself before it runs anything that it was given: limits, another user, a system-call filter.
+"""Restrictions that a process puts on itself before it executes a program.
 
-One decision: the process narrows itself, in this order, and cannot widen again; if a single step fails it raises, the
-process ends without a verdict, and that counts as a failure. The namespaces around it were made before it started. All
-that can be prepared is prepared once, in the server that the process is forked from.
+A process can only narrow its rights. If a step fails, it raises and the process ends without a
+verdict, which counts as a failure. The namespaces exist before the process starts. Everything that
+can be prepared is prepared once, in the server that the process is forked from.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 1,
 _CAPABILITY_VERSION_3 = 0x20080522
 
 _CAP_KILL, _CAP_SETGID, _CAP_SETUID, _CAP_SYS_ADMIN, _NUM_CAPABILITIES = 5, 6, 7, 21, 64
-CHANGE_USER = (_CAP_KILL, _CAP_SETGID, _CAP_SETUID)
-"""What root's servers keep: every program becomes another user, and is ended."""
-NEW_NAMESPACES = (_CAP_SYS_ADMIN,)
-"""What servers keep within namespaces: every program gets a pid namespace and an empty /tmp."""
+USER_CAPABILITIES = (_CAP_KILL, _CAP_SETGID, _CAP_SETUID)
+"""Root's servers keep them to run every program as another user and to kill it."""
+NAMESPACE_CAPABILITIES = (_CAP_SYS_ADMIN,)
+"""Servers within namespaces keep it to give every program a pid namespace and an empty /tmp."""
 
-_LIMITS = {
+_COMMON_LIMITS = {
     resource.RLIMIT_FSIZE: 16 << 20,
     resource.RLIMIT_NOFILE: 128,
     resource.RLIMIT_NPROC: 64,
@@ -33,73 +33,75 @@ _LIMITS = {
     resource.RLIMIT_MEMLOCK: 0,
     resource.RLIMIT_MSGQUEUE: 0,
 }
-"""Bytes of a file, open files, threads, and what nobody needs (assumption: benchmark programs stay far below)."""
+"""File size in bytes, open files, threads, and unused resources (assumption: benchmark programs
+stay far below)."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 _THIS_PROCESS = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
 _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
-"""The kernel's `cap_user_header_t` and twice its `cap_user_data_t`: effective, permitted, inheritable."""
+"""The kernel's `cap_user_header_t`, and two `cap_user_data_t`: effective, permitted,
+inheritable."""
 
 
 class _SockFprog(ctypes.Structure):
     _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-class Filter:
+class SeccompFilter:
     """A compiled seccomp program, given in base 64."""
 
     def __init__(self, program: str) -> None:
         code = binascii.a2b_base64(program)
         self._fprog = _SockFprog(len(code) // 8, code)
-
         self._arguments = (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(self._fprog), 0, 0)
 
     def load(self) -> None:
-        """Bind this process to it, for ever."""
+        """Apply the filter to this process permanently."""
         check(libc.prctl(*self._arguments))
 
 
-def no_new_privileges() -> None:
-    """What this process starts or forks gets no more rights than it has. The kernel asks for this before a filter."""
+def forbid_new_privileges() -> None:
+    """Prevent children from gaining rights. The kernel requires this before a filter is loaded."""
     check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 
 
 def die_with_parent() -> None:
-    """When the parent of this process ends, so does this one. A change of user undoes it."""
+    """Kill this process when its parent ends. A change of user resets it."""
     check(libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
 
 
 def check(result: int) -> int:
-    """A C function's result; raises what -1 stands for."""
+    """Return the result of a C function; raise `OSError` if it is -1."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return result
 
 
-def limit_for_all(*, alone: bool) -> None:
-    """The limits that are the same for every program; processes inherit them from their server.
+def set_common_limits(*, has_own_user: bool) -> None:
+    """Set the limits that are equal for all programs; forked processes inherit them.
 
-    Where a lower one is in force already, it stays.
+    A lower present limit stays.
 
     Args:
-        alone: whether the user that programs run as has no processes but theirs.
+        has_own_user: whether the programs' user has no other processes. If not, threads are not
+            limited, because the limit counts all processes of a user.
     """
-    for which, most in _LIMITS.items():
-        if which == resource.RLIMIT_NPROC and not alone:
-            continue  # it counts whatever this user runs
-        present = resource.getrlimit(which)[1]
-        limit = most if present == resource.RLIM_INFINITY else min(most, present)
-        resource.setrlimit(which, (limit, limit))
+    for resource_id, maximum in _COMMON_LIMITS.items():
+        if resource_id == resource.RLIMIT_NPROC and not has_own_user:
+            continue
+        present = resource.getrlimit(resource_id)[1]
+        limit = maximum if present == resource.RLIM_INFINITY else min(maximum, present)
+        resource.setrlimit(resource_id, (limit, limit))
 
 
-def numbered(limits: dict[str, list[int]]) -> list[tuple[int, tuple[int, int]]]:
-    """Resource limits by name, each [soft, hard], as `setrlimit` takes them."""
+def resolve_limits(limits: dict[str, list[int]]) -> list[tuple[int, tuple[int, int]]]:
+    """Convert limits by name, each [soft, hard], to arguments of `setrlimit`."""
     return [(getattr(resource, name), (soft, hard)) for name, (soft, hard) in limits.items()]
 
 
-def become(uid: int) -> None:
-    """Root turns into another user and group, for good."""
+def switch_user(uid: int) -> None:
+    """Turn root into another user and group permanently."""
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
@@ -108,23 +110,23 @@ def become(uid: int) -> None:
 
 
 def drop_capabilities() -> None:
-    """Give up every capability, those that could be taken up again included."""
+    """Give up every capability, including permitted and inheritable capabilities."""
     check(libc.capset(_THIS_PROCESS, _NO_CAPABILITIES))
 
 
-def keep_capabilities(kept: Iterable[int], *, inheritable: bool = False) -> None:
-    """Give up every capability but `kept`."""
-    bits = sum(1 << one for one in kept)
-    check(libc.capset(_THIS_PROCESS, (ctypes.c_uint32 * 6)(bits, bits, bits if inheritable else 0)))
+def keep_capabilities(capabilities: Iterable[int], *, inheritable: bool = False) -> None:
+    """Give up every capability except `capabilities`."""
+    bits = sum(1 << capability for capability in capabilities)
+    data = (ctypes.c_uint32 * 6)(bits, bits, bits if inheritable else 0)
+    check(libc.capset(_THIS_PROCESS, data))
 
 
-def keep_for_the_next_program(kept: Iterable[int]) -> None:
-    """Give up every capability but `kept`, which the program that this process becomes has, too."""
-    for one in set(range(_NUM_CAPABILITIES)).difference(kept):
-        libc.prctl(
-            _PR_CAPBSET_DROP, one, 0, 0, 0
-        )  # fails for numbers that this kernel does not know
-    keep_capabilities(kept, inheritable=os.geteuid() != 0)
-    if os.geteuid() != 0:  # what root keeps is decided by what was dropped
-        for one in kept:
-            check(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, one, 0, 0))
+def keep_capabilities_across_exec(capabilities: Iterable[int]) -> None:
+    """Give up every capability except `capabilities`, which also survive `execve`."""
+    for capability in set(range(_NUM_CAPABILITIES)).difference(capabilities):
+        # Fails for numbers that this kernel does not know.
+        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+    keep_capabilities(capabilities, inheritable=os.geteuid() != 0)
+    if os.geteuid() != 0:  # root keeps its bounding set, without ambient capabilities
+        for capability in capabilities:
+            check(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0))

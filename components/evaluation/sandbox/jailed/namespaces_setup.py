@@ -1,9 +1,9 @@
-"""Makes a jail out of namespaces, as bubblewrap would, and becomes an interpreter in it: for machines without bubblewrap.
+"""Builds a jail from namespaces and becomes an interpreter in it, for machines without bubblewrap.
 
-One decision: it is always a new user namespace, so whatever power there is ends at its border: root gives its servers the
-capabilities to change users within it and nothing on this machine. An ordinary user is nobody there. The jail is built in
-an empty file system that then becomes the root; sources are opened before it covers anything. Needs Linux 5.12
-(`mount_setattr`, which makes a whole tree read-only at once). This runs before there is anything hostile.
+The jail always has a new user namespace: root's servers can change users within it and nothing
+outside; an ordinary user is `nobody` in it. The jail is built in an empty file system that becomes
+the root. Sources are opened before any mount covers them. Requires Linux 5.12 (`mount_setattr`
+makes a whole tree read-only at once). No hostile code runs here.
 """
 
 from __future__ import annotations
@@ -31,114 +31,117 @@ _REC, _PRIVATE, _BIND, _DETACH = 16384, 1 << 18, 4096, 2
 _MOUNT_SETATTR = 442
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _RDONLY_NOSUID_NODEV = 1 | 2 | 4
-_BASE = "/tmp"  # noqa: S108  where the new root is built; only this process' namespace has anything mounted there
+_NOSUID_NODEV = 2 | 4
+_BASE = "/tmp"  # noqa: S108  the new root is built here; the mounts are visible in this mount namespace only
 _SMALL = b"size=64k,nr_inodes=512,mode=755"
-"""Of the root, which holds folders to mount on, and of what covers folders; both are read-only when a program runs."""
+"""Options of the root, which holds mount points, and of hidden folders; both are read-only when a
+program runs."""
 
 
-def enter(plan: str, command: Sequence[str]) -> NoReturn:
-    """Run `command` as the first process of a new jail, and end as it ends.
+def enter(plan_json: str, command: Sequence[str]) -> NoReturn:
+    """Run `command` as the first process of a new jail and exit with its status.
 
     Args:
-        plan: JSON with `uids` and `gids` (the maps of the user namespace), `as_root`, `mounts`, `links`, `emptied`,
-            `devices`, `scratch`, `scratch_options`.
+        plan_json: JSON with `uids` and `gids` (maps of the user namespace), `as_root`, `mounts`,
+            `links`, `hidden`, `devices`, `scratch`, `scratch_options`.
     """
-    wanted = json.loads(plan)
-    with _named("making namespaces"):
-        _separate(wanted["uids"], wanted["gids"], as_root=wanted["as_root"])
+    plan = json.loads(plan_json)
+    with _exit_on_error("making namespaces"):
+        _unshare(plan["uids"], plan["gids"], as_root=plan["as_root"])
         lockdown.die_with_parent()
-    with _named("showing files"):
-        _build(wanted)
-    with _named("starting the first process"):
-        maker = os.pidfd_open(os.getpid())
+    with _exit_on_error("mounting files"):
+        _build(plan)
+    with _exit_on_error("starting the first process"):
+        parent = os.pidfd_open(os.getpid())
         first = os.fork()
         if first == 0:
-            _become(command, maker, as_root=wanted["as_root"])
+            _exec(command, parent, as_root=plan["as_root"])
     os._exit(os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) & 0xFF)
 
 
 @contextlib.contextmanager
-def _named(step: str) -> Iterator[None]:
-    """The border of this process: what fails is said in one line, with the step that it failed in."""
+def _exit_on_error(step: str) -> Iterator[None]:
+    """Exit with a line that names the failed step."""
     try:
         yield
     except OSError as error:
         sys.exit(f"{step}: {error.strerror}" + (f" ({error.filename})" if error.filename else ""))
 
 
-def _separate(uids: str, gids: str, *, as_root: bool) -> None:
-    """New namespaces. A child that stays outside writes who is who in them, since root's map takes rights out there."""
-    parted, told = os.pipe()
-    outer = os.getpid()
+def _unshare(uids: str, gids: str, *, as_root: bool) -> None:
+    """Make the namespaces.
+
+    A child outside writes the user maps, because root's map requires rights out there.
+    """
+    reader, writer = os.pipe()
+    parent = os.getpid()
     mapper = os.fork()
     if mapper == 0:
-        os.close(told)
-        with _named("mapping users"):
-            if os.read(parted, 1):
-                _map(outer, "setgroups", "allow" if as_root else "deny")
-                _map(outer, "gid_map", gids)
-                _map(outer, "uid_map", uids)
+        os.close(writer)
+        with _exit_on_error("mapping users"):
+            if os.read(reader, 1):
+                _write_map(parent, "setgroups", "allow" if as_root else "deny")
+                _write_map(parent, "gid_map", gids)
+                _write_map(parent, "uid_map", uids)
         os._exit(0)
     check(libc.unshare(_NAMESPACES))
-    os.write(told, b".")
+    os.write(writer, b".")
     if os.waitpid(mapper, 0)[1] != 0:
         raise PermissionError(1, "users could not be mapped")
-    os.close(parted)
-    os.close(told)
+    os.close(reader)
+    os.close(writer)
     socket.sethostname("jail")
 
 
-def _map(pid: int, name: str, content: str) -> None:
+def _write_map(pid: int, name: str, content: str) -> None:
     with open(f"/proc/{pid}/{name}", "w") as file:
         file.write(content)
 
 
-def _build(wanted: dict[str, Any]) -> None:
-    """Everything that the jail shows, then its root in place of this machine's."""
+def _build(plan: dict[str, Any]) -> None:
+    """Mount everything that the jail shows, then replace the machine's root."""
     _mount(b"none", "/", b"", _REC | _PRIVATE)
-    shown, devices = _opened(wanted["mounts"]), _opened([(one, one) for one in wanted["devices"]])
+    mounts = _open_sources(plan["mounts"])
+    devices = _open_sources([(device, device) for device in plan["devices"]])
     os.umask(0o022)
     _mount(b"tmpfs", _BASE, b"tmpfs", 0, _SMALL)
     os.chdir(_BASE)
-    for fd, target in (*shown, *devices):
-        _make_place(fd, target)
-    os.makedirs(f".{wanted['scratch']}", exist_ok=True)
-    for fd, target in shown:
+    for fd, target in (*mounts, *devices):
+        _make_mount_point(fd, target)
+    os.makedirs(f".{plan['scratch']}", exist_ok=True)
+    for fd, target in mounts:
         _bind(fd, target)
-    for target, place in wanted["links"]:
-        os.symlink(target, f".{place}")
-    for folder in wanted["emptied"]:
+    for target, link in plan["links"]:
+        os.symlink(target, f".{link}")
+    for folder in plan["hidden"]:
         _mount(b"tmpfs", f".{folder}", b"tmpfs", 0, _SMALL)
-    attributes = struct.pack("=QQQQ", _RDONLY_NOSUID_NODEV, 0, 0, 0)
-    check(
-        libc.syscall(
-            _MOUNT_SETATTR,
-            _AT_FDCWD,
-            b".",
-            _AT_RECURSIVE,
-            attributes,
-            ctypes.c_size_t(len(attributes)),
-        )
-    )
+    _make_read_only()
     for fd, target in devices:
         _bind(fd, target)
-    _mount(b"tmpfs", f".{wanted['scratch']}", b"tmpfs", 2 | 4, wanted["scratch_options"].encode())
+    options = plan["scratch_options"].encode()
+    _mount(b"tmpfs", f".{plan['scratch']}", b"tmpfs", _NOSUID_NODEV, options)
     check(libc.pivot_root(b".", b"."))
     check(libc.umount2(b".", _DETACH))
-    os.chdir(wanted["scratch"])
+    os.chdir(plan["scratch"])
 
 
-def _opened(places: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
-    return [(os.open(source, os.O_PATH), target) for source, target in places]
+def _make_read_only() -> None:
+    attributes = struct.pack("=QQQQ", _RDONLY_NOSUID_NODEV, 0, 0, 0)
+    size = ctypes.c_size_t(len(attributes))
+    check(libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, b".", _AT_RECURSIVE, attributes, size))
 
 
-def _make_place(fd: int, target: str) -> None:
-    place = f".{target}"
+def _open_sources(mounts: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
+    return [(os.open(source, os.O_PATH), target) for source, target in mounts]
+
+
+def _make_mount_point(fd: int, target: str) -> None:
+    path = f".{target}"
     if stat.S_ISDIR(os.fstat(fd).st_mode):
-        os.makedirs(place, exist_ok=True)
+        os.makedirs(path, exist_ok=True)
     else:
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
 
 
 def _bind(fd: int, target: str) -> None:
@@ -152,16 +155,16 @@ def _mount(source: bytes, target: str, kind: bytes, flags: int, options: bytes =
         raise OSError(number, os.strerror(number), target)
 
 
-def _become(command: Sequence[str], maker: int, *, as_root: bool) -> NoReturn:
-    """The first process of the jail: what servers may do, and the interpreter."""
-    with _named("starting the first process"):
+def _exec(command: Sequence[str], parent: int, *, as_root: bool) -> NoReturn:
+    """Become the first process of the jail: reduce capabilities, then execute the interpreter."""
+    with _exit_on_error("starting the first process"):
         lockdown.die_with_parent()
-        if select.select([maker], [], [], 0)[
-            0
-        ]:  # it died before it could be said to whom this process belongs
+        parent_has_ended = bool(select.select([parent], [], [], 0)[0])
+        if parent_has_ended:  # it died before `die_with_parent` took effect
             os._exit(1)
         os.setsid()
-        lockdown.keep_for_the_next_program(
-            (*(lockdown.CHANGE_USER if as_root else ()), *lockdown.NEW_NAMESPACES)
+        user_capabilities = lockdown.USER_CAPABILITIES if as_root else ()
+        lockdown.keep_capabilities_across_exec(
+            (*user_capabilities, *lockdown.NAMESPACE_CAPABILITIES)
         )
-        os.execve(command[0], list(command), dict(os.environ))  # noqa: S606  what this is for
+        os.execve(command[0], list(command), dict(os.environ))  # noqa: S606  the purpose of this process

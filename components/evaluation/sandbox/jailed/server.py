@@ -1,10 +1,10 @@
-"""The warm processes of a jail, which every program is forked from: imports done, one fork for each program.
+"""The servers of a jail: processes with warm imports that fork a process for each program.
 
-One decision: a server reads nothing that a program wrote and nothing that is meant for one. A request names limits and
-brings two open files, what to run and the channel to who asked; the fork reads the first and speaks on the second, and the
-server only waits until one of them is gone. So no program finds another one's source, answer or test in the memory that it
-was forked from. There is a server for every set of warm packages, since what a fork costs grows with memory, and one
-whose forks are judges (`judge.serve`); none of them ever sees what another one runs.
+A server never reads a program or its output. A request names limits and brings two open files: the
+source and the channel to the requester. The fork reads the first and writes to the second; the
+server only waits until it ends. So the memory that a program is forked from never holds another
+program's source, result or test. Each set of preimported packages has a server of its own, since a
+fork costs more with more memory, and a separate server forks test runners (`test_runner.serve`).
 """
 
 from __future__ import annotations
@@ -27,196 +27,209 @@ _MNT_DETACH = 2
 _CHANNEL = 3
 _NOSUID_NODEV_NOATIME = 2 | 4 | 1024
 SCRATCH_OPTIONS = "size=16m,nr_inodes=4096,mode=1777"
-"""Of the only writable place (assumption: MTPB and HumanEval write nothing of size)."""
+"""Mount options of the only writable folder (assumption: MTPB and HumanEval write nothing of
+size)."""
 
 PREIMPORTED = (
-    "bisect", "collections", "copy", "dataclasses", "datetime", "enum", "functools", "hashlib", "heapq", "itertools", "json",
-    "math", "operator", "random", "re", "string", "sys", "time", "typing",
+    "bisect", "collections", "copy", "dataclasses", "datetime", "enum", "functools", "hashlib",
+    "heapq", "itertools", "json", "math", "operator", "random", "re", "string", "sys", "time",
+    "typing",
 )  # fmt: skip
-"""What benchmark programs import most."""
+"""The modules that benchmark programs import most."""
 
 
 class _Setup(NamedTuple):
-    """What holds for all programs of this jail. Without isolation `filters` may be empty."""
+    """Settings of all programs of this jail. Without isolation `filters` may be empty."""
 
     namespaces: bool
-    """Whether a pid namespace and a new, empty folder can be made for every program."""
+    """Whether every program gets a pid namespace and an empty folder."""
     scratch: str
-    """Where programs begin; where there are namespaces, the only folder that they may write to."""
+    """Working directory of programs; with namespaces the only writable folder."""
     filters: dict[str, str]
-    judge_uid: int | None
-    """The user that judges become; none where nobody can be another one."""
-    shown: dict[str, Any] | None
-    """What `landlock_rules.confine` is to leave, where no namespace hides the rest."""
+    test_runner_uid: int | None
+    """The user of test runners; None if users cannot be changed."""
+    landlock_rules: dict[str, Any] | None
+    """Arguments of `landlock_rules.restrict_files` if there are no namespaces."""
 
     @property
-    def alone(self) -> bool:
-        """Whether programs have a user, or a user namespace, to themselves."""
-        return self.namespaces or self.judge_uid is not None
+    def has_own_user(self) -> bool:
+        """Whether programs have a user, or a user namespace, of their own."""
+        return self.namespaces or self.test_runner_uid is not None
 
 
-def main(judges: int, *servers: tuple[int, list[str]]) -> None:
-    """Fork the servers of one jail; `judges` and each of `servers` bring the open file that requests come through.
+def main(test_runners: int, *servers: tuple[int, list[str]]) -> None:
+    """Fork the servers of a jail.
 
-    Ends when one of them does: then whoever asks has gone, or must notice.
+    Ends when any of them ends: the launcher is gone or must notice.
+
+    Args:
+        test_runners: the open socket for requests to the test runners.
+        servers: the open socket and the preimported packages of each server.
     """
-    # Whoever asks may have thousands of open files, and the numbers of these are as high: `select`, and what closes all
-    # files of a program, take low ones.
-    judges, servers = (
-        _lowest(judges),
-        tuple((_lowest(control), packages) for control, packages in servers),
-    )
+    # The launcher may have thousands of open files and pass high numbers; `select` and `closerange`
+    # require low numbers.
+    test_runners = _move_to_lowest(test_runners)
+    servers = tuple((_move_to_lowest(control), packages) for control, packages in servers)
     setup = _Setup(**json.loads(os.pread(0, os.fstat(0).st_size, 0)))
     with open(os.devnull, "rb") as null:
         os.dup2(null.fileno(), 0)
-    # Libraries ask to mend locks and seeds after a fork. Servers have one thread, programs are seeded and cannot fork: it is
-    # work for nothing, 0.6 ms for every program that has NumPy (measured).
+    # Libraries register hooks that repair locks and seeds after a fork. Servers are
+    # single-threaded, and programs are seeded and cannot fork, so the hooks waste 0.6 ms for every
+    # program that has NumPy (measured).
     os.register_at_fork = lambda **_: None
     for name in PREIMPORTED:
         importlib.import_module(name)
-    _narrow(setup)
+    _restrict(setup)
+    controls = [control for control, _ in servers]
+    runner_filter = setup.filters.get("test_runner")
     _fork_server(
-        [control for control, _ in servers],
+        controls,
         lambda: test_runner.serve(
-            judges, setup.judge_uid, setup.filters.get("judge"), alone=setup.alone
+            test_runners, setup.test_runner_uid, runner_filter, has_own_user=setup.has_own_user
         ),
     )
     for control, packages in servers:
-        others = [judges, *(other for other, _ in servers if other != control)]
+        others = [test_runners, *(other for other in controls if other != control)]
         _fork_server(others, lambda c=control, p=packages: _Server(c, p, setup).serve())
-    for control in (judges, *(control for control, _ in servers)):
+    for control in (test_runners, *controls):
         os.close(control)
     os.wait()
 
 
-def _lowest(file: int) -> int:
-    lower = os.dup(file)
-    os.close(file)
-    return lower
+def _move_to_lowest(fd: int) -> int:
+    lowest = os.dup(fd)
+    os.close(fd)
+    return lowest
 
 
-def _narrow(setup: _Setup) -> None:
-    """What servers give up before the first request."""
+def _restrict(setup: _Setup) -> None:
+    """Reduce the rights of all servers before the first request."""
     lockdown.die_with_parent()
-    lockdown.no_new_privileges()
-    if setup.shown:
-        landlock_rules.confine(**setup.shown)
-        lockdown.keep_capabilities(lockdown.CHANGE_USER if setup.judge_uid is not None else ())
+    lockdown.forbid_new_privileges()
+    if setup.landlock_rules:
+        landlock_rules.restrict_files(**setup.landlock_rules)
+        changes_user = setup.test_runner_uid is not None
+        lockdown.keep_capabilities(lockdown.USER_CAPABILITIES if changes_user else ())
     if setup.filters:
-        lockdown.Filter(setup.filters["server"]).load()
+        lockdown.SeccompFilter(setup.filters["server"]).load()
 
 
-def _fork_server(others: list[int], serve: Any) -> None:
+def _fork_server(other_controls: list[int], serve: Any) -> None:
     if os.fork() == 0:
         try:
             lockdown.die_with_parent()
-            for other in others:
-                os.close(other)
+            for control in other_controls:
+                os.close(control)
             serve()
         finally:
             os._exit(0)
 
 
 class _Server:
-    """Forks a process for every request on `control`, where it can in a new pid namespace, and tells how it ended."""
+    """Forks a process for every request on `control` and reports how it ended."""
 
     def __init__(self, control: int, packages: list[str], setup: _Setup) -> None:
-        self._control, self._packages, self._setup = socket.socket(fileno=control), packages, setup
-        self._filter = lockdown.Filter(setup.filters["program"]) if setup.filters else None
-        self._self, self._poll = os.pidfd_open(os.getpid()), select.poll()
+        self._control = socket.socket(fileno=control)
+        self._packages = packages
+        self._setup = setup
+        self._filter = lockdown.SeccompFilter(setup.filters["program"]) if setup.filters else None
+        self._pidfd = os.pidfd_open(os.getpid())
+        self._poll = select.poll()
 
     def serve(self) -> None:
-        """Until the socket closes. The packages take their memory when the first request comes, and not before."""
-        lockdown.limit_for_all(alone=self._setup.alone)
+        """Answer requests until the socket closes.
+
+        The packages are imported when the first request comes.
+        """
+        lockdown.set_common_limits(has_own_user=self._setup.has_own_user)
         candidate.handle_signals()
         select.select([self._control], [], [])
         for name in self._packages:
             importlib.import_module(name)
         if self._setup.namespaces:
-            self._renew_scratch()  # the jail's first one has no bound on the number of files
+            self._renew_scratch()  # the first tmpfs of the jail does not limit the number of files
         gc.collect()
         gc.freeze()
         while True:
             message, files, _, _ = socket.recv_fds(self._control, 1 << 12, 2)
             if not message:
                 return
-            ended = self._run(json.loads(message), *files)
-            os.write(self._control.fileno(), json.dumps(ended).encode())
+            reply = self._run(json.loads(message), *files)
+            os.write(self._control.fileno(), json.dumps(reply).encode())
 
-    def _run(self, request: dict[str, Any], work: int, channel: int) -> dict[str, Any]:
-        """One program. As long as it lives, every page of memory that is written to here is copied: little is done then."""
-        before, size = self._scratch_state(), os.fstat(work).st_size
-        limits = lockdown.numbered(request["limits"])
-        self._poll.register(channel, 0)  # a hang-up is told unasked
-        if (
-            self._setup.namespaces
-        ):  # the last program's namespace takes no other one: back to our own, and on to a new one
-            lockdown.check(lockdown.libc.setns(self._self, _CLONE_NEWPID))
+    def _run(self, request: dict[str, Any], source_fd: int, channel: int) -> dict[str, Any]:
+        """Run a program.
+
+        While it lives, every written memory page is copied, so this method does little.
+        """
+        scratch_before, source_size = self._scratch_state(), os.fstat(source_fd).st_size
+        limits = lockdown.resolve_limits(request["limits"])
+        self._poll.register(channel, 0)  # a hang-up is always reported
+        if self._setup.namespaces:  # the last program's namespace accepts no other process
+            lockdown.check(lockdown.libc.setns(self._pidfd, _CLONE_NEWPID))
             lockdown.check(lockdown.libc.unshare(_CLONE_NEWPID))
         pid = os.fork()
         if pid == 0:
-            self._become_program(request, limits, work, size, channel)
+            self._become_program(request, limits, source_fd, source_size, channel)
         process = os.pidfd_open(pid)
         self._poll.register(process, select.POLLIN)
-        late = not self._poll.poll(request["wall_s"] * 1000)
+        timed_out = not self._poll.poll(request["wall_s"] * 1000)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        _, status, usage = os.wait4(pid, 0)
-        for file in (process, channel):
-            self._poll.unregister(file)
-        for file in (process, channel, work):
-            os.close(file)
-        if self._setup.namespaces and self._scratch_state() != before:
+        _, wait_status, usage = os.wait4(pid, 0)
+        for fd in (process, channel):
+            self._poll.unregister(fd)
+        for fd in (process, channel, source_fd):
+            os.close(fd)
+        if self._setup.namespaces and self._scratch_state() != scratch_before:
             self._renew_scratch()
-        status, cpu_s = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
-        return {"number": request["number"], "late": late, "status": status, "cpu_s": cpu_s}
+        return {
+            "number": request["number"],
+            "timed_out": timed_out,
+            "status": os.waitstatus_to_exitcode(wait_status),
+            "cpu_s": usage.ru_utime + usage.ru_stime,
+        }
 
     def _become_program(
         self,
         request: dict[str, Any],
         limits: list[tuple[int, tuple[int, int]]],
-        work: int,
-        size: int,
+        source_fd: int,
+        source_size: int,
         channel: int,
     ) -> None:
-        """The fork's life. Nothing of the program is looked at before the locks are on."""
+        """Run a program in the fork. All restrictions are in force before the source is decoded."""
         try:
-            source = os.pread(work, size, 0)
+            source = os.pread(source_fd, source_size, 0)
             os.dup2(channel, _CHANNEL)
             os.closerange(_CHANNEL + 1, 1 << 10)
             os.chdir(self._setup.scratch)
-            for which, limit in limits:
-                resource.setrlimit(which, limit)
+            for resource_id, limit in limits:
+                resource.setrlimit(resource_id, limit)
             if request["uid"] is not None:
-                lockdown.become(request["uid"])  # which leaves no capability
+                lockdown.switch_user(request["uid"])  # drops all capabilities
             else:
                 lockdown.drop_capabilities()
             lockdown.die_with_parent()
             if self._filter:
                 self._filter.load()
-            candidate.run(
-                _CHANNEL,
-                request["ask"],
-                source.decode("utf-8", "surrogatepass"),
-                request["entry_point"],
-            )
+            text = source.decode("utf-8", "surrogatepass")
+            candidate.run(_CHANNEL, request["action"], text, request["entry_point"])
         finally:
             os._exit(0)
 
     def _scratch_state(self) -> tuple[Any, ...]:
-        """Changes whenever something was written: what is left lies there, and what was removed left its time."""
-        folder, left = os.stat(self._setup.scratch), list[str]()
-        with contextlib.suppress(
-            PermissionError
-        ):  # an ordinary user's program owns the folder, and can close it
-            left = os.listdir(self._setup.scratch)
-        return folder.st_mode, folder.st_uid, folder.st_ino, folder.st_ctime_ns, left
+        """Return a state that changes with every write: names of files, and the ctime."""
+        folder = os.stat(self._setup.scratch)
+        names = list[str]()
+        # An ordinary user's program owns the folder and can remove the permission.
+        with contextlib.suppress(PermissionError):
+            names = os.listdir(self._setup.scratch)
+        return folder.st_mode, folder.st_uid, folder.st_ino, folder.st_ctime_ns, names
 
     def _renew_scratch(self) -> None:
-        place = self._setup.scratch.encode()
-        lockdown.check(lockdown.libc.umount2(place, _MNT_DETACH))
+        path, options = self._setup.scratch.encode(), SCRATCH_OPTIONS.encode()
+        lockdown.check(lockdown.libc.umount2(path, _MNT_DETACH))
         lockdown.check(
-            lockdown.libc.mount(
-                b"tmpfs", place, b"tmpfs", _NOSUID_NODEV_NOATIME, SCRATCH_OPTIONS.encode()
-            )
+            lockdown.libc.mount(b"tmpfs", path, b"tmpfs", _NOSUID_NODEV_NOATIME, options)
         )

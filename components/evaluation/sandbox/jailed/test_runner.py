@@ -1,10 +1,10 @@
-"""The process that runs the tests. It alone holds the verdict, and it never runs a line that a model wrote.
+"""The process that runs the tests. It alone holds the verdict and never executes generated code.
 
-It executes the prompt (for the helper functions that tests use) and the tests, both from the benchmark, and calls the
-candidate through a proxy: arguments and answers cross as plain data. Whatever the tests raise is a failure; only their
-plain return is a pass. One decision: since nothing hostile ever runs here, one process judges many programs, with its
-tests compiled once; it locks itself down before it reads what a subject says, and is replaced when data from a subject
-cost it its time or its memory, and now and then in any case.
+It executes the prompt (tests may use its helper functions) and the tests, both from the benchmark,
+and calls the candidate through a proxy: arguments and results cross as plain data. Only a normal
+return of the tests is a pass. Since no hostile code runs here, a process tests many programs and
+compiles each test once. It restricts itself before it reads data of a candidate, and is replaced
+when such data cost it its time or memory, and after `_PROGRAMS_PER_RUNNER` programs.
 """
 
 from __future__ import annotations
@@ -19,81 +19,86 @@ import signal
 import socket
 from typing import Any, NoReturn
 
-from . import frames, lockdown, seeding, values
+from . import frames, lockdown, values
+from .candidate import seed_generators
 
 Verdict = dict[str, str]
 
-_CLAIMS = frozenset({"syntax_error", "exception", "memory", "time_out"})
-"""Classes of failure that a subject may claim for itself; it cannot claim a success."""
-_PROGRAMS_PER_JUDGE = 500
+_CLAIMABLE = frozenset({"syntax_error", "exception", "memory", "time_out"})
+"""Classes of failure that a candidate may report of itself; it cannot report a success."""
+_PROGRAMS_PER_RUNNER = 500
 _NUMBER_BYTES = 8
-_MAX_NAME = 200
-"""Characters of the name of an exception that are passed on: a reply must fit what the launcher reads."""
+_MAX_NAME_CHARS = 200
+"""Longest exception name in a reply, which must fit the launcher's buffer."""
 _CLOSED, _RETIRED, _NOT_LOCKED, _DIED = range(4)
-"""Why a judge ended: nobody asks any more, another one is to take its place, it could not be locked, or a program."""
+"""Exit status of a runner: no more requests, to be replaced, lockdown failed, or died during a
+program."""
 
 
 class _CandidateFailed(BaseException):
-    """No answer came from the candidate. Not an `Exception`, so that no test can take it for one that it expects."""
+    """The candidate gave no result. Not an `Exception`, so that no test can expect and catch it."""
 
     def __init__(self, verdict: Verdict) -> None:
         self.verdict = verdict
 
 
-def serve(control: int, uid: int | None, program: str | None, *, alone: bool) -> None:
-    """Have the requests on the socket `control` judged until it closes, by one judge after another.
+def serve(control: int, uid: int | None, program: str | None, *, has_own_user: bool) -> None:
+    """Fork test runners in succession to answer requests until `control` closes.
 
-    A request brings two open files: what to judge, and the channel to the subject. A judge that dies leaves behind which
-    request it had not answered: it may also be ended in between, where memory is short, and then nobody waits for a reply.
+    A request brings two open files: the test and the channel to the candidate. A runner stores the
+    number of its unanswered request in shared memory. If the kernel kills it between two requests,
+    no reply is due.
     """
     unanswered = mmap.mmap(-1, _NUMBER_BYTES)
-    lock = None if program is None else lockdown.Filter(program)
+    seccomp_filter = None if program is None else lockdown.SeccompFilter(program)
     while True:
         pid = os.fork()
         if pid == 0:
-            _judge_many(control, uid, lock, unanswered, alone)
-        end = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if end in (_CLOSED, _NOT_LOCKED):
+            _run_process(control, uid, seccomp_filter, unanswered, has_own_user)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status in (_CLOSED, _NOT_LOCKED):
             return
-        if number := int.from_bytes(unanswered[:]):  # it died over a program, and cannot tell
-            _reply(
-                control,
-                number,
-                {"class": "time_out" if end == -signal.SIGXCPU else "exited", "type": ""},
-            )
+        if number := int.from_bytes(unanswered[:]):  # it died during a program
+            verdict_class = "time_out" if status == -signal.SIGXCPU else "exited"
+            _reply(control, number, {"class": verdict_class, "type": ""})
             unanswered[:] = bytes(_NUMBER_BYTES)
 
 
-def _judge_many(
-    control: int, uid: int | None, lock: lockdown.Filter | None, unanswered: mmap.mmap, alone: bool
+def _run_process(
+    control: int,
+    uid: int | None,
+    seccomp_filter: lockdown.SeccompFilter | None,
+    unanswered: mmap.mmap,
+    has_own_user: bool,
 ) -> NoReturn:
     status = _NOT_LOCKED
     try:
         requests = socket.socket(fileno=control)
-        lockdown.limit_for_all(alone=alone)
+        lockdown.set_common_limits(has_own_user=has_own_user)
         if uid is not None:
-            lockdown.become(uid)
+            lockdown.switch_user(uid)
         lockdown.drop_capabilities()
         lockdown.die_with_parent()
-        if lock:
-            lock.load()
+        if seccomp_filter:
+            seccomp_filter.load()
         status = _DIED
-        status = _judge_until_worn(requests, unanswered)
+        status = _answer_requests(requests, unanswered)
     finally:
         os._exit(status)
 
 
-def _judge_until_worn(requests: socket.socket, unanswered: mmap.mmap) -> int:
-    for _ in range(_PROGRAMS_PER_JUDGE):
+def _answer_requests(requests: socket.socket, unanswered: mmap.mmap) -> int:
+    for _ in range(_PROGRAMS_PER_RUNNER):
         message, files, _, _ = socket.recv_fds(requests, 1 << 12, 2)
         if not message:
             return _CLOSED
-        request, (work, channel) = json.loads(message), files
+        request = json.loads(message)
+        test_fd, channel = files
         unanswered[:] = request["number"].to_bytes(_NUMBER_BYTES)
-        _limit(request["limits"])
-        prompt, _, test, entry_point = json.loads(os.pread(work, os.fstat(work).st_size, 0))
-        os.close(work)
-        verdict = judge(channel, prompt, test, entry_point)
+        _set_limits(request["limits"])
+        prompt, _, test, entry_point = json.loads(os.pread(test_fd, os.fstat(test_fd).st_size, 0))
+        os.close(test_fd)
+        verdict = run_tests(channel, prompt, test, entry_point)
         os.close(channel)
         _reply(requests.fileno(), request["number"], verdict)
         unanswered[:] = bytes(_NUMBER_BYTES)
@@ -102,13 +107,14 @@ def _judge_until_worn(requests: socket.socket, unanswered: mmap.mmap) -> int:
     return _RETIRED
 
 
-def _limit(limits: dict[str, list[int]]) -> None:
-    """The limits of one program: processor time counts from here. They are soft ones, to be set anew for the next."""
+def _set_limits(limits: dict[str, list[int]]) -> None:
+    """Set soft limits for the next program; its CPU time counts from here."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     used_s = {"RLIMIT_CPU": math.ceil(used.ru_utime + used.ru_stime)}
-    for name, (most, _) in limits.items():
-        which, soft = getattr(resource, name), used_s.get(name, 0) + most
-        resource.setrlimit(which, (soft, resource.getrlimit(which)[1]))
+    for name, (limit, _) in limits.items():
+        resource_id = getattr(resource, name)
+        soft = used_s.get(name, 0) + limit
+        resource.setrlimit(resource_id, (soft, resource.getrlimit(resource_id)[1]))
 
 
 def _reply(control: int, number: int, verdict: Verdict) -> None:
@@ -116,19 +122,22 @@ def _reply(control: int, number: int, verdict: Verdict) -> None:
 
 
 @functools.lru_cache(maxsize=1 << 9)
-def _compiled(text: str) -> Any:
+def _compile(text: str) -> Any:
     return compile(text, "<benchmark>", "exec", dont_inherit=True)
 
 
-def _helpers(prompt: str) -> Any:
-    """What tests may use of a prompt. One that ends where a body has to follow gets an empty one."""
+def _compile_prompt(prompt: str) -> Any:
+    """Compile the helpers of a prompt.
+
+    A prompt that ends before a function body gets an empty body.
+    """
     try:
-        return _compiled(prompt)
+        return _compile(prompt)
     except SyntaxError:
-        return _compiled(f"{prompt}    pass\n")
+        return _compile(f"{prompt}    pass\n")
 
 
-def judge(channel: int, prompt: str, test: str, entry_point: str) -> Verdict:
+def run_tests(channel: int, prompt: str, test: str, entry_point: str) -> Verdict:
     """Run the tests on the candidate behind `channel`; returns {"class": ..., "type": ...}."""
 
     def candidate(*arguments: Any, **keywords: Any) -> Any:
@@ -136,11 +145,11 @@ def judge(channel: int, prompt: str, test: str, entry_point: str) -> Verdict:
 
     try:
         _expect_ready(channel)
-        seeding.seed(test)
+        seed_generators(test)
         namespace: dict[str, Any] = {}
-        exec(_helpers(prompt), namespace)  # noqa: S102  the benchmark's own text
+        exec(_compile_prompt(prompt), namespace)  # noqa: S102  the benchmark's own text
         namespace[entry_point] = candidate
-        exec(_compiled(test), namespace)  # noqa: S102  the benchmark's own text
+        exec(_compile(test), namespace)  # noqa: S102  the benchmark's own text
         namespace["check"](candidate)
     except _CandidateFailed as failed:
         return failed.verdict
@@ -148,7 +157,7 @@ def judge(channel: int, prompt: str, test: str, entry_point: str) -> Verdict:
         return {"class": "wrong_answer", "type": "AssertionError"}
     except MemoryError:
         return {"class": "memory", "type": "MemoryError"}
-    except BaseException as error:  # e.g. a TypeError where a test compares a wrong kind of answer
+    except BaseException as error:  # e.g. a TypeError if a test compares a result of a wrong type
         return {"class": "exception", "type": type(error).__name__}
     return {"class": "passed", "type": ""}
 
@@ -159,7 +168,7 @@ def _expect_ready(channel: int) -> None:
     except frames.FrameError:
         raise _CandidateFailed({"class": "exited", "type": ""}) from None
     if report != {"class": "ready"}:
-        raise _CandidateFailed(_claimed(report))
+        raise _CandidateFailed(_claimed_failure(report))
 
 
 def _call(channel: int, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
@@ -170,10 +179,10 @@ def _call(channel: int, arguments: tuple[Any, ...], keywords: dict[str, Any]) ->
             return values.decode(answer["value"])
     except frames.FrameError:
         raise _CandidateFailed({"class": "exited", "type": ""}) from None
-    raise _CandidateFailed(_claimed(answer))
+    raise _CandidateFailed(_claimed_failure(answer))
 
 
-def _claimed(report: Any) -> Verdict:
-    if isinstance(report, dict) and report.get("class") in _CLAIMS:
-        return {"class": report["class"], "type": str(report.get("type"))[:_MAX_NAME]}
+def _claimed_failure(report: Any) -> Verdict:
+    if isinstance(report, dict) and report.get("class") in _CLAIMABLE:
+        return {"class": report["class"], "type": str(report.get("type"))[:_MAX_NAME_CHARS]}
     return {"class": "exited", "type": ""}

@@ -1,12 +1,13 @@
 """Plain data as tagged JSON, and back.
 
-One decision: what arrives is rebuilt from exact built-in types only, whatever was sent. An object of a class of its own
-arrives as a `Foreign`, which equals nothing but itself, so a program cannot pass by defining what equality means. A
-subclass of a built-in type travels as the data that its base type sees. Iterators, ranges and dictionary values travel as
-foreign objects with their first items. Not covered: identity and aliasing (everything is a copy), and equality between
-numbers of other libraries (`decimal`, `fractions`).
+The decoder rebuilds exact built-in types only. An object of a program's own class arrives as a
+`ForeignObject`, which equals only itself, so a program cannot pass by redefining equality. A
+subclass of a built-in type travels as the data of its base type. Iterators, ranges and dictionary
+values travel as foreign objects with their first items. Everything is a copy: identity and aliasing
+are lost, and numbers of other libraries (`decimal`, `fractions`) do not compare equal.
 
-Used on both sides of the wall; the decoder is the side that matters: it runs in trusted processes on hostile bytes.
+Both sides use this module. The decoder is security critical: it runs in trusted processes on
+hostile bytes.
 """
 
 from __future__ import annotations
@@ -19,24 +20,28 @@ from typing import Any
 from .frames import FrameError
 
 _MAX_DEPTH = 100
-_MAX_TEXT = 1 << 16
-"""Characters of `str(value)` that a foreign object carries at most."""
+_MAX_TEXT_CHARS = 1 << 16
+"""Longest `str(value)` of a foreign object."""
 _MAX_ITEMS = 1 << 16
-"""Items of an iterator that a foreign object carries at most; a longer one carries none."""
+"""Most items of an iterator in a foreign object; a longer iterator has none."""
 _PLAIN_INT = 1 << 63
-_NUMERIC = frozenset(
+_NUMERIC_DTYPES = frozenset(
     {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"}
 )
-"""Element types of NumPy that are rebuilt; all others travel as Python objects: a few bytes could announce gigabytes."""
+"""NumPy element types that are rebuilt. Others travel as Python objects: a dtype of a few bytes can
+announce gigabytes."""
 
 
-class Foreign:
-    """What stands for an object that is no plain data. It equals only itself."""
+class ForeignObject:
+    """Represents an object that is not plain data. It equals only itself."""
 
     def __init__(
         self, type_name: str, text: str, items: list[Any] | None, numbers: dict[str, Any]
     ) -> None:
-        self.type_name, self.text, self.items, self.numbers = type_name, text, items, numbers
+        self.type_name = type_name
+        self.text = text
+        self.items = items
+        self.numbers = numbers
 
     def __str__(self) -> str:
         return self.text
@@ -59,7 +64,7 @@ class Foreign:
 
 
 def encode(value: Any, depth: int = 0) -> Any:
-    """`value` as JSON data; what cannot be told as plain data becomes a description of a foreign object."""
+    """Return `value` as JSON data, or the description of a foreign object."""
     kind = type(value)
     if value is None or kind is bool or kind is str or kind is float:
         return value
@@ -81,10 +86,9 @@ def _encode_number(value: Any, kind: type, _depth: int) -> Any:
     if issubclass(kind, float):
         return float.__float__(value)
     if issubclass(kind, complex):
-        return {
-            "t": "complex",
-            "v": [complex.__getattribute__(value, "real"), complex.__getattribute__(value, "imag")],
-        }
+        real = complex.__getattribute__(value, "real")
+        imaginary = complex.__getattribute__(value, "imag")
+        return {"t": "complex", "v": [real, imaginary]}
     if issubclass(kind, str):
         return str.__str__(value)
     if issubclass(kind, bytes):
@@ -99,10 +103,8 @@ def _encode_container(value: Any, kind: type, depth: int) -> Any:
         if issubclass(kind, base):
             return {"t": tag, "v": [encode(item, depth) for item in base.__iter__(value)]}
     if issubclass(kind, dict):
-        return {
-            "t": "dict",
-            "v": [[encode(key, depth), encode(item, depth)] for key, item in dict.items(value)],
-        }
+        pairs = [[encode(key, depth), encode(item, depth)] for key, item in dict.items(value)]
+        return {"t": "dict", "v": pairs}
     if kind in (type({}.keys()), type({}.items())):
         return {"t": "set", "v": [encode(item, depth) for item in value]}
     return None
@@ -122,49 +124,41 @@ def _encode_numpy(value: Any, kind: type, depth: int) -> Any:
     if issubclass(kind, numpy.generic):
         if value.dtype.kind in "US":
             return encode(value.item(), depth)
-        return (
-            {"t": "scalar", "dtype": element, "v": encode(value.item(), depth)}
-            if element in _NUMERIC
-            else None
-        )
-    if element not in _NUMERIC and value.dtype.kind not in "USO":
+        if element not in _NUMERIC_DTYPES:
+            return None
+        return {"t": "scalar", "dtype": element, "v": encode(value.item(), depth)}
+    if element not in _NUMERIC_DTYPES and value.dtype.kind not in "USO":
         return None
     flat = [encode(item, depth) for item in value.ravel().tolist()]
-    return {
-        "t": "array",
-        "dtype": element if element in _NUMERIC else "O",
-        "shape": list(value.shape),
-        "v": flat,
-    }
+    dtype = element if element in _NUMERIC_DTYPES else "O"
+    return {"t": "array", "dtype": dtype, "shape": list(value.shape), "v": flat}
 
 
 def _encode_foreign(value: Any, kind: type, depth: int) -> Any:
-    described: dict[str, Any] = {"t": "object", "type": kind.__name__, "str": ""}
+    description: dict[str, Any] = {"t": "object", "type": kind.__name__, "str": ""}
     try:
-        described["str"] = str(value)[:_MAX_TEXT]
+        description["str"] = str(value)[:_MAX_TEXT_CHARS]
         if hasattr(kind, "__int__"):
-            described["int"] = encode(int(value), depth)
+            description["int"] = encode(int(value), depth)
         if hasattr(kind, "__float__"):
-            described["float"] = float(value)
+            description["float"] = float(value)
         if hasattr(kind, "__iter__"):
             items = [item for item, _ in zip(value, range(_MAX_ITEMS + 1), strict=False)]
             if len(items) <= _MAX_ITEMS:
-                described["items"] = [encode(item, depth) for item in items]
-    except (
-        Exception
-    ) as error:  # the program's own methods: whatever they raise, the object stays foreign
-        described["failed"] = type(error).__name__
-    return described
+                description["items"] = [encode(item, depth) for item in items]
+    except Exception as error:  # raised by the program's own methods
+        description["failed"] = type(error).__name__
+    return description
 
 
 def decode(data: Any, *, hashed: bool = True) -> Any:
-    """The value that `encode` was given, rebuilt from exact built-in (and NumPy) types.
+    """Rebuild the value from exact built-in (and NumPy) types.
 
-    With `hashed=False` sets and dictionaries arrive as foreign objects with the order that the sender saw: a sender could
-    choose keys that all collide, which a process without a limit on its processor time must not hash.
+    With `hashed=False` sets and dictionaries arrive as foreign objects in the sender's order: a
+    sender can choose keys that all collide, which a process without a CPU limit must not hash.
 
     Raises:
-        FrameError: `data` is nothing that `encode` returns.
+        FrameError: `data` is not a result of `encode`.
     """
     try:
         return _Decoder(hashed).value(data)
@@ -177,11 +171,11 @@ def decode(data: Any, *, hashed: bool = True) -> Any:
         RecursionError,
         MemoryError,
     ) as error:
-        raise FrameError(f"no plain data: {type(error).__name__}: {error}") from None
+        raise FrameError(f"not plain data: {type(error).__name__}: {error}") from None
 
 
-class Series:
-    """A pandas Series, as the array that it holds: the trusted side needs no pandas."""
+class PandasSeries:
+    """The array of a pandas Series: the trusted side does not import pandas."""
 
     def __init__(self, array: Any) -> None:
         self.array = array
@@ -229,21 +223,23 @@ class _Decoder:
 
     def _set(self, data: Any) -> Any:
         items = self._items(data["v"])
-        return set(items) if self.hashed else Foreign("set", "", items, {})
+        return set(items) if self.hashed else ForeignObject("set", "", items, {})
 
     def _frozenset(self, data: Any) -> Any:
         items = self._items(data["v"])
-        return frozenset(items) if self.hashed else Foreign("frozenset", "", items, {})
+        return frozenset(items) if self.hashed else ForeignObject("frozenset", "", items, {})
 
     def _dict(self, data: Any) -> Any:
         pairs = [(self.value(key), self.value(item)) for key, item in data["v"]]
-        return dict(pairs) if self.hashed else Foreign("dict", "", [key for key, _ in pairs], {})
+        return (
+            dict(pairs) if self.hashed else ForeignObject("dict", "", [key for key, _ in pairs], {})
+        )
 
     def _array(self, data: Any) -> Any:
         import numpy
 
         shape, flat = tuple(data["shape"]), self._items(data["v"])
-        if data["dtype"] in _NUMERIC:
+        if data["dtype"] in _NUMERIC_DTYPES:
             array = numpy.array(flat, dtype=data["dtype"])
         elif data["dtype"] == "O":
             array = numpy.empty(len(flat), dtype=object)
@@ -253,21 +249,19 @@ class _Decoder:
             raise ValueError(f"element type {data['dtype']!r}")
         array = array.reshape(shape)
         if array.size == 0 and math.prod(side for side in array.shape if side) > _MAX_ITEMS:
-            raise ValueError(
-                "an array of nothing, which would fill the memory as a list of empty lists"
-            )
+            raise ValueError("an empty array that is a huge list of empty lists")
         return array
 
     def _scalar(self, data: Any) -> Any:
         return self._array({"dtype": data["dtype"], "shape": [1], "v": [data["v"]]})[0]
 
-    def _series(self, data: Any) -> Series:
-        return Series(self.value(data["v"]))
+    def _series(self, data: Any) -> PandasSeries:
+        return PandasSeries(self.value(data["v"]))
 
-    def _object(self, data: Any) -> Foreign:
+    def _object(self, data: Any) -> ForeignObject:
         items = self._items(data["items"]) if "items" in data else None
         numbers = {name: self.value(data[name]) for name in ("int", "float") if name in data}
-        return Foreign(str(data["type"]), str(data["str"]), items, numbers)
+        return ForeignObject(str(data["type"]), str(data["str"]), items, numbers)
 
 
 _BUILDERS: dict[str, Callable[[_Decoder, Any], Any]] = {
@@ -285,4 +279,4 @@ _BUILDERS: dict[str, Callable[[_Decoder, Any], Any]] = {
     "series": _Decoder._series,
     "object": _Decoder._object,
 }
-"""Every tag there is; a name from outside is never looked up anywhere else."""
+"""All tags. Tags from outside are looked up only here."""

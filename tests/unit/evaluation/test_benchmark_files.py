@@ -1,4 +1,4 @@
-"""The benchmarks' files: pinned, found, or visibly absent."""
+"""The files of HumanEval and MTPB: pinned, or reported as missing."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import EvaluationError
-from components.evaluation.benchmarks.problems import find_mtpb, load_humaneval, load_mtpb
+from components.evaluation.benchmarks.humaneval import load_humaneval
+from components.evaluation.benchmarks.mtpb import find_mtpb, load_mtpb
 
 
 def mtpb_path() -> Path:
     if not os.environ.get("CODEGEN_MTPB"):
-        pytest.skip("MTPB's file is not there: set CODEGEN_MTPB")
+        pytest.skip("MTPB's file is missing: set CODEGEN_MTPB")
     return Path(os.environ["CODEGEN_MTPB"])
 
 
-def test_humaneval_is_whole_and_unstripped() -> None:
+def test_humaneval_is_complete_and_not_stripped() -> None:
     problems = load_humaneval()
     assert [problem.task_id for problem in problems] == [
         f"HumanEval/{number}" for number in range(164)
@@ -26,7 +27,7 @@ def test_humaneval_is_whole_and_unstripped() -> None:
     assert all(f"def {problem.entry_point}(" in problem.prompt for problem in problems)
 
 
-def test_mtpb_is_whole() -> None:
+def test_mtpb_is_complete() -> None:
     problems = load_mtpb(mtpb_path())
     assert [problem.number for problem in problems] == list(range(1, 116))
     assert sum(len(problem.prompts) for problem in problems) == 514
@@ -42,7 +43,7 @@ def test_mtpb_is_whole() -> None:
     )
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_another_sha256_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mtpb.jsonl").write_text("{}\n")
     for find in (
         lambda: load_mtpb(tmp_path / "mtpb.jsonl"),
@@ -53,19 +54,19 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
             find()
 
 
-def test_a_given_path_has_to_exist(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="no file at"):
+def test_a_missing_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="does not exist"):
         find_mtpb(tmp_path / "absent.jsonl", tmp_path)
 
 
-def test_a_given_file_is_found(tmp_path: Path) -> None:
+def test_an_existing_path_is_used(tmp_path: Path) -> None:
     assert find_mtpb(str(mtpb_path()), tmp_path) == (mtpb_path(), "")
 
 
-def test_without_a_network_it_is_said_to_be_missing(
+def test_mtpb_is_reported_as_missing_without_a_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # no process listens on this port
     path, missing = find_mtpb(None, tmp_path / "cache")
     assert path is None
     assert "CODEGEN_MTPB" in missing

@@ -1,14 +1,14 @@
-"""The truncation rules on examples worked out by hand, and against a second way to say them."""
+"""The truncation rules on examples by hand, and against a second implementation."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluation.sampling.truncate import is_complete, truncate
+from components.evaluation.benchmarks.protocol import is_complete, truncate
 
 
 @pytest.mark.parametrize(
-    ("completion", "kept"),
+    ("completion", "truncated"),
     [
         ("    return 1\n", "    return 1\n"),
         ("x = 1\nprint(x)\ny = 2\nprint(y)\n", "x = 1\nprint(x)\ny = 2\n"),
@@ -25,31 +25,31 @@ from components.evaluation.sampling.truncate import is_complete, truncate
         ("a\n\nb\n\n\nc", "a\n\nb"),
         ("#", ""),
         ("", ""),
-        ("print(1)\nprinter = 2\n", "print(1)\n"),  # the rule is about a line's first letters
+        ("print(1)\nprinter = 2\n", "print(1)\n"),  # the rule matches the first letters of a line
         ("default = 1\ndef f(): pass\n", "default = 1\n"),
         ("print(1)\n# x\nprint(2)", "print(1)\n"),
     ],
 )
-def test_examples(completion: str, kept: str) -> None:
-    assert truncate(completion) == kept
-    assert is_complete(completion) == (kept != completion)
+def test_a_completion_is_truncated_by_hand(completion: str, truncated: str) -> None:
+    assert truncate(completion) == truncated
+    assert is_complete(completion) == (truncated != completion)
 
 
-def line_by_line(completion: str) -> str:
-    """The rules once more, without regular expressions: cut at the first place where any of them applies."""
-    seen = {"print": 0, "def": 0}
-    for place in range(len(completion)):
-        rest = completion[place:]
+def truncate_by_position(completion: str) -> str:
+    """Apply the rules at every position without regular expressions."""
+    counts = {"print": 0, "def": 0}
+    for position in range(len(completion)):
+        rest = completion[position:]
         if rest.startswith(("<|endoftext|>", "\n\n\n")):
-            return completion[:place]
-        if place and completion[place - 1] != "\n":
+            return completion[:position]
+        if position and completion[position - 1] != "\n":
             continue
         if rest.startswith(("#", "'''", '"""')):
-            return completion[:place]
-        for word in seen:
-            seen[word] += rest.startswith(word)
-        if max(seen.values()) == 2:
-            return completion[:place]
+            return completion[:position]
+        for word in counts:
+            counts[word] += rest.startswith(word)
+        if max(counts.values()) == 2:
+            return completion[:position]
     return completion
 
 
@@ -60,11 +60,11 @@ texts = st.lists(PIECES, max_size=30).map("".join)
 
 
 @given(texts)
-def test_the_same_as_line_by_line(completion: str) -> None:
-    assert truncate(completion) == line_by_line(completion)
+def test_both_implementations_agree(completion: str) -> None:
+    assert truncate(completion) == truncate_by_position(completion)
 
 
 @given(texts, texts)
-def test_once_complete_nothing_that_follows_matters(completion: str, more: str) -> None:
+def test_text_after_a_complete_completion_changes_nothing(completion: str, more: str) -> None:
     if is_complete(completion):
         assert truncate(completion + more) == truncate(completion)

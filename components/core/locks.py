@@ -26,12 +26,16 @@ def user_lock_path(name: str) -> Path:
 
 
 @contextmanager
-def exclusive_lock(lock: Path, doing: str) -> Iterator[None]:
-    """Hold a lock while the block runs; where somebody else holds it, wait, and say so.
+def exclusive_lock(lock: Path, doing: str, timeout_s: float | None = None) -> Iterator[None]:
+    """Hold a lock while the block runs; if another process holds it, log that and wait.
 
     Args:
         lock: its file, which is made if need be, as is its folder.
         doing: what for, e.g. "build checkpoint/codegen-nl-1234".
+        timeout_s: maximum time to wait; None: no limit.
+
+    Raises:
+        TimeoutError: another process still holds the lock after `timeout_s`.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     holder = lock.with_name(f"{lock.name}.holder")
@@ -40,7 +44,7 @@ def exclusive_lock(lock: Path, doing: str) -> Iterator[None]:
         turn.acquire(timeout=0)
     except Timeout:
         logger.warning("%s waits: %s", doing, _holder_message(holder))
-        turn.acquire()
+        turn.acquire(timeout=-1 if timeout_s is None else timeout_s)
     try:
         with suppress(OSError):  # A full disk, say: the lock holds without it.
             holder.write_text(

@@ -52,7 +52,7 @@ def train(
         initial: what `initial_of` found; without, it is looked for.
 
     Raises:
-        ConfigError: `last_stage` comes before the recipe's first one, or no stage can start from `training.initial`.
+        ConfigError: `last_stage` comes before the recipe's first one, or no stage can start from `training.init_from`.
     """
     stages = stages_up_to(recipe, last_stage)
     initial = initial or initial_of(recipe, execution, parent_run)
@@ -105,7 +105,8 @@ def _train_stage(
     settings = getattr(recipe.training.stages, stage)
     following = dict(itertools.pairwise(STAGES)).get(stage)
     save_optimizer_state = (
-        following is not None and getattr(recipe.training.stages, following).optimizer == "kept"
+        following is not None
+        and getattr(recipe.training.stages, following).optimizer_state == "inherit"
     )
     config: dict[str, JsonValue] = {
         "model": recipe.model.model_dump(mode="json"),
@@ -132,7 +133,7 @@ def _train_stage(
                 folder=corpus_uri(here.store, corpus, here.execution.training), digest=corpus.digest
             ),
             tokenizer=given(corpora.tokenizer),
-            initial=given(before) if before else None,
+            init_from=given(before) if before else None,
             save_optimizer_state=save_optimizer_state,
         )
         with (

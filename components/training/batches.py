@@ -66,7 +66,8 @@ class Batches:
     def step_sequences(self, step: int) -> list[int]:
         """Indices in the split of the sequences of a step's global batch."""
         start = (step - 1) * self.num_per_step
-        return self.split.shuffled_indices(self.seed, start, self.num_per_step).tolist()
+        indices = self.split.shuffled_indices(self.seed, start, self.num_per_step)
+        return [int(index) for index in indices]
 
 
 def open_split(run: StageRun, streaming: StreamingCacheConfig | None = None) -> PackedSplit:

@@ -77,8 +77,11 @@ class StageConfig(Config):
             return values
         tokens = values.get("tokens")
         batch_tokens = values.get("global_batch_tokens")
-        is_convertible = type(tokens) is int and type(batch_tokens) is int
-        if not is_convertible or min(tokens, batch_tokens) < 1:
+        if (
+            type(tokens) is not int
+            or type(batch_tokens) is not int
+            or min(tokens, batch_tokens) < 1
+        ):
             return values  # Field validation reports invalid values.
         return values | {"steps": -(-tokens // batch_tokens), "tokens": None}
 
@@ -198,7 +201,9 @@ class ParallelLayout(Config):
     @model_validator(mode="after")
     def _check_ranks(self) -> Self:
         # Pydantic passes a ConfigError through, because it is no ValueError.
-        got = f"tensor_parallel is {self.tensor_parallel}, sequence_parallel {self.sequence_parallel}"
+        got = (
+            f"tensor_parallel is {self.tensor_parallel}, sequence_parallel {self.sequence_parallel}"
+        )
         if self.tensor_parallel > 1 and self.sequence_parallel > 1:
             raise ConfigError(
                 got, expected="at most one of the two above 1", fix="set one of them to 1"

@@ -88,8 +88,8 @@ def _parameter_groups(
     parameters: Iterable[nn.Parameter], weight_decay: float
 ) -> list[dict[str, Any]]:
     """Matrices with weight decay; vectors without. Source: `StageConfig.weight_decay`."""
-    matrices = []
-    vectors = []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for parameter in parameters:
         # With ZeRO 3 the parameter is empty, and `ds_shape` is its full shape.
         shape = getattr(parameter, "ds_shape", parameter.shape)

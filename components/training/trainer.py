@@ -238,9 +238,7 @@ class Trainer:
         loss: Tensor = self.engine(tokens_BT, config.z_loss, eot_id)
         return loss
 
-    def _gather_batch_stats(
-        self, losses: list[Tensor], micro_batches: list[Tensor]
-    ) -> _BatchStats:
+    def _gather_batch_stats(self, losses: list[Tensor], micro_batches: list[Tensor]) -> _BatchStats:
         device = self.hardware.device
         num_bytes = sum(self.held_out.num_bytes(tokens_BT) for tokens_BT in micro_batches)
         other_values = torch.tensor(
@@ -335,9 +333,7 @@ def _mean_score(scores: dict[str, float | None]) -> float | None:
 class _StepTimer:
     """Combines a step's result with its time into a line of metrics."""
 
-    def __init__(
-        self, run: StageRun, peak_flops: float, steps_done: int, elapsed_s: float
-    ) -> None:
+    def __init__(self, run: StageRun, peak_flops: float, steps_done: int, elapsed_s: float) -> None:
         self._run = run
         self._peak_flops = peak_flops
         self._step = steps_done

@@ -16,7 +16,7 @@ from components.training.config import TrainingExecution
 from components.training.deepspeed_config import deepspeed_config
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
-from components.training.run_file import DEEPSPEED, LOG, WORK, RunFile, StageRun
+from components.training.run_file import DEEPSPEED_FILE, LOG_FILE, WORK_FOLDER, RunFile, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
@@ -44,7 +44,7 @@ def test_all_of_a_ranks_sequences_where_they_fit_and_deepspeed_is_told_so(
     assert losses(tmp_path / "auto", run, AUTO) == losses(
         tmp_path / "eight", run, PLACE.replace(micro_batch=8)
     )
-    told = json.loads((tmp_path / "auto" / DEEPSPEED).read_text())
+    told = json.loads((tmp_path / "auto" / DEEPSPEED_FILE).read_text())
     assert told == deepspeed_config(
         run.config, PLACE.replace(micro_batch=8), 64, on_gpu=False, bf16=False
     )
@@ -58,14 +58,14 @@ def test_a_stage_goes_on_with_the_micro_batch_that_it_had_to_the_same_bits(
         pass
 
     def stop(metrics: StepMetrics) -> None:
-        if metrics.step >= 3 and list((tmp_path / "resumed" / WORK).glob("step-*[0-9]")):
+        if metrics.step >= 3 and list((tmp_path / "resumed" / WORK_FOLDER).glob("step-*[0-9]")):
             raise Enough
 
     two = PLACE.replace(micro_batch=2, checkpoint_every_steps=2)
     with pytest.raises(Enough):
         train_stage(tmp_path / "resumed", run, two, stop)
     assert losses(tmp_path / "resumed", run, AUTO) == losses(tmp_path / "whole", run, two)
-    assert "micro-batch 2, as before" in (tmp_path / "resumed" / LOG).read_text()
+    assert "micro-batch 2, as before" in (tmp_path / "resumed" / LOG_FILE).read_text()
     weights = [
         (tmp_path / name / "model.safetensors").read_bytes() for name in ("resumed", "whole")
     ]
@@ -105,7 +105,7 @@ def test_what_does_not_fit_in_the_first_two_steps_is_tried_smaller(
             {"micro_batch": micro_batch, "precision": "fp32", "zero_stage": 0}
         )
         folder.mkdir()
-        document = RunFile(run=deep, place=place).write(folder)
+        document = RunFile(run=deep, execution=place).write(folder)
         command = [
             sys.executable,
             "-c",
@@ -120,6 +120,6 @@ def test_what_does_not_fit_in_the_first_two_steps_is_tried_smaller(
 
     assert trained(tmp_path / "fixed", 32) == OutOfMemory.__name__
     assert trained(tmp_path / "auto", "auto") == ""
-    settled = json.loads((tmp_path / "auto" / "stage" / DEEPSPEED).read_text())
+    settled = json.loads((tmp_path / "auto" / "stage" / DEEPSPEED_FILE).read_text())
     assert settled["train_micro_batch_size_per_gpu"] < 32
     assert settled["train_micro_batch_size_per_gpu"] * settled["gradient_accumulation_steps"] == 32

@@ -183,12 +183,12 @@ def test_what_cannot_be_started_from_is_found_before_anything_is_trained(
         r"config\.json does not exist",
         "restore the folder",
     )
-    kept = Stages(nl=STILL, multi=STILL, mono=STILL.replace(optimizer="kept")).model_dump()
+    kept = Stages(nl=STILL, multi=STILL, mono=STILL.replace(optimizer_state="inherit")).model_dump()
     assert_refused(
         world,
         world.recipe(start_stage="mono", stages=kept),
         r"has no optimizer\.safetensors, and stage mono is to keep",
-        r"training\.stages\.mono\.optimizer to reset",
+        r"training\.stages\.mono\.optimizer_state to reset",
     )
     assert {
         one.label
@@ -204,7 +204,7 @@ def assert_refused(world: World, recipe: Recipe, got: str, fix: str) -> None:
 
 
 def test_moments_of_nobody_cannot_be_kept(world: World) -> None:
-    kept = Stages(nl=STILL, multi=STILL, mono=STILL.replace(optimizer="kept")).model_dump()
+    kept = Stages(nl=STILL, multi=STILL, mono=STILL.replace(optimizer_state="inherit")).model_dump()
     with pytest.raises(ConfigError, match="mono is the first stage"):
         world.recipe(start_stage="mono", initial=None, stages=kept)
 

@@ -93,7 +93,7 @@ def test_moments_that_are_not_there(run: StageRun, first: Path, tmp_path: Path) 
     with pytest.raises(ConfigError, match="there is none"):
         train_stage(
             tmp_path,
-            run.replace(config=run.config.replace(optimizer="kept")),
+            run.replace(config=run.config.replace(optimizer_state="inherit")),
             ALONE,
             lambda _: None,
         )

@@ -22,7 +22,7 @@ from components.core.network import free_port
 from components.training.launch.commands import launch_commands
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics, read_metrics
-from components.training.run_file import METRICS, RESULT, WORK, RunFile, StageRun
+from components.training.run_file import METRICS_FILE, RESULT_FILE, WORK_FOLDER, RunFile, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1200)]
 
@@ -50,10 +50,10 @@ def test_killed_at_many_moments(run: StageRun, tmp_path: Path) -> None:
     chance, in_a_save = random.Random(SEED), 0  # noqa: S311
     for number in range(KILLS):
         kill_an_attempt(killed, run, chance, in_a_save=number % 2 == 1)
-        assert not (killed / RESULT).exists(), (
+        assert not (killed / RESULT_FILE).exists(), (
             f"finished before kill {number + 1}: the stage is too short for this test"
         )
-        in_a_save += bool(list((killed / WORK).glob("*.partial")))
+        in_a_save += bool(list((killed / WORK_FOLDER).glob("*.partial")))
     assert in_a_save >= KILLS // 4
     went_on_after = set(
         re.findall(r"goes on after step (\d+);", (killed / "attempts.log").read_text())
@@ -71,9 +71,9 @@ def test_killed_at_many_moments(run: StageRun, tmp_path: Path) -> None:
 def kill_an_attempt(folder: Path, run: StageRun, chance: random.Random, *, in_a_save: bool) -> None:
     """Start the stage, let it go on, and kill its whole process group."""
     (command,) = launch_commands(
-        RunFile(run=run, place=LASTING).write(folder), LASTING, free_port(), os.environ
+        RunFile(run=run, execution=LASTING).write(folder), LASTING, free_port(), os.environ
     )
-    before, saved = inode(folder / METRICS), newest_save(folder)
+    before, saved = inode(folder / METRICS_FILE), newest_save(folder)
     with (folder / "attempts.log").open("ab") as log:
         attempt = subprocess.Popen(
             command,
@@ -85,7 +85,9 @@ def kill_an_attempt(folder: Path, run: StageRun, chance: random.Random, *, in_a_
         wait_until(lambda: attempt.poll() is not None or stepped(folder, before, saved), "a step")
         if in_a_save:
             wait_until(
-                lambda: attempt.poll() is not None or list((folder / WORK).glob("*.partial")),
+                lambda: (
+                    attempt.poll() is not None or list((folder / WORK_FOLDER).glob("*.partial"))
+                ),
                 "a save",
             )
         else:
@@ -100,13 +102,19 @@ def kill_an_attempt(folder: Path, run: StageRun, chance: random.Random, *, in_a_
 
 def stepped(folder: Path, before: int | None, saved: int) -> bool:
     """Whether this attempt has reported a step of its own: it first writes the metrics anew, up to what was saved."""
-    lines = read_metrics(folder / METRICS) if inode(folder / METRICS) not in (None, before) else []
+    lines = (
+        read_metrics(folder / METRICS_FILE)
+        if inode(folder / METRICS_FILE) not in (None, before)
+        else []
+    )
     return bool(lines) and lines[-1].step > saved
 
 
 def newest_save(folder: Path) -> int:
     """The step of the newest checkpoint; 0 where there is none."""
-    return max((int(one.name[-8:]) for one in (folder / WORK).glob("step-*[0-9]")), default=0)
+    return max(
+        (int(one.name[-8:]) for one in (folder / WORK_FOLDER).glob("step-*[0-9]")), default=0
+    )
 
 
 def inode(path: Path) -> int | None:

@@ -23,7 +23,7 @@ from components.core.network import free_port
 from components.training.config import TrainingExecution
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
-from components.training.run_file import LOG, RESULT, StageRun
+from components.training.run_file import LOG_FILE, RESULT_FILE, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
@@ -136,7 +136,7 @@ def test_ranks_of_torchrun_give_the_same_bits(
     run: StageRun, expected: list[float], tmp_path: Path
 ) -> None:
     assert waiting(tmp_path, run, ranks=2) == expected
-    assert (tmp_path / RESULT).exists()
+    assert (tmp_path / RESULT_FILE).exists()
 
 
 def test_another_number_of_ranks_than_the_place_has(run: StageRun, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_two_hosts_of_a_hostfile_give_the_same_bits(
     run: StageRun, expected: list[float], tmp_path: Path
 ) -> None:
     assert losses(tmp_path / "stage", run, over_ssh(tmp_path)) == expected
-    log = (tmp_path / "stage" / LOG).read_text()
+    log = (tmp_path / "stage" / LOG_FILE).read_text()
     assert "nnodes=2, num_local_procs=1, node_rank=0" in log
     assert "nnodes=2, num_local_procs=1, node_rank=1" in log
 

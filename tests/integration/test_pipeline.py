@@ -285,7 +285,7 @@ def test_a_registered_model_of_another_recipe_is_gone_on_with(
         "--set",
         "training.start_stage=mono",
         "--set",
-        "training.initial=codegen-tiny-multi@champion",
+        "training.init_from=codegen-tiny-multi@champion",
     )
     status, output = project.run("run", "--recipe", "tiny", *sets)
     assert status == 0, output

@@ -19,9 +19,9 @@ from fixtures.memory_probe import Case, Measured
 
 from components.core.network import free_port
 from components.model.config import ModelConfig
+from components.training.config import ParallelLayout
 from components.training.deepspeed_config import BUCKET_ELEMENTS
 from components.training.planning.memory import checkpoint_bytes, peak_memory
-from components.training.planning.parallel_layout import ParallelLayout
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
@@ -48,7 +48,7 @@ def case(
     """A case, named by what it measures."""
     asked = ParallelLayout.parse({"micro_batch": micro_batch, **setting})
     shape = {DEEP: "deep", WIDE: "wide", NARROW: "narrow"}[model]
-    again = ", computed again" if asked.checkpoint_activations else ""
+    again = ", computed again" if asked.activation_checkpoint_interval else ""
     shared = (
         ", heads shared"
         if asked.tensor_parallel > 1

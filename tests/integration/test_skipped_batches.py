@@ -25,7 +25,13 @@ from components.model.transformer import CodeGen
 from components.training.config import TrainingExecution
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics, read_metrics
-from components.training.run_file import LOG, METRICS, WORK, ArtifactInput, StageRun
+from components.training.run_file import (
+    LOG_FILE,
+    METRICS_FILE,
+    WORK_FOLDER,
+    ArtifactInput,
+    StageRun,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
@@ -112,7 +118,7 @@ def test_they_change_no_weight(
         load_checkpoint(tmp_path).parameters(), expected.parameters(), strict=True
     ):
         torch.testing.assert_close(found, parameter, rtol=5e-3, atol=5e-4)
-    log = (tmp_path / LOG).read_text()
+    log = (tmp_path / LOG_FILE).read_text()
     assert f"step {poisoned_steps[0]}: the loss is nan on the documents books:" in log
 
 
@@ -135,7 +141,7 @@ def test_held_out_documents_whose_loss_is_not_finite_stop_nothing(
     ]
     assert (
         "step 5: the loss on held-out documents is not finite: English"
-        in (folder / LOG).read_text()
+        in (folder / LOG_FILE).read_text()
     )
 
 
@@ -147,7 +153,7 @@ def test_a_killed_stage_leaves_out_the_same(
 ) -> None:
     def after(step: int) -> Callable[[StepMetrics], None]:
         def on_step(metrics: StepMetrics) -> None:
-            if metrics.step >= step and list((tmp_path / WORK).glob("step-*[0-9]")):
+            if metrics.step >= step and list((tmp_path / WORK_FOLDER).glob("step-*[0-9]")):
                 raise InterruptedError
 
         return on_step
@@ -156,7 +162,7 @@ def test_a_killed_stage_leaves_out_the_same(
         train_stage(
             tmp_path, run, PLACE.replace(checkpoint_every_steps=2), after(poisoned_steps[0] + 1)
         )
-    (tmp_path / METRICS).unlink()  # A record, on which nothing hangs.
+    (tmp_path / METRICS_FILE).unlink()  # A record, on which nothing hangs.
     seen: list[StepMetrics] = []
     statistics = train_stage(tmp_path, run, PLACE, seen.append)
     whole, before = undisturbed
@@ -190,4 +196,4 @@ def test_one_more_than_allowed_stops_the_stage_and_names_its_documents(
     assert f"(the sequences {', '.join(map(str, bad))} of the train split)" in stopped.value.got
     named = [f"books:{number}.txt" for one in sorted(bad) for number in (2 * one, 2 * one + 1)]
     assert ", ".join(named[:8]) in stopped.value.got
-    assert [one.step for one in read_metrics(tmp_path / METRICS)] == list(range(1, last))
+    assert [one.step for one in read_metrics(tmp_path / METRICS_FILE)] == list(range(1, last))

@@ -16,7 +16,7 @@ from components.model.huggingface import load_checkpoint
 from components.training.config import TrainingExecution
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
-from components.training.run_file import LOG, WORK, StageRun
+from components.training.run_file import LOG_FILE, WORK_FOLDER, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
@@ -46,7 +46,7 @@ def test_goes_on_to_the_same_bits_and_only_on_its_own_place(
         pass
 
     def stop(metrics: StepMetrics) -> None:
-        if metrics.step >= 3 and list((tmp_path / WORK).glob("step-*[0-9]")):
+        if metrics.step >= 3 and list((tmp_path / WORK_FOLDER).glob("step-*[0-9]")):
             raise Enough
 
     with pytest.raises(Enough):
@@ -57,7 +57,7 @@ def test_goes_on_to_the_same_bits_and_only_on_its_own_place(
     assert losses_of(tmp_path, run, SHARED) == expected
     assert (
         "goes on after step 0;"
-        not in (tmp_path / LOG).read_text().rpartition("was made with tensor_parallel")[2]
+        not in (tmp_path / LOG_FILE).read_text().rpartition("was made with tensor_parallel")[2]
     )
     assert (tmp_path / "model.safetensors").read_bytes() == (
         folder / "model.safetensors"

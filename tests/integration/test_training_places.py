@@ -15,7 +15,7 @@ from components.model.huggingface import load_checkpoint
 from components.training.config import TrainingExecution
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
-from components.training.run_file import LOG, WORK, StageRun
+from components.training.run_file import LOG_FILE, WORK_FOLDER, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
@@ -111,7 +111,7 @@ def test_a_stage_goes_on_with_other_ranks_and_another_zero_stage(
     def until(last: int) -> Callable[[StepMetrics], None]:
         def on_step(metrics: StepMetrics) -> None:
             seen[metrics.step] = metrics.loss
-            if metrics.step >= last and (tmp_path / WORK / f"step-{last - 1:08d}").exists():
+            if metrics.step >= last and (tmp_path / WORK_FOLDER / f"step-{last - 1:08d}").exists():
                 raise Enough
 
         return on_step
@@ -123,14 +123,14 @@ def test_a_stage_goes_on_with_other_ranks_and_another_zero_stage(
     assert list(seen) == list(range(1, STEPS + 1))
     np.testing.assert_allclose(list(seen.values()), expected, rtol=1e-5)
     require_close(folder, tmp_path)
-    assert (tmp_path / LOG).read_text().count("was made on another place") == 2
+    assert (tmp_path / LOG_FILE).read_text().count("was made on another place") == 2
 
 
 def test_without_zero_other_ranks_go_on_and_zero_is_refused(
     run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
     def stop(metrics: StepMetrics) -> None:
-        if metrics.step >= 3 and list((tmp_path / WORK).glob("step-*[0-9]")):
+        if metrics.step >= 3 and list((tmp_path / WORK_FOLDER).glob("step-*[0-9]")):
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
@@ -142,7 +142,7 @@ def test_without_zero_other_ranks_go_on_and_zero_is_refused(
     assert "--exec training.zero_stage=0" in refused.value.fix
     found = losses_of(tmp_path, run, PLACE.replace(zero_stage=0))
     np.testing.assert_allclose(found, alone[1], rtol=1e-5)
-    last = (tmp_path / LOG).read_text().rpartition("goes on after step ")[2]
+    last = (tmp_path / LOG_FILE).read_text().rpartition("goes on after step ")[2]
     assert not last.startswith("0;")
 
 
@@ -150,7 +150,7 @@ def test_bf16_without_zero_is_zero_1_so_it_goes_on_with_other_ranks_and_never_as
     run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
     def stop(metrics: StepMetrics) -> None:
-        if metrics.step >= 3 and list((tmp_path / WORK).glob("step-*[0-9]")):
+        if metrics.step >= 3 and list((tmp_path / WORK_FOLDER).glob("step-*[0-9]")):
             raise InterruptedError
 
     bf16 = PLACE.replace(precision="bf16", zero_stage=0)
@@ -163,7 +163,7 @@ def test_bf16_without_zero_is_zero_1_so_it_goes_on_with_other_ranks_and_never_as
     assert "--exec training.precision=bf16" in refused.value.fix
     found = losses_of(tmp_path, run, bf16.replace(world_size=1, zero_stage=2))
     np.testing.assert_allclose(found, alone[1], rtol=0.02)
-    last = (tmp_path / LOG).read_text().rpartition("goes on after step ")[2]
+    last = (tmp_path / LOG_FILE).read_text().rpartition("goes on after step ")[2]
     assert not last.startswith("0;")
 
 
@@ -191,7 +191,7 @@ def test_a_rank_that_is_told_to_end_saves_its_step_first(
     ) as ended:
         train_stage(tmp_path, run, ONE.replace(checkpoint_every_steps=100), tell)
     saved = int(ended.value.got.rpartition(" ")[2])
-    assert [path.name for path in (tmp_path / WORK).glob("step-*")] == [f"step-{saved:08d}"]
+    assert [path.name for path in (tmp_path / WORK_FOLDER).glob("step-*")] == [f"step-{saved:08d}"]
     assert losses_of(tmp_path, run, ONE) == expected
     assert (tmp_path / "model.safetensors").read_bytes() == (
         folder / "model.safetensors"

@@ -28,10 +28,10 @@ from components.training.config import TrainingExecution
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics, read_metrics
 from components.training.run_file import (
-    LOG,
-    METRICS,
-    RESULT,
-    WORK,
+    LOG_FILE,
+    METRICS_FILE,
+    RESULT_FILE,
+    WORK_FOLDER,
     ArtifactInput,
     RunFile,
     StageRun,
@@ -90,7 +90,7 @@ def test_leaves_a_checkpoint_and_reports_every_step(
     assert seen[0].bits_per_byte == pytest.approx(
         nats / math.log(2) / lengths[first].sum(), rel=1e-9
     )
-    assert seen == read_metrics(folder / METRICS)
+    assert seen == read_metrics(folder / METRICS_FILE)
     assert statistics == {
         "steps": 40,
         "skipped_steps": 0,
@@ -98,7 +98,7 @@ def test_leaves_a_checkpoint_and_reports_every_step(
         "final_loss": seen[-1].loss,
         "num_parameters": sum(one.numel() for one in CodeGen(MODEL).parameters()),
     }
-    assert json.loads((folder / RESULT).read_text()) == {
+    assert json.loads((folder / RESULT_FILE).read_text()) == {
         "run": run.identity(),
         "result": statistics,
     }
@@ -108,10 +108,10 @@ def test_leaves_a_checkpoint_and_reports_every_step(
         "model.safetensors",
         "tokenizer.json",
         "training.json",
-        METRICS,
-        LOG,
+        METRICS_FILE,
+        LOG_FILE,
     } <= names
-    assert not (folder / WORK).exists()
+    assert not (folder / WORK_FOLDER).exists()
     assert str(folder.parent) not in "".join(
         path.read_text(errors="replace") for path in folder.iterdir() if path.is_file()
     ), "a path of this machine outside observed/"
@@ -158,7 +158,7 @@ def test_held_out_documents_are_measured_as_the_evaluation_does(
     train_stage(
         tmp_path,
         run,
-        PLACE.replace(zero_stage=3, eval_interval=15, evaluate_sequences=5),
+        PLACE.replace(zero_stage=3, eval_interval=15, eval_sequences=5),
         often.append,
     )
     assert [one.step for one in often if one.held_out] == [15, 30, 40]
@@ -192,23 +192,23 @@ def test_a_killed_flow_leaves_no_orphan_and_the_stage_goes_on_to_the_same_bits(
     run: StageRun, undisturbed: tuple[Path, Steps, dict[str, object]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "stage"
-    document = RunFile(run=run, place=PLACE).write(tmp_path)
+    document = RunFile(run=run, execution=PLACE).write(tmp_path)
     flow = subprocess.run([sys.executable, "-c", FLOW, str(folder), str(document)], check=False)
     assert flow.returncode == -signal.SIGKILL
     _, alive = psutil.wait_procs(trainers(folder), timeout=ENDED_S)
     assert not alive
-    assert not (folder / RESULT).exists()
+    assert not (folder / RESULT_FILE).exists()
 
     # What a kill may leave besides: half a checkpoint, half a line, and (a disk's fault) a damaged newest checkpoint.
-    checkpoints = sorted((folder / WORK).glob("step-*[0-9]"))
+    checkpoints = sorted((folder / WORK_FOLDER).glob("step-*[0-9]"))
     assert len(checkpoints) == 2
     damaged = next(checkpoints[-1].rglob("*optim_states.pt"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
-    (folder / WORK / "step-00000099.partial").mkdir()
-    (folder / WORK / "step-00000001" / "engine").mkdir(
+    (folder / WORK_FOLDER / "step-00000099.partial").mkdir()
+    (folder / WORK_FOLDER / "step-00000001" / "engine").mkdir(
         parents=True
     )  # An old one, killed while it was being removed.
-    with (folder / METRICS).open("a") as file:
+    with (folder / METRICS_FILE).open("a") as file:
         file.write('{"step": 99, "lo')
 
     seen: Steps = []
@@ -217,13 +217,13 @@ def test_a_killed_flow_leaves_no_orphan_and_the_stage_goes_on_to_the_same_bits(
     assert [(one.step, one.loss, one.grad_norm) for one in seen] == [
         (one.step, one.loss, one.grad_norm) for one in before
     ]
-    assert read_metrics(folder / METRICS) == seen
+    assert read_metrics(folder / METRICS_FILE) == seen
     assert seen[-1].elapsed_s > max(one.elapsed_s for one in seen[:12]), (
         "time of the killed attempt counts"
     )
     assert statistics == statistics_before
     assert content_digest(list_files(folder)) == content_digest(list_files(whole))
-    log = (folder / LOG).read_text()
+    log = (folder / LOG_FILE).read_text()
     assert f"{checkpoints[-1]} is damaged" in log
     assert f"goes on after step {int(checkpoints[0].name[-8:])};" in log
 
@@ -236,7 +236,7 @@ def test_cancelling_ends_every_process_and_another_run_is_refused(
         pass
 
     def cancel(metrics: StepMetrics) -> None:
-        if metrics.step >= 5 and list((tmp_path / WORK).glob("step-*[0-9]")):
+        if metrics.step >= 5 and list((tmp_path / WORK_FOLDER).glob("step-*[0-9]")):
             assert trainers(tmp_path)
             raise Cancelled
 
@@ -248,7 +248,7 @@ def test_cancelling_ends_every_process_and_another_run_is_refused(
     other = run.model_copy(update={"seed": 4})
     with pytest.raises(TrainingError, match="was made by another run") as refused:
         train_stage(tmp_path, other, alone, lambda _: None)
-    assert str(tmp_path / WORK) in refused.value.fix
+    assert str(tmp_path / WORK_FOLDER) in refused.value.fix
     assert not trainers(tmp_path)
 
 
@@ -263,8 +263,8 @@ def test_hands_on_the_weights_and_stops_before_a_step_that_is_not_finite(
         train_stage(
             tmp_path, following, TrainingExecution(micro_batch=16, precision="fp32"), lambda _: None
         )
-    (first,) = read_metrics(tmp_path / METRICS)
-    assert not (tmp_path / RESULT).exists()
+    (first,) = read_metrics(tmp_path / METRICS_FILE)
+    assert not (tmp_path / RESULT_FILE).exists()
 
     split = PackedSplit(Path(run.data.folder), "train")
     with torch.no_grad():
@@ -301,7 +301,7 @@ def test_the_last_the_best_and_every_so_many_checkpoints_are_kept(
         train_stage(
             tmp_path, run.replace(config=worse, initial=initial, stage="multi"), place, stop
         )
-    kept = sorted(int(path.name[-8:]) for path in (tmp_path / WORK).glob("step-*[0-9]"))
+    kept = sorted(int(path.name[-8:]) for path in (tmp_path / WORK_FOLDER).glob("step-*[0-9]"))
     best = min((step for step in scores if step <= kept[-1]), key=scores.__getitem__)
     assert best < 12, "it has to be one that would go"
     assert kept[-1] >= 24
@@ -345,5 +345,5 @@ def test_a_rank_that_fails_is_reported_with_the_last_lines_of_its_error(
             TrainingExecution(micro_batch=16, precision="fp32"),
             lambda _: None,
         )
-    assert LOG in failed.value.fix
-    assert "Traceback" in (tmp_path / "stage" / LOG).read_text()
+    assert LOG_FILE in failed.value.fix
+    assert "Traceback" in (tmp_path / "stage" / LOG_FILE).read_text()

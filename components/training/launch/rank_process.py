@@ -122,12 +122,12 @@ def network_interface_for(address: str) -> str | None:
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((address, 1))  # Sends nothing: a datagram socket only finds the route.
-            local_address = probe.getsockname()[0]
+            local_address: str = probe.getsockname()[0]
     except OSError:
         return None
     for name, interface_addresses in psutil.net_if_addrs().items():
         if any(entry.address == local_address for entry in interface_addresses):
-            return name
+            return str(name)
     return None
 
 

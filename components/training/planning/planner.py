@@ -221,15 +221,12 @@ def _layout_variants(
     micro_batches = [
         size
         for size in range(1, micro_batch + 1)
-        if micro_batch % size == 0
-        and all(count // num_replicas % size == 0 for count in sequences)
+        if micro_batch % size == 0 and all(count // num_replicas % size == 0 for count in sequences)
     ]
     intervals = (1,) if requested.activation_checkpoint_interval else (0, 1)
     offloads = _OFFLOADS[_OFFLOADS.index(requested.offload) :]
     zero_stages = ZERO_STAGES[requested.zero_stage :]
-    for stage, size, interval, offload in product(
-        zero_stages, micro_batches, intervals, offloads
-    ):
+    for stage, size, interval, offload in product(zero_stages, micro_batches, intervals, offloads):
         if stage in allowed_zero_stages(requested.tensor_parallel, offload):
             yield requested.replace(
                 world_size=world_size,

@@ -79,20 +79,20 @@ def stage_run(
 def test_a_batch_is_the_same_for_every_place(
     run: StageRun, place: tuple[int, int], step: int
 ) -> None:
-    alone = Batches.of_rank(run, TrainingExecution(micro_batch=12), rank=0).of_step(step)[0]
+    alone = Batches.for_rank(run, TrainingExecution(micro_batch=12), rank=0).read_step(step)[0]
     world_size, micro_batch = place
     rows: list[list[list[int]]] = []
     for rank in range(world_size):
-        batches = Batches.of_rank(
+        batches = Batches.for_rank(
             run, TrainingExecution(world_size=world_size, micro_batch=micro_batch), rank
         )
-        micro_batches = batches.of_step(step)
+        micro_batches = batches.read_step(step)
         assert all(tokens.shape == (micro_batch, CONTEXT) for tokens in micro_batches)
         rows.append([row for tokens in micro_batches for row in tokens.tolist()])
         named = [
             number
             for micro in range(len(micro_batches))
-            for number in batches.sequences_of(step, rank, micro)
+            for number in batches.micro_batch_sequences(step, rank, micro)
         ]
         assert [row[0] for row in rows[-1]] == named, "an error would name what was read"
     interleaved = [row for together in zip(*rows, strict=True) for row in together]
@@ -115,9 +115,9 @@ def test_the_global_batches_are_the_same_for_1_2_and_4_ranks_resumed_anywhere_ma
 ) -> None:
     """Each rank reads on from step `done` + 1 as the loop does, in any order of the ranks' places."""
     folder = corpus(tmp_path_factory.mktemp("ranks"), num_sequences)
-    undisturbed = Batches.of_rank(stage_run(folder, 4), TrainingExecution(micro_batch=4), rank=0)
+    undisturbed = Batches.for_rank(stage_run(folder, 4), TrainingExecution(micro_batch=4), rank=0)
     steps = range(done + 1, done + 6)
-    expected = [undisturbed.of_step(step)[0].tolist() for step in range(1, done + 6)][done:]
+    expected = [undisturbed.read_step(step)[0].tolist() for step in range(1, done + 6)][done:]
     uri, streaming = str(folder), None
     if cache_sequences is not None:
         uri = f"memory://{folder.name}"
@@ -133,7 +133,7 @@ def test_the_global_batches_are_the_same_for_1_2_and_4_ranks_resumed_anywhere_ma
         for rank in range(world_size):
             run = stage_run(folder, 4)
             run = run.model_copy(update={"data": run.data.replace(folder=uri)})
-            with Prefetcher(Batches.of_rank(run, place, rank).of_step, steps) as batches:
+            with Prefetcher(Batches.for_rank(run, place, rank).read_step, steps) as batches:
                 rows.append([[row for micro in one for row in micro.tolist()] for one in batches])
         together = [
             [row for share in zip(*shares, strict=True) for row in share]
@@ -148,22 +148,22 @@ def test_ranks_of_a_copy_read_the_same_and_copies_share_the_batch(
 ) -> None:
     place = TrainingExecution.parse({"world_size": 6, shared_by: 2, "micro_batch": 2})
     read = [
-        [micro.tolist() for micro in Batches.of_rank(run, place, rank).of_step(1)]
+        [micro.tolist() for micro in Batches.for_rank(run, place, rank).read_step(1)]
         for rank in range(6)
     ]
     assert read[0::2] == read[1::2]
     alone = TrainingExecution(world_size=3, micro_batch=2)
     assert read[0::2] == [
-        [micro.tolist() for micro in Batches.of_rank(run, alone, rank).of_step(1)]
+        [micro.tolist() for micro in Batches.for_rank(run, alone, rank).read_step(1)]
         for rank in range(3)
     ]
-    batches = Batches.of_rank(run, place, 0)
-    assert batches.sequences_of(1, rank=5, micro=0) == [rows[0] for rows in read[5][0]]
+    batches = Batches.for_rank(run, place, 0)
+    assert batches.micro_batch_sequences(1, rank=5, micro=0) == [rows[0] for rows in read[5][0]]
 
 
 def test_steps_go_through_the_corpus_from_its_start(run: StageRun) -> None:
-    batches = Batches.of_rank(run, TrainingExecution(micro_batch=12), rank=0)
-    read = [number for step in range(1, 6) for number in batches.sequences_of_step(step)]
+    batches = Batches.for_rank(run, TrainingExecution(micro_batch=12), rank=0)
+    read = [number for step in range(1, 6) for number in batches.step_sequences(step)]
     epochs = [sorted(read[start : start + 10]) for start in range(0, 60, 10)]
     assert epochs == [list(range(10))] * 6
 

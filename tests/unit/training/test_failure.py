@@ -20,8 +20,8 @@ from components.core.errors import (
 from components.training.launch.failure import (
     clear_failure,
     explain_failure,
+    has_failure_report,
     report_failure,
-    was_reported,
     wrap_os_errors,
 )
 
@@ -64,7 +64,7 @@ def test_another_trainers_folder_is_left_alone(
     report_failure(
         tmp_path, 0, StageLockedError("another trainer is at work", expected="one", fix="wait")
     )
-    assert not was_reported(tmp_path)
+    assert not has_failure_report(tmp_path)
     (tmp_path / "log").write_text(capsys.readouterr().out)
     assert type(explain_failure(tmp_path, tmp_path / "log", "nl")) is StageLockedError
 
@@ -93,7 +93,7 @@ LOST = [
 @pytest.mark.parametrize("said", LOST)
 def test_a_lost_neighbour_is_no_reason_so_the_log_is_told(tmp_path: Path, said: str) -> None:
     report_failure(tmp_path, 0, RuntimeError(said))
-    assert not was_reported(tmp_path)
+    assert not has_failure_report(tmp_path)
     log = tmp_path / "log"
     log.write_text(
         "".join(f"line {number}\n" for number in range(100)) + "exits with return code = -9\n"

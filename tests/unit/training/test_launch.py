@@ -11,7 +11,7 @@ from components.core.files import write_json
 from components.model.config import ModelConfig
 from components.training.config import StageConfig, TrainingExecution
 from components.training.launch.launcher import train_stage
-from components.training.run_file import RESULT, RUN, ArtifactInput, RunFile, StageRun
+from components.training.run_file import RESULT_FILE, RUN_FILE, ArtifactInput, RunFile, StageRun
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> StageRun:
 
 
 def nothing_starts(folder: Path) -> bool:
-    return not (folder / RUN).exists()
+    return not (folder / RUN_FILE).exists()
 
 
 def test_a_batch_that_does_not_fit_the_place(run: StageRun, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_an_absent_input(run: StageRun, tmp_path: Path) -> None:
 
 
 def test_a_finished_stage_is_not_trained_again(run: StageRun, tmp_path: Path) -> None:
-    write_json(tmp_path / RESULT, {"run": run.identity(), "result": {"steps": 5}})
+    write_json(tmp_path / RESULT_FILE, {"run": run.identity(), "result": {"steps": 5}})
     assert train_stage(tmp_path, run, TrainingExecution(), print) == {"steps": 5}
     with pytest.raises(TrainingError, match="holds the result of another run"):
         train_stage(tmp_path, run.replace(seed=8), TrainingExecution(), print)
@@ -72,6 +72,6 @@ def test_identity_is_what_was_run_and_not_where(run: StageRun, tmp_path: Path) -
     assert (
         run.replace(data={"folder": str(tmp_path), "digest": "other"}).identity() != run.identity()
     )
-    path = RunFile(run=run, place=TrainingExecution(micro_batch=2)).write(tmp_path)
-    assert RunFile.read(path) == RunFile(run=run, place=TrainingExecution(micro_batch=2))
+    path = RunFile(run=run, execution=TrainingExecution(micro_batch=2)).write(tmp_path)
+    assert RunFile.read(path) == RunFile(run=run, execution=TrainingExecution(micro_batch=2))
     assert RunFile.read(path).run.identity() == run.identity()

@@ -12,11 +12,11 @@ import pytest
 from components.core.errors import ConfigError
 from components.training.config import TrainingExecution
 from components.training.launch.commands import launch_commands, read_hostfile
-from components.training.launch.rank_env import (
-    first_host,
-    membership,
+from components.training.launch.rank_process import (
+    check_world_size,
+    first_slurm_host,
     network_interface_for,
-    require_size,
+    read_rank_env,
 )
 
 RUN = Path("/shared/a stage/run.json")
@@ -92,25 +92,27 @@ def test_slurm_starts_a_task_a_rank_inside_an_allocation_alone() -> None:
 
 
 def test_torchs_variables_and_slurms_say_the_same() -> None:
-    assert membership(TORCH) == (3, 1, 4, "node1", 29500)
-    assert membership(SLURM) == (3, 1, 4, "gpu07", 20001)
-    assert membership({**SLURM, **TORCH}) == membership(TORCH), "torchrun inside a task of Slurm's"
-    assert membership(membership(SLURM).variables()) == membership(SLURM)
+    assert read_rank_env(TORCH) == (3, 1, 4, "node1", 29500)
+    assert read_rank_env(SLURM) == (3, 1, 4, "gpu07", 20001)
+    assert read_rank_env({**SLURM, **TORCH}) == read_rank_env(TORCH), (
+        "torchrun inside a task of Slurm's"
+    )
+    assert read_rank_env(read_rank_env(SLURM).variables()) == read_rank_env(SLURM)
 
 
 @pytest.mark.parametrize("name", TORCH)
 def test_a_variable_that_is_not_there_or_no_number(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is not set"):
-        membership({key: value for key, value in TORCH.items() if key != name})
+        read_rank_env({key: value for key, value in TORCH.items() if key != name})
     if name != "MASTER_ADDR":
         with pytest.raises(ConfigError, match=f"{name} is 'x'"):
-            membership({**TORCH, name: "x"})
+            read_rank_env({**TORCH, name: "x"})
 
 
 def test_another_number_of_ranks_than_the_batch_is_divided_over() -> None:
-    require_size(membership(TORCH), TrainingExecution(world_size=4))
+    check_world_size(read_rank_env(TORCH), TrainingExecution(world_size=4))
     with pytest.raises(ConfigError, match="4 ranks were started"):
-        require_size(membership(TORCH), TrainingExecution(world_size=2))
+        check_world_size(read_rank_env(TORCH), TrainingExecution(world_size=2))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_another_number_of_ranks_than_the_batch_is_divided_over() -> None:
     ],
 )
 def test_the_first_of_slurms_hosts(node_list: str, first: str) -> None:
-    assert first_host(node_list) == first
+    assert first_slurm_host(node_list) == first
 
 
 def test_the_interface_that_leads_to_this_host_is_its_loopback() -> None:

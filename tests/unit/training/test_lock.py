@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import TrainingError
-from components.training.lock import exclusive_trainer
+from components.training.stage import exclusive_trainer
 
 
 def test_a_second_trainer_is_refused_while_the_first_is_at_work(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from components.core.errors import ConfigError
 from components.model.config import ModelConfig
+from components.training.config import ParallelLayout
 from components.training.planning.memory import checkpoint_bytes, peak_memory
-from components.training.planning.parallel_layout import ParallelLayout
 
 CODEGEN_16B = ModelConfig(
     num_layers=34,
@@ -78,7 +78,9 @@ HEAD = 256 * 65 * 4
 def test_activations_worked_out_by_hand(checkpoint: bool, kept: int) -> None:
     """In the last block's backward pass: what is kept, the final LayerNorm's input, five gradients, a matrix's gradient."""
     memory = peak_memory(
-        SMALL, ParallelLayout(zero_stage=0, checkpoint_activations=checkpoint), accumulation=1
+        SMALL,
+        ParallelLayout(zero_stage=0, activation_checkpoint_interval=checkpoint),
+        accumulation=1,
     )
     assert memory.phase == "backward"
     assert memory.activations_bytes == kept + WIDTH + 5 * WIDTH + 4 * 64 * 64 * 4

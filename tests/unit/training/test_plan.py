@@ -9,14 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError
-from components.training.config import TrainingExecution
-from components.training.planning.devices import DEVICES, Device, device
-from components.training.planning.parallel_layout import ZERO_STAGES, ParallelLayout, zero_stages
-from components.training.planning.planner import make_plan, place_options, proposals
+from components.training.config import (
+    ZERO_STAGES,
+    ParallelLayout,
+    TrainingExecution,
+    allowed_zero_stages,
+)
+from components.training.planning.devices import DEVICES, Device, find_device
+from components.training.planning.planner import execution_options, make_plan, propose_layouts
 from flows.settings.execution import Execution
 from flows.settings.recipes import recipe
 
-A100, H100, L40S, CPU = (device(name) for name in ("a100-80", "h100", "l40s", "cpu"))
+A100, H100, L40S, CPU = (find_device(name) for name in ("a100-80", "h100", "l40s", "cpu"))
 FLOPS_PER_TOKEN_350M = 2_076_180_480
 """6 (20 * 12 * 1024^2 + 51,200 * 1024) + 6 * 20 * 1024 * 2048."""
 RECOMPUTED_350M = 587_202_560
@@ -32,7 +36,7 @@ NL_TOKENS_350M = 350_000 * 524_288
 def test_hours_and_cost_worked_out_by_hand(checkpoint: bool, per_token: int) -> None:
     made = recipe("350m")
     setting = ParallelLayout(
-        world_size=8, zero_stage=1, precision="bf16", checkpoint_activations=checkpoint
+        world_size=8, zero_stage=1, precision="bf16", activation_checkpoint_interval=checkpoint
     )
     plan = make_plan(made.model, made.training.trained, [setting], A100, mfu=0.5, price=1.5)
     nl, multi, mono = plan.stages
@@ -67,7 +71,7 @@ def test_disk_worked_out_by_hand() -> None:
 def test_only_stages_that_are_trained_are_planned_and_moments_lie_on_disk() -> None:
     """Multi leaves Mono two fp32 moments a parameter beside its weights."""
     made = recipe("350m").override(
-        ["training.start_stage=multi", "training.stages.mono.optimizer=kept"]
+        ["training.start_stage=multi", "training.stages.mono.optimizer_state=inherit"]
     )
     plan = make_plan(made.model, made.training.trained, [ParallelLayout(precision="bf16")], H100)
     assert [one.name for one in plan.stages] == ["multi", "mono"]
@@ -79,17 +83,19 @@ def test_copies_on_several_devices_are_planned_as_they_can_be_run() -> None:
     """With 16 devices that share heads by eights, two copies divide the batch, and only ZeRO 1 and 2 are compared."""
     made = recipe("16b")
     asked = ParallelLayout(world_size=16, tensor_parallel=8, zero_stage=1, precision="bf16")
-    assert zero_stages(8, "none") == [1, 2]
+    assert allowed_zero_stages(8, "none") == [1, 2]
     plan = make_plan(made.model, made.training.trained, [asked, asked.replace(zero_stage=2)], H100)
     assert plan.best.fits
-    assert "--exec training.tensor_parallel=8" in place_options(plan.best.setting, H100)
+    assert "--exec training.tensor_parallel=8" in execution_options(plan.best.layout, H100)
     with pytest.raises(ConfigError, match="the model has 24 heads, and 16 ranks share a copy"):
         make_plan(made.model, made.training.trained, [asked.replace(tensor_parallel=16)], H100)
     sequences = 2_097_152 // 2048
-    for row in proposals(made.model, made.training.trained, asked.replace(micro_batch=64), L40S):
+    for row in propose_layouts(
+        made.model, made.training.trained, asked.replace(micro_batch=64), L40S
+    ):
         assert row.fits
-        assert row.setting.zero_stage in (1, 2)
-        assert sequences % (row.setting.num_replicas * row.setting.micro_batch) == 0
+        assert row.layout.zero_stage in (1, 2)
+        assert sequences % (row.layout.num_replicas * row.layout.micro_batch) == 0
 
 
 def test_hours_of_the_starter_are_those_that_were_measured() -> None:
@@ -139,17 +145,20 @@ def test_proposals_begin_with_what_costs_least() -> None:
         setting = ParallelLayout.parse(
             {"world_size": 64, "zero_stage": 0, "precision": "bf16"} | asked
         )
-        return proposals(made.model, made.training.trained, setting, H100)[0].setting
+        return propose_layouts(made.model, made.training.trained, setting, H100)[0].layout
 
     assert first() == ParallelLayout(world_size=64, zero_stage=2, precision="bf16")
     # Four sequences take 57.7 GB beside 32 of weights: one sequence less at a time, before anything is computed again.
-    assert (first(micro_batch=4).micro_batch, first(micro_batch=4).checkpoint_activations) == (
+    assert (
+        first(micro_batch=4).micro_batch,
+        first(micro_batch=4).activation_checkpoint_interval,
+    ) == (
         2,
         False,
     )
     # On four devices 16 bytes a parameter are 64 GB each, too much beside 15.7 of activations.
     on_four = first(world_size=4)
-    assert (on_four.zero_stage, on_four.checkpoint_activations, on_four.offload) == (
+    assert (on_four.zero_stage, on_four.activation_checkpoint_interval, on_four.offload) == (
         3,
         True,
         "none",
@@ -159,18 +168,20 @@ def test_proposals_begin_with_what_costs_least() -> None:
 
 def test_where_offloading_is_needed_more_devices_are_proposed_too() -> None:
     made = recipe("16b")
-    here, more = proposals(
+    here, more = propose_layouts(
         made.model, made.training.trained, ParallelLayout(precision="bf16"), H100
     )
-    assert (here.setting.world_size, here.setting.offload) == (1, "optimizer")
-    assert (more.setting.world_size, more.setting.offload) == (4, "none")
+    assert (here.layout.world_size, here.layout.offload) == (1, "optimizer")
+    assert (more.layout.world_size, more.layout.offload) == (4, "none")
 
 
 def test_nothing_is_proposed_where_nothing_fits() -> None:
     made = recipe("16b")
     tiny_device = L40S.replace(memory_bytes=2_000_000_000)
     assert (
-        proposals(made.model, made.training.trained, ParallelLayout(precision="bf16"), tiny_device)
+        propose_layouts(
+            made.model, made.training.trained, ParallelLayout(precision="bf16"), tiny_device
+        )
         == []
     )
 
@@ -186,7 +197,7 @@ def test_nothing_is_proposed_where_nothing_fits() -> None:
 def test_what_is_recommended_and_proposed_fits(
     name: str, processes: int, micro_batch: int, zero_stage: int, precision: str, on: str
 ) -> None:
-    made, where = recipe(name), device(on)
+    made, where = recipe(name), find_device(on)
     values = {
         "world_size": processes,
         "micro_batch": micro_batch,
@@ -195,18 +206,18 @@ def test_what_is_recommended_and_proposed_fits(
     }
     asked = ParallelLayout.parse(values)
     plan = make_plan(made.model, made.training.trained, [asked], where)
-    rows = proposals(made.model, made.training.trained, asked, where)
+    rows = propose_layouts(made.model, made.training.trained, asked, where)
     if plan.best.fits:
         assert plan.best.memory.total_bytes <= 0.9 * where.memory_bytes
-        assert rows[0].setting == asked, "what fits needs no sacrifice"
+        assert rows[0].layout == asked, "what fits needs no sacrifice"
     for row in rows:
-        again = make_plan(made.model, made.training.trained, [row.setting], where)
+        again = make_plan(made.model, made.training.trained, [row.layout], where)
         assert again.best == row
         assert row.fits
-        assert row.setting.world_size >= processes
-        assert row.setting.zero_stage >= zero_stage
-        assert row.setting.micro_batch <= micro_batch
-        assert row.setting.precision == precision
+        assert row.layout.world_size >= processes
+        assert row.layout.zero_stage >= zero_stage
+        assert row.layout.micro_batch <= micro_batch
+        assert row.layout.precision == precision
 
 
 @pytest.mark.parametrize(
@@ -234,7 +245,7 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused() -> None:
 
 def test_an_unknown_device_is_told_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="h100, h200, a100-80, a100-40, l40s, cpu"):
-        device("v100")
+        find_device("v100")
 
 
 @pytest.mark.parametrize(
@@ -252,7 +263,7 @@ def test_an_unknown_device_is_told_the_known_ones() -> None:
                 world_size=8,
                 zero_stage=3,
                 precision="bf16",
-                checkpoint_activations=True,
+                activation_checkpoint_interval=True,
                 offload="all",
             ),
             H100,
@@ -272,6 +283,6 @@ def test_an_unknown_device_is_told_the_known_ones() -> None:
 def test_the_options_of_a_place_make_a_run_use_the_setting(
     setting: ParallelLayout, on: Device, expected: TrainingExecution
 ) -> None:
-    options = [option.removeprefix("--exec ") for option in place_options(setting, on)]
+    options = [option.removeprefix("--exec ") for option in execution_options(setting, on)]
     place = Execution(training=TrainingExecution()).override(options).training
     assert place == expected

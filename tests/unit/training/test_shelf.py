@@ -13,10 +13,10 @@ import pytest
 from components.core.errors import TrainingError
 from components.core.fingerprint import list_files
 from components.training.checkpoint.retention import (
-    PARTIAL,
+    PARTIAL_SUFFIX,
+    checkpoint_name,
     commit_checkpoint,
     latest_valid_checkpoint,
-    name_of,
     prune_checkpoints,
 )
 
@@ -24,7 +24,7 @@ Damage = Callable[[Path], object]
 
 
 def add(folder: Path, step: int, held_out: float | None = None) -> Path:
-    partial = folder / f"{name_of(step)}{PARTIAL}"
+    partial = folder / f"{checkpoint_name(step)}{PARTIAL_SUFFIX}"
     (partial / "engine").mkdir(parents=True)
     (partial / "engine" / "state.pt").write_bytes(b"state of step %d" % step)
     files = [list(entry) for entry in list_files(partial)]
@@ -39,7 +39,7 @@ def add(folder: Path, step: int, held_out: float | None = None) -> Path:
             "files": files,
         },
     )
-    return folder / name_of(step)
+    return folder / checkpoint_name(step)
 
 
 def steps(folder: Path) -> list[int]:
@@ -88,7 +88,7 @@ DAMAGES: dict[str, Damage] = {
     "a link to itself": replace_by(lambda one: one.symlink_to(one)),
     "the folder of another step": lambda one: (
         shutil.rmtree(one),
-        shutil.copytree(one.with_name(name_of(6)), one),
+        shutil.copytree(one.with_name(checkpoint_name(6)), one),
     ),
 }
 
@@ -99,11 +99,11 @@ def test_a_damaged_checkpoint_is_noticed_and_one_before_is_used(
 ) -> None:
     for step in (4, 6, 8):
         add(tmp_path, step)
-    DAMAGES[name](tmp_path / name_of(8))
+    DAMAGES[name](tmp_path / checkpoint_name(8))
     whole = latest_valid_checkpoint(tmp_path)
     assert whole
-    assert (whole.folder.name, whole.manifest["step"]) == (name_of(6), 6)
-    assert f"{tmp_path / name_of(8)} is damaged" in caplog.text
+    assert (whole.folder.name, whole.manifest["step"]) == (checkpoint_name(6), 6)
+    assert f"{tmp_path / checkpoint_name(8)} is damaged" in caplog.text
     assert steps(tmp_path) == [4, 6]
 
 
@@ -112,7 +112,7 @@ def test_damage_that_is_not_the_newest_stops_nothing(name: str, tmp_path: Path) 
     """A kill in the middle of a removal left one without its manifest, and every later save failed."""
     for step in (2, 4, 6, 8):
         add(tmp_path, step)
-    DAMAGES[name](tmp_path / name_of(4))
+    DAMAGES[name](tmp_path / checkpoint_name(4))
     add(tmp_path, 10)
     prune_checkpoints(tmp_path, 3, None)
     assert steps(tmp_path)[-2:] == [8, 10]
@@ -130,7 +130,7 @@ def test_where_none_is_whole_nothing_is_removed_and_nothing_begins_anew(tmp_path
     before = list_files(tmp_path)
     with pytest.raises(TrainingError, match="all checkpoints of the stage are damaged") as refused:
         latest_valid_checkpoint(tmp_path)
-    assert all(str(tmp_path / name_of(step)) in refused.value.got for step in (4, 6))
+    assert all(str(tmp_path / checkpoint_name(step)) in refused.value.got for step in (4, 6))
     assert str(tmp_path) in refused.value.fix
     assert list_files(tmp_path) == before
 
@@ -166,7 +166,7 @@ def test_what_kills_have_left_is_removed(tmp_path: Path) -> None:
         (tmp_path / name / "engine").mkdir(parents=True)
     whole = latest_valid_checkpoint(tmp_path)
     assert whole
-    assert whole.folder.name == name_of(4)
+    assert whole.folder.name == checkpoint_name(4)
     assert steps(tmp_path) == [4]
 
 

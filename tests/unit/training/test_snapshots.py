@@ -14,11 +14,11 @@ from components.core.fingerprint import FileEntry, list_files
 from components.training.checkpoint.async_writer import (
     AsyncCheckpointWriter,
     InMemoryCheckpointEngine,
-    seal_name,
+    rank_marker_name,
     wait_for_rank_markers,
 )
 from components.training.config import TrainingExecution
-from components.training.hardware import chosen_device
+from components.training.hardware import select_device
 
 
 def test_what_is_written_is_what_was_there_when_it_was_copied(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_what_is_written_is_what_was_there_when_it_was_copied(tmp_path: Path) ->
         "a slice is not its whole storage"
     )
     wait_for_rank_markers(tmp_path, 1)
-    (entry,) = json.loads((tmp_path / seal_name(0)).read_text())
+    (entry,) = json.loads((tmp_path / rank_marker_name(0)).read_text())
     assert FileEntry(*entry) in list_files(tmp_path)
 
 
@@ -50,7 +50,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told_at_the_next_checkpoint(tmp_path:
     )
     with pytest.raises(DiskFullError, match="the disk filled up while writing"):
         writing.finish()
-    assert not (tmp_path / seal_name(0)).exists(), "a part that is not whole has no seal"
+    assert not (tmp_path / rank_marker_name(0)).exists(), "a part that is not whole has no seal"
 
 
 def test_what_does_not_fit_on_the_disk_is_removed_so_that_the_rest_goes_on(tmp_path: Path) -> None:
@@ -65,8 +65,8 @@ def test_what_does_not_fit_on_the_disk_is_removed_so_that_the_rest_goes_on(tmp_p
 
 
 def test_a_device_that_is_not_there() -> None:
-    assert chosen_device(TrainingExecution(device="cpu"), 3) == torch.device("cpu")
+    assert select_device(TrainingExecution(device="cpu"), 3) == torch.device("cpu")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match="no GPU that torch can use"):
-        chosen_device(TrainingExecution(device="cuda"), 0)
+        select_device(TrainingExecution(device="cuda"), 0)

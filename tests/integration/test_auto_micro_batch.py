@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fixtures.training import MODEL, PLACE, STAGE, toy_run
+from fixtures.training import MODEL, EXECUTION, STAGE, toy_run
 
 from components.core.errors import OutOfMemory
 from components.training.config import TrainingExecution
@@ -20,7 +20,7 @@ from components.training.run_file import DEEPSPEED_FILE, LOG_FILE, WORK_FOLDER, 
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
-AUTO = PLACE.replace(micro_batch="auto")
+AUTO = EXECUTION.replace(micro_batch="auto")
 STEPS = 8
 
 
@@ -42,11 +42,11 @@ def test_all_of_a_ranks_sequences_where_they_fit_and_deepspeed_is_told_so(
     run: StageRun, tmp_path: Path
 ) -> None:
     assert losses(tmp_path / "auto", run, AUTO) == losses(
-        tmp_path / "eight", run, PLACE.replace(micro_batch=8)
+        tmp_path / "eight", run, EXECUTION.replace(micro_batch=8)
     )
     told = json.loads((tmp_path / "auto" / DEEPSPEED_FILE).read_text())
     assert told == deepspeed_config(
-        run.config, PLACE.replace(micro_batch=8), 64, on_gpu=False, bf16=False
+        run.config, EXECUTION.replace(micro_batch=8), 64, on_gpu=False, bf16=False
     )
     assert (told["train_batch_size"], told["train_micro_batch_size_per_gpu"]) == (16, 8)
 
@@ -61,7 +61,7 @@ def test_a_stage_goes_on_with_the_micro_batch_that_it_had_to_the_same_bits(
         if metrics.step >= 3 and list((tmp_path / "resumed" / WORK_FOLDER).glob("step-*[0-9]")):
             raise Enough
 
-    two = PLACE.replace(micro_batch=2, checkpoint_every_steps=2)
+    two = EXECUTION.replace(micro_batch=2, checkpoint_every_steps=2)
     with pytest.raises(Enough):
         train_stage(tmp_path / "resumed", run, two, stop)
     assert losses(tmp_path / "resumed", run, AUTO) == losses(tmp_path / "whole", run, two)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from fixtures.training import PLACE, STAGE, losses_of, toy_run
+from fixtures.training import EXECUTION, STAGE, train_losses, toy_run
 
 from components.core.errors import TrainingError
 from components.model.huggingface import load_checkpoint
@@ -33,25 +33,25 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
 @pytest.fixture(scope="module")
 def alone(run: StageRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     folder = tmp_path_factory.mktemp("alone")
-    return folder, losses_of(folder, run, ONE)
+    return folder, train_losses(folder, run, ONE)
 
 
 PLACES = {
-    "two ranks, ZeRO 1": PLACE,
-    "two ranks, ZeRO 2, optimizer offloaded": PLACE.replace(zero_stage=2, offload_optimizer="cpu"),
-    "two ranks share a copy, ZeRO 1": PLACE.replace(tensor_parallel=2),
-    "two ranks share a copy, ZeRO 2, recomputed": PLACE.replace(
+    "two ranks, ZeRO 1": EXECUTION,
+    "two ranks, ZeRO 2, optimizer offloaded": EXECUTION.replace(zero_stage=2, offload_optimizer="cpu"),
+    "two ranks share a copy, ZeRO 1": EXECUTION.replace(tensor_parallel=2),
+    "two ranks share a copy, ZeRO 2, recomputed": EXECUTION.replace(
         tensor_parallel=2, zero_stage=2, activation_checkpoint_interval=1
     ),
-    "two copies on two ranks each": PLACE.replace(world_size=4, tensor_parallel=2),
-    "two ranks share sequences, no ZeRO": PLACE.replace(sequence_parallel=2, zero_stage=0),
-    "two ranks share sequences, ZeRO 3, recomputed": PLACE.replace(
+    "two copies on two ranks each": EXECUTION.replace(world_size=4, tensor_parallel=2),
+    "two ranks share sequences, no ZeRO": EXECUTION.replace(sequence_parallel=2, zero_stage=0),
+    "two ranks share sequences, ZeRO 3, recomputed": EXECUTION.replace(
         sequence_parallel=2, zero_stage=3, activation_checkpoint_interval=1
     ),
-    "two pairs share sequences, ZeRO 1": PLACE.replace(
+    "two pairs share sequences, ZeRO 1": EXECUTION.replace(
         world_size=4, sequence_parallel=2, micro_batch=4
     ),
-    "two ranks, ZeRO 3, all offloaded": PLACE.replace(
+    "two ranks, ZeRO 3, all offloaded": EXECUTION.replace(
         zero_stage=3, offload_optimizer="cpu", offload_parameters="cpu"
     ),
 }
@@ -62,7 +62,7 @@ def test_another_place_gives_the_same_losses_and_weights(
     name: str, run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
     folder, expected = alone
-    np.testing.assert_allclose(losses_of(tmp_path, run, PLACES[name]), expected, rtol=1e-5)
+    np.testing.assert_allclose(train_losses(tmp_path, run, PLACES[name]), expected, rtol=1e-5)
     require_close(folder, tmp_path)
 
 
@@ -80,7 +80,7 @@ def test_activations_that_are_computed_again_change_no_bit(
     run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
     folder, expected = alone
-    assert losses_of(tmp_path, run, ONE.replace(activation_checkpoint_interval=2)) == expected
+    assert train_losses(tmp_path, run, ONE.replace(activation_checkpoint_interval=2)) == expected
     assert (tmp_path / "model.safetensors").read_bytes() == (
         folder / "model.safetensors"
     ).read_bytes()
@@ -90,7 +90,7 @@ def test_activations_that_are_computed_again_change_no_bit(
 def test_bf16_products_learn_the_same_and_hand_on_fp32(
     zero_stage: int, run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
-    found = losses_of(tmp_path, run, PLACE.replace(precision="bf16", zero_stage=zero_stage))
+    found = train_losses(tmp_path, run, EXECUTION.replace(precision="bf16", zero_stage=zero_stage))
     np.testing.assert_allclose(found, alone[1], rtol=0.02)
     assert found != alone[1]
     weights = next(load_checkpoint(tmp_path).parameters()).detach()
@@ -116,10 +116,10 @@ def test_a_stage_goes_on_with_other_ranks_and_another_zero_stage(
 
         return on_step
 
-    for last, place in ((3, PLACE), (5, ONE.replace(micro_batch=1, zero_stage=2))):
+    for last, place in ((3, EXECUTION), (5, ONE.replace(micro_batch=1, zero_stage=2))):
         with pytest.raises(Enough):
             train_stage(tmp_path, run, place.replace(checkpoint_every_steps=2), until(last))
-    train_stage(tmp_path, run, PLACE.replace(zero_stage=3), until(STEPS))
+    train_stage(tmp_path, run, EXECUTION.replace(zero_stage=3), until(STEPS))
     assert list(seen) == list(range(1, STEPS + 1))
     np.testing.assert_allclose(list(seen.values()), expected, rtol=1e-5)
     require_close(folder, tmp_path)
@@ -138,9 +138,9 @@ def test_without_zero_other_ranks_go_on_and_zero_is_refused(
     with pytest.raises(
         TrainingError, match="was made with ZeRO stage 0, and this is stage 1"
     ) as refused:
-        train_stage(tmp_path, run, PLACE, lambda _: None)
+        train_stage(tmp_path, run, EXECUTION, lambda _: None)
     assert "--exec training.zero_stage=0" in refused.value.fix
-    found = losses_of(tmp_path, run, PLACE.replace(zero_stage=0))
+    found = train_losses(tmp_path, run, EXECUTION.replace(zero_stage=0))
     np.testing.assert_allclose(found, alone[1], rtol=1e-5)
     last = (tmp_path / LOG_FILE).read_text().rpartition("goes on after step ")[2]
     assert not last.startswith("0;")
@@ -153,7 +153,7 @@ def test_bf16_without_zero_is_zero_1_so_it_goes_on_with_other_ranks_and_never_as
         if metrics.step >= 3 and list((tmp_path / WORK_FOLDER).glob("step-*[0-9]")):
             raise InterruptedError
 
-    bf16 = PLACE.replace(precision="bf16", zero_stage=0)
+    bf16 = EXECUTION.replace(precision="bf16", zero_stage=0)
     with pytest.raises(InterruptedError):
         train_stage(tmp_path, run, bf16.replace(checkpoint_every_steps=2), stop)
     with pytest.raises(
@@ -161,7 +161,7 @@ def test_bf16_without_zero_is_zero_1_so_it_goes_on_with_other_ranks_and_never_as
     ) as refused:
         train_stage(tmp_path, run, ONE, lambda _: None)
     assert "--exec training.precision=bf16" in refused.value.fix
-    found = losses_of(tmp_path, run, bf16.replace(world_size=1, zero_stage=2))
+    found = train_losses(tmp_path, run, bf16.replace(world_size=1, zero_stage=2))
     np.testing.assert_allclose(found, alone[1], rtol=0.02)
     last = (tmp_path / LOG_FILE).read_text().rpartition("goes on after step ")[2]
     assert not last.startswith("0;")
@@ -192,7 +192,7 @@ def test_a_rank_that_is_told_to_end_saves_its_step_first(
         train_stage(tmp_path, run, ONE.replace(checkpoint_every_steps=100), tell)
     saved = int(ended.value.got.rpartition(" ")[2])
     assert [path.name for path in (tmp_path / WORK_FOLDER).glob("step-*")] == [f"step-{saved:08d}"]
-    assert losses_of(tmp_path, run, ONE) == expected
+    assert train_losses(tmp_path, run, ONE) == expected
     assert (tmp_path / "model.safetensors").read_bytes() == (
         folder / "model.safetensors"
     ).read_bytes()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.training import MODEL, PLACE, STAGE, adam, losses_of, toy_run, train_plainly
+from fixtures.training import MODEL, EXECUTION, STAGE, adam, train_losses, toy_run, train_in_pytorch
 from safetensors.torch import load_file, save_file
 
 from components.core.errors import ArtifactError, ConfigError
@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
 @pytest.fixture(scope="module")
 def first(run: StageRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("first")
-    train_stage(folder, run, PLACE, lambda _: None)
+    train_stage(folder, run, EXECUTION, lambda _: None)
     return folder
 
 
@@ -51,19 +51,19 @@ def plainly(
     """Two stages in torch alone, the second one's schedule and data from their start."""
     model = CodeGen(MODEL, seed=3)
     optimizer = adam(model)
-    train_plainly(model, run, optimizer)
+    train_in_pytorch(model, run, optimizer)
     optimizer = optimizer if keeps else adam(model)
-    losses, _ = train_plainly(model, run, optimizer)
+    losses, _ = train_in_pytorch(model, run, optimizer)
     return model, losses, optimizer
 
 
 @pytest.mark.parametrize(
     "place",
     [
-        PLACE,
+        EXECUTION,
         ALONE,
-        PLACE.replace(zero_stage=3),
-        PLACE.replace(zero_stage=2, offload_optimizer="cpu"),
+        EXECUTION.replace(zero_stage=3),
+        EXECUTION.replace(zero_stage=2, offload_optimizer="cpu"),
     ],
     ids=[
         "two ranks, ZeRO 1",
@@ -77,7 +77,7 @@ def test_two_stages_train_as_torch_does(
 ) -> None:
     model, losses, optimizer = plainly(run, keeps=True)
     _, reset, _ = plainly(run, keeps=False)
-    found = losses_of(tmp_path, following(run, first), place)
+    found = train_losses(tmp_path, following(run, first), place)
     np.testing.assert_allclose(found, losses, rtol=2e-4)
     assert not np.allclose(found, reset, rtol=2e-3), "the optimizer has to matter"
     for one, other in zip(load_checkpoint(tmp_path).parameters(), model.parameters(), strict=True):

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fixtures.slurm import slurm, why_no_slurm
-from fixtures.training import PLACE, STAGE, toy_run
+from fixtures.slurm import slurm_cluster, missing_slurm
+from fixtures.training import EXECUTION, STAGE, toy_run
 
 from components.core.errors import CodegenError, ConfigError, PortInUseError, TrainingError
 from components.core.network import free_port
@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
 
 @pytest.fixture(scope="module")
 def expected(run: StageRun, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    return losses(tmp_path_factory.mktemp("local"), run, PLACE)
+    return losses(tmp_path_factory.mktemp("local"), run, EXECUTION)
 
 
 def losses(folder: Path, run: StageRun, place: TrainingExecution) -> list[float]:
@@ -77,7 +77,7 @@ def test_a_rank_that_is_killed_is_named_and_the_others_end(
             killed_at = time.monotonic()
 
     with pytest.raises(TrainingError) as told:
-        train_stage(tmp_path, long, PLACE, kill)
+        train_stage(tmp_path, long, EXECUTION, kill)
     assert killed_at
     assert time.monotonic() - killed_at < ENDED_S
     assert told.value.got == f"rank 1 on host {socket.gethostname()} was ended by SIGKILL"
@@ -93,7 +93,7 @@ def test_a_port_that_is_taken_is_named(run: StageRun, tmp_path: Path) -> None:
         with pytest.raises(
             PortInUseError, match=rf"port {port} of 127\.0\.0\.1.* is taken"
         ) as taken:
-            train_stage(tmp_path, run, PLACE.replace(master_port=port), lambda _: None)
+            train_stage(tmp_path, run, EXECUTION.replace(master_port=port), lambda _: None)
     assert "training.master_port" in taken.value.fix
 
 
@@ -126,7 +126,7 @@ def waiting(folder: Path, run: StageRun, ranks: int) -> list[float]:
     starter = threading.Thread(target=start)
     starter.start()
     try:
-        return losses(folder, run, PLACE.replace(launcher="environment"))
+        return losses(folder, run, EXECUTION.replace(launcher="environment"))
     finally:
         starter.join()
         started[0].wait()
@@ -246,15 +246,15 @@ def over_ssh(folder: Path) -> TrainingExecution:
     (folder / "hosts").write_text(
         "# two names of this host\n127.0.0.1 slots=1\nlocalhost slots=1\n"
     )
-    return PLACE.replace(launcher="hostfile", hostfile=str(folder / "hosts"))
+    return EXECUTION.replace(launcher="hostfile", hostfile=str(folder / "hosts"))
 
 
 @pytest.fixture
 def allocation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a flow finds that is started by `salloc --ntasks=2`."""
-    if missing := why_no_slurm():
+    if missing := missing_slurm():
         pytest.skip(missing)
-    with slurm(tmp_path / "slurm") as config:
+    with slurm_cluster(tmp_path / "slurm") as config:
         monkeypatch.setenv("SLURM_CONF", str(config))
         salloc = subprocess.run(
             ["salloc", "--no-shell", "--ntasks=2"], stderr=subprocess.PIPE, text=True, check=True
@@ -269,7 +269,7 @@ def allocation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 def test_tasks_of_slurm_give_the_same_bits_and_a_killed_one_is_named(
     run: StageRun, expected: list[float], tmp_path: Path
 ) -> None:
-    place = PLACE.replace(launcher="slurm")
+    place = EXECUTION.replace(launcher="slurm")
     assert losses(tmp_path / "whole", run, place) == expected
 
     def kill(metrics: StepMetrics) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.processes import kill_when
+from fixtures.processes import kill_process_tree_when
 
 from components.core.artifact import Artifact
 from components.core.network import free_port
@@ -79,7 +79,7 @@ class Project:
 
     def run_until_killed(self, moment: Callable[[], bool], *arguments: str) -> None:
         """Run `codegen ...` and `kill -9` its whole process tree as soon as `moment` has come."""
-        kill_when(self.start(*arguments), moment)
+        kill_process_tree_when(self.start(*arguments), moment)
 
     @property
     def store(self) -> Store:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fixtures.memory_probe import Case, Measured
+from fixtures.memory_probe import MemoryCase, MeasuredMemory
 
 from components.core.network import free_port
 from components.model.config import ModelConfig
@@ -44,7 +44,7 @@ NARROW = ModelConfig(
 
 def case(
     model: ModelConfig, *, accumulation: int = 1, micro_batch: int = 1, **setting: object
-) -> Case:
+) -> MemoryCase:
     """A case, named by what it measures."""
     asked = ParallelLayout.parse({"micro_batch": micro_batch, **setting})
     shape = {DEEP: "deep", WIDE: "wide", NARROW: "narrow"}[model]
@@ -57,7 +57,7 @@ def case(
         else ""
     )
     name = f"{shape}, {asked.world_size} ranks, ZeRO {asked.zero_stage}, {asked.precision}, {accumulation} micro"
-    return Case(name=name + again + shared, model=model, setting=asked, accumulation=accumulation)
+    return MemoryCase(name=name + again + shared, model=model, setting=asked, accumulation=accumulation)
 
 
 CASES = [
@@ -90,12 +90,12 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Measured]:
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, MeasuredMemory]:
     """By name of the case. Those of a number of ranks are measured by the same processes, one after the other.
 
     But for those that share heads: DeepSpeed settles once for a process who does.
     """
-    found: dict[str, Measured] = {}
+    found: dict[str, MeasuredMemory] = {}
     for ranks, sharing in ((1, 1), (2, 1), (2, 2)):
         folder = tmp_path_factory.mktemp("memory")
         cases = folder / "cases.json"
@@ -110,7 +110,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Measured]:
         outputs = [process.communicate()[0] for process in processes]
         assert not any(process.returncode for process in processes), outputs[0][-3000:]
         found |= {
-            name: Measured.parse(one)
+            name: MeasuredMemory.parse(one)
             for name, one in json.loads((folder / "measured.json").read_text()).items()
         }
     return found
@@ -133,7 +133,7 @@ def _start(arguments: list[str], rank: int, ranks: int, port: str) -> subprocess
 
 
 @pytest.mark.parametrize("one", CASES, ids=[one.name for one in CASES])
-def test_planned_memory_is_what_is_measured(one: Case, measured: dict[str, Measured]) -> None:
+def test_planned_memory_is_what_is_measured(one: MemoryCase, measured: dict[str, MeasuredMemory]) -> None:
     planned = peak_memory(one.model, one.setting, one.accumulation)
     total, peak = planned.total_bytes, measured[one.name].peak_bytes
     bucket = BUCKET_ELEMENTS * one.setting.weight_bytes
@@ -148,7 +148,7 @@ def test_planned_memory_is_what_is_measured(one: Case, measured: dict[str, Measu
 
 @pytest.mark.parametrize("one", CASES, ids=[one.name for one in CASES])
 def test_the_planned_size_of_a_checkpoint_is_what_is_measured(
-    one: Case, measured: dict[str, Measured]
+    one: MemoryCase, measured: dict[str, MeasuredMemory]
 ) -> None:
     planned = checkpoint_bytes(one.model, one.setting)
     assert planned == pytest.approx(measured[one.name].checkpoint_bytes, rel=TOLERANCE)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures.training import PLACE, STAGE, toy_run
+from fixtures.training import EXECUTION, STAGE, toy_run
 
 from components.core.network import free_port
 from components.training.launch.commands import launch_commands
@@ -31,7 +31,7 @@ SEED = 7
 MOST_S = 0.5
 """After a save, until the kill."""
 PATIENCE_S = 120.0
-LASTING = PLACE.replace(checkpoint_every_steps=1)
+LASTING = EXECUTION.replace(checkpoint_every_steps=1)
 
 
 @pytest.fixture(scope="module")

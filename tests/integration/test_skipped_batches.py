@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from fixtures.training import MODEL, PLACE, STAGE, toy_run, train_plainly
+from fixtures.training import MODEL, EXECUTION, STAGE, toy_run, train_in_pytorch
 
 from components.core.errors import TrainingError
 from components.dataset.manifests import DOCUMENTS_PARQUET, DOCUMENTS_SCHEMA
@@ -41,9 +41,9 @@ POISONED = (7, 30)
 """Sequences of the train split."""
 PLACES = {
     "one rank without ZeRO": TrainingExecution(micro_batch=4, zero_stage=0, precision="fp32"),
-    "two ranks, ZeRO 1": PLACE,
-    "two ranks, ZeRO 2, optimizer offloaded": PLACE.replace(zero_stage=2, offload_optimizer="cpu"),
-    "two ranks, ZeRO 3": PLACE.replace(zero_stage=3),
+    "two ranks, ZeRO 1": EXECUTION,
+    "two ranks, ZeRO 2, optimizer offloaded": EXECUTION.replace(zero_stage=2, offload_optimizer="cpu"),
+    "two ranks, ZeRO 3": EXECUTION.replace(zero_stage=3),
 }
 
 
@@ -92,7 +92,7 @@ def poisoned_steps(run: StageRun) -> list[int]:
 def undisturbed(
     run: StageRun, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[StepMetrics]]:
-    return train(tmp_path_factory.mktemp("undisturbed"), run, PLACE)
+    return train(tmp_path_factory.mktemp("undisturbed"), run, EXECUTION)
 
 
 def train(folder: Path, run: StageRun, place: TrainingExecution) -> tuple[Path, list[StepMetrics]]:
@@ -107,7 +107,7 @@ def test_they_change_no_weight(
     name: str, run: StageRun, poisoned_steps: list[int], tmp_path: Path
 ) -> None:
     expected = poisoned_model()
-    losses, norms = train_plainly(expected, run)
+    losses, norms = train_in_pytorch(expected, run)
     _, seen = train(tmp_path, run, PLACES[name])
     assert [one.step for one in seen if one.skipped] == poisoned_steps
     assert [one.loss is None for one in seen] == [loss is None for loss in losses]
@@ -160,11 +160,11 @@ def test_a_killed_stage_leaves_out_the_same(
 
     with pytest.raises(InterruptedError):
         train_stage(
-            tmp_path, run, PLACE.replace(checkpoint_every_steps=2), after(poisoned_steps[0] + 1)
+            tmp_path, run, EXECUTION.replace(checkpoint_every_steps=2), after(poisoned_steps[0] + 1)
         )
     (tmp_path / METRICS_FILE).unlink()  # A record, on which nothing hangs.
     seen: list[StepMetrics] = []
-    statistics = train_stage(tmp_path, run, PLACE, seen.append)
+    statistics = train_stage(tmp_path, run, EXECUTION, seen.append)
     whole, before = undisturbed
     rest = before[-len(seen) :]
     assert [(one.step, one.loss, one.skipped) for one in seen] == [

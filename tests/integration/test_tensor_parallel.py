@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.training import MODEL, PLACE, STAGE, losses_of, toy_run
+from fixtures.training import MODEL, EXECUTION, STAGE, train_losses, toy_run
 
 from components.core.errors import ConfigError, TrainingError
 from components.model.huggingface import load_checkpoint
@@ -21,7 +21,7 @@ from components.training.run_file import LOG_FILE, WORK_FOLDER, StageRun
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
 STEPS = 8
-SHARED = PLACE.replace(tensor_parallel=2, checkpoint_every_steps=2)
+SHARED = EXECUTION.replace(tensor_parallel=2, checkpoint_every_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def undisturbed(
     run: StageRun, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[float]]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    return folder, losses_of(folder, run, SHARED)
+    return folder, train_losses(folder, run, SHARED)
 
 
 def test_goes_on_to_the_same_bits_and_only_on_its_own_place(
@@ -52,9 +52,9 @@ def test_goes_on_to_the_same_bits_and_only_on_its_own_place(
     with pytest.raises(Enough):
         train_stage(tmp_path, run, SHARED, stop)
     with pytest.raises(TrainingError, match="was made with tensor_parallel 2 on 2 ranks"):
-        train_stage(tmp_path, run, PLACE, lambda _: None)
+        train_stage(tmp_path, run, EXECUTION, lambda _: None)
     folder, expected = undisturbed
-    assert losses_of(tmp_path, run, SHARED) == expected
+    assert train_losses(tmp_path, run, SHARED) == expected
     assert (
         "goes on after step 0;"
         not in (tmp_path / LOG_FILE).read_text().rpartition("was made with tensor_parallel")[2]
@@ -68,7 +68,7 @@ def test_bf16_products_learn_the_same_and_hand_on_fp32(
     run: StageRun, undisturbed: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
     folder, expected = undisturbed
-    found = losses_of(tmp_path, run, SHARED.replace(precision="bf16"))
+    found = train_losses(tmp_path, run, SHARED.replace(precision="bf16"))
     np.testing.assert_allclose(found, expected, rtol=0.02)
     assert found != expected
     for one, fp32 in zip(
@@ -87,7 +87,7 @@ def test_ranks_that_share_sequences_count_each_byte_once_and_measure_held_out_do
         tmp_path / "alone", run, TrainingExecution(micro_batch=4, precision="fp32"), alone.append
     )
     shared: list[StepMetrics] = []
-    train_stage(tmp_path / "shared", run, PLACE.replace(sequence_parallel=2), shared.append)
+    train_stage(tmp_path / "shared", run, EXECUTION.replace(sequence_parallel=2), shared.append)
     for name in ("loss", "bits_per_byte", "grad_norm"):
         np.testing.assert_allclose(
             [getattr(one, name) for one in shared], [getattr(one, name) for one in alone], rtol=1e-4
@@ -97,7 +97,7 @@ def test_ranks_that_share_sequences_count_each_byte_once_and_measure_held_out_do
 
 
 def test_heads_that_do_not_divide(run: StageRun, tmp_path: Path) -> None:
-    eight = PLACE.replace(world_size=8, tensor_parallel=8)
+    eight = EXECUTION.replace(world_size=8, tensor_parallel=8)
     assert MODEL.num_heads == 4
     with pytest.raises(ConfigError, match="4 heads, and 8 ranks share a copy") as refused:
         train_stage(tmp_path, run, eight, lambda _: None)

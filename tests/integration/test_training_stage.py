@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from fixtures.training import MODEL, PLACE, STAGE, toy_run, train_plainly
+from fixtures.training import MODEL, EXECUTION, STAGE, toy_run, train_in_pytorch
 
 from components.core.artifact import content_digest
 from components.core.errors import DiskFullError, TrainingError
@@ -57,7 +57,7 @@ def undisturbed(
     """The stage, trained in one go: its folder, what was reported meanwhile, and its statistics."""
     folder = tmp_path_factory.mktemp("undisturbed")
     seen: Steps = []
-    statistics = train_stage(folder, run, PLACE, seen.append)
+    statistics = train_stage(folder, run, EXECUTION, seen.append)
     return folder, seen, statistics
 
 
@@ -123,7 +123,7 @@ def test_equals_plain_pytorch_on_one_process(
     """One forward over the whole batch, torch's own AdamW and clipping: another order of summing, the same training."""
     folder, seen, _ = undisturbed
     model = CodeGen(MODEL, seed=3)
-    losses, norms = train_plainly(model, run)
+    losses, norms = train_in_pytorch(model, run)
     assert all(losses)
     assert all(norms)
     assert losses[-1] < 0.7 * losses[0], "it has to learn, or equal losses mean little"
@@ -158,7 +158,7 @@ def test_held_out_documents_are_measured_as_the_evaluation_does(
     train_stage(
         tmp_path,
         run,
-        PLACE.replace(zero_stage=3, eval_interval=15, eval_sequences=5),
+        EXECUTION.replace(zero_stage=3, eval_interval=15, eval_sequences=5),
         often.append,
     )
     assert [one.step for one in often if one.held_out] == [15, 30, 40]
@@ -192,7 +192,7 @@ def test_a_killed_flow_leaves_no_orphan_and_the_stage_goes_on_to_the_same_bits(
     run: StageRun, undisturbed: tuple[Path, Steps, dict[str, object]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "stage"
-    document = RunFile(run=run, execution=PLACE).write(tmp_path)
+    document = RunFile(run=run, execution=EXECUTION).write(tmp_path)
     flow = subprocess.run([sys.executable, "-c", FLOW, str(folder), str(document)], check=False)
     assert flow.returncode == -signal.SIGKILL
     _, alive = psutil.wait_procs(trainers(folder), timeout=ENDED_S)
@@ -212,7 +212,7 @@ def test_a_killed_flow_leaves_no_orphan_and_the_stage_goes_on_to_the_same_bits(
         file.write('{"step": 99, "lo')
 
     seen: Steps = []
-    statistics = train_stage(folder, run, PLACE, seen.append)
+    statistics = train_stage(folder, run, EXECUTION, seen.append)
     whole, before, statistics_before = undisturbed
     assert [(one.step, one.loss, one.grad_norm) for one in seen] == [
         (one.step, one.loss, one.grad_norm) for one in before
@@ -296,7 +296,7 @@ def test_the_last_the_best_and_every_so_many_checkpoints_are_kept(
         if metrics.step >= 29:
             raise InterruptedError
 
-    place = PLACE.replace(eval_interval=4, keep_last=1, keep_every_steps=12)
+    place = EXECUTION.replace(eval_interval=4, keep_last=1, keep_every_steps=12)
     with pytest.raises(InterruptedError):
         train_stage(
             tmp_path, run.replace(config=worse, initial=initial, stage="multi"), place, stop

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures.tmpfs import small_disk
+from fixtures.tmpfs import limited_disk
 from fsspec.registry import _registry
 
 from components.core.artifact import Artifact
@@ -116,7 +116,7 @@ def test_a_failed_build_publishes_nothing(store: Store) -> None:
 
 def test_a_store_on_another_disk_than_its_scratch_is_published_to(tmp_path: Path) -> None:
     """As where the workspace lies at home and the store on a large disk: no rename leads from one to the other."""
-    with small_disk(tmp_path / "disk", size_kb=1024) as disk:
+    with limited_disk(tmp_path / "disk", size_kb=1024) as disk:
         store = Store(disk, scratch=tmp_path / "scratch")
         built = store.get_or_build(
             "tokenizer", "a", config={}, parents={}, code_version=1, build=_write
@@ -266,7 +266,7 @@ def test_a_store_that_nothing_here_can_open_is_said(
 
 
 def test_a_disk_that_is_full_already_is_said_to_be(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", size_kb=64) as disk:
+    with limited_disk(tmp_path / "disk", size_kb=64) as disk:
         with (
             pytest.raises(OSError, match="No space left"),
             (disk / "all of it").open("wb", buffering=0) as full,

@@ -11,16 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures.checkpoints import (
-    FORMS,
-    SMALL,
-    released_settings,
-    shards,
-    their_model,
-    write_bin_shards,
-    write_changed,
-    write_theirs,
-)
+from fixtures.checkpoints import CHECKPOINT_FORMATS, SMALL_MODEL, released_config, checkpoint_shards, transformers_model, write_bin_shards, write_modified_checkpoint, write_transformers_checkpoint
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -33,12 +24,12 @@ from components.model.huggingface import load_checkpoint, load_config
 @pytest.fixture(scope="module")
 def theirs() -> CodeGenForCausalLM:
     """Not to be changed by a test."""
-    return their_model(SMALL)
+    return transformers_model(SMALL_MODEL)
 
 
-@pytest.fixture(params=FORMS)
+@pytest.fixture(params=CHECKPOINT_FORMATS)
 def checkpoint(request: pytest.FixtureRequest, theirs: CodeGenForCausalLM, tmp_path: Path) -> Path:
-    return write_theirs(theirs, tmp_path / "checkpoint", request.param)
+    return write_transformers_checkpoint(theirs, tmp_path / "checkpoint", request.param)
 
 
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
@@ -91,15 +82,15 @@ def test_a_wrong_tensor_is_named_with_its_file(
 ) -> None:
     file = "pytorch_model.bin" if form == "bin" else "model.safetensors"
     with pytest.raises(ArtifactError, match=rf"{file} .*{message}"):
-        load_checkpoint(write_changed(SMALL, tmp_path, form, change))
+        load_checkpoint(write_modified_checkpoint(SMALL_MODEL, tmp_path, form, change))
 
 
 @pytest.mark.parametrize("form", ["safetensors shards", "bin shards"])
 def test_a_shard_that_is_missing_is_named_with_what_is_lost(
     form: str, theirs: CodeGenForCausalLM, tmp_path: Path
 ) -> None:
-    folder = write_theirs(theirs, tmp_path / "checkpoint", form)
-    shards(folder)[-1].unlink()
+    folder = write_transformers_checkpoint(theirs, tmp_path / "checkpoint", form)
+    checkpoint_shards(folder)[-1].unlink()
     with pytest.raises(
         ArtifactError,
         match=rf"{folder.name}/.*-of-.*does not exist, and with it [a-z_.0-9]+ and \d+ more",
@@ -111,10 +102,10 @@ def test_a_shard_that_is_missing_is_named_with_what_is_lost(
 def test_an_index_and_its_shards_have_to_agree(
     form: str, theirs: CodeGenForCausalLM, tmp_path: Path
 ) -> None:
-    folder = write_theirs(theirs, tmp_path / "checkpoint", form)
+    folder = write_transformers_checkpoint(theirs, tmp_path / "checkpoint", form)
     index = next(folder.glob("*.index.json"))
     good = json.loads(index.read_text())
-    first, last = (path.name for path in (shards(folder)[0], shards(folder)[-1]))
+    first, last = (path.name for path in (checkpoint_shards(folder)[0], checkpoint_shards(folder)[-1]))
 
     def refused(message: str, **changes: str | None) -> None:
         files = {
@@ -146,18 +137,18 @@ def test_an_index_and_its_shards_have_to_agree(
     ids=range(6),
 )
 def test_an_index_that_is_none_says_so(content: str, tmp_path: Path) -> None:
-    folder = write_theirs(their_model(SMALL), tmp_path / "checkpoint", "safetensors shards")
+    folder = write_transformers_checkpoint(transformers_model(SMALL_MODEL), tmp_path / "checkpoint", "safetensors shards")
     (folder / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ArtifactError, match=r"index\.json (is no index|puts lm_head\.bias in 1)"):
         load_checkpoint(folder)
 
 
 def test_a_tensor_that_no_shard_has_is_named(tmp_path: Path) -> None:
-    folder = write_theirs(their_model(SMALL), tmp_path / "checkpoint", "bin")
+    folder = write_transformers_checkpoint(transformers_model(SMALL_MODEL), tmp_path / "checkpoint", "bin")
     (folder / "pytorch_model.bin").unlink()
     tensors = {
         name: tensor
-        for name, tensor in their_model(SMALL).state_dict().items()
+        for name, tensor in transformers_model(SMALL_MODEL).state_dict().items()
         if name != "lm_head.bias"
     }
     write_bin_shards(tensors, folder)
@@ -168,14 +159,14 @@ def test_a_tensor_that_no_shard_has_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", [0, 1, 40, 0.5, -1])
 def test_a_file_that_was_cut_short_names_what_is_lost(checkpoint: Path, kept: float) -> None:
     victim = max(
-        shards(checkpoint) or checkpoint.glob("*model*"), key=lambda path: path.stat().st_size
+        checkpoint_shards(checkpoint) or checkpoint.glob("*model*"), key=lambda path: path.stat().st_size
     )
     content = victim.read_bytes()
     victim.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
     with pytest.raises(ArtifactError) as refused:
         load_checkpoint(checkpoint)
     assert victim.name in refused.value.got
-    assert any(name in refused.value.got for name in their_model(SMALL).state_dict())
+    assert any(name in refused.value.got for name in transformers_model(SMALL_MODEL).state_dict())
 
 
 @settings(
@@ -193,7 +184,7 @@ def test_whatever_is_changed_in_a_file_loads_or_is_an_error_of_ours(
     checkpoint: Path, data: st.DataObject
 ) -> None:
     victim = min(
-        shards(checkpoint) or checkpoint.glob("*model*"), key=lambda path: path.stat().st_size
+        checkpoint_shards(checkpoint) or checkpoint.glob("*model*"), key=lambda path: path.stat().st_size
     )
     whole = victim.read_bytes()
     damaged = bytearray(whole)
@@ -222,8 +213,8 @@ class Asks:
 
 def test_a_hostile_pickle_is_not_obeyed(tmp_path: Path) -> None:
     trap = tmp_path / "obeyed"
-    folder = write_changed(
-        SMALL, tmp_path / "checkpoint", "bin", lambda tensors: tensors.update(x=Asks(trap))
+    folder = write_modified_checkpoint(
+        SMALL_MODEL, tmp_path / "checkpoint", "bin", lambda tensors: tensors.update(x=Asks(trap))
     )
     with pytest.raises(
         ArtifactError, match=r"pytorch_model\.bin asks for posix\.mkdir, which was not obeyed"
@@ -236,7 +227,7 @@ def test_a_hostile_pickle_is_not_obeyed(tmp_path: Path) -> None:
 
 
 def test_a_file_of_other_things_is_refused(tmp_path: Path) -> None:
-    folder = write_changed(SMALL, tmp_path, "bin", lambda tensors: tensors.update(step=3))
+    folder = write_modified_checkpoint(SMALL_MODEL, tmp_path, "bin", lambda tensors: tensors.update(step=3))
     with pytest.raises(ArtifactError, match="has step, which is no plain tensor but a int"):
         load_checkpoint(folder)
     torch.save([torch.ones(2)], folder / "pytorch_model.bin")
@@ -246,7 +237,7 @@ def test_a_file_of_other_things_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"has lm_head\.bias, which is no plain tensor"):
         load_checkpoint(folder)
     torch.save(
-        their_model(SMALL).state_dict(),
+        transformers_model(SMALL_MODEL).state_dict(),
         folder / "pytorch_model.bin",
         _use_new_zipfile_serialization=False,
     )
@@ -258,7 +249,7 @@ def test_a_file_of_other_things_is_refused(tmp_path: Path) -> None:
 def test_a_pointer_of_git_lfs_is_told_from_weights(
     file: str, theirs: CodeGenForCausalLM, tmp_path: Path
 ) -> None:
-    folder = write_theirs(
+    folder = write_transformers_checkpoint(
         theirs, tmp_path / "checkpoint", "bin" if file.endswith("bin") else "safetensors"
     )
     (folder / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
@@ -287,7 +278,7 @@ def test_a_config_of_a_larger_model_names_the_first_tensor_that_does_not_fit(
     tmp_path: Path,
 ) -> None:
     """That of 16.1B, for which 64 GB would be taken: what is missing is looked for first, then shapes."""
-    folder = write_changed(SMALL, tmp_path, "safetensors", lambda _: None)
+    folder = write_modified_checkpoint(SMALL_MODEL, tmp_path, "safetensors", lambda _: None)
     shape = {
         "n_layer": 34,
         "n_head": 24,
@@ -296,7 +287,7 @@ def test_a_config_of_a_larger_model_names_the_first_tensor_that_does_not_fit(
         "n_positions": 2048,
         "vocab_size": 51_200,
     }
-    values = released_settings(their_model(SMALL).config) | shape
+    values = released_config(transformers_model(SMALL_MODEL).config) | shape
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(ArtifactError, match=r"lacks the tensor transformer\.h\.2\.ln_1\.weight"):
         load_checkpoint(folder)
@@ -335,7 +326,7 @@ def test_a_config_of_a_larger_model_names_the_first_tensor_that_does_not_fit(
 def test_a_config_of_another_model_is_refused(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    values = released_settings(their_model(SMALL).config) | change
+    values = released_config(transformers_model(SMALL_MODEL).config) | change
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ArtifactError, match=rf"config\.json {message}"):
         load_config(tmp_path)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.checkpoints import SMALL, released_settings, their_model, write_bin_shards
+from fixtures.checkpoints import SMALL_MODEL, released_config, transformers_model, write_bin_shards
 from fixtures.models import TINY, lively_model, write_tokenizer
-from fixtures.tmpfs import small_disk
+from fixtures.tmpfs import limited_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.core.errors import ArtifactError, ConfigError, DiskFullError
@@ -23,8 +23,8 @@ from components.model.huggingface import export_checkpoint, save_checkpoint
 def released(tmp_path: Path) -> Path:
     """A folder as the authors released CodeGen: fp16, PyTorch's files, the config of 2022; and its tokenizer."""
     folder = write_tokenizer(tmp_path / "released")
-    model = their_model(SMALL.replace(padded_vocab_size=512), torch.float16)
-    (folder / "config.json").write_text(json.dumps(released_settings(model.config)))
+    model = transformers_model(SMALL_MODEL.replace(padded_vocab_size=512), torch.float16)
+    (folder / "config.json").write_text(json.dumps(released_config(model.config)))
     write_bin_shards(dict(model.half().state_dict()), folder)
     return folder
 
@@ -39,7 +39,7 @@ def test_a_released_folder_is_exported_in_every_way(
     )
     assert found < 1e-5
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "deep" / "out", dtype=torch.float32)
-    reference = their_model(SMALL.replace(padded_vocab_size=512), torch.float16)
+    reference = transformers_model(SMALL_MODEL.replace(padded_vocab_size=512), torch.float16)
     text = AutoTokenizer.from_pretrained(tmp_path / "deep" / "out")(
         "def f():\n    return 1", return_tensors="pt"
     )
@@ -96,7 +96,7 @@ def test_what_cannot_be_exported_leaves_nothing(released: Path, tmp_path: Path) 
 
 def test_a_disk_that_fills_up_is_told_and_nothing_half_is_left(tmp_path: Path) -> None:
     write_tokenizer(tmp_path / "tokenizer")
-    with small_disk(tmp_path / "disk", size_kb=16) as disk:
+    with limited_disk(tmp_path / "disk", size_kb=16) as disk:
         with pytest.raises(
             DiskFullError, match=r"the disk filled up while writing model\.safetensors"
         ):

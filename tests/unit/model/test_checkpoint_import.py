@@ -8,16 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.checkpoints import (
-    FORMS,
-    SMALL,
-    released_settings,
-    shards,
-    their_model,
-    write_bin_shards,
-    write_changed,
-    write_theirs,
-)
+from fixtures.checkpoints import CHECKPOINT_FORMATS, SMALL_MODEL, released_config, checkpoint_shards, transformers_model, write_bin_shards, write_modified_checkpoint, write_transformers_checkpoint
 from torch import Tensor
 from transformers import CodeGenForCausalLM
 
@@ -26,9 +17,9 @@ from components.model.config import ModelConfig
 from components.model.huggingface import load_checkpoint, load_config
 
 SHAPES = {
-    "tiny": SMALL,
-    "all dimensions rotate": SMALL.replace(rotary_dim=8),
-    "three layers of eight heads": SMALL.replace(
+    "tiny": SMALL_MODEL,
+    "all dimensions rotate": SMALL_MODEL.replace(rotary_dim=8),
+    "three layers of eight heads": SMALL_MODEL.replace(
         num_layers=3, num_heads=8, head_dim=4, rotary_dim=2
     ),
     "two heads a block": ModelConfig(
@@ -43,14 +34,14 @@ SHAPES = {
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", CHECKPOINT_FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_form_of_every_shape_gives_their_logits(
     form: str, shape: str, tmp_path: Path
 ) -> None:
-    model = their_model(SHAPES[shape])
-    folder = write_theirs(model, tmp_path / "checkpoint", form)
-    assert form.endswith("shards") == (len(shards(folder)) > 1)
+    model = transformers_model(SHAPES[shape])
+    folder = write_transformers_checkpoint(model, tmp_path / "checkpoint", form)
+    assert form.endswith("shards") == (len(checkpoint_shards(folder)) > 1)
     loaded = load_checkpoint(folder)
     assert loaded.config == SHAPES[shape]
     tokens = torch.randint(
@@ -60,13 +51,13 @@ def test_every_form_of_every_shape_gives_their_logits(
         torch.testing.assert_close(loaded(tokens), model(tokens).logits, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", CHECKPOINT_FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_weights_are_those_that_were_stored_whatever_their_dtype(
     form: str, dtype: str, tmp_path: Path
 ) -> None:
-    model = their_model(SMALL, DTYPES[dtype])
-    loaded = load_checkpoint(write_theirs(model, tmp_path / "checkpoint", form, DTYPES[dtype]))
+    model = transformers_model(SMALL_MODEL, DTYPES[dtype])
+    loaded = load_checkpoint(write_transformers_checkpoint(model, tmp_path / "checkpoint", form, DTYPES[dtype]))
     assert loaded.head.weight.dtype == torch.float32
     assert torch.equal(loaded.embedding.weight, model.transformer.wte.weight.float())
     assert torch.equal(loaded.blocks[1].mlp_in.bias, model.transformer.h[1].mlp.fc_in.bias.float())
@@ -82,10 +73,10 @@ def test_weights_are_those_that_were_stored_whatever_their_dtype(
 def test_constants_that_old_releases_stored_are_no_weights(tmp_path: Path) -> None:
     constants = {"transformer.h.0.attn.causal_mask": torch.ones(64, 64).bool()}
     constants["transformer.h.1.attn.masked_bias"] = torch.tensor(-1e9)
-    folder = write_changed(SMALL, tmp_path, "bin", lambda tensors: tensors.update(constants))
+    folder = write_modified_checkpoint(SMALL_MODEL, tmp_path, "bin", lambda tensors: tensors.update(constants))
     model = load_checkpoint(folder)
     os.remove(folder / "pytorch_model.bin")
-    write_bin_shards({**their_model(SMALL).state_dict(), **constants}, folder)
+    write_bin_shards({**transformers_model(SMALL_MODEL).state_dict(), **constants}, folder)
     assert torch.equal(load_checkpoint(folder).head.weight, model.head.weight)
 
 
@@ -93,17 +84,17 @@ def test_weights_that_share_memory_are_read_as_two(tmp_path: Path) -> None:
     def tie(tensors: dict[str, Tensor]) -> None:
         tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
 
-    model = load_checkpoint(write_changed(SMALL, tmp_path, "bin", tie))
+    model = load_checkpoint(write_modified_checkpoint(SMALL_MODEL, tmp_path, "bin", tie))
     assert torch.equal(model.head.weight, model.embedding.weight)
     assert model.head.weight.data_ptr() != model.embedding.weight.data_ptr()
 
 
 def test_weights_are_looked_for_in_the_order_of_transformers(tmp_path: Path) -> None:
     """Safetensors before PyTorch, one file before shards."""
-    folder = write_theirs(their_model(SMALL, seed=1), tmp_path / "checkpoint", "safetensors")
+    folder = write_transformers_checkpoint(transformers_model(SMALL_MODEL, seed=1), tmp_path / "checkpoint", "safetensors")
     for seed, form in ((2, "safetensors shards"), (3, "bin"), (4, "bin shards")):
-        model = their_model(SMALL, seed=seed)
-        other = write_theirs(model, tmp_path / form, form)
+        model = transformers_model(SMALL_MODEL, seed=seed)
+        other = write_transformers_checkpoint(model, tmp_path / form, form)
         for path in other.glob("*model*"):
             path.rename(folder / path.name)
     order = (
@@ -113,7 +104,7 @@ def test_weights_are_looked_for_in_the_order_of_transformers(tmp_path: Path) -> 
         "pytorch_model.bin.index.json",
     )
     for seed, file in enumerate(order, start=1):
-        expected = their_model(SMALL, seed=seed).lm_head.bias
+        expected = transformers_model(SMALL_MODEL, seed=seed).lm_head.bias
         assert torch.equal(load_checkpoint(folder).head.bias, expected)
         if seed < 3:
             assert torch.equal(CodeGenForCausalLM.from_pretrained(folder).lm_head.bias, expected)
@@ -127,7 +118,7 @@ def test_weights_are_looked_for_in_the_order_of_transformers(tmp_path: Path) -> 
 def test_a_config_may_leave_out_what_transformers_fills_in_and_use_its_other_names(
     tmp_path: Path,
 ) -> None:
-    values = released_settings(their_model(SMALL).config)
+    values = released_config(transformers_model(SMALL_MODEL).config)
     for name in ("activation_function", "layer_norm_epsilon", "n_inner", "tie_word_embeddings"):
         del values[name]
     others = {
@@ -137,7 +128,7 @@ def test_a_config_may_leave_out_what_transformers_fills_in_and_use_its_other_nam
     }
     values |= {other: values.pop(name) for other, name in others.items()}
     (tmp_path / "config.json").write_text(json.dumps(values | {"n_inner": 128}))
-    assert load_config(tmp_path) == SMALL
+    assert load_config(tmp_path) == SMALL_MODEL
 
 
 def test_rows_past_the_tokenizers_ids_are_kept(tmp_path: Path) -> None:
@@ -150,8 +141,8 @@ def test_rows_past_the_tokenizers_ids_are_kept(tmp_path: Path) -> None:
         context_length=8,
         padded_vocab_size=51_200,
     )
-    folder = write_theirs(
-        their_model(shape, torch.float16), tmp_path / "checkpoint", "bin", torch.float16
+    folder = write_transformers_checkpoint(
+        transformers_model(shape, torch.float16), tmp_path / "checkpoint", "bin", torch.float16
     )
     assert load_checkpoint(folder).embedding.weight.shape == (51_200, 8)
     assert load_config(folder) == shape

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.checkpoints import shards, their_model, write_theirs
+from fixtures.checkpoints import checkpoint_shards, transformers_model, write_transformers_checkpoint
 from fixtures.models import TINY, TOKENIZER, lively_model, write_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,8 +108,8 @@ def test_what_is_larger_than_the_limit_is_split_and_loads_the_same(
     save_checkpoint(
         model, tokenizer_folder, tmp_path / "split", layout=layout, max_shard_bytes=10_000
     )
-    assert not shards(tmp_path / "whole")
-    split = {path: load_file(path) for path in shards(tmp_path / "split")}
+    assert not checkpoint_shards(tmp_path / "whole")
+    split = {path: load_file(path) for path in checkpoint_shards(tmp_path / "split")}
     assert_equal(
         {name: tensor for tensors in split.values() for name, tensor in tensors.items()},
         load_file(tmp_path / "whole" / "model.safetensors"),
@@ -221,8 +221,8 @@ def test_there_and_back_nothing_changes(
         {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"},
     )
     torch_dtype = getattr(torch, names[dtype])
-    theirs = their_model(shape, torch_dtype, seed)
-    write_theirs(theirs, folder / "theirs", "bin", torch_dtype)
+    theirs = transformers_model(shape, torch_dtype, seed)
+    write_transformers_checkpoint(theirs, folder / "theirs", "bin", torch_dtype)
     ours = load_checkpoint(folder / "theirs")
     save_checkpoint(ours, tokenizer_folder, folder / "ours", dtype=dtype, max_shard_bytes=limit)
     back = AutoModelForCausalLM.from_pretrained(folder / "ours", dtype="auto")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.tmpfs import small_disk
+from fixtures.tmpfs import limited_disk
 
 from components.core.errors import ConfigError, DiskFullError
 from components.core.fingerprint import FileEntry, list_files
@@ -54,7 +54,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told_at_the_next_checkpoint(tmp_path:
 
 
 def test_what_does_not_fit_on_the_disk_is_removed_so_that_the_rest_goes_on(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", size_kb=256) as disk:
+    with limited_disk(tmp_path / "disk", size_kb=256) as disk:
         copies = {
             disk / "first.pt": {"weights": torch.ones(10_000)},
             disk / "second.pt": {"weights": torch.ones(100_000)},

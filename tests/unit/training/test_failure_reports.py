@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from fixtures.tmpfs import small_disk
+from fixtures.tmpfs import limited_disk
 
 from components.core.errors import (
     CodegenError,
@@ -120,7 +120,7 @@ def test_a_rank_that_does_not_see_the_folder_is_heard_through_this_attempts_log(
 
 
 def test_a_disk_that_is_too_full_for_the_reason_is_the_reason(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", size_kb=64) as disk:
+    with limited_disk(tmp_path / "disk", size_kb=64) as disk:
         (disk / "work").mkdir()
         with suppress(OSError), (disk / "fill").open("wb", buffering=0) as fill:
             while fill.write(b"x" * 4096):

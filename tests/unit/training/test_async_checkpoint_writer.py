@@ -1,4 +1,4 @@
-"""Checkpoints that a thread writes: what was copied is what was there then, and a full disk is said when it matters."""
+"""Asynchronous checkpoint writing: consistent copies, and a full disk."""
 
 from __future__ import annotations
 
@@ -21,39 +21,40 @@ from components.training.config import TrainingExecution
 from components.training.hardware import select_device
 
 
-def test_what_is_written_is_what_was_there_when_it_was_copied(tmp_path: Path) -> None:
-    weights, whole = torch.ones(3), torch.arange(1000.0)
-    state = {"module": {"weights": weights}, "slices": [whole[:2]], "step": 7}
-    snapshots = InMemoryCheckpointEngine()
-    snapshots.save(state, str(tmp_path / "engine" / "state.pt"))
+def test_the_state_at_the_time_of_the_copy_is_written(tmp_path: Path) -> None:
+    weights = torch.ones(3)
+    tensor = torch.arange(1000.0)
+    state = {"module": {"weights": weights}, "slices": [tensor[:2]], "step": 7}
+    engine = InMemoryCheckpointEngine()
+    engine.save(state, str(tmp_path / "engine" / "state.pt"))
     weights.zero_()
-    copies = snapshots.taken()
-    assert snapshots.taken() == {}
-    done: list[str] = []
-    AsyncCheckpointWriter(tmp_path, 0, copies, lambda: done.append("then")).finish()
-    assert done == ["then"]
-    read = snapshots.load(str(tmp_path / "engine" / "state.pt"))
-    assert read["module"]["weights"].tolist() == [1.0, 1.0, 1.0]
-    assert (read["step"], read["slices"][0].tolist()) == (7, [0.0, 1.0])
+    copies = engine.drain()
+    assert engine.drain() == {}
+    calls: list[str] = []
+    AsyncCheckpointWriter(tmp_path, 0, copies, lambda: calls.append("written")).finish()
+    assert calls == ["written"]
+    loaded = engine.load(str(tmp_path / "engine" / "state.pt"))
+    assert loaded["module"]["weights"].tolist() == [1.0, 1.0, 1.0]
+    assert (loaded["step"], loaded["slices"][0].tolist()) == (7, [0.0, 1.0])
     assert (tmp_path / "engine" / "state.pt").stat().st_size < 4 * 1000, (
-        "a slice is not its whole storage"
+        "only the slice of the storage"
     )
     wait_for_rank_markers(tmp_path, 1)
     (entry,) = json.loads((tmp_path / rank_marker_name(0)).read_text())
     assert FileEntry(*entry) in list_files(tmp_path)
 
 
-def test_a_disk_that_fills_up_meanwhile_is_told_at_the_next_checkpoint(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_while_writing_is_reported_by_finish(tmp_path: Path) -> None:
     (tmp_path / "state.pt").symlink_to("/dev/full")
-    writing = AsyncCheckpointWriter(
+    writer = AsyncCheckpointWriter(
         tmp_path, 0, {tmp_path / "state.pt": {"weights": torch.ones(10_000)}}, None
     )
     with pytest.raises(DiskFullError, match="the disk filled up while writing"):
-        writing.finish()
-    assert not (tmp_path / rank_marker_name(0)).exists(), "a part that is not whole has no seal"
+        writer.finish()
+    assert not (tmp_path / rank_marker_name(0)).exists(), "an incomplete write has no marker"
 
 
-def test_what_does_not_fit_on_the_disk_is_removed_so_that_the_rest_goes_on(tmp_path: Path) -> None:
+def test_a_failed_write_removes_its_files_to_free_the_space(tmp_path: Path) -> None:
     with limited_disk(tmp_path / "disk", size_kb=256) as disk:
         copies = {
             disk / "first.pt": {"weights": torch.ones(10_000)},
@@ -64,7 +65,7 @@ def test_what_does_not_fit_on_the_disk_is_removed_so_that_the_rest_goes_on(tmp_p
         assert not list(disk.iterdir())
 
 
-def test_a_device_that_is_not_there() -> None:
+def test_cuda_without_a_gpu_is_refused() -> None:
     assert select_device(TrainingExecution(device="cpu"), 3) == torch.device("cpu")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

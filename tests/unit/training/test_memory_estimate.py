@@ -1,6 +1,6 @@
-"""Planned memory: figures worked out by hand, those of the ZeRO paper, and what holds for every model.
+"""Planned memory: values computed by hand and of the ZeRO paper, and properties of every model.
 
-That they are also what a step really takes is for tests/integration/test_planned_memory.py.
+Comparison with measurements: tests/integration/test_planned_memory.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from components.core.errors import ConfigError
 from components.model.config import ModelConfig
-from components.training.config import ParallelLayout
+from components.training.config import ParallelLayout, offload_fields
 from components.training.planning.memory import checkpoint_bytes, peak_memory
 
 CODEGEN_16B = ModelConfig(
@@ -31,12 +31,12 @@ PARAMETERS_SMALL = 132_352
 """2 (12 * 64^2 + 7 * 64) + 2 * 256 * 64 + 256 + 2 * 64."""
 LIVE = 1_000_000_000
 """Weights that DeepSpeed keeps gathered in ZeRO 3."""
+FP32 = ParallelLayout(precision="fp32")
+BF16 = ParallelLayout(precision="bf16")
 
 
 def test_mixed_precision_adam_is_16_bytes_a_parameter() -> None:
-    memory = peak_memory(
-        CODEGEN_16B, ParallelLayout(zero_stage=0, precision="bf16"), accumulation=1
-    )
+    memory = peak_memory(CODEGEN_16B, BF16.replace(zero_stage=0), accumulation=1)
     assert memory.weights_bytes == 2 * PARAMETERS_16B
     assert memory.gradients_bytes == 2 * PARAMETERS_16B
     assert memory.optimizer_bytes == 12 * PARAMETERS_16B
@@ -46,7 +46,8 @@ def test_mixed_precision_adam_is_16_bytes_a_parameter() -> None:
 
 @pytest.mark.parametrize(
     ("zero_stage", "per_parameter", "gathered"),
-    # ZeRO (arXiv 1910.02054) figure 1 at N = 64: 4 + 12/64, 2 + 14/64, 16/64 bytes a parameter; 31.4, 16.6, 1.9 GB at 7.5B.
+    # ZeRO (arXiv 1910.02054) figure 1 at N = 64: 4 + 12/64, 2 + 14/64, 16/64 bytes a parameter;
+    # 31.4, 16.6, 1.9 GB at 7.5B.
     [(1, 4.1875, 0), (2, 2.21875, 0), (3, 0.25, 2 * LIVE)],
 )
 def test_model_states_are_those_of_the_zero_paper(
@@ -71,65 +72,62 @@ HEAD = 256 * 65 * 4
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "kept"),
-    [(False, 2 * BLOCK), (True, 2 * WIDTH + BLOCK)],
-    ids=["kept", "computed again"],
+    ("interval", "saved"),
+    [(0, 2 * BLOCK), (1, 2 * WIDTH + BLOCK)],
+    ids=["saved", "recomputed"],
 )
-def test_activations_worked_out_by_hand(checkpoint: bool, kept: int) -> None:
-    """In the last block's backward pass: what is kept, the final LayerNorm's input, five gradients, a matrix's gradient."""
+def test_activations_equal_values_computed_by_hand(interval: int, saved: int) -> None:
+    """In the last block's backward pass.
+
+    Saved activations, the final LayerNorm's input, five gradients and a matrix gradient.
+    """
     memory = peak_memory(
         SMALL,
-        ParallelLayout(zero_stage=0, activation_checkpoint_interval=checkpoint),
+        FP32.replace(zero_stage=0, activation_checkpoint_interval=interval),
         accumulation=1,
     )
     assert memory.phase == "backward"
-    assert memory.activations_bytes == kept + WIDTH + 5 * WIDTH + 4 * 64 * 64 * 4
+    assert memory.activations_bytes == saved + WIDTH + 5 * WIDTH + 4 * 64 * 64 * 4
     assert memory.gradients_bytes == HEAD
     assert memory.weights_bytes + memory.optimizer_bytes == 12 * PARAMETERS_SMALL
     assert memory.total_bytes == memory.activations_bytes + HEAD + 12 * PARAMETERS_SMALL
 
 
-def test_tensor_parallelism_worked_out_by_hand() -> None:
-    """Eight share a copy of the 16B, so eight copies share the optimizer's state of each part."""
-    cut, whole = (
-        34 * (12 * 6144**2 + 4 * 6144),
-        34 * 3 * 6144 + 2 * 51_200 * 6144 + 51_200 + 2 * 6144,
-    )
-    assert cut + whole == PARAMETERS_16B
-    own = cut // 8 + whole
-    setting = ParallelLayout(world_size=64, tensor_parallel=8, zero_stage=1, precision="bf16")
-    memory = peak_memory(CODEGEN_16B, setting, accumulation=16)
-    assert (memory.weights_bytes, memory.gradients_bytes) == (2 * own, 2 * own)
-    assert memory.optimizer_bytes == 12 * own // 8
-    assert checkpoint_bytes(CODEGEN_16B, setting) == 14 * (cut + 8 * whole)
+def test_tensor_parallel_memory_equals_values_computed_by_hand() -> None:
+    """Eight ranks share a replica, so eight replicas share the optimizer state of each part."""
+    partitioned = 34 * (12 * 6144**2 + 4 * 6144)
+    replicated = 34 * 3 * 6144 + 2 * 51_200 * 6144 + 51_200 + 2 * 6144
+    assert partitioned + replicated == PARAMETERS_16B
+    per_process = partitioned // 8 + replicated
+    layout = ParallelLayout(world_size=64, tensor_parallel=8, zero_stage=1, precision="bf16")
+    memory = peak_memory(CODEGEN_16B, layout, accumulation=16)
+    assert (memory.weights_bytes, memory.gradients_bytes) == (2 * per_process, 2 * per_process)
+    assert memory.optimizer_bytes == 12 * per_process // 8
+    assert checkpoint_bytes(CODEGEN_16B, layout) == 14 * (partitioned + 8 * replicated)
 
 
-def test_activations_that_two_ranks_share_by_heads_worked_out_by_hand() -> None:
-    """The block's input and LayerNorm stay whole; the other fourteen, the logarithms and the inner layer halve."""
-    memory = peak_memory(
-        SMALL, ParallelLayout(world_size=2, tensor_parallel=2, zero_stage=1), accumulation=1
-    )
+def test_activations_of_two_tensor_parallel_ranks_equal_values_computed_by_hand() -> None:
+    """The block's input and LayerNorm are replicated; other values are divided by two."""
+    memory = peak_memory(SMALL, FP32.replace(world_size=2, tensor_parallel=2), accumulation=1)
     assert memory.phase == "backward"
     block = (2 + 7) * WIDTH + 256 * 4 * (2 + 2)
     assert memory.activations_bytes == 2 * block + WIDTH + (1 + 2) * WIDTH + 4 * 64 * 64 * 4 // 2
-    assert memory.gradients_bytes == HEAD, "which is whole on both"
+    assert memory.gradients_bytes == HEAD, "replicated"
 
 
-def test_activations_that_four_ranks_share_by_positions_worked_out_by_hand() -> None:
-    """A quarter of the tokens each; weights are whole, and ZeRO cuts over all four."""
-    memory = peak_memory(
-        SMALL, ParallelLayout(world_size=4, sequence_parallel=4, zero_stage=1), accumulation=1
-    )
+def test_activations_of_four_sequence_parallel_ranks_equal_values_computed_by_hand() -> None:
+    """A quarter of the tokens each; weights are replicated, ZeRO partitions over all four."""
+    memory = peak_memory(SMALL, FP32.replace(world_size=4, sequence_parallel=4), accumulation=1)
     assert memory.phase == "backward"
     assert memory.activations_bytes == (2 * BLOCK + 6 * WIDTH) // 4 + 4 * 64 * 64 * 4
     assert memory.weights_bytes == 4 * PARAMETERS_SMALL
     assert memory.optimizer_bytes == 12 * PARAMETERS_SMALL // 4
 
 
-def test_the_head_worked_out_by_hand() -> None:
-    """A vocabulary that dwarfs the blocks: the head's gradient and a chunk of 32 rows of logits."""
+def test_activations_of_the_head_equal_values_computed_by_hand() -> None:
+    """A large vocabulary: the head's gradient and a chunk of 32 rows of logits dominate."""
     model = SMALL.replace(context_length=64, num_layers=1, padded_vocab_size=8192)
-    memory = peak_memory(model, ParallelLayout(zero_stage=0), accumulation=2)
+    memory = peak_memory(model, FP32.replace(zero_stage=0), accumulation=2)
     width = 64 * 64 * 4
     assert memory.phase == "forward"
     assert (
@@ -139,64 +137,65 @@ def test_the_head_worked_out_by_hand() -> None:
 
 
 def test_offloading_moves_optimizer_and_gradients_to_the_host() -> None:
-    setting = ParallelLayout(world_size=8, zero_stage=2, precision="bf16")
-    here = peak_memory(CODEGEN_16B, setting, 4)
-    offloaded = peak_memory(CODEGEN_16B, setting.replace(offload="optimizer"), 4)
-    assert (here.host_bytes, offloaded.host_bytes) == (0, 16 * PARAMETERS_16B // 8)
-    assert here.total_bytes - offloaded.total_bytes == 14 * PARAMETERS_16B // 8
-    weights_too = peak_memory(CODEGEN_16B, setting.replace(zero_stage=3, offload="all"), 4)
-    assert weights_too.weights_bytes == 2 * LIVE
-    assert weights_too.host_bytes == 18 * PARAMETERS_16B // 8
+    layout = ParallelLayout(world_size=8, zero_stage=2, precision="bf16")
+    on_device = peak_memory(CODEGEN_16B, layout, 4)
+    offloaded = peak_memory(CODEGEN_16B, layout.replace(**offload_fields("optimizer")), 4)
+    assert (on_device.host_bytes, offloaded.host_bytes) == (0, 16 * PARAMETERS_16B // 8)
+    assert on_device.total_bytes - offloaded.total_bytes == 14 * PARAMETERS_16B // 8
+    all_offloaded = peak_memory(
+        CODEGEN_16B, layout.replace(zero_stage=3, **offload_fields("all")), 4
+    )
+    assert all_offloaded.weights_bytes == 2 * LIVE
+    assert all_offloaded.host_bytes == 18 * PARAMETERS_16B // 8
 
 
 @pytest.mark.parametrize(
     ("zero_stage", "precision", "per_parameter"),
     [(0, "fp32", 12), (1, "fp32", 16), (0, "bf16", 14), (3, "bf16", 12)],
 )
-def test_bytes_of_a_checkpoint(zero_stage: int, precision: str, per_parameter: int) -> None:
-    setting = ParallelLayout.parse({"zero_stage": zero_stage, "precision": precision})
-    assert checkpoint_bytes(SMALL, setting) == per_parameter * PARAMETERS_SMALL
+def test_the_size_of_a_checkpoint(zero_stage: int, precision: str, per_parameter: int) -> None:
+    layout = ParallelLayout.parse({"zero_stage": zero_stage, "precision": precision})
+    assert checkpoint_bytes(SMALL, layout) == per_parameter * PARAMETERS_SMALL
 
 
-def test_a_small_model_is_dearer_with_zero_and_the_plan_says_so() -> None:
-    """The bucket of ZeRO is 200 MB in fp32 however small the model."""
-    without, with_zero = (
-        peak_memory(SMALL, ParallelLayout(world_size=2, zero_stage=stage), 2) for stage in (0, 1)
-    )
+def test_zero_needs_more_memory_for_a_small_model() -> None:
+    """ZeRO's bucket is 200 MB in fp32 for any model."""
+    without_zero = peak_memory(SMALL, FP32.replace(world_size=2, zero_stage=0), 2)
+    with_zero = peak_memory(SMALL, FP32.replace(world_size=2, zero_stage=1), 2)
     assert with_zero.buffers_bytes == 200_000_000
-    assert with_zero.total_bytes > without.total_bytes
+    assert with_zero.total_bytes > without_zero.total_bytes
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
-        ({"offload": "optimizer", "zero_stage": 0}, "set zero_stage to 1"),
-        ({"offload": "all", "zero_stage": 2}, "set zero_stage to 3"),
+        ({"offload_optimizer": "cpu", "zero_stage": 0}, "set zero_stage to 1"),
+        ({"offload_parameters": "cpu", "zero_stage": 2}, "set zero_stage to 3"),
         ({"zero_stage": 4}, "zero_stage is 4"),
         ({"world_size": 0}, "world_size is 0"),
-        ({"micro_batch": 0}, "micro_batch is 0"),
+        ({"micro_batch": 0}, r"micro_batch\S* is 0"),
         ({"precision": "fp8"}, "precision is 'fp8'"),
         (
             {"world_size": 4, "tensor_parallel": 2, "sequence_parallel": 2},
-            "only one of the two above 1",
+            "at most one of the two above 1",
         ),
         (
             {"world_size": 6, "sequence_parallel": 4},
-            "copies of the model that divide the processes",
+            "a multiple of 4",
         ),
         (
             {"world_size": 2, "tensor_parallel": 2, "zero_stage": 3},
-            "zero_stage 1 or 2 and nothing offloaded",
+            "zero_stage 1 or 2 and no offloading",
         ),
         (
-            {"world_size": 2, "tensor_parallel": 2, "offload": "optimizer"},
-            "zero_stage 1 or 2 and nothing offloaded",
+            {"world_size": 2, "tensor_parallel": 2, "offload_optimizer": "cpu"},
+            "zero_stage 1 or 2 and no offloading",
         ),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
 )
-def test_a_setting_that_cannot_be_is_refused(values: dict[str, object], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_an_invalid_layout_is_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         ParallelLayout.parse(values)
 
 
@@ -210,58 +209,60 @@ models = st.builds(
     padded_vocab_size=st.sampled_from([32_000, 51_200]),
 )
 """From 0.3 to 40 billion parameters: larger than DeepSpeed's buffers."""
-settings_of_two_or_more = st.builds(
+layouts_of_two_or_more = st.builds(
     ParallelLayout,
     world_size=st.sampled_from([2, 4, 6, 64]),
     micro_batch=st.sampled_from([1, 4]),
     zero_stage=st.integers(0, 3),
     precision=st.sampled_from(["fp32", "bf16"]),
-    checkpoint_activations=st.booleans(),
+    activation_checkpoint_interval=st.sampled_from([0, 1]),
 )
 accumulations = st.sampled_from([1, 2, 8])
 
 
-@given(models, settings_of_two_or_more, accumulations, st.integers(2, 8))
-def test_more_devices_never_need_more_memory_each(
-    model: ModelConfig, setting: ParallelLayout, accumulation: int, times: int
+@given(models, layouts_of_two_or_more, accumulations, st.integers(2, 8))
+def test_more_devices_never_need_more_memory_per_device(
+    model: ModelConfig, layout: ParallelLayout, accumulation: int, times: int
 ) -> None:
-    """The batch stays, so there are fewer micro-batches on each."""
-    more = setting.replace(world_size=setting.world_size * times)
-    left = max(1, accumulation // times)
+    """The batch is the same, so each device has fewer micro-batches."""
+    larger = layout.replace(world_size=layout.world_size * times)
+    fewer_micro_batches = max(1, accumulation // times)
     assert (
-        peak_memory(model, more, left).total_bytes
-        <= peak_memory(model, setting, accumulation).total_bytes
+        peak_memory(model, larger, fewer_micro_batches).total_bytes
+        <= peak_memory(model, layout, accumulation).total_bytes
     )
 
 
-@given(models, settings_of_two_or_more, accumulations)
+@given(models, layouts_of_two_or_more, accumulations)
 def test_a_higher_zero_stage_never_needs_more_memory(
-    model: ModelConfig, setting: ParallelLayout, accumulation: int
+    model: ModelConfig, layout: ParallelLayout, accumulation: int
 ) -> None:
-    assume(setting.zero_stage < 3)
-    # ZeRO 3 keeps a billion weights gathered, and room for its gradients at all times: it has nothing to give to a model
-    # that is hardly larger, nor to two processes that keep no gradients otherwise.
-    assume(setting.zero_stage < 2 or model.num_parameters > 3 * LIVE)
-    assume(setting.zero_stage < 2 or accumulation > 1 or setting.world_size > 2)
-    higher = setting.replace(zero_stage=setting.zero_stage + 1)
+    assume(layout.zero_stage < 3)
+    # ZeRO 3 keeps a billion weights gathered and reserves memory for gradients. It saves nothing
+    # for a model that is hardly larger, nor for two processes without accumulated gradients.
+    assume(layout.zero_stage < 2 or model.num_parameters > 3 * LIVE)
+    assume(layout.zero_stage < 2 or accumulation > 1 or layout.world_size > 2)
+    higher = layout.replace(zero_stage=layout.zero_stage + 1)
     assert (
         peak_memory(model, higher, accumulation).total_bytes
-        <= peak_memory(model, setting, accumulation).total_bytes
+        <= peak_memory(model, layout, accumulation).total_bytes
     )
 
 
-@given(models, settings_of_two_or_more, accumulations)
-def test_every_way_of_saving_memory_saves_some(
-    model: ModelConfig, setting: ParallelLayout, accumulation: int
+@given(models, layouts_of_two_or_more, accumulations)
+def test_no_memory_saving_setting_needs_more_memory(
+    model: ModelConfig, layout: ParallelLayout, accumulation: int
 ) -> None:
-    total = peak_memory(model, setting, accumulation).total_bytes
+    total = peak_memory(model, layout, accumulation).total_bytes
     assert (
-        peak_memory(model, setting.replace(checkpoint_activations=True), accumulation).total_bytes
+        peak_memory(
+            model, layout.replace(activation_checkpoint_interval=1), accumulation
+        ).total_bytes
         <= total
     )
-    assert peak_memory(model, setting.replace(micro_batch=1), accumulation).total_bytes <= total
-    if setting.zero_stage:
+    assert peak_memory(model, layout.replace(micro_batch=1), accumulation).total_bytes <= total
+    if layout.zero_stage:
         assert (
-            peak_memory(model, setting.replace(offload="optimizer"), accumulation).total_bytes
+            peak_memory(model, layout.replace(offload_optimizer="cpu"), accumulation).total_bytes
             <= total
         )

@@ -1,4 +1,4 @@
-"""One stage on many places: the same batches; losses and weights differ by the rounding of another order of sums."""
+"""A stage with many execution configs: losses and weights agree to rounding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from fixtures.training import EXECUTION, STAGE, train_losses, toy_run
+from fixtures.training import EXECUTION, STAGE, toy_run, train_losses
 
 from components.core.errors import TrainingError
 from components.model.huggingface import load_checkpoint
@@ -20,35 +20,39 @@ from components.training.run_file import LOG_FILE, WORK_FOLDER, StageRun
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 STEPS = 8
-ONE = TrainingExecution(micro_batch=4, zero_stage=0, precision="fp32")
+SINGLE_RANK = TrainingExecution(micro_batch=4, zero_stage=0, precision="fp32")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
-    """Its steps have 64 sequences: a stage is not at its end before a test that saw a checkpoint has stopped it."""
+    """A stage with steps of 64 sequences, long enough to stop it after a checkpoint."""
     stage = STAGE.replace(steps=STEPS, warmup_steps=2, decay_steps=5, global_batch_tokens=64 * 64)
     return toy_run(tmp_path_factory.mktemp("inputs"), stage)
 
 
 @pytest.fixture(scope="module")
-def alone(run: StageRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
-    folder = tmp_path_factory.mktemp("alone")
-    return folder, train_losses(folder, run, ONE)
+def single_rank(
+    run: StageRun, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[float]]:
+    folder = tmp_path_factory.mktemp("single-rank")
+    return folder, train_losses(folder, run, SINGLE_RANK)
 
 
-PLACES = {
+EXECUTIONS = {
     "two ranks, ZeRO 1": EXECUTION,
-    "two ranks, ZeRO 2, optimizer offloaded": EXECUTION.replace(zero_stage=2, offload_optimizer="cpu"),
-    "two ranks share a copy, ZeRO 1": EXECUTION.replace(tensor_parallel=2),
-    "two ranks share a copy, ZeRO 2, recomputed": EXECUTION.replace(
+    "two ranks, ZeRO 2, optimizer offloaded": EXECUTION.replace(
+        zero_stage=2, offload_optimizer="cpu"
+    ),
+    "tensor parallel, ZeRO 1": EXECUTION.replace(tensor_parallel=2),
+    "tensor parallel, ZeRO 2, recomputed": EXECUTION.replace(
         tensor_parallel=2, zero_stage=2, activation_checkpoint_interval=1
     ),
-    "two copies on two ranks each": EXECUTION.replace(world_size=4, tensor_parallel=2),
-    "two ranks share sequences, no ZeRO": EXECUTION.replace(sequence_parallel=2, zero_stage=0),
-    "two ranks share sequences, ZeRO 3, recomputed": EXECUTION.replace(
+    "two tensor parallel replicas": EXECUTION.replace(world_size=4, tensor_parallel=2),
+    "sequence parallel, no ZeRO": EXECUTION.replace(sequence_parallel=2, zero_stage=0),
+    "sequence parallel, ZeRO 3, recomputed": EXECUTION.replace(
         sequence_parallel=2, zero_stage=3, activation_checkpoint_interval=1
     ),
-    "two pairs share sequences, ZeRO 1": EXECUTION.replace(
+    "two sequence parallel replicas, ZeRO 1": EXECUTION.replace(
         world_size=4, sequence_parallel=2, micro_batch=4
     ),
     "two ranks, ZeRO 3, all offloaded": EXECUTION.replace(
@@ -57,16 +61,16 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("name", PLACES)
-def test_another_place_gives_the_same_losses_and_weights(
-    name: str, run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
+@pytest.mark.parametrize("name", EXECUTIONS)
+def test_another_execution_config_gives_the_same_losses_and_weights(
+    name: str, run: StageRun, single_rank: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
-    folder, expected = alone
-    np.testing.assert_allclose(train_losses(tmp_path, run, PLACES[name]), expected, rtol=1e-5)
-    require_close(folder, tmp_path)
+    folder, expected = single_rank
+    np.testing.assert_allclose(train_losses(tmp_path, run, EXECUTIONS[name]), expected, rtol=1e-5)
+    assert_same_weights(folder, tmp_path)
 
 
-def require_close(folder: Path, other: Path) -> None:
+def assert_same_weights(folder: Path, other: Path) -> None:
     pairs = zip(
         load_checkpoint(folder).parameters(), load_checkpoint(other).parameters(), strict=True
     )
@@ -76,78 +80,85 @@ def require_close(folder: Path, other: Path) -> None:
         )
 
 
-def test_activations_that_are_computed_again_change_no_bit(
-    run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
+def test_activation_checkpointing_changes_no_bit(
+    run: StageRun, single_rank: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
-    folder, expected = alone
-    assert train_losses(tmp_path, run, ONE.replace(activation_checkpoint_interval=2)) == expected
+    folder, expected = single_rank
+    assert (
+        train_losses(tmp_path, run, SINGLE_RANK.replace(activation_checkpoint_interval=2))
+        == expected
+    )
     assert (tmp_path / "model.safetensors").read_bytes() == (
         folder / "model.safetensors"
     ).read_bytes()
 
 
 @pytest.mark.parametrize("zero_stage", [0, 3])
-def test_bf16_products_learn_the_same_and_hand_on_fp32(
-    zero_stage: int, run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
+def test_bf16_learns_the_same_and_saves_fp32_weights(
+    zero_stage: int, run: StageRun, single_rank: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
-    found = train_losses(tmp_path, run, EXECUTION.replace(precision="bf16", zero_stage=zero_stage))
-    np.testing.assert_allclose(found, alone[1], rtol=0.02)
-    assert found != alone[1]
+    losses = train_losses(tmp_path, run, EXECUTION.replace(precision="bf16", zero_stage=zero_stage))
+    np.testing.assert_allclose(losses, single_rank[1], rtol=0.02)
+    assert losses != single_rank[1]
     weights = next(load_checkpoint(tmp_path).parameters()).detach()
-    assert (weights != weights.bfloat16().float()).any(), "weights have more digits than bf16 holds"
+    assert (weights != weights.bfloat16().float()).any(), "more digits than bf16 has"
 
 
-def test_a_stage_goes_on_with_other_ranks_and_another_zero_stage(
-    run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
+def test_a_stage_resumes_with_other_ranks_and_another_zero_stage(
+    run: StageRun, single_rank: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
-    """From 2 ranks and ZeRO 1 to one and ZeRO 2 to 2 and ZeRO 3, each stopped after a checkpoint."""
+    """From 2 ranks with ZeRO 1, to 1 with ZeRO 2, to 2 with ZeRO 3."""
 
-    class Enough(Exception):
+    class Stop(Exception):
         pass
 
-    folder, expected = alone
-    seen: dict[int, float] = {}
+    folder, expected = single_rank
+    losses: dict[int, float] = {}
 
-    def until(last: int) -> Callable[[StepMetrics], None]:
+    def stop_after(last: int) -> Callable[[StepMetrics], None]:
         def on_step(metrics: StepMetrics) -> None:
-            seen[metrics.step] = metrics.loss
+            losses[metrics.step] = metrics.loss
             if metrics.step >= last and (tmp_path / WORK_FOLDER / f"step-{last - 1:08d}").exists():
-                raise Enough
+                raise Stop
 
         return on_step
 
-    for last, place in ((3, EXECUTION), (5, ONE.replace(micro_batch=1, zero_stage=2))):
-        with pytest.raises(Enough):
-            train_stage(tmp_path, run, place.replace(checkpoint_every_steps=2), until(last))
-    train_stage(tmp_path, run, EXECUTION.replace(zero_stage=3), until(STEPS))
-    assert list(seen) == list(range(1, STEPS + 1))
-    np.testing.assert_allclose(list(seen.values()), expected, rtol=1e-5)
-    require_close(folder, tmp_path)
-    assert (tmp_path / LOG_FILE).read_text().count("was made on another place") == 2
+    for last, execution in ((3, EXECUTION), (5, SINGLE_RANK.replace(micro_batch=1, zero_stage=2))):
+        with pytest.raises(Stop):
+            train_stage(
+                tmp_path, run, execution.replace(checkpoint_every_steps=2), stop_after(last)
+            )
+    train_stage(tmp_path, run, EXECUTION.replace(zero_stage=3), stop_after(STEPS))
+    assert list(losses) == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(list(losses.values()), expected, rtol=1e-5)
+    assert_same_weights(folder, tmp_path)
+    assert (tmp_path / LOG_FILE).read_text().count("converting ") == 2
 
 
-def test_without_zero_other_ranks_go_on_and_zero_is_refused(
-    run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
+def test_without_zero_a_stage_resumes_with_other_ranks_and_not_with_zero(
+    run: StageRun, single_rank: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
     def stop(metrics: StepMetrics) -> None:
         if metrics.step >= 3 and list((tmp_path / WORK_FOLDER).glob("step-*[0-9]")):
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        train_stage(tmp_path, run, ONE.replace(micro_batch=1, checkpoint_every_steps=2), stop)
+        train_stage(
+            tmp_path, run, SINGLE_RANK.replace(micro_batch=1, checkpoint_every_steps=2), stop
+        )
     with pytest.raises(
-        TrainingError, match="was made with ZeRO stage 0, and this is stage 1"
+        TrainingError, match="was written with ZeRO stage 0, and this is stage 1"
     ) as refused:
         train_stage(tmp_path, run, EXECUTION, lambda _: None)
     assert "--exec training.zero_stage=0" in refused.value.fix
-    found = train_losses(tmp_path, run, EXECUTION.replace(zero_stage=0))
-    np.testing.assert_allclose(found, alone[1], rtol=1e-5)
-    last = (tmp_path / LOG_FILE).read_text().rpartition("goes on after step ")[2]
-    assert not last.startswith("0;")
+    losses = train_losses(tmp_path, run, EXECUTION.replace(zero_stage=0))
+    np.testing.assert_allclose(losses, single_rank[1], rtol=1e-5)
+    log = (tmp_path / LOG_FILE).read_text()
+    assert not log.rpartition("resumes after step ")[2].startswith("0;")
 
 
-def test_bf16_without_zero_is_zero_1_so_it_goes_on_with_other_ranks_and_never_as_if_it_were_fp32(
-    run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
+def test_bf16_without_zero_uses_zero_1_and_resumes_with_other_ranks_but_not_in_fp32(
+    run: StageRun, single_rank: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
     def stop(metrics: StepMetrics) -> None:
         if metrics.step >= 3 and list((tmp_path / WORK_FOLDER).glob("step-*[0-9]")):
@@ -157,25 +168,25 @@ def test_bf16_without_zero_is_zero_1_so_it_goes_on_with_other_ranks_and_never_as
     with pytest.raises(InterruptedError):
         train_stage(tmp_path, run, bf16.replace(checkpoint_every_steps=2), stop)
     with pytest.raises(
-        TrainingError, match="was made with ZeRO stage 1 in bf16, and this is stage 0"
+        TrainingError, match="was written with ZeRO stage 1 in bf16, and this is stage 0"
     ) as refused:
-        train_stage(tmp_path, run, ONE, lambda _: None)
+        train_stage(tmp_path, run, SINGLE_RANK, lambda _: None)
     assert "--exec training.precision=bf16" in refused.value.fix
-    found = train_losses(tmp_path, run, bf16.replace(world_size=1, zero_stage=2))
-    np.testing.assert_allclose(found, alone[1], rtol=0.02)
-    last = (tmp_path / LOG_FILE).read_text().rpartition("goes on after step ")[2]
-    assert not last.startswith("0;")
+    losses = train_losses(tmp_path, run, bf16.replace(world_size=1, zero_stage=2))
+    np.testing.assert_allclose(losses, single_rank[1], rtol=0.02)
+    log = (tmp_path / LOG_FILE).read_text()
+    assert not log.rpartition("resumes after step ")[2].startswith("0;")
 
 
-def test_a_rank_that_is_told_to_end_saves_its_step_first(
-    run: StageRun, alone: tuple[Path, list[float]], tmp_path: Path
+def test_a_preempted_rank_saves_a_checkpoint_first(
+    run: StageRun, single_rank: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
-    """As a node that is taken away does it: SIGTERM to one rank, from outside."""
-    folder, expected = alone
+    """SIGTERM to a rank, like a preempted node."""
+    folder, expected = single_rank
 
-    def tell(metrics: StepMetrics) -> None:
+    def preempt(metrics: StepMetrics) -> None:
         if metrics.step == 2:
-            rank = next(one for one in psutil.process_iter(["cmdline"]) if is_rank(one))
+            rank = next(filter(is_rank, psutil.process_iter(["cmdline"])))
             rank.terminate()
 
     def is_rank(process: psutil.Process) -> bool:
@@ -187,12 +198,14 @@ def test_a_rank_that_is_told_to_end_saves_its_step_first(
         )
 
     with pytest.raises(
-        TrainingError, match=r"told to end \(SIGTERM\) and is saved as of step"
+        TrainingError, match=r"was preempted \(SIGTERM\); checkpoint saved at step"
     ) as ended:
-        train_stage(tmp_path, run, ONE.replace(checkpoint_every_steps=100), tell)
-    saved = int(ended.value.got.rpartition(" ")[2])
-    assert [path.name for path in (tmp_path / WORK_FOLDER).glob("step-*")] == [f"step-{saved:08d}"]
-    assert train_losses(tmp_path, run, ONE) == expected
+        train_stage(tmp_path, run, SINGLE_RANK.replace(checkpoint_every_steps=100), preempt)
+    saved_step = int(ended.value.got.rpartition(" ")[2])
+    assert [path.name for path in (tmp_path / WORK_FOLDER).glob("step-*")] == [
+        f"step-{saved_step:08d}"
+    ]
+    assert train_losses(tmp_path, run, SINGLE_RANK) == expected
     assert (tmp_path / "model.safetensors").read_bytes() == (
         folder / "model.safetensors"
     ).read_bytes()

@@ -1,4 +1,4 @@
-"""A stage that keeps the optimizer of the one before goes on as if both were one, whatever the places of the two."""
+"""A stage that inherits the optimizer state, compared with plain PyTorch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.training import MODEL, EXECUTION, STAGE, adam, train_losses, toy_run, train_in_pytorch
+from fixtures.training import EXECUTION, MODEL, STAGE, adam, toy_run, train_in_pytorch, train_losses
 from safetensors.torch import load_file, save_file
 
 from components.core.errors import ArtifactError, ConfigError
@@ -21,7 +21,7 @@ from components.training.run_file import ArtifactInput, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
-ALONE = TrainingExecution(micro_batch=16, zero_stage=0, precision="fp32")
+SINGLE_RANK = TrainingExecution(micro_batch=16, zero_stage=0, precision="fp32")
 STEPS = 6
 
 
@@ -32,36 +32,39 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
 
 
 @pytest.fixture(scope="module")
-def first(run: StageRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("first")
+def first_stage(run: StageRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("first-stage")
     train_stage(folder, run, EXECUTION, lambda _: None)
     return folder
 
 
-def following(run: StageRun, first: Path, **changes: object) -> StageRun:
-    config = run.config.replace(**{"optimizer": "kept", **changes})
+def next_stage(run: StageRun, first_stage: Path, **changes: object) -> StageRun:
+    config = run.config.replace(**{"optimizer_state": "inherit", **changes})
     return run.replace(
-        stage="multi", config=config, initial=ArtifactInput(folder=str(first), digest="first")
+        stage="multi",
+        config=config,
+        init_from=ArtifactInput(folder=str(first_stage), digest="first"),
     )
 
 
-def plainly(
-    run: StageRun, *, keeps: bool
+def train_two_stages_in_pytorch(
+    run: StageRun, *, inherits: bool
 ) -> tuple[CodeGen, list[float | None], torch.optim.Optimizer]:
-    """Two stages in torch alone, the second one's schedule and data from their start."""
+    """Train two stages in plain PyTorch, each with schedule and data from the start."""
     model = CodeGen(MODEL, seed=3)
     optimizer = adam(model)
     train_in_pytorch(model, run, optimizer)
-    optimizer = optimizer if keeps else adam(model)
+    if not inherits:
+        optimizer = adam(model)
     losses, _ = train_in_pytorch(model, run, optimizer)
     return model, losses, optimizer
 
 
 @pytest.mark.parametrize(
-    "place",
+    "execution",
     [
         EXECUTION,
-        ALONE,
+        SINGLE_RANK,
         EXECUTION.replace(zero_stage=3),
         EXECUTION.replace(zero_stage=2, offload_optimizer="cpu"),
     ],
@@ -72,16 +75,19 @@ def plainly(
         "two ranks, ZeRO 2, offloaded",
     ],
 )
-def test_two_stages_train_as_torch_does(
-    place: TrainingExecution, run: StageRun, first: Path, tmp_path: Path
+def test_two_stages_train_like_pytorch(
+    execution: TrainingExecution, run: StageRun, first_stage: Path, tmp_path: Path
 ) -> None:
-    model, losses, optimizer = plainly(run, keeps=True)
-    _, reset, _ = plainly(run, keeps=False)
-    found = train_losses(tmp_path, following(run, first), place)
-    np.testing.assert_allclose(found, losses, rtol=2e-4)
-    assert not np.allclose(found, reset, rtol=2e-3), "the optimizer has to matter"
-    for one, other in zip(load_checkpoint(tmp_path).parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=5e-3, atol=5e-4)
+    model, losses, optimizer = train_two_stages_in_pytorch(run, inherits=True)
+    _, reset_losses, _ = train_two_stages_in_pytorch(run, inherits=False)
+    trained_losses = train_losses(tmp_path, next_stage(run, first_stage), execution)
+    np.testing.assert_allclose(trained_losses, losses, rtol=2e-4)
+    assert not np.allclose(trained_losses, reset_losses, rtol=2e-3), (
+        "the optimizer state must have an effect"
+    )
+    trained = load_checkpoint(tmp_path)
+    for parameter, expected in zip(trained.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=5e-3, atol=5e-4)
     moments = load_file(tmp_path / "optimizer.safetensors")
     name, parameter = next(iter(model.named_parameters()))
     torch.testing.assert_close(
@@ -89,50 +95,52 @@ def test_two_stages_train_as_torch_does(
     )
 
 
-def test_moments_that_are_not_there(run: StageRun, first: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is none"):
+def test_absent_optimizer_state_is_refused(
+    run: StageRun, first_stage: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="has no previous stage"):
         train_stage(
             tmp_path,
             run.replace(config=run.config.replace(optimizer_state="inherit")),
-            ALONE,
+            SINGLE_RANK,
             lambda _: None,
         )
-    bare = tmp_path / "bare"
-    for folder in (bare, tmp_path / "next"):
+    without_state = tmp_path / "without-state"
+    for folder in (without_state, tmp_path / "next"):
         folder.mkdir()
-    train_stage(bare, run.replace(save_optimizer_state=False), ALONE, lambda _: None)
-    assert not (bare / "optimizer.safetensors").exists()
+    train_stage(without_state, run.replace(save_optimizer_state=False), SINGLE_RANK, lambda _: None)
+    assert not (without_state / "optimizer.safetensors").exists()
     with pytest.raises(ArtifactError, match=r"has no optimizer\.safetensors"):
-        train_stage(tmp_path / "next", following(run, bare), ALONE, lambda _: None)
+        train_stage(tmp_path / "next", next_stage(run, without_state), SINGLE_RANK, lambda _: None)
 
 
-def other_shape(path: Path) -> None:
+def change_shape(path: Path) -> None:
     moments = load_file(path)
     moments["head.bias.exp_avg"] = moments["head.bias.exp_avg"][:-1].clone()
     save_file(moments, path, metadata={"num_updates": "6"})
 
 
-def not_finite(path: Path) -> None:
+def add_nan(path: Path) -> None:
     moments = load_file(path)
     moments["head.bias.exp_avg"][0] = torch.nan
     save_file(moments, path, metadata={"num_updates": "6"})
 
 
 @pytest.mark.parametrize(
-    ("damage", "named"),
+    ("damage", "message"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "cannot be read"),
-        (lambda path: save_file(load_file(path), path), "does not say how many updates are in it"),
-        (other_shape, r"has head\.bias\.exp_avg of shape \[319\]"),
-        (not_finite, r"has head\.bias\.exp_avg .* not finite"),
+        (lambda path: save_file(load_file(path), path), "has no number of updates"),
+        (change_shape, r"has head\.bias\.exp_avg of shape \[319\]"),
+        (add_nan, r"has head\.bias\.exp_avg .* not finite"),
     ],
-    ids=["cut short", "without its count", "another shape", "not finite"],
+    ids=["truncated", "without number of updates", "another shape", "not finite"],
 )
-def test_damaged_moments_are_named(
-    damage: Callable[[Path], object], named: str, run: StageRun, first: Path, tmp_path: Path
+def test_damaged_optimizer_state_is_refused(
+    damage: Callable[[Path], object], message: str, run: StageRun, first_stage: Path, tmp_path: Path
 ) -> None:
-    spoilt = tmp_path / "spoilt"
-    shutil.copytree(first, spoilt)
-    damage(spoilt / "optimizer.safetensors")
-    with pytest.raises(ArtifactError, match=rf"optimizer\.safetensors {named}"):
-        train_stage(tmp_path / "next", following(run, spoilt), ALONE, lambda _: None)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(first_stage, damaged)
+    damage(damaged / "optimizer.safetensors")
+    with pytest.raises(ArtifactError, match=rf"optimizer\.safetensors {message}"):
+        train_stage(tmp_path / "next", next_stage(run, damaged), SINGLE_RANK, lambda _: None)

@@ -1,4 +1,4 @@
-"""A recipe that starts from a model as it is released, and leaves out earlier stages: real flows, a real tiny stage."""
+"""Recipes that start from a released model and skip earlier stages: real flows, a tiny stage."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from flows.train import train
 
 pytestmark = [pytest.mark.apart, pytest.mark.timeout(300)]
 
-# Two steps that move no weight further than rounding: what comes out tells what it started from.
-STILL = STAGE.replace(
+# Two steps that change no weight beyond rounding, so the result shows the initial weights.
+FROZEN = STAGE.replace(
     steps=2, warmup_steps=1, decay_steps=1, learning_rate=1e-9, min_learning_rate=0.0
 )
-PLACE = TrainingExecution(
+EXECUTION = TrainingExecution(
     micro_batch=16, zero_stage=0, precision="fp32", device="cpu", eval_interval=0
 )
 
 
-class World(NamedTuple):
-    """A place to run in, what preparation would have made there, and a released model beside it."""
+class Project(NamedTuple):
+    """An execution config, prepared corpora, and a released model."""
 
     execution: Execution
     corpora: PreparedData
@@ -44,10 +44,10 @@ class World(NamedTuple):
     weights: CodeGen
 
     def recipe(self, **training: object) -> Recipe:
-        stages = Stages(nl=STILL, multi=STILL, mono=STILL)
+        stages = Stages(nl=FROZEN, multi=FROZEN, mono=FROZEN)
         base = tiny().replace(model=MODEL, tokenizer=TokenizerConfig(num_merges=0))
         return base.replace(
-            training={"stages": stages.model_dump(), "initial": str(self.released), **training}
+            training={"stages": stages.model_dump(), "init_from": str(self.released), **training}
         )
 
     def train(self, recipe: Recipe) -> dict[str, Artifact]:
@@ -55,161 +55,164 @@ class World(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    root = tmp_path_factory.mktemp("world")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    root = tmp_path_factory.mktemp("project")
     (root / "project").mkdir()
-    execution = Execution(project=str(root / "project"), training=PLACE)
+    execution = Execution(project=str(root / "project"), training=EXECUTION)
     run = toy_run(root / "inputs")
     store = execution.open_store()
 
-    def kept(kind: Kind, name: str, folder: str) -> Artifact:
-        def build(into: Path) -> dict[str, object]:
-            shutil.copytree(folder, into, dirs_exist_ok=True)
+    def store_folder(kind: Kind, name: str, folder: str) -> Artifact:
+        def build(target: Path) -> dict[str, object]:
+            shutil.copytree(folder, target, dirs_exist_ok=True)
             return {}
 
         return store.get_or_build(
             kind, name, config={"name": name}, parents={}, code_version=1, build=build
         ).artifact
 
-    tokenizer = kept("tokenizer", "gpt2-0", run.tokenizer.folder)
+    tokenizer = store_folder("tokenizer", "gpt2-0", run.tokenizer.folder)
     prepared = {
-        name: kept("prepared-corpus", name, run.data.folder) for name in ("nl", "multi", "mono")
+        name: store_folder("prepared-corpus", name, run.data.folder)
+        for name in ("nl", "multi", "mono")
     }
     corpora = PreparedData(raw={}, tokenizer=tokenizer, prepared=prepared, validations={})
     weights = CodeGen(MODEL, seed=11)
-    return World(execution, corpora, released(weights, Path(run.tokenizer.folder), root), weights)
+    return Project(execution, corpora, release(weights, Path(run.tokenizer.folder), root), weights)
 
 
-def released(model: CodeGen, tokenizer: Path, root: Path, name: str = "My Model") -> Path:
-    """With the files that `transformers` writes, and nothing of ours."""
-    folder, ours = root / name, root / f"{name} as ours"
-    ours.mkdir()
-    save_checkpoint(model, tokenizer, ours)
-    AutoModelForCausalLM.from_pretrained(ours).save_pretrained(folder)
-    wrapped = AutoTokenizer.from_pretrained(ours).backend_tokenizer
-    CodeGenTokenizerFast(tokenizer_object=wrapped).save_pretrained(folder)
+def release(model: CodeGen, tokenizer: Path, root: Path, name: str = "My Model") -> Path:
+    """Save a model with the files that `transformers` writes."""
+    folder = root / name
+    checkpoint = root / f"{name} checkpoint"
+    checkpoint.mkdir()
+    save_checkpoint(model, tokenizer, checkpoint)
+    AutoModelForCausalLM.from_pretrained(checkpoint).save_pretrained(folder)
+    backend = AutoTokenizer.from_pretrained(checkpoint).backend_tokenizer
+    CodeGenTokenizerFast(tokenizer_object=backend).save_pretrained(folder)
     return folder
 
 
 def assert_same_weights(checkpoint: Artifact, model: CodeGen) -> None:
-    for one, other in zip(
-        load_checkpoint(Path(checkpoint.address)).parameters(), model.parameters(), strict=True
-    ):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    trained = load_checkpoint(Path(checkpoint.address))
+    for parameter, expected in zip(trained.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=0, atol=1e-6)
 
 
-def test_the_last_stage_alone_starts_from_a_released_folder(world: World, tmp_path: Path) -> None:
-    checkpoints = world.train(world.recipe(start_stage="mono"))
+def test_the_last_stage_starts_from_a_released_folder(project: Project, tmp_path: Path) -> None:
+    checkpoints = project.train(project.recipe(start_stage="mono"))
     assert list(checkpoints) == ["mono"]
-    assert_same_weights(checkpoints["mono"], world.weights)
-    store = world.execution.open_store()
+    assert_same_weights(checkpoints["mono"], project.weights)
+    store = project.execution.open_store()
     (imported,) = (
-        one
-        for one in store.list_artifacts()
-        if one.kind == "checkpoint" and one.statistics.get("imported")
+        artifact
+        for artifact in store.list_artifacts()
+        if artifact.kind == "checkpoint" and artifact.statistics.get("imported")
     )
     assert imported.name == "my-model"
-    parents = {one.role: one.digest for one in checkpoints["mono"].parents}
+    parents = {parent.role: parent.digest for parent in checkpoints["mono"].parents}
     assert parents["initial"] == imported.digest
     assert imported in store.lineage(checkpoints["mono"])
 
-    elsewhere = tmp_path / "of another name"
-    shutil.copytree(world.released, elsewhere)
-    again = world.train(world.recipe(start_stage="mono", initial=str(elsewhere)))
-    assert again == checkpoints, "the digest counts, not the path"
+    copy = tmp_path / "another name"
+    shutil.copytree(project.released, copy)
+    again = project.train(project.recipe(start_stage="mono", init_from=str(copy)))
+    assert again == checkpoints, "the digest identifies the model, not its path"
 
-    further = world.train(world.recipe(start_stage="multi", initial=checkpoints["mono"].label))
-    assert list(further) == ["multi", "mono"]
-    assert {one.role: one.digest for one in further["multi"].parents}["initial"] == checkpoints[
-        "mono"
-    ].digest
-    assert {one.role: one.digest for one in further["mono"].parents}["initial"] == further[
+    later = project.train(project.recipe(start_stage="multi", init_from=checkpoints["mono"].label))
+    assert list(later) == ["multi", "mono"]
+    assert {parent.role: parent.digest for parent in later["multi"].parents}[
+        "initial"
+    ] == checkpoints["mono"].digest
+    assert {parent.role: parent.digest for parent in later["mono"].parents}["initial"] == later[
         "multi"
     ].digest
 
 
-def test_a_later_stage_can_begin_with_new_weights(world: World) -> None:
-    (checkpoint,) = world.train(world.recipe(start_stage="mono", initial=None)).values()
-    assert "initial" not in {one.role for one in checkpoint.parents}
+def test_a_later_stage_can_start_from_new_weights(project: Project) -> None:
+    (checkpoint,) = project.train(project.recipe(start_stage="mono", init_from=None)).values()
+    assert "initial" not in {parent.role for parent in checkpoint.parents}
     assert_same_weights(checkpoint, CodeGen(MODEL, seed=tiny().seed))
 
 
-def test_what_cannot_be_started_from_is_found_before_anything_is_trained(
-    world: World, tmp_path: Path
-) -> None:
-    wide = released(
-        CodeGen(MODEL.replace(num_layers=3, padded_vocab_size=384)), world.released, tmp_path
+def test_an_unsuitable_model_is_refused_before_training(project: Project, tmp_path: Path) -> None:
+    other_shape = release(
+        CodeGen(MODEL.replace(num_layers=3, padded_vocab_size=384)), project.released, tmp_path
     )
-    foreign = tmp_path / "foreign"
-    shutil.copytree(world.released, foreign)
-    text = json.loads((foreign / "tokenizer.json").read_text())
-    vocabulary = text["model"]["vocab"]
+    other_tokenizer = tmp_path / "other-tokenizer"
+    shutil.copytree(project.released, other_tokenizer)
+    document = json.loads((other_tokenizer / "tokenizer.json").read_text())
+    vocabulary = document["model"]["vocab"]
     vocabulary["A"], vocabulary["B"] = vocabulary["B"], vocabulary["A"]
-    (foreign / "tokenizer.json").write_text(json.dumps(text))
+    (other_tokenizer / "tokenizer.json").write_text(json.dumps(document))
     incomplete = tmp_path / "incomplete"
-    shutil.copytree(world.released, incomplete)
+    shutil.copytree(project.released, incomplete)
     (incomplete / "config.json").unlink()
-    larger = world.recipe().replace(tokenizer=TokenizerConfig(num_merges=20))
-    before = {
-        one.label
-        for one in world.execution.open_store().list_artifacts()
-        if not one.statistics.get("imported")
-    }
+    larger = project.recipe().replace(tokenizer=TokenizerConfig(num_merges=20))
+    labels = built_artifacts(project)
 
     assert_refused(
-        world,
-        world.recipe(initial=str(wide)),
+        project,
+        project.recipe(init_from=str(other_shape)),
         r"has num_layers 3, padded_vocab_size 384$",
         "--set model.num_layers=3 ",
     )
     assert_refused(
-        world,
-        world.recipe(initial=str(foreign)),
+        project,
+        project.recipe(init_from=str(other_tokenizer)),
         r"another tokenizer: '[AB]' has the id",
         "GPT-2's vocabulary",
     )
     assert_refused(
-        world, larger, r"My Model has 0 merges and 295 ids$", "--set tokenizer.num_merges=0$"
+        project, larger, r"My Model has 0 merges and 295 ids$", "--set tokenizer.num_merges=0$"
     )
     assert_refused(
-        world,
-        world.recipe(initial=str(tmp_path / "none")),
+        project,
+        project.recipe(init_from=str(tmp_path / "none")),
         r"there is no model '.*none'$",
         "codegen artifacts",
     )
     assert_refused(
-        world,
-        world.recipe(initial=str(incomplete)),
+        project,
+        project.recipe(init_from=str(incomplete)),
         r"config\.json does not exist",
         "restore the folder",
     )
-    kept = Stages(nl=STILL, multi=STILL, mono=STILL.replace(optimizer_state="inherit")).model_dump()
+    inheriting = Stages(
+        nl=FROZEN, multi=FROZEN, mono=FROZEN.replace(optimizer_state="inherit")
+    ).model_dump()
     assert_refused(
-        world,
-        world.recipe(start_stage="mono", stages=kept),
-        r"has no optimizer\.safetensors, and stage mono is to keep",
+        project,
+        project.recipe(start_stage="mono", stages=inheriting),
+        r"has no optimizer\.safetensors, and stage mono inherits",
         r"training\.stages\.mono\.optimizer_state to reset",
     )
-    assert {
-        one.label
-        for one in world.execution.open_store().list_artifacts()
-        if not one.statistics.get("imported")
-    } == before
+    assert built_artifacts(project) == labels
 
 
-def assert_refused(world: World, recipe: Recipe, got: str, fix: str) -> None:
+def built_artifacts(project: Project) -> set[str]:
+    return {
+        artifact.label
+        for artifact in project.execution.open_store().list_artifacts()
+        if not artifact.statistics.get("imported")
+    }
+
+
+def assert_refused(project: Project, recipe: Recipe, got: str, fix: str) -> None:
     with pytest.raises(CodegenError, match=f"(?m){got}") as refused:
-        world.train(recipe)
+        project.train(recipe)
     refused.match(f"(?m)fix: .*{fix}")
 
 
-def test_moments_of_nobody_cannot_be_kept(world: World) -> None:
-    kept = Stages(nl=STILL, multi=STILL, mono=STILL.replace(optimizer_state="inherit")).model_dump()
+def test_optimizer_state_cannot_be_inherited_without_a_model(project: Project) -> None:
+    inheriting = Stages(
+        nl=FROZEN, multi=FROZEN, mono=FROZEN.replace(optimizer_state="inherit")
+    ).model_dump()
     with pytest.raises(ConfigError, match="mono is the first stage"):
-        world.recipe(start_stage="mono", initial=None, stages=kept)
+        project.recipe(start_stage="mono", init_from=None, stages=inheriting)
 
 
-def test_a_last_stage_before_the_first_is_three_lines(tmp_path: Path) -> None:
+def test_a_last_stage_before_the_first_stage_is_refused_in_three_lines(tmp_path: Path) -> None:
     first = ("--set", "training.start_stage=mono")
     done = codegen(
         "train", "-r", "tiny", "--stage", "multi", *first, "--exec", f"project={tmp_path}"

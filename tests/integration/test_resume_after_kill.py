@@ -1,7 +1,7 @@
-"""kill -9 of every process of a stage at 20 moments of a seeded choice: it always goes on, and ends with the same bits.
+"""SIGKILL of all processes of a stage at 20 moments: it resumes, and ends with the same bits.
 
-The stage saves after every step. Every other kill falls as soon as a checkpoint is being written; the others some
-milliseconds, by the seed, after one was saved.
+The stage saves after every step. Every other kill happens while a checkpoint is being written, the
+others a random time after a checkpoint.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from components.training.run_file import METRICS_FILE, RESULT_FILE, WORK_FOLDER,
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1200)]
 
-KILLS = 20
+NUM_KILLS = 20
 SEED = 7
-MOST_S = 0.5
-"""After a save, until the kill."""
-PATIENCE_S = 120.0
-LASTING = EXECUTION.replace(checkpoint_every_steps=1)
+MAX_DELAY_S = 0.5
+"""Between a checkpoint and the kill."""
+TIMEOUT_S = 120.0
+SAVING_EXECUTION = EXECUTION.replace(checkpoint_every_steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -40,40 +40,49 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
     return toy_run(tmp_path_factory.mktemp("inputs"), stage)
 
 
-def test_killed_at_many_moments(run: StageRun, tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
+def test_a_stage_that_is_killed_20_times_ends_with_the_same_bits(
+    run: StageRun, tmp_path: Path
+) -> None:
+    uninterrupted = tmp_path / "uninterrupted"
+    killed = tmp_path / "killed"
+    uninterrupted.mkdir()
     killed.mkdir()
     expected: list[StepMetrics] = []
-    train_stage(whole, run, LASTING, expected.append)
+    train_stage(uninterrupted, run, SAVING_EXECUTION, expected.append)
 
-    chance, in_a_save = random.Random(SEED), 0  # noqa: S311
-    for number in range(KILLS):
-        kill_an_attempt(killed, run, chance, in_a_save=number % 2 == 1)
+    rng = random.Random(SEED)  # noqa: S311
+    num_during_save = 0
+    for number in range(NUM_KILLS):
+        run_and_kill(killed, run, rng, during_save=number % 2 == 1)
         assert not (killed / RESULT_FILE).exists(), (
-            f"finished before kill {number + 1}: the stage is too short for this test"
+            f"finished before kill {number + 1}: the stage is too short"
         )
-        in_a_save += bool(list((killed / WORK_FOLDER).glob("*.partial")))
-    assert in_a_save >= KILLS // 4
-    went_on_after = set(
-        re.findall(r"goes on after step (\d+);", (killed / "attempts.log").read_text())
-    )
-    assert len(went_on_after) >= KILLS // 2 - 1, "attempts go on from what those before had saved"
+        num_during_save += bool(list((killed / WORK_FOLDER).glob("*.partial")))
+    assert num_during_save >= NUM_KILLS // 4
+    log = (killed / "attempts.log").read_text()
+    resumed_steps = set(re.findall(r"resumes after step (\d+);", log))
+    assert len(resumed_steps) >= NUM_KILLS // 2 - 1, "attempts resume from earlier checkpoints"
 
-    seen: list[StepMetrics] = []
-    train_stage(killed, run, LASTING, seen.append)
-    assert [(one.step, one.loss, one.grad_norm) for one in seen] == [
-        (one.step, one.loss, one.grad_norm) for one in expected
+    steps: list[StepMetrics] = []
+    train_stage(killed, run, SAVING_EXECUTION, steps.append)
+    assert [(step.step, step.loss, step.grad_norm) for step in steps] == [
+        (step.step, step.loss, step.grad_norm) for step in expected
     ]
-    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert (killed / "model.safetensors").read_bytes() == (
+        uninterrupted / "model.safetensors"
+    ).read_bytes()
 
 
-def kill_an_attempt(folder: Path, run: StageRun, chance: random.Random, *, in_a_save: bool) -> None:
-    """Start the stage, let it go on, and kill its whole process group."""
+def run_and_kill(folder: Path, run: StageRun, rng: random.Random, *, during_save: bool) -> None:
+    """Start the stage, and kill its process group after it has made progress."""
     (command,) = launch_commands(
-        RunFile(run=run, execution=LASTING).write(folder), LASTING, free_port(), os.environ
+        RunFile(run=run, execution=SAVING_EXECUTION).write(folder),
+        SAVING_EXECUTION,
+        free_port(),
+        os.environ,
     )
-    before, saved = inode(folder / METRICS_FILE), newest_save(folder)
+    metrics_inode = inode(folder / METRICS_FILE)
+    saved_step = newest_checkpoint(folder)
     with (folder / "attempts.log").open("ab") as log:
         attempt = subprocess.Popen(
             command,
@@ -82,8 +91,11 @@ def kill_an_attempt(folder: Path, run: StageRun, chance: random.Random, *, in_a_
             start_new_session=True,
         )
     try:
-        wait_until(lambda: attempt.poll() is not None or stepped(folder, before, saved), "a step")
-        if in_a_save:
+        wait_until(
+            lambda: attempt.poll() is not None or has_stepped(folder, metrics_inode, saved_step),
+            "a step",
+        )
+        if during_save:
             wait_until(
                 lambda: (
                     attempt.poll() is not None or list((folder / WORK_FOLDER).glob("*.partial"))
@@ -92,28 +104,27 @@ def kill_an_attempt(folder: Path, run: StageRun, chance: random.Random, *, in_a_
             )
         else:
             wait_until(
-                lambda: attempt.poll() is not None or newest_save(folder) > saved, "a checkpoint"
+                lambda: attempt.poll() is not None or newest_checkpoint(folder) > saved_step,
+                "a checkpoint",
             )
-            time.sleep(chance.uniform(0, MOST_S))
+            time.sleep(rng.uniform(0, MAX_DELAY_S))
     finally:
         os.killpg(attempt.pid, signal.SIGKILL)
         attempt.wait()
 
 
-def stepped(folder: Path, before: int | None, saved: int) -> bool:
-    """Whether this attempt has reported a step of its own: it first writes the metrics anew, up to what was saved."""
-    lines = (
-        read_metrics(folder / METRICS_FILE)
-        if inode(folder / METRICS_FILE) not in (None, before)
-        else []
-    )
-    return bool(lines) and lines[-1].step > saved
+def has_stepped(folder: Path, previous_inode: int | None, saved_step: int) -> bool:
+    """Whether this attempt has reported a step. It first replaces the metrics file."""
+    if inode(folder / METRICS_FILE) in (None, previous_inode):
+        return False
+    lines = read_metrics(folder / METRICS_FILE)
+    return bool(lines) and lines[-1].step > saved_step
 
 
-def newest_save(folder: Path) -> int:
-    """The step of the newest checkpoint; 0 where there is none."""
+def newest_checkpoint(folder: Path) -> int:
+    """The step of the newest checkpoint; 0 without checkpoints."""
     return max(
-        (int(one.name[-8:]) for one in (folder / WORK_FOLDER).glob("step-*[0-9]")), default=0
+        (int(path.name[-8:]) for path in (folder / WORK_FOLDER).glob("step-*[0-9]")), default=0
     )
 
 
@@ -121,9 +132,9 @@ def inode(path: Path) -> int | None:
     return path.stat().st_ino if path.exists() else None
 
 
-def wait_until(happened: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not happened():
+def wait_until(condition: Callable[[], object], event: str) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
         if time.monotonic() > deadline:
-            pytest.fail(f"no {what} within {PATIENCE_S} s")
+            pytest.fail(f"no {event} within {TIMEOUT_S} s")
         time.sleep(0.002)

@@ -1,1 +1,1 @@
-"""Training of one stage: configuration, DeepSpeed ranks, checkpoints, launching and planning."""
+"""Training of a stage: configuration, DeepSpeed ranks, checkpoints, launching and planning."""

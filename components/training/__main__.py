@@ -1,9 +1,8 @@
-"""One rank of a stage: `python -m components.training FOLDER/run.json`, started by a launcher.
+"""A rank of a stage: `python -m components.training FOLDER/run.json`, started by a launcher.
 
-Reads and sets everything that a rank takes from its environment: the launcher's variables, the
-thread count, the network interface. With `--end-with-stdin` the rank is killed when its standard
-input is closed, and stops after its step when it receives a byte. A flow passes a pipe, which the
-system closes when the flow ends, even on SIGKILL, so no orphan continues.
+Reads and sets the environment of a rank. With `--end-with-stdin` the rank is killed when its
+standard input is closed, and stops after its step when it receives a byte. A flow passes a pipe,
+which closes when the flow ends, even on SIGKILL, so no orphan continues.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from components.training.run_file import WORK_FOLDER, RunFile
 def main() -> None:
     """Run this rank to the end of the stage; the exit code is 1 if it failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m components.training", description="Run one rank of a training stage."
+        prog="python -m components.training", description="Run a rank of a training stage."
     )
     parser.add_argument("run", type=Path, help="run.json in the folder of the stage")
     parser.add_argument(

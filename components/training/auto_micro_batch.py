@@ -1,14 +1,10 @@
 """Resolves micro_batch and precision `auto` when a stage starts.
 
-The micro-batch is the largest whose planned memory (`planning.memory`) fits into the free memory;
-only divisors of a replica's part of the batch are tried. If it runs out of memory in the first two
-steps after all, the flow restarts the ranks with the next smaller one, because a process that ran
-out of memory during a collective cannot continue. A tenth of a CPU's memory is reserved, because
-most systems kill a process there instead of refusing memory.
-
-The micro-batch decides the order of sums, and precision every product, so a resumed stage uses the
-values of its earlier attempt and ends with the same bits. Not covered: a micro-batch that fits
-although the planned memory does not.
+The micro-batch is the largest divisor of a replica's part of the batch whose planned memory fits
+into the free memory. If it runs out of memory in the first two steps, the flow restarts the ranks
+with a smaller micro-batch, because a process that ran out of memory during a collective cannot
+continue. A tenth of a CPU's memory is reserved, because systems kill instead of refusing memory.
+A resumed stage uses the values of its earlier attempt, so it ends with the same bits.
 """
 
 from __future__ import annotations
@@ -38,8 +34,8 @@ from components.training.run_file import DEEPSPEED_FILE, RunFile
 logger = logging.getLogger(__name__)
 
 _MAX_TOKENS_ON_CPU = 2048
-"""Of a micro-batch of several sequences: larger is no faster (measured, one core, the starter: 512
-tokens 6.8k tokens/s, 1,024 7.8k, 2,048 8.1k, 4,096 7.1k, 8,192 6.2k)."""
+"""Larger micro-batches of several sequences are no faster (measured, starter, a core: 512 tokens
+6.8k tokens/s, 1,024 7.8k, 2,048 8.1k, 4,096 7.1k, 8,192 6.2k)."""
 
 
 def resolve_micro_batch(folder: Path, file: RunFile, hardware: Hardware) -> int:

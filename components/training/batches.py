@@ -1,8 +1,8 @@
 """Which sequences each rank reads in each step.
 
-The dataset reader defines the shuffled order; the batch of step s is positions (s - 1) * n to
-s * n - 1 of it, for any number of ranks. Model replica r of w reads rows r, r + w, r + 2w, ... of
-the batch, one micro-batch at a time. Every stage starts at position 0 (docs/paper.md section 3).
+The batch of step s is positions (s - 1) * n to s * n - 1 of the dataset reader's shuffled order,
+for any number of ranks. Model replica r of w reads rows r, r + w, r + 2w, ... of the batch. Every
+stage starts at position 0 (docs/paper.md section 3).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from components.training.run_file import StageRun
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of one rank."""
+    """The batches of a rank."""
 
     split: PackedSplit
     seed: int
@@ -49,7 +49,7 @@ class Batches:
         )
 
     def read_step(self, step: int) -> list[Tensor]:
-        """This rank's micro-batches of a step, each int64 of shape [micro_batch, context_length]."""
+        """This rank's micro-batches of a step, each int64 [micro_batch, context_length]."""
         num_micro_batches = self.num_per_step // (self.num_replicas * self.micro_batch)
         micro_batches = []
         for index in range(num_micro_batches):

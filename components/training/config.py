@@ -1,9 +1,8 @@
 """Configuration of training: stages (identity) and execution (processes, memory, checkpoints).
 
 `TrainingConfig` decides the weights and is part of the recipe. `TrainingExecution` decides how the
-work is spread over processes and is in no fingerprint. Every execution config gives the same
-batches in the same order; sums are in another order, so the weights of one execution config are
-bit-identical and those of two agree to rounding.
+work is spread over processes and is in no fingerprint: the batches are the same, so weights are
+bit-identical for the same execution config, and agree to rounding otherwise.
 
 Defaults are CodeGen's at every size (released code: salesforce/jaxformer; paper, section 2.2):
 Adam betas 0.9/0.999, eps 1e-8, weight decay 0.1, gradient clip 1.0, z-loss 1e-4. Weights, optimizer
@@ -31,12 +30,12 @@ MIN_ZERO_STAGE: dict[Offload, int] = {"none": 0, "optimizer": 1, "all": 3}
 
 
 class StageConfig(Config):
-    """One training stage: steps, batch size, learning rate schedule, optimizer and loss."""
+    """A training stage: steps, batch size, learning rate schedule, optimizer and loss."""
 
     steps: int = Field(ge=1)
     """Optimizer steps."""
     tokens: int | None = Field(default=None, ge=1)
-    """Alternative to `steps`: the number of tokens to train on. Converted to `steps`, rounded up."""
+    """Alternative to `steps`: tokens to train on, converted to steps and rounded up."""
     warmup_steps: int = Field(ge=0)
     """Steps of linear warm-up from zero to `learning_rate`."""
     decay_steps: int = Field(ge=1)
@@ -64,8 +63,8 @@ class StageConfig(Config):
     """Adam's moments at the start of the stage: zero as in CodeGen (assumption: its released code
     passes on weights only), or those of the previous stage. The schedule starts at step 1."""
     max_skipped_steps: int = Field(default=10, ge=0)
-    """Batches of the stage that may be skipped because their loss or gradient is not finite, or
-    their loss is a spike. The next one stops the stage and names its documents."""
+    """Batches that may be skipped because their loss or gradient is not finite, or their loss is a
+    spike. The stage stops at the next such batch and names its documents."""
     loss_spike_num_std: float | None = Field(default=None, gt=0)
     """Skip a batch if its loss is more than this number of standard deviations above the mean of
     the last 128 (OLMo-core uses 6). None: no spike detection, as in CodeGen."""
@@ -130,10 +129,10 @@ class ParallelLayout(Config):
     """How a stage is spread over processes: the settings that decide the memory of a process."""
 
     world_size: int = Field(default=1, ge=1)
-    """Ranks of all hosts together; one per device."""
+    """Number of ranks on all hosts, each with a device."""
     tensor_parallel: int = Field(default=1, ge=1)
-    """Consecutive ranks that share one model replica by attention heads and MLP columns (AutoTP).
-    Embedding, head and norms are replicated. Requires ZeRO 1 or 2."""
+    """Consecutive ranks that share a model replica by attention heads and MLP columns (AutoTP).
+    Requires ZeRO 1 or 2."""
     sequence_parallel: int = Field(default=1, ge=1)
     """Consecutive ranks that share every sequence by positions (Ulysses). ZeRO partitions over
     these ranks too."""
@@ -156,7 +155,7 @@ class ParallelLayout(Config):
 
     @property
     def ranks_per_replica(self) -> int:
-        """Ranks that compute one model replica together, on the same sequences."""
+        """Ranks that compute a model replica together, on the same sequences."""
         return self.tensor_parallel * self.sequence_parallel
 
     @property
@@ -189,7 +188,7 @@ class ParallelLayout(Config):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of a weight, an activation or a gradient. Raises ConfigError if precision is auto."""
+        """Bytes of a weight, activation or gradient. Raises ConfigError if precision is auto."""
         if self.precision == "auto":
             raise ConfigError(
                 "precision is auto, which is resolved when the stage starts",
@@ -243,27 +242,27 @@ class TrainingExecution(ParallelLayout):
     """How a stage is executed: parallel layout, launcher, hardware, checkpoints and evaluation."""
 
     one_per_host: bool = True
-    """Run one training per user and host at a time; further ones wait. Set to false if you assign
-    devices yourself."""
+    """Run a single training per user and host; others wait. Set to false to assign devices
+    yourself."""
     launcher: Literal["local", "hostfile", "slurm", "environment"] = "local"
-    """Starts the ranks: local on this host; hostfile over ssh; slurm with srun inside an allocation;
-    environment waits for ranks that another launcher starts (torchrun, Kubernetes). All but local
-    require folders on a file system that all hosts share."""
+    """Starts the ranks: local on this host; hostfile over ssh; slurm with srun in an allocation;
+    environment waits for ranks of another launcher (torchrun, Kubernetes). All but local require
+    folders on a shared file system."""
     hostfile: str | None = None
     """DeepSpeed hostfile: a line `HOST slots=RANKS` per host."""
     master_port: int | None = Field(default=None, ge=1, le=65_535)
-    """Rendezvous port on the host of rank 0. None: a free port, or on other hosts a random one."""
+    """Rendezvous port on the host of rank 0. None: a free port, or on other hosts a random port."""
     threads_per_process: int = Field(default=1, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda if the machine has a GPU. One rank per GPU."""
+    """auto: cuda if the machine has a GPU. Each rank needs a GPU."""
     nvme_folder: str | None = None
     """Folder on a fast local disk, for offloading to nvme."""
     compiled: bool | None = None
     """Compile every layer with torch.compile. None: on cuda only, because a CPU needs a C++
     compiler."""
     checkpoint_every_steps: int = Field(default=100, ge=1)
-    """Steps between checkpoints inside a stage. An interrupted stage repeats at most this many
-    steps, and those that were computed while the last checkpoint was written."""
+    """Steps between checkpoints inside a stage. An interrupted stage repeats at most these, and the
+    steps that were computed while the last checkpoint was written."""
     keep_last: int = Field(default=2, ge=1)
     """Newest checkpoints inside a stage to retain."""
     keep_every_steps: int | None = Field(default=None, ge=1)

@@ -16,7 +16,7 @@ from components.training.config import StageConfig, TrainingExecution
 
 BUCKET_ELEMENTS = 50_000_000
 """Gradient elements per reduction (200 MB in fp32); assumption: large enough that a small model
-needs one bucket."""
+needs a single bucket."""
 
 _AUTOTP_LAYER_SPECS = [
     {
@@ -28,9 +28,8 @@ _AUTOTP_LAYER_SPECS = [
     {"patterns": [r".*\.mlp_in\.(weight|bias)$"], "partition_type": "column"},
     {"patterns": [r".*\.(attention_out|mlp_out)\.(weight|bias)$"], "partition_type": "row"},
 ]
-"""How AutoTP partitions our blocks: queries, keys and values by heads, MLP by columns, and the
-following projections by rows (Megatron-LM, arXiv 1909.08053, section 3). AutoTP has no defaults for
-our model. Embedding and head are replicated."""
+"""How AutoTP partitions our blocks (Megatron-LM, arXiv 1909.08053, section 3): queries, keys and
+values by heads, MLP by columns, the next projections by rows. Embedding and head are replicated."""
 
 
 def num_sequences_per_step(stage: StageConfig, context_length: int) -> int:
@@ -157,7 +156,7 @@ def deepspeed_config(
                 "weight_decay": stage.weight_decay,
                 # DeepSpeed's own CPU Adam is compiled on first use and needs a C++ compiler.
                 "torch_adam": True,
-                # One pass over memory: 1.5 ms instead of 14 for 1.8M parameters (one core).
+                # A single pass over memory: 1.5 ms instead of 14 for 1.8M parameters (measured).
                 "fused": True,
             },
         },

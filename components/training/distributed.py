@@ -170,10 +170,10 @@ class SequenceSlice:
 
     def attend(
         self,
-        layer: int,
+        layer: int,  # noqa: ARG002 - part of the interface
         query_BHSK: Tensor,
         key_BHSK: Tensor,
-        value_BHSK: Tensor,  # noqa: ARG002
+        value_BHSK: Tensor,
     ) -> Tensor:
         """Causal attention of the slice's queries over the whole sequence, [B, H, S, K]."""
         query_BSHK = query_BHSK.transpose(1, 2).contiguous()

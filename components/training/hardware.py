@@ -1,10 +1,9 @@
 """Device, precision and peak FLOP/s of a rank, measured.
 
-Precision and peak are measured rather than looked up: a processor may support bf16 and multiply it
-a hundred times slower than fp32 (0.3 against 140 GFLOP/s measured), and cores that share a socket,
-a virtual machine or a power budget do not reach the data sheet together. MFU is the model FLOPs
-utilisation of PaLM (arXiv 2204.02311, appendix B), relative to this measured peak of large matrix
-products.
+Precision and peak are measured rather than looked up: a processor may multiply bf16 a hundred times
+slower than fp32 (0.3 against 140 GFLOP/s measured), and cores that share a socket, a virtual
+machine or a power budget do not reach the data sheet together. MFU is that of PaLM (arXiv
+2204.02311, appendix B), relative to this peak of large matrix products.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def measure_hardware(execution: TrainingExecution, device: torch.device) -> Hard
 
 
 def select_precision(execution: TrainingExecution, device: torch.device) -> Precision:
-    """The configured precision; for auto, the faster one on this machine."""
+    """The configured precision; for auto, bf16 if it is clearly faster on this machine."""
     if execution.precision != "auto":
         return execution.precision
     return "bf16" if _is_bf16_faster(device) else "fp32"

@@ -1,7 +1,7 @@
-"""Metrics of a stage: one line of `metrics.jsonl` per optimizer step.
+"""Metrics of a stage: a line of `metrics.jsonl` per optimizer step.
 
-Rank 0 appends to the file and the flow reads it while the stage runs. A resumed stage first cuts
-the file back to the step that it resumes from, so the file contains each step once.
+Rank 0 appends and the flow reads while the stage runs. A resumed stage first truncates the file to
+the step that it resumes from, so the file contains each step once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class StepMetrics(Config):
-    """One optimizer step.
+    """An optimizer step.
 
     The fields up to `held_out` are equal in every run of a recipe with the same execution config.
     """

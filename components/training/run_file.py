@@ -1,7 +1,7 @@
 """`run.json`, the file that passes a stage from a flow to the trainer, and the files of a stage.
 
-The file names everything that the stage needs as plain JSON: no pickle, no environment variables.
-The trainer fills the folder that contains the file: with a copy of `run.json` in an empty folder,
+The file contains everything that the stage needs as plain JSON: no pickle, no environment
+variables. The trainer fills the folder of the file: with a copy of `run.json` in an empty folder,
 the same command makes the same files there.
 """
 
@@ -40,7 +40,7 @@ class ArtifactInput(Config):
 
 
 class StageRun(Config):
-    """One stage of training and its inputs: everything that decides the weights, up to rounding."""
+    """A training stage and its inputs: everything that decides the weights, up to rounding."""
 
     stage: str
     """nl, multi or mono."""
@@ -79,7 +79,7 @@ class RunFile(Config):
     run: StageRun
     execution: TrainingExecution
     micro_batch_upper_bound: int | None = None
-    """With micro_batch auto: a micro-batch that ran out of memory; only smaller ones are tried."""
+    """With micro_batch auto: a micro-batch that ran out of memory; smaller sizes are tried."""
 
     def write(self, folder: Path) -> Path:
         """Write `run.json` into the folder of the stage, and return its path."""

@@ -1,4 +1,4 @@
-"""One rank's work for a stage: lock, model, engine, training, and the files of the result.
+"""A rank's work for a stage: lock, model, engine, training, and the files of the result.
 
 The result is a plain Hugging Face CodeGen folder, `training.json` and `observed/`. `training.json`
 is written after the weights and before the work folder is removed, so an interrupted stage repeats
@@ -57,7 +57,7 @@ _LOCK_TIMEOUT_S = 30.0
 
 
 def run_rank(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
-    """Run one rank of a stage and, on rank 0, write the result to `folder`.
+    """Run a rank of a stage and, on rank 0, write the result to `folder`.
 
     Args:
         rank: among all ranks.

@@ -29,7 +29,7 @@ class SkipState(NamedTuple):
 
 
 class StepSkipper:
-    """Applies the rule to the steps of one stage."""
+    """Applies the rule to the steps of a stage."""
 
     def __init__(self, limit: int, loss_spike_num_std: float | None, state: SkipState) -> None:
         """`limit`, `loss_spike_num_std`: see `StageConfig`."""

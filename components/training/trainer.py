@@ -1,8 +1,8 @@
-"""The training loop of one rank: batches, optimizer steps, metrics, evaluation, checkpoints.
+"""The training loop of a rank: batches, optimizer steps, metrics, evaluation, checkpoints.
 
 Step s depends only on s, the run and the checkpointed state: the learning rate and the batch are
 pure functions of s, and the model has no dropout. Therefore a resumed stage ends with the same bits
-as an uninterrupted one (with the same execution config), and batches are prefetched.
+as an uninterrupted stage (with the same execution config), and batches are prefetched.
 
 Shapes: B sequences, T tokens of a sequence.
 """
@@ -86,7 +86,7 @@ class _TimedStep(NamedTuple):
 
 @dataclass(frozen=True)
 class Trainer:
-    """One rank of a stage."""
+    """A rank of a stage."""
 
     engine: Any
     run: StageRun
@@ -325,7 +325,7 @@ class Trainer:
 
 
 def _mean_score(scores: dict[str, float | None]) -> float | None:
-    """The mean over languages; None without scores or if one is not finite."""
+    """The mean over languages; None without scores or if a score is not finite."""
     finite = [score for score in scores.values() if score is not None]
     return statistics.fmean(finite) if finite and len(finite) == len(scores) else None
 

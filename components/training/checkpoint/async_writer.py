@@ -1,10 +1,9 @@
 """Asynchronous checkpoint writing: copy the state to memory, then write it in a thread.
 
 DeepSpeed passes every file that it saves to a checkpoint engine; ours keeps copies. Each rank then
-writes its files while the next steps are computed, flushes them, and writes a marker with their
-SHA-256. Ranks wait for each other's markers in the folder, so no thread calls a collective. A
-failed write removes its files. Not covered: a copy on the device, which would be faster than the
-copy to the host.
+writes and flushes its files while the next steps are computed, and writes a marker with their
+SHA-256. The thread of rank 0 waits for the markers in the folder, so no thread calls a collective.
+A failed write removes its files.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class InMemoryCheckpointEngine(CheckpointEngine):  # type: ignore[misc]  # deeps
         """Do nothing; part of DeepSpeed's interface."""
 
     def save(self, state_dict: Any, path: str) -> None:
-        """Copy the state of one file to the host."""
+        """Copy the state of a file to the host."""
         self._copies[Path(path)] = _copy_to_host(state_dict)
 
     def load(self, path: str, map_location: Any = None) -> Any:

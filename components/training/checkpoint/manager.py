@@ -1,11 +1,10 @@
 """Checkpoints inside a stage: atomic, verified before use, written while training continues.
 
 All ranks write a checkpoint to `step-N.partial/` (see `async_writer`); rank 0 adds a manifest with
-the SHA-256 of each file and renames the folder to `step-N/` (see `retention`). After a crash the
-previous checkpoint is used. The files are in DeepSpeed's format. For another parallel layout
-(ranks, ZeRO stage) the checkpoint is converted to DeepSpeed's universal format: the same layout
-resumes with the same bits, another layout with the same values and another order of sums. The
-published checkpoint of a stage is a Hugging Face folder instead.
+the SHA-256 of each file and renames the folder to `step-N/` (see `retention`). The files are in
+DeepSpeed's format. For another parallel layout (ranks, ZeRO stage) they are converted to
+DeepSpeed's universal format: the same layout resumes with the same bits, another layout with the
+same values and another order of sums.
 """
 
 from __future__ import annotations
@@ -64,8 +63,7 @@ class ResumePoint(NamedTuple):
     folder: str
     step: int
     num_updates: int
-    """Updates in the optimizer's moments, including those of stages whose state was inherited.
-    Skipped batches make no update."""
+    """Updates in the optimizer's moments, inherited updates included."""
     skip_state: SkipState
     is_universal: bool
     """The checkpoint is in DeepSpeed's universal format; the engine must be built for it."""
@@ -84,7 +82,7 @@ class ResumePoint(NamedTuple):
 
 
 class CheckpointManager:
-    """The checkpoints of one stage. All ranks call every method together."""
+    """The checkpoints of a stage. All ranks call every method together."""
 
     def __init__(
         self, folder: Path, run: StageRun, execution: TrainingExecution, precision: Precision
@@ -117,7 +115,7 @@ class CheckpointManager:
             Seconds that training waited, for the previous checkpoint and the copy.
 
         Raises:
-            DiskFullError: no space for this or the previous checkpoint; older ones are kept.
+            DiskFullError: no space for this or the previous checkpoint.
         """
         start_s = time.monotonic()
         self.finish()
@@ -252,7 +250,7 @@ def _convert_to_universal(folder: Path) -> Path:
     # The converter prints its options.
     with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull):
         ds_to_universal.main(options)
-    # The file of other state has one name for ZeRO 3 and another for ZeRO 1 and 2. Provide both.
+    # The name of this file differs between ZeRO 3 and ZeRO 1 and 2. Provide both names.
     names = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
     path, zero_3_path = (universal / _TAG / name for name in names)
     if not path.exists():

@@ -1,10 +1,9 @@
 """Saves and loads Adam's moments, for a next stage that inherits the optimizer state.
 
-Moments are written unpartitioned, by parameter name, like the weights, so the next stage may use
-another execution config. DeepSpeed gathers and partitions them, after each of its flat tensors has
-moments and the mapping of parameters to flat tensors; 0.19.8 sets these up for the first group
-only. Not covered: tensor parallelism; ZeRO 3 if a parameter does not divide over the ranks; writing
-without all moments in the memory of rank 0.
+Moments are written unpartitioned, by parameter name, so the next stage may use another execution
+config. DeepSpeed gathers and partitions them, once every flat tensor has moments and a mapping of
+parameters, which 0.19.8 sets up for the first group only. Not supported: tensor parallelism; ZeRO 3
+if a parameter does not divide over the ranks; writing without all moments in rank 0's memory.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The checkpoint folders of a stage: commit, verification, retention and removal.
 
 A checkpoint is a folder `step-N` whose manifest contains the SHA-256 of its files and a fingerprint
-of itself, so damage to the manifest is detected too. It is created and removed by a rename (from
-`step-N.partial`, to `step-N.removed`), so after a crash a folder without a suffix is complete. If
-no checkpoint is valid, or a file cannot be read for a reason that may be temporary, nothing is
-removed. Writing: `manager`, `async_writer`.
+of itself. It is created and removed by a rename (from `step-N.partial`, to `step-N.removed`), so a
+folder without a suffix is complete. If no checkpoint is valid, or a file cannot be read for a
+reason that may be temporary, nothing is removed.
 """
 
 from __future__ import annotations
@@ -56,8 +55,7 @@ def latest_valid_checkpoint(folder: Path) -> VerifiedCheckpoint | None:
     """The newest valid checkpoint. Removes newer damaged ones, and remains of interrupted writes.
 
     Raises:
-        TrainingError: all checkpoints are damaged, or one cannot be read for a reason that may be
-            temporary.
+        TrainingError: all checkpoints are damaged, or a read error may be temporary.
     """
     for suffix in (PARTIAL_SUFFIX, UNIVERSAL_SUFFIX, _REMOVED_SUFFIX):
         for path in folder.glob(f"step-*{suffix}*"):

@@ -1,8 +1,8 @@
 """The commands that start the ranks of a stage: on this host, over ssh, or by Slurm.
 
-DeepSpeed's launcher for one host starts the ranks on every host of a hostfile. It is started by
-plain `ssh` instead of DeepSpeed's runner, which needs pdsh. ssh and srun forward standard input and
-pdsh does not, so ranks on other hosts end with the flow too. Not covered: MPI.
+Plain `ssh` starts DeepSpeed's launcher on every host of a hostfile, instead of DeepSpeed's runner,
+which needs pdsh. ssh and srun forward standard input and pdsh does not, so ranks on other hosts end
+with the flow too. MPI is not supported.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def read_hostfile(path: Path, world_size: int) -> dict[str, int]:
 
 
 def _deepspeed_launcher(hosts: dict[str, int], node: int, address: str, port: int) -> Command:
-    """DeepSpeed's launcher for one host. The `deepspeed` command would import torch once more."""
+    """DeepSpeed's launcher of a host. The `deepspeed` command would import torch once more."""
     ranks = {host: list(range(num_ranks)) for host, num_ranks in hosts.items()}
     world_info = base64.urlsafe_b64encode(json.dumps(ranks).encode()).decode()
     return [

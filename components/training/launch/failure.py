@@ -137,7 +137,7 @@ def _read_report(work: Path) -> dict[str, Any] | None:
 
 
 def _find_logged_report(log_lines: list[str]) -> dict[str, Any] | None:
-    """The first complete report in a log; a full disk may have truncated one."""
+    """The first complete report in a log; a full disk truncates reports."""
     for line in log_lines:
         if _LOG_PREFIX in line:
             with contextlib.suppress(ValueError):

@@ -71,7 +71,7 @@ OnStep = Callable[[StepMetrics], None]
 def train_stage(
     folder: Path, run: StageRun, execution: TrainingExecution, on_step: OnStep
 ) -> dict[str, JsonValue]:
-    """Train one stage, or resume an interrupted one, and write its checkpoint to `folder`.
+    """Train a stage, or resume an interrupted stage, and write its checkpoint to `folder`.
 
     Args:
         folder: the artifact's folder, empty or with the files of an interrupted attempt.
@@ -169,7 +169,9 @@ def _run_trainer(folder: Path, file: RunFile, on_step: OnStep) -> None:
             if micro_batch == 1:
                 raise
             logger.info(
-                "micro-batch %d does not fit, trying a smaller one: %s", micro_batch, error.got
+                "micro-batch %d does not fit, trying a smaller micro-batch: %s",
+                micro_batch,
+                error.got,
             )
             file = file.replace(micro_batch_upper_bound=micro_batch)
             tail.restart()

@@ -1,17 +1,15 @@
 """The process of a rank: its launcher's variables, its supervisor process, and preemption.
 
-`read_rank_env` reads the variables of the launcher: the five that torch reads, which DeepSpeed's
-launcher, torchrun and Kubernetes operators set, or those of a Slurm task. MPI is not supported.
+`read_rank_env` reads the launcher's variables: those of torch, which DeepSpeed's launcher, torchrun
+and Kubernetes operators set, or those of a Slurm task. MPI is not supported.
 
-`run_supervised` runs the rank in a child process, forked before large imports. A rank that is
-killed cannot report it, and a rank that waits for it in a collective may wait for minutes (NCCL).
-The parent process reports a death by a signal with the rank's number, and kills the rank
-`GRACE_S` after another rank has reported a failure, under every launcher. If the parent is killed,
-the rank reports that and exits. Not covered: a host that fails completely.
+`run_supervised` runs the rank in a child process, forked before large imports. A killed rank cannot
+report it, and ranks may wait for it in a collective for minutes (NCCL). The parent reports a death
+by a signal, and kills the rank `GRACE_S` after another rank has reported a failure. If the parent
+is killed, the rank reports that and exits. Not covered: a host that fails completely.
 
-SIGTERM (a preempted node, a cancelled flow) sets a flag. Ranks exchange it at every step, so all of
-them checkpoint and stop after the same step. Not covered: less notice than a step and a checkpoint
-take; the previous checkpoint is used then.
+SIGTERM (a preempted node, a cancelled flow) sets a flag that ranks exchange at every step, so all
+of them save a checkpoint and stop after the same step.
 """
 
 from __future__ import annotations

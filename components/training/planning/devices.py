@@ -20,7 +20,7 @@ Assumption."""
 
 
 class Device(Config):
-    """One device."""
+    """A device."""
 
     name: str
     title: str
@@ -62,8 +62,8 @@ _ALL_DEVICES = (
     _gpu("a100-40", "NVIDIA A100 40 GB", bf16=312e12, fp32=19.5e12, memory_gb=40),
     # NVIDIA L40S data sheet: 362.05 TFLOP/s dense, 91.6 in fp32.
     _gpu("l40s", "NVIDIA L40S 48 GB", bf16=362.05e12, fp32=91.6e12, memory_gb=48),
-    # One of the two cores of the machine of docs/figures.md, with half of its 24 GB: 140 GFLOP/s
-    # in fp32, 0.3 in bf16 without AVX-512 or AMX, 27 to 33 % MFU in training (all measured).
+    # A core of the two of docs/figures.md, with half of the 24 GB: 140 GFLOP/s in fp32, 0.3 in
+    # bf16 without AVX-512 or AMX, 27 to 33 % MFU in training (all measured).
     Device(
         name="cpu",
         title="one core with 12 GB",

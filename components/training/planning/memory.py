@@ -36,7 +36,7 @@ _BLOCK_WIDTHS = 16
 """Values that a block keeps for its backward pass, per token and in units of D: its input 1,
 LayerNorm 1, queries, keys and values 3, rotated queries and keys 2, attention 1, MLP before and
 after GELU 4 + 4. No dropout masks, and no T x T scores: attention is computed in tiles
-(FlashAttention, arXiv 2205.14135) that keep one fp32 logarithm per head and token."""
+(FlashAttention, arXiv 2205.14135) that keep an fp32 logarithm per head and token."""
 _REPLICATED_WIDTHS = 2
 """Of these, the input and LayerNorm's, which tensor parallelism replicates (arXiv 1909.08053)."""
 _INNER_WIDTHS = 4
@@ -47,7 +47,7 @@ _HEAD_CHUNK_BYTES = 12
 """Per logit of a chunk of `model.loss`, in any precision: logits, probabilities, and the remainder
 of the previous chunk."""
 _STAGE_0_BUCKET_ELEMENTS = 500_000_000
-"""Without ZeRO, DeepSpeed joins gradients up to this many into one tensor to average them."""
+"""Without ZeRO, DeepSpeed averages joined gradients, up to this many at a time."""
 _STAGE_3_LIVE_ELEMENTS = 1_000_000_000
 """DeepSpeed's default `stage3_max_live_parameters` and `sub_group_size`."""
 _STAGE_3_PREFETCH_ELEMENTS = 50_000_000
@@ -161,7 +161,7 @@ class _Step:
 
     def reduction(self) -> MemoryEstimate:
         """Reduction after the embedding's backward pass: all gradients are live."""
-        if self.stage == 0:  # Joined into one tensor, after the embedding's gradient is freed.
+        if self.stage == 0:  # Joined, after the embedding's gradient is freed.
             joined = self._limited_bytes(_STAGE_0_BUCKET_ELEMENTS)
             return self._estimate("reduction", self.all_gradients, 0, joined)
         embedding = self.model.padded_vocab_size * self.model.d_model * self.layout.weight_bytes
@@ -175,7 +175,7 @@ class _Step:
         return self._estimate("reduction", gradients, self.width + embedding, self.bucket)
 
     def optimizer_step(self) -> MemoryEstimate:
-        """Gradients are joined into one tensor and cast to fp32; on the host if offloaded."""
+        """Gradients are joined into a tensor and cast to fp32; on the host if offloaded."""
         gradients = self._reduced_gradients()
         if self.layout.offload != "none":
             return self._estimate("step", gradients, 0, self.bucket if self.stage == 3 else 0)
@@ -211,12 +211,12 @@ class _Step:
 
     @property
     def width(self) -> int:
-        """One value per model dimension and token of a micro-batch."""
+        """A value per model dimension and token of a micro-batch."""
         return self.num_tokens * self.model.d_model * self.layout.weight_bytes
 
     @property
     def block(self) -> int:
-        """Activations that one block keeps, with LayerNorm's two statistics and attention's logs."""
+        """Activations that a block keeps, with statistics of LayerNorm and attention."""
         partitioned_widths = _BLOCK_WIDTHS - _REPLICATED_WIDTHS
         partitioned = partitioned_widths * self.width // self.layout.tensor_parallel
         statistics = 2 + self.model.num_heads // self.layout.tensor_parallel

@@ -1,7 +1,7 @@
 """Plans the training of a recipe: memory, tokens, FLOPs, hours, disk, cost, and layouts that fit.
 
-Pure arithmetic on the recipe with one assumption, the share of the device's peak that training
-reaches (MFU), which is an argument. torch is not imported.
+Pure arithmetic on the recipe; the share of the device's peak that training reaches (MFU) is an
+assumption. torch is not imported.
 
 Not covered: time of checkpoints, evaluation, data loading and restarts; the network, so hours
 include no slow-down by ZeRO 3 or offloading; whether the host has the memory for offloading.
@@ -48,7 +48,7 @@ StageConfigs = Mapping[StageName, StageConfig]
 
 
 class PlanRow(Config):
-    """The memory of one layout."""
+    """The memory of a layout."""
 
     layout: ParallelLayout
     memory: MemoryEstimate
@@ -57,7 +57,7 @@ class PlanRow(Config):
 
 
 class StagePlan(Config):
-    """Time and cost of one stage."""
+    """Time and cost of a stage."""
 
     name: str
     tokens: int
@@ -84,7 +84,7 @@ class Plan(Config):
     stages: ListOrTuple[StagePlan]
     total: StagePlan
     checkpoints_bytes: int
-    """Disk for checkpoints inside a stage: the retained ones and one that is being written."""
+    """Disk for checkpoints inside a stage: the retained checkpoints and the next."""
     results_bytes: int
     """Disk for the results: fp32 weights, and optimizer state that the next stage inherits."""
 
@@ -101,8 +101,8 @@ def make_plan(
     """Plan a recipe's training.
 
     Args:
-        stages: the trained stages in order; at least one.
-        layouts: layouts to compare that differ in their ZeRO stage, the lowest first; at least one.
+        stages: the trained stages in order, not empty.
+        layouts: layouts to compare that differ in their ZeRO stage, the lowest first.
         mfu: model FLOP/s over the peak; None: the device's default.
         price: price per device and hour.
 
@@ -254,7 +254,7 @@ def _is_cheaper(layout: ParallelLayout, other: ParallelLayout) -> bool:
 
 
 def _recomputed_flops(model: ModelConfig) -> int:
-    """Per token: one more forward pass of the blocks, a third of forward and backward."""
+    """Per token: a second forward pass of the blocks, a third of forward and backward."""
     head_flops = 6 * model.padded_vocab_size * model.d_model
     return (model.flops_per_token - head_flops) // 3
 

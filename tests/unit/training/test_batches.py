@@ -135,10 +135,7 @@ def test_global_batches_are_equal_for_1_2_and_4_ranks_resumed_at_any_step_mapped
             run = stage_run(folder, 4)
             run = run.model_copy(update={"data": run.data.replace(folder=uri)})
             with Prefetcher(Batches.for_rank(run, execution, rank).read_step, steps) as batches:
-                rank_rows = []
-                for step_batches in batches:
-                    rank_rows.append(torch.cat(step_batches).tolist())
-                rows.append(rank_rows)
+                rows.append([torch.cat(step_batches).tolist() for step_batches in batches])
         interleaved = [
             [row for rank_rows in zip(*step_rows, strict=True) for row in rank_rows]
             for step_rows in zip(*rows, strict=True)

@@ -7,8 +7,6 @@ the network between devices, prices.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from components.core.config import Config
 from components.core.errors import ConfigError
 
@@ -24,7 +22,7 @@ class Device(Config):
 
     name: str
     title: str
-    peak_flops: dict[Literal["auto", "bf16", "fp32"], float]
+    peak_flops: dict[str, float]
     """FLOP/s by precision."""
     memory_bytes: int
     mfu: float

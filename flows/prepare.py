@@ -131,13 +131,13 @@ def _tokenizer(here: FlowContext, vocabulary: Artifact) -> Artifact:
 
 
 def require_same_tokenizer(here: FlowContext, initial: Artifact, tokenizer: Artifact) -> None:
-    """Check that a model reads the ids that corpora are packed in; see `components.training.init_checks.require_same_ids`."""
-    from components.training.init_checks import require_same_ids
+    """Check that a model reads the ids that corpora are packed in; see `components.training.init_checks.check_same_ids`."""
+    from components.training.init_checks import check_same_ids
 
     folders = here.store.fetch_verified(initial), here.store.fetch_verified(tokenizer)
     here.task(
         "compare the tokenizers",
-        lambda _: require_same_ids(folders[0], here.recipe.training, folders[1]),
+        lambda _: check_same_ids(folders[0], here.recipe.training, folders[1]),
     )
 
 

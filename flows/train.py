@@ -52,7 +52,7 @@ def train(
         initial: what `initial_of` found; without, it is looked for.
 
     Raises:
-        ConfigError: `last_stage` comes before the recipe's first one, or no stage can start from `training.initial`.
+        ConfigError: `last_stage` comes before the recipe's first one, or no stage can start from `training.init_from`.
     """
     stages = stages_up_to(recipe, last_stage)
     initial = initial or initial_of(recipe, execution, parent_run)

@@ -1,1 +1,1 @@
-"""One stage of training: its configuration, its schedule, the DeepSpeed ranks that run it, and how a flow starts them."""
+"""Training of a stage: configuration, DeepSpeed ranks, checkpoints, launching and planning."""

@@ -1,8 +1,8 @@
-"""One rank of a stage: `python -m components.training FOLDER/run.json`, started by a launcher.
+"""A rank of a stage: `python -m components.training FOLDER/run.json`, started by a launcher.
 
-Everything that a rank takes from its surroundings is taken here: the launcher's variables, the thread count, the network
-interface. With `--end-with-stdin` the rank ends at once when its standard input does, and stops after its step when it gets
-a byte. A flow passes a pipe; however the flow ends, `kill -9` included, the system closes it, and no orphan goes on writing.
+Reads and sets the environment of a rank. With `--end-with-stdin` the rank is killed when its
+standard input is closed, and stops after its step when it receives a byte. A flow passes a pipe,
+which closes when the flow ends, even on SIGKILL, so no orphan continues.
 """
 
 from __future__ import annotations
@@ -17,82 +17,86 @@ from pathlib import Path
 from components.core.errors import ConfigError
 from components.training.config import TrainingExecution
 from components.training.launch.failure import report_failure, wrap_oom
-from components.training.launch.rank_env import (
+from components.training.launch.rank_process import (
     RankEnv,
-    membership,
+    check_world_size,
+    install_sigterm_handler,
     network_interface_for,
-    require_size,
+    read_rank_env,
+    run_supervised,
 )
-from components.training.launch.rank_supervisor import run_supervised
-from components.training.preemption import install_sigterm_handler
-from components.training.run_file import WORK, RunFile
+from components.training.run_file import WORK_FOLDER, RunFile
 
 
 def main() -> None:
-    """Run this rank to the end of the stage; the exit status is 1 where it failed."""
+    """Run this rank to the end of the stage; the exit code is 1 if it failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m components.training", description="One rank of a training stage."
+        prog="python -m components.training", description="Run a rank of a training stage."
     )
-    parser.add_argument("run", type=Path, help="run.json in the folder to fill")
+    parser.add_argument("run", type=Path, help="run.json in the folder of the stage")
     parser.add_argument(
-        "--end-with-stdin", action="store_true", help="end as soon as standard input is closed"
+        "--end-with-stdin", action="store_true", help="exit when standard input is closed"
     )
     arguments = parser.parse_args()
     run_file = arguments.run.resolve()
     try:
-        member = membership(os.environ)
+        rank_env = read_rank_env(os.environ)
     except ConfigError as error:
         sys.exit(f"✗ {error}")
     logging.basicConfig(
         level=logging.INFO,
-        format=f"%(asctime)s rank {member.rank} %(levelname)s %(name)s: %(message)s",
+        format=f"%(asctime)s rank {rank_env.rank} %(levelname)s %(name)s: %(message)s",
     )
-    work = run_file.parent / WORK
     run_supervised(
-        work, member.rank, lambda: _run(run_file, member), end_with_stdin=arguments.end_with_stdin
+        run_file.parent / WORK_FOLDER,
+        rank_env.rank,
+        lambda: _run(run_file, rank_env),
+        end_with_stdin=arguments.end_with_stdin,
     )
 
 
-def _run(run_file: Path, member: RankEnv) -> int:
+def _run(run_file: Path, rank_env: RankEnv) -> int:
+    folder = run_file.parent
     try:
         install_sigterm_handler()
-        file = _read(run_file, member.rank)
-        require_size(member, file.place)
-        _set_up_process(file.place, member)
-        from components.training.stage import (
-            run_rank,  # After the process is set up: torch reads the variables once.
-        )
+        file = _read_run_file(run_file, rank_env.rank)
+        check_world_size(rank_env, file.execution)
+        set_up_process(file.execution, rank_env)
+        # Imported after set-up, because torch reads the environment once.
+        from components.training.stage import run_rank
 
-        run_rank(run_file.parent, file, member.rank, member.local_rank)
+        run_rank(folder, file, rank_env.rank, rank_env.local_rank)
     except Exception as error:
-        logging.getLogger(__name__).exception("rank %d failed", member.rank)
-        report_failure(run_file.parent / WORK, member.rank, wrap_oom(error, member.rank))
+        logging.getLogger(__name__).exception("rank %d failed", rank_env.rank)
+        report_failure(folder / WORK_FOLDER, rank_env.rank, wrap_oom(error, rank_env.rank))
         return 1
     return 0
 
 
-def _read(run_file: Path, rank: int) -> RunFile:
+def _read_run_file(run_file: Path, rank: int) -> RunFile:
     try:
         return RunFile.read(run_file)
     except FileNotFoundError:
         raise ConfigError(
-            f"rank {rank} on host {socket.gethostname()} sees no {run_file}",
-            expected="the folder that a flow has written run.json to, on a file system that all hosts share",
-            fix="put the workspace on a file system with one path on every host, and start the ranks after the flow",
+            f"rank {rank} on host {socket.gethostname()} cannot find {run_file}",
+            expected="the run.json of a flow, on a file system that all hosts share",
+            fix="put the workspace on a file system with the same path on every host, and start "
+            "the ranks after the flow",
         ) from None
 
 
-def _set_up_process(place: TrainingExecution, member: RankEnv) -> None:
-    # DeepSpeed imports mlflow for its autotuner and torch's compiler for the Muon optimizer. Without them a rank starts in
-    # 3 s instead of 6 (measured).
-    sys.modules["mlflow"] = None  # type: ignore[assignment]  # Python's documented way to say: not importable.
-    if not place.uses_gpu:
-        if not place.compiled:
+def set_up_process(execution: TrainingExecution, rank_env: RankEnv) -> None:
+    """Set the environment that torch and DeepSpeed read when they are imported."""
+    # DeepSpeed imports mlflow for its autotuner and torch's compiler for the Muon optimizer.
+    # Without them a rank starts in 3 s instead of 6 (measured).
+    sys.modules["mlflow"] = None  # type: ignore[assignment]  # Python's way to block an import.
+    if not execution.uses_gpu:
+        if not execution.compiled:
             os.environ["TORCHDYNAMO_DISABLE"] = "1"
         os.environ["DS_ACCELERATOR"] = "cpu"
-    os.environ["OMP_NUM_THREADS"] = str(place.threads_per_process)
-    os.environ.update(member.variables())
-    if interface := network_interface_for(member.master_address):
+    os.environ["OMP_NUM_THREADS"] = str(execution.threads_per_process)
+    os.environ.update(rank_env.variables())
+    if interface := network_interface_for(rank_env.master_address):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 

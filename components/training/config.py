@@ -1,12 +1,12 @@
-"""What a training stage is (identity), and where and how wide it runs (place).
+"""Configuration of training: stages (identity) and execution (processes, memory, checkpoints).
 
-`StageConfig` decides the weights and is part of the recipe. `TrainingPlace` decides only how the same work is spread
-over processes; it is in no fingerprint. Another place gives the same batches in the same order, but sums them in another
-order, so weights are bit-identical for one place and equal to rounding between two.
+`TrainingConfig` decides the weights and is part of the recipe. `TrainingExecution` decides how the
+work is spread over processes and is in no fingerprint: the batches are the same, so weights are
+bit-identical for the same execution config, and agree to rounding otherwise.
 
-Defaults are those that CodeGen uses at every size (released code: salesforce/jaxformer; paper, section 2.2): Adam betas
-0.9/0.999, eps 1e-8, weight decay 0.1, gradient clip 1.0, z-loss 1e-4. Precision is place: weights, moments and what is
-handed on are fp32 everywhere; where the hardware multiplies bf16 faster, the products are bf16 (the paper's own setting).
+Defaults are CodeGen's at every size (released code: salesforce/jaxformer; paper, section 2.2):
+Adam betas 0.9/0.999, eps 1e-8, weight decay 0.1, gradient clip 1.0, z-loss 1e-4. Weights, optimizer
+state and published checkpoints are fp32; `precision` is that of products and gradients.
 """
 
 from __future__ import annotations
@@ -20,77 +20,81 @@ from components.core.config import Config
 from components.core.errors import ConfigError
 from components.dataset.config import StreamingCacheConfig
 
-Offload = Literal["none", "cpu", "nvme"]
+OffloadDevice = Literal["none", "cpu", "nvme"]
+Offload = Literal["none", "optimizer", "all"]
 StageName = Literal["nl", "multi", "mono"]
+
+ZERO_STAGES = (0, 1, 2, 3)
+MIN_ZERO_STAGE: dict[Offload, int] = {"none": 0, "optimizer": 1, "all": 3}
+"""The lowest ZeRO stage that supports an offload setting."""
 
 
 class StageConfig(Config):
-    """One stage: how many optimizer steps, on how many tokens each, with which learning rates."""
+    """A training stage: steps, batch size, learning rate schedule, optimizer and loss."""
 
     steps: int = Field(ge=1)
     """Optimizer steps."""
     tokens: int | None = Field(default=None, ge=1)
-    """Given in the place of steps: as many steps as it takes to read so many tokens. It is turned into these at once."""
+    """Alternative to `steps`: tokens to train on, converted to steps and rounded up."""
     warmup_steps: int = Field(ge=0)
     """Steps of linear warm-up from zero to `learning_rate`."""
     decay_steps: int = Field(ge=1)
-    """Steps of cosine decay after the warm-up; what is left of `steps` runs at `min_learning_rate`."""
+    """Steps of cosine decay after the warm-up. Remaining steps use `min_learning_rate`."""
     learning_rate: float = Field(gt=0)
-    """The peak."""
+    """Peak learning rate."""
     min_learning_rate: float = Field(ge=0)
+    """Learning rate after the decay."""
     global_batch_tokens: int = Field(ge=1)
     """Tokens per optimizer step over all processes; a multiple of the context length."""
     weight_decay: float = Field(default=0.1, ge=0)
-    """Decoupled; matrices only, no biases and no LayerNorm parameters (assumption: the GPT-3 practice)."""
+    """Decoupled weight decay of matrices. Biases and LayerNorm parameters have none (assumption:
+    the GPT-3 practice)."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.999, ge=0, lt=1)
     eps: float = Field(default=1e-8, gt=0)
     gradient_clip: float = Field(default=1.0, gt=0)
-    """Largest global L2 norm of the gradient."""
+    """Maximum global L2 norm of the gradient."""
     z_loss: float = Field(default=1e-4, ge=0)
     """Weight of log(Z)^2 in the loss."""
     mask_documents: bool = False
-    """Documents that share a sequence do not attend to each other. In CodeGen they do (assumption: its released code has no
-    such mask)."""
-    optimizer_state: Literal["reset", "kept"] = "reset"
-    """Of a stage that starts from another: Adam's moments begin at zero, as in CodeGen (assumption: its released code hands
-    on weights alone), or go on from that stage's. The schedule begins anew either way."""
+    """Mask attention between documents in the same sequence. CodeGen does not (assumption: its
+    released code has no such mask)."""
+    optimizer_state: Literal["reset", "inherit"] = "reset"
+    """Adam's moments at the start of the stage: zero as in CodeGen (assumption: its released code
+    passes on weights only), or those of the previous stage. The schedule starts at step 1."""
     max_skipped_steps: int = Field(default=10, ge=0)
-    """Batches of the stage that may be left out, with no update, since their loss or gradient is not finite, or spikes. One
-    more stops the stage and names its documents. 0: the first one does."""
+    """Batches that may be skipped because their loss or gradient is not finite, or their loss is a
+    spike. The stage stops at the next such batch and names its documents."""
     loss_spike_num_std: float | None = Field(default=None, gt=0)
-    """A batch is left out as a spike where its loss is more than so many standard deviations above the mean of the last 128;
-    OLMo-core uses 6. None: never, as in CodeGen."""
+    """Skip a batch if its loss is more than this number of standard deviations above the mean of
+    the last 128 (OLMo-core uses 6). None: no spike detection, as in CodeGen."""
 
     @model_validator(mode="before")
     @classmethod
-    def _steps_of_tokens(cls, values: Any) -> Any:
-        given, global_batch_tokens = (
-            (values.get(name) for name in ("tokens", "global_batch_tokens"))
-            if isinstance(values, dict)
-            else (0, 0)
-        )
+    def _convert_tokens_to_steps(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        tokens = values.get("tokens")
+        batch_tokens = values.get("global_batch_tokens")
         if (
-            type(given) is not int
-            or type(global_batch_tokens) is not int
-            or min(given, global_batch_tokens) < 1
+            type(tokens) is not int
+            or type(batch_tokens) is not int
+            or min(tokens, batch_tokens) < 1
         ):
-            return values  # Nothing to do, or the fields' own rules say what is wrong.
-        return values | {"steps": -(-given // global_batch_tokens), "tokens": None}
+            return values  # Field validation reports invalid values.
+        return values | {"steps": -(-tokens // batch_tokens), "tokens": None}
 
     @model_validator(mode="after")
-    def _is_possible(self) -> Self:
+    def _check_schedule(self) -> Self:
         if self.warmup_steps >= self.steps:
-            raise ValueError(
-                f"warmup_steps below steps ({self.steps}); the whole stage would be warm-up"
-            )
+            raise ValueError(f"warmup_steps below steps ({self.steps})")
         if self.min_learning_rate > self.learning_rate:
             raise ValueError(f"min_learning_rate at most learning_rate ({self.learning_rate})")
         return self
 
 
 class Stages(Config):
-    """The three stages, in the order in which weights are handed on."""
+    """The three stages; each starts from the weights of the previous stage."""
 
     nl: StageConfig
     multi: StageConfig
@@ -98,144 +102,216 @@ class Stages(Config):
 
 
 class TrainingConfig(Config):
-    """Training's part of a recipe."""
+    """The training section of a recipe."""
 
     stages: Stages
     init_from: str | None = Field(default=None, min_length=1)
-    """The model that the first stage starts from, by any name that `codegen eval` takes; its digest counts, not the name.
-    None: new weights."""
+    """Model that the first stage starts from, by any name that `codegen eval` accepts. Identified
+    by its digest, not its name. None: new weights."""
     start_stage: StageName = "nl"
-    """Earlier ones are left out; their settings play no part. Without `initial` it begins with new weights."""
+    """First stage to train; settings of earlier stages are ignored. Without `init_from` it starts
+    from new weights."""
 
     @property
     def first(self) -> StageConfig:
-        """The settings of the first stage."""
+        """The config of the first trained stage."""
         return self.trained[self.start_stage]
 
     @property
     def trained(self) -> dict[StageName, StageConfig]:
-        """The stages that are trained, in their order."""
+        """The trained stages, in order."""
         names = get_args(StageName)
-        return {name: getattr(self.stages, name) for name in names[names.index(self.start_stage) :]}
+        trained_names = names[names.index(self.start_stage) :]
+        return {name: getattr(self.stages, name) for name in trained_names}
 
 
-class TrainingExecution(Config):
-    """How a stage is spread over processes, and how often it is saved."""
+class ParallelLayout(Config):
+    """How a stage is spread over processes: the settings that decide the memory of a process."""
 
     world_size: int = Field(default=1, ge=1)
-    """Ranks, those of all hosts together."""
-    one_per_host: bool = True
-    """Trainings of one user on one host take turns, however they were started; a second one waits and says so. false: side
-    by side, where devices were divided by hand."""
+    """Number of ranks on all hosts, each with a device."""
     tensor_parallel: int = Field(default=1, ge=1)
-    """Ranks that share one copy of the model, each with a part of every block's heads and of its inner layer (AutoTP). They
-    follow one another, so a host's ranks should be a multiple of it. Needs ZeRO 1 or 2."""
+    """Consecutive ranks that share a model replica by attention heads and MLP columns (AutoTP).
+    Requires ZeRO 1 or 2."""
     sequence_parallel: int = Field(default=1, ge=1)
-    """Ranks that share every sequence, each with a part of its positions (Ulysses). They follow one another as well."""
-    launcher: Literal["local", "hostfile", "slurm", "environment"] = "local"
-    """Who starts the ranks: this host; ssh on every host of a hostfile; srun, from inside an allocation; or somebody else
-    (torchrun, Kubernetes), whom the flow waits for. But for local, all folders lie on a file system that all hosts share."""
-    hostfile: str | None = None
-    """DeepSpeed's: a line `HOST slots=RANKS` for every host."""
-    master_port: int | None = Field(default=None, ge=1, le=65_535)
-    """Where the ranks meet, on the first one's host. None: one that is free, or is tried."""
-    threads_per_process: int = Field(default=1, ge=1)
+    """Consecutive ranks that share every sequence by positions (Ulysses). ZeRO partitions over
+    these ranks too."""
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
-    """Sequences per process and forward pass; the rest of the batch is accumulated. auto: the most that fit (`fitting`)."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda where there is one. One rank a GPU."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of products and gradients. auto: bf16 where a probe finds it clearly faster, as the stage begins."""
+    """Sequences per process and forward pass; gradients of the batch are accumulated. auto: the
+    largest micro-batch that fits into memory."""
     zero_stage: int = Field(default=1, ge=0, le=3)
-    """What is partitioned over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too (ZeRO, arXiv
-    1910.02054)."""
-    offload_optimizer: Offload = "none"
-    """Where the optimizer's state lives; ZeRO 1 to 3, nvme 3 only."""
-    offload_parameters: Offload = "none"
-    """Where weights live that are not in use; ZeRO 3."""
-    nvme_folder: str | None = None
-    """A folder on a fast local disk, for nvme."""
+    """What is partitioned over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights
+    too (ZeRO, arXiv 1910.02054)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of products and gradients. auto: bf16 if a probe at the start of the stage measures it to be
+    clearly faster."""
+    offload_optimizer: OffloadDevice = "none"
+    """Device of the optimizer state. Requires ZeRO 1 to 3; nvme requires ZeRO 3."""
+    offload_parameters: OffloadDevice = "none"
+    """Device of weights that are not in use. Requires ZeRO 3."""
     activation_checkpoint_interval: int = Field(default=0, ge=0)
-    """Activation checkpointing of every so many layers: their activations are computed again in the backward pass. 0: of
-    none; 1: of all. The same bits, a third more work for such a layer."""
-    compiled: bool | None = None
-    """torch.compile on every layer. None: on cuda only, since on a CPU it needs a C++ compiler."""
-    checkpoint_every_steps: int = Field(default=100, ge=1)
-    """A killed stage loses at most this many steps of work, and those that are taken while a checkpoint is written."""
-    keep_last: int = Field(default=2, ge=1)
-    """Checkpoints of a running stage that are kept, the newest."""
-    keep_every_steps: int | None = Field(default=None, ge=1)
-    """Besides, those of every so many steps, until the stage is finished. None: no others."""
-    eval_interval: int = Field(default=200, ge=0)
-    """Held-out documents are measured after every so many steps, and after the last one; the checkpoint of such a step that
-    measured best is kept as well. 0: never."""
-    evaluate_sequences: int = Field(default=4, ge=1)
-    """Of each held-out split, at most."""
-    streaming: StreamingCacheConfig | None = None
-    """The cache for corpora of a store that is not on this machine, which are then not fetched as a whole; credentials come
-    from the file system's own configuration. None: they are fetched."""
-
-    @property
-    def uses_gpu(self) -> bool:
-        """Whether ranks compute on GPUs; asks NVIDIA's driver, without importing torch."""
-        return self.device == "cuda" or (self.device == "auto" and Path("/dev/nvidiactl").exists())
-
-    @property
-    def num_sequences(self) -> int:
-        """`micro_batch`, where it is settled.
-
-        Raises:
-            ConfigError: it is auto, and so not known before the stage begins.
-        """
-        if self.micro_batch == "auto":
-            raise ConfigError(
-                "micro_batch is auto, which is settled as the stage begins",
-                expected="a number",
-                fix="give one, --exec training.micro_batch=1; what a stage has used stands in its observed/deepspeed.json",
-            )
-        return self.micro_batch
+    """Activation checkpointing of every n-th layer: its activations are recomputed in the backward
+    pass, about a third more compute for the layer. 0: no layer; 1: every layer."""
 
     @property
     def ranks_per_replica(self) -> int:
-        """Ranks that compute one copy of the model together, on the same sequences."""
+        """Ranks that compute a model replica together, on the same sequences."""
         return self.tensor_parallel * self.sequence_parallel
 
     @property
     def num_replicas(self) -> int:
-        """Copies of the model, over which a batch is divided."""
+        """Model replicas, over which a batch is divided."""
         return self.world_size // self.ranks_per_replica
 
+    @property
+    def offload(self) -> Offload:
+        """What is offloaded: nothing, the optimizer state, or the weights too."""
+        if self.offload_parameters != "none":
+            return "all"
+        return "none" if self.offload_optimizer == "none" else "optimizer"
+
+    @property
+    def resolved_micro_batch(self) -> int:
+        """`micro_batch` as a number.
+
+        Raises:
+            ConfigError: it is auto, which is resolved when the stage starts.
+        """
+        if self.micro_batch == "auto":
+            raise ConfigError(
+                "micro_batch is auto, which is resolved when the stage starts",
+                expected="a number",
+                fix="set --exec training.micro_batch=1; observed/deepspeed.json of a stage "
+                "contains the micro-batch that it used",
+            )
+        return self.micro_batch
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of a weight, activation or gradient. Raises ConfigError if precision is auto."""
+        if self.precision == "auto":
+            raise ConfigError(
+                "precision is auto, which is resolved when the stage starts",
+                expected="fp32 or bf16",
+                fix="set --exec training.precision=fp32 or bf16",
+            )
+        return 2 if self.precision == "bf16" else 4
+
     @model_validator(mode="after")
-    def _can_be_cut(self) -> Self:
+    def _check_ranks(self) -> Self:
+        # Pydantic passes a ConfigError through, because it is no ValueError.
+        got = (
+            f"tensor_parallel is {self.tensor_parallel}, sequence_parallel {self.sequence_parallel}"
+        )
         if self.tensor_parallel > 1 and self.sequence_parallel > 1:
-            raise ValueError("tensor_parallel or sequence_parallel above 1, not both")
+            raise ConfigError(
+                got, expected="at most one of the two above 1", fix="set one of them to 1"
+            )
         if self.world_size % self.ranks_per_replica:
-            raise ValueError(
-                f"world_size a multiple of tensor_parallel or sequence_parallel ({self.ranks_per_replica})"
+            raise ConfigError(
+                f"{got}, world_size {self.world_size}",
+                expected=f"a world_size that is a multiple of {self.ranks_per_replica}",
+                fix=f"set world_size to {self.world_size * self.ranks_per_replica}, "
+                "or use fewer ranks per replica",
             )
-        if self.tensor_parallel > 1 and (
-            self.zero_stage not in (1, 2) or self.offload_optimizer != "none"
-        ):
-            raise ValueError(
-                "zero_stage 1 or 2 and nothing offloaded with tensor_parallel; other ways were not tried"
+        is_offloaded = self.offload_optimizer != "none"
+        if self.tensor_parallel > 1 and (self.zero_stage not in (1, 2) or is_offloaded):
+            raise ConfigError(
+                f"{got}, zero_stage {self.zero_stage}, offload {self.offload}",
+                expected="zero_stage 1 or 2 and no offloading with tensor_parallel",
+                fix="set zero_stage to 1 or 2 and offload nothing, or set tensor_parallel to 1",
             )
         return self
 
     @model_validator(mode="after")
-    def _can_be_launched(self) -> Self:
+    def _check_offload(self) -> Self:
+        min_stage = MIN_ZERO_STAGE[self.offload]
+        if "nvme" in (self.offload_optimizer, self.offload_parameters):
+            min_stage = 3
+        if self.zero_stage < min_stage:
+            raise ConfigError(
+                f"zero_stage is {self.zero_stage}, offload_optimizer {self.offload_optimizer}, "
+                f"offload_parameters {self.offload_parameters}",
+                expected=f"zero_stage {min_stage} or higher: only partitioned state is offloaded",
+                fix=f"set zero_stage to {min_stage}, or offload to none",
+            )
+        return self
+
+
+class TrainingExecution(ParallelLayout):
+    """How a stage is executed: parallel layout, launcher, hardware, checkpoints and evaluation."""
+
+    one_per_host: bool = True
+    """Run a single training per user and host; others wait. Set to false to assign devices
+    yourself."""
+    launcher: Literal["local", "hostfile", "slurm", "environment"] = "local"
+    """Starts the ranks: local on this host; hostfile over ssh; slurm with srun in an allocation;
+    environment waits for ranks of another launcher (torchrun, Kubernetes). All but local require
+    folders on a shared file system."""
+    hostfile: str | None = None
+    """DeepSpeed hostfile: a line `HOST slots=RANKS` per host."""
+    master_port: int | None = Field(default=None, ge=1, le=65_535)
+    """Rendezvous port on the host of rank 0. None: a free port, or on other hosts a random port."""
+    threads_per_process: int = Field(default=1, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda if the machine has a GPU. Each rank needs a GPU."""
+    nvme_folder: str | None = None
+    """Folder on a fast local disk, for offloading to nvme."""
+    compiled: bool | None = None
+    """Compile every layer with torch.compile. None: on cuda only, because a CPU needs a C++
+    compiler."""
+    checkpoint_every_steps: int = Field(default=100, ge=1)
+    """Steps between checkpoints inside a stage. An interrupted stage repeats at most these, and the
+    steps that were computed while the last checkpoint was written."""
+    keep_last: int = Field(default=2, ge=1)
+    """Newest checkpoints inside a stage to retain."""
+    keep_every_steps: int | None = Field(default=None, ge=1)
+    """Also retain the checkpoints of every n-th step until the stage is finished."""
+    eval_interval: int = Field(default=200, ge=0)
+    """Steps between evaluations on held-out documents; the last step is always evaluated. The best
+    evaluated checkpoint is retained. 0: no evaluation."""
+    eval_sequences: int = Field(default=4, ge=1)
+    """Maximum sequences to evaluate per held-out split."""
+    streaming: StreamingCacheConfig | None = None
+    """Cache to stream corpora from a remote store, with the credentials of the file system's own
+    configuration. None: corpora are downloaded."""
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether ranks compute on GPUs. Looks for NVIDIA's driver, without importing torch."""
+        has_driver = Path("/dev/nvidiactl").exists()
+        return self.device == "cuda" or (self.device == "auto" and has_driver)
+
+    @model_validator(mode="after")
+    def _check_required_paths(self) -> Self:
         if (self.launcher == "hostfile") != (self.hostfile is not None):
-            raise ValueError("a hostfile with launcher hostfile, and with no other")
+            raise ValueError("a hostfile with launcher hostfile, and with no other launcher")
+        uses_nvme = "nvme" in (self.offload_optimizer, self.offload_parameters)
+        if uses_nvme and self.nvme_folder is None:
+            raise ValueError("an nvme_folder with offloading to nvme")
         return self
 
-    @model_validator(mode="after")
-    def _can_be_offloaded(self) -> Self:
-        if self.offload_parameters != "none" and self.zero_stage != 3:
-            raise ValueError(
-                f"zero_stage 3 with offload_parameters, which ZeRO {self.zero_stage} keeps in place"
-            )
-        if self.offload_optimizer != "none" and self.zero_stage == 0:
-            raise ValueError("zero_stage 1, 2 or 3 with offload_optimizer")
-        wants_nvme = "nvme" in (self.offload_optimizer, self.offload_parameters)
-        if wants_nvme and (self.zero_stage != 3 or self.nvme_folder is None):
-            raise ValueError("zero_stage 3 and an nvme_folder with nvme")
-        return self
+
+def allowed_zero_stages(tensor_parallel: int, offload: Offload) -> list[int]:
+    """The ZeRO stages that support a layout."""
+    if tensor_parallel > 1:
+        return [1, 2] if offload == "none" else []
+    return [stage for stage in ZERO_STAGES if stage >= MIN_ZERO_STAGE[offload]]
+
+
+def offload_fields(offload: str) -> dict[str, str]:
+    """The fields of `ParallelLayout` that offload to the host: none, optimizer or all.
+
+    Raises:
+        ConfigError: another value.
+    """
+    if offload not in MIN_ZERO_STAGE:
+        raise ConfigError(
+            f"offload is {offload!r}",
+            expected=f"one of {', '.join(MIN_ZERO_STAGE)}",
+            fix="set --offload to one of these",
+        )
+    return {
+        "offload_optimizer": "none" if offload == "none" else "cpu",
+        "offload_parameters": "cpu" if offload == "all" else "none",
+    }

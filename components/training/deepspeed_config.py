@@ -1,7 +1,8 @@
-"""The DeepSpeed configuration of a stage, from its identity and its place: one pure function, with a golden file.
+"""The division of the global batch, and the DeepSpeed configuration of a stage, as pure functions.
 
-Only what DeepSpeed has to know is set. The learning rate is not scheduled by DeepSpeed (see `schedule`), and parameter
-groups (with and without decay) are built in `engine`, so `lr` and `weight_decay` here are what those groups start from.
+Only settings that differ from DeepSpeed's defaults are passed. DeepSpeed does not schedule the
+learning rate (see `schedule`); `lr` and `weight_decay` are the initial values of the parameter
+groups that `distributed.build_engine` makes.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from components.model.config import ModelConfig
 from components.training.config import StageConfig, TrainingExecution
 
 BUCKET_ELEMENTS = 50_000_000
-"""Gradient elements per reduction (200 MB in fp32); assumption: large enough that a small model needs one bucket."""
+"""Gradient elements per reduction (200 MB in fp32); assumption: large enough that a small model
+needs a single bucket."""
 
-_CUTS = [
+_AUTOTP_LAYER_SPECS = [
     {
         "patterns": [r".*\.qkv\.weight$"],
         "partition_type": "column",
@@ -26,115 +28,123 @@ _CUTS = [
     {"patterns": [r".*\.mlp_in\.(weight|bias)$"], "partition_type": "column"},
     {"patterns": [r".*\.(attention_out|mlp_out)\.(weight|bias)$"], "partition_type": "row"},
 ]
-"""Where AutoTP cuts our blocks: queries, keys and values of some heads each, and what reads these heads (Megatron-LM, arXiv
-1909.08053, section 3). It finds no cut by itself in a model that it does not know. Embedding and head stay whole."""
+"""How AutoTP partitions our blocks (Megatron-LM, arXiv 1909.08053, section 3): queries, keys and
+values by heads, MLP by columns, the next projections by rows. Embedding and head are replicated."""
 
 
 def num_sequences_per_step(stage: StageConfig, context_length: int) -> int:
-    """Sequences in one global batch.
+    """Sequences in a global batch.
 
     Raises:
-        ConfigError: `global_batch_tokens` is no multiple of the context length.
+        ConfigError: `global_batch_tokens` is not a multiple of the context length.
     """
-    sequences, rest = divmod(stage.global_batch_tokens, context_length)
-    if rest or not sequences:
+    num_sequences, remainder = divmod(stage.global_batch_tokens, context_length)
+    if remainder or not num_sequences:
         nearest = max(1, round(stage.global_batch_tokens / context_length)) * context_length
         raise ConfigError(
             f"global_batch_tokens is {stage.global_batch_tokens:,}",
             expected=f"a multiple of the context length, {context_length:,}",
             fix=f"set global_batch_tokens to {nearest:,}",
         )
-    return sequences
+    return num_sequences
 
 
-def accumulation_steps(stage: StageConfig, place: TrainingExecution, context_length: int) -> int:
-    """Micro-batches that every process sums up for one optimizer step.
+def sequences_per_replica(
+    stage: StageConfig, execution: TrainingExecution, context_length: int
+) -> int:
+    """Sequences of the global batch that each model replica computes.
 
     Raises:
-        ConfigError: the global batch does not divide over processes and micro-batches; a micro-batch that does is named.
+        ConfigError: the batch does not divide over the replicas.
     """
-    per_process, micro_batch = (
-        sequences_per_process(stage, place, context_length),
-        place.num_sequences,
-    )
-    if per_process % micro_batch:
-        fitting = max(
-            n for n in range(1, min(micro_batch, per_process) + 1) if per_process % n == 0
-        )
+    num_sequences = num_sequences_per_step(stage, context_length)
+    num_replicas = execution.num_replicas
+    if num_sequences % num_replicas:
+        max_replicas = _largest_divisor(num_sequences, num_replicas)
         raise ConfigError(
-            f"micro_batch is {micro_batch}, and each of {place.world_size} processes has {per_process} sequences",
-            expected="a micro-batch that divides the sequences of a process",
-            fix=f"set micro_batch to {fitting}",
+            f"a step has {num_sequences} sequences ({stage.global_batch_tokens:,} tokens) and "
+            f"world_size is {execution.world_size}",
+            expected="a batch that divides evenly over the processes",
+            fix=f"set world_size to {max_replicas * execution.ranks_per_replica}, or "
+            f"global_batch_tokens to a multiple of {num_replicas * context_length:,}",
         )
-    return per_process // micro_batch
+    return num_sequences // num_replicas
 
 
-def require_shares(model: ModelConfig, place: TrainingExecution) -> None:
-    """Check that the ranks of a copy can share it.
+def accumulation_steps(
+    stage: StageConfig, execution: TrainingExecution, context_length: int
+) -> int:
+    """Micro-batches that every process accumulates for an optimizer step.
 
     Raises:
-        ConfigError: its heads, or positions, do not divide over them.
+        ConfigError: the batch does not divide over replicas and micro-batches.
     """
-    shared = {"heads": model.num_heads}
-    if place.sequence_parallel > 1:
-        shared["positions"] = model.context_length
-    for what, number in shared.items():
-        if number % place.ranks_per_replica:
+    num_sequences = sequences_per_replica(stage, execution, context_length)
+    micro_batch = execution.resolved_micro_batch
+    if num_sequences % micro_batch:
+        raise ConfigError(
+            f"micro_batch is {micro_batch}, and each of {execution.world_size} processes has "
+            f"{num_sequences} sequences",
+            expected="a micro-batch that divides the sequences of a process",
+            fix=f"set micro_batch to {_largest_divisor(num_sequences, micro_batch)}",
+        )
+    return num_sequences // micro_batch
+
+
+def check_batch_division(
+    stage: StageConfig, execution: TrainingExecution, context_length: int
+) -> None:
+    """Check that the batch divides over the processes, and into micro-batches unless auto.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    sequences_per_replica(stage, execution, context_length)
+    if execution.micro_batch != "auto":
+        accumulation_steps(stage, execution, context_length)
+
+
+def check_model_division(model: ModelConfig, execution: TrainingExecution) -> None:
+    """Check that the model divides over the ranks of a replica.
+
+    Raises:
+        ConfigError: its heads or positions do not.
+    """
+    sizes = {"heads": model.num_heads}
+    if execution.sequence_parallel > 1:
+        sizes["positions"] = model.context_length
+    for name, size in sizes.items():
+        if size % execution.ranks_per_replica:
+            divisor = math.gcd(size, execution.ranks_per_replica)
             raise ConfigError(
-                f"the model has {number} {what}, and {place.ranks_per_replica} ranks share a copy",
-                expected=f"{what} that divide evenly over them",
-                fix=f"set tensor_parallel or sequence_parallel to {math.gcd(number, place.ranks_per_replica)}",
+                f"the model has {size} {name}, and {execution.ranks_per_replica} ranks share a "
+                "replica",
+                expected=f"{name} that divide evenly over the ranks of a replica",
+                fix=f"set tensor_parallel or sequence_parallel to {divisor}",
             )
 
 
-def require_division(stage: StageConfig, place: TrainingExecution, context_length: int) -> None:
-    """Check that the batch can be divided over the place, also where its micro-batch is not settled yet.
-
-    Raises:
-        ConfigError: it does not divide over the copies, or their part not into micro-batches.
-    """
-    sequences_per_process(stage, place, context_length)
-    if place.micro_batch != "auto":
-        accumulation_steps(stage, place, context_length)
-
-
-def sequences_per_process(stage: StageConfig, place: TrainingExecution, context_length: int) -> int:
-    """The part of the global batch that each copy of the model computes: several processes together, where they share one.
-
-    Raises:
-        ConfigError: the batch does not divide over the copies.
-    """
-    sequences, replicas = num_sequences_per_step(stage, context_length), place.num_replicas
-    per_process, rest = divmod(sequences, replicas)
-    if rest:
-        fitting = (
-            max(n for n in range(1, min(replicas, sequences + 1)) if sequences % n == 0)
-            * place.ranks_per_replica
-        )
-        raise ConfigError(
-            f"a step has {sequences} sequences ({stage.global_batch_tokens:,} tokens) and world_size is {place.world_size}",
-            expected="a batch that divides evenly over the processes",
-            fix=f"set world_size to {fitting}, or global_batch_tokens to a multiple of {replicas * context_length:,}",
-        )
-    return per_process
-
-
 def deepspeed_config(
-    stage: StageConfig, place: TrainingExecution, context_length: int, *, on_gpu: bool, bf16: bool
+    stage: StageConfig,
+    execution: TrainingExecution,
+    context_length: int,
+    *,
+    on_gpu: bool,
+    bf16: bool,
 ) -> dict[str, Any]:
-    """What `deepspeed.initialize` gets as its configuration: plain JSON values.
+    """The configuration for `deepspeed.initialize`, as plain JSON values.
 
     Args:
-        on_gpu: communication overlaps with computing, where there is a second stream for it.
-        bf16: products and gradients are bf16; weights and moments of the optimizer are fp32 anyway.
+        on_gpu: communication overlaps with computation, on a second stream.
+        bf16: products and gradients are bf16; weights and optimizer state are fp32.
 
     Raises:
-        ConfigError: the global batch does not divide over the place.
+        ConfigError: the global batch does not divide.
     """
     config: dict[str, Any] = {
         "train_batch_size": num_sequences_per_step(stage, context_length),
-        "train_micro_batch_size_per_gpu": place.num_sequences,
-        "gradient_accumulation_steps": accumulation_steps(stage, place, context_length),
+        "train_micro_batch_size_per_gpu": execution.resolved_micro_batch,
+        "gradient_accumulation_steps": accumulation_steps(stage, execution, context_length),
         "gradient_clipping": stage.gradient_clip,
         "bf16": {"enabled": bf16},
         "optimizer": {
@@ -144,38 +154,55 @@ def deepspeed_config(
                 "betas": [stage.beta1, stage.beta2],
                 "eps": stage.eps,
                 "weight_decay": stage.weight_decay,
-                "torch_adam": True,  # DeepSpeed's own Adam for the CPU is compiled on first use and needs a C++ compiler.
-                "fused": True,  # One pass over memory: 1.5 ms instead of 14 for 1.8M parameters on one core (measured).
+                # DeepSpeed's own CPU Adam is compiled on first use and needs a C++ compiler.
+                "torch_adam": True,
+                # A single pass over memory: 1.5 ms instead of 14 for 1.8M parameters (measured).
+                "fused": True,
             },
         },
-        "zero_optimization": _zero(place, on_gpu, bf16),
-        "zero_force_ds_cpu_optimizer": False,  # An offloaded optimizer may be torch's: it needs no compiler.
+        "zero_optimization": _zero_config(execution, on_gpu=on_gpu, bf16=bf16),
+        # An offloaded optimizer may be torch's, which needs no compiler.
+        "zero_force_ds_cpu_optimizer": False,
     }
-    if place.ranks_per_replica > 1:
-        del config[
-            "train_batch_size"
-        ]  # DeepSpeed multiplies by all ranks, not by copies; it only reports it.
-    if place.tensor_parallel > 1:
-        cuts = {"use_default_specs": False, "layer_specs": _CUTS}
-        config["tensor_parallel"] = {"autotp_size": place.tensor_parallel, "partition_config": cuts}
+    if execution.ranks_per_replica > 1:
+        # DeepSpeed would multiply by ranks instead of replicas. It only reports the value.
+        del config["train_batch_size"]
+    if execution.tensor_parallel > 1:
+        config["tensor_parallel"] = {
+            "autotp_size": execution.tensor_parallel,
+            "partition_config": {"use_default_specs": False, "layer_specs": _AUTOTP_LAYER_SPECS},
+        }
     return config
 
 
-def _zero(place: TrainingExecution, on_gpu: bool, bf16: bool) -> dict[str, Any]:
-    zero: dict[str, Any] = {
-        "stage": max(
-            place.zero_stage, int(bf16)
-        ),  # It is ZeRO that keeps the fp32 copy of bf16 weights.
+def effective_zero_stage(zero_stage: int, *, bf16: bool) -> int:
+    """The ZeRO stage that DeepSpeed runs: at least 1 in bf16, for the fp32 copy of the weights."""
+    return max(zero_stage, int(bf16))
+
+
+def _zero_config(execution: TrainingExecution, *, on_gpu: bool, bf16: bool) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "stage": effective_zero_stage(execution.zero_stage, bf16=bf16),
         "reduce_bucket_size": BUCKET_ELEMENTS,
         "allgather_bucket_size": BUCKET_ELEMENTS,
         "overlap_comm": on_gpu,
     }
-    for name, where in (
-        ("offload_optimizer", place.offload_optimizer),
-        ("offload_param", place.offload_parameters),
-    ):
-        if where != "none":
-            zero[name] = {"device": where, "pin_memory": on_gpu}
-            if where == "nvme":
-                zero[name]["nvme_path"] = place.nvme_folder
-    return zero
+    devices = {
+        "offload_optimizer": execution.offload_optimizer,
+        "offload_param": execution.offload_parameters,
+    }
+    for name, device in devices.items():
+        if device == "none":
+            continue
+        config[name] = {"device": device, "pin_memory": on_gpu}
+        if device == "nvme":
+            config[name]["nvme_path"] = execution.nvme_folder
+    return config
+
+
+def _largest_divisor(number: int, upper_bound: int) -> int:
+    """The largest divisor of `number` that is at most `upper_bound`."""
+    for divisor in range(min(number, upper_bound), 0, -1):
+        if number % divisor == 0:
+            return divisor
+    return 1

@@ -1,8 +1,8 @@
-"""Can the first stage start from this model? Found in a second, before corpora are prepared and ranks are started.
+"""Checks that the first stage can start from a model, before corpora are prepared.
 
-One decision: the recipe says what is trained, and the model has to be that: its shape, its ids, and moments where they are
-to be kept. Nothing is cut, padded or translated. Not covered: whether its weights are finite, which is found as they are
-read, when the stage begins.
+The model must have the shape and token ids of the recipe, and the optimizer state if the stage
+inherits it. Nothing is truncated, padded or converted. Not covered: whether the weights are finite,
+which is checked when the stage starts.
 """
 
 from __future__ import annotations
@@ -15,75 +15,83 @@ from components.model.huggingface import load_config
 from components.tokenizer.compatibility import TokenizerSignature, first_mismatch, read_signature
 from components.tokenizer.config import MAX_MERGES, TokenizerConfig
 from components.training.config import TrainingConfig
-from components.training.run_file import OPTIMIZER
+from components.training.run_file import OPTIMIZER_FILE
 
-_OTHER_MODEL = "start from a model with GPT-2's vocabulary and CodeGen's white space, or train from new weights"
+_USE_ANOTHER_MODEL = (
+    "start from a model with GPT-2's vocabulary and CodeGen's white space tokens, or from new "
+    "weights"
+)
 
 
 def check_init_model(
     folder: Path, training: TrainingConfig, model: ModelConfig, tokenizer: TokenizerConfig
 ) -> None:
-    """Check all that the recipe alone decides.
-
-    Args:
-        folder: the model that `training.initial` names.
+    """Check the model of `training.init_from`, in `folder`, against the recipe.
 
     Raises:
-        ConfigError: it has another shape than the recipe's model, another number of ids, or no moments to keep.
-        ArtifactError: it is no complete model.
+        ConfigError: another shape or number of ids than the recipe's, or no optimizer state.
+        ArtifactError: the model is incomplete.
     """
-    _require_shape(training, load_config(folder), model)
-    _require_counts(training, read_signature(folder), tokenizer)
-    stage = training.start_stage
-    if training.first.optimizer_state == "kept" and not (folder / OPTIMIZER).is_file():
+    _check_shape(training, load_config(folder), model)
+    _check_num_ids(training, read_id_table(folder), tokenizer)
+    inherits = training.first.optimizer_state == "inherit"
+    if inherits and not (folder / OPTIMIZER_FILE).is_file():
+        stage = training.start_stage
         raise ConfigError(
-            f"training.initial {training.init_from} has no {OPTIMIZER}, and stage {stage} is to keep its optimizer",
-            expected="a checkpoint of a stage that was trained for a next one that keeps the optimizer",
-            fix=f"set training.stages.{stage}.optimizer to reset, or start from such a checkpoint",
+            f"training.init_from {training.init_from} has no {OPTIMIZER_FILE}, and stage {stage} "
+            "inherits the optimizer state",
+            expected="a checkpoint that was trained for a next stage that inherits the optimizer "
+            "state",
+            fix=f"set training.stages.{stage}.optimizer_state to reset, or start from such a "
+            "checkpoint",
         )
 
 
-def require_same_ids(folder: Path, training: TrainingConfig, tokenizer_folder: Path) -> None:
-    """Check that the model's tokenizer gives the ids of the recipe's, token by token.
+def check_same_ids(folder: Path, training: TrainingConfig, tokenizer_folder: Path) -> None:
+    """Check that the model's tokenizer has the ids of the recipe's tokenizer, token by token.
 
     Raises:
-        ConfigError: it gives others; the first one is named.
-        ArtifactError: one of the two has no tokenizer.
+        ConfigError: an id differs.
+        ArtifactError: a tokenizer is absent.
     """
-    if found := first_mismatch(read_signature(folder), read_signature(tokenizer_folder)):
+    mismatch = first_mismatch(read_id_table(folder), read_id_table(tokenizer_folder))
+    if mismatch:
         raise ConfigError(
-            f"training.initial {training.init_from} has another tokenizer: {found}",
-            expected="the ids of the recipe's tokenizer, which corpora are packed in",
-            fix=_OTHER_MODEL,
+            f"training.init_from {training.init_from} has another tokenizer: {mismatch}",
+            expected="the token ids of the recipe's tokenizer, which the corpora are packed in",
+            fix=_USE_ANOTHER_MODEL,
         )
 
 
-def _require_shape(training: TrainingConfig, theirs: ModelConfig, ours: ModelConfig) -> None:
-    other = {
-        name: (value, getattr(ours, name)) for name, value in theirs if value != getattr(ours, name)
-    }
-    if other:
-        raise ConfigError(
-            f"training.initial {training.init_from} has "
-            + ", ".join(f"{name} {one:,}" for name, (one, _) in other.items()),
-            expected="the recipe's model: "
-            + ", ".join(f"{name} {one:,}" for name, (_, one) in other.items()),
-            fix=f"give {' '.join(f'--set model.{name}={one}' for name, (one, _) in other.items())}, or choose another model "
-            "or recipe",
-        )
+def _check_shape(training: TrainingConfig, found: ModelConfig, expected: ModelConfig) -> None:
+    differing = [name for name, value in found if value != getattr(expected, name)]
+    if not differing:
+        return
+    sets = " ".join(f"--set model.{name}={getattr(found, name)}" for name in differing)
+    raise ConfigError(
+        f"training.init_from {training.init_from} has {_format_fields(found, differing)}",
+        expected=f"the recipe's model: {_format_fields(expected, differing)}",
+        fix=f"add {sets}, or choose another model or recipe",
+    )
 
 
-def _require_counts(
-    training: TrainingConfig, theirs: TokenizerSignature, ours: TokenizerConfig
+def _format_fields(model: ModelConfig, names: list[str]) -> str:
+    return ", ".join(f"{name} {getattr(model, name):,}" for name in names)
+
+
+def _check_num_ids(
+    training: TrainingConfig, found: TokenizerSignature, expected: TokenizerConfig
 ) -> None:
-    num_merges = len(theirs.merges)
-    if (num_merges, len(theirs.ids)) != (ours.num_merges, ours.num_ids):
-        is_cut = (
-            len(theirs.ids) - num_merges == ours.num_ids - ours.num_merges
-            and num_merges <= MAX_MERGES
-        )
-        raise ConfigError(
-            f"the tokenizer of training.initial {training.init_from} has {num_merges:,} merges and {len(theirs.ids):,} ids",
-            expected=f"{ours.num_merges:,} merges and {ours.num_ids:,} ids, as the recipe's tokenizer",
-            fix=f"give --set tokenizer.num_merges={num_merges}" if is_cut else _OTHER_MODEL,
-        )
+    num_merges = len(found.merges)
+    num_ids = len(found.ids)
+    if (num_merges, num_ids) == (expected.num_merges, expected.num_ids):
+        return
+    has_same_base = num_ids - num_merges == expected.num_ids - expected.num_merges
+    is_codegen = has_same_base and num_merges <= MAX_MERGES
+    raise ConfigError(
+        f"the tokenizer of training.init_from {training.init_from} has {num_merges:,} merges and "
+        f"{num_ids:,} ids",
+        expected=f"{expected.num_merges:,} merges and {expected.num_ids:,} ids, like the recipe's "
+        "tokenizer",
+        fix=f"add --set tokenizer.num_merges={num_merges}" if is_codegen else _USE_ANOTHER_MODEL,
+    )

@@ -1,7 +1,7 @@
-"""One line per optimizer step.
+"""Metrics of a stage: a line of `metrics.jsonl` per optimizer step.
 
-`metrics.jsonl` is the progress stream as well as its record: rank 0 appends, the flow reads along. A resumed stage first
-cuts the file back to the step that it resumes from, so each step stands there exactly once.
+Rank 0 appends and the flow reads while the stage runs. A resumed stage first truncates the file to
+the step that it resumes from, so the file contains each step once.
 """
 
 from __future__ import annotations
@@ -19,61 +19,64 @@ logger = logging.getLogger(__name__)
 
 
 class StepMetrics(Config):
-    """One optimizer step. The fields up to `held_out` are the same in every run of the recipe on one place."""
+    """An optimizer step.
+
+    The fields up to `held_out` are equal in every run of a recipe with the same execution config.
+    """
 
     step: int
     """Counted from 1 in each stage."""
     tokens: int
-    """Seen in this stage so far."""
+    """Tokens of this stage so far."""
     loss: float | None
-    """Mean over the global batch, in nats per token, z-loss included. None: not finite, so the batch was left out."""
+    """Mean over the global batch in nats per token, z-loss included. None: not finite."""
     learning_rate: float
     grad_norm: float | None
-    """Global L2 norm before clipping. None: not finite, or not computed, since the batch was left out."""
+    """Global L2 norm before clipping. None: not finite, or the batch was skipped."""
     skipped: bool = False
-    """The batch was left out: no weight changed."""
+    """The batch was skipped: no weight changed."""
     bits_per_byte: float | None = None
-    """The loss over the bytes of text that the batch's predicted tokens stand for, z-loss included."""
+    """The loss per byte of the text that the predicted tokens represent, z-loss included."""
     held_out: dict[str, float | None] | None = None
-    """Bits per byte on held-out documents after this step, by language, where they were measured. None: not finite."""
+    """Bits per byte on held-out documents by language, if evaluated after this step. None: not
+    finite."""
     tokens_per_s: float
-    """Of this step, and of the checkpoint before it where there was one."""
+    """Throughput of this step, including a checkpoint before it."""
     mfu: float
-    """Model FLOPs utilisation of this step: the model's FLOPs per second over `peak_flops`."""
+    """Model FLOPs utilisation: the model's FLOP/s divided by `peak_flops`."""
     peak_flops: float | None = None
-    """FLOP/s that all ranks together reached in the probe at the start of this attempt (`peak`), the denominator of `mfu`.
-    None in lines of a stage that was begun before this was noted."""
+    """FLOP/s of all ranks together, measured when this attempt started. None in lines of older
+    versions."""
     data_wait_s: float = 0.0
-    """How long rank 0 waited for this step's batch; a stage that an older version began has lines without it."""
+    """Time that rank 0 waited for the batch. Absent in lines of older versions."""
     checkpoint_wait_s: float = 0.0
-    """How long training stood still for the checkpoint before this step."""
+    """Time that training waited for the checkpoint before this step."""
     evaluation_s: float = 0.0
-    """Spent on held-out documents after this step; in no figure of speed."""
+    """Time of the held-out evaluation after this step; not part of `tokens_per_s`."""
     peak_memory_bytes: int | None = None
-    """The most that any rank has held since it began: on a GPU of tensors, else of the whole process."""
+    """Peak memory of a rank since its start: tensors on a GPU, otherwise the whole process."""
     elapsed_s: float
-    """Spent on the steps of this stage so far, attempts that were killed included."""
+    """Time of the steps of this stage so far, including interrupted attempts."""
     time_left_s: float
 
 
 class MetricsFile:
-    """`metrics.jsonl`, opened to go on after a given step."""
+    """`metrics.jsonl`, opened to append the steps after a given step."""
 
     def __init__(self, path: Path, after_step: int) -> None:
-        """Keep the lines up to `after_step`, drop later ones (and one that was cut in half, or that a disk has damaged)."""
-        kept = [line for line in read_metrics(path) if line.step <= after_step]
-        if len(kept) != after_step:
+        """Keep the valid lines up to `after_step`, drop the others."""
+        lines = [line for line in read_metrics(path) if line.step <= after_step]
+        if len(lines) != after_step:
+            num_lost = after_step - len(lines)
             logger.warning(
-                "%s has lost the figures of %d steps; the weights have not",
-                path,
-                after_step - len(kept),
+                "%s has lost the metrics of %d steps; weights are not affected", path, num_lost
             )
-        self.elapsed_s = kept[-1].elapsed_s if kept else 0.0
-        write_jsonl(path, (line.model_dump() for line in kept))
+        self.elapsed_s = lines[-1].elapsed_s if lines else 0.0
+        write_jsonl(path, (line.model_dump() for line in lines))
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, metrics: StepMetrics) -> None:
-        """Add a line, at once visible to readers."""
+        """Append a line and flush it."""
         self._file.write(json.dumps(metrics.model_dump(), sort_keys=True, allow_nan=False) + "\n")
         self._file.flush()
 
@@ -84,17 +87,52 @@ class MetricsFile:
         self._file.close()
 
 
+class MetricsTail:
+    """Reads the lines that the trainer appends to a metrics file."""
+
+    def __init__(self, path: Path, *, skip_existing: bool = False) -> None:
+        """`skip_existing`: ignore the present file; the trainer replaces it with a new file."""
+        self._path = path
+        self._ignored_inode = _inode(path) if skip_existing else None
+        self._offset = 0
+        self.last_step = 0
+
+    def restart(self) -> None:
+        """Wait for a new file of a restarted trainer. Steps that were read are not repeated."""
+        self._ignored_inode = _inode(self._path)
+        self._offset = 0
+
+    def read(self) -> list[StepMetrics]:
+        """The lines that were completed since the last call."""
+        if _inode(self._path) in (None, self._ignored_inode):
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            added = file.read()
+        complete = added[: added.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        lines = [StepMetrics.parse(json.loads(line)) for line in complete.splitlines()]
+        new_lines = [line for line in lines if line.step > self.last_step]
+        if new_lines:
+            self.last_step = new_lines[-1].step
+        return new_lines
+
+
 def read_metrics(path: Path) -> list[StepMetrics]:
-    """The whole lines of a metrics file; none where there is no file."""
+    """The valid lines of a metrics file; an empty list if there is no file."""
     if not path.exists():
         return []
     lines = path.read_bytes().splitlines(keepends=True)
-    return [line for line in map(_line, lines) if line is not None]
+    return [metrics for metrics in map(_parse_line, lines) if metrics is not None]
 
 
-def _line(line: bytes) -> StepMetrics | None:
-    """None of a line that a kill has cut in half, or of which a disk has lost bytes: nothing else hangs on it."""
+def _parse_line(line: bytes) -> StepMetrics | None:
+    """The metrics of a line. None if a crash truncated the line or a disk error damaged it."""
     try:
         return StepMetrics.parse(json.loads(line)) if line.endswith(b"\n") else None
     except (ValueError, TypeError, ConfigError):
         return None
+
+
+def _inode(path: Path) -> int | None:
+    return path.stat().st_ino if path.exists() else None

@@ -1,8 +1,8 @@
-"""The document that crosses the boundary between a flow and the trainer: `run.json`.
+"""`run.json`, the file that passes a stage from a flow to the trainer, and the files of a stage.
 
-It names everything that one stage needs, as plain JSON: no pickle, no environment, nothing from the flow's memory. The
-folder it lies in is the folder that is filled, so an output path is known in one place only: copy `run.json` to an empty
-folder, and the same command makes the same files there.
+The file contains everything that the stage needs as plain JSON: no pickle, no environment
+variables. The trainer fills the folder of the file: with a copy of `run.json` in an empty folder,
+the same command makes the same files there.
 """
 
 from __future__ import annotations
@@ -19,65 +19,72 @@ from components.training.config import StageConfig, TrainingExecution
 CODE_VERSION = 1
 """Raised when the same run would give other weights."""
 
-RUN = "run.json"
-RESULT = "training.json"
-"""What was run and what came of it. It is written last: where it lies, the stage is finished."""
-WORK = "work"
-"""Folder of whatever is only needed until the stage is finished."""
-METRICS = f"{OBSERVED_DIR}metrics.jsonl"
-DEEPSPEED = f"{OBSERVED_DIR}deepspeed.json"
-"""What DeepSpeed was configured with, the last time that the stage was begun."""
-LOG = f"{OBSERVED_DIR}train.log"
-OPTIMIZER = "optimizer.safetensors"
-"""Adam's moments beside the weights, where a next stage keeps them (`moments`)."""
+RUN_FILE = "run.json"
+RESULT_FILE = "training.json"
+"""The run and its statistics. Written last: the stage is finished if this file exists."""
+WORK_FOLDER = "work"
+"""Files that are needed only until the stage is finished: checkpoints, locks, failure report."""
+METRICS_FILE = f"{OBSERVED_DIR}metrics.jsonl"
+DEEPSPEED_FILE = f"{OBSERVED_DIR}deepspeed.json"
+"""The DeepSpeed configuration of the stage's last attempt."""
+LOG_FILE = f"{OBSERVED_DIR}train.log"
+OPTIMIZER_FILE = "optimizer.safetensors"
+"""Adam's moments beside the weights, for a next stage that inherits them."""
 
 
 class ArtifactInput(Config):
-    """A folder to read from, and the digest of the artifact that it holds."""
+    """An input folder and the digest of the artifact in it."""
 
     folder: str
     digest: str
 
 
 class StageRun(Config):
-    """One stage of training, with its inputs: decides the weights, up to the rounding that a place brings."""
+    """A training stage and its inputs: everything that decides the weights, up to rounding."""
 
     stage: str
     """nl, multi or mono."""
     config: StageConfig
     model: ModelConfig
     seed: int
-    """Of the first weights (only without `initial`) and of the order of the sequences."""
+    """Of new weights and of the order of the sequences."""
     data: ArtifactInput
     """A prepared corpus."""
     tokenizer: ArtifactInput
-    """Copied into the checkpoint, so that it can be used by itself."""
-    initial: ArtifactInput | None = None
-    """The previous stage's checkpoint, or the model that training starts from: its weights are taken, its optimizer where
-    `config` says so. None: new weights."""
+    """Copied into the checkpoint."""
+    init_from: ArtifactInput | None = None
+    """Checkpoint whose weights the stage starts from, and whose optimizer state it inherits if
+    `config.optimizer_state` is inherit. None: new weights."""
     save_optimizer_state: bool = False
-    """Adam's moments are left beside the weights, for a next stage that keeps them."""
+    """Save Adam's moments beside the weights, for a next stage that inherits them."""
 
     def identity(self) -> dict[str, Any]:
-        """What decides the result: everything but the paths, as plain JSON values."""
-        values = super().identity()
-        for role in values.keys() & {"data", "tokenizer", "initial"}:
-            values[role] = values[role]["digest"]
+        """The run without its paths, as plain JSON values.
+
+        Inputs are keyed by their role in the artifact's parents.
+        """
+        values = self.model_dump(mode="json", exclude={"data", "tokenizer", "init_from"})
+        for role, source in self.inputs().items():
+            values[role] = source and source.digest
         return values
+
+    def inputs(self) -> dict[str, ArtifactInput | None]:
+        """The inputs by role."""
+        return {"data": self.data, "tokenizer": self.tokenizer, "initial": self.init_from}
 
 
 class RunFile(Config):
     """The content of `run.json`."""
 
     run: StageRun
-    place: TrainingExecution
+    execution: TrainingExecution
     micro_batch_upper_bound: int | None = None
-    """Where micro_batch is auto: one that did not fit."""
+    """With micro_batch auto: a micro-batch that ran out of memory; smaller sizes are tried."""
 
     def write(self, folder: Path) -> Path:
-        """Write `run.json` into the folder to fill, and return its path."""
-        write_json(folder / RUN, self.model_dump(mode="json"))
-        return folder / RUN
+        """Write `run.json` into the folder of the stage, and return its path."""
+        write_json(folder / RUN_FILE, self.model_dump(mode="json"))
+        return folder / RUN_FILE
 
     @classmethod
     def read(cls, path: Path) -> RunFile:

@@ -1,12 +1,15 @@
-"""One rank's work from start to end: lock, model, engine, loop, and the files that the stage leaves.
+"""A rank's work for a stage: lock, model, engine, training, and the files of the result.
 
-What is left is a plain Hugging Face CodeGen folder, `training.json`, and `observed/`. `training.json` is written after the
-weights and before the work folder is removed, so a kill in between repeats at most what comes after the last checkpoint.
+The result is a plain Hugging Face CodeGen folder, `training.json` and `observed/`. `training.json`
+is written after the weights and before the work folder is removed, so an interrupted stage repeats
+at most the steps after its last checkpoint.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ import torch
 import torch.distributed as dist
 
 from components.core.artifact import OBSERVED_DIR
-from components.core.errors import ConfigError
+from components.core.errors import ConfigError, StageLockedError
 from components.core.files import wrap_disk_full, write_json
+from components.core.locks import exclusive_lock
 from components.model.huggingface import load_checkpoint, save_checkpoint
 from components.model.transformer import CodeGen
 from components.training.auto_micro_batch import resolve_micro_batch, resolve_precision
@@ -25,136 +29,195 @@ from components.training.checkpoint.optimizer_state import (
     load_optimizer_state,
     save_optimizer_state,
 )
+from components.training.config import TrainingExecution
 from components.training.deepspeed_config import deepspeed_config
 from components.training.distributed import (
+    SequenceSlice,
     broadcast_object,
     build_engine,
     gather_full_fp32_param,
     init_process_group,
 )
-from components.training.hardware import chosen_device, measured_hardware
+from components.training.hardware import Hardware, measure_hardware, select_device
 from components.training.launch.failure import wrap_os_errors
-from components.training.lock import exclusive_trainer
-from components.training.run_file import DEEPSPEED, RESULT, RUN, WORK, RunFile, StageRun
-from components.training.sequence_parallel import SequenceSlice
+from components.training.run_file import (
+    DEEPSPEED_FILE,
+    RESULT_FILE,
+    RUN_FILE,
+    WORK_FOLDER,
+    RunFile,
+    StageRun,
+)
 from components.training.step_skipping import SkipState
 from components.training.trainer import Trainer
-from components.training.validation_loss import HeldOut
+from components.training.validation_loss import HeldOutEvaluator
+
+_LOCK_TIMEOUT_S = 30.0
+"""A cancelled trainer ends within this time (cancelling takes at most 20 s)."""
 
 
 def run_rank(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
-    """Train this rank's part of the stage and, on rank 0, leave the result in `folder`.
+    """Run a rank of a stage and, on rank 0, write the result to `folder`.
 
     Args:
-        folder: the folder to fill.
-        file: what is trained, and where.
         rank: among all ranks.
-        local_rank: among those of this host.
+        local_rank: among the ranks of this host.
 
     Raises:
-        CodegenError: see `Trainer.train`, `Checkpoints.restore`, `only_trainer` and `open_split`.
+        CodegenError: see `Trainer.train`, `CheckpointManager.find_resume_point`,
+            `exclusive_trainer` and `open_split`.
     """
-    full = wrap_disk_full(f"training stage {file.run.stage}")
-    with wrap_os_errors(folder), exclusive_trainer(folder / WORK, rank), full:
+    with (
+        wrap_os_errors(folder),
+        exclusive_trainer(folder / WORK_FOLDER, rank),
+        wrap_disk_full(f"training stage {file.run.stage}"),
+    ):
         _train(folder, file, rank, local_rank)
 
 
+@contextmanager
+def exclusive_trainer(work: Path, rank: int, timeout_s: float = _LOCK_TIMEOUT_S) -> Iterator[None]:
+    """Hold this rank's lock on a work folder, so two trainers never write to the same stage.
+
+    Raises:
+        StageLockedError: another trainer still holds the lock after `timeout_s`.
+    """
+    with ExitStack() as stack:
+        try:
+            lock = exclusive_lock(work / f"rank-{rank}.lock", f"training {work.parent}", timeout_s)
+            stack.enter_context(lock)
+        except TimeoutError:
+            raise StageLockedError(
+                f"another trainer is running in {work.parent}",
+                expected="one trainer per folder",
+                fix="wait until it is finished, or end it",
+            ) from None
+        yield
+
+
 def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
-    run, place = file.run, file.place
-    device = chosen_device(place, local_rank)
-    open_split(run, place.streaming)  # What does not fit is found before the others are waited for.
-    model = _initial_model(run)
-    model.activation_checkpoint_interval = place.activation_checkpoint_interval
+    run = file.run
+    device = select_device(file.execution, local_rank)
+    # Fails before the rendezvous, in which the other ranks would wait.
+    open_split(run, file.execution.streaming)
+    model = _load_or_init_model(run)
     init_process_group(device)
-    torch.set_num_threads(place.threads_per_process)
-    place = place.replace(precision=broadcast_object(resolve_precision(folder, place, device)))
-    hardware = measured_hardware(place, device)
-    if place.sequence_parallel > 1:
-        model.sequence_shard = SequenceSlice(
-            place.sequence_parallel, run.model.context_length, device
-        )
-    on_gpu, bf16 = device.type == "cuda", hardware.precision == "bf16"
-    if place.compiled or (place.compiled is None and on_gpu):
-        for block in model.blocks:
-            block.compile()
-    place = place.replace(micro_batch=resolve_micro_batch(folder, file, hardware))
-    batches = Batches.of_rank(run, place, rank)
-    checkpoints = CheckpointManager(folder / WORK, run, place, hardware.precision)
-    found = checkpoints.find()
-    config = deepspeed_config(run.config, place, run.model.context_length, on_gpu=on_gpu, bf16=bf16)
-    if rank == 0:
-        write_json(folder / DEEPSPEED, config)
-    engine, updates_before = _engine(model, run, config, found)
-    trainer = Trainer(
-        engine, run, place, hardware, batches, HeldOut(run, place), checkpoints, updates_before
+    execution, hardware = _resolve_execution(folder, file, device)
+    _apply_execution(model, execution, device)
+    checkpoints = CheckpointManager(folder / WORK_FOLDER, run, execution, hardware.precision)
+    resume_point = checkpoints.find_resume_point()
+    config = deepspeed_config(
+        run.config,
+        execution,
+        run.model.context_length,
+        on_gpu=device.type == "cuda",
+        bf16=hardware.precision == "bf16",
     )
-    after = trainer.train(folder, found)
+    if rank == 0:
+        write_json(folder / DEEPSPEED_FILE, config)
+    engine, inherited_updates = _build_engine(model, run, config, resume_point)
+    trainer = Trainer(
+        engine=engine,
+        run=run,
+        execution=execution,
+        hardware=hardware,
+        batches=Batches.for_rank(run, execution, rank),
+        held_out=HeldOutEvaluator(run, execution),
+        checkpoints=checkpoints,
+        inherited_updates=inherited_updates,
+    )
+    skip_state = trainer.train(folder, resume_point)
     checkpoints.finish()
     if run.save_optimizer_state:
-        save_optimizer_state(
-            engine, model, folder, updates_before + run.config.steps - after.num_skipped
-        )
-    whole = _gather_model(model)
+        num_updates = inherited_updates + run.config.steps - skip_state.num_skipped
+        save_optimizer_state(engine, model, folder, num_updates)
+    trained_model = _gather_model(model)
     if rank == 0:
-        _write_result(folder, whole, run, after)
+        _write_result(folder, trained_model, run, skip_state)
     dist.barrier()
     dist.destroy_process_group()
     if rank == 0:
-        shutil.rmtree(
-            folder / WORK, ignore_errors=True
-        )  # The other ranks may be letting go of their locks in it.
+        # Other ranks may be releasing their locks in the folder.
+        shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
 
 
-def _engine(
-    model: CodeGen, run: StageRun, config: dict[str, Any], found: ResumePoint | None
+def _resolve_execution(
+    folder: Path, file: RunFile, device: torch.device
+) -> tuple[TrainingExecution, Hardware]:
+    """Measure the hardware and resolve precision and micro-batch; equal on all ranks."""
+    execution = file.execution
+    torch.set_num_threads(execution.threads_per_process)
+    precision = broadcast_object(resolve_precision(folder, execution, device))
+    execution = execution.replace(precision=precision)
+    hardware = measure_hardware(execution, device)
+    micro_batch = resolve_micro_batch(folder, file, hardware)
+    return execution.replace(micro_batch=micro_batch), hardware
+
+
+def _apply_execution(model: CodeGen, execution: TrainingExecution, device: torch.device) -> None:
+    """Set activation checkpointing and sequence parallelism, and compile the blocks."""
+    model.activation_checkpoint_interval = execution.activation_checkpoint_interval
+    if execution.sequence_parallel > 1:
+        model.slice = SequenceSlice(
+            execution.sequence_parallel, model.config.context_length, device
+        )
+    if execution.compiled or (execution.compiled is None and device.type == "cuda"):
+        for block in model.blocks:
+            block.compile()
+
+
+def _build_engine(
+    model: CodeGen, run: StageRun, config: dict[str, Any], resume_point: ResumePoint | None
 ) -> tuple[Any, int]:
-    """DeepSpeed's engine as the next step finds it, and the updates that were in its moments when the stage began."""
-    if found and found.is_universal:
+    """DeepSpeed's engine with the state to start from, and the inherited number of updates."""
+    if resume_point and resume_point.is_universal:
         config = config | {"checkpoint": {"load_universal": True}}
     engine = build_engine(model, run.config.weight_decay, config)
-    kept_from = run.initial if run.config.optimizer_state == "kept" else None
-    updates_before = load_optimizer_state(engine, model, Path(kept_from.folder)) if kept_from else 0
-    if found:
-        found.restore(engine)
-    return engine, updates_before
+    inherited_updates = 0
+    if run.config.optimizer_state == "inherit" and run.init_from:
+        inherited_updates = load_optimizer_state(engine, model, Path(run.init_from.folder))
+    if resume_point:
+        resume_point.restore(engine)
+    return engine, inherited_updates
 
 
 def _gather_model(model: CodeGen) -> CodeGen:
-    """The trained model in fp32 on the CPU, on rank 0; all ranks call it together, since each may hold a part of it."""
+    """The trained model in fp32 on the CPU of rank 0. All ranks call this together."""
     with torch.device("meta"):
-        whole = CodeGen(model.config)
-    if dist.get_rank() == 0:
-        whole.to_empty(device="cpu")
-    for (name, copy), trained in zip(whole.named_parameters(), model.parameters(), strict=True):
-        value = gather_full_fp32_param(
-            trained, copy.shape, num_parts=3 if name.endswith(".qkv.weight") else 1
-        )
-        if dist.get_rank() == 0:
-            copy.data.copy_(value)
-    return whole
+        gathered = CodeGen(model.config)
+    is_first = dist.get_rank() == 0
+    if is_first:
+        gathered.to_empty(device="cpu")
+    parameters = zip(gathered.named_parameters(), model.parameters(), strict=True)
+    for (name, target), trained in parameters:
+        num_parts = 3 if name.endswith(".qkv.weight") else 1
+        value = gather_full_fp32_param(trained, target.shape, num_parts=num_parts)
+        if is_first:
+            target.data.copy_(value)
+    return gathered
 
 
-def _initial_model(run: StageRun) -> CodeGen:
-    if run.initial is None:
+def _load_or_init_model(run: StageRun) -> CodeGen:
+    if run.init_from is None:
         return CodeGen(run.model, seed=run.seed)
-    model = load_checkpoint(Path(run.initial.folder))
+    model = load_checkpoint(Path(run.init_from.folder))
     if model.config != run.model:
         raise ConfigError(
-            f"the checkpoint that stage {run.stage} starts from is a model of {model.config}",
+            f"stage {run.stage} starts from a checkpoint of a model with {model.config}",
             expected=f"the recipe's model, {run.model}",
             fix="start from a checkpoint of the same recipe",
         )
     return model
 
 
-def _write_result(folder: Path, model: CodeGen, run: StageRun, after: SkipState) -> None:
+def _write_result(folder: Path, model: CodeGen, run: StageRun, skip_state: SkipState) -> None:
     save_checkpoint(model, Path(run.tokenizer.folder), folder)
     result = {
         "steps": run.config.steps,
         "tokens": run.config.steps * run.config.global_batch_tokens,
-        "skipped_steps": after.num_skipped,
-        "final_loss": after.losses[-1] if after.losses else None,
+        "skipped_steps": skip_state.num_skipped,
+        "final_loss": skip_state.losses[-1] if skip_state.losses else None,
         "num_parameters": run.model.num_parameters,
     }
-    (folder / RUN).replace(folder / OBSERVED_DIR / RUN)
-    write_json(folder / RESULT, {"run": run.identity(), "result": result})
+    (folder / RUN_FILE).replace(folder / OBSERVED_DIR / RUN_FILE)
+    write_json(folder / RESULT_FILE, {"run": run.identity(), "result": result})

@@ -1,9 +1,9 @@
-"""Which batches are left out: those whose loss or gradient is not finite and, where a stage asks for it, those that spike.
+"""Decides which batches to skip: those without a finite loss or gradient, and loss spikes.
 
-Whether step s is left out depends on the losses of the steps before it and on its own, and on nothing else. Every rank knows
-all of them, so all ranks decide alike, and so does a stage that goes on after a kill. A spike is the rule of OLMo-core's
-skip-step optimizer, on the loss: more than so many standard deviations above the mean of the last 128 batches. Not covered:
-a spike of the gradient's norm, which DeepSpeed knows only as it takes the step; going back to an earlier checkpoint.
+The decision for a step depends on the losses of this and earlier steps only. Every rank has all of
+them, so all ranks decide alike, and so does a resumed stage. The spike rule is that of OLMo-core's
+skip-step optimizer, applied to the loss. Not covered: spikes of the gradient norm, which DeepSpeed
+computes only as part of the optimizer step.
 """
 
 from __future__ import annotations
@@ -11,68 +11,62 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-WINDOW = 128
-"""Batches that a loss is compared with."""
-_FEWEST = WINDOW // 2
-"""With fewer behind it no loss is called a spike."""
+SPIKE_WINDOW = 128
+"""Number of previous losses that a loss is compared with."""
+_MIN_LOSSES = SPIKE_WINDOW // 2
+"""Losses required before a loss can be a spike."""
 
 
 class SkipState(NamedTuple):
-    """What a stage that goes on has to know of its earlier steps."""
+    """The state of the rule after a step, stored in checkpoints."""
 
     num_skipped: int = 0
     losses: tuple[float, ...] = ()
-    """Of the last batches that were not left out, the oldest first."""
-
-    @classmethod
-    def of(cls, steps: Iterable[tuple[float | None, bool]]) -> SkipState:
-        """From the loss of every step, and whether it was left out."""
-        losses, num_skipped = deque[float](maxlen=WINDOW), 0
-        for loss, skipped in steps:
-            num_skipped += skipped
-            if not skipped and loss is not None:
-                losses.append(loss)
-        return cls(num_skipped, tuple(losses))
+    """Losses of the last batches that were not skipped, oldest first."""
 
 
 class StepSkipper:
-    """The batches that are left out of one stage."""
+    """Applies the rule to the steps of a stage."""
 
-    def __init__(self, limit: int, loss_spike_num_std: float | None, before: SkipState) -> None:
-        """limit, loss_spike_num_std: see `StageConfig`."""
-        self._limit, self._spike_deviations = limit, loss_spike_num_std
-        self.count = before.num_skipped
-        self._losses = deque(before.losses, maxlen=WINDOW)
+    def __init__(self, limit: int, loss_spike_num_std: float | None, state: SkipState) -> None:
+        """`limit`, `loss_spike_num_std`: see `StageConfig`."""
+        self._limit = limit
+        self._spike_num_std = loss_spike_num_std
+        self.num_skipped = state.num_skipped
+        self._losses = deque(state.losses, maxlen=SPIKE_WINDOW)
 
     @property
     def state(self) -> SkipState:
-        """What a later step has to know of those before it."""
-        return SkipState(self.count, tuple(self._losses))
+        """The state to resume from."""
+        return SkipState(self.num_skipped, tuple(self._losses))
 
     @property
-    def limit_exceeded(self) -> bool:
-        """Whether more batches were left out than may be."""
-        return self.count > self._limit
+    def is_limit_exceeded(self) -> bool:
+        """Whether more batches were skipped than allowed."""
+        return self.num_skipped > self._limit
 
-    def reason(self, losses: Sequence[float]) -> str | None:
-        """Why a batch whose micro-batches have these losses is to be left out; None where it is not."""
-        unfit = next((loss for loss in losses if not math.isfinite(loss)), None)
-        if unfit is not None:
-            return f"the loss is {unfit}"
-        if self._spike_deviations is None or len(self._losses) < _FEWEST:
+    def skip_reason(self, losses: Sequence[float]) -> str | None:
+        """The reason to skip a batch with these micro-batch losses; None to train on it."""
+        for loss in losses:
+            if not math.isfinite(loss):
+                return f"the loss is {loss}"
+        if self._spike_num_std is None or len(self._losses) < _MIN_LOSSES:
             return None
-        mean, deviation = statistics.fmean(self._losses), statistics.pstdev(self._losses)
-        loss, most = statistics.fmean(losses), mean + self._spike_deviations * deviation
-        if loss <= most:
+        mean = statistics.fmean(self._losses)
+        deviation = statistics.pstdev(self._losses)
+        loss = statistics.fmean(losses)
+        threshold = mean + self._spike_num_std * deviation
+        if loss <= threshold:
             return None
-        return f"the loss is {loss:.3f}, above {most:.3f} (of the last {len(self._losses)}: {mean:.3f} +- {deviation:.3f})"
+        window = f"last {len(self._losses)}: {mean:.3f} +- {deviation:.3f}"
+        return f"the loss is {loss:.3f}, above {threshold:.3f} ({window})"
 
-    def note(self, loss: float | None) -> None:
-        """Remember a step: the loss of its batch, or None where that was left out."""
+    def record(self, loss: float | None) -> None:
+        """Record a step: the loss of its batch, or None if the batch was skipped."""
         if loss is None:
-            self.count += 1
+            self.num_skipped += 1
         else:
             self._losses.append(loss)

@@ -1,8 +1,10 @@
-"""The loop of one rank: batches in, optimizer steps, one line of metrics each, a checkpoint now and then.
+"""The training loop of a rank: batches, optimizer steps, metrics, evaluation, checkpoints.
 
-What happens in step s depends on s, the run and the state that a checkpoint holds, and on nothing else: the learning rate
-and the batch are pure functions of s, and the model has no dropout. So a stage that was killed and resumed ends with the
-same bits as one that was not (on the same place), and the next steps' batches can be read while this one is computed.
+Step s depends only on s, the run and the checkpointed state: the learning rate and the batch are
+pure functions of s, and the model has no dropout. Therefore a resumed stage ends with the same bits
+as an uninterrupted stage (with the same execution config), and batches are prefetched.
+
+Shapes: B sequences, T tokens of a sequence.
 """
 
 from __future__ import annotations
@@ -21,295 +23,342 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from components.core.errors import TrainingError
-from components.dataset.manifests import documents_in_sequences
+from components.core.progress import ProgressSnapshot, ThroughputEstimator
+from components.dataset.lookup import documents_in_sequences
 from components.dataset.prefetch import Prefetcher
 from components.training.batches import Batches
 from components.training.checkpoint.manager import CheckpointManager, ResumePoint
 from components.training.config import TrainingExecution
-from components.training.distributed import broadcast_object, gather_values
+from components.training.distributed import gather_values
 from components.training.hardware import Hardware, peak_memory_bytes
-from components.training.metrics import MetricsFile, StepMetrics, read_metrics
-from components.training.preemption import preempted_error, preemption_requested
-from components.training.run_file import METRICS, StageRun
+from components.training.launch.rank_process import is_preemption_requested, preemption_error
+from components.training.metrics import MetricsFile, StepMetrics
+from components.training.run_file import METRICS_FILE, StageRun
 from components.training.schedule import learning_rate
 from components.training.step_skipping import SkipState, StepSkipper
-from components.training.validation_loss import HeldOut
+from components.training.validation_loss import HeldOutEvaluator
 
 logger = logging.getLogger(__name__)
 
-_MOST_NAMED = 8
+_MAX_NAMED_DOCUMENTS = 8
 """Documents in a message."""
 
 
+class _BatchStats(NamedTuple):
+    """Statistics of a batch, equal on all ranks."""
+
+    losses_by_micro_batch: list[tuple[float, ...]]
+    """A tuple per micro-batch with the loss of each rank."""
+    is_preempted: bool
+    """A rank has received SIGTERM."""
+    peak_memory_bytes: int
+    """The maximum over the ranks."""
+    num_bytes: float
+    """Bytes of text of the batch's predicted tokens."""
+
+    @property
+    def losses(self) -> list[float]:
+        """The losses of all micro-batches and ranks."""
+        return [loss for losses in self.losses_by_micro_batch for loss in losses]
+
+
 class _StepResult(NamedTuple):
-    """What came of a step by itself."""
+    """The result of an optimizer step."""
 
     loss: float | None
     grad_norm: float | None
-    skipped: bool
+    is_skipped: bool
     bits_per_byte: float | None
     peak_memory_bytes: int
-    is_last: bool
-    """A rank was told to end after it."""
+    is_preempted: bool
 
 
-class _Step(NamedTuple):
-    """What came of a step, with what was done around it; times in s."""
+class _TimedStep(NamedTuple):
+    """A step with the times spent around it."""
 
-    taken: _StepResult
+    result: _StepResult
     data_wait_s: float
     checkpoint_wait_s: float
-    """Of the checkpoint before it."""
+    """For the checkpoint before this step."""
     held_out: dict[str, float | None] | None
     evaluation_s: float
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """One rank's part of a stage."""
+    """A rank of a stage."""
 
     engine: Any
     run: StageRun
-    place: TrainingExecution
+    execution: TrainingExecution
     hardware: Hardware
     batches: Batches
-    held_out: HeldOut
+    held_out: HeldOutEvaluator
     checkpoints: CheckpointManager
-    updates_before: int = 0
-    """That were in the optimizer's moments when the stage began."""
+    inherited_updates: int = 0
+    """Updates in the optimizer's moments when the stage started."""
 
-    def train(self, folder: Path, found: ResumePoint | None) -> SkipState:
-        """Take every step after the checkpoint; what is known of all steps then. All ranks call it together.
+    def train(self, folder: Path, resume_point: ResumePoint | None) -> SkipState:
+        """Train from the checkpoint to the last step. All ranks call this together.
+
+        Returns:
+            Skipped batches and last losses.
 
         Raises:
-            TrainingError: more batches than may be had to be left out.
-            StorageFull: no room for a checkpoint.
+            TrainingError: more batches were skipped than allowed, or the stage was preempted.
+            DiskFullError: no space for a checkpoint.
         """
-        device, precision, peak_flops = self.hardware
-        done = found.step if found else 0
+        steps_done = resume_point.step if resume_point else 0
         logger.info(
-            "stage %s goes on after step %d; %s, %s, measured peak %.1f GFLOP/s",
-            *(self.run.stage, done, device, precision, peak_flops / 1e9),
+            "stage %s resumes after step %d; %s, %s, measured peak %.1f GFLOP/s",
+            self.run.stage,
+            steps_done,
+            self.hardware.device,
+            self.hardware.precision,
+            self.hardware.peak_flops / 1e9,
         )
-        config, is_first = self.run.config, dist.get_rank() == 0
-        before = found.before if found else SkipState()
-        if before is None:
-            lines = (
-                [line for line in read_metrics(folder / METRICS) if line.step <= done]
-                if is_first
-                else []
-            )
-            before = broadcast_object(SkipState.of((line.loss, line.skipped) for line in lines))
-        skips = StepSkipper(config.max_skipped_steps, config.loss_spike_num_std, before)
-        if not is_first:
-            for _ in self._steps(done, skips):
+        skipper = StepSkipper(
+            self.run.config.max_skipped_steps,
+            self.run.config.loss_spike_num_std,
+            resume_point.skip_state if resume_point else SkipState(),
+        )
+        if dist.get_rank() == 0:
+            with MetricsFile(folder / METRICS_FILE, after_step=steps_done) as metrics:
+                timer = _StepTimer(
+                    self.run, self.hardware.peak_flops, steps_done, metrics.elapsed_s
+                )
+                for step in self._train_steps(steps_done, skipper):
+                    metrics.append(timer.measure(step))
+        else:
+            for _ in self._train_steps(steps_done, skipper):
                 pass
-            return skips.state
-        with MetricsFile(folder / METRICS, after_step=done) as metrics:
-            clock = _StepTimer(self.run, peak_flops, done, metrics.elapsed_s)
-            for step in self._steps(done, skips):
-                metrics.append(clock.tick(step))
-        return skips.state
+        return skipper.state
 
-    def _steps(self, done: int, skips: StepSkipper) -> Iterator[_Step]:
-        """What came of each step after `done`; a due checkpoint follows.
+    def _train_steps(self, steps_done: int, skipper: StepSkipper) -> Iterator[_TimedStep]:
+        """Train the steps after `steps_done`, evaluate and save checkpoints when due.
 
         Raises:
-            TrainingError: besides what a step raises, a rank was told to end; the step is saved by then.
+            TrainingError: see `train`. A preempted stage saves a checkpoint first.
         """
-        steps, last, waited_s, checkpoint_s = (
-            range(done + 1, self.run.config.steps + 1),
-            self.run.config.steps,
-            0.0,
-            0.0,
-        )
-        with Prefetcher(self.batches.of_step, steps) as batches:
+        last_step = self.run.config.steps
+        steps = range(steps_done + 1, last_step + 1)
+        total_wait_s = 0.0
+        checkpoint_wait_s = 0.0
+        with Prefetcher(self.batches.read_step, steps) as batches:
             for step, micro_batches in zip(steps, batches, strict=True):
-                data_wait_s, waited_s = batches.wait_s - waited_s, batches.wait_s
-                taken = self._step(step, micro_batches, skips)
-                started = time.monotonic()
-                held_out = self._evaluated(step)
-                yield _Step(taken, data_wait_s, checkpoint_s, held_out, time.monotonic() - started)
-                checkpoint_s = 0.0
-                if step < last and (taken.is_last or step % self.place.checkpoint_every_steps == 0):
-                    checkpoint_s = self._save(step, skips, held_out)
-                if step < last and taken.is_last:
+                data_wait_s = batches.wait_s - total_wait_s
+                total_wait_s = batches.wait_s
+                result = self._train_step(step, micro_batches, skipper)
+                evaluation_start_s = time.monotonic()
+                held_out = self._evaluate_if_due(step)
+                yield _TimedStep(
+                    result=result,
+                    data_wait_s=data_wait_s,
+                    checkpoint_wait_s=checkpoint_wait_s,
+                    held_out=held_out,
+                    evaluation_s=time.monotonic() - evaluation_start_s,
+                )
+                checkpoint_wait_s = 0.0
+                is_due = step % self.execution.checkpoint_every_steps == 0
+                if step < last_step and (is_due or result.is_preempted):
+                    checkpoint_wait_s = self._save(step, skipper, held_out)
+                if step < last_step and result.is_preempted:
                     self.checkpoints.finish()
-                    raise preempted_error(self.run.stage, step)
+                    raise preemption_error(self.run.stage, step)
 
     def _save(
-        self, step: int, skips: StepSkipper, held_out: dict[str, float | None] | None
+        self, step: int, skipper: StepSkipper, held_out: dict[str, float | None] | None
     ) -> float:
-        scores = [score for score in (held_out or {}).values() if score is not None]
-        score = statistics.fmean(scores) if scores and len(scores) == len(held_out or {}) else None
-        return self.checkpoints.save(
-            self.engine, step, self.updates_before + step - skips.count, score, skips.state
-        )
+        num_updates = self.inherited_updates + step - skipper.num_skipped
+        score = _mean_score(held_out or {})
+        return self.checkpoints.save(self.engine, step, num_updates, score, skipper.state)
 
-    def _evaluated(self, step: int) -> dict[str, float | None] | None:
-        every = self.place.eval_interval
-        if not every or (step % every and step < self.run.config.steps):
+    def _evaluate_if_due(self, step: int) -> dict[str, float | None] | None:
+        interval = self.execution.eval_interval
+        if not interval or (step % interval and step < self.run.config.steps):
             return None
-        measured = self.held_out.bits_per_byte(self.engine, self.hardware.device)
-        unfit = [language for language, score in measured.items() if score is None]
-        if unfit and dist.get_rank() == 0:
+        scores = self.held_out.bits_per_byte(self.engine, self.hardware.device)
+        failed = [language for language, score in scores.items() if score is None]
+        if failed and dist.get_rank() == 0:
             logger.warning(
-                "step %d: the loss on held-out documents is not finite: %s", step, ", ".join(unfit)
+                "step %d: the loss on held-out documents is not finite: %s",
+                step,
+                ", ".join(failed),
             )
-        return measured
+        return scores
 
-    def _step(self, step: int, micro_batches: list[Tensor], skips: StepSkipper) -> _StepResult:
-        config = self.run.config
-        rate, eot_id = (
-            learning_rate(step, config),
-            self.batches.split.index.eot_id if config.mask_documents else None,
+    def _train_step(
+        self, step: int, micro_batches: list[Tensor], skipper: StepSkipper
+    ) -> _StepResult:
+        self._set_learning_rate(step)
+        losses: list[Tensor] = []
+        for tokens_BT in micro_batches[:-1]:
+            loss = self._forward(tokens_BT)
+            losses.append(loss.detach())
+            self.engine.backward(loss)
+            self.engine.step()
+        loss = self._forward(micro_batches[-1])
+        losses.append(loss.detach())
+        stats = self._gather_batch_stats(losses, micro_batches)
+        skip_reason = skipper.skip_reason(stats.losses)
+        if skip_reason:
+            self._skip_batch(step, skip_reason, self._suspect_sequences(step, stats), skipper)
+            loss = loss * math.nan  # DeepSpeed makes no update if the gradient is not finite.
+        self.engine.backward(loss)
+        grad_norm = self._grad_norm_without_zero()
+        self.engine.step()
+        if not skip_reason:
+            if grad_norm is None:
+                grad_norm = float(self.engine.get_global_grad_norm())
+            if not math.isfinite(grad_norm):
+                skip_reason = f"the gradient norm is {grad_norm}"
+                self._skip_batch(step, skip_reason, self.batches.step_sequences(step), skipper)
+        mean_loss = math.fsum(stats.losses) / len(stats.losses)
+        if not skip_reason:
+            skipper.record(mean_loss)
+        return _StepResult(
+            loss=mean_loss if math.isfinite(mean_loss) else None,
+            grad_norm=None if skip_reason else grad_norm,
+            is_skipped=bool(skip_reason),
+            bits_per_byte=self._bits_per_byte(mean_loss, stats.num_bytes),
+            peak_memory_bytes=stats.peak_memory_bytes,
+            is_preempted=stats.is_preempted,
         )
+
+    def _set_learning_rate(self, step: int) -> None:
+        rate = learning_rate(step, self.run.config)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        own_losses: list[Tensor] = []
-        for tokens_BT in micro_batches:
-            loss = self.engine(
-                tokens_BT.to(self.hardware.device, non_blocking=True), config.z_loss, eot_id
-            )
-            own_losses.append(loss.detach())
-            if len(own_losses) == len(micro_batches):
-                by_micro, told, memory, num_bytes = self._gather_step_stats(
-                    own_losses, micro_batches
-                )
-                losses = [value for values in by_micro for value in values]
-                reason = skips.reason(losses)
-                if reason:
-                    self._skip_batch(
-                        step, reason, self._non_finite_sequences(step, by_micro), skips
-                    )
-                    loss = (
-                        loss * math.nan
-                    )  # DeepSpeed takes no step with a gradient that is not finite.
-            self.engine.backward(loss)
-            own_norm = (
-                self._grad_norm_without_zero() if len(own_losses) == len(micro_batches) else None
-            )
-            self.engine.step()
-        grad_norm = (
-            None
-            if reason
-            else float(self.engine.get_global_grad_norm() if own_norm is None else own_norm)
-        )
-        if grad_norm is not None and not math.isfinite(grad_norm):
-            reason, grad_norm = f"the gradient's norm is {grad_norm}", None
-            self._skip_batch(step, reason, self.batches.sequences_of_step(step), skips)
-        mean = math.fsum(losses) / len(losses)
-        if not reason:
-            skips.note(mean)
-        finite = mean if math.isfinite(mean) else None
-        predicted = config.global_batch_tokens - self.batches.num_per_step
-        per_byte = finite and num_bytes and finite * predicted / math.log(2) / num_bytes
-        return _StepResult(
-            finite, grad_norm, bool(reason), per_byte or None, int(memory), bool(told)
-        )
 
-    def _gather_step_stats(
-        self, losses: list[Tensor], micro_batches: list[Tensor]
-    ) -> tuple[list[tuple[float, ...]], float, float, float]:
-        """Of all ranks: the losses by micro-batch, whether one was told to end, the most memory, the batch's bytes."""
+    def _forward(self, tokens_BT: Tensor) -> Tensor:
+        """The loss of a micro-batch."""
+        config = self.run.config
+        eot_id = self.batches.split.index.eot_id if config.mask_documents else None
+        tokens_BT = tokens_BT.to(self.hardware.device, non_blocking=True)
+        loss: Tensor = self.engine(tokens_BT, config.z_loss, eot_id)
+        return loss
+
+    def _gather_batch_stats(self, losses: list[Tensor], micro_batches: list[Tensor]) -> _BatchStats:
         device = self.hardware.device
         num_bytes = sum(self.held_out.num_bytes(tokens_BT) for tokens_BT in micro_batches)
-        others = torch.tensor(
-            [preemption_requested(), peak_memory_bytes(device), num_bytes],
+        other_values = torch.tensor(
+            [is_preemption_requested(), peak_memory_bytes(device), num_bytes],
             dtype=torch.float64,
             device=device,
         )
-        own = torch.cat([torch.stack(losses).double(), others])
-        *by_micro, told, memory, every_num_bytes = zip(*gather_values(own), strict=True)
-        return (
-            by_micro,
-            max(told),
-            max(memory),
-            sum(every_num_bytes) / self.place.ranks_per_replica,
-        )  # They read the same.
+        values = torch.cat([torch.stack(losses).double(), other_values])
+        *losses_by_micro_batch, preempted, memory, num_bytes_by_rank = zip(
+            *gather_values(values), strict=True
+        )
+        return _BatchStats(
+            losses_by_micro_batch=losses_by_micro_batch,
+            is_preempted=bool(max(preempted)),
+            peak_memory_bytes=int(max(memory)),
+            # The ranks of a replica read the same sequences.
+            num_bytes=sum(num_bytes_by_rank) / self.execution.ranks_per_replica,
+        )
+
+    def _bits_per_byte(self, mean_loss: float, num_bytes: float) -> float | None:
+        if not math.isfinite(mean_loss) or not num_bytes:
+            return None
+        num_predicted = self.run.config.global_batch_tokens - self.batches.num_per_step
+        return mean_loss * num_predicted / math.log(2) / num_bytes or None
 
     def _grad_norm_without_zero(self) -> float | None:
-        """The gradient's norm where DeepSpeed does not tell it: without ZeRO, in fp32. Every rank has all of it by now.
+        """The gradient norm without ZeRO in fp32, which DeepSpeed does not compute; else None.
 
-        Nor does DeepSpeed look there whether it is finite, so the optimizer is told, as a gradient scaler would tell it.
+        DeepSpeed does not check there whether the norm is finite either. `found_inf` makes the
+        optimizer skip its update, as a gradient scaler would.
         """
-        if self.place.zero_stage or self.hardware.precision != "fp32":
+        if self.execution.zero_stage or self.hardware.precision != "fp32":
             return None
-        norm = nn.utils.get_total_norm(one.grad for one in self.engine.module.parameters())
+        parameters = self.engine.module.parameters()
+        norm = nn.utils.get_total_norm(parameter.grad for parameter in parameters)
         self.engine.optimizer.found_inf = (~norm.isfinite()).float()
         return float(norm)
 
-    def _non_finite_sequences(self, step: int, by_micro: list[tuple[float, ...]]) -> list[int]:
-        """The sequences of the micro-batches that are not finite; where all are, of the whole batch."""
-        values = {
-            (rank, micro): value
-            for micro, row in enumerate(by_micro)
-            for rank, value in enumerate(row)
-        }
-        bad = [where for where, value in values.items() if not math.isfinite(value)]
-        if not bad:
-            return self.batches.sequences_of_step(step)
-        return [
-            number for rank, micro in bad for number in self.batches.sequences_of(step, rank, micro)
-        ]
+    def _suspect_sequences(self, step: int, stats: _BatchStats) -> list[int]:
+        """The sequences of micro-batches without a finite loss; all of the batch if there are none.
 
-    def _skip_batch(self, step: int, reason: str, sequences: list[int], skips: StepSkipper) -> None:
-        """Count a batch that is left out, and say so.
+        The order is that of micro-batches, then ranks.
+        """
+        sequences = []
+        for index, losses in enumerate(stats.losses_by_micro_batch):
+            for rank, loss in enumerate(losses):
+                if not math.isfinite(loss):
+                    sequences += self.batches.micro_batch_sequences(step, rank, index)
+        return sequences or self.batches.step_sequences(step)
+
+    def _skip_batch(
+        self, step: int, reason: str, sequences: list[int], skipper: StepSkipper
+    ) -> None:
+        """Record a skipped batch, and log it on rank 0.
 
         Raises:
-            TrainingError: it is one too many.
+            TrainingError: the limit of skipped batches is exceeded.
         """
-        skips.note(None)
-        if not (skips.limit_exceeded or dist.get_rank() == 0):
+        skipper.record(None)
+        if not (skipper.is_limit_exceeded or dist.get_rank() == 0):
             return
-        what = f"stage {self.run.stage}, step {step}: {reason} on {self._named(sequences)}"
-        if skips.limit_exceeded:
-            limit = self.run.config.max_skipped_steps
-            raise TrainingError(
-                what,
-                expected=f"at most {limit} such batches in a stage (max_skipped_steps)"
-                if limit
-                else "a finite number",
-                fix="lower learning_rate, lengthen warmup_steps, or look at those documents",
-            )
-        logger.warning(
-            "%s; no step is taken (%d of %d)", what, skips.count, self.run.config.max_skipped_steps
+        limit = self.run.config.max_skipped_steps
+        documents = self._describe_documents(sequences)
+        message = f"stage {self.run.stage}, step {step}: {reason} on {documents}"
+        if not skipper.is_limit_exceeded:
+            logger.warning("%s; batch skipped (%d of %d)", message, skipper.num_skipped, limit)
+            return
+        raise TrainingError(
+            message,
+            expected=f"at most {limit} such batches in a stage (max_skipped_steps)",
+            fix="lower learning_rate, lengthen warmup_steps, or inspect those documents",
         )
 
-    def _named(self, sequences: list[int]) -> str:
+    def _describe_documents(self, sequences: list[int]) -> str:
         corpus = Path(self.run.data.folder)
         documents = documents_in_sequences(corpus, sequences, self.run.model.context_length)
-        numbers = f"the sequences {', '.join(map(str, sequences))} of the train split"
+        indices = f"the sequences {', '.join(map(str, sequences))} of the train split"
         if not documents:
-            return numbers
-        more = f" and {len(documents) - _MOST_NAMED} more" if len(documents) > _MOST_NAMED else ""
-        return f"the documents {', '.join(documents[:_MOST_NAMED])}{more} ({numbers})"
+            return indices
+        names = ", ".join(documents[:_MAX_NAMED_DOCUMENTS])
+        if len(documents) > _MAX_NAMED_DOCUMENTS:
+            names += f" and {len(documents) - _MAX_NAMED_DOCUMENTS} more"
+        return f"the documents {names} ({indices})"
+
+
+def _mean_score(scores: dict[str, float | None]) -> float | None:
+    """The mean over languages; None without scores or if a score is not finite."""
+    finite = [score for score in scores.values() if score is not None]
+    return statistics.fmean(finite) if finite and len(finite) == len(scores) else None
 
 
 class _StepTimer:
-    """Turns a step's results and the time it took into its line of metrics."""
+    """Combines a step's result with its time into a line of metrics."""
 
-    def __init__(self, run: StageRun, peak_flops: float, done: int, elapsed_s: float) -> None:
-        self._run, self._peak_flops, self._done, self._step = run, peak_flops, done, done
-        self._before_s = elapsed_s
-        self._started = self._last = time.monotonic()
+    def __init__(self, run: StageRun, peak_flops: float, steps_done: int, elapsed_s: float) -> None:
+        self._run = run
+        self._peak_flops = peak_flops
+        self._step = steps_done
+        self._previous_elapsed_s = elapsed_s
+        self._start_s = self._last_s = time.monotonic()
+        self._throughput = ThroughputEstimator()
+        self._throughput.note(self._start_s, ProgressSnapshot(steps_done, steps_done))
 
-    def tick(self, step: _Step) -> StepMetrics:
-        """The metrics of the step that has just been taken."""
-        now = time.monotonic()
-        step_s, self._last = now - self._last - step.evaluation_s, now
+    def measure(self, step: _TimedStep) -> StepMetrics:
+        """The metrics of the step that has just ended."""
+        now_s = time.monotonic()
+        step_s = now_s - self._last_s - step.evaluation_s
+        self._last_s = now_s
         self._step += 1
-        config, taken = self._run.config, step.taken
+        self._throughput.note(now_s, ProgressSnapshot(self._step, self._step))
+        config, result = self._run.config, step.result
         tokens_per_s = config.global_batch_tokens / step_s
-        mean_step_s = (now - self._started) / (self._step - self._done)
         return StepMetrics(
             step=self._step,
             tokens=self._step * config.global_batch_tokens,
-            loss=taken.loss,
+            loss=result.loss,
             learning_rate=learning_rate(self._step, config),
-            grad_norm=taken.grad_norm,
-            skipped=taken.skipped,
-            bits_per_byte=taken.bits_per_byte,
+            grad_norm=result.grad_norm,
+            skipped=result.is_skipped,
+            bits_per_byte=result.bits_per_byte,
             held_out=step.held_out,
             tokens_per_s=tokens_per_s,
             mfu=tokens_per_s * self._run.model.flops_per_token / self._peak_flops,
@@ -317,7 +366,7 @@ class _StepTimer:
             data_wait_s=step.data_wait_s,
             checkpoint_wait_s=step.checkpoint_wait_s,
             evaluation_s=step.evaluation_s,
-            peak_memory_bytes=taken.peak_memory_bytes,
-            elapsed_s=self._before_s + now - self._started,
-            time_left_s=mean_step_s * (config.steps - self._step),
+            peak_memory_bytes=result.peak_memory_bytes,
+            elapsed_s=self._previous_elapsed_s + now_s - self._start_s,
+            time_left_s=self._throughput.eta_s(config.steps) or 0.0,
         )

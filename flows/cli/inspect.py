@@ -185,8 +185,8 @@ def plan(
 ) -> None:
     """What training takes, before it starts: memory by ZeRO stage, tokens, FLOPs, hours, disk, cost."""
     chosen = load_recipe(recipe, sets)
-    from components.training.planning.devices import device as device_of
-    from components.training.planning.parallel_layout import ParallelLayout
+    from components.training.config import ParallelLayout, offload_fields
+    from components.training.planning.devices import find_device as device_of
     from flows.cli import plan as planning
 
     device, asked = device_of(gpu), planning.recipe_options(recipe, sets)
@@ -198,8 +198,8 @@ def plan(
             "sequence_parallel": sequence_parallel,
             "zero_stage": (2 if tensor_parallel > 1 else 3) if zero_stage is None else zero_stage,
             "precision": precision or ("fp32" if gpu == "cpu" else "bf16"),
-            "checkpoint_activations": checkpoint_activations,
-            "offload": offload,
+            "activation_checkpoint_interval": int(checkpoint_activations),
+            **offload_fields(offload),
         }
     )
     made = planning.plan(

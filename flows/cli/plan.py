@@ -16,12 +16,17 @@ from rich.console import Console
 from rich.table import Table
 
 from components.core.errors import ConfigError
-from components.training.config import TrainingExecution
+from components.training.config import ParallelLayout, TrainingExecution, allowed_zero_stages
 from components.training.deepspeed_config import accumulation_steps, deepspeed_config
-from components.training.planning.devices import RESERVED, Device
+from components.training.planning.devices import RESERVED_SHARE, Device
 from components.training.planning.memory import MemoryEstimate
-from components.training.planning.parallel_layout import ParallelLayout, zero_stages
-from components.training.planning.planner import Plan, PlanRow, make_plan, place_options, proposals
+from components.training.planning.planner import (
+    Plan,
+    PlanRow,
+    execution_options,
+    make_plan,
+    propose_layouts,
+)
 from flows.settings.recipes import Recipe
 
 _GB = 1e9
@@ -55,7 +60,7 @@ def plan(
 
 def print_plan(made: Plan, recipe: Recipe, console: Console, *, asked: str) -> None:
     """Print a plan."""
-    one, device, host_bytes = made.best.setting, made.device, made.best.memory.host_bytes
+    one, device, host_bytes = made.best.layout, made.device, made.best.memory.host_bytes
     console.print(
         f"{recipe.name}: {made.num_parameters / 1e9:,.3f}B parameters on {one.world_size:,} x {device.title}, "
         f"{one.precision}, micro-batch {one.micro_batch}, activations {_activations(one)}, offload {one.offload}\n",
@@ -64,14 +69,16 @@ def print_plan(made: Plan, recipe: Recipe, console: Console, *, asked: str) -> N
     table, unit = _memory_table(made)
     console.print(
         f"{unit} on one device at its fullest moment; {_size(device.usable_bytes)} of {_size(device.memory_bytes)} usable, "
-        f"{RESERVED:.0%} kept back",
+        f"{RESERVED_SHARE:.0%} kept back",
         soft_wrap=True,
     )
     console.print(table)
     console.print()
     console.print(_stage_table(made))
     console.print()
-    recomputed = ", with one more forward pass of the blocks" if one.checkpoint_activations else ""
+    recomputed = (
+        ", with one more forward pass of the blocks" if one.activation_checkpoint_interval else ""
+    )
     console.print(
         f"Hours at {made.mfu:.0%} of {device.peak_flops[one.precision] / 1e12:,.4g} TFLOP/s ({made.mfu_source}){recomputed}.\n"
         f"Disk for checkpoints: {_size(made.checkpoints_bytes)} inside a stage, {_size(made.results_bytes)} for the weights "
@@ -107,8 +114,8 @@ def deepspeed(recipe: Recipe, place: TrainingExecution, stage: str) -> dict[str,
         with contextlib.redirect_stdout(
             sys.stderr
         ):  # DeepSpeed logs to what is standard output as it is imported.
-            from components.training.hardware import chosen_device, chosen_precision
-        precision = chosen_precision(place, chosen_device(place, local_rank=0))
+            from components.training.hardware import select_device, select_precision
+        precision = select_precision(place, select_device(place, local_rank=0))
     return deepspeed_config(
         config, place, context_length, on_gpu=place.uses_gpu, bf16=precision == "bf16"
     )
@@ -118,7 +125,7 @@ def _allowed(setting: ParallelLayout, zero_stage: int | None) -> list[int]:
     return (
         [zero_stage]
         if zero_stage is not None
-        else zero_stages(setting.tensor_parallel, setting.offload)
+        else allowed_zero_stages(setting.tensor_parallel, setting.offload)
     )
 
 
@@ -138,7 +145,7 @@ def _memory_table(made: Plan) -> tuple[Table, str]:
             f"{getattr(row.memory, f'{part}_bytes') / unit:,.2f}" for part in (*_PARTS, "total")
         )
         verdict = "no" if not row.fits else "best" if row == made.best else "yes"
-        table.add_row(str(row.setting.zero_stage), *numbers, row.memory.phase, verdict)
+        table.add_row(str(row.layout.zero_stage), *numbers, row.memory.phase, verdict)
     return table, name
 
 
@@ -155,15 +162,15 @@ def _stage_table(made: Plan) -> Table:
 def _print_run_command(
     setting: ParallelLayout, device: Device, asked: str, console: Console
 ) -> None:
-    options = " ".join(place_options(setting, device))
+    options = " ".join(execution_options(setting, device))
     console.print(f"\ncodegen run {asked} {options}", soft_wrap=True, markup=False)
 
 
 def _refusal(recipe: Recipe, made: Plan, asked: str) -> ConfigError:
-    one, memory, device = made.best.setting, made.best.memory, made.device
-    found = proposals(recipe.model, recipe.training.trained, made.rows[0].setting, device)
+    one, memory, device = made.best.layout, made.best.memory, made.device
+    found = propose_layouts(recipe.model, recipe.training.trained, made.rows[0].layout, device)
     commands = [
-        f"{_command(asked, row.setting, device)} needs {_size(row.memory.total_bytes)}{_host(row)}"
+        f"{_command(asked, row.layout, device)} needs {_size(row.memory.total_bytes)}{_host(row)}"
         for row in found
     ]
     return ConfigError(
@@ -185,7 +192,7 @@ def _command(asked: str, setting: ParallelLayout, device: Device) -> str:
             if setting.sequence_parallel > 1
             else []
         ),
-        *(["--checkpoint-activations"] if setting.checkpoint_activations else []),
+        *(["--checkpoint-activations"] if setting.activation_checkpoint_interval else []),
         *([f"--offload {setting.offload}"] if setting.offload != "none" else []),
     ]
     return f"`codegen plan {asked} {' '.join(options)}`"
@@ -209,7 +216,7 @@ def _parts(memory: MemoryEstimate) -> str:
 
 
 def _activations(setting: ParallelLayout) -> str:
-    return "computed again" if setting.checkpoint_activations else "kept"
+    return "computed again" if setting.activation_checkpoint_interval else "kept"
 
 
 def _stages(number: int) -> str:

@@ -79,11 +79,11 @@ class Recipe(Config):
 
     def _check_optimizer_state(self) -> None:
         first = self.training.start_stage
-        if self.training.first.optimizer_state == "kept" and self.training.init_from is None:
+        if self.training.first.optimizer_state == "inherit" and self.training.init_from is None:
             raise ConfigError(
-                f"training.stages.{first}.optimizer is kept, and {first} is the first stage",
-                expected="a stage that starts from another one, or from training.initial",
-                fix=f"set training.stages.{first}.optimizer to reset",
+                f"training.stages.{first}.optimizer_state is inherit, and {first} is the first stage",
+                expected="a stage that starts from another one, or from training.init_from",
+                fix=f"set training.stages.{first}.optimizer_state to reset",
             )
 
     def _completions_fit(self) -> None:

@@ -14,11 +14,11 @@ from flows.settings.recipes import Recipe
 from flows.steps.resolve_model import find_model
 
 
-@flow(name="find the initial model", flow_run_name="find {recipe.training.initial}")
+@flow(name="find the initial model", flow_run_name="find {recipe.training.init_from}")
 def resolve_init_checkpoint(
     recipe: Recipe, execution: Execution, parent_run: str | None = None
 ) -> Artifact:
-    """The checkpoint that `training.initial` names, which must not be None.
+    """The checkpoint that `training.init_from` names, which must not be None.
 
     Raises:
         ConfigError: there is no such model, or it is none that the recipe's first stage can start from.

@@ -19,11 +19,11 @@ def preflight_check(recipe: Recipe, execution: Execution) -> None:
     from components.evaluation.benchmarks.humaneval import load_humaneval
     from components.evaluation.benchmarks.mtpb import find_mtpb
     from components.registry.gate import require_rules
-    from components.training.deepspeed_config import require_division
+    from components.training.deepspeed_config import check_batch_division
 
     load_humaneval()
     if execution.mtpb_path:
         find_mtpb(execution.mtpb_path, execution.workspace_path / "cache")
     for stage, settings in recipe.training.trained.items():
         require_rules(recipe.promotion, stage)
-        require_division(settings, execution.training, recipe.model.context_length)
+        check_batch_division(settings, execution.training, recipe.model.context_length)

@@ -23,7 +23,7 @@ os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # As in a flow.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fixtures.tracking_server import tracking_server
-from fixtures.training import PLACE, STAGE, toy_run
+from fixtures.training import EXECUTION, STAGE, toy_run
 
 from components.registry.tracking import Tracking
 from components.training.launch.launcher import train_stage
@@ -60,7 +60,7 @@ def main(away_s: float, steps: int) -> None:
                         outage.start()
 
                 train_stage(
-                    folder / "stage", stage, PLACE.replace(checkpoint_every_steps=steps), on_step
+                    folder / "stage", stage, EXECUTION.replace(checkpoint_every_steps=steps), on_step
                 )
             outage.join()
         _report(tracking, run.id, seen, marks)

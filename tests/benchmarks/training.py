@@ -205,7 +205,7 @@ def worker(side: str, case: Case) -> dict[str, float]:
     from components.training.config import StageConfig, TrainingExecution
     from components.training.deepspeed_config import deepspeed_config
     from components.training.distributed import build_engine, init_process_group
-    from components.training.hardware import measured_hardware
+    from components.training.hardware import measure_hardware
 
     on_gpu = case.device == "cuda"
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
@@ -231,7 +231,7 @@ def worker(side: str, case: Case) -> dict[str, float]:
     )
     init_process_group(device)
     torch.set_num_threads(case.threads)
-    peak_flops = measured_hardware(place, device).peak_flops
+    peak_flops = measure_hardware(place, device).peak_flops
     config = deepspeed_config(stage, place, context, on_gpu=on_gpu, bf16=case.precision == "bf16")
     model, loss_of = (our_model if side == "ours" else their_model)(case)
     engine = build_engine(model, stage.weight_decay, config)

@@ -1,4 +1,4 @@
-"""Micro-batch auto on real ranks: what it settles on, what a stage goes on with, and what does not fit after all."""
+"""Micro-batch auto on real ranks: first choice, resuming, and running out of memory."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from fixtures.training import MODEL, PLACE, STAGE, toy_run
+from fixtures.training import EXECUTION, MODEL, STAGE, toy_run
 
 from components.core.errors import OutOfMemoryError
 from components.training.config import TrainingExecution
 from components.training.deepspeed_config import deepspeed_config
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
-from components.training.run_file import DEEPSPEED, LOG, WORK, RunFile, StageRun
+from components.training.run_file import DEEPSPEED_FILE, LOG_FILE, WORK_FOLDER, RunFile, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
-AUTO = PLACE.replace(micro_batch="auto")
+AUTO = EXECUTION.replace(micro_batch="auto")
 STEPS = 8
 
 
@@ -32,42 +32,45 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
     )
 
 
-def losses(folder: Path, run: StageRun, place: TrainingExecution) -> list[float]:
-    seen: list[StepMetrics] = []
-    train_stage(folder, run, place, seen.append)
-    return [one.loss for one in seen]
+def losses(folder: Path, run: StageRun, execution: TrainingExecution) -> list[float]:
+    steps: list[StepMetrics] = []
+    train_stage(folder, run, execution, steps.append)
+    return [step.loss for step in steps]
 
 
-def test_all_of_a_ranks_sequences_where_they_fit_and_deepspeed_is_told_so(
+def test_the_micro_batch_is_all_sequences_of_a_rank_if_they_fit(
     run: StageRun, tmp_path: Path
 ) -> None:
     assert losses(tmp_path / "auto", run, AUTO) == losses(
-        tmp_path / "eight", run, PLACE.replace(micro_batch=8)
+        tmp_path / "eight", run, EXECUTION.replace(micro_batch=8)
     )
-    told = json.loads((tmp_path / "auto" / DEEPSPEED).read_text())
-    assert told == deepspeed_config(
-        run.config, PLACE.replace(micro_batch=8), 64, on_gpu=False, bf16=False
+    config = json.loads((tmp_path / "auto" / DEEPSPEED_FILE).read_text())
+    assert config == deepspeed_config(
+        run.config, EXECUTION.replace(micro_batch=8), 64, on_gpu=False, bf16=False
     )
-    assert (told["train_batch_size"], told["train_micro_batch_size_per_gpu"]) == (16, 8)
+    assert (config["train_batch_size"], config["train_micro_batch_size_per_gpu"]) == (16, 8)
 
 
-def test_a_stage_goes_on_with_the_micro_batch_that_it_had_to_the_same_bits(
+def test_a_resumed_stage_keeps_its_micro_batch_and_ends_with_the_same_bits(
     run: StageRun, tmp_path: Path
 ) -> None:
-    class Enough(Exception):
+    class Stop(Exception):
         pass
 
     def stop(metrics: StepMetrics) -> None:
-        if metrics.step >= 3 and list((tmp_path / "resumed" / WORK).glob("step-*[0-9]")):
-            raise Enough
+        if metrics.step >= 3 and list((tmp_path / "resumed" / WORK_FOLDER).glob("step-*[0-9]")):
+            raise Stop
 
-    two = PLACE.replace(micro_batch=2, checkpoint_every_steps=2)
-    with pytest.raises(Enough):
-        train_stage(tmp_path / "resumed", run, two, stop)
-    assert losses(tmp_path / "resumed", run, AUTO) == losses(tmp_path / "whole", run, two)
-    assert "micro-batch 2, as before" in (tmp_path / "resumed" / LOG).read_text()
+    fixed = EXECUTION.replace(micro_batch=2, checkpoint_every_steps=2)
+    with pytest.raises(Stop):
+        train_stage(tmp_path / "resumed", run, fixed, stop)
+    assert losses(tmp_path / "resumed", run, AUTO) == losses(tmp_path / "uninterrupted", run, fixed)
+    assert (
+        "micro-batch 2, like the earlier attempt" in (tmp_path / "resumed" / LOG_FILE).read_text()
+    )
     weights = [
-        (tmp_path / name / "model.safetensors").read_bytes() for name in ("resumed", "whole")
+        (tmp_path / name / "model.safetensors").read_bytes()
+        for name in ("resumed", "uninterrupted")
     ]
     assert weights[0] == weights[1]
 
@@ -82,7 +85,7 @@ from components.training.run_file import RunFile
 file = RunFile.read(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[3]),) * 2)
 try:
-    train_stage(Path(sys.argv[2]), file.run, file.place, lambda _: None)
+    train_stage(Path(sys.argv[2]), file.run, file.execution, lambda _: None)
 except CodegenError as error:
     sys.exit(type(error).__name__)
 """
@@ -92,7 +95,7 @@ except CodegenError as error:
     not hasattr(resource, "RLIMIT_DATA") or sys.platform != "linux",
     reason="Linux limits private memory",
 )
-def test_what_does_not_fit_in_the_first_two_steps_is_tried_smaller(
+def test_a_micro_batch_that_runs_out_of_memory_is_replaced_by_a_smaller_one(
     run: StageRun, tmp_path: Path
 ) -> None:
     """950 MB a process: one sequence takes 590 MB, eight 740, all 32 take 1.2 GB (measured)."""
@@ -100,12 +103,13 @@ def test_what_does_not_fit_in_the_first_two_steps_is_tried_smaller(
     stage = run.config.replace(steps=3, warmup_steps=1, decay_steps=2, global_batch_tokens=32 * 64)
     deep = run.replace(model=model, config=stage)
 
-    def trained(folder: Path, micro_batch: int | str) -> str:
-        place = TrainingExecution.parse(
+    def train_with_limit(folder: Path, micro_batch: int | str) -> str:
+        """The name of the raised error, or an empty string."""
+        execution = TrainingExecution.parse(
             {"micro_batch": micro_batch, "precision": "fp32", "zero_stage": 0}
         )
         folder.mkdir()
-        document = RunFile(run=deep, place=place).write(folder)
+        document = RunFile(run=deep, execution=execution).write(folder)
         command = [
             sys.executable,
             "-c",
@@ -118,8 +122,8 @@ def test_what_does_not_fit_in_the_first_two_steps_is_tried_smaller(
             command, stderr=subprocess.PIPE, text=True, check=False
         ).stderr.strip()
 
-    assert trained(tmp_path / "fixed", 32) == OutOfMemoryError.__name__
-    assert trained(tmp_path / "auto", "auto") == ""
-    settled = json.loads((tmp_path / "auto" / "stage" / DEEPSPEED).read_text())
-    assert settled["train_micro_batch_size_per_gpu"] < 32
-    assert settled["train_micro_batch_size_per_gpu"] * settled["gradient_accumulation_steps"] == 32
+    assert train_with_limit(tmp_path / "fixed", 32) == OutOfMemory.__name__
+    assert train_with_limit(tmp_path / "auto", "auto") == ""
+    config = json.loads((tmp_path / "auto" / "stage" / DEEPSPEED_FILE).read_text())
+    assert config["train_micro_batch_size_per_gpu"] < 32
+    assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] == 32

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 from fixtures.prefect_stack import WAIT_S, Served, ask, start_codegen, until
-from fixtures.processes import kill_when
+from fixtures.processes import kill_process_tree_when
 from fixtures.projects import new_project
-from fixtures.tmpfs import grow, small_disk
+from fixtures.tmpfs import resize_disk, limited_disk
 
 from components.core.network import free_port
 from components.core.store import Store
@@ -42,7 +42,7 @@ def test_a_store_that_is_full_ends_the_run_with_one_error_and_harms_nothing(
         printed, _ = process.communicate(timeout=WAIT_S)
         return process.returncode, printed
 
-    with small_disk(tmp_path / "disk", size_kb=TOO_SMALL_KB) as disk:
+    with limited_disk(tmp_path / "disk", size_kb=TOO_SMALL_KB) as disk:
         for _ in range(2):  # Before and after somebody has read the error, and made no room.
             status, printed = run(disk)
             assert status == 1, printed
@@ -58,7 +58,7 @@ def test_a_store_that_is_full_ends_the_run_with_one_error_and_harms_nothing(
         for one in Store(disk).list_artifacts():
             Store(disk).fetch_verified(one)  # Compares every byte with what was published.
 
-        grow(disk, size_kb=1024 * 1024)
+        resize_disk(disk, size_kb=1024 * 1024)
         status, printed = run(disk)
         assert status == 0, printed
         after = {one.label: one.digest for one in Store(disk).list_artifacts()}
@@ -145,7 +145,7 @@ def test_prefect_is_killed_in_training_and_comes_back(
         assert set(server.states().values()) == {"Completed"}
     finally:
         if run is not None and run.poll() is None:
-            kill_when(run, lambda: True)
+            kill_process_tree_when(run, lambda: True)
         server.kill()
 
 
@@ -162,7 +162,7 @@ def test_a_run_whose_machine_died_is_marked_and_another_goes_on(
         run = served[0].run("train-stage/tiny", recipe=recipe, stage="nl")
         metrics = folder / "var/store/.building/checkpoint"
         served[0].until(lambda: any(metrics.glob("codegen-tiny-nl-*/observed/metrics.jsonl")))
-        kill_when(served[0].process, lambda: True)
+        kill_process_tree_when(served[0].process, lambda: True)
         until(
             lambda: served[0].state(run)["type"] == "CRASHED",
             server.process,
@@ -179,5 +179,5 @@ def test_a_run_whose_machine_died_is_marked_and_another_goes_on(
     finally:
         for one in served:
             if one.process.poll() is None:
-                kill_when(one.process, lambda: True)
+                kill_process_tree_when(one.process, lambda: True)
         server.kill()

@@ -1,8 +1,8 @@
-"""The losses of the first 20 steps of the tiny recipe are those that were written down, to the last bit.
+"""The losses of the first 20 steps of the tiny recipe equal the golden file, to the last bit.
 
-The sequences are made here, so that no corpus decides. The libraries are told to compute in the way that every x86-64
-processor computes alike; should a processor differ all the same, the file says for which makers' it is exact, and on others
-the losses have to agree to 1e-6. `python tests/integration/test_golden_losses.py` writes the file anew.
+The sequences are generated here. Environment variables make the libraries compute alike on every
+x86-64 processor. The file names the processor vendors for which it is exact; on others the losses
+must agree to 1e-6. `python tests/integration/test_golden_losses.py` writes a new file.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ from flows.settings.recipes import recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny_losses.json"
 STEPS = 20
-SAME_EVERYWHERE = {
+PORTABLE_ARITHMETIC = {
     "MKL_CBWR": "COMPATIBLE",
     "ATEN_CPU_CAPABILITY": "default",
     "ONEDNN_MAX_CPU_ISA": "SSE41",
 }
-PLACE = TrainingExecution(micro_batch=2, zero_stage=1, precision="fp32", eval_interval=0)
+EXECUTION = TrainingExecution(micro_batch=2, zero_stage=1, precision="fp32", eval_interval=0)
 NUM_SEQUENCES = 40
 
 
-def test_they_are_what_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in SAME_EVERYWHERE.items():
+def test_losses_equal_the_golden_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in PORTABLE_ARITHMETIC.items():
         monkeypatch.setenv(name, value)
     golden = json.loads(GOLDEN.read_text())
-    found = losses(tmp_path)
-    assert found[-1] < found[0] - 0.5, "it has to learn, or equal losses mean little"
-    if maker() in golden["exact_on"]:
-        assert [one.hex() for one in found] == golden["losses"]
+    actual = losses(tmp_path)
+    assert actual[-1] < actual[0] - 0.5, "the model must learn"
+    if cpu_vendor() in golden["exact_on"]:
+        assert [loss.hex() for loss in actual] == golden["losses"]
     else:
         np.testing.assert_allclose(
-            found, [float.fromhex(one) for one in golden["losses"]], rtol=1e-6
+            actual, [float.fromhex(loss) for loss in golden["losses"]], rtol=1e-6
         )
 
 
 def losses(folder: Path) -> list[float]:
-    seen: list[StepMetrics] = []
+    steps: list[StepMetrics] = []
     (folder / "stage").mkdir()
-    train_stage(folder / "stage", tiny_run(folder), PLACE, seen.append)
-    return [one.loss for one in seen if one.loss is not None]
+    train_stage(folder / "stage", tiny_run(folder), EXECUTION, steps.append)
+    return [step.loss for step in steps if step.loss is not None]
 
 
 def tiny_run(folder: Path) -> StageRun:
-    """The tiny recipe's NL stage, 20 steps of it, on sequences in which every number follows from the one before."""
+    """20 steps of the tiny recipe's NL stage, on sequences with a rule for the next number."""
     tiny = recipe("tiny")
     toy = toy_run(folder / "inputs")
     corpus, context = Path(toy.data.folder), tiny.model.context_length
@@ -82,16 +82,16 @@ def tiny_run(folder: Path) -> StageRun:
     )
 
 
-def maker() -> str:
-    found = re.search(r"^vendor_id\s*: (\w+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return found[1] if found else "unknown"
+def cpu_vendor() -> str:
+    match = re.search(r"^vendor_id\s*: (\w+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return match[1] if match else "unknown"
 
 
 if __name__ == "__main__":
-    os.environ.update(SAME_EVERYWHERE)
-    with tempfile.TemporaryDirectory() as place:
+    os.environ.update(PORTABLE_ARITHMETIC)
+    with tempfile.TemporaryDirectory() as folder:
         json.dump(
-            {"exact_on": [maker()], "losses": [one.hex() for one in losses(Path(place))]},
+            {"exact_on": [cpu_vendor()], "losses": [loss.hex() for loss in losses(Path(folder))]},
             sys.stdout,
             indent=1,
         )

@@ -1,4 +1,4 @@
-"""Ranks that are started in every way, and what is said when one of them dies or cannot meet the others."""
+"""All launchers, and errors of ranks that die or cannot connect."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fixtures.slurm import slurm, why_no_slurm
-from fixtures.training import PLACE, STAGE, toy_run
+from fixtures.slurm import missing_slurm, slurm_cluster
+from fixtures.training import EXECUTION, STAGE, toy_run
 
 from components.core.errors import CodegenError, ConfigError, PortInUseError, TrainingError
 from components.core.network import free_port
 from components.training.config import TrainingExecution
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
-from components.training.run_file import LOG, RESULT, StageRun
+from components.training.run_file import LOG_FILE, RESULT_FILE, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
 STEPS = 8
 ENDED_S = 30.0
-"""By then the other ranks of one that died have to be gone."""
+"""Maximum time until the other ranks have exited."""
 
 
 @pytest.fixture(scope="module")
@@ -41,30 +41,30 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
 
 @pytest.fixture(scope="module")
 def expected(run: StageRun, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    return losses(tmp_path_factory.mktemp("local"), run, PLACE)
+    return losses(tmp_path_factory.mktemp("local"), run, EXECUTION)
 
 
-def losses(folder: Path, run: StageRun, place: TrainingExecution) -> list[float]:
-    seen: list[StepMetrics] = []
-    train_stage(folder, run, place, seen.append)
-    return [one.loss for one in seen]
+def losses(folder: Path, run: StageRun, execution: TrainingExecution) -> list[float]:
+    steps: list[StepMetrics] = []
+    train_stage(folder, run, execution, steps.append)
+    return [step.loss for step in steps]
 
 
 def processes_of_rank(folder: Path, rank: int) -> list[psutil.Process]:
-    """The guard and the rank below it."""
-    found = []
-    for one in psutil.process_iter(["cmdline", "create_time"]):
-        command = one.info["cmdline"] or []
+    """The supervisor process of a rank and the rank itself."""
+    processes = []
+    for process in psutil.process_iter(["cmdline", "create_time"]):
+        command = process.info["cmdline"] or []
         if "components.training" in command[:4] and str(folder / "run.json") in command:
-            variables = one.environ()
+            variables = process.environ()
             if variables.get("RANK", variables.get("SLURM_PROCID")) == str(rank):
-                found.append(one)
-    return sorted(found, key=lambda one: one.info["create_time"])
+                processes.append(process)
+    return sorted(processes, key=lambda process: process.info["create_time"])
 
 
-@pytest.mark.parametrize("which", ["the rank", "its guard"])
-def test_a_rank_that_is_killed_is_named_and_the_others_end(
-    which: str, run: StageRun, tmp_path: Path
+@pytest.mark.parametrize("killed", ["rank", "supervisor"])
+def test_a_killed_rank_is_named_and_the_other_ranks_exit(
+    killed: str, run: StageRun, tmp_path: Path
 ) -> None:
     long = run.replace(config=STAGE.replace(steps=5_000, decay_steps=3_000))
     killed_at = 0.0
@@ -72,29 +72,29 @@ def test_a_rank_that_is_killed_is_named_and_the_others_end(
     def kill(metrics: StepMetrics) -> None:
         nonlocal killed_at
         if metrics.step == 3:
-            guard, rank = processes_of_rank(tmp_path, 1)
-            (rank if which == "the rank" else guard).kill()
+            supervisor, rank = processes_of_rank(tmp_path, 1)
+            (rank if killed == "rank" else supervisor).kill()
             killed_at = time.monotonic()
 
-    with pytest.raises(TrainingError) as told:
-        train_stage(tmp_path, long, PLACE, kill)
+    with pytest.raises(TrainingError) as raised:
+        train_stage(tmp_path, long, EXECUTION, kill)
     assert killed_at
     assert time.monotonic() - killed_at < ENDED_S
-    assert told.value.got == f"rank 1 on host {socket.gethostname()} was ended by SIGKILL"
+    assert raised.value.got == f"rank 1 on host {socket.gethostname()} was killed by SIGKILL"
     assert not processes_of_rank(tmp_path, 0)
     assert not processes_of_rank(tmp_path, 1)
 
 
-def test_a_port_that_is_taken_is_named(run: StageRun, tmp_path: Path) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
+def test_a_port_in_use_is_named(run: StageRun, tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         with pytest.raises(
-            PortInUseError, match=rf"port {port} of 127\.0\.0\.1.* is taken"
-        ) as taken:
-            train_stage(tmp_path, run, PLACE.replace(master_port=port), lambda _: None)
-    assert "training.master_port" in taken.value.fix
+            PortInUseError, match=rf"port {port} of 127\.0\.0\.1 is in use"
+        ) as refused:
+            train_stage(tmp_path, run, EXECUTION.replace(master_port=port), lambda _: None)
+    assert "training.master_port" in refused.value.fix
 
 
 def torchrun(folder: Path, ranks: int) -> subprocess.Popen[bytes]:
@@ -114,41 +114,41 @@ def torchrun(folder: Path, ranks: int) -> subprocess.Popen[bytes]:
         )
 
 
-def waiting(folder: Path, run: StageRun, ranks: int) -> list[float]:
-    """The losses that a flow sees which waits for ranks that torchrun starts."""
-    started: list[subprocess.Popen[bytes]] = []
+def train_with_torchrun(folder: Path, run: StageRun, ranks: int) -> list[float]:
+    """The losses of a flow that waits for ranks of torchrun."""
+    launchers: list[subprocess.Popen[bytes]] = []
 
     def start() -> None:
         while not (folder / "run.json").exists():
             time.sleep(0.05)
-        started.append(torchrun(folder, ranks))
+        launchers.append(torchrun(folder, ranks))
 
     starter = threading.Thread(target=start)
     starter.start()
     try:
-        return losses(folder, run, PLACE.replace(launcher="environment"))
+        return losses(folder, run, EXECUTION.replace(launcher="environment"))
     finally:
         starter.join()
-        started[0].wait()
+        launchers[0].wait()
 
 
-def test_ranks_of_torchrun_give_the_same_bits(
+def test_ranks_of_torchrun_end_with_the_same_bits(
     run: StageRun, expected: list[float], tmp_path: Path
 ) -> None:
-    assert waiting(tmp_path, run, ranks=2) == expected
-    assert (tmp_path / RESULT).exists()
+    assert train_with_torchrun(tmp_path, run, ranks=2) == expected
+    assert (tmp_path / RESULT_FILE).exists()
 
 
-def test_another_number_of_ranks_than_the_place_has(run: StageRun, tmp_path: Path) -> None:
+def test_another_number_of_ranks_than_world_size_is_refused(run: StageRun, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"1 ranks were started \(WORLD_SIZE\) and world_size is 2"
     ):
-        waiting(tmp_path, run, ranks=1)
+        train_with_torchrun(tmp_path, run, ranks=1)
 
 
 @pytest.fixture
 def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A real server for this user on a port of its own, and an `ssh` that finds it."""
+    """An sshd of this user on a free port, and an `ssh` that connects to it."""
     server, client = (
         shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin"),
         shutil.which("ssh"),
@@ -164,7 +164,8 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / name)], check=True
         )
     (keys / "client").write_text(
-        f"Host *\n  Port {port}\n  User {getpass.getuser()}\n  IdentityFile {keys}/user\n  IdentitiesOnly yes\n"
+        f"Host *\n  Port {port}\n  User {getpass.getuser()}\n"
+        f"  IdentityFile {keys}/user\n  IdentitiesOnly yes\n"
         f"  StrictHostKeyChecking no\n  UserKnownHostsFile {keys}/known\n  LogLevel ERROR\n"
     )
     (tmp_path / "bin").mkdir()
@@ -174,8 +175,8 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
     options = {
         "Port": port, "ListenAddress": "127.0.0.1", "HostKey": keys / "host", "PidFile": "none",
-        "AuthorizedKeysFile": keys / "user.pub", "StrictModes": "no", "UsePAM": "no", "PasswordAuthentication": "no",
-        "PermitRootLogin": "prohibit-password",
+        "AuthorizedKeysFile": keys / "user.pub", "StrictModes": "no", "UsePAM": "no",
+        "PasswordAuthentication": "no", "PermitRootLogin": "prohibit-password",
     }  # fmt: skip
     (keys / "server").write_text("".join(f"{name} {value}\n" for name, value in options.items()))
     with subprocess.Popen(
@@ -196,7 +197,7 @@ def test_two_hosts_of_a_hostfile_give_the_same_bits(
     run: StageRun, expected: list[float], tmp_path: Path
 ) -> None:
     assert losses(tmp_path / "stage", run, over_ssh(tmp_path)) == expected
-    log = (tmp_path / "stage" / LOG).read_text()
+    log = (tmp_path / "stage" / LOG_FILE).read_text()
     assert "nnodes=2, num_local_procs=1, node_rank=0" in log
     assert "nnodes=2, num_local_procs=1, node_rank=1" in log
 
@@ -208,7 +209,7 @@ def test_a_rank_on_another_host_is_named_and_ranks_end_with_the_flow(
     class Cancelled(BaseException):
         pass
 
-    folder, place = tmp_path / "stage", over_ssh(tmp_path)
+    folder, execution = tmp_path / "stage", over_ssh(tmp_path)
     long = run.replace(config=STAGE.replace(steps=5_000, decay_steps=3_000))
 
     def kill(metrics: StepMetrics) -> None:
@@ -218,11 +219,11 @@ def test_a_rank_on_another_host_is_named_and_ranks_end_with_the_flow(
     def cancel(metrics: StepMetrics) -> None:
         raise Cancelled
 
-    with pytest.raises(TrainingError, match=r"rank 1 on host .* was ended by SIGKILL"):
-        train_stage(folder, long, place, kill)
+    with pytest.raises(TrainingError, match=r"rank 1 on host .* was killed by SIGKILL"):
+        train_stage(folder, long, execution, kill)
     assert not processes_of_rank(folder, 0)
     with pytest.raises(Cancelled):
-        train_stage(folder, long, place, cancel)
+        train_stage(folder, long, execution, cancel)
     _, alive = psutil.wait_procs(
         processes_of_rank(folder, 0) + processes_of_rank(folder, 1), timeout=ENDED_S
     )
@@ -230,15 +231,18 @@ def test_a_rank_on_another_host_is_named_and_ranks_end_with_the_flow(
 
 
 @pytest.mark.usefixtures("sshd")
-def test_a_host_that_does_not_share_the_folder(run: StageRun, tmp_path: Path) -> None:
-    """The second host's mount of the folder is hidden, as far as its ranks see."""
-    place = over_ssh(tmp_path)
+def test_a_host_without_the_shared_folder_is_named(run: StageRun, tmp_path: Path) -> None:
+    """The ranks of the second host get another path."""
+    execution = over_ssh(tmp_path)
     wrapper = tmp_path / "bin" / "ssh"
-    elsewhere = f'$3" = localhost ] && set -- "$1" "$2" "$3" "$(echo "$4" | sed s,{tmp_path}/stage,/absent,g)"'
-    wrapper.write_text(wrapper.read_text().replace("exec", f'[ "{elsewhere}\nexec'))
-    with pytest.raises(CodegenError, match=r"rank 1 on host .* sees no /absent/run\.json") as told:
-        train_stage(tmp_path / "stage", run, place, lambda _: None)
-    assert "file system that all hosts share" in told.value.expected
+    replaced = f'"$(echo "$4" | sed s,{tmp_path}/stage,/absent,g)"'
+    condition = f'$3" = localhost ] && set -- "$1" "$2" "$3" {replaced}'
+    wrapper.write_text(wrapper.read_text().replace("exec", f'[ "{condition}\nexec'))
+    with pytest.raises(
+        CodegenError, match=r"rank 1 on host .* cannot find /absent/run\.json"
+    ) as raised:
+        train_stage(tmp_path / "stage", run, execution, lambda _: None)
+    assert "file system that all hosts share" in raised.value.expected
     assert not Path("/absent").exists()
 
 
@@ -246,15 +250,15 @@ def over_ssh(folder: Path) -> TrainingExecution:
     (folder / "hosts").write_text(
         "# two names of this host\n127.0.0.1 slots=1\nlocalhost slots=1\n"
     )
-    return PLACE.replace(launcher="hostfile", hostfile=str(folder / "hosts"))
+    return EXECUTION.replace(launcher="hostfile", hostfile=str(folder / "hosts"))
 
 
 @pytest.fixture
 def allocation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a flow finds that is started by `salloc --ntasks=2`."""
-    if missing := why_no_slurm():
-        pytest.skip(missing)
-    with slurm(tmp_path / "slurm") as config:
+    """The environment of a flow inside `salloc --ntasks=2`."""
+    if reason := missing_slurm():
+        pytest.skip(reason)
+    with slurm_cluster(tmp_path / "slurm") as config:
         monkeypatch.setenv("SLURM_CONF", str(config))
         salloc = subprocess.run(
             ["salloc", "--no-shell", "--ntasks=2"], stderr=subprocess.PIPE, text=True, check=True
@@ -266,17 +270,17 @@ def allocation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 
 @pytest.mark.usefixtures("allocation")
-def test_tasks_of_slurm_give_the_same_bits_and_a_killed_one_is_named(
+def test_slurm_tasks_end_with_the_same_bits_and_a_killed_task_is_named(
     run: StageRun, expected: list[float], tmp_path: Path
 ) -> None:
-    place = PLACE.replace(launcher="slurm")
-    assert losses(tmp_path / "whole", run, place) == expected
+    execution = EXECUTION.replace(launcher="slurm")
+    assert losses(tmp_path / "uninterrupted", run, execution) == expected
 
     def kill(metrics: StepMetrics) -> None:
         if metrics.step == 2:
             processes_of_rank(tmp_path / "killed", 1)[-1].kill()
 
     long = run.replace(config=STAGE.replace(steps=5_000, decay_steps=3_000))
-    with pytest.raises(TrainingError, match=r"rank 1 on host .* was ended by SIGKILL"):
-        train_stage(tmp_path / "killed", long, place, kill)
+    with pytest.raises(TrainingError, match=r"rank 1 on host .* was killed by SIGKILL"):
+        train_stage(tmp_path / "killed", long, execution, kill)
     assert not processes_of_rank(tmp_path / "killed", 0)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fixtures.models import lively_model, write_tokenizer
-from fixtures.processes import kill_when
+from fixtures.processes import kill_process_tree_when
 
 from components.core.store import Store
 from components.model.config import ModelConfig
@@ -83,7 +83,7 @@ def test_a_killed_evaluation_goes_on_and_says_the_same(tmp_path: Path, model: Pa
     killed = tmp_path / "two"
     for moment in (1, 300):
         process = start(killed, str(model))
-        kill_when(process, lambda moment=moment: num_lines(killed) >= moment)  # type: ignore[misc]
+        kill_process_tree_when(process, lambda moment=moment: num_lines(killed) >= moment)  # type: ignore[misc]
     found = evaluate(killed, str(model))["humaneval"]
     assert found["digest"] == expected["digest"]
     figures = {name: value for name, value in expected.items() if name != "address"}
@@ -127,7 +127,7 @@ def test_what_a_killed_evaluation_executed_is_not_executed_again(
     expected = evaluate(tmp_path / "one", str(model))["humaneval"]
     killed = tmp_path / "two"
     for moment in (1, 200):
-        kill_when(start(killed, str(model)), lambda moment=moment: num_verdicts(killed) >= moment)  # type: ignore[misc]
+        kill_process_tree_when(start(killed, str(model)), lambda moment=moment: num_verdicts(killed) >= moment)  # type: ignore[misc]
     left = num_verdicts(killed)
     found = evaluate(killed, str(model))["humaneval"]
     assert found["digest"] == expected["digest"]
@@ -153,7 +153,7 @@ def test_a_killed_scoring_of_samples_goes_on(tmp_path: Path) -> None:
     def num_found() -> int:
         return sum(one.read_bytes().count(b"\n") for one in killed.glob("*.journal"))
 
-    kill_when(
+    kill_process_tree_when(
         start(killed, "score", str(killed / "samples.jsonl"), "--json"), lambda: num_found() >= 256
     )
     process = start(killed, "score", str(killed / "samples.jsonl"), "--json")

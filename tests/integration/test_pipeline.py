@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.processes import kill_when
+from fixtures.processes import kill_process_tree_when
 
 from components.core.artifact import Artifact
 from components.core.network import free_port
@@ -79,7 +79,7 @@ class Project:
 
     def run_until_killed(self, moment: Callable[[], bool], *arguments: str) -> None:
         """Run `codegen ...` and `kill -9` its whole process tree as soon as `moment` has come."""
-        kill_when(self.start(*arguments), moment)
+        kill_process_tree_when(self.start(*arguments), moment)
 
     @property
     def store(self) -> Store:
@@ -285,7 +285,7 @@ def test_a_registered_model_of_another_recipe_is_gone_on_with(
         "--set",
         "training.start_stage=mono",
         "--set",
-        "training.initial=codegen-tiny-multi@champion",
+        "training.init_from=codegen-tiny-multi@champion",
     )
     status, output = project.run("run", "--recipe", "tiny", *sets)
     assert status == 0, output

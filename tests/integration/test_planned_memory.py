@@ -1,9 +1,9 @@
-"""Planned memory against measured: real steps of the real model through DeepSpeed, on the CPU with gloo.
+"""Planned memory compared with measurements: training steps with DeepSpeed on the CPU with gloo.
 
     python -m pytest -s tests/integration/test_planned_memory.py
 
-prints every figure. What is compared and why is said in `fixtures.tensor_tracker`. ZeRO's bucket is taken off both sides: it
-is 200 MB (100 in bf16) of memory that is the same for every model, and would hide an error in all the rest of a small one.
+prints all values. `fixtures.tensor_tracker` explains the measurement. ZeRO's bucket is subtracted
+from both sides: 200 MB (100 in bf16) for any model would hide errors in the rest of a small model.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from fixtures.memory_probe import Case, Measured
+from fixtures.memory_probe import MeasuredMemory, MemoryCase
 
 from components.core.network import free_port
 from components.model.config import ModelConfig
+from components.training.config import ParallelLayout
 from components.training.deepspeed_config import BUCKET_ELEMENTS
 from components.training.planning.memory import checkpoint_bytes, peak_memory
-from components.training.planning.parallel_layout import ParallelLayout
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
-WORKER = Path(__file__).parents[1] / "fixtures" / "measured_memory.py"
+WORKER = Path(__file__).parents[1] / "fixtures" / "memory_probe.py"
 TOLERANCE = 0.15
 
 DEEP = ModelConfig(
@@ -35,92 +35,108 @@ DEEP = ModelConfig(
 WIDE = ModelConfig(
     num_layers=2, num_heads=4, head_dim=32, rotary_dim=16, context_length=64, padded_vocab_size=4096
 )
-"""Embedding, head and the states of the optimizer dominate."""
+"""Embedding, head and optimizer state dominate."""
 NARROW = ModelConfig(
     num_layers=2, num_heads=4, head_dim=16, rotary_dim=8, context_length=64, padded_vocab_size=512
 )
-"""Small, since this machine's processor may compute bf16 in software."""
+"""Small, because the processor may emulate bf16."""
 
 
-def case(
-    model: ModelConfig, *, accumulation: int = 1, micro_batch: int = 1, **setting: object
-) -> Case:
-    """A case, named by what it measures."""
-    asked = ParallelLayout.parse({"micro_batch": micro_batch, **setting})
+def make_case(
+    model: ModelConfig, *, accumulation: int = 1, micro_batch: int = 1, **fields: object
+) -> MemoryCase:
+    """A case with a descriptive name."""
+    values = {"micro_batch": micro_batch, "precision": "fp32", **fields}
+    layout = ParallelLayout.parse(values)
     shape = {DEEP: "deep", WIDE: "wide", NARROW: "narrow"}[model]
-    again = ", computed again" if asked.checkpoint_activations else ""
-    shared = (
-        ", heads shared"
-        if asked.tensor_parallel > 1
-        else ", positions shared"
-        if asked.sequence_parallel > 1
+    recomputed = ", recomputed" if layout.activation_checkpoint_interval else ""
+    parallelism = (
+        ", tensor parallel"
+        if layout.tensor_parallel > 1
+        else ", sequence parallel"
+        if layout.sequence_parallel > 1
         else ""
     )
-    name = f"{shape}, {asked.world_size} ranks, ZeRO {asked.zero_stage}, {asked.precision}, {accumulation} micro"
-    return Case(name=name + again + shared, model=model, setting=asked, accumulation=accumulation)
+    name = f"{shape}, {layout.world_size} ranks, ZeRO {layout.zero_stage}, {layout.precision}"
+    name += f", {accumulation} micro"
+    return MemoryCase(
+        name=name + recomputed + parallelism, model=model, layout=layout, accumulation=accumulation
+    )
 
 
 CASES = [
-    case(DEEP, micro_batch=4, world_size=1, zero_stage=0),
-    case(DEEP, micro_batch=4, world_size=1, zero_stage=1),
-    case(
-        DEEP, micro_batch=4, world_size=1, zero_stage=1, accumulation=2, checkpoint_activations=True
+    make_case(DEEP, micro_batch=4, world_size=1, zero_stage=0),
+    make_case(DEEP, micro_batch=4, world_size=1, zero_stage=1),
+    make_case(
+        DEEP,
+        micro_batch=4,
+        world_size=1,
+        zero_stage=1,
+        accumulation=2,
+        activation_checkpoint_interval=1,
     ),
-    case(DEEP, micro_batch=4, world_size=2, zero_stage=1),
-    case(
-        DEEP, micro_batch=4, world_size=2, zero_stage=1, accumulation=2, checkpoint_activations=True
+    make_case(DEEP, micro_batch=4, world_size=2, zero_stage=1),
+    make_case(
+        DEEP,
+        micro_batch=4,
+        world_size=2,
+        zero_stage=1,
+        accumulation=2,
+        activation_checkpoint_interval=1,
     ),
-    case(DEEP, micro_batch=4, world_size=2, zero_stage=2),
-    case(DEEP, micro_batch=4, world_size=2, zero_stage=3),
-    case(WIDE, world_size=1, zero_stage=0, accumulation=2),
-    case(WIDE, world_size=1, zero_stage=1),
-    case(WIDE, world_size=1, zero_stage=2, accumulation=2),
-    case(WIDE, world_size=2, zero_stage=0, accumulation=2),
-    case(WIDE, world_size=2, zero_stage=1),
-    case(WIDE, world_size=2, zero_stage=1, accumulation=2),
-    case(WIDE, world_size=2, zero_stage=2, accumulation=2),
-    case(WIDE, world_size=2, zero_stage=3, accumulation=2),
-    case(DEEP, micro_batch=4, world_size=2, zero_stage=1, sequence_parallel=2),
-    case(WIDE, world_size=2, zero_stage=2, accumulation=2, sequence_parallel=2),
-    case(DEEP, micro_batch=4, world_size=2, zero_stage=1, tensor_parallel=2),
-    case(WIDE, world_size=2, zero_stage=1, accumulation=2, tensor_parallel=2),
-    case(NARROW, world_size=2, zero_stage=1, accumulation=2, precision="bf16"),
-    case(NARROW, world_size=2, zero_stage=3, accumulation=2, precision="bf16"),
+    make_case(DEEP, micro_batch=4, world_size=2, zero_stage=2),
+    make_case(DEEP, micro_batch=4, world_size=2, zero_stage=3),
+    make_case(WIDE, world_size=1, zero_stage=0, accumulation=2),
+    make_case(WIDE, world_size=1, zero_stage=1),
+    make_case(WIDE, world_size=1, zero_stage=2, accumulation=2),
+    make_case(WIDE, world_size=2, zero_stage=0, accumulation=2),
+    make_case(WIDE, world_size=2, zero_stage=1),
+    make_case(WIDE, world_size=2, zero_stage=1, accumulation=2),
+    make_case(WIDE, world_size=2, zero_stage=2, accumulation=2),
+    make_case(WIDE, world_size=2, zero_stage=3, accumulation=2),
+    make_case(DEEP, micro_batch=4, world_size=2, zero_stage=1, sequence_parallel=2),
+    make_case(WIDE, world_size=2, zero_stage=2, accumulation=2, sequence_parallel=2),
+    make_case(DEEP, micro_batch=4, world_size=2, zero_stage=1, tensor_parallel=2),
+    make_case(WIDE, world_size=2, zero_stage=1, accumulation=2, tensor_parallel=2),
+    make_case(NARROW, world_size=2, zero_stage=1, accumulation=2, precision="bf16"),
+    make_case(NARROW, world_size=2, zero_stage=3, accumulation=2, precision="bf16"),
 ]
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Measured]:
-    """By name of the case. Those of a number of ranks are measured by the same processes, one after the other.
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, MeasuredMemory]:
+    """Measurements by case. The same processes measure all cases of a number of ranks.
 
-    But for those that share heads: DeepSpeed settles once for a process who does.
+    Tensor parallel cases need processes of their own: DeepSpeed sets it up once per process.
     """
-    found: dict[str, Measured] = {}
-    for ranks, sharing in ((1, 1), (2, 1), (2, 2)):
+    measurements: dict[str, MeasuredMemory] = {}
+    for num_ranks, tensor_parallel in ((1, 1), (2, 1), (2, 2)):
         folder = tmp_path_factory.mktemp("memory")
         cases = folder / "cases.json"
-        asked = [
-            one
-            for one in CASES
-            if (one.setting.world_size, one.setting.tensor_parallel) == (ranks, sharing)
+        selected = [
+            case
+            for case in CASES
+            if (case.layout.world_size, case.layout.tensor_parallel) == (num_ranks, tensor_parallel)
         ]
-        cases.write_text(json.dumps([one.model_dump() for one in asked]))
+        cases.write_text(json.dumps([case.model_dump() for case in selected]))
         port = str(free_port())
-        processes = [_start([str(cases), str(folder)], rank, ranks, port) for rank in range(ranks)]
+        processes = [
+            _start([str(cases), str(folder)], rank, num_ranks, port) for rank in range(num_ranks)
+        ]
         outputs = [process.communicate()[0] for process in processes]
         assert not any(process.returncode for process in processes), outputs[0][-3000:]
-        found |= {
-            name: Measured.parse(one)
-            for name, one in json.loads((folder / "measured.json").read_text()).items()
+        measurements |= {
+            name: MeasuredMemory.parse(values)
+            for name, values in json.loads((folder / "measured.json").read_text()).items()
         }
-    return found
+    return measurements
 
 
-def _start(arguments: list[str], rank: int, ranks: int, port: str) -> subprocess.Popen[str]:
+def _start(arguments: list[str], rank: int, num_ranks: int, port: str) -> subprocess.Popen[str]:
     variables = {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
+        "WORLD_SIZE": str(num_ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
         "PYTHONPATH": os.pathsep.join([str(WORKER.parents[1]), *sys.path]),
@@ -132,23 +148,26 @@ def _start(arguments: list[str], rank: int, ranks: int, port: str) -> subprocess
     )
 
 
-@pytest.mark.parametrize("one", CASES, ids=[one.name for one in CASES])
-def test_planned_memory_is_what_is_measured(one: Case, measured: dict[str, Measured]) -> None:
-    planned = peak_memory(one.model, one.setting, one.accumulation)
-    total, peak = planned.total_bytes, measured[one.name].peak_bytes
-    bucket = BUCKET_ELEMENTS * one.setting.weight_bytes
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_planned_memory_agrees_with_the_measurement(
+    case: MemoryCase, measured: dict[str, MeasuredMemory]
+) -> None:
+    planned = peak_memory(case.model, case.layout, case.accumulation)
+    total, peak = planned.total_bytes, measured[case.name].peak_bytes
+    bucket = BUCKET_ELEMENTS * case.layout.weight_bytes
     if planned.buffers_bytes < bucket:
         bucket = 0
     difference = (total - bucket) / (peak - bucket) - 1
     print(
-        f"\n{one.name:<52} {peak / 1e6:8.2f} MB measured, {total / 1e6:8.2f} planned, {difference:+.1%} without the bucket"
+        f"\n{case.name:<52} {peak / 1e6:8.2f} MB measured, {total / 1e6:8.2f} planned, "
+        f"{difference:+.1%} without the bucket"
     )
     assert abs(difference) <= TOLERANCE
 
 
-@pytest.mark.parametrize("one", CASES, ids=[one.name for one in CASES])
-def test_the_planned_size_of_a_checkpoint_is_what_is_measured(
-    one: Case, measured: dict[str, Measured]
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_the_planned_size_of_a_checkpoint_agrees_with_the_measurement(
+    case: MemoryCase, measured: dict[str, MeasuredMemory]
 ) -> None:
-    planned = checkpoint_bytes(one.model, one.setting)
-    assert planned == pytest.approx(measured[one.name].checkpoint_bytes, rel=TOLERANCE)
+    planned = checkpoint_bytes(case.model, case.layout)
+    assert planned == pytest.approx(measured[case.name].checkpoint_bytes, rel=TOLERANCE)

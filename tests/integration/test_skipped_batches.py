@@ -1,7 +1,7 @@
-"""Batches whose loss is not finite are left out alike on every place, through kills, and up to a limit.
+"""Batches without a finite loss are skipped: equal for every execution config, up to a limit.
 
-The model that each stage starts from has an embedding so large that its square overflows, for a token that few sequences
-have: a batch with one of them has no finite loss, and no other batch is touched by it.
+The initial model has an embedding of one rare token that is so large that its square overflows.
+Batches with that token have no finite loss; other batches are not affected.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from fixtures.training import MODEL, PLACE, STAGE, toy_run, train_plainly
+from fixtures.training import EXECUTION, MODEL, STAGE, toy_run, train_in_pytorch
 
 from components.core.errors import TrainingError
 from components.dataset.manifests import DOCUMENTS_PARQUET, DOCUMENTS_SCHEMA
@@ -25,19 +25,27 @@ from components.model.transformer import CodeGen
 from components.training.config import TrainingExecution
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics, read_metrics
-from components.training.run_file import LOG, METRICS, WORK, ArtifactInput, StageRun
+from components.training.run_file import (
+    LOG_FILE,
+    METRICS_FILE,
+    WORK_FOLDER,
+    ArtifactInput,
+    StageRun,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
 STEPS = 16
 POISON = 290
 POISONED = (7, 30)
-"""Sequences of the train split."""
-PLACES = {
+"""Sequences of the train split with the token."""
+EXECUTIONS = {
     "one rank without ZeRO": TrainingExecution(micro_batch=4, zero_stage=0, precision="fp32"),
-    "two ranks, ZeRO 1": PLACE,
-    "two ranks, ZeRO 2, optimizer offloaded": PLACE.replace(zero_stage=2, offload_optimizer="cpu"),
-    "two ranks, ZeRO 3": PLACE.replace(zero_stage=3),
+    "two ranks, ZeRO 1": EXECUTION,
+    "two ranks, ZeRO 2, optimizer offloaded": EXECUTION.replace(
+        zero_stage=2, offload_optimizer="cpu"
+    ),
+    "two ranks, ZeRO 3": EXECUTION.replace(zero_stage=3),
 }
 
 
@@ -60,7 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
     rows = [document | {"path": f"{number}.txt"} for number in range(100)]  # Two in each sequence.
     pq.write_table(pa.Table.from_pylist(rows, schema=DOCUMENTS_SCHEMA), corpus / DOCUMENTS_PARQUET)
     save_checkpoint(poisoned_model(), Path(run.tokenizer.folder), root / "initial")
-    return run.replace(initial=ArtifactInput(folder=str(root / "initial"), digest="initial"))
+    return run.replace(init_from=ArtifactInput(folder=str(root / "initial"), digest="initial"))
 
 
 def poisoned_model() -> CodeGen:
@@ -83,40 +91,41 @@ def poisoned_steps(run: StageRun) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
+def uninterrupted(
     run: StageRun, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[StepMetrics]]:
-    return train(tmp_path_factory.mktemp("undisturbed"), run, PLACE)
+    return train(tmp_path_factory.mktemp("uninterrupted"), run, EXECUTION)
 
 
-def train(folder: Path, run: StageRun, place: TrainingExecution) -> tuple[Path, list[StepMetrics]]:
-    seen: list[StepMetrics] = []
-    statistics = train_stage(folder, run, place, seen.append)
-    assert statistics["skipped_steps"] == sum(one.skipped for one in seen)
-    return folder, seen
+def train(
+    folder: Path, run: StageRun, execution: TrainingExecution
+) -> tuple[Path, list[StepMetrics]]:
+    steps: list[StepMetrics] = []
+    statistics = train_stage(folder, run, execution, steps.append)
+    assert statistics["skipped_steps"] == sum(step.skipped for step in steps)
+    return folder, steps
 
 
-@pytest.mark.parametrize("name", PLACES)
-def test_they_change_no_weight(
+@pytest.mark.parametrize("name", EXECUTIONS)
+def test_skipped_batches_change_no_weight(
     name: str, run: StageRun, poisoned_steps: list[int], tmp_path: Path
 ) -> None:
     expected = poisoned_model()
-    losses, norms = train_plainly(expected, run)
-    _, seen = train(tmp_path, run, PLACES[name])
-    assert [one.step for one in seen if one.skipped] == poisoned_steps
-    assert [one.loss is None for one in seen] == [loss is None for loss in losses]
-    numbers = [(one.loss, one.grad_norm) for one in seen if not one.skipped]
-    wanted = [pair for pair in zip(losses, norms, strict=True) if pair[0] is not None]
-    np.testing.assert_allclose(numbers, wanted, rtol=2e-3)
-    for found, parameter in zip(
-        load_checkpoint(tmp_path).parameters(), expected.parameters(), strict=True
-    ):
-        torch.testing.assert_close(found, parameter, rtol=5e-3, atol=5e-4)
-    log = (tmp_path / LOG).read_text()
+    losses, norms = train_in_pytorch(expected, run)
+    _, steps = train(tmp_path, run, EXECUTIONS[name])
+    assert [step.step for step in steps if step.skipped] == poisoned_steps
+    assert [step.loss is None for step in steps] == [loss is None for loss in losses]
+    numbers = [(step.loss, step.grad_norm) for step in steps if not step.skipped]
+    expected_numbers = [pair for pair in zip(losses, norms, strict=True) if pair[0] is not None]
+    np.testing.assert_allclose(numbers, expected_numbers, rtol=2e-3)
+    trained = load_checkpoint(tmp_path)
+    for parameter, target in zip(trained.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(parameter, target, rtol=5e-3, atol=5e-4)
+    log = (tmp_path / LOG_FILE).read_text()
     assert f"step {poisoned_steps[0]}: the loss is nan on the documents books:" in log
 
 
-def test_held_out_documents_whose_loss_is_not_finite_stop_nothing(
+def test_a_held_out_loss_that_is_not_finite_does_not_stop_the_stage(
     run: StageRun, tmp_path: Path
 ) -> None:
     corpus = tmp_path / "corpus"
@@ -124,70 +133,80 @@ def test_held_out_documents_whose_loss_is_not_finite_stop_nothing(
     held_out = np.fromfile(corpus / "held-out" / "English.bin", dtype="<u2")
     held_out[20] = POISON
     held_out.tofile(corpus / "held-out" / "English.bin")
-    place = PLACES["one rank without ZeRO"].replace(eval_interval=5, checkpoint_every_steps=5)
-    folder, seen = train(
+    execution = EXECUTIONS["one rank without ZeRO"].replace(
+        eval_interval=5, checkpoint_every_steps=5
+    )
+    folder, steps = train(
         tmp_path / "stage",
         run.replace(data=ArtifactInput(folder=str(corpus), digest="poisoned")),
-        place,
+        execution,
     )
-    assert [(one.step, one.held_out) for one in seen if one.held_out] == [
+    assert [(step.step, step.held_out) for step in steps if step.held_out] == [
         (step, {"English": None}) for step in (5, 10, 15, 16)
     ]
     assert (
         "step 5: the loss on held-out documents is not finite: English"
-        in (folder / LOG).read_text()
+        in (folder / LOG_FILE).read_text()
     )
 
 
-def test_a_killed_stage_leaves_out_the_same(
+def test_a_resumed_stage_skips_the_same_batches(
     run: StageRun,
-    undisturbed: tuple[Path, list[StepMetrics]],
+    uninterrupted: tuple[Path, list[StepMetrics]],
     poisoned_steps: list[int],
     tmp_path: Path,
 ) -> None:
-    def after(step: int) -> Callable[[StepMetrics], None]:
+    def stop_after(last_step: int) -> Callable[[StepMetrics], None]:
         def on_step(metrics: StepMetrics) -> None:
-            if metrics.step >= step and list((tmp_path / WORK).glob("step-*[0-9]")):
+            if metrics.step >= last_step and list((tmp_path / WORK_FOLDER).glob("step-*[0-9]")):
                 raise InterruptedError
 
         return on_step
 
     with pytest.raises(InterruptedError):
         train_stage(
-            tmp_path, run, PLACE.replace(checkpoint_every_steps=2), after(poisoned_steps[0] + 1)
+            tmp_path,
+            run,
+            EXECUTION.replace(checkpoint_every_steps=2),
+            stop_after(poisoned_steps[0] + 1),
         )
-    (tmp_path / METRICS).unlink()  # A record, on which nothing hangs.
-    seen: list[StepMetrics] = []
-    statistics = train_stage(tmp_path, run, PLACE, seen.append)
-    whole, before = undisturbed
-    rest = before[-len(seen) :]
-    assert [(one.step, one.loss, one.skipped) for one in seen] == [
-        (one.step, one.loss, one.skipped) for one in rest
+    (tmp_path / METRICS_FILE).unlink()  # Only a record.
+    steps: list[StepMetrics] = []
+    statistics = train_stage(tmp_path, run, EXECUTION, steps.append)
+    folder, all_steps = uninterrupted
+    earlier, rest = all_steps[: -len(steps)], all_steps[-len(steps) :]
+    assert [(step.step, step.loss, step.skipped) for step in steps] == [
+        (step.step, step.loss, step.skipped) for step in rest
     ]
-    assert sum(one.skipped for one in before[: -len(seen)]) > 0
-    assert statistics["skipped_steps"] == sum(one.skipped for one in before)
+    assert sum(step.skipped for step in earlier) > 0
+    assert statistics["skipped_steps"] == sum(step.skipped for step in all_steps)
     assert (tmp_path / "model.safetensors").read_bytes() == (
-        whole / "model.safetensors"
+        folder / "model.safetensors"
     ).read_bytes()
 
 
-def test_one_more_than_allowed_stops_the_stage_and_names_its_documents(
+def test_exceeding_the_limit_stops_the_stage_and_names_the_documents(
     run: StageRun, poisoned_steps: list[int], tmp_path: Path
 ) -> None:
-    few = run.replace(config=run.config.replace(max_skipped_steps=2))
+    limited = run.replace(config=run.config.replace(max_skipped_steps=2))
     last = poisoned_steps[2]
     with pytest.raises(
         TrainingError, match=f"step {last}: the loss is nan on the documents"
     ) as stopped:
-        train_stage(tmp_path, few, PLACES["one rank without ZeRO"], lambda _: None)
+        train_stage(tmp_path, limited, EXECUTIONS["one rank without ZeRO"], lambda _: None)
     assert "at most 2 such batches" in stopped.value.expected
     micro_batches = (
         PackedSplit(Path(run.data.folder), "train")
         .shuffled_indices(3, (last - 1) * 16, 16)
         .reshape(4, 4)
     )
-    bad = [int(one) for micro in micro_batches if set(micro) & set(POISONED) for one in micro]
+    bad = [
+        int(sequence)
+        for sequences in micro_batches
+        if set(sequences) & set(POISONED)
+        for sequence in sequences
+    ]
     assert f"(the sequences {', '.join(map(str, bad))} of the train split)" in stopped.value.got
-    named = [f"books:{number}.txt" for one in sorted(bad) for number in (2 * one, 2 * one + 1)]
-    assert ", ".join(named[:8]) in stopped.value.got
-    assert [one.step for one in read_metrics(tmp_path / METRICS)] == list(range(1, last))
+    documents = [f"books:{2 * sequence + i}.txt" for sequence in sorted(bad) for i in (0, 1)]
+    assert ", ".join(documents[:8]) in stopped.value.got
+    assert [step.step for step in read_metrics(tmp_path / METRICS_FILE)] == list(range(1, last))

@@ -1,6 +1,6 @@
-"""Ranks that share a copy of the model: bf16, going on after a stop, and places that are refused.
+"""Tensor and sequence parallelism: bf16, resuming, metrics, and invalid layouts.
 
-That they learn what one rank learns: test_training_places.
+Comparison of losses and weights with a single rank: test_execution_configs.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.training import MODEL, PLACE, STAGE, losses_of, toy_run
+from fixtures.training import EXECUTION, MODEL, STAGE, toy_run, train_losses
 
 from components.core.errors import ConfigError, TrainingError
 from components.model.huggingface import load_checkpoint
 from components.training.config import TrainingExecution
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
-from components.training.run_file import LOG, WORK, StageRun
+from components.training.run_file import LOG_FILE, WORK_FOLDER, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
 STEPS = 8
-SHARED = PLACE.replace(tensor_parallel=2, checkpoint_every_steps=2)
+TENSOR_PARALLEL = EXECUTION.replace(tensor_parallel=2, checkpoint_every_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -32,74 +32,76 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
+def uninterrupted(
     run: StageRun, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[float]]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    return folder, losses_of(folder, run, SHARED)
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return folder, train_losses(folder, run, TENSOR_PARALLEL)
 
 
-def test_goes_on_to_the_same_bits_and_only_on_its_own_place(
-    run: StageRun, undisturbed: tuple[Path, list[float]], tmp_path: Path
+def test_a_stage_resumes_to_the_same_bits_and_only_with_the_same_execution_config(
+    run: StageRun, uninterrupted: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
-    class Enough(Exception):
+    class Stop(Exception):
         pass
 
     def stop(metrics: StepMetrics) -> None:
-        if metrics.step >= 3 and list((tmp_path / WORK).glob("step-*[0-9]")):
-            raise Enough
+        if metrics.step >= 3 and list((tmp_path / WORK_FOLDER).glob("step-*[0-9]")):
+            raise Stop
 
-    with pytest.raises(Enough):
-        train_stage(tmp_path, run, SHARED, stop)
-    with pytest.raises(TrainingError, match="was made with tensor_parallel 2 on 2 ranks"):
-        train_stage(tmp_path, run, PLACE, lambda _: None)
-    folder, expected = undisturbed
-    assert losses_of(tmp_path, run, SHARED) == expected
+    with pytest.raises(Stop):
+        train_stage(tmp_path, run, TENSOR_PARALLEL, stop)
+    with pytest.raises(TrainingError, match="was written with tensor_parallel 2 on 2 ranks"):
+        train_stage(tmp_path, run, EXECUTION, lambda _: None)
+    folder, expected = uninterrupted
+    assert train_losses(tmp_path, run, TENSOR_PARALLEL) == expected
     assert (
-        "goes on after step 0;"
-        not in (tmp_path / LOG).read_text().rpartition("was made with tensor_parallel")[2]
+        "resumes after step 0;"
+        not in (tmp_path / LOG_FILE).read_text().rpartition("was written with tensor_parallel")[2]
     )
     assert (tmp_path / "model.safetensors").read_bytes() == (
         folder / "model.safetensors"
     ).read_bytes()
 
 
-def test_bf16_products_learn_the_same_and_hand_on_fp32(
-    run: StageRun, undisturbed: tuple[Path, list[float]], tmp_path: Path
+def test_bf16_learns_the_same_and_saves_fp32_weights(
+    run: StageRun, uninterrupted: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
-    folder, expected = undisturbed
-    found = losses_of(tmp_path, run, SHARED.replace(precision="bf16"))
-    np.testing.assert_allclose(found, expected, rtol=0.02)
-    assert found != expected
-    for one, fp32 in zip(
+    folder, expected = uninterrupted
+    losses = train_losses(tmp_path, run, TENSOR_PARALLEL.replace(precision="bf16"))
+    np.testing.assert_allclose(losses, expected, rtol=0.02)
+    assert losses != expected
+    for bf16_trained, fp32 in zip(
         load_checkpoint(tmp_path).parameters(), load_checkpoint(folder).parameters(), strict=True
     ):
-        assert one.shape == fp32.shape
-        assert np.corrcoef(one.detach().flatten(), fp32.detach().flatten())[0, 1] > 0.99
-        assert (one != one.bfloat16().float()).any(), "weights have more digits than bf16 holds"
+        assert bf16_trained.shape == fp32.shape
+        assert np.corrcoef(bf16_trained.detach().flatten(), fp32.detach().flatten())[0, 1] > 0.99
+        assert (bf16_trained != bf16_trained.bfloat16().float()).any(), "more digits than bf16 has"
 
 
-def test_ranks_that_share_sequences_count_each_byte_once_and_measure_held_out_documents_alike(
+def test_sequence_parallel_ranks_report_the_metrics_of_a_single_rank(
     run: StageRun, tmp_path: Path
 ) -> None:
-    alone: list[StepMetrics] = []
+    single: list[StepMetrics] = []
     train_stage(
-        tmp_path / "alone", run, TrainingExecution(micro_batch=4, precision="fp32"), alone.append
+        tmp_path / "single", run, TrainingExecution(micro_batch=4, precision="fp32"), single.append
     )
-    shared: list[StepMetrics] = []
-    train_stage(tmp_path / "shared", run, PLACE.replace(sequence_parallel=2), shared.append)
+    parallel: list[StepMetrics] = []
+    train_stage(tmp_path / "parallel", run, EXECUTION.replace(sequence_parallel=2), parallel.append)
     for name in ("loss", "bits_per_byte", "grad_norm"):
         np.testing.assert_allclose(
-            [getattr(one, name) for one in shared], [getattr(one, name) for one in alone], rtol=1e-4
+            [getattr(step, name) for step in parallel],
+            [getattr(step, name) for step in single],
+            rtol=1e-4,
         )
-    assert alone[-1].held_out
-    assert shared[-1].held_out == pytest.approx(alone[-1].held_out, rel=1e-4)
+    assert single[-1].held_out
+    assert parallel[-1].held_out == pytest.approx(single[-1].held_out, rel=1e-4)
 
 
-def test_heads_that_do_not_divide(run: StageRun, tmp_path: Path) -> None:
-    eight = PLACE.replace(world_size=8, tensor_parallel=8)
+def test_heads_that_do_not_divide_over_the_ranks_are_refused(run: StageRun, tmp_path: Path) -> None:
+    eight = EXECUTION.replace(world_size=8, tensor_parallel=8)
     assert MODEL.num_heads == 4
-    with pytest.raises(ConfigError, match="4 heads, and 8 ranks share a copy") as refused:
+    with pytest.raises(ConfigError, match="4 heads, and 8 ranks") as refused:
         train_stage(tmp_path, run, eight, lambda _: None)
     assert "sequence_parallel to 4" in refused.value.fix
 
@@ -114,6 +116,6 @@ def test_heads_that_do_not_divide(run: StageRun, tmp_path: Path) -> None:
         {"offload_optimizer": "cpu"},
     ],
 )
-def test_places_that_cannot_be(values: dict[str, object]) -> None:
+def test_an_invalid_layout_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="tensor_parallel"):
-        SHARED.replace(**values)
+        TENSOR_PARALLEL.replace(**values)

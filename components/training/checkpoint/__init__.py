@@ -1,1 +1,1 @@
-"""Checkpoints within a training stage: writing, verification, retention and optimizer state."""
+"""Checkpoints within a training stage: writing, verification, retention, optimizer state."""

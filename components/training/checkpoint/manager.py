@@ -1,10 +1,10 @@
-"""Checkpoints inside a stage: whole or absent, verified before use, written while training goes on.
+"""Checkpoints inside a stage: atomic, verified before use, written while training continues.
 
-A checkpoint is written to `step-N.partial/` by all ranks (see `snapshots`), gets a manifest with the SHA-256 of each file,
-and is renamed to `step-N/` in one move (see `shelf`). So a kill leaves the one before, and of a damaged one it is noticed,
-and one before is used. The format inside is DeepSpeed's own. On another place (ranks, ZeRO stage) it is first converted to
-DeepSpeed's universal format, beside it; the same place goes on with the same bits, another one with the same values in
-another order of sums. What other rooms get is the Hugging Face folder at the end.
+All ranks write a checkpoint to `step-N.partial/` (see `async_writer`); rank 0 adds a manifest with
+the SHA-256 of each file and renames the folder to `step-N/` (see `retention`). The files are in
+DeepSpeed's format. For another parallel layout (ranks, ZeRO stage) they are converted to
+DeepSpeed's universal format: the same layout resumes with the same bits, another layout with the
+same values and another order of sums.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,19 +29,21 @@ from components.core.fingerprint import fingerprint
 from components.training.checkpoint.async_writer import (
     AsyncCheckpointWriter,
     InMemoryCheckpointEngine,
-    seal_name,
+    rank_marker_name,
     wait_for_rank_markers,
 )
 from components.training.checkpoint.optimizer_state import set_num_updates
 from components.training.checkpoint.retention import (
-    PARTIAL,
-    UNIVERSAL,
+    PARTIAL_SUFFIX,
+    SCORE_KEY,
+    UNIVERSAL_SUFFIX,
+    checkpoint_name,
     commit_checkpoint,
     latest_valid_checkpoint,
-    name_of,
     prune_checkpoints,
 )
 from components.training.config import TrainingExecution
+from components.training.deepspeed_config import effective_zero_stage
 from components.training.distributed import broadcast_object
 from components.training.hardware import Precision
 from components.training.run_file import StageRun
@@ -49,192 +52,192 @@ from components.training.step_skipping import SkipState
 logger = logging.getLogger(__name__)
 
 _TAG = "engine"
-"""Folder inside a checkpoint that DeepSpeed writes."""
+"""DeepSpeed's folder inside a checkpoint."""
 _BYTES_PER_PARAMETER = 16
 """fp32 weights, their master copy and Adam's two moments."""
 
 
 class ResumePoint(NamedTuple):
-    """A checkpoint to go on from."""
+    """A checkpoint to resume from."""
 
     folder: str
     step: int
     num_updates: int
-    """That are in the optimizer's moments: not of batches that were left out, but of a stage whose moments were kept."""
-    before: SkipState | None
-    """What the next steps have to know of those up to it. None: an older version saved it, and only the metrics tell."""
+    """Updates in the optimizer's moments, inherited updates included."""
+    skip_state: SkipState
     is_universal: bool
-    """Whether it is to be loaded as DeepSpeed's universal format, which the engine has to be told when it is built."""
+    """The checkpoint is in DeepSpeed's universal format; the engine must be built for it."""
 
     def restore(self, engine: Any) -> None:
-        """Load it into the engine; all ranks call it together."""
+        """Load the checkpoint into the engine. All ranks call this together."""
         groups = engine.optimizer.param_groups
-        decays = [group["weight_decay"] for group in groups]
+        weight_decays = [group["weight_decay"] for group in groups]
         engine.load_checkpoint(self.folder, tag=_TAG)
         if self.is_universal:
-            # DeepSpeed gives every group what it finds of the first, and does not keep the step in every stage's file.
-            for group, decay in zip(groups, decays, strict=True):
-                group["weight_decay"] = decay
+            # DeepSpeed loads the first group's settings into every group, and does not save the
+            # step for every ZeRO stage.
+            for group, weight_decay in zip(groups, weight_decays, strict=True):
+                group["weight_decay"] = weight_decay
             set_num_updates(engine, self.num_updates)
 
 
 class CheckpointManager:
-    """The checkpoints of one stage; every method is called by all ranks together."""
+    """The checkpoints of a stage. All ranks call every method together."""
 
     def __init__(
-        self, folder: Path, run: StageRun, place: TrainingExecution, precision: Precision
+        self, folder: Path, run: StageRun, execution: TrainingExecution, precision: Precision
     ) -> None:
         self.folder = folder
-        self._place = place
-        self._run = fingerprint(run)
+        self._execution = execution
+        self._run_fingerprint = fingerprint(run.identity())
         self._num_ranks = dist.get_world_size()
         self._layout: dict[str, Any] = {
             "num_ranks": self._num_ranks,
-            "zero_stage": _zero_stage(place.zero_stage, precision),
+            "zero_stage": effective_zero_stage(execution.zero_stage, bf16=precision == "bf16"),
             "precision": precision,
-            "offload": [place.offload_optimizer, place.offload_parameters],
+            "offload": [execution.offload_optimizer, execution.offload_parameters],
+            "tensor_parallel": execution.tensor_parallel,
         }
-        if place.tensor_parallel > 1:
-            self._layout["tensor_parallel"] = place.tensor_parallel
-        self._snapshots = InMemoryCheckpointEngine()
-        self._writing: AsyncCheckpointWriter | None = None
+        self._memory_engine = InMemoryCheckpointEngine()
+        self._writer: AsyncCheckpointWriter | None = None
 
     def save(
-        self, engine: Any, step: int, num_updates: int, held_out: float | None, before: SkipState
+        self, engine: Any, step: int, num_updates: int, score: float | None, skip_state: SkipState
     ) -> float:
-        """Save after step `step`: copied now, written by a thread.
+        """Save the state after a step: copied now, written in a thread.
 
         Args:
-            num_updates: that are in the optimizer's moments.
-            held_out: mean bits per byte on held-out documents after it, the lower the better; None: not measured.
-            before: what later steps have to know of those up to it.
+            num_updates: updates in the optimizer's moments.
+            score: mean bits per byte on held-out documents, lower is better; None: not evaluated.
+            skip_state: of the steps so far.
 
         Returns:
-            Seconds that training waited: for the checkpoint before it, where that was still being written, and the copy.
+            Seconds that training waited, for the previous checkpoint and the copy.
 
         Raises:
-            StorageFull: there is no room for it, or there was none for the one before; what was whole is untouched.
+            DiskFullError: no space for this or the previous checkpoint.
         """
-        started = time.monotonic()
+        start_s = time.monotonic()
         self.finish()
-        partial = self.folder / f"{name_of(step)}{PARTIAL}"
-        size_bytes = _BYTES_PER_PARAMETER * sum(
-            _numel(parameter) for parameter in engine.module.parameters()
-        )
+        folder = self.folder / f"{checkpoint_name(step)}{PARTIAL_SUFFIX}"
+        num_parameters = sum(map(_num_elements, engine.module.parameters()))
+        size_bytes = _BYTES_PER_PARAMETER * num_parameters
         require_disk_space(self.folder, size_bytes, f"the checkpoint of step {step}")
-        engine.checkpoint_engine = self._snapshots
-        engine.save_checkpoint(str(partial), tag=_TAG, save_latest=False)
-        rank, skipped = (
-            dist.get_rank(),
-            {"num_skipped": before.num_skipped, "losses": list(before.losses)},
-        )
-        known = {"step": step, "num_updates": num_updates, "held_out": held_out, "before": skipped}
-        self._writing = AsyncCheckpointWriter(
-            partial,
-            rank,
-            self._snapshots.taken(),
-            None if rank else lambda: self._publish(partial, known),
-        )
-        return time.monotonic() - started
+        engine.checkpoint_engine = self._memory_engine
+        engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        manifest = {
+            "run_fingerprint": self._run_fingerprint,
+            "layout": self._layout,
+            "step": step,
+            "num_updates": num_updates,
+            SCORE_KEY: score,
+            "skip_state": {
+                "num_skipped": skip_state.num_skipped,
+                "losses": list(skip_state.losses),
+            },
+        }
+        rank = dist.get_rank()
+        on_written = partial(self._commit, folder, manifest) if rank == 0 else None
+        copies = self._memory_engine.drain()
+        self._writer = AsyncCheckpointWriter(folder, rank, copies, on_written)
+        return time.monotonic() - start_s
 
     def finish(self) -> None:
-        """Wait until the last checkpoint lies there whole.
+        """Wait until the last checkpoint is complete.
 
         Raises:
-            StorageFull: there was no room for it.
+            DiskFullError: no space for it.
         """
-        if self._writing:
-            self._writing.finish()
-            self._writing = None
+        if self._writer:
+            self._writer.finish()
+            self._writer = None
         dist.barrier()
 
-    def find(self) -> ResumePoint | None:
-        """The newest whole checkpoint of this stage, made loadable on this place.
+    def find_resume_point(self) -> ResumePoint | None:
+        """The newest valid checkpoint, converted to this parallel layout if necessary.
 
         Raises:
-            TrainingError: it was made by another run, or with ZeRO where this is without, or the other way round; or there
-                are checkpoints and none is whole.
+            TrainingError: the checkpoint is of another run or cannot be converted to this layout,
+                or all checkpoints are damaged.
         """
-        found = broadcast_object(self._find_or_not() if dist.get_rank() == 0 else None)
+        found: ResumePoint | TrainingError | None = None
+        if dist.get_rank() == 0:
+            try:
+                found = self._find_resume_point()
+            except TrainingError as error:
+                found = error  # Raised on all ranks, which wait for the broadcast.
+        found = broadcast_object(found)
         if isinstance(found, TrainingError):
             raise found
-        return found and ResumePoint(*found)
+        return found
 
-    def _find_or_not(self) -> ResumePoint | TrainingError | None:
-        try:
-            return self._find()
-        except TrainingError as error:  # The other ranks wait for an answer.
-            return error
-
-    def _find(self) -> ResumePoint | TrainingError | None:
-        whole = latest_valid_checkpoint(self.folder)
-        if whole is None:
+    def _find_resume_point(self) -> ResumePoint | None:
+        checkpoint = latest_valid_checkpoint(self.folder)
+        if checkpoint is None:
             return None
-        folder, made_by = whole
-        earlier = made_by.get("before")
-        before_it = earlier and SkipState(earlier["num_skipped"], tuple(earlier["losses"]))
-        if made_by["run"] != self._run:
-            return TrainingError(
-                f"{folder} was made by another run, {made_by['run'][:12]}",
-                expected=f"a checkpoint of run {self._run[:12]}",
-                fix=f"remove {self.folder} to begin the stage again, or take back the change to the recipe",
+        folder, manifest = checkpoint
+        if manifest["run_fingerprint"] != self._run_fingerprint:
+            raise TrainingError(
+                f"{folder} is a checkpoint of another run, {manifest['run_fingerprint'][:12]}",
+                expected=f"a checkpoint of run {self._run_fingerprint[:12]}",
+                fix=f"remove {self.folder} to restart the stage, or undo the change of the recipe",
             )
-        layout = made_by["layout"]
-        before = layout["zero_stage"] = _zero_stage(
-            layout["zero_stage"], layout["precision"]
-        )  # Older ones say 0 in bf16.
-        cut, cut_before = (one.get("tensor_parallel", 1) for one in (self._layout, layout))
-        if layout != self._layout and cut * cut_before > 1:
-            return TrainingError(
-                f"{folder} was made with tensor_parallel {cut_before} on {layout['num_ranks']} ranks",
-                expected="the same place as before: such a checkpoint is not converted",
-                fix=f"go on with that place, or remove {self.folder} to begin the stage again",
-            )
-        if (
-            layout == self._layout or before == self._layout["zero_stage"] == 0
-        ):  # Without ZeRO every rank has all.
-            return ResumePoint(
-                str(folder), made_by["step"], made_by["num_updates"], before_it, is_universal=False
-            )
-        if 0 in (before, self._layout["zero_stage"]):
-            how = (
-                ""
-                if layout["precision"] == self._layout["precision"]
-                else f" in {layout['precision']}"
-            )
-            place = f"--exec training.zero_stage={before} --exec training.precision={layout['precision']}"
-            return TrainingError(
-                f"{folder} was made with ZeRO stage {before}{how}, and this is stage {self._layout['zero_stage']}",
-                expected="the same, or two of the stages 1, 2 and 3: DeepSpeed converts no checkpoint without ZeRO",
-                fix=f"go on with {place}, or remove {self.folder} to begin the stage again",
-            )
-        logger.info(
-            "%s was made on another place (%s); converting it for %s", folder, layout, self._layout
-        )
+        layout = manifest["layout"]
+        # Without ZeRO every rank has the full state.
+        is_unpartitioned = layout["zero_stage"] == self._layout["zero_stage"] == 0
+        is_universal = layout != self._layout and not is_unpartitioned
+        if layout != self._layout:
+            self._check_convertible(folder, layout)
+        if is_universal:
+            logger.info("converting %s from %s to %s", folder, layout, self._layout)
+            folder = _convert_to_universal(folder)
+        skip_state = manifest["skip_state"]
         return ResumePoint(
-            str(_universal(folder)),
-            made_by["step"],
-            made_by["num_updates"],
-            before_it,
-            is_universal=True,
+            folder=str(folder),
+            step=manifest["step"],
+            num_updates=manifest["num_updates"],
+            skip_state=SkipState(skip_state["num_skipped"], tuple(skip_state["losses"])),
+            is_universal=is_universal,
         )
 
-    def _publish(self, partial: Path, known: dict[str, Any]) -> None:
-        """Rank 0, in its thread: once all ranks have written, make the checkpoint count and let old ones go."""
-        wait_for_rank_markers(partial, self._num_ranks)
-        seals = [partial / seal_name(rank) for rank in range(self._num_ranks)]
-        files = [entry for seal in seals for entry in read_json(seal)]
-        for seal in seals:
-            seal.unlink()
-        commit_checkpoint(
-            partial, {"run": self._run, "layout": self._layout, **known, "files": files}
-        )
-        prune_checkpoints(self.folder, self._place.keep_last, self._place.keep_every_steps)
+    def _check_convertible(self, folder: Path, layout: dict[str, Any]) -> None:
+        """Raise TrainingError if a checkpoint of another layout cannot be used."""
+        if max(layout["tensor_parallel"], self._layout["tensor_parallel"]) > 1:
+            raise TrainingError(
+                f"{folder} was written with tensor_parallel {layout['tensor_parallel']} on "
+                f"{layout['num_ranks']} ranks",
+                expected="the same execution config: such a checkpoint cannot be converted",
+                fix=f"resume with that execution config, or remove {self.folder} to restart the "
+                "stage",
+            )
+        zero_stage, precision = layout["zero_stage"], layout["precision"]
+        if (zero_stage == 0) != (self._layout["zero_stage"] == 0):
+            suffix = "" if precision == self._layout["precision"] else f" in {precision}"
+            raise TrainingError(
+                f"{folder} was written with ZeRO stage {zero_stage}{suffix}, and this is stage "
+                f"{self._layout['zero_stage']}",
+                expected="the same stage, or both of 1, 2 and 3: DeepSpeed cannot convert a "
+                "checkpoint without ZeRO",
+                fix=f"resume with --exec training.zero_stage={zero_stage} "
+                f"--exec training.precision={precision}, or remove {self.folder} to restart the "
+                "stage",
+            )
+
+    def _commit(self, folder: Path, manifest: dict[str, Any]) -> None:
+        """Commit the checkpoint once all ranks have written. Runs in the thread of rank 0."""
+        wait_for_rank_markers(folder, self._num_ranks)
+        files = []
+        for rank in range(self._num_ranks):
+            marker = folder / rank_marker_name(rank)
+            files += read_json(marker)
+            marker.unlink()
+        commit_checkpoint(folder, {**manifest, "files": files})
+        prune_checkpoints(self.folder, self._execution.keep_last, self._execution.keep_every_steps)
 
 
-def _universal(folder: Path) -> Path:
-    """Convert a checkpoint to DeepSpeed's universal format."""
-    universal = folder.with_suffix(UNIVERSAL)
+def _convert_to_universal(folder: Path) -> Path:
+    """Convert a checkpoint to DeepSpeed's universal format, beside it."""
+    universal = folder.with_suffix(UNIVERSAL_SUFFIX)
     options = Namespace(
         input_folder=str(folder / _TAG),
         output_folder=str(universal / _TAG),
@@ -244,24 +247,22 @@ def _universal(folder: Path) -> Path:
         strict=True,
         inject_missing_state=True,
     )
-    with (
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-    ):  # It prints its options.
+    # The converter prints its options.
+    with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull):
         ds_to_universal.main(options)
-    # Beside weights and moments lies a file of what else is known, under a name for ZeRO 3 or one for the others.
-    names = [
-        universal / _TAG / f"{begin}mp_rank_00_model_states.pt" for begin in ("", "zero_pp_rank_0_")
-    ]
-    for here, other in (names, names[::-1]):
-        if not here.exists():
-            os.link(other, here)
-    _complete(universal / _TAG / "zero" / "optimizer_state.pt")
+    # The name of this file differs between ZeRO 3 and ZeRO 1 and 2. Provide both names.
+    names = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
+    path, zero_3_path = (universal / _TAG / name for name in names)
+    if not path.exists():
+        os.link(zero_3_path, path)
+    elif not zero_3_path.exists():
+        os.link(path, zero_3_path)
+    _add_optimizer_settings(universal / _TAG / "zero" / "optimizer_state.pt")
     return universal
 
 
-def _complete(path: Path) -> None:
-    """Settings of the optimizer, where ZeRO 3 looks for them. The step there is not ours (see `Found.restore`)."""
+def _add_optimizer_settings(path: Path) -> None:
+    """Add the optimizer's settings where ZeRO 3 reads them. `ResumePoint.restore` sets the step."""
     state = torch.load(path, weights_only=False)
     if OPTIMIZER_STATE_DICT not in state:
         state[OPTIMIZER_STATE_DICT] = {
@@ -271,10 +272,6 @@ def _complete(path: Path) -> None:
         torch.save(state, path)
 
 
-def _zero_stage(asked: int, precision: Precision) -> int:
-    """The stage that DeepSpeed runs: in bf16 at least 1 (see `deepspeed_config`)."""
-    return max(asked, int(precision == "bf16"))
-
-
-def _numel(parameter: Any) -> int:
+def _num_elements(parameter: Any) -> int:
+    """Elements of the full parameter; with ZeRO 3 the parameter itself is partitioned."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))

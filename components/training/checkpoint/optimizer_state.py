@@ -1,9 +1,9 @@
-"""Adam's two moments as a file, for a next stage that keeps the optimizer instead of beginning with a new one.
+"""Saves and loads Adam's moments, for a next stage that inherits the optimizer state.
 
-They are written whole and by the parameters' names, like the weights, so that the next stage may run on any other place.
-DeepSpeed puts them together and takes them apart, once each of its flat tensors has moments and knows where every parameter
-lies in them, which 0.19.8 sees to for the first group alone. Not covered: tensor parallelism; ZeRO 3 where a parameter does
-not divide over the ranks; writing them without holding them whole in the first rank's memory.
+Moments are written unpartitioned, by parameter name, so the next stage may use another execution
+config. DeepSpeed gathers and partitions them, once every flat tensor has moments and a mapping of
+parameters, which 0.19.8 sets up for the first group only. Not supported: tensor parallelism; ZeRO 3
+if a parameter does not divide over the ranks; writing without all moments in rank 0's memory.
 """
 
 from __future__ import annotations
@@ -24,125 +24,141 @@ from torch import Tensor, nn
 from components.core.errors import ArtifactError, ConfigError
 from components.model.huggingface.checkpoint_reader import all_finite
 from components.model.huggingface.checkpoint_writer import write_tensors
-from components.training.run_file import OPTIMIZER
+from components.model.huggingface.weights import all_finite
+from components.training.run_file import OPTIMIZER_FILE
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _NUM_UPDATES = "num_updates"
 
 
 def save_optimizer_state(engine: Any, model: nn.Module, folder: Path, num_updates: int) -> None:
-    """Write `optimizer.safetensors` on rank 0; all ranks call it together. `num_updates`: of all stages that are in it."""
+    """Write `optimizer.safetensors` on rank 0. All ranks call this together.
+
+    Args:
+        num_updates: updates in the moments, of all stages.
+    """
+    is_writer = dist.get_rank() == 0
     tensors: dict[str, Tensor] = {}
-    _make_moments(engine)
+    _init_moments(engine)
     for name, parameter in model.named_parameters():
         for moment in _MOMENTS:
-            value = _moment(engine, parameter, moment)
-            if dist.get_rank() == 0:
+            value = _get_moment(engine, parameter, moment)
+            if is_writer:
                 tensors[f"{name}.{moment}"] = value.detach().float().cpu().contiguous()
-    if dist.get_rank() == 0:
-        write_tensors(tensors, folder / OPTIMIZER, {_NUM_UPDATES: str(num_updates)})
+    if is_writer:
+        write_tensors(tensors, folder / OPTIMIZER_FILE, {_NUM_UPDATES: str(num_updates)})
 
 
 def load_optimizer_state(engine: Any, model: nn.Module, folder: Path) -> int:
-    """Go on with the moments that a stage left; all ranks call it together, before the first step.
+    """Load the moments of a previous stage. All ranks call this together, before the first step.
 
     Returns:
-        The number of updates that are in them.
+        The number of updates in the moments.
 
     Raises:
-        ArtifactError: there are none, or they are damaged or of another model.
-        ConfigError: with ZeRO 3, a parameter that does not divide over the ranks.
+        ArtifactError: the file is absent, damaged or of another model.
+        ConfigError: with ZeRO 3, a parameter does not divide over the ranks.
     """
-    path = folder / OPTIMIZER
+    path = folder / OPTIMIZER_FILE
     if not path.is_file():
         raise ArtifactError(
-            f"{folder} has no {OPTIMIZER}",
-            expected="the moments of the stage before, which this one is to keep",
-            fix="train that stage again with a recipe that keeps them, or set this one's optimizer to reset",
+            f"{folder} has no {OPTIMIZER_FILE}",
+            expected="the optimizer state of the previous stage, which this stage inherits",
+            fix="train the previous stage again with a recipe whose next stage inherits the "
+            "optimizer state, or set this stage's optimizer_state to reset",
         )
-    wanted = {
-        f"{name}.{moment}": (parameter, moment)
-        for name, parameter in model.named_parameters()
-        for moment in _MOMENTS
-    }
     try:
         with safe_open(path, framework="pt") as file:
-            if set(file.keys()) ^ wanted.keys():
-                raise _unfit(
-                    path,
-                    f"has moments of other parameters: {', '.join(sorted(set(file.keys()) ^ wanted.keys())[:4])}",
-                )
-            num_updates = (file.metadata() or {}).get(_NUM_UPDATES, "")
-            if not num_updates.isdecimal():
-                raise _unfit(path, f"does not say how many updates are in it ({_NUM_UPDATES})")
-            _make_moments(engine)
-            for name, (parameter, moment) in wanted.items():
-                value = file.get_tensor(name)
-                if value.shape != getattr(parameter, "ds_shape", parameter.shape) or not all_finite(
-                    value
-                ):
-                    raise _unfit(
-                        path,
-                        f"has {name} of shape {list(value.shape)}, or with values that are not finite",
-                    )
-                _set_moment(engine, parameter, moment, value)
+            num_updates = _read_num_updates(file, path)
+            _init_moments(engine)
+            _load_moments(engine, model, file, path)
     except SafetensorError as error:
-        raise _unfit(path, f"cannot be read ({error})") from error
-    set_num_updates(engine, int(num_updates))
-    return int(num_updates)
+        raise _invalid_file(path, f"cannot be read ({error})") from error
+    set_num_updates(engine, num_updates)
+    return num_updates
 
 
-def _unfit(path: Path, what: str) -> ArtifactError:
+def set_num_updates(engine: Any, num_updates: int) -> None:
+    """Set the number of updates in Adam's moments, which its bias correction depends on."""
+    for state in _torch_optimizer(engine).state.values():
+        step = torch.as_tensor(state["step"], dtype=torch.float32)
+        state["step"] = torch.full_like(step, num_updates)
+
+
+def _read_num_updates(file: Any, path: Path) -> int:
+    value = (file.metadata() or {}).get(_NUM_UPDATES, "")
+    if not value.isdecimal():
+        raise _invalid_file(path, f"has no number of updates ({_NUM_UPDATES})")
+    return int(value)
+
+
+def _load_moments(engine: Any, model: nn.Module, file: Any, path: Path) -> None:
+    parameters = dict(model.named_parameters())
+    expected_names = {f"{name}.{moment}" for name in parameters for moment in _MOMENTS}
+    mismatched = sorted(set(file.keys()) ^ expected_names)
+    if mismatched:
+        raise _invalid_file(path, f"has moments of other parameters: {', '.join(mismatched[:4])}")
+    for name, parameter in parameters.items():
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        for moment in _MOMENTS:
+            value = file.get_tensor(f"{name}.{moment}")
+            if value.shape != shape or not all_finite(value):
+                problem = f"of shape {list(value.shape)}, or with values that are not finite"
+                raise _invalid_file(path, f"has {name}.{moment} {problem}")
+            _set_moment(engine, parameter, moment, value)
+
+
+def _invalid_file(path: Path, problem: str) -> ArtifactError:
     return ArtifactError(
-        f"{path} {what}",
-        expected="finite moments of every parameter of the model that is trained",
-        fix="start from a checkpoint of the same recipe, restore this one, or set the stage's optimizer to reset",
+        f"{path} {problem}",
+        expected="finite moments of every parameter of the trained model",
+        fix="start from a checkpoint of the same recipe, restore the file, or set the stage's "
+        "optimizer_state to reset",
     )
 
 
-def set_num_updates(engine: Any, number: int) -> None:
-    """Tell Adam how many updates are in its moments, which its bias correction depends on."""
-    for state in _optimizer(engine).state.values():
-        state["step"] = torch.full_like(torch.as_tensor(state["step"], dtype=torch.float32), number)
-
-
-def _optimizer(engine: Any) -> Any:
-    """torch's optimizer: inside of ZeRO's, or the engine's own."""
+def _torch_optimizer(engine: Any) -> Any:
+    """torch's optimizer: inside ZeRO's optimizer, or the engine's own."""
     return getattr(engine.optimizer, "optimizer", engine.optimizer)
 
 
-def _make_moments(engine: Any) -> None:
-    """Give every tensor that is optimized its moments, and tell every parameter where its own lie."""
-    state, groups = _optimizer(engine).state, _optimizer(engine).param_groups
-    in_stage_3 = getattr(engine.optimizer, "fp32_partitioned_groups_flat", None)
-    for tensor in in_stage_3 or [one for group in groups for one in group["params"]]:
-        if not state[tensor]:
+def _init_moments(engine: Any) -> None:
+    """Create missing moments as zeros, and map every parameter to its part of them."""
+    optimizer = _torch_optimizer(engine)
+    tensors = getattr(engine.optimizer, "fp32_partitioned_groups_flat", None)  # ZeRO 3.
+    if not tensors:
+        tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+    for tensor in tensors:
+        if not optimizer.state[tensor]:
             moments = {name: torch.zeros_like(tensor, requires_grad=False) for name in _MOMENTS}
-            state[tensor] |= {"step": torch.tensor(0.0, device=tensor.device), **moments}
+            step = torch.tensor(0.0, device=tensor.device)
+            optimizer.state[tensor] |= {"step": step, **moments}
     if hasattr(engine.optimizer, "single_partition_of_fp32_groups"):  # ZeRO 1 and 2.
         for parameters, flat in zip(
             engine.optimizer.bit16_groups,
             engine.optimizer.single_partition_of_fp32_groups,
             strict=True,
         ):
-            lazy_init_hp_params_optimizer_state(parameters, flat, state)
+            lazy_init_hp_params_optimizer_state(parameters, flat, optimizer.state)
 
 
-def _moment(engine: Any, parameter: nn.Parameter, name: str) -> Tensor:
-    own = _optimizer(engine).state.get(parameter)
-    value: Tensor = own[name] if own else safe_get_full_optimizer_state(parameter, name)
+def _get_moment(engine: Any, parameter: nn.Parameter, name: str) -> Tensor:
+    state = _torch_optimizer(engine).state.get(parameter)
+    value: Tensor = state[name] if state else safe_get_full_optimizer_state(parameter, name)
     return value
 
 
 def _set_moment(engine: Any, parameter: nn.Parameter, name: str, value: Tensor) -> None:
-    own = _optimizer(engine).state.get(parameter)
-    if own:
-        own[name].copy_(value)
+    state = _torch_optimizer(engine).state.get(parameter)
+    if state:
+        state[name].copy_(value)
         return
     if hasattr(parameter, "ds_id") and value.numel() % dist.get_world_size():
         raise ConfigError(
-            f"a parameter of {value.numel():,} values does not divide over {dist.get_world_size()} ranks",
-            expected="one that does: DeepSpeed cannot set moments of others with ZeRO 3",
-            fix="use ZeRO 1 or 2 for this stage, or set its optimizer to reset",
+            f"a parameter of {value.numel():,} values does not divide over "
+            f"{dist.get_world_size()} ranks",
+            expected="parameters that divide over the ranks: with ZeRO 3, DeepSpeed cannot set "
+            "the moments of others",
+            fix="use ZeRO 1 or 2 for this stage, or set its optimizer_state to reset",
         )
     safe_set_full_optimizer_state(parameter, value.to(engine.device), name)

@@ -1,10 +1,9 @@
-"""The checkpoints of a stage as they lie in its folder: which of them are whole, which stay, and how one goes.
+"""The checkpoint folders of a stage: commit, verification, retention and removal.
 
-A checkpoint is a folder `step-N` whose manifest names its files with their SHA-256, and has a fingerprint of itself: a bit
-that changes in the number of the step would else be believed. It comes in one rename and goes in one (to `step-N.removed`),
-so whatever has no ending was whole when it got its name, however a kill falls. Nothing is removed as damaged where nothing
-whole is left, or where a file cannot be read for a reason that may pass. Not covered: who writes (`checkpoints`,
-`snapshots`).
+A checkpoint is a folder `step-N` whose manifest contains the SHA-256 of its files and a fingerprint
+of itself. It is created and removed by a rename (from `step-N.partial`, to `step-N.removed`), so a
+folder without a suffix is complete. If no checkpoint is valid, or a file cannot be read for a
+reason that may be temporary, nothing is removed.
 """
 
 from __future__ import annotations
@@ -22,89 +21,96 @@ from components.core.fingerprint import FileEntry, fingerprint, list_files
 
 logger = logging.getLogger(__name__)
 
-PARTIAL, UNIVERSAL, _REMOVED = ".partial", ".universal", ".removed"
-_MANIFEST, _MANIFEST_FINGERPRINT = "manifest.json", "fingerprint"
-_WITHOUT_OWN = {"run", "layout", "step", "num_updates", "held_out", "files"}
-"""What a manifest holds that an older version wrote, which had no fingerprint of its own."""
+PARTIAL_SUFFIX = ".partial"
+UNIVERSAL_SUFFIX = ".universal"
+_REMOVED_SUFFIX = ".removed"
+_MANIFEST = "manifest.json"
+_MANIFEST_FINGERPRINT = "fingerprint"
+SCORE_KEY = "held_out_bits_per_byte"
 _NAME = re.compile(r"step-(\d{8,})")
-_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)
-"""What the system says of a file that is not there, or that its disk has lost."""
+_DAMAGE_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)
+"""Errors of a file that is absent or lost by the disk; other errors may be temporary."""
 
 
 class VerifiedCheckpoint(NamedTuple):
-    """A checkpoint whose every byte was compared."""
+    """A checkpoint whose files have the digests of its manifest."""
 
     folder: Path
     manifest: dict[str, Any]
 
 
-def name_of(step: int) -> str:
-    """The name of the checkpoint after a step."""
+def checkpoint_name(step: int) -> str:
+    """The folder name of the checkpoint after a step."""
     return f"step-{step:08d}"
 
 
 def commit_checkpoint(partial: Path, manifest: dict[str, Any]) -> None:
-    """Make what lies in `step-N.partial` the checkpoint `step-N`; the manifest has `step` and `files` among its values."""
-    write_json(partial / _MANIFEST, {**manifest, _MANIFEST_FINGERPRINT: fingerprint(manifest)})
+    """Write the manifest, which contains `step` and `files`, and rename `step-N.partial`."""
+    document = {**manifest, _MANIFEST_FINGERPRINT: fingerprint(manifest)}
+    write_json(partial / _MANIFEST, document)
     partial.rename(partial.with_suffix(""))
 
 
 def latest_valid_checkpoint(folder: Path) -> VerifiedCheckpoint | None:
-    """The newest checkpoint that is whole; newer ones that are not, and what kills have left, are removed.
+    """The newest valid checkpoint. Removes newer damaged ones, and remains of interrupted writes.
 
     Raises:
-        TrainingError: there are checkpoints and none is whole, or one cannot be read for a reason that may pass.
+        TrainingError: all checkpoints are damaged, or a read error may be temporary.
     """
-    for ending in (PARTIAL, UNIVERSAL, _REMOVED):
-        for left in folder.glob(f"step-*{ending}*"):
-            _delete(left)
+    for suffix in (PARTIAL_SUFFIX, UNIVERSAL_SUFFIX, _REMOVED_SUFFIX):
+        for path in folder.glob(f"step-*{suffix}*"):
+            _delete(path)
     damaged: list[Path] = []
-    for one in _newest_first(folder):
-        manifest = _verified(one)
-        if manifest is not None:
-            for worthless in damaged:
-                logger.warning(
-                    "the checkpoint %s is damaged; it is removed and one before is used", worthless
-                )
-                remove(worthless)
-            return VerifiedCheckpoint(one, manifest)
-        damaged.append(one)
+    for checkpoint in _newest_first(folder):
+        manifest = _verify(checkpoint)
+        if manifest is None:
+            damaged.append(checkpoint)
+            continue
+        for path in damaged:
+            logger.warning("the checkpoint %s is damaged; removing it, using an older one", path)
+            remove_checkpoint(path)
+        return VerifiedCheckpoint(checkpoint, manifest)
     if damaged:
         raise TrainingError(
             f"all checkpoints of the stage are damaged: {', '.join(map(str, damaged))}",
-            expected="one that is as it was written",
-            fix=f"put one back from a copy, or remove {folder} to begin the stage again; look at the disk first",
+            expected="at least one undamaged checkpoint",
+            fix=f"check the disk; then restore a checkpoint from a backup, or remove {folder} to "
+            "restart the stage",
         )
     return None
 
 
 def prune_checkpoints(folder: Path, keep_last: int, keep_every_steps: int | None) -> None:
-    """Remove what is neither among the last few, nor the best, nor one of those that are kept besides."""
-    every = {one: _read(one) for one in _newest_first(folder)}
-    kept = [one for one, manifest in every.items() if manifest is not None]
+    """Delete all but the newest, the best by held-out score, and every `keep_every_steps`-th."""
+    manifests = {}
+    for checkpoint in _newest_first(folder):
+        manifest = _read_manifest(checkpoint)
+        if manifest is not None:
+            manifests[checkpoint] = manifest
+            continue
+        logger.warning("the checkpoint %s is damaged; removing it", checkpoint)
+        remove_checkpoint(checkpoint)
     scores = {
-        one: score for one in kept if (score := (every[one] or {}).get("held_out")) is not None
+        checkpoint: manifest[SCORE_KEY]
+        for checkpoint, manifest in manifests.items()
+        if manifest.get(SCORE_KEY) is not None
     }
-    best = min(scores, key=scores.__getitem__, default=None)
-    for number, one in enumerate(kept):
-        is_kept = (
-            number < keep_last
-            or one == best
-            or (keep_every_steps and _step(one) % keep_every_steps == 0)
-        )
-        if not is_kept:
-            remove(one)
-    for one in every.keys() - set(kept):  # Nothing is ever read from it.
-        logger.warning("the checkpoint %s is damaged; it is removed", one)
-        remove(one)
+    retained = set(list(manifests)[:keep_last])
+    if scores:
+        retained.add(min(scores, key=scores.__getitem__))
+    if keep_every_steps:
+        retained |= {path for path in manifests if _step_of(path) % keep_every_steps == 0}
+    for checkpoint in manifests:
+        if checkpoint not in retained:
+            remove_checkpoint(checkpoint)
 
 
-def remove(checkpoint: Path) -> None:
-    """Remove a checkpoint: in one move it counts no more, and then its files go."""
-    gone = checkpoint.with_suffix(_REMOVED)
-    _delete(gone)
-    checkpoint.rename(gone)
-    _delete(gone)
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Rename a checkpoint, which invalidates it atomically, and delete its files."""
+    removed = checkpoint.with_suffix(_REMOVED_SUFFIX)
+    _delete(removed)
+    checkpoint.rename(removed)
+    _delete(removed)
 
 
 def _delete(path: Path) -> None:
@@ -115,56 +121,52 @@ def _delete(path: Path) -> None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(
-        (one for one in folder.glob("step-*") if _NAME.fullmatch(one.name)), key=_step, reverse=True
-    )
+    checkpoints = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(checkpoints, key=_step_of, reverse=True)
 
 
-def _step(checkpoint: Path) -> int:
+def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def _read(checkpoint: Path) -> dict[str, Any] | None:
-    """The manifest of a checkpoint, or None where it is not what was written."""
+def _read_manifest(checkpoint: Path) -> dict[str, Any] | None:
+    """The manifest of a checkpoint, or None if it is absent or damaged."""
     try:
-        manifest = read_json(checkpoint / _MANIFEST)
-        own = manifest.pop(_MANIFEST_FINGERPRINT) if _MANIFEST_FINGERPRINT in manifest else None
-        is_own = (
-            own == fingerprint(manifest) if own is not None else manifest.keys() <= _WITHOUT_OWN
+        manifest: dict[str, Any] = read_json(checkpoint / _MANIFEST)
+        expected_fingerprint = manifest.pop(_MANIFEST_FINGERPRINT)
+        is_valid = (
+            fingerprint(manifest) == expected_fingerprint
+            and manifest["step"] == _step_of(checkpoint)
+            and manifest["files"]
         )
-        return (
-            manifest
-            if is_own and manifest["step"] == _step(checkpoint) and manifest["files"]
-            else None
-        )
+        return manifest if is_valid else None
     except OSError as error:
-        _require_damage(checkpoint, error)
+        _raise_if_temporary(checkpoint, error)
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     return None
 
 
-def _verified(checkpoint: Path) -> dict[str, Any] | None:
-    """The manifest, or None where it, or a file that it names, is not what was written."""
+def _verify(checkpoint: Path) -> dict[str, Any] | None:
+    """The manifest, or None if it or a file in it is damaged."""
+    manifest = _read_manifest(checkpoint)
+    if manifest is None:
+        return None
     try:
-        manifest = _read(checkpoint)
-        # DeepSpeed leaves scripts of its own besides.
-        whole = manifest and {FileEntry(*entry) for entry in manifest["files"]} <= set(
-            list_files(checkpoint)
-        )
+        expected_files = {FileEntry(*entry) for entry in manifest["files"]}
+        # DeepSpeed writes further files that are in no manifest.
+        return manifest if expected_files <= set(list_files(checkpoint)) else None
     except OSError as error:
-        _require_damage(checkpoint, error)
+        _raise_if_temporary(checkpoint, error)
     except TypeError:
         pass
-    else:
-        return manifest if whole else None
     return None
 
 
-def _require_damage(checkpoint: Path, error: OSError) -> None:
-    if error.errno not in _DAMAGE:
+def _raise_if_temporary(checkpoint: Path, error: OSError) -> None:
+    if error.errno not in _DAMAGE_ERRNOS:
         raise TrainingError(
             f"the checkpoint {checkpoint} cannot be read: {error.strerror} ({error.filename})",
             expected="files that this user may read; nothing was removed",
-            fix="mend that, then run the same command again",
+            fix="fix the cause, then run the same command again",
         ) from error

@@ -1,1 +1,1 @@
-"""Launching the ranks of a training stage and supervising them."""
+"""Launching the ranks of a training stage, and supervising them."""

@@ -1,8 +1,8 @@
-"""The commands that start the ranks of a stage: on this host, over ssh on the hosts of a hostfile, or by Slurm.
+"""The commands that start the ranks of a stage: on this host, over ssh, or by Slurm.
 
-DeepSpeed's launcher for one host does the work on every host of a hostfile; plain `ssh` starts it there, where DeepSpeed's
-own runner takes pdsh. ssh and srun hand standard input on and pdsh does not: so ranks on other hosts end with the flow too,
-and nothing but ssh has to be installed. Not covered: MPI's launchers.
+Plain `ssh` starts DeepSpeed's launcher on every host of a hostfile, instead of DeepSpeed's runner,
+which needs pdsh. ssh and srun forward standard input and pdsh does not, so ranks on other hosts end
+with the flow too. MPI is not supported.
 """
 
 from __future__ import annotations
@@ -21,144 +21,120 @@ from components.core.network import free_port
 from components.training.config import TrainingExecution
 
 _LOOPBACK = "127.0.0.1"
-_PORTS = range(20_000, 32_768)
-"""Of another host, where none can be found free: below those that Linux gives away by itself (from 32,768 on)."""
-_HANDED_ON = re.compile("PYTHONPATH|(NCCL|GLOO|UCX)_.*")
-"""Variables that ranks on other hosts get as well."""
+_REMOTE_PORTS = range(20_000, 32_768)
+"""Ports to try on another host: below those that Linux assigns by itself (from 32,768 on)."""
+_FORWARDED_VARIABLES = re.compile("PYTHONPATH|(NCCL|GLOO|UCX)_.*")
+"""Environment variables that are passed to other hosts."""
 _HOST_LINE = re.compile(r"(\S+)\s+slots=([1-9]\d*)\s*(#.*)?")
 
 Command = list[str]
 
 
 def launch_commands(
-    run_file: Path, place: TrainingExecution, port: int, environment: Mapping[str, str]
+    run_file: Path, execution: TrainingExecution, port: int, environment: Mapping[str, str]
 ) -> list[Command]:
-    """The commands that, started together, train the stage of a `run.json`: by hand as from a flow.
+    """The commands that, started together, train the stage of a `run.json`.
 
     Args:
-        port: at which the ranks meet.
-        environment: what Slurm has set, and what is to be set on other hosts too.
+        port: rendezvous port of the ranks.
+        environment: for Slurm's variables and variables to forward to other hosts.
 
     Raises:
-        ConfigError: a hostfile that cannot be, or that has too few slots; no allocation of Slurm's.
+        ConfigError: the hostfile is invalid or has too few slots, or there is no Slurm allocation.
     """
-    accelerator = [] if place.uses_gpu else ["DS_ACCELERATOR=cpu"]
+    variables = [] if execution.uses_gpu else ["DS_ACCELERATOR=cpu"]
     trainer = ["components.training", str(run_file)]
-    if place.launcher == "slurm":
-        return [
-            [
-                "env",
-                *accelerator,
-                f"MASTER_PORT={port}",
-                *_srun(place, environment),
-                sys.executable,
-                "-m",
-                *trainer,
-            ]
-        ]
-    if place.launcher == "local":
-        world = {"localhost": place.world_size}
-        return [["env", *accelerator, *_deepspeed(world, 0, _LOOPBACK, port), *trainer]]
-    world = read_hostfile(Path(str(place.hostfile)), place.world_size)
-    handed_on = [
-        f"{name}={value}"
-        for name, value in sorted(environment.items())
-        if _HANDED_ON.fullmatch(name)
-    ]
+    if execution.launcher == "local":
+        hosts = {"localhost": execution.world_size}
+        launcher = _deepspeed_launcher(hosts, 0, _LOOPBACK, port)
+        return [["env", *variables, *launcher, *trainer]]
+    if execution.launcher == "slurm":
+        srun = _srun(execution, environment)
+        variables.append(f"MASTER_PORT={port}")
+        return [["env", *variables, *srun, sys.executable, "-m", *trainer]]
+    hosts = read_hostfile(Path(str(execution.hostfile)), execution.world_size)
+    for name, value in sorted(environment.items()):
+        if _FORWARDED_VARIABLES.fullmatch(name):
+            variables.append(f"{name}={value}")
+    first_host = next(iter(hosts))
     commands = []
-    for number, host in enumerate(world):
-        there = [
-            "exec",
-            "env",
-            *accelerator,
-            *handed_on,
-            *_deepspeed(world, number, next(iter(world)), port),
-            *trainer,
-        ]
-        commands.append(
-            [
-                "ssh",
-                "-o",
-                "BatchMode=yes",
-                host,
-                f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(there)}",
-            ]
-        )
+    for node, host in enumerate(hosts):
+        launcher = _deepspeed_launcher(hosts, node, first_host, port)
+        command = shlex.join(["exec", "env", *variables, *launcher, *trainer])
+        remote_command = f"cd {shlex.quote(str(Path.cwd()))} && {command}"
+        commands.append(["ssh", "-o", "BatchMode=yes", host, remote_command])
     return commands
 
 
-def master_port(place: TrainingExecution) -> int:
-    """The port that is asked for, or one to try."""
-    if place.master_port is not None:
-        return place.master_port
-    return free_port() if place.launcher == "local" else secrets.choice(_PORTS)
+def select_master_port(execution: TrainingExecution) -> int:
+    """The configured port, a free port of this host, or for other hosts a random port."""
+    if execution.master_port is not None:
+        return execution.master_port
+    return free_port() if execution.launcher == "local" else secrets.choice(_REMOTE_PORTS)
 
 
 def read_hostfile(path: Path, world_size: int) -> dict[str, int]:
-    """The hosts that are used, in their order, and how many ranks run on each: hosts are filled one after another.
+    """The number of ranks of each host that is used, filling the hosts in their order.
 
     Raises:
-        ConfigError: no such file, a line that cannot be, a host that is named twice, or too few slots.
+        ConfigError: the file is absent, a line is invalid, a host is repeated, or the file has too
+            few slots.
     """
-    form = "a line HOST slots=RANKS for every host"
+    expected = "a line HOST slots=RANKS for every host"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ConfigError(
             f"the hostfile {path} cannot be read: {error.strerror}",
-            expected=form,
-            fix="mend hostfile",
+            expected=expected,
+            fix="set --exec training.hostfile to a readable file",
         ) from None
-    used: dict[str, int] = {}
-    slots = 0
+    ranks_by_host: dict[str, int] = {}
+    num_slots = 0
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
         match = _HOST_LINE.fullmatch(line.strip())
-        if not match or match[1] in used or match[1].startswith("-"):
+        if not match or match[1] in ranks_by_host or match[1].startswith("-"):
             raise ConfigError(
                 f"line {number} of {path} is {line!r}",
-                expected=f"{form}, each once",
-                fix="mend the line",
+                expected=f"{expected}, without repeated hosts",
+                fix="correct the line",
             )
-        here = min(int(match[2]), world_size - slots)
-        slots += here
-        if here:
-            used[match[1]] = here
-    if slots < world_size:
+        num_ranks = min(int(match[2]), world_size - num_slots)
+        num_slots += num_ranks
+        if num_ranks:
+            ranks_by_host[match[1]] = num_ranks
+    if num_slots < world_size:
         raise ConfigError(
-            f"{path} has {slots} slots and world_size is {world_size}",
+            f"{path} has {num_slots} slots and world_size is {world_size}",
             expected="a slot for every rank",
-            fix=f"set world_size to {slots}, or add hosts",
+            fix=f"set world_size to {num_slots}, or add hosts",
         )
-    return used
+    return ranks_by_host
 
 
-def _deepspeed(world: dict[str, int], node: int, address: str, port: int) -> Command:
-    """DeepSpeed's launcher for one host. The `deepspeed` command would import everything once more only to start it."""
-    ranks = {host: list(range(number)) for host, number in world.items()}
-    encoded = base64.urlsafe_b64encode(json.dumps(ranks).encode()).decode()
-    options = [
-        f"--world_info={encoded}",
+def _deepspeed_launcher(hosts: dict[str, int], node: int, address: str, port: int) -> Command:
+    """DeepSpeed's launcher of a host. The `deepspeed` command would import torch once more."""
+    ranks = {host: list(range(num_ranks)) for host, num_ranks in hosts.items()}
+    world_info = base64.urlsafe_b64encode(json.dumps(ranks).encode()).decode()
+    return [
+        *(sys.executable, "-m", "deepspeed.launcher.launch"),
+        f"--world_info={world_info}",
         f"--node_rank={node}",
         f"--master_addr={address}",
         f"--master_port={port}",
-    ]
-    return [
-        sys.executable,
-        "-m",
-        "deepspeed.launcher.launch",
-        *options,
         "--no_local_rank",
         "--module",
     ]
 
 
-def _srun(place: TrainingExecution, environment: Mapping[str, str]) -> Command:
+def _srun(execution: TrainingExecution, environment: Mapping[str, str]) -> Command:
     if "SLURM_JOB_ID" not in environment:
         raise ConfigError(
-            "launcher is slurm, and this is no allocation of Slurm's: SLURM_JOB_ID is not set",
-            expected="a flow that runs inside one",
-            fix=f"start it with `salloc --ntasks={place.world_size} codegen ...`, or from a script for sbatch",
+            "launcher is slurm, and there is no Slurm allocation: SLURM_JOB_ID is not set",
+            expected="a flow that runs inside an allocation",
+            fix=f"start it with `salloc --ntasks={execution.world_size} codegen ...`, or from an "
+            "sbatch script",
         )
-    return ["srun", f"--ntasks={place.world_size}", "--kill-on-bad-exit=1", "--mpi=none"]
+    return ["srun", f"--ntasks={execution.world_size}", "--kill-on-bad-exit=1", "--mpi=none"]

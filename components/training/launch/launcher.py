@@ -1,14 +1,13 @@
-"""How a flow trains a stage: it writes `run.json`, starts the launchers, reads along, and reads the result.
+"""Trains a stage from a flow: write `run.json`, start the launchers, read metrics and result.
 
-A launcher is another process group, so that nothing of it can outlive a cancelled flow: every way out of `train_stage` ends
-all groups, and should the flow itself be killed, the ranks see their standard input close and end by themselves, on other
-hosts too. What tells success is `training.json`, never an exit status. Ranks that somebody else starts (launcher
-environment) are only waited for: they are not the flow's to end.
+Each launcher has its own process group. Every way out of `train_stage` ends all groups; if the flow
+itself is killed, the ranks' standard input closes and they exit, on other hosts too. Success is the
+existence of `training.json`, never an exit code. Ranks of another launcher (launcher environment)
+are only waited for.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
@@ -33,195 +32,205 @@ from components.core.errors import (
 from components.core.files import read_json
 from components.dataset.remote_folder import open_folder
 from components.training.config import TrainingExecution
-from components.training.deepspeed_config import require_division, require_shares
-from components.training.launch.commands import launch_commands, master_port
+from components.training.deepspeed_config import check_batch_division, check_model_division
+from components.training.launch.commands import launch_commands, select_master_port
 from components.training.launch.failure import (
     clear_failure,
     explain_failure,
-    was_reported,
+    has_failure_report,
     wrap_os_errors,
 )
-from components.training.metrics import StepMetrics
+from components.training.metrics import MetricsTail, StepMetrics
 from components.training.run_file import (
-    DEEPSPEED,
-    LOG,
-    METRICS,
-    RESULT,
-    RUN,
-    WORK,
+    DEEPSPEED_FILE,
+    LOG_FILE,
+    METRICS_FILE,
+    RESULT_FILE,
+    RUN_FILE,
+    WORK_FOLDER,
     RunFile,
     StageRun,
 )
 
 logger = logging.getLogger(__name__)
 
-_POLL_S = 0.2
-"""Between two looks at the metrics file."""
-_GRACE_S = 10.0
-"""For ranks to end after their step; cancelling has to be over within 20 s."""
-_LAST_GRACE_S = 3.0
-"""From the end of their standard input to SIGKILL: as long as ssh and DeepSpeed's launcher take to see that ranks ended."""
-_PORTS_TRIED = 3
-"""Between the choice of a port and the first rank's start somebody else may take it."""
+_POLL_INTERVAL_S = 0.2
+_STEP_GRACE_S = 10.0
+"""For ranks to finish their step and save; a cancellation has to end within 20 s."""
+_EXIT_GRACE_S = 3.0
+"""From closing standard input to SIGKILL: the time that ssh and DeepSpeed's launcher need to notice
+that their ranks have exited."""
+_MAX_PORT_ATTEMPTS = 3
+"""Another process may take the port before rank 0 listens at it."""
 _STEPS_BEFORE_MICRO_BATCH_FITS = 1
-"""Steps after which a micro-batch fits: the second has all that any has, the optimizer's moments and activations."""
+"""After this step a micro-batch fits: the second step has the optimizer state too."""
+
+OnStep = Callable[[StepMetrics], None]
 
 
 def train_stage(
-    folder: Path, run: StageRun, place: TrainingExecution, on_step: Callable[[StepMetrics], None]
+    folder: Path, run: StageRun, execution: TrainingExecution, on_step: OnStep
 ) -> dict[str, JsonValue]:
-    """Train one stage, or go on with one that was killed, and leave its checkpoint in `folder`.
+    """Train a stage, or resume an interrupted stage, and write its checkpoint to `folder`.
 
     Args:
-        folder: the artifact's folder, or what a killed attempt left of it.
-        on_step: called once for every step, in order; when a stage is resumed, first for the steps done before.
+        folder: the artifact's folder, empty or with the files of an interrupted attempt.
+        on_step: called once for every step, in order, first for the steps of earlier attempts.
 
     Returns:
-        Statistics: `steps`, `skipped_steps`, `tokens`, `final_loss` (nats per token, of the last batch that was not left
-        out; None where all were), `num_parameters`.
+        Statistics: `steps`, `skipped_steps`, `tokens`, `final_loss` (nats per token of the last
+        batch that was not skipped; None if all were), `num_parameters`.
 
     Raises:
         ArtifactError: an input is absent or damaged.
-        ConfigError: the batch does not fit the place, or the corpus or the initial checkpoint does not fit the model.
-        TrainingError: the loss diverged or a rank failed; the log is kept in `observed/train.log`.
-        StorageFull: no room for a checkpoint.
+        ConfigError: batch, execution config, corpus or initial checkpoint do not fit together.
+        TrainingError: the loss diverged or a rank failed; the log is in `observed/train.log`.
+        DiskFullError: no space for a checkpoint.
     """
-    require_division(run.config, place, run.model.context_length)
-    _require_shares(run, place)
-    _require_inputs(run)
+    _check_compatibility(run, execution)
+    _check_inputs(run)
     folder = folder.resolve()
-    if (folder / RESULT).exists():
-        _relay(_Tail(folder / METRICS), on_step)
+    if (folder / RESULT_FILE).exists():
+        _report_steps(MetricsTail(folder / METRICS_FILE), on_step)
     else:
-        _run_trainer(folder, RunFile(run=run, place=place), on_step)
-    shutil.rmtree(
-        folder / WORK, ignore_errors=True
-    )  # It is still there where a kill fell between the result and this.
-    return _result(folder, run)
+        _run_trainer(folder, RunFile(run=run, execution=execution), on_step)
+    # It still exists if the trainer was killed after it wrote the result.
+    shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
+    return _read_result(folder, run)
 
 
-def _require_inputs(run: StageRun) -> None:
-    for role in ("data", "tokenizer", "initial"):
-        given = getattr(run, role)
-        if given and _is_missing(given.folder):
-            raise ArtifactError(
-                f"stage {run.stage}: there is no folder {given.folder}",
-                expected=f"the artifact {given.digest[:12]}, as its {role}",
-                fix="make that artifact first: the pipeline's earlier steps do",
-            )
-    if run.config.optimizer_state == "kept" and run.initial is None:
+def _check_compatibility(run: StageRun, execution: TrainingExecution) -> None:
+    check_batch_division(run.config, execution, run.model.context_length)
+    if run.config.mask_documents and execution.sequence_parallel > 1:
         raise ConfigError(
-            f"stage {run.stage} is to keep the optimizer of the stage before, and there is none",
-            expected="a stage that starts from another one",
-            fix="set its optimizer to reset",
-        )
-
-
-def _is_missing(folder: str) -> bool:
-    """Of a folder on this machine. A corpus that is streamed from elsewhere is looked for by the ranks, who open it."""
-    place = open_folder(folder)
-    return isinstance(place, Path) and not place.is_dir()
-
-
-def _require_shares(run: StageRun, place: TrainingExecution) -> None:
-    if run.config.mask_documents and place.sequence_parallel > 1:
-        raise ConfigError(
-            f"stage {run.stage} masks documents, and sequence_parallel is {place.sequence_parallel}",
-            expected="one of the two: slices of a sequence attend to all that comes before",
+            f"stage {run.stage} masks documents, and sequence_parallel is "
+            f"{execution.sequence_parallel}",
+            expected="not both: with sequence_parallel attention is causal without a mask",
             fix="set sequence_parallel to 1, or mask_documents to false",
         )
-    if run.config.optimizer_state == "kept" and place.tensor_parallel > 1:
+    if run.config.optimizer_state == "inherit" and execution.tensor_parallel > 1:
         raise ConfigError(
-            f"stage {run.stage} keeps the optimizer, and tensor_parallel is {place.tensor_parallel}",
-            expected="one of the two: moments are not taken apart over ranks that share a copy",
-            fix="set tensor_parallel to 1, or the stage's optimizer to reset",
+            f"stage {run.stage} inherits the optimizer state, and tensor_parallel is "
+            f"{execution.tensor_parallel}",
+            expected="not both: optimizer state cannot be partitioned by tensor parallelism",
+            fix="set tensor_parallel to 1, or the stage's optimizer_state to reset",
         )
-    require_shares(run.model, place)
+    check_model_division(run.model, execution)
 
 
-def _run_trainer(folder: Path, file: RunFile, on_step: Callable[[StepMetrics], None]) -> None:
-    given = file.place.master_port is not None or file.place.launcher == "environment"
-    ports = 1 if given else _PORTS_TRIED
-    tail = _Tail(folder / METRICS, not_before=_inode(folder / METRICS))
+def _check_inputs(run: StageRun) -> None:
+    for role, source in run.inputs().items():
+        if source and not _is_available(source.folder):
+            raise ArtifactError(
+                f"stage {run.stage}: the folder {source.folder} does not exist",
+                expected=f"the artifact {source.digest[:12]}, as the input {role}",
+                fix="build that artifact first: the earlier steps of the pipeline do",
+            )
+    if run.config.optimizer_state == "inherit" and run.init_from is None:
+        raise ConfigError(
+            f"stage {run.stage} inherits the optimizer state, and has no previous stage",
+            expected="a stage that starts from a checkpoint",
+            fix="set its optimizer_state to reset",
+        )
+
+
+def _is_available(folder: str) -> bool:
+    """Whether a local folder exists. A remote corpus is checked by the ranks that stream it."""
+    location = open_folder(folder)
+    return not isinstance(location, Path) or location.is_dir()
+
+
+def _run_trainer(folder: Path, file: RunFile, on_step: OnStep) -> None:
+    """Run the ranks until the result exists; retry with another port or a smaller micro-batch."""
+    is_external = file.execution.launcher == "environment"
+    is_port_fixed = file.execution.master_port is not None or is_external
+    attempts_left = 1 if is_port_fixed else _MAX_PORT_ATTEMPTS
+    tail = MetricsTail(folder / METRICS_FILE, skip_existing=True)
     while True:
         with wrap_os_errors(folder):
-            clear_failure(folder / WORK)
-            run_file = file.write(folder)
+            clear_failure(folder / WORK_FOLDER)
+            file.write(folder)
         try:
-            if file.place.launcher == "environment":
+            if is_external:
                 _wait_for_ranks(folder, file, tail, on_step)
             else:
-                _start_ranks(folder, file, run_file, tail, on_step)
+                _start_ranks(folder, file, tail, on_step)
             return
         except PortInUseError as error:
-            ports -= 1
-            if not ports:
+            attempts_left -= 1
+            if not attempts_left:
                 raise
-            logger.info("%s; trying another", error.got)
-        except OutOfMemoryError as error:
-            if (
-                tail.last_step > _STEPS_BEFORE_MICRO_BATCH_FITS
-                or file.place.micro_batch != "auto"
-                or file.place.launcher == "environment"
-            ):
+            logger.info("%s; trying another port", error.got)
+        except OutOfMemory as error:
+            has_fitted = tail.last_step > _STEPS_BEFORE_MICRO_BATCH_FITS
+            if has_fitted or is_external or file.execution.micro_batch != "auto":
                 raise
-            used = read_json(folder / DEEPSPEED)["train_micro_batch_size_per_gpu"]
-            if used == 1:
+            micro_batch = read_json(folder / DEEPSPEED_FILE)["train_micro_batch_size_per_gpu"]
+            if micro_batch == 1:
                 raise
-            logger.info("micro-batch %d did not fit, trying a smaller one: %s", used, error.got)
-            file = file.replace(micro_batch_upper_bound=used)
+            logger.info(
+                "micro-batch %d does not fit, trying a smaller micro-batch: %s",
+                micro_batch,
+                error.got,
+            )
+            file = file.replace(micro_batch_upper_bound=micro_batch)
             tail.restart()
 
 
-def _start_ranks(
-    folder: Path, file: RunFile, run_file: Path, tail: _Tail, on_step: Callable[[StepMetrics], None]
-) -> None:
-    commands = launch_commands(run_file, file.place, master_port(file.place), os.environ)
-    by_hand = " & ".join(shlex.join(command) for command in commands)
-    logger.info("training stage %s; the same by hand: %s", file.run.stage, by_hand)
-    log_start = (folder / LOG).stat().st_size if (folder / LOG).exists() else 0
-    with _process_groups(
-        [[*command, "--end-with-stdin"] for command in commands], folder / LOG
-    ) as launchers:
-        while any(one.poll() is None for one in launchers) and not any(
-            one.poll() for one in launchers
-        ):
-            _relay(tail, on_step)
-            time.sleep(_POLL_S)
-    _relay(tail, on_step)
-    if not (folder / RESULT).exists():
-        raise explain_failure(folder / WORK, folder / LOG, file.run.stage, log_start)
+def _start_ranks(folder: Path, file: RunFile, tail: MetricsTail, on_step: OnStep) -> None:
+    port = select_master_port(file.execution)
+    commands = launch_commands(folder / RUN_FILE, file.execution, port, os.environ)
+    shell_command = " & ".join(shlex.join(command) for command in commands)
+    logger.info("training stage %s; equivalent command: %s", file.run.stage, shell_command)
+    log = folder / LOG_FILE
+    log_start = log.stat().st_size if log.exists() else 0
+    commands = [[*command, "--end-with-stdin"] for command in commands]
+    with _process_groups(commands, log) as launchers:
+        while _all_running(launchers):
+            _report_steps(tail, on_step)
+            time.sleep(_POLL_INTERVAL_S)
+    _report_steps(tail, on_step)
+    if not (folder / RESULT_FILE).exists():
+        raise explain_failure(folder / WORK_FOLDER, log, file.run.stage, log_start)
 
 
-def _wait_for_ranks(
-    folder: Path, file: RunFile, tail: _Tail, on_step: Callable[[StepMetrics], None]
-) -> None:
+def _all_running(launchers: list[subprocess.Popen[bytes]]) -> bool:
+    """Whether ranks are running and none has failed."""
+    exit_codes = [launcher.poll() for launcher in launchers]
+    return None in exit_codes and not any(exit_codes)
+
+
+def _wait_for_ranks(folder: Path, file: RunFile, tail: MetricsTail, on_step: OnStep) -> None:
     logger.info(
         "stage %s waits for %d ranks that run: python -m components.training %s",
-        *(file.run.stage, file.place.world_size, folder / RUN),
+        file.run.stage,
+        file.execution.world_size,
+        folder / RUN_FILE,
     )
-    while not was_reported(folder / WORK):
-        _relay(tail, on_step)
-        if (folder / RESULT).exists() and not (folder / WORK).exists():  # The ranks' last act.
+    while not has_failure_report(folder / WORK_FOLDER):
+        _report_steps(tail, on_step)
+        # The ranks remove the work folder last.
+        if (folder / RESULT_FILE).exists() and not (folder / WORK_FOLDER).exists():
             return
-        time.sleep(_POLL_S)
-    raise explain_failure(folder / WORK, folder / LOG, file.run.stage)
+        time.sleep(_POLL_INTERVAL_S)
+    raise explain_failure(folder / WORK_FOLDER, folder / LOG_FILE, file.run.stage)
 
 
 @contextmanager
 def _process_groups(
     commands: list[list[str]], log: Path
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Commands in sessions of their own, of which nothing is left after the block."""
+    """Run commands in sessions of their own, and end all their processes after the block."""
     log.parent.mkdir(parents=True, exist_ok=True)
     launchers: list[subprocess.Popen[bytes]] = []
     try:
         with log.open("ab") as output:
             for command in commands:
-                launchers.append(_spawn(command, output))  # noqa: PERF401 - those before a failed one have to be known
+                # Not a comprehension: launchers before a failed start must be ended.
+                launchers.append(_spawn(command, output))  # noqa: PERF401
         yield launchers
     finally:
-        _end(launchers)
+        _end_process_groups(launchers)
 
 
 def _spawn(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -234,67 +243,37 @@ def _spawn(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
     )
 
 
-def _end(launchers: list[subprocess.Popen[bytes]]) -> None:
-    inputs = [cast("IO[bytes]", one.stdin) for one in launchers]
-    for one in inputs:
+def _end_process_groups(launchers: list[subprocess.Popen[bytes]]) -> None:
+    """Ask the ranks to save and stop; then close their standard input; then kill the groups."""
+    inputs = [cast("IO[bytes]", launcher.stdin) for launcher in launchers]
+    for stdin in inputs:
         with suppress(BrokenPipeError):
-            os.write(one.fileno(), b"\n")  # The ranks save what they have, if they can in time.
-    deadline = time.monotonic() + _GRACE_S
+            os.write(stdin.fileno(), b"\n")
+    deadline = time.monotonic() + _STEP_GRACE_S
     for launcher in launchers:
         with suppress(subprocess.TimeoutExpired):
             launcher.wait(timeout=max(0.0, deadline - time.monotonic()))
-    for one in inputs:
-        one.close()
+    for stdin in inputs:
+        stdin.close()
     for launcher in launchers:
         with suppress(subprocess.TimeoutExpired):
-            launcher.wait(timeout=_LAST_GRACE_S)
+            launcher.wait(timeout=_EXIT_GRACE_S)
         with suppress(ProcessLookupError):
             os.killpg(launcher.pid, signal.SIGKILL)
         launcher.wait()
 
 
-class _Tail:
-    """Reads the lines that are appended to a metrics file."""
-
-    def __init__(self, path: Path, not_before: int | None = None) -> None:
-        """`not_before`: the inode of an earlier attempt's file, which the trainer will replace."""
-        self._path, self._not_before, self._offset = path, not_before, 0
-        self.last_step = 0
-
-    def restart(self) -> None:
-        """The trainer writes a new file; steps that were read already are left out of it."""
-        self._not_before, self._offset = _inode(self._path), 0
-
-    def read(self) -> list[StepMetrics]:
-        """The lines that were completed since the last call."""
-        if _inode(self._path) in (None, self._not_before):
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            added = file.read()
-        whole = added[: added.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        every = (StepMetrics.parse(json.loads(line)) for line in whole.splitlines())
-        new_steps = [one for one in every if one.step > self.last_step]
-        self.last_step = new_steps[-1].step if new_steps else self.last_step
-        return new_steps
-
-
-def _relay(tail: _Tail, on_step: Callable[[StepMetrics], None]) -> None:
+def _report_steps(tail: MetricsTail, on_step: OnStep) -> None:
     for metrics in tail.read():
         on_step(metrics)
 
 
-def _inode(path: Path) -> int | None:
-    return path.stat().st_ino if path.exists() else None
-
-
-def _result(folder: Path, run: StageRun) -> dict[str, JsonValue]:
-    document = read_json(folder / RESULT)
+def _read_result(folder: Path, run: StageRun) -> dict[str, JsonValue]:
+    document = read_json(folder / RESULT_FILE)
     if document["run"] != run.identity():
         raise TrainingError(
-            f"{folder} holds the result of another run",
-            expected="a folder of its own for every run",
-            fix="give an empty folder",
+            f"{folder} contains the result of another run",
+            expected="a separate folder for every run",
+            fix="use an empty folder",
         )
     return dict(document["result"])

@@ -1,1 +1,1 @@
-"""Estimates before training: memory, time, disk and cost per device and parallel layout."""
+"""Estimates before training: memory, time, disk and cost by device and parallel layout."""

@@ -1,44 +1,40 @@
-"""The devices that a plan can be made for: what their makers publish, and what may be used of it.
+"""Devices to plan for, with their published specifications.
 
-Peaks are dense (no structured sparsity), fp32 without TF32, as PyTorch computes by default. Memory is the published size in
-decimal gigabytes, though a card of "80 GB" has a few more: the plan would rather ask too much than too little. Design
-decision: a device is a row of published figures and nothing else; how much of a peak a run reaches (MFU) is said beside
-them as what it is, measured or assumed. Not covered: the network between devices, prices.
+Peaks are dense (no structured sparsity), fp32 without TF32, as PyTorch computes by default. Memory
+is the published size in decimal gigabytes, which is slightly less than the real size. Not covered:
+the network between devices, prices.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 from components.core.config import Config
 from components.core.errors import ConfigError
 
 _GB = 1_000_000_000
 
-RESERVED = 0.10
-"""Of the memory, for the CUDA context, NCCL's buffers, kernels' workspaces and fragmentation. Assumption."""
+RESERVED_SHARE = 0.10
+"""Share of the memory for the CUDA context, NCCL's buffers, kernel workspaces and fragmentation.
+Assumption."""
 
 
 class Device(Config):
-    """One device."""
+    """A device."""
 
     name: str
     title: str
-    peak_flops: dict[Literal["bf16", "fp32"], float]
+    peak_flops: dict[str, float]
     """FLOP/s by precision."""
     memory_bytes: int
     mfu: float
-    """The share of the peak that a plan counts on where none is given."""
+    """Default share of the peak that training reaches."""
     mfu_source: str
-    """Where that share comes from."""
 
     @property
     def usable_bytes(self) -> int:
-        """What tensors may take."""
-        return round(self.memory_bytes * (1 - RESERVED))
+        """Memory for tensors."""
+        return round(self.memory_bytes * (1 - RESERVED_SHARE))
 
 
-_ASSUMED = "an assumption: nothing was measured on this device"
 _ASSUMED_MFU = 0.40
 """Assumption. For comparison: 46 % at 540B on TPU v4 (PaLM, arXiv 2204.02311, table 3)."""
 
@@ -50,41 +46,39 @@ def _gpu(name: str, title: str, *, bf16: float, fp32: float, memory_gb: int) -> 
         peak_flops={"bf16": bf16, "fp32": fp32},
         memory_bytes=memory_gb * _GB,
         mfu=_ASSUMED_MFU,
-        mfu_source=_ASSUMED,
+        mfu_source="an assumption: nothing was measured on this device",
     )
 
 
-DEVICES = {
-    one.name: one
-    for one in (
-        # NVIDIA H100 data sheet, SXM5: 1,979 TFLOP/s with sparsity, so 989.5 dense; 67 in fp32.
-        _gpu("h100", "NVIDIA H100 SXM 80 GB", bf16=989.5e12, fp32=67e12, memory_gb=80),
-        # NVIDIA H200 data sheet, SXM: the H100's compute with 141 GB.
-        _gpu("h200", "NVIDIA H200 SXM 141 GB", bf16=989.5e12, fp32=67e12, memory_gb=141),
-        # NVIDIA A100 data sheet: 312 TFLOP/s dense, 19.5 in fp32; two sizes of memory.
-        _gpu("a100-80", "NVIDIA A100 80 GB", bf16=312e12, fp32=19.5e12, memory_gb=80),
-        _gpu("a100-40", "NVIDIA A100 40 GB", bf16=312e12, fp32=19.5e12, memory_gb=40),
-        # NVIDIA L40S data sheet: 362.05 TFLOP/s dense, 91.6 in fp32.
-        _gpu("l40s", "NVIDIA L40S 48 GB", bf16=362.05e12, fp32=91.6e12, memory_gb=48),
-        # One of the two cores of the machine of docs/figures.md, with half of its 24 GB: 140 GFLOP/s in fp32, 0.3 in bf16
-        # without AVX-512 or AMX, and 27 to 33 % of the peak while training (all measured).
-        Device(
-            name="cpu",
-            title="one core with 12 GB",
-            peak_flops={"fp32": 140e9, "bf16": 0.3e9},
-            memory_bytes=12 * _GB,
-            mfu=0.30,
-            mfu_source="measured on the machine of docs/figures.md",
-        ),
-    )
-}
+_ALL_DEVICES = (
+    # NVIDIA H100 data sheet, SXM5: 1,979 TFLOP/s with sparsity, so 989.5 dense; 67 in fp32.
+    _gpu("h100", "NVIDIA H100 SXM 80 GB", bf16=989.5e12, fp32=67e12, memory_gb=80),
+    # NVIDIA H200 data sheet, SXM: the H100's compute with 141 GB.
+    _gpu("h200", "NVIDIA H200 SXM 141 GB", bf16=989.5e12, fp32=67e12, memory_gb=141),
+    # NVIDIA A100 data sheet: 312 TFLOP/s dense, 19.5 in fp32; two sizes of memory.
+    _gpu("a100-80", "NVIDIA A100 80 GB", bf16=312e12, fp32=19.5e12, memory_gb=80),
+    _gpu("a100-40", "NVIDIA A100 40 GB", bf16=312e12, fp32=19.5e12, memory_gb=40),
+    # NVIDIA L40S data sheet: 362.05 TFLOP/s dense, 91.6 in fp32.
+    _gpu("l40s", "NVIDIA L40S 48 GB", bf16=362.05e12, fp32=91.6e12, memory_gb=48),
+    # A core of the two of docs/figures.md, with half of the 24 GB: 140 GFLOP/s in fp32, 0.3 in
+    # bf16 without AVX-512 or AMX, 27 to 33 % MFU in training (all measured).
+    Device(
+        name="cpu",
+        title="one core with 12 GB",
+        peak_flops={"fp32": 140e9, "bf16": 0.3e9},
+        memory_bytes=12 * _GB,
+        mfu=0.30,
+        mfu_source="measured on the machine of docs/figures.md",
+    ),
+)
+DEVICES = {device.name: device for device in _ALL_DEVICES}
 
 
-def device(name: str) -> Device:
-    """The device of a name.
+def find_device(name: str) -> Device:
+    """The device with a name.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: no device has the name.
     """
     if name not in DEVICES:
         raise ConfigError(

@@ -1,16 +1,18 @@
-"""What a training step holds in memory per process: pure arithmetic over a model's shape and a setting.
+"""Planned memory of a training step per process: arithmetic on a model's shape and a layout.
 
-Design decision: memory is estimated at the four moments at which a step can be largest (end of the forward pass, first
-block of the backward pass, reduction of the gradients, optimizer step), and the largest is the answer; so its parts add
-up, and each says what it is at that moment. What is counted are the tensors' bytes, as `torch.cuda.max_memory_allocated`
-does; tests/integration/test_planned_memory.py compares them with measured ones. No torch is imported here.
+Memory is estimated at the four phases in which a step can peak (end of the forward pass, first
+block of the backward pass, reduction of the gradients, optimizer step); the estimate is the largest
+of them with its parts. Tensor bytes are counted, like `torch.cuda.max_memory_allocated` does;
+tests/integration/test_planned_memory.py compares them with measurements. torch is not imported.
 
-Sources: model states, ZeRO (arXiv 1910.02054) section 5; activations, by the method of arXiv 2205.05198 section 4 for our
-parallel block; buffers and copies, DeepSpeed 0.19.8 and `model.loss` as measured. Not covered: the first seconds (a model
-is made, or read, whole in fp32), the CUDA context, NCCL, fragmentation (`devices` keeps a reserve); moments that a stage
-takes over or leaves, which pass through the host's memory whole.
+Sources: model states, ZeRO (arXiv 1910.02054) section 5; activations, the method of arXiv
+2205.05198 section 4 for our parallel block; buffers and copies, DeepSpeed 0.19.8 and `model.loss`
+as measured. Not covered: start-up (a model is built or read in fp32, unpartitioned), the CUDA
+context, NCCL, fragmentation (`devices` reserves memory for these), and optimizer state that a stage
+inherits or saves, which passes through the host's memory unpartitioned.
 
-Letters: W bytes of a weight and an activation, N processes, T context length, D model, V vocabulary rows.
+Symbols: W bytes of a weight and an activation, N processes, T context length, D model, V vocabulary
+rows.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from pydantic import computed_field
 
 from components.core.config import Config
 from components.model.config import ModelConfig
+from components.training.config import ParallelLayout
 from components.training.deepspeed_config import BUCKET_ELEMENTS
-from components.training.planning.parallel_layout import ParallelLayout
 
 _MASTER_AND_MOMENTS_BYTES = 12
 """fp32 master weight and Adam's two moments: K = 12 of ZeRO section 3.1."""
@@ -31,41 +33,44 @@ _MOMENTS_BYTES = 8
 """Without ZeRO, fp32 weights are their own master copy."""
 _FP32_BYTES = 4
 _BLOCK_WIDTHS = 16
-"""Values a block keeps for its backward pass, per token and in units of D: its input 1, LayerNorm 1, queries, keys and
-values 3, rotated queries and keys 2, attention 1, MLP before and after GELU 4 + 4. No dropout masks, and no T x T scores:
-attention is computed in tiles (FlashAttention, arXiv 2205.14135) that keep one fp32 logarithm per head and token."""
-_WHOLE_WIDTHS = 2
-"""Of these, the input and LayerNorm's, which every rank of a copy has whole with tensor parallelism (arXiv 1909.08053)."""
+"""Values that a block keeps for its backward pass, per token and in units of D: its input 1,
+LayerNorm 1, queries, keys and values 3, rotated queries and keys 2, attention 1, MLP before and
+after GELU 4 + 4. No dropout masks, and no T x T scores: attention is computed in tiles
+(FlashAttention, arXiv 2205.14135) that keep an fp32 logarithm per head and token."""
+_REPLICATED_WIDTHS = 2
+"""Of these, the input and LayerNorm's, which tensor parallelism replicates (arXiv 1909.08053)."""
 _INNER_WIDTHS = 4
-"""Of the MLP's inner layer, which it cuts."""
+"""Of the MLP's inner layer, which tensor parallelism partitions."""
 _BACKWARD_WIDTHS = 5
-"""Gradients alive inside a block's backward pass: of the residual stream 1, of the MLP's inner layer 4."""
+"""Live gradients in a block's backward pass: residual stream 1, MLP inner layer 4."""
 _HEAD_CHUNK_BYTES = 12
-"""Per logit of a chunk of `model.loss`, in any precision: logits, probabilities, and what the chunk before left behind."""
+"""Per logit of a chunk of `model.loss`, in any precision: logits, probabilities, and the remainder
+of the previous chunk."""
 _STAGE_0_BUCKET_ELEMENTS = 500_000_000
-"""DeepSpeed joins gradients up to this many into one tensor before it averages them without ZeRO."""
+"""Without ZeRO, DeepSpeed averages joined gradients, up to this many at a time."""
 _STAGE_3_LIVE_ELEMENTS = 1_000_000_000
 """DeepSpeed's default `stage3_max_live_parameters` and `sub_group_size`."""
 _STAGE_3_PREFETCH_ELEMENTS = 50_000_000
-"""DeepSpeed's default `stage3_prefetch_bucket_size`: what is gathered at once, which needs a second copy meanwhile."""
+"""DeepSpeed's default `stage3_prefetch_bucket_size`: gathering needs a second copy of these."""
 
-Moment = Literal["forward", "backward", "reduction", "step"]
+Phase = Literal["forward", "backward", "reduction", "step"]
 
 
 class MemoryEstimate(Config):
-    """What one process holds at the moment at which it holds most, by part."""
+    """Peak memory of a process, by part."""
 
-    phase: Moment
+    phase: Phase
+    """When the peak occurs."""
     weights_bytes: int
     gradients_bytes: int
     optimizer_bytes: int
     """Master weights and moments."""
     activations_bytes: int
-    """With the head's own gradients and its chunk of logits."""
+    """Including the head's gradients and its chunk of logits."""
     buffers_bytes: int
-    """For communication, and copies that the optimizer's step makes."""
+    """For communication, and copies of the optimizer step."""
     host_bytes: int
-    """In the host's memory, for offloading; not part of the total."""
+    """Host memory for offloading; not part of the total."""
 
     @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated property
     @property
@@ -80,202 +85,208 @@ class MemoryEstimate(Config):
         )
 
 
-def peak_memory(model: ModelConfig, setting: ParallelLayout, accumulation: int) -> MemoryEstimate:
-    """What a process of this setting holds at its fullest moment, in bytes.
+def peak_memory(model: ModelConfig, layout: ParallelLayout, accumulation: int) -> MemoryEstimate:
+    """Estimate the peak memory of a process.
 
     Args:
-        accumulation: micro-batches that are summed up for one optimizer step; from two on, gradients are there already
-            while the last ones run.
+        layout: micro_batch and precision must not be auto.
+        accumulation: micro-batches per optimizer step; from two on, accumulated gradients are live
+            during the last micro-batch.
+
+    Raises:
+        ConfigError: micro_batch or precision is auto.
     """
-    layout = _Layout(model, setting, accumulates=accumulation > 1)
-    moments = (layout.forward(), layout.backward(), layout.reduction(), layout.optimizer_step())
-    return max(moments, key=lambda one: one.total_bytes)
+    step = _Step(model, layout, accumulates=accumulation > 1)
+    phases = (step.forward(), step.backward(), step.reduction(), step.optimizer_step())
+    return max(phases, key=lambda estimate: estimate.total_bytes)
 
 
-def checkpoint_bytes(model: ModelConfig, setting: ParallelLayout) -> int:
-    """One checkpoint inside a stage, all processes together: weights and optimizer state.
+def checkpoint_bytes(model: ModelConfig, layout: ParallelLayout) -> int:
+    """Size of a checkpoint inside a stage, of all processes together: weights, optimizer state.
 
-    ZeRO 3 saves its weights as the optimizer's master copies alone. What tensor parallelism does not cut is saved by each.
+    ZeRO 3 saves its weights only as the optimizer's master copies. Tensors that tensor parallelism
+    replicates are saved by each rank of a replica.
     """
-    weights = 0 if setting.zero_stage == 3 else setting.weight_bytes
-    return (
-        setting.tensor_parallel
-        * _own_parameters(model, setting)
-        * (weights + _optimizer_bytes(setting))
-    )
+    weights = 0 if layout.zero_stage == 3 else layout.weight_bytes
+    bytes_per_parameter = weights + _optimizer_bytes_per_parameter(layout)
+    return layout.tensor_parallel * _parameters_per_process(model, layout) * bytes_per_parameter
 
 
-def _own_parameters(model: ModelConfig, setting: ParallelLayout) -> int:
-    """Of a process, before ZeRO: tensor parallelism cuts a block's matrices (12 D^2) and its inner layer's bias (4 D)."""
-    cut = model.num_layers * (12 * model.d_model**2 + 4 * model.d_model)
-    return model.num_parameters - cut + cut // setting.tensor_parallel
+def _parameters_per_process(model: ModelConfig, layout: ParallelLayout) -> int:
+    """Before ZeRO. Tensor parallelism partitions a block's matrices (12 D^2) and MLP bias (4 D)."""
+    partitioned = model.num_layers * (12 * model.d_model**2 + 4 * model.d_model)
+    replicated = model.num_parameters - partitioned
+    return replicated + partitioned // layout.tensor_parallel
 
 
-def _optimizer_bytes(setting: ParallelLayout) -> int:
-    """Per parameter, before partitioning."""
-    return (
-        _MOMENTS_BYTES
-        if setting.zero_stage == 0 and setting.precision == "fp32"
-        else _MASTER_AND_MOMENTS_BYTES
-    )
+def _optimizer_bytes_per_parameter(layout: ParallelLayout) -> int:
+    """Before partitioning."""
+    has_own_master_copy = layout.zero_stage == 0 and layout.precision == "fp32"
+    return _MOMENTS_BYTES if has_own_master_copy else _MASTER_AND_MOMENTS_BYTES
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """The sizes of one setting, in bytes, and what is held at each moment."""
+class _Step:
+    """Sizes in bytes of an optimizer step, and the memory in each phase."""
 
     model: ModelConfig
-    setting: ParallelLayout
+    layout: ParallelLayout
     accumulates: bool
 
     def forward(self) -> MemoryEstimate:
-        """The end of the forward pass, in the head: all blocks' activations, and gradients of micro-batches before."""
-        rows = max(1, self.model.d_model // 2)  # `model.loss.chunks`
-        chunk = _HEAD_CHUNK_BYTES * min(rows, self.tokens) * self.model.padded_vocab_size
-        # What the last LayerNorm reads and gives, the slice of it that is predicted from, and the gradient of that.
-        hidden = self.width * (4 if self.setting.micro_batch > 1 else 3)
-        buffers = self.bucket if self.stage == 3 or (self.stage == 1 and self.accumulates) else 0
-        return self._memory(
-            "forward", self._earlier_gradients(), self.blocks + hidden + self.head + chunk, buffers
-        )
+        """End of the forward pass, in the head: activations of all blocks are live."""
+        chunk_rows = max(1, self.model.d_model // 2)  # `model.loss.chunks`
+        num_rows = min(chunk_rows, self.num_tokens)
+        chunk = _HEAD_CHUNK_BYTES * num_rows * self.model.padded_vocab_size
+        # Input and output of the last LayerNorm, the slice of the output that predicts a token,
+        # and the gradient of that slice.
+        hidden = self.width * (4 if self.layout.resolved_micro_batch > 1 else 3)
+        uses_bucket = self.stage == 3 or (self.stage == 1 and self.accumulates)
+        buffers = self.bucket if uses_bucket else 0
+        activations = self.blocks + hidden + self.head_gradient + chunk
+        return self._estimate("forward", self._accumulated_gradients(), activations, buffers)
 
     def backward(self) -> MemoryEstimate:
-        """The first block of the backward pass: nothing of the other blocks is released yet."""
-        model, w = self.model, self.setting.weight_bytes
-        # The gradient of an MLP matrix before it is added to the others.
-        widest = 4 * model.d_model**2 * w // self.cut
-        alive = (
-            _BACKWARD_WIDTHS - _INNER_WIDTHS
-        ) * self.width + _INNER_WIDTHS * self.width // self.cut
-        activations = self.blocks + self.recomputed + self.width + alive + widest
-        # From ZeRO 2 on, the head's gradient is in the bucket by then.
-        gradients = self._earlier_gradients() or (self.head if self.stage < 2 else 0)
-        return self._memory("backward", gradients, activations, self.bucket)
+        """First block of the backward pass: activations of the other blocks are live."""
+        tensor_parallel = self.layout.tensor_parallel
+        # The gradient of an MLP matrix before it is accumulated.
+        matrix = 4 * self.model.d_model**2 * self.layout.weight_bytes // tensor_parallel
+        residual = (_BACKWARD_WIDTHS - _INNER_WIDTHS) * self.width
+        inner = _INNER_WIDTHS * self.width // tensor_parallel
+        activations = self.blocks + self.recomputed + self.width + residual + inner + matrix
+        # From ZeRO 2 on, the head's gradient is in the bucket.
+        head_gradient = self.head_gradient if self.stage < 2 else 0
+        gradients = self._accumulated_gradients() or head_gradient
+        return self._estimate("backward", gradients, activations, self.bucket)
 
     def reduction(self) -> MemoryEstimate:
-        """The embedding, last of all: every gradient is there, and is averaged."""
-        whole, reduced = self.all_gradients, self._reduced_gradients()
-        if self.stage == 0:  # Joined into one tensor, after the embedding's.
-            joined = self._elements(_STAGE_0_BUCKET_ELEMENTS)
-            return self._memory("reduction", whole, 0, joined)
-        activations = (
-            self.width
-            + self.model.padded_vocab_size * self.model.d_model * self.setting.weight_bytes
-        )
-        if (
-            self.stage == 1
-        ):  # Own ones are copied out of the whole; what fits the bucket has moved there by then.
-            gradients = max(whole, whole - min(whole, self.bucket) + reduced)
+        """Reduction after the embedding's backward pass: all gradients are live."""
+        if self.stage == 0:  # Joined, after the embedding's gradient is freed.
+            joined = self._limited_bytes(_STAGE_0_BUCKET_ELEMENTS)
+            return self._estimate("reduction", self.all_gradients, 0, joined)
+        embedding = self.model.padded_vocab_size * self.model.d_model * self.layout.weight_bytes
+        reduced = self._reduced_gradients()
+        if self.stage == 1:
+            # The rank's share is copied; gradients that fit the bucket have moved there.
+            moved = min(self.all_gradients, self.bucket)
+            gradients = max(self.all_gradients, self.all_gradients - moved + reduced)
         else:
-            gradients = reduced + (self._earlier_gradients() if self.stage == 2 else 0)
-        return self._memory("reduction", gradients, activations, self.bucket)
+            gradients = reduced + (self._accumulated_gradients() if self.stage == 2 else 0)
+        return self._estimate("reduction", gradients, self.width + embedding, self.bucket)
 
     def optimizer_step(self) -> MemoryEstimate:
-        """Gradients are joined into one tensor and cast to fp32. Offloaded, this happens in the host."""
+        """Gradients are joined into a tensor and cast to fp32; on the host if offloaded."""
         gradients = self._reduced_gradients()
-        if self.setting.offload != "none":
-            return self._memory("step", gradients, 0, self.bucket if self.stage == 3 else 0)
-        own = self.parameters // self.share
-        cast = _FP32_BYTES * own if self.setting.precision == "bf16" else 0
-        buffers = cast if self.stage == 0 else cast + self.setting.weight_bytes * own
+        if self.layout.offload != "none":
+            return self._estimate("step", gradients, 0, self.bucket if self.stage == 3 else 0)
+        num_updated = self.num_parameters // self.num_shards
+        cast_bytes = _FP32_BYTES if self.layout.precision == "bf16" else 0
+        bytes_per_element = cast_bytes
+        if self.stage > 0:
+            bytes_per_element += self.layout.weight_bytes
+        buffers = bytes_per_element * num_updated
         if self.stage == 3:
-            most = _STAGE_3_LIVE_ELEMENTS * (
-                self.setting.weight_bytes + (_FP32_BYTES if cast else 0)
-            )
-            buffers = self.bucket + min(buffers, most)
-        return self._memory("step", gradients, 0, buffers)
+            limit = _STAGE_3_LIVE_ELEMENTS * (self.layout.weight_bytes + cast_bytes)
+            buffers = self.bucket + min(buffers, limit)
+        return self._estimate("step", gradients, 0, buffers)
 
     @property
     def stage(self) -> int:
-        return self.setting.zero_stage
+        return self.layout.zero_stage
 
     @property
-    def parameters(self) -> int:
-        return _own_parameters(self.model, self.setting)
+    def num_parameters(self) -> int:
+        return _parameters_per_process(self.model, self.layout)
 
     @property
-    def cut(self) -> int:
-        """Into how many parts tensor parallelism cuts a block."""
-        return self.setting.tensor_parallel
+    def num_shards(self) -> int:
+        """Shards of the optimizer state of a process' parameters."""
+        return self.layout.world_size // self.layout.tensor_parallel if self.stage else 1
 
     @property
-    def share(self) -> int:
-        """Into how many parts the optimizer's state of a process' parameters is cut."""
-        return self.setting.world_size // self.cut if self.stage else 1
-
-    @property
-    def tokens(self) -> int:
-        return (
-            self.setting.micro_batch * self.model.context_length // self.setting.sequence_parallel
-        )
+    def num_tokens(self) -> int:
+        """Tokens of a micro-batch per process."""
+        num_tokens = self.layout.resolved_micro_batch * self.model.context_length
+        return num_tokens // self.layout.sequence_parallel
 
     @property
     def width(self) -> int:
-        """One value per model dimension and token of a micro-batch."""
-        return self.tokens * self.model.d_model * self.setting.weight_bytes
+        """A value per model dimension and token of a micro-batch."""
+        return self.num_tokens * self.model.d_model * self.layout.weight_bytes
 
     @property
     def block(self) -> int:
-        """What one block keeps for its backward pass, with LayerNorm's two statistics and attention's logarithms."""
-        own = _WHOLE_WIDTHS * self.width + (_BLOCK_WIDTHS - _WHOLE_WIDTHS) * self.width // self.cut
-        return own + self.tokens * _FP32_BYTES * (2 + self.model.num_heads // self.cut)
+        """Activations that a block keeps, with statistics of LayerNorm and attention."""
+        partitioned_widths = _BLOCK_WIDTHS - _REPLICATED_WIDTHS
+        partitioned = partitioned_widths * self.width // self.layout.tensor_parallel
+        statistics = 2 + self.model.num_heads // self.layout.tensor_parallel
+        replicated = _REPLICATED_WIDTHS * self.width
+        return replicated + partitioned + self.num_tokens * _FP32_BYTES * statistics
+
+    @property
+    def recomputes_blocks(self) -> bool:
+        """Whether every block is checkpointed. Larger intervals are planned as if none was."""
+        return self.layout.activation_checkpoint_interval == 1
 
     @property
     def blocks(self) -> int:
-        return self.model.num_layers * (
-            self.width if self.setting.checkpoint_activations else self.block
-        )
+        return self.model.num_layers * (self.width if self.recomputes_blocks else self.block)
 
     @property
     def recomputed(self) -> int:
-        return self.block if self.setting.checkpoint_activations else 0
+        return self.block if self.recomputes_blocks else 0
 
     @property
-    def head(self) -> int:
-        """The gradient of the head, which the loss keeps from its forward pass on."""
-        return self.model.padded_vocab_size * (self.model.d_model + 1) * self.setting.weight_bytes
+    def head_gradient(self) -> int:
+        """The gradient of the head, which the loss computes in the forward pass."""
+        return self.model.padded_vocab_size * (self.model.d_model + 1) * self.layout.weight_bytes
 
     @property
     def bucket(self) -> int:
-        """What ZeRO reduces gradients in, allocated whole however small the model."""
-        return BUCKET_ELEMENTS * self.setting.weight_bytes if self.stage else 0
+        """ZeRO's reduction bucket, allocated in full for any model size."""
+        return BUCKET_ELEMENTS * self.layout.weight_bytes if self.stage else 0
 
     @property
     def all_gradients(self) -> int:
-        return self.parameters * self.setting.weight_bytes
+        return self.num_parameters * self.layout.weight_bytes
 
     def _reduced_gradients(self) -> int:
-        """A process's part of the averaged gradients, where it lies on the device."""
-        return 0 if self.setting.offload != "none" else self.all_gradients // self.share
+        """A process' share of the averaged gradients, if it is on the device."""
+        return 0 if self.layout.offload != "none" else self.all_gradients // self.num_shards
 
-    def _earlier_gradients(self) -> int:
-        """Those of the micro-batches before this one. ZeRO 3 keeps room for them at all times."""
+    def _accumulated_gradients(self) -> int:
+        """Gradients of earlier micro-batches. ZeRO 3 reserves their memory at all times."""
         if self.stage == 3:
             return self._reduced_gradients()
         if not self.accumulates:
             return 0
         return self.all_gradients if self.stage < 2 else self._reduced_gradients()
 
-    def _elements(self, most: int) -> int:
-        return min(self.parameters, most) * self.setting.weight_bytes
+    def _limited_bytes(self, max_elements: int) -> int:
+        return min(self.num_parameters, max_elements) * self.layout.weight_bytes
 
-    def _memory(
-        self, moment: Moment, gradients: int, activations: int, buffers: int
+    def _estimate(
+        self, phase: Phase, gradients: int, activations: int, buffers: int
     ) -> MemoryEstimate:
-        optimizer = _optimizer_bytes(self.setting) * self.parameters // self.share
-        weights, host = self.all_gradients, 0
+        bytes_per_parameter = _optimizer_bytes_per_parameter(self.layout)
+        optimizer = bytes_per_parameter * self.num_parameters // self.num_shards
+        weights = self.num_parameters * self.layout.weight_bytes
+        host = 0
         if self.stage == 3:
-            weights //= self.share
-            if self.setting.offload == "all":
-                weights, host = 0, weights
-            if moment != "step":
-                weights += self._elements(_STAGE_3_LIVE_ELEMENTS)
-                buffers += self._elements(_STAGE_3_PREFETCH_ELEMENTS) if moment == "forward" else 0
-        if self.setting.offload != "none":
+            weights //= self.num_shards
+            if self.layout.offload == "all":
+                host = weights
+                weights = 0
+            if phase != "step":
+                weights += self._limited_bytes(_STAGE_3_LIVE_ELEMENTS)
+            if phase == "forward":
+                buffers += self._limited_bytes(_STAGE_3_PREFETCH_ELEMENTS)
+        if self.layout.offload != "none":
             # With fp32 gradients beside it (ZeRO-Offload, arXiv 2101.06840).
-            optimizer, host = 0, host + optimizer + _FP32_BYTES * self.parameters // self.share
+            host += optimizer + _FP32_BYTES * self.num_parameters // self.num_shards
+            optimizer = 0
         return MemoryEstimate(
-            phase=moment,
+            phase=phase,
             weights_bytes=weights,
             gradients_bytes=gradients,
             optimizer_bytes=optimizer,

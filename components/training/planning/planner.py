@@ -1,10 +1,10 @@
-"""What training a recipe takes, before it starts: memory, tokens, FLOPs, hours, disk, cost, and settings that fit.
+"""Plans the training of a recipe: memory, tokens, FLOPs, hours, disk, cost, and layouts that fit.
 
-Design decision: pure arithmetic on the recipe's own numbers, with one assumption, the share of the device's peak that is
-reached (MFU), which is an argument. Memory is `memory`'s, published figures are `devices`'. No torch is imported.
+Pure arithmetic on the recipe; the share of the device's peak that training reaches (MFU) is an
+assumption. torch is not imported.
 
-Not covered: the time of checkpoints, evaluation, reading data and restarts; the network, so no slow-down of ZeRO 3 or of
-offloading is in the hours; whether the host has the memory that offloading takes.
+Not covered: time of checkpoints, evaluation, data loading and restarts; the network, so hours
+include no slow-down by ZeRO 3 or offloading; whether the host has the memory for offloading.
 """
 
 from __future__ import annotations
@@ -16,50 +16,61 @@ from itertools import product
 from components.core.config import Config, ListOrTuple
 from components.core.errors import ConfigError
 from components.model.config import ModelConfig
-from components.training.config import StageConfig, StageName, TrainingExecution
+from components.training.config import (
+    MIN_ZERO_STAGE,
+    ZERO_STAGES,
+    ParallelLayout,
+    StageConfig,
+    StageName,
+    TrainingExecution,
+    allowed_zero_stages,
+    offload_fields,
+)
 from components.training.deepspeed_config import (
     accumulation_steps,
+    check_model_division,
     num_sequences_per_step,
-    require_shares,
 )
 from components.training.planning.devices import Device
 from components.training.planning.memory import MemoryEstimate, checkpoint_bytes, peak_memory
-from components.training.planning.parallel_layout import (
-    LOWEST_STAGE_THAT_OFFLOADS,
-    ZERO_STAGES,
-    ParallelLayout,
-    zero_stages,
-)
 
-_OFFLOADS = tuple(LOWEST_STAGE_THAT_OFFLOADS)
+_OFFLOADS = tuple(MIN_ZERO_STAGE)
 _S_PER_HOUR = 3600
 _FP32_BYTES = 4
-_MOST_PROPOSED = 2
+_MAX_PROPOSALS = 2
+_PRINTED_FIELDS = (
+    *("world_size", "tensor_parallel", "sequence_parallel", "micro_batch", "device", "precision"),
+    *("zero_stage", "offload_optimizer", "offload_parameters", "activation_checkpoint_interval"),
+)
+_ALWAYS_PRINTED = {"world_size", "micro_batch", "zero_stage"}
+
+StageConfigs = Mapping[StageName, StageConfig]
 
 
 class PlanRow(Config):
-    """One setting, what it holds, and whether that fits the device."""
+    """The memory of a layout."""
 
-    setting: ParallelLayout
+    layout: ParallelLayout
     memory: MemoryEstimate
     fits: bool
+    """The memory fits the device."""
 
 
 class StagePlan(Config):
-    """One stage of training."""
+    """Time and cost of a stage."""
 
     name: str
     tokens: int
     flops: float
-    """Of the model: forward and backward, without what activation checkpointing computes again."""
+    """Model FLOPs: forward and backward, without recomputation of activations."""
     hours: float
-    """On all devices together."""
+    """Wall-clock hours on all devices together."""
     cost: float | None
     """In the currency of the price; None without a price."""
 
 
 class Plan(Config):
-    """Everything that `codegen plan` says."""
+    """The plan of a recipe's training."""
 
     num_parameters: int
     device: Device
@@ -68,201 +79,196 @@ class Plan(Config):
     rows: ListOrTuple[PlanRow]
     """By ZeRO stage."""
     best: PlanRow
-    """The lowest stage that fits, since each higher one only adds communication; where none fits, what needs the least."""
+    """The lowest ZeRO stage that fits, because higher stages add communication; if none fits, the
+    row with the least memory."""
     stages: ListOrTuple[StagePlan]
     total: StagePlan
     checkpoints_bytes: int
-    """Disk for checkpoints inside a stage: those that are kept and one that is being written."""
+    """Disk for checkpoints inside a stage: the retained checkpoints and the next."""
     results_bytes: int
-    """Disk for what the stages leave: weights in fp32, and moments where the next one keeps them."""
+    """Disk for the results: fp32 weights, and optimizer state that the next stage inherits."""
 
 
 def make_plan(
     model: ModelConfig,
-    stages: Mapping[StageName, StageConfig],
-    settings: list[ParallelLayout],
+    stages: StageConfigs,
+    layouts: list[ParallelLayout],
     device: Device,
     *,
     mfu: float | None = None,
     price: float | None = None,
 ) -> Plan:
-    """The plan of a recipe's training.
+    """Plan a recipe's training.
 
     Args:
-        stages: those that are trained, in their order; at least one.
-        settings: what is compared, equal but for the ZeRO stage, the lowest first; at least one.
-        mfu: model FLOPs per second over the peak; None: the device's.
-        price: of one device for an hour.
+        stages: the trained stages in order, not empty.
+        layouts: layouts to compare that differ in their ZeRO stage, the lowest first.
+        mfu: model FLOP/s over the peak; None: the device's default.
+        price: price per device and hour.
 
     Raises:
-        ConfigError: the batch does not divide over the devices, or mfu or price cannot be.
+        ConfigError: the batch does not divide over the devices, or mfu or price is invalid.
     """
-    _require(
-        mfu is None or 0 < mfu <= 1,
-        f"mfu is {mfu}",
-        "a share of the peak above 0 and up to 1",
-        "--mfu 0.4 is 40 %",
-    )
-    _require(
-        price is None or 0 <= price < math.inf,
-        f"price is {price}",
-        "a price of 0 or more for a device and hour",
-        "mend --price",
-    )
-    rows = [_row(model, stages, setting, device) for setting in settings]
-    best = next(
-        (row for row in rows if row.fits), min(rows, key=lambda row: row.memory.total_bytes)
-    )
-    shown = best.setting
-    reached = device.mfu if mfu is None else mfu
-    rate = shown.world_size * device.peak_flops[shown.precision] * reached
-    per_token = model.flops_per_token + (
-        _recomputed_flops(model) if shown.checkpoint_activations else 0
-    )
+    _check_mfu_and_price(mfu, price)
+    rows = [_plan_row(model, stages, layout, device) for layout in layouts]
+    fitting = [row for row in rows if row.fits]
+    best = fitting[0] if fitting else min(rows, key=lambda row: row.memory.total_bytes)
+    layout = best.layout
+    reached_mfu = device.mfu if mfu is None else mfu
+    flops_per_s = layout.world_size * device.peak_flops[layout.precision] * reached_mfu
+    flops_per_token = model.flops_per_token
+    if layout.activation_checkpoint_interval:
+        flops_per_token += _recomputed_flops(model)
 
-    def planned(name: str, tokens: int) -> StagePlan:
-        hours = tokens * per_token / rate / _S_PER_HOUR
-        cost = None if price is None else hours * shown.world_size * price
+    def plan_stage(name: str, tokens: int) -> StagePlan:
+        hours = tokens * flops_per_token / flops_per_s / _S_PER_HOUR
         return StagePlan(
             name=name,
             tokens=tokens,
             flops=float(tokens * model.flops_per_token),
             hours=hours,
-            cost=cost,
+            cost=None if price is None else hours * layout.world_size * price,
         )
 
     tokens = {name: config.steps * config.global_batch_tokens for name, config in stages.items()}
     return Plan(
         num_parameters=model.num_parameters,
         device=device,
-        mfu=reached,
+        mfu=reached_mfu,
         mfu_source=device.mfu_source if mfu is None else "as given",
         rows=tuple(rows),
         best=best,
-        stages=tuple(planned(name, count) for name, count in tokens.items()),
-        total=planned("all", sum(tokens.values())),
-        checkpoints_bytes=(TrainingExecution().keep_last + 1) * checkpoint_bytes(model, shown),
+        stages=tuple(plan_stage(name, count) for name, count in tokens.items()),
+        total=plan_stage("all", sum(tokens.values())),
+        checkpoints_bytes=(TrainingExecution().keep_last + 1) * checkpoint_bytes(model, layout),
         results_bytes=_results_bytes(model, stages),
     )
 
 
-def proposals(
-    model: ModelConfig,
-    stages: Mapping[StageName, StageConfig],
-    asked: ParallelLayout,
-    device: Device,
+def propose_layouts(
+    model: ModelConfig, stages: StageConfigs, requested: ParallelLayout, device: Device
 ) -> list[PlanRow]:
-    """Settings that fit where `asked` does not: the fewest devices first, and then more that need less of a sacrifice.
+    """Layouts that fit when `requested` does not, with the fewest devices first.
 
-    For a number of devices, the cheapest is taken: (1) ZeRO 1 or 2, which send no more than plain data parallelism does
-    (ZeRO section 7.1); (2) smaller micro-batches; (3) ZeRO 3, half as much communication again (section 7.2); (4) computing
-    activations again, about a third more computing; (5) offloading. Devices are doubled from `asked` on.
+    For a number of devices, the cheapest layout is proposed: (1) ZeRO 1 or 2, which communicate no
+    more than data parallelism (ZeRO section 7.1); (2) smaller micro-batches; (3) ZeRO 3, half as
+    much communication again (section 7.2); (4) recomputing activations, about a third more compute;
+    (5) offloading. The number of devices is doubled from that of `requested`; a layout with more
+    devices is proposed if it is cheaper in these terms.
     """
-    found: list[PlanRow] = []
+    proposed: list[PlanRow] = []
     sequences = [num_sequences_per_step(config, model.context_length) for config in stages.values()]
-    number = asked.world_size
-    while not any(one % (number // asked.ranks_per_replica) for one in sequences):
-        rows = (_row(model, stages, one, device) for one in _variants(asked, number, sequences))
-        best = min(
-            (row for row in rows if row.fits), key=lambda row: _cost_rank(row.setting), default=None
-        )
-        if best and (
-            not found or _cost_rank(best.setting)[:-1] < _cost_rank(found[-1].setting)[:-1]
-        ):
-            found.append(best)
-        number *= 2
-    return found[:_MOST_PROPOSED]
+    world_size = requested.world_size
+    while all(count % (world_size // requested.ranks_per_replica) == 0 for count in sequences):
+        variants = _layout_variants(requested, world_size, sequences)
+        rows = [_plan_row(model, stages, layout, device) for layout in variants]
+        fitting = [row for row in rows if row.fits]
+        if fitting:
+            best = min(fitting, key=lambda row: _cost_rank(row.layout))
+            if not proposed or _is_cheaper(best.layout, proposed[-1].layout):
+                proposed.append(best)
+        world_size *= 2
+    return proposed[:_MAX_PROPOSALS]
 
 
-def place_of(setting: ParallelLayout, device: Device) -> TrainingExecution:
-    """The place that makes a run use the setting."""
-    return TrainingExecution(
-        world_size=setting.world_size,
-        tensor_parallel=setting.tensor_parallel,
-        sequence_parallel=setting.sequence_parallel,
-        micro_batch=setting.micro_batch,
-        zero_stage=setting.zero_stage,
-        device="cpu" if device.name == "cpu" else "cuda",
-        precision=setting.precision,
-        activation_checkpoint_interval=int(setting.checkpoint_activations),
-        offload_optimizer="none" if setting.offload == "none" else "cpu",
-        offload_parameters="cpu" if setting.offload == "all" else "none",
-    )
+def layout_execution(layout: ParallelLayout, device: Device) -> TrainingExecution:
+    """The execution config that runs a layout on a device."""
+    values = layout.model_dump(include=set(ParallelLayout.model_fields))
+    values["device"] = "cpu" if device.name == "cpu" else "cuda"
+    return TrainingExecution.parse(values)
 
 
-def place_options(setting: ParallelLayout, device: Device) -> list[str]:
-    """The same as `--exec` options; what is the default anyway is left out, but for the processes and what they hold."""
-    place, usual = place_of(setting, device).model_dump(), TrainingExecution().model_dump()
-    said = {"world_size", "micro_batch", "zero_stage"}
+def execution_options(layout: ParallelLayout, device: Device) -> list[str]:
+    """`layout_execution` as `--exec` options, without most defaults."""
+    defaults = TrainingExecution().model_dump()
+    values = layout_execution(layout, device).model_dump()
     return [
-        f"--exec training.{name}={value}"
-        for name, value in place.items()
-        if name in said or value != usual[name]
+        f"--exec training.{name}={values[name]}"
+        for name in _PRINTED_FIELDS
+        if name in _ALWAYS_PRINTED or values[name] != defaults[name]
     ]
 
 
-def _row(
-    model: ModelConfig,
-    stages: Mapping[StageName, StageConfig],
-    setting: ParallelLayout,
-    device: Device,
+def _plan_row(
+    model: ModelConfig, stages: StageConfigs, layout: ParallelLayout, device: Device
 ) -> PlanRow:
-    place = place_of(setting, device)
-    require_shares(model, place)
+    execution = layout_execution(layout, device)
+    check_model_division(model, execution)
     accumulations = {
-        accumulation_steps(config, place, model.context_length) for config in stages.values()
+        accumulation_steps(config, execution, model.context_length) for config in stages.values()
     }
-    memory = max(
-        (peak_memory(model, setting, one) for one in accumulations), key=lambda one: one.total_bytes
-    )
-    return PlanRow(setting=setting, memory=memory, fits=memory.total_bytes <= device.usable_bytes)
+    estimates = [peak_memory(model, layout, accumulation) for accumulation in accumulations]
+    memory = max(estimates, key=lambda estimate: estimate.total_bytes)
+    return PlanRow(layout=layout, memory=memory, fits=memory.total_bytes <= device.usable_bytes)
 
 
-def _results_bytes(model: ModelConfig, stages: Mapping[StageName, StageConfig]) -> int:
-    followed_by = list(stages.values())[1:]
-    num_kept = sum(following.optimizer_state == "kept" for following in followed_by)
-    return model.num_parameters * (_FP32_BYTES * len(stages) + 2 * _FP32_BYTES * num_kept)
+def _results_bytes(model: ModelConfig, stages: StageConfigs) -> int:
+    later_stages = list(stages.values())[1:]
+    num_inherited = sum(config.optimizer_state == "inherit" for config in later_stages)
+    bytes_per_parameter = _FP32_BYTES * len(stages) + 2 * _FP32_BYTES * num_inherited
+    return model.num_parameters * bytes_per_parameter
 
 
-def _variants(asked: ParallelLayout, number: int, sequences: list[int]) -> Iterator[ParallelLayout]:
-    """Settings of that many devices that give up as much as `asked` or more; batches of `sequences` divide over them."""
+def _layout_variants(
+    requested: ParallelLayout, world_size: int, sequences: list[int]
+) -> Iterator[ParallelLayout]:
+    """Layouts with equal or lower memory than `requested`, on `world_size` devices.
+
+    `sequences`: batch sizes in sequences, which must divide into the micro-batches.
+    """
+    micro_batch = requested.resolved_micro_batch
+    num_replicas = world_size // requested.ranks_per_replica
     micro_batches = [
         size
-        for size in range(1, asked.micro_batch + 1)
-        if asked.micro_batch % size == 0
-        and not any(one * asked.ranks_per_replica // number % size for one in sequences)
+        for size in range(1, micro_batch + 1)
+        if micro_batch % size == 0 and all(count // num_replicas % size == 0 for count in sequences)
     ]
-    checkpointed = (True,) if asked.checkpoint_activations else (False, True)
-    offloads = _OFFLOADS[_OFFLOADS.index(asked.offload) :]
-    for stage, micro, checkpoint, offload in product(
-        ZERO_STAGES[asked.zero_stage :], micro_batches, checkpointed, offloads
-    ):
-        if stage in zero_stages(asked.tensor_parallel, offload):
-            yield asked.replace(
-                world_size=number,
+    intervals = (1,) if requested.activation_checkpoint_interval else (0, 1)
+    offloads = _OFFLOADS[_OFFLOADS.index(requested.offload) :]
+    zero_stages = ZERO_STAGES[requested.zero_stage :]
+    for stage, size, interval, offload in product(zero_stages, micro_batches, intervals, offloads):
+        if stage in allowed_zero_stages(requested.tensor_parallel, offload):
+            yield requested.replace(
+                world_size=world_size,
                 zero_stage=stage,
-                micro_batch=micro,
-                checkpoint_activations=checkpoint,
-                offload=offload,
+                micro_batch=size,
+                activation_checkpoint_interval=interval,
+                **offload_fields(offload),
             )
 
 
-def _cost_rank(setting: ParallelLayout) -> tuple[int, ...]:
-    """What a setting gives up to need less memory, the dearest first."""
+def _cost_rank(layout: ParallelLayout) -> tuple[int, ...]:
+    """Sort key of the cost of a layout's memory savings, the most expensive first."""
     return (
-        _OFFLOADS.index(setting.offload),
-        int(setting.checkpoint_activations),
-        int(setting.zero_stage == ZERO_STAGES[-1]),
-        -setting.micro_batch,
-        setting.zero_stage,
+        _OFFLOADS.index(layout.offload),
+        layout.activation_checkpoint_interval,
+        int(layout.zero_stage == ZERO_STAGES[-1]),
+        -layout.resolved_micro_batch,
+        layout.zero_stage,
     )
 
 
+def _is_cheaper(layout: ParallelLayout, other: ParallelLayout) -> bool:
+    """Whether a layout saves memory at a lower cost; ZeRO 1 and 2 cost the same."""
+    return _cost_rank(layout)[:-1] < _cost_rank(other)[:-1]
+
+
 def _recomputed_flops(model: ModelConfig) -> int:
-    """Per token: one more forward pass of the blocks, a third of forward and backward; the head is not computed again."""
-    return (model.flops_per_token - 6 * model.padded_vocab_size * model.d_model) // 3
+    """Per token: a second forward pass of the blocks, a third of forward and backward."""
+    head_flops = 6 * model.padded_vocab_size * model.d_model
+    return (model.flops_per_token - head_flops) // 3
 
 
-def _require(holds: bool, got: str, expected: str, fix: str) -> None:
-    if not holds:
-        raise ConfigError(got, expected=expected, fix=fix)
+def _check_mfu_and_price(mfu: float | None, price: float | None) -> None:
+    if mfu is not None and not 0 < mfu <= 1:
+        raise ConfigError(
+            f"mfu is {mfu}",
+            expected="a share of the peak above 0 and up to 1",
+            fix="set --mfu 0.4 for 40 %",
+        )
+    if price is not None and not 0 <= price < math.inf:
+        raise ConfigError(
+            f"price is {price}",
+            expected="a price of 0 or more per device and hour",
+            fix="set --price 2.50",
+        )

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures.tmpfs import small_disk
+from fixtures.tmpfs import limited_disk
 from fsspec.registry import _registry
 
 from components.core.artifact import Artifact

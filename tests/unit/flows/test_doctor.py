@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from fixtures.tmpfs import small_disk
+from fixtures.tmpfs import limited_disk
 
 from components.core.network import free_port
 from flows.runtime.health_checks import CheckResult, run_checks
@@ -54,7 +54,7 @@ def doctor(
 
 
 def test_a_disk_that_is_too_small_for_a_run_is_said_and_fails_nothing(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "small", size_kb=4096) as disk:
+    with limited_disk(tmp_path / "small", size_kb=4096) as disk:
         status, found, _ = doctor(tmp_path, "--exec", f"workspace={disk}")
     assert status == 0
     assert not found["disk"]["fine"]

@@ -81,7 +81,7 @@ def test_the_same_as_one_json_document() -> None:
     document = json.loads(planned("-r", "16b", "--gpus", "64", "--json"))
     assert document["num_parameters"] == 16_032_155_648
     assert document["best"] == document["rows"][2]
-    assert document["rows"][2]["setting"]["zero_stage"] == 2
+    assert document["rows"][2]["layout"]["zero_stage"] == 2
     assert document["total"]["cost"] is None
 
 

@@ -11,16 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures.checkpoints import (
-    FORMS,
-    SMALL,
-    released_settings,
-    shards,
-    their_model,
-    write_bin_shards,
-    write_changed,
-    write_theirs,
-)
+from fixtures.checkpoints import CHECKPOINT_FORMATS, SMALL_MODEL, released_config, checkpoint_shards, transformers_model, write_bin_shards, write_modified_checkpoint, write_transformers_checkpoint
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -93,7 +84,7 @@ def test_the_error_names_an_invalid_tensor_and_its_file(
 ) -> None:
     file = "pytorch_model.bin" if form == "bin" else "model.safetensors"
     with pytest.raises(ArtifactError, match=rf"{file} .*{message}"):
-        load_checkpoint(write_changed(SMALL, tmp_path, form, change))
+        load_checkpoint(write_modified_checkpoint(SMALL_MODEL, tmp_path, form, change))
 
 
 @pytest.mark.parametrize("form", ["safetensors shards", "bin shards"])
@@ -163,7 +154,7 @@ def test_the_error_names_a_tensor_that_no_shard_has(tmp_path: Path) -> None:
     (folder / "pytorch_model.bin").unlink()
     tensors = {
         name: tensor
-        for name, tensor in their_model(SMALL).state_dict().items()
+        for name, tensor in transformers_model(SMALL_MODEL).state_dict().items()
         if name != "lm_head.bias"
     }
     write_bin_shards(tensors, folder)
@@ -258,7 +249,7 @@ def test_a_file_without_plain_tensors_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"has lm_head\.bias, which is not a plain tensor"):
         load_checkpoint(folder)
     torch.save(
-        their_model(SMALL).state_dict(),
+        transformers_model(SMALL_MODEL).state_dict(),
         folder / "pytorch_model.bin",
         _use_new_zipfile_serialization=False,
     )
@@ -308,7 +299,7 @@ def test_for_a_config_of_a_larger_model_the_error_names_the_first_tensor_that_do
         "n_positions": 2048,
         "vocab_size": 51_200,
     }
-    values = released_settings(their_model(SMALL).config) | shape
+    values = released_config(transformers_model(SMALL_MODEL).config) | shape
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(ArtifactError, match=r"lacks the tensor transformer\.h\.2\.ln_1\.weight"):
         load_checkpoint(folder)
@@ -347,7 +338,7 @@ def test_for_a_config_of_a_larger_model_the_error_names_the_first_tensor_that_do
 def test_a_config_of_another_model_is_an_error(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    values = released_settings(their_model(SMALL).config) | change
+    values = released_config(transformers_model(SMALL_MODEL).config) | change
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ArtifactError, match=rf"config\.json {message}"):
         load_config(tmp_path)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.checkpoints import SMALL, released_settings, their_model, write_bin_shards
+from fixtures.checkpoints import SMALL_MODEL, released_config, transformers_model, write_bin_shards
 from fixtures.models import TINY, lively_model, write_tokenizer
-from fixtures.tmpfs import small_disk
+from fixtures.tmpfs import limited_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.core.errors import ArtifactError, ConfigError, DiskFullError
@@ -23,8 +23,8 @@ from components.model.huggingface import export_checkpoint, save_checkpoint
 def released(tmp_path: Path) -> Path:
     """A folder as the authors released CodeGen: fp16, PyTorch files, config of 2022, tokenizer."""
     folder = write_tokenizer(tmp_path / "released")
-    model = their_model(SMALL.replace(padded_vocab_size=512), torch.float16)
-    (folder / "config.json").write_text(json.dumps(released_settings(model.config)))
+    model = transformers_model(SMALL_MODEL.replace(padded_vocab_size=512), torch.float16)
+    (folder / "config.json").write_text(json.dumps(released_config(model.config)))
     write_bin_shards(dict(model.half().state_dict()), folder)
     return folder
 
@@ -102,7 +102,7 @@ def test_a_failed_export_leaves_nothing(released: Path, tmp_path: Path) -> None:
 
 def test_a_full_disk_is_an_error_and_leaves_no_partial_files(tmp_path: Path) -> None:
     write_tokenizer(tmp_path / "tokenizer")
-    with small_disk(tmp_path / "disk", size_kb=16) as disk:
+    with limited_disk(tmp_path / "disk", size_kb=16) as disk:
         with pytest.raises(
             DiskFullError, match=r"the disk filled up while writing model\.safetensors"
         ):

@@ -8,16 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.checkpoints import (
-    FORMS,
-    SMALL,
-    released_settings,
-    shards,
-    their_model,
-    write_bin_shards,
-    write_changed,
-    write_theirs,
-)
+from fixtures.checkpoints import CHECKPOINT_FORMATS, SMALL_MODEL, released_config, checkpoint_shards, transformers_model, write_bin_shards, write_modified_checkpoint, write_transformers_checkpoint
 from torch import Tensor
 from transformers import CodeGenForCausalLM
 
@@ -26,9 +17,9 @@ from components.model.config import ModelConfig
 from components.model.huggingface import load_checkpoint, load_config
 
 SHAPES = {
-    "tiny": SMALL,
-    "all dimensions rotate": SMALL.replace(rotary_dim=8),
-    "three layers of eight heads": SMALL.replace(
+    "tiny": SMALL_MODEL,
+    "all dimensions rotate": SMALL_MODEL.replace(rotary_dim=8),
+    "three layers of eight heads": SMALL_MODEL.replace(
         num_layers=3, num_heads=8, head_dim=4, rotary_dim=2
     ),
     "two heads per block": ModelConfig(
@@ -43,14 +34,14 @@ SHAPES = {
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", CHECKPOINT_FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_format_and_shape_gives_the_logits_of_transformers(
     form: str, shape: str, tmp_path: Path
 ) -> None:
-    model = their_model(SHAPES[shape])
-    folder = write_theirs(model, tmp_path / "checkpoint", form)
-    assert form.endswith("shards") == (len(shards(folder)) > 1)
+    model = transformers_model(SHAPES[shape])
+    folder = write_transformers_checkpoint(model, tmp_path / "checkpoint", form)
+    assert form.endswith("shards") == (len(checkpoint_shards(folder)) > 1)
     loaded = load_checkpoint(folder)
     assert loaded.config == SHAPES[shape]
     tokens = torch.randint(
@@ -60,7 +51,7 @@ def test_every_format_and_shape_gives_the_logits_of_transformers(
         torch.testing.assert_close(loaded(tokens), model(tokens).logits, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", CHECKPOINT_FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_weights_are_loaded_exactly_for_every_dtype(form: str, dtype: str, tmp_path: Path) -> None:
     model = their_model(SMALL, DTYPES[dtype])
@@ -78,10 +69,10 @@ def test_weights_are_loaded_exactly_for_every_dtype(form: str, dtype: str, tmp_p
 def test_constants_of_old_releases_are_ignored(tmp_path: Path) -> None:
     constants = {"transformer.h.0.attn.causal_mask": torch.ones(64, 64).bool()}
     constants["transformer.h.1.attn.masked_bias"] = torch.tensor(-1e9)
-    folder = write_changed(SMALL, tmp_path, "bin", lambda tensors: tensors.update(constants))
+    folder = write_modified_checkpoint(SMALL_MODEL, tmp_path, "bin", lambda tensors: tensors.update(constants))
     model = load_checkpoint(folder)
     os.remove(folder / "pytorch_model.bin")
-    write_bin_shards({**their_model(SMALL).state_dict(), **constants}, folder)
+    write_bin_shards({**transformers_model(SMALL_MODEL).state_dict(), **constants}, folder)
     assert torch.equal(load_checkpoint(folder).head.weight, model.head.weight)
 
 
@@ -89,7 +80,7 @@ def test_weights_that_share_memory_are_loaded_separately(tmp_path: Path) -> None
     def tie(tensors: dict[str, Tensor]) -> None:
         tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
 
-    model = load_checkpoint(write_changed(SMALL, tmp_path, "bin", tie))
+    model = load_checkpoint(write_modified_checkpoint(SMALL_MODEL, tmp_path, "bin", tie))
     assert torch.equal(model.head.weight, model.embedding.weight)
     assert model.head.weight.data_ptr() != model.embedding.weight.data_ptr()
 
@@ -109,7 +100,7 @@ def test_weight_files_have_the_priority_of_transformers(tmp_path: Path) -> None:
         "pytorch_model.bin.index.json",
     )
     for seed, file in enumerate(order, start=1):
-        expected = their_model(SMALL, seed=seed).lm_head.bias
+        expected = transformers_model(SMALL_MODEL, seed=seed).lm_head.bias
         assert torch.equal(load_checkpoint(folder).head.bias, expected)
         if seed < 3:
             assert torch.equal(CodeGenForCausalLM.from_pretrained(folder).lm_head.bias, expected)
@@ -123,7 +114,7 @@ def test_weight_files_have_the_priority_of_transformers(tmp_path: Path) -> None:
 def test_a_config_may_omit_defaults_and_use_aliases(
     tmp_path: Path,
 ) -> None:
-    values = released_settings(their_model(SMALL).config)
+    values = released_config(transformers_model(SMALL_MODEL).config)
     for name in ("activation_function", "layer_norm_epsilon", "n_inner", "tie_word_embeddings"):
         del values[name]
     aliases = {
@@ -133,7 +124,7 @@ def test_a_config_may_omit_defaults_and_use_aliases(
     }
     values |= {alias: values.pop(name) for alias, name in aliases.items()}
     (tmp_path / "config.json").write_text(json.dumps(values | {"n_inner": 128}))
-    assert load_config(tmp_path) == SMALL
+    assert load_config(tmp_path) == SMALL_MODEL
 
 
 def test_padding_rows_are_loaded(tmp_path: Path) -> None:
@@ -146,8 +137,8 @@ def test_padding_rows_are_loaded(tmp_path: Path) -> None:
         context_length=8,
         padded_vocab_size=51_200,
     )
-    folder = write_theirs(
-        their_model(shape, torch.float16), tmp_path / "checkpoint", "bin", torch.float16
+    folder = write_transformers_checkpoint(
+        transformers_model(shape, torch.float16), tmp_path / "checkpoint", "bin", torch.float16
     )
     assert load_checkpoint(folder).embedding.weight.shape == (51_200, 8)
     assert load_config(folder) == shape

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.tracking_server import TrackingServer, tracking_server
-from fixtures.training import PLACE, STAGE, toy_run
+from fixtures.training import EXECUTION, STAGE, toy_run
 
 from components.core.errors import TrackingError
 from components.registry.client import metric_buffer
@@ -96,7 +96,7 @@ def test_training_goes_on_without_the_server_and_every_step_arrives(
             if step.step == 3:
                 server.kill()
 
-        result = train_stage(tmp_path / "stage", run_of_stage, PLACE, on_step)
+        result = train_stage(tmp_path / "stage", run_of_stage, EXECUTION, on_step)
         server.start()
     assert result["steps"] == len(steps) == STAGE.steps > 4
     assert _history(run, "training/loss") == [(one.step, one.loss) for one in steps]

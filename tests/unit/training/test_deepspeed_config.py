@@ -1,4 +1,4 @@
-"""The DeepSpeed configuration: a golden file, and batches that do not divide."""
+"""The DeepSpeed configuration, and batches that do not divide."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ NL_350M = StageConfig(
 )
 
 
-def test_golden_file_of_the_paper_at_350m() -> None:
-    place = TrainingExecution(world_size=8, threads_per_process=4, micro_batch=4)
-    config = deepspeed_config(NL_350M, place, context_length=2048, on_gpu=True, bf16=True)
+def test_the_350m_recipe_of_the_paper_equals_the_golden_file() -> None:
+    execution = TrainingExecution(world_size=8, threads_per_process=4, micro_batch=4)
+    config = deepspeed_config(NL_350M, execution, context_length=2048, on_gpu=True, bf16=True)
     assert config == json.loads(GOLDEN.read_text())
 
 
@@ -36,14 +36,14 @@ def test_every_sequence_is_in_exactly_one_micro_batch(
 ) -> None:
     sequences = processes * micro_batch * accumulation
     stage = NL_350M.replace(global_batch_tokens=sequences * 2048)
-    place = TrainingExecution(world_size=processes, micro_batch=micro_batch)
-    config = deepspeed_config(stage, place, 2048, on_gpu=False, bf16=False)
-    assert accumulation_steps(stage, place, 2048) == accumulation
+    execution = TrainingExecution(world_size=processes, micro_batch=micro_batch)
+    config = deepspeed_config(stage, execution, 2048, on_gpu=False, bf16=False)
+    assert accumulation_steps(stage, execution, 2048) == accumulation
     assert config["train_batch_size"] == sequences
 
 
 @pytest.mark.parametrize(
-    ("tokens", "place", "says"),
+    ("tokens", "execution", "fix"),
     [
         (2048 * 3 + 1, TrainingExecution(), "set global_batch_tokens to 6,144"),
         (100, TrainingExecution(), "set global_batch_tokens to 2,048"),
@@ -51,7 +51,7 @@ def test_every_sequence_is_in_exactly_one_micro_batch(
             2048 * 9,
             TrainingExecution(world_size=10**12),
             "set world_size to 9, or global_batch_tokens",
-        ),  # At once.
+        ),  # The search is fast.
         (
             2048 * 9,
             TrainingExecution(world_size=4),
@@ -61,45 +61,45 @@ def test_every_sequence_is_in_exactly_one_micro_batch(
         (2048 * 2, TrainingExecution(world_size=1, micro_batch=64), "set micro_batch to 2"),
     ],
 )
-def test_a_batch_that_does_not_divide_names_one_that_does(
-    tokens: int, place: TrainingExecution, says: str
+def test_the_error_for_a_batch_that_does_not_divide_names_a_valid_value(
+    tokens: int, execution: TrainingExecution, fix: str
 ) -> None:
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=fix):
         deepspeed_config(
-            NL_350M.replace(global_batch_tokens=tokens), place, 2048, on_gpu=False, bf16=False
+            NL_350M.replace(global_batch_tokens=tokens), execution, 2048, on_gpu=False, bf16=False
         )
 
 
-def test_copies_that_several_ranks_share_are_what_a_batch_divides_over() -> None:
+def test_a_batch_divides_over_replicas_of_several_ranks() -> None:
     stage = NL_350M.replace(global_batch_tokens=12 * 2048)
-    place = TrainingExecution(world_size=8, tensor_parallel=4, micro_batch=2)
-    config = deepspeed_config(stage, place, 2048, on_gpu=False, bf16=False)
+    execution = TrainingExecution(world_size=8, tensor_parallel=4, micro_batch=2)
+    config = deepspeed_config(stage, execution, 2048, on_gpu=False, bf16=False)
     assert config["gradient_accumulation_steps"] == 12 // (8 // 4) // 2
     assert config["tensor_parallel"]["autotp_size"] == 4
     assert "train_batch_size" not in config
     with pytest.raises(ConfigError, match="set world_size to 16"):
-        deepspeed_config(stage, place.replace(world_size=20), 2048, on_gpu=False, bf16=False)
+        deepspeed_config(stage, execution.replace(world_size=20), 2048, on_gpu=False, bf16=False)
 
 
-def test_offloading_names_where_everything_lives() -> None:
-    place = TrainingExecution(
+def test_offloading_sets_the_device_of_optimizer_and_parameters() -> None:
+    execution = TrainingExecution(
         zero_stage=3,
         offload_optimizer="nvme",
         offload_parameters="cpu",
         nvme_folder="/fast",
         micro_batch=16,
     )
-    zero = deepspeed_config(NL_350M, place, 2048, on_gpu=True, bf16=True)["zero_optimization"]
+    zero = deepspeed_config(NL_350M, execution, 2048, on_gpu=True, bf16=True)["zero_optimization"]
     assert zero["stage"] == 3
     assert zero["offload_optimizer"] == {"device": "nvme", "pin_memory": True, "nvme_path": "/fast"}
     assert zero["offload_param"] == {"device": "cpu", "pin_memory": True}
 
 
 @pytest.mark.parametrize(("bf16", "stage"), [(False, 0), (True, 1)])
-def test_bf16_weights_have_an_fp32_copy(bf16: bool, stage: int) -> None:
-    place = TrainingExecution(zero_stage=0, micro_batch=16)
+def test_bf16_uses_zero_1_for_the_fp32_copy_of_the_weights(bf16: bool, stage: int) -> None:
+    execution = TrainingExecution(zero_stage=0, micro_batch=16)
     assert (
-        deepspeed_config(NL_350M, place, 2048, on_gpu=False, bf16=bf16)["zero_optimization"][
+        deepspeed_config(NL_350M, execution, 2048, on_gpu=False, bf16=bf16)["zero_optimization"][
             "stage"
         ]
         == stage
@@ -121,6 +121,6 @@ def test_bf16_weights_have_an_fp32_copy(bf16: bool, stage: int) -> None:
         "nvme without ZeRO 3",
     ],
 )
-def test_what_cannot_be_offloaded_is_refused(values: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="zero_stage"):
+def test_unsupported_offloading_is_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="zero_stage|nvme_folder"):
         TrainingExecution.parse(values)

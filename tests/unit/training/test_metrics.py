@@ -1,4 +1,4 @@
-"""The metrics file holds each step once, whatever was killed."""
+"""The metrics file contains each step once, also after crashes."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def step(number: int) -> StepMetrics:
     )
 
 
-@pytest.mark.parametrize("half_a_line", ["", '{"step": 6, "loss": 0.1'])
-def test_a_resumed_stage_cuts_back_and_goes_on(tmp_path: Path, half_a_line: str) -> None:
+@pytest.mark.parametrize("truncated_line", ["", '{"step": 6, "loss": 0.1'])
+def test_a_resumed_stage_drops_later_lines_and_appends(tmp_path: Path, truncated_line: str) -> None:
     path = tmp_path / "observed" / "metrics.jsonl"
     with MetricsFile(path, after_step=0) as file:
         assert file.elapsed_s == 0
         for number in range(1, 6):
             file.append(step(number))
-            assert read_metrics(path)[-1] == step(number), "visible at once"
+            assert read_metrics(path)[-1] == step(number), "flushed"
     with path.open("a") as opened:
-        opened.write(half_a_line)
+        opened.write(truncated_line)
 
     with MetricsFile(path, after_step=3) as file:
         assert file.elapsed_s == 6.0
@@ -51,7 +51,7 @@ def test_a_line_of_an_older_version_can_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"\x00" * 300, b'{"step": 2, "lo\xff', b"[1]", b"1", b"{}"])
-def test_a_line_that_a_disk_has_damaged_is_told_and_does_not_stop_a_stage(
+def test_a_damaged_line_is_logged_and_does_not_stop_a_stage(
     damage: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "metrics.jsonl"
@@ -64,8 +64,8 @@ def test_a_line_that_a_disk_has_damaged_is_told_and_does_not_stop_a_stage(
     with MetricsFile(path, after_step=3) as file:
         file.append(step(4))
     assert read_metrics(path) == [step(1), step(3), step(4)]
-    assert f"{path} has lost the figures of 1 steps" in caplog.text
+    assert f"{path} has lost the metrics of 1 steps" in caplog.text
 
 
-def test_no_file_no_steps(tmp_path: Path) -> None:
+def test_an_absent_file_has_no_steps(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.jsonl") == []

@@ -1,4 +1,4 @@
-"""The learning rate, against figures computed by hand."""
+"""The learning rate, compared with values computed by hand."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ NL_350M = MULTI_350M.replace(
         (MULTI_350M, 1, 6.0e-8),  # 1.8e-4 / 3000
         (MULTI_350M, 1_500, 0.9e-4),
         (MULTI_350M, 3_000, 1.8e-4),
-        (MULTI_350M, 3_000 + 73_500, 1.05e-4),  # half-way: the mean of both ends
+        (MULTI_350M, 3_000 + 73_500, 1.05e-4),  # half of the decay: the mean of both ends
         (
             MULTI_350M,
             3_000 + 49_000,
             1.425e-4,
-        ),  # a third: cos(60 degrees) = 1/2, so a quarter of the fall
+        ),  # a third of the decay: cos(60 degrees) = 1/2, so a quarter of the range
         (MULTI_350M, 150_000, 3.0e-5),
         (NL_350M, 303_000, 3.0e-5),
         (NL_350M, 350_000, 3.0e-5),  # constant after the decay
     ],
 )
-def test_rates_of_the_paper(stage: StageConfig, step: int, rate: float) -> None:
+def test_learning_rates_are_those_of_the_paper(stage: StageConfig, step: int, rate: float) -> None:
     assert learning_rate(step, stage) == pytest.approx(rate, rel=1e-12)
 
 
 @given(st.integers(2, 60), st.data())
-def test_rises_to_the_peak_then_never_rises(steps: int, data: st.DataObject) -> None:
+def test_the_learning_rate_rises_to_the_peak_and_never_rises_after_it(
+    steps: int, data: st.DataObject
+) -> None:
     warmup = data.draw(st.integers(0, steps - 1))
     stage = MULTI_350M.replace(
         steps=steps, warmup_steps=warmup, decay_steps=data.draw(st.integers(1, 2 * steps))

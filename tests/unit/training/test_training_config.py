@@ -1,4 +1,4 @@
-"""Stages and places that cannot be are refused with the remedy."""
+"""Invalid stages and execution configs are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_fields_of_a_stage_are_addressed_by_path() -> None:
         config.override(["stages.multi.warmup_step=1"])
 
 
-def test_tokens_in_the_place_of_steps_are_read_to_the_last() -> None:
+def test_tokens_are_converted_to_steps_rounded_up() -> None:
     without_steps = {name: value for name, value in STAGE.items() if name != "steps"}
     assert StageConfig.parse(without_steps | {"tokens": 256 * 12}).steps == 12
     assert StageConfig.parse(STAGE).override(["tokens=2817"]) == StageConfig.parse(
@@ -38,7 +38,7 @@ def test_tokens_in_the_place_of_steps_are_read_to_the_last() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"warmup_steps": 10}, "warmup_steps below steps"),
         ({"min_learning_rate": 2e-3}, "min_learning_rate at most learning_rate"),
@@ -47,12 +47,12 @@ def test_tokens_in_the_place_of_steps_are_read_to_the_last() -> None:
         ({"gradient_clip": 0.0}, "gradient_clip is 0.0"),
     ],
 )
-def test_impossible_stages(changes: dict[str, object], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_an_invalid_stage_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         StageConfig.parse({**STAGE, **changes})
 
 
-def test_impossible_place() -> None:
+def test_an_execution_config_without_processes_is_refused() -> None:
     with pytest.raises(ConfigError, match="world_size is 0"):
         TrainingExecution.parse({"world_size": 0})
 
@@ -61,6 +61,6 @@ def test_impossible_place() -> None:
     "values",
     [{"launcher": "hostfile"}, {"hostfile": "hosts"}, {"launcher": "slurm", "hostfile": "hosts"}],
 )
-def test_a_hostfile_belongs_to_its_launcher(values: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match="a hostfile with launcher hostfile, and with no other"):
+def test_a_hostfile_requires_launcher_hostfile(values: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="a hostfile with launcher hostfile"):
         TrainingExecution.parse(values)

@@ -1,4 +1,4 @@
-"""What a flow is told before any process is started."""
+"""Checks of `train_stage` before it starts a process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from components.core.files import write_json
 from components.model.config import ModelConfig
 from components.training.config import StageConfig, TrainingExecution
 from components.training.launch.launcher import train_stage
-from components.training.run_file import RESULT, RUN, ArtifactInput, RunFile, StageRun
+from components.training.run_file import RESULT_FILE, RUN_FILE, ArtifactInput, RunFile, StageRun
 
 
 @pytest.fixture
@@ -40,38 +40,40 @@ def run(tmp_path: Path) -> StageRun:
     )
 
 
-def nothing_starts(folder: Path) -> bool:
-    return not (folder / RUN).exists()
+def has_started(folder: Path) -> bool:
+    return (folder / RUN_FILE).exists()
 
 
-def test_a_batch_that_does_not_fit_the_place(run: StageRun, tmp_path: Path) -> None:
+def test_a_batch_that_does_not_divide_over_the_processes_is_refused(
+    run: StageRun, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="set world_size to 2"):
         train_stage(tmp_path / "stage", run, TrainingExecution(world_size=3), print)
-    assert nothing_starts(tmp_path / "stage")
+    assert not has_started(tmp_path / "stage")
 
 
-def test_an_absent_input(run: StageRun, tmp_path: Path) -> None:
-    lost = run.replace(initial={"folder": str(tmp_path / "gone"), "digest": "0123456789abcdef"})
-    with pytest.raises(ArtifactError, match="as its initial") as refused:
-        train_stage(tmp_path / "stage", lost, TrainingExecution(), print)
+def test_an_absent_input_is_refused(run: StageRun, tmp_path: Path) -> None:
+    broken = run.replace(init_from={"folder": str(tmp_path / "gone"), "digest": "0123456789abcdef"})
+    with pytest.raises(ArtifactError, match="as the input initial") as refused:
+        train_stage(tmp_path / "stage", broken, TrainingExecution(), print)
     assert str(tmp_path / "gone") in refused.value.got
-    assert nothing_starts(tmp_path / "stage")
+    assert not has_started(tmp_path / "stage")
 
 
 def test_a_finished_stage_is_not_trained_again(run: StageRun, tmp_path: Path) -> None:
-    write_json(tmp_path / RESULT, {"run": run.identity(), "result": {"steps": 5}})
+    write_json(tmp_path / RESULT_FILE, {"run": run.identity(), "result": {"steps": 5}})
     assert train_stage(tmp_path, run, TrainingExecution(), print) == {"steps": 5}
-    with pytest.raises(TrainingError, match="holds the result of another run"):
+    with pytest.raises(TrainingError, match="the result of another run"):
         train_stage(tmp_path, run.replace(seed=8), TrainingExecution(), print)
-    assert nothing_starts(tmp_path)
+    assert not has_started(tmp_path)
 
 
-def test_identity_is_what_was_run_and_not_where(run: StageRun, tmp_path: Path) -> None:
+def test_the_identity_of_a_run_contains_digests_and_no_paths(run: StageRun, tmp_path: Path) -> None:
     moved = run.replace(data={"folder": "/elsewhere", "digest": "corpus"})
     assert moved.identity() == run.identity()
     assert (
         run.replace(data={"folder": str(tmp_path), "digest": "other"}).identity() != run.identity()
     )
-    path = RunFile(run=run, place=TrainingExecution(micro_batch=2)).write(tmp_path)
-    assert RunFile.read(path) == RunFile(run=run, place=TrainingExecution(micro_batch=2))
+    path = RunFile(run=run, execution=TrainingExecution(micro_batch=2)).write(tmp_path)
+    assert RunFile.read(path) == RunFile(run=run, execution=TrainingExecution(micro_batch=2))
     assert RunFile.read(path).run.identity() == run.identity()

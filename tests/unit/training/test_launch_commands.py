@@ -1,4 +1,4 @@
-"""The commands that start ranks, and what a rank takes from its launcher's variables."""
+"""The commands that start ranks, and the launcher's variables that a rank reads."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from components.core.errors import ConfigError
 from components.training.config import TrainingExecution
 from components.training.launch.commands import launch_commands, read_hostfile
-from components.training.launch.rank_env import (
-    first_host,
-    membership,
+from components.training.launch.rank_process import (
+    check_world_size,
+    first_slurm_host,
     network_interface_for,
-    require_size,
+    read_rank_env,
 )
 
 RUN = Path("/shared/a stage/run.json")
@@ -41,7 +41,7 @@ def hostfile(folder: Path, text: str) -> Path:
     return folder / "hosts"
 
 
-def test_hosts_are_filled_in_their_order(tmp_path: Path) -> None:
+def test_hosts_are_filled_in_the_order_of_the_hostfile(tmp_path: Path) -> None:
     path = hostfile(tmp_path, "# first\n\nb slots=4\na  slots=4  # the second\nc slots=4\n")
     assert list(read_hostfile(path, 12).items()) == [("b", 4), ("a", 4), ("c", 4)]
     assert list(read_hostfile(path, 6).items()) == [("b", 4), ("a", 2)]
@@ -53,68 +53,70 @@ def test_hosts_are_filled_in_their_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line", ["a", "a slots=0", "a slots=x", "b slots=1", "-oProxyCommand=x slots=1"]
 )
-def test_a_line_that_cannot_be(tmp_path: Path, line: str) -> None:
+def test_an_invalid_line_is_refused(tmp_path: Path, line: str) -> None:
     with pytest.raises(ConfigError, match="line 2 of"):
         read_hostfile(hostfile(tmp_path, f"b slots=1\n{line}\n"), 2)
 
 
-def test_no_hostfile(tmp_path: Path) -> None:
+def test_an_absent_hostfile_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         read_hostfile(tmp_path / "absent", 1)
 
 
-def test_every_host_of_a_hostfile_gets_deepspeeds_launcher_over_ssh(tmp_path: Path) -> None:
+def test_deepspeeds_launcher_is_started_over_ssh_on_every_host(tmp_path: Path) -> None:
     path = hostfile(tmp_path, "big slots=2\nsmall slots=1\n")
-    place = TrainingExecution(world_size=3, launcher="hostfile", hostfile=str(path), device="cpu")
+    execution = TrainingExecution(
+        world_size=3, launcher="hostfile", hostfile=str(path), device="cpu"
+    )
     environment = {"PYTHONPATH": "/my code", "NCCL_DEBUG": "INFO", "SECRET": "no"}
-    commands = launch_commands(RUN, place, 20_005, environment)
+    commands = launch_commands(RUN, execution, 20_005, environment)
     assert [command[:4] for command in commands] == [
         ["ssh", "-o", "BatchMode=yes", host] for host in ("big", "small")
     ]
     for node, command in enumerate(commands):
-        there = shlex.split(command[4])
-        assert there[:2] == ["cd", str(Path.cwd())]
-        assert {"DS_ACCELERATOR=cpu", "PYTHONPATH=/my code", "NCCL_DEBUG=INFO"} <= set(there)
+        words = shlex.split(command[4])
+        assert words[:2] == ["cd", str(Path.cwd())]
+        assert {"DS_ACCELERATOR=cpu", "PYTHONPATH=/my code", "NCCL_DEBUG=INFO"} <= set(words)
         assert "SECRET" not in command[4]
-        assert {f"--node_rank={node}", "--master_addr=big", "--master_port=20005"} <= set(there)
-        world = next(word.partition("=")[2] for word in there if word.startswith("--world_info="))
+        assert {f"--node_rank={node}", "--master_addr=big", "--master_port=20005"} <= set(words)
+        world = next(word.partition("=")[2] for word in words if word.startswith("--world_info="))
         assert json.loads(base64.urlsafe_b64decode(world)) == {"big": [0, 1], "small": [0]}
-        assert there[-2:] == ["components.training", str(RUN)]
+        assert words[-2:] == ["components.training", str(RUN)]
 
 
-def test_slurm_starts_a_task_a_rank_inside_an_allocation_alone() -> None:
-    place = TrainingExecution(world_size=8, launcher="slurm", device="cpu")
-    (command,) = launch_commands(RUN, place, 20_005, {"SLURM_JOB_ID": "7"})
+def test_slurm_starts_a_task_per_rank_and_requires_an_allocation() -> None:
+    execution = TrainingExecution(world_size=8, launcher="slurm", device="cpu")
+    (command,) = launch_commands(RUN, execution, 20_005, {"SLURM_JOB_ID": "7"})
     assert command[:4] == ["env", "DS_ACCELERATOR=cpu", "MASTER_PORT=20005", "srun"]
     assert {"--ntasks=8", "--kill-on-bad-exit=1"} <= set(command)
     with pytest.raises(ConfigError, match="SLURM_JOB_ID is not set"):
-        launch_commands(RUN, place, 20_005, {})
+        launch_commands(RUN, execution, 20_005, {})
 
 
-def test_torchs_variables_and_slurms_say_the_same() -> None:
-    assert membership(TORCH) == (3, 1, 4, "node1", 29500)
-    assert membership(SLURM) == (3, 1, 4, "gpu07", 20001)
-    assert membership({**SLURM, **TORCH}) == membership(TORCH), "torchrun inside a task of Slurm's"
-    assert membership(membership(SLURM).variables()) == membership(SLURM)
+def test_variables_of_torch_and_slurm_are_equivalent() -> None:
+    assert read_rank_env(TORCH) == (3, 1, 4, "node1", 29500)
+    assert read_rank_env(SLURM) == (3, 1, 4, "gpu07", 20001)
+    assert read_rank_env({**SLURM, **TORCH}) == read_rank_env(TORCH), "torchrun inside a Slurm task"
+    assert read_rank_env(read_rank_env(SLURM).variables()) == read_rank_env(SLURM)
 
 
 @pytest.mark.parametrize("name", TORCH)
-def test_a_variable_that_is_not_there_or_no_number(name: str) -> None:
+def test_an_absent_variable_or_a_variable_that_is_no_number_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is not set"):
-        membership({key: value for key, value in TORCH.items() if key != name})
+        read_rank_env({key: value for key, value in TORCH.items() if key != name})
     if name != "MASTER_ADDR":
         with pytest.raises(ConfigError, match=f"{name} is 'x'"):
-            membership({**TORCH, name: "x"})
+            read_rank_env({**TORCH, name: "x"})
 
 
-def test_another_number_of_ranks_than_the_batch_is_divided_over() -> None:
-    require_size(membership(TORCH), TrainingExecution(world_size=4))
+def test_another_number_of_ranks_than_world_size_is_refused() -> None:
+    check_world_size(read_rank_env(TORCH), TrainingExecution(world_size=4))
     with pytest.raises(ConfigError, match="4 ranks were started"):
-        require_size(membership(TORCH), TrainingExecution(world_size=2))
+        check_world_size(read_rank_env(TORCH), TrainingExecution(world_size=2))
 
 
 @pytest.mark.parametrize(
-    ("node_list", "first"),
+    ("node_list", "host"),
     [
         ("login", "login"),
         ("a,b", "a"),
@@ -123,10 +125,10 @@ def test_another_number_of_ranks_than_the_batch_is_divided_over() -> None:
         ("rack[2-3]node[10-12]", "rack2node10"),
     ],
 )
-def test_the_first_of_slurms_hosts(node_list: str, first: str) -> None:
-    assert first_host(node_list) == first
+def test_the_first_host_of_a_slurm_node_list(node_list: str, host: str) -> None:
+    assert first_slurm_host(node_list) == host
 
 
-def test_the_interface_that_leads_to_this_host_is_its_loopback() -> None:
+def test_the_network_interface_of_this_host_is_its_loopback() -> None:
     assert network_interface_for("127.0.0.1") in ("lo", "lo0")
     assert network_interface_for("no.such.host.invalid") is None

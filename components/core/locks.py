@@ -25,12 +25,16 @@ def user_lock_path(name: str) -> Path:
 
 
 @contextmanager
-def exclusive_lock(path: Path, purpose: str) -> Iterator[None]:
+def exclusive_lock(path: Path, purpose: str, timeout_s: float | None = None) -> Iterator[None]:
     """Hold a lock during the block; wait, and log who holds it, while another process has it.
 
     Args:
         path: the lock file; it is created with its folder if it does not exist.
         purpose: for the log, e.g. "build checkpoint/codegen-nl-1234".
+        timeout_s: maximum time to wait; None: no limit.
+
+    Raises:
+        TimeoutError: another process still holds the lock after `timeout_s`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = path.with_name(f"{path.name}.holder")
@@ -39,7 +43,7 @@ def exclusive_lock(path: Path, purpose: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         logger.warning("%s waits: %s", purpose, _holder_message(holder))
-        lock.acquire()
+        lock.acquire(timeout=-1 if timeout_s is None else timeout_s)
     try:
         with suppress(OSError):  # The lock holds without the note, for example on a full disk.
             since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"

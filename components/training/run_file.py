@@ -59,13 +59,10 @@ class StageRun(Config):
     """Save Adam's moments beside the weights, for a next stage that inherits them."""
 
     def identity(self) -> dict[str, Any]:
-        """The run without its paths, as plain JSON values.
-
-        Inputs are keyed by their role in the artifact's parents.
-        """
-        values = self.model_dump(mode="json", exclude={"data", "tokenizer", "init_from"})
-        for role, source in self.inputs().items():
-            values[role] = source and source.digest
+        """Return the run for hashing: its inputs count by digest, not by folder."""
+        values = super().identity()
+        for role in values.keys() & {"data", "tokenizer", "init_from"}:
+            values[role] = values[role]["digest"]
         return values
 
     def inputs(self) -> dict[str, ArtifactInput | None]:

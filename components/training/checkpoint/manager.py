@@ -89,7 +89,7 @@ class CheckpointManager:
     ) -> None:
         self.folder = folder
         self._execution = execution
-        self._run_fingerprint = fingerprint(run.identity())
+        self._run_fingerprint = fingerprint(run)
         self._num_ranks = dist.get_world_size()
         self._layout: dict[str, Any] = {
             "num_ranks": self._num_ranks,

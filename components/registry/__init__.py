@@ -1,5 +1,5 @@
-"""What was run, with which result, and which model is the champion: MLflow, and the only room that imports it.
+"""MLflow: experiment tracking, registered models, the promotion gate. No other package imports it.
 
-`config` and `gate` are light; `tracking`, `models` and `promotion` import MLflow (about two seconds), so import them where
-they are needed.
+`config`, `evidence` and `gate` do not import MLflow; the other modules do (about two seconds), so
+import those inside functions.
 """

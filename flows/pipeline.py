@@ -123,5 +123,5 @@ def _write_page(here: FlowContext, results: RunResults) -> ReportPaths:
     )
     for path, render in zip(page, (render_html, render_text, render_samples), strict=True):
         write_atomic(Path(path), render(results, here.store))
-        here.run.file(Path(path))
+        here.run.log_file(Path(path))
     return page

@@ -24,7 +24,7 @@ from flows.train import train
 
 if TYPE_CHECKING:  # It would import MLflow.
     from components.registry.promotion import Promotion
-    from components.registry.runs import TrackedRun
+    from components.registry.tracking import TrackedRun
 
 
 @flow(name="promote", flow_run_name="promote {recipe.name}")

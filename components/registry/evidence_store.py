@@ -74,9 +74,7 @@ def save_evidence(run: TrackedRun, name: str, version: int, evidence: Evidence) 
     """
     client = run.tracking.client
     with wrap_mlflow_errors(f"looking up {name}/{version}"):
-        stored = load_full_evidence(
-            run.tracking, client.get_model_version(name, str(version))
-        )
+        stored = load_full_evidence(run.tracking, client.get_model_version(name, str(version)))
     if stored == evidence:
         return
     run.log_json(_EVIDENCE_FILE, evidence.model_dump(mode="json"))

@@ -205,7 +205,9 @@ def _check_contamination(gate: GateConfig, candidate: Evidence) -> list[Check]:
         return [_check("training corpora were searched for benchmarks", False, "unknown")]
     checks = []
     for benchmark, counts in sorted(candidate.contamination.items()):
-        rule = f"at most {limit:,} documents of the training corpora contained a part of {benchmark}"
+        rule = (
+            f"at most {limit:,} documents of the training corpora contained a part of {benchmark}"
+        )
         not_searched = sorted(corpus for corpus, count in counts.items() if count is None)
         total = sum(count or 0 for count in counts.values())
         detail = f"{total:,}, all rejected"
@@ -260,9 +262,7 @@ def _check_gain(
     return checks
 
 
-def _failed_protocol_check(
-    benchmark: str, candidate: Evidence, champion: Evidence
-) -> Check | None:
+def _failed_protocol_check(benchmark: str, candidate: Evidence, champion: Evidence) -> Check | None:
     """Return the failed check if the protocols of a benchmark differ or are unknown."""
     candidate_protocol = candidate.protocols.get(benchmark)
     champion_protocol = champion.protocols.get(benchmark)

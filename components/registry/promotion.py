@@ -240,9 +240,7 @@ def _tag_version(tracking: Tracking, promotion: Promotion) -> None:
         _set_version_tags(tracking, promotion.model, promotion.version, tags)
 
 
-def _set_version_tags(
-    tracking: Tracking, name: str, version: int, tags: Mapping[str, str]
-) -> None:
+def _set_version_tags(tracking: Tracking, name: str, version: int, tags: Mapping[str, str]) -> None:
     for key, value in tags.items():
         tracking.client.set_model_version_tag(name, str(version), key, value)
 

@@ -193,9 +193,7 @@ class TrackedRun(RunWriter):
 class Tracking:
     """The tracking server or database of this process."""
 
-    def __init__(
-        self, uri: str, artifacts: Path, retry_timeout_s: float = RETRY_TIMEOUT_S
-    ) -> None:
+    def __init__(self, uri: str, artifacts: Path, retry_timeout_s: float = RETRY_TIMEOUT_S) -> None:
         """
         Args:
             uri: `sqlite:///PATH`, or the http(s) URL of an MLflow server. Not contacted yet.

@@ -95,7 +95,7 @@ def emit_promotion_event(promotion: Promotion) -> None:
     if event is None or not PREFECT_API_URL.value():  # A run's temporary server tells nobody.
         return
     why = "; ".join(promotion.decision.reasons) or "; ".join(
-        check.found for check in promotion.decision.checks
+        check.detail for check in promotion.decision.checks
     )
     emit_event(
         event,

@@ -23,7 +23,7 @@ from flows.runtime.context import FlowContext
 if TYPE_CHECKING:  # They would import more than a flow needs to be looked at.
     from components.evaluation.benchmarks.protocol import BenchmarkProtocol, SampleSet
     from components.evaluation.sampling.samples import SamplerProtocol
-    from components.registry.runs import TrackedRun
+    from components.registry.tracking import TrackedRun
 
 
 class BenchmarkSession(AbstractContextManager["BenchmarkSession"]):
@@ -175,10 +175,10 @@ def _tags(stage: str, plan: BenchmarkProtocol) -> dict[str, str]:
 def log_evaluation_files(folder: Path, run: TrackedRun) -> None:
     """The evaluation's files as the run's artifacts: results, and the samples as a table that MLflow compares."""
     for path in sorted(folder.glob("*.json*")):
-        run.file(path)
+        run.log_file(path)
     samples = folder / "samples.jsonl"
     if samples.exists():
         columns = ("set", "task_id", "sample", "outcome", "raised")
-        run.table(
+        run.log_table(
             "samples.json", [{name: row[name] for name in columns} for row in read_jsonl(samples)]
         )

@@ -22,7 +22,7 @@ from flows.settings.recipes import Recipe
 
 if TYPE_CHECKING:  # They would import numpy, Great Expectations and MLflow.
     from components.data.sources.record_batches import QuarantinedRecord
-    from components.registry.runs import TrackedRun
+    from components.registry.tracking import TrackedRun
     from components.validation.profile_partitions import ProfileResult
     from components.validation.suite_files import Suites
 
@@ -231,10 +231,10 @@ def _with_rules(here: FlowContext, what: str, build: TrackedBuild) -> TrackedBui
         except ValidationFailed:
             if (folder / _RULES).is_file():  # Else it could not even be read.
                 rules = read_json(folder / _RULES)
-                run.table("rules.json", rules)
+                run.log_table("rules.json", rules)
                 publish_validation_results(here, what, rules, run.id)
             raise
-        run.table("rules.json", read_json(folder / _RULES))
+        run.log_table("rules.json", read_json(folder / _RULES))
         return statistics
 
     return built

@@ -155,7 +155,7 @@ def test_a_person_approves_on_the_page(desk: Desk) -> None:
     last = desk.last()
     assert (last.decision.outcome, last.decided_by) == ("promoted", "grace (flow promote-version)")
     word = last.decision.checks[-1]
-    assert (word.rule, word.found) == ("a person approves of it", "grace: reads well")
+    assert (word.rule, word.detail) == ("a person approves of it", "grace: reads well")
     shown = httpx.post(f"{desk.server}/artifacts/filter", json={}).json()
     assert "codegen-tiny-mono-promotion" in {one["key"] for one in shown}
 

@@ -74,7 +74,7 @@ def test_every_command_of_the_page(tracking: Tracking, tmp_path: Path) -> None:
         "rolled back",
         "promoted",
     ]
-    assert history(tracking, NAME)[1].decision.checks[-1].found.endswith(": reads well")
+    assert history(tracking, NAME)[1].decision.checks[-1].detail.endswith(": reads well")
     assert "0.5 to 0.5, over 20 problems" in said["promote"]
     assert _aliases(tracking) == {"previous", "champion"}
 

@@ -61,9 +61,7 @@ class RunWriter:
         self.log_json("config.json", values)
 
     def _write_params(self, values: Mapping[str, Any]) -> dict[str, str]:
-        params = {
-            name: as_parameter(value) for name, value in with_mlflow_names(values).items()
-        }
+        params = {name: as_parameter(value) for name, value in with_mlflow_names(values).items()}
         rows = [Param(name, value) for name, value in params.items()]
         with wrap_mlflow_errors(f"logging the parameters of {self.name}"):
             for batch in batches(rows, MAX_PARAMS_PER_BATCH):

@@ -27,7 +27,7 @@ from sqlalchemy import create_engine, text
 from components.core.errors import DiskFullError, TrackingError
 from components.core.network import free_port
 from components.registry.client import connection
-from components.registry.client.connection import absolute, is_healthy, wrap_mlflow_errors
+from components.registry.client.connection import absolute_uri, is_healthy, wrap_mlflow_errors
 from components.registry.tracking import Tracking
 
 
@@ -221,8 +221,8 @@ def test_a_relative_database_means_one_file_everywhere(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert absolute("sqlite:///var/mlflow.db") == f"sqlite:///{tmp_path}/var/mlflow.db"
-    assert absolute("http://tracking:5000") == "http://tracking:5000"
+    assert absolute_uri("sqlite:///var/mlflow.db") == f"sqlite:///{tmp_path}/var/mlflow.db"
+    assert absolute_uri("http://tracking:5000") == "http://tracking:5000"
 
 
 def test_a_disk_that_fills_while_a_folder_is_copied_is_said() -> None:

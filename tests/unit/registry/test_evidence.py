@@ -80,11 +80,11 @@ def test_without_the_same_problems_there_is_no_pair() -> None:
 def test_a_comparison_has_intervals_where_problems_are_known() -> None:
     (one,) = compare_metrics(evidence(BEFORE), evidence(AFTER))
     assert (one.metric, one.comparable, one.protocol) == (METRIC, True, ())
-    assert (one.low, one.high) == pytest.approx((-0.05, 0.5))
+    assert (one.ci_low, one.ci_high) == pytest.approx((-0.05, 0.5))
     (unknown,) = compare_metrics(evidence(BEFORE), evidence(AFTER, by_problem={}))
-    assert (unknown.comparable, unknown.low, unknown.high) == (True, None, None)
+    assert (unknown.comparable, unknown.ci_low, unknown.ci_high) == (True, None, None)
     (other,) = compare_metrics(evidence(BEFORE), evidence(AFTER, protocols={"humaneval": "o"}))
-    assert (other.comparable, other.low, other.protocol) == (
+    assert (other.comparable, other.ci_low, other.protocol) == (
         False,
         None,
         ("protocol differs: p against o",),

@@ -191,7 +191,7 @@ def test_other_protocols_are_refused_with_the_field_that_differs() -> None:
     )
     assert check.rule == "humaneval was run by the same protocol for both"
     assert (
-        check.found
+        check.detail
         == "sets differs: t0.2, t0.6 against t0.2; evaluate the champion the same way first"
     )
 

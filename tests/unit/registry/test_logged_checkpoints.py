@@ -12,9 +12,8 @@ from mlflow.entities import LoggedModel
 
 from components.core.artifact import Artifact
 from components.core.store import Store
-from components.registry.runs import TrackedRun
-from components.registry.tags import size_name
-from components.registry.tracking import Tracking
+from components.registry.lineage import size_name
+from components.registry.tracking import TrackedRun, Tracking
 from components.registry.versions import register
 
 MD5 = "0123456789abcdef0123456789abcdef.dir"

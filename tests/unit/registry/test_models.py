@@ -16,8 +16,7 @@ from components.core.artifact import Artifact
 from components.core.errors import ArtifactError, TrackingError
 from components.core.fingerprint import sha256_file
 from components.model.huggingface import logit_parity
-from components.registry.runs import TrackedRun
-from components.registry.tracking import Tracking
+from components.registry.tracking import TrackedRun, Tracking
 from components.registry.versions import download, find_version, register
 
 NAME = "codegen-tiny-mono"

@@ -13,9 +13,8 @@ from fixtures.tracking_server import TrackingServer, tracking_server
 from fixtures.training import PLACE, STAGE, toy_run
 
 from components.core.errors import TrackingError
-from components.registry.client import metric_buffer
-from components.registry.runs import TrackedRun
-from components.registry.tracking import Tracking
+from components.registry.client import run_writer
+from components.registry.tracking import TrackedRun, Tracking
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
 
@@ -40,7 +39,7 @@ def shared_server(
 def server(shared_server: TrackingServer, monkeypatch: pytest.MonkeyPatch) -> TrackingServer:
     """A server that is up, whatever the test before did; MLflow's own retries are off, as in a flow."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(metric_buffer, "FLUSH_EVERY_S", 0.0)  # Each row is tried at once.
+    monkeypatch.setattr(run_writer, "FLUSH_INTERVAL_S", 0.0)  # Each row is tried at once.
     if not shared_server.is_up:
         shared_server.start()
     return shared_server

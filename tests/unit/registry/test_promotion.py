@@ -11,15 +11,19 @@ from mlflow import MlflowClient
 
 from components.core.artifact import Artifact
 from components.model.huggingface import logit_parity
-from components.registry.aliases import version_at
 from components.registry.config import GateConfig, Requirement
 from components.registry.evidence import Evidence
 from components.registry.evidence_store import evidence_of
 from components.registry.gate import TIMED_OUT, Approval
-from components.registry.promotion import Promotion, PromotionRequest, promote, standing_refusal
+from components.registry.promotion import (
+    Promotion,
+    PromotionRequest,
+    promote,
+    standing_refusal,
+    version_at,
+)
 from components.registry.queries import evidence_at, list_versions, rollback
-from components.registry.runs import TrackedRun
-from components.registry.tracking import Tracking
+from components.registry.tracking import TrackedRun, Tracking
 from components.registry.versions import register
 
 NAME = "codegen-tiny-mono"

@@ -116,7 +116,7 @@ def test_a_rollback_is_one_decision_more_and_can_be_taken_back(
     decisions = history(tracking, NAME)
     assert decisions[:2] == before  # What was decided before is as it was.
     assert [one.decision.outcome for one in decisions] == ["promoted", "promoted", "rolled back"]
-    assert (decisions[2].decided_by, decisions[2].decision.checks[0].found) == (
+    assert (decisions[2].decided_by, decisions[2].decision.checks[0].detail) == (
         "grace",
         "worse in production",
     )
@@ -186,8 +186,8 @@ def test_what_the_version_before_this_one_recorded_is_read(tracking: Tracking) -
             "evidence": seen,
             "champion_evidence": None,
         }
-        run.json("promotion.json", {**about, **when, **decided})
-        run.tags({"model": NAME, "decision": "promoted", "decided_by": "ada"})
+        run.log_json("promotion.json", {**about, **when, **decided})
+        run.set_tags({"model": NAME, "decision": "promoted", "decided_by": "ada"})
     for key, value in {"evidence": json.dumps(seen), "decision": "promoted", **when}.items():
         tracking.client.set_model_version_tag(NAME, str(version), key, value)
     tracking.client.set_registered_model_alias(NAME, "champion", str(version))

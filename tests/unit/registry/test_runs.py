@@ -17,9 +17,8 @@ from mlflow.entities import Metric
 from components.core.artifact import Artifact
 from components.core.errors import TrackingError
 from components.core.store import Store
-from components.registry.client import metric_buffer
-from components.registry.runs import TrackedRun
-from components.registry.tracking import Tracking
+from components.registry.client import run_writer
+from components.registry.tracking import TrackedRun, Tracking
 
 MD5 = "0123456789abcdef0123456789abcdef"
 
@@ -183,8 +182,8 @@ def test_files_tables_and_plots_are_kept(tracking: Tracking, tmp_path: Path) -> 
     figure = Figure()
     figure.subplots().plot([1, 2], [2, 1])
     with tracking.run("run", experiment="tiny") as run:
-        run.file(tmp_path / "report.html", "page")
-        run.table(
+        run.log_file(tmp_path / "report.html", "page")
+        run.log_table(
             "languages.json",
             [{"language": "C++", "documents": 3}, {"language": "Go", "documents": 4}],
         )
@@ -263,11 +262,9 @@ def test_runs_of_living_processes_and_other_hosts_are_left_alone(tracking: Track
 def test_figures_that_the_server_refuses_on_the_way_are_said(
     tracking: Tracking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metric_buffer, "FLUSH_EVERY_S", 0.0)
+    monkeypatch.setattr(run_writer, "FLUSH_INTERVAL_S", 0.0)
     with tracking.run("train", experiment="tiny") as run:
         pass
     tracking.client.delete_run(run.id)
     with pytest.raises(TrackingError, match="MLflow refused while logging metrics of train"):
-        metric_buffer.MetricBuffer(tracking.client, run.id, "train").add(
-            [Metric("loss", 1.0, 0, 1)]
-        )
+        run_writer.MetricBuffer(tracking.client, run.id, "train").add([Metric("loss", 1.0, 0, 1)])

@@ -27,7 +27,7 @@ from flows.steps.init_model import initial_of
 from flows.steps.preflight import preflight_check
 from flows.train import train
 
-if TYPE_CHECKING:  # They would import MLflow and matplotlib.
+if TYPE_CHECKING:  # They would import MLflow.
     from components.registry.promotion import Promotion
     from components.report.results import RunResults
 

@@ -92,7 +92,7 @@ def _judge(
             parity=_parity,
             parity_environment=_parity_by(),
             max_logit_difference=here.recipe.promotion.max_logit_difference,
-            learnt=training_corpora_of(
+            corpora=training_corpora_of(
                 here.recipe, here.execution, stage, corpora.raw, corpora.prepared
             ),
             not_measured=evaluations.skipped,

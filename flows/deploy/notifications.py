@@ -36,7 +36,7 @@ PROMOTED, REFUSED, ROLLED_BACK = (
     "codegen.model.refused",
     "codegen.model.rolled-back",
 )
-_EVENTS = {"promoted": PROMOTED, "refused": REFUSED, "rolled back": ROLLED_BACK}
+_EVENTS = {"promoted": PROMOTED, "refused": REFUSED, "rolled_back": ROLLED_BACK}
 """By the outcome of a decision."""
 _WEB, _MAIL = ("http", "https"), ("mailto", "mailtos")
 _SHOWN = 6

@@ -81,7 +81,7 @@ def decide_promotion(
         _report_standing_refusal(here, refusal)
         return refusal
     decided_by, approval = f"{user()} (flow {flow_run.get_flow_name()})", None
-    if gate.approval == "person" or approved_by:
+    if gate.approval == "manual" or approved_by:
         proposed = here.task(
             f"judge {name}/{version}",
             lambda run: propose(case, run=run, decided_by=decided_by),

@@ -1,12 +1,15 @@
-"""The tree of runs, and everything a step says about itself, read back from the database."""
+"""Runs and everything a step logs, read back from the database; and the lock of a model."""
 
 import json
+import logging
 import os
 import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,15 +23,16 @@ from components.core.store import Store
 from components.registry.client import run_writer
 from components.registry.tracking import TrackedRun, Tracking
 
+MODEL = "codegen-tiny-mono"
 MD5 = "0123456789abcdef0123456789abcdef"
 
 
-def _history(run: TrackedRun, name: str) -> list[tuple[int, float]]:
+def _metric_history(run: TrackedRun, name: str) -> list[tuple[int, float]]:
     points = run.tracking.client.get_metric_history(run.id, name)
     return sorted((point.step, point.value) for point in points)
 
 
-def _file(run: TrackedRun, name: str) -> Path:
+def _download(run: TrackedRun, name: str) -> Path:
     uri = f"runs:/{run.id}/{name}"
     return Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=run.tracking.uri))
 
@@ -54,13 +58,13 @@ def test_steps_are_children_of_the_pipeline(tracking: Tracking) -> None:
 @pytest.mark.parametrize(
     ("error", "status"), [(ValueError("no data"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
 )
-def test_an_exception_ends_the_runs_and_goes_on(
+def test_an_exception_ends_the_runs_and_propagates(
     tracking: Tracking, error: BaseException, status: str
 ) -> None:
     with (
         pytest.raises(type(error)),
-        tracking.run("whole", experiment="tiny") as pipeline,
-        pipeline.child("part") as step,
+        tracking.run("pipeline", experiment="tiny") as pipeline,
+        pipeline.child("step") as step,
     ):
         raise error
     for run in (pipeline, step):
@@ -68,7 +72,9 @@ def test_an_exception_ends_the_runs_and_goes_on(
     assert tracking.client.get_run(step.id).data.tags["error"].startswith(type(error).__name__)
 
 
-def test_a_configuration_is_flattened_whole_and_cut_visibly(tracking: Tracking) -> None:
+def test_a_config_is_logged_flat_and_as_json_and_long_values_are_marked_as_cut(
+    tracking: Tracking,
+) -> None:
     config = {
         "stages": {f"s{i}": {"steps": i} for i in range(150)},
         "names": ["a", "b"],
@@ -84,29 +90,30 @@ def test_a_configuration_is_flattened_whole_and_cut_visibly(tracking: Tracking) 
     assert params["none"] == "null"
     assert len(params["text"]) <= 6000
     assert params["text"].endswith("[cut: 7000 characters]")
-    assert json.loads(_file(run, "config.json").read_text()) == config
+    assert json.loads(_download(run, "config.json").read_text()) == config
 
 
-def test_figures_keep_their_names_as_far_as_mlflow_can(tracking: Tracking) -> None:
+def test_metric_names_are_converted_for_mlflow_and_stay_distinct(tracking: Tracking) -> None:
     with tracking.run("run", experiment="tiny") as run:
         run.log_metrics({"multi": {"C++": 1.5, "C": 2, "note": "text", "flag": True}}, step=7)
-        with pytest.raises(ValueError, match="same to MLflow"):
+        with pytest.raises(ValueError, match="equal in MLflow"):
             run.log_metrics({"C++": 1.0, "Cpp": 2.0})
     assert tracking.client.get_run(run.id).data.metrics == {"multi/Cpp": 1.5, "multi/C": 2.0}
-    assert _history(run, "multi/Cpp") == [(7, 1.5)]
+    assert _metric_history(run, "multi/Cpp") == [(7, 1.5)]
 
 
-def test_a_stream_is_kept_over_steps_and_over_tokens(tracking: Tracking) -> None:
+def test_a_metric_stream_is_logged_over_steps_and_over_tokens(tracking: Tracking) -> None:
     with tracking.run("run", experiment="tiny") as run, run.metric_stream() as record:
         for step in range(1, 1501):
             record({"step": step, "tokens": step * 256, "loss": 10.0 / step})
-    assert _history(run, "training/loss") == [(step, 10.0 / step) for step in range(1, 1501)]
-    assert _history(run, "training_by_tokens/loss") == [
-        (step * 256, 10.0 / step) for step in range(1, 1501)
+    steps = range(1, 1501)
+    assert _metric_history(run, "training/loss") == [(step, 10.0 / step) for step in steps]
+    assert _metric_history(run, "training_by_tokens/loss") == [
+        (step * 256, 10.0 / step) for step in steps
     ]
 
 
-def test_a_stream_that_breaks_off_keeps_what_it_had(tracking: Tracking) -> None:
+def test_an_interrupted_metric_stream_keeps_its_rows(tracking: Tracking) -> None:
     with (
         pytest.raises(RuntimeError),
         tracking.run("run", experiment="tiny") as run,
@@ -114,19 +121,17 @@ def test_a_stream_that_breaks_off_keeps_what_it_had(tracking: Tracking) -> None:
     ):
         record({"step": 1, "tokens": 8, "loss": 2.0})
         raise RuntimeError("out of memory")
-    assert _history(run, "training/loss") == [(1, 2.0)]
+    assert _metric_history(run, "training/loss") == [(1, 2.0)]
 
 
 def _raw_corpus(folder: Path) -> Artifact:
-    provenance = {"dvc_md5": MD5}
-    address, digest = str(folder), "ab" * 32
     return Artifact(
         kind="raw-corpus",
         name="mono",
-        address=address,
+        address=str(folder),
         recipe="cd" * 32,
-        digest=digest,
-        provenance=provenance,
+        digest="ab" * 32,
+        provenance={"dvc_md5": MD5},
     )
 
 
@@ -142,10 +147,9 @@ def test_corpora_are_datasets_with_md5_digest_and_counts(
     )
     with tracking.run("run", experiment="tiny") as run:
         run.log_inputs([_raw_corpus(tmp_path), prepared.artifact], "training")
-    inputs = {
-        one.dataset.name: one for one in tracking.client.get_run(run.id).inputs.dataset_inputs
-    }
-    raw, packed = inputs["raw-corpus/mono"], inputs["prepared-corpus/mono"]
+    dataset_inputs = tracking.client.get_run(run.id).inputs.dataset_inputs
+    by_name = {dataset_input.dataset.name: dataset_input for dataset_input in dataset_inputs}
+    raw, packed = by_name["raw-corpus/mono"], by_name["prepared-corpus/mono"]
     assert {tag.key: tag.value for tag in raw.tags} == {
         "mlflow.data.context": "training",
         "dvc_md5": MD5,
@@ -156,7 +160,7 @@ def test_corpora_are_datasets_with_md5_digest_and_counts(
     assert mlflow.data.get_source(packed.dataset).uri == prepared.artifact.address
 
 
-def test_a_reused_artifact_names_the_run_that_made_it(
+def test_a_reused_artifact_names_the_run_that_built_it(
     tracking: Tracking, make_evaluation: Callable[[float], Artifact]
 ) -> None:
     artifact = make_evaluation(2.5)
@@ -164,68 +168,56 @@ def test_a_reused_artifact_names_the_run_that_made_it(
         first.log_output_artifact(artifact, reused=False)
     with tracking.run("second", experiment="tiny") as second:
         second.log_output_artifact(artifact, reused=True)
-    tags = tracking.client.get_run(second.id).data.tags
-    assert (tags["reused"], tags["original_run"], tags["digest"]) == (
-        "true",
-        first.id,
-        artifact.digest,
-    )
+    record = tracking.client.get_run(second.id).data
+    assert record.tags["reused"] == "true"
+    assert record.tags["original_run"] == first.id
+    assert record.tags["digest"] == artifact.digest
     assert tracking.client.get_run(first.id).data.tags["reused"] == "false"
-    assert tracking.client.get_run(second.id).data.metrics == {"mono/Python": 2.5, "multi/Cpp": 3.5}
-    assert Artifact.parse(json.loads(_file(second, "artifact.json").read_text())) == artifact
+    assert record.metrics == {"mono/Python": 2.5, "multi/Cpp": 3.5}
+    assert Artifact.parse(json.loads(_download(second, "artifact.json").read_text())) == artifact
 
 
-def test_files_tables_and_plots_are_kept(tracking: Tracking, tmp_path: Path) -> None:
-    from matplotlib.figure import Figure
-
+def test_files_and_tables_are_uploaded(tracking: Tracking, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("<html>")
-    figure = Figure()
-    figure.subplots().plot([1, 2], [2, 1])
+    rows = [{"language": "C++", "documents": 3}, {"language": "Go", "documents": 4}]
     with tracking.run("run", experiment="tiny") as run:
         run.log_file(tmp_path / "report.html", "page")
-        run.log_table(
-            "languages.json",
-            [{"language": "C++", "documents": 3}, {"language": "Go", "documents": 4}],
-        )
-        run.figure("loss.png", figure)
-    assert _file(run, "page/report.html").read_text() == "<html>"
-    table = json.loads(_file(run, "languages.json").read_text())
+        run.log_table("languages.json", rows)
+    assert _download(run, "page/report.html").read_text() == "<html>"
+    table = json.loads(_download(run, "languages.json").read_text())
     assert table == {"columns": ["language", "documents"], "data": [["C++", 3], ["Go", 4]]}
-    assert _file(run, "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_system_metrics_are_sampled_while_a_run_lasts(
+def test_system_metrics_are_sampled_during_a_run(
     tracking: Tracking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(
-        "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1"
-    )  # MLflow's own setting, above ours.
+    # MLflow's setting overrides our interval.
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     with tracking.run("run", experiment="tiny", system_metrics=True) as run:
-        while (
-            "system/cpu_utilization_percentage" not in tracking.client.get_run(run.id).data.metrics
-        ):
-            pass  # The test's time limit ends this.
+        metrics: dict[str, float] = {}
+        while "system/cpu_utilization_percentage" not in metrics:  # until the test's timeout
+            metrics = tracking.client.get_run(run.id).data.metrics
     metrics = tracking.client.get_run(run.id).data.metrics
     assert metrics["system/system_memory_usage_megabytes"] > 0
 
 
-def test_many_threads_write_at_once(tracking: Tracking) -> None:
+def test_many_threads_write_concurrently(tracking: Tracking) -> None:
     with tracking.run("pipeline", experiment="tiny") as pipeline:
 
-        def step(number: int) -> str:
+        def write_step(number: int) -> str:
             with pipeline.child(f"step {number}") as run:
                 for batch in range(10):
-                    run.log_metrics({"figure": float(batch)}, step=batch)
+                    run.log_metrics({"metric": float(batch)}, step=batch)
             return run.id
 
         with ThreadPoolExecutor(4) as pool:
-            ids = list(pool.map(step, range(8)))
-    for run_id in ids:
+            run_ids = list(pool.map(write_step, range(8)))
+    for run_id in run_ids:
         assert tracking.client.get_run(run_id).info.status == "FINISHED"
-        assert len(tracking.client.get_metric_history(run_id, "figure")) == 10
+        assert len(tracking.client.get_metric_history(run_id, "metric")) == 10
 
 
-_KILLED = """
+_KILLED_PIPELINE = """
 import os, signal, sys
 from pathlib import Path
 from components.registry.tracking import Tracking
@@ -235,36 +227,97 @@ with tracking.run("pipeline", experiment="tiny") as pipeline, pipeline.child("tr
 """
 
 
-def test_runs_of_a_killed_process_are_closed_at_the_next_start(tracking: Tracking) -> None:
-    command = [sys.executable, "-c", _KILLED, tracking.uri, str(tracking.artifacts)]
+def test_the_next_start_marks_runs_of_a_killed_process(tracking: Tracking) -> None:
+    command = [sys.executable, "-c", _KILLED_PIPELINE, tracking.uri, str(tracking.artifacts)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    experiment = tracking.client.get_experiment_by_name("tiny").experiment_id
-    assert {run.info.status for run in tracking.client.search_runs([experiment])} == {"RUNNING"}
+    experiment_id = tracking.client.get_experiment_by_name("tiny").experiment_id
+
+    def statuses() -> dict[str, str]:
+        runs = tracking.client.search_runs([experiment_id])
+        return {run.info.run_name: run.info.status for run in runs}
+
+    assert statuses() == {"pipeline": "RUNNING", "train": "RUNNING"}
     with tracking.run("again", experiment="tiny"):
-        found = {
-            run.info.run_name: run.info.status for run in tracking.client.search_runs([experiment])
-        }
-    assert found == {"pipeline": "KILLED", "train": "KILLED", "again": "RUNNING"}
+        assert statuses() == {"pipeline": "KILLED", "train": "KILLED", "again": "RUNNING"}
 
 
-def test_runs_of_living_processes_and_other_hosts_are_left_alone(tracking: Tracking) -> None:
-    with tracking.run("mine", experiment="tiny"):
+def test_only_runs_of_dead_processes_of_this_host_are_stale(tracking: Tracking) -> None:
+    with tracking.run("alive", experiment="tiny"):
         assert tracking.mark_stale_runs_killed() == []
-        with tracking.run(
-            "theirs", experiment="tiny", tags={"host": f"not-{platform.node()}", "pid": "0"}
-        ):
+        remote = {"host": f"not-{platform.node()}", "pid": "0"}
+        with tracking.run("remote", experiment="tiny", tags=remote):
             assert tracking.mark_stale_runs_killed() == []
         reused_pid = {"pid": str(os.getpid()), "process_started": "1.0"}
-        with tracking.run("before", experiment="tiny", tags=reused_pid) as before:
-            assert tracking.mark_stale_runs_killed() == [before.id]
+        with tracking.run("dead", experiment="tiny", tags=reused_pid) as dead:
+            assert tracking.mark_stale_runs_killed() == [dead.id]
 
 
-def test_figures_that_the_server_refuses_on_the_way_are_said(
+def test_metrics_that_the_server_rejects_are_an_error(
     tracking: Tracking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_writer, "FLUSH_INTERVAL_S", 0.0)
     with tracking.run("train", experiment="tiny") as run:
         pass
     tracking.client.delete_run(run.id)
-    with pytest.raises(TrackingError, match="MLflow refused while logging metrics of train"):
-        run_writer.MetricBuffer(tracking.client, run.id, "train").add([Metric("loss", 1.0, 0, 1)])
+    buffer = run_writer.MetricBuffer(tracking.client, run.id, "train")
+    with pytest.raises(TrackingError, match="logging metrics of train"):
+        buffer.add([Metric("loss", 1.0, 0, 1)])
+
+
+class LogWaiter(logging.Handler):
+    """Waits for a log record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_record = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.has_record.set()
+
+
+@pytest.fixture
+def lock_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary folder for the locks of this test."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def lock_log() -> Iterator[LogWaiter]:
+    """Waits for the log record of a process that waits for a lock."""
+    waiter = LogWaiter()
+    logger = logging.getLogger("components.core.locks")
+    logger.addHandler(waiter)
+    yield waiter
+    logger.removeHandler(waiter)
+
+
+def test_the_model_lock_is_shared_by_workspaces_of_one_server(
+    lock_folder: Path, lock_log: LogWaiter
+) -> None:
+    first = Tracking("http://ada:secret@tracking:5000", lock_folder / "first")
+    second = Tracking("http://grace:other@tracking:5000/", lock_folder / "second")
+    has_entered = threading.Event()
+
+    def change_model() -> None:
+        with second.model_lock(MODEL):
+            has_entered.set()
+
+    thread = threading.Thread(target=change_model, daemon=True)
+    with first.model_lock(MODEL):
+        thread.start()
+        assert lock_log.has_record.wait(30)
+        assert not has_entered.is_set()
+    thread.join(30)
+    assert has_entered.is_set()
+
+
+def test_the_model_lock_ignores_other_models_and_servers(lock_folder: Path) -> None:
+    tracking = Tracking("http://tracking:5000", lock_folder)
+    other_server = Tracking("http://tracking:5001", lock_folder)
+    with (
+        tracking.model_lock(MODEL),
+        tracking.model_lock("codegen-tiny-nl"),
+        other_server.model_lock(MODEL),
+    ):
+        pass

@@ -1,4 +1,4 @@
-"""A registered model's files for use: the version that was asked for, also where others act at the same moment."""
+"""Resolving a registered model to a folder, also while other processes change the registry."""
 
 from __future__ import annotations
 
@@ -19,96 +19,102 @@ from flows.settings.execution import Execution
 from flows.steps.resolve_model import locate_model
 
 NAME = "codegen-tiny-mono"
-Look = Callable[..., object]
 
 
 @pytest.fixture
-def versions(
+def checkpoints(
     tracking: Tracking, make_checkpoint: Callable[[str], tuple[Artifact, Path]]
 ) -> list[tuple[Artifact, Path]]:
     """Two registered checkpoints; the first is champion."""
-    made = [make_checkpoint("one"), make_checkpoint("two")]
-    about = {"name": NAME, "stage": "mono", "evaluations": {}, "dvc_md5": "md5"}
+    checkpoints = [make_checkpoint("one"), make_checkpoint("two")]
     with tracking.run("register", experiment="tiny") as run:
-        for checkpoint, folder in made:
+        for checkpoint, folder in checkpoints:
             register(
                 checkpoint,
                 folder,
+                name=NAME,
+                stage="mono",
                 run=run,
+                evaluations={},
+                dvc_md5="md5",
                 parity=lambda _: 0.0,
                 max_logit_difference=1e-4,
-                **about,
-            )  # type: ignore[arg-type]
+            )
     tracking.client.set_registered_model_alias(NAME, "champion", "1")
-    return made
+    return checkpoints
 
 
 @pytest.fixture
-def elsewhere(tracking: Tracking, tmp_path: Path) -> Execution:
-    """A workspace with that registry, whose own store is empty."""
-    return Execution(workspace=str(tmp_path / "elsewhere"), tracking_uri=tracking.uri)
+def empty_workspace(tracking: Tracking, tmp_path: Path) -> Execution:
+    """A workspace with the same registry and an empty store."""
+    return Execution(workspace=str(tmp_path / "workspace"), tracking_uri=tracking.uri)
 
 
 def _digest(folder: Path) -> str:
-    return content_digest(tuple(one for one in list_files(folder) if one.path != MANIFEST))
+    return content_digest(tuple(file for file in list_files(folder) if file.path != MANIFEST))
 
 
-def _then(monkeypatch: pytest.MonkeyPatch, method: str, act: Callable[[int], None]) -> None:
-    """Another process acts right after each call of a method of MLflow's client; it is told which."""
-    look, seen = getattr(MlflowClient, method), []
+def _act_after_each_call(
+    monkeypatch: pytest.MonkeyPatch, method: str, act: Callable[[int], None]
+) -> None:
+    """Let another process act after each call of a client method; `act` gets the call's number."""
+    original = getattr(MlflowClient, method)
+    num_calls = 0
 
-    def look_and_act(client: MlflowClient, *arguments: object) -> object:
-        found = look(client, *arguments)
-        seen.append(arguments)
-        act(len(seen))
-        return found
+    def call_and_act(client: MlflowClient, *arguments: object) -> object:
+        nonlocal num_calls
+        result = original(client, *arguments)
+        num_calls += 1
+        act(num_calls)
+        return result
 
-    monkeypatch.setattr(MlflowClient, method, look_and_act)
+    monkeypatch.setattr(MlflowClient, method, call_and_act)
 
 
-def test_a_promotion_in_the_middle_mixes_no_two_versions(
+def test_a_concurrent_promotion_does_not_mix_two_versions(
     tracking: Tracking,
-    versions: list[tuple[Artifact, Path]],
-    elsewhere: Execution,
+    checkpoints: list[tuple[Artifact, Path]],
+    empty_workspace: Execution,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    first, second = (checkpoint.digest for checkpoint, _ in versions)
-    with monkeypatch.context() as meanwhile:
-        _then(
-            meanwhile,
-            "get_model_version_by_alias",
-            lambda _: tracking.client.set_registered_model_alias(NAME, "champion", "2"),
-        )
-        found = locate_model(elsewhere, f"{NAME}@champion")
-    assert found.digest == _digest(found.folder) == first
+    first, second = (checkpoint.digest for checkpoint, _ in checkpoints)
+
+    def promote_second(_: int) -> None:
+        tracking.client.set_registered_model_alias(NAME, "champion", "2")
+
+    with monkeypatch.context() as patch:
+        _act_after_each_call(patch, "get_model_version_by_alias", promote_second)
+        location = locate_model(empty_workspace, f"{NAME}@champion")
+    assert location.digest == _digest(location.folder) == first
     for name, digest in {f"{NAME}/1": first, f"{NAME}@champion": second}.items():
-        found = locate_model(elsewhere, name)
-        assert found.digest == _digest(found.folder) == digest
+        location = locate_model(empty_workspace, name)
+        assert location.digest == _digest(location.folder) == digest
 
 
-def test_what_another_process_fetched_meanwhile_is_used(
-    versions: list[tuple[Artifact, Path]], elsewhere: Execution, monkeypatch: pytest.MonkeyPatch
+def test_a_concurrent_download_by_another_process_is_used(
+    checkpoints: list[tuple[Artifact, Path]],
+    empty_workspace: Execution,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (checkpoint, folder), _ = versions
-    place = elsewhere.workspace_path / "cache" / "models" / checkpoint.digest
+    (checkpoint, folder), _ = checkpoints
+    cached = empty_workspace.workspace_path / "cache" / "models" / checkpoint.digest
 
-    def fetch(number: int) -> None:
-        if number == 2:  # After the first look, for the digest, nobody had it.
-            shutil.copytree(folder, place, ignore=shutil.ignore_patterns(MANIFEST))
+    def download(call: int) -> None:
+        if call == 2:  # The first call resolved the digest, which was not in the cache.
+            shutil.copytree(folder, cached, ignore=shutil.ignore_patterns(MANIFEST))
 
-    _then(monkeypatch, "get_model_version", fetch)
-    found = locate_model(elsewhere, f"{NAME}/1")
-    assert (found.folder, found.digest) == (place, checkpoint.digest)
-    assert [one.name for one in place.parent.iterdir()] == [
-        checkpoint.digest
-    ]  # And nothing half-fetched beside it.
+    _act_after_each_call(monkeypatch, "get_model_version", download)
+    location = locate_model(empty_workspace, f"{NAME}/1")
+    assert (location.folder, location.digest) == (cached, checkpoint.digest)
+    # No partial download is left beside it.
+    assert [path.name for path in cached.parent.iterdir()] == [checkpoint.digest]
 
 
-def test_a_damaged_copy_is_said(
-    versions: list[tuple[Artifact, Path]], elsewhere: Execution
+def test_a_damaged_cached_copy_is_an_error(
+    checkpoints: list[tuple[Artifact, Path]], empty_workspace: Execution
 ) -> None:
-    found = locate_model(elsewhere, f"{NAME}/1")
-    (found.folder / "training.json").write_text("another note")
-    with pytest.raises(ArtifactError, match="were fetched as") as caught:
-        locate_model(elsewhere, f"{NAME}/1")
-    assert str(found.folder) in caught.value.got
+    location = locate_model(empty_workspace, f"{NAME}/1")
+    (location.folder / "training.json").write_text("another note")
+    with pytest.raises(ArtifactError) as caught:
+        locate_model(empty_workspace, f"{NAME}/1")
+    assert str(location.folder) in caught.value.got

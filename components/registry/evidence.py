@@ -26,7 +26,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Evidence(Config):
-    """Everything that the gate uses to evaluate one model."""
+    """Everything that the gate knows about a model."""
 
     digest: str
     """SHA-256 of the checkpoint's files."""
@@ -51,7 +51,7 @@ class Evidence(Config):
 
 
 class MetricDifference(Config):
-    """One metric of two models."""
+    """A metric of two models."""
 
     metric: str
     left: float | None
@@ -78,61 +78,61 @@ def benchmark_of(metric: str) -> str:
     return metric.split("/")[0]
 
 
-def compare_metrics(left: Evidence, right: Evidence) -> list[MetricDifference]:
-    """Compare every metric that at least one of two models has."""
-    metrics = sorted({*left.metrics, *right.metrics})
-    return [_compare_metric(metric, left, right) for metric in metrics]
+def compare_metrics(first: Evidence, second: Evidence) -> list[MetricDifference]:
+    """Compare all metrics of two models."""
+    metrics = sorted({*first.metrics, *second.metrics})
+    return [_compare_metric(metric, first, second) for metric in metrics]
 
 
-def _compare_metric(metric: str, left: Evidence, right: Evidence) -> MetricDifference:
+def _compare_metric(metric: str, first: Evidence, second: Evidence) -> MetricDifference:
     benchmark = benchmark_of(metric)
-    left_protocol = left.protocols.get(benchmark)
-    comparable = left_protocol is not None and left_protocol == right.protocols.get(benchmark)
+    first_protocol = first.protocols.get(benchmark)
+    comparable = first_protocol is not None and first_protocol == second.protocols.get(benchmark)
     difference = MetricDifference(
         metric=metric,
-        left=left.metrics.get(metric),
-        right=right.metrics.get(metric),
+        left=first.metrics.get(metric),
+        right=second.metrics.get(metric),
         comparable=comparable,
     )
-    if metric not in left.metrics or metric not in right.metrics:
+    if metric not in first.metrics or metric not in second.metrics:
         return difference
     if not comparable:
-        return difference.replace(protocol=protocol_differences(benchmark, left, right))
-    if pairing_error([metric], left, right):
+        return difference.replace(protocol=protocol_differences(benchmark, first, second))
+    if pairing_error([metric], first, second):
         return difference
-    interval = interval_of_difference([metric], left, right, CONFIDENCE_LEVEL)
+    interval = interval_of_difference([metric], first, second, CONFIDENCE_LEVEL)
     return difference.replace(ci_low=interval.low, ci_high=interval.high)
 
 
-def pairing_error(metrics: Sequence[str], left: Evidence, right: Evidence) -> str | None:
+def pairing_error(metrics: Sequence[str], first: Evidence, second: Evidence) -> str | None:
     """Return why two models cannot be compared problem by problem in these metrics, or None."""
     problems_by_benchmark: dict[str, set[str]] = {}
     for metric in metrics:
-        left_values = left.by_problem.get(metric)
-        right_values = right.by_problem.get(metric)
-        if not left_values or not right_values:
+        first_values = first.by_problem.get(metric)
+        second_values = second.by_problem.get(metric)
+        if not first_values or not second_values:
             return f"no values by problem of {metric}"
-        problems = problems_by_benchmark.setdefault(benchmark_of(metric), set(left_values))
-        unpaired = (problems ^ set(left_values)) | (problems ^ set(right_values))
+        problems = problems_by_benchmark.setdefault(benchmark_of(metric), set(first_values))
+        unpaired = (problems ^ set(first_values)) | (problems ^ set(second_values))
         if unpaired:
-            return f"the problems of {metric} differ: {min(unpaired)} is missing in one of them"
+            return f"the problems of {metric} differ: {min(unpaired)} is missing"
     return None
 
 
 def interval_of_difference(
-    metrics: Sequence[str], left: Evidence, right: Evidence, level: float
+    metrics: Sequence[str], first: Evidence, second: Evidence, level: float
 ) -> GainInterval:
-    """Return the middle `level` of `right - left` in the mean of metrics, by a paired bootstrap.
+    """Return the middle `level` of `second - first` in the mean of metrics, by a paired bootstrap.
 
-    The values of both models for a problem stay paired, and so do the metrics of one benchmark;
+    The values of both models for a problem stay paired, and so do the metrics of a benchmark;
     benchmarks are resampled separately. The selection of the best of several temperatures is
     ignored.
     """
     by_benchmark: dict[str, dict[str, float]] = {}
     for metric in metrics:
         gains = by_benchmark.setdefault(benchmark_of(metric), {})
-        for problem, left_value in left.by_problem[metric].items():
-            gain = (right.by_problem[metric][problem] - left_value) / len(metrics)
+        for problem, first_value in first.by_problem[metric].items():
+            gain = (second.by_problem[metric][problem] - first_value) / len(metrics)
             gains[problem] = gains.get(problem, 0.0) + gain
     samples = [
         np.array([gains[problem] for problem in sorted(gains)])
@@ -149,42 +149,42 @@ def _bootstrap_interval(
     return percentile_interval(np.sum(means, axis=0), level)
 
 
-def protocol_differences(benchmark: str, left: Evidence, right: Evidence) -> tuple[str, ...]:
+def protocol_differences(benchmark: str, first: Evidence, second: Evidence) -> tuple[str, ...]:
     """Return the differing protocol fields of two models as phrases; empty if they are equal."""
-    left_protocol = left.protocols.get(benchmark)
-    right_protocol = right.protocols.get(benchmark)
-    if left_protocol is not None and left_protocol == right_protocol:
+    first_protocol = first.protocols.get(benchmark)
+    second_protocol = second.protocols.get(benchmark)
+    if first_protocol is not None and first_protocol == second_protocol:
         return ()
-    left_fields = left.settings.get(benchmark, {})
-    right_fields = right.settings.get(benchmark, {})
+    first_fields = first.settings.get(benchmark, {})
+    second_fields = second.settings.get(benchmark, {})
     differences: tuple[str, ...] = ()
-    if left_fields and right_fields:
-        differences = tuple(_field_differences(left_fields, right_fields, ""))
-    return differences or (_difference_text("protocol", left_protocol, right_protocol),)
+    if first_fields and second_fields:
+        differences = tuple(_field_differences(first_fields, second_fields, ""))
+    return differences or (_difference_text("protocol", first_protocol, second_protocol),)
 
 
 def _field_differences(
-    left: Mapping[str, Any], right: Mapping[str, Any], path: str
+    first: Mapping[str, Any], second: Mapping[str, Any], path: str
 ) -> Iterator[str]:
-    for key in sorted({*left, *right}):
+    for key in sorted({*first, *second}):
         field = f"{path}{key}"
-        left_value, right_value = left.get(key), right.get(key)
-        if isinstance(left_value, Mapping) and isinstance(right_value, Mapping):
-            if left_value.keys() != right_value.keys():  # Only the keys, not their contents.
-                keys = (", ".join(sorted(left_value)), ", ".join(sorted(right_value)))
+        first_value, second_value = first.get(key), second.get(key)
+        if isinstance(first_value, Mapping) and isinstance(second_value, Mapping):
+            if first_value.keys() != second_value.keys():  # Only the keys, not their contents.
+                keys = (", ".join(sorted(first_value)), ", ".join(sorted(second_value)))
                 yield _difference_text(field, *keys)
-            common = left_value.keys() & right_value.keys()
+            common = first_value.keys() & second_value.keys()
             yield from _field_differences(
-                {name: left_value[name] for name in common},
-                {name: right_value[name] for name in common},
+                {name: first_value[name] for name in common},
+                {name: second_value[name] for name in common},
                 f"{field}.",
             )
-        elif left_value != right_value:
-            yield _difference_text(field, left_value, right_value)
+        elif first_value != second_value:
+            yield _difference_text(field, first_value, second_value)
 
 
-def _difference_text(field: str, left: JsonValue, right: JsonValue) -> str:
-    return f"{field} differs: {_value_text(left)} against {_value_text(right)}"
+def _difference_text(field: str, first: JsonValue, second: JsonValue) -> str:
+    return f"{field} differs: {_value_text(first)} against {_value_text(second)}"
 
 
 def _value_text(value: JsonValue) -> str:

@@ -38,11 +38,7 @@ def evidence_of(version: ModelVersion | None) -> Evidence | None:
 
 
 def load_full_evidence(tracking: Tracking, version: ModelVersion | None) -> Evidence | None:
-    """Return the full evidence of a version, or the short one if the run has been deleted.
-
-    Raises:
-        TrackingError: MLflow failed.
-    """
+    """Return the full evidence of a version, or the short evidence if the run is deleted."""
     short = evidence_of(version)
     if version is None or short is None or _RUN_TAG not in version.tags:
         return short
@@ -51,11 +47,7 @@ def load_full_evidence(tracking: Tracking, version: ModelVersion | None) -> Evid
 
 
 def download_run_file(tracking: Tracking, run_id: str, name: str) -> Path | None:
-    """Download a file of a run; None if the file or the run has been deleted.
-
-    Raises:
-        TrackingError: MLflow failed.
-    """
+    """Download a file of a run; None if the file or the run has been deleted."""
     with wrap_mlflow_errors(f"reading {name} of the run {run_id}"):
         files = none_if_deleted(lambda: tracking.client.list_artifacts(run_id)) or []
         if name not in [file.path for file in files]:
@@ -67,11 +59,7 @@ def download_run_file(tracking: Tracking, run_id: str, name: str) -> Path | None
 
 
 def save_evidence(run: TrackedRun, name: str, version: int, evidence: Evidence) -> None:
-    """Store the evidence of a version in a run and in tags, unless it is stored already.
-
-    Raises:
-        TrackingError: MLflow failed.
-    """
+    """Store the evidence of a version in a run and in tags, unless it is stored already."""
     client = run.tracking.client
     with wrap_mlflow_errors(f"looking up {name}/{version}"):
         stored = load_full_evidence(run.tracking, client.get_model_version(name, str(version)))

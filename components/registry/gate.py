@@ -2,7 +2,7 @@
 
 Every check is recorded, passed or not; a refusal is a result, not an exception. Metrics are
 comparable only under equal protocol fingerprints (same benchmark files, same held-out data, same
-sampling). A reviewer's approval is one more check of a model that passes all others. There is no
+sampling). A reviewer's approval is a further check of a model that passes all others. There is no
 correction for several requirements that are tested at once.
 """
 
@@ -38,7 +38,7 @@ Outcome = Literal["promoted", "refused", "already_champion", "rolled_back"]
 
 
 class Check(Config):
-    """The result of one rule."""
+    """The result of a rule."""
 
     rule: str
     passed: bool
@@ -75,7 +75,7 @@ class Decision(Config):
 
 
 class Approval(Config):
-    """A reviewer's answer to one comparison, or its timeout."""
+    """A reviewer's answer to a comparison, or its timeout."""
 
     approved: bool
     name: str
@@ -139,7 +139,7 @@ def apply_approval(
     """Add the approval check to a promotion if an approval was given or is required.
 
     Args:
-        champion: the current champion; an approval of a comparison with another one fails.
+        champion: the current champion; an approval of another comparison fails.
         rollback_note: who rolled this version back and why; requires an approval.
     """
     is_required = gate.approval == "manual" or bool(rollback_note)
@@ -292,7 +292,7 @@ def _check_interval(
 
 
 def _mean(requirement: Requirement, evidence: Evidence) -> float | None:
-    """Return the mean of the required metrics; None if one of them is missing or NaN."""
+    """Return the mean of the required metrics; None if a metric is missing or NaN."""
     values = [evidence.metrics.get(metric, math.nan) for metric in requirement.metrics]
     return None if any(math.isnan(value) for value in values) else fmean(values)
 

@@ -134,7 +134,7 @@ def get_or_create_logged_model(
         run_id: the source run of a new model.
         params: the training parameters of a new model.
     """
-    note = (
+    model_note = (
         f"`{checkpoint.label}`. The weights are stored at `{checkpoint.address}`, and here after "
         "registration."
     )
@@ -143,7 +143,7 @@ def get_or_create_logged_model(
         "recipe": checkpoint.recipe,
         "artifact": checkpoint.label,
         "address": checkpoint.address,
-        "mlflow.note.content": note,
+        "mlflow.note.content": model_note,
         **artifact_tags(checkpoint),
         **git_tags(checkpoint),
     }

@@ -1,13 +1,13 @@
 """Promotion: aliases of a registered model, and the record of each decision about a version.
 
-The alias `champion` is one row, and it alone defines the champion. The record of a decision and the
+The alias `champion`, a single row, alone defines the champion. The record of a decision and the
 tags of the new champion are written before that row. The alias `previous`, the removal of
 `candidate` and the final decision tags follow from those tags. If a change is interrupted, the
 champion is therefore the old or the new version and the record is true; readers derive the rest
 (`derive_aliases`), and the next change writes it (`repair_aliases`).
 
 The run that decides stores the record as a file and as tags; no later decision writes to that run.
-Processes of one user on one host are serialized. Promotions of the same model by two hosts or users
+Processes of the same user and host are serialized; two hosts or users that promote the same model
 at the same moment are not.
 """
 
@@ -58,7 +58,7 @@ _REFUSAL_PREFIX = "refused."
 
 
 class Promotion(Config):
-    """The complete record of one decision."""
+    """The complete record of a decision."""
 
     model: str
     version: int
@@ -79,7 +79,7 @@ class Promotion(Config):
 
     @property
     def summary(self) -> str:
-        """One line of text."""
+        """The decision as a line of text."""
         outcome = self.decision.outcome.replace("_", " ")
         reasons = f" ({'; '.join(self.decision.reasons)})" if self.decision.reasons else ""
         return f"{self.model} version {self.version}: {outcome}{reasons}"
@@ -127,19 +127,18 @@ def promote(
 
     Raises:
         ConfigError: the gate has no requirements for the stage.
-        TrackingError: MLflow failed.
     """
     tracking = run.tracking
     # Locked, so that of two concurrent runs the second compares with the champion of the first.
     with tracking.model_lock(request.model):
         repair_aliases(tracking, request.model)
         version = _get_version(request, tracking)
-        note = version.tags.get(ROLLBACK_TAG, "")
-        promotion = _evaluate(request, run, decided_by, approval, note)
+        rollback_text = version.tags.get(ROLLBACK_TAG, "")
+        promotion = _evaluate(request, run, decided_by, approval, rollback_text)
         record_decision(run, promotion)
         if promotion.decision.outcome != "already_champion":
             _tag_version(tracking, promotion)
-        no_reviewer = bool(note) and request.gate.approval == "auto"
+        no_reviewer = bool(rollback_text) and request.gate.approval == "auto"
         if _is_standing(promotion, approval, no_reviewer=no_reviewer):
             key = _refusal_key(request, tracking, version)
             with wrap_mlflow_errors(f"recording the refusal of {request.model}"):
@@ -155,9 +154,6 @@ def standing_refusal(request: PromotionRequest, tracking: Tracking) -> Promotion
     """Return the refusal of the same request: same rules, same metrics, same champion.
 
     None if there is none, if only the approval timed out, or if its record has been deleted.
-
-    Raises:
-        TrackingError: MLflow failed.
     """
     version = _get_version(request, tracking)
     run_id = version.tags.get(_refusal_key(request, tracking, version))
@@ -166,11 +162,7 @@ def standing_refusal(request: PromotionRequest, tracking: Tracking) -> Promotion
 
 
 def rollback_note(request: PromotionRequest, tracking: Tracking) -> str:
-    """Return who rolled this version back, when and why, as text; empty if it was not.
-
-    Raises:
-        TrackingError: MLflow failed.
-    """
+    """Return who rolled this version back, when and why, as text; empty if it was not."""
     return str(_get_version(request, tracking).tags.get(ROLLBACK_TAG, ""))
 
 
@@ -328,9 +320,6 @@ def repair_aliases(tracking: Tracking, name: str) -> dict[str, int]:
     """Write everything that follows from the champion's tags; return the aliases.
 
     The caller holds the model lock.
-
-    Raises:
-        TrackingError: MLflow failed, or there is no such model.
     """
     client = tracking.client
     with wrap_mlflow_errors(f"repairing the aliases of {name}"):

@@ -1,8 +1,8 @@
 """Queries of the registry: versions, comparisons, the history of decisions; and the rollback.
 
-The history is read from the runs that decided, one file each, which no later decision changes;
+The history is read from the runs that decided, a file each, which no later decision changes;
 deleted runs are included as long as their files exist. Queries never write: an interrupted change
-is shown as interrupted. A rollback is a decision too: it is recorded first, then one alias changes.
+is shown as interrupted. A rollback is a decision too: it is recorded before the alias changes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ INTERRUPTED = "interrupted before it took effect"
 
 
 class ModelVersionInfo(Config):
-    """One version of a registered model."""
+    """A version of a registered model."""
 
     model: str
     version: int
@@ -83,11 +83,7 @@ class DecisionRecord(Promotion):
 
 
 def list_versions(tracking: Tracking, name: str | None = None) -> list[ModelVersionInfo]:
-    """Return all versions of one model or of all models, by version number.
-
-    Raises:
-        TrackingError: MLflow failed, or there is no such model.
-    """
+    """Return all versions of a model or of all models, by version number."""
     client = tracking.client
     with wrap_mlflow_errors("listing the registered models"):
         if name:
@@ -107,11 +103,7 @@ def list_versions(tracking: Tracking, name: str | None = None) -> list[ModelVers
 
 
 def get_version(tracking: Tracking, model: str) -> ModelVersionInfo:
-    """Return one version: `NAME@ALIAS` or `NAME/VERSION`.
-
-    Raises:
-        TrackingError: there is no such version.
-    """
+    """Return a version: `NAME@ALIAS` or `NAME/VERSION`."""
     with wrap_mlflow_errors(f"looking up {model}"):
         version = find_version_by_uri(tracking, f"models:/{model}")
         aliases = tracking.client.get_registered_model(version.name).aliases
@@ -119,17 +111,13 @@ def get_version(tracking: Tracking, model: str) -> ModelVersionInfo:
         return _version_info(version, derive_aliases(aliases, champion))
 
 
-def compare(tracking: Tracking, left: str, right: str) -> list[MetricDifference]:
+def compare(tracking: Tracking, first: str, second: str) -> list[MetricDifference]:
     """Compare the metrics of two versions, from the evidence of their last decisions."""
-    return compare_metrics(evidence_at(tracking, left), evidence_at(tracking, right))
+    return compare_metrics(evidence_at(tracking, first), evidence_at(tracking, second))
 
 
 def evidence_at(tracking: Tracking, model: str) -> Evidence:
-    """Return the full evidence of one version.
-
-    Raises:
-        TrackingError: there is no such version.
-    """
+    """Return the full evidence of a version."""
     with wrap_mlflow_errors(f"looking up {model}"):
         version = find_version_by_uri(tracking, f"models:/{model}")
     return _evidence_or_empty(tracking, version)
@@ -141,11 +129,7 @@ def _evidence_or_empty(tracking: Tracking, version: ModelVersion) -> Evidence:
 
 
 def history(tracking: Tracking, name: str) -> list[DecisionRecord]:
-    """Return every decision about a model, the oldest first.
-
-    Raises:
-        TrackingError: MLflow failed, or there is no such model.
-    """
+    """Return every decision about a model, the oldest first."""
     with wrap_mlflow_errors(f"reading the history of {name}"):
         tracking.client.get_registered_model(name)
         champion = version_at(tracking, name, CHAMPION)
@@ -190,9 +174,11 @@ def rollback(tracking: Tracking, name: str, decided_by: str, reason: str) -> Pro
             record_decision(run, promotion)
             # Prevents a promotion without approval; `repair_aliases` removes the tag if the process
             # is killed here and the version stays champion.
-            note = f"rolled back by {decided_by}, {promotion.decided_at}: {reason}"
+            rollback_text = f"rolled back by {decided_by}, {promotion.decided_at}: {reason}"
             with wrap_mlflow_errors(f"rolling {name} back"):
-                tracking.client.set_model_version_tag(name, champion.version, ROLLBACK_TAG, note)
+                tracking.client.set_model_version_tag(
+                    name, champion.version, ROLLBACK_TAG, rollback_text
+                )
             make_champion(run, promotion)
     return promotion
 

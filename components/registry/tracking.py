@@ -104,7 +104,7 @@ class TrackedRun(RunWriter):
         path = metric.split("/")
         if len(path) == 1 and len(self._corpora) == 1:
             return next(iter(self._corpora.values()))
-        return next((self._corpora[part] for part in path if part in self._corpora), None)
+        return next((self._corpora[name] for name in path if name in self._corpora), None)
 
     def log_inputs(self, artifacts: Iterable[Artifact], context: str) -> None:
         """Log corpora as input datasets and checkpoints as input models; `context` is their use."""
@@ -116,7 +116,7 @@ class TrackedRun(RunWriter):
             for artifact in artifacts:
                 if artifact.kind == "checkpoint":
                     self._models[artifact.digest] = self._logged_model(artifact, {})
-                    if context != "checkpoint":  # A stage trained from a checkpoint is another one.
+                    if context != "checkpoint":  # A stage that starts from it differs.
                         self.set_tags(artifact_tags(artifact))
             models = [LoggedModelInput(model.model_id) for model in self._models.values()]
             datasets = [

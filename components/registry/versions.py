@@ -1,9 +1,9 @@
 """Versions of registered models: registration of a checkpoint, lookup, and verified download.
 
 The key is the checkpoint's digest. The files of its logged model (`lineage`) are uploaded and the
-model is tagged as complete; then one transaction creates the version with its tags. After an
+model is tagged as complete; then a transaction creates the version with its tags. After an
 interruption the next registration finishes the work, and no incomplete version can be loaded by
-name. Registrations by one user on one host are serialized.
+name. Registrations by the same user and host are serialized.
 """
 
 from __future__ import annotations
@@ -94,7 +94,6 @@ def register(
 
     Raises:
         ArtifactError: the folder is not a complete CodeGen checkpoint, or the logits differ.
-        TrackingError: MLflow failed.
     """
     require_checkpoint(folder)
     tracking = run.tracking
@@ -113,7 +112,7 @@ def register(
             model = _upload_model_files(run, checkpoint, folder, card)
             version = _create_version(tracking, name, model, run.id, tags, card)
         _update_version(tracking, version, tags, card)
-        # A version of an earlier release can name another logged model than the one with metrics.
+        # A version of an earlier release can name a logged model without metrics.
         model_with_metrics = run.log_output_model(checkpoint)
         _link_version(tracking, model_with_metrics, name, str(version.version))
     run.log_metrics(metrics, model=model_with_metrics)
@@ -236,11 +235,7 @@ def resolve_version(tracking: Tracking, uri: str) -> VersionRef:
 
 
 def find_version_by_uri(tracking: Tracking, uri: str) -> ModelVersion:
-    """Return the version of a URI, as in `download`.
-
-    Raises:
-        TrackingError: there is no such version.
-    """
+    """Return the version of a URI, as in `download`."""
     name, _, number = uri.removeprefix("models:/").partition("/")
     try:
         if number:

@@ -117,7 +117,7 @@ def none_if_deleted(call: Callable[[], T]) -> T | None:
 
 
 def _open_client(uri: str) -> MlflowClient:
-    """Return a client that has completed one request.
+    """Return a client that has completed a request.
 
     Raises:
         TrackingError: the database driver is not installed.

@@ -40,7 +40,7 @@ def with_mlflow_names(values: Mapping[str, T]) -> dict[str, T]:
 
 
 def flatten(values: Mapping[str, Any], separator: str, prefix: str = "") -> dict[str, JsonValue]:
-    """Return nested mappings as one level, with joined names; lists stay values."""
+    """Return nested mappings as a flat mapping with joined names; lists stay values."""
     flat: dict[str, JsonValue] = {}
     for name, value in values.items():
         path = f"{prefix}{separator}{name}" if prefix else name

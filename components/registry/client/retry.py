@@ -1,7 +1,7 @@
 """Retries of MLflow calls while the tracking server is unreachable.
 
 MLflow's own retries are disabled in flows (`flows.settings.execution`): they block each call
-silently for about four minutes. After one timeout, no further call waits until the server has
+silently for about four minutes. After a timeout, no further call waits until the server has
 answered again, so that a run that cannot be recorded ends quickly. A call whose response was lost
 is repeated: MLflow stores equal metrics, tags and files once, and `create_run_once` searches for
 the run first. Databases without a server are not covered; their drivers retry.
@@ -46,14 +46,14 @@ def is_connection_error(error: Exception) -> bool:
 
 
 class RetryPolicy:
-    """Waits for one server during an outage, for at most `timeout_s`."""
+    """Waits for a server during an outage, for at most `timeout_s`."""
 
     def __init__(self, uri: str, is_healthy: Callable[[], bool], timeout_s: float) -> None:
         """
         Args:
             uri: the server, for messages.
             is_healthy: the health check; returns within seconds.
-            timeout_s: maximum time to wait during one outage.
+            timeout_s: maximum time to wait during an outage.
         """
         self.is_healthy = is_healthy
         self._uri = redact_credentials(uri)

@@ -1,4 +1,4 @@
-"""Writing to one MLflow run: parameters, tags, files, buffered metrics and system metrics.
+"""Writing to an MLflow run: parameters, tags, files, buffered metrics and system metrics.
 
 A run is addressed by its id through the client, never through MLflow's active run, which is a
 global of each thread; Prefect moves work between threads.
@@ -46,7 +46,7 @@ RecordRow = Callable[[Config | Mapping[str, Any]], None]
 
 
 class RunWriter:
-    """Writes to one run."""
+    """Writes to a run."""
 
     def __init__(self, client: RetryingMlflowClient, run_id: str, name: str) -> None:
         self._client = client
@@ -138,7 +138,7 @@ def _metrics_over_both_axes(prefix: str, row: Mapping[str, Any]) -> Iterator[Met
 
 
 class MetricBuffer:
-    """Metrics of one run, written every few seconds without waiting for the server.
+    """Metrics of a run, written every few seconds without waiting for the server.
 
     If the server is unreachable, metrics stay in memory in order, with their timestamps. Only
     `close` waits. Not thread-safe. If the process dies, a trainer's metrics are read again from
@@ -198,7 +198,7 @@ class MetricBuffer:
 
 
 class SystemMetrics(SystemMetricsMonitor):  # type: ignore[misc]
-    """Samples CPU, memory, disk, network and GPUs of one run (`system/cpu_...`) by sample number.
+    """Samples CPU, memory, disk, network and GPUs of a run (`system/cpu_...`) by sample number.
 
     MLflow's sensors with our own loop: MLflow's loop stops at the first failed call, can delay the
     end of a run for minutes, and records nothing for a run shorter than its interval.
@@ -208,7 +208,7 @@ class SystemMetrics(SystemMetricsMonitor):  # type: ignore[misc]
         super().__init__(run_id, sampling_interval=SAMPLE_INTERVAL_S, tracking_uri=uri)
         self._buffer = buffer
         self._num_samples = 0
-        self.collect_metrics()  # CPU time is measured between samples; the first one is invalid.
+        self.collect_metrics()  # CPU time is measured between samples; the first is invalid.
         self._clear()
 
     def monitor(self) -> None:

@@ -192,7 +192,7 @@ def test_a_refusal_for_the_protocol_names_the_differing_field() -> None:
     )
     champion = problem_evidence(CHAMPION_VALUES, settings={"humaneval": {"sets": sets[0]}})
     candidate = problem_evidence(
-        BETTER, settings={"humaneval": {"sets": sets[1]}}, protocols={"humaneval": "c"}
+        CANDIDATE_VALUES, settings={"humaneval": {"sets": sets[1]}}, protocols={"humaneval": "c"}
     )
     checks = decide(gate_with_confidence(0.5), "mono", candidate, champion).checks
     (check,) = (check for check in checks if not check.passed)

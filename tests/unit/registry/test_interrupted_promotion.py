@@ -1,4 +1,4 @@
-"""A change of the champion, killed before each of its writes: old or new state, and a true record."""
+"""A change of the champion, killed before each of its writes: old or new state, true record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outages of a real MLflow server: it is killed under a run and restarted, and no metric is lost."""
+"""Outages of a real MLflow server, killed during a run and restarted: no metric is lost."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _FirstRecordHandler(logging.Handler):
         self._function = function
         self._is_first = True
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, _: logging.LogRecord) -> None:
         if self._is_first:
             self._is_first = False
             self._function()
@@ -147,7 +147,7 @@ def test_a_call_waits_for_the_server_and_logs_start_and_end(
 def test_a_run_whose_creation_response_was_lost_is_created_once(
     server: TrackingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server creates the run and dies before the response: the call fails after it succeeded."""
+    """The server creates the run and dies before it responds: the call fails after success."""
     tracking = Tracking(server.uri, tmp_path)
     create_run = tracking.client.raw_client.create_run
 

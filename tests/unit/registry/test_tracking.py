@@ -271,7 +271,7 @@ class LogWaiter(logging.Handler):
         super().__init__()
         self.has_record = threading.Event()
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, _: logging.LogRecord) -> None:
         self.has_record.set()
 
 

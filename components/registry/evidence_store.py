@@ -6,12 +6,12 @@ run can be deleted (`mlflow gc`); a tag exists as long as the version.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
+from components.core.files import read_json
 from components.registry.client.connection import none_if_deleted, wrap_mlflow_errors
 from components.registry.evidence import Evidence
 from components.registry.tracking import TrackedRun, Tracking
@@ -43,7 +43,7 @@ def load_full_evidence(tracking: Tracking, version: ModelVersion | None) -> Evid
     if version is None or short is None or _RUN_TAG not in version.tags:
         return short
     path = download_run_file(tracking, version.tags[_RUN_TAG], _EVIDENCE_FILE)
-    return short if path is None else Evidence.parse(json.loads(path.read_text(encoding="utf-8")))
+    return short if path is None else Evidence.parse(read_json(path))
 
 
 def download_run_file(tracking: Tracking, run_id: str, name: str) -> Path | None:

@@ -23,6 +23,7 @@ from mlflow.entities import LifecycleStage
 from mlflow.entities.model_registry import ModelVersion
 
 from components.core.config import Config
+from components.core.files import read_json
 from components.registry.client.connection import none_if_deleted, wrap_mlflow_errors
 from components.registry.config import GateConfig
 from components.registry.evidence import Evidence
@@ -158,7 +159,7 @@ def standing_refusal(request: PromotionRequest, tracking: Tracking) -> Promotion
     version = _get_version(request, tracking)
     run_id = version.tags.get(_refusal_key(request, tracking, version))
     path = download_run_file(tracking, run_id, RECORD_FILE) if run_id else None
-    return None if path is None else Promotion.parse(json.loads(path.read_text(encoding="utf-8")))
+    return None if path is None else Promotion.parse(read_json(path))
 
 
 def rollback_note(request: PromotionRequest, tracking: Tracking) -> str:

@@ -7,7 +7,6 @@ is shown as interrupted. A rollback is a decision too: it is recorded before the
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 
@@ -16,6 +15,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from components.core.config import Config, ListOrTuple
 from components.core.errors import TrackingError
+from components.core.files import read_json
 from components.registry.client.connection import none_if_deleted, wrap_mlflow_errors
 from components.registry.evidence import Evidence, MetricDifference, compare_metrics
 from components.registry.evidence_store import download_run_file, evidence_of, load_full_evidence
@@ -256,5 +256,5 @@ def _load_record(
     # A decision that is still pending took effect if the champion names its run.
     changed_champion = champion is not None and champion.tags.get(DECIDING_RUN_TAG) == run_id
     in_effect = changed_champion or not tags[DECISION_TAG].startswith(PENDING_PREFIX)
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = read_json(path)
     return DecisionRecord.parse({**values, "run_id": run_id, "in_effect": in_effect})

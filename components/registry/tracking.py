@@ -281,7 +281,11 @@ class Tracking:
         with wrap_mlflow_errors(f"starting {name}"):
             created = self.client.create_run_once(experiment_id, name, {**_process_tags(), **tags})
         run = TrackedRun(self, experiment_id, created.info.run_id, name)
-        monitor = self._start_monitor(run) if system_metrics else None
+        monitor = None
+        if system_metrics:
+            buffer = MetricBuffer(self.client, run.id, name)
+            monitor = SystemMetrics(run.id, self.uri, buffer)
+            monitor.start()
         try:
             yield run
         except BaseException as error:
@@ -309,11 +313,6 @@ class Tracking:
                 raise
             # The first error propagates; it matters more.
             logger.warning("could not mark %s as %s: %s", run.name, status, second_error.got)
-
-    def _start_monitor(self, run: TrackedRun) -> SystemMetrics:
-        monitor = SystemMetrics(run.id, self.uri, MetricBuffer(self.client, run.id, run.name))
-        monitor.start()
-        return monitor
 
     def _experiment_id(self, name: str) -> str:
         """Return the id of an experiment; create the experiment if necessary."""

@@ -23,7 +23,7 @@ from flows.train import train
 
 if TYPE_CHECKING:  # They would import more than a flow needs to be looked at.
     from components.evaluation.benchmarks.problems import FoundMtpb
-    from components.registry.runs import TrackedRun
+    from components.registry.tracking import TrackedRun
     from components.report.results import Measurement
 
 

@@ -27,7 +27,7 @@ from flows.steps.init_model import initial_of
 from flows.steps.preflight import preflight_check
 from flows.train import train
 
-if TYPE_CHECKING:  # They would import MLflow and matplotlib.
+if TYPE_CHECKING:  # They would import MLflow.
     from components.registry.promotion import Promotion
     from components.report.results import RunResults
 
@@ -123,5 +123,5 @@ def _write_page(here: FlowContext, results: RunResults) -> ReportPaths:
     )
     for path, render in zip(page, (render_html, render_text, render_samples), strict=True):
         write_atomic(Path(path), render(results, here.store))
-        here.run.file(Path(path))
+        here.run.log_file(Path(path))
     return page

@@ -38,7 +38,7 @@ from flows.steps.validate import suites_of, validate_raw_corpora, validate_shard
 if TYPE_CHECKING:  # They would import DVC and numpy.
     from components.data.archives.pull import Origin, PullResult
     from components.data.filters.decontamination import BenchmarkText
-    from components.registry.runs import TrackedRun
+    from components.registry.tracking import TrackedRun
 
 
 class PreparedData(Config):
@@ -200,7 +200,7 @@ def _write_card(here: FlowContext, found: RecipeCorpora) -> None:
     """The card, and beside it in MLflow what is in no shard: how much for which reason, and some of it."""
     path = here.execution.workspace_path / DATASET_CARD
     write_atomic(path, dataset_card(here.recipe, here.execution, found))
-    here.run.file(path)
+    here.run.log_file(path)
     here.run.log_metrics(reject_counts(found.prepared))
     if rows := sample_rejects(found.prepared, here.store):
-        here.run.table(REJECTS_TABLE, rows)
+        here.run.log_table(REJECTS_TABLE, rows)

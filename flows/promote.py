@@ -24,7 +24,7 @@ from flows.train import train
 
 if TYPE_CHECKING:  # It would import MLflow.
     from components.registry.promotion import Promotion
-    from components.registry.runs import TrackedRun
+    from components.registry.tracking import TrackedRun
 
 
 @flow(name="promote", flow_run_name="promote {recipe.name}")
@@ -92,7 +92,7 @@ def _judge(
             parity=_parity,
             parity_environment=_parity_by(),
             max_logit_difference=here.recipe.promotion.max_logit_difference,
-            learnt=training_corpora_of(
+            corpora=training_corpora_of(
                 here.recipe, here.execution, stage, corpora.raw, corpora.prepared
             ),
             not_measured=evaluations.skipped,

@@ -41,7 +41,7 @@ def promote_version(
         TrackingError: there is no such version.
         ConfigError: it is not of this recipe, no evidence is recorded of it, or the gate has no requirements for its stage.
     """
-    from components.registry.aliases import CANDIDATE, version_at
+    from components.registry.promotion import CANDIDATE, version_at
     from components.registry.queries import evidence_at, get_version
 
     _require_own(recipe, re.split("[@/]", model)[0])

@@ -29,7 +29,7 @@ from flows.steps.corpora import corpus_uri
 from flows.steps.init_model import initial_of
 
 if TYPE_CHECKING:  # They would import MLflow and torch.
-    from components.registry.runs import TrackedRun
+    from components.registry.tracking import TrackedRun
     from components.training.metrics import StepMetrics
 
 STAGES: tuple[StageName, ...] = CORPORA

@@ -1,5 +1,6 @@
-"""What was run, with which result, and which model is the champion: MLflow, and the only room that imports it.
+"""MLflow: experiment tracking, registered models, the promotion gate. No other package imports it.
 
-`config` and `gate` are light; `tracking`, `models` and `promotion` import MLflow (about two seconds), so import them where
-they are needed.
+A function that contacts MLflow raises `TrackingError` if MLflow fails or does not have the object.
+`config`, `evidence` and `gate` do not import MLflow; the other modules do (about two seconds), so
+import those inside functions.
 """

@@ -1,8 +1,9 @@
-"""What is known about one model, as plain data, and in what two models' evidence differs. No MLflow is needed for it.
+"""The evidence about a model as plain data, and the comparison of two models' evidence.
 
-Design decision: a figure that is a mean over problems comes with the value of every problem, whatever the benchmark counts,
-so two models can be compared problem by problem with no knowledge of pass@k here. Protocols come as a fingerprint, which
-decides what is comparable, and as the fields behind it, which say why something is not.
+Does not import MLflow. A metric that is a mean over problems has the value of each problem, so two
+models are compared problem by problem without knowledge of the benchmark. A protocol has a
+fingerprint, which decides whether metrics are comparable, and the fields behind it, which explain
+a difference.
 """
 
 from __future__ import annotations
@@ -13,57 +14,59 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, JsonValue
 
 from components.core.config import Config, ListOrTuple
 from components.core.statistics import bootstrap_interval
 
-LEVEL = 0.95
-"""Of the intervals that are shown to people; a gate states its own."""
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+CONFIDENCE_LEVEL = 0.95
+"""Of the intervals of `compare_metrics`; a gate configures its own."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Evidence(Config):
-    """What is known about one model when the gate decides."""
+    """Everything that the gate knows about a model."""
 
     digest: str
     """SHA-256 of the checkpoint's files."""
     metrics: dict[str, float]
-    """Figures by name, `benchmark/corpus/language`."""
+    """By name, `benchmark/corpus/language`."""
     protocols: dict[str, str]
-    """Fingerprint of how each benchmark was run, by benchmark; everything that changes a score but the model."""
+    """Fingerprint of the protocol of each benchmark: everything except the model that changes a
+    score."""
     settings: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
-    """The fields behind each of these fingerprints, nested, by benchmark."""
+    """The nested fields of each protocol, by benchmark."""
     by_problem: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """Of metrics that are means over problems: the value of each problem, by metric."""
+    """The value of each problem, for metrics that are means over problems."""
     contamination: dict[str, dict[str, int | None]] = Field(default_factory=dict)
-    """Documents that held a part of a benchmark, by benchmark and by the version of what the model learnt from; they are
-    left out of training. None: nobody looked."""
+    """Documents that contained a part of a benchmark, by benchmark and training corpus version;
+    they were rejected from training. None: not searched."""
     logit_difference: Annotated[float | None, Field(allow_inf_nan=True)] = None
-    """Largest absolute difference to Hugging Face's logits; none means not measured."""
+    """Largest absolute difference to the Hugging Face logits; None: not measured."""
     sandboxed: bool | None = None
-    """Whether generated programs ran isolated; none means none ran."""
+    """Whether all generated programs ran in a sandbox; None: no program ran."""
     git_dirty: bool | None = None
-    """Whether the code that trained it had uncommitted changes; none means unknown."""
+    """Whether the training code had uncommitted changes; None: unknown."""
 
 
 class MetricDifference(Config):
-    """One metric of two models."""
+    """A metric of two models."""
 
     metric: str
     left: float | None
     right: float | None
     comparable: bool
-    """Whether both were measured by the same protocol."""
+    """Whether both models were evaluated with the same protocol."""
     protocol: ListOrTuple[str] = ()
-    """Where not, and both were measured: the fields that differ."""
-    low: float | None = None
-    high: float | None = None
-    """The 95 % interval of `other - one`; none where the value of each problem is not known."""
+    """The protocol fields that differ, if both models have the metric."""
+    ci_low: float | None = None
+    ci_high: float | None = None
+    """The 95 % confidence interval of `right - left`; None without values by problem."""
 
 
-class Interval(NamedTuple):
-    """Where the difference of two means lies in so much of the resamples of their problems."""
+class GainInterval(NamedTuple):
+    """Confidence interval of the difference of two means."""
 
     low: float
     high: float
@@ -71,100 +74,121 @@ class Interval(NamedTuple):
 
 
 def benchmark_of(metric: str) -> str:
-    """The part of a metric's name before the first slash."""
+    """Return the part of a metric's name before the first slash."""
     return metric.split("/")[0]
 
 
-def compare_metrics(one: Evidence, other: Evidence) -> list[MetricDifference]:
-    """Every metric that either of two models has."""
-    return [_difference(metric, one, other) for metric in sorted({*one.metrics, *other.metrics})]
+def compare_metrics(first: Evidence, second: Evidence) -> list[MetricDifference]:
+    """Compare all metrics of two models."""
+    metrics = sorted({*first.metrics, *second.metrics})
+    return [_compare_metric(metric, first, second) for metric in metrics]
 
 
-def _difference(metric: str, one: Evidence, other: Evidence) -> MetricDifference:
+def _compare_metric(metric: str, first: Evidence, second: Evidence) -> MetricDifference:
     benchmark = benchmark_of(metric)
-    comparable = one.protocols.get(benchmark) == other.protocols.get(benchmark) is not None
-    both = metric in one.metrics and metric in other.metrics
-    paired = both and comparable and pairing_error([metric], one, other) is None
-    interval = interval_of_difference([metric], one, other, LEVEL) if paired else None
-    return MetricDifference(
+    first_protocol = first.protocols.get(benchmark)
+    comparable = first_protocol is not None and first_protocol == second.protocols.get(benchmark)
+    difference = MetricDifference(
         metric=metric,
-        left=one.metrics.get(metric),
-        right=other.metrics.get(metric),
+        left=first.metrics.get(metric),
+        right=second.metrics.get(metric),
         comparable=comparable,
-        protocol=protocol_differences(benchmark, one, other) if both and not comparable else (),
-        low=interval.low if interval else None,
-        high=interval.high if interval else None,
     )
+    if metric not in first.metrics or metric not in second.metrics:
+        return difference
+    if not comparable:
+        return difference.replace(protocol=protocol_differences(benchmark, first, second))
+    if pairing_error([metric], first, second):
+        return difference
+    interval = interval_of_difference([metric], first, second, CONFIDENCE_LEVEL)
+    return difference.replace(ci_low=interval.low, ci_high=interval.high)
 
 
-# -- problem by problem ------------------------------------------------------------------------------------------------
-
-
-def pairing_error(metrics: Sequence[str], one: Evidence, other: Evidence) -> str | None:
-    """Why two models cannot be compared problem by problem in these metrics, or None where they can."""
-    problems: dict[str, set[str]] = {}
+def pairing_error(metrics: Sequence[str], first: Evidence, second: Evidence) -> str | None:
+    """Return why two models cannot be compared problem by problem in these metrics, or None."""
+    problems_by_benchmark: dict[str, set[str]] = {}
     for metric in metrics:
-        ours, theirs = one.by_problem.get(metric), other.by_problem.get(metric)
-        if not ours or not theirs:
-            return f"no figures of {metric} by problem"
-        expected = problems.setdefault(benchmark_of(metric), set(ours))
-        if strange := sorted((expected ^ set(ours)) | (expected ^ set(theirs))):
-            return f"{metric} is not of the same problems: {strange[0]} is missing somewhere"
+        first_values = first.by_problem.get(metric)
+        second_values = second.by_problem.get(metric)
+        if not first_values or not second_values:
+            return f"no values by problem of {metric}"
+        problems = problems_by_benchmark.setdefault(benchmark_of(metric), set(first_values))
+        unpaired = (problems ^ set(first_values)) | (problems ^ set(second_values))
+        if unpaired:
+            return f"the problems of {metric} differ: {min(unpaired)} is missing"
     return None
 
 
 def interval_of_difference(
-    metrics: Sequence[str], one: Evidence, other: Evidence, level: float
-) -> Interval:
-    """A paired bootstrap over problems: the middle `level` of `other - one` in the mean of some metrics.
+    metrics: Sequence[str], first: Evidence, second: Evidence, level: float
+) -> GainInterval:
+    """Return the middle `level` of `second - first` in the mean of metrics, by a paired bootstrap.
 
-    What both models made of a problem stays together, and so do the metrics of one benchmark; benchmarks are resampled
-    apart. Where a metric is the best of several temperatures, that it was chosen is left out, as it is beside the scores.
+    The values of both models for a problem stay paired, and so do the metrics of a benchmark;
+    benchmarks are resampled separately. The selection of the best of several temperatures is
+    ignored.
     """
     by_benchmark: dict[str, dict[str, float]] = {}
     for metric in metrics:
         gains = by_benchmark.setdefault(benchmark_of(metric), {})
-        for problem, value in one.by_problem[metric].items():
-            gains[problem] = gains.get(problem, 0.0) + (
-                other.by_problem[metric][problem] - value
-            ) / len(metrics)
+        for problem, first_value in first.by_problem[metric].items():
+            gain = (second.by_problem[metric][problem] - first_value) / len(metrics)
+            gains[problem] = gains.get(problem, 0.0) + gain
     samples = [
         np.array([gains[problem] for problem in sorted(gains)])
         for _, gains in sorted(by_benchmark.items())
     ]
-    low, high = bootstrap_interval(samples, level)
-    return Interval(low, high, sum(len(sample) for sample in samples))
+    low, high = _bootstrap_interval(samples, level)
+    return GainInterval(low, high, sum(len(sample) for sample in samples))
 
 
-# -- protocols ---------------------------------------------------------------------------------------------------------
+def _bootstrap_interval(
+    samples: Sequence[npt.NDArray[np.float64]], level: float
+) -> tuple[float, float]:
+    means = [bootstrap_means(sample, seed) for seed, sample in enumerate(samples)]
+    return percentile_interval(np.sum(means, axis=0), level)
 
 
-def protocol_differences(benchmark: str, one: Evidence, other: Evidence) -> tuple[str, ...]:
-    """In which fields the protocols of two models differ, as phrases; none where they are the same."""
-    ours, theirs = one.protocols.get(benchmark), other.protocols.get(benchmark)
-    if ours is not None and ours == theirs:
+def protocol_differences(benchmark: str, first: Evidence, second: Evidence) -> tuple[str, ...]:
+    """Return the differing protocol fields of two models as phrases; empty if they are equal."""
+    first_protocol = first.protocols.get(benchmark)
+    second_protocol = second.protocols.get(benchmark)
+    if first_protocol is not None and first_protocol == second_protocol:
         return ()
-    known = (one.settings.get(benchmark), other.settings.get(benchmark))
-    found = tuple(_fields(known[0], known[1], "")) if known[0] and known[1] else ()
-    return found or (f"protocol differs: {_shown(ours)} against {_shown(theirs)}",)
+    first_fields = first.settings.get(benchmark, {})
+    second_fields = second.settings.get(benchmark, {})
+    differences: tuple[str, ...] = ()
+    if first_fields and second_fields:
+        differences = tuple(_field_differences(first_fields, second_fields, ""))
+    return differences or (_difference_text("protocol", first_protocol, second_protocol),)
 
 
-def _fields(one: Mapping[str, Any], other: Mapping[str, Any], path: str) -> Iterator[str]:
-    for key in sorted({*one, *other}):
-        field, ours, theirs = f"{path}{key}", one.get(key), other.get(key)
-        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-            if set(ours) != set(theirs):  # Which there are says more than all that is said of each.
-                yield f"{field} differs: {', '.join(sorted(ours))} against {', '.join(sorted(theirs))}"
-            common = sorted({*ours} & {*theirs})
-            yield from _fields(
-                {k: ours[k] for k in common}, {k: theirs[k] for k in common}, f"{field}."
+def _field_differences(
+    first: Mapping[str, Any], second: Mapping[str, Any], path: str
+) -> Iterator[str]:
+    for key in sorted({*first, *second}):
+        field = f"{path}{key}"
+        first_value, second_value = first.get(key), second.get(key)
+        if isinstance(first_value, Mapping) and isinstance(second_value, Mapping):
+            if first_value.keys() != second_value.keys():  # Only the keys, not their contents.
+                keys = (", ".join(sorted(first_value)), ", ".join(sorted(second_value)))
+                yield _difference_text(field, *keys)
+            common = first_value.keys() & second_value.keys()
+            yield from _field_differences(
+                {name: first_value[name] for name in common},
+                {name: second_value[name] for name in common},
+                f"{field}.",
             )
-        elif ours != theirs:
-            yield f"{field} differs: {_shown(ours)} against {_shown(theirs)}"
+        elif first_value != second_value:
+            yield _difference_text(field, first_value, second_value)
 
 
-def _shown(value: JsonValue) -> str:
+def _difference_text(field: str, first: JsonValue, second: JsonValue) -> str:
+    return f"{field} differs: {_value_text(first)} against {_value_text(second)}"
+
+
+def _value_text(value: JsonValue) -> str:
     if value is None:
-        return "unstated"
+        return "unknown"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text[:12] if _DIGEST.fullmatch(text) else text
+    return text[:12] if _SHA256.fullmatch(text) else text

@@ -1,13 +1,14 @@
-"""A Hugging Face CodeGen folder as an MLflow model: the few files that `mlflow.transformers.load_model` reads beside it.
+"""A Hugging Face CodeGen folder as an MLflow model: the files that MLflow needs beside it.
 
-Design decision: these files are written here, and the checkpoint is copied byte for byte. `mlflow.transformers.log_model`
-(3.17.2) either loads the weights and writes them anew, which changes the bytes whose digest the lineage states and needs
-the memory of the model, or, given a path, fails with transformers 5 (`check_task` returns a class name, MLflow asks it for
-`__name__`). The keys are those of `mlflow.transformers.flavor_config.FlavorKey`; a test loads the result with MLflow.
+The checkpoint is copied byte for byte. `mlflow.transformers.log_model` (3.17.2) either loads and
+rewrites the weights, which changes the recorded digest and needs memory for the model, or, given a
+path, fails with transformers 5 (`check_task` returns a class name, and MLflow reads its
+`__name__`). The keys are those of `mlflow.transformers.flavor_config.FlavorKey`; a test loads the
+result with MLflow.
 
     MLmodel  requirements.txt  python_env.yaml  model_card.md
     model/                 the checkpoint
-    components/tokenizer/  its tokenizer again, where MLflow looks for it
+    components/tokenizer/  a copy of its tokenizer, at the path that MLflow reads
 """
 
 from __future__ import annotations
@@ -24,52 +25,52 @@ from components.core.errors import ArtifactError
 from components.core.files import read_json, write_json
 
 CHECKPOINT_FOLDER = "model"
-"""Where the checkpoint lies in an MLflow model; `AutoModelForCausalLM.from_pretrained` reads this folder."""
+"""Folder of the checkpoint in an MLflow model, for `AutoModelForCausalLM.from_pretrained`."""
 
 _TOKENIZER_FOLDER = "components/tokenizer"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _REQUIRED_FILES = ("config.json", "model.safetensors", *_TOKENIZER_FILES)
 _PACKAGES = ("mlflow", "torch", "transformers")
-"""What it takes to load the model. Stated, because MLflow infers more than that (torchvision) by importing it."""
+"""Requirements of the model. MLflow would infer more (torchvision) by importing the model."""
 
 
 def require_checkpoint(folder: Path) -> None:
-    """Refuse a folder that is no complete Hugging Face CodeGen checkpoint.
+    """Check that a folder is a complete Hugging Face CodeGen checkpoint.
 
     Raises:
-        ArtifactError: a file is missing, or the model is another one.
+        ArtifactError: a file is missing, or the model has another type.
     """
-    sharded = (folder / "model.safetensors.index.json").exists()
-    required = [name for name in _REQUIRED_FILES if not (sharded and name == "model.safetensors")]
+    required = list(_REQUIRED_FILES)
+    if (folder / "model.safetensors.index.json").exists():  # The weights are sharded.
+        required.remove("model.safetensors")
     if missing := [name for name in required if not (folder / name).exists()]:
         raise ArtifactError(
             f"{folder} has no {', '.join(missing)}",
             expected="a Hugging Face checkpoint with its tokenizer",
             fix="export it with components.model.huggingface.save_checkpoint",
         )
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind != "codegen":
+    model_type = read_json(folder / "config.json").get("model_type")
+    if model_type != "codegen":
         raise ArtifactError(
-            f"{folder} holds a model of type {kind!r}",
+            f"{folder} contains a model of type {model_type!r}",
             expected="codegen",
-            fix="register a checkpoint that this project made",
+            fix="register a checkpoint of this project",
         )
 
 
-def write_model_files(checkpoint: Path, into: Path, *, model: Model, card: str) -> None:
-    """Write everything of the MLflow model but the checkpoint itself, for text generation.
+def write_model_files(checkpoint: Path, folder: Path, *, model: Model, card: str) -> None:
+    """Write the MLflow model for text generation, except the checkpoint itself.
 
     Args:
         checkpoint: the Hugging Face folder.
-        into: an empty folder.
-        model: carries the ids of the LoggedModel and its run; its flavors are added here.
+        folder: the target, empty.
+        model: has the ids of the logged model and its run; the flavors are added here.
         card: the model card, Markdown.
     """
-    shutil.copytree(
-        checkpoint,
-        into / _TOKENIZER_FOLDER,
-        ignore=lambda _, names: set(names) - set(_TOKENIZER_FILES),
-    )
+    tokenizer_folder = folder / _TOKENIZER_FOLDER
+    tokenizer_folder.mkdir(parents=True)
+    for name in _TOKENIZER_FILES:
+        shutil.copy2(checkpoint / name, tokenizer_folder)
     model.add_flavor(
         "transformers",
         task="text-generation",
@@ -84,19 +85,18 @@ def write_model_files(checkpoint: Path, into: Path, *, model: Model, card: str) 
     )
     text = Schema([ColSpec(DataType.string)])
     model.signature = ModelSignature(inputs=text, outputs=text)
-    # As mlflow.pyfunc.add_to_model would; importing that module warns about MLflow's own type hints.
+    # As mlflow.pyfunc.add_to_model, whose import warns about MLflow's own type hints.
     model.add_flavor(
         "python_function",
         loader_module="mlflow.transformers",
         python_version=platform.python_version(),
         env={"virtualenv": "python_env.yaml"},
     )
-    model.model_size_bytes = sum(
-        path.stat().st_size for path in checkpoint.rglob("*") if path.is_file()
-    )
-    model.save(str(into / "MLmodel"))
+    files = [path for path in checkpoint.rglob("*") if path.is_file()]
+    model.model_size_bytes = sum(path.stat().st_size for path in files)
+    model.save(str(folder / "MLmodel"))
     requirements = [f"{package}=={metadata.version(package)}" for package in _PACKAGES]
-    (into / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
+    (folder / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
     environment = {"python": platform.python_version(), "dependencies": ["-r requirements.txt"]}
-    write_json(into / "python_env.yaml", environment)  # JSON is YAML.
-    (into / "model_card.md").write_text(card, encoding="utf-8")
+    write_json(folder / "python_env.yaml", environment)  # JSON is valid YAML.
+    (folder / "model_card.md").write_text(card, encoding="utf-8")

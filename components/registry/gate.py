@@ -1,9 +1,9 @@
-"""May this model become the champion? A pure function from evidence to a decision, with its reasons.
+"""The promotion gate: a pure function from the evidence of two models to a decision with reasons.
 
-Design decision: the answer is a record of every check, passed or not, never an exception: a refused model is a result that
-people look at. Figures count as comparable only under equal protocol fingerprints (same benchmark files, same held-out
-bytes, same sampling). A person's word is one check more, of a model that passes all others. Not covered: that several
-requirements are tested at once; each interval has its own level.
+Every check is recorded, passed or not; a refusal is a result, not an exception. Metrics are
+comparable only under equal protocol fingerprints (same benchmark files, same held-out data, same
+sampling). A reviewer's approval is a further check of a model that passes all others. There is no
+correction for several requirements that are tested at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from statistics import fmean
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, field_validator
 
 from components.core.artifact import Artifact
 from components.core.config import Config, ListOrTuple
@@ -27,57 +29,64 @@ from components.registry.evidence import (
 )
 
 GATE_VERSION = 1
-"""Raised when the same rules and figures may lead to another decision, so that refusals are looked at again."""
-TIMED_OUT = "nobody"
-"""Whose word it is where time ran out for a person's."""
-_APPROVAL_RULE = "a person approves of it"
+"""Raise it when the same rules and metrics can give another decision: refusals then expire."""
+TIMED_OUT = "timeout"
+"""Name of the approver if no reviewer answered in time."""
+_APPROVAL_RULE = "approved by a reviewer"
 
-Outcome = Literal["promoted", "refused", "already champion", "rolled back"]
+Outcome = Literal["promoted", "refused", "already_champion", "rolled_back"]
 
 
 class Check(Config):
-    """One rule, whether it holds, and the figures it was judged by."""
+    """The result of a rule."""
 
     rule: str
     passed: bool
-    found: str
+    detail: Annotated[str, Field(validation_alias=AliasChoices("detail", "found"))]
+    """The values that the rule was applied to. Version 0.1.0 stored it as `found`."""
 
 
 class Decision(Config):
-    """The gate's answer and every check behind it."""
+    """The outcome of the gate with every check."""
 
     outcome: Outcome
     checks: ListOrTuple[Check]
 
+    @field_validator("outcome", mode="before")
+    @classmethod
+    def _read_spaces(cls, value: Any) -> Any:
+        """Accept the stored outcomes of earlier versions, such as "rolled back"."""
+        return value.replace(" ", "_") if isinstance(value, str) else value
+
     @property
     def promoted(self) -> bool:
-        """Whether the candidate takes the champion's place."""
+        """Whether the candidate becomes the champion."""
         return self.outcome == "promoted"
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """The checks that failed, as sentences."""
-        return tuple(f"{check.rule}: {check.found}" for check in self.checks if not check.passed)
+        """The failed checks as text."""
+        return tuple(f"{check.rule}: {check.detail}" for check in self.checks if not check.passed)
 
     @property
     def failed_a_rule(self) -> bool:
-        """Whether a rule of the gate failed, and not only a person's approval."""
+        """Whether a check other than the approval failed."""
         return any(not check.passed and check.rule != _APPROVAL_RULE for check in self.checks)
 
 
 class Approval(Config):
-    """A person's word on one comparison, or that there was none."""
+    """A reviewer's answer to a comparison, or its timeout."""
 
     approved: bool
     name: str
-    """Whose word it is."""
+    """The reviewer."""
     reason: str = ""
     champion: int | None
-    """The version that was champion in the comparison; none where there was none."""
+    """The version of the champion in the comparison; None: there was no champion."""
 
 
 def metrics_of(evaluations: Mapping[str, Artifact]) -> dict[str, float]:
-    """The figures of evaluation artifacts, by benchmark: the numeric statistics under `benchmark/...`."""
+    """Return the numeric statistics of evaluations by benchmark, as `benchmark/...`."""
     return {
         f"{benchmark}/{name}": value
         for benchmark, evaluation in sorted(evaluations.items())
@@ -86,14 +95,14 @@ def metrics_of(evaluations: Mapping[str, Artifact]) -> dict[str, float]:
 
 
 def require_rules(gate: GateConfig, stage: str) -> None:
-    """Check that the gate has something to judge a stage by; worth doing before the stage is trained.
+    """Check that the gate can evaluate a stage, before the stage is trained.
 
     Raises:
-        ConfigError: the gate has no requirements for this stage.
+        ConfigError: the gate has no requirements for the stage.
     """
     if not gate.requirements.get(stage):
         raise ConfigError(
-            f"the gate requires nothing of the stage {stage!r}",
+            f"the gate has no requirements for the stage {stage!r}",
             expected=f"one of {', '.join(gate.requirements)}, with at least one requirement",
             fix=f"add promotion.requirements.{stage} to the recipe",
         )
@@ -102,23 +111,22 @@ def require_rules(gate: GateConfig, stage: str) -> None:
 def decide(
     gate: GateConfig, stage: str, candidate: Evidence, champion: Evidence | None
 ) -> Decision:
-    """Judge a candidate of a stage against the present champion, or alone where there is none.
+    """Evaluate a candidate against the champion, or alone if there is no champion.
 
     Raises:
-        ConfigError: the gate has no requirements for this stage.
+        ConfigError: the gate has no requirements for the stage.
     """
     if champion and champion.digest == candidate.digest:
-        return Decision(outcome="already champion", checks=())
+        return Decision(outcome="already_champion", checks=())
     require_rules(gate, stage)
     checks = [
-        _logits(gate, candidate),
-        *_provenance(gate, candidate),
-        *_contamination(gate, candidate),
+        _check_logits(gate, candidate),
+        *_check_code_and_sandbox(gate, candidate),
+        *_check_contamination(gate, candidate),
     ]
     for requirement in gate.requirements[stage]:
-        checks += _requirement(requirement, candidate, champion)
-    passed = all(check.passed for check in checks)
-    return Decision(outcome="promoted" if passed else "refused", checks=tuple(checks))
+        checks += _check_requirement(requirement, candidate, champion)
+    return _decision(checks)
 
 
 def apply_approval(
@@ -126,186 +134,170 @@ def apply_approval(
     gate: GateConfig,
     approval: Approval | None,
     champion: int | None,
-    rolled_back: str = "",
+    rollback_note: str = "",
 ) -> Decision:
-    """The decision after a person's word, where one is given or wanted. A model that is refused needs none.
+    """Add the approval check to a promotion if an approval was given or is required.
 
     Args:
-        champion: the version that is champion now. A word on a comparison with another one does not count.
-        rolled_back: who rolled this version back, and why, where somebody did: no gate alone makes it champion again.
+        champion: the current champion; an approval of another comparison fails.
+        rollback_note: who rolled this version back and why; requires an approval.
     """
-    if not decision.promoted or (
-        approval is None and gate.approval == "automatic" and not rolled_back
-    ):
+    is_required = gate.approval == "manual" or bool(rollback_note)
+    if not decision.promoted or (approval is None and not is_required):
         return decision
     if approval is None:
-        passed, found = False, rolled_back or "nobody was asked; run the same command again"
+        passed = False
+        detail = rollback_note or "no reviewer was asked; run the same command again"
     elif approval.champion != champion:
         passed = False
-        found = (
-            f"{approval.name} judged a comparison with {_version(approval.champion)}, and the champion is "
-            f"{_version(champion)} by now; run the same command again"
+        detail = (
+            f"{approval.name} reviewed a comparison with {_version_text(approval.champion)}, and "
+            f"the champion is {_version_text(champion)} by now; run the same command again"
         )
     else:
-        passed, found = (
-            approval.approved,
-            f"{approval.name}: {approval.reason or 'no reason was given'}",
-        )
-    check = Check(rule=_APPROVAL_RULE, passed=passed, found=found)
-    return Decision(outcome="promoted" if passed else "refused", checks=(*decision.checks, check))
+        passed = approval.approved
+        detail = f"{approval.name}: {approval.reason or 'no reason given'}"
+    return _decision([*decision.checks, _check(_APPROVAL_RULE, passed, detail)])
 
 
-def _version(number: int | None) -> str:
-    return "no champion" if number is None else f"version {number}"
+def _version_text(version: int | None) -> str:
+    return "no champion" if version is None else f"version {version}"
 
 
-def _logits(gate: GateConfig, candidate: Evidence) -> Check:
+def _decision(checks: list[Check]) -> Decision:
+    passed = all(check.passed for check in checks)
+    return Decision(outcome="promoted" if passed else "refused", checks=tuple(checks))
+
+
+def _check(rule: str, passed: bool, detail: str) -> Check:
+    return Check(rule=rule, passed=passed, detail=detail)
+
+
+def _check_logits(gate: GateConfig, candidate: Evidence) -> Check:
     difference = candidate.logit_difference
-    return Check(
-        rule=f"its exported logits differ from Hugging Face's by at most {gate.max_logit_difference:g}",
-        passed=difference is not None and difference <= gate.max_logit_difference,  # False for NaN.
-        found="not measured" if difference is None else f"{difference:.3g}",
+    passed = difference is not None and difference <= gate.max_logit_difference  # False for NaN.
+    return _check(
+        f"exported logits differ from Hugging Face's by at most {gate.max_logit_difference:g}",
+        passed,
+        "not measured" if difference is None else f"{difference:.3g}",
     )
 
 
-def _provenance(gate: GateConfig, candidate: Evidence) -> list[Check]:
+def _check_code_and_sandbox(gate: GateConfig, candidate: Evidence) -> list[Check]:
     checks = []
     if gate.require_clean_code:
-        clean = {False: "clean", True: "uncommitted changes", None: "unknown"}[candidate.git_dirty]
-        checks.append(
-            Check(
-                rule="trained from committed code", passed=candidate.git_dirty is False, found=clean
-            )
-        )
+        state = {False: "clean", True: "uncommitted changes", None: "unknown"}
+        detail = state[candidate.git_dirty]
+        checks.append(_check("trained from committed code", candidate.git_dirty is False, detail))
     if gate.require_sandbox:
-        isolation = {True: "isolated", False: "not isolated", None: "no program ran"}[
-            candidate.sandboxed
-        ]
-        checks.append(
-            Check(
-                rule="no generated program ran outside a sandbox",
-                passed=candidate.sandboxed is not False,
-                found=isolation,
-            )
-        )
+        isolation = {True: "isolated", False: "not isolated", None: "no program ran"}
+        rule = "no generated program ran outside a sandbox"
+        detail = isolation[candidate.sandboxed]
+        checks.append(_check(rule, candidate.sandboxed is not False, detail))
     return checks
 
 
-def _contamination(gate: GateConfig, candidate: Evidence) -> list[Check]:
-    if gate.max_contaminated_documents is None:
+def _check_contamination(gate: GateConfig, candidate: Evidence) -> list[Check]:
+    limit = gate.max_contaminated_documents
+    if limit is None:
         return []
     if not candidate.contamination:
-        return [
-            Check(rule="its corpora were searched for benchmarks", passed=False, found="not stated")
-        ]
+        return [_check("training corpora were searched for benchmarks", False, "unknown")]
     checks = []
     for benchmark, counts in sorted(candidate.contamination.items()):
-        rule = f"at most {gate.max_contaminated_documents:,} documents of its corpora held a part of {benchmark}"
-        blind = [corpus for corpus, count in counts.items() if count is None]
-        total = sum(count for count in counts.values() if count is not None)
-        passed = not blind and total <= gate.max_contaminated_documents
-        found = (
-            f"nobody looked in {', '.join(sorted(blind))}"
-            if blind
-            else f"{total:,}, which were left out"
+        rule = (
+            f"at most {limit:,} documents of the training corpora contained a part of {benchmark}"
         )
-        checks.append(Check(rule=rule, passed=passed, found=found))
+        not_searched = sorted(corpus for corpus, count in counts.items() if count is None)
+        total = sum(count or 0 for count in counts.values())
+        detail = f"{total:,}, all rejected"
+        if not_searched:
+            detail = f"not searched: {', '.join(not_searched)}"
+        checks.append(_check(rule, not not_searched and total <= limit, detail))
     return checks
 
 
-def _requirement(
+def _check_requirement(
     requirement: Requirement, candidate: Evidence, champion: Evidence | None
 ) -> list[Check]:
     label = _label(requirement)
-    own = _figure(requirement, candidate)
-    if own is None:
-        return [
-            Check(rule=f"{label} is measured", passed=False, found="not measured for the candidate")
-        ]
+    value = _mean(requirement, candidate)
+    if value is None:
+        return [_check(f"{label} is measured", False, "not measured for the candidate")]
     checks = []
     if requirement.threshold is not None:
-        bound = "at most" if requirement.better == "lower" else "at least"
-        holds = (
-            own <= requirement.threshold
-            if requirement.better == "lower"
-            else own >= requirement.threshold
-        )
-        checks.append(
-            Check(
-                rule=f"{label} is {bound} {requirement.threshold:g}",
-                passed=holds,
-                found=f"{own:.6g}",
-            )
-        )
+        if requirement.better == "lower":
+            bound, passed = "at most", value <= requirement.threshold
+        else:
+            bound, passed = "at least", value >= requirement.threshold
+        rule = f"{label} is {bound} {requirement.threshold:g}"
+        checks.append(_check(rule, passed, f"{value:.6g}"))
     if champion is None:
-        return [
-            *checks,
-            Check(
-                rule=f"{label} is measured", passed=True, found=f"{own:.6g}, the first of its name"
-            ),
-        ]
-    return [*checks, *_against(requirement, label, own, candidate, champion)]
+        detail = f"{value:.6g}, the first version"
+        return [*checks, _check(f"{label} is measured", True, detail)]
+    return [*checks, *_check_gain(requirement, label, value, candidate, champion)]
 
 
-def _against(
-    requirement: Requirement, label: str, own: float, candidate: Evidence, champion: Evidence
+def _check_gain(
+    requirement: Requirement, label: str, value: float, candidate: Evidence, champion: Evidence
 ) -> list[Check]:
-    for benchmark in sorted({benchmark_of(name) for name in requirement.metrics}):
-        if differing := _protocol(benchmark, candidate, champion):
-            return [differing]
-    theirs = _figure(requirement, champion)
-    if theirs is None:
-        found = "not measured for the champion; evaluate it first"
-        return [Check(rule=f"{label} is measured", passed=False, found=found)]
-    gain = theirs - own if requirement.better == "lower" else own - theirs
+    for benchmark in sorted({benchmark_of(metric) for metric in requirement.metrics}):
+        if failed := _failed_protocol_check(benchmark, candidate, champion):
+            return [failed]
+    champion_value = _mean(requirement, champion)
+    if champion_value is None:
+        detail = "not measured for the champion; evaluate it first"
+        return [_check(f"{label} is measured", False, detail)]
+    gain = champion_value - value if requirement.better == "lower" else value - champion_value
     checks = [
-        Check(
-            rule=f"{label} gains at least {requirement.min_gain:g} on the champion",
-            passed=gain >= requirement.min_gain,
-            found=f"{own:.6g} against {theirs:.6g}, a gain of {gain:.3g}",
+        _check(
+            f"{label} gains at least {requirement.min_gain:g} on the champion",
+            gain >= requirement.min_gain,
+            f"{value:.6g} against {champion_value:.6g}, a gain of {gain:.3g}",
         )
     ]
     if requirement.confidence is not None:
-        checks.append(_interval(requirement, requirement.confidence, label, candidate, champion))
+        level = requirement.confidence
+        checks.append(_check_interval(requirement, level, label, candidate, champion))
     return checks
 
 
-def _protocol(benchmark: str, candidate: Evidence, champion: Evidence) -> Check | None:
-    """The check that fails where a benchmark was run in different ways, or in ways that nobody stated."""
-    ours, theirs = candidate.protocols.get(benchmark), champion.protocols.get(benchmark)
-    if ours is not None and ours == theirs:
+def _failed_protocol_check(benchmark: str, candidate: Evidence, champion: Evidence) -> Check | None:
+    """Return the failed check if the protocols of a benchmark differ or are unknown."""
+    candidate_protocol = candidate.protocols.get(benchmark)
+    champion_protocol = champion.protocols.get(benchmark)
+    if candidate_protocol is not None and candidate_protocol == champion_protocol:
         return None
-    if ours is None or theirs is None:
-        found = f"{'candidate' if ours is None else 'champion'} unstated"
+    if candidate_protocol is None:
+        problem = "unknown for the candidate"
+    elif champion_protocol is None:
+        problem = "unknown for the champion"
     else:
-        found = "; ".join(protocol_differences(benchmark, candidate, champion))
-    found = f"{found}; evaluate the champion the same way first"
-    return Check(
-        rule=f"{benchmark} was run by the same protocol for both", passed=False, found=found
-    )
+        problem = "; ".join(protocol_differences(benchmark, candidate, champion))
+    detail = f"{problem}; evaluate the champion the same way first"
+    return _check(f"the same protocol of {benchmark} for both models", False, detail)
 
 
-def _interval(
+def _check_interval(
     requirement: Requirement, level: float, label: str, candidate: Evidence, champion: Evidence
 ) -> Check:
-    rule = f"the {level:.4g} interval of {label}'s gain begins above {requirement.min_gain:g}"
-    if reason := pairing_error(requirement.metrics, champion, candidate):
-        return Check(rule=rule, passed=False, found=reason)
-    # A gain is a difference in the direction that is better: where lower is, the champion's figure less the candidate's.
+    rule = f"the {level:.4g} interval of {label}'s gain starts above {requirement.min_gain:g}"
+    if problem := pairing_error(requirement.metrics, champion, candidate):
+        return _check(rule, False, problem)
+    # The gain is positive for an improvement: champion - candidate if lower is better.
     pair = (candidate, champion) if requirement.better == "lower" else (champion, candidate)
-    low, high, num_problems = interval_of_difference(requirement.metrics, *pair, level)
-    found = f"{low:.3g} to {high:.3g}, over {num_problems:,} problems"
-    return Check(rule=rule, passed=low > requirement.min_gain, found=found)
+    interval = interval_of_difference(requirement.metrics, *pair, level)
+    detail = f"{interval.low:.3g} to {interval.high:.3g}, over {interval.num_problems:,} problems"
+    return _check(rule, interval.low > requirement.min_gain, detail)
 
 
-def _figure(requirement: Requirement, evidence: Evidence) -> float | None:
-    values = [evidence.metrics.get(name, math.nan) for name in requirement.metrics]
+def _mean(requirement: Requirement, evidence: Evidence) -> float | None:
+    """Return the mean of the required metrics; None if a metric is missing or NaN."""
+    values = [evidence.metrics.get(metric, math.nan) for metric in requirement.metrics]
     return None if any(math.isnan(value) for value in values) else fmean(values)
 
 
 def _label(requirement: Requirement) -> str:
-    return (
-        requirement.metrics[0]
-        if len(requirement.metrics) == 1
-        else f"the mean of {', '.join(requirement.metrics)}"
-    )
+    if len(requirement.metrics) == 1:
+        return requirement.metrics[0]
+    return f"the mean of {', '.join(requirement.metrics)}"

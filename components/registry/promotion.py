@@ -1,33 +1,30 @@
-"""The champion changes hands: aliases, and a record of who decided what, when, and on which evidence.
+"""Promotion: aliases of a registered model, and the record of each decision about a version.
 
-Design decision: each decision is kept by the run that decided it, as a file and as tags, and no later decision writes to
-that run. The record is written first, then the one row that counts, the alias `champion`, then what follows from it
-(`aliases`). Killed anywhere, the champion is the former one or the new one, and the record says which. Not covered: two
-hosts or users that promote the same model at the same moment; one user's processes on one host wait for each other.
+The alias `champion`, a single row, alone defines the champion. The record of a decision and the
+tags of the new champion are written before that row. The alias `previous`, the removal of
+`candidate` and the final decision tags follow from those tags. If a change is interrupted, the
+champion is therefore the old or the new version and the record is true; readers derive the rest
+(`derive_aliases`), and the next change writes it (`repair_aliases`).
+
+The run that decides stores the record as a file and as tags; no later decision writes to that run.
+Processes of the same user and host are serialized; two hosts or users that promote the same model
+at the same moment are not.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from mlflow.entities import LifecycleStage
 from mlflow.entities.model_registry import ModelVersion
 
 from components.core.config import Config
-from components.registry.aliases import (
-    CANDIDATE,
-    CHAMPION,
-    DECIDED_IN,
-    DECISION,
-    PENDING_PREFIX,
-    PREVIOUS_CHAMPION_TAG,
-    ROLLED_BACK,
-    repair_aliases,
-    version_at,
-)
-from components.registry.client.connection import wrap_mlflow_errors
+from components.core.files import read_json
+from components.registry.client.connection import none_if_deleted, wrap_mlflow_errors
 from components.registry.config import GateConfig
 from components.registry.evidence import Evidence
 from components.registry.evidence_store import download_run_file, load_full_evidence, save_evidence
@@ -39,18 +36,30 @@ from components.registry.gate import (
     apply_approval,
     decide,
 )
-from components.registry.runs import TrackedRun
-from components.registry.tracking import Tracking
+from components.registry.tracking import TrackedRun, Tracking
 
-RECORD = "promotion.json"
-"""The file of a run with the `Promotion` that it decided."""
-_REFUSED = "refused."
-"""Begins the tags of a version that was refused; a digest of all that decided it follows (`_matter`). The value is the run
-that keeps the record."""
+CANDIDATE = "candidate"
+CHAMPION = "champion"
+PREVIOUS = "previous"
+
+DECISION_TAG = "decision"
+"""Tag of a version and of a run: the outcome, with `PENDING_PREFIX` until it takes effect."""
+PENDING_PREFIX = "pending:"
+PREVIOUS_CHAMPION_TAG = "champion_before"
+"""Tag of a new champion: the version of its predecessor, or empty."""
+DECIDING_RUN_TAG = "champion_by"
+"""Tag of a new champion: the run that decided."""
+ROLLBACK_TAG = "rolled_back"
+"""Tag of a former champion that a user rolled back: who, when and why."""
+RECORD_FILE = "promotion.json"
+"""File of a run: the `Promotion` that it decided."""
+_REFUSAL_PREFIX = "refused."
+"""Prefix of a tag of a refused version, followed by a hash of the refused request
+(`_refusal_key`). The value is the run with the record."""
 
 
 class Promotion(Config):
-    """One decision, complete: it is kept with the run and shown on the page of results."""
+    """The complete record of a decision."""
 
     model: str
     version: int
@@ -66,122 +75,144 @@ class Promotion(Config):
 
     @property
     def alias(self) -> str | None:
-        """`champion` where this version has that alias now: newly, or from before."""
+        """`champion` if this version is the champion after the decision."""
         return CHAMPION if self.champion_after == self.version else None
 
     @property
     def summary(self) -> str:
-        """One line for people."""
-        line = f"{self.model} version {self.version}: {self.decision.outcome}"
-        return f"{line} ({'; '.join(self.decision.reasons)})" if self.decision.reasons else line
+        """The decision as a line of text."""
+        outcome = self.decision.outcome.replace("_", " ")
+        reasons = f" ({'; '.join(self.decision.reasons)})" if self.decision.reasons else ""
+        return f"{self.model} version {self.version}: {outcome}{reasons}"
 
 
 class PromotionRequest(NamedTuple):
-    """What is to be decided about: a registered version, what is known of it, and the rules."""
+    """A registered version with its evidence, and the gate that evaluates it."""
 
     model: str
     version: int
     stage: str
     evidence: Evidence
-    """About the same checkpoint."""
     gate: GateConfig
 
 
-def propose(case: PromotionRequest, *, run: TrackedRun, decided_by: str) -> Promotion:
-    """What `promote` would decide now, for a person to look at; the version becomes the candidate, with its evidence.
+def propose(request: PromotionRequest, *, run: TrackedRun, decided_by: str) -> Promotion:
+    """Return the decision that `promote` would make after an approval.
 
-    The champion stays, and nothing is recorded as decided.
+    The version becomes the candidate, and its evidence is stored. The champion does not change, and
+    no decision is recorded.
 
     Raises:
         ConfigError, TrackingError: as `promote`.
     """
-    with run.tracking.model_lock(case.model):
-        repair_aliases(run.tracking, case.model)
-        unasked = case.gate.replace(
-            approval="automatic"
-        )  # The word that is still missing is no reason to refuse yet.
-        return _evaluate(case._replace(gate=unasked), run, decided_by, None)
+    with run.tracking.model_lock(request.model):
+        repair_aliases(run.tracking, request.model)
+        gate = request.gate.replace(approval="auto")  # A missing approval is no refusal yet.
+        return _evaluate(request._replace(gate=gate), run, decided_by, None)
 
 
 def promote(
-    case: PromotionRequest, *, run: TrackedRun, decided_by: str, approval: Approval | None = None
+    request: PromotionRequest,
+    *,
+    run: TrackedRun,
+    decided_by: str,
+    approval: Approval | None = None,
 ) -> Promotion:
-    """Let the gate decide about a registered version, record the decision, and move the aliases accordingly.
+    """Evaluate the gate for a registered version, record the decision, and set the aliases.
 
     Args:
-        run: the run that keeps the record, as `promotion.json` and as tags.
-        decided_by: a person or a flow.
-        approval: a person's word, where one was asked. Where the gate wants one and there is none, nothing is promoted.
+        run: stores the record, as `promotion.json` and as tags.
+        decided_by: a user or a flow.
+        approval: a reviewer's answer. If the gate requires an approval and there is none, the
+            version is refused.
 
     Raises:
-        ConfigError: the gate has no requirements for this stage.
-        TrackingError: MLflow refused.
+        ConfigError: the gate has no requirements for the stage.
     """
-    # Two runs on one host judge one after the other, so that the second is compared with what the first promoted.
-    with run.tracking.model_lock(case.model):
-        repair_aliases(run.tracking, case.model)
-        judged = _version_of(case, run.tracking)
-        taken_back = judged.tags.get(ROLLED_BACK, "")
-        promotion = _evaluate(case, run, decided_by, approval, taken_back)
-        record(run, promotion)
-        if promotion.decision.outcome != "already champion":
-            _record_on_version(run.tracking, promotion)
-        if _is_standing(
-            promotion, approval, unasked=bool(taken_back) and case.gate.approval == "automatic"
-        ):
-            with wrap_mlflow_errors(f"recording the refusal of {case.model}"):
-                key = _refusal_key(case, run.tracking, judged)
-                run.tracking.client.set_model_version_tag(
-                    case.model, str(case.version), key, run.id
+    tracking = run.tracking
+    # Locked, so that of two concurrent runs the second compares with the champion of the first.
+    with tracking.model_lock(request.model):
+        repair_aliases(tracking, request.model)
+        version = _get_version(request, tracking)
+        rollback_text = version.tags.get(ROLLBACK_TAG, "")
+        promotion = _evaluate(request, run, decided_by, approval, rollback_text)
+        record_decision(run, promotion)
+        if promotion.decision.outcome != "already_champion":
+            _tag_version(tracking, promotion)
+        no_reviewer = bool(rollback_text) and request.gate.approval == "auto"
+        if _is_standing(promotion, approval, no_reviewer=no_reviewer):
+            key = _refusal_key(request, tracking, version)
+            with wrap_mlflow_errors(f"recording the refusal of {request.model}"):
+                tracking.client.set_model_version_tag(
+                    request.model, str(request.version), key, run.id
                 )
         if promotion.decision.promoted:
             make_champion(run, promotion)
     return promotion
 
 
-def standing_refusal(case: PromotionRequest, tracking: Tracking) -> Promotion | None:
-    """The refusal of this very case, which stands as long as its rules, its figures and the champion are the same.
+def standing_refusal(request: PromotionRequest, tracking: Tracking) -> Promotion | None:
+    """Return the refusal of the same request: same rules, same metrics, same champion.
 
-    None where there is none, where only the time ran out for a person's word, or where its record is gone.
-
-    Raises:
-        TrackingError: MLflow refused.
+    None if there is none, if only the approval timed out, or if its record has been deleted.
     """
-    judged = _version_of(case, tracking)
-    refused_in = judged.tags.get(_refusal_key(case, tracking, judged))
-    found = download_run_file(tracking, refused_in, RECORD) if refused_in else None
-    return None if found is None else Promotion.parse(json.loads(found.read_text(encoding="utf-8")))
+    version = _get_version(request, tracking)
+    run_id = version.tags.get(_refusal_key(request, tracking, version))
+    path = download_run_file(tracking, run_id, RECORD_FILE) if run_id else None
+    return None if path is None else Promotion.parse(read_json(path))
 
 
-def rollback_note(case: PromotionRequest, tracking: Tracking) -> str:
-    """Who rolled this version back, when and why, as a sentence; empty where nobody did.
-
-    Raises:
-        TrackingError: MLflow refused.
-    """
-    return str(_version_of(case, tracking).tags.get(ROLLED_BACK, ""))
+def rollback_note(request: PromotionRequest, tracking: Tracking) -> str:
+    """Return who rolled this version back, when and why, as text; empty if it was not."""
+    return str(_get_version(request, tracking).tags.get(ROLLBACK_TAG, ""))
 
 
-def make_champion(run: TrackedRun, promotion: Promotion) -> None:
-    """Carry out a recorded decision; to be called with the model locked."""
-    client, name, version = run.tracking.client, promotion.model, str(promotion.champion_after)
-    with wrap_mlflow_errors(f"changing the champion of {name}"):
-        before = "" if promotion.champion_before is None else str(promotion.champion_before)
-        for key, value in {PREVIOUS_CHAMPION_TAG: before, DECIDED_IN: run.id}.items():
-            client.set_model_version_tag(name, version, key, value)
-        client.set_registered_model_alias(name, CHAMPION, version)
-    repair_aliases(run.tracking, name)
+def _evaluate(
+    request: PromotionRequest,
+    run: TrackedRun,
+    decided_by: str,
+    approval: Approval | None,
+    rollback_note: str = "",
+) -> Promotion:
+    name, version, stage, evidence, gate = request
+    champion = version_at(run.tracking, name, CHAMPION)
+    champion_evidence = load_full_evidence(run.tracking, champion)
+    champion_version = int(champion.version) if champion else None
+    decision = decide(gate, stage, evidence, champion_evidence)
+    decision = apply_approval(decision, gate, approval, champion_version, rollback_note)
+    # Also for the champion: evaluated with a new protocol, it is comparable under that protocol.
+    save_evidence(run, name, version, evidence)
+    if decision.outcome != "already_champion":
+        with wrap_mlflow_errors(f"proposing {name}"):
+            run.tracking.client.set_registered_model_alias(name, CANDIDATE, str(version))
+    return Promotion(
+        model=name,
+        version=version,
+        stage=stage,
+        decision=decision,
+        champion_before=champion_version,
+        champion_after=version if decision.promoted else champion_version,
+        decided_by=decided_by,
+        decided_at=utc_now(),
+        evidence=evidence,
+        champion_evidence=champion_evidence,
+    )
 
 
-def record(run: TrackedRun, promotion: Promotion) -> None:
-    """Keep a decision with the run that made it, for good."""
-    run.json(RECORD, promotion.model_dump(mode="json"))
-    run.table("checks.json", [check.model_dump() for check in promotion.decision.checks])
-    run.tags(
+def utc_now() -> str:
+    """Return the time of a decision."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def record_decision(run: TrackedRun, promotion: Promotion) -> None:
+    """Store a decision in the run that made it."""
+    run.log_json(RECORD_FILE, promotion.model_dump(mode="json"))
+    run.log_table("checks.json", [check.model_dump() for check in promotion.decision.checks])
+    run.set_tags(
         {
             "model": promotion.model,
             "version": str(promotion.version),
-            DECISION: _decision_tag(promotion),
+            DECISION_TAG: _decision_tag(promotion),
             "decided_by": promotion.decided_by,
             "decided_at": promotion.decided_at,
             "champion_before": str(promotion.champion_before or "none"),
@@ -190,89 +221,146 @@ def record(run: TrackedRun, promotion: Promotion) -> None:
     )
 
 
-def now() -> str:
-    """As decisions state it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _evaluate(
-    case: PromotionRequest,
-    run: TrackedRun,
-    decided_by: str,
-    approval: Approval | None,
-    taken_back: str = "",
-) -> Promotion:
-    name, version, stage, evidence, gate = case
-    champion = version_at(run.tracking, name, CHAMPION)
-    known = load_full_evidence(run.tracking, champion)
-    before = int(champion.version) if champion else None
-    decision = apply_approval(
-        decide(gate, stage, evidence, known), gate, approval, before, taken_back
-    )
-    # Also for the present champion: measured under a new protocol, it can be compared with under that protocol.
-    save_evidence(run, name, version, evidence)
-    if decision.outcome != "already champion":
-        with wrap_mlflow_errors(f"proposing {name}"):
-            run.tracking.client.set_registered_model_alias(name, CANDIDATE, str(version))
-    return Promotion(
-        model=name,
-        version=version,
-        stage=stage,
-        decision=decision,
-        champion_before=before,
-        champion_after=version if decision.promoted else before,
-        decided_by=decided_by,
-        decided_at=now(),
-        evidence=evidence,
-        champion_evidence=known,
-    )
-
-
-def _record_on_version(tracking: Tracking, promotion: Promotion) -> None:
-    # The decision last: until then, whoever reads the version finds the former one.
+def _tag_version(tracking: Tracking, promotion: Promotion) -> None:
+    # The decision is last: until then, readers find the previous decision.
     tags = {
         "decided_at": promotion.decided_at,
         "decided_by": promotion.decided_by,
         "decision_reasons": "; ".join(promotion.decision.reasons) or "every check passed",
-        DECISION: _decision_tag(promotion),
+        DECISION_TAG: _decision_tag(promotion),
     }
-    with wrap_mlflow_errors(f"recording what was decided of {promotion.model}"):
-        for key, value in tags.items():
-            tracking.client.set_model_version_tag(
-                promotion.model, str(promotion.version), key, value
-            )
+    with wrap_mlflow_errors(f"recording the decision about {promotion.model}"):
+        _set_version_tags(tracking, promotion.model, promotion.version, tags)
 
 
-def _is_standing(promotion: Promotion, approval: Approval | None, *, unasked: bool) -> bool:
-    """Whether this is a refusal that holds until something changes: by a rule, or by a person who looked at this very
-    comparison, or for want of a person whom nobody will ask (`unasked`). Where an answer is merely late, it does not."""
-    if promotion.decision.outcome != "refused" or promotion.decision.failed_a_rule:
-        return promotion.decision.outcome == "refused"
-    if approval is None:
-        return unasked
-    return approval.name != TIMED_OUT and approval.champion == promotion.champion_before
-
-
-def _version_of(case: PromotionRequest, tracking: Tracking) -> ModelVersion:
-    with wrap_mlflow_errors(f"looking for {case.model}/{case.version}"):
-        return tracking.client.get_model_version(case.model, str(case.version))
-
-
-def _refusal_key(case: PromotionRequest, tracking: Tracking, judged: ModelVersion) -> str:
-    """The tag that says of a version that it was refused by these rules and figures, against the present champion."""
-    champion = version_at(tracking, case.model, CHAMPION)
-    known = load_full_evidence(tracking, champion)
-    against = (
-        None if champion is None or known is None else [int(champion.version), known.identity()]
-    )
-    rules = [GATE_VERSION, case.stage, case.gate.identity(), judged.tags.get(ROLLED_BACK, "")]
-    matter = json.dumps(
-        [*rules, case.evidence.identity(), against], sort_keys=True
-    )  # A figure may be NaN.
-    return f"{_REFUSED}{hashlib.sha256(matter.encode()).hexdigest()[:16]}"
+def _set_version_tags(tracking: Tracking, name: str, version: int, tags: Mapping[str, str]) -> None:
+    for key, value in tags.items():
+        tracking.client.set_model_version_tag(name, str(version), key, value)
 
 
 def _decision_tag(promotion: Promotion) -> str:
-    """What was decided, as something that is still to happen where it changes the champion."""
-    moves = promotion.champion_after != promotion.champion_before
-    return f"{PENDING_PREFIX}{promotion.decision.outcome}" if moves else promotion.decision.outcome
+    """Return the outcome, as pending if it changes the champion."""
+    is_pending = promotion.champion_after != promotion.champion_before
+    return f"{PENDING_PREFIX if is_pending else ''}{promotion.decision.outcome}"
+
+
+def _is_standing(promotion: Promotion, approval: Approval | None, *, no_reviewer: bool) -> bool:
+    """Whether a refusal stands until its request changes.
+
+    True if a rule failed, if a reviewer rejected this comparison, or if an approval is required but
+    the flow asks no reviewer (`no_reviewer`). False if the approval timed out.
+    """
+    if promotion.decision.outcome != "refused":
+        return False
+    if promotion.decision.failed_a_rule:
+        return True
+    if approval is None:
+        return no_reviewer
+    return approval.name != TIMED_OUT and approval.champion == promotion.champion_before
+
+
+def _get_version(request: PromotionRequest, tracking: Tracking) -> ModelVersion:
+    with wrap_mlflow_errors(f"looking up {request.model}/{request.version}"):
+        return tracking.client.get_model_version(request.model, str(request.version))
+
+
+def _refusal_key(request: PromotionRequest, tracking: Tracking, version: ModelVersion) -> str:
+    """Return the tag of a refusal by these rules and metrics, against the current champion."""
+    champion = version_at(tracking, request.model, CHAMPION)
+    evidence = load_full_evidence(tracking, champion)
+    opponent = None
+    if champion is not None and evidence is not None:
+        opponent = [int(champion.version), evidence.identity()]
+    parts = [
+        GATE_VERSION,
+        request.stage,
+        request.gate.identity(),
+        version.tags.get(ROLLBACK_TAG, ""),
+        request.evidence.identity(),
+        opponent,
+    ]
+    text = json.dumps(parts, sort_keys=True)  # A metric may be NaN.
+    return f"{_REFUSAL_PREFIX}{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def version_at(tracking: Tracking, name: str, alias: str) -> ModelVersion | None:
+    """Return the version with an alias, or None."""
+    with wrap_mlflow_errors(f"looking up {name}@{alias}"):
+        version = tracking.client.get_registered_model(name).aliases.get(alias)
+        return tracking.client.get_model_version(name, str(version)) if version else None
+
+
+def make_champion(run: TrackedRun, promotion: Promotion) -> None:
+    """Execute a recorded decision. The caller holds the model lock."""
+    name, version = promotion.model, promotion.champion_after
+    if version is None:
+        raise ValueError("a decision without a champion cannot be executed")
+    predecessor = "" if promotion.champion_before is None else str(promotion.champion_before)
+    tags = {PREVIOUS_CHAMPION_TAG: predecessor, DECIDING_RUN_TAG: run.id}
+    with wrap_mlflow_errors(f"changing the champion of {name}"):
+        _set_version_tags(run.tracking, name, version, tags)
+        run.tracking.client.set_registered_model_alias(name, CHAMPION, str(version))
+    repair_aliases(run.tracking, name)
+
+
+def derive_aliases(
+    aliases: Mapping[str, str | int], champion: ModelVersion | None
+) -> dict[str, int]:
+    """Return the aliases after everything that follows from the champion's tags is applied."""
+    derived = {alias: int(version) for alias, version in aliases.items()}
+    if champion is None:
+        return derived
+    if predecessor := champion.tags.get(PREVIOUS_CHAMPION_TAG):
+        derived[PREVIOUS] = int(predecessor)
+    if derived.get(CANDIDATE) == int(champion.version):
+        del derived[CANDIDATE]
+    return derived
+
+
+def repair_aliases(tracking: Tracking, name: str) -> dict[str, int]:
+    """Write everything that follows from the champion's tags; return the aliases.
+
+    The caller holds the model lock.
+    """
+    client = tracking.client
+    with wrap_mlflow_errors(f"repairing the aliases of {name}"):
+        stored = {
+            alias: int(version)
+            for alias, version in client.get_registered_model(name).aliases.items()
+        }
+        champion = version_at(tracking, name, CHAMPION)
+        derived = derive_aliases(stored, champion)
+        previous = derived.get(PREVIOUS)
+        if previous is not None and not _exists(tracking, name, previous):
+            del derived[PREVIOUS]
+        elif previous is not None and previous != stored.get(PREVIOUS):
+            client.set_registered_model_alias(name, PREVIOUS, str(previous))
+        if CANDIDATE in stored and CANDIDATE not in derived:
+            client.delete_registered_model_alias(name, CANDIDATE)
+        if champion is not None:
+            _finalize_decision(tracking, champion)
+    return derived
+
+
+def _exists(tracking: Tracking, name: str, version: int) -> bool:
+    """Whether a version still exists."""
+    query = f"name = '{name}' and version_number = {version}"
+    return bool(tracking.client.search_model_versions(query))
+
+
+def _finalize_decision(tracking: Tracking, champion: ModelVersion) -> None:
+    """Remove the pending mark of the decision for this champion, and its rollback note."""
+    client = tracking.client
+    name, version = champion.name, champion.version
+    if ROLLBACK_TAG in champion.tags:
+        client.delete_model_version_tag(name, version, ROLLBACK_TAG)
+    decision = champion.tags.get(DECISION_TAG, "")
+    if decision.startswith(PENDING_PREFIX):
+        outcome = decision.removeprefix(PENDING_PREFIX)
+        client.set_model_version_tag(name, version, DECISION_TAG, outcome)
+    run_id = champion.tags.get(DECIDING_RUN_TAG)
+    run = none_if_deleted(lambda: client.get_run(run_id)) if run_id else None
+    if run and run.info.lifecycle_stage == LifecycleStage.ACTIVE:
+        decision = run.data.tags.get(DECISION_TAG, "")
+        if decision.startswith(PENDING_PREFIX):
+            client.set_tag(run_id, DECISION_TAG, decision.removeprefix(PENDING_PREFIX))

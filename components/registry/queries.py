@@ -1,55 +1,52 @@
-"""What people ask of the registry: which models there are, how two compare, what was decided, and the way back.
+"""Queries of the registry: versions, comparisons, the history of decisions; and the rollback.
 
-Design decision: what was decided is read from the runs that decided it, one file each, which no later promotion writes to;
-runs that somebody deleted are read, too, as long as their files are there. Reading never writes: a change that was killed
-before it was complete is shown as what it is. A rollback is a decision like another: recorded first, then one alias moves.
+The history is read from the runs that decided, a file each, which no later decision changes;
+deleted runs are included as long as their files exist. Queries never write: an interrupted change
+is shown as interrupted. A rollback is a decision too: it is recorded before the alias changes.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
-from functools import partial
 
 from mlflow.entities import Run, ViewType
 from mlflow.entities.model_registry import ModelVersion
 
 from components.core.config import Config, ListOrTuple
 from components.core.errors import TrackingError
-from components.registry.aliases import (
-    CHAMPION,
-    DECIDED_IN,
-    DECISION,
-    PENDING_PREFIX,
-    PREVIOUS,
-    ROLLED_BACK,
-    derive_aliases,
-    repair_aliases,
-    version_at,
-)
+from components.core.files import read_json
 from components.registry.client.connection import none_if_deleted, wrap_mlflow_errors
 from components.registry.evidence import Evidence, MetricDifference, compare_metrics
 from components.registry.evidence_store import download_run_file, evidence_of, load_full_evidence
 from components.registry.gate import Check, Decision
 from components.registry.promotion import (
-    RECORD,
+    CHAMPION,
+    DECIDING_RUN_TAG,
+    DECISION_TAG,
+    PENDING_PREFIX,
+    PREVIOUS,
+    RECORD_FILE,
+    ROLLBACK_TAG,
     Promotion,
+    derive_aliases,
     make_champion,
-    now,
-    record,
+    record_decision,
+    repair_aliases,
+    utc_now,
+    version_at,
 )
 from components.registry.tracking import Tracking
-from components.registry.versions import version_of
+from components.registry.versions import find_version_by_uri
 
 logger = logging.getLogger(__name__)
 
-_MOST = 1000
+_MAX_RESULTS = 1000
 INTERRUPTED = "interrupted before it took effect"
 
 
 class ModelVersionInfo(Config):
-    """One version of a registered model."""
+    """A version of a registered model."""
 
     model: str
     version: int
@@ -58,188 +55,163 @@ class ModelVersionInfo(Config):
     digest: str
     git_commit: str
     decision: str
-    """What the gate last decided of it, or an empty text."""
+    """The outcome of the last decision, or empty."""
     decided_at: str
     decided_by: str
     metrics: dict[str, float]
-    """As the gate last saw them."""
+    """From the evidence of the last decision."""
 
     @property
     def label(self) -> str:
         """`NAME/3 @champion`."""
-        return " ".join((f"{self.model}/{self.version}", *(f"@{alias}" for alias in self.aliases)))
+        return " ".join([f"{self.model}/{self.version}", *(f"@{alias}" for alias in self.aliases)])
 
 
 class DecisionRecord(Promotion):
-    """A decision as it was recorded, and what became of it."""
+    """A recorded decision and whether it took effect."""
 
     run_id: str
-    """The run that decided, and keeps the record."""
+    """The run that decided and has the record."""
     in_effect: bool
-    """Whether it took effect; not where it was killed between its record and the change of the champion."""
+    """False if the process was killed between the record and the change of the champion."""
 
     @property
     def outcome(self) -> str:
-        """For people."""
-        return (
-            self.decision.outcome if self.in_effect else f"{self.decision.outcome}, {INTERRUPTED}"
-        )
+        """The outcome as text."""
+        outcome = self.decision.outcome
+        return outcome if self.in_effect else f"{outcome}, {INTERRUPTED}"
 
 
 def list_versions(tracking: Tracking, name: str | None = None) -> list[ModelVersionInfo]:
-    """All versions, of one model or of all, the newest last.
-
-    Raises:
-        TrackingError: MLflow refused, or there is no such model.
-    """
+    """Return all versions of a model or of all models, by version number."""
     client = tracking.client
     with wrap_mlflow_errors("listing the registered models"):
-        models = (
-            [client.get_registered_model(name)]
-            if name
-            else client.search_registered_models(max_results=_MOST)
-        )
-        found = []
+        if name:
+            models = [client.get_registered_model(name)]
+        else:
+            models = client.search_registered_models(max_results=_MAX_RESULTS)
+        infos = []
         for model in models:
-            versions = client.search_model_versions(f"name = '{model.name}'", max_results=_MOST)
-            champion = next(
-                (one for one in versions if str(one.version) == str(model.aliases.get(CHAMPION))),
-                None,
+            versions = client.search_model_versions(
+                f"name = '{model.name}'", max_results=_MAX_RESULTS
             )
+            by_number = {int(version.version): version for version in versions}
+            champion = by_number.get(int(model.aliases.get(CHAMPION, 0)))
             aliases = derive_aliases(model.aliases, champion)
-            found += [
-                _described(one, aliases)
-                for one in sorted(versions, key=lambda one: int(one.version))
-            ]
-        return found
+            infos += [_version_info(version, aliases) for _, version in sorted(by_number.items())]
+        return infos
 
 
 def get_version(tracking: Tracking, model: str) -> ModelVersionInfo:
-    """One version: `NAME@ALIAS` or `NAME/VERSION`.
-
-    Raises:
-        TrackingError: there is no such version.
-    """
-    with wrap_mlflow_errors(f"looking for {model}"):
-        version = version_of(tracking, f"models:/{model}")
+    """Return a version: `NAME@ALIAS` or `NAME/VERSION`."""
+    with wrap_mlflow_errors(f"looking up {model}"):
+        version = find_version_by_uri(tracking, f"models:/{model}")
         aliases = tracking.client.get_registered_model(version.name).aliases
-        return _described(
-            version, derive_aliases(aliases, version_at(tracking, version.name, CHAMPION))
-        )
+        champion = version_at(tracking, version.name, CHAMPION)
+        return _version_info(version, derive_aliases(aliases, champion))
 
 
-def compare(tracking: Tracking, one: str, other: str) -> list[MetricDifference]:
-    """The metrics that either of two versions was judged by, as the gate last saw them."""
-    return compare_metrics(evidence_at(tracking, one), evidence_at(tracking, other))
+def compare(tracking: Tracking, first: str, second: str) -> list[MetricDifference]:
+    """Compare the metrics of two versions, from the evidence of their last decisions."""
+    return compare_metrics(evidence_at(tracking, first), evidence_at(tracking, second))
 
 
 def evidence_at(tracking: Tracking, model: str) -> Evidence:
-    """All that the gate last saw of one version.
+    """Return the full evidence of a version."""
+    with wrap_mlflow_errors(f"looking up {model}"):
+        version = find_version_by_uri(tracking, f"models:/{model}")
+    return _evidence_or_empty(tracking, version)
 
-    Raises:
-        TrackingError: there is no such version.
-    """
-    with wrap_mlflow_errors(f"looking for {model}"):
-        version = version_of(tracking, f"models:/{model}")
-    return load_full_evidence(tracking, version) or Evidence(digest="", metrics={}, protocols={})
+
+def _evidence_or_empty(tracking: Tracking, version: ModelVersion) -> Evidence:
+    evidence = load_full_evidence(tracking, version)
+    return evidence or Evidence(digest="", metrics={}, protocols={})
 
 
 def history(tracking: Tracking, name: str) -> list[DecisionRecord]:
-    """Every decision about a model, the oldest first.
-
-    Raises:
-        TrackingError: MLflow refused, or there is no such model.
-    """
+    """Return every decision about a model, the oldest first."""
     with wrap_mlflow_errors(f"reading the history of {name}"):
         tracking.client.get_registered_model(name)
         champion = version_at(tracking, name, CHAMPION)
         runs = [run for run in _deciding_runs(tracking) if run.data.tags.get("model") == name]
-        recorded = [_recorded(tracking, run, champion) for run in runs]
-    return sorted((one for one in recorded if one), key=lambda one: one.decided_at)
+        records = [_load_record(tracking, run, champion) for run in runs]
+    return sorted(filter(None, records), key=lambda record: record.decided_at)
 
 
 def rollback(tracking: Tracking, name: str, decided_by: str, reason: str) -> Promotion:
-    """Make `previous` the champion again; the champion becomes `previous`.
+    """Make the version `previous` the champion; the champion becomes `previous`.
 
     Raises:
-        TrackingError: there is no such model, no champion, or nothing before it.
+        TrackingError: there is no such model, no champion, or no previous version.
     """
     with tracking.model_lock(name):
         repair_aliases(tracking, name)
-        champion, previous = (
-            version_at(tracking, name, CHAMPION),
-            version_at(tracking, name, PREVIOUS),
-        )
+        champion = version_at(tracking, name, CHAMPION)
+        previous = version_at(tracking, name, PREVIOUS)
         if champion is None or previous is None or champion.version == previous.version:
+            problem = "no version before its champion" if champion else "no champion"
             raise TrackingError(
-                f"{name} has no version before its champion"
-                if champion
-                else f"{name} has no champion",
-                expected="the aliases champion and previous at two versions",
-                fix=f"look at `codegen models history {name}`",
+                f"{name} has {problem}",
+                expected="two versions with the aliases champion and previous",
+                fix=f"check the versions with `codegen models history {name}`",
             )
-        check = Check(
-            rule="a person asked for the version before",
-            passed=True,
-            found=reason or "no reason was given",
-        )
-        decided = Promotion(
+        reason = reason or "no reason given"
+        check = Check(rule="rollback requested by a user", passed=True, detail=reason)
+        promotion = Promotion(
             model=name,
             version=int(previous.version),
             stage=previous.tags.get("stage", ""),
-            decision=Decision(outcome="rolled back", checks=(check,)),
+            decision=Decision(outcome="rolled_back", checks=(check,)),
             champion_before=int(champion.version),
             champion_after=int(previous.version),
             decided_by=decided_by,
-            decided_at=now(),
-            evidence=load_full_evidence(tracking, previous)
-            or Evidence(digest="", metrics={}, protocols={}),
+            decided_at=utc_now(),
+            evidence=_evidence_or_empty(tracking, previous),
             champion_evidence=load_full_evidence(tracking, champion),
         )
-        with tracking.run(
-            f"roll back {name}", experiment=_experiment_of(tracking, previous, champion)
-        ) as run:
-            record(run, decided)
-            _mark_rolled_back(tracking, champion, decided, reason)
-            make_champion(run, decided)
-    return decided
+        experiment = _experiment_name(tracking, [previous, champion])
+        with tracking.run(f"roll back {name}", experiment=experiment) as run:
+            record_decision(run, promotion)
+            # Prevents a promotion without approval; `repair_aliases` removes the tag if the process
+            # is killed here and the version stays champion.
+            rollback_text = f"rolled back by {decided_by}, {promotion.decided_at}: {reason}"
+            with wrap_mlflow_errors(f"rolling {name} back"):
+                tracking.client.set_model_version_tag(
+                    name, champion.version, ROLLBACK_TAG, rollback_text
+                )
+            make_champion(run, promotion)
+    return promotion
 
 
-def _mark_rolled_back(
-    tracking: Tracking, champion: ModelVersion, decided: Promotion, reason: str
-) -> None:
-    """So that no gate alone makes it champion again. `settle` takes it back where a kill leaves it champion."""
-    said = f"rolled back by {decided.decided_by}, {decided.decided_at}: {reason or 'no reason was given'}"
-    with wrap_mlflow_errors(f"rolling {champion.name} back"):
-        tracking.client.set_model_version_tag(champion.name, champion.version, ROLLED_BACK, said)
+def _experiment_name(tracking: Tracking, versions: list[ModelVersion]) -> str:
+    """Return the experiment of the first version whose run exists, or the name of the model."""
+    client = tracking.client
+    with wrap_mlflow_errors(f"looking up the experiment of {versions[0].name}"):
+        for version in versions:
+            run = _get_run(tracking, version.run_id) if version.run_id else None
+            if run:
+                return str(client.get_experiment(run.info.experiment_id).name)
+    return str(versions[0].name)
 
 
-def _experiment_of(tracking: Tracking, *versions: ModelVersion) -> str:
-    """Where one of these versions was registered, the first whose run is left; else one called as the model is."""
-    get_run, get_experiment = tracking.client.get_run, tracking.client.get_experiment
-    with wrap_mlflow_errors(f"looking for the experiment of {versions[0].name}"):
-        runs = (none_if_deleted(partial(get_run, one.run_id)) for one in versions if one.run_id)
-        run = next(filter(None, runs), None)
-        return str(get_experiment(run.info.experiment_id).name if run else versions[0].name)
+def _get_run(tracking: Tracking, run_id: str) -> Run | None:
+    return none_if_deleted(lambda: tracking.client.get_run(run_id))
 
 
-def _described(version: ModelVersion, aliases: Mapping[str, int]) -> ModelVersionInfo:
-    """`aliases`: all of its model's, settled."""
-    tags, evidence = version.tags, evidence_of(version)
-    decision = tags.get(DECISION, "")
+def _version_info(version: ModelVersion, aliases: Mapping[str, int]) -> ModelVersionInfo:
+    """Describe a version; `aliases` are those of its model, derived."""
+    number = int(version.version)
+    tags = version.tags
+    decision = tags.get(DECISION_TAG, "")
     if decision.startswith(PENDING_PREFIX):
-        is_champion = aliases.get(CHAMPION) == int(version.version)
-        decision = (
-            decision.removeprefix(PENDING_PREFIX)
-            if is_champion
-            else f"{decision.removeprefix(PENDING_PREFIX)}, {INTERRUPTED}"
-        )
+        decision = decision.removeprefix(PENDING_PREFIX)
+        if aliases.get(CHAMPION) != number:
+            decision = f"{decision}, {INTERRUPTED}"
+    evidence = evidence_of(version)
     return ModelVersionInfo(
         model=version.name,
-        version=int(version.version),
-        aliases=tuple(
-            sorted(alias for alias, number in aliases.items() if number == int(version.version))
-        ),
+        version=number,
+        aliases=tuple(sorted(alias for alias, target in aliases.items() if target == number)),
         stage=tags.get("stage", ""),
         digest=tags.get("checkpoint_digest", ""),
         git_commit=tags.get("git_commit", ""),
@@ -251,16 +223,17 @@ def _described(version: ModelVersion, aliases: Mapping[str, int]) -> ModelVersio
 
 
 def _deciding_runs(tracking: Tracking) -> Iterator[Run]:
-    """In the order in which they began: several decisions may carry the same second."""
-    found = tracking.client.search_experiments(max_results=_MOST, view_type=ViewType.ALL)
-    experiments = [one.experiment_id for one in found]
+    """Yield the runs that decided by start time; several decisions can have the same second."""
+    client = tracking.client
+    experiments = client.search_experiments(max_results=_MAX_RESULTS, view_type=ViewType.ALL)
+    experiment_ids = [experiment.experiment_id for experiment in experiments]
     token = None
-    while experiments:
-        page = tracking.client.search_runs(
-            experiments,
-            f"tags.{DECISION} LIKE '%'",
+    while experiment_ids:
+        page = client.search_runs(
+            experiment_ids,
+            f"tags.{DECISION_TAG} LIKE '%'",
             run_view_type=ViewType.ALL,
-            max_results=_MOST,
+            max_results=_MAX_RESULTS,
             order_by=["attributes.start_time ASC"],
             page_token=token,
         )
@@ -270,17 +243,18 @@ def _deciding_runs(tracking: Tracking) -> Iterator[Run]:
             return
 
 
-def _recorded(tracking: Tracking, run: Run, champion: ModelVersion | None) -> DecisionRecord | None:
-    """The record of a run; none, with a warning, where somebody removed its file."""
+def _load_record(
+    tracking: Tracking, run: Run, champion: ModelVersion | None
+) -> DecisionRecord | None:
+    """Return the record of a run; log a warning and return None if its file was deleted."""
     run_id, tags = run.info.run_id, run.data.tags
-    path = download_run_file(tracking, run_id, RECORD)
+    path = download_run_file(tracking, run_id, RECORD_FILE)
     if path is None:
-        logger.warning(
-            "the record of %s is gone from the run %s: %s", tags["model"], run_id, tags[DECISION]
-        )
+        message = "the record of %s is missing in the run %s: %s"
+        logger.warning(message, tags["model"], run_id, tags[DECISION_TAG])
         return None
-    # That the mark is missing may also mean that a run was killed after it changed the champion.
-    took_effect = champion is not None and champion.tags.get(DECIDED_IN) == run_id
-    values = json.loads(path.read_text(encoding="utf-8"))
-    in_effect = took_effect or not tags[DECISION].startswith(PENDING_PREFIX)
+    # A decision that is still pending took effect if the champion names its run.
+    changed_champion = champion is not None and champion.tags.get(DECIDING_RUN_TAG) == run_id
+    in_effect = changed_champion or not tags[DECISION_TAG].startswith(PENDING_PREFIX)
+    values = read_json(path)
     return DecisionRecord.parse({**values, "run_id": run_id, "in_effect": in_effect})

@@ -1,9 +1,9 @@
-"""Registered models: a checkpoint becomes a version, once, and can be had back with its digest checked.
+"""Versions of registered models: registration of a checkpoint, lookup, and verified download.
 
-Design decision: a checkpoint's digest is the key. Its logged model (`checkpoints`) is filled and tagged as complete; only
-then does a version name it, in one transaction with its tags. So what a killed registration leaves is either found and
-finished by the next one, or invisible to whoever loads by name. One user's processes on one host register one after
-another.
+The key is the checkpoint's digest. The files of its logged model (`lineage`) are uploaded and the
+model is tagged as complete; then a transaction creates the version with its tags. After an
+interruption the next registration finishes the work, and no incomplete version can be loaded by
+name. Registrations by the same user and host are serialized.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from components.core.provenance import provenance
 from components.core.store import MANIFEST
 from components.registry.card import TrainingCorpus, model_card
 from components.registry.client.connection import wrap_mlflow_errors
-from components.registry.client.naming import renamed
+from components.registry.client.naming import with_mlflow_names
 from components.registry.flavor import CHECKPOINT_FOLDER, require_checkpoint, write_model_files
 from components.registry.gate import metrics_of
-from components.registry.runs import TrackedRun
-from components.registry.tags import artifact_tags, git_tags
-from components.registry.tracking import Tracking
+from components.registry.lineage import artifact_tags, git_tags
+from components.registry.tracking import TrackedRun, Tracking
 
 CODE_VERSION = 1
-_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""MLflow's codes for a model or version, and for an alias, that is not there."""
+_NOT_FOUND_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""MLflow's error codes for a missing model or version, and for a missing alias."""
 
-_PARITY = "logit_parity"
-"""Tag of a version: the largest difference that was found, and with which code and packages."""
-_FILES, _COMPLETE = "files", "complete"
-"""Tag of a logged model that has all of its files."""
+_PARITY_TAG = "logit_parity"
+"""Tag of a version: the measured logit difference and the code and packages that measured it."""
+_FILES_TAG = "files"
+_FILES_COMPLETE = "complete"
+"""Tag of a logged model whose files are all uploaded."""
 
 
 class VersionRef(NamedTuple):
-    """A version, once looked up: an alias may move at any moment, this stays what it is."""
+    """A resolved version. An alias can move at any time; this does not."""
 
     uri: str
     """`models:/NAME/VERSION`."""
@@ -66,102 +66,103 @@ def register(
     parity: Callable[[Path], float],
     parity_environment: str = "",
     max_logit_difference: float,
-    learnt: Sequence[TrainingCorpus] = (),
+    corpora: Sequence[TrainingCorpus] = (),
     not_measured: Mapping[str, str] | None = None,
 ) -> Artifact:
-    """Make a checkpoint a version of the model `name`, or find the version that it is already.
+    """Register a checkpoint as a version of the model `name`, or update its existing version.
 
-    Nothing is registered that `transformers` would compute otherwise than we do: that is measured here, on the very files.
+    A checkpoint for which `transformers` computes other logits than our model is not registered;
+    the difference is measured on these files.
 
     Args:
         folder: the checkpoint's files (`Store.open`).
         run: the run that registers; its metrics are linked to the model.
-        evaluations: evaluation artifacts by benchmark; their numeric statistics become metrics `benchmark/...`, tags and
-            the model card. Given again with other figures, they replace the former ones.
+        evaluations: by benchmark. Their numeric statistics become metrics `benchmark/...`, tags and
+            tables of the model card, and replace earlier values.
         dvc_md5: of `data.dvc`, the root of the lineage.
-        parity: the largest absolute difference between our logits and those of `transformers` for a folder
-            (`components.model.huggingface.logit_parity`; this room does not know the model's).
-        parity_environment: the code and the packages that measure it. A version that names the same is not measured again; empty
-            where they are not known exactly, and then it always is.
-        max_logit_difference: what it may be.
-        learnt: the corpora that it learnt from, for the model card.
-        not_measured: benchmarks that were left out, and why; for the model card.
+        parity: returns the largest absolute difference between our logits and those of
+            `transformers` for a folder (`components.model.huggingface.logit_parity`).
+        parity_environment: the code and packages of `parity`. A version with the same environment
+            is not measured again. Empty if unknown: always measure.
+        max_logit_difference: the maximum of `parity`.
+        corpora: the training corpora, for the model card.
+        not_measured: skipped benchmarks and the reasons, for the model card.
 
     Returns:
-        An artifact of kind `registered-model` whose address is `models:/NAME/VERSION` and whose digest is the checkpoint's;
-        its statistics state `logit_difference`.
+        An artifact of kind `registered-model`. Its address is `models:/NAME/VERSION`, its digest is
+        the checkpoint's, and its statistics contain `logit_difference`.
 
     Raises:
-        ArtifactError: the folder is no complete CodeGen checkpoint, or the logits differ by more.
-        TrackingError: MLflow refused.
+        ArtifactError: the folder is not a complete CodeGen checkpoint, or the logits differ.
     """
     require_checkpoint(folder)
-    client, tracking = run.tracking.client, run.tracking
-    known_difference = _known_difference(
-        find_version(tracking, name, checkpoint.digest), parity_environment
-    )
-    logit_difference = parity(folder) if known_difference is None else known_difference
-    _require_parity(folder, logit_difference, max_logit_difference)
-    card = model_card(name, checkpoint, evaluations, dvc_md5, tracking.uri, learnt, not_measured)
+    tracking = run.tracking
+    existing = find_version(tracking, name, checkpoint.digest)
+    difference = _stored_difference(existing, parity_environment)
+    if difference is None:
+        difference = parity(folder)
+    _require_parity(folder, difference, max_logit_difference)
+    card = model_card(name, checkpoint, evaluations, dvc_md5, tracking.uri, corpora, not_measured)
     metrics = metrics_of(evaluations)
-    tags = _version_tags(checkpoint, stage, dvc_md5, metrics) | {
-        _PARITY: f"{logit_difference!r} {parity_environment}".strip()
-    }
+    tags = _version_tags(checkpoint, stage, dvc_md5, metrics)
+    tags[_PARITY_TAG] = f"{difference!r} {parity_environment}".strip()
     with wrap_mlflow_errors(f"registering {name}"), tracking.model_lock(name):
         version = find_version(tracking, name, checkpoint.digest)
         if version is None:
             model = _upload_model_files(run, checkpoint, folder, card)
-            version = _new_version(tracking, name, model, run.id, tags, card)
-        for key, value in tags.items():
-            if version.tags.get(key) != value:
-                client.set_model_version_tag(name, version.version, key, value)
-        if version.description != card:
-            client.update_model_version(name, version.version, card)
-        model_id = version.tags["model_id"]
-        known = run.log_output_model(checkpoint)
-        _link(tracking, known, name, str(version.version))
-    # A version of before may name another logged model of the same checkpoint than the one that has its figures.
-    run.log_metrics(metrics, model=known)
-    inputs = (
-        checkpoint.as_parent("checkpoint"),
-        *(one.as_parent(role) for role, one in sorted(evaluations.items())),
-    )
+            version = _create_version(tracking, name, model, run.id, tags, card)
+        _update_version(tracking, version, tags, card)
+        # A version of an earlier release can name a logged model without metrics.
+        model_with_metrics = run.log_output_model(checkpoint)
+        _link_version(tracking, model_with_metrics, name, str(version.version))
+    run.log_metrics(metrics, model=model_with_metrics)
+    key = {"name": name, "checkpoint": checkpoint.digest, "code_version": CODE_VERSION}
+    evaluation_parents = [
+        evaluation.as_parent(benchmark) for benchmark, evaluation in sorted(evaluations.items())
+    ]
     return Artifact(
         kind="registered-model",
         name=name,
         address=f"models:/{name}/{version.version}",
-        recipe_hash=fingerprint(
-            {"name": name, "checkpoint": checkpoint.digest, "code_version": CODE_VERSION}
-        ),
+        recipe=fingerprint(key),
         digest=checkpoint.digest,
-        parents=inputs,
+        parents=(checkpoint.as_parent("checkpoint"), *evaluation_parents),
         statistics={
             "version": int(version.version),
             "stage": stage,
-            "logit_difference": logit_difference,
+            "logit_difference": difference,
         },
-        provenance={**provenance(), "run_id": run.id, "model_id": model_id, "dvc_md5": dvc_md5},
+        provenance={
+            **provenance(),
+            "run_id": run.id,
+            "model_id": version.tags["model_id"],
+            "dvc_md5": dvc_md5,
+        },
     )
 
 
-def _known_difference(version: ModelVersion | None, measured_by: str) -> float | None:
-    """What the same code found of these files when they were registered; None where it did not."""
-    difference, _, by = (version.tags.get(_PARITY, "") if version else "").partition(" ")
-    return float(difference) if by and by == measured_by else None
+def _stored_difference(version: ModelVersion | None, environment: str) -> float | None:
+    """Return the stored logit difference if the same environment measured it."""
+    tag = version.tags.get(_PARITY_TAG, "") if version else ""
+    difference, _, stored_environment = tag.partition(" ")
+    if not environment or environment != stored_environment:
+        return None
+    return float(difference)
 
 
-def _require_parity(folder: Path, found: float, max_difference: float) -> None:
-    if not found <= max_difference:  # NaN, too.
+def _require_parity(folder: Path, difference: float, max_difference: float) -> None:
+    if not difference <= max_difference:  # also True for NaN
         raise ArtifactError(
-            f"the logits that transformers computes from {folder} differ from ours by {found:.3g}",
+            f"our logits and those of transformers for {folder} differ by {difference:.3g}",
             expected=f"at most {max_difference:g}; nothing was registered",
-            fix="install the versions of constraints.txt; if they are, keep the checkpoint and report it",
+            fix="install the versions of constraints.txt; otherwise report the checkpoint as a bug",
         )
 
 
 def _version_tags(
     checkpoint: Artifact, stage: str, dvc_md5: str, metrics: Mapping[str, float]
 ) -> dict[str, str]:
+    metric_tags = {metric: f"{value:.6g}" for metric, value in metrics.items()}
     return {
         "checkpoint_digest": checkpoint.digest,
         "recipe": checkpoint.recipe_hash,
@@ -169,127 +170,111 @@ def _version_tags(
         **artifact_tags(checkpoint),
         **git_tags(checkpoint),
         "stage": stage,
-        **renamed({metric: f"{value:.6g}" for metric, value in metrics.items()}),
+        **with_mlflow_names(metric_tags),
     }
 
 
 def find_version(tracking: Tracking, name: str, digest: str) -> ModelVersion | None:
-    """The version of a model that has a checkpoint's digest, or None."""
-    with wrap_mlflow_errors(f"looking for {name}"):
-        found = tracking.client.search_model_versions(
-            f"name = '{name}' and tags.checkpoint_digest = '{digest}'"
-        )
-    return min(found, key=lambda version: int(version.version), default=None)
+    """Return the version of a model with a checkpoint's digest, or None."""
+    query = f"name = '{name}' and tags.checkpoint_digest = '{digest}'"
+    with wrap_mlflow_errors(f"looking up {name}"):
+        versions = tracking.client.search_model_versions(query)
+    return min(versions, key=lambda version: int(version.version), default=None)
 
 
-def download(tracking: Tracking, uri: str, into: Path) -> Path:
-    """Fetch a registered model as a plain Hugging Face folder and return that folder.
+def download(tracking: Tracking, uri: str, target: Path) -> Path:
+    """Download a registered model and return its Hugging Face folder.
 
     Args:
         uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
-        into: where to put it.
+        target: the parent folder of the download.
 
     Raises:
-        ArtifactError: what was fetched does not have the digest that was registered.
+        ArtifactError: the files do not have the registered digest.
         TrackingError: there is no such model.
     """
-    found = resolve_version(tracking, uri)
-    with wrap_mlflow_errors(f"fetching {uri}"):
-        into.mkdir(parents=True, exist_ok=True)
-        got = mlflow.artifacts.download_artifacts(
-            found.uri, dst_path=str(into), tracking_uri=tracking.uri
+    version = resolve_version(tracking, uri)
+    with wrap_mlflow_errors(f"downloading {uri}"):
+        target.mkdir(parents=True, exist_ok=True)
+        model_folder = mlflow.artifacts.download_artifacts(
+            version.uri, dst_path=str(target), tracking_uri=tracking.uri
         )
-    folder = Path(got) / CHECKPOINT_FOLDER
-    digest = digest_in(folder)
-    if digest != found.digest:
+    folder = Path(model_folder) / CHECKPOINT_FOLDER
+    digest = checkpoint_digest(folder)
+    if digest != version.digest:
         raise ArtifactError(
-            f"{uri} was fetched with SHA-256 {digest[:12]}",
-            expected=f"{found.digest[:12]}, as it was registered",
-            fix="register the checkpoint again from the store, under a new version",
+            f"the download of {uri} has the SHA-256 {digest[:12]}",
+            expected=f"{version.digest[:12]}, as registered",
+            fix="register the checkpoint of the store again, as a new version",
         )
     return folder
 
 
-def digest_in(folder: Path) -> str:
-    """The digest of a checkpoint in a folder, whether it lies in a store or was fetched."""
+def checkpoint_digest(folder: Path) -> str:
+    """Return the digest of a checkpoint folder, in a store or downloaded."""
     return content_digest(tuple(file for file in list_files(folder) if file.path != MANIFEST))
 
 
 def resolve_version(tracking: Tracking, uri: str) -> VersionRef:
-    """The version that a URI names now, as in `download`.
+    """Return the version that a URI currently refers to.
 
     Raises:
-        TrackingError: there is no such model, or it is no checkpoint of ours.
+        TrackingError: there is no such version, or this platform did not register it.
     """
-    with wrap_mlflow_errors(f"looking for {uri}"):
-        version = version_of(tracking, uri)
-    exact, digest = (
-        f"models:/{version.name}/{version.version}",
-        version.tags.get("checkpoint_digest"),
-    )
+    with wrap_mlflow_errors(f"looking up {uri}"):
+        version = find_version_by_uri(tracking, uri)
+    exact_uri = f"models:/{version.name}/{version.version}"
+    digest = version.tags.get("checkpoint_digest")
     if not digest:
         raise TrackingError(
-            f"{exact} does not state the digest of a checkpoint",
+            f"{exact_uri} has no tag checkpoint_digest",
             expected="a version that this platform registered",
-            fix="look at `codegen models list`; `codegen promote` registers a recipe's checkpoints",
+            fix="choose one of `codegen models list`, or register one with `codegen promote`",
         )
-    return VersionRef(exact, digest)
+    return VersionRef(exact_uri, digest)
 
 
-def version_of(tracking: Tracking, uri: str) -> ModelVersion:
-    """The version that a URI names, as in `download`.
-
-    Raises:
-        TrackingError: there is no such version.
-    """
-    name, _, version = uri.removeprefix("models:/").partition("/")
+def find_version_by_uri(tracking: Tracking, uri: str) -> ModelVersion:
+    """Return the version of a URI, as in `download`."""
+    name, _, number = uri.removeprefix("models:/").partition("/")
     try:
-        if version:
-            return tracking.client.get_model_version(name, version)
+        if number:
+            return tracking.client.get_model_version(name, number)
         name, _, alias = name.partition("@")
         return tracking.client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
-        if error.error_code not in _ABSENT:
+        if error.error_code not in _NOT_FOUND_CODES:
             raise
         raise TrackingError(
             f"the registry has no {uri.removeprefix('models:/')}",
             expected="NAME@ALIAS or NAME/VERSION of a registered model",
-            fix="look at `codegen models list`; `codegen promote` registers a recipe's checkpoints",
+            fix="choose one of `codegen models list`, or register one with `codegen promote`",
         ) from error
 
 
 def _upload_model_files(
     run: TrackedRun, checkpoint: Artifact, folder: Path, card: str
 ) -> LoggedModel:
-    """A checkpoint's logged model with its files, which a killed registration may have left in part."""
-    client, model = run.tracking.client, run.log_output_model(checkpoint)
-    if model.tags.get(_FILES) == _COMPLETE:
+    """Return the logged model of a checkpoint after uploading its files, if incomplete."""
+    client = run.tracking.client
+    model = run.log_output_model(checkpoint)
+    if model.tags.get(_FILES_TAG) == _FILES_COMPLETE:
         return model
-    described = Model(
+    description = Model(
         artifact_path=model.artifact_location,
         model_uuid=model.model_id,
         run_id=run.id,
         model_id=model.model_id,
     )
     with tempfile.TemporaryDirectory() as scratch:
-        write_model_files(folder, Path(scratch), model=described, card=card)
+        write_model_files(folder, Path(scratch), model=description, card=card)
         client.log_model_artifacts(model.model_id, str(folder), CHECKPOINT_FOLDER)
         client.log_model_artifacts(model.model_id, scratch)
-    client.set_logged_model_tags(model.model_id, {_FILES: _COMPLETE})
+    client.set_logged_model_tags(model.model_id, {_FILES_TAG: _FILES_COMPLETE})
     return model
 
 
-def _link(tracking: Tracking, model: LoggedModel, name: str, version: str) -> None:
-    """Let a logged model's page name its version: MLflow's `register_model` keeps that in a tag, its client does not."""
-    linked = json.loads(model.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
-    one = {"name": name, "version": version}
-    if one not in linked:
-        tracking.client.set_logged_model_tags(
-            model.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([*linked, one])}
-        )
-
-
-def _new_version(
+def _create_version(
     tracking: Tracking,
     name: str,
     model: LoggedModel,
@@ -298,9 +283,8 @@ def _new_version(
     card: str,
 ) -> ModelVersion:
     try:
-        tracking.client.create_registered_model(
-            name, description="A CodeGen model; see the versions for what they are."
-        )
+        description = "A CodeGen model; each version has a model card."
+        tracking.client.create_registered_model(name, description=description)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -312,3 +296,26 @@ def _new_version(
         description=card,
         model_id=model.model_id,
     )
+
+
+def _update_version(
+    tracking: Tracking, version: ModelVersion, tags: Mapping[str, str], card: str
+) -> None:
+    client = tracking.client
+    for key, value in tags.items():
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(version.name, version.version, key, value)
+    if version.description != card:
+        client.update_model_version(version.name, version.version, card)
+
+
+def _link_version(tracking: Tracking, model: LoggedModel, name: str, version: str) -> None:
+    """Add the version to the tag that MLflow's page of a logged model shows.
+
+    MLflow's `register_model` sets this tag; its client does not.
+    """
+    linked = json.loads(model.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    entry = {"name": name, "version": version}
+    if entry not in linked:
+        tags = {MLFLOW_MODEL_VERSIONS: json.dumps([*linked, entry])}
+        tracking.client.set_logged_model_tags(model.model_id, tags)

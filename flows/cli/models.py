@@ -105,7 +105,9 @@ def compare(
             "" if each.left is None or each.right is None else f"{each.right - each.left:+.6g}"
         )
         interval = (
-            "" if each.low is None or each.high is None else f"{each.low:+.4g} to {each.high:+.4g}"
+            ""
+            if each.ci_low is None or each.ci_high is None
+            else f"{each.ci_low:+.4g} to {each.ci_high:+.4g}"
         )
         said = difference if each.comparable or not difference else "other protocol"
         table.add_row(each.metric, _figure(each.left), _figure(each.right), said, interval)
@@ -131,7 +133,7 @@ def history(name: Name, as_json: Json = False, at: ExecutionOverrides = []) -> N
     table = Table("when", "by", "version", "decision", "champion", "why")
     for one in found:
         why = "; ".join(one.decision.reasons) or "; ".join(
-            check.found for check in one.decision.checks[-1:]
+            check.detail for check in one.decision.checks[-1:]
         )
         champions = f"{one.champion_before or 'none'} -> {one.champion_after or 'none'}"
         table.add_row(one.decided_at, one.decided_by, str(one.version), one.outcome, champions, why)
@@ -161,7 +163,7 @@ def promote(
     else:
         table = Table("what the gate asks", "holds", "found")
         for check in done.decision.checks:
-            table.add_row(check.rule, "yes" if check.passed else "no", check.found)
+            table.add_row(check.rule, "yes" if check.passed else "no", check.detail)
         if done.decision.checks:
             console.print(table)
         console.print(

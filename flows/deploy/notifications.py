@@ -36,7 +36,7 @@ PROMOTED, REFUSED, ROLLED_BACK = (
     "codegen.model.refused",
     "codegen.model.rolled-back",
 )
-_EVENTS = {"promoted": PROMOTED, "refused": REFUSED, "rolled back": ROLLED_BACK}
+_EVENTS = {"promoted": PROMOTED, "refused": REFUSED, "rolled_back": ROLLED_BACK}
 """By the outcome of a decision."""
 _WEB, _MAIL = ("http", "https"), ("mailto", "mailtos")
 _SHOWN = 6
@@ -95,7 +95,7 @@ def emit_promotion_event(promotion: Promotion) -> None:
     if event is None or not PREFECT_API_URL.value():  # A run's temporary server tells nobody.
         return
     why = "; ".join(promotion.decision.reasons) or "; ".join(
-        check.found for check in promotion.decision.checks
+        check.detail for check in promotion.decision.checks
     )
     emit_event(
         event,

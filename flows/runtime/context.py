@@ -32,7 +32,7 @@ from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 
 if TYPE_CHECKING:  # It would import MLflow.
-    from components.registry.runs import TrackedRun
+    from components.registry.tracking import TrackedRun
 
 T = TypeVar("T")
 
@@ -182,7 +182,7 @@ def _run(
     recipe: Recipe, execution: Execution, title: str, parent_run: str | None
 ) -> AbstractContextManager[TrackedRun]:
     tracking = execution.open_tracking()
-    tracking.check(under_way=parent_run is not None)
+    tracking.check(wait=parent_run is not None)
     if parent_run:
         return tracking.child(parent_run, title)
     return tracking.run(

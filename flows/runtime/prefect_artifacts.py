@@ -32,7 +32,7 @@ from components.core.provenance import provenance
 from flows.settings.execution import Execution, running_servers
 
 if TYPE_CHECKING:  # They would import MLflow, torch and more than a flow needs to be looked at.
-    from components.registry.runs import TrackedRun
+    from components.registry.tracking import TrackedRun
     from components.report.corpus import Rule
     from components.report.page import Section
     from components.report.results import Measurement, RunResults

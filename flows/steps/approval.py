@@ -81,7 +81,7 @@ def decide_promotion(
         _report_standing_refusal(here, refusal)
         return refusal
     decided_by, approval = f"{user()} (flow {flow_run.get_flow_name()})", None
-    if gate.approval == "person" or approved_by:
+    if gate.approval == "manual" or approved_by:
         proposed = here.task(
             f"judge {name}/{version}",
             lambda run: propose(case, run=run, decided_by=decided_by),
@@ -192,7 +192,7 @@ def as_markdown(promotion: Promotion) -> str:
         "there is no champion yet" if champion is None else f"the champion is version {champion}"
     )
     checks = [
-        (one.rule, "yes" if one.passed else "**no**", one.found)
+        (one.rule, "yes" if one.passed else "**no**", one.detail)
         for one in promotion.decision.checks
     ]
     return "\n".join(
@@ -223,7 +223,9 @@ def _figures(promotion: Promotion) -> list[tuple[str, ...]]:
                 else f"other protocol: {'; '.join(one.protocol)}"
             )
         interval = (
-            "" if one.low is None or one.high is None else f"{one.low:+.4g} to {one.high:+.4g}"
+            ""
+            if one.ci_low is None or one.ci_high is None
+            else f"{one.ci_low:+.4g} to {one.ci_high:+.4g}"
         )
         rows.append((one.metric, _number(one.left), _number(one.right), difference, interval))
     return rows

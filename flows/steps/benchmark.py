@@ -179,7 +179,7 @@ def _tags(stage: str, plan: BenchmarkProtocol) -> dict[str, str]:
 def log_evaluation_files(folder: Path, run: TrackedRun) -> None:
     """The evaluation's files as the run's artifacts: results, and the samples as a table that MLflow compares."""
     for path in sorted(folder.glob("*.json*")):
-        run.file(path)
+        run.log_file(path)
     samples = folder / "samples.jsonl"
     if samples.exists():
         columns = ("set", "task_id", "sample", "outcome", "exception_type")

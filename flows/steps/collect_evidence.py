@@ -32,7 +32,7 @@ def collect_evidence(
     from components.evaluation.scoring.statistics import metrics_by_problem
     from components.registry.evidence import Evidence
     from components.registry.gate import metrics_of
-    from components.registry.tags import is_dirty
+    from components.registry.lineage import is_dirty
 
     results: dict[str, Any] = {
         name: read_json(store.fetch_verified(one) / "results.json")

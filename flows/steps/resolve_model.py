@@ -23,8 +23,7 @@ from flows.runtime.context import FlowContext
 from flows.settings.execution import Execution
 
 if TYPE_CHECKING:
-    from components.registry.runs import TrackedRun
-    from components.registry.tracking import Tracking
+    from components.registry.tracking import TrackedRun, Tracking
     from components.registry.versions import VersionRef
 
 _REGISTERED = re.compile(r"(?:models:/)?([A-Za-z0-9][A-Za-z0-9._-]*)(?:@([A-Za-z0-9_-]+)|/(\d+))")
@@ -93,7 +92,7 @@ def locate_model(execution: Execution, model: str) -> ModelLocation:
 
 def _download_cached(tracking: Tracking, found: VersionRef, cache: Path) -> Path:
     """A version's files in a folder that is named for their digest, and has it."""
-    from components.registry.versions import digest_in, download
+    from components.registry.versions import checkpoint_digest, download
 
     folder = cache / found.digest
     if not folder.is_dir():
@@ -105,7 +104,7 @@ def _download_cached(tracking: Tracking, found: VersionRef, cache: Path) -> Path
             except OSError:
                 if not folder.is_dir():  # Else another process was faster.
                     raise
-    digest = digest_in(folder)
+    digest = checkpoint_digest(folder)
     if digest != found.digest:
         raise ArtifactError(
             f"the files in {folder} were fetched as {found.uri} and have SHA-256 {digest[:12]}",

@@ -231,10 +231,10 @@ def _with_rules(here: FlowContext, what: str, build: TrackedBuild) -> TrackedBui
         except ValidationFailedError:
             if (folder / _RULES).is_file():  # Else it could not even be read.
                 rules = read_json(folder / _RULES)
-                run.table("rules.json", rules)
+                run.log_table("rules.json", rules)
                 publish_validation_results(here, what, rules, run.id)
             raise
-        run.table("rules.json", read_json(folder / _RULES))
+        run.log_table("rules.json", read_json(folder / _RULES))
         return statistics
 
     return built

@@ -30,7 +30,7 @@ execution = Execution(workspace=sys.argv[1], tracking_uri=sys.argv[2])
 setup_environment(execution)
 from flows.promote_version import promote_version
 from flows.settings.recipes import tiny
-gate = tiny().promotion.replace(approval="person", approval_timeout_s=int(sys.argv[4]))
+gate = tiny().promotion.replace(approval="manual", approval_timeout_s=int(sys.argv[4]))
 print(promote_version(sys.argv[3], tiny().replace(promotion=gate), execution).summary)
 """
 
@@ -155,7 +155,7 @@ def test_a_person_approves_on_the_page(desk: Desk) -> None:
     last = desk.last()
     assert (last.decision.outcome, last.decided_by) == ("promoted", "grace (flow promote-version)")
     word = last.decision.checks[-1]
-    assert (word.rule, word.found) == ("a person approves of it", "grace: reads well")
+    assert (word.rule, word.detail) == ("approved by a reviewer", "grace: reads well")
     shown = httpx.post(f"{desk.server}/artifacts/filter", json={}).json()
     assert "codegen-tiny-mono-promotion" in {one["key"] for one in shown}
 
@@ -178,7 +178,7 @@ def test_a_person_refuses(desk: Desk) -> None:
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert desk.labels() == UNCHANGED
-    assert desk.last().decision.reasons == ("a person approves of it: grace: worse at comments",)
+    assert desk.last().decision.reasons == ("approved by a reviewer: grace: worse at comments",)
     assert httpx.get(f"{desk.server}/flow_runs/{run_id}").json()["state_type"] == "COMPLETED"
     again = desk.start()  # As a schedule does the next day: nobody is asked the same again.
     output, _ = again.communicate(timeout=600)
@@ -226,7 +226,7 @@ def test_nobody_answers(desk: Desk, server_runs: bool) -> None:
     assert process.returncode == 0, output
     assert desk.labels() == UNCHANGED
     assert desk.last().decision.reasons == (
-        "a person approves of it: nobody: no answer within 1 s",
+        "approved by a reviewer: timeout: no answer within 1 s",
     )
 
 

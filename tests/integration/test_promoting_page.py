@@ -71,10 +71,10 @@ def test_every_command_of_the_page(tracking: Tracking, tmp_path: Path) -> None:
     assert [one.outcome for one in history(tracking, NAME)] == [
         "promoted",
         "promoted",
-        "rolled back",
+        "rolled_back",
         "promoted",
     ]
-    assert history(tracking, NAME)[1].decision.checks[-1].found.endswith(": reads well")
+    assert history(tracking, NAME)[1].decision.checks[-1].detail.endswith(": reads well")
     assert "0.5 to 0.5, over 20 problems" in said["promote"]
     assert _aliases(tracking) == {"previous", "champion"}
 
@@ -99,7 +99,7 @@ def test_a_refused_gate_ends_with_3(tracking: Tracking, tmp_path: Path) -> None:
     assert done.returncode == 3, done.stderr
     decision = json.loads(done.stdout)["decision"]
     assert decision["outcome"] == "refused"
-    assert any("a gain of 0.25" in check["found"] for check in decision["checks"])
+    assert any("a gain of 0.25" in check["detail"] for check in decision["checks"])
     assert history(tracking, NAME)[-1].decision.outcome == "refused"
     assert [one.label for one in list_versions(tracking)] == [
         f"{NAME}/1 @champion",

@@ -208,7 +208,7 @@ def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: st
     recipe["training"]["stages"]["nl"]["steps"] += 1
     anything = [{"metrics": ["bits_per_byte/mono/Python"], "better": "lower", "min_gain": -100.0}]
     recipe["promotion"] |= {
-        "approval": "person",
+        "approval": "manual",
         "requirements": dict.fromkeys(("nl", "multi", "mono"), anything),
     }
     champion = json.loads(
@@ -258,10 +258,10 @@ def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: st
     ]
     assert back == champion
     history = json.loads(project.command("models", "history", "codegen-tiny-mono", "--json"))
-    decisions = [one for one in history if one["decision"]["outcome"] != "already champion"]
+    decisions = [one for one in history if one["decision"]["outcome"] != "already_champion"]
     assert [one["decision"]["outcome"] for one in decisions] == [
         "promoted",
         "promoted",
-        "rolled back",
+        "rolled_back",
     ]
     assert decisions[1]["decided_by"].startswith("Ada")

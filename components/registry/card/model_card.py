@@ -15,7 +15,7 @@ from components.core.markdown import code
 from components.core.network import redact_credentials
 from components.core.templates import markdown_environment
 from components.registry.client.naming import flatten, numbers
-from components.registry.tags import git_tags, size_name
+from components.registry.lineage import git_tags, size_name
 
 _LOW, _HIGH = "_low", "_high"
 

@@ -1,1 +1,1 @@
-"""MLflow client plumbing: connections, retries, metric buffering and naming rules."""
+"""MLflow client plumbing: connections, retries, naming rules, and writing to a run."""

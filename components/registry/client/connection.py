@@ -1,8 +1,8 @@
-"""The way to a tracking server: does it answer, is the SQLite file usable, and errors in our own words.
+"""Connections to MLflow: health check, SQLite setup, and translation of MLflow's errors.
 
-Design decision: a server is asked once, with a short deadline and before anything expensive, because MLflow's own client
-retries for minutes. A SQLite file is put into write-ahead mode before MLflow opens it, so that a page that reads it never
-blocks a run that writes. What happens when a server goes away later is told in `patience`.
+A server is probed once with a short timeout before anything expensive, because MLflow's own client
+retries for minutes. A SQLite file is put into write-ahead mode before MLflow opens it, so that
+readers never block a run that writes. `retry` handles outages after the first connection.
 """
 
 from __future__ import annotations
@@ -40,39 +40,35 @@ from components.core.network import is_http_uri, redact_credentials
 T = TypeVar("T")
 
 PROBE_TIMEOUT_S = 4.0
-"""How long a server may take to accept, and again to answer. Assumption: a healthy one needs milliseconds."""
+"""Timeout for connecting and for reading. Assumption: a healthy server answers in milliseconds."""
 
 _SQLITE = "sqlite:///"
 _BUSY_TIMEOUT_S = 20.0
-"""How long a writer waits for another; MLflow's own sessions wait as long."""
-_LOCKED, _BUSY_HINT = (
-    "database is locked",
-    "let fewer runs write at a time, or use PostgreSQL: docs/scheduling.md",
-)
-"""What SQLite says then, and what helps."""
+"""How long SQLite waits for another writer; MLflow's own sessions wait as long."""
+_LOCKED = "database is locked"
+_BUSY_HINT = "reduce the number of concurrent writers, or use PostgreSQL: docs/scheduling.md"
 
 _LOG_LEVELS = {
-    "alembic": logging.WARNING,  # It tells every migration of a new database's schema.
-    "mlflow.store.db.utils": logging.CRITICAL,  # It prints the traceback of errors that it raises, and we report.
-    "mlflow.system_metrics.system_metrics_monitor": logging.WARNING,  # It tells every start and end.
+    "alembic": logging.WARNING,  # logs every migration of a new database
+    "mlflow.store.db.utils": logging.CRITICAL,  # logs tracebacks of errors that it also raises
+    "mlflow.system_metrics.system_metrics_monitor": logging.WARNING,  # logs each start and stop
 }
 
 
-def absolute(uri: str) -> str:
-    """The URI with a relative SQLite path made absolute, so that it means the same file in every process."""
-    return f"{_SQLITE}{sqlite_path(uri).resolve()}" if uri.startswith(_SQLITE) else uri
+def absolute_uri(uri: str) -> str:
+    """Return the URI with an absolute SQLite path, which is the same file for every process."""
+    return f"{_SQLITE}{_sqlite_path(uri).resolve()}" if uri.startswith(_SQLITE) else uri
 
 
-def sqlite_path(uri: str) -> Path:
-    """The file of a `sqlite:///` URI."""
+def _sqlite_path(uri: str) -> Path:
     return Path(uri.removeprefix(_SQLITE))
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the server or database behind `uri`; a new SQLite database gets its tables.
+    """Return a client of a server or database; create the tables of a new SQLite database.
 
     Raises:
-        TrackingError: the server does not answer within `PROBE_TIMEOUT_S`, or the database cannot be used.
+        TrackingError: no answer within `PROBE_TIMEOUT_S`, or the database cannot be used.
     """
     for name, level in _LOG_LEVELS.items():
         logging.getLogger(name).setLevel(level)
@@ -80,43 +76,38 @@ def connect(uri: str) -> MlflowClient:
         if is_http_uri(uri):
             _probe(uri)
         if not uri.startswith(_SQLITE):
-            return _remote(uri)
-        sqlite_path(uri).parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(
-            f"{sqlite_path(uri)}.lock"
-        ):  # Two processes must not create the tables at once.
-            _prepare(sqlite_path(uri))
-            _require_current_schema(sqlite_path(uri))
-            client = MlflowClient(uri)
-            client.search_experiments(max_results=1)
-            return client
+            return _open_client(uri)
+        path = _sqlite_path(uri)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):  # Two processes must not create the tables concurrently.
+            _enable_write_ahead_log(path)
+            _require_current_schema(path)
+            return _open_client(uri)
 
 
 @contextmanager
-def wrap_mlflow_errors(doing: str) -> Iterator[None]:
-    """Turn what MLflow raises inside into a `TrackingError`, and a full disk into a `StorageFull`."""
-    with wrap_disk_full(doing):
+def wrap_mlflow_errors(activity: str) -> Iterator[None]:
+    """Convert MLflow's exceptions to `TrackingError` and a full disk to `DiskFullError`."""
+    with wrap_disk_full(activity):
         try:
             yield
         except (MlflowException, RequestException, SQLAlchemyError, shutil.Error) as error:
-            # SQLite's words, wrapped by MLflow or not (while it makes its tables), or the system's collected by
-            # shutil.copytree: the number is lost in all of them.
-            if "disk is full" in str(error) or os.strerror(errno.ENOSPC) in str(error):
-                raise OSError(
-                    errno.ENOSPC, os.strerror(errno.ENOSPC), "in MLflow's folder"
-                ) from error
-            said = redact_credentials((str(error).strip() or type(error).__name__).splitlines()[0])
+            text = str(error)
+            # SQLite and shutil.copytree report a full disk as text only, without the errno.
+            no_space = os.strerror(errno.ENOSPC)
+            if "disk is full" in text or no_space in text:
+                raise OSError(errno.ENOSPC, no_space, "in MLflow's folder") from error
+            fix = "fix the reported problem; for a database of an older MLflow: `codegen upgrade`"
+            first_line = (text.strip() or type(error).__name__).splitlines()[0]
             raise TrackingError(
-                f"MLflow refused while {doing}: {said}",
-                expected="an MLflow server or database of a version that fits the installed one",
-                fix=_BUSY_HINT
-                if _LOCKED in str(error)
-                else "mend what it says; for an old database: `codegen upgrade` copies it and brings it up to date",
+                f"MLflow failed while {activity}: {redact_credentials(first_line)}",
+                expected="an MLflow server or database compatible with the installed MLflow",
+                fix=_BUSY_HINT if _LOCKED in text else fix,
             ) from error
 
 
 def none_if_deleted(call: Callable[[], T]) -> T | None:
-    """What a call gives; None where what it asks for is gone for good, as runs are after `mlflow gc`."""
+    """Return the result of a call, or None if the object no longer exists (`mlflow gc`)."""
     try:
         return call()
     except MlflowException as error:
@@ -125,26 +116,30 @@ def none_if_deleted(call: Callable[[], T]) -> T | None:
         return None
 
 
-def _remote(uri: str) -> MlflowClient:
-    """A client of a server, or of a database whose driver is installed.
+def _open_client(uri: str) -> MlflowClient:
+    """Return a client that has completed a request.
 
     Raises:
-        TrackingError: the driver is not installed.
+        TrackingError: the database driver is not installed.
     """
     try:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except ModuleNotFoundError as error:
         raise TrackingError(
-            f"the tracking database {redact_credentials(uri)} needs the package {error.name}, which is not installed",
+            f"the tracking database {redact_credentials(uri)} needs the package {error.name}, "
+            "which is not installed",
             expected="a database whose driver is installed, or an MLflow server",
-            fix="install a driver for it into this environment, or use sqlite:///var/mlflow/mlflow.db",
+            fix="install the driver, or use sqlite:///var/mlflow/mlflow.db",
         ) from error
     return client
 
 
 def is_healthy(uri: str) -> bool:
-    """Whether an MLflow server is well, told within twice `PROBE_TIMEOUT_S`; a database always is."""
+    """Whether a server answers its health check within twice `PROBE_TIMEOUT_S`.
+
+    True for a database.
+    """
     try:
         if is_http_uri(uri):
             _probe(uri)
@@ -154,85 +149,89 @@ def is_healthy(uri: str) -> bool:
 
 
 def _probe(uri: str) -> None:
-    """Ask an MLflow server for its health, once.
+    """Request `/health` once.
 
     Raises:
-        TrackingError: no connection, no answer in time, or the answer of something else.
+        TrackingError: no connection, a timeout, or the response of another service.
     """
-    # With MLflow's own library and certificates: what it reaches, with USER:PASSWORD@ say, is reached here.
-    trusted = not MLFLOW_TRACKING_INSECURE_TLS.get() and (
+    # The library and certificates of MLflow's client, so that both reach the same servers.
+    verify = not MLFLOW_TRACKING_INSECURE_TLS.get() and (
         MLFLOW_TRACKING_SERVER_CERT_PATH.get() or True
     )
-    own = MLFLOW_TRACKING_CLIENT_CERT_PATH.get()
-    health = f"{uri.rstrip('/')}/health"
     try:
         with requests.get(
-            health, timeout=PROBE_TIMEOUT_S, stream=True, verify=trusted, cert=own
+            f"{uri.rstrip('/')}/health",
+            timeout=PROBE_TIMEOUT_S,
+            stream=True,
+            verify=verify,
+            cert=MLFLOW_TRACKING_CLIENT_CERT_PATH.get(),
         ) as response:
-            answer = next(response.iter_content(64), b"").decode(errors="replace").strip()
-    # HTTPError is urllib3's, for a name that no host can have; OSError for a file of certificates that is not there.
+            body = next(response.iter_content(64), b"").decode(errors="replace").strip()
+    # urllib3's HTTPError: an invalid host name; OSError: a missing certificate file.
     except (RequestException, HTTPError, OSError) as error:
-        raise _no_answer(uri, f"does not answer ({_reason(error)})") from None
+        raise _unhealthy(uri, f"does not answer ({_root_cause(error)})") from None
     if response.status_code in (401, 403):
-        return  # Someone guards the server: it is there. The first real request will say what is missing.
+        return  # Authentication is required, so the server runs; the first request fails clearly.
     if not response.ok:
-        answer = f"HTTP {response.status_code}"
-    if answer != "OK":
-        raise _no_answer(uri, f"answers {answer!r} to /health")
+        body = f"HTTP {response.status_code}"
+    if body != "OK":
+        raise _unhealthy(uri, f"answers {body!r} to /health")
 
 
-def _reason(error: BaseException) -> str:
-    """What the system said, which libraries wrap several times."""
+def _root_cause(error: BaseException) -> str:
+    """Return the innermost message; the HTTP libraries wrap it several times."""
     while inner := error.__context__:
         error = inner
     return redact_credentials(str(error) or type(error).__name__)
 
 
-def _no_answer(uri: str, said: str) -> TrackingError:
+def _unhealthy(uri: str, problem: str) -> TrackingError:
     return TrackingError(
-        f"the tracking server {redact_credentials(uri)} {said}",
+        f"the tracking server {redact_credentials(uri)} {problem}",
         expected=f"an MLflow server that answers /health with OK within {PROBE_TIMEOUT_S:.0f} s",
-        fix="start the server or mend the tracking URI; sqlite:///var/mlflow/mlflow.db needs no server",
+        fix="start the server or correct tracking_uri; sqlite:///var/mlflow/mlflow.db needs none",
     )
 
 
-def _prepare(path: Path) -> None:
-    """Write-ahead logging is a property of the file and stays; setting it also shows whether it is a database."""
+def _enable_write_ahead_log(path: Path) -> None:
+    """Set the journal mode, which is stored in the file.
+
+    Raises:
+        TrackingError: the file is not a database, or it cannot be written.
+    """
     try:
         with closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.Error as error:
+        fix = "correct its permissions, or move the file away to start with an empty database"
         raise TrackingError(
             f"the tracking database {path} cannot be used: {error}",
-            expected="a SQLite database that this user may write",
-            fix=_BUSY_HINT
-            if _LOCKED in str(error)
-            else "mend its permissions, or move the file away to start with an empty one",
+            expected="a SQLite database with write permission",
+            fix=_BUSY_HINT if _LOCKED in str(error) else fix,
         ) from error
 
 
 def _require_current_schema(path: Path) -> None:
-    """MLflow changes an older database's schema as it opens it, mostly; that is to be asked for, and copied first.
+    """Refuse an older database, which MLflow would migrate in place without a copy.
 
     Raises:
         TrackingError: another version of MLflow wrote the database.
     """
     with closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)) as connection:
         try:
-            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        except sqlite3.OperationalError:  # A new one, which MLflow fills.
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError:  # a new database without tables
             return
-    if found and found[0] != _own_schema():
+    if row and row[0] != _installed_schema():
         raise TrackingError(
-            f"the tracking database {path} was written by another version of MLflow (schema {found[0]})",
-            expected=f"schema {_own_schema()}, that of MLflow {mlflow.__version__}",
-            fix="end what uses it, then run `codegen upgrade`: it keeps a copy, and brings it up to date",
+            f"another version of MLflow wrote the tracking database {path} (schema {row[0]})",
+            expected=f"schema {_installed_schema()} of MLflow {mlflow.__version__}",
+            fix="stop all users of the database, then run `codegen upgrade`, which keeps a copy",
         )
 
 
 @functools.cache
-def _own_schema() -> str | None:
-    """The newest schema that the installed MLflow knows; looked up once, since each flow of a run connects anew."""
-    return ScriptDirectory(
-        str(Path(mlflow.__file__).parent / "store" / "db_migrations")
-    ).get_current_head()
+def _installed_schema() -> str | None:
+    """Return the newest schema of the installed MLflow; cached because each flow connects."""
+    migrations = Path(mlflow.__file__).parent / "store" / "db_migrations"
+    return ScriptDirectory(str(migrations)).get_current_head()

@@ -1,7 +1,7 @@
-"""Names and values in the form that MLflow accepts. No MLflow is needed for it.
+"""Names and values in the form that MLflow accepts. Does not import MLflow.
 
-Design decision: what MLflow would refuse or cut silently is changed here visibly, and two names that would become one are
-an error. Limits are those of `mlflow.utils.validation` (3.17).
+Changes are visible: unsupported characters are replaced, long values are marked as cut, and two
+names that would become equal are an error. Limits: `mlflow.utils.validation` (3.17).
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ MAX_PARAM_CHARACTERS = 6000
 MAX_PARAMS_PER_BATCH = 100
 MAX_METRICS_PER_BATCH = 1000
 
-_REFUSED = re.compile(r"[^\w\-. :/]", re.ASCII)
+_UNSUPPORTED = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
 def mlflow_name(name: str) -> str:
-    """A name of letters, digits and `_-. :/`, for metrics, parameters and tags: `C++` becomes `Cpp`."""
-    return _REFUSED.sub("_", name.replace("+", "p").replace("#", "sharp"))
+    """Return a metric, parameter or tag name of letters, digits and `_-. :/`: `C++` -> `Cpp`."""
+    return _UNSUPPORTED.sub("_", name.replace("+", "p").replace("#", "sharp"))
 
 
-def renamed(values: Mapping[str, T]) -> dict[str, T]:
-    """The same values under names that MLflow accepts.
+def with_mlflow_names(values: Mapping[str, T]) -> dict[str, T]:
+    """Return the values under `mlflow_name` of their names.
 
     Raises:
-        ValueError: two different names become the same one.
+        ValueError: two names become equal.
     """
     result = {mlflow_name(name): value for name, value in values.items()}
     if len(result) < len(values):
-        raise ValueError(f"some of these names are the same to MLflow: {sorted(values)}")
+        raise ValueError(f"some of these names are equal in MLflow: {sorted(values)}")
     return result
 
 
 def flatten(values: Mapping[str, Any], separator: str, prefix: str = "") -> dict[str, JsonValue]:
-    """Nested mappings as one level, names joined with `separator`; lists stay values."""
+    """Return nested mappings as a flat mapping with joined names; lists stay values."""
     flat: dict[str, JsonValue] = {}
     for name, value in values.items():
         path = f"{prefix}{separator}{name}" if prefix else name
@@ -52,7 +52,7 @@ def flatten(values: Mapping[str, Any], separator: str, prefix: str = "") -> dict
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The numeric leaves of nested mappings, under names like `mono/Python`. True and False are no numbers."""
+    """Return the numeric leaves of nested mappings by path (`mono/Python`), without booleans."""
     return {
         name: float(value)
         for name, value in flatten(values, "/").items()
@@ -61,7 +61,7 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def as_parameter(value: JsonValue) -> str:
-    """A value as text, cut where it is longer than MLflow stores, with the cut said."""
+    """Return a value as text of at most `MAX_PARAM_CHARACTERS`; a cut is marked in the text."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if len(text) <= MAX_PARAM_CHARACTERS:
         return text
@@ -69,6 +69,6 @@ def as_parameter(value: JsonValue) -> str:
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Slices of at most `size` items."""
+    """Yield slices of at most `size` items."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

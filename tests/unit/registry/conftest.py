@@ -2,9 +2,9 @@
 
 import os
 
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = (
-    "true"  # Read while MLflow is imported.
-)
+# Read when MLflow is imported.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["DO_NOT_TRACK"] = "true"
 
 import shutil
 import sqlite3
@@ -21,7 +21,7 @@ from components.registry.tracking import Tracking
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with all of MLflow's tables; making them takes seconds, so the tests copy this one."""
+    """A database with MLflow's tables; creating them takes seconds, so tests copy this file."""
     path = tmp_path_factory.mktemp("database") / "mlflow.db"
     Tracking(f"sqlite:///{path}", path.parent / "artifacts").check()
     return path
@@ -29,7 +29,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tracking(tmp_path: Path, empty_database: Path) -> Tracking:
-    """A tracking database of the test's own."""
+    """An empty tracking database of this test."""
     path = tmp_path / "mlflow" / "mlflow.db"
     path.parent.mkdir()
     with closing(sqlite3.connect(empty_database)) as source, closing(sqlite3.connect(path)) as copy:
@@ -39,33 +39,32 @@ def tracking(tmp_path: Path, empty_database: Path) -> Tracking:
 
 @pytest.fixture(scope="session")
 def huggingface_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CodeGen of one layer with a tokenizer of single bytes, as transformers writes them."""
+    """A one-layer CodeGen with a byte tokenizer, written by transformers."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import CodeGenConfig, CodeGenForCausalLM, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("huggingface")
-    vocabulary = {
-        letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))
-    }
-    tokenizer = Tokenizer(models.BPE(vocab={**vocabulary, "<|endoftext|>": 256}, merges=[]))
+    end = "<|endoftext|>"
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: index for index, letter in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab={**vocabulary, end: 256}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    end = "<|endoftext|>"
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=end, bos_token=end
     ).save_pretrained(folder)
-    shape = {
-        "vocab_size": 300,
-        "n_embd": 32,
-        "n_head": 4,
-        "n_layer": 1,
-        "rotary_dim": 4,
-        "n_positions": 64,
-        "n_ctx": 64,
-    }
-    CodeGenForCausalLM(CodeGenConfig(**shape, bos_token_id=256, eos_token_id=256)).save_pretrained(
-        folder
+    config = CodeGenConfig(
+        vocab_size=300,
+        n_embd=32,
+        n_head=4,
+        n_layer=1,
+        rotary_dim=4,
+        n_positions=64,
+        n_ctx=64,
+        bos_token_id=256,
+        eos_token_id=256,
     )
+    CodeGenForCausalLM(config).save_pretrained(folder)
     return folder
 
 
@@ -74,7 +73,7 @@ MakeCheckpoint = Callable[[str], tuple[Artifact, Path]]
 
 @pytest.fixture
 def make_checkpoint(tmp_path: Path, huggingface_folder: Path) -> MakeCheckpoint:
-    """Publish the checkpoint in a real store; another `note` gives other bytes, so another digest."""
+    """Publish the checkpoint in a real store; another `note` gives another digest."""
     store = Store(tmp_path / "store")
 
     def make(note: str) -> tuple[Artifact, Path]:
@@ -83,22 +82,22 @@ def make_checkpoint(tmp_path: Path, huggingface_folder: Path) -> MakeCheckpoint:
             (folder / "training.json").write_text(note)
             return {"num_parameters": 32}
 
-        built = store.get_or_build(
+        artifact = store.get_or_build(
             "checkpoint",
             "codegen-tiny-mono",
             config={"note": note},
             parents={},
             code_version=1,
             build=build,
-        )
-        return built.artifact, store.fetch_verified(built.artifact)
+        ).artifact
+        return artifact, store.fetch_verified(artifact)
 
     return make
 
 
 @pytest.fixture
 def make_evaluation(tmp_path: Path) -> Callable[[float], Artifact]:
-    """Publish an evaluation with one figure, bits per byte of Python, in a real store."""
+    """Publish an evaluation of bits per byte in a real store."""
     store = Store(tmp_path / "store")
 
     def make(bits_per_byte: float) -> Artifact:
@@ -106,11 +105,10 @@ def make_evaluation(tmp_path: Path) -> Callable[[float], Artifact]:
             (folder / "results.json").write_text(str(bits_per_byte))
             return {"mono": {"Python": bits_per_byte}, "multi": {"C++": bits_per_byte + 1}}
 
-        config = {"bits_per_byte": bits_per_byte}
         return store.get_or_build(
             "evaluation",
             "codegen-tiny-mono-bits-per-byte",
-            config=config,
+            config={"bits_per_byte": bits_per_byte},
             parents={},
             code_version=1,
             build=build,

@@ -1,4 +1,4 @@
-"""A tracking server that does not answer is said before anything expensive, and a broken database is said in words."""
+"""Connections: an unreachable server or unusable database is one clear error without secrets."""
 
 import base64
 import errno
@@ -27,11 +27,11 @@ from sqlalchemy import create_engine, text
 from components.core.errors import DiskFullError, TrackingError
 from components.core.network import free_port
 from components.registry.client import connection
-from components.registry.client.connection import absolute, is_healthy, wrap_mlflow_errors
+from components.registry.client.connection import absolute_uri, is_healthy, wrap_mlflow_errors
 from components.registry.tracking import Tracking
 
 
-class _Elsewhere(BaseHTTPRequestHandler):
+class _OtherService(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)
         self.end_headers()
@@ -41,14 +41,16 @@ class _Elsewhere(BaseHTTPRequestHandler):
         pass
 
 
-class _Guarded(BaseHTTPRequestHandler):
-    """As a server with a password: only who names it is answered."""
+class _PasswordProtected(BaseHTTPRequestHandler):
+    """Answers only requests with the password."""
 
     def do_GET(self) -> None:
-        known = self.headers["Authorization"] == f"Basic {base64.b64encode(b'ada:secret').decode()}"
-        self.send_response(200 if known else 500)
+        is_authorized = (
+            self.headers["Authorization"] == f"Basic {base64.b64encode(b'ada:secret').decode()}"
+        )
+        self.send_response(200 if is_authorized else 500)
         self.end_headers()
-        self.wfile.write(b"OK" if known else b"who are you?")
+        self.wfile.write(b"OK" if is_authorized else b"unauthorized")
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -66,19 +68,17 @@ class _Healthy(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def other_service() -> Iterator[int]:
-    with running(HTTPServer(("127.0.0.1", 0), _Elsewhere)) as port:
+    with running(HTTPServer(("127.0.0.1", 0), _OtherService)) as port:
         yield port
 
 
 @pytest.fixture
 def private_server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """The port of a server whose certificate only its own authority signed, and that of the authority."""
-    key, name = (
-        ec.generate_private_key(ec.SECP256R1()),
-        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")]),
-    )
+    """The port and the self-signed certificate of an HTTPS server."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
     today = datetime.now(UTC)
-    signed = (
+    certificate = (
         x509.CertificateBuilder(
             name,
             name,
@@ -92,18 +92,19 @@ def private_server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
         )
         .sign(key, hashes.SHA256())
     )
-    certificate, secret = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    certificate.write_bytes(signed.public_bytes(Encoding.PEM))
-    secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    certificate_path = tmp_path / "certificate.pem"
+    certificate_path.write_bytes(certificate.public_bytes(Encoding.PEM))
+    key_path = tmp_path / "key.pem"
+    key_path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, secret)
+    context.load_cert_chain(certificate_path, key_path)
     server = HTTPServer(("127.0.0.1", 0), _Healthy)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     with running(server) as port:
-        yield port, certificate
+        yield port, certificate_path
 
 
-def test_a_server_with_a_private_certificate_is_reached_as_mlflow_reaches_it(
+def test_a_private_certificate_is_configured_as_for_mlflow(
     tmp_path: Path, private_server: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port, certificate = private_server
@@ -117,18 +118,17 @@ def test_a_server_with_a_private_certificate_is_reached_as_mlflow_reaches_it(
 
 
 @pytest.mark.timeout(10)
-def test_a_refused_connection_is_said(tmp_path: Path) -> None:
+def test_a_refused_connection_is_an_error(tmp_path: Path) -> None:
     with closing(socket.socket()) as unused:
-        unused.bind(
-            ("127.0.0.1", 0)
-        )  # Bound but not listening: connections are refused, and nobody else gets the port.
+        # Bound but not listening: connections are refused, and no other process gets the port.
+        unused.bind(("127.0.0.1", 0))
         with pytest.raises(TrackingError, match="does not answer") as caught:
             Tracking(f"http://127.0.0.1:{unused.getsockname()[1]}", tmp_path).check()
     assert "start the server" in caught.value.fix
 
 
 @pytest.mark.timeout(10)
-def test_a_silent_server_is_said(tmp_path: Path) -> None:
+def test_a_server_that_never_responds_is_an_error(tmp_path: Path) -> None:
     with (
         closing(socket.create_server(("127.0.0.1", 0))) as silent,
         pytest.raises(TrackingError, match="timed out"),
@@ -136,13 +136,13 @@ def test_a_silent_server_is_said(tmp_path: Path) -> None:
         Tracking(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path).check()
 
 
-def test_another_service_is_not_taken_for_mlflow(tmp_path: Path, other_service: int) -> None:
+def test_another_service_is_not_accepted_as_mlflow(tmp_path: Path, other_service: int) -> None:
     with pytest.raises(TrackingError, match="another service"):
         Tracking(f"http://127.0.0.1:{other_service}", tmp_path).check()
 
 
-def test_a_server_with_a_password_answers_who_names_it() -> None:
-    with running(HTTPServer(("127.0.0.1", 0), _Guarded)) as port:
+def test_a_password_in_the_uri_is_sent() -> None:
+    with running(HTTPServer(("127.0.0.1", 0), _PasswordProtected)) as port:
         assert is_healthy(f"http://ada:secret@127.0.0.1:{port}")
         assert not is_healthy(f"http://ada:wrong@127.0.0.1:{port}")
 
@@ -157,7 +157,7 @@ def test_no_message_shows_a_password(tmp_path: Path, other_service: int, host: s
     assert "secret" not in str(caught.value)
 
 
-def test_what_mlflow_says_of_an_address_shows_no_password() -> None:
+def test_a_password_in_an_mlflow_message_is_redacted() -> None:
     with (
         pytest.raises(TrackingError, match="//USER:PASSWORD@host/api failed") as caught,
         wrap_mlflow_errors("looking"),
@@ -167,14 +167,14 @@ def test_what_mlflow_says_of_an_address_shows_no_password() -> None:
     assert "ss@" not in str(caught.value)
 
 
-def test_a_database_that_others_keep_busy_is_said(tmp_path: Path) -> None:
+def test_a_locked_database_is_an_error_with_a_hint(tmp_path: Path) -> None:
     path = tmp_path / "busy.db"
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
     with closing(sqlite3.connect(path)) as writer:
         writer.execute("BEGIN EXCLUSIVE")
         with (
             pytest.raises(TrackingError, match="database is locked") as caught,
-            wrap_mlflow_errors("making tables"),
+            wrap_mlflow_errors("creating tables"),
             engine.connect() as connection,
         ):
             connection.execute(text("CREATE TABLE t (x)"))
@@ -183,7 +183,7 @@ def test_a_database_that_others_keep_busy_is_said(tmp_path: Path) -> None:
     assert "codegen upgrade" not in caught.value.fix
 
 
-def test_a_database_that_others_keep_busy_is_said_at_once(
+def test_a_locked_database_is_an_error_when_connecting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "_BUSY_TIMEOUT_S", 0.0)
@@ -194,7 +194,7 @@ def test_a_database_that_others_keep_busy_is_said_at_once(
     assert "PostgreSQL" in caught.value.fix
 
 
-def test_a_file_that_is_no_database_is_said_and_kept(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_an_error_and_stays_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     path.write_text("not a database" * 100)
     with pytest.raises(TrackingError, match="not a database"):
@@ -202,7 +202,7 @@ def test_a_file_that_is_no_database_is_said_and_kept(tmp_path: Path) -> None:
     assert path.read_text() == "not a database" * 100
 
 
-def test_a_database_of_another_version_is_said(tracking: Tracking) -> None:
+def test_a_database_of_another_mlflow_version_is_an_error(tracking: Tracking) -> None:
     with closing(sqlite3.connect(tracking.uri.removeprefix("sqlite:///"))) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
         connection.commit()
@@ -211,34 +211,33 @@ def test_a_database_of_another_version_is_said(tracking: Tracking) -> None:
     assert "codegen upgrade" in caught.value.fix
 
 
-def test_the_database_lets_readers_read_while_it_is_written(tracking: Tracking) -> None:
+def test_the_database_uses_write_ahead_logging(tracking: Tracking) -> None:
     tracking.check()
     with closing(sqlite3.connect(tracking.uri.removeprefix("sqlite:///"))) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_relative_database_means_one_file_everywhere(
+def test_a_relative_database_path_becomes_absolute(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert absolute("sqlite:///var/mlflow.db") == f"sqlite:///{tmp_path}/var/mlflow.db"
-    assert absolute("http://tracking:5000") == "http://tracking:5000"
+    assert absolute_uri("sqlite:///var/mlflow.db") == f"sqlite:///{tmp_path}/var/mlflow.db"
+    assert absolute_uri("http://tracking:5000") == "http://tracking:5000"
 
 
-def test_a_disk_that_fills_while_a_folder_is_copied_is_said() -> None:
-    failed = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.safetensors")
+def test_a_full_disk_during_a_copy_is_an_error() -> None:
+    disk_full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.safetensors")
     with pytest.raises(DiskFullError, match="registering"), wrap_mlflow_errors("registering"):
-        raise shutil.Error(
-            [("from", "to", str(failed))]
-        )  # As copytree does: the number survives only as text.
+        # As copytree does: the errno is lost, and only the text remains.
+        raise shutil.Error([("source", "target", str(disk_full))])
 
 
-def test_a_disk_that_fills_while_tables_are_made_is_said(tmp_path: Path) -> None:
-    """A page limit makes SQLite say what it says on a full disk; MLflow does not wrap it where it makes its tables."""
+def test_a_full_disk_during_the_creation_of_tables_is_an_error(tmp_path: Path) -> None:
+    """A page limit gives SQLite's error of a full disk, which MLflow does not wrap here."""
     engine = create_engine(f"sqlite:///{tmp_path / 'full.db'}")
     with (
-        pytest.raises(DiskFullError, match="making tables"),
-        wrap_mlflow_errors("making tables"),
+        pytest.raises(DiskFullError, match="creating tables"),
+        wrap_mlflow_errors("creating tables"),
         engine.connect() as connection,
     ):
         connection.execute(text("PRAGMA max_page_count = 2"))
@@ -248,13 +247,13 @@ def test_a_disk_that_fills_while_tables_are_made_is_said(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("uri", "named"),
+    ("uri", "message"),
     [
         ("mysql://me:secret@foo/bar", "mysql://USER:PASSWORD@foo/bar needs the package"),
-        ("nosuchdb://foo/bar", "MLflow refused"),
+        ("nosuchdb://foo/bar", "MLflow failed"),
     ],
 )
-def test_a_database_without_its_driver_is_said(tmp_path: Path, uri: str, named: str) -> None:
-    with pytest.raises(TrackingError, match=named) as caught:
+def test_a_missing_database_driver_is_an_error(tmp_path: Path, uri: str, message: str) -> None:
+    with pytest.raises(TrackingError, match=message) as caught:
         Tracking(uri, tmp_path).check()
     assert "secret" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Runs that `mlflow gc` deleted for good: what they knew is gone, and the champion still changes hands."""
+"""Runs deleted by `mlflow gc`: their files are lost, and the champion can still change."""
 
 from __future__ import annotations
 
@@ -11,65 +11,73 @@ from components.registry.evidence_store import download_run_file
 from components.registry.queries import evidence_at, history, list_versions, rollback
 from components.registry.tracking import Tracking
 
-LONG = {"settings": {"bits_per_byte": {"context_length": 512}}}
-"""What is kept with the run alone: a tag has no room for it."""
+LONG_FIELDS = {"settings": {"bits_per_byte": {"context_length": 512}}}
+"""Stored only in the run, because they do not fit into a tag."""
 
 
 @pytest.fixture
-def without_runs(tracking: Tracking) -> Tracking:
-    """Two versions of which the second is champion, and none of the runs that made and judged them."""
+def registry_without_runs(tracking: Tracking) -> Tracking:
+    """Two versions, the second is champion; all runs that registered and evaluated are deleted."""
     for bits in (2.0, 1.5):
-        judge(tracking, add_version(tracking), evidence(bits, **LONG))
-    (experiment,) = [
-        one.experiment_id for one in tracking.client.search_experiments() if one.name == "tiny"
-    ]
-    for run in tracking.client.search_runs([experiment]):
-        _delete_for_good(tracking, run.info.run_id)
+        judge(tracking, add_version(tracking), evidence(bits, **LONG_FIELDS))
+    experiment = tracking.client.get_experiment_by_name("tiny")
+    for run in tracking.client.search_runs([experiment.experiment_id]):
+        _delete_run(tracking, run.info.run_id)
     return tracking
 
 
-def _delete_for_good(tracking: Tracking, run_id: str) -> None:
-    """As `mlflow gc` does with runs that were deleted."""
+def _delete_run(tracking: Tracking, run_id: str) -> None:
+    """Delete a run permanently, as `mlflow gc` does."""
     tracking.client.delete_run(run_id)
     tracking.client.raw_client._tracking_client.store._hard_delete_run(run_id)
 
 
 def _labels(tracking: Tracking) -> list[str]:
-    return [one.label for one in list_versions(tracking)]
+    return [version.label for version in list_versions(tracking)]
 
 
-def test_a_better_version_is_promoted(without_runs: Tracking) -> None:
-    done = judge(without_runs, add_version(without_runs), evidence(1.0, **LONG))
-    assert (done.champion_before, done.champion_after) == (2, 3)
-    assert done.champion_evidence == evidence(1.5)  # What was long went with its run.
-    assert _labels(without_runs) == [f"{NAME}/1", f"{NAME}/2 @previous", f"{NAME}/3 @champion"]
+def test_a_better_version_is_promoted(registry_without_runs: Tracking) -> None:
+    tracking = registry_without_runs
+    promotion = judge(tracking, add_version(tracking), evidence(1.0, **LONG_FIELDS))
+    assert (promotion.champion_before, promotion.champion_after) == (2, 3)
+    assert promotion.champion_evidence == evidence(1.5)  # The long fields are lost with the run.
+    assert _labels(tracking) == [f"{NAME}/1", f"{NAME}/2 @previous", f"{NAME}/3 @champion"]
 
 
-def test_the_champion_is_rolled_back_and_forth(without_runs: Tracking) -> None:
-    assert rollback(without_runs, NAME, "grace", "").champion_after == 1
-    assert rollback(without_runs, NAME, "grace", "").champion_after == 2
-    assert _labels(without_runs) == [f"{NAME}/1 @previous", f"{NAME}/2 @champion"]
-    decided = history(without_runs, NAME)
-    assert [one.outcome for one in decided] == ["rolled back", "rolled back"]
-    runs = [without_runs.client.get_run(one.run_id) for one in decided]
-    kept_in = {without_runs.client.get_experiment(run.info.experiment_id).name for run in runs}
-    assert kept_in == {NAME}  # No run is left that says where the model was made.
+def test_the_champion_can_be_rolled_back_twice(registry_without_runs: Tracking) -> None:
+    tracking = registry_without_runs
+    assert rollback(tracking, NAME, "grace", "").champion_after == 1
+    assert rollback(tracking, NAME, "grace", "").champion_after == 2
+    assert _labels(tracking) == [f"{NAME}/1 @previous", f"{NAME}/2 @champion"]
+    records = history(tracking, NAME)
+    assert [record.outcome for record in records] == ["rolled_back", "rolled_back"]
+    # No run exists from which the original experiment could be derived.
+    assert {_experiment_of(tracking, record.run_id) for record in records} == {NAME}
 
 
-def test_a_rollback_is_filed_with_the_run_that_is_left(tracking: Tracking) -> None:
+def test_a_rollback_is_recorded_in_the_experiment_of_an_existing_run(tracking: Tracking) -> None:
     for bits in (2.0, 1.5):
         judge(tracking, add_version(tracking), evidence(bits))
-    _delete_for_good(tracking, tracking.client.get_model_version(NAME, "1").run_id)
+    _delete_run(tracking, tracking.client.get_model_version(NAME, "1").run_id)
     rollback(tracking, NAME, "grace", "")
-    run = tracking.client.get_run(history(tracking, NAME)[-1].run_id)
-    assert tracking.client.get_experiment(run.info.experiment_id).name == "tiny"
+    assert _experiment_of(tracking, history(tracking, NAME)[-1].run_id) == "tiny"
 
 
-def test_the_files_of_a_run_are_gone_with_it(without_runs: Tracking, tmp_path: Path) -> None:
-    assert evidence_at(without_runs, f"{NAME}/2") == evidence(1.5)
-    assert download_run_file(without_runs, "0" * 32, "evidence.json") is None
+def _experiment_of(tracking: Tracking, run_id: str) -> str:
+    experiment_id = tracking.client.get_run(run_id).info.experiment_id
+    return str(tracking.client.get_experiment(experiment_id).name)
 
 
-def test_the_champion_judged_again_knows_everything_again(without_runs: Tracking) -> None:
-    assert judge(without_runs, 2, evidence(1.5, **LONG)).decision.outcome == "already champion"
-    assert evidence_at(without_runs, f"{NAME}/2") == evidence(1.5, **LONG)
+def test_the_files_of_a_deleted_run_are_missing(
+    registry_without_runs: Tracking, tmp_path: Path
+) -> None:
+    assert evidence_at(registry_without_runs, f"{NAME}/2") == evidence(1.5)
+    assert download_run_file(registry_without_runs, "0" * 32, "evidence.json") is None
+
+
+def test_evaluating_the_champion_again_restores_its_full_evidence(
+    registry_without_runs: Tracking,
+) -> None:
+    full = evidence(1.5, **LONG_FIELDS)
+    assert judge(registry_without_runs, 2, full).decision.outcome == "already_champion"
+    assert evidence_at(registry_without_runs, f"{NAME}/2") == full

@@ -1,4 +1,4 @@
-"""Two models' evidence side by side: paired intervals by brute force, and protocols field by field."""
+"""Comparison of two models' evidence: paired intervals by brute force, and protocol differences."""
 
 from __future__ import annotations
 
@@ -16,79 +16,88 @@ from components.registry.evidence import (
     protocol_differences,
 )
 
-METRIC, PERPLEXITY = "humaneval/pass@1", "mtpb/prompt_perplexity_multi"
-BEFORE = {"a": 0.0, "b": 0.5, "c": 1.0, "d": 0.25}
-AFTER = {"a": 0.5, "b": 0.5, "c": 0.9, "d": 0.75}
+METRIC = "humaneval/pass@1"
+LEFT_VALUES = {"a": 0.0, "b": 0.5, "c": 1.0, "d": 0.25}
+RIGHT_VALUES = {"a": 0.5, "b": 0.5, "c": 0.9, "d": 0.75}
 
 
 def evidence(values: dict[str, float], metric: str = METRIC, **changes: object) -> Evidence:
-    known = {
+    fields = {
         "digest": "x",
         "metrics": {metric: fmean(values.values())},
         "protocols": {"humaneval": "p", "mtpb": "q"},
         "by_problem": {metric: values},
     }
-    return Evidence.parse({**known, **changes})
+    return Evidence.parse({**fields, **changes})
+
+
+LEFT = evidence(LEFT_VALUES)
+RIGHT = evidence(RIGHT_VALUES)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95])
-def test_the_interval_is_that_of_all_resamples(level: float) -> None:
-    """Of four problems there are 256 resamples, all as likely: the true quantiles can be listed."""
-    gains = [AFTER[problem] - BEFORE[problem] for problem in "abcd"]
-    every = [fmean(chosen) for chosen in itertools.product(gains, repeat=4)]
-    low, high = np.quantile(every, [(1 - level) / 2, (1 + level) / 2])
-    found = interval_of_difference([METRIC], evidence(BEFORE), evidence(AFTER), level)
-    assert (found.low, found.high) == pytest.approx((low, high))
-    assert found.num_problems == 4
-    assert interval_of_difference([METRIC], evidence(BEFORE), evidence(AFTER), level) == found
+def test_the_interval_matches_the_enumeration_of_all_resamples(level: float) -> None:
+    """Four problems have 256 equally likely resamples, so the quantiles can be computed exactly."""
+    gains = [RIGHT_VALUES[problem] - LEFT_VALUES[problem] for problem in "abcd"]
+    means = [fmean(resample) for resample in itertools.product(gains, repeat=4)]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    interval = interval_of_difference([METRIC], LEFT, RIGHT, level)
+    assert (interval.low, interval.high) == pytest.approx((low, high))
+    assert interval.num_problems == 4
+    assert interval_of_difference([METRIC], LEFT, RIGHT, level) == interval
 
 
 def test_problems_are_compared_in_pairs() -> None:
-    """Problems are as different as can be, and each is solved a tenth more often: of the gain there is no doubt."""
-    harder = {problem: value - 0.1 for problem, value in AFTER.items()}
-    found = interval_of_difference([METRIC], evidence(harder), evidence(AFTER), 0.95)
-    assert (found.low, found.high) == pytest.approx((0.1, 0.1))
+    """The problems differ a lot, and each is solved 0.1 more often: the gain is certain."""
+    lower = {problem: value - 0.1 for problem, value in RIGHT_VALUES.items()}
+    interval = interval_of_difference([METRIC], evidence(lower), RIGHT, 0.95)
+    assert (interval.low, interval.high) == pytest.approx((0.1, 0.1))
 
 
-def test_metrics_of_one_benchmark_stay_together_and_benchmarks_do_not() -> None:
-    def both(other: str, values: dict[str, float]) -> Evidence:
+def test_metrics_of_one_benchmark_are_resampled_together_and_benchmarks_separately() -> None:
+    def with_second_metric(metric: str, values: dict[str, float]) -> Evidence:
         return evidence(
-            values, metrics={METRIC: 0.0, other: 0.0}, by_problem={METRIC: values, other: values}
+            values,
+            metrics={METRIC: 0.0, metric: 0.0},
+            by_problem={METRIC: values, metric: values},
         )
 
-    alone = interval_of_difference([METRIC], evidence(BEFORE), evidence(AFTER), 0.95)
-    same = "humaneval/pass@10"
-    together = interval_of_difference([METRIC, same], both(same, BEFORE), both(same, AFTER), 0.95)
-    assert (together.low, together.high) == pytest.approx((alone.low, alone.high))
-    other = "mtpb/pass_rate_multi"
-    apart = interval_of_difference([METRIC, other], both(other, BEFORE), both(other, AFTER), 0.95)
-    assert apart.num_problems == 8
-    assert apart.high - apart.low == pytest.approx(
-        (alone.high - alone.low) / 2**0.5, rel=0.2
-    )  # Twice as many problems.
+    def interval_with(metric: str):
+        return interval_of_difference(
+            [METRIC, metric],
+            with_second_metric(metric, LEFT_VALUES),
+            with_second_metric(metric, RIGHT_VALUES),
+            0.95,
+        )
+
+    single = interval_of_difference([METRIC], LEFT, RIGHT, 0.95)
+    same_benchmark = interval_with("humaneval/pass@10")
+    assert (same_benchmark.low, same_benchmark.high) == pytest.approx((single.low, single.high))
+    two_benchmarks = interval_with("mtpb/pass_rate_multi")
+    assert two_benchmarks.num_problems == 8
+    # Twice as many problems.
+    expected_width = (single.high - single.low) / 2**0.5
+    assert two_benchmarks.high - two_benchmarks.low == pytest.approx(expected_width, rel=0.2)
 
 
-def test_without_the_same_problems_there_is_no_pair() -> None:
-    assert pairing_error([METRIC], evidence(BEFORE), evidence(AFTER)) is None
-    fewer = {problem: value for problem, value in AFTER.items() if problem != "c"}
-    assert "c is missing" in str(pairing_error([METRIC], evidence(BEFORE), evidence(fewer)))
-    assert "no figures of" in str(
-        pairing_error([METRIC], evidence(BEFORE), evidence(AFTER, by_problem={}))
-    )
+def test_different_problems_cannot_be_paired() -> None:
+    assert pairing_error([METRIC], LEFT, RIGHT) is None
+    fewer = {problem: value for problem, value in RIGHT_VALUES.items() if problem != "c"}
+    assert "c is missing" in str(pairing_error([METRIC], LEFT, evidence(fewer)))
+    without_problems = evidence(RIGHT_VALUES, by_problem={})
+    assert "no values by problem" in str(pairing_error([METRIC], LEFT, without_problems))
 
 
-def test_a_comparison_has_intervals_where_problems_are_known() -> None:
-    (one,) = compare_metrics(evidence(BEFORE), evidence(AFTER))
-    assert (one.metric, one.comparable, one.protocol) == (METRIC, True, ())
-    assert (one.low, one.high) == pytest.approx((-0.05, 0.5))
-    (unknown,) = compare_metrics(evidence(BEFORE), evidence(AFTER, by_problem={}))
-    assert (unknown.comparable, unknown.low, unknown.high) == (True, None, None)
-    (other,) = compare_metrics(evidence(BEFORE), evidence(AFTER, protocols={"humaneval": "o"}))
-    assert (other.comparable, other.low, other.protocol) == (
-        False,
-        None,
-        ("protocol differs: p against o",),
-    )
+def test_a_comparison_has_intervals_if_values_by_problem_exist() -> None:
+    (difference,) = compare_metrics(LEFT, RIGHT)
+    assert (difference.metric, difference.comparable, difference.protocol) == (METRIC, True, ())
+    assert (difference.ci_low, difference.ci_high) == pytest.approx((-0.05, 0.5))
+    (difference,) = compare_metrics(LEFT, evidence(RIGHT_VALUES, by_problem={}))
+    assert difference.comparable
+    assert (difference.ci_low, difference.ci_high) == (None, None)
+    (difference,) = compare_metrics(LEFT, evidence(RIGHT_VALUES, protocols={"humaneval": "o"}))
+    assert (difference.comparable, difference.ci_low) == (False, None)
+    assert difference.protocol == ("protocol differs: p against o",)
 
 
 SETTINGS = {
@@ -100,10 +109,10 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changes", "differences"),
     [
         ({"mode": "fast"}, ("mode differs: split against fast",)),
-        ({"k": [1, 10]}, ("k differs: unstated against [1, 10]",)),
+        ({"k": [1, 10]}, ("k differs: unknown against [1, 10]",)),
         ({"inputs": {"nl": "b" * 64}}, (f"inputs.nl differs: {'a' * 12} against {'b' * 12}",)),
         (
             {
@@ -119,19 +128,22 @@ SETTINGS = {
         ),
     ],
 )
-def test_the_fields_in_which_protocols_differ_are_named(
-    changed: dict[str, object], said: tuple[str, ...]
+def test_differing_protocol_fields_are_named(
+    changes: dict[str, object], differences: tuple[str, ...]
 ) -> None:
-    one = evidence(BEFORE, settings={"humaneval": SETTINGS})
-    other = evidence(
-        AFTER, settings={"humaneval": {**SETTINGS, **changed}}, protocols={"humaneval": "o"}
+    left = evidence(LEFT_VALUES, settings={"humaneval": SETTINGS})
+    right = evidence(
+        RIGHT_VALUES,
+        settings={"humaneval": {**SETTINGS, **changes}},
+        protocols={"humaneval": "o"},
     )
-    assert protocol_differences("humaneval", one, other) == said
+    assert protocol_differences("humaneval", left, right) == differences
 
 
-def test_where_fields_are_not_known_the_fingerprints_are_named() -> None:
-    one, other = evidence(BEFORE, protocols={"humaneval": "a" * 64}), evidence(AFTER, protocols={})
-    assert protocol_differences("humaneval", one, other) == (
-        f"protocol differs: {'a' * 12} against unstated",
+def test_fingerprints_are_named_if_protocol_fields_are_unknown() -> None:
+    left = evidence(LEFT_VALUES, protocols={"humaneval": "a" * 64})
+    right = evidence(RIGHT_VALUES, protocols={})
+    assert protocol_differences("humaneval", left, right) == (
+        f"protocol differs: {'a' * 12} against unknown",
     )
-    assert protocol_differences("humaneval", one, one) == ()
+    assert protocol_differences("humaneval", left, left) == ()

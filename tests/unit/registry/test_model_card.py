@@ -1,4 +1,4 @@
-"""The model card says what the records say: hand-made records, and every line that a reviewer looks for."""
+"""The model card of hand-written records contains every line that a reviewer needs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ _PYTHON = {
 def _artifact(
     kind: str, name: str, statistics: dict[str, object], provenance: dict[str, object] | None = None
 ) -> Artifact:
-    about = {
-        "address": f"/store/{name}",
-        "recipe": "ab" * 32,
-        "digest": "cd" * 32,
-        "provenance": provenance or {},
-    }
-    return Artifact(kind=kind, name=name, statistics=statistics, **about)
+    return Artifact(
+        kind=kind,
+        name=name,
+        address=f"/store/{name}",
+        recipe="ab" * 32,
+        digest="cd" * 32,
+        statistics=statistics,
+        provenance=provenance or {},
+    )
 
 
 CORPUS = _artifact(
@@ -54,8 +56,8 @@ HUMANEVAL = _artifact(
 )
 
 
-def _card(**changed: object) -> str:
-    about: dict[str, object] = {
+def _card(**changes: object) -> str:
+    arguments: dict[str, object] = {
         "checkpoint": _artifact("checkpoint", "tiny-mono", TRAINED, CLEAN),
         "evaluations": {"humaneval": HUMANEVAL},
         "dvc_md5": "6998.dir",
@@ -66,10 +68,10 @@ def _card(**changed: object) -> str:
             )
         ],
     }
-    return model_card("tiny-mono", **{**about, **changed})  # type: ignore[arg-type]
+    return model_card("tiny-mono", **{**arguments, **changes})  # type: ignore[arg-type]
 
 
-def test_the_data_with_what_was_left_out_and_every_contaminated_document() -> None:
+def test_the_data_tables_have_rejected_and_contaminated_documents() -> None:
     card = _card()
     assert "| mono, Python | 289 | 4.2 MB | 1,518,385 | 567,250 | 5 | 4 |" in card
     assert "| mono | humaneval 2, mtpb 0 |" in card
@@ -77,7 +79,7 @@ def test_the_data_with_what_was_left_out_and_every_contaminated_document() -> No
     assert "| mono | not searched |" in _card(corpora=[TrainingCorpus(unsearched, {})])
 
 
-def test_a_score_stands_with_its_interval_and_one_without_says_so() -> None:
+def test_scores_have_an_interval_or_a_dash() -> None:
     card = _card(
         evaluations={
             "humaneval": HUMANEVAL,
@@ -90,7 +92,7 @@ def test_a_score_stands_with_its_interval_and_one_without_says_so() -> None:
     assert "Programs were executed in bubblewrap." in card
 
 
-def test_limits_say_what_is_wrong_with_the_figures_and_the_code() -> None:
+def test_limitations_name_weak_metrics_and_uncommitted_code() -> None:
     card = _card()
     assert "The last stage trained on 12,288 tokens, 0.057 per parameter." in card
     assert "Training languages: Python. Other languages were not evaluated." in card
@@ -102,10 +104,10 @@ def test_limits_say_what_is_wrong_with_the_figures_and_the_code() -> None:
         TRAINED,
         {"attempts": [{"git_dirty": False}, {"git_dirty": True}]},
     )
-    bare = HUMANEVAL.replace(statistics={**HUMANEVAL.statistics, "isolated": False})
+    without_sandbox = HUMANEVAL.replace(statistics={**HUMANEVAL.statistics, "isolated": False})
     card = _card(
         checkpoint=dirty,
-        evaluations={"humaneval": bare},
+        evaluations={"humaneval": without_sandbox},
         not_measured={"mtpb": "its file may not be given away"},
     )
     assert "there were uncommitted changes, or no git" in card
@@ -113,7 +115,7 @@ def test_limits_say_what_is_wrong_with_the_figures_and_the_code() -> None:
     assert "**mtpb was not measured**: its file may not be given away." in card
 
 
-def test_licences_as_recorded_and_no_secret() -> None:
+def test_the_card_has_the_recorded_licenses_and_no_secret() -> None:
     card = _card()
     assert "| mono | BSD-3-Clause | networkx 3.7, numpy 2.4 |" in card
     assert "| mono | MIT | flask 3.1 |" in card
@@ -122,7 +124,7 @@ def test_licences_as_recorded_and_no_secret() -> None:
     assert "Not recorded" in _card(corpora=[])
 
 
-def test_foreign_text_is_no_markup() -> None:
+def test_text_from_records_is_escaped() -> None:
     hostile = "<img src=x> [a](http://b) *c* | \x1b[2J\u202e"
     corpus = CORPUS.replace(
         name=hostile, statistics={"languages": {hostile: _PYTHON}, "contaminated": {hostile: 1}}

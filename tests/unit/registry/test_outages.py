@@ -1,4 +1,4 @@
-"""A real MLflow server that is killed under a run and started again: what was measured arrives, once and in order."""
+"""Outages of a real MLflow server, killed during a run and restarted: no metric is lost."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from fixtures.tracking_server import TrackingServer, tracking_server
 from fixtures.training import EXECUTION, STAGE, toy_run
 
 from components.core.errors import TrackingError
-from components.registry.client import metric_buffer
-from components.registry.runs import TrackedRun
-from components.registry.tracking import Tracking
+from components.registry.client import run_writer
+from components.registry.tracking import TrackedRun, Tracking
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
 
@@ -38,54 +37,65 @@ def shared_server(
 
 @pytest.fixture
 def server(shared_server: TrackingServer, monkeypatch: pytest.MonkeyPatch) -> TrackingServer:
-    """A server that is up, whatever the test before did; MLflow's own retries are off, as in a flow."""
+    """A running server; MLflow's own retries are off, as in a flow."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(metric_buffer, "FLUSH_EVERY_S", 0.0)  # Each row is tried at once.
+    monkeypatch.setattr(run_writer, "FLUSH_INTERVAL_S", 0.0)  # Each row is written immediately.
     if not shared_server.is_up:
         shared_server.start()
     return shared_server
 
 
-class _Listener(logging.Handler):
-    """Hears what is said of outages, and does something at the first word of one."""
+class _FirstRecordHandler(logging.Handler):
+    """Calls a function at the first log record."""
 
-    def __init__(self, fix: Callable[[], None] = lambda: None) -> None:
-        super().__init__()
-        self.said: list[str] = []
-        self._do = fix
+    def __init__(self, function: Callable[[], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._function = function
+        self._is_first = True
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
-        if len(self.said) == 1:
-            self._do()
+    def emit(self, _: logging.LogRecord) -> None:
+        if self._is_first:
+            self._is_first = False
+            self._function()
 
 
 @contextmanager
-def _listening(fix: Callable[[], None] = lambda: None) -> Iterator[_Listener]:
-    listener, logger = _Listener(fix), logging.getLogger("components.registry")
-    logger.addHandler(listener)
+def _at_first_log_record(function: Callable[[], None]) -> Iterator[None]:
+    """Call a function when the registry logs something, which it does at the start of an outage."""
+    handler = _FirstRecordHandler(function)
+    logger = logging.getLogger("components.registry")
+    logger.addHandler(handler)
     try:
-        yield listener
+        yield
     finally:
-        logger.removeHandler(listener)
+        logger.removeHandler(handler)
 
 
-def _history(run: TrackedRun, name: str) -> list[tuple[int, float]]:
+def _registry_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The warnings of the registry."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name.startswith("components.registry") and record.levelno >= logging.WARNING
+    ]
+
+
+def _metric_history(run: TrackedRun, name: str) -> list[tuple[int, float]]:
     points = run.tracking.client.get_metric_history(run.id, name)
-    assert [one.timestamp for one in points] == sorted(one.timestamp for one in points)
-    return [(one.step, one.value) for one in points]
+    timestamps = [point.timestamp for point in points]
+    assert timestamps == sorted(timestamps)
+    return [(point.step, point.value) for point in points]
 
 
-def test_training_goes_on_without_the_server_and_every_step_arrives(
-    server: TrackingServer, tmp_path: Path
+def test_training_continues_without_the_server_and_every_step_is_logged(
+    server: TrackingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Killed after step 3; the ranks go on to the last step, and only then is it started again."""
+    """The server is killed after step 3 and restarted after the last step."""
     steps: list[StepMetrics] = []
     run_of_stage = toy_run(tmp_path / "inputs", STAGE)
     (tmp_path / "stage").mkdir()
     tracking = Tracking(server.uri, tmp_path)
     with (
-        _listening() as heard,
         tracking.run("pipeline", experiment="tiny", system_metrics=True) as run,
         run.metric_stream() as record,
     ):
@@ -99,94 +109,97 @@ def test_training_goes_on_without_the_server_and_every_step_arrives(
         result = train_stage(tmp_path / "stage", run_of_stage, EXECUTION, on_step)
         server.start()
     assert result["steps"] == len(steps) == STAGE.steps > 4
-    assert _history(run, "training/loss") == [(one.step, one.loss) for one in steps]
-    assert _history(run, "training_by_tokens/loss") == [(one.tokens, one.loss) for one in steps]
-    assert tracking.client.get_run(run.id).info.status == "FINISHED"
-    assert "system/cpu_utilization_percentage" in tracking.client.get_run(run.id).data.metrics
-    assert [one for one in heard.said if "its metrics wait" in one]
+    assert _metric_history(run, "training/loss") == [(step.step, step.loss) for step in steps]
+    assert _metric_history(run, "training_by_tokens/loss") == [
+        (step.tokens, step.loss) for step in steps
+    ]
+    stored_run = tracking.client.get_run(run.id)
+    assert stored_run.info.status == "FINISHED"
+    assert "system/cpu_utilization_percentage" in stored_run.data.metrics
+    assert [message for message in _registry_messages(caplog) if "buffered" in message]
 
 
 @pytest.mark.parametrize(
-    "step",
+    "call",
     [
         lambda run: run.child("next").__enter__(),
-        lambda run: run.metrics({"loss": 1.0}),
-        lambda run: run.tags({"stage": "mono"}),
-        lambda run: run.json("config.json", {"seed": 1}),
+        lambda run: run.log_metrics({"loss": 1.0}),
+        lambda run: run.set_tags({"stage": "mono"}),
+        lambda run: run.log_json("config.json", {"seed": 1}),
     ],
-    ids=["a step begins", "figures", "tags", "a file"],
+    ids=["child run", "metrics", "tags", "file"],
 )
-def test_what_needs_the_server_waits_for_it_and_says_so(
-    server: TrackingServer, tmp_path: Path, step: Callable[[TrackedRun], object]
+def test_a_call_waits_for_the_server_and_logs_start_and_end(
+    server: TrackingServer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    call: Callable[[TrackedRun], object],
 ) -> None:
     with Tracking(server.uri, tmp_path).run("pipeline", experiment="tiny") as run:
         server.kill()
-        with _listening(server.start) as heard:
-            step(run)
-    assert "does not answer; waiting for it, at most 600 s" in heard.said[0]
-    assert "answers again, after" in heard.said[-1]
+        with _at_first_log_record(server.start):
+            call(run)
+    messages = _registry_messages(caplog)
+    assert "does not answer; retrying for at most 600 s" in messages[0]
+    assert "answers again after" in messages[-1]
 
 
-def test_a_run_whose_maker_never_heard_of_it_is_not_made_twice(
+def test_a_run_whose_creation_response_was_lost_is_created_once(
     server: TrackingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server makes the run and dies before it can say so: seen here as a call that fails after it was done."""
+    """The server creates the run and dies before it responds: the call fails after success."""
     tracking = Tracking(server.uri, tmp_path)
-    create = tracking.client.raw_client.create_run
+    create_run = tracking.client.raw_client.create_run
 
-    def create_and_die(*arguments: object) -> object:
-        made = create(*arguments)
-        monkeypatch.setattr(tracking.client.raw_client, "create_run", create)
+    def create_run_and_kill(*arguments: object) -> object:
+        run = create_run(*arguments)
+        monkeypatch.setattr(tracking.client.raw_client, "create_run", create_run)
         server.kill()
-        create(*arguments)  # Fails as MLflow's client does.
-        return made
+        create_run(*arguments)  # Fails as MLflow's client does.
+        return run
 
-    monkeypatch.setattr(tracking.client.raw_client, "create_run", create_and_die)
-    with _listening(server.start), tracking.run("once", experiment="once") as run:
+    monkeypatch.setattr(tracking.client.raw_client, "create_run", create_run_and_kill)
+    with _at_first_log_record(server.start), tracking.run("once", experiment="once") as run:
         pass
-    found = tracking.client.search_runs([run.experiment_id])
-    assert [one.info.run_id for one in found] == [run.id]
+    runs = tracking.client.search_runs([run.experiment_id])
+    assert [stored.info.run_id for stored in runs] == [run.id]
 
 
-def test_a_server_that_stays_away_is_one_error_and_is_waited_for_once(
-    server: TrackingServer, tmp_path: Path
+def test_a_long_outage_gives_one_error_and_one_wait(
+    server: TrackingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The step, its run and the run above all need the server; only the first of them waits."""
-    tracking = Tracking(server.uri, tmp_path, patience_s=1.0)
+    """The metrics, the child run and its parent need the server; only the first call waits."""
+    tracking = Tracking(server.uri, tmp_path, retry_timeout_s=1.0)
     with (
-        _listening() as heard,
-        pytest.raises(TrackingError, match="did not answer again within 1 s") as caught,
+        pytest.raises(TrackingError, match="did not answer for 1 s") as caught,
         tracking.run("pipeline", experiment="tiny") as run,
         run.child("train", system_metrics=True) as step,
     ):
         server.kill()
         step.log_metrics({"loss": 1.0})
     assert "run the same command again" in caught.value.fix
-    assert len([one for one in heard.said if "waiting for it" in one]) == 1
+    assert len([text for text in _registry_messages(caplog) if "retrying for" in text]) == 1
     server.start()
-    step_of_now = tracking.client.get_run(step.id)
-    assert step_of_now.info.status == "RUNNING", (
-        "until the next start closes it, as those of killed processes"
-    )
+    status = tracking.client.get_run(step.id).info.status
+    assert status == "RUNNING", "the next start marks it as killed, like those of dead processes"
 
 
-def test_a_flow_does_not_begin_without_its_server_and_a_part_of_one_waits(
-    server: TrackingServer, tmp_path: Path
+def test_a_flow_fails_without_its_server_and_a_subflow_waits(
+    server: TrackingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.kill()
     with pytest.raises(TrackingError, match="does not answer"):
         Tracking(server.uri, tmp_path).check()
-    with _listening(server.start) as heard:
-        Tracking(server.uri, tmp_path).check(under_way=True)
-    assert "waiting for it" in heard.said[0]
+    with _at_first_log_record(server.start):
+        Tracking(server.uri, tmp_path).check(wait=True)
+    assert "retrying for" in _registry_messages(caplog)[0]
 
 
-def test_what_the_server_refuses_is_not_waited_for(server: TrackingServer, tmp_path: Path) -> None:
-    with (
-        _listening() as heard,
-        Tracking(server.uri, tmp_path).run("pipeline", experiment="tiny") as run,
-    ):
+def test_a_rejected_call_is_not_repeated(
+    server: TrackingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Tracking(server.uri, tmp_path).run("pipeline", experiment="tiny") as run:
         run.log_params({"seed": 1})
-        with pytest.raises(TrackingError, match="MLflow refused"):
+        with pytest.raises(TrackingError, match="MLflow failed"):
             run.log_params({"seed": 2})
-    assert heard.said == []
+    assert _registry_messages(caplog) == []

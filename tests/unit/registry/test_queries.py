@@ -1,4 +1,4 @@
-"""What people ask of the registry, on real MLflow with real versions."""
+"""Queries and the rollback, on real MLflow with real versions."""
 
 from __future__ import annotations
 
@@ -36,36 +36,40 @@ Decide = Callable[..., Promotion]
 
 @pytest.fixture
 def decide(tracking: Tracking, make_checkpoint: Callable[[str], tuple[Artifact, Path]]) -> Decide:
-    """Register a checkpoint and let the gate decide about it."""
+    """Register a checkpoint and evaluate the gate."""
 
     def decide(note: str, bits_per_byte: float, protocol: str = "a") -> Promotion:
         checkpoint, folder = make_checkpoint(note)
-        seen = Evidence(
+        checkpoint_evidence = Evidence(
             digest=checkpoint.digest,
             metrics={"bits_per_byte/mono/Python": bits_per_byte, f"extra/{note}": 1.0},
             protocols={"bits_per_byte": protocol},
             logit_difference=1e-6,
         )
         with tracking.run(f"promote {note}", experiment="tiny") as run:
-            about = {"name": NAME, "stage": "mono", "evaluations": {}, "dvc_md5": "md5"}
-            version = register(
-                checkpoint, folder, run=run, parity=logit_parity, max_logit_difference=1e-4, **about
-            )  # type: ignore[arg-type]
-            number = int(version.statistics["version"])  # type: ignore[arg-type]
-            return promote(
-                PromotionRequest(NAME, number, "mono", seen, GateConfig()),
+            registered = register(
+                checkpoint,
+                folder,
+                name=NAME,
+                stage="mono",
                 run=run,
-                decided_by="ada",
+                evaluations={},
+                dvc_md5="md5",
+                parity=logit_parity,
+                max_logit_difference=1e-4,
             )
+            version = int(registered.statistics["version"])  # type: ignore[arg-type]
+            request = PromotionRequest(NAME, version, "mono", checkpoint_evidence, GateConfig())
+            return promote(request, run=run, decided_by="ada")
 
     return decide
 
 
 def labels(tracking: Tracking) -> list[str]:
-    return [one.label for one in list_versions(tracking)]
+    return [version.label for version in list_versions(tracking)]
 
 
-def test_versions_are_listed_with_their_aliases_and_found_by_them(
+def test_versions_are_listed_with_their_aliases_and_looked_up_by_them(
     tracking: Tracking, decide: Decide
 ) -> None:
     assert list_versions(tracking) == []
@@ -86,45 +90,44 @@ def test_versions_are_listed_with_their_aliases_and_found_by_them(
     assert champion.metrics["bits_per_byte/mono/Python"] == 1.5
 
 
-def test_two_versions_are_compared_where_the_protocol_is_the_same(
+def test_metrics_of_two_versions_are_comparable_under_equal_protocols(
     tracking: Tracking, decide: Decide
 ) -> None:
     decide("one", 2.0)
     decide("two", 1.5)
     decide("three", 1.0, protocol="b")
-    same = {one.metric: one for one in compare(tracking, f"{NAME}/1", f"{NAME}/2")}
+    same = {row.metric: row for row in compare(tracking, f"{NAME}/1", f"{NAME}/2")}
     assert sorted(same) == ["bits_per_byte/mono/Python", "extra/one", "extra/two"]
     bits = same["bits_per_byte/mono/Python"]
     assert (bits.left, bits.right, bits.comparable) == (2.0, 1.5, True)
     assert (same["extra/one"].left, same["extra/one"].right) == (1.0, None)
-    assert not same["extra/one"].comparable  # Nobody said how it was measured.
-    (other,) = (
-        one for one in compare(tracking, f"{NAME}/2", f"{NAME}/3") if one.metric == bits.metric
-    )
-    assert not other.comparable
+    assert not same["extra/one"].comparable  # Its protocol is unknown.
+    differing = {row.metric: row for row in compare(tracking, f"{NAME}/2", f"{NAME}/3")}
+    assert not differing[bits.metric].comparable
 
 
-def test_a_rollback_is_one_decision_more_and_can_be_taken_back(
+def test_a_rollback_is_a_decision_and_can_be_rolled_back(
     tracking: Tracking, decide: Decide
 ) -> None:
     decide("one", 2.0)
     decide("two", 1.5)
     before = history(tracking, NAME)
-    done = rollback(tracking, NAME, "grace", "worse in production")
-    assert (done.champion_before, done.champion_after) == (2, 1)
+    promotion = rollback(tracking, NAME, "grace", "worse in production")
+    assert (promotion.champion_before, promotion.champion_after) == (2, 1)
     assert labels(tracking) == [f"{NAME}/1 @champion", f"{NAME}/2 @previous"]
-    decisions = history(tracking, NAME)
-    assert decisions[:2] == before  # What was decided before is as it was.
-    assert [one.decision.outcome for one in decisions] == ["promoted", "promoted", "rolled back"]
-    assert (decisions[2].decided_by, decisions[2].decision.checks[0].found) == (
-        "grace",
-        "worse in production",
-    )
+    records = history(tracking, NAME)
+    assert records[:2] == before  # Earlier records do not change.
+    outcomes = [record.decision.outcome for record in records]
+    assert outcomes == ["promoted", "promoted", "rolled_back"]
+    assert records[2].decided_by == "grace"
+    assert records[2].decision.checks[0].detail == "worse in production"
     assert rollback(tracking, NAME, "grace", "").champion_after == 2
     assert labels(tracking) == [f"{NAME}/1 @previous", f"{NAME}/2 @champion"]
 
 
-def test_what_cannot_be_rolled_back_or_found_is_said(tracking: Tracking, decide: Decide) -> None:
+def test_an_impossible_rollback_and_an_unknown_version_are_errors(
+    tracking: Tracking, decide: Decide
+) -> None:
     with pytest.raises(TrackingError, match=NAME):
         rollback(tracking, NAME, "grace", "")
     decide("one", 2.0)
@@ -133,11 +136,11 @@ def test_what_cannot_be_rolled_back_or_found_is_said(tracking: Tracking, decide:
     with pytest.raises(TrackingError, match=f"the registry has no {NAME}/7"):
         get_version(tracking, f"{NAME}/7")
     with pytest.raises(TrackingError, match="history"):
-        history(tracking, "nobody")
+        history(tracking, "unknown")
     assert len(history(tracking, NAME)) == 1
 
 
-def test_a_record_outlives_the_deletion_of_its_run(
+def test_history_includes_deleted_runs_until_their_files_are_removed(
     tracking: Tracking, caplog: pytest.LogCaptureFixture
 ) -> None:
     judge(tracking, add_version(tracking), evidence(2.0))
@@ -147,58 +150,64 @@ def test_a_record_outlives_the_deletion_of_its_run(
     assert history(tracking, NAME) == before
     shutil.rmtree(tracking.artifacts / before[0].run_id)  # As `mlflow gc` does.
     assert history(tracking, NAME) == before[1:]
-    assert f"is gone from the run {before[0].run_id}" in caplog.text
+    assert f"missing in the run {before[0].run_id}" in caplog.text
 
 
-def test_what_is_long_is_kept_with_the_run_and_missed_only_with_it(tracking: Tracking) -> None:
+def test_long_evidence_is_stored_in_the_run_and_lost_only_with_it(tracking: Tracking) -> None:
     by_problem = {"humaneval/pass@1": {f"HumanEval/{number}": 0.5 for number in range(164)}}
-    settings = {
-        "humaneval": {"sets": {"t0.2": {"note": "x" * 200_000}}}
-    }  # Longer than a tag may be.
-    whole = evidence(
+    # Longer than the limit of a tag.
+    settings = {"humaneval": {"sets": {"t0.2": {"note": "x" * 200_000}}}}
+    full = evidence(
         2.0, by_problem=by_problem, settings=settings, contamination={"humaneval": {"nl": 0}}
     )
-    judge(tracking, add_version(tracking), whole)
-    assert evidence_at(tracking, f"{NAME}/1") == whole
+    judge(tracking, add_version(tracking), full)
+    assert evidence_at(tracking, f"{NAME}/1") == full
     shutil.rmtree(tracking.artifacts / history(tracking, NAME)[0].run_id)
-    assert evidence_at(tracking, f"{NAME}/1") == whole.replace(by_problem={}, settings={})
+    assert evidence_at(tracking, f"{NAME}/1") == full.replace(by_problem={}, settings={})
 
 
-def test_what_the_version_before_this_one_recorded_is_read(tracking: Tracking) -> None:
-    version, new = add_version(tracking), ("settings", "by_problem", "contamination")
+def test_records_of_version_0_1_0_are_read(tracking: Tracking) -> None:
+    """Evidence without newer fields, checks with `found`, and outcomes with spaces."""
+    version = add_version(tracking)
+    new_fields = {"settings", "by_problem", "contamination"}
+    old_evidence = evidence(2.0).model_dump(mode="json", exclude=new_fields)
+    decided = {"decided_by": "ada", "decided_at": "2026-11-01T00:00:00+00:00"}
+    record = {
+        "model": NAME,
+        "version": version,
+        "stage": "mono",
+        "champion_before": None,
+        "champion_after": version,
+        "decision": {
+            "outcome": "promoted",
+            "checks": [{"rule": "a rule", "passed": True, "found": "2"}],
+        },
+        "evidence": old_evidence,
+        "champion_evidence": None,
+        **decided,
+    }
     with tracking.run("promote mono", experiment="tiny") as run:
-        seen = {
-            key: value
-            for key, value in evidence(2.0).model_dump(mode="json").items()
-            if key not in new
-        }
-        checks = [{"rule": "a rule", "passed": True, "found": "2"}]
-        about = {
-            "model": NAME,
-            "version": version,
-            "stage": "mono",
-            "champion_before": None,
-            "champion_after": version,
-        }
-        when = {"decided_by": "ada", "decided_at": "2026-11-01T00:00:00+00:00"}
-        decided = {
-            "decision": {"outcome": "promoted", "checks": checks},
-            "evidence": seen,
-            "champion_evidence": None,
-        }
-        run.json("promotion.json", {**about, **when, **decided})
-        run.tags({"model": NAME, "decision": "promoted", "decided_by": "ada"})
-    for key, value in {"evidence": json.dumps(seen), "decision": "promoted", **when}.items():
+        run.log_json("promotion.json", record)
+        run.set_tags({"model": NAME, "decision": "promoted", "decided_by": "ada"})
+    tags = {"evidence": json.dumps(old_evidence), "decision": "promoted", **decided}
+    for key, value in tags.items():
         tracking.client.set_model_version_tag(NAME, str(version), key, value)
     tracking.client.set_registered_model_alias(NAME, "champion", str(version))
-    (recorded,) = history(tracking, NAME)
-    assert (recorded.outcome, recorded.decided_at) == ("promoted", when["decided_at"])
+    with tracking.run("roll back", experiment="tiny") as run:
+        rollback_decision = {"outcome": "rolled back", "checks": []}
+        later = {"decision": rollback_decision, "decided_at": "2026-11-02T00:00:00+00:00"}
+        run.log_json("promotion.json", {**record, **later})
+        run.set_tags({"model": NAME, "decision": "rolled back", "decided_by": "ada"})
+    first, second = history(tracking, NAME)
+    assert (first.outcome, first.decided_at) == ("promoted", decided["decided_at"])
+    assert first.decision.checks[0].detail == "2"
+    assert second.outcome == "rolled_back"
     assert judge(tracking, add_version(tracking), evidence(1.5)).champion_before == version
     assert labels(tracking) == [f"{NAME}/1 @previous", f"{NAME}/2 @champion"]
     assert rollback(tracking, NAME, "grace", "").champion_after == version
 
 
-def test_a_previous_version_that_was_deleted_is_no_way_back(tracking: Tracking) -> None:
+def test_a_deleted_previous_version_cannot_become_champion(tracking: Tracking) -> None:
     for bits in (2.0, 1.5):
         judge(tracking, add_version(tracking), evidence(bits))
     tracking.client.delete_model_version(NAME, "1")
@@ -209,24 +218,26 @@ def test_a_previous_version_that_was_deleted_is_no_way_back(tracking: Tracking) 
 
 
 @pytest.mark.slow
-def test_the_commands_say_what_the_registry_knows(
+def test_the_model_commands_print_the_registry(
     tracking: Tracking, decide: Decide, tmp_path: Path
 ) -> None:
     decide("one", 2.0)
     decide("two", 1.5)
-    place = ["--exec", f"tracking_uri={tracking.uri}", "--exec", f"workspace={tmp_path}"]
+    execution = ["--exec", f"tracking_uri={tracking.uri}", "--exec", f"workspace={tmp_path}"]
 
     def run(*arguments: str) -> str:
-        command = [sys.executable, "-m", "flows.cli.main", "models", *arguments, *place]
+        command = [sys.executable, "-m", "flows.cli.main", "models", *arguments, *execution]
         environment = os.environ | {"COLUMNS": "250"}
-        done = subprocess.run(
+        process = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=120, check=False
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
-    assert [one["version"] for one in json.loads(run("list", "--json"))] == [1, 2]
+    assert [version["version"] for version in json.loads(run("list", "--json"))] == [1, 2]
     assert "-0.5" in run("compare", f"{NAME}/1", f"{NAME}/2")
+    rows = json.loads(run("compare", f"{NAME}/1", f"{NAME}/2", "--json"))
+    assert {"left", "right", "ci_low", "ci_high"} <= rows[0].keys()
     assert json.loads(run("rollback", NAME, "--reason", "slow", "--json"))["champion_after"] == 1
     assert "slow" in run("history", NAME)
     run("pull", f"{NAME}@champion", str(tmp_path / "champion"))

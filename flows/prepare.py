@@ -204,3 +204,14 @@ def _write_card(here: FlowContext, found: RecipeCorpora) -> None:
     here.run.log_metrics(reject_counts(found.prepared))
     if rows := sample_rejects(found.prepared, here.store):
         here.run.table(REJECTS_TABLE, rows)
+
+
+@flow(name="refresh-data", flow_run_name="refresh data of {recipe.name}")
+def refresh_data(recipe: Recipe, execution: Execution) -> PreparedData:
+    """Pull, validate and pack the corpora; unchanged corpora are reused.
+
+    Args:
+        recipe: what to build.
+        execution: where and how fast to run.
+    """
+    return prepare.fn(recipe, execution)

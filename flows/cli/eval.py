@@ -211,8 +211,9 @@ def _table(title: str, statistics: dict[str, Any]) -> Table:
         else:
             continue
         low, high = statistics.get(f"{name}_low"), statistics.get(f"{name}_high")
-        has_interval = low is not None and high is not None
-        interval = f"{100 * low:.2f} to {100 * high:.2f}" if has_interval else ""
+        interval = ""
+        if low is not None and high is not None:
+            interval = f"{100 * low:.2f} to {100 * high:.2f}"
         table.add_row(name, shown, interval)
     for outcome, count in (statistics["outcomes"] or {}).items():
         table.add_row(outcome.replace("_", " "), f"{count:,}", "")

@@ -140,7 +140,8 @@ def _find_automation(name: str) -> Automation | None:
 
 
 def _crash_automation() -> Automation:
-    """Return the automation that marks a run as Crashed if no heartbeat or end follows a heartbeat."""
+    """Return the automation that marks a run as Crashed if no heartbeat or end follows a
+    heartbeat."""
     end_states = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")
     heartbeat = "prefect.flow-run.heartbeat"
     return Automation(
@@ -159,7 +160,8 @@ def _crash_automation() -> Automation:
             ChangeFlowRunState(
                 name="Crashed",
                 state=StateType.CRASHED,
-                message=f"No heartbeat for {HEARTBEAT_TIMEOUT_S} s: the process or machine is gone.",
+                message=f"No heartbeat for {HEARTBEAT_TIMEOUT_S} s: the process or machine is "
+                "gone.",
                 force=False,
             )
         ],
@@ -215,9 +217,7 @@ def _scheme_and_host(url: str) -> tuple[str, str]:
     return scheme, host
 
 
-def _notification_block(
-    url: str, scheme: str, name: str
-) -> CustomWebhookNotificationBlock | Email:
+def _notification_block(url: str, scheme: str, name: str) -> CustomWebhookNotificationBlock | Email:
     if scheme in _MAIL_SCHEMES:
         return Email(url=SecretStr(url))
     return CustomWebhookNotificationBlock(

@@ -28,9 +28,7 @@ def emit_promotion_event(promotion: Promotion) -> None:
     event = _EVENTS.get(promotion.decision.outcome)
     if event is None or not PREFECT_API_URL.value():  # A temporary server sends no notifications.
         return
-    reasons = promotion.decision.reasons or [
-        check.found for check in promotion.decision.checks
-    ]
+    reasons = promotion.decision.reasons or [check.found for check in promotion.decision.checks]
     emit_event(
         event,
         resource={

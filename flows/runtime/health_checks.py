@@ -21,7 +21,7 @@ import psutil
 
 from components.core.errors import TrackingError
 from components.core.network import redact_credentials
-from flows.servers.local_servers import health_error
+from flows.settings.execution import health_error
 from flows.settings.execution import Execution
 
 _RUN_DISK_BYTES = 3_000_000_000

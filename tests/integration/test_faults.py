@@ -18,7 +18,7 @@ from fixtures.tmpfs import grow, small_disk
 
 from components.core.network import free_port
 from components.core.store import Store
-from flows.servers.local_servers import health_error
+from flows.settings.execution import health_error
 
 if TYPE_CHECKING:
     from fixtures.projects import FixtureArchives

@@ -119,7 +119,7 @@ class DataConfig(Config):
         return self
 
 
-class DataPlace(Config):
+class DataExecution(Config):
     """Where and how wide data are prepared. No part of a fingerprint: every place gives the same bytes."""
 
     engine: Literal["native", "ray"] = "native"

@@ -36,7 +36,7 @@ from pydantic import JsonValue
 from components.core import errors
 from components.core.errors import CodegenError, ConfigError, DataError
 from components.core.host_memory import tune_malloc_thresholds
-from components.data.config import DataPlace
+from components.data.config import DataExecution
 
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
 logging.getLogger("daft_local_execution").setLevel(logging.CRITICAL)
@@ -57,7 +57,7 @@ _LOOK_FOR_PARENT_S, _LOOK_FOR_WORKERS_S = 1.0, 0.05
 
 
 def run_tasks(
-    task: Task, work: Sequence[JsonValue], place: DataPlace, *, in_threads: bool = False
+    task: Task, work: Sequence[JsonValue], place: DataExecution, *, in_threads: bool = False
 ) -> Iterator[Any]:
     """Run `task` on every unit of work, and yield what it returns, in the order in which tasks end.
 
@@ -85,7 +85,7 @@ def run_tasks(
         yield from _run_in_processes(task, work, place)
 
 
-def _run_in_processes(task: Task, work: Sequence[JsonValue], place: DataPlace) -> Iterator[Any]:
+def _run_in_processes(task: Task, work: Sequence[JsonValue], place: DataExecution) -> Iterator[Any]:
     """Run tasks with Daft, in processes of their own."""
     _select_runner(place)
     owner = os.getpid() if place.engine == "native" else None
@@ -194,7 +194,7 @@ def _failed(lines: Sequence[str]) -> DataError:
     )
 
 
-def _select_runner(place: DataPlace) -> None:
+def _select_runner(place: DataExecution) -> None:
     """Let Daft run on what the place names. A process chooses once: what it asks for later, Daft refuses or ignores."""
     if place.engine == "ray":
         chosen = _join_cluster(place.ray_address)

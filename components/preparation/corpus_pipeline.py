@@ -17,7 +17,7 @@ from pydantic import JsonValue
 
 from components.core.files import read_jsonl, require_disk_space, write_json, write_jsonl
 from components.core.progress import poll_progress, track
-from components.data.config import Corpus, DataConfig, DataPlace
+from components.data.config import Corpus, DataConfig, DataExecution
 from components.data.engine import run_tasks
 from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.config import Source
@@ -102,7 +102,7 @@ def prepare_corpus(
     tokenizer: TokenizerConfig,
     context_length: int,
     seed: int,
-    place: DataPlace | None = None,
+    place: DataExecution | None = None,
     benchmarks: Sequence[BenchmarkText] = (),
     others: Sequence[Path] = (),
 ) -> dict[str, JsonValue]:
@@ -136,7 +136,7 @@ def prepare_corpus(
     ) is not None:  # It was killed while its work was being removed.
         remove_done_dir(folder / _WORK)
         return statistics
-    place = place or DataPlace()
+    place = place or DataExecution()
     encoder = require_encoder(tokenizer_folder, tokenizer)
     partitions = list_partitions(sources)
     raw_bytes = sum(partition.text_bytes for partition in partitions)
@@ -204,12 +204,12 @@ def verify_fraction(text_bytes: int) -> float:
     return min(1.0, max(_MIN_VERIFY_FRACTION, _PROVED_BYTES / max(1, text_bytes)))
 
 
-def run_bytes_of(place: DataPlace) -> int:
+def run_bytes_of(place: DataExecution) -> int:
     """How large a run and a range may be."""
     return int(place.task_bytes * _SHARE_OF_MEMORY)
 
 
-def fits_single_process(text_bytes: int, place: DataPlace) -> bool:
+def fits_single_process(text_bytes: int, place: DataExecution) -> bool:
     """Whether a corpus of so much text is read by one process, which then encodes on all cores."""
     return place.engine == "native" and text_bytes <= _SINGLE_PROCESS_MAX_BYTES
 
@@ -221,7 +221,7 @@ def scatter_all(
     job: PrepareJob,
     path: str,
     partitions: Sequence[Partition],
-    place: DataPlace,
+    place: DataExecution,
     *,
     single_process: bool,
     num_bytes: int | None,
@@ -254,7 +254,7 @@ def gather_all(
     runs: Sequence[Path],
     dropped: str | None,
     range_bytes: int,
-    place: DataPlace,
+    place: DataExecution,
 ) -> list[dict[str, Any]]:
     """Second round: what `gather` says of each range of the order, in order."""
     num_ranges = max(1, -(-sum(run.stat().st_size for run in runs) // range_bytes))
@@ -282,7 +282,7 @@ def _pack_all(
     context_length: int,
     ranges: Sequence[Path],
     gathered: Sequence[dict[str, Any]],
-    place: DataPlace,
+    place: DataExecution,
 ) -> tuple[Index, dict[str, int]]:
     """The index of all shards, which are written by now, and how many tokens of each split fill no sequence."""
     splits: dict[str, Split] = {}

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from components.core.errors import DataError
-from components.data.config import Corpus, DataConfig, DataPlace
+from components.data.config import Corpus, DataConfig, DataExecution
 from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.config import Source
 from components.data.sources.partitions import Partition, list_partitions
@@ -83,7 +83,7 @@ def estimate_corpus(
     tokenizer: TokenizerConfig,
     context_length: int,
     seed: int,
-    place: DataPlace,
+    place: DataExecution,
     benchmarks: Sequence[BenchmarkText],
     sample_bytes: int,
 ) -> Estimate:
@@ -129,7 +129,7 @@ def _estimate(
     partitions: Sequence[Partition],
     job: PrepareJob,
     context_length: int,
-    place: DataPlace,
+    place: DataExecution,
 ) -> Estimate:
     taken = sample.taken
     documents = _ranged(taken, lambda one: one.documents, job.seed)
@@ -218,7 +218,7 @@ def _work_bytes(sample: Sample, num_documents: int, num_tokens: int, shard_bytes
 
 
 def _duration(
-    sample: Sample, partitions: Sequence[Partition], raw_bytes: int, place: DataPlace
+    sample: Sample, partitions: Sequence[Partition], raw_bytes: int, place: DataExecution
 ) -> tuple[float, int]:
     """Seconds, and how many workers have work."""
     growth = raw_bytes / sum(one.raw_bytes for one in sample.taken)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.data.config import DataPlace
+from components.data.config import DataExecution
 from components.data.sources.partitions import Partition
 from components.dataset.shards import TOKEN_DTYPE, TokenSlice, write_shard
 from components.preparation.corpus_pipeline import (
@@ -136,7 +136,7 @@ def select_partitions(
 
 
 def prepare_sample(
-    job: PrepareJob, partitions: Sequence[Partition], sample_bytes: int, place: DataPlace
+    job: PrepareJob, partitions: Sequence[Partition], sample_bytes: int, place: DataExecution
 ) -> Sample:
     """Prepare a sample of some partitions in the job's folder, and count what came of it.
 
@@ -164,7 +164,7 @@ def prepare_sample(
 
 
 def _order(
-    job: PrepareJob, path: str, runs: Sequence[Path], dropped: str | None, place: DataPlace
+    job: PrepareJob, path: str, runs: Sequence[Path], dropped: str | None, place: DataExecution
 ) -> tuple[int, int]:
     """Order and pack the sample: the bytes of the files between, and how many threads were at it."""
     gathered = gather_all(job, path, runs, dropped, run_bytes_of(place), place)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pydantic import JsonValue
 
 from components.core.progress import poll_progress
-from components.data.config import DataConfig, DataPlace
+from components.data.config import DataConfig, DataExecution
 from components.data.engine import run_tasks
 from components.data.sources.config import Source, extensions_with
 from components.data.sources.partition_reader import read_partition
@@ -44,7 +44,7 @@ def profile_sources(
     sources: Sequence[Source],
     config: ValidationConfig,
     data: DataConfig,
-    place: DataPlace,
+    place: DataExecution,
     folder: Path,
 ) -> ProfileResult:
     """The profile of everything that the sources of a corpus hold.

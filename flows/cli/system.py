@@ -33,12 +33,12 @@ def doctor(execution: Execution, as_json: bool) -> None:
         if as_json:
             continue
         mark = "[green]✓[/green]"
-        if not result.fine:
+        if not result.ok:
             mark = "[red]✗[/red]" if result.needed else "[yellow]![/yellow]"
-        console.print(f"{mark} {result.name:<12} {escape(result.found)}", soft_wrap=True)
-        if not result.fine:
-            print_line(f"    impact:  {result.cost}\n    fix:     {result.remedy}")
-    passed = all(result.fine for result in results if result.needed)
+        console.print(f"{mark} {result.name:<12} {escape(result.detail)}", soft_wrap=True)
+        if not result.ok:
+            print_line(f"    impact:  {result.impact}\n    fix:     {result.fix}")
+    passed = all(result.ok for result in results if result.required)
     if as_json:
         print_json({"ok": passed, "checks": results})
     if not passed:

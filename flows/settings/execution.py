@@ -16,7 +16,7 @@ from components.core.errors import ConfigError
 from components.core.files import require_disk_space, wrap_disk_full
 from components.core.processes import is_running
 from components.core.store import Store
-from components.data.config import DataPlace
+from components.data.config import DataExecution
 from components.evaluation.config import SandboxKind
 from components.model.config import DecodeMode
 from components.training.config import TrainingExecution
@@ -67,7 +67,7 @@ class Execution(Config):
     mtpb_path: str | None = None
     """The official MTPB file. None: it is downloaded; if that fails, MTPB is skipped and the report
     states it."""
-    data: DataPlace = DataPlace()
+    data: DataExecution = DataExecution()
     training: TrainingExecution = TrainingExecution(world_size=2, micro_batch=2)
     min_free_disk_mb: int = Field(default=200, ge=0)
     """Free disk space in MB that the workspace needs before a run starts, for the databases of

@@ -48,7 +48,7 @@ def tokenizer_in(folder: Path) -> Path:
 
 def ours(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
     """Prepare with this project."""
-    from components.data.config import DataConfig, DataPlace
+    from components.data.config import DataConfig, DataExecution
     from components.data.filters.decontamination import BenchmarkText
     from components.data.sources.config import Source
     from components.evaluation.benchmarks.problems import load_humaneval
@@ -71,7 +71,7 @@ def ours(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
         tokenizer=TokenizerConfig(),
         context_length=CONTEXT_LENGTH,
         seed=0,
-        place=DataPlace(num_workers=workers),
+        place=DataExecution(num_workers=workers),
         benchmarks=benchmarks,
     )
     print(json.dumps(found))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from fixtures.prefect_stack import WAIT_S, Served, ask, start_codegen, until
+from fixtures.prefect_stack import WAIT_S, Stack, request, start_codegen, wait_until
 from fixtures.processes import kill_when
 from fixtures.projects import new_project
 from fixtures.tmpfs import grow, small_disk
@@ -98,7 +98,7 @@ class Prefect:
                 stderr=output,
                 start_new_session=True,
             )
-        until(lambda: health_error(f"{self.api}/health", 5) is None, self.process, log)
+        wait_until(lambda: health_error(f"{self.api}/health", 5) is None, self.process, log)
 
     def kill(self) -> None:
         """End it without a word."""
@@ -107,7 +107,7 @@ class Prefect:
 
     def states(self) -> dict[str, str]:
         """Of every flow run, by its name."""
-        return {one["name"]: one["state_name"] for one in ask(self.api, "/flow_runs/filter", {})}
+        return {one["name"]: one["state_name"] for one in request(self.api, "/flow_runs/filter", {})}
 
 
 def test_prefect_is_killed_in_training_and_comes_back(
@@ -134,10 +134,10 @@ def test_prefect_is_killed_in_training_and_comes_back(
                 PREFECT_API_URL=server.api,
             )
         metrics = folder / "var/store/.building/checkpoint"
-        until(lambda: any(metrics.glob("codegen-tiny-nl-*/observed/metrics.jsonl")), run, log)
+        wait_until(lambda: any(metrics.glob("codegen-tiny-nl-*/observed/metrics.jsonl")), run, log)
         server.kill()
         trained = folder / "var/store/checkpoint"
-        until(
+        wait_until(
             lambda: any(trained.glob("codegen-tiny-nl-*/manifest.json")), run, log
         )  # Without anybody to tell.
         server.start()
@@ -154,22 +154,22 @@ def test_a_run_whose_machine_died_is_marked_and_another_goes_on(
 ) -> None:
     """Nothing is left that could say it: the automation of Prefect's server does, after minutes without a heartbeat."""
     folder, server = new_project(tmp_path / "project"), Prefect(tmp_path)
-    served: list[Served] = []
+    served: list[Stack] = []
     try:
-        served.append(Served(folder, fixture_archives, api=server.api))
+        served.append(Stack(folder, fixture_archives, api=server.api))
         recipe = served[0].parameters("train-stage/tiny")["recipe"]
         recipe["training"]["stages"]["nl"] |= {"steps": 400, "decay_steps": 390}
         run = served[0].run("train-stage/tiny", recipe=recipe, stage="nl")
         metrics = folder / "var/store/.building/checkpoint"
         served[0].until(lambda: any(metrics.glob("codegen-tiny-nl-*/observed/metrics.jsonl")))
         kill_when(served[0].process, lambda: True)
-        until(
+        wait_until(
             lambda: served[0].state(run)["type"] == "CRASHED",
             server.process,
             tmp_path / "prefect.log",
         )
 
-        served.append(Served(folder, fixture_archives, api=server.api))
+        served.append(Stack(folder, fixture_archives, api=server.api))
         again = served[1].run("train-stage/tiny", recipe=recipe, stage="nl")
         assert served[1].end_of(again)["type"] == "COMPLETED"
         (made,) = (

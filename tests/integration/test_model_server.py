@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from fixtures.doc_commands import WAIT_S, environment, typed
+from fixtures.doc_commands import WAIT_S, environment, run_shell
 from fixtures.models import write_reciting
 
 from components.core.http_guard import LOOPBACK_NAMES
@@ -200,7 +200,7 @@ def test_what_cannot_be_served_is_said_in_three_lines(server: Server, tmp_path: 
         f"codegen complete $'\\xff' --model {model}": "the prompt is not UTF-8",
     }
     for line, word in wrong.items():
-        done = typed(line, tmp_path)
+        done = run_shell(line, tmp_path)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 3), (line, done)
         assert word in done.stderr
-    assert typed(f"codegen models serve {model} --port 65536", tmp_path).returncode == 2
+    assert run_shell(f"codegen models serve {model} --port 65536", tmp_path).returncode == 2

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.doc_commands import DOCS, commands, environment, typed
-from fixtures.prefect_stack import WAIT_S, Served
+from fixtures.doc_commands import DOCS, page_commands, environment, run_shell
+from fixtures.prefect_stack import WAIT_S, Stack
 from fixtures.projects import new_project
 
 from flows.settings.credentials import read
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1800)]
 
-PAGE = commands("scheduling.md")
+PAGE = page_commands("scheduling.md")
 SERVES = [line for line in PAGE if line.startswith("codegen serve ")]
 WORKERS = [line for line in PAGE if "work-pool" in line or "deploy " in line or "worker" in line]
 SIGN_IN = ". var/servers.env"
@@ -46,9 +46,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def project(folder: Path, fixture_archives: FixtureArchives) -> Iterator[Served]:
+def project(folder: Path, fixture_archives: FixtureArchives) -> Iterator[Stack]:
     """Served by the page's second line, after a person has switched a schedule on under the first."""
-    first = Served(folder, fixture_archives, *_options(SERVES[0]))
+    first = Stack(folder, fixture_archives, *_options(SERVES[0]))
     try:
         assert not any(one["active"] for one in _schedules(first).values())
         deployment = first.call("/deployments/name/evaluate-model/tiny")
@@ -59,17 +59,17 @@ def project(folder: Path, fixture_archives: FixtureArchives) -> Iterator[Served]
         )
     finally:
         _end(first)
-    second = Served(folder, fixture_archives, *_options(SERVES[1]))
+    second = Stack(folder, fixture_archives, *_options(SERVES[1]))
     yield second
     _end(second)
 
 
-def _end(served: Served) -> None:
+def _end(served: Stack) -> None:
     served.process.terminate()
     assert served.process.wait(timeout=WAIT_S) == 0
 
 
-def _schedules(served: Served) -> dict[str, dict[str, Any]]:
+def _schedules(served: Stack) -> dict[str, dict[str, Any]]:
     found = {one["id"]: one for one in served.call("/deployments/filter", {})}
     flows = {one["id"]: one["name"] for one in served.call("/flows/filter", {})}
     return {
@@ -78,12 +78,12 @@ def _schedules(served: Served) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def prefect(project: Served) -> Callable[[list[str]], str]:
+def prefect(project: Stack) -> Callable[[list[str]], str]:
     """What lines print that a person types who was told where Prefect is, and has signed in."""
 
     def type_in(lines: list[str]) -> str:
         home = str(project.folder / "var" / "prefect")
-        done = typed(
+        done = run_shell(
             [SIGN_IN, *lines], project.folder, PREFECT_HOME=home, PREFECT_API_URL=project.api
         )
         assert done.returncode == 0, done.stdout + done.stderr
@@ -92,7 +92,7 @@ def prefect(project: Served) -> Callable[[list[str]], str]:
     return type_in
 
 
-def test_a_schedule_is_on_where_somebody_said_so(project: Served) -> None:
+def test_a_schedule_is_on_where_somebody_said_so(project: Stack) -> None:
     schedules = _schedules(project)
     assert {name for name, one in schedules.items() if one["active"]} == {
         "evaluate-model",
@@ -117,7 +117,7 @@ def _text() -> str:
 
 
 def test_runs_are_started_listed_and_cancelled(
-    project: Served, prefect: Callable[[list[str]], str]
+    project: Stack, prefect: Callable[[list[str]], str]
 ) -> None:
     export, sign_in, *lines = (line for line in REST if not line.startswith("codegen notify"))
     assert export == "export PREFECT_API_URL=http://127.0.0.1:4200/api"
@@ -140,7 +140,7 @@ def test_runs_are_started_listed_and_cancelled(
     assert len(project.call("/flow_runs/filter", done)) == 1
 
 
-def test_who_is_told(project: Served, prefect: Callable[[list[str]], str]) -> None:
+def test_who_is_told(project: Stack, prefect: Callable[[list[str]], str]) -> None:
     lines = [line for line in REST if line.startswith("codegen notify")]
     printed = prefect(lines)
     assert printed.count("set up   codegen: ") == 2 + 4
@@ -156,7 +156,7 @@ def test_who_is_told(project: Served, prefect: Callable[[list[str]], str]) -> No
     assert {one["name"] for one in project.call("/automations/filter", {})} == names
 
 
-def test_workers_run_the_same(project: Served, prefect: Callable[[list[str]], str]) -> None:
+def test_workers_run_the_same(project: Stack, prefect: Callable[[list[str]], str]) -> None:
     create, deploy, start = WORKERS
     prefect([create, deploy])
     home = str(project.folder / "var" / "prefect")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
 import pytest
-from fixtures.prefect_stack import ENDS, Served, served, signed_in
-from fixtures.sinks import mail_receiver, web_receiver
+from fixtures.prefect_stack import FINAL_STATES, Stack, running_stack, auth_header
+from fixtures.sinks import mail_sink, webhook_sink
 
 from components.core.files import read_jsonl
 from components.core.store import Store
@@ -28,14 +28,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.apart, pytest.mark.timeout(1500)]
 @pytest.fixture(scope="module")
 def project(
     tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureArchives
-) -> Iterator[Served]:
+) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("served") / "project"
-    with served(folder, fixture_archives, "--cron", "refresh-data=* * * * *") as one:
+    with running_stack(folder, fixture_archives, "--cron", "refresh-data=* * * * *") as one:
         yield one
 
 
 @pytest.fixture(scope="module")
-def scheduled(project: Served) -> str:
+def scheduled(project: Stack) -> str:
     """A run that nobody asked for: its id, once it has ended well."""
     name = {"name": {"any_": ["refresh-data"]}}
 
@@ -53,26 +53,26 @@ def scheduled(project: Served) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(project: Served, scheduled: str) -> str:
+def whole(project: Stack, scheduled: str) -> str:
     """A run of the whole pipeline that was asked for as on the page, once it has ended well."""
     run = project.run("pipeline/tiny")
     assert project.end_of(run)["type"] == "COMPLETED", project.log.read_text()
     return run
 
 
-def test_a_schedule_runs_by_itself(project: Served, scheduled: str) -> None:
+def test_a_schedule_runs_by_itself(project: Stack, scheduled: str) -> None:
     assert "prepare mono" in project.tasks_of(scheduled)
     assert project.call(f"/flow_runs/{scheduled}")["name"] == "refresh the data of codegen-tiny"
 
 
-def test_what_the_schedule_made_is_reused_and_shown_as_such(project: Served, whole: str) -> None:
+def test_what_the_schedule_made_is_reused_and_shown_as_such(project: Stack, whole: str) -> None:
     states = project.tasks_of(whole)
     assert states["prepare mono"] == "Reused"
     assert states["train mono"] == "Completed"
 
 
 def test_a_run_shows_tables_losses_scores_and_the_way_to_mlflow(
-    project: Served, whole: str
+    project: Stack, whole: str
 ) -> None:
     shown = project.artifacts()
     assert "| Multi · Go |" in shown["codegen-tiny-corpora"]["data"]
@@ -88,12 +88,12 @@ def test_a_run_shows_tables_losses_scores_and_the_way_to_mlflow(
     assert link
     address = f"http://127.0.0.1:{project.ports[1]}/api/2.0/mlflow/runs/get?run_id={link[3]}"
     assert link[1] == f"http://127.0.0.1:{project.ports[1]}"
-    request = urllib.request.Request(address, headers=signed_in(project.credentials))
+    request = urllib.request.Request(address, headers=auth_header(project.credentials))
     with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
         assert json.load(answer)["run"]["info"]["experiment_id"] == link[2]
 
 
-def test_progress_reaches_the_end_on_the_page(project: Served, whole: str) -> None:
+def test_progress_reaches_the_end_on_the_page(project: Stack, whole: str) -> None:
     bars = project.call(
         "/artifacts/filter", {"artifacts": {"key": {"like_": "codegen-tiny-train-"}}}
     )
@@ -105,7 +105,7 @@ def test_progress_reaches_the_end_on_the_page(project: Served, whole: str) -> No
 
 
 def test_the_command_line_uses_the_same_server_and_the_same_things(
-    project: Served, whole: str
+    project: Stack, whole: str
 ) -> None:
     def runs() -> int:
         found = project.call("/flow_runs/filter", {"flows": {"name": {"any_": ["pipeline"]}}})
@@ -121,7 +121,7 @@ def test_the_command_line_uses_the_same_server_and_the_same_things(
 
 
 def test_a_cancelled_training_ends_with_all_its_processes_and_goes_on_later(
-    project: Served, whole: str
+    project: Stack, whole: str
 ) -> None:
     recipe = copy.deepcopy(project.parameters("train-stage/tiny")["recipe"])
     recipe["name"] = "codegen-cancelled"
@@ -161,7 +161,7 @@ def test_a_cancelled_training_ends_with_all_its_processes_and_goes_on_later(
     assert resumed == list(range(1, 401))
 
 
-def test_two_runs_that_build_the_same_thing_build_it_once(project: Served, whole: str) -> None:
+def test_two_runs_that_build_the_same_thing_build_it_once(project: Stack, whole: str) -> None:
     recipe = copy.deepcopy(project.parameters("train-stage/tiny")["recipe"]) | {
         "name": "codegen-twice"
     }
@@ -174,8 +174,8 @@ def test_two_runs_that_build_the_same_thing_build_it_once(project: Served, whole
     assert states == ["Completed", "Reused"]
 
 
-def test_who_wants_to_know_is_told_that_a_run_failed(project: Served, whole: str) -> None:
-    with web_receiver() as (web, posts), mail_receiver() as (smtp, mails):
+def test_who_wants_to_know_is_told_that_a_run_failed(project: Stack, whole: str) -> None:
+    with webhook_sink() as (web, posts), mail_sink() as (smtp, mails):
         printed = project.command("notify", f"http://127.0.0.1:{web}/hook", "--on", "failed")
         assert "codegen: failed -> http://127.0.0.1" in printed
         project.command(
@@ -193,7 +193,7 @@ def test_who_wants_to_know_is_told_that_a_run_failed(project: Served, whole: str
         assert "Subject: evaluate nobody-knows@this: Failed" in mails.get(timeout=300)
 
 
-def test_it_says_what_it_offers_and_where(project: Served) -> None:
+def test_it_says_what_it_offers_and_where(project: Stack) -> None:
     said = project.log.read_text()
     assert f"http://127.0.0.1:{project.ports[0]}" in said
     assert "offers   pipeline/tiny" in said
@@ -202,7 +202,7 @@ def test_it_says_what_it_offers_and_where(project: Served) -> None:
     )
 
 
-def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: str) -> None:
+def test_a_person_is_asked_approves_and_takes_it_back(project: Stack, whole: str) -> None:
     """A step more makes another version of each model; each waits for a word, and what that was is told."""
     recipe = copy.deepcopy(project.parameters("pipeline/tiny")["recipe"])
     recipe["training"]["stages"]["nl"]["steps"] += 1
@@ -219,7 +219,7 @@ def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: st
 
     def asks_or_ended(run: str) -> Any:
         """Whether the run has ended, or else the run below it whose question is on the page: a moment after it paused."""
-        if project.state(run)["type"] in ENDS:
+        if project.state(run)["type"] in FINAL_STATES:
             return True
         for one in project.call("/flow_runs/filter", paused):
             question = one["state"]["state_details"]["run_input_keyset"]["description"]
@@ -228,7 +228,7 @@ def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: st
                 return one
         return None
 
-    with web_receiver() as (web, posts):
+    with webhook_sink() as (web, posts):
         occasions = [word for one in ("approval", "promoted", "refused") for word in ("--on", one)]
         project.command("notify", f"http://127.0.0.1:{web}/hook", *occasions)
         run = project.run("pipeline/tiny", recipe=recipe)
@@ -239,7 +239,7 @@ def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: st
             project.until(lambda one=waiting: project.state(one["id"])["id"] != one["state"]["id"])
         assert project.end_of(run)["type"] == "COMPLETED", project.log.read_text()
         told = sorted(posts.get(timeout=300)["subject"].split(" (")[0] for _ in range(6))
-        back = project.run("roll-back/tiny", model="codegen-tiny-nl", reason="as it reads")
+        back = project.run("rollback/tiny", model="codegen-tiny-nl", reason="as it reads")
         assert project.end_of(back)["type"] == "COMPLETED", project.log.read_text()
         assert posts.get(timeout=300)["subject"] == "codegen-tiny-nl version 1: rolled back"
     decided = {"nl": "promoted", "multi": "refused", "mono": "promoted"}

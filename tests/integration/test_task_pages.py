@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.doc_commands import WAIT_S, commands, environment, python_of, typed
+from fixtures.doc_commands import WAIT_S, page_commands, environment, page_python, run_shell
 from fixtures.models import write_reciting
 from fixtures.projects import new_project
 from fixtures.registered_models import add_champion
@@ -51,7 +51,7 @@ def places(fixture_archives: FixtureArchives) -> list[str]:
 def _recipe_of(page: str, function: str) -> recipes.Recipe:
     """What a page's function makes when it stands in `flows/settings/recipes.py`."""
     names = dict(vars(recipes))
-    exec(python_of(page), names)
+    exec(page_python(page), names)
     made: recipes.Recipe = names[function]()
     return made
 
@@ -61,7 +61,7 @@ def test_adding_a_corpus(folder: Path, places: list[str]) -> None:
         file = folder / "checkouts" / f"repository{number % 4}" / f"module{number}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(program("Python", f"mine {number}"))
-    done = typed(commands("adding-a-corpus.md"), folder, places)
+    done = run_shell(page_commands("adding-a-corpus.md"), folder, places)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "repository3" in done.stdout
     made = next(
@@ -80,13 +80,13 @@ def test_adding_a_corpus(folder: Path, places: list[str]) -> None:
 def test_adding_a_model_size(folder: Path, places: list[str]) -> None:
     looks = [
         one
-        for one in commands("adding-a-model-size.md")
+        for one in page_commands("adding-a-model-size.md")
         if one.startswith(("codegen recipe", "codegen plan"))
     ]
-    looked = typed(looks, folder)  # Which ask nothing of a place.
+    looked = run_shell(looks, folder)  # Which ask nothing of a place.
     assert looked.returncode == 0, looked.stderr
-    done = typed(
-        [one for one in commands("adding-a-model-size.md") if one not in looks], folder, places
+    done = run_shell(
+        [one for one in page_commands("adding-a-model-size.md") if one not in looks], folder, places
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "codegen-1b: 1.4" in looked.stdout
@@ -101,7 +101,7 @@ def test_adding_a_model_size(folder: Path, places: list[str]) -> None:
 
 def test_adding_a_benchmark(folder: Path) -> None:
     write_reciting(folder / "models" / "adder", ADDER)
-    done = typed(commands("adding-a-benchmark.md"), folder)
+    done = run_shell(page_commands("adding-a-benchmark.md"), folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(re.findall(r"pass@1 +│ 100\.00 %", done.stdout)) == 2, done.stdout
 
@@ -109,10 +109,10 @@ def test_adding_a_benchmark(folder: Path) -> None:
 def test_using_a_model(folder: Path) -> None:
     execution = Execution(project=str(folder), workspace="used")
     made = add_champion(execution, "codegen-tiny-mono", ADDER)
-    lines = commands("using-a-model.md")
+    lines = page_commands("using-a-model.md")
     (serve,) = (one for one in lines if "models serve" in one)
     before, after = lines[: lines.index(serve)], lines[lines.index(serve) + 1 :]
-    done = typed(before, folder, ["workspace=used"])
+    done = run_shell(before, folder, ["workspace=used"])
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(ADDER)
     with _server(serve, folder) as port:
@@ -123,7 +123,7 @@ def test_using_a_model(folder: Path) -> None:
     assert models["data"][0]["digest"] == completion["digest"] == made.digest
     assert health == {"status": "ok"}
     rest = [one for one in after if not one.startswith("curl ")]
-    assert typed(rest, folder, ["workspace=used"]).returncode == 0
+    assert run_shell(rest, folder, ["workspace=used"]).returncode == 0
     assert load_config(folder / "out" / "mono").context_length == 256
 
 

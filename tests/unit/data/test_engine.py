@@ -15,12 +15,12 @@ import pytest
 
 from components.core.errors import ConfigError, DataError, RecordError
 from components.core.network import free_port
-from components.data.config import DataPlace
+from components.data.config import DataExecution
 from components.data.engine import run_tasks
 
 MANY = 10_000_000
 """To count so far takes longer than to notice that another process was killed."""
-ONE, TWO = DataPlace(num_workers=1), DataPlace(num_workers=2)
+ONE, TWO = DataExecution(num_workers=1), DataExecution(num_workers=2)
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def count_or_be_killed(work: list[str]) -> None:
     [(ONE, False), (TWO, True), (TWO, False)],
     ids=["here", "threads", "apart"],
 )
-def test_every_task_is_run_once(place: DataPlace, in_threads: bool) -> None:
+def test_every_task_is_run_once(place: DataExecution, in_threads: bool) -> None:
     results = list(run_tasks(square, list(range(20)), place, in_threads=in_threads))
     assert sorted(value for value, _ in results) == [number * number for number in range(20)]
     is_here = place is ONE or in_threads
@@ -77,7 +77,7 @@ def test_no_work_starts_nothing() -> None:
 
 
 @pytest.mark.parametrize("place", [ONE, TWO], ids=["here", "apart"])
-def test_an_error_of_ours_arrives_as_it_was_raised(place: DataPlace) -> None:
+def test_an_error_of_ours_arrives_as_it_was_raised(place: DataExecution) -> None:
     with pytest.raises(RecordError, match="bad") as error:
         list(run_tasks(fail, ["fine", "ours", "fine"], place))
     assert (error.value.expected, error.value.fix) == ("good", "mend it")
@@ -125,7 +125,7 @@ def test_a_cluster_that_is_not_there_is_an_error_at_once() -> None:
     with pytest.raises(
         ConfigError, match=rf"no Ray cluster can be used at {address}: .*refused"
     ) as error:
-        list(run_tasks(square, [1], DataPlace(engine="ray", ray_address=address)))
+        list(run_tasks(square, [1], DataExecution(engine="ray", ray_address=address)))
     assert "a running cluster" in error.value.expected
     assert "ray start --head" in error.value.fix
 
@@ -133,7 +133,7 @@ def test_a_cluster_that_is_not_there_is_an_error_at_once() -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "no such host", "127.0.0.1:port"])
 def test_what_is_no_address_of_a_cluster_is_an_error(address: str) -> None:
     with pytest.raises(ConfigError, match=f"no Ray cluster can be used at {address}: "):
-        list(run_tasks(square, [1], DataPlace(engine="ray", ray_address=address)))
+        list(run_tasks(square, [1], DataExecution(engine="ray", ray_address=address)))
 
 
 def test_a_process_stays_with_its_engine() -> None:
@@ -142,7 +142,7 @@ def test_a_process_stays_with_its_engine() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"127.0.0.1:{listening.getsockname()[1]}"
         with pytest.raises(ConfigError, match="on ray, and has done so on native before"):
-            list(run_tasks(square, [1, 2], DataPlace(engine="ray", ray_address=address)))
+            list(run_tasks(square, [1, 2], DataExecution(engine="ray", ray_address=address)))
 
 
 def test_daft_does_not_call_home() -> None:

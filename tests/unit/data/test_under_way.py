@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from components.core.progress import ProgressSnapshot
 from components.data import task_progress
-from components.data.config import DataPlace
+from components.data.config import DataExecution
 from components.data.engine import run_tasks
 from components.data.task_progress import ProgressAggregator, ProgressReporter, TaskCounts
 
@@ -102,6 +102,6 @@ def test_tasks_in_other_processes_are_heard(tmp_path: Path) -> None:
     )
     heard = [
         (name, board.snapshot())
-        for name in run_tasks(tell_and_wait, work, DataPlace(num_workers=2))
+        for name in run_tasks(tell_and_wait, work, DataExecution(num_workers=2))
     ]
     assert sorted(heard) == [("a", seen(2, 2, 2, 0)), ("b", seen(2, 2, 2, 0))]

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from components.core.errors import ConfigError
 from flows.cli.main import app
-from flows.deploy.notifications import subscribe
+from flows.runtime.events import subscribe
 
 
 @pytest.mark.parametrize(

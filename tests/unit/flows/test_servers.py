@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fixtures.sinks import running
+from fixtures.sinks import serving
 
 from components.core.errors import ConfigError
 from components.core.files import write_json
@@ -30,7 +30,7 @@ def address() -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Nobody reads it."""
 
-    with running(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port:
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port:
         yield f"127.0.0.1:{port}"
 
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from fixtures.sinks import running
+from fixtures.sinks import serving
 from mlflow.exceptions import MlflowException
 from sqlalchemy import create_engine, text
 
@@ -66,7 +66,7 @@ class _Healthy(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def other_service() -> Iterator[int]:
-    with running(HTTPServer(("127.0.0.1", 0), _Elsewhere)) as port:
+    with serving(HTTPServer(("127.0.0.1", 0), _Elsewhere)) as port:
         yield port
 
 
@@ -99,7 +99,7 @@ def private_server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     context.load_cert_chain(certificate, secret)
     server = HTTPServer(("127.0.0.1", 0), _Healthy)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    with running(server) as port:
+    with serving(server) as port:
         yield port, certificate
 
 
@@ -142,7 +142,7 @@ def test_another_service_is_not_taken_for_mlflow(tmp_path: Path, other_service: 
 
 
 def test_a_server_with_a_password_answers_who_names_it() -> None:
-    with running(HTTPServer(("127.0.0.1", 0), _Guarded)) as port:
+    with serving(HTTPServer(("127.0.0.1", 0), _Guarded)) as port:
         assert is_healthy(f"http://ada:secret@127.0.0.1:{port}")
         assert not is_healthy(f"http://ada:wrong@127.0.0.1:{port}")
 

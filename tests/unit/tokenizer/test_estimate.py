@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.errors import DataError, RecordError
-from components.data.config import LANGUAGES, Corpus, DataConfig, DataPlace, NearDuplicateConfig
+from components.data.config import LANGUAGES, Corpus, DataConfig, DataExecution, NearDuplicateConfig
 from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.config import Source
 from components.data.sources.partitions import Partition
@@ -22,7 +22,7 @@ from components.preparation.estimate import Estimate, Interval, estimate_corpus
 from components.preparation.sample import FEW_FILES, select_partitions
 
 DATA = DataConfig(held_out_fraction=0.25)
-PLACE = DataPlace(num_workers=1)
+PLACE = DataExecution(num_workers=1)
 EVERYTHING = 10**9
 
 
@@ -92,7 +92,7 @@ def test_the_whole_corpus_by_hand(bytes_only: Path, tmp_path: Path) -> None:
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "near duplicates": {"data": DATA.replace(near_duplicates=NearDuplicateConfig(enabled=True))},
-    "several ranges": {"place": DataPlace(num_workers=1, memory_mib=256)},
+    "several ranges": {"place": DataExecution(num_workers=1, memory_mib=256)},
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.data.config import DataConfig, DataPlace
+from components.data.config import DataConfig, DataExecution
 from components.data.sources.config import QuarantineConfig, Source
 from components.dataset.manifests import REJECTS_SCHEMA
 from components.dataset.rejects import COLUMNS, sample_of_quarantine, sample_of_rejects
@@ -52,7 +52,7 @@ def prepared(folder: Path, files: list[list[bytes]], tokenizer: Path) -> Path:
         tokenizer=TokenizerConfig(num_merges=600),
         context_length=32,
         seed=SEED,
-        place=DataPlace(num_workers=1),
+        place=DataExecution(num_workers=1),
     )
     return folder / "out"
 

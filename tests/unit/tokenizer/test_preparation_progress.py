@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from components.core import progress
 from components.core.errors import RecordError
 from components.data import task_progress
-from components.data.config import DataConfig, DataPlace
+from components.data.config import DataConfig, DataExecution
 from components.data.sources import jsonl, record_batches
 from components.data.sources.config import Source
 from components.data.sources.partitions import list_partitions
@@ -21,7 +21,7 @@ from components.preparation import corpus_pipeline
 from components.preparation.job import PrepareJob
 from components.preparation.tokenize_stage import tokenize_partition
 
-ONE = DataPlace(num_workers=1)
+ONE = DataExecution(num_workers=1)
 
 
 def job_in(folder: Path, tokenizer: Path) -> PrepareJob:

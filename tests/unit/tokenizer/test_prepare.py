@@ -29,7 +29,7 @@ from components.core.fingerprint import list_files
 from components.data.config import (
     Corpus,
     DataConfig,
-    DataPlace,
+    DataExecution,
     NearDuplicateConfig,
     RedactionConfig,
 )
@@ -148,7 +148,9 @@ def test_the_same_bytes_again_whatever_the_files_the_workers_and_the_memory(
         "components.preparation.corpus_pipeline._SINGLE_PROCESS_MAX_BYTES", 0
     )  # so that two processes are worth it
     results.append(
-        prepare(tmp_path / "out-two", seven, "multi", small_folder, place=DataPlace(num_workers=2))
+        prepare(
+            tmp_path / "out-two", seven, "multi", small_folder, place=DataExecution(num_workers=2)
+        )
     )
     assert all(result == results[0] for result in results)
     digests = {content_digest(list_files(folder)) for folder in tmp_path.glob("out-*")}

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from components.core.files import read_json, read_jsonl
-from components.data.config import LANGUAGES, Corpus, DataPlace
+from components.data.config import LANGUAGES, Corpus, DataExecution
 from components.data.sources.config import QuarantineConfig
 
 CONTEXT_LENGTH = 8
@@ -34,7 +34,7 @@ MAX_RECORD_BYTES = 3000
 TOLERANT = DATA.replace(
     quarantine=QuarantineConfig(max_bad_fraction=1, max_record_bytes=MAX_RECORD_BYTES)
 )
-LITTLE_MEMORY = DataPlace(num_workers=2**15, memory_mib=256)
+LITTLE_MEMORY = DataExecution(num_workers=2**15, memory_mib=256)
 """A kilobyte for each run and each range, so that a few documents fill many of them."""
 
 # -- files ---------------------------------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def own_texts(languages: Iterable[str]) -> File:
     place=st.sampled_from([None, LITTLE_MEMORY]),
 )
 def test_any_files_give_what_the_reference_gives(
-    request: pytest.FixtureRequest, data: st.DataObject, corpus: Corpus, place: DataPlace | None
+    request: pytest.FixtureRequest, data: st.DataObject, corpus: Corpus, place: DataExecution | None
 ) -> None:
     given_files = [own_texts(LANGUAGES[corpus]), *data.draw(files(corpus))]
     tokenizer, transformers = (
@@ -266,7 +266,7 @@ def test_any_files_give_what_the_reference_gives(
 def check(
     corpus: Corpus,
     given_files: list[File],
-    place: DataPlace | None,
+    place: DataExecution | None,
     tokenizer: Path,
     transformers: PreTrainedTokenizerBase,
 ) -> None:

@@ -14,7 +14,7 @@ from rich.filesize import decimal
 
 from components.core import progress
 from components.core.errors import RecordError
-from components.data.config import DataConfig, DataPlace
+from components.data.config import DataConfig, DataExecution
 from components.data.sources.config import Source
 from components.validation.profile_partitions import ProfileResult, profile_sources
 from components.validation.quarantine_page import MAX_EXAMPLES, QuarantineSummary, merge_quarantined
@@ -37,7 +37,7 @@ def profile(corpus: str, one: Source, tmp_path: Path, num_workers: int = 2) -> P
         [one],
         SMALL,
         DataConfig(),
-        DataPlace(num_workers=num_workers),
+        DataExecution(num_workers=num_workers),
         tmp_path / "under-way",
     )
 

@@ -107,7 +107,9 @@ class Prefect:
 
     def states(self) -> dict[str, str]:
         """Of every flow run, by its name."""
-        return {one["name"]: one["state_name"] for one in request(self.api, "/flow_runs/filter", {})}
+        return {
+            one["name"]: one["state_name"] for one in request(self.api, "/flow_runs/filter", {})
+        }
 
 
 def test_prefect_is_killed_in_training_and_comes_back(

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from fixtures.browser import browser
 from fixtures.doc_commands import run_shell
-from fixtures.prefect_stack import WAIT_S, Stack, running_stack, auth_header
+from fixtures.prefect_stack import WAIT_S, Stack, auth_header, running_stack
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -83,9 +83,9 @@ def test_prefect_answers_nobody_without_the_password(project: Stack, path: str) 
     assert status(project.api + path, PREFECT_REQUESTS[path])[0] == 401
     assert status(project.api + path, PREFECT_REQUESTS[path], headers=wrong)[0] == 401
     assert (
-        status(project.api + path, PREFECT_REQUESTS[path], headers=auth_header(project.credentials))[
-            0
-        ]
+        status(
+            project.api + path, PREFECT_REQUESTS[path], headers=auth_header(project.credentials)
+        )[0]
         == 200
     )
 
@@ -275,7 +275,9 @@ def test_another_shell_signs_in_with_the_file(project: Stack) -> None:
     assert "pipeline/tiny" in done.stdout
     client = "import mlflow; print([one.name for one in mlflow.search_experiments()])"
     command = [f". var/{FILE}", f"{sys.executable} -c '{client}'"]
-    assert "Default" in run_shell(command, project.folder, MLFLOW_TRACKING_URI=mlflow(project)).stdout
+    assert (
+        "Default" in run_shell(command, project.folder, MLFLOW_TRACKING_URI=mlflow(project)).stdout
+    )
 
 
 def test_a_run_that_is_refused_says_what_to_set(project: Stack) -> None:

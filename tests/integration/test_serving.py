@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
 import pytest
-from fixtures.prefect_stack import FINAL_STATES, Stack, running_stack, auth_header
+from fixtures.prefect_stack import FINAL_STATES, Stack, auth_header, running_stack
 from fixtures.sinks import mail_sink, webhook_sink
 
 from components.core.files import read_jsonl
@@ -71,9 +71,7 @@ def test_what_the_schedule_made_is_reused_and_shown_as_such(project: Stack, whol
     assert states["train mono"] == "Completed"
 
 
-def test_a_run_shows_tables_losses_scores_and_the_way_to_mlflow(
-    project: Stack, whole: str
-) -> None:
+def test_a_run_shows_tables_losses_scores_and_the_way_to_mlflow(project: Stack, whole: str) -> None:
     shown = project.artifacts()
     assert "| Multi · Go |" in shown["codegen-tiny-corpora"]["data"]
     assert "| yes |" in shown["codegen-tiny-rules-raw-corpora"]["data"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.doc_commands import WAIT_S, page_commands, environment, page_python, run_shell
+from fixtures.doc_commands import WAIT_S, environment, page_commands, page_python, run_shell
 from fixtures.models import write_reciting
 from fixtures.projects import new_project
 from fixtures.registered_models import add_champion

@@ -20,10 +20,21 @@ from flows.settings.recipes import RECIPES, recipe
 GROUP: Any = typer.main.get_command(app)
 ENTRIES = {name: entry for section in COMMANDS.values() for name, entry in section.items()}
 
-HEAVY = set(
-    "torch mlflow great_expectations daft deepspeed matplotlib pandas transformers dvc ray scipy "
-    "sklearn pyarrow".split()
-)
+HEAVY = {
+    "torch",
+    "mlflow",
+    "great_expectations",
+    "daft",
+    "deepspeed",
+    "matplotlib",
+    "pandas",
+    "transformers",
+    "dvc",
+    "ray",
+    "scipy",
+    "sklearn",
+    "pyarrow",
+}
 
 
 def load(name: str) -> Any:
@@ -64,7 +75,6 @@ def test_every_command_and_option_has_a_help_text(name: str) -> None:
         assert command.help, command.name
         for parameter in command.params:
             assert parameter.help, (command.name, parameter.name)
-            assert parameter.help[0].isupper() or parameter.help.split()[0].islower()
 
 
 def test_completion_proposes_all_valid_names() -> None:

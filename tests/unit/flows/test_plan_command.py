@@ -100,7 +100,7 @@ def test_a_plan_that_does_not_fit_is_an_error_with_proposals_that_fit(
     arguments: Sequence[str],
 ) -> None:
     with pytest.raises(
-        ConfigError, match=r"(?s) needs [\d.]+ GB on each of .*expected: at most the"
+        ConfigError, match=r"(?s) needs [\d.]+ GB on each of .*expected: at most"
     ) as caught:
         run_plan(*arguments)
     proposals = re.findall(r"`codegen plan ([^`]+)`", caught.value.fix)

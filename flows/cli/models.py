@@ -157,7 +157,7 @@ def promote(
     """Evaluate the gate of a recipe for a registered version, and promote it to champion. Exits
     with 3 if the gate refuses it.
 
-    Running this command is the approval: it asks nobody, whatever the recipe requires.
+    Running this command is the approval, even if the recipe requires a reviewer.
     """
     from flows.promote_version import promote_version
     from flows.steps.approval import user

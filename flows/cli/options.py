@@ -7,7 +7,7 @@ from the modules that own them when the shell asks for completions.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -105,8 +105,7 @@ _SHARED: dict[str, Any] = {
         typer.Option(
             "--unsafe-execution",
             help="Run generated code without a sandbox if none is available. Results are marked "
-            "and "
-            "cannot be promoted.",
+            "and cannot be promoted.",
         ),
     ],
     "as_json": Annotated[bool, typer.Option("--json", help="Print a JSON document.")],
@@ -139,43 +138,50 @@ def command(
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         names = set(inspect.signature(function).parameters)
-        loads_recipe = "recipe" in names
-        loads_execution = "execution" in names
         shared = names & set(_SHARED)
-        if loads_recipe:
+        if "recipe" in names:
             shared |= {"recipe_name", "recipe_overrides"}
-        if loads_execution:
-            shared |= {"execution_overrides"} | ({"unsafe"} if unsafe_option else set())
-        for name in (*_SHARED, "recipe", "execution"):
-            function.__annotations__.pop(name, None)  # Some exist for type checkers only.
+        if "execution" in names:
+            shared |= (
+                {"execution_overrides", "unsafe"} if unsafe_option else {"execution_overrides"}
+            )
 
         @wraps(function)
         def run(**values: Any) -> None:
             arguments = {name: value for name, value in values.items() if name in names}
-            if loads_recipe:
-                arguments["recipe"] = load_recipe(values["recipe_name"], values["recipe_overrides"])
-            if loads_execution:
-                unsafe = values.get("unsafe", False)
+            if "recipe" in names:
+                overrides = values["recipe_overrides"]
+                arguments["recipe"] = load_recipe(values["recipe_name"], overrides)
+            if "execution" in names:
                 overrides = values["execution_overrides"]
+                unsafe = values.get("unsafe", False)
                 arguments["execution"] = load_execution(overrides, runs=runs, unsafe=unsafe)
             function(**arguments)
 
-        own = inspect.signature(function, eval_str=True).parameters.values()
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = [
-            parameter.replace(kind=keyword)
-            for parameter in own
-            if parameter.name not in (*_SHARED, "recipe", "execution")
-        ]
-        parameters += [
-            inspect.Parameter(name, keyword, default=defaults[name], annotation=annotation)
-            for name, annotation in _SHARED.items()
-            if name in shared
-        ]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        shared_defaults = {name: defaults[name] for name in _SHARED if name in shared}
+        run.__signature__ = _signature(function, shared_defaults)  # type: ignore[attr-defined]
         return run
 
     return decorate
+
+
+def _signature(
+    function: Callable[..., None], shared_defaults: Mapping[str, Any]
+) -> inspect.Signature:
+    """Return the signature that Typer reads: own parameters first, then the shared options."""
+    replaced = (*_SHARED, "recipe", "execution")
+    for name in replaced:
+        function.__annotations__.pop(name, None)  # Some exist for type checkers only.
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    own = inspect.signature(function, eval_str=True).parameters.values()
+    parameters = [
+        parameter.replace(kind=keyword) for parameter in own if parameter.name not in replaced
+    ]
+    for name, default in shared_defaults.items():
+        parameters.append(
+            inspect.Parameter(name, keyword, default=default, annotation=_SHARED[name])
+        )
+    return inspect.Signature(parameters)
 
 
 # -- loading ---------------------------------------------------------------------------------------

@@ -32,10 +32,10 @@ def doctor(execution: Execution, as_json: bool) -> None:
         results.append(result)
         if as_json:
             continue
-        mark = "[green]✓[/green]"
+        symbol = "[green]✓[/green]"
         if not result.ok:
-            mark = "[red]✗[/red]" if result.needed else "[yellow]![/yellow]"
-        console.print(f"{mark} {result.name:<12} {escape(result.detail)}", soft_wrap=True)
+            symbol = "[red]✗[/red]" if result.required else "[yellow]![/yellow]"
+        console.print(f"{symbol} {result.name:<12} {escape(result.detail)}", soft_wrap=True)
         if not result.ok:
             print_line(f"    impact:  {result.impact}\n    fix:     {result.fix}")
     passed = all(result.ok for result in results if result.required)
@@ -139,7 +139,7 @@ def upgrade(execution: Execution, as_json: bool) -> None:
     for result in upgrades:
         text = "is up to date"
         if result.backup:
-            versions = f"{result.before or 'none'} to {result.after}"
+            versions = f"{result.old_revision or 'none'} to {result.new_revision}"
             text = f"upgraded from {versions}; backup: {result.backup}"
         print_line(f"{result.name:<8} {result.database} {text}")
     if not upgrades:

@@ -1,4 +1,4 @@
-"""The deployments: which flows can be scheduled, with which parameters and schedules.
+"""The deployments: flows that can be scheduled, their parameters and schedules.
 
 A deployment is a recipe. Its parameters are the recipe and the execution config, so the form in the
 Prefect UI shows every field with type, default and description, and `pipeline/starter` does the

@@ -35,10 +35,10 @@ class DatabaseUpgrade(NamedTuple):
 
     name: str
     database: Path
-    before: str
-    """Schema revision."""
-    after: str
-    """Schema revision; equal to `before` if the database was current."""
+    old_revision: str
+    """Schema revision before the upgrade."""
+    new_revision: str
+    """Schema revision after the upgrade; the same if the database was current."""
     backup: Path | None
     """Copy of the database before the upgrade; None if the database was current."""
 
@@ -128,7 +128,7 @@ def _upgrade_database(
     """Back up and migrate a database, if it exists."""
     if not database.exists():
         return
-    before = _revision(database)
+    old_revision = _revision(database)
     backup = _back_up(database)
     result = subprocess.run(
         [sys.executable, "-m", *arguments],
@@ -142,14 +142,16 @@ def _upgrade_database(
         output = (result.stderr or result.stdout).strip()[-_MAX_OUTPUT_CHARS:]
         raise ConfigError(
             f"the upgrade of {name}'s database failed: {output}",
-            expected=f"a database that {name} {before or 'of any version'} wrote",
+            expected=f"a database that {name} {old_revision or 'of any version'} wrote",
             fix=f"the database was restored and {backup} is a copy; install the version that wrote "
             "it, or report this error",
         )
-    after = _revision(database)
-    if after == before:
+    new_revision = _revision(database)
+    if new_revision == old_revision:
         backup.unlink()
-    yield DatabaseUpgrade(name, database, before, after, backup if after != before else None)
+    yield DatabaseUpgrade(
+        name, database, old_revision, new_revision, backup if new_revision != old_revision else None
+    )
 
 
 def _revision(database: Path) -> str:

@@ -160,20 +160,19 @@ def require_healthy_prefect() -> None:
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         return
-    shown = redact_credentials(url)
+    safe_url = redact_credentials(url)
     if error := health_error(f"{url.rstrip('/')}/health", _HEALTH_TIMEOUT_S):
         raise ConfigError(
-            f"the Prefect server at PREFECT_API_URL, {shown}, does not respond ({error})",
+            f"the Prefect server at PREFECT_API_URL, {safe_url}, does not respond ({error})",
             expected=f"a response from /health within {_HEALTH_TIMEOUT_S:.0f} s",
             fix="start the server, or unset PREFECT_API_URL: a run then starts a temporary server",
         )
     if status := _refusal_status():
         raise ConfigError(
-            f"the Prefect server at {shown} refuses this client ({status})",
+            f"the Prefect server at {safe_url} refuses this client ({status})",
             expected="the credentials of the server in PREFECT_API_AUTH_STRING",
             fix=f"for a server of `codegen ui` or `codegen serve`, run `. {FILE}` in its "
-            "workspace; "
-            "otherwise ask the administrator of the server",
+            "workspace; otherwise ask the administrator of the server",
         )
 
 

@@ -62,8 +62,7 @@ class Recipe(Config):
             raise ConfigError(
                 f"model.padded_vocab_size is {self.model.padded_vocab_size:,}",
                 expected=f"at least {self.tokenizer.num_ids:,}, the number of ids of a tokenizer "
-                "with "
-                f"tokenizer.num_merges {self.tokenizer.num_merges:,}",
+                f"with tokenizer.num_merges {self.tokenizer.num_merges:,}",
                 fix=f"set model.padded_vocab_size to {self.tokenizer.num_ids:,} or more, or lower "
                 "tokenizer.num_merges",
             )
@@ -190,14 +189,7 @@ def tiny() -> Recipe:
 
 def codegen_350m() -> Recipe:
     """Return CodeGen 350M (sections 2 and 3)."""
-    shape = ModelConfig(
-        num_layers=20,
-        num_heads=16,
-        head_dim=64,
-        rotary_dim=32,
-        context_length=2048,
-        padded_vocab_size=51_200,
-    )
+    shape = _shape(num_layers=20, num_heads=16, head_dim=64, rotary_dim=32)
     return _codegen(
         "codegen-350m", shape, global_batch_tokens=524_288, nl_rate=3.0e-4, later_rate=1.8e-4
     )
@@ -205,14 +197,7 @@ def codegen_350m() -> Recipe:
 
 def codegen_2b() -> Recipe:
     """Return CodeGen 2.7B (sections 2 and 3)."""
-    shape = ModelConfig(
-        num_layers=32,
-        num_heads=32,
-        head_dim=80,
-        rotary_dim=64,
-        context_length=2048,
-        padded_vocab_size=51_200,
-    )
+    shape = _shape(num_layers=32, num_heads=32, head_dim=80, rotary_dim=64)
     return _codegen(
         "codegen-2b", shape, global_batch_tokens=1_048_576, nl_rate=1.6e-4, later_rate=0.8e-4
     )
@@ -220,14 +205,7 @@ def codegen_2b() -> Recipe:
 
 def codegen_6b() -> Recipe:
     """Return CodeGen 6.1B (sections 2 and 3)."""
-    shape = ModelConfig(
-        num_layers=33,
-        num_heads=16,
-        head_dim=256,
-        rotary_dim=64,
-        context_length=2048,
-        padded_vocab_size=51_200,
-    )
+    shape = _shape(num_layers=33, num_heads=16, head_dim=256, rotary_dim=64)
     return _codegen(
         "codegen-6b", shape, global_batch_tokens=1_048_576, nl_rate=1.2e-4, later_rate=0.4e-4
     )
@@ -235,16 +213,20 @@ def codegen_6b() -> Recipe:
 
 def codegen_16b() -> Recipe:
     """Return CodeGen 16.1B (sections 2 and 3)."""
-    shape = ModelConfig(
-        num_layers=34,
-        num_heads=24,
-        head_dim=256,
-        rotary_dim=64,
-        context_length=2048,
-        padded_vocab_size=51_200,
-    )
+    shape = _shape(num_layers=34, num_heads=24, head_dim=256, rotary_dim=64)
     return _codegen(
         "codegen-16b", shape, global_batch_tokens=2_097_152, nl_rate=0.9e-4, later_rate=0.5e-4
+    )
+
+
+def _shape(*, num_layers: int, num_heads: int, head_dim: int, rotary_dim: int) -> ModelConfig:
+    return ModelConfig(
+        num_layers=num_layers,
+        num_heads=num_heads,
+        head_dim=head_dim,
+        rotary_dim=rotary_dim,
+        context_length=2048,
+        padded_vocab_size=51_200,
     )
 
 

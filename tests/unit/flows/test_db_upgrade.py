@@ -112,9 +112,9 @@ def test_old_databases_are_rejected_backed_up_and_upgraded_with_their_content(
         require_current_schema()
 
     results = {result.name: result for result in upgrade(execution)}
-    assert results["MLflow"].before == OLD_MLFLOW_REVISION
-    assert results["Prefect"].before == OLD_PREFECT_REVISION
-    assert all(result.after not in ("", result.before) for result in results.values())
+    assert results["MLflow"].old_revision == OLD_MLFLOW_REVISION
+    assert results["Prefect"].old_revision == OLD_PREFECT_REVISION
+    assert all(result.new_revision not in ("", result.old_revision) for result in results.values())
     experiments = tracking.client.search_experiments()
     assert "old" in {experiment.name for experiment in experiments}
     assert names(prefect(execution), "flow") == ["old"]
@@ -125,7 +125,7 @@ def test_old_databases_are_rejected_backed_up_and_upgraded_with_their_content(
 
     require_current_schema()
     again = list(upgrade(execution))
-    assert all(result.before == result.after for result in again)
+    assert all(result.old_revision == result.new_revision for result in again)
     assert [result.backup for result in again] == [None, None]
     assert len(list(execution.workspace_path.rglob("*.before-*"))) == 2
 
@@ -134,12 +134,12 @@ def test_a_failed_upgrade_restores_the_database(execution: Execution) -> None:
     create_old_databases(execution)
     with closing(sqlite3.connect(mlflow(execution))) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = 'unknown-revision'")
-    before = content(mlflow(execution))
+    content_before = content(mlflow(execution))
     with pytest.raises(
         ConfigError, match=r"(?s)MLflow's database failed.*unknown-revision.*before-"
     ):
         list(upgrade(execution))
-    assert content(mlflow(execution)) == before
+    assert content(mlflow(execution)) == content_before
 
 
 def test_missing_databases_are_not_upgraded(execution: Execution) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 
-from flows.deploy.notifications import emit_promotion_event
+from flows.runtime.events import emit_promotion_event
 from flows.runtime.prefect_artifacts import publish_markdown
 from flows.settings.execution import Execution
 from flows.steps.approval import user
@@ -17,7 +17,7 @@ else:
     Promotion = Any  # See `promote_version`.
 
 
-@flow(name="roll-back", flow_run_name="roll {model} back")
+@flow(name="rollback", flow_run_name="roll {model} back")
 def rollback(model: str, execution: Execution, reason: str = "", decided_by: str = "") -> Promotion:
     """Make `previous` the champion again; the champion becomes `previous`.
 
@@ -33,7 +33,7 @@ def rollback(model: str, execution: Execution, reason: str = "", decided_by: str
     from components.registry.queries import rollback
 
     done = rollback(
-        execution.open_tracking(), model, decided_by or f"{user()} (flow roll-back)", reason
+        execution.open_tracking(), model, decided_by or f"{user()} (flow rollback)", reason
     )
     publish_markdown(model, "promotion", f"# {done.summary}\n\n{reason}\n", done.summary)
     emit_promotion_event(done)

@@ -174,3 +174,17 @@ def _training_lock(here: FlowContext, doing: str) -> AbstractContextManager[None
     if not here.execution.training.one_per_host or here.execution.training.launcher != "local":
         return nullcontext()
     return exclusive_lock(user_lock_path("training").with_suffix(".lock"), doing)
+
+
+@flow(name="train-stage", flow_run_name="train {recipe.name} up to {stage}")
+def train_stage(
+    recipe: Recipe, execution: Execution, stage: StageName = "mono"
+) -> dict[str, Artifact]:
+    """Train a stage and the stages before it; existing checkpoints are reused.
+
+    Args:
+        recipe: what to build.
+        execution: where and how fast to run.
+        stage: nl, multi or mono.
+    """
+    return train.fn(recipe, execution, last_stage=stage)

@@ -1,11 +1,9 @@
-"""ASGI middleware that admits requests by Host, Origin and credentials; for servers that listen on
-loopback.
+"""ASGI middleware that checks Host, Origin and credentials of requests to a loopback server.
 
-A loopback port is open to every user of the machine, and to every web page that a browser on it
-shows: a page can send requests to 127.0.0.1, and after DNS rebinding it can read the responses,
-too. The Host check stops rebinding, the Origin check stops requests from pages of other origins,
-and the credentials stop everyone else. Limit: HTTP without TLS, so whoever can capture loopback
-traffic (root) reads the credentials.
+Every user of a machine can reach a loopback port, and so can every web page in its browsers: a page
+can send requests to 127.0.0.1, and after DNS rebinding it can read the responses. The Host check
+stops rebinding, the Origin check stops pages of other origins, and the credentials stop other
+users. Limit: HTTP without TLS, so root, who can capture loopback traffic, reads the credentials.
 """
 
 from __future__ import annotations
@@ -22,26 +20,22 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
-"""The names of this machine that no DNS server decides about."""
+"""Names of this machine that DNS cannot change."""
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]/@]+)(?::\d+)?")
 _POLICY_VIOLATION = 1008
-"""Close code of a web socket: RFC 6455, section 7.4.1."""
+"""WebSocket close code: RFC 6455, section 7.4.1."""
 
 
 class HttpGuard:
-    """Refuses requests whose Host, Origin or credentials are not allowed; passes all others to
-    `app` unchanged.
+    """Refuses requests with a wrong Host, Origin or credentials; passes others to `app` unchanged.
 
     Args:
-        app: the ASGI application behind the guard.
-        names: host names under which the server may be addressed. Ports are not compared: a web
-            page cannot choose the port of its Host without also having its name, and an SSH tunnel
-            may use another port.
-        origins: origins that may send requests besides the server's own (the one that equals the
-            request's Host).
-        credentials: `USER:PASSWORD` that each request must carry (HTTP basic authentication); None
-            asks for none.
+        app: the ASGI application.
+        names: host names that requests may use. Ports are not compared: a web page cannot choose
+            the port of its Host without its name, and an SSH tunnel may use another port.
+        origins: origins that may send requests, in addition to the server's own origin.
+        credentials: `USER:PASSWORD` of HTTP basic authentication; None requires no credentials.
     """
 
     def __init__(
@@ -65,7 +59,7 @@ class HttpGuard:
         await self._app(scope, receive, send)
 
     def _refusal(self, headers: Collection[tuple[bytes, bytes]]) -> tuple[int, str] | None:
-        """The status and the reason with which a request is refused; None if it is admitted."""
+        """Return status and reason of a refusal; None if the request is admitted."""
         hosts = _values(headers, b"host")
         host = hosts[0].lower() if len(hosts) == 1 else ""
         matched = _HOST.fullmatch(host)
@@ -79,8 +73,8 @@ class HttpGuard:
         return None
 
     def _is_signed_in(self, headers: Collection[tuple[bytes, bytes]]) -> bool:
-        sent = _values(headers, b"authorization")
-        scheme, _, encoded = sent[0].partition(" ") if len(sent) == 1 else ("", "", "")
+        values = _values(headers, b"authorization")
+        scheme, _, encoded = values[0].partition(" ") if len(values) == 1 else ("", "", "")
         if scheme.lower() != "basic":
             return False
         try:
@@ -95,9 +89,7 @@ def _values(headers: Collection[tuple[bytes, bytes]], name: bytes) -> list[str]:
 
 
 async def _refuse(scope: Scope, send: Send, status: int, reason: str) -> None:
-    if (
-        scope["type"] == "websocket"
-    ):  # Closed before it is accepted: the server answers the handshake with status 403.
+    if scope["type"] == "websocket":  # A close before the handshake becomes status 403.
         await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": reason})
         return
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]

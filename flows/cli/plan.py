@@ -1,8 +1,8 @@
-"""`codegen plan`: what training a recipe takes, printed before anything starts; a plan that cannot fit is refused.
+"""`codegen plan, deepspeed`: estimates a training before it starts, and prints its DeepSpeed
+config.
 
-The arithmetic is `components.training.planning.planner`'s. Here are the words: the tables, the refusal with what would fit instead, and
-the command that runs what was planned. Nothing heavy is imported, so it answers at once; but for the probe of DeepSpeed's
-configuration (`codegen deepspeed`), which is torch's.
+The arithmetic is in `components.training.planning`; this module has the tables, the error with
+layouts that fit, and the command that runs the plan.
 """
 
 from __future__ import annotations
@@ -10,217 +10,300 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
+import typer
 from rich.table import Table
 
-from components.core.errors import ConfigError
-from components.training.config import ParallelLayout, TrainingExecution, allowed_zero_stages
-from components.training.deepspeed_config import accumulation_steps, deepspeed_config
-from components.training.planning.devices import RESERVED_SHARE, Device
-from components.training.planning.memory import MemoryEstimate
-from components.training.planning.planner import (
-    Plan,
-    PlanRow,
-    execution_options,
-    make_plan,
-    propose_layouts,
+from flows.cli.options import (
+    RECIPE_HELP,
+    Stage,
+    command,
+    complete_from,
+    console,
+    device_names,
+    load_recipe,
+    print_json,
+    recipe_names,
 )
-from flows.settings.recipes import Recipe
+
+if TYPE_CHECKING:
+    from components.training.config import TrainingExecution
+    from components.training.planning.devices import Device
+    from components.training.planning.memory import MemoryEstimate
+    from components.training.planning.parallel_layout import ParallelLayout
+    from components.training.planning.planner import Plan, PlanRow
+    from flows.settings.execution import Execution
+    from flows.settings.recipes import Recipe
 
 _GB = 1e9
-_PARTS = ("weights", "gradients", "optimizer", "activations", "buffers")
+_MEMORY_COLUMNS = ("weights", "gradients", "optimizer", "activations", "buffers")
 
 
+@command()
 def plan(
-    recipe: Recipe,
-    setting: ParallelLayout,
-    device: Device,
+    recipe_overrides: list[str],
+    as_json: bool,
     *,
-    zero_stage: int | None = None,
-    mfu: float | None = None,
-    price: float | None = None,
-    asked: str,
-) -> Plan:
-    """The plan of a recipe; `zero_stage` None compares all that the setting allows.
+    name: Annotated[
+        str,
+        typer.Option(
+            "--recipe",
+            "--model",
+            "-r",
+            help=RECIPE_HELP,
+            metavar="NAME",
+            autocompletion=complete_from(recipe_names),
+        ),
+    ] = "starter",
+    gpus: Annotated[int, typer.Option(help="Number of devices in total.")] = 1,
+    gpu: Annotated[
+        str,
+        typer.Option(
+            help="Device type, e.g. h100, a100-80 or cpu.",
+            autocompletion=complete_from(device_names),
+        ),
+    ] = "h100",
+    micro_batch: Annotated[int, typer.Option(help="Sequences per device and forward pass.")] = 1,
+    zero_stage: Annotated[
+        int | None, typer.Option(help="ZeRO stage, 0 to 3. Default: compare all stages.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="bf16 or fp32. Default: bf16 on GPUs, fp32 on a CPU.")
+    ] = None,
+    checkpoint_activations: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoint-activations", help="Recompute activations in the backward pass."
+        ),
+    ] = False,
+    offload: Annotated[
+        str, typer.Option(help="Offload to host memory: none, optimizer, or all (ZeRO 3 only).")
+    ] = "none",
+    tensor_parallel: Annotated[
+        int, typer.Option(help="Devices that share the heads of a model copy (ZeRO 1 and 2).")
+    ] = 1,
+    sequence_parallel: Annotated[
+        int, typer.Option(help="Devices that share the positions of a sequence.")
+    ] = 1,
+    price: Annotated[float | None, typer.Option(help="Price per GPU-hour.")] = None,
+    mfu: Annotated[
+        float | None,
+        typer.Option(help="Model FLOPs utilization, 0 to 1. Default: the value of the device."),
+    ] = None,
+) -> None:
+    """Estimate memory, hours, disk and cost of a training before it starts."""
+    recipe = load_recipe(name, recipe_overrides)
+    from components.training.planning.devices import device as find_device
+    from components.training.planning.parallel_layout import ParallelLayout, zero_stages
+    from components.training.planning.planner import make_plan
 
-    Args:
-        asked: the recipe as the command line names it, for the commands in messages.
+    device = find_device(gpu)
+    default_zero_stage = 2 if tensor_parallel > 1 else 3
+    layout = ParallelLayout.parse(
+        {
+            "world_size": gpus,
+            "micro_batch": micro_batch,
+            "tensor_parallel": tensor_parallel,
+            "sequence_parallel": sequence_parallel,
+            "zero_stage": default_zero_stage if zero_stage is None else zero_stage,
+            "precision": precision or ("fp32" if gpu == "cpu" else "bf16"),
+            "checkpoint_activations": checkpoint_activations,
+            "offload": offload,
+        }
+    )
+    stages = [zero_stage]
+    if zero_stage is None:
+        stages = [*zero_stages(layout.tensor_parallel, layout.offload)]
+    layouts = [layout.replace(zero_stage=stage) for stage in stages]
+    result = make_plan(recipe.model, recipe.training.trained, layouts, device, mfu=mfu, price=price)
+    options = " ".join([f"-r {name}", *(f"--set {shlex.quote(text)}" for text in recipe_overrides)])
+    if not result.best.fits:
+        raise _does_not_fit(recipe, result, options)
+    if as_json:
+        print_json(result)
+    else:
+        print_plan(result, recipe, options)
+
+
+@command()
+def deepspeed(recipe: Recipe, execution: Execution, *, stage: Stage = "nl") -> None:
+    """Print the DeepSpeed configuration of a stage as JSON."""
+    print_json(stage_deepspeed_config(recipe, execution.training, stage))
+
+
+def stage_deepspeed_config(
+    recipe: Recipe, execution: TrainingExecution, stage: str
+) -> dict[str, Any]:
+    """Return the DeepSpeed configuration of a stage; precision `auto` probes this machine.
 
     Raises:
-        ConfigError: nothing that was asked for fits the device; what would fit is named.
+        ConfigError: the stage does not exist, the batch is not divisible among the processes, or
+            micro_batch is auto.
     """
-    compared = [setting.replace(zero_stage=one) for one in _allowed(setting, zero_stage)]
-    made = make_plan(recipe.model, recipe.training.trained, compared, device, mfu=mfu, price=price)
-    if not made.best.fits:
-        raise _refusal(recipe, made, asked)
-    return made
+    from components.core.errors import ConfigError
+    from components.training.deepspeed_config import accumulation_steps, deepspeed_config
 
-
-def print_plan(made: Plan, recipe: Recipe, console: Console, *, asked: str) -> None:
-    """Print a plan."""
-    one, device, host_bytes = made.best.layout, made.device, made.best.memory.host_bytes
-    console.print(
-        f"{recipe.name}: {made.num_parameters / 1e9:,.3f}B parameters on {one.world_size:,} x {device.title}, "
-        f"{one.precision}, micro-batch {one.micro_batch}, activations {_activations(one)}, offload {one.offload}\n",
-        soft_wrap=True,
-    )
-    table, unit = _memory_table(made)
-    console.print(
-        f"{unit} on one device at its fullest moment; {_size(device.usable_bytes)} of {_size(device.memory_bytes)} usable, "
-        f"{RESERVED_SHARE:.0%} kept back",
-        soft_wrap=True,
-    )
-    console.print(table)
-    console.print()
-    console.print(_stage_table(made))
-    console.print()
-    recomputed = (
-        ", with one more forward pass of the blocks" if one.activation_checkpoint_interval else ""
-    )
-    console.print(
-        f"Hours at {made.mfu:.0%} of {device.peak_flops[one.precision] / 1e12:,.4g} TFLOP/s ({made.mfu_source}){recomputed}.\n"
-        f"Disk for checkpoints: {_size(made.checkpoints_bytes)} inside a stage, {_size(made.results_bytes)} for the weights "
-        f"that {_stages(len(made.stages))}.",
-        soft_wrap=True,
-    )
-    if host_bytes:
-        console.print(
-            f"Offloading takes {_size(host_bytes)} of the host's memory for each device, which is not checked, "
-            "and time, which is not in the hours.",
-            soft_wrap=True,
-        )
-    _print_run_command(one, device, asked, console)
-
-
-def deepspeed(recipe: Recipe, place: TrainingExecution, stage: str) -> dict[str, Any]:
-    """What a stage that begins on this place passes to DeepSpeed; where precision is auto, by a probe of this machine.
-
-    Raises:
-        ConfigError: no such stage, the batch does not divide over the place, or micro_batch is auto.
-    """
     stages = dict(recipe.training.stages)
     if stage not in stages:
         raise ConfigError(
             f"there is no stage {stage!r}",
             expected=f"one of {', '.join(stages)}",
-            fix="choose one of these",
+            fix="choose one of these stages",
         )
-    config, context_length = stages[stage], recipe.model.context_length
-    accumulation_steps(config, place, context_length)
-    precision = place.precision
+    config = stages[stage]
+    context_length = recipe.model.context_length
+    accumulation_steps(config, execution, context_length)
+    precision = execution.precision
     if precision == "auto":
-        with contextlib.redirect_stdout(
-            sys.stderr
-        ):  # DeepSpeed logs to what is standard output as it is imported.
-            from components.training.hardware import select_device, select_precision
-        precision = select_precision(place, select_device(place, local_rank=0))
+        with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed logs to stdout at import.
+            from components.training.hardware import chosen_device, chosen_precision
+        precision = chosen_precision(execution, chosen_device(execution, local_rank=0))
     return deepspeed_config(
-        config, place, context_length, on_gpu=place.uses_gpu, bf16=precision == "bf16"
+        config,
+        execution,
+        context_length,
+        on_gpu=execution.uses_gpu,
+        bf16=precision == "bf16",
     )
 
 
-def _allowed(setting: ParallelLayout, zero_stage: int | None) -> list[int]:
-    return (
-        [zero_stage]
-        if zero_stage is not None
-        else allowed_zero_stages(setting.tensor_parallel, setting.offload)
+def print_plan(plan: Plan, recipe: Recipe, options: str) -> None:
+    """Print a plan and the command that runs it.
+
+    Args:
+        plan: the plan.
+        recipe: its recipe.
+        options: the command line options that select the recipe.
+    """
+    from components.training.planning.devices import RESERVED
+    from components.training.planning.planner import place_options
+
+    layout = plan.best.setting
+    device = plan.device
+
+    def print_text(text: str) -> None:
+        console.print(text, soft_wrap=True)
+
+    activations = "recomputed" if layout.checkpoint_activations else "stored"
+    print_text(
+        f"{recipe.name}: {plan.num_parameters / 1e9:,.3f}B parameters on {layout.world_size:,} x "
+        f"{device.title}, {layout.precision}, micro-batch {layout.micro_batch}, "
+        f"activations {activations}, offload {layout.offload}\n"
     )
+    table, unit = _memory_table(plan)
+    print_text(
+        f"Peak memory per device in {unit}; {_size(device.usable_bytes)} of "
+        f"{_size(device.memory_bytes)} usable, {RESERVED:.0%} reserved"
+    )
+    console.print(table)
+    console.print()
+    console.print(_stage_table(plan))
+    console.print()
+    recomputation = ""
+    if layout.checkpoint_activations:
+        recomputation = ", plus a second forward pass of the blocks"
+    num_stages = len(plan.stages)
+    print_text(
+        f"Hours at {plan.mfu:.0%} of {device.peak_flops[layout.precision] / 1e12:,.4g} TFLOP/s "
+        f"({plan.mfu_source}){recomputation}.\n"
+        f"Disk for checkpoints: {_size(plan.checkpoints_bytes)} during a stage, "
+        f"{_size(plan.results_bytes)} for the final weights of "
+        f"{num_stages} stage{'s' if num_stages > 1 else ''}."
+    )
+    if host_bytes := plan.best.memory.host_bytes:
+        print_text(
+            f"Offloading needs {_size(host_bytes)} of host memory per device, which is not "
+            "checked, and time, which the hours do not include."
+        )
+    run_options = " ".join([options, *place_options(layout, device)])
+    console.print(f"\ncodegen run {run_options}", soft_wrap=True, markup=False)
 
 
-def _memory_table(made: Plan) -> tuple[Table, str]:
-    """The table, and the unit of its figures."""
-    unit, name = (
-        (1e9, "GB") if max(row.memory.total_bytes for row in made.rows) >= _GB else (1e6, "MB")
-    )
+def _memory_table(plan: Plan) -> tuple[Table, str]:
+    """Return the table, and the unit of its numbers."""
+    num_bytes, unit = 1e6, "MB"
+    if max(row.memory.total_bytes for row in plan.rows) >= _GB:
+        num_bytes, unit = _GB, "GB"
+    columns = (*_MEMORY_COLUMNS, "total")
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("ZeRO", no_wrap=True)
-    for part in (*_PARTS, "total"):
-        table.add_column(part, justify="right", no_wrap=True)
-    table.add_column("moment", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("peak", no_wrap=True)
     table.add_column("fits", no_wrap=True)
-    for row in made.rows:
-        numbers = (
-            f"{getattr(row.memory, f'{part}_bytes') / unit:,.2f}" for part in (*_PARTS, "total")
-        )
-        verdict = "no" if not row.fits else "best" if row == made.best else "yes"
-        table.add_row(str(row.layout.zero_stage), *numbers, row.memory.phase, verdict)
-    return table, name
+    for row in plan.rows:
+        numbers = [f"{getattr(row.memory, f'{name}_bytes') / num_bytes:,.2f}" for name in columns]
+        fits = "yes" if row.fits else "no"
+        if row.fits and row == plan.best:
+            fits = "best"
+        table.add_row(str(row.setting.zero_stage), *numbers, row.memory.phase, fits)
+    return table, unit
 
 
-def _stage_table(made: Plan) -> Table:
+def _stage_table(plan: Plan) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0))
     for name in ("stage", "tokens", "FLOPs", "hours", "cost"):
         table.add_column(name, justify="left" if name == "stage" else "right")
-    for one in (*made.stages, made.total):
-        cost = "no price" if one.cost is None else f"{one.cost:,.2f}"
-        table.add_row(one.name, f"{one.tokens:,}", f"{one.flops:.2e}", f"{one.hours:,.2f}", cost)
+    for stage in (*plan.stages, plan.total):
+        cost = "no price" if stage.cost is None else f"{stage.cost:,.2f}"
+        table.add_row(
+            stage.name,
+            f"{stage.tokens:,}",
+            f"{stage.flops:.2e}",
+            f"{stage.hours:,.2f}",
+            cost,
+        )
     return table
 
 
-def _print_run_command(
-    setting: ParallelLayout, device: Device, asked: str, console: Console
-) -> None:
-    options = " ".join(execution_options(setting, device))
-    console.print(f"\ncodegen run {asked} {options}", soft_wrap=True, markup=False)
+def _does_not_fit(recipe: Recipe, plan: Plan, options: str) -> Exception:
+    """Return the error of a plan that does not fit the device; it proposes plans that fit."""
+    from components.core.errors import ConfigError
+    from components.training.planning.planner import proposals
 
-
-def _refusal(recipe: Recipe, made: Plan, asked: str) -> ConfigError:
-    one, memory, device = made.best.layout, made.best.memory, made.device
-    found = propose_layouts(recipe.model, recipe.training.trained, made.rows[0].layout, device)
-    commands = [
-        f"{_command(asked, row.layout, device)} needs {_size(row.memory.total_bytes)}{_host(row)}"
-        for row in found
-    ]
+    device = plan.device
+    layout = plan.best.setting
+    memory = plan.best.memory
+    rows = proposals(recipe.model, recipe.training.trained, plan.rows[0].setting, device)
+    commands = [_proposal(row, device, options) for row in rows]
     return ConfigError(
-        f"{recipe.name} needs {_size(memory.total_bytes)} on each of {one.world_size:,} x {device.title} "
-        f"with ZeRO {one.zero_stage} ({_parts(memory)})",
-        expected=f"at most the {_size(device.usable_bytes)} that are usable of {_size(device.memory_bytes)}",
+        f"{recipe.name} needs {_size(memory.total_bytes)} on each of {layout.world_size:,} x "
+        f"{device.title} with ZeRO {layout.zero_stage} ({_memory_parts(memory)})",
+        expected=f"at most {_size(device.usable_bytes)}, the usable part of "
+        f"{_size(device.memory_bytes)}",
         fix="; or ".join(commands)
-        or "take a device with more memory: no number of these fits, whatever is partitioned",
+        or "choose a device with more memory: no number of these devices is enough",
     )
 
 
-def _command(asked: str, setting: ParallelLayout, device: Device) -> str:
-    options = [
-        f"--gpus {setting.world_size} --gpu {device.name} --micro-batch {setting.micro_batch}",
-        f"--zero-stage {setting.zero_stage} --precision {setting.precision}",
-        *([f"--tensor-parallel {setting.tensor_parallel}"] if setting.tensor_parallel > 1 else []),
-        *(
-            [f"--sequence-parallel {setting.sequence_parallel}"]
-            if setting.sequence_parallel > 1
-            else []
-        ),
-        *(["--checkpoint-activations"] if setting.activation_checkpoint_interval else []),
-        *([f"--offload {setting.offload}"] if setting.offload != "none" else []),
+def _proposal(row: PlanRow, device: Device, options: str) -> str:
+    text = f"{_plan_command(row.setting, device, options)} needs {_size(row.memory.total_bytes)}"
+    if row.memory.host_bytes:
+        text += f" and {_size(row.memory.host_bytes)} of host memory per device"
+    return text
+
+
+def _plan_command(layout: ParallelLayout, device: Device, options: str) -> str:
+    words = [
+        f"codegen plan {options} --gpus {layout.world_size} --gpu {device.name}",
+        f"--micro-batch {layout.micro_batch} --zero-stage {layout.zero_stage}",
+        f"--precision {layout.precision}",
     ]
-    return f"`codegen plan {asked} {' '.join(options)}`"
+    if layout.tensor_parallel > 1:
+        words.append(f"--tensor-parallel {layout.tensor_parallel}")
+    if layout.sequence_parallel > 1:
+        words.append(f"--sequence-parallel {layout.sequence_parallel}")
+    if layout.checkpoint_activations:
+        words.append("--checkpoint-activations")
+    if layout.offload != "none":
+        words.append(f"--offload {layout.offload}")
+    return f"`{' '.join(words)}`"
 
 
-def recipe_options(name: str, sets: list[str]) -> str:
-    """The options that name a recipe, as they can be given again."""
-    return " ".join([f"-r {name}", *(f"--set {shlex.quote(one)}" for one in sets)])
-
-
-def _host(row: PlanRow) -> str:
-    return (
-        f" and {_size(row.memory.host_bytes)} of the host's memory for each"
-        if row.memory.host_bytes
-        else ""
-    )
-
-
-def _parts(memory: MemoryEstimate) -> str:
-    return ", ".join(f"{name} {_size(getattr(memory, f'{name}_bytes'))}" for name in _PARTS)
-
-
-def _activations(setting: ParallelLayout) -> str:
-    return "computed again" if setting.activation_checkpoint_interval else "kept"
-
-
-def _stages(number: int) -> str:
-    return "one stage leaves" if number == 1 else f"{number} stages leave"
+def _memory_parts(memory: MemoryEstimate) -> str:
+    parts = [f"{name} {_size(getattr(memory, f'{name}_bytes'))}" for name in _MEMORY_COLUMNS]
+    return ", ".join(parts)
 
 
 def _size(num_bytes: int) -> str:

@@ -1,92 +1,88 @@
-"""`codegen doctor, ui, serve, upgrade`: this machine, and the servers on it."""
+"""`codegen doctor, ui, serve, notifications, db`: this machine and its servers."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.exit_codes import NEGATIVE_RESULT
-from flows.cli.options import (
-    HIGHEST_PORT,
-    ExecutionOverrides,
-    Json,
-    RecipeName,
-    RecipeOverrides,
-    console,
-    load_execution,
-    load_recipe,
-    print_json,
+from flows.cli.options import NEGATIVE_RESULT, Port, command, console, print_json, print_line
+
+if TYPE_CHECKING:
+    from flows.settings.execution import Execution
+    from flows.settings.recipes import Recipe
+
+notifications = typer.Typer(
+    no_args_is_help=True, help="Send notifications about failed runs, approvals and promotions."
 )
+db = typer.Typer(no_args_is_help=True, help="Upgrade the MLflow and Prefect databases.")
 
 
-def doctor(as_json: Json = False, at: ExecutionOverrides = []) -> None:
-    """What this machine has and lacks, what it costs to go without, and how to get it. Status 3: runs would fail."""
-    execution = load_execution(at)
+@command()
+def doctor(execution: Execution, as_json: bool) -> None:
+    """Check this machine: missing requirements, their impact and their fix. Exits with 3 if runs
+    would fail.
+    """
     from rich.markup import escape
 
     from flows.runtime.health_checks import run_checks
 
-    findings = []
-    for one in run_checks(execution):
-        findings.append(one)
+    results = []
+    for result in run_checks(execution):
+        results.append(result)
         if as_json:
             continue
-        mark = (
-            "[green]✓[/green]"
-            if one.fine
-            else "[red]✗[/red]"
-            if one.needed
-            else "[yellow]![/yellow]"
-        )
-        console.print(f"{mark} {one.name:<12} {escape(one.found)}", soft_wrap=True)
-        if not one.fine:
-            console.print(
-                f"    without it:  {escape(one.cost)}\n    fix:     {escape(one.remedy)}",
-                soft_wrap=True,
-            )
-    fine = all(one.fine for one in findings if one.needed)
+        symbol = "[green]✓[/green]"
+        if not result.ok:
+            symbol = "[red]✗[/red]" if result.required else "[yellow]![/yellow]"
+        console.print(f"{symbol} {result.name:<12} {escape(result.detail)}", soft_wrap=True)
+        if not result.ok:
+            print_line(f"    impact:  {result.impact}\n    fix:     {result.fix}")
+    passed = all(result.ok for result in results if result.required)
     if as_json:
-        print_json({"fine": fine, "findings": findings})
-    if not fine:
+        print_json({"ok": passed, "checks": results})
+    if not passed:
         raise typer.Exit(NEGATIVE_RESULT)
 
 
-PrefectPort = Annotated[int, typer.Option(min=1, max=HIGHEST_PORT, help="Of Prefect's page.")]
-MlflowPort = Annotated[int, typer.Option(min=1, max=HIGHEST_PORT, help="Of MLflow's page.")]
+@command()
+def ui(execution: Execution, *, prefect_port: Port = 4200, mlflow_port: Port = 5000) -> None:
+    """Start the Prefect and MLflow UIs on loopback."""
+    from flows.servers.local_servers import run_ui_servers
+
+    run_ui_servers(execution, prefect_port=prefect_port, mlflow_port=mlflow_port, console=console)
 
 
-def ui(
-    prefect_port: PrefectPort = 4200, mlflow_port: MlflowPort = 5000, at: ExecutionOverrides = []
-) -> None:
-    """Prefect and MLflow on loopback, over what was run."""
-    from flows.deploy.serve import run_ui_servers
-
-    run_ui_servers(
-        load_execution(at), prefect_port=prefect_port, mlflow_port=mlflow_port, console=console
-    )
-
-
+@command(runs=True)
 def serve(
-    recipe: RecipeName = "starter",
+    recipe_name: str,
+    recipe: Recipe,
+    execution: Execution,
+    *,
     cron: Annotated[
-        list[str], typer.Option(help='Switch a schedule on: --cron "pipeline=0 1 * * 6".')
-    ] = [],
-    timezone: Annotated[str, typer.Option(help="Of the schedules.")] = "UTC",
-    prefect_port: PrefectPort = 4200,
-    mlflow_port: MlflowPort = 5000,
-    sets: RecipeOverrides = [],
-    at: ExecutionOverrides = [],
+        list[str],
+        typer.Option(
+            help='Activate the schedule of a flow: --cron "pipeline=0 1 * * 6". Repeatable.',
+            metavar="FLOW=CRON",
+            default_factory=list,
+            show_default=False,
+        ),
+    ],
+    timezone: Annotated[str, typer.Option(help="Time zone of the schedules.")] = "UTC",
+    prefect_port: Port = 4200,
+    mlflow_port: Port = 5000,
 ) -> None:
-    """Offer the flows as deployments: by schedule, from Prefect's page, or by `prefect deployment run`."""
-    chosen, execution = load_recipe(recipe, sets), load_execution(at, runs=True)
-    from flows.deploy.serve import serve as offer
+    """Serve the flows as Prefect deployments, with optional schedules."""
+    from flows.deploy.serve import serve as serve_deployments
 
-    crons = {flow: when for flow, _, when in (one.partition("=") for one in cron)}
-    offer(
-        chosen,
+    crons = {}
+    for text in cron:
+        flow_name, _, schedule = text.partition("=")
+        crons[flow_name] = schedule
+    serve_deployments(
+        recipe,
         execution,
-        name=recipe,
+        name=recipe_name,
         crons=crons,
         timezone=timezone,
         prefect_port=prefect_port,
@@ -95,21 +91,56 @@ def serve(
     )
 
 
-def upgrade(as_json: Json = False, at: ExecutionOverrides = []) -> None:
-    """Bring the databases of a workspace to the installed versions of MLflow and Prefect, each copied first."""
-    execution = load_execution(at)
-    from flows.servers.db_upgrade import upgrade as upgraded
+@notifications.command()
+@command()
+def add(
+    url: Annotated[
+        str,
+        typer.Argument(
+            help="https://... receives JSON; mailtos://USER:PASSWORD@SERVER:PORT?from=A&to=B "
+            "receives e-mail."
+        ),
+    ],
+    execution: Execution,  # noqa: ARG001 - sets up the environment
+    as_json: bool,
+    *,
+    on: Annotated[
+        list[str],
+        typer.Option(
+            help="Event: failed, approval, promoted or refused. Repeatable. Default: all events.",
+            metavar="EVENT",
+            default_factory=list,
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Send notifications about events to a URL."""
+    from flows.deploy.automations import NOTIFICATION_RULES, subscribe
 
-    found = list(upgraded(execution))
+    automations = subscribe(url, tuple(on) or tuple(NOTIFICATION_RULES))
     if as_json:
-        print_json(found)
+        print_json({"automations": automations})
         return
-    for one in found:
-        said = (
-            f"from {one.before or 'none'} to {one.after}; as it was: {one.backup}"
-            if one.backup
-            else "is up to date"
-        )
-        console.print(f"{one.name:<8} {one.database} {said}", soft_wrap=True, markup=False)
-    if not found:
-        console.print("there are no databases yet")
+    for name in automations:
+        print_line(f"created  {name}")
+
+
+@db.command()
+@command()
+def upgrade(execution: Execution, as_json: bool) -> None:
+    """Upgrade the databases of the workspace to the installed MLflow and Prefect, after a
+    backup."""
+    from flows.servers.db_upgrade import upgrade as upgrade_databases
+
+    upgrades = list(upgrade_databases(execution))
+    if as_json:
+        print_json(upgrades)
+        return
+    for result in upgrades:
+        text = "is up to date"
+        if result.backup:
+            versions = f"{result.old_revision or 'none'} to {result.new_revision}"
+            text = f"upgraded from {versions}; backup: {result.backup}"
+        print_line(f"{result.name:<8} {result.database} {text}")
+    if not upgrades:
+        console.print("there are no databases")

@@ -1,1 +1,1 @@
-"""Prefect deployments: schedules, automations, notifications and the runner that serves them."""
+"""Prefect deployments, their runner, and automations."""

@@ -1,7 +1,8 @@
-"""Blocks of ours that Prefect's server needs to know: e-mail by any SMTP server.
+"""A Prefect block for e-mail through any SMTP server.
 
-Registered under the entry point `prefect.collections`, so that every Prefect of this environment, the server's too, finds
-it. Prefect itself only mails through one company's service. Kept light: it is imported wherever Prefect looks for blocks.
+The entry point `prefect.collections` registers it, so that every Prefect process of this
+environment finds it, also the server. Prefect's own e-mail block supports a single provider.
+Prefect imports this module in many processes, so it stays a file with light imports.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from pydantic import Field, SecretStr
 
 
 class Email(AppriseNotificationBlock):
-    """E-mail by an SMTP server of one's own, as an Apprise address."""
+    """E-mail through your own SMTP server, as an Apprise URL."""
 
     _block_type_name = "Email by SMTP"
     _block_type_slug = "codegen-email"
 
     url: SecretStr = Field(
-        title="Address",
-        description="mailtos://USER:PASSWORD@SERVER:PORT?from=SENDER&to=RECIPIENT (mailto:// without encryption)",
+        title="URL",
+        description="mailtos://USER:PASSWORD@SERVER:PORT?from=SENDER&to=RECIPIENT, "
+        "or mailto://... without encryption",
         examples=[
             "mailtos://robot:secret@smtp.example.org:587?from=robot@example.org&to=team@example.org"
         ],

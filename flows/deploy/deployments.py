@@ -1,8 +1,9 @@
-"""What can be scheduled: the flows that Prefect offers as deployments, and what each is deployed with.
+"""The deployments: flows that can be scheduled, their parameters and schedules.
 
-One decision: a deployment is a recipe. Its parameters are the recipe and the execution themselves, so the form on Prefect's
-page has every field with its type, default and description, and `pipeline/starter` is what `codegen run -r starter` runs.
-The same table serves `codegen serve` (no worker needed) and `infra/prefect.yaml` (workers; a test keeps the two equal).
+A deployment is a recipe. Its parameters are the recipe and the execution config, so the form in the
+Prefect UI shows every field with type, default and description, and `pipeline/starter` does the
+same as `codegen run -r starter`. `codegen serve` (no worker) and `infra/prefect.yaml` (workers) use
+this table; a test compares both.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import json
 import zoneinfo
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from prefect import Flow, flow
+from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
@@ -24,63 +25,39 @@ from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
-from components.core.artifact import Artifact
 from components.core.errors import ConfigError
 from components.core.network import redact_credentials
-from components.training.config import StageName
 from flows.evaluate_model import evaluate_model
 from flows.pipeline import pipeline
-from flows.prepare import PreparedData, prepare
+from flows.prepare import refresh_data
 from flows.promote_version import promote_version
 from flows.roll_back import rollback
-from flows.settings.execution import Execution, environment
+from flows.settings.execution import (
+    Execution,
+    environment,
+    execution_from_environment,
+    setup_environment,
+)
 from flows.settings.recipes import Recipe
-from flows.settings.recipes import recipe as named_recipe
-from flows.train import train
+from flows.settings.recipes import recipe as find_recipe
+from flows.train import train_stage
 
 if TYPE_CHECKING:
     from prefect.schedules import Schedule
 
-ONE_AT_A_TIME = 1
-
-
-@flow(name="refresh-data", flow_run_name="refresh the data of {recipe.name}")
-def refresh_data(recipe: Recipe, execution: Execution) -> PreparedData:
-    """Pull, validate and pack the corpora anew where their sources or the recipe changed.
-
-    Args:
-        recipe: what is to be made.
-        execution: where it is made.
-    """
-    return prepare.fn(recipe, execution)
-
-
-@flow(name="train-stage", flow_run_name="train {recipe.name} up to {stage}")
-def train_stage(
-    recipe: Recipe, execution: Execution, stage: StageName = "mono"
-) -> dict[str, Artifact]:
-    """Train one stage: those before it are reused where they are there, and trained where they are not.
-
-    Args:
-        recipe: what is to be made.
-        execution: where it is made.
-        stage: nl, multi or mono.
-    """
-    return train.fn(recipe, execution, last_stage=stage)
-
 
 @dataclass(frozen=True)
 class DeploymentSpec:
-    """One flow as it is deployed."""
+    """A flow and the settings of its deployment."""
 
     flow: Flow[Any, Any]
     tags: tuple[str, ...]
     cron: str | None
-    """When it runs once its schedule is switched on: on the page, or with `codegen serve --cron`. None: for people only."""
+    """The schedule, inactive by default. None: started by users only."""
     concurrency_limit: int | None = None
-    """Runs of one deployment at the same time; more wait in Prefect. None: as many as are asked for."""
-    parameters: Mapping[str, Any] | None = None
-    """Beside recipe and execution."""
+    """Concurrent runs of a deployment; further runs wait. None: unlimited."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters other than recipe and execution."""
 
 
 DEPLOYMENTS: dict[str, DeploymentSpec] = {
@@ -88,13 +65,13 @@ DEPLOYMENTS: dict[str, DeploymentSpec] = {
         pipeline, tags=("data", "training", "evaluation", "promotion"), cron="0 1 * * 6"
     ),
     "refresh-data": DeploymentSpec(
-        refresh_data, tags=("data",), cron="0 0 * * *", concurrency_limit=ONE_AT_A_TIME
+        refresh_data, tags=("data",), cron="0 0 * * *", concurrency_limit=1
     ),
     "train-stage": DeploymentSpec(
         train_stage,
         tags=("training",),
         cron="0 2 * * *",
-        concurrency_limit=ONE_AT_A_TIME,
+        concurrency_limit=1,
         parameters={"stage": "mono"},
     ),
     "evaluate-model": DeploymentSpec(
@@ -109,153 +86,153 @@ DEPLOYMENTS: dict[str, DeploymentSpec] = {
         cron="0 8 * * *",
         parameters={"model": "{recipe}-mono@candidate"},
     ),
-    "roll-back": DeploymentSpec(
+    "rollback": DeploymentSpec(
         rollback, tags=("promotion",), cron=None, parameters={"model": "{recipe}-mono"}
     ),
 }
-"""By the name of the flow. Trainings of one host take turns however they were started (`flows.train`); evaluations run
-beside them. Times are assumptions: data at midnight, training after it, evaluation in the morning."""
+"""By flow name. Trainings of a host are serialized however they start (`flows.train`); evaluations
+run in parallel. The times are assumptions: data at midnight, then training, evaluation in the
+morning."""
 
 
 def deployments(
     name: str, recipe: Recipe, execution: Execution, crons: Mapping[str, str], timezone: str
 ) -> list[RunnerDeployment]:
-    """A deployment of every flow, named for a recipe.
+    """Return a deployment of every flow.
 
     Args:
-        name: the recipe's, as the command line knows it: the deployments are `pipeline/NAME`, ...
-        recipe: what the parameters say.
-        execution: where the runs are.
-        crons: schedules to switch on, by flow.
-        timezone: of all schedules, e.g. Europe/Berlin.
+        name: recipe name on the command line; the deployments are `pipeline/NAME`, ...
+        recipe: default of the parameter `recipe`.
+        execution: default of the parameter `execution`.
+        crons: schedules to activate, by flow name.
+        timezone: time zone of all schedules, e.g. Europe/Berlin.
 
     Raises:
-        ConfigError: there is no such flow, or no such schedule or time zone.
+        ConfigError: a flow, schedule or time zone is invalid.
     """
-    require_schedules(crons, timezone)
-    made = [
-        one.flow.to_deployment(
+    _check_schedules(crons, timezone)
+    created = []
+    for flow_name, spec in DEPLOYMENTS.items():
+        deployment = spec.flow.to_deployment(
             name,
             parameters=parameters(flow_name, recipe, execution),
-            schedules=[_schedule(crons.get(flow_name), one.cron, timezone)] if one.cron else [],
-            concurrency_limit=_limit(one),
-            description=one.flow.description,
-            tags=["codegen", *one.tags],
+            schedules=[_schedule(crons.get(flow_name), spec.cron, timezone)] if spec.cron else [],
+            concurrency_limit=_concurrency_limit(spec),
+            description=spec.flow.description,
+            tags=["codegen", *spec.tags],
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
-        for flow_name, one in DEPLOYMENTS.items()
-    ]
-    return cast(list[RunnerDeployment], made)  # Coroutines only within an event loop.
+        created.append(cast(RunnerDeployment, deployment))  # A coroutine only in an event loop.
+    return created
 
 
 def parameters(flow_name: str, recipe: Recipe, execution: Execution) -> dict[str, Any]:
-    """What a run of a deployed flow is given where nobody says otherwise, as JSON has it.
+    """Return the default parameters of a deployed flow as JSON values.
 
     Raises:
-        ConfigError: there is a password in it.
+        ConfigError: the tracking URI contains a password.
     """
-    own = {
-        name: value.format(recipe=recipe.name) if isinstance(value, str) else value
-        for name, value in (DEPLOYMENTS[flow_name].parameters or {}).items()
-    }
-    if (uri := execution.tracking_uri or "") != redact_credentials(uri):
+    uri = execution.tracking_uri or ""
+    if uri != redact_credentials(uri):
         raise ConfigError(
-            "the tracking URI holds a password, and what a deployment is given is shown to everybody",
-            expected="a URI without one",
-            fix="put it into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            "the tracking URI contains a password, and every Prefect user can read parameters",
+            expected="a URI without a password",
+            fix="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
-    place = execution.replace(project=str(execution.project_path))
-    given = {"recipe": _json(recipe), "execution": _json(place), **own}
-    return {
-        name: value
-        for name, value in given.items()
-        if name in DEPLOYMENTS[flow_name].flow.parameters.properties
+    spec = DEPLOYMENTS[flow_name]
+    values: dict[str, Any] = {
+        "recipe": _json_values(recipe),
+        "execution": _json_values(execution.replace(project=str(execution.project_path))),
     }
+    for name, value in spec.parameters.items():
+        values[name] = value.format(recipe=recipe.name) if isinstance(value, str) else value
+    accepted = spec.flow.parameters.properties
+    return {name: value for name, value in values.items() if name in accepted}
 
 
-def _json(config: Recipe | Execution) -> dict[str, Any]:
-    """As JSON: tuples are lists, and fields that say what they would say anyway are there all the same, for the form."""
+def _json_values(config: Recipe | Execution) -> dict[str, Any]:
+    """Return all fields, also those with default values, which the form needs; tuples as lists."""
     return dict(json.loads(config.model_dump_json()))
 
 
-def require_schedules(crons: Mapping[str, str], timezone: str) -> None:
-    """Check schedules that a person wrote.
-
-    Raises:
-        ConfigError: says which is none.
-    """
+def _check_schedules(crons: Mapping[str, str], timezone: str) -> None:
     if timezone not in zoneinfo.available_timezones():
         raise ConfigError(
             f"there is no time zone {timezone!r}",
-            expected="one of the IANA's, e.g. Europe/Berlin or UTC",
-            fix="mend --timezone",
+            expected="an IANA time zone, e.g. Europe/Berlin or UTC",
+            fix="correct --timezone",
         )
+    schedulable = [name for name, spec in DEPLOYMENTS.items() if spec.cron]
     for flow_name, cron in crons.items():
-        if flow_name not in DEPLOYMENTS or not DEPLOYMENTS[flow_name].cron:
+        if flow_name not in schedulable:
             raise ConfigError(
-                f"there is no flow {flow_name!r} to be scheduled",
-                expected=f"one of {', '.join(name for name, one in DEPLOYMENTS.items() if one.cron)}",
-                fix='write --cron "pipeline=0 1 * * 6"',
+                f"there is no schedulable flow {flow_name!r}",
+                expected=f"one of {', '.join(schedulable)}",
+                fix='use, e.g., --cron "pipeline=0 1 * * 6"',
             )
         try:
             CronSchedule(cron=cron, timezone=timezone)
         except ValidationError as error:
             raise ConfigError(
                 f"the schedule of {flow_name} is {cron!r}: {error.errors()[0]['msg']}",
-                expected="minute, hour, day, month, weekday, e.g. 0 1 * * 6",
-                fix=f'write, e.g., --cron "{flow_name}=0 1 * * 6"',
+                expected="minute, hour, day, month and weekday, e.g. 0 1 * * 6",
+                fix=f'use, e.g., --cron "{flow_name}=0 1 * * 6"',
             ) from None
 
 
-def _schedule(chosen: str | None, usual: str, timezone: str) -> Schedule:
-    return Cron(chosen or usual, timezone=timezone, active=chosen is not None, slug="codegen")
+def _schedule(cron: str | None, default_cron: str, timezone: str) -> Schedule:
+    return Cron(cron or default_cron, timezone=timezone, active=cron is not None, slug="codegen")
 
 
 def active_schedules(full_name: str) -> list[DeploymentScheduleCreate]:
-    """The schedules of a deployment that is there already, where one of them is on; deploying it anew would lose them."""
+    """Return the schedules of an existing deployment if any is active; a new deployment drops
+    them."""
     with get_client(sync_client=True) as client:
         try:
-            there = client.read_deployment_by_name(full_name).schedules
+            schedules = client.read_deployment_by_name(full_name).schedules
         except ObjectNotFound:
             return []
-    if not any(one.active for one in there):
+    if not any(schedule.active for schedule in schedules):
         return []
-    kept = {"schedule", "active", "slug", "parameters"}
+    fields = ("schedule", "active", "slug", "parameters")
     return [
-        DeploymentScheduleCreate(**{name: getattr(one, name) for name in kept}) for one in there
+        DeploymentScheduleCreate(**{name: getattr(schedule, name) for name in fields})
+        for schedule in schedules
     ]
 
 
-def _limit(one: DeploymentSpec) -> ConcurrencyLimitConfig | None:
-    if one.concurrency_limit is None:
+def _concurrency_limit(spec: DeploymentSpec) -> ConcurrencyLimitConfig | None:
+    if spec.concurrency_limit is None:
         return None
     return ConcurrencyLimitConfig(
-        limit=one.concurrency_limit, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
+        limit=spec.concurrency_limit, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
     )
 
 
 def prefect_yaml_build_step(recipe: str | None = None) -> dict[str, Any]:
-    """A build step of `infra/prefect.yaml`: see `values`. Sets up the automations, as `codegen serve` does.
+    """Build step of `infra/prefect.yaml`: create the automations and return the template values.
 
     Args:
-        recipe: its name on the command line; starter where it is not given.
+        recipe: recipe name on the command line; default starter.
     """
-    from flows.cli.options import load_execution
     from flows.deploy.automations import create_missing_automations
 
+    execution = execution_from_environment()
+    setup_environment(execution)
     create_missing_automations()
-    return prefect_yaml_values(recipe or "starter", load_execution([]))
+    return prefect_yaml_values(recipe or "starter", execution)
 
 
 def prefect_yaml_values(name: str, execution: Execution) -> dict[str, Any]:
-    """What the placeholders of `infra/prefect.yaml` stand for, from the same recipe and environment as `codegen serve`."""
-    recipe = named_recipe(name)
+    """Return the template values of `infra/prefect.yaml`: the same parameters as `codegen
+    serve`."""
+    recipe = find_recipe(name)
     return {
         "name": name,
         **parameters("pipeline", recipe, execution),
         "champion": parameters("evaluate-model", recipe, execution)["model"],
         "candidate": parameters("promote-version", recipe, execution)["model"],
-        "mono": parameters("roll-back", recipe, execution)["model"],
+        "mono": parameters("rollback", recipe, execution)["model"],
         "env": environment(execution),
         "project": str(execution.project_path),
     }

@@ -1,52 +1,40 @@
-"""`codegen ui` and `codegen serve`: the two servers over a workspace, and with `serve` the deployments that run there.
+"""`codegen serve`: serves the deployments of a recipe with Prefect's runner in this process.
 
-One decision: `serve` is Prefect's own runner in this process, which starts a process for each flow run and ends it, with
-all that it has started, when the run is cancelled. Where PREFECT_API_URL names a server, that one is used and none started.
+The runner starts a process for each flow run, and terminates it with its children when the run is
+cancelled. If PREFECT_API_URL names a server, that server is used and none is started.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from components.core.errors import CodegenError
-from flows.servers.local_servers import ServerProcesses, local_servers, on_loopback
+from flows.servers.local_servers import (
+    exit_on_interrupt,
+    local_servers,
+    print_addresses,
+    server_addresses,
+)
 from flows.settings.credentials import read_or_create, use
 from flows.settings.execution import HEARTBEAT_S, Execution
 from flows.settings.recipes import Recipe
 
-if TYPE_CHECKING:  # Prefect is imported once its server is known.
+if TYPE_CHECKING:  # Prefect reads PREFECT_API_URL at import, which `serve` sets first.
     from prefect.deployments.runner import RunnerDeployment
-    from prefect.runner import Runner
 
-_QUOTED = 300
-"""Characters of an answer that are shown."""
+_MAX_MESSAGE_CHARS = 300
+"""Characters of a response that an error shows."""
 _POLL_INTERVAL_S = 2.0
-"""Between two looks for runs to start and to cancel; Prefect's default, 10 s, would be half of the time to cancel within."""
+"""Interval of checks for new and cancelled runs. Prefect's default of 10 s is half of the time in
+which a run must be cancelled."""
 _GRACE_S = 30.0
-"""For flow runs to end after a signal: as long as Prefect waits before it kills them."""
-
-
-def run_ui_servers(
-    execution: Execution, *, prefect_port: int, mlflow_port: int, console: Console
-) -> None:
-    """Start both servers, print their addresses, and wait until one ends or a signal arrives.
-
-    Raises:
-        CodegenError: a port is taken, or a server ended or did not answer.
-    """
-    with local_servers(execution, prefect_port=prefect_port, mlflow_port=mlflow_port) as servers:
-        _say(servers, execution, console)
-        console.print("Ctrl-C ends both.")
-        with _exit_on_interrupt(console):
-            servers.wait()
+"""Seconds for flow runs to end after a signal, as long as Prefect waits before it kills them."""
 
 
 def serve(
@@ -60,56 +48,59 @@ def serve(
     mlflow_port: int,
     console: Console,
 ) -> None:
-    """Offer the flows of a recipe as deployments, and run what is asked for, until a signal arrives.
+    """Serve the deployments of a recipe until a signal arrives.
 
     Args:
-        recipe: what the deployments make where nobody says otherwise.
-        execution: where.
-        name: the recipe's, as the command line knows it: the deployments are `pipeline/NAME`, ...
-        crons: schedules to switch on, by flow.
-        timezone: of the schedules.
-        prefect_port: of Prefect's server, where one is started.
-        mlflow_port: of MLflow's.
-        console: says what is offered.
+        recipe: default recipe of the deployments.
+        execution: default execution config of the deployments.
+        name: recipe name on the command line; the deployments are `pipeline/NAME`, ...
+        crons: schedules to activate, by flow name.
+        timezone: time zone of the schedules.
+        prefect_port: port of Prefect's server, if it is started.
+        mlflow_port: port of MLflow's server.
+        console: output.
 
     Raises:
-        ConfigError: there is no such flow, schedule or time zone.
-        CodegenError: a port is taken, or a server ended or did not answer.
+        ConfigError: a flow, schedule or time zone is invalid.
+        CodegenError: a port is in use, or a server exited or is not healthy.
     """
-    given = os.environ.get("PREFECT_API_URL")
-    if not given:
-        os.environ["PREFECT_API_URL"] = on_loopback(prefect_port, mlflow_port).prefect_api
+    uses_existing_server = bool(os.environ.get("PREFECT_API_URL"))
+    if not uses_existing_server:
+        addresses = server_addresses(prefect_port, mlflow_port)
+        os.environ["PREFECT_API_URL"] = addresses.prefect_api
         use(read_or_create(execution.workspace_path))
-    from flows.deploy.deployments import deployments  # Prefect with it, which reads that address.
+    from flows.deploy.deployments import deployments
 
-    offered = deployments(name, recipe, execution, crons, timezone)
-    if given:
-        _offer(offered, crons, console).run(lambda: None)
+    served = deployments(name, recipe, execution, crons, timezone)
+    if uses_existing_server:
+        _start_runner(served, crons, console).run(lambda: None)
         return
     with local_servers(execution, prefect_port=prefect_port, mlflow_port=mlflow_port) as servers:
-        _say(servers, execution, console)
-        _offer(offered, crons, console).run(servers.require)
+        print_addresses(servers, execution, console)
+        _start_runner(served, crons, console).run(servers.require_running)
 
 
-def _offer(
-    offered: Sequence[RunnerDeployment], crons: Mapping[str, str], console: Console
+def _start_runner(
+    deployments: Sequence[RunnerDeployment], crons: Mapping[str, str], console: Console
 ) -> DeploymentRunner:
     from flows.deploy.automations import create_missing_automations
     from flows.deploy.deployments import active_schedules
 
     create_missing_automations()
-    for one in offered:
-        if one.flow_name not in crons and (schedules := active_schedules(one.full_name)):
-            one.schedules = [
-                *schedules
-            ]  # What a person switched on is still wanted after a restart.
-    return DeploymentRunner(offered, console)
+    for deployment in deployments:
+        if deployment.flow_name in crons:
+            continue
+        # A schedule that a user activated stays active after a restart.
+        if schedules := active_schedules(deployment.full_name):
+            deployment.schedules = [*schedules]
+    return DeploymentRunner(deployments, console)
 
 
 class DeploymentRunner:
     """Prefect's runner with its deployments."""
 
     def __init__(self, deployments: Sequence[RunnerDeployment], console: Console) -> None:
+        """Register the deployments with the server."""
         from prefect.runner import Runner
 
         self._console = console
@@ -118,87 +109,63 @@ class DeploymentRunner:
             limit=None,
             query_seconds=_POLL_INTERVAL_S,
             heartbeat_seconds=HEARTBEAT_S,
-            pause_on_shutdown=False,  # What is scheduled is caught up with after a restart.
+            pause_on_shutdown=False,  # After a restart, missed runs are started.
         )
-        for one in deployments:
-            _add(self._runner, one)
-            console.print(f"offers   {one.full_name}", soft_wrap=True)
+        for deployment in deployments:
+            self._add(deployment)
+            console.print(f"serving  {deployment.full_name}", soft_wrap=True)
         console.print(
-            f"\nRun one    prefect deployment run {deployments[0].full_name}, or on the page\nCtrl-C ends all."
+            f"\nStart a run in the Prefect UI, or with\n"
+            f"prefect deployment run {deployments[0].full_name}\nCtrl-C stops everything."
         )
+
+    def _add(self, deployment: RunnerDeployment) -> None:
+        from prefect.deployments.runner import DeploymentApplyError
+
+        try:
+            self._runner.add_deployment(deployment)
+        except DeploymentApplyError as error:  # Its message quotes the whole request.
+            message = str(error)[:_MAX_MESSAGE_CHARS]
+            raise CodegenError(
+                f"Prefect's server rejected {deployment.full_name}: {message}",
+                expected="a server of the version in constraints.txt",
+                fix="compare the output of `prefect version` here and on the server",
+            ) from error
 
     def run(self, check: Callable[[], None]) -> None:
-        """Run what is asked for until a signal arrives; flow runs that are under way then are cancelled.
+        """Run flows until a signal arrives; then cancel the active flow runs.
 
         Args:
-            check: called now and then; raises where it makes no sense to go on.
+            check: called at each poll; it raises to stop the runner.
 
         Raises:
-            CodegenError: the runner gave up, as it does where Prefect's server does not answer for long.
+            CodegenError: the runner stopped, as it does if the server is unreachable for long.
         """
-        # In a thread, since in the main one the runner takes SIGTERM for itself, and its handler (3.8.8) stops nothing.
+        # In the main thread, the runner's SIGTERM handler (Prefect 3.8.8) does not stop anything.
         loop = asyncio.new_event_loop()
-        failed: list[BaseException] = []
+        errors: list[BaseException] = []
 
-        def forever() -> None:
+        def run_loop() -> None:
             try:
                 loop.run_until_complete(self._runner.start())
             except BaseException as error:
-                failed.append(error)
+                errors.append(error)
 
-        thread = threading.Thread(target=forever, name="runner", daemon=True)
+        thread = threading.Thread(target=run_loop, name="runner", daemon=True)
         thread.start()
         try:
-            with _exit_on_interrupt(self._console):
+            with exit_on_interrupt(self._console):
                 while thread.is_alive():
                     thread.join(_POLL_INTERVAL_S)
                     check()
+                cause = errors[0] if errors else None
                 raise CodegenError(
-                    f"Prefect's runner ended by itself: {failed[0] if failed else 'it does not say why'}",
-                    expected="one that waits for runs until a signal comes",
-                    fix="see that Prefect's server answers, and start this again: what was scheduled meanwhile is run then",
-                ) from (failed[0] if failed else None)
+                    f"Prefect's runner stopped: {cause or 'unknown reason'}",
+                    expected="a runner that runs until a signal arrives",
+                    fix="check Prefect's server and start this command again; missed runs are "
+                    "started then",
+                ) from cause
         finally:
             if thread.is_alive():
                 asyncio.run_coroutine_threadsafe(self._runner.astop(), loop)
                 thread.join(_GRACE_S)
-
-
-def _add(runner: Runner, deployment: RunnerDeployment) -> None:
-    from prefect.deployments.runner import DeploymentApplyError
-
-    try:
-        runner.add_deployment(deployment)
-    except DeploymentApplyError as error:  # It quotes all that was sent.
-        raise CodegenError(
-            f"Prefect's server refused {deployment.full_name}: {str(error)[:_QUOTED]}",
-            expected="a server of the version that constraints.txt names",
-            fix="compare `prefect version` here and there",
-        ) from error
-
-
-@contextmanager
-def _exit_on_interrupt(console: Console) -> Iterator[None]:
-    """A signal is how these commands end well."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        console.print("ended")
-
-
-def _say(servers: ServerProcesses, execution: Execution, console: Console) -> None:
-    where = servers.where
-    console.print(
-        f"Prefect  {where.prefect}    flow runs, tasks, logs\nMLflow   {where.mlflow}    experiments, models, artifacts"
-    )
-    asks = "Prefect asks for PREFECT_API_AUTH_STRING"
-    if servers.owns_mlflow:
-        asks += ", MLflow for the user name and the password"
-    console.print(f"Sign in  {asks}: read {servers.credentials}", soft_wrap=True)
-    console.print(
-        f"Shells   . {shlex.quote(str(servers.credentials))}    before `prefect ...`",
-        soft_wrap=True,
-    )
-    page = execution.workspace_path / "report.html"
-    if page.exists():
-        console.print(f"Results  file://{page}", soft_wrap=True)

@@ -21,8 +21,7 @@ import psutil
 
 from components.core.errors import TrackingError
 from components.core.network import redact_credentials
-from flows.servers.local_servers import health_error
-from flows.settings.execution import Execution
+from flows.settings.execution import Execution, health_error
 
 _RUN_DISK_BYTES = 3_000_000_000
 """Measured: the starter run leaves 1.1 GB (data twice, once in DVC's cache, artifacts, models), rounded up."""
@@ -38,12 +37,12 @@ class CheckResult(NamedTuple):
     """One thing that was looked at."""
 
     name: str
-    fine: bool
-    found: str
-    cost: str = ""
+    ok: bool
+    detail: str
+    impact: str = ""
     """What it costs to go without."""
-    remedy: str = ""
-    needed: bool = True
+    fix: str = ""
+    required: bool = True
     """Whether runs fail without it; what is merely better to have does not fail the examination."""
 
 
@@ -88,7 +87,7 @@ def _versions(constraints: Path) -> CheckResult:
     """Whether the installed packages have the versions that were tested together."""
     if not constraints.is_file():
         return CheckResult(
-            "versions", True, f"not compared: there is no {constraints}", needed=False
+            "versions", True, f"not compared: there is no {constraints}", required=False
         )
     pinned = re.findall(
         r"^([A-Za-z0-9._-]+)==(\S+)", constraints.read_text(encoding="utf-8"), flags=re.MULTILINE
@@ -106,7 +105,7 @@ def _versions(constraints: Path) -> CheckResult:
         _named(other) if other else f"{same} packages as in {constraints}",
         "these versions were not tested together",
         f"pip install -c {constraints} -e {constraints.parent}",
-        needed=False,
+        required=False,
     )
 
 
@@ -158,7 +157,7 @@ def _jail(execution: Execution) -> CheckResult:
     if report.caveat:
         return CheckResult(
             "sandbox", False, report.summary, "namespaces: verdicts differ, and scores are of a protocol of their own",
-            "install bubblewrap (sudo apt-get install bubblewrap) where namespaces are allowed", needed=False,
+            "install bubblewrap (sudo apt-get install bubblewrap) where namespaces are allowed", required=False,
         )  # fmt: skip
     return CheckResult(
         "sandbox",
@@ -175,12 +174,12 @@ def _machine(workspace: Path) -> Iterator[CheckResult]:
     yield CheckResult(
         "disk", free > _RUN_DISK_BYTES, f"{free / 1e9:,.1f} GB free at {workspace}",
         "a starter run may stop half-way; it continues once there is room",
-        f"free {_RUN_DISK_BYTES / 1e9:.0f} GB, or set CODEGEN_WORKSPACE to a larger disk", needed=False,
+        f"free {_RUN_DISK_BYTES / 1e9:.0f} GB, or set CODEGEN_WORKSPACE to a larger disk", required=False,
     )  # fmt: skip
     memory = psutil.virtual_memory().available
     yield CheckResult(
         "memory", memory > _RUN_MEMORY_BYTES, f"{memory / 1e9:,.1f} GB available",
-        "a starter run may be killed by the system", "close other programs, or --exec training.world_size=1", needed=False,
+        "a starter run may be killed by the system", "close other programs, or --exec training.world_size=1", required=False,
     )  # fmt: skip
     cores = os.cpu_count() or 1
     yield CheckResult(
@@ -189,7 +188,7 @@ def _machine(workspace: Path) -> Iterator[CheckResult]:
         f"{cores}",
         "a starter run takes twice as long",
         "use a machine with two cores",
-        needed=False,
+        required=False,
     )
 
 
@@ -203,11 +202,11 @@ def _gpu() -> CheckResult:
     if not found:
         return CheckResult(
             "GPU", False, "none", "stages train on the cores: right for starter and tiny, weeks for the paper's recipes",
-            "a machine with GPUs; `codegen plan -r 350m --gpu h100` says how many", needed=False,
+            "a machine with GPUs; `codegen plan -r 350m --gpu h100` says how many", required=False,
         )  # fmt: skip
     import torch
 
     return CheckResult(
         "GPU", torch.cuda.is_available(), found, f"PyTorch {torch.__version__} cannot use it, and stages train on the cores",
-        f"install the CUDA build of PyTorch {torch.__version__.split('+', maxsplit=1)[0]}", needed=False,
+        f"install the CUDA build of PyTorch {torch.__version__.split('+', maxsplit=1)[0]}", required=False,
     )  # fmt: skip

@@ -1,9 +1,9 @@
-"""`codegen complete` and `codegen models serve`: a model at work, for a look or over REST.
+"""`codegen models serve`: completions of a model over REST.
 
-One decision: the address and the fields are those of OpenAI's completions (`POST /v1/completions`), which editors and
-clients speak; FastAPI checks what comes in and describes it at `/docs`. Requests are answered one after another, each with
-all its samples at once. What a model writes is text here, and is never executed. There is no password, but requests under
-a foreign Host or from pages of other origins are refused, so that no web page can use the model (`core.http_guard`).
+The path and the fields are those of OpenAI's completions (`POST /v1/completions`), which editors
+and clients support; `/docs` describes them. Requests are processed one after another, each with all
+its samples in a batch. Completions are text and never executed. There is no password, but
+`core.http_guard` refuses foreign Hosts and Origins, so no web page can use the model.
 """
 
 from __future__ import annotations
@@ -39,32 +39,31 @@ if TYPE_CHECKING:
 
     from components.evaluation.sampling.sampler import SamplerProtocol
 
-
-_INTERNET = (socket.AF_INET, socket.AF_INET6)
+_IP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _MAX_PROMPT_CHARS = 1_000_000
-"""Characters of a prompt; far more than any context holds, far less than memory."""
+"""Far more than any context, far less than memory (assumption)."""
 
 
 class CompletionRequest(BaseModel):
-    """A request in the form of OpenAI's completions; fields that play no part here are refused, not ignored."""
+    """A request in OpenAI's form; unsupported fields are rejected."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     prompt: Annotated[str, Field(min_length=1, max_length=_MAX_PROMPT_CHARS)]
-    """Where it is longer than the model's context less `max_tokens`, its beginning is not read."""
+    """Truncated on the left to the context length minus `max_tokens`."""
     model: str | None = None
-    """For clients that insist on naming one: there is one model here."""
-    n: int = Field(default=1, ge=1, le=MAX_SAMPLES)
+    """Ignored: the server has a single model."""
+    n: int = Field(default=1, ge=1, le=MOST_SAMPLES)
     max_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=0.2, ge=0)
     top_p: float = Field(default=0.95, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
     stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
     truncate: bool = True
-    """Ours: whether completions end where HumanEval's rules end them."""
+    """Whether to truncate completions by the rules of HumanEval. Not a field of OpenAI."""
 
     def sampling_params(self) -> CompletionParams:
-        """The same in our words."""
+        """Return the parameters of the sampler."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return CompletionParams(
             num_samples=self.n,
@@ -84,18 +83,16 @@ def create_app(
     *,
     host_names: Collection[str] = LOOPBACK_NAMES,
 ) -> FastAPI:
-    """The web application of one model.
+    """Return the web application of a model.
 
     Args:
-        sampler: draws from it.
-        name: as it is registered, for those who ask.
-        digest: SHA-256 of its files.
-        host_names: the names under which clients may address the server.
+        sampler: the sampler of the model.
+        name: model name in responses.
+        digest: SHA-256 of the model's files.
+        host_names: host names that requests may use.
     """
-    app, alone = (
-        FastAPI(title=name, description="Completes code. What it writes is not checked."),
-        threading.Lock(),
-    )
+    app = FastAPI(title=name, description="Completes code. Completions are not checked.")
+    lock = threading.Lock()
     app.add_middleware(HttpGuard, names=host_names)
 
     @app.get("/health")
@@ -111,17 +108,18 @@ def create_app(
 
     @app.post("/v1/completions")
     def completions(request: CompletionRequest) -> dict[str, Any]:
-        with alone:
-            found = complete(sampler, request.prompt, request.sampling_params())
+        with lock:
+            results = complete(sampler, request.prompt, request.sampling_params())
         choices = [
             {
-                "index": number,
-                "text": one.text,
-                "finish_reason": "stop" if one.is_finished else "length",
+                "index": index,
+                "text": completion.text,
+                "finish_reason": "stop" if completion.ended else "length",
                 "logprobs": None,
             }
-            for number, one in enumerate(found)
+            for index, completion in enumerate(results)
         ]
+        num_tokens = sum(completion.num_tokens for completion in results)
         return {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
@@ -129,61 +127,53 @@ def create_app(
             "model": name,
             "digest": digest,
             "choices": choices,
-            "usage": {"completion_tokens": sum(one.num_tokens for one in found)},
+            "usage": {"completion_tokens": num_tokens},
         }
 
     @app.exception_handler(CodegenError)
-    def explain(_: Request, error: CodegenError) -> JSONResponse:
-        return _refusal(error, str(error), 400 if isinstance(error, ConfigError) else 500)
+    def codegen_error(_: Request, error: CodegenError) -> JSONResponse:
+        return _error_response(error, str(error), 400 if isinstance(error, ConfigError) else 500)
 
     @app.exception_handler(RequestValidationError)
-    async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
-        # FastAPI's own answer quotes what it got, and fails where JSON or UTF-8 has no word for that.
-        wrong = (
-            f"{'.'.join(map(str, one['loc'][1:])) or 'the request'}: {one['msg']}"
-            for one in error.errors()
-        )
-        return _refusal(error, "; ".join(wrong), 422)
+    async def validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
+        # FastAPI's own response quotes the input, and fails if JSON or UTF-8 cannot represent it.
+        messages = []
+        for detail in error.errors():
+            field = ".".join(map(str, detail["loc"][1:])) or "the request"
+            messages.append(f"{field}: {detail['msg']}")
+        return _error_response(error, "; ".join(messages), 422)
 
     return app
 
 
-def _refusal(error: Exception, message: str, status: int) -> JSONResponse:
-    """In the form of OpenAI's errors."""
-    sayable = message.encode(errors="backslashreplace").decode()
+def _error_response(error: Exception, message: str, status: int) -> JSONResponse:
+    """Return an error in OpenAI's form."""
+    text = message.encode(errors="backslashreplace").decode()
     return JSONResponse(
-        {"error": {"message": sayable, "type": type(error).__name__}}, status_code=status
+        {"error": {"message": text, "type": type(error).__name__}}, status_code=status
     )
 
 
 def host_names(host: str, allowed: Collection[str] = ()) -> frozenset[str]:
-    """The names under which a server that listens at `host` may be addressed.
+    """Return the host names that requests to a server may use.
 
-    Those of loopback always; beyond loopback also the names and addresses of this machine. An address cannot be the subject
-    of DNS rebinding.
+    Beyond loopback these include the names and addresses of this machine. DNS rebinding cannot use
+    an address.
 
     Args:
-        host: where it listens.
-        allowed: names that the user adds, of a proxy for example.
+        host: listening address.
+        allowed: additional names, for example of a proxy.
     """
     names = {*LOOPBACK_NAMES, *allowed}
     if host in ("127.0.0.1", "localhost", "::1"):
         return frozenset(names)
-    interfaces = (
-        one.address
-        for addresses in psutil.net_if_addrs().values()
-        for one in addresses
-        if one.family in _INTERNET
-    )
-    addresses = {address.partition("%")[0] for address in (host, *interfaces)}
-    return frozenset(
-        {
-            *names,
-            socket.gethostname(),
-            socket.getfqdn(),
-            *(f"[{one}]" if ":" in one else one for one in addresses),
-        }
-    )
+    addresses = {host}
+    for interface in psutil.net_if_addrs().values():
+        addresses |= {entry.address for entry in interface if entry.family in _IP_FAMILIES}
+    for address in addresses:
+        without_zone = address.partition("%")[0]
+        names.add(f"[{without_zone}]" if ":" in without_zone else without_zone)
+    return frozenset({*names, socket.gethostname(), socket.getfqdn()})
 
 
 def serve(
@@ -196,23 +186,24 @@ def serve(
     console: Console,
     allowed_hosts: Collection[str] = (),
 ) -> None:
-    """Answer requests until a signal arrives; `console` says where, as soon as somebody listens there.
+    """Serve a model until a signal arrives; prints the address when the port is open.
 
     Args:
-        checkpoint: the model's folder.
-        name: as it is registered.
-        digest: SHA-256 of its files.
-        host: the address to listen at.
-        port: the port to listen at.
-        console: for the address.
-        allowed_hosts: names under which clients may address the server, besides those of this machine.
+        checkpoint: folder of the model.
+        name: model name in responses.
+        digest: SHA-256 of the model's files.
+        host: listening address.
+        port: listening port.
+        console: output.
+        allowed_hosts: host names that requests may use, in addition to those of this machine.
 
     Raises:
-        CodegenError: the port is taken, the host is none of this machine's, or the checkpoint is damaged.
+        CodegenError: the port is in use, the host is not an address of this machine, or the
+            checkpoint is damaged.
     """
     from components.evaluation.sampling.sampler_pool import open_sampler
 
-    with _listening(host, port) as listener, open_sampler(checkpoint) as sampler:
+    with _listen(host, port) as listener, open_sampler(checkpoint) as sampler:
         console.print(
             f"{name}  {digest[:12]}  http://{host}:{port}/v1/completions  (described at /docs)",
             soft_wrap=True,
@@ -220,25 +211,20 @@ def serve(
         )
         app = create_app(sampler, name, digest, host_names=host_names(host, allowed_hosts))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        with suppress(
-            KeyboardInterrupt
-        ):  # A signal is how this ends well; requests under way are answered before.
+        with suppress(KeyboardInterrupt):  # uvicorn completes active requests, then raises it.
             server.run(sockets=[listener])
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """Bound by us, since uvicorn says on its own what it cannot have, and ends the program with a status of its own."""
+def _listen(host: str, port: int) -> socket.socket:
+    """Open the port here: on an error, uvicorn would log it and exit with its own code."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        )
+        return socket.create_server((host, port), family=family)
     except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]  # Then it repeats the address.
         raise CodegenError(
-            f"no server can listen at {host}:{port}: {_reason(error)}",
-            expected="an address of this machine, and a free port",
-            fix=f"end what uses it, or choose another: --port {port + 1}, --host 127.0.0.1",
+            f"cannot listen at {host}:{port}: {reason}",
+            expected="an address of this machine and a free port",
+            fix=f"stop the process that uses the port, or use another one: --port {port + 1}, "
+            "--host 127.0.0.1",
         ) from None
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).partition(" (")[0]  # The rest repeats the address.

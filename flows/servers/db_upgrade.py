@@ -1,8 +1,8 @@
-"""`codegen upgrade`: databases of a workspace that earlier versions of MLflow and Prefect wrote, for the installed ones.
+"""`codegen db upgrade`: migrates the databases of a workspace to the installed MLflow and Prefect.
 
-One decision: each is copied first, by SQLite's own means, and put back where its upgrade fails; both upgrades are those of
-the tools themselves. The store needs none: a manifest is read by every later version (a test reads the first one's). Not
-covered: databases other than SQLite, whose administrators have backups of their own.
+Each database is copied with SQLite's backup API, migrated by the tool's own command, and restored
+if the migration fails. The store needs no upgrade: later versions read earlier manifests. Databases
+other than SQLite are not upgraded; their administrators back them up.
 """
 
 from __future__ import annotations
@@ -26,151 +26,169 @@ from components.core.network import is_http_uri
 from flows.settings.execution import Execution, running_servers
 
 _SQLITE = "sqlite:///"
-_QUOTED = 300
-"""Characters of a tool's last words that are shown."""
+_MAX_OUTPUT_CHARS = 300
+"""Characters at the end of the output of a failed migration that an error shows."""
 
 
 class DatabaseUpgrade(NamedTuple):
-    """What became of one database."""
+    """The result for a database."""
 
     name: str
     database: Path
-    before: str
-    after: str
-    """Revisions of its schema; the same where nothing was to be done."""
+    old_revision: str
+    """Schema revision before the upgrade."""
+    new_revision: str
+    """Schema revision after the upgrade; the same if the database was current."""
     backup: Path | None
-    """As it was before; None where nothing was to be done."""
+    """Copy of the database before the upgrade; None if the database was current."""
 
 
 def require_current_schema() -> None:
-    """Check that Prefect's database is the installed version's: a server that starts would change it, without a copy.
+    """Check the schema of Prefect's database; a starting server would migrate it without a backup.
 
     Raises:
-        ConfigError: it is another version's; says what to do.
+        ConfigError: the schema belongs to another version.
     """
     database = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
-    elsewhere = os.environ.get("PREFECT_API_URL") or os.environ.get(
-        "PREFECT_API_DATABASE_CONNECTION_URL"
+    uses_other_database = any(
+        os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
     )
-    if elsewhere or not database.exists() or not (found := _revision(database)):
+    if uses_other_database or not database.exists():
+        return
+    revision = _revision(database)
+    if not revision:
         return
     package = Path(cast(str, cast(ModuleSpec, find_spec("prefect")).origin)).parent
     migrations = package / "server" / "database" / "_migrations"
     scripts = migrations / "versions" / "sqlite"
-    if found in max(
-        one.name for one in scripts.glob("*.py")
-    ):  # Named by date and revision. Alembic reads a hundred files.
+    # Names of scripts contain date and revision. Alembic would read a hundred files.
+    if revision in max(script.name for script in scripts.glob("*.py")):
         return
     from alembic.script import ScriptDirectory
 
     head = ScriptDirectory(str(migrations), version_locations=[str(scripts)]).get_current_head()
-    if found != head:
+    if revision != head:
         raise ConfigError(
-            f"Prefect's database {database} was written by another version of Prefect (schema {found})",
-            expected=f"schema {head}, that of Prefect {version('prefect')}",
-            fix="end what uses it, then run `codegen upgrade`: it keeps a copy, and brings it up to date",
+            f"Prefect's database {database} has schema {revision}, of another version of Prefect",
+            expected=f"schema {head}, of Prefect {version('prefect')}",
+            fix="stop servers and runs, then run `codegen db upgrade`, which keeps a backup",
         )
 
 
 def upgrade(execution: Execution) -> Iterator[DatabaseUpgrade]:
-    """Bring each database of the workspace that is there to the schema of the installed version.
+    """Upgrade the existing databases of the workspace.
 
     Raises:
-        ConfigError: servers or flows run over the workspace, the tracking database is no SQLite, or an upgrade failed; then
-            the database is as it was.
-        StorageFull: no room for a copy.
+        ConfigError: servers or flow runs use the workspace, the tracking database is not SQLite, or
+            a migration failed, and the database was restored.
+        DiskFullError: a backup does not fit on the disk.
     """
-    from flows.runtime.stale_runs import active_run_ids
-
-    at_work = [f"servers ({serving['prefect']})"] if (serving := running_servers(execution)) else []
-    at_work += [f"the flow run {one}" for one in active_run_ids(execution)]
-    if at_work:
-        raise ConfigError(
-            f"at work on this workspace: {', '.join(at_work)}",
-            expected="nobody at work on it",
-            fix="end what is, or wait",
-        )
+    _require_idle(execution)
     prefect = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
-    # The very file that was copied, whatever database Prefect is told to use otherwise.
-    this = {"PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{prefect}"}
+    # Migrate the file that is copied, even if Prefect is configured to use another database.
+    settings = {"PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{prefect}"}
     yield from _upgrade_database(
-        "Prefect", prefect, ["prefect", "server", "database", "upgrade", "--yes"], this
+        "Prefect", prefect, ["prefect", "server", "database", "upgrade", "--yes"], settings
     )
     uri = execution.resolved_tracking_uri
-    if not is_http_uri(uri):  # A server's database is upgraded where the server is.
-        yield from _upgrade_database(
-            "MLflow", _tracking_file(uri), ["mlflow", "db", "upgrade", uri], {}
+    if is_http_uri(uri):  # The administrator of the server upgrades its database.
+        return
+    yield from _upgrade_database(
+        "MLflow", _database_path(uri), ["mlflow", "db", "upgrade", uri], {}
+    )
+
+
+def _require_idle(execution: Execution) -> None:
+    from flows.runtime.stale_runs import active_run_ids
+
+    users = [f"flow run {run_id}" for run_id in active_run_ids(execution)]
+    if servers := running_servers(execution):
+        users.insert(0, f"servers ({servers['prefect']})")
+    if users:
+        raise ConfigError(
+            f"the workspace is in use: {', '.join(users)}",
+            expected="no running servers or flow runs",
+            fix="stop them, or wait until they end",
         )
 
 
-def _tracking_file(uri: str) -> Path:
+def _database_path(uri: str) -> Path:
     if not uri.startswith(_SQLITE):
         raise ConfigError(
-            f"the tracking database is not SQLite but {uri.split(':', 1)[0]}",
-            expected="one that can be copied as a file",
+            f"the tracking database is {uri.split(':', 1)[0]}, not SQLite",
+            expected="an SQLite file, which can be copied",
             fix="back it up with its own tools, then run `mlflow db upgrade` on it",
         )
     return Path(uri.removeprefix(_SQLITE))
 
 
 def _upgrade_database(
-    name: str, database: Path, command: list[str], told: dict[str, str]
+    name: str, database: Path, arguments: list[str], settings: dict[str, str]
 ) -> Iterator[DatabaseUpgrade]:
+    """Back up and migrate a database, if it exists."""
     if not database.exists():
         return
-    before, backup = _revision(database), _copy(database)
-    command = [sys.executable, "-m", *command]
-    done = subprocess.run(
-        command, env=os.environ | told, capture_output=True, text=True, check=False
+    old_revision = _revision(database)
+    backup = _back_up(database)
+    result = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    if done.returncode:
-        _put_back(backup, database)
+    if result.returncode:
+        _copy_database(backup, database)
+        output = (result.stderr or result.stdout).strip()[-_MAX_OUTPUT_CHARS:]
         raise ConfigError(
-            f"the upgrade of {name}'s database failed: {(done.stderr or done.stdout).strip()[-_QUOTED:]}",
-            expected=f"a database that {name} {before or 'of any version'} wrote",
-            fix=f"it is as it was before, and a copy is {backup}; install the version that wrote it, or report this",
+            f"the upgrade of {name}'s database failed: {output}",
+            expected=f"a database that {name} {old_revision or 'of any version'} wrote",
+            fix=f"the database was restored and {backup} is a copy; install the version that wrote "
+            "it, or report this error",
         )
-    after = _revision(database)
-    if after == before:
+    new_revision = _revision(database)
+    if new_revision == old_revision:
         backup.unlink()
-    yield DatabaseUpgrade(name, database, before, after, backup if after != before else None)
+    yield DatabaseUpgrade(
+        name, database, old_revision, new_revision, backup if new_revision != old_revision else None
+    )
 
 
 def _revision(database: Path) -> str:
+    """Return the schema revision; empty for a database of a version before revisions."""
     with closing(sqlite3.connect(database)) as connection:
         try:
-            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        except sqlite3.OperationalError:  # Before its makers kept count.
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError:  # No such table.
             return ""
         except sqlite3.DatabaseError as error:
             raise ConfigError(
-                f"{database} is no database: {error}",
-                expected="a SQLite file",
-                fix="move it away; the next run makes another",
+                f"{database} is not a database: {error}",
+                expected="an SQLite file",
+                fix="move the file away; the next run creates a new database",
             ) from error
-    return str(found[0]) if found else ""
+    return str(row[0]) if row else ""
 
 
-def _copy(database: Path) -> Path:
-    """A consistent copy beside the database, what lies in its write-ahead log included.
+def _back_up(database: Path) -> Path:
+    """Copy a database beside itself, including its write-ahead log.
 
     Raises:
-        StorageFull: there is no room for it.
+        DiskFullError: the copy does not fit on the disk.
     """
     require_disk_space(database.parent, database.stat().st_size, f"a copy of {database.name}")
     backup = database.with_name(f"{database.name}.before-{datetime.now(UTC):%Y%m%d-%H%M%S}")
-    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(backup)) as target:
-        try:
-            source.backup(target)
-        except sqlite3.OperationalError as error:
-            raise DiskFullError(
-                f"{backup} cannot be written: {error}",
-                expected="room for a copy of the database",
-                fix="free some room",
-            ) from error
+    try:
+        _copy_database(database, backup)
+    except sqlite3.OperationalError as error:
+        raise DiskFullError(
+            f"{backup} cannot be written: {error}",
+            expected="disk space for a copy of the database",
+            fix="free disk space",
+        ) from error
     return backup
 
 
-def _put_back(backup: Path, database: Path) -> None:
-    with closing(sqlite3.connect(backup)) as source, closing(sqlite3.connect(database)) as target:
-        source.backup(target)
+def _copy_database(source: Path, target: Path) -> None:
+    with closing(sqlite3.connect(source)) as reader, closing(sqlite3.connect(target)) as writer:
+        reader.backup(writer)

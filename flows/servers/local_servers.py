@@ -1,14 +1,15 @@
-"""Prefect's and MLflow's servers over one workspace, on loopback, for as long as a block lasts.
+"""Starts the Prefect and MLflow servers of a workspace on loopback, for the duration of a block.
 
-Both are their own programs, started as children of this process and ended with it, also when it is killed
-(`components.core.processes`). Where they listen stands in `servers.json` of the workspace while they do, so that whoever runs
-a flow there sends it to that Prefect, instead of opening its database a second time. Both require the workspace's
-credentials (`flows.settings.credentials`) and refuse foreign Hosts and Origins. Not covered: servers on other hosts.
+Both are child processes, and end with this process even if it is killed
+(`components.core.process_reaper`). `servers.json` in the workspace has their addresses, so a run in
+the same workspace uses this Prefect instead of opening its database again. Both servers require the
+credentials of the workspace (`flows.settings.credentials`) and refuse foreign Hosts and Origins.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,139 +19,167 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+from rich.console import Console
 
 from components.core.config import Config
 from components.core.errors import CodegenError, ConfigError
 from components.core.files import write_json
 from components.core.network import is_http_uri, redact_credentials, require_free_port
 from flows.settings.credentials import FILE, Credentials, read_or_create
-from flows.settings.execution import SERVERS_FILE, Execution, running_servers
+from flows.settings.execution import SERVERS_FILE, Execution, health_error, running_servers
 
 _START_TIMEOUT_S = 300.0
-"""Assumption: a first start migrates two databases, which took 30 s on two busy cores, and over 90 s on very busy ones."""
-_POLL_S = 0.3
-_ANSWER_TIMEOUT_S = 10.0
-"""Assumption: a server that lives answers within, also on a busy machine."""
+"""Assumption. A first start migrates two databases: 30 s on two busy cores, over 90 s on
+overloaded cores (measured)."""
+_POLL_INTERVAL_S = 0.3
+_HEALTH_TIMEOUT_S = 10.0
+"""Assumption: a healthy server responds in this time on a busy machine too."""
 
 _PREFECT = ("flows.servers.prefect_server",)
 _MLFLOW = ("components.registry.mlflow_server", "--workers", "1", "--port")
 _MLFLOW_CREDENTIALS = "CODEGEN_MLFLOW_CREDENTIALS"
-"""As in `components.registry.mlflow_server`, which takes a while to import."""
+"""Also in `components.registry.mlflow_server`, which is slow to import."""
 _LEASE_STORAGE = "prefect.server.concurrency.lease_storage.filesystem"
-"""Who holds a slot of a limit outlives a restart of the server; by default it is forgotten, and never freed."""
+"""Keeps the holders of concurrency slots over a restart; by default their slots stay occupied."""
 
 
-class Servers(Config):
-    """Where the two servers of a workspace listen."""
+class ServerAddresses(Config):
+    """URLs of the two servers of a workspace."""
 
     prefect: str
-    """Prefect's page; its API lies below it."""
     mlflow: str
 
     @property
     def prefect_api(self) -> str:
-        """The API that clients and workers use."""
+        """URL of the API for clients and workers."""
         return f"{self.prefect}/api"
 
 
-def on_loopback(prefect_port: int, mlflow_port: int) -> Servers:
-    """Where servers of these ports listen."""
-    return Servers(
+def server_addresses(prefect_port: int, mlflow_port: int) -> ServerAddresses:
+    """Return the loopback addresses of two ports."""
+    return ServerAddresses(
         prefect=f"http://127.0.0.1:{prefect_port}", mlflow=f"http://127.0.0.1:{mlflow_port}"
     )
 
 
 class ServerProcesses:
-    """The servers of this process."""
+    """The server processes that this process started."""
 
     def __init__(
         self,
-        where: Servers,
+        addresses: ServerAddresses,
         processes: dict[str, subprocess.Popen[bytes]],
-        logs: Path,
-        credentials: Path,
+        workspace: Path,
     ) -> None:
-        """`credentials`: the file with the credentials that the servers require."""
-        self.where, self.credentials, self._processes, self._logs = (
-            where,
-            credentials,
-            processes,
-            logs,
-        )
+        self.addresses = addresses
+        self.credentials_path = workspace / FILE
+        self._processes = processes
+        self._log_folder = workspace / "logs"
 
     @property
     def owns_mlflow(self) -> bool:
-        """Whether MLflow's server is one of them, and not a server that was named."""
+        """Whether an MLflow server was started; `tracking_uri` may name an existing server."""
         return "mlflow" in self._processes
 
     def wait(self) -> None:
-        """Wait until one of them ends.
+        """Block until a server exits.
 
         Raises:
-            CodegenError: one has ended.
+            CodegenError: a server exited.
         """
         while True:
-            self.require()
-            time.sleep(_POLL_S)
+            self.require_running()
+            time.sleep(_POLL_INTERVAL_S)
 
-    def require(self) -> None:
-        """Check that both still run.
+    def require_running(self) -> None:
+        """Check that the servers run.
 
         Raises:
-            CodegenError: one has ended.
+            CodegenError: a server exited.
         """
         for name, process in self._processes.items():
             if process.poll() is not None:
                 raise CodegenError(
-                    f"{name}'s server ended",
-                    expected="a server that runs",
-                    fix=f"read {self._logs / name}.log",
+                    f"the {name} server exited",
+                    expected="a running server",
+                    fix=f"read {self._log_folder / name}.log",
                 )
 
 
-def require_readable(execution: Execution) -> None:
-    """Check that both databases are the installed versions': their servers would change them without a copy.
+def run_ui_servers(
+    execution: Execution, *, prefect_port: int, mlflow_port: int, console: Console
+) -> None:
+    """Start both servers, print their addresses, and wait until one exits or a signal arrives.
 
     Raises:
-        ConfigError, TrackingError: one is not; says what to do.
+        CodegenError: a port is in use, or a server exited or is not healthy.
     """
-    from flows.servers.db_upgrade import require_current_schema
+    with local_servers(execution, prefect_port=prefect_port, mlflow_port=mlflow_port) as servers:
+        print_addresses(servers, execution, console)
+        console.print("Ctrl-C stops both servers.")
+        with exit_on_interrupt(console):
+            servers.wait()
 
-    require_current_schema()
-    execution.open_tracking().check()
+
+def print_addresses(servers: ServerProcesses, execution: Execution, console: Console) -> None:
+    """Print the addresses of the servers and how to sign in."""
+
+    def print_text(text: str) -> None:
+        console.print(text, soft_wrap=True)
+
+    credentials_path = servers.credentials_path
+    print_text(f"Prefect  {servers.addresses.prefect}    flow runs, tasks, logs")
+    print_text(f"MLflow   {servers.addresses.mlflow}    experiments, models, artifacts")
+    hint = "Prefect asks for PREFECT_API_AUTH_STRING"
+    if servers.owns_mlflow:
+        hint += ", MLflow for user name and password"
+    print_text(f"Sign in  {hint}: see {credentials_path}")
+    print_text(f"Shells   . {shlex.quote(str(credentials_path))}    before `prefect ...`")
+    report = execution.workspace_path / "report.html"
+    if report.exists():
+        print_text(f"Results  file://{report}")
+
+
+@contextmanager
+def exit_on_interrupt(console: Console) -> Iterator[None]:
+    """End the block normally on a signal, which is the normal end of these commands."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("stopped")
 
 
 def require_healthy_prefect() -> None:
-    """Check once, within seconds, that the Prefect server that was named answers and accepts this client.
+    """Check that the Prefect server of PREFECT_API_URL is healthy and accepts this client.
 
-    Prefect's client itself would try again for minutes.
+    Prefect's own client would retry for minutes.
 
     Raises:
-        ConfigError: nobody answers at PREFECT_API_URL, or the server refuses our credentials.
+        ConfigError: the server is unreachable, or it refuses the credentials.
     """
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         return
-    if error := health_error(f"{url.rstrip('/')}/health", _ANSWER_TIMEOUT_S):
+    safe_url = redact_credentials(url)
+    if error := health_error(f"{url.rstrip('/')}/health", _HEALTH_TIMEOUT_S):
         raise ConfigError(
-            f"PREFECT_API_URL is {redact_credentials(url)}, which does not answer ({error})",
-            expected=f"a Prefect server that answers /health within {_ANSWER_TIMEOUT_S:.0f} s",
-            fix="start it, or unset PREFECT_API_URL: a run without a server starts one of its own",
+            f"the Prefect server at PREFECT_API_URL, {safe_url}, does not respond ({error})",
+            expected=f"a response from /health within {_HEALTH_TIMEOUT_S:.0f} s",
+            fix="start the server, or unset PREFECT_API_URL: a run then starts a temporary server",
         )
-    if refusal := _refusal():
+    if status := _refusal_status():
         raise ConfigError(
-            f"the Prefect server at {redact_credentials(url)} refuses this client ({refusal})",
-            expected="the credentials of that server in PREFECT_API_AUTH_STRING",
-            fix=f"for a server of `codegen ui` or `codegen serve`: `. {FILE}` in its workspace; else ask who runs the server",
+            f"the Prefect server at {safe_url} refuses this client ({status})",
+            expected="the credentials of the server in PREFECT_API_AUTH_STRING",
+            fix=f"for a server of `codegen ui` or `codegen serve`, run `. {FILE}` in its "
+            "workspace; otherwise ask the administrator of the server",
         )
 
 
-def _refusal() -> str | None:
-    """The status with which the configured Prefect server refuses our credentials; None if it accepts them."""
+def _refusal_status() -> str | None:
+    """Return the HTTP status if the Prefect server refuses the credentials, or None."""
     import httpx
-    from prefect.client.orchestration import (
-        get_client,  # With all of the user's settings: keys, headers, certificates.
-    )
+    from prefect.client.orchestration import get_client  # With the user's keys and certificates.
 
     with get_client(sync_client=True) as client:
         try:
@@ -161,97 +190,107 @@ def _refusal() -> str | None:
     return None
 
 
-def health_error(url: str, timeout_s: float, credentials: Credentials | None = None) -> str | None:
-    """Why nobody answers well at an address within a time; None where somebody does. Shows no password."""
-    import httpx  # Prefect's client: what it reaches, with USER:PASSWORD@ say, is reached here. It takes a while to import.
-
-    try:
-        answer = httpx.get(url, timeout=timeout_s, follow_redirects=True, auth=credentials)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return str(error) or type(error).__name__
-    return None if answer.is_success else f"{answer.status_code} {answer.reason_phrase}"
-
-
 @contextmanager
 def local_servers(
     execution: Execution, *, prefect_port: int, mlflow_port: int
 ) -> Iterator[ServerProcesses]:
-    """Both servers, answering, until the end of the block; Prefect's alone where MLflow has a server elsewhere.
+    """Run both servers until the end of the block; only Prefect if `tracking_uri` is a server.
 
     Raises:
-        ConfigError: servers run over this workspace already, or there is one port for both.
-        CodegenError: a port is taken, or a server ended or did not answer.
+        ConfigError: the servers of the workspace are running already, the ports are equal, or a
+            database has another schema.
+        CodegenError: a port is in use, or a server exited or is not healthy.
     """
-    where = _reserve_ports(execution, prefect_port, mlflow_port)
-    require_readable(execution)
-    credentials = read_or_create(execution.workspace_path)
-    logs = execution.workspace_path / "logs"
+    addresses = _check_ports(execution, prefect_port, mlflow_port)
+    _require_current_schemas(execution)
+    workspace = execution.workspace_path
+    credentials = read_or_create(workspace)
+    logs = workspace / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     commands = {"prefect": [*_PREFECT, str(prefect_port)]}
-    if owns_mlflow := not is_http_uri(execution.resolved_tracking_uri):
+    owns_mlflow = not is_http_uri(execution.resolved_tracking_uri)
+    if owns_mlflow:
         commands["mlflow"] = [*_MLFLOW, str(mlflow_port)]
-    health = {"prefect": f"{where.prefect_api}/version", "mlflow": f"{where.mlflow}/health"}
+    health_urls = {
+        "prefect": f"{addresses.prefect_api}/version",
+        "mlflow": f"{addresses.mlflow}/health",
+    }
     processes: dict[str, subprocess.Popen[bytes]] = {}
-    note = execution.workspace_path / SERVERS_FILE
+    servers_path = workspace / SERVERS_FILE
     try:
         for name, command in commands.items():
-            processes[name] = _start(
-                command, logs / f"{name}.log", _environment(name, execution, where, credentials)
-            )
+            environment = _environment(name, execution, addresses, credentials)
+            processes[name] = _start(command, logs / f"{name}.log", environment)
         for name, process in processes.items():
-            _wait_for(name, process, health[name], logs / f"{name}.log", credentials)
-        process_id = {"pid": os.getpid(), "started": psutil.Process().create_time()}
-        write_json(note, {**where.model_dump(), **process_id, "owns_mlflow": owns_mlflow})
-        yield ServerProcesses(where, processes, logs, execution.workspace_path / FILE)
+            _wait_until_healthy(name, process, health_urls[name], logs / f"{name}.log", credentials)
+        servers = {
+            **addresses.model_dump(),
+            "pid": os.getpid(),
+            "started": psutil.Process().create_time(),
+            "owns_mlflow": owns_mlflow,
+        }
+        write_json(servers_path, servers)
+        yield ServerProcesses(addresses, processes, workspace)
     finally:
-        note.unlink(missing_ok=True)
+        servers_path.unlink(missing_ok=True)
         for process in processes.values():
             _stop(process)
 
 
-def _reserve_ports(execution: Execution, prefect_port: int, mlflow_port: int) -> Servers:
-    """Where the servers are to listen, or listen already, once it is sure that those to be started can."""
-    if there := running_servers(execution):
+def _require_current_schemas(execution: Execution) -> None:
+    """Check the schemas of both databases; the servers would migrate them without a backup."""
+    from flows.servers.db_upgrade import require_current_schema
+
+    require_current_schema()
+    execution.open_tracking().check()
+
+
+def _check_ports(execution: Execution, prefect_port: int, mlflow_port: int) -> ServerAddresses:
+    """Return the addresses of the servers, after a check that they can be started."""
+    if servers := running_servers(execution):
         raise ConfigError(
-            f"servers run over this workspace already: {there['prefect']} and {there['mlflow']}",
-            expected="one Prefect at a time on its database",
-            fix="use these, or end them first",
+            "servers are already running for this workspace: "
+            f"{servers['prefect']} and {servers['mlflow']}",
+            expected="a single Prefect server per database",
+            fix="use these servers, or stop them first",
         )
     if prefect_port == mlflow_port:
         raise ConfigError(
-            f"Prefect and MLflow were both given port {mlflow_port}",
-            expected="a port for each",
-            fix=f"choose another: --mlflow-port {mlflow_port + 1}",
+            f"Prefect and MLflow have the same port {mlflow_port}",
+            expected="two ports",
+            fix=f"choose another port: --mlflow-port {mlflow_port + 1}",
         )
     require_free_port("Prefect", prefect_port)
-    where = on_loopback(prefect_port, mlflow_port)
+    addresses = server_addresses(prefect_port, mlflow_port)
     if is_http_uri(execution.resolved_tracking_uri):
-        return where.replace(mlflow=redact_credentials(execution.resolved_tracking_uri.rstrip("/")))
+        uri = execution.resolved_tracking_uri.rstrip("/")
+        return addresses.replace(mlflow=redact_credentials(uri))
     require_free_port("MLflow", mlflow_port)
-    return where
+    return addresses
 
 
 def _environment(
-    name: str, execution: Execution, where: Servers, credentials: Credentials
+    name: str, execution: Execution, addresses: ServerAddresses, credentials: Credentials
 ) -> dict[str, str]:
-    """The environment of one server. Secrets are here and not on the command line, which every user can read."""
+    """Return the environment of a server; every user can read a command line, so secrets are
+    here."""
     if name == "mlflow":
         return {
             **os.environ,
             _MLFLOW_CREDENTIALS: credentials.auth_string,
             "MLFLOW_BACKEND_STORE_URI": execution.resolved_tracking_uri,
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # Six processes for jobs (judges of agents) that nobody here has.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # Six processes that nothing here uses.
         }
-    # The page calls the API at the address that PREFECT_UI_API_URL names, also if it was opened at the other name.
-    origins = (where.prefect, where.prefect.replace("127.0.0.1", "localhost"))
+    # The UI calls the API at PREFECT_UI_API_URL, also if it was opened as localhost.
+    origins = (addresses.prefect, addresses.prefect.replace("127.0.0.1", "localhost"))
     return {
         **os.environ,
-        "PREFECT_API_URL": where.prefect_api,
+        "PREFECT_API_URL": addresses.prefect_api,
         "PREFECT_API_AUTH_STRING": credentials.auth_string,
         "PREFECT_SERVER_API_AUTH_STRING": credentials.auth_string,
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins),
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASE_STORAGE,
-        "PREFECT_UI_API_URL": where.prefect_api,
+        "PREFECT_UI_API_URL": addresses.prefect_api,
     }
 
 
@@ -268,17 +307,17 @@ def _start(
         )
 
 
-def _wait_for(
+def _wait_until_healthy(
     name: str, server: subprocess.Popen[bytes], url: str, log: Path, credentials: Credentials
 ) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and server.poll() is None:
         if health_error(url, timeout_s=2, credentials=credentials) is None:
             return
-        time.sleep(_POLL_S)
+        time.sleep(_POLL_INTERVAL_S)
     raise CodegenError(
-        f"{name} did not answer at {url}",
-        expected=f"an answer within {_START_TIMEOUT_S:.0f} s",
+        f"the {name} server does not respond at {url}",
+        expected=f"a response within {_START_TIMEOUT_S:.0f} s",
         fix=f"read {log}",
     )
 

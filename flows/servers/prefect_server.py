@@ -1,14 +1,15 @@
-"""`python -m flows.servers.prefect_server PORT`: Prefect's API server on loopback, with two changes.
+"""`python -m flows.servers.prefect_server PORT`: Prefect's API server on loopback, with two
+changes.
 
-1. Requests are admitted by `core.http_guard` (Host and Origin). The secret is Prefect's own: its API answers only requests
-   that carry PREFECT_SERVER_API_AUTH_STRING, and its page asks for it.
-2. Transactions on SQLite begin as writers. Prefect begins most transactions DEFERRED. A transaction that has read and then
-   writes is refused at once ("database is locked") if another one has written in between, whatever time-out is set; an event
-   is dropped after four such refusals, and with it a notification. Begun IMMEDIATE, transactions wait for one another, as
-   Prefect does itself if it asks for a row to update. Measured in docs/figures.md.
+1. `core.http_guard` checks Host and Origin of requests. The secret is Prefect's own: the API
+   requires PREFECT_SERVER_API_AUTH_STRING, and the UI asks for it.
+2. SQLite transactions begin IMMEDIATE. Prefect begins most of them DEFERRED: a transaction that
+   reads and then writes fails at once ("database is locked") if another one wrote in between,
+   whatever the timeout. After four failures an event is dropped, with its notifications. IMMEDIATE
+   transactions wait for each other. Measured in docs/figures.md.
 
-Not covered: the temporary server of a single run, which sends no notifications. It requires a secret, too
-(`flows.settings.credentials`), but does not check the Host.
+Limit: the temporary server of a single run has a secret too (`flows.settings.credentials`), but no
+Host check. It sends no notifications.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ _HOST = "127.0.0.1"
 
 
 class ImmediateTransactions(AioSqliteConfiguration):
-    """SQLite, in which no transaction becomes a writer half-way."""
+    """SQLite configuration of Prefect with IMMEDIATE transactions."""
 
     @asynccontextmanager
     async def begin_transaction(
         self,
         session: AsyncSession,
-        with_for_update: bool = False,  # noqa: ARG002 - what Prefect asks for where it knows that it will write.
+        with_for_update: bool = False,  # noqa: ARG002 - Prefect passes it
     ) -> AsyncGenerator[AsyncSessionTransaction, None]:
-        """As Prefect's, always with the right to write."""
+        """Begin a transaction that may write."""
         async with super().begin_transaction(session, with_for_update=True) as transaction:
             yield transaction
 
@@ -48,13 +49,13 @@ def main(port: int) -> None:
     """Serve until a signal arrives.
 
     Raises:
-        ConfigError: no secret is set.
+        ConfigError: the secret is not set.
     """
     settings = get_current_settings().server
     if not (settings.api.auth_string and settings.api.auth_string.get_secret_value()):
         raise ConfigError(
             "PREFECT_SERVER_API_AUTH_STRING is not set",
-            expected="USER:PASSWORD, which every request to Prefect's API must carry",
+            expected="USER:PASSWORD, which every request to Prefect's API must send",
             fix="start the server with `codegen ui` or `codegen serve`, which generate it",
         )
     url = PREFECT_API_DATABASE_CONNECTION_URL.value()
@@ -62,8 +63,8 @@ def main(port: int) -> None:
         dependencies.MODELS_DEPENDENCIES["database_config"] = ImmediateTransactions(
             connection_url=url
         )
-    # As `prefect server start` does. The guard is outside of Prefect's application, which calls itself in memory under
-    # another Host.
+    # The same settings as `prefect server start`. The guard wraps the application from outside,
+    # since the application calls itself in memory under another Host.
     guarded = HttpGuard(
         create_app(final=True),
         names=LOOPBACK_NAMES,

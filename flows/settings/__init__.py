@@ -1,1 +1,1 @@
-"""Recipes, which decide results, and the execution config, which decides where and how fast a run is."""
+"""Recipes, the execution config, and the credentials of the servers."""

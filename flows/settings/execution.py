@@ -1,13 +1,11 @@
-"""Where a run happens: folders, processes, servers. No field of this is ever part of a fingerprint.
-
-Everything that a run leaves behind lies in one workspace folder, so it can be moved, looked at or removed as a whole.
-"""
+"""The execution config: where and how fast a run executes. No field is ever part of a hash."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,87 +20,100 @@ from components.data.config import DataExecution
 from components.evaluation.config import SandboxKind
 from components.model.config import DecodeMode
 from components.training.config import TrainingExecution
-from flows.settings.credentials import sign_in
+from flows.settings.credentials import Credentials, sign_in
 
-if TYPE_CHECKING:  # It would import MLflow.
+if TYPE_CHECKING:  # Imports MLflow.
     from components.registry.tracking import Tracking
 
 SERVERS_FILE = "servers.json"
-"""In the workspace while servers run over it: where they listen, and whose they are."""
-_PRIVATE = 0o700
-"""Prefect's database holds secrets (addresses to notify, blocks) together with the key that they are encrypted with."""
+"""In the workspace while its servers run: their addresses and the process that started them."""
+_PRIVATE_MODE = 0o700
+"""Prefect's folder holds secrets (notification URLs, blocks) and the key that encrypts them."""
 HEARTBEAT_S = 30
-"""Between two signs of life of a flow run, however it was started; the shortest that Prefect allows."""
+"""Interval of the heartbeats of a flow run; the shortest that Prefect allows."""
 _PREFECT_RETRIES = 7
-"""Of one request, with pauses of 1, 2, 4 ... 64 s: a server may be away for two minutes (its restart took 30 s on two busy
-cores), and a run goes on."""
+"""Retries of a request, after 1, 2, 4 ... 64 s. A run survives two minutes without its server,
+whose restart took 30 s on two busy cores (measured)."""
+_ENVIRONMENT_VARIABLES = {
+    "workspace": "CODEGEN_WORKSPACE",
+    "store": "CODEGEN_STORE",
+    "tracking_uri": "MLFLOW_TRACKING_URI",
+    "archives": "CODEGEN_ARCHIVES",
+    "mtpb_path": "CODEGEN_MTPB",
+}
 
 
 class Execution(Config):
-    """The place of a run. The defaults are one machine with everything embedded."""
+    """Where and how fast a run executes; does not change results. By default everything is on this
+    machine."""
 
     project: str = "."
-    """The folder that holds `data/` and `data.dvc`."""
+    """Folder with `data/` and `data.dvc`."""
     workspace: str = "var"
-    """What runs leave behind: artifacts, tracking, caches, pages. Relative paths start at `project`."""
+    """Folder for everything that runs write: artifacts, tracking, caches, reports. Relative to
+    `project`."""
     store: str | None = None
-    """Root of the artifacts, a folder or any fsspec URI. None: `{workspace}/store`."""
+    """Root of the artifact store: a folder or an fsspec URI. None: `{workspace}/store`."""
     tracking_uri: str | None = None
-    """MLflow. None: SQLite in the workspace."""
+    """MLflow tracking URI. None: SQLite in the workspace."""
     tracking_retry_timeout_s: float = Field(default=600, ge=0)
-    """How long a step waits for an MLflow server that went away, where it begins, ends, or writes; training itself does not
-    wait. 600: a restart of a machine, and somebody who looks after it (assumption)."""
+    """Seconds to retry calls while the MLflow server is unreachable. Training itself does not wait.
+    600 covers the restart of a machine (assumption)."""
     pins: str | None = None
-    """A list of pinned archives of one's own, in the form of components/data/archives/corpus.json. None: the project's."""
+    """JSON file with your own list of pinned archives, in the format of
+    components/data/archives/corpus.json. None: the list of the project."""
     archives: str | None = None
-    """A folder to take source archives from before any index is asked."""
+    """Folder with source archives, searched before the package index."""
     mtpb_path: str | None = None
-    """The official MTPB file. None: fetched from its upstream address, or MTPB is skipped and said to be."""
+    """The official MTPB file. None: it is downloaded; if that fails, MTPB is skipped and the report
+    states it."""
     data: DataExecution = DataExecution()
     training: TrainingExecution = TrainingExecution(world_size=2, micro_batch=2)
     min_free_disk_mb: int = Field(default=200, ge=0)
-    """Room in the workspace without which no run is begun: for the databases of Prefect and MLflow, which say a full disk
-    in tracebacks. Assumption; what a step itself needs is asked where it is known."""
+    """Free disk space in MB that the workspace needs before a run starts, for the databases of
+    Prefect and MLflow (assumption). Each step checks its own needs."""
     step_timeout_s: float | None = Field(default=None, gt=0)
-    """A step that takes longer is ended, and the run fails; what it did is kept, and a rerun goes on. None: no limit. What
-    it waited for another training of this host does not count."""
+    """Seconds after which a step is stopped and its run fails; a new run resumes. Waiting for the
+    training lock does not count. None: no limit."""
     evaluation_workers: int = Field(default=2, ge=1)
-    """Processes that execute what a model wrote, each in a jail of its own."""
+    """Number of processes that execute generated code, each in its own sandbox."""
     sandbox: SandboxKind | None = None
-    """The one kind of isolation that is to be used: bubblewrap, namespaces, landlock. None: the best that can be had."""
+    """Sandbox to use: bubblewrap, namespaces or landlock. None: the strongest that is available."""
     decode_mode: DecodeMode = "eager"
-    """How a GPU draws a token of all samples (nothing elsewhere): kernel by kernel, as a recorded CUDA graph (graphs), or as
-    one of compiled kernels, which take minutes to make (compiled). The latter two were not yet run on a GPU."""
+    """How a GPU runs a decoding step: kernel by kernel (eager), as a CUDA graph (graphs), or
+    compiled, which takes minutes to compile (compiled). No effect on a CPU. graphs and compiled
+    were not yet run on a GPU."""
     unsafe_execution: bool = False
-    """Execute what a model wrote even where nothing isolates it. Results say so, and no such model is promoted."""
+    """Run generated code without a sandbox if none is available. Results are marked and cannot be
+    promoted."""
 
     @property
     def project_path(self) -> Path:
-        """The project's folder, absolute."""
+        """The absolute path of the project."""
         return Path(self.project).resolve()
 
     @property
     def workspace_path(self) -> Path:
-        """The workspace, absolute."""
+        """The absolute path of the workspace."""
         return self.project_path / self.workspace
 
     @property
     def resolved_tracking_uri(self) -> str:
-        """Where MLflow keeps its records."""
+        """The MLflow tracking URI, with the default filled in."""
         return self.tracking_uri or f"sqlite:///{self.workspace_path}/mlflow/mlflow.db"
 
     def open_tracking(self) -> Tracking:
-        """The record of runs and models; nothing is contacted yet."""
+        """Return the MLflow tracking; does not connect yet."""
         from components.registry.tracking import Tracking
 
         artifacts = self.workspace_path / "mlflow" / "artifacts"
         return Tracking(self.resolved_tracking_uri, artifacts, self.tracking_retry_timeout_s)
 
     def require_disk_space(self) -> None:
-        """Check that a run can be begun.
+        """Check that the workspace has `min_free_disk_mb` of free disk space.
 
         Raises:
-            StorageFull: fewer than `min_free_disk_mb` are free where the workspace lies, or will lie.
+            DiskFullError: it has less.
         """
         require_disk_space(
             self.workspace_path,
@@ -111,47 +122,54 @@ class Execution(Config):
         )
 
     def open_store(self) -> Store:
-        """The store of artifacts."""
-        return Store(
-            self.store or self.workspace_path / "store",
-            scratch=self.workspace_path / "store" if self.store else None,
-        )
+        """Return the artifact store."""
+        workspace_store = self.workspace_path / "store"
+        return Store(self.store or workspace_store, scratch=workspace_store if self.store else None)
+
+
+def execution_from_environment(overrides: Iterable[str] = ()) -> Execution:
+    """Return the execution config of the environment variables, with `FIELD=VALUE` overrides
+    applied.
+
+    Raises:
+        ConfigError: an override names an unknown field or has a value of the wrong type.
+    """
+    values = {
+        field: os.environ[variable]
+        for field, variable in _ENVIRONMENT_VARIABLES.items()
+        if os.environ.get(variable)
+    }
+    return Execution.parse(values).override(overrides)
 
 
 def setup_environment(execution: Execution, *, runs: bool = True) -> None:
-    """Settle what libraries read from the environment: nothing phones home, all state lies in the workspace.
+    """Create the workspace, and set the environment variables of libraries: no telemetry, all state
+    in the workspace.
 
-    Called once, at the entry, before Prefect or MLflow are imported; values that are set already are respected.
+    Call it once per process, before Prefect or MLflow are imported. Variables that are already set
+    keep their values.
 
     Args:
-        execution: the place.
-        runs: whether flow runs may follow. Without a Prefect server they start a temporary one, which is given a secret.
+        execution: the execution config.
+        runs: whether flow runs may follow. Without a Prefect server they start a temporary server,
+            which gets a secret.
 
     Raises:
-        ConfigError: there is no such project, the workspace cannot be made, or the credentials of its servers are unsafe.
-        StorageFull: no room for an empty folder.
+        ConfigError: the project does not exist, the workspace cannot be created, or the credentials
+            of its servers are unsafe.
+        DiskFullError: the disk is full.
     """
     if not execution.project_path.is_dir():
         raise ConfigError(
-            f"project is {execution.project_path}, which is no folder",
-            expected="the folder that holds data.dvc and .dvc/",
-            fix="mend --exec project=..., or run this in a clone of the project",
+            f"project is {execution.project_path}, which is not a folder",
+            expected="the folder with data.dvc and .dvc/",
+            fix="set --exec project=..., or run the command in a clone of the project",
         )
     for name, value in environment(execution).items():
         os.environ.setdefault(name, value)
-    # Prefect logs an error with its traceback in every task and flow that it passes, and then raises it. The terminal shows
-    # it once, as the entry prints it; Prefect's page keeps the full log, whose handler these loggers have themselves.
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).propagate = False
-    # At the end of a process it warns of the events that it still sends. That it loses one is another warning.
-    logging.getLogger("EventsWorker").addFilter(
-        lambda record: not record.getMessage().startswith("Still processing")
-    )
-    # Of an index or a server that does not answer it warns at every attempt; the error that follows says it once.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    # Prefect creates its home, but not the folders above it.
-    _make(execution.workspace_path)
-    _make(Path(os.environ["PREFECT_HOME"]), mode=_PRIVATE)
+    _quiet_loggers()
+    _make_folder(execution.workspace_path)  # Prefect creates its folder, but no parents.
+    _make_folder(Path(os.environ["PREFECT_HOME"]), mode=_PRIVATE_MODE)
     sign_in(
         execution.workspace_path,
         running_servers(execution),
@@ -160,19 +178,31 @@ def setup_environment(execution: Execution, *, runs: bool = True) -> None:
     )
 
 
+def _quiet_loggers() -> None:
+    """Remove repeated messages from the terminal; the logs in Prefect stay complete."""
+    # Every task and flow logs an error that passes through it. The entry prints the error once.
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).propagate = False
+    # At exit, Prefect warns about events that it is still sending. A lost event is another warning.
+    logging.getLogger("EventsWorker").addFilter(
+        lambda record: not record.getMessage().startswith("Still processing")
+    )
+    # urllib3 warns at each retry. The final error reports the cause once.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+
+
 def environment(execution: Execution) -> dict[str, str]:
-    """What libraries read from the environment of every process of a run."""
-    settings = {
+    """Return the environment variables that libraries read in every process of a run."""
+    variables = {
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",
         "GX_ANALYTICS_ENABLED": "false",
         "HF_HUB_OFFLINE": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        # Who waits for a server, how long and how loudly, is `components.registry.client.retry`'s to say.
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # It is drawn for every small file, too.
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # components.registry.client retries instead.
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # A bar would appear for each small file.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "OMP_WAIT_POLICY": "passive",  # Threads that spin stop whoever shares their core: docs/figures.md.
+        "OMP_WAIT_POLICY": "passive",  # Spinning threads slow others: docs/figures.md.
         "PREFECT_CLIENT_MAX_RETRIES": str(_PREFECT_RETRIES),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         "PREFECT_HOME": str(execution.workspace_path / "prefect"),
@@ -180,36 +210,49 @@ def environment(execution: Execution) -> dict[str, str]:
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite has one writer; the others wait for it, and by default only 10 s.
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite has a single writer; the default is 10 s.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    serving = running_servers(
-        execution
-    )  # One server for all runs of a workspace, rather than one a run on the same database.
-    return {**settings, "PREFECT_API_URL": f"{serving['prefect']}/api"} if serving else settings
+    # All runs of a workspace share its server: a server per run would share the database.
+    if servers := running_servers(execution):
+        variables["PREFECT_API_URL"] = f"{servers['prefect']}/api"
+    return variables
 
 
 def running_servers(execution: Execution) -> dict[str, Any] | None:
-    """Where the servers of `codegen serve` or `codegen ui` listen: `prefect`, `mlflow`; None where none run here.
+    """Return the addresses (`prefect`, `mlflow`) of the servers that run over the workspace, or
+    None.
 
-    `owns_mlflow` is false if `mlflow` is a server that was named, not started.
+    `owns_mlflow` is false if `mlflow` is an existing server that `tracking_uri` names.
     """
-    note = execution.workspace_path / SERVERS_FILE
+    path = execution.workspace_path / SERVERS_FILE
     try:
-        where = json.loads(note.read_text(encoding="utf-8"))
-        return where if is_running(where["pid"], where["started"]) else None
-    except (OSError, ValueError, KeyError):  # None, or half a file of one that is being started.
+        servers = json.loads(path.read_text(encoding="utf-8"))
+        return servers if is_running(servers["pid"], servers["started"]) else None
+    except (OSError, ValueError, KeyError):  # No file, or a partial file of a starting server.
         return None
 
 
-def _make(folder: Path, mode: int = 0o777) -> None:
+def health_error(url: str, timeout_s: float, credentials: Credentials | None = None) -> str | None:
+    """Request a URL and return the reason for a failure, without passwords; None if the server is
+    healthy."""
+    import httpx  # Slow to import. Prefect's client uses it too, so both reach the same addresses.
+
     try:
-        with wrap_disk_full("making the workspace"):
+        response = httpx.get(url, timeout=timeout_s, follow_redirects=True, auth=credentials)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return str(error) or type(error).__name__
+    return None if response.is_success else f"{response.status_code} {response.reason_phrase}"
+
+
+def _make_folder(folder: Path, mode: int = 0o777) -> None:
+    try:
+        with wrap_disk_full("creating the workspace"):
             folder.mkdir(mode, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"the workspace's folder {folder} cannot be made: {error.strerror}",
-            expected="a folder that this user may write, or the path of one that can be made",
-            fix="mend --exec workspace=... or CODEGEN_WORKSPACE",
+            f"the workspace folder {folder} cannot be created: {error.strerror}",
+            expected="a folder that this user can create and write",
+            fix="set --exec workspace=... or CODEGEN_WORKSPACE",
         ) from error

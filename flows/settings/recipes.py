@@ -1,9 +1,10 @@
-"""Recipes: what is made, from the demonstration on two cores to the paper's 16.1B, in the same words.
+"""Recipes: everything that decides results, from the demonstration on two cores to the 16.1B model
+of the paper.
 
-A recipe is identity: change any field and what depends on it is made anew. Recipes are pure functions that derive from
-one another; where a run happens (processes, folders, servers) is an `Execution`, and no part of a recipe. Sections cited
-are those of docs/paper.md. The paper's corpora are not published, so its recipes name the starter corpus unless
-`data.sources` declares others; their model, training and evaluation are the paper's.
+If a field of a recipe changes, the artifacts that depend on it are rebuilt. Recipes are pure
+functions that derive from one another. Cited sections are those of docs/paper.md. The corpora of
+the paper are not published, so its recipes use the starter corpora unless `data.sources` names
+others; their model, training and evaluation are those of the paper.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ from components.tokenizer.config import TokenizerConfig
 from components.training.config import StageConfig, Stages, TrainingConfig
 from components.validation.config import ValidationConfig
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 class Recipe(Config):
-    """Everything that decides what a run makes."""
+    """What to build: data, tokenizer, model, training, evaluation and promotion gate. Every field
+    can change results."""
 
     name: str
-    """Names the models: `{name}-nl`, `{name}-multi`, `{name}-mono`."""
+    """Prefix of the model names: `{name}-nl`, `{name}-multi`, `{name}-mono`."""
     seed: int = 0
-    """Decides shuffling, held-out documents, initial weights and samples."""
+    """Seed of shuffling, held-out documents, initial weights and samples."""
     data: DataConfig = DataConfig()
     validation: ValidationConfig = ValidationConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -44,67 +46,77 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
-        """What follows from the recipe alone is found when it is read, not after hours.
+        """Check the fields against each other, so that no run fails on them after hours.
 
-        A `ConfigError` is no ValueError, so Pydantic lets it through as it is: three lines that name the field.
+        `ConfigError` is not a ValueError, so Pydantic does not wrap it.
         """
-        if not _NAME.fullmatch(self.name):
+        if not _NAME_PATTERN.fullmatch(self.name):
             raise ConfigError(
                 f"name is {self.name!r}",
-                expected="lower-case letters, digits, '.', '_', '-', a letter or digit first: it names folders and models",
+                expected="lower-case letters, digits, '.', '_' and '-', a letter or digit first, "
+                "since folders and models "
+                "are named after it",
                 fix="choose such a name, e.g. --set name=my-codegen",
             )
         if self.model.padded_vocab_size < self.tokenizer.num_ids:
             raise ConfigError(
                 f"model.padded_vocab_size is {self.model.padded_vocab_size:,}",
-                expected=f"at least the {self.tokenizer.num_ids:,} ids of a tokenizer with "
-                f"tokenizer.num_merges {self.tokenizer.num_merges:,}",
-                fix=f"set model.padded_vocab_size to {self.tokenizer.num_ids:,} or more, or keep fewer merges",
+                expected=f"at least {self.tokenizer.num_ids:,}, the number of ids of a tokenizer "
+                f"with tokenizer.num_merges {self.tokenizer.num_merges:,}",
+                fix=f"set model.padded_vocab_size to {self.tokenizer.num_ids:,} or more, or lower "
+                "tokenizer.num_merges",
             )
-        self._batches_fit()
-        self._completions_fit()
+        self._check_batch_sizes()
+        self._check_completion_lengths()
         self._check_optimizer_state()
         return self
 
-    def _batches_fit(self) -> None:
+    def _check_batch_sizes(self) -> None:
         context = self.model.context_length
-        for stage, settings in self.training.stages:
-            if settings.global_batch_tokens % context:
-                nearest = max(1, round(settings.global_batch_tokens / context)) * context
+        for stage, config in self.training.stages:
+            if config.global_batch_tokens % context:
+                nearest = max(1, round(config.global_batch_tokens / context)) * context
                 raise ConfigError(
-                    f"training.stages.{stage}.global_batch_tokens is {settings.global_batch_tokens:,}",
+                    f"training.stages.{stage}.global_batch_tokens is "
+                    f"{config.global_batch_tokens:,}",
                     expected=f"a multiple of model.context_length, {context:,}",
                     fix=f"set training.stages.{stage}.global_batch_tokens to {nearest:,}",
                 )
 
+    def _check_completion_lengths(self) -> None:
+        context = self.model.context_length
+        mtpb = self.evaluation.mtpb
+        max_tokens = {
+            "humaneval": self.evaluation.humaneval.max_new_tokens,
+            # A completion of all turns at once may be twice as long.
+            "mtpb": mtpb.max_new_tokens * (2 if mtpb.single_turn else 1),
+        }
+        for benchmark, num_tokens in max_tokens.items():
+            if num_tokens >= context:
+                raise ConfigError(
+                    f"evaluation.{benchmark}.max_new_tokens allows completions of {num_tokens:,} "
+                    "tokens",
+                    expected=f"less than model.context_length, {context:,}, to leave space for a "
+                    "prompt",
+                    fix=f"set evaluation.{benchmark}.max_new_tokens to {context // 4:,}, or raise "
+                    "model.context_length",
+                )
+
     def _check_optimizer_state(self) -> None:
         first = self.training.start_stage
-        if self.training.first.optimizer_state == "inherit" and self.training.init_from is None:
+        value = self.training.first.optimizer_state
+        if value != "reset" and self.training.init_from is None:
             raise ConfigError(
-                f"training.stages.{first}.optimizer_state is inherit, and {first} is the first stage",
-                expected="a stage that starts from another one, or from training.init_from",
+                f"training.stages.{first}.optimizer_state is {value}, but {first} is the first "
+                "stage",
+                expected="a stage that starts from another stage, or from training.init_from",
                 fix=f"set training.stages.{first}.optimizer_state to reset",
             )
 
-    def _completions_fit(self) -> None:
-        context = self.model.context_length
-        mtpb = self.evaluation.mtpb
-        most = {
-            "humaneval": self.evaluation.humaneval.max_new_tokens,
-            "mtpb": mtpb.max_new_tokens
-            * (2 if mtpb.single_turn else 1),  # A single turn may be twice as long.
-        }
-        for benchmark, tokens in most.items():
-            if tokens >= context:
-                raise ConfigError(
-                    f"evaluation.{benchmark}.max_new_tokens makes completions of {tokens:,} tokens",
-                    expected=f"less than model.context_length, {context:,}, so that a prompt has room beside it",
-                    fix=f"set evaluation.{benchmark}.max_new_tokens to {context // 4:,}, or lengthen the context",
-                )
-
 
 def starter() -> Recipe:
-    """The demonstration: 150 MB of text, two cores, about ten minutes (docs/decisions/0003-the-size-of-the-starter.md)."""
+    """Return the demonstration: 150 MB of text, two cores, ten minutes
+    (docs/decisions/0003-the-size-of-the-starter.md)."""
     nl = StageConfig(
         steps=600,
         warmup_steps=50,
@@ -138,10 +150,12 @@ def starter() -> Recipe:
 
 
 def tiny() -> Recipe:
-    """The smallest run that goes through every room: 6 MB of text, a minute or two; its model has learnt next to nothing.
+    """Return the smallest run of all steps: 6 MB of text, one or two minutes; its model learns
+    almost nothing.
 
-    A quarter of the documents is held out because the preset has 13 JavaScript documents: at a twentieth, 7 of the seeds 0
-    to 11 held out none of some language and failed; at a quarter none of them does, and 18 of 0 to 999 (measured).
+    A quarter of the documents is held out because the preset has only 13 JavaScript documents. With
+    0.05, 7 of the seeds 0 to 11 held out no document of some language and failed; with 0.25, no
+    seed of 0 to 11 fails, and 18 of 0 to 999 do (measured).
     """
     base = starter()
     stage = StageConfig(
@@ -174,72 +188,56 @@ def tiny() -> Recipe:
 
 
 def codegen_350m() -> Recipe:
-    """CodeGen 350M (sections 2 and 3)."""
-    shape = ModelConfig(
-        num_layers=20,
-        num_heads=16,
-        head_dim=64,
-        rotary_dim=32,
-        context_length=2048,
-        padded_vocab_size=51_200,
-    )
+    """Return CodeGen 350M (sections 2 and 3)."""
+    shape = _shape(num_layers=20, num_heads=16, head_dim=64, rotary_dim=32)
     return _codegen(
         "codegen-350m", shape, global_batch_tokens=524_288, nl_rate=3.0e-4, later_rate=1.8e-4
     )
 
 
 def codegen_2b() -> Recipe:
-    """CodeGen 2.7B (sections 2 and 3)."""
-    shape = ModelConfig(
-        num_layers=32,
-        num_heads=32,
-        head_dim=80,
-        rotary_dim=64,
-        context_length=2048,
-        padded_vocab_size=51_200,
-    )
+    """Return CodeGen 2.7B (sections 2 and 3)."""
+    shape = _shape(num_layers=32, num_heads=32, head_dim=80, rotary_dim=64)
     return _codegen(
         "codegen-2b", shape, global_batch_tokens=1_048_576, nl_rate=1.6e-4, later_rate=0.8e-4
     )
 
 
 def codegen_6b() -> Recipe:
-    """CodeGen 6.1B (sections 2 and 3)."""
-    shape = ModelConfig(
-        num_layers=33,
-        num_heads=16,
-        head_dim=256,
-        rotary_dim=64,
-        context_length=2048,
-        padded_vocab_size=51_200,
-    )
+    """Return CodeGen 6.1B (sections 2 and 3)."""
+    shape = _shape(num_layers=33, num_heads=16, head_dim=256, rotary_dim=64)
     return _codegen(
         "codegen-6b", shape, global_batch_tokens=1_048_576, nl_rate=1.2e-4, later_rate=0.4e-4
     )
 
 
 def codegen_16b() -> Recipe:
-    """CodeGen 16.1B (sections 2 and 3)."""
-    shape = ModelConfig(
-        num_layers=34,
-        num_heads=24,
-        head_dim=256,
-        rotary_dim=64,
-        context_length=2048,
-        padded_vocab_size=51_200,
-    )
+    """Return CodeGen 16.1B (sections 2 and 3)."""
+    shape = _shape(num_layers=34, num_heads=24, head_dim=256, rotary_dim=64)
     return _codegen(
         "codegen-16b", shape, global_batch_tokens=2_097_152, nl_rate=0.9e-4, later_rate=0.5e-4
+    )
+
+
+def _shape(*, num_layers: int, num_heads: int, head_dim: int, rotary_dim: int) -> ModelConfig:
+    return ModelConfig(
+        num_layers=num_layers,
+        num_heads=num_heads,
+        head_dim=head_dim,
+        rotary_dim=rotary_dim,
+        context_length=2048,
+        padded_vocab_size=51_200,
     )
 
 
 def _codegen(
     name: str, model: ModelConfig, *, global_batch_tokens: int, nl_rate: float, later_rate: float
 ) -> Recipe:
-    """Section 3: NL anneals to a tenth over 300k of 350k steps, Multi over 147k of 150k.
+    """Return a recipe of the paper: NL anneals to a tenth over 300k of 350k steps, Multi over 147k
+    of 150k (section 3).
 
-    That Multi and Mono anneal to a sixth of their peak at every size is an assumption from the one size where the final
-    rate was read (350M Multi: 1.8e-4 to 3.0e-5).
+    Multi and Mono anneal to a sixth of their peak. This is an assumption for every size but 350M
+    Multi, the only final rate that was read (1.8e-4 to 3.0e-5).
     """
     nl = StageConfig(
         steps=350_000,
@@ -273,20 +271,23 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def recipe_name_for_model(model: str) -> str | None:
-    """The name by which the recipe that makes a registered model is asked for; None where nothing here makes it."""
-    return next((one for one, make in RECIPES.items() if model.startswith(f"{make().name}-")), None)
+    """Return the name of the recipe that builds a registered model, or None."""
+    for name, build in RECIPES.items():
+        if model.startswith(f"{build().name}-"):
+            return name
+    return None
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of a name.
+    """Return a recipe by its name on the command line.
 
     Raises:
-        ConfigError: there is no such recipe.
+        ConfigError: the recipe does not exist.
     """
     if name not in RECIPES:
         raise ConfigError(
             f"there is no recipe {name!r}",
             expected=f"one of {', '.join(RECIPES)}",
-            fix="choose one of these",
+            fix="choose one of these names",
         )
     return RECIPES[name]()

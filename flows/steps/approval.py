@@ -24,8 +24,8 @@ from pydantic import Field
 from rich.markup import escape
 
 from components.core.markdown import cell, table
-from flows.deploy.notifications import emit_promotion_event
 from flows.runtime.context import FlowContext
+from flows.runtime.events import emit_promotion_event
 from flows.runtime.prefect_artifacts import publish_markdown
 from flows.settings.recipes import recipe_name_for_model
 

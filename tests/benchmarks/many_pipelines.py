@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fixtures.archives import build_archives
-from fixtures.prefect_stack import ENDS, Served, start_codegen
+from fixtures.prefect_stack import FINAL_STATES, Stack, start_codegen
 from fixtures.projects import FixtureArchives, new_project
 
 _LOCKED = "database is locked"
@@ -29,14 +29,14 @@ _LOOK_EVERY_S = 3.0
 
 def served(folder: Path, archives: FixtureArchives, runs: int) -> list[str]:
     """The states in which runs of one server end."""
-    one = Served(new_project(folder / "project"), archives)
+    one = Stack(new_project(folder / "project"), archives)
     try:
         given = one.parameters("pipeline/tiny")
         asked = []
         for number in range(runs):
             recipe = copy.deepcopy(given["recipe"]) | {"name": f"codegen-{number}", "seed": number}
             asked.append(one.run("pipeline/tiny", recipe=recipe))
-        while any(one.state(run)["type"] not in ENDS for run in asked):
+        while any(one.state(run)["type"] not in FINAL_STATES for run in asked):
             if one.process.poll() is not None:
                 raise SystemExit(
                     f"codegen serve ended with status {one.process.returncode}; see {one.log}"

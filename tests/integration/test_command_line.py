@@ -1,4 +1,5 @@
-"""What a person sees on the terminal: an error that can be mended is three lines, once; nothing is left behind a kill."""
+"""The command line in real processes: errors have three lines, and a killed command leaves no
+process."""
 
 from __future__ import annotations
 
@@ -22,36 +23,41 @@ from components.model.huggingface import save_checkpoint
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
 
-def environment(**given: str) -> dict[str, str]:
-    """This process's environment, without what settled Prefect's home for the tests."""
-    kept = {
+def environment(**variables: str) -> dict[str, str]:
+    """Return the environment without Prefect, MLflow and codegen settings of the tests."""
+    inherited = {
         key: value
         for key, value in os.environ.items()
         if not key.startswith(("PREFECT_", "MLFLOW_", "CODEGEN_"))
     }
-    return kept | {"COLUMNS": "200"} | given
+    return inherited | {"COLUMNS": "200"} | variables
 
 
-def codegen(*arguments: str, **given: str) -> subprocess.CompletedProcess[str]:
+def run_codegen(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flows.cli.main", *arguments]
     return subprocess.run(
-        command, env=environment(**given), capture_output=True, text=True, check=False, timeout=280
+        command,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
     )
 
 
-def assert_three_lines(done: subprocess.CompletedProcess[str], got: str) -> None:
-    """One error in three lines, and no traceback."""
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    assert done.stderr.count("✗") == 1, done.stderr
-    lines = done.stderr[done.stderr.index("✗") :].strip().splitlines()
+def assert_three_lines(result: subprocess.CompletedProcess[str], got: str) -> None:
+    """Assert that stderr has a single error of three lines and no traceback."""
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
+    assert result.stderr.count("✗") == 1, result.stderr
+    lines = result.stderr[result.stderr.index("✗") :].strip().splitlines()
     assert got in lines[0]
     assert [line.split(":")[0].strip() for line in lines[1:]] == ["expected", "fix"]
 
 
-def test_a_tracking_server_that_does_not_answer_is_three_lines(tmp_path: Path) -> None:
+def test_an_unreachable_tracking_server_is_an_error_of_three_lines(tmp_path: Path) -> None:
     project = new_project(tmp_path / "project")
-    done = codegen(
+    result = run_codegen(
         "run",
         "-r",
         "tiny",
@@ -59,35 +65,35 @@ def test_a_tracking_server_that_does_not_answer_is_three_lines(tmp_path: Path) -
         f"project={project}",
         MLFLOW_TRACKING_URI="http://127.0.0.1:9",
     )
-    assert_three_lines(done, "http://127.0.0.1:9 does not answer")
+    assert_three_lines(result, "http://127.0.0.1:9")
 
 
-def test_an_error_in_a_task_of_a_sub_flow_is_three_lines(
+def test_an_error_in_a_task_of_a_subflow_has_three_lines(
     tmp_path: Path, fixture_archives: FixtureArchives
 ) -> None:
-    archives, project = tmp_path / "archives", new_project(tmp_path / "project")
-    shutil.copytree(fixture_archives.folder, archives)
-    victim = (
-        archives / Pins.parse(json.loads((archives / "pins.json").read_text())).packages[0].file
-    )
-    victim.write_bytes(b"no archive" + victim.read_bytes()[10:])
-    places = (f"project={project}", f"archives={archives}", f"pins={archives / 'pins.json'}")
-    done = codegen("run", "-r", "tiny", *(item for place in places for item in ("--exec", place)))
-    assert_three_lines(done, victim.name)
-
-
-def test_suites_are_copied_and_a_mistake_in_one_is_three_lines(tmp_path: Path) -> None:
+    archives = tmp_path / "archives"
     project = new_project(tmp_path / "project")
-    at = ("--exec", f"project={project}")
-    done = codegen("data", "suites", str(project / "rules"), *at)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith(
-        "9 suites were copied; apply them with --set validation.suites=rules\n"
+    shutil.copytree(fixture_archives.folder, archives)
+    pins = Pins.parse(json.loads((archives / "pins.json").read_text()))
+    archive = archives / pins.packages[0].file
+    archive.write_bytes(b"no archive" + archive.read_bytes()[10:])
+    overrides = (f"project={project}", f"archives={archives}", f"pins={archives / 'pins.json'}")
+    result = run_codegen(
+        "run", "-r", "tiny", *(word for override in overrides for word in ("--exec", override))
     )
-    again = codegen("data", "suites", str(project / "rules"), *at)
+    assert_three_lines(result, archive.name)
+
+
+def test_suites_are_copied_and_an_invalid_suite_is_an_error_of_three_lines(tmp_path: Path) -> None:
+    project = new_project(tmp_path / "project")
+    options = ("--exec", f"project={project}")
+    result = run_codegen("data", "suites", str(project / "rules"), *options)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("copied 9 suites; use them with --set validation.suites=rules\n")
+    again = run_codegen("data", "suites", str(project / "rules"), *options)
     assert (
         again.stdout
-        == f"{project / 'rules'} has every suite; apply them with --set validation.suites=rules\n"
+        == f"{project / 'rules'} has all suites; use them with --set validation.suites=rules\n"
     )
     suite = project / "rules" / "raw-languages.json"
     suite.write_text(
@@ -95,39 +101,38 @@ def test_suites_are_copied_and_a_mistake_in_one_is_three_lines(tmp_path: Path) -
             "expect_column_values_to_be_between", "expect_column_values_between"
         )
     )
-    done = codegen("prepare", "-r", "tiny", "--set", "validation.suites=rules", *at)
-    assert_three_lines(done, "the suite raw-languages.json has a rule (Every language has at least")
-    assert "did you mean" in done.stderr
+    result = run_codegen("prepare", "-r", "tiny", "--set", "validation.suites=rules", *options)
+    assert_three_lines(result, "raw-languages.json")
+    assert "did you mean" in result.stderr
 
 
-def test_a_checkpoint_is_exported_once(tmp_path: Path) -> None:
+def test_an_export_does_not_overwrite_a_folder(tmp_path: Path) -> None:
     model = lively_model(sharpness=1.0)
-    save_checkpoint(model, write_tokenizer(tmp_path / "tokenizer"), tmp_path / "ours")
+    save_checkpoint(model, write_tokenizer(tmp_path / "tokenizer"), tmp_path / "checkpoint")
     command = (
         "export",
-        str(tmp_path / "ours"),
+        str(tmp_path / "checkpoint"),
         str(tmp_path / "out"),
         "--format",
         "gptj",
         "--dtype",
         "bf16",
     )
-    done = codegen(*command, "--exec", f"workspace={tmp_path / 'var'}")
-    assert done.returncode == 0, done.stderr
-    assert (
-        f"{tmp_path / 'out'}: gptj in bf16, 0.1 MB; the logits of transformers differ from ours by"
-        in done.stdout
-    )
+    result = run_codegen(*command, "--exec", f"workspace={tmp_path / 'var'}")
+    assert result.returncode == 0, result.stderr
+    assert f"{tmp_path / 'out'}: gptj in bf16, 0.1 MB" in result.stdout
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [
         "GPTJForCausalLM"
     ]
     assert_three_lines(
-        codegen(*command, "--exec", f"workspace={tmp_path / 'var'}"), f"{tmp_path / 'out'} exists"
+        run_codegen(*command, "--exec", f"workspace={tmp_path / 'var'}"),
+        f"{tmp_path / 'out'} exists",
     )
 
 
-def test_a_killed_ui_leaves_nothing_that_listens(tmp_path: Path) -> None:
-    project, ports = new_project(tmp_path / "project"), (free_port(), free_port())
+def test_a_killed_ui_leaves_no_server(tmp_path: Path) -> None:
+    project = new_project(tmp_path / "project")
+    ports = (free_port(), free_port())
     options = (
         "--prefect-port",
         str(ports[0]),
@@ -137,51 +142,47 @@ def test_a_killed_ui_leaves_nothing_that_listens(tmp_path: Path) -> None:
         f"project={project}",
     )
     command = [sys.executable, "-m", "flows.cli.main", "ui", *options]
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as started:
-        assert started.stdout is not None
-        assert any("Ctrl-C ends both." in line for line in started.stdout), (
-            "the servers did not start"
-        )
-        family = psutil.Process(started.pid).children(recursive=True)
-        started.kill()
-    _, alive = psutil.wait_procs(family, timeout=60)
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as ui:
+        assert ui.stdout is not None
+        assert any("Ctrl-C stops both" in line for line in ui.stdout), "the servers did not start"
+        children = psutil.Process(ui.pid).children(recursive=True)
+        ui.kill()
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
     for port in ports:
-        require_free_port("nobody", port)
+        require_free_port("test", port)
 
 
-def test_a_killed_run_is_said_to_have_crashed_and_its_server_ends(tmp_path: Path) -> None:
-    """Killed inside a flow, the command alone; the next flow of the workspace closes its runs."""
+def test_a_killed_run_is_marked_crashed_and_its_server_ends(tmp_path: Path) -> None:
+    """SIGKILL inside a flow; the next flow of the workspace marks the run."""
     project = new_project(tmp_path / "project")
-    done = subprocess.run(
-        [sys.executable, "-c", _KILLED, str(project)],
+    result = subprocess.run(
+        [sys.executable, "-c", _KILL_IN_FLOW, str(project)],
         env=environment(),
         stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
-    assert done.returncode == -signal.SIGKILL
-    servers = [int(pid) for pid in done.stdout.split()]
+    assert result.returncode == -signal.SIGKILL
+    servers = [int(pid) for pid in result.stdout.split()]
     assert servers
     psutil.wait_procs(
         [psutil.Process(pid) for pid in servers if psutil.pid_exists(pid)], timeout=60
     )
     assert not [pid for pid in servers if psutil.pid_exists(pid)]
-    looked = subprocess.run(
-        [sys.executable, "-c", _LOOK, str(project)],
+    listing = subprocess.run(
+        [sys.executable, "-c", _LIST_RUNS, str(project)],
         env=environment(),
         capture_output=True,
         text=True,
         check=False,
     )
-    flows, tasks = looked.stdout.strip().splitlines()[-2:]
-    assert (
-        flows == "[('killed', 'CRASHED', 'Its process was killed.'), ('look', 'RUNNING', None)]"
-    ), looked.stderr
+    flows, tasks = listing.stdout.strip().splitlines()[-2:]
+    assert flows == "[('killed', 'CRASHED'), ('look', 'RUNNING')]", listing.stderr
     assert tasks == "[('a step', 'CRASHED')]"
 
 
-_KILLED = """
+_KILL_IN_FLOW = """
 import os, signal, sys
 import psutil
 from flows.cli.options import load_execution
@@ -192,9 +193,11 @@ from flows.runtime.stale_runs import record_owner
 @task(name="a step", task_run_name="a step")
 def step():
     with get_client(sync_client=True) as client:
-        while not [one for one in client.read_task_runs() if one.state and one.state.is_running()]:
-            pass  # Prefect's server learns of a task a little later; the test's time limit ends this.
-    print(*[one.pid for one in psutil.Process().children(recursive=True) if "uvicorn" in one.cmdline()], flush=True)
+        # The server receives the state of a task later; the time limit of the test ends the loop.
+        while not [run for run in client.read_task_runs() if run.state and run.state.is_running()]:
+            pass
+    children = psutil.Process().children(recursive=True)
+    print(*[child.pid for child in children if "uvicorn" in child.cmdline()], flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 @flow(name="killed", flow_run_name="killed")
@@ -205,7 +208,7 @@ def killed():
 killed()
 """
 
-_LOOK = """
+_LIST_RUNS = """
 import sys
 from flows.cli.options import load_execution
 execution = load_execution([f"project={sys.argv[1]}"])
@@ -218,7 +221,7 @@ def look():
         mark_stale_runs_crashed(execution)
         assert mark_stale_runs_crashed(execution) == []
         runs = sorted(client.read_flow_runs(), key=lambda run: run.name)
-        print([(run.name, run.state.type.value, run.state.message) for run in runs])
+        print([(run.name, run.state.type.value) for run in runs])
         print([(run.name, run.state.type.value) for run in client.read_task_runs()])
 
 look()
@@ -227,30 +230,30 @@ look()
 
 _BUG = """
 import sys
-from flows.cli import main, run
-settled = run.chosen_execution
+from flows.cli import main, options
+load_execution = options.load_execution
 
 def broken(recipe, execution):
     raise ZeroDivisionError("a bug of ours")
 
-def execution(*arguments, **options):
-    place = settled(*arguments, **options)
-    import flows.inputs  # Imports Prefect, which has to find its settings; flows.evaluate takes the function after this.
-    flows.inputs.check_inputs = broken
-    return place
+def load_and_break(*arguments, **keywords):
+    execution = load_execution(*arguments, **keywords)
+    import flows.steps.preflight  # After the setup: imports Prefect, which reads its settings.
+    flows.steps.preflight.preflight_check = broken
+    return execution
 
-run.chosen_execution = execution
+options.load_execution = load_and_break
 sys.argv = ["codegen", "evaluate", "-r", "tiny", "--exec", f"project={sys.argv[1]}", *sys.argv[2:]]
 main.main()
 """
 
 
 @pytest.mark.parametrize(("options", "num_tracebacks"), [((), 0), (("--debug",), 1)])
-def test_a_bug_inside_a_flow_is_said_once(
+def test_a_bug_inside_a_flow_is_printed_once(
     tmp_path: Path, options: tuple[str, ...], num_tracebacks: int
 ) -> None:
     project = new_project(tmp_path / "project")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", _BUG, str(project), *options],
         env=environment(),
         capture_output=True,
@@ -258,6 +261,6 @@ def test_a_bug_inside_a_flow_is_said_once(
         check=False,
         timeout=280,
     )
-    assert done.returncode == 70
-    assert done.stderr.count("Traceback (most recent call last)") == num_tracebacks, done.stderr
-    assert done.stderr.count("✗ ZeroDivisionError: a bug of ours") == 1, done.stderr
+    assert result.returncode == 70
+    assert result.stderr.count("Traceback (most recent call last)") == num_tracebacks, result.stderr
+    assert result.stderr.count("✗ ZeroDivisionError: a bug of ours") == 1, result.stderr

@@ -18,7 +18,7 @@ from fixtures.tmpfs import resize_disk, limited_disk
 
 from components.core.network import free_port
 from components.core.store import Store
-from flows.servers.local_servers import health_error
+from flows.settings.execution import health_error
 
 if TYPE_CHECKING:
     from fixtures.projects import FixtureArchives
@@ -98,7 +98,7 @@ class Prefect:
                 stderr=output,
                 start_new_session=True,
             )
-        until(lambda: health_error(f"{self.api}/health", 5) is None, self.process, log)
+        wait_until(lambda: health_error(f"{self.api}/health", 5) is None, self.process, log)
 
     def kill(self) -> None:
         """End it without a word."""
@@ -107,7 +107,9 @@ class Prefect:
 
     def states(self) -> dict[str, str]:
         """Of every flow run, by its name."""
-        return {one["name"]: one["state_name"] for one in ask(self.api, "/flow_runs/filter", {})}
+        return {
+            one["name"]: one["state_name"] for one in request(self.api, "/flow_runs/filter", {})
+        }
 
 
 def test_prefect_is_killed_in_training_and_comes_back(
@@ -134,10 +136,10 @@ def test_prefect_is_killed_in_training_and_comes_back(
                 PREFECT_API_URL=server.api,
             )
         metrics = folder / "var/store/.building/checkpoint"
-        until(lambda: any(metrics.glob("codegen-tiny-nl-*/observed/metrics.jsonl")), run, log)
+        wait_until(lambda: any(metrics.glob("codegen-tiny-nl-*/observed/metrics.jsonl")), run, log)
         server.kill()
         trained = folder / "var/store/checkpoint"
-        until(
+        wait_until(
             lambda: any(trained.glob("codegen-tiny-nl-*/manifest.json")), run, log
         )  # Without anybody to tell.
         server.start()
@@ -154,9 +156,9 @@ def test_a_run_whose_machine_died_is_marked_and_another_goes_on(
 ) -> None:
     """Nothing is left that could say it: the automation of Prefect's server does, after minutes without a heartbeat."""
     folder, server = new_project(tmp_path / "project"), Prefect(tmp_path)
-    served: list[Served] = []
+    served: list[Stack] = []
     try:
-        served.append(Served(folder, fixture_archives, api=server.api))
+        served.append(Stack(folder, fixture_archives, api=server.api))
         recipe = served[0].parameters("train-stage/tiny")["recipe"]
         recipe["training"]["stages"]["nl"] |= {"steps": 400, "decay_steps": 390}
         run = served[0].run("train-stage/tiny", recipe=recipe, stage="nl")
@@ -169,7 +171,7 @@ def test_a_run_whose_machine_died_is_marked_and_another_goes_on(
             tmp_path / "prefect.log",
         )
 
-        served.append(Served(folder, fixture_archives, api=server.api))
+        served.append(Stack(folder, fixture_archives, api=server.api))
         again = served[1].run("train-stage/tiny", recipe=recipe, stage="nl")
         assert served[1].end_of(again)["type"] == "COMPLETED"
         (made,) = (

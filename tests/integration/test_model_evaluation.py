@@ -26,7 +26,7 @@ SHAPE = ModelConfig(
 SETTINGS = (
     "-r",
     "tiny",
-    "--n",
+    "-n",
     "3",
     "--temperature",
     "0.8",

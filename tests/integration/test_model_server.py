@@ -1,4 +1,4 @@
-"""`codegen models serve` over REST: a model that knows one program by heart, asked by several clients, and ended."""
+"""`codegen models serve` over REST, with a model that memorized a program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from fixtures.doc_commands import WAIT_S, environment, typed
+from fixtures.doc_commands import WAIT_S, environment, run_shell
 from fixtures.models import write_reciting
 
 from components.core.http_guard import LOOPBACK_NAMES
@@ -25,11 +25,11 @@ from flows.servers.completions import host_names
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PROGRAM = "def add(a, b):\n    return a + b\n"
-LIKELIEST = {"prompt": "def add(a", "temperature": 0, "max_tokens": 32}
+GREEDY = {"prompt": "def add(a", "temperature": 0, "max_tokens": 32}
 
 
 class Server(NamedTuple):
-    """A running one."""
+    """A running model server."""
 
     process: subprocess.Popen[str]
     folder: Path
@@ -41,8 +41,8 @@ class Server(NamedTuple):
         ) as answer:
             return json.load(answer)
 
-    def ask(self, body: Any) -> tuple[int, Any]:
-        """Status and answer to a request for completions; text is sent as it is."""
+    def complete(self, body: Any) -> tuple[int, Any]:
+        """Return status and response of a completion request; a string is sent unchanged."""
         data = (body if isinstance(body, str) else json.dumps(body)).encode()
         address = f"http://127.0.0.1:{self.port}/v1/completions"
         try:
@@ -76,18 +76,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    one = Server(process, folder, port)
+    running = Server(process, folder, port)
     try:
-        _wait_for(one)
-        yield one
+        _wait_for(running)
+        yield running
     finally:
         process.terminate()
-        printed, _ = process.communicate(timeout=WAIT_S)
-    assert process.returncode == 0, printed
-    assert printed.count("\n") == 1, (
-        printed
-    )  # Where it listened, and not a traceback in all that was asked.
-    assert f"http://127.0.0.1:{port}/v1/completions" in printed
+        output, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0, output
+    assert output.count("\n") == 1, output  # The address, and no traceback.
+    assert f"http://127.0.0.1:{port}/v1/completions" in output
 
 
 def _wait_for(server: Server) -> None:
@@ -103,60 +101,63 @@ def _wait_for(server: Server) -> None:
             return
 
 
-def test_a_completion_ends_where_the_model_ends_it(server: Server) -> None:
-    status, answer = server.ask(LIKELIEST)
-    (choice,) = answer["choices"]
+def test_a_completion_ends_at_the_end_of_text_token(server: Server) -> None:
+    status, response = server.complete(GREEDY)
+    (choice,) = response["choices"]
     assert (status, "def add(a" + choice["text"], choice["finish_reason"]) == (200, PROGRAM, "stop")
     (model,) = server.get("/v1/models")["data"]
-    assert (answer["model"], answer["digest"]) == (model["id"], model["digest"])
+    assert (response["model"], response["digest"]) == (model["id"], model["digest"])
 
 
-def test_it_ends_before_a_stop_and_when_tokens_run_out(server: Server) -> None:
-    _, stopped = server.ask({**LIKELIEST, "stop": ["+", "return"]})
-    _, short = server.ask({**LIKELIEST, "max_tokens": 2})
-    ends = [
-        (one["choices"][0]["text"], one["choices"][0]["finish_reason"]) for one in (stopped, short)
+def test_a_completion_ends_at_a_stop_text_or_at_max_tokens(server: Server) -> None:
+    _, stopped = server.complete({**GREEDY, "stop": ["+", "return"]})
+    _, short = server.complete({**GREEDY, "max_tokens": 2})
+    choices = [response["choices"][0] for response in (stopped, short)]
+    assert [(choice["text"], choice["finish_reason"]) for choice in choices] == [
+        (", b):\n    ", "stop"),
+        (", b", "length"),
     ]
-    assert ends == [(", b):\n    ", "stop"), (", b", "length")]
 
 
-def test_requests_at_once_get_what_each_would_get_alone(server: Server) -> None:
-    asked = [
-        {**LIKELIEST, "temperature": 2.0, "n": 3, "seed": seed, "truncate": False}
-        for seed in range(4)
+def test_concurrent_requests_get_the_same_completions_as_sequential_requests(
+    server: Server,
+) -> None:
+    bodies = [
+        {**GREEDY, "temperature": 2.0, "n": 3, "seed": seed, "truncate": False} for seed in range(4)
     ]
 
     def texts(body: dict[str, Any]) -> list[str]:
-        return [one["text"] for one in server.ask(body)[1]["choices"]]
+        return [choice["text"] for choice in server.complete(body)[1]["choices"]]
 
-    alone = [texts(one) for one in asked]
-    with ThreadPoolExecutor(len(asked)) as clients:
-        assert list(clients.map(texts, asked)) == alone
-    assert len({text for some in alone for text in some}) > len(asked)
+    expected = [texts(body) for body in bodies]
+    with ThreadPoolExecutor(len(bodies)) as clients:
+        assert list(clients.map(texts, bodies)) == expected
+    distinct = {text for completions in expected for text in completions}
+    assert len(distinct) > len(bodies)
 
 
 @pytest.mark.parametrize(
     ("body", "status", "word"),
     [
-        ({**LIKELIEST, "stream": True}, 422, "stream"),
+        ({**GREEDY, "stream": True}, 422, "stream"),
         ({"max_tokens": 3}, 422, "prompt"),
-        ({**LIKELIEST, "prompt": ""}, 422, "prompt"),
-        ({**LIKELIEST, "n": 1000}, 422, "128"),
-        ({**LIKELIEST, "stop": ["x"] * 17}, 422, "stop"),
+        ({**GREEDY, "prompt": ""}, 422, "prompt"),
+        ({**GREEDY, "n": 1000}, 422, "128"),
+        ({**GREEDY, "stop": ["x"] * 17}, 422, "stop"),
         ('{"prompt": "a", "temperature": NaN}', 422, "temperature"),
         ('{"prompt": "a", "temperature": 1e999}', 422, "temperature"),
         ('{"prompt": "\\ud800"}', 422, "prompt"),
         ('{"prompt": "a", "\\ud800": 1}', 422, "unicode"),
         ("{", 422, "JSON"),
-        ({**LIKELIEST, "max_tokens": 64}, 400, "context of 64 tokens"),
+        ({**GREEDY, "max_tokens": 64}, 400, "context of 64 tokens"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_reason(
+def test_an_invalid_request_is_rejected_with_the_reason(
     server: Server, body: Any, status: int, word: str
 ) -> None:
-    got, answer = server.ask(body)
+    got, response = server.complete(body)
     assert got == status
-    assert word in answer["error"]["message"]
+    assert word in response["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -169,12 +170,12 @@ def test_what_cannot_be_is_refused_with_the_reason(
         ({"host": "localhost:8000"}, 200),  # Through a tunnel.
     ],
 )
-def test_no_web_page_can_use_the_model(
+def test_foreign_hosts_and_origins_are_refused(
     server: Server, headers: dict[str, str], expected: int
 ) -> None:
     address = f"http://127.0.0.1:{server.port}/v1/completions"
-    sent = {"content-type": "application/json", **headers}
-    request = urllib.request.Request(address, json.dumps(LIKELIEST).encode(), sent)
+    all_headers = {"content-type": "application/json", **headers}
+    request = urllib.request.Request(address, json.dumps(GREEDY).encode(), all_headers)
     try:
         with urllib.request.urlopen(request, timeout=WAIT_S) as answer:  # noqa: S310
             status = answer.status
@@ -183,24 +184,25 @@ def test_no_web_page_can_use_the_model(
     assert status == expected
 
 
-def test_beyond_loopback_it_answers_to_the_names_of_the_machine() -> None:
+def test_beyond_loopback_the_names_of_the_machine_are_allowed() -> None:
     names = host_names("0.0.0.0", ["proxy.example"])  # noqa: S104 - what --host takes
     assert {"127.0.0.1", "localhost", "[::1]", "proxy.example", socket.gethostname()} <= names
     assert "evil.example" not in names
     assert host_names("127.0.0.1") == LOOPBACK_NAMES
 
 
-def test_what_cannot_be_served_is_said_in_three_lines(server: Server, tmp_path: Path) -> None:
+def test_invalid_arguments_are_errors_of_three_lines(server: Server, tmp_path: Path) -> None:
     model = server.folder / "adder"
-    wrong = {
+    messages = {  # 192.0.2.1 is an address of no machine: RFC 5737.
         f"codegen models serve {model} --port {server.port}": "Address already in use",
-        f"codegen models serve {model} --port {free_port()} --host 192.0.2.1": "192.0.2.1",  # Of no machine: RFC 5737.
-        "codegen models serve nobody@champion": "the registry has no nobody@champion",
-        "codegen models serve nobody": "there is no model 'nobody'",
+        f"codegen models serve {model} --port {free_port()} --host 192.0.2.1": "192.0.2.1",
+        "codegen models serve absent@champion": "absent@champion",
+        "codegen models serve absent": "there is no model 'absent'",
         f"codegen complete $'\\xff' --model {model}": "the prompt is not UTF-8",
     }
-    for line, word in wrong.items():
-        done = typed(line, tmp_path)
-        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 3), (line, done)
-        assert word in done.stderr
-    assert typed(f"codegen models serve {model} --port 65536", tmp_path).returncode == 2
+    for line, word in messages.items():
+        result = run_shell(line, tmp_path)
+        assert (result.returncode, result.stdout) == (1, ""), (line, result)
+        assert result.stderr.count("\n") == 3, (line, result)
+        assert word in result.stderr
+    assert run_shell(f"codegen models serve {model} --port 65536", tmp_path).returncode == 2

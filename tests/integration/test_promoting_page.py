@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fixtures.doc_commands import commands, typed
+from fixtures.doc_commands import page_commands, run_shell
 from fixtures.versions import NAME, add_version, evidence, judge, suggest
 
 from components.registry.queries import history, list_versions
@@ -42,7 +42,7 @@ def _evidence(bits_per_byte: float, passed: float):
 
 
 def _codegen(tracking: Tracking, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return typed(
+    return run_shell(
         shlex.join(["codegen", *arguments]),
         folder,
         [f"tracking_uri={tracking.uri}", f"workspace={folder}"],
@@ -52,7 +52,7 @@ def _codegen(tracking: Tracking, folder: Path, *arguments: str) -> subprocess.Co
 def test_every_command_of_the_page(tracking: Tracking, tmp_path: Path) -> None:
     said = {}
     for command in (
-        shlex.split(one) for one in commands("promoting.md") if one.startswith("codegen ")
+        shlex.split(one) for one in page_commands("promoting.md") if one.startswith("codegen ")
     ):
         if command[:2] == HEAVY:
             tiny().override([command[command.index("--set") + 1]])

@@ -1,4 +1,4 @@
-"""Every command of docs/scheduling.md, in its order, with real servers and a real worker."""
+"""Every command of docs/scheduling.md in order, with real servers and a real worker."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.doc_commands import DOCS, commands, environment, typed
-from fixtures.prefect_stack import WAIT_S, Served
+from fixtures.doc_commands import DOCS, environment, page_commands, run_shell
+from fixtures.prefect_stack import WAIT_S, Stack
 from fixtures.projects import new_project
 
 from flows.settings.credentials import read
@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1800)]
 
-PAGE = commands("scheduling.md")
-SERVES = [line for line in PAGE if line.startswith("codegen serve ")]
-WORKERS = [line for line in PAGE if "work-pool" in line or "deploy " in line or "worker" in line]
+PAGE = page_commands("scheduling.md")
+SERVE_COMMANDS = [line for line in PAGE if line.startswith("codegen serve ")]
+WORKER_COMMANDS = [
+    line for line in PAGE if "work-pool" in line or "deploy " in line or "worker" in line
+]
 SIGN_IN = ". var/servers.env"
-REST = [line for line in PAGE if line not in (*SERVES, *WORKERS)]
+OTHER_COMMANDS = [line for line in PAGE if line not in (*SERVE_COMMANDS, *WORKER_COMMANDS)]
 
 
 def _options(line: str) -> list[str]:
-    """What `Served` does not give by itself."""
+    """Return the options that `Stack` does not set itself."""
     words = shlex.split(line)
     assert words[:4] == ["codegen", "serve", "-r", "tiny"]
     return words[4:]
@@ -38,19 +40,19 @@ def _options(line: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project that has the code beside it, as a clone has."""
-    made = new_project(tmp_path_factory.mktemp("scheduling") / "project")
+    """A project with links to the code, like a clone."""
+    project = new_project(tmp_path_factory.mktemp("scheduling") / "project")
     for part in ("infra", "flows", "components"):
-        (made / part).symlink_to(DOCS.parent / part)
-    return made
+        (project / part).symlink_to(DOCS.parent / part)
+    return project
 
 
 @pytest.fixture(scope="module")
-def project(folder: Path, fixture_archives: FixtureArchives) -> Iterator[Served]:
-    """Served by the page's second line, after a person has switched a schedule on under the first."""
-    first = Served(folder, fixture_archives, *_options(SERVES[0]))
+def project(folder: Path, fixture_archives: FixtureArchives) -> Iterator[Stack]:
+    """The second serve command of the page, after a user activated a schedule under the first."""
+    first = Stack(folder, fixture_archives, *_options(SERVE_COMMANDS[0]))
     try:
-        assert not any(one["active"] for one in _schedules(first).values())
+        assert not any(schedule["active"] for schedule in _schedules(first).values())
         deployment = first.call("/deployments/name/evaluate-model/tiny")
         first.call(
             f"/deployments/{deployment['id']}/schedules/{deployment['schedules'][0]['id']}",
@@ -58,48 +60,50 @@ def project(folder: Path, fixture_archives: FixtureArchives) -> Iterator[Served]
             "PATCH",
         )
     finally:
-        _end(first)
-    second = Served(folder, fixture_archives, *_options(SERVES[1]))
+        _stop(first)
+    second = Stack(folder, fixture_archives, *_options(SERVE_COMMANDS[1]))
     yield second
-    _end(second)
+    _stop(second)
 
 
-def _end(served: Served) -> None:
-    served.process.terminate()
-    assert served.process.wait(timeout=WAIT_S) == 0
+def _stop(stack: Stack) -> None:
+    stack.process.terminate()
+    assert stack.process.wait(timeout=WAIT_S) == 0
 
 
-def _schedules(served: Served) -> dict[str, dict[str, Any]]:
-    found = {one["id"]: one for one in served.call("/deployments/filter", {})}
-    flows = {one["id"]: one["name"] for one in served.call("/flows/filter", {})}
+def _schedules(stack: Stack) -> dict[str, dict[str, Any]]:
+    """Return the schedules by flow name."""
+    flows = {flow["id"]: flow["name"] for flow in stack.call("/flows/filter", {})}
     return {
-        flows[one["flow_id"]]: one["schedules"][0] for one in found.values() if one["schedules"]
+        flows[deployment["flow_id"]]: deployment["schedules"][0]
+        for deployment in stack.call("/deployments/filter", {})
+        if deployment["schedules"]
     }
 
 
 @pytest.fixture
-def prefect(project: Served) -> Callable[[list[str]], str]:
-    """What lines print that a person types who was told where Prefect is, and has signed in."""
+def prefect(project: Stack) -> Callable[[list[str]], str]:
+    """Runs commands in a shell that knows Prefect's address and has signed in."""
 
-    def type_in(lines: list[str]) -> str:
+    def run_lines(lines: list[str]) -> str:
         home = str(project.folder / "var" / "prefect")
-        done = typed(
+        result = run_shell(
             [SIGN_IN, *lines], project.folder, PREFECT_HOME=home, PREFECT_API_URL=project.api
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
-    return type_in
+    return run_lines
 
 
-def test_a_schedule_is_on_where_somebody_said_so(project: Served) -> None:
+def test_schedules_are_active_if_the_ui_or_cron_activated_them(project: Stack) -> None:
     schedules = _schedules(project)
-    assert {name for name, one in schedules.items() if one["active"]} == {
+    assert {name for name, schedule in schedules.items() if schedule["active"]} == {
         "evaluate-model",
         "refresh-data",
     }
-    chosen = schedules["refresh-data"]["schedule"]
-    assert (chosen["cron"], chosen["timezone"]) == ("30 2 * * 1-5", "Europe/Berlin")
+    cron = schedules["refresh-data"]["schedule"]
+    assert (cron["cron"], cron["timezone"]) == ("30 2 * * 1-5", "Europe/Berlin")
     table = dict(
         re.findall(
             r"^\| `([\w-]+)/tiny` \| .* \| (?:every day|Saturdays) at (\d+) \|",
@@ -108,7 +112,7 @@ def test_a_schedule_is_on_where_somebody_said_so(project: Served) -> None:
         )
     )
     assert table == {
-        name: one["schedule"]["cron"].split()[1] for name, one in schedules.items()
+        name: schedule["schedule"]["cron"].split()[1] for name, schedule in schedules.items()
     } | {"refresh-data": "0"}
 
 
@@ -117,47 +121,53 @@ def _text() -> str:
 
 
 def test_runs_are_started_listed_and_cancelled(
-    project: Served, prefect: Callable[[list[str]], str]
+    project: Stack, prefect: Callable[[list[str]], str]
 ) -> None:
-    export, sign_in, *lines = (line for line in REST if not line.startswith("codegen notify"))
+    export, sign_in, *lines = (
+        line for line in OTHER_COMMANDS if not line.startswith("codegen notifications")
+    )
     assert export == "export PREFECT_API_URL=http://127.0.0.1:4200/api"
     assert sign_in == SIGN_IN
     (cancel,) = (line for line in lines if line.endswith(" ID"))
-    printed = prefect([line for line in lines if line != cancel])
-    assert "refresh-data/tiny" in printed
-    later = {
+    output = prefect([line for line in lines if line != cancel])
+    assert "refresh-data/tiny" in output
+    scheduled_runs = {
         "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
         "flows": {"name": {"any_": ["train-stage"]}},
     }
-    (run,) = project.call("/flow_runs/filter", later)
+    (run,) = project.call("/flow_runs/filter", scheduled_runs)
     assert run["parameters"]["stage"] == "nl"
     prefect([cancel.replace("ID", run["id"])])
     assert project.end_of(run["id"])["type"] == "CANCELLED"
-    done = {
+    completed_runs = {
         "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
         "flows": {"name": {"any_": ["refresh-data"]}},
     }
-    assert len(project.call("/flow_runs/filter", done)) == 1
+    assert len(project.call("/flow_runs/filter", completed_runs)) == 1
 
 
-def test_who_is_told(project: Served, prefect: Callable[[list[str]], str]) -> None:
-    lines = [line for line in REST if line.startswith("codegen notify")]
-    printed = prefect(lines)
-    assert printed.count("set up   codegen: ") == 2 + 4
-    assert "secret" not in printed
-    prefect(
-        [lines[0].replace("T1", "T2")]
-    )  # Another room of the same server takes no word from the first.
-    names = {one["name"] for one in project.call("/automations/filter", {})}
+def test_notifications_are_created_once_per_url(
+    project: Stack, prefect: Callable[[list[str]], str]
+) -> None:
+    lines = [line for line in OTHER_COMMANDS if line.startswith("codegen notifications")]
+    output = prefect(lines)
+    assert output.count("created  codegen: ") == 2 + 4
+    assert "secret" not in output
+    prefect([lines[0].replace("T1", "T2")])  # Another URL of the same host.
+    names = _automation_names(project)
     assert (
         sum(name.startswith("codegen: failed -> https://hooks.example.org") for name in names) == 2
     )
     prefect(lines[:1])
-    assert {one["name"] for one in project.call("/automations/filter", {})} == names
+    assert _automation_names(project) == names
 
 
-def test_workers_run_the_same(project: Served, prefect: Callable[[list[str]], str]) -> None:
-    create, deploy, start = WORKERS
+def _automation_names(stack: Stack) -> set[str]:
+    return {automation["name"] for automation in stack.call("/automations/filter", {})}
+
+
+def test_a_worker_runs_the_deployments(project: Stack, prefect: Callable[[list[str]], str]) -> None:
+    create, deploy, start = WORKER_COMMANDS
     prefect([create, deploy])
     home = str(project.folder / "var" / "prefect")
     command = [sys.executable, "-m", "prefect", *shlex.split(start)[1:]]

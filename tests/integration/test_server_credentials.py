@@ -1,4 +1,4 @@
-"""The servers of `codegen serve` as an attacker meets them, and as their user does: real servers, started once."""
+"""Authentication of the servers of `codegen serve`, against attackers and for users."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 from fixtures.browser import browser
-from fixtures.doc_commands import typed
-from fixtures.prefect_stack import WAIT_S, Served, served, signed_in
+from fixtures.doc_commands import run_shell
+from fixtures.prefect_stack import WAIT_S, Stack, auth_header, running_stack
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -39,9 +39,9 @@ MALICIOUS = {
 @pytest.fixture(scope="module")
 def project(
     tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureArchives
-) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("guarded") / "project", fixture_archives) as one:
-        yield one
+) -> Iterator[Stack]:
+    with running_stack(tmp_path_factory.mktemp("guarded") / "project", fixture_archives) as stack:
+        yield stack
 
 
 def status(
@@ -51,10 +51,10 @@ def status(
     method: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> tuple[int, Mapping[str, str]]:
-    """The status and the headers of an answer."""
+    """Return status and headers of a response."""
     data = None if body is None else json.dumps(body).encode()
-    sent = {"content-type": "application/json", **(headers or {})}
-    request = urllib.request.Request(url, data, sent, method=method)  # noqa: S310
+    all_headers = {"content-type": "application/json", **(headers or {})}
+    request = urllib.request.Request(url, data, all_headers, method=method)  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=WAIT_S) as answer:  # noqa: S310
             return answer.status, answer.headers
@@ -62,7 +62,7 @@ def status(
         return error.code, error.headers
 
 
-def mlflow(project: Served) -> str:
+def mlflow(project: Stack) -> str:
     return f"http://127.0.0.1:{project.ports[1]}"
 
 
@@ -78,14 +78,14 @@ PREFECT_REQUESTS = {
 
 
 @pytest.mark.parametrize("path", PREFECT_REQUESTS)
-def test_prefect_answers_nobody_without_the_password(project: Served, path: str) -> None:
-    wrong = signed_in(Credentials("codegen", "guessed"))
+def test_prefect_requires_the_password(project: Stack, path: str) -> None:
+    wrong = auth_header(Credentials("codegen", "guessed"))
     assert status(project.api + path, PREFECT_REQUESTS[path])[0] == 401
     assert status(project.api + path, PREFECT_REQUESTS[path], headers=wrong)[0] == 401
     assert (
-        status(project.api + path, PREFECT_REQUESTS[path], headers=signed_in(project.credentials))[
-            0
-        ]
+        status(
+            project.api + path, PREFECT_REQUESTS[path], headers=auth_header(project.credentials)
+        )[0]
         == 200
     )
 
@@ -94,7 +94,7 @@ def test_prefect_answers_nobody_without_the_password(project: Served, path: str)
     "headers", [{}, {"origin": EVIL}, {"origin": EVIL, "host": "evil.example"}]
 )
 def test_nobody_else_changes_or_starts_a_deployment(
-    project: Served, headers: dict[str, str]
+    project: Stack, headers: dict[str, str]
 ) -> None:
     """The attack that was shown: with it a command of the attacker ran within seconds."""
     deployment = project.call(f"/deployments/name/{DEPLOYMENT}")
@@ -108,23 +108,23 @@ def test_nobody_else_changes_or_starts_a_deployment(
     )
 
 
-def servers(project: Served) -> dict[str, str]:
+def servers(project: Stack) -> dict[str, str]:
     return {"prefect": f"{project.api}/admin/version", "mlflow": f"{mlflow(project)}/version"}
 
 
 @pytest.mark.parametrize("server", ["prefect", "mlflow"])
 @pytest.mark.parametrize("host", ["evil.example", "10.evil.example", "127.0.0.1.evil.example"])
 def test_a_foreign_host_is_refused_even_with_the_password(
-    project: Served, server: str, host: str
+    project: Stack, server: str, host: str
 ) -> None:
-    headers = {**signed_in(project.credentials), "host": host}
+    headers = {**auth_header(project.credentials), "host": host}
     assert status(servers(project)[server], headers=headers)[0] == 403
 
 
 @pytest.mark.parametrize("server", ["prefect", "mlflow"])
 @pytest.mark.parametrize("origin", [EVIL, "http://localhost:9999", "null"])
 def test_a_page_of_another_origin_gets_no_permission(
-    project: Served, server: str, origin: str
+    project: Stack, server: str, origin: str
 ) -> None:
     asks = {
         "origin": origin,
@@ -133,14 +133,14 @@ def test_a_page_of_another_origin_gets_no_permission(
     }
     for method, headers in (
         ("OPTIONS", asks),
-        ("GET", {**signed_in(project.credentials), "origin": origin}),
+        ("GET", {**auth_header(project.credentials), "origin": origin}),
     ):
         got, sent = status(servers(project)[server], method=method, headers=headers)
         assert got == 403
         assert "access-control-allow-origin" not in sent
 
 
-def test_prefects_page_may_be_opened_under_either_name(project: Served) -> None:
+def test_prefects_page_may_be_opened_under_either_name(project: Stack) -> None:
     page = f"http://localhost:{project.ports[0]}"
     asks = {
         "origin": page,
@@ -151,7 +151,7 @@ def test_prefects_page_may_be_opened_under_either_name(project: Served) -> None:
     assert (got, sent["access-control-allow-origin"]) == (200, page)
 
 
-def socket_ends_with(project: Served, message: dict[str, str], **options: Any) -> str:
+def socket_ends_with(project: Stack, message: dict[str, str], **options: Any) -> str:
     """How a web socket of Prefect's events ends that begins with a message."""
     try:
         address = f"{project.api.replace('http', 'ws')}/events/out"
@@ -164,7 +164,7 @@ def socket_ends_with(project: Served, message: dict[str, str], **options: Any) -
         return str(error.rcvd and error.rcvd.reason)
 
 
-def test_a_web_socket_wants_the_password_and_no_foreign_page(project: Served) -> None:
+def test_a_web_socket_requires_the_password_and_refuses_foreign_origins(project: Stack) -> None:
     assert project.credentials
     prefect: Any = ["prefect"]
     right = {"type": "auth", "token": project.credentials.auth_string}
@@ -199,91 +199,92 @@ def test_a_web_socket_wants_the_password_and_no_foreign_page(project: Served) ->
         "/v1/traces",
         "/static-files/index.html",
         "/docs",
-        "/nothing-there",
+        "/absent",
     ],
 )
-def test_mlflow_answers_nobody_without_the_password(project: Served, path: str) -> None:
-    got, sent = status(mlflow(project) + path)
-    assert (got, sent["www-authenticate"].split()[0]) == (401, "Basic")
+def test_mlflow_requires_the_password(project: Stack, path: str) -> None:
+    code, headers = status(mlflow(project) + path)
+    assert (code, headers["www-authenticate"].split()[0]) == (401, "Basic")
     assert status(mlflow(project) + path, {})[0] == 401
     assert (
-        status(mlflow(project) + path, headers=signed_in(Credentials("codegen", "guessed")))[0]
+        status(mlflow(project) + path, headers=auth_header(Credentials("codegen", "guessed")))[0]
         == 401
     )
-    assert status(mlflow(project) + path, headers=signed_in(project.credentials))[0] != 401
+    assert status(mlflow(project) + path, headers=auth_header(project.credentials))[0] != 401
 
 
-def test_only_loopback_is_listened_on(project: Served) -> None:
-    listening = {
-        one.laddr.ip
-        for one in psutil.net_connections("tcp")
-        if one.status == "LISTEN" and one.laddr.port in project.ports
+def test_the_servers_listen_on_loopback_only(project: Stack) -> None:
+    addresses = {
+        connection.laddr.ip
+        for connection in psutil.net_connections("tcp")
+        if connection.status == "LISTEN" and connection.laddr.port in project.ports
     }
-    assert listening == {"127.0.0.1"}
+    assert addresses == {"127.0.0.1"}
     assert socket.gethostbyname("localhost") == "127.0.0.1"
 
 
-def test_the_runner_uses_the_server_and_starts_no_other(project: Served) -> None:
+def test_the_runner_starts_no_second_server(project: Stack) -> None:
     commands = [
-        " ".join(one.cmdline())
-        for one in psutil.Process(project.process.pid).children(recursive=True)
+        " ".join(process.cmdline())
+        for process in psutil.Process(project.process.pid).children(recursive=True)
     ]
-    assert [one for one in commands if "flows.servers.prefect_server" in one]
-    assert not [one for one in commands if "prefect.server.api.server:create_app" in one]
+    assert any("flows.servers.prefect_server" in command for command in commands)
+    assert not any("prefect.server.api.server:create_app" in command for command in commands)
 
 
-def test_the_password_is_in_its_file_alone(project: Served) -> None:
+def test_the_password_is_in_its_file_only(project: Stack) -> None:
     assert project.credentials
     secret = project.credentials.password.encode()
-    started = psutil.Process(project.process.pid).children(recursive=True)
-    assert len(started) >= 3, (
-        started
-    )  # Prefect's server, MLflow's, and the web server that MLflow's starts.
-    for process in [project.process.pid, *(one.pid for one in started)]:
-        assert secret not in Path(f"/proc/{process}/cmdline").read_bytes()
-    holders = [
-        one for one in project.folder.rglob("*") if one.is_file() and secret in one.read_bytes()
+    children = psutil.Process(project.process.pid).children(recursive=True)
+    # Prefect's server, MLflow's server, and the web server that the latter starts.
+    assert len(children) >= 3, children
+    for process_id in [project.process.pid, *(child.pid for child in children)]:
+        assert secret not in Path(f"/proc/{process_id}/cmdline").read_bytes()
+    files = [
+        path for path in project.folder.rglob("*") if path.is_file() and secret in path.read_bytes()
     ]
-    assert holders == [project.folder / "var" / FILE]
-    assert holders[0].stat().st_mode & 0o777 == 0o600
+    assert files == [project.folder / "var" / FILE]
+    assert files[0].stat().st_mode & 0o777 == 0o600
     assert (project.folder / "var" / "prefect").stat().st_mode & 0o077 == 0
     assert project.credentials.password not in project.log.read_text()
-    assert str(holders[0]) in project.log.read_text()
+    assert str(files[0]) in project.log.read_text()
 
 
-def test_a_flow_run_signs_in_by_itself(project: Served) -> None:
+def test_a_flow_run_signs_in_automatically(project: Stack) -> None:
     run = project.run(DEPLOYMENT)
     assert project.end_of(run)["type"] == "COMPLETED", project.log.read_text()
 
 
-def test_the_command_line_of_the_workspace_signs_in_by_itself(project: Served) -> None:
-    project.command("notify", "https://hooks.example.org/T1", "--on", "failed")
-    names = [one["name"] for one in project.call("/automations/filter", {})]
+def test_the_command_line_of_the_workspace_signs_in_automatically(project: Stack) -> None:
+    project.command("notifications", "add", "https://hooks.example.org/T1", "--on", "failed")
+    names = [automation["name"] for automation in project.call("/automations/filter", {})]
     assert any("hooks.example.org" in name for name in names)
 
 
-def test_another_shell_signs_in_with_the_file(project: Served) -> None:
-    given = {
+def test_another_shell_signs_in_by_the_file(project: Stack) -> None:
+    variables = {
         "PREFECT_API_URL": project.api,
         "PREFECT_HOME": str(project.folder / "var" / "prefect"),
     }
-    refused = typed("prefect deployment ls", project.folder, **given)
+    refused = run_shell("prefect deployment ls", project.folder, **variables)
     assert refused.returncode != 0
     assert "401" in refused.stdout + refused.stderr
-    done = typed([f". var/{FILE}", "prefect deployment ls"], project.folder, **given)
-    assert done.returncode == 0, done.stderr
-    assert "pipeline/tiny" in done.stdout
-    client = "import mlflow; print([one.name for one in mlflow.search_experiments()])"
+    result = run_shell([f". var/{FILE}", "prefect deployment ls"], project.folder, **variables)
+    assert result.returncode == 0, result.stderr
+    assert "pipeline/tiny" in result.stdout
+    client = "import mlflow; print([experiment.name for experiment in mlflow.search_experiments()])"
     command = [f". var/{FILE}", f"{sys.executable} -c '{client}'"]
-    assert "Default" in typed(command, project.folder, MLFLOW_TRACKING_URI=mlflow(project)).stdout
+    assert (
+        "Default" in run_shell(command, project.folder, MLFLOW_TRACKING_URI=mlflow(project)).stdout
+    )
 
 
-def test_a_run_that_is_refused_says_what_to_set(project: Served) -> None:
+def test_the_error_of_a_refused_run_names_the_credentials_file(project: Stack) -> None:
     line = "codegen train -r tiny --stage nl"
-    done = typed(line, project.folder, ["workspace=elsewhere"], PREFECT_API_URL=project.api)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 3), done.stderr
-    assert "refuses this client (401 Unauthorized)" in done.stderr
-    assert FILE in done.stderr
+    result = run_shell(line, project.folder, ["workspace=elsewhere"], PREFECT_API_URL=project.api)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 3), result.stderr
+    assert "401 Unauthorized" in result.stderr
+    assert FILE in result.stderr
 
 
 _TEMPORARY = """
@@ -300,17 +301,19 @@ with get_client(sync_client=True) as client:
 """
 
 
-def test_the_temporary_server_of_a_run_wants_a_password_too(tmp_path: Path) -> None:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+def test_the_temporary_server_of_a_run_requires_a_password(tmp_path: Path) -> None:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")
+    }
     command = [sys.executable, "-c", _TEMPORARY, str(tmp_path)]
-    printed = subprocess.run(
-        command, env=kept, capture_output=True, text=True, timeout=WAIT_S, check=True
+    output = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=WAIT_S, check=True
     ).stdout
-    assert printed.split() == ["0", "401", "None"]
+    assert output.split() == ["0", "401", "None"]
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium")
-def test_a_person_signs_in_on_both_pages(project: Served, tmp_path: Path) -> None:
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is missing")
+def test_a_user_signs_in_to_both_uis(project: Stack, tmp_path: Path) -> None:
     assert project.credentials
     with browser(tmp_path) as page:
         page.sign_in(f"{mlflow(project)}/#/experiments", *project.credentials)

@@ -1,4 +1,4 @@
-"""The table of commands: what it says is what the commands say, and it is all that `codegen --help` reads."""
+"""The command table: consistent with the commands, and all that `codegen --help` imports."""
 
 from __future__ import annotations
 
@@ -14,51 +14,77 @@ from typer.testing import CliRunner
 from components.core.artifact import Kind
 from components.training.planning.devices import DEVICES
 from flows.cli import options
-from flows.cli.main import app
+from flows.cli.main import COMMANDS, app
 from flows.settings.recipes import RECIPES, recipe
 
 GROUP: Any = typer.main.get_command(app)
-ROWS = {name: row for rows in GROUP.sections.values() for name, row in rows.items()}
+ENTRIES = {name: entry for section in COMMANDS.values() for name, entry in section.items()}
 
 HEAVY = {
-    "torch", "mlflow", "great_expectations", "daft", "deepspeed", "matplotlib", "pandas", "transformers", "dvc", "ray",
-    "scipy", "sklearn", "pyarrow",
-}  # fmt: skip
+    "torch",
+    "mlflow",
+    "great_expectations",
+    "daft",
+    "deepspeed",
+    "matplotlib",
+    "pandas",
+    "transformers",
+    "dvc",
+    "ray",
+    "scipy",
+    "sklearn",
+    "pyarrow",
+}
 
 
-def loaded(name: str) -> Any:
+def load(name: str) -> Any:
     return GROUP.resolve_command(typer.Context(GROUP), [name])[1]
 
 
-def imported_by(script: str) -> set[str]:
-    """The top-level modules that a script imports, in a process of its own."""
-    script += (
-        "\nimport sys; print('\\n' + ' '.join({name.partition('.')[0] for name in sys.modules}))"
-    )
-    done = subprocess.run(
+def leaf_commands(command: Any) -> list[Any]:
+    subcommands = getattr(command, "commands", {})
+    if not subcommands:
+        return [command]
+    return [leaf for subcommand in subcommands.values() for leaf in leaf_commands(subcommand)]
+
+
+def modules_imported_by(script: str) -> set[str]:
+    """Return the top-level modules that a script imports, in its own process."""
+    script += "\nimport sys"
+    script += "\nprint('\\n' + ' '.join({name.partition('.')[0] for name in sys.modules}))"
+    result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
     )
-    return set(done.stdout.splitlines()[-1].split())
+    return set(result.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_a_row_says_what_the_command_says_of_itself(name: str) -> None:
-    command = loaded(name)
-    said = command.help.replace("\n", " ")
-    assert said == ROWS[name][1] or said.startswith(f"{ROWS[name][1]} ")
-    assert ROWS[name][1].endswith(".")
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_table_has_the_first_sentence_of_the_help(name: str) -> None:
+    command = load(name)
+    help_text = command.help.replace("\n", " ")
+    sentence = ENTRIES[name][1]
+    assert help_text == sentence or help_text.startswith(f"{sentence} ")
+    assert sentence.endswith(".")
     assert command.name == name
-    assert "--debug" in {option for one in command.params for option in one.opts}
+    assert "--debug" in {option for parameter in command.params for option in parameter.opts}
 
 
-def test_the_words_that_are_proposed_are_those_that_are_taken() -> None:
-    assert tuple(RECIPES) == options.RECIPE_NAMES
-    assert tuple(type(recipe("tiny").training.stages).model_fields) == options.STAGE_NAMES
-    assert tuple(DEVICES) == options.DEVICE_NAMES
-    assert get_args(Kind) == options.KINDS
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_command_and_option_has_a_help_text(name: str) -> None:
+    for command in leaf_commands(load(name)):
+        assert command.help, command.name
+        for parameter in command.params:
+            assert parameter.help, (command.name, parameter.name)
 
 
-def test_help_imports_no_command_and_nothing_that_one_stands_on() -> None:
+def test_completion_proposes_all_valid_names() -> None:
+    assert tuple(options.recipe_names()) == tuple(RECIPES)
+    assert tuple(options.stage_names()) == tuple(type(recipe("tiny").training.stages).model_fields)
+    assert tuple(options.device_names()) == tuple(DEVICES)
+    assert tuple(options.artifact_kinds()) == get_args(Kind)
+
+
+def test_help_imports_no_command() -> None:
     script = """
 import contextlib, sys
 sys.argv = ["codegen", "--help"]
@@ -66,14 +92,14 @@ from flows.cli.main import main
 with contextlib.suppress(SystemExit):
     main()
 """
-    found = imported_by(script)
-    assert "typer" in found
-    assert not found & (
+    modules = modules_imported_by(script)
+    assert "typer" in modules
+    assert not modules & (
         HEAVY | {"pydantic", "pydantic_core", "prefect", "rich", "fsspec", "psutil", "attr"}
     )
 
 
-def test_a_commands_help_imports_no_more_than_its_options_need() -> None:
+def test_the_help_of_commands_imports_nothing_heavy() -> None:
     script = """
 import contextlib, sys
 from flows.cli.main import main
@@ -82,38 +108,39 @@ for name in %s:
     with contextlib.suppress(SystemExit):
         main()
 """
-    assert not imported_by(script % sorted(ROWS)) & (HEAVY | {"prefect", "fsspec", "attr"})
+    modules = modules_imported_by(script % sorted(ENTRIES))
+    assert not modules & (HEAVY | {"prefect", "fsspec", "attr"})
 
 
-def test_the_flows_import_prefect_and_nothing_else_that_is_heavy() -> None:
-    found = imported_by(
-        "import flows.pipeline, flows.cli.plan, flows.evaluate_model, components.training.planning.planner"
+def test_the_flows_import_prefect_and_nothing_else_heavy() -> None:
+    modules = modules_imported_by(
+        "import flows.pipeline, flows.cli.plan, flows.evaluate_model\n"
+        "import components.training.planning.planner"
     )
-    assert "prefect" in found
-    assert not found & HEAVY
+    assert "prefect" in modules
+    assert not modules & HEAVY
 
 
-def test_help_has_a_section_for_what_a_person_wants() -> None:
-    shown = CliRunner().invoke(app, ["--help"]).stdout
-    places = [
-        shown.index(f"\n{section}:\n") for section in ("Run", "Look", "Models", "Data", "Machine")
-    ]
-    assert places == sorted(places)
-    assert all(f"\n  {name} " in shown for name in ROWS)
-    assert shown.index("\n  doctor ") > places[-1]
+def test_help_lists_the_commands_by_section() -> None:
+    output = CliRunner().invoke(app, ["--help"]).stdout
+    sections = ("Run", "Inspect", "Models", "Data", "System")
+    positions = [output.index(f"\n{section}:\n") for section in sections]
+    assert positions == sorted(positions)
+    assert all(f"\n  {name} " in output for name in ENTRIES)
+    assert output.index("\n  doctor ") > positions[-1]
 
 
-def test_the_nearest_command_is_named() -> None:
-    done = CliRunner().invoke(app, ["lineag"])
-    assert done.exit_code == 2
-    assert "No such command 'lineag'. Did you mean 'lineage'?" in done.output
+def test_an_unknown_command_proposes_the_nearest_command() -> None:
+    result = CliRunner().invoke(app, ["lineag"])
+    assert result.exit_code == 2
+    assert "No such command 'lineag'. Did you mean 'lineage'?" in result.output
     assert "Did you mean 'compare'?" in CliRunner().invoke(app, ["models", "compar"]).output
 
 
-def test_recipes_as_one_json_document() -> None:
-    found = json.loads(CliRunner().invoke(app, ["recipe", "list", "--json"]).stdout)
-    assert [one["recipe"] for one in found] == list(RECIPES)
-    assert found[1] == {
+def test_recipe_list_prints_a_json_document() -> None:
+    recipes = json.loads(CliRunner().invoke(app, ["recipe", "list", "--json"]).stdout)
+    assert [entry["recipe"] for entry in recipes] == list(RECIPES)
+    assert recipes[1] == {
         "recipe": "tiny",
         "name": "codegen-tiny",
         "num_parameters": recipe("tiny").model.num_parameters,

@@ -1,4 +1,4 @@
-"""What a shell is told when Tab is pressed, through the variables that its completion script sets."""
+"""Shell completion, through the variables that the completion scripts set."""
 
 from __future__ import annotations
 
@@ -9,25 +9,32 @@ import sys
 import pytest
 
 
-def told(shell: str, typed: str) -> str:
-    """The answer to the last word of what was typed."""
-    words = typed.split(" ")
-    asked = {"COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1), "_TYPER_COMPLETE_ARGS": typed}
-    asked |= {"_CODEGEN_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    done = subprocess.run(
+def run_codegen(**variables: str) -> str:
+    result = subprocess.run(
         [sys.executable, "-m", "flows.cli.main"],
-        env=os.environ | asked,
+        env=os.environ | variables,
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
     )
-    assert not done.stderr
-    return done.stdout
+    assert not result.stderr
+    return result.stdout
+
+
+def complete(shell: str, line: str) -> str:
+    """Return the completions of the last word of a line."""
+    return run_codegen(
+        COMP_WORDS=line,
+        COMP_CWORD=str(len(line.split(" ")) - 1),
+        _TYPER_COMPLETE_ARGS=line,
+        _CODEGEN_COMPLETE=f"complete_{shell}",
+        _TYPER_COMPLETE_FISH_ACTION="get-args",
+    )
 
 
 @pytest.mark.parametrize(
-    ("typed", "proposed"),
+    ("line", "expected"),
     [
         ("codegen pr", ["prepare", "promote"]),
         ("codegen models ", ["list", "show", "compare", "history", "rollback", "pull"]),
@@ -42,25 +49,19 @@ def told(shell: str, typed: str) -> str:
         ("codegen why --deb", ["--debug"]),
     ],
 )
-def test_bash(typed: str, proposed: list[str]) -> None:
-    assert set(proposed) <= set(told("bash", typed).split())
-    if typed[-1] != " ":
-        assert told("bash", typed).split() == proposed
+def test_bash_completes_commands_options_and_values(line: str, expected: list[str]) -> None:
+    completions = complete("bash", line).split()
+    assert set(expected) <= set(completions)
+    if line[-1] != " ":
+        assert completions == expected
 
 
-def test_zsh_and_fish_are_told_the_help_as_well() -> None:
-    assert '"doctor":"What this machine has and lacks' in told("zsh", "codegen doc")
-    assert told("fish", "codegen doc").startswith("doctor\tWhat this machine has and lacks")
+def test_zsh_and_fish_completions_include_the_help() -> None:
+    assert '"doctor":"Check this machine' in complete("zsh", "codegen doc")
+    assert complete("fish", "codegen doc").startswith("doctor\tCheck this machine")
 
 
-def test_the_script_that_asks_is_printed() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli.main"],
-        env=os.environ | {"_CODEGEN_COMPLETE": "source_bash"},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert "_CODEGEN_COMPLETE=complete_bash" in done.stdout
-    assert subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=False).returncode == 0
+def test_the_completion_script_is_valid_bash() -> None:
+    script = run_codegen(_CODEGEN_COMPLETE="source_bash")
+    assert "_CODEGEN_COMPLETE=complete_bash" in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""The file with the servers' credentials, and which of them a client is given."""
+"""The credentials file of the servers, and the credentials that clients get."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from components.core.errors import ConfigError
 from flows.settings.credentials import FILE, read, read_or_create, sign_in
 
-SERVING = {
+SERVERS = {
     "prefect": "http://127.0.0.1:4200",
     "mlflow": "http://127.0.0.1:5000",
     "owns_mlflow": True,
 }
-NAMES = (
+VARIABLES = (
     "PREFECT_API_URL",
     "PREFECT_API_AUTH_STRING",
     "PREFECT_SERVER_API_AUTH_STRING",
@@ -28,59 +28,62 @@ NAMES = (
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An environment without any of the variables; those that a test leaves are removed."""
-    for name in NAMES:
+    """An environment without the variables; removes them again after the test."""
+    for name in VARIABLES:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     return monkeypatch
 
 
 def variables() -> dict[str, str]:
-    return {name: os.environ[name] for name in NAMES if name in os.environ}
+    return {name: os.environ[name] for name in VARIABLES if name in os.environ}
 
 
-def test_the_file_is_private_from_the_start_and_used_again(
+def test_the_file_is_created_private_and_reused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = os.umask(0)
+    umask = os.umask(0)
     try:
-        made = read_or_create(tmp_path)
+        credentials = read_or_create(tmp_path)
     finally:
-        os.umask(before)
+        os.umask(umask)
     status = (tmp_path / FILE).stat()
     assert (status.st_mode & 0o777, status.st_uid) == (0o600, os.geteuid())
-    assert len(made.password) == 43  # 32 bytes in base64.
-    assert read_or_create(tmp_path) == made
-    assert read(tmp_path) == made
-    assert made.password not in repr(made)
+    assert len(credentials.password) == 43  # 32 bytes in base64.
+    assert read_or_create(tmp_path) == credentials
+    assert read(tmp_path) == credentials
+    assert credentials.password not in repr(credentials)
 
 
 def test_two_workspaces_have_different_passwords(tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    assert read_or_create(tmp_path / "one") != read_or_create(tmp_path / "two")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    assert read_or_create(tmp_path / "a") != read_or_create(tmp_path / "b")
 
 
-def test_a_shell_can_load_it(tmp_path: Path) -> None:
-    made = read_or_create(tmp_path)
-    script = f". {tmp_path / FILE}; echo $PREFECT_API_AUTH_STRING $MLFLOW_TRACKING_USERNAME $MLFLOW_TRACKING_PASSWORD"
-    printed = subprocess.run(
-        ["sh", "-c", script], capture_output=True, text=True, check=True
-    ).stdout
-    assert printed.split() == [made.auth_string, made.user, made.password]
+def test_a_shell_can_load_the_file(tmp_path: Path) -> None:
+    credentials = read_or_create(tmp_path)
+    names = ("PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    script = f". {tmp_path / FILE}; echo {' '.join(f'${name}' for name in names)}"
+    result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == [
+        credentials.auth_string,
+        credentials.user,
+        credentials.password,
+    ]
 
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_link_is_not_followed(tmp_path: Path, exists: bool) -> None:
-    elsewhere = tmp_path / "elsewhere"
+    target = tmp_path / "target"
     if exists:
         (tmp_path / "other").mkdir()
         read_or_create(tmp_path / "other")
-        (tmp_path / "other" / FILE).rename(elsewhere)
-    (tmp_path / FILE).symlink_to(elsewhere)
-    with pytest.raises(ConfigError, match=r"is a symbolic link(.|\n)*delete it"):
+        (tmp_path / "other" / FILE).rename(target)
+    (tmp_path / FILE).symlink_to(target)
+    with pytest.raises(ConfigError, match=r"is a symbolic link(.|\n)*delete the file"):
         read_or_create(tmp_path)
-    assert elsewhere.exists() == exists
+    assert target.exists() == exists
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])
@@ -99,47 +102,49 @@ def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_half_a_file_is_refused(tmp_path: Path) -> None:
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / FILE).touch(0o600)
     with pytest.raises(ConfigError, match="has no line"):
         read_or_create(tmp_path)
 
 
-def test_a_client_of_our_servers_signs_in(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
-    made = read_or_create(tmp_path)
+def test_a_client_of_our_servers_gets_the_credentials_of_the_workspace(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    credentials = read_or_create(tmp_path)
     environment.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
     environment.setenv("PREFECT_API_AUTH_STRING", "of:an-older-workspace")
-    sign_in(tmp_path, SERVING, "http://127.0.0.1:5000/", runs=True)
+    sign_in(tmp_path, SERVERS, "http://127.0.0.1:5000/", runs=True)
     assert variables() == {
         "PREFECT_API_URL": "http://127.0.0.1:4200/api",
-        "PREFECT_API_AUTH_STRING": made.auth_string,
-        "MLFLOW_TRACKING_USERNAME": made.user,
-        "MLFLOW_TRACKING_PASSWORD": made.password,
+        "PREFECT_API_AUTH_STRING": credentials.auth_string,
+        "MLFLOW_TRACKING_USERNAME": credentials.user,
+        "MLFLOW_TRACKING_PASSWORD": credentials.password,
     }
 
 
 @pytest.mark.parametrize(
-    "serving", [None, {**SERVING, "mlflow": "https://mlflow.team.example", "owns_mlflow": False}]
+    "servers", [None, {**SERVERS, "mlflow": "https://mlflow.team.example", "owns_mlflow": False}]
 )
-def test_a_teams_server_gets_the_credentials_of_the_user(
-    tmp_path: Path, environment: pytest.MonkeyPatch, serving: dict[str, object] | None
+def test_a_client_of_another_server_keeps_the_credentials_of_the_user(
+    tmp_path: Path, environment: pytest.MonkeyPatch, servers: dict[str, object] | None
 ) -> None:
-    if serving:
+    if servers:
         read_or_create(tmp_path)
-    given = {
+    user_variables = {
         "PREFECT_API_URL": "https://prefect.team.example/api",
         "PREFECT_API_AUTH_STRING": "ada:lovelace",
         "MLFLOW_TRACKING_USERNAME": "ada",
         "MLFLOW_TRACKING_PASSWORD": "lovelace",
     }
-    for name, value in given.items():
+    for name, value in user_variables.items():
         environment.setenv(name, value)
-    sign_in(tmp_path, serving, "https://mlflow.team.example", runs=True)
-    assert variables() == given
-    assert (tmp_path / FILE).exists() == bool(serving)
+    sign_in(tmp_path, servers, "https://mlflow.team.example", runs=True)
+    assert variables() == user_variables
+    assert (tmp_path / FILE).exists() == bool(servers)
 
 
-def test_a_server_of_a_profile_is_a_teams_server(
+def test_a_server_of_a_prefect_profile_gets_no_generated_credentials(
     tmp_path: Path, environment: pytest.MonkeyPatch
 ) -> None:
     profiles = tmp_path / "profiles.toml"
@@ -151,7 +156,7 @@ def test_a_server_of_a_profile_is_a_teams_server(
     assert variables() == {}
 
 
-def test_a_temporary_server_has_a_password_of_its_own(
+def test_a_temporary_server_gets_its_own_password(
     tmp_path: Path, environment: pytest.MonkeyPatch
 ) -> None:
     environment.chdir(tmp_path)
@@ -164,8 +169,7 @@ def test_a_temporary_server_has_a_password_of_its_own(
         != "of:a-server-that-ended"
     )
     assert first["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] != "*"
-    sign_in(
-        tmp_path, None, "sqlite:///mlflow.db", runs=True
-    )  # In a process that the first one has started.
+    # A child process of the first run.
+    sign_in(tmp_path, None, "sqlite:///mlflow.db", runs=True)
     assert variables() == first
     assert not (tmp_path / FILE).exists()

@@ -179,7 +179,7 @@ def test_one_file_that_was_begun_has_no_range(tmp_path: Path) -> None:
     assert lines[1] == "  documents  3 (no range: it takes two files)"
 
 
-def test_the_command(place: Execution) -> None:
+def test_the_command_prints_a_line_per_quantity(place: Execution) -> None:
     arguments = (
         "data",
         "estimate",

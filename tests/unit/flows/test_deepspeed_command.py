@@ -1,4 +1,4 @@
-"""`codegen deepspeed` prints what a stage passes to DeepSpeed, and nothing else on standard output."""
+"""`codegen deepspeed` prints the DeepSpeed configuration of a stage and nothing else on stdout."""
 
 from __future__ import annotations
 
@@ -14,56 +14,56 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "deepspeed_350m_nl.json"
 PAPER = ("world_size=8", "micro_batch=4", "device=cuda", "precision=bf16")
 
 
-def options(folder: Path, *places: str) -> list[str]:
-    at = (f"project={folder}", *(f"training.{one}" for one in places))
-    return ["deepspeed", *(word for one in at for word in ("--exec", one))]
+def options(folder: Path, *execution: str) -> list[str]:
+    overrides = (f"project={folder}", *(f"training.{text}" for text in execution))
+    return ["deepspeed", *(word for text in overrides for word in ("--exec", text))]
 
 
 def run(
-    folder: Path, *arguments: str, places: tuple[str, ...] = ()
+    folder: Path, *arguments: str, execution: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.cli.main", *options(folder, *places), *arguments]
+    command = [sys.executable, "-m", "flows.cli.main", *options(folder, *execution), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def printed(folder: Path, *arguments: str, places: tuple[str, ...] = ()) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(run(folder, *arguments, places=places).stdout)
+def run_json(folder: Path, *arguments: str, execution: tuple[str, ...] = ()) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(run(folder, *arguments, execution=execution).stdout)
     return document
 
 
-def test_the_golden_file_of_350m(tmp_path: Path) -> None:
-    assert printed(tmp_path, "-r", "350m", places=PAPER) == json.loads(GOLDEN.read_text())
+def test_350m_equals_the_golden_file(tmp_path: Path) -> None:
+    assert run_json(tmp_path, "-r", "350m", execution=PAPER) == json.loads(GOLDEN.read_text())
 
 
-def test_recipe_stage_and_place_are_those_that_are_named(tmp_path: Path) -> None:
-    places = ("world_size=2", "micro_batch=1", "device=cpu", "precision=fp32", "zero_stage=2")
+def test_recipe_stage_and_execution_options_are_applied(tmp_path: Path) -> None:
+    execution = ("world_size=2", "micro_batch=1", "device=cpu", "precision=fp32", "zero_stage=2")
     sets = ("--stage", "mono", "--set", "training.stages.mono.gradient_clip=0.5")
-    document = printed(tmp_path, "-r", "tiny", *sets, places=places)
+    document = run_json(tmp_path, "-r", "tiny", *sets, execution=execution)
     assert document["gradient_clipping"] == 0.5
     assert document["zero_optimization"]["stage"] == 2
     assert document["bf16"] == {"enabled": False}
-    assert printed(tmp_path, "-r", "tiny", places=places)["gradient_clipping"] == 1.0
+    assert run_json(tmp_path, "-r", "tiny", execution=execution)["gradient_clipping"] == 1.0
 
 
-def test_the_probe_of_precision_leaves_standard_output_to_the_document(tmp_path: Path) -> None:
-    assert printed(tmp_path, "-r", "tiny", places=("device=cpu",))["bf16"]["enabled"] in (
+def test_the_precision_probe_prints_nothing_to_stdout(tmp_path: Path) -> None:
+    assert run_json(tmp_path, "-r", "tiny", execution=("device=cpu",))["bf16"]["enabled"] in (
         True,
         False,
     )
 
 
 @pytest.mark.parametrize(
-    ("arguments", "places", "says"),
+    ("arguments", "execution", "message"),
     [
         (("--stage", "nil"), (), "there is no stage 'nil'"),
         ((), ("world_size=7",), "world_size is 7"),
         ((), ("micro_batch=auto",), "micro_batch is auto"),
     ],
 )
-def test_what_cannot_be_printed(
-    tmp_path: Path, arguments: tuple[str, ...], places: tuple[str, ...], says: str
+def test_invalid_input_is_an_error(
+    tmp_path: Path, arguments: tuple[str, ...], execution: tuple[str, ...], message: str
 ) -> None:
-    refused = run(tmp_path, "-r", "tiny", *arguments, places=places)
-    assert refused.returncode == 1
-    assert not refused.stdout
-    assert says in refused.stderr
+    result = run(tmp_path, "-r", "tiny", *arguments, execution=execution)
+    assert result.returncode == 1
+    assert not result.stdout
+    assert message in result.stderr

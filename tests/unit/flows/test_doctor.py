@@ -1,4 +1,4 @@
-"""`codegen doctor`: what it finds on this machine where something is made to lack."""
+"""`codegen doctor` on machines that lack something."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from flows.runtime.health_checks import CheckResult, run_checks
 from flows.settings.execution import Execution
 
 
-def findings(project: Path, **places: Any) -> dict[str, CheckResult]:
+def check_results(project: Path, **settings: Any) -> dict[str, CheckResult]:
     (project / "var").mkdir(exist_ok=True)
-    return {one.name: one for one in run_checks(Execution(project=str(project), **places))}
+    execution = Execution(project=str(project), **settings)
+    return {result.name: result for result in run_checks(execution)}
 
 
-def doctor(
+def run_doctor(
     project: Path, *arguments: str, **environment: str
 ) -> tuple[int, dict[str, dict[str, Any]], str]:
-    """The status, the findings by name, and standard error."""
+    """Return the exit code, the results by name, and standard error."""
     command = [
         sys.executable,
         "-m",
@@ -38,77 +39,78 @@ def doctor(
         f"project={project}",
         *arguments,
     ]
-    kept = {
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("PREFECT_", "MLFLOW_"))
     }
-    done = subprocess.run(
-        command, env=kept | environment, capture_output=True, text=True, check=False, timeout=200
+    process = subprocess.run(
+        command,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
     )
-    return (
-        done.returncode,
-        {one["name"]: one for one in json.loads(done.stdout)["findings"]},
-        done.stderr,
-    )
+    results = {result["name"]: result for result in json.loads(process.stdout)["checks"]}
+    return process.returncode, results, process.stderr
 
 
 def test_a_disk_that_is_too_small_for_a_run_is_said_and_fails_nothing(tmp_path: Path) -> None:
     with limited_disk(tmp_path / "small", size_kb=4096) as disk:
         status, found, _ = doctor(tmp_path, "--exec", f"workspace={disk}")
     assert status == 0
-    assert not found["disk"]["fine"]
-    assert found["disk"]["found"] == f"0.0 GB free at {disk}"
-    assert "free 3 GB, or set CODEGEN_WORKSPACE" in found["disk"]["remedy"]
+    assert not results["disk"]["ok"]
+    assert results["disk"]["detail"] == f"0.0 GB free at {disk}"
+    assert "CODEGEN_WORKSPACE" in results["disk"]["fix"]
+    assert not results["disk"]["required"]
+    assert results["disk"]["impact"]
 
 
-def test_a_disk_with_room_is_fine(tmp_path: Path) -> None:
+def test_a_disk_with_3_gb_is_ok(tmp_path: Path) -> None:
     free = psutil.disk_usage(str(tmp_path)).free
-    assert findings(tmp_path)["disk"].fine == (free > 3_000_000_000)
+    assert check_results(tmp_path)["disk"].ok == (free > 3_000_000_000)
 
 
-def test_versions_are_compared_with_those_that_were_tested_together(tmp_path: Path) -> None:
-    assert "not compared" in findings(tmp_path)["versions"].found
+def test_versions_are_compared_with_constraints_txt(tmp_path: Path) -> None:
+    assert "not compared" in check_results(tmp_path)["versions"].detail
     torch, numpy = (metadata.version(name).partition("+")[0] for name in ("torch", "numpy"))
-    (tmp_path / "constraints.txt").write_text(f"# tested\ntorch=={torch}\nnobody-has-this==1.0\n")
-    same = findings(tmp_path)["versions"]
-    assert (same.fine, same.found) == (True, f"1 packages as in {tmp_path / 'constraints.txt'}")
+    (tmp_path / "constraints.txt").write_text(f"# tested\ntorch=={torch}\nnot-installed==1.0\n")
+    same = check_results(tmp_path)["versions"]
+    assert (same.ok, same.detail) == (True, f"1 packages as in {tmp_path / 'constraints.txt'}")
     (tmp_path / "constraints.txt").write_text(f"torch=={torch}\nnumpy==0.9\n")
-    other = findings(tmp_path)["versions"]
-    assert (other.fine, other.needed, other.found) == (
+    other = check_results(tmp_path)["versions"]
+    assert (other.ok, other.required, other.detail) == (
         False,
         False,
         f"numpy {numpy} instead of 0.9",
     )
 
 
-def test_every_package_that_is_declared_is_installed(tmp_path: Path) -> None:
-    found = findings(tmp_path)["packages"]
-    assert found.fine
-    assert int(found.found.split()[0]) > 20
+def test_all_declared_packages_are_installed(tmp_path: Path) -> None:
+    result = check_results(tmp_path)["packages"]
+    assert result.ok
+    assert int(result.detail.split()[0]) > 20
 
 
 @pytest.mark.slow
-def test_servers_that_are_configured_and_do_not_answer_fail_the_examination(tmp_path: Path) -> None:
+def test_unreachable_configured_servers_exit_with_3(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     secret = url.replace("//", "//ada:lovelace@")
-    status, found, errors = doctor(
+    status, results, errors = run_doctor(
         tmp_path, PREFECT_API_URL=f"{secret}/api", MLFLOW_TRACKING_URI=url
     )
     assert status == 3
-    assert "lovelace" not in f"{found}{errors}"
-    assert found["Prefect"]["found"].startswith(
-        f"{url.replace('//', '//USER:PASSWORD@')}/api does not answer"
-    )
-    assert "unset PREFECT_API_URL" in found["Prefect"]["remedy"]
-    assert url in found["MLflow"]["found"]
-    assert not found["MLflow"]["fine"]
+    assert "lovelace" not in f"{results}{errors}"
+    assert results["Prefect"]["detail"].startswith(url.replace("//", "//USER:PASSWORD@"))
+    assert not results["Prefect"]["ok"]
+    assert "unset PREFECT_API_URL" in results["Prefect"]["fix"]
+    assert url in results["MLflow"]["detail"]
+    assert not results["MLflow"]["ok"]
 
 
-def test_without_servers_nothing_is_started_or_made(tmp_path: Path) -> None:
-    found = findings(tmp_path)
-    assert (
-        found["MLflow"].found
-        == f"no server is configured: the first run makes sqlite:///{tmp_path}/var/mlflow/mlflow.db"
-    )
+def test_the_checks_create_no_database(tmp_path: Path) -> None:
+    result = check_results(tmp_path)["MLflow"]
+    assert result.ok
+    assert f"sqlite:///{tmp_path}/var/mlflow/mlflow.db" in result.detail
     assert not (tmp_path / "var" / "mlflow").exists()

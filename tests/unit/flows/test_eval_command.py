@@ -1,4 +1,4 @@
-"""`codegen eval` with settings that cannot be: one clear error, before anything is read."""
+"""`codegen eval` with invalid options: an error before anything is read."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from flows.cli.main import app
 
 
 @pytest.mark.parametrize("k", ["", "1,x", "1,-5", "0,1", "1.5", "\u00b2", "1,,2"])
-def test_a_k_that_is_no_number_is_refused_and_not_left_out(tmp_path: Path, k: str) -> None:
+def test_an_invalid_k_is_an_error(tmp_path: Path, k: str) -> None:
     result = CliRunner().invoke(app, ["eval", "score", str(tmp_path / "absent.jsonl"), f"--k={k}"])
     assert result.exit_code == 1
     assert f"--k is {k!r}" in str(result.exception)
 
 
 @pytest.mark.parametrize("option", ["--workers=0", "--workers=-1", "--timeout=0"])
-def test_no_workers_and_no_time_are_refused(tmp_path: Path, option: str) -> None:
+def test_workers_and_timeout_must_be_positive(tmp_path: Path, option: str) -> None:
     result = CliRunner().invoke(
         app, ["eval", "score", str(tmp_path / "absent.jsonl"), option], env={"COLUMNS": "200"}
     )
@@ -26,21 +26,29 @@ def test_no_workers_and_no_time_are_refused(tmp_path: Path, option: str) -> None
     assert "greater than or equal to 1" in result.output
 
 
-def test_of_several_temperatures_none_is_taken_for_mtpbs() -> None:
-    """HumanEval takes the best of several, MTPB has one; with that one named, the next thing wrong is the recipe."""
-    several = [
+def test_several_temperatures_are_an_error_for_mtpb_only() -> None:
+    """HumanEval takes the best of several temperatures. Valid options fail later, at the recipe."""
+    options = [
         "--benchmark=humaneval",
         "--benchmark=mtpb",
         "--temperature=0.2",
         "--temperature=0.8",
     ]
-    result = CliRunner().invoke(app, ["eval", "a model", *several, "-r", "absent"])
+    result = CliRunner().invoke(app, ["eval", "a model", *options, "-r", "absent"])
     assert result.exit_code == 1
-    assert "MTPB was given the temperatures 0.2, 0.8" in str(result.exception)
-    for fine in (
-        several[1:3],
-        [several[0], *several[2:]],
-        [*several, "--set", "evaluation.mtpb.temperature=0.2"],
+    assert "MTPB has 2 temperatures: 0.2, 0.8" in str(result.exception)
+    for valid in (
+        options[1:3],
+        [options[0], *options[2:]],
+        [*options, "--set", "evaluation.mtpb.temperature=0.2"],
     ):
-        result = CliRunner().invoke(app, ["eval", "a model", *fine, "-r", "absent"])
+        result = CliRunner().invoke(app, ["eval", "a model", *valid, "-r", "absent"])
+        assert "'absent'" in str(result.exception)
+
+
+def test_n_is_the_short_form_of_num_samples() -> None:
+    for option in ("-n", "--num-samples"):
+        result = CliRunner().invoke(app, ["eval", "a model", option, "0", "-r", "absent"])
+        assert result.exit_code == 2
+        result = CliRunner().invoke(app, ["eval", "a model", option, "3", "-r", "absent"])
         assert "'absent'" in str(result.exception)

@@ -1,4 +1,4 @@
-"""`codegen plan` as a person meets it: what it prints, what it refuses, and that what it proposes is accepted."""
+"""`codegen plan`: tables, errors, and proposals that fit."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from components.training.config import TrainingExecution
 from flows.cli.main import app
 
 
-def planned(*arguments: str) -> str:
-    """What the command prints; an error that a person can mend is raised, as `main` gets it."""
-    done = CliRunner().invoke(app, ["plan", *arguments])
-    if done.exception:
-        raise done.exception
-    return done.stdout
+def run_plan(*arguments: str) -> str:
+    """Return the output of `codegen plan`; raises its error."""
+    result = CliRunner().invoke(app, ["plan", *arguments])
+    if result.exception:
+        raise result.exception
+    return result.stdout
 
 
-def rows(text: str) -> list[list[str]]:
+def memory_rows(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines() if re.match(r"[0-3] ", line)]
 
 
-def test_the_command_of_the_issue() -> None:
-    text = planned("--model", "16b", "--gpus", "64", "--gpu", "h100", "--price", "2.50")
+def test_a_plan_of_16b_on_64_gpus_has_the_expected_numbers() -> None:
+    text = run_plan("--model", "16b", "--gpus", "64", "--gpu", "h100", "--price", "2.50")
     assert "16.032B parameters on 64 x NVIDIA H100" in text
-    # 16.032B parameters: 2 bytes of weights, 2 of gradients, 12 of optimizer, 4 for the cast; the latter two divide by 64.
-    assert rows(text)[0] == [
+    # 16.032B parameters. Bytes each: weights 2, gradients 2, optimizer 12, cast 4; the last two are
+    # divided by 64.
+    assert memory_rows(text)[0] == [
         "0",
         "32.06",
         "32.06",
@@ -42,11 +43,11 @@ def test_the_command_of_the_issue() -> None:
         "step",
         "no",
     ]
-    assert [row[1:4] for row in rows(text)[1:3]] == [
+    assert [row[1:4] for row in memory_rows(text)[1:3]] == [
         ["32.06", "32.06", "3.01"],
         ["32.06", "0.50", "3.01"],
     ]
-    assert [row[-1] for row in rows(text)] == ["no", "no", "best", "yes"]
+    assert [row[-1] for row in memory_rows(text)] == ["no", "no", "best", "yes"]
     assert re.search(r"^nl +734,003,200,000 ", text, re.MULTILINE)
     hours, cost = re.search(r"^all .* ([\d,.]+) +([\d,.]+) *$", text, re.MULTILINE).groups()  # type: ignore[union-attr]
     assert float(cost.replace(",", "")) == pytest.approx(
@@ -57,8 +58,8 @@ def test_the_command_of_the_issue() -> None:
     assert "--exec training.device=cuda --exec training.precision=bf16" in text
 
 
-def test_what_the_trainer_can_do_ends_with_the_command_that_does_it() -> None:
-    text = planned(
+def test_a_plan_ends_with_the_command_that_runs_it() -> None:
+    text = run_plan(
         "-r", "starter", "--gpu", "cpu", "--gpus", "2", "--micro-batch", "2", "--zero-stage", "1"
     )
     command = text.strip().splitlines()[-1]
@@ -67,8 +68,8 @@ def test_what_the_trainer_can_do_ends_with_the_command_that_does_it() -> None:
     assert set(fields) <= set(TrainingExecution.model_fields)
 
 
-def test_no_figure_is_cut_off_on_a_narrow_terminal() -> None:
-    text = planned("-r", "16b", "--gpus", "64")
+def test_no_number_is_cut_off_on_a_narrow_terminal() -> None:
+    text = run_plan("-r", "16b", "--gpus", "64")
     assert "…" not in text
     assert all(
         len(line) <= 80
@@ -77,8 +78,8 @@ def test_no_figure_is_cut_off_on_a_narrow_terminal() -> None:
     )
 
 
-def test_the_same_as_one_json_document() -> None:
-    document = json.loads(planned("-r", "16b", "--gpus", "64", "--json"))
+def test_the_json_document_has_the_same_numbers() -> None:
+    document = json.loads(run_plan("-r", "16b", "--gpus", "64", "--json"))
     assert document["num_parameters"] == 16_032_155_648
     assert document["best"] == document["rows"][2]
     assert document["rows"][2]["layout"]["zero_stage"] == 2
@@ -86,43 +87,43 @@ def test_the_same_as_one_json_document() -> None:
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "arguments",
     [
         ("-r", "16b", "--gpus", "1", "--gpu", "l40s", "--micro-batch", "4"),
         ("-r", "16b", "--gpus", "64", "--zero-stage", "1"),
         ("-r", "6b", "--gpus", "2", "--gpu", "a100-40", "--set", "training.stages.nl.steps=400000"),
         ("-r", "2b", "--gpu", "cpu", "--precision", "fp32"),
     ],
-    ids=["one L40S", "ZeRO 1", "two A100", "a core"],
+    ids=["one L40S", "ZeRO 1", "two A100", "a CPU"],
 )
-def test_a_plan_that_cannot_fit_is_refused_and_what_is_proposed_is_accepted(
-    asked: Sequence[str],
+def test_a_plan_that_does_not_fit_is_an_error_with_proposals_that_fit(
+    arguments: Sequence[str],
 ) -> None:
     with pytest.raises(
-        ConfigError, match=r"(?s) needs [\d.]+ GB on each of .*expected: at most the"
-    ) as refused:
-        planned(*asked)
-    proposed = re.findall(r"`codegen plan ([^`]+)`", refused.value.fix)
-    assert proposed
-    for command in proposed:
-        arguments = shlex.split(command)
-        assert [row[-1] for row in rows(planned(*arguments))] == ["best"]
-        assert "--set" not in asked or asked[-1] in arguments
+        ConfigError, match=r"(?s) needs [\d.]+ GB on each of .*expected: at most"
+    ) as caught:
+        run_plan(*arguments)
+    proposals = re.findall(r"`codegen plan ([^`]+)`", caught.value.fix)
+    assert proposals
+    for command in proposals:
+        proposed = shlex.split(command)
+        assert [row[-1] for row in memory_rows(run_plan(*proposed))] == ["best"]
+        assert "--set" not in arguments or arguments[-1] in proposed
 
 
-def test_where_nothing_fits_no_command_is_proposed() -> None:
+def test_a_model_that_never_fits_has_no_proposal() -> None:
     huge = [
         "--set",
         "model.num_layers=4000",
         "--set",
         "training.stages.nl.global_batch_tokens=2048",
     ]
-    with pytest.raises(ConfigError, match="take a device with more memory"):
-        planned("-r", "16b", "--gpu", "l40s", *huge)
+    with pytest.raises(ConfigError, match="choose a device with more memory"):
+        run_plan("-r", "16b", "--gpu", "l40s", *huge)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("--gpu", "h1"), "there is no device 'h1'"),
         (("--gpus", "0"), "world_size is 0"),
@@ -136,12 +137,14 @@ def test_where_nothing_fits_no_command_is_proposed() -> None:
     ],
     ids=lambda value: "".join(value) if isinstance(value, tuple) else "",
 )
-def test_bad_input_is_refused(arguments: tuple[str, ...], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
-        planned(*arguments)
+def test_invalid_input_is_an_error(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_plan(*arguments)
 
 
-def test_offloading_leaves_out_the_stages_that_cannot() -> None:
-    text = planned("-r", "16b", "--gpus", "8", "--offload", "optimizer", "--checkpoint-activations")
-    assert [row[0] for row in rows(text)] == ["1", "2", "3"]
-    assert "Offloading takes 32.1 GB of the host's memory" in text  # 16 * 16.032 / 8
+def test_offloading_excludes_zero_stage_0() -> None:
+    text = run_plan(
+        "-r", "16b", "--gpus", "8", "--offload", "optimizer", "--checkpoint-activations"
+    )
+    assert [row[0] for row in memory_rows(text)] == ["1", "2", "3"]
+    assert "Offloading needs 32.1 GB of host memory" in text  # 16 * 16.032 / 8

@@ -1,4 +1,4 @@
-"""Prefect's database as our servers open it: a transaction that has read may still write, whoever wrote in between."""
+"""Transactions of our Prefect server: a transaction that has read may write after another write."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sqlalchemy.exc import OperationalError
 
 from flows.servers.prefect_server import ImmediateTransactions
 
-A_WHILE_S = 1.0
-"""How long another writer is given a chance to be first. It is only lost time where that has to wait anyway."""
+SECOND_WRITER_TIMEOUT_S = 1.0
+"""Time for the second writer to finish first. IMMEDIATE transactions use all of it."""
 
 
 async def two_read_then_write(config: AioSqliteConfiguration) -> int:
-    """One transaction reads, a second one reads and writes as far as it can, then the first writes; the rows in the end."""
+    """Return the number of rows after two overlapping transactions that each read, then write."""
     engine = await config.engine()
 
     async def add(*, first: bool) -> None:
@@ -25,30 +25,30 @@ async def two_read_then_write(config: AioSqliteConfiguration) -> int:
             await session.execute(text("SELECT count(*) FROM numbers"))
             if first:
                 second = asyncio.create_task(add(first=False))
-                others.append(second)
-                await asyncio.wait({second}, timeout=A_WHILE_S)
+                tasks.append(second)
+                await asyncio.wait({second}, timeout=SECOND_WRITER_TIMEOUT_S)
             await session.execute(text("INSERT INTO numbers VALUES (1)"))
 
-    others: list[asyncio.Task[None]] = []
+    tasks: list[asyncio.Task[None]] = []
     try:
         async with engine.begin() as connection:
             await connection.execute(text("CREATE TABLE numbers (number)"))
         await add(first=True)
-        await asyncio.gather(*others)
+        await asyncio.gather(*tasks)
         async with await config.session(engine) as session:
             return int((await session.execute(text("SELECT count(*) FROM numbers"))).scalar_one())
     finally:
-        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await engine.dispose()
 
 
-def test_writers_wait_for_one_another(tmp_path: Path) -> None:
+def test_immediate_transactions_wait_for_each_other(tmp_path: Path) -> None:
     config = ImmediateTransactions(f"sqlite+aiosqlite:///{tmp_path}/prefect.db")
     assert asyncio.run(two_read_then_write(config)) == 2
 
 
-def test_prefects_own_configuration_refuses_one_of_them(tmp_path: Path) -> None:
-    """Why there is another one. Where this fails after an upgrade of Prefect, it may be dropped."""
+def test_prefects_own_configuration_fails_with_a_locked_database(tmp_path: Path) -> None:
+    """If this fails after an upgrade of Prefect, `ImmediateTransactions` may be removed."""
     with pytest.raises(OperationalError, match="database is locked"):
         asyncio.run(
             two_read_then_write(

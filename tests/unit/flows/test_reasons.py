@@ -15,7 +15,7 @@ import pytest
 from components.core.artifact import Artifact, Kind
 from components.core.config import Config
 from components.core.store import Store
-from flows.cli.exit_codes import INTERNAL_ERROR
+from flows.cli.main import INTERNAL_ERROR
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

@@ -1,4 +1,4 @@
-"""Recipes are identity, executions are place, and the command line tells the two apart."""
+"""Recipes and execution config: consistency checks, and errors of the command line."""
 
 from __future__ import annotations
 
@@ -29,29 +29,33 @@ from flows.steps.preflight import preflight_check
         ("16b", 16.03, 2_097_152, 0.9e-4),
     ],
 )
-def test_the_papers_recipes_have_the_papers_figures(
+def test_recipes_of_the_paper_have_the_numbers_of_the_paper(
     name: str, billions: float, global_batch_tokens: int, nl_rate: float
 ) -> None:
-    made = recipe(name)
-    assert made.model.num_parameters / 1e9 == pytest.approx(billions, abs=0.006)
-    stages = made.training.stages
+    config = recipe(name)
+    assert config.model.num_parameters / 1e9 == pytest.approx(billions, abs=0.006)
+    stages = config.training.stages
     assert (stages.nl.steps, stages.multi.steps, stages.mono.steps) == (350_000, 150_000, 150_000)
     assert (stages.nl.global_batch_tokens, stages.nl.learning_rate) == (
         global_batch_tokens,
         nl_rate,
     )
     assert stages.nl.min_learning_rate == pytest.approx(nl_rate / 10)
-    assert made.tokenizer.num_ids == 50_295 <= made.model.padded_vocab_size == 51_200
+    assert config.tokenizer.num_ids == 50_295 <= config.model.padded_vocab_size == 51_200
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_fits_together(name: str) -> None:
-    made = recipe(name)
-    assert made.tokenizer.num_ids <= made.model.padded_vocab_size
-    for stage in (made.training.stages.nl, made.training.stages.multi, made.training.stages.mono):
-        assert stage.global_batch_tokens % made.model.context_length == 0
+def test_every_recipe_is_consistent(name: str) -> None:
+    config = recipe(name)
+    assert config.tokenizer.num_ids <= config.model.padded_vocab_size
+    for stage in (
+        config.training.stages.nl,
+        config.training.stages.multi,
+        config.training.stages.mono,
+    ):
+        assert stage.global_batch_tokens % config.model.context_length == 0
         assert stage.warmup_steps + stage.decay_steps <= stage.steps
-    assert Recipe.parse(made.model_dump(mode="json")) == made
+    assert Recipe.parse(config.model_dump(mode="json")) == config
 
 
 PROJECT = Path(__file__).parents[3]
@@ -59,24 +63,24 @@ PROJECT = Path(__file__).parents[3]
 
 @pytest.mark.parametrize("seed", range(12))
 def test_tiny_holds_out_at_least_one_sequence_of_each_language(seed: int) -> None:
-    """Of the three languages with the fewest documents; SHA-256 and tokens of each are from documents.parquet of `tiny`."""
-    pinned = read_json(PROJECT / "tests" / "golden" / "tiny_documents.json")
+    """The three languages with the fewest documents; the golden file is from documents.parquet."""
+    golden = read_json(PROJECT / "tests" / "golden" / "tiny_documents.json")
     assert (
-        pinned["md5"]
+        golden["md5"]
         == read_json(PROJECT / "components" / "data" / "archives" / "corpus.json")["dvc_md5"][
             "tiny"
         ]
     )
-    made = recipe("tiny")
-    fraction = made.data.held_out_fraction
-    for name, documents in pinned["documents"].items():
-        held = [
+    config = recipe("tiny")
+    fraction = config.data.held_out_fraction
+    for name, documents in golden["documents"].items():
+        held_out = [
             tokens
             for sha256, tokens in documents
             if is_held_out(bytes.fromhex(sha256), fraction, seed)
         ]
-        assert sum(held) >= made.model.context_length, name
-        assert len(held) < len(documents), name
+        assert sum(held_out) >= config.model.context_length, name
+        assert len(held_out) < len(documents), name
 
 
 def _paths(config: type[Config], prefix: str = "") -> set[str]:
@@ -97,26 +101,24 @@ def _paths(config: type[Config], prefix: str = "") -> set[str]:
         ("evaluation.mtpb.cases=[0,0]", "cases must differ"),
     ],
 )
-def test_sets_and_figures_that_cannot_be_are_refused_before_anything_is_drawn(
-    assignment: str, message: str
-) -> None:
+def test_invalid_evaluation_settings_are_errors(assignment: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         recipe("350m").override([assignment])
 
 
-def test_no_place_is_part_of_a_recipe() -> None:
-    # Two rooms have a part in both, whose fields are compared one by one.
-    places = {path.rsplit(".", 1)[-1] for path in _paths(Execution)} - {"training", "data"}
-    identity = {path.rsplit(".", 1)[-1] for path in _paths(Recipe)}
-    assert not places & identity
+def test_recipe_and_execution_share_no_field() -> None:
+    # Both have the sections training and data, with different fields.
+    execution = {path.rsplit(".", 1)[-1] for path in _paths(Execution)} - {"training", "data"}
+    recipe_fields = {path.rsplit(".", 1)[-1] for path in _paths(Recipe)}
+    assert not execution & recipe_fields
 
 
-def test_an_unknown_recipe_is_told_the_known_ones() -> None:
+def test_the_error_of_an_unknown_recipe_lists_all_recipes() -> None:
     with pytest.raises(ConfigError, match="starter, tiny, 350m"):
         recipe("stater")
 
 
-def codegen(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_codegen(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "flows.cli.main", *arguments],
         capture_output=True,
@@ -126,22 +128,24 @@ def codegen(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_misspelt_field_is_one_clear_error_and_nothing_is_made(tmp_path: Path) -> None:
-    done = codegen("run", "--set", "training.stages.nl.step=3", "--exec", f"project={tmp_path}")
-    assert done.returncode == 1
-    assert "did you mean 'training.stages.nl.steps'?" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_misspelt_field_is_an_error_and_creates_no_files(tmp_path: Path) -> None:
+    result = run_codegen(
+        "run", "--set", "training.stages.nl.step=3", "--exec", f"project={tmp_path}"
+    )
+    assert result.returncode == 1
+    assert "did you mean 'training.stages.nl.steps'?" in result.stderr
+    assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_looking_at_a_recipe_prints_all_of_it() -> None:
-    done = codegen("recipe", "show", "tiny", "--set", "seed=7")
-    assert done.returncode == 0
-    assert Recipe.parse(json.loads(done.stdout)).seed == 7
+def test_recipe_show_prints_all_fields() -> None:
+    result = run_codegen("recipe", "show", "tiny", "--set", "seed=7")
+    assert result.returncode == 0
+    assert Recipe.parse(json.loads(result.stdout)).seed == 7
 
 
 @pytest.mark.parametrize("name", ["", "../../evil", "a/b", ".hidden", "-x", "Upper", "a b", "a\n"])
-def test_a_name_that_is_no_folders_name_is_refused(name: str) -> None:
+def test_an_invalid_recipe_name_is_an_error(name: str) -> None:
     with pytest.raises(
         ConfigError, match=r"(?s)name is .*expected: lower-case.*fix: .*--set name="
     ):
@@ -149,7 +153,7 @@ def test_a_name_that_is_no_folders_name_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "named"),
+    ("override", "message"),
     [
         (
             "model.padded_vocab_size=700",
@@ -162,20 +166,20 @@ def test_a_name_that_is_no_folders_name_is_refused(name: str) -> None:
         ),
         (
             "evaluation.humaneval.max_new_tokens=256",
-            "evaluation.humaneval.max_new_tokens makes completions of 256",
+            "evaluation.humaneval.max_new_tokens allows completions of 256",
         ),
         (
             "evaluation.mtpb.max_new_tokens=300",
-            "evaluation.mtpb.max_new_tokens makes completions of 600",
+            "evaluation.mtpb.max_new_tokens allows completions of 600",
         ),
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused_when_it_is_read(override: str, named: str) -> None:
-    with pytest.raises(ConfigError, match=f"(?s){named}.*expected: .*fix: "):
+def test_an_inconsistent_recipe_is_an_error(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?s){message}.*expected: .*fix: "):
         recipe("tiny").override([override])
 
 
-def test_a_recipe_that_just_fits_is_taken() -> None:
+def test_a_recipe_at_the_limits_is_valid() -> None:
     assert (
         recipe("tiny")
         .override(["tokenizer.num_merges=601", "evaluation.mtpb.max_new_tokens=127"])
@@ -184,7 +188,7 @@ def test_a_recipe_that_just_fits_is_taken() -> None:
     )
 
 
-def test_inputs_that_need_the_place_are_checked_too(tmp_path: Path) -> None:
+def test_the_preflight_check_compares_recipe_and_execution(tmp_path: Path) -> None:
     preflight_check(recipe("tiny"), Execution(project=str(tmp_path)))
     with pytest.raises(ConfigError, match="world_size is 3"):
         preflight_check(
@@ -198,35 +202,34 @@ def test_inputs_that_need_the_place_are_checked_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "message"),
     [
-        (("artifacts", "--kind", "bogus"), "there is no kind 'bogus'"),
+        (("artifacts", "--kind", "bogus"), "there is no artifact kind 'bogus'"),
         (
             ("artifacts", "--exec", "project=/nonexistent/project"),
-            "project is /nonexistent/project, which is no folder",
+            "project is /nonexistent/project, which is not a folder",
         ),
-        (("artifacts", "--exec", "workspace=/etc/passwd"), "/etc/passwd cannot be made"),
-        (("doctor", "--exec", "workspace=/proc/x"), "/proc/x cannot be made"),
+        (("artifacts", "--exec", "workspace=/etc/passwd"), "/etc/passwd cannot be created"),
+        (("doctor", "--exec", "workspace=/proc/x"), "/proc/x cannot be created"),
         (("artifacts", "--exec", "store=nosuch://nope/x"), "nosuch://nope/x cannot be opened"),
         (("prepare", "-r", "tiny", "--exec", "min_free_disk_mb=1000000000"), "MB are free at"),
         (("data", "status", "--damaged"), "data.dvc is damaged"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_a_place_that_cannot_be_is_three_lines(
-    tmp_path: Path, arguments: tuple[str, ...], named: str
+def test_an_invalid_execution_config_is_an_error_of_three_lines(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     if "--damaged" in arguments:
         tmp_path = new_project(tmp_path / "project")
         (tmp_path / "data.dvc").write_text("outs:\n- md5: 12")
         arguments = arguments[:-1]
-    places = (
-        () if any("project=" in one for one in arguments) else ("--exec", f"project={tmp_path}")
-    )
-    done = codegen(*arguments, *places)
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    first, *rest = done.stderr[done.stderr.index("✗") :].strip().splitlines()
-    assert named in first
+    names_project = any("project=" in argument for argument in arguments)
+    options = () if names_project else ("--exec", f"project={tmp_path}")
+    result = run_codegen(*arguments, *options)
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
+    first, *rest = result.stderr[result.stderr.index("✗") :].strip().splitlines()
+    assert message in first
     assert [line.split(":")[0].strip() for line in rest] == ["expected", "fix"]
     assert not (tmp_path / "var/store").exists()

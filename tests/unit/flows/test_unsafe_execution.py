@@ -1,4 +1,4 @@
-"""Programs that ran without isolation: asked for by name, told to the gate."""
+"""Execution without a sandbox: needs an option, and the gate sees it."""
 
 from __future__ import annotations
 
@@ -23,26 +23,22 @@ def evaluation(**statistics: JsonValue) -> Artifact:
 
 
 @pytest.mark.parametrize(
-    ("measured", "sandboxed"),
+    ("statistics", "sandboxed"),
     [
         ([{"bits": 1.0}, {"executed": True, "isolated": True}], True),
         ([{"executed": True, "isolated": True}, {"executed": True, "isolated": False}], False),
         ([{"executed": False, "isolated": None}, {"bits": 1.0}], None),
-        ([{"executed": True}], False),  # whoever does not say was not isolated
+        ([{"executed": True}], False),  # A missing entry counts as not isolated.
     ],
 )
-def test_the_gate_learns_whether_every_program_was_isolated(
-    measured: list[dict[str, JsonValue]], sandboxed: bool | None
+def test_evidence_states_whether_all_programs_ran_in_a_sandbox(
+    statistics: list[dict[str, JsonValue]], sandboxed: bool | None
 ) -> None:
-    assert (
-        _sandboxed({str(place): evaluation(**one) for place, one in enumerate(measured)})
-        is sandboxed
-    )
+    evaluations = {str(index): evaluation(**values) for index, values in enumerate(statistics)}
+    assert _sandboxed(evaluations) is sandboxed
 
 
 @pytest.mark.parametrize("command", ["run", "evaluate", "promote"])
-def test_commands_that_execute_know_the_option(command: str) -> None:
-    assert (
-        "--unsafe-execution"
-        in CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
-    )
+def test_commands_that_execute_generated_code_have_the_option(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert "--unsafe-execution" in result.stdout

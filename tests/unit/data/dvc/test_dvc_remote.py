@@ -13,14 +13,7 @@ from typing import Any
 
 import pytest
 from dvc.repo import Repo
-from fixtures.projects import (
-    add_remote,
-    dvc_status,
-    files_below,
-    new_project,
-    pull_fixtures,
-    visible,
-)
+from fixtures.projects import add_remote, dvc_status, read_files, new_project, pull_fixtures, visible_files
 
 from components.core.errors import DataError, RemoteError
 from components.data.dvc.dvc_remote import PushResult, check_remote, push
@@ -96,7 +89,7 @@ def test_pushed_data_can_be_pulled_without_archives(project, fixture_archives, u
     assert state is not None
     assert (state.url, state.missing) == (url, ())
     pulled = pull_fixtures(clone, fixture_archives, archives=None)
-    assert files_below(clone / "data") == files_below(project / "data")
+    assert read_files(clone / "data") == read_files(project / "data")
     assert "from the DVC remote backup" in pulled.summary
     assert (clone / "data.dvc").read_bytes() == (project / "data.dvc").read_bytes()
     assert dvc_status(clone) == {}
@@ -108,7 +101,7 @@ def test_dvc_can_pull_pushed_data(pushed, folder, tmp_path):
     clone = clone_of(pushed, tmp_path / "clone")
     with Repo(str(clone)) as repo:
         assert repo.pull()["stats"]["fetched"] == _NUM_OBJECTS
-    assert files_below(clone / "data") == files_below(pushed / "data")
+    assert read_files(clone / "data") == read_files(pushed / "data")
 
 
 def test_pull_without_data_dvc_uses_the_pinned_md5(pushed, fixture_archives, tmp_path):
@@ -125,7 +118,7 @@ def test_origin_archives_ignores_the_remote(pushed, fixture_archives, tmp_path):
     clone = clone_of(pushed, tmp_path / "clone")
     pulled = pull_fixtures(clone, fixture_archives, origin="archives")
     assert pulled.origin == "the pinned archives"
-    assert files_below(clone / "data") == files_below(pushed / "data")
+    assert read_files(clone / "data") == read_files(pushed / "data")
 
 
 def test_without_a_remote_push_fails_and_pull_uses_archives(project, fixture_archives):
@@ -133,7 +126,7 @@ def test_without_a_remote_push_fails_and_pull_uses_archives(project, fixture_arc
         DataError, match=r"has no default DVC remote(.|\n)*dvc remote add --default"
     ):
         pull_fixtures(project, fixture_archives, origin="remote")
-    assert visible(project) == []
+    assert visible_files(project) == []
     assert pull_fixtures(project, fixture_archives).origin == "the pinned archives"
     assert check_remote(project) is None
     with pytest.raises(
@@ -147,7 +140,7 @@ def test_changed_data_is_not_pushed(pushed, folder):
     (pushed / "data/nl/manual-1.0.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match="codegen data status"):
         push(pushed)
-    assert files_below(folder) == sent
+    assert read_files(folder) == sent
 
 
 @pytest.mark.parametrize("damage", ["lost", "short"])
@@ -162,7 +155,7 @@ def test_lost_object_is_reported_and_sent_again(pushed, folder, fixture_archives
     clone = clone_of(pushed, tmp_path / "clone")
     with pytest.raises(RemoteError, match=r"data/nl/manual-1\.0\.jsonl"):
         pull_fixtures(clone, fixture_archives, archives=None, origin="remote")
-    assert visible(clone) == ["data.dvc"]
+    assert visible_files(clone) == ["data.dvc"]
 
     assert push(pushed).num_sent == 1
     assert files_below(folder) == intact
@@ -177,13 +170,13 @@ def test_damaged_object_is_rejected(pushed, folder, fixture_archives, tmp_path):
         pull_fixtures(clone, fixture_archives, archives=None, origin="remote")
     assert "damaged bytes of data/mono/scripts-1.0.jsonl" in caught.value.got
     assert str(broken) in caught.value.fix
-    assert visible(clone) == ["data.dvc"]
+    assert visible_files(clone) == ["data.dvc"]
 
     pulled = pull_fixtures(clone, fixture_archives)
     assert pulled.origin.startswith(
         "the pinned archives, since the DVC remote backup has damaged bytes"
     )
-    assert files_below(clone / "data") == files_below(pushed / "data")
+    assert read_files(clone / "data") == read_files(pushed / "data")
 
 
 def test_damaged_list_of_files_is_rejected(pushed, folder, fixture_archives, tmp_path):
@@ -192,7 +185,7 @@ def test_damaged_list_of_files_is_rejected(pushed, folder, fixture_archives, tmp
     clone = clone_of(pushed, tmp_path / "clone")
     with pytest.raises(RemoteError, match="damaged bytes of the list of files"):
         pull_fixtures(clone, fixture_archives, archives=None, origin="remote")
-    assert visible(clone) == ["data.dvc"]
+    assert visible_files(clone) == ["data.dvc"]
 
 
 def test_unreachable_remote_raises_remote_error(pushed, fixture_archives, tmp_path):
@@ -308,10 +301,10 @@ def test_pull_from_the_remote_after_a_kill_gives_the_same_data(
         process.kill()
     assert process.returncode == -signal.SIGKILL
     pull_fixtures(clone, fixture_archives, archives=None, origin="remote")
-    assert files_below(clone / "data") == files_below(pushed / "data")
+    assert read_files(clone / "data") == read_files(pushed / "data")
     assert (clone / "data.dvc").read_bytes() == (pushed / "data.dvc").read_bytes()
     assert dvc_status(clone) == {}
-    assert visible(clone) == ["data", "data.dvc"]
+    assert visible_files(clone) == ["data", "data.dvc"]
 
 
 _PULL = """

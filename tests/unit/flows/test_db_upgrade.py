@@ -1,4 +1,4 @@
-"""Databases of earlier versions, made by their own migrations up to a revision of that time."""
+"""Upgrades of old databases, which the tools' own migrations create up to an old revision."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from flows.settings.execution import Execution
 
 pytestmark = [pytest.mark.slow, pytest.mark.apart]
 
-MLFLOW_THEN, PREFECT_THEN = "1971f2d9a75b", "f416ea180ae1"
-"""Revisions of schemas that are older than the installed ones."""
+OLD_MLFLOW_REVISION = "1971f2d9a75b"
+OLD_PREFECT_REVISION = "f416ea180ae1"
 
-_OLD_MLFLOW = """
+_CREATE_OLD_MLFLOW = """
 import sys, sqlalchemy
 from alembic import command
 from mlflow.store.db.utils import _get_alembic_config
@@ -37,22 +37,31 @@ with engine.begin() as connection:
 
 @pytest.fixture
 def execution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Execution:
-    """A workspace whose MLflow and Prefect have not been started yet."""
+    """A workspace without databases."""
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     for folder in ("prefect", "mlflow"):
         (tmp_path / folder).mkdir()
     return Execution(project=str(tmp_path), workspace=".")
 
 
-def make_old(execution: Execution) -> None:
-    """Both databases as earlier versions left them, with a run and a flow in them."""
+def create_old_databases(execution: Execution) -> None:
+    """Create both databases of old versions, with an experiment and a flow."""
     environment = {
         **os.environ,
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{prefect(execution)}",
     }
     for arguments in (
-        ["-c", _OLD_MLFLOW, execution.resolved_tracking_uri, MLFLOW_THEN],
-        ["-m", "prefect", "server", "database", "upgrade", "--yes", "--revision", PREFECT_THEN],
+        ["-c", _CREATE_OLD_MLFLOW, execution.resolved_tracking_uri, OLD_MLFLOW_REVISION],
+        [
+            "-m",
+            "prefect",
+            "server",
+            "database",
+            "upgrade",
+            "--yes",
+            "--revision",
+            OLD_PREFECT_REVISION,
+        ],
     ):
         subprocess.run(
             [sys.executable, *arguments],
@@ -90,56 +99,59 @@ def content(database: Path) -> list[str]:
         return list(connection.iterdump())
 
 
-def test_old_databases_are_refused_then_upgraded_with_what_is_in_them_and_copied_first(
+def test_old_databases_are_rejected_backed_up_and_upgraded_with_their_content(
     execution: Execution,
 ) -> None:
-    make_old(execution)
+    create_old_databases(execution)
     tracking = Tracking(execution.resolved_tracking_uri, execution.workspace_path / "artifacts")
-    with pytest.raises(TrackingError, match="codegen upgrade"):
+    with pytest.raises(TrackingError, match=r"codegen (db )?upgrade"):
         tracking.check()
     with pytest.raises(
-        ConfigError, match=f"(?s)Prefect's database .*{PREFECT_THEN}.*codegen upgrade"
+        ConfigError, match=f"(?s)Prefect's database .*{OLD_PREFECT_REVISION}.*codegen db upgrade"
     ):
         require_current_schema()
 
-    done = {one.name: one for one in upgrade(execution)}
-    assert (done["MLflow"].before, done["Prefect"].before) == (MLFLOW_THEN, PREFECT_THEN)
-    assert all(one.after not in ("", one.before) for one in done.values())
-    assert "old" in {one.name for one in tracking.client.search_experiments()}
+    results = {result.name: result for result in upgrade(execution)}
+    assert results["MLflow"].old_revision == OLD_MLFLOW_REVISION
+    assert results["Prefect"].old_revision == OLD_PREFECT_REVISION
+    assert all(result.new_revision not in ("", result.old_revision) for result in results.values())
+    experiments = tracking.client.search_experiments()
+    assert "old" in {experiment.name for experiment in experiments}
     assert names(prefect(execution), "flow") == ["old"]
-    for one, table, expected in (
-        (done["MLflow"], "experiments", ["old"]),
-        (done["Prefect"], "flow", ["old"]),
-    ):
-        assert one.backup is not None
-        assert set(expected) <= set(names(one.backup, table))
+    for name, table in (("MLflow", "experiments"), ("Prefect", "flow")):
+        backup = results[name].backup
+        assert backup is not None
+        assert "old" in names(backup, table)
 
     require_current_schema()
     again = list(upgrade(execution))
-    assert [(one.before == one.after, one.backup) for one in again] == [(True, None)] * 2
+    assert all(result.old_revision == result.new_revision for result in again)
+    assert [result.backup for result in again] == [None, None]
     assert len(list(execution.workspace_path.rglob("*.before-*"))) == 2
 
 
-def test_an_upgrade_that_fails_leaves_the_database_as_it_was(execution: Execution) -> None:
-    make_old(execution)
+def test_a_failed_upgrade_restores_the_database(execution: Execution) -> None:
+    create_old_databases(execution)
     with closing(sqlite3.connect(mlflow(execution))) as connection, connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'of-the-future'")
-    before = content(mlflow(execution))
-    with pytest.raises(ConfigError, match=r"(?s)MLflow's database failed.*of-the-future.*before-"):
+        connection.execute("UPDATE alembic_version SET version_num = 'unknown-revision'")
+    content_before = content(mlflow(execution))
+    with pytest.raises(
+        ConfigError, match=r"(?s)MLflow's database failed.*unknown-revision.*before-"
+    ):
         list(upgrade(execution))
-    assert content(mlflow(execution)) == before
+    assert content(mlflow(execution)) == content_before
 
 
-def test_what_is_not_there_needs_nothing(execution: Execution) -> None:
+def test_missing_databases_are_not_upgraded(execution: Execution) -> None:
     assert list(upgrade(execution)) == list[DatabaseUpgrade]()
 
 
-def test_a_file_that_is_no_database_is_said_to_be_none(execution: Execution) -> None:
-    mlflow(execution).write_text("a letter, and no database at all" * 100)
-    with pytest.raises(ConfigError, match="is no database"):
+def test_a_file_that_is_not_a_database_is_an_error(execution: Execution) -> None:
+    mlflow(execution).write_text("plain text" * 300)
+    with pytest.raises(ConfigError, match="is not a database"):
         list(upgrade(execution))
 
 
-def test_a_database_elsewhere_is_its_administrators(execution: Execution) -> None:
-    with pytest.raises(ConfigError, match="not SQLite but postgresql"):
+def test_a_database_other_than_sqlite_is_an_error(execution: Execution) -> None:
+    with pytest.raises(ConfigError, match="postgresql, not SQLite"):
         list(upgrade(execution.replace(tracking_uri="postgresql://localhost/mlflow")))

@@ -1,4 +1,4 @@
-"""Who cannot be told is said before any server is asked."""
+"""Invalid notification URLs, events and ports are rejected before any server is contacted."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typer.testing import CliRunner
 
 from components.core.errors import ConfigError
 from flows.cli.main import app
-from flows.deploy.notifications import subscribe
+from flows.deploy.automations import subscribe
 
 
 @pytest.mark.parametrize(
-    "address",
+    "url",
     [
         "",
         "hooks.example.org",
@@ -22,19 +22,19 @@ from flows.deploy.notifications import subscribe
         "http://a:port/",
     ],
 )
-def test_an_address_where_nobody_is(address: str) -> None:
-    with pytest.raises(ConfigError, match="there is nobody at the address"):
-        subscribe(address, ("failed",))
+def test_an_invalid_url_is_an_error(url: str) -> None:
+    with pytest.raises(ConfigError, match="is not a valid notification URL"):
+        subscribe(url, ("failed",))
 
 
-def test_no_password_is_shown() -> None:
+def test_the_error_contains_no_password() -> None:
     with pytest.raises(ConfigError) as caught:
         subscribe("smtp://robot:secret@example.org", ("failed",))
     assert "secret" not in str(caught.value)
 
 
-def test_an_occasion_that_is_none() -> None:
-    with pytest.raises(ConfigError, match="no occasion 'never'"):
+def test_an_unknown_event_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="no event 'never'"):
         subscribe("https://hooks.example.org", ("never",))
 
 
@@ -46,5 +46,5 @@ def test_an_occasion_that_is_none() -> None:
         ["models", "serve", "a", "--port=-1"],
     ],
 )
-def test_a_port_that_cannot_be_is_wrong_usage(command: list[str]) -> None:
+def test_an_invalid_port_is_wrong_usage(command: list[str]) -> None:
     assert CliRunner().invoke(app, command).exit_code == 2

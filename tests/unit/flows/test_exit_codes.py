@@ -1,0 +1,110 @@
+"""Exit codes and error messages of the command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run_codegen(
+    *arguments: str, prelude: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `codegen` in its own process, after the statements of `prelude`."""
+    script = (
+        "import sys; sys.argv = ['codegen', *sys.argv[1:]]\n"
+        f"{prelude}\nfrom flows.cli.main import main; main()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+BUG = """
+import flows.cli.inspect
+def broken(*arguments):
+    raise ZeroDivisionError("a bug of ours\\nand more of it")
+flows.cli.inspect.load_recipe = broken
+"""
+LIST_RECIPES = ("recipe", "list")
+
+
+def test_an_unexpected_exception_is_reported_as_an_internal_error() -> None:
+    result = run_codegen(*LIST_RECIPES, prelude=BUG)
+    assert result.returncode == 70
+    first, *rest = result.stderr.strip().splitlines()
+    assert first == "✗ ZeroDivisionError: a bug of ours (line 5 of <string>)"
+    assert [line.split(":")[0].strip() for line in rest] == ["expected", "fix"]
+    assert "bug of codegen" in rest[0]
+    assert "--debug" in rest[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (("--debug", *LIST_RECIPES), {}),
+        ((*LIST_RECIPES, "--debug"), {}),
+        (LIST_RECIPES, {"CODEGEN_DEBUG": "1"}),
+    ],
+    ids=["before", "after", "environment"],
+)
+def test_debug_prints_the_traceback_of_an_internal_error(
+    arguments: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    result = run_codegen(*arguments, prelude=BUG, **environment)
+    assert result.returncode == 70
+    assert result.stderr.count("Traceback (most recent call last)") == 1
+    assert "in broken" in result.stderr
+    assert "✗ ZeroDivisionError" in result.stderr
+
+
+def test_debug_prints_the_traceback_of_a_user_error() -> None:
+    plain = run_codegen("recipe", "show", "absent")
+    debugged = run_codegen("recipe", "show", "absent", "--debug")
+    assert plain.returncode == debugged.returncode == 1
+    assert plain.stderr.startswith("✗ there is no recipe 'absent'\n  expected: ")
+    assert "Traceback" not in plain.stderr
+    assert debugged.stderr.startswith("Traceback")
+    assert debugged.stderr.endswith(plain.stderr)
+
+
+def test_codegen_debug_0_prints_no_traceback() -> None:
+    assert "Traceback" not in run_codegen("recipe", "show", "absent", CODEGEN_DEBUG="0").stderr
+
+
+def test_an_unknown_option_exits_with_2() -> None:
+    result = run_codegen("recipe", "list", "--nothing")
+    assert result.returncode == 2
+    assert "No such option: --nothing" in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_exit_code_after_an_interrupt_contains_the_signal(number: signal.Signals) -> None:
+    kill = BUG.replace(
+        'raise ZeroDivisionError("a bug of ours\\nand more of it")',
+        f"import os; os.kill(os.getpid(), {number:d})",
+    )
+    result = run_codegen(*LIST_RECIPES, prelude=kill)
+    assert result.returncode == 128 + number
+    assert "run the same command to resume" in result.stderr
+
+
+def test_the_module_can_be_run_from_another_folder(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "flows.cli.main", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert result.stdout.startswith("Usage: codegen [OPTIONS] COMMAND")

@@ -43,7 +43,9 @@ def require_free_port(name: str, port: int) -> None:
             ) from None
 
 
-def health_error(url: str, timeout_s: float, credentials: tuple[str, str] | None = None) -> str | None:
+def health_error(
+    url: str, timeout_s: float, credentials: tuple[str, str] | None = None
+) -> str | None:
     """Return why an HTTP server is not healthy, without credentials; None if it is healthy."""
     import httpx  # Prefect's client uses it too, so both accept the same addresses. Slow to import.
 

@@ -73,7 +73,7 @@ def pull(
     """Bring a preset's bytes into data/, from DVC's remote or the pinned archives, and commit their md5 with DVC."""
     chosen = load_recipe("starter", [f"data.preset={preset}"])
     execution = load_execution(at)
-    from flows.prepare import pull as pull_data
+    from flows.steps.prepare_corpora import pull_data
 
     pulled = pull_data(chosen, execution, origin.value)
     if as_json:
@@ -205,8 +205,8 @@ def estimate(
 ) -> None:
     """What preparation will come to, from a sample: documents, rejects, tokens, disk, hours; nothing is prepared."""
     chosen, execution = load_recipe(recipe, sets), load_execution(at)
-    from flows.steps.estimate_corpus import estimate as foretell
-    from flows.steps.estimate_corpus import format_estimate, notes
+    from flows.steps.estimate_corpus import estimate_corpora as foretell
+    from flows.steps.estimate_corpus import estimate_notes, format_estimate
 
     if as_json:
         print_json(dict(foretell(chosen, execution, corpus, sample_mb)))
@@ -216,7 +216,7 @@ def estimate(
         is_whole &= found.is_whole
         for line in format_estimate(name, found, chosen, execution):
             console.print(line, soft_wrap=True, markup=False)
-    for note in notes(chosen, is_whole):
+    for note in estimate_notes(chosen, is_whole):
         console.print(note, soft_wrap=True, markup=False)
 
 
@@ -231,7 +231,7 @@ def push_prepared(
 ) -> None:
     """Copy prepared corpora, and the tokenizer they stand on, to a root that machines share."""
     chosen, execution = load_recipe(recipe, sets), load_execution(at)
-    from flows.steps.share import push_prepared as share
+    from flows.steps.corpora import push_prepared as share
 
     _say_copied(share(chosen, execution, root, labels), as_json)
 
@@ -247,7 +247,7 @@ def pull_prepared(
 ) -> None:
     """Copy prepared corpora, and their tokenizer, from a shared root; `codegen prepare` reuses them then."""
     chosen, execution = load_recipe(recipe, sets), load_execution(at)
-    from flows.steps.share import pull_prepared as share
+    from flows.steps.corpora import pull_prepared as share
 
     _say_copied(share(chosen, execution, root, labels), as_json)
 
@@ -302,7 +302,8 @@ def card(
 ) -> None:
     """The dataset card of the prepared corpora, in Markdown: sources, licences, sizes, what was left out, digests."""
     chosen, execution = load_recipe(recipe, sets), load_execution(at)
-    from flows.steps.corpora import dataset_card, find_corpora
+    from flows.steps.corpora import find_corpora
+    from flows.steps.prepare_corpora import dataset_card
 
     typer.echo(
         dataset_card(chosen, execution, find_corpora(chosen, execution, execution.open_store())),

@@ -68,7 +68,7 @@ def model(
     _require_one_temperature_of_mtpb(benchmark, temperature, sets)
     chosen = load_recipe(recipe, [*_overrides(n, temperature), *sets])
     execution = load_execution(at, runs=True, unsafe=unsafe)
-    from flows.evaluate_model import evaluate_model
+    from flows.evaluate import evaluate_model
 
     checkpoint, evaluations = evaluate_model(
         model, tuple(dict.fromkeys(benchmark)), chosen, execution

@@ -102,7 +102,7 @@ def why(label: Label, as_json: Json = False, at: ExecutionOverrides = []) -> Non
     """Why an artifact was made anew: what differs from its nearest sibling, in recipe, inputs and code."""
     store = load_execution(at).open_store()
     from components.core.recipe_diff import diff_against_nearest as nearest
-    from flows.steps.explain_rebuild import explain_rebuild, format_changes
+    from components.core.recipe_diff import explain_rebuild, format_changes
 
     chosen = store.load(label)
     sibling, _ = nearest(store, chosen) or (None, [])

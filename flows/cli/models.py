@@ -152,10 +152,10 @@ def promote(
     Whoever runs this approves of it, so nobody is asked, whatever the recipe says.
     """
     chosen, execution = load_recipe(recipe, sets), load_execution(at, runs=True)
-    from flows.promote_version import promote_version
-    from flows.steps.approval import user
+    from flows.promote import promote_version
+    from flows.steps.approval import current_user
 
-    done = promote_version(version, chosen, execution, approved_by=user(), reason=reason)
+    done = promote_version(version, chosen, execution, approved_by=current_user(), reason=reason)
     if as_json:
         print_json(done)
     else:
@@ -181,10 +181,10 @@ def rollback(
     """Make the version before the champion the champion again."""
     tracking = _tracking(at)
     from components.registry.queries import rollback as roll_back
-    from flows.deploy.notifications import emit_promotion_event
-    from flows.steps.approval import user
+    from flows.runtime.events import emit_promotion_event
+    from flows.steps.approval import current_user
 
-    done = roll_back(tracking, name, f"{user()} (codegen models rollback)", reason)
+    done = roll_back(tracking, name, f"{current_user()} (codegen models rollback)", reason)
     emit_promotion_event(done)
     if as_json:
         print_json(done)
@@ -243,7 +243,7 @@ def export(
 ) -> None:
     """A checkpoint as a plain Hugging Face folder, its logits compared with those of transformers first."""
     execution = load_execution(at)
-    from flows.steps.export import export as export_checkpoint
+    from flows.steps.resolve_model import export_model as export_checkpoint
 
     exported = export_checkpoint(execution, checkpoint, folder, layout=layout, dtype=dtype)
     if as_json:

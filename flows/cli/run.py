@@ -82,7 +82,7 @@ def train(
 ) -> None:
     """Train the stages up to one, each from the last one's weights."""
     chosen, execution = load_recipe(recipe, sets), _start_run(at)
-    from flows.train import stages_up_to
+    from flows.steps.stage_training import stages_up_to
     from flows.train import train as flow
 
     checkpoints = flow(chosen, execution, last_stage=stages_up_to(chosen, stage)[-1])

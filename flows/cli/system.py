@@ -34,18 +34,18 @@ def doctor(as_json: Json = False, at: ExecutionOverrides = []) -> None:
             continue
         mark = (
             "[green]✓[/green]"
-            if one.fine
+            if one.ok
             else "[red]✗[/red]"
-            if one.needed
+            if one.required
             else "[yellow]![/yellow]"
         )
-        console.print(f"{mark} {one.name:<12} {escape(one.found)}", soft_wrap=True)
-        if not one.fine:
+        console.print(f"{mark} {one.name:<12} {escape(one.detail)}", soft_wrap=True)
+        if not one.ok:
             console.print(
-                f"    without it:  {escape(one.cost)}\n    fix:     {escape(one.remedy)}",
+                f"    without it:  {escape(one.impact)}\n    fix:     {escape(one.fix)}",
                 soft_wrap=True,
             )
-    fine = all(one.fine for one in findings if one.needed)
+    fine = all(one.ok for one in findings if one.required)
     if as_json:
         print_json({"fine": fine, "findings": findings})
     if not fine:

@@ -28,11 +28,10 @@ from components.core.artifact import Artifact
 from components.core.errors import ConfigError
 from components.core.network import redact_credentials
 from components.training.config import StageName
-from flows.evaluate_model import evaluate_model
+from flows.evaluate import evaluate_model
 from flows.pipeline import pipeline
 from flows.prepare import PreparedData, prepare
-from flows.promote_version import promote_version
-from flows.roll_back import rollback
+from flows.promote import promote_version, rollback
 from flows.settings.execution import Execution, environment
 from flows.settings.recipes import Recipe
 from flows.settings.recipes import recipe as named_recipe

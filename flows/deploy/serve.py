@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from components.core.errors import CodegenError
-from flows.settings.credentials import read_or_create, use
 from flows.servers.local_servers import ServerProcesses, local_servers, on_loopback
+from flows.settings.credentials import read_or_create, use
 from flows.settings.execution import HEARTBEAT_S, Execution
 from flows.settings.recipes import Recipe
 

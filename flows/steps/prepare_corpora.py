@@ -206,9 +206,7 @@ def dataset_card(recipe: Recipe, execution: Execution, corpora: RecipeCorpora) -
         tokenizer=corpora.tokenizer,
         prepared=corpora.prepared,
     )
-    return render_card(
-        card_inputs, pins.of(recipe.data.preset), pins.vocabulary, paper_corpora()
-    )
+    return render_card(card_inputs, pins.of(recipe.data.preset), pins.vocabulary, paper_corpora())
 
 
 def training_corpora_of(

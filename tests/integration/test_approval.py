@@ -28,7 +28,7 @@ import sys
 from flows.settings.execution import Execution, setup_environment
 execution = Execution(workspace=sys.argv[1], tracking_uri=sys.argv[2])
 setup_environment(execution)
-from flows.promote_version import promote_version
+from flows.promote import promote_version
 from flows.settings.recipes import tiny
 gate = tiny().promotion.replace(approval="person", approval_timeout_s=int(sys.argv[4]))
 print(promote_version(sys.argv[3], tiny().replace(promotion=gate), execution).summary)

@@ -19,9 +19,10 @@ from components.data.archives.pins import Pins
 from components.data.dvc import dvc_repo
 from components.data.raw_corpus import raw_artifacts
 from components.registry.evidence_store import download_run_file
-from flows.prepare import prepare, pull
+from flows.prepare import prepare
 from flows.settings.execution import Execution
 from flows.settings.recipes import tiny
+from flows.steps.prepare_corpora import pull_data
 from flows.train import train
 
 pytestmark = pytest.mark.slow
@@ -139,7 +140,7 @@ def test_data_changed_by_hand_is_not_trained_on(
         "a pull would have undone the edit without a word"
     )
     assert published(pulled) == []
-    pull(
+    pull_data(
         tiny(), execution(pulled, fixture_archives.folder)
     )  # Whoever asks for it gets the committed bytes back.
     assert dvc_repo.committed(pulled) == before

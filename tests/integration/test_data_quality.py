@@ -111,13 +111,13 @@ def test_mlflow_has_a_sample_of_every_reason_and_the_counts_beside_the_card(
     for run in (first, second):
         assert {one.path for one in project.client.list_artifacts(run.info.run_id)} >= {
             "dataset-card.md",
-            "left-out.json",
+            "rejects.json",
         }
         assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [
-            {"path": "left-out.json", "type": "table"}
+            {"path": "rejects.json", "type": "table"}
         ]
         table = project.client.load_table(
-            run.info.experiment_id, "left-out.json", run_ids=[run.info.run_id]
+            run.info.experiment_id, "rejects.json", run_ids=[run.info.run_id]
         )
         tables.append(table.to_dict("records"))
     reasons = [

@@ -16,9 +16,8 @@ from fixtures.processes import kill_when
 from fixtures.projects import new_project
 from fixtures.tmpfs import grow, small_disk
 
-from components.core.network import free_port
+from components.core.network import free_port, health_error
 from components.core.store import Store
-from flows.servers.local_servers import health_error
 
 if TYPE_CHECKING:
     from fixtures.projects import FixtureArchives

@@ -67,7 +67,7 @@ def test_a_schedule_runs_by_itself(project: Served, scheduled: str) -> None:
 
 def test_what_the_schedule_made_is_reused_and_shown_as_such(project: Served, whole: str) -> None:
     states = project.tasks_of(whole)
-    assert states["prepare mono"] == "Reused"
+    assert states["prepare mono"] == "Cached"
     assert states["train mono"] == "Completed"
 
 
@@ -171,7 +171,7 @@ def test_two_runs_that_build_the_same_thing_build_it_once(project: Served, whole
     second = project.run("pipeline/tiny", recipe=recipe, execution=place)
     assert [project.end_of(run)["type"] for run in (first, second)] == ["COMPLETED", "COMPLETED"]
     states = sorted(project.tasks_of(run)["train nl"] for run in (first, second))
-    assert states == ["Completed", "Reused"]
+    assert states == ["Completed", "Cached"]
 
 
 def test_who_wants_to_know_is_told_that_a_run_failed(project: Served, whole: str) -> None:

@@ -87,7 +87,7 @@ for name in %s:
 
 def test_the_flows_import_prefect_and_nothing_else_that_is_heavy() -> None:
     found = imported_by(
-        "import flows.pipeline, flows.cli.plan, flows.evaluate_model, components.training.planning.planner"
+        "import flows.pipeline, flows.cli.plan, flows.evaluate, components.training.planning.planner"
     )
     assert "prefect" in found
     assert not found & HEAVY

@@ -17,7 +17,7 @@ from components.data.raw_corpus import raw_artifacts
 from components.preparation.estimate import Estimate, Interval
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe, starter, tiny
-from flows.steps.estimate_corpus import estimate, format_estimate, notes
+from flows.steps.estimate_corpus import estimate_corpora, estimate_notes, format_estimate
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureArc
 
 
 def test_every_corpus_of_a_recipe_without_preparing_it(place: Execution) -> None:
-    found = dict(estimate(tiny(), place, None, 64))
+    found = dict(estimate_corpora(tiny(), place, None, 64))
     assert list(found) == list(CORPORA)
     raw = raw_artifacts(place.project_path)
     for corpus, one in found.items():
@@ -44,7 +44,7 @@ def test_every_corpus_of_a_recipe_without_preparing_it(place: Execution) -> None
 
 def test_one_corpus_and_the_tokenizer_that_is_there(place: Execution) -> None:
     before = [one.provenance["created_at"] for one in place.open_store().list_artifacts()]
-    ((corpus, _),) = estimate(tiny(), place, "multi", 64)
+    ((corpus, _),) = estimate_corpora(tiny(), place, "multi", 64)
     assert corpus == "multi"
     assert [one.provenance["created_at"] for one in place.open_store().list_artifacts()][
         : len(before)
@@ -61,10 +61,10 @@ def test_sources_of_ones_own_need_no_preset(place: Execution, tmp_path: Path) ->
     own = tiny().override(
         ["data.preset=starter", f'data.sources={{"mono": [{{"uri": "{tmp_path}/own.jsonl"}}]}}']
     )
-    ((_, found),) = estimate(own, place, "mono", 1)
+    ((_, found),) = estimate_corpora(own, place, "mono", 1)
     assert (found.documents.value, found.num_files) == (50, 1)
     with pytest.raises(DataError, match="data/ holds the preset tiny"):
-        list(estimate(own, place, "nl", 1))
+        list(estimate_corpora(own, place, "nl", 1))
 
 
 REFUSED: dict[str, tuple[tuple[str | None, int, list[str]], str]] = {
@@ -82,7 +82,7 @@ REFUSED: dict[str, tuple[tuple[str | None, int, list[str]], str]] = {
 def test_what_cannot_be_estimated_is_said(place: Execution, case: str) -> None:
     (corpus, sample_mb, sets), got = REFUSED[case]
     with pytest.raises(CodegenError) as error:
-        list(estimate(tiny().override(sets), place, corpus, sample_mb))
+        list(estimate_corpora(tiny().override(sets), place, corpus, sample_mb))
     assert got in error.value.got
     assert error.value.expected
     assert error.value.fix
@@ -90,7 +90,11 @@ def test_what_cannot_be_estimated_is_said(place: Execution, case: str) -> None:
 
 def test_without_data_it_says_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
-        list(estimate(tiny(), Execution(project=str(new_project(tmp_path / "project"))), None, 64))
+        list(
+            estimate_corpora(
+                tiny(), Execution(project=str(new_project(tmp_path / "project"))), None, 64
+            )
+        )
     assert "codegen data pull" in error.value.fix
 
 
@@ -164,9 +168,9 @@ def test_a_sample_that_is_all_needs_no_range_and_no_warning(tmp_path: Path) -> N
     assert lines[1] == "  documents  3"
     assert lines[-1].endswith("1,000,000 to train on: each of them 1.2 times")
     assert not [line for line in lines if "unreadable" in line or "free at" in line]
-    assert notes(paper_like(), is_whole=True) == []
+    assert estimate_notes(paper_like(), is_whole=True) == []
     across = paper_like().override(["data.dedup_across_corpora=true"])
-    (about_samples, about_others) = notes(across, is_whole=False)
+    (about_samples, about_others) = estimate_notes(across, is_whole=False)
     assert "beginnings of files" in about_samples
     assert "earlier corpora" in about_others
 
@@ -207,7 +211,7 @@ def test_the_command(place: Execution) -> None:
 
 def test_a_command_that_cannot_be_is_three_lines(place: Execution) -> None:
     with pytest.raises(ConfigError) as error:
-        list(estimate(tiny(), place, "Mono", 64))
+        list(estimate_corpora(tiny(), place, "Mono", 64))
     assert str(error.value).splitlines() == [
         "there is no corpus 'Mono'",
         "  expected: one of nl, multi, mono",

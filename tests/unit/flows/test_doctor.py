@@ -64,18 +64,18 @@ def test_a_disk_that_is_too_small_for_a_run_is_said_and_fails_nothing(tmp_path: 
 
 def test_a_disk_with_room_is_fine(tmp_path: Path) -> None:
     free = psutil.disk_usage(str(tmp_path)).free
-    assert findings(tmp_path)["disk"].fine == (free > 3_000_000_000)
+    assert findings(tmp_path)["disk"].ok == (free > 3_000_000_000)
 
 
 def test_versions_are_compared_with_those_that_were_tested_together(tmp_path: Path) -> None:
-    assert "not compared" in findings(tmp_path)["versions"].found
+    assert "not compared" in findings(tmp_path)["versions"].detail
     torch, numpy = (metadata.version(name).partition("+")[0] for name in ("torch", "numpy"))
     (tmp_path / "constraints.txt").write_text(f"# tested\ntorch=={torch}\nnobody-has-this==1.0\n")
     same = findings(tmp_path)["versions"]
-    assert (same.fine, same.found) == (True, f"1 packages as in {tmp_path / 'constraints.txt'}")
+    assert (same.ok, same.detail) == (True, f"1 packages as in {tmp_path / 'constraints.txt'}")
     (tmp_path / "constraints.txt").write_text(f"torch=={torch}\nnumpy==0.9\n")
     other = findings(tmp_path)["versions"]
-    assert (other.fine, other.needed, other.found) == (
+    assert (other.ok, other.required, other.detail) == (
         False,
         False,
         f"numpy {numpy} instead of 0.9",
@@ -84,8 +84,8 @@ def test_versions_are_compared_with_those_that_were_tested_together(tmp_path: Pa
 
 def test_every_package_that_is_declared_is_installed(tmp_path: Path) -> None:
     found = findings(tmp_path)["packages"]
-    assert found.fine
-    assert int(found.found.split()[0]) > 20
+    assert found.ok
+    assert int(found.detail.split()[0]) > 20
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ def test_servers_that_are_configured_and_do_not_answer_fail_the_examination(tmp_
 def test_without_servers_nothing_is_started_or_made(tmp_path: Path) -> None:
     found = findings(tmp_path)
     assert (
-        found["MLflow"].found
+        found["MLflow"].detail
         == f"no server is configured: the first run makes sqlite:///{tmp_path}/var/mlflow/mlflow.db"
     )
     assert not (tmp_path / "var" / "mlflow").exists()

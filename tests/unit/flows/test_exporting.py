@@ -13,7 +13,7 @@ from components.core.errors import ArtifactError
 from components.model.formats import CheckpointFormat, Dtype
 from components.model.huggingface import save_checkpoint
 from flows.settings.execution import Execution
-from flows.steps.export import export
+from flows.steps.resolve_model import export_model
 
 
 @pytest.fixture
@@ -45,7 +45,9 @@ def test_a_checkpoint_is_exported_by_label_address_or_folder(
         )
     for number, named in enumerate((checkpoint.label, checkpoint.address, str(tmp_path / "copy"))):
         out = tmp_path / f"out{number}"
-        exported = export(execution, named, out, layout=CheckpointFormat.gptj, dtype=Dtype.fp16)
+        exported = export_model(
+            execution, named, out, layout=CheckpointFormat.gptj, dtype=Dtype.fp16
+        )
         assert f"{out}: gptj in fp16" in exported.line
         assert type(AutoModelForCausalLM.from_pretrained(out)).__name__ == "GPTJForCausalLM"
         assert not (out / "manifest.json").exists()
@@ -60,7 +62,7 @@ def test_a_damaged_checkpoint_of_the_store_is_not_exported(
         file.write(b"\x00\x00\x00\x3e")
     for named in (checkpoint.label, checkpoint.address):
         with pytest.raises(ArtifactError, match=r"model\.safetensors is damaged"):
-            export(
+            export_model(
                 execution,
                 named,
                 tmp_path / "out",
@@ -72,7 +74,7 @@ def test_a_damaged_checkpoint_of_the_store_is_not_exported(
 
 def test_a_checkpoint_that_is_nowhere_is_said_so(execution: Execution, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no artifact is published at checkpoint/none"):
-        export(
+        export_model(
             execution,
             "checkpoint/none",
             tmp_path / "out",

@@ -6,9 +6,9 @@ import pytest
 
 from components.core.errors import ConfigError
 from components.training.config import TrainingExecution
+from flows.runtime.health_checks import preflight_check
 from flows.settings.execution import Execution
 from flows.settings.recipes import tiny
-from flows.steps.preflight import preflight_check
 
 # A step of the recipe has four sequences.
 

@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from components.training.metrics import StepMetrics
-from flows.runtime.training_view import describe, metric_rows, training_view
+from flows.runtime.training_view import format_step, metric_rows, training_view
 
 STEP = StepMetrics(
     step=120,
@@ -32,8 +32,10 @@ LEFT_OUT = STEP.replace(
 
 
 def test_a_line_says_where_it_is() -> None:
-    assert describe(STEP, 400) == "step 120/400  loss 4.310  7,030 tokens/s  MFU 61%  0:58 left"
-    assert describe(LEFT_OUT, 400) == "step 121/400  left out  7,030 tokens/s  MFU 61%  0:58 left"
+    assert format_step(STEP, 400) == "step 120/400  loss 4.310  7,030 tokens/s  MFU 61%  0:58 left"
+    assert (
+        format_step(LEFT_OUT, 400) == "step 121/400  left out  7,030 tokens/s  MFU 61%  0:58 left"
+    )
 
 
 def test_the_table_has_every_figure_of_a_step() -> None:
@@ -70,5 +72,6 @@ def test_elsewhere_the_last_step_is_always_said() -> None:
         show(STEP)
         show(LEFT_OUT)
     assert (
-        output.getvalue() == f"  mono  {describe(STEP, 121)}\n  mono  {describe(LEFT_OUT, 121)}\n"
+        output.getvalue()
+        == f"  mono  {format_step(STEP, 121)}\n  mono  {format_step(LEFT_OUT, 121)}\n"
     )

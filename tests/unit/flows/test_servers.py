@@ -12,8 +12,8 @@ from fixtures.sinks import running
 
 from components.core.errors import ConfigError
 from components.core.files import write_json
-from components.core.network import free_port
-from flows.servers.local_servers import health_error, local_servers
+from components.core.network import free_port, health_error
+from flows.servers.local_servers import local_servers
 from flows.settings.execution import SERVERS_FILE, Execution
 
 

@@ -22,16 +22,15 @@ from flows.settings.execution import Execution
 from flows.settings.recipes import tiny
 from flows.steps.corpora import (
     RecipeCorpora,
-    benchmarks,
     corpus_uri,
-    dataset_card,
     find_corpora,
-    prepared_identity,
-    reject_counts,
-    sample_rejects,
-    tokenizer_identity,
+    load_benchmark_texts,
+    prepared_corpus_spec,
+    pull_prepared,
+    push_prepared,
+    tokenizer_spec,
 )
-from flows.steps.share import pull_prepared, push_prepared
+from flows.steps.prepare_corpora import dataset_card, reject_counts, sample_rejects
 
 
 def must_not_build(_: Path) -> dict[str, int]:
@@ -42,16 +41,16 @@ def prepare(execution: Execution) -> RecipeCorpora:
     """What the flow `prepare` makes, without Prefect and MLflow."""
     recipe, store, raw = tiny(), execution.open_store(), raw_artifacts(execution.project_path)
     tokenizer = store.get_or_build(
-        **tokenizer_identity(recipe, raw["vocabulary"])._asdict(),
+        **tokenizer_spec(recipe, raw["vocabulary"])._asdict(),
         build=lambda folder: build_tokenizer(
             Path(raw["vocabulary"].address) / "gpt2.tiktoken", recipe.tokenizer, folder
         ),
     ).artifact
-    avoided = benchmarks(recipe, execution).texts
+    avoided = load_benchmark_texts(recipe, execution).texts
     prepared: dict[str, Artifact] = {}
     for corpus in CORPORA:
         prepared[corpus] = store.get_or_build(
-            **prepared_identity(
+            **prepared_corpus_spec(
                 recipe, corpus, raw[corpus], tokenizer, avoided, prepared
             )._asdict(),
             build=lambda folder, corpus=corpus: prepare_corpus(
@@ -103,9 +102,9 @@ def test_another_corpus_is_what_changes_the_bytes_and_nothing_else() -> None:
     )
 
     def mono(*changes: str) -> str:
-        return prepared_identity(
+        return prepared_corpus_spec(
             tiny().override(list(changes)), "mono", raw, tokenizer, [], {}
-        ).recipe
+        ).recipe_hash
 
     def sources(**uris: str) -> str:
         return f"data.sources={json.dumps({name: [{'uri': uri}] for name, uri in uris.items()})}"
@@ -166,9 +165,9 @@ def test_what_was_pushed_by_recipe_is_pulled_by_recipe_and_reused(
     assert len(pulled) == 4
     store = elsewhere.open_store()
     found = find_corpora(tiny(), elsewhere, store)
-    avoided = benchmarks(tiny(), elsewhere).texts
+    avoided = load_benchmark_texts(tiny(), elsewhere).texts
     for corpus in CORPORA:
-        identity = prepared_identity(
+        identity = prepared_corpus_spec(
             tiny(), corpus, found.raw[corpus], found.tokenizer, avoided, {}
         )
         assert store.get_or_build(**identity._asdict(), build=must_not_build).reused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from prefect import flow
+from prefect import State, flow
 from prefect.states import Completed
 
 from components.core.artifact import Artifact
@@ -89,7 +89,7 @@ def promote_version(
     check_recipe_of_model(recipe, model)
     if not approved_by and is_missing_candidate(execution, model):
         # Frequent in scheduled runs. Prefect uses a returned state as the state of the flow.
-        state = Completed(name="NoCandidate", message=f"{model} does not exist")
+        state: State[None] = Completed(name="NoCandidate", message=f"{model} does not exist")
         return cast(Promotion, state)
     with open_flow_context(recipe, execution, "promote version", None) as context:
         version, evidence = load_evidence(context.run.tracking, model)

@@ -108,7 +108,7 @@ DEPLOYMENTS: dict[str, DeploymentSpec] = {
         cron="0 8 * * *",
         parameters={"model": "{recipe}-mono@candidate"},
     ),
-    "roll-back": DeploymentSpec(
+    "rollback": DeploymentSpec(
         rollback, tags=("promotion",), cron=None, parameters={"model": "{recipe}-mono"}
     ),
 }
@@ -254,7 +254,7 @@ def prefect_yaml_values(name: str, execution: Execution) -> dict[str, Any]:
         **parameters("pipeline", recipe, execution),
         "champion": parameters("evaluate-model", recipe, execution)["model"],
         "candidate": parameters("promote-version", recipe, execution)["model"],
-        "mono": parameters("roll-back", recipe, execution)["model"],
+        "mono": parameters("rollback", recipe, execution)["model"],
         "env": environment(execution),
         "project": str(execution.project_path),
     }

@@ -170,11 +170,7 @@ def prepare_corpus_step(
         return statistics
 
     prepared = context.get_or_build(
-        f"prepare {corpus}",
-        **spec._asdict(),
-        tags={"corpus": corpus},
-        resumable=True,
-        build=build,
+        f"prepare {corpus}", **spec._asdict(), tags={"corpus": corpus}, resumable=True, build=build
     )
     check_bad_records_of_reused_corpus(prepared.statistics, recipe.data.quarantine)
     return prepared

@@ -117,7 +117,7 @@ def collect_evidence(
             if name in _PROGRAM_BENCHMARKS
         },
         logit_difference=logit_difference,
-        sandboxed=_is_sandboxed(evaluations),
+        sandboxed=is_sandboxed(evaluations),
         git_dirty=is_dirty(checkpoint),
     )
 
@@ -163,7 +163,7 @@ def _version_name(artifact: Artifact | Parent) -> str:
     return PurePosixPath(artifact.address).name
 
 
-def _is_sandboxed(evaluations: Mapping[str, Artifact]) -> bool | None:
+def is_sandboxed(evaluations: Mapping[str, Artifact]) -> bool | None:
     """Whether all executed programs were isolated; None if none were executed."""
     isolated = [
         evaluation.statistics.get("isolated") is True

@@ -113,11 +113,7 @@ def _partial_results(context: FlowContext, **fields: Any) -> RunResults:
 
 
 def _publish_sections(
-    context: FlowContext,
-    name: str,
-    sections: Sequence[Section],
-    description: str,
-    footer: str = "",
+    context: FlowContext, name: str, sections: Sequence[Section], description: str, footer: str = ""
 ) -> None:
     from components.evaluation.report.markdown import markdown_of
 

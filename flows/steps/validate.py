@@ -57,7 +57,7 @@ def validate_raw_corpora(
     from components.validation.suites import CODE_VERSION
 
     recipe = context.recipe
-    corpora = {corpus: raw[corpus] for corpus in CORPORA}
+    corpora: dict[str, Artifact] = {corpus: raw[corpus] for corpus in CORPORA}
     previous = _previous_validation(context, "raw", corpora)
     examples: dict[str, list[QuarantinedRecord]] = {}
 
@@ -176,9 +176,7 @@ def _reading_config(recipe: Recipe) -> dict[str, Any]:
 
 
 def _check_bad_records(
-    context: FlowContext,
-    validation: Artifact,
-    examples: Mapping[str, list[QuarantinedRecord]],
+    context: FlowContext, validation: Artifact, examples: Mapping[str, list[QuarantinedRecord]]
 ) -> None:
     """Check the tolerated number of bad records; preparation would take 20 times as long to."""
     from components.data.sources.quarantine import check_bad_record_limit

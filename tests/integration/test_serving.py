@@ -239,7 +239,7 @@ def test_a_person_is_asked_approves_and_takes_it_back(project: Served, whole: st
             project.until(lambda one=waiting: project.state(one["id"])["id"] != one["state"]["id"])
         assert project.end_of(run)["type"] == "COMPLETED", project.log.read_text()
         told = sorted(posts.get(timeout=300)["subject"].split(" (")[0] for _ in range(6))
-        back = project.run("roll-back/tiny", model="codegen-tiny-nl", reason="as it reads")
+        back = project.run("rollback/tiny", model="codegen-tiny-nl", reason="as it reads")
         assert project.end_of(back)["type"] == "COMPLETED", project.log.read_text()
         assert posts.get(timeout=300)["subject"] == "codegen-tiny-nl version 1: rolled back"
     decided = {"nl": "promoted", "multi": "refused", "mono": "promoted"}

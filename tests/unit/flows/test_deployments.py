@@ -64,7 +64,7 @@ def test_a_schedule_is_off_until_somebody_switches_it_on() -> None:
     [
         ({"pipelin": "0 1 * * 6"}, "UTC", "there is no flow 'pipelin'"),
         ({"pipeline": "every day"}, "UTC", "the schedule of pipeline is 'every day'"),
-        ({"roll-back": "0 1 * * 6"}, "UTC", "there is no flow 'roll-back' to be scheduled"),
+        ({"rollback": "0 1 * * 6"}, "UTC", "there is no flow 'rollback' to be scheduled"),
         ({}, "Berlin", "no time zone 'Berlin'"),
     ],
 )

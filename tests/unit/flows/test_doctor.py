@@ -57,9 +57,9 @@ def test_a_disk_that_is_too_small_for_a_run_is_said_and_fails_nothing(tmp_path: 
     with small_disk(tmp_path / "small", size_kb=4096) as disk:
         status, found, _ = doctor(tmp_path, "--exec", f"workspace={disk}")
     assert status == 0
-    assert not found["disk"]["fine"]
-    assert found["disk"]["found"] == f"0.0 GB free at {disk}"
-    assert "free 3 GB, or set CODEGEN_WORKSPACE" in found["disk"]["remedy"]
+    assert not found["disk"]["ok"]
+    assert found["disk"]["detail"] == f"0.0 GB free at {disk}"
+    assert "free 3 GB, or set CODEGEN_WORKSPACE" in found["disk"]["fix"]
 
 
 def test_a_disk_with_room_is_fine(tmp_path: Path) -> None:
@@ -97,12 +97,12 @@ def test_servers_that_are_configured_and_do_not_answer_fail_the_examination(tmp_
     )
     assert status == 3
     assert "lovelace" not in f"{found}{errors}"
-    assert found["Prefect"]["found"].startswith(
+    assert found["Prefect"]["detail"].startswith(
         f"{url.replace('//', '//USER:PASSWORD@')}/api does not answer"
     )
-    assert "unset PREFECT_API_URL" in found["Prefect"]["remedy"]
-    assert url in found["MLflow"]["found"]
-    assert not found["MLflow"]["fine"]
+    assert "unset PREFECT_API_URL" in found["Prefect"]["fix"]
+    assert url in found["MLflow"]["detail"]
+    assert not found["MLflow"]["ok"]
 
 
 def test_without_servers_nothing_is_started_or_made(tmp_path: Path) -> None:

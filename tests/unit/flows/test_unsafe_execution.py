@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from components.core.artifact import Artifact
 from flows.cli.main import app
-from flows.steps.registration import _sandboxed
+from flows.steps.registration import is_sandboxed
 
 
 def evaluation(**statistics: JsonValue) -> Artifact:
@@ -35,7 +35,7 @@ def test_the_gate_learns_whether_every_program_was_isolated(
     measured: list[dict[str, JsonValue]], sandboxed: bool | None
 ) -> None:
     assert (
-        _sandboxed({str(place): evaluation(**one) for place, one in enumerate(measured)})
+        is_sandboxed({str(place): evaluation(**one) for place, one in enumerate(measured)})
         is sandboxed
     )
 

@@ -1,4 +1,4 @@
-"""Prepared corpora that one machine makes and another takes over, by recipe and by label; and their card."""
+"""Specs of corpora, sharing between machines by recipe or label, dataset card and rejects."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def must_not_build(_: Path) -> dict[str, int]:
 
 
 def prepare(execution: Execution) -> RecipeCorpora:
-    """What the flow `prepare` makes, without Prefect and MLflow."""
+    """Return the corpora as the flow `prepare` builds them, without Prefect and MLflow."""
     recipe, store, raw = tiny(), execution.open_store(), raw_artifacts(execution.project_path)
     tokenizer = store.get_or_build(
         **tokenizer_spec(recipe, raw["vocabulary"])._asdict(),
@@ -46,12 +46,12 @@ def prepare(execution: Execution) -> RecipeCorpora:
             Path(raw["vocabulary"].address) / "gpt2.tiktoken", recipe.tokenizer, folder
         ),
     ).artifact
-    avoided = load_benchmark_texts(recipe, execution).texts
+    benchmark_texts = load_benchmark_texts(recipe, execution).texts
     prepared: dict[str, Artifact] = {}
     for corpus in CORPORA:
         prepared[corpus] = store.get_or_build(
             **prepared_corpus_spec(
-                recipe, corpus, raw[corpus], tokenizer, avoided, prepared
+                recipe, corpus, raw[corpus], tokenizer, benchmark_texts, prepared
             )._asdict(),
             build=lambda folder, corpus=corpus: prepare_corpus(
                 folder,
@@ -62,31 +62,31 @@ def prepare(execution: Execution) -> RecipeCorpora:
                 tokenizer=recipe.tokenizer,
                 context_length=recipe.model.context_length,
                 seed=recipe.seed,
-                benchmarks=avoided,
+                benchmarks=benchmark_texts,
             ),
         ).artifact
     return RecipeCorpora(raw, tokenizer, prepared)
 
 
 @pytest.fixture(scope="module")
-def made(
+def prepared_project(
     tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureArchives
 ) -> tuple[Execution, RecipeCorpora]:
-    """A project in which the corpora of `tiny` were prepared. Not to be changed by a test."""
-    folder = new_project(tmp_path_factory.mktemp("made") / "project")
+    """A project with the prepared corpora of `tiny`. Tests must not change it."""
+    folder = new_project(tmp_path_factory.mktemp("prepared") / "project")
     pull_fixtures(folder, fixture_archives)
     execution = Execution(project=str(folder), pins=str(fixture_archives.folder / "pins.json"))
     return execution, prepare(execution)
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, made: tuple[Execution, RecipeCorpora]) -> Execution:
-    """Another machine, with the same data/ and an empty store."""
-    folder = new_project(tmp_path / "elsewhere")
+def other_machine(tmp_path: Path, prepared_project: tuple[Execution, RecipeCorpora]) -> Execution:
+    """Another machine with the same data/ and an empty store."""
+    folder = new_project(tmp_path / "other-machine")
     for name in ("data", "data.dvc"):
-        source = made[0].project_path / name
+        source = prepared_project[0].project_path / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    return made[0].replace(project=str(folder))
+    return prepared_project[0].replace(project=str(folder))
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -94,10 +94,10 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "shared") if request.param == "folder" else request.getfixturevalue("s3")
 
 
-def test_another_corpus_is_what_changes_the_bytes_and_nothing_else() -> None:
-    """Of a corpus of terabytes, no change elsewhere may cost the preparation."""
+def test_only_settings_that_change_the_bytes_of_a_corpus_change_its_recipe_hash() -> None:
+    """Other changes must not cause a rebuild of terabytes."""
     raw, tokenizer = (
-        Artifact(kind=kind, name="one", address="/x", recipe="0" * 64, digest="1" * 64)
+        Artifact(kind=kind, name="any", address="/x", recipe="0" * 64, digest="1" * 64)
         for kind in ("raw-corpus", "tokenizer")
     )
 
@@ -110,9 +110,9 @@ def test_another_corpus_is_what_changes_the_bytes_and_nothing_else() -> None:
         return f"data.sources={json.dumps({name: [{'uri': uri}] for name, uri in uris.items()})}"
 
     assert mono("data.quarantine.max_bad_fraction=0.5") == mono(), (
-        "it decides whether there is a corpus, not which"
+        "it decides whether a corpus is accepted, not its bytes"
     )
-    assert mono(sources(nl="pile/*.zst")) == mono(), "where another corpus comes from"
+    assert mono(sources(nl="pile/*.zst")) == mono(), "the sources of another corpus"
     assert (
         mono(sources(nl="a", mono="b"))
         == mono(sources(nl="c", mono="b"))
@@ -123,110 +123,122 @@ def test_another_corpus_is_what_changes_the_bytes_and_nothing_else() -> None:
     assert mono("data.filters.max_line_length=7") != mono()
 
 
-def test_a_corpus_is_streamed_only_from_a_store_elsewhere_and_only_where_there_is_a_cache(
+def test_a_corpus_is_streamed_only_from_a_remote_store_and_with_a_cache(
     tmp_path: Path,
 ) -> None:
     def build(folder: Path) -> dict[str, int]:
         (folder / "index.json").write_text("{}")
         return {}
 
-    def made(store: Store) -> Artifact:
+    def build_corpus(store: Store) -> Artifact:
         return store.get_or_build(
             "prepared-corpus", "nl", config={}, parents={}, code_version=1, build=build
         ).artifact
 
-    here = Store(tmp_path / "here")
-    elsewhere = Store(f"memory://{tmp_path.name}", scratch=tmp_path / "scratch")
+    local = Store(tmp_path / "local")
+    remote = Store(f"memory://{tmp_path.name}", scratch=tmp_path / "scratch")
     fetching = TrainingExecution()
     streaming = fetching.replace(
         streaming=StreamingCacheConfig(cache_folder=str(tmp_path / "cache"), cache_bytes=1)
     )
-    assert [corpus_uri(here, made(here), place) for place in (fetching, streaming)] == [
-        made(here).address
-    ] * 2
-    assert corpus_uri(elsewhere, made(elsewhere), streaming) == made(elsewhere).address
+    assert [
+        corpus_uri(local, build_corpus(local), training) for training in (fetching, streaming)
+    ] == [build_corpus(local).address] * 2
+    assert corpus_uri(remote, build_corpus(remote), streaming) == build_corpus(remote).address
     assert not (tmp_path / "scratch" / ".cache").exists(), "nothing was fetched"
     assert (
-        Path(corpus_uri(elsewhere, made(elsewhere), fetching)) / "index.json"
+        Path(corpus_uri(remote, build_corpus(remote), fetching)) / "index.json"
     ).read_text() == "{}"
 
 
-def test_what_was_pushed_by_recipe_is_pulled_by_recipe_and_reused(
-    made: tuple[Execution, RecipeCorpora], elsewhere: Execution, root: str
+def test_corpora_pushed_by_recipe_are_pulled_by_recipe_and_reused(
+    prepared_project: tuple[Execution, RecipeCorpora], other_machine: Execution, root: str
 ) -> None:
-    pushed = push_prepared(tiny(), made[0], root)
-    assert {one.artifact.label for one in pushed} == {
-        made[1].tokenizer.label,
-        *(one.label for one in made[1].prepared.values()),
+    pushed = push_prepared(tiny(), prepared_project[0], root)
+    assert {result.artifact.label for result in pushed} == {
+        prepared_project[1].tokenizer.label,
+        *(corpus.label for corpus in prepared_project[1].prepared.values()),
     }
-    assert all(one.was_there for one in push_prepared(tiny(), made[0], root))
+    assert all(result.was_there for result in push_prepared(tiny(), prepared_project[0], root))
 
-    pulled = {one.artifact.label: one.artifact for one in pull_prepared(tiny(), elsewhere, root)}
-    assert len(pulled) == 4
-    store = elsewhere.open_store()
-    found = find_corpora(tiny(), elsewhere, store)
-    avoided = load_benchmark_texts(tiny(), elsewhere).texts
+    results = pull_prepared(tiny(), other_machine, root)
+    assert len({result.artifact.label for result in results}) == 4
+    store = other_machine.open_store()
+    corpora = find_corpora(tiny(), other_machine, store)
+    benchmark_texts = load_benchmark_texts(tiny(), other_machine).texts
     for corpus in CORPORA:
-        identity = prepared_corpus_spec(
-            tiny(), corpus, found.raw[corpus], found.tokenizer, avoided, {}
+        spec = prepared_corpus_spec(
+            tiny(), corpus, corpora.raw[corpus], corpora.tokenizer, benchmark_texts, {}
         )
-        assert store.get_or_build(**identity._asdict(), build=must_not_build).reused
-        assert found.prepared[corpus].digest == made[1].prepared[corpus].digest
-        store.fetch_verified(found.prepared[corpus])
-    assert dataset_card(tiny(), elsewhere, found) == dataset_card(tiny(), made[0], made[1])
+        assert store.get_or_build(**spec._asdict(), build=must_not_build).reused
+        assert corpora.prepared[corpus].digest == prepared_project[1].prepared[corpus].digest
+        store.fetch_verified(corpora.prepared[corpus])
+    assert dataset_card(tiny(), other_machine, corpora) == dataset_card(
+        tiny(), prepared_project[0], prepared_project[1]
+    )
 
 
-def test_a_label_needs_no_data(made: tuple[Execution, RecipeCorpora], tmp_path: Path) -> None:
-    root, mono = str(tmp_path / "shared"), made[1].prepared["mono"]
-    push_prepared(tiny(), made[0], root, [mono.label])
-    bare = Execution(project=str(tmp_path / "bare"))
-    (tmp_path / "bare").mkdir()
-    with pytest.raises(DataError, match=r"or name them: `codegen data pull-prepared ROOT LABEL"):
-        pull_prepared(tiny(), bare, root)
-    assert [one.artifact.label for one in pull_prepared(tiny(), bare, root, [mono.label])] == [
-        made[1].tokenizer.label,
+def test_a_corpus_is_pulled_by_label_without_data(
+    prepared_project: tuple[Execution, RecipeCorpora], tmp_path: Path
+) -> None:
+    root, mono = str(tmp_path / "shared"), prepared_project[1].prepared["mono"]
+    push_prepared(tiny(), prepared_project[0], root, [mono.label])
+    empty = Execution(project=str(tmp_path / "empty"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"or use labels: `codegen data pull-prepared ROOT LABEL"):
+        pull_prepared(tiny(), empty, root)
+    assert [
+        result.artifact.label for result in pull_prepared(tiny(), empty, root, [mono.label])
+    ] == [
+        prepared_project[1].tokenizer.label,
         mono.label,
     ]
 
 
-def test_what_the_root_does_not_have_is_named(
-    made: tuple[Execution, RecipeCorpora], elsewhere: Execution, tmp_path: Path
+def test_an_artifact_that_the_root_lacks_is_named(
+    prepared_project: tuple[Execution, RecipeCorpora], other_machine: Execution, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        ArtifactError, match=rf"{made[1].tokenizer.label} is not in {tmp_path}/shared"
+        ArtifactError, match=rf"{prepared_project[1].tokenizer.label} is not in {tmp_path}/shared"
     ):
-        pull_prepared(tiny(), elsewhere, str(tmp_path / "shared"))
+        pull_prepared(tiny(), other_machine, str(tmp_path / "shared"))
     with pytest.raises(
         ArtifactError, match=r"no artifact is published at .*/shared/prepared-corpus/nl-0"
     ):
-        pull_prepared(tiny(), elsewhere, str(tmp_path / "shared"), ["prepared-corpus/nl-0"])
-    with pytest.raises(ArtifactError, match="is no prepared corpus"):
-        push_prepared(tiny(), made[0], str(tmp_path / "shared"), [made[1].tokenizer.label])
+        pull_prepared(tiny(), other_machine, str(tmp_path / "shared"), ["prepared-corpus/nl-0"])
+    with pytest.raises(ArtifactError, match="is not a prepared corpus"):
+        push_prepared(
+            tiny(),
+            prepared_project[0],
+            str(tmp_path / "shared"),
+            [prepared_project[1].tokenizer.label],
+        )
     assert list(Store(tmp_path / "shared").list_artifacts()) == []
 
 
-def test_another_recipe_is_another_corpus(
-    made: tuple[Execution, RecipeCorpora], tmp_path: Path
+def test_another_recipe_needs_another_corpus(
+    prepared_project: tuple[Execution, RecipeCorpora], tmp_path: Path
 ) -> None:
-    other = tiny().override(["seed=1"])
+    recipe = tiny().override(["seed=1"])
     with pytest.raises(ArtifactError, match=r"prepared-corpus/nl-\w+ is not in"):
-        push_prepared(other, made[0], str(tmp_path / "shared"))
+        push_prepared(recipe, prepared_project[0], str(tmp_path / "shared"))
     starter = tiny().override(["data.preset=starter"])
     with pytest.raises(DataError, match="data/ holds the preset tiny"):
-        push_prepared(starter, made[0], str(tmp_path / "shared"))
+        push_prepared(starter, prepared_project[0], str(tmp_path / "shared"))
 
 
-def test_what_is_left_out_is_sampled_where_the_corpora_lie(
-    made: tuple[Execution, RecipeCorpora], elsewhere: Execution, root: str
+def test_rejects_are_sampled_from_the_shared_root(
+    prepared_project: tuple[Execution, RecipeCorpora], other_machine: Execution, root: str
 ) -> None:
-    execution, found = made
+    execution, corpora = prepared_project
     push_prepared(tiny(), execution, root)
-    shared = Store(root, scratch=elsewhere.workspace_path / "scratch")
+    shared = Store(root, scratch=other_machine.workspace_path / "scratch")
     prepared = {
-        name: shared.load(f"{shared.root}/{one.label}") for name, one in found.prepared.items()
+        name: shared.load(f"{shared.root}/{corpus.label}")
+        for name, corpus in corpora.prepared.items()
     }
     rows = sample_rejects(prepared, shared)
-    assert rows == sample_rejects(found.prepared, execution.open_store())
+    assert rows == sample_rejects(corpora.prepared, execution.open_store())
     # The archives hold one document twice and one that is too wide (tests/fixtures/archives.py).
     assert [(row["corpus"], row["reason"], row["language"]) for row in rows] == [
         ("multi", "duplicate", "C"), ("multi", "mean line length", "C")
@@ -236,7 +248,7 @@ def test_what_is_left_out_is_sampled_where_the_corpora_lie(
         "mean line length": 1,
     }  # type: ignore[index, call-overload]
     assert reject_counts(prepared)["redacted"] == {"nl": {}, "multi": {}, "mono": {}}
-    assert not (elsewhere.workspace_path / "scratch").exists(), "nothing else is fetched"
+    assert not (other_machine.workspace_path / "scratch").exists(), "nothing else is fetched"
     shared.fs.pipe_file(f"{prepared['multi'].address}/rejects.parquet", b"PAR1 damaged")
-    with pytest.raises(RemoteError, match="looking at what is left out"):
+    with pytest.raises(RemoteError, match="reading rejected documents"):
         sample_rejects(prepared, shared)

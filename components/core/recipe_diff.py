@@ -1,7 +1,7 @@
 """Differences between the recipes of artifacts: why an artifact was rebuilt.
 
-Covers artifacts of one kind and name in one store. Inputs count by their digests, so a changed input
-is followed to the differences of its own recipe, as far as the store has it.
+Covers artifacts of the same kind and name in a store. An input counts by its digest, so a changed
+input is followed to the differences of its own recipe, as far as the store has it.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _load_parent(store: Store, artifact: Artifact, role: str) -> Artifact | None
 
 
 class Difference(NamedTuple):
-    """One field in which two recipes differ."""
+    """A field that differs between two recipes."""
 
     field: str
     before: JsonValue
@@ -112,9 +112,9 @@ def diff_against_nearest(
 
 
 def differences(store: Store, before: Artifact, after: Artifact) -> list[Difference]:
-    """The fields in which the recipes of two published artifacts differ: of their configuration, parents and code.
+    """Return the differences between the recipes of two artifacts: config, parents and code.
 
-    Values that the hashes omit, since they are defaults, are shown as they were when the artifact was published.
+    Defaults, which the hashes omit, have their values at the time of publication.
     """
     return _differences(_recipe(store, before), _recipe(store, after), "")
 
@@ -123,19 +123,19 @@ _ABSENT: Any = object()
 
 
 class _Value(NamedTuple):
-    """One value of a recipe, at any depth."""
+    """A value of a recipe, at any depth."""
 
     hashed: Any
     """`_ABSENT`: the hash omits it."""
     shown: Any
-    """With defaults. `_ABSENT`: the version of codegen that published the artifact did not have the field."""
+    """With defaults. `_ABSENT`: the field did not exist when the artifact was published."""
 
     def names(self) -> set[str]:
         """Return the names of its items, if it is a dict."""
-        return {name for part in self if isinstance(part, dict) for name in part}
+        return {name for value in self if isinstance(value, dict) for name in value}
 
     def item(self, name: str) -> _Value:
-        """Return the item of a name."""
+        """Return an item of a dict."""
         hashed = self.hashed.get(name, _ABSENT) if isinstance(self.hashed, dict) else _ABSENT
         return _Value(
             hashed, self.shown.get(name, hashed) if isinstance(self.shown, dict) else hashed
@@ -148,18 +148,18 @@ def _recipe(store: Store, artifact: Artifact) -> _Value:
 
 
 def _differences(before: _Value, after: _Value, field: str) -> list[Difference]:
-    if all(part is _ABSENT or isinstance(part, dict) for part in (*before, *after)):
+    if all(value is _ABSENT or isinstance(value, dict) for value in (*before, *after)):
         names = sorted(before.names() | after.names())
         groups = (
             _differences(before.item(name), after.item(name), f"{field}.{name}".lstrip("."))
             for name in names
         )
-        found = [difference for group in groups for difference in group]
-        if found or _is_same(before.hashed, after.hashed):
-            return found
+        nested = [difference for group in groups for difference in group]
+        if nested or _is_same(before.hashed, after.hashed):
+            return nested
     if _is_same(before.shown, after.shown):
         return []
-    # Only one of the two versions of codegen has this field, and there it has its default.
+    # The field is new or was removed, and has its default.
     if _ABSENT in (before.shown, after.shown) and before.hashed is after.hashed is _ABSENT:
         return []
     return [

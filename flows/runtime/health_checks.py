@@ -25,7 +25,7 @@ from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 
 _RUN_DISK_BYTES = 3_000_000_000
-"""Measured: a starter run writes 1.1 GB (data, DVC's cache of it, artifacts, models); rounded up."""
+"""Measured: a starter run writes 1.1 GB (data, DVC's cache, artifacts, models); rounded up."""
 _RUN_MEMORY_BYTES = 6_000_000_000
 """The stated peak of a starter run."""
 _HEALTH_TIMEOUT_S = 5.0

@@ -28,8 +28,8 @@ if TYPE_CHECKING:  # Imports numpy and Arrow.
 _SAMPLE_NOTE = (
     "Samples are read from the beginning of files, because compressed files can only be read from "
     "their start; changes towards the end are not seen. Only duplicates with both copies in the "
-    "sample are counted, so the corpus may have more duplicates and fewer tokens. A range holds 90 % "
-    "of the results if unread files resemble the sampled files."
+    "sample are counted, so the corpus may have more duplicates and fewer tokens. A range holds "
+    "90 % of the results if unread files resemble the sampled files."
 )
 _CROSS_CORPUS_NOTE = (
     "Duplicates of documents in earlier corpora are not counted, although the recipe rejects them."

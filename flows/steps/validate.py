@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # Imports numpy, Great Expectations and MLflow.
 _ORIGINS = "origins"
 """Key in the statistics of a validation: the origin of each corpus, see `_origins`."""
 _READ = "read"
-"""Key in the statistics of a raw validation: number of bad and of all records per declared corpus."""
+"""Key in the statistics of a raw validation: bad and total records per declared corpus."""
 _RESULTS_FILE = "results.json"
 """File of a validation: the result of every rule."""
 
@@ -226,7 +226,7 @@ def _version_name(validation: Artifact | None) -> str:
     """Return the name of the previous version in Data Docs."""
     if validation is None:
         return ""
-    return f"version of {validation.label}, {validation.provenance.get('created_at')}"
+    return f"the version of {validation.label}, {validation.provenance.get('created_at')}"
 
 
 def _publish(context: FlowContext, subject: str, validation: Artifact) -> None:

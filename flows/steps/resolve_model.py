@@ -210,7 +210,7 @@ def _download_cached(tracking: Tracking, version: VersionRef, cache: Path) -> Pa
     digest = digest_in(folder)
     if digest != version.digest:
         raise ArtifactError(
-            f"the files of {version.uri} in {folder} have SHA-256 {digest[:12]}",
+            f"the files in {folder} were fetched as {version.uri} and have SHA-256 {digest[:12]}",
             expected=version.digest[:12],
             fix="delete that folder and run the same command again, which downloads them again",
         )

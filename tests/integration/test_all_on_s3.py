@@ -28,7 +28,7 @@ CACHE = {"cache_bytes": 8 * SEQUENCE_BYTES, "range_bytes": SEQUENCE_BYTES}
 
 
 def recipe(uri: str) -> Recipe:
-    """Return a recipe with sources at a URI, four steps, and no decontamination (MTPB is fetched)."""
+    """Return a recipe with sources at a URI, four steps and no decontamination (no download)."""
     base = tiny()
     stage = base.training.stages.nl.replace(steps=4, warmup_steps=1, decay_steps=3)
     sources = {corpus: [{"uri": f"{uri}/{corpus}/*.jsonl"}] for corpus in CORPORA}

@@ -152,12 +152,12 @@ def test_the_second_version_is_compared_with_the_first_and_says_so(project: Proj
     assert "set aside, was 4.7" in warnings[0]
     assert "GPL-3.0-only (1 documents)" in warnings[1]
     page = project.page("raw-drift-mono", 0)
-    assert f"Compared with what {first.label} judged, {first.provenance['created_at']}." in page
+    assert f"Compared with the version of {first.label}, {first.provenance['created_at']}." in page
     before, now = project.validation("prepared")
     assert [str(one)[:46] for one in now.statistics["warnings"]] == [
         "mono: The share of documents that the filters "
     ]  # type: ignore[union-attr]
-    assert f"Compared with what {before.label} judged" in project.page("prepared-drift-mono", 0)
+    assert f"Compared with the version of {before.label}" in project.page("prepared-drift-mono", 0)
 
 
 def test_the_first_version_links_to_what_was_set_aside(project: Project) -> None:

@@ -109,6 +109,6 @@ def test_without_servers_nothing_is_started_or_made(tmp_path: Path) -> None:
     found = findings(tmp_path)
     assert (
         found["MLflow"].detail
-        == f"no server is configured: the first run makes sqlite:///{tmp_path}/var/mlflow/mlflow.db"
+        == f"no server is configured: the first run creates sqlite:///{tmp_path}/var/mlflow/mlflow.db"
     )
     assert not (tmp_path / "var" / "mlflow").exists()

@@ -38,7 +38,7 @@ class Evaluations(Config):
     """Reason by benchmark."""
 
     def of_stage(self, stage: str) -> dict[str, Artifact]:
-        """Return the evaluations of one stage by benchmark."""
+        """Return the evaluations of a stage by benchmark."""
         benchmarks = {
             "bits_per_byte": self.bits_per_byte,
             "humaneval": self.humaneval,

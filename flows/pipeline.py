@@ -1,6 +1,6 @@
 """The whole pipeline: a flow of the subflows prepare, train, evaluate and promote, and the report.
 
-The store decides what is reused, the gate what is promoted.
+The store decides about reuse, the gate about promotion.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def prepare(
     """Return raw corpora, tokenizer and packed corpora; invalid data stop the flow.
 
     Args:
-        recipe: what is prepared.
+        recipe: the corpora to prepare.
         execution: where and how fast.
         parent_run: id of the parent MLflow run.
         init_checkpoint: the model that training starts from; its tokenizer is compared with the

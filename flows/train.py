@@ -31,7 +31,7 @@ def train(
     """Return the checkpoints of the recipe's stages up to `last_stage`, by stage.
 
     Args:
-        recipe: what is trained.
+        recipe: the stages to train.
         execution: where and how fast.
         corpora: result of `prepare`; None runs it first.
         last_stage: nl, multi or mono.

@@ -50,7 +50,7 @@ TrackedBuild = Callable[[Path, "TrackedRun"], Mapping[str, JsonValue]]
 
 @dataclass(frozen=True)
 class FlowContext:
-    """The recipe, execution config, store and MLflow run of one flow run."""
+    """The recipe, execution config, store and MLflow run of a flow run."""
 
     recipe: Recipe
     execution: Execution
@@ -149,7 +149,7 @@ class FlowContext:
         return results[-1]
 
     def print_step(self, title: str, result: str, artifact: Artifact | None = None) -> None:
-        """Print one line for a finished step."""
+        """Print a line for a finished step."""
         label = f"[dim]{artifact.label}  {artifact.digest[:12]}[/dim]" if artifact else ""
         self.console.print(f"[green]✓[/green] {title:<34} {result:>9}  {label}", soft_wrap=True)
 

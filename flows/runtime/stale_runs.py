@@ -32,7 +32,7 @@ from flows.settings.execution import Execution
 logger = logging.getLogger(__name__)
 
 ACTIVE_RUNS_FOLDER = "active-runs"
-"""In the workspace: one file per active flow run."""
+"""In the workspace: a file per active flow run."""
 
 
 class _Owner(Config):

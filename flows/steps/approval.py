@@ -37,7 +37,7 @@ from flows.settings.recipes import Recipe, recipe_name_for_model
 if TYPE_CHECKING:  # Imports MLflow.
     from components.registry.evidence import Evidence
     from components.registry.gate import Approval
-    from components.registry.promotion import Promotion
+    from components.registry.promotion import Promotion, PromotionRequest
     from components.registry.queries import ModelVersionInfo
     from components.registry.tracking import Tracking
 
@@ -135,45 +135,56 @@ def decide_promotion(
         approved_by: the user who approves in advance, also despite an earlier refusal.
         reason: reason of that approval.
     """
-    from components.registry.gate import Approval
-    from components.registry.promotion import (
-        PromotionRequest,
-        promote,
-        propose,
-        rollback_note,
-        standing_refusal,
-    )
+    from components.registry.promotion import PromotionRequest, promote, standing_refusal
 
-    gate, tags = context.recipe.promotion, {"stage": stage}
-    tracking = context.run.tracking
+    gate = context.recipe.promotion
     request = PromotionRequest(name, version, stage, evidence, gate)
-    if not approved_by and (refusal := standing_refusal(request, tracking)):
+    if not approved_by and (refusal := standing_refusal(request, context.run.tracking)):
         _report_standing_refusal(context, refusal)
         return refusal
     flow_name = flow_run.get_flow_name()
     decided_by = f"{current_user()} (flow {flow_name})"
     approval: Approval | None = None
     if gate.approval == "person" or approved_by:
-        proposal = context.task(
-            f"evaluate gate for {name}/{version}",
-            lambda run: propose(request, run=run, decided_by=decided_by),
-            tags=tags,
-        )
-        if proposal.decision.promoted and approved_by:
-            champion = proposal.champion_before
-            approval = Approval(approved=True, name=approved_by, reason=reason, champion=champion)
-        elif proposal.decision.promoted:
-            approval = _wait_for_approval(context, proposal, rollback_note(request, tracking))
+        approval = _get_approval(context, request, decided_by, approved_by, reason)
         if approval:
             decided_by = f"{approval.name} (flow {flow_name})"
     promotion = context.task(
         f"promote {name}/{version}",
         lambda run: promote(request, run=run, decided_by=decided_by, approval=approval),
-        tags=tags,
+        tags={"stage": stage},
     )
     _publish_comparison(promotion)
     emit_promotion_event(promotion)
     return promotion
+
+
+def _get_approval(
+    context: FlowContext,
+    request: PromotionRequest,
+    decided_by: str,
+    approved_by: str,
+    reason: str,
+) -> Approval | None:
+    """Return the approval of a version that passes the gate; None if it does not pass.
+
+    Requests the approval in the Prefect UI if `approved_by` is empty.
+    """
+    from components.registry.gate import Approval
+    from components.registry.promotion import propose, rollback_note
+
+    proposal = context.task(
+        f"evaluate gate for {request.model}/{request.version}",
+        lambda run: propose(request, run=run, decided_by=decided_by),
+        tags={"stage": request.stage},
+    )
+    if not proposal.decision.promoted:
+        return None
+    if not approved_by:
+        note = rollback_note(request, context.run.tracking)
+        return _wait_for_approval(context, proposal, note)
+    champion = proposal.champion_before
+    return Approval(approved=True, name=approved_by, reason=reason, champion=champion)
 
 
 def _report_standing_refusal(context: FlowContext, refusal: Promotion) -> None:

@@ -2,7 +2,7 @@
 
 The specs of the tokenizer and of prepared corpora are defined here only: `prepare` builds from
 them, sharing and the dataset card search with them. A shared root is a second store: a copied
-artifact has the same recipe hash and is reused like a local one.
+artifact has the same recipe hash and is reused like a local artifact.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def push_prepared(
     Raises:
         ArtifactError: a corpus is not in the store or is damaged, or the root has other bytes under
             its recipe hash.
-        DataError: no labels are given and `data/` is not what the recipe needs.
+        DataError: no labels are given and `data/` is absent or not the data of the recipe.
         RemoteError: the root is unreachable or refuses.
     """
     local = execution.open_store()
@@ -234,15 +234,9 @@ def push_prepared(
 def pull_prepared(
     recipe: Recipe, execution: Execution, root: str, labels: Sequence[str] = ()
 ) -> list[CopyResult]:
-    """Copy prepared corpora and their tokenizer from a shared root, for `codegen prepare` to reuse.
-
-    Args:
-        labels: the corpora to copy; empty: those of the recipe.
+    """Copy prepared corpora and their tokenizer from a shared root; see `push_prepared`.
 
     Raises:
-        ArtifactError: a corpus is not below the root, or is damaged.
-        DataError: no labels are given and `data/` is not what the recipe needs.
-        RemoteError: the root is unreachable or refuses.
         StorageFull: the disk is full.
     """
     local = execution.open_store()

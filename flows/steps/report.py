@@ -37,7 +37,7 @@ def publish_validation_results(
     """Publish the results of all validation rules, failed rules first.
 
     Args:
-        subject: what was validated.
+        subject: the validated corpora, e.g. "raw corpora".
         rules: the content of `results.json` of a validation.
         run_id: the MLflow run of the validation, which has the same table; None if it was deleted.
     """

@@ -24,6 +24,7 @@ from flows.steps.corpora import corpus_uri
 if TYPE_CHECKING:  # Imports MLflow and torch.
     from components.registry.runs import TrackedRun
     from components.training.metrics import StepMetrics
+    from components.training.run_file import StageRun
 
 STAGES: tuple[StageName, ...] = CORPORA
 """A stage has the name of its corpus."""
@@ -76,43 +77,29 @@ def run_stage(
         previous: the checkpoint that provides the initial weights; None starts with new weights.
     """
     from components.training.launch.launcher import train_stage
-    from components.training.run_file import CODE_VERSION, ArtifactInput, StageRun
+    from components.training.run_file import CODE_VERSION
 
-    recipe, execution = context.recipe, context.execution.training
-    settings = getattr(recipe.training.stages, stage)
+    recipe = context.recipe
+    num_steps = getattr(recipe.training.stages, stage).steps
     config = stage_config(recipe, stage)
     parents = {"corpus": corpus, "tokenizer": tokenizer}
     if previous:
         parents["initial"] = previous
 
-    def stage_input(artifact: Artifact) -> ArtifactInput:
-        folder = str(context.store.fetch_verified(artifact))
-        return ArtifactInput(folder=folder, digest=artifact.digest)
-
     def build(folder: Path, run: TrackedRun) -> Mapping[str, JsonValue]:
-        corpus_folder = corpus_uri(context.store, corpus, execution)
-        stage_run = StageRun(
-            stage=stage,
-            config=settings,
-            model=recipe.model,
-            seed=recipe.seed,
-            data=ArtifactInput(folder=corpus_folder, digest=corpus.digest),
-            tokenizer=stage_input(tokenizer),
-            initial=stage_input(previous) if previous else None,
-            save_optimizer_state=config["save_optimizer_state"],
-        )
+        stage_run = _stage_run(context, stage, corpus, tokenizer, previous)
         with (
             run.metric_stream() as log_metrics,
-            training_view(stage, settings.steps, context.console) as show,
-            stage_progress(recipe.name, stage, settings.steps) as update_progress,
+            training_view(stage, num_steps, context.console) as show,
+            stage_progress(recipe.name, stage, num_steps) as update_progress,
         ):
 
             def on_step(step: StepMetrics) -> None:
                 show(step)
-                update_progress(step.step, format_step(step, settings.steps))
+                update_progress(step.step, format_step(step, num_steps))
                 log_metrics(step.model_dump(exclude_none=True))
 
-            return train_stage(folder, stage_run, execution, on_step)
+            return train_stage(folder, stage_run, context.execution.training, on_step)
 
     name = f"{recipe.name}-{stage}"
     published = context.store.find("checkpoint", name, recipe_hash(config, parents, CODE_VERSION))
@@ -129,6 +116,34 @@ def run_stage(
             resumable=True,
             tags={"stage": stage},
         )
+
+
+def _stage_run(
+    context: FlowContext,
+    stage: StageName,
+    corpus: Artifact,
+    tokenizer: Artifact,
+    previous: Artifact | None,
+) -> StageRun:
+    """Return the inputs of the training processes; fetches the artifacts."""
+    from components.training.run_file import ArtifactInput, StageRun
+
+    def stage_input(artifact: Artifact) -> ArtifactInput:
+        folder = str(context.store.fetch_verified(artifact))
+        return ArtifactInput(folder=folder, digest=artifact.digest)
+
+    corpus_folder = corpus_uri(context.store, corpus, context.execution.training)
+    config = stage_config(context.recipe, stage)
+    return StageRun(
+        stage=stage,
+        config=config["stage"],
+        model=config["model"],
+        seed=config["seed"],
+        data=ArtifactInput(folder=corpus_folder, digest=corpus.digest),
+        tokenizer=stage_input(tokenizer),
+        initial=stage_input(previous) if previous else None,
+        save_optimizer_state=config["save_optimizer_state"],
+    )
 
 
 def _training_lock(context: FlowContext, name: str) -> AbstractContextManager[None]:

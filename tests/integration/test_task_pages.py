@@ -19,7 +19,7 @@ import pytest
 from fixtures.doc_commands import WAIT_S, commands, environment, python_of, typed
 from fixtures.models import write_reciting
 from fixtures.projects import new_project
-from fixtures.registered_models import add_champion
+from fixtures.registered_models import register_champion
 from fixtures.synthetic_code import program
 
 from components.core.network import free_port
@@ -108,7 +108,7 @@ def test_adding_a_benchmark(folder: Path) -> None:
 
 def test_using_a_model(folder: Path) -> None:
     execution = Execution(project=str(folder), workspace="used")
-    made = add_champion(execution, "codegen-tiny-mono", ADDER)
+    made = register_champion(execution, "codegen-tiny-mono", ADDER)
     lines = commands("using-a-model.md")
     (serve,) = (one for one in lines if "models serve" in one)
     before, after = lines[: lines.index(serve)], lines[lines.index(serve) + 1 :]

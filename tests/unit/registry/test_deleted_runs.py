@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fixtures.versions import NAME, add_version, evidence, judge
+from fixtures.versions import NAME, add_version, make_evidence, promote_version
 
 from components.registry.evidence_store import download_run_file
 from components.registry.queries import evidence_at, history, list_versions, rollback
@@ -19,7 +19,7 @@ LONG = {"settings": {"bits_per_byte": {"context_length": 512}}}
 def without_runs(tracking: Tracking) -> Tracking:
     """Two versions of which the second is champion, and none of the runs that made and judged them."""
     for bits in (2.0, 1.5):
-        judge(tracking, add_version(tracking), evidence(bits, **LONG))
+        promote_version(tracking, add_version(tracking), make_evidence(bits, **LONG))
     (experiment,) = [
         one.experiment_id for one in tracking.client.search_experiments() if one.name == "tiny"
     ]
@@ -39,9 +39,9 @@ def _labels(tracking: Tracking) -> list[str]:
 
 
 def test_a_better_version_is_promoted(without_runs: Tracking) -> None:
-    done = judge(without_runs, add_version(without_runs), evidence(1.0, **LONG))
+    done = promote_version(without_runs, add_version(without_runs), make_evidence(1.0, **LONG))
     assert (done.champion_before, done.champion_after) == (2, 3)
-    assert done.champion_evidence == evidence(1.5)  # What was long went with its run.
+    assert done.champion_evidence == make_evidence(1.5)  # What was long went with its run.
     assert _labels(without_runs) == [f"{NAME}/1", f"{NAME}/2 @previous", f"{NAME}/3 @champion"]
 
 
@@ -58,7 +58,7 @@ def test_the_champion_is_rolled_back_and_forth(without_runs: Tracking) -> None:
 
 def test_a_rollback_is_filed_with_the_run_that_is_left(tracking: Tracking) -> None:
     for bits in (2.0, 1.5):
-        judge(tracking, add_version(tracking), evidence(bits))
+        promote_version(tracking, add_version(tracking), make_evidence(bits))
     _delete_for_good(tracking, tracking.client.get_model_version(NAME, "1").run_id)
     rollback(tracking, NAME, "grace", "")
     run = tracking.client.get_run(history(tracking, NAME)[-1].run_id)
@@ -66,10 +66,13 @@ def test_a_rollback_is_filed_with_the_run_that_is_left(tracking: Tracking) -> No
 
 
 def test_the_files_of_a_run_are_gone_with_it(without_runs: Tracking, tmp_path: Path) -> None:
-    assert evidence_at(without_runs, f"{NAME}/2") == evidence(1.5)
+    assert evidence_at(without_runs, f"{NAME}/2") == make_evidence(1.5)
     assert download_run_file(without_runs, "0" * 32, "evidence.json") is None
 
 
 def test_the_champion_judged_again_knows_everything_again(without_runs: Tracking) -> None:
-    assert judge(without_runs, 2, evidence(1.5, **LONG)).decision.outcome == "already champion"
-    assert evidence_at(without_runs, f"{NAME}/2") == evidence(1.5, **LONG)
+    assert (
+        promote_version(without_runs, 2, make_evidence(1.5, **LONG)).decision.outcome
+        == "already champion"
+    )
+    assert evidence_at(without_runs, f"{NAME}/2") == make_evidence(1.5, **LONG)

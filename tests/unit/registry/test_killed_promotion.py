@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.crash_injection import killed_before_write, tracking_in
-from fixtures.versions import NAME, PYTHON, add_version, evidence, judge
+from fixtures.versions import NAME, PYTHON, add_version, make_evidence, promote_version
 
 from components.registry.queries import (
     INTERRUPTED,
@@ -33,7 +33,7 @@ def with_champion(tmp_path_factory: pytest.TempPathFactory, empty_database: Path
     folder = tmp_path_factory.mktemp("champion")
     _copy_database(empty_database, folder / "mlflow.db")
     tracking = tracking_in(folder)
-    judge(tracking, add_version(tracking), evidence(2.0))
+    promote_version(tracking, add_version(tracking), make_evidence(2.0))
     add_version(tracking)
     return folder
 
@@ -101,7 +101,7 @@ def test_a_promotion(with_champion: Path, tmp_path: Path) -> None:
             assert second.decision in ("", f"promoted, {INTERRUPTED}")
             assert record is None or record.outcome == f"promoted, {INTERRUPTED}"
             states.append("old, recorded" if record else "old")
-        judge(tracking, 2, evidence(1.5))  # The same command again.
+        promote_version(tracking, 2, make_evidence(1.5))  # The same command again.
         assert _kept(tracking) == NEW
         assert [one.decision for one in list_versions(tracking, NAME)] == ["promoted", "promoted"]
         assert [one.metrics[PYTHON] for one in list_versions(tracking, NAME)] == [2.0, 1.5]
@@ -113,7 +113,7 @@ def test_a_promotion(with_champion: Path, tmp_path: Path) -> None:
 
 def test_a_rollback(with_champion: Path, tmp_path: Path) -> None:
     start = tmp_path / "start"
-    judge(_copy(with_champion, start), 2, evidence(1.5))
+    promote_version(_copy(with_champion, start), 2, make_evidence(1.5))
     states = []
     for tracking in _kill_everywhere(start, tmp_path, "roll_back"):
         record = _last(tracking, 2)

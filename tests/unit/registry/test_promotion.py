@@ -5,8 +5,8 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from fixtures.versions import add_version, evidence
-from fixtures.versions import judge as judge_version
+from fixtures.versions import add_version, make_evidence
+from fixtures.versions import promote_version as judge_version
 from mlflow import MlflowClient
 
 from components.core.artifact import Artifact
@@ -190,8 +190,8 @@ def _refused(
 
 
 def test_a_refusal_stands_until_something_changes_that_decided_it(tracking: Tracking) -> None:
-    judge_version(tracking, add_version(tracking), evidence(2.0))
-    case = PromotionRequest(NAME, add_version(tracking), "mono", evidence(2.5), GateConfig())
+    judge_version(tracking, add_version(tracking), make_evidence(2.0))
+    case = PromotionRequest(NAME, add_version(tracking), "mono", make_evidence(2.5), GateConfig())
     assert standing_refusal(case, tracking) is None
     decided = _refused(tracking, case)
     assert standing_refusal(case, tracking) == decided
@@ -202,17 +202,17 @@ def test_a_refusal_stands_until_something_changes_that_decided_it(tracking: Trac
         )
         is None
     )
-    assert standing_refusal(case._replace(evidence=evidence(2.25)), tracking) is None
-    judge_version(tracking, add_version(tracking), evidence(1.5))
+    assert standing_refusal(case._replace(evidence=make_evidence(2.25)), tracking) is None
+    judge_version(tracking, add_version(tracking), make_evidence(1.5))
     assert standing_refusal(case, tracking) is None, "there is another champion"
 
 
 def test_no_gate_alone_makes_champion_again_what_was_rolled_back(tracking: Tracking) -> None:
-    judge_version(tracking, add_version(tracking), evidence(2.0))
-    judge_version(tracking, add_version(tracking), evidence(1.5))
+    judge_version(tracking, add_version(tracking), make_evidence(2.0))
+    judge_version(tracking, add_version(tracking), make_evidence(1.5))
     rollback(tracking, NAME, "grace", "worse at comments")
     case = PromotionRequest(
-        NAME, 2, "mono", evidence(1.5), GateConfig()
+        NAME, 2, "mono", make_evidence(1.5), GateConfig()
     )  # As the next run over the same checkpoint.
     refused = _refused(tracking, case)
     assert "rolled back by grace" in refused.summary
@@ -231,9 +231,9 @@ def test_no_gate_alone_makes_champion_again_what_was_rolled_back(tracking: Track
 
 
 def test_a_persons_no_stands_and_nobodys_does_not(tracking: Tracking) -> None:
-    judge_version(tracking, add_version(tracking), evidence(2.0))
+    judge_version(tracking, add_version(tracking), make_evidence(2.0))
     case = PromotionRequest(
-        NAME, add_version(tracking), "mono", evidence(1.5), GateConfig(approval="person")
+        NAME, add_version(tracking), "mono", make_evidence(1.5), GateConfig(approval="person")
     )
     for approval in (
         Approval(approved=False, name=TIMED_OUT, champion=1),  # The time was up.

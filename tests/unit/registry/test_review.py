@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures.versions import add_version, evidence, judge
+from fixtures.versions import add_version, make_evidence, promote_version
 
 from components.core.artifact import Artifact
 from components.core.errors import TrackingError
@@ -140,8 +140,8 @@ def test_what_cannot_be_rolled_back_or_found_is_said(tracking: Tracking, decide:
 def test_a_record_outlives_the_deletion_of_its_run(
     tracking: Tracking, caplog: pytest.LogCaptureFixture
 ) -> None:
-    judge(tracking, add_version(tracking), evidence(2.0))
-    judge(tracking, add_version(tracking), evidence(1.5))
+    promote_version(tracking, add_version(tracking), make_evidence(2.0))
+    promote_version(tracking, add_version(tracking), make_evidence(1.5))
     before = history(tracking, NAME)
     tracking.client.delete_run(before[0].run_id)
     assert history(tracking, NAME) == before
@@ -155,10 +155,10 @@ def test_what_is_long_is_kept_with_the_run_and_missed_only_with_it(tracking: Tra
     settings = {
         "humaneval": {"sets": {"t0.2": {"note": "x" * 200_000}}}
     }  # Longer than a tag may be.
-    whole = evidence(
+    whole = make_evidence(
         2.0, by_problem=by_problem, settings=settings, contamination={"humaneval": {"nl": 0}}
     )
-    judge(tracking, add_version(tracking), whole)
+    promote_version(tracking, add_version(tracking), whole)
     assert evidence_at(tracking, f"{NAME}/1") == whole
     shutil.rmtree(tracking.artifacts / history(tracking, NAME)[0].run_id)
     assert evidence_at(tracking, f"{NAME}/1") == whole.replace(by_problem={}, settings={})
@@ -169,7 +169,7 @@ def test_what_the_version_before_this_one_recorded_is_read(tracking: Tracking) -
     with tracking.run("promote mono", experiment="tiny") as run:
         seen = {
             key: value
-            for key, value in evidence(2.0).model_dump(mode="json").items()
+            for key, value in make_evidence(2.0).model_dump(mode="json").items()
             if key not in new
         }
         checks = [{"rule": "a rule", "passed": True, "found": "2"}]
@@ -193,19 +193,22 @@ def test_what_the_version_before_this_one_recorded_is_read(tracking: Tracking) -
     tracking.client.set_registered_model_alias(NAME, "champion", str(version))
     (recorded,) = history(tracking, NAME)
     assert (recorded.outcome, recorded.decided_at) == ("promoted", when["decided_at"])
-    assert judge(tracking, add_version(tracking), evidence(1.5)).champion_before == version
+    assert (
+        promote_version(tracking, add_version(tracking), make_evidence(1.5)).champion_before
+        == version
+    )
     assert labels(tracking) == [f"{NAME}/1 @previous", f"{NAME}/2 @champion"]
     assert rollback(tracking, NAME, "grace", "").champion_after == version
 
 
 def test_a_previous_version_that_was_deleted_is_no_way_back(tracking: Tracking) -> None:
     for bits in (2.0, 1.5):
-        judge(tracking, add_version(tracking), evidence(bits))
+        promote_version(tracking, add_version(tracking), make_evidence(bits))
     tracking.client.delete_model_version(NAME, "1")
     assert labels(tracking) == [f"{NAME}/2 @champion"]
     with pytest.raises(TrackingError, match="no version before its champion"):
         rollback(tracking, NAME, "grace", "")
-    assert judge(tracking, add_version(tracking), evidence(1.0)).champion_before == 2
+    assert promote_version(tracking, add_version(tracking), make_evidence(1.0)).champion_before == 2
 
 
 @pytest.mark.slow

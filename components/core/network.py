@@ -41,3 +41,16 @@ def require_free_port(name: str, port: int) -> None:
                 expected="a free port",
                 fix=f"stop the process that uses it, or choose --{name.lower()}-port {port + 1}",
             ) from None
+
+
+def health_error(
+    url: str, timeout_s: float, credentials: tuple[str, str] | None = None
+) -> str | None:
+    """Return why an HTTP server is not healthy, without credentials; None if it is healthy."""
+    import httpx  # Prefect's client uses it too, so both accept the same addresses. Slow to import.
+
+    try:
+        response = httpx.get(url, timeout=timeout_s, follow_redirects=True, auth=credentials)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return str(error) or type(error).__name__
+    return None if response.is_success else f"{response.status_code} {response.reason_phrase}"

@@ -1,21 +1,93 @@
-"""Why an artifact was made anew: the fields in which its recipe differs from its nearest sibling's.
+"""Differences between the recipes of artifacts: why an artifact was rebuilt.
 
-Covers artifacts of one kind and name in one store; what was made from what is `Store.lineage`.
+Covers artifacts of the same kind and name in a store. An input counts by its digest, so a changed
+input is followed to the differences of its own recipe, as far as the store has it.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import json
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
 
 from pydantic import JsonValue
 
 from components.core.artifact import Artifact
+from components.core.config import SCHEMA_VERSIONS
+from components.core.errors import ArtifactError
 from components.core.fingerprint import canonical_json
 from components.core.store import Store
 
+_ORDER = ("code", "setting", "input")
+"""Order of changes: causes of a person first."""
+
+
+class Change(NamedTuple):
+    """A difference between two artifacts."""
+
+    kind: Literal["code", "setting", "input"]
+    name: str
+    """Field of a setting, role of an input, or empty."""
+    before: Any
+    after: Any
+    """Label of an input if the store has it, else its digest."""
+    causes: tuple[Change, ...] = ()
+    """Differences of the recipes of an input, if the store has both versions."""
+
+
+def explain_rebuild(store: Store, before: Artifact, after: Artifact) -> tuple[Change, ...]:
+    """Return the changes between two artifacts of one kind and name: code, settings, inputs."""
+    changes = [
+        _change(store, before, after, difference)
+        for difference in differences(store, before, after)
+    ]
+    return tuple(sorted(changes, key=lambda change: _ORDER.index(change.kind)))
+
+
+def format_changes(changes: tuple[Change, ...], indent: int = 2) -> Iterator[str]:
+    """Yield the lines of changes for the command line."""
+    for change in changes:
+        values = [change.before, change.after]
+        if change.kind != "input":
+            values = [json.dumps(value) for value in values]
+        shown = " -> ".join("none" if value is None else value for value in values)
+        title = "code version" if change.kind == "code" else f"{change.kind} {change.name}"
+        yield f"{' ' * indent}{title}: {shown}"
+        yield from format_changes(change.causes, indent + 4)
+
+
+def _change(store: Store, before: Artifact, after: Artifact, difference: Difference) -> Change:
+    section, _, name = difference.field.partition(".")
+    if section == "code_version":
+        return Change("code", "", difference.before, difference.after)
+    _, is_schema_version, config_class = name.partition(f"{SCHEMA_VERSIONS}.")
+    if is_schema_version:
+        title = f"schema version of {config_class}"
+        return Change("setting", title, difference.before or 1, difference.after or 1)
+    if section != "parents":
+        return Change("setting", name or section, difference.before, difference.after)
+    old = _load_parent(store, before, name)
+    new = _load_parent(store, after, name)
+    causes: tuple[Change, ...] = ()
+    if old and new and (old.kind, old.name) == (new.kind, new.name):
+        causes = explain_rebuild(store, old, new)
+    old_label = old.label if old else difference.before
+    new_label = new.label if new else difference.after
+    return Change("input", name, old_label, new_label, causes)
+
+
+def _load_parent(store: Store, artifact: Artifact, role: str) -> Artifact | None:
+    for parent in artifact.parents:
+        if parent.role == role:
+            try:
+                return store.load(parent.address)
+            except ArtifactError:  # A raw corpus, or an artifact that was deleted.
+                return None
+    return None
+
 
 class Difference(NamedTuple):
-    """One field in which two recipes differ."""
+    """A field that differs between two recipes."""
 
     field: str
     before: JsonValue
@@ -25,33 +97,24 @@ class Difference(NamedTuple):
 def diff_against_nearest(
     store: Store, artifact: Artifact
 ) -> tuple[Artifact, list[Difference]] | None:
-    """What makes this artifact another one than its nearest sibling: the sibling, and the fields
-    that differ.
+    """Return the sibling with the fewest differences, and these; None if there is no sibling.
 
-    None where there is no other artifact of the same kind and name.
+    Siblings have the same kind and name, and another recipe.
     """
-    siblings = [
-        one
-        for one in store.list_artifacts()
-        if (one.kind, one.name) == (artifact.kind, artifact.name)
+    candidates = [
+        (sibling, differences(store, sibling, artifact))
+        for sibling in store.list_artifacts()
+        if (sibling.kind, sibling.name) == (artifact.kind, artifact.name)
+        and sibling.recipe != artifact.recipe
     ]
-    others = [
-        (differences(store, one, artifact), one)
-        for one in siblings
-        if one.recipe_hash != artifact.recipe_hash
-    ]
-    if not others:
-        return None
-    fewest, sibling = min(reversed(others), key=lambda other: len(other[0]))
-    return sibling, fewest
+    # The newest of several with equally few differences.
+    return min(reversed(candidates), key=lambda candidate: len(candidate[1]), default=None)
 
 
 def differences(store: Store, before: Artifact, after: Artifact) -> list[Difference]:
-    """The fields in which the recipes of two published artifacts differ: of their configuration,
-    parents and code.
+    """Return the differences between the recipes of two artifacts: config, parents and code.
 
-    Values that the hashes omit, since they are defaults, are shown as they were when the artifact
-    was published.
+    Defaults, which the hashes omit, have their values at the time of publication.
     """
     return _differences(_recipe(store, before), _recipe(store, after), "")
 
@@ -60,20 +123,19 @@ _ABSENT: Any = object()
 
 
 class _Value(NamedTuple):
-    """One value of a recipe, at any depth."""
+    """A value of a recipe, at any depth."""
 
     hashed: Any
     """`_ABSENT`: the hash omits it."""
     shown: Any
-    """With defaults. `_ABSENT`: the version of codegen that published the artifact did not have the
-    field."""
+    """With defaults. `_ABSENT`: the field did not exist when the artifact was published."""
 
     def names(self) -> set[str]:
         """Return the names of its items, if it is a dict."""
-        return {name for part in self if isinstance(part, dict) for name in part}
+        return {name for value in self if isinstance(value, dict) for name in value}
 
     def item(self, name: str) -> _Value:
-        """Return the item of a name."""
+        """Return an item of a dict."""
         hashed = self.hashed.get(name, _ABSENT) if isinstance(self.hashed, dict) else _ABSENT
         return _Value(
             hashed, self.shown.get(name, hashed) if isinstance(self.shown, dict) else hashed
@@ -86,18 +148,18 @@ def _recipe(store: Store, artifact: Artifact) -> _Value:
 
 
 def _differences(before: _Value, after: _Value, field: str) -> list[Difference]:
-    if all(part is _ABSENT or isinstance(part, dict) for part in (*before, *after)):
+    if all(value is _ABSENT or isinstance(value, dict) for value in (*before, *after)):
         names = sorted(before.names() | after.names())
         groups = (
             _differences(before.item(name), after.item(name), f"{field}.{name}".lstrip("."))
             for name in names
         )
-        found = [difference for group in groups for difference in group]
-        if found or _is_same(before.hashed, after.hashed):
-            return found
+        nested = [difference for group in groups for difference in group]
+        if nested or _is_same(before.hashed, after.hashed):
+            return nested
     if _is_same(before.shown, after.shown):
         return []
-    # Only one of the two versions of codegen has this field, and there it has its default.
+    # The field is new or was removed, and has its default.
     if _ABSENT in (before.shown, after.shown) and before.hashed is after.hashed is _ABSENT:
         return []
     return [

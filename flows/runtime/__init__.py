@@ -1,1 +1,1 @@
-"""Services that every flow uses: the flow context, Prefect artifacts, stale-run handling and progress views."""
+"""Services that every flow uses: flow context, Prefect artifacts, events, stale runs, views."""

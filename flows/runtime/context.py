@@ -1,8 +1,8 @@
-"""What every flow has on its desk: the recipe, the store, the tracking server, and one way to make a thing.
+"""The context of a flow: recipe, execution config, artifact store and MLflow run.
 
-`Desk.make` is the only bridge between the three systems. It runs as a Prefect task, so the page shows a step by its name;
-it asks the store, which alone decides reuse (Prefect's own task cache stays off: its key contains the run's id); and it
-opens a child run in MLflow. Live objects stay on the desk; flows pass recipes, executions and artifacts, all plain data.
+`FlowContext.get_or_build` is the only connection between Prefect, the store and MLflow. It runs a
+build as a Prefect task with an MLflow child run. Only the store decides whether an artifact is
+reused; Prefect's task cache stays off because its key contains the id of the flow run.
 """
 
 from __future__ import annotations
@@ -31,30 +31,32 @@ from flows.runtime.stale_runs import mark_stale_runs_crashed, record_owner
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 
-if TYPE_CHECKING:  # It would import MLflow.
-    from components.registry.tracking import TrackedRun
+if TYPE_CHECKING:  # Imports MLflow.
+    from components.registry.runs import TrackedRun
 
 T = TypeVar("T")
 
-_BACKOFF_S = 5
-"""Before the first retry; twice that before the second (assumption: a network comes back in seconds or not at all)."""
+_NUM_RETRIES = 2
+_RETRY_DELAY_S = 5
+"""Delay before the first retry; the second is twice as long. Assumption: networks recover in
+seconds or not at all."""
 
 _KINDS_SHOWN_IN_CHARTS = ("checkpoint", "evaluation")
-"""Kinds whose runs stand beside one another in charts."""
+"""Artifact kinds whose MLflow runs are compared in charts."""
 
 TrackedBuild = Callable[[Path, "TrackedRun"], Mapping[str, JsonValue]]
-"""Fills a folder, may log to its MLflow run, and returns the statistics of what it made."""
+"""Fills a folder, may log to its MLflow run, and returns the statistics of the artifact."""
 
 
 @dataclass(frozen=True)
 class FlowContext:
-    """The open store and tracking of one flow run."""
+    """The recipe, execution config, store and MLflow run of a flow run."""
 
     recipe: Recipe
     execution: Execution
     store: Store
     run: TrackedRun
-    """The MLflow run under which this flow's steps are filed."""
+    """The MLflow run of the flow; its steps are child runs."""
     console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
 
     def get_or_build(
@@ -70,13 +72,18 @@ class FlowContext:
         resumable: bool = False,
         tags: Mapping[str, str] | None = None,
     ) -> Artifact:
-        """The artifact of this recipe, made in a named step or reused; see `Store.get_or_build`."""
+        """Return the artifact of this recipe, reused or built in a task; see `Store.get_or_build`.
+
+        Args:
+            title: name of the Prefect task and of the MLflow run.
+            tags: tags of the MLflow run; `benchmark` is also logged with an evaluation.
+        """
 
         def step(run: TrackedRun) -> BuildResult:
-            started = time.monotonic()
+            started_s = time.monotonic()
             run.log_params(config)
             run.log_inputs(parents.values(), context=kind)
-            built = self.store.get_or_build(
+            result = self.store.get_or_build(
                 kind,
                 name,
                 config=config,
@@ -86,21 +93,15 @@ class FlowContext:
                 resumable=resumable,
             )
             benchmark = (tags or {}).get("benchmark") if kind == "evaluation" else None
-            run.log_output_artifact(built.artifact, reused=built.reused, benchmark=benchmark)
-            self.print_step(
-                title,
-                "reused" if built.reused else f"{time.monotonic() - started:.1f} s",
-                built.artifact,
-            )
-            return built
+            run.log_output_artifact(result.artifact, reused=result.reused, benchmark=benchmark)
+            duration = "reused" if result.reused else f"{time.monotonic() - started_s:.1f} s"
+            self.print_step(title, duration, result.artifact)
+            return result
 
-        # Runs that are compared must not look alike: they carry the first digits of what the terminal prints in full.
-        digits = (
-            f" {recipe_hash(config, parents, code_version)[:6]}"
-            if kind in _KINDS_SHOWN_IN_CHARTS
-            else ""
-        )
-        return self.task(title, step, tags=tags, run_name=title + digits).artifact
+        run_name = title
+        if kind in _KINDS_SHOWN_IN_CHARTS:  # Charts need distinct names for runs of two recipes.
+            run_name = f"{title} {recipe_hash(config, parents, code_version)[:6]}"
+        return self.task(title, step, tags=tags, run_name=run_name).artifact
 
     def task(
         self,
@@ -111,45 +112,49 @@ class FlowContext:
         retry_if: Callable[[object], bool] | None = None,
         run_name: str | None = None,
     ) -> T:
-        """Run a step as a Prefect task with an MLflow child run, both of that name (or the latter of `run_name`); what was
-        reused ends as `Reused`.
+        """Run a step as a Prefect task with an MLflow child run.
 
-        Where `retry_if` holds for the error it failed with, it is run twice more, after a while and after a longer one: only
-        for what may mend itself.
+        The task ends in the state `Cached` if the step reused an artifact.
+
+        Args:
+            title: name of the task.
+            step: the body; receives the MLflow child run.
+            tags: tags of the MLflow run.
+            retry_if: whether an error is transient; such errors are retried twice.
+            run_name: name of the MLflow run if it differs from `title`.
         """
-        made: list[T] = []
+        results: list[T] = []
 
-        def tracked() -> State[None] | None:
+        def tracked_step() -> State[None] | None:
             with self.run.child(run_name or title, tags=tags, system_metrics=True) as run:
-                value = step(run)
-            made.append(value)
-            if isinstance(value, BuildResult) and value.reused:
-                return Completed(name="Reused", message=value.artifact.label)
+                result = step(run)
+            results.append(result)
+            if isinstance(result, BuildResult) and result.reused:
+                return Completed(name="Cached", message=result.artifact.label)
             return None
 
-        as_task = task(
+        def is_transient(_task: object, _run: object, state: State[Any]) -> bool:
+            return retry_if is not None and retry_if(state.result(raise_on_failure=False))
+
+        run_task = task(
             name=title,
             task_run_name=title,
             cache_policy=NO_CACHE,
-            retries=2 if retry_if else 0,
-            retry_delay_seconds=exponential_backoff(_BACKOFF_S),
+            retries=_NUM_RETRIES if retry_if else 0,
+            retry_delay_seconds=exponential_backoff(_RETRY_DELAY_S),
             timeout_seconds=self.execution.step_timeout_s,
-            retry_condition_fn=(
-                lambda _task, _run, state: retry_if(state.result(raise_on_failure=False))
-            )
-            if retry_if
-            else None,
+            retry_condition_fn=is_transient if retry_if else None,
         )
-        as_task(tracked)()
-        return made[-1]
+        run_task(tracked_step)()
+        return results[-1]
 
-    def print_step(self, title: str, how: str, artifact: Artifact | None = None) -> None:
-        """One line on the terminal for a finished step."""
+    def print_step(self, title: str, result: str, artifact: Artifact | None = None) -> None:
+        """Print a line for a finished step."""
         label = f"[dim]{artifact.label}  {artifact.digest[:12]}[/dim]" if artifact else ""
-        self.console.print(f"[green]✓[/green] {title:<34} {how:>9}  {label}", soft_wrap=True)
+        self.console.print(f"[green]✓[/green] {title:<34} {result:>9}  {label}", soft_wrap=True)
 
     def warn(self, message: str) -> None:
-        """One line on the terminal for what a person should know, though the run goes on."""
+        """Print a warning; `message` is Rich markup."""
         self.console.print(f"[yellow]![/yellow] {message}", soft_wrap=True)
 
 
@@ -157,28 +162,32 @@ class FlowContext:
 def open_flow_context(
     recipe: Recipe, execution: Execution, title: str, parent_run: str | None
 ) -> Iterator[FlowContext]:
-    """Open the desk of a flow: its run lies below `parent_run`, or stands alone where the flow does.
+    """Open the store and an MLflow run for a flow.
+
+    Args:
+        title: name of the MLflow run; a top-level run also has the name of the recipe.
+        parent_run: id of the parent MLflow run; None opens a top-level run.
 
     Raises:
-        TrackingError: the tracking server does not answer: said at once where the flow begins, before anything is made.
-        StorageFull: fewer megabytes are free than `Execution.min_free_disk_mb` asks for.
+        TrackingError: the tracking server does not respond.
+        StorageFull: less than `Execution.min_free_disk_mb` is free.
         ArtifactError: another version of codegen wrote the store.
     """
-    # Prefect takes what these log to its page, where it passes their level; without one of their own, only warnings do.
+    # Prefect's log handler receives INFO records only from loggers with a level of their own.
     for name in ("components", "flows"):
         logging.getLogger(name).setLevel(logging.INFO)
     if parent_run is None:
-        skip_final_gc()  # Prefect's processes for runs of deployments, too.
+        skip_final_gc()  # Deployed flow runs have no command-line entry that would do this.
         execution.require_disk_space()
         mark_stale_runs_crashed(execution)
     store = execution.open_store()
     store.require_format()
-    with record_owner(execution), _run(recipe, execution, title, parent_run) as run:
+    with record_owner(execution), _open_run(recipe, execution, title, parent_run) as run:
         publish_mlflow_link(run, execution, recipe.name)
         yield FlowContext(recipe, execution, store, run)
 
 
-def _run(
+def _open_run(
     recipe: Recipe, execution: Execution, title: str, parent_run: str | None
 ) -> AbstractContextManager[TrackedRun]:
     tracking = execution.open_tracking()

@@ -1,4 +1,4 @@
-"""Prefect events about registered models; notifications subscribe to them."""
+"""Prefect events about registered models; notification rules (`flows.deploy`) react to them."""
 
 from __future__ import annotations
 
@@ -13,31 +13,30 @@ if TYPE_CHECKING:  # Imports MLflow.
 PROMOTED = "codegen.model.promoted"
 REFUSED = "codegen.model.refused"
 ROLLED_BACK = "codegen.model.rolled-back"
-MODEL_RESOURCE_PREFIX = "codegen.registered-model."
-_EVENTS = {
-    "promoted": PROMOTED,
-    "refused": REFUSED,
-    "rolled back": ROLLED_BACK,
-    "rolled_back": ROLLED_BACK,
-}
-"""Event names by the outcome of a decision."""
+MODEL_RESOURCE = "codegen.registered-model."
+"""Prefix of the id of the resource that an event is about; the model's name follows."""
+_EVENT_BY_OUTCOME = {"promoted": PROMOTED, "refused": REFUSED, "rolled back": ROLLED_BACK}
 
 
 def emit_promotion_event(promotion: Promotion) -> None:
-    """Emit the Prefect event of a decision about a model, if a permanent server is configured."""
-    event = _EVENTS.get(promotion.decision.outcome)
-    if event is None or not PREFECT_API_URL.value():  # A temporary server sends no notifications.
+    """Emit a Prefect event for a promotion, refusal or rollback.
+
+    Does nothing without a configured server: the temporary server of a run has no subscribers.
+    """
+    decision = promotion.decision
+    event = _EVENT_BY_OUTCOME.get(decision.outcome)
+    if event is None or not PREFECT_API_URL.value():
         return
-    reasons = promotion.decision.reasons or [check.found for check in promotion.decision.checks]
+    reasons = "; ".join(decision.reasons) or "; ".join(check.found for check in decision.checks)
     emit_event(
         event,
         resource={
-            "prefect.resource.id": f"{MODEL_RESOURCE_PREFIX}{promotion.model}",
+            "prefect.resource.id": f"{MODEL_RESOURCE}{promotion.model}",
             "prefect.resource.name": promotion.model,
         },
         payload={
             "summary": promotion.summary,
-            "why": "; ".join(reasons),
+            "why": reasons,
             "version": promotion.version,
             "by": promotion.decided_by,
         },

@@ -1,7 +1,7 @@
-"""`codegen doctor`: what this machine has and lacks, what it costs to go without, and how to get it.
+"""Checks before a run: of this machine (`codegen doctor`) and of recipe and execution config.
 
-One decision: every finding is a plain record, and who prints it decides nothing; what is merely better to have does not
-fail the examination. Nothing is made or mended here, and no server is started. Not covered: other hosts of a run.
+`run_checks` changes nothing and starts no server. It covers this host only, not other hosts of a
+distributed run.
 """
 
 from __future__ import annotations
@@ -20,193 +20,238 @@ from typing import NamedTuple
 import psutil
 
 from components.core.errors import TrackingError
-from components.core.network import redact_credentials
-from flows.settings.execution import Execution, health_error
+from components.core.network import health_error, redact_credentials
+from flows.settings.execution import Execution
+from flows.settings.recipes import Recipe
 
 _RUN_DISK_BYTES = 3_000_000_000
-"""Measured: the starter run leaves 1.1 GB (data twice, once in DVC's cache, artifacts, models), rounded up."""
+"""Measured: a starter run writes 1.1 GB (data, DVC's cache, artifacts, models); rounded up."""
 _RUN_MEMORY_BYTES = 6_000_000_000
-"""The starter run's stated peak."""
-_ANSWER_TIMEOUT_S = 5.0
-"""Assumption: a server that takes longer to say that it is well is no help to a run."""
-_MAX_NAMED = 5
-"""Packages that a line names before it only counts."""
+"""The stated peak of a starter run."""
+_HEALTH_TIMEOUT_S = 5.0
+"""Assumption: a server that takes longer to answer a health check is of no use."""
+_MAX_LISTED = 5
+"""Packages that a line lists by name; it counts the others."""
+
+
+def preflight_check(recipe: Recipe, execution: Execution) -> None:
+    """Find errors that would otherwise stop a flow of several steps after hours.
+
+    `Recipe` validates what depends on the recipe alone.
+
+    Raises:
+        ConfigError: the gate has no requirements for a stage, or a stage's batch cannot be divided
+            over the processes.
+        EvaluationError: the file of MTPB or HumanEval is missing or not the pinned file.
+    """
+    from components.evaluation.benchmarks.problems import find_mtpb, load_humaneval
+    from components.registry.gate import require_rules
+    from components.training.deepspeed_config import require_division
+
+    load_humaneval()
+    if execution.mtpb_path:
+        find_mtpb(execution.mtpb_path, execution.workspace_path / "cache")
+    for stage, settings in recipe.training.trained.items():
+        require_rules(recipe.promotion, stage)
+        require_division(settings, execution.training, recipe.model.context_length)
 
 
 class CheckResult(NamedTuple):
-    """One thing that was looked at."""
+    """The result of one check of this machine."""
 
     name: str
     ok: bool
     detail: str
     impact: str = ""
-    """What it costs to go without."""
+    """Consequence if the check fails."""
     fix: str = ""
     required: bool = True
-    """Whether runs fail without it; what is merely better to have does not fail the examination."""
+    """Whether runs fail if the check fails."""
 
 
 def run_checks(execution: Execution) -> Iterator[CheckResult]:
-    """Look at one thing after the other."""
+    """Yield the result of every check."""
     yield CheckResult(
         "python",
         sys.version_info >= (3, 11),
         platform.python_version(),
-        "nothing runs below 3.11",
+        "nothing runs with Python below 3.11",
         "install Python 3.11 or newer, then make PYTHON=python3.11 run",
     )
-    yield _packages()
-    yield _versions(execution.project_path / "constraints.txt")
+    yield _check_packages()
+    yield _check_versions(execution.project_path / "constraints.txt")
     git = shutil.which("git")
     yield CheckResult(
-        "git", git is not None, git or "not found", "DVC cannot tell what is committed, runs carry no commit",
+        "git",
+        git is not None,
+        git or "not found",
+        "DVC cannot read commits, and runs record no commit",
         "apt-get install git",
-    )  # fmt: skip
-    yield _prefect()
-    yield _mlflow(execution)
-    yield _jail(execution)
-    yield from _machine(execution.workspace_path)
-    yield _gpu()
+    )
+    yield _check_prefect()
+    yield _check_mlflow(execution)
+    yield _check_sandbox(execution)
+    yield from _check_hardware(execution.workspace_path)
+    yield _check_gpu()
 
 
-def _packages() -> CheckResult:
-    """Whether everything is installed that the project's own declaration names, optional extras left out."""
-    declared = [one for one in metadata.requires("codegen-platform") or [] if "extra ==" not in one]
-    names = [re.split(r"[^A-Za-z0-9._-]", one, maxsplit=1)[0] for one in declared]
-    missing = [name for name in names if _installed(name) is None]
+def _check_packages() -> CheckResult:
+    """Check that all declared dependencies are installed; optional extras do not count."""
+    requirements = metadata.requires("codegen-platform") or []
+    names = [
+        re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+        for requirement in requirements
+        if "extra ==" not in requirement
+    ]
+    missing = [name for name in names if _installed_version(name) is None]
     return CheckResult(
         "packages",
         not missing,
-        f"{_named(missing)} not installed" if missing else f"{len(names)} are installed",
+        f"{_shorten(missing)} not installed" if missing else f"{len(names)} are installed",
         "commands that import them fail",
         "pip install -c constraints.txt -e .",
     )
 
 
-def _versions(constraints: Path) -> CheckResult:
-    """Whether the installed packages have the versions that were tested together."""
+def _check_versions(constraints: Path) -> CheckResult:
+    """Check that installed packages have the versions that were tested together."""
     if not constraints.is_file():
-        return CheckResult(
-            "versions", True, f"not compared: there is no {constraints}", required=False
-        )
-    pinned = re.findall(
+        detail = f"not compared: {constraints} does not exist"
+        return CheckResult("versions", True, detail, required=False)
+    pins = re.findall(
         r"^([A-Za-z0-9._-]+)==(\S+)", constraints.read_text(encoding="utf-8"), flags=re.MULTILINE
     )
-    installed = {name: (_installed(name), version) for name, version in pinned}
-    other = [
-        f"{name} {found} instead of {version}"
-        for name, (found, version) in installed.items()
-        if found not in (None, version)
-    ]
-    same = sum(found == version for found, version in installed.values())
+    num_equal = 0
+    differences: list[str] = []
+    for name, pinned in pins:
+        installed = _installed_version(name)
+        if installed == pinned:
+            num_equal += 1
+        elif installed is not None:
+            differences.append(f"{name} {installed} instead of {pinned}")
     return CheckResult(
         "versions",
-        not other,
-        _named(other) if other else f"{same} packages as in {constraints}",
+        not differences,
+        _shorten(differences) or f"{num_equal} packages as in {constraints}",
         "these versions were not tested together",
         f"pip install -c {constraints} -e {constraints.parent}",
         required=False,
     )
 
 
-def _installed(name: str) -> str | None:
+def _installed_version(name: str) -> str | None:
     try:
-        # A local part names a build of the same version: 2.13.0+cpu.
-        return metadata.version(name).split("+", maxsplit=1)[0]
+        return metadata.version(name).split("+", maxsplit=1)[0]  # 2.13.0+cpu is a build of 2.13.0.
     except metadata.PackageNotFoundError:
         return None
 
 
-def _named(these: list[str]) -> str:
-    more = len(these) - _MAX_NAMED
-    return ", ".join(these[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+def _shorten(items: list[str]) -> str:
+    num_more = len(items) - _MAX_LISTED
+    return ", ".join(items[:_MAX_LISTED]) + (f" and {num_more} more" if num_more > 0 else "")
 
 
-def _prefect() -> CheckResult:
+def _check_prefect() -> CheckResult:
     from prefect.settings import get_current_settings
 
     url = get_current_settings().api.url
     if not url:
-        return CheckResult(
-            "Prefect", True, "no server is configured: every run starts a temporary one on loopback"
-        )
-    error, shown = health_error(f"{url}/health", _ANSWER_TIMEOUT_S), redact_credentials(url)
-    if error is None:
-        return CheckResult("Prefect", True, f"{shown} answers")
+        detail = "no server is configured: every run starts a temporary server on loopback"
+        return CheckResult("Prefect", True, detail)
+    error = health_error(f"{url}/health", _HEALTH_TIMEOUT_S)
+    shown = redact_credentials(url)
     return CheckResult(
-        "Prefect", False, f"{shown} does not answer: {error}", "no flow begins",
+        "Prefect",
+        error is None,
+        f"{shown} is healthy" if error is None else f"{shown} does not answer: {error}",
+        "no flow starts",
         "start it (`codegen ui`, `prefect server start`), or unset PREFECT_API_URL",
-    )  # fmt: skip
+    )
 
 
-def _mlflow(execution: Execution) -> CheckResult:
+def _check_mlflow(execution: Execution) -> CheckResult:
     uri = execution.resolved_tracking_uri
     if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
-        return CheckResult("MLflow", True, f"no server is configured: the first run makes {uri}")
+        detail = f"no server is configured: the first run creates {uri}"
+        return CheckResult("MLflow", True, detail)
     try:
         execution.open_tracking().check()
     except TrackingError as error:
-        return CheckResult("MLflow", False, error.got, "no run begins", error.fix)
-    return CheckResult("MLflow", True, f"{redact_credentials(uri)} answers")
+        return CheckResult("MLflow", False, error.got, "no run starts", error.fix)
+    return CheckResult("MLflow", True, f"{redact_credentials(uri)} is healthy")
 
 
-def _jail(execution: Execution) -> CheckResult:
+def _check_sandbox(execution: Execution) -> CheckResult:
     from components.evaluation.sandbox import probe
 
     report = probe(kind=execution.sandbox)
     if report.caveat:
-        return CheckResult(
-            "sandbox", False, report.summary, "namespaces: verdicts differ, and scores are of a protocol of their own",
-            "install bubblewrap (sudo apt-get install bubblewrap) where namespaces are allowed", required=False,
-        )  # fmt: skip
+        impact = "results differ from those in namespaces, so scores belong to a separate protocol"
+        fix = "install bubblewrap (sudo apt-get install bubblewrap) and allow user namespaces"
+        return CheckResult("sandbox", False, report.summary, impact, fix, required=False)
     return CheckResult(
         "sandbox",
         report.available,
         report.summary,
-        "nothing that a model writes is executed: no pass@k and no MTPB pass rate, and the results say so",
-        report.fix,
-        needed=False,
+        "generated programs are not executed: results have no pass@k and no MTPB pass rate",
+        report.remedy,
+        required=False,
     )
 
 
-def _machine(workspace: Path) -> Iterator[CheckResult]:
-    free = shutil.disk_usage(workspace).free
+def _check_hardware(workspace: Path) -> Iterator[CheckResult]:
+    free_bytes = shutil.disk_usage(workspace).free
     yield CheckResult(
-        "disk", free > _RUN_DISK_BYTES, f"{free / 1e9:,.1f} GB free at {workspace}",
-        "a starter run may stop half-way; it continues once there is room",
-        f"free {_RUN_DISK_BYTES / 1e9:.0f} GB, or set CODEGEN_WORKSPACE to a larger disk", required=False,
-    )  # fmt: skip
-    memory = psutil.virtual_memory().available
+        "disk",
+        free_bytes > _RUN_DISK_BYTES,
+        f"{free_bytes / 1e9:,.1f} GB free at {workspace}",
+        "a starter run may stop before its end; it resumes once there is space",
+        f"free {_RUN_DISK_BYTES / 1e9:.0f} GB, or set CODEGEN_WORKSPACE to a larger disk",
+        required=False,
+    )
+    memory_bytes = psutil.virtual_memory().available
     yield CheckResult(
-        "memory", memory > _RUN_MEMORY_BYTES, f"{memory / 1e9:,.1f} GB available",
-        "a starter run may be killed by the system", "close other programs, or --exec training.world_size=1", required=False,
-    )  # fmt: skip
-    cores = os.cpu_count() or 1
+        "memory",
+        memory_bytes > _RUN_MEMORY_BYTES,
+        f"{memory_bytes / 1e9:,.1f} GB available",
+        "the system may kill a starter run",
+        "close other programs, or --exec training.world_size=1",
+        required=False,
+    )
+    num_cores = os.cpu_count() or 1
     yield CheckResult(
         "processors",
-        cores >= 2,
-        f"{cores}",
+        num_cores >= 2,
+        f"{num_cores}",
         "a starter run takes twice as long",
         "use a machine with two cores",
         required=False,
     )
 
 
-def _gpu() -> CheckResult:
-    """What the driver sees, and whether PyTorch was built for it."""
-    found = ""
-    if tool := shutil.which("nvidia-smi"):
-        asked = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
-        listed = subprocess.run(asked, capture_output=True, text=True, check=False)
-        found = "; ".join(listed.stdout.strip().splitlines()) if listed.returncode == 0 else ""
-    if not found:
+def _check_gpu() -> CheckResult:
+    """Check that the driver lists a GPU and that PyTorch can use it."""
+    gpus = ""
+    if nvidia_smi := shutil.which("nvidia-smi"):
+        command = [nvidia_smi, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        gpus = "; ".join(result.stdout.strip().splitlines()) if result.returncode == 0 else ""
+    if not gpus:
         return CheckResult(
-            "GPU", False, "none", "stages train on the cores: right for starter and tiny, weeks for the paper's recipes",
-            "a machine with GPUs; `codegen plan -r 350m --gpu h100` says how many", required=False,
-        )  # fmt: skip
+            "GPU",
+            False,
+            "none",
+            "training runs on the CPU: fine for starter and tiny, weeks for the paper's recipes",
+            "a machine with GPUs; `codegen plan -r 350m --gpu h100` estimates how many",
+            required=False,
+        )
     import torch
 
     return CheckResult(
-        "GPU", torch.cuda.is_available(), found, f"PyTorch {torch.__version__} cannot use it, and stages train on the cores",
-        f"install the CUDA build of PyTorch {torch.__version__.split('+', maxsplit=1)[0]}", required=False,
-    )  # fmt: skip
+        "GPU",
+        torch.cuda.is_available(),
+        gpus,
+        f"PyTorch {torch.__version__} cannot use it, so training runs on the CPU",
+        f"install the CUDA build of PyTorch {torch.__version__.split('+', maxsplit=1)[0]}",
+        required=False,
+    )

@@ -1,8 +1,9 @@
-"""Flow runs of killed processes: marked Crashed in Prefect at the next start, instead of showing as Running for ever.
+"""Stale flow runs: runs whose process was killed are marked Crashed at the next start.
 
-Design decision: a flow run's owner (host, pid, start time) stands in a small file of the workspace while it runs, so that
-finding the abandoned ones needs no search of Prefect's database, and runs of other hosts and workspaces are never touched.
-MLflow's runs carry the same in tags (`components.registry.tracking`). Not covered: a kill in the moment before the file.
+A file in the workspace records the owner of each active flow run (host, pid, start time), so no
+search of Prefect's database is needed and runs of other hosts and workspaces are not touched.
+MLflow runs have the same data as tags (`components.registry.tracking`). Limit: a kill before the
+file is written is not detected.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from flows.settings.execution import Execution
 
 logger = logging.getLogger(__name__)
 
+ACTIVE_RUNS_FOLDER = "active-runs"
+"""In the workspace: a file per active flow run."""
+
 
 class _Owner(Config):
     host: str
@@ -38,65 +42,58 @@ class _Owner(Config):
 
     @property
     def is_dead(self) -> bool:
-        """Whether this host ran it and runs it no more; of another host nothing is known."""
+        """Whether the process ran on this host and has ended; False for other hosts."""
         return self.host == platform.node() and not is_running(self.pid, self.started)
 
 
 @contextmanager
 def record_owner(execution: Execution) -> Iterator[None]:
-    """Remember whose flow run this is, as long as the block runs."""
-    if flow_run.id is None:  # Not in a flow.
+    """Record this process as the owner of the flow run while the block runs."""
+    if flow_run.id is None:  # Outside a flow run.
         yield
         return
-    note = _folder(execution) / f"{flow_run.id}.json"
+    path = execution.workspace_path / ACTIVE_RUNS_FOLDER / f"{flow_run.id}.json"
     owner = _Owner(host=platform.node(), pid=os.getpid(), started=psutil.Process().create_time())
-    write_json(note, owner.model_dump())
+    write_json(path, owner.model_dump())
     try:
         yield
     finally:
-        note.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def mark_stale_runs_crashed(execution: Execution) -> list[str]:
-    """Mark flow runs as Crashed, with their tasks, whose process on this host is gone; return their ids."""
-    notes = [
-        note
-        for note in sorted(_folder(execution).glob("*.json"))
-        if _Owner.parse(read_json(note)).is_dead
-    ]
-    if not notes:
+    """Mark stale flow runs and their tasks as Crashed; return the ids of the flow runs."""
+    paths = _owner_files(execution, is_dead=True)
+    if not paths:
         return []
     with get_client(sync_client=True) as client:
-        for note in notes:
-            _crash(client, UUID(note.stem))
-            note.unlink(missing_ok=True)
-    return [note.stem for note in notes]
+        for path in paths:
+            _mark_crashed(client, UUID(path.stem))
+            path.unlink(missing_ok=True)
+    return [path.stem for path in paths]
 
 
 def active_run_ids(execution: Execution) -> list[str]:
-    """The ids of flow runs whose process is, as far as this host can tell, at work on the workspace."""
-    return [
-        note.stem
-        for note in sorted(_folder(execution).glob("*.json"))
-        if not _Owner.parse(read_json(note)).is_dead
-    ]
+    """Return the ids of flow runs in this workspace whose process is not known to have ended."""
+    return [path.stem for path in _owner_files(execution, is_dead=False)]
 
 
-def _crash(client: SyncPrefectClient, run_id: UUID) -> None:
-    state: State[object] = Crashed(message="Its process was killed.")
+def _owner_files(execution: Execution, *, is_dead: bool) -> list[Path]:
+    paths = sorted((execution.workspace_path / ACTIVE_RUNS_FOLDER).glob("*.json"))
+    return [path for path in paths if _Owner.parse(read_json(path)).is_dead == is_dead]
+
+
+def _mark_crashed(client: SyncPrefectClient, run_id: UUID) -> None:
+    state: State[object] = Crashed(message="The process of this flow run was killed.")
     try:
         run = client.read_flow_run(run_id)
-    except ObjectNotFound:  # Prefect's database was removed meanwhile.
+    except ObjectNotFound:  # Prefect's database was replaced.
         return
     if run.state is None or run.state.is_final():
         return
-    tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])))
-    for task in tasks:
-        if task.state and not task.state.is_final():
-            client.set_task_run_state(task.id, state, force=True)
+    run_filter = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+    for task_run in client.read_task_runs(flow_run_filter=run_filter):
+        if task_run.state and not task_run.state.is_final():
+            client.set_task_run_state(task_run.id, state, force=True)
     client.set_flow_run_state(run_id, state, force=True)
-    logger.info("the flow run %s was killed; marked as such", run.name)
-
-
-def _folder(execution: Execution) -> Path:
-    return execution.workspace_path / "running"
+    logger.info("flow run %s was killed; marked as Crashed", run.name)

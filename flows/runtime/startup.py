@@ -1,8 +1,8 @@
-"""What a command that runs flows begins with: all that they need is imported while Prefect's temporary server starts.
+"""Start-up of commands that run flows: imports run while Prefect's temporary server starts.
 
-Each takes ten seconds, the server in a process of its own. The collector rests meanwhile, and what was imported is kept out
-of its sight for good: it would look through a million objects again and again, here and at the end of the process. Measured
-in docs/figures.md, "Start". Not covered: processes that Prefect starts for a deployment's run, which have a server.
+Each takes about ten seconds. The garbage collector is off meanwhile and never traverses the
+imported modules, about a million objects (docs/figures.md, "Start"). Flow runs of deployments have
+a server and do not use this module.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from prefect.settings import PREFECT_API_URL
 if TYPE_CHECKING:
     from prefect.server.api.server import SubprocessASGIServer
 
-_NEEDED = (
+_MODULES = (
     "components.data.archives.pull",
     "components.registry.versions",
     "components.preparation.corpus_pipeline",
     "components.validation.raw",
     "flows.pipeline",
 )
-"""With DVC, MLflow, Daft, Great Expectations and Prefect."""
+"""They import DVC, MLflow, Daft, Great Expectations and Prefect."""
 
 
 def import_while_server_starts() -> None:
-    """Import what a run needs; when this returns, Prefect has a server."""
+    """Import the modules of a run; on return, Prefect has a server."""
     gc.disable()
     try:
-        with _server_starting():
-            for name in _NEEDED:
+        with _starting_server():
+            for name in _MODULES:
                 import_module(name)
     finally:
         gc.freeze()
@@ -42,22 +42,20 @@ def import_while_server_starts() -> None:
 
 
 @contextmanager
-def _server_starting() -> Iterator[None]:
-    """Start the server that Prefect's client would start by itself, and wait for it at the end of the block only."""
+def _starting_server() -> Iterator[None]:
+    """Start Prefect's temporary server in a thread; wait for it at the end of the block."""
     if PREFECT_API_URL.value():
         yield
         return
     from prefect.server.api.server import SubprocessASGIServer
 
-    server = (
-        SubprocessASGIServer()
-    )  # The one of this process, which Prefect's client takes where it runs already.
-    starting = threading.Thread(target=_start, args=(server,), daemon=True)
-    starting.start()
+    server = SubprocessASGIServer()  # A singleton: Prefect's client uses it once it runs.
+    thread = threading.Thread(target=_start_server, args=(server,), daemon=True)
+    thread.start()
     yield
-    starting.join()
+    thread.join()
 
 
-def _start(server: SubprocessASGIServer) -> None:
-    with suppress(Exception):  # The client tries again, and says why it cannot.
+def _start_server(server: SubprocessASGIServer) -> None:
+    with suppress(Exception):  # The client starts it again and raises its own error.
         server.start()

@@ -1,16 +1,17 @@
-"""A decision about a version, with a person's word where the recipe wants one: asked on Prefect's page while the flow waits.
+"""Promotion of a registered version: the gate, and an approval in the Prefect UI if required.
 
-One decision: the flow pauses between two steps and holds nothing meanwhile: no lock, no half-written change. What was
-proposed is decided anew when the answer is there, so a champion that changed meanwhile is seen. That nobody answers is an
-answer, too, given by the flow itself through the same door, so that Prefect's run goes on and records it.
+The flow pauses between two steps and holds no lock meanwhile. After the approval the gate is
+evaluated again, so a change of the champion in between is noticed. On timeout the flow submits a
+rejection to its own form, so that Prefect resumes the run and records the outcome.
 """
 
 from __future__ import annotations
 
 import getpass
 import os
+import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -23,33 +24,96 @@ from prefect.utilities.urls import url_for
 from pydantic import Field
 from rich.markup import escape
 
+from components.core.errors import ConfigError
 from components.core.markdown import cell, table
+from components.core.network import redact_credentials
+from components.data.config import CORPORA as STAGES
 from flows.runtime.context import FlowContext
 from flows.runtime.events import emit_promotion_event
 from flows.runtime.prefect_artifacts import publish_markdown
-from flows.settings.recipes import recipe_name_for_model
+from flows.settings.execution import Execution
+from flows.settings.recipes import Recipe, recipe_name_for_model
 
-if TYPE_CHECKING:  # They would import MLflow.
+if TYPE_CHECKING:  # Imports MLflow.
     from components.registry.evidence import Evidence
     from components.registry.gate import Approval
-    from components.registry.promotion import Promotion
+    from components.registry.promotion import Promotion, PromotionRequest
+    from components.registry.queries import ModelVersionInfo
+    from components.registry.tracking import Tracking
 
 _POLL_INTERVAL_S = 2
-"""How often Prefect asks whether there is an answer."""
+"""How often Prefect checks whether the form was submitted."""
 _GRACE_S = 300
-"""How much longer than this flow Prefect waits, so that this flow's own answer is still taken."""
+"""How much longer Prefect waits than this flow, so that the rejection on timeout still counts."""
 
 
 class ApprovalForm(RunInput):
-    """What a person fills in on the page."""
+    """The form in the Prefect UI."""
 
-    approve: bool = Field(description="Whether this version becomes the champion.")
-    name: str = Field(min_length=1, description="Who decides; kept with the decision.")
-    reason: str = Field(default="", description="Why; kept with the decision.")
+    approve: bool = Field(description="Promote this version to champion.")
+    name: str = Field(min_length=1, description="Name of the approver; recorded with the decision.")
+    reason: str = Field(default="", description="Recorded with the decision.")
+
+
+def current_user() -> str:
+    """Return the name of the user of this process."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # Users of containers need no name.
+        return f"uid {os.getuid()}"
+
+
+def check_recipe_of_model(recipe: Recipe, model: str) -> None:
+    """Check that a recipe trains a model: the gate of another recipe has other requirements.
+
+    Args:
+        model: NAME/VERSION or NAME@ALIAS.
+
+    Raises:
+        ConfigError: another recipe trains it.
+    """
+    name = re.split("[@/]", model)[0]
+    if name in {f"{recipe.name}-{stage}" for stage in STAGES}:
+        return
+    raise ConfigError(
+        f"the recipe {recipe.name} does not train {name}",
+        expected=f"a model of that recipe, e.g. {recipe.name}-{STAGES[-1]}",
+        fix=f"use -r {recipe_name_for_model(name) or 'RECIPE'}, and --set name=... if the recipe "
+        "was renamed",
+    )
+
+
+def is_missing_candidate(execution: Execution, model: str) -> bool:
+    """Whether `model` is NAME@candidate and no version has that alias."""
+    from components.registry.aliases import CANDIDATE, version_at
+
+    name, _, alias = model.partition("@")
+    return alias == CANDIDATE and version_at(execution.open_tracking(), name, CANDIDATE) is None
+
+
+def load_evidence(tracking: Tracking, model: str) -> tuple[ModelVersionInfo, Evidence]:
+    """Return a registered version and the evidence recorded about it.
+
+    Raises:
+        TrackingError: there is no such version.
+        ConfigError: no evidence is recorded.
+    """
+    from components.registry.queries import evidence_at, get_version
+
+    version = get_version(tracking, model)
+    label = f"{version.model}/{version.version}"
+    evidence = evidence_at(tracking, label)
+    if not evidence.metrics:
+        raise ConfigError(
+            f"{redact_credentials(tracking.uri)} has no evidence about {label}",
+            expected="a version that a gate has evaluated before, which records its evidence",
+            fix="run `codegen promote` with the recipe of the model",
+        )
+    return version, evidence
 
 
 def decide_promotion(
-    here: FlowContext,
+    context: FlowContext,
     name: str,
     version: int,
     stage: str,
@@ -58,117 +122,125 @@ def decide_promotion(
     approved_by: str = "",
     reason: str = "",
 ) -> Promotion:
-    """Let the recipe's gate, and a person where it says so, decide about a registered version.
+    """Promote or refuse a registered version, by the gate of the recipe and an approval.
 
-    What was refused is not judged again, and nobody is asked or told again, before its rules, its figures or the champion
-    change.
+    A refused version is not evaluated again, and no approval is requested again, until its rules,
+    its metrics or the champion change.
 
     Args:
-        approved_by: who approves already, in starting this; then nobody is asked.
+        name: name of the registered model.
+        version: its version.
+        stage: the stage of the version.
+        evidence: metrics and provenance of the version.
+        approved_by: the user who approves in advance, also despite an earlier refusal.
+        reason: reason of that approval.
     """
-    from components.registry.gate import Approval
-    from components.registry.promotion import (
-        PromotionRequest,
-        promote,
-        propose,
-        rollback_note,
-        standing_refusal,
-    )
+    from components.registry.promotion import PromotionRequest, promote, standing_refusal
 
-    gate, tags = here.recipe.promotion, {"stage": stage}
-    case = PromotionRequest(name, version, stage, evidence, gate)
-    if not approved_by and (refusal := standing_refusal(case, here.run.tracking)):
-        _report_standing_refusal(here, refusal)
+    gate = context.recipe.promotion
+    request = PromotionRequest(name, version, stage, evidence, gate)
+    if not approved_by and (refusal := standing_refusal(request, context.run.tracking)):
+        _report_standing_refusal(context, refusal)
         return refusal
-    decided_by, approval = f"{user()} (flow {flow_run.get_flow_name()})", None
-    if gate.approval == "manual" or approved_by:
-        proposed = here.task(
-            f"judge {name}/{version}",
-            lambda run: propose(case, run=run, decided_by=decided_by),
-            tags=tags,
-        )
-        if proposed.decision.promoted and approved_by:
-            approval = Approval(
-                approved=True, name=approved_by, reason=reason, champion=proposed.champion_before
-            )
-        elif proposed.decision.promoted:
-            approval = _wait_for_approval(here, proposed, rollback_note(case, here.run.tracking))
-        decided_by = (
-            f"{approval.name} (flow {flow_run.get_flow_name()})" if approval else decided_by
-        )
-    promotion = here.task(
+    flow_name = flow_run.get_flow_name()
+    decided_by = f"{current_user()} (flow {flow_name})"
+    approval: Approval | None = None
+    if gate.approval == "person" or approved_by:
+        approval = _get_approval(context, request, decided_by, approved_by, reason)
+        if approval:
+            decided_by = f"{approval.name} (flow {flow_name})"
+    promotion = context.task(
         f"promote {name}/{version}",
-        lambda run: promote(case, run=run, decided_by=decided_by, approval=approval),
-        tags=tags,
+        lambda run: promote(request, run=run, decided_by=decided_by, approval=approval),
+        tags={"stage": stage},
     )
-    _publish(promotion)
+    _publish_comparison(promotion)
     emit_promotion_event(promotion)
     return promotion
 
 
-def _report_standing_refusal(here: FlowContext, refusal: Promotion) -> None:
-    command = f"codegen models promote {refusal.model}/{refusal.version} -r {recipe_name_for_model(refusal.model) or 'RECIPE'}"
-    since = f"refused on {refusal.decided_at} by {refusal.decided_by}, which stands: nothing has changed since"
-    how = f"Whoever approves of it all the same says so: {command}"
-    here.warn(escape(f"{refusal.model}/{refusal.version} was {since}. {how}"))
-    text = f"{as_markdown(refusal)}\n\nThis version was {since}. {how}\n"
-    publish_markdown(refusal.model, "promotion", text, f"{refusal.summary}; {since}")
+def _get_approval(
+    context: FlowContext,
+    request: PromotionRequest,
+    decided_by: str,
+    approved_by: str,
+    reason: str,
+) -> Approval | None:
+    """Return the approval of a version that passes the gate; None if it does not pass.
+
+    Requests the approval in the Prefect UI if `approved_by` is empty.
+    """
+    from components.registry.gate import Approval
+    from components.registry.promotion import propose, rollback_note
+
+    proposal = context.task(
+        f"evaluate gate for {request.model}/{request.version}",
+        lambda run: propose(request, run=run, decided_by=decided_by),
+        tags={"stage": request.stage},
+    )
+    if not proposal.decision.promoted:
+        return None
+    if not approved_by:
+        note = rollback_note(request, context.run.tracking)
+        return _wait_for_approval(context, proposal, note)
+    champion = proposal.champion_before
+    return Approval(approved=True, name=approved_by, reason=reason, champion=champion)
 
 
-def user() -> str:
-    """Who runs this process, for the record."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # A container's user need not have a name.
-        return f"uid {os.getuid()}"
+def _report_standing_refusal(context: FlowContext, refusal: Promotion) -> None:
+    recipe = recipe_name_for_model(refusal.model) or "RECIPE"
+    label = f"{refusal.model}/{refusal.version}"
+    status = f"refused on {refusal.decided_at} by {refusal.decided_by}; nothing has changed since"
+    fix = f"To approve it nevertheless, run: codegen models promote {label} -r {recipe}"
+    context.warn(escape(f"{label} was {status}. {fix}"))
+    text = f"{comparison_markdown(refusal)}\n\nThis version was {status}. {fix}\n"
+    publish_markdown(refusal.model, "promotion", text, f"{refusal.summary}; {status}")
 
 
-# -- asking ------------------------------------------------------------------------------------------------------------
+def _wait_for_approval(context: FlowContext, proposal: Promotion, rollback_note: str) -> Approval:
+    """Pause the flow until its form is submitted.
 
-
-def _wait_for_approval(here: FlowContext, proposed: Promotion, taken_back: str) -> Approval:
-    """Wait for a person's answer on the page of this flow run; `taken_back` says who rolled this version back, if any."""
+    Args:
+        rollback_note: who rolled this version back; empty if it was not.
+    """
     from components.registry.gate import Approval
 
-    timeout_s, run_id = here.recipe.promotion.approval_timeout_s, UUID(flow_run.get_id())
-    _publish(proposed)
-    page = url_for("flow-run", run_id) or "the page of this flow run; `codegen ui` opens Prefect"
-    waiting = f"{proposed.model}/{proposed.version} waits for a person's approval, for {timeout_s / 3600:g} h at most"
-    here.warn(f"{waiting}: {escape(page)}")
-    warning = f"**This version was {taken_back}**\n\n" if taken_back else ""
-    question = ApprovalForm.with_initial_data(description=warning + as_markdown(proposed))
+    timeout_s = context.recipe.promotion.approval_timeout_s
+    run_id = UUID(flow_run.get_id())
+    _publish_comparison(proposal)
+    url = url_for("flow-run", run_id) or "open this flow run in the Prefect UI (`codegen ui`)"
+    label = f"{proposal.model}/{proposal.version}"
+    context.warn(f"{label} waits up to {timeout_s / 3600:g} h for approval: {escape(url)}")
+    warning = f"**This version was {rollback_note}**\n\n" if rollback_note else ""
+    form = ApprovalForm.with_initial_data(description=warning + comparison_markdown(proposal))
+    champion = proposal.champion_before
     with _auto_reject_after_timeout(run_id, timeout_s):
-        # The key names the comparison: should Prefect run this flow again, no answer counts for another question.
-        key = f"{proposed.model}-{proposed.version}-against-{proposed.champion_before}"
+        # The key names the comparison: if Prefect reruns this flow, an earlier answer about another
+        # champion does not count.
         answer = pause_flow_run(
-            wait_for_input=question,
+            wait_for_input=form,
             timeout=timeout_s + _GRACE_S,
             poll_interval=_POLL_INTERVAL_S,
-            key=key,
+            key=f"{proposal.model}-{proposal.version}-against-{champion}",
         )
     return Approval(
-        approved=answer.approve,
-        name=answer.name,
-        reason=answer.reason,
-        champion=proposed.champion_before,
+        approved=answer.approve, name=answer.name, reason=answer.reason, champion=champion
     )
 
 
 @contextmanager
 def _auto_reject_after_timeout(run_id: UUID, timeout_s: int) -> Iterator[None]:
-    """Refuse in nobody's name when time is up; whoever answered before was first."""
+    """Submit a rejection after the timeout; Prefect accepts the first answer only."""
     from components.registry.gate import TIMED_OUT
 
-    def refuse() -> None:
-        answer = {
-            "approve": False,
-            "name": TIMED_OUT,
-            "reason": f"no answer within {timeout_s:,} s",
-        }
+    reason = f"no answer within {timeout_s:,} s"
+
+    def reject() -> None:
+        answer = {"approve": False, "name": TIMED_OUT, "reason": reason}
         with get_client(sync_client=True) as client:
             client.resume_flow_run(run_id, run_input=answer)
 
-    timer = threading.Timer(timeout_s, refuse)
+    timer = threading.Timer(timeout_s, reject)
     timer.daemon = True
     timer.start()
     try:
@@ -177,63 +249,54 @@ def _auto_reject_after_timeout(run_id: UUID, timeout_s: int) -> Iterator[None]:
         timer.cancel()
 
 
-# -- showing -----------------------------------------------------------------------------------------------------------
+def _publish_comparison(promotion: Promotion) -> None:
+    """Publish the comparison in Prefect, one series per model."""
+    text = comparison_markdown(promotion)
+    publish_markdown(promotion.model, "promotion", text, promotion.summary)
 
 
-def _publish(promotion: Promotion) -> None:
-    """The comparison among Prefect's artifacts, one series for each model."""
-    publish_markdown(promotion.model, "promotion", as_markdown(promotion), promotion.summary)
-
-
-def as_markdown(promotion: Promotion) -> str:
-    """A candidate beside the champion: every check of the gate, and every figure."""
-    champion = promotion.champion_before
-    against = (
-        "there is no champion yet" if champion is None else f"the champion is version {champion}"
-    )
+def comparison_markdown(promotion: Promotion) -> str:
+    """Return candidate and champion as Markdown: gate checks and metrics."""
+    champion = "there is no champion yet"
+    if promotion.champion_before is not None:
+        champion = f"the champion is version {promotion.champion_before}"
     checks = [
-        (one.rule, "yes" if one.passed else "**no**", one.detail)
-        for one in promotion.decision.checks
+        [check.rule, "yes" if check.passed else "**no**", check.found]
+        for check in promotion.decision.checks
     ]
+    metric_heads = ["metric", "champion", "candidate", "difference", "95 % interval"]
     return "\n".join(
         [
             f"# {promotion.model}: version {promotion.version}, {promotion.decision.outcome}",
-            f"\nStage {promotion.stage}; {against}.\n",
-            _table(("what the gate asks", "holds", "found"), checks),
+            f"\nStage {promotion.stage}; {champion}.\n",
+            _markdown_table(["requirement", "passed", "result"], checks),
             "",
-            _table(
-                ("figure", "champion", "candidate", "difference", "95 % interval"),
-                _figures(promotion),
-            ),
+            _markdown_table(metric_heads, _metric_rows(promotion)),
         ]
     )
 
 
-def _figures(promotion: Promotion) -> list[tuple[str, ...]]:
+def _metric_rows(promotion: Promotion) -> list[list[str]]:
     from components.registry.evidence import Evidence, compare_metrics
 
-    nothing = Evidence(digest="", metrics={}, protocols={})
-    rows: list[tuple[str, ...]] = []
-    for one in compare_metrics(promotion.champion_evidence or nothing, promotion.evidence):
-        difference = ""
-        if one.left is not None and one.right is not None:
-            difference = (
-                f"{one.right - one.left:+.4g}"
-                if one.comparable
-                else f"other protocol: {'; '.join(one.protocol)}"
-            )
-        interval = (
-            ""
-            if one.ci_low is None or one.ci_high is None
-            else f"{one.ci_low:+.4g} to {one.ci_high:+.4g}"
-        )
-        rows.append((one.metric, _number(one.left), _number(one.right), difference, interval))
+    champion = promotion.champion_evidence or Evidence(digest="", metrics={}, protocols={})
+    rows: list[list[str]] = []
+    for metric in compare_metrics(champion, promotion.evidence):
+        difference, interval = "", ""
+        if metric.left is not None and metric.right is not None:
+            difference = f"{metric.right - metric.left:+.4g}"
+            if not metric.comparable:
+                difference = f"other protocol: {'; '.join(metric.protocol)}"
+        if metric.low is not None and metric.high is not None:
+            interval = f"{metric.low:+.4g} to {metric.high:+.4g}"
+        values = [_format_number(metric.left), _format_number(metric.right)]
+        rows.append([metric.metric, *values, difference, interval])
     return rows
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    return table(head, (map(cell, row) for row in rows))
+def _markdown_table(heads: list[str], rows: list[list[str]]) -> str:
+    return table(heads, (map(cell, row) for row in rows))

@@ -1,8 +1,9 @@
-"""One checkpoint, one benchmark: samples are drawn and kept, then judged and scored; every part is an artifact of its own.
+"""Evaluation of a checkpoint: HumanEval, MTPB, custom benchmarks and bits per byte.
 
-Decisions: samples belong to a checkpoint and to how they were drawn, so another sandbox or another way of counting scores
-them anew without the model. Programs are executed while further samples are drawn, and what came of them is kept until the
-evaluation is published: a run that was killed executes none of them again.
+A benchmark has two steps: sampling, then execution and scoring. Samples and evaluation are separate
+artifacts. Samples depend on the checkpoint and the sampling settings only, so another sandbox or
+metric scores the same samples again without the model. Programs run while sampling continues; their
+results stay in a cache until the evaluation is published, so a resumed run does not repeat them.
 """
 
 from __future__ import annotations
@@ -14,132 +15,178 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from components.core.artifact import Artifact
-from components.core.errors import EvaluationError
+from components.core.errors import ConfigError, EvaluationError
 from components.core.files import read_jsonl
 from components.core.fingerprint import fingerprint
 from components.data.config import CORPORA as STAGES
 from flows.runtime.context import FlowContext
+from flows.settings.execution import Execution
+from flows.settings.recipes import Recipe
+from flows.steps.corpora import corpus_uri
 
-if TYPE_CHECKING:  # They would import more than a flow needs to be looked at.
+if TYPE_CHECKING:  # Imports torch and MLflow.
+    from components.evaluation.benchmarks.problems import FoundMtpb
     from components.evaluation.benchmarks.protocol import BenchmarkProtocol, SampleSet
     from components.evaluation.sampling.sampler import SamplerProtocol
     from components.registry.runs import TrackedRun
 
+EXECUTION_CACHE = "execution-cache"
+"""Folder of the workspace: results of executed programs until their evaluation is published."""
+_CODE_VERSION = 2
+"""Version of the files of an evaluation. What changes a score raises `SCORE_VERSION`, which is part
+of the protocol."""
+_SAMPLE_COLUMNS = ("set", "task_id", "sample", "outcome", "raised")
+"""Columns of the MLflow table of samples."""
+
 
 class BenchmarkSession(AbstractContextManager["BenchmarkSession"]):
-    """What an evaluation works with: a judge for all of its programs, and the sampler of one checkpoint at a time."""
+    """The program executor of an evaluation, and the sampler of one checkpoint at a time."""
 
-    def __init__(self, here: FlowContext) -> None:
-        """Says aloud where nothing, or nothing isolated, is executed."""
+    def __init__(self, context: FlowContext) -> None:
+        """Test the sandbox; warn if programs are not executed, or not isolated."""
         from components.evaluation.scoring.program_executor import ProgramExecutor
 
-        self._here, self._sampler, self._of = here, ExitStack(), ""
-        self._opened: SamplerProtocol | None = None
-        self.judge = ProgramExecutor(
-            here.execution.evaluation_workers,
-            kind=here.execution.sandbox,
-            unsafe=here.execution.unsafe_execution,
+        self._context = context
+        self._stack = ExitStack()
+        self._sampler: SamplerProtocol | None = None
+        self._digest = ""
+        self.executor = ProgramExecutor(
+            context.execution.evaluation_workers,
+            kind=context.execution.sandbox,
+            unsafe=context.execution.unsafe_execution,
         )
-        report = here.task("test the sandbox", lambda _: self.judge.report)
+        report = context.task("test sandbox", lambda _: self.executor.report)
         if not report.available:
-            here.warn(f"nothing that a model writes is executed: {report.missing}; {report.fix}")
+            context.warn(f"generated programs are not executed: {report.missing}; {report.remedy}")
         elif not report.isolated:
-            here.warn(
-                "what a model writes is executed without isolation, as asked: no model measured so is promoted"
+            context.warn(
+                "generated programs run without isolation, as --unsafe-execution allows: "
+                "models with these results cannot be promoted"
             )
 
     def __exit__(self, *_: object) -> None:
-        self._sampler.close()
-        self.judge.__exit__()
+        self._stack.close()
+        self.executor.__exit__()
 
     def progress(self) -> str:
-        """How far execution has come, for those who wait for samples."""
-        return (
-            f"{self.judge.num_executed:,} programs executed" if self.judge.report.available else ""
-        )
+        """Return how many programs were executed, for the progress line of sampling."""
+        if not self.executor.report.available:
+            return ""
+        return f"{self.executor.num_executed:,} programs executed"
 
     def sampler(self, checkpoint: Artifact) -> SamplerProtocol:
-        """What draws from a checkpoint; the one before is closed."""
+        """Return the sampler of a checkpoint; closes the sampler of another checkpoint."""
         from components.evaluation.sampling.sampler_pool import open_sampler
 
-        if self._opened is None or self._of != checkpoint.digest:
-            self._sampler.close()
-            folder, steps = (
-                self._here.store.fetch_verified(checkpoint),
-                self._here.execution.decode_mode,
+        if self._sampler is None or self._digest != checkpoint.digest:
+            self._stack.close()
+            folder = self._context.store.fetch_verified(checkpoint)
+            sampler = open_sampler(folder, self._context.execution.decode_mode)
+            self._sampler = self._stack.enter_context(sampler)
+            self._digest = checkpoint.digest
+        return self._sampler
+
+
+def find_mtpb_file(context: FlowContext) -> FoundMtpb:
+    """Find or download the MTPB file in a task; warn if MTPB is skipped."""
+    from components.evaluation.benchmarks.problems import find_mtpb
+
+    path, cache = context.execution.mtpb_path, context.execution.workspace_path / "cache"
+    mtpb = context.task("find MTPB", lambda _: find_mtpb(path, cache))
+    if not mtpb.path:
+        context.warn(f"MTPB is skipped: {mtpb.missing}")
+    return mtpb
+
+
+def load_protocol(benchmark: str, recipe: Recipe, execution: Execution) -> BenchmarkProtocol:
+    """Return the protocol of `humaneval`, `mtpb`, or a file of problems (by HumanEval's protocol).
+
+    Raises:
+        ConfigError: the MTPB file is not available.
+        EvaluationError: the file is not a benchmark.
+    """
+    from components.evaluation.benchmarks import humaneval, mtpb
+    from components.evaluation.benchmarks.custom_benchmark import read_benchmark
+    from components.evaluation.benchmarks.problems import find_mtpb
+
+    if benchmark == "humaneval":
+        return humaneval.plan(recipe.evaluation.humaneval)
+    if benchmark == "mtpb":
+        mtpb_file = find_mtpb(execution.mtpb_path, execution.workspace_path / "cache")
+        if mtpb_file.path is None:
+            raise ConfigError(
+                mtpb_file.missing,
+                expected="the official file",
+                fix="set CODEGEN_MTPB, or choose --benchmark humaneval",
             )
-            self._opened = self._sampler.enter_context(open_sampler(folder, steps))
-            self._of = checkpoint.digest
-        return self._opened
+        return mtpb.plan(recipe.evaluation.mtpb, mtpb_file.path)
+    return humaneval.sampled(read_benchmark(Path(benchmark)), recipe.evaluation.humaneval)
 
 
 def run_benchmark(
-    here: FlowContext,
-    benchmark: str,
+    context: FlowContext,
     stage: str,
     checkpoint: Artifact,
-    plan: BenchmarkProtocol,
-    bench: BenchmarkSession,
+    protocol: BenchmarkProtocol,
+    session: BenchmarkSession,
 ) -> Artifact:
-    """The evaluation of a checkpoint by the programs that it writes.
+    """Return the evaluation of a checkpoint on a benchmark.
 
     Args:
-        benchmark: its name for people.
-        stage: what the checkpoint is called, for people; for filters, too, where it is a stage.
+        stage: the stage of the checkpoint, or its name if it belongs to no stage.
     """
     from components.evaluation.sampling.sampler_pool import local_precision
     from components.evaluation.scoring.grading import protocol_settings, score
 
-    judge, seed = bench.judge, here.recipe.seed
-    isolation, precision = judge.report.isolation, local_precision()
+    executor, seed = session.executor, context.recipe.seed
+    isolation, precision = executor.report.isolation, local_precision()
     config: dict[str, JsonValue] = {
-        "protocol": protocol_settings(plan, judge, precision),
-        "executed": judge.report.available,
+        "protocol": protocol_settings(protocol, executor, precision),
+        "executed": executor.report.available,
     }
-    name = f"{checkpoint.name}-{plan.name}"
+    name = f"{checkpoint.name}-{protocol.name}"
 
     def build(folder: Path, run: TrackedRun) -> dict[str, JsonValue]:
         paths = {
-            label: here.store.fetch_verified(one) / "samples.jsonl"
-            for label, one in samples.items()
+            label: context.store.fetch_verified(artifact) / "samples.jsonl"
+            for label, artifact in samples.items()
         }
-        statistics = score(folder, plan, paths, judge, precision=precision, seed=seed)
+        statistics = score(folder, protocol, paths, executor, precision=precision, seed=seed)
         if (statistics["sandbox"] or "") != isolation:
             raise EvaluationError(
                 f"programs ran in {statistics['sandbox'] or 'no sandbox'}",
-                expected=f"{isolation or 'no sandbox'}, as found at the start of the evaluation",
-                fix="run the same command again; if it stays so, see `codegen doctor`",
+                expected=f"{isolation or 'no sandbox'}, as at the start of the evaluation",
+                fix="run the same command again; if the error remains, see `codegen doctor`",
             )
-        log_evaluation_files(folder, run)
+        _log_evaluation_files(folder, run)
         return statistics
 
-    told_apart = {**config, "isolation": isolation, "checkpoint": checkpoint.digest, "seed": seed}
-    journal = f"{name}-{fingerprint(told_apart)[:12]}.jsonl"
-    with judge.journaled(here.execution.workspace_path / "execution-cache" / journal):
+    cache_key = {**config, "isolation": isolation, "checkpoint": checkpoint.digest, "seed": seed}
+    cache = context.execution.workspace_path / EXECUTION_CACHE
+    with executor.journaled(cache / f"{name}-{fingerprint(cache_key)[:12]}.jsonl"):
         samples = {
-            draw.label: _samples(here, benchmark, stage, checkpoint, plan, draw, bench)
-            for draw in plan.sample_sets
+            draw.label: _generate_samples(context, stage, checkpoint, protocol, draw, session)
+            for draw in protocol.draws
         }
-        return here.get_or_build(
-            f"{benchmark} of {stage}",
+        return context.get_or_build(
+            f"evaluate {stage} on {protocol.name}",
             "evaluation",
             name,
             config=config,
             parents={"checkpoint": checkpoint, **samples},
-            code_version=2,  # Of the files; what changes a score raises `SCORE_VERSION`, which is in the protocol.
-            tags=_tags(stage, plan),
+            code_version=_CODE_VERSION,
+            tags=_tags(stage, protocol.name),
             build=build,
         )
 
 
-def _samples(
-    here: FlowContext,
-    benchmark: str,
+def _generate_samples(
+    context: FlowContext,
     stage: str,
     checkpoint: Artifact,
-    plan: BenchmarkProtocol,
+    protocol: BenchmarkProtocol,
     draw: SampleSet,
-    bench: BenchmarkSession,
+    session: BenchmarkSession,
 ) -> Artifact:
     from components.evaluation.benchmarks.protocol import SAMPLES_VERSION
     from components.evaluation.sampling.sampler_pool import local_precision
@@ -150,39 +197,76 @@ def _samples(
     )
     from components.evaluation.scoring.grading import build_program
 
-    def begin(sample: GeneratedSample) -> None:
-        bench.judge.submit(build_program(sample, plan))
+    seed = context.recipe.seed
+
+    def submit(sample: Sample) -> None:
+        session.executor.submit(program_of(sample, protocol))
 
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
-        sampler = bench.sampler(checkpoint)
-        for one in plan.sample_sets:  # Found before the first of them, and not hours later.
-            require_context_space(one, sampler)
-        return generate_samples(folder, draw, sampler, here.recipe.seed, begin, bench.progress)
+        sampler = session.sampler(checkpoint)
+        for sample_set in protocol.draws:  # Check all sets before the first, which takes hours.
+            require_disk_space(sample_set, sampler)
+        return generate_samples(folder, draw, sampler, seed, submit, session.progress)
 
-    return here.get_or_build(
-        f"{benchmark} of {stage}, {draw.label}",
+    return context.get_or_build(
+        f"sample {stage} for {protocol.name} {draw.label}",
         "samples",
-        f"{checkpoint.name}-{plan.name}-{draw.label}",
-        config={**draw.settings(), "seed": here.recipe.seed, "precision": local_precision()},
+        f"{checkpoint.name}-{protocol.name}-{draw.label}",
+        config={**draw.settings(), "seed": seed, "precision": local_precision()},
         parents={"checkpoint": checkpoint},
         code_version=SAMPLES_VERSION,
-        tags=_tags(stage, plan),
+        tags=_tags(stage, protocol.name),
         build=build,
         resumable=True,
     )
 
 
-def _tags(stage: str, plan: BenchmarkProtocol) -> dict[str, str]:
-    return {"benchmark": plan.name} | ({"stage": stage} if stage in STAGES else {})
+def run_bits_per_byte(
+    context: FlowContext, stage: str, checkpoint: Artifact, prepared: dict[str, Artifact]
+) -> Artifact:
+    """Return the bits per byte of a checkpoint on the held-out documents of all corpora."""
+    from components.evaluation.held_out import CODE_VERSION
+    from components.evaluation.held_out import run_bits_per_byte as measure_bits_per_byte
+
+    max_sequences = context.recipe.evaluation.held_out_max_sequences
+    training = context.execution.training
+
+    def build(folder: Path, run: TrackedRun) -> dict[str, JsonValue]:
+        statistics = measure_bits_per_byte(
+            folder,
+            checkpoint=context.store.fetch_verified(checkpoint),
+            prepared={
+                name: corpus_uri(context.store, corpus, training)
+                for name, corpus in prepared.items()
+            },
+            max_sequences=max_sequences,
+            streaming=training.streaming,
+        )
+        _log_evaluation_files(folder, run)
+        return statistics
+
+    return context.get_or_build(
+        f"evaluate {stage} on bits-per-byte",
+        "evaluation",
+        f"{checkpoint.name}-bits-per-byte",
+        config={"max_sequences": max_sequences},
+        parents={"checkpoint": checkpoint} | prepared,
+        code_version=CODE_VERSION,
+        tags=_tags(stage, "bits_per_byte"),
+        build=build,
+    )
 
 
-def log_evaluation_files(folder: Path, run: TrackedRun) -> None:
-    """The evaluation's files as the run's artifacts: results, and the samples as a table that MLflow compares."""
+def _tags(stage: str, benchmark: str) -> dict[str, str]:
+    tags = {"benchmark": benchmark}
+    return tags | {"stage": stage} if stage in STAGES else tags
+
+
+def _log_evaluation_files(folder: Path, run: TrackedRun) -> None:
+    """Log the files of an evaluation to MLflow, and its samples as a table."""
     for path in sorted(folder.glob("*.json*")):
         run.log_file(path)
     samples = folder / "samples.jsonl"
     if samples.exists():
-        columns = ("set", "task_id", "sample", "outcome", "exception_type")
-        run.table(
-            "samples.json", [{name: row[name] for name in columns} for row in read_jsonl(samples)]
-        )
+        rows = [{name: row[name] for name in _SAMPLE_COLUMNS} for row in read_jsonl(samples)]
+        run.table("samples.json", rows)

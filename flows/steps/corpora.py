@@ -1,7 +1,8 @@
-"""Which corpora a recipe means, before or after they were made: what decides them, where they are found, what they are.
+"""Corpora of a recipe: their specs, how to find them in stores, and how to share them.
 
-Design decision: the identity of the tokenizer and of a prepared corpus is put together here once; `prepare` builds from it,
-sharing and the dataset card look for it. What is not covered: making them (`prepare`) and copying them (`sharing`).
+The specs of the tokenizer and of prepared corpora are defined here only: `prepare` builds from
+them, sharing and the dataset card search with them. A shared root is a second store: a copied
+artifact has the same recipe hash and is reused like a local artifact.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import JsonValue
-
 from components.core.artifact import Artifact, Kind, recipe_hash
 from components.core.config import Config
 from components.core.errors import ArtifactError, DataError
@@ -19,24 +18,19 @@ from components.core.files import read_json
 from components.core.fingerprint import fingerprint
 from components.core.remote_errors import wrap_remote_errors
 from components.core.store import Store
+from components.core.store_sync import CopyResult, copy_with_lineage
 from components.data.config import CORPORA, Corpus
 from components.training.config import TrainingExecution
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # Imports numpy.
     from components.data.archives.pins import Pins
     from components.data.filters.decontamination import BenchmarkText
-    from components.registry.card import TrainingCorpus
-
-DATASET_CARD = "dataset-card.md"
-"""The card of the corpora that were prepared last, in the workspace and in MLflow."""
-REJECTS_TABLE = "rejects.json"
-"""The table of what is in no shard, beside the card in MLflow."""
 
 
 class ArtifactSpec(NamedTuple):
-    """What decides an artifact: the arguments of `Store.get_or_build` that are no place."""
+    """The arguments of `Store.get_or_build` that decide an artifact."""
 
     kind: Kind
     name: str
@@ -45,161 +39,80 @@ class ArtifactSpec(NamedTuple):
     code_version: int
 
     @property
-    def recipe(self) -> str:
-        """The fingerprint under which the artifact is published."""
+    def recipe_hash(self) -> str:
+        """The hash in the address of the artifact."""
         return recipe_hash(self.config, self.parents, self.code_version)
 
 
 class RecipeCorpora(NamedTuple):
-    """The corpora of a recipe as they lie in stores."""
+    """The corpora and the tokenizer of a recipe."""
 
     raw: dict[str, Artifact]
     tokenizer: Artifact
     prepared: dict[str, Artifact]
 
 
-def tokenizer_identity(recipe: Recipe, vocabulary: Artifact) -> ArtifactSpec:
-    """What decides the tokenizer."""
+def tokenizer_spec(recipe: Recipe, vocabulary: Artifact) -> ArtifactSpec:
+    """Return the spec of the tokenizer."""
     from components.tokenizer.vocabulary import CODE_VERSION
 
     name = f"gpt2-{recipe.tokenizer.num_merges}"
-    return ArtifactSpec(
-        "tokenizer", name, recipe.tokenizer, {"vocabulary": vocabulary}, CODE_VERSION
-    )
+    parents = {"vocabulary": vocabulary}
+    return ArtifactSpec("tokenizer", name, recipe.tokenizer, parents, CODE_VERSION)
 
 
-def prepared_identity(
+def prepared_corpus_spec(
     recipe: Recipe,
     corpus: Corpus,
     raw: Artifact,
     tokenizer: Artifact,
-    avoided: Sequence[BenchmarkText],
+    benchmark_texts: Sequence[BenchmarkText],
     earlier: Mapping[str, Artifact],
 ) -> ArtifactSpec:
-    """What decides a prepared corpus: also which benchmarks are avoided and, if the recipe says so, earlier corpora.
+    """Return the spec of a prepared corpus.
 
-    What changes none of its bytes does not count: where other corpora come from, and how many bad records are tolerated.
+    Settings that do not change its bytes are excluded: the sources of other corpora, and the
+    tolerated fraction of bad records.
+
+    Args:
+        benchmark_texts: problems that decontamination removes.
+        earlier: prepared corpora of earlier stages; they count if the recipe deduplicates across
+            corpora.
     """
     from components.preparation.corpus_pipeline import CODE_VERSION
 
-    declared = (recipe.data.sources or {}).get(corpus)
+    sources = (recipe.data.sources or {}).get(corpus)
     config = {
         "data": recipe.data.replace(
-            sources={corpus: declared} if declared else None,
+            sources={corpus: sources} if sources else None,
             quarantine=recipe.data.quarantine.reset("max_bad_fraction"),
         ),
-        "benchmarks": fingerprint(list(avoided)),
+        "benchmarks": fingerprint(list(benchmark_texts)),
         "context_length": recipe.model.context_length,
         "seed": recipe.seed,
     }
-    others = earlier if recipe.data.dedup_across_corpora else {}
-    return ArtifactSpec(
-        "prepared-corpus",
-        corpus,
-        config,
-        {"raw": raw, "tokenizer": tokenizer, **others},
-        CODE_VERSION,
-    )
+    parents = {"raw": raw, "tokenizer": tokenizer}
+    if recipe.data.dedup_across_corpora:
+        parents |= earlier
+    return ArtifactSpec("prepared-corpus", corpus, config, parents, CODE_VERSION)
 
 
-def raw_corpora(recipe: Recipe, execution: Execution) -> dict[str, Artifact]:
-    """The raw corpora and the vocabulary: of `data/`, but for those whose sources the recipe declares.
+def load_raw_corpora(recipe: Recipe, execution: Execution) -> dict[str, Artifact]:
+    """Return raw corpora and vocabulary: from the sources of the recipe, else from `data/`.
 
     Raises:
-        DataError, FetchError: `data/` is not as committed, or a source cannot be listed.
+        DataError, FetchError: `data/` differs from the commit, or a source cannot be listed.
     """
     from components.data.raw_corpus import artifact_from_listing, load_raw_artifacts
 
-    declared = (recipe.data.sources or {}).items()
-    return load_raw_artifacts(execution.project_path) | {
-        name: artifact_from_listing(name, sources) for name, sources in declared
-    }
+    artifacts = raw_artifacts(execution.project_path)
+    for corpus, sources in (recipe.data.sources or {}).items():
+        artifacts[corpus] = artifact_from_listing(corpus, sources)
+    return artifacts
 
 
-def require_clean_data_dir(recipe: Recipe, execution: Execution) -> None:
-    """A `data/` that stands for the recipe's preset but differs from it was edited: a pull would undo that without a word.
-
-    Raises:
-        DataError: names the files that differ.
-    """
-    from components.data.dvc import dvc_repo
-    from components.data.raw_corpus import require_clean_data
-
-    project, preset = execution.project_path, recipe.data.preset
-    committed = dvc_repo.read_pointer(project)
-    is_here = committed is not None and (project / dvc_repo.DATA).is_dir()
-    if (
-        is_here
-        and committed
-        and (committed.preset, committed.recipe_hash)
-        == (preset, load_archive_pins(execution).recipe_hash(preset))
-    ):
-        require_clean_data(project, committed)
-
-
-class Benchmarks(NamedTuple):
-    """The problems that must not be learnt, and why those of MTPB are not among them."""
-
-    texts: list[BenchmarkText]
-    missing: str = ""
-
-
-def benchmarks(recipe: Recipe, execution: Execution) -> Benchmarks:
-    """HumanEval, and MTPB where its file can be had; none where decontamination is switched off.
-
-    Raises:
-        EvaluationError: a file that was given is not the pinned one.
-    """
-    from components.data.filters.decontamination import BenchmarkText
-    from components.evaluation.benchmarks.humaneval import load_humaneval
-    from components.evaluation.benchmarks.mtpb import find_mtpb, load_mtpb
-
-    if not recipe.data.decontamination.enabled:
-        return Benchmarks([])
-    texts = [
-        BenchmarkText(
-            benchmark="humaneval", problem=one.task_id, text=one.prompt + one.canonical_solution
-        )
-        for one in load_humaneval()
-    ]
-    found = find_mtpb(execution.mtpb_path, execution.workspace_path / "cache")
-    if not found.path:
-        return Benchmarks(texts, found.missing)
-    texts += [
-        BenchmarkText(benchmark="mtpb", problem=str(one.number), text="\n".join(one.prompts))
-        for one in load_mtpb(found.path)
-    ]
-    return Benchmarks(texts)
-
-
-def load_archive_pins(execution: Execution) -> Pins:
-    """The pinned archives of this place."""
-    from components.data.archives.pins import Pins, load_pins
-
-    return Pins.parse(read_json(Path(execution.pins))) if execution.pins else load_pins()
-
-
-def find_corpora(recipe: Recipe, execution: Execution, *stores: Store) -> RecipeCorpora:
-    """The recipe's corpora, each from the first store that has it.
-
-    Raises:
-        DataError: `data/`, whose bytes are a part of the recipe, is absent, of another preset or not as committed.
-        ArtifactError: no store has one of them.
-    """
-    raw = raw_corpora(recipe, execution)
-    require_preset(recipe, raw)
-    tokenizer = _find(tokenizer_identity(recipe, raw["vocabulary"]), stores)
-    avoided = benchmarks(recipe, execution).texts
-    prepared: dict[str, Artifact] = {}
-    for corpus in CORPORA:
-        prepared[corpus] = _find(
-            prepared_identity(recipe, corpus, raw[corpus], tokenizer, avoided, prepared), stores
-        )
-    return RecipeCorpora(raw, tokenizer, prepared)
-
-
-def require_preset(recipe: Recipe, raw: Mapping[str, Artifact]) -> None:
-    """Check that `data/` holds what the recipe is made from.
+def check_preset(recipe: Recipe, raw: Mapping[str, Artifact]) -> None:
+    """Check that `data/` holds the preset of the recipe.
 
     Raises:
         DataError: it holds another preset.
@@ -207,114 +120,166 @@ def require_preset(recipe: Recipe, raw: Mapping[str, Artifact]) -> None:
     if (preset := raw["vocabulary"].provenance["preset"]) != recipe.data.preset:
         raise DataError(
             f"data/ holds the preset {preset}",
-            expected=f"the preset {recipe.data.preset}, whose bytes decide what the recipe {recipe.name} prepares",
-            fix=f"run `codegen data pull --preset {recipe.data.preset}`, or name the recipe that was prepared with --recipe",
+            expected=f"the preset {recipe.data.preset} of the recipe {recipe.name}",
+            fix=f"run `codegen data pull --preset {recipe.data.preset}`, or set --recipe to the "
+            "recipe that was prepared",
         )
 
 
-def _find(identity: ArtifactSpec, stores: tuple[Store, ...]) -> Artifact:
-    for store in stores:
-        if found := store.find(identity.kind, identity.name, identity.recipe):
-            return found
-    where = " or ".join(str(store.root) for store in stores)
-    raise ArtifactError(
-        f"{identity.kind}/{identity.name}-{identity.recipe[:12]} is not in {where}",
-        expected="the corpora of this recipe, data/ and code to have been prepared",
-        fix="run `codegen prepare` with the same --recipe and --set, here or where they are to be pushed from",
-    )
+def load_archive_pins(execution: Execution) -> Pins:
+    """Return the user's pinned archives (`Execution.pins`), or the project's."""
+    from components.data.archives.pins import Pins, load_pins
+
+    return Pins.parse(read_json(Path(execution.pins))) if execution.pins else load_pins()
 
 
-def corpus_uri(store: Store, corpus: Artifact, place: TrainingExecution) -> str:
-    """From where a prepared corpus is read: its folder on this machine or, where it is streamed from elsewhere, its URI.
+class BenchmarkTexts(NamedTuple):
+    """Texts of benchmark problems for decontamination."""
 
-    What is streamed is not fetched and checked as a whole: see `components.dataset.streaming`.
-    """
-    return (
-        corpus.address
-        if place.streaming and not store.is_local
-        else str(store.fetch_verified(corpus))
-    )
+    texts: list[BenchmarkText]
+    missing: str = ""
+    """Why the problems of MTPB are absent; empty if they are present."""
 
 
-def dataset_card(recipe: Recipe, execution: Execution, found: RecipeCorpora) -> str:
-    """The dataset card of a recipe's corpora, as Markdown."""
-    from components.core.paper import paper_corpora
-    from components.data.card import DatasetCardInputs
-    from components.data.card import dataset_card as card
+def load_benchmark_texts(recipe: Recipe, execution: Execution) -> BenchmarkTexts:
+    """Return the problems of HumanEval and, if its file is available, of MTPB.
 
-    pins = load_archive_pins(execution)
-    corpora = DatasetCardInputs(
-        name=recipe.name,
-        data=recipe.data,
-        seed=recipe.seed,
-        context_length=recipe.model.context_length,
-        raw=found.raw,
-        tokenizer=found.tokenizer,
-        prepared=found.prepared,
-    )
-    return card(corpora, pins.packages_of(recipe.data.preset), pins.vocabulary, paper_corpora())
-
-
-def training_corpora_of(
-    recipe: Recipe,
-    execution: Execution,
-    stage: str,
-    raw: Mapping[str, Artifact],
-    prepared: Mapping[str, Artifact],
-) -> list[TrainingCorpus]:
-    """What the model of a stage learnt from here, in order, with its licences: for the model card."""
-    from components.data.card import licenses_by_package
-    from components.registry.card import TrainingCorpus
-
-    sources = load_archive_pins(execution).packages_of(recipe.data.preset)
-    stages: list[str] = list(recipe.training.trained)
-    return [
-        TrainingCorpus(prepared[one], licenses_by_package(raw[one], sources))
-        for one in stages[: stages.index(stage) + 1]
-    ]
-
-
-def sample_rejects(prepared: Mapping[str, Artifact], store: Store) -> list[dict[str, JsonValue]]:
-    """A few of what is in no shard, of every corpus, reason and language: a table of `left_out.COLUMNS` and the corpus.
-
-    Only the files that say so are read: they are not verified, and no shard is fetched from where it lies.
+    Returns no texts if the recipe disables decontamination.
 
     Raises:
-        RemoteError: one of them cannot be read.
+        EvaluationError: the file at `Execution.mtpb_path` is not the pinned file.
     """
-    from components.dataset.manifests import (
-        QUARANTINE_JSONL,
-        REJECTS_PARQUET,
-        sample_quarantined_records,
-        sample_rejected_documents,
+    from components.data.filters.decontamination import BenchmarkText
+    from components.evaluation.benchmarks.humaneval import load_humaneval
+    from components.evaluation.benchmarks.mtpb import find_mtpb, load_mtpb
+
+    if not recipe.data.decontamination.enabled:
+        return BenchmarkTexts([])
+    texts: list[BenchmarkText] = []
+    for function in load_humaneval():
+        text = function.prompt + function.canonical_solution
+        texts.append(BenchmarkText(benchmark="humaneval", problem=function.task_id, text=text))
+    mtpb = find_mtpb(execution.mtpb_path, execution.workspace_path / "cache")
+    if not mtpb.path:
+        return BenchmarkTexts(texts, mtpb.missing)
+    for problem in load_mtpb(mtpb.path):
+        text = "\n".join(problem.prompts)
+        texts.append(BenchmarkText(benchmark="mtpb", problem=str(problem.number), text=text))
+    return BenchmarkTexts(texts)
+
+
+def find_corpora(recipe: Recipe, execution: Execution, *stores: Store) -> RecipeCorpora:
+    """Return the recipe's corpora, each from the first store that has it.
+
+    Raises:
+        DataError: `data/` is absent, has another preset, or differs from the commit.
+        ArtifactError: no store has one of the corpora.
+    """
+    raw = load_raw_corpora(recipe, execution)
+    check_preset(recipe, raw)
+    tokenizer = _find(tokenizer_spec(recipe, raw["vocabulary"]), stores)
+    benchmark_texts = load_benchmark_texts(recipe, execution).texts
+    prepared: dict[str, Artifact] = {}
+    for corpus in CORPORA:
+        spec = prepared_corpus_spec(
+            recipe, corpus, raw[corpus], tokenizer, benchmark_texts, prepared
+        )
+        prepared[corpus] = _find(spec, stores)
+    return RecipeCorpora(raw, tokenizer, prepared)
+
+
+def _find(spec: ArtifactSpec, stores: Sequence[Store]) -> Artifact:
+    for store in stores:
+        if artifact := store.find(spec.kind, spec.name, spec.recipe_hash):
+            return artifact
+    roots = " or ".join(str(store.root) for store in stores)
+    raise ArtifactError(
+        f"{spec.kind}/{spec.name}-{spec.recipe_hash[:12]} is not in {roots}",
+        expected="corpora prepared with this recipe, data/ and code",
+        fix="run `codegen prepare` with the same --recipe and --set, here or on the machine that "
+        "pushes",
     )
 
-    rows: list[dict[str, JsonValue]] = []
-    for corpus, one in prepared.items():
-        with (
-            wrap_remote_errors("looking at what is left out", one.address),
-            store.fs.open(f"{one.address}/{REJECTS_PARQUET}", "rb") as rejects,
-            store.fs.open(f"{one.address}/{QUARANTINE_JSONL}", "rb") as quarantine,
-        ):
-            chosen = [*sample_rejected_documents(rejects), *sample_quarantined_records(quarantine)]
-        chosen.sort(key=lambda row: (row["reason"], row["language"] or ""))
-        rows += [{"reason": row["reason"], "corpus": corpus, **row} for row in chosen]
-    return rows
+
+def corpus_uri(store: Store, corpus: Artifact, training: TrainingExecution) -> str:
+    """Return the location to read a prepared corpus from.
+
+    This is a verified local folder. A remote store with a streaming cache gives a URI instead;
+    streamed bytes are not verified as a whole, see `components.dataset.streaming`.
+    """
+    if training.streaming and not store.is_local:
+        return corpus.address
+    return str(store.fetch_verified(corpus))
 
 
-def reject_counts(prepared: Mapping[str, Artifact]) -> dict[str, JsonValue]:
-    """How many documents each reason rejects, how many records could not be read, and what was redacted: metrics."""
-    from components.data.filters.quality import DUPLICATE
+def push_prepared(
+    recipe: Recipe, execution: Execution, root: str, labels: Sequence[str] = ()
+) -> list[CopyResult]:
+    """Copy prepared corpora and their tokenizer to a shared root.
 
-    rejected: dict[str, JsonValue] = {}
-    unreadable: dict[str, JsonValue] = {}
-    redacted: dict[str, JsonValue] = {}
-    for corpus, one in prepared.items():
-        languages: Any = one.statistics["languages"]
-        rejected[corpus] = {
-            language: {**counts["rejected"], DUPLICATE: counts["duplicates"]}
-            for language, counts in languages.items()
-        }
-        unreadable[corpus] = one.statistics.get("bad", {})
-        redacted[corpus] = one.statistics.get("redacted", {})
-    return {"rejected": rejected, "unreadable": unreadable, "redacted": redacted}
+    Args:
+        labels: the corpora to copy; empty: those of the recipe.
+
+    Raises:
+        ArtifactError: a corpus is not in the store or is damaged, or the root has other bytes under
+            its recipe hash.
+        DataError: no labels are given and `data/` is absent or not the data of the recipe.
+        RemoteError: the root is unreachable or refuses.
+    """
+    local = execution.open_store()
+    shared = _open_shared_store(execution, root)
+    artifacts = _load_labels(local, labels) or _find_prepared(recipe, execution, local)
+    return _copy_all(artifacts, local, shared)
+
+
+def pull_prepared(
+    recipe: Recipe, execution: Execution, root: str, labels: Sequence[str] = ()
+) -> list[CopyResult]:
+    """Copy prepared corpora and their tokenizer from a shared root; see `push_prepared`.
+
+    Raises:
+        StorageFull: the disk is full.
+    """
+    local = execution.open_store()
+    shared = _open_shared_store(execution, root)
+    try:
+        with wrap_remote_errors("looking for prepared corpora", root):
+            artifacts = _load_labels(shared, labels) or _find_prepared(recipe, execution, shared)
+    except DataError as error:
+        raise DataError(
+            error.got,
+            expected=error.expected,
+            fix=f"{error.fix}; or use labels: `codegen data pull-prepared ROOT LABEL ...`",
+        ) from error
+    return _copy_all(artifacts, shared, local)
+
+
+def _open_shared_store(execution: Execution, root: str) -> Store:
+    scratch = execution.workspace_path / "store" if "://" in root else None
+    with wrap_remote_errors("opening it", root):
+        return Store(root, scratch=scratch)
+
+
+def _find_prepared(recipe: Recipe, execution: Execution, store: Store) -> list[Artifact]:
+    return list(find_corpora(recipe, execution, store).prepared.values())
+
+
+def _load_labels(store: Store, labels: Sequence[str]) -> list[Artifact]:
+    artifacts = [store.load(f"{store.root}/{label}") for label in labels]
+    for artifact in artifacts:
+        if artifact.kind != "prepared-corpus":
+            raise ArtifactError(
+                f"{artifact.label} is not a prepared corpus",
+                expected=f"labels like prepared-corpus/{CORPORA[0]}-0123456789ab",
+                fix="list them with `codegen artifacts --kind prepared-corpus`",
+            )
+    return artifacts
+
+
+def _copy_all(artifacts: Sequence[Artifact], source: Store, target: Store) -> list[CopyResult]:
+    """Copy artifacts and their parents; return the first result of each artifact."""
+    results: dict[str, CopyResult] = {}
+    for artifact in artifacts:
+        for result in copy_with_lineage(artifact, source, target):
+            results.setdefault(result.artifact.label, result)
+    return list(results.values())

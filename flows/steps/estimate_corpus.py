@@ -1,7 +1,7 @@
-"""`codegen data estimate`: what a recipe's corpora will come to, before the work starts.
+"""Estimates of the prepared corpora of a recipe (`codegen data estimate`).
 
-Needs the raw corpora and GPT-2's vocabulary, and no finished preparation; the tokenizer is the store's, or is built as
-`prepare` builds it and reused there. What is not covered: how the figures are found (`components.preparation.estimate`).
+An estimate needs the raw corpora and GPT-2's vocabulary but no preparation. It builds the tokenizer
+as `prepare` does, which then reuses it. The method is in `components.preparation.estimate`.
 """
 
 from __future__ import annotations
@@ -20,163 +20,162 @@ from components.core.errors import ConfigError
 from components.data.config import CORPORA, Corpus
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
-from flows.steps.corpora import benchmarks, require_preset, tokenizer_identity
+from flows.steps.corpora import check_preset, load_benchmark_texts, tokenizer_spec
 
-if TYPE_CHECKING:  # It would import numpy and Arrow.
+if TYPE_CHECKING:  # Imports numpy and Arrow.
     from components.preparation.estimate import Estimate, Interval
 
+_SAMPLE_NOTE = (
+    "Samples are read from the beginning of files, because compressed files can only be read from "
+    "their start; changes towards the end are not seen. Only duplicates with both copies in the "
+    "sample are counted, so the corpus may have more duplicates and fewer tokens. A range holds "
+    "90 % of the results if unread files resemble the sampled files."
+)
+_CROSS_CORPUS_NOTE = (
+    "Duplicates of documents in earlier corpora are not counted, although the recipe rejects them."
+)
 
-def estimate(
+
+def estimate_corpora(
     recipe: Recipe, execution: Execution, corpus: str | None, sample_mb: int
 ) -> Iterator[tuple[Corpus, Estimate]]:
-    """The estimate of one corpus of a recipe, or of all of them, one after the other.
+    """Yield the estimate of one corpus, or of all corpora if `corpus` is None.
 
     Raises:
-        ConfigError: there is no such corpus, or the sample is nothing.
-        DataError: `data/` is absent or of another preset, a source cannot be read, or nothing of it is kept.
+        ConfigError: there is no such corpus, or the sample is empty.
+        DataError: `data/` is absent or has another preset, a source cannot be read, or all
+            documents are rejected.
     """
     if corpus is not None and corpus not in CORPORA:
         raise ConfigError(
             f"there is no corpus {corpus!r}",
             expected=f"one of {', '.join(CORPORA)}",
-            fix="choose one of these, or none for all",
+            fix="choose one of these, or omit it for all corpora",
         )
     if sample_mb < 1:
         raise ConfigError(
             f"--sample-mb is {sample_mb}",
-            expected="at least 1, in MB of text for each corpus",
-            fix="leave it out, or give a larger one",
+            expected="at least 1, in MB of text per corpus",
+            fix="omit it, or increase it",
         )
     from components.data.raw_corpus import corpus_sources, load_raw_artifacts
     from components.preparation.estimate import estimate_corpus
 
-    chosen = [one for one in CORPORA if corpus in (None, one)]
-    raw = load_raw_artifacts(execution.project_path)
-    if set(chosen) - set(recipe.data.sources or {}):
-        require_preset(recipe, raw)
-    store = execution.open_store()
-    tokenizer = _tokenizer(recipe, execution, raw["vocabulary"])
-    avoided = benchmarks(recipe, execution).texts
-    for one in chosen:
+    corpora = [name for name in CORPORA if corpus in (None, name)]
+    raw = raw_artifacts(execution.project_path)
+    if set(corpora) - set(recipe.data.sources or {}):
+        check_preset(recipe, raw)
+    tokenizer = _build_tokenizer(recipe, execution, raw["vocabulary"])
+    tokenizer_folder = execution.open_store().fetch_verified(tokenizer)
+    benchmark_texts = load_benchmark_texts(recipe, execution).texts
+    for name in corpora:
         with TemporaryDirectory(prefix="estimate-", dir=execution.workspace_path) as folder:
-            yield (
-                one,
-                estimate_corpus(
-                    Path(folder),
-                    sources=corpus_sources(recipe.data, one, execution.project_path),
-                    corpus=one,
-                    data=recipe.data,
-                    tokenizer_folder=store.fetch_verified(tokenizer),
-                    tokenizer=recipe.tokenizer,
-                    context_length=recipe.model.context_length,
-                    seed=recipe.seed,
-                    execution=execution.data,
-                    benchmarks=avoided,
-                    sample_bytes=sample_mb * 1_000_000,
-                ),
+            estimate = estimate_corpus(
+                Path(folder),
+                sources=sources_of(recipe.data, name, execution.project_path),
+                corpus=name,
+                data=recipe.data,
+                tokenizer_folder=tokenizer_folder,
+                tokenizer=recipe.tokenizer,
+                context_length=recipe.model.context_length,
+                seed=recipe.seed,
+                place=execution.data,
+                benchmarks=benchmark_texts,
+                sample_bytes=sample_mb * 1_000_000,
             )
+        yield name, estimate
 
 
-def format_estimate(
-    corpus: Corpus, found: Estimate, recipe: Recipe, execution: Execution
-) -> list[str]:
-    """The lines that say it."""
-    documents, context = found.num_documents.value, recipe.model.context_length
-    rejects = [
-        f"{reason} {number / max(1, documents):.2%}" for reason, number in found.rejected.items()
-    ]
-    rejected = sum(found.rejected.values()) / max(1, documents)
-    speed = f"{found.bytes_per_s / 1e6:,.1f} MB/s with {_counted(found.num_workers, 'worker')}"
-    return [
-        f"{corpus}: {_counted(found.num_files, 'file')}, {decimal(found.stored_bytes)} as stored; {_sampled(found)}",
-        f"  documents  {documents:,}{_range(found.num_documents, found)}",
-        f"  raw text   {decimal(found.raw_bytes)}",
-        f"  rejected   {rejected:.2%} of the documents{': ' if rejects else ''}{', '.join(rejects)}",
-        *_unreadable(found, recipe),
-        f"  tokens     {found.num_tokens.value:,}{_range(found.num_tokens, found)}",
-        f"  sequences  {found.num_train_sequences:,} of {context:,} tokens to train on, {found.num_held_out_sequences:,} held out",
-        f"  disk       {decimal(found.shard_bytes)} of shards, {decimal(found.work_bytes)} at most while working"
-        f"{_room(found, execution)}",
-        f"  time       {_time(found.duration_s)} at {speed}, as measured here just now; validation comes on top",
-        f"  training   {_consumed(corpus, found, recipe)}",
-    ]
-
-
-def notes(recipe: Recipe, is_whole: bool) -> list[str]:
-    """What has to be known to read the lines."""
-    across = recipe.data.dedup_across_corpora
-    return [
-        *([] if is_whole else [_OF_SAMPLES]),
-        *(
-            ["Documents of earlier corpora are not looked for, though the recipe leaves them out."]
-            if across
-            else []
-        ),
-    ]
-
-
-_OF_SAMPLES = (
-    "Samples are the beginnings of files, since a compressed file can only be read from its start: what changes towards the "
-    "end of files is not seen. Of duplicates those are counted whose copies are both in the sample: there may be more of "
-    "them, and so fewer tokens. A range holds nine tenths of the results when what was not read is taken to be like files "
-    "drawn anew."
-)
-
-
-def _tokenizer(recipe: Recipe, execution: Execution, vocabulary: Artifact) -> Artifact:
+def _build_tokenizer(recipe: Recipe, execution: Execution, vocabulary: Artifact) -> Artifact:
     from components.tokenizer.vocabulary import build_tokenizer
 
     ranks = Path(vocabulary.address) / "gpt2.tiktoken"
-    built = execution.open_store().get_or_build(
-        **tokenizer_identity(recipe, vocabulary)._asdict(),
+    result = execution.open_store().get_or_build(
+        **tokenizer_spec(recipe, vocabulary)._asdict(),
         build=lambda folder: build_tokenizer(ranks, recipe.tokenizer, folder),
     )
-    return built.artifact
+    return result.artifact
 
 
-def _sampled(found: Estimate) -> str:
-    if found.is_complete:
-        return "all of it was read: these are the figures, but for the time"
-    return f"read {decimal(found.sample_bytes)} of text from the beginnings of {_counted(found.num_sampled_files, 'file')}"
+def format_estimate(
+    corpus: Corpus, estimate: Estimate, recipe: Recipe, execution: Execution
+) -> list[str]:
+    """Return the lines of an estimate for the command line."""
+    documents, context_length = estimate.documents, recipe.model.context_length
+    rates = [
+        f"{reason} {count / max(1, documents.value):.2%}"
+        for reason, count in estimate.rejected.items()
+    ]
+    rejected = sum(estimate.rejected.values()) / max(1, documents.value)
+    reasons = f": {', '.join(rates)}" if rates else ""
+    sample = "all of it was read, so only the time is an estimate"
+    if not estimate.is_whole:
+        num_files = _count(estimate.num_drawn, "file")
+        sample = f"read {decimal(estimate.sample_bytes)} of text from the beginning of {num_files}"
+    duration = timedelta(seconds=max(1, round(estimate.duration_s)))
+    num_workers = _count(estimate.num_workers, "worker")
+    return [
+        f"{corpus}: {_count(estimate.num_files, 'file')}, {decimal(estimate.stored_bytes)} stored; "
+        f"{sample}",
+        f"  documents  {documents.value:,}{_range(documents, estimate)}",
+        f"  raw text   {decimal(estimate.raw_bytes)}",
+        f"  rejected   {rejected:.2%} of the documents{reasons}",
+        *_bad_records(estimate, recipe),
+        f"  tokens     {estimate.tokens.value:,}{_range(estimate.tokens, estimate)}",
+        f"  sequences  {estimate.sequences:,} of {context_length:,} tokens for training, "
+        f"{estimate.held_out_sequences:,} held out",
+        f"  disk       {decimal(estimate.shard_bytes)} of shards, "
+        f"peak {decimal(estimate.work_bytes)}{_disk_warning(estimate, execution)}",
+        f"  time       {duration} at {estimate.bytes_per_s / 1e6:,.1f} MB/s with {num_workers}, as "
+        "measured now, plus validation",
+        f"  training   {_epochs(corpus, estimate, recipe)}",
+    ]
 
 
-def _range(figure: Interval, found: Estimate) -> str:
-    if figure.low < figure.high:
-        return f" ({figure.low:,} to {figure.high:,})"
-    return "" if found.is_complete else " (no range: it takes two files)"
+def estimate_notes(recipe: Recipe, is_whole: bool) -> list[str]:
+    """Return notes that explain the estimates."""
+    notes = []
+    if not is_whole:
+        notes.append(_SAMPLE_NOTE)
+    if recipe.data.dedup_across_corpora:
+        notes.append(_CROSS_CORPUS_NOTE)
+    return notes
 
 
-def _unreadable(found: Estimate, recipe: Recipe) -> list[str]:
-    if not found.num_bad:
+def _range(interval: Interval, estimate: Estimate) -> str:
+    if interval.low < interval.high:
+        return f" ({interval.low:,} to {interval.high:,})"
+    return "" if estimate.is_whole else " (no range: it needs two files)"
+
+
+def _bad_records(estimate: Estimate, recipe: Recipe) -> list[str]:
+    if not estimate.bad:
         return []
-    share, most = (
-        found.num_bad / (found.num_bad + found.num_documents.value),
-        recipe.data.quarantine.max_bad_fraction,
-    )
-    stops = f"; preparation stops above {most:.2%}" if share > most else ""
-    return [f"  unreadable {found.num_bad:,} records, {share:.2%}{stops}"]
+    fraction = estimate.bad / (estimate.bad + estimate.documents.value)
+    max_fraction = recipe.data.quarantine.max_bad_fraction
+    line = f"  unreadable {estimate.bad:,} records, {fraction:.2%}"
+    if fraction > max_fraction:
+        line += f"; preparation stops above {max_fraction:.2%}"
+    return [line]
 
 
-def _room(found: Estimate, execution: Execution) -> str:
-    free = shutil.disk_usage(execution.workspace_path).free
-    return (
-        f"; only {decimal(free)} are free at {execution.workspace_path}"
-        if free < found.work_bytes
-        else ""
-    )
+def _disk_warning(estimate: Estimate, execution: Execution) -> str:
+    free_bytes = shutil.disk_usage(execution.workspace_path).free
+    if free_bytes >= estimate.work_bytes:
+        return ""
+    return f"; only {decimal(free_bytes)} are free at {execution.workspace_path}"
 
 
-def _consumed(corpus: Corpus, found: Estimate, recipe: Recipe) -> str:
+def _epochs(corpus: Corpus, estimate: Estimate, recipe: Recipe) -> str:
     stage = getattr(recipe.training.stages, corpus)
-    reads = stage.steps * stage.global_batch_tokens
-    times = reads / max(1, found.num_train_tokens)
-    often = f"each of them {times:,.1f} times" if times >= 1 else f"{times:.1%} of them"
-    return f"the stage {corpus} reads {reads:,} tokens, of {found.num_train_tokens:,} to train on: {often}"
+    num_tokens = stage.steps * stage.global_batch_tokens
+    epochs = num_tokens / max(1, estimate.train_tokens)
+    share = f"{epochs:,.1f} epochs" if epochs >= 1 else f"{epochs:.1%} of them"
+    return (
+        f"the stage {corpus} reads {num_tokens:,} of {estimate.train_tokens:,} training tokens: "
+        f"{share}"
+    )
 
 
-def _time(duration_s: float) -> str:
-    return str(timedelta(seconds=max(1, round(duration_s))))
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,7 +1,7 @@
-"""The steps that judge corpora: the raw ones before they are prepared, the prepared ones before they are trained on.
+"""Validation tasks: raw corpora before preparation, prepared corpora before training.
 
-Design decision: a validation is an artifact like any other. It is decided by the rules, the data, and the validation of the
-version before, with which they are compared. What is not covered: the rules themselves (`components.validation`).
+A validation is an artifact. Its inputs are the rules, the corpora, and the previous validation,
+which drift rules compare with. The rules are in `components.validation`.
 """
 
 from __future__ import annotations
@@ -17,36 +17,38 @@ from components.core.errors import ValidationFailedError
 from components.core.files import read_json
 from components.data.config import CORPORA
 from flows.runtime.context import FlowContext, TrackedBuild
-from flows.runtime.prefect_artifacts import publish_validation_results
 from flows.settings.recipes import Recipe
+from flows.steps.report import publish_validation_results
 
-if TYPE_CHECKING:  # They would import numpy, Great Expectations and MLflow.
-    from components.data.sources.partition_reader import QuarantinedRecord
+if TYPE_CHECKING:  # Imports numpy, Great Expectations and MLflow.
+    from components.data.sources.record_batches import QuarantinedRecord
     from components.registry.runs import TrackedRun
     from components.validation.profile_partitions import ProfileResult
     from components.validation.suite_files import Suites
 
 _ORIGINS = "origins"
-"""Among the statistics of a validation: what `_origins` says."""
-_RULES = "results.json"
-"""In the folder of a validation: every rule, and what was found."""
+"""Key in the statistics of a validation: the origin of each corpus, see `_origins`."""
 _READ = "read"
-"""Among those of the raw corpora: of each that is declared, how many records cannot be read, and how many there are."""
+"""Key in the statistics of a raw validation: bad and total records per declared corpus."""
+_RESULTS_FILE = "results.json"
+"""File of a validation: the result of every rule."""
 
 
-def suites_of(here: FlowContext) -> Suites:
-    """The rules, read and checked before anything is made."""
+def load_suites(context: FlowContext) -> Suites:
+    """Read and check the validation suites of the recipe."""
     from components.validation.suites import read_suites
 
-    return read_suites(here.recipe.validation, here.execution.project_path)
+    return read_suites(context.recipe.validation, context.execution.project_path)
 
 
-def validate_raw_corpora(here: FlowContext, raw: dict[str, Artifact], suites: Suites) -> Artifact:
-    """The validation of the raw corpora.
+def validate_raw_corpora(
+    context: FlowContext, raw: dict[str, Artifact], suites: Suites
+) -> Artifact:
+    """Return the validation of the raw corpora.
 
     Raises:
-        ValidationFailed: a rule does not hold.
-        RecordError: more records of a declared corpus are bad than tolerated; they are on the page of the quarantine.
+        ValidationFailed: a rule failed.
+        RecordError: a declared corpus has more bad records than the recipe tolerates.
     """
     from components.data.raw_corpus import require_same_bytes
     from components.data.sources.partition_reader import QuarantinedRecord
@@ -54,187 +56,202 @@ def validate_raw_corpora(here: FlowContext, raw: dict[str, Artifact], suites: Su
     from components.validation.suite_files import validation_identity
     from components.validation.suites import CODE_VERSION
 
-    recipe = here.recipe
+    recipe = context.recipe
     corpora: dict[str, Artifact] = {corpus: raw[corpus] for corpus in CORPORA}
-    earlier = _earlier_validation(here, "raw", corpora)
+    previous = _previous_validation(context, "raw", corpora)
     examples: dict[str, list[QuarantinedRecord]] = {}
 
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
-        found = _profile_declared(here, folder)
-        for corpus, one in found.items():
+        profiles = _profile_declared_corpora(context, folder)
+        for corpus, profile in profiles.items():
             examples[corpus] = [
-                QuarantinedRecord(*(bad[name] for name in QuarantinedRecord._fields))
-                for bad in one.quarantined.examples
+                QuarantinedRecord(*(example[field] for field in QuarantinedRecord._fields))
+                for example in profile.quarantined.examples
             ]
         statistics = validate_raw(
             folder,
             suites=suites,
             corpora={
-                corpus: Path(one.address) for corpus, one in corpora.items() if corpus not in found
+                corpus: Path(artifact.address)
+                for corpus, artifact in corpora.items()
+                if corpus not in profiles
             },
-            profiles={corpus: one.profile for corpus, one in found.items()},
-            quarantined={corpus: one.quarantined for corpus, one in found.items()},
-            previous=read_profiles(here.store.fetch_verified(earlier)) if earlier else None,
-            previous_version=_version(earlier),
+            profiles={corpus: profile.profile for corpus, profile in profiles.items()},
+            quarantined={corpus: profile.quarantined for corpus, profile in profiles.items()},
+            previous=read_profiles(context.store.fetch_verified(previous)) if previous else None,
+            previous_version=_version_name(previous),
             config=recipe.validation,
-            docs=here.execution.workspace_path / "gx",
+            docs=context.execution.workspace_path / "gx",
         )
-        for raw_corpus in corpora.values():
-            require_same_bytes(raw_corpus)
+        for artifact in corpora.values():
+            require_same_bytes(artifact)
         read: dict[str, JsonValue] = {
-            corpus: [one.quarantined.num, one.num_read] for corpus, one in found.items()
+            corpus: [profile.quarantined.num, profile.num_read]
+            for corpus, profile in profiles.items()
         }
         return {**statistics, _ORIGINS: _origins(recipe), _READ: read}
 
-    parents: dict[str, Artifact] = {**corpora, **({"previous": earlier} if earlier else {})}
-    validated = here.get_or_build(
-        "validate the raw corpora",
+    validation = context.get_or_build(
+        "validate raw corpora",
         "validation",
         "raw",
-        config={**validation_identity(recipe.validation, "raw", suites), **_reading(recipe)},
-        parents=parents,
+        config={**identity(recipe.validation, "raw", suites), **_reading_config(recipe)},
+        parents=_with_previous(corpora, previous),
         code_version=CODE_VERSION,
-        build=_with_rules(here, "raw corpora", build),
+        build=_logging_rules(context, "raw corpora", build),
     )
-    _show(here, "raw corpora", validated)
-    _require_readable(here, validated, examples)
-    return validated
+    _publish(context, "raw corpora", validation)
+    _check_bad_records(context, validation, examples)
+    return validation
 
 
-def _profile_declared(here: FlowContext, folder: Path) -> dict[str, ProfileResult]:
+def validate_shards(
+    context: FlowContext, prepared: dict[str, Artifact], suites: Suites
+) -> Artifact:
+    """Return the validation of the prepared corpora.
+
+    Raises:
+        ValidationFailed: a rule failed.
+    """
+    from components.validation.prepared import read_figures, validate_prepared
+    from components.validation.suite_files import identity
+    from components.validation.suites import CODE_VERSION
+
+    config = context.recipe.validation
+    previous = _previous_validation(context, "prepared", prepared)
+
+    def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
+        statistics = validate_prepared(
+            folder,
+            prepared={
+                corpus: context.store.fetch_verified(artifact)
+                for corpus, artifact in prepared.items()
+            },
+            suites=suites,
+            previous=read_figures(context.store.fetch_verified(previous)) if previous else None,
+            previous_version=_version_name(previous),
+            config=config,
+            docs=context.execution.workspace_path / "gx",
+        )
+        return {**statistics, _ORIGINS: _origins(context.recipe)}
+
+    validation = context.get_or_build(
+        "validate prepared corpora",
+        "validation",
+        "prepared",
+        config=identity(config, "prepared", suites),
+        parents=_with_previous(prepared, previous),
+        code_version=CODE_VERSION,
+        build=_logging_rules(context, "prepared shards", build),
+    )
+    _publish(context, "prepared shards", validation)
+    return validation
+
+
+def _profile_declared_corpora(context: FlowContext, folder: Path) -> dict[str, ProfileResult]:
+    """Profile the corpora whose sources the recipe declares."""
     from components.validation.profile_partitions import profile_sources
 
-    recipe, place = here.recipe, here.execution.data
+    recipe = context.recipe
+    progress_folder = folder / "under-way"
     return {
         corpus: profile_sources(
-            corpus, sources, recipe.validation, recipe.data, place, folder / "under-way"
+            corpus, sources, recipe.validation, recipe.data, context.execution.data, progress_folder
         )
         for corpus, sources in (recipe.data.sources or {}).items()
     }
 
 
-def _reading(recipe: Recipe) -> dict[str, Any]:
-    """How declared sources are read, which decides what their records are; where they lie does not."""
+def _reading_config(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings that decide the records of declared sources, without their locations."""
     data = recipe.data
     if not data.sources:
         return {}
-    # Where they are does not count, so every source has the same URI.
-    sources = {
-        corpus: [one.replace(uri="-") for one in several]
-        for corpus, several in data.sources.items()
+    without_uris = {
+        corpus: [source.replace(uri="-") for source in sources]
+        for corpus, sources in data.sources.items()
     }
     quarantine = data.quarantine.reset("max_bad_fraction")
-    return {"reading": {**sources, "extensions": data.extensions, "quarantine": quarantine}}
+    return {"reading": {**without_uris, "extensions": data.extensions, "quarantine": quarantine}}
 
 
-def _require_readable(
-    here: FlowContext, validated: Artifact, examples: Mapping[str, list[QuarantinedRecord]]
+def _check_bad_records(
+    context: FlowContext, validation: Artifact, examples: Mapping[str, list[QuarantinedRecord]]
 ) -> None:
-    """That no more records are bad than tolerated: preparation would find it too, but in twenty times as long."""
-    from components.data.sources.partition_reader import check_bad_record_limit
+    """Check the tolerated number of bad records; preparation would take 20 times as long to."""
+    from components.data.sources.quarantine import check_bad_record_limit
 
-    read: Any = validated.statistics.get(_READ, {})
+    quarantine = context.recipe.data.quarantine
+    read: Any = validation.statistics.get(_READ, {})
     for corpus, (num_bad, num_read) in read.items():
-        check_bad_record_limit(
-            num_bad, num_read, examples.get(corpus, []), here.recipe.data.quarantine
-        )
+        check_bad_record_limit(num_bad, num_read, examples.get(corpus, []), quarantine)
 
 
-def _earlier_validation(
-    here: FlowContext, name: str, judged: Mapping[str, Artifact]
+def _previous_validation(
+    context: FlowContext, name: str, corpora: Mapping[str, Artifact]
 ) -> Artifact | None:
-    """The newest validation of another version of these data, to compare them with; none where that is switched off.
+    """Return the validation to compare with; None if the recipe disables drift rules.
 
-    Versions of one corpus come from the same preset, or are declared: nobody would compare the corpora of two presets that
-    share a workspace. The first validation of these very data has to be found again, so what came after it does not count.
+    This is the newest validation of other versions of the corpora with the same origins, published
+    before the first validation of these versions, so that the latter is found again and reused.
     """
-    if here.recipe.validation.drift == "off":
+    if context.recipe.validation.drift == "off":
         return None
-    digests = {one.digest for one in judged.values()}
-    earlier = None
-    for one in here.store.list_artifacts():
-        if (one.kind, one.name) == ("validation", name):
-            if {parent.digest for parent in one.parents if parent.role != "previous"} == digests:
-                break
-            if one.statistics.get(_ORIGINS) == _origins(here.recipe):
-                earlier = one
-    return earlier
+    digests = {corpus.digest for corpus in corpora.values()}
+    previous = None
+    for artifact in context.store.list_artifacts():
+        if (artifact.kind, artifact.name) != ("validation", name):
+            continue
+        inputs = {parent.digest for parent in artifact.parents if parent.role != "previous"}
+        if inputs == digests:
+            break
+        if artifact.statistics.get(_ORIGINS) == _origins(context.recipe):
+            previous = artifact
+    return previous
+
+
+def _with_previous(
+    corpora: Mapping[str, Artifact], previous: Artifact | None
+) -> dict[str, Artifact]:
+    return {**corpora, "previous": previous} if previous else dict(corpora)
 
 
 def _origins(recipe: Recipe) -> dict[str, JsonValue]:
-    """Where each corpus comes from: sources that the recipe declares, or the archives of its preset."""
+    """Return the origin of each corpus: `declared`, or the name of the preset."""
     declared = recipe.data.sources or {}
     return {corpus: "declared" if corpus in declared else recipe.data.preset for corpus in CORPORA}
 
 
-def _version(validation: Artifact | None) -> str:
-    """How Data Docs call what was validated then."""
-    return (
-        f"what {validation.label} judged, {validation.provenance.get('created_at')}"
-        if validation
-        else ""
-    )
+def _version_name(validation: Artifact | None) -> str:
+    """Return the name of the previous version in Data Docs."""
+    if validation is None:
+        return ""
+    return f"the version of {validation.label}, {validation.provenance.get('created_at')}"
 
 
-def validate_shards(here: FlowContext, prepared: dict[str, Artifact], suites: Suites) -> Artifact:
-    """The validation of the prepared corpora.
+def _publish(context: FlowContext, subject: str, validation: Artifact) -> None:
+    run_id = context.run.tracking.find_producer_run(validation, context.run.experiment_id)
+    rules = read_json(context.store.fetch_verified(validation) / _RESULTS_FILE)
+    publish_validation_results(context, subject, rules, run_id)
 
-    Raises:
-        ValidationFailed: a rule does not hold.
+
+def _logging_rules(context: FlowContext, subject: str, build: TrackedBuild) -> TrackedBuild:
+    """Return a build that logs rule results to MLflow.
+
+    If a rule fails, the folder of the build is deleted, so its results are published first.
     """
-    from components.validation.prepared import read_metrics, validate_prepared
-    from components.validation.suite_files import validation_identity
-    from components.validation.suites import CODE_VERSION
 
-    earlier = _earlier_validation(here, "prepared", prepared)
-    parents: dict[str, Artifact] = {**prepared, **({"previous": earlier} if earlier else {})}
-
-    def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
-        statistics = validate_prepared(
-            folder,
-            prepared={corpus: here.store.fetch_verified(one) for corpus, one in prepared.items()},
-            suites=suites,
-            previous=read_metrics(here.store.fetch_verified(earlier)) if earlier else None,
-            previous_version=_version(earlier),
-            config=here.recipe.validation,
-            docs=here.execution.workspace_path / "gx",
-        )
-        return {**statistics, _ORIGINS: _origins(here.recipe)}
-
-    validated = here.get_or_build(
-        "validate the prepared shards",
-        "validation",
-        "prepared",
-        config=validation_identity(here.recipe.validation, "prepared", suites),
-        parents=parents,
-        code_version=CODE_VERSION,
-        build=_with_rules(here, "prepared shards", build),
-    )
-    _show(here, "prepared shards", validated)
-    return validated
-
-
-def _show(here: FlowContext, what: str, validated: Artifact) -> None:
-    run_id = here.run.tracking.find_producer_run(validated, here.run.experiment_id)
-    publish_validation_results(
-        here, what, read_json(here.store.fetch_verified(validated) / _RULES), run_id
-    )
-
-
-def _with_rules(here: FlowContext, what: str, build: TrackedBuild) -> TrackedBuild:
-    """A build whose rules MLflow keeps as a table, and which are shown also where one of them ends it: its folder, with
-    what was found, does not stay then."""
-
-    def built(folder: Path, run: TrackedRun) -> Mapping[str, JsonValue]:
+    def logged_build(folder: Path, run: TrackedRun) -> Mapping[str, JsonValue]:
+        path = folder / _RESULTS_FILE
         try:
             statistics = build(folder, run)
-        except ValidationFailedError:
-            if (folder / _RULES).is_file():  # Else it could not even be read.
-                rules = read_json(folder / _RULES)
-                run.log_table("rules.json", rules)
-                publish_validation_results(here, what, rules, run.id)
+        except ValidationFailed:
+            if path.is_file():  # Absent if the corpora could not be read.
+                rules = read_json(path)
+                run.table("rules.json", rules)
+                publish_validation_results(context, subject, rules, run.id)
             raise
-        run.log_table("rules.json", read_json(folder / _RULES))
+        run.table("rules.json", read_json(path))
         return statistics
 
-    return built
+    return logged_build

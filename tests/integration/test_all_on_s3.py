@@ -1,4 +1,4 @@
-"""Sources, store and training's corpus on an S3 server: nothing of a corpus has to fit on the disk of who trains."""
+"""Sources, store and training corpus on S3: no corpus has to fit on the local disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flows.train import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(900)]
 
-PLACE = TrainingExecution(
+TRAINING = TrainingExecution(
     world_size=2, micro_batch=2, precision="fp32", device="cpu", one_per_host=False
 )
 SEQUENCE_BYTES = 2 * tiny().model.context_length
@@ -28,7 +28,7 @@ CACHE = {"cache_bytes": 8 * SEQUENCE_BYTES, "range_bytes": SEQUENCE_BYTES}
 
 
 def recipe(uri: str) -> Recipe:
-    """Corpora that lie at a URI, and four steps; without a look for benchmarks, one of which would be fetched."""
+    """Return a recipe with sources at a URI, four steps and no decontamination (no download)."""
     base = tiny()
     stage = base.training.stages.nl.replace(steps=4, warmup_steps=1, decay_steps=3)
     sources = {corpus: [{"uri": f"{uri}/{corpus}/*.jsonl"}] for corpus in CORPORA}
@@ -38,7 +38,7 @@ def recipe(uri: str) -> Recipe:
     )
 
 
-def test_a_stage_reads_a_corpus_that_is_never_here_as_a_whole(
+def test_a_stage_streams_a_corpus_without_a_full_local_copy(
     s3: str, tmp_path: Path, fixture_archives: FixtureArchives
 ) -> None:
     project = new_project(tmp_path / "project")
@@ -46,11 +46,11 @@ def test_a_stage_reads_a_corpus_that_is_never_here_as_a_whole(
     fs, root = fsspec.url_to_fs(s3)
     for corpus in CORPORA:
         fs.put(f"{project}/data/{corpus}/", f"{root}/raw/{corpus}/", recursive=True)
-    place = PLACE.replace(
+    training = TRAINING.replace(
         streaming=StreamingCacheConfig(cache_folder=str(tmp_path / "cache"), **CACHE)
     )
     pins = str(fixture_archives.folder / "pins.json")
-    execution = Execution(project=str(project), pins=pins, store=f"{s3}/store", training=place)
+    execution = Execution(project=str(project), pins=pins, store=f"{s3}/store", training=training)
 
     (checkpoint,) = train(recipe(f"{s3}/raw"), execution, last_stage="nl").values()
 
@@ -60,31 +60,35 @@ def test_a_stage_reads_a_corpus_that_is_never_here_as_a_whole(
         for path in (tmp_path / "cache").iterdir()
         if path.is_file() and path.stat().st_size
     ]
-    assert max(cached) == SEQUENCE_BYTES, "sequences, no shard"
+    assert max(cached) == SEQUENCE_BYTES, "sequences, not shards"
     assert 0 < sum(cached) <= CACHE["cache_bytes"]
     store = execution.open_store()
-    assert {one.kind for one in store.list_artifacts()} == {
+    assert {artifact.kind for artifact in store.list_artifacts()} == {
         "checkpoint",
         "prepared-corpus",
         "tokenizer",
         "validation",
     }
-    assert weights_with_the_corpus_here(execution, checkpoint, tmp_path / "here") == weights(
+    assert weights_with_a_local_corpus(execution, checkpoint, tmp_path / "local") == weights(
         store.fetch_verified(checkpoint)
     )
 
 
-def weights_with_the_corpus_here(execution: Execution, checkpoint: Artifact, folder: Path) -> bytes:
-    """Those of the same stage from a copy of its corpus on this machine."""
+def weights_with_a_local_corpus(execution: Execution, checkpoint: Artifact, folder: Path) -> bytes:
+    """Train the same stage from a local copy of its corpus; return its weights."""
     store = execution.open_store()
     corpus = next(
-        one for one in store.list_artifacts() if (one.kind, one.name) == ("prepared-corpus", "nl")
+        artifact
+        for artifact in store.list_artifacts()
+        if (artifact.kind, artifact.name) == ("prepared-corpus", "nl")
     )
     file = RunFile.read(store.fetch_verified(checkpoint) / "observed" / "run.json")
     assert file.run.data.folder == corpus.address
-    here = file.run.replace(data=file.run.data.replace(folder=str(store.fetch_verified(corpus))))
+    local_run = file.run.replace(
+        data=file.run.data.replace(folder=str(store.fetch_verified(corpus)))
+    )
     folder.mkdir()
-    train_stage(folder, here, PLACE, lambda _: None)
+    train_stage(folder, local_run, TRAINING, lambda _: None)
     return weights(folder)
 
 

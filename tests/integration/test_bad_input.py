@@ -1,4 +1,4 @@
-"""Bad input of every kind stops the flow before anything expensive: one clear error, and nothing is published."""
+"""Bad input stops a flow before expensive work: one clear error, nothing published."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from components.data.archives.pins import Pins
 from components.data.dvc import dvc_repo
 from components.data.raw_corpus import load_raw_artifacts
 from components.registry.evidence_store import download_run_file
-from flows.prepare import prepare, pull
+from flows.prepare import prepare
 from flows.settings.execution import Execution
 from flows.settings.recipes import tiny
+from flows.steps.prepare_corpora import pull_data
 from flows.train import train
 
 pytestmark = pytest.mark.slow
@@ -34,19 +35,19 @@ def execution(project: Path, archives: Path) -> Execution:
 
 
 def published(project: Path) -> list[str]:
-    return [one.label for one in Store(project / "var/store").list_artifacts()]
+    return [artifact.label for artifact in Store(project / "var/store").list_artifacts()]
 
 
 @pytest.fixture
 def pulled(tmp_path: Path, fixture_archives: FixtureArchives) -> Path:
-    """A project whose corpora were pulled, to be spoilt."""
+    """A project with pulled corpora that a test may corrupt."""
     project = new_project(tmp_path / "project")
     pull_fixtures(project, fixture_archives)
     return project
 
 
 def replace_line(change: Callable[[dict[str, str]], object]) -> Tamper:
-    """Change the third record of a mono file, and leave the rest as it is."""
+    """Change the third record of a mono file."""
 
     def tamper(data: Path) -> None:
         file = next((data / "mono").glob("*.jsonl"))
@@ -64,7 +65,7 @@ def empty_the_corpus(data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tamper", "named"),
+    ("tamper", "pattern"),
     [
         (replace_line(lambda record: json.dumps(record)[:-9]), r"mono/\S+\.jsonl.*3"),
         (
@@ -88,14 +89,14 @@ def empty_the_corpus(data: Path) -> None:
         "empty corpus",
     ],
 )
-def test_a_spoilt_corpus_stops_the_flow(
-    pulled: Path, fixture_archives: FixtureArchives, tamper: Tamper, named: str
+def test_a_corrupt_corpus_stops_the_flow(
+    pulled: Path, fixture_archives: FixtureArchives, tamper: Tamper, pattern: str
 ) -> None:
-    before = dvc_repo.read_pointer(pulled)
-    assert before is not None
+    pointer = dvc_repo.committed(pulled)
+    assert pointer is not None
     tamper(pulled / "data")
-    dvc_repo.commit(pulled, before.preset, before.recipe_hash)
-    with pytest.raises(DataError, match=f"(?s){named}.*expected: .*fix: "):
+    dvc_repo.commit(pulled, pointer.preset, pointer.recipe)
+    with pytest.raises(DataError, match=f"(?s){pattern}.*expected: .*fix: "):
         prepare(tiny(), execution(pulled, fixture_archives.folder))
     assert published(pulled) == []
 
@@ -103,88 +104,87 @@ def test_a_spoilt_corpus_stops_the_flow(
 def test_prefect_shows_every_rule_of_a_validation_that_failed(
     pulled: Path, fixture_archives: FixtureArchives
 ) -> None:
-    before = dvc_repo.read_pointer(pulled)
-    assert before is not None
+    pointer = dvc_repo.committed(pulled)
+    assert pointer is not None
     replace_line(lambda record: {**record, "language": "Klingon"})(pulled / "data")
-    dvc_repo.commit(pulled, before.preset, before.recipe_hash)
+    dvc_repo.commit(pulled, pointer.preset, pointer.recipe)
     with pytest.raises(DataError, match="Klingon"):
         prepare(tiny().replace(name="shown"), execution(pulled, fixture_archives.folder))
     with get_client(sync_client=True) as prefect:
         latest = prefect.read_latest_artifacts()
-    (text,) = (str(one.data) for one in latest if one.key == "shown-rules-raw-corpora")
-    first = next(line for line in text.splitlines() if line.startswith("| mono "))
-    assert "| **no** |" in first
-    assert "Klingon" in first
-    assert text.count("| yes |") > 10, "the rules that hold are shown, too"
-    (page,) = re.findall(r"earlier versions: `(.*)`", text)
-    assert "<html" in Path(page).read_text()
-    (run_id,) = re.findall(r"\[The same in MLflow\]\(http://.*/runs/(\w+)\)", text)
+    (text,) = (
+        str(artifact.data) for artifact in latest if artifact.key == "shown-rules-raw-corpora"
+    )
+    first_rule = next(line for line in text.splitlines() if line.startswith("| mono "))
+    assert "| **no** |" in first_rule
+    assert "Klingon" in first_rule
+    assert text.count("| yes |") > 10, "passed rules are shown too"
+    (data_docs,) = re.findall(r"earlier versions: `(.*)`", text)
+    assert "<html" in Path(data_docs).read_text()
+    (run_id,) = re.findall(r"\[Same table in MLflow\]\(http://.*/runs/(\w+)\)", text)
     tracking = execution(pulled, fixture_archives.folder).open_tracking()
-    kept = download_run_file(tracking, run_id, "rules.json")
-    assert kept is not None
-    assert "Klingon" in kept.read_text()
+    rules = download_run_file(tracking, run_id, "rules.json")
+    assert rules is not None
+    assert "Klingon" in rules.read_text()
 
 
-def test_data_changed_by_hand_is_not_trained_on(
+def test_edited_data_is_refused_and_a_pull_restores_it(
     pulled: Path, fixture_archives: FixtureArchives
 ) -> None:
     replace_line(lambda record: {**record, "text": "x = 1\n"})(pulled / "data")
-    before = dvc_repo.read_pointer(pulled)
+    pointer = dvc_repo.committed(pulled)
     with pytest.raises(DataError, match=r"(?s)mono.*expected: .*fix: "):
         load_raw_artifacts(pulled)
     edited = {path: path.read_bytes() for path in (pulled / "data").rglob("*.jsonl")}
     with pytest.raises(DataError, match=r"(?s)mono.*expected: .*fix: "):
         prepare(tiny(), execution(pulled, fixture_archives.folder))
     assert {path: path.read_bytes() for path in edited} == edited, (
-        "a pull would have undone the edit without a word"
+        "the flow must not revert the edit"
     )
     assert published(pulled) == []
-    pull(
-        tiny(), execution(pulled, fixture_archives.folder)
-    )  # Whoever asks for it gets the committed bytes back.
-    assert dvc_repo.read_pointer(pulled) == before
-    load_raw_artifacts(pulled)
+    pull_data(tiny(), execution(pulled, fixture_archives.folder))
+    assert dvc_repo.committed(pulled) == pointer
+    raw_artifacts(pulled)
 
 
-def test_a_corrupt_archive_is_named_and_nothing_is_left(
+def test_a_corrupt_archive_is_named_and_nothing_is_extracted(
     tmp_path: Path, fixture_archives: FixtureArchives
 ) -> None:
     archives = tmp_path / "archives"
     shutil.copytree(fixture_archives.folder, archives)
-    victim = (
+    archive = (
         archives / Pins.parse(json.loads((archives / "pins.json").read_text())).packages[0].file
     )
-    content = bytearray(victim.read_bytes())
+    content = bytearray(archive.read_bytes())
     content[len(content) // 2] ^= 0xFF
-    victim.write_bytes(content)
+    archive.write_bytes(content)
     project = new_project(tmp_path / "project")
-    with pytest.raises(FetchError, match=f"(?s){victim.name}.*expected: .*SHA-256.*fix: "):
+    with pytest.raises(FetchError, match=f"(?s){archive.name}.*expected: .*SHA-256.*fix: "):
         prepare(tiny(), execution(project, archives))
     assert published(project) == []
     assert not (project / "data").exists()
     assert not (project / "data.dvc").exists()
 
 
-def test_a_tracking_server_that_does_not_answer_is_said_first(
+def test_an_unreachable_tracking_server_is_reported_first(
     tmp_path: Path, fixture_archives: FixtureArchives
 ) -> None:
     project = new_project(tmp_path / "project")
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        place = execution(project, fixture_archives.folder).replace(tracking_uri=uri)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+        unreachable = execution(project, fixture_archives.folder).replace(tracking_uri=uri)
         with pytest.raises(TrackingError, match=f"(?s){uri} does not answer.*expected: .*fix: "):
-            prepare(tiny(), place)
+            prepare(tiny(), unreachable)
     assert not (project / "data").exists()
     assert published(project) == []
 
 
-def test_an_impossible_batch_is_refused_before_training(
+def test_a_batch_that_cannot_be_divided_is_refused_before_training(
     pulled: Path, fixture_archives: FixtureArchives
 ) -> None:
     recipe = tiny().override(["training.stages.nl.global_batch_tokens=256"])
-    place = execution(pulled, fixture_archives.folder)
     with pytest.raises(CodegenError, match=r"(?s)expected: .*fix: "):
-        train(recipe, place)
+        train(recipe, execution(pulled, fixture_archives.folder))
     assert not [label for label in published(pulled) if label.startswith("checkpoint")]

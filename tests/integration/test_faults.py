@@ -1,4 +1,4 @@
-"""What fails under a whole run: the disk below the store fills up, or Prefect's server is killed and comes back."""
+"""Faults during a whole run: a full disk, a Prefect server that restarts, a machine that dies."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from fixtures.processes import kill_process_tree_when
 from fixtures.projects import new_project
 from fixtures.tmpfs import resize_disk, limited_disk
 
-from components.core.network import free_port
+from components.core.network import free_port, health_error
 from components.core.store import Store
-from flows.settings.execution import health_error
 
 if TYPE_CHECKING:
     from fixtures.projects import FixtureArchives
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1200)]
 
 TOO_SMALL_KB = 5 * 1024
-"""Holds the corpora, and no checkpoint."""
+"""Large enough for the corpora, not for a checkpoint."""
 BEFORE_TRAINING = {"validation", "tokenizer", "prepared-corpus"}
 
 
-def test_a_store_that_is_full_ends_the_run_with_one_error_and_harms_nothing(
+def test_a_full_store_ends_the_run_with_one_error_and_damages_nothing(
     tmp_path: Path, fixture_archives: FixtureArchives
 ) -> None:
     folder = new_project(tmp_path / "project")
@@ -39,35 +38,37 @@ def test_a_store_that_is_full_ends_the_run_with_one_error_and_harms_nothing(
         process = start_codegen(
             folder, fixture_archives, "run", "-r", "tiny", "--exec", f"store={disk}"
         )
-        printed, _ = process.communicate(timeout=WAIT_S)
-        return process.returncode, printed
+        output, _ = process.communicate(timeout=WAIT_S)
+        return process.returncode, output
 
-    with limited_disk(tmp_path / "disk", size_kb=TOO_SMALL_KB) as disk:
-        for _ in range(2):  # Before and after somebody has read the error, and made no room.
-            status, printed = run(disk)
-            assert status == 1, printed
-            assert printed.count("✗") == 1, printed
-            assert re.search(r"disk filled up|no room left|are free at", printed), printed
-            assert "Traceback" not in printed
-        before = {one.label: one.digest for one in Store(disk).list_artifacts()}
+    with small_disk(tmp_path / "disk", size_kb=TOO_SMALL_KB) as disk:
+        for _ in range(2):  # The second attempt without more space fails in the same way.
+            status, output = run(disk)
+            assert status == 1, output
+            assert output.count("✗") == 1, output
+            assert re.search(r"disk filled up|no room left|are free at", output), output
+            assert "Traceback" not in output
+        before_digests = {
+            artifact.label: artifact.digest for artifact in Store(disk).list_artifacts()
+        }
         assert (
             {"tokenizer", "prepared-corpus"}
-            <= {label.split("/")[0] for label in before}
+            <= {label.split("/")[0] for label in before_digests}
             <= BEFORE_TRAINING
         )
-        for one in Store(disk).list_artifacts():
-            Store(disk).fetch_verified(one)  # Compares every byte with what was published.
+        for artifact in Store(disk).list_artifacts():
+            Store(disk).fetch_verified(artifact)
 
-        resize_disk(disk, size_kb=1024 * 1024)
-        status, printed = run(disk)
-        assert status == 0, printed
-        after = {one.label: one.digest for one in Store(disk).list_artifacts()}
-        assert before.items() <= after.items()
-        assert {"checkpoint", "evaluation"} <= {label.split("/")[0] for label in after}
+        grow(disk, size_kb=1024 * 1024)
+        status, output = run(disk)
+        assert status == 0, output
+        digests = {artifact.label: artifact.digest for artifact in Store(disk).list_artifacts()}
+        assert before_digests.items() <= digests.items()
+        assert {"checkpoint", "evaluation"} <= {label.split("/")[0] for label in digests}
 
 
 class Prefect:
-    """Prefect's own server, as a team starts it, that can be killed."""
+    """A Prefect server as `prefect server start` runs it; it can be killed."""
 
     def __init__(self, folder: Path) -> None:
         self.port, self._folder = free_port(), folder
@@ -75,25 +76,17 @@ class Prefect:
         self.start()
 
     def start(self) -> None:
-        """Start it over what it knew, and wait for it."""
-        kept = {
+        """Start the server on its database; wait until it is healthy."""
+        environment = {
             name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")
         }
-        command = [
-            sys.executable,
-            "-m",
-            "prefect",
-            "server",
-            "start",
-            "--no-ui",
-            "--port",
-            str(self.port),
-        ]
+        command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui"]
+        command += ["--port", str(self.port)]
         log = self._folder / "prefect.log"
         with log.open("a") as output:
             self.process = subprocess.Popen(
                 command,
-                env=kept | {"PREFECT_HOME": str(self._folder / "home")},
+                env=environment | {"PREFECT_HOME": str(self._folder / "home")},
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
@@ -101,37 +94,29 @@ class Prefect:
         wait_until(lambda: health_error(f"{self.api}/health", 5) is None, self.process, log)
 
     def kill(self) -> None:
-        """End it without a word."""
+        """Kill the server."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def states(self) -> dict[str, str]:
-        """Of every flow run, by its name."""
-        return {
-            one["name"]: one["state_name"] for one in request(self.api, "/flow_runs/filter", {})
-        }
+        """Return the state of every flow run by its name."""
+        return {run["name"]: run["state_name"] for run in ask(self.api, "/flow_runs/filter", {})}
 
 
-def test_prefect_is_killed_in_training_and_comes_back(
+def test_a_run_completes_although_prefect_restarts_during_training(
     tmp_path: Path, fixture_archives: FixtureArchives
 ) -> None:
     folder, log = new_project(tmp_path / "project"), tmp_path / "run.log"
     server, run = Prefect(tmp_path), None
     try:
-        steps = (
-            "--set",
-            "training.stages.nl.steps=120",
-            "--set",
-            "training.stages.nl.decay_steps=110",
-        )
+        options = ["-r", "tiny", "--set", "training.stages.nl.steps=120"]
+        options += ["--set", "training.stages.nl.decay_steps=110"]
         with log.open("w") as output:
             run = start_codegen(
                 folder,
                 fixture_archives,
                 "run",
-                "-r",
-                "tiny",
-                *steps,
+                *options,
                 output=output,
                 PREFECT_API_URL=server.api,
             )
@@ -141,7 +126,7 @@ def test_prefect_is_killed_in_training_and_comes_back(
         trained = folder / "var/store/checkpoint"
         wait_until(
             lambda: any(trained.glob("codegen-tiny-nl-*/manifest.json")), run, log
-        )  # Without anybody to tell.
+        )  # The stage completes while Prefect is down.
         server.start()
         assert run.wait(timeout=WAIT_S) == 0, log.read_text()
         assert set(server.states().values()) == {"Completed"}
@@ -151,35 +136,37 @@ def test_prefect_is_killed_in_training_and_comes_back(
         server.kill()
 
 
-def test_a_run_whose_machine_died_is_marked_and_another_goes_on(
+def test_a_run_of_a_dead_machine_is_marked_crashed_and_another_resumes_it(
     tmp_path: Path, fixture_archives: FixtureArchives
 ) -> None:
-    """Nothing is left that could say it: the automation of Prefect's server does, after minutes without a heartbeat."""
+    """An automation of the Prefect server marks the run after minutes without a heartbeat."""
     folder, server = new_project(tmp_path / "project"), Prefect(tmp_path)
-    served: list[Stack] = []
+    stacks: list[Served] = []
     try:
-        served.append(Stack(folder, fixture_archives, api=server.api))
-        recipe = served[0].parameters("train-stage/tiny")["recipe"]
+        stacks.append(Served(folder, fixture_archives, api=server.api))
+        recipe = stacks[0].parameters("train-stage/tiny")["recipe"]
         recipe["training"]["stages"]["nl"] |= {"steps": 400, "decay_steps": 390}
-        run = served[0].run("train-stage/tiny", recipe=recipe, stage="nl")
+        run = stacks[0].run("train-stage/tiny", recipe=recipe, stage="nl")
         metrics = folder / "var/store/.building/checkpoint"
-        served[0].until(lambda: any(metrics.glob("codegen-tiny-nl-*/observed/metrics.jsonl")))
-        kill_process_tree_when(served[0].process, lambda: True)
+        stacks[0].until(lambda: any(metrics.glob("codegen-tiny-nl-*/observed/metrics.jsonl")))
+        kill_when(stacks[0].process, lambda: True)
         until(
-            lambda: served[0].state(run)["type"] == "CRASHED",
+            lambda: stacks[0].state(run)["type"] == "CRASHED",
             server.process,
             tmp_path / "prefect.log",
         )
 
-        served.append(Stack(folder, fixture_archives, api=server.api))
-        again = served[1].run("train-stage/tiny", recipe=recipe, stage="nl")
-        assert served[1].end_of(again)["type"] == "COMPLETED"
-        (made,) = (
-            one for one in Store(folder / "var/store").list_artifacts() if one.kind == "checkpoint"
+        stacks.append(Served(folder, fixture_archives, api=server.api))
+        resumed = stacks[1].run("train-stage/tiny", recipe=recipe, stage="nl")
+        assert stacks[1].end_of(resumed)["type"] == "COMPLETED"
+        (checkpoint,) = (
+            artifact
+            for artifact in Store(folder / "var/store").list_artifacts()
+            if artifact.kind == "checkpoint"
         )
-        assert len(cast(list[object], made.provenance["attempts"])) == 2
+        assert len(cast(list[object], checkpoint.provenance["attempts"])) == 2
     finally:
-        for one in served:
-            if one.process.poll() is None:
-                kill_process_tree_when(one.process, lambda: True)
+        for stack in stacks:
+            if stack.process.poll() is None:
+                kill_when(stack.process, lambda: True)
         server.kill()

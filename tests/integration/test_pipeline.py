@@ -1,6 +1,6 @@
-"""The whole chain as a user runs it, on small archives and without network: once undisturbed, once killed three times.
+"""The whole pipeline on small archives without network: uninterrupted, and killed three times.
 
-Both runs happen in processes of their own, with their own project folder, DVC repository, SQLite files and Prefect home.
+Each run is a process with its own project folder, DVC repository, SQLite files, Prefect home.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STAGES = ("nl", "multi", "mono")
 
 
 class Project:
-    """A project folder of its own, and the command line in it."""
+    """A new project folder, and the command line in it."""
 
     def __init__(self, folder: Path, archives: FixtureArchives) -> None:
         self.folder, self.archives = folder, archives
@@ -45,13 +45,13 @@ class Project:
         )
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start `codegen ...` in a session of its own."""
+        """Start `codegen ...` in a new session."""
         environment = {
             key: value
             for key, value in os.environ.items()
             if not key.startswith(("PREFECT_", "MLFLOW_", "CODEGEN_"))
         }
-        places = [f"project={self.folder}", f"pins={self.archives.folder / 'pins.json'}"]
+        settings = [f"project={self.folder}", f"pins={self.archives.folder / 'pins.json'}"]
         environment |= {"CODEGEN_ARCHIVES": str(self.archives.folder), "COLUMNS": "200"}
         if mtpb := os.environ.get("CODEGEN_MTPB"):
             environment["CODEGEN_MTPB"] = str(Path(mtpb).resolve())
@@ -60,7 +60,7 @@ class Project:
             "-m",
             "flows.cli.main",
             *arguments,
-            *(item for place in places for item in ("--exec", place)),
+            *(item for setting in settings for item in ("--exec", setting)),
         ]
         return subprocess.Popen(
             command,
@@ -72,24 +72,24 @@ class Project:
         )
 
     def run(self, *arguments: str) -> tuple[int, str]:
-        """Run `codegen ...` to its end; its exit status and what it printed."""
+        """Run `codegen ...` to its end; return its exit status and output."""
         process = self.start(*arguments)
         output, _ = process.communicate(timeout=400)
         return process.returncode, output
 
-    def run_until_killed(self, moment: Callable[[], bool], *arguments: str) -> None:
-        """Run `codegen ...` and `kill -9` its whole process tree as soon as `moment` has come."""
-        kill_process_tree_when(self.start(*arguments), moment)
+    def run_until_killed(self, condition: Callable[[], bool], *arguments: str) -> None:
+        """Run `codegen ...`; `kill -9` its process tree as soon as `condition` holds."""
+        kill_when(self.start(*arguments), condition)
 
     @property
     def store(self) -> Store:
         return Store(self.folder / "var/store")
 
     def artifacts(self) -> dict[str, Artifact]:
-        return {one.label: one for one in self.store.list_artifacts()}
+        return {artifact.label: artifact for artifact in self.store.list_artifacts()}
 
-    def building(self, kind: str) -> bool:
-        """Whether an artifact of a kind is being built right now."""
+    def is_building(self, kind: str) -> bool:
+        """Whether an artifact of a kind is being built."""
         return any(path.is_dir() for path in (self.folder / "var/store/.building" / kind).glob("*"))
 
 
@@ -97,7 +97,7 @@ class Project:
 def finished(
     tmp_path_factory: pytest.TempPathFactory, fixture_archives: FixtureArchives
 ) -> tuple[Project, str]:
-    """A project in which `codegen run` went through undisturbed, and what it printed."""
+    """A project with a completed `codegen run`, and its output."""
     project = Project(tmp_path_factory.mktemp("finished") / "project", fixture_archives)
     status, output = project.run("run", "--recipe", "tiny")
     assert status == 0, output
@@ -106,74 +106,78 @@ def finished(
 
 def test_every_step_published_its_artifact(finished: tuple[Project, str]) -> None:
     project, output = finished
-    made = {f"{one.kind}/{one.name}" for one in project.store.list_artifacts()}
+    names = {f"{artifact.kind}/{artifact.name}" for artifact in project.store.list_artifacts()}
     expected = {"validation/raw", "validation/prepared", "tokenizer/gpt2-500"}
     expected |= {f"prepared-corpus/{stage}" for stage in STAGES}
     expected |= {f"checkpoint/codegen-tiny-{stage}" for stage in STAGES}
     expected |= {
-        f"evaluation/codegen-tiny-{stage}-{one}"
+        f"evaluation/codegen-tiny-{stage}-{benchmark}"
         for stage in STAGES
-        for one in ("bits-per-byte", "humaneval")
+        for benchmark in ("bits-per-byte", "humaneval")
     }
-    assert expected <= made
-    assert ("evaluation/codegen-tiny-mono-mtpb" in made) == bool(os.environ.get("CODEGEN_MTPB"))
+    assert expected <= names
+    assert ("evaluation/codegen-tiny-mono-mtpb" in names) == bool(os.environ.get("CODEGEN_MTPB"))
     assert 'href="samples.html"' in (project.folder / "var/report.html").read_text()
     samples = (project.folder / "var/samples.html").read_text()
     assert all(f"{name}, HumanEval/0, at" in samples for name in ("NL", "Multi", "Mono"))
     assert "codegen ui" in output
 
 
-def test_each_stage_starts_from_the_last_ones_weights(finished: tuple[Project, str]) -> None:
+def test_each_stage_starts_from_the_weights_of_the_previous_stage(
+    finished: tuple[Project, str],
+) -> None:
     project, _ = finished
     checkpoints = {
-        one.name.rsplit("-", 1)[1]: one
-        for one in project.store.list_artifacts()
-        if one.kind == "checkpoint"
+        artifact.name.rsplit("-", 1)[1]: artifact
+        for artifact in project.store.list_artifacts()
+        if artifact.kind == "checkpoint"
     }
     parents = {
-        stage: {parent.role: parent.digest for parent in one.parents}
-        for stage, one in checkpoints.items()
+        stage: {parent.role: parent.digest for parent in checkpoint.parents}
+        for stage, checkpoint in checkpoints.items()
     }
     assert "initial" not in parents["nl"]
     assert parents["multi"]["initial"] == checkpoints["nl"].digest
     assert parents["mono"]["initial"] == checkpoints["multi"].digest
 
 
-def test_every_figure_leads_back_to_the_raw_corpora(finished: tuple[Project, str]) -> None:
+def test_every_evaluation_has_the_raw_corpora_in_its_lineage(finished: tuple[Project, str]) -> None:
     project, _ = finished
     evaluation = next(
-        one
-        for one in project.store.list_artifacts()
-        if one.name == "codegen-tiny-mono-bits-per-byte"
+        artifact
+        for artifact in project.store.list_artifacts()
+        if artifact.name == "codegen-tiny-mono-bits-per-byte"
     )
     roots = {
         parent.name
-        for one in project.store.lineage(evaluation)
-        for parent in one.parents
+        for artifact in project.store.lineage(evaluation)
+        for parent in artifact.parents
         if parent.kind == "raw-corpus"
     }
     assert roots == {"nl", "multi", "mono", "vocabulary"}
 
 
-def test_the_dataset_card_lies_in_the_workspace_and_in_mlflow(
+def test_the_dataset_card_is_in_the_workspace_and_in_mlflow(
     finished: tuple[Project, str],
 ) -> None:
     project, _ = finished
     card = (project.folder / "var/dataset-card.md").read_text()
-    kept = [
+    logged_cards = [
         path.read_text()
         for path in (project.folder / "var/mlflow/artifacts").rglob("dataset-card.md")
     ]
-    assert set(kept) == {card}
+    assert set(logged_cards) == {card}
     assert project.run("data", "card", "--recipe", "tiny") == (0, card)
     assert all(
-        one.digest in card
-        for one in project.store.list_artifacts()
-        if one.kind == "prepared-corpus"
+        artifact.digest in card
+        for artifact in project.store.list_artifacts()
+        if artifact.kind == "prepared-corpus"
     )
 
 
-def test_the_champion_loads_in_both_ways(finished: tuple[Project, str]) -> None:
+def test_the_champion_loads_with_mlflow_and_with_transformers(
+    finished: tuple[Project, str],
+) -> None:
     project, _ = finished
     script = """
 import sys, mlflow, torch
@@ -183,30 +187,36 @@ mlflow.set_tracking_uri(f"sqlite:///{sys.argv[1]}/var/mlflow/mlflow.db")
 pipe = mlflow.transformers.load_model("models:/codegen-tiny-mono@champion")
 from components.registry.tracking import Tracking
 from components.registry.versions import download
-tracking = Tracking(f"sqlite:///{sys.argv[1]}/var/mlflow/mlflow.db", Path(sys.argv[1]) / "var/mlflow/artifacts")
+mlflow_folder = Path(sys.argv[1]) / "var/mlflow"
+tracking = Tracking(f"sqlite:///{mlflow_folder}/mlflow.db", mlflow_folder / "artifacts")
 folder = download(tracking, "models:/codegen-tiny-mono@champion", Path(sys.argv[1]) / "pulled")
-model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
 prompt = tokenizer("def f(x):", return_tensors="pt")
 with torch.no_grad():
     assert torch.equal(pipe.model(**prompt).logits, model(**prompt).logits)
 print("same logits of shape", tuple(model(**prompt).logits.shape))
 """
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script, str(project.folder)],
         capture_output=True,
         text=True,
         check=False,
         timeout=200,
     )
-    assert "same logits of shape (1, " in done.stdout, done.stderr
+    assert "same logits of shape (1, " in process.stdout, process.stderr
 
 
-def test_a_second_run_makes_nothing_anew_and_says_so(finished: tuple[Project, str]) -> None:
+def provenance_by_label(project: Project) -> dict[str, object]:
+    return {label: artifact.provenance for label, artifact in project.artifacts().items()}
+
+
+def test_a_second_run_reuses_all_artifacts(finished: tuple[Project, str]) -> None:
     project, _ = finished
-    before = {label: one.provenance for label, one in project.artifacts().items()}
+    before = provenance_by_label(project)
     status, output = project.run("run", "--recipe", "tiny")
     assert status == 0, output
-    assert {label: one.provenance for label, one in project.artifacts().items()} == before
+    assert provenance_by_label(project) == before
     assert not re.findall(r"✓ (?:train|prepare|validate|build) .* \d+\.\d s", output)
     assert len(re.findall(r"✓ train \w+ +reused", output)) == len(STAGES)
     assert "already champion" in output
@@ -214,13 +224,13 @@ def test_a_second_run_makes_nothing_anew_and_says_so(finished: tuple[Project, st
 
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
-def test_killed_three_times_it_ends_with_the_same_digests(
+def test_a_run_killed_three_times_has_the_same_digests(
     finished: tuple[Project, str], tmp_path: Path, fixture_archives: FixtureArchives
 ) -> None:
-    undisturbed, _ = finished
+    uninterrupted, _ = finished
     project = Project(tmp_path / "project", fixture_archives)
 
-    def three_steps_trained() -> bool:
+    def has_trained_three_steps() -> bool:
         logs = list(
             (project.folder / "var/store/.building/checkpoint").glob(
                 "*-multi-*/observed/metrics.jsonl"
@@ -228,57 +238,63 @@ def test_killed_three_times_it_ends_with_the_same_digests(
         )
         return bool(logs) and len(logs[0].read_text().splitlines()) >= 3
 
-    for moment in (
-        lambda: project.building("prepared-corpus"),
-        three_steps_trained,
-        lambda: project.building("evaluation"),
+    for condition in (
+        lambda: project.is_building("prepared-corpus"),
+        has_trained_three_steps,
+        lambda: project.is_building("evaluation"),
     ):
-        project.run_until_killed(moment, "run", "--recipe", "tiny")
+        project.run_until_killed(condition, "run", "--recipe", "tiny")
     status, output = project.run("run", "--recipe", "tiny")
     assert status == 0, output
-    assert _digests(project) == _digests(undisturbed)
+    assert _digests(project) == _digests(uninterrupted)
     assert not [
         path for path in (project.folder / "var/store/.building").glob("*/*") if path.is_dir()
     ]
 
 
 def _digests(project: Project) -> dict[str, str]:
-    """Shards, tokenizer, weights and measurements by label: the label holds the parents' digests as well."""
-    return {label: one.digest for label, one in project.artifacts().items()}
+    """Return the digests by label; a label also identifies the digests of the parents."""
+    return {label: artifact.digest for label, artifact in project.artifacts().items()}
 
 
-def test_mlflow_shows_the_steps_below_their_flow(finished: tuple[Project, str]) -> None:
+def test_mlflow_runs_of_steps_are_children_of_their_flow(finished: tuple[Project, str]) -> None:
     project, _ = finished
     script = """
 import json, sys
 from mlflow import MlflowClient
 client = MlflowClient(f"sqlite:///{sys.argv[1]}/var/mlflow/mlflow.db")
-runs = client.search_runs([one.experiment_id for one in client.search_experiments()], max_results=1000)
+runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=1000)
 names = {run.info.run_id: run.info.run_name for run in runs}
-print(json.dumps([[run.info.run_name, run.info.status, names.get(run.data.tags.get("mlflow.parentRunId"))] for run in runs]))
+rows = []
+for run in runs:
+    parent = names.get(run.data.tags.get("mlflow.parentRunId"))
+    rows.append([run.info.run_name, run.info.status, parent])
+print(json.dumps(rows))
 """
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script, str(project.folder)],
         capture_output=True,
         text=True,
         check=True,
         timeout=100,
     )
-    runs = json.loads(done.stdout.splitlines()[-1])
+    runs = json.loads(process.stdout.splitlines()[-1])
     assert {status for _, status, _ in runs} == {"FINISHED"}
     parents = {name: parent for name, _, parent in runs}
-    trained = next(
-        one for one in project.store.list_artifacts() if one.name == "codegen-tiny-multi"
+    checkpoint = next(
+        artifact
+        for artifact in project.store.list_artifacts()
+        if artifact.name == "codegen-tiny-multi"
     )
-    assert parents[f"train multi {trained.recipe_hash[:6]}"] == "train"
+    assert parents[f"train multi {checkpoint.recipe[:6]}"] == "train"
     assert parents["train"] == "pipeline codegen-tiny"
     assert parents["pipeline codegen-tiny"] is None
 
 
-def test_a_registered_model_of_another_recipe_is_gone_on_with(
+def test_training_starts_from_a_registered_model(
     finished: tuple[Project, str],
 ) -> None:
-    """The last stage alone, from what is registered as Multi: the very same stage, so that it is found and not trained."""
+    """Only the last stage, from the registered Multi model: its checkpoint exists and is reused."""
     project, _ = finished
     before = _digests(project)
     sets = (
@@ -298,8 +314,8 @@ def test_a_registered_model_of_another_recipe_is_gone_on_with(
 
 
 @pytest.mark.nightly
-def test_the_page_on_reviewing_is_true(finished: tuple[Project, str]) -> None:
-    """Every command of docs/reviewing.md is run as it stands there, and every search finds something."""
+def test_the_commands_and_queries_of_the_reviewing_page_work(finished: tuple[Project, str]) -> None:
+    """Every command of docs/reviewing.md succeeds, and every query has results."""
     project, _ = finished
     page = (Path(__file__).parents[2] / "docs/reviewing.md").read_text()
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
@@ -310,7 +326,7 @@ def test_the_page_on_reviewing_is_true(finished: tuple[Project, str]) -> None:
     assert len(commands) == 6
     for command in commands:
         if command == "codegen ui":
-            _look(project)
+            _open_ui(project)
         else:
             status, output = project.run(*command.removeprefix("codegen ").split())
             assert status == 0, output
@@ -318,12 +334,12 @@ def test_the_page_on_reviewing_is_true(finished: tuple[Project, str]) -> None:
     for query in queries:
         if not (
             "git_dirty" in query and provenance()["git_dirty"]
-        ):  # While this is worked on, no run is clean.
-            assert _num_found(project, query), query
+        ):  # No run of a dirty work tree is clean.
+            assert _count_runs(project, query), query
 
 
-def _look(project: Project) -> None:
-    """`codegen ui` until it has told its addresses, which it does when both servers answer."""
+def _open_ui(project: Project) -> None:
+    """Run `codegen ui` until it prints its addresses, after both servers are healthy."""
     ports = ("--prefect-port", str(free_port()), "--mlflow-port", str(free_port()))
     process = project.start("ui", *ports)
     try:
@@ -334,12 +350,12 @@ def _look(project: Project) -> None:
         process.communicate(timeout=60)
 
 
-def _num_found(project: Project, query: str) -> int:
+def _count_runs(project: Project, query: str) -> int:
     script = """
 import sys
 from mlflow import MlflowClient
 client = MlflowClient(f"sqlite:///{sys.argv[1]}/var/mlflow/mlflow.db")
-print(len(client.search_runs([one.experiment_id for one in client.search_experiments()], sys.argv[2])))
+print(len(client.search_runs([e.experiment_id for e in client.search_experiments()], sys.argv[2])))
 """
     command = [sys.executable, "-c", script, str(project.folder), query]
     return int(

@@ -169,7 +169,7 @@ def test_two_concurrent_runs_build_an_artifact_once(project: Stack, pipeline_run
     second = project.run("pipeline/tiny", recipe=recipe, execution=execution)
     assert [project.end_of(run)["type"] for run in (first, second)] == ["COMPLETED", "COMPLETED"]
     states = sorted(project.tasks_of(run)["train nl"] for run in (first, second))
-    assert states == ["Completed", "Reused"]
+    assert states == ["Completed", "Cached"]
 
 
 def test_a_failed_run_sends_notifications_by_webhook_and_mail(

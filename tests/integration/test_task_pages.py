@@ -20,7 +20,7 @@ import pytest
 from fixtures.doc_commands import WAIT_S, environment, page_commands, page_python, run_shell
 from fixtures.models import write_reciting
 from fixtures.projects import new_project
-from fixtures.registered_models import add_champion
+from fixtures.registered_models import register_champion
 from fixtures.synthetic_code import program
 
 from components.core.network import free_port

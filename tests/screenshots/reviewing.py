@@ -1,7 +1,7 @@
-"""The pictures of docs/reviewing.md, taken again: `python tests/screenshots/reviewing.py WORKSPACE`.
+"""Screenshots of docs/reviewing.md: `python tests/screenshots/reviewing.py WORKSPACE`.
 
-WORKSPACE is that of two runs of one recipe whose last stage differs, as the page says. Needs Debian's chromium. Look at each
-picture before it is committed; none may be larger than 200 kB.
+WORKSPACE contains two runs of a recipe with different last stages, as described on the page. Needs
+Debian's chromium. Check each picture before you commit it; the limit is 200 kB per picture.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
-MOST_BYTES = 200_000
+MAX_BYTES = 200_000
 WIDTH = 1280
 LOSS = "training_by_tokens/loss"
 
 
 def main(workspace: Path) -> None:
-    """Serve what is in the workspace, and take every picture."""
+    """Serve the workspace and take all screenshots."""
     with tracking_server(workspace / "mlflow") as server, tempfile.TemporaryDirectory() as profile:
         client = MlflowClient(server.uri)
-        experiment = next(one for one in client.search_experiments() if one.name != "Default")
+        experiment = next(
+            experiment for experiment in client.search_experiments() if experiment.name != "Default"
+        )
         trained = client.search_runs(
             [experiment.experiment_id], "tags.stage = 'mono' and tags.kind = 'checkpoint'"
         )
@@ -38,27 +40,25 @@ def main(workspace: Path) -> None:
         ]
         with browser(Path(profile), width=WIDTH) as page:
             page.open(server.uri, "Model training", "MLflow Assistant")
-            page.click("[aria-label='Close']")  # A panel for questions to a model of MLflow's own.
+            page.click("[aria-label='Close']")  # The panel of the MLflow Assistant.
             page.click("div, span, label", "Model training")
-            _experiment(page, server.uri, experiment, runs)
-            _model(page, server.uri, f"{experiment.name}-mono")
+            _take_experiment(page, server.uri, experiment, runs)
+            _take_model(page, server.uri, f"{experiment.name}-mono")
     for path in sorted(IMAGES.glob("reviewing-*")):
         print(f"{path.name}: {path.stat().st_size:,} bytes")
-        if path.stat().st_size > MOST_BYTES:
-            raise SystemExit(f"{path} is larger than {MOST_BYTES:,} bytes")
+        if path.stat().st_size > MAX_BYTES:
+            raise SystemExit(f"{path} is larger than {MAX_BYTES:,} bytes")
 
 
-def _experiment(page: Page, uri: str, experiment: Experiment, runs: list[Run]) -> None:
-    place = f"{uri}/#/experiments/{experiment.experiment_id}"
-    page.open(f"{place}/runs", f"pipeline {experiment.name}")
-    _picture(page, "runs", 400)
-    ids, where = (
-        quote(json.dumps([run.info.run_id for run in runs])),
-        quote(json.dumps([experiment.experiment_id])),
-    )
-    page.open(f"{uri}/#/compare-runs?runs={ids}&experiments={where}", "Parameters")
+def _take_experiment(page: Page, uri: str, experiment: Experiment, runs: list[Run]) -> None:
+    url = f"{uri}/#/experiments/{experiment.experiment_id}"
+    page.open(f"{url}/runs", f"pipeline {experiment.name}")
+    _take_screenshot(page, "runs", 400)
+    run_ids = quote(json.dumps([run.info.run_id for run in runs]))
+    experiment_ids = quote(json.dumps([experiment.experiment_id]))
+    page.open(f"{uri}/#/compare-runs?runs={run_ids}&experiments={experiment_ids}", "Parameters")
     page.click("button[role=switch]")
-    _picture(page, "compare", 1400)
+    _take_screenshot(page, "compare", 1400)
     chart = {
         "plot_metric_keys": json.dumps([LOSS]),
         "plot_layout": json.dumps({"autosize": True, "xaxis": {}, "yaxis": {}}),
@@ -69,29 +69,30 @@ def _experiment(page: Page, uri: str, experiment: Experiment, runs: list[Run]) -
         "deselected_curves": "[]",
         "last_linear_y_axis_range": "[]",
     }
-    shown = "&".join(f"{name}={quote(value)}" for name, value in chart.items())
+    query = "&".join(f"{name}={quote(value)}" for name, value in chart.items())
     page.open(
-        f"{uri}/#/metric?runs={ids}&metric={quote(json.dumps(LOSS))}&experiments={where}&{shown}",
+        f"{uri}/#/metric?runs={run_ids}&metric={quote(json.dumps(LOSS))}"
+        f"&experiments={experiment_ids}&{query}",
         LOSS,
     )
-    _picture(page, "curves", 800)
-    page.open(f"{place}/runs/{runs[0].info.run_id}", "Datasets")
-    _picture(page, "run", 800)
-    page.open(f"{place}/models", f"{experiment.name}-mono")
-    _picture(page, "models", 600)
+    _take_screenshot(page, "curves", 800)
+    page.open(f"{url}/runs/{runs[0].info.run_id}", "Datasets")
+    _take_screenshot(page, "run", 800)
+    page.open(f"{url}/models", f"{experiment.name}-mono")
+    _take_screenshot(page, "models", 600)
     model_id = runs[0].outputs.model_outputs[0].model_id
-    page.open(f"{place}/models/{model_id}", "Datasets used", "bits_per_byte")
-    _picture(page, "model", 1000)
+    page.open(f"{url}/models/{model_id}", "Datasets used", "bits_per_byte")
+    _take_screenshot(page, "model", 1000)
 
 
-def _model(page: Page, uri: str, name: str) -> None:
+def _take_model(page: Page, uri: str, name: str) -> None:
     page.open(f"{uri}/#/models/{name}", "champion")
-    _picture(page, "versions", 1400)
-    page.open(f"{uri}/#/models/{name}/versions/1", "rejected by filters", "Licenses")
-    _picture(page, "card", 1800)
+    _take_screenshot(page, "versions", 1400)
+    page.open(f"{uri}/#/models/{name}/versions/1", "left out by a rule", "Licences")
+    _take_screenshot(page, "card", 1800)
 
 
-def _picture(page: Page, name: str, height: int) -> None:
+def _take_screenshot(page: Page, name: str, height: int) -> None:
     page.picture(IMAGES / f"reviewing-{name}.webp", WIDTH, height)
 
 

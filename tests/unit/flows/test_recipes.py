@@ -14,9 +14,9 @@ from components.core.config import Config
 from components.core.errors import ConfigError, EvaluationError
 from components.core.files import read_json
 from components.data.filters.documents import is_held_out
+from flows.runtime.health_checks import preflight_check
 from flows.settings.execution import Execution
 from flows.settings.recipes import RECIPES, Recipe, recipe
-from flows.steps.preflight import preflight_check
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from components.core.artifact import Artifact
 from flows.cli.main import app
-from flows.steps.collect_evidence import _sandboxed
+from flows.steps.registration import is_sandboxed
 
 
 def evaluation(**statistics: JsonValue) -> Artifact:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fixtures.versions import NAME, add_version, evidence, judge
+from fixtures.versions import NAME, add_version, make_evidence, promote_version
 
 from components.registry.evidence_store import download_run_file
 from components.registry.queries import evidence_at, history, list_versions, rollback

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from fixtures.versions import add_version, evidence
-from fixtures.versions import judge as judge_version
+from fixtures.versions import add_version, make_evidence
+from fixtures.versions import promote_version as judge_version
 from mlflow import MlflowClient
 
 from components.core.artifact import Artifact

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures.versions import add_version, evidence, judge
+from fixtures.versions import add_version, make_evidence, promote_version
 
 from components.core.artifact import Artifact
 from components.core.errors import TrackingError
@@ -143,8 +143,8 @@ def test_an_impossible_rollback_and_an_unknown_version_are_errors(
 def test_history_includes_deleted_runs_until_their_files_are_removed(
     tracking: Tracking, caplog: pytest.LogCaptureFixture
 ) -> None:
-    judge(tracking, add_version(tracking), evidence(2.0))
-    judge(tracking, add_version(tracking), evidence(1.5))
+    promote_version(tracking, add_version(tracking), make_evidence(2.0))
+    promote_version(tracking, add_version(tracking), make_evidence(1.5))
     before = history(tracking, NAME)
     tracking.client.delete_run(before[0].run_id)
     assert history(tracking, NAME) == before
@@ -209,12 +209,12 @@ def test_records_of_version_0_1_0_are_read(tracking: Tracking) -> None:
 
 def test_a_deleted_previous_version_cannot_become_champion(tracking: Tracking) -> None:
     for bits in (2.0, 1.5):
-        judge(tracking, add_version(tracking), evidence(bits))
+        promote_version(tracking, add_version(tracking), make_evidence(bits))
     tracking.client.delete_model_version(NAME, "1")
     assert labels(tracking) == [f"{NAME}/2 @champion"]
     with pytest.raises(TrackingError, match="no version before its champion"):
         rollback(tracking, NAME, "grace", "")
-    assert judge(tracking, add_version(tracking), evidence(1.0)).champion_before == 2
+    assert promote_version(tracking, add_version(tracking), make_evidence(1.0)).champion_before == 2
 
 
 @pytest.mark.slow

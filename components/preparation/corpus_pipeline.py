@@ -19,7 +19,7 @@ from pydantic import JsonValue
 
 from components.core.files import read_jsonl, require_disk_space, write_json, write_jsonl
 from components.core.progress import track
-from components.data.config import Corpus, DataConfig, DataPlace
+from components.data.config import Corpus, DataConfig, DataExecution
 from components.data.engine import run_tasks
 from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.config import Source
@@ -89,7 +89,7 @@ def prepare_corpus(
     tokenizer: TokenizerConfig,
     context_length: int,
     seed: int,
-    execution: DataPlace | None = None,
+    execution: DataExecution | None = None,
     benchmarks: Sequence[BenchmarkText] = (),
     other_corpora: Sequence[Path] = (),
 ) -> dict[str, JsonValue]:
@@ -120,7 +120,7 @@ def prepare_corpus(
     statistics = read_done_marker(work_dir)
     if statistics is None:
         encoder = load_encoder(tokenizer_folder, tokenizer)
-        execution = execution or DataPlace()
+        execution = execution or DataExecution()
         partitions = list_partitions(sources)
         raw_bytes = sum(partition.text_bytes for partition in partitions)
         disk_bytes = int(_DISK_BYTES_PER_RAW_BYTE * raw_bytes)
@@ -148,7 +148,7 @@ def _run_stages(
     job: PrepareJob,
     partitions: Sequence[Partition],
     encoder: Encoder,
-    execution: DataPlace,
+    execution: DataExecution,
     other_corpora: Sequence[Path],
 ) -> dict[str, JsonValue]:
     """Run all stages and write the files of the artifact. Returns the statistics."""
@@ -202,7 +202,7 @@ def _run_pack_stage(
     job: PrepareJob,
     encoder: Encoder,
     merged: Sequence[dict[str, Any]],
-    execution: DataPlace,
+    execution: DataExecution,
 ) -> tuple[Index, dict[str, int]]:
     """Write all shards. Returns their index, and the tokens of each split that fill no sequence."""
     context_length = job.context_length

@@ -25,7 +25,7 @@ from pydantic import JsonValue
 from components.core.config import Config, ListOrTuple
 from components.core.files import read_json, write_json
 from components.core.fingerprint import fingerprint
-from components.data.config import Corpus, DataConfig, DataPlace
+from components.data.config import Corpus, DataConfig, DataExecution
 from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.partitions import Partition
 from components.tokenizer.config import TokenizerConfig
@@ -65,7 +65,11 @@ class PrepareJob(Config):
 
     @classmethod
     def create(
-        cls, folder: Path, partitions: Sequence[Partition], execution: DataPlace, **settings: Any
+        cls,
+        folder: Path,
+        partitions: Sequence[Partition],
+        execution: DataExecution,
+        **settings: Any,
     ) -> PrepareJob:
         """Write a job file; run size and verified share follow from memory and amount of text."""
         job = cls(
@@ -118,7 +122,7 @@ def verify_fraction(text_bytes: int) -> float:
     return min(1.0, max(_MIN_VERIFY_FRACTION, _VERIFIED_BYTES / max(1, text_bytes)))
 
 
-def fits_single_process(partitions: Sequence[Partition], execution: DataPlace) -> bool:
+def fits_single_process(partitions: Sequence[Partition], execution: DataExecution) -> bool:
     """Whether a single process reads these partitions, encoding on all cores."""
     text_bytes = sum(partition.text_bytes for partition in partitions)
     return execution.engine == "native" and text_bytes <= _SINGLE_PROCESS_MAX_BYTES

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from components.core.files import read_json, write_json
 from components.core.progress import track
-from components.data.config import LANGUAGES, Corpus, DataPlace
+from components.data.config import LANGUAGES, Corpus, DataExecution
 from components.data.engine import run_tasks
 from components.data.filters.quality import DUPLICATE
 from components.dataset.manifests import DOCUMENTS_SCHEMA, REJECTS_SCHEMA
@@ -33,7 +33,7 @@ _WRITE_BUFFER_BYTES = 1 << 20
 
 
 def run_merge_stage(
-    job: PrepareJob, runs: Sequence[Path], near_duplicates: str | None, execution: DataPlace
+    job: PrepareJob, runs: Sequence[Path], near_duplicates: str | None, execution: DataExecution
 ) -> list[dict[str, Any]]:
     """Merge all ranges; returns the results of `merge_range` in training order."""
     num_ranges = max(1, -(-sum(run.stat().st_size for run in runs) // job.run_bytes))

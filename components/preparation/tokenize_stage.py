@@ -22,7 +22,7 @@ from pydantic import JsonValue
 
 from components.core.files import write_jsonl
 from components.core.progress import poll_progress
-from components.data.config import LANGUAGES, DataPlace
+from components.data.config import LANGUAGES, DataExecution
 from components.data.engine import run_tasks
 from components.data.filters.decontamination import Decontaminator
 from components.data.filters.documents import annotate_documents, in_hash_sample
@@ -52,7 +52,7 @@ _NUM_EXAMPLES = 3
 def run_tokenize_stage(
     job: PrepareJob,
     partitions: Sequence[Partition],
-    execution: DataPlace,
+    execution: DataExecution,
     *,
     single_process: bool,
     num_bytes: int | None,

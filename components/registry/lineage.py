@@ -36,7 +36,7 @@ def artifact_tags(artifact: Artifact) -> dict[str, str]:
     corpus.
     """
     if artifact.kind == "prepared-corpus":
-        return {"corpus": f"{artifact.name}-{artifact.recipe[:12]}"}
+        return {"corpus": f"{artifact.name}-{artifact.recipe_hash[:12]}"}
     if artifact.kind != "checkpoint":
         return {}
     tags = {}
@@ -90,7 +90,7 @@ def dataset_input(corpus: Artifact, context: str, dvc_md5: str | None) -> Datase
     name, digest = dataset_key(corpus)
     profile = {
         "digest": corpus.digest,
-        "recipe": corpus.recipe,
+        "recipe": corpus.recipe_hash,
         "dvc_md5": dvc_md5,
         "statistics": corpus.statistics,
     }
@@ -140,7 +140,7 @@ def get_or_create_logged_model(
     )
     tags = {
         "checkpoint_digest": checkpoint.digest,
-        "recipe": checkpoint.recipe,
+        "recipe": checkpoint.recipe_hash,
         "artifact": checkpoint.label,
         "address": checkpoint.address,
         "mlflow.note.content": model_note,

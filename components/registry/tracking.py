@@ -143,7 +143,7 @@ class TrackedRun(RunWriter):
             "artifact": artifact.label,
             "kind": artifact.kind,
             "address": artifact.address,
-            "recipe": artifact.recipe,
+            "recipe": artifact.recipe_hash,
             "digest": artifact.digest,
             "reused": str(reused).lower(),
         }
@@ -349,7 +349,7 @@ class Tracking:
     def find_producer_run(self, artifact: Artifact, experiment_id: str) -> str | None:
         """Return the id of the first run of an experiment that built an artifact, if known."""
         query = (
-            f"tags.digest = '{artifact.digest}' and tags.recipe = '{artifact.recipe}' "
+            f"tags.digest = '{artifact.digest}' and tags.recipe = '{artifact.recipe_hash}' "
             "and tags.reused = 'false'"
         )
         with wrap_mlflow_errors(f"searching for the run that built {artifact.label}"):

@@ -124,7 +124,7 @@ def register(
         kind="registered-model",
         name=name,
         address=f"models:/{name}/{version.version}",
-        recipe=fingerprint(key),
+        recipe_hash=fingerprint(key),
         digest=checkpoint.digest,
         parents=(checkpoint.as_parent("checkpoint"), *evaluation_parents),
         statistics={

@@ -15,7 +15,7 @@ from components.report.results import STAGE_NAMES, RunResults
 from components.report.table import Cell, Column, Table, Value, group, table
 
 Rule = Mapping[str, Any]
-"""A validation result in `results.json`: see `components.validation.outcome.RuleResult.record`."""
+"""A validation result in `results.json`: see `components.validation.rule_results.RuleResult.record`."""
 
 _COLUMNS: tuple[str | Column, ...] = (
     "corpus",

@@ -81,7 +81,7 @@ def _rate_table(benchmark: BenchmarkResults) -> Table:
     for stage, result, mode in _stages_and_modes(benchmark):
         name = f"pass_rate_{mode}"
         interval = interval_cell(result.get(f"{name}_low"), result.get(f"{name}_high"))
-        solvable = percent_cell(result.get(f"pass_rate_of_passable_{mode}"))
+        solvable = percent_cell(result.get(f"pass_rate_solvable_{mode}"))
         quoted = paper_cells(
             [row for row in paper_rows if row["turns"] == mode], stage, "pass_rate"
         )
@@ -95,7 +95,7 @@ def _rate_table(benchmark: BenchmarkResults) -> Table:
         rows,
         benchmark.artifacts,
         footnote=f"{protocol_summary(benchmark)} {INTERVALS} Solvable: without the cases that no correct program can pass "
-        f"because of defects in the file; {result['num_passable']} of {num_cases} cases are solvable. "
+        f"because of defects in the file; {result['num_solvable']} of {num_cases} cases are solvable. "
         f"The paper: {paper_values('mtpb', 'metric')}. {UNVERIFIED}",
     )
 
@@ -105,7 +105,7 @@ def _perplexity_table(benchmark: BenchmarkResults) -> Table:
     rows: list[list[Value]] = []
     for stage, result, mode in _stages_and_modes(benchmark):
         perplexities = (
-            result["perplexity"][mode][subset] for subset in ("all", "passed", "not passed")
+            result["perplexity"][mode][subset] for subset in ("all", "passed", "failed")
         )
         cells = (
             None if value is None else Cell(three_digits(value), title=repr(value))
@@ -116,7 +116,7 @@ def _perplexity_table(benchmark: BenchmarkResults) -> Table:
         )
     return table(
         "Perplexity of the prompts",
-        ["", *group("this run", "all samples", "passed", "not passed"), *PAPER_COLUMNS],
+        ["", *group("this run", "all samples", "passed", "failed"), *PAPER_COLUMNS],
         rows,
         benchmark.artifacts,
         footnote="exp of the mean negative log-likelihood per prompt token, given all previous tokens; mean over samples. "

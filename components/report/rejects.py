@@ -12,8 +12,12 @@ from typing import Any
 
 from components.core.artifact import Artifact
 from components.core.store import Store
-from components.dataset.manifests import QUARANTINE_JSONL, REJECTS_PARQUET
-from components.dataset.rejects import sample_of_quarantine, sample_of_rejects
+from components.dataset.manifests import (
+    QUARANTINE_JSONL,
+    REJECTS_PARQUET,
+    sample_quarantined_records,
+    sample_rejected_documents,
+)
 from components.report.formatting import join_words
 from components.report.page import NO_EXCERPT, Block, CodeSample, Listing, Statement
 from components.report.results import BENCHMARKS, STAGE_NAMES, RunResults
@@ -119,14 +123,14 @@ def _excerpts(prepared: Mapping[str, Artifact], store: Store) -> Listing | None:
 
 def _corpus_excerpts(corpus: str, artifact: Artifact, folder: Path) -> list[CodeSample]:
     """Documents that were rejected for each reason, in the order of the reasons, and unreadable records."""
-    rejects = sample_of_rejects(folder / REJECTS_PARQUET, _EXCERPTS_PER_REASON)
+    rejects = sample_rejected_documents(folder / REJECTS_PARQUET, _EXCERPTS_PER_REASON)
     rows: list[tuple[str, Mapping[str, Any]]] = []
     for reason in _reasons(artifact):
         matching = [row for row in rejects if row["reason"] == reason]
         rows += [(reason, row) for row in matching[:_EXCERPTS_PER_REASON]]
     if artifact.statistics.get("bad"):
         with (folder / QUARANTINE_JSONL).open("rb") as lines:
-            unreadable = sample_of_quarantine(lines, _EXCERPTS_PER_REASON)
+            unreadable = sample_quarantined_records(lines, _EXCERPTS_PER_REASON)
         rows += [(f"{_OTHER_COUNTS['bad']}: {row['reason']}", row) for row in unreadable]
     return [_excerpt(corpus, reason, row) for reason, row in rows]
 

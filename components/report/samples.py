@@ -171,7 +171,11 @@ class _SampleFormatter:
 
     def sample(self, record: dict[str, Any]) -> CodeSample:
         """A record as a code sample."""
-        outcome, exception, task = record["outcome"], record["raised"], str(record["task_id"])
+        outcome, exception, task = (
+            record["outcome"],
+            record["exception_type"],
+            str(record["task_id"]),
+        )
         completions = [record["completion"]] if "completion" in record else record["completions"]
         task = task if task.startswith(self._benchmark) else f"{self._benchmark} {task}"
         verdict, stage = outcome_name(outcome), STAGE_NAMES[self._stage]
@@ -190,7 +194,10 @@ class _SampleFormatter:
 def _length_note(record: dict[str, Any], num_turns: int) -> str:
     """Tokens of a sample, and how many of its turns were truncated or unfinished."""
     notes = [f"{record['tokens']:,} tokens"]
-    for name, number in (("truncated", record["cut"]), ("unfinished", record["unfinished"])):
+    for name, number in (
+        ("truncated", record["num_truncated"]),
+        ("unfinished", record["num_unfinished"]),
+    ):
         if number:
             notes.append(name if num_turns == 1 else f"{number} of {num_turns} turns {name}")
     return ", ".join(notes)

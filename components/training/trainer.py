@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from components.core.errors import TrainingError
 from components.core.progress import ProgressSnapshot, ThroughputEstimator
-from components.dataset.lookup import documents_in_sequences
+from components.dataset.manifests import documents_in_sequences
 from components.dataset.prefetch import Prefetcher
 from components.training.batches import Batches
 from components.training.checkpoint.manager import CheckpointManager, ResumePoint

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from components.data.filters.arrow_text import bytes_and_offsets
+from components.data.filters.ngrams import bytes_and_offsets
 
 Keys = npt.NDArray[np.bytes_]
 """[N], 16 bytes each, compared with trailing zeros because all keys have full length."""

@@ -284,7 +284,7 @@ def _profile_rows(
 ) -> LanguageProfile:
     """Profile the selected documents of a batch."""
     num_bytes = measures.num_bytes[selected]
-    licenses = columns["licence"].filter(pa.array(selected)).drop_null().value_counts()
+    licenses = columns["license"].filter(pa.array(selected)).drop_null().value_counts()
     return LanguageProfile(
         num_documents=len(num_bytes),
         size_bytes=sum_min_max(num_bytes),

@@ -79,7 +79,9 @@ def profile_sources(
     progress = ProgressAggregator(folder)
     num_bytes = sum(partition.size_bytes for partition in partitions)
     try:
-        with poll_progress(f"profile {corpus}", num_bytes, "bytes", progress.snapshot, throughput_of="text"):
+        with poll_progress(
+            f"profile {corpus}", num_bytes, "bytes", progress.snapshot, throughput_of="text"
+        ):
             for result in run_tasks(profile_partition, tasks, execution):
                 profiles.append(Profile.parse(result["profile"]))
                 quarantined = merge_quarantined(

@@ -2,7 +2,7 @@
 
 Great Expectations gets a row per language with the counts of a `Profile` over all documents, so its
 cost does not depend on the size of the corpus. Unreadable records raise an error when they are read
-(`components.data.sources.corpus_files`); quality filters and deduplication belong to preparation.
+(`components.data.sources.records`); quality filters and deduplication belong to preparation.
 """
 
 from __future__ import annotations

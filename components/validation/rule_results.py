@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from great_expectations.core.expectation_validation_result import ExpectationValidationResult
 from pydantic import JsonValue
 
-from components.core.errors import ValidationFailed
+from components.core.errors import ValidationFailedError
 from components.validation.config import ValidationConfig
 from components.validation.mergeable_stats import Example, RuleViolations
 
@@ -168,7 +168,9 @@ def skipped_suite(suite: str, subject: str, reason: str) -> RuleResult:
     )
 
 
-def validation_error(title: str, results: Sequence[RuleResult], page: Path) -> ValidationFailed:
+def validation_error(
+    title: str, results: Sequence[RuleResult], page: Path
+) -> ValidationFailedError:
     """Return the error for results with blocking rules; `page` is the page in Data Docs."""
     broken = [result for result in results if result.is_blocking]
     lines = [result.summary() for result in broken[:_MAX_RULES]]
@@ -180,7 +182,7 @@ def validation_error(title: str, results: Sequence[RuleResult], page: Path) -> V
         for name in sorted(parameters.intersection(ValidationConfig.model_fields))
     ]
     change = f"; if a limit is wrong, change {', '.join(limits)}" if limits else ""
-    return ValidationFailed(
+    return ValidationFailedError(
         f"{title}: {len(broken)} of {count_critical(results)} rules are broken"
         + "".join(f"\n    {line}" for line in lines),
         expected="no broken rule",

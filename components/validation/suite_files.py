@@ -162,9 +162,7 @@ def copy_suites(folder: Path) -> list[Path]:
     return copies
 
 
-def validation_identity(
-    config: ValidationConfig, prefix: str, suites: Suites
-) -> dict[str, Any]:
+def validation_identity(config: ValidationConfig, prefix: str, suites: Suites) -> dict[str, Any]:
     """Return the recipe part of a validation: limits and content of the suites `prefix-*`."""
     digests = {name: file.sha256 for name, file in suites.items() if name.startswith(f"{prefix}-")}
     return {"limits": config.reset("suites"), "suites": digests}

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.data.filters.arrow_text import Bytes, Counts, bytes_and_offsets
+from components.data.filters.ngrams import Bytes, Counts, bytes_and_offsets
 
 _SLICE_BYTES = 2**21
 """Text bytes processed at a time (more for a longer text). Measured: temporary arrays of this size

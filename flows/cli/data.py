@@ -62,7 +62,7 @@ def pull(
 ) -> None:
     """Pull the raw corpora of a preset into data/, and commit their md5 with DVC."""
     recipe = load_recipe("starter", [f"data.preset={preset}"])
-    from flows.prepare import pull as pull_data
+    from flows.steps.prepare_corpora import pull_data
 
     result = pull_data(recipe, execution, source.value)
     if as_json:
@@ -92,7 +92,7 @@ def status(execution: Execution, as_json: bool) -> None:
     project = execution.project_path
     from components.data.dvc import dvc_repo
 
-    committed = dvc_repo.require_committed(project)
+    committed = dvc_repo.require_pointer(project)
     clean = dvc_repo.is_clean(project)
     changed = [] if clean else dvc_repo.changed_paths(project)
     remote, remote_error = _remote_state(project)
@@ -155,9 +155,9 @@ def diff(
     ] = None,
 ) -> None:
     """List added, removed, modified and renamed files between two versions of data/."""
-    from components.data.dvc.dvc_diff import differences
+    from components.data.dvc.dvc_diff import diff_versions
 
-    result = differences(execution.project_path, before, after)
+    result = diff_versions(execution.project_path, before, after)
     if as_json:
         print_json(result)
         return
@@ -191,8 +191,7 @@ def estimate(
     ] = _SAMPLE_MB,
 ) -> None:
     """Estimate documents, rejects, tokens, disk and hours of a preparation from a sample."""
-    from flows.steps.estimate_corpus import estimate as estimate_corpora
-    from flows.steps.estimate_corpus import format_estimate, notes
+    from flows.steps.estimate_corpus import estimate_corpora, estimate_notes, format_estimate
 
     estimates = estimate_corpora(recipe, execution, corpus, sample_mb)
     if as_json:
@@ -200,10 +199,10 @@ def estimate(
         return
     is_complete = True
     for name, result in estimates:
-        is_complete &= result.is_whole
+        is_complete &= result.is_complete
         for line in format_estimate(name, result, recipe, execution):
             print_line(line)
-    for line in notes(recipe, is_complete):
+    for line in estimate_notes(recipe, is_complete):
         print_line(line)
 
 
@@ -213,7 +212,7 @@ def push_prepared(
     root: Root, labels: Labels, recipe: Recipe, execution: Execution, as_json: bool
 ) -> None:
     """Copy prepared corpora and their tokenizer to a root that machines share."""
-    from flows.steps.share import push_prepared as copy_to
+    from flows.steps.corpora import push_prepared as copy_to
 
     _print_copies(copy_to(recipe, execution, root, labels), as_json)
 
@@ -225,7 +224,7 @@ def pull_prepared(
 ) -> None:
     """Copy prepared corpora and their tokenizer from a shared root; `codegen prepare` reuses
     them."""
-    from flows.steps.share import pull_prepared as copy_from
+    from flows.steps.corpora import pull_prepared as copy_from
 
     _print_copies(copy_from(recipe, execution, root, labels), as_json)
 
@@ -268,7 +267,8 @@ def suites(
 @command()
 def card(recipe: Recipe, execution: Execution) -> None:
     """Print the dataset card in Markdown: sources, licenses, sizes, rejects and digests."""
-    from flows.steps.corpora import dataset_card, find_corpora
+    from flows.steps.corpora import find_corpora
+    from flows.steps.prepare_corpora import dataset_card
 
     corpora = find_corpora(recipe, execution, execution.open_store())
     typer.echo(dataset_card(recipe, execution, corpora), nl=False)

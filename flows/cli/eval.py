@@ -80,7 +80,7 @@ def model(
     overrides = [*_overrides(num_samples, temperature), *recipe_overrides]
     recipe = load_recipe(recipe_name, overrides)
     execution = load_execution(execution_overrides, runs=True, unsafe=unsafe)
-    from flows.evaluate_model import evaluate_model
+    from flows.evaluate import evaluate_model
 
     checkpoint, evaluations = evaluate_model(
         model, tuple(dict.fromkeys(benchmark)), recipe, execution
@@ -198,7 +198,7 @@ def _table(title: str, statistics: dict[str, Any]) -> Table:
     table = Table("metric", "value", "95 % interval", title=title, title_justify="left")
     if not statistics["executed"]:
         table.add_row("not executed", str(statistics["reason"]), "")
-    if (total := statistics.get("num_problems_in_all")) is not None:
+    if (total := statistics.get("num_benchmark_problems")) is not None:
         table.add_row("problems", f"{statistics['num_problems']:,} of {total:,}", "")
     for name, value in statistics.items():
         if name.endswith(("_low", "_high")) or not isinstance(value, int | float):

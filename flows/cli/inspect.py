@@ -113,8 +113,7 @@ def why(label: Label, execution: Execution, as_json: bool) -> None:
     artifact of the same kind and name.
     """
     store = execution.open_store()
-    from components.core.recipe_diff import diff_against_nearest
-    from flows.steps.explain_rebuild import explain_rebuild, format_changes
+    from components.core.recipe_diff import diff_against_nearest, explain_rebuild, format_changes
 
     artifact = store.load(label)
     sibling, _ = diff_against_nearest(store, artifact) or (None, [])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from components.model.formats import CheckpointFormat, Dtype
+from components.model.config import CheckpointFormat, Dtype
 from flows.cli.options import (
     MODEL_HELP,
     NEGATIVE_RESULT,
@@ -107,8 +107,8 @@ def compare(left: Version, right: Version, execution: Execution, as_json: bool) 
         difference = interval = ""
         if row.left is not None and row.right is not None:
             difference = f"{row.right - row.left:+.6g}" if row.comparable else "other protocol"
-        if row.low is not None and row.high is not None:
-            interval = f"{row.low:+.4g} to {row.high:+.4g}"
+        if row.ci_low is not None and row.ci_high is not None:
+            interval = f"{row.ci_low:+.4g} to {row.ci_high:+.4g}"
         table.add_row(row.metric, _number(row.left), _number(row.right), difference, interval)
     console.print(table)
     protocols = {benchmark_of(row.metric): row.protocol for row in metrics if row.protocol}
@@ -131,7 +131,7 @@ def history(name: ModelName, execution: Execution, as_json: bool) -> None:
     for record in records:
         reason = "; ".join(record.decision.reasons)
         if not reason:
-            reason = "; ".join(check.found for check in record.decision.checks[-1:])
+            reason = "; ".join(check.detail for check in record.decision.checks[-1:])
         champions = f"{record.champion_before or 'none'} -> {record.champion_after or 'none'}"
         table.add_row(
             record.decided_at,
@@ -159,17 +159,19 @@ def promote(
 
     Running this command is the approval, even if the recipe requires a reviewer.
     """
-    from flows.promote_version import promote_version
-    from flows.steps.approval import user
+    from flows.promote import promote_version
+    from flows.steps.approval import current_user
 
-    promotion = promote_version(version, recipe, execution, approved_by=user(), reason=reason)
+    promotion = promote_version(
+        version, recipe, execution, approved_by=current_user(), reason=reason
+    )
     outcome = promotion.decision.outcome
     if as_json:
         print_json(promotion)
     else:
         table = Table("gate rule", "passed", "result")
         for check in promotion.decision.checks:
-            table.add_row(check.rule, "yes" if check.passed else "no", check.found)
+            table.add_row(check.rule, "yes" if check.passed else "no", check.detail)
         if promotion.decision.checks:
             console.print(table)
         print_line(f"{promotion.model}/{promotion.version}: {outcome}")
@@ -184,9 +186,11 @@ def rollback(name: ModelName, execution: Execution, as_json: bool, *, reason: Re
     tracking = execution.open_tracking()
     from components.registry.queries import rollback as rollback_champion
     from flows.runtime.events import emit_promotion_event
-    from flows.steps.approval import user
+    from flows.steps.approval import current_user
 
-    promotion = rollback_champion(tracking, name, f"{user()} (codegen models rollback)", reason)
+    promotion = rollback_champion(
+        tracking, name, f"{current_user()} (codegen models rollback)", reason
+    )
     emit_promotion_event(promotion)
     if as_json:
         print_json(promotion)
@@ -326,7 +330,7 @@ def export(
     dtype: Annotated[Dtype, typer.Option(help="Data type of the weights.")] = Dtype.fp32,
 ) -> None:
     """Export a checkpoint as a Hugging Face folder and verify its logits."""
-    from flows.steps.export import export as export_checkpoint
+    from flows.steps.resolve_model import export_model as export_checkpoint
 
     result = export_checkpoint(execution, checkpoint, folder, layout=layout, dtype=dtype)
     if as_json:

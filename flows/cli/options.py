@@ -202,7 +202,7 @@ def load_execution(
     With `runs`, also check the free disk space, the configured Prefect server and the schema of its
     database.
     """
-    from components.core.process_reaper import reap_children_on_exit
+    from components.core.processes import reap_children_on_exit
     from flows.settings.execution import execution_from_environment, setup_environment
 
     if unsafe:

@@ -28,10 +28,9 @@ from flows.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from components.training.config import TrainingExecution
+    from components.training.config import ParallelLayout, TrainingExecution
     from components.training.planning.devices import Device
     from components.training.planning.memory import MemoryEstimate
-    from components.training.planning.parallel_layout import ParallelLayout
     from components.training.planning.planner import Plan, PlanRow
     from flows.settings.execution import Execution
     from flows.settings.recipes import Recipe
@@ -94,8 +93,8 @@ def plan(
 ) -> None:
     """Estimate memory, hours, disk and cost of a training before it starts."""
     recipe = load_recipe(name, recipe_overrides)
-    from components.training.planning.devices import device as find_device
-    from components.training.planning.parallel_layout import ParallelLayout, zero_stages
+    from components.training.config import ParallelLayout, allowed_zero_stages
+    from components.training.planning.devices import find_device
     from components.training.planning.planner import make_plan
 
     device = find_device(gpu)
@@ -114,7 +113,7 @@ def plan(
     )
     stages = [zero_stage]
     if zero_stage is None:
-        stages = [*zero_stages(layout.tensor_parallel, layout.offload)]
+        stages = [*allowed_zero_stages(layout.tensor_parallel, layout.offload)]
     layouts = [layout.replace(zero_stage=stage) for stage in stages]
     result = make_plan(recipe.model, recipe.training.trained, layouts, device, mfu=mfu, price=price)
     options = " ".join([f"-r {name}", *(f"--set {shlex.quote(text)}" for text in recipe_overrides)])
@@ -157,8 +156,8 @@ def stage_deepspeed_config(
     precision = execution.precision
     if precision == "auto":
         with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed logs to stdout at import.
-            from components.training.hardware import chosen_device, chosen_precision
-        precision = chosen_precision(execution, chosen_device(execution, local_rank=0))
+            from components.training.hardware import select_device, select_precision
+        precision = select_precision(execution, select_device(execution, local_rank=0))
     return deepspeed_config(
         config,
         execution,
@@ -176,16 +175,16 @@ def print_plan(plan: Plan, recipe: Recipe, options: str) -> None:
         recipe: its recipe.
         options: the command line options that select the recipe.
     """
-    from components.training.planning.devices import RESERVED
-    from components.training.planning.planner import place_options
+    from components.training.planning.devices import RESERVED_SHARE
+    from components.training.planning.planner import execution_options
 
-    layout = plan.best.setting
+    layout = plan.best.layout
     device = plan.device
 
     def print_text(text: str) -> None:
         console.print(text, soft_wrap=True)
 
-    activations = "recomputed" if layout.checkpoint_activations else "stored"
+    activations = "recomputed" if layout.activation_checkpoint_interval else "stored"
     print_text(
         f"{recipe.name}: {plan.num_parameters / 1e9:,.3f}B parameters on {layout.world_size:,} x "
         f"{device.title}, {layout.precision}, micro-batch {layout.micro_batch}, "
@@ -194,14 +193,14 @@ def print_plan(plan: Plan, recipe: Recipe, options: str) -> None:
     table, unit = _memory_table(plan)
     print_text(
         f"Peak memory per device in {unit}; {_size(device.usable_bytes)} of "
-        f"{_size(device.memory_bytes)} usable, {RESERVED:.0%} reserved"
+        f"{_size(device.memory_bytes)} usable, {RESERVED_SHARE:.0%} reserved"
     )
     console.print(table)
     console.print()
     console.print(_stage_table(plan))
     console.print()
     recomputation = ""
-    if layout.checkpoint_activations:
+    if layout.activation_checkpoint_interval:
         recomputation = ", plus a second forward pass of the blocks"
     num_stages = len(plan.stages)
     print_text(
@@ -216,7 +215,7 @@ def print_plan(plan: Plan, recipe: Recipe, options: str) -> None:
             f"Offloading needs {_size(host_bytes)} of host memory per device, which is not "
             "checked, and time, which the hours do not include."
         )
-    run_options = " ".join([options, *place_options(layout, device)])
+    run_options = " ".join([options, *execution_options(layout, device)])
     console.print(f"\ncodegen run {run_options}", soft_wrap=True, markup=False)
 
 
@@ -237,7 +236,7 @@ def _memory_table(plan: Plan) -> tuple[Table, str]:
         fits = "yes" if row.fits else "no"
         if row.fits and row == plan.best:
             fits = "best"
-        table.add_row(str(row.setting.zero_stage), *numbers, row.memory.phase, fits)
+        table.add_row(str(row.layout.zero_stage), *numbers, row.memory.phase, fits)
     return table, unit
 
 
@@ -260,12 +259,12 @@ def _stage_table(plan: Plan) -> Table:
 def _does_not_fit(recipe: Recipe, plan: Plan, options: str) -> Exception:
     """Return the error of a plan that does not fit the device; it proposes plans that fit."""
     from components.core.errors import ConfigError
-    from components.training.planning.planner import proposals
+    from components.training.planning.planner import propose_layouts
 
     device = plan.device
-    layout = plan.best.setting
+    layout = plan.best.layout
     memory = plan.best.memory
-    rows = proposals(recipe.model, recipe.training.trained, plan.rows[0].setting, device)
+    rows = propose_layouts(recipe.model, recipe.training.trained, plan.rows[0].layout, device)
     commands = [_proposal(row, device, options) for row in rows]
     return ConfigError(
         f"{recipe.name} needs {_size(memory.total_bytes)} on each of {layout.world_size:,} x "
@@ -278,7 +277,7 @@ def _does_not_fit(recipe: Recipe, plan: Plan, options: str) -> Exception:
 
 
 def _proposal(row: PlanRow, device: Device, options: str) -> str:
-    text = f"{_plan_command(row.setting, device, options)} needs {_size(row.memory.total_bytes)}"
+    text = f"{_plan_command(row.layout, device, options)} needs {_size(row.memory.total_bytes)}"
     if row.memory.host_bytes:
         text += f" and {_size(row.memory.host_bytes)} of host memory per device"
     return text
@@ -294,7 +293,7 @@ def _plan_command(layout: ParallelLayout, device: Device, options: str) -> str:
         words.append(f"--tensor-parallel {layout.tensor_parallel}")
     if layout.sequence_parallel > 1:
         words.append(f"--sequence-parallel {layout.sequence_parallel}")
-    if layout.checkpoint_activations:
+    if layout.activation_checkpoint_interval:
         words.append("--checkpoint-activations")
     if layout.offload != "none":
         words.append(f"--offload {layout.offload}")

@@ -63,7 +63,7 @@ def train(
 ) -> None:
     """Train the stages, each from the previous checkpoint."""
     _start()
-    from flows.train import stages_up_to
+    from flows.steps.stage_training import stages_up_to
     from flows.train import train as train_flow
 
     checkpoints = train_flow(recipe, execution, last_stage=stages_up_to(recipe, stage)[-1])

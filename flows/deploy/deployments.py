@@ -27,11 +27,10 @@ from pydantic import ValidationError
 
 from components.core.errors import ConfigError
 from components.core.network import redact_credentials
-from flows.evaluate_model import evaluate_model
+from flows.evaluate import evaluate_model
 from flows.pipeline import pipeline
 from flows.prepare import refresh_data
-from flows.promote_version import promote_version
-from flows.roll_back import rollback
+from flows.promote import promote_version, rollback
 from flows.settings.execution import (
     Execution,
     environment,

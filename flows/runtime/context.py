@@ -32,7 +32,7 @@ from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 
 if TYPE_CHECKING:  # Imports MLflow.
-    from components.registry.runs import TrackedRun
+    from components.registry.tracking import TrackedRun
 
 T = TypeVar("T")
 

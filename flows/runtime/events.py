@@ -27,7 +27,7 @@ def emit_promotion_event(promotion: Promotion) -> None:
     event = _EVENT_BY_OUTCOME.get(decision.outcome)
     if event is None or not PREFECT_API_URL.value():
         return
-    reasons = "; ".join(decision.reasons) or "; ".join(check.found for check in decision.checks)
+    reasons = "; ".join(decision.reasons) or "; ".join(check.detail for check in decision.checks)
     emit_event(
         event,
         resource={

@@ -44,16 +44,17 @@ def preflight_check(recipe: Recipe, execution: Execution) -> None:
             over the processes.
         EvaluationError: the file of MTPB or HumanEval is missing or not the pinned file.
     """
-    from components.evaluation.benchmarks.problems import find_mtpb, load_humaneval
+    from components.evaluation.benchmarks.humaneval import load_humaneval
+    from components.evaluation.benchmarks.mtpb import find_mtpb
     from components.registry.gate import require_rules
-    from components.training.deepspeed_config import require_division
+    from components.training.deepspeed_config import check_batch_division
 
     load_humaneval()
     if execution.mtpb_path:
         find_mtpb(execution.mtpb_path, execution.workspace_path / "cache")
     for stage, settings in recipe.training.trained.items():
         require_rules(recipe.promotion, stage)
-        require_division(settings, execution.training, recipe.model.context_length)
+        check_batch_division(settings, execution.training, recipe.model.context_length)
 
 
 class CheckResult(NamedTuple):
@@ -194,7 +195,7 @@ def _check_sandbox(execution: Execution) -> CheckResult:
         report.available,
         report.summary,
         "generated programs are not executed: results have no pass@k and no MTPB pass rate",
-        report.remedy,
+        report.fix,
         required=False,
     )
 

@@ -28,7 +28,7 @@ from components.core.network import is_http_uri, redact_credentials
 from flows.settings.execution import Execution, running_servers
 
 if TYPE_CHECKING:  # Imports MLflow.
-    from components.registry.runs import TrackedRun
+    from components.registry.tracking import TrackedRun
 
 logger = logging.getLogger(__name__)
 

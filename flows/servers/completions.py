@@ -114,7 +114,7 @@ def create_app(
             {
                 "index": index,
                 "text": completion.text,
-                "finish_reason": "stop" if completion.ended else "length",
+                "finish_reason": "stop" if completion.is_finished else "length",
                 "logprobs": None,
             }
             for index, completion in enumerate(results)

@@ -1,7 +1,7 @@
 """Starts the Prefect and MLflow servers of a workspace on loopback, for the duration of a block.
 
 Both are child processes, and end with this process even if it is killed
-(`components.core.process_reaper`). `servers.json` in the workspace has their addresses, so a run in
+(`components.core.processes`). `servers.json` in the workspace has their addresses, so a run in
 the same workspace uses this Prefect instead of opening its database again. Both servers require the
 credentials of the workspace (`flows.settings.credentials`) and refuse foreign Hosts and Origins.
 """

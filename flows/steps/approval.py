@@ -85,7 +85,7 @@ def check_recipe_of_model(recipe: Recipe, model: str) -> None:
 
 def is_missing_candidate(execution: Execution, model: str) -> bool:
     """Whether `model` is NAME@candidate and no version has that alias."""
-    from components.registry.aliases import CANDIDATE, version_at
+    from components.registry.promotion import CANDIDATE, version_at
 
     name, _, alias = model.partition("@")
     return alias == CANDIDATE and version_at(execution.open_tracking(), name, CANDIDATE) is None
@@ -261,7 +261,7 @@ def comparison_markdown(promotion: Promotion) -> str:
     if promotion.champion_before is not None:
         champion = f"the champion is version {promotion.champion_before}"
     checks = [
-        [check.rule, "yes" if check.passed else "**no**", check.found]
+        [check.rule, "yes" if check.passed else "**no**", check.detail]
         for check in promotion.decision.checks
     ]
     metric_heads = ["metric", "champion", "candidate", "difference", "95 % interval"]
@@ -287,8 +287,8 @@ def _metric_rows(promotion: Promotion) -> list[list[str]]:
             difference = f"{metric.right - metric.left:+.4g}"
             if not metric.comparable:
                 difference = f"other protocol: {'; '.join(metric.protocol)}"
-        if metric.low is not None and metric.high is not None:
-            interval = f"{metric.low:+.4g} to {metric.high:+.4g}"
+        if metric.ci_low is not None and metric.ci_high is not None:
+            interval = f"{metric.ci_low:+.4g} to {metric.ci_high:+.4g}"
         values = [_format_number(metric.left), _format_number(metric.right)]
         rows.append([metric.metric, *values, difference, interval])
     return rows

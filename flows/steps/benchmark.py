@@ -25,17 +25,17 @@ from flows.settings.recipes import Recipe
 from flows.steps.corpora import corpus_uri
 
 if TYPE_CHECKING:  # Imports torch and MLflow.
-    from components.evaluation.benchmarks.problems import FoundMtpb
+    from components.evaluation.benchmarks.mtpb import MtpbFile
     from components.evaluation.benchmarks.protocol import BenchmarkProtocol, SampleSet
     from components.evaluation.sampling.sampler import SamplerProtocol
-    from components.registry.runs import TrackedRun
+    from components.registry.tracking import TrackedRun
 
 EXECUTION_CACHE = "execution-cache"
 """Folder of the workspace: results of executed programs until their evaluation is published."""
 _CODE_VERSION = 2
 """Version of the files of an evaluation. What changes a score raises `SCORE_VERSION`, which is part
 of the protocol."""
-_SAMPLE_COLUMNS = ("set", "task_id", "sample", "outcome", "raised")
+_SAMPLE_COLUMNS = ("set", "task_id", "sample", "outcome", "exception_type")
 """Columns of the MLflow table of samples."""
 
 
@@ -57,7 +57,7 @@ class BenchmarkSession(AbstractContextManager["BenchmarkSession"]):
         )
         report = context.task("test sandbox", lambda _: self.executor.report)
         if not report.available:
-            context.warn(f"generated programs are not executed: {report.missing}; {report.remedy}")
+            context.warn(f"generated programs are not executed: {report.missing}; {report.fix}")
         elif not report.isolated:
             context.warn(
                 "generated programs run without isolation, as --unsafe-execution allows: "
@@ -87,9 +87,9 @@ class BenchmarkSession(AbstractContextManager["BenchmarkSession"]):
         return self._sampler
 
 
-def find_mtpb_file(context: FlowContext) -> FoundMtpb:
+def find_mtpb_file(context: FlowContext) -> MtpbFile:
     """Find or download the MTPB file in a task; warn if MTPB is skipped."""
-    from components.evaluation.benchmarks.problems import find_mtpb
+    from components.evaluation.benchmarks.mtpb import find_mtpb
 
     path, cache = context.execution.mtpb_path, context.execution.workspace_path / "cache"
     mtpb = context.task("find MTPB", lambda _: find_mtpb(path, cache))
@@ -107,10 +107,10 @@ def load_protocol(benchmark: str, recipe: Recipe, execution: Execution) -> Bench
     """
     from components.evaluation.benchmarks import humaneval, mtpb
     from components.evaluation.benchmarks.custom_benchmark import read_benchmark
-    from components.evaluation.benchmarks.problems import find_mtpb
+    from components.evaluation.benchmarks.mtpb import find_mtpb
 
     if benchmark == "humaneval":
-        return humaneval.plan(recipe.evaluation.humaneval)
+        return humaneval.build_protocol(recipe.evaluation.humaneval)
     if benchmark == "mtpb":
         mtpb_file = find_mtpb(execution.mtpb_path, execution.workspace_path / "cache")
         if mtpb_file.path is None:
@@ -119,8 +119,8 @@ def load_protocol(benchmark: str, recipe: Recipe, execution: Execution) -> Bench
                 expected="the official file",
                 fix="set CODEGEN_MTPB, or choose --benchmark humaneval",
             )
-        return mtpb.plan(recipe.evaluation.mtpb, mtpb_file.path)
-    return humaneval.sampled(read_benchmark(Path(benchmark)), recipe.evaluation.humaneval)
+        return mtpb.build_protocol(recipe.evaluation.mtpb, mtpb_file.path)
+    return humaneval.function_protocol(read_benchmark(Path(benchmark)), recipe.evaluation.humaneval)
 
 
 def run_benchmark(
@@ -166,7 +166,7 @@ def run_benchmark(
     with executor.journaled(cache / f"{name}-{fingerprint(cache_key)[:12]}.jsonl"):
         samples = {
             draw.label: _generate_samples(context, stage, checkpoint, protocol, draw, session)
-            for draw in protocol.draws
+            for draw in protocol.sample_sets
         }
         return context.get_or_build(
             f"evaluate {stage} on {protocol.name}",
@@ -204,7 +204,9 @@ def _generate_samples(
 
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
         sampler = session.sampler(checkpoint)
-        for sample_set in protocol.draws:  # Check all sets before the first, which takes hours.
+        for (
+            sample_set
+        ) in protocol.sample_sets:  # Check all sets before the first, which takes hours.
             require_disk_space(sample_set, sampler)
         return generate_samples(folder, draw, sampler, seed, submit, session.progress)
 
@@ -225,8 +227,8 @@ def run_bits_per_byte(
     context: FlowContext, stage: str, checkpoint: Artifact, prepared: dict[str, Artifact]
 ) -> Artifact:
     """Return the bits per byte of a checkpoint on the held-out documents of all corpora."""
-    from components.evaluation.held_out import CODE_VERSION
-    from components.evaluation.held_out import run_bits_per_byte as measure_bits_per_byte
+    from components.evaluation.bits_per_byte import CODE_VERSION
+    from components.evaluation.bits_per_byte import run_bits_per_byte as measure_bits_per_byte
 
     max_sequences = context.recipe.evaluation.held_out_max_sequences
     training = context.execution.training
@@ -269,4 +271,4 @@ def _log_evaluation_files(folder: Path, run: TrackedRun) -> None:
     samples = folder / "samples.jsonl"
     if samples.exists():
         rows = [{name: row[name] for name in _SAMPLE_COLUMNS} for row in read_jsonl(samples)]
-        run.table("samples.json", rows)
+        run.log_table("samples.json", rows)

@@ -79,7 +79,7 @@ def estimate_corpora(
                 tokenizer=recipe.tokenizer,
                 context_length=recipe.model.context_length,
                 seed=recipe.seed,
-                place=execution.data,
+                execution=execution.data,
                 benchmarks=benchmark_texts,
                 sample_bytes=sample_mb * 1_000_000,
             )
@@ -101,7 +101,7 @@ def format_estimate(
     corpus: Corpus, estimate: Estimate, recipe: Recipe, execution: Execution
 ) -> list[str]:
     """Return the lines of an estimate for the command line."""
-    documents, context_length = estimate.documents, recipe.model.context_length
+    documents, context_length = estimate.num_documents, recipe.model.context_length
     rates = [
         f"{reason} {count / max(1, documents.value):.2%}"
         for reason, count in estimate.rejected.items()
@@ -109,8 +109,8 @@ def format_estimate(
     rejected = sum(estimate.rejected.values()) / max(1, documents.value)
     reasons = f": {', '.join(rates)}" if rates else ""
     sample = "all of it was read, so only the time is an estimate"
-    if not estimate.is_whole:
-        num_files = _count(estimate.num_drawn, "file")
+    if not estimate.is_complete:
+        num_files = _count(estimate.num_sampled_files, "file")
         sample = f"read {decimal(estimate.sample_bytes)} of text from the beginning of {num_files}"
     duration = timedelta(seconds=max(1, round(estimate.duration_s)))
     num_workers = _count(estimate.num_workers, "worker")
@@ -121,9 +121,9 @@ def format_estimate(
         f"  raw text   {decimal(estimate.raw_bytes)}",
         f"  rejected   {rejected:.2%} of the documents{reasons}",
         *_bad_records(estimate, recipe),
-        f"  tokens     {estimate.tokens.value:,}{_range(estimate.tokens, estimate)}",
-        f"  sequences  {estimate.sequences:,} of {context_length:,} tokens for training, "
-        f"{estimate.held_out_sequences:,} held out",
+        f"  tokens     {estimate.num_tokens.value:,}{_range(estimate.num_tokens, estimate)}",
+        f"  sequences  {estimate.num_train_sequences:,} of {context_length:,} tokens for training, "
+        f"{estimate.num_held_out_sequences:,} held out",
         f"  disk       {decimal(estimate.shard_bytes)} of shards, "
         f"peak {decimal(estimate.work_bytes)}{_disk_warning(estimate, execution)}",
         f"  time       {duration} at {estimate.bytes_per_s / 1e6:,.1f} MB/s with {num_workers}, as "
@@ -145,15 +145,15 @@ def estimate_notes(recipe: Recipe, is_whole: bool) -> list[str]:
 def _range(interval: Interval, estimate: Estimate) -> str:
     if interval.low < interval.high:
         return f" ({interval.low:,} to {interval.high:,})"
-    return "" if estimate.is_whole else " (no range: it needs two files)"
+    return "" if estimate.is_complete else " (no range: it needs two files)"
 
 
 def _bad_records(estimate: Estimate, recipe: Recipe) -> list[str]:
-    if not estimate.bad:
+    if not estimate.num_bad:
         return []
-    fraction = estimate.bad / (estimate.bad + estimate.documents.value)
+    fraction = estimate.num_bad / (estimate.num_bad + estimate.num_documents.value)
     max_fraction = recipe.data.quarantine.max_bad_fraction
-    line = f"  unreadable {estimate.bad:,} records, {fraction:.2%}"
+    line = f"  unreadable {estimate.num_bad:,} records, {fraction:.2%}"
     if fraction > max_fraction:
         line += f"; preparation stops above {max_fraction:.2%}"
     return [line]
@@ -169,10 +169,10 @@ def _disk_warning(estimate: Estimate, execution: Execution) -> str:
 def _epochs(corpus: Corpus, estimate: Estimate, recipe: Recipe) -> str:
     stage = getattr(recipe.training.stages, corpus)
     num_tokens = stage.steps * stage.global_batch_tokens
-    epochs = num_tokens / max(1, estimate.train_tokens)
+    epochs = num_tokens / max(1, estimate.num_train_tokens)
     share = f"{epochs:,.1f} epochs" if epochs >= 1 else f"{epochs:.1%} of them"
     return (
-        f"the stage {corpus} reads {num_tokens:,} of {estimate.train_tokens:,} training tokens: "
+        f"the stage {corpus} reads {num_tokens:,} of {estimate.num_train_tokens:,} training tokens: "
         f"{share}"
     )
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # Imports DVC, numpy and MLflow.
     from components.data.archives.pull import Origin, PullResult
     from components.data.filters.decontamination import BenchmarkText
     from components.registry.card import Learnt
-    from components.registry.runs import TrackedRun
+    from components.registry.tracking import TrackedRun
 
 DATASET_CARD = "dataset-card.md"
 """The card of the corpora that were prepared last, in the workspace and in MLflow."""
@@ -86,15 +86,15 @@ def _check_clean_data_dir(recipe: Recipe, execution: Execution) -> None:
         DataError: lists the files that differ from the commit.
     """
     from components.data.dvc import dvc_repo
-    from components.data.raw_corpus import require_committed
+    from components.data.raw_corpus import require_clean_data
 
     project, preset = execution.project_path, recipe.data.preset
-    pointer = dvc_repo.committed(project)
+    pointer = dvc_repo.read_pointer(project)
     if pointer is None or not (project / dvc_repo.DATA).is_dir():
         return
     pins = load_archive_pins(execution)
-    if (pointer.preset, pointer.recipe) == (preset, pins.recipe(preset)):
-        require_committed(project, pointer)
+    if (pointer.preset, pointer.recipe_hash) == (preset, pins.recipe_hash(preset)):
+        require_clean_data(project, pointer)
 
 
 def build_tokenizer_step(context: FlowContext, vocabulary: Artifact) -> Artifact:
@@ -111,13 +111,13 @@ def build_tokenizer_step(context: FlowContext, vocabulary: Artifact) -> Artifact
 
 def check_same_tokenizer(context: FlowContext, checkpoint: Artifact, tokenizer: Artifact) -> None:
     """Check in a task that a model uses the token ids of the corpora; see `require_same_ids`."""
-    from components.training.init_checks import require_same_ids
+    from components.training.init_checks import check_same_ids
 
     model_folder = context.store.fetch_verified(checkpoint)
     tokenizer_folder = context.store.fetch_verified(tokenizer)
     context.task(
         "compare tokenizers",
-        lambda _: require_same_ids(model_folder, context.recipe.training, tokenizer_folder),
+        lambda _: check_same_ids(model_folder, context.recipe.training, tokenizer_folder),
     )
 
 
@@ -144,7 +144,7 @@ def prepare_corpus_step(
     Raises:
         DataError: a source cannot be read, changes while it is read, or has too many bad records.
     """
-    from components.data.raw_corpus import require_same_bytes, sources_of
+    from components.data.raw_corpus import corpus_sources, require_same_bytes
     from components.preparation.corpus_pipeline import prepare_corpus
     from components.preparation.input_checks import check_bad_records_of_reused_corpus
 
@@ -155,14 +155,14 @@ def prepare_corpus_step(
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
         statistics = prepare_corpus(
             folder,
-            sources=sources_of(recipe.data, corpus, execution.project_path),
+            sources=corpus_sources(recipe.data, corpus, execution.project_path),
             corpus=corpus,
             data=recipe.data,
             tokenizer_folder=context.store.fetch_verified(tokenizer),
             tokenizer=recipe.tokenizer,
             context_length=recipe.model.context_length,
             seed=recipe.seed,
-            place=execution.data,
+            execution=execution.data,
             benchmarks=benchmark_texts,
             others=[context.store.fetch_verified(parent) for parent in deduplicated_against],
         )
@@ -180,10 +180,10 @@ def write_dataset_card(context: FlowContext, corpora: RecipeCorpora) -> None:
     """Write the dataset card; log it to MLflow with counts and samples of rejects."""
     path = context.execution.workspace_path / DATASET_CARD
     write_atomic(path, dataset_card(context.recipe, context.execution, corpora))
-    context.run.file(path)
+    context.run.log_file(path)
     context.run.log_metrics(reject_counts(corpora.prepared))
     if rows := sample_rejects(corpora.prepared, context.store):
-        context.run.table(REJECTS_TABLE, rows)
+        context.run.log_table(REJECTS_TABLE, rows)
 
 
 def dataset_card(recipe: Recipe, execution: Execution, corpora: RecipeCorpora) -> str:
@@ -202,7 +202,9 @@ def dataset_card(recipe: Recipe, execution: Execution, corpora: RecipeCorpora) -
         tokenizer=corpora.tokenizer,
         prepared=corpora.prepared,
     )
-    return render_card(card_inputs, pins.of(recipe.data.preset), pins.vocabulary, paper_corpora())
+    return render_card(
+        card_inputs, pins.packages_of(recipe.data.preset), pins.vocabulary, paper_corpora()
+    )
 
 
 def training_corpora_of(
@@ -212,14 +214,15 @@ def training_corpora_of(
     raw: Mapping[str, Artifact],
     prepared: Mapping[str, Artifact],
 ) -> list[Learnt]:
-    """Return the corpora that a stage's model was trained on, with licences, for the model card."""
-    from components.data.card_prose import licences_of
+    """Return the corpora that a stage's model was trained on, with licenses, for the model card."""
+    from components.data.card_prose import licenses_of
+
     from components.registry.card import Learnt
 
-    sources = load_archive_pins(execution).of(recipe.data.preset)
+    sources = load_archive_pins(execution).packages_of(recipe.data.preset)
     stages: list[str] = list(recipe.training.trained)
     return [
-        Learnt(prepared[corpus], licences_of(raw[corpus], sources))
+        Learnt(prepared[corpus], licenses_of(raw[corpus], sources))
         for corpus in stages[: stages.index(stage) + 1]
     ]
 
@@ -232,8 +235,12 @@ def sample_rejects(prepared: Mapping[str, Artifact], store: Store) -> list[dict[
     Raises:
         RemoteError: a file cannot be read.
     """
-    from components.dataset.manifests import QUARANTINE_JSONL, REJECTS_PARQUET
-    from components.dataset.rejects import sample_of_quarantine, sample_of_rejects
+    from components.dataset.manifests import (
+        QUARANTINE_JSONL,
+        REJECTS_PARQUET,
+        sample_quarantined_records,
+        sample_rejected_documents,
+    )
 
     rows: list[dict[str, JsonValue]] = []
     for corpus, artifact in prepared.items():
@@ -242,7 +249,7 @@ def sample_rejects(prepared: Mapping[str, Artifact], store: Store) -> list[dict[
             store.fs.open(f"{artifact.address}/{REJECTS_PARQUET}", "rb") as rejects,
             store.fs.open(f"{artifact.address}/{QUARANTINE_JSONL}", "rb") as quarantine,
         ):
-            samples = [*sample_of_rejects(rejects), *sample_of_quarantine(quarantine)]
+            samples = [*sample_rejected_documents(rejects), *sample_quarantined_records(quarantine)]
         samples.sort(key=lambda row: (row["reason"], row["language"] or ""))
         rows += [{"reason": row["reason"], "corpus": corpus, **row} for row in samples]
     return rows

@@ -17,7 +17,7 @@ from flows.steps.prepare_corpora import training_corpora_of
 
 if TYPE_CHECKING:  # Imports MLflow and numpy.
     from components.registry.evidence import Evidence
-    from components.registry.runs import TrackedRun
+    from components.registry.tracking import TrackedRun
 
 _PROGRAM_BENCHMARKS = ("humaneval", "mtpb")
 """Benchmarks whose problems a corpus can contain."""
@@ -91,17 +91,17 @@ def collect_evidence(
     Raises:
         ArtifactError: an evaluation is damaged.
     """
-    from components.evaluation.scoring.per_problem import figures_by_problem
+    from components.evaluation.scoring.statistics import metrics_by_problem
     from components.registry.evidence import Evidence
     from components.registry.gate import metrics_of
-    from components.registry.tags import is_dirty
+    from components.registry.lineage import is_dirty
 
     settings: dict[str, dict[str, Any]] = {}
     by_problem: dict[str, dict[str, float]] = {}
     for name, evaluation in evaluations.items():
         results = read_json(store.fetch_verified(evaluation) / "results.json")
         settings[name] = {**results["protocol_settings"], "inputs": _input_digests(evaluation)}
-        for metric, values in figures_by_problem(results).items():
+        for metric, values in metrics_by_problem(results).items():
             by_problem[f"{name}/{metric}"] = values
     return Evidence(
         digest=checkpoint.digest,

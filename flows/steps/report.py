@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # Imports more than the definition of a flow needs.
     from components.evaluation.report.page import Section
     from components.evaluation.report.results import Measurement, RegisteredVersion, RunResults
     from components.evaluation.report.rules import Rule
+
     from components.registry.promotion import Promotion
 
 
@@ -151,7 +152,7 @@ def write_report(context: FlowContext, results: RunResults) -> ReportPaths:
     }
     for path, render in renderers.items():
         write_atomic(path, render(results, context.store))
-        context.run.file(path)
+        context.run.log_file(path)
     return ReportPaths(*(str(path) for path in renderers))
 
 

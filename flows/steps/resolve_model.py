@@ -19,13 +19,12 @@ from components.core.artifact import Artifact, content_digest
 from components.core.errors import ArtifactError, ConfigError
 from components.core.fingerprint import list_files
 from components.core.store import MANIFEST, Store
-from components.model.formats import CheckpointFormat, Dtype
+from components.model.config import CheckpointFormat, Dtype
 from flows.runtime.context import FlowContext
 from flows.settings.execution import Execution
 
 if TYPE_CHECKING:  # Imports MLflow.
-    from components.registry.runs import TrackedRun
-    from components.registry.tracking import Tracking
+    from components.registry.tracking import TrackedRun, Tracking
     from components.registry.versions import VersionRef
 
 _REGISTERED = re.compile(r"(?:models:/)?([A-Za-z0-9][A-Za-z0-9._-]*)(?:@([A-Za-z0-9_-]+)|/(\d+))")
@@ -195,7 +194,7 @@ def _parse_registered(model: str) -> tuple[str, str]:
 
 def _download_cached(tracking: Tracking, version: VersionRef, cache: Path) -> Path:
     """Return the files of a version in a folder named after their digest; verifies them."""
-    from components.registry.versions import digest_in, download
+    from components.registry.versions import checkpoint_digest, download
 
     folder = cache / version.digest
     if not folder.is_dir():
@@ -207,7 +206,7 @@ def _download_cached(tracking: Tracking, version: VersionRef, cache: Path) -> Pa
             except OSError:
                 if not folder.is_dir():  # Otherwise another process was faster.
                     raise
-    digest = digest_in(folder)
+    digest = checkpoint_digest(folder)
     if digest != version.digest:
         raise ArtifactError(
             f"the files in {folder} were fetched as {version.uri} and have SHA-256 {digest[:12]}",

@@ -22,7 +22,7 @@ from flows.settings.recipes import Recipe
 from flows.steps.corpora import corpus_uri
 
 if TYPE_CHECKING:  # Imports MLflow and torch.
-    from components.registry.runs import TrackedRun
+    from components.registry.tracking import TrackedRun
     from components.training.metrics import StepMetrics
     from components.training.run_file import StageRun
 
@@ -60,7 +60,7 @@ def stage_config(recipe: Recipe, stage: StageName) -> dict[str, Any]:
         "stage": getattr(recipe.training.stages, stage),
         "seed": recipe.seed,
         "save_optimizer_state": following is not None
-        and getattr(recipe.training.stages, following).optimizer_state == "kept",
+        and getattr(recipe.training.stages, following).optimizer_state == "inherit",
     }
 
 
@@ -141,7 +141,7 @@ def _stage_run(
         seed=config["seed"],
         data=ArtifactInput(folder=corpus_folder, digest=corpus.digest),
         tokenizer=stage_input(tokenizer),
-        initial=stage_input(previous) if previous else None,
+        init_from=stage_input(previous) if previous else None,
         save_optimizer_state=config["save_optimizer_state"],
     )
 

@@ -21,8 +21,8 @@ from flows.settings.recipes import Recipe
 from flows.steps.report import publish_validation_results
 
 if TYPE_CHECKING:  # Imports numpy, Great Expectations and MLflow.
-    from components.data.sources.record_batches import QuarantinedRecord
-    from components.registry.runs import TrackedRun
+    from components.data.sources.partition_reader import QuarantinedRecord
+    from components.registry.tracking import TrackedRun
     from components.validation.profile_partitions import ProfileResult
     from components.validation.suite_files import Suites
 
@@ -113,8 +113,8 @@ def validate_shards(
     Raises:
         ValidationFailed: a rule failed.
     """
-    from components.validation.prepared import read_figures, validate_prepared
-    from components.validation.suite_files import identity
+    from components.validation.prepared import read_metrics, validate_prepared
+    from components.validation.suite_files import validation_identity
     from components.validation.suites import CODE_VERSION
 
     config = context.recipe.validation
@@ -128,7 +128,7 @@ def validate_shards(
                 for corpus, artifact in prepared.items()
             },
             suites=suites,
-            previous=read_figures(context.store.fetch_verified(previous)) if previous else None,
+            previous=read_metrics(context.store.fetch_verified(previous)) if previous else None,
             previous_version=_version_name(previous),
             config=config,
             docs=context.execution.workspace_path / "gx",
@@ -139,7 +139,7 @@ def validate_shards(
         "validate prepared corpora",
         "validation",
         "prepared",
-        config=identity(config, "prepared", suites),
+        config=validation_identity(config, "prepared", suites),
         parents=_with_previous(prepared, previous),
         code_version=CODE_VERSION,
         build=_logging_rules(context, "prepared shards", build),
@@ -179,7 +179,7 @@ def _check_bad_records(
     context: FlowContext, validation: Artifact, examples: Mapping[str, list[QuarantinedRecord]]
 ) -> None:
     """Check the tolerated number of bad records; preparation would take 20 times as long to."""
-    from components.data.sources.quarantine import check_bad_record_limit
+    from components.data.sources.partition_reader import check_bad_record_limit
 
     quarantine = context.recipe.data.quarantine
     read: Any = validation.statistics.get(_READ, {})
@@ -248,10 +248,10 @@ def _logging_rules(context: FlowContext, subject: str, build: TrackedBuild) -> T
         except ValidationFailed:
             if path.is_file():  # Absent if the corpora could not be read.
                 rules = read_json(path)
-                run.table("rules.json", rules)
+                run.log_table("rules.json", rules)
                 publish_validation_results(context, subject, rules, run.id)
             raise
-        run.table("rules.json", read_json(path))
+        run.log_table("rules.json", read_json(path))
         return statistics
 
     return logged_build

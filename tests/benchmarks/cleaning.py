@@ -23,7 +23,7 @@ from components.data.filters.decontamination import (
 from components.data.filters.minhash import NearDuplicateConfig, compute_signatures
 from components.data.filters.redaction import RedactionConfig, redact
 from components.data.sources.records import read_corpus
-from components.evaluation.benchmarks.problems import load_humaneval
+from components.evaluation.benchmarks.humaneval import load_humaneval
 
 DOCUMENTS_AT_ONCE = 500
 """What a batch of the preparation holds, some 5 MB."""

@@ -60,7 +60,10 @@ def main(away_s: float, steps: int) -> None:
                         outage.start()
 
                 train_stage(
-                    folder / "stage", stage, EXECUTION.replace(checkpoint_every_steps=steps), on_step
+                    folder / "stage",
+                    stage,
+                    EXECUTION.replace(checkpoint_every_steps=steps),
+                    on_step,
                 )
             outage.join()
         _report(tracking, run.id, seen, marks)

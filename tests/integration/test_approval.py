@@ -146,7 +146,7 @@ def test_an_approval_in_the_ui_promotes_the_candidate(registry: Registry) -> Non
     last = registry.last()
     assert (last.decision.outcome, last.decided_by) == ("promoted", "grace (flow promote-version)")
     approval = last.decision.checks[-1]
-    assert (approval.rule, approval.found) == ("a person approves of it", "grace: reads well")
+    assert (approval.rule, approval.detail) == ("a person approves of it", "grace: reads well")
     artifacts = httpx.post(f"{registry.server}/artifacts/filter", json={}).json()
     assert "codegen-tiny-mono-promotion" in {artifact["key"] for artifact in artifacts}
 

@@ -92,10 +92,10 @@ def empty_the_corpus(data: Path) -> None:
 def test_a_corrupt_corpus_stops_the_flow(
     pulled: Path, fixture_archives: FixtureArchives, tamper: Tamper, pattern: str
 ) -> None:
-    pointer = dvc_repo.committed(pulled)
+    pointer = dvc_repo.read_pointer(pulled)
     assert pointer is not None
     tamper(pulled / "data")
-    dvc_repo.commit(pulled, pointer.preset, pointer.recipe)
+    dvc_repo.commit(pulled, pointer.preset, pointer.recipe_hash)
     with pytest.raises(DataError, match=f"(?s){pattern}.*expected: .*fix: "):
         prepare(tiny(), execution(pulled, fixture_archives.folder))
     assert published(pulled) == []
@@ -104,10 +104,10 @@ def test_a_corrupt_corpus_stops_the_flow(
 def test_prefect_shows_every_rule_of_a_validation_that_failed(
     pulled: Path, fixture_archives: FixtureArchives
 ) -> None:
-    pointer = dvc_repo.committed(pulled)
+    pointer = dvc_repo.read_pointer(pulled)
     assert pointer is not None
     replace_line(lambda record: {**record, "language": "Klingon"})(pulled / "data")
-    dvc_repo.commit(pulled, pointer.preset, pointer.recipe)
+    dvc_repo.commit(pulled, pointer.preset, pointer.recipe_hash)
     with pytest.raises(DataError, match="Klingon"):
         prepare(tiny().replace(name="shown"), execution(pulled, fixture_archives.folder))
     with get_client(sync_client=True) as prefect:
@@ -132,7 +132,7 @@ def test_edited_data_is_refused_and_a_pull_restores_it(
     pulled: Path, fixture_archives: FixtureArchives
 ) -> None:
     replace_line(lambda record: {**record, "text": "x = 1\n"})(pulled / "data")
-    pointer = dvc_repo.committed(pulled)
+    pointer = dvc_repo.read_pointer(pulled)
     with pytest.raises(DataError, match=r"(?s)mono.*expected: .*fix: "):
         load_raw_artifacts(pulled)
     edited = {path: path.read_bytes() for path in (pulled / "data").rglob("*.jsonl")}
@@ -143,7 +143,7 @@ def test_edited_data_is_refused_and_a_pull_restores_it(
     )
     assert published(pulled) == []
     pull_data(tiny(), execution(pulled, fixture_archives.folder))
-    assert dvc_repo.committed(pulled) == pointer
+    assert dvc_repo.read_pointer(pulled) == pointer
     raw_artifacts(pulled)
 
 

@@ -238,8 +238,8 @@ def broken(recipe, execution):
 
 def load_and_break(*arguments, **keywords):
     execution = load_execution(*arguments, **keywords)
-    import flows.steps.preflight  # After the setup: imports Prefect, which reads its settings.
-    flows.steps.preflight.preflight_check = broken
+    import flows.runtime.health_checks  # After the setup: imports Prefect, which reads its settings.
+    flows.runtime.health_checks.preflight_check = broken
     return execution
 
 options.load_execution = load_and_break

@@ -78,7 +78,7 @@ class Project(NamedTuple):
 def record(path: str, text: str, license_name: str = "MIT") -> bytes:
     values = {
         "language": "Python",
-        "licence": license_name,
+        "license": license_name,
         "path": path,
         "source": "package 1.0",
         "text": text,

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from fixtures.prefect_stack import WAIT_S, Served, ask, start_codegen, until
+from fixtures.prefect_stack import WAIT_S, Stack, request, start_codegen, wait_until
 from fixtures.processes import kill_process_tree_when
 from fixtures.projects import new_project
-from fixtures.tmpfs import resize_disk, limited_disk
+from fixtures.tmpfs import limited_disk, resize_disk
 
 from components.core.network import free_port, health_error
 from components.core.store import Store
@@ -100,7 +100,9 @@ class Prefect:
 
     def states(self) -> dict[str, str]:
         """Return the state of every flow run by its name."""
-        return {run["name"]: run["state_name"] for run in ask(self.api, "/flow_runs/filter", {})}
+        return {
+            run["name"]: run["state_name"] for run in request(self.api, "/flow_runs/filter", {})
+        }
 
 
 def test_a_run_completes_although_prefect_restarts_during_training(
@@ -141,22 +143,22 @@ def test_a_run_of_a_dead_machine_is_marked_crashed_and_another_resumes_it(
 ) -> None:
     """An automation of the Prefect server marks the run after minutes without a heartbeat."""
     folder, server = new_project(tmp_path / "project"), Prefect(tmp_path)
-    stacks: list[Served] = []
+    stacks: list[Stack] = []
     try:
-        stacks.append(Served(folder, fixture_archives, api=server.api))
+        stacks.append(Stack(folder, fixture_archives, api=server.api))
         recipe = stacks[0].parameters("train-stage/tiny")["recipe"]
         recipe["training"]["stages"]["nl"] |= {"steps": 400, "decay_steps": 390}
         run = stacks[0].run("train-stage/tiny", recipe=recipe, stage="nl")
         metrics = folder / "var/store/.building/checkpoint"
         stacks[0].until(lambda: any(metrics.glob("codegen-tiny-nl-*/observed/metrics.jsonl")))
         kill_when(stacks[0].process, lambda: True)
-        until(
+        wait_until(
             lambda: stacks[0].state(run)["type"] == "CRASHED",
             server.process,
             tmp_path / "prefect.log",
         )
 
-        stacks.append(Served(folder, fixture_archives, api=server.api))
+        stacks.append(Stack(folder, fixture_archives, api=server.api))
         resumed = stacks[1].run("train-stage/tiny", recipe=recipe, stage="nl")
         assert stacks[1].end_of(resumed)["type"] == "COMPLETED"
         (checkpoint,) = (

@@ -132,8 +132,10 @@ def test_a_resumed_evaluation_does_not_repeat_executed_programs(
     resumed = evaluate(killed, str(model))["humaneval"]
     assert resumed["digest"] == expected["digest"]
     timings = json.loads((Path(resumed["address"]) / "observed" / "timings.json").read_text())
-    assert num_cached - 1 <= timings["programs_before"] <= num_cached  # The last may be partial.
-    assert 200 <= timings["programs_before"] < resumed["num_programs"]
+    assert (
+        num_cached - 1 <= timings["num_cached_programs"] <= num_cached
+    )  # The last may be partial.
+    assert 200 <= timings["num_cached_programs"] < resumed["num_programs"]
     assert list((killed / "execution-cache").iterdir()) == []
 
 

@@ -286,7 +286,7 @@ print(json.dumps(rows))
         for artifact in project.store.list_artifacts()
         if artifact.name == "codegen-tiny-multi"
     )
-    assert parents[f"train multi {checkpoint.recipe[:6]}"] == "train"
+    assert parents[f"train multi {checkpoint.recipe_hash[:6]}"] == "train"
     assert parents["train"] == "pipeline codegen-tiny"
     assert parents["pipeline codegen-tiny"] is None
 

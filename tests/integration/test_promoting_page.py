@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fixtures.doc_commands import commands, typed
+from fixtures.doc_commands import page_commands, run_shell
 from fixtures.versions import NAME, add_version, make_evidence, promote_version, propose_version
 
 from components.registry.evidence import Evidence
@@ -55,7 +55,7 @@ def _codegen(tracking: Tracking, folder: Path, *arguments: str) -> subprocess.Co
 def test_all_commands_of_the_page_work_in_order(tracking: Tracking, tmp_path: Path) -> None:
     outputs = {}
     for command in (
-        shlex.split(line) for line in commands("promoting.md") if line.startswith("codegen ")
+        shlex.split(line) for line in page_commands("promoting.md") if line.startswith("codegen ")
     ):
         if command[:2] == TRAINING_COMMAND:
             tiny().override([command[command.index("--set") + 1]])
@@ -74,7 +74,7 @@ def test_all_commands_of_the_page_work_in_order(tracking: Tracking, tmp_path: Pa
     decisions = history(tracking, NAME)
     outcomes = [decision.outcome for decision in decisions]
     assert outcomes == ["promoted", "promoted", "rolled back", "promoted"]
-    assert decisions[1].decision.checks[-1].found.endswith(": reads well")
+    assert decisions[1].decision.checks[-1].detail.endswith(": reads well")
     assert "0.5 to 0.5, over 20 problems" in outputs["promote"]
     assert _aliases(tracking) == {"previous", "champion"}
 

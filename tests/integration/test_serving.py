@@ -68,7 +68,7 @@ def test_an_active_schedule_starts_runs(project: Stack, scheduled_run: str) -> N
 
 def test_a_later_run_reuses_artifacts_and_shows_it(project: Stack, pipeline_run: str) -> None:
     states = project.tasks_of(pipeline_run)
-    assert states["prepare mono"] == "Reused"
+    assert states["prepare mono"] == "Cached"
     assert states["train mono"] == "Completed"
 
 

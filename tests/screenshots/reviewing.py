@@ -88,7 +88,7 @@ def _take_experiment(page: Page, uri: str, experiment: Experiment, runs: list[Ru
 def _take_model(page: Page, uri: str, name: str) -> None:
     page.open(f"{uri}/#/models/{name}", "champion")
     _take_screenshot(page, "versions", 1400)
-    page.open(f"{uri}/#/models/{name}/versions/1", "left out by a rule", "Licences")
+    page.open(f"{uri}/#/models/{name}/versions/1", "left out by a rule", "Licenses")
     _take_screenshot(page, "card", 1800)
 
 

@@ -121,7 +121,7 @@ def _package(file: str, sources: Sequence[Archive]) -> tuple[str, str, str]:
     """Package, license and note of a file of a raw corpus; each file holds a package."""
     for archive in sources:
         if file == f"{archive.name}-{archive.version}.jsonl":
-            return f"{archive.name} {archive.version}", archive.licence, archive.note
+            return f"{archive.name} {archive.version}", archive.license, archive.note
     return file, "see its records", ""
 
 

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Protocol
 
-from components.core.errors import SandboxUnavailable
+from components.core.errors import SandboxUnavailableError
 from components.evaluation.sandbox.filesystem_view import SCRATCH, FilesystemView
 from components.evaluation.sandbox.jailed.lockdown import USER_CAPABILITIES
 
@@ -76,7 +76,7 @@ def require_user_change() -> None:
     effective = int(match[1], 16) if match else 0
     can_change_user = all(effective >> capability & 1 for capability in USER_CAPABILITIES)
     if os.geteuid() == 0 and not can_change_user:
-        raise SandboxUnavailable(
+        raise SandboxUnavailableError(
             "root lacks the capabilities to change users: programs would be root",
             expected="CAP_SETUID, CAP_SETGID and CAP_KILL, or an ordinary user",
             fix="run as an ordinary user (docker run --user 1000)",
@@ -91,7 +91,7 @@ def require_python_outside_scratch(view: FilesystemView) -> None:
     """
     inside = next((target for _, target in view.mounts if target.is_relative_to(SCRATCH)), None)
     if inside is not None:
-        raise SandboxUnavailable(
+        raise SandboxUnavailableError(
             f"this Python is installed in {inside}, and {SCRATCH} is an empty folder in a jail",
             expected=f"a Python outside of {SCRATCH} (the virtual environment may be there)",
             fix="create the virtual environment with another Python",
@@ -114,4 +114,4 @@ def require_start(jail: Jail, *, got: str, expected: str, fix: str) -> None:
     )
     if process.returncode != 0:
         message = process.stderr.strip() or f"exit status {process.returncode}"
-        raise SandboxUnavailable(f"{got}: {message}", expected=expected, fix=fix)
+        raise SandboxUnavailableError(f"{got}: {message}", expected=expected, fix=fix)

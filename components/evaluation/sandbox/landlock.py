@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import SandboxUnavailable
+from components.core.errors import SandboxUnavailableError
 from components.evaluation.sandbox.filesystem_view import (
     DEVICES,
     LIBRARIES,
@@ -42,7 +42,7 @@ class Landlock:
         self._interpreter = view.interpreter
         self._version = landlock_version()
         if not self._version:
-            raise SandboxUnavailable(
+            raise SandboxUnavailableError(
                 "the kernel has no Landlock, or it is disabled",
                 expected="Linux 5.13 or newer, with landlock among its security modules (the boot "
                 "parameter lsm=)",
@@ -102,7 +102,7 @@ def _require_readable(paths: tuple[Path, ...]) -> None:
         for entry in (path, *path.parents):
             required_permission = 1 if entry.is_dir() else 4
             if not entry.stat().st_mode & required_permission:
-                raise SandboxUnavailable(
+                raise SandboxUnavailableError(
                     f"programs of root run as other users, and {entry} is closed to them",
                     expected="a Python, and packages, that every user may read",
                     fix="use a Python outside of root's home, or run as an ordinary user",

@@ -27,7 +27,7 @@ class TrainingCorpus(NamedTuple):
 
     corpus: Artifact
     """The prepared corpus."""
-    licences: Mapping[str, Sequence[str]]
+    licenses: Mapping[str, Sequence[str]]
     """Its packages by license, recorded when the corpus was pulled."""
 
     @property
@@ -142,7 +142,7 @@ def _license_rows(corpora: Sequence[TrainingCorpus]) -> Rows:
     return [
         (training.corpus.name, license_name, ", ".join(packages))
         for training in corpora
-        for license_name, packages in sorted(training.licences.items())
+        for license_name, packages in sorted(training.licenses.items())
     ]
 
 

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from components.core.errors import ArtifactError, ConfigError
 from components.model.huggingface.checkpoint_reader import all_finite
 from components.model.huggingface.checkpoint_writer import write_tensors
-from components.model.huggingface.weights import all_finite
 from components.training.run_file import OPTIMIZER_FILE
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")

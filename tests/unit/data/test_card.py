@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from components.data.card_prose import licenses_of
 from markdown_it import MarkdownIt
 
 from components.core.artifact import Artifact, Kind
@@ -11,7 +12,6 @@ from components.core.fingerprint import FileEntry
 from components.core.paper import paper_corpora
 from components.data.archives.pins import Archive
 from components.data.card import Corpora, dataset_card
-from components.data.card_prose import licenses_of
 from components.data.config import CORPORA, LANGUAGES, Corpus, DataConfig
 from components.data.sources.config import Source
 
@@ -287,7 +287,7 @@ def test_records_that_could_not_be_read_are_counted() -> None:
 
 def test_foreign_text_is_no_markup() -> None:
     hostile = "<img src=x> [a](http://b) `c` *d* | \x1b[2J\u202e"
-    archives = (ARCHIVES[0].replace(note=hostile, licence=hostile), *ARCHIVES[1:])
+    archives = (ARCHIVES[0].replace(note=hostile, license=hostile), *ARCHIVES[1:])
     one = declaring("mono")
     sources = {"mono": (Source(uri=f"s3://b/`{hostile}"),)}
     one.prepared["multi"].statistics["bad"] = {hostile: 1}

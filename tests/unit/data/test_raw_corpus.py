@@ -37,7 +37,7 @@ def test_each_corpus_is_an_artifact_with_the_dvc_md5(pulled):
     assert "num_documents" not in artifacts["vocabulary"].statistics
     md5 = (pulled / "data.dvc").read_text().split("md5: ")[1].split("\n")[0]
     assert {artifact.provenance["dvc_md5"] for artifact in artifacts.values()} == {md5}
-    assert len({artifact.recipe for artifact in artifacts.values()}) == 4
+    assert len({artifact.recipe_hash for artifact in artifacts.values()}) == 4
 
     file = pulled / "data" / "mono" / "scripts-1.0.jsonl"
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()

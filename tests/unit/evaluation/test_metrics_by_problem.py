@@ -13,7 +13,7 @@ from components.core.artifact import Artifact
 from components.core.files import read_json
 from components.evaluation.sampling.samples import GeneratedSample
 from components.evaluation.scoring.statistics import metrics_by_problem
-from flows.steps.collect_evidence import collect_evidence, contamination, protocol_fingerprint
+from flows.steps.registration import collect_evidence, contamination, protocol_fingerprint
 
 
 def by_temperature(label: str, sample: GeneratedSample) -> str:

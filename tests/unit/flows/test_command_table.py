@@ -114,7 +114,7 @@ for name in %s:
 
 def test_the_flows_import_prefect_and_nothing_else_heavy() -> None:
     modules = modules_imported_by(
-        "import flows.pipeline, flows.cli.plan, flows.evaluate_model\n"
+        "import flows.pipeline, flows.cli.plan, flows.evaluate\n"
         "import components.training.planning.planner"
     )
     assert "prefect" in modules

@@ -13,7 +13,7 @@ from components.core.artifact import Artifact
 from components.core.errors import ArtifactError, DataError, RemoteError
 from components.core.store import Store
 from components.data.config import CORPORA
-from components.data.raw_corpus import raw_artifacts, sources_of
+from components.data.raw_corpus import corpus_sources, load_raw_artifacts
 from components.dataset.config import StreamingCacheConfig
 from components.preparation.corpus_pipeline import prepare_corpus
 from components.tokenizer.vocabulary import build_tokenizer
@@ -39,7 +39,7 @@ def must_not_build(_: Path) -> dict[str, int]:
 
 def prepare(execution: Execution) -> RecipeCorpora:
     """Return the corpora as the flow `prepare` builds them, without Prefect and MLflow."""
-    recipe, store, raw = tiny(), execution.open_store(), raw_artifacts(execution.project_path)
+    recipe, store, raw = tiny(), execution.open_store(), load_raw_artifacts(execution.project_path)
     tokenizer = store.get_or_build(
         **tokenizer_spec(recipe, raw["vocabulary"])._asdict(),
         build=lambda folder: build_tokenizer(
@@ -97,7 +97,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_only_settings_that_change_the_bytes_of_a_corpus_change_its_recipe_hash() -> None:
     """Other changes must not cause a rebuild of terabytes."""
     raw, tokenizer = (
-        Artifact(kind=kind, name="any", address="/x", recipe="0" * 64, digest="1" * 64)
+        Artifact(kind=kind, name="any", address="/x", recipe_hash="0" * 64, digest="1" * 64)
         for kind in ("raw-corpus", "tokenizer")
     )
 

@@ -37,8 +37,8 @@ def test_every_corpus_is_estimated_without_preparing_it(execution: Execution) ->
     assert list(estimates) == list(CORPORA)
     raw = raw_artifacts(execution.project_path)
     for corpus, estimate in estimates.items():
-        assert estimate.is_whole
-        assert estimate.documents.value == raw[corpus].statistics["num_documents"]
+        assert estimate.is_complete
+        assert estimate.num_documents.value == raw[corpus].statistics["num_documents"]
         assert estimate.num_files == raw[corpus].statistics["num_files"]
     assert [artifact.kind for artifact in execution.open_store().list_artifacts()] == ["tokenizer"]
     assert list(execution.workspace_path.glob("estimate-*")) == []
@@ -64,7 +64,7 @@ def test_declared_sources_need_no_preset(execution: Execution, tmp_path: Path) -
         ["data.preset=starter", f'data.sources={{"mono": [{{"uri": "{tmp_path}/mono.jsonl"}}]}}']
     )
     ((_, estimate),) = estimate_corpora(recipe, execution, "mono", 1)
-    assert (estimate.documents.value, estimate.num_files) == (50, 1)
+    assert (estimate.num_documents.value, estimate.num_files) == (50, 1)
     with pytest.raises(DataError, match="data/ holds the preset tiny"):
         list(estimate_corpora(recipe, execution, "nl", 1))
 
@@ -154,8 +154,8 @@ def test_an_estimate_is_formatted_for_users(tmp_path: Path) -> None:
 
 def test_a_complete_sample_has_no_range_and_no_note(tmp_path: Path) -> None:
     exact = ESTIMATE._replace(
-        is_whole=True,
-        documents=Interval(3, 3, 3),
+        is_complete=True,
+        num_documents=Interval(3, 3, 3),
         bad=0,
         work_bytes=1,
         num_train_tokens=1_000_000,
@@ -178,7 +178,7 @@ def test_a_complete_sample_has_no_range_and_no_note(tmp_path: Path) -> None:
 
 
 def test_a_sample_of_one_file_has_no_range(tmp_path: Path) -> None:
-    estimate = ESTIMATE._replace(documents=Interval(3, 3, 3))
+    estimate = ESTIMATE._replace(num_documents=Interval(3, 3, 3))
     lines = format_estimate(
         "nl", estimate, long_context_recipe(), Execution(project=str(tmp_path), workspace=".")
     )

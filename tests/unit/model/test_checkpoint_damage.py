@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures.checkpoints import CHECKPOINT_FORMATS, SMALL_MODEL, released_config, checkpoint_shards, transformers_model, write_bin_shards, write_modified_checkpoint, write_transformers_checkpoint
+from fixtures.checkpoints import (
+    CHECKPOINT_FORMATS,
+    SMALL_MODEL,
+    checkpoint_shards,
+    released_config,
+    transformers_model,
+    write_bin_shards,
+    write_modified_checkpoint,
+    write_transformers_checkpoint,
+)
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor

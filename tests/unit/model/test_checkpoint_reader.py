@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.checkpoints import CHECKPOINT_FORMATS, SMALL_MODEL, released_config, checkpoint_shards, transformers_model, write_bin_shards, write_modified_checkpoint, write_transformers_checkpoint
+from fixtures.checkpoints import (
+    CHECKPOINT_FORMATS,
+    SMALL_MODEL,
+    checkpoint_shards,
+    released_config,
+    transformers_model,
+    write_bin_shards,
+    write_modified_checkpoint,
+    write_transformers_checkpoint,
+)
 from torch import Tensor
 from transformers import CodeGenForCausalLM
 
@@ -69,7 +78,9 @@ def test_weights_are_loaded_exactly_for_every_dtype(form: str, dtype: str, tmp_p
 def test_constants_of_old_releases_are_ignored(tmp_path: Path) -> None:
     constants = {"transformer.h.0.attn.causal_mask": torch.ones(64, 64).bool()}
     constants["transformer.h.1.attn.masked_bias"] = torch.tensor(-1e9)
-    folder = write_modified_checkpoint(SMALL_MODEL, tmp_path, "bin", lambda tensors: tensors.update(constants))
+    folder = write_modified_checkpoint(
+        SMALL_MODEL, tmp_path, "bin", lambda tensors: tensors.update(constants)
+    )
     model = load_checkpoint(folder)
     os.remove(folder / "pytorch_model.bin")
     write_bin_shards({**transformers_model(SMALL_MODEL).state_dict(), **constants}, folder)

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.checkpoints import checkpoint_shards, transformers_model, write_transformers_checkpoint
+from fixtures.checkpoints import (
+    checkpoint_shards,
+    transformers_model,
+    write_transformers_checkpoint,
+)
 from fixtures.models import TINY, TOKENIZER, lively_model, write_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.errors import DataError, RecordError
-from components.data.config import LANGUAGES, Corpus, DataConfig, DataPlace, NearDuplicateConfig
+from components.data.config import LANGUAGES, Corpus, DataConfig, DataExecution, NearDuplicateConfig
 from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.config import Source
 from components.data.sources.partitions import Partition
@@ -97,7 +97,7 @@ def test_a_complete_sample_gives_counts_by_hand(bytes_only: Path, tmp_path: Path
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "near duplicates": {"data": DATA.replace(near_duplicates=NearDuplicateConfig(enabled=True))},
-    "several ranges": {"execution": DataPlace(num_workers=1, memory_mib=256)},
+    "several ranges": {"execution": DataExecution(num_workers=1, memory_mib=256)},
 }
 
 

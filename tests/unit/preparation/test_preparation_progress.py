@@ -14,7 +14,7 @@ from components.core import progress
 from components.core.errors import RecordError
 from components.data import task_progress
 from components.data.config import DataConfig
-from components.data.sources import jsonl, record_batches
+from components.data.sources import jsonl, partition_reader
 from components.data.sources.config import Source
 from components.data.sources.partitions import list_partitions
 from components.data.task_progress import ProgressAggregator
@@ -42,8 +42,8 @@ def test_a_running_task_reports_progress(
     bytes_only: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a truncated file: the report before the error is visible, the next run discards it."""
-    monkeypatch.setattr(task_progress, "_TELL_EVERY_S", 0)
-    monkeypatch.setattr(record_batches, "BATCH_BYTES", 5_000)
+    monkeypatch.setattr(task_progress, "_REPORT_INTERVAL_S", 0)
+    monkeypatch.setattr(partition_reader, "BATCH_BYTES", 5_000)
     monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 5_000)
     text = "%06d" + "\nx = y" * 7 + "\n"
     raw = write_equal_records(tmp_path / "raw/a.jsonl.gz", text, 1000)

@@ -10,8 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from fixtures.crash_injection import killed_before_write, tracking_in
-from fixtures.versions import NAME, PYTHON, add_version, evidence, judge
+from fixtures.crash_injection import open_tracking, run_and_kill_before_write
+from fixtures.versions import NAME, PYTHON, add_version, make_evidence, promote_version
 
 from components.registry.queries import (
     INTERRUPTED,
@@ -33,8 +33,8 @@ def registry_folder(tmp_path_factory: pytest.TempPathFactory, empty_database: Pa
     """A registry in which version 1 is champion and version 2 was not evaluated yet."""
     folder = tmp_path_factory.mktemp("champion")
     _copy_database(empty_database, folder / "mlflow.db")
-    tracking = tracking_in(folder)
-    judge(tracking, add_version(tracking), evidence(2.0))
+    tracking = open_tracking(folder)
+    promote_version(tracking, add_version(tracking), make_evidence(2.0))
     add_version(tracking)
     return folder
 
@@ -55,7 +55,7 @@ def _copy_registry(source: Path, target: Path) -> Tracking:
                 f"UPDATE {table} SET {column} = replace({column}, ?, ?)",  # noqa: S608
                 (str(source), str(target)),
             )
-    return tracking_in(target)
+    return open_tracking(target)
 
 
 def _listed_aliases(tracking: Tracking) -> dict[str, int]:
@@ -87,7 +87,7 @@ def _kill_before_each_write(start: Path, folder: Path, action: str) -> Iterator[
     while status == -signal.SIGKILL:
         number += 1
         tracking = _copy_registry(start, folder / str(number))
-        status = killed_before_write(number, action, folder / str(number))
+        status = run_and_kill_before_write(number, action, folder / str(number))
         yield tracking
     assert status == 0
 
@@ -107,7 +107,7 @@ def test_an_interrupted_promotion_leaves_the_old_or_the_new_champion(
             assert second.decision in ("", f"promoted, {INTERRUPTED}")
             assert record is None or record.outcome == f"promoted, {INTERRUPTED}"
             states.append("old, recorded" if record else "old")
-        judge(tracking, 2, evidence(1.5))  # The same command again.
+        promote_version(tracking, 2, make_evidence(1.5))  # The same command again.
         assert _stored_aliases(tracking) == NEW
         versions = list_versions(tracking, NAME)
         assert [version.decision for version in versions] == ["promoted", "promoted"]
@@ -122,7 +122,7 @@ def test_an_interrupted_rollback_leaves_the_old_or_the_new_champion(
     registry_folder: Path, tmp_path: Path
 ) -> None:
     start = tmp_path / "start"
-    judge(_copy_registry(registry_folder, start), 2, evidence(1.5))
+    promote_version(_copy_registry(registry_folder, start), 2, make_evidence(1.5))
     states = []
     for tracking in _kill_before_each_write(start, tmp_path, "roll_back"):
         record = _last_record(tracking, 2)

@@ -24,7 +24,7 @@ def _raw_corpus(folder: Path) -> Artifact:
         kind="raw-corpus",
         name="mono",
         address=str(folder),
-        recipe="cd" * 32,
+        recipe_hash="cd" * 32,
         digest="ab" * 32,
         provenance={"dvc_md5": MD5},
     )
@@ -115,7 +115,7 @@ def test_an_unregistered_checkpoint_is_a_logged_model(
     assert str(model.status) == "READY"
     assert model.source_run_id == run.id
     assert model.params == {"stage.learning_rate": "0.001"}
-    tags = {"stage": "mono", "size": "215K", "corpus": f"mono-{corpus.recipe[:12]}"}
+    tags = {"stage": "mono", "size": "215K", "corpus": f"mono-{corpus.recipe_hash[:12]}"}
     assert tags.items() <= model.tags.items()
     assert model.tags["checkpoint_digest"] == checkpoint.digest
     assert {"git_commit", "git_dirty", "address", "recipe"} <= model.tags.keys()

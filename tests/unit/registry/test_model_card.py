@@ -24,7 +24,7 @@ def _artifact(
         kind=kind,
         name=name,
         address=f"/store/{name}",
-        recipe="ab" * 32,
+        recipe_hash="ab" * 32,
         digest="cd" * 32,
         statistics=statistics,
         provenance=provenance or {},

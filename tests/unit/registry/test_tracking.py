@@ -129,7 +129,7 @@ def _raw_corpus(folder: Path) -> Artifact:
         kind="raw-corpus",
         name="mono",
         address=str(folder),
-        recipe="cd" * 32,
+        recipe_hash="cd" * 32,
         digest="ab" * 32,
         provenance={"dvc_md5": MD5},
     )

@@ -112,7 +112,7 @@ def test_a_checkpoint_is_registered_once_and_later_metrics_are_added(
         again = _register(run, *make_checkpoint("one"), bits_per_byte=make_evaluation(2.5))
     registered = (first, second, again)
     assert [artifact.statistics["version"] for artifact in registered] == [1, 2, 1]
-    assert (again.recipe, again.digest) == (first.recipe, first.digest)
+    assert (again.recipe_hash, again.digest) == (first.recipe_hash, first.digest)
     assert len(tracking.client.search_model_versions(f"name = '{NAME}'")) == 2
     version = tracking.client.get_model_version(NAME, "1")
     assert version.tags["bits_per_byte/mono/Python"] == "2.5"

@@ -12,7 +12,7 @@ from html_reader import Tag, read, table
 from pydantic import JsonValue
 
 from components.core.artifact import Artifact
-from components.evaluation.sampling.samples import Sample
+from components.evaluation.sampling.samples import GeneratedSample
 from components.evaluation.sandbox import SandboxReport
 from components.report import render_html, render_text
 from components.report.table import EMPTY
@@ -46,7 +46,7 @@ def failing(_: str, __: GeneratedSample) -> str:
     return "    return x #: exception NameError"
 
 
-def by_temperature(label: str, sample: Sample) -> str:
+def by_temperature(label: str, sample: GeneratedSample) -> str:
     """Problem 2: 3 of 3 at 0.2, 1 of 3 at 0.8. Problem 10: 0 at 0.2, 1 at 0.8."""
     passed = sample.problem.task_id.endswith("/2") if label == "t0.2" else sample.number == 0
     return f"    return x #: {'passed' if passed else 'wrong_answer'}"
@@ -156,7 +156,7 @@ def test_outcomes_are_counted_by_kind_and_exceptions_by_type(run: Run) -> None:
 
 
 def test_rare_exception_types_are_summed(run: Run) -> None:
-    def by_number(_: str, sample: Sample) -> str:
+    def by_number(_: str, sample: GeneratedSample) -> str:
         return f"    return x #: exception E{sample.number}"
 
     page = page_with(
@@ -183,7 +183,7 @@ def test_the_problem_table_is_closed_and_in_natural_order(run: Run) -> None:
     assert "HumanEval/10" not in text.split("\nSamples\n")[0]
 
 
-def talk(label: str, sample: Sample) -> str:
+def talk(label: str, sample: GeneratedSample) -> str:
     """Problem 1 passes in multi-turn, and case 0 in single-turn. Problems 3 and 89 (not solvable) fail."""
     number, case = sample.problem.task_id.split("/")
     passed = number == "1" and (label == "multi" or case == "0")

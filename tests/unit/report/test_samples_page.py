@@ -13,7 +13,7 @@ from html_reader import Tag, read, table
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluation.sampling.samples import Sample
+from components.evaluation.sampling.samples import GeneratedSample
 from components.report import RunResults, render_html, render_samples, render_text
 from components.report.rendering import page_text
 from components.report.samples import MAX_SHOWN, SAMPLES_PAGE, choose_samples, samples_page
@@ -27,7 +27,7 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path)
 
 
-def hostile(_: str, sample: Sample) -> str:
+def hostile(_: str, sample: GeneratedSample) -> str:
     """The second of two samples passes; the first contains markup and escape sequences."""
     return (
         "    return x < 3 #: passed"
@@ -253,4 +253,4 @@ def test_prompts_come_with_every_sample(run: Run) -> None:
     prompts = [
         [item.text for item in article.first("code").all("span")] for article in page.all("article")
     ]
-    assert prompts == [list(draw.benchmark.problems[0].turns) for draw in plan.draws]
+    assert prompts == [list(draw.benchmark.problems[0].turns) for draw in plan.sample_sets]

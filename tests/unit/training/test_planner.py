@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-from flows.settings.execution import Execution
-from flows.settings.recipes import recipe
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +17,8 @@ from components.training.config import (
 )
 from components.training.planning.devices import DEVICES, Device, find_device
 from components.training.planning.planner import execution_options, make_plan, propose_layouts
+from flows.settings.execution import Execution
+from flows.settings.recipes import recipe
 
 A100, H100, L40S, CPU = (find_device(name) for name in ("a100-80", "h100", "l40s", "cpu"))
 FLOPS_PER_TOKEN_350M = 2_076_180_480

@@ -12,7 +12,7 @@ import pytest
 from corpus_files_on_disk import SMALL, page_table
 
 from components.core.errors import ValidationFailedError
-from components.data.sources.corpus_files import SCHEMA
+from components.data.sources.records import SCHEMA
 from components.validation.config import ValidationConfig
 from components.validation.drift import raw_drift_check
 from components.validation.profile import Profile, ProfileLimits, QuarantineSummary, profile_corpus
@@ -34,7 +34,7 @@ def profile(
     rows = [
         {
             "language": language,
-            "licence": license_name if language == "Python" else "MIT",
+            "license": license_name if language == "Python" else "MIT",
             "path": f"{number}.txt",
             "source": "package 1.0",
             "text": "x" * size_bytes,

@@ -21,7 +21,7 @@ from components.validation.mergeable_stats import (
 
 
 def test_at_most_max_names_are_listed_and_their_counts_are_exact() -> None:
-    names = [f"licence {number}" for number in range(MAX_NAMES + 500)]
+    names = [f"license {number}" for number in range(MAX_NAMES + 500)]
     counters = [
         count_names(Counter(names[:1000])),
         count_names(Counter(names[500:])),
@@ -40,7 +40,7 @@ def test_a_name_is_definitely_absent_only_if_it_certainly_did_not_occur() -> Non
     small = count_names({"MIT": 3})
     assert small.definitely_absent("GPL")
     assert not small.definitely_absent("MIT")
-    names = [f"licence {number}" for number in range(2 * MAX_NAMES)]
+    names = [f"license {number}" for number in range(2 * MAX_NAMES)]
     full = count_names(Counter(names))
     absent = [f"other {number}" for number in range(100)]
     assert not any(full.definitely_absent(name) for name in names)

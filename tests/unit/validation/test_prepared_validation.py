@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from corpus_files_on_disk import CONTEXT_LENGTH, EOT_ID, SMALL, Prepared
 
-from components.core.errors import ConfigError, ValidationFailed
+from components.core.errors import ConfigError, ValidationFailedError
 from components.validation.prepared import read_metrics, validate_prepared
 from components.validation.shard_checks import SeparatorCheck, ShardEntry, ShardIndex, SplitEntry
 
@@ -33,8 +33,8 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     return results
 
 
-def validation_error(folder: Path, **prepared: Path) -> ValidationFailed:
-    with pytest.raises(ValidationFailed) as error:
+def validation_error(folder: Path, **prepared: Path) -> ValidationFailedError:
+    with pytest.raises(ValidationFailedError) as error:
         validate(folder, **prepared)
     return error.value
 
@@ -380,7 +380,7 @@ def test_rejected_and_duplicate_documents_are_counted(tmp_path: Path) -> None:
     }
     strict = SMALL.replace(max_rejected_fraction=0.79, max_duplicate_fraction=0.11)
     with pytest.raises(
-        ValidationFailed,
+        ValidationFailedError,
         match=r"At most 79% .* such as English \(rejected_fraction = 0.8\)",
     ) as error:
         validate_prepared(
@@ -420,7 +420,7 @@ def test_a_changed_share_of_rejected_documents_is_a_warning(
     change = f"English ({shares[num_after]}, was {shares[num_before]})"
     rule = "nl: The share of rejected documents changed by at most 5.0%"
     assert statistics["warnings"] == [f"{rule}: broken by 1 of 1 languages, such as {change}"]
-    with pytest.raises(ValidationFailed, match="The share of rejected documents changed"):
+    with pytest.raises(ValidationFailedError, match="The share of rejected documents changed"):
         validate_prepared(tmp_path / "failed", config=SMALL.replace(drift="fail"), **arguments)
 
 

@@ -79,9 +79,9 @@ def test_statistics_are_those_computed_by_hand() -> None:
     assert (go.licenses.counts, go.extensions.counts) == ({"BSD": 2}, {"": 2})
     assert (other.num_documents, other.size_bytes.total) == (3, 10)
     assert defect_counts(profile, "C") == {
-        "null_licence": 1,
+        "null_license": 1,
         "null_text": 1,
-        "empty_licence": 1,
+        "empty_license": 1,
         "empty_path": 1,
         "empty_source": 1,
         "large_text": 1,

@@ -11,7 +11,7 @@ import pytest
 from corpus_files_on_disk import SMALL, Record, records, write_raw
 
 from components.core.errors import ConfigError, RecordError, ValidationFailedError
-from components.data.sources.corpus_files import SCHEMA
+from components.data.sources.records import SCHEMA
 from components.validation.config import ValidationConfig
 from components.validation.profile import Profile, ProfileLimits, profile_corpus
 from components.validation.raw import read_profiles, validate_raw
@@ -81,7 +81,7 @@ BROKEN = [
         1,
         ["english 1.0/docs/4.txt (replacement_fraction = 0.03)"],
     ),
-    ("have an empty license", 1, ["english 1.0/docs/6.txt (licence = '')"]),
+    ("have an empty license", 1, ["english 1.0/docs/6.txt (license = '')"]),
     ("have an empty path", 1, ["english 1.0/"]),
     ("have an empty source", 1, ["/docs/8.txt"]),
 ]

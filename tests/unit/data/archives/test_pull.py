@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dvc.repo import Repo
 from fixtures.archives import build_archives
-from fixtures.projects import dvc_status, read_files, new_project, pull_fixtures, visible_files
+from fixtures.projects import dvc_status, new_project, pull_fixtures, read_files, visible_files
 
 from components.data.archives.pins import Pins
 from components.data.config import LANGUAGES

@@ -15,7 +15,14 @@ from pathlib import Path
 
 import pytest
 from fixtures.archives import build_archives, pack
-from fixtures.projects import FixtureArchives, dvc_status, read_files, new_project, pull_fixtures, visible_files
+from fixtures.projects import (
+    FixtureArchives,
+    dvc_status,
+    new_project,
+    pull_fixtures,
+    read_files,
+    visible_files,
+)
 
 from components.core.errors import DataError, DiskFullError, FetchError
 from components.data.archives.pins import Pins

@@ -13,7 +13,14 @@ from typing import Any
 
 import pytest
 from dvc.repo import Repo
-from fixtures.projects import add_remote, dvc_status, read_files, new_project, pull_fixtures, visible_files
+from fixtures.projects import (
+    add_remote,
+    dvc_status,
+    new_project,
+    pull_fixtures,
+    read_files,
+    visible_files,
+)
 
 from components.core.errors import DataError, RemoteError
 from components.data.dvc.dvc_remote import PushResult, check_remote, push

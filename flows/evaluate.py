@@ -25,7 +25,7 @@ from flows.steps.resolve_model import resolve_model
 from flows.train import prepare_and_train
 
 if TYPE_CHECKING:  # Imports more than the definition of a flow needs.
-    from components.evaluation.report.results import Measurement
+    from components.report.results import Measurement
 
 
 class Evaluations(Config):

@@ -27,7 +27,7 @@ def pipeline(recipe: Recipe, execution: Execution) -> ReportPaths:
     started_s = time.monotonic()
     run_provenance = provenance()
     with open_flow_context(recipe, execution, "pipeline", None) as context:
-        from components.evaluation.report.results import RunResults
+        from components.report.results import RunResults
 
         run_id = context.run.id
         context.run.log_params(recipe)
@@ -52,6 +52,6 @@ def pipeline(recipe: Recipe, execution: Execution) -> ReportPaths:
             registered=registered_versions(promotions),
             tracking_uri=execution.resolved_tracking_uri,
             total_s=time.monotonic() - started_s,
-            made_by=run_provenance,
+            provenance=run_provenance,
         )
         return context.task("write report", lambda _: write_report(context, results))

@@ -71,3 +71,14 @@ def prepare(
         write_dataset_card(context, RecipeCorpora(raw, tokenizer, prepared))
         publish_corpora(context, raw, prepared, tuple(validations.values()))
     return PreparedData(raw=raw, tokenizer=tokenizer, prepared=prepared, validations=validations)
+
+
+@flow(name="refresh-data", flow_run_name="refresh data of {recipe.name}")
+def refresh_data(recipe: Recipe, execution: Execution) -> PreparedData:
+    """Pull, validate and pack the corpora; unchanged corpora are reused.
+
+    Args:
+        recipe: what to build.
+        execution: where and how fast to run.
+    """
+    return prepare.fn(recipe, execution)

@@ -109,3 +109,17 @@ def prepare_and_train(
         recipe, execution, corpora, parent_run=parent_run, init_checkpoint=init_checkpoint
     )
     return corpora, checkpoints
+
+
+@flow(name="train-stage", flow_run_name="train {recipe.name} up to {stage}")
+def train_stage(
+    recipe: Recipe, execution: Execution, stage: StageName = "mono"
+) -> dict[str, Artifact]:
+    """Train a stage and the stages before it; existing checkpoints are reused.
+
+    Args:
+        recipe: what to build.
+        execution: where and how fast to run.
+        stage: nl, multi or mono.
+    """
+    return train.fn(recipe, execution, last_stage=stage)

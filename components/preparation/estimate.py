@@ -82,7 +82,7 @@ def estimate_corpus(
     tokenizer: TokenizerConfig,
     context_length: int,
     seed: int,
-    execution: DataPlace,
+    execution: DataExecution,
     benchmarks: Sequence[BenchmarkText],
     sample_bytes: int,
 ) -> Estimate:
@@ -127,7 +127,7 @@ def _require_documents(corpus: Corpus, sample: Sample) -> None:
 
 
 def _extrapolate(
-    sample: Sample, partitions: Sequence[Partition], job: PrepareJob, execution: DataPlace
+    sample: Sample, partitions: Sequence[Partition], job: PrepareJob, execution: DataExecution
 ) -> Estimate:
     context_length = job.context_length
     num_documents = _interval(sample, lambda stats: stats.num_documents, job.seed)

@@ -145,7 +145,7 @@ def _sampled(partition: Partition, max_bytes: int) -> SampledPartition:
 
 
 def prepare_sample(
-    job: PrepareJob, partitions: Sequence[Partition], sample_bytes: int, execution: DataPlace
+    job: PrepareJob, partitions: Sequence[Partition], sample_bytes: int, execution: DataExecution
 ) -> Sample:
     """Prepare a sample of the partitions in the job's folder and count its documents and tokens.
 
@@ -177,7 +177,7 @@ def prepare_sample(
 
 
 def _merge_and_pack(
-    job: PrepareJob, runs: Sequence[Path], near_duplicates: str | None, execution: DataPlace
+    job: PrepareJob, runs: Sequence[Path], near_duplicates: str | None, execution: DataExecution
 ) -> list[Path]:
     """Merge and pack the sample. Returns the folders of the merged ranges."""
     merged = run_merge_stage(job, runs, near_duplicates, execution)

@@ -158,7 +158,7 @@ class _PartitionTokenizer:
     def run(self, partition: Partition, progress: ProgressReporter) -> dict[str, JsonValue]:
         """Tokenize the partition; returns the counts."""
         data = self._job.data
-        languages, extensions = LANGUAGES[self._job.corpus], extensions_with(data.extensions)
+        languages, extensions = LANGUAGES[self._job.corpus], merge_extensions(data.extensions)
         for batch in read_partition(partition, languages, extensions, data.quarantine):
             self._add(batch)
             progress.report(progress_counts(self._counts))
@@ -267,7 +267,7 @@ class _PartitionTokenizer:
         bands_type = ROW_SCHEMA.field("bands").type
         if not config.enabled:
             return pa.nulls(len(texts), type=bands_type)
-        return pa.array(signatures(texts, config).tolist(), type=bands_type)
+        return pa.array(compute_signatures(texts, config).tolist(), type=bands_type)
 
 
 def _with_separators(encoded: RaggedIds, eot_id: int) -> pa.LargeBinaryArray:

@@ -138,15 +138,8 @@ def interval_of_difference(
         np.array([gains[problem] for problem in sorted(gains)])
         for _, gains in sorted(by_benchmark.items())
     ]
-    low, high = _bootstrap_interval(samples, level)
+    low, high = bootstrap_interval(samples, level)
     return GainInterval(low, high, sum(len(sample) for sample in samples))
-
-
-def _bootstrap_interval(
-    samples: Sequence[npt.NDArray[np.float64]], level: float
-) -> tuple[float, float]:
-    means = [bootstrap_means(sample, seed) for seed, sample in enumerate(samples)]
-    return percentile_interval(np.sum(means, axis=0), level)
 
 
 def protocol_differences(benchmark: str, first: Evidence, second: Evidence) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ def check_init_model(
         ArtifactError: the model is incomplete.
     """
     _check_shape(training, load_config(folder), model)
-    _check_num_ids(training, read_id_table(folder), tokenizer)
+    _check_num_ids(training, read_signature(folder), tokenizer)
     inherits = training.first.optimizer_state == "inherit"
     if inherits and not (folder / OPTIMIZER_FILE).is_file():
         stage = training.start_stage
@@ -54,7 +54,7 @@ def check_same_ids(folder: Path, training: TrainingConfig, tokenizer_folder: Pat
         ConfigError: an id differs.
         ArtifactError: a tokenizer is absent.
     """
-    mismatch = first_mismatch(read_id_table(folder), read_id_table(tokenizer_folder))
+    mismatch = first_mismatch(read_signature(folder), read_signature(tokenizer_folder))
     if mismatch:
         raise ConfigError(
             f"training.init_from {training.init_from} has another tokenizer: {mismatch}",

@@ -158,7 +158,7 @@ def _apply_execution(model: CodeGen, execution: TrainingExecution, device: torch
     """Set activation checkpointing and sequence parallelism, and compile the blocks."""
     model.activation_checkpoint_interval = execution.activation_checkpoint_interval
     if execution.sequence_parallel > 1:
-        model.slice = SequenceSlice(
+        model.sequence_shard = SequenceSlice(
             execution.sequence_parallel, model.config.context_length, device
         )
     if execution.compiled or (execution.compiled is None and device.type == "cuda"):

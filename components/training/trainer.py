@@ -340,7 +340,7 @@ class _StepTimer:
         self._previous_elapsed_s = elapsed_s
         self._start_s = self._last_s = time.monotonic()
         self._throughput = ThroughputEstimator()
-        self._throughput.note(self._start_s, ProgressSnapshot(steps_done, steps_done))
+        self._throughput.add(self._start_s, ProgressSnapshot(steps_done, steps_done))
 
     def measure(self, step: _TimedStep) -> StepMetrics:
         """The metrics of the step that has just ended."""
@@ -348,7 +348,7 @@ class _StepTimer:
         step_s = now_s - self._last_s - step.evaluation_s
         self._last_s = now_s
         self._step += 1
-        self._throughput.note(now_s, ProgressSnapshot(self._step, self._step))
+        self._throughput.add(now_s, ProgressSnapshot(self._step, self._step))
         config, result = self._run.config, step.result
         tokens_per_s = config.global_batch_tokens / step_s
         return StepMetrics(

@@ -40,12 +40,12 @@ class HeldOutEvaluator:
         self._splits: dict[str, tuple[PackedSplit, npt.NDArray[np.int64]]] = {}
         index = PackedSplit(run.data.folder, streaming=execution.streaming).index
         for name in sorted(index.splits):
-            if not name.startswith(HELD_OUT):
+            if not name.startswith(HELD_OUT_PREFIX):
                 continue
             split = PackedSplit(run.data.folder, name, streaming=execution.streaming)
             sequences = split.evenly_spaced(execution.eval_sequences)
             if len(sequences):
-                self._splits[name.removeprefix(HELD_OUT)] = (split, sequences)
+                self._splits[name.removeprefix(HELD_OUT_PREFIX)] = (split, sequences)
 
     def num_bytes(self, tokens_BT: Tensor) -> int:
         """Bytes of the text of all tokens but the first of every sequence."""

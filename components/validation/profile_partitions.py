@@ -51,7 +51,7 @@ def profile_sources(
     sources: Sequence[Source],
     config: ValidationConfig,
     data: DataConfig,
-    execution: DataPlace,
+    execution: DataExecution,
     folder: Path,
 ) -> ProfileResult:
     """Profile all documents in the sources of a corpus.

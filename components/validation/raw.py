@@ -132,8 +132,8 @@ def profile_folder(corpus: str, folder: Path, config: ValidationConfig) -> Profi
 
 
 def _read_batches(folder: Path) -> Iterator[pa.RecordBatch]:
-    for path in corpus_files(folder):
-        yield from read_file(path).to_batches()
+    for path in list_corpus_files(folder):
+        yield from read_corpus_file(path).to_batches()
 
 
 def corpus_checks(corpus: str, profile: Profile, config: ValidationConfig) -> list[TableCheck]:

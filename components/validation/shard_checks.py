@@ -218,9 +218,9 @@ def _read_ids(path: Path) -> Iterator[npt.NDArray[np.uint16]]:
                 yield ids
 
 
-def unreadable_file(path: Path, problem: str, expected: str) -> ValidationFailed:
+def unreadable_file(path: Path, problem: str, expected: str) -> ValidationFailedError:
     """Return the error for a file of a prepared corpus that cannot be read."""
-    return ValidationFailed(
+    return ValidationFailedError(
         f"{path} {problem}",
         expected=expected,
         fix=f"remove {path.parent} and run the same command again to rebuild it",

@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from components.core.errors import ConfigError
 from components.core.network import redact_credentials
 from flows.deploy.blocks import Email
-from flows.runtime.events import MODEL_RESOURCE_PREFIX, PROMOTED, REFUSED, ROLLED_BACK
+from flows.runtime.events import MODEL_RESOURCE, PROMOTED, REFUSED, ROLLED_BACK
 from flows.servers.local_servers import require_healthy_prefect
 from flows.settings.execution import HEARTBEAT_S
 
@@ -75,13 +75,13 @@ NOTIFICATION_RULES = {
     ),
     "promoted": NotificationRule(
         (PROMOTED, ROLLED_BACK),
-        MODEL_RESOURCE_PREFIX,
+        MODEL_RESOURCE,
         "{{ event.payload['summary'] }}",
         "{{ event.payload['why'] }}",
     ),
     "refused": NotificationRule(
         (REFUSED,),
-        MODEL_RESOURCE_PREFIX,
+        MODEL_RESOURCE,
         "{{ event.payload['summary'] }}",
         "{{ event.payload['why'] }}",
     ),

@@ -53,7 +53,7 @@ class CompletionRequest(BaseModel):
     """Truncated on the left to the context length minus `max_tokens`."""
     model: str | None = None
     """Ignored: the server has a single model."""
-    n: int = Field(default=1, ge=1, le=MOST_SAMPLES)
+    n: int = Field(default=1, ge=1, le=MAX_SAMPLES)
     max_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=0.2, ge=0)
     top_p: float = Field(default=0.95, gt=0, le=1)

@@ -145,7 +145,7 @@ def decide_promotion(
     flow_name = flow_run.get_flow_name()
     decided_by = f"{current_user()} (flow {flow_name})"
     approval: Approval | None = None
-    if gate.approval == "person" or approved_by:
+    if gate.approval == "manual" or approved_by:
         approval = _get_approval(context, request, decided_by, approved_by, reason)
         if approval:
             decided_by = f"{approval.name} (flow {flow_name})"

@@ -199,15 +199,15 @@ def _generate_samples(
 
     seed = context.recipe.seed
 
-    def submit(sample: Sample) -> None:
-        session.executor.submit(program_of(sample, protocol))
+    def submit(sample: GeneratedSample) -> None:
+        session.executor.submit(build_program(sample, protocol))
 
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
         sampler = session.sampler(checkpoint)
         for (
             sample_set
         ) in protocol.sample_sets:  # Check all sets before the first, which takes hours.
-            require_disk_space(sample_set, sampler)
+            require_context_space(sample_set, sampler)
         return generate_samples(folder, draw, sampler, seed, submit, session.progress)
 
     return context.get_or_build(

@@ -105,7 +105,7 @@ def load_raw_corpora(recipe: Recipe, execution: Execution) -> dict[str, Artifact
     """
     from components.data.raw_corpus import artifact_from_listing, load_raw_artifacts
 
-    artifacts = raw_artifacts(execution.project_path)
+    artifacts = load_raw_artifacts(execution.project_path)
     for corpus, sources in (recipe.data.sources or {}).items():
         artifacts[corpus] = artifact_from_listing(corpus, sources)
     return artifacts

@@ -62,7 +62,7 @@ def estimate_corpora(
     from components.preparation.estimate import estimate_corpus
 
     corpora = [name for name in CORPORA if corpus in (None, name)]
-    raw = raw_artifacts(execution.project_path)
+    raw = load_raw_artifacts(execution.project_path)
     if set(corpora) - set(recipe.data.sources or {}):
         check_preset(recipe, raw)
     tokenizer = _build_tokenizer(recipe, execution, raw["vocabulary"])
@@ -72,7 +72,7 @@ def estimate_corpora(
         with TemporaryDirectory(prefix="estimate-", dir=execution.workspace_path) as folder:
             estimate = estimate_corpus(
                 Path(folder),
-                sources=sources_of(recipe.data, name, execution.project_path),
+                sources=corpus_sources(recipe.data, name, execution.project_path),
                 corpus=name,
                 data=recipe.data,
                 tokenizer_folder=tokenizer_folder,

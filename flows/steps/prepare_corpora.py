@@ -31,7 +31,7 @@ from flows.steps.corpora import (
 if TYPE_CHECKING:  # Imports DVC, numpy and MLflow.
     from components.data.archives.pull import Origin, PullResult
     from components.data.filters.decontamination import BenchmarkText
-    from components.registry.card import Learnt
+    from components.registry.card import TrainingCorpus
     from components.registry.tracking import TrackedRun
 
 DATASET_CARD = "dataset-card.md"
@@ -164,7 +164,7 @@ def prepare_corpus_step(
             seed=recipe.seed,
             execution=execution.data,
             benchmarks=benchmark_texts,
-            others=[context.store.fetch_verified(parent) for parent in deduplicated_against],
+            other_corpora=[context.store.fetch_verified(parent) for parent in deduplicated_against],
         )
         require_same_bytes(raw)
         return statistics
@@ -189,11 +189,11 @@ def write_dataset_card(context: FlowContext, corpora: RecipeCorpora) -> None:
 def dataset_card(recipe: Recipe, execution: Execution, corpora: RecipeCorpora) -> str:
     """Return the dataset card of a recipe's corpora as Markdown."""
     from components.core.paper import paper_corpora
-    from components.data.card import Corpora
+    from components.data.card import DatasetCardInputs
     from components.data.card import dataset_card as render_card
 
     pins = load_archive_pins(execution)
-    card_inputs = Corpora(
+    card_inputs = DatasetCardInputs(
         name=recipe.name,
         data=recipe.data,
         seed=recipe.seed,
@@ -213,16 +213,15 @@ def training_corpora_of(
     stage: str,
     raw: Mapping[str, Artifact],
     prepared: Mapping[str, Artifact],
-) -> list[Learnt]:
+) -> list[TrainingCorpus]:
     """Return the corpora that a stage's model was trained on, with licenses, for the model card."""
-    from components.data.card_prose import licenses_of
-
-    from components.registry.card import Learnt
+    from components.data.card import licenses_by_package
+    from components.registry.card import TrainingCorpus
 
     sources = load_archive_pins(execution).packages_of(recipe.data.preset)
     stages: list[str] = list(recipe.training.trained)
     return [
-        Learnt(prepared[corpus], licenses_of(raw[corpus], sources))
+        TrainingCorpus(prepared[corpus], licenses_by_package(raw[corpus], sources))
         for corpus in stages[: stages.index(stage) + 1]
     ]
 

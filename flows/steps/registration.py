@@ -57,7 +57,7 @@ def register_checkpoint(
             parity=_logit_parity,
             parity_environment=_parity_environment(),
             max_logit_difference=context.recipe.promotion.max_logit_difference,
-            learnt=training_corpora_of(context.recipe, context.execution, stage, raw, prepared),
+            corpora=training_corpora_of(context.recipe, context.execution, stage, raw, prepared),
             not_measured=skipped,
         )
 

@@ -1,6 +1,6 @@
 """Results of a run: sections as Prefect artifacts, and the results report as HTML and text.
 
-Prefect artifacts and the report use the same sections of `components.evaluation.report`.
+Prefect artifacts and the report use the same sections of `components.report`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from flows.runtime.context import FlowContext
 from flows.runtime.prefect_artifacts import mlflow_run_url, publish_markdown
 
 if TYPE_CHECKING:  # Imports more than the definition of a flow needs.
-    from components.evaluation.report.page import Section
-    from components.evaluation.report.results import Measurement, RegisteredVersion, RunResults
-    from components.evaluation.report.rules import Rule
+    from components.report.page import Section
+    from components.report.results import Measurement, RegisteredVersion, RunResults
+    from components.report.corpus import Rule
 
     from components.registry.promotion import Promotion
 
@@ -42,7 +42,7 @@ def publish_validation_results(
         rules: the content of `results.json` of a validation.
         run_id: the MLflow run of the validation, which has the same table; None if it was deleted.
     """
-    from components.evaluation.report.rules import rules_section
+    from components.report.corpus import rules_section
 
     links = ""
     if run_id:
@@ -64,7 +64,7 @@ def publish_corpora(
     validations: Sequence[Artifact],
 ) -> None:
     """Publish the corpora, from raw documents to tokens."""
-    from components.evaluation.report.corpus import corpus_section
+    from components.report.corpus import corpus_section
 
     results = _partial_results(context, raw=raw, prepared=prepared, validation=tuple(validations))
     section = corpus_section(results, context.store)
@@ -73,7 +73,7 @@ def publish_corpora(
 
 def publish_training(context: FlowContext, checkpoints: Mapping[str, Artifact]) -> None:
     """Publish the losses of the trained stages."""
-    from components.evaluation.report.training import training_section
+    from components.report.training import training_section
 
     results = _partial_results(context, checkpoints=checkpoints)
     section = training_section(results, context.store)
@@ -88,8 +88,8 @@ def publish_scores(
     skipped: Mapping[str, str],
 ) -> None:
     """Publish bits per byte by stage and corpus, and benchmarks with the paper's results."""
-    from components.evaluation.report.bits import bits_section
-    from components.evaluation.report.programs import program_sections
+    from components.report.bits_per_byte import bits_section
+    from components.report.results_page import program_sections
 
     results = _partial_results(
         context,
@@ -105,25 +105,25 @@ def publish_scores(
 
 def _partial_results(context: FlowContext, **fields: Any) -> RunResults:
     """Return the results of a part of a run; the remaining fields are empty."""
-    from components.evaluation.report.results import RunResults
+    from components.report.results import RunResults
 
     empty: dict[str, Any] = {"raw": {}, "prepared": {}, "checkpoints": {}, "evaluations": {}}
     return RunResults(
-        recipe=context.recipe.name, total_s=0.0, made_by=provenance(), **(empty | fields)
+        recipe=context.recipe.name, total_s=0.0, provenance=provenance(), **(empty | fields)
     )
 
 
 def _publish_sections(
     context: FlowContext, name: str, sections: Sequence[Section], description: str, footer: str = ""
 ) -> None:
-    from components.evaluation.report.markdown import markdown_of
+    from components.report.rendering import sections_markdown
 
-    publish_markdown(context.recipe.name, name, markdown_of(sections) + footer, description)
+    publish_markdown(context.recipe.name, name, sections_markdown(sections) + footer, description)
 
 
 def registered_versions(promotions: Sequence[Promotion]) -> tuple[RegisteredVersion, ...]:
     """Return the registered versions and their promotion, for the report."""
-    from components.evaluation.report.results import RegisteredVersion
+    from components.report.results import RegisteredVersion
 
     return tuple(
         RegisteredVersion(
@@ -139,9 +139,8 @@ def registered_versions(promotions: Sequence[Promotion]) -> tuple[RegisteredVers
 
 def write_report(context: FlowContext, results: RunResults) -> ReportPaths:
     """Write the results report to the workspace and log it to MLflow."""
-    from components.evaluation.report.gallery import SAMPLES_PAGE
-    from components.evaluation.report.html import render_html, render_samples
-    from components.evaluation.report.text import render_text
+    from components.report import render_html, render_samples, render_text
+    from components.report.samples import SAMPLES_PAGE
 
     results = _with_samples_and_reuse(results, context.store)
     folder = context.execution.workspace_path
@@ -164,7 +163,7 @@ def _with_samples_and_reuse(results: RunResults, store: Store) -> RunResults:
             if parent.kind == "samples":
                 addresses.add(parent.address)
     results = replace(results, samples=tuple(store.load(address) for address in sorted(addresses)))
-    started_at = str(results.made_by["created_at"])
+    started_at = str(results.provenance["created_at"])
     reused = [
         artifact.label
         for artifact in results.steps()

@@ -148,7 +148,7 @@ def export_model(
         store = execution.open_store()
         address = str(source.resolve()) if source.is_dir() else checkpoint
         source = store.fetch_verified(store.load(address))
-    difference = export_checkpoint(source, folder, layout=layout, dtype=dtype)
+    difference = export_checkpoint(source, folder, checkpoint_format=layout, dtype=dtype)
     size_bytes = sum(path.stat().st_size for path in folder.iterdir())
     return ExportResult(folder, layout, dtype, size_bytes, difference)
 

@@ -95,7 +95,7 @@ def validate_raw_corpora(
         "validate raw corpora",
         "validation",
         "raw",
-        config={**identity(recipe.validation, "raw", suites), **_reading_config(recipe)},
+        config={**validation_identity(recipe.validation, "raw", suites), **_reading_config(recipe)},
         parents=_with_previous(corpora, previous),
         code_version=CODE_VERSION,
         build=_logging_rules(context, "raw corpora", build),
@@ -245,7 +245,7 @@ def _logging_rules(context: FlowContext, subject: str, build: TrackedBuild) -> T
         path = folder / _RESULTS_FILE
         try:
             statistics = build(folder, run)
-        except ValidationFailed:
+        except ValidationFailedError:
             if path.is_file():  # Absent if the corpora could not be read.
                 rules = read_json(path)
                 run.log_table("rules.json", rules)

@@ -71,7 +71,7 @@ def ours(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
         tokenizer=TokenizerConfig(),
         context_length=CONTEXT_LENGTH,
         seed=0,
-        execution=DataPlace(num_workers=workers),
+        execution=DataExecution(num_workers=workers),
         benchmarks=benchmarks,
     )
     print(json.dumps(found))

@@ -122,7 +122,7 @@ def test_a_micro_batch_that_runs_out_of_memory_is_replaced_by_a_smaller_one(
             command, stderr=subprocess.PIPE, text=True, check=False
         ).stderr.strip()
 
-    assert train_with_limit(tmp_path / "fixed", 32) == OutOfMemory.__name__
+    assert train_with_limit(tmp_path / "fixed", 32) == OutOfMemoryError.__name__
     assert train_with_limit(tmp_path / "auto", "auto") == ""
     config = json.loads((tmp_path / "auto" / "stage" / DEEPSPEED_FILE).read_text())
     assert config["train_micro_batch_size_per_gpu"] < 32

@@ -144,7 +144,7 @@ def test_edited_data_is_refused_and_a_pull_restores_it(
     assert published(pulled) == []
     pull_data(tiny(), execution(pulled, fixture_archives.folder))
     assert dvc_repo.read_pointer(pulled) == pointer
-    raw_artifacts(pulled)
+    load_raw_artifacts(pulled)
 
 
 def test_a_corrupt_archive_is_named_and_nothing_is_extracted(

@@ -248,7 +248,7 @@ def test_too_many_bad_records_stop_the_flow_before_preparation(
         prepare(strict, project.execution)
     short = project.recipe.override(["data.quarantine.max_record_bytes=100"])
     # Read with another limit, the corpus is profiled again.
-    with pytest.raises(ValidationFailed, match="observed 0"):
+    with pytest.raises(ValidationFailedError, match="observed 0"):
         prepare(short, project.execution)
 
 

@@ -41,7 +41,7 @@ def test_a_full_store_ends_the_run_with_one_error_and_damages_nothing(
         output, _ = process.communicate(timeout=WAIT_S)
         return process.returncode, output
 
-    with small_disk(tmp_path / "disk", size_kb=TOO_SMALL_KB) as disk:
+    with limited_disk(tmp_path / "disk", size_kb=TOO_SMALL_KB) as disk:
         for _ in range(2):  # The second attempt without more space fails in the same way.
             status, output = run(disk)
             assert status == 1, output
@@ -59,7 +59,7 @@ def test_a_full_store_ends_the_run_with_one_error_and_damages_nothing(
         for artifact in Store(disk).list_artifacts():
             Store(disk).fetch_verified(artifact)
 
-        grow(disk, size_kb=1024 * 1024)
+        resize_disk(disk, size_kb=1024 * 1024)
         status, output = run(disk)
         assert status == 0, output
         digests = {artifact.label: artifact.digest for artifact in Store(disk).list_artifacts()}
@@ -151,7 +151,7 @@ def test_a_run_of_a_dead_machine_is_marked_crashed_and_another_resumes_it(
         run = stacks[0].run("train-stage/tiny", recipe=recipe, stage="nl")
         metrics = folder / "var/store/.building/checkpoint"
         stacks[0].until(lambda: any(metrics.glob("codegen-tiny-nl-*/observed/metrics.jsonl")))
-        kill_when(stacks[0].process, lambda: True)
+        kill_process_tree_when(stacks[0].process, lambda: True)
         wait_until(
             lambda: stacks[0].state(run)["type"] == "CRASHED",
             server.process,
@@ -170,5 +170,5 @@ def test_a_run_of_a_dead_machine_is_marked_crashed_and_another_resumes_it(
     finally:
         for stack in stacks:
             if stack.process.poll() is None:
-                kill_when(stack.process, lambda: True)
+                kill_process_tree_when(stack.process, lambda: True)
         server.kill()

@@ -83,7 +83,9 @@ def test_a_killed_evaluation_resumes_with_the_same_result(tmp_path: Path, model:
     killed = tmp_path / "killed"
     for num_required in (1, 300):
         process = start(killed, str(model))
-        kill_when(process, lambda num_required=num_required: count_samples(killed) >= num_required)  # type: ignore[misc]
+        kill_process_tree_when(
+            process, lambda num_required=num_required: count_samples(killed) >= num_required
+        )  # type: ignore[misc]
     resumed = evaluate(killed, str(model))["humaneval"]
     assert resumed["digest"] == expected["digest"]
     assert resumed | {"address": ""} == expected | {"address": ""}
@@ -124,7 +126,7 @@ def test_a_resumed_evaluation_does_not_repeat_executed_programs(
     expected = evaluate(tmp_path / "reference", str(model))["humaneval"]
     killed = tmp_path / "killed"
     for num_required in (1, 200):
-        kill_when(
+        kill_process_tree_when(
             start(killed, str(model)),
             lambda num_required=num_required: count_cached_results(killed) >= num_required,
         )  # type: ignore[misc]
@@ -155,7 +157,7 @@ def test_a_killed_scoring_of_samples_resumes(tmp_path: Path) -> None:
     def count_results() -> int:
         return sum(path.read_bytes().count(b"\n") for path in killed.glob("*.journal"))
 
-    kill_when(
+    kill_process_tree_when(
         start(killed, "score", str(killed / "samples.jsonl"), "--json"),
         lambda: count_results() >= 256,
     )

@@ -79,7 +79,7 @@ class Project:
 
     def run_until_killed(self, condition: Callable[[], bool], *arguments: str) -> None:
         """Run `codegen ...`; `kill -9` its process tree as soon as `condition` holds."""
-        kill_when(self.start(*arguments), condition)
+        kill_process_tree_when(self.start(*arguments), condition)
 
     @property
     def store(self) -> Store:

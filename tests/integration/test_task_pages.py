@@ -106,7 +106,7 @@ def test_adding_a_benchmark(folder: Path) -> None:
 
 def test_using_a_model(folder: Path) -> None:
     execution = Execution(project=str(folder), workspace="used")
-    champion = add_champion(execution, "codegen-tiny-mono", ADDER)
+    champion = register_champion(execution, "codegen-tiny-mono", ADDER)
     lines = page_commands("using-a-model.md")
     (serve,) = (line for line in lines if "models serve" in line)
     before, after = lines[: lines.index(serve)], lines[lines.index(serve) + 1 :]

@@ -171,7 +171,7 @@ class Sampler(AbstractContextManager["Sampler"]):
             params,
             max_new_tokens=max_new_tokens,
             cache_bytes=self._cache_bytes(),
-            steps=self._decode_mode,
+            decode_mode=self._decode_mode,
         )
         for completion in completions:
             yield self._decode_completion(completion)

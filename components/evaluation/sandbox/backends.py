@@ -42,15 +42,15 @@ def find_jail(kind: SandboxKind | None = None) -> Jail:
     """
     require_user_change()
     view = interpreter_view()
-    errors: list[tuple[SandboxKind, SandboxUnavailable]] = []
+    errors: list[tuple[SandboxKind, SandboxUnavailableError]] = []
     for name in _JAILS if kind is None else [kind]:
         try:
             return _JAILS[name](view)
-        except SandboxUnavailable as error:
+        except SandboxUnavailableError as error:
             errors.append((name, error))
     if kind is not None:
         raise errors[0][1]
-    raise SandboxUnavailable(
+    raise SandboxUnavailableError(
         "; ".join(f"{name}: {error.got}" for name, error in errors),
         expected="; or ".join(error.expected for _, error in errors),
         fix="; or ".join(error.fix for _, error in errors),

@@ -107,13 +107,15 @@ def _find_program() -> tuple[str, str]:
     )
     expected = f"bubblewrap {'.'.join(map(str, _MIN_VERSION))} or newer"
     if program is None:
-        raise SandboxUnavailable("bubblewrap (bwrap) is not on PATH", expected=expected, fix=fix)
+        raise SandboxUnavailableError(
+            "bubblewrap (bwrap) is not on PATH", expected=expected, fix=fix
+        )
     output = subprocess.run(
         [program, "--version"], capture_output=True, text=True, timeout=10, check=False
     ).stdout
     match = re.search(r"(\d+)\.(\d+)[.\d]*", output)
     if match is None or (int(match[1]), int(match[2])) < _MIN_VERSION:
-        raise SandboxUnavailable(
+        raise SandboxUnavailableError(
             f"{program} reports version {output.strip()!r}", expected=expected, fix=fix
         )
     return program, match[0]

@@ -226,7 +226,7 @@ def open_sandbox(workers: int, *, kind: SandboxKind | None = None, unsafe: bool 
 def _available_filters() -> dict[str, str]:
     try:
         return seccomp_programs()
-    except SandboxUnavailable:
+    except SandboxUnavailableError:
         return {}
 
 
@@ -238,10 +238,10 @@ def probe(*, kind: SandboxKind | None = None, unsafe: bool = False) -> SandboxRe
     try:
         with open_sandbox(workers=1, kind=kind, unsafe=unsafe) as sandbox:
             return sandbox.report
-    except SandboxUnavailable as error:
+    except SandboxUnavailableError as error:
         return unavailable_report(error)
 
 
-def unavailable_report(error: SandboxUnavailable) -> SandboxReport:
+def unavailable_report(error: SandboxUnavailableError) -> SandboxReport:
     """Return the report of a sandbox that could not be opened."""
     return SandboxReport(available=False, isolated=False, missing=error.got, fix=error.fix)

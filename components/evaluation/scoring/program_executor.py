@@ -112,7 +112,7 @@ class ProgramExecutor(AbstractContextManager["ProgramExecutor"]):
             try:
                 self._sandbox = open_sandbox(self._workers, kind=self._kind, unsafe=self._unsafe)
                 self._report = self._sandbox.report
-            except SandboxUnavailable as error:
+            except SandboxUnavailableError as error:
                 self._report = unavailable_report(error)
         return self._report
 

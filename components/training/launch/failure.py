@@ -84,7 +84,7 @@ def wrap_oom(error: Exception, rank: int) -> Exception:
     """torch's out-of-memory errors as `OutOfMemory`; other errors unchanged."""
     if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
         return error
-    return OutOfMemory(
+    return OutOfMemoryError(
         f"rank {rank} is out of memory: {str(error).splitlines()[0]}",
         expected="memory for weights, optimizer and the activations of a micro-batch",
         fix="use a smaller micro_batch, or auto; `codegen plan` shows other settings that save "

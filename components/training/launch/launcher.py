@@ -161,7 +161,7 @@ def _run_trainer(folder: Path, file: RunFile, on_step: OnStep) -> None:
             if not attempts_left:
                 raise
             logger.info("%s; trying another port", error.got)
-        except OutOfMemory as error:
+        except OutOfMemoryError as error:
             has_fitted = tail.last_step > _STEPS_BEFORE_MICRO_BATCH_FITS
             if has_fitted or is_external or file.execution.micro_batch != "auto":
                 raise

@@ -121,7 +121,7 @@ def test_a_failed_build_publishes_nothing(store: Store) -> None:
 def test_a_local_store_publishes_across_disks(tmp_path: Path) -> None:
     """As where the workspace lies at home and the store on a large disk: no rename leads from one
     to the other."""
-    with small_disk(tmp_path / "disk", size_kb=1024) as disk:
+    with limited_disk(tmp_path / "disk", size_kb=1024) as disk:
         store = Store(disk, scratch=tmp_path / "scratch")
         built = store.get_or_build(
             "tokenizer", "a", config={}, parents={}, code_version=1, build=_write
@@ -273,7 +273,7 @@ def test_a_store_with_an_unknown_file_system_is_an_error(
 
 
 def test_a_build_on_a_full_disk_is_a_disk_full_error(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", size_kb=64) as disk:
+    with limited_disk(tmp_path / "disk", size_kb=64) as disk:
         with (
             pytest.raises(OSError, match="No space left"),
             (disk / "all of it").open("wb", buffering=0) as full,

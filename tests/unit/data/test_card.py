@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.data.card_prose import licenses_of
 from markdown_it import MarkdownIt
 
 from components.core.artifact import Artifact, Kind
 from components.core.fingerprint import FileEntry
 from components.core.paper import paper_corpora
 from components.data.archives.pins import Archive
-from components.data.card import Corpora, dataset_card
+from components.data.card import DatasetCardInputs, dataset_card, licenses_by_package
 from components.data.config import CORPORA, LANGUAGES, Corpus, DataConfig
 from components.data.sources.config import Source
 
@@ -110,7 +109,7 @@ def rows(text: str, section: str) -> dict[tuple[str, ...], list[str]]:
     return {tuple(line[:2]): line[2:] for line in cells[2:]}
 
 
-def test_every_package_stands_with_its_licence_and_what_it_gave() -> None:
+def test_every_package_stands_with_its_license_and_what_it_gave() -> None:
     lines = card().split("## Sources")[1].split("\n## ")[0].splitlines()
     table = [line for line in lines if line.startswith("|")][2:]
     assert table == [
@@ -203,9 +202,9 @@ def test_a_corpus_from_before_the_bytes_of_duplicates_were_counted() -> None:
     assert rows(card(old), "Sizes")["nl", "English"][3] == "-"
 
 
-def test_licences_by_package_and_files_of_declared_sources_by_their_records() -> None:
+def test_licenses_by_package_and_files_of_declared_sources_by_their_records() -> None:
     expected = {"BSD-3-Clause": ["scripts 2.1"], "see its records": ["stranger-3.jsonl"]}
-    assert licenses_of(corpora().raw["multi"], ARCHIVES) == expected
+    assert licenses_by_package(corpora().raw["multi"], ARCHIVES) == expected
 
 
 def declaring(*names: Corpus) -> DatasetCardInputs:

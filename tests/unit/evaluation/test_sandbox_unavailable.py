@@ -59,7 +59,7 @@ def test_an_old_bubblewrap_is_refused(
     program.write_text(f"#!/bin/sh\necho {output}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(SandboxUnavailable, match=output):
+    with pytest.raises(SandboxUnavailableError, match=output):
         open_sandbox(workers=1, kind="bubblewrap")
 
 
@@ -103,7 +103,7 @@ def test_the_self_test_detects_missing_isolation() -> None:
     jail.isolated = True
     with Worker(jail, seccomp_programs()) as worker:
         assert worker.run(JOB) == Verdict("passed")
-        with pytest.raises(SandboxUnavailable, match="read a file outside: worked"):
+        with pytest.raises(SandboxUnavailableError, match="read a file outside: worked"):
             self_test(worker, jail)
     # The attempt to write into the code folder works without isolation.
     (Path(jailed.__file__).parent / "new").unlink(missing_ok=True)

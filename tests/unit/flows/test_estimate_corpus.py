@@ -35,7 +35,7 @@ def execution(
 def test_every_corpus_is_estimated_without_preparing_it(execution: Execution) -> None:
     estimates = dict(estimate_corpora(tiny(), execution, None, 64))
     assert list(estimates) == list(CORPORA)
-    raw = raw_artifacts(execution.project_path)
+    raw = load_raw_artifacts(execution.project_path)
     for corpus, estimate in estimates.items():
         assert estimate.is_complete
         assert estimate.num_documents.value == raw[corpus].statistics["num_documents"]

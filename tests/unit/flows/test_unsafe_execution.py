@@ -35,7 +35,7 @@ def test_evidence_states_whether_all_programs_ran_in_a_sandbox(
     statistics: list[dict[str, JsonValue]], sandboxed: bool | None
 ) -> None:
     evaluations = {str(index): evaluation(**values) for index, values in enumerate(statistics)}
-    assert _sandboxed(evaluations) is sandboxed
+    assert is_sandboxed(evaluations) is sandboxed
 
 
 @pytest.mark.parametrize("command", ["run", "evaluate", "promote"])

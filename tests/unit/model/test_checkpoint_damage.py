@@ -33,14 +33,14 @@ from components.model.huggingface import load_checkpoint, load_config
 @pytest.fixture(scope="module")
 def reference() -> CodeGenForCausalLM:
     """Shared by tests, which must not change it."""
-    return their_model(SMALL)
+    return transformers_model(SMALL_MODEL)
 
 
-@pytest.fixture(params=FORMS)
+@pytest.fixture(params=CHECKPOINT_FORMATS)
 def checkpoint(
     request: pytest.FixtureRequest, reference: CodeGenForCausalLM, tmp_path: Path
 ) -> Path:
-    return write_theirs(reference, tmp_path / "checkpoint", request.param)
+    return write_transformers_checkpoint(reference, tmp_path / "checkpoint", request.param)
 
 
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
@@ -100,8 +100,8 @@ def test_the_error_names_an_invalid_tensor_and_its_file(
 def test_the_error_names_a_missing_shard_and_its_tensors(
     form: str, reference: CodeGenForCausalLM, tmp_path: Path
 ) -> None:
-    folder = write_theirs(reference, tmp_path / "checkpoint", form)
-    shards(folder)[-1].unlink()
+    folder = write_transformers_checkpoint(reference, tmp_path / "checkpoint", form)
+    checkpoint_shards(folder)[-1].unlink()
     with pytest.raises(
         ArtifactError,
         match=rf"{folder.name}/.*-of-.*does not exist, and with it [a-z_.0-9]+ and \d+ more",
@@ -113,10 +113,12 @@ def test_the_error_names_a_missing_shard_and_its_tensors(
 def test_an_index_that_contradicts_its_shards_is_an_error(
     form: str, reference: CodeGenForCausalLM, tmp_path: Path
 ) -> None:
-    folder = write_theirs(reference, tmp_path / "checkpoint", form)
+    folder = write_transformers_checkpoint(reference, tmp_path / "checkpoint", form)
     index = next(folder.glob("*.index.json"))
     document = json.loads(index.read_text())
-    first, last = (path.name for path in (shards(folder)[0], shards(folder)[-1]))
+    first, last = (
+        path.name for path in (checkpoint_shards(folder)[0], checkpoint_shards(folder)[-1])
+    )
 
     def assert_error(message: str, **changes: str | None) -> None:
         files = {
@@ -152,14 +154,18 @@ def test_an_index_that_contradicts_its_shards_is_an_error(
     ids=range(6),
 )
 def test_an_invalid_index_is_an_error(content: str, tmp_path: Path) -> None:
-    folder = write_theirs(their_model(SMALL), tmp_path / "checkpoint", "safetensors shards")
+    folder = write_transformers_checkpoint(
+        transformers_model(SMALL_MODEL), tmp_path / "checkpoint", "safetensors shards"
+    )
     (folder / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ArtifactError, match=r"index\.json (is no index|puts lm_head\.bias in 1)"):
         load_checkpoint(folder)
 
 
 def test_the_error_names_a_tensor_that_no_shard_has(tmp_path: Path) -> None:
-    folder = write_theirs(their_model(SMALL), tmp_path / "checkpoint", "bin")
+    folder = write_transformers_checkpoint(
+        transformers_model(SMALL_MODEL), tmp_path / "checkpoint", "bin"
+    )
     (folder / "pytorch_model.bin").unlink()
     tensors = {
         name: tensor
@@ -176,7 +182,8 @@ def test_the_error_names_a_truncated_file_and_a_missing_tensor(
     checkpoint: Path, length: float
 ) -> None:
     damaged_file = max(
-        shards(checkpoint) or checkpoint.glob("*model*"), key=lambda path: path.stat().st_size
+        checkpoint_shards(checkpoint) or checkpoint.glob("*model*"),
+        key=lambda path: path.stat().st_size,
     )
     content = damaged_file.read_bytes()
     damaged_file.write_bytes(
@@ -185,7 +192,7 @@ def test_the_error_names_a_truncated_file_and_a_missing_tensor(
     with pytest.raises(ArtifactError) as error:
         load_checkpoint(checkpoint)
     assert damaged_file.name in error.value.got
-    assert any(name in error.value.got for name in their_model(SMALL).state_dict())
+    assert any(name in error.value.got for name in transformers_model(SMALL_MODEL).state_dict())
 
 
 @settings(
@@ -203,7 +210,8 @@ def test_a_file_with_changed_bytes_loads_or_is_an_artifact_error(
     checkpoint: Path, data: st.DataObject
 ) -> None:
     damaged_file = min(
-        shards(checkpoint) or checkpoint.glob("*model*"), key=lambda path: path.stat().st_size
+        checkpoint_shards(checkpoint) or checkpoint.glob("*model*"),
+        key=lambda path: path.stat().st_size,
     )
     original = damaged_file.read_bytes()
     content = bytearray(original)
@@ -231,8 +239,8 @@ class MaliciousObject:
 
 def test_a_malicious_pickle_is_not_executed(tmp_path: Path) -> None:
     created = tmp_path / "created"
-    folder = write_changed(
-        SMALL,
+    folder = write_modified_checkpoint(
+        SMALL_MODEL,
         tmp_path / "checkpoint",
         "bin",
         lambda tensors: tensors.update(x=MaliciousObject(created)),
@@ -248,7 +256,9 @@ def test_a_malicious_pickle_is_not_executed(tmp_path: Path) -> None:
 
 
 def test_a_file_without_plain_tensors_is_an_error(tmp_path: Path) -> None:
-    folder = write_changed(SMALL, tmp_path, "bin", lambda tensors: tensors.update(step=3))
+    folder = write_modified_checkpoint(
+        SMALL_MODEL, tmp_path, "bin", lambda tensors: tensors.update(step=3)
+    )
     with pytest.raises(ArtifactError, match="has step, which is not a plain tensor but a int"):
         load_checkpoint(folder)
     torch.save([torch.ones(2)], folder / "pytorch_model.bin")
@@ -270,7 +280,7 @@ def test_a_file_without_plain_tensors_is_an_error(tmp_path: Path) -> None:
 def test_a_git_lfs_pointer_is_an_error(
     file: str, reference: CodeGenForCausalLM, tmp_path: Path
 ) -> None:
-    folder = write_theirs(
+    folder = write_transformers_checkpoint(
         reference, tmp_path / "checkpoint", "bin" if file.endswith("bin") else "safetensors"
     )
     (folder / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
@@ -299,7 +309,7 @@ def test_for_a_config_of_a_larger_model_the_error_names_the_first_tensor_that_do
     tmp_path: Path,
 ) -> None:
     """The 16.1B model would need 64 GB: names are checked first, then shapes."""
-    folder = write_changed(SMALL, tmp_path, "safetensors", lambda _: None)
+    folder = write_modified_checkpoint(SMALL_MODEL, tmp_path, "safetensors", lambda _: None)
     shape = {
         "n_layer": 34,
         "n_head": 24,

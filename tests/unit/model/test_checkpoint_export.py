@@ -43,7 +43,7 @@ def test_a_released_folder_is_exported_in_every_format_and_dtype(
     )
     assert difference < 1e-5
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "deep" / "out", dtype=torch.float32)
-    reference = their_model(SMALL.replace(padded_vocab_size=512), torch.float16)
+    reference = transformers_model(SMALL_MODEL.replace(padded_vocab_size=512), torch.float16)
     text = AutoTokenizer.from_pretrained(tmp_path / "deep" / "out")(
         "def f():\n    return 1", return_tensors="pt"
     )

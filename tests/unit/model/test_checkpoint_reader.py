@@ -63,8 +63,10 @@ def test_every_format_and_shape_gives_the_logits_of_transformers(
 @pytest.mark.parametrize("form", CHECKPOINT_FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_weights_are_loaded_exactly_for_every_dtype(form: str, dtype: str, tmp_path: Path) -> None:
-    model = their_model(SMALL, DTYPES[dtype])
-    loaded = load_checkpoint(write_theirs(model, tmp_path / "checkpoint", form, DTYPES[dtype]))
+    model = transformers_model(SMALL_MODEL, DTYPES[dtype])
+    loaded = load_checkpoint(
+        write_transformers_checkpoint(model, tmp_path / "checkpoint", form, DTYPES[dtype])
+    )
     assert loaded.head.weight.dtype == torch.float32
     assert torch.equal(loaded.embedding.weight, model.transformer.wte.weight.float())
     assert torch.equal(loaded.blocks[1].mlp_in.bias, model.transformer.h[1].mlp.fc_in.bias.float())
@@ -98,10 +100,12 @@ def test_weights_that_share_memory_are_loaded_separately(tmp_path: Path) -> None
 
 def test_weight_files_have_the_priority_of_transformers(tmp_path: Path) -> None:
     """Safetensors before PyTorch, unsharded before sharded."""
-    folder = write_theirs(their_model(SMALL, seed=1), tmp_path / "checkpoint", "safetensors")
+    folder = write_transformers_checkpoint(
+        transformers_model(SMALL_MODEL, seed=1), tmp_path / "checkpoint", "safetensors"
+    )
     for seed, form in ((2, "safetensors shards"), (3, "bin"), (4, "bin shards")):
-        model = their_model(SMALL, seed=seed)
-        source = write_theirs(model, tmp_path / form, form)
+        model = transformers_model(SMALL_MODEL, seed=seed)
+        source = write_transformers_checkpoint(model, tmp_path / form, form)
         for path in source.glob("*model*"):
             path.rename(folder / path.name)
     order = (

@@ -114,8 +114,8 @@ def test_a_model_above_the_limit_is_sharded_and_loads_the_same(
         checkpoint_format=checkpoint_format,
         max_shard_bytes=10_000,
     )
-    assert not shards(tmp_path / "single")
-    split = {path: load_file(path) for path in shards(tmp_path / "split")}
+    assert not checkpoint_shards(tmp_path / "single")
+    split = {path: load_file(path) for path in checkpoint_shards(tmp_path / "split")}
     assert_equal(
         {name: tensor for tensors in split.values() for name, tensor in tensors.items()},
         load_file(tmp_path / "single" / "model.safetensors"),
@@ -229,8 +229,8 @@ def test_a_round_trip_through_our_format_changes_nothing(
     folder = tmp_path_factory.mktemp("round")
     names = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
     torch_dtype = getattr(torch, names[dtype])
-    reference = their_model(shape, torch_dtype, seed)
-    write_theirs(reference, folder / "reference", "bin", torch_dtype)
+    reference = transformers_model(shape, torch_dtype, seed)
+    write_transformers_checkpoint(reference, folder / "reference", "bin", torch_dtype)
     model = load_checkpoint(folder / "reference")
     save_checkpoint(model, tokenizer_folder, folder / "saved", dtype=dtype, max_shard_bytes=limit)
     reloaded = AutoModelForCausalLM.from_pretrained(folder / "saved", dtype="auto")

@@ -138,7 +138,7 @@ def test_files_workers_and_memory_do_not_change_the_bytes(
     results.append(prepare(tmp_path / "out-little", seven_files, "multi", small_folder))
     # Several processes even for a small corpus.
     monkeypatch.setattr(job, "_SINGLE_PROCESS_MAX_BYTES", 0)
-    two_workers = DataPlace(num_workers=2)
+    two_workers = DataExecution(num_workers=2)
     results.append(
         prepare(tmp_path / "out-two", seven_files, "multi", small_folder, execution=two_workers)
     )

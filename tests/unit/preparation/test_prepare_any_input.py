@@ -34,7 +34,7 @@ MAX_RECORD_BYTES = 3000
 TOLERANT = DATA.replace(
     quarantine=QuarantineConfig(max_bad_fraction=1, max_record_bytes=MAX_RECORD_BYTES)
 )
-SMALL_MEMORY = DataPlace(num_workers=2**15, memory_mib=256)
+SMALL_MEMORY = DataExecution(num_workers=2**15, memory_mib=256)
 """A kilobyte per run and range, so that a few documents fill many of them."""
 
 # -- generated files -----------------------------------------------------------------------------
@@ -252,7 +252,10 @@ def texts_for_every_split(languages: Iterable[str]) -> File:
     execution=st.sampled_from([None, SMALL_MEMORY]),
 )
 def test_the_output_for_any_files_equals_the_reference(
-    request: pytest.FixtureRequest, data: st.DataObject, corpus: Corpus, execution: DataPlace | None
+    request: pytest.FixtureRequest,
+    data: st.DataObject,
+    corpus: Corpus,
+    execution: DataExecution | None,
 ) -> None:
     all_files = [texts_for_every_split(LANGUAGES[corpus]), *data.draw(files(corpus))]
     tokenizer, transformers = (
@@ -264,7 +267,7 @@ def test_the_output_for_any_files_equals_the_reference(
 def check(
     corpus: Corpus,
     all_files: list[File],
-    execution: DataPlace | None,
+    execution: DataExecution | None,
     tokenizer: Path,
     transformers: PreTrainedTokenizerBase,
 ) -> None:

@@ -68,7 +68,7 @@ class _Healthy(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def other_service() -> Iterator[int]:
-    with running(HTTPServer(("127.0.0.1", 0), _OtherService)) as port:
+    with serving(HTTPServer(("127.0.0.1", 0), _OtherService)) as port:
         yield port
 
 
@@ -100,7 +100,7 @@ def private_server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     context.load_cert_chain(certificate_path, key_path)
     server = HTTPServer(("127.0.0.1", 0), _Healthy)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    with running(server) as port:
+    with serving(server) as port:
         yield port, certificate_path
 
 
@@ -142,7 +142,7 @@ def test_another_service_is_not_accepted_as_mlflow(tmp_path: Path, other_service
 
 
 def test_a_password_in_the_uri_is_sent() -> None:
-    with running(HTTPServer(("127.0.0.1", 0), _PasswordProtected)) as port:
+    with serving(HTTPServer(("127.0.0.1", 0), _PasswordProtected)) as port:
         assert is_healthy(f"http://ada:secret@127.0.0.1:{port}")
         assert not is_healthy(f"http://ada:wrong@127.0.0.1:{port}")
 

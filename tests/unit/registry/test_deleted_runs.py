@@ -19,7 +19,7 @@ LONG_FIELDS = {"settings": {"bits_per_byte": {"context_length": 512}}}
 def registry_without_runs(tracking: Tracking) -> Tracking:
     """Two versions, the second is champion; all runs that registered and evaluated are deleted."""
     for bits in (2.0, 1.5):
-        judge(tracking, add_version(tracking), evidence(bits, **LONG_FIELDS))
+        promote_version(tracking, add_version(tracking), make_evidence(bits, **LONG_FIELDS))
     experiment = tracking.client.get_experiment_by_name("tiny")
     for run in tracking.client.search_runs([experiment.experiment_id]):
         _delete_run(tracking, run.info.run_id)
@@ -38,9 +38,11 @@ def _labels(tracking: Tracking) -> list[str]:
 
 def test_a_better_version_is_promoted(registry_without_runs: Tracking) -> None:
     tracking = registry_without_runs
-    promotion = judge(tracking, add_version(tracking), evidence(1.0, **LONG_FIELDS))
+    promotion = promote_version(tracking, add_version(tracking), make_evidence(1.0, **LONG_FIELDS))
     assert (promotion.champion_before, promotion.champion_after) == (2, 3)
-    assert promotion.champion_evidence == evidence(1.5)  # The long fields are lost with the run.
+    assert promotion.champion_evidence == make_evidence(
+        1.5
+    )  # The long fields are lost with the run.
     assert _labels(tracking) == [f"{NAME}/1", f"{NAME}/2 @previous", f"{NAME}/3 @champion"]
 
 
@@ -57,7 +59,7 @@ def test_the_champion_can_be_rolled_back_twice(registry_without_runs: Tracking) 
 
 def test_a_rollback_is_recorded_in_the_experiment_of_an_existing_run(tracking: Tracking) -> None:
     for bits in (2.0, 1.5):
-        judge(tracking, add_version(tracking), evidence(bits))
+        promote_version(tracking, add_version(tracking), make_evidence(bits))
     _delete_run(tracking, tracking.client.get_model_version(NAME, "1").run_id)
     rollback(tracking, NAME, "grace", "")
     assert _experiment_of(tracking, history(tracking, NAME)[-1].run_id) == "tiny"
@@ -71,13 +73,13 @@ def _experiment_of(tracking: Tracking, run_id: str) -> str:
 def test_the_files_of_a_deleted_run_are_missing(
     registry_without_runs: Tracking, tmp_path: Path
 ) -> None:
-    assert evidence_at(registry_without_runs, f"{NAME}/2") == evidence(1.5)
+    assert evidence_at(registry_without_runs, f"{NAME}/2") == make_evidence(1.5)
     assert download_run_file(registry_without_runs, "0" * 32, "evidence.json") is None
 
 
 def test_evaluating_the_champion_again_restores_its_full_evidence(
     registry_without_runs: Tracking,
 ) -> None:
-    full = evidence(1.5, **LONG_FIELDS)
-    assert judge(registry_without_runs, 2, full).decision.outcome == "already_champion"
+    full = make_evidence(1.5, **LONG_FIELDS)
+    assert promote_version(registry_without_runs, 2, full).decision.outcome == "already_champion"
     assert evidence_at(registry_without_runs, f"{NAME}/2") == full

@@ -195,25 +195,27 @@ def _promote_and_expect_refusal(
 
 
 def test_a_refusal_stands_until_rules_metrics_or_champion_change(tracking: Tracking) -> None:
-    judge_version(tracking, add_version(tracking), evidence(2.0))
-    request = PromotionRequest(NAME, add_version(tracking), "mono", evidence(2.5), GateConfig())
+    judge_version(tracking, add_version(tracking), make_evidence(2.0))
+    request = PromotionRequest(
+        NAME, add_version(tracking), "mono", make_evidence(2.5), GateConfig()
+    )
     assert standing_refusal(request, tracking) is None
     refusal = _promote_and_expect_refusal(tracking, request)
     assert standing_refusal(request, tracking) == refusal
     requirement = Requirement(metrics=("bits_per_byte/mono/Python",), min_gain=-1.0)
     other_gate = request._replace(gate=GateConfig(requirements={"mono": (requirement,)}))
     assert standing_refusal(other_gate, tracking) is None
-    assert standing_refusal(request._replace(evidence=evidence(2.25)), tracking) is None
-    judge_version(tracking, add_version(tracking), evidence(1.5))
+    assert standing_refusal(request._replace(evidence=make_evidence(2.25)), tracking) is None
+    judge_version(tracking, add_version(tracking), make_evidence(1.5))
     assert standing_refusal(request, tracking) is None, "there is another champion"
 
 
 def test_a_version_that_was_rolled_back_needs_an_approval(tracking: Tracking) -> None:
-    judge_version(tracking, add_version(tracking), evidence(2.0))
-    judge_version(tracking, add_version(tracking), evidence(1.5))
+    judge_version(tracking, add_version(tracking), make_evidence(2.0))
+    judge_version(tracking, add_version(tracking), make_evidence(1.5))
     rollback(tracking, NAME, "grace", "worse at comments")
     request = PromotionRequest(
-        NAME, 2, "mono", evidence(1.5), GateConfig()
+        NAME, 2, "mono", make_evidence(1.5), GateConfig()
     )  # As the next run with the same checkpoint.
     refusal = _promote_and_expect_refusal(tracking, request)
     assert "rolled back by grace" in refusal.summary
@@ -231,9 +233,9 @@ def test_a_version_that_was_rolled_back_needs_an_approval(tracking: Tracking) ->
 
 
 def test_a_rejection_by_a_reviewer_stands_and_a_timeout_does_not(tracking: Tracking) -> None:
-    judge_version(tracking, add_version(tracking), evidence(2.0))
+    judge_version(tracking, add_version(tracking), make_evidence(2.0))
     request = PromotionRequest(
-        NAME, add_version(tracking), "mono", evidence(1.5), GateConfig(approval="manual")
+        NAME, add_version(tracking), "mono", make_evidence(1.5), GateConfig(approval="manual")
     )
     for approval in (
         Approval(approved=False, name=TIMED_OUT, champion=1),

@@ -157,10 +157,10 @@ def test_long_evidence_is_stored_in_the_run_and_lost_only_with_it(tracking: Trac
     by_problem = {"humaneval/pass@1": {f"HumanEval/{number}": 0.5 for number in range(164)}}
     # Longer than the limit of a tag.
     settings = {"humaneval": {"sets": {"t0.2": {"note": "x" * 200_000}}}}
-    full = evidence(
+    full = make_evidence(
         2.0, by_problem=by_problem, settings=settings, contamination={"humaneval": {"nl": 0}}
     )
-    judge(tracking, add_version(tracking), full)
+    promote_version(tracking, add_version(tracking), full)
     assert evidence_at(tracking, f"{NAME}/1") == full
     shutil.rmtree(tracking.artifacts / history(tracking, NAME)[0].run_id)
     assert evidence_at(tracking, f"{NAME}/1") == full.replace(by_problem={}, settings={})
@@ -170,7 +170,7 @@ def test_records_of_version_0_1_0_are_read(tracking: Tracking) -> None:
     """Evidence without newer fields, checks with `found`, and outcomes with spaces."""
     version = add_version(tracking)
     new_fields = {"settings", "by_problem", "contamination"}
-    old_evidence = evidence(2.0).model_dump(mode="json", exclude=new_fields)
+    old_evidence = make_evidence(2.0).model_dump(mode="json", exclude=new_fields)
     decided = {"decided_by": "ada", "decided_at": "2026-11-01T00:00:00+00:00"}
     record = {
         "model": NAME,
@@ -202,7 +202,10 @@ def test_records_of_version_0_1_0_are_read(tracking: Tracking) -> None:
     assert (first.outcome, first.decided_at) == ("promoted", decided["decided_at"])
     assert first.decision.checks[0].detail == "2"
     assert second.outcome == "rolled_back"
-    assert judge(tracking, add_version(tracking), evidence(1.5)).champion_before == version
+    assert (
+        promote_version(tracking, add_version(tracking), make_evidence(1.5)).champion_before
+        == version
+    )
     assert labels(tracking) == [f"{NAME}/1 @previous", f"{NAME}/2 @champion"]
     assert rollback(tracking, NAME, "grace", "").champion_after == version
 

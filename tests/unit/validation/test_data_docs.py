@@ -55,7 +55,7 @@ def validate(
 
 
 def test_every_run_is_listed_and_kept(tmp_path: Path) -> None:
-    with pytest.raises(ValidationFailed) as error:
+    with pytest.raises(ValidationFailedError) as error:
         validate(tmp_path, "bad", is_valid=False)
     validate(tmp_path, "good")
     docs = tmp_path / "docs"

@@ -45,7 +45,7 @@ def profile(files: Source, tmp_path: Path, num_workers: int = 2) -> ProfileResul
         [files],
         SMALL,
         DataConfig(),
-        DataPlace(num_workers=num_workers),
+        DataExecution(num_workers=num_workers),
         tmp_path / "progress",
     )
 

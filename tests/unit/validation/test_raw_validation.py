@@ -88,20 +88,20 @@ BROKEN = [
 
 
 @pytest.fixture(scope="module")
-def invalid_corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ValidationFailed]:
+def invalid_corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ValidationFailedError]:
     """A corpus that breaks many rules, each by known documents, and its error."""
     folder = tmp_path_factory.mktemp("invalid")
     content = records(num=12)
     for number, values in INVALID_VALUES.items():
         content[number].update(values)
-    with pytest.raises(ValidationFailed) as error:
+    with pytest.raises(ValidationFailedError) as error:
         validate(folder, content, config=SMALL.replace(max_blank_fraction=0.1))
     return folder, error.value
 
 
 @pytest.mark.parametrize(("rule", "num", "examples"), BROKEN, ids=[rule for rule, _, _ in BROKEN])
 def test_a_broken_rule_has_its_count_and_examples(
-    invalid_corpus: tuple[Path, ValidationFailed], rule: str, num: int, examples: list[str]
+    invalid_corpus: tuple[Path, ValidationFailedError], rule: str, num: int, examples: list[str]
 ) -> None:
     result = next(item for item in read_results(invalid_corpus[0]) if rule in item["rule"])
     assert not result["success"]
@@ -109,14 +109,14 @@ def test_a_broken_rule_has_its_count_and_examples(
     assert result["examples"] == examples
 
 
-def test_no_other_rules_are_broken(invalid_corpus: tuple[Path, ValidationFailed]) -> None:
+def test_no_other_rules_are_broken(invalid_corpus: tuple[Path, ValidationFailedError]) -> None:
     assert sum(result["success"] is False for result in read_results(invalid_corpus[0])) == len(
         BROKEN
     )
 
 
 def test_the_error_names_rules_counts_examples_and_the_page(
-    invalid_corpus: tuple[Path, ValidationFailed],
+    invalid_corpus: tuple[Path, ValidationFailedError],
 ) -> None:
     error = invalid_corpus[1]
     assert "raw corpora: 8 of 15 rules are broken" in error.got
@@ -163,7 +163,7 @@ def test_a_profile_has_the_same_results_as_its_corpus(tmp_path: Path) -> None:
         corpus: Any = write_raw(tmp_path / "data", content)
         if name == "profiles":
             corpus = profile_of(content)
-        with pytest.raises(ValidationFailed):
+        with pytest.raises(ValidationFailedError):
             validate_raw(
                 tmp_path / name, **{name: {"nl": corpus}}, config=SMALL, docs=tmp_path / "docs"
             )
@@ -220,7 +220,7 @@ def test_an_edited_suite_is_applied(tmp_path: Path) -> None:
     for record in content[:6]:
         record["text"] = "x" * 40
     with pytest.raises(
-        ValidationFailed,
+        ValidationFailedError,
         match=r"32 bytes: broken by 1 of 1 languages, such as English \(p50_bytes_bound = 64\)",
     ):
         validate(tmp_path / "third", content, config=config)
@@ -228,7 +228,7 @@ def test_an_edited_suite_is_applied(tmp_path: Path) -> None:
 
 def test_too_few_documents_are_counted(tmp_path: Path) -> None:
     with pytest.raises(
-        ValidationFailed, match="nl: The corpus has at least 3 documents: observed 2"
+        ValidationFailedError, match="nl: The corpus has at least 3 documents: observed 2"
     ):
         validate(tmp_path, records(num=2))
 
@@ -263,7 +263,7 @@ def test_all_documents_are_counted_and_three_are_examples(tmp_path: Path) -> Non
 def test_the_error_names_the_setting_of_the_limit(tmp_path: Path) -> None:
     content = records()
     content[0]["text"] = "x" * 5000
-    with pytest.raises(ValidationFailed) as error:
+    with pytest.raises(ValidationFailedError) as error:
         validate(tmp_path, content)
     assert "validation.max_document_bytes" in error.value.fix
     validate(tmp_path, content, config=SMALL.replace(max_document_bytes=5000))

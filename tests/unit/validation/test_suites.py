@@ -358,7 +358,7 @@ def test_a_rule_that_cannot_be_evaluated_is_an_error_of_the_suite(
         ConfigError, match=r"raw-languages\.json has a rule \(English has documents\) that cannot"
     ) as error:
         validate_twice(tmp_path, SMALL.replace(suites=str(user_suites)))
-    assert not isinstance(error.value, ValidationFailed)
+    assert not isinstance(error.value, ValidationFailedError)
     assert "of the same type" in error.value.got
     assert "language, num_documents, size_bytes" in error.value.expected
     assert error.value.fix == f"correct {file.path}"

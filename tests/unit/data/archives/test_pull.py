@@ -23,7 +23,7 @@ def _new_folder(folder: Path) -> Path:
 
 def test_pull_writes_all_corpora_and_dvc_status_is_clean(project, fixture_archives):
     result = pull_fixtures(project, fixture_archives)
-    files = files_below(project / "data")
+    files = read_files(project / "data")
     assert sorted(files) == [
         "NOTICE",
         "mono/scripts-1.0.jsonl",
@@ -81,7 +81,7 @@ def test_bytes_do_not_depend_on_project_pin_order_or_umask(project, fixture_arch
         os.umask(old_umask)
     assert first.dvc_md5 == second.dvc_md5
     assert (project / "data.dvc").read_bytes() == (other_project / "data.dvc").read_bytes()
-    assert files_below(project / "data") == files_below(other_project / "data")
+    assert read_files(project / "data") == read_files(other_project / "data")
 
 
 def test_second_pull_needs_no_network_and_no_archives(project, fixture_archives, tmp_path):
@@ -119,11 +119,11 @@ def test_git_ignores_data_but_tracks_data_dvc(fixture_archives, tmp_path):
 
 def test_pull_restores_manually_changed_data(project, fixture_archives):
     pull_fixtures(project, fixture_archives)
-    files_before = files_below(project / "data")
+    files_before = read_files(project / "data")
     (project / "data" / "nl" / "manual-1.0.jsonl").write_text("{}\n")
     (project / "data" / "nl" / "mine.jsonl").write_text("{}\n")
     assert not pull_fixtures(project, fixture_archives).was_current
-    assert files_below(project / "data") == files_before
+    assert read_files(project / "data") == files_before
     assert dvc_status(project) == {}
 
 

@@ -35,7 +35,7 @@ def _new_folder(folder: Path) -> Path:
 
 def test_pull_rejects_bytes_that_differ_from_the_committed_md5(project, fixture_archives):
     pull_fixtures(project, fixture_archives)
-    files_before = files_below(project / "data")
+    files_before = read_files(project / "data")
     committed = project / "data.dvc"
     stated = committed.read_text()
     md5 = stated.split("md5: ")[1].split(".dir")[0]
@@ -44,8 +44,8 @@ def test_pull_rejects_bytes_that_differ_from_the_committed_md5(project, fixture_
         pull_fixtures(project, fixture_archives)
     assert md5 in caught.value.got
     assert f"{'0' * 32}.dir" in caught.value.expected
-    assert files_below(project / "data") == files_before
-    assert visible(project) == ["data", "data.dvc"]
+    assert read_files(project / "data") == files_before
+    assert visible_files(project) == ["data", "data.dvc"]
 
 
 def test_vocabulary_is_read_from_the_next_source_after_a_failure(
@@ -221,10 +221,10 @@ def test_full_disk_keeps_previous_data(mount, fixture_archives, tmp_path):
     project = new_project(mount(_new_folder(tmp_path / "disk"), 4_800) / "project")
     old = build_archives(_new_folder(tmp_path / "old"), num_documents=60, num_merges=300)
     pull_fixtures(project, fixture_archives, pins=old, archives=tmp_path / "old")
-    files_before = files_below(project / "data")
+    files_before = read_files(project / "data")
     with pytest.raises(DiskFullError):
         pull_fixtures(project, fixture_archives)
-    assert files_below(project / "data") == files_before
+    assert read_files(project / "data") == files_before
     assert dvc_status(project) == {}
 
 
@@ -233,12 +233,12 @@ def test_full_dvc_cache_is_detected_and_the_pull_is_undone(
 ):
     old = build_archives(_new_folder(tmp_path / "old"), num_documents=60, num_merges=300)
     first = pull_fixtures(project, fixture_archives, pins=old, archives=tmp_path / "old")
-    files_before = files_below(project / "data")
+    files_before = read_files(project / "data")
     stated = (project / "data.dvc").read_bytes()
     mount(project / ".dvc" / "cache", 500)
     with pytest.raises(DataError, match="could not copy data/ into its cache"):
         pull_fixtures(project, fixture_archives)
-    assert files_below(project / "data") == files_before
+    assert read_files(project / "data") == files_before
     assert (project / "data.dvc").read_bytes() == stated
     assert first.dvc_md5.encode() in stated
     assert visible_files(project) == ["data", "data.dvc"]
@@ -271,13 +271,13 @@ def test_read_only_data_raises_an_error_and_is_unchanged(
 ):
     old = build_archives(_new_folder(tmp_path / "old"), num_documents=60, num_merges=300)
     pull_fixtures(project, fixture_archives, pins=old, archives=tmp_path / "old")
-    files_before = files_below(project / "data")
+    files_before = read_files(project / "data")
     with (
         read_only(project / folder),
         pytest.raises(DataError, match=f"(?s)is refused: {reason}.*expected: .*fix: "),
     ):
         pull_fixtures(project, fixture_archives)
-    assert files_below(project / "data") == files_before
+    assert read_files(project / "data") == files_before
     assert dvc_status(project) == {}
     assert visible_files(project) == ["data", "data.dvc"]
 

@@ -100,7 +100,7 @@ def test_pushed_data_can_be_pulled_without_archives(project, fixture_archives, u
     assert "from the DVC remote backup" in pulled.summary
     assert (clone / "data.dvc").read_bytes() == (project / "data.dvc").read_bytes()
     assert dvc_status(clone) == {}
-    assert visible(clone) == ["data", "data.dvc"]
+    assert visible_files(clone) == ["data", "data.dvc"]
     (clone / "data/NOTICE").write_text("files are writable")
 
 
@@ -143,7 +143,7 @@ def test_without_a_remote_push_fails_and_pull_uses_archives(project, fixture_arc
 
 
 def test_changed_data_is_not_pushed(pushed, folder):
-    sent = files_below(folder)
+    sent = read_files(folder)
     (pushed / "data/nl/manual-1.0.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match="codegen data status"):
         push(pushed)
@@ -152,7 +152,7 @@ def test_changed_data_is_not_pushed(pushed, folder):
 
 @pytest.mark.parametrize("damage", ["lost", "short"])
 def test_lost_object_is_reported_and_sent_again(pushed, folder, fixture_archives, tmp_path, damage):
-    intact = files_below(folder)
+    intact = read_files(folder)
     broken = object_path(pushed, folder, "data/nl/manual-1.0.jsonl")
     broken.unlink() if damage == "lost" else overwrite(broken, b"{}")
     state = check_remote(pushed)
@@ -165,7 +165,7 @@ def test_lost_object_is_reported_and_sent_again(pushed, folder, fixture_archives
     assert visible_files(clone) == ["data.dvc"]
 
     assert push(pushed).num_sent == 1
-    assert files_below(folder) == intact
+    assert read_files(folder) == intact
     assert pull_fixtures(clone, fixture_archives, archives=None, origin="remote").dvc_md5
 
 

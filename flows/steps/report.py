@@ -17,11 +17,10 @@ from flows.runtime.context import FlowContext
 from flows.runtime.prefect_artifacts import mlflow_run_url, publish_markdown
 
 if TYPE_CHECKING:  # Imports more than the definition of a flow needs.
+    from components.registry.promotion import Promotion
+    from components.report.corpus import Rule
     from components.report.page import Section
     from components.report.results import Measurement, RegisteredVersion, RunResults
-    from components.report.corpus import Rule
-
-    from components.registry.promotion import Promotion
 
 
 class ReportPaths(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import ScriptedSampler, run_protocol
+from fixtures.scripted import ScriptedSampler, run_protocol
 
 from components.core.errors import EvaluationError
 from components.evaluation.benchmarks.custom_benchmark import read_benchmark

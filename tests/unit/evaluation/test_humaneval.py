@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import Rule, ScriptedSampler, run_protocol
+from fixtures.scripted import Rule, ScriptedSampler, run_protocol
 
 from components.core.errors import EvaluationError
 from components.core.files import read_json, read_jsonl

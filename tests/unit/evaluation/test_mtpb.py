@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import ScriptedSampler, run_protocol
+from fixtures.scripted import ScriptedSampler, run_protocol
 
 from components.core.artifact import OBSERVED_DIR
 from components.core.errors import ConfigError

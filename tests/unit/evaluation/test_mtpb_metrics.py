@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import ScriptedSampler, run_protocol
+from fixtures.scripted import ScriptedSampler, run_protocol
 
 from components.core.files import read_json
 from components.evaluation.benchmarks.mtpb import conversation_protocol, parse_mtpb_problem

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import ScriptedSampler
+from fixtures.scripted import ScriptedSampler
 
 from components.core.errors import ConfigError
 from components.core.files import read_json, read_jsonl

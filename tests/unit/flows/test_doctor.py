@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from fixtures.tmpfs import small_disk
+from fixtures.tmpfs import limited_disk
 
 from components.core.network import free_port
 from flows.runtime.health_checks import CheckResult, run_checks
@@ -56,8 +56,8 @@ def run_doctor(
     return process.returncode, results, process.stderr
 
 
-def test_a_small_disk_is_reported_but_not_required(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "small", size_kb=4096) as disk:
+def test_a_limited_disk_is_reported_but_not_required(tmp_path: Path) -> None:
+    with limited_disk(tmp_path / "small", size_kb=4096) as disk:
         status, results, _ = run_doctor(tmp_path, "--exec", f"workspace={disk}")
     assert status == 0
     assert not results["disk"]["ok"]

@@ -33,7 +33,7 @@ def environment(**variables: str) -> dict[str, str]:
     return inherited | {"COLUMNS": "200"} | variables
 
 
-def run_codegen(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def codegen(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flows.cli.main", *arguments]
     return subprocess.run(
         command,
@@ -57,7 +57,7 @@ def assert_three_lines(result: subprocess.CompletedProcess[str], got: str) -> No
 
 def test_an_unreachable_tracking_server_is_an_error_of_three_lines(tmp_path: Path) -> None:
     project = new_project(tmp_path / "project")
-    result = run_codegen(
+    result = codegen(
         "run",
         "-r",
         "tiny",
@@ -78,7 +78,7 @@ def test_an_error_in_a_task_of_a_subflow_has_three_lines(
     archive = archives / pins.packages[0].file
     archive.write_bytes(b"no archive" + archive.read_bytes()[10:])
     overrides = (f"project={project}", f"archives={archives}", f"pins={archives / 'pins.json'}")
-    result = run_codegen(
+    result = codegen(
         "run", "-r", "tiny", *(word for override in overrides for word in ("--exec", override))
     )
     assert_three_lines(result, archive.name)
@@ -87,10 +87,10 @@ def test_an_error_in_a_task_of_a_subflow_has_three_lines(
 def test_suites_are_copied_and_an_invalid_suite_is_an_error_of_three_lines(tmp_path: Path) -> None:
     project = new_project(tmp_path / "project")
     options = ("--exec", f"project={project}")
-    result = run_codegen("data", "suites", str(project / "rules"), *options)
+    result = codegen("data", "suites", str(project / "rules"), *options)
     assert result.returncode == 0, result.stderr
     assert result.stdout.endswith("copied 9 suites; use them with --set validation.suites=rules\n")
-    again = run_codegen("data", "suites", str(project / "rules"), *options)
+    again = codegen("data", "suites", str(project / "rules"), *options)
     assert (
         again.stdout
         == f"{project / 'rules'} has all suites; use them with --set validation.suites=rules\n"
@@ -101,7 +101,7 @@ def test_suites_are_copied_and_an_invalid_suite_is_an_error_of_three_lines(tmp_p
             "expect_column_values_to_be_between", "expect_column_values_between"
         )
     )
-    result = run_codegen("prepare", "-r", "tiny", "--set", "validation.suites=rules", *options)
+    result = codegen("prepare", "-r", "tiny", "--set", "validation.suites=rules", *options)
     assert_three_lines(result, "raw-languages.json")
     assert "did you mean" in result.stderr
 
@@ -118,14 +118,14 @@ def test_an_export_does_not_overwrite_a_folder(tmp_path: Path) -> None:
         "--dtype",
         "bf16",
     )
-    result = run_codegen(*command, "--exec", f"workspace={tmp_path / 'var'}")
+    result = codegen(*command, "--exec", f"workspace={tmp_path / 'var'}")
     assert result.returncode == 0, result.stderr
     assert f"{tmp_path / 'out'}: gptj in bf16, 0.1 MB" in result.stdout
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [
         "GPTJForCausalLM"
     ]
     assert_three_lines(
-        run_codegen(*command, "--exec", f"workspace={tmp_path / 'var'}"),
+        codegen(*command, "--exec", f"workspace={tmp_path / 'var'}"),
         f"{tmp_path / 'out'} exists",
     )
 

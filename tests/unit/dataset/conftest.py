@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 from fixtures.s3 import Bucket, new_bucket
-from fixtures.tokenizers import ranks, small_folder
+from fixtures.tokenizer_folders import ranks, small_folder
 
 __all__ = ["bucket", "ranks", "small_folder"]
 

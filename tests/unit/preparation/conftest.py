@@ -1,5 +1,5 @@
 """Tokenizers for small corpora."""
 
-from fixtures.tokenizers import bytes_only, ranks, small, small_folder, small_transformers
+from fixtures.tokenizer_folders import bytes_only, ranks, small, small_folder, small_transformers
 
 __all__ = ["bytes_only", "ranks", "small", "small_folder", "small_transformers"]

@@ -1,6 +1,6 @@
 """Tokenizers of every size."""
 
-from fixtures.tokenizers import (
+from fixtures.tokenizer_folders import (
     full,
     full_folder,
     full_transformers,

@@ -24,9 +24,9 @@ from rich.console import Console
 from components.core.config import Config
 from components.core.errors import CodegenError, ConfigError
 from components.core.files import write_json
-from components.core.network import is_http_uri, redact_credentials, require_free_port
+from components.core.network import health_error, is_http_uri, redact_credentials, require_free_port
 from flows.settings.credentials import FILE, Credentials, read_or_create
-from flows.settings.execution import SERVERS_FILE, Execution, health_error, running_servers
+from flows.settings.execution import SERVERS_FILE, Execution, running_servers
 
 _START_TIMEOUT_S = 300.0
 """Assumption. A first start migrates two databases: 30 s on two busy cores, over 90 s on

@@ -20,7 +20,7 @@ from components.data.config import DataExecution
 from components.evaluation.config import SandboxKind
 from components.model.config import DecodeMode
 from components.training.config import TrainingExecution
-from flows.settings.credentials import Credentials, sign_in
+from flows.settings.credentials import sign_in
 
 if TYPE_CHECKING:  # Imports MLflow.
     from components.registry.tracking import Tracking
@@ -232,18 +232,6 @@ def running_servers(execution: Execution) -> dict[str, Any] | None:
         return servers if is_running(servers["pid"], servers["started"]) else None
     except (OSError, ValueError, KeyError):  # No file, or a partial file of a starting server.
         return None
-
-
-def health_error(url: str, timeout_s: float, credentials: Credentials | None = None) -> str | None:
-    """Request a URL and return the reason for a failure, without passwords; None if the server is
-    healthy."""
-    import httpx  # Slow to import. Prefect's client uses it too, so both reach the same addresses.
-
-    try:
-        response = httpx.get(url, timeout=timeout_s, follow_redirects=True, auth=credentials)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return str(error) or type(error).__name__
-    return None if response.is_success else f"{response.status_code} {response.reason_phrase}"
 
 
 def _make_folder(folder: Path, mode: int = 0o777) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from fixtures.training import MODEL, STAGE, toy_run
-from test_command_line import assert_three_lines, run_codegen
+from test_command_line import assert_three_lines, codegen
 from transformers import AutoModelForCausalLM, AutoTokenizer, CodeGenTokenizerFast
 
 from components.core.artifact import Artifact, Kind
@@ -214,7 +214,7 @@ def test_optimizer_state_cannot_be_inherited_without_a_model(project: Project) -
 
 def test_a_last_stage_before_the_first_stage_is_refused_in_three_lines(tmp_path: Path) -> None:
     first = ("--set", "training.start_stage=mono")
-    done = run_codegen(
+    done = codegen(
         "train", "-r", "tiny", "--stage", "multi", *first, "--exec", f"project={tmp_path}"
     )
     assert_three_lines(done, "the last stage is to be multi, and training begins with mono")

@@ -12,9 +12,9 @@ from fixtures.sinks import serving
 
 from components.core.errors import ConfigError
 from components.core.files import write_json
-from components.core.network import free_port
+from components.core.network import free_port, health_error
 from flows.servers.local_servers import local_servers
-from flows.settings.execution import SERVERS_FILE, Execution, health_error
+from flows.settings.execution import SERVERS_FILE, Execution
 
 
 @pytest.fixture

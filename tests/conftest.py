@@ -1,4 +1,5 @@
-"""What all tests share. That this file lies here puts `tests/` on the path, so helpers are imported as `fixtures.*`."""
+"""What all tests share. That this file lies here puts `tests/` on the path, so helpers are imported
+as `fixtures.*`."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from fixtures.projects import FixtureArchives, new_project
 from fixtures.s3 import in_environment, s3_server
 from hypothesis import settings
 
-# How long an example takes is the machine's affair: beside other work a first one met the default of 200 ms.
+# How long an example takes is the machine's affair: beside other work a first one met the default
+# of 200 ms.
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
 

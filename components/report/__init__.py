@@ -1,7 +1,8 @@
-"""The results report: an HTML file without external resources, a terminal version, and a page of samples.
+"""The results report: an HTML file without external resources, a terminal version, and a page of
+samples.
 
-Sections are built from the artifacts of a run as plain data (`page.py`, `table.py`, `charts.py`) and
-rendered with Jinja2 templates. The report reads artifacts and measures nothing. Comparing
+Sections are built from the artifacts of a run as plain data (`page.py`, `table.py`, `charts.py`)
+and rendered with Jinja2 templates. The report reads artifacts and measures nothing. Comparing
 several runs is MLflow's job.
 """
 

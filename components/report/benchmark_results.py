@@ -1,4 +1,5 @@
-"""Parts shared by the HumanEval and MTPB sections: results by stage, the paper's rows, sample outcomes.
+"""Parts shared by the HumanEval and MTPB sections: results by stage, the paper's rows, sample
+outcomes.
 
 If a benchmark's programs were not executed, the reason is shown in place of a score, never a zero.
 The paper's values come from `components/evaluation/paper.json`; values that were not read in a
@@ -109,8 +110,10 @@ def _protocol(result: Result) -> str:
     numbers = sorted({sample_set["num_samples"] for sample_set in sets})
     top_p = sorted({f"{sample_set['top_p']:g}" for sample_set in sets})
     return (
-        f"This run: {result['num_problems']} problems{cases}, n = {join_words([str(number) for number in numbers])}, "
-        f"temperature{'s' if len(temperatures) > 1 else ''} {join_words(temperatures)}, top-p {join_words(top_p)}, "
+        f"This run: {result['num_problems']} problems{cases}, n = "
+        f"{join_words([str(number) for number in numbers])}, "
+        f"temperature{'s' if len(temperatures) > 1 else ''} {join_words(temperatures)}, top-p "
+        f"{join_words(top_p)}, "
         f"protocol {short_digest(result['protocol'])}."
     )
 
@@ -183,7 +186,8 @@ def _paper_cell(row: dict[str, Any] | None, metric: str) -> Cell | None:
 
 
 def outcome_tables(benchmark: BenchmarkResults) -> tuple[Table | None, ...]:
-    """The outcomes of the samples by stage and set, and the exceptions; none without executed samples."""
+    """The outcomes of the samples by stage and set, and the exceptions; none without executed
+    samples."""
     if not benchmark.executed:
         return ()
     kinds = {kind for result in benchmark.executed.values() for kind in result["outcomes"]} | {
@@ -208,7 +212,8 @@ def outcome_tables(benchmark: BenchmarkResults) -> tuple[Table | None, ...]:
         ],
         rows,
         benchmark.artifacts,
-        footnote="Truncated: completions that the paper's truncation rules shortened. Unfinished: completions that reached "
+        footnote="Truncated: completions that the paper's truncation rules shortened. Unfinished: "
+        "completions that reached "
         "the token limit without a stop. Tokens: as sampled.",
     )
     return (outcome_table, _exception_table(benchmark))

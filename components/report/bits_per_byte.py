@@ -38,7 +38,10 @@ _GROUPS = {
 def bits_section(results: RunResults, store: Store) -> Section:
     """The two claims, and the values as a chart and as a table."""
     splits = _splits(results, store)
-    lead = "Bits that a model needs per byte of held-out text. Lower is better, independent of the tokenizer."
+    lead = (
+        "Bits that a model needs per byte of held-out text. Lower is better, independent of "
+        "the tokenizer."
+    )
     if not splits:
         missing = Statement(None, "Bits per byte were not measured in this run.")
         return section("bits", "Bits per byte", lead, missing)
@@ -163,7 +166,8 @@ def _domain_claim(values: Mapping[str, Row], baseline: Row, stages: Sequence[str
     reference = f"{STAGE_NAMES[stages[0]]} against a uniform distribution"
     return Statement(
         True,
-        f"Every stage lowered the bits per byte of its own domain: {join_words(lowered)} ({reference}).",
+        f"Every stage lowered the bits per byte of its own domain: {join_words(lowered)} "
+        f"({reference}).",
     )
 
 
@@ -235,5 +239,8 @@ def _cell(
         float(records[split]["bits_per_byte"]) for records in splits.values() if split in records
     )
     value = float(record["bits_per_byte"])
-    title = f"{value!r} bits per byte over {record['num_bytes']:,} bytes, {record['num_tokens']:,} tokens"
+    title = (
+        f"{value!r} bits per byte over {record['num_bytes']:,} bytes, "
+        f"{record['num_tokens']:,} tokens"
+    )
     return Cell(f"{value:.3f}", title=title, tone="best" if value == lowest else "plain")

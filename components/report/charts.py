@@ -103,7 +103,8 @@ class Scale(NamedTuple):
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` round values (1, 2 or 5 times a power of ten apart) that cover `low` to `high`."""
+    """About `count` round values (1, 2 or 5 times a power of ten apart) that cover `low` to
+    `high`."""
     span = high - low or abs(high) or 1.0
     rough = span / count
     power = 10.0 ** math.floor(math.log10(rough))
@@ -139,7 +140,8 @@ def draw(chart: LineChart | DotChart, width: int, *, standalone: bool = False) -
 
 def data_uri(chart: LineChart | DotChart) -> str:
     """The chart as an image that can be shown inside any page."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(draw(chart, WIDE, standalone=True).encode()).decode()}"
+    svg = draw(chart, WIDE, standalone=True).encode()
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 
 def _paths(chart: LineChart, x: Scale, y: Scale) -> list[tuple[str, str]]:
@@ -173,12 +175,21 @@ def _line_layout(chart: LineChart, width: int) -> dict[str, Any]:
         x_ticks = [(x(tick), _round_count(tick)) for tick in values if tick <= max(xs)]
     y = Scale(y_ticks[0], y_ticks[-1], bottom, top)
     return {
-        "height": height, "left": left, "right": right, "top": top, "bottom": bottom, "y": y,
-        "paths": _paths(chart, x, y), "x_ticks": x_ticks, "y_ticks": [(y(tick), f"{tick:g}") for tick in y_ticks],
+        "height": height,
+        "left": left,
+        "right": right,
+        "top": top,
+        "bottom": bottom,
+        "y": y,
+        "paths": _paths(chart, x, y),
+        "x_ticks": x_ticks,
+        "y_ticks": [(y(tick), f"{tick:g}") for tick in y_ticks],
         "segments": [] if chart.log_x else _segments(chart, x),
-        "legend": _legend({series.stage: series.name for series in chart.series}, left) if chart.log_x else [],
+        "legend": _legend({series.stage: series.name for series in chart.series}, left)
+        if chart.log_x
+        else [],
         "probes": _probes(chart, x, x(min(xs)), x(max(xs))),
-    }  # fmt: skip
+    }
 
 
 def _round_count(value: float) -> str:
@@ -241,10 +252,15 @@ def _dot_layout(chart: DotChart, width: int) -> dict[str, Any]:
         )
         rows.append((label, round(top + row_height * (index + 0.5), 1), dots))
     return {
-        "height": bottom + 42, "left": round(left, 1), "right": right, "top": top, "bottom": bottom,
-        "x_ticks": [(x(tick), f"{tick:g}") for tick in values], "rows": rows,
+        "height": bottom + 42,
+        "left": round(left, 1),
+        "right": right,
+        "top": top,
+        "bottom": bottom,
+        "x_ticks": [(x(tick), f"{tick:g}") for tick in values],
+        "rows": rows,
         "legend": _legend(chart.names, left + 12),
-    }  # fmt: skip
+    }
 
 
 def _legend(names: dict[str, str], start: float) -> list[tuple[float, str, str]]:

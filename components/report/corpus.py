@@ -1,4 +1,5 @@
-"""The corpus section: documents from raw to tokens, rejects by reason, validation, and the paper's corpora."""
+"""The corpus section: documents from raw to tokens, rejects by reason, validation, and the paper's
+corpora."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from components.report.results import STAGE_NAMES, RunResults
 from components.report.table import Cell, Column, Table, Value, group, table
 
 Rule = Mapping[str, Any]
-"""A validation result in `results.json`: see `components.validation.rule_results.RuleResult.record`."""
+"""A validation result in `results.json`: see
+`components.validation.rule_results.RuleResult.record`."""
 
 _COLUMNS: tuple[str | Column, ...] = (
     "corpus",
@@ -25,8 +27,15 @@ _COLUMNS: tuple[str | Column, ...] = (
     *group("tokens", "training", "held-out"),
 )
 _STATISTICS = (
-    "raw_documents", "raw_bytes", "rejected", "duplicates", "documents", "bytes", "train_tokens", "held_out_tokens",
-)  # fmt: skip
+    "raw_documents",
+    "raw_bytes",
+    "rejected",
+    "duplicates",
+    "documents",
+    "bytes",
+    "train_tokens",
+    "held_out_tokens",
+)
 """A language's statistics in a prepared corpus, in the order of the columns."""
 
 
@@ -138,7 +147,10 @@ def rules_section(subject: str, rules: Sequence[Rule]) -> Section:
     """
     critical = [rule["success"] for rule in rules if rule["severity"] == "critical"]
     num_warnings = sum(rule["success"] is False for rule in rules) - critical.count(False)
-    summary = f"{critical.count(True)} of {len(critical)} critical rules hold; {num_warnings} other rules fail."
+    summary = (
+        f"{critical.count(True)} of {len(critical)} critical rules hold; {num_warnings} "
+        "other rules fail."
+    )
     rows = [
         [rule["subject"], rule["rule"], _success(rule), _rule_result(rule)]
         for rule in sorted(rules, key=lambda rule: rule["success"] is not False)

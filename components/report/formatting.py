@@ -31,7 +31,8 @@ def size(size_bytes: float) -> str:
 
 
 def three_digits(value: float) -> str:
-    """A number with three significant digits, never in scientific notation: `1.26`, `12.6`, `126`."""
+    """A number with three significant digits, never in scientific notation: `1.26`, `12.6`,
+    `126`."""
     if value == 0 or not math.isfinite(value):
         return f"{value:.0f}"
     decimals = 2 - math.floor(math.log10(abs(float(f"{value:.3g}"))))

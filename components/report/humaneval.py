@@ -36,7 +36,8 @@ from components.report.results import STAGE_NAMES, RunResults
 from components.report.table import Cell, Column, Table, Value, group, sources_of, table
 
 _NUM_POINTS = 40
-"""Points of a curve: every k up to it, then evenly on the logarithmic axis. Assumption: enough to read it."""
+"""Points of a curve: every k up to it, then evenly on the logarithmic axis. Assumption: enough to
+read it."""
 
 
 def humaneval_section(results: RunResults, store: Store) -> Section:
@@ -46,7 +47,8 @@ def humaneval_section(results: RunResults, store: Store) -> Section:
         contamination_statement(results, "humaneval"),
     )
     lead = (
-        "Programs for 164 documented functions, executed against hidden tests. pass@k: probability that at least one of k "
+        "Programs for 164 documented functions, executed against hidden tests. pass@k: "
+        "probability that at least one of k "
         "samples passes."
     )
     if not benchmark.by_stage:
@@ -151,7 +153,8 @@ def _curves(benchmark: BenchmarkResults) -> LineChart | None:
         y_label="pass@k, percent",
         series=curves,
         log_x=True,
-        caption=f"Strong: the best temperature for each k.{faint} A flat curve means that the samples are similar.",
+        caption=f"Strong: the best temperature for each k.{faint} A flat curve means that the "
+        "samples are similar.",
         sources=sources_of(benchmark.artifacts),
     )
 

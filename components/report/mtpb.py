@@ -48,7 +48,8 @@ def mtpb_section(results: RunResults, store: Store) -> Section:
         contamination_statement(results, "mtpb"),
     )
     lead = (
-        "Programs that are written over several turns of a conversation, or in a single turn from all prompts joined, and "
+        "Programs that are written over several turns of a conversation, or in a single turn from "
+        "all prompts joined, and "
         "graded by the last value that they print."
     )
     if not benchmark.by_stage:
@@ -94,8 +95,10 @@ def _rate_table(benchmark: BenchmarkResults) -> Table:
         ["", *group("this run", "all cases", "95 % interval", "solvable cases"), *PAPER_COLUMNS],
         rows,
         benchmark.artifacts,
-        footnote=f"{protocol_summary(benchmark)} {INTERVALS} Solvable: without the cases that no correct program can pass "
-        f"because of defects in the file; {result['num_solvable']} of {num_cases} cases are solvable. "
+        footnote=f"{protocol_summary(benchmark)} {INTERVALS} Solvable: without the cases that no "
+        "correct program can pass "
+        f"because of defects in the file; {result['num_solvable']} of {num_cases} cases are "
+        "solvable. "
         f"The paper: {paper_values('mtpb', 'metric')}. {UNVERIFIED}",
     )
 
@@ -119,7 +122,8 @@ def _perplexity_table(benchmark: BenchmarkResults) -> Table:
         ["", *group("this run", "all samples", "passed", "failed"), *PAPER_COLUMNS],
         rows,
         benchmark.artifacts,
-        footnote="exp of the mean negative log-likelihood per prompt token, given all previous tokens; mean over samples. "
+        footnote="exp of the mean negative log-likelihood per prompt token, given all previous "
+        "tokens; mean over samples. "
         f"Lower is better. {UNVERIFIED}",
     )
 
@@ -158,7 +162,8 @@ def _difficulty_chart(dots: list[tuple[str, dict[str, float]]]) -> DotChart:
     styles = dict.fromkeys(style for _, row in dots for style in row)
     return DotChart(
         title="Pass rate by difficulty, multi-turn against single-turn",
-        description="One row per stage and difficulty, one dot per prompt mode; further right is better.",
+        description="One row per stage and difficulty, one dot per prompt mode; further right is "
+        "better.",
         x_label="pass rate, percent",
         rows=tuple(dots),
         names={style: style for style in styles},
@@ -171,9 +176,12 @@ def _difficulty_table(benchmark: BenchmarkResults, rows: list[list[Value]]) -> T
         ["", "problems", *PROMPT_MODES.values(), "gain"],
         rows,
         benchmark.artifacts,
-        footnote=f"Hard: less than {100 * HARD:.0f} % of a problem's multi-turn samples pass; easy: more than "
-        f"{100 * EASY:.0f} %. The paper uses the mean over its models; this table uses the model's own rate, so the groups "
-        "of two stages contain different problems. Gain: multi-turn minus single-turn, in percentage points.",
+        footnote=f"Hard: less than {100 * HARD:.0f} % of a problem's multi-turn samples pass; "
+        "easy: more than "
+        f"{100 * EASY:.0f} %. The paper uses the mean over its models; this table uses the "
+        "model's own rate, so the groups "
+        "of two stages contain different problems. Gain: multi-turn minus single-turn, in "
+        "percentage points.",
     )
 
 

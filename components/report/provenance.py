@@ -1,4 +1,5 @@
-"""The sections on lineage, steps and provenance: which bytes led to which model, how long, with what code."""
+"""The sections on lineage, steps and provenance: which bytes led to which model, how long, with
+what code."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ from components.report.table import Cell, Table, Value, digest_cell, table
 
 def lineage_section(results: RunResults) -> Section:
     """From the pinned raw data to the registered versions, a row per stage."""
-    lead = "Each artifact records the SHA-256 of its files and of its inputs. Hover over a short digest for the full one."
+    lead = (
+        "Each artifact records the SHA-256 of its files and of its inputs. Hover over a short "
+        "digest for the full one."
+    )
     pins = {
         str(raw.provenance["dvc_md5"])
         for raw in results.raw.values()
@@ -104,14 +108,17 @@ def steps_section(results: RunResults, store: Store) -> Section:
     )
     new_steps = "an unknown time" if new is None else duration(new)
     built = table(
-        f"{plural(len(steps), 'step')}: {new_steps} for new steps, {duration(results.total_s)} for the whole run",
+        f"{plural(len(steps), 'step')}: {new_steps} for new steps, {duration(results.total_s)} "
+        "for the whole run",
         ["step", "digest", "this run", "build time", "tokens", "tokens/s"],
         [
             _step_row(step, results, store, seconds, longest)
             for step, seconds in zip(steps, times, strict=True)
         ],
-        footnote="Build time: recorded by the store when the artifact was built; a reused artifact took no time in this "
-        "run. For a stage that was interrupted and resumed: the time of its steps in all attempts, recorded by the trainer. "
+        footnote="Build time: recorded by the store when the artifact was built; a reused "
+        "artifact took no time in this "
+        "run. For a stage that was interrupted and resumed: the time of its steps in all "
+        "attempts, recorded by the trainer. "
         "Tokens: prepared, trained, scored or sampled.",
         num_text_columns=3,
     )
@@ -156,7 +163,8 @@ def _num_tokens(artifact: Artifact, store: Store) -> int | None:
 
 
 def provenance_section(results: RunResults) -> Section:
-    """Commit and time of this run, environment of the newest artifact, and every artifact with its inputs."""
+    """Commit and time of this run, environment of the newest artifact, and every artifact with its
+    inputs."""
     artifacts = sorted(
         results.steps(), key=lambda artifact: str(artifact.provenance.get("created_at"))
     )

@@ -44,7 +44,8 @@ def _contaminated(artifact: Artifact) -> dict[str, int]:
 
 
 def contamination_statement(results: RunResults, benchmark: str) -> Statement | None:
-    """How many training documents were rejected because of a benchmark, or that it was not searched for."""
+    """How many training documents were rejected because of a benchmark, or that it was not searched
+    for."""
     counts = {
         STAGE_NAMES[stage]: _contaminated(artifact) for stage, artifact in results.corpora.items()
     }
@@ -59,12 +60,15 @@ def contamination_statement(results: RunResults, benchmark: str) -> Statement | 
     name, sentences = BENCHMARKS[benchmark], []
     if searched:
         sentences.append(
-            f"Training documents rejected because they contain a part of {name}: {join_words(searched)}."
+            f"Training documents rejected because they contain a part of {name}: "
+            f"{join_words(searched)}."
         )
     if not_searched:
         sentences.append(
-            f"The documents of {join_words(not_searched)} were not searched for {name}: its problems were not available "
-            "or not configured when these corpora were prepared. The model may have been trained on them."
+            f"The documents of {join_words(not_searched)} were not searched for {name}: its "
+            "problems were not available "
+            "or not configured when these corpora were prepared. The model may have been trained "
+            "on them."
         )
     return Statement(None if not_searched else True, " ".join(sentences))
 
@@ -85,7 +89,8 @@ def _contamination_table(prepared: Mapping[str, Artifact]) -> Table:
             for corpus, numbers in counts.items()
         ],
         prepared.values(),
-        footnote="Distinct contents; a document that contains parts of two benchmarks counts for both. contamination.jsonl "
+        footnote="Distinct contents; a document that contains parts of two benchmarks counts for "
+        "both. contamination.jsonl "
         "of the prepared corpus lists the matches.",
     )
 
@@ -116,13 +121,17 @@ def _excerpts(prepared: Mapping[str, Artifact], store: Store) -> Listing | None:
     samples: list[CodeSample] = []
     for corpus, artifact in prepared.items():
         samples += _corpus_excerpts(corpus, artifact, store.fetch_verified(artifact))
-    summary = f"Excerpts of rejected documents: {_EXCERPTS_PER_REASON} per reason and corpus, without duplicates"
+    summary = (
+        f"Excerpts of rejected documents: {_EXCERPTS_PER_REASON} per reason and corpus, "
+        "without duplicates"
+    )
     sources = sources_of(prepared.values())
     return Listing(summary=summary, samples=tuple(samples), sources=sources) if samples else None
 
 
 def _corpus_excerpts(corpus: str, artifact: Artifact, folder: Path) -> list[CodeSample]:
-    """Documents that were rejected for each reason, in the order of the reasons, and unreadable records."""
+    """Documents that were rejected for each reason, in the order of the reasons, and unreadable
+    records."""
     rejects = sample_rejected_documents(folder / REJECTS_PARQUET, _EXCERPTS_PER_REASON)
     rows: list[tuple[str, Mapping[str, Any]]] = []
     for reason in _reasons(artifact):

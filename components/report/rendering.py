@@ -63,7 +63,8 @@ def page_html(page: Page) -> str:
 
 
 def sections_markdown(sections: Sequence[Section]) -> str:
-    """Sections as Markdown for the Prefect UI: charts are images, programs are in the report only."""
+    """Sections as Markdown for the Prefect UI: charts are images, programs are in the report
+    only."""
     return _markdown(sections, page=None)
 
 

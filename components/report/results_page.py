@@ -1,4 +1,5 @@
-"""The results report as a page: headline, summary, the order of the sections, and the next commands."""
+"""The results report as a page: headline, summary, the order of the sections, and the next
+commands."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ def results_page(results: RunResults, store: Store) -> Page:
 
 
 def program_sections(results: RunResults, store: Store) -> tuple[Section, ...]:
-    """The sections on generated programs: the benchmarks and samples. A new benchmark is added here."""
+    """The sections on generated programs: the benchmarks and samples. A new benchmark is added
+    here."""
     return (
         humaneval_section(results, store),
         mtpb_section(results, store),
@@ -93,7 +95,8 @@ def _headline(results: RunResults) -> Statement:
         last = champions[-1]
         return Statement(
             True,
-            f"{last.name} version {last.version} is already @{last.alias}: this run built the same model.",
+            f"{last.name} version {last.version} is already @{last.alias}: this run built the "
+            "same model.",
         )
     if results.registered:
         reasons = dict.fromkeys(
@@ -233,6 +236,7 @@ def _next_section(results: RunResults) -> Section:
 
 
 def _load_command(name: str, alias: str, tracking_uri: str) -> str:
-    """A command that works in every folder; without the URI MLflow would create an empty database there."""
+    """A command that works in every folder; without the URI MLflow would create an empty database
+    there."""
     code = f'import mlflow; print(mlflow.transformers.load_model("models:/{name}@{alias}")("def "))'
     return f"MLFLOW_TRACKING_URI={shlex.quote(redact_credentials(tracking_uri))} python -c '{code}'"

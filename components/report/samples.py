@@ -2,7 +2,8 @@
 
 The number of programs on a page is bounded, and the page reports how many it does not show. Passed
 samples come first, up to half of the page; the rest is divided among the failures, so a rare
-failure is shown too, and each outcome is spread evenly over the file. Equal samples give an equal page.
+failure is shown too, and each outcome is spread evenly over the file. Equal samples give an equal
+page.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from components.report.table import Source, Table, Value, sources_of, stage_cell
 SAMPLES_PAGE = "samples.html"
 """The page of samples, in the folder of the results report."""
 MAX_SHOWN = 200
-"""Samples of a stage and benchmark on the page of samples. Assumption: as many as a reader scans."""
+"""Samples of a stage and benchmark on the page of samples. Assumption: as many as a reader
+scans."""
 
 _FILTERS = ("stage", "benchmark", "set", "verdict")
 _NO_SAMPLES = "No program was sampled in this run."
@@ -37,7 +39,10 @@ def samples_section(results: RunResults, store: Store) -> Section:
     for benchmark, stage, artifact in _evaluations(results):
         if record := _first_record(artifact, store):
             samples.append(_SampleFormatter(stage, benchmark, artifact, store).sample(record))
-    lead = "One program per stage and benchmark: the first that passed, otherwise the first sample. Prompts are grey."
+    lead = (
+        "One program per stage and benchmark: the first that passed, otherwise the first "
+        "sample. Prompts are grey."
+    )
     if not samples:
         return section("samples", "Samples", lead, Statement(None, _NO_SAMPLES))
     link = Paragraph(
@@ -136,8 +141,10 @@ def _count_table(counts: Counts) -> Table:
         "Samples shown and in total",
         ["", "all", *columns],
         rows,
-        footnote=f"At most {MAX_SHOWN} per stage and benchmark: passed samples first, up to half, then every kind of "
-        "failure, spread evenly over the file. samples.jsonl of the evaluations contains all samples.",
+        footnote=f"At most {MAX_SHOWN} per stage and benchmark: passed samples first, up to half, "
+        "then every kind of "
+        "failure, spread evenly over the file. samples.jsonl of the evaluations contains all "
+        "samples.",
     )
 
 

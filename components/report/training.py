@@ -37,7 +37,10 @@ def training_section(results: RunResults, store: Store) -> Section:
         for stage, artifact in stages.items()
     }
     first = f"; the first stage starts from {results.initial.name}" if results.initial else ""
-    lead = f"Each stage starts from the weights of the previous stage, with a new warm-up and another corpus{first}."
+    lead = (
+        "Each stage starts from the weights of the previous stage, with a new warm-up and "
+        f"another corpus{first}."
+    )
     if not stages:
         return section(
             "training", "Training", lead, Statement(None, "No stage was trained in this run.")
@@ -64,7 +67,8 @@ def _loss_chart(stages: dict[str, Artifact], steps: dict[str, Steps]) -> LineCha
         x_label="trained tokens, all stages",
         y_label="loss, nats per token",
         series=tuple(series),
-        caption="Strong: mean of neighbouring steps. Faint: single steps. The loss jumps where the corpus changes.",
+        caption="Strong: mean of neighbouring steps. Faint: single steps. The loss jumps where "
+        "the corpus changes.",
         sources=sources_of(stages.values()),
     )
 
@@ -76,7 +80,10 @@ def _series(stage: str, steps: Steps, start: float) -> Series:
             fmean(step["tokens"] for step in group),
             fmean(step["loss"] for step in group),
         )
-        label = f"{STAGE_NAMES[stage]} step {group[-1]['step']:,}: loss {loss:.3f} at {count(start + tokens)} tokens"
+        label = (
+            f"{STAGE_NAMES[stage]} step {group[-1]['step']:,}: loss {loss:.3f} at "
+            f"{count(start + tokens)} tokens"
+        )
         points.append(Point(x=start + tokens, y=loss, label=label))
     first_steps = [group[0] for group in _groups(steps, _NUM_RAW_POINTS)]
     raw = tuple((start + step["tokens"], float(step["loss"])) for step in first_steps)
@@ -112,8 +119,10 @@ def _stage_table(stages: dict[str, Artifact], steps: dict[str, Steps], store: St
         ["stage", *_NUMBERS],
         [_row(stage, artifact, steps[stage], store) for stage, artifact in stages.items()],
         stages.values(),
-        footnote="Tokens/s and MFU are medians over steps. MFU is a fraction of the peak below it, which all ranks "
-        "together reached in a short matrix-product benchmark when the stage was started. A busy machine reaches a lower "
+        footnote="Tokens/s and MFU are medians over steps. MFU is a fraction of the peak below "
+        "it, which all ranks "
+        "together reached in a short matrix-product benchmark when the stage was started. A busy "
+        "machine reaches a lower "
         "peak: compare the MFU of two stages only if their peaks are equal.",
     )
 

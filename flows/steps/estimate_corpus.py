@@ -172,7 +172,8 @@ def _epochs(corpus: Corpus, estimate: Estimate, recipe: Recipe) -> str:
     epochs = num_tokens / max(1, estimate.num_train_tokens)
     share = f"{epochs:,.1f} epochs" if epochs >= 1 else f"{epochs:.1%} of them"
     return (
-        f"the stage {corpus} reads {num_tokens:,} of {estimate.num_train_tokens:,} training tokens: "
+        f"the stage {corpus} reads {num_tokens:,} of {estimate.num_train_tokens:,} training "
+        "tokens: "
         f"{share}"
     )
 

@@ -1,9 +1,11 @@
-"""Bytes per token of each language of the starter corpus, by the number of merges: the table of docs/figures.md.
+"""Bytes per token of each language of the starter corpus, by the number of merges: the table of
+docs/figures.md.
 
     python tests/benchmarks/bytes_per_token.py [--merges 50000 2000]
 
-Needs `data/` (`codegen data pull`). Counts every document there is, before filters, without prefixes and separators, so the
-figures depend on nothing but the bytes of `data/` and the vocabulary. Prints the rows of a Markdown table.
+Needs `data/` (`codegen data pull`). Counts every document there is, before filters, without
+prefixes and separators, so the figures depend on nothing but the bytes of `data/` and the
+vocabulary. Prints the rows of a Markdown table.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Time and memory of reading and exporting a checkpoint of 350M parameters: the rows of docs/figures.md.
+"""Time and memory of reading and exporting a checkpoint of 350M parameters: the rows of
+docs/figures.md.
 
     python tests/benchmarks/checkpoints.py
 
-Writes random weights in fp16 as `transformers` and `torch.save` do, takes 3 GB in a temporary folder and as much memory, and
-a minute or two. Each measurement is a process of its own. Memory is the largest anonymous memory above that of the process
-with its imports, sampled every 10 ms: pages of mapped files are not in it, since they can be dropped again.
+Writes random weights in fp16 as `transformers` and `torch.save` do, takes 3 GB in a temporary
+folder and as much memory, and a minute or two. Each measurement is a process of its own. Memory is
+the largest anonymous memory above that of the process with its imports, sampled every 10 ms: pages
+of mapped files are not in it, since they can be dropped again.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ _TOKENIZER = {"model": {"vocab": {"<|endoftext|>": 0}}, "added_tokens": []}
 
 
 def write_checkpoints(folder: Path) -> None:
-    """The same weights as shards in safetensors and as one file of PyTorch's; the former with files like a tokenizer's."""
+    """The same weights as shards in safetensors and as one file of PyTorch's; the former with files
+    like a tokenizer's."""
     torch.manual_seed(0)
     model = CodeGenForCausalLM(CodeGenConfig(**SHAPE, n_ctx=2048)).half()
     model.save_pretrained(folder / "safetensors", max_shard_size=SHARD_BYTES)

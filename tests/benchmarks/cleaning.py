@@ -1,8 +1,10 @@
-"""What cleaning costs: decontamination, redaction and the signatures of near-duplicates, in batches of 500 documents.
+"""What cleaning costs: decontamination, redaction and the signatures of near-duplicates, in batches
+of 500 documents.
 
     python tests/benchmarks/cleaning.py [--runs 3]
 
-Needs `data/` (`codegen data pull`). Prints the median and range of MB/s of processor time, on one core, for the mono corpus.
+Needs `data/` (`codegen data pull`). Prints the median and range of MB/s of processor time, on one
+core, for the mono corpus.
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ def main() -> None:
                 step(batch)
             rates.append(size / 1e6 / (time.process_time() - started))
         print(
-            f"{name:<16} {statistics.median(rates):7.1f} MB/s  ({min(rates):.1f} .. {max(rates):.1f})"
+            f"{name:<16} {statistics.median(rates):7.1f} MB/s  ({min(rates):.1f} .. "
+            f"{max(rates):.1f})"
         )
 
 

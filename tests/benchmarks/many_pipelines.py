@@ -1,10 +1,12 @@
-"""Several pipelines of the tiny recipe at once, on SQLite: how many end well, and whether a database was ever locked.
+"""Several pipelines of the tiny recipe at once, on SQLite: how many end well, and whether a
+database was ever locked.
 
     python tests/benchmarks/many_pipelines.py [--runs 8] [--alone]
 
-`codegen serve` with its real servers; every run has a name and a seed of its own, so that none finds another's work. With
---alone there is no server: as many `codegen run`, each with a temporary one on the same database. On archives of the
-tests, which are small; the figures are in docs/figures.md.
+`codegen serve` with its real servers; every run has a name and a seed of its own, so that none
+finds another's work. With --alone there is no server: as many `codegen run`, each with a temporary
+one on the same database. On archives of the tests, which are small; the figures are in
+docs/figures.md.
 """
 
 from __future__ import annotations
@@ -85,7 +87,8 @@ def main() -> None:
             for log in logs
         }
         print(
-            f"{os.cpu_count()} cores, {asked.runs} pipelines {'alone' if asked.alone else 'served'}: {took_s:.0f} s"
+            f"{os.cpu_count()} cores, {asked.runs} pipelines "
+            f"{'alone' if asked.alone else 'served'}: {took_s:.0f} s"
         )
         print(f"ends: {', '.join(f'{ends.count(one)} {one}' for one in sorted(set(ends)))}")
         said = ", ".join(f"{number} in {name}" for name, number in sorted(locked.items()))

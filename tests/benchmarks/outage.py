@@ -1,9 +1,10 @@
-"""A tracking server that is away for 60 s while a stage is trained: what training loses, what arrives, and when.
+"""A tracking server that is away for 60 s while a stage is trained: what training loses, what
+arrives, and when.
 
     python tests/benchmarks/outage.py [--away-s 60]
 
-One toy stage, long enough to call_with_retry the outage, with a real `mlflow server` over SQLite that is killed at a third of
-the stage. The figures are in docs/figures.md.
+One toy stage, long enough to call_with_retry the outage, with a real `mlflow server` over SQLite
+that is killed at a third of the stage. The figures are in docs/figures.md.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def _report(
     meanwhile = [at for at, _ in seen if marks["killed"] <= at <= marks["back"]]
     print(f"away                             {marks['back'] - marks['killed']:8.1f} s")
     print(
-        f"steps trained                    {len(seen):8,}, {len(meanwhile):,} of them while it was away"
+        f"steps trained                    {len(seen):8,}, {len(meanwhile):,} of them while it "
+        "was away"
     )
     print(f"longest wait between two steps   {max(gaps):8.1f} s")
     expected = [(one.step, one.loss) for _, one in seen]

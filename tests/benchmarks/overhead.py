@@ -1,11 +1,13 @@
-"""What the platform adds to the bare steps of a recipe: Prefect, MLflow, expectations and the store, in a whole process.
+"""What the platform adds to the bare steps of a recipe: Prefect, MLflow, expectations and the
+store, in a whole process.
 
     python tests/benchmarks/overhead.py [--first]
 
-`codegen run` of the starter recipe in a project of its own, whose corpora were pulled before and whose databases were made
-by a preparation of the tiny recipe; --first: in one that has no databases. A bare step is what its build took
-(`duration_s` of its artifact: reading, training, drawing, executing); all else between the start and the end of the process
-is the platform's, the validations too, though they are a build. The figures are in docs/figures.md.
+`codegen run` of the starter recipe in a project of its own, whose corpora were pulled before and
+whose databases were made by a preparation of the tiny recipe; --first: in one that has no
+databases. A bare step is what its build took (`duration_s` of its artifact: reading, training,
+drawing, executing); all else between the start and the end of the process is the platform's, the
+validations too, though they are a build. The figures are in docs/figures.md.
 """
 
 from __future__ import annotations
@@ -54,10 +56,12 @@ def main() -> None:
         bare_s = sum(took_s.values()) - validated_s
         added_s = whole_s - bare_s
         print(
-            f"{RECIPE}: {whole_s:.1f} s from start to end, {bare_s:.1f} s of it bare steps, {len(made)} steps"
+            f"{RECIPE}: {whole_s:.1f} s from start to end, {bare_s:.1f} s of it bare steps, "
+            f"{len(made)} steps"
         )
         print(
-            f"added: {added_s:.1f} s, {added_s / bare_s:.1%} of the bare steps; of it validation {validated_s:.1f} s"
+            f"added: {added_s:.1f} s, {added_s / bare_s:.1%} of the bare steps; of it validation "
+            f"{validated_s:.1f} s"
         )
         print(
             f"added to each step, validation left out: {(added_s - validated_s) / len(made):.2f} s"

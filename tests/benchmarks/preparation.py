@@ -1,11 +1,14 @@
-"""Preparation end to end, against datatrove: zstd input, the paper's filters, exact dedup, tokens, shuffle, shards.
+"""Preparation end to end, against datatrove: zstd input, the paper's filters, exact dedup, tokens,
+shuffle, shards.
 
-    python tests/benchmarks/preparation.py [--megabytes 1000] [--runs 3] [--workers 2] [--folder /tmp/codegen-bench]
+    python tests/benchmarks/preparation.py [--megabytes 1000] [--runs 3] [--workers 2] [--folder
+    /tmp/codegen-bench]
 
-Both get the same kind of files, the same filter bounds, the same tokenizer (CodeGen's, all merges) and as many workers. Each
-run is a whole process, from start to end, and they take turns. datatrove reads a part of the files (`--peer-files`), since
-it takes ten minutes a gigabyte; rates are per document and per byte of raw text. Ours decontaminates and proves its tokens
-besides. Needs `data/`, and `pip install datatrove==0.10.1 xxhash` for the peer.
+Both get the same kind of files, the same filter bounds, the same tokenizer (CodeGen's, all merges)
+and as many workers. Each run is a whole process, from start to end, and they take turns. datatrove
+reads a part of the files (`--peer-files`), since it takes ten minutes a gigabyte; rates are per
+document and per byte of raw text. Ours decontaminates and proves its tokens besides. Needs `data/`,
+and `pip install datatrove==0.10.1 xxhash` for the peer.
 """
 
 from __future__ import annotations
@@ -78,7 +81,8 @@ def ours(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
 
 
 def peer(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
-    """Prepare with datatrove: its reader, our filters' bounds as a LambdaFilter, its exact dedup, tokenizer and shuffle."""
+    """Prepare with datatrove: its reader, our filters' bounds as a LambdaFilter, its exact dedup,
+    tokenizer and shuffle."""
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.dedup import (
         ExactDedupConfig,
@@ -200,14 +204,16 @@ def main() -> None:
             took, peak = whole_process(name, files, given.folder, given.workers)
             rates[name].append(documents / took)
             print(
-                f"{name} {size / 1e6:,.0f} MB {took:.1f} s {size / 1e6 / took:.2f} MB/s, peak {peak:,.0f} MB",
+                f"{name} {size / 1e6:,.0f} MB {took:.1f} s {size / 1e6 / took:.2f} MB/s, peak "
+                f"{peak:,.0f} MB",
                 flush=True,
             )
     documents, size = sizes["ours"]
     speed = statistics.median(rates["ours"]) * size / documents / 1e6 / given.workers
     ratios = [ours / peer for ours, peer in zip(rates["ours"], rates["peer"], strict=True)]
     print(
-        f"ours {speed:.1f} MB/s a core (median); documents/s, ours over datatrove's: {statistics.median(ratios):.1f}",
+        f"ours {speed:.1f} MB/s a core (median); documents/s, ours over datatrove's: "
+        f"{statistics.median(ratios):.1f}",
         end="",
     )
     print(f" ({min(ratios):.1f} to {max(ratios):.1f})")

@@ -1,9 +1,11 @@
-"""Reading packed shards in training order: mapped, and streamed through a cache that holds the split or a quarter of it.
+"""Reading packed shards in training order: mapped, and streamed through a cache that holds the
+split or a quarter of it.
 
     python tests/benchmarks/reader.py
 
-Makes its own corpus, 8,192 sequences of 2,048 tokens, and streams it from this process's memory: what is measured is the
-reader and its cache, the network comes on top. Prints sequences and tokens per second.
+Makes its own corpus, 8,192 sequences of 2,048 tokens, and streams it from this process's memory:
+what is measured is the reader and its cache, the network comes on top. Prints sequences and tokens
+per second.
 """
 
 from __future__ import annotations

@@ -1,13 +1,17 @@
-"""New tokens per second: our sampling against `generate` of transformers, on the same model, prompts and lengths.
+"""New tokens per second: our sampling against `generate` of transformers, on the same model,
+prompts and lengths.
 
-    python tests/benchmarks/sampling.py [--shape starter] [--samples 20] [--prompts 8] [--new-tokens 128] [--rounds 3]
+    python tests/benchmarks/sampling.py [--shape starter] [--samples 20] [--prompts 8] [--new-tokens
+    128] [--rounds 3]
 
-Both draw the same number of tokens (no completion ends early) at temperature 0.8, top-p 0.95, after HumanEval's prompts of
-median length in CodeGen's own tokens. Weights are random; the head's are made sharper, so that a nucleus is as small as a
-trained model's (its mean size is printed). transformers is given its best: KV cache, inference mode, and the fastest of
-several ways to batch, found before the rounds; it takes prompts one batch after the other, so its rate is measured on fewer
-of them. Both take turns within a round, and the medians over the rounds are compared. Ours is what an evaluation uses, with
-text in and text out: a process a core for the starter's model, whose rate at the first use is left out.
+Both draw the same number of tokens (no completion ends early) at temperature 0.8, top-p 0.95, after
+HumanEval's prompts of median length in CodeGen's own tokens. Weights are random; the head's are
+made sharper, so that a nucleus is as small as a trained model's (its mean size is printed).
+transformers is given its best: KV cache, inference mode, and the fastest of several ways to batch,
+found before the rounds; it takes prompts one batch after the other, so its rate is measured on
+fewer of them. Both take turns within a round, and the medians over the rounds are compared. Ours is
+what an evaluation uses, with text in and text out: a process a core for the starter's model, whose
+rate at the first use is left out.
 """
 
 from __future__ import annotations
@@ -88,10 +92,12 @@ def main(
         ids = [encoder.encode(one) for one in middle]
         print(f"{shape}, {config.num_parameters / 1e6:,.1f}M parameters; {_machine(device)}")
         print(
-            f"{prompts} prompts of {len(ids[0])} to {len(ids[-1])} tokens, {samples} samples each, {new_tokens} new tokens"
+            f"{prompts} prompts of {len(ids[0])} to {len(ids[-1])} tokens, {samples} samples "
+            f"each, {new_tokens} new tokens"
         )
         print(
-            f"mean size of the nucleus after a prompt: {_nucleus(model, ids, encoder.num_ids):.0f} tokens"
+            "mean size of the nucleus after a prompt: "
+            f"{_nucleus(model, ids, encoder.num_ids):.0f} tokens"
         )
         del model
         best = _fastest(_transformers(folder, device), ids, samples, new_tokens, way)
@@ -107,7 +113,8 @@ def _compare(theirs: Run, ours: Run, rounds: int, shape: str) -> None:
         rates.append(our_rate)
         ratios.append(our_rate / their_rate)
         print(
-            f"round {number}: transformers {their_rate:,.1f}, ours {our_rate:,.1f} tokens/s: {ratios[-1]:.2f}x",
+            f"round {number}: transformers {their_rate:,.1f}, ours {our_rate:,.1f} tokens/s: "
+            f"{ratios[-1]:.2f}x",
             flush=True,
         )
     print(f"median: {statistics.median(rates):,.1f} tokens/s, {statistics.median(ratios):.2f}x")
@@ -185,8 +192,9 @@ def _ours(sampler: Any, prompts: list[str], samples: int, new_tokens: int) -> Ru
 def _fastest(
     model: torch.nn.Module, prompts: list[list[int]], samples: int, new_tokens: int, way: str
 ) -> Run:
-    """The fastest of: a prompt at a time, and several side by side; with a growing and with a static cache. Of ways within
-    5 % the one with fewer prompts at once, whose rounds take less time."""
+    """The fastest of: a prompt at a time, and several side by side; with a growing and with a
+    static cache. Of ways within 5 % the one with fewer prompts at once, whose rounds take less
+    time."""
     if way:
         together, cache = way.split(",")
         return _theirs(model, prompts, samples, new_tokens, int(together), static=cache == "static")
@@ -204,13 +212,13 @@ def _fastest(
             )
         except Exception as error:  # A way that this model does not know is none.
             print(
-                f"transformers, {together} prompts at once, static cache {static}: {type(error).__name__}: {error}"[
-                    :160
-                ]
+                f"transformers, {together} prompts at once, static cache {static}: "
+                f"{type(error).__name__}: {error}"[:160]
             )
     for (together, static), rate in rates.items():
         print(
-            f"transformers, {together} prompts at once, static cache {static}: {rate:,.1f} tokens/s in short runs"
+            f"transformers, {together} prompts at once, static cache {static}: {rate:,.1f} "
+            "tokens/s in short runs"
         )
     good = [way for way, rate in rates.items() if rate > 0.95 * max(rates.values())]
     together, static = max(good, key=lambda way: (-way[0], rates[way]))
@@ -265,7 +273,10 @@ def _rate(run: Run) -> float:
 
 def _machine(device: str) -> str:
     if device == "cpu":
-        return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+        return (
+            f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
+            f"PyTorch {torch.__version__}"
+        )
     return f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}"
 
 

@@ -1,9 +1,10 @@
-"""Reading raw sources: MB/s of text on one core, plain and compressed JSON Lines, Parquet and Avro, and the peak of memory.
+"""Reading raw sources: MB/s of text on one core, plain and compressed JSON Lines, Parquet and Avro,
+and the peak of memory.
 
     python tests/benchmarks/sources.py [--megabytes 200] [--runs 3]
 
-Documents are 10 kB of this project's own Python, each with another first line. Processor time counts, so that a busy
-machine does not. Prints the median and range of MB/s.
+Documents are 10 kB of this project's own Python, each with another first line. Processor time
+counts, so that a busy machine does not. Prints the median and range of MB/s.
 """
 
 from __future__ import annotations
@@ -78,10 +79,12 @@ def main() -> None:
         for file in ("a.jsonl", "a.jsonl.zst", "a.jsonl.gz", "a.parquet", "a.avro"):
             rates = sorted(rate(f"{name}/{file}") for _ in range(arguments.runs))
             print(
-                f"{file:<12} {statistics.median(rates):7.1f} MB/s  ({rates[0]:.1f} .. {rates[-1]:.1f})"
+                f"{file:<12} {statistics.median(rates):7.1f} MB/s  ({rates[0]:.1f} .. "
+                f"{rates[-1]:.1f})"
             )
     print(
-        f"peak of memory, writing included: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:,.0f} MB"
+        "peak of memory, writing included: "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:,.0f} MB"
     )
 
 

@@ -1,7 +1,9 @@
-"""How long a person waits before `codegen` does anything: help, and the imports of a command and of the flows.
+"""How long a person waits before `codegen` does anything: help, and the imports of a command and of
+the flows.
 
-Whole processes, the interpreter's own start included, which is measured beside them; the median of `--repeats`, and the
-processor time, which another program on the machine disturbs less. No assertion: the figures are for docs/figures.md.
+Whole processes, the interpreter's own start included, which is measured beside them; the median of
+`--repeats`, and the processor time, which another program on the machine disturbs less. No
+assertion: the figures are for docs/figures.md.
 
     nice -n -15 python tests/benchmarks/startup.py
 """
@@ -48,7 +50,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     repeats = parser.parse_args().repeats
     print(
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, median of {repeats}"
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, "
+        f"median of {repeats}"
     )
     print(f"{'':<26} {'wall':>7} {'cpu':>7}")
     for name, arguments in CASES.items():

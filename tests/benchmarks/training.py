@@ -1,11 +1,14 @@
-"""Training speed, side by side: this model and `transformers`' CodeGen, both under DeepSpeed with the same settings.
+"""Training speed, side by side: this model and `transformers`' CodeGen, both under DeepSpeed with
+the same settings.
 
     python tests/benchmarks/training.py [--recipe starter] [--device cuda] [--out figures.json]
 
-For every shape the two are trained by processes of their own, in turn, on the same tokens from the same first weights' law,
-with the configuration that a stage gives DeepSpeed (ZeRO 1, AdamW, clipping, accumulation); a step is timed from its first
-forward pass to the end of the optimizer. The peak of matrix products is measured in the same process just before. On a GPU
-it needs PyTorch, DeepSpeed and pydantic, and `transformers` for the other side. Prints a table, and JSON with `--out`.
+For every shape the two are trained by processes of their own, in turn, on the same tokens from the
+same first weights' law, with the configuration that a stage gives DeepSpeed (ZeRO 1, AdamW,
+clipping, accumulation); a step is timed from its first forward pass to the end of the optimizer.
+The peak of matrix products is measured in the same process just before. On a GPU it needs PyTorch,
+DeepSpeed and pydantic, and `transformers` for the other side. Prints a table, and JSON with
+`--out`.
 
 Not covered: reading data, and checkpoints.
 """
@@ -71,7 +74,8 @@ class Case:
 
 
 CASES = {
-    # The starter as `make run` trains it; 350M with as many layers, or as many tokens, as transformers finds room for.
+    # The starter as `make run` trains it; 350M with as many layers, or as many tokens, as
+    # transformers finds room for.
     "cpu": (
         Case("starter", micro_batch=2, accumulation=1, steps=40, rounds=5, ranks=2),
         Case("350m", micro_batch=1, accumulation=2, steps=3, num_layers=6, threads=2),
@@ -151,8 +155,10 @@ def measure(case: Case) -> dict[str, Any]:
     }
     for side, row in rows.items():
         print(
-            f"{name} {case.precision} {side:12}: {row['tokens_per_s']:9,.0f} tokens/s, MFU {row['mfu']:.1%} of "
-            f"{row['peak_flops'] / 1e12:.3f} TFLOP/s, {row['peak_bytes'] / 1e9:.2f} GB, loss {row['loss']:.3f}"
+            f"{name} {case.precision} {side:12}: {row['tokens_per_s']:9,.0f} tokens/s, MFU "
+            f"{row['mfu']:.1%} of "
+            f"{row['peak_flops'] / 1e12:.3f} TFLOP/s, {row['peak_bytes'] / 1e9:.2f} GB, loss "
+            f"{row['loss']:.3f}"
         )
     result: dict[str, Any] = {"case": asdict(case), "medians": rows, "runs": runs}
     if len(case.sides) == len(SIDES):
@@ -163,7 +169,8 @@ def measure(case: Case) -> dict[str, Any]:
         result["speed_ratios"] = ratios
         result["memory_ratio"] = rows["ours"]["peak_bytes"] / rows["transformers"]["peak_bytes"]
         print(
-            f"  {statistics.median(ratios):.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f}), memory {result['memory_ratio']:.2f}x"
+            f"  {statistics.median(ratios):.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f}), memory "
+            f"{result['memory_ratio']:.2f}x"
         )
     return result
 
@@ -198,7 +205,8 @@ def run_worker(side: str, case: Case) -> dict[str, float]:
 
 
 def worker(side: str, case: Case) -> dict[str, float]:
-    """One rank of one side: the median step, what it makes of the peak, and the most memory the process held."""
+    """One rank of one side: the median step, what it makes of the peak, and the most memory the
+    process held."""
     sys.modules["mlflow"] = None  # type: ignore[assignment]  # DeepSpeed's autotuner would import it.
     import torch
 

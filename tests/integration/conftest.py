@@ -1,4 +1,5 @@
-"""Prefect reads its home when it is first imported, so it is settled here, before any test module is."""
+"""Prefect reads its home when it is first imported, so it is settled here, before any test module
+is."""
 
 from __future__ import annotations
 

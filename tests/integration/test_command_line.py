@@ -238,7 +238,8 @@ def broken(recipe, execution):
 
 def load_and_break(*arguments, **keywords):
     execution = load_execution(*arguments, **keywords)
-    import flows.runtime.health_checks  # After the setup: imports Prefect, which reads its settings.
+    # After the setup, because Prefect reads its settings when it is imported.
+    import flows.runtime.health_checks
     flows.runtime.health_checks.preflight_check = broken
     return execution
 

@@ -14,7 +14,9 @@ from pathlib import Path
 PRONOUNS = "one ones some other others every here there own both ours theirs what which"
 PARTICIPLES = "found given told said made wanted known kept left gone held chosen shown taken"
 VAGUE = frozenset((*PRONOUNS.split(), *PARTICIPLES.split()))
-METAPHORS = frozenset("desk room house shelf patience hasty nobody somebody whence".split())
+METAPHORS = frozenset(
+    ["desk", "room", "house", "shelf", "patience", "hasty", "nobody", "somebody", "whence"]
+)
 ALLOWED = {
     ("components/registry/evidence.py", "left"): "the left side of a comparison",
 }

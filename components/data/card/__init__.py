@@ -1,4 +1,5 @@
-"""The dataset card: composition, sources and licenses, rejected documents, and how to reproduce the corpora."""
+"""The dataset card: composition, sources and licenses, rejected documents, and how to reproduce the
+corpora."""
 
 from components.data.card.dataset_card import DatasetCardInputs, dataset_card, licenses_by_package
 

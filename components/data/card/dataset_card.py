@@ -19,9 +19,17 @@ from components.data.config import CORPORA, LANGUAGES, Corpus, DataConfig
 _ALL = "all"
 _EMPTY = "-"
 _STATISTICS = (
-    "raw_documents", "raw_bytes", "rejected", "duplicates", "duplicate_bytes", "documents", "bytes", "train_tokens",
-    "held_out_documents", "held_out_tokens",
-)  # fmt: skip
+    "raw_documents",
+    "raw_bytes",
+    "rejected",
+    "duplicates",
+    "duplicate_bytes",
+    "documents",
+    "bytes",
+    "train_tokens",
+    "held_out_documents",
+    "held_out_tokens",
+)
 """A language's statistics in a prepared corpus."""
 
 Rows = list[tuple[str, ...]]
@@ -99,7 +107,8 @@ def dataset_card(
 
 
 def licenses_by_package(raw: Artifact, sources: Sequence[Archive]) -> dict[str, list[str]]:
-    """The packages of a raw corpus by license, as pinned; records of declared sources name their own."""
+    """The packages of a raw corpus by license, as pinned; records of declared sources name their
+    own."""
     packages: dict[str, list[str]] = {}
     for file in raw.files:
         name, license_name, _ = _package(file.path, sources)
@@ -157,13 +166,19 @@ def _declared_source_rows(corpora: DatasetCardInputs) -> Rows:
 def _size_rows(corpora: DatasetCardInputs) -> Rows:
     return [
         (
-            corpus, language, f"{statistics['raw_documents']:,}", format_size(statistics["raw_bytes"]),
+            corpus,
+            language,
+            f"{statistics['raw_documents']:,}",
+            format_size(statistics["raw_bytes"]),
             f"{statistics['raw_documents'] - sum(statistics['rejected'].values()):,}",
-            format_size(_filtered_bytes(statistics)), f"{statistics['documents']:,}", format_size(statistics["bytes"]),
-            f"{statistics['train_tokens']:,}", f"{statistics['held_out_tokens']:,}",
+            format_size(_filtered_bytes(statistics)),
+            f"{statistics['documents']:,}",
+            format_size(statistics["bytes"]),
+            f"{statistics['train_tokens']:,}",
+            f"{statistics['held_out_tokens']:,}",
         )
         for corpus, language, statistics in _by_language(corpora)
-    ]  # fmt: skip
+    ]
 
 
 def _filtered_bytes(statistics: Mapping[str, Any]) -> int | None:
@@ -240,7 +255,8 @@ def _identity_rows(corpora: DatasetCardInputs) -> Rows:
 
 
 def _by_language(corpora: DatasetCardInputs) -> Iterator[tuple[Corpus, str, dict[str, Any]]]:
-    """The statistics of each corpus and language, and the sums of a corpus with several languages."""
+    """The statistics of each corpus and language, and the sums of a corpus with several
+    languages."""
     for corpus in CORPORA:
         languages = corpora.statistics(corpus, "languages")
         for language in LANGUAGES[corpus]:

@@ -225,8 +225,8 @@ def test_declared_sources_stand_with_their_settings_and_no_archive_is_named_for_
     text = card(declaring("mono"))
     assert "nl, multi: preset `tiny`; mono: sources that the recipe declares." in text
     assert (
-        "| mono | `s3://b/mono/*.zst` | fixed_language: English | 1,200 | 3.0 MB |\n| mono | `x\\|y` |  |  |  |"
-        in text
+        "| mono | `s3://b/mono/*.zst` | fixed_language: English | 1,200 | 3.0 MB |\n| mono | "
+        "`x\\|y` |  |  |  |" in text
     )
     assert "| scripts 2.1 | BSD-3-Clause | - | 1.5 MB | - |  |" in text, (
         "nothing of it is in mono any more"
@@ -260,13 +260,13 @@ def test_what_was_done_is_what_the_recipe_says() -> None:
     )
     text = " ".join(card(other._replace(data=data)).split("## Processing")[1].split())
     assert (
-        "2. **Decontaminated**: a document is rejected if it shares 13 consecutive words (and at least 25 % of the problem)"
-        in text
+        "2. **Decontaminated**: a document is rejected if it shares 13 consecutive words (and at "
+        "least 25 % of the problem)" in text
     )
     assert "with a problem of humaneval or mtpb. 3. **Deduplicated**" in text
     assert (
-        "unless an earlier corpus contains it. Of near-duplicates (MinHash, similarity of at least 0.8) one is kept."
-        in text
+        "unless an earlier corpus contains it. Of near-duplicates (MinHash, similarity of at "
+        "least 0.8) one is kept." in text
     )
     assert (
         "4. **Redacted**: ip address. Replaced matches: multi 1,200 (ip address 1,200); mono 0 (ip "
@@ -279,8 +279,8 @@ def test_records_that_could_not_be_read_are_counted() -> None:
     assert "could not be read" not in card(one)
     one.prepared["mono"].statistics["bad"] = {"not JSON": 2, "NUL character": 1_000}
     assert (
-        "`quarantine.jsonl` lists the records that could not be read: mono 1,002 (NUL character 1,000, not JSON 2)."
-        in card(one)
+        "`quarantine.jsonl` lists the records that could not be read: mono 1,002 (NUL character "
+        "1,000, not JSON 2)." in card(one)
     )
 
 

@@ -20,7 +20,8 @@ class Tag:
         return "".join(child if isinstance(child, str) else child.text for child in self.children)
 
     def all(self, name: str = "", **attributes: str) -> Iterator[Tag]:
-        """Every element below, in order, of that name and with these attributes (a class among several is enough)."""
+        """Every element below, in order, of that name and with these attributes (a class among
+        several is enough)."""
         for child in self.children:
             if isinstance(child, Tag):
                 matches = not name or child.name == name

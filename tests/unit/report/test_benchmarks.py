@@ -1,4 +1,5 @@
-"""The HumanEval and MTPB sections, over evaluations by the real scoring; expected values are computed by hand."""
+"""The HumanEval and MTPB sections, over evaluations by the real scoring; expected values are
+computed by hand."""
 
 from __future__ import annotations
 
@@ -56,8 +57,9 @@ def test_the_best_temperature_is_shown_beside_each_temperature_and_the_paper(run
     plan = functions([2, 10], num_samples=3, temperatures=[0.8, 0.2], k=[1, 2, 10])
     page = page_with(run, mono_humaneval=evaluated(run, "mono", plan, by_temperature))
     assert heads(page, "pass@k in percent")[1:6] == ["best", "95 % interval", "at", "0.2", "0.8"]
-    # 0.2: 3 and 0 of 3. 0.8: 1 and 1 of 3, so pass@1 1/3 and pass@2 1 - C(2,2)/C(3,2) = 2/3 of both problems.
-    # Means of two problems drawn again from {1, 0} are 0, 0.5 or 1; those from {2/3, 2/3} are 2/3.
+    # 0.2: 3 and 0 of 3. 0.8: 1 and 1 of 3, so pass@1 1/3 and pass@2 1 - C(2,2)/C(3,2) = 2/3 of both
+    # problems. Means of two problems drawn again from {1, 0} are 0, 0.5 or 1; those from {2/3, 2/3}
+    # are 2/3.
     assert table(page, "pass@k in percent") == [
         [
             "Mono pass@1",
@@ -99,8 +101,8 @@ def test_a_single_temperature_is_not_called_the_best(run: Run) -> None:
     ]
     content = section_of(page, "humaneval").text
     assert (
-        "Executed in a sandbox: bubblewrap 0.8.0: pid, net (mode split, 3 s of CPU time before calibration"
-        in content
+        "Executed in a sandbox: bubblewrap 0.8.0: pid, net (mode split, 3 s of CPU time before "
+        "calibration" in content
     )
     assert "? unverified" in content
     assert "best temperature" not in content
@@ -184,7 +186,8 @@ def test_the_problem_table_is_closed_and_in_natural_order(run: Run) -> None:
 
 
 def talk(label: str, sample: GeneratedSample) -> str:
-    """Problem 1 passes in multi-turn, and case 0 in single-turn. Problems 3 and 89 (not solvable) fail."""
+    """Problem 1 passes in multi-turn, and case 0 in single-turn. Problems 3 and 89 (not solvable)
+    fail."""
     number, case = sample.problem.task_id.split("/")
     passed = number == "1" and (label == "multi" or case == "0")
     return f"x = 1 #: {'passed' if passed else 'no_print'}"
@@ -195,8 +198,10 @@ PROBLEMS = {1: ("math", 2), 3: ("math", 4), 89: ("string", 2)}
 
 def test_multi_turn_is_shown_beside_single_turn_and_the_paper(run: Run) -> None:
     page = page_with(run, mono_mtpb=evaluated(run, "mono", conversations(PROBLEMS), talk))
-    # Multi-turn: 1, 0, 0 of three problems; without 89's two cases 2 of 4. Single-turn: 0.5, 0, 0; without them 1 of 4.
-    # Resamples of {1, 0, 0}: all three the first with 1/27, more than 2.5 %; all three another with 8/27.
+    # Multi-turn: 1, 0, 0 of three problems; without 89's two cases 2 of 4. Single-turn: 0.5, 0, 0;
+    # without them 1 of 4. Resamples of {1, 0, 0}: all three the first with 1/27, more than 2.5 %;
+    # all three another with 8/27.
+    # 8/27.
     assert table(page, "Pass rate in percent") == [
         [
             "Mono, multi-turn",
@@ -320,8 +325,8 @@ def test_execution_without_isolation_is_marked(run: Run) -> None:
     verdict = section_of(page, "humaneval").first("p", class_="verdict")
     assert "bad" in verdict.attributes["class"]
     assert (
-        "Executed without isolation, as requested; the promotion gate refuses such a model: none: as asked (mode split"
-        in verdict.text
+        "Executed without isolation, as requested; the promotion gate refuses such a model: none: "
+        "as asked (mode split" in verdict.text
     )
 
 

@@ -31,10 +31,12 @@ from components.report.rendering import page_html, page_text, sections_markdown
 from components.report.table import Cell, Source, Table, table
 
 HOSTILE = [
-    '</code></pre></style></svg><script src="https://example.org/x.js">alert(1)</script><img src=x onerror="alert(1)">',
+    '</code></pre></style></svg><script src="https://example.org/x.js">alert(1)</script><img '
+    'src=x onerror="alert(1)">',
     '" onmouseover="alert(1)" style="background:url(https://example.org)',
     "{{ 7 * 7 }}{% raw %}<b>",
-    "[x](javascript:alert(1)) ![x](https://example.org/x.png) <https://example.org> https://example.org",
+    "[x](javascript:alert(1)) ![x](https://example.org/x.png) <https://example.org> "
+    "https://example.org",
     "````\n</pre>\n# heading\n\n- item\n\n---\n| a | b |\n",
     "\x1b[2J\x1b]0;title\x07\x1b]8;;https://example.org\x1b\\link\x9b31m",
     "\u202egnp.exe\u2066\u200b\ufeff",

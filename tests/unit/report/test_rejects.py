@@ -1,4 +1,5 @@
-"""Rejected documents in the report: counts per benchmark, benchmarks without a search, and excerpts."""
+"""Rejected documents in the report: counts per benchmark, benchmarks without a search, and
+excerpts."""
 
 from __future__ import annotations
 
@@ -34,7 +35,10 @@ def rejected(reason: str, number: int, excerpt: str | None) -> dict[str, JsonVal
 def test_contamination_is_counted_per_benchmark(tmp_path: Path) -> None:
     page = page_of(Run(tmp_path, statistics={"contaminated": {"humaneval": 1234, "mtpb": 0}}))
     assert table(page, CONTAMINATED) == [[stage, "1,234", "0"] for stage in ("NL", "Multi", "Mono")]
-    expected_text = "Training documents rejected because they contain a part of {}: NL {}, Multi {} and Mono {}."
+    expected_text = (
+        "Training documents rejected because they contain a part of {}: NL {}, Multi "
+        "{} and Mono {}."
+    )
     assert (
         expected_text.format("HumanEval", *["1,234"] * 3)
         in page.first("section", id="humaneval").text

@@ -243,7 +243,8 @@ def test_reused_steps_are_marked(run: Run) -> None:
         "checkpoint tiny-mono": "reused",
     }
     tokens = {row[0]: row[4] for row in rows}
-    # Prepared: (250,000 + 2,500) for C and twice that for Go. Trained: 200. Scored: five splits of 200.
+    # Prepared: (250,000 + 2,500) for C and twice that for Go. Trained: 200. Scored: five splits of
+    # 200.
     assert tokens["prepared-corpus multi"] == "758k"
     assert tokens["checkpoint tiny-nl"] == "200"
     assert tokens["evaluation tiny-nl-bits-per-byte"] == "1.00k"

@@ -1,4 +1,5 @@
-"""The rules of a validation as a section: failed rules first, warnings separate from critical failures."""
+"""The rules of a validation as a section: failed rules first, warnings separate from critical
+failures."""
 
 from __future__ import annotations
 

@@ -93,7 +93,10 @@ def test_the_header_describes_this_run_and_not_the_reused_artifacts(
     page = read(
         render_html(run.results(provenance=made_by, reused=everything, total_s=27.0), run.store)
     )
-    expected = f"run started {BEGUN} \u00b7 took 27 s \u00b7 commit 0123456789ab{note_text} \u00b7 elsewhere"
+    expected = (
+        f"run started {BEGUN} \u00b7 took 27 s \u00b7 commit 0123456789ab{note_text} "
+        "\u00b7 elsewhere"
+    )
     assert page.first("p", class_="subtitle").text == expected
     assert facts(page)["this run"] == f"started {BEGUN}"
     assert facts(page)["commit of this run"] == f"0123456789ab{note_text.strip()}"

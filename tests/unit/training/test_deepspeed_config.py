@@ -122,5 +122,5 @@ def test_bf16_uses_zero_1_for_the_fp32_copy_of_the_weights(bf16: bool, stage: in
     ],
 )
 def test_unsupported_offloading_is_refused(values: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="zero_stage|nvme_folder"):
+    with pytest.raises(ConfigError, match=r"zero_stage|nvme_folder"):
         TrainingExecution.parse(values)

@@ -138,7 +138,8 @@ def test_a_disk_that_is_too_full_for_a_report_is_a_disk_full_error(tmp_path: Pat
         log = tmp_path / "train.log"  # On another disk.
         log.write_text(
             'reported: {"rank": 1, "go\n'
-            'reported: {"rank": 0, "kind": "DiskFullError", "got": "g", "expected": "", "fix": ""}\n'
+            'reported: {"rank": 0, "kind": "DiskFullError", "got": "g", "expected": "", "fix": '
+            '""}\n'
         )
         assert explain_failure(disk / "work", log, "nl").got == "g"
 

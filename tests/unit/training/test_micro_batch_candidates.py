@@ -76,7 +76,8 @@ def test_on_a_cpu_micro_batches_are_limited_to_two_thousand_tokens() -> None:
 
 
 def test_the_largest_micro_batch_whose_activations_fit_is_chosen() -> None:
-    """Per token a layer keeps 16 values of 2 bytes a dimension, and 4 bytes for each of 16 heads and 2 statistics."""
+    """Per token a layer keeps 16 values of 2 bytes a dimension, and 4 bytes for each of 16 heads
+    and 2 statistics."""
     activations = 2048 * 20 * (16 * 1024 * 2 + 4 * (16 + 2))
     states = 16 * 355e6  # ZeRO section 3: 2 + 2 + 12 bytes for each of 355M parameters.
     sizes = [

@@ -31,6 +31,7 @@ lint: $(READY)   ## format, style, types, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/lint/plain_names.py
 
 bench: $(READY)  ## the measurements behind the figures in docs/
 	@for name in encoder bytes_per_token sources cleaning reader checkpoints execution startup; do echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py || exit 1; done

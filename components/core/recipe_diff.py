@@ -50,9 +50,9 @@ def format_changes(changes: tuple[Change, ...], indent: int = 2) -> Iterator[str
         values = [change.before, change.after]
         if change.kind != "input":
             values = [json.dumps(value) for value in values]
-        shown = " -> ".join("none" if value is None else value for value in values)
+        change = " -> ".join("none" if value is None else value for value in values)
         title = "code version" if change.kind == "code" else f"{change.kind} {change.name}"
-        yield f"{' ' * indent}{title}: {shown}"
+        yield f"{' ' * indent}{title}: {change}"
         yield from format_changes(change.causes, indent + 4)
 
 
@@ -127,7 +127,7 @@ class _Value(NamedTuple):
 
     hashed: Any
     """`_ABSENT`: the hash omits it."""
-    shown: Any
+    displayed: Any
     """With defaults. `_ABSENT`: the field did not exist when the artifact was published."""
 
     def names(self) -> set[str]:
@@ -138,7 +138,7 @@ class _Value(NamedTuple):
         """Return an item of a dict."""
         hashed = self.hashed.get(name, _ABSENT) if isinstance(self.hashed, dict) else _ABSENT
         return _Value(
-            hashed, self.shown.get(name, hashed) if isinstance(self.shown, dict) else hashed
+            hashed, self.displayed.get(name, hashed) if isinstance(self.displayed, dict) else hashed
         )
 
 
@@ -157,14 +157,15 @@ def _differences(before: _Value, after: _Value, field: str) -> list[Difference]:
         nested = [difference for group in groups for difference in group]
         if nested or _is_same(before.hashed, after.hashed):
             return nested
-    if _is_same(before.shown, after.shown):
+    if _is_same(before.displayed, after.displayed):
         return []
     # The field is new or was removed, and has its default.
-    if _ABSENT in (before.shown, after.shown) and before.hashed is after.hashed is _ABSENT:
+    if _ABSENT in (before.displayed, after.displayed) and before.hashed is after.hashed is _ABSENT:
         return []
     return [
         Difference(
-            field, *(None if value is _ABSENT else value for value in (before.shown, after.shown))
+            field,
+            *(None if value is _ABSENT else value for value in (before.displayed, after.displayed)),
         )
     ]
 

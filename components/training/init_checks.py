@@ -63,13 +63,13 @@ def check_same_ids(folder: Path, training: TrainingConfig, tokenizer_folder: Pat
         )
 
 
-def _check_shape(training: TrainingConfig, found: ModelConfig, expected: ModelConfig) -> None:
-    differing = [name for name, value in found if value != getattr(expected, name)]
+def _check_shape(training: TrainingConfig, actual: ModelConfig, expected: ModelConfig) -> None:
+    differing = [name for name, value in actual if value != getattr(expected, name)]
     if not differing:
         return
-    sets = " ".join(f"--set model.{name}={getattr(found, name)}" for name in differing)
+    sets = " ".join(f"--set model.{name}={getattr(actual, name)}" for name in differing)
     raise ConfigError(
-        f"training.init_from {training.init_from} has {_format_fields(found, differing)}",
+        f"training.init_from {training.init_from} has {_format_fields(actual, differing)}",
         expected=f"the recipe's model: {_format_fields(expected, differing)}",
         fix=f"add {sets}, or choose another model or recipe",
     )
@@ -80,10 +80,10 @@ def _format_fields(model: ModelConfig, names: list[str]) -> str:
 
 
 def _check_num_ids(
-    training: TrainingConfig, found: TokenizerSignature, expected: TokenizerConfig
+    training: TrainingConfig, actual: TokenizerSignature, expected: TokenizerConfig
 ) -> None:
-    num_merges = len(found.merges)
-    num_ids = len(found.ids)
+    num_merges = len(actual.merges)
+    num_ids = len(actual.ids)
     if (num_merges, num_ids) == (expected.num_merges, expected.num_ids):
         return
     has_same_base = num_ids - num_merges == expected.num_ids - expected.num_merges

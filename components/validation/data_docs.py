@@ -161,8 +161,8 @@ def _quarantine_section(name: str, summary: QuarantineSummary) -> str:
     entries = []
     for kind, num in sorted(summary.counts.items(), key=lambda item: (-item[1], item[0])):
         records = [record for record in summary.examples if record["kind"] == kind]
-        shown = f", {len(records):,} of them below" if len(records) < num else ""
-        counts.append(f"<li>{_visible_text(kind)}: {num:,}{shown}</li>")
+        excerpt_note = f", {len(records):,} of them below" if len(records) < num else ""
+        counts.append(f"<li>{_visible_text(kind)}: {num:,}{excerpt_note}</li>")
         entries += [_quarantine_entry(record) for record in records]
     name = _visible_text(name)
     title = f'<h2 id="{name}">{name}: {summary.num:,}</h2>'

@@ -173,9 +173,9 @@ def _signature(
     for name in replaced:
         function.__annotations__.pop(name, None)  # Some exist for type checkers only.
     keyword = inspect.Parameter.KEYWORD_ONLY
-    own = inspect.signature(function, eval_str=True).parameters.values()
+    signature = inspect.signature(function, eval_str=True).parameters.values()
     parameters = [
-        parameter.replace(kind=keyword) for parameter in own if parameter.name not in replaced
+        parameter.replace(kind=keyword) for parameter in signature if parameter.name not in replaced
     ]
     for name, default in shared_defaults.items():
         parameters.append(

@@ -160,11 +160,11 @@ def _check_prefect() -> CheckResult:
         detail = "no server is configured: every run starts a temporary server on loopback"
         return CheckResult("Prefect", True, detail)
     error = health_error(f"{url}/health", _HEALTH_TIMEOUT_S)
-    shown = redact_credentials(url)
+    safe_url = redact_credentials(url)
     return CheckResult(
         "Prefect",
         error is None,
-        f"{shown} is healthy" if error is None else f"{shown} does not answer: {error}",
+        f"{safe_url} is healthy" if error is None else f"{safe_url} does not answer: {error}",
         "no flow starts",
         "start it (`codegen ui`, `prefect server start`), or unset PREFECT_API_URL",
     )

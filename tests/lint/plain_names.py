@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-PRONOUNS = "one ones some other others every here there own both ours theirs what which"
-PARTICIPLES = "found given told said made wanted known kept left gone held chosen shown taken"
+PRONOUNS = "one ones some every here there own both ours theirs what which"
+PARTICIPLES = "found given told said made wanted known kept gone held chosen shown taken"
 VAGUE = frozenset((*PRONOUNS.split(), *PARTICIPLES.split()))
 METAPHORS = frozenset(
     ["desk", "room", "house", "shelf", "patience", "hasty", "nobody", "somebody", "whence"]

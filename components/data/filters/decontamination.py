@@ -154,13 +154,13 @@ class Decontaminator:
         """Contaminated documents of a column without nulls, in order, and their problems."""
         words = find_words(texts)
         matches = []
-        for (document, problem), found in sorted(self._scan(words).items()):
-            share = len(found.ngrams) / self._num_ngrams[problem]
+        for (document, problem), overlap in sorted(self._scan(words).items()):
+            share = len(overlap.ngrams) / self._num_ngrams[problem]
             if share >= self._config.threshold:
                 text = self._texts[problem]
                 content = texts[document].as_buffer()
-                span = _character_span(content, found, int(words.offsets[document]))
-                num_ngrams = len(found.ngrams)
+                span = _character_span(content, overlap, int(words.offsets[document]))
+                num_ngrams = len(overlap.ngrams)
                 matches.append(
                     Match(document, text.benchmark, text.problem, num_ngrams, share, *span)
                 )

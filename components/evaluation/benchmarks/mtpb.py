@@ -185,11 +185,11 @@ def is_solvable(problem: int, case: int) -> bool:
 
 
 def build_protocol(config: MtpbConfig, problems_file: Path) -> BenchmarkProtocol:
-    """Return the protocol of the chosen problems and cases.
+    """Return the protocol of the selected problems and cases.
 
     Raises:
         EvaluationError: `problems_file` is not the pinned file.
-        ConfigError: a chosen problem does not exist, or nothing is chosen.
+        ConfigError: a selected problem does not exist, or nothing is selected.
     """
     return conversation_protocol(load_mtpb(problems_file), config)
 
@@ -198,16 +198,16 @@ def conversation_protocol(problems: list[MtpbProblem], config: MtpbConfig) -> Be
     """Return MTPB's protocol for these problems.
 
     Raises:
-        ConfigError: a chosen problem does not exist, or nothing is chosen.
+        ConfigError: a selected problem does not exist, or nothing is selected.
     """
-    chosen = _choose(problems, config)
-    cases = [(problem, case) for problem in chosen for case in config.cases]
+    selected = _choose(problems, config)
+    cases = [(problem, case) for problem in selected for case in config.cases]
     multi = tuple(_multi_turn(problem, case) for problem, case in cases)
     sample_sets = [_sample_set(MULTI, multi, config, config.max_new_tokens)]
     if config.single_turn:
         single = tuple(_single_turn(problem, case) for problem, case in cases)
         sample_sets.append(_sample_set(SINGLE, single, config, 2 * config.max_new_tokens))
-    by_number = {str(problem.number): problem for problem in chosen}
+    by_number = {str(problem.number): problem for problem in selected}
 
     def extra_metrics(counts: Mapping[str, Sequence[ProblemCounts]]) -> ExtraMetrics:
         return _extra_metrics(counts, by_number)
@@ -219,15 +219,15 @@ def conversation_protocol(problems: list[MtpbProblem], config: MtpbConfig) -> Be
 
 def _choose(problems: list[MtpbProblem], config: MtpbConfig) -> list[MtpbProblem]:
     ids = config.problem_ids
-    chosen = [problem for problem in problems if ids is None or problem.number in ids]
-    missing = sorted(set(ids or ()) - {problem.number for problem in chosen})
-    if missing or not chosen or not config.cases:
+    selected = [problem for problem in problems if ids is None or problem.number in ids]
+    missing = sorted(set(ids or ()) - {problem.number for problem in selected})
+    if missing or not selected or not config.cases:
         raise ConfigError(
             f"MTPB has no problems {missing}" if missing else "no problem or no case of MTPB",
             expected=f"problem numbers from 1 to {len(problems)}, and cases from 0 to 4",
             fix="correct evaluation.mtpb.problem_ids or evaluation.mtpb.cases",
         )
-    return chosen
+    return selected
 
 
 def _sample_set(

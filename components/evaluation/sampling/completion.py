@@ -103,10 +103,10 @@ def _check(prompt: str, params: CompletionParams, context_length: int) -> None:
 def _cut(
     text: str, num_tokens: int, is_finished: bool, params: CompletionParams
 ) -> PromptCompletion:
-    kept = truncate(text) if params.truncated else text
-    end = len(kept)
+    truncated_text = truncate(text) if params.truncated else text
+    end = len(truncated_text)
     for stop in params.stop:
-        position = kept.find(stop) if stop else -1
+        position = truncated_text.find(stop) if stop else -1
         if position >= 0:
             end = min(end, position)
     return PromptCompletion(text[:end], num_tokens, is_finished or end < len(text))

@@ -45,7 +45,7 @@ _NAMESPACES = (
     "--unshare-cgroup-try",
 )
 _PROCESS_OPTIONS = ("--die-with-parent", "--new-session", "--hostname", "jail")
-_NOBODY = "65534"
+_NOBODY_ID = "65534"
 
 
 class Bubblewrap(NamespaceJail):
@@ -96,7 +96,7 @@ def _user_options(*, as_root: bool) -> list[str]:
         options += ["--cap-add", name]
     if as_root:
         return options
-    return ["--unshare-user", "--uid", _NOBODY, "--gid", _NOBODY, *options]
+    return ["--unshare-user", "--uid", _NOBODY_ID, "--gid", _NOBODY_ID, *options]
 
 
 def _find_program() -> tuple[str, str]:

@@ -26,7 +26,7 @@ from components.evaluation.sandbox.jail import (
 )
 from components.evaluation.sandbox.jailed.server import SCRATCH_OPTIONS
 
-_NOBODY = 65534
+_NOBODY_ID = 65534
 
 
 class Namespaces(NamespaceJail):
@@ -76,8 +76,8 @@ def _plan(view: FilesystemView, *, as_root: bool) -> dict[str, object]:
     root_map = f"0 0 1\n{FIRST_UID} {FIRST_UID} {NUM_UIDS}\n"
     return {
         "as_root": as_root,
-        "uids": root_map if as_root else f"{_NOBODY} {os.geteuid()} 1\n",
-        "gids": root_map if as_root else f"{_NOBODY} {os.getegid()} 1\n",
+        "uids": root_map if as_root else f"{_NOBODY_ID} {os.geteuid()} 1\n",
+        "gids": root_map if as_root else f"{_NOBODY_ID} {os.getegid()} 1\n",
         "mounts": [[str(source), str(target)] for source, target in view.mounts],
         "links": [[target, str(link)] for target, link in view.links],
         "hidden": [str(folder) for folder in view.hidden],

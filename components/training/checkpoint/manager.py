@@ -160,16 +160,16 @@ class CheckpointManager:
             TrainingError: the checkpoint is of another run or cannot be converted to this layout,
                 or all checkpoints are damaged.
         """
-        found: ResumePoint | TrainingError | None = None
+        outcome: ResumePoint | TrainingError | None = None
         if dist.get_rank() == 0:
             try:
-                found = self._find_resume_point()
+                outcome = self._find_resume_point()
             except TrainingError as error:
-                found = error  # Raised on all ranks, which wait for the broadcast.
-        found = broadcast_object(found)
-        if isinstance(found, TrainingError):
-            raise found
-        return found
+                outcome = error  # Raised on all ranks, which wait for the broadcast.
+        outcome = broadcast_object(outcome)
+        if isinstance(outcome, TrainingError):
+            raise outcome
+        return outcome
 
     def _find_resume_point(self) -> ResumePoint | None:
         checkpoint = latest_valid_checkpoint(self.folder)

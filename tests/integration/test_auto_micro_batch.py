@@ -18,7 +18,7 @@ from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
 from components.training.run_file import DEEPSPEED_FILE, LOG_FILE, WORK_FOLDER, RunFile, StageRun
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart]
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
 AUTO = EXECUTION.replace(micro_batch="auto")
 STEPS = 8

@@ -20,7 +20,7 @@ from components.core.network import free_port, require_free_port
 from components.data.archives.pins import Pins
 from components.model.huggingface import save_checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart]
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
 
 def environment(**variables: str) -> dict[str, str]:

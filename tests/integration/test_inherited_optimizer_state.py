@@ -19,7 +19,7 @@ from components.training.config import TrainingExecution
 from components.training.launch.launcher import train_stage
 from components.training.run_file import ArtifactInput, StageRun
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart]
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
 SINGLE_RANK = TrainingExecution(micro_batch=16, zero_stage=0, precision="fp32")
 STEPS = 6

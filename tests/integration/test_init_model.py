@@ -24,7 +24,7 @@ from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe, tiny
 from flows.train import train
 
-pytestmark = [pytest.mark.apart, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.process_heavy, pytest.mark.timeout(300)]
 
 # Two steps that change no weight beyond rounding, so the result shows the initial weights.
 FROZEN = STAGE.replace(

@@ -25,7 +25,7 @@ from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
 from components.training.run_file import LOG_FILE, RESULT_FILE, StageRun
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart]
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
 STEPS = 8
 ENDED_S = 30.0

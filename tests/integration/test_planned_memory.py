@@ -23,7 +23,7 @@ from components.training.config import ParallelLayout
 from components.training.deepspeed_config import BUCKET_ELEMENTS
 from components.training.planning.memory import checkpoint_bytes, peak_memory
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart]
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
 WORKER = Path(__file__).parents[1] / "fixtures" / "memory_probe.py"
 TOLERANCE = 0.15

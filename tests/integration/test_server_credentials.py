@@ -27,7 +27,7 @@ from flows.settings.credentials import FILE, Credentials
 if TYPE_CHECKING:
     from fixtures.projects import FixtureArchives
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy, pytest.mark.timeout(1500)]
 
 EVIL = "http://evil.example"
 DEPLOYMENT = "refresh-data/tiny"

@@ -22,7 +22,7 @@ from components.core.store import Store
 if TYPE_CHECKING:
     from fixtures.projects import FixtureArchives
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")

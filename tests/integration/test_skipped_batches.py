@@ -33,7 +33,7 @@ from components.training.run_file import (
     StageRun,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart]
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
 STEPS = 16
 POISON = 290

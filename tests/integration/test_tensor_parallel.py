@@ -18,7 +18,7 @@ from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
 from components.training.run_file import LOG_FILE, WORK_FOLDER, StageRun
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart]
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
 STEPS = 8
 TENSOR_PARALLEL = EXECUTION.replace(tensor_parallel=2, checkpoint_every_steps=2)

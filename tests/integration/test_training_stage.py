@@ -143,7 +143,7 @@ def test_training_agrees_with_plain_pytorch_in_one_process(
         )
 
 
-@pytest.mark.apart
+@pytest.mark.process_heavy
 def test_held_out_documents_are_scored_like_in_the_evaluation(
     run: StageRun, uninterrupted: tuple[Path, Steps, dict[str, object]], tmp_path: Path
 ) -> None:
@@ -191,7 +191,7 @@ train_stage(Path(sys.argv[1]), file.run, file.execution, kill_at_step_13)
 """
 
 
-@pytest.mark.apart
+@pytest.mark.process_heavy
 def test_a_killed_flow_leaves_no_orphan_and_the_stage_resumes_to_the_same_bits(
     run: StageRun, uninterrupted: tuple[Path, Steps, dict[str, object]], tmp_path: Path
 ) -> None:
@@ -232,7 +232,7 @@ def test_a_killed_flow_leaves_no_orphan_and_the_stage_resumes_to_the_same_bits(
     assert f"resumes after step {int(checkpoints[0].name[-8:])};" in log
 
 
-@pytest.mark.apart
+@pytest.mark.process_heavy
 def test_cancelling_ends_all_processes_and_another_run_is_refused(
     run: StageRun, tmp_path: Path
 ) -> None:
@@ -285,7 +285,7 @@ def test_a_stage_inherits_weights_and_stops_before_a_step_that_is_not_finite(
     )
 
 
-@pytest.mark.apart
+@pytest.mark.process_heavy
 def test_the_newest_the_best_and_every_nth_checkpoint_are_retained(
     run: StageRun, uninterrupted: tuple[Path, Steps, dict[str, object]], tmp_path: Path
 ) -> None:
@@ -312,7 +312,7 @@ def test_the_newest_the_best_and_every_nth_checkpoint_are_retained(
     assert retained == sorted({best, 12, 24, retained[-1]} | ({36} if retained[-1] > 36 else set()))
 
 
-@pytest.mark.apart
+@pytest.mark.process_heavy
 def test_a_disk_without_space_for_a_checkpoint_is_reported(run: StageRun, tmp_path: Path) -> None:
     execution = TrainingExecution(micro_batch=16, precision="fp32", checkpoint_every_steps=2)
     with (
@@ -323,7 +323,7 @@ def test_a_disk_without_space_for_a_checkpoint_is_reported(run: StageRun, tmp_pa
     assert "the checkpoint of step 2" in full.value.expected
 
 
-@pytest.mark.apart
+@pytest.mark.process_heavy
 def test_a_rank_that_fails_is_reported_with_the_last_lines_of_its_error(
     run: StageRun, tmp_path: Path
 ) -> None:

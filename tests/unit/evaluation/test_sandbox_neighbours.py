@@ -80,7 +80,7 @@ GREEDY = {
 }  # fmt: skip
 
 
-@pytest.mark.apart
+@pytest.mark.process_heavy
 def test_greedy_completions_do_not_affect_other_programs(every_sandbox: Sandbox) -> None:
     """A greedy completion after every five honest completions."""
     programs = []
@@ -94,7 +94,7 @@ def test_greedy_completions_do_not_affect_other_programs(every_sandbox: Sandbox)
     assert verdicts == [program in HONEST for program in programs]
 
 
-@pytest.mark.apart
+@pytest.mark.process_heavy
 def test_greedy_sources_do_not_affect_other_programs(every_sandbox: Sandbox) -> None:
     """The same as MTPB programs, between programs that print 1."""
     sources = [source for code in GREEDY.values() for source in (code, "print(1)")]
@@ -206,7 +206,7 @@ def test_memory_does_not_grow() -> None:
     assert _growth(1_200) < 2
 
 
-@pytest.mark.apart
+@pytest.mark.process_heavy
 @pytest.mark.timeout(1800)
 def test_memory_does_not_grow_over_twenty_thousand_programs() -> None:
     assert _growth(20_000) < 2

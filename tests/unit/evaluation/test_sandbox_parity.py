@@ -42,7 +42,7 @@ def test_some_mutants_have_human_evals_verdicts(every_sandbox: Sandbox) -> None:
     assert differences(every_sandbox, canonical + programs) == []
 
 
-@pytest.mark.apart
+@pytest.mark.process_heavy
 @pytest.mark.timeout(1800)
 def test_thousands_of_mutants_have_human_evals_verdicts(sandbox: Sandbox) -> None:
     canonical = [Mutant(problem, problem.canonical_solution, "none") for problem in PROBLEMS]

@@ -16,7 +16,7 @@ from components.registry.tracking import Tracking
 from flows.servers.db_upgrade import DatabaseUpgrade, require_current_schema, upgrade
 from flows.settings.execution import Execution
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart]
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
 OLD_MLFLOW_REVISION = "1971f2d9a75b"
 OLD_PREFECT_REVISION = "f416ea180ae1"

@@ -184,7 +184,7 @@ def test_the_number_of_slots_is_limited_by_memory() -> None:
 
 
 @needs_compiler
-@pytest.mark.apart
+@pytest.mark.process_heavy
 @pytest.mark.filterwarnings(
     "ignore:Torchinductor does not support code generation for complex operators:UserWarning"
 )

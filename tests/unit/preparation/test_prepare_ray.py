@@ -12,7 +12,7 @@ from fixtures.ray_cluster import ray_cluster
 from components.core.artifact import content_digest
 from components.core.fingerprint import list_files
 
-pytestmark = [pytest.mark.slow, pytest.mark.apart]
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
 
 def test_ray_gives_the_same_bytes(small_folder: Path, tmp_path: Path) -> None:

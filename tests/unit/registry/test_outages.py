@@ -18,7 +18,7 @@ from components.registry.tracking import TrackedRun, Tracking
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
 
-pytestmark = [pytest.mark.apart, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.process_heavy, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

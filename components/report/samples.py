@@ -200,7 +200,7 @@ class _SampleFormatter:
 
 def _length_note(record: dict[str, Any], num_turns: int) -> str:
     """Tokens of a sample, and how many of its turns were truncated or unfinished."""
-    notes = [f"{record['tokens']:,} tokens"]
+    notes = [f"{record['num_tokens']:,} tokens"]
     for name, number in (
         ("truncated", record["num_truncated"]),
         ("unfinished", record["num_unfinished"]),

@@ -27,7 +27,7 @@ SIZES = ("350M", "2.7B", "6.1B", "16.1B")
 UNVERIFIED = "? unverified: widely quoted, not read in a primary source."
 INTERVALS = "Intervals: 95 %, bootstrap over the problems."
 PASSED = "passed"
-"""The outcome of a correct sample; every other outcome is a failure (`sandbox/verdict.py`)."""
+"""The outcome of a correct sample; every other outcome is a failure (`sandbox/job.py`)."""
 PROMPT_MODES = {MULTI: "multi-turn", SINGLE: "single-turn"}
 """The sample sets of MTPB."""
 

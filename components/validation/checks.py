@@ -110,7 +110,7 @@ def run_checks(
         sentence for each other rule that is broken.
 
     Raises:
-        ValidationFailed: a critical rule is broken; Data Docs are published nevertheless.
+        ValidationFailedError: a critical rule is broken; Data Docs are published nevertheless.
         ConfigError: a suite is invalid.
     """
     site = folder / OBSERVED_DIR / "data-docs"

@@ -206,7 +206,7 @@ def publish_site(
         num_quarantined: records on the site's quarantine page; 0 if there is no such page.
 
     Raises:
-        StorageFull: the disk is full; nothing is listed then.
+        DiskFullError: the disk is full; nothing is listed then.
     """
     docs.mkdir(parents=True, exist_ok=True)
     partial = docs / ".partial"

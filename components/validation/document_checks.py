@@ -4,7 +4,7 @@ Like `shard_checks`, this module reads the layout independently of the package t
 counts are in memory, and 16 bytes per row while duplicates are searched (`duplicate_keys`).
 Malformed digests are excluded from this search.
 
-Functions that read tables raise ValidationFailed if a table cannot be read.
+Functions that read tables raise ValidationFailedError if a table cannot be read.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class LanguageDocuments:
 
 @contextmanager
 def _open_table(folder: Path, name: str) -> Iterator[pq.ParquetFile]:
-    """Open a table with the required columns; raise ValidationFailed for errors while reading."""
+    """Open a table with the required columns; raise ValidationFailedError for errors while reading."""
     path = folder / name
     required = _COLUMNS[name]
     try:

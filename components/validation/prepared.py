@@ -102,7 +102,7 @@ def validate_prepared(
         documents and sequences of each split.
 
     Raises:
-        ValidationFailed: a rule is broken, or an index or a table cannot be read.
+        ValidationFailedError: a rule is broken, or an index or a table cannot be read.
         ConfigError: an unknown corpus.
     """
     corpora = [_read_corpus(corpus, path) for corpus, path in prepared.items()]

@@ -70,7 +70,7 @@ def validate_raw(
     Raises:
         DataError: a folder has no corpus.
         RecordError: a line cannot be read.
-        ValidationFailed: a rule is broken.
+        ValidationFailedError: a rule is broken.
         ConfigError: an unknown corpus, or a profile with other limits.
     """
     all_profiles = {

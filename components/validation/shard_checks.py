@@ -66,7 +66,7 @@ class ShardIndex(BaseModel):
 
 
 def read_index(folder: Path) -> ShardIndex:
-    """Read the index of a prepared corpus; raises ValidationFailed if missing or invalid."""
+    """Read the index of a prepared corpus; raises ValidationFailedError if missing or invalid."""
     path = folder / "index.json"
     try:
         return ShardIndex.model_validate_json(path.read_text(encoding="utf-8"))

@@ -170,7 +170,7 @@ def open_flow_context(
 
     Raises:
         TrackingError: the tracking server does not respond.
-        StorageFull: less than `Execution.min_free_disk_mb` is free.
+        DiskFullError: less than `Execution.min_free_disk_mb` is free.
         ArtifactError: another version of codegen wrote the store.
     """
     # Prefect's log handler receives INFO records only from loggers with a level of their own.

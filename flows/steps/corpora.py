@@ -238,7 +238,7 @@ def pull_prepared(
     """Copy prepared corpora and their tokenizer from a shared root; see `push_prepared`.
 
     Raises:
-        StorageFull: the disk is full.
+        DiskFullError: the disk is full.
     """
     local = execution.open_store()
     shared = _open_shared_store(execution, root)

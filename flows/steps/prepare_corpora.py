@@ -110,7 +110,7 @@ def build_tokenizer_step(context: FlowContext, vocabulary: Artifact) -> Artifact
 
 
 def check_same_tokenizer(context: FlowContext, checkpoint: Artifact, tokenizer: Artifact) -> None:
-    """Check in a task that a model uses the token ids of the corpora; see `require_same_ids`."""
+    """Check in a task that a model uses the token ids of the corpora; see `check_same_ids`."""
     from components.training.init_checks import check_same_ids
 
     model_folder = context.store.fetch_verified(checkpoint)
@@ -227,7 +227,7 @@ def training_corpora_of(
 
 
 def sample_rejects(prepared: Mapping[str, Artifact], store: Store) -> list[dict[str, JsonValue]]:
-    """Return samples of rejects per corpus, reason and language; columns: `rejects.COLUMNS`.
+    """Return samples of rejects per corpus, reason and language; columns: `SAMPLE_COLUMNS`.
 
     Reads the reject files directly, so no shard is fetched.
 

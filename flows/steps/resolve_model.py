@@ -139,7 +139,7 @@ def export_model(
 
     Raises:
         ArtifactError: the store has no such checkpoint, or it is damaged; see `export_checkpoint`.
-        ConfigError, StorageFull: see `export_checkpoint`.
+        ConfigError, DiskFullError: see `export_checkpoint`.
     """
     from components.model.huggingface import export_checkpoint
 

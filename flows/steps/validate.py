@@ -47,7 +47,7 @@ def validate_raw_corpora(
     """Return the validation of the raw corpora.
 
     Raises:
-        ValidationFailed: a rule failed.
+        ValidationFailedError: a rule failed.
         RecordError: a declared corpus has more bad records than the recipe tolerates.
     """
     from components.data.raw_corpus import require_same_bytes
@@ -111,7 +111,7 @@ def validate_shards(
     """Return the validation of the prepared corpora.
 
     Raises:
-        ValidationFailed: a rule failed.
+        ValidationFailedError: a rule failed.
     """
     from components.validation.prepared import read_metrics, validate_prepared
     from components.validation.suite_files import validation_identity

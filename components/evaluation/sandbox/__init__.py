@@ -1,6 +1,6 @@
 """Executes generated code, either provably isolated or not at all. No other package executes it.
 
-    with open_sandbox(workers=2) as sandbox:  # raises SandboxUnavailable; runs the self-test
+    with open_sandbox(workers=2) as sandbox:  # raises SandboxUnavailableError; runs the self-test
         verdicts = sandbox.test([FunctionTest(...)], ResourceLimits(cpu_s=3))
         printed = sandbox.last_prints(["print(1)"], ResourceLimits(cpu_s=20))
 

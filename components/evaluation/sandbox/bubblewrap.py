@@ -52,7 +52,7 @@ class Bubblewrap(NamespaceJail):
     """Builds the command lines of jailed processes.
 
     Raises:
-        SandboxUnavailable: bubblewrap is missing, too old, or may not make namespaces on this
+        SandboxUnavailableError: bubblewrap is missing, too old, or may not make namespaces on this
             machine.
     """
 

@@ -69,7 +69,7 @@ def require_user_change() -> None:
     """Check that root can run programs as another user; ordinary users need no such right.
 
     Raises:
-        SandboxUnavailable: root lacks the capabilities, so programs would run as root.
+        SandboxUnavailableError: root lacks the capabilities, so programs would run as root.
     """
     status = Path("/proc/self/status").read_text()
     match = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
@@ -87,7 +87,7 @@ def require_python_outside_scratch(view: FilesystemView) -> None:
     """Check that Python is not installed in the folder that jails replace by an empty folder.
 
     Raises:
-        SandboxUnavailable: it is.
+        SandboxUnavailableError: it is.
     """
     inside = next((target for _, target in view.mounts if target.is_relative_to(SCRATCH)), None)
     if inside is not None:
@@ -102,7 +102,7 @@ def require_start(jail: Jail, *, got: str, expected: str, fix: str) -> None:
     """Check that the interpreter starts in a jail.
 
     Raises:
-        SandboxUnavailable: it does not start; with the arguments as the message.
+        SandboxUnavailableError: it does not start; with the arguments as the message.
     """
     process = subprocess.run(
         jail.command("pass"),

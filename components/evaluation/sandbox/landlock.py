@@ -30,7 +30,7 @@ class Landlock:
     """Starts servers that restrict themselves before the first request.
 
     Raises:
-        SandboxUnavailable: the kernel has no Landlock, or programs of root could not read this
+        SandboxUnavailableError: the kernel has no Landlock, or programs of root could not read this
             Python.
     """
 

@@ -33,7 +33,7 @@ class Namespaces(NamespaceJail):
     """Builds the command lines of jailed processes.
 
     Raises:
-        SandboxUnavailable: this user may not make namespaces on this machine.
+        SandboxUnavailableError: this user may not make namespaces on this machine.
     """
 
     kind = "namespaces"

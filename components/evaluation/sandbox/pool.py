@@ -80,7 +80,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     """Runs programs in jails, `workers` at a time, until it is closed.
 
     Raises:
-        SandboxUnavailable: the self-test of a worker failed.
+        SandboxUnavailableError: the self-test of a worker failed.
     """
 
     def __init__(self, jail: Jail, filters: dict[str, str], workers: int) -> None:
@@ -209,7 +209,7 @@ def open_sandbox(workers: int, *, kind: SandboxKind | None = None, unsafe: bool 
     it.
 
     Raises:
-        SandboxUnavailable: no isolation is available, or it failed its self-test. No program was
+        SandboxUnavailableError: no isolation is available, or it failed its self-test. No program was
             executed.
     """
     try:

@@ -98,7 +98,7 @@ def self_test(worker: Worker, jail: Jail) -> dict[str, str]:
     Without isolation the attempts to escape are skipped.
 
     Raises:
-        SandboxUnavailable: a check has a wrong outcome.
+        SandboxUnavailableError: a check has a wrong outcome.
     """
     try:
         checks = _check_completions(worker)

@@ -83,7 +83,7 @@ def seccomp_programs(*, namespaces: bool = True) -> dict[str, str]:
     Without `namespaces`, programs see files and processes of the machine, and may make fewer calls.
 
     Raises:
-        SandboxUnavailable: libseccomp or its binding is missing.
+        SandboxUnavailableError: libseccomp or its binding is missing.
     """
     try:
         import pyseccomp

@@ -63,7 +63,7 @@ def score_file(
         ConfigError: the mode does not exist, or no k is given.
         EvaluationError: a line is invalid (names it), or a problem has no sample. Nothing is
             written.
-        SandboxUnavailable: no sandbox is available, and `unsafe` is false.
+        SandboxUnavailableError: no sandbox is available, and `unsafe` is false.
     """
     limits, execution_mode = ResourceLimits(cpu_limit_s), _parse_mode(mode, ks)
     benchmark = read_benchmark(problems) if problems else load_benchmark()

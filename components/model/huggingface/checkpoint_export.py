@@ -64,7 +64,7 @@ def export_checkpoint(
         ArtifactError: see `load_checkpoint`, `save_checkpoint`; or the logits differ by more than
             `MAX_LOGIT_DIFFERENCE`.
         ConfigError: `folder` is not empty; or see `save_checkpoint`.
-        StorageFull: the disk is full.
+        DiskFullError: the disk is full.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ConfigError(

@@ -64,7 +64,7 @@ def save_checkpoint(
             is NaN or infinite.
         ConfigError: the tokenizer has more ids than the model has rows, or a weight is too large
             for `dtype`.
-        StorageFull: the disk is full.
+        DiskFullError: the disk is full.
     """
     tokenizer = read_tokenizer(tokenizer_folder)
     num_rows = model.config.padded_vocab_size
@@ -124,7 +124,7 @@ def _write_weights(
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically; raises StorageFull if the disk is full."""
+    """Write a safetensors file atomically; raises DiskFullError if the disk is full."""
     with atomic_write_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata=metadata)

@@ -97,7 +97,9 @@ def wrap_mlflow_errors(activity: str) -> Iterator[None]:
             no_space = os.strerror(errno.ENOSPC)
             if "disk is full" in text or no_space in text:
                 raise OSError(errno.ENOSPC, no_space, "in MLflow's folder") from error
-            fix = "fix the reported problem; for a database of an older MLflow: `codegen upgrade`"
+            fix = (
+                "fix the reported problem; for a database of an older MLflow: `codegen db upgrade`"
+            )
             first_line = (text.strip() or type(error).__name__).splitlines()[0]
             raise TrackingError(
                 f"MLflow failed while {activity}: {redact_credentials(first_line)}",
@@ -226,7 +228,7 @@ def _require_current_schema(path: Path) -> None:
         raise TrackingError(
             f"another version of MLflow wrote the tracking database {path} (schema {row[0]})",
             expected=f"schema {_installed_schema()} of MLflow {mlflow.__version__}",
-            fix="stop all users of the database, then run `codegen upgrade`, which keeps a copy",
+            fix="stop all users of the database, then run `codegen db upgrade`, which keeps a copy",
         )
 
 

@@ -81,7 +81,7 @@ def wrap_os_errors(folder: Path) -> Iterator[None]:
 
 
 def wrap_oom(error: Exception, rank: int) -> Exception:
-    """torch's out-of-memory errors as `OutOfMemory`; other errors unchanged."""
+    """torch's out-of-memory errors as `OutOfMemoryError`; other errors unchanged."""
     if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
         return error
     return OutOfMemoryError(

@@ -180,7 +180,7 @@ def test_a_locked_database_is_an_error_with_a_hint(tmp_path: Path) -> None:
             connection.execute(text("CREATE TABLE t (x)"))
     engine.dispose()
     assert "PostgreSQL: docs/scheduling.md" in caught.value.fix
-    assert "codegen upgrade" not in caught.value.fix
+    assert "codegen db upgrade" not in caught.value.fix
 
 
 def test_a_locked_database_is_an_error_when_connecting(
@@ -208,7 +208,7 @@ def test_a_database_of_another_mlflow_version_is_an_error(tracking: Tracking) ->
         connection.commit()
     with pytest.raises(TrackingError, match="schema") as caught:
         tracking.check()
-    assert "codegen upgrade" in caught.value.fix
+    assert "codegen db upgrade" in caught.value.fix
 
 
 def test_the_database_uses_write_ahead_logging(tracking: Tracking) -> None:

@@ -102,7 +102,8 @@ class LanguageDocuments:
 
 @contextmanager
 def _open_table(folder: Path, name: str) -> Iterator[pq.ParquetFile]:
-    """Open a table with the required columns; raise ValidationFailedError for errors while reading."""
+    """Open a table with the required columns; raise ValidationFailedError for errors while
+    reading."""
     path = folder / name
     required = _COLUMNS[name]
     try:

@@ -28,7 +28,7 @@ from flows.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from components.training.config import ParallelLayout, offload_fields, TrainingExecution
+    from components.training.config import ParallelLayout, TrainingExecution
     from components.training.planning.devices import Device
     from components.training.planning.memory import MemoryEstimate
     from components.training.planning.planner import Plan, PlanRow
@@ -93,7 +93,7 @@ def plan(
 ) -> None:
     """Estimate memory, hours, disk and cost of a training before it starts."""
     recipe = load_recipe(name, recipe_overrides)
-    from components.training.config import ParallelLayout, offload_fields, allowed_zero_stages
+    from components.training.config import ParallelLayout, allowed_zero_stages, offload_fields
     from components.training.planning.devices import find_device
     from components.training.planning.planner import make_plan
 

@@ -38,7 +38,8 @@ def find_jail(kind: SandboxKind | None = None) -> Jail:
     """Return the best jail of this machine, or a jail of `kind`.
 
     Raises:
-        SandboxUnavailableError: there is none; names for every kind what is missing and how to get it.
+        SandboxUnavailableError: there is none; names for every kind what is missing and how to get
+            it.
     """
     require_user_change()
     view = interpreter_view()

@@ -209,8 +209,8 @@ def open_sandbox(workers: int, *, kind: SandboxKind | None = None, unsafe: bool 
     it.
 
     Raises:
-        SandboxUnavailableError: no isolation is available, or it failed its self-test. No program was
-            executed.
+        SandboxUnavailableError: no isolation is available, or it failed its self-test. No program
+            was executed.
     """
     try:
         seccomp_programs()  # a jail without a filter is not accepted

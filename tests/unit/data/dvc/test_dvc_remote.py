@@ -358,4 +358,4 @@ def test_status_command_prints_changed_files_as_json(pushed, folder):
         False,
         ["data/nl/manual-1.0.jsonl"],
     )
-    assert "not as committed: data/nl/manual-1.0.jsonl" in stderr
+    assert "differs from the committed version: data/nl/manual-1.0.jsonl" in stderr

@@ -204,9 +204,8 @@ def _generate_samples(
 
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
         sampler = session.sampler(checkpoint)
-        for (
-            sample_set
-        ) in protocol.sample_sets:  # Check all sets before the first, which takes hours.
+        # Check all sets before the first, which takes hours.
+        for sample_set in protocol.sample_sets:
             require_context_space(sample_set, sampler)
         return generate_samples(folder, draw, sampler, seed, submit, session.progress)
 

@@ -126,9 +126,8 @@ class Worker(AbstractContextManager["Worker"]):
         pending = PendingJob(job, self._num_jobs, self._num_jails, server, answer_fd)
         try:
             self._send(pending)
-        except (
-            OSError
-        ) as error:  # lost jail or no free file: raised by `result`, in the order of the jobs
+        except OSError as error:
+            # Lost jail or no free file: raised by `result`, in the order of the jobs.
             return pending._replace(submit_error=str(error))
         return pending
 

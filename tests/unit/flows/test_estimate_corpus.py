@@ -156,7 +156,7 @@ def test_a_complete_sample_has_no_range_and_no_note(tmp_path: Path) -> None:
     exact = ESTIMATE._replace(
         is_complete=True,
         num_documents=Interval(3, 3, 3),
-        bad=0,
+        num_bad=0,
         work_bytes=1,
         num_train_tokens=1_000_000,
         num_files=1,

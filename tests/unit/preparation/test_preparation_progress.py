@@ -59,9 +59,9 @@ def test_a_running_task_reports_progress(
     with pytest.raises(RecordError):
         tokenize_partition(task)
     snapshot = aggregator.snapshot()
-    num_documents = int(snapshot.note.split()[0].replace(",", ""))
+    num_documents = int(snapshot.detail.split()[0].replace(",", ""))
     assert 100 < num_documents < 1000
-    assert snapshot.flow == num_documents * (6 + 7 * 6 + 1)
+    assert snapshot.throughput_count == num_documents * (6 + 7 * 6 + 1)
     assert snapshot.done / partition.size_bytes == pytest.approx(num_documents / 1000, abs=0.1)
     assert ProgressAggregator(job.progress_dir).snapshot().done == 0
 
@@ -72,7 +72,7 @@ def test_finished_tasks_of_an_earlier_attempt_count_from_the_start(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(progress, "_LINE_EVERY_S", 0)
+    monkeypatch.setattr(progress, "_LINE_INTERVAL_S", 0)
     for number in range(3):
         raw = write_equal_records(tmp_path / f"raw/{number}.jsonl", f"{number}-%04d\n", 10)
     partitions = list_partitions([Source(uri=f"{raw}/*")])

@@ -82,7 +82,7 @@ def test_a_version_records_its_origin_and_its_metrics(
         registered = _register(run, checkpoint, folder, bits_per_byte=make_evaluation(2.5))
     version = tracking.client.get_model_version(NAME, "1")
     assert version.tags["checkpoint_digest"] == registered.digest == checkpoint.digest
-    assert version.tags["recipe"] == checkpoint.recipe
+    assert version.tags["recipe"] == checkpoint.recipe_hash
     assert version.tags["dvc_md5"] == MD5
     assert version.tags["stage"] == "mono"
     assert version.tags["bits_per_byte/multi/Cpp"] == "3.5"

@@ -112,7 +112,7 @@ def test_merged_quarantine_summaries_do_not_depend_on_the_partitioning() -> None
 def test_progress_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "_LINE_EVERY_S", 0)
+    monkeypatch.setattr(progress, "_LINE_INTERVAL_S", 0)
     good = [json.dumps(record).encode() for record in records(num=7)]
     files = source(tmp_path / "raw", [*good[:3], TRUNCATED % 1], good[3:])
     size = decimal(sum(path.stat().st_size for path in (tmp_path / "raw").iterdir()))

@@ -84,6 +84,8 @@ def artifacts(
     if as_json:
         print_json([artifact_summary(artifact) for artifact in selected])
         return
+    if not selected:
+        typer.echo(f"no artifacts in {execution.open_store().root}; `codegen run` builds them")
     for artifact in selected:
         created_at = artifact.provenance.get("created_at")
         typer.echo(f"{created_at}  {artifact.digest[:12]}  {artifact.label}")

@@ -1,9 +1,9 @@
 """The deployments: flows that can be scheduled, their parameters and schedules.
 
-A deployment is a recipe. Its parameters are the recipe and the execution config, so the form in the
-Prefect UI shows every field with type, default and description, and `pipeline/starter` does the
-same as `codegen run -r starter`. `codegen serve` (no worker) and `infra/prefect.yaml` (workers) use
-this table; a test compares both.
+A deployment is a flow with a recipe as its default. Its parameters are the recipe and the execution
+config, so the form in the Prefect UI shows every field with type, default and description, and
+`pipeline/starter` does the same as `codegen run -r starter`. `codegen serve` (no worker) and
+`infra/prefect.yaml` (workers) use this table; a test compares both.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A filter returns a reason, so that each rejected document can be counted and inspected. Lengths are
 characters, as in the paper. The filter by file extension is applied when archives are read
-(`corpus.json`).
+(`corpus.json`). A new or changed rule needs a raised `CODE_VERSION` in
+`components.preparation.corpus_pipeline`, because a rule with a default changes no recipe hash.
 """
 
 from __future__ import annotations

@@ -108,3 +108,11 @@ def test_the_module_can_be_run_from_another_folder(tmp_path: Path) -> None:
         timeout=60,
     )
     assert result.stdout.startswith("Usage: codegen [OPTIONS] COMMAND")
+
+
+def test_an_empty_store_is_reported_with_the_command_that_fills_it(tmp_path: Path) -> None:
+    result = run_codegen("artifacts", CODEGEN_WORKSPACE=str(tmp_path / "workspace"))
+    assert result.returncode == 0
+    assert "codegen run" in result.stdout
+    as_json = run_codegen("artifacts", "--json", CODEGEN_WORKSPACE=str(tmp_path / "workspace"))
+    assert as_json.stdout.strip() == "[]"

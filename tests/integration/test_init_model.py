@@ -217,5 +217,5 @@ def test_a_last_stage_before_the_first_stage_is_refused_in_three_lines(tmp_path:
     done = codegen(
         "train", "-r", "tiny", "--stage", "multi", *first, "--exec", f"project={tmp_path}"
     )
-    assert_three_lines(done, "the last stage is to be multi, and training begins with mono")
+    assert_three_lines(done, "the last stage is multi, which comes before the first stage, mono")
     assert not (tmp_path / "var/store").exists()

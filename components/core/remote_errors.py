@@ -1,4 +1,4 @@
-"""Converts errors of remote storage (folders, S3, SSH, HTTP) to errors of this project.
+"""Opens storage by URI and converts its errors (folders, S3, SSH, HTTP) to errors of this project.
 
 Client libraries raise exceptions of their own, most of them outside `OSError`, and which libraries
 are installed is not known here. Retries are the business of each client library.
@@ -7,11 +7,39 @@ are installed is not known here. Retries are the business of each client library
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, cast
 
-from components.core.errors import CodegenError, RemoteError
+import fsspec
+
+from components.core.errors import CodegenError, ConfigError, RemoteError
 from components.core.files import wrap_disk_full
+
+
+def open_file_system(
+    uri: str, storage_options: Mapping[str, Any] | None = None
+) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the file system of a path or URI, and the path on it.
+
+    Args:
+        uri: a local path or an fsspec URI.
+        storage_options: options of a remote file system, such as endpoint and key.
+
+    Raises:
+        ConfigError: the protocol does not exist, or its package is not installed.
+    """
+    is_local = "://" not in uri or uri.startswith(("file://", "local://"))
+    options = {} if is_local else dict(storage_options or {})
+    try:
+        return cast(tuple[fsspec.AbstractFileSystem, str], fsspec.url_to_fs(uri, **options))
+    except (ImportError, ValueError) as error:  # fsspec names the missing package or protocol.
+        raise ConfigError(
+            f"{uri} cannot be opened: {error}",
+            expected="a local path, or a URI of an installed fsspec protocol",
+            fix="install the package of the protocol (s3: pip install 'codegen-platform[s3]'), or "
+            "correct the URI",
+        ) from error
 
 
 @contextmanager
@@ -59,7 +87,7 @@ def wrap_read_errors(
     except FileNotFoundError as error:
         got = f"{name} does not exist"
         raise error_type(got, expected="an existing file", fix=missing_fix) from error
-    except client_errors() as error:
+    except _client_errors() as error:
         raise error_type(
             f"{name} cannot be read: {type(error).__name__}: {_one_line(error)}",
             expected="storage that answers, and permission to read",
@@ -68,7 +96,7 @@ def wrap_read_errors(
         ) from error
 
 
-def client_errors() -> tuple[type[Exception], ...]:
+def _client_errors() -> tuple[type[Exception], ...]:
     """Exception types of file systems and of imported object store clients."""
     classes = (
         ("botocore.exceptions", "BotoCoreError"),

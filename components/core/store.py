@@ -20,9 +20,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, get_args
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import JsonValue
 
@@ -35,7 +34,7 @@ from components.core.artifact import (
     parents_of,
 )
 from components.core.config import Config, all_values
-from components.core.errors import ArtifactError, ConfigError
+from components.core.errors import ArtifactError
 from components.core.files import (
     read_jsonl,
     remove_unfinished,
@@ -46,6 +45,7 @@ from components.core.files import (
 from components.core.fingerprint import fingerprint, list_files
 from components.core.locks import exclusive_lock
 from components.core.provenance import provenance
+from components.core.remote_errors import open_file_system
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Store:
         Raises:
             ConfigError: the file system is unknown, or its package is not installed.
         """
-        self.fs, self.root = _file_system(str(root))
+        self.fs, self.root = open_file_system(str(root))
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.scratch = Path(self.root) if self.is_local else Path(scratch or "var/scratch")
         self._verified: set[str] = set()
@@ -255,9 +255,8 @@ class Store:
             for kind in get_args(Kind)
             for path in self.fs.glob(f"{self.root}/{kind}/*/{MANIFEST}")
         )
-        for path in manifests:
-            self._manifest(path.rsplit("/", 1)[0])
-            break
+        if first := next(manifests, None):
+            self._manifest(first.rsplit("/", 1)[0])
         # The next look-up must see artifacts that another process publishes.
         self.fs.invalidate_cache()
         self._has_known_format = True
@@ -344,17 +343,6 @@ class Store:
         return folder
 
 
-def _file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    try:
-        return cast(tuple[fsspec.AbstractFileSystem, str], fsspec.url_to_fs(root))
-    except (ImportError, ValueError) as error:  # fsspec names the missing package or protocol.
-        raise ConfigError(
-            f"the store {root} cannot be opened: {error}",
-            expected="a folder, or a URI of a file system that fsspec can open here",
-            fix="install the named package into this environment, or choose another store",
-        ) from error
-
-
 def _require_format(address: str, manifest: dict[str, Any]) -> None:
     number = manifest.get("format")
     if number == MANIFEST_FORMAT:
@@ -367,8 +355,7 @@ def _require_format(address: str, manifest: dict[str, Any]) -> None:
         f"the store {store} holds an artifact written by {writer}: {'/'.join(label)}",
         expected=f"artifacts of manifest format {MANIFEST_FORMAT}",
         fix="choose a new store (--exec store=FOLDER) or workspace (--exec workspace=FOLDER), or "
-        "remove that store; then run the "
-        "same command again",
+        "remove that store; then run the same command again",
     )
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from components.core.errors import ArtifactError, ConfigError
+from components.core.errors import ArtifactError
 from components.core.files import wrap_disk_full
 from components.core.fingerprint import sha256_file
-from components.core.remote_errors import client_errors
+from components.core.remote_errors import open_file_system, wrap_read_errors
 
 
 class RemoteFolder:
@@ -92,21 +92,12 @@ class RemoteFolder:
     @contextmanager
     def _wrap_errors(self, path: str) -> Iterator[None]:
         uri = self.file_uri(path)
-        try:
-            with wrap_disk_full(f"fetching {uri}"):
-                yield
-        except FileNotFoundError as error:
-            raise ArtifactError(
-                f"{uri} does not exist",
-                expected="a file of a published artifact",
-                fix="check the URI, or run the flow that publishes the artifact",
-            ) from error
-        except client_errors() as error:
-            raise ArtifactError(
-                f"{uri} cannot be read: {type(error).__name__}: {error}",
-                expected="a reachable store and permission to read",
-                fix="check the network and the storage options (endpoint, credentials), then retry",
-            ) from error
+        missing_fix = "check the URI, or run the flow that publishes the artifact"
+        with (
+            wrap_read_errors(uri, ArtifactError, missing_fix=missing_fix),
+            wrap_disk_full(f"fetching {uri}"),
+        ):
+            yield
 
 
 def open_folder(
@@ -123,12 +114,5 @@ def open_folder(
     """
     if isinstance(folder, Path) or "://" not in folder:
         return Path(folder)
-    try:
-        fs, root = fsspec.url_to_fs(folder, **(storage_options or {}))
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"{folder} cannot be opened: {error}",
-            expected="a URI whose file system is installed",
-            fix="for s3:// install the extra of that name: pip install 'codegen-platform[s3]'",
-        ) from error
+    fs, root = open_file_system(folder, storage_options)
     return Path(root) if isinstance(fs, LocalFileSystem) else RemoteFolder(fs, root)

@@ -17,11 +17,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from components.core import remote_errors
-from components.core.errors import ConfigError, FetchError, RecordError
+from components.core.errors import FetchError, RecordError
+from components.core.remote_errors import open_file_system, wrap_read_errors
 from components.data.sources.config import Format
 
 Compression = Literal["gzip", "zstd"]
@@ -127,16 +126,7 @@ def resolve_uri(uri: str, storage_options: Mapping[str, Any] | None = None) -> F
     Raises:
         ConfigError: the protocol does not exist, or its package is not installed.
     """
-    is_local = "://" not in uri or uri.startswith(("file://", "local://"))
-    try:
-        fs, path = url_to_fs(uri, **({} if is_local else dict(storage_options or {})))
-    except (ValueError, ImportError) as error:
-        raise ConfigError(
-            f"{uri} cannot be opened: {error}",
-            expected="a local path, or a URI of an installed fsspec protocol",
-            fix="install the package of the protocol (s3: pip install 'codegen-platform[s3]'), or "
-            "correct the URI",
-        ) from error
+    fs, path = open_file_system(uri, storage_options)
     fs.invalidate_cache()
     return FileLocation(fs, path)
 
@@ -224,7 +214,7 @@ def wrap_file_errors(name: str) -> Iterator[None]:
         FetchError: the file does not exist or cannot be read, or its store fails.
         RecordError: the file is damaged.
     """
-    with remote_errors.wrap_read_errors(name, FetchError):
+    with wrap_read_errors(name, FetchError):
         try:
             yield
         except pa.ArrowException as error:

@@ -19,7 +19,7 @@ from components.core.fingerprint import canonical_json
 from components.core.store import Store
 
 _ORDER = ("code", "setting", "input")
-"""Order of changes: causes of a person first."""
+"""Order of changes: first those that a person made, then those that follow from other artifacts."""
 
 
 class Change(NamedTuple):
@@ -101,8 +101,9 @@ def diff_against_nearest(
 
     Siblings have the same kind and name, and another recipe.
     """
+    recipe = _recipe(store, artifact)
     candidates = [
-        (sibling, differences(store, sibling, artifact))
+        (sibling, _differences(_recipe(store, sibling), recipe, ""))
         for sibling in store.list_artifacts()
         if (sibling.kind, sibling.name) == (artifact.kind, artifact.name)
         and sibling.recipe_hash != artifact.recipe_hash
@@ -130,6 +131,11 @@ class _Value(NamedTuple):
     displayed: Any
     """With defaults. `_ABSENT`: the field did not exist when the artifact was published."""
 
+    @property
+    def displayed_or_none(self) -> JsonValue:
+        """The displayed value as JSON; None if the field did not exist."""
+        return None if self.displayed is _ABSENT else self.displayed
+
     def names(self) -> set[str]:
         """Return the names of its items, if it is a dict."""
         return {name for value in self if isinstance(value, dict) for name in value}
@@ -137,9 +143,8 @@ class _Value(NamedTuple):
     def item(self, name: str) -> _Value:
         """Return an item of a dict."""
         hashed = self.hashed.get(name, _ABSENT) if isinstance(self.hashed, dict) else _ABSENT
-        return _Value(
-            hashed, self.displayed.get(name, hashed) if isinstance(self.displayed, dict) else hashed
-        )
+        is_table = isinstance(self.displayed, dict)
+        return _Value(hashed, self.displayed.get(name, hashed) if is_table else hashed)
 
 
 def _recipe(store: Store, artifact: Artifact) -> _Value:
@@ -149,12 +154,10 @@ def _recipe(store: Store, artifact: Artifact) -> _Value:
 
 def _differences(before: _Value, after: _Value, field: str) -> list[Difference]:
     if all(value is _ABSENT or isinstance(value, dict) for value in (*before, *after)):
-        names = sorted(before.names() | after.names())
-        groups = (
-            _differences(before.item(name), after.item(name), f"{field}.{name}".lstrip("."))
-            for name in names
-        )
-        nested = [difference for group in groups for difference in group]
+        nested = []
+        for name in sorted(before.names() | after.names()):
+            path = f"{field}.{name}".lstrip(".")
+            nested += _differences(before.item(name), after.item(name), path)
         if nested or _is_same(before.hashed, after.hashed):
             return nested
     if _is_same(before.displayed, after.displayed):
@@ -162,12 +165,7 @@ def _differences(before: _Value, after: _Value, field: str) -> list[Difference]:
     # The field is new or was removed, and has its default.
     if _ABSENT in (before.displayed, after.displayed) and before.hashed is after.hashed is _ABSENT:
         return []
-    return [
-        Difference(
-            field,
-            *(None if value is _ABSENT else value for value in (before.displayed, after.displayed)),
-        )
-    ]
+    return [Difference(field, before.displayed_or_none, after.displayed_or_none)]
 
 
 def _is_same(before: Any, after: Any) -> bool:

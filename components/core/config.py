@@ -186,15 +186,15 @@ def _literal(text: str) -> Any:
 
 
 def _assign(owner: type[BaseModel], values: dict[str, Any], path: str, value: Any) -> None:
-    *parents, leaf = path.split(".")
+    names = path.split(".")
+    parent: Any = None
     node: Any = values
-    for depth, name in enumerate([*parents, leaf]):
-        if not isinstance(node, dict) or name not in node:
-            field_names = list(node) if isinstance(node, dict) else []
-            raise _unknown(owner.__name__, ".".join([*parents, leaf][: depth + 1]), field_names)
-        if depth < len(parents):
-            node = node[name]
-    node[leaf] = value
+    for depth, name in enumerate(names, start=1):
+        field_names = list(node) if isinstance(node, dict) else []
+        if name not in field_names:
+            raise _unknown(owner.__name__, ".".join(names[:depth]), field_names)
+        parent, node = node, node[name]
+    parent[names[-1]] = value
 
 
 def _unknown(owner: str, path: str, field_names: Iterable[str]) -> ConfigError:
@@ -212,28 +212,22 @@ def _unknown(owner: str, path: str, field_names: Iterable[str]) -> ConfigError:
 def _explain(owner: type[BaseModel], error: ValidationError) -> ConfigError:
     first = error.errors(include_url=False)[0]
     path = ".".join(map(str, first["loc"]))
+    subject = f"{owner.__name__}: {path or 'the config'}"
     if first["type"] == "extra_forbidden":
         return _unknown(owner.__name__, path, _fields_at(owner, first["loc"][:-1]))
     if first["type"] == "value_error" and isinstance(first["input"], Mapping):
-        return _broken_rule(
-            f"{owner.__name__}: {path or 'the config'}",
-            first["msg"].removeprefix("Value error, "),
-            first["input"],
-        )
+        rule = first["msg"].removeprefix("Value error, ")
+        return _broken_rule(subject, rule, first["input"])
     got = "no value" if first["type"] == "missing" else repr(first["input"])
-    return ConfigError(
-        f"{owner.__name__}: {path or 'the config'} is {got}",
-        expected=first["msg"],
-        fix=f"change {path or 'it'}",
-    )
+    return ConfigError(f"{subject} is {got}", expected=first["msg"], fix=f"change {path or 'it'}")
 
 
-def _broken_rule(field: str, rule: str, values: Mapping[str, Any]) -> ConfigError:
+def _broken_rule(subject: str, rule: str, values: Mapping[str, Any]) -> ConfigError:
     """Return the error of a rule over several fields, with the values of the fields that the rule
     names."""
     names = [name for name in values if re.search(rf"\b{name}\b", rule)] or list(values)
     got = ", ".join(f"{name} {values[name]!r}" for name in names)
-    return ConfigError(f"{field} has {got}", expected=rule, fix=f"change {' or '.join(names)}")
+    return ConfigError(f"{subject} has {got}", expected=rule, fix=f"change {' or '.join(names)}")
 
 
 def _fields_at(owner: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

@@ -69,10 +69,9 @@ def _free_in_group(group: Path, limit: str, usage: str, reclaimable: str) -> Ite
         lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
         statistics = dict(line.split(" ", 1) for line in lines)
         # The page cache counts as used but is reclaimed on demand.
-        used = int((group / usage).read_text(encoding="ascii")) - int(
-            statistics.get(reclaimable, 0)
-        )
-        yield int((group / limit).read_text(encoding="ascii")) - used
+        cache_bytes = int(statistics.get(reclaimable, 0))
+        used_bytes = int((group / usage).read_text(encoding="ascii")) - cache_bytes
+        yield int((group / limit).read_text(encoding="ascii")) - used_bytes
     except (OSError, ValueError):  # No such group, or its limit is "max".
         return
 

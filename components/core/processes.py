@@ -90,7 +90,7 @@ def _mark_of(process: psutil.Process) -> str | None:
     import psutil
 
     try:
-        return str(process.environ().get(_MARK_VARIABLE))
+        return process.environ().get(_MARK_VARIABLE)
     except (psutil.Error, OSError):  # The process belongs to another user or is gone.
         return None
 

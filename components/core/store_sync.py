@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -32,9 +31,6 @@ from components.core.remote_errors import wrap_remote_errors
 from components.core.store import MANIFEST, Store
 
 logger = logging.getLogger(__name__)
-
-_CHUNK_BYTES = 1 << 20
-"""Assumption: small in memory, large for the network."""
 
 _PARTIAL_FOLDER = ".partial"
 """Folder below the root of a local store for unfinished copies: on the same disk, so that a rename
@@ -75,9 +71,8 @@ def copy_artifact(artifact: Artifact, source: Store, target: Store) -> CopyResul
         if published:
             _require_equal(published, artifact)
             return CopyResult(published, 0, was_there=True)
-        with track(
-            f"copying {artifact.label}", sum(file.size_bytes for file in artifact.files), "bytes"
-        ) as advance:
+        total_bytes = sum(file.size_bytes for file in artifact.files)
+        with track(f"copying {artifact.label}", total_bytes, "bytes") as advance:
             copy = _copy_here if target.is_local else _copy_away
             num_files = copy(artifact, source, target, manifest, advance)
     copied = target.load(target.address(artifact.kind, artifact.name, artifact.recipe_hash))
@@ -104,7 +99,7 @@ def _manifest(artifact: Artifact, source: Store) -> bytes:
         problem = f"its label is {artifact.label}"
     elif content_digest(artifact.files) != artifact.digest:
         problem = "its digest is not that of its files"
-    elif _hash_of_recipe(manifest) != artifact.recipe_hash:
+    elif fingerprint(json.loads(manifest)["recipe"]) != artifact.recipe_hash:
         problem = "its recipe hash is not the fingerprint of its description"
     if problem:
         raise ArtifactError(
@@ -114,10 +109,6 @@ def _manifest(artifact: Artifact, source: Store) -> bytes:
             "its origin",
         )
     return manifest
-
-
-def _hash_of_recipe(manifest: bytes) -> str:
-    return fingerprint(json.loads(manifest)["recipe"])
 
 
 def _where(store: Store) -> str:
@@ -146,12 +137,7 @@ def _copy_here(
     artifact: Artifact, source: Store, target: Store, manifest: bytes, advance: Advance
 ) -> int:
     """Copy to a local store; returns the number of copied files."""
-    partial = (
-        Path(target.root)
-        / _PARTIAL_FOLDER
-        / artifact.kind
-        / f"{artifact.name}-{artifact.recipe_hash[:12]}"
-    )
+    partial = Path(target.root) / _PARTIAL_FOLDER / artifact.label
     folder = Path(target.address(artifact.kind, artifact.name, artifact.recipe_hash))
     if folder.exists() and not partial.exists():
         # An earlier attempt was killed between the rename and the manifest.
@@ -162,23 +148,16 @@ def _copy_here(
     remove_unfinished(partial)
     _remove_unlisted_files(partial, artifact)
     missing = [file for file in artifact.files if not _is_whole(partial / file.path, file)]
-    advance(
-        sum(file.size_bytes for file in artifact.files) - sum(file.size_bytes for file in missing)
-    )
-    require_disk_space(
-        partial, sum(file.size_bytes for file in missing), f"the copy of {artifact.label}"
-    )
+    missing_bytes = sum(file.size_bytes for file in missing)
+    advance(sum(file.size_bytes for file in artifact.files) - missing_bytes)
+    require_disk_space(partial, missing_bytes, f"the copy of {artifact.label}")
     for file in missing:
         with atomic_write_path(partial / file.path) as temporary:
             with wrap_remote_errors(f"fetching {file.path} of {artifact.label}", _where(source)):
                 source.fs.get_file(f"{artifact.address}/{file.path}", str(temporary))
             if not _is_whole(temporary, file):
-                raise _damaged(
-                    artifact,
-                    file,
-                    sha256_file(temporary),
-                    f"remove {artifact.address} and copy it there again",
-                )
+                fix = f"remove {artifact.address} and copy it there again"
+                raise _damaged(artifact, file, sha256_file(temporary), fix)
         advance(file.size_bytes)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(folder)
@@ -217,12 +196,8 @@ def _copy_away(
             if not _is_there(target.fs, f"{address}/{file.path}", file):
                 target.fs.put_file(str(folder / file.path), f"{address}/{file.path}")
                 if (sha256 := _sha256(target.fs, f"{address}/{file.path}")) != file.sha256:
-                    raise _damaged(
-                        artifact,
-                        file,
-                        sha256,
-                        "run the same command again; if the error persists, replace that storage",
-                    )
+                    fix = "run the same command again; if the error persists, replace that storage"
+                    raise _damaged(artifact, file, sha256, fix)
                 num_copied += 1
             advance(file.size_bytes)
         target.fs.pipe_file(f"{address}/{MANIFEST}", manifest)
@@ -244,16 +219,8 @@ def _is_there(fs: fsspec.AbstractFileSystem, path: str, file: FileEntry) -> bool
 
 
 def _sha256(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    digest = hashlib.sha256()
     with fs.open(path, "rb") as stream:
-        for chunk in _chunks(stream):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _chunks(stream: fsspec.spec.AbstractBufferedFile) -> Iterator[bytes]:
-    while chunk := stream.read(_CHUNK_BYTES):
-        yield chunk
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _damaged(artifact: Artifact, file: FileEntry, sha256: str, fix: str) -> ArtifactError:

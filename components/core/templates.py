@@ -2,8 +2,8 @@
 
 Both keep autoescaping on; they differ in what they do to a value before it is written. The HTML
 environment makes control characters visible and lets Jinja2 escape the value. The Markdown
-environment escapes Markdown and marks the result as safe. Output of a macro, `code` and `table`
-is `Markup` and passes unchanged. A name that is missing is an error.
+environment escapes Markdown and marks the result as safe. Output of a macro, `code`, `code_block`
+and `table` is `Markup` and passes unchanged. A name that is missing is an error.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def html_environment(package: str) -> Environment:
 
 @cache
 def markdown_environment(package: str) -> Environment:
-    """Templates of a package's folder `templates`, for Markdown; with `table` and the filter
-    `code`."""
+    """Templates of a package's folder `templates`, for Markdown; with the function `table` and the
+    filters `code`, `code_block` and `thousands`."""
     environment = _environment(package, _markdown_value)
     environment.globals["table"] = markdown.escaped_table
     environment.filters["code"] = markdown.code

@@ -90,7 +90,8 @@ def _mark_of(process: psutil.Process) -> str | None:
     import psutil
 
     try:
-        return process.environ().get(_MARK_VARIABLE)
+        mark: str | None = process.environ().get(_MARK_VARIABLE)
+        return mark
     except (psutil.Error, OSError):  # The process belongs to another user or is gone.
         return None
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from components.core.errors import FetchError
 from components.data.archives.pins import ExtractionRule, Package
-from components.data.sources.location import printable_name
+from components.data.sources.location import is_zip, printable_name
 
 _WRAP_COLUMNS = 88
 """Width of prose from JSON (assumption). The paper's filter would reject a line for each
@@ -52,7 +52,7 @@ def read_members(archive: Path, is_selected: Callable[[str], bool]) -> list[Memb
     Raises:
         FetchError: the file is not an archive, or is damaged.
     """
-    walk = _walk_zip if archive.suffix in (".zip", ".whl") else _walk_tar
+    walk = _walk_zip if is_zip(archive.name) else _walk_tar
     damage = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
     try:
         members = {member.path: member for member in walk(archive, is_selected)}

@@ -16,12 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from filelock import FileLock
-
-from components.core import locks
 from components.core.errors import DataError, FetchError, RemoteError
 from components.core.files import require_disk_space, write_atomic, write_jsonl
 from components.core.fingerprint import fingerprint
+from components.core.locks import exclusive_lock, user_lock_path
 from components.core.progress import track
 from components.data.archives.extract import Record, extract_records, read_members
 from components.data.archives.fetch import PackageIndex, fetch_archives
@@ -103,11 +101,14 @@ def pull(
     project = project.resolve()
     cache = cache / "archives"
     dvc_repo.require_dvc(project)
-    cache.mkdir(parents=True, exist_ok=True)
     # Workspaces may share a project with its data/, or a cache.
-    lock_path = locks.user_lock_path("data") / f"{fingerprint(str(project))[:16]}.lock"
-    lock = locks.exclusive_lock(lock_path, f"pulling {preset} into {project}")
-    with dvc_repo.wrap_permission_errors(project), lock, FileLock(cache / "pull.lock"):
+    purpose = f"pulling {preset} into {project}"
+    project_lock = user_lock_path("data") / f"{fingerprint(str(project))[:16]}.lock"
+    with (
+        dvc_repo.wrap_permission_errors(project),
+        exclusive_lock(project_lock, purpose),
+        exclusive_lock(cache / "pull.lock", purpose),
+    ):
         previous = dvc_repo.read_pointer(project)
         committed = _if_for(previous, preset, recipe_hash)
         if committed and dvc_repo.is_clean(project):

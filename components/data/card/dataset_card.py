@@ -6,6 +6,7 @@ so equal recipes give equal cards. It shows no documents; the Data Docs of the v
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -18,19 +19,17 @@ from components.data.config import CORPORA, LANGUAGES, Corpus, DataConfig
 
 _ALL = "all"
 _EMPTY = "-"
-_STATISTICS = (
+_SUMMED_STATISTICS = (
     "raw_documents",
     "raw_bytes",
-    "rejected",
     "duplicates",
     "duplicate_bytes",
     "documents",
     "bytes",
     "train_tokens",
-    "held_out_documents",
     "held_out_tokens",
 )
-"""A language's statistics in a prepared corpus."""
+"""Statistics of a language that the card sums over the languages of a corpus."""
 
 Rows = list[tuple[str, ...]]
 
@@ -98,7 +97,7 @@ def dataset_card(
         paper_comparison=_paper_rows(corpora, paper),
         reasons=reasons,
         rejects=_reject_rows(corpora, reasons),
-        unreadable=_counts(corpora, "bad"),
+        bad_records=_counts(corpora, "bad"),
         redacted=_counts(corpora, "redacted"),
         benchmarks=_searched_benchmarks(corpora),
         splits=_split_rows(corpora),
@@ -183,11 +182,9 @@ def _size_rows(corpora: DatasetCardInputs) -> Rows:
 
 def _filtered_bytes(statistics: Mapping[str, Any]) -> int | None:
     """None for a corpus that was prepared before the bytes of duplicates were recorded."""
-    return (
-        statistics["bytes"] + statistics["duplicate_bytes"]
-        if "duplicate_bytes" in statistics
-        else None
-    )
+    if "duplicate_bytes" not in statistics:
+        return None
+    return int(statistics["bytes"] + statistics["duplicate_bytes"])
 
 
 def _paper_rows(corpora: DatasetCardInputs, paper: PaperCorpora) -> Rows:
@@ -231,13 +228,10 @@ def _split_rows(corpora: DatasetCardInputs) -> Rows:
     rows: Rows = []
     for corpus in CORPORA:
         splits = corpora.statistics(corpus, "splits")
-        for split in sorted(
-            splits, key=lambda name: ("/" in name, name)
-        ):  # The training split first.
-            num_sequences, num_dropped = (
-                splits[split]["num_sequences"],
-                splits[split]["dropped_tokens"],
-            )
+        # The training split first, then the held-out splits, which have a "/" in their names.
+        for split in sorted(splits, key=lambda name: ("/" in name, name)):
+            num_sequences = splits[split]["num_sequences"]
+            num_dropped = splits[split]["dropped_tokens"]
             num_tokens = num_sequences * corpora.context_length
             rows.append(
                 (corpus, split, f"{num_sequences:,}", f"{num_tokens:,}", f"{num_dropped:,}")
@@ -267,13 +261,11 @@ def _by_language(corpora: DatasetCardInputs) -> Iterator[tuple[Corpus, str, dict
 
 def _total(corpora: DatasetCardInputs, corpus: Corpus) -> dict[str, Any]:
     languages = list(corpora.statistics(corpus, "languages").values())
-    total: dict[str, Any] = {}
-    for name in _STATISTICS:
-        if name != "rejected" and all(name in statistics for statistics in languages):
+    rejected: Counter[str] = Counter()
+    for statistics in languages:
+        rejected.update(statistics["rejected"])
+    total: dict[str, Any] = {"rejected": rejected}
+    for name in _SUMMED_STATISTICS:
+        if all(name in statistics for statistics in languages):
             total[name] = sum(statistics[name] for statistics in languages)
-    total["rejected"] = {}
-    for reason in sorted({reason for statistics in languages for reason in statistics["rejected"]}):
-        total["rejected"][reason] = sum(
-            statistics["rejected"].get(reason, 0) for statistics in languages
-        )
     return total

@@ -154,9 +154,9 @@ def _walk_tar(location: FileLocation, file: str) -> Iterator[_Member]:
             while (info := tar.next()) is not None:
                 tar.members.clear()  # Else it keeps all headers.
                 if not info.isdir():
-                    content: Any = tar.extractfile(info) if info.isreg() else None
+                    member: Any = tar.extractfile(info) if info.isreg() else None
                     stored_bytes = stream.stored_bytes(tar.offset)
-                    content = partial(_read_all, content, info.size)
+                    content = partial(_read_all, member, info.size)
                     yield _Member(info.name, info.size, info.isreg(), stored_bytes, content)
             tracking.require_end_at(tar.offset)
 

@@ -1,5 +1,5 @@
-"""Configuration of raw sources: location and field names, languages by extension, quarantine
-limits.
+"""Configuration of raw sources: location and field names, languages by extension, limits of bad
+records.
 
 Credentials and endpoints are not fingerprinted, so they are arguments of the functions that read.
 """

@@ -1,4 +1,4 @@
-"""Reads a partition as Arrow batches of bounded size, with bad records in quarantine.
+"""Reads a partition as Arrow batches of bounded size, each with a list of its bad records.
 
 A bad record does not stop a run: it is returned with its position and reason, and
 `check_bad_record_limit` bounds their number. A damaged, truncated or changed file is an error,
@@ -21,16 +21,18 @@ from components.data.sources.partitions import Partition
 from components.data.sources.records import SCHEMA, RawRecord, RecordParser, Reject
 
 BATCH_BYTES = 8 << 20
-"""Bytes of text in a batch, about (assumption: large enough to hide the cost of a batch)."""
+"""A batch ends with the record that reaches this size, in uncompressed bytes (assumption: large
+enough to hide the cost of a batch)."""
 _MAX_BAD = 1000
-"""Bad records in a batch: bounds the memory for a file without good records (assumption)."""
+"""A batch also ends after this many bad records, which bounds the memory for a file without good
+records (assumption)."""
 _EXCERPT_CHARACTERS = 200
 _MAX_QUOTED = 5
 """Bad records quoted in an error."""
 
 
 class QuarantinedRecord(NamedTuple):
-    """A record in quarantine."""
+    """A bad record: its position, the reason and an excerpt."""
 
     file: str
     """As in the recipe; `!` separates an archive and its member."""
@@ -51,7 +53,7 @@ class Batch(NamedTuple):
     """Consecutive records of a partition."""
 
     records: pa.RecordBatch
-    """With `records.SCHEMA`: about 8 MB of text, or a single longer record. May be empty."""
+    """With `records.SCHEMA`; may be empty. The record that reaches `BATCH_BYTES` is the last."""
     bad: list[QuarantinedRecord]
     num_skipped: dict[str, int]
     """Number of skipped records by reason of `SKIP_REASONS`."""

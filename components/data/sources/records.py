@@ -54,7 +54,7 @@ BAD_REASONS = (
     NUL,
     TOO_LONG,
 )
-"""Reasons of quarantine. Details may follow after a colon."""
+"""Reasons why a record is bad. Details may follow after a colon."""
 
 LANGUAGE = "language"
 BLANK = "blank line"
@@ -62,7 +62,7 @@ LINK = "link"
 NOT_REGULAR = "no regular file"
 
 SKIP_REASONS = (LANGUAGE, BLANK, LINK, NOT_REGULAR)
-"""Reasons of skipped records and files: they are counted, not quarantined."""
+"""Reasons of skipped records and files, which are counted but not bad."""
 
 
 class Record(NamedTuple):
@@ -160,7 +160,7 @@ class RecordParser:
                 expected=f"a language or a path in one of them: {' or '.join(language_names)}",
                 fix="set `language` or `path` of that source to a column, or set fixed_language",
             )
-        for field in {**self._configured, "text": ""}:
+        for field in dict.fromkeys((*self._configured, "text")):
             if not any(_find_column(name, existing) for name in self._names[field]):
                 setting = "name" if field == "source" else field
                 raise ConfigError(

@@ -23,7 +23,7 @@ def test_a_failed_write_leaves_the_old_bytes_and_nothing_else(tmp_path: Path) ->
     with pytest.raises(RuntimeError, match="half-way"), atomic_write_path(path) as temporary:
         temporary.write_text("new")
         raise RuntimeError("half-way")
-    assert [one.read_text() for one in tmp_path.iterdir()] == ["old"]
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
 
 
 def test_json_has_a_fixed_format(tmp_path: Path) -> None:

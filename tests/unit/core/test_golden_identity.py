@@ -30,8 +30,7 @@ def test_the_recipes_have_their_golden_hashes() -> None:
     golden, current = json.loads(HASHES.read_text()), recipe_hashes()
     assert current == golden, (
         "a hash changed, so users rebuild everything that has it; fix: undo the change, or if it "
-        "is meant (of a recipe, a "
-        f"schema_version or a CODE_VERSION), run `{COMMAND}`"
+        f"is meant (of a recipe, a schema_version or a CODE_VERSION), run `{COMMAND}`"
     )
 
 

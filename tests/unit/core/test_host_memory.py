@@ -31,7 +31,8 @@ def free(tmp_path: Path, own: str) -> int:
 
 
 def test_free_memory_respects_the_limit_of_a_container(tmp_path: Path) -> None:
-    """Its own group is the root of what it sees; files that were read count as free."""
+    """The container's own group is the root of the groups that it can read; the page cache counts
+    as free."""
     group(tmp_path / "groups", str(100 * MB), 70 * MB, cached=20 * MB)
     assert free(tmp_path, "0::/\n") == 50 * MB
     assert free(tmp_path, "0::/docker/not/to/be/seen/here\n") == 50 * MB
@@ -48,17 +49,10 @@ def test_the_tightest_limit_of_all_parent_groups_counts(tmp_path: Path) -> None:
 
 def test_control_groups_of_version_1_are_read(tmp_path: Path) -> None:
     group(tmp_path / "groups" / "memory", str(0x7FFFFFFFFFFFF000), 5 * MB, version=1)
-    group(
-        tmp_path / "groups" / "memory" / "docker" / "a",
-        str(40 * MB),
-        30 * MB,
-        cached=5 * MB,
-        version=1,
-    )
-    assert (
-        free(tmp_path, "4:cpu,cpuacct:/x\n3:memory:/docker/a\n1:name=systemd:/y\n0::/z\n")
-        == 15 * MB
-    )
+    container = tmp_path / "groups" / "memory" / "docker" / "a"
+    group(container, str(40 * MB), 30 * MB, cached=5 * MB, version=1)
+    groups_of_process = "4:cpu,cpuacct:/x\n3:memory:/docker/a\n1:name=systemd:/y\n0::/z\n"
+    assert free(tmp_path, groups_of_process) == 15 * MB
 
 
 def test_free_memory_is_zero_beyond_the_limit(tmp_path: Path) -> None:

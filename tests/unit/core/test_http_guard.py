@@ -25,7 +25,7 @@ async def _admit(scope: Any, receive: Any, send: Any) -> None:
 def answer(
     guard: HttpGuard, headers: Headers, kind: str = "http"
 ) -> list[MutableMapping[str, Any]]:
-    """What the guarded application sends."""
+    """The messages that the guarded application sends."""
     sent: list[MutableMapping[str, Any]] = []
 
     async def send(message: MutableMapping[str, Any]) -> None:
@@ -126,5 +126,5 @@ def test_a_web_socket_is_closed_before_it_is_accepted() -> None:
     admitted, refused = (
         answer(guard, [(b"host", host)], "websocket") for host in (b"localhost", b"evil.example")
     )
-    assert [one["type"] for one in admitted] == ["websocket.accept"]
-    assert [one["type"] for one in refused] == ["websocket.close"]
+    assert [message["type"] for message in admitted] == ["websocket.accept"]
+    assert [message["type"] for message in refused] == ["websocket.close"]

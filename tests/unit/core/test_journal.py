@@ -26,10 +26,8 @@ def test_added_records_are_replayed(tmp_path: Path) -> None:
     assert replayed(path) == []
     with Journal(path, lambda _: None) as journal:
         journal.add([{"number": 1}, {"number": 2}])
-        assert replayed(path) == [
-            1,
-            2,
-        ]  # The view of a run that starts after a kill at this moment.
+        # The view of a run that starts after a kill at this moment.
+        assert replayed(path) == [1, 2]
         journal.add([{"number": 3}])
     assert replayed(path) == [1, 2, 3]
 

@@ -35,11 +35,11 @@ def test_descendants_of_a_killed_process_end_and_no_other_process() -> None:
         )
         assert done.returncode == -signal.SIGKILL
         try:
-            left = psutil.Process(int(done.stdout))
+            descendant = psutil.Process(int(done.stdout))
         except psutil.NoSuchProcess:
-            left = None
-        if left:
-            left.wait(30)
+            descendant = None
+        if descendant:
+            descendant.wait(30)
         assert bystander.poll() is None
     finally:
         bystander.kill()

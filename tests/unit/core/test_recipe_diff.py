@@ -27,8 +27,8 @@ class Data(Config):
 
 
 def _later() -> type[Config]:
-    """The classes of a later version: each has a new field, and those of `Filters` mean something
-    else."""
+    """Return `Data` of a later version: `Filters` and `Data` have new fields, and `Filters` has
+    another default and a raised schema version."""
 
     class Filters(Config):
         schema_version: ClassVar[int] = 2
@@ -62,40 +62,40 @@ def make(store: Store, data: Config) -> Artifact:
     ).artifact
 
 
-def found(store: Store, before: Config, after: Config) -> list[tuple[Any, ...]]:
-    return [tuple(one) for one in differences(store, make(store, before), make(store, after))]
+def compare(store: Store, before: Config, after: Config) -> list[tuple[Any, ...]]:
+    return [tuple(item) for item in differences(store, make(store, before), make(store, after))]
 
 
 def test_a_default_is_shown_by_its_value(store: Store) -> None:
     changed = Data(filters=Filters(longest=500))
-    assert found(store, Data(), changed) == [("config.data.filters.longest", 1000, 500)]
-    assert found(store, changed, Data()) == [("config.data.filters.longest", 500, 1000)]
-    assert found(store, changed, Data(filters=Filters(share=0.1))) == [
+    assert compare(store, Data(), changed) == [("config.data.filters.longest", 1000, 500)]
+    assert compare(store, changed, Data()) == [("config.data.filters.longest", 500, 1000)]
+    assert compare(store, changed, Data(filters=Filters(share=0.1))) == [
         ("config.data.filters.longest", 500, 1000),
         ("config.data.filters.share", 0.5, 0.1),
     ]
 
 
 def test_a_table_is_compared_entry_by_entry(store: Store) -> None:
-    assert found(store, Data(), Data(names={"c": "C", "go": "golang"})) == [
+    assert compare(store, Data(), Data(names={"c": "C", "go": "golang"})) == [
         ("config.data.names.go", "Go", "golang")
     ]
-    assert found(store, Data(), Data(names={"c": "C", "go": "Go", "py": "Py"})) == [
+    assert compare(store, Data(), Data(names={"c": "C", "go": "Go", "py": "Py"})) == [
         ("config.data.names.py", None, "Py")
     ]
-    assert found(store, Data(names={"c": "C"}), Data(names={"c": "c"})) == [
+    assert compare(store, Data(names={"c": "C"}), Data(names={"c": "c"})) == [
         ("config.data.names.c", "C", "c")
     ]
 
 
 def test_an_entry_that_only_the_default_has_is_shown_with_its_table(store: Store) -> None:
-    assert found(store, Data(), Data(names={"c": "C"})) == [
+    assert compare(store, Data(), Data(names={"c": "C"})) == [
         ("config.data.names", {"c": "C", "go": "Go"}, {"c": "C"})
     ]
 
 
 def test_a_value_that_replaces_none_is_a_difference(store: Store) -> None:
-    assert found(store, Data(), Data(sources={"nl": "x"})) == [
+    assert compare(store, Data(), Data(sources={"nl": "x"})) == [
         ("config.data.sources", None, {"nl": "x"})
     ]
 
@@ -104,18 +104,16 @@ def test_a_number_of_another_type_is_a_difference(store: Store) -> None:
     class Loose(Config):
         value: int | float | bool = 1
 
-    assert repr(found(store, Loose(), Loose(value=1.0))) == "[('config.data.value', 1, 1.0)]"
+    assert repr(compare(store, Loose(), Loose(value=1.0))) == "[('config.data.value', 1, 1.0)]"
 
 
-def test_the_diff_names_a_raised_schema_version_and_no_new_default(
-    store: Store,
-) -> None:
+def test_the_diff_names_a_raised_schema_version_and_no_new_default(store: Store) -> None:
     later = _later()
-    assert found(store, Data(), later()) == [
+    assert compare(store, Data(), later()) == [
         ("config.data.$schema_versions.Filters", None, 2),
         ("config.data.filters.share", 0.5, 0.25),
     ]
-    assert found(store, Data(preset="a"), later(preset="b", also_new={"new": 4})) == [
+    assert compare(store, Data(preset="a"), later(preset="b", also_new={"new": 4})) == [
         ("config.data.$schema_versions.Filters", None, 2),
         ("config.data.also_new.new", None, 4),
         ("config.data.filters.share", 0.5, 0.25),

@@ -119,8 +119,8 @@ def test_a_failed_build_publishes_nothing(store: Store) -> None:
 
 
 def test_a_local_store_publishes_across_disks(tmp_path: Path) -> None:
-    """As where the workspace lies at home and the store on a large disk: no rename leads from one
-    to the other."""
+    """For example, the workspace is in the home folder and the store on a large disk, so a file
+    cannot be renamed from one to the other."""
     with limited_disk(tmp_path / "disk", size_kb=1024) as disk:
         store = Store(disk, scratch=tmp_path / "scratch")
         built = store.get_or_build(
@@ -159,11 +159,11 @@ def test_a_resumable_build_finds_the_work_of_an_interrupted_build(store: Store) 
 
 def test_temporary_files_of_a_killed_write_are_removed(store: Store) -> None:
     undisturbed = make(store, 1)
-    never_left = []
+    unfinished_writes = []  # Keeps the context managers open.
 
     def killed(folder: Path) -> dict[str, int]:
-        never_left.append(atomic_write_path(folder / "content.txt"))
-        never_left[0].__enter__().write_text("hel")
+        unfinished_writes.append(atomic_write_path(folder / "content.txt"))
+        unfinished_writes[0].__enter__().write_text("hel")
         raise KeyboardInterrupt
 
     arguments = {"config": {"x": 2}, "parents": {}, "code_version": 1, "resumable": True}
@@ -173,9 +173,7 @@ def test_temporary_files_of_a_killed_write_are_removed(store: Store) -> None:
     assert resumed.artifact.digest == undisturbed.artifact.digest
 
 
-def test_an_artifact_without_a_manifest_is_unfinished(
-    tmp_path: Path,
-) -> None:
+def test_an_artifact_without_a_manifest_is_unfinished(tmp_path: Path) -> None:
     store = Store(tmp_path)
     built = make(store)
     (Path(built.artifact.address) / MANIFEST).unlink()
@@ -224,7 +222,7 @@ def test_the_diff_names_the_field_that_differs_from_the_nearest_sibling(store: S
     make(store, 1, parents={"p": parent})
     newest = make(store, 2, parents={"p": parent}).artifact
     sibling, differences = diff_against_nearest(store, newest) or pytest.fail("no sibling found")
-    assert [(one.field, one.before, one.after) for one in differences] == [("config.x", 1, 2)]
+    assert [tuple(difference) for difference in differences] == [("config.x", 1, 2)]
     assert sibling.parents == newest.parents
 
 
@@ -236,7 +234,7 @@ def test_lineage_lists_parents_before_children(store: Store) -> None:
     a = make(store, 1, text="a").artifact
     b = make(store, 2, text="b", parents={"first": a}).artifact
     c = make(store, 3, text="c", parents={"first": a, "second": b}).artifact
-    assert [one.label for one in store.lineage(c)] == [a.label, b.label, c.label]
+    assert [artifact.label for artifact in store.lineage(c)] == [a.label, b.label, c.label]
 
 
 def test_loading_an_absent_artifact_is_an_error(store: Store) -> None:
@@ -264,10 +262,9 @@ def test_a_name_cannot_leave_the_store(store: Store, tmp_path: Path, name: str) 
 def test_a_store_with_an_unknown_file_system_is_an_error(
     root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "s3fs", None)  # As where it is not installed.
-    monkeypatch.delitem(
-        _registry, "s3", raising=False
-    )  # As where no test before this one has used it.
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # As if it were not installed.
+    # As if no earlier test had used it.
+    monkeypatch.delitem(_registry, "s3", raising=False)
     with pytest.raises(ConfigError, match=f"(?s){root} cannot be opened: .*fix: "):
         Store(root)
 

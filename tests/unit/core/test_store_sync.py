@@ -1,5 +1,4 @@
-"""Copies between two stores: a folder, a folder elsewhere, S3; killed, damaged, and from
-strangers."""
+"""Copies between two stores, on folders and on S3: killed, damaged, and with forged manifests."""
 
 from __future__ import annotations
 
@@ -90,7 +89,7 @@ def test_a_copy_to_a_remote_store_and_back_is_equal(
 ) -> None:
     artifact = make(here)
     away = copy_with_lineage(artifact, here, shared)
-    assert [(one.artifact.kind, one.num_files, one.was_there) for one in away] == [
+    assert [(copy.artifact.kind, copy.num_files, copy.was_there) for copy in away] == [
         ("tokenizer", 1, False),
         ("prepared-corpus", 4, False),
     ]
@@ -111,8 +110,8 @@ def test_a_copy_to_a_remote_store_and_back_is_equal(
         **{Path(name).name: value for name, value in _FILES.items()},
         MANIFEST: (Path(artifact.address) / MANIFEST).read_bytes(),
     }
-    assert [one.label for one in other.lineage(back)] == [
-        one.label for one in here.lineage(artifact)
+    assert [ancestor.label for ancestor in other.lineage(back)] == [
+        ancestor.label for ancestor in here.lineage(artifact)
     ]
 
 
@@ -162,11 +161,11 @@ def test_a_damaged_remote_artifact_is_detected_at_the_target(
     here: Store, shared: Store, tmp_path: Path, damage: bytes | None
 ) -> None:
     away = copy_artifact(make(here), here, shared).artifact
-    place = f"{away.address}/shards/1.bin"
+    path = f"{away.address}/shards/1.bin"
     if damage is None:
-        shared.fs.rm_file(place)
+        shared.fs.rm_file(path)
     else:
-        shared.fs.pipe_file(place, damage)
+        shared.fs.pipe_file(path, damage)
     other = Store(tmp_path / "other")
     with pytest.raises(
         (ArtifactError, RemoteError), match=r"shards/1\.bin of prepared-corpus/mono-"
@@ -175,12 +174,11 @@ def test_a_damaged_remote_artifact_is_detected_at_the_target(
     assert list(other.list_artifacts()) == []
     assert not (tmp_path / "other" / "prepared-corpus").exists()
 
-    shared.fs.pipe_file(
-        place, _FILES["shards/1.bin"]
-    )  # Mended: what had arrived is not fetched again.
-    mended = copy_artifact(away, shared, other)
-    assert mended.num_files < 4
-    assert content(other, mended.artifact) == _FILES
+    # After a repair, the files that were fetched before are not fetched again.
+    shared.fs.pipe_file(path, _FILES["shards/1.bin"])
+    repaired = copy_artifact(away, shared, other)
+    assert repaired.num_files < 4
+    assert content(other, repaired.artifact) == _FILES
 
 
 def test_an_interrupted_copy_resumes(here: Store, shared: Store) -> None:
@@ -203,13 +201,13 @@ def test_a_copy_killed_between_the_rename_and_the_manifest_is_repeated(
 ) -> None:
     artifact = make(here)
     shared = Store(tmp_path / "shared")
-    place = Path(copy_artifact(artifact, here, shared).artifact.address)
-    (place / MANIFEST).unlink()
-    (place / "left by a build").write_text("junk")
+    folder = Path(copy_artifact(artifact, here, shared).artifact.address)
+    (folder / MANIFEST).unlink()
+    (folder / "unlisted").write_text("junk")
     again = copy_artifact(artifact, here, shared)
     assert (again.was_there, again.num_files) == (False, 0)
-    assert list_files(place)[0].path == "index.json"
-    assert "left by a build" not in os.listdir(place)
+    assert list_files(folder)[0].path == "index.json"
+    assert "unlisted" not in os.listdir(folder)
 
 
 _COPY = """
@@ -256,7 +254,7 @@ def test_a_process_killed_during_a_copy_publishes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("forged", "said"),
+    ("forged", "message"),
     [
         ({"files": [["../../../evil.txt", 4, "0" * 64]]}, "outside its folder"),
         ({"files": [["/tmp/evil.txt", 4, "0" * 64]]}, "outside its folder"),
@@ -267,7 +265,7 @@ def test_a_process_killed_during_a_copy_publishes_nothing(
     ids=["climbing", "absolute", "name", "digest", "recipe"],
 )
 def test_an_inconsistent_manifest_is_refused(
-    here: Store, shared: Store, tmp_path: Path, forged: dict[str, object], said: str
+    here: Store, shared: Store, tmp_path: Path, forged: dict[str, object], message: str
 ) -> None:
     away = copy_artifact(make(here), here, shared).artifact
     manifest = json.loads(shared.fs.cat_file(f"{away.address}/{MANIFEST}"))
@@ -277,7 +275,7 @@ def test_an_inconsistent_manifest_is_refused(
         manifest["artifact"].update(forged)
     shared.fs.pipe_file(f"{away.address}/{MANIFEST}", json.dumps(manifest).encode())
     other = Store(tmp_path / "other")
-    with pytest.raises(ArtifactError, match=said):
+    with pytest.raises(ArtifactError, match=message):
         copy_artifact(shared.load(away.address), shared, other)
     assert not list(tmp_path.rglob("evil.txt"))
     assert list(other.list_artifacts()) == []

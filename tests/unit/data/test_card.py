@@ -1,4 +1,4 @@
-"""The dataset card, from records whose every figure can be worked out by hand."""
+"""The dataset card, from records with numbers that are easy to add up by hand."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def artifact(
     )
 
 
-def figures(times: int = 1) -> dict[str, Any]:
+def language_statistics(times: int = 1) -> dict[str, Any]:
     return {
         "raw_documents": 10 * times,
         "raw_bytes": 5_000 * times,
@@ -80,7 +80,8 @@ def corpora() -> DatasetCardInputs:
     prepared = {}
     for corpus in CORPORA:
         languages = {
-            language: figures(times) for times, language in enumerate(LANGUAGES[corpus], start=1)
+            language: language_statistics(times)
+            for times, language in enumerate(LANGUAGES[corpus], start=1)
         }
         splits = {
             f"held-out/{language}": {"num_sequences": 2, "dropped_tokens": 9}
@@ -94,8 +95,8 @@ def corpora() -> DatasetCardInputs:
     return DatasetCardInputs("demo", DataConfig(preset="tiny"), 4, 256, raw, tokenizer, prepared)
 
 
-def card(what: DatasetCardInputs | None = None) -> str:
-    return dataset_card(what or corpora(), ARCHIVES, ARCHIVES[:1], paper_corpora())
+def card(inputs: DatasetCardInputs | None = None) -> str:
+    return dataset_card(inputs or corpora(), ARCHIVES, ARCHIVES[:1], paper_corpora())
 
 
 def rows(text: str, section: str) -> dict[tuple[str, ...], list[str]]:
@@ -109,7 +110,7 @@ def rows(text: str, section: str) -> dict[tuple[str, ...], list[str]]:
     return {tuple(line[:2]): line[2:] for line in cells[2:]}
 
 
-def test_every_package_stands_with_its_license_and_what_it_gave() -> None:
+def test_packages_are_listed_with_license_sizes_and_note() -> None:
     lines = card().split("## Sources")[1].split("\n## ")[0].splitlines()
     table = [line for line in lines if line.startswith("|")][2:]
     assert table == [
@@ -123,7 +124,7 @@ def test_every_package_stands_with_its_license_and_what_it_gave() -> None:
 def test_sizes_are_raw_filtered_deduplicated_and_tokens() -> None:
     sizes = rows(card(), "Sizes")
     assert sizes["nl", "English"] == ["10", "5.0 kB", "7", "2.9 kB", "4", "2.0 kB", "1,000", "100"]
-    # Six languages, one to six times the figures: 21 times; one empty document each.
+    # Six languages with one to six times the numbers: 21 times, and one empty document each.
     assert sizes["multi", "all"] == [
         "210",
         "105.0 kB",
@@ -135,17 +136,17 @@ def test_sizes_are_raw_filtered_deduplicated_and_tokens() -> None:
         "2,100",
     ]
     assert [key for key in sizes if key[0] == "multi"] == [
-        ("multi", one) for one in (*LANGUAGES["multi"], "all")
+        ("multi", language) for language in (*LANGUAGES["multi"], "all")
     ]
     assert ("mono", "all") not in sizes
 
 
-def test_the_papers_figures_stand_beside_ours_with_their_marks() -> None:
-    beside = rows(card(), "Comparison with the paper")
-    assert beside["multi", "Go"][:4] == ["15.0 kB", "6.0 kB", "3,300", "BigQuery, Go"]
-    assert beside["multi", "Go"][4:] == ["256 GB ?", "21.4 GB ?", "9.6B ?"]
-    assert beside["mono", "Python"][3:] == ["BigPython", "5.5 TB", "217.3 GB", "71.7B"]
-    assert beside["multi", "all"][3:] == [
+def test_the_paper_comparison_keeps_the_marks_of_unverified_numbers() -> None:
+    comparison = rows(card(), "Comparison with the paper")
+    assert comparison["multi", "Go"][:4] == ["15.0 kB", "6.0 kB", "3,300", "BigQuery, Go"]
+    assert comparison["multi", "Go"][4:] == ["256 GB ?", "21.4 GB ?", "9.6B ?"]
+    assert comparison["mono", "Python"][3:] == ["BigPython", "5.5 TB", "217.3 GB", "71.7B"]
+    assert comparison["multi", "all"][3:] == [
         "BigQuery, six languages",
         "about 4 TB ?",
         "340 GB",
@@ -156,7 +157,7 @@ def test_the_papers_figures_stand_beside_ours_with_their_marks() -> None:
     )
 
 
-def test_what_was_left_out_is_counted_by_reason() -> None:
+def test_rejected_documents_are_counted_by_reason() -> None:
     text = card()
     assert "| corpus | language | digits | empty | duplicate |" in text
     assert rows(text, "Rejected documents by reason")["multi", "all"] == ["42", "6", "63"]
@@ -171,7 +172,7 @@ def test_splits_begin_with_training() -> None:
     assert "the seed 4" in card()
 
 
-def test_digests_and_the_md5_of_dvc_are_whole() -> None:
+def test_digests_and_the_md5_of_dvc_are_complete() -> None:
     text = card()
     assert "`0123abc.dir`" in text
     assert f"| prepared mono | `prepared-corpus/mono-{'m' * 12}` | `{'o' * 64}` |" in text
@@ -181,22 +182,22 @@ def test_digests_and_the_md5_of_dvc_are_whole() -> None:
     )
 
 
-def test_neither_time_nor_place_nor_order_changes_the_card() -> None:
-    one, other = corpora(), corpora()
+def test_the_card_does_not_depend_on_time_address_or_order() -> None:
+    first, other = corpora(), corpora()
     for prepared in other.prepared.values():
         for part in ("languages", "splits"):
-            turned = dict(reversed(list(prepared.statistics[part].items())))  # type: ignore[union-attr]
-            prepared.statistics[part] = turned
+            in_reverse = dict(reversed(list(prepared.statistics[part].items())))  # type: ignore[union-attr]
+            prepared.statistics[part] = in_reverse
     elsewhere = {
-        name: made.replace(address="s3://x/y", provenance={})
-        for name, made in other.prepared.items()
+        name: prepared.replace(address="s3://x/y", provenance={})
+        for name, prepared in other.prepared.items()
     }
-    assert card(one) == card(other._replace(prepared=elsewhere))
+    assert card(first) == card(other._replace(prepared=elsewhere))
     assert "somewhere" not in card()
     assert "a-host" not in card()
 
 
-def test_a_corpus_from_before_the_bytes_of_duplicates_were_counted() -> None:
+def test_a_corpus_without_the_bytes_of_duplicates_has_no_filtered_size() -> None:
     old = corpora()
     del old.prepared["nl"].statistics["languages"]["English"]["duplicate_bytes"]  # type: ignore[index, call-overload]
     assert rows(card(old), "Sizes")["nl", "English"][3] == "-"
@@ -208,8 +209,8 @@ def test_licenses_by_package_and_files_of_declared_sources_by_their_records() ->
 
 
 def declaring(*names: Corpus) -> DatasetCardInputs:
-    """The corpora, some of them of declared sources."""
-    one = corpora()
+    """The corpora, with declared sources for these names."""
+    inputs = corpora()
     sources = {
         name: (Source(uri=f"s3://b/{name}/*.zst", fixed_language="English"), Source(uri="x|y"))
         for name in names
@@ -218,10 +219,11 @@ def declaring(*names: Corpus) -> DatasetCardInputs:
         name: artifact("raw-corpus", name, {"num_files": 1_200, "size_bytes": 3_000_000})
         for name in names
     }
-    return one._replace(data=DataConfig(preset="tiny", sources=sources), raw={**one.raw, **stored})
+    data = DataConfig(preset="tiny", sources=sources)
+    return inputs._replace(data=data, raw={**inputs.raw, **stored})
 
 
-def test_declared_sources_stand_with_their_settings_and_no_archive_is_named_for_them() -> None:
+def test_declared_sources_are_listed_with_their_settings_instead_of_archives() -> None:
     text = card(declaring("mono"))
     assert "nl, multi: preset `tiny`; mono: sources that the recipe declares." in text
     assert (
@@ -229,12 +231,12 @@ def test_declared_sources_stand_with_their_settings_and_no_archive_is_named_for_
         "`x\\|y` |  |  |  |" in text
     )
     assert "| scripts 2.1 | BSD-3-Clause | - | 1.5 MB | - |  |" in text, (
-        "nothing of it is in mono any more"
+        "the declared sources of mono replace its part of this package"
     )
     assert "The first command fetches the raw corpora nl, multi; the second" in text
 
 
-def test_of_declared_sources_alone_nothing_is_said_of_packages() -> None:
+def test_a_card_of_declared_sources_only_names_no_package() -> None:
     text = card(declaring(*CORPORA))
     assert "All corpora are from sources that the recipe declares." in text
     assert "released packages" not in text
@@ -242,11 +244,11 @@ def test_of_declared_sources_alone_nothing_is_said_of_packages() -> None:
     assert "The first command fetches the vocabulary; the second" in text
 
 
-def test_what_was_done_is_what_the_recipe_says() -> None:
+def test_processing_lists_the_steps_that_the_recipe_enables() -> None:
     plain = card().split("## Processing")[1]
     assert "Near-duplicates are kept." in plain
     assert "Redacted" not in plain
-    assert "Decontaminated" not in plain, "no benchmark is counted, so none was looked for"
+    assert "Decontaminated" not in plain, "no benchmark is counted, so none was searched for"
     other = corpora()
     other.prepared["mono"].statistics["contaminated"] = {"mtpb": 0, "humaneval": 2}
     options = {
@@ -275,24 +277,24 @@ def test_what_was_done_is_what_the_recipe_says() -> None:
 
 
 def test_records_that_could_not_be_read_are_counted() -> None:
-    one = corpora()
-    assert "could not be read" not in card(one)
-    one.prepared["mono"].statistics["bad"] = {"not JSON": 2, "NUL character": 1_000}
+    inputs = corpora()
+    assert "could not be read" not in card(inputs)
+    inputs.prepared["mono"].statistics["bad"] = {"not JSON": 2, "NUL character": 1_000}
     assert (
         "`quarantine.jsonl` lists the records that could not be read: mono 1,002 (NUL character "
-        "1,000, not JSON 2)." in card(one)
+        "1,000, not JSON 2)." in card(inputs)
     )
 
 
 def test_foreign_text_is_no_markup() -> None:
     hostile = "<img src=x> [a](http://b) `c` *d* | \x1b[2J\u202e"
     archives = (ARCHIVES[0].replace(note=hostile, license=hostile), *ARCHIVES[1:])
-    one = declaring("mono")
+    inputs = declaring("mono")
     sources = {"mono": (Source(uri=f"s3://b/`{hostile}"),)}
-    one.prepared["multi"].statistics["bad"] = {hostile: 1}
-    one.prepared["nl"].statistics["languages"]["English"]["rejected"][hostile] = 1  # type: ignore[index, call-overload]
+    inputs.prepared["multi"].statistics["bad"] = {hostile: 1}
+    inputs.prepared["nl"].statistics["languages"]["English"]["rejected"][hostile] = 1  # type: ignore[index, call-overload]
     text = dataset_card(
-        one._replace(name=hostile, data=DataConfig(preset="tiny", sources=sources)),
+        inputs._replace(name=hostile, data=DataConfig(preset="tiny", sources=sources)),
         archives,
         archives,
         paper_corpora(),

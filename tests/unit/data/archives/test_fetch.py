@@ -44,11 +44,9 @@ def test_archives_are_downloaded_once(fixture_archives, index, tmp_path):
 def test_interrupted_download_is_resumed(fixture_archives, archive, index, tmp_path):
     index.cuts = [70_000, 50_000]
     paths = fetch_archives([archive], tmp_path, index=PackageIndex(index.url))
-    assert [requested_range for _, requested_range in index.requests] == [
-        None,
-        "bytes=65536-",
-        "bytes=114688-",
-    ]  # whole chunks of 16 KiB
+    # Whole chunks of 16 KiB.
+    ranges = [None, "bytes=65536-", "bytes=114688-"]
+    assert [requested_range for _, requested_range in index.requests] == ranges
     assert paths[archive.file].read_bytes() == (fixture_archives.folder / archive.file).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == [archive.file]
 
@@ -75,7 +73,7 @@ def test_index_without_ranges_sends_the_whole_file_again(
     assert path.read_bytes() == (fixture_archives.folder / archive.file).read_bytes()
 
 
-@pytest.mark.parametrize("served", ["wrong_content bytes of that size", "too short", "too long"])
+@pytest.mark.parametrize("served", ["wrong bytes of that size", "too short", "too long"])
 def test_unpinned_bytes_are_rejected_and_removed(fixture_archives, archive, tmp_path, served):
     content = (fixture_archives.folder / archive.file).read_bytes()
     wrong_content = {"too short": content[:-1], "too long": content + b"!"}.get(

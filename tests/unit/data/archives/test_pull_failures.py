@@ -149,8 +149,6 @@ def test_truncated_data_dvc_is_rewritten(project, fixture_archives):
 
 _PULL = """
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from components.core.files import read_json
 from components.data.archives.pins import Pins
@@ -217,7 +215,7 @@ def test_full_disk_raises_an_error_and_leaves_no_partial_files(
 
 
 def test_full_disk_keeps_previous_data(mount, fixture_archives, tmp_path):
-    # data/ has 1.0 MB files_before and 1.9 MB after the pull, and the same in DVC's cache.
+    # data/ has 1.0 MB before and 1.9 MB after the pull, and the same in DVC's cache.
     project = new_project(mount(_new_folder(tmp_path / "disk"), 4_800) / "project")
     old = build_archives(_new_folder(tmp_path / "old"), num_documents=60, num_merges=300)
     pull_fixtures(project, fixture_archives, pins=old, archives=tmp_path / "old")

@@ -61,12 +61,10 @@ def test_bands_propose_most_pairs_at_the_threshold_and_few_others() -> None:
     """36 bands of 7 find 1 - (1 - 0.7**7)**36 = 95.5 % at 0.7; 32 bands of 8 would find 85 %."""
     assert choose_bands(CONFIG) == Bands(36, 7)
     assert Bands(36, 7).recall(0.7) == pytest.approx(1 - (1 - 0.0823543) ** 36)
-    assert choose_bands(NearDuplicateConfig(num_perm=8, threshold=0.9)) == Bands(
-        4, 2
-    )  # 1 - 0.19**4 = 99.9 %; 2 of 3 find 93 %
-    assert choose_bands(NearDuplicateConfig(num_perm=8, threshold=0.1)) == Bands(
-        8, 1
-    )  # finds 57 %, and nothing finds more
+    # 1 - 0.19**4 = 99.9 %; 2 of 3 would find 93 %.
+    assert choose_bands(NearDuplicateConfig(num_perm=8, threshold=0.9)) == Bands(4, 2)
+    # Finds 57 %; no choice finds more.
+    assert choose_bands(NearDuplicateConfig(num_perm=8, threshold=0.1)) == Bands(8, 1)
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,8 @@ def words_by_regex(text: str) -> list[bytes]:
 @settings(deadline=None)
 @given(texts=TEXTS, skipped=st.integers(0, 3))
 def test_words_equal_those_of_a_regular_expression(texts: list[str], skipped: int) -> None:
-    words = find_words(
-        column(texts)[skipped:]
-    )  # the buffers of a slice start before its first text
+    # The buffers of a slice start before its first text.
+    words = find_words(column(texts)[skipped:])
     texts = texts[skipped:]
     all_words = [words.ngram(word, 1) for word in range(len(words.starts))]
     bounds = words.first_word.tolist()

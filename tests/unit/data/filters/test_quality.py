@@ -36,9 +36,8 @@ def lines_of(text: str) -> list[str]:
 @settings(deadline=None)
 @given(texts=TEXTS, skipped=st.integers(0, 3))
 def test_text_stats_equal_plain_python(texts: list[str], skipped: int) -> None:
-    stats = text_stats(
-        column(texts)[skipped:]
-    )  # the buffers of a slice start before its first text
+    # The buffers of a slice start before its first text.
+    stats = text_stats(column(texts)[skipped:])
     texts = texts[skipped:]
     assert stats.num_characters.tolist() == [len(text) for text in texts]
     assert stats.num_digits.tolist() == [

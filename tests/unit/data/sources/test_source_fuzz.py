@@ -62,7 +62,7 @@ WRITERS = EXACT | COUNTED | GARBLED
 
 
 class Outcome(NamedTuple):
-    """What reading gave."""
+    """Records and counts of a file that was read."""
 
     records: list[dict[str, str]]
     num_bad: int
@@ -74,8 +74,8 @@ class Outcome(NamedTuple):
 
 
 def outcome(path) -> Outcome | None:
-    """What reading a file gives; None is one of our errors that names the file. Anything else
-    escapes."""
+    """Read a file; None if this raises an error of this project that names the file. Any other
+    exception is raised."""
     try:
         batches = list(read(path))
     except CodegenError as error:
@@ -117,7 +117,7 @@ def test_damaged_file_raises_an_error_or_gives_all_records(tmp_path, name):
 
 
 def is_acceptable(name: str, result: Outcome, intact: Outcome, is_cut: bool) -> bool:
-    """Whether this may come out of a damaged file, as the top of this file says."""
+    """Whether a damaged file may be read as `result`; see the docstring of this module."""
     if name in EXACT or is_cut:
         return result == intact or (name.endswith(".avro") and result == Outcome([], 0, 0))
     is_complete = result.num_accounted == len(ROWS)

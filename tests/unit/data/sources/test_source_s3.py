@@ -58,8 +58,8 @@ def storage(s3_endpoint: str):
     "glob", ["plain/*.jsonl", "gzip/*.gz", "zstd/a.jsonl.zst", "parquet/*", "avro/*", "zip/a.zip"]
 )
 def test_each_format_is_read_from_s3(storage, glob):
-    found = rows(read(f"s3://corpus/{glob}", storage_options=storage))
-    assert [row["text"] for row in found] == [row["content"] for row in ROWS]
+    records = rows(read(f"s3://corpus/{glob}", storage_options=storage))
+    assert [record["text"] for record in records] == [row["content"] for row in ROWS]
 
 
 def test_folder_of_code_files_is_read_from_s3(storage):

@@ -93,9 +93,9 @@ def test_name_can_select_a_field_of_a_struct(tmp_path):
 def test_bad_parquet_rows_are_quarantined_by_row_number(tmp_path):
     texts = [b"1", b"\xff2", b"3", None, b"\x005", b"6" * 99, b"7"]
     binary = pa.array(texts, pa.binary())
-    invalid = pa.StringArray.from_buffers(
-        len(texts), *binary.buffers()[1:], binary.buffers()[0]
-    )  # Like a writer that does not check UTF-8.
+    # Like a writer that does not check UTF-8.
+    validity, *offsets_and_data = binary.buffers()
+    invalid = pa.StringArray.from_buffers(len(texts), *offsets_and_data, validity)
     pq.write_table(
         pa.table({"content": invalid, "path": ["a.py"] * 7}),
         tmp_path / "a.parquet",
@@ -263,8 +263,8 @@ def test_damaged_avro_length_allocates_no_memory(tmp_path):
 def test_parquet_row_counts_that_disagree_are_damage(tmp_path):
     content = bytearray(parquet(numbered(30), compression="none", use_dictionary=False))
     footer = int.from_bytes(content[-8:-4], "little")
-    # In Thrift's compact protocol 30 rows are the byte 60: once in the file's metadata, once in the
-    # group's, ...
+    # In Thrift's compact protocol 30 rows are the byte 60, for example in the metadata of the file
+    # and in those of the row group.
     places = [at for at in range(len(content) - 8 - footer, len(content) - 8) if content[at] == 60]
     outcomes = set()
     for at in places:

@@ -161,7 +161,7 @@ def _run_stages(
     )
     check_bad_records(tokenized, job.data.quarantine)
     runs = [run for partition in partitions for run in job.runs(partition)]
-    near_duplicates = find_near_duplicates(job, runs) if job.data.near_duplicates.enabled else None
+    near_duplicates = find_near_duplicates(job, runs)
     if job.data.dedup_across_corpora:
         runs = [*exclusion_runs(job, other_corpora), *runs]
     merged = run_merge_stage(job, runs, near_duplicates, execution)

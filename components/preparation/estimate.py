@@ -142,8 +142,8 @@ def _extrapolate(
     num_workers = 1 if sample.single_process else min(execution.num_workers, len(partitions))
     growth = raw_bytes / sum(stats.raw_bytes for stats in sample.partitions)
     tokenize_share = _tokenize_share(sample, partitions, num_workers)
-    num_ranges = -(-sample.total(lambda stats: stats.run_bytes) // job.run_bytes)
-    num_merge_workers = min(execution.num_workers, max(1, num_ranges))
+    num_ranges = job.num_ranges(sample.total(lambda stats: stats.run_bytes))
+    num_merge_workers = min(execution.num_workers, num_ranges)
     merge_s = sample.merge_s / num_merge_workers
     duration_s = growth * (sample.tokenize_s * tokenize_share + merge_s)
     return Estimate(

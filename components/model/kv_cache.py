@@ -180,7 +180,7 @@ class BatchedKVCache:
         return slot_SH1K + weight_SH11 * (prompt_SH1K - slot_SH1K)
 
     def _prepare_step(self, lengths: Sequence[int], prompts: Sequence[PromptTokens]) -> None:
-        """Compute what all layers of a step share: positions, masks, samples of each block."""
+        """Compute the tensors that all layers of a step share: positions, masks, samples."""
         prompt_lengths_S = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         self._slots_S = torch.arange(len(lengths), device=self.device)
         self._lengths_S = torch.tensor(lengths, device=self.device)
@@ -262,12 +262,10 @@ class SharedPrefixBlock:
         num_heads, head_dim = query_MH1K.shape[1], query_MH1K.shape[3]
         queries = query_MH1K.new_zeros(num_prompts * self._num_samples, num_heads, head_dim)
         queries[self._query_rows_M] = query_MH1K[:, :, 0]
-        query_PHNK = queries.view(num_prompts, self._num_samples, num_heads, head_dim).transpose(
-            1, 2
-        )
+        query_PNHK = queries.view(num_prompts, self._num_samples, num_heads, head_dim)
         keys_PHTK, values_PHTK = self._cache[layer, :, :num_prompts]
         attended_PHNK, lse_PHN = attention_with_lse(
-            query_PHNK, keys_PHTK, values_PHTK, self._mask_P11T
+            query_PNHK.transpose(1, 2), keys_PHTK, values_PHTK, self._mask_P11T
         )
         attended_MHK = attended_PHNK.transpose(1, 2).flatten(0, 1)[self._query_rows_M]
         lse_MH = lse_PHN.transpose(1, 2).flatten(0, 1)[self._query_rows_M]

@@ -96,8 +96,10 @@ def count_tokens(tokens: pa.ChunkedArray) -> pa.ChunkedArray:
 def _write_range(
     corpus: Corpus, rows: pa.Table, tokens: pa.ChunkedArray, folder: Path
 ) -> dict[str, Any]:
-    """Write streams and table rows. `tokens` are of all rows of the range, indexed by the column
-    `row`."""
+    """Write streams and table rows.
+
+    `tokens` are of all rows of the range, indexed by the column `row`.
+    """
     is_accepted = pc.is_null(rows["reason"])
     accepted = rows.filter(is_accepted)
     splits = _splits_of(accepted)

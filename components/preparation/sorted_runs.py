@@ -118,8 +118,7 @@ def _lower_bound(order: pa.Array, bound: int) -> int:
 
 
 def write_tokens(tokens: pa.ChunkedArray, rows: npt.NDArray[np.int64], file: BinaryIO) -> int:
-    """Write the tokens of some rows back to back, without copying them first; returns their
-    number."""
+    """Write the tokens of some rows back to back, without a copy; returns their number."""
     chunk_starts = np.cumsum([0, *(len(chunk) for chunk in tokens.chunks)])
     buffers = [_offsets_and_data(chunk) for chunk in tokens.chunks]
     chunk_numbers = np.searchsorted(chunk_starts, rows, side="right") - 1

@@ -215,8 +215,7 @@ def test_threads_share_fetched_blocks(tmp_path: Path) -> None:
 
 
 def test_threads_that_evict_each_others_blocks_still_read_everything(tmp_path: Path) -> None:
-    """Four threads read twelve blocks through a cache of two: a group is used before its
-    eviction."""
+    """Four threads read twelve blocks through a cache of two: all are used before eviction."""
     folder = tmp_path / "cache"
     names = [f"{number:03d}" for number in range(12)]
 

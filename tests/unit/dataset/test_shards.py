@@ -164,8 +164,7 @@ def test_epochs_and_seeds_have_different_orders() -> None:
 
 
 def test_the_order_never_changes(tmp_path: Path) -> None:
-    """Golden: another order would train another model under the same recipe (2026-11-23, numpy
-    2)."""
+    """Golden (2026-11-23, numpy 2): another order would train another model for the same recipe."""
     write_corpus(tmp_path, [np.arange(40, dtype=np.uint16)], 4, 12)
     indices = PackedSplit(tmp_path).shuffled_indices(seed=0, first=5, num_positions=10)
     assert " ".join(map(str, indices)) == "7 9 6 8 4 6 7 4 5 1"

@@ -103,8 +103,7 @@ def test_a_split_that_fits_is_fetched_in_whole_shards(
 def test_a_split_that_does_not_fit_is_fetched_in_aligned_ranges(
     corpus: Path, bucket: Bucket, tmp_path: Path
 ) -> None:
-    """Ranges of two sequences, and of one at the odd end of a shard; the cache holds three
-    ranges."""
+    """Ranges of two sequences, and of one at the odd end of a shard, in a cache of three."""
     uri = bucket.upload(corpus, "nl")
     streaming = cache(tmp_path, cache_bytes=6 * SEQUENCE_BYTES, range_bytes=2 * SEQUENCE_BYTES + 3)
     split = PackedSplit(uri, streaming=streaming, storage_options=bucket.storage_options)
@@ -207,8 +206,7 @@ print(largest)
 def test_ranks_of_a_host_share_a_cache_that_is_too_small(
     corpus: Path, bucket: Bucket, tmp_path: Path
 ) -> None:
-    """Two processes evict each other's ranges from a cache of three, and both read correct
-    tokens."""
+    """Two processes evict each other's ranges from a cache of three and read correct tokens."""
     uri = bucket.upload(corpus, "nl")
     streaming = cache(tmp_path, cache_bytes=6 * SEQUENCE_BYTES, range_bytes=2 * SEQUENCE_BYTES)
     arguments = [uri, json.dumps(bucket.storage_options), json.dumps(streaming.model_dump())]

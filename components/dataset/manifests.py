@@ -1,8 +1,12 @@
-"""Tables beside the shards of a packed corpus: accepted documents, rejected documents, bad records.
+"""Tables beside the shards of a packed corpus, and samples of its rejects.
 
-`documents.parquet` and `rejects.parquet` are in training order and hold no text but excerpts.
-Training order is a keyed hash of the content, so the first rows of a reason and language are a
-random sample that depends on contents and seed only, not on files, partitions or workers.
+    documents.parquet    accepted documents, in training order
+    rejects.parquet      rejected documents, each with its reason, in training order
+    quarantine.jsonl     bad records, which could not be read
+
+The tables hold no text but excerpts. Training order is a keyed hash of the content, so the first
+rows of a reason and language are a random sample that depends on contents and seed only, not on
+files, partitions or workers.
 """
 
 from __future__ import annotations

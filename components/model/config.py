@@ -1,7 +1,7 @@
 """The shape of a model, the numbers that follow from it, and the choices of the command line.
 
-Only what differs between CodeGen models is a field of `ModelConfig`. What all of them share
-(parallel blocks, MLP width, LayerNorm epsilon, rotary base) is a constant in `transformer`.
+Values that differ between CodeGen models are fields of `ModelConfig`; values that all of them share
+(parallel blocks, MLP width, LayerNorm epsilon, rotary base) are constants in `transformer`.
 This module imports no torch, so the command line can import it quickly.
 """
 

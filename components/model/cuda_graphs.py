@@ -22,11 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.model.config import DecodeMode
-from components.model.kv_cache import PrefilledPrompt
+from components.model.kv_cache import PrefilledPrompt, kv_token_bytes, no_logits, round_up
 from components.model.transformer import CodeGen
 
 LENGTH_MULTIPLE = 256
-"""Slot lengths and attended lengths are multiples: eight shapes up to 2,048 tokens (assumption)."""
+"""Slot lengths and attended lengths are multiples of this: eight shapes up to 2,048 tokens
+(assumption)."""
 _WARM_UP_STEPS = 3
 """Steps before recording, as in PyTorch's documentation: libraries allocate at their first use."""
 _MAX_COMPILED_SHAPES = 64
@@ -94,15 +95,13 @@ class StaticKVCache:
     def decode_step(self, tokens: Sequence[int]) -> Tensor:
         """Append a token to each slot in use; return the logits of the next token, [used, V]."""
         if not tokens:
-            weight = self._model.embedding.weight
-            vocab_size = self._model.config.padded_vocab_size
-            return torch.empty(0, vocab_size, device=weight.device, dtype=weight.dtype)
+            return no_logits(self._model)
         rows = self._rows[: len(tokens)]
         # An unused slot gets token 0 at position 0.
         inputs_2S = torch.zeros(self._inputs_2S.shape, dtype=torch.long)
         inputs_2S[:, rows] = torch.tensor([list(tokens), self._lengths])
         self._inputs_2S.copy_(inputs_2S)
-        logits_SV = self._step(_round_up(max(self._lengths) + 1))
+        logits_SV = self._step(round_up(max(self._lengths) + 1, LENGTH_MULTIPLE))
         self._lengths = [length + 1 for length in self._lengths]
         return logits_SV[torch.tensor(rows, device=logits_SV.device)]
 
@@ -113,9 +112,8 @@ class StaticKVCache:
         """Allocate slots of `num_tokens` tokens, as many as fit in memory."""
         config = self._model.config
         weight = self._model.embedding.weight
-        self._slot_tokens = _round_up(num_tokens)
-        token_bytes = 2 * config.num_layers * config.d_model * weight.element_size()
-        max_slots = self._cache_bytes // (token_bytes * self._slot_tokens)
+        self._slot_tokens = round_up(num_tokens, LENGTH_MULTIPLE)
+        max_slots = self._cache_bytes // (kv_token_bytes(self._model) * self._slot_tokens)
         self.capacity = max(1, min(self._max_slots, max_slots))
         self._rows = list(range(self.capacity))
         """The row of each sample in the tensors; rows after the last sample's are free."""
@@ -225,7 +223,3 @@ def _compiled_decode() -> Callable[[CodeGen, Layers, Tensor, int], Tensor]:
         isolate_recompiles=True,
     )
     return compiled
-
-
-def _round_up(num_tokens: int) -> int:
-    return -(-num_tokens // LENGTH_MULTIPLE) * LENGTH_MULTIPLE

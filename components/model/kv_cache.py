@@ -83,16 +83,14 @@ class BatchedKVCache:
 
         Prompts use the rest; a single sample always fits.
         """
-        config = model.config
-        weight = model.embedding.weight
         self._model = model
-        self.device = weight.device
-        self._token_bytes = 2 * config.num_layers * config.d_model * weight.element_size()
-        slot_tokens = _round_up(new_tokens, _SLOT_TOKENS_MULTIPLE)
+        self.device = model.embedding.weight.device
+        self._token_bytes = kv_token_bytes(model)
+        slot_tokens = round_up(new_tokens, _SLOT_TOKENS_MULTIPLE)
         slot_bytes = slot_tokens * self._token_bytes
         self.capacity = min(num_slots, max(1, cache_bytes // 2 // slot_bytes))
         self._prompt_bytes = cache_bytes - self.capacity * slot_bytes
-        self._slots = allocate_kv(model, _round_up(self.capacity, _SLOTS_MULTIPLE), slot_tokens)
+        self._slots = allocate_kv(model, round_up(self.capacity, _SLOTS_MULTIPLE), slot_tokens)
         self._blocks: dict[int, SharedPrefixBlock] = {}
         """By the rounded length of their prompts."""
         self._prompts: list[PromptTokens] = []
@@ -146,10 +144,9 @@ class BatchedKVCache:
     def decode_step(self, tokens: Sequence[int]) -> Tensor:
         """Append a token to each slot in use; return the logits of the next token, [S, V]."""
         if not tokens:
-            vocab_size = self._model.config.padded_vocab_size
-            return torch.empty(0, vocab_size, device=self.device, dtype=self._slots.dtype)
+            return no_logits(self._model)
         # Padding slots repeat the first slot.
-        num_padding = _round_up(len(tokens), _SLOTS_MULTIPLE) - len(tokens)
+        num_padding = round_up(len(tokens), _SLOTS_MULTIPLE) - len(tokens)
         self._prepare_step(
             self._lengths + self._lengths[:1] * num_padding,
             self._prompts + self._prompts[:1] * num_padding,
@@ -183,7 +180,7 @@ class BatchedKVCache:
         return slot_SH1K + weight_SH11 * (prompt_SH1K - slot_SH1K)
 
     def _prepare_step(self, lengths: Sequence[int], prompts: Sequence[PromptTokens]) -> None:
-        """Compute what all layers of a step share: positions, masks, samples of each block."""
+        """Compute the tensors that all layers of a step share: positions, masks, samples."""
         prompt_lengths_S = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         self._slots_S = torch.arange(len(lengths), device=self.device)
         self._lengths_S = torch.tensor(lengths, device=self.device)
@@ -191,7 +188,7 @@ class BatchedKVCache:
         self._mask_S11T = padding_mask(
             self._slots,
             [length + 1 for length in lengths],
-            _round_up(max(lengths) + 1, _SLOT_TOKENS_MULTIPLE),
+            round_up(max(lengths) + 1, _SLOT_TOKENS_MULTIPLE),
         )
         for length, block in self._blocks.items():
             slots = [
@@ -249,7 +246,7 @@ class SharedPrefixBlock:
             row = prompt_rows[prompts[slot]]
             positions.append((row, counts[row]))
             counts[row] += 1
-        self._num_samples = _round_up(max(counts), _SAMPLES_MULTIPLE)
+        self._num_samples = round_up(max(counts), _SAMPLES_MULTIPLE)
         device = self._cache.device
         self.samples_M = torch.tensor(slots, device=device)
         self._query_rows_M = torch.tensor(
@@ -265,12 +262,10 @@ class SharedPrefixBlock:
         num_heads, head_dim = query_MH1K.shape[1], query_MH1K.shape[3]
         queries = query_MH1K.new_zeros(num_prompts * self._num_samples, num_heads, head_dim)
         queries[self._query_rows_M] = query_MH1K[:, :, 0]
-        query_PHNK = queries.view(num_prompts, self._num_samples, num_heads, head_dim).transpose(
-            1, 2
-        )
+        query_PNHK = queries.view(num_prompts, self._num_samples, num_heads, head_dim)
         keys_PHTK, values_PHTK = self._cache[layer, :, :num_prompts]
         attended_PHNK, lse_PHN = attention_with_lse(
-            query_PHNK, keys_PHTK, values_PHTK, self._mask_P11T
+            query_PNHK.transpose(1, 2), keys_PHTK, values_PHTK, self._mask_P11T
         )
         attended_MHK = attended_PHNK.transpose(1, 2).flatten(0, 1)[self._query_rows_M]
         lse_MH = lse_PHN.transpose(1, 2).flatten(0, 1)[self._query_rows_M]
@@ -285,6 +280,17 @@ def attention_with_lse(
         query, key, value, attn_mask=mask
     )
     return attended, lse
+
+
+def kv_token_bytes(model: CodeGen) -> int:
+    """Return the bytes of the keys and values of a token, over all layers."""
+    config = model.config
+    return 2 * config.num_layers * config.d_model * model.embedding.weight.element_size()
+
+
+def no_logits(model: CodeGen) -> Tensor:
+    """Return the logits of an empty batch, [0, V]."""
+    return model.embedding.weight.new_empty(0, model.config.padded_vocab_size)
 
 
 def allocate_kv(model: CodeGen, num_rows: int, num_tokens: int) -> Tensor:
@@ -303,8 +309,9 @@ def padding_mask(like: Tensor, lengths: Sequence[int], num_tokens: int) -> Tenso
 
 
 def _rounded_length(prompt: PromptTokens) -> int:
-    return _round_up(len(prompt), _PROMPT_TOKENS_MULTIPLE)
+    return round_up(len(prompt), _PROMPT_TOKENS_MULTIPLE)
 
 
-def _round_up(number: int, multiple: int) -> int:
+def round_up(number: int, multiple: int) -> int:
+    """Return the smallest multiple that is at least `number`."""
     return -(-number // multiple) * multiple

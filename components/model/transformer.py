@@ -29,7 +29,7 @@ TRUNCATION_STD = 2.0
 
 
 class KVCache(Protocol):
-    """Attention over cached keys and values of earlier tokens (see `generation`)."""
+    """Attention over cached keys and values of earlier tokens (see `kv_cache`, `cuda_graphs`)."""
 
     positions: Tensor
     """The position of each input token, [B, T]."""
@@ -45,8 +45,11 @@ class SequenceShard(KVCache, Protocol):
     """The positions of every sequence that this process computes (sequence parallelism)."""
 
     start: int
+    """The first position."""
     stop: int
+    """The position after the last."""
     num_slices: int
+    """Processes that share a sequence."""
 
 
 class DocumentMask:

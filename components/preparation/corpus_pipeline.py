@@ -161,7 +161,7 @@ def _run_stages(
     )
     check_bad_records(tokenized, job.data.quarantine)
     runs = [run for partition in partitions for run in job.runs(partition)]
-    near_duplicates = find_near_duplicates(job, runs) if job.data.near_duplicates.enabled else None
+    near_duplicates = find_near_duplicates(job, runs)
     if job.data.dedup_across_corpora:
         runs = [*exclusion_runs(job, other_corpora), *runs]
     merged = run_merge_stage(job, runs, near_duplicates, execution)
@@ -264,8 +264,7 @@ def _write_table(path: Path, parts: Iterable[Path], schema: pa.Schema) -> None:
 
 
 def _merge_jsonl(path: Path, parts: Iterable[Path]) -> list[dict[str, Any]]:
-    """Merge JSON Lines files: without repeated lines, in an order that does not depend on
-    partitions."""
+    """Merge JSON Lines files into sorted records without repetitions. Returns the records."""
     records = {
         json.dumps(record, sort_keys=True): record for file in parts for record in read_jsonl(file)
     }
@@ -277,8 +276,10 @@ def _merge_jsonl(path: Path, parts: Iterable[Path]) -> list[dict[str, Any]]:
 def _contamination_counts(
     matches: Sequence[dict[str, Any]], job: PrepareJob
 ) -> dict[str, JsonValue]:
-    """Distinct documents that contain a part of each benchmark; omits benchmarks that were not
-    searched."""
+    """Number of distinct documents that contain a part of each benchmark.
+
+    Empty if benchmarks were not searched.
+    """
     if not job.data.decontamination.enabled:
         return {}
     documents: dict[str, set[str]] = {benchmark.benchmark: set() for benchmark in job.benchmarks}

@@ -1,8 +1,8 @@
 """Deduplication beyond a range: near-duplicates, and documents of other corpora.
 
-Both are off by default. Near-duplicate detection holds the sort key and the band keys of every
-document in memory (see `components.data.filters.minhash`); documents of other corpora are read one
-run at a time.
+Both are off by default. Near-duplicate detection holds `order`, the key of the training order, and
+the band keys of every document in memory (see `components.data.filters.minhash`); documents of
+other corpora are read one run at a time.
 """
 
 from __future__ import annotations
@@ -16,15 +16,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.data.filters.documents import DIGEST, keyed_hash, sort_and_mark_duplicates
+from components.data.filters.documents import (
+    DIGEST,
+    keyed_hash,
+    mark_duplicates,
+    sort_and_mark_duplicates,
+)
 from components.data.filters.minhash import cluster
 from components.data.filters.quality import IN_OTHER_CORPUS, NEAR_DUPLICATE
 from components.dataset.manifests import DOCUMENTS_PARQUET
 from components.preparation.job import PrepareJob, run_once
 from components.preparation.sorted_runs import (
     ROW_SCHEMA,
-    RunWriter,
-    hash_ranges,
+    SortedRunWriter,
+    order_ranges,
     read_arrow,
     read_range,
     write_arrow,
@@ -33,13 +38,21 @@ from components.preparation.sorted_runs import (
 _BATCH_ROWS = 2**16
 
 
-def find_near_duplicates(job: PrepareJob, runs: Sequence[Path]) -> str:
-    """Write the sort keys of near-duplicates to an Arrow file. Returns its path."""
+def find_near_duplicates(job: PrepareJob, runs: Sequence[Path]) -> str | None:
+    """Write the `order` of each near-duplicate to an Arrow file. Returns its path.
+
+    Returns None if near-duplicate detection is disabled.
+    """
+    if not job.data.near_duplicates.enabled:
+        return None
 
     def write(folder: Path) -> dict[str, Any]:
-        (full_range,) = hash_ranges(1)
+        (full_range,) = order_ranges(1)
         rows = read_range(runs, full_range).select(["order", "reason", "bands"])
-        rows = _drop_copies(rows.filter(rows["reason"].is_null()).combine_chunks())
+        rows = rows.filter(rows["reason"].is_null()).combine_chunks()
+        # Copies are exact duplicates, not near-duplicates: keep the first row of each content.
+        rows = mark_duplicates(rows.take(pc.sort_indices(rows["order"])))
+        rows = rows.filter(rows["reason"].is_null())
         band_keys = rows["bands"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
         is_dropped = cluster(np.arange(rows.num_rows), band_keys, job.data.near_duplicates)
         dropped = pa.table({"order": rows["order"].filter(pa.array(is_dropped)).cast(DIGEST)})
@@ -51,17 +64,6 @@ def find_near_duplicates(job: PrepareJob, runs: Sequence[Path]) -> str:
     return str(folder / "dropped.arrow")
 
 
-def _drop_copies(rows: pa.Table) -> pa.Table:
-    """The first row of each content, in training order: copies are exact duplicates, not
-    near-duplicates."""
-    rows = rows.take(pc.sort_indices(rows["order"]))
-    order = rows["order"].combine_chunks()
-    is_first = pa.concat_arrays(
-        [pa.array([True] * min(1, len(order))), pc.not_equal(order[1:], order[:-1])]
-    )
-    return rows.filter(is_first)
-
-
 def exclusion_runs(job: PrepareJob, other_corpora: Sequence[Path]) -> list[Path]:
     """Write runs with the documents of other packed corpora.
 
@@ -70,12 +72,12 @@ def exclusion_runs(job: PrepareJob, other_corpora: Sequence[Path]) -> list[Path]
     """
 
     def write(folder: Path) -> dict[str, Any]:
-        writer = RunWriter(folder, job.run_bytes)
+        writer = SortedRunWriter(folder, job.run_bytes)
         for corpus in other_corpora:
             table = pq.ParquetFile(corpus / DOCUMENTS_PARQUET)
             for batch in table.iter_batches(_BATCH_ROWS, columns=["sha256"]):
                 writer.add(_exclusion_rows(batch["sha256"], job.seed))
-        writer.close()
+        writer.flush()
         return {"num_runs": writer.num_runs}
 
     folder = Path(job.folder) / "other-corpora"
@@ -100,8 +102,9 @@ def _exclusion_rows(sha256: pa.Array, seed: int) -> pa.RecordBatch:
 
 
 def apply_global_rejects(rows: pa.Table, near_duplicates: str | None) -> pa.Table:
-    """Sort rows into training order and reject duplicates, near-duplicates, and copies in other
-    corpora.
+    """Sort rows into training order, and reject duplicates and near-duplicates.
+
+    Then remove the rows of `exclusion_runs`: their copies are marked as duplicates.
 
     Args:
         rows: all rows of a range, with the columns of `DEDUP_SORT_KEYS` and `reason`.

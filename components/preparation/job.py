@@ -1,9 +1,9 @@
 """The job file and the work folder that all tasks of a preparation share.
 
 A preparation runs three stages of independent tasks. Tokenize: read a partition of the raw corpus,
-filter and tokenize it, write sorted runs. Merge: take a range of the training order out of every
-run, drop duplicates, write a token stream per split and the table rows. Pack: copy the streams into
-shards.
+filter and tokenize it, write runs (sorted files, see `sorted_runs`). Merge: take a range of the
+training order out of every run, drop duplicates, write a token stream per split and the table rows.
+Pack: copy the streams into shards.
 
 Every task publishes its folder or file by a rename, and no task overwrites another's output. So an
 interrupted preparation repeats only the tasks that were running. The work folder is marked as done
@@ -107,6 +107,10 @@ class PrepareJob(Config):
     def runs(self, partition: Partition) -> list[Path]:
         """The sorted runs of a tokenized partition."""
         return sorted(self.tokenized_dir(partition).glob("*.arrow"))
+
+    def num_ranges(self, all_run_bytes: float) -> int:
+        """Number of ranges of the merge stage for the total size of all runs."""
+        return max(1, int(-(-all_run_bytes // self.run_bytes)))
 
     def merged_dir(self, number: int, num_ranges: int) -> Path:
         """Output of the merge stage for a range."""

@@ -1,7 +1,7 @@
 """Merge stage: a range of the training order from all runs, without duplicates.
 
 The output of a range is a token stream per split and its rows of the document tables. All copies of
-a content have the same sort key, so they meet in the same range. Tokens are nine tenths of a range:
+a content have the same `order`, so they meet in the same range. Tokens are nine tenths of a range:
 they stay in the mapped runs until the order is known and are copied once.
 """
 
@@ -25,7 +25,7 @@ from components.dataset.manifests import DOCUMENTS_SCHEMA, REJECTS_SCHEMA
 from components.dataset.shards import HELD_OUT_PREFIX, TOKEN_DTYPE, TRAIN, held_out_split
 from components.preparation.dedup import apply_global_rejects
 from components.preparation.job import PrepareJob, run_once
-from components.preparation.sorted_runs import hash_ranges, read_range, write_arrow, write_tokens
+from components.preparation.sorted_runs import order_ranges, read_range, write_arrow, write_tokens
 
 DOCUMENTS_ARROW = "documents.arrow"
 REJECTS_ARROW = "rejects.arrow"
@@ -36,7 +36,7 @@ def run_merge_stage(
     job: PrepareJob, runs: Sequence[Path], near_duplicates: str | None, execution: DataExecution
 ) -> list[dict[str, Any]]:
     """Merge all ranges; returns the results of `merge_range` in training order."""
-    num_ranges = max(1, -(-sum(run.stat().st_size for run in runs) // job.run_bytes))
+    num_ranges = job.num_ranges(sum(run.stat().st_size for run in runs))
     run_list = Path(job.folder) / "runs.json"
     write_json(run_list, [str(run) for run in runs])
     tasks: list[JsonValue] = [
@@ -67,7 +67,7 @@ def merge_range(task: Any) -> JsonValue:
 
     def merge(folder: Path) -> dict[str, Any]:
         runs = [Path(path) for path in read_json(Path(task["runs"]))]
-        rows = read_range(runs, hash_ranges(task["num_ranges"])[task["number"]])
+        rows = read_range(runs, order_ranges(task["num_ranges"])[task["number"]])
         tokens = rows["tokens"]
         index = rows.schema.get_field_index("tokens")
         rows = rows.set_column(index, "num_tokens", count_tokens(tokens))
@@ -96,8 +96,10 @@ def count_tokens(tokens: pa.ChunkedArray) -> pa.ChunkedArray:
 def _write_range(
     corpus: Corpus, rows: pa.Table, tokens: pa.ChunkedArray, folder: Path
 ) -> dict[str, Any]:
-    """Write streams and table rows. `tokens` are of all rows of the range, indexed by the column
-    `row`."""
+    """Write streams and table rows.
+
+    `tokens` are of all rows of the range, indexed by the column `row`.
+    """
     is_accepted = pc.is_null(rows["reason"])
     accepted = rows.filter(is_accepted)
     splits = _splits_of(accepted)

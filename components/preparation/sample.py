@@ -26,7 +26,7 @@ from components.dataset.shards import TokenSlice, write_shard
 from components.preparation.dedup import apply_global_rejects, find_near_duplicates
 from components.preparation.job import PrepareJob, fits_single_process
 from components.preparation.merge_stage import count_tokens, run_merge_stage, stream_file
-from components.preparation.sorted_runs import hash_ranges, read_range
+from components.preparation.sorted_runs import order_ranges, read_range
 from components.preparation.tokenize_stage import run_tokenize_stage
 
 FEW_FILES = 64
@@ -161,9 +161,7 @@ def prepare_sample(
     runs = [job.runs(partition) for partition in heads]
     started_s = time.perf_counter()
     all_runs = [run for partition_runs in runs for run in partition_runs]
-    near_duplicates = None
-    if job.data.near_duplicates.enabled:
-        near_duplicates = find_near_duplicates(job, all_runs)
+    near_duplicates = find_near_duplicates(job, all_runs)
     ranges = _merge_and_pack(job, all_runs, near_duplicates, execution)
     elapsed_s = time.perf_counter() - started_s
     return Sample(
@@ -212,7 +210,7 @@ def _count(
 
 def _count_columns(runs: Sequence[Path], partition: int) -> pa.Table:
     """The columns needed for counting, and the partition's number."""
-    (full_range,) = hash_ranges(1)
+    (full_range,) = order_ranges(1)
     rows = read_range(runs, full_range)
     names = ["order", "reason", "source", "path", "language", "held_out", "num_bytes"]
     table = rows.select(names).append_column("num_tokens", count_tokens(rows["tokens"]))

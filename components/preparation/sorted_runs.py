@@ -1,11 +1,14 @@
-"""Sorted runs: tokenized documents in training order, in Arrow files.
+"""Sorted runs: the sorted files of an external merge sort of tokenized documents.
 
-A run is mapped into memory: locating a range is a binary search, and reading it touches only that
-range. Rows hold no full text: tokens of accepted documents, excerpts of rejected documents.
+A run is an Arrow file of documents in training order. The column `order` is the key of this order:
+a hash of the content and the seed (see `components.data.filters.documents`). Runs are mapped into
+memory: locating a range of keys is a binary search, and reading it touches only that range. Rows
+hold no full text: tokens of accepted documents, excerpts of rejected documents.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -36,24 +39,22 @@ uint16, separator last) for rejected documents. `bands`, the MinHash signature, 
 near-duplicate detection is enabled."""
 
 
-class HashRange(NamedTuple):
-    """A range of the training order: sort keys whose first 64 bits are between `first` and
-    `last`."""
+class OrderRange(NamedTuple):
+    """A range of the training order: keys whose first 64 bits are between `first` and `last`."""
 
     first: int
     last: int
     """Inclusive."""
 
 
-def hash_ranges(num_ranges: int) -> list[HashRange]:
-    """Divide the training order into equal ranges."""
+def order_ranges(num_ranges: int) -> list[OrderRange]:
+    """Divide the training order into equal ranges of keys."""
     bounds = [number * 2**64 // num_ranges for number in range(num_ranges + 1)]
-    return [HashRange(first, stop - 1) for first, stop in pairwise(bounds)]
+    return [OrderRange(first, stop - 1) for first, stop in pairwise(bounds)]
 
 
-class RunWriter:
-    """Collects rows and writes a sorted run when they reach `run_bytes`; `close` writes the
-    rest."""
+class SortedRunWriter:
+    """Collects rows and writes a run when they reach `run_bytes`; `flush` writes the rest."""
 
     def __init__(self, folder: Path, run_bytes: int) -> None:
         self._folder = folder
@@ -67,10 +68,10 @@ class RunWriter:
         self._rows.append(rows)
         self._num_bytes += rows.nbytes
         if self._num_bytes >= self._run_bytes:
-            self.close()
+            self.flush()
 
-    def close(self) -> None:
-        """Write the collected rows as a run."""
+    def flush(self) -> None:
+        """Write the collected rows as a run; does nothing if there are none."""
         if not self._rows:
             return
         # A single chunk, so a range is a slice of it.
@@ -93,37 +94,31 @@ def read_arrow(path: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
-def read_range(runs: Sequence[Path], hash_range: HashRange) -> pa.Table:
+def read_range(runs: Sequence[Path], order_range: OrderRange) -> pa.Table:
     """The rows of a range from every run, run after run, mapped into memory."""
-    slices = [_slice_run(path, hash_range) for path in runs]
+    slices = [_slice_run(path, order_range) for path in runs]
     return pa.concat_tables([ROW_SCHEMA.empty_table(), *slices])
 
 
-def _slice_run(path: Path, hash_range: HashRange) -> pa.Table:
+def _slice_run(path: Path, order_range: OrderRange) -> pa.Table:
     table = read_arrow(path)
     if not table.num_rows:
         return table
     order = table["order"].chunk(0)
-    start = _lower_bound(order, hash_range.first)
-    stop = _lower_bound(order, hash_range.last + 1)
+    start = _lower_bound(order, order_range.first)
+    stop = _lower_bound(order, order_range.last + 1)
     return table.slice(start, stop - start)
 
 
 def _lower_bound(order: pa.Array, bound: int) -> int:
-    """The first row with a sort key of at least `bound`, by a binary search that reads few rows."""
-    low, high = 0, len(order)
-    while low < high:
-        middle = (low + high) // 2
-        if int(hash_prefix_u64(order.slice(middle, 1))[0]) < bound:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    """The first row whose key has first 64 bits of at least `bound`; reads few rows."""
+    return bisect_left(
+        range(len(order)), bound, key=lambda row: int(hash_prefix_u64(order.slice(row, 1))[0])
+    )
 
 
 def write_tokens(tokens: pa.ChunkedArray, rows: npt.NDArray[np.int64], file: BinaryIO) -> int:
-    """Write the tokens of some rows back to back, without copying them first; returns their
-    number."""
+    """Write the tokens of some rows back to back, without a copy; returns their number."""
     chunk_starts = np.cumsum([0, *(len(chunk) for chunk in tokens.chunks)])
     buffers = [_offsets_and_data(chunk) for chunk in tokens.chunks]
     chunk_numbers = np.searchsorted(chunk_starts, rows, side="right") - 1

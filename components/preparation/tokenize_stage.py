@@ -36,7 +36,7 @@ from components.data.task_progress import ProgressAggregator, ProgressReporter, 
 from components.dataset.manifests import QUARANTINE_JSONL
 from components.dataset.shards import TOKEN_DTYPE
 from components.preparation.job import PrepareJob, read_done_marker, run_once
-from components.preparation.sorted_runs import ROW_SCHEMA, RunWriter
+from components.preparation.sorted_runs import ROW_SCHEMA, SortedRunWriter
 from components.tokenizer.encoder import Encoder, RaggedIds, verify_edge_cases
 
 PREFIXED_CORPUS = "multi"
@@ -147,7 +147,7 @@ class _PartitionTokenizer:
         self._tools, self._job = tools, tools.job
         self._folder = folder
         self._parallel = parallel
-        self._runs = RunWriter(folder, tools.job.run_bytes)
+        self._runs = SortedRunWriter(folder, tools.job.run_bytes)
         self._matches: list[dict[str, JsonValue]] = []
         self._quarantined: list[dict[str, JsonValue]] = []
         self._counts: Counter[str] = Counter()
@@ -162,7 +162,7 @@ class _PartitionTokenizer:
         for batch in read_partition(partition, languages, extensions, data.quarantine):
             self._add(batch)
             progress.report(progress_counts(self._counts))
-        self._runs.close()
+        self._runs.flush()
         write_jsonl(self._folder / MATCHES_JSONL, self._matches)
         write_jsonl(self._folder / QUARANTINE_JSONL, self._quarantined)
         return {

@@ -86,7 +86,7 @@ class Encoder:
         self.eot_id = int(vocabulary[END_OF_TEXT])
         self.num_ids = len(vocabulary.keys() | added_tokens)
 
-    # Loading either library takes some tenths of a second, and not every process encodes.
+    # Building either tokenizer takes tenths of a second (measured), and not every process needs it.
 
     @cached_property
     def _reference(self) -> tokenizers.Tokenizer:
@@ -123,7 +123,7 @@ class Encoder:
         Args:
             texts: the encoded texts.
             encoded: the ids of each text.
-            names: what an error calls each text.
+            names: the name of each text in an error.
 
         Raises:
             DataError: the ids of a text differ; names the text and the first differing token.

@@ -33,8 +33,8 @@ from components.validation.data_docs import (
     STYLES,
     SuitePage,
     add_page_headers,
-    normalize_urls,
     publish_site,
+    remove_images,
     write_quarantine_page,
 )
 from components.validation.profile import QuarantineSummary
@@ -72,7 +72,7 @@ class TableCheck:
     parameters: Mapping[str, JsonValue]
     """Values for the `$PARAMETER`s and the descriptions of the suite."""
     context: CountContext | None = None
-    """The things that a table of counts counts."""
+    """For a table of counts: the things that it counts."""
     warn_only: bool = False
     """Whether broken rules never stop the run, whatever their severity."""
     notes: tuple[str, ...] = ()
@@ -119,7 +119,7 @@ def run_checks(
         context = _create_context(site)
         results = [_run_check(context, check, suites[check.suite], started) for check in checks]
         context.build_data_docs()
-    normalize_urls(site)
+    remove_images(site)
     quarantined = {name: item for name, item in (quarantined or {}).items() if item.num}
     if quarantined:
         write_quarantine_page(site, quarantined)

@@ -101,8 +101,8 @@ class SuitePage:
         return next(run.glob(f"validations/{self.name}/**/*.html")).relative_to(run)
 
 
-def normalize_urls(site: Path) -> None:
-    """Remove large images, and links that report visits, from a new site."""
+def remove_images(site: Path) -> None:
+    """Remove large images, and images whose URLs report visits, from a new site."""
     for image in (site / "static" / "images").glob("*.gif"):
         image.unlink()
     for page in site.rglob("*.html"):

@@ -102,8 +102,11 @@ class LanguageDocuments:
 
 @contextmanager
 def _open_table(folder: Path, name: str) -> Iterator[pq.ParquetFile]:
-    """Open a table with the required columns; raise ValidationFailedError for errors while
-    reading."""
+    """Open a table with the required columns; wraps errors that occur until it is closed.
+
+    Raises:
+        ValidationFailedError: the table cannot be read, or lacks a column.
+    """
     path = folder / name
     required = _COLUMNS[name]
     try:

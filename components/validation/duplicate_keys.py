@@ -20,7 +20,7 @@ import pyarrow as pa
 from components.data.filters.ngrams import bytes_and_offsets
 
 Keys = npt.NDArray[np.bytes_]
-"""[N], 16 bytes each, compared with trailing zeros because all keys have full length."""
+"""[N], 16 bytes each. NumPy ignores trailing zeros, but compares exactly if lengths are equal."""
 KeyStream = Callable[[], Iterable[Keys]]
 """Starts to read the keys from the beginning at each call."""
 

@@ -1,8 +1,8 @@
 """Profile a corpus of any size: a task per partition on the engine of `components.data`.
 
 Records that cannot be read are quarantined as in preparation, and counted in the profile. The
-caller decides whether there are too many (`quarantine.check_bad_record_limit`), after all of them
-were reported. Corpora in `data/`, whose records must all be readable, are profiled by
+caller decides whether there are too many (`partition_reader.check_bad_record_limit`), after all of
+them were reported. Corpora in `data/`, whose records must all be readable, are profiled by
 `raw.profile_folder`.
 """
 

@@ -23,8 +23,8 @@ from components.validation.mergeable_stats import Example, RuleViolations
 
 CRITICAL = "critical"
 """Great Expectations' severity of a rule that stops a run, and its default."""
-MAX_EXAMPLES = 3
-"""Offenders in an error."""
+_EXAMPLES_PER_ERROR = 3
+"""Offenders that an error and `results.json` name for a rule."""
 MAX_OFFENDERS = 20
 """Offenders on a page (Great Expectations' default)."""
 _MAX_RULES = 5
@@ -98,7 +98,7 @@ class RuleResult:
     @property
     def examples(self) -> tuple[str, ...]:
         """The offenders for an error."""
-        return self.offenders[:MAX_EXAMPLES]
+        return self.offenders[:_EXAMPLES_PER_ERROR]
 
     def record(self) -> dict[str, JsonValue]:
         """Return the entry in `results.json`."""

@@ -1,7 +1,7 @@
 """Save a model as a folder for `AutoModelForCausalLM` and `AutoTokenizer`, deterministically.
 
-Weights are written as safetensors, split like `huggingface_hub` splits them.
-The folder is not written atomically; the store and `checkpoint_export` take care of that.
+Weights are written as safetensors, split like `huggingface_hub` splits them. The folder is not
+written atomically; the store and `checkpoint_export` take care of that.
 """
 
 from __future__ import annotations

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from fixtures.tmpfs import limited_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -215,8 +215,7 @@ def test_threads_share_fetched_blocks(tmp_path: Path) -> None:
 
 
 def test_threads_that_evict_each_others_blocks_still_read_everything(tmp_path: Path) -> None:
-    """Four threads read twelve blocks through a cache of two: a group is used before its
-    eviction."""
+    """Four threads read twelve blocks through a cache of two: all are used before eviction."""
     folder = tmp_path / "cache"
     names = [f"{number:03d}" for number in range(12)]
 
@@ -232,17 +231,10 @@ def test_threads_that_evict_each_others_blocks_still_read_everything(tmp_path: P
 
 
 def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system is not permitted")
-    try:
+    with limited_disk(tmp_path / "disk", size_kb=64) as disk:
         reader = Reader(disk / "cache", 10**6)
         reader.read("a")
         with pytest.raises(DiskFullError, match="the disk filled up"):
             reader.read("b", size_bytes=10**5)
         assert reader.read("a") == [], "cached blocks can still be read"
         assert sorted(path.name for path in (disk / "cache").iterdir()) == ["a"]
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.shards import write_split
+from fixtures.shards import write_index, write_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import ArtifactError
-from components.core.files import write_json
 from components.dataset.reader import PackedSplit, sequence_indices
-from components.dataset.shards import INDEX_JSON, Index, Split, held_out_split
+from components.dataset.shards import Split, held_out_split
 
 
 def write_corpus(
@@ -22,14 +21,7 @@ def write_corpus(
 ) -> tuple[Split, int]:
     """Write a corpus with one split. Returns it and the number of dropped tokens."""
     split, num_dropped = write_split(folder, "train", context_length, documents, shard_tokens)
-    index = Index(
-        corpus="nl",
-        context_length=context_length,
-        eot_id=0,
-        num_ids=65_536,
-        splits={"train": split},
-    )
-    write_json(folder / INDEX_JSON, index.model_dump(mode="json"))
+    write_index(folder, {"train": split}, context_length=context_length)
     return split, num_dropped
 
 
@@ -79,9 +71,8 @@ def test_a_shard_is_little_endian_without_a_header(tmp_path: Path) -> None:
 
 
 def test_a_batch_is_in_the_requested_order(tmp_path: Path) -> None:
-    write_corpus(
-        tmp_path, [np.arange(40, dtype=np.uint16)], 4, 12
-    )  # four shards of up to three sequences
+    # Four shards of up to three sequences.
+    write_corpus(tmp_path, [np.arange(40, dtype=np.uint16)], 4, 12)
     split = PackedSplit(tmp_path)
     assert split.batch([9, 0, 3, 3]).tolist() == [
         [36, 37, 38, 39],
@@ -173,8 +164,7 @@ def test_epochs_and_seeds_have_different_orders() -> None:
 
 
 def test_the_order_never_changes(tmp_path: Path) -> None:
-    """Golden: another order would train another model under the same recipe (2026-11-23, numpy
-    2)."""
+    """Golden (2026-11-23, numpy 2): another order would train another model for the same recipe."""
     write_corpus(tmp_path, [np.arange(40, dtype=np.uint16)], 4, 12)
     indices = PackedSplit(tmp_path).shuffled_indices(seed=0, first=5, num_positions=10)
     assert " ".join(map(str, indices)) == "7 9 6 8 4 6 7 4 5 1"

@@ -14,12 +14,12 @@ import fsspec
 import numpy as np
 import pytest
 from fixtures.s3 import Bucket
-from fixtures.shards import write_split
+from fixtures.shards import write_index, write_split
+from fixtures.tmpfs import limited_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import ArtifactError, ConfigError, DiskFullError
-from components.core.files import write_json
 from components.core.network import free_port
 from components.dataset.config import StreamingCacheConfig
 from components.dataset.reader import PackedSplit
@@ -38,18 +38,14 @@ def write_corpus(folder: Path, *, sha256: bool = True, offset: int = 0) -> Path:
     split, _ = write_split(folder, "train", CONTEXT, [tokens], shard_tokens=5 * CONTEXT)
     if not sha256:
         split = split.replace(shards=[shard.replace(sha256=None) for shard in split.shards])
-    index = Index(
-        corpus="nl", context_length=CONTEXT, eot_id=0, num_ids=65_536, splits={"train": split}
-    )
-    write_json(folder / INDEX_JSON, index.model_dump(mode="json"))
+    write_index(folder, {"train": split}, context_length=CONTEXT)
     return folder
 
 
 def write_large(folder: Path) -> Path:
     """Write one shard of 100 sequences of 2,000 bytes."""
     split, _ = write_split(folder, "train", 1000, [np.zeros(100_000, dtype=np.uint16)])
-    index = Index(corpus="nl", context_length=1000, eot_id=0, num_ids=1, splits={"train": split})
-    write_json(folder / INDEX_JSON, index.model_dump(mode="json"))
+    write_index(folder, {"train": split}, context_length=1000)
     return folder
 
 
@@ -107,8 +103,7 @@ def test_a_split_that_fits_is_fetched_in_whole_shards(
 def test_a_split_that_does_not_fit_is_fetched_in_aligned_ranges(
     corpus: Path, bucket: Bucket, tmp_path: Path
 ) -> None:
-    """Ranges of two sequences, and of one at the odd end of a shard; the cache holds three
-    ranges."""
+    """Ranges of two sequences, and of one at the odd end of a shard, in a cache of three."""
     uri = bucket.upload(corpus, "nl")
     streaming = cache(tmp_path, cache_bytes=6 * SEQUENCE_BYTES, range_bytes=2 * SEQUENCE_BYTES + 3)
     split = PackedSplit(uri, streaming=streaming, storage_options=bucket.storage_options)
@@ -211,8 +206,7 @@ print(largest)
 def test_ranks_of_a_host_share_a_cache_that_is_too_small(
     corpus: Path, bucket: Bucket, tmp_path: Path
 ) -> None:
-    """Two processes evict each other's ranges from a cache of three, and both read correct
-    tokens."""
+    """Two processes evict each other's ranges from a cache of three and read correct tokens."""
     uri = bucket.upload(corpus, "nl")
     streaming = cache(tmp_path, cache_bytes=6 * SEQUENCE_BYTES, range_bytes=2 * SEQUENCE_BYTES)
     arguments = [uri, json.dumps(bucket.storage_options), json.dumps(streaming.model_dump())]
@@ -327,13 +321,8 @@ def test_a_local_folder_is_mapped_whichever_way_it_is_given(corpus: Path, tmp_pa
 
 
 def test_a_full_disk_is_an_error(bucket: Bucket, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
     uri = bucket.upload(write_large(tmp_path / "large"), "large")
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system is not permitted")
-    try:
+    with limited_disk(tmp_path / "disk", size_kb=64) as disk:
         split = PackedSplit(
             uri, streaming=cache(disk, 10**6), storage_options=bucket.storage_options
         )
@@ -342,8 +331,6 @@ def test_a_full_disk_is_an_error(bucket: Bucket, tmp_path: Path) -> None:
         ):
             split.batch([0])
         assert cached_sizes(disk) == []
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_an_index_omits_unknown_digests(corpus: Path, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from fixtures.models import TINY
+from fixtures.models import TINY, lively_model
 
+from components.model.config import DecodeMode
 from components.model.generation import Request, SamplingParams, generate, sample_top_p
 from components.model.transformer import CodeGen
 
@@ -38,6 +39,25 @@ def sample(
     completions = generate(model, requests, params, max_new_tokens=max_new_tokens, **options)
     tokens = {completion.key: completion.tokens for completion in completions}
     return [tokens[number] for number in range(len(tokens))]
+
+
+def sample_reusing_slots(
+    decode_mode: DecodeMode | None = None,
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Generate 24 completions, many of which end early, in four slots.
+
+    Returns the completions, and those without a cache.
+    """
+    model = lively_model()
+    with torch.no_grad():
+        model.head.bias[EOT] += 8.0
+    prompts = [[5, 6, 7]] * 12 + [[9, 8]] * 12
+    seeds = range(100, 124)
+    expected = [
+        sample_without_cache(model, prompt, seed)
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    return sample(model, prompts, seeds, num_slots=4, decode_mode=decode_mode), expected
 
 
 def sample_without_cache(model: CodeGen, prompt: Sequence[int], seed: int) -> list[int]:

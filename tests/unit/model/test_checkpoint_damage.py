@@ -198,11 +198,8 @@ def test_the_error_names_a_truncated_file_and_a_missing_tensor(
 @settings(
     deadline=None,
     max_examples=60,
-    phases=[
-        Phase.explicit,
-        Phase.reuse,
-        Phase.generate,
-    ],  # Shrinking would take minutes.
+    # Shrinking would take minutes.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())

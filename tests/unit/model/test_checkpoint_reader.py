@@ -13,6 +13,7 @@ from fixtures.checkpoints import (
     SMALL_MODEL,
     checkpoint_shards,
     released_config,
+    shape_variants,
     transformers_model,
     write_bin_shards,
     write_modified_checkpoint,
@@ -26,11 +27,7 @@ from components.model.config import ModelConfig
 from components.model.huggingface import load_checkpoint, load_config
 
 SHAPES = {
-    "tiny": SMALL_MODEL,
-    "all dimensions rotate": SMALL_MODEL.replace(rotary_dim=8),
-    "three layers of eight heads": SMALL_MODEL.replace(
-        num_layers=3, num_heads=8, head_dim=4, rotary_dim=2
-    ),
+    **shape_variants(SMALL_MODEL),
     "two heads per block": ModelConfig(
         num_layers=1,
         num_heads=8,
@@ -126,9 +123,7 @@ def test_weight_files_have_the_priority_of_transformers(tmp_path: Path) -> None:
         load_checkpoint(folder)
 
 
-def test_a_config_may_omit_defaults_and_use_aliases(
-    tmp_path: Path,
-) -> None:
+def test_a_config_may_omit_defaults_and_use_aliases(tmp_path: Path) -> None:
     values = released_config(transformers_model(SMALL_MODEL).config)
     for name in ("activation_function", "layer_norm_epsilon", "n_inner", "tie_word_embeddings"):
         del values[name]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fixtures.checkpoints import (
     checkpoint_shards,
+    shape_variants,
     transformers_model,
     write_transformers_checkpoint,
 )
@@ -28,11 +29,7 @@ from components.model.transformer import CodeGen
 from components.tokenizer.encoder import Encoder
 
 SHAPES = {
-    "tiny": TINY,
-    "all dimensions rotate": TINY.replace(rotary_dim=8),
-    "three layers of eight heads": TINY.replace(
-        num_layers=3, num_heads=8, head_dim=4, rotary_dim=2
-    ),
+    **shape_variants(TINY),
     "350M's heads": ModelConfig(
         num_layers=1,
         num_heads=16,
@@ -123,9 +120,8 @@ def test_a_model_above_the_limit_is_sharded_and_loads_the_same(
     for tensors in split.values():  # A larger tensor has a file of its own.
         assert len(tensors) == 1 or sum(tensor.numel() * 4 for tensor in tensors.values()) <= 10_000
     assert max_logit_difference(tmp_path / "split", logits_of_codegen(model)) < 1e-5
-    if (
-        checkpoint_format is CheckpointFormat.gptj
-    ):  # 4,096 bytes each, so the three do not all fit beside what comes before them.
+    if checkpoint_format is CheckpointFormat.gptj:
+        # The three projections of a layer have 4,096 bytes each: too large for a single shard.
         parts = {
             file.name
             for file, tensors in split.items()

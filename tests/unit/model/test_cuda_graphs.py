@@ -11,13 +11,13 @@ import pytest
 import torch
 from fixtures.models import lively_model
 from generation_helpers import (
-    EOT,
     MAX_NEW_TOKENS,
     NUM_IDS,
     PARAMS,
     PROMPTS,
     WIDE,
     sample,
+    sample_reusing_slots,
     sample_without_cache,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -53,19 +53,10 @@ def test_any_batch_generates_the_same_as_without_a_cache(
 
 
 def test_slots_of_finished_samples_are_reused() -> None:
-    model = lively_model()
-    with torch.no_grad():
-        model.head.bias[EOT] += 8.0
-    requested = [[5, 6, 7]] * 12 + [[9, 8]] * 12
-    seeds = range(100, 124)
-    completions = sample(model, requested, seeds, num_slots=4, decode_mode="graphs")
-    assert completions == [
-        sample_without_cache(model, prompt, seed)
-        for prompt, seed in zip(requested, seeds, strict=True)
-    ]
-    assert (
-        len({len(completion) for completion in completions}) > 3
-    )  # They end at different lengths.
+    completions, expected = sample_reusing_slots("graphs")
+    assert completions == expected
+    # They end at different lengths.
+    assert len({len(completion) for completion in completions}) > 3
 
 
 def test_slots_are_reallocated_for_longer_prompts() -> None:

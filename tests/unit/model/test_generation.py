@@ -19,6 +19,7 @@ from generation_helpers import (
     PROMPTS,
     WIDE,
     sample,
+    sample_reusing_slots,
     sample_without_cache,
 )
 from hypothesis import given, settings
@@ -48,19 +49,10 @@ def test_any_batch_generates_the_same_as_without_a_cache(model: CodeGen, num_slo
 
 
 def test_slots_of_finished_samples_are_reused() -> None:
-    model = lively_model()
-    with torch.no_grad():
-        model.head.bias[EOT] += 8.0
-    prompts = [[5, 6, 7]] * 12 + [[9, 8]] * 12
-    seeds = range(100, 124)
-    completions = sample(model, prompts, seeds, num_slots=4)
-    assert completions == [
-        sample_without_cache(model, prompt, seed)
-        for prompt, seed in zip(prompts, seeds, strict=True)
-    ]
-    assert (
-        len({len(completion) for completion in completions}) > 3
-    )  # They end at different lengths.
+    completions, expected = sample_reusing_slots()
+    assert completions == expected
+    # They end at different lengths.
+    assert len({len(completion) for completion in completions}) > 3
     assert all(EOT not in completion for completion in completions)
 
 

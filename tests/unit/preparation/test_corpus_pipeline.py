@@ -150,8 +150,7 @@ def test_files_workers_and_memory_do_not_change_the_bytes(
 def test_the_accepted_copy_does_not_depend_on_files_if_only_the_language_differs(
     small_folder: Path, tmp_path: Path
 ) -> None:
-    """A header labeled C and C++, without a path: its prefix must not depend on the reading
-    order."""
+    """A header labeled C and C++, without a path: its prefix must not depend on the files."""
     copies = [record("int shared(void);\n", language, "", "") for language in ("C++", "C")]
     for name, parts in (
         ("one", [copies]),

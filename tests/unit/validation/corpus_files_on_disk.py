@@ -57,8 +57,9 @@ def page_table(page: str) -> dict[str, list[str]]:
 
 
 class Prepared:
-    """A prepared corpus: change `splits` (ids by document), `rows` (the list of documents) or
-    `rejects`, then `write` it.
+    """A prepared corpus to change and then `write`.
+
+    Change `splits` (ids by document), `rows` (the list of documents) or `rejects`.
     """
 
     def __init__(self, corpus: str, languages: tuple[str, ...]) -> None:

@@ -214,8 +214,8 @@ class ParallelLayout(Config):
                 fix=f"set world_size to {self.world_size * self.ranks_per_replica}, "
                 "or use fewer ranks per replica",
             )
-        is_offloaded = self.offload_optimizer != "none"
-        if self.tensor_parallel > 1 and (self.zero_stage not in (1, 2) or is_offloaded):
+        allowed_stages = allowed_zero_stages(self.tensor_parallel, self.offload)
+        if self.tensor_parallel > 1 and self.zero_stage not in allowed_stages:
             raise ConfigError(
                 f"{got}, zero_stage {self.zero_stage}, offload {self.offload}",
                 expected="zero_stage 1 or 2 and no offloading with tensor_parallel",

@@ -26,7 +26,7 @@ _MIN_BF16_SPEEDUP = 1.3
 _PROBE_S = 0.5
 """Duration of the peak probe; repeats within 5 % (measured on two cores)."""
 _PROBE_SIZES = {"cpu": 1024, "cuda": 8192}
-"""Rows of the probe's square matrices (assumption: on the CPU three of 4 MB exceed the caches)."""
+"""Rows of the probe's square matrices (assumption: on the CPU two of 4 MB exceed the caches)."""
 _SMALL_PROBE_SIZE = 256
 """Rows of the bf16 probe on a CPU: takes 0.1 s even without bf16 hardware."""
 

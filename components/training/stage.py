@@ -103,7 +103,7 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     model = _load_or_init_model(run)
     init_process_group(device)
     execution, hardware = _resolve_execution(folder, file, device)
-    _apply_execution(model, execution, device)
+    apply_execution(model, execution, device)
     checkpoints = CheckpointManager(folder / WORK_FOLDER, run, execution, hardware.precision)
     resume_point = checkpoints.find_resume_point()
     config = deepspeed_config(
@@ -154,7 +154,7 @@ def _resolve_execution(
     return execution.replace(micro_batch=micro_batch), hardware
 
 
-def _apply_execution(model: CodeGen, execution: TrainingExecution, device: torch.device) -> None:
+def apply_execution(model: CodeGen, execution: TrainingExecution, device: torch.device) -> None:
     """Set activation checkpointing and sequence parallelism, and compile the blocks."""
     model.activation_checkpoint_interval = execution.activation_checkpoint_interval
     if execution.sequence_parallel > 1:

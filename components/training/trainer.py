@@ -95,7 +95,7 @@ class Trainer:
     batches: Batches
     held_out: HeldOutEvaluator
     checkpoints: CheckpointManager
-    inherited_updates: int = 0
+    inherited_updates: int
     """Updates in the optimizer's moments when the stage started."""
 
     def train(self, folder: Path, resume_point: ResumePoint | None) -> SkipState:
@@ -262,7 +262,7 @@ class Trainer:
         if not math.isfinite(mean_loss) or not num_bytes:
             return None
         num_predicted = self.run.config.global_batch_tokens - self.batches.num_per_step
-        return mean_loss * num_predicted / math.log(2) / num_bytes or None
+        return mean_loss * num_predicted / math.log(2) / num_bytes
 
     def _grad_norm_without_zero(self) -> float | None:
         """The gradient norm without ZeRO in fp32, which DeepSpeed does not compute; else None.

@@ -9,70 +9,57 @@ import sys
 from pathlib import Path
 
 import pytest
-from fixtures.training import EXECUTION, MODEL, STAGE, toy_run
+from fixtures.training import (
+    EXECUTION,
+    MODEL,
+    SHORT_STAGE,
+    StageStopped,
+    stop_after,
+    toy_run,
+    train_losses,
+)
 
 from components.core.errors import OutOfMemoryError
 from components.training.config import TrainingExecution
 from components.training.deepspeed_config import deepspeed_config
 from components.training.launch.launcher import train_stage
-from components.training.metrics import StepMetrics
-from components.training.run_file import DEEPSPEED_FILE, LOG_FILE, WORK_FOLDER, RunFile, StageRun
+from components.training.run_file import DEEPSPEED_FILE, LOG_FILE, RunFile, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
 AUTO = EXECUTION.replace(micro_batch="auto")
-STEPS = 8
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
     """16 sequences of 64 tokens a step: 8 for each of two ranks."""
-    return toy_run(
-        tmp_path_factory.mktemp("inputs"), STAGE.replace(steps=STEPS, warmup_steps=2, decay_steps=5)
-    )
-
-
-def losses(folder: Path, run: StageRun, execution: TrainingExecution) -> list[float]:
-    steps: list[StepMetrics] = []
-    train_stage(folder, run, execution, steps.append)
-    return [step.loss for step in steps]
+    return toy_run(tmp_path_factory.mktemp("inputs"), SHORT_STAGE)
 
 
 def test_the_micro_batch_is_all_sequences_of_a_rank_if_they_fit(
     run: StageRun, tmp_path: Path
 ) -> None:
-    assert losses(tmp_path / "auto", run, AUTO) == losses(
-        tmp_path / "eight", run, EXECUTION.replace(micro_batch=8)
-    )
+    eight = EXECUTION.replace(micro_batch=8)
+    expected = train_losses(tmp_path / "eight", run, eight)
+    assert train_losses(tmp_path / "auto", run, AUTO) == expected
     config = json.loads((tmp_path / "auto" / DEEPSPEED_FILE).read_text())
-    assert config == deepspeed_config(
-        run.config, EXECUTION.replace(micro_batch=8), 64, on_gpu=False, bf16=False
-    )
+    assert config == deepspeed_config(run.config, eight, 64, on_gpu=False, bf16=False)
     assert (config["train_batch_size"], config["train_micro_batch_size_per_gpu"]) == (16, 8)
 
 
 def test_a_resumed_stage_keeps_its_micro_batch_and_ends_with_the_same_bits(
     run: StageRun, tmp_path: Path
 ) -> None:
-    class Stop(Exception):
-        pass
-
-    def stop(metrics: StepMetrics) -> None:
-        if metrics.step >= 3 and list((tmp_path / "resumed" / WORK_FOLDER).glob("step-*[0-9]")):
-            raise Stop
-
+    resumed = tmp_path / "resumed"
+    uninterrupted = tmp_path / "uninterrupted"
     fixed = EXECUTION.replace(micro_batch=2, checkpoint_every_steps=2)
-    with pytest.raises(Stop):
-        train_stage(tmp_path / "resumed", run, fixed, stop)
-    assert losses(tmp_path / "resumed", run, AUTO) == losses(tmp_path / "uninterrupted", run, fixed)
-    assert (
-        "micro-batch 2, like the earlier attempt" in (tmp_path / "resumed" / LOG_FILE).read_text()
-    )
-    weights = [
-        (tmp_path / name / "model.safetensors").read_bytes()
-        for name in ("resumed", "uninterrupted")
-    ]
-    assert weights[0] == weights[1]
+    with pytest.raises(StageStopped):
+        train_stage(resumed, run, fixed, stop_after(resumed, 3))
+    assert train_losses(resumed, run, AUTO) == train_losses(uninterrupted, run, fixed)
+    assert "micro-batch 2, like the earlier attempt" in (resumed / LOG_FILE).read_text()
+    assert (resumed / "model.safetensors").read_bytes() == (
+        uninterrupted / "model.safetensors"
+    ).read_bytes()
 
 
 LIMITED = """
@@ -110,17 +97,10 @@ def test_a_micro_batch_that_runs_out_of_memory_is_replaced_by_a_smaller_one(
         )
         folder.mkdir()
         document = RunFile(run=deep, execution=execution).write(folder)
-        command = [
-            sys.executable,
-            "-c",
-            LIMITED,
-            str(document),
-            str(folder / "stage"),
-            str(950_000_000),
-        ]
-        return subprocess.run(
-            command, stderr=subprocess.PIPE, text=True, check=False
-        ).stderr.strip()
+        arguments = [str(document), str(folder / "stage"), str(950_000_000)]
+        command = [sys.executable, "-c", LIMITED, *arguments]
+        ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        return ended.stderr.strip()
 
     assert train_with_limit(tmp_path / "fixed", 32) == OutOfMemoryError.__name__
     assert train_with_limit(tmp_path / "auto", "auto") == ""

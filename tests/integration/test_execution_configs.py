@@ -6,12 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
-from fixtures.training import EXECUTION, STAGE, toy_run, train_losses
+from fixtures.training import (
+    EXECUTION,
+    SHORT_STAGE,
+    StageStopped,
+    checkpoint_steps,
+    processes_of_rank,
+    stop_after,
+    toy_run,
+    train_losses,
+)
 
 from components.core.errors import TrainingError
 from components.model.huggingface import load_checkpoint
+from components.training.checkpoint.retention import checkpoint_name
 from components.training.config import TrainingExecution
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
@@ -19,14 +28,13 @@ from components.training.run_file import LOG_FILE, WORK_FOLDER, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
-STEPS = 8
 SINGLE_RANK = TrainingExecution(micro_batch=4, zero_stage=0, precision="fp32")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
     """A stage with steps of 64 sequences, long enough to stop it after a checkpoint."""
-    stage = STAGE.replace(steps=STEPS, warmup_steps=2, decay_steps=5, global_batch_tokens=64 * 64)
+    stage = SHORT_STAGE.replace(global_batch_tokens=64 * 64)
     return toy_run(tmp_path_factory.mktemp("inputs"), stage)
 
 
@@ -84,10 +92,8 @@ def test_activation_checkpointing_changes_no_bit(
     run: StageRun, single_rank: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
     folder, expected = single_rank
-    assert (
-        train_losses(tmp_path, run, SINGLE_RANK.replace(activation_checkpoint_interval=2))
-        == expected
-    )
+    recomputed = SINGLE_RANK.replace(activation_checkpoint_interval=2)
+    assert train_losses(tmp_path, run, recomputed) == expected
     assert (tmp_path / "model.safetensors").read_bytes() == (
         folder / "model.safetensors"
     ).read_bytes()
@@ -108,28 +114,25 @@ def test_a_stage_resumes_with_other_ranks_and_another_zero_stage(
     run: StageRun, single_rank: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
     """From 2 ranks with ZeRO 1, to 1 with ZeRO 2, to 2 with ZeRO 3."""
-
-    class Stop(Exception):
-        pass
-
     folder, expected = single_rank
     losses: dict[int, float] = {}
 
-    def stop_after(last: int) -> Callable[[StepMetrics], None]:
+    def stop_at_checkpoint(step: int) -> Callable[[StepMetrics], None]:
         def on_step(metrics: StepMetrics) -> None:
             losses[metrics.step] = metrics.loss
-            if metrics.step >= last and (tmp_path / WORK_FOLDER / f"step-{last - 1:08d}").exists():
-                raise Stop
+            if metrics.step > step and step in checkpoint_steps(tmp_path):
+                raise StageStopped
 
         return on_step
 
-    for last, execution in ((3, EXECUTION), (5, SINGLE_RANK.replace(micro_batch=1, zero_stage=2))):
-        with pytest.raises(Stop):
-            train_stage(
-                tmp_path, run, execution.replace(checkpoint_every_steps=2), stop_after(last)
-            )
-    train_stage(tmp_path, run, EXECUTION.replace(zero_stage=3), stop_after(STEPS))
-    assert list(losses) == list(range(1, STEPS + 1))
+    for step, execution in ((2, EXECUTION), (4, SINGLE_RANK.replace(micro_batch=1, zero_stage=2))):
+        saving = execution.replace(checkpoint_every_steps=2)
+        with pytest.raises(StageStopped):
+            train_stage(tmp_path, run, saving, stop_at_checkpoint(step))
+    train_stage(
+        tmp_path, run, EXECUTION.replace(zero_stage=3), stop_at_checkpoint(run.config.steps)
+    )
+    assert list(losses) == list(range(1, run.config.steps + 1))
     np.testing.assert_allclose(list(losses.values()), expected, rtol=1e-5)
     assert_same_weights(folder, tmp_path)
     assert (tmp_path / LOG_FILE).read_text().count("converting ") == 2
@@ -138,17 +141,11 @@ def test_a_stage_resumes_with_other_ranks_and_another_zero_stage(
 def test_without_zero_a_stage_resumes_with_other_ranks_and_not_with_zero(
     run: StageRun, single_rank: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
-    def stop(metrics: StepMetrics) -> None:
-        if metrics.step >= 3 and list((tmp_path / WORK_FOLDER).glob("step-*[0-9]")):
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        train_stage(
-            tmp_path, run, SINGLE_RANK.replace(micro_batch=1, checkpoint_every_steps=2), stop
-        )
-    with pytest.raises(
-        TrainingError, match="was written with ZeRO stage 0, and this is stage 1"
-    ) as refused:
+    saving = SINGLE_RANK.replace(micro_batch=1, checkpoint_every_steps=2)
+    with pytest.raises(StageStopped):
+        train_stage(tmp_path, run, saving, stop_after(tmp_path, 3))
+    message = "was written with ZeRO stage 0, and this is stage 1"
+    with pytest.raises(TrainingError, match=message) as refused:
         train_stage(tmp_path, run, EXECUTION, lambda _: None)
     assert "--exec training.zero_stage=0" in refused.value.fix
     losses = train_losses(tmp_path, run, EXECUTION.replace(zero_stage=0))
@@ -160,16 +157,11 @@ def test_without_zero_a_stage_resumes_with_other_ranks_and_not_with_zero(
 def test_bf16_without_zero_uses_zero_1_and_resumes_with_other_ranks_but_not_in_fp32(
     run: StageRun, single_rank: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
-    def stop(metrics: StepMetrics) -> None:
-        if metrics.step >= 3 and list((tmp_path / WORK_FOLDER).glob("step-*[0-9]")):
-            raise InterruptedError
-
     bf16 = EXECUTION.replace(precision="bf16", zero_stage=0)
-    with pytest.raises(InterruptedError):
-        train_stage(tmp_path, run, bf16.replace(checkpoint_every_steps=2), stop)
-    with pytest.raises(
-        TrainingError, match="was written with ZeRO stage 1 in bf16, and this is stage 0"
-    ) as refused:
+    with pytest.raises(StageStopped):
+        train_stage(tmp_path, run, bf16.replace(checkpoint_every_steps=2), stop_after(tmp_path, 3))
+    message = "was written with ZeRO stage 1 in bf16, and this is stage 0"
+    with pytest.raises(TrainingError, match=message) as refused:
         train_stage(tmp_path, run, SINGLE_RANK, lambda _: None)
     assert "--exec training.precision=bf16" in refused.value.fix
     losses = train_losses(tmp_path, run, bf16.replace(world_size=1, zero_stage=2))
@@ -186,25 +178,15 @@ def test_a_preempted_rank_saves_a_checkpoint_first(
 
     def preempt(metrics: StepMetrics) -> None:
         if metrics.step == 2:
-            rank = next(filter(is_rank, psutil.process_iter(["cmdline"])))
-            rank.terminate()
+            supervisor, _ = processes_of_rank(tmp_path, 0)
+            supervisor.terminate()
 
-    def is_rank(process: psutil.Process) -> bool:
-        command = process.info["cmdline"] or []
-        return (
-            str(tmp_path / "run.json") in command
-            and "components.training" in command
-            and "--world_info" not in str(command)
-        )
-
-    with pytest.raises(
-        TrainingError, match=r"was preempted \(SIGTERM\); checkpoint saved at step"
-    ) as ended:
+    message = r"was preempted \(SIGTERM\); checkpoint saved at step"
+    with pytest.raises(TrainingError, match=message) as ended:
         train_stage(tmp_path, run, SINGLE_RANK.replace(checkpoint_every_steps=100), preempt)
     saved_step = int(ended.value.got.rpartition(" ")[2])
-    assert [path.name for path in (tmp_path / WORK_FOLDER).glob("step-*")] == [
-        f"step-{saved_step:08d}"
-    ]
+    names = [path.name for path in (tmp_path / WORK_FOLDER).glob("step-*")]
+    assert names == [checkpoint_name(saved_step)]
     assert train_losses(tmp_path, run, SINGLE_RANK) == expected
     assert (tmp_path / "model.safetensors").read_bytes() == (
         folder / "model.safetensors"

@@ -16,12 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.training import toy_run
+from fixtures.training import toy_run, train_losses, write_corpus
 
 from components.training.config import TrainingExecution
-from components.training.launch.launcher import train_stage
-from components.training.metrics import StepMetrics
-from components.training.run_file import StageRun
+from components.training.run_file import ArtifactInput, StageRun
 from flows.settings.recipes import recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny_losses.json"
@@ -39,7 +37,7 @@ def test_losses_equal_the_golden_file(tmp_path: Path, monkeypatch: pytest.Monkey
     for name, value in PORTABLE_ARITHMETIC.items():
         monkeypatch.setenv(name, value)
     golden = json.loads(GOLDEN.read_text())
-    actual = losses(tmp_path)
+    actual = train_losses(tmp_path / "stage", tiny_run(tmp_path), EXECUTION)
     assert actual[-1] < actual[0] - 0.5, "the model must learn"
     if cpu_vendor() in golden["exact_on"]:
         assert [loss.hex() for loss in actual] == golden["losses"]
@@ -49,36 +47,18 @@ def test_losses_equal_the_golden_file(tmp_path: Path, monkeypatch: pytest.Monkey
         )
 
 
-def losses(folder: Path) -> list[float]:
-    steps: list[StepMetrics] = []
-    (folder / "stage").mkdir()
-    train_stage(folder / "stage", tiny_run(folder), EXECUTION, steps.append)
-    return [step.loss for step in steps if step.loss is not None]
-
-
 def tiny_run(folder: Path) -> StageRun:
     """20 steps of the tiny recipe's NL stage, on sequences with a rule for the next number."""
     tiny = recipe("tiny")
-    toy = toy_run(folder / "inputs")
-    corpus, context = Path(toy.data.folder), tiny.model.context_length
     columns = [np.arange(NUM_SEQUENCES) * 7]
-    for _ in range(context - 1):
+    for _ in range(tiny.model.context_length - 1):
         columns.append((columns[-1] * 5 + 3) % 293)
-    np.stack(columns, axis=1).astype("<u2").tofile(corpus / "train" / "00000.bin")
-    train = {
-        "shards": [{"path": "train/00000.bin", "num_sequences": NUM_SEQUENCES}],
-        "num_sequences": NUM_SEQUENCES,
-    }
-    index = {
-        "corpus": "nl",
-        "context_length": context,
-        "eot_id": 256,
-        "num_ids": 295,
-        "splits": {"train": train},
-    }
-    (corpus / "index.json").write_text(json.dumps(index))
-    return toy.replace(
-        config=tiny.training.stages.nl.replace(steps=STEPS), model=tiny.model, seed=tiny.seed
+    corpus = write_corpus(folder / "corpus", {"train": np.stack(columns, axis=1)})
+    return toy_run(folder / "inputs").replace(
+        config=tiny.training.stages.nl.replace(steps=STEPS),
+        model=tiny.model,
+        seed=tiny.seed,
+        data=ArtifactInput(folder=str(corpus), digest="corpus"),
     )
 
 
@@ -89,9 +69,8 @@ def cpu_vendor() -> str:
 
 if __name__ == "__main__":
     os.environ.update(PORTABLE_ARITHMETIC)
-    with tempfile.TemporaryDirectory() as folder:
-        json.dump(
-            {"exact_on": [cpu_vendor()], "losses": [loss.hex() for loss in losses(Path(folder))]},
-            sys.stdout,
-            indent=1,
-        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        losses = train_losses(folder / "stage", tiny_run(folder), EXECUTION)
+    golden = {"exact_on": [cpu_vendor()], "losses": [loss.hex() for loss in losses]}
+    json.dump(golden, sys.stdout, indent=1)

@@ -26,10 +26,13 @@ from flows.train import train
 
 pytestmark = [pytest.mark.process_heavy, pytest.mark.timeout(300)]
 
-# Two steps that change no weight beyond rounding, so the result shows the initial weights.
 FROZEN = STAGE.replace(
     steps=2, warmup_steps=1, decay_steps=1, learning_rate=1e-9, min_learning_rate=0.0
 )
+"""Two steps that change no weight beyond rounding, so the result shows the initial weights."""
+INHERITING = Stages(
+    nl=FROZEN, multi=FROZEN, mono=FROZEN.replace(optimizer_state="inherit")
+).model_dump()
 EXECUTION = TrainingExecution(
     micro_batch=16, zero_stage=0, precision="fp32", device="cpu", eval_interval=0
 )
@@ -99,6 +102,11 @@ def assert_same_weights(checkpoint: Artifact, model: CodeGen) -> None:
         torch.testing.assert_close(parameter, expected, rtol=0, atol=1e-6)
 
 
+def parent_digests(artifact: Artifact) -> dict[str, str]:
+    """The digests of an artifact's parents by role."""
+    return {parent.role: parent.digest for parent in artifact.parents}
+
+
 def test_the_last_stage_starts_from_a_released_folder(project: Project, tmp_path: Path) -> None:
     checkpoints = project.train(project.recipe(start_stage="mono"))
     assert list(checkpoints) == ["mono"]
@@ -110,8 +118,7 @@ def test_the_last_stage_starts_from_a_released_folder(project: Project, tmp_path
         if artifact.kind == "checkpoint" and artifact.statistics.get("imported")
     )
     assert imported.name == "my-model"
-    parents = {parent.role: parent.digest for parent in checkpoints["mono"].parents}
-    assert parents["initial"] == imported.digest
+    assert parent_digests(checkpoints["mono"])["initial"] == imported.digest
     assert imported in store.lineage(checkpoints["mono"])
 
     copy = tmp_path / "another name"
@@ -121,17 +128,13 @@ def test_the_last_stage_starts_from_a_released_folder(project: Project, tmp_path
 
     later = project.train(project.recipe(start_stage="multi", init_from=checkpoints["mono"].label))
     assert list(later) == ["multi", "mono"]
-    assert {parent.role: parent.digest for parent in later["multi"].parents}[
-        "initial"
-    ] == checkpoints["mono"].digest
-    assert {parent.role: parent.digest for parent in later["mono"].parents}["initial"] == later[
-        "multi"
-    ].digest
+    assert parent_digests(later["multi"])["initial"] == checkpoints["mono"].digest
+    assert parent_digests(later["mono"])["initial"] == later["multi"].digest
 
 
 def test_a_later_stage_can_start_from_new_weights(project: Project) -> None:
     (checkpoint,) = project.train(project.recipe(start_stage="mono", init_from=None)).values()
-    assert "initial" not in {parent.role for parent in checkpoint.parents}
+    assert "initial" not in parent_digests(checkpoint)
     assert_same_weights(checkpoint, CodeGen(MODEL, seed=tiny().seed))
 
 
@@ -178,12 +181,9 @@ def test_an_unsuitable_model_is_refused_before_training(project: Project, tmp_pa
         r"config\.json does not exist",
         "restore the folder",
     )
-    inheriting = Stages(
-        nl=FROZEN, multi=FROZEN, mono=FROZEN.replace(optimizer_state="inherit")
-    ).model_dump()
     assert_refused(
         project,
-        project.recipe(start_stage="mono", stages=inheriting),
+        project.recipe(start_stage="mono", stages=INHERITING),
         r"has no optimizer\.safetensors, and stage mono inherits",
         r"training\.stages\.mono\.optimizer_state to reset",
     )
@@ -205,11 +205,8 @@ def assert_refused(project: Project, recipe: Recipe, got: str, fix: str) -> None
 
 
 def test_optimizer_state_cannot_be_inherited_without_a_model(project: Project) -> None:
-    inheriting = Stages(
-        nl=FROZEN, multi=FROZEN, mono=FROZEN.replace(optimizer_state="inherit")
-    ).model_dump()
     with pytest.raises(ConfigError, match="mono is the first stage"):
-        project.recipe(start_stage="mono", init_from=None, stages=inheriting)
+        project.recipe(start_stage="mono", init_from=None, stages=INHERITING)
 
 
 def test_a_last_stage_before_the_first_stage_is_refused_in_three_lines(tmp_path: Path) -> None:

@@ -16,7 +16,14 @@ from pathlib import Path
 import psutil
 import pytest
 from fixtures.slurm import missing_slurm, slurm_cluster
-from fixtures.training import EXECUTION, STAGE, toy_run
+from fixtures.training import (
+    EXECUTION,
+    SHORT_STAGE,
+    STAGE,
+    processes_of_rank,
+    toy_run,
+    train_losses,
+)
 
 from components.core.errors import CodegenError, ConfigError, PortInUseError, TrainingError
 from components.core.network import free_port
@@ -27,46 +34,26 @@ from components.training.run_file import LOG_FILE, RESULT_FILE, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
-STEPS = 8
+LONG_STAGE = STAGE.replace(steps=5_000, decay_steps=3_000)
 ENDED_S = 30.0
 """Maximum time until the other ranks have exited."""
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
-    return toy_run(
-        tmp_path_factory.mktemp("inputs"), STAGE.replace(steps=STEPS, warmup_steps=2, decay_steps=5)
-    )
+    return toy_run(tmp_path_factory.mktemp("inputs"), SHORT_STAGE)
 
 
 @pytest.fixture(scope="module")
 def expected(run: StageRun, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    return losses(tmp_path_factory.mktemp("local"), run, EXECUTION)
-
-
-def losses(folder: Path, run: StageRun, execution: TrainingExecution) -> list[float]:
-    steps: list[StepMetrics] = []
-    train_stage(folder, run, execution, steps.append)
-    return [step.loss for step in steps]
-
-
-def processes_of_rank(folder: Path, rank: int) -> list[psutil.Process]:
-    """The supervisor process of a rank and the rank itself."""
-    processes = []
-    for process in psutil.process_iter(["cmdline", "create_time"]):
-        command = process.info["cmdline"] or []
-        if "components.training" in command[:4] and str(folder / "run.json") in command:
-            variables = process.environ()
-            if variables.get("RANK", variables.get("SLURM_PROCID")) == str(rank):
-                processes.append(process)
-    return sorted(processes, key=lambda process: process.info["create_time"])
+    return train_losses(tmp_path_factory.mktemp("local"), run, EXECUTION)
 
 
 @pytest.mark.parametrize("killed", ["rank", "supervisor"])
 def test_a_killed_rank_is_named_and_the_other_ranks_exit(
     killed: str, run: StageRun, tmp_path: Path
 ) -> None:
-    long = run.replace(config=STAGE.replace(steps=5_000, decay_steps=3_000))
+    long = run.replace(config=LONG_STAGE)
     killed_at = 0.0
 
     def kill(metrics: StepMetrics) -> None:
@@ -90,9 +77,8 @@ def test_a_port_in_use_is_named(run: StageRun, tmp_path: Path) -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        with pytest.raises(
-            PortInUseError, match=rf"port {port} of 127\.0\.0\.1 is in use"
-        ) as refused:
+        message = rf"port {port} of 127\.0\.0\.1 is in use"
+        with pytest.raises(PortInUseError, match=message) as refused:
             train_stage(tmp_path, run, EXECUTION.replace(master_port=port), lambda _: None)
     assert "training.master_port" in refused.value.fix
 
@@ -105,8 +91,7 @@ def torchrun(folder: Path, ranks: int) -> subprocess.Popen[bytes]:
         f"--nproc-per-node={ranks}",
         f"--master-port={free_port()}",
     ]
-    log = (folder / "torchrun.log").open("wb")
-    with log:
+    with (folder / "torchrun.log").open("wb") as log:
         return subprocess.Popen(
             [*command, "-m", "components.training", str(folder / "run.json")],
             stdout=log,
@@ -115,21 +100,21 @@ def torchrun(folder: Path, ranks: int) -> subprocess.Popen[bytes]:
 
 
 def train_with_torchrun(folder: Path, run: StageRun, ranks: int) -> list[float]:
-    """The losses of a flow that waits for ranks of torchrun."""
-    launchers: list[subprocess.Popen[bytes]] = []
+    """The losses of a stage that waits for ranks of torchrun."""
+    started: list[subprocess.Popen[bytes]] = []
 
     def start() -> None:
         while not (folder / "run.json").exists():
             time.sleep(0.05)
-        launchers.append(torchrun(folder, ranks))
+        started.append(torchrun(folder, ranks))
 
     starter = threading.Thread(target=start)
     starter.start()
     try:
-        return losses(folder, run, EXECUTION.replace(launcher="environment"))
+        return train_losses(folder, run, EXECUTION.replace(launcher="environment"))
     finally:
         starter.join()
-        launchers[0].wait()
+        started[0].wait()
 
 
 def test_ranks_of_torchrun_end_with_the_same_bits(
@@ -149,15 +134,14 @@ def test_another_number_of_ranks_than_world_size_is_refused(run: StageRun, tmp_p
 @pytest.fixture
 def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An sshd of this user on a free port, and an `ssh` that connects to it."""
-    server, client = (
-        shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin"),
-        shutil.which("ssh"),
-    )
+    server = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+    client = shutil.which("ssh")
     if not (server and client):
         pytest.skip("no ssh or no sshd: apt-get install openssh-server")
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    keys, port = tmp_path / "ssh", free_port()
+    port = free_port()
+    keys = tmp_path / "ssh"
     keys.mkdir(mode=0o700)
     for name in ("host", "user"):
         subprocess.run(
@@ -196,7 +180,7 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_two_hosts_of_a_hostfile_give_the_same_bits(
     run: StageRun, expected: list[float], tmp_path: Path
 ) -> None:
-    assert losses(tmp_path / "stage", run, over_ssh(tmp_path)) == expected
+    assert train_losses(tmp_path / "stage", run, over_ssh(tmp_path)) == expected
     log = (tmp_path / "stage" / LOG_FILE).read_text()
     assert "nnodes=2, num_local_procs=1, node_rank=0" in log
     assert "nnodes=2, num_local_procs=1, node_rank=1" in log
@@ -209,8 +193,9 @@ def test_a_rank_on_another_host_is_named_and_ranks_end_with_the_flow(
     class Cancelled(BaseException):
         pass
 
-    folder, execution = tmp_path / "stage", over_ssh(tmp_path)
-    long = run.replace(config=STAGE.replace(steps=5_000, decay_steps=3_000))
+    folder = tmp_path / "stage"
+    execution = over_ssh(tmp_path)
+    long = run.replace(config=LONG_STAGE)
 
     def kill(metrics: StepMetrics) -> None:
         if metrics.step == 2:
@@ -238,9 +223,8 @@ def test_a_host_without_the_shared_folder_is_named(run: StageRun, tmp_path: Path
     replaced = f'"$(echo "$4" | sed s,{tmp_path}/stage,/absent,g)"'
     condition = f'$3" = localhost ] && set -- "$1" "$2" "$3" {replaced}'
     wrapper.write_text(wrapper.read_text().replace("exec", f'[ "{condition}\nexec'))
-    with pytest.raises(
-        CodegenError, match=r"rank 1 on host .* cannot find /absent/run\.json"
-    ) as raised:
+    message = r"rank 1 on host .* cannot find /absent/run\.json"
+    with pytest.raises(CodegenError, match=message) as raised:
         train_stage(tmp_path / "stage", run, execution, lambda _: None)
     assert "file system that all hosts share" in raised.value.expected
     assert not Path("/absent").exists()
@@ -274,13 +258,13 @@ def test_slurm_tasks_end_with_the_same_bits_and_a_killed_task_is_named(
     run: StageRun, expected: list[float], tmp_path: Path
 ) -> None:
     execution = EXECUTION.replace(launcher="slurm")
-    assert losses(tmp_path / "uninterrupted", run, execution) == expected
+    assert train_losses(tmp_path / "uninterrupted", run, execution) == expected
 
     def kill(metrics: StepMetrics) -> None:
         if metrics.step == 2:
             processes_of_rank(tmp_path / "killed", 1)[-1].kill()
 
-    long = run.replace(config=STAGE.replace(steps=5_000, decay_steps=3_000))
+    long = run.replace(config=LONG_STAGE)
     with pytest.raises(TrainingError, match=r"rank 1 on host .* was killed by SIGKILL"):
         train_stage(tmp_path / "killed", long, execution, kill)
     assert not processes_of_rank(tmp_path / "killed", 0)

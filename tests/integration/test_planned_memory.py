@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from components.core.network import free_port
 from components.model.config import ModelConfig
 from components.training.config import ParallelLayout
 from components.training.deepspeed_config import BUCKET_ELEMENTS
+from components.training.launch.rank_process import RankEnv
 from components.training.planning.memory import checkpoint_bytes, peak_memory
 
 pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
@@ -49,57 +51,42 @@ def make_case(
     values = {"micro_batch": micro_batch, "precision": "fp32", **fields}
     layout = ParallelLayout.parse(values)
     shape = {DEEP: "deep", WIDE: "wide", NARROW: "narrow"}[model]
-    recomputed = ", recomputed" if layout.activation_checkpoint_interval else ""
-    parallelism = (
-        ", tensor parallel"
-        if layout.tensor_parallel > 1
-        else ", sequence parallel"
-        if layout.sequence_parallel > 1
-        else ""
-    )
     name = f"{shape}, {layout.world_size} ranks, ZeRO {layout.zero_stage}, {layout.precision}"
     name += f", {accumulation} micro"
-    return MemoryCase(
-        name=name + recomputed + parallelism, model=model, layout=layout, accumulation=accumulation
-    )
+    if layout.activation_checkpoint_interval:
+        name += ", recomputed"
+    if layout.tensor_parallel > 1:
+        name += ", tensor parallel"
+    if layout.sequence_parallel > 1:
+        name += ", sequence parallel"
+    return MemoryCase(name=name, model=model, layout=layout, accumulation=accumulation)
 
 
+deep = partial(make_case, DEEP, micro_batch=4)
+wide = partial(make_case, WIDE)
+narrow = partial(make_case, NARROW, precision="bf16")
 CASES = [
-    make_case(DEEP, micro_batch=4, world_size=1, zero_stage=0),
-    make_case(DEEP, micro_batch=4, world_size=1, zero_stage=1),
-    make_case(
-        DEEP,
-        micro_batch=4,
-        world_size=1,
-        zero_stage=1,
-        accumulation=2,
-        activation_checkpoint_interval=1,
-    ),
-    make_case(DEEP, micro_batch=4, world_size=2, zero_stage=1),
-    make_case(
-        DEEP,
-        micro_batch=4,
-        world_size=2,
-        zero_stage=1,
-        accumulation=2,
-        activation_checkpoint_interval=1,
-    ),
-    make_case(DEEP, micro_batch=4, world_size=2, zero_stage=2),
-    make_case(DEEP, micro_batch=4, world_size=2, zero_stage=3),
-    make_case(WIDE, world_size=1, zero_stage=0, accumulation=2),
-    make_case(WIDE, world_size=1, zero_stage=1),
-    make_case(WIDE, world_size=1, zero_stage=2, accumulation=2),
-    make_case(WIDE, world_size=2, zero_stage=0, accumulation=2),
-    make_case(WIDE, world_size=2, zero_stage=1),
-    make_case(WIDE, world_size=2, zero_stage=1, accumulation=2),
-    make_case(WIDE, world_size=2, zero_stage=2, accumulation=2),
-    make_case(WIDE, world_size=2, zero_stage=3, accumulation=2),
-    make_case(DEEP, micro_batch=4, world_size=2, zero_stage=1, sequence_parallel=2),
-    make_case(WIDE, world_size=2, zero_stage=2, accumulation=2, sequence_parallel=2),
-    make_case(DEEP, micro_batch=4, world_size=2, zero_stage=1, tensor_parallel=2),
-    make_case(WIDE, world_size=2, zero_stage=1, accumulation=2, tensor_parallel=2),
-    make_case(NARROW, world_size=2, zero_stage=1, accumulation=2, precision="bf16"),
-    make_case(NARROW, world_size=2, zero_stage=3, accumulation=2, precision="bf16"),
+    deep(world_size=1, zero_stage=0),
+    deep(world_size=1, zero_stage=1),
+    deep(world_size=1, zero_stage=1, accumulation=2, activation_checkpoint_interval=1),
+    deep(world_size=2, zero_stage=1),
+    deep(world_size=2, zero_stage=1, accumulation=2, activation_checkpoint_interval=1),
+    deep(world_size=2, zero_stage=2),
+    deep(world_size=2, zero_stage=3),
+    wide(world_size=1, zero_stage=0, accumulation=2),
+    wide(world_size=1, zero_stage=1),
+    wide(world_size=1, zero_stage=2, accumulation=2),
+    wide(world_size=2, zero_stage=0, accumulation=2),
+    wide(world_size=2, zero_stage=1),
+    wide(world_size=2, zero_stage=1, accumulation=2),
+    wide(world_size=2, zero_stage=2, accumulation=2),
+    wide(world_size=2, zero_stage=3, accumulation=2),
+    deep(world_size=2, zero_stage=1, sequence_parallel=2),
+    wide(world_size=2, zero_stage=2, accumulation=2, sequence_parallel=2),
+    deep(world_size=2, zero_stage=1, tensor_parallel=2),
+    wide(world_size=2, zero_stage=1, accumulation=2, tensor_parallel=2),
+    narrow(world_size=2, zero_stage=1, accumulation=2),
+    narrow(world_size=2, zero_stage=3, accumulation=2),
 ]
 
 
@@ -119,10 +106,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, MeasuredMemo
             if (case.layout.world_size, case.layout.tensor_parallel) == (num_ranks, tensor_parallel)
         ]
         cases.write_text(json.dumps([case.model_dump() for case in selected]))
-        port = str(free_port())
-        processes = [
-            _start([str(cases), str(folder)], rank, num_ranks, port) for rank in range(num_ranks)
-        ]
+        port = free_port()
+        ranks = [RankEnv(rank, rank, num_ranks, "127.0.0.1", port) for rank in range(num_ranks)]
+        processes = [_start([str(cases), str(folder)], rank_env) for rank_env in ranks]
         outputs = [process.communicate()[0] for process in processes]
         assert not any(process.returncode for process in processes), outputs[0][-3000:]
         measurements |= {
@@ -132,19 +118,14 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, MeasuredMemo
     return measurements
 
 
-def _start(arguments: list[str], rank: int, num_ranks: int, port: str) -> subprocess.Popen[str]:
-    variables = {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(num_ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "PYTHONPATH": os.pathsep.join([str(WORKER.parents[1]), *sys.path]),
-    }
-    command = [sys.executable, str(WORKER), *arguments]
-    pipe = subprocess.PIPE
+def _start(arguments: list[str], rank_env: RankEnv) -> subprocess.Popen[str]:
+    python_path = os.pathsep.join([str(WORKER.parents[1]), *sys.path])
     return subprocess.Popen(
-        command, env={**os.environ, **variables}, stdout=pipe, stderr=subprocess.STDOUT, text=True
+        [sys.executable, str(WORKER), *arguments],
+        env={**os.environ, **rank_env.variables(), "PYTHONPATH": python_path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 

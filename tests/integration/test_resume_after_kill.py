@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures.training import EXECUTION, STAGE, toy_run
+from fixtures.training import EXECUTION, STAGE, checkpoint_steps, toy_run
 
 from components.core.network import free_port
 from components.training.launch.commands import launch_commands
@@ -84,29 +84,17 @@ def run_and_kill(folder: Path, run: StageRun, rng: random.Random, *, during_save
     metrics_inode = inode(folder / METRICS_FILE)
     saved_step = newest_checkpoint(folder)
     with (folder / "attempts.log").open("ab") as log:
-        attempt = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        attempt = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def wait_for(condition: Callable[[], object], event: str) -> None:
+        wait_until(lambda: attempt.poll() is not None or condition(), event)
+
     try:
-        wait_until(
-            lambda: attempt.poll() is not None or has_stepped(folder, metrics_inode, saved_step),
-            "a step",
-        )
+        wait_for(lambda: has_stepped(folder, metrics_inode, saved_step), "a step")
         if during_save:
-            wait_until(
-                lambda: (
-                    attempt.poll() is not None or list((folder / WORK_FOLDER).glob("*.partial"))
-                ),
-                "a save",
-            )
+            wait_for(lambda: list((folder / WORK_FOLDER).glob("*.partial")), "a save")
         else:
-            wait_until(
-                lambda: attempt.poll() is not None or newest_checkpoint(folder) > saved_step,
-                "a checkpoint",
-            )
+            wait_for(lambda: newest_checkpoint(folder) > saved_step, "a checkpoint")
             time.sleep(rng.uniform(0, MAX_DELAY_S))
     finally:
         os.killpg(attempt.pid, signal.SIGKILL)
@@ -123,9 +111,7 @@ def has_stepped(folder: Path, previous_inode: int | None, saved_step: int) -> bo
 
 def newest_checkpoint(folder: Path) -> int:
     """The step of the newest checkpoint; 0 without checkpoints."""
-    return max(
-        (int(path.name[-8:]) for path in (folder / WORK_FOLDER).glob("step-*[0-9]")), default=0
-    )
+    return max(checkpoint_steps(folder), default=0)
 
 
 def inode(path: Path) -> int | None:
@@ -136,5 +122,5 @@ def wait_until(condition: Callable[[], object], event: str) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     while not condition():
         if time.monotonic() > deadline:
-            pytest.fail(f"no {event} within {TIMEOUT_S} s")
+            pytest.fail(f"waited {TIMEOUT_S} s for {event}")
         time.sleep(0.002)

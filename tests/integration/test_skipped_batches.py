@@ -7,7 +7,6 @@ Batches with that token have no finite loss; other batches are not affected.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from fixtures.training import EXECUTION, MODEL, STAGE, toy_run, train_in_pytorch
+from fixtures.training import (
+    EXECUTION,
+    MODEL,
+    STAGE,
+    StageStopped,
+    stop_after,
+    toy_run,
+    train_in_pytorch,
+)
 
 from components.core.errors import TrainingError
 from components.dataset.manifests import DOCUMENTS_PARQUET, DOCUMENTS_SCHEMA
@@ -28,7 +35,6 @@ from components.training.metrics import StepMetrics, read_metrics
 from components.training.run_file import (
     LOG_FILE,
     METRICS_FILE,
-    WORK_FOLDER,
     ArtifactInput,
     StageRun,
 )
@@ -54,9 +60,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
     root = tmp_path_factory.mktemp("inputs")
     run = toy_run(root, STAGE.replace(steps=STEPS, warmup_steps=2, decay_steps=12))
     corpus = Path(run.data.folder)
-    sequences = np.fromfile(corpus / "train" / "00000.bin", dtype="<u2").reshape(50, 64) % POISON
+    shard = corpus / "train" / "00000.bin"
+    sequences = np.fromfile(shard, dtype="<u2").reshape(50, 64) % POISON
     sequences[POISONED, 20] = POISON
-    sequences.tofile(corpus / "train" / "00000.bin")
+    sequences.tofile(shard)
     document = {
         "sha256": "",
         "language": "English",
@@ -130,24 +137,20 @@ def test_a_held_out_loss_that_is_not_finite_does_not_stop_the_stage(
 ) -> None:
     corpus = tmp_path / "corpus"
     shutil.copytree(run.data.folder, corpus)
-    held_out = np.fromfile(corpus / "held-out" / "English.bin", dtype="<u2")
+    shard = corpus / "held-out" / "English" / "00000.bin"
+    held_out = np.fromfile(shard, dtype="<u2")
     held_out[20] = POISON
-    held_out.tofile(corpus / "held-out" / "English.bin")
+    held_out.tofile(shard)
+    poisoned = run.replace(data=ArtifactInput(folder=str(corpus), digest="poisoned"))
     execution = EXECUTIONS["one rank without ZeRO"].replace(
         eval_interval=5, checkpoint_every_steps=5
     )
-    folder, steps = train(
-        tmp_path / "stage",
-        run.replace(data=ArtifactInput(folder=str(corpus), digest="poisoned")),
-        execution,
-    )
+    folder, steps = train(tmp_path / "stage", poisoned, execution)
     assert [(step.step, step.held_out) for step in steps if step.held_out] == [
         (step, {"English": None}) for step in (5, 10, 15, 16)
     ]
-    assert (
-        "step 5: the loss on held-out documents is not finite: English"
-        in (folder / LOG_FILE).read_text()
-    )
+    log = (folder / LOG_FILE).read_text()
+    assert "step 5: the loss on held-out documents is not finite: English" in log
 
 
 def test_a_resumed_stage_skips_the_same_batches(
@@ -156,25 +159,15 @@ def test_a_resumed_stage_skips_the_same_batches(
     poisoned_steps: list[int],
     tmp_path: Path,
 ) -> None:
-    def stop_after(last_step: int) -> Callable[[StepMetrics], None]:
-        def on_step(metrics: StepMetrics) -> None:
-            if metrics.step >= last_step and list((tmp_path / WORK_FOLDER).glob("step-*[0-9]")):
-                raise InterruptedError
-
-        return on_step
-
-    with pytest.raises(InterruptedError):
-        train_stage(
-            tmp_path,
-            run,
-            EXECUTION.replace(checkpoint_every_steps=2),
-            stop_after(poisoned_steps[0] + 1),
-        )
+    saving = EXECUTION.replace(checkpoint_every_steps=2)
+    with pytest.raises(StageStopped):
+        train_stage(tmp_path, run, saving, stop_after(tmp_path, poisoned_steps[0] + 1))
     (tmp_path / METRICS_FILE).unlink()  # Only a record.
     steps: list[StepMetrics] = []
     statistics = train_stage(tmp_path, run, EXECUTION, steps.append)
     folder, all_steps = uninterrupted
-    earlier, rest = all_steps[: -len(steps)], all_steps[-len(steps) :]
+    earlier = all_steps[: -len(steps)]
+    rest = all_steps[-len(steps) :]
     assert [(step.step, step.loss, step.skipped) for step in steps] == [
         (step.step, step.loss, step.skipped) for step in rest
     ]
@@ -190,22 +183,15 @@ def test_exceeding_the_limit_stops_the_stage_and_names_the_documents(
 ) -> None:
     limited = run.replace(config=run.config.replace(max_skipped_steps=2))
     last = poisoned_steps[2]
-    with pytest.raises(
-        TrainingError, match=f"step {last}: the loss is nan on the documents"
-    ) as stopped:
+    message = f"step {last}: the loss is nan on the documents"
+    with pytest.raises(TrainingError, match=message) as stopped:
         train_stage(tmp_path, limited, EXECUTIONS["one rank without ZeRO"], lambda _: None)
     assert "at most 2 such batches" in stopped.value.expected
-    micro_batches = (
-        PackedSplit(Path(run.data.folder), "train")
-        .shuffled_indices(3, (last - 1) * 16, 16)
-        .reshape(4, 4)
-    )
-    bad = [
-        int(sequence)
-        for sequences in micro_batches
-        if set(sequences) & set(POISONED)
-        for sequence in sequences
-    ]
+    split = PackedSplit(Path(run.data.folder), "train")
+    bad: list[int] = []
+    for micro_batch in split.shuffled_indices(3, (last - 1) * 16, 16).reshape(4, 4).tolist():
+        if set(micro_batch) & set(POISONED):
+            bad += micro_batch
     assert f"(the sequences {', '.join(map(str, bad))} of the train split)" in stopped.value.got
     documents = [f"books:{2 * sequence + i}.txt" for sequence in sorted(bad) for i in (0, 1)]
     assert ", ".join(documents[:8]) in stopped.value.got

@@ -9,26 +9,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.training import EXECUTION, MODEL, STAGE, toy_run, train_losses
+from fixtures.training import (
+    EXECUTION,
+    MODEL,
+    SHORT_STAGE,
+    StageStopped,
+    stop_after,
+    toy_run,
+    train_losses,
+)
 
 from components.core.errors import ConfigError, TrainingError
 from components.model.huggingface import load_checkpoint
 from components.training.config import TrainingExecution
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
-from components.training.run_file import LOG_FILE, WORK_FOLDER, StageRun
+from components.training.run_file import LOG_FILE, StageRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
-STEPS = 8
 TENSOR_PARALLEL = EXECUTION.replace(tensor_parallel=2, checkpoint_every_steps=2)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
-    return toy_run(
-        tmp_path_factory.mktemp("inputs"), STAGE.replace(steps=STEPS, warmup_steps=2, decay_steps=5)
-    )
+    return toy_run(tmp_path_factory.mktemp("inputs"), SHORT_STAGE)
 
 
 @pytest.fixture(scope="module")
@@ -42,23 +47,14 @@ def uninterrupted(
 def test_a_stage_resumes_to_the_same_bits_and_only_with_the_same_execution_config(
     run: StageRun, uninterrupted: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
-    class Stop(Exception):
-        pass
-
-    def stop(metrics: StepMetrics) -> None:
-        if metrics.step >= 3 and list((tmp_path / WORK_FOLDER).glob("step-*[0-9]")):
-            raise Stop
-
-    with pytest.raises(Stop):
-        train_stage(tmp_path, run, TENSOR_PARALLEL, stop)
+    with pytest.raises(StageStopped):
+        train_stage(tmp_path, run, TENSOR_PARALLEL, stop_after(tmp_path, 3))
     with pytest.raises(TrainingError, match="was written with tensor_parallel 2 on 2 ranks"):
         train_stage(tmp_path, run, EXECUTION, lambda _: None)
     folder, expected = uninterrupted
     assert train_losses(tmp_path, run, TENSOR_PARALLEL) == expected
-    assert (
-        "resumes after step 0;"
-        not in (tmp_path / LOG_FILE).read_text().rpartition("was written with tensor_parallel")[2]
-    )
+    log = (tmp_path / LOG_FILE).read_text()
+    assert "resumes after step 0;" not in log.rpartition("was written with tensor_parallel")[2]
     assert (tmp_path / "model.safetensors").read_bytes() == (
         folder / "model.safetensors"
     ).read_bytes()

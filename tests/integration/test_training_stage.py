@@ -15,7 +15,14 @@ import psutil
 import pytest
 import torch
 from fixtures.tmpfs import limited_disk
-from fixtures.training import EXECUTION, MODEL, STAGE, toy_run, train_in_pytorch
+from fixtures.training import (
+    EXECUTION,
+    MODEL,
+    STAGE,
+    checkpoint_steps,
+    toy_run,
+    train_in_pytorch,
+)
 
 from components.core.artifact import content_digest
 from components.core.errors import DiskFullError, TrainingError
@@ -150,7 +157,8 @@ def test_held_out_documents_are_scored_like_in_the_evaluation(
     folder, steps, _ = uninterrupted
     assert [step.step for step in steps if step.held_out] == [40], "always after the last step"
     assert steps[-1].evaluation_s > 0
-    model, encoder = load_checkpoint(folder).eval(), Encoder(folder)
+    model = load_checkpoint(folder).eval()
+    encoder = Encoder(folder)
     expected = evaluate_held_out(model, encoder, {"nl": Path(run.data.folder)}, max_sequences=4)
     assert steps[-1].held_out == {
         "English": pytest.approx(expected["nl/English"]["bits_per_byte"], rel=1e-5)
@@ -209,9 +217,8 @@ def test_a_killed_flow_leaves_no_orphan_and_the_stage_resumes_to_the_same_bits(
     damaged = next(checkpoints[-1].rglob("*optim_states.pt"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     (folder / WORK_FOLDER / "step-00000099.partial").mkdir()
-    (folder / WORK_FOLDER / "step-00000001" / "engine").mkdir(
-        parents=True
-    )  # An old checkpoint, partially removed.
+    # An old checkpoint, partially removed.
+    (folder / WORK_FOLDER / "step-00000001" / "engine").mkdir(parents=True)
     with (folder / METRICS_FILE).open("a") as file:
         file.write('{"step": 99, "lo')
 
@@ -240,7 +247,7 @@ def test_cancelling_ends_all_processes_and_another_run_is_refused(
         pass
 
     def cancel(metrics: StepMetrics) -> None:
-        if metrics.step >= 5 and list((tmp_path / WORK_FOLDER).glob("step-*[0-9]")):
+        if metrics.step >= 5 and checkpoint_steps(tmp_path):
             assert trainers(tmp_path)
             raise Cancelled
 
@@ -271,10 +278,9 @@ def test_a_stage_inherits_weights_and_stops_before_a_step_that_is_not_finite(
     assert not (tmp_path / RESULT_FILE).exists()
 
     split = PackedSplit(Path(run.data.folder), "train")
+    tokens = torch.from_numpy(split.batch(split.shuffled_indices(3, 0, 16)).astype(np.int64))
     with torch.no_grad():
-        inherited_loss = load_checkpoint(uninterrupted[0]).loss(
-            torch.from_numpy(split.batch(split.shuffled_indices(3, 0, 16)).astype(np.int64)), 1e-4
-        )
+        inherited_loss = load_checkpoint(uninterrupted[0]).loss(tokens, 1e-4)
     assert first.loss == pytest.approx(inherited_loss.item(), rel=1e-5), (
         "previous weights, start of the corpus"
     )
@@ -301,11 +307,10 @@ def test_the_newest_the_best_and_every_nth_checkpoint_are_retained(
             raise InterruptedError
 
     execution = EXECUTION.replace(eval_interval=4, keep_last=1, keep_every_steps=12)
+    following = run.replace(config=worse, init_from=initial, stage="multi")
     with pytest.raises(InterruptedError):
-        train_stage(
-            tmp_path, run.replace(config=worse, init_from=initial, stage="multi"), execution, stop
-        )
-    retained = sorted(int(path.name[-8:]) for path in (tmp_path / WORK_FOLDER).glob("step-*[0-9]"))
+        train_stage(tmp_path, following, execution, stop)
+    retained = checkpoint_steps(tmp_path)
     best = min((step for step in scores if step <= retained[-1]), key=scores.__getitem__)
     assert best < 12, "must be a checkpoint that would be pruned"
     assert retained[-1] >= 24
@@ -329,18 +334,12 @@ def test_a_rank_that_fails_is_reported_with_the_last_lines_of_its_error(
 ) -> None:
     corpus = tmp_path / "corpus"
     shutil.copytree(run.data.folder, corpus)
-    np.full((50, 64), 400, dtype="<u2").tofile(
-        corpus / "train" / "00000.bin"
-    )  # The model has rows 0 to 319.
+    # The model has rows 0 to 319.
+    np.full((50, 64), 400, dtype="<u2").tofile(corpus / "train" / "00000.bin")
     broken = run.model_copy(update={"data": ArtifactInput(folder=str(corpus), digest="broken")})
-    with pytest.raises(
-        TrainingError, match=r"(?s)rank 0 failed.*IndexError: index out of range"
-    ) as failed:
-        train_stage(
-            tmp_path / "stage",
-            broken,
-            TrainingExecution(micro_batch=16, precision="fp32"),
-            lambda _: None,
-        )
+    execution = TrainingExecution(micro_batch=16, precision="fp32")
+    message = r"(?s)rank 0 failed.*IndexError: index out of range"
+    with pytest.raises(TrainingError, match=message) as failed:
+        train_stage(tmp_path / "stage", broken, execution, lambda _: None)
     assert LOG_FILE in failed.value.fix
     assert "Traceback" in (tmp_path / "stage" / LOG_FILE).read_text()

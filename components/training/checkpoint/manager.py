@@ -183,11 +183,11 @@ class CheckpointManager:
                 fix=f"remove {self.folder} to restart the stage, or undo the change of the recipe",
             )
         layout = manifest["layout"]
-        # Without ZeRO every rank has the full state.
-        is_unpartitioned = layout["zero_stage"] == self._layout["zero_stage"] == 0
-        is_universal = layout != self._layout and not is_unpartitioned
+        is_universal = False
         if layout != self._layout:
             self._check_convertible(folder, layout)
+            # Without ZeRO every rank has the full state, so nothing is converted.
+            is_universal = layout["zero_stage"] > 0
         if is_universal:
             logger.info("converting %s from %s to %s", folder, layout, self._layout)
             folder = _convert_to_universal(folder)

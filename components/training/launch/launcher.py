@@ -1,9 +1,9 @@
-"""Trains a stage from a flow: write `run.json`, start the launchers, read metrics and result.
+"""Trains a stage from a flow: write `run.json`, start the ranks, read metrics and result.
 
-Each launcher has its own process group. Every way out of `train_stage` ends all groups; if the flow
-itself is killed, the ranks' standard input closes and they exit, on other hosts too. Success is the
-existence of `training.json`, never an exit code. Ranks of another launcher (launcher environment)
-are only waited for.
+Each command that starts ranks has its own process group. Every way out of `train_stage` ends all
+groups; if the flow itself is killed, the ranks' standard input closes and they exit, on other hosts
+too. Success is the existence of `training.json`, never an exit code. With launcher environment,
+`train_stage` starts no process and only waits for the ranks.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ _EXIT_GRACE_S = 3.0
 that their ranks have exited."""
 _MAX_PORT_ATTEMPTS = 3
 """Another process may take the port before rank 0 listens at it."""
-_STEPS_BEFORE_MICRO_BATCH_FITS = 1
-"""After this step a micro-batch fits: the second step has the optimizer state too."""
+_NUM_STEPS_WITHOUT_OOM = 2
+"""A micro-batch fits if this many steps end: from the second on, there is optimizer state."""
 
 OnStep = Callable[[StepMetrics], None]
 
@@ -94,7 +94,7 @@ def train_stage(
         _report_steps(MetricsTail(folder / METRICS_FILE), on_step)
     else:
         _run_trainer(folder, RunFile(run=run, execution=execution), on_step)
-    # It still exists if the trainer was killed after it wrote the result.
+    # The work folder still exists if the trainer was killed after it wrote the result.
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
     return _read_result(folder, run)
 
@@ -162,7 +162,7 @@ def _run_trainer(folder: Path, file: RunFile, on_step: OnStep) -> None:
                 raise
             logger.info("%s; trying another port", error.got)
         except OutOfMemoryError as error:
-            has_fitted = tail.last_step > _STEPS_BEFORE_MICRO_BATCH_FITS
+            has_fitted = tail.last_step >= _NUM_STEPS_WITHOUT_OOM
             if has_fitted or is_external or file.execution.micro_batch != "auto":
                 raise
             micro_batch = read_json(folder / DEEPSPEED_FILE)["train_micro_batch_size_per_gpu"]
@@ -185,8 +185,8 @@ def _start_ranks(folder: Path, file: RunFile, tail: MetricsTail, on_step: OnStep
     log = folder / LOG_FILE
     log_start = log.stat().st_size if log.exists() else 0
     commands = [[*command, "--end-with-stdin"] for command in commands]
-    with _process_groups(commands, log) as launchers:
-        while _all_running(launchers):
+    with _process_groups(commands, log) as processes:
+        while _all_running(processes):
             _report_steps(tail, on_step)
             time.sleep(_POLL_INTERVAL_S)
     _report_steps(tail, on_step)
@@ -194,9 +194,9 @@ def _start_ranks(folder: Path, file: RunFile, tail: MetricsTail, on_step: OnStep
         raise explain_failure(folder / WORK_FOLDER, log, file.run.stage, log_start)
 
 
-def _all_running(launchers: list[subprocess.Popen[bytes]]) -> bool:
+def _all_running(processes: list[subprocess.Popen[bytes]]) -> bool:
     """Whether ranks are running and none has failed."""
-    exit_codes = [launcher.poll() for launcher in launchers]
+    exit_codes = [process.poll() for process in processes]
     return None in exit_codes and not any(exit_codes)
 
 
@@ -222,15 +222,15 @@ def _process_groups(
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Run commands in sessions of their own, and end all their processes after the block."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    launchers: list[subprocess.Popen[bytes]] = []
+    processes: list[subprocess.Popen[bytes]] = []
     try:
         with log.open("ab") as output:
             for command in commands:
-                # Not a comprehension: launchers before a failed start must be ended.
-                launchers.append(_spawn(command, output))  # noqa: PERF401
-        yield launchers
+                # Not a comprehension: processes before a failed start must be ended.
+                processes.append(_spawn(command, output))  # noqa: PERF401
+        yield processes
     finally:
-        _end_process_groups(launchers)
+        _end_process_groups(processes)
 
 
 def _spawn(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -243,24 +243,24 @@ def _spawn(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
     )
 
 
-def _end_process_groups(launchers: list[subprocess.Popen[bytes]]) -> None:
+def _end_process_groups(processes: list[subprocess.Popen[bytes]]) -> None:
     """Ask the ranks to save and stop; then close their standard input; then kill the groups."""
-    inputs = [cast("IO[bytes]", launcher.stdin) for launcher in launchers]
+    inputs = [cast("IO[bytes]", process.stdin) for process in processes]
     for stdin in inputs:
         with suppress(BrokenPipeError):
             os.write(stdin.fileno(), b"\n")
     deadline = time.monotonic() + _STEP_GRACE_S
-    for launcher in launchers:
+    for process in processes:
         with suppress(subprocess.TimeoutExpired):
-            launcher.wait(timeout=max(0.0, deadline - time.monotonic()))
+            process.wait(timeout=max(0.0, deadline - time.monotonic()))
     for stdin in inputs:
         stdin.close()
-    for launcher in launchers:
+    for process in processes:
         with suppress(subprocess.TimeoutExpired):
-            launcher.wait(timeout=_EXIT_GRACE_S)
+            process.wait(timeout=_EXIT_GRACE_S)
         with suppress(ProcessLookupError):
-            os.killpg(launcher.pid, signal.SIGKILL)
-        launcher.wait()
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _report_steps(tail: MetricsTail, on_step: OnStep) -> None:

@@ -5,7 +5,7 @@ and Kubernetes operators set, or those of a Slurm task. MPI is not supported.
 
 `run_supervised` runs the rank in a child process, forked before large imports. A killed rank cannot
 report it, and ranks may wait for it in a collective for minutes (NCCL). The parent reports a death
-by a signal, and kills the rank `GRACE_S` after another rank has reported a failure. If the parent
+by a signal, and kills the rank `_GRACE_S` after another rank has reported a failure. If the parent
 is killed, the rank reports that and exits. Not covered: a host that fails completely.
 
 SIGTERM (a preempted node, a cancelled flow) sets a flag that ranks exchange at every step, so all
@@ -24,7 +24,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple, NoReturn
 
 import psutil
@@ -41,7 +40,7 @@ _SLURM_VARIABLES = {
 _COMMA_OUTSIDE_BRACKETS = re.compile(r",(?![^[]*\])")
 _SLURM_RANGE = re.compile(r"\[([^],-]+)[^]]*\]")
 
-GRACE_S = 5.0
+_GRACE_S = 5.0
 """For a rank to exit by itself after another's failure (assumption: enough for its traceback)."""
 _POLL_INTERVAL_S = 0.2
 
@@ -167,11 +166,7 @@ def run_supervised(
         watcher.start()
         sys.exit(job())
     os.close(read_end)
-
-    def forward_signal(number: int, _: FrameType | None) -> None:
-        _send_signal(child, signal.Signals(number))
-
-    signal.signal(signal.SIGTERM, forward_signal)
+    signal.signal(signal.SIGTERM, lambda *_: _send_signal(child, signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # A terminal sends it to the child as well.
     if end_with_stdin:
         threading.Thread(target=_follow_stdin, args=(child,), daemon=True).start()
@@ -189,7 +184,7 @@ def _wait_for_rank(child: int, work: Path) -> int:
         if ended:
             return os.waitstatus_to_exitcode(status)
         if deadline is None and has_failure_report(work):
-            deadline = time.monotonic() + GRACE_S
+            deadline = time.monotonic() + _GRACE_S
         if deadline is not None and time.monotonic() > deadline:
             _send_signal(child, signal.SIGKILL)
         time.sleep(_POLL_INTERVAL_S)

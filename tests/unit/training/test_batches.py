@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
 import torch
+from fixtures.training import MODEL, STAGE, write_corpus
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError
 from components.dataset.config import StreamingCacheConfig
 from components.dataset.prefetch import Prefetcher
-from components.model.config import ModelConfig
 from components.training.batches import Batches, open_split
-from components.training.config import StageConfig, TrainingExecution
+from components.training.config import TrainingExecution
 from components.training.run_file import ArtifactInput, StageRun
 
 CONTEXT = 8
@@ -30,19 +29,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
 
 
 def corpus(folder: Path, num_sequences: int) -> Path:
-    (folder / "train").mkdir()
-    np.repeat(np.arange(num_sequences, dtype="<u2"), CONTEXT).tofile(folder / "train" / "00000.bin")
-    shards = [{"path": "train/00000.bin", "num_sequences": num_sequences}] if num_sequences else []
-    splits = {"train": {"shards": shards, "num_sequences": num_sequences}}
-    index = {
-        "corpus": "nl",
-        "context_length": CONTEXT,
-        "eot_id": 256,
-        "num_ids": 300,
-        "splits": splits,
-    }
-    (folder / "index.json").write_text(json.dumps(index))
-    return folder
+    tokens = np.tile(np.arange(num_sequences)[:, None], CONTEXT)
+    return write_corpus(folder, {"train": tokens}, num_ids=300)
 
 
 def stage_run(
@@ -53,22 +41,8 @@ def stage_run(
 ) -> StageRun:
     return StageRun(
         stage="nl",
-        config=StageConfig(
-            steps=5,
-            warmup_steps=1,
-            decay_steps=4,
-            learning_rate=1e-3,
-            min_learning_rate=0.0,
-            global_batch_tokens=sequences_per_step * CONTEXT,
-        ),
-        model=ModelConfig(
-            num_layers=1,
-            num_heads=4,
-            head_dim=4,
-            rotary_dim=2,
-            context_length=context_length,
-            padded_vocab_size=padded_vocab_size,
-        ),
+        config=STAGE.replace(global_batch_tokens=sequences_per_step * CONTEXT),
+        model=MODEL.replace(context_length=context_length, padded_vocab_size=padded_vocab_size),
         seed=7,
         data=ArtifactInput(folder=str(folder), digest="corpus"),
         tokenizer=ArtifactInput(folder=str(folder), digest="tokenizer"),
@@ -116,9 +90,8 @@ def test_global_batches_are_equal_for_1_2_and_4_ranks_resumed_at_any_step_mapped
     folder = corpus(tmp_path_factory.mktemp("ranks"), num_sequences)
     single_rank = Batches.for_rank(stage_run(folder, 4), TrainingExecution(micro_batch=4), rank=0)
     steps = range(steps_done + 1, steps_done + 6)
-    expected = [single_rank.read_step(step)[0].tolist() for step in range(1, steps_done + 6)][
-        steps_done:
-    ]
+    uninterrupted = [single_rank.read_step(step)[0].tolist() for step in range(1, steps.stop)]
+    expected = uninterrupted[steps_done:]
     uri, streaming = str(folder), None
     if cache_sequences is not None:
         uri = f"memory://{folder.name}"

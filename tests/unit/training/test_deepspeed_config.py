@@ -47,11 +47,12 @@ def test_every_sequence_is_in_exactly_one_micro_batch(
     [
         (2048 * 3 + 1, TrainingExecution(), "set global_batch_tokens to 6,144"),
         (100, TrainingExecution(), "set global_batch_tokens to 2,048"),
+        # The search is fast.
         (
             2048 * 9,
             TrainingExecution(world_size=10**12),
             "set world_size to 9, or global_batch_tokens",
-        ),  # The search is fast.
+        ),
         (
             2048 * 9,
             TrainingExecution(world_size=4),
@@ -64,10 +65,9 @@ def test_every_sequence_is_in_exactly_one_micro_batch(
 def test_the_error_for_a_batch_that_does_not_divide_names_a_valid_value(
     tokens: int, execution: TrainingExecution, fix: str
 ) -> None:
+    stage = NL_350M.replace(global_batch_tokens=tokens)
     with pytest.raises(ConfigError, match=fix):
-        deepspeed_config(
-            NL_350M.replace(global_batch_tokens=tokens), execution, 2048, on_gpu=False, bf16=False
-        )
+        deepspeed_config(stage, execution, 2048, on_gpu=False, bf16=False)
 
 
 def test_a_batch_divides_over_replicas_of_several_ranks() -> None:
@@ -98,12 +98,8 @@ def test_offloading_sets_the_device_of_optimizer_and_parameters() -> None:
 @pytest.mark.parametrize(("bf16", "stage"), [(False, 0), (True, 1)])
 def test_bf16_uses_zero_1_for_the_fp32_copy_of_the_weights(bf16: bool, stage: int) -> None:
     execution = TrainingExecution(zero_stage=0, micro_batch=16)
-    assert (
-        deepspeed_config(NL_350M, execution, 2048, on_gpu=False, bf16=bf16)["zero_optimization"][
-            "stage"
-        ]
-        == stage
-    )
+    config = deepspeed_config(NL_350M, execution, 2048, on_gpu=False, bf16=bf16)
+    assert config["zero_optimization"]["stage"] == stage
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -61,11 +62,8 @@ def test_no_report_is_written_to_the_folder_of_another_trainer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The other trainer's ranks would end."""
-    report_failure(
-        tmp_path,
-        0,
-        StageLockedError("another trainer is running", expected="one trainer", fix="wait"),
-    )
+    locked = StageLockedError("another trainer is running", expected="one trainer", fix="wait")
+    report_failure(tmp_path, 0, locked)
     assert not has_failure_report(tmp_path)
     (tmp_path / "log").write_text(capsys.readouterr().out)
     assert type(explain_failure(tmp_path, tmp_path / "log", "nl")) is StageLockedError
@@ -97,9 +95,8 @@ def test_a_lost_connection_is_not_reported_and_the_log_is_shown(
     report_failure(tmp_path, 0, RuntimeError(message))
     assert not has_failure_report(tmp_path)
     log = tmp_path / "log"
-    log.write_text(
-        "".join(f"line {number}\n" for number in range(100)) + "exits with return code = -9\n"
-    )
+    lines = [f"line {number}\n" for number in range(100)]
+    log.write_text("".join([*lines, "exits with return code = -9\n"]))
     raised = explain_failure(tmp_path, log, "nl")
     assert "no rank reported a reason" in raised.got
     assert raised.got.endswith("exits with return code = -9")
@@ -127,20 +124,14 @@ def test_a_disk_that_is_too_full_for_a_report_is_a_disk_full_error(tmp_path: Pat
         with suppress(OSError), (disk / "fill").open("wb", buffering=0) as fill:
             while fill.write(b"x" * 4096):
                 pass
-        report_failure(
-            disk / "work",
-            0,
-            DiskFullError("no space for step 4", expected="space", fix="free some"),
-        )
+        full = DiskFullError("no space for step 4", expected="space", fix="free some")
+        report_failure(disk / "work", 0, full)
         error = explain_failure(disk / "work", disk / "train.log", "nl")
         assert type(error) is DiskFullError
         assert str(disk / "work") in error.got
         log = tmp_path / "train.log"  # On another disk.
-        log.write_text(
-            'reported: {"rank": 1, "go\n'
-            'reported: {"rank": 0, "kind": "DiskFullError", "got": "g", "expected": "", "fix": '
-            '""}\n'
-        )
+        report = {"rank": 0, "kind": "DiskFullError", "got": "g", "expected": "", "fix": ""}
+        log.write_text(f'reported: {{"rank": 1, "go\nreported: {json.dumps(report)}\n')
         assert explain_failure(disk / "work", log, "nl").got == "g"
 
 

@@ -6,13 +6,14 @@ import math
 
 import pytest
 import torch
+from fixtures.training import STAGE
 from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError
 from components.model.config import ModelConfig
 from components.training.auto_micro_batch import largest_fitting_micro_batch, micro_batch_candidates
-from components.training.config import StageConfig, TrainingExecution
+from components.training.config import TrainingExecution
 from components.training.deepspeed_config import accumulation_steps
 from components.training.hardware import Hardware
 from components.training.run_file import ArtifactInput, RunFile, StageRun
@@ -32,14 +33,7 @@ SMALL = ModelConfig(
 def run_file(
     sequences: int, world_size: int = 1, model: ModelConfig = SMALL, **fields: object
 ) -> RunFile:
-    stage = StageConfig(
-        steps=2,
-        warmup_steps=1,
-        decay_steps=1,
-        learning_rate=1e-3,
-        min_learning_rate=0.0,
-        global_batch_tokens=sequences * model.context_length,
-    )
+    stage = STAGE.replace(global_batch_tokens=sequences * model.context_length)
     source = ArtifactInput(folder="/absent", digest="d")
     run = StageRun(stage="nl", config=stage, model=model, seed=0, data=source, tokenizer=source)
     values = {"world_size": world_size, "micro_batch": "auto", **fields}
@@ -54,25 +48,14 @@ def test_every_candidate_keeps_the_global_batch(num_sequences: int, world_size: 
     assert [num_sequences % size for size in sizes] == [0] * len(sizes)
     for size in sizes:
         resolved = run_file(num_sequences * world_size, world_size, micro_batch=size)
-        assert (
-            accumulation_steps(resolved.run.config, resolved.execution, 2048) * size * world_size
-            == num_sequences * world_size
-        )
+        accumulation = accumulation_steps(resolved.run.config, resolved.execution, 2048)
+        assert accumulation * size * world_size == num_sequences * world_size
 
 
 def test_on_a_cpu_micro_batches_are_limited_to_two_thousand_tokens() -> None:
-    assert micro_batch_candidates(run_file(24, model=SMALL.replace(context_length=512)), "cpu") == [
-        1,
-        2,
-        3,
-        4,
-    ]
-    assert micro_batch_candidates(
-        run_file(24, model=SMALL.replace(context_length=2048)), "cpu"
-    ) == [1]
-    assert micro_batch_candidates(
-        run_file(24, model=SMALL.replace(context_length=4096)), "cpu"
-    ) == [1]
+    for context_length, sizes in ((512, [1, 2, 3, 4]), (2048, [1]), (4096, [1])):
+        file = run_file(24, model=SMALL.replace(context_length=context_length))
+        assert micro_batch_candidates(file, "cpu") == sizes
 
 
 def test_the_largest_micro_batch_whose_activations_fit_is_chosen() -> None:

@@ -16,16 +16,34 @@ from components.training.config import (
     allowed_zero_stages,
 )
 from components.training.planning.devices import DEVICES, Device, find_device
-from components.training.planning.planner import execution_options, make_plan, propose_layouts
+from components.training.planning.planner import (
+    Plan,
+    PlanRow,
+    execution_options,
+    make_plan,
+    propose_layouts,
+)
 from flows.settings.execution import Execution
-from flows.settings.recipes import recipe
+from flows.settings.recipes import Recipe, recipe
 
 A100, H100, L40S, CPU = (find_device(name) for name in ("a100-80", "h100", "l40s", "cpu"))
 FLOPS_PER_TOKEN_350M = 2_076_180_480
 """6 (20 * 12 * 1024^2 + 51,200 * 1024) + 6 * 20 * 1024 * 2048."""
 RECOMPUTED_350M = 587_202_560
 """A third of that without the head's 6 * 51,200 * 1024."""
+PARAMETERS_350M = 356_712_448
+"""20 (12 * 1024^2 + 7 * 1024) + 2 * 51,200 * 1024 + 51,200 + 2 * 1024."""
 NL_TOKENS_350M = 350_000 * 524_288
+
+
+def plan_recipe(
+    target: Recipe, layouts: list[ParallelLayout], device: Device, **options: float
+) -> Plan:
+    return make_plan(target.model, target.training.trained, layouts, device, **options)
+
+
+def propose(target: Recipe, requested: ParallelLayout, device: Device) -> list[PlanRow]:
+    return propose_layouts(target.model, target.training.trained, requested, device)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +56,7 @@ def test_hours_and_cost_equal_values_computed_by_hand(interval: int, flops_per_t
     layout = ParallelLayout(
         world_size=8, zero_stage=1, precision="bf16", activation_checkpoint_interval=interval
     )
-    plan = make_plan(target.model, target.training.trained, [layout], A100, mfu=0.5, price=1.5)
+    plan = plan_recipe(target, [layout], A100, mfu=0.5, price=1.5)
     nl, multi, mono = plan.stages
     assert (nl.name, multi.name, mono.name) == ("nl", "multi", "mono")
     assert (nl.tokens, multi.tokens, mono.tokens) == (
@@ -58,14 +76,10 @@ def test_hours_and_cost_equal_values_computed_by_hand(interval: int, flops_per_t
 def test_disk_equals_values_computed_by_hand() -> None:
     """Three checkpoints of 14 bytes a parameter; three results of 4 bytes."""
     target = recipe("350m")
-    plan = make_plan(
-        target.model, target.training.trained, [ParallelLayout(precision="bf16")], H100
-    )
-    assert (
-        plan.num_parameters == 356_712_448
-    )  # 20 (12 * 1024^2 + 7 * 1024) + 2 * 51,200 * 1024 + 51,200 + 2 * 1024
-    assert plan.checkpoints_bytes == 3 * 14 * 356_712_448
-    assert plan.results_bytes == 3 * 4 * 356_712_448
+    plan = plan_recipe(target, [ParallelLayout(precision="bf16")], H100)
+    assert plan.num_parameters == PARAMETERS_350M
+    assert plan.checkpoints_bytes == 3 * 14 * PARAMETERS_350M
+    assert plan.results_bytes == 3 * 4 * PARAMETERS_350M
 
 
 def test_only_trained_stages_are_planned_and_inherited_optimizer_state_is_saved() -> None:
@@ -73,12 +87,10 @@ def test_only_trained_stages_are_planned_and_inherited_optimizer_state_is_saved(
     target = recipe("350m").override(
         ["training.start_stage=multi", "training.stages.mono.optimizer_state=inherit"]
     )
-    plan = make_plan(
-        target.model, target.training.trained, [ParallelLayout(precision="bf16")], H100
-    )
+    plan = plan_recipe(target, [ParallelLayout(precision="bf16")], H100)
     assert [stage.name for stage in plan.stages] == ["multi", "mono"]
     assert plan.total.tokens == 300_000 * 524_288
-    assert plan.results_bytes == (2 * 4 + 8) * 356_712_448
+    assert plan.results_bytes == (2 * 4 + 8) * PARAMETERS_350M
 
 
 def test_a_layout_with_tensor_parallelism_is_planned() -> None:
@@ -86,19 +98,13 @@ def test_a_layout_with_tensor_parallelism_is_planned() -> None:
     target = recipe("16b")
     requested = ParallelLayout(world_size=16, tensor_parallel=8, zero_stage=1, precision="bf16")
     assert allowed_zero_stages(8, "none") == [1, 2]
-    plan = make_plan(
-        target.model, target.training.trained, [requested, requested.replace(zero_stage=2)], H100
-    )
+    plan = plan_recipe(target, [requested, requested.replace(zero_stage=2)], H100)
     assert plan.best.fits
     assert "--exec training.tensor_parallel=8" in execution_options(plan.best.layout, H100)
     with pytest.raises(ConfigError, match="the model has 24 heads, and 16 ranks"):
-        make_plan(
-            target.model, target.training.trained, [requested.replace(tensor_parallel=16)], H100
-        )
+        plan_recipe(target, [requested.replace(tensor_parallel=16)], H100)
     sequences = 2_097_152 // 2048
-    for row in propose_layouts(
-        target.model, target.training.trained, requested.replace(micro_batch=64), L40S
-    ):
+    for row in propose(target, requested.replace(micro_batch=64), L40S):
         assert row.fits
         assert row.layout.zero_stage in (1, 2)
         assert sequences % (row.layout.num_replicas * row.layout.micro_batch) == 0
@@ -108,18 +114,13 @@ def test_hours_of_the_starter_agree_with_the_measurement() -> None:
     """docs/figures.md: 10.5k to 11.8k tokens/s on two cores."""
     target = recipe("starter")
     layout = Execution().training.replace(precision="fp32")
-    plan = make_plan(target.model, target.training.trained, [layout], CPU)
+    plan = plan_recipe(target, [layout], CPU)
     assert 10_000 < plan.total.tokens / (plan.total.hours * 3600) < 12_000
 
 
 def test_without_a_price_there_is_no_cost_and_the_default_mfu_is_an_assumption() -> None:
     target = recipe("16b")
-    plan = make_plan(
-        target.model,
-        target.training.trained,
-        [ParallelLayout(world_size=64, precision="bf16")],
-        H100,
-    )
+    plan = plan_recipe(target, [ParallelLayout(world_size=64, precision="bf16")], H100)
     assert plan.total.cost is None
     assert "assumption" in plan.mfu_source
 
@@ -129,7 +130,7 @@ def test_the_lowest_stage_that_fits_is_recommended() -> None:
     layouts = [
         ParallelLayout(world_size=64, zero_stage=stage, precision="bf16") for stage in ZERO_STAGES
     ]
-    plan = make_plan(target.model, target.training.trained, layouts, H100)
+    plan = plan_recipe(target, layouts, H100)
     assert [row.fits for row in plan.rows] == [False, False, True, True]
     assert plan.best == plan.rows[2]
 
@@ -143,7 +144,7 @@ def test_the_stage_with_the_most_memory_decides() -> None:
     larger_batch = stages | {"multi": stages["multi"].replace(global_batch_tokens=4 * 524_288)}
     accumulated = make_plan(target.model, larger_batch, [layout], H100).rows[0].memory
     assert accumulated.total_bytes > single.total_bytes
-    assert accumulated.gradients_bytes == 2 * 356_712_448
+    assert accumulated.gradients_bytes == 2 * PARAMETERS_350M
 
 
 def test_the_cheapest_layout_is_proposed_first() -> None:
@@ -153,7 +154,7 @@ def test_the_cheapest_layout_is_proposed_first() -> None:
         layout = ParallelLayout.parse(
             {"world_size": 64, "zero_stage": 0, "precision": "bf16"} | fields
         )
-        return propose_layouts(target.model, target.training.trained, layout, H100)[0].layout
+        return propose(target, layout, H100)[0].layout
 
     assert first_proposal() == ParallelLayout(world_size=64, zero_stage=2, precision="bf16")
     # Four sequences need 57.7 GB beside 32 of weights: a smaller micro-batch before recomputation.
@@ -168,9 +169,7 @@ def test_the_cheapest_layout_is_proposed_first() -> None:
 
 def test_if_offloading_is_required_more_devices_are_proposed_too() -> None:
     target = recipe("16b")
-    single_device, more_devices = propose_layouts(
-        target.model, target.training.trained, ParallelLayout(precision="bf16"), H100
-    )
+    single_device, more_devices = propose(target, ParallelLayout(precision="bf16"), H100)
     assert (single_device.layout.world_size, single_device.layout.offload) == (1, "optimizer")
     assert (more_devices.layout.world_size, more_devices.layout.offload) == (4, "none")
 
@@ -178,12 +177,7 @@ def test_if_offloading_is_required_more_devices_are_proposed_too() -> None:
 def test_nothing_is_proposed_if_no_layout_fits() -> None:
     target = recipe("16b")
     tiny_device = L40S.replace(memory_bytes=2_000_000_000)
-    assert (
-        propose_layouts(
-            target.model, target.training.trained, ParallelLayout(precision="bf16"), tiny_device
-        )
-        == []
-    )
+    assert propose(target, ParallelLayout(precision="bf16"), tiny_device) == []
 
 
 @given(
@@ -206,13 +200,13 @@ def test_recommended_and_proposed_layouts_fit(
         "precision": precision,
     }
     requested = ParallelLayout.parse(values)
-    plan = make_plan(target.model, target.training.trained, [requested], planned_device)
-    rows = propose_layouts(target.model, target.training.trained, requested, planned_device)
+    plan = plan_recipe(target, [requested], planned_device)
+    rows = propose(target, requested, planned_device)
     if plan.best.fits:
         assert plan.best.memory.total_bytes <= 0.9 * planned_device.memory_bytes
         assert rows[0].layout == requested, "a layout that fits is proposed unchanged"
     for row in rows:
-        plan = make_plan(target.model, target.training.trained, [row.layout], planned_device)
+        plan = plan_recipe(target, [row.layout], planned_device)
         assert plan.best == row
         assert row.fits
         assert row.layout.world_size >= processes
@@ -235,20 +229,13 @@ def test_recommended_and_proposed_layouts_fit(
 def test_invalid_mfu_and_price_are_refused(values: dict[str, float], message: str) -> None:
     target = recipe("tiny")
     with pytest.raises(ConfigError, match=message):
-        make_plan(
-            target.model, target.training.trained, [ParallelLayout(precision="fp32")], CPU, **values
-        )
+        plan_recipe(target, [ParallelLayout(precision="fp32")], CPU, **values)
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused() -> None:
     target = recipe("16b")
     with pytest.raises(ConfigError, match="set world_size to 32"):
-        make_plan(
-            target.model,
-            target.training.trained,
-            [ParallelLayout(world_size=48, precision="fp32")],
-            H100,
-        )
+        plan_recipe(target, [ParallelLayout(world_size=48, precision="fp32")], H100)
 
 
 def test_the_error_for_an_unknown_device_lists_the_devices() -> None:

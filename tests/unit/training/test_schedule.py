@@ -29,11 +29,8 @@ NL_350M = MULTI_350M.replace(
         (MULTI_350M, 1_500, 0.9e-4),
         (MULTI_350M, 3_000, 1.8e-4),
         (MULTI_350M, 3_000 + 73_500, 1.05e-4),  # half of the decay: the mean of both ends
-        (
-            MULTI_350M,
-            3_000 + 49_000,
-            1.425e-4,
-        ),  # a third of the decay: cos(60 degrees) = 1/2, so a quarter of the range
+        # A third of the decay: cos(60 degrees) = 1/2, so a quarter of the range.
+        (MULTI_350M, 3_000 + 49_000, 1.425e-4),
         (MULTI_350M, 150_000, 3.0e-5),
         (NL_350M, 303_000, 3.0e-5),
         (NL_350M, 350_000, 3.0e-5),  # constant after the decay

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fixtures.training import MODEL, STAGE
 
 from components.core.errors import ArtifactError, ConfigError, TrainingError
 from components.core.files import write_json
-from components.model.config import ModelConfig
-from components.training.config import StageConfig, TrainingExecution
+from components.training.config import TrainingExecution
 from components.training.launch.launcher import train_stage
 from components.training.run_file import RESULT_FILE, RUN_FILE, ArtifactInput, RunFile, StageRun
 
@@ -18,22 +18,8 @@ from components.training.run_file import RESULT_FILE, RUN_FILE, ArtifactInput, R
 def run(tmp_path: Path) -> StageRun:
     return StageRun(
         stage="nl",
-        config=StageConfig(
-            steps=5,
-            warmup_steps=1,
-            decay_steps=4,
-            learning_rate=1e-3,
-            min_learning_rate=0.0,
-            global_batch_tokens=64,
-        ),
-        model=ModelConfig(
-            num_layers=1,
-            num_heads=4,
-            head_dim=4,
-            rotary_dim=2,
-            context_length=16,
-            padded_vocab_size=320,
-        ),
+        config=STAGE,
+        model=MODEL,
         seed=7,
         data=ArtifactInput(folder=str(tmp_path), digest="corpus"),
         tokenizer=ArtifactInput(folder=str(tmp_path), digest="tokenizer"),

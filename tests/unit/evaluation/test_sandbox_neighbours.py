@@ -150,7 +150,7 @@ REMAINS = {
     "memory": "x = [MARK + str(i) for i in range(100_000)]",
 }
 SEARCH = """
-import builtins, ctypes, fcntl, gc, jailed, math, os, stat
+import builtins, ctypes, fcntl, gc, jailed, math, os, re, stat
 found = [name for name in ("note",) if hasattr(math, name) or hasattr(builtins, name)]
 try: found += os.listdir("/tmp")
 except PermissionError: pass  # no program can write to it
@@ -166,9 +166,10 @@ end, (reader, writer) = libc.sbrk(0), os.pipe()
 pages = set(range(end - (32 << 20), end, 4096))
 for arena in {id(item) >> 20 for item in gc.get_objects()}:
     pages.update(range(arena << 20, arena + 1 << 20, 4096))
+mark = re.compile(b"left [b]y the first")  # the search writes no copy of the mark to memory
 for page in pages:
     if libc.write(writer, ctypes.c_void_p(page), 4096) == 4096:
-        if b"tsrif eht yb tfel" in os.read(reader, 4096)[::-1]:
+        if mark.search(os.read(reader, 4096)):
             found.append("memory")
             break
 print(found)

@@ -1,9 +1,8 @@
 """Bootstrap confidence intervals of means.
 
 Percentile method (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13),
-computed by SciPy. Seeded:
-equal values give equal intervals. Evaluation uses it for scores, registry for differences of
-scores.
+computed by SciPy. Seeded: equal values give equal intervals. Evaluation uses it for scores,
+registry for differences of scores.
 """
 
 from __future__ import annotations

@@ -225,7 +225,7 @@ sys.excepthook = threading.excepthook = lambda *_: os._exit(0)
 
 @pytest.fixture(scope="module")
 def verdict_kinds(every_sandbox: Sandbox) -> dict[str, str]:
-    verdicts = every_sandbox.test(
+    verdicts = every_sandbox.run_tests(
         [TASK._replace(completion=code) for code in FORGERIES.values()], LIMITS
     )
     return {name: verdict.kind for name, verdict in zip(FORGERIES, verdicts, strict=True)}
@@ -238,7 +238,7 @@ def test_no_forgery_passes(verdict_kinds: dict[str, str], name: str) -> None:
 
 def test_honest_programs_pass_and_fail_the_task(every_sandbox: Sandbox) -> None:
     honest = [TASK._replace(completion=f"    return {text}\n") for text in ("x + x", "4", "x *")]
-    assert [verdict.kind for verdict in every_sandbox.test(honest, LIMITS)] == [
+    assert [verdict.kind for verdict in every_sandbox.run_tests(honest, LIMITS)] == [
         "passed",
         "wrong_answer",
         "syntax_error",
@@ -247,7 +247,7 @@ def test_honest_programs_pass_and_fail_the_task(every_sandbox: Sandbox) -> None:
 
 def test_the_search_of_memory_finds_the_test_in_the_mode_fast(every_sandbox: Sandbox) -> None:
     """There tests and program share an interpreter, so the attack itself works."""
-    (verdict,) = every_sandbox.test(
+    (verdict,) = every_sandbox.run_tests(
         [TASK._replace(completion=FORGERIES["the tests, from all memory"])], LIMITS, "fast"
     )
     assert verdict.passed

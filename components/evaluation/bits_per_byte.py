@@ -99,8 +99,8 @@ def run_bits_per_byte(
         streaming: the cache for URIs.
 
     Returns:
-        Statistics: `protocol`, and bits per byte by corpus and language, `{"mono": {"Python": 2.1},
-            ...}`.
+        Statistics: `protocol`, and bits per byte by corpus and language,
+            `{"mono": {"Python": 2.1}, ...}`.
 
     Raises:
         ArtifactError, DataError, EvaluationError: an input is damaged, or does not fit the others.
@@ -258,8 +258,7 @@ def _require_compatible(index: Index, model: CodeGen, encoder: Encoder) -> None:
     if not same_tokens or index.context_length > max_tokens:
         raise EvaluationError(
             f"corpus {index.corpus} has {index.num_ids:,} token ids, end-of-text {index.eot_id:,} "
-            "and sequences of "
-            f"{index.context_length:,} tokens",
+            f"and sequences of {index.context_length:,} tokens",
             expected=f"the checkpoint's {encoder.num_ids:,}, {encoder.eot_id:,} and at most "
             f"{max_tokens:,}",
             fix="evaluate on corpora that were prepared with the checkpoint's tokenizer and "

@@ -1,4 +1,4 @@
-"""What is evaluated, and how.
+"""Configuration of the evaluations: bits per byte, HumanEval and MTPB.
 
 Every field changes a score, so every field is part of the recipe's identity.
 

@@ -16,8 +16,8 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import Field, JsonValue
 
+from components.core.confidence_interval import bootstrap_interval
 from components.core.config import Config, ListOrTuple
-from components.core.statistics import bootstrap_interval
 
 CONFIDENCE_LEVEL = 0.95
 """Of the intervals of `compare_metrics`; a gate configures its own."""

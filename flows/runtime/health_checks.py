@@ -186,7 +186,7 @@ def _check_sandbox(execution: Execution) -> CheckResult:
     from components.evaluation.sandbox import probe
 
     report = probe(kind=execution.sandbox)
-    if report.caveat:
+    if report.restriction:
         impact = "results differ from those in namespaces, so scores belong to a separate protocol"
         fix = "install bubblewrap (sudo apt-get install bubblewrap) and allow user namespaces"
         return CheckResult("sandbox", False, report.summary, impact, fix, required=False)

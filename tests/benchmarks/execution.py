@@ -77,7 +77,7 @@ def main(rounds: int, times: int, workers: int) -> None:
             before = f"import {package}\n" if package else ""
             programs = [trial._replace(prompt=before + trial.prompt) for trial in trials]
             started = time.perf_counter()
-            verdicts = sandbox.test(programs, ResourceLimits(3, 2048), mode)
+            verdicts = sandbox.run_tests(programs, ResourceLimits(3, 2048), mode)
             return time.perf_counter() - started, sum(verdict.passed for verdict in verdicts)
 
         modes: tuple[ExecutionMode, ...] = ("fast", "split")
@@ -89,7 +89,7 @@ def main(rounds: int, times: int, workers: int) -> None:
             for mode in modes
         }
         for package in ("", "numpy", "pandas"):  # servers import when they are first asked
-            sandbox.test(
+            sandbox.run_tests(
                 [trials[0]._replace(prompt=f"import {package or 'sys'}\n" + trials[0].prompt)] * 8,
                 ResourceLimits(3, 2048),
             )

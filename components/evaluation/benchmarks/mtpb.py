@@ -6,10 +6,9 @@ prompts of a problem come first, each as a comment, and a single completion foll
 the paper's script was not released).
 
 Prompt perplexity: the prompt of a turn is the text that the turn appends (`# `, its text and the
-    line break). Several turns:
-exp of the mean over all prompt tokens of `-log p(token | everything before it)`, including the
-model's own completions. A single turn: the same over the joined prompts. Tokens of the initial
-import do not count.
+line break). Several turns: exp of the mean over all prompt tokens of
+`-log p(token | everything before it)`, where the text before includes the model's own completions.
+A single turn: the same over the joined prompts. Tokens of the initial import do not count.
 """
 
 from __future__ import annotations

@@ -95,13 +95,16 @@ class ProblemCounts(NamedTuple):
     task_id: str
     group: str
     num_samples: int
-    num_passed: int | None
-    """None if nothing was executed."""
     prompt_nats: tuple[float, ...]
     """Negative log likelihood of the prompts, per sample; empty if it was not computed."""
     prompt_tokens: tuple[int, ...]
     passed: tuple[bool, ...]
     """Per sample; empty if nothing was executed."""
+
+    @property
+    def num_passed(self) -> int | None:
+        """The number of passed samples; None if nothing was executed."""
+        return sum(self.passed) if self.passed else None
 
 
 class ExtraMetrics(NamedTuple):

@@ -1,8 +1,8 @@
 """Executes generated code, either provably isolated or not at all. No other package executes it.
 
     with open_sandbox(workers=2) as sandbox:  # raises SandboxUnavailableError; runs the self-test
-        verdicts = sandbox.test([FunctionTest(...)], ResourceLimits(cpu_s=3))
-        printed = sandbox.last_prints(["print(1)"], ResourceLimits(cpu_s=20))
+        verdicts = sandbox.run_tests([FunctionTest(...)], ResourceLimits(cpu_s=3))
+        printed = sandbox.last_printed_values(["print(1)"], ResourceLimits(cpu_s=20))
 
 `open_sandbox(unsafe=True)` runs programs without isolation if no sandbox is available, and its
 report states it. `probe` returns the report without raising.

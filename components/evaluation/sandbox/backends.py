@@ -70,7 +70,7 @@ class NoIsolation:
     isolated = namespaces = as_root = False
     landlock_rules: dict[str, Any] | None = None
     description = "none (unsafe execution)"
-    caveat = ""
+    restriction = ""
 
     def __init__(self) -> None:
         code = Path(__file__).parent

@@ -68,8 +68,8 @@ class Bubblewrap(NamespaceJail):
             self,
             got="bubblewrap cannot make a jail on this machine",
             expected="user namespaces for ordinary users, or root with CAP_SYS_ADMIN",
-            fix="allow them (sysctl kernel.unprivileged_userns_clone=1, or the container's "
-            "profile), then run again",
+            fix="allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, or the "
+            "container's profile), then run again",
         )
 
     @property

@@ -1,7 +1,7 @@
 """The interface of all jails, checks that they share, and the user ids of programs.
 
-Jails differ in their isolation only: servers, test runners, limits and system-call filters are
-    equal in all of them.
+Jails differ in their isolation only: servers, test runners and limits are equal in all of them. The
+system-call filters depend on `namespaces` alone.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Jail(Protocol):
         """The isolation, as stored in results."""
 
     @property
-    def caveat(self) -> str:
-        """A restriction that other jails do not have; empty if there is none."""
+    def restriction(self) -> str:
+        """Calls that only this kind of jail refuses; empty if there are none."""
 
     def command(self, start: str) -> list[str]:
         """Return the command line that runs a line of Python in a new jail."""
@@ -56,7 +56,7 @@ class NamespaceJail:
     kind = "bubblewrap"
     isolated = namespaces = True
     landlock_rules: dict[str, Any] | None = None
-    caveat = ""
+    restriction = ""
 
 
 def uids_for_worker(worker: int, num_workers: int) -> range:

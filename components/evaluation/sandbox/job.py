@@ -49,7 +49,7 @@ class ResourceLimits(NamedTuple):
         """Wall time after which the program is killed: three times the CPU time, at least 30 s.
 
         Measured: 12 honest programs of 1.3 CPU seconds on a busy machine all passed with 3 s CPU
-            and 30 s wall time.
+        and 30 s wall time.
         """
         return max(30.0, 3.0 * self.cpu_s)
 

@@ -35,7 +35,7 @@ class Landlock:
     """
 
     kind, isolated, namespaces = "landlock", True, False
-    caveat = "no file can be written: programs that use temporary files fail"
+    restriction = "no file can be written: programs that use temporary files fail"
 
     def __init__(self, view: FilesystemView) -> None:
         self.as_root = os.geteuid() == 0
@@ -70,7 +70,9 @@ class Landlock:
     def description(self) -> str:
         """The isolation, as stored in results."""
         user = ", another user for each program" if self.as_root else ""
-        return f"Landlock {self._version}{user}, rlimits, seccomp, no namespaces; {self.caveat}"
+        return (
+            f"Landlock {self._version}{user}, rlimits, seccomp, no namespaces; {self.restriction}"
+        )
 
     def command(self, start: str) -> list[str]:
         """Return the command line that runs a line of Python."""

@@ -32,7 +32,7 @@ from components.evaluation.sandbox.job import (
     Verdict,
 )
 from components.evaluation.sandbox.self_test import self_test
-from components.evaluation.sandbox.system_calls import seccomp_programs
+from components.evaluation.sandbox.system_calls import compile_seccomp_filters
 from components.evaluation.sandbox.worker import PendingJob, Worker
 
 _QUEUE_DEPTH = 2
@@ -52,8 +52,9 @@ class SandboxReport(Config):
     kind: str = ""
     """bubblewrap, namespaces, landlock, or none for unsafe execution."""
     isolation: str = ""
-    caveat: str = ""
-    """What programs cannot do under this isolation but can do under others."""
+    """Description of the isolation, with its version."""
+    restriction: str = ""
+    """Calls that only this kind of jail refuses, so that verdicts may differ; empty if none."""
     isolated: bool = True
     """False for unsafe execution."""
     self_test: dict[str, str] = Field(default_factory=dict)
@@ -71,7 +72,7 @@ class SandboxReport(Config):
     @property
     def protocol_fields(self) -> dict[str, str]:
         """Protocol fields for isolation that changes verdicts; empty for jails of namespaces."""
-        if self.available and (self.caveat or not self.isolated):
+        if self.available and (self.restriction or not self.isolated):
             return {"isolation": self.kind}
         return {}
 
@@ -79,11 +80,13 @@ class SandboxReport(Config):
 class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     """Runs programs in jails, `workers` at a time, until it is closed.
 
+    `seccomp_filters` has the compiled system-call filters by role (`compile_seccomp_filters`).
+
     Raises:
         SandboxUnavailableError: the self-test of a worker failed.
     """
 
-    def __init__(self, jail: Jail, filters: dict[str, str], workers: int) -> None:
+    def __init__(self, jail: Jail, seccomp_filters: dict[str, str], workers: int) -> None:
         self.num_retried = 0
         """Programs that timed out and ran again."""
         self._workers = workers
@@ -92,7 +95,9 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
         try:
             checks = list(
-                self._threads.map(lambda number: self._open(jail, filters, number), range(workers))
+                self._threads.map(
+                    lambda number: self._open(jail, seccomp_filters, number), range(workers)
+                )
             )
         except BaseException:
             self.__exit__()
@@ -101,7 +106,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
             available=True,
             kind=jail.kind,
             isolation=jail.description,
-            caveat=jail.caveat,
+            restriction=jail.restriction,
             isolated=jail.isolated,
             self_test=checks[0],
         )
@@ -111,28 +116,30 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         while not self._idle.empty():
             self._idle.get().__exit__()
 
-    def test(
+    def run_tests(
         self, tests: Sequence[FunctionTest], limits: ResourceLimits, mode: ExecutionMode = "split"
     ) -> list[Verdict]:
         """Return the verdict on each function test."""
         return self._run_with_retry([Job(test, limits, mode) for test in tests])
 
-    def last_prints(self, sources: Sequence[str], limits: ResourceLimits) -> list[PrintedValue]:
+    def last_printed_values(
+        self, sources: Sequence[str], limits: ResourceLimits
+    ) -> list[PrintedValue]:
         """Return the first argument of each program's last print."""
         return self._run_with_retry([Job(source, limits, "split") for source in sources])
 
     def cpu_seconds(
-        self, tests: Sequence[FunctionTest], limits: ResourceLimits, mode: ExecutionMode = "split"
+        self, tests: Sequence[FunctionTest], limits: ResourceLimits
     ) -> list[float | None]:
         """Return the CPU seconds of each function test; None if it does not pass."""
-        outcomes = self._run([Job(test, limits, mode) for test in tests])
+        outcomes = self._run([Job(test, limits, "split") for test in tests])
         return [
             cpu_s if isinstance(outcome, Verdict) and outcome.passed else None
             for outcome, cpu_s in outcomes
         ]
 
-    def _open(self, jail: Jail, filters: dict[str, str], number: int) -> dict[str, str]:
-        worker = Worker(jail, filters, number, self._workers)
+    def _open(self, jail: Jail, seccomp_filters: dict[str, str], number: int) -> dict[str, str]:
+        worker = Worker(jail, seccomp_filters, number, self._workers)
         self._idle.put(worker)
         return self_test(worker, jail)
 
@@ -213,19 +220,19 @@ def open_sandbox(workers: int, *, kind: SandboxKind | None = None, unsafe: bool 
             was executed.
     """
     try:
-        seccomp_programs()  # a jail without a filter is not accepted
+        compile_seccomp_filters()  # a jail without a filter is not accepted
         jail = find_jail(kind)
-        return Sandbox(jail, seccomp_programs(namespaces=jail.namespaces), workers)
+        return Sandbox(jail, compile_seccomp_filters(namespaces=jail.namespaces), workers)
     except SandboxUnavailableError as error:
         if not unsafe:
             raise
         logger.warning("programs run without isolation (unsafe execution): %s", error.got)
-        return Sandbox(NoIsolation(), _available_filters(), workers)
+        return Sandbox(NoIsolation(), _available_seccomp_filters(), workers)
 
 
-def _available_filters() -> dict[str, str]:
+def _available_seccomp_filters() -> dict[str, str]:
     try:
-        return seccomp_programs()
+        return compile_seccomp_filters()
     except SandboxUnavailableError:
         return {}
 

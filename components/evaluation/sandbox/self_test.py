@@ -26,8 +26,11 @@ _LIMITS = ResourceLimits(cpu_s=1, memory_mib=512)
 _HONEST = FunctionTest(
     prompt="from typing import List\n\ndef total(numbers: List[int]) -> int:\n    '''The sum.'''\n",
     completion="    return sum(numbers)\n",
-    test="def check(candidate):\n    assert candidate([1, 2, 3]) == 6\n    assert candidate([]) "
-    "== 0\n",
+    test=(
+        "def check(candidate):\n"
+        "    assert candidate([1, 2, 3]) == 6\n"
+        "    assert candidate([]) == 0\n"
+    ),
     entry_point="total",
 )
 _ATTEMPTS = """

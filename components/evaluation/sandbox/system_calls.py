@@ -21,32 +21,27 @@ from typing import Any
 from components.core.errors import SandboxUnavailableError
 
 _ALLOWED = """
-read readv pread64 preadv write writev pwrite64 pwritev lseek open openat close close_range creat
-truncate
-ftruncate
-stat lstat fstat newfstatat fstatat64 statx statfs fstatfs access faccessat faccessat2 readlink
-readlinkat getdents
-getdents64
+read readv pread64 preadv write writev pwrite64 pwritev lseek open openat close close_range
+creat truncate ftruncate
+stat lstat fstat newfstatat fstatat64 statx statfs fstatfs access faccessat faccessat2
+readlink readlinkat getdents getdents64
 getcwd chdir fchdir mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat
 symlink symlinkat
-chmod fchmod fchmodat umask utime utimes utimensat futimesat flock fsync fdatasync fallocate
-fadvise64
-copy_file_range sendfile
-dup dup2 dup3 fcntl pipe pipe2 eventfd2 select pselect6 poll ppoll epoll_create1 epoll_ctl
-epoll_wait epoll_pwait
+chmod fchmod fchmodat umask utime utimes utimensat futimesat
+flock fsync fdatasync fallocate fadvise64 copy_file_range sendfile
+dup dup2 dup3 fcntl pipe pipe2 eventfd2
+select pselect6 poll ppoll epoll_create1 epoll_ctl epoll_wait epoll_pwait
 mmap munmap mremap mprotect madvise msync mincore brk membarrier
-futex get_robust_list set_robust_list set_tid_address rseq sched_yield sched_getaffinity
-sched_getparam
-sched_getscheduler
+futex get_robust_list set_robust_list set_tid_address rseq
+sched_yield sched_getaffinity sched_getparam sched_getscheduler
 sched_get_priority_max sched_get_priority_min getcpu
-rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack
-tgkill
-restart_syscall
-alarm setitimer getitimer pause nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday
-time times
+rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait
+sigaltstack tgkill restart_syscall
+alarm setitimer getitimer pause nanosleep clock_nanosleep
+clock_gettime clock_getres gettimeofday time times
 getrusage sysinfo uname
-getpid getppid gettid getpgrp getpgid getsid getuid geteuid getgid getegid getresuid getresgid
-getgroups
+getpid getppid gettid getpgrp getpgid getsid
+getuid geteuid getgid getegid getresuid getresgid getgroups
 getpriority getrlimit
 getrandom exit exit_group
 """.split()  # noqa: SIM905  readable as one topic a line
@@ -77,7 +72,7 @@ _CONDITIONAL = ("clone", "prlimit64", "prctl")
 
 
 @functools.cache
-def seccomp_programs(*, namespaces: bool = True) -> dict[str, str]:
+def compile_seccomp_filters(*, namespaces: bool = True) -> dict[str, str]:
     """Compile the filters by role, as BPF for this architecture in base 64.
 
     Without `namespaces`, programs see files and processes of the machine, and may make fewer calls.

@@ -96,10 +96,10 @@ class Worker(AbstractContextManager["Worker"]):
     """
 
     def __init__(
-        self, jail: Jail, filters: dict[str, str], number: int = 0, num_workers: int = 1
+        self, jail: Jail, seccomp_filters: dict[str, str], number: int = 0, num_workers: int = 1
     ) -> None:
         self._jail = jail
-        self._filters = filters
+        self._seccomp_filters = seccomp_filters
         self._uids = uids_for_worker(number, num_workers)
         self._num_jails = 0
         self._num_jobs = 0
@@ -238,7 +238,7 @@ class Worker(AbstractContextManager["Worker"]):
             setup = {
                 "namespaces": self._jail.namespaces,
                 "scratch": self._jail.environment["HOME"],
-                "filters": self._filters,
+                "seccomp_filters": self._seccomp_filters,
                 "test_runner_uid": TEST_RUNNER_UID if self._jail.as_root else None,
                 "landlock_rules": self._jail.landlock_rules,
             }

@@ -203,17 +203,15 @@ def _count(samples: Sequence[GradedSample]) -> list[ProblemCounts]:
     counts = []
     for problem, group in groupby(samples, key=lambda graded: graded.sample.problem):
         of_problem = list(group)
-        passed = tuple(graded.verdict.passed for graded in of_problem if graded.verdict)
         scored = of_problem if any(graded.sample.prompt_tokens for graded in of_problem) else []
         counts.append(
             ProblemCounts(
                 problem.task_id,
                 problem.group or problem.task_id,
                 len(of_problem),
-                sum(passed) if passed else None,
                 tuple(graded.sample.prompt_nats for graded in scored),
                 tuple(graded.sample.prompt_tokens for graded in scored),
-                passed,
+                tuple(graded.verdict.passed for graded in of_problem if graded.verdict),
             )
         )
     return counts

@@ -167,7 +167,7 @@ class ProgramExecutor(AbstractContextManager["ProgramExecutor"]):
                 self._thread.start()
 
     def results(self, programs: Sequence[Program]) -> list[Outcome] | None:
-        """Wait for the programs and return their outcomes once; None without a sandbox.
+        """Wait for the programs, return their outcomes and forget them; None without a sandbox.
 
         Raises:
             EvaluationError: a canonical solution does not pass on this machine, so no verdict is
@@ -244,9 +244,9 @@ class ProgramExecutor(AbstractContextManager["ProgramExecutor"]):
         limits, mode = self.calibrated(batch[0].limits), batch[0].mode
         tests = [program.source for program in batch if isinstance(program.source, FunctionTest)]
         if tests:
-            return sandbox.test(tests, limits, mode)
+            return sandbox.run_tests(tests, limits, mode)
         sources = [program.source for program in batch if isinstance(program.source, str)]
-        return sandbox.last_prints(sources, limits)
+        return sandbox.last_printed_values(sources, limits)
 
 
 def _fits_batch(first: Program, program: Program) -> bool:

@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from pydantic import JsonValue
 
@@ -100,14 +100,15 @@ def score_file(
 
 
 def _parse_mode(mode: str, ks: tuple[int, ...]) -> ExecutionMode:
-    for execution_mode in get_args(ExecutionMode):
-        if execution_mode == mode and ks and min(ks) >= 1:
-            return execution_mode  # type: ignore[no-any-return]
-    raise ConfigError(
-        f"mode {mode!r} and k {ks}",
-        expected=f"one of {', '.join(get_args(ExecutionMode))}, and numbers from 1",
-        fix="correct them",
-    )
+    """Return the mode if it exists and every k is valid."""
+    modes = get_args(ExecutionMode)
+    if mode not in modes or not ks or min(ks) < 1:
+        raise ConfigError(
+            f"mode {mode!r} and k {ks}",
+            expected=f"one of {', '.join(modes)}, and numbers from 1",
+            fix="correct the mode or k",
+        )
+    return cast(ExecutionMode, mode)
 
 
 def _execute(

@@ -1,9 +1,9 @@
 """pass@k and means over problems, with confidence intervals.
 
 pass@k is the probability that at least one of k samples passes, estimated without bias from n >= k
-samples (Chen et al. 2021, arXiv 2107.03374, equation 1): the mean over problems of 1 - C(n - c, k)
-/ C(n, k), where c of n samples passed. It is computed in integers, so large binomials lose no
-precision.
+samples (Chen et al. 2021, arXiv 2107.03374, equation 1): the mean over problems of
+`1 - C(n - c, k) / C(n, k)`, where c of n samples passed. It is computed in integers, so large
+binomials lose no precision.
 
 Intervals resample problems, since samples of one problem are no independent evidence about other
 problems.
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import JsonValue
 
-from components.core.statistics import bootstrap_interval
+from components.core.confidence_interval import bootstrap_interval
 
 LEVEL = 0.95
 

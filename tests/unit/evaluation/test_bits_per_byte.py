@@ -72,14 +72,8 @@ def uniform_model() -> CodeGen:
 def test_bits_per_byte_by_hand(encoder: Encoder, tmp_path: Path) -> None:
     # Bytes are tokens 0 to 255; 31 spaces are one token, the first after the end-of-text.
     spaces = EOT + 1
-    first = [
-        1,
-        2,
-        3,
-        EOT,
-        spaces,
-        *[9] * 11,
-    ]  # predicted: 2 + 11 single bytes, the end-of-text, 31 spaces
+    # Predicted: 2 + 11 single bytes, the end-of-text, 31 spaces.
+    first = [1, 2, 3, EOT, spaces, *[9] * 11]
     second = [spaces, *[7] * 15]  # the 31 spaces are given, not predicted
     prepared = {"nl": prepare(tmp_path, "nl", {"English": [first, second]})}
     result = evaluate_held_out(uniform_model(), encoder, prepared, 10)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.function_tests import RETURNS_ONE
 from fixtures.scripted import Rule, ScriptedSampler, run_protocol
 
 from components.core.errors import EvaluationError
@@ -14,7 +15,7 @@ from components.evaluation.benchmarks.humaneval import build_protocol, load_huma
 from components.evaluation.config import HumanEvalConfig
 from components.evaluation.sampling.sampler import TextRequest
 from components.evaluation.sampling.samples import sample_seed
-from components.evaluation.sandbox import FunctionTest, ResourceLimits, Sandbox, SandboxKind
+from components.evaluation.sandbox import ResourceLimits, Sandbox, SandboxKind
 
 PROBLEMS = {problem.prompt: problem for problem in load_humaneval()}
 EXTRA_TEXT = "\n# a comment at the start of a line ends a completion\nraise SystemExit\n"
@@ -102,22 +103,13 @@ def test_the_best_temperature_counts_for_every_k(tmp_path: Path) -> None:
 
     statistics = run(tmp_path, rule, num_samples=2, temperatures=[0.2, 0.8], k=[1, 2])
     results = read_json(tmp_path / "evaluation" / "results.json")
-    assert {
-        label: of_set["pass_at_k"]["1"]["estimate"] for label, of_set in results["sets"].items()
-    } == {
-        "t0.2": 0.5,
-        "t0.8": 0.5,
+    estimates = {
+        label: {k: record["estimate"] for k, record in of_set["pass_at_k"].items()}
+        for label, of_set in results["sets"].items()
     }
-    assert {
-        label: of_set["pass_at_k"]["2"]["estimate"] for label, of_set in results["sets"].items()
-    } == {
-        "t0.2": 0.5,
-        "t0.8": 1.0,
-    }
-    assert {k: best["set"] for k, best in results["pass_at_k"].items()} == {
-        "1": "t0.2",
-        "2": "t0.8",
-    }
+    assert estimates == {"t0.2": {"1": 0.5, "2": 0.5}, "t0.8": {"1": 0.5, "2": 1.0}}
+    best_sets = {k: best["set"] for k, best in results["pass_at_k"].items()}
+    assert best_sets == {"1": "t0.2", "2": "t0.8"}
     assert (statistics["pass@1"], statistics["pass@2"]) == (0.5, 1.0)
     # The mean of 164 coins has a standard deviation of 0.039; 1.96 of them are 0.077.
     assert statistics["pass@1_low"] == pytest.approx(0.5 - 0.077, abs=0.01)
@@ -196,24 +188,12 @@ def test_there_is_no_score_if_a_canonical_solution_does_not_pass(
 
 
 def test_limits_grow_with_the_slowness_of_the_machine_and_never_shrink() -> None:
-    assert [ResourceLimits(3).scaled(slowness).cpu_s for slowness in (0.2, 1, 1.1, 1.2, 2.5)] == [
-        3,
-        3,
-        3,
-        4,
-        8,
-    ]  # 7.5 rounds to 8
+    scaled = [ResourceLimits(3).scaled(slowness) for slowness in (0.2, 1, 1.1, 1.2, 2.5)]
+    assert [limits.cpu_s for limits in scaled] == [3, 3, 3, 4, 8]  # 7.5 rounds to 8
 
 
 def test_a_program_that_timed_out_runs_again_alone_and_is_counted(sandbox: Sandbox) -> None:
     num_retried_before = sandbox.num_retried
-    loops = [
-        FunctionTest(
-            "def one():\n    '1.'\n",
-            "    while True: pass\n",
-            "def check(candidate):\n    candidate()\n",
-            "one",
-        )
-    ]
-    assert [verdict.kind for verdict in sandbox.test(loops, ResourceLimits(1))] == ["time_out"]
+    loops = [RETURNS_ONE._replace(completion="    while True: pass\n")]
+    assert [verdict.kind for verdict in sandbox.run_tests(loops, ResourceLimits(1))] == ["time_out"]
     assert sandbox.num_retried == num_retried_before + 1

@@ -92,17 +92,15 @@ def test_evidence_of_a_checkpoint_has_its_metrics_and_protocols(
     sets = evidence.settings["humaneval"]["sets"]
     assert isinstance(sets, dict)
     assert sorted(sets) == ["t0.2", "t0.8"]
-    contaminated = {
-        version(run.prepared[corpus]): 3 for corpus in ("nl", "multi")
-    }  # mono comes later
+    # mono comes later
+    contaminated = {version(run.prepared[corpus]): 3 for corpus in ("nl", "multi")}
     assert evidence.contamination == {"humaneval": contaminated}
     assert evidence.sandboxed is True
 
 
 def test_the_contamination_of_an_imported_model_is_unknown(run: Run) -> None:
-    assert contamination(run.store, run.checkpoints["nl"], "mtpb") == {
-        version(run.prepared["nl"]): None
-    }  # it was not searched
+    not_searched = contamination(run.store, run.checkpoints["nl"], "mtpb")
+    assert not_searched == {version(run.prepared["nl"]): None}
 
     def build(folder: Path) -> dict[str, bool]:
         (folder / "config.json").write_text("{}")

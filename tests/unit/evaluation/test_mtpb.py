@@ -186,8 +186,8 @@ def test_a_single_turn_joins_all_prompts(problems_file: Path) -> None:
         f'{PREFIX}# Assign the string "ddddc" to a variable named "my_string".\n'
         '# Lowercase the given string "my_string".\n'
         '# Assign the distinct characters of the string to a variable named "chars".\n'
-        "# Sort these characters in alphabetical order.\n# Print the resulting list of "
-        "characters.\n",
+        "# Sort these characters in alphabetical order.\n"
+        "# Print the resulting list of characters.\n",
     )
     assert (problem.max_new_tokens, single.max_new_tokens) == (5 * 128, 2 * 512)
 

@@ -21,8 +21,8 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
     1: [
         ("print(sorted(set('ddeabc')))", PASS),
         ("print('abcde')", PASS),
-        ("print('edcba')", FAIL),
-    ],  # list() of a text
+        ("print('edcba')", FAIL),  # list() of a text
+    ],
     # ['1.8', ...]: texts, compared exactly
     2: [
         ("n = np.arange(1, 11)\nprint([f'{v:.1f}' for v in n / n.sum() * 100])", PASS),
@@ -41,18 +41,17 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
     5: [
         ("print(np.int32(4))", PASS),
         ("print(np.array(4))", PASS),
-        ("print(np.array([4]))", FAIL),
-    ],  # tolist()
+        ("print(np.array([4]))", FAIL),  # tolist()
+    ],
     # [35.5, 66.5]
     6: [
+        # a Series: allclose
         (
             "import pandas as pd\nd = pd.DataFrame([[50, 131], [21, 2]])\nprint(d.mean(axis=0))",
             PASS,
-        ),  # a Series: allclose
-        (
-            "import pandas as pd\nprint(pd.Series([35.5, 66.50001]))",
-            PASS,
-        ),  # within allclose's relative 1e-5
+        ),
+        # within allclose's relative 1e-5
+        ("import pandas as pd\nprint(pd.Series([35.5, 66.50001]))", PASS),
         ("print([35.5, 66.50001])", FAIL),  # a list is exact
         ("import pandas as pd\nprint(pd.Series([], dtype=float))", FAIL),  # of another shape
     ],
@@ -65,9 +64,9 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
     # [['Have', 'free'], ...]
     8: [
         (
-            "w = 'Have free hours and love children? Drive kids to school, soccer practice and "
-            "other activities.'.split()"
-            "\nprint(list(zip(w, w[1:])))",
+            "w = 'Have free hours and love children? "
+            "Drive kids to school, soccer practice and other activities.'.split()\n"
+            "print(list(zip(w, w[1:])))",
             PASS,  # tuples inside a list become lists
         ),
         ("print([['Have', 'free']])", FAIL),
@@ -82,8 +81,8 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
     10: [
         ("print(int('0xFF', 16))", PASS),
         ("print(bin(255))", FAIL),
-        ("print(b'255')", PASS),
-    ],  # int(b'255') is 255
+        ("print(b'255')", PASS),  # int(b'255') is 255
+    ],
     # False
     11: [
         ("print(False)", PASS),
@@ -93,10 +92,11 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
     ],
     # 'David Jones is age 25'
     12: [
+        # str() of anything
         (
             "class Person:\n    def __str__(self): return 'David Jones is age 25'\nprint(Person())",
             PASS,
-        ),  # str() of anything
+        ),
         ("print('David Jones', 'is age', 25)", FAIL),
     ],
     # 12
@@ -118,8 +118,8 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
     # ['hi', 'jk']
     15: [
         ("print(['hi', ''.join(chr(ord(c) + 2) for c in 'hi')])", PASS),
-        ("print({'hi': 0, 'jk': 1})", PASS),
-    ],  # its keys
+        ("print({'hi': 0, 'jk': 1})", PASS),  # its keys
+    ],
     # 2
     16: [("print(2)\nprint()", NO_PRINT), ("print(2)\nraise ValueError", PASS)],
     # [29348, '29348']
@@ -135,8 +135,8 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
     # '(-10, -10), (10, 10)'
     20: [
         ("print('(-10, -10), (10, 10)')", PASS),
-        ("print((-10, -10), (10, 10))", FAIL),
-    ],  # str() of the first argument
+        ("print((-10, -10), (10, 10))", FAIL),  # str() of the first argument
+    ],
     # [0, 1]
     21: [
         ("print([0, 1])", PASS),
@@ -149,18 +149,19 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
     # 20
     24: [
         ("print(sum([2, 4, 6, 8]))", PASS),
-        ("def main():\n    print(20)\nmain()", FAIL),
-    ],  # main() is printed: None
+        ("def main():\n    print(20)\nmain()", FAIL),  # main() is printed: None
+    ],
     # 4
     25: [
         ("print(max([0, 4]) - min([0, 4]))", PASS),
-        ("print(4)\n'''done'''", FAIL),
-    ],  # the docstring is printed
+        ("print(4)\n'''done'''", FAIL),  # the docstring is printed
+    ],
     # ['a', ..., 'e']
     26: [
+        # the value at the end
         ("x = ['a', 'b', 'c', 'd']\nprint(x)\nx.append('e')\nif x: pass", PASS),
         ("print(list('abcd'))", FAIL),
-    ],  # the value at the end
+    ],
     # 'abcde'
     27: [("print(max('abcde', 'ab', key=len))", PASS), ("print(\"'abcde'\")", FAIL)],
     # 99
@@ -174,13 +175,13 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
     30: [
         ("import math\nprint(math.factorial(2))", PASS),
         ("print(2.0000001)", PASS),
-        ("print(1.9999999)", FAIL),
-    ],  # truncated
+        ("print(1.9999999)", FAIL),  # truncated
+    ],
     # 2
     32: [
-        ("from fractions import Fraction\nprint(Fraction(5, 2))", PASS),
+        ("from fractions import Fraction\nprint(Fraction(5, 2))", PASS),  # int(5/2) is 2
         ("print(None)", FAIL),
-    ],  # int(5/2) is 2
+    ],
     # 3.14
     33: [
         ("print(3.1400009)", PASS),
@@ -207,16 +208,17 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
     # 2
     41: [
         (
-            "from collections import Counter\nprint(Counter([1, 1, 2, 2, 2, "
-            "2]).most_common(1)[0][0])",
+            "from collections import Counter\n"
+            "print(Counter([1, 1, 2, 2, 2, 2]).most_common(1)[0][0])",
             PASS,
         )
     ],
     # '02/04/1990'
     42: [
         (
-            "import datetime\nd = datetime.date(1990, 1, 28) + "
-            "datetime.timedelta(7)\nprint(d.strftime('%m/%d/%Y'))",
+            "import datetime\n"
+            "d = datetime.date(1990, 1, 28) + datetime.timedelta(7)\n"
+            "print(d.strftime('%m/%d/%Y'))",
             PASS,
         ),
         ("import datetime\nprint(datetime.date(1990, 2, 4))", FAIL),  # str() of it is 1990-02-04
@@ -233,8 +235,8 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
     # 29
     47: [
         ("print(29) if True else None", FAIL),
-        ("printer = str\nprint(29)\nprinter(5)", PASS),
-    ],  # a bare name: print...
+        ("printer = str\nprint(29)\nprinter(5)", PASS),  # a bare name: print...
+    ],
     # ['1a', '2b']
     48: [
         ("print([s for s in ['1a', 'a', '2b', 'b'] if any(c.isdigit() for c in s)])", PASS),
@@ -245,8 +247,8 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
     # 10
     51: [
         ("print(sum([1, 2, 3, 4]))", PASS),
-        ("import os\nprint(10)\nos._exit(0)", "exited"),
-    ],  # it ends without a report
+        ("import os\nprint(10)\nos._exit(0)", "exited"),  # it ends without a report
+    ],
     # ['hello']
     52: [("print(['hello'])", PASS), ("print('hello')", FAIL)],  # list('hello') is five letters
     # 1
@@ -264,7 +266,7 @@ ANSWERS: dict[int, list[tuple[str, str]]] = {
 def graded(sandbox: Sandbox, problems_file: Path) -> dict[int, list[tuple[str, str]]]:
     problems = {problem.number: problem for problem in load_mtpb(problems_file)}
     programs = [(number, source) for number, answers in ANSWERS.items() for source, _ in answers]
-    prints = sandbox.last_prints(
+    prints = sandbox.last_printed_values(
         [PREFIX + source for _, source in programs], ResourceLimits(1, MEMORY_MIB)
     )
     kinds: dict[int, list[tuple[str, str]]] = {}

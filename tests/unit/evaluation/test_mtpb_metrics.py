@@ -58,6 +58,6 @@ def test_a_perplexity_above_the_largest_float_is_none() -> None:
     """For example of a model that diverged with finite logits."""
     protocol = single_case_protocol()
     assert protocol.extra_metrics is not None
-    counts = ProblemCounts("1/0", "1", 2, 1, (2.0, 9e5), (2, 3), (True, False))
+    counts = ProblemCounts("1/0", "1", 2, (2.0, 9e5), (2, 3), (True, False))
     perplexity = protocol.extra_metrics({"multi": [counts]}).details["perplexity"]
     assert perplexity == {"multi": {"all": None, "passed": pytest.approx(math.e), "failed": None}}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,7 +23,12 @@ from components.model.huggingface import save_checkpoint
 
 torch.set_num_threads(1)
 
-SETTINGS = {"max_new_tokens": 24, "temperature": 0.8, "top_p": 0.95, "should_stop": is_complete}
+SETTINGS: dict[str, Any] = {
+    "max_new_tokens": 24,
+    "temperature": 0.8,
+    "top_p": 0.95,
+    "should_stop": is_complete,
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,24 +52,24 @@ def test_two_processes_generate_the_same_completions_as_one(checkpoint: Path) ->
     expected = {
         completion.key: completion
         for completion in Sampler(checkpoint).generate(requests(), **SETTINGS)
-    }  # type: ignore[arg-type]
+    }
     with SamplerPool(checkpoint, ["cpu", "cpu"]) as pool:
         assert pool.context_length == TINY.context_length
         for _ in range(2):  # a pool generates several sets in succession
             completions = {
                 completion.key: completion for completion in pool.generate(requests(), **SETTINGS)
-            }  # type: ignore[arg-type]
+            }
             assert completions == expected
         turns: deque[TextRequest[int]] = deque([TextRequest(0, "x", 1, 24)])
         texts = []
-        for completion in pool.generate(turns, **SETTINGS):  # type: ignore[arg-type]
+        for completion in pool.generate(turns, **SETTINGS):
             texts.append(completion.text)
             if len(texts) < 3:
                 turns.append(TextRequest(completion.key + 1, f"x{completion.text}\n", 1, 24))
     assert len(texts) == 3
     (alone,) = Sampler(checkpoint).generate(
         deque([TextRequest(2, f"x{texts[1]}\n", 1, 24)]), **SETTINGS
-    )  # type: ignore[arg-type]
+    )
     assert alone.text == texts[2]
 
 
@@ -74,14 +80,14 @@ def test_a_call_has_its_own_settings_after_a_closed_call(checkpoint: Path) -> No
     expected = {
         completion.key: completion
         for completion in Sampler(checkpoint).generate(requests(), **greedy)
-    }  # type: ignore[arg-type]
+    }
     with SamplerPool(checkpoint, ["cpu"]) as pool:
         closed = pool.generate(first_requests, max_new_tokens=48, temperature=1.0, top_p=1.0)
         next(closed)
         closed.close()  # type: ignore[attr-defined]
         assert {
             completion.key: completion for completion in pool.generate(requests(), **greedy)
-        } == expected  # type: ignore[arg-type]
+        } == expected
 
 
 def test_calls_in_quick_succession_do_not_mix(checkpoint: Path) -> None:
@@ -90,11 +96,10 @@ def test_calls_in_quick_succession_do_not_mix(checkpoint: Path) -> None:
     settings = [SETTINGS | {"temperature": number % 2} for number in range(20)]
     with SamplerPool(checkpoint, ["cpu"]) as pool:
         completions = [
-            list(pool.generate(deque([TextRequest(0, "x = ", 1, 24)]), **call))  # type: ignore[arg-type]
-            for call in settings
+            list(pool.generate(deque([TextRequest(0, "x = ", 1, 24)]), **call)) for call in settings
         ]
     hot, cold = (
-        list(sampler.generate(deque([TextRequest(0, "x = ", 1, 24)]), **settings[number]))  # type: ignore[arg-type]
+        list(sampler.generate(deque([TextRequest(0, "x = ", 1, 24)]), **settings[number]))
         for number in (1, 0)
     )
     assert hot != cold
@@ -104,7 +109,7 @@ def test_calls_in_quick_succession_do_not_mix(checkpoint: Path) -> None:
 def test_a_process_that_dies_raises_an_error(checkpoint: Path) -> None:
     with SamplerPool(checkpoint, ["cpu"]) as pool:
         (victim,) = pool._processes
-        drawn = pool.generate(requests(), **SETTINGS)  # type: ignore[arg-type]
+        drawn = pool.generate(requests(), **SETTINGS)
         first: TextCompletion[tuple[str, int]] = next(drawn)
         assert first.key[0] in ("def add(a, b):\n", "x = ", "#")
         assert victim.pid is not None
@@ -120,7 +125,7 @@ def test_an_error_in_a_process_is_raised(checkpoint: Path, tmp_path: Path) -> No
         SamplerPool(tmp_path, ["cpu"]) as pool,
         pytest.raises(EvaluationError, match=r"tokenizer\.json does not exist"),
     ):
-        list(pool.generate(requests(), **SETTINGS))  # type: ignore[arg-type]
+        list(pool.generate(requests(), **SETTINGS))
 
 
 def test_processes_exit_when_the_parent_is_killed(checkpoint: Path) -> None:
@@ -150,8 +155,8 @@ def test_a_caller_exits_after_a_process_died_with_many_open_requests(
         "from components.evaluation.sampling.sampler_pool import SamplerPool\n"
         "from components.evaluation.sampling.sampler import TextRequest\n"
         "if __name__ == '__main__':\n"
-        "    requests = collections.deque(TextRequest(n, f'{n} ' * 99, n, 8) for n in "
-        "range(3000))\n"
+        "    requests = collections.deque("
+        "TextRequest(n, f'{n} ' * 99, n, 8) for n in range(3000))\n"
         f"    with SamplerPool(pathlib.Path({str(checkpoint)!r}), ['cpu']) as pool:\n"
         "        drawn = pool.generate(requests, max_new_tokens=8, temperature=1.0, top_p=1.0)\n"
         "        next(drawn)\n"

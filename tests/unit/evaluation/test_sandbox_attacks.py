@@ -51,7 +51,7 @@ TASK = FunctionTest(
 def test_failures_have_different_classes(
     every_sandbox: Sandbox, completion: str, kind: str, type_name: str
 ) -> None:
-    (verdict,) = every_sandbox.test([TASK._replace(completion=completion)], LIMITS)
+    (verdict,) = every_sandbox.run_tests([TASK._replace(completion=completion)], LIMITS)
     assert verdict == (kind, type_name)
 
 
@@ -117,8 +117,9 @@ def test_every_attempt_to_leave_the_jail_is_refused(
             "import ctypes, os, resource, signal\n"
             "libc = ctypes.CDLL(None, use_errno=True)\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-            "def check(result):\n    if result < 0: raise OSError(ctypes.get_errno(), '')\n    "
-            "return result\n"
+            "def check(result):\n"
+            "    if result < 0: raise OSError(ctypes.get_errno(), '')\n"
+            "    return result\n"
             "outcomes = {}\n"
         )
         for name, code in ATTEMPTS.items():
@@ -126,7 +127,9 @@ def test_every_attempt_to_leave_the_jail_is_refused(
             source += (
                 f"except (OSError, ValueError) as error:\n    outcomes[{name!r}] = 'refused'\n"
             )
-        printed = every_sandbox.last_prints([source + "print(list(outcomes.items()))"], LIMITS)[0]
+        printed = every_sandbox.last_printed_values(
+            [source + "print(list(outcomes.items()))"], LIMITS
+        )[0]
         with pytest.raises(BlockingIOError):
             listener.accept()
     assert printed.exit_verdict.passed
@@ -153,7 +156,7 @@ for attempt in (
     except (PermissionError, ZeroDivisionError): outcomes.append("refused")
 print([parent, outcomes])
 """
-    parent, outcomes = every_sandbox.last_prints([source], LIMITS)[0].value
+    parent, outcomes = every_sandbox.last_printed_values([source], LIMITS)[0].value
     # 0: the parent is outside of the pid namespace.
     assert parent == 0 or outcomes == ["refused"] * 5
 
@@ -162,7 +165,9 @@ def test_programs_have_no_privileges(every_sandbox: Sandbox) -> None:
     source = (
         "import os\nprint([os.getresuid(), os.getresgid(), os.getgroups(), sorted(os.environ)])"
     )
-    users, groups, more_groups, environment = every_sandbox.last_prints([source], LIMITS)[0].value
+    users, groups, more_groups, environment = every_sandbox.last_printed_values([source], LIMITS)[
+        0
+    ].value
     assert len(set(users + groups)) == 1
     assert users[0] != 0
     # 65534: unmapped in a user namespace. Without namespaces an ordinary user keeps the groups.
@@ -180,7 +185,7 @@ def names(folder):
     except PermissionError: return None
 print([names("/"), names("/dev"), names("/tmp")])
 """
-    root, devices, scratch = every_sandbox.last_prints([source], LIMITS)[0].value
+    root, devices, scratch = every_sandbox.last_printed_values([source], LIMITS)[0].value
     if not has_namespaces(every_sandbox):
         assert (root, devices, scratch) == (None, None, None)
         return
@@ -204,9 +209,8 @@ except (RuntimeError, MemoryError):
 gate.set()
 print(started)
 """
-    printed = every_sandbox.last_prints([source], LIMITS._replace(memory_mib=4096))[
-        0
-    ]  # the memory would allow 500
+    limits = LIMITS._replace(memory_mib=4096)  # the memory would allow 500
+    (printed,) = every_sandbox.last_printed_values([source], limits)
     # Without a user (namespace) of its own, only stacks of 8 MB limit a program's threads.
     assert printed.value < (65 if has_namespaces(every_sandbox) or os.geteuid() == 0 else 513)
 
@@ -215,7 +219,7 @@ def test_a_program_can_write_files_or_the_report_states_that_it_cannot(
     every_sandbox: Sandbox,
 ) -> None:
     source = "import tempfile\nwith tempfile.TemporaryFile() as file: print(file.write(b'12'))"
-    printed = every_sandbox.last_prints([source], LIMITS)[0]
+    printed = every_sandbox.last_printed_values([source], LIMITS)[0]
     report = every_sandbox.report
     assert printed.exit_verdict.passed is has_namespaces(every_sandbox)
     assert ("temporary files fail" in report.isolation) is not printed.exit_verdict.passed
@@ -229,7 +233,9 @@ def test_files_of_a_program_are_removed_before_the_next(every_sandbox: Sandbox) 
         pytest.skip("programs cannot write files")
     write = "import os\nopen('/tmp/note', 'w').write('x')\nprint(os.listdir('/tmp'))"
     read = "import os\nprint(os.listdir('/tmp'))"
-    first, second = (every_sandbox.last_prints([source], LIMITS)[0] for source in (write, read))
+    first, second = (
+        every_sandbox.last_printed_values([source], LIMITS)[0] for source in (write, read)
+    )
     assert "note" in first.value
     assert "note" not in second.value
 
@@ -247,17 +253,17 @@ def test_files_of_a_program_are_removed_before_the_next(every_sandbox: Sandbox) 
 def test_a_printed_value_survives_every_end_but_an_immediate_exit(
     every_sandbox: Sandbox, end: str
 ) -> None:
-    printed = every_sandbox.last_prints([f"print(5)\n{end}"], LIMITS)[0]
+    printed = every_sandbox.last_printed_values([f"print(5)\n{end}"], LIMITS)[0]
     assert (printed.value is NOTHING_PRINTED) == ("_exit" in end)  # it ends without a report
 
 
 def test_huge_output_is_discarded(every_sandbox: Sandbox) -> None:
-    printed = every_sandbox.last_prints(["while True: print('x' * 1_000_000)"], LIMITS)[0]
+    printed = every_sandbox.last_printed_values(["while True: print('x' * 1_000_000)"], LIMITS)[0]
     assert printed.exit_verdict.kind == "time_out"
 
 
 def test_a_value_longer_than_a_frame_is_dropped(every_sandbox: Sandbox) -> None:
-    printed = every_sandbox.last_prints(["print('x' * 3_000_000)"], LIMITS)[0]
+    printed = every_sandbox.last_printed_values(["print('x' * 3_000_000)"], LIMITS)[0]
     assert str(printed.value) == ""
     assert printed.exit_verdict.passed
 
@@ -273,6 +279,6 @@ for fd in range(3, 4096):
     except OSError:
         pass
 """
-    printed = every_sandbox.last_prints([forged], LIMITS)[0]
+    printed = every_sandbox.last_printed_values([forged], LIMITS)[0]
     assert printed.value is NOTHING_PRINTED
     assert printed.exit_verdict.kind == "exited"

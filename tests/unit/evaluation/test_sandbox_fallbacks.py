@@ -17,23 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.function_tests import RETURNS_ONE
 
 from components.core.errors import SandboxUnavailableError
 from components.evaluation.config import SandboxKind
-from components.evaluation.sandbox import FunctionTest, ResourceLimits, Verdict, open_sandbox
+from components.evaluation.sandbox import ResourceLimits, Verdict, open_sandbox
 from components.evaluation.sandbox.backends import find_jail
 from components.evaluation.sandbox.jail import uids_for_worker
 from components.evaluation.sandbox.job import Job
 from components.evaluation.sandbox.self_test import self_test
-from components.evaluation.sandbox.system_calls import seccomp_programs
+from components.evaluation.sandbox.system_calls import compile_seccomp_filters
 from components.evaluation.sandbox.worker import Worker
 
-TEST = FunctionTest(
-    "def one():\n    '1.'\n",
-    "    return 1\n",
-    "def check(candidate):\n    assert candidate() == 1\n",
-    "one",
-)
 PROBE = """
 import errno, json, os, sys
 import pyseccomp
@@ -117,7 +112,7 @@ def test_the_self_test_refuses_landlock_rules_that_allow_everything() -> None:
     assert jail.landlock_rules is not None
     jail.landlock_rules["read"] = ["/"]
     with (
-        Worker(jail, seccomp_programs(namespaces=False)) as worker,
+        Worker(jail, compile_seccomp_filters(namespaces=False)) as worker,
         pytest.raises(SandboxUnavailableError, match="read a file outside: worked"),
     ):
         self_test(worker, jail)
@@ -154,9 +149,9 @@ def test_a_process_with_1200_open_files_can_open_a_sandbox(
         "    try: os.fstat(fd); open_files.append(fd)\n"
     )
     with open_sandbox(workers=1, kind=sandbox_kind) as sandbox:
-        assert sandbox.test([TEST], ResourceLimits(1))[0].passed
+        assert sandbox.run_tests([RETURNS_ONE], ResourceLimits(1))[0].passed
         assert (
-            sandbox.last_prints(
+            sandbox.last_printed_values(
                 [f"{list_files}    except OSError: pass\nprint(open_files)"], ResourceLimits(1)
             )[0].value
             == []
@@ -169,8 +164,8 @@ def test_a_program_that_could_not_be_submitted_is_run_again_at_once(
     """The server received the program, the test runner did not: a wait would take two hours."""
     runner_end, jail_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     runner_end.shutdown(socket.SHUT_WR)
-    with runner_end, jail_end, Worker(find_jail(sandbox_kind), seccomp_programs()) as worker:
-        assert worker.run(Job(TEST, ResourceLimits(1), "split")) == Verdict("passed")
+    with runner_end, jail_end, Worker(find_jail(sandbox_kind), compile_seccomp_filters()) as worker:
+        assert worker.run(Job(RETURNS_ONE, ResourceLimits(1), "split")) == Verdict("passed")
         worker._test_runners.close()
         worker._test_runners = runner_end
-        assert worker.run(Job(TEST, ResourceLimits(2_400), "split")) == Verdict("passed")
+        assert worker.run(Job(RETURNS_ONE, ResourceLimits(2_400), "split")) == Verdict("passed")

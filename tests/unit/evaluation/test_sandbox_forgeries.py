@@ -15,8 +15,11 @@ SECRET = 7919
 TASK = FunctionTest(
     prompt="def double(x):\n    '''Twice x.'''\n",
     completion="",
-    test=f"def check(candidate):\n    assert candidate(2) == 4\n    assert candidate({SECRET}) == "
-    f"{2 * SECRET}\n",
+    test=(
+        "def check(candidate):\n"
+        "    assert candidate(2) == 4\n"
+        f"    assert candidate({SECRET}) == {2 * SECRET}\n"
+    ),
     entry_point="double",
 )
 
@@ -203,16 +206,17 @@ sys.excepthook = threading.excepthook = lambda *_: os._exit(0)
             pass
     return None
 """,
-    "the tests, from all memory": """    import ctypes, gc, os
+    "the tests, from all memory": """    import ctypes, gc, os, re
     libc = ctypes.CDLL(None)
     libc.sbrk.restype = ctypes.c_void_p
     end, (reader, writer) = libc.sbrk(0), os.pipe()
     pages = set(range(end - (32 << 20), end, 4096))
     for arena in {id(item) >> 20 for item in gc.get_objects()}:
         pages.update(range(arena << 20, arena + 1 << 20, 4096))
+    call = re.compile(b"candidate[(]7919[)]")  # the search writes no copy of the call to memory
     for page in pages:  # invalid pages fail to write
         if libc.write(writer, ctypes.c_void_p(page), 4096) == 4096:
-            if b")9197(etadidnac" in os.read(reader, 4096)[::-1]:  # does not find itself
+            if call.search(os.read(reader, 4096)):
                 return 2 * x
     return None
 """,
@@ -221,7 +225,7 @@ sys.excepthook = threading.excepthook = lambda *_: os._exit(0)
 
 @pytest.fixture(scope="module")
 def verdict_kinds(every_sandbox: Sandbox) -> dict[str, str]:
-    verdicts = every_sandbox.test(
+    verdicts = every_sandbox.run_tests(
         [TASK._replace(completion=code) for code in FORGERIES.values()], LIMITS
     )
     return {name: verdict.kind for name, verdict in zip(FORGERIES, verdicts, strict=True)}
@@ -234,7 +238,7 @@ def test_no_forgery_passes(verdict_kinds: dict[str, str], name: str) -> None:
 
 def test_honest_programs_pass_and_fail_the_task(every_sandbox: Sandbox) -> None:
     honest = [TASK._replace(completion=f"    return {text}\n") for text in ("x + x", "4", "x *")]
-    assert [verdict.kind for verdict in every_sandbox.test(honest, LIMITS)] == [
+    assert [verdict.kind for verdict in every_sandbox.run_tests(honest, LIMITS)] == [
         "passed",
         "wrong_answer",
         "syntax_error",
@@ -243,7 +247,7 @@ def test_honest_programs_pass_and_fail_the_task(every_sandbox: Sandbox) -> None:
 
 def test_the_search_of_memory_finds_the_test_in_the_mode_fast(every_sandbox: Sandbox) -> None:
     """There tests and program share an interpreter, so the attack itself works."""
-    (verdict,) = every_sandbox.test(
+    (verdict,) = every_sandbox.run_tests(
         [TASK._replace(completion=FORGERIES["the tests, from all memory"])], LIMITS, "fast"
     )
     assert verdict.passed

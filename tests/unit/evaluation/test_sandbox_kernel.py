@@ -5,8 +5,9 @@ from __future__ import annotations
 import platform
 
 import pytest
+from fixtures.function_tests import RETURNS_ONE
 
-from components.evaluation.sandbox import ExecutionMode, FunctionTest, ResourceLimits, Sandbox
+from components.evaluation.sandbox import ExecutionMode, ResourceLimits, Sandbox
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the numbers of system calls are x86-64's"
@@ -45,7 +46,9 @@ print(list(outcomes.items()))
 
 
 def test_every_listed_call_is_refused_by_the_filter(every_sandbox: Sandbox) -> None:
-    (printed,) = every_sandbox.last_prints([f"NUMBERS = {REFUSED!r}\n{PROGRAM}"], ResourceLimits(1))
+    (printed,) = every_sandbox.last_printed_values(
+        [f"NUMBERS = {REFUSED!r}\n{PROGRAM}"], ResourceLimits(1)
+    )
     assert dict(printed.value) == dict.fromkeys(REFUSED, "EPERM") | {"clone3": "ENOSYS"}
 
 
@@ -71,7 +74,7 @@ def test_arguments_that_only_servers_may_give_are_refused(every_sandbox: Sandbox
         "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\noutcomes = {}\n"
         f"{lines}\nprint(list(outcomes.items()))"
     )
-    (printed,) = every_sandbox.last_prints([source], ResourceLimits(1))
+    (printed,) = every_sandbox.last_printed_values([source], ResourceLimits(1))
     assert dict(printed.value) == dict.fromkeys(ARGUMENTS, 1)  # EPERM
 
 
@@ -81,10 +84,5 @@ def test_a_call_of_another_abi_ends_the_process(
 ) -> None:
     # getpid by its x32 number
     completion = "    import ctypes\n    ctypes.CDLL(None).syscall(0x40000000 | 39)\n    return 1\n"
-    test = FunctionTest(
-        "def one():\n    '1.'\n",
-        completion,
-        "def check(candidate):\n    assert candidate() == 1\n",
-        "one",
-    )
-    assert every_sandbox.test([test], ResourceLimits(1), mode)[0].kind == "exited"
+    test = RETURNS_ONE._replace(completion=completion)
+    assert every_sandbox.run_tests([test], ResourceLimits(1), mode)[0].kind == "exited"

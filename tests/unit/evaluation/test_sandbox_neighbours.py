@@ -7,24 +7,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fixtures.function_tests import RETURNS_ONE
 
 from components.evaluation.benchmarks.humaneval import load_humaneval
 from components.evaluation.config import SandboxKind
 from components.evaluation.sandbox import (
     ExecutionMode,
-    FunctionTest,
     ResourceLimits,
     Sandbox,
     open_sandbox,
 )
 
 LIMITS = ResourceLimits(cpu_s=1, memory_mib=512)
-SIMPLE = FunctionTest(
-    "def one():\n    '1.'\n",
-    "    return 1\n",
-    "def check(candidate):\n    assert candidate() == 1\n",
-    "one",
-)
 HONEST = [problem.canonical_test() for problem in load_humaneval()]
 
 GREEDY = {
@@ -88,9 +82,9 @@ def test_greedy_completions_do_not_affect_other_programs(every_sandbox: Sandbox)
         programs += HONEST[5 * number : 5 * number + 5]
         body = "".join(f"    {line}\n" for line in code.splitlines())
         programs.append(
-            SIMPLE._replace(completion="    return 2\n" + f"def run():\n{body}\nrun()\n")
+            RETURNS_ONE._replace(completion="    return 2\n" + f"def run():\n{body}\nrun()\n")
         )
-    verdicts = [verdict.passed for verdict in every_sandbox.test(programs, LIMITS)]
+    verdicts = [verdict.passed for verdict in every_sandbox.run_tests(programs, LIMITS)]
     assert verdicts == [program in HONEST for program in programs]
 
 
@@ -98,7 +92,7 @@ def test_greedy_completions_do_not_affect_other_programs(every_sandbox: Sandbox)
 def test_greedy_sources_do_not_affect_other_programs(every_sandbox: Sandbox) -> None:
     """The same as MTPB programs, between programs that print 1."""
     sources = [source for code in GREEDY.values() for source in (code, "print(1)")]
-    printed = every_sandbox.last_prints(sources, LIMITS)
+    printed = every_sandbox.last_printed_values(sources, LIMITS)
     assert [value.value for value in printed[1::2]] == [1] * len(GREEDY)
 
 
@@ -108,26 +102,30 @@ def test_every_program_gets_its_verdict(every_sandbox: Sandbox, mode: ExecutionM
     jail.
     """
     cases = [
-        (SIMPLE, "passed"),
-        (SIMPLE._replace(completion="    return 2\n"), "wrong_answer"),
-        (SIMPLE._replace(completion="    return (\n"), "syntax_error"),
-        (SIMPLE._replace(completion="    import os; os._exit(0)\n"), "exited"),
+        (RETURNS_ONE, "passed"),
+        (RETURNS_ONE._replace(completion="    return 2\n"), "wrong_answer"),
+        (RETURNS_ONE._replace(completion="    return (\n"), "syntax_error"),
+        (RETURNS_ONE._replace(completion="    import os; os._exit(0)\n"), "exited"),
         (
-            SIMPLE._replace(
-                prompt="import numpy\n" + SIMPLE.prompt, completion="    return numpy.int64(1)\n"
+            RETURNS_ONE._replace(
+                prompt="import numpy\n" + RETURNS_ONE.prompt,
+                completion="    return numpy.int64(1)\n",
             ),
             "passed",
         ),
         (
-            SIMPLE._replace(
-                prompt="import numpy\n" + SIMPLE.prompt, completion="    return numpy.int64(2)\n"
+            RETURNS_ONE._replace(
+                prompt="import numpy\n" + RETURNS_ONE.prompt,
+                completion="    return numpy.int64(2)\n",
             ),
             "wrong_answer",
         ),
-        (SIMPLE._replace(completion="    return nowhere\n"), "exception"),
+        (RETURNS_ONE._replace(completion="    return nowhere\n"), "exception"),
     ]
     programs = [cases[number * number * 5 % 11 % len(cases)] for number in range(300)]
-    verdicts = every_sandbox.test([program for program, _ in programs], ResourceLimits(2), mode)
+    verdicts = every_sandbox.run_tests(
+        [program for program, _ in programs], ResourceLimits(2), mode
+    )
     assert [verdict.kind for verdict in verdicts] == [kind for _, kind in programs]
 
 
@@ -150,7 +148,7 @@ REMAINS = {
     "memory": "x = [MARK + str(i) for i in range(100_000)]",
 }
 SEARCH = """
-import builtins, ctypes, fcntl, gc, jailed, math, os, stat
+import builtins, ctypes, fcntl, gc, jailed, math, os, re, stat
 found = [name for name in ("note",) if hasattr(math, name) or hasattr(builtins, name)]
 try: found += os.listdir("/tmp")
 except PermissionError: pass  # no program can write to it
@@ -166,9 +164,10 @@ end, (reader, writer) = libc.sbrk(0), os.pipe()
 pages = set(range(end - (32 << 20), end, 4096))
 for arena in {id(item) >> 20 for item in gc.get_objects()}:
     pages.update(range(arena << 20, arena + 1 << 20, 4096))
+mark = re.compile(b"left [b]y the first")  # the search writes no copy of the mark to memory
 for page in pages:
     if libc.write(writer, ctypes.c_void_p(page), 4096) == 4096:
-        if b"tsrif eht yb tfel" in os.read(reader, 4096)[::-1]:
+        if mark.search(os.read(reader, 4096)):
             found.append("memory")
             break
 print(found)
@@ -182,8 +181,12 @@ def test_remains_of_a_program_are_not_visible_to_the_next(sandbox_kind: SandboxK
                 f"import os\nMARK = {MARK!r}\ntry:\n    {write}\nexcept OSError: pass\n"
                 "print(os.getpid())"
             )
-            pid, remains = (value.value for value in sandbox.last_prints([first, SEARCH], LIMITS))
-            assert (pid == 1) is not bool(sandbox.report.caveat)  # the first process of a namespace
+            pid, remains = (
+                value.value for value in sandbox.last_printed_values([first, SEARCH], LIMITS)
+            )
+            assert (pid == 1) is not bool(
+                sandbox.report.restriction
+            )  # the first process of a namespace
             assert remains == [], name
 
 
@@ -194,10 +197,10 @@ def _growth(num_programs: int) -> float:
             program._replace(completion=f"{program.completion}# {number}\n")
             for number, program in enumerate(HONEST)
         ]
-        batch += [SIMPLE._replace(completion="    return 'x' * 500_000\n")] * 36
+        batch += [RETURNS_ONE._replace(completion="    return 'x' * 500_000\n")] * 36
         sizes = []
         for _ in range(num_programs // len(batch)):
-            sandbox.test(batch, LIMITS, "fast")
+            sandbox.run_tests(batch, LIMITS, "fast")
             sizes.append(psutil.Process(os.getpid()).memory_info().rss / 1e6)
         return sizes[-1] - sizes[len(sizes) // 2]
 
@@ -216,5 +219,5 @@ def test_no_temporary_file_remains(
     every_sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    every_sandbox.test(HONEST[:4], LIMITS)
+    every_sandbox.run_tests(HONEST[:4], LIMITS)
     assert list(tmp_path.iterdir()) == []

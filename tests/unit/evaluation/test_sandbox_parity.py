@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from fixtures.function_tests import RETURNS_ONE
 from mutants import Mutant, human_eval_passes, mutants
 
 from components.evaluation.benchmarks.humaneval import load_humaneval
-from components.evaluation.sandbox import ExecutionMode, FunctionTest, ResourceLimits, Sandbox
+from components.evaluation.sandbox import ExecutionMode, ResourceLimits, Sandbox
 
 PROBLEMS = load_humaneval()
 TIMEOUT_S = 2
@@ -18,7 +19,7 @@ def passes(sandbox: Sandbox, programs: list[Mutant], mode: ExecutionMode) -> lis
         mutant.problem.canonical_test()._replace(completion=mutant.completion)
         for mutant in programs
     ]
-    return [verdict.passed for verdict in sandbox.test(tests, ResourceLimits(TIMEOUT_S), mode)]
+    return [verdict.passed for verdict in sandbox.run_tests(tests, ResourceLimits(TIMEOUT_S), mode)]
 
 
 def differences(sandbox: Sandbox, programs: list[Mutant]) -> list[tuple[str, str, str, bool]]:
@@ -77,14 +78,6 @@ def test_results_that_are_not_plain_data_pass_in_fast_but_not_in_split(
     assert passes(sandbox, [program], "split") == [False]
 
 
-SIMPLE = FunctionTest(
-    "def one():\n    '1.'\n",
-    "    return 1\n",
-    "def check(candidate):\n    assert candidate() == 1\n",
-    "one",
-)
-
-
 @pytest.mark.parametrize("mode", ["split", "fast"])
 @pytest.mark.parametrize(
     ("completion", "passed"),
@@ -96,8 +89,9 @@ SIMPLE = FunctionTest(
         ("    from typing import List\n    return 1\n", True),
         ("    print('x' * 100_000)\n    return 1\n", True),
         (
-            "    import threading\n    threading.Thread(target=threading.Event().wait).start()\n  "
-            "  return 1\n",
+            "    import threading\n"
+            "    threading.Thread(target=threading.Event().wait).start()\n"
+            "    return 1\n",
             True,
         ),
         ("    open('note', 'w').write('1')\n    return int(open('note').read())\n", True),
@@ -108,7 +102,7 @@ SIMPLE = FunctionTest(
 def test_programs_run_in_human_evals_environment(
     sandbox: Sandbox, mode: ExecutionMode, completion: str, passed: bool
 ) -> None:
-    (verdict,) = sandbox.test(
-        [SIMPLE._replace(completion=completion)], ResourceLimits(TIMEOUT_S), mode
+    (verdict,) = sandbox.run_tests(
+        [RETURNS_ONE._replace(completion=completion)], ResourceLimits(TIMEOUT_S), mode
     )
     assert verdict.passed is passed

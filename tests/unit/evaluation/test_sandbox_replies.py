@@ -6,18 +6,13 @@ from typing import Any, cast
 
 import psutil
 import pytest
+from fixtures.function_tests import RETURNS_ONE
 
 from components.evaluation.sandbox import FunctionTest, ResourceLimits, SandboxKind, open_sandbox
 
 LIMITS = ResourceLimits(cpu_s=1, memory_mib=512)
-RIGHT = FunctionTest(
-    "def one():\n    '1.'\n",
-    "    return 1\n",
-    "def check(candidate):\n    assert candidate() == 1\n",
-    "one",
-)
-WRONG = RIGHT._replace(completion="    return 2\n")
-ALTERNATING, KINDS = [WRONG, RIGHT] * 5, ["wrong_answer", "passed"] * 5
+WRONG = RETURNS_ONE._replace(completion="    return 2\n")
+ALTERNATING, KINDS = [WRONG, RETURNS_ONE] * 5, ["wrong_answer", "passed"] * 5
 
 
 def _deepest_line(process: psutil.Process) -> list[psutil.Process]:
@@ -35,22 +30,24 @@ def test_a_test_runner_killed_between_programs_changes_no_verdict(
     with open_sandbox(workers=1, kind=sandbox_kind) as sandbox:
         (jail,) = set(psutil.Process().children()) - other_children
         for _ in range(3):
-            assert [verdict.kind for verdict in sandbox.test(ALTERNATING, LIMITS)] == KINDS
+            assert [verdict.kind for verdict in sandbox.run_tests(ALTERNATING, LIMITS)] == KINDS
             *_, server, test_runner = _deepest_line(jail)
             test_runner.kill()  # as the kernel does when memory is exhausted
             psutil.wait_procs([test_runner], timeout=60)
             assert server.is_running()
-        assert [verdict.kind for verdict in sandbox.test(ALTERNATING, LIMITS)] == KINDS
+        assert [verdict.kind for verdict in sandbox.run_tests(ALTERNATING, LIMITS)] == KINDS
 
 
 def test_a_test_runner_that_dies_gives_each_program_its_verdict(
     sandbox_kind: SandboxKind,
 ) -> None:
-    aborts = RIGHT._replace(
+    aborts = RETURNS_ONE._replace(
         test="import os\ndef check(candidate):\n    candidate()\n    os.abort()\n"
     )
     with open_sandbox(workers=1, kind=sandbox_kind) as sandbox:
-        verdicts = sandbox.test([aborts, RIGHT, aborts, aborts, WRONG, RIGHT], LIMITS)
+        verdicts = sandbox.run_tests(
+            [aborts, RETURNS_ONE, aborts, aborts, WRONG, RETURNS_ONE], LIMITS
+        )
     assert [verdict.kind for verdict in verdicts] == [
         "exited",
         "passed",
@@ -68,5 +65,7 @@ def test_a_failed_batch_leaves_no_verdict_for_the_next(
     with open_sandbox(workers=1, kind=sandbox_kind) as sandbox:
         for _ in range(2):
             with pytest.raises(TypeError):
-                sandbox.test([RIGHT, cast(FunctionTest, None)], LIMITS, mode)
-            assert [verdict.kind for verdict in sandbox.test(ALTERNATING, LIMITS, mode)] == KINDS
+                sandbox.run_tests([RETURNS_ONE, cast(FunctionTest, None)], LIMITS, mode)
+            assert [
+                verdict.kind for verdict in sandbox.run_tests(ALTERNATING, LIMITS, mode)
+            ] == KINDS

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from fixtures.function_tests import RETURNS_ONE
 
 from components.core.errors import EvaluationError, SandboxUnavailableError
 from components.evaluation.sandbox import (
-    FunctionTest,
     ResourceLimits,
     SandboxKind,
     Verdict,
@@ -25,17 +25,11 @@ from components.evaluation.sandbox import (
 from components.evaluation.sandbox.backends import NoIsolation, find_jail
 from components.evaluation.sandbox.job import Job
 from components.evaluation.sandbox.self_test import self_test
-from components.evaluation.sandbox.system_calls import seccomp_programs
+from components.evaluation.sandbox.system_calls import compile_seccomp_filters
 from components.evaluation.sandbox.worker import Worker
 
-TEST = FunctionTest(
-    "def one():\n    '1.'\n",
-    "    return 1\n",
-    "def check(candidate):\n    assert candidate() == 1\n",
-    "one",
-)
 LIMITS = ResourceLimits(cpu_s=1)
-JOB = Job(TEST, LIMITS, "split")
+JOB = Job(RETURNS_ONE, LIMITS, "split")
 
 
 def test_the_error_names_the_package_of_a_missing_bubblewrap(
@@ -68,8 +62,8 @@ def test_a_bubblewrap_without_namespaces_is_refused(
 ) -> None:
     program = tmp_path / "bwrap"
     program.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && echo bubblewrap 0.8.0 && exit\necho \'No permissions '
-        "to create' >&2; exit 1\n"
+        '#!/bin/sh\n[ "$1" = --version ] && echo bubblewrap 0.8.0 && exit\n'
+        "echo 'No permissions to create' >&2; exit 1\n"
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -85,9 +79,11 @@ def test_unsafe_execution_runs_programs_and_is_reported(
         assert not sandbox.report.isolated
         assert sandbox.report.isolation == "none (unsafe execution)"
         assert "read a file outside" not in sandbox.report.self_test
-        wrong = TEST._replace(completion="    return 2\n")
+        wrong = RETURNS_ONE._replace(completion="    return 2\n")
         for mode in ("split", "fast"):
-            assert [verdict.kind for verdict in sandbox.test([TEST, wrong], LIMITS, mode)] == [
+            assert [
+                verdict.kind for verdict in sandbox.run_tests([RETURNS_ONE, wrong], LIMITS, mode)
+            ] == [
                 "passed",
                 "wrong_answer",
             ]
@@ -101,7 +97,7 @@ def test_unsafe_execution_isolates_if_possible() -> None:
 def test_the_self_test_detects_missing_isolation() -> None:
     jail = NoIsolation()
     jail.isolated = True
-    with Worker(jail, seccomp_programs()) as worker:
+    with Worker(jail, compile_seccomp_filters()) as worker:
         assert worker.run(JOB) == Verdict("passed")
         with pytest.raises(SandboxUnavailableError, match="read a file outside: worked"):
             self_test(worker, jail)
@@ -112,7 +108,7 @@ def test_the_self_test_detects_missing_isolation() -> None:
 @pytest.mark.parametrize("missing", ["server", "test_runner", "program"])
 def test_no_program_runs_if_a_filter_is_missing(sandbox_kind: SandboxKind, missing: str) -> None:
     jail = find_jail(sandbox_kind)
-    filters = seccomp_programs(namespaces=jail.namespaces) | {missing: ""}
+    filters = compile_seccomp_filters(namespaces=jail.namespaces) | {missing: ""}
     with (
         Worker(jail, filters) as worker,
         pytest.raises(SandboxUnavailableError, match=r"an honest program: exited|a jail was lost"),
@@ -122,7 +118,7 @@ def test_no_program_runs_if_a_filter_is_missing(sandbox_kind: SandboxKind, missi
 
 def test_a_lost_jail_is_replaced_and_its_program_runs_again(sandbox_kind: SandboxKind) -> None:
     other_children = _children(os.getpid())
-    with Worker(find_jail(sandbox_kind), seccomp_programs()) as worker:
+    with Worker(find_jail(sandbox_kind), compile_seccomp_filters()) as worker:
         assert worker.run(JOB) == Verdict("passed")
         # bubblewrap sets the death signal shortly after the start; a jail that has answered has it.
         (jail,) = _children(os.getpid()) - other_children
@@ -137,7 +133,7 @@ def test_a_jail_that_is_lost_twice_is_an_error(
     sandbox_kind: SandboxKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jail, other_children = find_jail(sandbox_kind), _children(os.getpid())
-    with Worker(jail, seccomp_programs()) as worker:
+    with Worker(jail, compile_seccomp_filters()) as worker:
         assert worker.run(JOB) == Verdict("passed")
         monkeypatch.setattr(jail, "command", lambda _: ["/bin/false"])
         (running,) = _children(os.getpid()) - other_children
@@ -157,7 +153,7 @@ def test_jails_die_with_their_launcher(sandbox_kind: SandboxKind) -> None:
         "from components.evaluation.sandbox import *\n"
         f"sandbox = open_sandbox(1, kind={sandbox_kind!r})\n"
         "print('ready', flush=True)\n"
-        "sandbox.last_prints(['import time; time.sleep(600)'], ResourceLimits(cpu_s=300))\n"
+        "sandbox.last_printed_values(['import time; time.sleep(600)'], ResourceLimits(cpu_s=300))\n"
     )
     launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     with launcher:

@@ -158,12 +158,8 @@ def test_sets_and_dictionaries_are_not_hashed_outside_a_jail() -> None:
         {"t": "set", "v": [{"t": "list", "v": []}]},
         {"t": "array", "dtype": "O", "shape": [9], "v": []},
         {"t": "array", "dtype": "U99999999", "shape": [1], "v": ["a"]},
-        {
-            "t": "array",
-            "dtype": "f8",
-            "shape": [10**6, 0],
-            "v": [],
-        },  # as a list: a million empty lists
+        # as a list: a million empty lists
+        {"t": "array", "dtype": "f8", "shape": [10**6, 0], "v": []},
         {"t": "array", "dtype": "f8", "shape": [1], "v": [{"t": "object", "type": "x", "str": ""}]},
         {"t": "bytes", "v": "0"},
     ],

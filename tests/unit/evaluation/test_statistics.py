@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core.statistics import bootstrap_interval
+from components.core.confidence_interval import bootstrap_interval
 from components.evaluation.scoring.statistics import (
     mean_pass_at_k,
     mean_with_interval,

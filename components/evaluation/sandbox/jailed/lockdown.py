@@ -48,10 +48,10 @@ class _SockFprog(ctypes.Structure):
 
 
 class SeccompFilter:
-    """A compiled seccomp program, given in base 64."""
+    """A compiled filter of system calls, given as BPF in base 64."""
 
-    def __init__(self, program: str) -> None:
-        code = binascii.a2b_base64(program)
+    def __init__(self, encoded: str) -> None:
+        code = binascii.a2b_base64(encoded)
         self._fprog = _SockFprog(len(code) // 8, code)
         self._arguments = (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(self._fprog), 0, 0)
 

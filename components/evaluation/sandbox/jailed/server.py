@@ -39,13 +39,13 @@ PREIMPORTED = (
 
 
 class _Setup(NamedTuple):
-    """Settings of all programs of this jail. Without isolation `filters` may be empty."""
+    """Settings of all programs of this jail. Without isolation `seccomp_filters` may be empty."""
 
     namespaces: bool
     """Whether every program gets a pid namespace and an empty folder."""
     scratch: str
     """Working directory of programs; with namespaces the only writable folder."""
-    filters: dict[str, str]
+    seccomp_filters: dict[str, str]
     test_runner_uid: int | None
     """The user of test runners; None if users cannot be changed."""
     landlock_rules: dict[str, Any] | None
@@ -81,7 +81,7 @@ def main(test_runners: int, *servers: tuple[int, list[str]]) -> None:
         importlib.import_module(name)
     _restrict(setup)
     controls = [control for control, _ in servers]
-    runner_filter = setup.filters.get("test_runner")
+    runner_filter = setup.seccomp_filters.get("test_runner")
     _fork_server(
         controls,
         lambda: test_runner.serve(
@@ -110,8 +110,8 @@ def _restrict(setup: _Setup) -> None:
         landlock_rules.restrict_files(**setup.landlock_rules)
         changes_user = setup.test_runner_uid is not None
         lockdown.keep_capabilities(lockdown.USER_CAPABILITIES if changes_user else ())
-    if setup.filters:
-        lockdown.SeccompFilter(setup.filters["server"]).load()
+    if setup.seccomp_filters:
+        lockdown.SeccompFilter(setup.seccomp_filters["server"]).load()
 
 
 def _fork_server(other_controls: list[int], serve: Any) -> None:
@@ -132,7 +132,11 @@ class _Server:
         self._control = socket.socket(fileno=control)
         self._packages = packages
         self._setup = setup
-        self._filter = lockdown.SeccompFilter(setup.filters["program"]) if setup.filters else None
+        self._filter = (
+            lockdown.SeccompFilter(setup.seccomp_filters["program"])
+            if setup.seccomp_filters
+            else None
+        )
         self._pidfd = os.pidfd_open(os.getpid())
         self._poll = select.poll()
 

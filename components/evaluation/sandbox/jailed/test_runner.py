@@ -42,7 +42,7 @@ class _CandidateFailed(BaseException):
         self.verdict = verdict
 
 
-def serve(control: int, uid: int | None, program: str | None, *, has_own_user: bool) -> None:
+def serve(control: int, uid: int | None, encoded_filter: str | None, *, has_own_user: bool) -> None:
     """Fork test runners in succession to answer requests until `control` closes.
 
     A request brings two open files: the test and the channel to the candidate. A runner stores the
@@ -50,7 +50,7 @@ def serve(control: int, uid: int | None, program: str | None, *, has_own_user: b
     no reply is due.
     """
     unanswered = mmap.mmap(-1, _NUMBER_BYTES)
-    seccomp_filter = None if program is None else lockdown.SeccompFilter(program)
+    seccomp_filter = lockdown.SeccompFilter(encoded_filter) if encoded_filter is not None else None
     while True:
         pid = os.fork()
         if pid == 0:

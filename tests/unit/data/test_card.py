@@ -152,7 +152,7 @@ def test_the_papers_figures_stand_beside_ours_with_their_marks() -> None:
         "119.2B",
     ]
     assert (
-        "a figure that ends in ? is widely quoted, but was not read in a primary source" in card()
+        "a number that ends in ? is widely quoted, but was not read in a primary source" in card()
     )
 
 

@@ -60,9 +60,10 @@ def download_run_file(tracking: Tracking, run_id: str, name: str) -> Path | None
 
 def save_evidence(run: TrackedRun, name: str, version: int, evidence: Evidence) -> None:
     """Store the evidence of a version in a run and in tags, unless it is stored already."""
-    client = run.tracking.client
+    tracking = run.tracking
     with wrap_mlflow_errors(f"looking up {name}/{version}"):
-        stored = load_full_evidence(run.tracking, client.get_model_version(name, str(version)))
+        model_version = tracking.client.get_model_version(name, str(version))
+    stored = load_full_evidence(tracking, model_version)
     if stored == evidence:
         return
     run.log_json(_EVIDENCE_FILE, evidence.model_dump(mode="json"))
@@ -70,5 +71,4 @@ def save_evidence(run: TrackedRun, name: str, version: int, evidence: Evidence) 
     # comparison above fails and everything is written again.
     tags = {_EVIDENCE_TAG: evidence.model_dump_json(exclude=_LONG_FIELDS), _RUN_TAG: run.id}
     with wrap_mlflow_errors(f"storing the evidence of {name}"):
-        for key, value in tags.items():
-            client.set_model_version_tag(name, str(version), key, value)
+        tracking.set_version_tags(name, version, tags)

@@ -11,9 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from statistics import fmean
-from typing import Annotated, Any, Literal
-
-from pydantic import AliasChoices, Field, field_validator
+from typing import Literal
 
 from components.core.artifact import Artifact
 from components.core.config import Config, ListOrTuple
@@ -42,8 +40,8 @@ class Check(Config):
 
     rule: str
     passed: bool
-    detail: Annotated[str, Field(validation_alias=AliasChoices("detail", "found"))]
-    """The values that the rule was applied to. Version 0.1.0 stored it as `found`."""
+    detail: str
+    """The values that the rule was applied to."""
 
 
 class Decision(Config):
@@ -51,12 +49,6 @@ class Decision(Config):
 
     outcome: Outcome
     checks: ListOrTuple[Check]
-
-    @field_validator("outcome", mode="before")
-    @classmethod
-    def _read_spaces(cls, value: Any) -> Any:
-        """Accept the stored outcomes of earlier versions, such as "rolled back"."""
-        return value.replace(" ", "_") if isinstance(value, str) else value
 
     @property
     def promoted(self) -> bool:

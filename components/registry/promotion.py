@@ -23,6 +23,7 @@ from mlflow.entities import LifecycleStage
 from mlflow.entities.model_registry import ModelVersion
 
 from components.core.config import Config
+from components.core.errors import ConfigError, TrackingError
 from components.core.files import read_json
 from components.registry.client.connection import none_if_deleted, wrap_mlflow_errors
 from components.registry.config import GateConfig
@@ -158,8 +159,26 @@ def standing_refusal(request: PromotionRequest, tracking: Tracking) -> Promotion
     """
     version = _get_version(request, tracking)
     run_id = version.tags.get(_refusal_key(request, tracking, version))
-    path = download_run_file(tracking, run_id, RECORD_FILE) if run_id else None
-    return None if path is None else Promotion.parse(read_json(path))
+    return load_promotion(tracking, run_id) if run_id else None
+
+
+def load_promotion(tracking: Tracking, run_id: str) -> Promotion | None:
+    """Return the decision that a run recorded; None if its file or the run has been deleted.
+
+    Raises:
+        TrackingError: the file is not a record of this version of the platform.
+    """
+    path = download_run_file(tracking, run_id, RECORD_FILE)
+    if path is None:
+        return None
+    try:
+        return Promotion.parse(read_json(path))
+    except ConfigError as error:
+        raise TrackingError(
+            f"{RECORD_FILE} of the run {run_id} cannot be read: {error.got}",
+            expected="a decision recorded by this version of codegen (0.1 wrote other records)",
+            fix="use an empty tracking database (--exec tracking_uri=URI) or another workspace",
+        ) from error
 
 
 def rollback_note(request: PromotionRequest, tracking: Tracking) -> str:
@@ -230,12 +249,7 @@ def _tag_version(tracking: Tracking, promotion: Promotion) -> None:
         DECISION_TAG: _decision_tag(promotion),
     }
     with wrap_mlflow_errors(f"recording the decision about {promotion.model}"):
-        _set_version_tags(tracking, promotion.model, promotion.version, tags)
-
-
-def _set_version_tags(tracking: Tracking, name: str, version: int, tags: Mapping[str, str]) -> None:
-    for key, value in tags.items():
-        tracking.client.set_model_version_tag(name, str(version), key, value)
+        tracking.set_version_tags(promotion.model, promotion.version, tags)
 
 
 def _decision_tag(promotion: Promotion) -> str:
@@ -298,7 +312,7 @@ def make_champion(run: TrackedRun, promotion: Promotion) -> None:
     predecessor = "" if promotion.champion_before is None else str(promotion.champion_before)
     tags = {PREVIOUS_CHAMPION_TAG: predecessor, DECIDING_RUN_TAG: run.id}
     with wrap_mlflow_errors(f"changing the champion of {name}"):
-        _set_version_tags(run.tracking, name, version, tags)
+        run.tracking.set_version_tags(name, version, tags)
         run.tracking.client.set_registered_model_alias(name, CHAMPION, str(version))
     repair_aliases(run.tracking, name)
 

@@ -15,10 +15,9 @@ from mlflow.entities.model_registry import ModelVersion
 
 from components.core.config import Config, ListOrTuple
 from components.core.errors import TrackingError
-from components.core.files import read_json
 from components.registry.client.connection import none_if_deleted, wrap_mlflow_errors
 from components.registry.evidence import Evidence, MetricDifference, compare_metrics
-from components.registry.evidence_store import download_run_file, evidence_of, load_full_evidence
+from components.registry.evidence_store import evidence_of, load_full_evidence
 from components.registry.gate import Check, Decision
 from components.registry.promotion import (
     CHAMPION,
@@ -26,10 +25,10 @@ from components.registry.promotion import (
     DECISION_TAG,
     PENDING_PREFIX,
     PREVIOUS,
-    RECORD_FILE,
     ROLLBACK_TAG,
     Promotion,
     derive_aliases,
+    load_promotion,
     make_champion,
     record_decision,
     repair_aliases,
@@ -248,13 +247,14 @@ def _load_record(
 ) -> DecisionRecord | None:
     """Return the record of a run; log a warning and return None if its file was deleted."""
     run_id, tags = run.info.run_id, run.data.tags
-    path = download_run_file(tracking, run_id, RECORD_FILE)
-    if path is None:
+    promotion = load_promotion(tracking, run_id)
+    if promotion is None:
         message = "the record of %s is missing in the run %s: %s"
         logger.warning(message, tags["model"], run_id, tags[DECISION_TAG])
         return None
     # A decision that is still pending took effect if the champion names its run.
     changed_champion = champion is not None and champion.tags.get(DECIDING_RUN_TAG) == run_id
     in_effect = changed_champion or not tags[DECISION_TAG].startswith(PENDING_PREFIX)
-    values = read_json(path)
-    return DecisionRecord.parse({**values, "run_id": run_id, "in_effect": in_effect})
+    return DecisionRecord.parse(
+        {**promotion.model_dump(), "run_id": run_id, "in_effect": in_effect}
+    )

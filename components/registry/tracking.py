@@ -19,13 +19,7 @@ from typing import Any
 
 import mlflow
 import psutil
-from mlflow.entities import (
-    Experiment,
-    LoggedModel,
-    LoggedModelInput,
-    LoggedModelOutput,
-    Metric,
-)
+from mlflow.entities import Experiment, LoggedModel, LoggedModelInput, LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
 
 from components.core import locks
@@ -236,6 +230,11 @@ class Tracking:
         lock = locks.user_lock_path("registry") / f"{server[:16]}-{model}.lock"
         with locks.exclusive_lock(lock, f"changing {model}"):
             yield
+
+    def set_version_tags(self, name: str, version: int, tags: Mapping[str, str]) -> None:
+        """Set tags of a model version, in order."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(name, str(version), key, value)
 
     @contextmanager
     def run(

@@ -109,13 +109,13 @@ def register(
     with wrap_mlflow_errors(f"registering {name}"), tracking.model_lock(name):
         version = find_version(tracking, name, checkpoint.digest)
         if version is None:
-            model = _upload_model_files(run, checkpoint, folder, card)
-            version = _create_version(tracking, name, model, run.id, tags, card)
+            uploaded = _upload_model_files(run, checkpoint, folder, card)
+            version = _create_version(tracking, name, uploaded, run.id, tags, card)
         _update_version(tracking, version, tags, card)
-        # A version of an earlier release can name a logged model without metrics.
-        model_with_metrics = run.log_output_model(checkpoint)
-        _link_version(tracking, model_with_metrics, name, str(version.version))
-    run.log_metrics(metrics, model=model_with_metrics)
+        # After the upload, which can take minutes: the model with its current tags and metrics.
+        model = run.log_output_model(checkpoint)
+        _link_version(tracking, model, name, str(version.version))
+    run.log_metrics(metrics, model=model)
     key = {"name": name, "checkpoint": checkpoint.digest, "code_version": CODE_VERSION}
     evaluation_parents = [
         evaluation.as_parent(benchmark) for benchmark, evaluation in sorted(evaluations.items())

@@ -1,5 +1,4 @@
-"""Parts shared by the HumanEval and MTPB sections: results by stage, the paper's rows, sample
-outcomes.
+"""Parts shared by the HumanEval and MTPB sections: results, the paper's rows, sample outcomes.
 
 If a benchmark's programs were not executed, the reason is shown in place of a score, never a zero.
 The paper's values come from `components/evaluation/paper.json`; values that were not read in a
@@ -24,6 +23,8 @@ from components.report.table import Cell, Table, Value, group, stage_cell, table
 
 SIZES = ("350M", "2.7B", "6.1B", "16.1B")
 """The paper's models (docs/paper.md, section 2)."""
+PAPER_COLUMNS = group("paper: CodeGen", *SIZES)
+"""The columns of `paper_cells`."""
 UNVERIFIED = "? unverified: widely quoted, not read in a primary source."
 INTERVALS = "Intervals: 95 %, bootstrap over the problems."
 PASSED = "passed"
@@ -103,18 +104,15 @@ def protocol_summary(benchmark: BenchmarkResults) -> str:
 
 def _protocol(result: Result) -> str:
     sets = ordered_sets(result).values()
-    cases = (
-        f" x {plural(result['num_cases'], 'case')}" if "num_cases" in result else ""
-    )  # HumanEval has none.
+    # HumanEval has no cases.
+    cases = f" x {plural(result['num_cases'], 'case')}" if "num_cases" in result else ""
     temperatures = list(dict.fromkeys(f"{sample_set['temperature']:g}" for sample_set in sets))
-    numbers = sorted({sample_set["num_samples"] for sample_set in sets})
+    numbers = [str(n) for n in sorted({sample_set["num_samples"] for sample_set in sets})]
     top_p = sorted({f"{sample_set['top_p']:g}" for sample_set in sets})
     return (
-        f"This run: {result['num_problems']} problems{cases}, n = "
-        f"{join_words([str(number) for number in numbers])}, "
-        f"temperature{'s' if len(temperatures) > 1 else ''} {join_words(temperatures)}, top-p "
-        f"{join_words(top_p)}, "
-        f"protocol {short_digest(result['protocol'])}."
+        f"This run: {result['num_problems']} problems{cases}, n = {join_words(numbers)}, "
+        f"temperature{'s' if len(temperatures) > 1 else ''} {join_words(temperatures)}, "
+        f"top-p {join_words(top_p)}, protocol {short_digest(result['protocol'])}."
     )
 
 
@@ -137,11 +135,9 @@ def score_cell(result: Result, fraction: float | None) -> Cell | None:
     """A score in percent, or that nothing was executed."""
     if not result["executed"]:
         return Cell("not executed", title=str(result["reason"]), tone="quiet")
-    return (
-        None
-        if fraction is None
-        else Cell(in_percent(fraction), tone="strong", title=repr(fraction))
-    )
+    if fraction is None:
+        return None
+    return Cell(in_percent(fraction), tone="strong", title=repr(fraction))
 
 
 def percent_cell(fraction: float | None) -> Cell | None:
@@ -151,11 +147,9 @@ def percent_cell(fraction: float | None) -> Cell | None:
 
 def interval_cell(low: float | None, high: float | None) -> Cell | None:
     """Two bounds in percent."""
-    return (
-        None
-        if low is None or high is None
-        else Cell(f"{in_percent(low)}\u2013{in_percent(high)}", tone="quiet")
-    )
+    if low is None or high is None:
+        return None
+    return Cell(f"{in_percent(low)}\u2013{in_percent(high)}", tone="quiet")
 
 
 def in_percent(fraction: float) -> str:
@@ -167,9 +161,6 @@ def paper_values(benchmark: str, entry: str = "rows") -> Any:
     """A benchmark in the paper: its `rows`, or its `metric`."""
     with resources.as_file(resources.files("components.evaluation") / "paper.json") as file:
         return read_json(file)[benchmark][entry]
-
-
-PAPER_COLUMNS = group("paper: CodeGen", *SIZES)
 
 
 def paper_cells(rows: Iterable[dict[str, Any]], stage: str, metric: str) -> list[Cell | None]:
@@ -190,33 +181,23 @@ def outcome_tables(benchmark: BenchmarkResults) -> tuple[Table | None, ...]:
     samples."""
     if not benchmark.executed:
         return ()
-    kinds = {kind for result in benchmark.executed.values() for kind in result["outcomes"]} | {
-        PASSED
-    }
-    outcomes = sorted(kinds, key=lambda kind: (kind != PASSED, kind))
+    kinds = {kind for result in benchmark.executed.values() for kind in result["outcomes"]}
+    outcomes = [PASSED, *sorted(kinds - {PASSED})]
     rows: list[list[Value]] = []
     for stage, label, sample_set in benchmark.sets():
-        details = (
-            [set_name(label, sample_set)] if len(benchmark.executed[stage]["sets"]) > 1 else []
-        )
+        several_sets = len(benchmark.executed[stage]["sets"]) > 1
+        details = [set_name(label, sample_set)] if several_sets else []
         rows.append([stage_cell(stage, *details), *_outcome_cells(sample_set, outcomes)])
+    names = [outcome_name(outcome) for outcome in outcomes]
     outcome_table = table(
         "Sample outcomes",
-        [
-            "after stage",
-            "samples",
-            *map(outcome_name, outcomes),
-            "truncated",
-            "unfinished",
-            "tokens",
-        ],
+        ["after stage", "samples", *names, "truncated", "unfinished", "tokens"],
         rows,
         benchmark.artifacts,
         footnote="Truncated: completions that the paper's truncation rules shortened. Unfinished: "
-        "completions that reached "
-        "the token limit without a stop. Tokens: as sampled.",
+        "completions that reached the token limit without a stop. Tokens: as sampled.",
     )
-    return (outcome_table, _exception_table(benchmark))
+    return outcome_table, _exception_table(benchmark)
 
 
 def _outcome_cells(sample_set: Result, outcomes: Sequence[str]) -> tuple[Value, ...]:

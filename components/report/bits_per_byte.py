@@ -39,17 +39,24 @@ def bits_section(results: RunResults, store: Store) -> Section:
     """The two claims, and the values as a chart and as a table."""
     splits = _splits(results, store)
     lead = (
-        "Bits that a model needs per byte of held-out text. Lower is better, independent of "
-        "the tokenizer."
+        "Bits that a model needs per byte of held-out text. Lower is better, independent of the "
+        "tokenizer."
     )
     if not splits:
         missing = Statement(None, "Bits per byte were not measured in this run.")
         return section("bits", "Bits per byte", lead, missing)
-    values, baseline = _values(splits), _uniform_baseline(results, store, splits)
+    values = _values(splits)
+    baseline = _uniform_baseline(results, store, splits)
     columns = _ordered_splits(values)
-    claims = (python_claim(values, results.stages), _domain_claim(values, baseline, results.stages))
-    chart, matrix = _chart(values, columns), _matrix(results, splits, baseline, columns)
-    return section("bits", "Bits per byte", lead, *claims, chart, matrix)
+    return section(
+        "bits",
+        "Bits per byte",
+        lead,
+        python_claim(values, results.stages),
+        _domain_claim(values, baseline, results.stages),
+        _chart(values, columns),
+        _matrix(results, splits, baseline, columns),
+    )
 
 
 def bits_per_byte(results: RunResults, store: Store) -> dict[str, Row]:
@@ -90,9 +97,8 @@ def _uniform_baseline(results: RunResults, store: Store, splits: Mapping[str, Sp
     """Bits per byte of a uniform distribution over the vocabulary, by split."""
     if not results.prepared:
         return {}
-    num_ids = read_json(store.fetch_verified(next(iter(results.prepared.values()))) / "index.json")[
-        "num_ids"
-    ]
+    corpus = next(iter(results.prepared.values()))
+    num_ids = read_json(store.fetch_verified(corpus) / "index.json")["num_ids"]
     records = {split: record for stage in splits.values() for split, record in stage.items()}
     return {
         split: math.log2(num_ids) * record["num_tokens"] / record["num_bytes"]
@@ -112,10 +118,8 @@ def python_claim(values: Mapping[str, Row], stages: Sequence[str]) -> Statement:
             None,
             "Held-out Python was not measured after every stage, so the stages cannot be compared.",
         )
-    numbers = (
-        ", ".join(f"{STAGE_NAMES[stage]} {value:.3f}" for stage, value in python.items())
-        + " bits per byte"
-    )
+    values_text = ", ".join(f"{STAGE_NAMES[stage]} {value:.3f}" for stage, value in python.items())
+    numbers = f"{values_text} bits per byte"
     if len(python) == 1:
         return Statement(
             None, f"On held-out Python: {numbers}. It is the only stage, so there is no comparison."
@@ -143,16 +147,17 @@ def _domain_claim(values: Mapping[str, Row], baseline: Row, stages: Sequence[str
     failed: list[str] = []
     previous = baseline
     for stage in stages:
-        row, name = values.get(stage, {}), STAGE_NAMES[stage]
+        row = values.get(stage, {})
+        name = STAGE_NAMES[stage]
         splits = [split for split in row if _group(split) == stage and split in previous]
         if not splits:
             return Statement(
                 None, f"{name} was not measured on its own domain before and after its training."
             )
         failed += [
-            f"{name} did not lower {_change(s, previous, row)}"
-            for s in splits
-            if row[s] >= previous[s]
+            f"{name} did not lower {_change(split, previous, row)}"
+            for split in splits
+            if row[split] >= previous[split]
         ]
         lowered.append(f"{name} {_summary(splits, previous, row)}")
         previous = row
@@ -205,14 +210,13 @@ def _matrix(
 ) -> Table:
     rows: list[list[Value]] = []
     for stage, records in splits.items():
-        rows.append(
-            [stage_cell(stage), *(_cell(records.get(name), name, splits) for name in names)]
-        )
+        cells = [_cell(records.get(name), name, splits) for name in names]
+        rows.append([stage_cell(stage), *cells])
     if baseline:
-        cells = (
+        cells = [
             Cell(f"{baseline[name]:.3f}", tone="quiet") if name in baseline else None
             for name in names
-        )
+        ]
         rows.append([Cell("uniform baseline", tone="quiet"), *cells])
     return table(
         "Held-out bits per byte, lowest of each column in bold",

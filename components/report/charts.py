@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 from markupsafe import Markup
 
 from components.core.templates import html_environment
-from components.report.table import Source
+from components.report.table import TableSource
 
 WIDE = 880
 """Width of the page's column in CSS pixels."""
@@ -63,7 +63,7 @@ class LineChart:
     y_label: str
     series: tuple[Series, ...]
     caption: str
-    sources: tuple[Source, ...] = ()
+    sources: tuple[TableSource, ...] = ()
     log_x: bool = False
     x_name: str = ""
     """Name of a count in hover texts, e.g. `k`."""
@@ -81,7 +81,7 @@ class DotChart:
     names: dict[str, str]
     """Legend: the name of each style class."""
     caption: str = ""
-    sources: tuple[Source, ...] = ()
+    sources: tuple[TableSource, ...] = ()
 
 
 class Scale(NamedTuple):
@@ -94,11 +94,9 @@ class Scale(NamedTuple):
     is_log: bool = False
 
     def __call__(self, value: float) -> float:
-        low, high, value = (
-            map(math.log, (self.low, self.high, value))
-            if self.is_log
-            else (self.low, self.high, value)
-        )
+        low, high = self.low, self.high
+        if self.is_log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
         return round(self.start + (value - low) / (high - low) * (self.end - self.start), 1)
 
 
@@ -115,27 +113,22 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 def log_ticks(last: int) -> list[int]:
     """1, 2, 5, 10, 20, 50 ... up to `last`, and `last` itself unless a tick is close to it."""
-    powers = range(len(str(last)))
-    values = [
-        factor * 10**power for power in powers for factor in (1, 2, 5) if factor * 10**power <= last
-    ]
+    candidates = [factor * 10**power for power in range(len(str(last))) for factor in (1, 2, 5)]
+    values = [value for value in candidates if value <= last]
     return values if last < 1.25 * values[-1] else [*values, last]
 
 
 def draw(chart: LineChart | DotChart, width: int, *, standalone: bool = False) -> Markup:
     """The chart as an SVG element; `standalone` adds the style sheet and a background."""
-    layout = (
-        _line_layout(chart, width) if isinstance(chart, LineChart) else _dot_layout(chart, width)
-    )
-    values = {
-        "chart": chart,
-        "width": width,
-        "is_wide": width >= WIDE,
-        "standalone": standalone,
-        **layout,
-    }
+    if isinstance(chart, LineChart):
+        layout = _line_layout(chart, width)
+    else:
+        layout = _dot_layout(chart, width)
     template = html_environment("components.report").get_template("chart.svg.j2")
-    return Markup(template.render(values))  # noqa: S704 - escaped by the template
+    svg = template.render(
+        chart=chart, width=width, is_wide=width >= WIDE, standalone=standalone, **layout
+    )
+    return Markup(svg)  # noqa: S704 - escaped by the template
 
 
 def data_uri(chart: LineChart | DotChart) -> str:
@@ -161,10 +154,12 @@ def _paths(chart: LineChart, x: Scale, y: Scale) -> list[tuple[str, str]]:
 
 def _line_layout(chart: LineChart, width: int) -> dict[str, Any]:
     height = 340 if width >= WIDE else 260
-    left, right, top, bottom = 44, width - 14, 62 if chart.log_x else 46, height - 42
+    left, right = 44, width - 14
+    top, bottom = 62 if chart.log_x else 46, height - 42
     lines = [[(point.x, point.y) for point in series.points] for series in chart.series]
     lines += [list(line) for series in chart.series for line in series.faint]
-    xs, ys = ([point[axis] for line in lines for point in line] for axis in (0, 1))
+    xs = [x_value for line in lines for x_value, _ in line]
+    ys = [y_value for line in lines for _, y_value in line]
     y_ticks = ticks(0.0 if chart.log_x else min(ys), max(ys), _MAX_Y_TICKS)
     if chart.log_x:
         x = Scale(1.0, max(xs), left, right, is_log=True)
@@ -174,6 +169,7 @@ def _line_layout(chart: LineChart, width: int) -> dict[str, Any]:
         values = ticks(0.0, max(xs), 6 if width >= WIDE else 4)
         x_ticks = [(x(tick), _round_count(tick)) for tick in values if tick <= max(xs)]
     y = Scale(y_ticks[0], y_ticks[-1], bottom, top)
+    names = {series.stage: series.name for series in chart.series}
     return {
         "height": height,
         "left": left,
@@ -185,9 +181,7 @@ def _line_layout(chart: LineChart, width: int) -> dict[str, Any]:
         "x_ticks": x_ticks,
         "y_ticks": [(y(tick), f"{tick:g}") for tick in y_ticks],
         "segments": [] if chart.log_x else _segments(chart, x),
-        "legend": _legend({series.stage: series.name for series in chart.series}, left)
-        if chart.log_x
-        else [],
+        "legend": _legend(names, left) if chart.log_x else [],
         "probes": _probes(chart, x, x(min(xs)), x(max(xs))),
     }
 
@@ -247,9 +241,8 @@ def _dot_layout(chart: DotChart, width: int) -> dict[str, Any]:
     rows = []
     for index, (label, row) in enumerate(chart.rows):
         # The smallest value is drawn last, on top of dots at the same position.
-        dots = sorted(
-            ((x(value), name, value) for name, value in row.items()), key=lambda dot: -dot[2]
-        )
+        by_value = sorted(row.items(), key=lambda item: -item[1])
+        dots = [(x(value), name, value) for name, value in by_value]
         rows.append((label, round(top + row_height * (index + 0.5), 1), dots))
     return {
         "height": bottom + 42,

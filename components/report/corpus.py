@@ -9,6 +9,7 @@ from typing import Any, cast
 from components.core.artifact import Artifact
 from components.core.paper import is_verified, paper_corpora
 from components.core.store import Store
+from components.report.benchmark_results import UNVERIFIED
 from components.report.formatting import count, join_words, size
 from components.report.page import Block, Section, Statement, section
 from components.report.rejects import reject_blocks
@@ -53,7 +54,8 @@ def corpus_section(results: RunResults, store: Store) -> Section:
 
 def _validation_statement(results: RunResults) -> Statement | None:
     """How many expectations hold; a run stops early if a critical rule fails."""
-    counts, success = [], True
+    counts = []
+    success = True
     for artifact in results.validation:
         passed, total = artifact.statistics["num_passed"], artifact.statistics["num_expectations"]
         success = success and passed == total
@@ -66,16 +68,20 @@ def _corpus_table(prepared: dict[str, Artifact]) -> Table:
     for corpus, artifact in prepared.items():
         languages = _languages(artifact)
         if len(languages) > 1:
-            sums = {
-                key: sum(_number(counts.get(key, 0)) for counts in languages.values())
-                for key in _STATISTICS
-            }
-            languages = {**languages, "all": sums}
+            languages = {**languages, "all": _sums(languages)}
         for language, counts in languages.items():
             rows.append(
                 [_name(corpus, language), *(_cell(key, counts.get(key)) for key in _STATISTICS)]
             )
     return table("Prepared corpora", _COLUMNS, rows, prepared.values())
+
+
+def _sums(languages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The sum of each statistic over the languages."""
+    return {
+        key: sum(_number(counts.get(key, 0)) for counts in languages.values())
+        for key in _STATISTICS
+    }
 
 
 def _name(corpus: str, language: str) -> Cell:
@@ -124,18 +130,18 @@ def _paper_table() -> Table:
         "The paper's corpora, for scale",
         ["corpus", "raw", "processed", "tokens"],
         [
-            [
-                Cell(row.corpus, stage=row.stage),
-                *map(_paper_cell, (row.raw, row.processed, row.tokens)),
-            ]
+            [Cell(row.corpus, stage=row.stage), *_paper_cells(row.raw, row.processed, row.tokens)]
             for row in paper.rows
         ],
-        footnote=f"{paper.source}. ? unverified: {paper.note.partition(' is ')[2]}.",
+        footnote=f"{paper.source}. {UNVERIFIED}",
     )
 
 
-def _paper_cell(value: str) -> Cell:
-    return Cell(value) if is_verified(value) else Cell(value, tone="quiet", title="unverified")
+def _paper_cells(*values: str) -> list[Cell]:
+    return [
+        Cell(value) if is_verified(value) else Cell(value, tone="quiet", title="unverified")
+        for value in values
+    ]
 
 
 def rules_section(subject: str, rules: Sequence[Rule]) -> Section:
@@ -148,8 +154,8 @@ def rules_section(subject: str, rules: Sequence[Rule]) -> Section:
     critical = [rule["success"] for rule in rules if rule["severity"] == "critical"]
     num_warnings = sum(rule["success"] is False for rule in rules) - critical.count(False)
     summary = (
-        f"{critical.count(True)} of {len(critical)} critical rules hold; {num_warnings} "
-        "other rules fail."
+        f"{critical.count(True)} of {len(critical)} critical rules hold; {num_warnings} other "
+        "rules fail."
     )
     rows = [
         [rule["subject"], rule["rule"], _success(rule), _rule_result(rule)]

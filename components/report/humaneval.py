@@ -42,19 +42,15 @@ read it."""
 
 def humaneval_section(results: RunResults, store: Store) -> Section:
     """HumanEval, or why it was not run."""
-    benchmark, contamination = (
-        read_results(results, store, "humaneval"),
-        contamination_statement(results, "humaneval"),
-    )
+    benchmark = read_results(results, store, "humaneval")
+    contamination = contamination_statement(results, "humaneval")
     lead = (
-        "Programs for 164 documented functions, executed against hidden tests. pass@k: "
-        "probability that at least one of k "
-        "samples passes."
+        "Programs for 164 documented functions, executed against hidden tests. pass@k: probability "
+        "that at least one of k samples passes."
     )
     if not benchmark.by_stage:
-        return section(
-            "humaneval", "HumanEval", lead, skipped_statement(results, "humaneval"), contamination
-        )
+        reason = skipped_statement(results, "humaneval")
+        return section("humaneval", "HumanEval", lead, reason, contamination)
     return section(
         "humaneval",
         "HumanEval",
@@ -74,14 +70,11 @@ def _score_table(benchmark: BenchmarkResults) -> Table:
     paper_rows = [row for row in paper_values("humaneval") if row["family"] == "codegen"]
     rows: list[list[Value]] = []
     for stage, result in benchmark.by_stage.items():
-        for k in sorted(int(k) for k in result["pass_at_k"]) or [
-            1
-        ]:  # If nothing was executed, a row for the reason.
-            scores = (
-                *_best(result, str(k), bool(several)),
-                *_by_temperature(result, str(k), several),
-            )
+        # If nothing was executed, a row for the reason.
+        for k in sorted(map(int, result["pass_at_k"])) or [1]:
             name = Cell(f"{STAGE_NAMES[stage]} pass@{k}", stage=stage)
+            scores = _best(result, str(k), bool(several))
+            scores += _by_temperature(result, str(k), several)
             rows.append([name, *scores, *paper_cells(paper_rows, stage, f"pass@{k}")])
     columns = [Column("this run"), Column("95 % interval")]
     if several:
@@ -129,9 +122,10 @@ def _by_temperature(result: Result, k: str, temperatures: Iterable[float]) -> li
     for temperature in temperatures:
         score = scores.get(temperature)
         interval = interval_cell(score["low"], score["high"]) if score else None
-        cells.append(
-            Cell(in_percent(score["estimate"]), title=interval.text) if score and interval else None
-        )
+        if score and interval:
+            cells.append(Cell(in_percent(score["estimate"]), title=interval.text))
+        else:
+            cells.append(None)
     return cells
 
 
@@ -172,20 +166,17 @@ def _curve(stage: str, result: Result) -> Series:
     points = tuple(
         Point(x=k, y=value, label=f"{name} {value:.2f}") for k, value in sorted(best.items())
     )
-    return Series(
-        stage=stage, name=name, points=points, faint=tuple(lines) if len(lines) > 1 else ()
-    )
+    faint = tuple(lines) if len(lines) > 1 else ()
+    return Series(stage=stage, name=name, points=points, faint=faint)
 
 
 def _line(num_samples: int, passes: list[int]) -> tuple[tuple[float, float], ...]:
     ks = list(range(1, num_samples + 1))
     if num_samples > _NUM_POINTS:
-        ks = sorted(
-            {round(num_samples ** (index / (_NUM_POINTS - 1))) for index in range(_NUM_POINTS)}
-        )
-    return tuple(
-        (float(k), 100 * value) for k, value in mean_pass_at_k(num_samples, passes, ks).items()
-    )
+        exponents = [index / (_NUM_POINTS - 1) for index in range(_NUM_POINTS)]
+        ks = sorted({round(num_samples**exponent) for exponent in exponents})
+    estimates = mean_pass_at_k(num_samples, passes, ks)
+    return tuple((float(k), 100 * value) for k, value in estimates.items())
 
 
 def _problem_table(benchmark: BenchmarkResults) -> Table | None:
@@ -218,6 +209,5 @@ def _passed(sample_set: Result, name: str) -> Cell | None:
     passed = sample_set["passes"].get(name)
     if passed is None:
         return None
-    return Cell(
-        f"{passed:,} of {sample_set['num_samples']:,}", tone="strong" if passed else "quiet"
-    )
+    text = f"{passed:,} of {sample_set['num_samples']:,}"
+    return Cell(text, tone="strong" if passed else "quiet")

@@ -43,17 +43,15 @@ Rates = Mapping[tuple[str, str], Mapping[str, float]]
 
 def mtpb_section(results: RunResults, store: Store) -> Section:
     """MTPB, or why it was not run."""
-    benchmark, contamination = (
-        read_results(results, store, "mtpb"),
-        contamination_statement(results, "mtpb"),
-    )
+    benchmark = read_results(results, store, "mtpb")
+    contamination = contamination_statement(results, "mtpb")
     lead = (
         "Programs that are written over several turns of a conversation, or in a single turn from "
-        "all prompts joined, and "
-        "graded by the last value that they print."
+        "all prompts joined, and graded by the last value that they print."
     )
     if not benchmark.by_stage:
-        return section("mtpb", "MTPB", lead, skipped_statement(results, "mtpb"), contamination)
+        reason = skipped_statement(results, "mtpb")
+        return section("mtpb", "MTPB", lead, reason, contamination)
     return section(
         "mtpb",
         "MTPB",
@@ -83,9 +81,8 @@ def _rate_table(benchmark: BenchmarkResults) -> Table:
         name = f"pass_rate_{mode}"
         interval = interval_cell(result.get(f"{name}_low"), result.get(f"{name}_high"))
         solvable = percent_cell(result.get(f"pass_rate_solvable_{mode}"))
-        quoted = paper_cells(
-            [row for row in paper_rows if row["turns"] == mode], stage, "pass_rate"
-        )
+        rows_of_mode = [row for row in paper_rows if row["turns"] == mode]
+        quoted = paper_cells(rows_of_mode, stage, "pass_rate")
         rate = score_cell(result, result.get(name))
         rows.append([stage_cell(stage, PROMPT_MODES[mode]), rate, interval, solvable, *quoted])
     result = next(iter(benchmark.by_stage.values()))
@@ -96,10 +93,9 @@ def _rate_table(benchmark: BenchmarkResults) -> Table:
         rows,
         benchmark.artifacts,
         footnote=f"{protocol_summary(benchmark)} {INTERVALS} Solvable: without the cases that no "
-        "correct program can pass "
-        f"because of defects in the file; {result['num_solvable']} of {num_cases} cases are "
-        "solvable. "
-        f"The paper: {paper_values('mtpb', 'metric')}. {UNVERIFIED}",
+        f"correct program can pass because of defects in the file; {result['num_solvable']} of "
+        f"{num_cases} cases are solvable. The paper: {paper_values('mtpb', 'metric')}. "
+        f"{UNVERIFIED}",
     )
 
 
@@ -107,25 +103,22 @@ def _perplexity_table(benchmark: BenchmarkResults) -> Table:
     quotes = paper_values("mtpb", "prompt_perplexity")
     rows: list[list[Value]] = []
     for stage, result, mode in _stages_and_modes(benchmark):
-        perplexities = (
-            result["perplexity"][mode][subset] for subset in ("all", "passed", "failed")
-        )
-        cells = (
-            None if value is None else Cell(three_digits(value), title=repr(value))
-            for value in perplexities
-        )
-        rows.append(
-            [stage_cell(stage, PROMPT_MODES[mode]), *cells, *paper_cells(quotes, stage, mode)]
-        )
+        perplexities = result["perplexity"][mode]
+        cells = [_perplexity(perplexities[subset]) for subset in ("all", "passed", "failed")]
+        name = stage_cell(stage, PROMPT_MODES[mode])
+        rows.append([name, *cells, *paper_cells(quotes, stage, mode)])
     return table(
         "Perplexity of the prompts",
         ["", *group("this run", "all samples", "passed", "failed"), *PAPER_COLUMNS],
         rows,
         benchmark.artifacts,
         footnote="exp of the mean negative log-likelihood per prompt token, given all previous "
-        "tokens; mean over samples. "
-        f"Lower is better. {UNVERIFIED}",
+        f"tokens; mean over samples. Lower is better. {UNVERIFIED}",
     )
+
+
+def _perplexity(value: float | None) -> Cell | None:
+    return None if value is None else Cell(three_digits(value), title=repr(value))
 
 
 def _by_difficulty(benchmark: BenchmarkResults) -> tuple[Table | DotChart, ...]:
@@ -140,22 +133,17 @@ def _by_difficulty(benchmark: BenchmarkResults) -> tuple[Table | DotChart, ...]:
         }
         for difficulty in (name for name in _DIFFICULTIES if name in by_mode[MULTI]):
             rates = [by_mode.get(mode, {}).get(difficulty) for mode in PROMPT_MODES]
-            name, number = stage_cell(stage, difficulty), result["num_by_difficulty"][difficulty]
-            rows.append([name, number, *map(percent_cell, rates), _gain(*rates)])
-            dots.append(
-                (
-                    name.text,
-                    {PROMPT_MODES[mode]: 100 * by_mode[mode][difficulty] for mode in by_mode},
-                )
-            )
+            name = stage_cell(stage, difficulty)
+            num_problems = result["num_by_difficulty"][difficulty]
+            rows.append([name, num_problems, *map(percent_cell, rates), _gain(*rates)])
+            percents = {PROMPT_MODES[mode]: 100 * by_mode[mode][difficulty] for mode in by_mode}
+            dots.append((name.text, percents))
     if not rows:
         return ()
     rates_table = _difficulty_table(benchmark, rows)
-    return (
-        (_difficulty_chart(dots), rates_table)
-        if any(any(row.values()) for _, row in dots)
-        else (rates_table,)
-    )
+    if not any(any(percents.values()) for _, percents in dots):
+        return (rates_table,)
+    return _difficulty_chart(dots), rates_table
 
 
 def _difficulty_chart(dots: list[tuple[str, dict[str, float]]]) -> DotChart:
@@ -177,11 +165,9 @@ def _difficulty_table(benchmark: BenchmarkResults, rows: list[list[Value]]) -> T
         rows,
         benchmark.artifacts,
         footnote=f"Hard: less than {100 * HARD:.0f} % of a problem's multi-turn samples pass; "
-        "easy: more than "
-        f"{100 * EASY:.0f} %. The paper uses the mean over its models; this table uses the "
-        "model's own rate, so the groups "
-        "of two stages contain different problems. Gain: multi-turn minus single-turn, in "
-        "percentage points.",
+        f"easy: more than {100 * EASY:.0f} %. The paper uses the mean over its models; this table "
+        "uses the model's own rate, so the groups of two stages contain different problems. Gain: "
+        "multi-turn minus single-turn, in percentage points.",
     )
 
 
@@ -200,7 +186,7 @@ def _rates(benchmark: BenchmarkResults, division: str) -> Rates:
 
 
 def _group_table(
-    benchmark: BenchmarkResults, division: str, title: str, caption: str, *, folded: bool = False
+    benchmark: BenchmarkResults, division: str, head: str, caption: str, *, folded: bool = False
 ) -> Table | None:
     """Pass rates by category or number of turns; none without executed samples."""
     rates = _rates(benchmark, division)
@@ -211,7 +197,7 @@ def _group_table(
     rows = (
         [name, *(percent_cell(by_name.get(name)) for by_name in rates.values())] for name in names
     )
-    return table(caption, [title, *columns], rows, benchmark.artifacts, folded=folded)
+    return table(caption, [head, *columns], rows, benchmark.artifacts, folded=folded)
 
 
 def _problem_table(benchmark: BenchmarkResults) -> Table | None:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from components.report.charts import DotChart, LineChart
 from components.report.formatting import plural
-from components.report.table import Cell, Source, Table, Tone
+from components.report.table import Cell, Table, TableSource, Tone
 
 NO_EXCERPT = "No excerpt: this document or a copy of it is in a corpus, or it is empty."
 
@@ -115,12 +115,9 @@ class CodeSample:
         text = "\n".join(text for _, text in self.turns)
         lines = [line for line in text.splitlines() if line.strip()]
         num_more = len(lines) - num_lines
-        return "\n".join(
-            [
-                *lines[:num_lines],
-                *([f"... {plural(num_more, 'more line')}"] if num_more > 0 else []),
-            ]
-        )
+        if num_more > 0:
+            lines[num_lines:] = [f"... {plural(num_more, 'more line')}"]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +126,7 @@ class Listing:
 
     kind: ClassVar = "listing"
     samples: tuple[CodeSample, ...]
-    sources: tuple[Source, ...] = ()
+    sources: tuple[TableSource, ...] = ()
     summary: str = ""
     """If set, the listing is closed until a reader opens it."""
     filters: tuple[str, ...] = ()
@@ -157,9 +154,8 @@ class Section:
 
 def section(anchor: str, title: str, lead: str, *blocks: Block | None) -> Section:
     """A section of the blocks that are present."""
-    return Section(
-        anchor=anchor, title=title, lead=lead, blocks=tuple(block for block in blocks if block)
-    )
+    present = tuple(block for block in blocks if block)
+    return Section(anchor=anchor, title=title, lead=lead, blocks=present)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,4 @@
-"""The sections on lineage, steps and provenance: which bytes led to which model, how long, with
-what code."""
+"""The sections on lineage, steps and provenance: inputs, build times, code and environment."""
 
 from __future__ import annotations
 
@@ -52,11 +51,13 @@ def lineage_section(results: RunResults) -> Section:
 
 
 def _lineage_row(results: RunResults, stage: str) -> LineageRow:
-    raw, prepared, checkpoint = (
-        results.raw.get(stage),
-        results.prepared.get(stage),
-        results.checkpoints.get(stage),
-    )
+    raw = results.raw.get(stage)
+    prepared = results.prepared.get(stage)
+    checkpoint = results.checkpoints.get(stage)
+    checkpoint_nodes: tuple[Node, ...] = ()
+    if checkpoint:
+        initial = _initial_weights(results, checkpoint)
+        checkpoint_nodes = (_node(checkpoint, checkpoint.name, initial),)
     evaluations = [
         (kind, artifact) for (name, kind), artifact in results.evaluations.items() if name == stage
     ]
@@ -64,9 +65,7 @@ def _lineage_row(results: RunResults, stage: str) -> LineageRow:
     cells = (
         (_node(raw, stage),) if raw else (),
         (_node(prepared, stage),) if prepared else (),
-        (_node(checkpoint, checkpoint.name, _initial_weights(results, checkpoint)),)
-        if checkpoint
-        else (),
+        checkpoint_nodes,
         tuple(_node(artifact, kind) for kind, artifact in evaluations),
         tuple(_version_node(version, checkpoint) for version in versions),
     )
@@ -107,7 +106,7 @@ def steps_section(results: RunResults, store: Store) -> Section:
         last_attempt_seconds(artifact) for artifact in steps if artifact.label not in results.reused
     )
     new_steps = "an unknown time" if new is None else duration(new)
-    built = table(
+    step_table = table(
         f"{plural(len(steps), 'step')}: {new_steps} for new steps, {duration(results.total_s)} "
         "for the whole run",
         ["step", "digest", "this run", "build time", "tokens", "tokens/s"],
@@ -115,20 +114,20 @@ def steps_section(results: RunResults, store: Store) -> Section:
             _step_row(step, results, store, seconds, longest)
             for step, seconds in zip(steps, times, strict=True)
         ],
-        footnote="Build time: recorded by the store when the artifact was built; a reused "
-        "artifact took no time in this "
-        "run. For a stage that was interrupted and resumed: the time of its steps in all "
-        "attempts, recorded by the trainer. "
-        "Tokens: prepared, trained, scored or sampled.",
+        footnote="Build time: recorded by the store when the artifact was built; a reused artifact "
+        "took no time in this run. For a stage that was interrupted and resumed: the time of its "
+        "steps in all attempts, recorded by the trainer. Tokens: prepared, trained, scored or "
+        "sampled.",
         num_text_columns=3,
     )
-    return section("steps", "Time and tokens", "", built)
+    return section("steps", "Time and tokens", "", step_table)
 
 
 def _step_row(
     artifact: Artifact, results: RunResults, store: Store, seconds: float | None, longest: float
 ) -> tuple[Value, ...]:
-    reused, tokens = artifact.label in results.reused, _num_tokens(artifact, store)
+    reused = artifact.label in results.reused
+    tokens = _num_tokens(artifact, store)
     return (
         Cell(f"{artifact.kind} {artifact.name}", title=artifact.label),
         digest_cell(artifact.digest),
@@ -175,6 +174,7 @@ def provenance_section(results: RunResults) -> Section:
     packages = [
         f"{name} {version}" for name, version in newest.get("packages", {}).items() if version
     ]
+    first_time = artifacts[0].provenance.get("created_at")
     commit = commit_cell(newest)
     if num_commits > 1:
         notes = (commit.subtext, f"the artifacts of this run come from {num_commits} commits")
@@ -187,26 +187,21 @@ def provenance_section(results: RunResults) -> Section:
         ("CPUs", Cell(str(newest.get("num_cpus")))),
         ("Python", Cell(str(newest.get("python")))),
         ("packages", Cell(", ".join(packages))),
-        (
-            "artifacts built",
-            Cell(f"{artifacts[0].provenance.get('created_at')} to {newest.get('created_at')}"),
-        ),
+        ("artifacts built", Cell(f"{first_time} to {newest.get('created_at')}")),
     )
-    return section(
-        "provenance", "Provenance", "", KeyValueList(items=items), _artifact_table(results)
-    )
+    facts = KeyValueList(items=items)
+    return section("provenance", "Provenance", "", facts, _artifact_table(results))
 
 
 def commit_cell(provenance: Mapping[str, Any]) -> Cell:
     """A commit, and whether there were uncommitted changes."""
-    commit, dirty = str(provenance.get("git_commit", "unknown")), provenance.get("git_dirty")
-    changes = (
-        "with uncommitted changes"
-        if dirty
-        else ""
-        if dirty is False
-        else "uncommitted changes unknown"
-    )
+    commit = str(provenance.get("git_commit", "unknown"))
+    is_dirty: bool | None = provenance.get("git_dirty")
+    changes = {
+        True: "with uncommitted changes",
+        False: "",
+        None: "uncommitted changes unknown",
+    }[is_dirty]
     return Cell(short_digest(commit), title=commit, subtext=changes, code=True)
 
 

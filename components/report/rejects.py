@@ -57,7 +57,8 @@ def contamination_statement(results: RunResults, benchmark: str) -> Statement | 
         if benchmark in numbers
     ]
     not_searched = [stage for stage, numbers in counts.items() if benchmark not in numbers]
-    name, sentences = BENCHMARKS[benchmark], []
+    name = BENCHMARKS[benchmark]
+    sentences: list[str] = []
     if searched:
         sentences.append(
             f"Training documents rejected because they contain a part of {name}: "
@@ -66,20 +67,16 @@ def contamination_statement(results: RunResults, benchmark: str) -> Statement | 
     if not_searched:
         sentences.append(
             f"The documents of {join_words(not_searched)} were not searched for {name}: its "
-            "problems were not available "
-            "or not configured when these corpora were prepared. The model may have been trained "
-            "on them."
+            "problems were not available or not configured when these corpora were prepared. The "
+            "model may have been trained on them."
         )
     return Statement(None if not_searched else True, " ".join(sentences))
 
 
 def _contamination_table(prepared: Mapping[str, Artifact]) -> Table:
     counts = {corpus: _contaminated(artifact) for corpus, artifact in prepared.items()}
-    names = list(
-        dict.fromkeys(
-            [*BENCHMARKS, *(name for numbers in counts.values() for name in sorted(numbers))]
-        )
-    )
+    other_names = [name for numbers in counts.values() for name in sorted(numbers)]
+    names = list(dict.fromkeys([*BENCHMARKS, *other_names]))
     not_searched = Cell("not searched", tone="quiet")
     return table(
         "Documents rejected because they contain a part of a benchmark",
@@ -90,8 +87,7 @@ def _contamination_table(prepared: Mapping[str, Artifact]) -> Table:
         ],
         prepared.values(),
         footnote="Distinct contents; a document that contains parts of two benchmarks counts for "
-        "both. contamination.jsonl "
-        "of the prepared corpus lists the matches.",
+        "both. contamination.jsonl of the prepared corpus lists the matches.",
     )
 
 

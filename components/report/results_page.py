@@ -85,27 +85,22 @@ def _headline(results: RunResults) -> Statement:
     if promoted:
         *earlier, last = promoted
         alias = f" and is now @{last.alias}" if last.alias else ""
-        also = (
-            f"; so {'was' if len(earlier) == 1 else 'were'} {join_words([v.name for v in earlier])}"
-            if earlier
-            else ""
-        )
+        also = ""
+        if earlier:
+            names = join_words([version.name for version in earlier])
+            also = f"; so {'was' if len(earlier) == 1 else 'were'} {names}"
         return Statement(True, f"{last.name} version {last.version} was promoted{alias}{also}.")
     if champions := [version for version in results.registered if version.alias]:
         last = champions[-1]
         return Statement(
             True,
-            f"{last.name} version {last.version} is already @{last.alias}: this run built the "
-            "same model.",
+            f"{last.name} version {last.version} is already @{last.alias}: this run built the same "
+            "model.",
         )
     if results.registered:
-        reasons = dict.fromkeys(
-            reason for version in results.registered for reason in version.reasons
-        )
-        return Statement(
-            False,
-            f"No version was promoted: {'; '.join(reasons) or 'the registry gave no reason'}.",
-        )
+        all_reasons = [reason for version in results.registered for reason in version.reasons]
+        reasons = "; ".join(dict.fromkeys(all_reasons)) or "the registry gave no reason"
+        return Statement(False, f"No version was promoted: {reasons}.")
     return Statement(None, "No version was registered in this run.")
 
 
@@ -152,28 +147,16 @@ def _state(version: RegisteredVersion | None) -> tuple[str, Tone]:
         return "not registered", "quiet"
     name = f"version {version.version}"
     if version.promoted:
-        return f"{name} \u00b7 promoted" + (
-            f" \u00b7 @{version.alias}" if version.alias else ""
-        ), "good"
-    return (
-        (f"{name} \u00b7 already @{version.alias}", "good")
-        if version.alias
-        else (f"{name} \u00b7 not promoted", "bad")
-    )
+        alias = f" \u00b7 @{version.alias}" if version.alias else ""
+        return f"{name} \u00b7 promoted{alias}", "good"
+    if version.alias:
+        return f"{name} \u00b7 already @{version.alias}", "good"
+    return f"{name} \u00b7 not promoted", "bad"
 
 
 def _run_numbers(results: RunResults) -> KeyValueList:
-    statistics = [checkpoint.statistics for checkpoint in results.checkpoints.values()]
-    tokens = sum(
-        tokens
-        for tokens in (record.get("tokens") for record in statistics)
-        if isinstance(tokens, int)
-    )
-    sizes = [
-        size
-        for size in (record.get("num_parameters") for record in statistics)
-        if isinstance(size, int)
-    ]
+    tokens = sum(_checkpoint_counts(results, "tokens"))
+    sizes = _checkpoint_counts(results, "num_parameters")
     steps = list(results.steps())
     num_reused = sum(artifact.label in results.reused for artifact in steps)
     items = (
@@ -184,6 +167,12 @@ def _run_numbers(results: RunResults) -> KeyValueList:
         ("reused steps", Cell(f"{num_reused} of {len(steps)}")),
     )
     return KeyValueList(items=items)
+
+
+def _checkpoint_counts(results: RunResults, name: str) -> list[int]:
+    """The values of a statistic of the checkpoints that have it."""
+    values = [checkpoint.statistics.get(name) for checkpoint in results.checkpoints.values()]
+    return [value for value in values if isinstance(value, int)]
 
 
 def _training_share(results: RunResults) -> Cell:
@@ -213,18 +202,10 @@ def _next_section(results: RunResults) -> Section:
         ("codegen artifacts", "list all artifacts in the store"),
     ]
     if checkpoint := results.checkpoints.get("mono"):
-        items.append(
-            (
-                f"codegen lineage {checkpoint.label}",
-                "show the inputs of this checkpoint, down to the raw corpora",
-            )
-        )
-        items.append(
-            (
-                f"codegen why {checkpoint.label}",
-                "show which setting differs from the most similar checkpoint",
-            )
-        )
+        lineage = "show the inputs of this checkpoint, down to the raw corpora"
+        difference = "show which setting differs from the most similar checkpoint"
+        items.append((f"codegen lineage {checkpoint.label}", lineage))
+        items.append((f"codegen why {checkpoint.label}", difference))
     for version in results.registered:
         if version.alias and results.stage_of(version) == "mono":
             command = _load_command(version.name, version.alias, results.tracking_uri)

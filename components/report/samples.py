@@ -18,7 +18,7 @@ from components.core.store import Store
 from components.report.benchmark_results import PASSED, outcome_name, set_name
 from components.report.page import CodeSample, Listing, Page, Paragraph, Section, Statement, section
 from components.report.results import BENCHMARKS, STAGE_NAMES, RunResults
-from components.report.table import Source, Table, Value, sources_of, stage_cell, table
+from components.report.table import Table, TableSource, Value, sources_of, stage_cell, table
 
 SAMPLES_PAGE = "samples.html"
 """The page of samples, in the folder of the results report."""
@@ -40,17 +40,16 @@ def samples_section(results: RunResults, store: Store) -> Section:
         if record := _first_record(artifact, store):
             samples.append(_SampleFormatter(stage, benchmark, artifact, store).sample(record))
     lead = (
-        "One program per stage and benchmark: the first that passed, otherwise the first "
-        "sample. Prompts are grey."
+        "One program per stage and benchmark: the first that passed, otherwise the first sample. "
+        "Prompts are grey."
     )
     if not samples:
         return section("samples", "Samples", lead, Statement(None, _NO_SAMPLES))
     link = Paragraph(
         f"Up to {MAX_SHOWN} programs per stage and benchmark, with their verdicts", SAMPLES_PAGE
     )
-    return section(
-        "samples", "Samples", lead, link, Listing(samples=tuple(samples), sources=_sources(results))
-    )
+    listing = Listing(samples=tuple(samples), sources=_sources(results))
+    return section("samples", "Samples", lead, link, listing)
 
 
 def samples_page(results: RunResults, store: Store) -> Page:
@@ -100,7 +99,8 @@ def choose_samples(outcomes: Sequence[str], limit: int) -> list[int]:
     all_passed = indices.pop(PASSED, [])
     num_failed = len(outcomes) - len(all_passed)
     passed = _spread(all_passed, max(limit // 2, limit - num_failed))
-    remaining, failed = limit - len(passed), list[int]()
+    remaining = limit - len(passed)
+    failed: list[int] = []
     # Rarest outcome first: its unused share is divided among the outcomes that follow.
     by_frequency = sorted(indices, key=lambda outcome: (len(indices[outcome]), outcome))
     for position, outcome in enumerate(by_frequency):
@@ -130,21 +130,15 @@ def _count_table(counts: Counts) -> Table:
             _count(on_page[outcome], outcomes[outcome]) if executed or on_page[outcome] else None
             for outcome in columns
         )
-        rows.append(
-            [
-                stage_cell(stage, BENCHMARKS[benchmark]),
-                _count(on_page.total(), outcomes.total()),
-                *cells,
-            ]
-        )
+        name = stage_cell(stage, BENCHMARKS[benchmark])
+        rows.append([name, _count(on_page.total(), outcomes.total()), *cells])
     return table(
         "Samples shown and in total",
         ["", "all", *columns],
         rows,
         footnote=f"At most {MAX_SHOWN} per stage and benchmark: passed samples first, up to half, "
-        "then every kind of "
-        "failure, spread evenly over the file. samples.jsonl of the evaluations contains all "
-        "samples.",
+        "then every kind of failure, spread evenly over the file. samples.jsonl of the evaluations "
+        "contains all samples.",
     )
 
 
@@ -152,7 +146,7 @@ def _count(num_shown: int, total: int) -> str:
     return f"{total:,}" if num_shown == total else f"{num_shown:,} of {total:,}"
 
 
-def _sources(results: RunResults) -> tuple[Source, ...]:
+def _sources(results: RunResults) -> tuple[TableSource, ...]:
     return sources_of(artifact for _, _, artifact in _evaluations(results))
 
 
@@ -171,21 +165,20 @@ class _SampleFormatter:
     """Turns records of an evaluation's `samples.jsonl` into code samples."""
 
     def __init__(self, stage: str, benchmark: str, artifact: Artifact, store: Store) -> None:
-        self._stage, self._benchmark = stage, BENCHMARKS[benchmark]
-        self._sets: dict[str, Any] = read_json(store.fetch_verified(artifact) / "results.json")[
-            "sets"
-        ]
+        self._stage = stage
+        self._benchmark = BENCHMARKS[benchmark]
+        result = read_json(store.fetch_verified(artifact) / "results.json")
+        self._sets: dict[str, Any] = result["sets"]
 
     def sample(self, record: dict[str, Any]) -> CodeSample:
         """A record as a code sample."""
-        outcome, exception, task = (
-            record["outcome"],
-            record["exception_type"],
-            str(record["task_id"]),
-        )
+        outcome = record["outcome"]
+        exception = record["exception_type"]
+        task = str(record["task_id"])
         completions = [record["completion"]] if "completion" in record else record["completions"]
         task = task if task.startswith(self._benchmark) else f"{self._benchmark} {task}"
-        verdict, stage = outcome_name(outcome), STAGE_NAMES[self._stage]
+        verdict = outcome_name(outcome)
+        stage = STAGE_NAMES[self._stage]
         sample_set = set_name(record["set"], self._sets[record["set"]])
         return CodeSample(
             stage=self._stage,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -14,8 +15,8 @@ Tone = Literal["plain", "strong", "best", "good", "bad", "quiet"]
 
 
 @dataclass(frozen=True)
-class Source:
-    """An artifact that numbers were read from."""
+class TableSource:
+    """An artifact that the numbers of a block were read from."""
 
     label: str
     digest: str
@@ -62,19 +63,17 @@ class Table:
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    sources: tuple[Source, ...] = ()
+    sources: tuple[TableSource, ...] = ()
     footnote: str = ""
     folded: bool = False
     """Closed until a reader opens it; the terminal version shows the caption only."""
 
     def groups(self) -> list[tuple[str, int]]:
         """The column groups and how many columns each spans; empty if no column has a group."""
-        groups: list[tuple[str, int]] = []
-        for column in self.columns:
-            if groups and groups[-1][0] == column.group:
-                groups[-1] = (column.group, groups[-1][1] + 1)
-            else:
-                groups.append((column.group, 1))
+        groups = [
+            (name, len(list(columns)))
+            for name, columns in itertools.groupby(self.columns, lambda column: column.group)
+        ]
         return groups if any(name for name, _ in groups) else []
 
 
@@ -127,6 +126,6 @@ def digest_cell(sha256: str) -> Cell:
     return Cell(short_digest(sha256), title=sha256, code=True)
 
 
-def sources_of(artifacts: Iterable[Artifact]) -> tuple[Source, ...]:
+def sources_of(artifacts: Iterable[Artifact]) -> tuple[TableSource, ...]:
     """The artifacts as sources of a block."""
-    return tuple(Source(artifact.label, artifact.digest) for artifact in artifacts)
+    return tuple(TableSource(artifact.label, artifact.digest) for artifact in artifacts)

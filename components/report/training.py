@@ -25,6 +25,17 @@ _NUM_SMOOTHED_POINTS = 40
 """Points of a smoothed curve: about 2 per 100 pixels. Assumption: enough to read it."""
 _NUM_RAW_POINTS = 400
 """Points of the unsmoothed curve; neighbouring points are closer than a pixel."""
+_NUMBERS = (
+    "steps",
+    "tokens",
+    "first loss",
+    "final loss",
+    "peak learning rate",
+    "tokens/s",
+    "MFU",
+    "time",
+)
+"""The columns of the table of stages after the stage."""
 
 Steps = list[dict[str, Any]]
 
@@ -38,20 +49,19 @@ def training_section(results: RunResults, store: Store) -> Section:
     }
     first = f"; the first stage starts from {results.initial.name}" if results.initial else ""
     lead = (
-        "Each stage starts from the weights of the previous stage, with a new warm-up and "
-        f"another corpus{first}."
+        "Each stage starts from the weights of the previous stage, with a new warm-up and another "
+        f"corpus{first}."
     )
     if not stages:
-        return section(
-            "training", "Training", lead, Statement(None, "No stage was trained in this run.")
-        )
-    return section(
-        "training", "Training", lead, _loss_chart(stages, steps), _stage_table(stages, steps, store)
-    )
+        missing = Statement(None, "No stage was trained in this run.")
+        return section("training", "Training", lead, missing)
+    chart = _loss_chart(stages, steps)
+    return section("training", "Training", lead, chart, _stage_table(stages, steps, store))
 
 
 def _loss_chart(stages: dict[str, Artifact], steps: dict[str, Steps]) -> LineChart | None:
-    series, start = [], 0.0
+    series = []
+    start = 0.0
     for stage in stages:
         if steps[stage]:
             series.append(_series(stage, steps[stage], start))
@@ -67,8 +77,8 @@ def _loss_chart(stages: dict[str, Artifact], steps: dict[str, Steps]) -> LineCha
         x_label="trained tokens, all stages",
         y_label="loss, nats per token",
         series=tuple(series),
-        caption="Strong: mean of neighbouring steps. Faint: single steps. The loss jumps where "
-        "the corpus changes.",
+        caption="Strong: mean of neighbouring steps. Faint: single steps. The loss jumps where the "
+        "corpus changes.",
         sources=sources_of(stages.values()),
     )
 
@@ -76,10 +86,8 @@ def _loss_chart(stages: dict[str, Artifact], steps: dict[str, Steps]) -> LineCha
 def _series(stage: str, steps: Steps, start: float) -> Series:
     points = []
     for group in _groups(steps, _NUM_SMOOTHED_POINTS):
-        tokens, loss = (
-            fmean(step["tokens"] for step in group),
-            fmean(step["loss"] for step in group),
-        )
+        tokens = fmean(step["tokens"] for step in group)
+        loss = fmean(step["loss"] for step in group)
         label = (
             f"{STAGE_NAMES[stage]} step {group[-1]['step']:,}: loss {loss:.3f} at "
             f"{count(start + tokens)} tokens"
@@ -93,22 +101,8 @@ def _series(stage: str, steps: Steps, start: float) -> Series:
 def _groups(steps: Steps, max_groups: int) -> list[Steps]:
     """Neighbouring steps in at most `max_groups` groups of nearly equal size."""
     num_groups = min(max_groups, len(steps))
-    bounds = (
-        [len(steps) * index // num_groups for index in range(num_groups + 1)] if num_groups else [0]
-    )
+    bounds = [len(steps) * index // num_groups for index in range(num_groups + 1)]
     return [steps[low:high] for low, high in pairwise(bounds)]
-
-
-_NUMBERS = (
-    "steps",
-    "tokens",
-    "first loss",
-    "final loss",
-    "peak learning rate",
-    "tokens/s",
-    "MFU",
-    "time",
-)
 
 
 def _stage_table(stages: dict[str, Artifact], steps: dict[str, Steps], store: Store) -> Table:
@@ -119,11 +113,10 @@ def _stage_table(stages: dict[str, Artifact], steps: dict[str, Steps], store: St
         ["stage", *_NUMBERS],
         [_row(stage, artifact, steps[stage], store) for stage, artifact in stages.items()],
         stages.values(),
-        footnote="Tokens/s and MFU are medians over steps. MFU is a fraction of the peak below "
-        "it, which all ranks "
-        "together reached in a short matrix-product benchmark when the stage was started. A busy "
-        "machine reaches a lower "
-        "peak: compare the MFU of two stages only if their peaks are equal.",
+        footnote="Tokens/s and MFU are medians over steps. MFU is a fraction of the peak below it, "
+        "which all ranks together reached in a short matrix-product benchmark when the stage was "
+        "started. A busy machine reaches a lower peak: compare the MFU of two stages only if their "
+        "peaks are equal.",
     )
 
 
@@ -131,7 +124,8 @@ def _row(stage: str, checkpoint: Artifact, steps: Steps, store: Store) -> tuple[
     name = stage_cell(stage, subtext=checkpoint.name)
     if not steps:
         return (name, *[None] * len(_NUMBERS))
-    first, last, seconds = steps[0], steps[-1], build_seconds(checkpoint, store)
+    first, last = steps[0], steps[-1]
+    seconds = build_seconds(checkpoint, store)
     return (
         name,
         last["step"],

@@ -153,7 +153,7 @@ def test_the_paper_comparison_keeps_the_marks_of_unverified_numbers() -> None:
         "119.2B",
     ]
     assert (
-        "a figure that ends in ? is widely quoted, but was not read in a primary source" in card()
+        "a number that ends in ? is widely quoted, but was not read in a primary source" in card()
     )
 
 

@@ -7,15 +7,18 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
 
 import shutil
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
+from fixtures.tracking_server import copy_database
+from fixtures.versions import NAME, PYTHON, STAGE, register_checkpoint
 
 from components.core.artifact import Artifact
 from components.core.store import Store
+from components.registry.config import GateConfig
+from components.registry.evidence import Evidence
+from components.registry.promotion import Promotion, PromotionRequest, promote
 from components.registry.tracking import Tracking
 
 
@@ -32,8 +35,7 @@ def tracking(tmp_path: Path, empty_database: Path) -> Tracking:
     """An empty tracking database of this test."""
     path = tmp_path / "mlflow" / "mlflow.db"
     path.parent.mkdir()
-    with closing(sqlite3.connect(empty_database)) as source, closing(sqlite3.connect(path)) as copy:
-        source.backup(copy)
+    copy_database(empty_database, path)
     return Tracking(f"sqlite:///{path}", path.parent / "artifacts")
 
 
@@ -115,3 +117,28 @@ def make_evaluation(tmp_path: Path) -> Callable[[float], Artifact]:
         ).artifact
 
     return make
+
+
+PromoteCheckpoint = Callable[..., Promotion]
+
+
+@pytest.fixture
+def promote_checkpoint(tracking: Tracking, make_checkpoint: MakeCheckpoint) -> PromoteCheckpoint:
+    """Register a checkpoint and evaluate the gate with default rules."""
+    from components.model.huggingface import logit_parity
+
+    def promote_note(note: str, bits_per_byte: float, protocol: str = "a") -> Promotion:
+        checkpoint, folder = make_checkpoint(note)
+        evidence = Evidence(
+            digest=checkpoint.digest,
+            metrics={PYTHON: bits_per_byte, f"extra/{note}": 1.0},
+            protocols={"bits_per_byte": protocol},
+            logit_difference=1e-6,
+        )
+        with tracking.run(f"promote {note}", experiment="tiny") as run:
+            registered = register_checkpoint(run, checkpoint, folder, parity=logit_parity)
+            version = int(str(registered.statistics["version"]))
+            request = PromotionRequest(NAME, version, STAGE, evidence, GateConfig())
+            return promote(request, run=run, decided_by="ada")
+
+    return promote_note

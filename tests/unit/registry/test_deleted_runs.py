@@ -40,9 +40,8 @@ def test_a_better_version_is_promoted(registry_without_runs: Tracking) -> None:
     tracking = registry_without_runs
     promotion = promote_version(tracking, add_version(tracking), make_evidence(1.0, **LONG_FIELDS))
     assert (promotion.champion_before, promotion.champion_after) == (2, 3)
-    assert promotion.champion_evidence == make_evidence(
-        1.5
-    )  # The long fields are lost with the run.
+    # The long fields are lost with the run.
+    assert promotion.champion_evidence == make_evidence(1.5)
     assert _labels(tracking) == [f"{NAME}/1", f"{NAME}/2 @previous", f"{NAME}/3 @champion"]
 
 

@@ -134,14 +134,14 @@ def gate_with_confidence(
 
 
 def test_an_uncertain_gain_is_refused_if_the_gate_requires_confidence() -> None:
-    champion, candidate = problem_evidence(CHAMPION_VALUES), problem_evidence(CANDIDATE_VALUES)
+    champion = problem_evidence(CHAMPION_VALUES)
+    candidate = problem_evidence(CANDIDATE_VALUES)
     assert decide(gate_with_confidence(None), "mono", candidate, champion).promoted
     assert "-0.05 to 0.5, over 4 problems" in reasons(
         gate_with_confidence(0.95), candidate, champion
     )
-    assert decide(
-        gate_with_confidence(0.5, min_gain=0.09), "mono", candidate, champion
-    ).promoted  # The interval is 0.1 to 0.35.
+    # The interval is 0.1 to 0.35.
+    assert decide(gate_with_confidence(0.5, min_gain=0.09), "mono", candidate, champion).promoted
     assert "starts above 0.11" in reasons(
         gate_with_confidence(0.5, min_gain=0.11), candidate, champion
     )
@@ -150,10 +150,8 @@ def test_an_uncertain_gain_is_refused_if_the_gate_requires_confidence() -> None:
 def test_a_tie_is_no_gain() -> None:
     """Two small models that solve no problem: the values are 0, and so is the interval."""
     zeros = dict.fromkeys(CHAMPION_VALUES, 0.0)
-    champion, candidate = (
-        problem_evidence(zeros, digest="one"),
-        problem_evidence(zeros, digest="two"),
-    )
+    champion = problem_evidence(zeros, digest="one")
+    candidate = problem_evidence(zeros, digest="two")
     assert decide(gate_with_confidence(None), "mono", candidate, champion).promoted
     assert "0 to 0, over 4 problems" in reasons(gate_with_confidence(0.95), candidate, champion)
     assert decide(gate_with_confidence(0.95, min_gain=-0.01), "mono", candidate, champion).promoted
@@ -180,9 +178,10 @@ def test_confidence_needs_values_by_problem_of_both_models() -> None:
         problem_evidence(CANDIDATE_VALUES, by_problem={}),
         problem_evidence(CHAMPION_VALUES),
     )
+    # There is no champion.
     assert decide(
         gate_with_confidence(0.95), "mono", problem_evidence(CANDIDATE_VALUES, by_problem={}), None
-    ).promoted  # There is no champion.
+    ).promoted
 
 
 def test_a_refusal_for_the_protocol_names_the_differing_field() -> None:
@@ -291,7 +290,6 @@ def test_metrics_of_evaluations_are_prefixed_with_the_benchmark(make_evaluation)
 def test_a_better_metric_never_turns_a_promotion_into_a_refusal(
     first: float, second: float, champion: float
 ) -> None:
-
     def is_promoted(value: float) -> bool:
         return decide(GATE, "mono", evidence(value, digest="new"), evidence(champion)).promoted
 

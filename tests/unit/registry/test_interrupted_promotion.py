@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.crash_injection import open_tracking, run_and_kill_before_write
+from fixtures.tracking_server import copy_database
 from fixtures.versions import NAME, PYTHON, add_version, make_evidence, promote_version
 
 from components.registry.queries import (
@@ -32,22 +33,17 @@ NEW = {"champion": 2, "previous": 1}
 def registry_folder(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
     """A registry in which version 1 is champion and version 2 was not evaluated yet."""
     folder = tmp_path_factory.mktemp("champion")
-    _copy_database(empty_database, folder / "mlflow.db")
+    copy_database(empty_database, folder / "mlflow.db")
     tracking = open_tracking(folder)
     promote_version(tracking, add_version(tracking), make_evidence(2.0))
     add_version(tracking)
     return folder
 
 
-def _copy_database(source: Path, target: Path) -> None:
-    with closing(sqlite3.connect(source)) as database, closing(sqlite3.connect(target)) as copy:
-        database.backup(copy)
-
-
 def _copy_registry(source: Path, target: Path) -> Tracking:
     """Copy a registry with the files of its runs to another folder."""
     target.mkdir()
-    _copy_database(source / "mlflow.db", target / "mlflow.db")
+    copy_database(source / "mlflow.db", target / "mlflow.db")
     shutil.copytree(source / "artifacts", target / "artifacts")
     with closing(sqlite3.connect(target / "mlflow.db")) as database, database:
         for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):

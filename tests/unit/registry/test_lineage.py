@@ -8,26 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fixtures.versions import DVC_MD5, NAME, make_raw_corpus, register_checkpoint
 from mlflow.entities import LoggedModel
 
 from components.core.artifact import Artifact
 from components.core.store import Store
 from components.registry.lineage import size_name
 from components.registry.tracking import TrackedRun, Tracking
-from components.registry.versions import register
-
-MD5 = "0123456789abcdef0123456789abcdef.dir"
-
-
-def _raw_corpus(folder: Path) -> Artifact:
-    return Artifact(
-        kind="raw-corpus",
-        name="mono",
-        address=str(folder),
-        recipe_hash="cd" * 32,
-        digest="ab" * 32,
-        provenance={"dvc_md5": MD5},
-    )
 
 
 @pytest.fixture
@@ -40,7 +27,7 @@ def corpus(tmp_path: Path) -> Artifact:
         "prepared-corpus",
         "mono",
         config={},
-        parents={"raw": _raw_corpus(tmp_path)},
+        parents={"raw": make_raw_corpus(tmp_path)},
         code_version=1,
         build=build,
     )
@@ -62,7 +49,7 @@ def train(
         config = {"stage": {"learning_rate": learning_rate}}
         parents = {"corpus": corpus}
         run.log_params(config)
-        run.log_inputs([_raw_corpus(tmp_path)], "raw")  # As the flow `prepare` does.
+        run.log_inputs([make_raw_corpus(tmp_path)], "raw")  # As the flow `prepare` does.
         run.log_inputs(parents.values(), "checkpoint")
         result = Store(tmp_path / "store").get_or_build(
             "checkpoint",
@@ -191,7 +178,7 @@ def test_a_training_run_has_the_dvc_md5_of_its_corpus(tracking: Tracking, train)
     dataset_inputs = tracking.client.get_run(run.id).inputs.dataset_inputs
     by_name = {dataset_input.dataset.name: dataset_input for dataset_input in dataset_inputs}
     tags = {tag.key: tag.value for tag in by_name["prepared-corpus/mono"].tags}
-    assert tags == {"mlflow.data.context": "checkpoint", "dvc_md5": MD5}
+    assert tags == {"mlflow.data.context": "checkpoint", "dvc_md5": DVC_MD5}
 
 
 def test_registration_uses_the_existing_logged_model(
@@ -200,24 +187,12 @@ def test_registration_uses_the_existing_logged_model(
     with tracking.run("train mono", experiment="tiny") as run:
         checkpoint = train(run, 1e-3)
         (logged,) = _models(run)
-        register(
-            checkpoint,
-            Path(checkpoint.address),
-            run=run,
-            name="codegen-tiny-mono",
-            stage="mono",
-            evaluations={},
-            dvc_md5=MD5,
-            parity=lambda _: 0.0,
-            max_logit_difference=1e-4,
-        )
+        register_checkpoint(run, checkpoint, Path(checkpoint.address))
     (registered,) = _models(run)
     assert registered.model_id == logged.model_id
-    version = tracking.client.get_model_version("codegen-tiny-mono", "1")
+    version = tracking.client.get_model_version(NAME, "1")
     assert version.tags["model_id"] == logged.model_id
-    assert json.loads(registered.tags["mlflow.modelVersions"]) == [
-        {"name": "codegen-tiny-mono", "version": "1"}
-    ]
+    assert json.loads(registered.tags["mlflow.modelVersions"]) == [{"name": NAME, "version": "1"}]
     for key in ("stage", "size", "corpus", "git_commit", "git_dirty"):
         assert version.tags[key] == registered.tags[key]
 

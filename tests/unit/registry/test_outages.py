@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fixtures.tracking_server import TrackingServer, tracking_server
+from fixtures.tracking_server import TrackingServer, copy_database, tracking_server
 from fixtures.training import EXECUTION, STAGE, toy_run
 
 from components.core.errors import TrackingError
@@ -26,11 +25,7 @@ def shared_server(
     tmp_path_factory: pytest.TempPathFactory, empty_database: Path
 ) -> Iterator[TrackingServer]:
     folder = tmp_path_factory.mktemp("server")
-    with (
-        closing(sqlite3.connect(empty_database)) as source,
-        closing(sqlite3.connect(folder / "mlflow.db")) as copy,
-    ):
-        source.backup(copy)
+    copy_database(empty_database, folder / "mlflow.db")
     with tracking_server(folder) as server:
         yield server
 

@@ -5,14 +5,17 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from fixtures.versions import add_version, make_evidence
-from fixtures.versions import promote_version as judge_version
+from fixtures.versions import (
+    NAME,
+    PYTHON,
+    add_version,
+    make_evidence,
+    promote_version,
+    register_checkpoint,
+)
 from mlflow import MlflowClient
 
-from components.core.artifact import Artifact
-from components.model.huggingface import logit_parity
 from components.registry.config import GateConfig, Requirement
-from components.registry.evidence import Evidence
 from components.registry.evidence_store import evidence_of
 from components.registry.gate import TIMED_OUT, Approval
 from components.registry.promotion import (
@@ -22,46 +25,8 @@ from components.registry.promotion import (
     standing_refusal,
     version_at,
 )
-from components.registry.queries import evidence_at, list_versions, rollback
-from components.registry.tracking import TrackedRun, Tracking
-from components.registry.versions import register
-
-NAME = "codegen-tiny-mono"
-
-
-def _register(run: TrackedRun, checkpoint: Artifact, folder: Path) -> Artifact:
-    return register(
-        checkpoint,
-        folder,
-        name=NAME,
-        stage="mono",
-        run=run,
-        evaluations={},
-        dvc_md5="md5",
-        parity=logit_parity,
-        max_logit_difference=1e-4,
-    )
-
-
-@pytest.fixture
-def judge(tracking: Tracking, make_checkpoint):
-    """Register a checkpoint and evaluate the gate; returns the promotion and its run id."""
-
-    def judge(note: str, bits_per_byte: float, protocol: str = "a") -> tuple[Promotion, str]:
-        checkpoint, folder = make_checkpoint(note)
-        evidence = Evidence(
-            digest=checkpoint.digest,
-            metrics={"bits_per_byte/mono/Python": bits_per_byte},
-            protocols={"bits_per_byte": protocol},
-            logit_difference=1e-6,
-        )
-        with tracking.run(f"promote {note}", experiment="tiny") as run:
-            version = int(_register(run, checkpoint, folder).statistics["version"])
-            request = PromotionRequest(NAME, version, "mono", evidence, GateConfig())
-            promotion = promote(request, run=run, decided_by="ada")
-        return promotion, run.id
-
-    return judge
+from components.registry.queries import evidence_at, history, list_versions, rollback
+from components.registry.tracking import Tracking
 
 
 def _aliases(tracking: Tracking) -> dict[str, int]:
@@ -69,8 +34,8 @@ def _aliases(tracking: Tracking) -> dict[str, int]:
     return {alias: int(version) for alias, version in aliases.items()}
 
 
-def test_the_first_model_becomes_champion(tracking: Tracking, judge) -> None:
-    promotion, _ = judge("one", 2.0)
+def test_the_first_model_becomes_champion(tracking: Tracking, promote_checkpoint) -> None:
+    promotion = promote_checkpoint("one", 2.0)
     assert promotion.decision.outcome == "promoted"
     assert (promotion.champion_before, promotion.champion_after) == (None, 1)
     assert promotion.alias == "champion"
@@ -78,22 +43,24 @@ def test_the_first_model_becomes_champion(tracking: Tracking, judge) -> None:
 
 
 def test_a_better_model_becomes_champion_and_a_worse_model_candidate(
-    tracking: Tracking, judge
+    tracking: Tracking, promote_checkpoint
 ) -> None:
-    judge("one", 2.0)
-    better, _ = judge("two", 1.5)
+    promote_checkpoint("one", 2.0)
+    better = promote_checkpoint("two", 1.5)
     assert (better.champion_before, better.champion_after) == (1, 2)
     assert _aliases(tracking) == {"champion": 2, "previous": 1}
-    worse, _ = judge("three", 1.75)
+    worse = promote_checkpoint("three", 1.75)
     assert (worse.decision.outcome, worse.champion_after, worse.alias) == ("refused", 2, None)
     assert "1.75 against 1.5" in worse.summary
     assert _aliases(tracking) == {"champion": 2, "previous": 1, "candidate": 3}
 
 
-def test_evaluating_the_champion_again_changes_nothing(tracking: Tracking, judge) -> None:
-    first, _ = judge("one", 2.0)
+def test_evaluating_the_champion_again_changes_nothing(
+    tracking: Tracking, promote_checkpoint
+) -> None:
+    first = promote_checkpoint("one", 2.0)
     tags = tracking.client.get_model_version(NAME, "1").tags
-    again, _ = judge("one", 2.0)
+    again = promote_checkpoint("one", 2.0)
     assert again.decision.outcome == "already_champion"
     assert (again.champion_before, again.champion_after) == (1, 1)
     assert _aliases(tracking) == {"champion": 1}
@@ -102,36 +69,39 @@ def test_evaluating_the_champion_again_changes_nothing(tracking: Tracking, judge
 
 
 def test_another_protocol_is_refused_until_the_champion_is_evaluated_with_it(
-    tracking: Tracking, judge
+    tracking: Tracking, promote_checkpoint
 ) -> None:
-    judge("one", 2.0, protocol="a")
-    refused, _ = judge("two", 1.0, protocol="b")
+    promote_checkpoint("one", 2.0, protocol="a")
+    refused = promote_checkpoint("two", 1.0, protocol="b")
     assert "same protocol" in refused.summary
-    judge("one", 2.1, protocol="b")  # The champion, with the new protocol.
-    promoted, _ = judge("two", 1.0, protocol="b")
+    promote_checkpoint("one", 2.1, protocol="b")  # The champion, with the new protocol.
+    promoted = promote_checkpoint("two", 1.0, protocol="b")
     assert promoted.decision.promoted
     assert promoted.champion_evidence is not None
-    assert promoted.champion_evidence.metrics["bits_per_byte/mono/Python"] == 2.1
+    assert promoted.champion_evidence.metrics[PYTHON] == 2.1
 
 
 def test_a_champion_set_by_hand_must_be_evaluated_before_it_is_replaced(
-    tracking: Tracking, make_checkpoint, judge
+    tracking: Tracking, make_checkpoint, promote_checkpoint
 ) -> None:
     checkpoint, folder = make_checkpoint("by hand")
     with tracking.run("register", experiment="tiny") as run:
-        _register(run, checkpoint, folder)
+        register_checkpoint(run, checkpoint, folder)
     tracking.client.set_registered_model_alias(NAME, "champion", "1")
-    refused, _ = judge("two", 2.0)
+    refused = promote_checkpoint("two", 2.0)
     assert "evaluate the champion the same way first" in refused.summary
-    same, _ = judge("by hand", 2.5)
+    same = promote_checkpoint("by hand", 2.5)
     assert same.decision.outcome == "already_champion"
-    promoted, _ = judge("two", 2.0)
+    promoted = promote_checkpoint("two", 2.0)
     assert promoted.decision.promoted
 
 
-def test_a_decision_is_recorded_with_user_time_and_reasons(tracking: Tracking, judge) -> None:
-    judge("one", 2.0)
-    promotion, run_id = judge("two", 2.5)
+def test_a_decision_is_recorded_with_user_time_and_reasons(
+    tracking: Tracking, promote_checkpoint
+) -> None:
+    promote_checkpoint("one", 2.0)
+    promotion = promote_checkpoint("two", 2.5)
+    run_id = history(tracking, NAME)[-1].run_id
     version = tracking.client.get_model_version(NAME, "2")
     assert (version.tags["decision"], version.tags["decided_by"]) == ("refused", "ada")
     assert version.tags["decided_at"] == promotion.decided_at
@@ -144,22 +114,22 @@ def test_a_decision_is_recorded_with_user_time_and_reasons(tracking: Tracking, j
 
 
 def test_a_promotion_interrupted_before_its_last_write_is_evaluated_again(
-    tracking: Tracking, judge
+    tracking: Tracking, promote_checkpoint
 ) -> None:
-    judge("one", 2.0)
-    judge("two", 1.5)
+    promote_checkpoint("one", 2.0)
+    promote_checkpoint("two", 1.5)
     # The state of a kill before the last write: version 2 has its tags, the champion is still 1.
     tracking.client.set_registered_model_alias(NAME, "champion", "1")
     tracking.client.set_registered_model_alias(NAME, "candidate", "2")
-    again, _ = judge("two", 1.5)
+    again = promote_checkpoint("two", 1.5)
     assert (again.decision.promoted, _aliases(tracking)) == (True, {"champion": 2, "previous": 1})
 
 
 def test_partly_written_evidence_is_written_again(
-    tracking: Tracking, monkeypatch: pytest.MonkeyPatch, judge
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch, promote_checkpoint
 ) -> None:
     """Interrupted between its two tags, for a champion with new metrics."""
-    judge("one", 2.0)
+    promote_checkpoint("one", 2.0)
     set_tag = MlflowClient.set_model_version_tag
     evidence_tags = []
 
@@ -172,15 +142,17 @@ def test_partly_written_evidence_is_written_again(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(MlflowClient, "set_model_version_tag", set_first_tag)
-        judge("one", 1.5)
-    judge("one", 1.5)
+        promote_checkpoint("one", 1.5)
+    promote_checkpoint("one", 1.5)
     (version,) = list_versions(tracking, NAME)
-    assert version.metrics["bits_per_byte/mono/Python"] == 1.5
-    assert evidence_at(tracking, f"{NAME}/1").metrics["bits_per_byte/mono/Python"] == 1.5
+    assert version.metrics[PYTHON] == 1.5
+    assert evidence_at(tracking, f"{NAME}/1").metrics[PYTHON] == 1.5
 
 
-def test_a_missing_alias_has_no_version_and_no_evidence(tracking: Tracking, judge) -> None:
-    judge("one", 2.0)
+def test_a_missing_alias_has_no_version_and_no_evidence(
+    tracking: Tracking, promote_checkpoint
+) -> None:
+    promote_checkpoint("one", 2.0)
     assert version_at(tracking, NAME, "previous") is None
     assert evidence_of(None) is None
 
@@ -195,28 +167,27 @@ def _promote_and_expect_refusal(
 
 
 def test_a_refusal_stands_until_rules_metrics_or_champion_change(tracking: Tracking) -> None:
-    judge_version(tracking, add_version(tracking), make_evidence(2.0))
+    promote_version(tracking, add_version(tracking), make_evidence(2.0))
     request = PromotionRequest(
         NAME, add_version(tracking), "mono", make_evidence(2.5), GateConfig()
     )
     assert standing_refusal(request, tracking) is None
     refusal = _promote_and_expect_refusal(tracking, request)
     assert standing_refusal(request, tracking) == refusal
-    requirement = Requirement(metrics=("bits_per_byte/mono/Python",), min_gain=-1.0)
+    requirement = Requirement(metrics=(PYTHON,), min_gain=-1.0)
     other_gate = request._replace(gate=GateConfig(requirements={"mono": (requirement,)}))
     assert standing_refusal(other_gate, tracking) is None
     assert standing_refusal(request._replace(evidence=make_evidence(2.25)), tracking) is None
-    judge_version(tracking, add_version(tracking), make_evidence(1.5))
+    promote_version(tracking, add_version(tracking), make_evidence(1.5))
     assert standing_refusal(request, tracking) is None, "there is another champion"
 
 
 def test_a_version_that_was_rolled_back_needs_an_approval(tracking: Tracking) -> None:
-    judge_version(tracking, add_version(tracking), make_evidence(2.0))
-    judge_version(tracking, add_version(tracking), make_evidence(1.5))
+    promote_version(tracking, add_version(tracking), make_evidence(2.0))
+    promote_version(tracking, add_version(tracking), make_evidence(1.5))
     rollback(tracking, NAME, "grace", "worse at comments")
-    request = PromotionRequest(
-        NAME, 2, "mono", make_evidence(1.5), GateConfig()
-    )  # As the next run with the same checkpoint.
+    # As the next run with the same checkpoint.
+    request = PromotionRequest(NAME, 2, "mono", make_evidence(1.5), GateConfig())
     refusal = _promote_and_expect_refusal(tracking, request)
     assert "rolled back by grace" in refusal.summary
     assert "worse at comments" in refusal.summary
@@ -233,7 +204,7 @@ def test_a_version_that_was_rolled_back_needs_an_approval(tracking: Tracking) ->
 
 
 def test_a_rejection_by_a_reviewer_stands_and_a_timeout_does_not(tracking: Tracking) -> None:
-    judge_version(tracking, add_version(tracking), make_evidence(2.0))
+    promote_version(tracking, add_version(tracking), make_evidence(2.0))
     request = PromotionRequest(
         NAME, add_version(tracking), "mono", make_evidence(1.5), GateConfig(approval="manual")
     )

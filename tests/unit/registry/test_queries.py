@@ -11,14 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures.versions import add_version, make_evidence, promote_version
+from fixtures.versions import NAME, PYTHON, add_version, make_evidence, promote_version
 
-from components.core.artifact import Artifact
 from components.core.errors import TrackingError
-from components.model.huggingface import logit_parity
-from components.registry.config import GateConfig
-from components.registry.evidence import Evidence
-from components.registry.promotion import Promotion, PromotionRequest, promote
+from components.registry.promotion import Promotion
 from components.registry.queries import (
     compare,
     evidence_at,
@@ -28,41 +24,8 @@ from components.registry.queries import (
     rollback,
 )
 from components.registry.tracking import Tracking
-from components.registry.versions import register
 
-NAME = "codegen-tiny-mono"
-Decide = Callable[..., Promotion]
-
-
-@pytest.fixture
-def decide(tracking: Tracking, make_checkpoint: Callable[[str], tuple[Artifact, Path]]) -> Decide:
-    """Register a checkpoint and evaluate the gate."""
-
-    def decide(note: str, bits_per_byte: float, protocol: str = "a") -> Promotion:
-        checkpoint, folder = make_checkpoint(note)
-        checkpoint_evidence = Evidence(
-            digest=checkpoint.digest,
-            metrics={"bits_per_byte/mono/Python": bits_per_byte, f"extra/{note}": 1.0},
-            protocols={"bits_per_byte": protocol},
-            logit_difference=1e-6,
-        )
-        with tracking.run(f"promote {note}", experiment="tiny") as run:
-            registered = register(
-                checkpoint,
-                folder,
-                name=NAME,
-                stage="mono",
-                run=run,
-                evaluations={},
-                dvc_md5="md5",
-                parity=logit_parity,
-                max_logit_difference=1e-4,
-            )
-            version = int(registered.statistics["version"])  # type: ignore[arg-type]
-            request = PromotionRequest(NAME, version, "mono", checkpoint_evidence, GateConfig())
-            return promote(request, run=run, decided_by="ada")
-
-    return decide
+PromoteCheckpoint = Callable[..., Promotion]
 
 
 def labels(tracking: Tracking) -> list[str]:
@@ -70,11 +33,11 @@ def labels(tracking: Tracking) -> list[str]:
 
 
 def test_versions_are_listed_with_their_aliases_and_looked_up_by_them(
-    tracking: Tracking, decide: Decide
+    tracking: Tracking, promote_checkpoint: PromoteCheckpoint
 ) -> None:
     assert list_versions(tracking) == []
     for note, bits in (("one", 2.0), ("two", 1.5), ("three", 1.75)):
-        decide(note, bits)
+        promote_checkpoint(note, bits)
     assert labels(tracking) == [
         f"{NAME}/1 @previous",
         f"{NAME}/2 @champion",
@@ -87,18 +50,18 @@ def test_versions_are_listed_with_their_aliases_and_looked_up_by_them(
     )
     champion = get_version(tracking, f"{NAME}@champion")
     assert (champion.decision, champion.decided_by, champion.stage) == ("promoted", "ada", "mono")
-    assert champion.metrics["bits_per_byte/mono/Python"] == 1.5
+    assert champion.metrics[PYTHON] == 1.5
 
 
 def test_metrics_of_two_versions_are_comparable_under_equal_protocols(
-    tracking: Tracking, decide: Decide
+    tracking: Tracking, promote_checkpoint: PromoteCheckpoint
 ) -> None:
-    decide("one", 2.0)
-    decide("two", 1.5)
-    decide("three", 1.0, protocol="b")
+    promote_checkpoint("one", 2.0)
+    promote_checkpoint("two", 1.5)
+    promote_checkpoint("three", 1.0, protocol="b")
     same = {row.metric: row for row in compare(tracking, f"{NAME}/1", f"{NAME}/2")}
-    assert sorted(same) == ["bits_per_byte/mono/Python", "extra/one", "extra/two"]
-    bits = same["bits_per_byte/mono/Python"]
+    assert sorted(same) == [PYTHON, "extra/one", "extra/two"]
+    bits = same[PYTHON]
     assert (bits.left, bits.right, bits.comparable) == (2.0, 1.5, True)
     assert (same["extra/one"].left, same["extra/one"].right) == (1.0, None)
     assert not same["extra/one"].comparable  # Its protocol is unknown.
@@ -107,10 +70,10 @@ def test_metrics_of_two_versions_are_comparable_under_equal_protocols(
 
 
 def test_a_rollback_is_a_decision_and_can_be_rolled_back(
-    tracking: Tracking, decide: Decide
+    tracking: Tracking, promote_checkpoint: PromoteCheckpoint
 ) -> None:
-    decide("one", 2.0)
-    decide("two", 1.5)
+    promote_checkpoint("one", 2.0)
+    promote_checkpoint("two", 1.5)
     before = history(tracking, NAME)
     promotion = rollback(tracking, NAME, "grace", "worse in production")
     assert (promotion.champion_before, promotion.champion_after) == (2, 1)
@@ -126,11 +89,11 @@ def test_a_rollback_is_a_decision_and_can_be_rolled_back(
 
 
 def test_an_impossible_rollback_and_an_unknown_version_are_errors(
-    tracking: Tracking, decide: Decide
+    tracking: Tracking, promote_checkpoint: PromoteCheckpoint
 ) -> None:
     with pytest.raises(TrackingError, match=NAME):
         rollback(tracking, NAME, "grace", "")
-    decide("one", 2.0)
+    promote_checkpoint("one", 2.0)
     with pytest.raises(TrackingError, match="no version before its champion"):
         rollback(tracking, NAME, "grace", "")
     with pytest.raises(TrackingError, match=f"the registry has no {NAME}/7"):
@@ -166,11 +129,10 @@ def test_long_evidence_is_stored_in_the_run_and_lost_only_with_it(tracking: Trac
     assert evidence_at(tracking, f"{NAME}/1") == full.replace(by_problem={}, settings={})
 
 
-def test_records_of_version_0_1_0_are_read(tracking: Tracking) -> None:
-    """Evidence without newer fields, checks with `found`, and outcomes with spaces."""
+def test_records_without_optional_fields_are_read(tracking: Tracking) -> None:
     version = add_version(tracking)
-    new_fields = {"settings", "by_problem", "contamination"}
-    old_evidence = make_evidence(2.0).model_dump(mode="json", exclude=new_fields)
+    optional = {"settings", "by_problem", "contamination"}
+    evidence = make_evidence(2.0).model_dump(mode="json", exclude=optional)
     decided = {"decided_by": "ada", "decided_at": "2026-11-01T00:00:00+00:00"}
     record = {
         "model": NAME,
@@ -180,24 +142,24 @@ def test_records_of_version_0_1_0_are_read(tracking: Tracking) -> None:
         "champion_after": version,
         "decision": {
             "outcome": "promoted",
-            "checks": [{"rule": "a rule", "passed": True, "found": "2"}],
+            "checks": [{"rule": "a rule", "passed": True, "detail": "2"}],
         },
-        "evidence": old_evidence,
+        "evidence": evidence,
         "champion_evidence": None,
         **decided,
     }
     with tracking.run("promote mono", experiment="tiny") as run:
         run.log_json("promotion.json", record)
         run.set_tags({"model": NAME, "decision": "promoted", "decided_by": "ada"})
-    tags = {"evidence": json.dumps(old_evidence), "decision": "promoted", **decided}
+    tags = {"evidence": json.dumps(evidence), "decision": "promoted", **decided}
     for key, value in tags.items():
         tracking.client.set_model_version_tag(NAME, str(version), key, value)
     tracking.client.set_registered_model_alias(NAME, "champion", str(version))
     with tracking.run("roll back", experiment="tiny") as run:
-        rollback_decision = {"outcome": "rolled back", "checks": []}
+        rollback_decision = {"outcome": "rolled_back", "checks": []}
         later = {"decision": rollback_decision, "decided_at": "2026-11-02T00:00:00+00:00"}
         run.log_json("promotion.json", {**record, **later})
-        run.set_tags({"model": NAME, "decision": "rolled back", "decided_by": "ada"})
+        run.set_tags({"model": NAME, "decision": "rolled_back", "decided_by": "ada"})
     first, second = history(tracking, NAME)
     assert (first.outcome, first.decided_at) == ("promoted", decided["decided_at"])
     assert first.decision.checks[0].detail == "2"
@@ -208,6 +170,18 @@ def test_records_of_version_0_1_0_are_read(tracking: Tracking) -> None:
     )
     assert labels(tracking) == [f"{NAME}/1 @previous", f"{NAME}/2 @champion"]
     assert rollback(tracking, NAME, "grace", "").champion_after == version
+
+
+def test_a_record_of_codegen_0_1_is_an_error_that_names_its_run(tracking: Tracking) -> None:
+    promote_version(tracking, add_version(tracking), make_evidence(2.0))
+    (record,) = history(tracking, NAME)
+    values = record.model_dump(mode="json", exclude={"run_id", "in_effect"})
+    for check in values["decision"]["checks"]:
+        check["found"] = check.pop("detail")
+    tracking.client.log_dict(record.run_id, values, "promotion.json")
+    with pytest.raises(TrackingError, match=f"of the run {record.run_id} cannot be read") as caught:
+        history(tracking, NAME)
+    assert "tracking_uri" in caught.value.fix
 
 
 def test_a_deleted_previous_version_cannot_become_champion(tracking: Tracking) -> None:
@@ -222,10 +196,10 @@ def test_a_deleted_previous_version_cannot_become_champion(tracking: Tracking) -
 
 @pytest.mark.slow
 def test_the_model_commands_print_the_registry(
-    tracking: Tracking, decide: Decide, tmp_path: Path
+    tracking: Tracking, promote_checkpoint: PromoteCheckpoint, tmp_path: Path
 ) -> None:
-    decide("one", 2.0)
-    decide("two", 1.5)
+    promote_checkpoint("one", 2.0)
+    promote_checkpoint("two", 1.5)
     execution = ["--exec", f"tracking_uri={tracking.uri}", "--exec", f"workspace={tmp_path}"]
 
     def run(*arguments: str) -> str:

@@ -7,18 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fixtures.versions import NAME, register_checkpoint
 from mlflow import MlflowClient
 
-from components.core.artifact import Artifact, content_digest
+from components.core.artifact import Artifact
 from components.core.errors import ArtifactError
-from components.core.fingerprint import list_files
 from components.core.store import MANIFEST
 from components.registry.tracking import Tracking
-from components.registry.versions import register
+from components.registry.versions import checkpoint_digest
 from flows.settings.execution import Execution
 from flows.steps.resolve_model import locate_model
-
-NAME = "codegen-tiny-mono"
 
 
 @pytest.fixture
@@ -29,17 +27,7 @@ def checkpoints(
     checkpoints = [make_checkpoint("one"), make_checkpoint("two")]
     with tracking.run("register", experiment="tiny") as run:
         for checkpoint, folder in checkpoints:
-            register(
-                checkpoint,
-                folder,
-                name=NAME,
-                stage="mono",
-                run=run,
-                evaluations={},
-                dvc_md5="md5",
-                parity=lambda _: 0.0,
-                max_logit_difference=1e-4,
-            )
+            register_checkpoint(run, checkpoint, folder)
     tracking.client.set_registered_model_alias(NAME, "champion", "1")
     return checkpoints
 
@@ -48,10 +36,6 @@ def checkpoints(
 def empty_workspace(tracking: Tracking, tmp_path: Path) -> Execution:
     """A workspace with the same registry and an empty store."""
     return Execution(workspace=str(tmp_path / "workspace"), tracking_uri=tracking.uri)
-
-
-def _digest(folder: Path) -> str:
-    return content_digest(tuple(file for file in list_files(folder) if file.path != MANIFEST))
 
 
 def _act_after_each_call(
@@ -85,10 +69,10 @@ def test_a_concurrent_promotion_does_not_mix_two_versions(
     with monkeypatch.context() as patch:
         _act_after_each_call(patch, "get_model_version_by_alias", promote_second)
         location = locate_model(empty_workspace, f"{NAME}@champion")
-    assert location.digest == _digest(location.folder) == first
+    assert location.digest == checkpoint_digest(location.folder) == first
     for name, digest in {f"{NAME}/1": first, f"{NAME}@champion": second}.items():
         location = locate_model(empty_workspace, name)
-        assert location.digest == _digest(location.folder) == digest
+        assert location.digest == checkpoint_digest(location.folder) == digest
 
 
 def test_a_concurrent_download_by_another_process_is_used(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from fixtures.versions import DVC_MD5, NAME, make_raw_corpus
 from mlflow.entities import Metric
 
 from components.core.artifact import Artifact
@@ -22,9 +23,6 @@ from components.core.errors import TrackingError
 from components.core.store import Store
 from components.registry.client import run_writer
 from components.registry.tracking import TrackedRun, Tracking
-
-MODEL = "codegen-tiny-mono"
-MD5 = "0123456789abcdef0123456789abcdef"
 
 
 def _metric_history(run: TrackedRun, name: str) -> list[tuple[int, float]]:
@@ -124,17 +122,6 @@ def test_an_interrupted_metric_stream_keeps_its_rows(tracking: Tracking) -> None
     assert _metric_history(run, "training/loss") == [(1, 2.0)]
 
 
-def _raw_corpus(folder: Path) -> Artifact:
-    return Artifact(
-        kind="raw-corpus",
-        name="mono",
-        address=str(folder),
-        recipe_hash="cd" * 32,
-        digest="ab" * 32,
-        provenance={"dvc_md5": MD5},
-    )
-
-
 def test_corpora_are_datasets_with_md5_digest_and_counts(
     tracking: Tracking, tmp_path: Path
 ) -> None:
@@ -146,13 +133,13 @@ def test_corpora_are_datasets_with_md5_digest_and_counts(
         "prepared-corpus", "mono", config={}, parents={}, code_version=1, build=build
     )
     with tracking.run("run", experiment="tiny") as run:
-        run.log_inputs([_raw_corpus(tmp_path), prepared.artifact], "training")
+        run.log_inputs([make_raw_corpus(tmp_path), prepared.artifact], "training")
     dataset_inputs = tracking.client.get_run(run.id).inputs.dataset_inputs
     by_name = {dataset_input.dataset.name: dataset_input for dataset_input in dataset_inputs}
     raw, packed = by_name["raw-corpus/mono"], by_name["prepared-corpus/mono"]
     assert {tag.key: tag.value for tag in raw.tags} == {
         "mlflow.data.context": "training",
-        "dvc_md5": MD5,
+        "dvc_md5": DVC_MD5,
     }
     assert json.loads(packed.dataset.profile)["statistics"] == {"train_tokens": 3}
     assert json.loads(packed.dataset.profile)["digest"] == prepared.artifact.digest
@@ -300,11 +287,11 @@ def test_the_model_lock_is_shared_by_workspaces_of_one_server(
     has_entered = threading.Event()
 
     def change_model() -> None:
-        with second.model_lock(MODEL):
+        with second.model_lock(NAME):
             has_entered.set()
 
     thread = threading.Thread(target=change_model, daemon=True)
-    with first.model_lock(MODEL):
+    with first.model_lock(NAME):
         thread.start()
         assert lock_log.has_record.wait(30)
         assert not has_entered.is_set()
@@ -316,8 +303,8 @@ def test_the_model_lock_ignores_other_models_and_servers(lock_folder: Path) -> N
     tracking = Tracking("http://tracking:5000", lock_folder)
     other_server = Tracking("http://tracking:5001", lock_folder)
     with (
-        tracking.model_lock(MODEL),
+        tracking.model_lock(NAME),
         tracking.model_lock("codegen-tiny-nl"),
-        other_server.model_lock(MODEL),
+        other_server.model_lock(NAME),
     ):
         pass

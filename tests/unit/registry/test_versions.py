@@ -1,5 +1,6 @@
 """Registration: a checkpoint is registered once, survives interruptions, and loads by alias."""
 
+import functools
 import json
 import math
 import shutil
@@ -10,41 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures.versions import add_version
+from fixtures.versions import DVC_MD5, NAME, add_version, register_checkpoint
 
 from components.core.artifact import Artifact
 from components.core.errors import ArtifactError, TrackingError
 from components.core.fingerprint import sha256_file
 from components.model.huggingface import logit_parity
-from components.registry.tracking import TrackedRun, Tracking
-from components.registry.versions import download, find_version, register
+from components.registry.tracking import Tracking
+from components.registry.versions import download, find_version
 
-NAME = "codegen-tiny-mono"
-MD5 = "0123456789abcdef0123456789abcdef"
-
-
-def _register(
-    run: TrackedRun,
-    checkpoint: Artifact,
-    folder: Path,
-    *,
-    parity: Callable[[Path], float] = logit_parity,
-    max_logit_difference: float = 1e-4,
-    parity_environment: str = "",
-    **evaluations: Artifact,
-) -> Artifact:
-    return register(
-        checkpoint,
-        folder,
-        name=NAME,
-        stage="mono",
-        run=run,
-        evaluations=evaluations,
-        dvc_md5=MD5,
-        parity=parity,
-        parity_environment=parity_environment,
-        max_logit_difference=max_logit_difference,
-    )
+_register = functools.partial(register_checkpoint, parity=logit_parity)
 
 
 def _local_path(uri: str) -> Path:
@@ -79,11 +55,13 @@ def test_a_version_records_its_origin_and_its_metrics(
 ) -> None:
     checkpoint, folder = make_checkpoint("one")
     with tracking.run("register", experiment="tiny") as run:
-        registered = _register(run, checkpoint, folder, bits_per_byte=make_evaluation(2.5))
+        registered = _register(
+            run, checkpoint, folder, evaluations={"bits_per_byte": make_evaluation(2.5)}
+        )
     version = tracking.client.get_model_version(NAME, "1")
     assert version.tags["checkpoint_digest"] == registered.digest == checkpoint.digest
     assert version.tags["recipe"] == checkpoint.recipe_hash
-    assert version.tags["dvc_md5"] == MD5
+    assert version.tags["dvc_md5"] == DVC_MD5
     assert version.tags["stage"] == "mono"
     assert version.tags["bits_per_byte/multi/Cpp"] == "3.5"
     assert version.run_id == run.id
@@ -109,7 +87,9 @@ def test_a_checkpoint_is_registered_once_and_later_metrics_are_added(
         first = _register(run, *make_checkpoint("one"))
         second = _register(run, *make_checkpoint("two"))
     with tracking.run("again", experiment="tiny") as run:
-        again = _register(run, *make_checkpoint("one"), bits_per_byte=make_evaluation(2.5))
+        again = _register(
+            run, *make_checkpoint("one"), evaluations={"bits_per_byte": make_evaluation(2.5)}
+        )
     registered = (first, second, again)
     assert [artifact.statistics["version"] for artifact in registered] == [1, 2, 1]
     assert (again.recipe_hash, again.digest) == (first.recipe_hash, first.digest)

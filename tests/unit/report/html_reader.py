@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 
 _VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -12,7 +12,8 @@ class Tag:
     """An element: its attributes, and its children (elements and text) in order."""
 
     def __init__(self, name: str, attributes: dict[str, str]) -> None:
-        self.name, self.attributes = name, attributes
+        self.name = name
+        self.attributes = attributes
         self.children: list[Tag | str] = []
 
     @property
@@ -20,17 +21,21 @@ class Tag:
         return "".join(child if isinstance(child, str) else child.text for child in self.children)
 
     def all(self, name: str = "", **attributes: str) -> Iterator[Tag]:
-        """Every element below, in order, of that name and with these attributes (a class among
-        several is enough)."""
+        """Yield the descendants with a name and with these words in their attributes, in order.
+
+        `class_` stands for the attribute `class`.
+        """
         for child in self.children:
             if isinstance(child, Tag):
-                matches = not name or child.name == name
-                if matches and all(
-                    v in child.attributes.get(k.rstrip("_"), "").split()
-                    for k, v in attributes.items()
-                ):
+                if (not name or child.name == name) and child._has(attributes):
                     yield child
                 yield from child.all(name, **attributes)
+
+    def _has(self, attributes: Mapping[str, str]) -> bool:
+        return all(
+            word in self.attributes.get(attribute.rstrip("_"), "").split()
+            for attribute, word in attributes.items()
+        )
 
     def first(self, name: str = "", **attributes: str) -> Tag:
         return next(self.all(name, **attributes))
@@ -66,18 +71,47 @@ def read(html: str) -> Tag:
 
 def table(page: Tag, caption: str) -> list[list[str]]:
     """The rows of the table with a caption: the text of each cell, without small print."""
-    figure = next(
-        element
-        for element in page.all("figure", class_="table")
-        if element.first("h3").text == caption
-    )
-    rows = figure.first("tbody").all("tr")
-    return [
-        [_without_small(cell) for cell in row.children if isinstance(cell, Tag)] for row in rows
-    ]
+    rows = _figure(page, caption).first("tbody").all("tr")
+    return [[_without_small(cell) for cell in cells(row)] for row in rows]
+
+
+def heads(page: Tag, caption: str) -> list[str]:
+    """The column heads of the table with a caption, without the heads of groups."""
+    *_, row = _figure(page, caption).first("thead").all("tr")
+    return [head.text for head in row.all("th")]
+
+
+def cells(row: Tag) -> list[Tag]:
+    """The cells of a row."""
+    return [cell for cell in row.children if isinstance(cell, Tag)]
+
+
+def _figure(page: Tag, caption: str) -> Tag:
+    figures = page.all("figure", class_="table")
+    return next(figure for figure in figures if figure.first("h3").text == caption)
 
 
 def _without_small(cell: Tag) -> str:
-    return "".join(
-        c if isinstance(c, str) else "" if c.name == "small" else c.text for c in cell.children
-    )
+    texts = []
+    for child in cell.children:
+        if isinstance(child, str):
+            texts.append(child)
+        elif child.name != "small":
+            texts.append(child.text)
+    return "".join(texts)
+
+
+def assert_self_contained(html: str) -> None:
+    """Check that a page has no scripts and loads nothing from outside."""
+    page = read(html)
+    policies = [
+        meta.attributes["content"]
+        for meta in page.all("meta")
+        if meta.attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
+    assert not list(page.all("script"))
+    loading = {"src", "srcset", "xlink:href", "onclick", "onload"}
+    assert not [element for element in page.all() if loading & element.attributes.keys()]
+    assert "url(" not in html
+    assert "@import" not in html

@@ -1,5 +1,4 @@
-"""The HumanEval and MTPB sections, over evaluations by the real scoring; expected values are
-computed by hand."""
+"""The HumanEval and MTPB sections of evaluations by the real scoring; values computed by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 from fixtures.report_programs import NO_JAIL, REASON, conversations, evaluated, functions
 from fixtures.report_run import Run
-from html_reader import Tag, read, table
+from html_reader import Tag, cells, heads, read, table
 from pydantic import JsonValue
 
 from components.core.artifact import Artifact
@@ -28,19 +27,12 @@ def run(tmp_path: Path) -> Run:
 
 def page_with(run: Run, **evaluations: Artifact) -> Tag:
     """The page of a run with these evaluations, named like `mono_humaneval`."""
-    result = {tuple(name.split("_")): item for name, item in evaluations.items()}
-    return read(render_html(run.results(evaluations=result), run.store))
+    by_key = {tuple(name.split("_")): artifact for name, artifact in evaluations.items()}
+    return read(render_html(run.results(evaluations=by_key), run.store))
 
 
 def section_of(page: Tag, anchor: str) -> Tag:
     return page.first("section", id=anchor)
-
-
-def heads(page: Tag, caption: str) -> list[str]:
-    result = next(
-        item for item in page.all("figure", class_="table") if item.first("h3").text == caption
-    )
-    return [head.text for head in list(result.first("thead").all("tr"))[-1].all("th")]
 
 
 def failing(_: str, __: GeneratedSample) -> str:
@@ -57,9 +49,9 @@ def test_the_best_temperature_is_shown_beside_each_temperature_and_the_paper(run
     plan = functions([2, 10], num_samples=3, temperatures=[0.8, 0.2], k=[1, 2, 10])
     page = page_with(run, mono_humaneval=evaluated(run, "mono", plan, by_temperature))
     assert heads(page, "pass@k in percent")[1:6] == ["best", "95 % interval", "at", "0.2", "0.8"]
-    # 0.2: 3 and 0 of 3. 0.8: 1 and 1 of 3, so pass@1 1/3 and pass@2 1 - C(2,2)/C(3,2) = 2/3 of both
-    # problems. Means of two problems drawn again from {1, 0} are 0, 0.5 or 1; those from {2/3, 2/3}
-    # are 2/3.
+    # At 0.2 3 and 0 of 3 pass. At 0.8 1 and 1 of 3 pass, so pass@1 is 1/3 and pass@2 is
+    # 1 - C(2,2)/C(3,2) = 2/3 for both problems. The means of two resamples of {1, 0} are 0, 0.5 or
+    # 1; those of {2/3, 2/3} are 2/3.
     assert table(page, "pass@k in percent") == [
         [
             "Mono pass@1",
@@ -100,16 +92,13 @@ def test_a_single_temperature_is_not_called_the_best(run: Run) -> None:
         ["Mono pass@1", "50.00", "0.00\u2013100.00", "12.76", "23.70", "26.13", "29.28"],
     ]
     content = section_of(page, "humaneval").text
-    assert (
-        "Executed in a sandbox: bubblewrap 0.8.0: pid, net (mode split, 3 s of CPU time before "
-        "calibration" in content
-    )
+    sandbox = "bubblewrap 0.8.0: pid, net (mode split, 3 s of CPU time before calibration"
+    assert f"Executed in a sandbox: {sandbox}" in content
     assert "? unverified" in content
     assert "best temperature" not in content
     assert f"{mono.label} {mono.digest}" in content
-    assert not list(
-        section_of(page, "humaneval").all("svg")
-    )  # A single sample per problem has no curve.
+    # A single sample per problem has no curve.
+    assert not list(section_of(page, "humaneval").all("svg"))
 
 
 def test_a_curve_is_the_best_temperature_of_every_k(run: Run) -> None:
@@ -117,9 +106,9 @@ def test_a_curve_is_the_best_temperature_of_every_k(run: Run) -> None:
     evaluation = evaluated(run, "mono", plan, by_temperature)
     page = page_with(run, mono_humaneval=evaluation)
     svg = section_of(page, "humaneval").first("svg", class_="wide")
-    content = [text.text for text in svg.all("text") if text.text.startswith("k = ")]
-    # At 0.2 always 1/2; at 0.8 1/3, 2/3, and 1 of three tries.
-    assert content == ["k = 1: Mono 50.00", "k = 2: Mono 66.67", "k = 3: Mono 100.00"]
+    labels = [text.text for text in svg.all("text") if text.text.startswith("k = ")]
+    # At 0.2 always 1/2; at 0.8 1/3, 2/3 and 1.
+    assert labels == ["k = 1: Mono 50.00", "k = 2: Mono 66.67", "k = 3: Mono 100.00"]
     assert len(list(svg.all("path", class_="raw"))) == 2
     assert "Mono 50.00 → 100.00 at k = 3" in svg.first("desc").text
     text = render_text(run.results(evaluations={("mono", "humaneval"): evaluation}), run.store)
@@ -128,27 +117,22 @@ def test_a_curve_is_the_best_temperature_of_every_k(run: Run) -> None:
 
 def test_outcomes_are_counted_by_kind_and_exceptions_by_type(run: Run) -> None:
     def mixed(_: str, sample: GeneratedSample) -> str:
-        stated = [
+        verdict = [
             "passed",
             "exception NameError",
             "exception TypeError",
             "time_out",
             "syntax_error SyntaxError",
-        ]
-        return f"    return x #: {stated[sample.number]}" + ("\n# cut" if sample.number < 2 else "")
+        ][sample.number]
+        truncated_end = "\n# cut" if sample.number < 2 else ""
+        return f"    return x #: {verdict}{truncated_end}"
 
     nl = evaluated(run, "nl", functions([2, 10], num_samples=1), failing)
     mono = evaluated(run, "mono", functions([2], num_samples=5), mixed)
     page = page_with(run, nl_humaneval=nl, mono_humaneval=mono)
     kinds = ["passed", "exception", "syntax error", "time out"]
-    assert heads(page, "Sample outcomes") == [
-        "after stage",
-        "samples",
-        *kinds,
-        "truncated",
-        "unfinished",
-        "tokens",
-    ]
+    columns = ["after stage", "samples", *kinds, "truncated", "unfinished", "tokens"]
+    assert heads(page, "Sample outcomes") == columns
     # Tokens of the scripted sampler are words: 5 and 5; 6, 7, 5, 4 and 5.
     assert table(page, "Sample outcomes") == [
         ["NL", "2", "0", "2", "0", "0", "0", "0", "10"],
@@ -161,9 +145,8 @@ def test_rare_exception_types_are_summed(run: Run) -> None:
     def by_number(_: str, sample: GeneratedSample) -> str:
         return f"    return x #: exception E{sample.number}"
 
-    page = page_with(
-        run, mono_humaneval=evaluated(run, "mono", functions([2], num_samples=11), by_number)
-    )
+    evaluation = evaluated(run, "mono", functions([2], num_samples=11), by_number)
+    page = page_with(run, mono_humaneval=evaluation)
     rows = table(page, "Exceptions by type")
     assert len(rows) == 9
     assert rows[-1] == ["3 other types", "3"]
@@ -185,9 +168,8 @@ def test_the_problem_table_is_closed_and_in_natural_order(run: Run) -> None:
     assert "HumanEval/10" not in text.split("\nSamples\n")[0]
 
 
-def talk(label: str, sample: GeneratedSample) -> str:
-    """Problem 1 passes in multi-turn, and case 0 in single-turn. Problems 3 and 89 (not solvable)
-    fail."""
+def answer_problem_1(label: str, sample: GeneratedSample) -> str:
+    """Problem 1 passes, in single-turn case 0 only. Problems 3 and 89 (not solvable) fail."""
     number, case = sample.problem.task_id.split("/")
     passed = number == "1" and (label == "multi" or case == "0")
     return f"x = 1 #: {'passed' if passed else 'no_print'}"
@@ -197,11 +179,12 @@ PROBLEMS = {1: ("math", 2), 3: ("math", 4), 89: ("string", 2)}
 
 
 def test_multi_turn_is_shown_beside_single_turn_and_the_paper(run: Run) -> None:
-    page = page_with(run, mono_mtpb=evaluated(run, "mono", conversations(PROBLEMS), talk))
-    # Multi-turn: 1, 0, 0 of three problems; without 89's two cases 2 of 4. Single-turn: 0.5, 0, 0;
-    # without them 1 of 4. Resamples of {1, 0, 0}: all three the first with 1/27, more than 2.5 %;
-    # all three another with 8/27.
-    # 8/27.
+    page = page_with(
+        run, mono_mtpb=evaluated(run, "mono", conversations(PROBLEMS), answer_problem_1)
+    )
+    # Multi-turn: 1, 0 and 0 of three problems; without 89's two cases 2 of 4. Single-turn: 0.5, 0
+    # and 0; without 89's cases 1 of 4. A resample of {1, 0, 0} is {1, 1, 1} with probability 1/27,
+    # which is more than 2.5 %, and {0, 0, 0} with 8/27.
     assert table(page, "Pass rate in percent") == [
         [
             "Mono, multi-turn",
@@ -232,7 +215,7 @@ def test_multi_turn_is_shown_beside_single_turn_and_the_paper(run: Run) -> None:
         ["Mono, easy", "1", "100.00", "50.00", "+50.00"],
     ]
     dots = section_of(page, "mtpb").first("svg", class_="wide").all("circle")
-    assert {item.text for item in dots if item.text} == {
+    assert {dot.text for dot in dots if dot.text} == {
         "Mono, hard, multi-turn: 0.000",
         "Mono, hard, single-turn: 0.000",
         "Mono, easy, multi-turn: 100.000",
@@ -261,8 +244,8 @@ def test_multi_turn_is_shown_beside_single_turn_and_the_paper(run: Run) -> None:
 def test_perplexities_are_split_by_outcome(run: Run) -> None:
     page = page_with(
         run,
-        nl_mtpb=evaluated(run, "nl", conversations({1: ("math", 2)}), talk),
-        mono_mtpb=evaluated(run, "mono", conversations({3: ("math", 2)}), talk),
+        nl_mtpb=evaluated(run, "nl", conversations({1: ("math", 2)}), answer_problem_1),
+        mono_mtpb=evaluated(run, "mono", conversations({3: ("math", 2)}), answer_problem_1),
     )
     # The scripted sampler gives every character of a prompt the probability 1/e.
     assert table(page, "Perplexity of the prompts") == [
@@ -275,7 +258,7 @@ def test_perplexities_are_split_by_outcome(run: Run) -> None:
 
 def test_a_run_without_single_turn_samples_has_no_single_turn_columns(run: Run) -> None:
     plan = conversations(PROBLEMS, single_turn=False)
-    page = page_with(run, mono_mtpb=evaluated(run, "mono", plan, talk))
+    page = page_with(run, mono_mtpb=evaluated(run, "mono", plan, answer_problem_1))
     assert [row[:2] for row in table(page, "Pass rate in percent")] == [
         ["Mono, multi-turn", "33.33"]
     ]
@@ -299,7 +282,7 @@ def test_an_evaluation_that_was_not_executed_has_a_reason_and_no_score(run: Run)
     page = page_with(
         run,
         mono_humaneval=evaluated(run, "mono", functions([2], num_samples=3), failing, NO_JAIL),
-        mono_mtpb=evaluated(run, "mono", conversations(PROBLEMS), talk, NO_JAIL),
+        mono_mtpb=evaluated(run, "mono", conversations(PROBLEMS), answer_problem_1, NO_JAIL),
     )
     assert [row[:3] for row in table(page, "pass@k in percent")] == [
         ["Mono pass@1", "not executed", NONE]
@@ -322,24 +305,20 @@ def test_an_evaluation_that_was_not_executed_has_a_reason_and_no_score(run: Run)
 def test_execution_without_isolation_is_marked(run: Run) -> None:
     bare = SandboxReport(available=True, isolation="none: as asked", self_test={}, isolated=False)
     page = page_with(run, mono_humaneval=evaluated(run, "mono", functions([2]), failing, bare))
-    verdict = section_of(page, "humaneval").first("p", class_="verdict")
-    assert "bad" in verdict.attributes["class"]
-    assert (
-        "Executed without isolation, as requested; the promotion gate refuses such a model: none: "
-        "as asked (mode split" in verdict.text
-    )
+    statement = section_of(page, "humaneval").first("p", class_="verdict")
+    assert "bad" in statement.attributes["class"]
+    assert "the promotion gate refuses such a model: none: as asked (mode split" in statement.text
+    assert "Executed without isolation, as requested; the promotion gate" in statement.text
 
 
 def test_a_skipped_benchmark_has_a_reason(run: Run) -> None:
-    page = read(render_html(run.results(skipped={"mtpb": "its file cannot be had"}), run.store))
-    assert (
-        section_of(page, "mtpb").first("p", class_="verdict").text
-        == "?Not run: its file cannot be had"
-    )
-    assert (
-        section_of(page, "humaneval").first("p", class_="verdict").text
-        == "?Not run: not part of this run"
-    )
+    page = read(render_html(run.results(skipped={"mtpb": "its file is missing"}), run.store))
+    statements = {
+        anchor: section_of(page, anchor).first("p", class_="verdict").text
+        for anchor in ("mtpb", "humaneval")
+    }
+    assert statements["mtpb"] == "?Not run: its file is missing"
+    assert statements["humaneval"] == "?Not run: not part of this run"
 
 
 def test_sampling_is_a_step_before_its_evaluation(run: Run) -> None:
@@ -347,22 +326,21 @@ def test_sampling_is_a_step_before_its_evaluation(run: Run) -> None:
         (folder / "samples.jsonl").write_text("")
         return {"num_tokens": 1234}
 
-    drawn = run.make(
-        "samples", "tiny-mono-humaneval-t0.2", {"checkpoint": run.checkpoints["mono"]}, build
-    )
-    evaluation = evaluated(run, "mono", functions([2]), failing, samples={"t0.2": drawn})
+    parents = {"checkpoint": run.checkpoints["mono"]}
+    samples = run.make("samples", "tiny-mono-humaneval-t0.2", parents, build)
+    evaluation = evaluated(run, "mono", functions([2]), failing, samples={"t0.2": samples})
     results = run.results(
         evaluations={("mono", "humaneval"): evaluation},
-        samples=(drawn,),
-        reused=frozenset({drawn.label}),
+        samples=(samples,),
+        reused=frozenset({samples.label}),
     )
-    rows = section_of(read(render_html(results, run.store)), "steps").first("tbody").all("tr")
-    cells = [[cell.text for cell in row.children if isinstance(cell, Tag)] for row in rows]
-    assert [row[0] for row in cells[-2:]] == [
+    steps = section_of(read(render_html(results, run.store)), "steps").first("tbody").all("tr")
+    rows = [[cell.text for cell in cells(row)] for row in steps]
+    assert [row[0] for row in rows[-2:]] == [
         "samples tiny-mono-humaneval-t0.2",
         "evaluation tiny-mono-humaneval",
     ]
-    assert [(row[2], row[4]) for row in cells[-2:]] == [("reused", "1.23k"), ("built", NONE)]
+    assert [(row[2], row[4]) for row in rows[-2:]] == [("reused", "1.23k"), ("built", NONE)]
 
 
 def test_html_and_terminal_agree_on_both_benchmarks(run: Run) -> None:
@@ -370,21 +348,17 @@ def test_html_and_terminal_agree_on_both_benchmarks(run: Run) -> None:
     results = run.results(
         evaluations={
             ("mono", "humaneval"): evaluated(run, "mono", plan, by_temperature),
-            ("mono", "mtpb"): evaluated(run, "mono", conversations(PROBLEMS), talk),
+            ("mono", "mtpb"): evaluated(run, "mono", conversations(PROBLEMS), answer_problem_1),
         }
     )
     page, text = read(render_html(results, run.store)), render_text(results, run.store, width=250)
     for anchor in ("humaneval", "mtpb"):
-        folded = {
-            id(cell)
-            for details in section_of(page, anchor).all("details", class_="folded")
-            for cell in details.all("td")
-        }
-        for cell in section_of(page, anchor).all("td"):
+        section = section_of(page, anchor)
+        folded_tables = section.all("details", class_="folded")
+        folded = {id(cell) for details in folded_tables for cell in details.all("td")}
+        for cell in section.all("td"):
             assert id(cell) in folded or cell.text in text
-        for sentence in (
-            *section_of(page, anchor).all("p", class_="footnote"),
-            *section_of(page, anchor).all("p", class_="lead"),
-        ):
-            assert sentence.text in " ".join(text.split())
+        for name in ("footnote", "lead"):
+            for paragraph in section.all("p", class_=name):
+                assert paragraph.text in " ".join(text.split())
     assert all(len(line) <= 80 for line in render_text(results, run.store, width=80).splitlines())

@@ -28,8 +28,12 @@ from components.report.page import (
     section,
 )
 from components.report.rendering import page_html, page_text, sections_markdown
-from components.report.table import Cell, Source, Table, table
+from components.report.table import Cell, Table, TableSource, table
 
+UNSAFE_CHARACTERS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
+)
+"""Control characters, invisible characters and changes of the writing direction."""
 HOSTILE = [
     '</code></pre></style></svg><script src="https://example.org/x.js">alert(1)</script><img '
     'src=x onerror="alert(1)">',
@@ -46,7 +50,8 @@ HOSTILE = [
 
 def blocks_of(text: str) -> list[Block]:
     """Every block type with the text wherever a page can have foreign text."""
-    cell, source = Cell(text, title=text, subtext=text), Source(text, text)
+    cell = Cell(text, title=text, subtext=text)
+    source = TableSource(text, text)
     node = Node(label=text, digest=text, title=text, subtext=text)
     sample = CodeSample(
         stage="nl",
@@ -59,9 +64,8 @@ def blocks_of(text: str) -> list[Block]:
     )
     other = CodeSample(stage="nl", heading="x", turns=(("", "y"),), filter_values=("z",))
     columns = [text, *table(text, [text], []).columns]
-    line = Series(
-        stage="nl", name=text, points=(Point(x=1, y=1, label=text), Point(x=2, y=2, label=text))
-    )
+    points = (Point(x=1, y=1, label=text), Point(x=2, y=2, label=text))
+    line = Series(stage="nl", name=text, points=points)
     labels = {
         "title": text,
         "description": text,
@@ -99,7 +103,8 @@ def blocks_of(text: str) -> list[Block]:
 
 def page_of(text: str) -> Page:
     part = section("a", text, text, *blocks_of(text))
-    return Page(title=text, subtitle=text, headline=Statement(True, text), sections=(part, part))
+    headline = Statement(True, text)
+    return Page(title=text, subtitle=text, headline=headline, sections=(part, part))
 
 
 def tags(page: Tag) -> list[tuple[str, tuple[str, ...]]]:
@@ -111,9 +116,7 @@ def tags(page: Tag) -> list[tuple[str, tuple[str, ...]]]:
 def test_html_has_the_same_elements_as_with_harmless_text(text: str) -> None:
     html = page_html(page_of(text))
     assert tags(read(html)) == tags(read(page_html(page_of("harmless"))))
-    assert not re.search(
-        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]", html
-    )
+    assert not UNSAFE_CHARACTERS.search(html)
     styles = "".join(style.text for style in read(html).all("style"))
     assert "example.org" not in styles
 
@@ -132,27 +135,19 @@ def structure(markdown: str) -> list[str]:
 def test_markdown_has_the_same_structure_as_with_harmless_text(text: str) -> None:
     markdown = sections_markdown(page_of(text).sections)
     assert structure(markdown) == structure(sections_markdown(page_of("harmless").sections))
-    assert not re.search(
-        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]", markdown
+    assert not UNSAFE_CHARACTERS.search(markdown)
+    # This parser accepts no SVG as an image; the only images are the charts.
+    charts = re.findall(
+        r"^!\[.*\]\(data:image/svg\+xml;base64,[A-Za-z0-9+/=]+\)$", markdown, re.MULTILINE
     )
-    # This parser takes no SVG for an image; the only images are the charts.
-    assert (
-        len(
-            re.findall(
-                r"^!\[.*\]\(data:image/svg\+xml;base64,[A-Za-z0-9+/=]+\)$", markdown, re.MULTILINE
-            )
-        )
-        == 6
-    )
+    assert len(charts) == 6
     assert not [token for token in tokens_of(markdown) if token.type == "image"]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_terminal_gets_no_control_characters_and_no_markup(text: str) -> None:
-    lines = page_text(page_of(text), width=100)
-    assert not re.search(
-        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]", lines
-    )
-    assert all(len(line) <= 100 for line in lines.splitlines())
+    output = page_text(page_of(text), width=100)
+    assert not UNSAFE_CHARACTERS.search(output)
+    assert all(len(line) <= 100 for line in output.splitlines())
     if "[red]" in text:
-        assert "[red]x[/red] [link=https://example.org]y[/link] :skull:" in lines
+        assert "[red]x[/red] [link=https://example.org]y[/link] :skull:" in output

@@ -77,16 +77,18 @@ def read_or_create(workspace: Path) -> Credentials:
         return read(workspace)
     credentials = generate()
     text = _TEMPLATE.format(user=credentials.user, password=credentials.password)
-    with wrap_disk_full(f"writing {FILE}"):
-        # A temporary file of mode 0600. The link fails if the name exists, and gives it to a
-        # complete file only: another process that starts servers never reads a part of it.
-        with NamedTemporaryFile("w", encoding="utf-8", dir=workspace, prefix=f".{FILE}.") as file:
-            file.write(text)
-            file.flush()
-            try:
-                os.link(file.name, workspace / FILE)
-            except FileExistsError:
-                return read(workspace)
+    # A temporary file has mode 0600. The link fails if the name exists, and gives it to a complete
+    # file only, so another process that starts servers never reads a part of it.
+    with (
+        wrap_disk_full(f"writing {FILE}"),
+        NamedTemporaryFile("w", encoding="utf-8", dir=workspace, prefix=f".{FILE}.") as file,
+    ):
+        file.write(text)
+        file.flush()
+        try:
+            os.link(file.name, workspace / FILE)
+        except FileExistsError:
+            return read(workspace)
     return credentials
 
 

@@ -53,7 +53,8 @@ class HttpGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] in ("http", "websocket") and (refusal := self._refusal(scope["headers"])):
+        # Every connection is checked; `lifespan` is the start and the end of the server itself.
+        if scope["type"] != "lifespan" and (refusal := self._refusal(scope["headers"])):
             await _refuse(scope, send, *refusal)
             return
         await self._app(scope, receive, send)
@@ -68,20 +69,21 @@ class HttpGuard:
         for origin in _values(headers, b"origin"):
             if origin.lower() not in {f"http://{host}", f"https://{host}", *self._origins}:
                 return 403, "the Origin header names another site"
-        if self._credentials is not None and not self._is_signed_in(headers):
+        if self._credentials is not None and not _has_credentials(headers, self._credentials):
             return 401, "this server requires a user name and a password"
         return None
 
-    def _is_signed_in(self, headers: Collection[tuple[bytes, bytes]]) -> bool:
-        values = _values(headers, b"authorization")
-        scheme, _, encoded = values[0].partition(" ") if len(values) == 1 else ("", "", "")
-        if scheme.lower() != "basic":
-            return False
-        try:
-            decoded = base64.b64decode(encoded.strip(), validate=True)
-        except ValueError:  # Not base64.
-            return False
-        return hmac.compare_digest(decoded, self._credentials or b"")
+
+def _has_credentials(headers: Collection[tuple[bytes, bytes]], credentials: bytes) -> bool:
+    values = _values(headers, b"authorization")
+    scheme, _, encoded = values[0].partition(" ") if len(values) == 1 else ("", "", "")
+    if scheme.lower() != "basic":
+        return False
+    try:
+        decoded = base64.b64decode(encoded.strip(), validate=True)
+    except ValueError:  # Not base64.
+        return False
+    return hmac.compare_digest(decoded, credentials)
 
 
 def _values(headers: Collection[tuple[bytes, bytes]], name: bytes) -> list[str]:

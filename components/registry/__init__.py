@@ -1,6 +1,6 @@
 """MLflow: experiment tracking, registered models, the promotion gate. No other package imports it.
 
 A function that contacts MLflow raises `TrackingError` if MLflow fails or does not have the object.
-`config`, `evidence` and `gate` do not import MLflow; the other modules do (about two seconds), so
-import those inside functions.
+`config`, `evidence`, `gate` and `mlflow_server` do not import MLflow; the other modules do (about
+two seconds), so import those inside functions.
 """

@@ -167,8 +167,8 @@ def _require_single_mtpb_temperature(
     raise ConfigError(
         f"MTPB has {len(temperatures)} temperatures: {values}",
         expected="a single temperature, like the paper (0.2)",
-        fix="run each of them separately: --benchmark mtpb --temperature 0.2, or choose one: --set "
-        f"{_MTPB_TEMPERATURE}=0.2",
+        fix="run each of them separately: --benchmark mtpb --temperature 0.2, or choose one: "
+        f"--set {_MTPB_TEMPERATURE}=0.2",
     )
 
 

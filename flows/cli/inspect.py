@@ -76,16 +76,13 @@ def artifacts(
             expected=f"one of {', '.join(artifact_kinds())}",
             fix="choose one of these kinds",
         )
-    selected = [
-        artifact
-        for artifact in execution.open_store().list_artifacts()
-        if kind in ("", artifact.kind)
-    ]
+    store = execution.open_store()
+    selected = [artifact for artifact in store.list_artifacts() if kind in ("", artifact.kind)]
     if as_json:
         print_json([artifact_summary(artifact) for artifact in selected])
         return
     if not selected:
-        typer.echo(f"no artifacts in {execution.open_store().root}; `codegen run` builds them")
+        typer.echo(f"no artifacts in {store.root}; `codegen run` builds them")
     for artifact in selected:
         created_at = artifact.provenance.get("created_at")
         typer.echo(f"{created_at}  {artifact.digest[:12]}  {artifact.label}")

@@ -205,7 +205,6 @@ def rollback(name: ModelName, execution: Execution, as_json: bool, *, reason: Re
 @command()
 def pull(version: Version, folder: NewFolder, execution: Execution, as_json: bool) -> None:
     """Download a registered version as a Hugging Face folder and verify its digest."""
-    import os
     import shutil
     import tempfile
 
@@ -219,7 +218,6 @@ def pull(version: Version, folder: NewFolder, execution: Execution, as_json: boo
             expected="a folder that does not exist",
             fix="choose another folder",
         )
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "true")  # The files are large.
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         shutil.move(download(tracking, f"models:/{version}", Path(scratch)), folder)
@@ -334,7 +332,7 @@ def export(
 
     result = export_checkpoint(execution, checkpoint, folder, layout=layout, dtype=dtype)
     if as_json:
-        print_json(result._asdict())
+        print_json(result)
     else:
         print_line(result.line)
 

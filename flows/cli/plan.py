@@ -24,6 +24,7 @@ from flows.cli.options import (
     device_names,
     load_recipe,
     print_json,
+    print_line,
     recipe_names,
 )
 
@@ -181,17 +182,14 @@ def print_plan(plan: Plan, recipe: Recipe, options: str) -> None:
     layout = plan.best.layout
     device = plan.device
 
-    def print_text(text: str) -> None:
-        console.print(text, soft_wrap=True)
-
     activations = "recomputed" if layout.activation_checkpoint_interval else "stored"
-    print_text(
+    print_line(
         f"{recipe.name}: {plan.num_parameters / 1e9:,.3f}B parameters on {layout.world_size:,} x "
         f"{device.title}, {layout.precision}, micro-batch {layout.micro_batch}, "
         f"activations {activations}, offload {layout.offload}\n"
     )
     table, unit = _memory_table(plan)
-    print_text(
+    print_line(
         f"Peak memory per device in {unit}; {_size(device.usable_bytes)} of "
         f"{_size(device.memory_bytes)} usable, {RESERVED_SHARE:.0%} reserved"
     )
@@ -203,7 +201,7 @@ def print_plan(plan: Plan, recipe: Recipe, options: str) -> None:
     if layout.activation_checkpoint_interval:
         recomputation = ", plus a second forward pass of the blocks"
     num_stages = len(plan.stages)
-    print_text(
+    print_line(
         f"Hours at {plan.mfu:.0%} of {device.peak_flops[layout.precision] / 1e12:,.4g} TFLOP/s "
         f"({plan.mfu_source}){recomputation}.\n"
         f"Disk for checkpoints: {_size(plan.checkpoints_bytes)} during a stage, "
@@ -211,12 +209,12 @@ def print_plan(plan: Plan, recipe: Recipe, options: str) -> None:
         f"{num_stages} stage{'s' if num_stages > 1 else ''}."
     )
     if host_bytes := plan.best.memory.host_bytes:
-        print_text(
+        print_line(
             f"Offloading needs {_size(host_bytes)} of host memory per device, which is not "
             "checked, and time, which the hours do not include."
         )
     run_options = " ".join([options, *execution_options(layout, device)])
-    console.print(f"\ncodegen run {run_options}", soft_wrap=True, markup=False)
+    print_line(f"\ncodegen run {run_options}")
 
 
 def _memory_table(plan: Plan) -> tuple[Table, str]:

@@ -171,9 +171,13 @@ def host_names(host: str, allowed: Collection[str] = ()) -> frozenset[str]:
     for interface in psutil.net_if_addrs().values():
         addresses |= {entry.address for entry in interface if entry.family in _IP_FAMILIES}
     for address in addresses:
-        without_zone = address.partition("%")[0]
-        names.add(f"[{without_zone}]" if ":" in without_zone else without_zone)
+        names.add(_url_host(address.partition("%")[0]))
     return frozenset({*names, socket.gethostname(), socket.getfqdn()})
+
+
+def _url_host(address: str) -> str:
+    """Return an address as URLs and Host headers write it: IPv6 in brackets."""
+    return f"[{address}]" if ":" in address else address
 
 
 def serve(
@@ -205,7 +209,8 @@ def serve(
 
     with _listen(host, port) as listener, open_sampler(checkpoint) as sampler:
         console.print(
-            f"{name}  {digest[:12]}  http://{host}:{port}/v1/completions  (described at /docs)",
+            f"{name}  {digest[:12]}  http://{_url_host(host)}:{port}/v1/completions  "
+            "(described at /docs)",
             soft_wrap=True,
             markup=False,
         )
@@ -223,7 +228,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (")[0]  # Then it repeats the address.
         raise CodegenError(
-            f"cannot listen at {host}:{port}: {reason}",
+            f"cannot listen at {_url_host(host)}:{port}: {reason}",
             expected="an address of this machine and a free port",
             fix=f"stop the process that uses the port, or use another one: --port {port + 1}, "
             "--host 127.0.0.1",

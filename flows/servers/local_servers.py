@@ -15,8 +15,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 from rich.console import Console
@@ -25,6 +26,7 @@ from components.core.config import Config
 from components.core.errors import CodegenError, ConfigError
 from components.core.files import write_json
 from components.core.network import health_error, is_http_uri, redact_credentials, require_free_port
+from components.registry.mlflow_server import CREDENTIALS
 from flows.settings.credentials import FILE, Credentials, read_or_create
 from flows.settings.execution import SERVERS_FILE, Execution, running_servers
 
@@ -37,8 +39,6 @@ _HEALTH_TIMEOUT_S = 10.0
 
 _PREFECT = ("flows.servers.prefect_server",)
 _MLFLOW = ("components.registry.mlflow_server", "--workers", "1", "--port")
-_MLFLOW_CREDENTIALS = "CODEGEN_MLFLOW_CREDENTIALS"
-"""Also in `components.registry.mlflow_server`, which is slow to import."""
 _LEASE_STORAGE = "prefect.server.concurrency.lease_storage.filesystem"
 """Keeps the holders of concurrency slots over a restart; by default their slots stay occupied."""
 
@@ -125,7 +125,7 @@ def print_addresses(servers: ServerProcesses, execution: Execution, console: Con
     """Print the addresses of the servers and how to sign in."""
 
     def print_text(text: str) -> None:
-        console.print(text, soft_wrap=True)
+        console.print(text, soft_wrap=True, markup=False)
 
     credentials_path = servers.credentials_path
     print_text(f"Prefect  {servers.addresses.prefect}    flow runs, tasks, logs")
@@ -217,10 +217,11 @@ def local_servers(
     }
     processes: dict[str, subprocess.Popen[bytes]] = {}
     servers_path = workspace / SERVERS_FILE
-    try:
+    with ExitStack() as cleanup:
         for name, command in commands.items():
             environment = _environment(name, execution, addresses, credentials)
             processes[name] = _start(command, logs / f"{name}.log", environment)
+            cleanup.callback(_stop, processes[name])
         for name, process in processes.items():
             _wait_until_healthy(name, process, health_urls[name], logs / f"{name}.log", credentials)
         servers = {
@@ -229,12 +230,10 @@ def local_servers(
             "started": psutil.Process().create_time(),
             "owns_mlflow": owns_mlflow,
         }
+        # Registered here: a start that fails must not remove the file of other servers.
+        cleanup.callback(servers_path.unlink, missing_ok=True)
         write_json(servers_path, servers)
         yield ServerProcesses(addresses, processes, workspace)
-    finally:
-        servers_path.unlink(missing_ok=True)
-        for process in processes.values():
-            _stop(process)
 
 
 def _require_current_schemas(execution: Execution) -> None:
@@ -277,7 +276,7 @@ def _environment(
     if name == "mlflow":
         return {
             **os.environ,
-            _MLFLOW_CREDENTIALS: credentials.auth_string,
+            CREDENTIALS: credentials.auth_string,
             "MLFLOW_BACKEND_STORE_URI": execution.resolved_tracking_uri,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # Six processes that nothing here uses.
         }
@@ -310,9 +309,12 @@ def _start(
 def _wait_until_healthy(
     name: str, server: subprocess.Popen[bytes], url: str, log: Path, credentials: Credentials
 ) -> None:
+    port = int(urlsplit(url).port or 0)
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and server.poll() is None:
-        if health_error(url, timeout_s=2, credentials=credentials) is None:
+        # The port was free, but another user may have taken it since. The credentials are sent to
+        # our own process only.
+        if _listens(server, port) and health_error(url, 2, credentials) is None:
             return
         time.sleep(_POLL_INTERVAL_S)
     raise CodegenError(
@@ -320,6 +322,19 @@ def _wait_until_healthy(
         expected=f"a response within {_START_TIMEOUT_S:.0f} s",
         fix=f"read {log}",
     )
+
+
+def _listens(server: subprocess.Popen[bytes], port: int) -> bool:
+    """Return whether a server, or a process that it started, listens on a port."""
+    try:
+        process = psutil.Process(server.pid)
+        return any(
+            connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            for member in (process, *process.children(recursive=True))
+            for connection in member.net_connections("tcp")
+        )
+    except psutil.Error:  # A process ended.
+        return False
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

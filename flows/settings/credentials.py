@@ -14,7 +14,9 @@ import secrets
 import stat
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 
 from components.core.errors import ConfigError
@@ -26,6 +28,8 @@ _USER = "codegen"
 _PASSWORD_BYTES = 32
 """256 bits, the default of Python's `secrets`."""
 _MODE = 0o600
+_MAX_BYTES = 10_000
+"""More than ten times the size of the file."""
 _NO_ORIGIN = "none"
 """An origin that no page has. With Prefect's default, `*`, every page can read responses of the
 server."""
@@ -69,15 +73,22 @@ def read_or_create(workspace: Path) -> Credentials:
         ConfigError: the file is a link, readable by others, another user's, or malformed.
         DiskFullError: the disk is full.
     """
-    path = workspace / FILE
-    credentials = generate()
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    try:
-        descriptor = os.open(path, flags, _MODE)
-    except FileExistsError:
+    with suppress(FileNotFoundError):
         return read(workspace)
-    with wrap_disk_full(f"writing {FILE}"), os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(_TEMPLATE.format(user=credentials.user, password=credentials.password))
+    credentials = generate()
+    text = _TEMPLATE.format(user=credentials.user, password=credentials.password)
+    # A temporary file has mode 0600. The link fails if the name exists, and gives it to a complete
+    # file only, so another process that starts servers never reads a part of it.
+    with (
+        wrap_disk_full(f"writing {FILE}"),
+        NamedTemporaryFile("w", encoding="utf-8", dir=workspace, prefix=f".{FILE}.") as file,
+    ):
+        file.write(text)
+        file.flush()
+        try:
+            os.link(file.name, workspace / FILE)
+        except FileExistsError:
+            return read(workspace)
     return credentials
 
 
@@ -94,23 +105,29 @@ def read(workspace: Path) -> Credentials:
     except FileNotFoundError:
         raise
     except OSError as error:  # O_NOFOLLOW reports ELOOP for a link.
-        reason = "is a symbolic link" if path.is_symlink() else str(error.strerror)
+        is_link = path.is_symlink()
+        reason = "is a symbolic link" if is_link else f"cannot be opened ({error.strerror})"
         raise _unsafe(path, reason) from None
-    with os.fdopen(descriptor, encoding="utf-8") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise _unsafe(path, "is not a regular file")
-        if status.st_uid != os.geteuid():
-            raise _unsafe(path, f"belongs to user {status.st_uid}, not to {os.geteuid()}")
-        mode = stat.S_IMODE(status.st_mode)
-        if mode & 0o077:
-            raise _unsafe(path, f"can be read or changed by others (mode {mode:o})")
-        match = re.search(
-            r"^export PREFECT_API_AUTH_STRING=([\w-]+):([\w-]+)$", file.read(), re.MULTILINE
-        )
+    try:
+        _require_private(path, os.fstat(descriptor))
+        text = os.read(descriptor, _MAX_BYTES).decode(errors="replace")
+    finally:
+        os.close(descriptor)
+    match = re.search(r"^export PREFECT_API_AUTH_STRING=([\w-]+):([\w-]+)$", text, re.MULTILINE)
     if match is None:
         raise _unsafe(path, "has no line `export PREFECT_API_AUTH_STRING=USER:PASSWORD`")
     return Credentials(match[1], match[2])
+
+
+def _require_private(path: Path, status: os.stat_result) -> None:
+    """Check that an open file is a regular file that only this user can read and change."""
+    if not stat.S_ISREG(status.st_mode):
+        raise _unsafe(path, "is not a regular file")
+    if status.st_uid != os.geteuid():
+        raise _unsafe(path, f"belongs to user {status.st_uid}, not to {os.geteuid()}")
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise _unsafe(path, f"can be read or changed by others (mode {mode:o})")
 
 
 def _unsafe(path: Path, reason: str) -> ConfigError:
@@ -141,11 +158,11 @@ def sign_in(
     if servers:
         try:
             credentials = read(workspace)
-        except FileNotFoundError:  # Servers of an earlier version, without a password.
+        except FileNotFoundError:  # It was deleted while the servers run; they refuse this client.
             return
         if url == f"{servers['prefect']}/api":
             use(credentials)
-        if servers.get("owns_mlflow") and tracking_uri.rstrip("/") == servers["mlflow"]:
+        if servers["owns_mlflow"] and tracking_uri.rstrip("/") == servers["mlflow"]:
             os.environ["MLFLOW_TRACKING_USERNAME"] = credentials.user
             os.environ["MLFLOW_TRACKING_PASSWORD"] = credentials.password
     elif runs and not url and not _prefect_server_is_configured():

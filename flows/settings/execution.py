@@ -230,7 +230,7 @@ def running_servers(execution: Execution) -> dict[str, Any] | None:
     try:
         servers = json.loads(path.read_text(encoding="utf-8"))
         return servers if is_running(servers["pid"], servers["started"]) else None
-    except (OSError, ValueError, KeyError):  # No file, or a partial file of a starting server.
+    except (OSError, ValueError, KeyError):  # No file, or a damaged file.
         return None
 
 

@@ -54,8 +54,7 @@ class Recipe(Config):
             raise ConfigError(
                 f"name is {self.name!r}",
                 expected="lower-case letters, digits, '.', '_' and '-', a letter or digit first, "
-                "since folders and models "
-                "are named after it",
+                "since folders and models are named after it",
                 fix="choose such a name, e.g. --set name=my-codegen",
             )
         if self.model.padded_vocab_size < self.tokenizer.num_ids:
@@ -158,31 +157,21 @@ def tiny() -> Recipe:
     seed of 0 to 11 fails, and 18 of 0 to 999 do (measured).
     """
     base = starter()
-    stage = StageConfig(
-        steps=12,
-        warmup_steps=2,
-        decay_steps=10,
-        learning_rate=3e-3,
-        min_learning_rate=3e-4,
-        global_batch_tokens=4 * 256,
+    stage = base.training.stages.mono.replace(
+        steps=12, warmup_steps=2, decay_steps=10, global_batch_tokens=4 * 256
     )
+    humaneval = base.evaluation.humaneval.replace(num_samples=1, max_new_tokens=16)
+    mtpb = base.evaluation.mtpb.replace(problem_ids=(1, 2), num_samples=1, max_new_tokens=16)
     return base.replace(
         name="codegen-tiny",
         data=base.data.replace(preset="tiny", held_out_fraction=0.25),
         tokenizer=TokenizerConfig(num_merges=500),
-        model=ModelConfig(
-            num_layers=2,
-            num_heads=4,
-            head_dim=16,
-            rotary_dim=8,
-            context_length=256,
-            padded_vocab_size=896,
+        model=base.model.replace(
+            num_layers=2, head_dim=16, rotary_dim=8, context_length=256, padded_vocab_size=896
         ),
         training=TrainingConfig(stages=Stages(nl=stage, multi=stage, mono=stage)),
-        evaluation=EvaluationConfig(
-            held_out_max_sequences=16,
-            humaneval=HumanEvalConfig(num_samples=1, temperatures=(0.2,), max_new_tokens=16),
-            mtpb=MtpbConfig(problem_ids=(1, 2), cases=(0,), num_samples=1, max_new_tokens=16),
+        evaluation=base.evaluation.replace(
+            held_out_max_sequences=16, humaneval=humaneval, mtpb=mtpb
         ),
     )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from fixtures.prefect_stack import start_codegen
 from fixtures.processes import kill_process_tree_when
 
 from components.core.artifact import Artifact
@@ -46,30 +47,9 @@ class Project:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `codegen ...` in a new session."""
-        environment = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("PREFECT_", "MLFLOW_", "CODEGEN_"))
-        }
-        settings = [f"project={self.folder}", f"pins={self.archives.folder / 'pins.json'}"]
-        environment |= {"CODEGEN_ARCHIVES": str(self.archives.folder), "COLUMNS": "200"}
-        if mtpb := os.environ.get("CODEGEN_MTPB"):
-            environment["CODEGEN_MTPB"] = str(Path(mtpb).resolve())
-        command = [
-            sys.executable,
-            "-m",
-            "flows.cli.main",
-            *arguments,
-            *(item for setting in settings for item in ("--exec", setting)),
-        ]
-        return subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        mtpb = os.environ.get("CODEGEN_MTPB")
+        variables = {"CODEGEN_MTPB": str(Path(mtpb).resolve())} if mtpb else {}
+        return start_codegen(self.folder, self.archives, *arguments, **variables)
 
     def run(self, *arguments: str) -> tuple[int, str]:
         """Run `codegen ...` to its end; return its exit status and output."""

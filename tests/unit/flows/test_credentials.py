@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,26 @@ def test_the_file_is_created_private_and_reused(
     assert read_or_create(tmp_path) == credentials
     assert read(tmp_path) == credentials
     assert credentials.password not in repr(credentials)
+
+
+def test_servers_that_start_at_the_same_time_get_the_same_password(tmp_path: Path) -> None:
+    workspaces = [tmp_path / str(index) for index in range(50)]
+    with ThreadPoolExecutor(8) as pool:
+        for workspace in workspaces:
+            workspace.mkdir()
+            assert len(set(pool.map(read_or_create, [workspace] * 8))) == 1
+            assert [path.name for path in workspace.iterdir()] == [FILE]
+
+
+def test_a_folder_or_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(ConfigError, match="is not a regular file"):
+        read_or_create(tmp_path)
+    (tmp_path / FILE).rmdir()
+    (tmp_path / FILE).touch(0o600)
+    (tmp_path / FILE).write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="has no line"):
+        read_or_create(tmp_path)
 
 
 def test_two_workspaces_have_different_passwords(tmp_path: Path) -> None:

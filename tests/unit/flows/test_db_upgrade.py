@@ -52,16 +52,7 @@ def create_old_databases(execution: Execution) -> None:
     }
     for arguments in (
         ["-c", _CREATE_OLD_MLFLOW, execution.resolved_tracking_uri, OLD_MLFLOW_REVISION],
-        [
-            "-m",
-            "prefect",
-            "server",
-            "database",
-            "upgrade",
-            "--yes",
-            "--revision",
-            OLD_PREFECT_REVISION,
-        ],
+        f"-m prefect server database upgrade --yes --revision {OLD_PREFECT_REVISION}".split(),
     ):
         subprocess.run(
             [sys.executable, *arguments],

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.utilities.callables import parameter_schema
 
 from components.core.errors import ConfigError
@@ -56,13 +57,9 @@ def test_only_schedules_with_a_cron_option_are_active() -> None:
     assert {name: schedule.active for name, schedule in schedules.items()} == {
         name: name == "refresh-data" for name, spec in DEPLOYMENTS.items() if spec.cron
     }
-    assert (
-        schedules["refresh-data"].schedule.cron,
-        schedules["refresh-data"].schedule.timezone,
-    ) == (  # type: ignore[union-attr]
-        "30 4 * * 1",
-        "Europe/Berlin",
-    )
+    schedule = schedules["refresh-data"].schedule
+    assert isinstance(schedule, CronSchedule)
+    assert (schedule.cron, schedule.timezone) == ("30 4 * * 1", "Europe/Berlin")
     assert {deployment.full_name for deployment in created} == {
         f"{name}/tiny" for name in DEPLOYMENTS
     }

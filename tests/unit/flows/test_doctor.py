@@ -29,16 +29,8 @@ def run_doctor(
     project: Path, *arguments: str, **environment: str
 ) -> tuple[int, dict[str, dict[str, Any]], str]:
     """Return the exit code, the results by name, and standard error."""
-    command = [
-        sys.executable,
-        "-m",
-        "flows.cli.main",
-        "doctor",
-        "--json",
-        "--exec",
-        f"project={project}",
-        *arguments,
-    ]
+    options = ["doctor", "--json", "--exec", f"project={project}", *arguments]
+    command = [sys.executable, "-m", "flows.cli.main", *options]
     inherited = {
         name: value
         for name, value in os.environ.items()

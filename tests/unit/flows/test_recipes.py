@@ -65,12 +65,8 @@ PROJECT = Path(__file__).parents[3]
 def test_tiny_holds_out_at_least_one_sequence_of_each_language(seed: int) -> None:
     """The three languages with the fewest documents; the golden file is from documents.parquet."""
     golden = read_json(PROJECT / "tests" / "golden" / "tiny_documents.json")
-    assert (
-        golden["md5"]
-        == read_json(PROJECT / "components" / "data" / "archives" / "corpus.json")["dvc_md5"][
-            "tiny"
-        ]
-    )
+    pins = read_json(PROJECT / "components" / "data" / "archives" / "corpus.json")
+    assert golden["md5"] == pins["dvc_md5"]["tiny"]
     config = recipe("tiny")
     fraction = config.data.held_out_fraction
     for name, documents in golden["documents"].items():
@@ -155,10 +151,8 @@ def test_an_invalid_recipe_name_is_an_error(name: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (
-            "model.padded_vocab_size=700",
-            "model.padded_vocab_size is 700",
-        ),  # 256 + 500 + 1 + 38 = 795 ids
+        # 256 + 500 + 1 + 38 = 795 ids
+        ("model.padded_vocab_size=700", "model.padded_vocab_size is 700"),
         ("tokenizer.num_merges=602", "model.padded_vocab_size is 896"),  # 897 ids
         (
             "training.stages.multi.global_batch_tokens=1000",
@@ -180,12 +174,8 @@ def test_an_inconsistent_recipe_is_an_error(override: str, message: str) -> None
 
 
 def test_a_recipe_at_the_limits_is_valid() -> None:
-    assert (
-        recipe("tiny")
-        .override(["tokenizer.num_merges=601", "evaluation.mtpb.max_new_tokens=127"])
-        .model.padded_vocab_size
-        == 896
-    )
+    overrides = ["tokenizer.num_merges=601", "evaluation.mtpb.max_new_tokens=127"]
+    assert recipe("tiny").override(overrides).model.padded_vocab_size == 896
 
 
 def test_the_preflight_check_compares_recipe_and_execution(tmp_path: Path) -> None:

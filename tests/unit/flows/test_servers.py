@@ -10,7 +10,7 @@ import psutil
 import pytest
 from fixtures.sinks import serving
 
-from components.core.errors import ConfigError
+from components.core.errors import CodegenError, ConfigError
 from components.core.files import write_json
 from components.core.network import free_port, health_error
 from flows.servers.local_servers import local_servers
@@ -64,6 +64,32 @@ def test_running_servers_are_an_error_and_keep_their_file(tmp_path: Path) -> Non
     ):
         pytest.fail("the servers started")
     assert (execution.workspace_path / SERVERS_FILE).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.process_heavy
+def test_another_process_on_the_port_does_not_get_the_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The port was free at the check, and another user took it before the server."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "var" / "prefect"))
+    monkeypatch.setattr("flows.servers.local_servers.require_free_port", lambda *_: None)
+    (tmp_path / "var" / "prefect").mkdir(parents=True)
+    received: list[str | None] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            received.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+
+    with (
+        serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port,
+        pytest.raises(CodegenError, match="the prefect server does not respond"),
+        local_servers(Execution(project=str(tmp_path)), prefect_port=port, mlflow_port=free_port()),
+    ):
+        pytest.fail("the server of another process was used")
+    assert not received
 
 
 def test_a_healthy_server_has_no_health_error(address: str) -> None:

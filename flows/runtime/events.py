@@ -8,6 +8,7 @@ from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL
 
 if TYPE_CHECKING:  # Imports MLflow.
+    from components.registry.gate import Outcome
     from components.registry.promotion import Promotion
 
 PROMOTED = "codegen.model.promoted"
@@ -15,7 +16,11 @@ REFUSED = "codegen.model.refused"
 ROLLED_BACK = "codegen.model.rolled-back"
 MODEL_RESOURCE = "codegen.registered-model."
 """Prefix of the id of the resource that an event is about; the model's name follows."""
-_EVENT_BY_OUTCOME = {"promoted": PROMOTED, "refused": REFUSED, "rolled back": ROLLED_BACK}
+_EVENT_BY_OUTCOME: dict[Outcome, str] = {
+    "promoted": PROMOTED,
+    "refused": REFUSED,
+    "rolled_back": ROLLED_BACK,
+}
 
 
 def emit_promotion_event(promotion: Promotion) -> None:

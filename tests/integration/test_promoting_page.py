@@ -73,7 +73,7 @@ def test_all_commands_of_the_page_work_in_order(tracking: Tracking, tmp_path: Pa
     # Version 2 was promoted and rolled back; version 3 is better than 1 by 0.5 in every problem.
     decisions = history(tracking, NAME)
     outcomes = [decision.outcome for decision in decisions]
-    assert outcomes == ["promoted", "promoted", "rolled back", "promoted"]
+    assert outcomes == ["promoted", "promoted", "rolled_back", "promoted"]
     assert decisions[1].decision.checks[-1].detail.endswith(": reads well")
     assert "0.5 to 0.5, over 20 problems" in outputs["promote"]
     assert _aliases(tracking) == {"previous", "champion"}

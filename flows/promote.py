@@ -8,6 +8,7 @@ from prefect import State, flow
 from prefect.states import Completed
 
 from components.core.artifact import Artifact
+from components.core.markdown import escape, escape_inline
 from flows.evaluate import Evaluations, evaluate
 from flows.prepare import PreparedData
 from flows.runtime.context import open_flow_context
@@ -122,7 +123,7 @@ def rollback(model: str, execution: Execution, reason: str = "", decided_by: str
     promotion = roll_back_champion(
         execution.open_tracking(), model, decided_by or f"{current_user()} (flow rollback)", reason
     )
-    text = f"# {promotion.summary}\n\n{reason}\n"
+    text = f"# {escape_inline(promotion.summary)}\n\n{escape(reason)}\n"
     publish_markdown(model, "promotion", text, promotion.summary)
     emit_promotion_event(promotion)
     return promotion

@@ -328,13 +328,13 @@ def export(
     dtype: Annotated[Dtype, typer.Option(help="Data type of the weights.")] = Dtype.fp32,
 ) -> None:
     """Export a checkpoint as a Hugging Face folder and verify its logits."""
-    from flows.steps.resolve_model import export_model as export_checkpoint
+    from flows.steps.resolve_model import export_model
 
-    result = export_checkpoint(execution, checkpoint, folder, layout=layout, dtype=dtype)
+    result = export_model(execution, checkpoint, folder, checkpoint_format=layout, dtype=dtype)
     if as_json:
         print_json(result)
     else:
-        print_line(result.line)
+        print_line(result.summary)
 
 
 def _number(value: float | None) -> str:

@@ -45,13 +45,12 @@ def preflight_check(recipe: Recipe, execution: Execution) -> None:
         EvaluationError: the file of MTPB or HumanEval is missing or not the pinned file.
     """
     from components.evaluation.benchmarks.humaneval import load_humaneval
-    from components.evaluation.benchmarks.mtpb import find_mtpb
     from components.registry.gate import require_rules
     from components.training.deepspeed_config import check_batch_division
 
     load_humaneval()
     if execution.mtpb_path:
-        find_mtpb(execution.mtpb_path, execution.workspace_path / "cache")
+        execution.find_mtpb()
     for stage, settings in recipe.training.trained.items():
         require_rules(recipe.promotion, stage)
         check_batch_division(settings, execution.training, recipe.model.context_length)

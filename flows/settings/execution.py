@@ -22,7 +22,8 @@ from components.model.config import DecodeMode
 from components.training.config import TrainingExecution
 from flows.settings.credentials import sign_in
 
-if TYPE_CHECKING:  # Imports MLflow.
+if TYPE_CHECKING:  # Imports MLflow and more than most commands need.
+    from components.evaluation.benchmarks.mtpb import MtpbFile
     from components.registry.tracking import Tracking
 
 SERVERS_FILE = "servers.json"
@@ -120,6 +121,16 @@ class Execution(Config):
             self.min_free_disk_mb * 1_000_000,
             "the records of a run (min_free_disk_mb)",
         )
+
+    def find_mtpb(self) -> MtpbFile:
+        """Return the MTPB file at `mtpb_path`, or else a download in the workspace's cache.
+
+        Raises:
+            EvaluationError: `mtpb_path` does not exist, or the file is not the pinned file.
+        """
+        from components.evaluation.benchmarks.mtpb import find_mtpb
+
+        return find_mtpb(self.mtpb_path, self.workspace_path / "cache")
 
     def open_store(self) -> Store:
         """Return the artifact store."""

@@ -16,16 +16,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from markupsafe import Markup
 from prefect.client.orchestration import get_client
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 from pydantic import Field
-from rich.markup import escape
+from rich import markup
 
 from components.core.errors import ConfigError
-from components.core.markdown import cell, table
+from components.core.markdown import code, escape_inline, escaped_table
 from components.core.network import redact_credentials
 from components.data.config import CORPORA as STAGES
 from flows.runtime.context import FlowContext
@@ -191,9 +192,13 @@ def _report_standing_refusal(context: FlowContext, refusal: Promotion) -> None:
     recipe = recipe_name_for_model(refusal.model) or "RECIPE"
     label = f"{refusal.model}/{refusal.version}"
     status = f"refused on {refusal.decided_at} by {refusal.decided_by}; nothing has changed since"
-    fix = f"To approve it nevertheless, run: codegen models promote {label} -r {recipe}"
-    context.warn(escape(f"{label} was {status}. {fix}"))
-    text = f"{comparison_markdown(refusal)}\n\nThis version was {status}. {fix}\n"
+    fix = "To approve it nevertheless, run:"
+    command = f"codegen models promote {label} -r {recipe}"
+    context.warn(markup.escape(f"{label} was {status}. {fix} {command}"))
+    text = (
+        f"{comparison_markdown(refusal)}\n\n"
+        f"This version was {escape_inline(status)}. {fix} {code(command)}\n"
+    )
     publish_markdown(refusal.model, "promotion", text, f"{refusal.summary}; {status}")
 
 
@@ -210,8 +215,8 @@ def _wait_for_approval(context: FlowContext, proposal: Promotion, rollback_note:
     _publish_comparison(proposal)
     url = url_for("flow-run", run_id) or "open this flow run in the Prefect UI (`codegen ui`)"
     label = f"{proposal.model}/{proposal.version}"
-    context.warn(f"{label} waits up to {timeout_s / 3600:g} h for approval: {escape(url)}")
-    warning = f"**This version was {rollback_note}**\n\n" if rollback_note else ""
+    context.warn(f"{label} waits up to {timeout_s / 3600:g} h for approval: {markup.escape(url)}")
+    warning = f"**This version was {escape_inline(rollback_note)}**\n\n" if rollback_note else ""
     form = ApprovalForm.with_initial_data(description=warning + comparison_markdown(proposal))
     champion = proposal.champion_before
     with _auto_reject_after_timeout(run_id, timeout_s):
@@ -256,22 +261,26 @@ def _publish_comparison(promotion: Promotion) -> None:
 
 
 def comparison_markdown(promotion: Promotion) -> str:
-    """Return candidate and champion as Markdown: gate checks and metrics."""
+    """Return candidate and champion as Markdown: gate checks and metrics.
+
+    Names, reasons and details of users are escaped: they are never markup.
+    """
     champion = "there is no champion yet"
     if promotion.champion_before is not None:
         champion = f"the champion is version {promotion.champion_before}"
     checks = [
-        [check.rule, "yes" if check.passed else "**no**", check.detail]
+        [check.rule, "yes" if check.passed else Markup("**no**"), check.detail]
         for check in promotion.decision.checks
     ]
+    outcome = promotion.decision.outcome.replace("_", " ")
     metric_heads = ["metric", "champion", "candidate", "difference", "95 % interval"]
     return "\n".join(
         [
-            f"# {promotion.model}: version {promotion.version}, {promotion.decision.outcome}",
+            f"# {escape_inline(promotion.model)}: version {promotion.version}, {outcome}",
             f"\nStage {promotion.stage}; {champion}.\n",
-            _markdown_table(["requirement", "passed", "result"], checks),
+            escaped_table(["requirement", "passed", "result"], checks),
             "",
-            _markdown_table(metric_heads, _metric_rows(promotion)),
+            escaped_table(metric_heads, _metric_rows(promotion)),
         ]
     )
 
@@ -296,7 +305,3 @@ def _metric_rows(promotion: Promotion) -> list[list[str]]:
 
 def _format_number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
-
-
-def _markdown_table(heads: list[str], rows: list[list[str]]) -> str:
-    return table(heads, (map(cell, row) for row in rows))

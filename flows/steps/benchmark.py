@@ -89,10 +89,7 @@ class BenchmarkSession(AbstractContextManager["BenchmarkSession"]):
 
 def find_mtpb_file(context: FlowContext) -> MtpbFile:
     """Find or download the MTPB file in a task; warn if MTPB is skipped."""
-    from components.evaluation.benchmarks.mtpb import find_mtpb
-
-    path, cache = context.execution.mtpb_path, context.execution.workspace_path / "cache"
-    mtpb = context.task("find MTPB", lambda _: find_mtpb(path, cache))
+    mtpb = context.task("find MTPB", lambda _: context.execution.find_mtpb())
     if not mtpb.path:
         context.warn(f"MTPB is skipped: {mtpb.missing}")
     return mtpb
@@ -107,12 +104,11 @@ def load_protocol(benchmark: str, recipe: Recipe, execution: Execution) -> Bench
     """
     from components.evaluation.benchmarks import humaneval, mtpb
     from components.evaluation.benchmarks.custom_benchmark import read_benchmark
-    from components.evaluation.benchmarks.mtpb import find_mtpb
 
     if benchmark == "humaneval":
         return humaneval.build_protocol(recipe.evaluation.humaneval)
     if benchmark == "mtpb":
-        mtpb_file = find_mtpb(execution.mtpb_path, execution.workspace_path / "cache")
+        mtpb_file = execution.find_mtpb()
         if mtpb_file.path is None:
             raise ConfigError(
                 mtpb_file.missing,
@@ -165,8 +161,10 @@ def run_benchmark(
     cache = context.execution.workspace_path / EXECUTION_CACHE
     with executor.journaled(cache / f"{name}-{fingerprint(cache_key)[:12]}.jsonl"):
         samples = {
-            draw.label: _generate_samples(context, stage, checkpoint, protocol, draw, session)
-            for draw in protocol.sample_sets
+            sample_set.label: _generate_samples(
+                context, stage, checkpoint, protocol, sample_set, session
+            )
+            for sample_set in protocol.sample_sets
         }
         return context.get_or_build(
             f"evaluate {stage} on {protocol.name}",
@@ -185,7 +183,7 @@ def _generate_samples(
     stage: str,
     checkpoint: Artifact,
     protocol: BenchmarkProtocol,
-    draw: SampleSet,
+    sample_set: SampleSet,
     session: BenchmarkSession,
 ) -> Artifact:
     from components.evaluation.benchmarks.protocol import SAMPLES_VERSION
@@ -205,15 +203,15 @@ def _generate_samples(
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
         sampler = session.sampler(checkpoint)
         # Check all sets before the first, which takes hours.
-        for sample_set in protocol.sample_sets:
-            require_context_space(sample_set, sampler)
-        return generate_samples(folder, draw, sampler, seed, submit, session.progress)
+        for each_set in protocol.sample_sets:
+            require_context_space(each_set, sampler)
+        return generate_samples(folder, sample_set, sampler, seed, submit, session.progress)
 
     return context.get_or_build(
-        f"sample {stage} for {protocol.name} {draw.label}",
+        f"sample {stage} for {protocol.name} {sample_set.label}",
         "samples",
-        f"{checkpoint.name}-{protocol.name}-{draw.label}",
-        config={**draw.settings(), "seed": seed, "precision": local_precision()},
+        f"{checkpoint.name}-{protocol.name}-{sample_set.label}",
+        config={**sample_set.settings(), "seed": seed, "precision": local_precision()},
         parents={"checkpoint": checkpoint},
         code_version=SAMPLES_VERSION,
         tags=_tags(stage, protocol.name),

@@ -151,7 +151,7 @@ def load_benchmark_texts(recipe: Recipe, execution: Execution) -> BenchmarkTexts
     """
     from components.data.filters.decontamination import BenchmarkText
     from components.evaluation.benchmarks.humaneval import load_humaneval
-    from components.evaluation.benchmarks.mtpb import find_mtpb, load_mtpb
+    from components.evaluation.benchmarks.mtpb import load_mtpb
 
     if not recipe.data.decontamination.enabled:
         return BenchmarkTexts([])
@@ -159,7 +159,7 @@ def load_benchmark_texts(recipe: Recipe, execution: Execution) -> BenchmarkTexts
     for function in load_humaneval():
         text = function.prompt + function.canonical_solution
         texts.append(BenchmarkText(benchmark="humaneval", problem=function.task_id, text=text))
-    mtpb = find_mtpb(execution.mtpb_path, execution.workspace_path / "cache")
+    mtpb = execution.find_mtpb()
     if not mtpb.path:
         return BenchmarkTexts(texts, mtpb.missing)
     for problem in load_mtpb(mtpb.path):

@@ -121,8 +121,8 @@ class ExportResult(NamedTuple):
     """Between transformers and our model, on the exported files."""
 
     @property
-    def line(self) -> str:
-        """Summary for the command line."""
+    def summary(self) -> str:
+        """The export as a line of text."""
         return (
             f"{self.folder}: {self.layout} in {self.dtype}, {self.size_bytes / 1e6:,.1f} MB; "
             f"logits of transformers differ by at most {self.max_logit_difference:.2g}"
@@ -130,7 +130,12 @@ class ExportResult(NamedTuple):
 
 
 def export_model(
-    execution: Execution, checkpoint: str, folder: Path, *, layout: CheckpointFormat, dtype: Dtype
+    execution: Execution,
+    checkpoint: str,
+    folder: Path,
+    *,
+    checkpoint_format: CheckpointFormat,
+    dtype: Dtype,
 ) -> ExportResult:
     """Export a checkpoint to a new folder in Hugging Face's format.
 
@@ -148,9 +153,9 @@ def export_model(
         store = execution.open_store()
         address = str(source.resolve()) if source.is_dir() else checkpoint
         source = store.fetch_verified(store.load(address))
-    difference = export_checkpoint(source, folder, checkpoint_format=layout, dtype=dtype)
+    difference = export_checkpoint(source, folder, checkpoint_format=checkpoint_format, dtype=dtype)
     size_bytes = sum(path.stat().st_size for path in folder.iterdir())
-    return ExportResult(folder, layout, dtype, size_bytes, difference)
+    return ExportResult(folder, checkpoint_format, dtype, size_bytes, difference)
 
 
 def _find_published(store: Store, model: str) -> Artifact | None:

@@ -146,7 +146,7 @@ def test_an_approval_in_the_ui_promotes_the_candidate(registry: Registry) -> Non
     last = registry.last()
     assert (last.decision.outcome, last.decided_by) == ("promoted", "grace (flow promote-version)")
     approval = last.decision.checks[-1]
-    assert (approval.rule, approval.detail) == ("a person approves of it", "grace: reads well")
+    assert (approval.rule, approval.detail) == ("approved by a reviewer", "grace: reads well")
     artifacts = httpx.post(f"{registry.server}/artifacts/filter", json={}).json()
     assert "codegen-tiny-mono-promotion" in {artifact["key"] for artifact in artifacts}
 
@@ -171,7 +171,7 @@ def test_a_rejection_stands_until_a_user_promotes_the_version(registry: Registry
     assert process.returncode == 0, output
     assert registry.labels() == UNCHANGED
     assert registry.last().decision.reasons == (
-        "a person approves of it: grace: worse at comments",
+        "approved by a reviewer: grace: worse at comments",
     )
     assert httpx.get(f"{registry.server}/flow_runs/{run_id}").json()["state_type"] == "COMPLETED"
     scheduled = registry.start()  # A later scheduled run requests no approval.
@@ -216,7 +216,7 @@ def test_a_timeout_rejects_the_candidate(registry: Registry, server_runs: bool) 
     assert process.returncode == 0, output
     assert registry.labels() == UNCHANGED
     assert registry.last().decision.reasons == (
-        "a person approves of it: nobody: no answer within 1 s",
+        "approved by a reviewer: timeout: no answer within 1 s",
     )
 
 

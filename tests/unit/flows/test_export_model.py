@@ -44,14 +44,16 @@ def test_a_checkpoint_is_exported_by_label_address_or_folder(
         (copy / file.path).write_bytes((Path(checkpoint.address) / file.path).read_bytes())
     for number, name in enumerate((checkpoint.label, checkpoint.address, str(copy))):
         out = tmp_path / f"out{number}"
-        result = export_model(execution, name, out, layout=CheckpointFormat.gptj, dtype=Dtype.fp16)
-        assert f"{out}: gptj in fp16" in result.line
+        result = export_model(
+            execution, name, out, checkpoint_format=CheckpointFormat.gptj, dtype=Dtype.fp16
+        )
+        assert f"{out}: gptj in fp16" in result.summary
         assert type(AutoModelForCausalLM.from_pretrained(out)).__name__ == "GPTJForCausalLM"
         assert not (out / "manifest.json").exists()
 
 
 def export_to(execution: Execution, name: str, out: Path) -> None:
-    export_model(execution, name, out, layout=CheckpointFormat.codegen, dtype=Dtype.fp32)
+    export_model(execution, name, out, checkpoint_format=CheckpointFormat.codegen, dtype=Dtype.fp32)
 
 
 def test_a_damaged_checkpoint_of_the_store_is_not_exported(

@@ -170,9 +170,7 @@ def test_a_rejection_stands_until_a_user_promotes_the_version(registry: Registry
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert registry.labels() == UNCHANGED
-    assert registry.last().decision.reasons == (
-        "approved by a reviewer: grace: worse at comments",
-    )
+    assert registry.last().decision.reasons == ("approved by a reviewer: grace: worse at comments",)
     assert httpx.get(f"{registry.server}/flow_runs/{run_id}").json()["state_type"] == "COMPLETED"
     scheduled = registry.start()  # A later scheduled run requests no approval.
     output, _ = scheduled.communicate(timeout=600)

@@ -47,19 +47,19 @@ from components.preparation.input_checks import (
     require_documents,
     require_sequences,
 )
-from components.preparation.job import (
-    PrepareJob,
-    fits_single_process,
-    read_done_marker,
-    remove_done_dir,
-    write_done_marker,
-)
 from components.preparation.merge_stage import (
     DOCUMENTS_ARROW,
     REJECTS_ARROW,
     run_merge_stage,
     split_names,
     stream_file,
+)
+from components.preparation.prepare_job import (
+    PrepareJob,
+    fits_single_process,
+    read_done_marker,
+    remove_done_dir,
+    write_done_marker,
 )
 from components.preparation.sorted_runs import read_arrow
 from components.preparation.tokenize_stage import MATCHES_JSONL, run_tokenize_stage

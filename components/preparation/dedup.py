@@ -25,7 +25,7 @@ from components.data.filters.documents import (
 from components.data.filters.minhash import cluster
 from components.data.filters.quality import IN_OTHER_CORPUS, NEAR_DUPLICATE
 from components.dataset.manifests import DOCUMENTS_PARQUET
-from components.preparation.job import PrepareJob, run_once
+from components.preparation.prepare_job import PrepareJob, run_once
 from components.preparation.sorted_runs import (
     ROW_SCHEMA,
     SortedRunWriter,

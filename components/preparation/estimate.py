@@ -23,7 +23,7 @@ from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.config import Source
 from components.data.sources.partitions import Partition, list_partitions
 from components.dataset.shards import TOKEN_DTYPE
-from components.preparation.job import PrepareJob
+from components.preparation.prepare_job import PrepareJob
 from components.preparation.sample import PartitionStats, Sample, prepare_sample
 from components.tokenizer.config import TokenizerConfig
 

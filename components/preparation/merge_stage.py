@@ -24,7 +24,7 @@ from components.data.filters.quality import DUPLICATE
 from components.dataset.manifests import DOCUMENTS_SCHEMA, REJECTS_SCHEMA
 from components.dataset.shards import HELD_OUT_PREFIX, TOKEN_DTYPE, TRAIN, held_out_split
 from components.preparation.dedup import apply_global_rejects
-from components.preparation.job import PrepareJob, run_once
+from components.preparation.prepare_job import PrepareJob, run_once
 from components.preparation.sorted_runs import order_ranges, read_range, write_arrow, write_tokens
 
 DOCUMENTS_ARROW = "documents.arrow"

@@ -24,8 +24,8 @@ from components.data.config import DataExecution
 from components.data.sources.partitions import Partition
 from components.dataset.shards import TokenSlice, write_shard
 from components.preparation.dedup import apply_global_rejects, find_near_duplicates
-from components.preparation.job import PrepareJob, fits_single_process
 from components.preparation.merge_stage import count_tokens, run_merge_stage, stream_file
+from components.preparation.prepare_job import PrepareJob, fits_single_process
 from components.preparation.sorted_runs import order_ranges, read_range
 from components.preparation.tokenize_stage import run_tokenize_stage
 

@@ -35,7 +35,7 @@ from components.data.sources.partitions import Partition
 from components.data.task_progress import ProgressAggregator, ProgressReporter, TaskCounts
 from components.dataset.manifests import QUARANTINE_JSONL
 from components.dataset.shards import TOKEN_DTYPE
-from components.preparation.job import PrepareJob, read_done_marker, run_once
+from components.preparation.prepare_job import PrepareJob, read_done_marker, run_once
 from components.preparation.sorted_runs import ROW_SCHEMA, SortedRunWriter
 from components.tokenizer.encoder import Encoder, RaggedIds, verify_edge_cases
 

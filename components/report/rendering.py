@@ -21,7 +21,7 @@ from components.report.formatting import plural, short_digest
 from components.report.page import Page, Section
 from components.report.results import RunResults
 from components.report.results_page import results_page
-from components.report.samples import samples_page
+from components.report.samples_page import samples_page
 
 _PACKAGE = "components.report"
 _SPARKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"

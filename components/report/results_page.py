@@ -8,13 +8,18 @@ import shlex
 from components.core.artifact import Artifact
 from components.core.network import redact_credentials
 from components.core.store import Store
-from components.report.bits_per_byte import PYTHON, bits_per_byte, bits_section, python_claim
+from components.report.bits_per_byte_section import (
+    PYTHON,
+    bits_per_byte,
+    bits_section,
+    python_claim,
+)
 from components.report.corpus import corpus_section
 from components.report.formatting import count, duration, join_words, percent
-from components.report.humaneval import humaneval_section
-from components.report.mtpb import mtpb_section
+from components.report.humaneval_section import humaneval_section
+from components.report.mtpb_section import mtpb_section
 from components.report.page import Card, Cards, KeyValueList, Page, Section, Statement, section
-from components.report.provenance import (
+from components.report.provenance_section import (
     commit_cell,
     lineage_section,
     provenance_section,
@@ -28,7 +33,7 @@ from components.report.results import (
     num_attempts,
     total_seconds,
 )
-from components.report.samples import samples_section
+from components.report.samples_page import samples_section
 from components.report.table import Cell, Tone
 from components.report.training import training_section
 

@@ -91,7 +91,7 @@ def collect_evidence(
     Raises:
         ArtifactError: an evaluation is damaged.
     """
-    from components.evaluation.scoring.statistics import metrics_by_problem
+    from components.evaluation.scoring.score_statistics import metrics_by_problem
     from components.registry.evidence import Evidence
     from components.registry.gate import metrics_of
     from components.registry.lineage import is_dirty

@@ -87,7 +87,7 @@ def publish_scores(
     skipped: Mapping[str, str],
 ) -> None:
     """Publish bits per byte by stage and corpus, and benchmarks with the paper's results."""
-    from components.report.bits_per_byte import bits_section
+    from components.report.bits_per_byte_section import bits_section
     from components.report.results_page import program_sections
 
     results = _partial_results(
@@ -139,7 +139,7 @@ def registered_versions(promotions: Sequence[Promotion]) -> tuple[RegisteredVers
 def write_report(context: FlowContext, results: RunResults) -> ReportPaths:
     """Write the results report to the workspace and log it to MLflow."""
     from components.report import render_html, render_samples, render_text
-    from components.report.samples import SAMPLES_PAGE
+    from components.report.samples_page import SAMPLES_PAGE
 
     results = _with_samples_and_reuse(results, context.store)
     folder = context.execution.workspace_path

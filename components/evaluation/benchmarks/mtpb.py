@@ -43,7 +43,7 @@ from components.evaluation.benchmarks.protocol import (
 )
 from components.evaluation.config import MtpbConfig
 from components.evaluation.sandbox import ResourceLimits
-from components.evaluation.scoring.statistics import mean_with_interval
+from components.evaluation.scoring.score_statistics import mean_with_interval
 
 logger = logging.getLogger(__name__)
 

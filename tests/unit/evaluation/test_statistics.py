@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.confidence_interval import bootstrap_interval
-from components.evaluation.scoring.statistics import (
+from components.evaluation.scoring.score_statistics import (
     mean_pass_at_k,
     mean_with_interval,
     pass_at_k,

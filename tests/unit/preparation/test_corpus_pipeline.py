@@ -36,7 +36,7 @@ from components.data.config import (
 from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.config import QuarantineConfig
 from components.dataset.reader import PackedSplit
-from components.preparation import job
+from components.preparation import prepare_job
 from components.preparation.input_checks import check_bad_records_of_reused_corpus
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
@@ -134,10 +134,10 @@ def test_files_workers_and_memory_do_not_change_the_bytes(
         prepare(tmp_path / "out-seven", seven_files, "multi", small_folder),
     ]
     # Runs and ranges of a few documents each.
-    monkeypatch.setattr(job, "_TASK_MEMORY_SHARE", 1e-5)
+    monkeypatch.setattr(prepare_job, "_TASK_MEMORY_SHARE", 1e-5)
     results.append(prepare(tmp_path / "out-little", seven_files, "multi", small_folder))
     # Several processes even for a small corpus.
-    monkeypatch.setattr(job, "_SINGLE_PROCESS_MAX_BYTES", 0)
+    monkeypatch.setattr(prepare_job, "_SINGLE_PROCESS_MAX_BYTES", 0)
     two_workers = DataExecution(num_workers=2)
     results.append(
         prepare(tmp_path / "out-two", seven_files, "multi", small_folder, execution=two_workers)

@@ -24,7 +24,7 @@ from components.data.config import LANGUAGES, Corpus, DataConfig, DataExecution,
 from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.config import Source
 from components.data.sources.partitions import Partition
-from components.preparation import corpus_pipeline, job
+from components.preparation import corpus_pipeline, prepare_job
 from components.preparation.estimate import Estimate, Interval, estimate_corpus
 from components.preparation.sample import FEW_FILES, select_partitions
 
@@ -116,7 +116,7 @@ def test_a_complete_sample_equals_the_prepared_corpus(
     }
     changes |= OPTIONS[options]
     if options == "several ranges":
-        monkeypatch.setattr(job, "_TASK_MEMORY_SHARE", 1e-4)
+        monkeypatch.setattr(prepare_job, "_TASK_MEMORY_SHARE", 1e-4)
     records = [
         record(program(language, str(n)), str(n), language)
         for language in LANGUAGES[corpus]

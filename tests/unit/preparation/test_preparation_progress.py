@@ -18,7 +18,7 @@ from components.data.sources import jsonl, partition_reader
 from components.data.sources.config import Source
 from components.data.sources.partitions import list_partitions
 from components.data.task_progress import ProgressAggregator
-from components.preparation.job import PrepareJob
+from components.preparation.prepare_job import PrepareJob
 from components.preparation.tokenize_stage import run_tokenize_stage, tokenize_partition
 
 

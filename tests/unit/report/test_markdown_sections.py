@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from fixtures.report_run import Run
 
-from components.report.bits_per_byte import bits_section
+from components.report.bits_per_byte_section import bits_section
 from components.report.page import Paragraph, Section
 from components.report.rendering import sections_markdown
 from components.report.results_page import results_page

@@ -17,7 +17,7 @@ from components.core.artifact import Artifact
 from components.evaluation.sampling.samples import GeneratedSample
 from components.report import RunResults, render_html, render_samples, render_text
 from components.report.rendering import page_text
-from components.report.samples import MAX_SHOWN, SAMPLES_PAGE, choose_samples, samples_page
+from components.report.samples_page import MAX_SHOWN, SAMPLES_PAGE, choose_samples, samples_page
 from components.report.table import EMPTY
 
 KINDS = ("passed", "exception", "time out", "memory", "not executed")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from components.core.store import Store
-from components.evaluation.scoring.statistics import mean_pass_at_k
+from components.evaluation.scoring.score_statistics import mean_pass_at_k
 from components.report.benchmark_results import (
     INTERVALS,
     PAPER_COLUMNS,

@@ -8,7 +8,6 @@ name.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -19,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from components.core.errors import ConfigError
+from components.core.files import parse_json
 
 T = TypeVar("T")
 
@@ -27,6 +27,9 @@ ListOrTuple = Annotated[tuple[T, ...], Strict(False)]
 
 SCHEMA_VERSIONS = "$schema_versions"
 """Key of `Config.identity` for schema versions. It cannot be the name of a field."""
+
+_MAX_QUOTED_CHARS = 300
+"""Of an invalid value in an error: some lines of a terminal (assumption)."""
 
 
 class Config(BaseModel):
@@ -180,8 +183,8 @@ def _configs(value: Any) -> Iterator[Config]:
 
 def _literal(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse_json(text)
+    except ValueError:
         return text
 
 
@@ -218,15 +221,20 @@ def _explain(owner: type[BaseModel], error: ValidationError) -> ConfigError:
     if first["type"] == "value_error" and isinstance(first["input"], Mapping):
         rule = first["msg"].removeprefix("Value error, ")
         return _broken_rule(subject, rule, first["input"])
-    got = "no value" if first["type"] == "missing" else repr(first["input"])
+    got = "no value" if first["type"] == "missing" else _quote(first["input"])
     return ConfigError(f"{subject} is {got}", expected=first["msg"], fix=f"change {path or 'it'}")
+
+
+def _quote(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_QUOTED_CHARS else f"{text[:_MAX_QUOTED_CHARS]}..."
 
 
 def _broken_rule(subject: str, rule: str, values: Mapping[str, Any]) -> ConfigError:
     """Return the error of a rule over several fields, with the values of the fields that the rule
     names."""
     names = [name for name in values if re.search(rf"\b{name}\b", rule)] or list(values)
-    got = ", ".join(f"{name} {values[name]!r}" for name in names)
+    got = ", ".join(f"{name} {_quote(values[name])}" for name in names)
     return ConfigError(f"{subject} has {got}", expected=rule, fix=f"change {' or '.join(names)}")
 
 

@@ -17,6 +17,10 @@ from components.core.errors import DiskFullError
 _TEMPORARY_SUFFIX = ".writing"
 """A file with this suffix is being written, or was left by a process that was killed."""
 
+MAX_JSON_DEPTH = 100
+"""Of JSON from outside. Python's recursion limit of 1,000 must also suffice for the caller, and for
+code that validates or writes the value (assumption); our own files have fewer than 20 levels."""
+
 
 def remove_unfinished(folder: Path) -> None:
     """Remove the temporary files of killed processes anywhere below `folder`."""
@@ -91,9 +95,49 @@ def _umask() -> int:
     return mask
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text. Bytes are UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: not UTF-8, not JSON, or more than `MAX_JSON_DEPTH` levels.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8-sig")
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise _too_deep() from None
+    # Most texts have few brackets, so that the value need not be walked.
+    if text.count("[") + text.count("{") > MAX_JSON_DEPTH and _is_deeper(value, MAX_JSON_DEPTH):
+        raise _too_deep()
+    return value
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"JSON is nested more than {MAX_JSON_DEPTH} levels deep")
+
+
+def _is_deeper(value: Any, max_depth: int) -> bool:
+    """Return whether containers are nested more than `max_depth` levels deep."""
+    level = [value]
+    for _ in range(max_depth):
+        children: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                children += item.values()
+            elif isinstance(item, list):
+                children += item
+        level = children
+    return any(isinstance(item, dict | list) for item in level)
+
+
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return the content of a JSON file.
+
+    Raises:
+        ValueError: see `parse_json`.
+    """
+    return parse_json(path.read_bytes())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -103,10 +147,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """Yield the records of a JSON Lines file."""
-    with path.open(encoding="utf-8") as file:
+    """Yield the records of a JSON Lines file.
+
+    Raises:
+        ValueError: see `parse_json`.
+    """
+    with path.open("rb") as file:
         for line in file:
-            yield json.loads(line)
+            yield parse_json(line)
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:

@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from components.core.files import parse_json
+
 logger = logging.getLogger(__name__)
 
 
@@ -47,7 +49,7 @@ class Journal(AbstractContextManager["Journal"]):
         num_damaged = 0
         for line in complete.splitlines():
             try:
-                on_record(json.loads(line))
+                on_record(parse_json(line))
             except (ValueError, KeyError, TypeError):
                 num_damaged += 1
         if num_damaged:

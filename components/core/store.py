@@ -36,6 +36,7 @@ from components.core.artifact import (
 from components.core.config import Config, all_values
 from components.core.errors import ArtifactError
 from components.core.files import (
+    parse_json,
     read_jsonl,
     remove_unfinished,
     wrap_disk_full,
@@ -288,7 +289,7 @@ class Store:
         return bool(self.fs.exists(f"{parent.address}/{MANIFEST}"))
 
     def _manifest(self, path: str) -> Manifest:
-        document = json.loads(self.fs.cat_file(f"{path}/{MANIFEST}"))
+        document = parse_json(self.fs.cat_file(f"{path}/{MANIFEST}"))
         # The path of the manifest overrides the stored address, so that a store can be moved or
         # copied.
         address = path if self.is_local else self.fs.unstrip_protocol(path)

@@ -9,7 +9,6 @@ same remote root at the same time are not serialized.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 from pathlib import Path, PurePosixPath
@@ -21,6 +20,7 @@ from components.core.artifact import Artifact, content_digest
 from components.core.errors import ArtifactError, RemoteError
 from components.core.files import (
     atomic_write_path,
+    parse_json,
     remove_unfinished,
     require_disk_space,
     write_atomic,
@@ -99,7 +99,7 @@ def _manifest(artifact: Artifact, source: Store) -> bytes:
         problem = f"its label is {artifact.label}"
     elif content_digest(artifact.files) != artifact.digest:
         problem = "its digest is not that of its files"
-    elif fingerprint(json.loads(manifest)["recipe"]) != artifact.recipe_hash:
+    elif fingerprint(parse_json(manifest)["recipe"]) != artifact.recipe_hash:
         problem = "its recipe hash is not the fingerprint of its description"
     if problem:
         raise ArtifactError(

@@ -13,7 +13,6 @@ Shapes: N requested sequences, T tokens of a sequence.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.core.errors import ArtifactError, ConfigError
+from components.core.files import parse_json
 from components.dataset.config import StreamingCacheConfig
 from components.dataset.remote_folder import open_folder
 from components.dataset.shards import (
@@ -68,7 +68,7 @@ class PackedSplit:
             index_json = (corpus / INDEX_JSON).read_bytes()
         else:
             index_json = corpus.read(INDEX_JSON)
-        self.index = Index.parse(json.loads(index_json))
+        self.index = Index.parse(parse_json(index_json))
         if split not in self.index.splits:
             raise ArtifactError(
                 f"{folder} has no split {split!r}",

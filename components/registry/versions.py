@@ -23,6 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from components.core.artifact import Artifact, content_digest
 from components.core.errors import ArtifactError, TrackingError
+from components.core.files import parse_json
 from components.core.fingerprint import fingerprint, list_files
 from components.core.provenance import provenance
 from components.core.store import MANIFEST
@@ -314,7 +315,7 @@ def _link_version(tracking: Tracking, model: LoggedModel, name: str, version: st
 
     MLflow's `register_model` sets this tag; its client does not.
     """
-    linked = json.loads(model.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    linked = parse_json(model.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
     entry = {"name": name, "version": version}
     if entry not in linked:
         tags = {MLFLOW_MODEL_VERSIONS: json.dumps([*linked, entry])}

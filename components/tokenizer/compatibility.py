@@ -7,13 +7,13 @@ in several ways. Limit: it misses pre-tokenizers that differ only on texts unlik
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tokenizers
 
 from components.core.errors import ArtifactError
+from components.core.files import parse_json
 from components.tokenizer.vocabulary import TOKENIZER_JSON
 
 _PROBE_TEXT = (
@@ -48,7 +48,7 @@ def read_signature(folder: Path) -> TokenizerSignature:
         raise _not_a_tokenizer(f"{path} does not exist")
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        document: dict[str, Any] = json.loads(text)
+        document: dict[str, Any] = parse_json(text)
         model = document["model"]
         ids = model["vocab"] | {token["content"]: token["id"] for token in document["added_tokens"]}
         merges = [_token_pair(merge) for merge in model["merges"]]

@@ -13,7 +13,7 @@ from typing import Self
 
 from components.core.config import Config
 from components.core.errors import ConfigError
-from components.core.files import write_jsonl
+from components.core.files import parse_json, write_jsonl
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class MetricsTail:
             added = file.read()
         complete = added[: added.rfind(b"\n") + 1]
         self._offset += len(complete)
-        lines = [StepMetrics.parse(json.loads(line)) for line in complete.splitlines()]
+        lines = [StepMetrics.parse(parse_json(line)) for line in complete.splitlines()]
         new_lines = [line for line in lines if line.step > self.last_step]
         if new_lines:
             self.last_step = new_lines[-1].step
@@ -129,7 +129,7 @@ def read_metrics(path: Path) -> list[StepMetrics]:
 def _parse_line(line: bytes) -> StepMetrics | None:
     """The metrics of a line. None if a crash truncated the line or a disk error damaged it."""
     try:
-        return StepMetrics.parse(json.loads(line)) if line.endswith(b"\n") else None
+        return StepMetrics.parse(parse_json(line)) if line.endswith(b"\n") else None
     except (ValueError, TypeError, ConfigError):
         return None
 

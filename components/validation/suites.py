@@ -23,6 +23,7 @@ from great_expectations.expectations.expectation_configuration import Expectatio
 from great_expectations.expectations.registry import list_registered_expectation_implementations
 from pydantic import JsonValue
 
+from components.core.files import parse_json
 from components.validation.config import ValidationConfig
 from components.validation.suite_files import (
     EXAMPLE_PARAMETERS,
@@ -62,7 +63,7 @@ def load_suite(
         ConfigError: the file is not a suite, or a rule is invalid or refers to an unknown column.
     """
     try:
-        document = json.loads(file.content)
+        document = parse_json(file.content)
         rules = list(document["expectations"])
     except (KeyError, TypeError, ValueError) as error:
         raise invalid_suite(

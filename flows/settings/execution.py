@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ from pydantic import Field
 
 from components.core.config import Config
 from components.core.errors import ConfigError
-from components.core.files import require_disk_space, wrap_disk_full
+from components.core.files import read_json, require_disk_space, wrap_disk_full
 from components.core.processes import is_running
 from components.core.store import Store
 from components.data.config import DataExecution
@@ -239,7 +238,7 @@ def running_servers(execution: Execution) -> dict[str, Any] | None:
     """
     path = execution.workspace_path / SERVERS_FILE
     try:
-        servers = json.loads(path.read_text(encoding="utf-8"))
+        servers = read_json(path)
         return servers if is_running(servers["pid"], servers["started"]) else None
     except (OSError, ValueError, KeyError):  # No file, or a damaged file.
         return None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import builtins
 import gzip
 import hashlib
-import json
 import re
 import zlib
 from collections import Counter
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.errors import EvaluationError
+from components.core.files import parse_json
 from components.evaluation.benchmarks.humaneval import HUMANEVAL_SHA256
 from components.evaluation.benchmarks.mtpb import parse_conversation
 from components.evaluation.benchmarks.problem import Benchmark, Problem, UnitTests
@@ -137,7 +137,7 @@ def read_lines(path: Path, content: bytes) -> list[bytes]:
 
 def _parse_line(path: Path, number: int, line: bytes) -> list[Problem]:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
         for fields, parse in FORMATS.values():
             if isinstance(record, dict) and fields <= record.keys():
                 return parse(record)

@@ -12,7 +12,6 @@ jail on plain data, so no method of the program takes part.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from components.core.errors import EvaluationError
+from components.core.files import parse_json
 from components.core.fingerprint import fingerprint
 from components.evaluation.sandbox import NOTHING_PRINTED, FunctionTest, PrintedValue, Verdict
 from components.evaluation.sandbox.jailed.values import ForeignObject, PandasSeries
@@ -185,4 +185,4 @@ def require_sha256(name: str, content: bytes, sha256: str) -> None:
 
 def parse_jsonl(content: bytes) -> Iterator[dict[str, Any]]:
     """Yield the records of a JSONL file."""
-    yield from (json.loads(line) for line in content.splitlines() if line.strip())
+    yield from (parse_json(line) for line in content.splitlines() if line.strip())

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast, get_args
 from pydantic import JsonValue
 
 from components.core.errors import ConfigError, EvaluationError
-from components.core.files import atomic_write_path
+from components.core.files import atomic_write_path, parse_json
 from components.core.fingerprint import fingerprint
 from components.evaluation.benchmarks.custom_benchmark import read_benchmark, read_lines
 from components.evaluation.benchmarks.humaneval import load_benchmark
@@ -177,7 +177,7 @@ def _read_samples(path: Path, problems: dict[str, Problem]) -> Iterator[_Sample]
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             problem = problems[record["task_id"]]
             if not isinstance(record["completion"], str) or len(problem.turns) > 1:
                 raise TypeError("the completion is no text, or the problem has several turns")

@@ -8,7 +8,6 @@ PyTorch's format from before 1.6 is not supported; it cannot be mapped.
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import struct
@@ -22,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from components.core.errors import ArtifactError
-from components.core.files import read_json
+from components.core.files import parse_json, read_json
 from components.model.huggingface.hf_format import (
     CONSTANT_SUFFIXES,
     codegen_name,
@@ -164,7 +163,7 @@ def _read_index(index: Path) -> dict[str, str]:
     expected = 'a JSON object with a "weight_map" from tensors to files beside it'
     try:
         files = dict(read_json(index)["weight_map"].items())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise invalid_file(index, f"is no index ({error!r})", expected) from error
     for name, file in files.items():
         if not _is_file_name(file):
@@ -269,7 +268,7 @@ def _first_truncated_tensor(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             (header_bytes,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(header_bytes, size_bytes)))
+            header = parse_json(file.read(min(header_bytes, size_bytes)))
         header.pop("__metadata__", None)
         ends = sorted((entry["data_offsets"][1], name) for name, entry in header.items())
     except (struct.error, ValueError, LookupError, TypeError, AttributeError):

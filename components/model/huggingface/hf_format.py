@@ -232,7 +232,7 @@ def _read_object(path: Path, expected: str) -> dict[str, Any]:
         raise invalid_file(path, "does not exist", expected) from None
     except OSError as error:
         raise invalid_file(path, f"cannot be read ({error.strerror})", expected) from error
-    except (ValueError, RecursionError) as error:  # Not JSON, not UTF-8, or nested too deeply.
+    except ValueError as error:  # Not JSON, not UTF-8, or nested too deeply.
         raise invalid_file(path, f"is not JSON ({error})", expected) from error
     if not isinstance(content, dict):
         raise invalid_file(path, f"holds a JSON {type(content).__name__}", expected)

@@ -24,7 +24,7 @@ from components.core.errors import (
     StageLockedError,
     TrainingError,
 )
-from components.core.files import read_json
+from components.core.files import parse_json, read_json
 
 _REPORT_FILE = "failure.json"
 _NUM_LAST_LINES = 12
@@ -141,7 +141,7 @@ def _find_logged_report(log_lines: list[str]) -> dict[str, Any] | None:
     for line in log_lines:
         if _LOG_PREFIX in line:
             with contextlib.suppress(ValueError):
-                report: dict[str, Any] = json.loads(line.partition(_LOG_PREFIX)[2])
+                report: dict[str, Any] = parse_json(line.partition(_LOG_PREFIX)[2])
                 return report
     return None
 

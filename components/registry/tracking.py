@@ -22,9 +22,9 @@ import psutil
 from mlflow.entities import Experiment, LoggedModel, LoggedModelInput, LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
 
-from components.core import locks
 from components.core.artifact import Artifact
 from components.core.errors import TrackingError
+from components.core.locks import exclusive_lock, user_lock_path
 from components.core.network import redact_credentials
 from components.core.processes import is_running
 from components.core.provenance import provenance
@@ -226,9 +226,10 @@ class Tracking:
     @contextmanager
     def model_lock(self, model: str) -> Iterator[None]:
         """Lock a registered model against other processes of this user and host."""
-        server = hashlib.sha256(redact_credentials(self.uri).rstrip("/").encode()).hexdigest()
-        lock = locks.user_lock_path("registry") / f"{server[:16]}-{model}.lock"
-        with locks.exclusive_lock(lock, f"changing {model}"):
+        server = redact_credentials(self.uri).rstrip("/")
+        digest = hashlib.sha256(f"{server} {model}".encode()).hexdigest()
+        lock = user_lock_path(f"registry-{digest[:16]}")
+        with exclusive_lock(lock, f"changing {model}"):
             yield
 
     def set_version_tags(self, name: str, version: int, tags: Mapping[str, str]) -> None:

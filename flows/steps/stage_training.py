@@ -151,4 +151,4 @@ def _training_lock(context: FlowContext, name: str) -> AbstractContextManager[No
     training = context.execution.training
     if not training.one_per_host or training.launcher != "local":
         return nullcontext()
-    return exclusive_lock(user_lock_path("training").with_suffix(".lock"), f"training {name}")
+    return exclusive_lock(user_lock_path("training"), f"training {name}")

@@ -103,7 +103,7 @@ def pull(
     dvc_repo.require_dvc(project)
     # Workspaces may share a project with its data/, or a cache.
     purpose = f"pulling {preset} into {project}"
-    project_lock = user_lock_path("data") / f"{fingerprint(str(project))[:16]}.lock"
+    project_lock = user_lock_path(f"data-{fingerprint(str(project))[:16]}")
     with (
         dvc_repo.wrap_permission_errors(project),
         exclusive_lock(project_lock, purpose),

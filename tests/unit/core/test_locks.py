@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from components.core.locks import exclusive_lock
+from components.core.errors import ConfigError
+from components.core.locks import exclusive_lock, user_lock_path
 
 _HOLDER = """
 import sys
@@ -92,3 +97,95 @@ def test_a_free_lock_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixtu
             assert (tmp_path / "build.lock.holder").read_text().startswith("build (process ")
     assert not (tmp_path / "build.lock.holder").exists()
     assert not caplog.records
+
+
+# -- other users ----------------------------------------------------------------------------------
+
+OTHER_USER = 65534
+"""`nobody` of Linux."""
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root acts as another user")
+
+
+def test_user_locks_are_in_a_private_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    umask = os.umask(0)
+    try:
+        lock = user_lock_path("../training/x")
+    finally:
+        os.umask(umask)
+    assert lock.parent.parent == tmp_path / "codegen"
+    assert stat.S_IMODE(lock.parent.stat().st_mode) == 0o700
+    assert user_lock_path("../training/x") == lock
+    assert user_lock_path("data") != lock
+
+
+def test_without_a_setting_user_locks_are_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for setting in ("", "relative/folder"):
+        monkeypatch.setenv("XDG_STATE_HOME", setting)
+        folder = user_lock_path("training").parent
+        assert folder.is_relative_to(tmp_path / ".local" / "state" / "codegen")
+
+
+def _make_link(folder: Path) -> None:
+    target = folder.with_name("target")
+    target.mkdir(0o700)
+    folder.rmdir()
+    folder.symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: folder.chmod(0o777), "is open to other users"),
+        (lambda folder: folder.chmod(0o750), "is open to other users"),
+        (_make_link, "is not a folder"),
+        (lambda folder: folder.rmdir() or folder.touch(), "is not a folder"),
+        pytest.param(
+            lambda folder: os.chown(folder, OTHER_USER, OTHER_USER),
+            "belongs to user 65534",
+            marks=only_root,
+        ),
+    ],
+)
+def test_a_lock_folder_that_others_control_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], object],
+    message: str,
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    damage(user_lock_path("training").parent)
+    with pytest.raises(ConfigError, match=message) as error:
+        user_lock_path("training")
+    assert "XDG_STATE_HOME" in error.value.fix
+
+
+@only_root
+@pytest.mark.parametrize("suffix", ["", ".holder"])
+def test_a_link_of_another_user_in_a_shared_folder_is_not_followed(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str
+) -> None:
+    """The folder has no sticky bit, in which the kernel itself may refuse such links."""
+    with tempfile.TemporaryDirectory() as name:
+        shared = Path(name)
+        shared.chmod(0o777)
+        victim = tmp_path_factory.mktemp("private") / "victim"
+        victim.write_text("unchanged")
+        lock = shared / "x.lock"
+        command = ["ln", "-s", str(victim), f"{lock}{suffix}"]
+        subprocess.run(command, user=OTHER_USER, group=OTHER_USER, check=True)
+        with suppress(OSError), exclusive_lock(lock, "build"):
+            assert suffix == ".holder", "the lock itself is not taken through a link"
+        assert victim.read_text() == "unchanged"
+
+
+def test_a_pipe_in_place_of_the_note_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.lock.holder")
+    with exclusive_lock(tmp_path / "x.lock", "build"):
+        assert (tmp_path / "x.lock").exists()

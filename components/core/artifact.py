@@ -16,6 +16,7 @@ from pydantic import Field, JsonValue
 
 from components.core.config import Config, ListOrTuple
 from components.core.fingerprint import FileEntry, canonical, digest_of_files, fingerprint
+from components.core.paths import FileName
 
 OBSERVED_DIR = "observed/"
 """Folder of an artifact for measurements of its build."""
@@ -47,12 +48,12 @@ class Artifact(Config):
     """A published result: its identity, location, inputs and statistics."""
 
     kind: Kind
-    name: str
+    name: FileName
     address: str
     """Folder URI or path that holds the files (for a registered model: its `models:/` URI)."""
-    recipe_hash: str
+    recipe_hash: FileName
     """SHA-256 of the config, the digests of the parents and the code version."""
-    digest: str
+    digest: FileName
     """SHA-256 of its files, except those below `observed/`."""
     parents: ListOrTuple[Parent] = ()
     statistics: dict[str, JsonValue] = Field(default_factory=dict)

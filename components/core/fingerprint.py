@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.core.config import Config
+from components.core.paths import RelativePath
 
 
 class FileEntry(NamedTuple):
     """A file of an artifact: path relative to the folder of the artifact, size and SHA-256."""
 
-    path: str
+    path: RelativePath
     size_bytes: int
     sha256: str
 

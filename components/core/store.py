@@ -34,7 +34,7 @@ from components.core.artifact import (
     parents_of,
 )
 from components.core.config import Config, all_values
-from components.core.errors import ArtifactError
+from components.core.errors import ArtifactError, ConfigError
 from components.core.files import (
     parse_json,
     read_jsonl,
@@ -45,6 +45,7 @@ from components.core.files import (
 )
 from components.core.fingerprint import fingerprint, list_files
 from components.core.locks import exclusive_lock
+from components.core.paths import require_file_name
 from components.core.provenance import provenance
 from components.core.remote_errors import open_file_system
 
@@ -289,14 +290,23 @@ class Store:
         return bool(self.fs.exists(f"{parent.address}/{MANIFEST}"))
 
     def _manifest(self, path: str) -> Manifest:
-        document = parse_json(self.fs.cat_file(f"{path}/{MANIFEST}"))
         # The path of the manifest overrides the stored address, so that a store can be moved or
         # copied.
         address = path if self.is_local else self.fs.unstrip_protocol(path)
-        _require_format(address, document)
-        artifact = Artifact.parse(document["artifact"])
+        try:
+            document = parse_json(self.fs.cat_file(f"{path}/{MANIFEST}"))
+            _require_format(address, document)
+            artifact = Artifact.parse(document["artifact"])
+            description, config = document["recipe"], document["config"]
+        except (ConfigError, ValueError, LookupError, TypeError, AttributeError) as error:
+            problem = f"{error.got}: {error.expected}" if isinstance(error, ConfigError) else error
+            raise ArtifactError(
+                f"the manifest at {address} cannot be used: {problem!s:.500}",
+                expected="a manifest as codegen publishes it",
+                fix=f"do not trust {address}: remove it, and build or copy the artifact again",
+            ) from error
         if address == artifact.address:
-            return Manifest(artifact, document["recipe"], document["config"])
+            return Manifest(artifact, description, config)
         old_root = artifact.address.removesuffix(artifact.label)
         new_root = address.removesuffix(artifact.label)
         parents = [
@@ -306,7 +316,7 @@ class Store:
             for parent in artifact.parents
         ]
         artifact = artifact.replace(address=address, parents=parents)
-        return Manifest(artifact, document["recipe"], document["config"])
+        return Manifest(artifact, description, config)
 
     # -- reading
 
@@ -338,8 +348,9 @@ class Store:
             shutil.rmtree(partial, ignore_errors=True)
             with wrap_disk_full(f"fetching {artifact.label}"):
                 for file in artifact.files:
-                    (partial / file.path).parent.mkdir(parents=True, exist_ok=True)
-                    self.fs.get_file(f"{artifact.address}/{file.path}", str(partial / file.path))
+                    target = partial / file.path
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    self.fs.get_file(f"{artifact.address}/{file.path}", str(target))
             partial.rename(folder)
         return folder
 
@@ -364,9 +375,13 @@ def _require_name(name: str) -> None:
     """Check that a kind or a name is a folder name, so that no artifact leaves the store.
 
     Raises:
-        ArtifactError: the name is empty, starts with a dot, or contains a separator.
+        ArtifactError: it is no file name, or starts with a dot.
     """
-    if not name or name.startswith(".") or any(character in name for character in "/\\\0"):
+    try:
+        is_name = not require_file_name(name).startswith(".")
+    except ValueError:
+        is_name = False
+    if not is_name:
         raise ArtifactError(
             f"an artifact cannot be named {name!r}",
             expected="a folder name: no '/', no leading dot, not empty",

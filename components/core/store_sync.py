@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import fsspec
@@ -26,6 +26,7 @@ from components.core.files import (
     write_atomic,
 )
 from components.core.fingerprint import FileEntry, fingerprint, sha256_file
+from components.core.paths import resolve_inside
 from components.core.progress import Advance, track
 from components.core.remote_errors import wrap_remote_errors
 from components.core.store import MANIFEST, Store
@@ -91,10 +92,9 @@ def _manifest(artifact: Artifact, source: Store) -> bytes:
     others."""
     with wrap_remote_errors(f"reading the manifest of {artifact.label}", _where(source)):
         manifest = bytes(source.fs.cat_file(f"{artifact.address}/{MANIFEST}"))
-    outside = [file.path for file in artifact.files if not _stays_inside(file.path)]
     problem = ""
-    if outside:
-        problem = f"it lists the file {outside[0]!r}, outside its folder"
+    if any(file.path == MANIFEST for file in artifact.files):
+        problem = "it lists itself as a file"
     elif not artifact.address.endswith(f"/{artifact.label}"):
         problem = f"its label is {artifact.label}"
     elif content_digest(artifact.files) != artifact.digest:
@@ -113,11 +113,6 @@ def _manifest(artifact: Artifact, source: Store) -> bytes:
 
 def _where(store: Store) -> str:
     return store.root if store.is_local else str(store.fs.unstrip_protocol(store.root))
-
-
-def _stays_inside(path: str) -> bool:
-    parts = PurePosixPath(path).parts
-    return bool(parts) and not path.startswith("/") and ".." not in parts and path != MANIFEST
 
 
 def _require_equal(published: Artifact, artifact: Artifact) -> None:
@@ -152,7 +147,7 @@ def _copy_here(
     advance(sum(file.size_bytes for file in artifact.files) - missing_bytes)
     require_disk_space(partial, missing_bytes, f"the copy of {artifact.label}")
     for file in missing:
-        with atomic_write_path(partial / file.path) as temporary:
+        with atomic_write_path(_target_path(partial, file)) as temporary:
             with wrap_remote_errors(f"fetching {file.path} of {artifact.label}", _where(source)):
                 source.fs.get_file(f"{artifact.address}/{file.path}", str(temporary))
             if not _is_whole(temporary, file):
@@ -163,6 +158,17 @@ def _copy_here(
     partial.rename(folder)
     write_atomic(folder / MANIFEST, manifest)
     return len(missing)
+
+
+def _target_path(folder: Path, file: FileEntry) -> Path:
+    try:
+        return resolve_inside(folder, file.path)
+    except ValueError as error:  # An earlier attempt creates no links.
+        raise ArtifactError(
+            f"{folder} has been changed: {error}",
+            expected="a folder that only codegen changes",
+            fix=f"remove {folder} and run the same command again",
+        ) from error
 
 
 def _remove_unlisted_files(folder: Path, artifact: Artifact) -> None:

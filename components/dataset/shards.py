@@ -20,6 +20,7 @@ from components.core.config import Config, ListOrTuple
 from components.core.errors import ArtifactError
 from components.core.files import atomic_write_path
 from components.core.fingerprint import sha256_file
+from components.core.paths import RelativePath
 
 INDEX_JSON = "index.json"
 TRAIN = "train"
@@ -41,7 +42,7 @@ def held_out_split(language: str) -> str:
 class Shard(Config):
     """A file of a split."""
 
-    path: str
+    path: RelativePath
     """Relative to the artifact's folder."""
     num_sequences: int
     sha256: str | None = Field(default=None, exclude_if=lambda value: value is None)

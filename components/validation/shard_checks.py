@@ -18,6 +18,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.core.errors import ValidationFailedError
+from components.core.paths import RelativePath
 
 BYTES_PER_ID = 2
 _IDS_PER_READ = 2**20
@@ -40,7 +41,7 @@ class ShardEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    path: str
+    path: RelativePath
     num_sequences: int
 
 

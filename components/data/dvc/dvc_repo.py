@@ -32,6 +32,7 @@ from dvc_data.hashfile.tree import Tree
 from fsspec.callbacks import Callback
 
 from components.core.errors import DataError
+from components.core.paths import require_relative_path
 from components.core.progress import Advance
 from components.data.config import Preset
 
@@ -250,8 +251,22 @@ def tree_files(tree: Tree) -> dict[str, str]:
 
 
 def load_tree(cache: HashFileDB, md5: str) -> Tree:
-    """The list of files with this md5 from the cache."""
-    return Tree.load(cache, HashInfo("md5", md5))
+    """The list of files with this md5 from the cache.
+
+    Raises:
+        DataError: a path in it leaves the folder.
+    """
+    tree = Tree.load(cache, HashInfo("md5", md5))
+    try:
+        for path in tree_files(tree):
+            require_relative_path(path)
+    except ValueError as error:
+        raise DataError(
+            f"DVC's list of files {md5} cannot be used: {error}",
+            expected=f"paths below {DATA}/",
+            fix=f"do not trust the origin of {DATA_DVC} and its DVC remote",
+        ) from error
+    return tree
 
 
 def object_exists(odb: HashFileDB, oid: str) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from components.core.errors import ArtifactError
 from components.core.files import parse_json, read_json
+from components.core.paths import require_file_name
 from components.model.huggingface.hf_format import (
     CONSTANT_SUFFIXES,
     codegen_name,
@@ -40,8 +41,6 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Types whose values fp32 represents exactly."""
 _GIT_LFS = b"version https://git-lfs"
 _MAX_QUOTED_CHARS = 200
-_MAX_FILE_NAME_BYTES = 255
-"""On Linux."""
 
 
 class StoredTensor(NamedTuple):
@@ -166,19 +165,11 @@ def _read_index(index: Path) -> dict[str, str]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise invalid_file(index, f"is no index ({error!r})", expected) from error
     for name, file in files.items():
-        if not _is_file_name(file):
-            raise invalid_file(index, f"puts {name} in {file!r:.300}", expected)
+        try:
+            require_file_name(file)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise invalid_file(index, f"puts {name} in {file!r:.300}", expected) from error
     return files
-
-
-def _is_file_name(file: object) -> bool:
-    """Whether this is the name of a file in the folder of the index."""
-    return (
-        isinstance(file, str)
-        and file not in ("", "..")
-        and file == Path(file).name
-        and len(file.encode()) <= _MAX_FILE_NAME_BYTES
-    )
 
 
 def _read_file(path: Path, names: list[str]) -> dict[str, StoredTensor]:

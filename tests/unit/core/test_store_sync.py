@@ -256,13 +256,25 @@ def test_a_process_killed_during_a_copy_publishes_nothing(
 @pytest.mark.parametrize(
     ("forged", "message"),
     [
-        ({"files": [["../../../evil.txt", 4, "0" * 64]]}, "outside its folder"),
-        ({"files": [["/tmp/evil.txt", 4, "0" * 64]]}, "outside its folder"),
+        ({"files": [["../../../evil.txt", 4, "0" * 64]]}, "stays in its folder"),
+        ({"files": [["/tmp/evil.txt", 4, "0" * 64]]}, "stays in its folder"),
+        ({"files": [[MANIFEST, 4, "0" * 64]]}, "lists itself"),
+        ({"name": "../../../evil"}, "is not a file name"),
+        ({"digest": "../../evil.txt"}, "is not a file name"),
         ({"name": "multi"}, "its label is"),
         ({"digest": "0" * 64}, "digest is not that of its files"),
         ({"recipe": None}, "not the fingerprint"),
     ],
-    ids=["climbing", "absolute", "name", "digest", "recipe"],
+    ids=[
+        "climbing",
+        "absolute",
+        "itself",
+        "climbing name",
+        "climbing digest",
+        "name",
+        "digest",
+        "recipe",
+    ],
 )
 def test_an_inconsistent_manifest_is_refused(
     here: Store, shared: Store, tmp_path: Path, forged: dict[str, object], message: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from fixtures.projects import (
 
 from components.core.errors import DataError, RemoteError
 from components.data.dvc.dvc_remote import PushResult, check_remote, push
+from components.data.dvc.dvc_repo import load_tree
 
 _NUM_OBJECTS = 9
 """Eight distinct files below data/ (see test_pull), and their list."""
@@ -359,3 +361,16 @@ def test_status_command_prints_changed_files_as_json(pushed, folder):
         ["data/nl/manual-1.0.jsonl"],
     )
     assert "differs from the committed version: data/nl/manual-1.0.jsonl" in stderr
+
+
+@pytest.mark.parametrize("path", ["../evil.py", "/tmp/evil.py", "code/../../evil.py"])
+def test_a_list_of_files_that_leaves_data_is_refused(project: Path, path: str) -> None:
+    with Repo(str(project)) as repo:
+        cache = repo.cache.local
+        content = json.dumps([{"md5": "0" * 32, "relpath": path}]).encode()
+        md5 = f"{hashlib.md5(content, usedforsecurity=False).hexdigest()}.dir"
+        stored = Path(cache.oid_to_path(md5))
+        stored.parent.mkdir(parents=True)
+        stored.write_bytes(content)
+        with pytest.raises(DataError, match=rf"DVC's list of files {md5} cannot be used"):
+            load_tree(cache, md5)

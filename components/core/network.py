@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import re
 import socket
+from typing import Annotated
 
-from components.core.errors import CodegenError
+from pydantic import AfterValidator
+
+from components.core.errors import CodegenError, ConfigError
+
+# Drivers of databases accept `/` in a password. A colon before digits and `/` separates a port.
+_PASSWORD = re.compile(r"//[^/@\s]*:(?!\d+/)(?:[^/\s]*|\S*)@")
+_USER = re.compile(r"//[^/\s]*@")
+_PASSWORD_PARAMETER = re.compile(r"([?&;]\w*passw(?:or)?d=)[^&;\s]*", re.IGNORECASE)
 
 
 def free_port() -> int:
@@ -22,7 +30,31 @@ def is_http_uri(uri: str) -> bool:
 
 def redact_credentials(uri: str) -> str:
     """Replace the user name and password in a URI by USER:PASSWORD."""
-    return re.sub(r"//[^/\s]*@", "//USER:PASSWORD@", uri)
+    uri = _PASSWORD.sub("//USER:PASSWORD@", uri)
+    uri = _USER.sub("//USER:PASSWORD@", uri)
+    return _PASSWORD_PARAMETER.sub(r"\1PASSWORD", uri)
+
+
+def require_no_password(uri: str) -> str:
+    """Return a URI that contains no password, for fields that are stored and shown.
+
+    Raises:
+        ConfigError: it contains one; the error does not.
+    """
+    public = redact_credentials(uri)
+    has_password = _PASSWORD.search(uri) or _PASSWORD_PARAMETER.search(uri)
+    if uri != public and has_password:
+        raise ConfigError(
+            f"the URI {public} contains a password, and configs are stored with runs and artifacts",
+            expected="a URI without a password",
+            fix="set the password as the client of that storage reads it, e.g. in environment "
+            "variables (AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_URI)",
+        )
+    return uri
+
+
+PublicUri = Annotated[str, AfterValidator(require_no_password)]
+"""A field of a config with a URI without a password."""
 
 
 def require_free_port(name: str, port: int) -> None:

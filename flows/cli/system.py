@@ -98,7 +98,8 @@ def add(
         str,
         typer.Argument(
             help="https://... receives JSON; mailtos://USER:PASSWORD@SERVER:PORT?from=A&to=B "
-            "receives e-mail."
+            "receives e-mail. - reads it from standard input: other users of the machine can read "
+            "the arguments of a command."
         ),
     ],
     execution: Execution,  # noqa: ARG001 - sets up the environment
@@ -117,6 +118,8 @@ def add(
     """Send notifications about events to a URL."""
     from flows.deploy.automations import NOTIFICATION_RULES, subscribe
 
+    if url == "-":
+        url = typer.get_text_stream("stdin").readline().strip()
     automations = subscribe(url, tuple(on) or tuple(NOTIFICATION_RULES))
     if as_json:
         print_json({"automations": automations})

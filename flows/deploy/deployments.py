@@ -26,7 +26,6 @@ from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from components.core.errors import ConfigError
-from components.core.network import redact_credentials
 from flows.evaluate import evaluate_model
 from flows.pipeline import pipeline
 from flows.prepare import refresh_data
@@ -126,18 +125,7 @@ def deployments(
 
 
 def parameters(flow_name: str, recipe: Recipe, execution: Execution) -> dict[str, Any]:
-    """Return the default parameters of a deployed flow as JSON values.
-
-    Raises:
-        ConfigError: the tracking URI contains a password.
-    """
-    uri = execution.tracking_uri or ""
-    if uri != redact_credentials(uri):
-        raise ConfigError(
-            "the tracking URI contains a password, and every Prefect user can read parameters",
-            expected="a URI without a password",
-            fix="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-        )
+    """Return the default parameters of a deployed flow as JSON values."""
     spec = DEPLOYMENTS[flow_name]
     values: dict[str, Any] = {
         "recipe": _json_values(recipe),

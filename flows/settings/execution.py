@@ -13,6 +13,7 @@ from pydantic import Field
 from components.core.config import Config
 from components.core.errors import ConfigError
 from components.core.files import read_json, require_disk_space, wrap_disk_full
+from components.core.network import PublicUri, redact_credentials
 from components.core.processes import is_running
 from components.core.store import Store
 from components.data.config import DataExecution
@@ -34,10 +35,12 @@ HEARTBEAT_S = 30
 _PREFECT_RETRIES = 7
 """Retries of a request, after 1, 2, 4 ... 64 s. A run survives two minutes without its server,
 whose restart took 30 s on two busy cores (measured)."""
+_TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+_PLACEHOLDER = "//USER:PASSWORD@"
 _ENVIRONMENT_VARIABLES = {
     "workspace": "CODEGEN_WORKSPACE",
     "store": "CODEGEN_STORE",
-    "tracking_uri": "MLFLOW_TRACKING_URI",
+    "tracking_uri": _TRACKING_VARIABLE,
     "archives": "CODEGEN_ARCHIVES",
     "mtpb_path": "CODEGEN_MTPB",
 }
@@ -52,10 +55,11 @@ class Execution(Config):
     workspace: str = "var"
     """Folder for everything that runs write: artifacts, tracking, caches, reports. Relative to
     `project`."""
-    store: str | None = None
+    store: PublicUri | None = None
     """Root of the artifact store: a folder or an fsspec URI. None: `{workspace}/store`."""
-    tracking_uri: str | None = None
-    """MLflow tracking URI. None: SQLite in the workspace."""
+    tracking_uri: PublicUri | None = None
+    """MLflow tracking URI. None: SQLite in the workspace. A URI with a password is set in the
+    environment only (MLFLOW_TRACKING_URI); this field then has USER:PASSWORD in its place."""
     tracking_retry_timeout_s: float = Field(default=600, ge=0)
     """Seconds to retry calls while the MLflow server is unreachable. Training itself does not wait.
     600 covers the restart of a machine (assumption)."""
@@ -99,8 +103,23 @@ class Execution(Config):
 
     @property
     def resolved_tracking_uri(self) -> str:
-        """The MLflow tracking URI, with the default filled in."""
-        return self.tracking_uri or f"sqlite:///{self.workspace_path}/mlflow/mlflow.db"
+        """The MLflow tracking URI, with the default and the password filled in.
+
+        Raises:
+            ConfigError: it needs a password, and the environment has none for it.
+        """
+        if self.tracking_uri is None:
+            return f"sqlite:///{self.workspace_path}/mlflow/mlflow.db"
+        uri = os.environ.get(_TRACKING_VARIABLE, "")
+        if redact_credentials(uri) == self.tracking_uri:
+            return uri
+        if _PLACEHOLDER in self.tracking_uri:
+            raise ConfigError(
+                f"the environment has no password for the tracking URI {self.tracking_uri}",
+                expected=f"{_TRACKING_VARIABLE} with the whole URI",
+                fix=f"set {_TRACKING_VARIABLE} where this run executes",
+            )
+        return self.tracking_uri
 
     def open_tracking(self) -> Tracking:
         """Return the MLflow tracking; does not connect yet."""
@@ -149,6 +168,8 @@ def execution_from_environment(overrides: Iterable[str] = ()) -> Execution:
         for field, variable in _ENVIRONMENT_VARIABLES.items()
         if os.environ.get(variable)
     }
+    if uri := values.get("tracking_uri"):
+        values["tracking_uri"] = redact_credentials(uri)
     return Execution.parse(values).override(overrides)
 
 
@@ -206,6 +227,10 @@ def environment(execution: Execution) -> dict[str, str]:
     variables = {
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",
+        # The defaults of DVC and PyTorch are predictable names in a folder of all users, from which
+        # they load pickles and compiled code.
+        "DVC_SITE_CACHE_DIR": str(execution.workspace_path / "cache" / "dvc"),
+        "TORCHINDUCTOR_CACHE_DIR": str(execution.workspace_path / "cache" / "torch-inductor"),
         "GX_ANALYTICS_ENABLED": "false",
         "HF_HUB_OFFLINE": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",

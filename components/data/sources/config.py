@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from components.core.config import Config
 from components.core.errors import ConfigError
+from components.core.network import PublicUri
 
 Format = Literal["jsonl", "parquet", "avro", "files", "archive"]
 
@@ -39,7 +40,7 @@ no extensions, so the table is an assumption, also that `.h` is C, although C++ 
 class Source(Config):
     """A raw source. Unnamed fields are looked up under the default names of docs/sources.md."""
 
-    uri: str = Field(min_length=1)
+    uri: PublicUri = Field(min_length=1)
     """A file, folder or glob: a local path or an fsspec URI."""
     format: Literal["auto", "jsonl", "parquet", "avro", "files", "archive"] = "auto"
     """Format of the files. "auto" decides by file name; a folder is read as "files"."""

@@ -13,7 +13,7 @@ from prefect.utilities.callables import parameter_schema
 
 from components.core.errors import ConfigError
 from flows.deploy.deployments import DEPLOYMENTS, deployments, parameters, prefect_yaml_values
-from flows.settings.execution import Execution
+from flows.settings.execution import Execution, execution_from_environment
 from flows.settings.recipes import RECIPES, recipe
 
 _FILE = Path(__file__).parents[3] / "infra" / "prefect.yaml"
@@ -110,11 +110,35 @@ def test_prefect_yaml_has_the_same_deployments() -> None:
         )
 
 
-def test_a_tracking_uri_with_a_password_is_an_error() -> None:
-    execution = Execution(tracking_uri="https://ada:lovelace@mlflow.example.org")
-    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as caught:
-        parameters("pipeline", recipe("tiny"), execution)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"tracking_uri": "https://ada:lovelace@mlflow.example.org"},
+        {"tracking_uri": "postgresql://ada:love/lovelace@db.example.org/mlflow"},
+        {"store": "sftp://ada:lovelace@example.org/store"},
+    ],
+)
+def test_parameters_contain_no_password(values: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Execution.parse(values)
     assert "lovelace" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["https://ada:lovelace@mlflow.example.org", "postgresql://ada:love/lace@db.example.org/mlflow"],
+)
+def test_the_password_of_a_tracking_uri_stays_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    execution = execution_from_environment()
+    assert "love" not in execution.model_dump_json()
+    assert "love" not in str(parameters("pipeline", recipe("tiny"), execution))
+    assert execution.resolved_tracking_uri == uri
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(ConfigError, match="no password"):
+        _ = execution.resolved_tracking_uri
 
 
 def _render(value: Any, template_values: dict[str, Any]) -> Any:

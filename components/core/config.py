@@ -13,7 +13,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Strict, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Strict,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
@@ -24,6 +33,23 @@ T = TypeVar("T")
 
 ListOrTuple = Annotated[tuple[T, ...], Strict(False)]
 """A tuple that also accepts a list, because JSON has no tuples."""
+
+INT64_MAX = 2**63 - 1
+"""Largest integer of a torch tensor, a numpy array and a column of a table."""
+
+
+def _require_seed(seed: int) -> int:
+    if not 0 <= seed <= INT64_MAX:
+        raise ValueError(f"an integer from 0 to {INT64_MAX}")
+    return seed
+
+
+Seed = Annotated[
+    int,
+    AfterValidator(_require_seed),
+    WithJsonSchema({"type": "integer", "minimum": 0, "maximum": INT64_MAX}),
+]
+"""A seed that every random generator accepts."""
 
 SCHEMA_VERSIONS = "$schema_versions"
 """Key of `Config.identity` for schema versions. It cannot be the name of a field."""
@@ -47,6 +73,14 @@ class Config(BaseModel):
     schema_version: ClassVar[int] = 1
     """Raise it when the meaning of a default, or of the whole class, changes. Every hash of a
     config that contains an instance of the class changes with it."""
+
+    @model_validator(mode="after")
+    def _check_integers(self) -> Self:
+        """Refuse integers that would overflow hours later, in a tensor or a table."""
+        for name, value in self:
+            if any(abs(number) > INT64_MAX for number in _integers(value)):
+                raise ValueError(f"{name} must be at most {INT64_MAX:,} in size")
+        return self
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
@@ -169,6 +203,18 @@ def _is_same(value: Any, default: Any) -> bool:
     return repr(value) == repr(default)
 
 
+def _integers(value: Any) -> Iterator[int]:
+    """Yield the integers of a value, except those of configs, which check their own."""
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _integers(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _integers(item)
+
+
 def _configs(value: Any) -> Iterator[Config]:
     """Yield every config inside a value, itself included."""
     if isinstance(value, Config):
@@ -218,11 +264,11 @@ def _explain(owner: type[BaseModel], error: ValidationError) -> ConfigError:
     subject = f"{owner.__name__}: {path or 'the config'}"
     if first["type"] == "extra_forbidden":
         return _unknown(owner.__name__, path, _fields_at(owner, first["loc"][:-1]))
+    rule = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error" and isinstance(first["input"], Mapping):
-        rule = first["msg"].removeprefix("Value error, ")
         return _broken_rule(subject, rule, first["input"])
     got = "no value" if first["type"] == "missing" else _quote(first["input"])
-    return ConfigError(f"{subject} is {got}", expected=first["msg"], fix=f"change {path or 'it'}")
+    return ConfigError(f"{subject} is {got}", expected=rule, fix=f"change {path or 'it'}")
 
 
 def _quote(value: Any) -> str:

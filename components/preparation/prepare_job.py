@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from components.core.config import Config, ListOrTuple
+from components.core.config import Config, ListOrTuple, Seed
 from components.core.files import read_json, write_json
 from components.core.fingerprint import fingerprint
 from components.data.config import Corpus, DataConfig, DataExecution
@@ -52,7 +52,7 @@ class PrepareJob(Config):
     """Absolute path of the work folder; on a cluster, shared by all nodes."""
     corpus: Corpus
     data: DataConfig
-    seed: int
+    seed: Seed
     tokenizer_folder: str
     tokenizer: TokenizerConfig
     context_length: int

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.artifact import OBSERVED_DIR
-from components.core.config import Config
+from components.core.config import Config, Seed
 from components.core.files import read_json, write_json
 from components.model.config import ModelConfig
 from components.training.config import StageConfig, TrainingExecution
@@ -46,7 +46,7 @@ class StageRun(Config):
     """nl, multi or mono."""
     config: StageConfig
     model: ModelConfig
-    seed: int
+    seed: Seed
     """Of new weights and of the order of the sequences."""
     data: ArtifactInput
     """A prepared corpus."""

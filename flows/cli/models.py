@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from components.core.config import INT64_MAX
 from components.model.config import CheckpointFormat, Dtype
 from flows.cli.options import (
     MODEL_HELP,
@@ -281,7 +282,7 @@ def complete(
         float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy decoding.")
     ] = 0.2,
     top_p: Annotated[float, typer.Option(help="Nucleus sampling probability.")] = 0.95,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=INT64_MAX, help="Random seed.")] = 0,
     no_truncate: Annotated[
         bool, typer.Option("--no-truncate", help="Do not truncate by the rules of HumanEval.")
     ] = False,

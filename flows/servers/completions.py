@@ -24,6 +24,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from components.core.config import Seed
 from components.core.errors import CodegenError, ConfigError
 from components.core.http_guard import LOOPBACK_NAMES, HttpGuard
 from components.evaluation.sampling.completion import (
@@ -57,7 +58,7 @@ class CompletionRequest(BaseModel):
     max_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=0.2, ge=0)
     top_p: float = Field(default=0.95, gt=0, le=1)
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
     truncate: bool = True
     """Whether to truncate completions by the rules of HumanEval. Not a field of OpenAI."""
@@ -140,7 +141,7 @@ def create_app(
         messages = []
         for detail in error.errors():
             field = ".".join(map(str, detail["loc"][1:])) or "the request"
-            messages.append(f"{field}: {detail['msg']}")
+            messages.append(f"{field}: {detail['msg'].removeprefix('Value error, ')}")
         return _error_response(error, "; ".join(messages), 422)
 
     return app

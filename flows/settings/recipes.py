@@ -15,7 +15,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from components.core.config import Config
+from components.core.config import Config, Seed
 from components.core.errors import ConfigError
 from components.data.config import DataConfig
 from components.evaluation.config import EvaluationConfig, HumanEvalConfig, MtpbConfig
@@ -34,7 +34,7 @@ class Recipe(Config):
 
     name: str
     """Prefix of the model names: `{name}-nl`, `{name}-multi`, `{name}-mono`."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of shuffling, held-out documents, initial weights and samples."""
     data: DataConfig = DataConfig()
     validation: ValidationConfig = ValidationConfig()

@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from components.core.config import Config, ListOrTuple
+from components.core.config import Config, ListOrTuple, Seed
 from components.core.errors import ConfigError
 from components.evaluation.benchmarks.protocol import is_complete, truncate
 from components.evaluation.sampling.sampler import SamplerProtocol, TextRequest
@@ -36,7 +36,7 @@ class CompletionParams(Config):
     """0 is greedy decoding."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """Probability mass of the nucleus."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """The n-th completion of a seed is always the same."""
     stop: Annotated[ListOrTuple[str], Field(max_length=MAX_STOPS)] = ()
     """A completion ends before the first of these texts."""

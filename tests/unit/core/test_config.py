@@ -3,8 +3,17 @@ from __future__ import annotations
 import pytest
 from pydantic import model_validator
 
-from components.core.config import Config, ListOrTuple
+from components.core.config import Config, ListOrTuple, Seed
 from components.core.errors import ConfigError
+
+
+class Seeded(Config):
+    seed: Seed = 0
+
+
+class Sizes(Config):
+    sizes: ListOrTuple[int] = ()
+    named: dict[str, int] = {}  # noqa: RUF012
 
 
 class Stage(Config):
@@ -47,6 +56,34 @@ def test_an_unreadable_value_is_quoted_in_part(value: str) -> None:
     with pytest.raises(ConfigError, match=r"stage\.steps is '[\[9]{299}\.\.\.") as error:
         Training().override([f"stage.steps={value}"])
     assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("seed", "is_valid"), [(0, True), (2**63 - 1, True), (-1, False), (2**63, False)]
+)
+def test_a_seed_has_a_range(seed: int, is_valid: bool) -> None:
+    if is_valid:
+        assert Seeded.parse({"seed": seed}).seed == seed
+        return
+    with pytest.raises(ConfigError, match="seed") as error:
+        Seeded.parse({"seed": seed})
+    assert error.value.expected == "an integer from 0 to 9223372036854775807"
+    schema = Seeded.model_json_schema()["properties"]["seed"]
+    assert (schema["minimum"], schema["maximum"]) == (0, 2**63 - 1)
+
+
+def test_an_integer_that_no_tensor_can_hold_is_refused() -> None:
+    for value in (2**63 - 1, 1 - 2**63):
+        assert Sizes(sizes=(value,), named={"a": value}).sizes == (value,)
+        assert Training().override([f"stage.steps={value}"]).stage.steps == value
+    for value in (2**63, -(2**63)):
+        with pytest.raises(ConfigError, match="sizes"):
+            Sizes.parse({"sizes": [1, value]})
+        with pytest.raises(ConfigError, match="named"):
+            Sizes.parse({"named": {"a": value}})
+        with pytest.raises(ConfigError, match="steps") as error:
+            Training().override([f"stage.steps={value}"])
+        assert "9,223,372,036,854,775,807" in error.value.expected
 
 
 def test_an_override_needs_an_equals_sign() -> None:

@@ -223,3 +223,10 @@ def test_an_invalid_execution_config_is_an_error_of_three_lines(
     assert message in first
     assert [line.split(":")[0].strip() for line in rest] == ["expected", "fix"]
     assert not (tmp_path / "var/store").exists()
+
+
+def test_a_seed_out_of_range_is_refused_when_the_recipe_is_read() -> None:
+    """`torch` raised it after the preparation."""
+    result = run_codegen("recipe", "show", "tiny", "--set", "seed=202402144809161001040")
+    assert result.returncode == 1
+    assert "an integer from 0 to 9223372036854775807" in result.stderr

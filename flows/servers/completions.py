@@ -8,21 +8,25 @@ its samples in a batch. Completions are text and never executed. There is no pas
 
 from __future__ import annotations
 
+import asyncio
+import json
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import psutil
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.exceptions import HTTPException
 
 from components.core.config import Seed
 from components.core.errors import CodegenError, ConfigError
@@ -33,9 +37,9 @@ from components.evaluation.sampling.completion import (
     CompletionParams,
     complete,
 )
+from flows.servers.request_limits import BodyLimit, RequestLimits, server_config
 
 if TYPE_CHECKING:
-    from fastapi import Request
     from rich.console import Console
 
     from components.evaluation.sampling.sampler import SamplerProtocol
@@ -43,17 +47,37 @@ if TYPE_CHECKING:
 _IP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _MAX_PROMPT_CHARS = 1_000_000
 """Far more than any context, far less than memory (assumption)."""
+_POLL_INTERVAL_S = 0.5
+"""Interval in which a request checks its client and its time (assumption)."""
+
+T = TypeVar("T")
+
+
+_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "logprobs": (),
+    "presence_penalty": (0,),
+    "stream": (False,),
+    "stream_options": (),
+    "suffix": ("",),
+}
+"""Fields of OpenAI that are not supported, with the values that have no effect, besides null."""
 
 
 class CompletionRequest(BaseModel):
-    """A request in OpenAI's form; unsupported fields are rejected."""
+    """A request in OpenAI's form. A field with null has its default. Unsupported fields are
+    accepted with values that have no effect, and rejected with others."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     prompt: Annotated[str, Field(min_length=1, max_length=_MAX_PROMPT_CHARS)]
-    """Truncated on the left to the context length minus `max_tokens`."""
+    """Or a list with one text. Truncated on the left to the context length minus `max_tokens`."""
     model: str | None = None
     """Ignored: the server has a single model."""
+    user: str | None = None
+    """Ignored."""
     n: int = Field(default=1, ge=1, le=MAX_SAMPLES)
     max_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=0.2, ge=0)
@@ -62,6 +86,26 @@ class CompletionRequest(BaseModel):
     stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
     truncate: bool = True
     """Whether to truncate completions by the rules of HumanEval. Not a field of OpenAI."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_neutral_values(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        fields = {name: value for name, value in values.items() if value is not None}
+        # Of `best_of` completions, the best `n` would be returned.
+        neutral = {**_NEUTRAL_VALUES, "best_of": (fields.get("n", 1),)}
+        for name, neutral_values in neutral.items():
+            value = fields.pop(name, None)
+            if value is not None and value not in neutral_values:
+                accepted = " or ".join(["null", *(json.dumps(item) for item in neutral_values)])
+                raise ValueError(f"{name} is not supported; expected: {accepted}")
+        match fields.get("prompt"):
+            case [str(text)]:
+                fields["prompt"] = text
+            case [_, _, *_]:
+                raise ValueError("prompt has several texts; expected: one request per text")
+        return fields
 
     def sampling_params(self) -> CompletionParams:
         """Return the parameters of the sampler."""
@@ -83,6 +127,7 @@ def create_app(
     digest: str,
     *,
     host_names: Collection[str] = LOOPBACK_NAMES,
+    limits: RequestLimits = RequestLimits(),  # noqa: B008 - frozen
 ) -> FastAPI:
     """Return the web application of a model.
 
@@ -91,10 +136,12 @@ def create_app(
         name: model name in responses.
         digest: SHA-256 of the model's files.
         host_names: host names that requests may use.
+        limits: limits of requests.
     """
     app = FastAPI(title=name, description="Completes code. Completions are not checked.")
-    lock = threading.Lock()
-    app.add_middleware(HttpGuard, names=host_names)
+    queue = _Queue(limits)
+    app.add_middleware(BodyLimit, limits=limits)
+    app.add_middleware(HttpGuard, names=host_names)  # The outermost: it refuses before reading.
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -108,9 +155,12 @@ def create_app(
         }
 
     @app.post("/v1/completions")
-    def completions(request: CompletionRequest) -> dict[str, Any]:
-        with lock:
-            results = complete(sampler, request.prompt, request.sampling_params())
+    async def completions(request: CompletionRequest, connection: Request) -> dict[str, Any]:
+        params = request.sampling_params()
+        results = await queue.run(
+            lambda is_cancelled: complete(sampler, request.prompt, params, is_cancelled),
+            connection.is_disconnected,
+        )
         choices = [
             {
                 "index": index,
@@ -135,6 +185,10 @@ def create_app(
     def codegen_error(_: Request, error: CodegenError) -> JSONResponse:
         return _error_response(error, str(error), 400 if isinstance(error, ConfigError) else 500)
 
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        return _error_response(error, str(error.detail), error.status_code)
+
     @app.exception_handler(RequestValidationError)
     async def validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
         # FastAPI's own response quotes the input, and fails if JSON or UTF-8 cannot represent it.
@@ -145,6 +199,59 @@ def create_app(
         return _error_response(error, "; ".join(messages), 422)
 
     return app
+
+
+class _Queue:
+    """Processes requests one after another, in threads; bounds their number and time."""
+
+    def __init__(self, limits: RequestLimits) -> None:
+        self._limits = limits
+        self._lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(
+        self,
+        work: Callable[[Callable[[], bool]], T],
+        is_disconnected: Callable[[], Awaitable[bool]],
+    ) -> T:
+        """Return the result of `work`.
+
+        Args:
+            work: called in a thread with a function that returns whether to end early, because the
+                client has left or the time is over.
+            is_disconnected: whether the client has left.
+
+        Raises:
+            HTTPException: too many requests, or no result in time.
+        """
+        if len(self._tasks) >= self._limits.max_requests:
+            raise HTTPException(429, f"{len(self._tasks)} requests wait; try again later")
+        is_cancelled = threading.Event()
+
+        async def process() -> T | None:
+            async with self._lock:
+                if is_cancelled.is_set():
+                    return None
+                return await run_in_threadpool(work, is_cancelled.is_set)
+
+        task = asyncio.create_task(process())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        deadline = time.monotonic() + self._limits.timeout_s
+        while not task.done():
+            is_late = time.monotonic() > deadline
+            if is_late or await is_disconnected():
+                is_cancelled.set()  # The thread ends after a few tokens, and its task with it.
+                task.add_done_callback(_ignore_result)
+                reason = f"no completion within {self._limits.timeout_s:.0f} s"
+                raise HTTPException(504, reason if is_late else "the client has left")
+            await asyncio.wait([task], timeout=_POLL_INTERVAL_S)
+        return cast(T, task.result())
+
+
+def _ignore_result(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # Otherwise asyncio logs that nobody read it.
 
 
 def _error_response(error: Exception, message: str, status: int) -> JSONResponse:
@@ -215,8 +322,10 @@ def serve(
             soft_wrap=True,
             markup=False,
         )
-        app = create_app(sampler, name, digest, host_names=host_names(host, allowed_hosts))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        limits = RequestLimits()
+        names = host_names(host, allowed_hosts)
+        app = create_app(sampler, name, digest, host_names=names, limits=limits)
+        server = uvicorn.Server(server_config(app, limits))
         with suppress(KeyboardInterrupt):  # uvicorn completes active requests, then raises it.
             server.run(sockets=[listener])
 

@@ -7,6 +7,7 @@ Nothing is executed. Streaming and chats are not supported.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
 from pydantic import Field
@@ -55,9 +56,18 @@ class PromptCompletion(NamedTuple):
 
 
 def complete(
-    sampler: SamplerProtocol, prompt: str, params: CompletionParams
+    sampler: SamplerProtocol,
+    prompt: str,
+    params: CompletionParams,
+    is_cancelled: Callable[[], bool] = lambda: False,
 ) -> list[PromptCompletion]:
     """Return the completions of a prompt, in the order of their seeds.
+
+    Args:
+        sampler: the sampler of the model.
+        prompt: the text to complete.
+        params: sampling parameters.
+        is_cancelled: called every few tokens; once true, the completions end early.
 
     Raises:
         ConfigError: the prompt is empty or invalid text, or the context has no space for a token of
@@ -74,7 +84,7 @@ def complete(
         max_new_tokens=params.max_new_tokens,
         temperature=params.temperature,
         top_p=params.top_p,
-        should_stop=is_complete if params.truncated else None,
+        should_stop=lambda text: is_cancelled() or (params.truncated and is_complete(text)),
     )
     return [
         _cut(completion.text, completion.num_tokens, completion.is_finished, params)

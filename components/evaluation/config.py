@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from components.core.config import Config, ListOrTuple
+from components.model.config import Temperature
 
 SandboxKind = Literal["bubblewrap", "namespaces", "landlock"]
 """The kinds of isolation, the best first. Not part of the identity; the protocol states
@@ -26,9 +27,7 @@ class HumanEvalConfig(Config):
 
     num_samples: int = Field(default=200, ge=1)
     """Completions per problem, n of pass@k. The paper generates 200."""
-    temperatures: ListOrTuple[Annotated[float, Field(ge=0)]] = Field(
-        default=(0.2, 0.6, 0.8), min_length=1
-    )
+    temperatures: ListOrTuple[Temperature] = Field(default=(0.2, 0.6, 0.8), min_length=1)
     """A set of samples each; the paper reports the best for every k. 0 is greedy decoding."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """Nucleus sampling (paper, section 2.3)."""
@@ -62,7 +61,7 @@ class MtpbConfig(Config):
     """The test cases of each problem, from 0."""
     num_samples: int = Field(default=40, ge=1)
     """Histories sampled for every problem and case (paper, section 4.2)."""
-    temperature: float = Field(default=0.2, ge=0)
+    temperature: Temperature = 0.2
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_new_tokens: int = Field(default=512, ge=1)
     """Most tokens per turn. The file states 128, 256 or 512 for each problem; the smaller limit

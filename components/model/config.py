@@ -7,10 +7,11 @@ This module imports no torch, so the command line can import it quickly.
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import AfterValidator, PositiveInt, WithJsonSchema, model_validator
 
 from components.core.config import Config
 
@@ -19,6 +20,28 @@ QKV_BLOCKS = 4
 
 DecodeMode = Literal["eager", "graphs", "compiled"]
 """How a GPU runs a decode step: kernel by kernel, as a CUDA graph, or with compiled kernels."""
+
+
+_MIN_TEMPERATURE = 1e-3
+"""Far below any temperature of the paper; logits divided by it stay far from the largest float32
+(assumption)."""
+
+
+def require_temperature(temperature: float) -> float:
+    """Return a temperature that logits can be divided by, or 0.
+
+    Raises:
+        ValueError: another number.
+    """
+    if temperature != 0 and not _MIN_TEMPERATURE <= temperature < math.inf:
+        raise ValueError(f"0 for greedy decoding, or a number from {_MIN_TEMPERATURE} on")
+    return temperature
+
+
+Temperature = Annotated[
+    float, AfterValidator(require_temperature), WithJsonSchema({"type": "number", "minimum": 0})
+]
+"""The temperature of samples; 0 is greedy decoding."""
 
 
 class CheckpointFormat(StrEnum):

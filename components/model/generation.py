@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from components.core.errors import ConfigError, EvaluationError
-from components.model.config import DecodeMode
+from components.model.config import DecodeMode, require_temperature
 from components.model.cuda_graphs import StaticKVCache
 from components.model.kv_cache import BatchedKVCache, PrefilledPrompt
 from components.model.transformer import CodeGen
@@ -212,11 +212,10 @@ def _check_params(model: CodeGen, params: SamplingParams, max_new_tokens: int) -
         f"max_new_tokens {max_new_tokens}",
         f"1 to {context_length - 1}",
     )
-    _require(
-        params.temperature >= 0,
-        f"temperature {params.temperature}",
-        "a number above 0, or 0 for greedy decoding",
-    )
+    try:
+        require_temperature(params.temperature)
+    except ValueError as error:
+        _require(False, f"temperature {params.temperature}", str(error))
     _require(0 < params.top_p <= 1, f"top_p {params.top_p}", "a number above 0, at most 1")
     _require(
         0 < params.num_ids <= num_rows,

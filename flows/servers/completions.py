@@ -37,6 +37,7 @@ from components.evaluation.sampling.completion import (
     CompletionParams,
     complete,
 )
+from components.model.config import Temperature
 from flows.servers.request_limits import BodyLimit, RequestLimits, server_config
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class CompletionRequest(BaseModel):
     """Ignored."""
     n: int = Field(default=1, ge=1, le=MAX_SAMPLES)
     max_tokens: int = Field(default=128, ge=1)
-    temperature: float = Field(default=0.2, ge=0)
+    temperature: Temperature = 0.2
     top_p: float = Field(default=0.95, gt=0, le=1)
     seed: Seed = 0
     stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None

@@ -16,6 +16,7 @@ from components.core.config import Config, ListOrTuple, Seed
 from components.core.errors import ConfigError
 from components.evaluation.benchmarks.protocol import is_complete, truncate
 from components.evaluation.sampling.sampler import SamplerProtocol, TextRequest
+from components.model.config import Temperature
 
 MAX_SAMPLES = 128
 """Completions per prompt. Assumption: more than a user reads or an editor shows."""
@@ -33,7 +34,7 @@ class CompletionParams(Config):
     """Completions of the prompt."""
     max_new_tokens: int = Field(default=128, ge=1)
     """Most tokens of a completion."""
-    temperature: float = Field(default=0.2, ge=0)
+    temperature: Temperature = 0.2
     """0 is greedy decoding."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """Probability mass of the nucleus."""

@@ -138,7 +138,7 @@ class Encoder:
                 f"on: {actual[first : first + 5]}",
                 expected=f"{expected[first : first + 5]}, as Hugging Face tokenizers "
                 f"{tokenizers.__version__} encodes it",
-                fix="install the versions of constraints.txt; if they are installed, report the "
+                fix="run `make install` for the tested versions; if they are installed, report the "
                 "document to gigatoken",
             )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+from packaging.requirements import Requirement
 
 from components.core.errors import TrackingError
 from components.core.network import health_error, redact_credentials
@@ -79,7 +80,7 @@ def run_checks(execution: Execution) -> Iterator[CheckResult]:
         "install Python 3.11 or newer, then make PYTHON=python3.11 run",
     )
     yield _check_packages()
-    yield _check_versions(execution.project_path / "constraints.txt")
+    yield _check_versions(execution.project_path / "requirements" / "main.lock")
     git = shutil.which("git")
     yield CheckResult(
         "git",
@@ -109,21 +110,18 @@ def _check_packages() -> CheckResult:
         not missing,
         f"{_shorten(missing)} not installed" if missing else f"{len(names)} are installed",
         "commands that import them fail",
-        "pip install -c constraints.txt -e .",
+        "make install",
     )
 
 
-def _check_versions(constraints: Path) -> CheckResult:
+def _check_versions(lock: Path) -> CheckResult:
     """Check that installed packages have the versions that were tested together."""
-    if not constraints.is_file():
-        detail = f"not compared: {constraints} does not exist"
+    if not lock.is_file():
+        detail = f"not compared: {lock} does not exist"
         return CheckResult("versions", True, detail, required=False)
-    pins = re.findall(
-        r"^([A-Za-z0-9._-]+)==(\S+)", constraints.read_text(encoding="utf-8"), flags=re.MULTILINE
-    )
     num_equal = 0
     differences: list[str] = []
-    for name, pinned in pins:
+    for name, pinned in _read_pins(lock):
         installed = _installed_version(name)
         if installed == pinned:
             num_equal += 1
@@ -132,11 +130,20 @@ def _check_versions(constraints: Path) -> CheckResult:
     return CheckResult(
         "versions",
         not differences,
-        _shorten(differences) or f"{num_equal} packages as in {constraints}",
+        _shorten(differences) or f"{num_equal} packages as in {lock}",
         "these versions were not tested together",
-        f"pip install -c {constraints} -e {constraints.parent}",
+        "make install",
         required=False,
     )
+
+
+def _read_pins(lock: Path) -> Iterator[tuple[str, str]]:
+    """Yield name and version of each package that a lock file has for this environment."""
+    for line in lock.read_text(encoding="utf-8").splitlines():
+        if re.match(r"[A-Za-z0-9._-]+==", line):
+            requirement = Requirement(line.removesuffix("\\"))
+            if requirement.marker is None or requirement.marker.evaluate():
+                yield requirement.name, str(requirement.specifier).removeprefix("==")
 
 
 def _installed_version(name: str) -> str | None:

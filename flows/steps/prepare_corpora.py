@@ -60,10 +60,14 @@ def pull_raw_corpora(context: FlowContext) -> dict[str, Artifact]:
     """Pull and verify the raw corpora and the vocabulary.
 
     Raises:
+        ConfigError: the recipe redacts, and the extra `redaction` is not installed.
         DataError: `data/` was edited, or differs from the commit.
         FetchError: an archive or a source is unavailable.
     """
+    from components.data.filters.redaction import require_detectors
+
     recipe, execution = context.recipe, context.execution
+    require_detectors(recipe.data.redaction)
     context.task("check data edits", lambda _: _check_clean_data_dir(recipe, execution))
     title = "pull corpora"
     pulled = context.task(title, lambda _: pull_data(recipe, execution), retry_if=_is_transient)

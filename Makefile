@@ -35,11 +35,12 @@ lint: $(READY)   ## format, style, types, import contracts, names, dependencies
 	$(BIN)/lint-imports
 	$(BIN)/python tests/lint/plain_names.py
 	$(BIN)/deptry components flows
+	$(BIN)/deptry tests --exclude tests/golden --ignore DEP001,DEP002,DEP004
 	$(BIN)/python tests/lint/lock.py --check
 	$(BIN)/python -m pip --disable-pip-version-check check
 
 lock: $(READY)   ## resolve the dependencies of pyproject.toml into requirements/
-	PATH=$(BIN):$$PATH $(BIN)/python tests/lint/lock.py
+	$(BIN)/python tests/lint/lock.py
 
 bench: $(READY)  ## the measurements in docs/figures.md
 	@for name in encoder bytes_per_token sources cleaning reader checkpoints execution startup; do echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py || exit 1; done
@@ -62,15 +63,15 @@ ui: $(READY)     ## Prefect and MLflow on loopback, with the records of the last
 
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation
 LOCKED  := $(PIP) --require-hashes --use-pep517 -r requirements
-TORCH   := $(VENV)/lib/python*/site-packages/torch-*.dist-info/METADATA
 
-# Installs the packages that were tested together, each with the hash in requirements/.
+# Installs the packages that were tested together, each with the hash in requirements/. Of torch the
+# CPU build if pip finds it (an index or folder in pip's configuration), else the index's CUDA build.
 $(READY): pyproject.toml $(wildcard requirements/*.lock)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "got Python %d.%d\n  expected: Python 3.11 or newer\n  fix:      make PYTHON=python3.11 ..." % sys.version_info[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3 has no venv module: apt-get install python3-venv"; exit 1; }
 	$(LOCKED)/build.lock
 	$(LOCKED)/main.lock
-	@! grep -q '^Requires-Dist: nvidia' $(TORCH) || $(LOCKED)/cuda.lock
+	$(LOCKED)/torch-cpu.lock 2>/dev/null || $(LOCKED)/torch.lock
 	$(PIP) --editable .
 	@touch $(READY)
 

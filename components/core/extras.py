@@ -1,7 +1,8 @@
 """Packages that a single optional feature needs: the extras of pyproject.toml.
 
-`require_extra` is the only place that raises the error of a missing package. Call it where a feature
-is first requested, before other work, and import the packages inside the function that uses them.
+`require_extra` is the only place that raises the error of a missing package. Call it where a
+feature is first requested, before other work, and import the packages inside the function that uses
+them.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ version that still fits; `--upgrade` takes the newest. `--check` (`make lint`, n
 compares the digest of the declarations in pyproject.toml with the digest in each file.
 
 pip installs the files (`make` does) with hashes and without resolving: `build.lock` builds source
-distributions, `main.lock` has everything except the CUDA libraries of torch, which `cuda.lock` has
-for the CUDA build of torch. No file names an index.
+distributions, `main.lock` has everything except torch, `torch-cpu.lock` has the CPU build of torch,
+and `torch.lock` has the build of the index with its CUDA libraries. No file names an index.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import tomllib
 from pathlib import Path
 
 FOLDER = Path("requirements")
-FILES = ("build.lock", "main.lock", "cuda.lock")
-CUDA_PACKAGE = re.compile(r"(cuda-|nvidia-|triton\b)")
-"""Packages that only the CUDA build of torch requires."""
+RESOLVED = ("build.lock", "main.lock", "torch.lock")
+TORCH_CPU = "torch-cpu.lock"
+TORCH_PACKAGE = re.compile(r"(torch==|cuda-|nvidia-|triton\b)")
+"""torch, and the packages that only its CUDA build requires."""
 TORCH_CPU_HASH = "sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"
 """Of torch 2.13.0+cpu for CPython 3.11 on Linux x86-64, a wheel that the index does not have."""
 
@@ -41,7 +42,7 @@ def check(project: Path) -> list[str]:
     """Return the names of the lock files that are absent or have another digest."""
     digest = declarations_digest(project)
     stale: list[str] = []
-    for name in FILES:
+    for name in (*RESOLVED, TORCH_CPU):
         path = project / FOLDER / name
         if not path.is_file() or digest not in path.read_text(encoding="utf-8").split("\n", 2)[1]:
             stale.append(name)
@@ -54,13 +55,24 @@ def write(project: Path, *, upgrade: bool) -> None:
     pyproject = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as scratch:
         resolved = Path(scratch) / "resolved.lock"
-        present = [folder / name for name in FILES if (folder / name).is_file()]
+        present = [folder / name for name in RESOLVED if (folder / name).is_file()]
         resolved.write_text("".join(path.read_text(encoding="utf-8") for path in present))
         options = ["--universal", "--python-version", "3.11", "--generate-hashes", "--all-extras"]
         options += ["--no-annotate", "--no-header", "--no-emit-index-url", "--quiet"]
         options += ["--upgrade"] if upgrade else []
         subprocess.run(
-            ["uv", "pip", "compile", "pyproject.toml", "-", *options, "-o", str(resolved)],
+            [
+                sys.executable,
+                "-m",
+                "uv",
+                "pip",
+                "compile",
+                "pyproject.toml",
+                "-",
+                *options,
+                "-o",
+                str(resolved),
+            ],
             cwd=project,
             input="\n".join(pyproject["build-system"]["requires"]),
             text=True,
@@ -68,19 +80,18 @@ def write(project: Path, *, upgrade: bool) -> None:
         )
         entries = re.split(r"\n(?=\S)", resolved.read_text(encoding="utf-8").strip())
     build_names = {re.split(r"[^\w.-]", line)[0] for line in pyproject["build-system"]["requires"]}
-    contents: dict[str, list[str]] = {name: [] for name in FILES}
+    contents: dict[str, list[str]] = {name: [] for name in RESOLVED}
     for entry in entries:
-        name = entry.partition("==")[0]
-        if name == "torch" and TORCH_CPU_HASH not in entry:
-            entry += f" \\\n    --hash={TORCH_CPU_HASH}"
-        is_cuda = CUDA_PACKAGE.match(name)
-        contents["cuda.lock" if is_cuda else "main.lock"].append(entry)
+        name, version = re.split("==| ", entry)[:2]
+        contents["torch.lock" if TORCH_PACKAGE.match(entry) else "main.lock"].append(entry)
         if name in build_names:
             contents["build.lock"].append(entry)
+        if name == "torch":
+            contents[TORCH_CPU] = [f"torch=={version}+cpu \\\n    --hash={TORCH_CPU_HASH}"]
     folder.mkdir(exist_ok=True)
-    for name, entries in contents.items():
+    for name, locked in contents.items():
         header = f"# Written by `make lock`.\n# declarations: {declarations_digest(project)}\n"
-        (folder / name).write_text(header + "\n".join(entries) + "\n", encoding="utf-8")
+        (folder / name).write_text(header + "\n".join(locked) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str]) -> int:

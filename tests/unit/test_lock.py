@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROJECT = Path(__file__).parents[2]
-LOCKS = ("build.lock", "main.lock", "cuda.lock")
+LOCKS = ("build.lock", "main.lock", "torch.lock", "torch-cpu.lock")
 
 
 def read_entries(name: str) -> list[str]:
@@ -54,9 +54,9 @@ def test_the_lock_is_current_until_a_declaration_changes(copy: Path) -> None:
 
 
 def test_an_absent_lock_is_not_current(copy: Path) -> None:
-    (copy / "requirements/cuda.lock").unlink()
+    (copy / "requirements/torch.lock").unlink()
     status, message = check(copy)
-    assert (status, "cuda.lock" in message, "main.lock" in message) == (1, True, False)
+    assert (status, "torch.lock" in message, "main.lock" in message) == (1, True, False)
 
 
 @pytest.mark.parametrize("name", LOCKS)
@@ -72,7 +72,7 @@ def test_every_locked_package_has_a_version_and_a_hash_but_no_address(name: str)
 def test_every_declared_package_is_locked_in_a_declared_version() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     versions: dict[str, list[str]] = {}
-    for entry in read_entries("main.lock"):
+    for entry in read_entries("main.lock") + read_entries("torch.lock"):
         name, version = re.split("==| ", entry)[:2]
         versions.setdefault(canonicalize_name(name), []).append(version)
     extras = project["optional-dependencies"].values()

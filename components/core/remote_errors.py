@@ -14,6 +14,7 @@ from typing import Any, cast
 import fsspec
 
 from components.core.errors import CodegenError, ConfigError, RemoteError
+from components.core.extras import require_extra
 from components.core.files import wrap_disk_full
 
 
@@ -30,6 +31,8 @@ def open_file_system(
         ConfigError: the protocol does not exist, or its package is not installed.
     """
     is_local = "://" not in uri or uri.startswith(("file://", "local://"))
+    if uri.startswith(("s3://", "s3a://")):
+        require_extra("s3", uri)
     options = {} if is_local else dict(storage_options or {})
     try:
         return cast(tuple[fsspec.AbstractFileSystem, str], fsspec.url_to_fs(uri, **options))
@@ -37,8 +40,7 @@ def open_file_system(
         raise ConfigError(
             f"{uri} cannot be opened: {error}",
             expected="a local path, or a URI of an installed fsspec protocol",
-            fix="install the package of the protocol (s3: pip install 'codegen-platform[s3]'), or "
-            "correct the URI",
+            fix="install the package of the protocol, or correct the URI",
         ) from error
 
 

@@ -156,7 +156,8 @@ def _require_parity(folder: Path, difference: float, max_difference: float) -> N
         raise ArtifactError(
             f"our logits and those of transformers for {folder} differ by {difference:.3g}",
             expected=f"at most {max_difference:g}; nothing was registered",
-            fix="install the versions of constraints.txt; otherwise report the checkpoint as a bug",
+            fix="install the tested versions (`make install`); otherwise report the checkpoint as "
+            "a bug",
         )
 
 

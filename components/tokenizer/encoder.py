@@ -138,8 +138,8 @@ class Encoder:
                 f"on: {actual[first : first + 5]}",
                 expected=f"{expected[first : first + 5]}, as Hugging Face tokenizers "
                 f"{tokenizers.__version__} encodes it",
-                fix="install the versions of constraints.txt; if they are installed, report the "
-                "document to gigatoken",
+                fix="install the tested versions (`make install`); if they are installed, report "
+                "the document to gigatoken",
             )
 
     def decode(self, ids: Sequence[int]) -> str:

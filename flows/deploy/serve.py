@@ -128,7 +128,7 @@ class DeploymentRunner:
             message = str(error)[:_MAX_MESSAGE_CHARS]
             raise CodegenError(
                 f"Prefect's server rejected {deployment.full_name}: {message}",
-                expected="a server of the version in constraints.txt",
+                expected="a server of the version in requirements/main.lock",
                 fix="compare the output of `prefect version` here and on the server",
             ) from error
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+from packaging.requirements import Requirement
 
 from components.core.errors import TrackingError
 from components.core.network import health_error, redact_credentials
@@ -79,7 +80,7 @@ def run_checks(execution: Execution) -> Iterator[CheckResult]:
         "install Python 3.11 or newer, then make PYTHON=python3.11 run",
     )
     yield _check_packages()
-    yield _check_versions(execution.project_path / "constraints.txt")
+    yield _check_versions(execution.project_path / "requirements")
     git = shutil.which("git")
     yield CheckResult(
         "git",
@@ -109,21 +110,18 @@ def _check_packages() -> CheckResult:
         not missing,
         f"{_shorten(missing)} not installed" if missing else f"{len(names)} are installed",
         "commands that import them fail",
-        "pip install -c constraints.txt -e .",
+        "make install",
     )
 
 
-def _check_versions(constraints: Path) -> CheckResult:
+def _check_versions(locks: Path) -> CheckResult:
     """Check that installed packages have the versions that were tested together."""
-    if not constraints.is_file():
-        detail = f"not compared: {constraints} does not exist"
+    if not locks.is_dir():
+        detail = f"not compared: {locks} does not exist"
         return CheckResult("versions", True, detail, required=False)
-    pins = re.findall(
-        r"^([A-Za-z0-9._-]+)==(\S+)", constraints.read_text(encoding="utf-8"), flags=re.MULTILINE
-    )
     num_equal = 0
     differences: list[str] = []
-    for name, pinned in pins:
+    for name, pinned in sorted(_read_pins(locks)):
         installed = _installed_version(name)
         if installed == pinned:
             num_equal += 1
@@ -132,18 +130,36 @@ def _check_versions(constraints: Path) -> CheckResult:
     return CheckResult(
         "versions",
         not differences,
-        _shorten(differences) or f"{num_equal} packages as in {constraints}",
+        _shorten(differences) or f"{num_equal} packages as in {locks}",
         "these versions were not tested together",
-        f"pip install -c {constraints} -e {constraints.parent}",
+        "make install",
         required=False,
     )
 
 
+def _read_pins(folder: Path) -> set[tuple[str, str]]:
+    """Return name and version of every package that the lock files have for this environment."""
+    pins: set[tuple[str, str]] = set()
+    for lock in folder.glob("*.lock"):
+        for line in lock.read_text(encoding="utf-8").splitlines():
+            if re.match(r"[A-Za-z0-9._-]+==", line):
+                requirement = Requirement(line.removesuffix("\\"))
+                if requirement.marker is None or requirement.marker.evaluate():
+                    version = str(requirement.specifier).removeprefix("==")
+                    pins.add((requirement.name, _public_version(version)))
+    return pins
+
+
 def _installed_version(name: str) -> str | None:
     try:
-        return metadata.version(name).split("+", maxsplit=1)[0]  # 2.13.0+cpu is a build of 2.13.0.
+        return _public_version(metadata.version(name))
     except metadata.PackageNotFoundError:
         return None
+
+
+def _public_version(version: str) -> str:
+    """Remove the build from a version: 2.13.0+cpu is a build of 2.13.0."""
+    return version.partition("+")[0]
 
 
 def _shorten(items: list[str]) -> str:

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from components.core.artifact import Artifact
 from components.core.errors import FetchError
+from components.core.extras import require_extra
 from components.core.files import write_atomic
 from components.core.remote_errors import wrap_remote_errors
 from components.core.store import Store
@@ -60,10 +61,16 @@ def pull_raw_corpora(context: FlowContext) -> dict[str, Artifact]:
     """Pull and verify the raw corpora and the vocabulary.
 
     Raises:
+        ConfigError: the recipe or the execution config needs an extra that is not installed.
         DataError: `data/` was edited, or differs from the commit.
         FetchError: an archive or a source is unavailable.
     """
+    from components.data.filters.redaction import require_detectors
+
     recipe, execution = context.recipe, context.execution
+    require_detectors(recipe.data.redaction)
+    if execution.data.engine == "ray":
+        require_extra("ray", "--exec data.engine=ray")
     context.task("check data edits", lambda _: _check_clean_data_dir(recipe, execution))
     title = "pull corpora"
     pulled = context.task(title, lambda _: pull_data(recipe, execution), retry_if=_is_transient)

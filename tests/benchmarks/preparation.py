@@ -7,8 +7,7 @@ shuffle, shards.
 Both get the same kind of files, the same filter bounds, the same tokenizer (CodeGen's, all merges)
 and as many workers. Each run is a whole process, from start to end, and they take turns. datatrove
 reads a part of the files (`--peer-files`), since it takes ten minutes a gigabyte; rates are per
-document and per byte of raw text. Ours decontaminates and proves its tokens besides. Needs `data/`,
-and `pip install datatrove==0.10.1 xxhash` for the peer.
+document and per byte of raw text. Ours decontaminates and proves its tokens besides. Needs `data/`.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from dvc_data.hashfile.tree import Tree
 from dvc_objects.fs.errors import RemoteMissingDepsError
 
 from components.core.errors import DataError, RemoteError
+from components.core.extras import require_extra
 from components.core.files import require_disk_space
 from components.core.progress import Advance, track
 from components.core.remote_errors import wrap_remote_errors
@@ -241,14 +242,17 @@ def _open_remote(project: Path, doing: str) -> Iterator[_Remote]:
                 fix="run `dvc remote add --default NAME URL`, where URL is a folder or "
                 "s3://bucket/prefix",
             )
+        url = str(repo.config["remote"].get(name, {}).get("url", ""))
+        if url.startswith("s3://"):
+            require_extra("s3", f"the DVC remote {name} ({url})")
         with wrap_remote_errors(doing, f"the DVC remote {name}"):
             try:
                 odb = repo.cloud.get_remote_odb()
-            except (DvcConfigError, RemoteMissingDepsError) as error:
+            except (DvcConfigError, ImportError, RemoteMissingDepsError) as error:
                 raise RemoteError(
                     f"the DVC remote {name} cannot be used: {error}",
                     expected="a remote of an installed type, without cloud versioning",
-                    fix="install its packages (for s3://: `pip install dvc-s3`), change it with "
+                    fix="install its packages, change it with "
                     f"`dvc remote modify {name}`, or select another with `dvc remote default`",
                 ) from error
             yield _Remote(repo, odb)

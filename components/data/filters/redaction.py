@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from components.core.extras import require_extra
 from components.data.config import REDACTION_KINDS, RedactionConfig, RedactionKind
 from components.data.filters.ngrams import Counts
 
@@ -65,8 +66,23 @@ class _Span(NamedTuple):
     kind: RedactionKind
 
 
+def require_detectors(config: RedactionConfig) -> None:
+    """Check that the packages of the configured detectors are installed.
+
+    Raises:
+        ConfigError: see `require_extra`.
+    """
+    if config.enabled and set(config.kinds) - {"ip_address"}:
+        require_extra("redaction", "data.redaction")
+
+
 def redact(texts: pa.LargeStringArray, config: RedactionConfig) -> RedactionResult:
-    """Replace all spans of the configured kinds."""
+    """Replace all spans of the configured kinds.
+
+    Raises:
+        ConfigError: see `require_detectors`.
+    """
+    require_detectors(config)
     kinds: list[RedactionKind] = []
     if config.enabled:
         kinds = [kind for kind in REDACTION_KINDS if kind in config.kinds]

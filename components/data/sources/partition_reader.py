@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from components.core.errors import RecordError
-from components.data.sources import archive, avro, code_files, jsonl, parquet
+from components.core.extras import require_extra
+from components.data.sources import archive, code_files, jsonl, parquet
 from components.data.sources.config import EXTENSIONS, QuarantineConfig
 from components.data.sources.location import FileLocation, resolve_uri, wrap_file_errors
 from components.data.sources.partitions import Partition
@@ -113,6 +114,9 @@ def _raw_records(
         case "parquet":
             return parquet.read(location, partition, parser)
         case "avro":
+            require_extra("avro", f"{partition.file}, an Avro file,")
+            from components.data.sources import avro
+
             return avro.read(location, partition.file, parser)
         case "archive":
             return archive.read(location, partition.file, parser, max_record_bytes)

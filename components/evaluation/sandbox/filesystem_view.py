@@ -1,8 +1,8 @@
 """The files that a jailed program can see: interpreter, standard library, numeric packages.
 
 Visible files are listed; hidden files are not. No `site-packages` folder is visible, since
-HumanEval's tests and solutions are installed in such a folder, and neither are home folders, /etc,
-/proc, /sys or /var.
+HumanEval's tests and solutions are installed in such a folder, and neither are home folders, the
+machine's /etc, /proc, /sys or /var.
 """
 
 from __future__ import annotations
@@ -19,19 +19,29 @@ from components.core.errors import SandboxUnavailableError
 CODE, LIBRARIES = Path("/jail"), Path("/libraries")
 """Mount points of our jailed code and of the packages."""
 SCRATCH = "/tmp"  # noqa: S108  the jail's own folder, empty for every program
+ACCOUNTS = Path("/etc")
+"""The folder with the name of the programs' user, which the server of a jail writes."""
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the C library's folder of locks and shared memory
 DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "full", "random", "urandom"))
 TMPFS_BYTES = 16 << 20
-"""Size of `SCRATCH`, the only writable folder (assumption: MTPB and HumanEval write nothing of
-size)."""
+"""Size of `SCRATCH`, the only writable folder; `SHARED_MEMORY` is a link to it (assumption: MTPB and
+HumanEval write nothing of size)."""
 
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
+    "PYTHONTZPATH": "",
     "LC_ALL": "C.UTF-8",
+    "LOGNAME": "program",
+    "MALLOC_ARENA_MAX": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
 """Environment of programs, with PYTHONPATH and HOME. The fixed hash seed keeps the order of sets,
-and so verdicts, stable."""
+and so verdicts, stable. Time zones come from the package tzdata, not from the machine. With more
+memory arenas, each of 64 MiB of address space, the memory limit would allow fewer threads on a
+machine with more processors."""
+_LOCALE = Path("/usr/lib/locale/C.utf8")
+"""Debian's files of the locale C.UTF-8, if the C library does not contain it."""
 
 _PACKAGES = (
     "numpy",
@@ -71,20 +81,21 @@ def interpreter_view() -> FilesystemView:
     system = _system_folders()
     extra = [
         path
-        for path in (interpreter, stdlib, *libraries)
-        if not any(path.is_relative_to(folder) for folder in system)
+        for path in (interpreter, stdlib, *libraries, _LOCALE)
+        if path.exists() and not any(path.is_relative_to(folder) for folder in system)
     ]
     mounts = [(path, path) for path in (*system, *extra)]
     mounts += [(Path(__file__).parent / "jailed", CODE / "jailed")]
     mounts += [(path, LIBRARIES / path.name) for path in _packages()]
-    links = tuple(
+    links = [
         (str(path.readlink()), path) for path in map(Path, _SYSTEM_LIBRARIES) if path.is_symlink()
-    )
+    ]
+    links.append((SCRATCH, SHARED_MEMORY))
     environment = ENVIRONMENT | {"PYTHONPATH": f"{CODE}:{LIBRARIES}", "HOME": SCRATCH}
     if libraries:
         environment["LD_LIBRARY_PATH"] = str(libraries[0].parent)
     hidden = tuple(_installed_packages(stdlib, system))
-    return FilesystemView(tuple(mounts), links, hidden, interpreter, environment)
+    return FilesystemView(tuple(mounts), tuple(links), hidden, interpreter, environment)
 
 
 def python_command(interpreter: Path, start: str) -> list[str]:

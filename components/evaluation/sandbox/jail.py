@@ -6,8 +6,11 @@ system-call filters depend on `namespaces` alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import secrets
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,10 +21,8 @@ from components.evaluation.sandbox.jailed.lockdown import USER_CAPABILITIES
 
 _START_TIMEOUT_S = 60
 """Assumption: an idle interpreter starts within this time on any machine."""
-FIRST_UID, NUM_UIDS = 60_578, 606
-"""Unassigned uids 60578-61183 (systemd's table of uid ranges). Programs started by root run as
-these users."""
-TEST_RUNNER_UID = FIRST_UID + NUM_UIDS - 1
+UIDS = range(60_578, 61_184)
+"""Unassigned users (systemd's table of uid ranges). Programs started by root run as these users."""
 
 
 class Jail(Protocol):
@@ -59,10 +60,35 @@ class NamespaceJail:
     restriction = ""
 
 
-def uids_for_worker(worker: int, num_workers: int) -> range:
-    """Return the users that the programs of a worker take in turn; workers share none."""
-    step = min(num_workers, TEST_RUNNER_UID - FIRST_UID)
-    return range(FIRST_UID + worker % step, TEST_RUNNER_UID, step)
+class ReservedUsers(contextlib.AbstractContextManager["ReservedUsers"]):
+    """Two users that no other jail of this machine has: of programs and of test runners.
+
+    The kernel counts the threads of a user over all jails. An abstract socket address reserves the
+    users; the kernel frees it when this process ends, however it ends. Containers with networks of
+    their own do not see each other's addresses, so the search begins at a random user.
+
+    Raises:
+        SandboxUnavailableError: all users are reserved.
+    """
+
+    def __init__(self, uids: range = UIDS) -> None:
+        first_uids = uids[::2]
+        start = secrets.randbelow(len(first_uids))
+        self._address = socket.socket(socket.AF_UNIX)
+        for uid in (*first_uids[start:], *first_uids[:start]):
+            with contextlib.suppress(OSError):
+                self._address.bind(f"\0codegen-sandbox-user-{uid}")
+                self.uids = (uid, uid + 1)
+                return
+        self._address.close()
+        raise SandboxUnavailableError(
+            f"other jails of root use all users from {uids.start} to {uids.stop - 1}",
+            expected=f"at most {len(first_uids)} jails of root at once",
+            fix="set --exec evaluation_workers=1, or wait until other evaluations end",
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._address.close()
 
 
 def require_user_change() -> None:

@@ -112,7 +112,7 @@ class Verdict(NamedTuple):
 
     @property
     def timed_out(self) -> bool:
-        """Whether the program must run again alone before the verdict counts."""
+        """Whether the program reached a limit of time."""
         return self.kind == "time_out"
 
 
@@ -141,7 +141,7 @@ class PrintedValue(NamedTuple):
 
     @property
     def timed_out(self) -> bool:
-        """Whether the program must run again alone before the value counts."""
+        """Whether the program reached a limit of time."""
         return self.exit_verdict.timed_out
 
 

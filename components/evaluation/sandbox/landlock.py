@@ -1,14 +1,15 @@
 """A sandbox without namespaces: Landlock, the system-call filter and limits.
 
 Because the isolation is weaker, the rules are stricter. No file can be written, since no empty
-folder can be made for each program, and no call that changes a file or signals a process is
-allowed. Programs that use temporary files fail, and results state it. Programs see pids, the host
+folder can be made for each program, and no call that changes a file is allowed. Programs that use
+temporary files fail, and results state it. Programs see pids, the host
 name, and the times and sizes of files; they read the allowed files only. For root, every user must
 be able to read Python, because programs run as another user.
 """
 
 from __future__ import annotations
 
+import mimetypes
 import os
 import sysconfig
 from collections.abc import Iterator
@@ -54,6 +55,8 @@ class Landlock:
         readable: list[Path] = []
         for source, _ in view.mounts:
             readable += _without_hidden(source, view.hidden)
+        # Landlock hides no file: `mimetypes` sees that these exist, and fails if it cannot read them.
+        readable += filter(Path.is_file, map(Path, mimetypes.knownfiles))
         if self.as_root:
             _require_readable((view.interpreter, *readable))
         self.landlock_rules: dict[str, Any] | None = {

@@ -12,14 +12,14 @@ import os
 from pathlib import Path
 
 from components.evaluation.sandbox.filesystem_view import (
+    ACCOUNTS,
     DEVICES,
     SCRATCH,
     FilesystemView,
     python_command,
 )
 from components.evaluation.sandbox.jail import (
-    FIRST_UID,
-    NUM_UIDS,
+    UIDS,
     NamespaceJail,
     require_python_outside_scratch,
     require_start,
@@ -73,7 +73,7 @@ class Namespaces(NamespaceJail):
 
 
 def _plan(view: FilesystemView, *, as_root: bool) -> dict[str, object]:
-    root_map = f"0 0 1\n{FIRST_UID} {FIRST_UID} {NUM_UIDS}\n"
+    root_map = f"0 0 1\n{UIDS.start} {UIDS.start} {len(UIDS)}\n"
     return {
         "as_root": as_root,
         "uids": root_map if as_root else f"{_NOBODY_ID} {os.geteuid()} 1\n",
@@ -82,6 +82,7 @@ def _plan(view: FilesystemView, *, as_root: bool) -> dict[str, object]:
         "links": [[target, str(link)] for target, link in view.links],
         "hidden": [str(folder) for folder in view.hidden],
         "devices": [str(device) for device in DEVICES],
+        "accounts": str(ACCOUNTS),
         "scratch": SCRATCH,
         "scratch_options": SCRATCH_OPTIONS,
     }

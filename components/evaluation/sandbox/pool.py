@@ -1,8 +1,8 @@
 """The sandbox: a pool of jails that execute programs in parallel, opened only after a self-test.
 
 `open_sandbox` selects the isolation (`backends`), every worker runs the self-test, and the report
-names the isolation. The threads only wait for jails. A program that timed out runs once more while
-no other program runs, and that result counts.
+names the isolation. The threads only wait for jails. A program that reached a limit of time, whatever
+its outcome, runs once more while no other program runs, and that result counts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
@@ -39,8 +39,15 @@ _QUEUE_DEPTH = 2
 """Submitted programs per worker: one runs, the next waits in the jail, which saves time on a busy
 machine."""
 
-Outcome = tuple[Verdict | PrintedValue, float]
-"""The outcome of a job and its CPU seconds."""
+
+class JobResult(NamedTuple):
+    """The outcome of a job and the time that it took."""
+
+    outcome: Verdict | PrintedValue
+    cpu_s: float
+    timed_out: bool
+    """Whether the program must run again alone before the outcome counts."""
+
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +103,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         try:
             checks = list(
                 self._threads.map(
-                    lambda number: self._open(jail, seccomp_filters, number), range(workers)
+                    lambda _: self._open(jail, seccomp_filters), range(workers)
                 )
             )
         except BaseException:
@@ -135,24 +142,24 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         outcomes = self._run([Job(test, limits, "split") for test in tests])
         return [
             cpu_s if isinstance(outcome, Verdict) and outcome.passed else None
-            for outcome, cpu_s in outcomes
+            for outcome, cpu_s, _ in outcomes
         ]
 
-    def _open(self, jail: Jail, seccomp_filters: dict[str, str], number: int) -> dict[str, str]:
-        worker = Worker(jail, seccomp_filters, number, self._workers)
+    def _open(self, jail: Jail, seccomp_filters: dict[str, str]) -> dict[str, str]:
+        worker = Worker(jail, seccomp_filters)
         self._idle.put(worker)
         return self_test(worker, jail)
 
     def _run_with_retry(self, jobs: Sequence[Job]) -> list[Any]:
-        outcomes = [outcome for outcome, _ in self._run(jobs)]
-        for index, outcome in enumerate(outcomes):
-            if outcome.timed_out:
-                ((outcomes[index], _),) = self._run([jobs[index]])
+        results = self._run(jobs)
+        for index, result in enumerate(results):
+            if result.timed_out:
+                (results[index],) = self._run([jobs[index]])
                 self.num_retried += 1
-        return outcomes
+        return [result.outcome for result in results]
 
-    def _run(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Run all jobs on the idle workers; returns the outcomes in the order of the jobs."""
+    def _run(self, jobs: Sequence[Job]) -> list[JobResult]:
+        """Run all jobs on the idle workers; returns the results in the order of the jobs."""
         queue_of_jobs = _JobQueue(jobs)
         num_workers = min(self._workers, len(jobs))
         try:
@@ -161,7 +168,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
                 future.result()
         finally:
             queue_of_jobs.clear()  # after an error or an interruption no further job starts
-        return [queue_of_jobs.outcomes[index] for index in range(len(jobs))]
+        return [queue_of_jobs.results[index] for index in range(len(jobs))]
 
     def _work(self, jobs: _JobQueue) -> None:
         """Run jobs on a worker until the queue is empty."""
@@ -170,7 +177,9 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
 
         def finish_first() -> None:
             index, first = pending.popleft()
-            jobs.add_outcome(index, (worker.result(first), worker.cpu_s))
+            outcome = worker.result(first)
+            timed_out = worker.timed_out or outcome.timed_out
+            jobs.add_result(index, JobResult(outcome, worker.cpu_s, timed_out))
 
         try:
             while (indexed_job := jobs.take()) is not None:
@@ -187,10 +196,10 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
 
 
 class _JobQueue:
-    """Thread-safe queue of jobs, with their outcomes by index."""
+    """Thread-safe queue of jobs, with their results by index."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.outcomes: dict[int, Outcome] = {}
+        self.results: dict[int, JobResult] = {}
         self._jobs: Iterator[tuple[int, Job]] = iter(enumerate(jobs))
         self._lock = threading.Lock()
 
@@ -198,9 +207,9 @@ class _JobQueue:
         with self._lock:
             return next(self._jobs, None)
 
-    def add_outcome(self, index: int, outcome: Outcome) -> None:
+    def add_result(self, index: int, result: JobResult) -> None:
         with self._lock:
-            self.outcomes[index] = outcome
+            self.results[index] = result
 
     def clear(self) -> None:
         with self._lock:

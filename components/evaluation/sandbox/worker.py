@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -21,7 +20,8 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any, NamedTuple
 
 from components.core.errors import EvaluationError
-from components.evaluation.sandbox.jail import TEST_RUNNER_UID, Jail, uids_for_worker
+from components.evaluation.sandbox.filesystem_view import ACCOUNTS
+from components.evaluation.sandbox.jail import Jail, ReservedUsers
 from components.evaluation.sandbox.jailed.frames import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
@@ -32,7 +32,6 @@ from components.evaluation.sandbox.job import (
     NOTHING_PRINTED,
     Job,
     PrintedValue,
-    ResourceLimits,
     Verdict,
     parse_printed_value,
     parse_verdict,
@@ -74,14 +73,13 @@ class ExitInfo(NamedTuple):
     """How a program ended, as its server reports it."""
 
     timed_out: bool
-    status: int
+    """Whether it reached the limit of its CPU time or of its wall time."""
     cpu_s: float
 
-    def failure(self, limits: ResourceLimits) -> Verdict:
-        """Return the class of a program that ended without an answer."""
-        killed = self.status in (-signal.SIGKILL, -signal.SIGXCPU)
-        used_its_cpu_time = killed and self.cpu_s > limits.cpu_s - 0.5
-        return Verdict("time_out" if self.timed_out or used_its_cpu_time else "exited")
+    @property
+    def failure(self) -> Verdict:
+        """The class of a program that ended without an answer."""
+        return Verdict("time_out" if self.timed_out else "exited")
 
 
 class _JailLost(Exception):
@@ -95,20 +93,22 @@ class Worker(AbstractContextManager["Worker"]):
     waits in the jail.
     """
 
-    def __init__(
-        self, jail: Jail, seccomp_filters: dict[str, str], number: int = 0, num_workers: int = 1
-    ) -> None:
+    def __init__(self, jail: Jail, seccomp_filters: dict[str, str]) -> None:
         self._jail = jail
         self._seccomp_filters = seccomp_filters
-        self._uids = uids_for_worker(number, num_workers)
+        self._users = ReservedUsers() if jail.as_root else None
         self._num_jails = 0
         self._num_jobs = 0
         self.cpu_s = 0.0
         """CPU seconds of the program that ended last."""
+        self.timed_out = False
+        """Whether the program that ended last reached a limit of time, whatever its outcome."""
         self._start()
 
     def __exit__(self, *_: object) -> None:
         self._resources.close()
+        if self._users:
+            self._users.__exit__()
 
     def run(self, job: Job) -> Verdict | PrintedValue:
         """Submit a job and return its outcome."""
@@ -175,28 +175,25 @@ class Worker(AbstractContextManager["Worker"]):
             report = verdict_reply if is_split else _read_answer(pending.answer_fd)
         finally:
             os.close(pending.answer_fd)
-        limits = pending.job.limits
         if isinstance(pending.job.program, str):
             if report is None:
-                return PrintedValue(exit_info.failure(limits), NOTHING_PRINTED, "")
+                return PrintedValue(exit_info.failure, NOTHING_PRINTED, "")
             return parse_printed_value(report)
         verdict = parse_verdict(report)
         if verdict is None or verdict.kind == "exited":
-            return exit_info.failure(limits)
+            return exit_info.failure
         return verdict
 
     def _request(
         self, server: socket.socket, pending: PendingJob, text: bytes, channel: int
     ) -> None:
         job = pending.job
-        uid = self._uids[pending.number % len(self._uids)] if self._jail.as_root else None
         request = {
             "number": pending.number,
             "action": job.action,
             "entry_point": "" if isinstance(job.program, str) else job.program.entry_point,
             "limits": job.limits.as_rlimits(_GRACE_CPU_S.get(job.action, 0)),
             "wall_s": job.limits.wall_s,
-            "uid": uid,
         }
         with _memory_file(text) as source_fd:
             socket.send_fds(server, [json.dumps(request).encode()], [source_fd, channel])
@@ -214,11 +211,10 @@ class Worker(AbstractContextManager["Worker"]):
     def _exit_info(self, pending: PendingJob) -> ExitInfo:
         reply = self._reply(self._servers[pending.server], pending)
         try:
-            timed_out, status = bool(reply["timed_out"]), int(reply["status"])
-            exit_info = ExitInfo(timed_out, status, float(reply["cpu_s"]))
+            exit_info = ExitInfo(bool(reply["timed_out"]), float(reply["cpu_s"]))
         except (KeyError, TypeError, ValueError):
             raise _JailLost from None
-        self.cpu_s = exit_info.cpu_s
+        self.timed_out, self.cpu_s = exit_info
         return exit_info
 
     def _start(self) -> None:
@@ -239,7 +235,8 @@ class Worker(AbstractContextManager["Worker"]):
                 "namespaces": self._jail.namespaces,
                 "scratch": self._jail.environment["HOME"],
                 "seccomp_filters": self._seccomp_filters,
-                "test_runner_uid": TEST_RUNNER_UID if self._jail.as_root else None,
+                "accounts": str(ACCOUNTS),
+                "uids": self._users.uids if self._users else None,
                 "landlock_rules": self._jail.landlock_rules,
             }
             process = subprocess.Popen(

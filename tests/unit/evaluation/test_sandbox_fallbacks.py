@@ -12,18 +12,20 @@ import resource
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from fixtures.function_tests import RETURNS_ONE
 
 from components.core.errors import SandboxUnavailableError
 from components.evaluation.config import SandboxKind
-from components.evaluation.sandbox import ResourceLimits, Verdict, open_sandbox
+from components.evaluation.sandbox import PrintedValue, ResourceLimits, Verdict, open_sandbox
 from components.evaluation.sandbox.backends import find_jail
-from components.evaluation.sandbox.jail import uids_for_worker
+from components.evaluation.sandbox.jail import ReservedUsers
 from components.evaluation.sandbox.job import Job
 from components.evaluation.sandbox.self_test import self_test
 from components.evaluation.sandbox.system_calls import compile_seccomp_filters
@@ -118,13 +120,45 @@ def test_the_self_test_refuses_landlock_rules_that_allow_everything() -> None:
         self_test(worker, jail)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 7, 605, 900])
-def test_no_two_workers_share_a_user(num_workers: int) -> None:
-    """If there are enough: 605, without the user of the test runners."""
-    uids = [set(uids_for_worker(worker, num_workers)) for worker in range(min(num_workers, 605))]
-    assert all(uids)
-    assert sum(map(len, uids)) == len(set().union(*uids)) == 605
-    assert uids_for_worker(899, 900)
+def test_no_two_jails_share_a_user() -> None:
+    """Users are reserved until the jail is closed."""
+    users = range(4_000_000, 4_000_006)
+    with ReservedUsers(users) as first, ReservedUsers(users) as second:
+        with ReservedUsers(users) as third:
+            assert sorted(first.uids + second.uids + third.uids) == list(users)
+            with pytest.raises(SandboxUnavailableError, match="4000000 to 4000005"):
+                ReservedUsers(users)
+        with ReservedUsers(users) as fourth:
+            assert fourth.uids == third.uids
+
+
+THREADS = """
+import threading
+gate = threading.Event()
+for _ in range(90): threading.Thread(target=gate.wait, daemon=True).start()
+gate.wait(WAIT_S)
+print("ended")
+"""
+
+
+def test_threads_of_a_jail_do_not_count_in_another(sandbox_kind: SandboxKind) -> None:
+    """90 of at most 128 threads in each of two jails, at the same time."""
+    limits = ResourceLimits(10, memory_mib=2048)
+    jail = find_jail(sandbox_kind)
+    filters = compile_seccomp_filters(namespaces=jail.namespaces)
+    with Worker(jail, filters) as first, Worker(jail, filters) as second:
+        pending = first.submit(Job(f"WAIT_S = 1000\n{THREADS}", limits, "split"))
+        while not any(process.num_threads() > 90 for process in _descendants()):
+            time.sleep(0.05)
+        printed = second.run(Job(f"WAIT_S = 0\n{THREADS}", limits, "split"))
+        assert isinstance(printed, PrintedValue)
+        assert (printed.value, printed.exit_verdict.kind) == ("ended", "passed")
+        assert any(process.num_threads() > 90 for process in _descendants())
+        os.close(pending.answer_fd)
+
+
+def _descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 
 import pytest
@@ -17,7 +18,7 @@ REFUSED = {
     "fork": 57, "vfork": 58, "execve": 59, "execveat": 322, "clone3": 435, "kill": 62,
     "tkill": 200, "pidfd_open": 434, "pidfd_getfd": 438, "pidfd_send_signal": 424,
     "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312, "socket": 41,
-    "connect": 42, "accept": 43, "sendto": 44, "sendmsg": 46, "recvmsg": 47, "bind": 49,
+    "connect": 42, "accept": 43, "sendmsg": 46, "setsockopt": 54, "recvmsg": 47, "bind": 49,
     "listen": 50, "socketpair": 53, "unshare": 272, "setns": 308, "mount": 165, "umount2": 166,
     "pivot_root": 155, "chroot": 161, "open_tree": 428, "move_mount": 429, "fsopen": 430,
     "mount_setattr": 442, "open_by_handle_at": 304, "mknod": 133, "setuid": 105, "setgid": 106,
@@ -52,30 +53,78 @@ def test_every_listed_call_is_refused_by_the_filter(every_sandbox: Sandbox) -> N
     assert dict(printed.value) == dict.fromkeys(REFUSED, "EPERM") | {"clone3": "ENOSYS"}
 
 
-ARGUMENTS = {
-    "a process by clone": "libc.syscall(56, 17, 0, 0, 0, 0)",
-    "a pid namespace by clone": "libc.syscall(56, 0x20000000 | 17, 0, 0, 0, 0)",
-    "a user namespace by clone": "libc.syscall(56, 0x10000000 | 17, 0, 0, 0, 0)",
-    "keep capabilities": "libc.prctl(8, 1, 0, 0, 0)",
-    "be dumped": "libc.prctl(4, 1, 0, 0, 0)",
-    "a filter of its own": "libc.prctl(22, 2, 0, 0, 0)",
-    "a higher limit": "libc.syscall(302, 0, 7, ctypes.byref((ctypes.c_uint64 * 2)(4096, 4096)), 0)",
-    "another process' limits": "libc.syscall(302, 1, 7, 0, ctypes.byref((ctypes.c_uint64 * 2)()))",
-    "type into a terminal": "libc.ioctl(0, 0x5412, b'x')",
+REFUSED_ARGUMENTS = {
+    "a process by clone": "56, HIGH | 17",
+    "a pid namespace by clone": "56, HIGH | 0x20000000 | 17",
+    "a user namespace by clone": "56, HIGH | 0x10000000 | 17",
+    "keep capabilities": "157, HIGH | 8, 1",
+    "be dumped": "157, HIGH | 4, 1",
+    "a filter of its own": "157, HIGH | 22, 2",
+    "a higher limit": "302, 0, 7, address(limits)",
+    "a higher limit at an address whose low half is 0": "302, 0, 7, 1 << 32",
+    "another process' limits": "302, HIGH | 1, 7, 0, address(limits)",
+    "type into a terminal": "16, 0, HIGH | 0x5412, address(limits)",
+    "a socket of the network": "53, HIGH | 2, 1, 0, address(limits)",
+    "a pair of datagram sockets": "53, 1, HIGH | 2, 0, address(limits)",
+    "a pair of raw sockets": "53, 1, HIGH | 3, 0, address(limits)",
+    "data out of band": "44, left.fileno(), address(limits), 1, HIGH | 1, 0, 0",
+    "read out of band": "45, right.fileno(), address(limits), 1, HIGH | 1, 0, 0",
+    "send to an address": "44, left.fileno(), address(limits), 1, HIGH, address(limits), 16",
+    "send to an address whose low half is 0": "44, left.fileno(), address(limits), 1, 0, 1 << 32",
+    "the user of a socket": "55, left.fileno(), 1, HIGH | 17, address(limits), address(size)",
+    "an option of TCP": "55, left.fileno(), HIGH | 6, 3, address(limits), address(size)",
+    "a file that signals": "72, reader, HIGH | 8, os.getpid()",
+    "a file that sends SIGKILL": "72, reader, HIGH | 10, 9",
+    "a file that signals a thread": "72, reader, HIGH | 15, address(limits)",
+    "a lease": "72, reader, HIGH | 1024, 0",
+    "notices of changes": "72, reader, HIGH | 1026, 1",
+    "a block device": "133, b'/tmp/device', HIGH | 0o060666, 0",
+    "a file by mknodat": "259, -100, b'/tmp/file', HIGH | 0o100666, 0",
+    "signal another process": "62, HIGH | 2, 0",
+    "signal a thread of another process": "234, HIGH | 2, 2, 0",
+    "signal all processes": "62, HIGH | 0xFFFFFFFF, 0",
 }
+"""System calls with an argument that only servers may pass, or nobody. The kernel ignores `HIGH` in
+an argument of 32 bits."""
+ALLOWED_ARGUMENTS = {
+    "flags of a file": "72, reader, HIGH | 1",
+    "wait for data": "16, reader, HIGH | 0x5421, address(size)",
+    "a pair of streams": "53, HIGH | 1, HIGH | 1, HIGH, address(limits)",
+    "send": "44, left.fileno(), address(limits), 1, HIGH, 0, 0",
+    "receive": "45, right.fileno(), address(limits), 1, HIGH | 0x40, 0, 0",
+    "the type of a socket": "55, left.fileno(), HIGH | 1, HIGH | 3, address(limits), address(size)",
+    "signal itself": "62, os.getpid(), 0",
+    "signal its thread": "234, os.getpid(), os.getpid(), 0",
+}
+SYSTEM_CALLS = """
+import ctypes, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+libc.mmap.restype = ctypes.c_void_p
+limits, size = (ctypes.c_uint64 * 2)(4096, 4096), ctypes.c_uint32(4)
+def address(item): return ctypes.addressof(item)
+# readable, writable; private, fixed, without a file
+assert libc.mmap(ctypes.c_void_p(1 << 32), ctypes.c_size_t(4096), 3, 0x32, -1, 0) == 1 << 32
+left, right = socket.socketpair()
+reader, writer = os.pipe()
+def call(*arguments):
+    convert = lambda a: ctypes.c_char_p(a) if isinstance(a, bytes) else ctypes.c_uint64(a)
+    ctypes.set_errno(0)
+    libc.syscall(*map(convert, arguments))
+    return ctypes.get_errno()
+"""
 
 
-def test_arguments_that_only_servers_may_give_are_refused(every_sandbox: Sandbox) -> None:
-    lines = "\n".join(
-        f"result = {code}\noutcomes[{name!r}] = ctypes.get_errno() if result == -1 else 'worked'"
-        for name, code in ARGUMENTS.items()
-    )
-    source = (
-        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\noutcomes = {}\n"
-        f"{lines}\nprint(list(outcomes.items()))"
-    )
+@pytest.mark.parametrize("high", [0, 1 << 32, 0xFFFFFFFF << 32])
+def test_filters_compare_what_the_kernel_reads_of_an_argument(
+    every_sandbox: Sandbox, high: int
+) -> None:
+    arguments = REFUSED_ARGUMENTS | ALLOWED_ARGUMENTS
+    calls = ", ".join(f"({name!r}, call({code}))" for name, code in arguments.items())
+    source = f"HIGH = {high}\n{SYSTEM_CALLS}\nprint([{calls}])"
     (printed,) = every_sandbox.last_printed_values([source], ResourceLimits(1))
-    assert dict(printed.value) == dict.fromkeys(ARGUMENTS, 1)  # EPERM
+    expected = dict.fromkeys(REFUSED_ARGUMENTS, errno.EPERM) | dict.fromkeys(ALLOWED_ARGUMENTS, 0)
+    assert dict(printed.value) == expected
 
 
 @pytest.mark.parametrize("mode", ["split", "fast"])

@@ -42,6 +42,16 @@ GREEDY = {
         "import os\nx = []\nwhile True:\n    x.append(os.pipe())\n"
         "    os.write(x[-1][1], bytes(1 << 16))"
     ),
+    "sockets, filled": (
+        "import socket\nx = []\nwhile True:\n    x.append(socket.socketpair())\n"
+        "    x[-1][0].setblocking(False)\n    try:\n"
+        "        while True: x[-1][0].send(bytes(1 << 16))\n    except BlockingIOError: pass"
+    ),
+    "shared memory": (
+        "import itertools\nfor i in itertools.count():\n"
+        "    open(f'/dev/shm/{i}', 'wb').write(bytes(1 << 20))"
+    ),
+    "signals to itself": "import os\nfor number in range(1, 65): os.kill(os.getpid(), number)",
     "threads": (
         "import threading\nwhile True: threading.Thread(target=threading.Event().wait).start()"
     ),
@@ -138,6 +148,7 @@ REMAINS = {
     "the folder's mode": "os.chmod('/tmp', 0o700)",
     "the folder, closed": "os.chmod('/tmp', 0)",
     "the folder's time": "os.utime('/tmp', (1, 1))",
+    "names of files": "for i in range(2000): open(f'/tmp/{i} {MARK}', 'w').close()",
     "a file that was removed": "open('/tmp/note', 'w').close(); os.remove('/tmp/note')",
     "a module": "import math; math.note = MARK",
     "a builtin": "import builtins; builtins.note = MARK",
@@ -146,6 +157,9 @@ REMAINS = {
     "a file in the code": "import jailed; open(jailed.__path__[0] + '/note.py', 'w').write(MARK)",
     "a lock": "import fcntl, jailed; fcntl.flock(open(jailed.__file__), fcntl.LOCK_EX)",
     "memory": "x = [MARK + str(i) for i in range(100_000)]",
+    "shared memory": "open('/dev/shm/note', 'w').write(MARK)",
+    "a named pipe": "os.mkfifo('/tmp/pipe')",
+    "a message in a socket": "import socket; socket.socketpair()[0].send(MARK.encode())",
 }
 SEARCH = """
 import builtins, ctypes, fcntl, gc, jailed, math, os, re, stat

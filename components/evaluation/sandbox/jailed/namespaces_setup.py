@@ -43,7 +43,7 @@ def enter(plan_json: str, command: Sequence[str]) -> NoReturn:
 
     Args:
         plan_json: JSON with `uids` and `gids` (maps of the user namespace), `as_root`, `mounts`,
-            `links`, `hidden`, `devices`, `scratch`, `scratch_options`.
+            `links`, `hidden`, `devices`, `accounts`, `scratch`, `scratch_options`.
     """
     plan = json.loads(plan_json)
     with _exit_on_error("making namespaces"):
@@ -108,7 +108,8 @@ def _build(plan: dict[str, Any]) -> None:
     os.chdir(_BASE)
     for fd, target in (*mounts, *devices):
         _make_mount_point(fd, target)
-    os.makedirs(f".{plan['scratch']}", exist_ok=True)
+    for folder in (plan["accounts"], plan["scratch"]):
+        os.makedirs(f".{folder}", exist_ok=True)
     for fd, target in mounts:
         _bind(fd, target)
     for target, link in plan["links"]:

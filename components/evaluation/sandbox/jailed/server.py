@@ -17,7 +17,11 @@ import os
 import resource
 import select
 import signal
+import site
 import socket
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any, NamedTuple
 
 from . import candidate, landlock_rules, lockdown, test_runner
@@ -26,6 +30,7 @@ _CLONE_NEWPID = 0x20000000
 _MNT_DETACH = 2
 _CHANNEL = 3
 _NOSUID_NODEV_NOATIME = 2 | 4 | 1024
+_RDONLY_REMOUNT_BIND = 1 | 32 | 4096
 SCRATCH_OPTIONS = "size=16m,nr_inodes=4096,mode=1777"
 """Mount options of the only writable folder (assumption: MTPB and HumanEval write nothing of
 size)."""
@@ -45,16 +50,18 @@ class _Setup(NamedTuple):
     """Whether every program gets a pid namespace and an empty folder."""
     scratch: str
     """Working directory of programs; with namespaces the only writable folder."""
+    accounts: str
+    """The folder of the names of users; written by the server if there are namespaces."""
     seccomp_filters: dict[str, str]
-    test_runner_uid: int | None
-    """The user of test runners; None if users cannot be changed."""
+    uids: tuple[int, int] | None
+    """The users of programs and of test runners; None if users cannot be changed."""
     landlock_rules: dict[str, Any] | None
     """Arguments of `landlock_rules.restrict_files` if there are no namespaces."""
 
     @property
     def has_own_user(self) -> bool:
         """Whether programs have a user, or a user namespace, of their own."""
-        return self.namespaces or self.test_runner_uid is not None
+        return self.namespaces or self.uids is not None
 
 
 def main(test_runners: int, *servers: tuple[int, list[str]]) -> None:
@@ -79,13 +86,19 @@ def main(test_runners: int, *servers: tuple[int, list[str]]) -> None:
     os.register_at_fork = lambda **_: None
     for name in PREIMPORTED:
         importlib.import_module(name)
+    site.setquit()  # names that every interpreter defines if it imports site at its start
+    site.sethelper()
+    sys.meta_path.insert(0, _ResourceTrackerFinder())
+    if setup.namespaces:
+        _write_account(setup)
     _restrict(setup)
     controls = [control for control, _ in servers]
     runner_filter = setup.seccomp_filters.get("test_runner")
+    runner_uid = setup.uids[1] if setup.uids else None
     _fork_server(
         controls,
         lambda: test_runner.serve(
-            test_runners, setup.test_runner_uid, runner_filter, has_own_user=setup.has_own_user
+            test_runners, runner_uid, runner_filter, has_own_user=setup.has_own_user
         ),
     )
     for control, packages in servers:
@@ -102,14 +115,57 @@ def _move_to_lowest(fd: int) -> int:
     return lowest
 
 
+class _ResourceTrackerFinder:
+    """Finds a resource tracker of multiprocessing that tracks nothing.
+
+    The tracker is a process, and programs cannot start processes. All that it would remove ends
+    with the program.
+    """
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, _target: object = None
+    ) -> ModuleSpec | None:
+        if name != "multiprocessing.resource_tracker":
+            return None
+        spec = PathFinder.find_spec(name, path)
+        if spec is None or spec.loader is None:
+            return None
+        exec_module = spec.loader.exec_module
+
+        def exec_without_tracking(module: Any) -> None:
+            exec_module(module)
+            module.ResourceTracker._send = lambda *_: None
+
+        spec.loader.exec_module = exec_without_tracking  # type: ignore[method-assign]
+        return spec
+
+
+def _write_account(setup: _Setup) -> None:
+    """Give the user of programs a name in a folder that shows no other user of the machine."""
+    uid = setup.uids[0] if setup.uids else os.getuid()
+    _mount_tmpfs(setup.accounts, "size=16k,nr_inodes=8,mode=755")
+    account = f"program:x:{uid}:{uid}:program:{setup.scratch}:/usr/sbin/nologin\n"
+    for name, content in (("passwd", account), ("group", f"program:x:{uid}:\n")):
+        with open(f"{setup.accounts}/{name}", "w") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), 0o644)
+    path, flags = setup.accounts.encode(), _RDONLY_REMOUNT_BIND | _NOSUID_NODEV_NOATIME
+    lockdown.check(lockdown.libc.mount(None, path, None, flags, None))
+
+
+def _mount_tmpfs(path: str, options: str) -> None:
+    target, flags = path.encode(), _NOSUID_NODEV_NOATIME
+    lockdown.check(lockdown.libc.mount(b"tmpfs", target, b"tmpfs", flags, options.encode()))
+
+
 def _restrict(setup: _Setup) -> None:
     """Reduce the rights of all servers before the first request."""
     lockdown.die_with_parent()
     lockdown.forbid_new_privileges()
     if setup.landlock_rules:
         landlock_rules.restrict_files(**setup.landlock_rules)
-        changes_user = setup.test_runner_uid is not None
-        lockdown.keep_capabilities(lockdown.USER_CAPABILITIES if changes_user else ())
+        lockdown.keep_capabilities(lockdown.USER_CAPABILITIES if setup.uids else ())
     if setup.seccomp_filters:
         lockdown.SeccompFilter(setup.seccomp_filters["server"]).load()
 
@@ -178,9 +234,10 @@ class _Server:
         process = os.pidfd_open(pid)
         self._poll.register(process, select.POLLIN)
         timed_out = not self._poll.poll(request["wall_s"] * 1000)
+        limited_cpu_s = lockdown.limited_cpu_s(pid)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        _, wait_status, usage = os.wait4(pid, 0)
+        _, _, usage = os.wait4(pid, 0)
         for fd in (process, channel):
             self._poll.unregister(fd)
         for fd in (process, channel, source_fd):
@@ -189,8 +246,7 @@ class _Server:
             self._renew_scratch()
         return {
             "number": request["number"],
-            "timed_out": timed_out,
-            "status": os.waitstatus_to_exitcode(wait_status),
+            "timed_out": timed_out or limited_cpu_s >= request["limits"]["RLIMIT_CPU"][0],
             "cpu_s": usage.ru_utime + usage.ru_stime,
         }
 
@@ -210,8 +266,8 @@ class _Server:
             os.chdir(self._setup.scratch)
             for resource_id, limit in limits:
                 resource.setrlimit(resource_id, limit)
-            if request["uid"] is not None:
-                lockdown.switch_user(request["uid"])  # drops all capabilities
+            if self._setup.uids:
+                lockdown.switch_user(self._setup.uids[0])  # drops all capabilities
             else:
                 lockdown.drop_capabilities()
             lockdown.die_with_parent()
@@ -222,18 +278,18 @@ class _Server:
         finally:
             os._exit(0)
 
-    def _scratch_state(self) -> tuple[Any, ...]:
-        """Return a state that changes with every write: names of files, and the ctime."""
-        folder = os.stat(self._setup.scratch)
-        names = list[str]()
-        # An ordinary user's program owns the folder and can remove the permission.
-        with contextlib.suppress(PermissionError):
-            names = os.listdir(self._setup.scratch)
-        return folder.st_mode, folder.st_uid, folder.st_ino, folder.st_ctime_ns, names
+    def _scratch_state(self) -> tuple[int, ...]:
+        """Return numbers that change with every write. No name of a file enters this process."""
+        folder, usage = os.stat(self._setup.scratch), os.statvfs(self._setup.scratch)
+        return (
+            folder.st_mode,
+            folder.st_uid,
+            folder.st_ino,
+            folder.st_ctime_ns,
+            usage.f_ffree,
+            usage.f_bfree,
+        )
 
     def _renew_scratch(self) -> None:
-        path, options = self._setup.scratch.encode(), SCRATCH_OPTIONS.encode()
-        lockdown.check(lockdown.libc.umount2(path, _MNT_DETACH))
-        lockdown.check(
-            lockdown.libc.mount(b"tmpfs", path, b"tmpfs", _NOSUID_NODEV_NOATIME, options)
-        )
+        lockdown.check(lockdown.libc.umount2(self._setup.scratch.encode(), _MNT_DETACH))
+        _mount_tmpfs(self._setup.scratch, SCRATCH_OPTIONS)

@@ -109,8 +109,7 @@ def _answer_requests(requests: socket.socket, unanswered: mmap.mmap) -> int:
 
 def _set_limits(limits: dict[str, list[int]]) -> None:
     """Set soft limits for the next program; its CPU time counts from here."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    used_s = {"RLIMIT_CPU": math.ceil(used.ru_utime + used.ru_stime)}
+    used_s = {"RLIMIT_CPU": math.ceil(lockdown.limited_cpu_s(os.getpid()))}
     for name, (limit, _) in limits.items():
         resource_id = getattr(resource, name)
         soft = used_s.get(name, 0) + limit

@@ -43,6 +43,7 @@ from components.dataset.shards import (
 from components.preparation.dedup import exclusion_runs, find_near_duplicates
 from components.preparation.input_checks import (
     check_bad_records,
+    check_readable_records,
     load_encoder,
     require_documents,
     require_sequences,
@@ -110,7 +111,7 @@ def prepare_corpus(
             sample.
 
     Raises:
-        RecordError: there are more bad records than tolerated.
+        RecordError: no record can be read, or there are more bad records than tolerated.
         DataError: a source cannot be read, a language has no document or a split no full sequence;
             or the encoder differs from the reference.
         ConfigError: the tokenizer in the folder does not match its configuration.
@@ -159,6 +160,7 @@ def _run_stages(
         single_process=fits_single_process(partitions, execution),
         num_bytes=sum(partition.size_bytes for partition in partitions),
     )
+    check_readable_records(job.corpus, tokenized)
     check_bad_records(tokenized, job.data.quarantine)
     runs = [run for partition in partitions for run in job.runs(partition)]
     near_duplicates = find_near_duplicates(job, runs)

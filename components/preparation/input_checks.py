@@ -7,6 +7,7 @@ again when it is reused. The validation package checks the content.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from typing import Any
 from components.core.errors import ConfigError, DataError
 from components.data.config import LANGUAGES, Corpus
 from components.data.sources.config import QuarantineConfig
-from components.data.sources.partition_reader import QuarantinedRecord, check_bad_record_limit
+from components.data.sources.quarantine import (
+    QuarantinedRecord,
+    check_quarantine_limit,
+    require_readable_records,
+)
 from components.dataset.shards import TRAIN, Split
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
@@ -33,16 +38,30 @@ def load_encoder(folder: Path, config: TokenizerConfig) -> Encoder:
     return encoder
 
 
+def check_readable_records(corpus: Corpus, tokenized: Sequence[Mapping[str, Any]]) -> None:
+    """Raise RecordError, with an example, if the tokenize stage read no document."""
+    quarantined, skipped = Counter[str](), Counter[str]()
+    for result in tokenized:
+        quarantined.update(result["bad"])
+        skipped.update(result["skipped"])
+    num_documents = sum(result.get("documents", 0) for result in tokenized)
+    examples = _examples(tokenized)
+    require_readable_records(corpus, num_documents, quarantined, skipped, examples)
+
+
 def check_bad_records(tokenized: Sequence[Mapping[str, Any]], quarantine: QuarantineConfig) -> None:
     """Raise RecordError, with examples, if the tokenize stage met too many bad records."""
     num_bad = sum(sum(result["bad"].values()) for result in tokenized)
     num_skipped = sum(sum(result["skipped"].values()) for result in tokenized)
     num_documents = sum(result.get("documents", 0) for result in tokenized)
-    examples = [
+    num_records = num_bad + num_skipped + num_documents
+    check_quarantine_limit(num_bad, num_records, _examples(tokenized), quarantine)
+
+
+def _examples(tokenized: Sequence[Mapping[str, Any]]) -> list[QuarantinedRecord]:
+    return [
         QuarantinedRecord(**example) for result in tokenized for example in result["bad_examples"]
     ]
-    num_records = num_bad + num_skipped + num_documents
-    check_bad_record_limit(num_bad, num_records, examples, quarantine)
 
 
 def check_bad_records_of_reused_corpus(
@@ -57,7 +76,7 @@ def check_bad_records_of_reused_corpus(
     num_bad = sum(statistics["bad"].values())
     num_skipped = sum(statistics["skipped"].values())
     num_documents = sum(counts["raw_documents"] for counts in statistics["languages"].values())
-    check_bad_record_limit(num_bad, num_bad + num_skipped + num_documents, [], quarantine)
+    check_quarantine_limit(num_bad, num_bad + num_skipped + num_documents, [], quarantine)
 
 
 def require_documents(corpus: Corpus, languages: Mapping[str, Any]) -> None:

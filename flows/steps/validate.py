@@ -21,7 +21,7 @@ from flows.settings.recipes import Recipe
 from flows.steps.report import publish_validation_results
 
 if TYPE_CHECKING:  # Imports numpy, Great Expectations and MLflow.
-    from components.data.sources.partition_reader import QuarantinedRecord
+    from components.data.sources.quarantine import QuarantinedRecord
     from components.registry.tracking import TrackedRun
     from components.validation.profile_partitions import ProfileResult
     from components.validation.suite_files import Suites
@@ -51,7 +51,6 @@ def validate_raw_corpora(
         RecordError: a declared corpus has more bad records than the recipe tolerates.
     """
     from components.data.raw_corpus import require_same_bytes
-    from components.data.sources.partition_reader import QuarantinedRecord
     from components.validation.raw import read_profiles, validate_raw
     from components.validation.suite_files import validation_identity
     from components.validation.suites import CODE_VERSION
@@ -64,10 +63,7 @@ def validate_raw_corpora(
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
         profiles = _profile_declared_corpora(context, folder)
         for corpus, profile in profiles.items():
-            examples[corpus] = [
-                QuarantinedRecord(*(example[field] for field in QuarantinedRecord._fields))
-                for example in profile.quarantined.examples
-            ]
+            examples[corpus] = profile.quarantined.records()
         statistics = validate_raw(
             folder,
             suites=suites,
@@ -179,12 +175,12 @@ def _check_bad_records(
     context: FlowContext, validation: Artifact, examples: Mapping[str, list[QuarantinedRecord]]
 ) -> None:
     """Check the tolerated number of bad records; preparation would take 20 times as long to."""
-    from components.data.sources.partition_reader import check_bad_record_limit
+    from components.data.sources.quarantine import check_quarantine_limit
 
     quarantine = context.recipe.data.quarantine
     read: Any = validation.statistics.get(_READ, {})
     for corpus, (num_bad, num_read) in read.items():
-        check_bad_record_limit(num_bad, num_read, examples.get(corpus, []), quarantine)
+        check_quarantine_limit(num_bad, num_read, examples.get(corpus, []), quarantine)
 
 
 def _previous_validation(

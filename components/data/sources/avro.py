@@ -26,6 +26,7 @@ _DAMAGE = (
     ArithmeticError,
     EOFError,
     LookupError,
+    RecursionError,
     SchemaParseException,
     TypeError,
     ValueError,
@@ -33,7 +34,8 @@ _DAMAGE = (
     struct.error,
     zlib.error,
 )
-"""Exceptions of fastavro and its codecs for flipped bits (measured: all bits of small files)."""
+"""Exceptions of fastavro and its codecs for flipped bits (measured: all bits of small files), and
+for a schema or a record that is nested too deep."""
 _CODECS = ("null", "deflate", "snappy", "bzip2")
 """BigQuery writes the first three. With xz, a flipped bit may request gigabytes of memory; other
 codecs need another package."""

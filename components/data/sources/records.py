@@ -42,6 +42,9 @@ NOT_UTF8 = "not UTF-8"
 SURROGATE = "half a surrogate pair"
 NUL = "NUL character"
 TOO_LONG = "too long"
+BROKEN_LINK = "broken link"
+OUTSIDE_LINK = "link out of the checkout"
+LFS_POINTER = "Git LFS pointer"
 
 BAD_REASONS = (
     NOT_JSON,
@@ -53,6 +56,9 @@ BAD_REASONS = (
     SURROGATE,
     NUL,
     TOO_LONG,
+    BROKEN_LINK,
+    OUTSIDE_LINK,
+    LFS_POINTER,
 )
 """Reasons why a record is bad. Details may follow after a colon."""
 
@@ -63,6 +69,12 @@ NOT_REGULAR = "no regular file"
 
 SKIP_REASONS = (LANGUAGE, BLANK, LINK, NOT_REGULAR)
 """Reasons of skipped records and files, which are counted but not bad."""
+
+
+MAX_POINTER_BYTES = 1024
+"""A pointer file of Git LFS is smaller than this (Git LFS specification, "The Pointer")."""
+_POINTER_START = b"version https://git-lfs.github.com/spec/"
+_BOM = b"\xef\xbb\xbf"
 
 
 class Record(NamedTuple):
@@ -100,6 +112,16 @@ def longest_value(fields: Mapping[str, Any]) -> int:
     """Length of the longest string or bytes of a row."""
     lengths = [len(value) for value in fields.values() if isinstance(value, str | bytes)]
     return max(lengths, default=0)
+
+
+def without_bom(content: bytes) -> bytes:
+    """The content of a text file without a UTF-8 byte order mark, which marks the encoding."""
+    return content.removeprefix(_BOM)
+
+
+def is_lfs_pointer(text: bytes) -> bool:
+    """Whether a text is a pointer file, which Git LFS replaces by the real file."""
+    return text.startswith(_POINTER_START) and len(text) < MAX_POINTER_BYTES
 
 
 class _InvalidField(Exception):
@@ -193,23 +215,28 @@ class RecordParser:
                 return Reject(f"{NO_TEXT}: {' or '.join(self._names['text'])} is missing or null")
             if isinstance(text, str | bytes) and _exceeds(text, self._max_bytes):
                 return Reject(f"{TOO_LONG}: more than {self._max_bytes} bytes")
+            checked_text = _check_text(text, "text")
+            if checked_text.startswith(_POINTER_START.decode()) and is_lfs_pointer(
+                checked_text.encode()
+            ):
+                return Reject(LFS_POINTER)
             return Record(
                 language,
                 self._parse_field(fields, "license"),
                 path,
                 self._parse_field(fields, "source"),
-                _check_text(text, "text"),
+                checked_text,
             )
         except _InvalidField as error:
             return Reject(str(error))
 
     def _parse_field(self, fields: Mapping[str, Any], field: str) -> str:
-        """An optional field as a string. A list of licenses is joined."""
+        """An optional field as a string. A list of licenses is joined without its nulls."""
         value = self._find_value(fields, field)
         if value is None:
             return ""
         if field == "license" and isinstance(value, list | tuple):
-            return ", ".join(_check_text(item, field) for item in value)
+            return ", ".join(_check_text(item, field) for item in value if item is not None)
         return _check_text(value, field)
 
     def _find_value(self, fields: Mapping[str, Any], field: str) -> Any:
@@ -238,10 +265,22 @@ def _find_column(name: str, existing: list[str]) -> str | None:
 
 def _nested_value(fields: Any, name: str) -> Any:
     for key in name.split("."):
+        if isinstance(fields, list):
+            fields = _map_of_pairs(fields)
         if not isinstance(fields, Mapping):
             return None
         fields = fields.get(key)
     return fields
+
+
+def _map_of_pairs(pairs: list[Any]) -> dict[str, Any] | None:
+    """A map column of Parquet, which Arrow returns as pairs; None for another list."""
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+        return None
+    return {
+        key.decode("utf-8", "replace") if isinstance(key, bytes) else key: value
+        for key, value in pairs
+    }
 
 
 def _exceeds(text: str | bytes, max_bytes: int) -> bool:
@@ -276,7 +315,11 @@ def _check_text(value: Any, field: str) -> str:
 
 
 def parse_json_object(line: bytes) -> dict[str, Any] | Reject:
-    """The JSON object of a line, or the reason why there is none."""
+    """The JSON object of a line, or the reason why there is none.
+
+    A byte order mark is ignored at every line, because files with a mark may be concatenated.
+    """
+    line = line.removeprefix(_BOM)
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:

@@ -18,6 +18,7 @@ from components.core.errors import DataError
 from components.core.fingerprint import digest_of_files, fingerprint, list_files, sha256_file
 from components.data.config import CORPORA, Corpus, DataConfig
 from components.data.dvc import dvc_repo
+from components.data.dvc.dvc_objects import shorten_list
 from components.data.dvc.dvc_repo import DATA, DATA_DVC, DvcPointer
 from components.data.sources.code_files import list_files as list_code_files
 from components.data.sources.config import Source
@@ -108,7 +109,7 @@ def require_clean_data(project: Path, pointer: DvcPointer) -> None:
     paths = dvc_repo.changed_paths(project)
     if paths:
         corpora = ", ".join(sorted({Path(path).parts[1] for path in paths}))
-        changed = f"{corpora} ({dvc_repo.shorten_list(paths, _MAX_LISTED)})"
+        changed = f"{corpora} ({shorten_list(paths, _MAX_LISTED)})"
     else:
         changed = "files that are not in DVC's cache"
     raise DataError(

@@ -132,3 +132,18 @@ def test_a_failed_profile_leaves_no_files(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"0\.jsonl\.zst is damaged or truncated"):
         profile(damaged, tmp_path)
     assert not (tmp_path / "progress").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "pattern"),
+    [
+        ([b'[{"text": "a"}]'], "'not an object'"),
+        ([b'{"text": "x", "path": "no/prose.py"}'], "language 1"),
+        ([b""], "blank line 1"),
+    ],
+)
+def test_a_corpus_without_a_readable_record_is_an_error_before_any_rule(
+    tmp_path: Path, lines: list[bytes], pattern: str
+) -> None:
+    with pytest.raises(RecordError, match=pattern):
+        profile(source(tmp_path / "raw", lines), tmp_path)

@@ -56,7 +56,7 @@ class PartitionStats(NamedTuple):
     raw_bytes: int
     rejected: Counter[str]
     """Documents by reason."""
-    num_bad: int
+    num_quarantined: int
     """Records that cannot be read."""
     tokens: Counter[str]
     """Of accepted documents, by language."""
@@ -240,7 +240,7 @@ def _partition_stats(
         num_documents=sum(row["num_bytes_count"] for row in rows),
         raw_bytes=sum(row["num_bytes_sum"] for row in rows),
         rejected=rejected,
-        num_bad=sum(result["bad"].values()),
+        num_quarantined=sum(result["quarantined"].values()),
         tokens=tokens,
         held_out_tokens=held_out_tokens,
         run_bytes=sum(run.stat().st_size for run in runs),

@@ -118,7 +118,7 @@ def profile_partition(task: Any) -> JsonValue:
         for batch in read_partition(
             partition, limits.languages, merge_extensions(data.extensions), data.quarantine
         ):
-            for record in batch.bad:
+            for record in batch.quarantined:
                 if num_by_kind[record.kind] < MAX_QUARANTINED_EXAMPLES:
                     examples.append({**record._asdict(), "kind": record.kind})
                 num_by_kind[record.kind] += 1

@@ -41,7 +41,7 @@ class Project(NamedTuple):
     def recipe(self) -> Recipe:
         sources = json.dumps({"mono": [{"uri": str(self.folder / "source" / "*.jsonl")}]})
         return recipe_without_decontamination().override(
-            [f"data.sources={sources}", "data.quarantine.max_bad_fraction=0.1"]
+            [f"data.sources={sources}", "data.quarantine.max_quarantined_fraction=0.1"]
         )
 
     @property
@@ -146,7 +146,7 @@ def test_mlflow_has_rejected_documents_of_every_reason_and_their_counts(
     assert second.data.metrics["rejected/mono/Python/digits"] == 20
     assert first.data.metrics["rejected/multi/C/duplicate"] == 1
     assert first.data.metrics["unreadable/mono/not JSON"] == 6
-    assert not [name for name in second.data.metrics if name.startswith("unreadable")]
+    assert not [name for name in second.data.metrics if name.startswith("quarantined")]
 
 
 def test_the_second_version_is_compared_with_the_first(project: Project) -> None:
@@ -234,7 +234,7 @@ def test_too_many_bad_records_stop_the_flow_before_preparation(
         folder, Execution(project=str(folder), pins=str(pins / "pins.json"), archives=str(pins))
     )
     project.write(*TRUNCATED)
-    strict = project.recipe.override(["data.quarantine.max_bad_fraction=0.04"])
+    strict = project.recipe.override(["data.quarantine.max_quarantined_fraction=0.04"])
     with pytest.raises(
         RecordError,
         match=r"(?s)6 of 126 records are bad\n.*package\.jsonl, \d+: not JSON.*at most 4\.000%",

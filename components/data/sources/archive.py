@@ -96,9 +96,9 @@ def read(
 
 def _reject(member: _Member, path: str, parser: RecordParser, max_record_bytes: int) -> Any:
     if not member.is_regular:
-        return Reject(LINK, is_bad=False)
+        return Reject(LINK, is_quarantined=False)
     if parser.language_of(path) is None:
-        return Reject(LANGUAGE, is_bad=False)
+        return Reject(LANGUAGE, is_quarantined=False)
     if member.size_bytes > max_record_bytes:
         return Reject(f"{TOO_LONG}: a member of {member.size_bytes} bytes")
     return None

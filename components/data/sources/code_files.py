@@ -76,11 +76,11 @@ def read(
 def _read_file(code_file: CodeFile, source: str, parser: RecordParser, max_bytes: int) -> Any:
     entry = code_file.entry
     if entry.kind == "repeated link":
-        return Reject(LINK, is_bad=False)
+        return Reject(LINK, is_quarantined=False)
     if entry.kind == "special file":
-        return Reject(NOT_REGULAR, is_bad=False)
+        return Reject(NOT_REGULAR, is_quarantined=False)
     if parser.language_of(code_file.path) is None:
-        return Reject(LANGUAGE, is_bad=False)
+        return Reject(LANGUAGE, is_quarantined=False)
     if entry.kind != "file":
         return Reject(BROKEN_LINK if entry.kind == "broken link" else OUTSIDE_LINK)
     if entry.size_bytes > max_bytes:

@@ -1,8 +1,8 @@
-"""Reads a partition as Arrow batches of bounded size, each with a list of its bad records.
+"""Reads a partition as Arrow batches of bounded size, each with a list of its quarantined records.
 
-A bad record does not stop a run: it is returned with its position and reason, and the checks of
-`quarantine` bound their number. A damaged, truncated or changed file is an error, because the
-number of lost records is unknown.
+A record that cannot be read does not stop a run: it is returned with its position and reason, and
+the checks of `quarantine` bound their number. A damaged, truncated or changed file is an error,
+because the number of lost records is unknown.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from components.data.sources.records import (
 BATCH_BYTES = 8 << 20
 """A batch ends with the record that reaches this size, in uncompressed bytes (assumption: large
 enough to hide the cost of a batch)."""
-_MAX_BAD = 1000
-"""A batch also ends after this many bad records, which bounds the memory for a file without good
-records (assumption)."""
+_MAX_QUARANTINED = 1000
+"""A batch also ends after this many quarantined records, which bounds the memory for a file without
+good records (assumption)."""
 _EXCERPT_CHARACTERS = 200
 
 
@@ -47,7 +47,7 @@ class Batch(NamedTuple):
 
     records: pa.RecordBatch
     """With `records.SCHEMA`; may be empty. The record that reaches `BATCH_BYTES` is the last."""
-    bad: list[QuarantinedRecord]
+    quarantined: list[QuarantinedRecord]
     num_skipped: dict[str, int]
     """Number of skipped records by reason of `SKIP_REASONS`."""
     stored_bytes: int
@@ -70,7 +70,7 @@ def read_partition(
         languages: languages of the corpus. Records of other languages are skipped and counted.
         extensions: languages by file extension, for records that do not state a language.
         quarantine: limit of a record's length; None: the default. The caller checks the number of
-            bad records over all partitions with `check_quarantine_limit`.
+            quarantined records over all partitions with `check_quarantine_limit`.
         storage_options: options of a remote file system.
 
     Raises:
@@ -151,31 +151,31 @@ class _BatchBuilder:
 
     def _clear(self) -> None:
         self._columns: tuple[list[str], ...] = tuple([] for _ in SCHEMA.names)
-        self._bad: list[QuarantinedRecord] = []
+        self._quarantined: list[QuarantinedRecord] = []
         self._num_skipped: Counter[str] = Counter()
         self._num_bytes = 0
         self._stored_bytes = 0
 
     @property
     def is_full(self) -> bool:
-        return self._num_bytes >= BATCH_BYTES or len(self._bad) >= _MAX_BAD
+        return self._num_bytes >= BATCH_BYTES or len(self._quarantined) >= _MAX_QUARANTINED
 
     @property
     def is_empty(self) -> bool:
-        return not (self._columns[0] or self._bad or self._num_skipped)
+        return not (self._columns[0] or self._quarantined or self._num_skipped)
 
     def add(self, raw: RawRecord) -> None:
-        """Add a good, bad or skipped record."""
+        """Add a good, quarantined or skipped record."""
         self._stored_bytes = raw.stored_bytes
         record = raw.value if isinstance(raw.value, Reject) else self._parser.parse(raw.value)
         if not isinstance(record, Reject):
             for column, value in zip(self._columns, record, strict=True):
                 column.append(value)
             self._num_bytes += raw.size_bytes
-        elif record.is_bad:
+        elif record.is_quarantined:
             excerpt = _excerpt(raw.head_bytes or _head_of(raw.value))
-            bad = QuarantinedRecord(raw.file, raw.offset, record.reason, excerpt)
-            self._bad.append(bad)
+            quarantined = QuarantinedRecord(raw.file, raw.offset, record.reason, excerpt)
+            self._quarantined.append(quarantined)
         else:
             self._num_skipped[record.reason] += 1
 
@@ -183,7 +183,7 @@ class _BatchBuilder:
         """The batch of all added records; the builder is empty afterwards."""
         arrays = [pa.array(column, type=pa.large_string()) for column in self._columns]
         records = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
-        batch = Batch(records, self._bad, dict(self._num_skipped), self._stored_bytes)
+        batch = Batch(records, self._quarantined, dict(self._num_skipped), self._stored_bytes)
         self._clear()
         return batch
 

@@ -76,15 +76,15 @@ def check_quarantine_limit(
     Raises:
         RecordError: more records are quarantined than the limit allows.
     """
-    if num_quarantined <= config.max_bad_fraction * num_read:
+    if num_quarantined <= config.max_quarantined_fraction * num_read:
         return
     quotes = [f"\n    {example}" for example in examples[:_MAX_QUOTED]]
     kinds = Counter(example.kind for example in examples).most_common(1)
     fix = _FIXES.get(kinds[0][0], _DEFAULT_FIX) if kinds else _DEFAULT_FIX
     raise RecordError(
         f"{num_quarantined:,} of {num_read:,} records are quarantined{''.join(quotes)}",
-        expected=f"at most {config.max_bad_fraction:.3%} of them",
-        fix=f"{fix}; or raise data.quarantine.max_bad_fraction",
+        expected=f"at most {config.max_quarantined_fraction:.3%} of them",
+        fix=f"{fix}; or raise data.quarantine.max_quarantined_fraction",
     )
 
 

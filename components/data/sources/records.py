@@ -46,7 +46,7 @@ BROKEN_LINK = "broken link"
 OUTSIDE_LINK = "link out of the checkout"
 LFS_POINTER = "Git LFS pointer"
 
-BAD_REASONS = (
+QUARANTINE_REASONS = (
     NOT_JSON,
     NOT_OBJECT,
     NO_TEXT,
@@ -60,7 +60,7 @@ BAD_REASONS = (
     OUTSIDE_LINK,
     LFS_POINTER,
 )
-"""Reasons why a record is bad. Details may follow after a colon."""
+"""Reasons why a record is quarantined. Details may follow after a colon."""
 
 LANGUAGE = "language"
 BLANK = "blank line"
@@ -68,7 +68,7 @@ LINK = "link"
 NOT_REGULAR = "no regular file"
 
 SKIP_REASONS = (LANGUAGE, BLANK, LINK, NOT_REGULAR)
-"""Reasons of skipped records and files, which are counted but not bad."""
+"""Reasons of skipped records and files, which are counted but not quarantined."""
 
 
 MAX_POINTER_BYTES = 1024
@@ -91,7 +91,7 @@ class Reject(NamedTuple):
     """Reason why there is no record."""
 
     reason: str
-    is_bad: bool = True
+    is_quarantined: bool = True
 
 
 class RawRecord(NamedTuple):
@@ -125,7 +125,7 @@ def is_lfs_pointer(text: bytes) -> bool:
 
 
 class _InvalidField(Exception):
-    """A field makes its record bad; the message is the reason."""
+    """A field that cannot be read; the message is the reason."""
 
 
 class RecordParser:
@@ -209,7 +209,7 @@ class RecordParser:
                 details = "neither a language nor a path, and the source has no fixed_language"
                 return Reject(f"{NO_LANGUAGE}: {details}")
             if language is None:
-                return Reject(LANGUAGE, is_bad=False)
+                return Reject(LANGUAGE, is_quarantined=False)
             text = self._find_value(fields, "text")
             if text is None:
                 return Reject(f"{NO_TEXT}: {' or '.join(self._names['text'])} is missing or null")
@@ -324,7 +324,7 @@ def parse_json_object(line: bytes) -> dict[str, Any] | Reject:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         if not line or line.isspace():
-            return Reject(BLANK, is_bad=False)
+            return Reject(BLANK, is_quarantined=False)
         try:
             line.decode("utf-8")
         except UnicodeDecodeError as decode_error:
@@ -358,7 +358,7 @@ def read_corpus(folder: Path) -> pa.Table:
 
 
 def read_corpus_file(path: Path) -> pa.Table:
-    """The records of a file of `data/`, strictly: a bad record is an error.
+    """The records of a file of `data/`, strictly: a record that cannot be read is an error.
 
     Raises:
         RecordError: a line is not a record with exactly the fields of `FIELDS`; names file and

@@ -64,11 +64,11 @@ def test_a_benchmark_that_was_not_searched_for_is_not_a_zero(
 
 def test_unreadable_records_and_redactions_are_counted(tmp_path: Path) -> None:
     counts: dict[str, JsonValue] = {
-        "bad": {"not UTF-8": 3},
+        "quarantined": {"not UTF-8": 3},
         "skipped": {},
         "redacted": {"email": 5},
     }
-    rows = table(page_of(Run(tmp_path, statistics=counts)), "Unreadable records and redactions")
+    rows = table(page_of(Run(tmp_path, statistics=counts)), "Quarantined records and redactions")
     assert rows[:2] == [
         ["NL", "unreadable: not UTF-8", "3"],
         ["NL", "redacted in accepted documents: email", "5"],
@@ -98,7 +98,7 @@ def test_unreadable_records_are_shown_beside_the_documents(tmp_path: Path) -> No
         {"file": "a.jsonl", "offset": n, "reason": f"not JSON: at character {n}", "excerpt": "{"}
         for n in range(5)
     ]
-    counts: dict[str, JsonValue] = {"bad": {"not JSON": 5}}
+    counts: dict[str, JsonValue] = {"quarantined": {"not JSON": 5}}
     run = Run(tmp_path, rejects=[rejected("digits", 0, "00")], statistics=counts, quarantine=bad)
     heads = [
         item.first("h3").text

@@ -85,7 +85,7 @@ def test_git_lfs_pointers_are_quarantined_as_code(tmp_path):
     (tmp_path / "a.parquet").write_bytes(parquet([row, {**row, "text": "b\n"}]))
     for name in ("p", "a.zip", "a.jsonl", "a.parquet"):
         (batch,) = read(tmp_path / name)
-        assert [bad.reason for bad in batch.bad] == ["Git LFS pointer"], name
+        assert [bad.reason for bad in batch.quarantined] == ["Git LFS pointer"], name
         assert batch.records.num_rows == 1
 
 
@@ -175,7 +175,7 @@ def test_names_that_are_not_utf8_are_read_and_escaped(tmp_path, latin):
             batch.records.validate(full=True)
             for row in batch.records.to_pylist():
                 found[row["text"]] = (row["path"], row["source"])
-            quarantined += [record.file for record in batch.bad]
+            quarantined += [record.file for record in batch.quarantined]
     escaped = "donn\\xe9es"
     assert found == {
         "a": ("a.py", ""),
@@ -191,6 +191,13 @@ def test_names_that_are_not_utf8_are_read_and_escaped(tmp_path, latin):
     ]
 
 
+@pytest.mark.parametrize("name", ["a::b", "[1]", "q?#%41 ä", "new\nline"])
+def test_names_with_special_characters_are_read(tmp_path, name):
+    (tmp_path / f"{name}.jsonl").write_bytes(documents("a"))
+    assert texts_of(tmp_path / "*.jsonl") == ["a"]
+    assert texts_of(tmp_path / f"{name}.jsonl") == ["a"]
+
+
 def test_errors_escape_names_that_are_not_utf8(tmp_path, latin):
     (latin / f"{NOT_UTF8}.jsonl").unlink()
     (latin / f"{NOT_UTF8}.jsonl").symlink_to("absent")
@@ -204,7 +211,7 @@ def test_deep_nesting_is_a_quarantined_record_or_damage(tmp_path):
     line = b'{"text": "a", "path": "a.py", "meta": ' + DEEP + b"}\n"
     (tmp_path / "a.jsonl").write_bytes(line + documents("b"))
     (batch,) = read(tmp_path / "a.jsonl")
-    assert [bad.kind for bad in batch.bad] == ["not JSON"]
+    assert [bad.kind for bad in batch.quarantined] == ["not JSON"]
     assert batch.records["text"].to_pylist() == ["b"]
 
     schema = {

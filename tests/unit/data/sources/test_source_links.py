@@ -126,7 +126,7 @@ def test_links_of_a_checkout_are_read_once_and_never_leave_it(tmp_path, elsewher
     (batch,) = read(checkout)
     assert batch.records["path"].to_pylist() == ["annexed.py", "src/a.py"]
     assert batch.num_skipped == {"link": 2, "language": 1}
-    assert [(bad.file, bad.reason) for bad in batch.bad] == [
+    assert [(bad.file, bad.reason) for bad in batch.quarantined] == [
         (f"{checkout}/gone.py", "broken link"),
         (f"{checkout}/secret.py", "link out of the checkout"),
     ]

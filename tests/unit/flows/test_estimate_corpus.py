@@ -143,7 +143,7 @@ def test_an_estimate_is_formatted_for_users(tmp_path: Path) -> None:
         "  documents  200,000,000 (190,000,000 to 210,000,000)",
         "  raw text   4.0 TB",
         "  rejected   3.00% of the documents: digits 2.50%, duplicate 0.50%",
-        "  unreadable 2,000,000 records, 0.99%; preparation stops above 0.10%",
+        "  quarantined 2,000,000 records, 0.99%; preparation stops above 0.10%",
         "  tokens     1,030,000,000,000 (900,000,000,000 to 1,100,000,000,000)",
         "  sequences  488,281,250 of 2,048 tokens for training, 14,648,437 held out",
         "  time       3:28:20 at 320.0 MB/s with 16 workers, as measured now, plus validation",

@@ -282,7 +282,7 @@ def test_a_sample_without_accepted_documents_is_an_error(bytes_only: Path, tmp_p
 def test_empty_files_are_an_error(bytes_only: Path, tmp_path: Path) -> None:
     raw = write_records(tmp_path / "raw/a.jsonl", [])
     write_records(tmp_path / "raw/b.jsonl.gz", [])
-    with pytest.raises(DataError, match="0 of 0 documents"):
+    with pytest.raises(DataError, match="their files are empty"):
         estimate(tmp_path / "sample", raw, bytes_only, ALL_BYTES)
 
 

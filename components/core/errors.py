@@ -23,14 +23,16 @@ command line prints these three lines without a traceback; any other exception i
 
 from __future__ import annotations
 
+from components.core.text import printable_name
+
 
 class CodegenError(Exception):
     """`got` states the fact, `expected` the violated rule, `fix` the next action; none ends with a
-    full stop."""
+    full stop. Bytes of file names that are not UTF-8 are escaped, so every output accepts them."""
 
     def __init__(self, got: str, *, expected: str, fix: str) -> None:
-        self.got, self.expected, self.fix = got, expected, fix
-        super().__init__(got, expected, fix)
+        self.got, self.expected, self.fix = map(printable_name, (got, expected, fix))
+        super().__init__(self.got, self.expected, self.fix)
 
     def __str__(self) -> str:
         return f"{self.got}\n  expected: {self.expected}\n  fix:      {self.fix}"

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem, make_path_posix
 
 from components.core.errors import CodegenError, ConfigError, RemoteError
 from components.core.extras import require_extra
@@ -30,6 +31,10 @@ def open_file_system(
     Raises:
         ConfigError: the protocol does not exist, or its package is not installed.
     """
+    if (
+        "://" not in uri and "::" in uri
+    ):  # A file name, which fsspec would take for a chain of URLs.
+        return LocalFileSystem(), make_path_posix(uri).rstrip("/")
     is_local = "://" not in uri or uri.startswith(("file://", "local://"))
     if uri.startswith(("s3://", "s3a://")):
         require_extra("s3", uri)

@@ -18,13 +18,16 @@ from components.core.errors import DataError
 from components.core.fingerprint import digest_of_files, fingerprint, list_files, sha256_file
 from components.data.config import CORPORA, Corpus, DataConfig
 from components.data.dvc import dvc_repo
+from components.data.dvc.dvc_objects import shorten_list
 from components.data.dvc.dvc_repo import DATA, DATA_DVC, DvcPointer
+from components.data.sources.code_files import list_files as list_code_files
 from components.data.sources.config import Source
-from components.data.sources.location import FileLocation, resolve_uri, walk_files
+from components.data.sources.listing import Entry, find_entry
+from components.data.sources.location import FileLocation, resolve_uri
 from components.data.sources.partitions import list_partitions
 
 _MAX_LISTED = 5
-"""Changed files listed in an error; further files are counted."""
+"""Changed files listed in an error, and URIs in an address; further names are counted."""
 
 
 def load_raw_artifacts(project: Path) -> dict[str, Artifact]:
@@ -106,7 +109,7 @@ def require_clean_data(project: Path, pointer: DvcPointer) -> None:
     paths = dvc_repo.changed_paths(project)
     if paths:
         corpora = ", ".join(sorted({Path(path).parts[1] for path in paths}))
-        changed = f"{corpora} ({dvc_repo.shorten_list(paths, _MAX_LISTED)})"
+        changed = f"{corpora} ({shorten_list(paths, _MAX_LISTED)})"
     else:
         changed = "files that are not in DVC's cache"
     raise DataError(
@@ -139,7 +142,7 @@ def artifact_from_listing(name: Corpus, sources: Sequence[Source]) -> Artifact:
     return Artifact(
         kind="raw-corpus",
         name=name,
-        address=", ".join(source.uri for source in sources),
+        address=_shorten_uris(sources),
         recipe_hash=fingerprint({"sources": tuple(sources)}),
         digest=fingerprint(states),
         statistics={"num_files": len(locations), "size_bytes": size_bytes},
@@ -147,10 +150,26 @@ def artifact_from_listing(name: Corpus, sources: Sequence[Source]) -> Artifact:
     )
 
 
+def _shorten_uris(sources: Sequence[Source]) -> str:
+    """The first URIs and the number of further URIs. The recipe has all; MLflow refuses the source
+    of a dataset above 65,535 characters."""
+    uris = [source.uri for source in sources[:_MAX_LISTED]]
+    num_more = len(sources) - len(uris)
+    return ", ".join(uris) + (f" and {num_more} more" if num_more > 0 else "")
+
+
 def _file_state(location: FileLocation) -> str:
-    fs, path = location
-    if fs.isdir(path):
-        return fingerprint({file.path: _file_state(file) for file, _ in walk_files(location)})
+    entry = find_entry(location)
+    if entry is not None and entry.kind == "file":
+        return _content_state(entry)
+    _, code_files = list_code_files(location)  # A folder, or a glob.
+    return fingerprint({file.path: _content_state(file.entry) for file in code_files})
+
+
+def _content_state(entry: Entry) -> str:
+    fs, path = entry.location
+    if entry.kind != "file":  # Its content is not read.
+        return entry.kind
     if isinstance(fs, LocalFileSystem):
         return f"sha256:{sha256_file(Path(path))}"
     return f"{fs.protocol}:{fs.checksum(path)}"

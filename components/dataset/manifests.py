@@ -2,7 +2,7 @@
 
     documents.parquet    accepted documents, in training order
     rejects.parquet      rejected documents, each with its reason, in training order
-    quarantine.jsonl     bad records, which could not be read
+    quarantine.jsonl     quarantined records, which could not be read
 
 The tables hold no text but excerpts. Training order is a keyed hash of the content, so the first
 rows of a reason and language are a random sample that depends on contents and seed only, not on
@@ -59,7 +59,7 @@ REJECTS_SCHEMA = pa.schema(
 text, null for a duplicate, whose text is that of an accepted document."""
 
 SAMPLE_COLUMNS = ("reason", "language", "source", "path", "num_bytes", "sha256", "excerpt")
-"""Columns of a sample of rejected documents or bad records."""
+"""Columns of a sample of rejected documents or quarantined records."""
 SAMPLES_PER_REASON = 3
 """Documents per reason and language (assumption: enough to understand a reason)."""
 _BATCH_ROWS = 8192
@@ -133,7 +133,8 @@ def _is_in(values: pa.Array, members: list[str]) -> pa.Array:
 def sample_quarantined_records(
     lines: Iterable[bytes | str], num_each: int = SAMPLES_PER_REASON
 ) -> list[Row]:
-    """Up to `num_each` bad records of each kind of reason, chosen by a hash of their descriptions.
+    """Up to `num_each` quarantined records of each kind of reason, chosen by a hash of their
+    descriptions.
 
     Args:
         lines: `quarantine.jsonl` of a packed corpus.

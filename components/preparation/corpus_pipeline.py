@@ -42,7 +42,8 @@ from components.dataset.shards import (
 )
 from components.preparation.dedup import exclusion_runs, find_near_duplicates
 from components.preparation.input_checks import (
-    check_bad_records,
+    check_quarantine,
+    check_readable_records,
     load_encoder,
     require_documents,
     require_sequences,
@@ -66,7 +67,7 @@ from components.preparation.tokenize_stage import MATCHES_JSONL, run_tokenize_st
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 
-CODE_VERSION = 4
+CODE_VERSION = 5
 """Raise it when the same recipe would give a different artifact."""
 
 CONTAMINATION_JSONL = "contamination.jsonl"
@@ -110,7 +111,7 @@ def prepare_corpus(
             sample.
 
     Raises:
-        RecordError: there are more bad records than tolerated.
+        RecordError: no record can be read, or there are more quarantined records than tolerated.
         DataError: a source cannot be read, a language has no document or a split no full sequence;
             or the encoder differs from the reference.
         ConfigError: the tokenizer in the folder does not match its configuration.
@@ -159,7 +160,8 @@ def _run_stages(
         single_process=fits_single_process(partitions, execution),
         num_bytes=sum(partition.size_bytes for partition in partitions),
     )
-    check_bad_records(tokenized, job.data.quarantine)
+    check_readable_records(job.corpus, tokenized)
+    check_quarantine(tokenized, job.data.quarantine)
     runs = [run for partition in partitions for run in job.runs(partition)]
     near_duplicates = find_near_duplicates(job, runs)
     if job.data.dedup_across_corpora:
@@ -186,7 +188,7 @@ def _run_stages(
         "languages": languages,
         "splits": splits,
         "contaminated": _contamination_counts(contaminated, job),
-        "bad": sum_nested_counts(result["bad"] for result in tokenized),
+        "quarantined": sum_nested_counts(result["quarantined"] for result in tokenized),
         "skipped": sum_nested_counts(result["skipped"] for result in tokenized),
         "redacted": sum_nested_counts(result["redacted"] for result in tokenized),
         "verified_documents": sum(result.get("verified_documents", 0) for result in tokenized),

@@ -55,7 +55,7 @@ class Estimate(NamedTuple):
     raw_bytes: int
     rejected: dict[str, int]
     """Documents by reason, most frequent first."""
-    num_bad: int
+    num_quarantined: int
     """Records that cannot be read."""
     num_tokens: Interval
     """Of all splits."""
@@ -155,7 +155,7 @@ def _extrapolate(
         num_documents=num_documents,
         raw_bytes=raw_bytes,
         rejected=dict(sample.totals(lambda stats: stats.rejected).most_common()),
-        num_bad=round(sample.total(lambda stats: stats.num_bad)),
+        num_quarantined=round(sample.total(lambda stats: stats.num_quarantined)),
         num_tokens=num_tokens,
         num_train_tokens=num_train_tokens,
         num_train_sequences=num_train_sequences,

@@ -1,12 +1,13 @@
 """Checks of the inputs and intermediate results of a preparation.
 
-The tolerated share of bad records changes no byte of a corpus, so it is not part of the recipe
-hash: raising it after a failed run repeats no work. It is checked when a corpus is prepared and
-again when it is reused. The validation package checks the content.
+The tolerated share of quarantined records changes no byte of a corpus, so it is not part of the
+recipe hash: raising it after a failed run repeats no work. It is checked when a corpus is prepared
+and again when it is reused. The validation package checks the content.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from typing import Any
 from components.core.errors import ConfigError, DataError
 from components.data.config import LANGUAGES, Corpus
 from components.data.sources.config import QuarantineConfig
-from components.data.sources.partition_reader import QuarantinedRecord, check_bad_record_limit
+from components.data.sources.quarantine import (
+    QuarantinedRecord,
+    check_quarantine_limit,
+    require_readable_records,
+)
 from components.dataset.shards import TRAIN, Split
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
@@ -33,31 +38,49 @@ def load_encoder(folder: Path, config: TokenizerConfig) -> Encoder:
     return encoder
 
 
-def check_bad_records(tokenized: Sequence[Mapping[str, Any]], quarantine: QuarantineConfig) -> None:
-    """Raise RecordError, with examples, if the tokenize stage met too many bad records."""
-    num_bad = sum(sum(result["bad"].values()) for result in tokenized)
+def check_readable_records(corpus: Corpus, tokenized: Sequence[Mapping[str, Any]]) -> None:
+    """Raise RecordError, with an example, if the tokenize stage read no document."""
+    quarantined, skipped = Counter[str](), Counter[str]()
+    for result in tokenized:
+        quarantined.update(result["quarantined"])
+        skipped.update(result["skipped"])
+    num_documents = sum(result.get("documents", 0) for result in tokenized)
+    examples = _examples(tokenized)
+    require_readable_records(corpus, num_documents, quarantined, skipped, examples)
+
+
+def check_quarantine(tokenized: Sequence[Mapping[str, Any]], quarantine: QuarantineConfig) -> None:
+    """Raise RecordError, with examples, if the tokenize stage met too many quarantined records."""
+    num_quarantined = sum(sum(result["quarantined"].values()) for result in tokenized)
     num_skipped = sum(sum(result["skipped"].values()) for result in tokenized)
     num_documents = sum(result.get("documents", 0) for result in tokenized)
-    examples = [
-        QuarantinedRecord(**example) for result in tokenized for example in result["bad_examples"]
+    num_records = num_quarantined + num_skipped + num_documents
+    check_quarantine_limit(num_quarantined, num_records, _examples(tokenized), quarantine)
+
+
+def _examples(tokenized: Sequence[Mapping[str, Any]]) -> list[QuarantinedRecord]:
+    return [
+        QuarantinedRecord(**example)
+        for result in tokenized
+        for example in result["quarantined_examples"]
     ]
-    num_records = num_bad + num_skipped + num_documents
-    check_bad_record_limit(num_bad, num_records, examples, quarantine)
 
 
-def check_bad_records_of_reused_corpus(
+def check_quarantine_of_reused_corpus(
     statistics: Mapping[str, Any], quarantine: QuarantineConfig
 ) -> None:
-    """Raise RecordError if a reused corpus has too many bad records for the current limit.
+    """Raise RecordError if a reused corpus has too many quarantined records for the current limit.
 
     Args:
         statistics: of the packed corpus.
         quarantine: the limit, which may be lower than when the corpus was prepared.
     """
-    num_bad = sum(statistics["bad"].values())
+    num_quarantined = sum(statistics["quarantined"].values())
     num_skipped = sum(statistics["skipped"].values())
     num_documents = sum(counts["raw_documents"] for counts in statistics["languages"].values())
-    check_bad_record_limit(num_bad, num_bad + num_skipped + num_documents, [], quarantine)
+    check_quarantine_limit(
+        num_quarantined, num_quarantined + num_skipped + num_documents, [], quarantine
+    )
 
 
 def require_documents(corpus: Corpus, languages: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from components.data.config import DataExecution
 from components.data.sources.partitions import Partition
 from components.dataset.shards import TokenSlice, write_shard
 from components.preparation.dedup import apply_global_rejects, find_near_duplicates
+from components.preparation.input_checks import check_readable_records
 from components.preparation.merge_stage import count_tokens, run_merge_stage, stream_file
 from components.preparation.prepare_job import PrepareJob, fits_single_process
 from components.preparation.sorted_runs import order_ranges, read_range
@@ -55,7 +56,7 @@ class PartitionStats(NamedTuple):
     raw_bytes: int
     rejected: Counter[str]
     """Documents by reason."""
-    num_bad: int
+    num_quarantined: int
     """Records that cannot be read."""
     tokens: Counter[str]
     """Of accepted documents, by language."""
@@ -150,7 +151,7 @@ def prepare_sample(
     """Prepare a sample of the partitions in the job's folder and count its documents and tokens.
 
     Raises:
-        DataError: a partition cannot be read.
+        DataError: a partition cannot be read, or no record of the sample.
     """
     sampled = select_partitions(partitions, sample_bytes, job.seed)
     single_process = fits_single_process(partitions, execution)
@@ -158,6 +159,7 @@ def prepare_sample(
     results = run_tokenize_stage(
         job, heads, execution, single_process=single_process, num_bytes=None
     )
+    check_readable_records(job.corpus, results)
     runs = [job.runs(partition) for partition in heads]
     started_s = time.perf_counter()
     all_runs = [run for partition_runs in runs for run in partition_runs]
@@ -238,7 +240,7 @@ def _partition_stats(
         num_documents=sum(row["num_bytes_count"] for row in rows),
         raw_bytes=sum(row["num_bytes_sum"] for row in rows),
         rejected=rejected,
-        num_bad=sum(result["bad"].values()),
+        num_quarantined=sum(result["quarantined"].values()),
         tokens=tokens,
         held_out_tokens=held_out_tokens,
         run_bytes=sum(run.stat().st_size for run in runs),

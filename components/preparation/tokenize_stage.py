@@ -44,9 +44,9 @@ PREFIXED_CORPUS = "multi"
 MATCHES_JSONL = "matches.jsonl"
 _EXCERPT_CHARACTERS = 200
 _MAX_QUARANTINED = 1000
-"""Bad records of a partition that are stored; all are counted."""
+"""Quarantined records of a partition that are stored; all are counted."""
 _NUM_EXAMPLES = 3
-"""Bad records of a partition that an error may quote."""
+"""Quarantined records of a partition that an error may quote."""
 
 
 def run_tokenize_stage(
@@ -103,8 +103,8 @@ def tokenize_partition(task: Any) -> JsonValue:
 
     Returns:
         `name` of the output folder; `seconds`; and counts: stored_bytes (read from the partition),
-        documents, bytes, rejected, bad (by kind), skipped (by reason), redacted (by kind),
-        verified_documents, verified_tokens, and bad_examples.
+        documents, bytes, rejected, quarantined (by kind), skipped (by reason), redacted (by kind),
+        verified_documents, verified_tokens, and quarantined_examples.
 
     Raises:
         DataError: the file cannot be read, or the encoder differs from the reference.
@@ -151,7 +151,7 @@ class _PartitionTokenizer:
         self._matches: list[dict[str, JsonValue]] = []
         self._quarantined: list[dict[str, JsonValue]] = []
         self._counts: Counter[str] = Counter()
-        self._num_bad: Counter[str] = Counter()
+        self._num_quarantined: Counter[str] = Counter()
         self._num_skipped: Counter[str] = Counter()
         self._num_redacted: Counter[str] = Counter()
 
@@ -167,17 +167,17 @@ class _PartitionTokenizer:
         write_jsonl(self._folder / QUARANTINE_JSONL, self._quarantined)
         return {
             **self._counts,
-            "bad": dict(self._num_bad),
+            "quarantined": dict(self._num_quarantined),
             "skipped": dict(self._num_skipped),
             "redacted": dict(self._num_redacted),
-            "bad_examples": list[JsonValue](self._quarantined[:_NUM_EXAMPLES]),
+            "quarantined_examples": list[JsonValue](self._quarantined[:_NUM_EXAMPLES]),
         }
 
     def _add(self, batch: Batch) -> None:
         self._counts["stored_bytes"] = batch.stored_bytes
         self._num_skipped.update(batch.num_skipped)
-        for record in batch.bad:
-            self._num_bad[record.kind] += 1
+        for record in batch.quarantined:
+            self._num_quarantined[record.kind] += 1
             if len(self._quarantined) < _MAX_QUARANTINED:
                 self._quarantined.append(record._asdict())
         if batch.records.num_rows:

@@ -1,4 +1,4 @@
-"""Rejected documents: contaminated documents by benchmark, unreadable records, and excerpts.
+"""Rejected documents: contaminated documents by benchmark, quarantined records, and excerpts.
 
 A preparation records every benchmark that it searched for, with a zero if no document matched. A
 benchmark that it does not record was not searched for, which is shown as such and not as a zero.
@@ -25,7 +25,7 @@ from components.report.table import Cell, Table, Value, sources_of, stage_cell, 
 
 _EXCERPTS_PER_REASON = 3
 _OTHER_COUNTS = {
-    "bad": "unreadable",
+    "quarantined": "quarantined",
     "skipped": "skipped",
     "redacted": "redacted in accepted documents",
 }
@@ -104,11 +104,11 @@ def _other_counts(prepared: Mapping[str, Artifact]) -> Table | None:
     if not rows:
         return None
     return table(
-        "Unreadable records and redactions",
+        "Quarantined records and redactions",
         ["corpus", "kind", "number"],
         rows,
         prepared.values(),
-        footnote="quarantine.jsonl of the prepared corpus lists the unreadable records.",
+        footnote="quarantine.jsonl of the prepared corpus lists the quarantined records.",
         num_text_columns=2,
     )
 
@@ -126,17 +126,17 @@ def _excerpts(prepared: Mapping[str, Artifact], store: Store) -> Listing | None:
 
 
 def _corpus_excerpts(corpus: str, artifact: Artifact, folder: Path) -> list[CodeSample]:
-    """Documents that were rejected for each reason, in the order of the reasons, and unreadable
+    """Documents that were rejected for each reason, in the order of the reasons, and quarantined
     records."""
     rejects = sample_rejected_documents(folder / REJECTS_PARQUET, _EXCERPTS_PER_REASON)
     rows: list[tuple[str, Mapping[str, Any]]] = []
     for reason in _reasons(artifact):
         matching = [row for row in rejects if row["reason"] == reason]
         rows += [(reason, row) for row in matching[:_EXCERPTS_PER_REASON]]
-    if artifact.statistics.get("bad"):
+    if artifact.statistics.get("quarantined"):
         with (folder / QUARANTINE_JSONL).open("rb") as lines:
-            unreadable = sample_quarantined_records(lines, _EXCERPTS_PER_REASON)
-        rows += [(f"{_OTHER_COUNTS['bad']}: {row['reason']}", row) for row in unreadable]
+            quarantined = sample_quarantined_records(lines, _EXCERPTS_PER_REASON)
+        rows += [(f"{_OTHER_COUNTS['quarantined']}: {row['reason']}", row) for row in quarantined]
     return [_excerpt(corpus, reason, row) for reason, row in rows]
 
 

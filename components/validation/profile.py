@@ -25,6 +25,7 @@ from pydantic import Field
 
 from components.core.config import Config, ListOrTuple
 from components.core.errors import ConfigError, DataError
+from components.data.sources.quarantine import QuarantinedRecord
 from components.data.sources.records import FIELDS
 from components.validation.config import ValidationConfig, languages_of
 from components.validation.mergeable_stats import (
@@ -141,6 +142,11 @@ class QuarantineSummary(NamedTuple):
     def num(self) -> int:
         """Number of records of all kinds."""
         return sum(self.counts.values())
+
+    def records(self) -> list[QuarantinedRecord]:
+        """The examples as records."""
+        fields = QuarantinedRecord._fields
+        return [QuarantinedRecord(*(item[field] for field in fields)) for item in self.examples]
 
 
 def profile_corpus(batches: Iterable[pa.RecordBatch], limits: ProfileLimits) -> Profile:

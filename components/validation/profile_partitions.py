@@ -1,7 +1,7 @@
 """Profile a corpus of any size: a task per partition on the engine of `components.data`.
 
 Records that cannot be read are quarantined as in preparation, and counted in the profile. The
-caller decides whether there are too many (`partition_reader.check_bad_record_limit`), after all of
+caller decides whether there are too many (`quarantine.check_quarantine_limit`), after all of
 them were reported. Corpora in `data/`, whose records must all be readable, are profiled by
 `raw.profile_folder`.
 """
@@ -24,6 +24,7 @@ from components.data.engine import run_tasks
 from components.data.sources.config import Source, merge_extensions
 from components.data.sources.partition_reader import read_partition
 from components.data.sources.partitions import Partition, list_partitions
+from components.data.sources.quarantine import require_readable_records
 from components.data.task_progress import ProgressAggregator, ProgressReporter, TaskCounts
 from components.validation.config import ValidationConfig
 from components.validation.profile import (
@@ -59,7 +60,7 @@ def profile_sources(
     `folder` is shared by all workers for progress files, used by nothing else, and removed.
 
     Raises:
-        DataError: a source has no file, or a damaged file.
+        DataError: a source has no file, or a damaged file, or no record can be read.
         ConfigError: there is no such corpus.
     """
     limits = ProfileLimits.for_corpus(corpus, config)
@@ -75,6 +76,7 @@ def profile_sources(
     ]
     profiles = [Profile(limits=limits)]
     quarantined = QuarantineSummary({}, [])
+    skipped = Counter[str]()
     num_read = 0
     progress = ProgressAggregator(folder)
     num_bytes = sum(partition.size_bytes for partition in partitions)
@@ -87,10 +89,15 @@ def profile_sources(
                 quarantined = merge_quarantined(
                     [quarantined, QuarantineSummary(*result["quarantined"])]
                 )
+                skipped.update(result["skipped"])
                 num_read += result["num_read"]
                 progress.finish(Path(result["progress_file"]).name, TaskCounts(*result["counts"]))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    num_documents = num_read - quarantined.num - skipped.total()
+    require_readable_records(
+        corpus, num_documents, quarantined.counts, skipped, quarantined.records()
+    )
     profile = merge_profiles(profiles).with_quarantined(quarantined.num)
     return ProfileResult(profile, quarantined, num_read)
 
@@ -104,18 +111,18 @@ def profile_partition(task: Any) -> JsonValue:
     num_by_kind: Counter[str] = Counter()
     examples: list[JsonValue] = []
     counts = TaskCounts()
-    num_skipped = 0
+    num_skipped = Counter[str]()
 
     def read_records() -> Iterator[pa.RecordBatch]:
-        nonlocal counts, num_skipped
+        nonlocal counts
         for batch in read_partition(
             partition, limits.languages, merge_extensions(data.extensions), data.quarantine
         ):
-            for record in batch.bad:
+            for record in batch.quarantined:
                 if num_by_kind[record.kind] < MAX_QUARANTINED_EXAMPLES:
                     examples.append({**record._asdict(), "kind": record.kind})
                 num_by_kind[record.kind] += 1
-            num_skipped += sum(batch.num_skipped.values())
+            num_skipped.update(batch.num_skipped)
             texts = batch.records["text"]
             counts = TaskCounts(
                 batch.stored_bytes,
@@ -130,7 +137,8 @@ def profile_partition(task: Any) -> JsonValue:
     return {
         "profile": profile.model_dump(mode="json"),
         "quarantined": [dict(num_by_kind), examples],
-        "num_read": counts.documents + num_by_kind.total() + num_skipped,
+        "skipped": dict(num_skipped),
+        "num_read": counts.documents + num_by_kind.total() + num_skipped.total(),
         "counts": counts,
         "progress_file": task["progress_file"],
     }

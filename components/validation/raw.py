@@ -1,8 +1,8 @@
 """Validate raw corpora before preparation.
 
 Great Expectations gets a row per language with the counts of a `Profile` over all documents, so its
-cost does not depend on the size of the corpus. Unreadable records raise an error when they are read
-(`components.data.sources.records`); quality filters and deduplication belong to preparation.
+cost does not depend on the size of the corpus. A record of `data/` that cannot be read raises an
+error (`components.data.sources.records`); quality filters and deduplication belong to preparation.
 """
 
 from __future__ import annotations

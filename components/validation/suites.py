@@ -35,7 +35,7 @@ from components.validation.suite_files import (
     suggest_name,
 )
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Raised if the same suites and limits would give other results for the same data."""
 
 _COLUMN_ARGUMENTS = ("column", "column_A", "column_B", "column_list")

@@ -60,7 +60,7 @@ def pull(
         typer.Option("--from", help="DVC remote, pinned archives, or the first that has the data."),
     ] = PullSource.auto,
 ) -> None:
-    """Pull the raw corpora of a preset into data/, and commit their md5 with DVC."""
+    """Fill data/ with the raw corpora of a preset. Their md5 is written to data.dvc."""
     recipe = load_recipe("starter", [f"data.preset={preset}"])
     from flows.steps.prepare_corpora import pull_data
 
@@ -74,7 +74,7 @@ def pull(
 @data.command()
 @command()
 def push(execution: Execution, as_json: bool) -> None:
-    """Push the committed files of data/ to the default DVC remote; existing files are skipped."""
+    """Push data/ to the default DVC remote. Files that the remote has are skipped."""
     from components.data.dvc import dvc_remote
 
     result = dvc_remote.push(execution.project_path)
@@ -88,33 +88,41 @@ def push(execution: Execution, as_json: bool) -> None:
 @data.command()
 @command()
 def status(execution: Execution, as_json: bool) -> None:
-    """Compare data/ with data.dvc and with the DVC remote; lists the files that differ."""
+    """Compare data/ with data.dvc, git and the DVC remote."""
     project = execution.project_path
     from components.data.dvc import dvc_repo
 
-    committed = dvc_repo.require_pointer(project)
-    clean = dvc_repo.is_clean(project)
-    changed = [] if clean else dvc_repo.changed_paths(project)
+    pointer = dvc_repo.require_pointer(project)
+    is_unchanged = dvc_repo.is_clean(project)
+    is_uncommitted = dvc_repo.differs_from_head(project)
+    changed = [] if is_unchanged else dvc_repo.changed_paths(project)
     remote, remote_error = _remote_state(project)
     if as_json:
         print_json(
             {
-                "clean": clean,
-                **committed._asdict(),
+                "clean": is_unchanged and not is_uncommitted,
+                **pointer._asdict(),
+                "uncommitted": is_uncommitted,
                 "changed": changed,
                 "remote": remote,
                 "remote_error": remote_error,
             }
         )
     else:
-        if clean:
-            typer.echo(f"clean: preset {committed.preset}, md5 {committed.md5}")
+        if is_unchanged:
+            state = "modified" if is_uncommitted else "clean"
+            typer.echo(f"{state}: preset {pointer.preset}, md5 {pointer.md5}")
+        if is_uncommitted:
+            typer.echo(
+                "git: data.dvc differs from HEAD; commit it, or run `git checkout HEAD -- "
+                "data.dvc` and `codegen data pull`"
+            )
         typer.echo(_remote_line(remote, remote_error))
-    if not clean:
+    if not is_unchanged:
         raise DataError(
-            "data/ or the DVC cache differs from the committed version: "
+            "data/ or the DVC cache differs from the version in data.dvc: "
             f"{', '.join(changed) or 'files are missing'}",
-            expected=f"the preset {committed.preset}, md5 {committed.md5}",
+            expected=f"the preset {pointer.preset}, md5 {pointer.md5}",
             fix="run `codegen data pull`, or `dvc add data` if the change is intended",
         )
 
@@ -154,7 +162,7 @@ def diff(
         str | None, typer.Argument(help="Git revision. Default: the current data/.")
     ] = None,
 ) -> None:
-    """List added, removed, modified and renamed files between two versions of data/."""
+    """List the files that differ between two versions of data/."""
     from components.data.dvc.dvc_diff import diff_versions
 
     result = diff_versions(execution.project_path, before, after)
@@ -190,7 +198,8 @@ def estimate(
         int, typer.Option(help="MB of text to read per corpus, from the start of its files.")
     ] = _SAMPLE_MB,
 ) -> None:
-    """Estimate documents, rejects, tokens, disk and hours of a preparation from a sample."""
+    """Estimate the result of a preparation from a sample. Prints documents, rejects, tokens, disk
+    and hours."""
     from flows.steps.estimate_corpus import estimate_corpora, estimate_notes, format_estimate
 
     estimates = estimate_corpora(recipe, execution, corpus, sample_mb)
@@ -211,7 +220,7 @@ def estimate(
 def push_prepared(
     root: Root, labels: Labels, recipe: Recipe, execution: Execution, as_json: bool
 ) -> None:
-    """Copy prepared corpora and their tokenizer to a root that machines share."""
+    """Copy prepared corpora to a shared root. Their tokenizer is copied too."""
     from flows.steps.corpora import push_prepared as copy_to
 
     _print_copies(copy_to(recipe, execution, root, labels), as_json)
@@ -222,8 +231,7 @@ def push_prepared(
 def pull_prepared(
     root: Root, labels: Labels, recipe: Recipe, execution: Execution, as_json: bool
 ) -> None:
-    """Copy prepared corpora and their tokenizer from a shared root; `codegen prepare` reuses
-    them."""
+    """Copy prepared corpora from a shared root. `codegen prepare` reuses them."""
     from flows.steps.corpora import pull_prepared as copy_from
 
     _print_copies(copy_from(recipe, execution, root, labels), as_json)
@@ -250,7 +258,8 @@ def suites(
     folder: Annotated[Path, typer.Argument(help="Target folder; existing suites are kept.")],
     execution: Execution,
 ) -> None:
-    """Copy the validation suites (Great Expectations, JSON) into a folder, to edit them."""
+    """Copy the validation suites into a folder, to edit them. They are JSON files of Great
+    Expectations."""
     from components.validation.suite_files import copy_suites
 
     copies = copy_suites(folder)
@@ -266,7 +275,7 @@ def suites(
 @data.command()
 @command()
 def card(recipe: Recipe, execution: Execution) -> None:
-    """Print the dataset card in Markdown: sources, licenses, sizes, rejects and digests."""
+    """Print the dataset card in Markdown. It has sources, licenses, sizes, rejects and digests."""
     from flows.steps.corpora import find_corpora
     from flows.steps.prepare_corpora import dataset_card
 

@@ -72,7 +72,7 @@ def prepared_corpus_spec(
     """Return the spec of a prepared corpus.
 
     Settings that do not change its bytes are excluded: the sources of other corpora, and the
-    tolerated fraction of bad records.
+    tolerated fraction of quarantined records.
 
     Args:
         benchmark_texts: problems that decontamination removes.
@@ -85,7 +85,7 @@ def prepared_corpus_spec(
     config = {
         "data": recipe.data.replace(
             sources={corpus: sources} if sources else None,
-            quarantine=recipe.data.quarantine.reset("max_bad_fraction"),
+            quarantine=recipe.data.quarantine.reset("max_quarantined_fraction"),
         ),
         "benchmarks": fingerprint(list(benchmark_texts)),
         "context_length": recipe.model.context_length,

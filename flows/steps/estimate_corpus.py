@@ -120,7 +120,7 @@ def format_estimate(
         f"  documents  {documents.value:,}{_range(documents, estimate)}",
         f"  raw text   {decimal(estimate.raw_bytes)}",
         f"  rejected   {rejected:.2%} of the documents{reasons}",
-        *_bad_records(estimate, recipe),
+        *_quarantined_records(estimate, recipe),
         f"  tokens     {estimate.num_tokens.value:,}{_range(estimate.num_tokens, estimate)}",
         f"  sequences  {estimate.num_train_sequences:,} of {context_length:,} tokens for training, "
         f"{estimate.num_held_out_sequences:,} held out",
@@ -148,12 +148,12 @@ def _range(interval: Interval, estimate: Estimate) -> str:
     return "" if estimate.is_complete else " (no range: it needs two files)"
 
 
-def _bad_records(estimate: Estimate, recipe: Recipe) -> list[str]:
-    if not estimate.num_bad:
+def _quarantined_records(estimate: Estimate, recipe: Recipe) -> list[str]:
+    if not estimate.num_quarantined:
         return []
-    fraction = estimate.num_bad / (estimate.num_bad + estimate.num_documents.value)
-    max_fraction = recipe.data.quarantine.max_bad_fraction
-    line = f"  unreadable {estimate.num_bad:,} records, {fraction:.2%}"
+    fraction = estimate.num_quarantined / (estimate.num_quarantined + estimate.num_documents.value)
+    max_fraction = recipe.data.quarantine.max_quarantined_fraction
+    line = f"  quarantined {estimate.num_quarantined:,} records, {fraction:.2%}"
     if fraction > max_fraction:
         line += f"; preparation stops above {max_fraction:.2%}"
     return [line]

@@ -149,11 +149,12 @@ def prepare_corpus_step(
     """Return the packed shards of a corpus; for the arguments see `prepared_corpus_spec`.
 
     Raises:
-        DataError: a source cannot be read, changes while it is read, or has too many bad records.
+        DataError: a source cannot be read, changes while it is read, or has too many
+            quarantined records.
     """
     from components.data.raw_corpus import corpus_sources, require_same_bytes
     from components.preparation.corpus_pipeline import prepare_corpus
-    from components.preparation.input_checks import check_bad_records_of_reused_corpus
+    from components.preparation.input_checks import check_quarantine_of_reused_corpus
 
     recipe, execution = context.recipe, context.execution
     spec = prepared_corpus_spec(recipe, corpus, raw, tokenizer, benchmark_texts, earlier)
@@ -179,7 +180,7 @@ def prepare_corpus_step(
     prepared = context.get_or_build(
         f"prepare {corpus}", **spec._asdict(), tags={"corpus": corpus}, resumable=True, build=build
     )
-    check_bad_records_of_reused_corpus(prepared.statistics, recipe.data.quarantine)
+    check_quarantine_of_reused_corpus(prepared.statistics, recipe.data.quarantine)
     return prepared
 
 
@@ -262,11 +263,11 @@ def sample_rejects(prepared: Mapping[str, Artifact], store: Store) -> list[dict[
 
 
 def reject_counts(prepared: Mapping[str, Artifact]) -> dict[str, JsonValue]:
-    """Return metrics: rejected documents by reason, unreadable records, and redactions."""
+    """Return metrics: rejected documents by reason, quarantined records, and redactions."""
     from components.data.filters.quality import DUPLICATE
 
     rejected: dict[str, JsonValue] = {}
-    unreadable: dict[str, JsonValue] = {}
+    quarantined: dict[str, JsonValue] = {}
     redacted: dict[str, JsonValue] = {}
     for corpus, artifact in prepared.items():
         languages: Any = artifact.statistics["languages"]
@@ -274,6 +275,6 @@ def reject_counts(prepared: Mapping[str, Artifact]) -> dict[str, JsonValue]:
             language: {**counts["rejected"], DUPLICATE: counts["duplicates"]}
             for language, counts in languages.items()
         }
-        unreadable[corpus] = artifact.statistics.get("bad", {})
+        quarantined[corpus] = artifact.statistics.get("quarantined", {})
         redacted[corpus] = artifact.statistics.get("redacted", {})
-    return {"rejected": rejected, "unreadable": unreadable, "redacted": redacted}
+    return {"rejected": rejected, "quarantined": quarantined, "redacted": redacted}

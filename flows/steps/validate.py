@@ -21,7 +21,7 @@ from flows.settings.recipes import Recipe
 from flows.steps.report import publish_validation_results
 
 if TYPE_CHECKING:  # Imports numpy, Great Expectations and MLflow.
-    from components.data.sources.partition_reader import QuarantinedRecord
+    from components.data.sources.quarantine import QuarantinedRecord
     from components.registry.tracking import TrackedRun
     from components.validation.profile_partitions import ProfileResult
     from components.validation.suite_files import Suites
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # Imports numpy, Great Expectations and MLflow.
 _ORIGINS = "origins"
 """Key in the statistics of a validation: the origin of each corpus, see `_origins`."""
 _READ = "read"
-"""Key in the statistics of a raw validation: bad and total records per declared corpus."""
+"""Key in the statistics of a raw validation: quarantined and total records per declared corpus."""
 _RESULTS_FILE = "results.json"
 """File of a validation: the result of every rule."""
 
@@ -48,10 +48,9 @@ def validate_raw_corpora(
 
     Raises:
         ValidationFailedError: a rule failed.
-        RecordError: a declared corpus has more bad records than the recipe tolerates.
+        RecordError: a declared corpus has more quarantined records than the recipe tolerates.
     """
     from components.data.raw_corpus import require_same_bytes
-    from components.data.sources.partition_reader import QuarantinedRecord
     from components.validation.raw import read_profiles, validate_raw
     from components.validation.suite_files import validation_identity
     from components.validation.suites import CODE_VERSION
@@ -64,10 +63,7 @@ def validate_raw_corpora(
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
         profiles = _profile_declared_corpora(context, folder)
         for corpus, profile in profiles.items():
-            examples[corpus] = [
-                QuarantinedRecord(*(example[field] for field in QuarantinedRecord._fields))
-                for example in profile.quarantined.examples
-            ]
+            examples[corpus] = profile.quarantined.records()
         statistics = validate_raw(
             folder,
             suites=suites,
@@ -101,7 +97,7 @@ def validate_raw_corpora(
         build=_logging_rules(context, "raw corpora", build),
     )
     _publish(context, "raw corpora", validation)
-    _check_bad_records(context, validation, examples)
+    _check_quarantine(context, validation, examples)
     return validation
 
 
@@ -171,20 +167,21 @@ def _reading_config(recipe: Recipe) -> dict[str, Any]:
         corpus: [source.replace(uri="-") for source in sources]
         for corpus, sources in data.sources.items()
     }
-    quarantine = data.quarantine.reset("max_bad_fraction")
+    quarantine = data.quarantine.reset("max_quarantined_fraction")
     return {"reading": {**without_uris, "extensions": data.extensions, "quarantine": quarantine}}
 
 
-def _check_bad_records(
+def _check_quarantine(
     context: FlowContext, validation: Artifact, examples: Mapping[str, list[QuarantinedRecord]]
 ) -> None:
-    """Check the tolerated number of bad records; preparation would take 20 times as long to."""
-    from components.data.sources.partition_reader import check_bad_record_limit
+    """Check the number of quarantined records, which preparation would take 20 times as long to
+    find."""
+    from components.data.sources.quarantine import check_quarantine_limit
 
     quarantine = context.recipe.data.quarantine
     read: Any = validation.statistics.get(_READ, {})
-    for corpus, (num_bad, num_read) in read.items():
-        check_bad_record_limit(num_bad, num_read, examples.get(corpus, []), quarantine)
+    for corpus, (num_quarantined, num_read) in read.items():
+        check_quarantine_limit(num_quarantined, num_read, examples.get(corpus, []), quarantine)
 
 
 def _previous_validation(

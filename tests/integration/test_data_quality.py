@@ -41,7 +41,7 @@ class Project(NamedTuple):
     def recipe(self) -> Recipe:
         sources = json.dumps({"mono": [{"uri": str(self.folder / "source" / "*.jsonl")}]})
         return recipe_without_decontamination().override(
-            [f"data.sources={sources}", "data.quarantine.max_bad_fraction=0.1"]
+            [f"data.sources={sources}", "data.quarantine.max_quarantined_fraction=0.1"]
         )
 
     @property
@@ -145,8 +145,8 @@ def test_mlflow_has_rejected_documents_of_every_reason_and_their_counts(
     assert first.data.metrics["rejected/mono/Python/digits"] == 1
     assert second.data.metrics["rejected/mono/Python/digits"] == 20
     assert first.data.metrics["rejected/multi/C/duplicate"] == 1
-    assert first.data.metrics["unreadable/mono/not JSON"] == 6
-    assert not [name for name in second.data.metrics if name.startswith("unreadable")]
+    assert first.data.metrics["quarantined/mono/not JSON"] == 6
+    assert not [name for name in second.data.metrics if name.startswith("quarantined")]
 
 
 def test_the_second_version_is_compared_with_the_first(project: Project) -> None:
@@ -234,17 +234,17 @@ def test_too_many_bad_records_stop_the_flow_before_preparation(
         folder, Execution(project=str(folder), pins=str(pins / "pins.json"), archives=str(pins))
     )
     project.write(*TRUNCATED)
-    strict = project.recipe.override(["data.quarantine.max_bad_fraction=0.04"])
+    strict = project.recipe.override(["data.quarantine.max_quarantined_fraction=0.04"])
     with pytest.raises(
         RecordError,
-        match=r"(?s)6 of 126 records are bad\n.*package\.jsonl, \d+: not JSON.*at most 4\.000%",
+        match=r"(?s)6 of 126 records are quarantined\n.*package\.jsonl, \d+: not JSON.*at most 4\.000%",
     ):
         prepare(strict, project.execution)
     assert [artifact.kind for artifact in Store(folder / "var/store").list_artifacts()] == [
         "validation"
     ]
     assert list((folder / "var/gx").glob("*/quarantine.html"))
-    with pytest.raises(RecordError, match=r"6 of 126 records are bad\n  expected"):
+    with pytest.raises(RecordError, match=r"6 of 126 records are quarantined\n  expected"):
         prepare(strict, project.execution)
     short = project.recipe.override(["data.quarantine.max_record_bytes=100"])
     # Read with another limit, the corpus is profiled again.

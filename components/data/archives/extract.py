@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.core.errors import FetchError
+from components.core.text import printable_name
 from components.data.archives.pins import ExtractionRule, Package
-from components.data.sources.location import is_zip, printable_name
+from components.data.sources.location import is_zip
 
 _WRAP_COLUMNS = 88
 """Width of prose from JSON (assumption). The paper's filter would reject a line for each

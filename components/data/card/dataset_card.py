@@ -97,7 +97,7 @@ def dataset_card(
         paper_comparison=_paper_rows(corpora, paper),
         reasons=reasons,
         rejects=_reject_rows(corpora, reasons),
-        bad_records=_counts(corpora, "bad"),
+        quarantined_records=_counts(corpora, "quarantined"),
         redacted=_counts(corpora, "redacted"),
         benchmarks=_searched_benchmarks(corpora),
         splits=_split_rows(corpora),

@@ -28,9 +28,7 @@ from components.core.files import require_disk_space
 from components.core.progress import Advance, track
 from components.core.remote_errors import wrap_remote_errors
 from components.data.dvc import dvc_repo
-from components.data.dvc.dvc_repo import (
-    DATA,
-    DATA_DVC,
+from components.data.dvc.dvc_objects import (
     DIR_OBJECT,
     copy_objects,
     evict_corrupt,
@@ -40,6 +38,7 @@ from components.data.dvc.dvc_repo import (
     shorten_list,
     tree_objects,
 )
+from components.data.dvc.dvc_repo import DATA, DATA_DVC
 
 _MAX_LISTED = 3
 """Objects listed in a message; further objects are counted."""

@@ -1,47 +1,44 @@
-"""The DVC repository of a project: the pointer file `data.dvc`, and the objects in DVC's cache.
+"""The DVC repository of a project, and its pointer file `data.dvc`.
 
 DVC computes each md5, so `dvc status` and this code always agree. `meta` in `data.dvc` states the
 preset and the recipe hash of the pins. Files of `data/` are writable copies (DVC's default: a
 reflink if possible, else a copy). Hard links would halve the disk space, but an edit of `data/`
 would overwrite the file in DVC's cache (both measured on ext4).
-
-An object (a file under its md5, or the list of files, whose name ends in `.dir`) is checked by
-hashing its bytes. DVC's own check trusts every read-only file, and DVC makes all objects read-only,
-so that check accepts a damaged object (measured with 3.67).
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import re
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.fs import GitFileSystem
+from dvc.lock import LockError, make_lock
 from dvc.repo import Repo
+from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
+from dvc.rwlock import SCHEMA as RWLOCK_SCHEMA
 from dvc.scm import NoSCMError, RevError, resolve_rev
 from dvc.utils.serialize import load_yaml
 from dvc_data.hashfile.build import build
-from dvc_data.hashfile.db import HashFileDB
-from dvc_data.hashfile.hash import hash_file
-from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.tree import Tree
-from fsspec.callbacks import Callback
+from voluptuous import Invalid
 
 from components.core.errors import DataError
-from components.core.paths import require_relative_path
-from components.core.progress import Advance
 from components.data.config import Preset
 
 logger = logging.getLogger(__name__)
 
 DATA = "data"
 DATA_DVC = "data.dvc"
-DIR_OBJECT = "the list of files"
-"""Label of the `.dir` object in messages."""
+_STATE = ".dvc/tmp/state"
 _PERMISSION_ERRNOS = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EBUSY)
 """Errors of the system for a folder that may not be changed; EBUSY if it is a mount point."""
 
@@ -116,8 +113,7 @@ def pointer_md5_at(project: Path, revision: str) -> str | None:
             # secrets, and fails if these name a remote that the revision lacks (measured with
             # 3.67).
             fs = GitFileSystem(scm=repo.scm, rev=resolve_rev(repo.scm, revision))
-            folder = Path(repo.root_dir).relative_to(repo.scm.root_dir)
-            path = fs.join("/", *folder.parts, DATA_DVC)
+            path = _path_in_git(repo, fs)
             return str(load_yaml(path, fs=fs)["outs"][0]["md5"]) if fs.exists(path) else None
         except NoSCMError:
             raise DataError(
@@ -132,6 +128,23 @@ def pointer_md5_at(project: Path, revision: str) -> str | None:
                 expected="a branch, a tag or a commit",
                 fix="list the revisions with `git log --oneline -- data.dvc`",
             ) from None
+
+
+def differs_from_head(project: Path) -> bool | None:
+    """Whether `data.dvc` differs from the last commit of git; None without git or a commit."""
+    with open_repo(project) as repo:
+        try:
+            fs = GitFileSystem(scm=repo.scm, rev=resolve_rev(repo.scm, "HEAD"))
+        except (NoSCMError, RevError):
+            return None
+        path = _path_in_git(repo, fs)
+        content = fs.cat_file(path) if fs.exists(path) else None
+        return bool(content != (project / DATA_DVC).read_bytes())
+
+
+def _path_in_git(repo: Repo, fs: GitFileSystem) -> str:
+    folder = Path(repo.root_dir).relative_to(repo.scm.root_dir)
+    return str(fs.join("/", *folder.parts, DATA_DVC))
 
 
 def is_clean(project: Path) -> bool:
@@ -193,7 +206,7 @@ def open_repo(project: Path) -> Iterator[Repo]:
             DVC failed.
     """
     try:
-        with wrap_permission_errors(project), Repo(str(project)) as repo:
+        with wrap_permission_errors(project), _open_with_state(project) as repo:
             # DVC also searches parent folders, and would fill a folder inside another project.
             if Path(repo.root_dir) != project.resolve():
                 raise DataError(
@@ -202,6 +215,7 @@ def open_repo(project: Path) -> Iterator[Repo]:
                     fix=f"run this in {repo.root_dir}",
                 )
             repo.scm_context.quiet = True  # Without hints on `git add`.
+            _remove_torn_rwlock(repo)
             yield repo
     except NotDvcRepoError:
         raise DataError(
@@ -209,12 +223,82 @@ def open_repo(project: Path) -> Iterator[Repo]:
             expected="a folder that contains .dvc/",
             fix="run this in a clone of the project, or run `dvc init` there first",
         ) from None
+    except LockError as error:
+        raise DataError(
+            f"another DVC process uses {project}: {error}",
+            expected="no other DVC process in the project",
+            fix="wait until it has ended, then run the same command again; if no process with that "
+            f"PID is DVC, remove {project / '.dvc' / 'tmp' / RWLOCK_FILE} first",
+        ) from error
     except DvcException as error:
         raise DataError(
             f"DVC failed: {error}",
             expected="DVC reads or adds data/",
-            fix="run `dvc status` to see DVC's findings",
+            fix="correct the cause that DVC names, then run the same command again; `git checkout "
+            "-- .dvc/config data.dvc` restores damaged files of DVC",
         ) from error
+    except sqlite3.DatabaseError as error:
+        raise DataError(
+            f"DVC's table of known hashes failed: {error}",
+            expected=f"a readable SQLite database below {project / _STATE}",
+            fix="free disk space, or remove that folder, which is rebuilt; then run the same "
+            "command again",
+        ) from error
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"DVC cannot store a path that is not UTF-8: {_name_in(error)}",
+            expected=f"names of files below {DATA}/, and of the project folder, in UTF-8",
+            fix="rename that file or folder, then run the same command again",
+        ) from error
+
+
+def _name_in(error: UnicodeEncodeError) -> str:
+    """The name around the character that could not be encoded."""
+    before = re.split(r'[\s"]', error.object[: error.start])[-1]
+    after = re.split(r'[\s"]', error.object[error.start :])[0]
+    return before + after
+
+
+def _open_with_state(project: Path) -> Repo:
+    """Open the repository with its state (a table of known hashes) inside the project.
+
+    DVC's default is a folder below /var/tmp with a predictable name. It holds pickled objects, and
+    another user may create it first.
+    """
+    state = project / _STATE
+    config = {"core": {"site_cache_dir": str(state)}} if (project / ".dvc").is_dir() else None
+    try:
+        return Repo(str(project), config=config)
+    except sqlite3.DatabaseError as error:
+        if type(error) is not sqlite3.DatabaseError or not state.is_dir():
+            raise  # For example a full disk.
+        logger.warning("%s is damaged and is rebuilt", state)
+        shutil.rmtree(state)
+        return Repo(str(project), config=config)
+
+
+def _remove_torn_rwlock(repo: Repo) -> None:
+    """Remove DVC's list of readers and writers if a killed process left it incomplete.
+
+    DVC truncates and writes the file under a lock, and refuses to read an incomplete file.
+    """
+    path = Path(repo.tmp_dir) / RWLOCK_FILE
+    if not _is_torn(path):
+        return
+    with make_lock(str(path.with_name(RWLOCK_LOCK)), tmp_dir=repo.tmp_dir):
+        if _is_torn(path):  # Else another process was just writing.
+            logger.warning("%s is incomplete, as after a kill, and was removed", path)
+            path.unlink()
+
+
+def _is_torn(path: Path) -> bool:
+    try:
+        RWLOCK_SCHEMA(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return False
+    except (ValueError, Invalid):
+        return True
+    return False
 
 
 @contextmanager
@@ -231,92 +315,3 @@ def wrap_permission_errors(project: Path) -> Iterator[None]:
             " no mount point",
             fix=f"change that, then run the same command again; {DATA}/ was not changed",
         ) from error
-
-
-Objects = dict[str, str]
-"""DVC objects by md5, each with a label: a path below the project, or `DIR_OBJECT`."""
-
-
-def tree_objects(tree: Tree) -> Objects:
-    """The objects of a list of files. The list itself is last, so that an interrupted copy of the
-    objects never has it without its files.
-    """
-    objects = {md5: path for path, md5 in tree_files(tree).items()}
-    return {**objects, str(tree.hash_info.value): DIR_OBJECT}
-
-
-def tree_files(tree: Tree) -> dict[str, str]:
-    """The md5 of each file of a list, by its path below the project."""
-    return {"/".join((DATA, *key)): str(hash_info.value) for key, _, hash_info in tree}
-
-
-def load_tree(cache: HashFileDB, md5: str) -> Tree:
-    """The list of files with this md5 from the cache.
-
-    Raises:
-        DataError: a path in it leaves the folder.
-    """
-    tree = Tree.load(cache, HashInfo("md5", md5))
-    try:
-        for path in tree_files(tree):
-            require_relative_path(path)
-    except ValueError as error:
-        raise DataError(
-            f"DVC's list of files {md5} cannot be used: {error}",
-            expected=f"paths below {DATA}/",
-            fix=f"do not trust the origin of {DATA_DVC} and its DVC remote",
-        ) from error
-    return tree
-
-
-def object_exists(odb: HashFileDB, oid: str) -> bool:
-    """Whether an object exists, intact or damaged."""
-    return bool(odb.fs.exists(odb.oid_to_path(oid)))
-
-
-def object_size(odb: HashFileDB, oid: str) -> int:
-    """Bytes of an existing object."""
-    return int(odb.fs.info(odb.oid_to_path(oid))["size"])
-
-
-def evict_corrupt(cache: HashFileDB, objects: Mapping[str, str]) -> list[str]:
-    """Remove the objects from the cache whose bytes do not have their md5; returns their names."""
-    corrupt = []
-    for oid in objects:
-        if object_exists(cache, oid):
-            _, hash_info = hash_file(cache.oid_to_path(oid), cache.fs, "md5")
-            if hash_info.value != oid.removesuffix(".dir"):
-                corrupt.append(oid)
-    for oid in corrupt:
-        with suppress(FileNotFoundError):
-            cache.delete(oid)
-    return corrupt
-
-
-class _FileCounter(Callback):  # type: ignore[misc]  # fsspec has no types
-    """Counts the files that DVC copies."""
-
-    def __init__(self, advance: Advance) -> None:
-        super().__init__()
-        self._advance = advance
-
-    def relative_update(self, inc: int = 1) -> None:
-        self._advance(inc)
-
-    def branched(self, path_1: str, path_2: str, **kwargs: Any) -> Callback:  # noqa: ARG002 - fsspec's names
-        return Callback()  # The bytes of a file are not counted.
-
-
-def copy_objects(source: HashFileDB, target: HashFileDB, oids: list[str], advance: Advance) -> None:
-    """Copy objects atomically and overwrite existing objects; `advance` counts files."""
-    if oids:
-        paths = [source.oid_to_path(oid) for oid in oids]
-        counter = _FileCounter(advance)
-        target.add(paths, source.fs, oids, check_exists=False, verify=False, callback=counter)
-
-
-def shorten_list(names: Iterable[str], max_listed: int) -> str:
-    """The first names in sorted order, and the number of further names."""
-    ordered = sorted(names)
-    num_more = len(ordered) - max_listed
-    return ", ".join(ordered[:max_listed]) + (f" and {num_more} more" if num_more > 0 else "")

@@ -4,6 +4,6 @@
 `records` defines the fields of a record. Each format has a module: `jsonl`, `parquet`, `avro`,
 `code_files`, `archive`.
 
-A bad record is a record that cannot be read (`records.BAD_REASONS`). It does not stop a run: it is
+A record that cannot be read (`records.QUARANTINE_REASONS`) does not stop a run: it is
 quarantined, that is returned apart from the others with its position and reason.
 """

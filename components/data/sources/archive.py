@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO, Any, NamedTuple
 
+from components.core.text import printable_name
 from components.data.sources.location import (
     FileLocation,
     compression_of,
@@ -25,7 +26,6 @@ from components.data.sources.location import (
     is_zip,
     open_bytes,
     open_stream,
-    printable_name,
 )
 from components.data.sources.records import (
     LANGUAGE,
@@ -34,6 +34,7 @@ from components.data.sources.records import (
     RawRecord,
     RecordParser,
     Reject,
+    without_bom,
 )
 
 _READ_BYTES = 1 << 20
@@ -87,7 +88,7 @@ def read(
             path = printable_name(member.name)
             value = _reject(member, path, parser, max_record_bytes)
             if value is None:
-                value = {"path": path, "source": source, "text": member.read()}
+                value = {"path": path, "source": source, "text": without_bom(member.read())}
             yield RawRecord(f"{file}!{path}", 0, member.size_bytes, member.stored_bytes, value)
     except _DAMAGE as error:
         raise damaged_file_error(file, error or type(error).__name__, _EXPECTED) from error
@@ -95,9 +96,9 @@ def read(
 
 def _reject(member: _Member, path: str, parser: RecordParser, max_record_bytes: int) -> Any:
     if not member.is_regular:
-        return Reject(LINK, is_bad=False)
+        return Reject(LINK, is_quarantined=False)
     if parser.language_of(path) is None:
-        return Reject(LANGUAGE, is_bad=False)
+        return Reject(LANGUAGE, is_quarantined=False)
     if member.size_bytes > max_record_bytes:
         return Reject(f"{TOO_LONG}: a member of {member.size_bytes} bytes")
     return None

@@ -1,7 +1,9 @@
 """Folders, git checkouts and globs: each file of a known language is a record.
 
-Links are not followed and `.git` is skipped, so no file outside the folder is read, and no file
-twice. The record's source is the folder's name. Limit: `.gitignore` has no effect.
+`.git` is skipped, and a link counts as the file that it points to, unless that file is read under
+its own path. A link that leaves a git checkout is not followed, because anybody may have committed
+it; other folders may consist of links, like a snapshot of a Hub cache. The record's source is the
+folder's name. Limit: `.gitignore` has no effect.
 """
 
 from __future__ import annotations
@@ -9,60 +11,47 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from components.data.sources.location import (
-    FileLocation,
-    base_folder,
-    join_path,
-    open_bytes,
-    printable_name,
-    walk_files,
-)
+from components.core.text import printable_name
+from components.data.sources.listing import Entry, find_entry, match_glob, walk_files
+from components.data.sources.location import FileLocation, base_folder, join_path, open_bytes
 from components.data.sources.records import (
+    BROKEN_LINK,
     LANGUAGE,
     LINK,
     NOT_REGULAR,
+    OUTSIDE_LINK,
     TOO_LONG,
     RawRecord,
     RecordParser,
     Reject,
+    without_bom,
 )
 
 
 class CodeFile(NamedTuple):
     """A file, link or special file in a folder."""
 
-    location: FileLocation
+    entry: Entry
     path: str
     """Relative to the folder, or to the part of a glob before its first special character."""
-    info: dict[str, Any]
-    """fsspec's information."""
-
-    @property
-    def size_bytes(self) -> int:
-        """As stored; 0 for a link or special file, which is not read."""
-        is_regular = self.info["type"] == "file" and not self.info.get("islink")
-        return int(self.info["size"]) if is_regular else 0
 
 
 def list_files(location: FileLocation) -> tuple[str, Iterator[CodeFile]]:
     """The folder that paths are relative to, and its files in a fixed order."""
     fs, path = location
-    if fs.isdir(path):
-        root = path.rstrip("/")
-        entries = walk_files(location)
-    elif fs.exists(path):
-        root = path.rpartition("/")[0]
-        entries = iter([(location, fs.info(path))])
-    else:
+    entry = find_entry(location)
+    entries: Iterator[Entry]
+    if entry is None:
         root = base_folder(path)
-        matches = sorted(fs.glob(path, detail=True).items())
-        entries = (
-            (FileLocation(fs, match), info)
-            for match, info in matches
-            if info["type"] != "directory"
-        )
+        entries = (match for match in match_glob(location) if match.kind != "folder")
+    elif entry.kind == "folder":
+        root = path.rstrip("/")
+        entries = walk_files(location, confined=fs.exists(f"{root}/.git"))
+    else:
+        root = path.rpartition("/")[0]
+        entries = iter([entry])
     start = len(root.rstrip("/")) + 1 if root else 0
-    return root, (CodeFile(file, file.path[start:], info) for file, info in entries)
+    return root, (CodeFile(item, printable_name(item.location.path[start:])) for item in entries)
 
 
 def read(
@@ -74,25 +63,27 @@ def read(
         OSError: a file cannot be read, or no longer exists.
     """
     root, code_files = list_files(location)
-    source = root.rstrip("/").rpartition("/")[2]
+    source = printable_name(root.rstrip("/").rpartition("/")[2])
     label = file if file.endswith("/") else base_folder(file)
     stored_bytes = 0
     for code_file in code_files:
         value = _read_file(code_file, source, parser, max_record_bytes)
-        size_bytes = code_file.size_bytes
+        size_bytes = code_file.entry.size_bytes
         stored_bytes += size_bytes
-        name = printable_name(join_path(label, code_file.path))
-        yield RawRecord(name, 0, size_bytes, stored_bytes, value)
+        yield RawRecord(join_path(label, code_file.path), 0, size_bytes, stored_bytes, value)
 
 
 def _read_file(code_file: CodeFile, source: str, parser: RecordParser, max_bytes: int) -> Any:
-    if code_file.info.get("islink"):
-        return Reject(LINK, is_bad=False)
-    if code_file.info["type"] != "file":
-        return Reject(NOT_REGULAR, is_bad=False)
+    entry = code_file.entry
+    if entry.kind == "repeated link":
+        return Reject(LINK, is_quarantined=False)
+    if entry.kind == "special file":
+        return Reject(NOT_REGULAR, is_quarantined=False)
     if parser.language_of(code_file.path) is None:
-        return Reject(LANGUAGE, is_bad=False)
-    if code_file.size_bytes > max_bytes:
-        return Reject(f"{TOO_LONG}: a file of {code_file.size_bytes} bytes")
-    with open_bytes(code_file.location) as file:
-        return {"path": printable_name(code_file.path), "source": source, "text": file.read()}
+        return Reject(LANGUAGE, is_quarantined=False)
+    if entry.kind != "file":
+        return Reject(BROKEN_LINK if entry.kind == "broken link" else OUTSIDE_LINK)
+    if entry.size_bytes > max_bytes:
+        return Reject(f"{TOO_LONG}: a file of {entry.size_bytes} bytes")
+    with open_bytes(entry.location) as file:
+        return {"path": code_file.path, "source": source, "text": without_bom(file.read())}

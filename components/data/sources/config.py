@@ -1,5 +1,5 @@
-"""Configuration of raw sources: location and field names, languages by extension, limits of bad
-records.
+"""Configuration of raw sources: location and field names, languages by extension, limits of
+quarantined records.
 
 Credentials and endpoints are not fingerprinted, so they are arguments of the functions that read.
 """
@@ -69,12 +69,13 @@ class Source(Config):
 
 
 class QuarantineConfig(Config):
-    """Which records are bad, and how many bad records a corpus may have."""
+    """Which records are quarantined, and how many quarantined records a corpus may have."""
 
     max_record_bytes: int = Field(default=64 << 20, gt=0)
-    """Longer records are bad and are not loaded into memory (assumption: no document is longer)."""
-    max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
-    """Largest share of bad records in a corpus (assumption)."""
+    """Longer records are quarantined and not loaded into memory (assumption: no document is
+    longer)."""
+    max_quarantined_fraction: float = Field(default=0.001, ge=0, le=1)
+    """Largest share of quarantined records in a corpus (assumption)."""
 
 
 def merge_extensions(extensions: Mapping[str, str]) -> dict[str, str]:

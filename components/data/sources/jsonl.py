@@ -2,7 +2,7 @@
 
 Lines end at "\\n" only: U+2028 is text, and "\\r" before "\\n" is white space of JSON. A line is
 held in memory only up to the limit of a record, so a line of 2 GB costs a few MB. Limit: the lines
-of a single JSON array are all bad, so such a file soon exceeds the limit of bad records.
+of a single JSON array are all quarantined.
 """
 
 from __future__ import annotations

@@ -1,26 +1,31 @@
-"""File names and fsspec locations: formats and compressions by name, listing, opening,
-decompression.
+"""File names and fsspec locations: formats and compressions by name, opening, decompression.
 
 The name of a file alone decides its format and compression, so a recipe reads the same files on
-every machine. Arrow's streams decompress: they read all members and frames, need a few hundred kB,
-and raise for an incomplete stream. That was measured for every truncation of a gzip and a zstd
-file; only a cut between two members, or to zero bytes, is not noticed. (python-zstandard returns
-less data instead.) Limit: zstd windows above 128 MB (`--long=28`) raise an error.
+every machine. All gzip members and zstd frames of a file are read, and an incomplete stream raises
+an error. That was measured for every truncation of a gzip and a zstd file; only a cut between two
+members, or to zero bytes, is not noticed. Arrow decompresses zstd, because python-zstandard returns
+less data for an incomplete stream; it rejects gzip files that are padded with zeros. Limit: zstd
+windows above 128 MB (`--long=28`) raise an error.
 """
 
 from __future__ import annotations
 
 import errno
+import gzip
+import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from components.core.errors import FetchError, RecordError
 from components.core.remote_errors import open_file_system, wrap_read_errors
+from components.core.text import printable_name
 from components.data.sources.config import Format
 
 Compression = Literal["gzip", "zstd"]
@@ -42,6 +47,8 @@ _FORMAT_ENDINGS: dict[str, tuple[str, ...]] = {
     "archive": (".zip", ".whl", ".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst"),
 }
 """Endings of file names by format."""
+_BYTES_SCHEME = "bytes:"
+"""Prefix of a local path that is not UTF-8, with its bytes in percent-encoding."""
 _GLOB_CHARACTER = re.compile(r"[*?\[]")
 _READ_AHEAD_BYTES = 8 << 20
 """Bytes of a request to a remote file (assumption: hides the latency of an object store)."""
@@ -71,13 +78,6 @@ def compression_of(name: str) -> Compression | None:
 def is_zip(name: str) -> bool:
     """Whether an archive is a zip or a wheel, by its name; else it is a tar."""
     return name.lower().endswith((".zip", ".whl"))
-
-
-def printable_name(name: str) -> str:
-    """A file name as valid UTF-8 text: bytes that are not UTF-8, which Python represents as
-    surrogates, are escaped.
-    """
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def is_glob(uri: str) -> bool:
@@ -111,40 +111,29 @@ class FileLocation(NamedTuple):
 
     @property
     def uri(self) -> str:
-        """An absolute local path or a URI, which `resolve_uri` converts back."""
-        is_local = isinstance(self.fs, LocalFileSystem)
-        return self.path if is_local else str(self.fs.unstrip_protocol(self.path))
+        """An absolute local path or a URI, as valid UTF-8; `resolve_uri` converts it back."""
+        if not isinstance(self.fs, LocalFileSystem):
+            return str(self.fs.unstrip_protocol(self.path))
+        if printable_name(self.path) == self.path:
+            return self.path
+        return _BYTES_SCHEME + quote_from_bytes(os.fsencode(self.path))
 
 
 def resolve_uri(uri: str, storage_options: Mapping[str, Any] | None = None) -> FileLocation:
     """The location of a URI, without cached listings.
 
     Args:
-        uri: a local path or an fsspec URI.
+        uri: a local path or an fsspec URI, or a result of `FileLocation.uri`.
         storage_options: options of a remote file system, such as endpoint and key.
 
     Raises:
         ConfigError: the protocol does not exist, or its package is not installed.
     """
+    if uri.startswith(_BYTES_SCHEME):
+        uri = os.fsdecode(unquote_to_bytes(uri.removeprefix(_BYTES_SCHEME)))
     fs, path = open_file_system(uri, storage_options)
     fs.invalidate_cache()
     return FileLocation(fs, path)
-
-
-def walk_files(location: FileLocation) -> Iterator[tuple[FileLocation, dict[str, Any]]]:
-    """Files and links below a folder, each level sorted by name, with fsspec's information.
-
-    Links are not followed, and `.git` is skipped.
-    """
-    entries = location.fs.ls(location.path, detail=True)
-    for info in sorted(entries, key=lambda entry: str(entry["name"])):
-        child = FileLocation(location.fs, info["name"].rstrip("/"))
-        if child.path == location.path.rstrip("/"):
-            continue  # Object stores list a marker for the folder itself.
-        if info["type"] != "directory":  # Files, and links, also those to folders.
-            yield child, info
-        elif child.path.rpartition("/")[2] != ".git":
-            yield from walk_files(child)
 
 
 @contextmanager
@@ -152,6 +141,17 @@ def open_bytes(location: FileLocation) -> Iterator[Any]:
     """The stored bytes of a file, seekable."""
     with location.fs.open(location.path, "rb", block_size=_READ_AHEAD_BYTES) as file:
         yield file
+
+
+class _GzipReader(gzip.GzipFile):
+    """All members of a gzip file, also with zeros after a member; damage raises OSError."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next bytes, fewer at the end."""
+        try:
+            return super().read(size)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise OSError(str(error)) from error
 
 
 class Stream:
@@ -193,6 +193,9 @@ def open_stream(
         if not file.read(1):
             raise damaged_file_error(name, "0 bytes, not even the header of a compressed file")
         file.seek(0)
+        if compression == "gzip":
+            yield Stream(stack.enter_context(_GzipReader(fileobj=file)), file)
+            return
         stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), compression)
         yield Stream(stack.enter_context(stream), file)
 

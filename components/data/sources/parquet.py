@@ -101,6 +101,8 @@ def _binary_type(kind: pa.DataType) -> pa.DataType:
         return _binary_type(kind.value_type)
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return pa.large_binary()
+    if types.is_map(kind):
+        return pa.map_(_binary_type(kind.key_type), _binary_type(kind.item_type))
     if types.is_list(kind) or types.is_large_list(kind):
         return pa.large_list(pa.field(kind.value_field.name, _binary_type(kind.value_type)))
     if types.is_struct(kind):

@@ -1,7 +1,7 @@
-"""Reads a partition as Arrow batches of bounded size, each with a list of its bad records.
+"""Reads a partition as Arrow batches of bounded size, each with a list of its quarantined records.
 
-A bad record does not stop a run: it is returned with its position and reason, and
-`check_bad_record_limit` bounds their number. A damaged, truncated or changed file is an error,
+A record that cannot be read does not stop a run: it is returned with its position and reason, and
+the checks of `quarantine` bound their number. A damaged, truncated or changed file is an error,
 because the number of lost records is unknown.
 """
 
@@ -13,41 +13,34 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from components.core.errors import RecordError
+from components.core.errors import FetchError, RecordError
 from components.core.extras import require_extra
 from components.data.sources import archive, code_files, jsonl, parquet
 from components.data.sources.config import EXTENSIONS, QuarantineConfig
-from components.data.sources.location import FileLocation, resolve_uri, wrap_file_errors
+from components.data.sources.location import (
+    FileLocation,
+    open_bytes,
+    resolve_uri,
+    wrap_file_errors,
+)
 from components.data.sources.partitions import Partition
-from components.data.sources.records import SCHEMA, RawRecord, RecordParser, Reject
+from components.data.sources.quarantine import QuarantinedRecord
+from components.data.sources.records import (
+    MAX_POINTER_BYTES,
+    SCHEMA,
+    RawRecord,
+    RecordParser,
+    Reject,
+    is_lfs_pointer,
+)
 
 BATCH_BYTES = 8 << 20
 """A batch ends with the record that reaches this size, in uncompressed bytes (assumption: large
 enough to hide the cost of a batch)."""
-_MAX_BAD = 1000
-"""A batch also ends after this many bad records, which bounds the memory for a file without good
-records (assumption)."""
+_MAX_QUARANTINED = 1000
+"""A batch also ends after this many quarantined records, which bounds the memory for a file without
+good records (assumption)."""
 _EXCERPT_CHARACTERS = 200
-_MAX_QUOTED = 5
-"""Bad records quoted in an error."""
-
-
-class QuarantinedRecord(NamedTuple):
-    """A bad record: its position, the reason and an excerpt."""
-
-    file: str
-    """As in the recipe; `!` separates an archive and its member."""
-    offset: int
-    """JSON Lines: byte after decompression. Tables: row number. Files and members: 0."""
-    reason: str
-    """A reason of `BAD_REASONS`, with details after a colon."""
-    excerpt: str
-    """The start of the record, printable, at most 200 characters."""
-
-    @property
-    def kind(self) -> str:
-        """The reason without details."""
-        return self.reason.partition(":")[0]
 
 
 class Batch(NamedTuple):
@@ -55,7 +48,7 @@ class Batch(NamedTuple):
 
     records: pa.RecordBatch
     """With `records.SCHEMA`; may be empty. The record that reaches `BATCH_BYTES` is the last."""
-    bad: list[QuarantinedRecord]
+    quarantined: list[QuarantinedRecord]
     num_skipped: dict[str, int]
     """Number of skipped records by reason of `SKIP_REASONS`."""
     stored_bytes: int
@@ -78,7 +71,7 @@ def read_partition(
         languages: languages of the corpus. Records of other languages are skipped and counted.
         extensions: languages by file extension, for records that do not state a language.
         quarantine: limit of a record's length; None: the default. The caller checks the number of
-            bad records over all partitions with `check_bad_record_limit`.
+            quarantined records over all partitions with `check_quarantine_limit`.
         storage_options: options of a remote file system.
 
     Raises:
@@ -92,6 +85,7 @@ def read_partition(
     with wrap_file_errors(partition.name):
         location = resolve_uri(partition.uri, storage_options)
         _require_unchanged(partition, location)
+        _require_no_pointer(partition, location)
         num_bytes = 0
         for record in _raw_records(partition, location, parser, max_record_bytes):
             is_end = partition.max_bytes is not None and num_bytes >= partition.max_bytes
@@ -127,7 +121,7 @@ def _raw_records(
 def _require_unchanged(partition: Partition, location: FileLocation) -> None:
     """Compare the size with the listing, because some formats do not reveal a missing end."""
     if partition.format == "files":
-        size_bytes = sum(file.size_bytes for file in code_files.list_files(location)[1])
+        size_bytes = sum(file.entry.size_bytes for file in code_files.list_files(location)[1])
     else:
         size_bytes = location.fs.size(location.path)
     listed = partition.size_bytes if partition.file_bytes is None else partition.file_bytes
@@ -139,32 +133,17 @@ def _require_unchanged(partition: Partition, location: FileLocation) -> None:
         )
 
 
-def check_bad_record_limit(
-    num_bad: int, num_read: int, examples: Sequence[QuarantinedRecord], config: QuarantineConfig
-) -> None:
-    """Check the number of bad records of a corpus.
-
-    Args:
-        num_bad: bad records.
-        num_read: good, bad and skipped records.
-        examples: bad records for the message.
-        config: the limit.
-
-    Raises:
-        RecordError: more records are bad than the limit allows.
-    """
-    if num_bad <= config.max_bad_fraction * num_read:
+def _require_no_pointer(partition: Partition, location: FileLocation) -> None:
+    """Check that a data file is not a pointer of Git LFS; code files are checked one by one."""
+    if partition.format == "files" or partition.size_bytes > MAX_POINTER_BYTES:
         return
-    quotes = [
-        f"\n    {bad.file}, {bad.offset}: {bad.reason}: {bad.excerpt!r}"
-        for bad in examples[:_MAX_QUOTED]
-    ]
-    raise RecordError(
-        f"{num_bad:,} of {num_read:,} records are bad{''.join(quotes)}",
-        expected=f"at most {config.max_bad_fraction:.3%} of them",
-        fix="fix or exclude those files, set the field names of their source, or raise "
-        "data.quarantine.max_bad_fraction",
-    )
+    with open_bytes(location) as file:
+        if is_lfs_pointer(file.read(MAX_POINTER_BYTES)):
+            raise FetchError(
+                f"{partition.name} is a pointer of Git LFS, not the file itself",
+                expected="the data file",
+                fix="run `git lfs pull` in its checkout, then run the same command again",
+            )
 
 
 class _BatchBuilder:
@@ -176,31 +155,31 @@ class _BatchBuilder:
 
     def _clear(self) -> None:
         self._columns: tuple[list[str], ...] = tuple([] for _ in SCHEMA.names)
-        self._bad: list[QuarantinedRecord] = []
+        self._quarantined: list[QuarantinedRecord] = []
         self._num_skipped: Counter[str] = Counter()
         self._num_bytes = 0
         self._stored_bytes = 0
 
     @property
     def is_full(self) -> bool:
-        return self._num_bytes >= BATCH_BYTES or len(self._bad) >= _MAX_BAD
+        return self._num_bytes >= BATCH_BYTES or len(self._quarantined) >= _MAX_QUARANTINED
 
     @property
     def is_empty(self) -> bool:
-        return not (self._columns[0] or self._bad or self._num_skipped)
+        return not (self._columns[0] or self._quarantined or self._num_skipped)
 
     def add(self, raw: RawRecord) -> None:
-        """Add a good, bad or skipped record."""
+        """Add a good, quarantined or skipped record."""
         self._stored_bytes = raw.stored_bytes
         record = raw.value if isinstance(raw.value, Reject) else self._parser.parse(raw.value)
         if not isinstance(record, Reject):
             for column, value in zip(self._columns, record, strict=True):
                 column.append(value)
             self._num_bytes += raw.size_bytes
-        elif record.is_bad:
+        elif record.is_quarantined:
             excerpt = _excerpt(raw.head_bytes or _head_of(raw.value))
-            bad = QuarantinedRecord(raw.file, raw.offset, record.reason, excerpt)
-            self._bad.append(bad)
+            quarantined = QuarantinedRecord(raw.file, raw.offset, record.reason, excerpt)
+            self._quarantined.append(quarantined)
         else:
             self._num_skipped[record.reason] += 1
 
@@ -208,7 +187,7 @@ class _BatchBuilder:
         """The batch of all added records; the builder is empty afterwards."""
         arrays = [pa.array(column, type=pa.large_string()) for column in self._columns]
         records = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
-        batch = Batch(records, self._bad, dict(self._num_skipped), self._stored_bytes)
+        batch = Batch(records, self._quarantined, dict(self._num_skipped), self._stored_bytes)
         self._clear()
         return batch
 

@@ -18,10 +18,11 @@ from pydantic import Field
 from components.core.config import Config
 from components.core.errors import ConfigError, DataError
 from components.core.extras import require_extra
+from components.core.text import printable_name
 from components.data.sources import code_files
 from components.data.sources.config import Format, Source
+from components.data.sources.listing import Entry, find_entry, match_glob, walk_files
 from components.data.sources.location import (
-    FileLocation,
     base_folder,
     compression_of,
     damaged_file_error,
@@ -31,7 +32,6 @@ from components.data.sources.location import (
     join_path,
     open_bytes,
     resolve_uri,
-    walk_files,
     wrap_file_errors,
 )
 
@@ -40,6 +40,9 @@ SPLIT_BYTES = 256 << 20
 COMPRESSION_RATIO = 4
 """Bytes of text for each compressed byte (source code at zstd level 3, measured; lower for
 prose)."""
+
+_MAX_QUOTED = 5
+"""Paths listed in an error; further paths are counted."""
 
 
 class Partition(Config):
@@ -133,30 +136,31 @@ def _require_distinct(partitions: list[Partition]) -> None:
 class _Match(NamedTuple):
     """A file or folder that the URI of a source matches."""
 
-    location: FileLocation
-    info: dict[str, Any]
+    entry: Entry
     label: str
-    """As in the recipe."""
+    """As in the recipe, as valid UTF-8."""
 
 
 def _match_uri(source: Source, storage_options: Mapping[str, Any] | None) -> list[_Match]:
-    uri = source.uri
-    location = resolve_uri(uri, storage_options)
-    fs, path = location
-    if fs.exists(path):
-        return [_Match(location, fs.info(path), uri.rstrip("/") or "/")]
-    if not is_glob(uri):
+    """The file or folder at the URI of a source, or the matches of its glob.
+
+    A glob matches folders only with a final slash; a folder with the name of a data file is kept,
+    so that it is not ignored silently.
+    """
+    location = resolve_uri(source.uri, storage_options)
+    entry = find_entry(location)
+    if entry is not None:
+        return [_Match(entry, source.uri.rstrip("/") or "/")]
+    if not is_glob(source.uri):
         return []
-    wants_folders = uri.endswith("/")
-    folder = base_folder(uri)
+    slash = "/" if source.uri.endswith("/") else ""
+    folder = base_folder(source.uri)
     root = resolve_uri(folder or ".", storage_options).path
-    entries = fs.glob(path.rstrip("/") + ("/" if wants_folders else ""), detail=True)
-    infos = {entry.rstrip("/"): info for entry, info in entries.items()}
     matches = []
-    for entry, info in sorted(infos.items()):
-        if (info["type"] == "directory") == wants_folders:
-            label = join_path(folder, entry.removeprefix(root).strip("/"))
-            matches.append(_Match(FileLocation(fs, entry), info, label))
+    for entry in match_glob(location._replace(path=location.path.rstrip("/") + slash)):
+        path = entry.location.path.removeprefix(root).strip("/")
+        if entry.kind != "folder" or slash or format_of(path):
+            matches.append(_Match(entry, printable_name(join_path(folder, path))))
     return matches
 
 
@@ -165,20 +169,42 @@ def _list_source(source: Source, storage_options: Mapping[str, Any] | None) -> I
     is_file_glob = bool(matches) and matches[0].label != source.uri and source.uri[-1] != "/"
     if source.format == "files" and is_file_glob:
         location = resolve_uri(source.uri, storage_options)
-        matches = [_Match(location, {"type": "glob"}, source.uri)]
+        yield _code_partition(source, _Match(Entry(location, "file"), source.uri))
+        return
+    data_files: list[_Match] = []
     for match in matches:
-        is_folder = match.info["type"] == "directory"
+        is_folder = match.entry.kind == "folder" and not is_file_glob
         if source.format == "files" or (source.format == "auto" and is_folder):
-            yield _code_partition(source, match, is_folder)
+            yield _code_partition(source, match)
         elif is_folder:
             endings = format_endings(source.format)
-            for file, info in walk_files(match.location):
-                if info["type"] == "file" and file.path.lower().endswith(endings):
-                    path = file.path.removeprefix(match.location.path).lstrip("/")
-                    label = join_path(match.label, path)
-                    yield _file_partition(source, _Match(file, info, label))
-        elif match.info["type"] == "file":
+            for entry in walk_files(match.entry.location):
+                path = entry.location.path.removeprefix(match.entry.location.path).lstrip("/")
+                if path.lower().endswith(endings):
+                    label = printable_name(join_path(match.label, path))
+                    data_files.append(_Match(entry, label))
+        else:
+            data_files.append(match)
+    _require_files(source, data_files)
+    for match in data_files:
+        if match.entry.kind == "file":
             yield _file_partition(source, match)
+
+
+def _require_files(source: Source, matches: Sequence[_Match]) -> None:
+    """Check that each data file can be read, or is a link to a file that is read anyway."""
+    invalid = [match for match in matches if match.entry.kind not in ("file", "repeated link")]
+    if not invalid:
+        return
+    quoted = ", ".join(f"{match.label} ({match.entry.kind})" for match in invalid[:_MAX_QUOTED])
+    num_more = len(invalid) - _MAX_QUOTED
+    more = f" and {num_more} more" if num_more > 0 else ""
+    raise DataError(
+        f"{source.uri} matches {len(invalid)} paths that are no files: {quoted}{more}",
+        expected="files, or links to files",
+        fix="restore the target of the links (`dvc checkout`, or download again), or remove those "
+        "paths, or narrow the glob",
+    )
 
 
 def _file_partition(source: Source, match: _Match) -> Partition:
@@ -202,15 +228,15 @@ def _file_partition(source: Source, match: _Match) -> Partition:
         source=source,
         format=file_format,
         file=match.label,
-        uri=match.location.uri,
-        size_bytes=match.info["size"],
+        uri=match.entry.location.uri,
+        size_bytes=match.entry.size_bytes,
     )
 
 
-def _code_partition(source: Source, match: _Match, is_folder: bool) -> Partition:
+def _code_partition(source: Source, match: _Match) -> Partition:
     size_bytes = 0
-    for code_file in code_files.list_files(match.location)[1]:
-        size_bytes += code_file.size_bytes
+    for code_file in code_files.list_files(match.entry.location)[1]:
+        size_bytes += code_file.entry.size_bytes
         path = code_file.path
         if source.format == "auto" and "/" not in path and _is_data_file(path):
             raise ConfigError(
@@ -219,11 +245,12 @@ def _code_partition(source: Source, match: _Match, is_folder: bool) -> Partition
                 fix="write a glob of its data files, or set the format of that source (`files` for "
                 "a checkout)",
             )
+    is_folder = match.entry.kind == "folder"
     return Partition(
         source=source,
         format="files",
         file=match.label.rstrip("/") + "/" if is_folder else match.label,
-        uri=match.location.uri,
+        uri=match.entry.location.uri,
         size_bytes=size_bytes,
     )
 

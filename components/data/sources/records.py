@@ -42,8 +42,11 @@ NOT_UTF8 = "not UTF-8"
 SURROGATE = "half a surrogate pair"
 NUL = "NUL character"
 TOO_LONG = "too long"
+BROKEN_LINK = "broken link"
+OUTSIDE_LINK = "link out of the checkout"
+LFS_POINTER = "Git LFS pointer"
 
-BAD_REASONS = (
+QUARANTINE_REASONS = (
     NOT_JSON,
     NOT_OBJECT,
     NO_TEXT,
@@ -53,8 +56,11 @@ BAD_REASONS = (
     SURROGATE,
     NUL,
     TOO_LONG,
+    BROKEN_LINK,
+    OUTSIDE_LINK,
+    LFS_POINTER,
 )
-"""Reasons why a record is bad. Details may follow after a colon."""
+"""Reasons why a record is quarantined. Details may follow after a colon."""
 
 LANGUAGE = "language"
 BLANK = "blank line"
@@ -62,7 +68,13 @@ LINK = "link"
 NOT_REGULAR = "no regular file"
 
 SKIP_REASONS = (LANGUAGE, BLANK, LINK, NOT_REGULAR)
-"""Reasons of skipped records and files, which are counted but not bad."""
+"""Reasons of skipped records and files, which are counted but not quarantined."""
+
+
+MAX_POINTER_BYTES = 1024
+"""A pointer file of Git LFS is smaller than this (Git LFS specification, "The Pointer")."""
+_POINTER_START = b"version https://git-lfs.github.com/spec/"
+_BOM = b"\xef\xbb\xbf"
 
 
 class Record(NamedTuple):
@@ -79,7 +91,7 @@ class Reject(NamedTuple):
     """Reason why there is no record."""
 
     reason: str
-    is_bad: bool = True
+    is_quarantined: bool = True
 
 
 class RawRecord(NamedTuple):
@@ -102,8 +114,18 @@ def longest_value(fields: Mapping[str, Any]) -> int:
     return max(lengths, default=0)
 
 
+def without_bom(content: bytes) -> bytes:
+    """The content of a text file without a UTF-8 byte order mark, which marks the encoding."""
+    return content.removeprefix(_BOM)
+
+
+def is_lfs_pointer(text: bytes) -> bool:
+    """Whether a text is a pointer file, which Git LFS replaces by the real file."""
+    return text.startswith(_POINTER_START) and len(text) < MAX_POINTER_BYTES
+
+
 class _InvalidField(Exception):
-    """A field makes its record bad; the message is the reason."""
+    """A field that cannot be read; the message is the reason."""
 
 
 class RecordParser:
@@ -187,29 +209,34 @@ class RecordParser:
                 details = "neither a language nor a path, and the source has no fixed_language"
                 return Reject(f"{NO_LANGUAGE}: {details}")
             if language is None:
-                return Reject(LANGUAGE, is_bad=False)
+                return Reject(LANGUAGE, is_quarantined=False)
             text = self._find_value(fields, "text")
             if text is None:
                 return Reject(f"{NO_TEXT}: {' or '.join(self._names['text'])} is missing or null")
             if isinstance(text, str | bytes) and _exceeds(text, self._max_bytes):
                 return Reject(f"{TOO_LONG}: more than {self._max_bytes} bytes")
+            checked_text = _check_text(text, "text")
+            if checked_text.startswith(_POINTER_START.decode()) and is_lfs_pointer(
+                checked_text.encode()
+            ):
+                return Reject(LFS_POINTER)
             return Record(
                 language,
                 self._parse_field(fields, "license"),
                 path,
                 self._parse_field(fields, "source"),
-                _check_text(text, "text"),
+                checked_text,
             )
         except _InvalidField as error:
             return Reject(str(error))
 
     def _parse_field(self, fields: Mapping[str, Any], field: str) -> str:
-        """An optional field as a string. A list of licenses is joined."""
+        """An optional field as a string. A list of licenses is joined without its nulls."""
         value = self._find_value(fields, field)
         if value is None:
             return ""
         if field == "license" and isinstance(value, list | tuple):
-            return ", ".join(_check_text(item, field) for item in value)
+            return ", ".join(_check_text(item, field) for item in value if item is not None)
         return _check_text(value, field)
 
     def _find_value(self, fields: Mapping[str, Any], field: str) -> Any:
@@ -238,10 +265,22 @@ def _find_column(name: str, existing: list[str]) -> str | None:
 
 def _nested_value(fields: Any, name: str) -> Any:
     for key in name.split("."):
+        if isinstance(fields, list):
+            fields = _map_of_pairs(fields)
         if not isinstance(fields, Mapping):
             return None
         fields = fields.get(key)
     return fields
+
+
+def _map_of_pairs(pairs: list[Any]) -> dict[str, Any] | None:
+    """A map column of Parquet, which Arrow returns as pairs; None for another list."""
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+        return None
+    return {
+        key.decode("utf-8", "replace") if isinstance(key, bytes) else key: value
+        for key, value in pairs
+    }
 
 
 def _exceeds(text: str | bytes, max_bytes: int) -> bool:
@@ -276,12 +315,16 @@ def _check_text(value: Any, field: str) -> str:
 
 
 def parse_json_object(line: bytes) -> dict[str, Any] | Reject:
-    """The JSON object of a line, or the reason why there is none."""
+    """The JSON object of a line, or the reason why there is none.
+
+    A byte order mark is ignored at every line, because files with a mark may be concatenated.
+    """
+    line = line.removeprefix(_BOM)
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         if not line or line.isspace():
-            return Reject(BLANK, is_bad=False)
+            return Reject(BLANK, is_quarantined=False)
         try:
             line.decode("utf-8")
         except UnicodeDecodeError as decode_error:
@@ -315,7 +358,7 @@ def read_corpus(folder: Path) -> pa.Table:
 
 
 def read_corpus_file(path: Path) -> pa.Table:
-    """The records of a file of `data/`, strictly: a bad record is an error.
+    """The records of a file of `data/`, strictly: a record that cannot be read is an error.
 
     Raises:
         RecordError: a line is not a record with exactly the fields of `FIELDS`; names file and

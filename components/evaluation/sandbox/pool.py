@@ -102,9 +102,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
         try:
             checks = list(
-                self._threads.map(
-                    lambda _: self._open(jail, seccomp_filters), range(workers)
-                )
+                self._threads.map(lambda _: self._open(jail, seccomp_filters), range(workers))
             )
         except BaseException:
             self.__exit__()

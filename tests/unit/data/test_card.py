@@ -279,7 +279,7 @@ def test_processing_lists_the_steps_that_the_recipe_enables() -> None:
 def test_records_that_could_not_be_read_are_counted() -> None:
     inputs = corpora()
     assert "could not be read" not in card(inputs)
-    inputs.prepared["mono"].statistics["bad"] = {"not JSON": 2, "NUL character": 1_000}
+    inputs.prepared["mono"].statistics["quarantined"] = {"not JSON": 2, "NUL character": 1_000}
     assert (
         "`quarantine.jsonl` lists the records that could not be read: mono 1,002 (NUL character "
         "1,000, not JSON 2)." in card(inputs)
@@ -291,7 +291,7 @@ def test_foreign_text_is_no_markup() -> None:
     archives = (ARCHIVES[0].replace(note=hostile, license=hostile), *ARCHIVES[1:])
     inputs = declaring("mono")
     sources = {"mono": (Source(uri=f"s3://b/`{hostile}"),)}
-    inputs.prepared["multi"].statistics["bad"] = {hostile: 1}
+    inputs.prepared["multi"].statistics["quarantined"] = {hostile: 1}
     inputs.prepared["nl"].statistics["languages"]["English"]["rejected"][hostile] = 1  # type: ignore[index, call-overload]
     text = dataset_card(
         inputs._replace(name=hostile, data=DataConfig(preset="tiny", sources=sources)),

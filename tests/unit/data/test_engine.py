@@ -34,7 +34,7 @@ def square(number: int) -> list[int]:
 
 def fail(kind: str) -> None:
     if kind == "codegen":
-        raise RecordError("bad", expected="good", fix="fix it")
+        raise RecordError("quarantined", expected="good", fix="fix it")
     if kind == "bug":
         raise ZeroDivisionError("of a bug")
     if kind == "killed":
@@ -78,7 +78,7 @@ def test_empty_work_starts_no_process() -> None:
 
 @pytest.mark.parametrize("execution", [ONE_WORKER, TWO_WORKERS], ids=["inline", "processes"])
 def test_codegen_error_of_a_task_is_raised_unchanged(execution: DataExecution) -> None:
-    with pytest.raises(RecordError, match="bad") as error:
+    with pytest.raises(RecordError, match="quarantined") as error:
         list(run_tasks(fail, ["fine", "codegen", "fine"], execution))
     assert (error.value.expected, error.value.fix) == ("good", "fix it")
 

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import shutil
+import subprocess
 
 import pytest
+from dvc.repo import Repo
+from fixtures.projects import dvc_status, pull_fixtures
+from fixtures.sources import read
+from mlflow.utils.validation import _validate_dataset_inputs
 
 from components.core.errors import DataError
 from components.data.archives.fetch import PackageIndex
 from components.data.archives.pull import pull
-from components.data.raw_corpus import load_raw_artifacts, require_same_bytes
+from components.data.config import DataConfig
+from components.data.dvc import dvc_repo
+from components.data.raw_corpus import (
+    artifact_from_listing,
+    corpus_sources,
+    load_raw_artifacts,
+    require_same_bytes,
+)
+from components.data.sources.config import Source
+from components.registry.lineage import dataset_input
 
 
 @pytest.fixture
@@ -83,3 +99,95 @@ def test_missing_data_asks_for_a_pull(project):
         load_raw_artifacts(project)
     assert "data.dvc does not exist" in caught.value.got
     assert "codegen data pull" in caught.value.fix
+
+
+def test_mlflow_accepts_a_corpus_of_many_sources(tmp_path):
+    sources = []
+    for number in range(900):
+        path = tmp_path / f"{'x' * 80}-{number:03d}.jsonl"
+        path.write_text("{}\n")
+        sources.append(Source(uri=str(path)))
+    assert sum(len(source.uri) for source in sources) > 65_535
+    artifact = artifact_from_listing("mono", sources)
+    assert artifact.address.startswith(sources[0].uri)
+    assert artifact.address.endswith(" and 895 more")
+    assert artifact.statistics["num_files"] == 900
+    _validate_dataset_inputs([dataset_input(artifact, "training", None)])
+
+
+def test_name_that_is_not_utf8_below_data_is_an_error(pulled):
+    (pulled / "data" / "mono" / os.fsdecode(b"donn\xe9es.jsonl")).write_text("{}\n")
+    with pytest.raises(DataError) as caught:
+        load_raw_artifacts(pulled)
+    assert caught.value.got.endswith("/data/mono/donn\\xe9es.jsonl")
+
+
+@pytest.mark.parametrize("link_type", ["symlink", "hardlink"])
+def test_data_may_consist_of_links_into_the_cache(project, fixture_archives, tmp_path, link_type):
+    """With DVC's setting cache.type."""
+    with Repo(str(project)) as repo, repo.config.edit() as config:
+        config["cache"]["type"] = [link_type]
+    pull_fixtures(project, fixture_archives)
+    paths = sorted((project / "data" / "mono").glob("*.jsonl"))
+    assert all(path.is_symlink() == (link_type == "symlink") for path in paths)
+    artifact = load_raw_artifacts(project)["mono"]
+    (batch,) = read(corpus_sources(DataConfig(), "mono", project)[0])
+    assert batch.records.num_rows == artifact.statistics["num_documents"] > 0
+
+
+def test_incomplete_lock_file_of_a_killed_dvc_is_removed(pulled):
+    rwlock = pulled / ".dvc" / "tmp" / "rwlock"
+    for content in ("", '{"write": {"da', "[]"):
+        rwlock.write_text(content)
+        assert dvc_repo.is_clean(pulled)
+        assert dvc_status(pulled) == {}
+
+
+def test_entry_of_a_dead_process_in_the_lock_file_is_ignored(pulled):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    holder = {"pid": process.pid, "cmd": "dvc add"}
+    rwlock = pulled / ".dvc" / "tmp" / "rwlock"
+    rwlock.write_text(json.dumps({"write": {str(pulled / "data"): holder}}))
+    assert dvc_repo.is_clean(pulled)
+
+
+def test_entry_of_a_living_process_names_the_lock_file(pulled):
+    holder = {"pid": os.getppid(), "cmd": "dvc add"}
+    rwlock = pulled / ".dvc" / "tmp" / "rwlock"
+    rwlock.write_text(json.dumps({"write": {str(pulled / "data"): holder}}))
+    with pytest.raises(DataError) as caught:
+        dvc_repo.is_clean(pulled)
+    assert f"(PID {os.getppid()})" in caught.value.got
+    assert f"remove {rwlock}" in caught.value.fix
+
+
+def test_damaged_table_of_hashes_is_rebuilt(pulled, monkeypatch):
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR")
+    assert dvc_repo.is_clean(pulled)
+    databases = list((pulled / ".dvc" / "tmp" / "state").rglob("cache.db"))
+    assert len(databases) == 2
+    for database in databases:
+        database.write_bytes(b"damaged" * 1000)
+    assert dvc_repo.is_clean(pulled)
+
+
+def test_pointer_is_compared_with_the_last_commit(pulled):
+    assert dvc_repo.differs_from_head(pulled) is None
+    git(pulled, "init")
+    with Repo(str(pulled)) as repo, repo.config.edit() as config:
+        del config["core"]["no_scm"]
+    assert dvc_repo.differs_from_head(pulled) is None
+    git(pulled, "commit", "--allow-empty", "-m", "empty")
+    assert dvc_repo.differs_from_head(pulled) is True
+    git(pulled, "add", "data.dvc")
+    assert dvc_repo.differs_from_head(pulled) is True
+    git(pulled, "commit", "-m", "data")
+    assert dvc_repo.differs_from_head(pulled) is False
+    (pulled / "data.dvc").write_text((pulled / "data.dvc").read_text().replace("tiny", "starter"))
+    assert dvc_repo.differs_from_head(pulled) is True
+
+
+def git(folder, *arguments):
+    author = ["-c", "user.name=a", "-c", "user.email=a@localhost"]
+    subprocess.run(["git", "-C", str(folder), *author, *arguments], check=True, capture_output=True)

@@ -25,7 +25,7 @@ from components.dataset.manifests import (
 )
 
 SEED = 5
-DATA = DataConfig(held_out_fraction=0.25, quarantine=QuarantineConfig(max_bad_fraction=0.5))
+DATA = DataConfig(held_out_fraction=0.25, quarantine=QuarantineConfig(max_quarantined_fraction=0.5))
 ACCEPTED = [f"def f{n}(x):\n    return [x + {n} * y for y in range({n})]\n" * 3 for n in range(40)]
 DIGITS = [f"{n:03}0123456789\n" * 9 for n in range(9)]
 LONG = [f"# {n}\n" + "z" * 1001 + "\n" * 20 for n in range(2)]

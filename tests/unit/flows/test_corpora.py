@@ -109,7 +109,7 @@ def test_only_settings_that_change_the_bytes_of_a_corpus_change_its_recipe_hash(
     def sources(**uris: str) -> str:
         return f"data.sources={json.dumps({name: [{'uri': uri}] for name, uri in uris.items()})}"
 
-    assert mono("data.quarantine.max_bad_fraction=0.5") == mono(), (
+    assert mono("data.quarantine.max_quarantined_fraction=0.5") == mono(), (
         "it decides whether a corpus is accepted, not its bytes"
     )
     assert mono(sources(nl="pile/*.zst")) == mono(), "the sources of another corpus"

@@ -109,7 +109,7 @@ ESTIMATE = Estimate(
     num_documents=Interval(200_000_000, 190_000_000, 210_000_000),
     raw_bytes=4 * 10**12,
     rejected={"digits": 5_000_000, "duplicate": 1_000_000},
-    num_bad=2_000_000,
+    num_quarantined=2_000_000,
     num_tokens=Interval(1_030_000_000_000, 9 * 10**11, 11 * 10**11),
     num_train_tokens=10**12,
     num_train_sequences=488_281_250,
@@ -143,7 +143,7 @@ def test_an_estimate_is_formatted_for_users(tmp_path: Path) -> None:
         "  documents  200,000,000 (190,000,000 to 210,000,000)",
         "  raw text   4.0 TB",
         "  rejected   3.00% of the documents: digits 2.50%, duplicate 0.50%",
-        "  unreadable 2,000,000 records, 0.99%; preparation stops above 0.10%",
+        "  quarantined 2,000,000 records, 0.99%; preparation stops above 0.10%",
         "  tokens     1,030,000,000,000 (900,000,000,000 to 1,100,000,000,000)",
         "  sequences  488,281,250 of 2,048 tokens for training, 14,648,437 held out",
         "  time       3:28:20 at 320.0 MB/s with 16 workers, as measured now, plus validation",
@@ -156,7 +156,7 @@ def test_a_complete_sample_has_no_range_and_no_note(tmp_path: Path) -> None:
     exact = ESTIMATE._replace(
         is_complete=True,
         num_documents=Interval(3, 3, 3),
-        num_bad=0,
+        num_quarantined=0,
         work_bytes=1,
         num_train_tokens=1_000_000,
         num_files=1,
@@ -169,7 +169,7 @@ def test_a_complete_sample_has_no_range_and_no_note(tmp_path: Path) -> None:
     )
     assert lines[1] == "  documents  3"
     assert lines[-1].endswith("1,000,000 training tokens: 1.2 epochs")
-    assert not [line for line in lines if "unreadable" in line or "free at" in line]
+    assert not [line for line in lines if "quarantined" in line or "free at" in line]
     assert estimate_notes(long_context_recipe(), is_whole=True) == []
     across = long_context_recipe().override(["data.dedup_across_corpora=true"])
     (sample_note, cross_corpus_note) = estimate_notes(across, is_whole=False)

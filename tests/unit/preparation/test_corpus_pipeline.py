@@ -37,7 +37,7 @@ from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.config import QuarantineConfig
 from components.dataset.reader import PackedSplit
 from components.preparation import prepare_job
-from components.preparation.input_checks import check_bad_records_of_reused_corpus
+from components.preparation.input_checks import check_quarantine_of_reused_corpus
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.vocabulary import build_tokenizer
@@ -182,7 +182,7 @@ def test_a_separator_inside_a_document_does_not_end_it(small_folder: Path, tmp_p
 
 
 def test_an_empty_corpus_is_an_error(small_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no accepted English document"):
+    with pytest.raises(DataError, match="the sources of nl hold no usable record"):
         prepare(tmp_path / "out", write_raw(tmp_path / "raw", [[], []]), "nl", small_folder)
 
 
@@ -233,13 +233,15 @@ def test_too_many_bad_records_are_an_error_that_names_them(
     with pytest.raises(RecordError, match="1 of 21") as error:
         prepare(tmp_path / "out", raw, "nl", small_folder)
     assert f"part-0.jsonl, {offset}: not JSON" in error.value.got
-    tolerant = DATA.replace(quarantine=QuarantineConfig(max_bad_fraction=0.05))
+    tolerant = DATA.replace(quarantine=QuarantineConfig(max_quarantined_fraction=0.05))
     statistics = prepare(tmp_path / "out-2", raw, "nl", small_folder, data=tolerant)
-    check_bad_records_of_reused_corpus(statistics, tolerant.quarantine)
+    check_quarantine_of_reused_corpus(statistics, tolerant.quarantine)
     with pytest.raises(RecordError, match="1 of 21") as error:
-        check_bad_records_of_reused_corpus(statistics, QuarantineConfig(max_bad_fraction=0.04))
+        check_quarantine_of_reused_corpus(
+            statistics, QuarantineConfig(max_quarantined_fraction=0.04)
+        )
     assert "4" in error.value.expected
-    assert statistics["bad"] == {"not JSON": 1}, "counted by kind, without details"
+    assert statistics["quarantined"] == {"not JSON": 1}, "counted by kind, without details"
     (line,) = read_jsonl(tmp_path / "out-2" / "quarantine.jsonl")
     assert (line["offset"], line["excerpt"]) == (offset, '{"text": "no more')
     assert statistics["languages"]["English"]["raw_documents"] == 20

@@ -83,7 +83,7 @@ def test_a_complete_sample_gives_counts_by_hand(bytes_only: Path, tmp_path: Path
     assert result.num_documents == Interval(103, 103, 103)
     assert result.raw_bytes == result.sample_bytes == 101 * 5 + 200
     assert result.rejected == {"duplicate": 1, "empty": 1, "mean line length": 1}
-    assert result.num_bad == 1
+    assert result.num_quarantined == 1
     assert result.num_tokens == Interval(600, 600, 600)
     num_held_out = (600 - result.num_train_tokens) // 6
     assert 10 < num_held_out < 40
@@ -275,14 +275,14 @@ def test_a_sample_without_accepted_documents_is_an_error(bytes_only: Path, tmp_p
         match=r"0 of 3 documents .* mono .*\(mean line length 2, empty 1\)",
     ):
         estimate(tmp_path / "sample", raw, bytes_only, ALL_BYTES)
-    with pytest.raises(DataError, match="0 of 0 documents in the sample of nl"):
+    with pytest.raises(DataError, match=r"the sources of nl .* all 3 were skipped \(language 3\)"):
         estimate(tmp_path / "sample-2", raw, bytes_only, ALL_BYTES, "nl")
 
 
 def test_empty_files_are_an_error(bytes_only: Path, tmp_path: Path) -> None:
     raw = write_records(tmp_path / "raw/a.jsonl", [])
     write_records(tmp_path / "raw/b.jsonl.gz", [])
-    with pytest.raises(DataError, match="0 of 0 documents"):
+    with pytest.raises(DataError, match="their files are empty"):
         estimate(tmp_path / "sample", raw, bytes_only, ALL_BYTES)
 
 

@@ -32,7 +32,7 @@ from components.data.sources.config import QuarantineConfig
 CONTEXT_LENGTH = 8
 MAX_RECORD_BYTES = 3000
 TOLERANT = DATA.replace(
-    quarantine=QuarantineConfig(max_bad_fraction=1, max_record_bytes=MAX_RECORD_BYTES)
+    quarantine=QuarantineConfig(max_quarantined_fraction=1, max_record_bytes=MAX_RECORD_BYTES)
 )
 SMALL_MEMORY = DataExecution(num_workers=2**15, memory_mib=256)
 """A kilobyte per run and range, so that a few documents fill many of them."""
@@ -288,7 +288,7 @@ def check_lines(folder: Path, statistics: dict[str, Any], lines: dict[str, Lines
     ]
     expected = [(file, *bad) for file, content in lines.items() for bad in content.bad]
     assert sorted(quarantined) == sorted(expected)
-    assert statistics["bad"] == Counter(reason for _, _, reason in expected)
+    assert statistics["quarantined"] == Counter(reason for _, _, reason in expected)
     num_skipped = sum((content.num_skipped for content in lines.values()), Counter())
     assert statistics["skipped"] == num_skipped
 

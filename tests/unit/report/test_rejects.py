@@ -62,15 +62,15 @@ def test_a_benchmark_that_was_not_searched_for_is_not_a_zero(
     assert "not searched" not in page.first("section", id="humaneval").text
 
 
-def test_unreadable_records_and_redactions_are_counted(tmp_path: Path) -> None:
+def test_quarantined_records_and_redactions_are_counted(tmp_path: Path) -> None:
     counts: dict[str, JsonValue] = {
-        "bad": {"not UTF-8": 3},
+        "quarantined": {"not UTF-8": 3},
         "skipped": {},
         "redacted": {"email": 5},
     }
-    rows = table(page_of(Run(tmp_path, statistics=counts)), "Unreadable records and redactions")
+    rows = table(page_of(Run(tmp_path, statistics=counts)), "Quarantined records and redactions")
     assert rows[:2] == [
-        ["NL", "unreadable: not UTF-8", "3"],
+        ["NL", "quarantined: not UTF-8", "3"],
         ["NL", "redacted in accepted documents: email", "5"],
     ]
     assert len(rows) == 6
@@ -93,12 +93,12 @@ def test_the_first_three_rejected_documents_of_each_reason_are_shown(tmp_path: P
     assert "No excerpt" in list(folded.all("article"))[3].text
 
 
-def test_unreadable_records_are_shown_beside_the_documents(tmp_path: Path) -> None:
+def test_quarantined_records_are_shown_beside_the_documents(tmp_path: Path) -> None:
     bad = [
         {"file": "a.jsonl", "offset": n, "reason": f"not JSON: at character {n}", "excerpt": "{"}
         for n in range(5)
     ]
-    counts: dict[str, JsonValue] = {"bad": {"not JSON": 5}}
+    counts: dict[str, JsonValue] = {"quarantined": {"not JSON": 5}}
     run = Run(tmp_path, rejects=[rejected("digits", 0, "00")], statistics=counts, quarantine=bad)
     heads = [
         item.first("h3").text
@@ -107,7 +107,7 @@ def test_unreadable_records_are_shown_beside_the_documents(tmp_path: Path) -> No
     assert len(heads) == 12
     assert heads[0] == "NL, digits src/0.c of <b>demo</b> 1.0"
     assert all(
-        re.fullmatch(r"NL, unreadable: not JSON: at character (\d) offset \1 of a\.jsonl", item)
+        re.fullmatch(r"NL, quarantined: not JSON: at character (\d) offset \1 of a\.jsonl", item)
         for item in heads[1:4]
     )
 

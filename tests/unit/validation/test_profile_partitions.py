@@ -1,4 +1,4 @@
-"""Profiles of partitioned corpora, with all unreadable records counted."""
+"""Profiles of partitioned corpora, with all quarantined records counted."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def test_the_profile_equals_that_of_the_folder_and_bad_records_are_counted_by_ki
 
 def test_examples_are_limited_per_kind_and_all_records_are_counted(tmp_path: Path) -> None:
     lines = [*(TRUNCATED % number for number in range(MAX_QUARANTINED_EXAMPLES + 20)), BINARY % 1]
-    result = profile(source(tmp_path / "raw", lines, lines), tmp_path)
+    good = json.dumps(records(num=1)[0]).encode()
+    result = profile(source(tmp_path / "raw", [*lines, good], lines), tmp_path)
     assert result.profile.num_quarantined == 2 * (MAX_QUARANTINED_EXAMPLES + 21)
     assert result.quarantined.counts == {
         "not JSON": 2 * (MAX_QUARANTINED_EXAMPLES + 20),
@@ -132,3 +133,18 @@ def test_a_failed_profile_leaves_no_files(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"0\.jsonl\.zst is damaged or truncated"):
         profile(damaged, tmp_path)
     assert not (tmp_path / "progress").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "pattern"),
+    [
+        ([b'[{"text": "a"}]'], "'not an object'"),
+        ([b'{"text": "x", "path": "no/prose.py"}'], "language 1"),
+        ([b""], "blank line 1"),
+    ],
+)
+def test_a_corpus_without_a_readable_record_is_an_error_before_any_rule(
+    tmp_path: Path, lines: list[bytes], pattern: str
+) -> None:
+    with pytest.raises(RecordError, match=pattern):
+        profile(source(tmp_path / "raw", lines), tmp_path)

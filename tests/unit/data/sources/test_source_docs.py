@@ -8,7 +8,7 @@ from pathlib import Path
 
 from components.data.sources.config import EXTENSIONS, Source
 from components.data.sources.location import format_endings
-from components.data.sources.records import BAD_REASONS, WELL_KNOWN, Record, RecordParser
+from components.data.sources.records import QUARANTINE_REASONS, WELL_KNOWN, Record, RecordParser
 
 PAGE = (Path(__file__).parents[4] / "docs" / "sources.md").read_text(encoding="utf-8")
 
@@ -65,5 +65,5 @@ def test_tables_equal_those_of_the_code():
     reasons = [
         reason for cell, _ in rows_of("| reason | what") for reason in re.findall("`(.*?)`", cell)
     ]
-    assert sorted(reasons) == sorted(BAD_REASONS)
+    assert sorted(reasons) == sorted(QUARANTINE_REASONS)
     assert all(f"`{ending}`" in PAGE for ending in format_endings("archive"))

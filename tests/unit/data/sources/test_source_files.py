@@ -59,7 +59,7 @@ def test_checkout_is_read_in_order_without_git_folder_links_and_pipes(tmp_path):
         {**common, "language": "Go", "path": "a.go", "text": "package a\n"},
         {**common, "language": "Python", "path": "src/b.py", "text": "b = 'ä'\r\n"},
     ]
-    assert [(bad.file, bad.offset, bad.reason) for bad in batch.bad] == [
+    assert [(bad.file, bad.offset, bad.reason) for bad in batch.quarantined] == [
         (f"{folder}/src/binary.c", 0, "NUL character: at character 4 of text"),
         (f"{folder}/src/latin.py", 0, "not UTF-8: invalid continuation byte at byte 2 of text"),
         (f"{folder}/src/long.py", 0, "too long: a file of 5000 bytes"),
@@ -134,7 +134,7 @@ def test_archive_members_are_read_in_order(tmp_path, name):
         {**common, "path": "p-1/b.py", "text": "ä\r\n"},
         {**common, "path": "p-1/d.py", "text": ""},
     ]
-    assert (batch.bad, batch.num_skipped) == ([], {"language": 1})
+    assert (batch.quarantined, batch.num_skipped) == ([], {"language": 1})
 
 
 @pytest.mark.parametrize("name", PACK)
@@ -142,7 +142,7 @@ def test_bad_archive_members_are_quarantined_by_name(tmp_path, name):
     members = {"p/a.py": b"MZ\0\0", "p/b.py": b"\xff", "p/c.py": b"x" * 500, "p/d.py": b"d\n"}
     (tmp_path / name).write_bytes(PACK[name](members))
     (batch,) = read(tmp_path / name, max_record_bytes=100)
-    assert [(bad.file, bad.reason.partition(":")[0]) for bad in batch.bad] == [
+    assert [(bad.file, bad.reason.partition(":")[0]) for bad in batch.quarantined] == [
         (f"{tmp_path}/{name}!p/a.py", "NUL character"),
         (f"{tmp_path}/{name}!p/b.py", "not UTF-8"),
         (f"{tmp_path}/{name}!p/c.py", "too long"),

@@ -65,12 +65,12 @@ class Outcome(NamedTuple):
     """Records and counts of a file that was read."""
 
     records: list[dict[str, str]]
-    num_bad: int
+    num_quarantined: int
     num_skipped: int
 
     @property
     def num_accounted(self):
-        return len(self.records) + self.num_bad + self.num_skipped
+        return len(self.records) + self.num_quarantined + self.num_skipped
 
 
 def outcome(path) -> Outcome | None:
@@ -84,7 +84,7 @@ def outcome(path) -> Outcome | None:
         return None
     return Outcome(
         [row for batch in batches for row in batch.records.to_pylist()],
-        sum(len(batch.bad) for batch in batches),
+        sum(len(batch.quarantined) for batch in batches),
         sum(sum(batch.num_skipped.values()) for batch in batches),
     )
 
@@ -121,4 +121,4 @@ def is_acceptable(name: str, result: Outcome, intact: Outcome, is_cut: bool) -> 
     if name in EXACT or is_cut:
         return result == intact or (name.endswith(".avro") and result == Outcome([], 0, 0))
     is_complete = result.num_accounted == len(ROWS)
-    return is_complete or (name in GARBLED and result.num_bad > 0)
+    return is_complete or (name in GARBLED and result.num_quarantined > 0)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from components.core.errors import ConfigError, RecordError
 from components.data.sources.config import Source
 from components.data.sources.jsonl import read_lines
-from components.data.sources.records import BAD_REASONS, WELL_KNOWN
+from components.data.sources.records import QUARANTINE_REASONS, WELL_KNOWN
 
 GOOD = {"content": "a = 1\n", "path": "src/a.py", "repo": "octo/a", "license": "mit"}
 RECORD = {
@@ -68,7 +68,7 @@ def test_language_is_stated_or_derived_from_the_extension(tmp_path):
     (batch,) = read(tmp_path / "a.jsonl")
     assert batch.records["text"].to_pylist() == ["1", "2"]
     assert batch.records["language"].to_pylist() == ["C++", "Python"]
-    assert (batch.bad, batch.num_skipped) == ([], {"language": 4})
+    assert (batch.quarantined, batch.num_skipped) == ([], {"language": 4})
 
 
 @pytest.mark.parametrize("field", WELL_KNOWN["license"])
@@ -133,11 +133,11 @@ def test_bad_line_is_quarantined_with_its_position_and_others_are_read(
     path = tmp_path / f"a.{ending}"
     path.write_bytes(pack(line() + b"\n" + bad_line + b"\n" + line()))
     (batch,) = read(path, max_record_bytes=8000)
-    (bad,) = batch.bad
+    (bad,) = batch.quarantined
     assert batch.records.to_pylist() == [RECORD, RECORD]
     assert (bad.file, bad.offset) == (str(path), len(line()) + 1)
     assert bad.reason.startswith(reason)
-    assert bad.reason.partition(":")[0] in BAD_REASONS
+    assert bad.reason.partition(":")[0] in QUARANTINE_REASONS
     assert len(bad.excerpt) <= 200
     assert bad.excerpt.isprintable()
     assert bad.excerpt[:1] == bad_line[:1].decode("ascii").replace("\x7f", "\\")
@@ -151,7 +151,7 @@ def test_lines_end_only_at_newlines_and_blank_lines_are_counted(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(content)
     (batch,) = read(tmp_path / "a.jsonl")
     assert batch.records["text"].to_pylist() == ["1", text]
-    assert (batch.bad, batch.num_skipped) == ([], {"blank line": 3})
+    assert (batch.quarantined, batch.num_skipped) == ([], {"blank line": 3})
 
 
 @pytest.mark.parametrize(
@@ -215,10 +215,10 @@ def test_each_line_of_noise_is_counted(tmp_path_factory, noise):
     path = tmp_path_factory.mktemp("noise") / "a.jsonl"
     path.write_bytes(b"".join(line + b"\n" for line in noise))
     batches = list(read(path))
-    num_bad = sum(len(batch.bad) for batch in batches)
-    assert num_bad + sum(sum(batch.num_skipped.values()) for batch in batches) == len(noise)
+    num_quarantined = sum(len(batch.quarantined) for batch in batches)
+    assert num_quarantined + sum(sum(batch.num_skipped.values()) for batch in batches) == len(noise)
     for batch in batches:
-        for bad in batch.bad:
+        for bad in batch.quarantined:
             assert path.read_bytes()[bad.offset - 1 : bad.offset] in (b"", b"\n")
 
 
@@ -267,7 +267,9 @@ def test_line_of_two_gigabytes_is_quarantined_without_loading_it(tmp_path):
     finally:
         tracemalloc.stop()
     assert batch.records.to_pylist() == [RECORD, RECORD]
-    assert [bad.reason for bad in batch.bad] == [f"too long: a line of {(2 << 30) + 15} bytes"]
+    assert [bad.reason for bad in batch.quarantined] == [
+        f"too long: a line of {(2 << 30) + 15} bytes"
+    ]
     assert peak_bytes < 64 << 20
 
 
@@ -281,4 +283,4 @@ def test_batches_have_bounded_size_and_file_order(tmp_path):
 
 def test_file_of_only_bad_lines_is_read_in_batches(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b"{\n" * 2500)
-    assert [len(batch.bad) for batch in read(tmp_path / "a.jsonl")] == [1000, 1000, 500]
+    assert [len(batch.quarantined) for batch in read(tmp_path / "a.jsonl")] == [1000, 1000, 500]

@@ -184,7 +184,9 @@ def test_contradictory_source_raises_config_error(values, message):
 
 
 def test_default_quarantine_limits():
-    assert QuarantineConfig() == QuarantineConfig(max_record_bytes=64 << 20, max_bad_fraction=0.001)
+    assert QuarantineConfig() == QuarantineConfig(
+        max_record_bytes=64 << 20, max_quarantined_fraction=0.001
+    )
 
 
 @pytest.mark.parametrize("extension", ["py", ".", ".PY", ""])

@@ -103,13 +103,13 @@ def test_bad_parquet_rows_are_quarantined_by_row_number(tmp_path):
     )
     (batch,) = read(tmp_path / "a.parquet", max_record_bytes=50)
     assert batch.records["text"].to_pylist() == ["1", "3", "7"]
-    assert [(bad.offset, bad.reason.partition(":")[0]) for bad in batch.bad] == [
+    assert [(bad.offset, bad.reason.partition(":")[0]) for bad in batch.quarantined] == [
         (1, "not UTF-8"),
         (3, "no text"),
         (4, "NUL character"),
         (5, "too long"),
     ]
-    assert batch.bad[0].excerpt == "content=\\xff2, path=a.py"
+    assert batch.quarantined[0].excerpt == "content=\\xff2, path=a.py"
 
 
 def test_large_parquet_file_is_split_into_partitions(tmp_path):
@@ -137,7 +137,7 @@ def test_row_numbers_of_a_later_partition_count_from_the_file_start(tmp_path):
         item.first_row_group: bad.offset
         for item in partitions
         for batch in read_partition(item, ["Python"])
-        for bad in batch.bad
+        for bad in batch.quarantined
     }
     assert offsets == {4: 8}
 
@@ -165,7 +165,7 @@ def test_bad_avro_records_are_quarantined_by_number(tmp_path):
     (tmp_path / "a.avro").write_bytes(content.replace(b"@@", b"\xff@"))
     (batch,) = read(tmp_path / "a.avro")
     assert batch.records["text"].to_pylist() == ["1", "5"]
-    assert [(bad.offset, bad.reason.partition(":")[0]) for bad in batch.bad] == [
+    assert [(bad.offset, bad.reason.partition(":")[0]) for bad in batch.quarantined] == [
         (1, "not UTF-8"),
         (2, "no text"),
         (3, "NUL character"),

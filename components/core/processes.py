@@ -30,6 +30,8 @@ _START_TIME_TOLERANCE_S = 2.0
 """Two readings of the start time of a process differ by less, because the kernel adjusts its
 clock."""
 
+_watchdog_pid: int | None = None
+
 
 def is_running(pid: int, started: float) -> bool:
     """Return whether the process of this host that started at `started` (seconds since the epoch)
@@ -60,13 +62,14 @@ def reap_children_on_exit() -> None:
     if os.environ.get(_MARK_VARIABLE) == mark:
         return
     os.environ[_MARK_VARIABLE] = mark
-    subprocess.Popen(
+    global _watchdog_pid  # noqa: PLW0603 - one watchdog per process
+    _watchdog_pid = subprocess.Popen(
         [sys.executable, "-m", "components.core.processes", str(os.getpid()), mark],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Signals of the terminal are for the parent.
-    )
+    ).pid
 
 
 def kill_marked_processes(mark: str) -> None:
@@ -79,9 +82,24 @@ def kill_marked_processes(mark: str) -> None:
         for process in psutil.process_iter()
         if process.pid != os.getpid() and _mark_of(process) == mark
     ]
-    for process in marked:
+    _end_processes(marked, _GRACE_S)
+
+
+def stop_children(grace_s: float) -> None:
+    """End all descendants of this process except the watchdog: SIGTERM, then SIGKILL after
+    `grace_s`."""
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    _end_processes([child for child in children if child.pid != _watchdog_pid], grace_s)
+
+
+def _end_processes(processes: list[psutil.Process], grace_s: float) -> None:
+    import psutil
+
+    for process in processes:
         _send(process, signal.SIGTERM)
-    _, alive = psutil.wait_procs(marked, timeout=_GRACE_S)
+    _, alive = psutil.wait_procs(processes, timeout=grace_s)
     for process in alive:
         _send(process, signal.SIGKILL)
 

@@ -13,7 +13,6 @@ import threading
 import time
 import uuid
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -216,8 +215,7 @@ def serve(
         )
         app = create_app(sampler, name, digest, host_names=host_names(host, allowed_hosts))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        with suppress(KeyboardInterrupt):  # uvicorn completes active requests, then raises it.
-            server.run(sockets=[listener])
+        server.run(sockets=[listener])  # After a signal, it completes active requests.
 
 
 def _listen(host: str, port: int) -> socket.socket:

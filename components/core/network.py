@@ -8,7 +8,6 @@ import socket
 
 from components.core.errors import CodegenError
 
-
 _LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 

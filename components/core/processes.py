@@ -26,6 +26,8 @@ _POLL_INTERVAL_S = 0.5
 """Assumption: a server that outlives its parent by half a second does no harm."""
 _GRACE_S = 5.0
 """From SIGTERM to SIGKILL; as long as Prefect gives its own server."""
+_KILL_TIMEOUT_S = 2.0
+"""For the kernel to end killed processes (assumption)."""
 _START_TIME_TOLERANCE_S = 2.0
 """Two readings of the start time of a process differ by less, because the kernel adjusts its
 clock."""
@@ -75,14 +77,18 @@ def reap_children_on_exit() -> None:
 def kill_marked_processes(mark: str) -> None:
     """End every process that carries the mark, except this one: SIGTERM, then SIGKILL after a grace
     period."""
+    _end_processes(marked_processes(mark), _GRACE_S)
+
+
+def marked_processes(mark: str) -> list[psutil.Process]:
+    """Return the processes that carry the mark, without this one."""
     import psutil
 
-    marked = [
+    return [
         process
         for process in psutil.process_iter()
         if process.pid != os.getpid() and _mark_of(process) == mark
     ]
-    _end_processes(marked, _GRACE_S)
 
 
 def stop_children(grace_s: float) -> None:
@@ -102,6 +108,7 @@ def _end_processes(processes: list[psutil.Process], grace_s: float) -> None:
     _, alive = psutil.wait_procs(processes, timeout=grace_s)
     for process in alive:
         _send(process, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=_KILL_TIMEOUT_S)
 
 
 def _mark_of(process: psutil.Process) -> str | None:

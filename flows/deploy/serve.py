@@ -66,9 +66,10 @@ def serve(
         DiskFullError: less than `Execution.min_free_disk_mb` is free.
     """
     execution.require_disk_space()
-    require_healthy_prefect()
     uses_existing_server = bool(os.environ.get("PREFECT_API_URL"))
-    if not uses_existing_server:
+    if uses_existing_server:
+        require_healthy_prefect()
+    else:
         addresses = server_addresses(prefect_port, mlflow_port)
         os.environ["PREFECT_API_URL"] = addresses.prefect_api
         use(read_or_create(execution.workspace_path))

@@ -140,14 +140,16 @@ def print_addresses(servers: ServerProcesses, execution: Execution, console: Con
 
 
 def require_healthy_prefect() -> None:
-    """Check that the Prefect server of PREFECT_API_URL is healthy and accepts this client.
+    """Check that the configured Prefect server, if any, is healthy and accepts this client.
 
     Prefect's own client would retry for minutes.
 
     Raises:
         ConfigError: the server is unreachable, or it refuses the credentials.
     """
-    url = os.environ.get("PREFECT_API_URL")
+    from prefect.settings import PREFECT_API_URL  # Of the environment, a profile, or a file.
+
+    url = PREFECT_API_URL.value()
     if not url:
         return
     safe_url = redact_credentials(url)

@@ -84,7 +84,7 @@ def test_loopback_servers_are_not_reached_through_a_proxy(
         url = f"http://{host}:{port}/health"
         assert health_error(url, 60) is None  # httpx, as in Prefect.
         assert requests.get(url, timeout=60).ok  # As in MLflow.
-        with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=60) as answer:
             assert answer.status == 200
         assert get_proxy(parse_uri(f"ws://{host}:{port}/events")) is None  # Prefect's events.
     assert not proxy

@@ -1,7 +1,8 @@
-"""Loopback ports, and URIs without their credentials."""
+"""Loopback ports without proxies, and URIs without their credentials."""
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from typing import Annotated
@@ -14,6 +15,21 @@ from components.core.errors import CodegenError, ConfigError
 _PASSWORD = re.compile(r"//[^/@\s]*:(?!\d+/)(?:[^/\s]*|\S*)@")
 _USER = re.compile(r"//[^/\s]*@")
 _PASSWORD_PARAMETER = re.compile(r"([?&;]\w*passw(?:or)?d=)[^&;\s]*", re.IGNORECASE)
+
+_LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+
+def bypass_proxies_for_loopback() -> None:
+    """Make HTTP clients of this process and its children connect to loopback addresses directly,
+    whatever proxy the environment names.
+
+    All of them read NO_PROXY: httpx in Prefect, requests in MLflow and DVC, websockets, botocore.
+    """
+    # Clients differ in the spelling that they prefer if both are set.
+    values = f"{os.environ.get('no_proxy', '')},{os.environ.get('NO_PROXY', '')}".split(",")
+    hosts = dict.fromkeys([*filter(None, map(str.strip, values)), *_LOOPBACK_HOSTS])
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = "*" if "*" in hosts else ",".join(hosts)
 
 
 def free_port() -> int:

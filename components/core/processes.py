@@ -26,9 +26,13 @@ _POLL_INTERVAL_S = 0.5
 """Assumption: a server that outlives its parent by half a second does no harm."""
 _GRACE_S = 5.0
 """From SIGTERM to SIGKILL; as long as Prefect gives its own server."""
+_KILL_TIMEOUT_S = 2.0
+"""For the kernel to end killed processes (assumption)."""
 _START_TIME_TOLERANCE_S = 2.0
 """Two readings of the start time of a process differ by less, because the kernel adjusts its
 clock."""
+
+_watchdog_pid: int | None = None
 
 
 def is_running(pid: int, started: float) -> bool:
@@ -60,30 +64,51 @@ def reap_children_on_exit() -> None:
     if os.environ.get(_MARK_VARIABLE) == mark:
         return
     os.environ[_MARK_VARIABLE] = mark
-    subprocess.Popen(
+    global _watchdog_pid  # noqa: PLW0603 - one watchdog per process
+    _watchdog_pid = subprocess.Popen(
         [sys.executable, "-m", "components.core.processes", str(os.getpid()), mark],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Signals of the terminal are for the parent.
-    )
+    ).pid
 
 
 def kill_marked_processes(mark: str) -> None:
     """End every process that carries the mark, except this one: SIGTERM, then SIGKILL after a grace
     period."""
+    _end_processes(marked_processes(mark), _GRACE_S)
+
+
+def marked_processes(mark: str) -> list[psutil.Process]:
+    """Return the processes that carry the mark, without this one."""
     import psutil
 
-    marked = [
+    return [
         process
         for process in psutil.process_iter()
         if process.pid != os.getpid() and _mark_of(process) == mark
     ]
-    for process in marked:
+
+
+def stop_children(grace_s: float) -> None:
+    """End all descendants of this process except the watchdog: SIGTERM, then SIGKILL after
+    `grace_s`."""
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    _end_processes([child for child in children if child.pid != _watchdog_pid], grace_s)
+
+
+def _end_processes(processes: list[psutil.Process], grace_s: float) -> None:
+    import psutil
+
+    for process in processes:
         _send(process, signal.SIGTERM)
-    _, alive = psutil.wait_procs(marked, timeout=_GRACE_S)
+    _, alive = psutil.wait_procs(processes, timeout=grace_s)
     for process in alive:
         _send(process, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=_KILL_TIMEOUT_S)
 
 
 def _mark_of(process: psutil.Process) -> str | None:

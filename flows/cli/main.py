@@ -7,27 +7,26 @@ A command ends the process only by an exception. `main` prints it and sets the e
     2        wrong usage: unknown command or option (Typer)
     3        success with a negative result: the gate refused a model, `doctor` misses a requirement
     70       internal error (EX_SOFTWARE of BSD's sysexits.h)
-    128 + n  interrupted by signal n; the same command resumes
+    128 + n  stopped by signal n; the same command resumes
 
 `--debug` or CODEGEN_DEBUG=1 also prints the traceback.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from typing import Annotated, Any, NoReturn, cast
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from components.core.errors import CodegenError
 from components.core.processes import skip_final_gc
+from flows.cli.interrupts import Interrupts
 
 USER_ERROR = 1
 INTERNAL_ERROR = 70
@@ -194,28 +193,17 @@ def codegen(
 def main() -> None:
     """Run a command; print an error as a single paragraph and set the exit code."""
     settings: dict[str, Any] = {"debug": os.environ.get("CODEGEN_DEBUG", "") not in ("", "0")}
-    signals: list[int] = []
-
-    def interrupt(number: int, _: object) -> None:
-        signals.append(number)
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP.
-            signal.signal(number, interrupt)
+    interrupts = Interrupts()
     skip_final_gc()
     try:
         app(prog_name="codegen", obj=settings)
-    except CodegenError as error:
-        _print_error(error, str(error), settings)
-        sys.exit(USER_ERROR)
     except BaseException as error:
-        # A signal is the normal end of `codegen ui` and `serve`, which then exit with 0.
         succeeded = isinstance(error, SystemExit) and not error.code
-        if signals and not succeeded:
-            with contextlib.suppress(OSError):  # The terminal may be closed.
-                typer.echo("interrupted; run the same command to resume", err=True)
-            _exit_now(128 + signals[0])
+        if interrupts.received and not succeeded:
+            interrupts.finish()
+        if isinstance(error, CodegenError):
+            _print_error(error, str(error), settings)
+            sys.exit(USER_ERROR)
         if not isinstance(error, Exception):
             raise
         _print_error(error, _format_internal_error(error), settings)
@@ -238,20 +226,6 @@ def _format_internal_error(error: Exception) -> str:
         "  expected: no internal error; this is a bug of codegen\n"
         "  fix:      run the same command with --debug and report the output"
     )
-
-
-def _exit_now(code: int) -> NoReturn:
-    """Terminate all child processes and exit without cleanup.
-
-    At a normal exit, Prefect waits forever to send its last events to its server, which received
-    the same signal.
-    """
-    import psutil
-
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.terminate()
-    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ def load_execution(
     """Return the execution config of environment and overrides, and set up this process.
 
     With `runs`, also check the free disk space, the configured Prefect server and the schema of its
-    database.
+    database, and start a server if none is configured.
     """
     from components.core.processes import reap_children_on_exit
     from flows.settings.execution import execution_from_environment, setup_environment
@@ -218,6 +218,10 @@ def load_execution(
         require_healthy_prefect()
         require_current_schema()
     reap_children_on_exit()
+    if runs:
+        from flows.servers.temporary_server import import_while_server_starts
+
+        import_while_server_starts(execution)
     return execution
 
 

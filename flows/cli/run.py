@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 @command(runs=True, unsafe_option=True)
 def run(recipe: Recipe, execution: Execution, as_json: bool) -> None:
     """Run the pipeline: from raw archives to promoted models. Resumes an interrupted run."""
-    _start()
     from flows.pipeline import pipeline
 
     report = pipeline(recipe, execution)
@@ -39,7 +38,6 @@ def run(recipe: Recipe, execution: Execution, as_json: bool) -> None:
 @command(runs=True)
 def prepare(recipe: Recipe, execution: Execution, as_json: bool) -> None:
     """Pull, validate and pack the corpora."""
-    _start()
     from flows.prepare import prepare as prepare_flow
 
     data = prepare_flow(recipe, execution)
@@ -62,7 +60,6 @@ def train(
     ] = "mono",
 ) -> None:
     """Train the stages, each from the previous checkpoint."""
-    _start()
     from flows.steps.stage_training import stages_up_to
     from flows.train import train as train_flow
 
@@ -74,7 +71,6 @@ def train(
 @command(runs=True, unsafe_option=True)
 def evaluate(recipe: Recipe, execution: Execution, as_json: bool) -> None:
     """Evaluate every checkpoint: bits per byte, HumanEval, MTPB."""
-    _start()
     from flows.evaluate import evaluate as evaluate_flow
 
     results = evaluate_flow(recipe, execution)
@@ -91,7 +87,6 @@ def promote(recipe: Recipe, execution: Execution, as_json: bool) -> None:
     """Register the checkpoints, and promote those that pass the gate. Exits with 3 if the gate
     refuses a model.
     """
-    _start()
     from flows.promote import promote as promote_flow
 
     promotions = promote_flow(recipe, execution)
@@ -99,9 +94,3 @@ def promote(recipe: Recipe, execution: Execution, as_json: bool) -> None:
         print_json(promotions)
     if any(promotion.decision.outcome == "refused" for promotion in promotions):
         raise typer.Exit(NEGATIVE_RESULT)
-
-
-def _start() -> None:
-    from flows.runtime.startup import import_while_server_starts
-
-    import_while_server_starts()

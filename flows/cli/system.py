@@ -53,7 +53,7 @@ def ui(execution: Execution, *, prefect_port: Port = 4200, mlflow_port: Port = 5
     run_ui_servers(execution, prefect_port=prefect_port, mlflow_port=mlflow_port, console=console)
 
 
-@command(runs=True)
+@command()
 def serve(
     recipe_name: str,
     recipe: Recipe,

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from components.core.errors import CodegenError
 from flows.servers.local_servers import (
-    exit_on_interrupt,
     local_servers,
     print_addresses,
+    require_healthy_prefect,
     server_addresses,
 )
 from flows.settings.credentials import read_or_create, use
@@ -33,8 +33,8 @@ _MAX_MESSAGE_CHARS = 300
 _POLL_INTERVAL_S = 2.0
 """Interval of checks for new and cancelled runs. Prefect's default of 10 s is half of the time in
 which a run must be cancelled."""
-_GRACE_S = 30.0
-"""Seconds for flow runs to end after a signal, as long as Prefect waits before it kills them."""
+_GRACE_S = 13.0
+"""Seconds for flow runs to end after a signal; their ranks have 10 s of them."""
 
 
 def serve(
@@ -63,9 +63,13 @@ def serve(
     Raises:
         ConfigError: a flow, schedule or time zone is invalid.
         CodegenError: a port is in use, or a server exited or is not healthy.
+        DiskFullError: less than `Execution.min_free_disk_mb` is free.
     """
+    execution.require_disk_space()
     uses_existing_server = bool(os.environ.get("PREFECT_API_URL"))
-    if not uses_existing_server:
+    if uses_existing_server:
+        require_healthy_prefect()
+    else:
         addresses = server_addresses(prefect_port, mlflow_port)
         os.environ["PREFECT_API_URL"] = addresses.prefect_api
         use(read_or_create(execution.workspace_path))
@@ -141,7 +145,7 @@ class DeploymentRunner:
         Raises:
             CodegenError: the runner stopped, as it does if the server is unreachable for long.
         """
-        # In the main thread, the runner's SIGTERM handler (Prefect 3.8.8) does not stop anything.
+        # In a thread, because a signal raises an exception in the main thread.
         loop = asyncio.new_event_loop()
         errors: list[BaseException] = []
 
@@ -154,17 +158,16 @@ class DeploymentRunner:
         thread = threading.Thread(target=run_loop, name="runner", daemon=True)
         thread.start()
         try:
-            with exit_on_interrupt(self._console):
-                while thread.is_alive():
-                    thread.join(_POLL_INTERVAL_S)
-                    check()
-                cause = errors[0] if errors else None
-                raise CodegenError(
-                    f"Prefect's runner stopped: {cause or 'unknown reason'}",
-                    expected="a runner that runs until a signal arrives",
-                    fix="check Prefect's server and start this command again; missed runs are "
-                    "started then",
-                ) from cause
+            while thread.is_alive():
+                thread.join(_POLL_INTERVAL_S)
+                check()
+            cause = errors[0] if errors else None
+            raise CodegenError(
+                f"Prefect's runner stopped: {cause or 'unknown reason'}",
+                expected="a runner that runs until a signal arrives",
+                fix="check Prefect's server and start this command again; missed runs are started "
+                "then",
+            ) from cause
         finally:
             if thread.is_alive():
                 asyncio.run_coroutine_threadsafe(self._runner.astop(), loop)

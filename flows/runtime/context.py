@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from prefect import State, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
+from prefect.task_engine import TaskRunTimeoutError
 from prefect.tasks import exponential_backoff
 from pydantic import JsonValue
 from rich.console import Console
 
 from components.core.artifact import Artifact, Kind, recipe_hash
 from components.core.config import Config
+from components.core.errors import CodegenError
 from components.core.processes import skip_final_gc
 from components.core.store import BuildResult, Store
 from flows.runtime.prefect_artifacts import publish_mlflow_link
@@ -122,6 +124,9 @@ class FlowContext:
             tags: tags of the MLflow run.
             retry_if: whether an error is transient; such errors are retried twice.
             run_name: name of the MLflow run if it differs from `title`.
+
+        Raises:
+            CodegenError: the step took longer than `Execution.step_timeout_s`.
         """
         results: list[T] = []
 
@@ -145,7 +150,15 @@ class FlowContext:
             timeout_seconds=self.execution.step_timeout_s,
             retry_condition_fn=is_transient if retry_if else None,
         )
-        run_task(tracked_step)()
+        try:
+            run_task(tracked_step)()
+        except TaskRunTimeoutError:
+            raise CodegenError(
+                f"the step {title!r} was stopped after {self.execution.step_timeout_s:g} s",
+                expected="a step that ends within step_timeout_s",
+                fix="run the same command again to resume, with a higher --exec step_timeout_s=... "
+                "if the step needs more time",
+            ) from None
         return results[-1]
 
     def print_step(self, title: str, result: str, artifact: Artifact | None = None) -> None:

@@ -26,7 +26,7 @@ _EVENT_BY_OUTCOME: dict[Outcome, str] = {
 def emit_promotion_event(promotion: Promotion) -> None:
     """Emit a Prefect event for a promotion, refusal or rollback.
 
-    Does nothing without a configured server: the temporary server of a run has no subscribers.
+    Does nothing without a server.
     """
     decision = promotion.decision
     event = _EVENT_BY_OUTCOME.get(decision.outcome)

@@ -15,7 +15,6 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
@@ -327,8 +326,7 @@ def serve(
         names = host_names(host, allowed_hosts)
         app = create_app(sampler, name, digest, host_names=names, limits=limits)
         server = uvicorn.Server(server_config(app, limits))
-        with suppress(KeyboardInterrupt):  # uvicorn completes active requests, then raises it.
-            server.run(sockets=[listener])
+        server.run(sockets=[listener])  # After a signal, it completes active requests.
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -37,7 +37,7 @@ _POLL_INTERVAL_S = 0.3
 _HEALTH_TIMEOUT_S = 10.0
 """Assumption: a healthy server responds in this time on a busy machine too."""
 
-_PREFECT = ("flows.servers.prefect_server",)
+PREFECT_COMMAND = ("flows.servers.prefect_server",)
 _MLFLOW = ("components.registry.mlflow_server", "--workers", "1", "--port")
 _LEASE_STORAGE = "prefect.server.concurrency.lease_storage.filesystem"
 """Keeps the holders of concurrency slots over a restart; by default their slots stay occupied."""
@@ -117,8 +117,7 @@ def run_ui_servers(
     with local_servers(execution, prefect_port=prefect_port, mlflow_port=mlflow_port) as servers:
         print_addresses(servers, execution, console)
         console.print("Ctrl-C stops both servers.")
-        with exit_on_interrupt(console):
-            servers.wait()
+        servers.wait()
 
 
 def print_addresses(servers: ServerProcesses, execution: Execution, console: Console) -> None:
@@ -140,24 +139,17 @@ def print_addresses(servers: ServerProcesses, execution: Execution, console: Con
         print_text(f"Results  file://{report}")
 
 
-@contextmanager
-def exit_on_interrupt(console: Console) -> Iterator[None]:
-    """End the block normally on a signal, which is the normal end of these commands."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        console.print("stopped")
-
-
 def require_healthy_prefect() -> None:
-    """Check that the Prefect server of PREFECT_API_URL is healthy and accepts this client.
+    """Check that the configured Prefect server, if any, is healthy and accepts this client.
 
     Prefect's own client would retry for minutes.
 
     Raises:
         ConfigError: the server is unreachable, or it refuses the credentials.
     """
-    url = os.environ.get("PREFECT_API_URL")
+    from prefect.settings import PREFECT_API_URL  # Of the environment, a profile, or a file.
+
+    url = PREFECT_API_URL.value()
     if not url:
         return
     safe_url = redact_credentials(url)
@@ -206,8 +198,7 @@ def local_servers(
     workspace = execution.workspace_path
     credentials = read_or_create(workspace)
     logs = workspace / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    commands = {"prefect": [*_PREFECT, str(prefect_port)]}
+    commands = {"prefect": [*PREFECT_COMMAND, str(prefect_port)]}
     owns_mlflow = not is_http_uri(execution.resolved_tracking_uri)
     if owns_mlflow:
         commands["mlflow"] = [*_MLFLOW, str(mlflow_port)]
@@ -220,10 +211,10 @@ def local_servers(
     with ExitStack() as cleanup:
         for name, command in commands.items():
             environment = _environment(name, execution, addresses, credentials)
-            processes[name] = _start(command, logs / f"{name}.log", environment)
-            cleanup.callback(_stop, processes[name])
+            processes[name] = start_server(command, logs / f"{name}.log", environment)
+            cleanup.callback(stop_server, processes[name])
         for name, process in processes.items():
-            _wait_until_healthy(name, process, health_urls[name], logs / f"{name}.log", credentials)
+            wait_until_healthy(name, process, health_urls[name], logs / f"{name}.log", credentials)
         servers = {
             **addresses.model_dump(),
             "pid": os.getpid(),
@@ -293,9 +284,12 @@ def _environment(
     }
 
 
-def _start(
+def start_server(
     command: Sequence[str], log: Path, environment: dict[str, str]
 ) -> subprocess.Popen[bytes]:
+    """Start `python -m COMMAND` in its own session, so that signals to our process group do not end
+    it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", *command],
@@ -306,9 +300,14 @@ def _start(
         )
 
 
-def _wait_until_healthy(
+def wait_until_healthy(
     name: str, server: subprocess.Popen[bytes], url: str, log: Path, credentials: Credentials
 ) -> None:
+    """Wait until a server of ours responds.
+
+    Raises:
+        CodegenError: it exited, or does not respond in time.
+    """
     port = int(urlsplit(url).port or 0)
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and server.poll() is None:
@@ -337,7 +336,8 @@ def _listens(server: subprocess.Popen[bytes], port: int) -> bool:
         return False
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
+def stop_server(server: subprocess.Popen[bytes]) -> None:
+    """End a server and its children: SIGTERM, then SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(server.pid, number)

@@ -5,11 +5,9 @@ changes.
    requires PREFECT_SERVER_API_AUTH_STRING, and the UI asks for it.
 2. SQLite transactions begin IMMEDIATE. Prefect begins most of them DEFERRED: a transaction that
    reads and then writes fails at once ("database is locked") if another one wrote in between,
-   whatever the timeout. After four failures an event is dropped, with its notifications. IMMEDIATE
-   transactions wait for each other. Measured in docs/figures.md.
+   whatever the timeout. IMMEDIATE transactions wait for each other (docs/decisions/0013).
 
-Limit: the temporary server of a single run has a secret too (`flows.settings.credentials`), but no
-Host check. It sends no notifications.
+It is also the temporary server of a command (`temporary_server`), which sends no notifications.
 """
 
 from __future__ import annotations

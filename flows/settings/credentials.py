@@ -56,6 +56,12 @@ class Credentials(NamedTuple):
         """`USER:PASSWORD`, the form that Prefect reads."""
         return f"{self.user}:{self.password}"
 
+    @classmethod
+    def parse(cls, auth_string: str) -> Credentials:
+        """Read Prefect's form."""
+        user, _, password = auth_string.partition(":")
+        return cls(user, password)
+
     def __repr__(self) -> str:
         """Without the password, so that no log or traceback shows it."""
         return f"Credentials(user={self.user!r}, password='***')"
@@ -174,7 +180,7 @@ def use(credentials: Credentials) -> None:
     workspace."""
     os.environ["PREFECT_API_AUTH_STRING"] = credentials.auth_string
     os.environ.pop("PREFECT_SERVER_API_AUTH_STRING", None)
-    _refresh_prefect()
+    refresh_prefect()
 
 
 def _prefect_server_is_configured() -> bool:
@@ -194,10 +200,10 @@ def _protect_temporary_server() -> None:
     os.environ["PREFECT_API_AUTH_STRING"] = secret
     os.environ["PREFECT_SERVER_API_AUTH_STRING"] = secret
     os.environ["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = _NO_ORIGIN
-    _refresh_prefect()
+    refresh_prefect()
 
 
-def _refresh_prefect() -> None:
+def refresh_prefect() -> None:
     """Make Prefect read the environment again if it is imported; it reads the environment once, at
     import."""
     if "prefect.context" in sys.modules:

@@ -13,7 +13,7 @@ from pydantic import Field
 from components.core.config import Config
 from components.core.errors import ConfigError
 from components.core.files import read_json, require_disk_space, wrap_disk_full
-from components.core.network import PublicUri, redact_credentials
+from components.core.network import PublicUri, bypass_proxies_for_loopback, redact_credentials
 from components.core.processes import is_running
 from components.core.store import Store
 from components.data.config import DataExecution
@@ -198,6 +198,7 @@ def setup_environment(execution: Execution, *, runs: bool = True) -> None:
         )
     for name, value in environment(execution).items():
         os.environ.setdefault(name, value)
+    bypass_proxies_for_loopback()
     _quiet_loggers()
     _make_folder(execution.workspace_path)  # Prefect creates its folder, but no parents.
     _make_folder(Path(os.environ["PREFECT_HOME"]), mode=_PRIVATE_MODE)

@@ -148,7 +148,7 @@ def _server(line: str, folder: Path) -> Iterator[int]:
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=WAIT_S)
-    assert process.returncode == 0
+    assert process.returncode == 128 + signal.SIGINT
 
 
 def _curl(line: str) -> str:

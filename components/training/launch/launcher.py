@@ -55,9 +55,9 @@ from components.training.run_file import (
 logger = logging.getLogger(__name__)
 
 _POLL_INTERVAL_S = 0.2
-_STEP_GRACE_S = 10.0
-"""For ranks to finish their step and save; a cancellation has to end within 20 s."""
-_EXIT_GRACE_S = 3.0
+_STEP_GRACE_S = 8.0
+"""For ranks to finish their step and save; a command has to end within 20 s of a signal."""
+_EXIT_GRACE_S = 2.0
 """From closing standard input to SIGKILL: the time that ssh and DeepSpeed's launcher need to notice
 that their ranks have exited."""
 _MAX_PORT_ATTEMPTS = 3

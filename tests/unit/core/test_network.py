@@ -1,12 +1,25 @@
+"""Free ports, and proxies that must not catch requests to loopback servers."""
+
 from __future__ import annotations
 
+import http.server
+import os
 import socket
+import urllib.request
+from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
+import requests
+from fixtures.sinks import serving
+from websockets.proxy import get_proxy
+from websockets.uri import parse_uri
 
 from components.core.errors import CodegenError, ConfigError
 from components.core.network import (
+    bypass_proxies_for_loopback,
     free_port,
+    health_error,
     redact_credentials,
     require_free_port,
     require_no_password,
@@ -62,3 +75,62 @@ def test_a_free_port_can_be_listened_on() -> None:
     require_free_port("MLflow", port)
     with socket.socket() as server:
         server.bind(("127.0.0.1", port))
+
+
+class _Recorder(http.server.BaseHTTPRequestHandler):
+    """Answers every request with 200 and records its target."""
+
+    targets: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.targets.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A proxy that the environment names; yields the URLs that it is asked for."""
+    for variable in ("no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+
+    class Proxy(_Recorder):
+        targets: ClassVar[list[str]] = []
+
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)) as port:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("ALL_PROXY", f"socks5://127.0.0.1:{port}")
+        yield Proxy.targets
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("no_proxy", [None, "internal.example", "*"])
+def test_loopback_servers_are_not_reached_through_a_proxy(
+    proxy: list[str], monkeypatch: pytest.MonkeyPatch, host: str, no_proxy: str | None
+) -> None:
+    if no_proxy:
+        monkeypatch.setenv("NO_PROXY", no_proxy)
+    bypass_proxies_for_loopback()
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Recorder)) as port:
+        url = f"http://{host}:{port}/health"
+        assert health_error(url, 60) is None  # httpx, as in Prefect.
+        assert requests.get(url, timeout=60).ok  # As in MLflow.
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            assert answer.status == 200
+        assert get_proxy(parse_uri(f"ws://{host}:{port}/events")) is None  # Prefect's events.
+    assert not proxy
+
+
+def test_other_hosts_are_reached_through_the_proxy(
+    proxy: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "internal.example")
+    bypass_proxies_for_loopback()
+    assert health_error("http://public.example/health", 60) is None
+    assert requests.get("http://public.example/data", timeout=60).ok
+    assert proxy == ["http://public.example/health", "http://public.example/data"]
+    assert os.environ["NO_PROXY"].startswith("internal.example,")

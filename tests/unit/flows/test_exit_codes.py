@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 
@@ -95,7 +96,51 @@ def test_the_exit_code_after_an_interrupt_contains_the_signal(number: signal.Sig
     )
     result = run_codegen(*LIST_RECIPES, prelude=kill)
     assert result.returncode == 128 + number
-    assert "run the same command to resume" in result.stderr
+    assert result.stderr == f"stopped by {number.name}; run the same command to resume\n"
+
+
+UNINTERRUPTIBLE = """
+import os, signal, subprocess, sys, time
+import flows.cli.inspect, flows.cli.interrupts
+def endless(*arguments):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print(child.pid, flush=True)
+    while True:
+        try:
+            SIGNAL
+            time.sleep(0.1)
+        except KeyboardInterrupt:
+            continue
+flows.cli.inspect.load_recipe = endless
+"""
+"""A command that catches KeyboardInterrupt, with a child."""
+
+
+def test_a_second_ctrl_c_ends_a_command_at_once() -> None:
+    prelude = UNINTERRUPTIBLE.replace("SIGNAL", "os.kill(os.getpid(), signal.SIGINT)")
+    result = run_codegen(*LIST_RECIPES, prelude=prelude)
+    assert result.returncode == 130
+    assert result.stderr == "stopped by SIGINT; run the same command to resume\n"
+    assert not psutil.pid_exists(int(result.stdout))
+
+
+def test_a_command_that_does_not_react_to_a_signal_is_ended() -> None:
+    prelude = UNINTERRUPTIBLE.replace("SIGNAL", "os.kill(os.getpid(), signal.SIGTERM)")
+    prelude += "flows.cli.interrupts._GRACE_S = 1"
+    result = run_codegen(*LIST_RECIPES, prelude=prelude)
+    assert result.returncode == 143
+    assert result.stderr == "stopped by SIGTERM; run the same command to resume\n"
+    assert not psutil.pid_exists(int(result.stdout))
+
+
+def test_an_ignored_signal_does_not_end_a_command() -> None:
+    """`nohup codegen ...` and `codegen ... &` in a script."""
+    prelude = BUG.replace(
+        'raise ZeroDivisionError("a bug of ours\\nand more of it")',
+        "import os, signal; os.kill(os.getpid(), signal.SIGINT); raise SystemExit(5)",
+    )
+    ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    assert run_codegen(*LIST_RECIPES, prelude=f"{ignore}\n{prelude}").returncode == 5
 
 
 def test_the_module_can_be_run_from_another_folder(tmp_path: Path) -> None:

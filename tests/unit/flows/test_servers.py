@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import http.server
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 import pytest
 from fixtures.sinks import serving
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from components.core.errors import CodegenError, ConfigError
 from components.core.files import write_json
 from components.core.network import free_port, health_error
-from flows.servers.local_servers import local_servers
+from flows.servers.local_servers import local_servers, require_healthy_prefect
 from flows.settings.execution import SERVERS_FILE, Execution
 
 
@@ -90,6 +92,30 @@ def test_another_process_on_the_port_does_not_get_the_credentials(
     ):
         pytest.fail("the server of another process was used")
     assert not received
+
+
+@pytest.mark.parametrize("has_secret", [True, False])
+def test_a_configured_server_that_refuses_this_client_is_an_error(has_secret: bool) -> None:
+    """The address may come from a profile of Prefect as well as from the environment."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_ada = self.headers["Authorization"] == "Basic YWRhOmxvdmVsYWNl"  # ada:lovelace
+            self.send_response(200 if is_ada or self.path == "/api/health" else 401)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    secret = "ada:lovelace" if has_secret else None
+    with (
+        serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port,
+        temporary_settings(
+            {PREFECT_API_URL: f"http://127.0.0.1:{port}/api", PREFECT_API_AUTH_STRING: secret}
+        ),
+        nullcontext() if has_secret else pytest.raises(ConfigError, match=r"401(.|\n)*AUTH_STRING"),
+    ):
+        require_healthy_prefect()
 
 
 def test_a_healthy_server_has_no_health_error(address: str) -> None:

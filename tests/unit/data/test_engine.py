@@ -10,10 +10,18 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
+from fixtures.engine_tasks import (
+    SETTING,
+    fail,
+    named,
+    read_setting,
+    square,
+    wait_beside_a_task,
+    wait_or_be_killed,
+)
 
 from components.core.errors import ConfigError, DataError, RecordError
 from components.core.network import free_port
@@ -21,59 +29,6 @@ from components.data.config import DataExecution
 from components.data.engine import WorkUnit, run_tasks
 
 ONE_WORKER, TWO_WORKERS = DataExecution(num_workers=1), DataExecution(num_workers=2)
-SETTING = "CODEGEN_TEST_SETTING"
-
-
-@pytest.fixture(autouse=True)
-def _workers_find_this_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(Path.cwd())]))
-
-
-def named(units: Sequence[Any]) -> list[WorkUnit]:
-    return [(f"unit {number}", unit) for number, unit in enumerate(units)]
-
-
-def square(number: int) -> list[int]:
-    return [number * number, os.getpid()]
-
-
-def fail(kind: str) -> None:
-    if kind == "codegen":
-        raise RecordError("bad", expected="good", fix="fix it")
-    if kind == "bug":
-        raise ZeroDivisionError("of a bug")
-    if kind == "unpicklable":
-        raise UnpicklableError(1, 2)
-    if kind == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if kind == "exits":
-        os._exit(0)
-
-
-class UnpicklableError(Exception):
-    """Cannot be rebuilt from its `args`."""
-
-    def __init__(self, first: int, second: int) -> None:
-        super().__init__(f"{first} and {second}")
-
-
-def wait_forever(folder: str) -> None:
-    (Path(folder) / str(os.getpid())).touch()
-    while True:
-        signal.pause()
-
-
-def wait_or_be_killed(work: list[str]) -> None:
-    """Be killed after the other task has started to wait."""
-    if work[0] == "wait":
-        wait_forever(work[1])
-    while not any(Path(work[1]).iterdir()):
-        pass
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def read_setting(_: int) -> str | None:
-    return os.environ.get(SETTING)
 
 
 def wait_until_ended(pids: Sequence[int]) -> None:
@@ -143,15 +98,6 @@ def test_caller_that_stops_early_ends_running_tasks(tmp_path: Path) -> None:
     wait_until_ended([int(waiting.name)])
 
 
-def wait_beside_a_task(work: list[str]) -> str:
-    """Return after the other task has started to wait."""
-    if work[0] == "wait":
-        wait_forever(work[1])
-    while not any(Path(work[0]).iterdir()):
-        pass
-    return "done"
-
-
 @pytest.mark.parametrize(
     ("number", "whole_group"),
     [(signal.SIGKILL, False), (signal.SIGTERM, True), (signal.SIGINT, True)],
@@ -160,11 +106,17 @@ def test_workers_end_with_their_owner(
     number: signal.Signals, whole_group: bool, tmp_path: Path
 ) -> None:
     code = f"""
-from test_engine import *
-list(run_tasks(wait_forever, named([{str(tmp_path)!r}] * 2), TWO_WORKERS))
+from fixtures.engine_tasks import *
+from components.data.config import DataExecution
+from components.data.engine import run_tasks
+list(run_tasks(wait_forever, named([{str(tmp_path)!r}] * 2), DataExecution(num_workers=2)))
 """
     owner = subprocess.Popen(
-        [sys.executable, "-c", code], start_new_session=True, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     deadline = time.monotonic() + 60
     while len(workers := [int(path.name) for path in tmp_path.iterdir()]) < 2:

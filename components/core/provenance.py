@@ -13,7 +13,6 @@ from pathlib import Path
 from pydantic import JsonValue
 
 _PACKAGES = (
-    "daft",
     "deepspeed",
     "dvc",
     "gigatoken",

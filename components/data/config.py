@@ -131,8 +131,8 @@ class DataExecution(Config):
     """Execution settings of data preparation. They do not change the bytes, so they are not
     fingerprinted."""
 
-    engine: Literal["native", "ray"] = "native"
-    """`native`: Daft on this machine. `ray`: an existing Ray cluster whose nodes share the
+    engine: Literal["local", "ray"] = "local"
+    """`local`: processes of this machine. `ray`: an existing Ray cluster whose nodes share the
     workspace."""
     ray_address: str | None = None
     """Address of the Ray cluster, for example `head:6379`. None: the cluster that Ray finds on this

@@ -1,235 +1,241 @@
-"""Runs independent tasks of data preparation with Daft, on this machine or on an existing Ray
-cluster.
+"""Runs independent tasks of data preparation in local processes, or on an existing Ray cluster.
 
 A task receives and returns small JSON values; its data are in files that it publishes atomically.
 So a task can run on any machine, in any order and more than once, and memory is bounded by a single
 task. Limit: tasks cannot depend on each other; use two calls.
 
-Daft's telemetry is switched off unless the environment sets it, and its logs of exceptions in our
-functions are silenced. Errors of tasks are returned as values.
+Each local worker is a `ProcessPoolExecutor` of its own: if a worker dies, the executor that breaks
+identifies its task. Workers are forked from a server process that has imported the task's module,
+so only the first call of a process waits for that import. Decision 0015 has the measurements.
 """
 
 from __future__ import annotations
 
-import json
-import logging
+import faulthandler
 import os
+import signal
 import socket
-import sys
 import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import FrameType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from contextlib import ExitStack, suppress
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
 from pydantic import JsonValue
 
-from components.core import errors
 from components.core.errors import CodegenError, ConfigError, DataError
 from components.core.host_memory import tune_malloc_thresholds
 from components.data.config import DataExecution
-
-os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
-logging.getLogger("daft_local_execution").setLevel(logging.CRITICAL)
-
-import daft  # noqa: E402 - reads the environment when it is imported
-
-__all__ = ["daft", "run_tasks"]
 
 Task = Callable[[Any], JsonValue]
 """A unit of work: takes and returns JSON. It must be importable by name, because other processes
 import it."""
 
-_WORKER_KILLED = (RuntimeError, OSError)
-"""Exceptions that Daft raises after a worker was killed, when it waits for the worker or writes to
-it."""
+WorkUnit = tuple[str, JsonValue]
+"""The name of a unit of work, for errors, and the argument of the task."""
+
+_Submit = Callable[[Task, str, JsonValue], "Future[JsonValue]"]
+"""Runs `_run_task` on a worker."""
+
 _MAX_TRACEBACK_LINES = 12
 _CONNECT_TIMEOUT_S = 10.0
 """Timeout of a connection to a cluster (assumption: hundreds of times a network's latency)."""
-_POLL_PARENT_S = 1.0
-_POLL_WORKERS_S = 0.05
+_POLL_S = 1.0
+"""Interval in which a waiting thread can receive an exception that another thread raises in it."""
 
 
 def run_tasks(
     task: Task,
-    work: Sequence[JsonValue],
+    work: Sequence[WorkUnit],
     execution: DataExecution,
     *,
     in_threads: bool = False,
 ) -> Iterator[Any]:
     """Run `task` on each unit of work and yield its results in the order of completion.
 
+    If a task fails, or the caller stops early, running tasks are stopped.
+
     Args:
         task: called once for each unit.
         work: largest units first, so that no worker is idle while the last unit runs.
         execution: engine and number of parallel tasks.
-        in_threads: on this machine, use threads of this process. Faster for tasks that release
-            Python's lock (Arrow, hashing, copying), because a process takes one to two seconds to
-            start.
+        in_threads: on this machine, use threads of this process. For tasks that release Python's
+            lock (Arrow, hashing, copying).
 
     Raises:
         CodegenError: the first error that a task raised.
-        DataError: a task failed with another exception; the message has the last lines of its
-            traceback.
-        ConfigError: the Ray cluster does not exist, or this process has used the other engine.
+        DataError: a task in another process failed with another exception, whose last lines are in
+            the message, or its process was killed.
+        ConfigError: the Ray cluster does not exist.
     """
     tune_malloc_thresholds()
-    if execution.engine == "ray":
-        yield from _run_in_processes(task, work, execution)
-    elif execution.num_workers == 1 or len(work) == 1:
-        yield from map(task, work)
-    elif in_threads:
-        with ThreadPoolExecutor(execution.num_workers) as pool:
-            yield from pool.map(task, work)
+    num_workers = min(execution.num_workers, len(work))
+    if execution.engine == "local" and num_workers <= 1:
+        yield from (task(unit) for _, unit in work)
+    elif execution.engine == "local" and in_threads:
+        with ThreadPoolExecutor(num_workers) as pool:
+            yield from pool.map(task, [unit for _, unit in work])
     elif work:
-        yield from _run_in_processes(task, work, execution)
+        with ExitStack() as stack:
+            if execution.engine == "ray":
+                workers = [_ray_worker(execution.ray_address, stack)] * num_workers
+            else:
+                workers = _local_workers(task, num_workers, stack)
+            yield from _run_on_workers(task, work, workers)
 
 
-def _run_in_processes(
-    task: Task, work: Sequence[JsonValue], execution: DataExecution
+def _run_on_workers(
+    task: Task, work: Sequence[WorkUnit], workers: Sequence[_Submit]
 ) -> Iterator[Any]:
-    _select_runner(execution)
-    owner = os.getpid() if execution.engine == "native" else None
-    frame = daft.from_pydict({"task": [json.dumps(unit) for unit in work]})
-    with TemporaryDirectory() as folder, daft.execution_config_ctx(maintain_order=False):
-        keep_running = Path(folder) / "keep-running"
-        keep_running.touch()
-        num_workers = min(execution.num_workers, len(work))
-        pool = daft.cls(_Worker, use_process=True, max_concurrency=num_workers)
-        column = pool(task, str(keep_running), owner).run(daft.col("task")).alias("result")
-        batches = frame.select(column).to_arrow_iter()
-        try:
-            for batch in batches:
-                for text in batch["result"].to_pylist():
-                    yield _unwrap(json.loads(text))
-        except _WORKER_KILLED as error:
-            raise _task_failed(str(error).splitlines()[:1]) from error
-        finally:
-            # Abandoning a running Daft plan crashes the process (0.7.26), so the remaining tasks
-            # are skipped instead. After a worker was killed, threads of Daft still wait for the
-            # other workers: exiting before them crashes too.
-            keep_running.unlink()
-            with suppress(*_WORKER_KILLED):
-                for _ in batches:
-                    pass
-            while _daft_is_running():
-                time.sleep(_POLL_WORKERS_S)
+    """Keep each worker busy with a single task until all work is done."""
+    remaining = iter(work)
+    running: dict[Future[JsonValue], tuple[str, _Submit]] = {}
+
+    def start_next(worker: _Submit) -> None:
+        for name, unit in remaining:
+            running[worker(task, name, unit)] = (name, worker)
+            return
+
+    for worker in workers:
+        start_next(worker)
+    while running:
+        done, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+        for future in done:
+            name, worker = running.pop(future)
+            result = _result_of(future, name)
+            start_next(worker)
+            yield result
 
 
-class _Worker:
-    """A process that runs tasks and returns their errors as values."""
-
-    def __init__(self, task: Task, keep_running: str, owner: int | None) -> None:
-        """`keep_running`: file whose removal makes the worker skip tasks. `owner`: PID on this
-        machine, None on a cluster."""
-        tune_malloc_thresholds()
-        self._task = task
-        self._keep_running = Path(keep_running) if owner else None
-        if owner is not None:
-            threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
-
-    @daft.method.batch(return_dtype=daft.DataType.string(), batch_size=1)  # type: ignore[untyped-decorator]
-    def run(self, tasks: Any) -> list[str]:
-        """Run the tasks of a column. The batch size makes this a single task."""
-        return [json.dumps(self._run_task(json.loads(text))) for text in tasks.to_pylist()]
-
-    def _run_task(self, work: JsonValue) -> dict[str, JsonValue]:
-        if self._keep_running and not self._keep_running.exists():
-            return {"value": None}
-        try:
-            return {"value": self._task(work)}
-        except CodegenError as error:
-            parts = {"got": error.got, "expected": error.expected, "fix": error.fix}
-            return {"error": type(error).__name__, **parts}
-        except Exception as error:
-            lines = "".join(traceback.format_exception(error)).splitlines()
-            return {"traceback": list[JsonValue](lines[-_MAX_TRACEBACK_LINES:])}
-
-
-def _daft_is_running() -> bool:
-    """Whether a worker process of Daft, or a thread of Daft in this process, still runs."""
-    if any(map(_is_worker, psutil.Process().children())):
-        return True
-    return any(map(_called_by_daft, sys._current_frames().values()))
-
-
-def _is_worker(process: Any) -> bool:
+def _run_task(task: Task, name: str, unit: JsonValue) -> JsonValue:
+    """Run a task in a worker. Raises only `CodegenError`s, which can be sent to any process."""
+    tune_malloc_thresholds()
     try:
-        return any("daft" in argument for argument in process.cmdline()[1:])
-    except psutil.NoSuchProcess:
-        return False
+        return task(unit)
+    except CodegenError:
+        raise
+    except Exception as error:
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        raise DataError(
+            "\n    ".join(
+                [f"the task {name} failed; its last lines:", *lines[-_MAX_TRACEBACK_LINES:]]
+            ),
+            expected="every task returns a result",
+            fix="check the free memory, then run the same command again; finished tasks are kept",
+        ) from None
 
 
-def _called_by_daft(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith("daft.execution"):
-            return True
-        frame = frame.f_back
-    return False
+def _result_of(future: Future[JsonValue], name: str) -> JsonValue:
+    """The result of a task, or its error."""
+    try:
+        return future.result()
+    except CodegenError as error:
+        # Ray raises a copy whose text is the traceback of the worker.
+        raise getattr(error, "cause", error) from None
+    except Exception as error:  # `BrokenProcessPool` or an error of Ray.
+        cause = str(error).partition("\n")[0]
+        raise DataError(
+            f"the process of the task {name} was killed or crashed: {cause}",
+            expected="every task returns a result; the kernel kills a process if memory is full",
+            fix="lower data.memory_mib or data.num_workers, or free memory, then run the same "
+            "command again; finished tasks are kept",
+        ) from error
 
 
-def _exit_with_parent(parent: int) -> None:
-    """Exit after the parent process was killed. Daft's workers would finish their task first."""
-    while os.getppid() == parent:
-        time.sleep(_POLL_PARENT_S)
+# -- local processes -----------------------------------------------------------------------------
+
+
+def _local_workers(task: Task, num_workers: int, stack: ExitStack) -> list[_Submit]:
+    """Worker processes. They exit when the stack is closed or this process ends, also if it is
+    killed."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([task.__module__])
+    reader, writer = context.Pipe(duplex=False)
+    stack.enter_context(reader)
+    workers: list[_Submit] = []
+    for _ in range(num_workers):
+        executor = ProcessPoolExecutor(1, context, _start_worker, (reader, dict(os.environ)))
+        workers.append(partial(stack.enter_context(executor).submit, _run_task))
+    stack.enter_context(writer)  # Closed first, so that the executors do not wait for tasks.
+    return workers
+
+
+def _start_worker(alive: Connection, environment: Mapping[str, str]) -> None:
+    """Prepare a worker process.
+
+    Args:
+        alive: at its end, the worker exits.
+        environment: of the owner now; the server process may have been started before a change.
+    """
+    # The owner ends the workers: a signal to the whole process group must not break a task first.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    os.environ.clear()
+    os.environ.update(environment)
+    faulthandler.enable()
+    threading.Thread(target=_exit_at_end, args=(alive,), daemon=True).start()
+
+
+def _exit_at_end(alive: Connection) -> None:
+    """Exit when the owner has closed its end of the pipe."""
+    with suppress(EOFError, OSError):
+        alive.recv_bytes()
     os._exit(1)
 
 
-def _unwrap(result: dict[str, Any]) -> Any:
-    """Return the value of a task or raise its error."""
-    if "value" in result:
-        return result["value"]
-    if "got" in result:
-        error_type = getattr(errors, result["error"], DataError)
-        raise error_type(result["got"], expected=result["expected"], fix=result["fix"])
-    raise _task_failed(result["traceback"])
+# -- Ray -------------------------------------------------------------------------------------------
 
 
-def _task_failed(lines: Sequence[str]) -> DataError:
-    return DataError(
-        "\n    ".join(["a task of data preparation failed; its last lines:", *lines]),
-        expected="every task returns a result",
-        fix="check the free memory, then run the same command again; finished tasks are kept",
-    )
+def _ray_worker(address: str | None, stack: ExitStack) -> _Submit:
+    """A function that starts a Ray task on a core of the cluster. Ray repeats a task whose worker
+    or node died. Tasks are cancelled when the stack is closed."""
+    ray = _join_cluster(address)
+    function = ray.remote(num_cpus=1)(_run_task)
+    references: list[Any] = []
 
+    def submit(task: Task, name: str, unit: JsonValue) -> Future[JsonValue]:
+        references.append(function.remote(task, name, unit))
+        future: Future[JsonValue] = references[-1].future()
+        return future
 
-def _select_runner(execution: DataExecution) -> None:
-    """Select Daft's runner. Daft cannot change it later in a process: it refuses or ignores the
-    change."""
-    if execution.engine == "ray":
-        runner = _join_cluster(execution.ray_address)
-    else:
-        runner = daft.runners._get_runner() or daft.set_runner_native()
-    if runner.name != execution.engine:
-        raise ConfigError(
-            f"this process has already used the engine {runner.name}, not {execution.engine}",
-            expected="a single engine of data preparation in a process",
-            fix="start a new process for the other engine",
-        )
+    def cancel() -> None:
+        for reference in references:
+            ray.cancel(reference, force=True)  # Does nothing if the task has finished.
+
+    stack.callback(cancel)
+    return submit
 
 
 def _join_cluster(address: str | None) -> Any:
-    """The current runner of this process, or a runner on the cluster."""
+    """Connect this process to the cluster, if it is not connected. Returns the package."""
     try:
         if address is not None:
             _require_listener(address)
-        # Without an address, Ray would start a cluster if there is none.
-        return daft.runners._get_runner() or daft.set_runner_ray(address or "auto")
+        import ray
+
+        if not ray.is_initialized():
+            # Without an address, Ray would start a cluster if there is none.
+            ray.init(address=address or "auto", log_to_driver=False, logging_level="WARNING")
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"no Ray cluster can be used at {address or 'the default address'}: {error}",
             expected="a running cluster that includes this machine and has this project with its "
             "extra `ray` on every node",
             fix="start it (ray start --head), set --exec data.ray_address=HOST:PORT, or use "
-            "--exec data.engine=native",
+            "--exec data.engine=local",
         ) from error
+    return ray
 
 
 def _require_listener(address: str) -> None:

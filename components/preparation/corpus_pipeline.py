@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from components.core.files import read_jsonl, require_disk_space, write_json, write_jsonl
 from components.core.progress import track
 from components.data.config import Corpus, DataConfig, DataExecution
-from components.data.engine import run_tasks
+from components.data.engine import WorkUnit, run_tasks
 from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.config import Source
 from components.data.sources.partitions import Partition, list_partitions
@@ -210,7 +210,7 @@ def _run_pack_stage(
     context_length = job.context_length
     ranges = job.merged_dirs(len(merged))
     splits: dict[str, Split] = {}
-    tasks: list[JsonValue] = []
+    tasks: list[WorkUnit] = []
     dropped_tokens: dict[str, int] = {}
     for name in split_names(job.corpus):
         sizes = [int(result["tokens"][name]) for result in merged]
@@ -223,7 +223,8 @@ def _run_pack_stage(
         for shard in split.shards:
             num_tokens = shard.num_sequences * context_length
             slices: list[JsonValue] = [list(s) for s in token_slices(first, num_tokens, streams)]
-            tasks.append({"folder": str(folder), "path": shard.path, "slices": slices})
+            unit: JsonValue = {"folder": str(folder), "path": shard.path, "slices": slices}
+            tasks.append((shard.path, unit))
             first += num_tokens
     require_sequences(job.corpus, splits, context_length)
     digests: dict[str, str] = {}

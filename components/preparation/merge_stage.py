@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from components.core.files import read_json, write_json
 from components.core.progress import track
 from components.data.config import LANGUAGES, Corpus, DataExecution
-from components.data.engine import run_tasks
+from components.data.engine import WorkUnit, run_tasks
 from components.data.filters.quality import DUPLICATE
 from components.dataset.manifests import DOCUMENTS_SCHEMA, REJECTS_SCHEMA
 from components.dataset.shards import HELD_OUT_PREFIX, TOKEN_DTYPE, TRAIN, held_out_split
@@ -39,14 +39,17 @@ def run_merge_stage(
     num_ranges = job.num_ranges(sum(run.stat().st_size for run in runs))
     run_list = Path(job.folder) / "runs.json"
     write_json(run_list, [str(run) for run in runs])
-    tasks: list[JsonValue] = [
-        {
-            "job": job.path,
-            "runs": str(run_list),
-            "near_duplicates": near_duplicates,
-            "num_ranges": num_ranges,
-            "number": number,
-        }
+    tasks: list[WorkUnit] = [
+        (
+            f"range {number} of {num_ranges}",
+            {
+                "job": job.path,
+                "runs": str(run_list),
+                "near_duplicates": near_duplicates,
+                "num_ranges": num_ranges,
+                "number": number,
+            },
+        )
         for number in range(num_ranges)
     ]
     results: list[dict[str, Any]] = []

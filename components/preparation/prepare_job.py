@@ -129,7 +129,7 @@ def verify_fraction(text_bytes: int) -> float:
 def fits_single_process(partitions: Sequence[Partition], execution: DataExecution) -> bool:
     """Whether a single process reads these partitions, encoding on all cores."""
     text_bytes = sum(partition.text_bytes for partition in partitions)
-    return execution.engine == "native" and text_bytes <= _SINGLE_PROCESS_MAX_BYTES
+    return execution.engine == "local" and text_bytes <= _SINGLE_PROCESS_MAX_BYTES
 
 
 # -- finished work -----------------------------------------------------------------------------

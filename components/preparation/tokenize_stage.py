@@ -23,7 +23,7 @@ from pydantic import JsonValue
 from components.core.files import write_jsonl
 from components.core.progress import poll_progress
 from components.data.config import LANGUAGES, DataExecution
-from components.data.engine import run_tasks
+from components.data.engine import WorkUnit, run_tasks
 from components.data.filters.decontamination import Decontaminator
 from components.data.filters.documents import annotate_documents, in_hash_sample
 from components.data.filters.minhash import compute_signatures
@@ -74,12 +74,15 @@ def run_tokenize_stage(
             progress.finish(name, progress_counts(result))
     remaining = [partition for name, partition in by_name.items() if name not in results]
     remaining.sort(key=lambda partition: -partition.size_bytes)
-    tasks: list[JsonValue] = [
-        {
-            "job": job.path,
-            "partition": partition.model_dump(mode="json"),
-            "single_process": single_process,
-        }
+    tasks: list[WorkUnit] = [
+        (
+            partition.name,
+            {
+                "job": job.path,
+                "partition": partition.model_dump(mode="json"),
+                "single_process": single_process,
+            },
+        )
         for partition in remaining
     ]
     if single_process:

@@ -20,7 +20,7 @@ from pydantic import JsonValue
 
 from components.core.progress import poll_progress
 from components.data.config import DataConfig, DataExecution
-from components.data.engine import run_tasks
+from components.data.engine import WorkUnit, run_tasks
 from components.data.sources.config import Source, merge_extensions
 from components.data.sources.partition_reader import read_partition
 from components.data.sources.partitions import Partition, list_partitions
@@ -65,13 +65,16 @@ def profile_sources(
     """
     limits = ProfileLimits.for_corpus(corpus, config)
     partitions = sorted(list_partitions(sources), key=lambda item: -item.size_bytes)
-    tasks: list[JsonValue] = [
-        {
-            "limits": limits.model_dump(mode="json"),
-            "data": data.model_dump(mode="json"),
-            "partition": partition.model_dump(mode="json"),
-            "progress_file": str(folder / str(number)),
-        }
+    tasks: list[WorkUnit] = [
+        (
+            partition.name,
+            {
+                "limits": limits.model_dump(mode="json"),
+                "data": data.model_dump(mode="json"),
+                "partition": partition.model_dump(mode="json"),
+                "progress_file": str(folder / str(number)),
+            },
+        )
         for number, partition in enumerate(partitions)
     ]
     profiles = [Profile(limits=limits)]

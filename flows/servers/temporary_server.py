@@ -33,7 +33,7 @@ _MODULES = (
     "components.validation.raw",
     "flows.pipeline",
 )
-"""They import DVC, MLflow, Daft, Great Expectations and Prefect."""
+"""They import DVC, MLflow, PyArrow, Great Expectations and Prefect."""
 
 
 def import_while_server_starts(execution: Execution) -> None:

@@ -3,8 +3,8 @@ default.
 
 `compute_signatures` gives each document a row of fixed length, by batch, in any process. `cluster`
 links two documents that share a band and whose MinHash values reach the similarity threshold, and
-keeps the first document of each connected component. The MinHash is Daft's, over the words of
-`ngrams`.
+keeps the first document of each connected component. A MinHash value is the minimum of a * x + b
+modulo 2**32 over the hashes x of all n-grams, and each permutation has its own a and b.
 
 Only signatures (500 bytes a document) are compared, not texts. So similarities are estimates, and
 chance decides pairs near the threshold.
@@ -20,14 +20,24 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from components.data.config import NearDuplicateConfig
-from components.data.engine import daft
-from components.data.filters.ngrams import Bytes, Hashes, Words, find_words
+from components.data.filters.ngrams import (
+    Bytes,
+    Hashes,
+    Words,
+    find_words,
+    ngram_hashes,
+    prefix_hashes,
+    word_hashes,
+)
 
 _SEED = 1
 """Seed of the permutations (assumption)."""
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 """Odd multiplier that combines the values of a band to a key (SplitMix64's gamma: Steele, Lea and
 Flood, 2014)."""
+_MIX = np.uint64(0x94D049BB133111EB)
+"""Odd multiplier of SplitMix64."""
+_HALF = np.uint64(32)
 _RECALL = 0.95
 """Share of pairs at the threshold that share a band (assumption: the estimate loses more pairs)."""
 
@@ -85,12 +95,34 @@ def compute_signatures(texts: pa.LargeStringArray, config: NearDuplicateConfig) 
 
 
 def _minhash(words: Words, config: NearDuplicateConfig) -> npt.NDArray[np.uint32]:
-    """MinHash values, [number of texts, num_perm]. Daft splits words at single spaces."""
-    texts = [words.text(index) for index in range(len(words.offsets) - 1)]
-    column = daft.Series.from_arrow(pa.array(texts, type=pa.large_binary()).cast(pa.large_string()))
-    hashed = column.minhash(config.num_perm, config.ngram_words, _SEED, "xxhash3_64").to_arrow()
-    values: npt.NDArray[np.uint32] = hashed.flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(len(texts), config.num_perm)
+    """MinHash values, [number of texts, num_perm]; 0 for a text without n-grams."""
+    hashes, num_ngrams = _ngrams_by_text(words, config.ngram_words)
+    values = np.zeros((config.num_perm, len(num_ngrams)), dtype=np.uint32)
+    has_ngrams = np.flatnonzero(num_ngrams)
+    if len(has_ngrams):
+        first_ngram = (np.cumsum(num_ngrams) - num_ngrams)[has_ngrams]
+        permuted = np.empty_like(hashes)
+        random = (np.random.PCG64(_SEED).random_raw(2 * config.num_perm) >> _HALF).astype(np.uint32)
+        for row, (factor, summand) in enumerate(random.reshape(-1, 2)):
+            np.multiply(hashes, factor | 1, out=permuted)
+            np.add(permuted, summand, out=permuted)
+            values[row, has_ngrams] = np.minimum.reduceat(permuted, first_ngram)
+    return np.ascontiguousarray(values.T)
+
+
+def _ngrams_by_text(
+    words: Words, ngram_words: int
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    """Hashes of all n-grams, text after text, and the number of n-grams of each text."""
+    every_word = np.arange(len(words.starts))
+    hashes = ngram_hashes(word_hashes(words, prefix_hashes(words), every_word), ngram_words)
+    hashes = (hashes ^ (hashes >> _HALF)) * _MIX >> _HALF
+    is_inside = np.ones(len(hashes), dtype=np.bool_)
+    for distance in range(1, ngram_words):  # N-grams that continue in the next text.
+        starts = words.first_word[1:] - distance
+        is_inside[starts[(starts >= 0) & (starts < len(hashes))]] = False
+    num_ngrams = np.maximum(np.diff(words.first_word) - ngram_words + 1, 0)
+    return hashes[is_inside].astype(np.uint32), num_ngrams
 
 
 def cluster(

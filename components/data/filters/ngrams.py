@@ -70,14 +70,9 @@ class Words(NamedTuple):
 
     def ngram(self, word: int, length: int) -> bytes:
         """The words `word` to `word + length`, joined by single spaces."""
-        return self._join(int(self.starts[word]), int(self.ends[word + length - 1]))
-
-    def text(self, index: int) -> bytes:
-        """All words of a text, joined by single spaces."""
-        return self._join(int(self.offsets[index]), int(self.offsets[index + 1]))
-
-    def _join(self, start: int, end: int) -> bytes:
-        return b" ".join(self.lowered[start + len(_PADDING) : end + len(_PADDING)].split())
+        start = int(self.starts[word]) + len(_PADDING)
+        end = int(self.ends[word + length - 1]) + len(_PADDING)
+        return b" ".join(self.lowered[start:end].split())
 
 
 def find_words(texts: pa.LargeStringArray) -> Words:

@@ -78,13 +78,12 @@ def text_stats(texts: pa.LargeStringArray) -> TextStats:
     """Count characters, digits and lines of each text."""
     data, offsets = bytes_and_offsets(texts)
     starts, ends, has_newline = _lines(data, offsets)
-    # In UTF-8, each byte 0b10xxxxxx continues a character. Such bytes are rare, so searching each
-    # is faster than a running count.
-    continuations = np.searchsorted(ends, np.flatnonzero((data & 0xC0) == 0x80), side="right")
+    # In UTF-8, each byte 0b10xxxxxx, which is below -64 as a signed number, continues a character.
+    # Such bytes are rare, so searching each is faster than a running count.
+    continuations = np.searchsorted(ends, np.flatnonzero(data.view(np.int8) < -64), side="right")
     lengths = ends - starts - has_newline - np.bincount(continuations, minlength=len(ends))
-    text_of_line = np.searchsorted(offsets, starts, side="right") - 1
-    num_lines = np.bincount(text_of_line, minlength=len(texts))
-    num_newlines = np.bincount(text_of_line[has_newline], minlength=len(texts))
+    num_lines = np.diff(np.searchsorted(ends, offsets, side="right"))
+    num_newlines = _reduce_lines(np.add, has_newline, num_lines)
     line_characters = _reduce_lines(np.add, lengths, num_lines)
     # Bytes below "0" or "a" wrap around to large numbers.
     is_digit = ((data - ord("0")) < 10) | (((data | 0x20) - ord("a")) < 6)
@@ -109,11 +108,13 @@ def _lines(data: Bytes, offsets: Counts) -> tuple[Counts, Counts, npt.NDArray[np
     return starts, ends, data[ends - 1] == _NEWLINE
 
 
-def _reduce_lines(reduce: np.ufunc, values: Counts, num_lines: Counts) -> Counts:
+def _reduce_lines(
+    reduce: np.ufunc, values: Counts | npt.NDArray[np.bool_], num_lines: Counts
+) -> Counts:
     """Reduce the values of each text's lines; 0 for a text without lines."""
     reduced = np.zeros(len(num_lines), dtype=np.int64)
     has_lines = num_lines > 0
     if has_lines.any():
         first_line = np.cumsum(num_lines) - num_lines
-        reduced[has_lines] = reduce.reduceat(values, first_line[has_lines])
+        reduced[has_lines] = reduce.reduceat(values, first_line[has_lines], dtype=np.int64)
     return reduced

@@ -4,60 +4,37 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from fixtures.engine_tasks import (
+    SETTING,
+    fail,
+    named,
+    read_setting,
+    square,
+    wait_beside_a_task,
+    wait_or_be_killed,
+)
 
 from components.core.errors import ConfigError, DataError, RecordError
 from components.core.network import free_port
 from components.data.config import DataExecution
-from components.data.engine import run_tasks
+from components.data.engine import WorkUnit, run_tasks
 
-COUNT_LIMIT = 10_000_000
-"""Counting this far takes longer than detecting a killed process."""
 ONE_WORKER, TWO_WORKERS = DataExecution(num_workers=1), DataExecution(num_workers=2)
 
 
-@pytest.fixture(autouse=True)
-def _workers_find_this_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(Path.cwd())]))
-
-
-def square(number: int) -> list[int]:
-    return [number * number, os.getpid()]
-
-
-def fail(kind: str) -> None:
-    if kind == "codegen":
-        raise RecordError("quarantined", expected="good", fix="fix it")
-    if kind == "bug":
-        raise ZeroDivisionError("of a bug")
-    if kind == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def wait_forever(folder: str) -> None:
-    (Path(folder) / str(os.getpid())).touch()
-    signal.pause()
-
-
-def count(folder: str) -> None:
-    (Path(folder) / "started").touch()
-    (Path(folder) / "counted").write_text(str(sum(1 for _ in range(COUNT_LIMIT))))
-
-
-def count_or_be_killed(work: list[str]) -> None:
-    if work[0] == "count":
-        count(work[1])
-    while not (Path(work[1]) / "started").exists():
-        pass
-    if work[0] == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
+def wait_until_ended(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).wait(60)
 
 
 @pytest.mark.parametrize(
@@ -66,10 +43,12 @@ def count_or_be_killed(work: list[str]) -> None:
     ids=["inline", "threads", "processes"],
 )
 def test_each_task_runs_once(execution: DataExecution, in_threads: bool) -> None:
-    results = list(run_tasks(square, list(range(20)), execution, in_threads=in_threads))
+    results = list(run_tasks(square, named(range(20)), execution, in_threads=in_threads))
     assert sorted(value for value, _ in results) == [number * number for number in range(20)]
+    pids = {pid for _, pid in results}
     in_this_process = execution is ONE_WORKER or in_threads
-    assert ({pid for _, pid in results} == {os.getpid()}) == in_this_process
+    assert (pids == {os.getpid()}) == in_this_process
+    assert len(pids) <= execution.num_workers
 
 
 def test_empty_work_starts_no_process() -> None:
@@ -79,45 +58,90 @@ def test_empty_work_starts_no_process() -> None:
 @pytest.mark.parametrize("execution", [ONE_WORKER, TWO_WORKERS], ids=["inline", "processes"])
 def test_codegen_error_of_a_task_is_raised_unchanged(execution: DataExecution) -> None:
     with pytest.raises(RecordError, match="quarantined") as error:
-        list(run_tasks(fail, ["fine", "codegen", "fine"], execution))
+        list(run_tasks(fail, named(["fine", "codegen", "fine"]), execution))
     assert (error.value.expected, error.value.fix) == ("good", "fix it")
 
 
-def test_other_exception_is_raised_with_its_last_lines() -> None:
-    with pytest.raises(DataError, match="ZeroDivisionError: of a bug"):
-        list(run_tasks(fail, ["bug", "fine"], TWO_WORKERS))
+@pytest.mark.parametrize(
+    ("kind", "last_line"),
+    [("bug", "ZeroDivisionError: of a bug"), ("unpicklable", "UnpicklableError: 1 and 2")],
+)
+def test_other_exception_names_the_task_and_has_its_last_lines(kind: str, last_line: str) -> None:
+    with pytest.raises(DataError) as error:
+        list(run_tasks(fail, named(["fine", kind]), TWO_WORKERS))
+    assert "the task unit 1 failed" in error.value.got
+    assert error.value.got.endswith(last_line)
 
 
-def test_killed_worker_raises_data_error() -> None:
-    with pytest.raises(DataError, match="a task of data preparation failed"):
-        list(run_tasks(fail, ["killed", "fine"], TWO_WORKERS))
+@pytest.mark.parametrize("kind", ["killed", "exits"])
+def test_death_of_a_worker_names_its_task(kind: str) -> None:
+    with pytest.raises(DataError) as error:
+        list(run_tasks(fail, named(["fine"] * 5 + [kind] + ["fine"] * 5), TWO_WORKERS))
+    assert "the process of the task unit 5 was killed or crashed" in error.value.got
+    assert "data.memory_mib" in error.value.fix
 
 
-def test_killed_worker_does_not_end_other_tasks(tmp_path: Path) -> None:
-    """Also not the owner, which Daft's threads abort if it exits before them."""
+def test_death_of_a_worker_ends_the_other_workers(tmp_path: Path) -> None:
+    units = named([["wait", str(tmp_path)], ["killed", str(tmp_path)]])
+    with pytest.raises(DataError, match="unit 1 was killed"):
+        list(run_tasks(wait_or_be_killed, units, TWO_WORKERS))
+    (waiting,) = tmp_path.iterdir()
+    wait_until_ended([int(waiting.name)])
+
+
+def test_caller_that_stops_early_ends_running_tasks(tmp_path: Path) -> None:
+    units: list[WorkUnit] = [("waits", ["wait", str(tmp_path)]), ("other", [str(tmp_path)])]
+    results = run_tasks(wait_beside_a_task, units, TWO_WORKERS)
+    assert next(results) == "done"
+    results.close()
+    (waiting,) = tmp_path.iterdir()
+    wait_until_ended([int(waiting.name)])
+
+
+@pytest.mark.parametrize(
+    ("number", "whole_group"),
+    [(signal.SIGKILL, False), (signal.SIGTERM, True), (signal.SIGINT, True)],
+)
+def test_workers_end_with_their_owner(
+    number: signal.Signals, whole_group: bool, tmp_path: Path
+) -> None:
     code = f"""
-from test_engine import *
-try:
-    folder = {str(tmp_path)!r}
-    list(run_tasks(count_or_be_killed, [["count", folder], ["killed", folder]], TWO_WORKERS))
-except DataError:
-    print(Path({str(tmp_path / "counted")!r}).read_text())
+from fixtures.engine_tasks import *
+from components.data.config import DataExecution
+from components.data.engine import run_tasks
+list(run_tasks(wait_forever, named([{str(tmp_path)!r}] * 2), DataExecution(num_workers=2)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, f"{COUNT_LIMIT}\n"), done.stderr
-
-
-def test_workers_exit_after_their_owner_is_killed(tmp_path: Path) -> None:
-    work = [str(tmp_path)] * 2
-    code = f"from test_engine import *\nlist(run_tasks(wait_forever, {work}, TWO_WORKERS))\n"
-    owner = subprocess.Popen([sys.executable, "-c", code])
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
     deadline = time.monotonic() + 60
     while len(workers := [int(path.name) for path in tmp_path.iterdir()]) < 2:
         assert time.monotonic() < deadline
-    owner.kill()
-    owner.wait()
-    while any(map(psutil.pid_exists, workers)):
-        assert time.monotonic() < deadline
+    descendants = [process.pid for process in psutil.Process(owner.pid).children(recursive=True)]
+    assert set(workers) < set(descendants)
+    (os.killpg if whole_group else os.kill)(owner.pid, number)
+    _, error = owner.communicate(timeout=60)
+    assert owner.returncode == -number
+    assert "DataError" not in error
+    assert error.count("KeyboardInterrupt") == int(number == signal.SIGINT), error
+    wait_until_ended(descendants)
+
+
+def test_workers_have_the_current_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("first", "second"):
+        monkeypatch.setenv(SETTING, value)
+        assert list(run_tasks(read_setting, named([1, 2]), TWO_WORKERS)) == [value, value]
+    monkeypatch.delenv(SETTING)
+    assert list(run_tasks(read_setting, named([1, 2]), TWO_WORKERS)) == [None, None]
+
+
+def test_ray_is_imported_only_by_its_engine() -> None:
+    code = "import components.data.engine, sys; sys.exit('ray' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_missing_cluster_raises_an_error_immediately() -> None:
@@ -125,7 +149,7 @@ def test_missing_cluster_raises_an_error_immediately() -> None:
     with pytest.raises(
         ConfigError, match=rf"no Ray cluster can be used at {address}: .*refused"
     ) as error:
-        list(run_tasks(square, [1], DataExecution(engine="ray", ray_address=address)))
+        list(run_tasks(square, named([1]), DataExecution(engine="ray", ray_address=address)))
     assert "a running cluster" in error.value.expected
     assert "ray start --head" in error.value.fix
 
@@ -133,19 +157,4 @@ def test_missing_cluster_raises_an_error_immediately() -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "no such host", "127.0.0.1:port"])
 def test_invalid_cluster_address_raises_config_error(address: str) -> None:
     with pytest.raises(ConfigError, match=f"no Ray cluster can be used at {address}: "):
-        list(run_tasks(square, [1], DataExecution(engine="ray", ray_address=address)))
-
-
-def test_process_cannot_change_its_engine() -> None:
-    """Daft would silently run on this machine, with an idle cluster."""
-    list(run_tasks(square, [1, 2], TWO_WORKERS))
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        address = f"127.0.0.1:{listening.getsockname()[1]}"
-        with pytest.raises(ConfigError, match="already used the engine native, not ray"):
-            list(run_tasks(square, [1, 2], DataExecution(engine="ray", ray_address=address)))
-
-
-def test_daft_telemetry_is_off() -> None:
-    from daft.scarf_telemetry import opted_out
-
-    assert opted_out()
+        list(run_tasks(square, named([1]), DataExecution(engine="ray", ray_address=address)))

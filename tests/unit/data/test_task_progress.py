@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from components.core.progress import ProgressSnapshot
 from components.data import task_progress
 from components.data.config import DataExecution
-from components.data.engine import run_tasks
+from components.data.engine import WorkUnit, run_tasks
 from components.data.task_progress import ProgressAggregator, ProgressReporter, TaskCounts
 
 
@@ -95,7 +95,7 @@ def report_and_wait(work: dict[str, str]) -> str:
 
 def test_reports_of_other_processes_are_counted(tmp_path: Path) -> None:
     aggregator = ProgressAggregator(tmp_path)
-    work = [{"folder": str(tmp_path), "name": name} for name in "ab"]
+    work: list[WorkUnit] = [(name, {"folder": str(tmp_path), "name": name}) for name in "ab"]
     snapshots = [
         (name, aggregator.snapshot())
         for name in run_tasks(report_and_wait, work, DataExecution(num_workers=2))

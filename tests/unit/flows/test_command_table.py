@@ -24,7 +24,6 @@ HEAVY = {
     "torch",
     "mlflow",
     "great_expectations",
-    "daft",
     "deepspeed",
     "matplotlib",
     "pandas",

@@ -72,8 +72,9 @@ def identities(paths: list[str]) -> dict[str, tuple[int, int]]:
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children()
-    return [child for child in children if "daft.execution.udf_worker" in child.cmdline()]
+    """The workers are children of the server that forks them."""
+    descendants = psutil.Process(process.pid).children(recursive=True)
+    return [descendant for descendant in descendants if descendant.ppid() != process.pid]
 
 
 def kill_at_size(request: PrepareRequest, size: int, victim: str) -> None:
@@ -86,8 +87,7 @@ def kill_at_size(request: PrepareRequest, size: int, victim: str) -> None:
         workers = workers_of(process)
         assert len(workers) == 2 or victim != "worker"
         if victim == "worker":
-            # The busier worker: Daft 0.7.26 hangs if a worker is killed while it starts.
-            max(workers, key=lambda worker: worker.cpu_times().user).kill()
+            workers[0].kill()
         elif victim == "owner":
             process.kill()
         else:

@@ -1,13 +1,18 @@
-"""Preparation on a real Ray cluster gives the same bytes, and the workers execute the tasks."""
+"""Tasks on a real Ray cluster: the same bytes, executed by workers, and clear errors."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fixtures.prepare_helpers import prepare, raw_records, write_raw
 from fixtures.prepare_process import PrepareRequest, PrepareResult, start, wait_for_result
-from fixtures.ray_cluster import ray_cluster
+from fixtures.ray_cluster import Cluster, ray_cluster
 
 from components.core.artifact import content_digest
 from components.core.fingerprint import list_files
@@ -15,22 +20,57 @@ from components.core.fingerprint import list_files
 pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
 
-def test_ray_gives_the_same_bytes(small_folder: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with ray_cluster() as cluster:
+        yield cluster
+
+
+def test_ray_gives_the_same_bytes(cluster: Cluster, small_folder: Path, tmp_path: Path) -> None:
     raw = write_raw(tmp_path / "raw", [raw_records("multi")[number::5] for number in range(5)])
     statistics = prepare(tmp_path / "out", raw, "multi", small_folder)
-    with ray_cluster() as cluster:
-        request = PrepareRequest(
-            root=str(tmp_path / "store"),
-            raw=str(raw),
-            tokenizer=str(small_folder),
-            corpus="multi",
-            execution={"engine": "ray", "ray_address": cluster.address, "num_workers": 2},
-            run_bytes=20_000,
-        )
-        process = start(request, environment=cluster.environment)
-        result = PrepareResult(**wait_for_result(process))
+    request = PrepareRequest(
+        root=str(tmp_path / "store"),
+        raw=str(raw),
+        tokenizer=str(small_folder),
+        corpus="multi",
+        execution={"engine": "ray", "ray_address": cluster.address, "num_workers": 2},
+        run_bytes=20_000,
+    )
+    process = start(request, environment=cluster.environment)
+    result = PrepareResult(**wait_for_result(process))
     assert result.digest == content_digest(list_files(tmp_path / "out"))
     assert result.statistics == statistics
     names = {Path(path).name for path in result.renamed}
     assert "index.json" in names
     assert not [name for name in names if name.endswith(".bin")], "shards are written by workers"
+
+
+def test_errors_of_ray_tasks_name_the_task(cluster: Cluster) -> None:
+    code = """
+import json, sys
+from fixtures.engine_tasks import *
+from components.core.errors import CodegenError
+from components.data.config import DataExecution
+from components.data.engine import run_tasks
+execution = DataExecution(engine="ray", ray_address=sys.argv[1], num_workers=2)
+for kind in ("codegen", "bug", "killed"):
+    try:
+        list(run_tasks(fail, named(["fine", kind]), execution))
+    except CodegenError as error:
+        print(json.dumps([type(error).__name__, error.got]))
+"""
+    paths = os.pathsep.join(filter(None, sys.path))
+    output = subprocess.run(
+        [sys.executable, "-c", code, cluster.address],
+        env={**os.environ, **cluster.environment, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    codegen, bug, killed = map(json.loads, output.splitlines())
+    assert codegen == ["RecordError", "bad"]
+    assert bug[0] == killed[0] == "DataError"
+    assert "the task unit 1 failed" in bug[1]
+    assert bug[1].endswith("ZeroDivisionError: of a bug")
+    assert "the process of the task unit 1 was killed or crashed" in killed[1]

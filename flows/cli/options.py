@@ -199,8 +199,8 @@ def load_execution(
 ) -> Execution:
     """Return the execution config of environment and overrides, and set up this process.
 
-    With `runs`, also check the free disk space, the configured Prefect server and the schema of its
-    database.
+    With `runs`, also check the free disk space and the configured Prefect server, and create its
+    database or check its schema.
     """
     from components.core.processes import reap_children_on_exit
     from flows.settings.execution import execution_from_environment, setup_environment
@@ -212,11 +212,11 @@ def load_execution(
         execution.require_disk_space()
     setup_environment(execution, runs=runs)
     if runs:
-        from flows.servers.db_upgrade import require_current_schema
+        from flows.servers.db_upgrade import ensure_prefect_database
         from flows.servers.local_servers import require_healthy_prefect
 
         require_healthy_prefect()
-        require_current_schema()
+        ensure_prefect_database()
     reap_children_on_exit()
     return execution
 

@@ -15,6 +15,7 @@ from components.core.config import Config
 from components.core.errors import ConfigError
 from components.core.files import require_disk_space, wrap_disk_full
 from components.core.processes import is_running
+from components.core.sqlite import sqlite_url
 from components.core.store import Store
 from components.data.config import DataExecution
 from components.evaluation.config import SandboxKind
@@ -27,7 +28,8 @@ if TYPE_CHECKING:  # Imports MLflow and more than most commands need.
     from components.registry.tracking import Tracking
 
 SERVERS_FILE = "servers.json"
-"""In the workspace while its servers run: their addresses and the process that started them."""
+"""In the workspace while its servers run: their addresses, the process that started them, and the
+workspace."""
 _PRIVATE_MODE = 0o700
 """Prefect's folder holds secrets (notification URLs, blocks) and the key that encrypts them."""
 HEARTBEAT_S = 30
@@ -101,7 +103,7 @@ class Execution(Config):
     @property
     def resolved_tracking_uri(self) -> str:
         """The MLflow tracking URI, with the default filled in."""
-        return self.tracking_uri or f"sqlite:///{self.workspace_path}/mlflow/mlflow.db"
+        return self.tracking_uri or sqlite_url(self.workspace_path / "mlflow" / "mlflow.db")
 
     def open_tracking(self) -> Tracking:
         """Return the MLflow tracking; does not connect yet."""
@@ -178,6 +180,9 @@ def setup_environment(execution: Execution, *, runs: bool = True) -> None:
         )
     for name, value in environment(execution).items():
         os.environ.setdefault(name, value)
+    if "?" in os.environ["PREFECT_HOME"]:  # Prefect's own URL would end at this character.
+        url = sqlite_url(Path(os.environ["PREFECT_HOME"]) / "prefect.db", "aiosqlite")
+        os.environ.setdefault("PREFECT_API_DATABASE_CONNECTION_URL", url)
     _quiet_loggers()
     _make_folder(execution.workspace_path)  # Prefect creates its folder, but no parents.
     _make_folder(Path(os.environ["PREFECT_HOME"]), mode=_PRIVATE_MODE)
@@ -235,11 +240,14 @@ def running_servers(execution: Execution) -> dict[str, Any] | None:
     """Return the addresses (`prefect`, `mlflow`) of the servers that run over the workspace, or
     None.
 
-    `owns_mlflow` is false if `mlflow` is an existing server that `tracking_uri` names.
+    `owns_mlflow` is false if `mlflow` is an existing server that `tracking_uri` names. The file in
+    a copy of a workspace names the servers of the original, which are not returned.
     """
     path = execution.workspace_path / SERVERS_FILE
     try:
         servers = json.loads(path.read_text(encoding="utf-8"))
+        if not execution.workspace_path.samefile(servers["workspace"]):
+            return None
         return servers if is_running(servers["pid"], servers["started"]) else None
     except (OSError, ValueError, KeyError):  # No file, or a damaged file.
         return None

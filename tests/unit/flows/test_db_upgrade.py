@@ -1,5 +1,5 @@
-"""First starts that are killed, and upgrades of old databases, which the tools' own migrations create
-up to an old revision."""
+"""First starts that are killed, and upgrades of old databases, which the tools' own migrations
+create up to an old revision."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from fixtures.processes import environment_without_settings
 
 from components.core.errors import ConfigError, TrackingError
 from components.registry.tracking import Tracking
 from flows.servers.db_upgrade import DatabaseUpgrade, ensure_prefect_database, upgrade
-from flows.settings.execution import Execution, setup_environment
+from flows.settings.execution import Execution
 
 pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
@@ -158,26 +159,31 @@ def test_a_killed_creation_of_mlflows_database_is_repeated(execution: Execution)
     assert names(mlflow(execution), "experiments") == ["Default"]
 
 
-def test_databases_are_created_in_a_workspace_with_special_characters(
-    execution: Execution, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workspace = execution.project_path / "w?a #%20é&uri=false"
-    special = execution.replace(workspace=workspace.name)
-    monkeypatch.delenv("PREFECT_API_DATABASE_CONNECTION_URL", raising=False)
-    monkeypatch.setenv("PREFECT_HOME", str(workspace / "prefect"))
-    setup_environment(special, runs=False)
-    ensure_prefect_database()
-    with special.open_tracking().run("first", experiment="tiny") as run:
-        run.log_json("note.json", {})
-    assert {result.name for result in upgrade(special)} == {"Prefect", "MLflow"}
-    assert prefect(special).is_file()
-    assert names(mlflow(special), "experiments") == ["Default", "tiny"]
-    assert len(list(workspace.rglob("note.json"))) == 1
-    assert {path.name for path in execution.project_path.iterdir()} == {
-        "prefect",
-        "mlflow",
-        workspace.name,
-    }
+_FIRST_RUN = """
+import sys
+from flows.servers.db_upgrade import ensure_prefect_database, upgrade
+from flows.settings.execution import Execution, setup_environment
+execution = Execution(project=sys.argv[1], workspace=sys.argv[2])
+setup_environment(execution, runs=False)
+ensure_prefect_database()
+with execution.open_tracking().run("first", experiment="tiny") as run:
+    run.log_json("note.json", {})
+assert {result.name for result in upgrade(execution)} == {"Prefect", "MLflow"}
+"""
+
+
+def test_databases_are_created_in_a_workspace_with_special_characters(tmp_path: Path) -> None:
+    execution = Execution(project=str(tmp_path), workspace="w?a #%20é&uri=false")
+    subprocess.run(
+        [sys.executable, "-c", _FIRST_RUN, execution.project, execution.workspace],
+        env=environment_without_settings(),
+        cwd=tmp_path,
+        check=True,
+    )
+    assert names(prefect(execution), "flow") == []
+    assert names(mlflow(execution), "experiments") == ["Default", "tiny"]
+    assert len(list(execution.workspace_path.rglob("note.json"))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [execution.workspace]
 
 
 def test_old_databases_are_rejected_backed_up_and_upgraded_with_their_content(

@@ -219,7 +219,10 @@ def _explain(owner: type[BaseModel], error: ValidationError) -> ConfigError:
         rule = first["msg"].removeprefix("Value error, ")
         return _broken_rule(subject, rule, first["input"])
     got = "no value" if first["type"] == "missing" else repr(first["input"])
-    return ConfigError(f"{subject} is {got}", expected=first["msg"], fix=f"change {path or 'it'}")
+    expected = first["msg"].removeprefix("Input should be ")
+    if first["type"] == "missing":
+        expected = "a value"
+    return ConfigError(f"{subject} is {got}", expected=expected, fix=f"change {path or 'it'}")
 
 
 def _broken_rule(subject: str, rule: str, values: Mapping[str, Any]) -> ConfigError:

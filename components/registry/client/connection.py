@@ -54,6 +54,7 @@ _BUSY_TIMEOUT_S = 20.0
 _LOCKED = "database is locked"
 _DELETED = r"The (experiment|run) (\w+) must be in the 'active' state"
 """MLflow keeps deleted experiments and runs until `mlflow gc`, and refuses to write to them."""
+_UNKNOWN_MODEL = r"Registered Model with name=(\S+) not found"
 _BUSY_HINT = "reduce the number of concurrent writers, or use PostgreSQL: docs/scheduling.md"
 
 _LOG_LEVELS = {
@@ -129,6 +130,13 @@ def wrap_mlflow_errors(activity: str) -> Iterator[None]:
                 raise OSError(errno.ENOSPC, no_space, "in MLflow's folder") from error
             if deleted := re.search(_DELETED, text):
                 raise _deleted(deleted[1], deleted[2], activity) from error
+            if unknown := re.search(_UNKNOWN_MODEL, text):
+                raise TrackingError(
+                    f"the registry has no model {unknown[1]}",
+                    expected="the name of a registered model",
+                    fix="choose one of `codegen models list`, or register one with "
+                    "`codegen promote`",
+                ) from error
             fix = (
                 "fix the reported problem; for a database of an older MLflow: `codegen db upgrade`"
             )

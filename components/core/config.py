@@ -268,7 +268,8 @@ def _explain(owner: type[BaseModel], error: ValidationError) -> ConfigError:
     if first["type"] == "value_error" and isinstance(first["input"], Mapping):
         return _broken_rule(subject, rule, first["input"])
     got = "no value" if first["type"] == "missing" else _quote(first["input"])
-    return ConfigError(f"{subject} is {got}", expected=rule, fix=f"change {path or 'it'}")
+    expected = "a value" if first["type"] == "missing" else rule.removeprefix("Input should be ")
+    return ConfigError(f"{subject} is {got}", expected=expected, fix=f"change {path or 'it'}")
 
 
 def _quote(value: Any) -> str:

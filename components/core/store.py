@@ -13,6 +13,7 @@ several hosts are not.
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import shutil
@@ -54,6 +55,9 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 2
 """Stored in every manifest. The manifests of codegen 0.1, the first format, do not state one."""
+
+_NUM_PROPOSED = 3
+"""Labels that an error proposes for an unknown label."""
 
 Build = Callable[[Path], Mapping[str, JsonValue]]
 """Fills a folder and returns the statistics of the artifact."""
@@ -235,11 +239,20 @@ class Store:
         if not self.fs.exists(f"{path}/{MANIFEST}"):
             raise ArtifactError(
                 f"no artifact is published at {address}",
-                expected=f"a folder with a {MANIFEST} in it",
+                expected=self._describe_label(address),
                 fix="list the artifacts with `codegen artifacts`, or run the flow that builds "
                 "this artifact",
             )
         return self._manifest(path).artifact
+
+    def _describe_label(self, address: str) -> str:
+        """Return the form of a label, with the most similar labels of the store."""
+        manifests = self.fs.glob(f"{self.root}/*/*/{MANIFEST}")
+        labels = ["/".join(path.split("/")[-3:-1]) for path in manifests]
+        nearest = difflib.get_close_matches(address, labels, n=_NUM_PROPOSED)
+        return (
+            f"KIND/NAME-RECIPE, such as {' or '.join(nearest)}" if nearest else "KIND/NAME-RECIPE"
+        )
 
     def require_format(self) -> None:
         """Check that this version of codegen can read the store, by its first manifest.

@@ -298,9 +298,10 @@ def _refusal_key(request: PromotionRequest, tracking: Tracking, version: ModelVe
 
 
 def version_at(tracking: Tracking, name: str, alias: str) -> ModelVersion | None:
-    """Return the version with an alias, or None."""
+    """Return the version with an alias, or None; also if no model has the name."""
     with wrap_mlflow_errors(f"looking up {name}@{alias}"):
-        version = tracking.client.get_registered_model(name).aliases.get(alias)
+        model = none_if_deleted(lambda: tracking.client.get_registered_model(name))
+        version = model.aliases.get(alias) if model else None
         return tracking.client.get_model_version(name, str(version)) if version else None
 
 

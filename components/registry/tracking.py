@@ -28,6 +28,7 @@ from components.core.locks import exclusive_lock, user_lock_path
 from components.core.network import redact_credentials
 from components.core.processes import is_running
 from components.core.provenance import provenance
+from components.core.sqlite import sqlite_path
 from components.registry.client.connection import (
     absolute_uri,
     connect,
@@ -207,7 +208,7 @@ class Tracking:
         Raises:
             TrackingError: the server does not answer, or the database cannot be used.
         """
-        return RetryingMlflowClient(connect(self.uri), self._retry_policy)
+        return RetryingMlflowClient(connect(self.uri, self.artifacts), self._retry_policy)
 
     def check(self, *, wait: bool = False) -> None:
         """Check that runs can be recorded; takes seconds.
@@ -319,7 +320,7 @@ class Tracking:
         with wrap_mlflow_errors(f"opening the experiment {name}"):
             experiment: Experiment | None = self.client.get_experiment_by_name(name)
             if experiment is None:
-                folder = self.artifacts.as_uri() if self.uri.startswith("sqlite:") else None
+                folder = self.artifacts.as_uri() if sqlite_path(self.uri) else None
                 try:
                     return str(self.client.create_experiment(name, folder, _EXPERIMENT_KIND))
                 except MlflowException:  # Another process created it, or the name is invalid.

@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from io import StringIO
+from typing import ClassVar
 
-from rich.console import Console
-from rich.markdown import Markdown
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markdown import Markdown, MarkdownElement, TableElement
+from rich.table import Table
 
 from components.core.store import Store
 from components.core.templates import html_environment, markdown_environment
@@ -27,6 +29,24 @@ _PACKAGE = "components.report"
 _SPARKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 _PREVIEW_LINES = 12
 """Lines of a program in the terminal version; the HTML has all of it."""
+
+
+class _FoldedTable(TableElement):
+    """A table that wraps long words instead of cutting them, such as the label of an artifact."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for item in super().__rich_console__(console, options):
+            if isinstance(item, Table):
+                for column in item.columns:
+                    column.overflow = "fold"
+            yield item
+
+
+class _FoldedMarkdown(Markdown):
+    elements: ClassVar[dict[str, type[MarkdownElement]]] = {
+        **Markdown.elements,
+        "table_open": _FoldedTable,
+    }
 
 
 def render_html(results: RunResults, store: Store) -> str:
@@ -70,7 +90,7 @@ def sections_markdown(sections: Sequence[Section]) -> str:
 
 def page_text(page: Page, width: int = 120) -> str:
     """A page as plain text of at most `width` columns."""
-    markdown = Markdown(_markdown(page.sections, page=page), hyperlinks=False)
+    markdown = _FoldedMarkdown(_markdown(page.sections, page=page), hyperlinks=False)
     console = Console(file=StringIO(), width=width, color_system=None, legacy_windows=False)
     with console.capture() as captured:
         console.print(markdown)

@@ -115,8 +115,8 @@ def _stage_table(stages: dict[str, Artifact], steps: dict[str, Steps], store: St
         stages.values(),
         footnote="Tokens/s and MFU are medians over steps. MFU is a fraction of the peak below it, "
         "which all ranks together reached in a short matrix-product benchmark when the stage was "
-        "started. A busy machine reaches a lower peak: compare the MFU of two stages only if their "
-        "peaks are equal.",
+        "started, or in a faster step. A busy machine reaches a lower peak: compare the MFU of "
+        "two stages only if their peaks are equal.",
     )
 
 

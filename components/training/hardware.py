@@ -3,11 +3,14 @@
 Precision and peak are measured rather than looked up: a processor may multiply bf16 a hundred times
 slower than fp32 (0.3 against 140 GFLOP/s measured), and cores that share a socket, a virtual
 machine or a power budget do not reach the data sheet together. MFU is that of PaLM (arXiv
-2204.02311, appendix B), relative to this peak of large matrix products.
+2204.02311, appendix B), relative to this peak of large matrix products. The peak is the fastest of
+many products, because other processes slow down most of them on a busy machine. A faster step
+raises the peak (`_StepTimer` of the trainer), so MFU never exceeds 100 %.
 """
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from typing import Literal, NamedTuple
@@ -24,7 +27,7 @@ Precision = Literal["fp32", "bf16"]
 _MIN_BF16_SPEEDUP = 1.3
 """bf16 is chosen above this speedup, because it costs accuracy (assumption)."""
 _PROBE_S = 0.5
-"""Duration of the peak probe; repeats within 5 % (measured on two cores)."""
+"""Duration of the peak probe (assumption: some of its products are not interrupted)."""
 _PROBE_SIZES = {"cpu": 1024, "cuda": 8192}
 """Rows of the probe's square matrices (assumption: on the CPU two of 4 MB exceed the caches)."""
 _SMALL_PROBE_SIZE = 256
@@ -37,7 +40,7 @@ class Hardware(NamedTuple):
     device: torch.device
     precision: Precision
     peak_flops: float
-    """FLOP/s of all ranks together, measured at the same time, in `precision`."""
+    """Sum of the peaks of all ranks in FLOP/s, measured at the same time, in `precision`."""
 
 
 def measure_hardware(execution: TrainingExecution, device: torch.device) -> Hardware:
@@ -97,17 +100,20 @@ def _is_bf16_faster(device: torch.device) -> bool:
 
 
 def _measure_flops(device: torch.device, dtype: torch.dtype, size: int, duration_s: float) -> float:
+    """Return the FLOP/s of the fastest matrix product."""
     matrix = torch.full((size, size), 0.5, device=device, dtype=dtype)
     product = torch.empty_like(matrix)
     torch.mm(matrix, matrix, out=product)
     _synchronize(device)
-    start_s = time.monotonic()
-    num_products = 0
-    while time.monotonic() - start_s < duration_s:
+    start_s = last_s = time.perf_counter()
+    fastest_s = math.inf
+    while last_s - start_s < duration_s:
         torch.mm(matrix, matrix, out=product)
         _synchronize(device)
-        num_products += 1
-    return num_products * 2 * size**3 / (time.monotonic() - start_s)
+        now_s = time.perf_counter()
+        fastest_s = min(fastest_s, now_s - last_s)
+        last_s = now_s
+    return 2 * size**3 / fastest_s
 
 
 def _synchronize(device: torch.device) -> None:

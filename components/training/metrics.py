@@ -43,10 +43,10 @@ class StepMetrics(Config):
     tokens_per_s: float
     """Throughput of this step, including a checkpoint before it."""
     mfu: float
-    """Model FLOPs utilisation: the model's FLOP/s divided by `peak_flops`."""
+    """Model FLOPs utilisation, at most 1: the model's FLOP/s divided by `peak_flops`."""
     peak_flops: float | None = None
-    """FLOP/s of all ranks together, measured when this attempt started. None in lines of older
-    versions."""
+    """FLOP/s of all ranks together, measured when this attempt started, or the model's FLOP/s in a
+    faster step. None in lines of older versions."""
     data_wait_s: float = 0.0
     """Time that rank 0 waited for the batch. Absent in lines of older versions."""
     checkpoint_wait_s: float = 0.0

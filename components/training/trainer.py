@@ -351,6 +351,8 @@ class _StepTimer:
         self._throughput.add(now_s, ProgressSnapshot(self._step, self._step))
         config, result = self._run.config, step.result
         tokens_per_s = config.global_batch_tokens / step_s
+        flops = tokens_per_s * self._run.model.flops_per_token
+        self._peak_flops = max(self._peak_flops, flops)
         return StepMetrics(
             step=self._step,
             tokens=self._step * config.global_batch_tokens,
@@ -361,7 +363,7 @@ class _StepTimer:
             bits_per_byte=result.bits_per_byte,
             held_out=step.held_out,
             tokens_per_s=tokens_per_s,
-            mfu=tokens_per_s * self._run.model.flops_per_token / self._peak_flops,
+            mfu=flops / self._peak_flops,
             peak_flops=self._peak_flops,
             data_wait_s=step.data_wait_s,
             checkpoint_wait_s=step.checkpoint_wait_s,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 from typer.core import TyperGroup
 
 from components.core.errors import ConfigError
@@ -16,11 +15,11 @@ from flows.cli.options import (
     MODEL_HELP,
     NumSamples,
     command,
-    console,
     load_execution,
     load_recipe,
     print_json,
     print_line,
+    print_table,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +40,8 @@ class _ModelFirst(TyperGroup):
 evaluation = typer.Typer(
     no_args_is_help=True,
     cls=_ModelFirst,
-    help="Evaluate a single model: codegen eval MODEL.",
+    help="Evaluate any single model on benchmarks: codegen eval MODEL. (`codegen evaluate` "
+    "evaluates the checkpoints of a recipe.)",
 )
 
 
@@ -89,7 +89,7 @@ def model(
         print_json({name: _document(artifact) for name, artifact in evaluations.items()})
         return
     for name, artifact in evaluations.items():
-        console.print(_table(f"{checkpoint.label} on {name}", artifact.statistics))
+        _print_metrics(f"{checkpoint.label} on {name}", artifact.statistics)
         print_line(f"samples with results: {artifact.address}/samples.jsonl")
 
 
@@ -136,7 +136,7 @@ def score(
     if as_json:
         print_json(result.statistics)
         return
-    console.print(_table(f"{samples}", result.statistics))
+    _print_metrics(f"{samples}", result.statistics)
     print_line(f"samples with results: {result.path}")
 
 
@@ -193,13 +193,14 @@ def _document(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def _table(title: str, statistics: dict[str, Any]) -> Table:
-    """Return the metrics of an evaluation; shares in percent."""
-    table = Table("metric", "value", "95 % interval", title=title, title_justify="left")
+def _print_metrics(title: str, statistics: dict[str, Any]) -> None:
+    """Print the metrics of an evaluation as a table; shares in percent."""
+    print_line(title)
     if not statistics["executed"]:
-        table.add_row("not executed", str(statistics["reason"]), "")
+        print_line(f"not executed: {statistics['reason']}")
+    rows = []
     if (total := statistics.get("num_benchmark_problems")) is not None:
-        table.add_row("problems", f"{statistics['num_problems']:,} of {total:,}", "")
+        rows.append(("problems", f"{statistics['num_problems']:,} of {total:,}", ""))
     for name, value in statistics.items():
         if name.endswith(("_low", "_high")) or not isinstance(value, int | float):
             continue
@@ -213,9 +214,9 @@ def _table(title: str, statistics: dict[str, Any]) -> Table:
         interval = ""
         if low is not None and high is not None:
             interval = f"{100 * low:.2f} to {100 * high:.2f}"
-        table.add_row(name, formatted, interval)
+        rows.append((name, formatted, interval))
     for outcome, count in (statistics["outcomes"] or {}).items():
-        table.add_row(outcome.replace("_", " "), f"{count:,}", "")
-    table.add_row("sandbox", f"{statistics['sandbox'] or 'none'} (mode {statistics['mode']})", "")
-    table.add_row("protocol", str(statistics["protocol"])[:12], "")
-    return table
+        rows.append((outcome.replace("_", " "), f"{count:,}", ""))
+    rows.append(("sandbox", f"{statistics['sandbox'] or 'none'} (mode {statistics['mode']})", ""))
+    rows.append(("protocol", str(statistics["protocol"])[:12], ""))
+    print_table(["metric", "value", "95 % interval"], rows)

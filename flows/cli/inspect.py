@@ -13,6 +13,7 @@ from flows.cli.options import (
     complete_from,
     load_recipe,
     print_json,
+    print_table,
     recipe_names,
 )
 
@@ -37,9 +38,10 @@ def list_recipes(as_json: bool) -> None:
             ]
         )
         return
+    rows = []
     for name, recipe in loaded.items():
-        millions = recipe.model.num_parameters / 1e6
-        typer.echo(f"{name:<10} {recipe.name:<18} {millions:>10,.1f}M parameters")
+        rows.append((name, recipe.name, f"{recipe.model.num_parameters / 1e6:,.1f}M"))
+    print_table(["recipe", "name of models", "parameters"], rows)
 
 
 @recipes.command("show")

@@ -38,7 +38,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "train": ("flows.cli.run:train", "Train the stages, each from the previous checkpoint."),
         "evaluate": (
             "flows.cli.run:evaluate",
-            "Evaluate every checkpoint: bits per byte, HumanEval, MTPB.",
+            "Evaluate all checkpoints of a recipe: bits per byte, HumanEval, MTPB.",
         ),
         "promote": (
             "flows.cli.run:promote",
@@ -71,7 +71,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
             "flows.cli.models:models",
             "List, compare, promote, roll back and serve registered models.",
         ),
-        "eval": ("flows.cli.eval:evaluation", "Evaluate a single model: codegen eval MODEL."),
+        "eval": (
+            "flows.cli.eval:evaluation",
+            "Evaluate any single model on benchmarks: codegen eval MODEL.",
+        ),
         "complete": (
             "flows.cli.models:complete",
             "Complete a prompt with a model; the completion is printed and never executed.",

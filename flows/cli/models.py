@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from components.core.config import INT64_MAX
 from components.model.config import CheckpointFormat, Dtype
@@ -19,6 +18,7 @@ from flows.cli.options import (
     console,
     print_json,
     print_line,
+    print_table,
 )
 
 if TYPE_CHECKING:
@@ -54,17 +54,19 @@ def list_models(
     if not versions:
         console.print("no registered models; `codegen promote` registers checkpoints")
         return
-    table = Table("version", "stage", "decision", "time", "by", "checkpoint")
-    for version in versions:
-        table.add_row(
-            version.label,
-            version.stage,
-            version.decision,
-            version.decided_at,
-            version.decided_by,
-            version.digest[:12],
-        )
-    console.print(table)
+    print_table(
+        ["version", "stage", "checkpoint", "decision", "by"],
+        [
+            (
+                version.label,
+                version.stage,
+                version.digest[:12],
+                f"{version.decision} {_minute(version.decided_at)}".strip(),
+                version.decided_by,
+            )
+            for version in versions
+        ],
+    )
 
 
 @models.command()
@@ -81,14 +83,14 @@ def show(version: Version, execution: Execution, as_json: bool) -> None:
     decision = "none"
     if info.decision:
         decision = f"{info.decision} {info.decided_at} by {info.decided_by}"
-    table = Table("", info.label, title_justify="left")
-    table.add_row("stage", info.stage)
-    table.add_row("checkpoint", info.digest)
-    table.add_row("code", info.git_commit)
-    table.add_row("decision", decision)
-    for name, value in info.metrics.items():
-        table.add_row(name, f"{value:.6g}")
-    console.print(table)
+    rows = [
+        ("stage", info.stage),
+        ("checkpoint", info.digest),
+        ("code", info.git_commit),
+        ("decision", decision),
+        *((name, f"{value:.6g}") for name, value in info.metrics.items()),
+    ]
+    print_table(["version", info.label], rows)
 
 
 @models.command()
@@ -103,15 +105,16 @@ def compare(left: Version, right: Version, execution: Execution, as_json: bool) 
     if as_json:
         print_json(metrics)
         return
-    table = Table("metric", left, right, "difference", "95 % interval")
+    rows = []
     for row in metrics:
         difference = interval = ""
         if row.left is not None and row.right is not None:
             difference = f"{row.right - row.left:+.6g}" if row.comparable else "other protocol"
         if row.ci_low is not None and row.ci_high is not None:
             interval = f"{row.ci_low:+.4g} to {row.ci_high:+.4g}"
-        table.add_row(row.metric, _number(row.left), _number(row.right), difference, interval)
-    console.print(table)
+        rows.append((row.metric, _number(row.left), _number(row.right), difference, interval))
+    print_line(f"left {left}, right {right}")
+    print_table(["metric", "left", "right", "difference", "95 % interval"], rows)
     protocols = {benchmark_of(row.metric): row.protocol for row in metrics if row.protocol}
     for benchmark, fields in protocols.items():
         print_line(f"{benchmark} has two protocols: {'; '.join(fields)}")
@@ -128,21 +131,23 @@ def history(name: ModelName, execution: Execution, as_json: bool) -> None:
     if as_json:
         print_json(records)
         return
-    table = Table("time", "by", "version", "decision", "champion", "reason")
+    rows = []
     for record in records:
         reason = "; ".join(record.decision.reasons)
         if not reason:
             reason = "; ".join(check.detail for check in record.decision.checks[-1:])
         champions = f"{record.champion_before or 'none'} -> {record.champion_after or 'none'}"
-        table.add_row(
-            record.decided_at,
-            record.decided_by,
-            str(record.version),
-            record.outcome,
-            champions,
-            reason,
+        rows.append(
+            (
+                _minute(record.decided_at),
+                record.decided_by,
+                str(record.version),
+                record.outcome,
+                champions,
+                reason,
+            )
         )
-    console.print(table)
+    print_table(["time", "by", "version", "decision", "champion", "reason"], rows)
 
 
 @models.command()
@@ -170,11 +175,10 @@ def promote(
     if as_json:
         print_json(promotion)
     else:
-        table = Table("gate rule", "passed", "result")
-        for check in promotion.decision.checks:
-            table.add_row(check.rule, "yes" if check.passed else "no", check.detail)
-        if promotion.decision.checks:
-            console.print(table)
+        checks = promotion.decision.checks
+        rows = [(check.rule, "yes" if check.passed else "no", check.detail) for check in checks]
+        if rows:
+            print_table(["gate rule", "passed", "result"], rows)
         print_line(f"{promotion.model}/{promotion.version}: {outcome}")
     if outcome == "refused":
         raise typer.Exit(NEGATIVE_RESULT)
@@ -336,6 +340,11 @@ def export(
         print_json(result)
     else:
         print_line(result.summary)
+
+
+def _minute(time: str) -> str:
+    """Return an ISO time as `2026-11-30 14:05`, in UTC; `--json` has the seconds."""
+    return time[:16].replace("T", " ")
 
 
 def _number(value: float | None) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
     from components.core.artifact import Artifact
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 console = Console(highlight=False)
 
 MAX_PORT = 65_535
+_COLUMN_GAP = 2
+_MIN_LAST_WIDTH = 32
+"""The last column of a table is not made narrower (assumption: readable text)."""
 NEGATIVE_RESULT = 3
 """Exit code of a command that succeeded with a negative result: the gate refused a model, or
 `doctor` found a missing requirement."""
@@ -199,8 +203,8 @@ def load_execution(
 ) -> Execution:
     """Return the execution config of environment and overrides, and set up this process.
 
-    With `runs`, also check the free disk space, the configured Prefect server and the schema of its
-    database, and start a server if none is configured.
+    With `runs`, also check the free disk space and the configured Prefect server, create its
+    database or check its schema, and start a server if none is configured.
     """
     from components.core.processes import reap_children_on_exit
     from flows.settings.execution import execution_from_environment, setup_environment
@@ -212,11 +216,11 @@ def load_execution(
         execution.require_disk_space()
     setup_environment(execution, runs=runs)
     if runs:
-        from flows.servers.db_upgrade import require_current_schema
+        from flows.servers.db_upgrade import ensure_prefect_database
         from flows.servers.local_servers import require_healthy_prefect
 
         require_healthy_prefect()
-        require_current_schema()
+        ensure_prefect_database()
     reap_children_on_exit()
     if runs:
         from flows.servers.temporary_server import import_while_server_starts
@@ -249,6 +253,26 @@ def _named_tuples_to_dicts(value: Any) -> Any:
 def print_line(text: str) -> None:
     """Print a line as it is, without wrapping."""
     console.print(text, soft_wrap=True, markup=False)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
+    """Print a table that never cuts a cell.
+
+    The last column wraps at the width of the terminal. If the other columns are wider than the
+    terminal, a row continues on its next line, as in `docker ps`.
+    """
+    from rich.cells import cell_len
+    from rich.table import Table
+
+    cells = [list(columns), *(list(row) for row in rows)]
+    table = Table(box=None, padding=(0, _COLUMN_GAP, 0, 0), title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, no_wrap=name != columns[-1], overflow="fold", header_style="bold")
+    for row in cells[1:]:
+        table.add_row(*map(Text, row))
+    widths = [max(map(cell_len, column)) + _COLUMN_GAP for column in zip(*cells, strict=True)]
+    width = sum(widths[:-1]) + min(widths[-1], _MIN_LAST_WIDTH)
+    Console(width=max(console.width, width, cell_len(title)), highlight=False).print(table)
 
 
 def artifact_summary(artifact: Artifact) -> dict[str, Any]:

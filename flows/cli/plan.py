@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from flows.settings.recipes import Recipe
 
 _GB = 1e9
+_MIN_HOURS = 0.1
+"""Fewer hours are printed with an exponent instead of two decimals."""
 _MEMORY_COLUMNS = ("weights", "gradients", "optimizer", "activations", "buffers")
 
 
@@ -56,7 +58,7 @@ def plan(
             autocompletion=complete_from(recipe_names),
         ),
     ] = "starter",
-    gpus: Annotated[int, typer.Option(help="Number of devices in total.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of devices in total.")] = 1,
     gpu: Annotated[
         str,
         typer.Option(
@@ -64,9 +66,12 @@ def plan(
             autocompletion=complete_from(device_names),
         ),
     ] = "h100",
-    micro_batch: Annotated[int, typer.Option(help="Sequences per device and forward pass.")] = 1,
+    micro_batch: Annotated[
+        int, typer.Option(min=1, help="Sequences per device and forward pass.")
+    ] = 1,
     zero_stage: Annotated[
-        int | None, typer.Option(help="ZeRO stage, 0 to 3. Default: compare all stages.")
+        int | None,
+        typer.Option(min=0, max=3, help="ZeRO stage, 0 to 3. Default: compare all stages."),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="bf16 or fp32. Default: bf16 on GPUs, fp32 on a CPU.")
@@ -81,10 +86,11 @@ def plan(
         str, typer.Option(help="Offload to host memory: none, optimizer, or all (ZeRO 3 only).")
     ] = "none",
     tensor_parallel: Annotated[
-        int, typer.Option(help="Devices that share the heads of a model copy (ZeRO 1 and 2).")
+        int,
+        typer.Option(min=1, help="Devices that share the heads of a model copy (ZeRO 1 and 2)."),
     ] = 1,
     sequence_parallel: Annotated[
-        int, typer.Option(help="Devices that share the positions of a sequence.")
+        int, typer.Option(min=1, help="Devices that share the positions of a sequence.")
     ] = 1,
     price: Annotated[float | None, typer.Option(help="Price per GPU-hour.")] = None,
     mfu: Annotated[
@@ -123,7 +129,7 @@ def plan(
     if as_json:
         print_json(result)
     else:
-        print_plan(result, recipe, options)
+        print_plan(result, recipe, options, price)
 
 
 @command()
@@ -168,13 +174,14 @@ def stage_deepspeed_config(
     )
 
 
-def print_plan(plan: Plan, recipe: Recipe, options: str) -> None:
+def print_plan(plan: Plan, recipe: Recipe, options: str, price: float | None) -> None:
     """Print a plan and the command that runs it.
 
     Args:
         plan: the plan.
         recipe: its recipe.
         options: the command line options that select the recipe.
+        price: the price per GPU-hour, if given.
     """
     from components.training.planning.devices import RESERVED_SHARE
     from components.training.planning.planner import execution_options
@@ -194,6 +201,10 @@ def print_plan(plan: Plan, recipe: Recipe, options: str) -> None:
         f"{_size(device.memory_bytes)} usable, {RESERVED_SHARE:.0%} reserved"
     )
     console.print(table)
+    print_line(
+        "Each row is the phase with the highest memory. No activations are stored in the reduction "
+        "of gradients and in the step of the optimizer."
+    )
     console.print()
     console.print(_stage_table(plan))
     console.print()
@@ -201,9 +212,12 @@ def print_plan(plan: Plan, recipe: Recipe, options: str) -> None:
     if layout.activation_checkpoint_interval:
         recomputation = ", plus a second forward pass of the blocks"
     num_stages = len(plan.stages)
+    cost_note = "Costs: add --price, the price per GPU-hour."
+    if price is not None:
+        cost_note = f"Costs are in the currency of --price, {price:g} per GPU-hour."
     print_line(
         f"Hours at {plan.mfu:.0%} of {device.peak_flops[layout.precision] / 1e12:,.4g} TFLOP/s "
-        f"({plan.mfu_source}){recomputation}.\n"
+        f"({plan.mfu_source}){recomputation}. {cost_note}\n"
         f"Disk for checkpoints: {_size(plan.checkpoints_bytes)} during a stage, "
         f"{_size(plan.results_bytes)} for the final weights of "
         f"{num_stages} stage{'s' if num_stages > 1 else ''}."
@@ -214,7 +228,7 @@ def print_plan(plan: Plan, recipe: Recipe, options: str) -> None:
             "checked, and time, which the hours do not include."
         )
     run_options = " ".join([options, *execution_options(layout, device)])
-    print_line(f"\ncodegen run {run_options}")
+    print_line(f"\nRun it with:\ncodegen run {run_options}")
 
 
 def _memory_table(plan: Plan) -> tuple[Table, str]:
@@ -227,7 +241,7 @@ def _memory_table(plan: Plan) -> tuple[Table, str]:
     table.add_column("ZeRO", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("peak", no_wrap=True)
+    table.add_column("phase", no_wrap=True)
     table.add_column("fits", no_wrap=True)
     for row in plan.rows:
         numbers = [f"{getattr(row.memory, f'{name}_bytes') / num_bytes:,.2f}" for name in columns]
@@ -240,16 +254,18 @@ def _memory_table(plan: Plan) -> tuple[Table, str]:
 
 def _stage_table(plan: Plan) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for name in ("stage", "tokens", "FLOPs", "hours", "cost"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
+    has_price = plan.total.cost is not None
+    for name in ("stage", "tokens", "FLOPs", "hours", *(["cost"] if has_price else [])):
+        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
     for stage in (*plan.stages, plan.total):
-        cost = "no price" if stage.cost is None else f"{stage.cost:,.2f}"
+        hours = f"{stage.hours:,.2f}" if stage.hours >= _MIN_HOURS else f"{stage.hours:.1e}"
+        cost = "" if stage.cost is None else f"{stage.cost:,.2f}"
         table.add_row(
             stage.name,
             f"{stage.tokens:,}",
             f"{stage.flops:.2e}",
-            f"{stage.hours:,.2f}",
-            cost,
+            hours,
+            *([cost] if has_price else []),
         )
     return table
 

@@ -70,7 +70,10 @@ def train(
 
 @command(runs=True, unsafe_option=True)
 def evaluate(recipe: Recipe, execution: Execution, as_json: bool) -> None:
-    """Evaluate every checkpoint: bits per byte, HumanEval, MTPB."""
+    """Evaluate all checkpoints of a recipe: bits per byte, HumanEval, MTPB.
+
+    `codegen eval MODEL` evaluates any single model.
+    """
     from flows.evaluate import evaluate as evaluate_flow
 
     results = evaluate_flow(recipe, execution)

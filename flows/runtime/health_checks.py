@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 
 from components.core.errors import TrackingError
 from components.core.network import health_error, redact_credentials
+from components.core.sqlite import sqlite_path
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 
@@ -187,7 +188,8 @@ def _check_prefect() -> CheckResult:
 
 def _check_mlflow(execution: Execution) -> CheckResult:
     uri = execution.resolved_tracking_uri
-    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
+    database = sqlite_path(uri)
+    if database and not database.exists():
         detail = f"no server is configured: the first run creates {uri}"
         return CheckResult("MLflow", True, detail)
     try:

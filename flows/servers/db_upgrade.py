@@ -1,16 +1,22 @@
-"""`codegen db upgrade`: migrates the databases of a workspace to the installed MLflow and Prefect.
+"""Prefect's database at the start of a run, and `codegen db upgrade`: migrates the databases of a
+workspace to the installed MLflow and Prefect.
 
-Each database is copied with SQLite's backup API, migrated by the tool's own command, and restored
-if the migration fails. The store needs no upgrade: later versions read earlier manifests. Databases
-other than SQLite are not upgraded; their administrators back them up.
+A new database of Prefect is created in a folder of its own and moved when it is complete, so that a
+killed process leaves no part of a database. `components.registry.client` does the same for MLflow.
+
+For an upgrade, each database is copied with SQLite's backup API, migrated by the tool's own
+command, and restored if the migration fails. The store needs no upgrade: later versions read
+earlier manifests. Databases other than SQLite are not upgraded; their administrators back them up.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -22,12 +28,23 @@ from typing import NamedTuple, cast
 
 from components.core.errors import ConfigError, DiskFullError
 from components.core.files import require_disk_space
+from components.core.locks import exclusive_lock
 from components.core.network import is_http_uri
+from components.core.sqlite import sqlite_path, sqlite_url
 from flows.settings.execution import Execution, running_servers
 
-_SQLITE = "sqlite:///"
+_DATABASE_URL = "PREFECT_API_DATABASE_CONNECTION_URL"
+_CREATE = (
+    "import asyncio; from prefect.server.database import provide_database_interface; "
+    "asyncio.run(provide_database_interface().create_db())"
+)
+"""As Prefect's server does at its start."""
+_UNFINISHED = ".creating-"
+"""Prefix of the folder of a database that is being created, or that a killed process left."""
 _MAX_OUTPUT_CHARS = 300
 """Characters at the end of the output of a failed migration that an error shows."""
+_NEW_DATABASE_BYTES = 5_000_000
+"""Disk space for a new database and its log; the database has 1 MB (measured)."""
 
 
 class DatabaseUpgrade(NamedTuple):
@@ -43,18 +60,22 @@ class DatabaseUpgrade(NamedTuple):
     """Copy of the database before the upgrade; None if the database was current."""
 
 
-def require_current_schema() -> None:
-    """Check the schema of Prefect's database; a starting server would migrate it without a backup.
+def ensure_prefect_database() -> None:
+    """Create Prefect's database, or check its schema: a starting server would migrate it without a
+    backup.
 
     Raises:
-        ConfigError: the schema belongs to another version.
+        ConfigError: the schema belongs to another version, or the database cannot be created.
+        DiskFullError: the disk is full.
     """
     database = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
-    uses_other_database = any(
-        os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
-    )
-    if uses_other_database or not database.exists():
+    url = os.environ.get(_DATABASE_URL) or _prefect_url(database)
+    if os.environ.get("PREFECT_API_URL") or url != _prefect_url(database):
         return
+    if not database.exists():
+        with exclusive_lock(database.with_name("prefect.db.lock"), "creating Prefect's database"):
+            if not database.exists():
+                _create_prefect_database(database)
     revision = _revision(database)
     if not revision:
         return
@@ -75,6 +96,45 @@ def require_current_schema() -> None:
         )
 
 
+def _prefect_url(database: Path) -> str:
+    return sqlite_url(database, "aiosqlite")
+
+
+def _create_prefect_database(database: Path) -> None:
+    """Create a database in a new folder, and move it to its place; the caller has the lock."""
+    for folder in database.parent.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+        dir=database.parent, prefix=_UNFINISHED, ignore_cleanup_errors=True
+    ) as folder:
+        new = Path(folder) / database.name
+        result = _run_python(["-c", _CREATE], {_DATABASE_URL: _prefect_url(new)})
+        if result.returncode:
+            require_disk_space(database.parent, _NEW_DATABASE_BYTES, "Prefect's database")
+            raise ConfigError(
+                f"Prefect's database {database} cannot be created: {_last_output(result)}",
+                expected="an installed Prefect that can create an SQLite database",
+                fix="correct the reported problem, then run the same command again",
+            )
+        with closing(sqlite3.connect(new)) as connection:
+            connection.execute("PRAGMA journal_mode=DELETE")  # A single file can be moved.
+        new.rename(database)
+
+
+def _run_python(arguments: list[str], settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _last_output(result: subprocess.CompletedProcess[str]) -> str:
+    return (result.stderr or result.stdout).strip()[-_MAX_OUTPUT_CHARS:]
+
+
 def upgrade(execution: Execution) -> Iterator[DatabaseUpgrade]:
     """Upgrade the existing databases of the workspace.
 
@@ -86,7 +146,7 @@ def upgrade(execution: Execution) -> Iterator[DatabaseUpgrade]:
     _require_idle(execution)
     prefect = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
     # Migrate the file that is copied, even if Prefect is configured to use another database.
-    settings = {"PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{prefect}"}
+    settings = {_DATABASE_URL: _prefect_url(prefect)}
     yield from _upgrade_database(
         "Prefect", prefect, ["prefect", "server", "database", "upgrade", "--yes"], settings
     )
@@ -113,13 +173,14 @@ def _require_idle(execution: Execution) -> None:
 
 
 def _database_path(uri: str) -> Path:
-    if not uri.startswith(_SQLITE):
+    path = sqlite_path(uri)
+    if path is None:
         raise ConfigError(
             f"the tracking database is {uri.split(':', 1)[0]}, not SQLite",
             expected="an SQLite file, which can be copied",
             fix="back it up with its own tools, then run `mlflow db upgrade` on it",
         )
-    return Path(uri.removeprefix(_SQLITE))
+    return path
 
 
 def _upgrade_database(
@@ -130,18 +191,11 @@ def _upgrade_database(
         return
     old_revision = _revision(database)
     backup = _back_up(database)
-    result = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        env=os.environ | settings,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = _run_python(["-m", *arguments], settings)
     if result.returncode:
         _copy_database(backup, database)
-        output = (result.stderr or result.stdout).strip()[-_MAX_OUTPUT_CHARS:]
         raise ConfigError(
-            f"the upgrade of {name}'s database failed: {output}",
+            f"the upgrade of {name}'s database failed: {_last_output(result)}",
             expected=f"a database that {name} {old_revision or 'of any version'} wrote",
             fix=f"the database was restored and {backup} is a copy; install the version that wrote "
             "it, or report this error",

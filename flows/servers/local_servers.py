@@ -194,7 +194,7 @@ def local_servers(
         CodegenError: a port is in use, or a server exited or is not healthy.
     """
     addresses = _check_ports(execution, prefect_port, mlflow_port)
-    _require_current_schemas(execution)
+    _ensure_databases(execution)
     workspace = execution.workspace_path
     credentials = read_or_create(workspace)
     logs = workspace / "logs"
@@ -217,6 +217,7 @@ def local_servers(
             wait_until_healthy(name, process, health_urls[name], logs / f"{name}.log", credentials)
         servers = {
             **addresses.model_dump(),
+            "workspace": str(workspace.resolve()),
             "pid": os.getpid(),
             "started": psutil.Process().create_time(),
             "owns_mlflow": owns_mlflow,
@@ -227,11 +228,12 @@ def local_servers(
         yield ServerProcesses(addresses, processes, workspace)
 
 
-def _require_current_schemas(execution: Execution) -> None:
-    """Check the schemas of both databases; the servers would migrate them without a backup."""
-    from flows.servers.db_upgrade import require_current_schema
+def _ensure_databases(execution: Execution) -> None:
+    """Create both databases or check their schemas; the servers would migrate them without a
+    backup."""
+    from flows.servers.db_upgrade import ensure_prefect_database
 
-    require_current_schema()
+    ensure_prefect_database()
     execution.open_tracking().check()
 
 

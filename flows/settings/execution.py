@@ -15,6 +15,7 @@ from components.core.errors import ConfigError
 from components.core.files import read_json, require_disk_space, wrap_disk_full
 from components.core.network import PublicUri, bypass_proxies_for_loopback, redact_credentials
 from components.core.processes import is_running
+from components.core.sqlite import sqlite_url
 from components.core.store import Store
 from components.data.config import DataExecution
 from components.evaluation.config import SandboxKind
@@ -27,7 +28,8 @@ if TYPE_CHECKING:  # Imports MLflow and more than most commands need.
     from components.registry.tracking import Tracking
 
 SERVERS_FILE = "servers.json"
-"""In the workspace while its servers run: their addresses and the process that started them."""
+"""In the workspace while its servers run: their addresses, the process that started them, and the
+workspace."""
 _PRIVATE_MODE = 0o700
 """Prefect's folder holds secrets (notification URLs, blocks) and the key that encrypts them."""
 HEARTBEAT_S = 30
@@ -109,7 +111,7 @@ class Execution(Config):
             ConfigError: it needs a password, and the environment has none for it.
         """
         if self.tracking_uri is None:
-            return f"sqlite:///{self.workspace_path}/mlflow/mlflow.db"
+            return sqlite_url(self.workspace_path / "mlflow" / "mlflow.db")
         uri = os.environ.get(_TRACKING_VARIABLE, "")
         if redact_credentials(uri) == self.tracking_uri:
             return uri
@@ -198,6 +200,9 @@ def setup_environment(execution: Execution, *, runs: bool = True) -> None:
         )
     for name, value in environment(execution).items():
         os.environ.setdefault(name, value)
+    if "?" in os.environ["PREFECT_HOME"]:  # Prefect's own URL would end at this character.
+        url = sqlite_url(Path(os.environ["PREFECT_HOME"]) / "prefect.db", "aiosqlite")
+        os.environ.setdefault("PREFECT_API_DATABASE_CONNECTION_URL", url)
     bypass_proxies_for_loopback()
     _quiet_loggers()
     _make_folder(execution.workspace_path)  # Prefect creates its folder, but no parents.
@@ -260,11 +265,14 @@ def running_servers(execution: Execution) -> dict[str, Any] | None:
     """Return the addresses (`prefect`, `mlflow`) of the servers that run over the workspace, or
     None.
 
-    `owns_mlflow` is false if `mlflow` is an existing server that `tracking_uri` names.
+    `owns_mlflow` is false if `mlflow` is an existing server that `tracking_uri` names. The file in
+    a copy of a workspace names the servers of the original, which are not returned.
     """
     path = execution.workspace_path / SERVERS_FILE
     try:
         servers = read_json(path)
+        if not execution.workspace_path.samefile(servers["workspace"]):
+            return None
         return servers if is_running(servers["pid"], servers["started"]) else None
     except (OSError, ValueError, KeyError):  # No file, or a damaged file.
         return None

@@ -85,7 +85,7 @@ def check_recipe_of_model(recipe: Recipe, model: str) -> None:
 
 
 def is_missing_candidate(execution: Execution, model: str) -> bool:
-    """Whether `model` is NAME@candidate and no version has that alias."""
+    """Whether `model` is NAME@candidate and no version has that alias, or no model that name."""
     from components.registry.promotion import CANDIDATE, version_at
 
     name, _, alias = model.partition("@")

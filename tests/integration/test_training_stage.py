@@ -86,7 +86,7 @@ def test_a_stage_writes_a_checkpoint_and_reports_every_step(
     ]
     assert steps[-1].tokens == 40 * 1024
     assert steps[-1].time_left_s == 0
-    assert all(step.mfu > 0 and step.tokens_per_s > 0 for step in steps)
+    assert all(0 < step.mfu <= 1 and step.tokens_per_s > 0 for step in steps)
     assert all(0 <= step.data_wait_s <= step.elapsed_s for step in steps)
     assert any(step.data_wait_s > 0 for step in steps)
     assert all(step.peak_flops and step.peak_flops > 0 for step in steps)

@@ -129,14 +129,14 @@ def find_mtpb(path: str | Path | None, cache: Path) -> MtpbFile:
         except EvaluationError as error:
             return _missing(error.got)
         except (OSError, http.client.HTTPException) as error:
-            return _missing(f"{MTPB_URL} cannot be downloaded ({error})")
+            return _missing(f"the MTPB file cannot be downloaded ({error})")
         write_atomic(file, content)
     read_pinned(file, MTPB_SHA256)
     return MtpbFile(file)
 
 
 def _missing(reason: str) -> MtpbFile:
-    logger.warning("MTPB is not downloaded: %s", reason)
+    logger.info("%s: %s", MTPB_URL, reason)  # Callers warn, with the consequence.
     return MtpbFile(None, f"{reason}; set CODEGEN_MTPB to a copy of the file to run MTPB")
 
 

@@ -241,6 +241,13 @@ def test_loading_an_absent_artifact_is_an_error(store: Store) -> None:
         store.load("tokenizer/t-000000000000")
 
 
+def test_an_unknown_label_is_an_error_with_the_most_similar_labels(store: Store) -> None:
+    label = make(store).artifact.label
+    with pytest.raises(ArtifactError) as caught:
+        store.load(f"{label[:-2]}x")
+    assert caught.value.expected == f"KIND/NAME-RECIPE, such as {label}"
+
+
 def test_an_artifact_can_be_loaded_by_its_label_and_its_address(store: Store) -> None:
     artifact = make(store).artifact
     assert store.load(artifact.label) == store.load(artifact.address) == artifact

@@ -1,19 +1,24 @@
-"""Upgrades of old databases, which the tools' own migrations create up to an old revision."""
+"""First starts that are killed, and upgrades of old databases, which the tools' own migrations
+create up to an old revision."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from fixtures.processes import environment_without_settings
 
 from components.core.errors import ConfigError, TrackingError
 from components.registry.tracking import Tracking
-from flows.servers.db_upgrade import DatabaseUpgrade, require_current_schema, upgrade
+from flows.servers.db_upgrade import DatabaseUpgrade, ensure_prefect_database, upgrade
 from flows.settings.execution import Execution
 
 pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
@@ -90,6 +95,97 @@ def content(database: Path) -> list[str]:
         return list(connection.iterdump())
 
 
+_FIRST_START = """
+import sys
+from flows.servers.db_upgrade import ensure_prefect_database
+from flows.settings.execution import Execution
+if sys.argv[2] == "prefect":
+    ensure_prefect_database()
+else:
+    Execution(project=sys.argv[1], workspace=".").open_tracking().check()
+"""
+_KILL_TIMEOUT_S = 240
+
+
+def kill_first_start(execution: Execution, name: str, moment: Callable[[], bool]) -> None:
+    """Start the creation of a database, and kill the process and its children at a moment."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _FIRST_START, execution.project, name], start_new_session=True
+    )
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while not moment():
+        assert process.poll() is None, "the creation ended before the kill"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def num_tables(folder: Path) -> int:
+    """Return the number of tables of the largest database below a folder."""
+    numbers = [0]
+    for path in folder.rglob("*.db"):
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            query = "SELECT count(*) FROM sqlite_master WHERE type = 'table'"
+            try:
+                numbers.append(int(connection.execute(query).fetchone()[0]))
+            except sqlite3.OperationalError:  # Its writer has a lock.
+                continue
+    return max(numbers)
+
+
+@pytest.mark.parametrize("min_tables", [0, 1, 20])
+def test_a_killed_creation_of_prefects_database_is_repeated(
+    execution: Execution, min_tables: int
+) -> None:
+    folder = prefect(execution).parent
+
+    def is_reached() -> bool:
+        return any(folder.glob(".creating-*")) and num_tables(folder) >= min_tables
+
+    kill_first_start(execution, "prefect", is_reached)
+    assert not prefect(execution).exists()
+    ensure_prefect_database()
+    assert names(prefect(execution), "flow") == []
+    assert sorted(path.name for path in folder.iterdir()) == ["prefect.db", "prefect.db.lock"]
+    ensure_prefect_database()
+
+
+def test_a_killed_creation_of_mlflows_database_is_repeated(execution: Execution) -> None:
+    lock = mlflow(execution).with_name("mlflow.db.lock")
+    kill_first_start(execution, "mlflow", lock.exists)
+    assert not mlflow(execution).exists()
+    execution.open_tracking().check()
+    assert names(mlflow(execution), "experiments") == ["Default"]
+
+
+_FIRST_RUN = """
+import sys
+from flows.servers.db_upgrade import ensure_prefect_database, upgrade
+from flows.settings.execution import Execution, setup_environment
+execution = Execution(project=sys.argv[1], workspace=sys.argv[2])
+setup_environment(execution, runs=False)
+ensure_prefect_database()
+with execution.open_tracking().run("first", experiment="tiny") as run:
+    run.log_json("note.json", {})
+assert {result.name for result in upgrade(execution)} == {"Prefect", "MLflow"}
+"""
+
+
+def test_databases_are_created_in_a_workspace_with_special_characters(tmp_path: Path) -> None:
+    execution = Execution(project=str(tmp_path), workspace="w?a #%20é&uri=false")
+    subprocess.run(
+        [sys.executable, "-c", _FIRST_RUN, execution.project, execution.workspace],
+        env=environment_without_settings(),
+        cwd=tmp_path,
+        check=True,
+    )
+    assert names(prefect(execution), "flow") == []
+    assert names(mlflow(execution), "experiments") == ["Default", "tiny"]
+    assert len(list(execution.workspace_path.rglob("note.json"))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [execution.workspace]
+
+
 def test_old_databases_are_rejected_backed_up_and_upgraded_with_their_content(
     execution: Execution,
 ) -> None:
@@ -100,7 +196,7 @@ def test_old_databases_are_rejected_backed_up_and_upgraded_with_their_content(
     with pytest.raises(
         ConfigError, match=f"(?s)Prefect's database .*{OLD_PREFECT_REVISION}.*codegen db upgrade"
     ):
-        require_current_schema()
+        ensure_prefect_database()
 
     results = {result.name: result for result in upgrade(execution)}
     assert results["MLflow"].old_revision == OLD_MLFLOW_REVISION
@@ -114,7 +210,7 @@ def test_old_databases_are_rejected_backed_up_and_upgraded_with_their_content(
         assert backup is not None
         assert "old" in names(backup, table)
 
-    require_current_schema()
+    ensure_prefect_database()
     again = list(upgrade(execution))
     assert all(result.old_revision == result.new_revision for result in again)
     assert [result.backup for result in again] == [None, None]

@@ -112,10 +112,8 @@ def test_a_model_that_never_fits_has_no_proposal() -> None:
     ("arguments", "message"),
     [
         (("--gpu", "h1"), "there is no device 'h1'"),
-        (("--gpus", "0"), "world_size is 0"),
         (("--offload", "disk"), "offload is 'disk'"),
         (("--offload", "all", "--zero-stage", "1"), "set zero_stage to 3"),
-        (("--zero-stage", "-1"), "zero_stage is -1"),
         (("-r", "350m", "--micro-batch", "7"), "set micro_batch to 4"),
         (("--price", "-1"), "price is -1.0"),
         (("--mfu", "nan"), "mfu is nan"),
@@ -126,6 +124,26 @@ def test_a_model_that_never_fits_has_no_proposal() -> None:
 def test_invalid_input_is_an_error(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run_plan(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--gpus", "0"), ("--zero-stage", "-1"), ("--micro-batch", "0")]
+)
+def test_a_number_out_of_range_is_a_usage_error_that_names_the_option(
+    option: str, value: str
+) -> None:
+    result = CliRunner().invoke(app, ["plan", option, value])
+    assert result.exit_code == 2
+    assert option in result.stderr
+
+
+def test_a_plan_without_a_price_has_no_costs_and_shows_short_trainings() -> None:
+    lines = run_plan("-r", "starter", "--gpus", "2").splitlines()
+    header = next(line.split() for line in lines if line.startswith("stage"))
+    total = next(line.split() for line in lines if line.startswith("all"))
+    assert header == ["stage", "tokens", "FLOPs", "hours"]
+    # 2.97e13 FLOPs at 40 % of 2 x 989.5 TFLOP/s, in hours.
+    assert float(total[3]) == pytest.approx(2.97e13 / (0.4 * 2 * 989.5e12) / 3600, rel=0.05)
 
 
 def test_offloading_excludes_zero_stage_0() -> None:

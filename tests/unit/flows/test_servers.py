@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +17,7 @@ from components.core.errors import CodegenError, ConfigError
 from components.core.files import write_json
 from components.core.network import free_port, health_error
 from flows.servers.local_servers import local_servers, require_healthy_prefect
-from flows.settings.execution import SERVERS_FILE, Execution
+from flows.settings.execution import SERVERS_FILE, Execution, running_servers
 
 
 @pytest.fixture
@@ -54,6 +55,7 @@ def test_running_servers_are_an_error_and_keep_their_file(tmp_path: Path) -> Non
     servers = {
         "prefect": "http://127.0.0.1:1",
         "mlflow": "http://127.0.0.1:2",
+        "workspace": str(execution.workspace_path),
         "pid": process.pid,
         "started": process.create_time(),
     }
@@ -66,6 +68,9 @@ def test_running_servers_are_an_error_and_keep_their_file(tmp_path: Path) -> Non
     ):
         pytest.fail("the servers started")
     assert (execution.workspace_path / SERVERS_FILE).exists()
+    assert running_servers(execution) == servers
+    shutil.copytree(execution.workspace_path, tmp_path / "copy")
+    assert running_servers(execution.replace(workspace="copy")) is None
 
 
 @pytest.mark.slow

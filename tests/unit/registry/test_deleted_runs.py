@@ -1,12 +1,19 @@
-"""Runs deleted by `mlflow gc`: their files are lost, and the champion can still change."""
+"""Runs deleted by `mlflow gc`: their files are lost, and the champion can still change. And a
+deleted experiment, which can be restored."""
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from fixtures.versions import NAME, add_version, make_evidence, promote_version
 
+from components.core.errors import TrackingError
 from components.registry.evidence_store import download_run_file
 from components.registry.queries import evidence_at, history, list_versions, rollback
 from components.registry.tracking import Tracking
@@ -82,3 +89,50 @@ def test_evaluating_the_champion_again_restores_its_full_evidence(
     full = make_evidence(1.5, **LONG_FIELDS)
     assert promote_version(registry_without_runs, 2, full).decision.outcome == "already_champion"
     assert evidence_at(registry_without_runs, f"{NAME}/2") == full
+
+
+def test_a_deleted_experiment_is_an_error_with_the_command_that_restores_it(
+    tracking: Tracking,
+) -> None:
+    for bits in (2.0, 1.5):
+        promote_version(tracking, add_version(tracking), make_evidence(bits))
+    experiment_id = tracking.client.get_experiment_by_name("tiny").experiment_id
+    tracking.client.delete_experiment(experiment_id)
+
+    errors = []
+    for refused in (
+        lambda: tracking.run("prepare", experiment="tiny").__enter__(),
+        lambda: rollback(tracking, NAME, "ada", "test"),
+    ):
+        with pytest.raises(TrackingError, match=f"experiment {experiment_id} is deleted") as caught:
+            refused()
+        errors.append(caught.value)
+    assert [version.aliases for version in list_versions(tracking)] == [
+        ("previous",),
+        ("champion",),
+    ]
+    assert len(history(tracking, NAME)) == 2
+
+    command = re.search("`(.*)`", errors[0].fix)
+    assert command is not None
+    variable, _, *arguments = shlex.split(command[1])
+    assert variable == f"MLFLOW_TRACKING_URI={tracking.uri}"
+    subprocess.run(
+        [sys.executable, "-m", "mlflow", *arguments],
+        env=os.environ | {"MLFLOW_TRACKING_URI": tracking.uri},
+        check=True,
+    )
+    assert rollback(tracking, NAME, "ada", "test").champion_after == 1
+
+
+def test_an_experiment_that_is_deleted_during_a_run_is_named_by_the_error(
+    tracking: Tracking,
+) -> None:
+    with (
+        pytest.raises(TrackingError, match=r"(experiment|run) \w+ is deleted") as caught,
+        tracking.run("pipeline", experiment="tiny") as run,
+    ):
+        tracking.client.delete_experiment(run.experiment_id)
+        with run.child("step"):
+            pytest.fail("the child run started")
+    assert "mlflow experiments restore" in caught.value.fix

@@ -154,6 +154,7 @@ def test_a_missing_alias_has_no_version_and_no_evidence(
 ) -> None:
     promote_checkpoint("one", 2.0)
     assert version_at(tracking, NAME, "previous") is None
+    assert version_at(tracking, "unknown", "candidate") is None
     assert evidence_of(None) is None
 
 

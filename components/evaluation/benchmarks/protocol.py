@@ -23,7 +23,7 @@ from components.evaluation.sandbox import ExecutionMode, ResourceLimits
 
 SAMPLES_VERSION = 2
 """Raised when equal settings give other samples or other files."""
-SCORE_VERSION = 5
+SCORE_VERSION = 6
 """Raised when equal samples give other scores or other files."""
 
 _CUT_BEFORE_SECOND = tuple(re.compile(pattern, re.MULTILINE) for pattern in (r"^print", r"^def"))
@@ -100,6 +100,8 @@ class ProblemCounts(NamedTuple):
     prompt_tokens: tuple[int, ...]
     passed: tuple[bool, ...]
     """Per sample; empty if nothing was executed."""
+    strictly_passed: tuple[bool, ...] = ()
+    """Per sample, by the strict rule for printed values; empty if nothing was executed."""
 
     @property
     def num_passed(self) -> int | None:

@@ -16,11 +16,11 @@ MAX_FRAME_BYTES = 1 << 20
 """Longest message (assumption: arguments and results of an honest HumanEval solution take
 kilobytes)."""
 
+MAX_REPORT_BYTES = 1 << 17
+"""Longest report of a printed value. The launcher keeps the reports of all programs until they are
+graded. (The longest expected value of MTPB has 285 bytes.)"""
 MAX_DEPTH = 256
 """Deepest nesting of a message; Python's parser fails near 1,000."""
-MAX_CONTAINERS = 1 << 16
-"""Most lists and dictionaries of a message (an empty list takes 56 bytes, a dictionary 64)."""
-
 HEADER_BYTES = 4
 """Size of the length before every message, an unsigned big-endian integer."""
 
@@ -42,14 +42,14 @@ class NotSendable(FrameError):
         """A short name, such as `message.length`, `message.depth` or `message.containers`."""
 
 
-def encode_frame(message: Any) -> bytes:
+def encode_frame(message: Any, max_bytes: int = MAX_FRAME_BYTES) -> bytes:
     """Return the length and the JSON of a message.
 
     Raises:
         NotSendable: the message exceeds a limit of `parse`.
     """
     body = _encode(message).encode()
-    if limit := _exceeded_limit(body):
+    if limit := _exceeded_limit(body, max_bytes):
         raise NotSendable(limit)
     return len(body).to_bytes(HEADER_BYTES, "big") + body
 
@@ -90,13 +90,13 @@ def receive(fd: int) -> Any:
     return parse(_read_exactly(fd, size))
 
 
-def parse(body: bytes) -> Any:
+def parse(body: bytes, max_bytes: int = MAX_FRAME_BYTES) -> Any:
     """Parse the JSON of a frame.
 
     Raises:
         FrameError: it is not JSON, or exceeds a limit.
     """
-    if limit := _exceeded_limit(body):
+    if limit := _exceeded_limit(body, max_bytes):
         raise FrameError(limit)
     try:
         return json.loads(body)
@@ -104,14 +104,15 @@ def parse(body: bytes) -> Any:
         raise FrameError(f"not JSON: {type(error).__name__}") from None
 
 
-def _exceeded_limit(body: bytes) -> str:
+def _exceeded_limit(body: bytes, max_bytes: int) -> str:
     """Return the name of the limit that the JSON in `body` exceeds; empty if there is none."""
-    if len(body) > MAX_FRAME_BYTES:
+    if len(body) > max_bytes:
         return "message.length"
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return ""
+    # An empty list takes 56 bytes, so that the objects take about ten times the longest message.
     brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
-    if brackets.count(b"[") + brackets.count(b"{") > MAX_CONTAINERS:
+    if brackets.count(b"[") + brackets.count(b"{") > max_bytes // 16:
         return "message.containers"
     depth = deepest = 0
     for bracket in brackets:

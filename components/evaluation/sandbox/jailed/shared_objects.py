@@ -111,9 +111,9 @@ class _Side:
     def _describe(self, value: Any, base: type) -> list[Any]:
         """Return the class of an object of this process for `_create`.
 
-        The name of the class, its special methods, the names of it and of its bases, whether all
-        of them are defined by this program, and the name of the object if it is a class or a
-        function.
+        The name of the class, its special methods, those that are None, a number of the class, the
+        names of it and of its bases, whether all of them are defined by this program, and the name
+        of the object if it is a class or a function.
         """
         raise NotImplementedError
 
@@ -207,6 +207,10 @@ class _Side:
             frames.send(self._channel, message)
         except frames.NotSendable as error:
             self.abort(error.reason)
+        except frames.FrameError:
+            raise
+        except Exception as error:  # of the object's own methods
+            self.abort(f"message.{type(error).__name__}")
 
     def _receive(self) -> tuple[dict[str, Any], Any]:
         """Receive a message and update the containers; returns the message and its value."""
@@ -291,15 +295,14 @@ class _Side:
             return container.create(container.type, contents[1:])
         value = self._decode(encoded)
         base = container.type if container else object if value is None else type(value)
-        name, methods, class_names, is_own, own_name = description
+        name, methods, disabled, identity, class_names, is_own, own_name = description
         is_own = is_own and not any(name in self._namespace for name in class_names)
         if own_name in self._namespace:
             methods = [*methods, "__eq__", "__hash__"]
-        key = (name, tuple(methods), is_own, base)
-        if key not in self._classes:
-            named = stand_in.Description(name, tuple(methods), is_own)
-            self._classes[key] = stand_in.make_class(self, named, base)
-        kind = self._classes[key]
+        named = stand_in.Description(name, tuple(methods), tuple(disabled), identity, is_own)
+        if (named, base) not in self._classes:
+            self._classes[named, base] = stand_in.make_class(self, named, base)
+        kind = self._classes[named, base]
         if container:
             return container.create(kind, contents[1:])
         new: Any = base.__new__
@@ -390,6 +393,12 @@ class TestSide(_Side):
         self.failure = self.failure or verdict
         raise TestAborted
 
+    def _send(self, op: str, value: Any, **fields: Any) -> None:
+        try:
+            super()._send(op, value, **fields)
+        except frames.FrameError:  # the program has ended
+            self._fail({"class": "exited", "type": ""})
+
     def _receive(self) -> tuple[dict[str, Any], Any]:
         try:
             message, value = super()._receive()
@@ -423,7 +432,7 @@ class TestSide(_Side):
     def _describe(self, value: Any, base: type) -> list[Any]:
         if type(value) not in _CALLABLES:
             self.abort(f"argument.{type(value).__name__}")
-        return ["function", ["__call__"], [], False, None]
+        return ["function", ["__call__"], [], 0, [], False, None]
 
     def _execute(self, number: int, method: str, arguments: Any, keywords: Any) -> Any:
         """Call a function of the tests; a program can do nothing else in this process."""
@@ -444,7 +453,8 @@ class TestSide(_Side):
 
     def _find_global(self, module: str, name: str) -> Any:
         value = getattr(builtins, name)
-        if module != "builtins" or not (_is_public_builtin(value) or value in (..., NotImplemented)):
+        is_constant = value is Ellipsis or value is NotImplemented
+        if module != "builtins" or not (is_constant or _is_public_builtin(value)):
             raise ValueError(f"{module}.{name} cannot be sent by name")
         return value
 
@@ -455,6 +465,8 @@ class ProgramSide(_Side):
     def __init__(self, channel: int, namespace: dict[str, Any]) -> None:
         super().__init__(channel, 1, namespace)
         self._objects[NAMESPACE] = namespace
+        self._kinds: dict[int, tuple[type, int]] = {}
+        """The classes that were described by their `id`, with a number for each."""
 
     def serve(self, entry_point: str) -> None:
         """Send the function `entry_point`, then answer calls until the channel closes."""
@@ -467,6 +479,14 @@ class ProgramSide(_Side):
         """Report that the program could not be defined."""
         self._send("failed", (failure["class"], failure["type"]))
 
+    def _receive(self) -> tuple[dict[str, Any], Any]:
+        try:
+            return super()._receive()
+        except frames.FrameError:
+            raise
+        except Exception as error:  # for example a module that cannot be imported here
+            self.abort(f"message.{type(error).__name__}")
+
     def abort(self, reason: str) -> NoReturn:
         message = {"op": "unsupported", "value": reason, "objects": {}, "unused": []}
         frames.send(self._channel, message)
@@ -475,13 +495,21 @@ class ProgramSide(_Side):
     def _describe(self, value: Any, base: type) -> list[Any]:
         kind = type(value)
         classes = [cls for cls in kind.__mro__ if cls not in base.__mro__]
-        methods = {name for cls in classes for name in vars(cls)} & stand_in.SPECIAL_METHODS
-        own_name = value.__name__ if isinstance(value, _GLOBAL_TYPES) else None
+        defined = {name for cls in classes for name in vars(cls)}
+        methods = {name for name in defined if getattr(kind, name, None) is not None}
+        disabled = (defined - methods) & stand_in.SPECIAL_METHODS
+        if "__getitem__" in methods and "__iter__" not in defined and not _is_iterable(value):
+            disabled.add("__iter__")
         if isinstance(value, types.ModuleType) or _is_known_elsewhere(value):
             methods |= {"__eq__", "__hash__"}  # the tests may have the object, too
-        is_own = not any(map(_is_known_elsewhere, classes))
+        own_name = value.__name__ if isinstance(value, _GLOBAL_TYPES) else None
+        is_own = "__class__" not in defined and not any(map(_is_known_elsewhere, classes))
         class_names = [cls.__name__ for cls in classes]
-        return [kind.__name__, sorted(methods), class_names, is_own, own_name]
+        known = sorted(methods & stand_in.SPECIAL_METHODS)
+        _, identity = self._kinds.setdefault(id(kind), (kind, len(self._kinds)))
+        return [
+            kind.__name__, known, sorted(disabled), identity, class_names, is_own, own_name
+        ]  # fmt: skip
 
     def _execute(self, number: int, method: str, arguments: Any, keywords: Any) -> Any:
         target = self._objects[number]
@@ -492,7 +520,8 @@ class ProgramSide(_Side):
         return getattr(type(target), method)(target, *arguments, **keywords)
 
     def _can_send_name(self, value: Any) -> bool:
-        return value.__module__ == "builtins" and _is_global(value) and _is_public_builtin(value)
+        is_builtin = getattr(value, "__module__", None) == "builtins" and _is_global(value)
+        return is_builtin and _is_public_builtin(value)
 
     def _find_global(self, module: str, name: str) -> Any:
         return getattr(importlib.import_module(module), name)
@@ -519,6 +548,15 @@ def _is_global(value: Any) -> bool:
     name = getattr(value, "__qualname__", None)
     module = sys.modules.get(getattr(value, "__module__", None) or "")
     return type(name) is str and getattr(module, name, None) is value
+
+
+def _is_iterable(value: Any) -> bool:
+    """Whether an object whose class has no `__iter__` can be iterated by its items."""
+    try:
+        iter(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _is_public_builtin(value: Any) -> bool:

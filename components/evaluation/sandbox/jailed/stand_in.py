@@ -19,7 +19,7 @@ _REMOTE = (
     "__call__ __len__ __length_hint__ __bool__ __iter__ __next__ __reversed__ __getitem__ "
     "__setitem__ __delitem__ __missing__ __int__ __float__ __complex__ __index__ __round__ "
     "__trunc__ __floor__ __ceil__ __abs__ __neg__ __pos__ __invert__ __str__ __repr__ __format__ "
-    "__bytes__ __enter__ __exit__"
+    "__bytes__ __enter__ __exit__ __dir__"
 ).split()  # noqa: SIM905
 _ARITHMETIC = (
     "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and xor or"
@@ -49,7 +49,11 @@ class Description(NamedTuple):
 
     name: str
     methods: tuple[str, ...]
-    """The special methods that the class defines in addition to those of `base`."""
+    """The special methods that the class defines in addition to those of its built-in base."""
+    disabled: tuple[str, ...]
+    """Special methods that the class sets to None, such as `__hash__`."""
+    identity: int
+    """A number for each class, since several may have the same name."""
     has_known_type: bool
     """Whether the class is the program's own, so that no test can name it."""
 
@@ -97,11 +101,10 @@ def make_class(caller: Caller, description: Description, base: type) -> type:
         "__module__": property_of("__module__"),
         "__reduce_ex__": lambda self, _: caller.abort(f"{description.name}.__reduce_ex__"),
     }
+    members |= dict.fromkeys(SPECIAL_METHODS.intersection(description.disabled))
     methods = SPECIAL_METHODS.intersection(description.methods)
     if base is object:
-        methods |= {"__str__", "__repr__", "__format__"}
-    if "__eq__" in methods:
-        methods |= {"__hash__"}
+        methods |= {"__str__", "__repr__", "__format__", "__dir__"}
     for name in methods:
         members[name] = _method(caller, description.name, name)
     members["__stand_in__"] = (caller, description)

@@ -20,7 +20,7 @@ from typing import Any
 from .frames import FrameError
 
 _MAX_DEPTH = 100
-_MAX_TEXT_CHARS = 1 << 16
+_MAX_TEXT_CHARS = 1 << 12
 """Longest `str(value)` of a foreign object."""
 _MAX_ITEMS = 1 << 16
 """Most items of an iterator in a foreign object; a longer iterator has none."""

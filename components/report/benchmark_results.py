@@ -29,6 +29,10 @@ UNVERIFIED = "? unverified: widely quoted, not read in a primary source."
 INTERVALS = "Intervals: 95 %, bootstrap over the problems."
 PASSED = "passed"
 """The outcome of a correct sample; every other outcome is a failure (`sandbox/job.py`)."""
+NEEDS_FAST = (
+    " Needs fast mode: samples whose test cannot be executed in the mode split; they count as "
+    "failures. The mode fast gives their verdict: --set evaluation.humaneval.mode=fast."
+)
 PROMPT_MODES = {MULTI: "multi-turn", SINGLE: "single-turn"}
 """The sample sets of MTPB."""
 
@@ -189,13 +193,14 @@ def outcome_tables(benchmark: BenchmarkResults) -> tuple[Table | None, ...]:
         details = [set_name(label, sample_set)] if several_sets else []
         rows.append([stage_cell(stage, *details), *_outcome_cells(sample_set, outcomes)])
     names = [outcome_name(outcome) for outcome in outcomes]
+    needs_fast = NEEDS_FAST if "needs_fast_mode" in outcomes else ""
     outcome_table = table(
         "Sample outcomes",
         ["after stage", "samples", *names, "truncated", "unfinished", "tokens"],
         rows,
         benchmark.artifacts,
         footnote="Truncated: completions that the paper's truncation rules shortened. Unfinished: "
-        "completions that reached the token limit without a stop. Tokens: as sampled.",
+        f"completions that reached the token limit without a stop. Tokens: as sampled.{needs_fast}",
     )
     return outcome_table, _exception_table(benchmark)
 

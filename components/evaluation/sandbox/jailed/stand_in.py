@@ -1,0 +1,121 @@
+"""Stand-ins for objects of the other process.
+
+The class of a stand-in has the special methods of the object's class, so that Python treats it as
+it treats the object: a missing method has the default effect. An operation is executed by the
+object's process unless its result could decide a test by an operand: a comparison, arithmetic, a
+membership test and a hash, which a program could define so that every test passes. These end the
+test with the outcome `needs_fast_mode`.
+
+An instance of a subclass of a built-in type arrives as an instance of a stand-in class that is
+derived from the same type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+_REMOTE = (
+    "__call__ __len__ __length_hint__ __bool__ __iter__ __next__ __reversed__ __getitem__ "
+    "__setitem__ __delitem__ __missing__ __int__ __float__ __complex__ __index__ __round__ "
+    "__trunc__ __floor__ __ceil__ __abs__ __neg__ __pos__ __invert__ __str__ __repr__ __format__ "
+    "__bytes__ __enter__ __exit__ __dir__"
+).split()  # noqa: SIM905
+_ARITHMETIC = (
+    "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and xor or"
+).split()  # noqa: SIM905
+_UNSUPPORTED = (
+    "__eq__ __ne__ __lt__ __le__ __gt__ __ge__ __hash__ __contains__ __get__ __set__ "
+    "__instancecheck__ __subclasscheck__ __await__ __aiter__ __anext__ __aenter__ __aexit__ "
+    "__buffer__ __array__ __array_ufunc__ __array_function__"
+).split()  # noqa: SIM905
+_UNSUPPORTED += [f"__{prefix}{name}__" for name in _ARITHMETIC for prefix in ("", "r", "i")]
+SPECIAL_METHODS = frozenset(_REMOTE) | frozenset(_UNSUPPORTED)
+"""The special methods that a stand-in class may have."""
+
+
+class Caller(Protocol):
+    """The end of the channel that stand-ins call."""
+
+    def call(self, stand_in: Any, method: str, *arguments: Any, **keywords: Any) -> Any:
+        """Call a method of the object."""
+
+    def abort(self, reason: str) -> Any:
+        """End the test with the outcome `needs_fast_mode`."""
+
+
+class Description(NamedTuple):
+    """The class of an object, as its process describes it."""
+
+    name: str
+    methods: tuple[str, ...]
+    """The special methods that the class defines in addition to those of its built-in base."""
+    disabled: tuple[str, ...]
+    """Special methods that the class sets to None, such as `__hash__`."""
+    identity: int
+    """A number for each class, since several may have the same name."""
+    has_known_type: bool
+    """Whether the class is the program's own, so that no test can name it."""
+
+
+class StandInType(type):
+    """The type of stand-in classes: a comparison with the class of a test may need `fast`."""
+
+    __stand_in__: tuple[Caller, Description]
+    """In each class; the name must not hide an attribute of the object."""
+
+    def __eq__(cls, other: object) -> bool:
+        caller, description = cls.__stand_in__
+        if not description.has_known_type and not isinstance(other, StandInType):
+            caller.abort(f"{description.name}.__class__")
+        return cls is other
+
+    def __hash__(cls) -> int:
+        return type.__hash__(cls)
+
+    def __getattr__(cls, name: str) -> Any:
+        if name == "__abstractmethods__":  # `abc` and `inspect` look for it
+            raise AttributeError(name)
+        return cls.__stand_in__[0].abort(f"{cls.__name__}.{name}")
+
+
+def make_class(caller: Caller, description: Description, base: type) -> type:
+    """Return the class of stand-ins of a class, derived from the built-in type `base`."""
+
+    def property_of(name: str) -> property:
+        return property(lambda self: caller.call(self, "__getattribute__", name))
+
+    def real_class(self: Any) -> type:
+        if not description.has_known_type:
+            caller.abort(f"{description.name}.__class__")
+        return type(self)
+
+    members: dict[str, Any] = {
+        "__slots__": (),
+        "__new__": lambda cls, *_, **__: caller.abort(f"{description.name}.__new__"),
+        "__getattr__": lambda self, name: caller.call(self, "__getattribute__", name),
+        "__setattr__": lambda self, *named: caller.call(self, "__setattr__", *named),
+        "__delattr__": lambda self, name: caller.call(self, "__delattr__", name),
+        "__class__": property(real_class),
+        "__doc__": property_of("__doc__"),
+        "__module__": property_of("__module__"),
+        "__reduce_ex__": lambda self, _: caller.abort(f"{description.name}.__reduce_ex__"),
+    }
+    members |= dict.fromkeys(SPECIAL_METHODS.intersection(description.disabled))
+    methods = SPECIAL_METHODS.intersection(description.methods)
+    if base is object:
+        methods |= {"__str__", "__repr__", "__format__", "__dir__"}
+    for name in methods:
+        members[name] = _method(caller, description.name, name)
+    members["__stand_in__"] = (caller, description)
+    return StandInType(description.name, (base,), members)
+
+
+def _method(caller: Caller, class_name: str, name: str) -> Callable[..., Any]:
+    if name in _UNSUPPORTED:
+        return lambda *_, **__: caller.abort(f"{class_name}.{name}")
+
+    def method(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        return caller.call(self, name, *arguments, **keywords)
+
+    return method

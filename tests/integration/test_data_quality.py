@@ -237,7 +237,8 @@ def test_too_many_bad_records_stop_the_flow_before_preparation(
     strict = project.recipe.override(["data.quarantine.max_quarantined_fraction=0.04"])
     with pytest.raises(
         RecordError,
-        match=r"(?s)6 of 126 records are quarantined\n.*package\.jsonl, \d+: not JSON.*at most 4\.000%",
+        match=r"(?s)6 of 126 records are quarantined\n"
+        r".*package\.jsonl, \d+: not JSON.*at most 4\.000%",
     ):
         prepare(strict, project.execution)
     assert [artifact.kind for artifact in Store(folder / "var/store").list_artifacts()] == [

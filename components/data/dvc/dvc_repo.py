@@ -159,10 +159,23 @@ def compute_md5(project: Path, folder: Path) -> str:
 
 
 def build_tree(project: Path, folder: Path) -> Tree:
-    """The list of files that `dvc add` would build for `folder`."""
+    """The list of files that `dvc add` would build for `folder`.
+
+    Raises:
+        DataError: a file is a link without a target, for example into a pruned cache.
+    """
     with open_repo(project) as repo:
         cache, ignore = repo.cache.local, repo.dvcignore
-        _, _, tree = build(cache, str(folder), repo.fs, "md5", ignore=ignore, dry_run=True)
+        try:
+            _, _, tree = build(cache, str(folder), repo.fs, "md5", ignore=ignore, dry_run=True)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP):
+                raise
+            raise DataError(
+                f"{error.filename} is a link without a target, or was removed meanwhile",
+                expected=f"files, or links to existing files, below {DATA}/",
+                fix="run `codegen data pull`, which restores the committed files",
+            ) from error
         return cast(Tree, tree)  # `folder` is a folder, so DVC returns a tree.
 
 

@@ -19,15 +19,17 @@ from components.data.sources.records import (
     NO_TEXT,
     NOT_JSON,
     NOT_OBJECT,
+    TOO_LONG,
 )
 
 _MAX_QUOTED = 5
 """Quarantined records quoted in an error."""
 _JSON_FIX = (
-    "write one JSON object per line (JSON Lines); for a file that is a single JSON array: "
+    "correct those files: one JSON object per line (JSON Lines); for a single JSON array: "
     "`jq -c '.[]' FILE.json > FILE.jsonl`"
 )
 _FIXES = {
+    TOO_LONG: "raise data.quarantine.max_record_bytes, or exclude those files",
     LFS_POINTER: "run `git lfs pull` in the checkout, which replaces the pointers by the files",
     NOT_JSON: _JSON_FIX,
     NOT_OBJECT: _JSON_FIX,

@@ -135,6 +135,14 @@ def test_data_may_consist_of_links_into_the_cache(project, fixture_archives, tmp
     assert batch.records.num_rows == artifact.statistics["num_documents"] > 0
 
 
+@pytest.mark.parametrize("target", ["absent", "link.jsonl"])
+def test_link_without_a_target_below_data_is_an_error(pulled, target):
+    (pulled / "data" / "mono" / "link.jsonl").symlink_to(target)
+    with pytest.raises(DataError, match=r"link\.jsonl is a link without a target") as caught:
+        load_raw_artifacts(pulled)
+    assert "codegen data pull" in caught.value.fix
+
+
 def test_incomplete_lock_file_of_a_killed_dvc_is_removed(pulled):
     rwlock = pulled / ".dvc" / "tmp" / "rwlock"
     for content in ("", '{"write": {"da', "[]"):

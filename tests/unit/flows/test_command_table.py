@@ -57,6 +57,13 @@ def modules_imported_by(script: str) -> set[str]:
     return set(result.stdout.splitlines()[-1].split())
 
 
+def test_help_of_data_is_complete_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    output = CliRunner().invoke(app, ["data", "--help"]).output
+    assert "status         Compare data/ with data.dvc, git and the DVC remote." in output
+    assert "..." not in output.partition("Commands:")[2]
+
+
 @pytest.mark.parametrize("name", ENTRIES)
 def test_the_table_has_the_first_sentence_of_the_help(name: str) -> None:
     command = load(name)

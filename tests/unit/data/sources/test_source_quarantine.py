@@ -48,11 +48,12 @@ def test_limit_of_zero_rejects_a_single_bad_record():
         ("no text: text is missing or null", "set `text`"),
         ("no language: neither", "fixed_language"),
         ("Git LFS pointer", "git lfs pull"),
+        ("too long: a line of 9 bytes", "max_record_bytes"),
         ("NUL character: at character 0", "exclude those files"),
     ],
 )
 def test_error_of_the_limit_names_the_fix_of_the_most_frequent_reason(reason, fix):
-    other = QuarantinedRecord("b.jsonl", 9, "too long: a line of 9 bytes", "")
+    other = QuarantinedRecord("b.jsonl", 9, "half a surrogate pair: at character 3", "")
     examples = [other, *[QuarantinedRecord("a.jsonl", 0, reason, "")] * 2]
     with pytest.raises(RecordError) as error:
         check_quarantine_limit(3, 3, examples, ONE_IN_A_HUNDRED)

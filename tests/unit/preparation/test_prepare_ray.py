@@ -61,18 +61,18 @@ for task, kind in ((fail, "codegen"), (fail, "bug"), (fail, "killed"), (only_her
     try:
         list(run_tasks(task, named(["fine", kind]), execution))
     except CodegenError as error:
-        print(json.dumps([type(error).__name__, error.got]))
+        with open(sys.argv[2], "a") as file:  # Ray prints to standard output too.
+            print(json.dumps([type(error).__name__, error.got]), file=file)
 """
     (tmp_path / "only_here.py").write_text("def task(unit): pass")
     paths = os.pathsep.join(filter(None, [*sys.path, str(tmp_path)]))
-    output = subprocess.run(
-        [sys.executable, "-c", code, cluster.address],
+    errors = tmp_path / "errors.jsonl"
+    subprocess.run(
+        [sys.executable, "-c", code, cluster.address, str(errors)],
         env={**os.environ, **cluster.environment, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
         check=True,
-    ).stdout
-    codegen, bug, killed, absent = map(json.loads, output.splitlines())
+    )
+    codegen, bug, killed, absent = map(json.loads, errors.read_text().splitlines())
     assert codegen == ["RecordError", "bad"]
     assert bug[0] == killed[0] == "DataError"
     assert "the task unit 1 failed" in bug[1]

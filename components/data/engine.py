@@ -12,9 +12,11 @@ so only the first call of a process waits for that import. Decision 0015 has the
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,8 +27,8 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, suppress
-from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -140,13 +142,19 @@ def _result_of(future: Future[JsonValue], name: str) -> JsonValue:
     """The result of a task, or its error."""
     try:
         return future.result()
-    except CodegenError as error:
-        # Ray raises a copy whose text is the traceback of the worker.
-        raise getattr(error, "cause", error) from None
-    except Exception as error:  # `BrokenProcessPool` or an error of Ray.
-        cause = str(error).partition("\n")[0]
+    except Exception as error:
+        task_error = getattr(error, "cause", error)  # Ray wraps the error of a task.
+        if isinstance(task_error, CodegenError):
+            raise task_error from None
+        reason = str(task_error).partition("\n")[0]
+        if task_error is not error:
+            raise DataError(
+                f"a worker of Ray cannot run the task {name}: {reason}",
+                expected="this project, in this version, on every node of the cluster",
+                fix="install it on every node with its extra `ray`",
+            ) from error
         raise DataError(
-            f"the process of the task {name} was killed or crashed: {cause}",
+            f"the process of the task {name} was killed or crashed: {reason}",
             expected="every task returns a result; the kernel kills a process if memory is full",
             fix="lower data.memory_mib or data.num_workers, or free memory, then run the same "
             "command again; finished tasks are kept",
@@ -160,15 +168,33 @@ def _local_workers(task: Task, num_workers: int, stack: ExitStack) -> list[_Subm
     """Worker processes. They exit when the stack is closed or this process ends, also if it is
     killed."""
     context = get_context("forkserver")
-    context.set_forkserver_preload([task.__module__])
+    context.set_forkserver_preload([task.__module__, *_main_module()])
     reader, writer = context.Pipe(duplex=False)
     stack.enter_context(reader)
     workers: list[_Submit] = []
     for _ in range(num_workers):
         executor = ProcessPoolExecutor(1, context, _start_worker, (reader, dict(os.environ)))
-        workers.append(partial(stack.enter_context(executor).submit, _run_task))
+        workers.append(_submitter(stack.enter_context(executor)))
     stack.enter_context(writer)  # Closed first, so that the executors do not wait for tasks.
     return workers
+
+
+def _main_module() -> list[str]:
+    """The name of the main module if each worker imports it, as Prefect's process of a flow run."""
+    spec = sys.modules["__main__"].__spec__
+    return [spec.name] if spec and not spec.name.endswith("__main__") else []
+
+
+def _submitter(executor: ProcessPoolExecutor) -> _Submit:
+    def submit(task: Task, name: str, unit: JsonValue) -> Future[JsonValue]:
+        try:
+            return executor.submit(_run_task, task, name, unit)
+        except BrokenProcessPool as error:  # The worker was killed between two tasks.
+            future: Future[JsonValue] = Future()
+            future.set_exception(error)
+            return future
+
+    return submit
 
 
 def _start_worker(alive: Connection, environment: Mapping[str, str]) -> None:
@@ -226,7 +252,7 @@ def _join_cluster(address: str | None) -> Any:
 
         if not ray.is_initialized():
             # Without an address, Ray would start a cluster if there is none.
-            ray.init(address=address or "auto", log_to_driver=False, logging_level="WARNING")
+            ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.WARNING)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"no Ray cluster can be used at {address or 'the default address'}: {error}",

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/engine.py [--runs 5] [--workers 2]
 
-Every pool runs 8 tasks that do nothing, in a module whose import takes most of the time: the
+Every pool runs 8 calls of a small function in a module whose import takes most of the time: the
 tokenize stage. Each measurement is a whole process, without the import of that module itself, and
 the pools alternate. `again` is a second pool of the same process; `MB` is the proportional memory
 of all processes. Needs `pip install daft==0.7.26 loky` for the rejected pools; a pool that is not
@@ -21,28 +21,25 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import psutil
 
+from components.preparation.tokenize_stage import progress_counts
+
 NUM_TASKS = 8
-MODULE = "components.preparation.tokenize_stage"
-
-
-def empty_task(number: int) -> int:
-    """Import the module of a real task."""
-    importlib.import_module(MODULE)
-    return number
+WORK = [{"documents": number} for number in range(NUM_TASKS)]
 
 
 def pool_of(method: str) -> Callable[[int], None]:
     """Python's process pool with a start method."""
     context = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload([MODULE])
+        context.set_forkserver_preload([progress_counts.__module__])
 
     def run(workers: int) -> None:
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            assert len(list(pool.map(empty_task, range(NUM_TASKS)))) == NUM_TASKS
+            assert len(list(pool.map(progress_counts, WORK))) == NUM_TASKS
             report_memory()
 
     return run
@@ -53,7 +50,7 @@ def run_loky(workers: int) -> None:
     from loky import ProcessPoolExecutor as LokyExecutor
 
     with LokyExecutor(workers) as pool:
-        assert len(list(pool.map(empty_task, range(NUM_TASKS)))) == NUM_TASKS
+        assert len(list(pool.map(progress_counts, WORK))) == NUM_TASKS
         report_memory()
 
 
@@ -65,7 +62,7 @@ def run_daft(workers: int) -> None:
     class Worker:
         @daft.method.batch(return_dtype=daft.DataType.int64(), batch_size=1)
         def run(self, numbers: daft.Series) -> list[int]:
-            return [empty_task(number) for number in numbers.to_pylist()]
+            return [progress_counts({"documents": n}).documents for n in numbers.to_pylist()]
 
     frame = daft.from_pydict({"number": list(range(NUM_TASKS))})
     batches = frame.select(Worker().run(daft.col("number"))).to_arrow_iter()
@@ -78,12 +75,13 @@ def run_engine(workers: int) -> None:
     from components.data.config import DataExecution
     from components.data.engine import run_tasks
 
-    work = [(f"task {number}", number) for number in range(NUM_TASKS)]
-    assert len(list(run_tasks(empty_task, work, DataExecution(num_workers=workers)))) == NUM_TASKS
+    work: list[Any] = [(f"task {number}", unit) for number, unit in enumerate(WORK)]
+    results = run_tasks(progress_counts, work, DataExecution(num_workers=workers))
+    assert len(list(results)) == NUM_TASKS
 
 
 def report_memory() -> None:
-    """Print the proportional memory of this process and its descendants, if not printed before."""
+    """Print the proportional memory of this process and its descendants."""
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     print(json.dumps({"MB": sum(process.memory_full_info().pss for process in processes) / 1e6}))
 
@@ -99,7 +97,6 @@ POOLS = {
 
 def measure(name: str, workers: int) -> None:
     """Run a pool twice in this process and print the durations."""
-    importlib.import_module(MODULE)
     durations = []
     started = time.perf_counter()
     run = POOLS[name]()

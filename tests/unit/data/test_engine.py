@@ -81,6 +81,15 @@ def test_death_of_a_worker_names_its_task(kind: str) -> None:
     assert "data.memory_mib" in error.value.fix
 
 
+def test_death_of_an_idle_worker_names_the_task_that_it_could_not_start() -> None:
+    """The first result is taken after its worker was killed."""
+    results = run_tasks(square, named(range(20)), TWO_WORKERS)
+    _, pid = next(results)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(DataError, match=r"the process of the task unit \d+ was killed"):
+        list(results)
+
+
 def test_death_of_a_worker_ends_the_other_workers(tmp_path: Path) -> None:
     units = named([["wait", str(tmp_path)], ["killed", str(tmp_path)]])
     with pytest.raises(DataError, match="unit 1 was killed"):

@@ -22,8 +22,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with ray_cluster() as cluster:
-        yield cluster
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        with ray_cluster() as cluster:
+            yield cluster
 
 
 def test_ray_gives_the_same_bytes(cluster: Cluster, small_folder: Path, tmp_path: Path) -> None:
@@ -46,7 +48,7 @@ def test_ray_gives_the_same_bytes(cluster: Cluster, small_folder: Path, tmp_path
     assert not [name for name in names if name.endswith(".bin")], "shards are written by workers"
 
 
-def test_errors_of_ray_tasks_name_the_task(cluster: Cluster) -> None:
+def test_errors_of_ray_tasks_name_the_task(cluster: Cluster, tmp_path: Path) -> None:
     code = """
 import json, sys
 from fixtures.engine_tasks import *
@@ -54,23 +56,27 @@ from components.core.errors import CodegenError
 from components.data.config import DataExecution
 from components.data.engine import run_tasks
 execution = DataExecution(engine="ray", ray_address=sys.argv[1], num_workers=2)
-for kind in ("codegen", "bug", "killed"):
+import only_here
+for task, kind in ((fail, "codegen"), (fail, "bug"), (fail, "killed"), (only_here.task, "")):
     try:
-        list(run_tasks(fail, named(["fine", kind]), execution))
+        list(run_tasks(task, named(["fine", kind]), execution))
     except CodegenError as error:
-        print(json.dumps([type(error).__name__, error.got]))
+        with open(sys.argv[2], "a") as file:  # Ray prints to standard output too.
+            print(json.dumps([type(error).__name__, error.got]), file=file)
 """
-    paths = os.pathsep.join(filter(None, sys.path))
-    output = subprocess.run(
-        [sys.executable, "-c", code, cluster.address],
+    (tmp_path / "only_here.py").write_text("def task(unit): pass")
+    paths = os.pathsep.join(filter(None, [*sys.path, str(tmp_path)]))
+    errors = tmp_path / "errors.jsonl"
+    subprocess.run(
+        [sys.executable, "-c", code, cluster.address, str(errors)],
         env={**os.environ, **cluster.environment, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
         check=True,
-    ).stdout
-    codegen, bug, killed = map(json.loads, output.splitlines())
+    )
+    codegen, bug, killed, absent = map(json.loads, errors.read_text().splitlines())
     assert codegen == ["RecordError", "bad"]
     assert bug[0] == killed[0] == "DataError"
     assert "the task unit 1 failed" in bug[1]
     assert bug[1].endswith("ZeroDivisionError: of a bug")
     assert "the process of the task unit 1 was killed or crashed" in killed[1]
+    assert "a worker of Ray cannot run the task unit" in absent[1]
+    assert "No module named 'only_here'" in absent[1]

@@ -327,7 +327,7 @@ def export(
     execution: Execution,
     as_json: bool,
     *,
-    layout: Annotated[
+    checkpoint_format: Annotated[
         CheckpointFormat, typer.Option("--format", help="Model class of transformers.")
     ] = CheckpointFormat.codegen,
     dtype: Annotated[Dtype, typer.Option(help="Data type of the weights.")] = Dtype.fp32,
@@ -335,7 +335,9 @@ def export(
     """Export a checkpoint as a Hugging Face folder and verify its logits."""
     from flows.steps.resolve_model import export_model
 
-    result = export_model(execution, checkpoint, folder, checkpoint_format=layout, dtype=dtype)
+    result = export_model(
+        execution, checkpoint, folder, checkpoint_format=checkpoint_format, dtype=dtype
+    )
     if as_json:
         print_json(result)
     else:

@@ -102,8 +102,8 @@ def _prefect_url(database: Path) -> str:
 
 def _create_prefect_database(database: Path) -> None:
     """Create a database in a new folder, and move it to its place; the caller has the lock."""
-    for folder in database.parent.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for unfinished in database.parent.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
     with tempfile.TemporaryDirectory(
         dir=database.parent, prefix=_UNFINISHED, ignore_cleanup_errors=True
     ) as folder:

@@ -114,7 +114,7 @@ class ExportResult(NamedTuple):
     """An exported checkpoint."""
 
     folder: Path
-    layout: CheckpointFormat
+    checkpoint_format: CheckpointFormat
     dtype: Dtype
     size_bytes: int
     max_logit_difference: float
@@ -122,9 +122,10 @@ class ExportResult(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """The export as a line of text."""
+        """A description in one line."""
+        size = f"{self.size_bytes / 1e6:,.1f} MB"
         return (
-            f"{self.folder}: {self.layout} in {self.dtype}, {self.size_bytes / 1e6:,.1f} MB; "
+            f"{self.folder}: {self.checkpoint_format} in {self.dtype}, {size}; "
             f"logits of transformers differ by at most {self.max_logit_difference:.2g}"
         )
 

@@ -48,7 +48,7 @@ from components.evaluation.scoring.score_statistics import mean_with_interval
 logger = logging.getLogger(__name__)
 
 MTPB_SHA256 = "3ab79ddb160f484a63491330ba72204930d56cc946f7c0c5fb469622a941f89c"
-"""Of mtpb.jsonl in salesforce/CodeGen. The file may not be redistributed."""
+"""Of mtpb.jsonl in salesforce/CodeGen. License: BSD-3-Clause."""
 MTPB_URL = "https://raw.githubusercontent.com/salesforce/CodeGen/main/codegen1/benchmark/mtpb.jsonl"
 _DEFAULT_MAX_NEW_TOKENS = 256
 """Tokens per turn if the file states none (the official sampling script's default)."""

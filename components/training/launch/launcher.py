@@ -1,9 +1,9 @@
 """Trains a stage from a flow: write `run.json`, start the ranks, read metrics and result.
 
-Each command that starts ranks has its own process group. Every way out of `train_stage` ends all
-groups; if the flow itself is killed, the ranks' standard input closes and they exit, on other hosts
-too. Success is the existence of `training.json`, never an exit code. With launcher environment,
-`train_stage` starts no process and only waits for the ranks.
+Each command that starts ranks has its own process group. `train_stage` ends all groups, whether it
+returns or raises; if the flow itself is killed, the ranks' standard input closes and they exit, on
+other hosts too. A stage has succeeded if `training.json` exists; exit codes are ignored. With
+launcher environment, `train_stage` starts no process and only waits for the ranks.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ that their ranks have exited."""
 _MAX_PORT_ATTEMPTS = 3
 """Another process may take the port before rank 0 listens at it."""
 _NUM_STEPS_WITHOUT_OOM = 2
-"""A micro-batch fits if this many steps end: from the second on, there is optimizer state."""
+"""Steps after which a micro-batch counts as fitting; optimizer state exists from the second on."""
 
 OnStep = Callable[[StepMetrics], None]
 
@@ -94,7 +94,7 @@ def train_stage(
         _report_steps(MetricsTail(folder / METRICS_FILE), on_step)
     else:
         _run_trainer(folder, RunFile(run=run, execution=execution), on_step)
-    # The work folder still exists if the trainer was killed after it wrote the result.
+    # The work folder still exists if the trainer was killed after it had written the result.
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
     return _read_result(folder, run)
 
@@ -184,8 +184,8 @@ def _start_ranks(folder: Path, file: RunFile, tail: MetricsTail, on_step: OnStep
     logger.info("training stage %s; equivalent command: %s", file.run.stage, shell_command)
     log = folder / LOG_FILE
     log_start = log.stat().st_size if log.exists() else 0
-    commands = [[*command, "--end-with-stdin"] for command in commands]
-    with _process_groups(commands, log) as processes:
+    supervised_commands = [[*command, "--end-with-stdin"] for command in commands]
+    with _process_groups(supervised_commands, log) as processes:
         while _all_running(processes):
             _report_steps(tail, on_step)
             time.sleep(_POLL_INTERVAL_S)

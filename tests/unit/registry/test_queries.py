@@ -98,7 +98,7 @@ def test_an_impossible_rollback_and_an_unknown_version_are_errors(
         rollback(tracking, NAME, "grace", "")
     with pytest.raises(TrackingError, match=f"the registry has no {NAME}/7"):
         get_version(tracking, f"{NAME}/7")
-    with pytest.raises(TrackingError, match="history"):
+    with pytest.raises(TrackingError, match="the registry has no model unknown"):
         history(tracking, "unknown")
     assert len(history(tracking, NAME)) == 1
 

@@ -24,8 +24,8 @@ ACCOUNTS = Path("/etc")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the C library's folder of locks and shared memory
 DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "full", "random", "urandom"))
 TMPFS_BYTES = 16 << 20
-"""Size of `SCRATCH`, the only writable folder; `SHARED_MEMORY` is a link to it (assumption: MTPB and
-HumanEval write nothing of size)."""
+"""Size of `SCRATCH`, the only writable folder (assumption: MTPB and HumanEval write nothing of
+size). `SHARED_MEMORY` is a link to it."""
 
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",

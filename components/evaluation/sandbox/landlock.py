@@ -55,7 +55,8 @@ class Landlock:
         readable: list[Path] = []
         for source, _ in view.mounts:
             readable += _without_hidden(source, view.hidden)
-        # Landlock hides no file: `mimetypes` sees that these exist, and fails if it cannot read them.
+        # Landlock hides no file: `mimetypes` sees that these exist, and fails if it cannot read
+        # them.
         readable += filter(Path.is_file, map(Path, mimetypes.knownfiles))
         if self.as_root:
             _require_readable((view.interpreter, *readable))

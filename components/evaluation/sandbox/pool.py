@@ -1,8 +1,8 @@
 """The sandbox: a pool of jails that execute programs in parallel, opened only after a self-test.
 
 `open_sandbox` selects the isolation (`backends`), every worker runs the self-test, and the report
-names the isolation. The threads only wait for jails. A program that reached a limit of time, whatever
-its outcome, runs once more while no other program runs, and that result counts.
+names the isolation. The threads only wait for jails. A program that reached a limit of time runs
+once more while no other program runs, and that result counts.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
 The allow-list has two layers. A server loads the long list once, with the calls that it needs to
 fork and to clean up. Each program then loads a short list that takes these calls away. Filters add
-up and the strictest result counts; loading 36 instead of 177 instructions for every program saves
+up and the strictest result counts; loading 36 instead of 177 instructions for every program saved
 0.2 ms of 4 (measured). Other calls return EPERM, as libraries that probe for a feature expect. A
 program can start threads but no process, cannot execute another program, and has no namespace and
 no access to other processes. Its only sockets are connected pairs. Without namespaces, calls that
-change files are refused, too. The list covers CPython, NumPy, pandas and scikit-learn; names that an
-architecture lacks are skipped.
+change files are refused, too. The list covers CPython, NumPy, pandas and scikit-learn; names that
+an architecture lacks are skipped.
 
 A filter sees 64 bits of an argument, and the kernel reads 32 of most of them. Rules that allow a
 value compare what the kernel reads (`_Rules.equal`). Rules that refuse all other values compare 64
@@ -26,7 +26,8 @@ from components.core.errors import SandboxUnavailableError
 from components.evaluation.sandbox.jailed.lockdown import PID_PLACEHOLDER
 
 _ALLOWED = """
-read readv pread64 preadv preadv2 write writev pwrite64 pwritev pwritev2 lseek open openat close close_range
+read readv pread64 preadv preadv2 write writev pwrite64 pwritev pwritev2 lseek
+open openat close close_range
 creat truncate ftruncate
 stat lstat fstat newfstatat fstatat64 statx statfs fstatfs access faccessat faccessat2
 readlink readlinkat getdents getdents64

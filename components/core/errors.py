@@ -8,6 +8,7 @@ command line prints these three lines without a traceback; any other exception i
     |-- DataError                      the corpus: archives, records, splits
     |   |-- FetchError                 an archive cannot be fetched, or is not the pinned archive
     |   |-- RecordError                a record that cannot be read
+    |   |-- JsonError                  a JSON file that cannot be read
     |   `-- ValidationFailedError      a suite of expectations failed
     |-- ArtifactError                  the store: absent, damaged or unreadable artifacts
     |-- RemoteError                    remote storage does not answer, refuses, or holds other bytes
@@ -60,6 +61,10 @@ class FetchError(DataError):
 
 class RecordError(DataError):
     """A record of a corpus cannot be read."""
+
+
+class JsonError(DataError, ValueError):
+    """A JSON file cannot be read. Also a ValueError, like the errors of Python's parser."""
 
 
 class ValidationFailedError(DataError):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import DiskFullError
+from components.core.errors import DiskFullError, JsonError
 
 _TEMPORARY_SUFFIX = ".writing"
 """A file with this suffix is being written, or was left by a process that was killed."""
@@ -135,9 +135,12 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        ValueError: see `parse_json`.
+        JsonError: see `parse_json`.
     """
-    return parse_json(path.read_bytes())
+    try:
+        return parse_json(path.read_bytes())
+    except ValueError as error:
+        raise _invalid_json(str(path), error) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -150,11 +153,23 @@ def read_jsonl(path: Path) -> Iterator[Any]:
     """Yield the records of a JSON Lines file.
 
     Raises:
-        ValueError: see `parse_json`.
+        JsonError: see `parse_json`.
     """
     with path.open("rb") as file:
-        for line in file:
-            yield parse_json(line)
+        for number, line in enumerate(file, 1):
+            try:
+                record = parse_json(line)
+            except ValueError as error:
+                raise _invalid_json(f"{path}:{number}", error) from error
+            yield record
+
+
+def _invalid_json(place: str, error: ValueError) -> JsonError:
+    return JsonError(
+        f"{place} is not valid JSON: {error!s:.300}",
+        expected=f"JSON in UTF-8 with at most {MAX_JSON_DEPTH} levels",
+        fix="correct the file, or restore it from its origin",
+    )
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:

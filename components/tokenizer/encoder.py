@@ -23,6 +23,7 @@ import numpy.typing as npt
 import tokenizers
 
 from components.core.errors import DataError
+from components.core.files import parse_json
 from components.tokenizer.config import END_OF_TEXT
 from components.tokenizer.vocabulary import TOKENIZER_JSON
 
@@ -79,11 +80,18 @@ class Encoder:
                 expected="a tokenizer artifact",
                 fix="build it with `codegen prepare`",
             )
-        self._document = path.read_text(encoding="utf-8")
-        self._description = json.loads(self._document)
-        vocabulary = self._description["model"]["vocab"]
-        added_tokens = {token["content"] for token in self._description["added_tokens"]}
-        self.eot_id = int(vocabulary[END_OF_TEXT])
+        try:
+            self._document = path.read_text(encoding="utf-8")
+            self._description = parse_json(self._document)
+            vocabulary = self._description["model"]["vocab"]
+            added_tokens = {token["content"] for token in self._description["added_tokens"]}
+            self.eot_id = int(vocabulary[END_OF_TEXT])
+        except (ValueError, LookupError, TypeError) as error:
+            raise DataError(
+                f"{path} has no vocabulary with {END_OF_TEXT} ({error!r:.300})",
+                expected="a byte-pair tokenizer of CodeGen",
+                fix="restore the folder or download it again",
+            ) from error
         self.num_ids = len(vocabulary.keys() | added_tokens)
 
     # Building either tokenizer takes tenths of a second (measured), and not every process needs it.

@@ -114,6 +114,7 @@ def mlflow_with_password(folder: Path, password: str) -> Iterator[str]:
         server.wait(60)
 
 
+@pytest.mark.nightly
 def test_a_run_publishes_no_secret_of_its_environment(
     tmp_path: Path, s3: str, fixture_archives: FixtureArchives
 ) -> None:

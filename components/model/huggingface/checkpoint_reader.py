@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from components.core.errors import ArtifactError
-from components.core.files import parse_json, read_json
+from components.core.files import parse_json
 from components.core.paths import require_file_name
 from components.model.huggingface.hf_format import (
     CONSTANT_SUFFIXES,
@@ -161,7 +161,7 @@ def _read_shards(index: Path, model_names: list[str]) -> dict[str, StoredTensor]
 def _read_index(index: Path) -> dict[str, str]:
     expected = 'a JSON object with a "weight_map" from tensors to files beside it'
     try:
-        files = dict(read_json(index)["weight_map"].items())
+        files = dict(parse_json(index.read_bytes())["weight_map"].items())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise invalid_file(index, f"is no index ({error!r})", expected) from error
     for name, file in files.items():

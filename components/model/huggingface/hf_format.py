@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from components.core.errors import ArtifactError, ConfigError
-from components.core.files import read_json
+from components.core.files import parse_json
 from components.model.config import QKV_BLOCKS, CheckpointFormat, ModelConfig
 from components.model.transformer import LAYER_NORM_EPSILON
 
@@ -227,7 +227,7 @@ def invalid_file(path: Path, problem: str, expected: str) -> ArtifactError:
 
 def _read_object(path: Path, expected: str) -> dict[str, Any]:
     try:
-        content = read_json(path)
+        content = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise invalid_file(path, "does not exist", expected) from None
     except OSError as error:

@@ -51,7 +51,9 @@ def test_values_are_strictly_typed(assignment: str) -> None:
         Training().override([assignment])
 
 
-@pytest.mark.parametrize("value", ["[" * 100_000, "[" * 100_000 + "]" * 100_000, "9" * 5000])
+@pytest.mark.parametrize(
+    "value", ["[" * 100_000, "[" * 100_000 + "]" * 100_000, "9" * 5000], ids=range(3)
+)
 def test_an_unreadable_value_is_quoted_in_part(value: str) -> None:
     with pytest.raises(ConfigError, match=r"stage\.steps is '[\[9]{299}\.\.\.") as error:
         Training().override([f"stage.steps={value}"])

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from components.core.errors import CodegenError, ConfigError, DiskFullError
+from components.core.errors import CodegenError, ConfigError, DiskFullError, JsonError
 from components.core.files import (
     MAX_JSON_DEPTH,
     atomic_write_path,
     parse_json,
+    read_json,
     read_jsonl,
     require_disk_space,
     wrap_disk_full,
@@ -62,10 +63,22 @@ def test_json_of_many_containers_on_few_levels_is_read() -> None:
     assert parse_json(json.dumps(values)) == values
 
 
-@pytest.mark.parametrize("text", ["[" * 5, b"\xff\xfe1\x00", "9" * 5000, b""])
+@pytest.mark.parametrize("text", ["[" * 5, b"\xff\xfe1\x00", "9" * 5000, b""], ids=range(4))
 def test_invalid_json_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_json(text)
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000], ids=["open", "deep"])
+def test_an_error_in_a_json_file_names_the_place(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(f"1\n{content}")
+    with pytest.raises(JsonError) as error:
+        list(read_jsonl(path))
+    assert error.value.got.startswith(f"{path}:2 is not valid JSON")
+    with pytest.raises(JsonError) as error:
+        read_json(path)
+    assert error.value.got.startswith(f"{path} is not valid JSON")
 
 
 def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:

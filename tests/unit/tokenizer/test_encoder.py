@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from components.core.errors import DataError
 from components.tokenizer.encoder import EDGE_CASE_TEXTS, Encoder, verify_edge_cases
+from components.tokenizer.vocabulary import TOKENIZER_JSON
 
 # Arbitrary text, with more of the cases that byte-pair encoders get wrong.
 PIECES = st.one_of(
@@ -77,6 +78,13 @@ def test_each_id_has_its_number_of_bytes(full: Encoder) -> None:
 
 def test_a_folder_without_a_tokenizer_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"tokenizer\.json does not exist"):
+        Encoder(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"{", b"{}", b"[1]", b"\xff", b"[" * 100_000], ids=range(5))
+def test_a_damaged_tokenizer_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / TOKENIZER_JSON).write_bytes(content)
+    with pytest.raises(DataError, match=TOKENIZER_JSON):
         Encoder(tmp_path)
 
 

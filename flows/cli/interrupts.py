@@ -42,7 +42,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         """Install the handlers. Must be called by the main thread."""
-        self.received: int | None = None
+        self.received: signal.Signals | None = None
         """The first signal."""
         self._is_main_interrupted = False
         self._exit_lock = threading.Lock()
@@ -68,7 +68,7 @@ class Interrupts:
         if self._is_main_interrupted:
             return
         self._is_main_interrupted = True
-        self.received = self.received or number
+        self.received = self.received or signal.Signals(number)
         raise KeyboardInterrupt
 
     def _repeat_if_lost(self, unraisable: sys.UnraisableHookArgs) -> None:
@@ -98,7 +98,7 @@ class Interrupts:
                 elif num_repeated:
                     num_repeated -= 1  # The interpreter writes repeated signals too.
                 elif number in _SIGNALS:
-                    self.received = self.received or number
+                    self.received = self.received or signal.Signals(number)
                     if deadline is None:
                         deadline = now_s + _GRACE_S
                         _silence_console()
@@ -110,7 +110,7 @@ class Interrupts:
     def _exit(self, children_grace_s: float) -> NoReturn:
         """Print a line, stop all children and exit without cleanup."""
         self._exit_lock.acquire()  # Never released: the first thread ends the process.
-        number = signal.Signals(self.received or signal.SIGTERM)
+        number = self.received or signal.SIGTERM
         line = f"stopped by {number.name}; run the same command to resume\n"
         with suppress(OSError, ValueError):  # The terminal may be closed.
             # A terminal has echoed ^C, and a progress bar has hidden the cursor.

@@ -133,6 +133,21 @@ def test_a_command_that_does_not_react_to_a_signal_is_ended() -> None:
     assert not psutil.pid_exists(int(result.stdout))
 
 
+def test_a_signal_during_a_callback_of_a_weak_reference_is_not_lost() -> None:
+    callback = BUG.replace(
+        'raise ZeroDivisionError("a bug of ours\\nand more of it")',
+        """import os, signal, time, weakref
+    class Thing: pass
+    thing = Thing()
+    reference = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    del thing
+    time.sleep(600)""",
+    )
+    result = run_codegen(*LIST_RECIPES, prelude=callback)
+    assert result.returncode == 130
+    assert result.stderr == "stopped by SIGINT; run the same command to resume\n"
+
+
 def test_an_ignored_signal_does_not_end_a_command() -> None:
     """`nohup codegen ...` and `codegen ... &` in a script."""
     prelude = BUG.replace(

@@ -88,7 +88,10 @@ REPLIES = {
         b'{"op":"return","value":["ref",9],"objects":{"9":[null,null,'
         b'["ndarray","f8",2,99999999,0]]},"unused":[]}'
     ),
-    "too deep": b'{"op":"return","value":' + b"[" * 400 + b"]" * 400 + b',"objects":{},"unused":[]}',
+    "too deep": b'{"op":"return","value":'
+    + b"[" * 400
+    + b"]" * 400
+    + b',"objects":{},"unused":[]}',
     "too many containers": (
         b'{"op":"return","value":1,"objects":{},"unused":[' + b"[]," * 300_000 + b"[]]}"
     ),

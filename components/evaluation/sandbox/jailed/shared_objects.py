@@ -169,9 +169,9 @@ class _Side:
         self, names: Any, arguments: Any, attributes: Any, text: str, cause: Any
     ) -> BaseException:
         """Rebuild an exception; an unknown class is replaced by a subclass of its known base."""
-        known = [self._find_exception(module, name) for module, name in names]
-        kind: Any = next(kind for kind in known if kind is not None)
-        if known[0] is None:
+        classes = [self._find_exception(module, name) for module, name in names]
+        kind: Any = next(kind for kind in classes if kind is not None)
+        if classes[0] is None:
             key = (kind, names[0][1], text)
             if key not in self._classes:
                 self._classes[key] = type(names[0][1], (kind,), {"__str__": lambda _: text})
@@ -261,11 +261,11 @@ class _Side:
         self._num_comparisons += len(self._parts)
         if self._num_comparisons > _MAX_COMPARISONS:
             raise frames.NotSendable("number.of.objects")
-        for number, known in list(self._parts.items()):
+        for number, last_parts in list(self._parts.items()):
             value = self._objects[number]
             container = container_type(type(value))
             parts = container.parts(value) if container else []
-            if container and not (len(parts) == len(known) and all(map(is_, parts, known))):
+            if container and not _are_identical(parts, last_parts):
                 contents = self._encode_contents(number, container, parts)
                 definitions[number] = [None, None, contents]
         while self._unsent:
@@ -319,8 +319,8 @@ class _Side:
             return value
         if depth == _MAX_DEPTH:
             raise frames.NotSendable("message.depth")
-        if (known := value_type(kind)) is not None:
-            return [known.tag, *self._encode_all(known.parts(value), depth + 1)]
+        if (crossing := value_type(kind)) is not None:
+            return [crossing.tag, *self._encode_all(crossing.parts(value), depth + 1)]
         if (number := self._numbers.get(id(value))) is not None:
             return ["ref", number]
         if value is Ellipsis or value is NotImplemented:
@@ -511,10 +511,10 @@ class ProgramSide(_Side):
         own_name = value.__name__ if isinstance(value, _GLOBAL_TYPES) else None
         is_own = "__class__" not in defined and not any(map(_is_known_elsewhere, classes))
         class_names = [cls.__name__ for cls in classes]
-        known = sorted(methods & stand_in.SPECIAL_METHODS)
+        special = sorted(methods & stand_in.SPECIAL_METHODS)
         _, identity = self._kinds.setdefault(id(kind), (kind, len(self._kinds)))
         pattern = kind.__flags__ & stand_in.PATTERN_FLAGS
-        of_class = [kind.__name__, known, sorted(disabled), identity, pattern]
+        of_class = [kind.__name__, special, sorted(disabled), identity, pattern]
         return [*of_class, class_names, is_own, own_name]
 
     def _execute(self, number: int, method: str, arguments: Any, keywords: Any) -> Any:
@@ -543,6 +543,11 @@ def _exception_parts(error: BaseException) -> tuple[Any, ...]:
         text = ""
     cause = None if error.__cause__ is None else _exception_parts(error.__cause__)
     return names, error.args, dict(vars(error)), text, cause
+
+
+def _are_identical(parts: list[Any], last_parts: list[Any]) -> bool:
+    """Whether the parts are the same objects; equality would call methods of the program."""
+    return len(parts) == len(last_parts) and all(map(is_, parts, last_parts))
 
 
 def _is_builtin(kind: type) -> bool:

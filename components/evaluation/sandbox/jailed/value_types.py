@@ -90,8 +90,8 @@ def _pairs(items: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
 
 
 VALUES: dict[str, ValueType] = {
-    known.tag: known
-    for known in (
+    entry.tag: entry
+    for entry in (
         ValueType("tuple", tuple.__iter__, lambda *items: items),
         ValueType("frozenset", frozenset.__iter__, lambda *items: frozenset(items)),
         ValueType("int", lambda value: [hex(value)], lambda text: int(text, 16)),
@@ -134,8 +134,8 @@ _LIBRARY_VALUES = {"Decimal": "decimal", "Fraction": "fractions"}
 
 def value_type(kind: type) -> ValueType | None:
     """Return how values of exactly this type cross; None if they do not."""
-    if (known := _BUILTIN_VALUES.get(kind)) is not None:
-        return known
+    if (builtin := _BUILTIN_VALUES.get(kind)) is not None:
+        return builtin
     numpy = sys.modules.get("numpy")
     if numpy is not None and issubclass(kind, (numpy.number, numpy.bool_, numpy.str_)):
         return VALUES["scalar"] if numpy.dtype(kind).type is kind else None

@@ -72,6 +72,8 @@ def test_the_cases_of_a_conversation_are_one_problem(run: Run) -> None:
     assert metrics == {
         "pass_rate_multi": {"1": 1.0, "2": 0.5},
         "pass_rate_single": {"1": 0.0, "2": 0.0},
+        "pass_rate_strict_multi": {"1": 1.0, "2": 0.5},
+        "pass_rate_strict_single": {"1": 0.0, "2": 0.0},
     }
     assert evaluation.statistics["pass_rate_multi"] == 0.75
 

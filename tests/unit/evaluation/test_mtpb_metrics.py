@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fixtures.scripted import ScriptedSampler, run_protocol
 
-from components.core.files import read_json
+from components.core.files import read_json, read_jsonl
 from components.evaluation.benchmarks.mtpb import conversation_protocol, parse_mtpb_problem
 from components.evaluation.benchmarks.protocol import BenchmarkProtocol, ProblemCounts
 from components.evaluation.config import MtpbConfig
@@ -52,6 +52,19 @@ def test_a_sample_without_scored_tokens_does_not_shift_the_verdicts_of_others(
         "passed": pytest.approx(math.e),
         "failed": None,
     }
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_an_answer_of_another_kind_counts_in_the_official_rate_only(tmp_path: Path) -> None:
+    answers = ["print(1)", "print('1')"]
+    sampler = ScriptedSampler(lambda request: answers[request.key.number])
+    statistics = run_protocol(tmp_path, single_case_protocol(), sampler)
+    assert statistics["pass_rate_multi"] == 1.0
+    assert statistics["pass_rate_strict_multi"] == 0.5
+    records = read_jsonl(tmp_path / "evaluation" / "samples.jsonl")
+    assert [record["strict_pass"] for record in records] == [True, False]
+    rates = read_json(tmp_path / "evaluation" / "results.json")["rates"]["multi"]
+    assert (rates["problem"], rates["problem_strict"]) == ({"1": 1.0}, {"1": 0.5})
 
 
 def test_a_perplexity_above_the_largest_float_is_none() -> None:

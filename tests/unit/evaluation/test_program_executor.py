@@ -110,6 +110,51 @@ def test_a_resumed_run_does_not_execute_journaled_programs_again(tmp_path: Path)
     assert "[0. 1. 2. 3.]" in texts
 
 
+REPORTING = """
+import json, os
+body = json.dumps({report}).encode()
+for fd in range(3, 64):
+    try:
+        os.write(fd, len(body).to_bytes(4, "big") + body)
+    except OSError:
+        pass
+os._exit(0)
+"""
+FORGED_REPORTS = {
+    "deep": "{'value': 1, 'str': '', 'more': json.loads('[' * 900 + ']' * 900)}",
+    "a deep text": "{'value': 1, 'str': json.loads('[' * 900 + ']' * 900)}",
+    "a list as a text": "{'value': 1, 'str': []}",
+    "a list as a class": "{'failure': {'class': []}, 'value': 1}",
+    "containers": "{'value': 1, 'str': '', 'more': [{}] * 20_000}",
+    "valid with another field": "{'value': 1, 'str': '1', 'more': [[[]]]}",
+}
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_forged_reports_are_bounded_and_do_not_break_a_resumed_run(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    programs = [
+        Program(REPORTING.replace("{report}", report), ResourceLimits(3, 2048), "split")
+        for report in FORGED_REPORTS.values()
+    ]
+    with (
+        ProgramExecutor(workers=1) as executor,
+        pytest.raises(KeyboardInterrupt),
+        executor.journaled(path),
+    ):
+        outcomes = executor.results(programs)
+        raise KeyboardInterrupt
+    assert outcomes is not None
+    *invalid, valid = map(as_record, outcomes)
+    nothing = {"printed": {"failure": {"class": "exited", "type": ""}}}
+    assert invalid == [nothing] * len(invalid)
+    assert valid == {"printed": {"failure": None, "value": 1, "str": "1"}}
+    with ProgramExecutor(workers=1) as executor, executor.journaled(path):
+        assert executor.num_cached == len(programs)
+        resumed = executor.results(programs)
+    assert list(map(as_record, resumed or [])) == [*invalid, valid]
+
+
 @pytest.mark.usefixtures("sandbox")
 @pytest.mark.parametrize(
     "damaged",

@@ -1,5 +1,7 @@
 """Plain data between processes: values arrive equal or as harmless foreign objects."""
 
+import functools
+import json
 import os
 import socket
 from collections import OrderedDict, namedtuple
@@ -195,6 +197,25 @@ def test_broken_frames_are_refused(data: bytes) -> None:
     os.close(reader)
 
 
-def test_a_message_that_is_too_long_is_not_sent() -> None:
-    with pytest.raises(frames.FrameError, match="bytes in one message"):
-        frames.send(1, "x" * (frames.MAX_FRAME_BYTES + 1))
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("x" * (frames.MAX_FRAME_BYTES + 1), "message.length"),
+        ([[]] * (frames.MAX_FRAME_BYTES // 8), "message.containers"),
+        (functools.reduce(lambda inner, _: [inner], range(frames.MAX_DEPTH), []), "message.depth"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 99 else "",
+)
+def test_a_message_that_exceeds_a_limit_is_neither_sent_nor_parsed(
+    message: Any, reason: str
+) -> None:
+    with pytest.raises(frames.NotSendable) as refused:
+        frames.send(1, message)
+    assert refused.value.reason == reason
+    with pytest.raises(frames.FrameError, match=reason):
+        frames.parse(json.dumps(message).encode())
+
+
+def test_brackets_in_texts_are_no_containers() -> None:
+    message = ["[{" * 100_000, '"\\[' * 50_000, "\\", '[[["']
+    assert frames.parse(frames.encode_frame(message)[frames.HEADER_BYTES :]) == message

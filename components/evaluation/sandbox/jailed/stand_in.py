@@ -12,32 +12,37 @@ derived from the same type.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 _REMOTE = (
-    "__call__ __len__ __length_hint__ __bool__ __iter__ __next__ __reversed__ __getitem__ "
-    "__setitem__ __delitem__ __missing__ __int__ __float__ __complex__ __index__ __round__ "
-    "__trunc__ __floor__ __ceil__ __abs__ __neg__ __pos__ __invert__ __str__ __repr__ __format__ "
-    "__bytes__ __enter__ __exit__ __dir__"
-).split()  # noqa: SIM905
+    "call", "len", "length_hint", "bool", "iter", "next", "reversed", "getitem", "setitem",
+    "delitem", "missing", "int", "float", "complex", "index", "round", "trunc", "floor", "ceil",
+    "abs", "neg", "pos", "invert", "str", "repr", "format", "bytes", "enter", "exit", "dir",
+)  # fmt: skip
 _ARITHMETIC = (
-    "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and xor or"
-).split()  # noqa: SIM905
+    "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow", "lshift",
+    "rshift", "and", "xor", "or",
+)  # fmt: skip
 _UNSUPPORTED = (
-    "__eq__ __ne__ __lt__ __le__ __gt__ __ge__ __hash__ __contains__ __get__ __set__ "
-    "__instancecheck__ __subclasscheck__ __await__ __aiter__ __anext__ __aenter__ __aexit__ "
-    "__buffer__ __array__ __array_ufunc__ __array_function__"
-).split()  # noqa: SIM905
-_UNSUPPORTED += [f"__{prefix}{name}__" for name in _ARITHMETIC for prefix in ("", "r", "i")]
-SPECIAL_METHODS = frozenset(_REMOTE) | frozenset(_UNSUPPORTED)
+    "eq", "ne", "lt", "le", "gt", "ge", "hash", "contains", "get", "set", "instancecheck",
+    "subclasscheck", "await", "aiter", "anext", "aenter", "aexit", "buffer", "array",
+    "array_ufunc", "array_function",
+    *(f"{prefix}{name}" for name in _ARITHMETIC for prefix in ("", "r", "i")),
+)  # fmt: skip
+SPECIAL_METHODS = frozenset(f"__{name}__" for name in (*_REMOTE, *_UNSUPPORTED))
 """The special methods that a stand-in class may have."""
+
+
+_PATTERNS: dict[int, tuple[Any, ...]] = {1 << 5: (Sequence,), 1 << 6: (Mapping,)}
+"""The abstract classes that set the flags of patterns."""
+PATTERN_FLAGS = 1 << 5 | 1 << 6
 
 
 class Caller(Protocol):
     """The end of the channel that stand-ins call."""
 
-    def call(self, stand_in: Any, method: str, *arguments: Any, **keywords: Any) -> Any:
+    def call(self, target: Any, method: str, *arguments: Any, **keywords: Any) -> Any:
         """Call a method of the object."""
 
     def abort(self, reason: str) -> Any:
@@ -54,6 +59,8 @@ class Description(NamedTuple):
     """Special methods that the class sets to None, such as `__hash__`."""
     identity: int
     """A number for each class, since several may have the same name."""
+    pattern: int
+    """The flags by which `match` recognizes sequences and mappings."""
     has_known_type: bool
     """Whether the class is the program's own, so that no test can name it."""
 
@@ -92,14 +99,14 @@ def make_class(caller: Caller, description: Description, base: type) -> type:
 
     members: dict[str, Any] = {
         "__slots__": (),
-        "__new__": lambda cls, *_, **__: caller.abort(f"{description.name}.__new__"),
+        "__new__": lambda *_, **__: caller.abort(f"{description.name}.__new__"),
         "__getattr__": lambda self, name: caller.call(self, "__getattribute__", name),
         "__setattr__": lambda self, *named: caller.call(self, "__setattr__", *named),
         "__delattr__": lambda self, name: caller.call(self, "__delattr__", name),
         "__class__": property(real_class),
         "__doc__": property_of("__doc__"),
         "__module__": property_of("__module__"),
-        "__reduce_ex__": lambda self, _: caller.abort(f"{description.name}.__reduce_ex__"),
+        "__reduce_ex__": lambda *_: caller.abort(f"{description.name}.__reduce_ex__"),
     }
     members |= dict.fromkeys(SPECIAL_METHODS.intersection(description.disabled))
     methods = SPECIAL_METHODS.intersection(description.methods)
@@ -108,11 +115,14 @@ def make_class(caller: Caller, description: Description, base: type) -> type:
     for name in methods:
         members[name] = _method(caller, description.name, name)
     members["__stand_in__"] = (caller, description)
-    return StandInType(description.name, (base,), members)
+    created = StandInType(description.name, (base,), members)
+    for abstract in _PATTERNS.get(description.pattern & ~base.__flags__, ()):
+        abstract.register(created)
+    return created
 
 
 def _method(caller: Caller, class_name: str, name: str) -> Callable[..., Any]:
-    if name in _UNSUPPORTED:
+    if name[2:-2] in _UNSUPPORTED:
         return lambda *_, **__: caller.abort(f"{class_name}.{name}")
 
     def method(self: Any, *arguments: Any, **keywords: Any) -> Any:

@@ -89,7 +89,9 @@ def _answer_requests(requests: socket.socket, unanswered: mmap.mmap) -> int:
         test_fd, channel = files
         unanswered[:] = request["number"].to_bytes(_NUMBER_BYTES)
         _set_limits(request["limits"])
-        prompt, completion, test, entry_point = json.loads(os.pread(test_fd, os.fstat(test_fd).st_size, 0))
+        prompt, completion, test, entry_point = json.loads(
+            os.pread(test_fd, os.fstat(test_fd).st_size, 0)
+        )
         os.close(test_fd)
         verdict = run_tests(channel, prompt, completion, test, entry_point)
         os.close(channel)
@@ -129,9 +131,7 @@ def _compile_prompt(prompt: str) -> Any:
         return _compile(f"{prompt}    pass\n")
 
 
-def run_tests(
-    channel: int, prompt: str, completion: str, test: str, entry_point: str
-) -> Verdict:
+def run_tests(channel: int, prompt: str, completion: str, test: str, entry_point: str) -> Verdict:
     """Run the tests on the program behind `channel`; returns {"class": ..., "type": ...}.
 
     The completion is read, never executed.

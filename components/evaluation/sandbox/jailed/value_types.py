@@ -31,7 +31,7 @@ class ContainerType(NamedTuple):
     """How containers cross. The functions ignore the methods of a subclass."""
 
     tag: str
-    type: type
+    type: Any
     parts: Callable[[Any], Parts]
     fill: Callable[[Any, Parts], None]
     """Replaces the contents."""
@@ -45,7 +45,7 @@ def _time_parts(time: Any) -> tuple[Any, ...]:
 
 def _build_datetime(year: int, month: int, day: int, *parts: Any) -> datetime.datetime:
     *time, fold = parts
-    return datetime.datetime(year, month, day, *time, fold=fold)
+    return datetime.datetime(year, month, day, *time, fold=fold)  # noqa: DTZ001  as in the program
 
 
 def _build_time(*parts: Any) -> datetime.time:
@@ -90,8 +90,8 @@ def _pairs(items: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
 
 
 VALUES: dict[str, ValueType] = {
-    kind.tag: kind
-    for kind in (
+    entry.tag: entry
+    for entry in (
         ValueType("tuple", tuple.__iter__, lambda *items: items),
         ValueType("frozenset", frozenset.__iter__, lambda *items: frozenset(items)),
         ValueType("int", lambda value: [hex(value)], lambda text: int(text, 16)),
@@ -101,13 +101,9 @@ VALUES: dict[str, ValueType] = {
         ValueType("slice", lambda value: (value.start, value.stop, value.step), slice),
         ValueType("dict_keys", iter, lambda *keys: dict.fromkeys(keys).keys()),
         ValueType("dict_values", iter, _build_values),
-        ValueType(
-            "dict_items", chain.from_iterable, lambda *flat: dict(_pairs(flat)).items()
-        ),
+        ValueType("dict_items", chain.from_iterable, lambda *flat: dict(_pairs(flat)).items()),
         ValueType("Decimal", lambda value: [str(value)], _build_decimal),
-        ValueType(
-            "Fraction", lambda value: (value.numerator, value.denominator), _build_fraction
-        ),
+        ValueType("Fraction", lambda value: (value.numerator, value.denominator), _build_fraction),
         ValueType("date", lambda value: (value.year, value.month, value.day), datetime.date),
         ValueType("time", _time_parts, _build_time),
         ValueType(
@@ -126,22 +122,20 @@ VALUES: dict[str, ValueType] = {
 }
 """The types of values by tag; strings, floats, Booleans, None and short integers are JSON."""
 
-_BUILTIN_VALUES = {
-    kind: VALUES[kind.__name__]
-    for kind in (
-        tuple, frozenset, int, complex, bytes, range, slice, type({}.keys()), type({}.values()),
-        type({}.items()), datetime.date, datetime.time, datetime.datetime, datetime.timedelta,
-        datetime.timezone,
-    )  # fmt: skip
-}
+_BUILTIN_TYPES: tuple[Any, ...] = (
+    *(tuple, frozenset, int, complex, bytes, range, slice),
+    *(type({}.keys()), type({}.values()), type({}.items())),
+    *(datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone),
+)
+_BUILTIN_VALUES = {kind: VALUES[kind.__name__] for kind in _BUILTIN_TYPES}
 _LIBRARY_VALUES = {"Decimal": "decimal", "Fraction": "fractions"}
 """Types by name, of modules that may not be imported."""
 
 
 def value_type(kind: type) -> ValueType | None:
     """Return how values of exactly this type cross; None if they do not."""
-    if (known := _BUILTIN_VALUES.get(kind)) is not None:
-        return known
+    if (builtin := _BUILTIN_VALUES.get(kind)) is not None:
+        return builtin
     numpy = sys.modules.get("numpy")
     if numpy is not None and issubclass(kind, (numpy.number, numpy.bool_, numpy.str_)):
         return VALUES["scalar"] if numpy.dtype(kind).type is kind else None
@@ -172,6 +166,9 @@ def _fill_set(value: Any, parts: Parts) -> None:
 def _fill_deque(value: Any, parts: Parts) -> None:
     maximum, *items = parts
     deque.__init__(value, items, maximum)
+
+
+_DEFAULT_FACTORY: Any = vars(defaultdict)["default_factory"]
 
 
 def _fill_defaultdict(value: Any, parts: Parts) -> None:
@@ -206,14 +203,18 @@ CONTAINERS: dict[str, ContainerType] = {
             lambda value, parts: list.__setitem__(value, slice(None), parts),
             lambda kind, _: list.__new__(kind),
         ),
-        ContainerType("set", set, lambda value: [*set.__iter__(value)], _fill_set, lambda kind, _: set.__new__(kind)),
+        ContainerType(
+            "set",
+            set,
+            lambda value: [*set.__iter__(value)],
+            _fill_set,
+            lambda kind, _: set.__new__(kind),
+        ),
         ContainerType(
             "bytearray",
             bytearray,
             lambda value: [bytearray.hex(value)],
-            lambda value, parts: bytearray.__setitem__(
-                value, slice(None), bytes.fromhex(parts[0])
-            ),
+            lambda value, parts: bytearray.__setitem__(value, slice(None), bytes.fromhex(parts[0])),
             lambda kind, _: bytearray.__new__(kind),
         ),
         ContainerType(
@@ -227,7 +228,7 @@ CONTAINERS: dict[str, ContainerType] = {
             "defaultdict",
             defaultdict,
             lambda value: [
-                defaultdict.default_factory.__get__(value),
+                _DEFAULT_FACTORY.__get__(value),
                 *chain.from_iterable(dict.items(value)),
             ],
             _fill_defaultdict,

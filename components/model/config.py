@@ -22,7 +22,7 @@ DecodeMode = Literal["eager", "graphs", "compiled"]
 """How a GPU runs a decode step: kernel by kernel, as a CUDA graph, or with compiled kernels."""
 
 
-_MIN_TEMPERATURE = 1e-3
+_MIN_TEMPERATURE = 1e-6
 """Far below any temperature of the paper; logits divided by it stay far from the largest float32
 (assumption)."""
 
@@ -34,7 +34,7 @@ def require_temperature(temperature: float) -> float:
         ValueError: another number.
     """
     if temperature != 0 and not _MIN_TEMPERATURE <= temperature < math.inf:
-        raise ValueError(f"0 for greedy decoding, or a number from {_MIN_TEMPERATURE} on")
+        raise ValueError(f"0 for greedy decoding, or a number from {_MIN_TEMPERATURE:f} on")
     return temperature
 
 

@@ -68,7 +68,7 @@ def complete(
         sampler: the sampler of the model.
         prompt: the text to complete.
         params: sampling parameters.
-        is_cancelled: called every few tokens; once true, the completions end early.
+        is_cancelled: called after each completion; once true, the others are dropped.
 
     Raises:
         ConfigError: the prompt is empty or invalid text, or the context has no space for a token of
@@ -85,11 +85,16 @@ def complete(
         max_new_tokens=params.max_new_tokens,
         temperature=params.temperature,
         top_p=params.top_p,
-        should_stop=lambda text: is_cancelled() or (params.truncated and is_complete(text)),
+        should_stop=is_complete if params.truncated else None,  # Other processes may call it.
     )
+    finished = []
+    for completion in completions:
+        finished.append(completion)
+        if is_cancelled():
+            break
     return [
         _cut(completion.text, completion.num_tokens, completion.is_finished, params)
-        for completion in sorted(completions, key=lambda completion: int(completion.key))
+        for completion in sorted(finished, key=lambda completion: int(completion.key))
     ]
 
 

@@ -37,6 +37,7 @@ from urllib.parse import urlsplit
 from pydantic import JsonValue
 
 from components.core.errors import CodegenError, ConfigError, DataError
+from components.core.extras import require_extra
 from components.core.host_memory import tune_malloc_thresholds
 from components.data.config import DataExecution
 
@@ -245,6 +246,7 @@ def _ray_worker(address: str | None, stack: ExitStack) -> _Submit:
 
 def _join_cluster(address: str | None) -> Any:
     """Connect this process to the cluster, if it is not connected. Returns the package."""
+    require_extra("ray", "data.engine=ray")
     try:
         if address is not None:
             _require_listener(address)
@@ -253,7 +255,7 @@ def _join_cluster(address: str | None) -> Any:
         if not ray.is_initialized():
             # Without an address, Ray would start a cluster if there is none.
             ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.WARNING)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"no Ray cluster can be used at {address or 'the default address'}: {error}",
             expected="a running cluster that includes this machine and has this project with its "

@@ -1,8 +1,9 @@
-"""What all tests share. That this file lies here puts `tests/` on the path, so helpers are imported
-as `fixtures.*`."""
+"""Fixtures of all tests. pytest puts the folder of this file on the path, so that tests import
+`fixtures.*`."""
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,22 +14,25 @@ from fixtures.projects import FixtureArchives, new_project
 from fixtures.s3 import in_environment, s3_server
 from hypothesis import settings
 
-# How long an example takes is the machine's affair: beside other work a first one met the default
-# of 200 ms.
+# On a busy machine, a first example took longer than Hypothesis's limit of 200 ms.
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
+
+# A shell starts background jobs of a script with SIGINT ignored, and child processes inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def fixture_archives(tmp_path_factory: pytest.TempPathFactory) -> FixtureArchives:
-    """The preset "tiny", made of small archives. Not to be changed by a test."""
+    """The preset "tiny", made of small archives. Tests must not change it."""
     folder = tmp_path_factory.mktemp("archives")
     return FixtureArchives(folder, build_archives(folder))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _dvc_keeps_its_state_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """DVC's table of known hashes would otherwise lie in /var/tmp and outlive the tests."""
+def _private_dvc_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep DVC's table of known hashes, by default in /var/tmp, in a folder of this session."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path_factory.mktemp("dvc")))
         yield

@@ -49,6 +49,7 @@ _PACKAGES = (
     "scipy",
     "sklearn",
     "joblib",
+    "cloudpickle",
     "threadpoolctl",
     "dateutil",
     "six",

@@ -140,15 +140,15 @@ def test_a_temporary_read_error_is_not_treated_as_damage(
 ) -> None:
     add_checkpoint(tmp_path, 4)
     newest = add_checkpoint(tmp_path, 6)
-    read_text = Path.read_text
+    read_bytes = Path.read_bytes
 
-    def fail_for_newest(path: Path, *args: object, **kwargs: object) -> str:
+    def fail_for_newest(path: Path) -> bytes:
         if path.parent == newest:
             raise OSError(errno.ESTALE, "Stale file handle", str(path))
-        return read_text(path, *args, **kwargs)  # type: ignore[arg-type]
+        return read_bytes(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_text", fail_for_newest)
+        patch.setattr(Path, "read_bytes", fail_for_newest)
         with pytest.raises(TrainingError, match="cannot be read: Stale file handle"):
             latest_valid_checkpoint(tmp_path)
     latest = latest_valid_checkpoint(tmp_path)

@@ -24,8 +24,8 @@ from fixtures.projects import (
 )
 
 from components.core.errors import DataError, RemoteError
+from components.data.dvc.dvc_objects import load_tree
 from components.data.dvc.dvc_remote import PushResult, check_remote, push
-from components.data.dvc.dvc_repo import load_tree
 
 _NUM_OBJECTS = 9
 """Eight distinct files below data/ (see test_pull), and their list."""

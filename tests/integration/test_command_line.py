@@ -239,8 +239,8 @@ def broken(recipe, execution):
 def load_and_break(*arguments, **keywords):
     execution = load_execution(*arguments, **keywords)
     # After the setup, because Prefect reads its settings when it is imported.
-    import flows.runtime.health_checks
-    flows.runtime.health_checks.preflight_check = broken
+    import flows.evaluate
+    flows.evaluate.preflight_check = broken
     return execution
 
 options.load_execution = load_and_break

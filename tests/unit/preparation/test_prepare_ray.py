@@ -73,7 +73,7 @@ for task, kind in ((fail, "codegen"), (fail, "bug"), (fail, "killed"), (only_her
         check=True,
     )
     codegen, bug, killed, absent = map(json.loads, errors.read_text().splitlines())
-    assert codegen == ["RecordError", "bad"]
+    assert codegen == ["RecordError", "quarantined"]
     assert bug[0] == killed[0] == "DataError"
     assert "the task unit 1 failed" in bug[1]
     assert bug[1].endswith("ZeroDivisionError: of a bug")

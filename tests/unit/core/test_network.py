@@ -36,7 +36,7 @@ PUBLIC_URIS = [
     "http://host:5000/path",
     "s3://bucket/a:b@c",
     "file:///tmp/x@y",
-    "sqlite:////work/a@b/mlflow.db",
+    "sqlite:////data/a@b/mlflow.db",
     "data/*.jsonl",
 ]
 

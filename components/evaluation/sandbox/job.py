@@ -27,7 +27,7 @@ VerdictKind = Literal[
 ]
 """`exited`: the program ended without a valid answer. `no_print`: nothing was printed to compare
 (MTPB only). `needs_fast_mode`: only the mode `fast` can execute this test of this program; its type
-name is the operation (`jailed.stand_in`)."""
+name is the operation (`jailed.proxy`)."""
 
 VERDICT_KINDS: tuple[VerdictKind, ...] = get_args(VerdictKind)
 

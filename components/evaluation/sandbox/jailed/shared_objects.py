@@ -4,7 +4,7 @@ Values cross as JSON. A value of an exact immutable type arrives as an equal val
 container (list, dictionary, set, array, ...) gets a number and exists in both processes. Only one
 process runs at a time; before it hands over, it sends the containers that have changed, so both
 processes see changes in place, aliases and identity. Any other object stays in its process, and the
-other process gets a stand-in (`stand_in`) whose operations call back.
+other process gets a proxy (`proxy`) whose operations call back.
 
 `TestSide` is the end of the trusted process. Every message that it receives is untrusted: `frames`
 bounds its size, depth and number of containers, and anything but a valid message is a failure of
@@ -23,7 +23,7 @@ import types
 from operator import is_
 from typing import Any, NoReturn
 
-from . import frames, stand_in
+from . import frames, proxy
 from .value_types import CONTAINERS, VALUES, ContainerType, container_type, value_type
 
 Verdict = dict[str, str]
@@ -63,7 +63,7 @@ _BASES: dict[type, Any] = {
     bytes: bytes.__bytes__,
     frozenset: lambda value: frozenset(frozenset.__iter__(value)),
 }
-"""Immutable types that a stand-in class can be derived from, and the conversion to them."""
+"""Immutable types that a proxy class can be derived from, and the conversion to them."""
 _HEAP_TYPE = 1 << 9
 """The flag of classes that are defined in Python."""
 _SHARED_STATE = (
@@ -140,7 +140,7 @@ class _Side:
         """Call a method of an object of the other process; answer its calls while it runs.
 
         Args:
-            target: the stand-in of the object, or `NAMESPACE`.
+            target: the proxy of the object, or `NAMESPACE`.
         """
         number = NAMESPACE if target is NAMESPACE else self._numbers.get(id(target))
         if number is None:  # for example in a destructor
@@ -290,7 +290,7 @@ class _Side:
         return [self._describe(value, object), None, None]
 
     def _create(self, description: Any, encoded: Any, contents: Any) -> Any:
-        """Return an empty container or the stand-in of an object."""
+        """Return an empty container or the proxy of an object."""
         container = CONTAINERS[contents[0]] if contents is not None else None
         if description is None and container is not None:
             return container.create(container.type, contents[1:])
@@ -300,11 +300,9 @@ class _Side:
         is_own = is_own and not any(name in self._namespace for name in class_names)
         if own_name in self._namespace:
             methods = [*methods, "__eq__", "__hash__"]
-        named = stand_in.Description(
-            name, tuple(methods), tuple(disabled), identity, pattern, is_own
-        )
+        named = proxy.Description(name, tuple(methods), tuple(disabled), identity, pattern, is_own)
         if (named, base) not in self._classes:
-            self._classes[named, base] = stand_in.make_class(self, named, base)
+            self._classes[named, base] = proxy.make_class(self, named, base)
         kind = self._classes[named, base]
         if container:
             return container.create(kind, contents[1:])
@@ -368,11 +366,11 @@ class TestSide(_Side):
         """Return `left is right`, if it is the same for the objects of a single process."""
         if left is right:
             return True
-        if any(type(value) is stand_in.StandInType for value in (left, right)):
+        if any(type(value) is proxy.ProxyType for value in (left, right)):
             return bool(left == right)
-        num_stand_ins = sum(type(type(value)) is stand_in.StandInType for value in (left, right))
-        if num_stand_ins:
-            return bool(left == right) if num_stand_ins == 1 else False
+        num_proxies = sum(type(type(value)) is proxy.ProxyType for value in (left, right))
+        if num_proxies:
+            return bool(left == right) if num_proxies == 1 else False
         kind = type(left)
         is_copy = kind in (int, float, str) or value_type(kind) is not None
         if kind is type(right) and is_copy and left == right:
@@ -421,7 +419,7 @@ class TestSide(_Side):
         return self._fail(verdict)
 
     def _remove_unused(self) -> list[int]:
-        """Remove containers and stand-ins that only this table refers to.
+        """Remove containers and proxies that only this table refers to.
 
         A program may still hold a function of the tests, so functions stay in the table.
         """
@@ -503,7 +501,7 @@ class ProgramSide(_Side):
         classes = [cls for cls in kind.__mro__ if cls not in base.__mro__]
         defined = {name for cls in classes for name in vars(cls)}
         methods = {name for name in defined if getattr(kind, name, None) is not None}
-        disabled = (defined - methods) & stand_in.SPECIAL_METHODS
+        disabled = (defined - methods) & proxy.SPECIAL_METHODS
         if "__getitem__" in methods and "__iter__" not in defined and not _is_iterable(value):
             disabled.add("__iter__")
         if isinstance(value, types.ModuleType) or _is_known_elsewhere(value):
@@ -511,9 +509,9 @@ class ProgramSide(_Side):
         own_name = value.__name__ if isinstance(value, _GLOBAL_TYPES) else None
         is_own = "__class__" not in defined and not any(map(_is_known_elsewhere, classes))
         class_names = [cls.__name__ for cls in classes]
-        special = sorted(methods & stand_in.SPECIAL_METHODS)
+        special = sorted(methods & proxy.SPECIAL_METHODS)
         _, identity = self._kinds.setdefault(id(kind), (kind, len(self._kinds)))
-        pattern = kind.__flags__ & stand_in.PATTERN_FLAGS
+        pattern = kind.__flags__ & proxy.PATTERN_FLAGS
         of_class = [kind.__name__, special, sorted(disabled), identity, pattern]
         return [*of_class, class_names, is_own, own_name]
 

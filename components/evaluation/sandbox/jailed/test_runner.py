@@ -1,7 +1,7 @@
 """The process that runs the tests. It alone holds the verdict and never executes generated code.
 
 It executes the prompt (tests may use its helper functions) and the tests, both from the benchmark,
-and calls the program through stand-ins (`shared_objects`). Only a normal return of the tests is a
+and calls the program through proxies (`shared_objects`). Only a normal return of the tests is a
 pass. Since no hostile code runs here, a process tests many programs and
 compiles each test once. It restricts itself before it reads data of a candidate, and is replaced
 when such data cost it its time or memory, and after `_PROGRAMS_PER_RUNNER` programs.

@@ -1,12 +1,12 @@
-"""Stand-ins for objects of the other process.
+"""Proxies for objects of the other process.
 
-The class of a stand-in has the special methods of the object's class, so that Python treats it as
+The class of a proxy has the special methods of the object's class, so that Python treats it as
 it treats the object: a missing method has the default effect. An operation is executed by the
 object's process unless its result could decide a test by an operand: a comparison, arithmetic, a
 membership test and a hash, which a program could define so that every test passes. These end the
 test with the outcome `needs_fast_mode`.
 
-An instance of a subclass of a built-in type arrives as an instance of a stand-in class that is
+An instance of a subclass of a built-in type arrives as an instance of a proxy class that is
 derived from the same type.
 """
 
@@ -31,7 +31,7 @@ _UNSUPPORTED = (
     *(f"{prefix}{name}" for name in _ARITHMETIC for prefix in ("", "r", "i")),
 )  # fmt: skip
 SPECIAL_METHODS = frozenset(f"__{name}__" for name in (*_REMOTE, *_UNSUPPORTED))
-"""The special methods that a stand-in class may have."""
+"""The special methods that a proxy class may have."""
 
 
 _PATTERNS: dict[int, tuple[Any, ...]] = {1 << 5: (Sequence,), 1 << 6: (Mapping,)}
@@ -40,7 +40,7 @@ PATTERN_FLAGS = 1 << 5 | 1 << 6
 
 
 class Caller(Protocol):
-    """The end of the channel that stand-ins call."""
+    """The end of the channel that proxies call."""
 
     def call(self, target: Any, method: str, *arguments: Any, **keywords: Any) -> Any:
         """Call a method of the object."""
@@ -65,15 +65,15 @@ class Description(NamedTuple):
     """Whether the class is the program's own, so that no test can name it."""
 
 
-class StandInType(type):
-    """The type of stand-in classes: a comparison with the class of a test may need `fast`."""
+class ProxyType(type):
+    """The type of proxy classes: a comparison with the class of a test may need `fast`."""
 
-    __stand_in__: tuple[Caller, Description]
+    __proxy__: tuple[Caller, Description]
     """In each class; the name must not hide an attribute of the object."""
 
     def __eq__(cls, other: object) -> bool:
-        caller, description = cls.__stand_in__
-        if not description.has_known_type and not isinstance(other, StandInType):
+        caller, description = cls.__proxy__
+        if not description.has_known_type and not isinstance(other, ProxyType):
             caller.abort(f"{description.name}.__class__")
         return cls is other
 
@@ -83,11 +83,11 @@ class StandInType(type):
     def __getattr__(cls, name: str) -> Any:
         if name == "__abstractmethods__":  # `abc` and `inspect` look for it
             raise AttributeError(name)
-        return cls.__stand_in__[0].abort(f"{cls.__name__}.{name}")
+        return cls.__proxy__[0].abort(f"{cls.__name__}.{name}")
 
 
 def make_class(caller: Caller, description: Description, base: type) -> type:
-    """Return the class of stand-ins of a class, derived from the built-in type `base`."""
+    """Return the class of proxies of a class, derived from the built-in type `base`."""
 
     def property_of(name: str) -> property:
         return property(lambda self: caller.call(self, "__getattribute__", name))
@@ -114,8 +114,8 @@ def make_class(caller: Caller, description: Description, base: type) -> type:
         methods |= {"__str__", "__repr__", "__format__", "__dir__"}
     for name in methods:
         members[name] = _method(caller, description.name, name)
-    members["__stand_in__"] = (caller, description)
-    created = StandInType(description.name, (base,), members)
+    members["__proxy__"] = (caller, description)
+    created = ProxyType(description.name, (base,), members)
     for abstract in _PATTERNS.get(description.pattern & ~base.__flags__, ()):
         abstract.register(created)
     return created

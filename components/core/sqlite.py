@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote
 
+BUSY_TIMEOUT_S = 20.0
+"""How long a connection waits for another writer; MLflow's own sessions wait as long."""
 _FILE_URL = "sqlite:///"
 
 

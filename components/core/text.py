@@ -8,8 +8,11 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def printable_name(name: str) -> str:
-    """The text as valid UTF-8: bytes that are not UTF-8, which Python represents as surrogates, are
-    escaped as in `donn\\xe9es.txt`."""
+    """Return a name as valid UTF-8.
+
+    Bytes that are not UTF-8, which Python represents as surrogates, are escaped as in
+    `donn\\xe9es.txt`.
+    """
     return name if name.isascii() else _SURROGATE.sub(_escape, name)
 
 

@@ -37,7 +37,7 @@ from components.evaluation.sampling.completion import (
     complete,
 )
 from components.model.config import Temperature
-from flows.servers.request_limits import BodyLimit, RequestLimits, server_config
+from flows.servers.request_limits import BodyLimit, RequestLimits, error_document, server_config
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -251,15 +251,12 @@ class _Queue:
 
 def _ignore_result(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
-        task.exception()  # Otherwise asyncio logs that nobody read it.
+        task.exception()  # Otherwise asyncio logs an unread exception.
 
 
 def _error_response(error: Exception, message: str, status: int) -> JSONResponse:
-    """Return an error in OpenAI's form."""
     text = message.encode(errors="backslashreplace").decode()
-    return JSONResponse(
-        {"error": {"message": text, "type": type(error).__name__}}, status_code=status
-    )
+    return JSONResponse(error_document(text, type(error).__name__), status_code=status)
 
 
 def host_names(host: str, allowed: Collection[str] = ()) -> frozenset[str]:

@@ -94,9 +94,14 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 async def _refuse(send: Send, status: int, message: str) -> None:
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    body = json.dumps({"error": {"message": message, "type": "RequestLimit"}})
+    body = json.dumps(error_document(message, "RequestLimit"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body.encode()})
+
+
+def error_document(message: str, error_type: str) -> dict[str, Any]:
+    """Return an error in OpenAI's form."""
+    return {"error": {"message": message, "type": error_type}}
 
 
 def server_config(app: App, limits: RequestLimits) -> uvicorn.Config:

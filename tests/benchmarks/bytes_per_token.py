@@ -11,11 +11,15 @@ vocabulary. Prints the rows of a Markdown table.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from fixtures.raw_corpora import read_corpus
+
 from components.data.config import CORPORA, LANGUAGES
-from components.data.sources.records import read_corpus
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.vocabulary import build_tokenizer

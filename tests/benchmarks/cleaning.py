@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from fixtures.raw_corpora import read_corpus
 
 from components.data.filters.decontamination import (
     BenchmarkText,
@@ -24,7 +29,6 @@ from components.data.filters.decontamination import (
 )
 from components.data.filters.minhash import NearDuplicateConfig, compute_signatures
 from components.data.filters.redaction import RedactionConfig, redact
-from components.data.sources.records import read_corpus
 from components.evaluation.benchmarks.humaneval import load_humaneval
 
 DOCUMENTS_AT_ONCE = 500

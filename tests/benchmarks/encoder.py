@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from fixtures.raw_corpora import read_corpus
+
 from components.data.config import CORPORA
-from components.data.sources.records import read_corpus
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.vocabulary import build_tokenizer

@@ -352,11 +352,6 @@ def list_corpus_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_corpus(folder: Path) -> pa.Table:
-    """The records of all files of a pulled corpus, in the order of file and line."""
-    return pa.concat_tables(map(read_corpus_file, list_corpus_files(folder)))
-
-
 def read_corpus_file(path: Path) -> pa.Table:
     """The records of a file of `data/`, strictly: a record that cannot be read is an error.
 

@@ -41,7 +41,7 @@ from urllib3.exceptions import HTTPError
 from components.core.errors import TrackingError
 from components.core.files import wrap_disk_full, write_atomic
 from components.core.network import is_http_uri, redact_credentials
-from components.core.sqlite import sqlite_path, sqlite_url
+from components.core.sqlite import BUSY_TIMEOUT_S, sqlite_path, sqlite_url
 from components.registry.client.relocation import relocate
 
 T = TypeVar("T")
@@ -49,8 +49,6 @@ T = TypeVar("T")
 PROBE_TIMEOUT_S = 4.0
 """Timeout for connecting and for reading. Assumption: a healthy server answers in milliseconds."""
 
-_BUSY_TIMEOUT_S = 20.0
-"""How long SQLite waits for another writer; MLflow's own sessions wait as long."""
 _LOCKED = "database is locked"
 _DELETED = r"The (experiment|run) (\w+) must be in the 'active' state"
 """MLflow keeps deleted experiments and runs until `mlflow gc`, and refuses to write to them."""
@@ -254,7 +252,7 @@ def _enable_write_ahead_log(path: Path) -> None:
         TrackingError: the file is not a database, or it cannot be written.
     """
     try:
-        with closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)) as connection:
+        with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.Error as error:
         fix = "correct its permissions, or move the file away to start with an empty database"
@@ -271,7 +269,7 @@ def _require_current_schema(path: Path) -> None:
     Raises:
         TrackingError: another version of MLflow wrote the database.
     """
-    with closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)) as connection:
+    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as connection:
         try:
             row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         except sqlite3.OperationalError:  # a database without tables, which MLflow creates

@@ -1,6 +1,6 @@
 """Updates the records of a workspace that was moved or copied.
 
-MLflow stores absolute paths of files. In a workspace, `mlflow/mlflow.db` stands beside
+MLflow stores absolute paths of files. In a workspace, `mlflow/mlflow.db` is beside
 `mlflow/artifacts`, the location of its experiments. If an experiment names another folder, the
 workspace was moved or copied: every text of the database that contains the path of the old
 workspace gets the path of the new one. So a copy never writes into the original. The manifests of
@@ -19,10 +19,9 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-logger = logging.getLogger(__name__)
+from components.core.sqlite import BUSY_TIMEOUT_S
 
-_BUSY_TIMEOUT_S = 20.0
-"""How long SQLite waits for another writer, as in `connection`."""
+logger = logging.getLogger(__name__)
 
 
 def relocate(database: Path, artifacts: Path) -> None:
@@ -34,7 +33,7 @@ def relocate(database: Path, artifacts: Path) -> None:
     """
     if database.parent != artifacts.parent:
         return
-    with closing(sqlite3.connect(database, timeout=_BUSY_TIMEOUT_S)) as connection:
+    with closing(sqlite3.connect(database, timeout=BUSY_TIMEOUT_S)) as connection:
         for old_artifacts in _other_locations(connection, database, artifacts):
             old, new = old_artifacts.parents[1], artifacts.parents[1]
             with connection:

@@ -186,7 +186,7 @@ def test_a_locked_database_is_an_error_with_a_hint(tmp_path: Path) -> None:
 def test_a_locked_database_is_an_error_when_connecting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "_BUSY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(connection, "BUSY_TIMEOUT_S", 0.0)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as writer:
         writer.execute("BEGIN EXCLUSIVE")
         with pytest.raises(TrackingError, match="database is locked") as caught:

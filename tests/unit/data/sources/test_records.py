@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from fixtures.raw_corpora import read_corpus
 
 from components.core.errors import DataError, RecordError
-from components.data.sources.records import FIELDS, read_corpus
+from components.data.sources.records import FIELDS
 
 GOOD = {
     "language": "Python",

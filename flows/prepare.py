@@ -6,7 +6,6 @@ from prefect import flow
 
 from components.core.artifact import Artifact
 from components.core.config import Config
-from components.data.config import CORPORA
 from flows.runtime.context import open_flow_context
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
@@ -30,6 +29,7 @@ class PreparedData(Config):
     """By corpus; also the vocabulary."""
     tokenizer: Artifact
     prepared: dict[str, Artifact]
+    """By corpus, in the order of the stages."""
     validations: dict[str, Artifact]
     """Of `raw` and `prepared`."""
 
@@ -53,14 +53,14 @@ def prepare(
     with open_flow_context(recipe, execution, "prepare", parent_run) as context:
         suites = context.task("load suites", lambda _: load_suites(context))
         raw = pull_raw_corpora(context)
-        context.run.log_inputs((raw[corpus] for corpus in CORPORA), context="raw")
+        context.run.log_inputs((raw[corpus] for corpus in recipe.corpora), context="raw")
         raw_validation = validate_raw_corpora(context, raw, suites)
         tokenizer = build_tokenizer_step(context, raw["vocabulary"])
         if init_checkpoint:
             check_same_tokenizer(context, init_checkpoint, tokenizer)
         benchmark_texts = load_benchmarks(context)
         prepared: dict[str, Artifact] = {}
-        for corpus in CORPORA:
+        for corpus in recipe.corpora:
             prepared[corpus] = prepare_corpus_step(
                 context, corpus, raw[corpus], tokenizer, benchmark_texts, dict(prepared)
             )

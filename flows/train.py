@@ -1,4 +1,4 @@
-"""Training flows: the stages NL, Multi and Mono, each from the weights of the stage before.
+"""Training flows: the stages of a recipe, each from the weights of the stage that it names.
 
 A recipe can omit the first stages, and can start from an existing model.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from prefect import flow
 
 from components.core.artifact import Artifact
-from components.training.config import StageName
 from flows.prepare import PreparedData, prepare
 from flows.runtime.context import open_flow_context
 from flows.settings.execution import Execution
@@ -16,7 +15,7 @@ from flows.settings.recipes import Recipe
 from flows.steps.prepare_corpora import check_same_tokenizer
 from flows.steps.report import publish_training
 from flows.steps.resolve_model import check_init_checkpoint, resolve_model
-from flows.steps.stage_training import run_stage, stages_up_to
+from flows.steps.stage_training import run_stage, stages_to_train
 
 
 @flow(name="train", flow_run_name="train {recipe.name}")
@@ -24,25 +23,25 @@ def train(
     recipe: Recipe,
     execution: Execution,
     corpora: PreparedData | None = None,
-    last_stage: StageName = "mono",
+    last_stage: str | None = None,
     parent_run: str | None = None,
     init_checkpoint: Artifact | None = None,
 ) -> dict[str, Artifact]:
-    """Return the checkpoints of the recipe's stages up to `last_stage`, by stage.
+    """Return the checkpoints of the recipe's stages, by stage.
 
     Args:
         recipe: the stages to train.
         execution: where and how fast.
         corpora: result of `prepare`; None runs it first.
-        last_stage: nl, multi or mono.
+        last_stage: train only the stages that lead to this stage. None: all stages.
         parent_run: id of the parent MLflow run.
         init_checkpoint: result of `resolve_init_checkpoint`; None runs it first if needed.
 
     Raises:
-        ConfigError: `last_stage` comes before the first stage, or no stage can start from the model
-            that the recipe names.
+        ConfigError: the first stage does not lead to `last_stage`, or cannot start from
+            the model that the recipe names.
     """
-    stages = stages_up_to(recipe, last_stage)
+    stages = stages_to_train(recipe, last_stage)
     init_checkpoint = init_checkpoint or find_init_checkpoint(recipe, execution, parent_run)
     corpora = corpora or prepare(
         recipe, execution, parent_run=parent_run, init_checkpoint=init_checkpoint
@@ -52,11 +51,15 @@ def train(
         context.run.tracking.register_dvc_md5(corpora.raw.values())
         if init_checkpoint:
             check_same_tokenizer(context, init_checkpoint, corpora.tokenizer)
-        previous = init_checkpoint
         for stage in stages:
-            corpus = corpora.prepared[stage]
-            previous = run_stage(context, stage, corpus, corpora.tokenizer, previous)
-            checkpoints[stage] = previous
+            init_stage = recipe.training.stages[stage].init_stage or ""
+            checkpoints[stage] = run_stage(
+                context,
+                stage,
+                corpora.prepared[recipe.training.corpus_of(stage)],
+                corpora.tokenizer,
+                checkpoints.get(init_stage, init_checkpoint),
+            )
         publish_training(context, checkpoints)
     return checkpoints
 
@@ -112,14 +115,12 @@ def prepare_and_train(
 
 
 @flow(name="train-stage", flow_run_name="train {recipe.name} up to {stage}")
-def train_stage(
-    recipe: Recipe, execution: Execution, stage: StageName = "mono"
-) -> dict[str, Artifact]:
-    """Train a stage and the stages before it; existing checkpoints are reused.
+def train_stage(recipe: Recipe, execution: Execution, stage: str) -> dict[str, Artifact]:
+    """Train a stage and the stages that lead to it; existing checkpoints are reused.
 
     Args:
         recipe: what to build.
         execution: where and how fast to run.
-        stage: nl, multi or mono.
+        stage: name of the stage.
     """
     return train.fn(recipe, execution, last_stage=stage)

@@ -11,7 +11,8 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -238,12 +239,37 @@ def _assign(owner: type[BaseModel], values: dict[str, Any], path: str, value: An
     names = path.split(".")
     parent: Any = None
     node: Any = values
+    annotation: Any = owner
     for depth, name in enumerate(names, start=1):
         field_names = list(node) if isinstance(node, dict) else []
-        if name not in field_names:
+        is_new_key = depth == len(names) and _is_mapping(annotation)
+        if name not in field_names and not is_new_key:
             raise _unknown(owner.__name__, ".".join(names[:depth]), field_names)
-        parent, node = node, node[name]
+        parent, node = node, node.get(name)
+        annotation = _annotation_of(annotation, name)
     parent[names[-1]] = value
+
+
+def _annotation_of(owner: Any, name: str) -> Any:
+    """Return the type of a field of a config, or of the values of a mapping."""
+    if _is_mapping(owner):
+        return _unwrap(get_args(owner)[1])
+    field = getattr(owner, "model_fields", {}).get(name)
+    return _unwrap(field.annotation) if field else None
+
+
+def _unwrap(annotation: Any) -> Any:
+    """Return the type inside of `Annotated[T, ...]` and `T | None`."""
+    if get_origin(annotation) is Annotated:
+        return _unwrap(get_args(annotation)[0])
+    members = [item for item in get_args(annotation) if item is not NoneType]
+    if get_origin(annotation) in (Union, UnionType) and len(members) == 1:
+        return _unwrap(members[0])
+    return annotation
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return get_origin(annotation) is dict
 
 
 def _unknown(owner: str, path: str, field_names: Iterable[str]) -> ConfigError:

@@ -1,34 +1,32 @@
 """Configuration of the raw corpora and of their filters: the data fields of a recipe, and of an
 execution config.
 
-The names of corpora and languages are defined here. `archives/corpus.json` lists the archives of
-each preset.
+Corpora, their languages and their rules are data of the recipe. `archives/corpus.json` lists the
+archives of each preset.
 """
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from components.core.config import Config, ListOrTuple
 from components.data.sources.config import QuarantineConfig, Source
 
-Corpus = Literal["nl", "multi", "mono"]
-Language = Literal["English", "C", "C++", "Go", "Java", "JavaScript", "Python"]
 Preset = Literal["starter", "tiny"]
 
-CORPORA: tuple[Corpus, ...] = ("nl", "multi", "mono")
-"""The corpora in the order of the training stages (docs/paper.md, section 1)."""
+VOCABULARY = "vocabulary"
+"""The folder of the vocabulary in `data/`, beside the corpora."""
+PRESET_CORPORA = ("nl", "multi", "mono")
+"""The corpora of every preset, in the order of CodeGen's stages (docs/paper.md, section 1)."""
 
-LANGUAGES: dict[Corpus, tuple[Language, ...]] = {
-    "nl": ("English",),
-    "multi": ("C", "C++", "Go", "Java", "JavaScript", "Python"),
-    "mono": ("Python",),
-}
-"""The languages of each corpus (docs/paper.md, section 1)."""
+ENGLISH = "English"
+CODE_LANGUAGES = ("C", "C++", "Go", "Java", "JavaScript", "Python")
+"""The languages of CodeGen-Multi (docs/paper.md, section 1)."""
 
-LANGUAGE_PREFIX: dict[Language, str] = {
+LANGUAGE_PREFIX: dict[str, str] = {
     "C": "// language: C\n",
     "C++": "// language: C++\n",
     "Go": "// language: Go\n",
@@ -38,6 +36,8 @@ LANGUAGE_PREFIX: dict[Language, str] = {
 }
 """Prefix of each document of the multi corpus (docs/paper.md, section 1). Assumption: the paper
 does not publish its text, so each prefix is a comment of the language."""
+
+_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 RedactionKind = Literal["secret", "email", "ip_address"]
@@ -96,35 +96,83 @@ class RedactionConfig(Config):
     """Kinds that are replaced."""
 
 
-class DataConfig(Config):
-    """Training documents: archives or sources, filters, held-out share and language prefixes."""
+class CorpusConfig(Config):
+    """A corpus: its sources, and the rules for its documents."""
 
-    preset: Preset = "starter"
-    """Set of pinned archives in `data/`."""
-    sources: dict[Corpus, ListOrTuple[Source]] | None = None
-    """Sources of each corpus, in place of the preset's archives. They are read where they are
-    stored."""
-    extensions: dict[str, Language] = Field(default_factory=dict)
-    """Languages by file extension, in addition to `components.data.sources.config.EXTENSIONS`."""
-    quarantine: QuarantineConfig = QuarantineConfig()
-    filters: FilterConfig = FilterConfig()
+    languages: Annotated[ListOrTuple[str], Field(min_length=1)]
+    """Languages of its documents; records in other languages are skipped."""
+    sources: ListOrTuple[Source] | None = None
+    """They are read where they are stored. None: the archives of the preset."""
+    filters: FilterConfig | None = FilterConfig()
+    """The paper's filters, which are rules for code. None: only empty documents are rejected, as
+    for the Pile, whose published size the paper's NL corpus has (docs/paper.md, section 1)."""
+    exact_dedup: bool = True
+    """Whether a document that repeats another document of the corpus is rejected."""
     decontamination: DecontaminationConfig = DecontaminationConfig()
-    dedup_across_corpora: bool = False
-    """Whether a document of an earlier corpus (order: nl, multi, mono) is a duplicate in a later
-    one. Not in the paper."""
     near_duplicates: NearDuplicateConfig = NearDuplicateConfig()
     redaction: RedactionConfig = RedactionConfig()
-    held_out_fraction: float = Field(default=0.01, gt=0, lt=1)
-    """Share of the documents of each language that is not trained on (assumption: the paper does
-    not state a share)."""
-    language_prefix: dict[Language, str] = LANGUAGE_PREFIX
-    """Prefix of each document of the multi corpus, by language."""
+    language_prefix: dict[str, str] = Field(default_factory=dict)
+    """Prefix of each document, by language. Empty: no prefixes."""
 
     @model_validator(mode="after")
-    def _every_language_has_a_prefix(self) -> Self:
-        if missing := set(LANGUAGES["multi"]) - set(self.language_prefix):
-            raise ValueError(f"language_prefix lacks {', '.join(sorted(missing))}")
+    def _check_languages(self) -> Self:
+        if len(set(self.languages)) < len(self.languages):
+            raise ValueError("languages without repetitions")
+        missing = set(self.languages) - set(self.language_prefix)
+        if self.language_prefix and missing:
+            raise ValueError(f"a language_prefix for {', '.join(sorted(missing))} too, or for none")
         return self
+
+
+def _default_corpora() -> dict[str, CorpusConfig]:
+    """Return the corpora of CodeGen (docs/paper.md, section 1)."""
+    return {
+        "nl": CorpusConfig(languages=(ENGLISH,), filters=None),
+        "multi": CorpusConfig(languages=CODE_LANGUAGES, language_prefix=LANGUAGE_PREFIX),
+        "mono": CorpusConfig(languages=("Python",)),
+    }
+
+
+class DataConfig(Config):
+    """Training documents: corpora with their sources and rules, and the held-out share."""
+
+    preset: Preset = "starter"
+    """Set of pinned archives in `data/`: the corpora nl, multi and mono, and the vocabulary."""
+    corpora: dict[str, CorpusConfig] = Field(default_factory=_default_corpora)
+    """By name. A stage trains on the corpus with its name, or on the one that it names."""
+    extensions: dict[str, str] = Field(default_factory=dict)
+    """Languages by file extension, in addition to `components.data.sources.config.EXTENSIONS`."""
+    quarantine: QuarantineConfig = QuarantineConfig()
+    dedup_across_corpora: bool = False
+    """Whether a document of an earlier corpus is a duplicate in a later one; the order is that of
+    the training stages. Not in the paper."""
+    held_out_fraction: float = Field(default=0.01, gt=0, lt=1)
+    """Share of the documents of each language that is not trained on (assumption: the paper does
+    not state a share). The same for all corpora: a held-out document is held out of each."""
+
+    @model_validator(mode="after")
+    def _check_corpora(self) -> Self:
+        for name, corpus in self.corpora.items():
+            if not _NAME_PATTERN.fullmatch(name) or name == VOCABULARY:
+                raise ValueError(
+                    f"corpora with names of lower-case letters, digits, '.', '_' and '-', other "
+                    f"than {VOCABULARY!r}; not {name!r}"
+                )
+            if corpus.sources is None and name not in PRESET_CORPORA:
+                raise ValueError(
+                    f"sources for corpora.{name}, since the presets have only "
+                    f"{', '.join(PRESET_CORPORA)}"
+                )
+        return self
+
+    def replace_corpus(self, name: str, **values: Any) -> Self:
+        """Return a copy in which fields of a corpus have other values."""
+        return self.replace(corpora={**self.corpora, name: self.corpora[name].replace(**values)})
+
+    @property
+    def declared_sources(self) -> dict[str, tuple[Source, ...]]:
+        """The sources of the corpora that do not come from the preset, by corpus."""
+        return {name: corpus.sources for name, corpus in self.corpora.items() if corpus.sources}
 
 
 class DataExecution(Config):

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from components.core.artifact import Artifact
 from components.core.errors import DataError
 from components.core.fingerprint import digest_of_files, fingerprint, list_files, sha256_file
-from components.data.config import CORPORA, Corpus, DataConfig
+from components.data.config import PRESET_CORPORA, VOCABULARY, DataConfig
 from components.data.dvc import dvc_repo
 from components.data.dvc.dvc_objects import shorten_list
 from components.data.dvc.dvc_repo import DATA, DATA_DVC, DvcPointer
@@ -47,7 +47,7 @@ def load_raw_artifacts(project: Path) -> dict[str, Artifact]:
             fix="run `codegen data pull`",
         )
     require_clean_data(project, pointer)
-    names = (*CORPORA, "vocabulary")
+    names = (*PRESET_CORPORA, VOCABULARY)
     return {name: _raw_artifact(project / DATA / name, pointer) for name in names}
 
 
@@ -55,7 +55,7 @@ def _raw_artifact(folder: Path, pointer: DvcPointer) -> Artifact:
     files = list_files(folder)
     size_bytes = sum(file.size_bytes for file in files)
     statistics: dict[str, JsonValue] = {"num_files": len(files), "size_bytes": size_bytes}
-    if folder.name in CORPORA:
+    if folder.name in PRESET_CORPORA:
         statistics["num_documents"] = sum(count_lines(folder / file.path) for file in files)
     return Artifact(
         kind="raw-corpus",
@@ -120,13 +120,12 @@ def require_clean_data(project: Path, pointer: DvcPointer) -> None:
     )
 
 
-def corpus_sources(data: DataConfig, corpus: Corpus, project: Path) -> tuple[Source, ...]:
+def corpus_sources(data: DataConfig, corpus: str, project: Path) -> tuple[Source, ...]:
     """The sources of a corpus that the recipe declares, else the JSON Lines files of `data/`."""
-    declared = (data.sources or {}).get(corpus)
-    return declared or (Source(uri=str(project / DATA / corpus / "*.jsonl")),)
+    return data.corpora[corpus].sources or (Source(uri=str(project / DATA / corpus / "*.jsonl")),)
 
 
-def artifact_from_listing(name: Corpus, sources: Sequence[Source]) -> Artifact:
+def artifact_from_listing(name: str, sources: Sequence[Source]) -> Artifact:
     """The artifact of a corpus that DVC does not store, from a listing of its files.
 
     A local file is identified by the SHA-256 of its bytes, a remote file by the checksum that its

@@ -19,7 +19,7 @@ from pydantic import JsonValue
 
 from components.core.files import read_jsonl, require_disk_space, write_json, write_jsonl
 from components.core.progress import track
-from components.data.config import Corpus, DataConfig, DataExecution
+from components.data.config import DataConfig, DataExecution
 from components.data.engine import WorkUnit, run_tasks
 from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.config import Source
@@ -67,7 +67,7 @@ from components.preparation.tokenize_stage import MATCHES_JSONL, run_tokenize_st
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 
-CODE_VERSION = 5
+CODE_VERSION = 6
 """Raise it when the same recipe would give a different artifact."""
 
 CONTAMINATION_JSONL = "contamination.jsonl"
@@ -84,7 +84,7 @@ def prepare_corpus(
     folder: Path,
     *,
     sources: Sequence[Source],
-    corpus: Corpus,
+    corpus: str,
     data: DataConfig,
     tokenizer_folder: Path,
     tokenizer: TokenizerConfig,
@@ -98,7 +98,7 @@ def prepare_corpus(
 
     Args:
         folder: an existing folder.
-        sources, corpus, data: the raw documents, the corpus's name, filters and split settings.
+        sources, corpus, data: the raw documents, the corpus's name and its rules.
         tokenizer_folder, tokenizer: the tokenizer artifact's files and its configuration.
         context_length: tokens in a sequence.
         seed: of the training order and the splits.
@@ -212,7 +212,7 @@ def _run_pack_stage(
     splits: dict[str, Split] = {}
     tasks: list[WorkUnit] = []
     dropped_tokens: dict[str, int] = {}
-    for name in split_names(job.corpus):
+    for name in split_names(job.rules.languages):
         sizes = [int(result["tokens"][name]) for result in merged]
         paths = [str(range_dir / stream_file(name)) for range_dir in ranges]
         streams = list(zip(paths, sizes, strict=True))
@@ -283,7 +283,7 @@ def _contamination_counts(
 
     Empty if benchmarks were not searched.
     """
-    if not job.data.decontamination.enabled:
+    if not job.rules.decontamination.enabled:
         return {}
     documents: dict[str, set[str]] = {benchmark.benchmark: set() for benchmark in job.benchmarks}
     for match in matches:

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.data.filters.documents import (
+    DEDUP_SORT_KEYS,
     DIGEST,
     keyed_hash,
     mark_duplicates,
-    sort_and_mark_duplicates,
 )
 from components.data.filters.minhash import cluster
 from components.data.filters.quality import IN_OTHER_CORPUS, NEAR_DUPLICATE
@@ -43,7 +43,7 @@ def find_near_duplicates(job: PrepareJob, runs: Sequence[Path]) -> str | None:
 
     Returns None if near-duplicate detection is disabled.
     """
-    if not job.data.near_duplicates.enabled:
+    if not job.rules.near_duplicates.enabled:
         return None
 
     def write(folder: Path) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def find_near_duplicates(job: PrepareJob, runs: Sequence[Path]) -> str | None:
         rows = mark_duplicates(rows.take(pc.sort_indices(rows["order"])))
         rows = rows.filter(rows["reason"].is_null())
         band_keys = rows["bands"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
-        is_dropped = cluster(np.arange(rows.num_rows), band_keys, job.data.near_duplicates)
+        is_dropped = cluster(np.arange(rows.num_rows), band_keys, job.rules.near_duplicates)
         dropped = pa.table({"order": rows["order"].filter(pa.array(is_dropped)).cast(DIGEST)})
         write_arrow(folder / "dropped.arrow", dropped)
         return {"num_dropped": dropped.num_rows}
@@ -101,8 +101,8 @@ def _exclusion_rows(sha256: pa.Array, seed: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns, schema=ROW_SCHEMA)
 
 
-def apply_global_rejects(rows: pa.Table, near_duplicates: str | None) -> pa.Table:
-    """Sort rows into training order, and reject duplicates and near-duplicates.
+def apply_global_rejects(job: PrepareJob, rows: pa.Table, near_duplicates: str | None) -> pa.Table:
+    """Sort rows into training order, and reject duplicates and near-duplicates as the rules say.
 
     Then remove the rows of `exclusion_runs`: their copies are marked as duplicates.
 
@@ -110,7 +110,9 @@ def apply_global_rejects(rows: pa.Table, near_duplicates: str | None) -> pa.Tabl
         rows: all rows of a range, with the columns of `DEDUP_SORT_KEYS` and `reason`.
         near_duplicates: the file of `find_near_duplicates`, if enabled.
     """
-    rows = sort_and_mark_duplicates(rows)
+    rows = rows.take(pc.sort_indices(rows, sort_keys=DEDUP_SORT_KEYS))
+    if job.rules.exact_dedup:
+        rows = mark_duplicates(rows)
     rows = rows.filter(pc.fill_null(pc.not_equal(rows["reason"], IN_OTHER_CORPUS), True))
     if near_duplicates is None:
         return rows

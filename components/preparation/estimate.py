@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from components.core.errors import DataError
-from components.data.config import Corpus, DataConfig, DataExecution
+from components.data.config import DataConfig, DataExecution
 from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.config import Source
 from components.data.sources.partitions import Partition, list_partitions
@@ -76,7 +76,7 @@ def estimate_corpus(
     folder: Path,
     *,
     sources: Sequence[Source],
-    corpus: Corpus,
+    corpus: str,
     data: DataConfig,
     tokenizer_folder: Path,
     tokenizer: TokenizerConfig,
@@ -113,7 +113,7 @@ def estimate_corpus(
     return _extrapolate(sample, partitions, job, execution)
 
 
-def _require_documents(corpus: Corpus, sample: Sample) -> None:
+def _require_documents(corpus: str, sample: Sample) -> None:
     if any(stats.tokens.total() for stats in sample.partitions):
         return
     rejected = sum((stats.rejected for stats in sample.partitions), Counter[str]())

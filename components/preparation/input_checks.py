@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from components.core.errors import ConfigError, DataError
-from components.data.config import LANGUAGES, Corpus
 from components.data.sources.config import QuarantineConfig
 from components.data.sources.quarantine import (
     QuarantinedRecord,
@@ -38,7 +37,7 @@ def load_encoder(folder: Path, config: TokenizerConfig) -> Encoder:
     return encoder
 
 
-def check_readable_records(corpus: Corpus, tokenized: Sequence[Mapping[str, Any]]) -> None:
+def check_readable_records(corpus: str, tokenized: Sequence[Mapping[str, Any]]) -> None:
     """Raise RecordError, with an example, if the tokenize stage read no document."""
     quarantined, skipped = Counter[str](), Counter[str]()
     for result in tokenized:
@@ -83,20 +82,19 @@ def check_quarantine_of_reused_corpus(
     )
 
 
-def require_documents(corpus: Corpus, languages: Mapping[str, Any]) -> None:
-    """Raise DataError if a language has no accepted document."""
-    for language in LANGUAGES[corpus]:
-        counts = languages[language]
+def require_documents(corpus: str, languages: Mapping[str, Any]) -> None:
+    """Raise DataError if a language has no accepted document; `languages` has its counts."""
+    for language, counts in languages.items():
         if not counts["documents"]:
             num_rejected = sum(counts["rejected"].values())
             raise DataError(
                 f"{corpus} has no accepted {language} document ({num_rejected:,} were rejected)",
-                expected=f"accepted documents in each of {', '.join(LANGUAGES[corpus])}",
+                expected=f"accepted documents in each of {', '.join(languages)}",
                 fix="fetch the raw corpora with `codegen data pull`, or loosen the filters",
             )
 
 
-def require_sequences(corpus: Corpus, splits: Mapping[str, Split], context_length: int) -> None:
+def require_sequences(corpus: str, splits: Mapping[str, Split], context_length: int) -> None:
     """Raise DataError if a split has no full sequence."""
     for name, split in splits.items():
         if not split.num_sequences:

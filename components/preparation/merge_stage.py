@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from components.core.files import read_json, write_json
 from components.core.progress import track
-from components.data.config import LANGUAGES, Corpus, DataExecution
+from components.data.config import DataExecution
 from components.data.engine import WorkUnit, run_tasks
 from components.data.filters.quality import DUPLICATE
 from components.dataset.manifests import DOCUMENTS_SCHEMA, REJECTS_SCHEMA
@@ -75,8 +75,8 @@ def merge_range(task: Any) -> JsonValue:
         index = rows.schema.get_field_index("tokens")
         rows = rows.set_column(index, "num_tokens", count_tokens(tokens))
         rows = rows.append_column("row", pa.array(np.arange(len(tokens))))
-        rows = apply_global_rejects(rows, task["near_duplicates"])
-        return {"number": task["number"], **_write_range(job.corpus, rows, tokens, folder)}
+        rows = apply_global_rejects(job, rows, task["near_duplicates"])
+        return {"number": task["number"], **_write_range(job, rows, tokens, folder)}
 
     return run_once(job.merged_dir(task["number"], task["num_ranges"]), merge)
 
@@ -86,9 +86,9 @@ def stream_file(split: str) -> str:
     return f"{split.replace('/', '-')}.bin"
 
 
-def split_names(corpus: Corpus) -> list[str]:
+def split_names(languages: Sequence[str]) -> list[str]:
     """The train split and the held-out split of each language."""
-    return [TRAIN, *(held_out_split(language) for language in LANGUAGES[corpus])]
+    return [TRAIN, *(held_out_split(language) for language in languages)]
 
 
 def count_tokens(tokens: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -97,7 +97,7 @@ def count_tokens(tokens: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _write_range(
-    corpus: Corpus, rows: pa.Table, tokens: pa.ChunkedArray, folder: Path
+    job: PrepareJob, rows: pa.Table, tokens: pa.ChunkedArray, folder: Path
 ) -> dict[str, Any]:
     """Write streams and table rows.
 
@@ -107,7 +107,7 @@ def _write_range(
     accepted = rows.filter(is_accepted)
     splits = _splits_of(accepted)
     num_tokens: dict[str, int] = {}
-    for split in split_names(corpus):
+    for split in split_names(job.rules.languages):
         split_rows = accepted["row"].filter(pc.equal(splits, split)).to_numpy()
         with (folder / stream_file(split)).open("wb", buffering=_WRITE_BUFFER_BYTES) as file:
             num_tokens[split] = write_tokens(tokens, split_rows, file)
@@ -120,7 +120,7 @@ def _write_range(
             documents.filter(pc.equal(documents["language"], language)),
             rejects.filter(pc.equal(rejects["language"], language)),
         )
-        for language in LANGUAGES[corpus]
+        for language in job.rules.languages
     }
     return {"tokens": num_tokens, "languages": languages}
 

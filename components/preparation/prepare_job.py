@@ -25,7 +25,7 @@ from pydantic import JsonValue
 from components.core.config import Config, ListOrTuple, Seed
 from components.core.files import read_json, write_json
 from components.core.fingerprint import fingerprint
-from components.data.config import Corpus, DataConfig, DataExecution
+from components.data.config import CorpusConfig, DataConfig, DataExecution
 from components.data.filters.decontamination import BenchmarkText
 from components.data.sources.partitions import Partition
 from components.tokenizer.config import TokenizerConfig
@@ -50,7 +50,7 @@ class PrepareJob(Config):
 
     folder: str
     """Absolute path of the work folder; on a cluster, shared by all nodes."""
-    corpus: Corpus
+    corpus: str
     data: DataConfig
     seed: Seed
     tokenizer_folder: str
@@ -89,6 +89,11 @@ class PrepareJob(Config):
     def write(self) -> None:
         """Write the job file."""
         write_json(Path(self.path), self.model_dump(mode="json"))
+
+    @property
+    def rules(self) -> CorpusConfig:
+        """Languages and rules of the corpus."""
+        return self.data.corpora[self.corpus]
 
     @property
     def path(self) -> str:

@@ -167,7 +167,7 @@ def prepare_sample(
     ranges = _merge_and_pack(job, all_runs, near_duplicates, execution)
     elapsed_s = time.perf_counter() - started_s
     return Sample(
-        partitions=_count(sampled, results, runs, near_duplicates),
+        partitions=_count(job, sampled, results, runs, near_duplicates),
         num_partitions=len(partitions),
         single_process=single_process,
         tokenize_s=sum(result["seconds"] for result in results),
@@ -192,6 +192,7 @@ def _merge_and_pack(
 
 
 def _count(
+    job: PrepareJob,
     sampled: Sequence[SampledPartition],
     results: Sequence[dict[str, Any]],
     runs: Sequence[Sequence[Path]],
@@ -200,7 +201,7 @@ def _count(
     """Count documents and tokens per partition after deduplication of the whole sample."""
     tables = [_count_columns(partition_runs, number) for number, partition_runs in enumerate(runs)]
     groups = (
-        apply_global_rejects(pa.concat_tables(tables), near_duplicates)
+        apply_global_rejects(job, pa.concat_tables(tables), near_duplicates)
         .group_by(["partition", "language", "held_out", "reason"])
         .aggregate([("num_bytes", "sum"), ("num_tokens", "sum"), ("num_bytes", "count")])
     )

@@ -22,7 +22,7 @@ from pydantic import JsonValue
 
 from components.core.files import write_jsonl
 from components.core.progress import poll_progress
-from components.data.config import LANGUAGES, DataExecution
+from components.data.config import DataExecution
 from components.data.engine import WorkUnit, run_tasks
 from components.data.filters.decontamination import Decontaminator
 from components.data.filters.documents import annotate_documents, in_hash_sample
@@ -39,8 +39,6 @@ from components.preparation.prepare_job import PrepareJob, read_done_marker, run
 from components.preparation.sorted_runs import ROW_SCHEMA, SortedRunWriter
 from components.tokenizer.encoder import Encoder, RaggedIds, verify_edge_cases
 
-PREFIXED_CORPUS = "multi"
-"""The corpus whose documents begin with their language (docs/paper.md, section 1)."""
 MATCHES_JSONL = "matches.jsonl"
 _EXCERPT_CHARACTERS = 200
 _MAX_QUARANTINED = 1000
@@ -132,9 +130,8 @@ class _Tools:
         self.job = job
         self.encoder = Encoder(Path(job.tokenizer_folder))
         verify_edge_cases(self.encoder)
-        self.decontaminator = Decontaminator(job.benchmarks, job.data.decontamination)
-        prefixes: Mapping[Any, str] = job.data.language_prefix
-        self.prefixes = dict(prefixes) if job.corpus == PREFIXED_CORPUS else {}
+        self.decontaminator = Decontaminator(job.benchmarks, job.rules.decontamination)
+        self.prefixes = job.rules.language_prefix
 
 
 @functools.lru_cache(maxsize=1)
@@ -161,7 +158,7 @@ class _PartitionTokenizer:
     def run(self, partition: Partition, progress: ProgressReporter) -> dict[str, JsonValue]:
         """Tokenize the partition; returns the counts."""
         data = self._job.data
-        languages, extensions = LANGUAGES[self._job.corpus], merge_extensions(data.extensions)
+        languages, extensions = self._job.rules.languages, merge_extensions(data.extensions)
         for batch in read_partition(partition, languages, extensions, data.quarantine):
             self._add(batch)
             progress.report(progress_counts(self._counts))
@@ -189,7 +186,9 @@ class _PartitionTokenizer:
     def _add_records(self, records: pa.RecordBatch) -> None:
         texts = records["text"]
         num_bytes = pc.binary_length(texts)
-        documents = annotate_documents(texts, self._job.data, self._job.seed)
+        documents = annotate_documents(
+            texts, self._job.rules.filters, self._job.data.held_out_fraction, self._job.seed
+        )
         reasons = self._decontaminate(records, documents)
         is_accepted = pc.is_null(reasons)
         self._counts["documents"] += len(texts)
@@ -239,7 +238,7 @@ class _PartitionTokenizer:
     def _encode(self, records: pa.RecordBatch, documents: pa.RecordBatch) -> pa.LargeBinaryArray:
         """The tokens of each document: language prefix, text, separator."""
         texts = records["text"]
-        redaction = self._job.data.redaction
+        redaction = self._job.rules.redaction
         if redaction.enabled:
             texts, counts = redact(texts, redaction)
             self._num_redacted.update({kind: int(count.sum()) for kind, count in counts.items()})
@@ -266,7 +265,7 @@ class _PartitionTokenizer:
         self._counts["verified_tokens"] += sum(len(document_ids) for document_ids in ids)
 
     def _bands(self, texts: pa.LargeStringArray) -> pa.Array:
-        config = self._job.data.near_duplicates
+        config = self._job.rules.near_duplicates
         bands_type = ROW_SCHEMA.field("bands").type
         if not config.enabled:
             return pa.nulls(len(texts), type=bands_type)

@@ -6,6 +6,7 @@ benchmark needs no code here. docs/promoting.md describes every rule with an exa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -33,24 +34,18 @@ class Requirement(Config):
     """Absolute limit: a maximum if lower is better, a minimum if higher is better."""
 
 
-def _bits_per_byte(corpus: str, *languages: str) -> tuple[Requirement, ...]:
+def default_requirements(corpus: str, languages: Sequence[str]) -> tuple[Requirement, ...]:
+    """The requirements for a stage that the recipe gives none: better than the uniform distribution
+    and not worse than the champion, on the languages of the corpus that it was trained on."""
     metrics = tuple(f"bits_per_byte/{corpus}/{language}" for language in languages)
     return (Requirement(metrics=metrics, threshold=UNIFORM_BITS_PER_BYTE),)
-
-
-def _default_requirements() -> dict[str, tuple[Requirement, ...]]:
-    return {
-        "nl": _bits_per_byte("nl", "English"),
-        "multi": _bits_per_byte("multi", "C", "C++", "Go", "Java", "JavaScript", "Python"),
-        "mono": _bits_per_byte("mono", "Python"),
-    }
 
 
 class GateConfig(Config):
     """The rules of promotion; only the required metrics depend on the stage."""
 
-    requirements: dict[str, ListOrTuple[Requirement]] = Field(default_factory=_default_requirements)
-    """By stage; by default each stage is compared on its own domain. (Prefect's forms would drop a
+    requirements: dict[str, ListOrTuple[Requirement]] = Field(default_factory=dict)
+    """By stage; a stage that is absent has `default_requirements`. (Prefect's forms would drop a
     field with the name `required`.)"""
     max_logit_difference: float = Field(default=1e-4, ge=0)
     """Largest absolute difference between our logits and the Hugging Face logits of the exported

@@ -16,7 +16,7 @@ from components.core.store import Store
 from components.report.charts import DotChart
 from components.report.formatting import join_words
 from components.report.page import Section, Statement, section
-from components.report.results import STAGE_NAMES, RunResults
+from components.report.results import RunResults, stage_title
 from components.report.table import Cell, Column, Table, Value, stage_cell, table
 
 PYTHON = "mono/Python"
@@ -27,12 +27,8 @@ Row = Mapping[str, float]
 Splits = Mapping[str, Mapping[str, Any]]
 """The splits of an evaluation's `results.json`: bits per byte, bytes and tokens."""
 
-_GROUPS = {
-    "nl": "NL corpus",
-    "multi": "Multi corpus",
-    "mono": "Mono corpus",
-    "humaneval": "HumanEval",
-}
+_HUMANEVAL = "humaneval"
+"""The group of HumanEval's canonical solutions."""
 
 
 def bits_section(results: RunResults, store: Store) -> Section:
@@ -47,13 +43,13 @@ def bits_section(results: RunResults, store: Store) -> Section:
         return section("bits", "Bits per byte", lead, missing)
     values = _values(splits)
     baseline = _uniform_baseline(results, store, splits)
-    columns = _ordered_splits(values)
+    columns = _ordered_splits(values, list(results.prepared))
     return section(
         "bits",
         "Bits per byte",
         lead,
         python_claim(values, results.stages),
-        _domain_claim(values, baseline, results.stages),
+        _domain_claim(values, baseline, results),
         _chart(values, columns),
         _matrix(results, splits, baseline, columns),
     )
@@ -79,10 +75,9 @@ def _values(splits: Mapping[str, Splits]) -> dict[str, Row]:
     }
 
 
-def _ordered_splits(values: Mapping[str, Row]) -> list[str]:
-    """Every split on which a stage was measured, by corpus in the order of the stages."""
+def _ordered_splits(values: Mapping[str, Row], order: list[str]) -> list[str]:
+    """Every split on which a stage was measured, in the order of the corpora."""
     splits = list(dict.fromkeys(split for row in values.values() for split in row))
-    order = list(_GROUPS)
     return sorted(
         splits,
         key=lambda split: order.index(_group(split)) if _group(split) in order else len(order),
@@ -118,7 +113,7 @@ def python_claim(values: Mapping[str, Row], stages: Sequence[str]) -> Statement:
             None,
             "Held-out Python was not measured after every stage, so the stages cannot be compared.",
         )
-    values_text = ", ".join(f"{STAGE_NAMES[stage]} {value:.3f}" for stage, value in python.items())
+    values_text = ", ".join(f"{stage_title(stage)} {value:.3f}" for stage, value in python.items())
     numbers = f"{values_text} bits per byte"
     if len(python) == 1:
         return Statement(
@@ -128,16 +123,16 @@ def python_claim(values: Mapping[str, Row], stages: Sequence[str]) -> Statement:
     if all(python[later] < python[earlier] for later, earlier in pairs):
         better = join_words(
             [
-                f"{STAGE_NAMES[later]} is better than {STAGE_NAMES[earlier]}"
+                f"{stage_title(later)} is better than {stage_title(earlier)}"
                 for later, earlier in pairs
             ]
         )
         return Statement(True, f"On held-out Python, {better}: {numbers}.")
-    order = " < ".join(STAGE_NAMES[stage] for stage in python)
+    order = " < ".join(stage_title(stage) for stage in python)
     return Statement(False, f"On held-out Python the order {order} does not hold: {numbers}.")
 
 
-def _domain_claim(values: Mapping[str, Row], baseline: Row, stages: Sequence[str]) -> Statement:
+def _domain_claim(values: Mapping[str, Row], baseline: Row, results: RunResults) -> Statement:
     """Whether each stage is below its predecessor on every held-out split of its own corpus.
 
     The first stage is compared with the uniform baseline, even if it started from a model, which is
@@ -146,10 +141,11 @@ def _domain_claim(values: Mapping[str, Row], baseline: Row, stages: Sequence[str
     lowered: list[str] = []
     failed: list[str] = []
     previous = baseline
-    for stage in stages:
+    for stage in results.stages:
         row = values.get(stage, {})
-        name = STAGE_NAMES[stage]
-        splits = [split for split in row if _group(split) == stage and split in previous]
+        name = stage_title(stage)
+        corpus = results.corpus_of(stage)
+        splits = [split for split in row if _group(split) == corpus and split in previous]
         if not splits:
             return Statement(
                 None, f"{name} was not measured on its own domain before and after its training."
@@ -168,7 +164,7 @@ def _domain_claim(values: Mapping[str, Row], baseline: Row, stages: Sequence[str
             False,
             f"Not every stage lowered the bits per byte of its own domain: {join_words(failed)}.",
         )
-    reference = f"{STAGE_NAMES[stages[0]]} against a uniform distribution"
+    reference = f"{stage_title(results.stages[0])} against a uniform distribution"
     return Statement(
         True,
         f"Every stage lowered the bits per byte of its own domain: {join_words(lowered)} "
@@ -201,7 +197,7 @@ def _chart(values: Mapping[str, Row], splits: list[str]) -> DotChart:
         description="One row per domain, one dot per stage; further left is better.",
         x_label="bits per byte",
         rows=tuple(rows),
-        names={stage: STAGE_NAMES[stage] for stage in values},
+        names={stage: stage_title(stage) for stage in values},
     )
 
 
@@ -222,16 +218,20 @@ def _matrix(
         "Held-out bits per byte, lowest of each column in bold",
         [
             "after stage",
-            *(Column(_title(name), group=_GROUPS.get(_group(name), "")) for name in names),
+            *(Column(_title(name), group=_group_title(_group(name))) for name in names),
         ],
         rows,
         results.evaluations_of("bits-per-byte").values(),
     )
 
 
+def _group_title(group: str) -> str:
+    return "HumanEval" if group == _HUMANEVAL else f"{stage_title(group)} corpus"
+
+
 def _title(split: str) -> str:
     group, _, language = split.partition("/")
-    return "canonical" if group == "humaneval" else language
+    return "canonical" if group == _HUMANEVAL else language
 
 
 def _cell(

@@ -13,7 +13,7 @@ from components.report.benchmark_results import UNVERIFIED
 from components.report.formatting import count, join_words, size
 from components.report.page import Block, Section, Statement, section
 from components.report.rejects import reject_blocks
-from components.report.results import STAGE_NAMES, RunResults
+from components.report.results import RunResults, stage_title
 from components.report.table import Cell, Column, Table, Value, group, table
 
 Rule = Mapping[str, Any]
@@ -42,7 +42,7 @@ _STATISTICS = (
 
 def corpus_section(results: RunResults, store: Store) -> Section:
     """Per corpus and language: from raw documents to tokens."""
-    prepared = results.corpora
+    prepared = results.prepared
     blocks: tuple[Block | None, ...] = (Statement(None, "No corpus was prepared in this run."),)
     if prepared:
         blocks = (_corpus_table(prepared), _reason_table(prepared), *reject_blocks(prepared, store))
@@ -85,7 +85,7 @@ def _sums(languages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _name(corpus: str, language: str) -> Cell:
-    text = f"{STAGE_NAMES[corpus]} \u00b7 {language}"
+    text = f"{stage_title(corpus)} \u00b7 {language}"
     return Cell(text, stage=corpus, tone="strong" if language == "all" else "plain")
 
 

@@ -32,7 +32,7 @@ from components.report.charts import LineChart, Point, Series
 from components.report.formatting import natural_order
 from components.report.page import Section, section
 from components.report.rejects import contamination_statement
-from components.report.results import STAGE_NAMES, RunResults
+from components.report.results import RunResults, stage_title
 from components.report.table import Cell, Column, Table, Value, group, sources_of, table
 
 _NUM_POINTS = 40
@@ -72,7 +72,7 @@ def _score_table(benchmark: BenchmarkResults) -> Table:
     for stage, result in benchmark.by_stage.items():
         # If nothing was executed, a row for the reason.
         for k in sorted(map(int, result["pass_at_k"])) or [1]:
-            name = Cell(f"{STAGE_NAMES[stage]} pass@{k}", stage=stage)
+            name = Cell(f"{stage_title(stage)} pass@{k}", stage=stage)
             scores = _best(result, str(k), bool(several))
             scores += _by_temperature(result, str(k), several)
             rows.append([name, *scores, *paper_cells(paper_rows, stage, f"pass@{k}")])
@@ -162,7 +162,7 @@ def _curve(stage: str, result: Result) -> Series:
     for line in lines:
         for k, value in line:
             best[k] = max(value, best.get(k, 0.0))
-    name = STAGE_NAMES[stage]
+    name = stage_title(stage)
     points = tuple(
         Point(x=k, y=value, label=f"{name} {value:.2f}") for k, value in sorted(best.items())
     )
@@ -190,10 +190,10 @@ def _problem_table(benchmark: BenchmarkResults) -> Table | None:
         {name for _, sample_set in sets for name in sample_set["passes"]}, key=natural_order
     )
     solved = sum(any(sample_set["passes"].get(name) for _, sample_set in sets) for name in names)
-    columns = [Column(STAGE_NAMES[stage]) for stage, _ in sets]
+    columns = [Column(stage_title(stage)) for stage, _ in sets]
     if len(_temperatures(benchmark)) > 1:
         columns = [
-            Column(f"at {record['temperature']:g}", group=STAGE_NAMES[stage])
+            Column(f"at {record['temperature']:g}", group=stage_title(stage))
             for stage, record in sets
         ]
     return table(

@@ -32,7 +32,7 @@ from components.report.charts import DotChart
 from components.report.formatting import natural_order, three_digits
 from components.report.page import Section, section
 from components.report.rejects import contamination_statement
-from components.report.results import STAGE_NAMES, RunResults
+from components.report.results import RunResults, stage_title
 from components.report.table import Cell, Column, Table, Value, group, stage_cell, table
 
 _DIFFICULTIES = ("hard", "medium", "easy")
@@ -197,7 +197,7 @@ def _group_table(
     if not rates:
         return None
     names = sorted({name for by_name in rates.values() for name in by_name}, key=natural_order)
-    columns = (Column(PROMPT_MODES[mode], group=STAGE_NAMES[stage]) for stage, mode in rates)
+    columns = (Column(PROMPT_MODES[mode], group=stage_title(stage)) for stage, mode in rates)
     rows = (
         [name, *(percent_cell(by_name.get(name)) for by_name in rates.values())] for name in names
     )

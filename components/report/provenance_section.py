@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +12,12 @@ from components.core.store import Store
 from components.report.formatting import count, duration, plural, short_digest, size
 from components.report.page import KeyValueList, Lineage, LineageRow, Node, Section, section
 from components.report.results import (
-    STAGE_NAMES,
-    STAGES,
     RegisteredVersion,
     RunResults,
     attempts_note,
     build_seconds,
     last_attempt_seconds,
+    stage_title,
     total_seconds,
 )
 from components.report.table import Cell, Table, Value, digest_cell, table
@@ -45,14 +44,24 @@ def lineage_section(results: RunResults) -> Section:
     lineage = Lineage(
         roots=tuple(roots),
         columns=("raw corpus", "prepared corpus", "checkpoint", "evaluations", "registered"),
-        rows=tuple(_lineage_row(results, stage) for stage in STAGES),
+        rows=tuple(_lineage_rows(results)),
     )
     return section("lineage", "Lineage", lead, lineage)
 
 
-def _lineage_row(results: RunResults, stage: str) -> LineageRow:
-    raw = results.raw.get(stage)
-    prepared = results.prepared.get(stage)
+def _lineage_rows(results: RunResults) -> Iterator[LineageRow]:
+    """Yield a row per corpus without a stage, then a row per stage."""
+    corpora = {stage: results.corpus_of(stage) for stage in results.stages}
+    for name in results.prepared:
+        if name not in corpora.values():
+            yield _lineage_row(results, "", name)
+    for stage, corpus in corpora.items():
+        yield _lineage_row(results, stage, corpus)
+
+
+def _lineage_row(results: RunResults, stage: str, corpus: str) -> LineageRow:
+    raw = results.raw.get(corpus)
+    prepared = results.prepared.get(corpus)
     checkpoint = results.checkpoints.get(stage)
     checkpoint_nodes: tuple[Node, ...] = ()
     if checkpoint:
@@ -63,13 +72,13 @@ def _lineage_row(results: RunResults, stage: str) -> LineageRow:
     ]
     versions = [version for version in results.registered if results.stage_of(version) == stage]
     cells = (
-        (_node(raw, stage),) if raw else (),
-        (_node(prepared, stage),) if prepared else (),
+        (_node(raw, corpus),) if raw else (),
+        (_node(prepared, corpus),) if prepared else (),
         checkpoint_nodes,
         tuple(_node(artifact, kind) for kind, artifact in evaluations),
         tuple(_version_node(version, checkpoint) for version in versions),
     )
-    return LineageRow(stage=stage, title=STAGE_NAMES[stage], cells=cells)
+    return LineageRow(stage=stage, title=stage_title(stage or corpus), cells=cells)
 
 
 def _initial_weights(results: RunResults, checkpoint: Artifact) -> str:
@@ -78,7 +87,7 @@ def _initial_weights(results: RunResults, checkpoint: Artifact) -> str:
     if initial is None:
         return "from random weights"
     stages = {
-        artifact.digest: STAGE_NAMES[stage] for stage, artifact in results.checkpoints.items()
+        artifact.digest: stage_title(stage) for stage, artifact in results.checkpoints.items()
     }
     return f"from {stages.get(initial.digest, initial.name)}"
 

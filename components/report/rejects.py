@@ -20,7 +20,7 @@ from components.dataset.manifests import (
 )
 from components.report.formatting import join_words
 from components.report.page import NO_EXCERPT, Block, CodeSample, Listing, Statement
-from components.report.results import BENCHMARKS, STAGE_NAMES, RunResults
+from components.report.results import BENCHMARKS, RunResults, stage_title
 from components.report.table import Cell, Table, Value, sources_of, stage_cell, table
 
 _EXCERPTS_PER_REASON = 3
@@ -47,7 +47,7 @@ def contamination_statement(results: RunResults, benchmark: str) -> Statement | 
     """How many training documents were rejected because of a benchmark, or that it was not searched
     for."""
     counts = {
-        STAGE_NAMES[stage]: _contaminated(artifact) for stage, artifact in results.corpora.items()
+        stage_title(stage): _contaminated(artifact) for stage, artifact in results.prepared.items()
     }
     if not counts:
         return None
@@ -144,7 +144,7 @@ def _excerpt(corpus: str, reason: str, row: Mapping[str, Any]) -> CodeSample:
     excerpt = row["excerpt"]
     return CodeSample(
         stage=corpus,
-        heading=f"{STAGE_NAMES[corpus]}, {reason}",
+        heading=f"{stage_title(corpus)}, {reason}",
         origin=f"{row['path']} of {row['source']}",
         turns=(("", excerpt),) if excerpt else (),
         subtext="" if excerpt else NO_EXCERPT,

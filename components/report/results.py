@@ -19,10 +19,6 @@ from components.core.store import Store
 
 Measurement = Literal["bits-per-byte", "humaneval", "mtpb"]
 
-STAGES = ("nl", "multi", "mono")
-"""The training stages in order (docs/paper.md, section 1)."""
-STAGE_NAMES = {"nl": "NL", "multi": "Multi", "mono": "Mono"}
-"""The stages as the paper writes them."""
 BENCHMARKS = {"humaneval": "HumanEval", "mtpb": "MTPB"}
 """The benchmarks as they are written."""
 METRICS = "observed/metrics.jsonl"
@@ -51,9 +47,9 @@ class RunResults:
     raw: Mapping[str, Artifact]
     """Raw corpora by corpus, and "vocabulary"."""
     prepared: Mapping[str, Artifact]
-    """Prepared corpora by corpus."""
+    """Prepared corpora by corpus, in the order of the stages."""
     checkpoints: Mapping[str, Artifact]
-    """Checkpoints by stage."""
+    """Checkpoints by stage, in the order of training."""
     tokenizer: Artifact | None = None
     initial: Artifact | None = None
     """The model that the first stage started from; None for random weights."""
@@ -78,12 +74,7 @@ class RunResults:
     @property
     def stages(self) -> tuple[str, ...]:
         """The trained stages in order; a recipe may skip the first."""
-        return tuple(stage for stage in STAGES if stage in self.checkpoints)
-
-    @property
-    def corpora(self) -> dict[str, Artifact]:
-        """The prepared corpora in the order of the stages."""
-        return {corpus: self.prepared[corpus] for corpus in STAGES if corpus in self.prepared}
+        return tuple(self.checkpoints)
 
     @property
     def started_at(self) -> str:
@@ -95,12 +86,11 @@ class RunResults:
         yield from self.validation
         if self.tokenizer:
             yield self.tokenizer
-        yield from self.corpora.values()
+        yield from self.prepared.values()
         if self.initial:
             yield self.initial
-        for stage in STAGES:
-            if stage in self.checkpoints:
-                yield self.checkpoints[stage]
+        for stage, checkpoint in self.checkpoints.items():
+            yield checkpoint
             evaluations = [
                 artifact for (name, _), artifact in self.evaluations.items() if name == stage
             ]
@@ -118,12 +108,23 @@ class RunResults:
             for (stage, name), artifact in self.evaluations.items()
             if name == measurement
         }
-        return {stage: by_stage[stage] for stage in STAGES if stage in by_stage}
+        return {stage: by_stage[stage] for stage in self.stages if stage in by_stage}
+
+    def corpus_of(self, stage: str) -> str:
+        """The corpus that a stage was trained on; empty if it is not among the prepared corpora."""
+        names = {artifact.digest: name for name, artifact in self.prepared.items()}
+        parents = self.checkpoints[stage].parents
+        return next((names[parent.digest] for parent in parents if parent.digest in names), "")
 
     def stage_of(self, version: RegisteredVersion) -> str | None:
         """The stage whose checkpoint has the name of a registered version."""
         names = {checkpoint.name: stage for stage, checkpoint in self.checkpoints.items()}
         return names.get(version.name)
+
+
+def stage_title(name: str) -> str:
+    """The title of a stage or corpus: the three of the paper as it writes them."""
+    return {"nl": "NL"}.get(name, name[:1].upper() + name[1:])
 
 
 def num_attempts(artifact: Artifact) -> int:

@@ -26,11 +26,11 @@ from components.report.provenance_section import (
     steps_section,
 )
 from components.report.results import (
-    STAGE_NAMES,
     RegisteredVersion,
     RunResults,
     last_attempt_seconds,
     num_attempts,
+    stage_title,
     total_seconds,
 )
 from components.report.samples_page import samples_section
@@ -139,7 +139,7 @@ def _card(results: RunResults, stage: str, python: float | None) -> Card:
         lines.append(f"{count(tokens)} tokens in {steps:,} steps")
     lines += version.reasons if version else ()
     state, tone = _state(version)
-    return Card(stage=stage, title=STAGE_NAMES[stage], state=state, tone=tone, lines=tuple(lines))
+    return Card(stage=stage, title=stage_title(stage), state=state, tone=tone, lines=tuple(lines))
 
 
 def _version_card(version: RegisteredVersion) -> Card:
@@ -191,7 +191,7 @@ def _training_share(results: RunResults) -> Cell:
         return Cell("none, all reused" if results.checkpoints else "none")
     seconds = total_seconds(last_attempt_seconds(checkpoint) for checkpoint in new.values())
     resumed = [
-        STAGE_NAMES[stage] for stage, checkpoint in new.items() if num_attempts(checkpoint) > 1
+        stage_title(stage) for stage, checkpoint in new.items() if num_attempts(checkpoint) > 1
     ]
     subtext = f"{join_words(resumed)} resumed; only the steps of this run count" if resumed else ""
     if seconds is None or results.total_s <= 0:
@@ -206,13 +206,14 @@ def _next_section(results: RunResults) -> Section:
         ("make run", "repeat the run; all steps are reused within seconds"),
         ("codegen artifacts", "list all artifacts in the store"),
     ]
-    if checkpoint := results.checkpoints.get("mono"):
+    last_stage = results.stages[-1] if results.checkpoints else ""
+    if checkpoint := results.checkpoints.get(last_stage):
         lineage = "show the inputs of this checkpoint, down to the raw corpora"
         difference = "show which setting differs from the most similar checkpoint"
         items.append((f"codegen lineage {checkpoint.label}", lineage))
         items.append((f"codegen why {checkpoint.label}", difference))
     for version in results.registered:
-        if version.alias and results.stage_of(version) == "mono":
+        if version.alias and results.stage_of(version) == last_stage:
             command = _load_command(version.name, version.alias, results.tracking_uri)
             items.append((command, "load the champion as a Transformers pipeline"))
     commands = KeyValueList(

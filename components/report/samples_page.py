@@ -17,7 +17,7 @@ from components.core.files import read_json, read_jsonl
 from components.core.store import Store
 from components.report.benchmark_results import PASSED, outcome_name, set_name
 from components.report.page import CodeSample, Listing, Page, Paragraph, Section, Statement, section
-from components.report.results import BENCHMARKS, STAGE_NAMES, RunResults
+from components.report.results import BENCHMARKS, RunResults, stage_title
 from components.report.table import Table, TableSource, Value, sources_of, stage_cell, table
 
 SAMPLES_PAGE = "samples.html"
@@ -178,7 +178,7 @@ class _SampleFormatter:
         completions = [record["completion"]] if "completion" in record else record["completions"]
         task = task if task.startswith(self._benchmark) else f"{self._benchmark} {task}"
         verdict = outcome_name(outcome)
-        stage = STAGE_NAMES[self._stage]
+        stage = stage_title(self._stage)
         sample_set = set_name(record["set"], self._sets[record["set"]])
         return CodeSample(
             stage=self._stage,

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from components.core.artifact import Artifact
 from components.report.formatting import short_digest
-from components.report.results import STAGE_NAMES
+from components.report.results import stage_title
 
 Tone = Literal["plain", "strong", "best", "good", "bad", "quiet"]
 
@@ -118,7 +118,7 @@ def as_cell(value: Value) -> Cell:
 
 def stage_cell(stage: str, *details: str, subtext: str = "") -> Cell:
     """The name of a stage with its colour, and details after a comma."""
-    return Cell(", ".join((STAGE_NAMES[stage], *details)), stage=stage, subtext=subtext)
+    return Cell(", ".join((stage_title(stage), *details)), stage=stage, subtext=subtext)
 
 
 def digest_cell(sha256: str) -> Cell:

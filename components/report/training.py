@@ -18,7 +18,7 @@ from components.core.store import Store
 from components.report.charts import LineChart, Point, Series
 from components.report.formatting import count, duration, percent, three_digits
 from components.report.page import Section, Statement, section
-from components.report.results import METRICS, STAGE_NAMES, RunResults, attempts_note, build_seconds
+from components.report.results import METRICS, RunResults, attempts_note, build_seconds, stage_title
 from components.report.table import EMPTY, Cell, Table, Value, sources_of, stage_cell, table
 
 _NUM_SMOOTHED_POINTS = 40
@@ -89,13 +89,13 @@ def _series(stage: str, steps: Steps, start: float) -> Series:
         tokens = fmean(step["tokens"] for step in group)
         loss = fmean(step["loss"] for step in group)
         label = (
-            f"{STAGE_NAMES[stage]} step {group[-1]['step']:,}: loss {loss:.3f} at "
+            f"{stage_title(stage)} step {group[-1]['step']:,}: loss {loss:.3f} at "
             f"{count(start + tokens)} tokens"
         )
         points.append(Point(x=start + tokens, y=loss, label=label))
     first_steps = [group[0] for group in _groups(steps, _NUM_RAW_POINTS)]
     raw = tuple((start + step["tokens"], float(step["loss"])) for step in first_steps)
-    return Series(stage=stage, name=STAGE_NAMES[stage], points=tuple(points), faint=(raw,))
+    return Series(stage=stage, name=stage_title(stage), points=tuple(points), faint=(raw,))
 
 
 def _groups(steps: Steps, max_groups: int) -> list[Steps]:

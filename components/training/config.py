@@ -11,8 +11,9 @@ state and published checkpoints are fp32; `precision` is that of products and gr
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -22,7 +23,6 @@ from components.dataset.config import StreamingCacheConfig
 
 OffloadDevice = Literal["none", "cpu", "nvme"]
 Offload = Literal["none", "optimizer", "all"]
-StageName = Literal["nl", "multi", "mono"]
 
 ZERO_STAGES = (0, 1, 2, 3)
 MIN_ZERO_STAGE: dict[Offload, int] = {"none": 0, "optimizer": 1, "all": 3}
@@ -30,8 +30,12 @@ MIN_ZERO_STAGE: dict[Offload, int] = {"none": 0, "optimizer": 1, "all": 3}
 
 
 class StageConfig(Config):
-    """A training stage: steps, batch size, learning rate schedule, optimizer and loss."""
+    """A training stage: corpus, steps, batch size, learning rate schedule, optimizer and loss."""
 
+    corpus: str | None = None
+    """Corpus to train on. None: the corpus with the name of the stage."""
+    init_stage: str | None = None
+    """Stage whose weights are the initial weights. None for the first stage."""
     steps: int = Field(ge=1)
     """Optimizer steps."""
     tokens: int | None = Field(default=None, ge=1)
@@ -93,36 +97,80 @@ class StageConfig(Config):
         return self
 
 
-class Stages(Config):
-    """The three stages; each starts from the weights of the previous stage."""
-
-    nl: StageConfig
-    multi: StageConfig
-    mono: StageConfig
+_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 class TrainingConfig(Config):
     """The training section of a recipe."""
 
-    stages: Stages
+    stages: Annotated[dict[str, StageConfig], Field(min_length=1)]
+    """By name. `init_stage` of each decides the order, which a JSON database may not keep: a single
+    first stage, and any number of stages that start from the weights of another."""
     init_from: str | None = Field(default=None, min_length=1)
     """Model that the first stage starts from, by any name that `codegen eval` accepts. Identified
     by its digest, not its name. None: new weights."""
-    start_stage: StageName = "nl"
-    """First stage to train; settings of earlier stages are ignored. Without `init_from` it starts
-    from new weights."""
+    start_stage: str | None = None
+    """First stage to train; stages that it does not lead to are not trained. Without `init_from` it
+    starts from new weights. None: the stage without `init_stage`."""
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> Self:
+        for name, stage in self.stages.items():
+            if not _NAME_PATTERN.fullmatch(name):
+                raise ValueError(
+                    "stages with names of lower-case letters, digits, '.', '_' and '-', since "
+                    f"folders and models are named after them; not {name!r}"
+                )
+            if stage.init_stage is not None and stage.init_stage not in self.stages:
+                raise ValueError(
+                    f"stages.{name}.init_stage among the stages; {stage.init_stage!r} is not"
+                )
+        roots = sorted(name for name, stage in self.stages.items() if stage.init_stage is None)
+        if len(roots) != 1 or len(self.all_stages) != len(self.stages):
+            raise ValueError(
+                "stages of which exactly one has no init_stage and leads to all others; without "
+                f"one: {', '.join(roots) or 'none'}"
+            )
+        if self.start_stage is not None and self.start_stage not in self.stages:
+            raise ValueError(f"start_stage among the stages: {', '.join(self.all_stages)}")
+        return self
 
     @property
-    def first(self) -> StageConfig:
-        """The config of the first trained stage."""
-        return self.trained[self.start_stage]
+    def all_stages(self) -> tuple[str, ...]:
+        """The names of all stages, each after its `init_stage`; then by name."""
+        names = [name for name in sorted(self.stages) if self.stages[name].init_stage is None]
+        for name in names:  # Grows while it is read.
+            names += [child for child in sorted(self.stages) if self._parent(child) == name]
+        return tuple(names)
 
     @property
-    def trained(self) -> dict[StageName, StageConfig]:
-        """The trained stages, in order."""
-        names = get_args(StageName)
-        trained_names = names[names.index(self.start_stage) :]
-        return {name: getattr(self.stages, name) for name in trained_names}
+    def first_stage(self) -> str:
+        """The name of the first trained stage."""
+        return self.start_stage or self.all_stages[0]
+
+    @property
+    def trained(self) -> dict[str, StageConfig]:
+        """The trained stages: the first stage and all that it leads to, in order."""
+        return {
+            name: self.stages[name]
+            for name in self.all_stages
+            if self.first_stage in self.stages_up_to(name)
+        }
+
+    def stages_up_to(self, name: str) -> tuple[str, ...]:
+        """The stages that lead to a stage, from the first trained stage to the stage itself; from
+        the first of all stages if the first trained stage does not lead to it."""
+        path = [name]
+        while path[0] != self.start_stage and (parent := self._parent(path[0])):
+            path.insert(0, parent)
+        return tuple(path)
+
+    def corpus_of(self, stage: str) -> str:
+        """The name of the corpus that a stage trains on."""
+        return self.stages[stage].corpus or stage
+
+    def _parent(self, stage: str) -> str | None:
+        return self.stages[stage].init_stage
 
 
 class ParallelLayout(Config):

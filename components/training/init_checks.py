@@ -34,9 +34,9 @@ def check_init_model(
     """
     _check_shape(training, load_config(folder), model)
     _check_num_ids(training, read_signature(folder), tokenizer)
-    inherits = training.first.optimizer_state == "inherit"
+    stage = training.first_stage
+    inherits = training.stages[stage].optimizer_state == "inherit"
     if inherits and not (folder / OPTIMIZER_FILE).is_file():
-        stage = training.start_stage
         raise ConfigError(
             f"training.init_from {training.init_from} has no {OPTIMIZER_FILE}, and stage {stage} "
             "inherits the optimizer state",

@@ -3,7 +3,7 @@
 Suites are files and limits are recipe fields: a rule refers to a limit as
 `{"$PARAMETER": "max_document_bytes"}`, so a recipe can change a limit without editing a suite. The
 location of the suites is here too, but it is not part of the recipe hash; their content is (see
-`suite_files.validation_identity`). `components.data.config` defines the languages of each corpus.
+`suite_files.validation_identity`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Literal
 from pydantic import Field, JsonValue
 
 from components.core.config import Config
-from components.core.errors import ConfigError
-from components.data.config import LANGUAGES
 
 
 class ValidationConfig(Config):
@@ -94,19 +92,3 @@ class ValidationConfig(Config):
     def limits(self) -> dict[str, JsonValue]:
         """All fields except the location of the suites, by name; rules may refer to them."""
         return self.model_dump(mode="json", exclude={"suites"})
-
-
-def languages_of(corpus: str) -> list[str]:
-    """Return the languages of a corpus: required, and no others allowed.
-
-    Raises:
-        ConfigError: there is no such corpus.
-    """
-    for name, languages in LANGUAGES.items():
-        if name == corpus:
-            return list(languages)
-    raise ConfigError(
-        f"there is no corpus {corpus!r}",
-        expected=f"one of {', '.join(LANGUAGES)}",
-        fix="use a corpus name of the recipe",
-    )

@@ -141,16 +141,20 @@ def num_rows(folder: Path, name: str) -> int:
 
 
 def check_documents(
-    folder: Path, index: ShardIndex, languages: Sequence[str]
+    folder: Path, index: ShardIndex, languages: Sequence[str], *, exact_dedup: bool
 ) -> tuple[dict[str, SplitDocuments], dict[str, SeparatorCheck]]:
     """Count the defects of kept documents, and compare them with the separators in the shards.
+
+    Equal documents are a defect if the corpus was deduplicated (`exact_dedup`).
 
     Returns:
         By split, with `OTHER` for other splits, the documents; and by split, the separators.
     """
-    duplicates = find_duplicates(
-        lambda: (keys for _, keys in _read_digests(folder)), num_rows(folder, DOCUMENTS)
-    )
+    duplicates = NO_KEYS
+    if exact_dedup:
+        duplicates = find_duplicates(
+            lambda: (keys for _, keys in _read_digests(folder)), num_rows(folder, DOCUMENTS)
+        )
     separators = {name: SeparatorCheck(folder, index, name) for name in index.splits}
     documents = {name: SplitDocuments() for name in (*index.splits, OTHER)}
     for batch in read_batches(folder, DOCUMENTS):

@@ -10,7 +10,7 @@ Memory: see `duplicate_keys`, plus 16 bytes per held-out document.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ import pandas as pd
 from pydantic import JsonValue
 
 from components.core.files import read_json, write_json
+from components.data.config import CorpusConfig, DataConfig
 from components.validation.checks import TableCheck, run_checks
-from components.validation.config import ValidationConfig, languages_of
+from components.validation.config import ValidationConfig
 from components.validation.document_checks import (
     PREPARED_DEFECTS,
     TRAIN,
@@ -60,6 +61,7 @@ class _PreparedCorpus:
     """The counts of a prepared corpus."""
 
     corpus: str
+    required_languages: Sequence[str]
     index: ShardIndex
     shards: pd.DataFrame
     splits: pd.DataFrame
@@ -81,6 +83,7 @@ def validate_prepared(
     *,
     prepared: Mapping[str, Path],
     config: ValidationConfig,
+    data: DataConfig,
     docs: Path,
     previous: CorpusMetrics | None = None,
     previous_version: str = "",
@@ -92,6 +95,7 @@ def validate_prepared(
         folder: the artifact's folder, to be filled.
         prepared: the folder of each prepared corpus, by name.
         config: the limits.
+        data: the languages and rules of each corpus.
         docs: folder of all Data Docs.
         previous: the metrics of the previous version (`read_metrics`); None if there is none.
         previous_version: its name in Data Docs.
@@ -103,9 +107,10 @@ def validate_prepared(
 
     Raises:
         ValidationFailedError: a rule is broken, or an index or a table cannot be read.
-        ConfigError: an unknown corpus.
     """
-    corpora = [_read_corpus(corpus, path) for corpus, path in prepared.items()]
+    corpora = [
+        _read_corpus(corpus, path, data.corpora[corpus]) for corpus, path in prepared.items()
+    ]
     previous = previous or {}
     checks = []
     drift_checks = []
@@ -146,16 +151,17 @@ def read_metrics(folder: Path) -> CorpusMetrics | None:
     return metrics
 
 
-def _read_corpus(corpus: str, folder: Path) -> _PreparedCorpus:
-    languages = languages_of(corpus)
+def _read_corpus(corpus: str, folder: Path, rules: CorpusConfig) -> _PreparedCorpus:
+    languages = rules.languages
     index = read_index(folder)
-    documents, separators = check_documents(folder, index, languages)
+    documents, separators = check_documents(folder, index, languages, exact_dedup=rules.exact_dedup)
     contents = unlisted_shards(folder, index)
     for check in separators.values():
         contents |= check.shard_contents
     num_documents = {name: split.num_documents for name, split in documents.items()}
     return _PreparedCorpus(
         corpus,
+        languages,
         index,
         shards_table(index, contents),
         splits_table(index, separators, num_documents),
@@ -165,13 +171,12 @@ def _read_corpus(corpus: str, folder: Path) -> _PreparedCorpus:
 
 
 def _corpus_checks(corpus: _PreparedCorpus, config: ValidationConfig) -> list[TableCheck]:
-    languages = languages_of(corpus.corpus)
     parameters: dict[str, JsonValue] = {
         **config.limits,
         **corpus.index.model_dump(include={"context_length", "eot_id", "num_ids"}),
         "max_dropped_tokens": corpus.index.context_length - 1,
-        "languages": list[JsonValue](languages),
-        "splits": [TRAIN, *(_HELD_OUT + language for language in languages)],
+        "languages": list[JsonValue](corpus.required_languages),
+        "splits": [TRAIN, *(_HELD_OUT + language for language in corpus.required_languages)],
     }
 
     def check(

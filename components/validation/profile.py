@@ -27,7 +27,7 @@ from components.core.config import Config, ListOrTuple
 from components.core.errors import ConfigError, DataError
 from components.data.sources.quarantine import QuarantinedRecord
 from components.data.sources.records import FIELDS
-from components.validation.config import ValidationConfig, languages_of
+from components.validation.config import ValidationConfig
 from components.validation.mergeable_stats import (
     BottomKCounter,
     RowMask,
@@ -74,10 +74,10 @@ class ProfileLimits(Config):
     max_replacement_fraction: float
 
     @classmethod
-    def for_corpus(cls, corpus: str, config: ValidationConfig) -> Self:
-        """Return the limits for a corpus; raises ConfigError if there is no such corpus."""
+    def for_corpus(cls, languages: Sequence[str], config: ValidationConfig) -> Self:
+        """Return the limits for a corpus with these languages."""
         return cls(
-            languages=tuple(languages_of(corpus)),
+            languages=tuple(languages),
             max_document_bytes=config.max_document_bytes,
             max_control_fraction=config.max_control_fraction,
             max_replacement_fraction=config.max_replacement_fraction,

@@ -61,9 +61,8 @@ def profile_sources(
 
     Raises:
         DataError: a source has no file, or a damaged file, or no record can be read.
-        ConfigError: there is no such corpus.
     """
-    limits = ProfileLimits.for_corpus(corpus, config)
+    limits = ProfileLimits.for_corpus(data.corpora[corpus].languages, config)
     partitions = sorted(list_partitions(sources), key=lambda item: -item.size_bytes)
     tasks: list[WorkUnit] = [
         (

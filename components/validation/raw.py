@@ -7,7 +7,7 @@ error (`components.data.sources.records`); quality filters and deduplication bel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pydantic import JsonValue
 
 from components.core.errors import ConfigError
 from components.core.files import read_json, write_json
+from components.data.config import DataConfig
 from components.data.sources.records import list_corpus_files, read_corpus_file
 from components.validation.checks import TableCheck, run_checks
 from components.validation.config import ValidationConfig
@@ -42,6 +43,7 @@ def validate_raw(
     folder: Path,
     *,
     config: ValidationConfig,
+    data: DataConfig,
     docs: Path,
     corpora: Mapping[str, Path] | None = None,
     profiles: Mapping[str, Profile] | None = None,
@@ -55,6 +57,7 @@ def validate_raw(
     Args:
         folder: the artifact's folder, to be filled.
         config: the limits.
+        data: the languages of each corpus.
         docs: folder of all Data Docs.
         corpora: corpora to profile, by name: the folder of their JSON Lines files.
         profiles: profiles of other corpora, by name, with the limits of `config`.
@@ -71,13 +74,15 @@ def validate_raw(
         DataError: a folder has no corpus.
         RecordError: a line cannot be read.
         ValidationFailedError: a rule is broken.
-        ConfigError: an unknown corpus, or a profile with other limits.
+        ConfigError: a profile has other limits.
     """
     all_profiles = {
-        corpus: profile_folder(corpus, path, config) for corpus, path in (corpora or {}).items()
+        corpus: profile_folder(path, data.corpora[corpus].languages, config)
+        for corpus, path in (corpora or {}).items()
     }
     for corpus, profile in (profiles or {}).items():
-        _require_same_limits(corpus, profile, config)
+        limits = ProfileLimits.for_corpus(data.corpora[corpus].languages, config)
+        _require_same_limits(corpus, profile, limits)
         all_profiles[corpus] = profile
     previous = previous or {}
     checks = []
@@ -126,9 +131,9 @@ def read_profiles(folder: Path) -> dict[str, Profile] | None:
     return {corpus: Profile.parse(profile) for corpus, profile in document["corpora"].items()}
 
 
-def profile_folder(corpus: str, folder: Path, config: ValidationConfig) -> Profile:
+def profile_folder(folder: Path, languages: Sequence[str], config: ValidationConfig) -> Profile:
     """Profile a folder of JSON Lines files, one file in memory at a time."""
-    return profile_corpus(_read_batches(folder), ProfileLimits.for_corpus(corpus, config))
+    return profile_corpus(_read_batches(folder), ProfileLimits.for_corpus(languages, config))
 
 
 def _read_batches(folder: Path) -> Iterator[pa.RecordBatch]:
@@ -165,8 +170,7 @@ def corpus_checks(corpus: str, profile: Profile, config: ValidationConfig) -> li
     ]
 
 
-def _require_same_limits(corpus: str, profile: Profile, config: ValidationConfig) -> None:
-    limits = ProfileLimits.for_corpus(corpus, config)
+def _require_same_limits(corpus: str, profile: Profile, limits: ProfileLimits) -> None:
     if profile.limits != limits:
         raise ConfigError(
             f"the profile of {corpus} has the limits {profile.limits.model_dump(mode='json')}",

@@ -41,10 +41,8 @@ def recipe_names() -> Iterable[str]:
 
 
 def stage_names() -> Iterable[str]:
-    """Return the names of all training stages, in order."""
-    from components.training.config import StageName
-
-    return get_args(StageName)
+    """Return the names of CodeGen's training stages, in order."""
+    return ("nl", "multi", "mono")
 
 
 def device_names() -> Iterable[str]:
@@ -68,11 +66,11 @@ def complete_from(names: Callable[[], Iterable[str]]) -> Callable[[str], list[st
 
 # -- options ---------------------------------------------------------------------------------------
 
-RECIPE_HELP = "Recipe name; `codegen recipe list` prints all recipes."
+RECIPE_HELP = "Recipe name (`codegen recipe list`), or a JSON file of a recipe."
 MODEL_HELP = "Model folder, checkpoint/NAME-RECIPE, NAME@ALIAS or NAME/VERSION."
 Stage = Annotated[
     str,
-    typer.Option(help="Stage: nl, multi or mono.", autocompletion=complete_from(stage_names)),
+    typer.Option(help="Stage of the recipe.", autocompletion=complete_from(stage_names)),
 ]
 NumSamples = typer.Option("--num-samples", "-n", min=1, help="Samples per problem or prompt.")
 Port = Annotated[int, typer.Option(min=1, max=MAX_PORT, help="Port of the server.")]

@@ -150,7 +150,7 @@ def stage_deepspeed_config(
     from components.core.errors import ConfigError
     from components.training.deepspeed_config import accumulation_steps, deepspeed_config
 
-    stages = dict(recipe.training.stages)
+    stages = recipe.training.stages
     if stage not in stages:
         raise ConfigError(
             f"there is no stage {stage!r}",

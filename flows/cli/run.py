@@ -52,18 +52,19 @@ def train(
     as_json: bool,
     *,
     stage: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Last stage to train: nl, multi or mono.",
+            help="Train only the stages that lead to this stage.",
             autocompletion=complete_from(stage_names),
         ),
-    ] = "mono",
+    ] = None,
 ) -> None:
     """Train the stages, each from the previous checkpoint."""
-    from flows.steps.stage_training import stages_up_to
+    from flows.steps.stage_training import stages_to_train
     from flows.train import train as train_flow
 
-    checkpoints = train_flow(recipe, execution, last_stage=stages_up_to(recipe, stage)[-1])
+    stages_to_train(recipe, stage)  # An error before a server starts.
+    checkpoints = train_flow(recipe, execution, last_stage=stage)
     if as_json:
         print_json({name: artifact_summary(checkpoints[name]) for name in checkpoints})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -82,7 +83,7 @@ def serve(
     serve_deployments(
         recipe,
         execution,
-        name=recipe_name,
+        name=Path(recipe_name).stem,
         crons=crons,
         timezone=timezone,
         prefect_port=prefect_port,

@@ -70,22 +70,22 @@ DEPLOYMENTS: dict[str, DeploymentSpec] = {
         tags=("training",),
         cron="0 2 * * *",
         concurrency_limit=1,
-        parameters={"stage": "mono"},
+        parameters={"stage": "{last_stage}"},
     ),
     "evaluate-model": DeploymentSpec(
         evaluate_model,
         tags=("evaluation",),
         cron="0 6 * * *",
-        parameters={"model": "{recipe}-mono@champion", "benchmarks": ["humaneval"]},
+        parameters={"model": "{recipe}-{last_stage}@champion", "benchmarks": ["humaneval"]},
     ),
     "promote-version": DeploymentSpec(
         promote_version,
         tags=("promotion",),
         cron="0 8 * * *",
-        parameters={"model": "{recipe}-mono@candidate"},
+        parameters={"model": "{recipe}-{last_stage}@candidate"},
     ),
     "rollback": DeploymentSpec(
-        rollback, tags=("promotion",), cron=None, parameters={"model": "{recipe}-mono"}
+        rollback, tags=("promotion",), cron=None, parameters={"model": "{recipe}-{last_stage}"}
     ),
 }
 """By flow name. Trainings of a host are serialized however they start (`flows.train`); evaluations
@@ -131,8 +131,9 @@ def parameters(flow_name: str, recipe: Recipe, execution: Execution) -> dict[str
         "recipe": _json_values(recipe),
         "execution": _json_values(execution.replace(project=str(execution.project_path))),
     }
+    names = {"recipe": recipe.name, "last_stage": recipe.training.all_stages[-1]}
     for name, value in spec.parameters.items():
-        values[name] = value.format(recipe=recipe.name) if isinstance(value, str) else value
+        values[name] = value.format_map(names) if isinstance(value, str) else value
     accepted = spec.flow.parameters.properties
     return {name: value for name, value in values.items() if name in accepted}
 
@@ -219,7 +220,8 @@ def prefect_yaml_values(name: str, execution: Execution) -> dict[str, Any]:
         **parameters("pipeline", recipe, execution),
         "champion": parameters("evaluate-model", recipe, execution)["model"],
         "candidate": parameters("promote-version", recipe, execution)["model"],
-        "mono": parameters("rollback", recipe, execution)["model"],
+        "model": parameters("rollback", recipe, execution)["model"],
+        "stage": parameters("train-stage", recipe, execution)["stage"],
         "env": environment(execution),
         "project": str(execution.project_path),
     }

@@ -54,7 +54,7 @@ def preflight_check(recipe: Recipe, execution: Execution) -> None:
     if execution.mtpb_path:
         execution.find_mtpb()
     for stage, settings in recipe.training.trained.items():
-        require_rules(recipe.promotion, stage)
+        require_rules(recipe.gate, stage)
         check_batch_division(settings, execution.training, recipe.model.context_length)
 
 

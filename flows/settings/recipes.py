@@ -3,28 +3,31 @@ of the paper.
 
 If a field of a recipe changes, the artifacts that depend on it are rebuilt. Recipes are pure
 functions that derive from one another. Cited sections are those of docs/paper.md. The corpora of
-the paper are not published, so its recipes use the starter corpora unless `data.sources` names
-others; their model, training and evaluation are those of the paper.
+the paper are not published, so its recipes use the starter corpora unless sources of
+`data.corpora` name others; their model, training and evaluation are those of the paper.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Self
 
 from pydantic import model_validator
 
 from components.core.config import Config, Seed
 from components.core.errors import ConfigError
+from components.core.files import parse_json
 from components.data.config import DataConfig
 from components.evaluation.config import EvaluationConfig, HumanEvalConfig, MtpbConfig
 from components.model.config import ModelConfig
-from components.registry.config import GateConfig
+from components.registry.config import GateConfig, default_requirements
 from components.tokenizer.config import TokenizerConfig
-from components.training.config import StageConfig, Stages, TrainingConfig
+from components.training.config import StageConfig, TrainingConfig
 from components.validation.config import ValidationConfig
 
+_FILE_SUFFIX = ".json"
 _NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -33,7 +36,7 @@ class Recipe(Config):
     can change results."""
 
     name: str
-    """Prefix of the model names: `{name}-nl`, `{name}-multi`, `{name}-mono`."""
+    """Prefix of the model names: `{name}-{stage}`."""
     seed: Seed = 0
     """Seed of shuffling, held-out documents, initial weights and samples."""
     data: DataConfig = DataConfig()
@@ -65,14 +68,52 @@ class Recipe(Config):
                 fix=f"set model.padded_vocab_size to {self.tokenizer.num_ids:,} or more, or lower "
                 "tokenizer.num_merges",
             )
+        self._check_corpora()
         self._check_batch_sizes()
         self._check_completion_lengths()
         self._check_optimizer_state()
         return self
 
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """The names of the corpora in the order of the stages, then those that no stage trains on,
+        which are only evaluated on."""
+        trained = map(self.training.corpus_of, self.training.all_stages)
+        return tuple(dict.fromkeys([*trained, *sorted(self.data.corpora)]))
+
+    @property
+    def gate(self) -> GateConfig:
+        """`promotion` with the requirements of every stage."""
+        requirements = dict(self.promotion.requirements)
+        for stage in self.training.stages:
+            corpus = self.training.corpus_of(stage)
+            languages = self.data.corpora[corpus].languages
+            requirements.setdefault(stage, default_requirements(corpus, languages))
+        return self.promotion.replace(requirements=requirements)
+
+    def _check_corpora(self) -> None:
+        for stage in self.training.all_stages:
+            corpus = self.training.corpus_of(stage)
+            if corpus not in self.data.corpora:
+                raise ConfigError(
+                    f"stage {stage} trains on the corpus {corpus!r}",
+                    expected=f"one of data.corpora: {', '.join(self.data.corpora)}",
+                    fix=f"add it to data.corpora, or set training.stages.{stage}.corpus to one of "
+                    "these",
+                )
+        if not self.data.dedup_across_corpora:
+            return
+        for name, config in self.data.corpora.items():
+            if not config.exact_dedup:
+                raise ConfigError(
+                    f"data.dedup_across_corpora is true, data.corpora.{name}.exact_dedup false",
+                    expected="exact_dedup for every corpus if corpora are compared",
+                    fix="set data.dedup_across_corpora to false, or exact_dedup to true",
+                )
+
     def _check_batch_sizes(self) -> None:
         context = self.model.context_length
-        for stage, config in self.training.stages:
+        for stage, config in self.training.stages.items():
             if config.global_batch_tokens % context:
                 nearest = max(1, round(config.global_batch_tokens / context)) * context
                 raise ConfigError(
@@ -102,8 +143,8 @@ class Recipe(Config):
                 )
 
     def _check_optimizer_state(self) -> None:
-        first = self.training.start_stage
-        value = self.training.first.optimizer_state
+        first = self.training.first_stage
+        value = self.training.stages[first].optimizer_state
         if value != "reset" and self.training.init_from is None:
             raise ConfigError(
                 f"training.stages.{first}.optimizer_state is {value}, but {first} is the first "
@@ -137,7 +178,7 @@ def starter() -> Recipe:
             context_length=512,
             padded_vocab_size=2_304,
         ),
-        training=TrainingConfig(stages=Stages(nl=nl, multi=later, mono=later)),
+        training=TrainingConfig(stages=_stages(nl, later)),
         evaluation=EvaluationConfig(
             held_out_max_sequences=32,
             humaneval=HumanEvalConfig(num_samples=2, temperatures=(0.2,), max_new_tokens=128),
@@ -157,7 +198,7 @@ def tiny() -> Recipe:
     seed of 0 to 11 fails, and 18 of 0 to 999 do (measured).
     """
     base = starter()
-    stage = base.training.stages.mono.replace(
+    stage = base.training.stages["nl"].replace(
         steps=12, warmup_steps=2, decay_steps=10, global_batch_tokens=4 * 256
     )
     humaneval = base.evaluation.humaneval.replace(num_samples=1, max_new_tokens=16)
@@ -169,7 +210,7 @@ def tiny() -> Recipe:
         model=base.model.replace(
             num_layers=2, head_dim=16, rotary_dim=8, context_length=256, padded_vocab_size=896
         ),
-        training=TrainingConfig(stages=Stages(nl=stage, multi=stage, mono=stage)),
+        training=TrainingConfig(stages=_stages(stage, stage)),
         evaluation=base.evaluation.replace(
             held_out_max_sequences=16, humaneval=humaneval, mtpb=mtpb
         ),
@@ -206,6 +247,15 @@ def codegen_16b() -> Recipe:
     return _codegen(
         "codegen-16b", shape, global_batch_tokens=2_097_152, nl_rate=0.9e-4, later_rate=0.5e-4
     )
+
+
+def _stages(nl: StageConfig, later: StageConfig) -> dict[str, StageConfig]:
+    """Return CodeGen's stages (docs/paper.md, section 3): each starts from the one before."""
+    return {
+        "nl": nl,
+        "multi": later.replace(init_stage="nl"),
+        "mono": later.replace(init_stage="multi"),
+    }
 
 
 def _shape(*, num_layers: int, num_heads: int, head_dim: int, rotary_dim: int) -> ModelConfig:
@@ -245,7 +295,7 @@ def _codegen(
     return Recipe(
         name=name,
         model=model,
-        training=TrainingConfig(stages=Stages(nl=nl, multi=later, mono=later)),
+        training=TrainingConfig(stages=_stages(nl, later)),
     )
 
 
@@ -268,15 +318,25 @@ def recipe_name_for_model(model: str) -> str | None:
 
 
 def recipe(name: str) -> Recipe:
-    """Return a recipe by its name on the command line.
+    """Return a recipe by its name on the command line: a key of `RECIPES`, or a JSON file with all
+    fields, as `codegen recipe show` prints it.
 
     Raises:
-        ConfigError: the recipe does not exist.
+        ConfigError: the recipe does not exist, or the file has no valid recipe.
     """
-    if name not in RECIPES:
+    if name in RECIPES:
+        return RECIPES[name]()
+    if not name.endswith(_FILE_SUFFIX):
         raise ConfigError(
             f"there is no recipe {name!r}",
-            expected=f"one of {', '.join(RECIPES)}",
+            expected=f"one of {', '.join(RECIPES)}, or a file {_FILE_SUFFIX}",
             fix="choose one of these names",
         )
-    return RECIPES[name]()
+    try:
+        return Recipe.parse(parse_json(Path(name).read_bytes()))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{name} cannot be read as a recipe: {error}",
+            expected="a JSON document with the fields of a recipe",
+            fix=f"write one with `codegen recipe show starter > {name}`, and edit it",
+        ) from None

@@ -28,7 +28,6 @@ from rich import markup
 from components.core.errors import ConfigError
 from components.core.markdown import code, escape_inline, escaped_table
 from components.core.network import redact_credentials
-from components.data.config import CORPORA as STAGES
 from flows.runtime.context import FlowContext
 from flows.runtime.events import emit_promotion_event
 from flows.runtime.prefect_artifacts import publish_markdown
@@ -74,11 +73,11 @@ def check_recipe_of_model(recipe: Recipe, model: str) -> None:
         ConfigError: another recipe trains it.
     """
     name = re.split("[@/]", model)[0]
-    if name in {f"{recipe.name}-{stage}" for stage in STAGES}:
+    if name in {f"{recipe.name}-{stage}" for stage in recipe.training.all_stages}:
         return
     raise ConfigError(
         f"the recipe {recipe.name} does not train {name}",
-        expected=f"a model of that recipe, e.g. {recipe.name}-{STAGES[-1]}",
+        expected=f"a model of that recipe, e.g. {recipe.name}-{recipe.training.all_stages[-1]}",
         fix=f"use -r {recipe_name_for_model(name) or 'RECIPE'}, and --set name=... if the recipe "
         "was renamed",
     )
@@ -138,7 +137,7 @@ def decide_promotion(
     """
     from components.registry.promotion import PromotionRequest, promote, standing_refusal
 
-    gate = context.recipe.promotion
+    gate = context.recipe.gate
     request = PromotionRequest(name, version, stage, evidence, gate)
     if not approved_by and (refusal := standing_refusal(request, context.run.tracking)):
         _report_standing_refusal(context, refusal)

@@ -18,7 +18,6 @@ from components.core.artifact import Artifact
 from components.core.errors import ConfigError, EvaluationError
 from components.core.files import read_jsonl
 from components.core.fingerprint import fingerprint
-from components.data.config import CORPORA as STAGES
 from flows.runtime.context import FlowContext
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
@@ -173,7 +172,7 @@ def run_benchmark(
             config=config,
             parents={"checkpoint": checkpoint, **samples},
             code_version=_CODE_VERSION,
-            tags=_tags(stage, protocol.name),
+            tags=_tags(context.recipe, stage, protocol.name),
             build=build,
         )
 
@@ -214,7 +213,7 @@ def _generate_samples(
         config={**sample_set.settings(), "seed": seed, "precision": local_precision()},
         parents={"checkpoint": checkpoint},
         code_version=SAMPLES_VERSION,
-        tags=_tags(stage, protocol.name),
+        tags=_tags(context.recipe, stage, protocol.name),
         build=build,
         resumable=True,
     )
@@ -251,14 +250,14 @@ def run_bits_per_byte(
         config={"max_sequences": max_sequences},
         parents={"checkpoint": checkpoint} | prepared,
         code_version=CODE_VERSION,
-        tags=_tags(stage, "bits_per_byte"),
+        tags=_tags(context.recipe, stage, "bits_per_byte"),
         build=build,
     )
 
 
-def _tags(stage: str, benchmark: str) -> dict[str, str]:
+def _tags(recipe: Recipe, stage: str, benchmark: str) -> dict[str, str]:
     tags = {"benchmark": benchmark}
-    return tags | {"stage": stage} if stage in STAGES else tags
+    return tags | {"stage": stage} if stage in recipe.training.stages else tags
 
 
 def _log_evaluation_files(folder: Path, run: TrackedRun) -> None:

@@ -19,7 +19,6 @@ from components.core.fingerprint import fingerprint
 from components.core.remote_errors import wrap_remote_errors
 from components.core.store import Store
 from components.core.store_sync import CopyResult, copy_with_lineage
-from components.data.config import CORPORA, Corpus
 from components.training.config import TrainingExecution
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
@@ -63,7 +62,7 @@ def tokenizer_spec(recipe: Recipe, vocabulary: Artifact) -> ArtifactSpec:
 
 def prepared_corpus_spec(
     recipe: Recipe,
-    corpus: Corpus,
+    corpus: str,
     raw: Artifact,
     tokenizer: Artifact,
     benchmark_texts: Sequence[BenchmarkText],
@@ -71,8 +70,8 @@ def prepared_corpus_spec(
 ) -> ArtifactSpec:
     """Return the spec of a prepared corpus.
 
-    Settings that do not change its bytes are excluded: the sources of other corpora, and the
-    tolerated fraction of quarantined records.
+    Settings that do not change its bytes are excluded: those of other corpora, and the tolerated
+    fraction of quarantined records.
 
     Args:
         benchmark_texts: problems that decontamination removes.
@@ -81,10 +80,9 @@ def prepared_corpus_spec(
     """
     from components.preparation.corpus_pipeline import CODE_VERSION
 
-    sources = (recipe.data.sources or {}).get(corpus)
     config = {
         "data": recipe.data.replace(
-            sources={corpus: sources} if sources else None,
+            corpora={corpus: recipe.data.corpora[corpus]},
             quarantine=recipe.data.quarantine.reset("max_quarantined_fraction"),
         ),
         "benchmarks": fingerprint(list(benchmark_texts)),
@@ -106,7 +104,7 @@ def load_raw_corpora(recipe: Recipe, execution: Execution) -> dict[str, Artifact
     from components.data.raw_corpus import artifact_from_listing, load_raw_artifacts
 
     artifacts = load_raw_artifacts(execution.project_path)
-    for corpus, sources in (recipe.data.sources or {}).items():
+    for corpus, sources in recipe.data.declared_sources.items():
         artifacts[corpus] = artifact_from_listing(corpus, sources)
     return artifacts
 
@@ -153,7 +151,7 @@ def load_benchmark_texts(recipe: Recipe, execution: Execution) -> BenchmarkTexts
     from components.evaluation.benchmarks.humaneval import load_humaneval
     from components.evaluation.benchmarks.mtpb import load_mtpb
 
-    if not recipe.data.decontamination.enabled:
+    if not any(corpus.decontamination.enabled for corpus in recipe.data.corpora.values()):
         return BenchmarkTexts([])
     texts: list[BenchmarkText] = []
     for function in load_humaneval():
@@ -180,7 +178,7 @@ def find_corpora(recipe: Recipe, execution: Execution, *stores: Store) -> Recipe
     tokenizer = _find(tokenizer_spec(recipe, raw["vocabulary"]), stores)
     benchmark_texts = load_benchmark_texts(recipe, execution).texts
     prepared: dict[str, Artifact] = {}
-    for corpus in CORPORA:
+    for corpus in recipe.corpora:
         spec = prepared_corpus_spec(
             recipe, corpus, raw[corpus], tokenizer, benchmark_texts, prepared
         )
@@ -270,7 +268,7 @@ def _load_labels(store: Store, labels: Sequence[str]) -> list[Artifact]:
         if artifact.kind != "prepared-corpus":
             raise ArtifactError(
                 f"{artifact.label} is not a prepared corpus",
-                expected=f"labels like prepared-corpus/{CORPORA[0]}-0123456789ab",
+                expected="labels like prepared-corpus/nl-0123456789ab",
                 fix="list them with `codegen artifacts --kind prepared-corpus`",
             )
     return artifacts

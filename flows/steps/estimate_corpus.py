@@ -17,7 +17,6 @@ from rich.filesize import decimal
 
 from components.core.artifact import Artifact
 from components.core.errors import ConfigError
-from components.data.config import CORPORA, Corpus
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 from flows.steps.corpora import check_preset, load_benchmark_texts, tokenizer_spec
@@ -38,7 +37,7 @@ _CROSS_CORPUS_NOTE = (
 
 def estimate_corpora(
     recipe: Recipe, execution: Execution, corpus: str | None, sample_mb: int
-) -> Iterator[tuple[Corpus, Estimate]]:
+) -> Iterator[tuple[str, Estimate]]:
     """Yield the estimate of one corpus, or of all corpora if `corpus` is None.
 
     Raises:
@@ -46,10 +45,10 @@ def estimate_corpora(
         DataError: `data/` is absent or has another preset, a source cannot be read, or all
             documents are rejected.
     """
-    if corpus is not None and corpus not in CORPORA:
+    if corpus is not None and corpus not in recipe.corpora:
         raise ConfigError(
             f"there is no corpus {corpus!r}",
-            expected=f"one of {', '.join(CORPORA)}",
+            expected=f"one of {', '.join(recipe.corpora)}",
             fix="choose one of these, or omit it for all corpora",
         )
     if sample_mb < 1:
@@ -61,9 +60,9 @@ def estimate_corpora(
     from components.data.raw_corpus import corpus_sources, load_raw_artifacts
     from components.preparation.estimate import estimate_corpus
 
-    corpora = [name for name in CORPORA if corpus in (None, name)]
+    corpora = [name for name in recipe.corpora if corpus in (None, name)]
     raw = load_raw_artifacts(execution.project_path)
-    if set(corpora) - set(recipe.data.sources or {}):
+    if set(corpora) - set(recipe.data.declared_sources):
         check_preset(recipe, raw)
     tokenizer = _build_tokenizer(recipe, execution, raw["vocabulary"])
     tokenizer_folder = execution.open_store().fetch_verified(tokenizer)
@@ -98,7 +97,7 @@ def _build_tokenizer(recipe: Recipe, execution: Execution, vocabulary: Artifact)
 
 
 def format_estimate(
-    corpus: Corpus, estimate: Estimate, recipe: Recipe, execution: Execution
+    corpus: str, estimate: Estimate, recipe: Recipe, execution: Execution
 ) -> list[str]:
     """Return the lines of an estimate for the command line."""
     documents, context_length = estimate.num_documents, recipe.model.context_length
@@ -166,9 +165,13 @@ def _disk_warning(estimate: Estimate, execution: Execution) -> str:
     return f"; only {decimal(free_bytes)} are free at {execution.workspace_path}"
 
 
-def _epochs(corpus: Corpus, estimate: Estimate, recipe: Recipe) -> str:
-    stage = getattr(recipe.training.stages, corpus)
-    num_tokens = stage.steps * stage.global_batch_tokens
+def _epochs(corpus: str, estimate: Estimate, recipe: Recipe) -> str:
+    stages = [
+        stage
+        for name, stage in recipe.training.stages.items()
+        if recipe.training.corpus_of(name) == corpus
+    ]
+    num_tokens = sum(stage.steps * stage.global_batch_tokens for stage in stages)
     epochs = num_tokens / max(1, estimate.num_train_tokens)
     share = f"{epochs:,.1f} epochs" if epochs >= 1 else f"{epochs:.1%} of them"
     return (

@@ -15,7 +15,6 @@ from components.core.extras import require_extra
 from components.core.files import write_atomic
 from components.core.remote_errors import wrap_remote_errors
 from components.core.store import Store
-from components.data.config import Corpus
 from flows.runtime.context import FlowContext
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
@@ -68,7 +67,8 @@ def pull_raw_corpora(context: FlowContext) -> dict[str, Artifact]:
     from components.data.filters.redaction import require_detectors
 
     recipe, execution = context.recipe, context.execution
-    require_detectors(recipe.data.redaction)
+    for corpus in recipe.data.corpora.values():
+        require_detectors(corpus.redaction)
     if execution.data.engine == "ray":
         require_extra("ray", "--exec data.engine=ray")
     context.task("check data edits", lambda _: _check_clean_data_dir(recipe, execution))
@@ -140,7 +140,7 @@ def load_benchmarks(context: FlowContext) -> list[BenchmarkText]:
 
 def prepare_corpus_step(
     context: FlowContext,
-    corpus: Corpus,
+    corpus: str,
     raw: Artifact,
     tokenizer: Artifact,
     benchmark_texts: list[BenchmarkText],
@@ -227,10 +227,11 @@ def training_corpora_of(
     from components.registry.card import TrainingCorpus
 
     sources = load_archive_pins(execution).packages_of(recipe.data.preset)
-    stages: list[str] = list(recipe.training.trained)
+    training = recipe.training
+    names = dict.fromkeys(map(training.corpus_of, training.stages_up_to(stage)))
     return [
         TrainingCorpus(prepared[corpus], licenses_by_package(raw[corpus], sources))
-        for corpus in stages[: stages.index(stage) + 1]
+        for corpus in names
     ]
 
 

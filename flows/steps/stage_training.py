@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,8 +12,6 @@ from pydantic import JsonValue
 from components.core.artifact import Artifact, recipe_hash
 from components.core.errors import ConfigError
 from components.core.locks import exclusive_lock, user_lock_path
-from components.data.config import CORPORA
-from components.training.config import StageName
 from flows.runtime.context import FlowContext
 from flows.runtime.prefect_artifacts import stage_progress
 from flows.runtime.training_view import format_step, training_view
@@ -26,47 +23,50 @@ if TYPE_CHECKING:  # Imports MLflow and torch.
     from components.training.metrics import StepMetrics
     from components.training.run_file import StageRun
 
-STAGES: tuple[StageName, ...] = CORPORA
-"""A stage has the name of its corpus."""
 
-
-def stages_up_to(recipe: Recipe, last_stage: str) -> list[StageName]:
-    """Return the recipe's stages up to `last_stage`.
+def stages_to_train(recipe: Recipe, last_stage: str | None) -> list[str]:
+    """Return the stages that lead to `last_stage`, or all trained stages of the recipe if None.
 
     Raises:
-        ConfigError: there is no such stage, or it comes before the recipe's first stage.
+        ConfigError: there is no such stage, or the recipe's first stage does not lead to it.
     """
-    if last_stage not in STAGES:
+    training = recipe.training
+    if last_stage is None:
+        return list(training.trained)
+    if last_stage not in training.stages:
         raise ConfigError(
             f"there is no stage {last_stage!r}",
-            expected=f"one of {', '.join(STAGES)}",
+            expected=f"one of {', '.join(training.all_stages)}",
             fix="choose one of these",
         )
-    stages = list(recipe.training.trained)
-    if last_stage not in stages:
+    if last_stage not in training.trained:
         raise ConfigError(
-            f"the last stage is {last_stage}, which comes before the first stage, {stages[0]}",
-            expected=f"one of {', '.join(stages)} as the last stage",
-            fix=f"use --stage {stages[0]}, or set training.start_stage to {last_stage}",
+            f"the last stage is {last_stage}, to which the first stage, {training.first_stage}, "
+            "does not lead",
+            expected=f"one of {', '.join(training.trained)} as the last stage",
+            fix=f"use --stage {training.first_stage}, or set training.start_stage to {last_stage}",
         )
-    return stages[: stages.index(last_stage) + 1]
+    return list(training.stages_up_to(last_stage))
 
 
-def stage_config(recipe: Recipe, stage: StageName) -> dict[str, Any]:
+def stage_config(recipe: Recipe, stage: str) -> dict[str, Any]:
     """Return the settings that decide the checkpoint of a stage, in addition to its inputs."""
-    following = dict(itertools.pairwise(STAGES)).get(stage)
+    stages = recipe.training.stages
     return {
         "model": recipe.model,
-        "stage": getattr(recipe.training.stages, stage),
+        # The corpus and the initial weights are inputs, whatever their names.
+        "stage": stages[stage].reset("corpus", "init_stage"),
         "seed": recipe.seed,
-        "save_optimizer_state": following is not None
-        and getattr(recipe.training.stages, following).optimizer_state == "inherit",
+        "save_optimizer_state": any(
+            other.init_stage == stage and other.optimizer_state == "inherit"
+            for other in stages.values()
+        ),
     }
 
 
 def run_stage(
     context: FlowContext,
-    stage: StageName,
+    stage: str,
     corpus: Artifact,
     tokenizer: Artifact,
     previous: Artifact | None,
@@ -80,7 +80,7 @@ def run_stage(
     from components.training.run_file import CODE_VERSION
 
     recipe = context.recipe
-    num_steps = getattr(recipe.training.stages, stage).steps
+    num_steps = recipe.training.stages[stage].steps
     config = stage_config(recipe, stage)
     parents = {"corpus": corpus, "tokenizer": tokenizer}
     if previous:
@@ -120,7 +120,7 @@ def run_stage(
 
 def _stage_run(
     context: FlowContext,
-    stage: StageName,
+    stage: str,
     corpus: Artifact,
     tokenizer: Artifact,
     previous: Artifact | None,

@@ -15,7 +15,6 @@ from pydantic import JsonValue
 from components.core.artifact import Artifact
 from components.core.errors import ValidationFailedError
 from components.core.files import read_json
-from components.data.config import CORPORA
 from flows.runtime.context import FlowContext, TrackedBuild
 from flows.settings.recipes import Recipe
 from flows.steps.report import publish_validation_results
@@ -56,7 +55,7 @@ def validate_raw_corpora(
     from components.validation.suites import CODE_VERSION
 
     recipe = context.recipe
-    corpora: dict[str, Artifact] = {corpus: raw[corpus] for corpus in CORPORA}
+    corpora: dict[str, Artifact] = {corpus: raw[corpus] for corpus in context.recipe.corpora}
     previous = _previous_validation(context, "raw", corpora)
     examples: dict[str, list[QuarantinedRecord]] = {}
 
@@ -77,6 +76,7 @@ def validate_raw_corpora(
             previous=read_profiles(context.store.fetch_verified(previous)) if previous else None,
             previous_version=_version_name(previous),
             config=recipe.validation,
+            data=recipe.data,
             docs=context.execution.workspace_path / "gx",
         )
         for artifact in corpora.values():
@@ -91,7 +91,11 @@ def validate_raw_corpora(
         "validate raw corpora",
         "validation",
         "raw",
-        config={**validation_identity(recipe.validation, "raw", suites), **_reading_config(recipe)},
+        config={
+            **validation_identity(recipe.validation, "raw", suites),
+            **_reading_config(recipe),
+            "languages": _languages(recipe),
+        },
         parents=_with_previous(corpora, previous),
         code_version=CODE_VERSION,
         build=_logging_rules(context, "raw corpora", build),
@@ -127,6 +131,7 @@ def validate_shards(
             previous=read_metrics(context.store.fetch_verified(previous)) if previous else None,
             previous_version=_version_name(previous),
             config=config,
+            data=context.recipe.data,
             docs=context.execution.workspace_path / "gx",
         )
         return {**statistics, _ORIGINS: _origins(context.recipe)}
@@ -135,13 +140,21 @@ def validate_shards(
         "validate prepared corpora",
         "validation",
         "prepared",
-        config=validation_identity(config, "prepared", suites),
+        config={
+            **validation_identity(config, "prepared", suites),
+            "languages": _languages(context.recipe),
+        },
         parents=_with_previous(prepared, previous),
         code_version=CODE_VERSION,
         build=_logging_rules(context, "prepared shards", build),
     )
     _publish(context, "prepared shards", validation)
     return validation
+
+
+def _languages(recipe: Recipe) -> dict[str, JsonValue]:
+    """Return the languages that each corpus must have."""
+    return {name: list(corpus.languages) for name, corpus in recipe.data.corpora.items()}
 
 
 def _profile_declared_corpora(context: FlowContext, folder: Path) -> dict[str, ProfileResult]:
@@ -154,18 +167,18 @@ def _profile_declared_corpora(context: FlowContext, folder: Path) -> dict[str, P
         corpus: profile_sources(
             corpus, sources, recipe.validation, recipe.data, context.execution.data, progress_folder
         )
-        for corpus, sources in (recipe.data.sources or {}).items()
+        for corpus, sources in recipe.data.declared_sources.items()
     }
 
 
 def _reading_config(recipe: Recipe) -> dict[str, Any]:
     """Return the settings that decide the records of declared sources, without their locations."""
     data = recipe.data
-    if not data.sources:
+    if not data.declared_sources:
         return {}
     without_uris = {
         corpus: [source.replace(uri="-") for source in sources]
-        for corpus, sources in data.sources.items()
+        for corpus, sources in data.declared_sources.items()
     }
     quarantine = data.quarantine.reset("max_quarantined_fraction")
     return {"reading": {**without_uris, "extensions": data.extensions, "quarantine": quarantine}}
@@ -215,8 +228,10 @@ def _with_previous(
 
 def _origins(recipe: Recipe) -> dict[str, JsonValue]:
     """Return the origin of each corpus: `declared`, or the name of the preset."""
-    declared = recipe.data.sources or {}
-    return {corpus: "declared" if corpus in declared else recipe.data.preset for corpus in CORPORA}
+    return {
+        name: "declared" if corpus.sources else recipe.data.preset
+        for name, corpus in recipe.data.corpora.items()
+    }
 
 
 def _version_name(validation: Artifact | None) -> str:

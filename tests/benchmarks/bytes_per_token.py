@@ -19,10 +19,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fixtures.raw_corpora import read_corpus
 
-from components.data.config import CORPORA, LANGUAGES
+from components.data.config import PRESET_CORPORA, DataConfig
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.vocabulary import build_tokenizer
+
+LANGUAGES = {name: corpus.languages for name, corpus in DataConfig().corpora.items()}
 
 MERGES = (50_000, 16_000, 8_000, 4_000, 2_000, 1_000)
 
@@ -30,9 +32,9 @@ MERGES = (50_000, 16_000, 8_000, 4_000, 2_000, 1_000)
 def texts_by_language() -> dict[str, list[str]]:
     """Every document, by corpus and language."""
     found: dict[str, list[str]] = {
-        f"{language} ({corpus})": [] for corpus in CORPORA for language in LANGUAGES[corpus]
+        f"{language} ({corpus})": [] for corpus in PRESET_CORPORA for language in LANGUAGES[corpus]
     }
-    for corpus in CORPORA:
+    for corpus in PRESET_CORPORA:
         records = read_corpus(Path("data") / corpus)
         for language, text in zip(
             records["language"].to_pylist(), records["text"].to_pylist(), strict=True

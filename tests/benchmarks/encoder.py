@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fixtures.raw_corpora import read_corpus
 
-from components.data.config import CORPORA
+from components.data.config import PRESET_CORPORA
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 from components.tokenizer.vocabulary import build_tokenizer
@@ -67,7 +67,7 @@ def main() -> None:
             for _ in range(runs + 1)
         ][1:]  # The first pair warms up.
         corpora = {
-            corpus: read_corpus(Path("data") / corpus)["text"].to_pylist() for corpus in CORPORA
+            corpus: read_corpus(Path("data") / corpus)["text"].to_pylist() for corpus in PRESET_CORPORA
         }
         different = sum(differing(encoder, documents) for documents in corpora.values())
     for name, times in zip(("gigatoken", "tokenizers"), zip(*pairs, strict=True), strict=True):

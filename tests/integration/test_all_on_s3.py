@@ -9,7 +9,7 @@ import pytest
 from fixtures.projects import FixtureArchives, new_project, pull_fixtures
 
 from components.core.artifact import Artifact
-from components.data.config import CORPORA
+from components.data.config import PRESET_CORPORA
 from components.dataset.config import StreamingCacheConfig
 from components.training.config import TrainingExecution
 from components.training.launch.launcher import train_stage
@@ -30,11 +30,17 @@ CACHE = {"cache_bytes": 8 * SEQUENCE_BYTES, "range_bytes": SEQUENCE_BYTES}
 def recipe(uri: str) -> Recipe:
     """Return a recipe with sources at a URI, four steps and no decontamination (no download)."""
     base = tiny()
-    stage = base.training.stages.nl.replace(steps=4, warmup_steps=1, decay_steps=3)
-    sources = {corpus: [{"uri": f"{uri}/{corpus}/*.jsonl"}] for corpus in CORPORA}
-    data = base.data.replace(sources=sources, decontamination={"enabled": False})
+    stages = base.training.stages
+    stage = stages["nl"].replace(steps=4, warmup_steps=1, decay_steps=3)
+    data = base.data
+    for corpus in PRESET_CORPORA:
+        data = data.replace_corpus(
+            corpus,
+            sources=[{"uri": f"{uri}/{corpus}/*.jsonl"}],
+            decontamination={"enabled": False},
+        )
     return base.replace(
-        data=data, training=base.training.replace(stages=base.training.stages.replace(nl=stage))
+        data=data, training=base.training.replace(stages={**stages, "nl": stage})
     )
 
 
@@ -44,7 +50,7 @@ def test_a_stage_streams_a_corpus_without_a_full_local_copy(
     project = new_project(tmp_path / "project")
     pull_fixtures(project, fixture_archives)
     fs, root = fsspec.url_to_fs(s3)
-    for corpus in CORPORA:
+    for corpus in PRESET_CORPORA:
         fs.put(f"{project}/data/{corpus}/", f"{root}/raw/{corpus}/", recursive=True)
     training = TRAINING.replace(
         streaming=StreamingCacheConfig(cache_folder=str(tmp_path / "cache"), **CACHE)

@@ -28,7 +28,9 @@ pytestmark = pytest.mark.slow
 
 def recipe_without_decontamination() -> Recipe:
     """The tiny recipe; decontamination would download a benchmark."""
-    return tiny().override(["data.decontamination.enabled=false"])
+    return tiny().override(
+        [f"data.corpora.{corpus}.decontamination.enabled=false" for corpus in tiny().corpora]
+    )
 
 
 class Project(NamedTuple):
@@ -39,9 +41,9 @@ class Project(NamedTuple):
 
     @property
     def recipe(self) -> Recipe:
-        sources = json.dumps({"mono": [{"uri": str(self.folder / "source" / "*.jsonl")}]})
+        sources = json.dumps([{"uri": str(self.folder / "source" / "*.jsonl")}])
         return recipe_without_decontamination().override(
-            [f"data.sources={sources}", "data.quarantine.max_quarantined_fraction=0.1"]
+            [f"data.corpora.mono.sources={sources}", "data.quarantine.max_quarantined_fraction=0.1"]
         )
 
     @property

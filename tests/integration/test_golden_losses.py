@@ -55,7 +55,7 @@ def tiny_run(folder: Path) -> StageRun:
         columns.append((columns[-1] * 5 + 3) % 293)
     corpus = write_corpus(folder / "corpus", {"train": np.stack(columns, axis=1)})
     return toy_run(folder / "inputs").replace(
-        config=tiny.training.stages.nl.replace(steps=STEPS),
+        config=tiny.training.stages["nl"].replace(steps=STEPS),
         model=tiny.model,
         seed=tiny.seed,
         data=ArtifactInput(folder=str(corpus), digest="corpus"),

@@ -18,7 +18,7 @@ from components.core.errors import CodegenError, ConfigError
 from components.model.huggingface import load_checkpoint, save_checkpoint
 from components.model.transformer import CodeGen
 from components.tokenizer.config import TokenizerConfig
-from components.training.config import Stages, TrainingExecution
+from components.training.config import TrainingExecution
 from flows.prepare import PreparedData
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe, tiny
@@ -30,9 +30,12 @@ FROZEN = STAGE.replace(
     steps=2, warmup_steps=1, decay_steps=1, learning_rate=1e-9, min_learning_rate=0.0
 )
 """Two steps that change no weight beyond rounding, so the result shows the initial weights."""
-INHERITING = Stages(
-    nl=FROZEN, multi=FROZEN, mono=FROZEN.replace(optimizer_state="inherit")
-).model_dump()
+STAGES = {
+    "nl": FROZEN,
+    "multi": FROZEN.replace(init_stage="nl"),
+    "mono": FROZEN.replace(init_stage="multi"),
+}
+INHERITING = STAGES | {"mono": STAGES["mono"].replace(optimizer_state="inherit")}
 EXECUTION = TrainingExecution(
     micro_batch=16, zero_stage=0, precision="fp32", device="cpu", eval_interval=0
 )
@@ -47,10 +50,9 @@ class Project(NamedTuple):
     weights: CodeGen
 
     def recipe(self, **training: object) -> Recipe:
-        stages = Stages(nl=FROZEN, multi=FROZEN, mono=FROZEN)
         base = tiny().replace(model=MODEL, tokenizer=TokenizerConfig(num_merges=0))
         return base.replace(
-            training={"stages": stages.model_dump(), "init_from": str(self.released), **training}
+            training={"stages": STAGES, "init_from": str(self.released), **training}
         )
 
     def train(self, recipe: Recipe) -> dict[str, Artifact]:

@@ -73,7 +73,7 @@ def test_adding_a_corpus(folder: Path, overrides: list[str]) -> None:
     languages = corpus.statistics["languages"]
     assert isinstance(languages, dict)
     assert languages["Python"]["documents"] == 200
-    assert _recipe_of("adding-a-corpus.md", "mine").data.sources == {
+    assert _recipe_of("adding-a-corpus.md", "mine").data.declared_sources == {
         "mono": (Source(uri="/data/checkouts/*/"),)
     }
 

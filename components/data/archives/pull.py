@@ -24,7 +24,7 @@ from components.core.progress import track
 from components.data.archives.extract import Record, extract_records, read_members
 from components.data.archives.fetch import PackageIndex, fetch_archives
 from components.data.archives.pins import Archive, Package, Pins, VocabularySource, load_pins
-from components.data.config import CORPORA, Preset
+from components.data.config import PRESET_CORPORA, Preset
 from components.data.dvc import dvc_remote, dvc_repo
 from components.data.dvc.dvc_repo import DATA, DATA_DVC, DvcPointer
 
@@ -234,7 +234,7 @@ def _build_data(
     purpose = f"data/ from {len(packages)} archives and its copy in DVC's cache"
     require_disk_space(building, size_bytes, purpose)
     skipped: list[Record] = []
-    for corpus in CORPORA:
+    for corpus in PRESET_CORPORA:
         (building / corpus).mkdir(parents=True)
     with track("reading archives", len(packages), "archives") as advance:
         for package in packages:

@@ -15,7 +15,7 @@ from components.core.markdown import code
 from components.core.paper import PaperCorpora
 from components.core.templates import markdown_environment
 from components.data.archives.pins import Archive
-from components.data.config import CORPORA, LANGUAGES, Corpus, DataConfig
+from components.data.config import DataConfig
 
 _ALL = "all"
 _EMPTY = "-"
@@ -46,17 +46,22 @@ class DatasetCardInputs(NamedTuple):
     """By corpus, and "vocabulary"."""
     tokenizer: Artifact
     prepared: Mapping[str, Artifact]
-    """By corpus."""
+    """By corpus, in the order of the stages."""
 
     @property
-    def declared(self) -> list[Corpus]:
+    def corpora(self) -> list[str]:
+        """The names of the corpora, in the order of the stages."""
+        return list(self.prepared)
+
+    @property
+    def declared(self) -> list[str]:
         """The corpora whose sources the recipe declares."""
-        return [corpus for corpus in CORPORA if corpus in (self.data.sources or {})]
+        return [corpus for corpus in self.corpora if corpus in self.data.declared_sources]
 
     @property
-    def pinned(self) -> list[Corpus]:
+    def pinned(self) -> list[str]:
         """The corpora of the preset, from pinned archives."""
-        return [corpus for corpus in CORPORA if corpus not in self.declared]
+        return [corpus for corpus in self.corpora if corpus not in self.declared]
 
     def statistics(self, corpus: str, part: str) -> dict[str, dict[str, Any]]:
         """A part of the statistics of a prepared corpus; empty if it was not recorded."""
@@ -77,15 +82,14 @@ def dataset_card(
         vocabulary: the archives that provide GPT-2's byte-pair ranks.
         paper: the paper's corpora, for comparison.
     """
-    totals = [_total(corpora, corpus) for corpus in CORPORA]
+    totals = [_total(corpora, corpus) for corpus in corpora.corpora]
     reasons = sorted(
         {reason for _, _, statistics in _by_language(corpora) for reason in statistics["rejected"]}
     )
     template = markdown_environment("components.data.card").get_template("dataset-card.md.j2")
     return template.render(
         corpora=corpora,
-        corpus_names=CORPORA,
-        labels=" ".join(corpora.prepared[corpus].label for corpus in CORPORA),
+        labels=" ".join(artifact.label for artifact in corpora.prepared.values()),
         num_documents=sum(total["documents"] for total in totals),
         total_size=format_size(sum(total["bytes"] for total in totals)),
         num_tokens=sum(total["train_tokens"] for total in totals),
@@ -100,6 +104,7 @@ def dataset_card(
         quarantined_records=_counts(corpora, "quarantined"),
         redacted=_counts(corpora, "redacted"),
         benchmarks=_searched_benchmarks(corpora),
+        rules=_rule_rows(corpora),
         splits=_split_rows(corpora),
         identity=_identity_rows(corpora),
     )
@@ -142,9 +147,8 @@ def _package_rows(corpora: DatasetCardInputs, sources: Sequence[Archive]) -> Row
     rows: Rows = []
     for path, by_corpus in sorted(sizes.items()):
         name, license_name, note = _package(path, sources)
-        rows.append(
-            (name, license_name, *(format_size(by_corpus.get(corpus)) for corpus in CORPORA), note)
-        )
+        sizes_by_corpus = [format_size(by_corpus.get(corpus)) for corpus in corpora.corpora]
+        rows.append((name, license_name, *sizes_by_corpus, note))
     return rows
 
 
@@ -154,7 +158,7 @@ def _declared_source_rows(corpora: DatasetCardInputs) -> Rows:
     for corpus in corpora.declared:
         statistics = cast(dict[str, Any], corpora.raw[corpus].statistics)
         totals = (f"{statistics['num_files']:,}", format_size(statistics["size_bytes"]))
-        for source in (corpora.data.sources or {})[corpus]:
+        for source in corpora.data.declared_sources[corpus]:
             settings = source.model_dump(exclude={"uri"}, exclude_defaults=True)
             text = ", ".join(f"{name}: {value}" for name, value in settings.items())
             rows.append((corpus, code(source.uri), text, *totals))
@@ -213,20 +217,56 @@ def _reject_rows(corpora: DatasetCardInputs, reasons: Sequence[str]) -> Rows:
 
 def _counts(corpora: DatasetCardInputs, part: str) -> dict[str, dict[str, int]]:
     """Counts by kind, for each corpus that recorded any."""
-    counts = {corpus: cast(dict[str, int], corpora.statistics(corpus, part)) for corpus in CORPORA}
+    counts = {
+        corpus: cast(dict[str, int], corpora.statistics(corpus, part)) for corpus in corpora.corpora
+    }
     return {corpus: dict(sorted(kinds.items())) for corpus, kinds in counts.items() if kinds}
 
 
 def _searched_benchmarks(corpora: DatasetCardInputs) -> list[str]:
     """The benchmarks that a preparation searched for, which are those that it counted."""
     return sorted(
-        {name for corpus in CORPORA for name in corpora.statistics(corpus, "contaminated")}
+        {name for corpus in corpora.corpora for name in corpora.statistics(corpus, "contaminated")}
     )
+
+
+def _rule_rows(corpora: DatasetCardInputs) -> Rows:
+    """The rules of each corpus."""
+    rows: Rows = []
+    for name in corpora.corpora:
+        rules = corpora.data.corpora[name]
+        filters, search, near = rules.filters, rules.decontamination, rules.near_duplicates
+        lines = "not empty"
+        if filters:
+            lines += (
+                f"; mean line length below {filters.max_mean_line_length:g} characters; no line "
+                f"longer than {filters.max_line_length:,}; at most "
+                f"{100 * filters.max_digit_fraction:g} % decimal or hexadecimal digits"
+            )
+        searched = "no"
+        if corpora.statistics(name, "contaminated"):
+            searched = f"{search.ngram_words} words in common with a problem"
+            if search.threshold:
+                searched += f", and {100 * search.threshold:g} % of the problem"
+        rows.append(
+            (
+                name,
+                lines,
+                searched,
+                "one of equal documents is kept" if rules.exact_dedup else "no",
+                f"one of similarity {near.threshold:g} is kept" if near.enabled else "no",
+                ", ".join(rules.redaction.kinds).replace("_", " ")
+                if rules.redaction.enabled
+                else "no",
+                "a comment names the language" if rules.language_prefix else "no",
+            )
+        )
+    return rows
 
 
 def _split_rows(corpora: DatasetCardInputs) -> Rows:
     rows: Rows = []
-    for corpus in CORPORA:
+    for corpus in corpora.corpora:
         splits = corpora.statistics(corpus, "splits")
         # The training split first, then the held-out splits, which have a "/" in their names.
         for split in sorted(splits, key=lambda name: ("/" in name, name)):
@@ -240,26 +280,27 @@ def _split_rows(corpora: DatasetCardInputs) -> Rows:
 
 
 def _identity_rows(corpora: DatasetCardInputs) -> Rows:
-    artifacts = {f"raw {corpus}": corpora.raw[corpus] for corpus in CORPORA}
+    artifacts = {f"raw {corpus}": corpora.raw[corpus] for corpus in corpora.corpora}
     artifacts |= {"vocabulary": corpora.raw["vocabulary"], "tokenizer": corpora.tokenizer}
-    artifacts |= {f"prepared {corpus}": corpora.prepared[corpus] for corpus in CORPORA}
+    artifacts |= {f"prepared {name}": artifact for name, artifact in corpora.prepared.items()}
     return [
         (name, code(artifact.label), code(artifact.digest)) for name, artifact in artifacts.items()
     ]
 
 
-def _by_language(corpora: DatasetCardInputs) -> Iterator[tuple[Corpus, str, dict[str, Any]]]:
+def _by_language(corpora: DatasetCardInputs) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """The statistics of each corpus and language, and the sums of a corpus with several
     languages."""
-    for corpus in CORPORA:
+    for corpus in corpora.corpora:
         languages = corpora.statistics(corpus, "languages")
-        for language in LANGUAGES[corpus]:
+        names = corpora.data.corpora[corpus].languages
+        for language in names:
             yield corpus, language, languages[language]
-        if len(LANGUAGES[corpus]) > 1:
+        if len(names) > 1:
             yield corpus, _ALL, _total(corpora, corpus)
 
 
-def _total(corpora: DatasetCardInputs, corpus: Corpus) -> dict[str, Any]:
+def _total(corpora: DatasetCardInputs, corpus: str) -> dict[str, Any]:
     languages = list(corpora.statistics(corpus, "languages").values())
     rejected: Counter[str] = Counter()
     for statistics in languages:

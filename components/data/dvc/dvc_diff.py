@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from components.core.errors import DataError
-from components.data.config import CORPORA
+from components.data.config import PRESET_CORPORA
 from components.data.dvc import dvc_repo
 from components.data.dvc.dvc_objects import load_tree, object_exists, tree_files
 from components.data.dvc.dvc_remote import default_remote, fetch_tree
 from components.data.dvc.dvc_repo import DATA
 from components.data.raw_corpus import count_lines
 
-_CORPUS_FOLDERS = tuple(f"{DATA}/{corpus}/" for corpus in CORPORA)
+_CORPUS_FOLDERS = tuple(f"{DATA}/{corpus}/" for corpus in PRESET_CORPORA)
 """Folders whose JSON Lines files have a document in each line."""
 
 Files = dict[str, str]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.data.config import DataConfig
+from components.data.config import FilterConfig
 from components.data.filters.quality import DUPLICATE, reject_reasons
 
 DIGEST = pa.binary(32)
@@ -37,16 +37,18 @@ DEDUP_SORT_KEYS = (
 """Sort keys of documents. They are complete, so the order of files has no effect."""
 
 
-def annotate_documents(texts: pa.LargeStringArray, config: DataConfig, seed: int) -> pa.RecordBatch:
-    """Compute a row of `DOCUMENT_SCHEMA` for each text."""
+def annotate_documents(
+    texts: pa.LargeStringArray, filters: FilterConfig | None, held_out_fraction: float, seed: int
+) -> pa.RecordBatch:
+    """Compute a row of `DOCUMENT_SCHEMA` for each text; for `filters` see `reject_reasons`."""
     digests = [hashlib.sha256(text.as_buffer()).digest() for text in texts]
     order = [keyed_hash("order", seed, digest) for digest in digests]
-    held_out = [is_held_out(digest, config.held_out_fraction, seed) for digest in digests]
+    held_out = [is_held_out(digest, held_out_fraction, seed) for digest in digests]
     columns = {
         "order": pa.array(order, type=DIGEST),
         "sha256": pa.array(digests, type=DIGEST),
         "held_out": pa.array(held_out, type=pa.bool_()),
-        "reason": reject_reasons(texts, config.filters).cast(pa.large_string()),
+        "reason": reject_reasons(texts, filters).cast(pa.large_string()),
     }
     return pa.RecordBatch.from_pydict(columns, schema=DOCUMENT_SCHEMA)
 
@@ -65,15 +67,6 @@ def in_hash_sample(purpose: str, content_sha256: bytes, fraction: float, seed: i
 def keyed_hash(purpose: str, seed: int, content_sha256: bytes) -> bytes:
     """A pseudo-random number of 32 bytes for a document and a purpose."""
     return hashlib.sha256(f"{purpose}:{seed}:".encode() + content_sha256).digest()
-
-
-def sort_and_mark_duplicates(documents: pa.Table) -> pa.Table:
-    """Sort documents in training order and mark duplicates.
-
-    Args:
-        documents: columns of `DEDUP_SORT_KEYS`, and `reason`. For each content, all of its copies.
-    """
-    return mark_duplicates(documents.take(pc.sort_indices(documents, sort_keys=DEDUP_SORT_KEYS)))
 
 
 def mark_duplicates(documents: pa.Table) -> pa.Table:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from components.data.config import FilterConfig
 from components.data.filters.ngrams import Bytes, Counts, bytes_and_offsets
@@ -65,8 +66,11 @@ REASONS = tuple(FILTERS)
 """Reasons of the filters; the first that applies counts."""
 
 
-def reject_reasons(texts: pa.LargeStringArray, config: FilterConfig) -> pa.StringArray:
-    """The first reason of `FILTERS` that rejects each text, or null."""
+def reject_reasons(texts: pa.LargeStringArray, config: FilterConfig | None) -> pa.StringArray:
+    """The first reason of `FILTERS` that rejects each text, or null. None: only `EMPTY` applies."""
+    if config is None:
+        is_empty = pc.equal(pc.binary_length(texts), 0)
+        return pc.if_else(is_empty, pa.scalar(EMPTY), pa.scalar(None, type=pa.string()))
     stats = text_stats(texts)
     reasons = np.full(len(texts), None, dtype=object)
     for reason in reversed(REASONS):

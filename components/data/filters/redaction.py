@@ -73,7 +73,7 @@ def require_detectors(config: RedactionConfig) -> None:
         ConfigError: see `require_extra`.
     """
     if config.enabled and set(config.kinds) - {"ip_address"}:
-        require_extra("redaction", "data.redaction")
+        require_extra("redaction", "redaction of a corpus")
 
 
 def redact(texts: pa.LargeStringArray, config: RedactionConfig) -> RedactionResult:

@@ -21,7 +21,6 @@ from components.training.config import (
     ZERO_STAGES,
     ParallelLayout,
     StageConfig,
-    StageName,
     TrainingExecution,
     allowed_zero_stages,
     offload_fields,
@@ -44,7 +43,7 @@ _PRINTED_FIELDS = (
 )
 _ALWAYS_PRINTED = {"world_size", "micro_batch", "zero_stage"}
 
-StageConfigs = Mapping[StageName, StageConfig]
+StageConfigs = Mapping[str, StageConfig]
 
 
 class PlanRow(Config):

@@ -85,8 +85,8 @@ def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     ("feature", "extra", "subject"),
     [
         ("avro", "avro", "a.avro"),
-        ("redaction", "redaction", "data.redaction"),
-        ("redact e-mail", "redaction", "data.redaction"),
+        ("redaction", "redaction", "redaction of a corpus"),
+        ("redact e-mail", "redaction", "redaction of a corpus"),
         ("s3", "s3", "s3://bucket/a"),
         ("DVC", "s3", "the DVC remote cloud"),
     ],

@@ -11,8 +11,16 @@ from components.core.fingerprint import FileEntry
 from components.core.paper import paper_corpora
 from components.data.archives.pins import Archive
 from components.data.card import DatasetCardInputs, dataset_card, licenses_by_package
-from components.data.config import CORPORA, LANGUAGES, Corpus, DataConfig
+from components.data.config import (
+    PRESET_CORPORA,
+    DataConfig,
+    DecontaminationConfig,
+    NearDuplicateConfig,
+    RedactionConfig,
+)
 from components.data.sources.config import Source
+
+LANGUAGES = {name: corpus.languages for name, corpus in DataConfig().corpora.items()}
 
 ARCHIVES = (
     Archive(
@@ -78,7 +86,7 @@ def corpora() -> DatasetCardInputs:
         "vocabulary": artifact("raw-corpus", "vocabulary", files={"gpt2.tiktoken": 7}),
     }
     prepared = {}
-    for corpus in CORPORA:
+    for corpus in PRESET_CORPORA:
         languages = {
             language: language_statistics(times)
             for times, language in enumerate(LANGUAGES[corpus], start=1)
@@ -208,7 +216,7 @@ def test_licenses_by_package_and_files_of_declared_sources_by_their_records() ->
     assert licenses_by_package(corpora().raw["multi"], ARCHIVES) == expected
 
 
-def declaring(*names: Corpus) -> DatasetCardInputs:
+def declaring(*names: str) -> DatasetCardInputs:
     """The corpora, with declared sources for these names."""
     inputs = corpora()
     sources = {
@@ -219,7 +227,9 @@ def declaring(*names: Corpus) -> DatasetCardInputs:
         name: artifact("raw-corpus", name, {"num_files": 1_200, "size_bytes": 3_000_000})
         for name in names
     }
-    data = DataConfig(preset="tiny", sources=sources)
+    data = DataConfig(preset="tiny")
+    for name in names:
+        data = data.replace_corpus(name, sources=sources[name])
     return inputs._replace(data=data, raw={**inputs.raw, **stored})
 
 
@@ -237,43 +247,46 @@ def test_declared_sources_are_listed_with_their_settings_instead_of_archives() -
 
 
 def test_a_card_of_declared_sources_only_names_no_package() -> None:
-    text = card(declaring(*CORPORA))
+    text = card(declaring(*PRESET_CORPORA))
     assert "All corpora are from sources that the recipe declares." in text
     assert "released packages" not in text
     assert "preset `tiny`" not in text
     assert "The first command fetches the vocabulary; the second" in text
 
 
-def test_processing_lists_the_steps_that_the_recipe_enables() -> None:
-    plain = card().split("## Processing")[1]
-    assert "Near-duplicates are kept." in plain
-    assert "Redacted" not in plain
-    assert "Decontaminated" not in plain, "no benchmark is counted, so none was searched for"
+def test_the_rules_of_each_corpus_are_listed() -> None:
+    def rules(inputs: DatasetCardInputs) -> dict[str, list[str]]:
+        lines = card(inputs).split("## Processing")[1].split("## Identity")[0].splitlines()
+        rows = [line.strip("|").split("|") for line in lines if line.startswith("|")][2:]
+        return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+
+    code = (
+        "not empty; mean line length below 100 characters; no line longer than 1,000; at most 90 % "
+        "decimal or hexadecimal digits"
+    )
+    equal = "one of equal documents is kept"
+    assert rules(corpora()) == {
+        "nl": ["not empty", "no", equal, "no", "no", "no"],
+        "multi": [code, "no", equal, "no", "no", "a comment names the language"],
+        "mono": [code, "no", equal, "no", "no", "no"],
+    }, "no benchmark is counted, so none was searched for"
     other = corpora()
     other.prepared["mono"].statistics["contaminated"] = {"mtpb": 0, "humaneval": 2}
-    options = {
-        "near_duplicates": {"enabled": True, "threshold": 0.8},
-        "redaction": {"enabled": True, "kinds": ["ip_address"]},
-    }
     other.prepared["multi"].statistics["redacted"] = {"ip_address": 1_200}
-    other.prepared["mono"].statistics["redacted"] = {"ip_address": 0}
-    data = DataConfig.parse(
-        {**options, "dedup_across_corpora": True, "decontamination": {"threshold": 0.25}}
+    data = DataConfig(dedup_across_corpora=True)
+    data = data.replace_corpus(
+        "multi",
+        near_duplicates=NearDuplicateConfig(enabled=True, threshold=0.8),
+        redaction=RedactionConfig(enabled=True, kinds=("ip_address",)),
     )
+    data = data.replace_corpus("mono", decontamination=DecontaminationConfig(threshold=0.25))
+    listed = rules(other._replace(data=data))
+    assert listed["multi"][3:5] == ["one of similarity 0.8 is kept", "ip address"]
+    assert listed["mono"][1] == "13 words in common with a problem, and 25 % of the problem"
     text = " ".join(card(other._replace(data=data)).split("## Processing")[1].split())
-    assert (
-        "2. **Decontaminated**: a document is rejected if it shares 13 consecutive words (and at "
-        "least 25 % of the problem)" in text
-    )
-    assert "with a problem of humaneval or mtpb. 3. **Deduplicated**" in text
-    assert (
-        "unless an earlier corpus contains it. Of near-duplicates (MinHash, similarity of at "
-        "least 0.8) one is kept." in text
-    )
-    assert (
-        "4. **Redacted**: ip address. Replaced matches: multi 1,200 (ip address 1,200); mono 0 (ip "
-        in text
-    )
+    assert "Benchmarks: humaneval, mtpb." in text
+    assert "unless an earlier corpus contains it" in text
+    assert "Redacted matches: multi 1,200 (ip address 1,200)." in text
 
 
 def test_records_that_could_not_be_read_are_counted() -> None:
@@ -290,11 +303,11 @@ def test_foreign_text_is_no_markup() -> None:
     hostile = "<img src=x> [a](http://b) `c` *d* | \x1b[2J\u202e"
     archives = (ARCHIVES[0].replace(note=hostile, license=hostile), *ARCHIVES[1:])
     inputs = declaring("mono")
-    sources = {"mono": (Source(uri=f"s3://b/`{hostile}"),)}
+    sources = (Source(uri=f"s3://b/`{hostile}"),)
     inputs.prepared["multi"].statistics["quarantined"] = {hostile: 1}
     inputs.prepared["nl"].statistics["languages"]["English"]["rejected"][hostile] = 1  # type: ignore[index, call-overload]
     text = dataset_card(
-        inputs._replace(name=hostile, data=DataConfig(preset="tiny", sources=sources)),
+        inputs._replace(name=hostile, data=DataConfig(preset="tiny").replace_corpus("mono", sources=sources)),
         archives,
         archives,
         paper_corpora(),

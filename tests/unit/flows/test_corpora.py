@@ -12,7 +12,7 @@ from fixtures.projects import FixtureArchives, new_project, pull_fixtures
 from components.core.artifact import Artifact
 from components.core.errors import ArtifactError, DataError, RemoteError
 from components.core.store import Store
-from components.data.config import CORPORA
+from components.data.config import PRESET_CORPORA
 from components.data.raw_corpus import corpus_sources, load_raw_artifacts
 from components.dataset.config import StreamingCacheConfig
 from components.preparation.corpus_pipeline import prepare_corpus
@@ -48,7 +48,7 @@ def prepare(execution: Execution) -> RecipeCorpora:
     ).artifact
     benchmark_texts = load_benchmark_texts(recipe, execution).texts
     prepared: dict[str, Artifact] = {}
-    for corpus in CORPORA:
+    for corpus in PRESET_CORPORA:
         prepared[corpus] = store.get_or_build(
             **prepared_corpus_spec(
                 recipe, corpus, raw[corpus], tokenizer, benchmark_texts, prepared
@@ -106,21 +106,25 @@ def test_only_settings_that_change_the_bytes_of_a_corpus_change_its_recipe_hash(
             tiny().override(list(changes)), "mono", raw, tokenizer, [], {}
         ).recipe_hash
 
-    def sources(**uris: str) -> str:
-        return f"data.sources={json.dumps({name: [{'uri': uri}] for name, uri in uris.items()})}"
+    def sources(**uris: str) -> list[str]:
+        return [
+            f"data.corpora.{name}.sources={json.dumps([{'uri': uri}])}"
+            for name, uri in uris.items()
+        ]
 
     assert mono("data.quarantine.max_quarantined_fraction=0.5") == mono(), (
         "it decides whether a corpus is accepted, not its bytes"
     )
-    assert mono(sources(nl="pile/*.zst")) == mono(), "the sources of another corpus"
+    assert mono(*sources(nl="pile/*.zst")) == mono(), "the sources of another corpus"
     assert (
-        mono(sources(nl="a", mono="b"))
-        == mono(sources(nl="c", mono="b"))
-        != mono(sources(mono="a"))
+        mono(*sources(nl="a", mono="b"))
+        == mono(*sources(nl="c", mono="b"))
+        != mono(*sources(mono="a"))
         != mono()
     )
     assert mono("data.quarantine.max_record_bytes=1000") != mono()
-    assert mono("data.filters.max_line_length=7") != mono()
+    assert mono("data.corpora.mono.filters.max_line_length=7") != mono()
+    assert mono("data.corpora.multi.filters.max_line_length=7") == mono(), "of another corpus"
 
 
 def test_a_corpus_is_streamed_only_from_a_remote_store_and_with_a_cache(
@@ -166,7 +170,7 @@ def test_corpora_pushed_by_recipe_are_pulled_by_recipe_and_reused(
     store = other_machine.open_store()
     corpora = find_corpora(tiny(), other_machine, store)
     benchmark_texts = load_benchmark_texts(tiny(), other_machine).texts
-    for corpus in CORPORA:
+    for corpus in PRESET_CORPORA:
         spec = prepared_corpus_spec(
             tiny(), corpus, corpora.raw[corpus], corpora.tokenizer, benchmark_texts, {}
         )

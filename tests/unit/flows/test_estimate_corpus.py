@@ -12,7 +12,7 @@ import pytest
 from fixtures.projects import FixtureArchives, new_project, pull_fixtures
 
 from components.core.errors import CodegenError, ConfigError, DataError
-from components.data.config import CORPORA
+from components.data.config import PRESET_CORPORA
 from components.data.raw_corpus import load_raw_artifacts
 from components.preparation.estimate import Estimate, Interval
 from flows.settings.execution import Execution
@@ -34,7 +34,7 @@ def execution(
 
 def test_every_corpus_is_estimated_without_preparing_it(execution: Execution) -> None:
     estimates = dict(estimate_corpora(tiny(), execution, None, 64))
-    assert list(estimates) == list(CORPORA)
+    assert list(estimates) == list(PRESET_CORPORA)
     raw = load_raw_artifacts(execution.project_path)
     for corpus, estimate in estimates.items():
         assert estimate.is_complete
@@ -61,7 +61,7 @@ def test_declared_sources_need_no_preset(execution: Execution, tmp_path: Path) -
     ]
     (tmp_path / "mono.jsonl").write_text("".join(lines))
     recipe = tiny().override(
-        ["data.preset=starter", f'data.sources={{"mono": [{{"uri": "{tmp_path}/mono.jsonl"}}]}}']
+        ["data.preset=starter", f'data.corpora.mono.sources=[{{"uri": "{tmp_path}/mono.jsonl"}}]']
     )
     ((_, estimate),) = estimate_corpora(recipe, execution, "mono", 1)
     assert (estimate.num_documents.value, estimate.num_files) == (50, 1)
@@ -74,7 +74,7 @@ REFUSED_CASES: dict[str, tuple[tuple[str | None, int, list[str]], str]] = {
     "nothing": ((None, 0, []), "--sample-mb is 0"),
     "preset": ((None, 64, ["data.preset=starter"]), "data/ holds the preset tiny"),
     "source": (
-        ("mono", 64, ['data.sources={"mono": [{"uri": "/nowhere/*.jsonl"}]}']),
+        ("mono", 64, ['data.corpora.mono.sources=[{"uri": "/nowhere/*.jsonl"}]']),
         "/nowhere/*.jsonl holds no file",
     ),
 }

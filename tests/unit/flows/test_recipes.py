@@ -16,7 +16,7 @@ from components.core.files import read_json
 from components.data.filters.documents import is_held_out
 from flows.runtime.health_checks import preflight_check
 from flows.settings.execution import Execution
-from flows.settings.recipes import RECIPES, Recipe, recipe
+from flows.settings.recipes import RECIPES, Recipe, recipe, tiny
 
 
 @pytest.mark.parametrize(
@@ -35,12 +35,12 @@ def test_recipes_of_the_paper_have_the_numbers_of_the_paper(
     config = recipe(name)
     assert config.model.num_parameters / 1e9 == pytest.approx(billions, abs=0.006)
     stages = config.training.stages
-    assert (stages.nl.steps, stages.multi.steps, stages.mono.steps) == (350_000, 150_000, 150_000)
-    assert (stages.nl.global_batch_tokens, stages.nl.learning_rate) == (
+    assert [stages[name].steps for name in ("nl", "multi", "mono")] == [350_000, 150_000, 150_000]
+    assert (stages["nl"].global_batch_tokens, stages["nl"].learning_rate) == (
         global_batch_tokens,
         nl_rate,
     )
-    assert stages.nl.min_learning_rate == pytest.approx(nl_rate / 10)
+    assert stages["nl"].min_learning_rate == pytest.approx(nl_rate / 10)
     assert config.tokenizer.num_ids == 50_295 <= config.model.padded_vocab_size == 51_200
 
 
@@ -48,11 +48,8 @@ def test_recipes_of_the_paper_have_the_numbers_of_the_paper(
 def test_every_recipe_is_consistent(name: str) -> None:
     config = recipe(name)
     assert config.tokenizer.num_ids <= config.model.padded_vocab_size
-    for stage in (
-        config.training.stages.nl,
-        config.training.stages.multi,
-        config.training.stages.mono,
-    ):
+    assert config.training.all_stages == ("nl", "multi", "mono")
+    for stage in config.training.stages.values():
         assert stage.global_batch_tokens % config.model.context_length == 0
         assert stage.warmup_steps + stage.decay_steps <= stage.steps
     assert Recipe.parse(config.model_dump(mode="json")) == config
@@ -230,3 +227,61 @@ def test_a_seed_out_of_range_is_refused_when_the_recipe_is_read() -> None:
     result = run_codegen("recipe", "show", "tiny", "--set", "seed=202402144809161001040")
     assert result.returncode == 1
     assert "an integer from 0 to 9223372036854775807" in result.stderr
+
+
+def test_a_stage_without_requirements_is_compared_on_the_languages_of_its_corpus() -> None:
+    requirements = tiny().gate.requirements
+    assert requirements["nl"][0].metrics == ("bits_per_byte/nl/English",)
+    assert len(requirements["multi"][0].metrics) == 6
+    assert requirements["mono"][0].metrics == ("bits_per_byte/mono/Python",)
+    strict = tiny().override(['promotion.requirements.mono=[{"metrics": ["humaneval/pass@1"]}]'])
+    assert strict.gate.requirements["mono"][0].metrics == ("humaneval/pass@1",)
+    assert strict.gate.requirements["nl"] == requirements["nl"]
+
+
+RUST = {
+    "data.corpora.rust": {"languages": ["Rust"], "sources": [{"uri": "rust/*.jsonl"}]},
+    "data.extensions": {".rs": "Rust"},
+    "training.stages.rust": {
+        **tiny().training.stages["mono"].model_dump(),
+        "init_stage": "multi",
+    },
+}
+
+
+def test_a_recipe_has_stages_corpora_and_languages_of_its_own() -> None:
+    """A fourth stage that branches off Multi, on a seventh language."""
+    recipe = tiny().override([f"{path}={json.dumps(value)}" for path, value in RUST.items()])
+    assert recipe.training.all_stages == ("nl", "multi", "mono", "rust")
+    assert recipe.training.stages_up_to("rust") == ("nl", "multi", "rust")
+    assert recipe.corpora == ("nl", "multi", "mono", "rust")
+    assert recipe.gate.requirements["rust"][0].metrics == ("bits_per_byte/rust/Rust",)
+    later = recipe.override(["training.start_stage=multi"])
+    assert list(later.training.trained) == ["multi", "mono", "rust"]
+    assert later.training.stages_up_to("mono") == ("multi", "mono")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training.stages.mono.init_stage": "mono"}, "exactly one has no init_stage"),
+        ({"training.stages.multi.init_stage": None}, "exactly one has no init_stage"),
+        ({"training.stages.multi.init_stage": "nlp"}, "'nlp' is not"),
+        ({"training.start_stage": "python"}, "start_stage among the stages"),
+        ({"training.stages.mono.corpus": "python"}, "trains on the corpus 'python'"),
+        ({"data.corpora.rust": {"languages": ["Rust"]}}, "sources for corpora.rust"),
+        ({"data.corpora.Rust": {"languages": ["Rust"]}}, "not 'Rust'"),
+        ({"data.corpora.multi.languages": ["C", "Rust"]}, "language_prefix for Rust"),
+        ({"data.corpora.mono.languages": []}, "at least 1 item"),
+        (
+            {"data.dedup_across_corpora": True, "data.corpora.nl.exact_dedup": False},
+            "dedup_across_corpora is true",
+        ),
+    ],
+)
+def test_inconsistent_stages_and_corpora_are_refused(
+    changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        tiny().override([f"{path}={json.dumps(value)}" for path, value in changes.items()])
+    assert message in str(refused.value)

@@ -27,7 +27,6 @@ from components.core.errors import ConfigError, DataError, RecordError
 from components.core.files import read_json, read_jsonl
 from components.core.fingerprint import list_files
 from components.data.config import (
-    Corpus,
     DataConfig,
     DataExecution,
     NearDuplicateConfig,
@@ -45,7 +44,7 @@ from components.tokenizer.vocabulary import build_tokenizer
 
 @pytest.mark.parametrize("corpus", ["nl", "multi", "mono"])
 def test_the_output_equals_the_reference(
-    corpus: Corpus, small_folder: Path, small_transformers: PreTrainedTokenizerBase, tmp_path: Path
+    corpus: str, small_folder: Path, small_transformers: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     raw = write_raw(tmp_path / "raw", [raw_records(corpus)])
     folder = tmp_path / "out"
@@ -288,7 +287,8 @@ def test_redacted_text_is_counted_and_not_packed(
     # Modules of the standard library contain e-mail addresses.
     clean = [row for row in raw_records("mono") if row["source"] != "stdlib 3"]
     raw = write_raw(tmp_path / "raw", [[accepted, rejected, *clean]])
-    data = DATA.replace(redaction=RedactionConfig(enabled=True, kinds=("email", "ip_address")))
+    rules = RedactionConfig(enabled=True, kinds=("email", "ip_address"))
+    data = DATA.replace_corpus("mono", redaction=rules)
     statistics = prepare(tmp_path / "out", raw, "mono", small_folder, data=data, context_length=1)
     assert statistics["redacted"] == {"email": 2, "ip_address": 1}
     splits = [PackedSplit(tmp_path / "out", split) for split in ("train", "held-out/Python")]
@@ -333,7 +333,7 @@ def test_near_duplicates_are_rejected_if_enabled(small_folder: Path, tmp_path: P
         for number in range(5)
     ]
     raw = write_raw(tmp_path / "raw", [records, near])
-    data = DATA.replace(near_duplicates=NearDuplicateConfig(enabled=True))
+    data = DATA.replace_corpus("mono", near_duplicates=NearDuplicateConfig(enabled=True))
     statistics = prepare(tmp_path / "out", raw, "mono", small_folder, data=data)
     assert statistics["languages"]["Python"]["rejected"]["near duplicate"] >= 4
     paths = pq.read_table(tmp_path / "out" / "documents.parquet")["path"].to_pylist()

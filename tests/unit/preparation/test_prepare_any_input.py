@@ -26,8 +26,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from components.core.files import read_json, read_jsonl
-from components.data.config import LANGUAGES, Corpus, DataExecution
+from components.data.config import DataExecution, DataConfig
 from components.data.sources.config import QuarantineConfig
+
+LANGUAGES = {name: corpus.languages for name, corpus in DataConfig().corpora.items()}
 
 CONTEXT_LENGTH = 8
 MAX_RECORD_BYTES = 3000
@@ -204,7 +206,7 @@ INVALID_LINES = st.sampled_from(
 """Lines that are invalid JSON, not UTF-8, in another encoding, blank, or too long."""
 
 
-def files(corpus: Corpus) -> st.SearchStrategy[list[File]]:
+def files(corpus: str) -> st.SearchStrategy[list[File]]:
     pools = st.lists(TEXTS, min_size=1, max_size=4)
     return pools.flatmap(
         lambda pool: st.lists(
@@ -247,7 +249,7 @@ def texts_for_every_split(languages: Iterable[str]) -> File:
 def test_the_output_for_any_files_equals_the_reference(
     request: pytest.FixtureRequest,
     data: st.DataObject,
-    corpus: Corpus,
+    corpus: str,
     execution: DataExecution | None,
 ) -> None:
     all_files = [texts_for_every_split(LANGUAGES[corpus]), *data.draw(files(corpus))]
@@ -258,7 +260,7 @@ def test_the_output_for_any_files_equals_the_reference(
 
 
 def check(
-    corpus: Corpus,
+    corpus: str,
     all_files: list[File],
     execution: DataExecution | None,
     tokenizer: Path,
@@ -294,7 +296,7 @@ def check_lines(folder: Path, statistics: dict[str, Any], lines: dict[str, Lines
 
 
 def check_documents(
-    folder: Path, corpus: Corpus, lines: dict[str, Lines], transformers: PreTrainedTokenizerBase
+    folder: Path, corpus: str, lines: dict[str, Lines], transformers: PreTrainedTokenizerBase
 ) -> None:
     """Check both tables and all shards."""
     recipe = recipe_of(corpus, transformers)._replace(context_length=CONTEXT_LENGTH)

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 from fixtures.tracking_server import copy_database
-from fixtures.versions import NAME, PYTHON, STAGE, register_checkpoint
+from fixtures.versions import GATE, NAME, PYTHON, STAGE, register_checkpoint
 
 from components.core.artifact import Artifact
 from components.core.store import Store
-from components.registry.config import GateConfig
 from components.registry.evidence import Evidence
 from components.registry.promotion import Promotion, PromotionRequest, promote
 from components.registry.tracking import Tracking
@@ -138,7 +137,7 @@ def promote_checkpoint(tracking: Tracking, make_checkpoint: MakeCheckpoint) -> P
         with tracking.run(f"promote {note}", experiment="tiny") as run:
             registered = register_checkpoint(run, checkpoint, folder, parity=logit_parity)
             version = int(str(registered.statistics["version"]))
-            request = PromotionRequest(NAME, version, STAGE, evidence, GateConfig())
+            request = PromotionRequest(NAME, version, STAGE, evidence, GATE)
             return promote(request, run=run, decided_by="ada")
 
     return promote_note

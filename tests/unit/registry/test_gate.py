@@ -273,13 +273,6 @@ def test_a_stage_without_requirements_is_an_error() -> None:
         decide(GateConfig(requirements={"nl": ()}), "nl", evidence(), None)
 
 
-def test_each_stage_requires_its_own_domain_by_default() -> None:
-    requirements = GateConfig().requirements
-    assert requirements["nl"][0].metrics == ("bits_per_byte/nl/English",)
-    assert len(requirements["multi"][0].metrics) == 6
-    assert requirements["mono"][0].metrics == (PYTHON,)
-
-
 def test_metrics_of_evaluations_are_prefixed_with_the_benchmark(make_evaluation) -> None:
     metrics = metrics_of({"bits_per_byte": make_evaluation(2.5)})
     assert metrics == {"bits_per_byte/mono/Python": 2.5, "bits_per_byte/multi/C++": 3.5}

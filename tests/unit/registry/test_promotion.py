@@ -6,6 +6,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from fixtures.versions import (
+    GATE,
     NAME,
     PYTHON,
     add_version,
@@ -15,7 +16,7 @@ from fixtures.versions import (
 )
 from mlflow import MlflowClient
 
-from components.registry.config import GateConfig, Requirement
+from components.registry.config import Requirement
 from components.registry.evidence_store import evidence_of
 from components.registry.gate import TIMED_OUT, Approval
 from components.registry.promotion import (
@@ -170,7 +171,7 @@ def _promote_and_expect_refusal(
 def test_a_refusal_stands_until_rules_metrics_or_champion_change(tracking: Tracking) -> None:
     promote_version(tracking, add_version(tracking), make_evidence(2.0))
     request = PromotionRequest(
-        NAME, add_version(tracking), "mono", make_evidence(2.5), GateConfig()
+        NAME, add_version(tracking), "mono", make_evidence(2.5), GATE
     )
     assert standing_refusal(request, tracking) is None
     refusal = _promote_and_expect_refusal(tracking, request)
@@ -188,7 +189,7 @@ def test_a_version_that_was_rolled_back_needs_an_approval(tracking: Tracking) ->
     promote_version(tracking, add_version(tracking), make_evidence(1.5))
     rollback(tracking, NAME, "grace", "worse at comments")
     # As the next run with the same checkpoint.
-    request = PromotionRequest(NAME, 2, "mono", make_evidence(1.5), GateConfig())
+    request = PromotionRequest(NAME, 2, "mono", make_evidence(1.5), GATE)
     refusal = _promote_and_expect_refusal(tracking, request)
     assert "rolled back by grace" in refusal.summary
     assert "worse at comments" in refusal.summary

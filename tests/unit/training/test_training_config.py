@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from components.core.errors import ConfigError
-from components.training.config import StageConfig, Stages, TrainingConfig, TrainingExecution
+from components.training.config import StageConfig, TrainingConfig, TrainingExecution
 
 STAGE = {
     "steps": 10,
@@ -19,8 +19,8 @@ STAGE = {
 
 def test_fields_of_a_stage_are_addressed_by_path() -> None:
     stage = StageConfig.parse(STAGE)
-    config = TrainingConfig(stages=Stages(nl=stage, multi=stage, mono=stage))
-    assert config.override(["stages.nl.steps=200"]).stages.nl.steps == 200
+    config = TrainingConfig(stages={"nl": stage, "multi": stage.replace(init_stage="nl")})
+    assert config.override(["stages.nl.steps=200"]).stages["nl"].steps == 200
     with pytest.raises(ConfigError, match=r"did you mean 'stages\.multi\.warmup_steps'"):
         config.override(["stages.multi.warmup_step=1"])
 

@@ -14,6 +14,7 @@ import pytest
 from corpus_files_on_disk import SMALL, page_table, records, write_raw
 from pydantic import JsonValue
 
+from components.data.config import DataConfig
 from components.core.errors import ValidationFailedError
 from components.validation.config import ValidationConfig
 from components.validation.profile import QuarantineSummary
@@ -49,6 +50,7 @@ def validate(
         folder / artifact / "out",
         corpora=corpora,
         config=config,
+        data=DataConfig(),
         docs=folder / "docs",
         quarantined=quarantined,
     )

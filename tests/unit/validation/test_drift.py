@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from corpus_files_on_disk import SMALL, page_table
 
+from components.data.config import DataConfig
 from components.core.errors import ValidationFailedError
 from components.data.sources.records import SCHEMA
 from components.validation.config import ValidationConfig
@@ -44,7 +45,7 @@ def profile(
     ]
     return profile_corpus(
         pa.Table.from_pylist(rows, schema=SCHEMA).to_batches(),
-        ProfileLimits.for_corpus("multi", SMALL),
+        ProfileLimits.for_corpus(SIX, SMALL),
     )
 
 
@@ -56,6 +57,7 @@ def validate(
         profiles={"multi": current},
         previous=None if previous is None else {"multi": previous},
         config=config,
+        data=DataConfig(),
         docs=folder / "docs",
     )
 
@@ -156,6 +158,7 @@ def test_the_page_has_the_previous_version_a_note_about_warnings_and_both_tables
         previous_version="<version> of yesterday",
         quarantined={"multi": QuarantineSummary({"not JSON": 2}, [])},
         config=SMALL,
+        data=DataConfig(),
         docs=tmp_path / "docs",
     )
     (page,) = (tmp_path / "docs").glob("raw-corpora-*/validations/raw-drift-multi/**/*.html")

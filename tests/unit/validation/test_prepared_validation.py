@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from corpus_files_on_disk import CONTEXT_LENGTH, EOT_ID, SMALL, Prepared
 
+from components.data.config import DataConfig
 from components.core.errors import ConfigError, ValidationFailedError
 from components.validation.prepared import read_metrics, validate_prepared
 from components.validation.shard_checks import SeparatorCheck, ShardEntry, ShardIndex, SplitEntry
@@ -24,7 +25,7 @@ def english() -> Prepared:
 
 def validate(folder: Path, **prepared: Path) -> dict[str, Any]:
     return validate_prepared(
-        folder / "artifact", prepared=prepared, config=SMALL, docs=folder / "docs"
+        folder / "artifact", prepared=prepared, config=SMALL, data=DataConfig(), docs=folder / "docs"
     )
 
 
@@ -337,6 +338,7 @@ def test_kept_and_rejected_documents_with_the_same_source_and_path_are_reported(
         tmp_path / "tolerant",
         prepared={"nl": tmp_path / "nl"},
         config=tolerant,
+        data=DataConfig(),
         docs=tmp_path / "docs",
     )
 
@@ -384,7 +386,7 @@ def test_rejected_and_duplicate_documents_are_counted(tmp_path: Path) -> None:
         match=r"At most 79% .* such as English \(rejected_fraction = 0.8\)",
     ) as error:
         validate_prepared(
-            tmp_path / "strict", prepared={"nl": folder}, config=strict, docs=tmp_path / "docs"
+            tmp_path / "strict", prepared={"nl": folder}, config=strict, data=DataConfig(), docs=tmp_path / "docs"
         )
     assert "At most 11% of the documents of a language are duplicates" in error.value.got
 
@@ -412,6 +414,7 @@ def test_a_changed_share_of_rejected_documents_is_a_warning(
     previous = read_metrics(tmp_path / "artifact")
     arguments: dict[str, Any] = {
         "prepared": {"nl": folders[1]},
+        "data": DataConfig(),
         "docs": tmp_path / "docs",
         "previous": previous,
     }

@@ -62,7 +62,7 @@ def test_the_profile_equals_that_of_the_folder_and_bad_records_are_counted_by_ki
     )
     result = profile(source(tmp_path / "raw", *files), tmp_path)
     assert result.profile == profile_folder(
-        "nl", write_raw(tmp_path / "same", content), SMALL
+        write_raw(tmp_path / "same", content), ("English",), SMALL
     ).with_quarantined(5)
     assert result.num_read == 6 + 5 + 2, (
         "the record in another language and the blank line are skipped, and count as read"

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from corpus_files_on_disk import SMALL, Record, records, write_raw
 
+from components.data.config import DataConfig
 from components.core.errors import ConfigError, RecordError, ValidationFailedError
 from components.data.sources.records import SCHEMA
 from components.validation.config import ValidationConfig
@@ -24,7 +25,13 @@ def validate(
     folder: Path, content: list[Record], corpus: str = "nl", config: ValidationConfig = SMALL
 ) -> dict[str, Any]:
     corpora = {corpus: write_raw(folder / "data" / corpus, content)}
-    return validate_raw(folder / "artifact", corpora=corpora, config=config, docs=folder / "docs")
+    return validate_raw(
+        folder / "artifact",
+        corpora=corpora,
+        config=config,
+        data=DataConfig(),
+        docs=folder / "docs",
+    )
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -39,7 +46,7 @@ def test_valid_corpora_pass_and_are_counted(tmp_path: Path) -> None:
         "multi": write_raw(tmp_path / "multi", code),
     }
     statistics = validate_raw(
-        tmp_path / "artifact", corpora=corpora, config=SMALL, docs=tmp_path / "docs"
+        tmp_path / "artifact", corpora=corpora, config=SMALL, data=DataConfig(), docs=tmp_path / "docs"
     )
     size = len(b"A line of text.\nAnd number 0.\n")
     assert statistics["corpora"] == {
@@ -138,7 +145,7 @@ def test_missing_values_are_reported(tmp_path: Path) -> None:
         content[number][name] = None
     with pytest.raises(ValidationFailedError) as error:
         validate_raw(
-            tmp_path / "artifact", profiles={"nl": profile_of(content)}, config=SMALL, docs=tmp_path
+            tmp_path / "artifact", profiles={"nl": profile_of(content)}, config=SMALL, data=DataConfig(), docs=tmp_path
         )
     assert "5 of 15 rules" in error.value.got
     assert (
@@ -152,7 +159,7 @@ def test_missing_values_are_reported(tmp_path: Path) -> None:
 def profile_of(content: list[Record], config: ValidationConfig = SMALL) -> Profile:
     return profile_corpus(
         pa.Table.from_pylist(content, schema=SCHEMA).to_batches(),
-        ProfileLimits.for_corpus("nl", config),
+        ProfileLimits.for_corpus(("English",), config),
     )
 
 
@@ -165,7 +172,7 @@ def test_a_profile_has_the_same_results_as_its_corpus(tmp_path: Path) -> None:
             corpus = profile_of(content)
         with pytest.raises(ValidationFailedError):
             validate_raw(
-                tmp_path / name, **{name: {"nl": corpus}}, config=SMALL, docs=tmp_path / "docs"
+                tmp_path / name, **{name: {"nl": corpus}}, config=SMALL, data=DataConfig(), docs=tmp_path / "docs"
             )
     for file in ("results.json", "profile.json"):
         assert (tmp_path / "corpora" / file).read_bytes() == (
@@ -180,6 +187,7 @@ def test_a_profile_with_other_limits_is_an_error(tmp_path: Path) -> None:
             tmp_path,
             profiles={"nl": profile_of(records(), SMALL.replace(max_document_bytes=7))},
             config=SMALL,
+            data=DataConfig(),
             docs=tmp_path,
         )
 

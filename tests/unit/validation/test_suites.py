@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from corpus_files_on_disk import SMALL, Prepared, records, write_raw
 
+from components.data.config import DataConfig
 from components.core.errors import ConfigError, ValidationFailedError
 from components.validation.config import ValidationConfig
 from components.validation.prepared import read_metrics, validate_prepared
@@ -303,6 +304,7 @@ def validate_twice(folder: Path, config: ValidationConfig) -> None:
             raw,
             corpora={"nl": corpus},
             config=config,
+            data=DataConfig(),
             docs=folder / "docs",
             previous=read_profiles(folder / "first" / "raw"),
         )
@@ -310,6 +312,7 @@ def validate_twice(folder: Path, config: ValidationConfig) -> None:
             packed,
             prepared={"nl": prepared},
             config=config,
+            data=DataConfig(),
             docs=folder / "docs",
             previous=read_metrics(folder / "first" / "prepared"),
         )

@@ -7,7 +7,9 @@ from fixtures.archives import build_archives
 
 from components.core.errors import ConfigError, FetchError
 from components.data.archives.pins import ExtractionRule, Pins, load_pins
-from components.data.config import LANGUAGES
+from components.data.config import DataConfig
+
+LANGUAGES = {name: corpus.languages for name, corpus in DataConfig().corpora.items()}
 
 
 @pytest.mark.parametrize("preset", ["starter", "tiny"])

@@ -13,7 +13,9 @@ from fixtures.archives import build_archives
 from fixtures.projects import dvc_status, new_project, pull_fixtures, read_files, visible_files
 
 from components.data.archives.pins import Pins
-from components.data.config import LANGUAGES
+from components.data.config import DataConfig
+
+LANGUAGES = {name: corpus.languages for name, corpus in DataConfig().corpora.items()}
 
 
 def _new_folder(folder: Path) -> Path:

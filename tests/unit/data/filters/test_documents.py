@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.data.config import DataConfig
+from components.data.config import FilterConfig
 from components.data.filters.documents import (
+    DEDUP_SORT_KEYS,
     DOCUMENT_SCHEMA,
     annotate_documents,
     hash_prefix_u64,
     in_hash_sample,
     is_held_out,
     mark_duplicates,
-    sort_and_mark_duplicates,
+    mark_duplicates,
 )
 
 SEED = 7
@@ -29,7 +31,7 @@ def keyed_sha256(purpose: str, text: str) -> bytes:
 
 
 def annotated(
-    records: list[tuple[str, ...]], config: DataConfig | None = None, seed: int = SEED
+    records: list[tuple[str, ...]], held_out_fraction: float = 0.01, seed: int = SEED
 ) -> pa.Table:
     """Annotated rows of (text, source, path, language); the default language is Python."""
     rows_with_language = [(*record, "Python")[:4] for record in records]
@@ -37,18 +39,22 @@ def annotated(
         pa.array(column, type=pa.large_string()) for column in zip(*rows_with_language, strict=True)
     )
     rows = pa.Table.from_batches(
-        [annotate_documents(texts, config or DataConfig(), seed)]
+        [annotate_documents(texts, FilterConfig(), held_out_fraction, seed)]
     ).append_column("text", texts)
     for name, column in zip(("source", "path", "language"), other_columns, strict=True):
         rows = rows.append_column(name, column)
     return rows
 
 
+def sort_and_mark_duplicates(rows: pa.Table) -> pa.Table:
+    return mark_duplicates(rows.take(pc.sort_indices(rows, sort_keys=DEDUP_SORT_KEYS)))
+
+
 def test_annotations_are_computed_from_the_content() -> None:
     """Expected values computed with hashlib."""
     texts = ["x = 1\n", "z" * 1001, "", "wide \u4e16\u754c\n"]
     annotations = annotate_documents(
-        pa.array(texts, type=pa.large_string()), DataConfig(held_out_fraction=0.5), SEED
+        pa.array(texts, type=pa.large_string()), FilterConfig(), 0.5, SEED
     )
     assert annotations.schema == DOCUMENT_SCHEMA
     assert annotations["order"].to_pylist() == [keyed_sha256("order", text) for text in texts]
@@ -131,7 +137,7 @@ def test_fewer_than_two_rows_have_no_duplicates() -> None:
 def test_seed_changes_order_and_split() -> None:
     records = [(f"x = {number}\n", "a", f"{number}") for number in range(100)]
     first, second = (
-        sort_and_mark_duplicates(annotated(records, DataConfig(held_out_fraction=0.5), seed))
+        sort_and_mark_duplicates(annotated(records, 0.5, seed))
         for seed in (1, 2)
     )
     assert first["path"].to_pylist() != second["path"].to_pylist()

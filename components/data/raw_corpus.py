@@ -122,7 +122,9 @@ def require_clean_data(project: Path, pointer: DvcPointer) -> None:
 
 def corpus_sources(data: DataConfig, corpus: str, project: Path) -> tuple[Source, ...]:
     """The sources of a corpus that the recipe declares, else the JSON Lines files of `data/`."""
-    return data.corpora[corpus].sources or (Source(uri=str(project / DATA / corpus / "*.jsonl")),)
+    return data.corpora[corpus].sources or (
+        Source(uri=str(project / DATA / corpus / "*.jsonl"), title=f"{DATA}/{corpus}"),
+    )
 
 
 def artifact_from_listing(name: str, sources: Sequence[Source]) -> Artifact:

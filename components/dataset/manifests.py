@@ -37,12 +37,15 @@ DOCUMENTS_SCHEMA = pa.schema(
         ("split", pa.string()),
         ("source", pa.string()),
         ("path", pa.string()),
+        ("license", pa.string()),
+        ("occurrence", pa.int16()),
         ("num_bytes", pa.int64()),
         ("num_tokens", pa.int64()),
     ]
 )
 """`documents.parquet`. `sha256` and `num_bytes` are of the raw text; `num_tokens` includes the
-language prefix and the separator."""
+language prefix and the separator. `occurrence` is above 0 for further occurrences of a document
+whose source has more than one epoch. `license` is as the record states it, or empty."""
 
 REJECTS_SCHEMA = pa.schema(
     [

@@ -107,8 +107,8 @@ def prepare_corpus(
         other_corpora: packed corpora whose documents are rejected if `data.dedup_across_corpora`.
 
     Returns:
-        Statistics: counts per language and split, rejects by reason, and the size of the verified
-            sample.
+        Statistics: counts per language, per source, per license and per split, rejects by reason,
+            and the size of the verified sample.
 
     Raises:
         RecordError: no record can be read, or there are more quarantined records than tolerated.
@@ -186,6 +186,8 @@ def _run_stages(
     }
     return {
         "languages": languages,
+        "sources": sum_nested_counts(result["sources"] for result in merged),
+        "licenses": sum_nested_counts(result["licenses"] for result in merged),
         "splits": splits,
         "contaminated": _contamination_counts(contaminated, job),
         "quarantined": sum_nested_counts(result["quarantined"] for result in tokenized),

@@ -8,6 +8,7 @@ other corpora are read one run at a time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import pyarrow.parquet as pq
 from components.data.filters.documents import (
     DEDUP_SORT_KEYS,
     DIGEST,
-    keyed_hash,
+    OTHER_CORPUS_OCCURRENCE,
     mark_duplicates,
+    order_key,
 )
 from components.data.filters.minhash import cluster
 from components.data.filters.quality import IN_OTHER_CORPUS, NEAR_DUPLICATE
@@ -39,7 +41,7 @@ _BATCH_ROWS = 2**16
 
 
 def find_near_duplicates(job: PrepareJob, runs: Sequence[Path]) -> str | None:
-    """Write the `order` of each near-duplicate to an Arrow file. Returns its path.
+    """Write the `sha256` of each near-duplicate to an Arrow file. Returns its path.
 
     Returns None if near-duplicate detection is disabled.
     """
@@ -48,14 +50,18 @@ def find_near_duplicates(job: PrepareJob, runs: Sequence[Path]) -> str | None:
 
     def write(folder: Path) -> dict[str, Any]:
         (full_range,) = order_ranges(1)
-        rows = read_range(runs, full_range).select(["order", "reason", "bands"])
-        rows = rows.filter(rows["reason"].is_null()).combine_chunks()
+        rows = read_range(runs, full_range).select(
+            ["order", "sha256", "reason", "occurrence", "bands"]
+        )
+        is_first = pc.and_(pc.is_null(rows["reason"]), pc.equal(rows["occurrence"], 0))
+        rows = rows.select(["order", "sha256", "reason", "bands"]).filter(is_first)
+        rows = rows.combine_chunks()
         # Copies are exact duplicates, not near-duplicates: keep the first row of each content.
         rows = mark_duplicates(rows.take(pc.sort_indices(rows["order"])))
         rows = rows.filter(rows["reason"].is_null())
         band_keys = rows["bands"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
         is_dropped = cluster(np.arange(rows.num_rows), band_keys, job.rules.near_duplicates)
-        dropped = pa.table({"order": rows["order"].filter(pa.array(is_dropped)).cast(DIGEST)})
+        dropped = pa.table({"sha256": rows["sha256"].filter(pa.array(is_dropped)).cast(DIGEST)})
         write_arrow(folder / "dropped.arrow", dropped)
         return {"num_dropped": dropped.num_rows}
 
@@ -76,7 +82,8 @@ def exclusion_runs(job: PrepareJob, other_corpora: Sequence[Path]) -> list[Path]
         for corpus in other_corpora:
             table = pq.ParquetFile(corpus / DOCUMENTS_PARQUET)
             for batch in table.iter_batches(_BATCH_ROWS, columns=["sha256"]):
-                writer.add(_exclusion_rows(batch["sha256"], job.seed))
+                for occurrence in range(ceil(job.max_epochs)):
+                    writer.add(_exclusion_rows(batch["sha256"], occurrence, job.seed))
         writer.flush()
         return {"num_runs": writer.num_runs}
 
@@ -85,13 +92,14 @@ def exclusion_runs(job: PrepareJob, other_corpora: Sequence[Path]) -> list[Path]
     return sorted(folder.glob("*.arrow"))
 
 
-def _exclusion_rows(sha256: pa.Array, seed: int) -> pa.RecordBatch:
+def _exclusion_rows(sha256: pa.Array, occurrence: int, seed: int) -> pa.RecordBatch:
+    """Rows that precede the given occurrence of documents."""
     digests = [bytes.fromhex(digest) for digest in sha256.to_pylist()]
     text = pa.large_string()
-    # Empty strings sort first, so the row of the other corpus precedes its copies.
     empty = pa.array([""] * len(digests), type=text)
     columns = {field.name: pa.nulls(len(digests), type=field.type) for field in ROW_SCHEMA} | {
-        "order": pa.array([keyed_hash("order", seed, digest) for digest in digests], type=DIGEST),
+        "order": pa.array([order_key(digest, occurrence, seed) for digest in digests], type=DIGEST),
+        "occurrence": pa.array([OTHER_CORPUS_OCCURRENCE] * len(digests), type=pa.int16()),
         "sha256": pa.array(digests, type=DIGEST),
         "reason": pa.array([IN_OTHER_CORPUS] * len(digests), type=text),
         "source": empty,
@@ -116,8 +124,8 @@ def apply_global_rejects(job: PrepareJob, rows: pa.Table, near_duplicates: str |
     rows = rows.filter(pc.fill_null(pc.not_equal(rows["reason"], IN_OTHER_CORPUS), True))
     if near_duplicates is None:
         return rows
-    dropped = read_arrow(Path(near_duplicates))["order"].combine_chunks()
-    is_near = pc.and_(pc.is_in(rows["order"], value_set=dropped), pc.is_null(rows["reason"]))
+    dropped = read_arrow(Path(near_duplicates))["sha256"].combine_chunks()
+    is_near = pc.and_(pc.is_in(rows["sha256"], value_set=dropped), pc.is_null(rows["reason"]))
     reason = pa.scalar(NEAR_DUPLICATE, type=pa.large_string())
     index = rows.schema.get_field_index("reason")
     return rows.set_column(

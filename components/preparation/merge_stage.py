@@ -20,6 +20,7 @@ from components.core.files import read_json, write_json
 from components.core.progress import track
 from components.data.config import DataExecution
 from components.data.engine import WorkUnit, run_tasks
+from components.data.filters.documents import FIRST_OCCURRENCES
 from components.data.filters.quality import DUPLICATE
 from components.dataset.manifests import DOCUMENTS_SCHEMA, REJECTS_SCHEMA
 from components.dataset.shards import HELD_OUT_PREFIX, TOKEN_DTYPE, TRAIN, held_out_split
@@ -64,7 +65,8 @@ def merge_range(task: Any) -> JsonValue:
     """Merge the range `number` of `num_ranges` of a `job` from the runs that the file `runs` lists.
 
     Returns:
-        `number`, `tokens` by split, and `languages`, the counts of each language.
+        `number`, `tokens` by split, the counts of each language, `languages`, and of each source,
+        `sources`, and documents and tokens by license, `licenses`.
     """
     job = PrepareJob.read(task["job"])
 
@@ -111,18 +113,49 @@ def _write_range(
         split_rows = accepted["row"].filter(pc.equal(splits, split)).to_numpy()
         with (folder / stream_file(split)).open("wb", buffering=_WRITE_BUFFER_BYTES) as file:
             num_tokens[split] = write_tokens(tokens, split_rows, file)
-    documents = _table_rows(accepted.append_column("split", splits), DOCUMENTS_SCHEMA)
-    rejects = _table_rows(rows.filter(pc.invert(is_accepted)), REJECTS_SCHEMA)
-    write_arrow(folder / DOCUMENTS_ARROW, documents)
-    write_arrow(folder / REJECTS_ARROW, rejects)
-    languages = {
-        language: _language_counts(
-            documents.filter(pc.equal(documents["language"], language)),
-            rejects.filter(pc.equal(rejects["language"], language)),
-        )
-        for language in job.rules.languages
+    accepted = accepted.append_column("split", splits)
+    # A duplicate of a further occurrence was rejected with the first.
+    is_first = pc.is_in(rows["occurrence"], value_set=pa.array(FIRST_OCCURRENCES, pa.int16()))
+    rejected = rows.filter(pc.and_(pc.invert(is_accepted), is_first))
+    write_arrow(folder / DOCUMENTS_ARROW, _table_rows(accepted, DOCUMENTS_SCHEMA))
+    write_arrow(folder / REJECTS_ARROW, _table_rows(rejected, REJECTS_SCHEMA))
+    return {
+        "tokens": num_tokens,
+        "languages": _counts_by_language(accepted, rejected, job.rules.languages),
+        "sources": {
+            title: _counts_by_language(
+                accepted.filter(pc.equal(accepted["origin"], origin)),
+                rejected.filter(pc.equal(rejected["origin"], origin)),
+                job.rules.languages,
+            )
+            for origin, title in enumerate(job.origins)
+        },
+        "licenses": _license_counts(accepted),
     }
-    return {"tokens": num_tokens, "languages": languages}
+
+
+def _counts_by_language(
+    accepted: pa.Table, rejected: pa.Table, languages: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    return {
+        language: _language_counts(
+            accepted.filter(pc.equal(accepted["language"], language)),
+            rejected.filter(pc.equal(rejected["language"], language)),
+        )
+        for language in languages
+    }
+
+
+def _license_counts(accepted: pa.Table) -> dict[str, dict[str, int]]:
+    """Documents, and tokens of all their occurrences, by license as the records state it."""
+    table = accepted.select(["license", "num_tokens"]).append_column(
+        "is_first", pc.equal(accepted["occurrence"], 0).cast(pa.int64())
+    )
+    groups = table.group_by("license").aggregate([("is_first", "sum"), ("num_tokens", "sum")])
+    return {
+        row["license"]: {"documents": row["is_first_sum"], "tokens": row["num_tokens_sum"]}
+        for row in groups.to_pylist()
+    }
 
 
 def _splits_of(documents: pa.Table) -> pa.ChunkedArray:
@@ -144,25 +177,26 @@ def _table_rows(documents: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _language_counts(documents: pa.Table, rejects: pa.Table) -> dict[str, Any]:
+def _language_counts(accepted: pa.Table, rejected: pa.Table) -> dict[str, Any]:
     """Documents, bytes and tokens of a language: raw, rejected by reason, accepted by use."""
-    reasons = {
-        str(count["values"]): int(count["counts"].as_py())
-        for count in rejects["reason"].value_counts()
-    }
-    num_duplicates = reasons.pop(DUPLICATE, 0)
-    duplicates = rejects.filter(pc.equal(rejects["reason"], DUPLICATE))
-    is_train = pc.equal(documents["split"], TRAIN)
-    train = documents.filter(is_train)
-    held_out = documents.filter(pc.invert(is_train))
+    reasons = rejected.group_by("reason").aggregate([("num_bytes", "count"), ("num_bytes", "sum")])
+    counts = {row["reason"]: row["num_bytes_count"] for row in reasons.to_pylist()}
+    num_bytes = {row["reason"]: row["num_bytes_sum"] for row in reasons.to_pylist()}
+    num_duplicates, duplicate_bytes = counts.pop(DUPLICATE, 0), num_bytes.pop(DUPLICATE, 0)
+    documents = accepted.filter(pc.equal(accepted["occurrence"], 0))
+    is_train = pc.equal(accepted["split"], TRAIN)
+    train = accepted.filter(is_train)
+    held_out = accepted.filter(pc.invert(is_train))
     return {
-        "raw_documents": documents.num_rows + rejects.num_rows,
-        "raw_bytes": _sum(documents["num_bytes"]) + _sum(rejects["num_bytes"]),
-        "rejected": dict(sorted(reasons.items())),
+        "raw_documents": documents.num_rows + rejected.num_rows,
+        "raw_bytes": _sum(documents["num_bytes"]) + _sum(rejected["num_bytes"]),
+        "rejected": dict(sorted(counts.items())),
+        "rejected_bytes": dict(sorted(num_bytes.items())),
         "duplicates": num_duplicates,
-        "duplicate_bytes": _sum(duplicates["num_bytes"]),
+        "duplicate_bytes": duplicate_bytes,
         "documents": documents.num_rows,
         "bytes": _sum(documents["num_bytes"]),
+        "tokens": _sum(documents["num_tokens"]),
         "train_tokens": _sum(train["num_tokens"]),
         "held_out_documents": held_out.num_rows,
         "held_out_tokens": _sum(held_out["num_tokens"]),

@@ -60,6 +60,10 @@ class PrepareJob(Config):
     """Problems that must not be in the corpus."""
     verify_fraction: float
     """Share of the documents whose encoding is verified."""
+    max_epochs: float
+    """Of all sources."""
+    origins: ListOrTuple[str]
+    """The titles of the sources."""
     run_bytes: int
     """Size of a run and of a range. Does not change the output."""
 
@@ -75,6 +79,8 @@ class PrepareJob(Config):
         job = cls(
             folder=str(folder.resolve()),
             verify_fraction=verify_fraction(sum(p.text_bytes for p in partitions)),
+            max_epochs=max((p.source.epochs for p in partitions), default=1.0),
+            origins=tuple(dict.fromkeys(p.source.label for p in partitions)),
             run_bytes=int(execution.task_bytes * _TASK_MEMORY_SHARE),
             **settings,
         )

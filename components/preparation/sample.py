@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from components.data.config import DataExecution
+from components.data.filters.documents import DEDUP_SORT_KEYS, FIRST_OCCURRENCES
 from components.data.sources.partitions import Partition
 from components.dataset.shards import TokenSlice, write_shard
 from components.preparation.dedup import apply_global_rejects, find_near_duplicates
@@ -202,7 +203,7 @@ def _count(
     tables = [_count_columns(partition_runs, number) for number, partition_runs in enumerate(runs)]
     groups = (
         apply_global_rejects(job, pa.concat_tables(tables), near_duplicates)
-        .group_by(["partition", "language", "held_out", "reason"])
+        .group_by(["partition", "language", "held_out", "reason", "occurrence"])
         .aggregate([("num_bytes", "sum"), ("num_tokens", "sum"), ("num_bytes", "count")])
     )
     rows: list[list[dict[str, Any]]] = [[] for _ in sampled]
@@ -215,7 +216,8 @@ def _count_columns(runs: Sequence[Path], partition: int) -> pa.Table:
     """The columns needed for counting, and the partition's number."""
     (full_range,) = order_ranges(1)
     rows = read_range(runs, full_range)
-    names = ["order", "reason", "source", "path", "language", "held_out", "num_bytes"]
+    keys = [name for name, _ in DEDUP_SORT_KEYS]
+    names = [*keys, "sha256", "reason", "held_out", "num_bytes"]
     table = rows.select(names).append_column("num_tokens", count_tokens(rows["tokens"]))
     return table.append_column("partition", pa.repeat(pa.scalar(partition), rows.num_rows))
 
@@ -227,9 +229,11 @@ def _partition_stats(
     rows: Sequence[dict[str, Any]],
 ) -> PartitionStats:
     rejected, tokens, held_out_tokens = Counter[str](), Counter[str](), Counter[str]()
+    documents = [row for row in rows if row["occurrence"] in FIRST_OCCURRENCES]
     for row in rows:
         if row["reason"] is not None:
-            rejected[row["reason"]] += row["num_bytes_count"]
+            if row["occurrence"] in FIRST_OCCURRENCES:
+                rejected[row["reason"]] += row["num_bytes_count"]
             continue
         tokens[row["language"]] += row["num_tokens_sum"]
         if row["held_out"]:
@@ -238,8 +242,8 @@ def _partition_stats(
         sampled=sampled,
         # An empty compressed file has no record that reports a position.
         stored_bytes=result.get("stored_bytes", sampled.partition.size_bytes),
-        num_documents=sum(row["num_bytes_count"] for row in rows),
-        raw_bytes=sum(row["num_bytes_sum"] for row in rows),
+        num_documents=sum(row["num_bytes_count"] for row in documents),
+        raw_bytes=sum(row["num_bytes_sum"] for row in documents),
         rejected=rejected,
         num_quarantined=sum(result["quarantined"].values()),
         tokens=tokens,

@@ -25,7 +25,10 @@ from components.dataset.shards import TOKEN_DTYPE
 ROW_SCHEMA = pa.schema(
     [
         *DOCUMENT_SCHEMA,
+        ("occurrence", pa.int16()),
+        ("origin", pa.int32()),
         ("language", pa.large_string()),
+        ("license", pa.large_string()),
         ("source", pa.large_string()),
         ("path", pa.large_string()),
         ("num_bytes", pa.int64()),
@@ -34,7 +37,8 @@ ROW_SCHEMA = pa.schema(
         ("bands", pa.list_(pa.uint64())),
     ]
 )
-"""`num_bytes` is of the raw text. `excerpt` is null for accepted documents, `tokens` (little-endian
+"""`occurrence`: see `DEDUP_SORT_KEYS`. `origin` is the index of the source in `PrepareJob.origins`.
+`num_bytes` is of the raw text. `excerpt` is null for accepted documents, `tokens` (little-endian
 uint16, separator last) for rejected documents. `bands`, the MinHash signature, is null unless
 near-duplicate detection is enabled."""
 

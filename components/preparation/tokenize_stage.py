@@ -25,9 +25,17 @@ from components.core.progress import poll_progress
 from components.data.config import DataExecution
 from components.data.engine import WorkUnit, run_tasks
 from components.data.filters.decontamination import Decontaminator
-from components.data.filters.documents import annotate_documents, in_hash_sample
+from components.data.filters.documents import (
+    DIGEST,
+    NOT_SAMPLED_OCCURRENCE,
+    annotate_documents,
+    in_hash_sample,
+    num_occurrences,
+    order_key,
+)
 from components.data.filters.minhash import compute_signatures
-from components.data.filters.quality import CONTAMINATED
+from components.data.filters.ngrams import Counts
+from components.data.filters.quality import CONTAMINATED, NOT_SAMPLED
 from components.data.filters.redaction import redact
 from components.data.sources.config import merge_extensions
 from components.data.sources.partition_reader import Batch, read_partition
@@ -150,6 +158,8 @@ class _PartitionTokenizer:
         self._runs = SortedRunWriter(folder, tools.job.run_bytes)
         self._matches: list[dict[str, JsonValue]] = []
         self._quarantined: list[dict[str, JsonValue]] = []
+        self._epochs = 1.0
+        self._origin = 0
         self._counts: Counter[str] = Counter()
         self._num_quarantined: Counter[str] = Counter()
         self._num_skipped: Counter[str] = Counter()
@@ -158,6 +168,8 @@ class _PartitionTokenizer:
     def run(self, partition: Partition, progress: ProgressReporter) -> dict[str, JsonValue]:
         """Tokenize the partition; returns the counts."""
         data = self._job.data
+        self._epochs = partition.source.epochs
+        self._origin = self._job.origins.index(partition.source.label)
         languages, extensions = self._job.rules.languages, merge_extensions(data.extensions)
         for batch in read_partition(partition, languages, extensions, data.quarantine):
             self._add(batch)
@@ -190,6 +202,9 @@ class _PartitionTokenizer:
             texts, self._job.rules.filters, self._job.data.held_out_fraction, self._job.seed
         )
         reasons = self._decontaminate(records, documents)
+        counts = self._num_occurrences(documents, reasons)
+        is_sampled = counts > 0
+        reasons = pc.if_else(pa.array(is_sampled), reasons, pa.scalar(NOT_SAMPLED, reasons.type))
         is_accepted = pc.is_null(reasons)
         self._counts["documents"] += len(texts)
         self._counts["bytes"] += int(pc.sum(num_bytes).as_py())
@@ -197,12 +212,16 @@ class _PartitionTokenizer:
         tokens = self._encode(records.filter(is_accepted), documents.filter(is_accepted))
         excerpts = pc.utf8_slice_codeunits(texts, 0, _EXCERPT_CHARACTERS)
         no_excerpt = pa.scalar(None, type=pa.large_string())
+        occurrence = np.where(is_sampled, 0, NOT_SAMPLED_OCCURRENCE)
         columns = {
             "order": documents["order"],
             "sha256": documents["sha256"],
             "held_out": documents["held_out"],
             "reason": reasons,
+            "occurrence": pa.array(occurrence, type=pa.int16()),
+            "origin": pa.repeat(pa.scalar(self._origin, pa.int32()), len(texts)),
             "language": records["language"],
+            "license": records["license"],
             "source": records["source"],
             "path": records["path"],
             "num_bytes": num_bytes.cast(pa.int64()),
@@ -210,7 +229,25 @@ class _PartitionTokenizer:
             "tokens": _expand_to_all_rows(tokens, is_accepted),
             "bands": self._bands(texts),
         }
-        self._runs.add(pa.RecordBatch.from_pydict(columns, schema=ROW_SCHEMA))
+        rows = pa.RecordBatch.from_pydict(columns, schema=ROW_SCHEMA)
+        self._runs.add(rows)
+        for number in range(1, counts.max(initial=0)):
+            self._runs.add(_repeat(rows.filter(pa.array(counts > number)), number, self._job.seed))
+
+    def _num_occurrences(self, documents: pa.RecordBatch, reasons: pa.Array) -> Counts:
+        """How often each document occurs: rejected and held-out documents once."""
+        if self._epochs == 1:
+            return np.ones(len(reasons), dtype=np.int64)
+        occurs_once = pc.or_(pc.is_valid(reasons), documents["held_out"])
+        return np.array(
+            [
+                1 if once else num_occurrences(digest, self._epochs, self._job.seed)
+                for once, digest in zip(
+                    occurs_once.to_pylist(), documents["sha256"].to_pylist(), strict=True
+                )
+            ],
+            dtype=np.int64,
+        )
 
     def _decontaminate(self, records: pa.RecordBatch, documents: pa.RecordBatch) -> pa.Array:
         """Reject documents that contain a part of a benchmark. Returns all reasons."""
@@ -270,6 +307,18 @@ class _PartitionTokenizer:
         if not config.enabled:
             return pa.nulls(len(texts), type=bands_type)
         return pa.array(compute_signatures(texts, config).tolist(), type=bands_type)
+
+
+def _repeat(rows: pa.RecordBatch, occurrence: int, seed: int) -> pa.RecordBatch:
+    """Return the rows of a further occurrence of documents, at other places of the order."""
+    keys = [order_key(digest, occurrence, seed) for digest in rows["sha256"].to_pylist()]
+    columns = {
+        **dict(zip(rows.schema.names, rows.columns, strict=True)),
+        "order": pa.array(keys, type=DIGEST),
+        "occurrence": pa.repeat(pa.scalar(occurrence, pa.int16()), rows.num_rows),
+        "bands": pa.nulls(rows.num_rows, type=ROW_SCHEMA.field("bands").type),
+    }
+    return pa.RecordBatch.from_pydict(columns, schema=ROW_SCHEMA)
 
 
 def _with_separators(encoded: RaggedIds, eot_id: int) -> pa.LargeBinaryArray:

@@ -7,7 +7,7 @@ benchmark needs no code here. docs/promoting.md describes every rule with an exa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -43,6 +43,8 @@ def default_requirements(corpus: str, languages: Sequence[str]) -> tuple[Require
 
 class GateConfig(Config):
     """The rules of promotion; only the required metrics depend on the stage."""
+
+    schema_version: ClassVar[int] = 2
 
     requirements: dict[str, ListOrTuple[Requirement]] = Field(default_factory=dict)
     """By stage; a stage that is absent has `default_requirements`. (Prefect's forms would drop a

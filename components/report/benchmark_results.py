@@ -18,7 +18,7 @@ from components.core.store import Store
 from components.evaluation.benchmarks.mtpb import MULTI, SINGLE
 from components.report.formatting import count, join_words, plural, short_digest
 from components.report.page import Statement
-from components.report.results import STAGE_NAMES, Measurement, RunResults
+from components.report.results import Measurement, RunResults, stage_title
 from components.report.table import Cell, Table, Value, group, stage_cell, table
 
 SIZES = ("350M", "2.7B", "6.1B", "16.1B")
@@ -236,5 +236,5 @@ def _exception_table(benchmark: BenchmarkResults) -> Table | None:
     if rare:
         sums = (sum(counts[name] for name in rare) for counts in by_stage.values())
         rows.append([Cell(f"{len(rare)} other types", tone="quiet"), *sums])
-    columns = ["type", *(STAGE_NAMES[stage] for stage in by_stage)]
+    columns = ["type", *(stage_title(stage) for stage in by_stage)]
     return table("Exceptions by type", columns, rows, benchmark.artifacts)

@@ -63,7 +63,7 @@ def _validation_statement(results: RunResults) -> Statement | None:
     return Statement(success, f"Expectations that hold: {join_words(counts)}.") if counts else None
 
 
-def _corpus_table(prepared: dict[str, Artifact]) -> Table:
+def _corpus_table(prepared: Mapping[str, Artifact]) -> Table:
     rows: list[list[Value]] = []
     for corpus, artifact in prepared.items():
         languages = _languages(artifact)
@@ -108,7 +108,7 @@ def _languages(artifact: Artifact) -> dict[str, dict[str, Any]]:
     return cast(dict[str, dict[str, Any]], artifact.statistics["languages"])
 
 
-def _reason_table(prepared: dict[str, Artifact]) -> Table | None:
+def _reason_table(prepared: Mapping[str, Artifact]) -> Table | None:
     """How many documents each filter rejected, if any."""
     rejected = [
         (_name(corpus, language), counts["rejected"])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -102,6 +102,8 @@ _NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 class TrainingConfig(Config):
     """The training section of a recipe."""
+
+    schema_version: ClassVar[int] = 2
 
     stages: Annotated[dict[str, StageConfig], Field(min_length=1)]
     """By name. `init_stage` of each decides the order, which a JSON database may not keep: a single

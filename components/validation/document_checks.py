@@ -55,7 +55,7 @@ PREPARED_DEFECTS = {
 """Defects of a kept document, each with the name of the value that examples show, or ""."""
 
 _COLUMNS = {
-    DOCUMENTS: ("sha256", "language", "split", "source", "path", "num_tokens"),
+    DOCUMENTS: ("sha256", "language", "split", "source", "path", "num_tokens", "occurrence"),
     REJECTS: ("language", "source", "path", "reason"),
 }
 _ROWS_PER_BATCH = 2**16
@@ -123,7 +123,7 @@ def _open_table(folder: Path, name: str) -> Iterator[pq.ParquetFile]:
 def read_batches(folder: Path, name: str, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a table, all required columns or some, texts as `large_string`."""
     names = list(columns or _COLUMNS[name])
-    types = {"num_tokens": pa.int64()}
+    types = {"num_tokens": pa.int64(), "occurrence": pa.int64()}
     schema = pa.schema([(column, types.get(column, pa.large_string())) for column in names])
     with _open_table(folder, name) as file:
         # An iterator over several row groups keeps the bytes of all previous groups (measured with
@@ -153,7 +153,8 @@ def check_documents(
     duplicates = NO_KEYS
     if exact_dedup:
         duplicates = find_duplicates(
-            lambda: (keys for _, keys in _read_digests(folder)), num_rows(folder, DOCUMENTS)
+            lambda: (keys[rows] for rows, keys in _read_first_digests(folder)),
+            num_rows(folder, DOCUMENTS),
         )
     separators = {name: SeparatorCheck(folder, index, name) for name in index.splits}
     documents = {name: SplitDocuments() for name in (*index.splits, OTHER)}
@@ -182,9 +183,21 @@ def _group_rows(batch: pa.RecordBatch, column: str, values: Sequence[str]) -> di
 
 def _read_digests(folder: Path) -> Iterator[tuple[pa.RecordBatch, Keys]]:
     """Yield the kept documents that have a digest, and the keys of their digests."""
-    for batch in read_batches(folder, DOCUMENTS, ("sha256", "split", "source", "path")):
+    columns = ("sha256", "split", "source", "path", "occurrence")
+    for batch in read_batches(folder, DOCUMENTS, columns):
         with_digest = batch.filter(_has_digest(batch))
         yield with_digest, keys_of_digests(with_digest["sha256"])
+
+
+def _read_first_digests(folder: Path) -> Iterator[tuple[RowMask, Keys]]:
+    """Yield which of the kept documents are first occurrences, and the keys of all."""
+    for batch, keys in _read_digests(folder):
+        yield _is_first(batch), keys
+
+
+def _is_first(batch: pa.RecordBatch) -> RowMask:
+    """Return which rows are not further occurrences of a document (sources with epochs)."""
+    return ~_is_true(pc.greater(batch["occurrence"], 0))
 
 
 def _has_digest(batch: pa.RecordBatch) -> pa.BooleanArray:
@@ -200,6 +213,7 @@ def _find_defects(
     keys = keys_of_digests(batch["sha256"].filter(pa.array(has_digest)))
     is_duplicate = np.zeros(batch.num_rows, dtype=bool)
     is_duplicate[has_digest] = is_in(keys, duplicates)
+    is_duplicate &= _is_first(batch)
     language_values = pa.array(languages, type=pa.large_string())
     has_language = _is_true(pc.is_in(batch["language"], value_set=language_values))
     return {
@@ -246,8 +260,9 @@ def count_languages(folder: Path, languages: Sequence[str]) -> dict[str, Languag
 
 def _read_all_documents(folder: Path) -> Iterator[pa.RecordBatch]:
     """Yield kept and rejected documents: language, source, path, reason (null for kept)."""
-    for batch in read_batches(folder, DOCUMENTS, ("language", "source", "path")):
-        yield batch.append_column("reason", pa.nulls(batch.num_rows, pa.large_string()))
+    for batch in read_batches(folder, DOCUMENTS, ("language", "source", "path", "occurrence")):
+        first = batch.filter(pa.array(_is_first(batch))).select(["language", "source", "path"])
+        yield first.append_column("reason", pa.nulls(first.num_rows, pa.large_string()))
     for batch in read_batches(folder, REJECTS):
         # A rejected document without a reason is not a kept document.
         yield batch.set_column(3, "reason", batch["reason"].fill_null(""))

@@ -67,7 +67,8 @@ def main() -> None:
             for _ in range(runs + 1)
         ][1:]  # The first pair warms up.
         corpora = {
-            corpus: read_corpus(Path("data") / corpus)["text"].to_pylist() for corpus in PRESET_CORPORA
+            corpus: read_corpus(Path("data") / corpus)["text"].to_pylist()
+            for corpus in PRESET_CORPORA
         }
         different = sum(differing(encoder, documents) for documents in corpora.values())
     for name, times in zip(("gigatoken", "tokenizers"), zip(*pairs, strict=True), strict=True):

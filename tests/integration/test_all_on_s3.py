@@ -39,9 +39,7 @@ def recipe(uri: str) -> Recipe:
             sources=[{"uri": f"{uri}/{corpus}/*.jsonl"}],
             decontamination={"enabled": False},
         )
-    return base.replace(
-        data=data, training=base.training.replace(stages={**stages, "nl": stage})
-    )
+    return base.replace(data=data, training=base.training.replace(stages={**stages, "nl": stage}))
 
 
 def test_a_stage_streams_a_corpus_without_a_full_local_copy(

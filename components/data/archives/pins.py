@@ -15,7 +15,7 @@ from components.core.config import Config, ListOrTuple
 from components.core.errors import FetchError
 from components.core.files import read_json
 from components.core.fingerprint import fingerprint
-from components.data.config import Corpus, Language, Preset
+from components.data.config import Preset
 
 CODE_VERSION = 2
 """Raised when the same pins give other bytes below `data/`."""
@@ -45,8 +45,8 @@ class ExtractionRule(Config):
     also matches `/`.
     """
 
-    corpus: Corpus
-    language: Language
+    corpus: str
+    language: str
     include: ListOrTuple[str]
     exclude: ListOrTuple[str] = ()
     max_bytes: int | None = None

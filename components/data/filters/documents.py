@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from components.data.config import FilterConfig
 from components.data.filters.quality import DUPLICATE, reject_reasons
+from components.data.sources.config import MAX_EPOCHS
 
 DIGEST = pa.binary(32)
 """A SHA-256 as bytes."""
@@ -30,11 +31,22 @@ rejected, or null."""
 
 DEDUP_SORT_KEYS = (
     ("order", "ascending"),
+    ("occurrence", "ascending"),
     ("source", "ascending"),
     ("path", "ascending"),
     ("language", "ascending"),
 )
-"""Sort keys of documents. They are complete, so the order of files has no effect."""
+"""Sort keys of documents. They are complete, so the order of files has no effect. `occurrence`
+counts the occurrences of a document from 0, or is one of the numbers below."""
+
+OTHER_CORPUS_OCCURRENCE = -1
+"""Of a document of another corpus: it precedes its copies, which become duplicates."""
+NOT_SAMPLED_OCCURRENCE = MAX_EPOCHS
+"""Of a document that is not sampled: it follows copies from sources with more epochs."""
+
+
+FIRST_OCCURRENCES = (0, NOT_SAMPLED_OCCURRENCE)
+"""Rows that stand for a document as it was read; others are further occurrences of it."""
 
 
 def annotate_documents(
@@ -42,7 +54,7 @@ def annotate_documents(
 ) -> pa.RecordBatch:
     """Compute a row of `DOCUMENT_SCHEMA` for each text; for `filters` see `reject_reasons`."""
     digests = [hashlib.sha256(text.as_buffer()).digest() for text in texts]
-    order = [keyed_hash("order", seed, digest) for digest in digests]
+    order = [order_key(digest, 0, seed) for digest in digests]
     held_out = [is_held_out(digest, held_out_fraction, seed) for digest in digests]
     columns = {
         "order": pa.array(order, type=DIGEST),
@@ -62,6 +74,19 @@ def is_held_out(content_sha256: bytes, fraction: float, seed: int) -> bool:
 def in_hash_sample(purpose: str, content_sha256: bytes, fraction: float, seed: int) -> bool:
     """Whether a document is in a sample of all contents, which differs by purpose and seed."""
     return int.from_bytes(keyed_hash(purpose, seed, content_sha256)[:8], "big") < fraction * 2**64
+
+
+def num_occurrences(content_sha256: bytes, epochs: float, seed: int) -> int:
+    """How often a document occurs in the training split: `epochs`, rounded up for a share of all
+    contents that is its fraction, else down. Grows with `epochs` for every content."""
+    whole, fraction = divmod(epochs, 1)
+    return int(whole) + in_hash_sample("epochs", content_sha256, fraction, seed)
+
+
+def order_key(content_sha256: bytes, occurrence: int, seed: int) -> bytes:
+    """The key of the training order of an occurrence of a document, counted from 0. Occurrences are
+    spread over the corpus."""
+    return keyed_hash(f"order {occurrence}" if occurrence else "order", seed, content_sha256)
 
 
 def keyed_hash(purpose: str, seed: int, content_sha256: bytes) -> bytes:

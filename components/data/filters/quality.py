@@ -28,8 +28,10 @@ CONTAMINATED = "contaminated"
 DUPLICATE = "duplicate"
 NEAR_DUPLICATE = "near duplicate"
 IN_OTHER_CORPUS = "in another corpus"
+NOT_SAMPLED = "not sampled"
 """Reasons of `decontamination`, `documents` and `minhash`. `IN_OTHER_CORPUS` marks documents of
-earlier corpora, whose copies are rejected."""
+earlier corpora, whose copies are rejected. `NOT_SAMPLED` marks documents of a source with less than
+one epoch that do not occur in it."""
 
 _NEWLINE = ord("\n")
 

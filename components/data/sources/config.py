@@ -15,6 +15,9 @@ from components.core.config import Config
 from components.core.errors import ConfigError
 from components.core.network import PublicUri
 
+MAX_EPOCHS = 100
+"""The Pile repeats no component more than three times."""
+
 Format = Literal["jsonl", "parquet", "avro", "files", "archive"]
 
 EXTENSIONS: dict[str, str] = {
@@ -56,6 +59,18 @@ class Source(Config):
     """Name of the language field. A record without a language takes it from the extension."""
     fixed_language: str | None = None
     """Language of all records, such as English for the Pile; fields of records are ignored."""
+    title: str | None = Field(default=None, min_length=1)
+    """Name of the source in statistics. None: the URI."""
+    epochs: float = Field(default=1.0, gt=0, le=MAX_EPOCHS)
+    """How often each document occurs in the training split (the Pile weights its components like
+    this: arXiv 2101.00027, table 1). With 1.5, each occurs once, and a half of them a second time,
+    chosen by a hash of the content. If several sources have a document, the largest number counts.
+    Held-out documents occur once."""
+
+    @property
+    def label(self) -> str:
+        """Name in statistics."""
+        return self.title or self.uri
 
     @model_validator(mode="after")
     def _names_apply(self) -> Self:

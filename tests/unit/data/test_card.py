@@ -307,7 +307,9 @@ def test_foreign_text_is_no_markup() -> None:
     inputs.prepared["multi"].statistics["quarantined"] = {hostile: 1}
     inputs.prepared["nl"].statistics["languages"]["English"]["rejected"][hostile] = 1  # type: ignore[index, call-overload]
     text = dataset_card(
-        inputs._replace(name=hostile, data=DataConfig(preset="tiny").replace_corpus("mono", sources=sources)),
+        inputs._replace(
+            name=hostile, data=DataConfig(preset="tiny").replace_corpus("mono", sources=sources)
+        ),
         archives,
         archives,
         paper_corpora(),

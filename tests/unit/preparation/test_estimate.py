@@ -171,7 +171,7 @@ def test_a_complete_sample_equals_the_prepared_corpus(
     shards = (tmp_path / "out").rglob("*.bin")
     assert result.shard_bytes == sum(file.stat().st_size for file in shards)
     # The fixed part of file sizes matters for so little text.
-    assert result.work_bytes == pytest.approx(max(sizes), rel=0.05)
+    assert result.work_bytes == pytest.approx(max(sizes), rel=0.1)
     assert not (tmp_path / "out" / "work").exists()
 
 

@@ -27,6 +27,8 @@ def write_job(folder: Path, tokenizer: Path) -> PrepareJob:
         folder=str(folder),
         corpus="mono",
         data=DataConfig(held_out_fraction=0.25),
+        max_epochs=1.0,
+        origins=(f"{folder.parent}/raw/*",),
         seed=1,
         tokenizer_folder=str(tokenizer),
         tokenizer=BYTES_ONLY,

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from components.core.files import read_json, read_jsonl
-from components.data.config import DataExecution, DataConfig
+from components.data.config import DataConfig, DataExecution
 from components.data.sources.config import QuarantineConfig
 
 LANGUAGES = {name: corpus.languages for name, corpus in DataConfig().corpora.items()}

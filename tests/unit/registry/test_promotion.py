@@ -16,7 +16,7 @@ from fixtures.versions import (
 )
 from mlflow import MlflowClient
 
-from components.registry.config import Requirement
+from components.registry.config import GateConfig, Requirement
 from components.registry.evidence_store import evidence_of
 from components.registry.gate import TIMED_OUT, Approval
 from components.registry.promotion import (
@@ -170,9 +170,7 @@ def _promote_and_expect_refusal(
 
 def test_a_refusal_stands_until_rules_metrics_or_champion_change(tracking: Tracking) -> None:
     promote_version(tracking, add_version(tracking), make_evidence(2.0))
-    request = PromotionRequest(
-        NAME, add_version(tracking), "mono", make_evidence(2.5), GATE
-    )
+    request = PromotionRequest(NAME, add_version(tracking), "mono", make_evidence(2.5), GATE)
     assert standing_refusal(request, tracking) is None
     refusal = _promote_and_expect_refusal(tracking, request)
     assert standing_refusal(request, tracking) == refusal

@@ -84,6 +84,7 @@ class Prepared:
                         "path": f"{split}/{number}.txt",
                         "num_bytes": 20,
                         "num_tokens": len(ids),
+                        "occurrence": 0,
                     }
                 )
         self.rejects: list[Record] = []

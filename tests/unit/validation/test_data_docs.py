@@ -14,8 +14,8 @@ import pytest
 from corpus_files_on_disk import SMALL, page_table, records, write_raw
 from pydantic import JsonValue
 
-from components.data.config import DataConfig
 from components.core.errors import ValidationFailedError
+from components.data.config import DataConfig
 from components.validation.config import ValidationConfig
 from components.validation.profile import QuarantineSummary
 from components.validation.raw import validate_raw

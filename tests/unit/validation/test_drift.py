@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from corpus_files_on_disk import SMALL, page_table
 
-from components.data.config import DataConfig
 from components.core.errors import ValidationFailedError
+from components.data.config import DataConfig
 from components.data.sources.records import SCHEMA
 from components.validation.config import ValidationConfig
 from components.validation.drift import raw_drift_check

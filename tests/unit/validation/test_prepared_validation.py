@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from corpus_files_on_disk import CONTEXT_LENGTH, EOT_ID, SMALL, Prepared
 
-from components.data.config import DataConfig
 from components.core.errors import ConfigError, ValidationFailedError
+from components.data.config import DataConfig
 from components.validation.prepared import read_metrics, validate_prepared
 from components.validation.shard_checks import SeparatorCheck, ShardEntry, ShardIndex, SplitEntry
 
@@ -25,7 +25,11 @@ def english() -> Prepared:
 
 def validate(folder: Path, **prepared: Path) -> dict[str, Any]:
     return validate_prepared(
-        folder / "artifact", prepared=prepared, config=SMALL, data=DataConfig(), docs=folder / "docs"
+        folder / "artifact",
+        prepared=prepared,
+        config=SMALL,
+        data=DataConfig(),
+        docs=folder / "docs",
     )
 
 
@@ -386,7 +390,11 @@ def test_rejected_and_duplicate_documents_are_counted(tmp_path: Path) -> None:
         match=r"At most 79% .* such as English \(rejected_fraction = 0.8\)",
     ) as error:
         validate_prepared(
-            tmp_path / "strict", prepared={"nl": folder}, config=strict, data=DataConfig(), docs=tmp_path / "docs"
+            tmp_path / "strict",
+            prepared={"nl": folder},
+            config=strict,
+            data=DataConfig(),
+            docs=tmp_path / "docs",
         )
     assert "At most 11% of the documents of a language are duplicates" in error.value.got
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from corpus_files_on_disk import SMALL, Record, records, write_raw
 
-from components.data.config import DataConfig
 from components.core.errors import ConfigError, RecordError, ValidationFailedError
+from components.data.config import DataConfig
 from components.data.sources.records import SCHEMA
 from components.validation.config import ValidationConfig
 from components.validation.profile import Profile, ProfileLimits, profile_corpus
@@ -46,7 +46,11 @@ def test_valid_corpora_pass_and_are_counted(tmp_path: Path) -> None:
         "multi": write_raw(tmp_path / "multi", code),
     }
     statistics = validate_raw(
-        tmp_path / "artifact", corpora=corpora, config=SMALL, data=DataConfig(), docs=tmp_path / "docs"
+        tmp_path / "artifact",
+        corpora=corpora,
+        config=SMALL,
+        data=DataConfig(),
+        docs=tmp_path / "docs",
     )
     size = len(b"A line of text.\nAnd number 0.\n")
     assert statistics["corpora"] == {
@@ -145,7 +149,11 @@ def test_missing_values_are_reported(tmp_path: Path) -> None:
         content[number][name] = None
     with pytest.raises(ValidationFailedError) as error:
         validate_raw(
-            tmp_path / "artifact", profiles={"nl": profile_of(content)}, config=SMALL, data=DataConfig(), docs=tmp_path
+            tmp_path / "artifact",
+            profiles={"nl": profile_of(content)},
+            config=SMALL,
+            data=DataConfig(),
+            docs=tmp_path,
         )
     assert "5 of 15 rules" in error.value.got
     assert (
@@ -172,7 +180,11 @@ def test_a_profile_has_the_same_results_as_its_corpus(tmp_path: Path) -> None:
             corpus = profile_of(content)
         with pytest.raises(ValidationFailedError):
             validate_raw(
-                tmp_path / name, **{name: {"nl": corpus}}, config=SMALL, data=DataConfig(), docs=tmp_path / "docs"
+                tmp_path / name,
+                **{name: {"nl": corpus}},
+                config=SMALL,
+                data=DataConfig(),
+                docs=tmp_path / "docs",
             )
     for file in ("results.json", "profile.json"):
         assert (tmp_path / "corpora" / file).read_bytes() == (

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from corpus_files_on_disk import SMALL, Prepared, records, write_raw
 
-from components.data.config import DataConfig
 from components.core.errors import ConfigError, ValidationFailedError
+from components.data.config import DataConfig
 from components.validation.config import ValidationConfig
 from components.validation.prepared import read_metrics, validate_prepared
 from components.validation.raw import read_profiles, validate_raw

@@ -18,7 +18,6 @@ from components.data.filters.documents import (
     in_hash_sample,
     is_held_out,
     mark_duplicates,
-    mark_duplicates,
 )
 
 SEED = 7
@@ -136,10 +135,7 @@ def test_fewer_than_two_rows_have_no_duplicates() -> None:
 
 def test_seed_changes_order_and_split() -> None:
     records = [(f"x = {number}\n", "a", f"{number}") for number in range(100)]
-    first, second = (
-        sort_and_mark_duplicates(annotated(records, 0.5, seed))
-        for seed in (1, 2)
-    )
+    first, second = (sort_and_mark_duplicates(annotated(records, 0.5, seed)) for seed in (1, 2))
     assert first["path"].to_pylist() != second["path"].to_pylist()
     held_out = [
         set(table.filter(table["held_out"])["path"].to_pylist()) for table in (first, second)

@@ -15,7 +15,6 @@ from pydantic import Field, create_model
 
 from components.core.config import SCHEMA_VERSIONS, Config, ListOrTuple, all_values, default_values
 from components.core.fingerprint import canonical_json, fingerprint
-from components.training.config import Stages
 from flows.settings.execution import Execution
 from flows.settings.recipes import RECIPES, Recipe
 
@@ -252,8 +251,7 @@ def _later(owner: type[Config], known: dict[type[Config], type[Config]]) -> type
                     Annotated[annotation, *field.metadata] if field.metadata else annotation,
                     default,
                 )
-        if owner is not Stages:  # Its fields are the stages, and code iterates over them.
-            fields["added"] = (int, 7)
+        fields["added"] = (int, 7)
         known[owner] = create_model(owner.__name__, __base__=owner, **fields)  # type: ignore[call-overload]
     return known[owner]
 

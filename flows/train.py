@@ -15,7 +15,7 @@ from flows.settings.recipes import Recipe
 from flows.steps.prepare_corpora import check_same_tokenizer
 from flows.steps.report import publish_training
 from flows.steps.resolve_model import check_init_checkpoint, resolve_model
-from flows.steps.stage_training import run_stage, stages_to_train
+from flows.steps.stage_training import check_epochs, run_stage, stages_to_train
 
 
 @flow(name="train", flow_run_name="train {recipe.name}")
@@ -39,13 +39,14 @@ def train(
 
     Raises:
         ConfigError: the first stage does not lead to `last_stage`, or cannot start from
-            the model that the recipe names.
+            the model that the recipe names, or a stage reads its corpus too often.
     """
     stages = stages_to_train(recipe, last_stage)
     init_checkpoint = init_checkpoint or find_init_checkpoint(recipe, execution, parent_run)
     corpora = corpora or prepare(
         recipe, execution, parent_run=parent_run, init_checkpoint=init_checkpoint
     )
+    check_epochs(recipe, stages, corpora.prepared)
     checkpoints: dict[str, Artifact] = {}
     with open_flow_context(recipe, execution, "train", parent_run) as context:
         context.run.tracking.register_dvc_md5(corpora.raw.values())

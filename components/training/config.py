@@ -111,6 +111,9 @@ class TrainingConfig(Config):
     init_from: str | None = Field(default=None, min_length=1)
     """Model that the first stage starts from, by any name that `codegen eval` accepts. Identified
     by its digest, not its name. None: new weights."""
+    max_epochs: float | None = Field(default=4.0, gt=0)
+    """How often a stage may read the training split of its corpus at most. Up to four times is
+    nearly as good as new data (arXiv 2305.16264). None: no limit."""
     start_stage: str | None = None
     """First stage to train; stages that it does not lead to are not trained. Without `init_from` it
     starts from new weights. None: the stage without `init_stage`."""

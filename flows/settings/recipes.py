@@ -210,7 +210,7 @@ def tiny() -> Recipe:
         model=base.model.replace(
             num_layers=2, head_dim=16, rotary_dim=8, context_length=256, padded_vocab_size=896
         ),
-        training=TrainingConfig(stages=_stages(stage, stage)),
+        training=TrainingConfig(stages=_stages(stage, stage), max_epochs=100.0),
         evaluation=base.evaluation.replace(
             held_out_max_sequences=16, humaneval=humaneval, mtpb=mtpb
         ),

@@ -52,7 +52,12 @@ class Project(NamedTuple):
     def recipe(self, **training: object) -> Recipe:
         base = tiny().replace(model=MODEL, tokenizer=TokenizerConfig(num_merges=0))
         return base.replace(
-            training={"stages": STAGES, "init_from": str(self.released), **training}
+            training={
+                "stages": STAGES,
+                "init_from": str(self.released),
+                "max_epochs": None,
+                **training,
+            }
         )
 
     def train(self, recipe: Recipe) -> dict[str, Artifact]:
@@ -216,5 +221,7 @@ def test_a_last_stage_before_the_first_stage_is_refused_in_three_lines(tmp_path:
     done = codegen(
         "train", "-r", "tiny", "--stage", "multi", *first, "--exec", f"project={tmp_path}"
     )
-    assert_three_lines(done, "the last stage is multi, which comes before the first stage, mono")
+    assert_three_lines(
+        done, "the last stage is multi, to which the first stage, mono, does not lead"
+    )
     assert not (tmp_path / "var/store").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fixtures.projects import new_project
 
+from components.core.artifact import Artifact
 from components.core.config import Config
 from components.core.errors import ConfigError, EvaluationError
 from components.core.files import read_json
@@ -17,6 +18,7 @@ from components.data.filters.documents import is_held_out
 from flows.runtime.health_checks import preflight_check
 from flows.settings.execution import Execution
 from flows.settings.recipes import RECIPES, Recipe, recipe, tiny
+from flows.steps.stage_training import check_epochs
 
 
 @pytest.mark.parametrize(
@@ -285,3 +287,29 @@ def test_inconsistent_stages_and_corpora_are_refused(
     with pytest.raises(ConfigError) as refused:
         tiny().override([f"{path}={json.dumps(value)}" for path, value in changes.items()])
     assert message in str(refused.value)
+
+
+def test_a_stage_that_reads_a_small_corpus_too_often_is_refused() -> None:
+    """12 steps of 1,024 tokens are 12 epochs of a corpus of 4 sequences of 256 tokens."""
+    prepared = {
+        name: Artifact(
+            kind="prepared-corpus",
+            name=name,
+            address="/x",
+            recipe_hash="0" * 64,
+            digest="1" * 64,
+            statistics={"splits": {"train": {"num_sequences": num_sequences}}},
+        )
+        for name, num_sequences in (("nl", 4), ("multi", 48), ("mono", 12))
+    }
+    stages = tiny().training.all_stages
+    check_epochs(tiny(), stages, prepared)
+    limited = tiny().override(["training.max_epochs=4"])
+    with pytest.raises(ConfigError) as refused:
+        check_epochs(limited, stages, prepared)
+    assert refused.value.got == (
+        "stage nl would read the 1,024 training tokens of the corpus nl 12.0 times"
+    )
+    assert "training.max_epochs" in refused.value.fix
+    check_epochs(limited, stages[1:], prepared)
+    check_epochs(tiny().override(["training.max_epochs=null"]), stages, prepared)

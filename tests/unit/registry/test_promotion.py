@@ -206,7 +206,7 @@ def test_a_version_that_was_rolled_back_needs_an_approval(tracking: Tracking) ->
 def test_a_rejection_by_a_reviewer_stands_and_a_timeout_does_not(tracking: Tracking) -> None:
     promote_version(tracking, add_version(tracking), make_evidence(2.0))
     request = PromotionRequest(
-        NAME, add_version(tracking), "mono", make_evidence(1.5), GateConfig(approval="manual")
+        NAME, add_version(tracking), "mono", make_evidence(1.5), GATE.replace(approval="manual")
     )
     for approval in (
         Approval(approved=False, name=TIMED_OUT, champion=1),

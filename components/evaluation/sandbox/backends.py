@@ -64,8 +64,9 @@ class NoIsolation:
     """Starts servers as ordinary processes, for `--unsafe-execution` if no sandbox is available.
 
     Limits hold, and the system-call filter if libseccomp is installed. Programs run as the user of
-    the evaluation and see all files of this user. Their home and their temporary files are
-    in a folder that is removed when this process ends. Results are marked and such a model is not promoted.
+    the evaluation and see all files of this user. Their home and their temporary files are in a
+    folder that is removed when this process ends. Results are marked and such a model is not
+    promoted.
     """
 
     kind = "none"

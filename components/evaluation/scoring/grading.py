@@ -148,7 +148,9 @@ def _results(
     records, metrics = _best_by_k(estimates, "pass")
     details: dict[str, JsonValue] = {"sets": sets, "pass_at_k": records}
     if not protocol.extra_metrics and _has_printed_values(protocol):
-        strict = {label: _estimates(_strict(of_set), protocol.k) for label, of_set in counts.items()}
+        strict = {
+            label: _estimates(_strict(of_set), protocol.k) for label, of_set in counts.items()
+        }
         details["strict_pass_at_k"], strict_metrics = _best_by_k(strict, "strict_pass")
         metrics |= strict_metrics
     metrics["num_problems"] = extra.details["num_problems"]

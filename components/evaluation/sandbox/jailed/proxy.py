@@ -91,9 +91,9 @@ class ProxyType(type):
 
 
 def may_be_same(remote: Any, other: Any) -> bool:
-    """Whether the object of a proxy may be an object of the tests, such as a constant of the prompt.
+    """Whether the object of a proxy may be an object of the tests.
 
-    Both processes have executed the prompt, so that each has the constant.
+    For example a constant of the prompt, which both processes have executed.
     """
     kind = type(other)
     is_own = type(remote).__proxy__[1].is_own
@@ -102,6 +102,26 @@ def may_be_same(remote: Any, other: Any) -> bool:
 
 def make_class(caller: Caller, description: Description, base: type) -> type:
     """Return the class of proxies of a class, derived from the built-in type `base`."""
+    members = _attributes(caller, description)
+    methods = SPECIAL_METHODS.intersection(description.methods)
+    if base is object:
+        methods |= {"__str__", "__repr__", "__format__", "__dir__"}
+        members |= {"__eq__": _default_equality(caller), "__hash__": object.__hash__}
+    members |= dict.fromkeys(SPECIAL_METHODS.intersection(description.disabled))
+    for name in methods:
+        members[name] = _method(caller, description.name, name)
+    for name in description.methods:
+        if not name.startswith("__") and hasattr(base, name):
+            members[name] = _property(caller, name)
+    members["__proxy__"] = (caller, description)
+    created = ProxyType(description.name, (base,), members)
+    for abstract in _PATTERNS.get(description.pattern & ~base.__flags__, ()):
+        abstract.register(created)
+    return created
+
+
+def _attributes(caller: Caller, description: Description) -> dict[str, Any]:
+    """Return the members of all proxy classes."""
 
     def attribute(self: Any, name: str) -> Any:
         value = caller.call(self, "__getattribute__", name)
@@ -109,45 +129,35 @@ def make_class(caller: Caller, description: Description, base: type) -> type:
             caller.abort(f"{description.name}.{name}")
         return value
 
-    def property_of(name: str) -> property:
-        return property(lambda self: attribute(self, name))
-
     def real_class(self: Any) -> type:
         if not description.is_own:
             caller.abort(f"{description.name}.__class__")
         return type(self)
 
-    def equals(self: Any, other: Any) -> Any:
-        if may_be_same(self, other):
-            caller.abort(f"{description.name}.__eq__")
-        return True if self is other else NotImplemented
-
-    members: dict[str, Any] = {
+    return {
         "__slots__": (),
         "__new__": lambda *_, **__: caller.abort(f"{description.name}.__new__"),
         "__getattr__": attribute,
         "__setattr__": lambda self, *named: caller.call(self, "__setattr__", *named),
         "__delattr__": lambda self, name: caller.call(self, "__delattr__", name),
         "__class__": property(real_class),
-        "__doc__": property_of("__doc__"),
-        "__module__": property_of("__module__"),
+        "__doc__": _property(caller, "__doc__"),
+        "__module__": _property(caller, "__module__"),
         "__reduce_ex__": lambda *_: caller.abort(f"{description.name}.__reduce_ex__"),
     }
-    methods = SPECIAL_METHODS.intersection(description.methods)
-    if base is object:
-        methods |= {"__str__", "__repr__", "__format__", "__dir__"}
-        members |= {"__eq__": equals, "__hash__": object.__hash__}
-    members |= dict.fromkeys(SPECIAL_METHODS.intersection(description.disabled))
-    for name in methods:
-        members[name] = _method(caller, description.name, name)
-    for name in description.methods:
-        if not name.startswith("__") and hasattr(base, name):
-            members[name] = property_of(name)
-    members["__proxy__"] = (caller, description)
-    created = ProxyType(description.name, (base,), members)
-    for abstract in _PATTERNS.get(description.pattern & ~base.__flags__, ()):
-        abstract.register(created)
-    return created
+
+
+def _property(caller: Caller, name: str) -> property:
+    return property(lambda self: caller.call(self, "__getattribute__", name))
+
+
+def _default_equality(caller: Caller) -> Callable[[Any, Any], Any]:
+    def equals(self: Any, other: Any) -> Any:
+        if may_be_same(self, other):
+            caller.abort(f"{type(self).__name__}.__eq__")
+        return True if self is other else NotImplemented
+
+    return equals
 
 
 def _method(caller: Caller, class_name: str, name: str) -> Callable[..., Any]:

@@ -212,7 +212,9 @@ class _Server:
             for name in self._packages:
                 importlib.import_module(name)
         except Exception as error:
-            self._import_error = f"import {name}: {type(error).__name__}: {error}"[:_MAX_ERROR_CHARS]
+            self._import_error = f"import {name}: {type(error).__name__}: {error}"[
+                :_MAX_ERROR_CHARS
+            ]
         if self._setup.namespaces:
             self._renew_scratch()  # the first tmpfs of the jail does not limit the number of files
         gc.collect()

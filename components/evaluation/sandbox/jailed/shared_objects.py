@@ -23,7 +23,7 @@ import types
 from operator import is_
 from typing import Any, NoReturn
 
-from . import frames, proxy
+from . import exceptions, frames, proxy
 from .value_types import (
     CONTAINERS,
     VALUES,
@@ -44,12 +44,8 @@ _CLAIMABLE = frozenset({"syntax_error", "exception", "memory", "time_out"})
 """Classes of failure that a program may report of itself; it cannot report a success."""
 _MAX_NAME_CHARS = 200
 """Longest name in a verdict, which must fit the launcher's buffer."""
-_MAX_CAUSES = 4
-"""Most causes and contexts of an exception, each of the one before (assumption)."""
 _MAX_NESTED_CALLS = 8
 """Nested calls from which a RecursionError may be due to the calls (assumption)."""
-_EXCEPTION_MEMBERS = ("filename", "filename2", "name", "path", "__suppress_context__")
-"""Attributes of built-in exceptions that cross in addition to the arguments and `__dict__`."""
 _MAX_DEPTH = 64
 """Deepest nesting of immutable values (assumption); containers may be nested to any depth."""
 _MAX_COMPARISONS = 1 << 20
@@ -130,9 +126,9 @@ class _Side:
     def _describe(self, value: Any, base: type) -> list[Any]:
         """Return the class of an object of this process for `_create`.
 
-        The name of the class, the methods that its proxies have, those that are None, a number of the
-        class, its flags for patterns, the names of it and of its bases, whether all of them are defined
-        by this program, and the name of the object if it is a class or a function.
+        The name of the class, the methods that its proxies have, those that are None, a number of
+        the class, its flags for patterns, the names of it and of its bases, whether all of them are
+        defined by this program, and the name of the object if it is a class or a function.
         """
         raise NotImplementedError
 
@@ -182,47 +178,10 @@ class _Side:
             raise
         except BaseException as error:
             if isinstance(error, RecursionError) and self._num_calls > _MAX_NESTED_CALLS:
-                self.abort("recursion")  # calls between processes take more frames
+                self.abort(_reason(error))  # calls between processes take more frames
             self._send("raise", error)
         else:
             self._send("return", result)
-
-    def _build_exception(
-        self, names: Any, arguments: Any, attributes: Any, text: str, cause: Any, context: Any
-    ) -> BaseException:
-        """Rebuild an exception; an unknown class is replaced by a subclass of its known base."""
-        classes = [self._find_exception(module, name) for module, name in names]
-        kind: Any = next(kind for kind in classes if kind is not None)
-        if not type(names[0][1]) is type(text) is str:
-            raise ValueError("the name or the text of an exception is no text")
-        if classes[0] is None:
-            key = (kind, names[0][1], text)
-            if key not in self._classes:
-                self._classes[key] = type(names[0][1], (kind,), {"__str__": lambda _: text})
-            kind = self._classes[key]
-        builtin = next(base for base in kind.__mro__ if _is_builtin(base))
-        error: BaseException = builtin.__new__(kind, *arguments)
-        builtin.__init__(error, *arguments)
-        if cause is not None:
-            error.__cause__ = self._build_exception(*cause)
-        if context is not None:
-            error.__context__ = self._build_exception(*context)
-        for name, value in attributes.items():
-            if name in _exception_members(kind):
-                setattr(error, name, value)
-            else:
-                error.__dict__[name] = value
-        return error
-
-    def _find_exception(self, module: str, name: str) -> Any:
-        """Return the class of an exception; None if it is unknown here."""
-        if module in ("builtins", "__main__"):
-            kind = getattr(builtins, name, None) or self._namespace.get(name)
-        elif module.partition(".")[0] in sys.stdlib_module_names:
-            kind = getattr(sys.modules.get(module), name, None)
-        else:
-            return None
-        return kind if isinstance(kind, type) and issubclass(kind, BaseException) else None
 
     # -- messages ---------------------------------------------------------------------------------
 
@@ -230,10 +189,10 @@ class _Side:
         """Send a value with all containers that have changed."""
         if _thread.get_ident() != self._thread:
             self.abort("threading.Thread")
-        unused = self._remove_unused()
         try:
-            encoded = self._encode(_exception_parts(value) if op == "raise" else value)
+            encoded = self._encode(exceptions.parts(value) if op == "raise" else value)
             objects = self._encode_objects()
+            unused = self._remove_unused()
             message = {"op": op, "value": encoded, "objects": objects, "unused": unused, **fields}
             frames.send(self._channel, message)
         except frames.NotSendable as error:
@@ -241,13 +200,11 @@ class _Side:
         except frames.FrameError:
             raise
         except Exception as error:  # of the object's own methods
-            self.abort(f"message.{type(error).__name__}")
+            self.abort(_reason(error))
 
     def _receive(self) -> tuple[dict[str, Any], Any]:
         """Receive a message and update the containers; returns the message and its value."""
         message = frames.receive(self._channel)
-        for number in message["unused"]:
-            self._remove(number)
         self._definitions = {int(number): data for number, data in message["objects"].items()}
         contents = {number: data[2] for number, data in self._definitions.items() if data[2]}
         for number in list(self._definitions):
@@ -255,8 +212,10 @@ class _Side:
         for number, data in contents.items():  # after all are created: they may form a cycle
             self._fill(number, *data)
         value = self._decode(message["value"])
+        for number in message["unused"]:
+            self._remove(number)
         if message["op"] == "raise":
-            value = self._build_exception(*value)
+            value = exceptions.build(value, self._namespace, self._classes)
         return message, value
 
     def _find_object(self, number: int) -> Any:
@@ -372,19 +331,24 @@ class _Side:
             return [crossing.tag, *self._encode_all(crossing.parts(value), depth + 1)]
         if (number := self._numbers.get(id(value))) is not None:
             return ["ref", number]
-        if value is Ellipsis or value is NotImplemented:
-            return ["global", "builtins", repr(value)]
-        if kind is float:
-            for module in _NAN_MODULES:
-                if getattr(sys.modules.get(module), "nan", None) is value:
-                    return ["global", module, "nan"]
-        if kind in _GLOBAL_TYPES and self._can_send_name(value):
-            return ["global", value.__module__, value.__qualname__]
+        if (name := self._global_name(value, kind)) is not None:
+            return ["global", *name]
         number = self._next_number
         self._next_number += 2
         self._add(number, value)
         self._unsent.append(number)
         return ["ref", number]
+
+    def _global_name(self, value: Any, kind: type) -> tuple[str, str] | None:
+        """Return the module and the name by which the other process finds an object."""
+        if value is Ellipsis or value is NotImplemented:
+            return "builtins", repr(value)
+        if kind is float:
+            modules = (name for name in _NAN_MODULES if name in sys.modules)
+            return next(((name, "nan") for name in modules if sys.modules[name].nan is value), None)
+        if kind in _GLOBAL_TYPES and self._can_send_name(value):
+            return value.__module__, value.__qualname__
+        return None
 
     def _encode_all(self, items: Any, depth: int) -> list[Any]:
         return [item if type(item) in _JSON_TYPES else self._encode(item, depth) for item in items]
@@ -476,8 +440,10 @@ class TestSide(_Side):
             verdict = {"class": kind, "type": name[:_MAX_NAME_CHARS]}
         except MemoryError:
             verdict = {"class": "memory", "type": "MemoryError"}
-        except Exception:  # the message is untrusted: every error is a failure of the program
+        except Exception as error:  # the message is untrusted: errors are failures of the program
             verdict = {"class": "exited", "type": ""}
+            if isinstance(error, RecursionError) and self._num_calls > _MAX_NESTED_CALLS:
+                verdict = {"class": NEEDS_FAST_MODE, "type": _reason(error)}
         finally:
             self._is_receiving = False
         return self._fail(verdict)
@@ -546,7 +512,7 @@ class ProgramSide(_Side):
         except frames.FrameError:
             raise
         except Exception as error:  # for example a module that cannot be imported here
-            self.abort(f"message.{type(error).__name__}")
+            self.abort(_reason(error))
         return received
 
     def abort(self, reason: str) -> NoReturn:
@@ -597,48 +563,14 @@ class ProgramSide(_Side):
         return getattr(importlib.import_module(module), name)
 
 
-def _exception_parts(error: BaseException, depth: int = 0) -> tuple[Any, ...]:
-    """Return the classes of an exception by name, its arguments, attributes, text, cause and context.
-
-    Raises:
-        NotSendable: it is a group, whose arguments are exceptions.
-    """
-    if isinstance(error, BaseExceptionGroup):
-        raise frames.NotSendable("ExceptionGroup")
-    classes = [kind for kind in type(error).__mro__ if issubclass(kind, BaseException)]
-    names = tuple((getattr(kind, "__module__", "builtins"), kind.__name__) for kind in classes)
-    try:
-        text = str(error)
-    except Exception:
-        text = ""
-    members = {name: getattr(error, name) for name in _exception_members(type(error))}
-    attributes = {name: value for name, value in members.items() if value} | vars(error)
-    earlier: list[Any] = [None, None]
-    if depth < _MAX_CAUSES:
-        context = None if error.__context__ is error.__cause__ else error.__context__
-        earlier = [
-            None if chained is None else _exception_parts(chained, depth + 1)
-            for chained in (error.__cause__, context)
-        ]
-    return names, error.args, attributes, text, *earlier
-
-
-def _exception_members(kind: type) -> list[str]:
-    """Return the attributes of a class of exceptions that are no arguments and not in `__dict__`."""
-    return [
-        name
-        for name in _EXCEPTION_MEMBERS
-        if isinstance(getattr(kind, name, None), types.MemberDescriptorType)
-    ]
+def _reason(error: Exception) -> str:
+    """Return why a message that raised an error cannot cross."""
+    return "recursion" if isinstance(error, RecursionError) else f"message.{type(error).__name__}"
 
 
 def _are_identical(parts: list[Any], last_parts: list[Any]) -> bool:
     """Whether the parts are the same objects; equality would call methods of the program."""
     return len(parts) == len(last_parts) and all(map(is_, parts, last_parts))
-
-
-def _is_builtin(kind: type) -> bool:
-    return getattr(builtins, kind.__name__, None) is kind
 
 
 def _is_global(value: Any) -> bool:

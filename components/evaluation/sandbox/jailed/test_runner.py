@@ -28,7 +28,7 @@ Verdict = dict[str, str]
 
 _PROGRAMS_PER_RUNNER = 500
 _NUMBER_BYTES = 8
-_GRACE_S = 5.0
+_GRACE_S = 2.0
 """Seconds beyond a program's wall limit after which its tests are killed: they may wait for a call
 of the program. The launcher waits 15 s."""
 _MAX_NAME_CHARS = 200
@@ -176,7 +176,9 @@ class _Names(dict[str, Any]):
             return self._program.find_name(name)
         constant = self._constants[name]
         if self._checked.get(name) != self._program.num_messages:
-            if not is_plain(type(constant)) or not _is_equal(self._program.find_name(name), constant):
+            if not is_plain(type(constant)) or not _is_equal(
+                self._program.find_name(name), constant
+            ):
                 self._program.abort(f"prompt.{name}")
             self._checked[name] = self._program.num_messages
         return constant

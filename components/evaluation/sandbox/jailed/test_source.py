@@ -12,17 +12,18 @@ from typing import Any, NamedTuple
 IS_IDENTICAL = "__is_identical__"
 """The global name of the function that replaces `is`."""
 
-_PROCESS_NAMES = frozenset(
-    "patch monkeypatch environ putenv chdir setrecursionlimit set_int_max_str_digits getcontext"
-    " setcontext localcontext setlocale catch_warnings assertWarns assertWarnsRegex assertLogs"
-    " assertNoLogs tempfile open mkdir makedirs listdir getcwd write_text write_bytes read_text"
-    " read_bytes".split()  # noqa: SIM905
-)
+_PROCESS_NAMES = frozenset({
+    "patch", "monkeypatch", "environ", "putenv", "chdir", "getcwd", "listdir", "mkdir", "makedirs",
+    "open", "tempfile", "read_bytes", "read_text", "write_bytes", "write_text", "getcontext",
+    "setcontext", "localcontext", "setlocale", "setrecursionlimit", "set_int_max_str_digits",
+    "catch_warnings", "assertWarns", "assertWarnsRegex", "assertLogs", "assertNoLogs",
+})  # fmt: skip
 """Names by which tests change or observe state of a process; a program has another process."""
-_EXECUTING_NAMES = frozenset(
-    "eval exec __import__ import_module pickle cloudpickle dill joblib marshal shelve read_pickle"
-    " runpy timeit doctest ctypes get_type_hints singledispatch eval_str".split()  # noqa: SIM905
-)
+_EXECUTING_NAMES = frozenset({
+    "eval", "exec", "__import__", "import_module", "pickle", "cloudpickle", "dill", "joblib",
+    "marshal", "shelve", "read_pickle", "runpy", "timeit", "doctest", "ctypes", "get_type_hints",
+    "singledispatch", "eval_str",
+})  # fmt: skip
 """Names by which tests may execute data of a program, such as a text or a pickle."""
 _IDENTITY_FUNCTIONS = frozenset({"id", "is_", "is_not"})
 _IDENTITY_ASSERTIONS = {"assertIs": "assertTrue", "assertIsNot": "assertFalse"}
@@ -82,7 +83,9 @@ def _names(tree: ast.AST) -> set[str]:
 def _changed_imports(tree: ast.AST) -> list[str]:
     """Return the imported names of which an attribute or an item is assigned or deleted."""
     imports = (ast.Import, ast.ImportFrom)
-    aliases = [alias for node in ast.walk(tree) if isinstance(node, imports) for alias in node.names]
+    aliases = [
+        alias for node in ast.walk(tree) if isinstance(node, imports) for alias in node.names
+    ]
     imported = {(alias.asname or alias.name).partition(".")[0] for alias in aliases}
     changed = []
     for node in ast.walk(tree):

@@ -45,6 +45,10 @@ def _time_parts(time: Any) -> tuple[Any, ...]:
     return (time.hour, time.minute, time.second, time.microsecond, time.tzinfo, time.fold)
 
 
+def _build_date(year: int, month: int, day: int) -> datetime.date:
+    return datetime.date(year, month, day)  # which also accepts bytes
+
+
 def _build_datetime(year: int, month: int, day: int, *parts: Any) -> datetime.datetime:
     *time, fold = parts
     return datetime.datetime(year, month, day, *time, fold=fold)  # noqa: DTZ001  as in the program
@@ -121,7 +125,7 @@ VALUES: dict[str, ValueType] = {
         ValueType(
             "date",
             lambda value: (value.year, value.month, value.day),
-            lambda year, month, day: datetime.date(year, month, day),  # it also takes bytes
+            _build_date,
         ),
         ValueType("time", _time_parts, _build_time),
         ValueType(

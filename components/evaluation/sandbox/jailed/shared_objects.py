@@ -411,6 +411,11 @@ class TestSide(_Side):
                 self.abort(f"{module}.{name}")
         return super().call(target, method, *arguments, **keywords)
 
+    def clear(self) -> None:
+        """Free all shared objects."""
+        for table in (self._objects, self._numbers, self._parts, self._classes):
+            table.clear()
+
     def abort(self, reason: str) -> NoReturn:
         self._fail({"class": NEEDS_FAST_MODE, "type": reason[:_MAX_NAME_CHARS]})
 
@@ -602,11 +607,12 @@ def _is_known_elsewhere(value: Any) -> bool:
 
 
 def has_changed_process() -> bool:
-    """Whether a test has replaced state of this process, which later tests would see."""
-    return any(
+    """Whether a test has replaced state of this process, or has left a thread."""
+    is_replaced = any(
         getattr(sys.modules[module], name) is not original
         for (module, name), original in _ORIGINALS.items()
     )
+    return is_replaced or _thread._count() > 0
 
 
 _ORIGINALS = {key: getattr(sys.modules[key[0]], key[1]) for key in _SHARED_STATE}

@@ -27,6 +27,9 @@ from .value_types import is_plain
 Verdict = dict[str, str]
 
 _PROGRAMS_PER_RUNNER = 500
+_MAX_RSS_KIB = 256 << 10
+"""Resident memory above which a runner is replaced, since the memory that it does not return would
+count against the limit of later programs (assumption; NumPy and pandas take half of it)."""
 _NUMBER_BYTES = 8
 _GRACE_S = 2.0
 """Seconds beyond a program's wall limit after which its tests are killed: they may wait for a call
@@ -93,6 +96,7 @@ def _answer_requests(requests: socket.socket, unanswered: mmap.mmap) -> int:
         test_fd, channel = files
         unanswered[:] = request["number"].to_bytes(_NUMBER_BYTES)
         _set_limits(request["limits"])
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, request["wall_s"] + _GRACE_S)
         prompt, completion, test, entry_point = json.loads(
             os.pread(test_fd, os.fstat(test_fd).st_size, 0)
@@ -107,6 +111,7 @@ def _answer_requests(requests: socket.socket, unanswered: mmap.mmap) -> int:
             verdict["class"] in ("time_out", "memory")
             or test_source.compile_prompt(prompt).fast_reason
             or shared_objects.has_changed_process()
+            or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > _MAX_RSS_KIB
         ):
             break
     return _RETIRED
@@ -149,6 +154,8 @@ def run_tests(channel: int, prompt: str, completion: str, test: str, entry_point
         namespace["check"](candidate)
 
     verdict = _catch_verdict(run)
+    namespace.clear()  # functions refer to it: its values would wait for a garbage collection
+    program.clear()
     return program.failure or verdict  # the test may have caught `TestAborted`
 
 

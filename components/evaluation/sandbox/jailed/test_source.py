@@ -13,7 +13,8 @@ IS_IDENTICAL = "__is_identical__"
 """The global name of the function that replaces `is`."""
 
 _PROCESS_NAMES = frozenset({
-    "patch", "monkeypatch", "environ", "putenv", "chdir", "getcwd", "listdir", "mkdir", "makedirs",
+    "patch", "monkeypatch", "alarm", "setitimer", "environ", "putenv", "chdir", "getcwd",
+    "listdir", "mkdir", "makedirs",
     "open", "tempfile", "read_bytes", "read_text", "write_bytes", "write_text", "getcontext",
     "setcontext", "localcontext", "setlocale", "setrecursionlimit", "set_int_max_str_digits",
     "catch_warnings", "assertWarns", "assertWarnsRegex", "assertLogs", "assertNoLogs",

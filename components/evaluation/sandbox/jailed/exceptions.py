@@ -51,11 +51,11 @@ def build(received: Any, namespace: dict[str, Any], classes: dict[Any, type]) ->
         classes: the subclasses that were created for unknown classes.
     """
     names, arguments, attributes, text, cause, context = received
-    known = [_find_class(module, name, namespace) for module, name in names]
-    kind: Any = next(kind for kind in known if kind is not None)
+    local_classes = [_find_class(module, name, namespace) for module, name in names]
+    kind: Any = next(kind for kind in local_classes if kind is not None)
     if not type(names[0][1]) is type(text) is str:
         raise ValueError("the name or the text of an exception is no text")
-    if known[0] is None:
+    if local_classes[0] is None:
         key = (kind, names[0][1], text)
         if key not in classes:
             classes[key] = type(names[0][1], (kind,), {"__str__": lambda _: text})

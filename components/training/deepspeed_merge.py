@@ -169,15 +169,17 @@ def _without_auto(value: Any) -> Any:
     return {name: item for name, item in items.items() if item not in ("auto", None, {})}
 
 
-def _problems(options: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> Iterator[str]:
+def _problems(
+    options: Mapping[str, Any], specifications: Mapping[str, Any], prefix: str
+) -> Iterator[str]:
     for name, value in options.items():
         path = f"{prefix}{name}"
-        if name not in known:
-            closest = difflib.get_close_matches(name, known, n=1)
+        if name not in specifications:
+            closest = difflib.get_close_matches(name, specifications, n=1)
             suggestion = f"; did you mean {prefix}{closest[0]}?" if closest else ""
             yield f"{path} is no option of DeepSpeed{suggestion}"
             continue
-        specification = known[name]
+        specification = specifications[name]
         if isinstance(specification, Refused):
             yield f"{path} is not supported: {specification.reason}"
         elif isinstance(specification, dict):
@@ -198,12 +200,12 @@ def _has_type(value: Any, expected: type) -> bool:
 
 
 def _leaves(
-    options: Mapping[str, Any], known: Mapping[str, Any], parents: tuple[str, ...]
+    options: Mapping[str, Any], specifications: Mapping[str, Any], parents: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
     """Yield path, specification and value of every option."""
     for name, value in options.items():
         path = (*parents, name)
-        specification = known[name]
+        specification = specifications[name]
         if isinstance(specification, dict):
             yield from _leaves(value, specification, path)
         else:

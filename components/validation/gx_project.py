@@ -47,6 +47,7 @@ _MAX_LISTED_RESULTS = 50
 """Results in the index of Data Docs, which reads each of them (assumption: the last
 runs)."""
 
+
 class AtomicStoreBackend(TupleFilesystemStoreBackend):  # type: ignore[misc]
     """Writes files by a rename; Great Expectations would overwrite them in place."""
 
@@ -120,9 +121,7 @@ def publish_validation(context: EphemeralDataContext, root: Path) -> dict[str, s
     project.build_data_docs(
         resource_identifiers=[*context.expectations_store.list_keys(), *results]
     )
-    return {
-        key.expectation_suite_identifier.name: _page_path(key.to_tuple()) for key in results
-    }
+    return {key.expectation_suite_identifier.name: _page_path(key.to_tuple()) for key in results}
 
 
 def _page_path(key: tuple[str, ...]) -> str:

@@ -123,7 +123,12 @@ def publish_run(
         # Left by an interrupted run: no other process writes it while this one holds the lock.
         shutil.rmtree(partial, ignore_errors=True)
         _write_page(
-            partial / INDEX, "run", run=record, pages=pages, quarantined=quarantined, max_rows=_MAX_ROWS
+            partial / INDEX,
+            "run",
+            run=record,
+            pages=pages,
+            quarantined=quarantined,
+            max_rows=_MAX_ROWS,
         )
         if quarantined:
             _write_page(

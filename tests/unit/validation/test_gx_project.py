@@ -214,17 +214,20 @@ def test_a_killed_run_leaves_no_damaged_file(tmp_path: Path) -> None:
     num_kills = 0
     while os.WIFSIGNALED(in_child(lambda: validate(tmp_path), last_rename=last_rename)):
         num_kills += 1
-        last_rename += 9
+        last_rename += 20
         for path in root.rglob("[!.]*.json"):
             json.loads(path.read_text())
         for path in root.rglob("*.html"):
             assert path.read_text(encoding="utf-8").rstrip().endswith("</html>"), path
         if (root / "great_expectations.yml").exists():
-            assert "codegen" in yaml.safe_load((root / "great_expectations.yml").read_text())[
-                "fluent_datasources"
-            ]
+            assert (
+                "codegen"
+                in yaml.safe_load((root / "great_expectations.yml").read_text())[
+                    "fluent_datasources"
+                ]
+            )
         assert not (root / "index.html").exists(), "only complete runs are listed"
-    assert num_kills >= 4
+    assert num_kills >= 3
     validate(tmp_path)
     assert len(list((root / "runs").iterdir())) == 2
     assert open_project(tmp_path).checkpoints.get("raw-documents").run().success

@@ -138,7 +138,10 @@ def test_missing_values_are_reported(tmp_path: Path) -> None:
         content[number][name] = None
     with pytest.raises(ValidationFailedError) as error:
         validate_raw(
-            tmp_path / "artifact", profiles={"nl": profile_of(content)}, config=SMALL, gx_root=tmp_path
+            tmp_path / "artifact",
+            profiles={"nl": profile_of(content)},
+            config=SMALL,
+            gx_root=tmp_path,
         )
     assert "5 of 15 rules" in error.value.got
     assert (

@@ -185,9 +185,7 @@ def test_every_page_has_its_suite_with_digest_and_its_table(tmp_path: Path) -> N
 def test_a_run_without_quarantined_records_has_no_link_to_them(tmp_path: Path) -> None:
     validate(tmp_path, "good")
     assert not list((tmp_path / "gx").rglob("quarantine.html"))
-    assert "quarantined records" not in (tmp_path / "gx" / "index.html").read_text(
-        encoding="utf-8"
-    )
+    assert "quarantined records" not in (tmp_path / "gx" / "index.html").read_text(encoding="utf-8")
 
 
 def test_partial_output_of_an_interrupted_run_is_removed(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from great_expectations.data_context import FileDataContext
 from components.core.errors import ConfigError, ValidationFailedError
 from components.validation.prepared import validate_prepared
 from components.validation.raw import validate_raw
-from components.validation.suite_files import PACKAGE_SUITES, SUITE_TABLES, copy_suites
+from components.validation.suite_files import PACKAGE_SUITES, copy_suites
 from components.validation.suites import read_suites
 
 
@@ -219,19 +219,11 @@ def test_a_killed_run_leaves_no_damaged_file(tmp_path: Path) -> None:
             json.loads(path.read_text())
         for path in root.rglob("*.html"):
             assert path.read_text(encoding="utf-8").rstrip().endswith("</html>"), path
-        if (root / "great_expectations.yml").exists():
-            assert (
-                "codegen"
-                in yaml.safe_load((root / "great_expectations.yml").read_text())[
-                    "fluent_datasources"
-                ]
-            )
+        for path in root.glob("*.yml"):
+            assert "codegen" in yaml.safe_load(path.read_text())["fluent_datasources"]
         assert not (root / "index.html").exists(), "only complete runs are listed"
     assert num_kills >= 3
     validate(tmp_path)
-    assert len(list((root / "runs").iterdir())) == 2
+    index = (root / "index.html").read_text(encoding="utf-8")
+    assert all(run.name in index for run in (root / "runs").iterdir())
     assert open_project(tmp_path).checkpoints.get("raw-documents").run().success
-    assert set(open_project(tmp_path).suites.get("raw-documents-nl").meta) == {
-        "suite_file", "suite_sha256", "great_expectations_version"
-    }  # fmt: skip
-    assert set(SUITE_TABLES) >= {"raw-documents"}

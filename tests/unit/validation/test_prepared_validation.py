@@ -412,7 +412,7 @@ def test_a_changed_share_of_rejected_documents_is_a_warning(
     previous = read_metrics(tmp_path / "artifact")
     arguments: dict[str, Any] = {
         "prepared": {"nl": folders[1]},
-        "docs": tmp_path / "gx",
+        "gx_root": tmp_path / "gx",
         "previous": previous,
     }
     statistics = validate_prepared(tmp_path / "warned", config=SMALL, **arguments)

@@ -107,6 +107,7 @@ def run_checks(
         ValidationFailedError: a critical rule is broken; the results are published nevertheless.
         ConfigError: a suite is invalid, or the project's configuration.
     """
+    gx_root = gx_root.absolute()
     started = datetime.now(UTC)
     with (
         exclusive_lock(gx_root / ".lock", f"validation of the {title}"),

@@ -44,8 +44,8 @@ _BATCH = "latest"
 _SITE = "local_site"
 _SITE_FOLDER = f"uncommitted/data_docs/{_SITE}"
 _MAX_LISTED_RESULTS = 50
-"""Results in the index of Data Docs, which reads each of them (assumption: the last
-runs)."""
+"""Results in the index of Data Docs, which reads each of them (assumption: enough for the latest
+runs; `run_pages` lists all)."""
 
 
 class AtomicStoreBackend(TupleFilesystemStoreBackend):  # type: ignore[misc]
@@ -168,10 +168,7 @@ def _site(root: Path, backend: Mapping[str, str]) -> dict[str, Any]:
     return {
         "class_name": "SiteBuilder",
         "show_how_to_buttons": False,
-        "store_backend": {
-            **backend,
-            "base_directory": str(root / _SITE_FOLDER),
-        },
+        "store_backend": {**backend, "base_directory": str(root / _SITE_FOLDER)},
         "site_index_builder": {
             "class_name": "DefaultSiteIndexBuilder",
             "validation_results_limit": _MAX_LISTED_RESULTS,
@@ -218,6 +215,5 @@ def _create_project(root: Path) -> dict[str, Any]:
         config_variables_file_path="uncommitted/config_variables.yml",
         data_docs_sites={_SITE: _site(Path(), {"class_name": "TupleFilesystemStoreBackend"})},
         analytics_enabled=False,
-        data_context_id=uuid.uuid4(),
     )
     return {name: value for name, value in config.to_json_dict().items() if value is not None}

@@ -77,7 +77,7 @@ def validate_raw_corpora(
             previous=read_profiles(context.store.fetch_verified(previous)) if previous else None,
             previous_version=_version_name(previous),
             config=recipe.validation,
-            docs=context.execution.workspace_path / "gx",
+            gx_root=context.execution.workspace_path / "gx",
         )
         for artifact in corpora.values():
             require_same_bytes(artifact)
@@ -127,7 +127,7 @@ def validate_shards(
             previous=read_metrics(context.store.fetch_verified(previous)) if previous else None,
             previous_version=_version_name(previous),
             config=config,
-            docs=context.execution.workspace_path / "gx",
+            gx_root=context.execution.workspace_path / "gx",
         )
         return {**statistics, _ORIGINS: _origins(context.recipe)}
 

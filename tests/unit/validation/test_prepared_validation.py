@@ -24,7 +24,7 @@ def english() -> Prepared:
 
 def validate(folder: Path, **prepared: Path) -> dict[str, Any]:
     return validate_prepared(
-        folder / "artifact", prepared=prepared, config=SMALL, docs=folder / "docs"
+        folder / "artifact", prepared=prepared, config=SMALL, gx_root=folder / "gx"
     )
 
 
@@ -337,7 +337,7 @@ def test_kept_and_rejected_documents_with_the_same_source_and_path_are_reported(
         tmp_path / "tolerant",
         prepared={"nl": tmp_path / "nl"},
         config=tolerant,
-        docs=tmp_path / "docs",
+        gx_root=tmp_path / "gx",
     )
 
 
@@ -384,7 +384,7 @@ def test_rejected_and_duplicate_documents_are_counted(tmp_path: Path) -> None:
         match=r"At most 79% .* such as English \(rejected_fraction = 0.8\)",
     ) as error:
         validate_prepared(
-            tmp_path / "strict", prepared={"nl": folder}, config=strict, docs=tmp_path / "docs"
+            tmp_path / "strict", prepared={"nl": folder}, config=strict, gx_root=tmp_path / "gx"
         )
     assert "At most 11% of the documents of a language are duplicates" in error.value.got
 
@@ -412,7 +412,7 @@ def test_a_changed_share_of_rejected_documents_is_a_warning(
     previous = read_metrics(tmp_path / "artifact")
     arguments: dict[str, Any] = {
         "prepared": {"nl": folders[1]},
-        "docs": tmp_path / "docs",
+        "gx_root": tmp_path / "gx",
         "previous": previous,
     }
     statistics = validate_prepared(tmp_path / "warned", config=SMALL, **arguments)

@@ -24,7 +24,7 @@ def validate(
     folder: Path, content: list[Record], corpus: str = "nl", config: ValidationConfig = SMALL
 ) -> dict[str, Any]:
     corpora = {corpus: write_raw(folder / "data" / corpus, content)}
-    return validate_raw(folder / "artifact", corpora=corpora, config=config, docs=folder / "docs")
+    return validate_raw(folder / "artifact", corpora=corpora, config=config, gx_root=folder / "gx")
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def test_valid_corpora_pass_and_are_counted(tmp_path: Path) -> None:
         "multi": write_raw(tmp_path / "multi", code),
     }
     statistics = validate_raw(
-        tmp_path / "artifact", corpora=corpora, config=SMALL, docs=tmp_path / "docs"
+        tmp_path / "artifact", corpora=corpora, config=SMALL, gx_root=tmp_path / "gx"
     )
     size = len(b"A line of text.\nAnd number 0.\n")
     assert statistics["corpora"] == {
@@ -138,7 +138,10 @@ def test_missing_values_are_reported(tmp_path: Path) -> None:
         content[number][name] = None
     with pytest.raises(ValidationFailedError) as error:
         validate_raw(
-            tmp_path / "artifact", profiles={"nl": profile_of(content)}, config=SMALL, docs=tmp_path
+            tmp_path / "artifact",
+            profiles={"nl": profile_of(content)},
+            config=SMALL,
+            gx_root=tmp_path,
         )
     assert "5 of 15 rules" in error.value.got
     assert (
@@ -165,7 +168,7 @@ def test_a_profile_has_the_same_results_as_its_corpus(tmp_path: Path) -> None:
             corpus = profile_of(content)
         with pytest.raises(ValidationFailedError):
             validate_raw(
-                tmp_path / name, **{name: {"nl": corpus}}, config=SMALL, docs=tmp_path / "docs"
+                tmp_path / name, **{name: {"nl": corpus}}, config=SMALL, gx_root=tmp_path / "gx"
             )
     for file in ("results.json", "profile.json"):
         assert (tmp_path / "corpora" / file).read_bytes() == (
@@ -180,7 +183,7 @@ def test_a_profile_with_other_limits_is_an_error(tmp_path: Path) -> None:
             tmp_path,
             profiles={"nl": profile_of(records(), SMALL.replace(max_document_bytes=7))},
             config=SMALL,
-            docs=tmp_path,
+            gx_root=tmp_path,
         )
 
 
